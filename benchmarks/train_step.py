@@ -1,0 +1,89 @@
+"""Images per second of one training step: ResLink against MONAI's DenseNet121, same batch, precision and machine.
+
+Run: python benchmarks/train_step.py [--batch-size 16] [--rounds 5] [--threads 2]
+
+Each round times every network once, in turn, so that a slow moment of the machine hits all alike; the ratio is the median over
+rounds of (time of DenseNet121) / (time of the network) in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from monai.networks.nets import DenseNet121
+from torch import nn
+
+from reslink.networks.reslink import VARIANTS, build
+
+PEER = "DenseNet121 (MONAI)"
+
+
+def networks() -> dict[str, nn.Module]:
+    """Returns the networks to time, in both memory formats where the peer might prefer either."""
+    ours = {name: build(config, 0).to(memory_format=torch.channels_last) for name, config in VARIANTS.items()}
+    return {PEER: DenseNet121(spatial_dims=2, in_channels=3, out_channels=2).to(memory_format=torch.channels_last), **ours}
+
+
+def training_step(network: nn.Module, images: torch.Tensor, targets: torch.Tensor, bf16: bool) -> Callable[[], None]:
+    """Returns a function that does one whole step: forward, loss, backward, AdamW."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = nn.functional.cross_entropy(network(images), targets)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(batch_size: int, rounds: int, *, bf16: bool) -> dict[str, dict[str, float]]:
+    """Times every network once a round and returns images per second and the ratio to the peer."""
+    images = torch.randn(batch_size, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+    targets = torch.randint(0, 2, (batch_size,))
+    steps = {name: training_step(network.train(), images, targets, bf16) for name, network in networks().items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for index in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if index:  # the first round only warms up
+                seconds[name].append(time.perf_counter() - start)
+    return {
+        name: {
+            "images_per_second": batch_size / statistics.median(times),
+            "ratio": statistics.median(p / t for p, t in zip(seconds[PEER], times, strict=True)),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def main() -> None:
+    """Prints a table and, with --json, an object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    results = {
+        precision: measure(options.batch_size, options.rounds, bf16=precision == "bf16") for precision in ("fp32", "bf16")
+    }
+    if options.json:
+        print(json.dumps(results))
+        return
+    print(f"training step at 224×224×3, batch {options.batch_size}, {options.threads} threads, channels-last")
+    for precision, rows in results.items():
+        for name, row in rows.items():
+            print(f"{precision}  {name:22s} {row['images_per_second']:7.1f} images/s   × {row['ratio']:.1f}")
+
+
+if __name__ == "__main__":
+    main()

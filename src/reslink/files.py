@@ -1,0 +1,116 @@
+"""Files that are whole or not there: atomic writes, hashes, a lock on a folder, optional packages."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from reslink.errors import StorageError, UsageError
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> Path:
+    """Writes a whole file or none: temporary file, fsync, rename, fsync of the folder.
+
+    Args:
+        path: The file to write; its folder is made if missing.
+        content: Bytes, or text that is written as UTF-8.
+
+    Returns:
+        The path written.
+
+    Raises:
+        StorageError: If the file cannot be written (no space, no permission); what stood at ``path`` before is untouched.
+    """
+    target = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    part: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        part = Path(name)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        if part is not None:
+            part.unlink(missing_ok=True)
+        raise StorageError(
+            f"{target} could not be written: {error.strerror or error}",
+            "reslink needs a folder that it may write to, with free space",
+            "Free some space or choose another folder, then run the same command again",
+        ) from error
+    return target
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Writes a JSON file atomically, keys in the order given, NaN refused."""
+    return write_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sha256(content: bytes | str | Path) -> str:
+    """Returns the SHA-256 of bytes, of a text, or of a file's content, as hex."""
+    if isinstance(content, Path):
+        with content.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+@contextlib.contextmanager
+def lock_folder(folder: str | Path) -> Iterator[None]:
+    """Holds a folder for this process; the lock ends with the process, even when that is killed.
+
+    Raises:
+        UsageError: If another process holds it.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(
+                f"{path} is in use by another reslink process",
+                "One process writes to a folder at a time",
+                "Wait for it to end, or choose another folder",
+            ) from None
+        yield
+
+
+def optional_import(name: str, extra: str) -> ModuleType:
+    """Imports an optional package where it is used.
+
+    Args:
+        name: The module, such as ``captum.attr``.
+        extra: The extra of reslink that installs it.
+
+    Raises:
+        UsageError: If it is not installed, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(
+            f"The package {name.split('.')[0]!r} is not installed",
+            f"This needs the extra {extra!r}",
+            f'Run: pip install "reslink[{extra}]"',
+        ) from error

@@ -1,0 +1,1 @@
+"""The ResLink network family: tensors in, logits out."""

@@ -1,0 +1,103 @@
+"""The parts of ResLink besides attention: stem, residual block, downsampling."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Stem(nn.Module):
+    """7×7 convolution of stride 2, BN, ReLU, 3×3 max-pool of stride 2: a quarter of the input's side.
+
+    Args:
+        in_channels: Channels of the input.
+        dim: Channels of the output.
+        order: ``norm_first`` as in the paper (conv, BN, ReLU, pool); ``pool_first`` pools before BN and ReLU, which then
+            work on a quarter of the pixels.
+    """
+
+    def __init__(self, in_channels: int, dim: int, order: Literal["norm_first", "pool_first"] = "norm_first") -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, dim, 7, stride=2, padding=3, bias=False)
+        self.norm = nn.BatchNorm2d(dim)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (B, dim, H/4, W/4) for x (B, in_channels, H, W)."""
+        if self.order == "pool_first":
+            return F.relu(self.norm(self.pool(self.conv(x))))
+        pooled: Tensor = self.pool(F.relu(self.norm(self.conv(x))))
+        return pooled
+
+
+class ResidualBlock(nn.Module):
+    """One residual link: x + dropout(ReLU(BN(conv(x)))).
+
+    Dropout drops whole channels (Tompson et al. 2015, arXiv 1411.4280), since neighbouring pixels of a feature map carry the
+    same information.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output; where they differ, the shortcut is a 1×1 convolution.
+        residual: False leaves the shortcut out (for ablation).
+        drop_rate: Share of channels dropped in training.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, residual: bool = True, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.drop = nn.Dropout2d(drop_rate)
+        self.shortcut: nn.Module | None = None
+        if residual:
+            same = in_channels == out_channels
+            self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (B, out_channels, H, W) for x (B, in_channels, H, W)."""
+        branch: Tensor = self.drop(F.relu(self.norm(self.conv(x))))
+        return branch if self.shortcut is None else self.shortcut(x) + branch
+
+
+class Downsample(nn.Module):
+    """3×3 convolution of stride 2, BN, ReLU: half the side, other channels.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (B, out_channels, H/2, W/2) for x (B, in_channels, H, W)."""
+        return F.relu(self.norm(self.conv(x)))
+
+
+class Stage(nn.Sequential):
+    """An optional ``Downsample`` followed by residual blocks of one width.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        depth: Number of residual blocks.
+        downsample: Whether the stage halves the side first.
+        residual: See ``ResidualBlock``.
+        drop_rate: See ``ResidualBlock``.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, depth: int, *, downsample: bool, residual: bool, drop_rate: float
+    ) -> None:
+        layers: list[nn.Module] = [Downsample(in_channels, out_channels)] if downsample else []
+        width = out_channels if downsample else in_channels
+        for _ in range(depth):
+            layers.append(ResidualBlock(width, out_channels, residual=residual, drop_rate=drop_rate))
+            width = out_channels
+        super().__init__(*layers)

@@ -1,0 +1,191 @@
+"""ResLink, a residual network with area attention after the stem and before the head, and its variants.
+
+Source: ResLink, arXiv 2508.17259: 224×224×3 input, stem, area attention, residual blocks, downsampling, final area attention,
+global average pooling, dropout, dense. The paper leaves widths, depths and area sizes open; ``VARIANTS`` states ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from reslink.errors import UsageError, nearest
+from reslink.networks.area_attention import AreaAttention
+from reslink.networks.blocks import Stage, Stem
+
+Attention = Literal["both", "first", "final", "none"]
+
+
+class ResLinkConfig(BaseModel):
+    """The shape of a ResLink network.
+
+    Attributes:
+        in_channels: Channels of the input image.
+        num_classes: Number of logits; 1 is a single sigmoid logit of the positive class.
+        stem_dim: Channels after the stem.
+        stem_order: ``norm_first`` as in the paper, ``pool_first`` for speed; see ``blocks.Stem``.
+        dims: Channels of each stage; every stage but the first halves the side.
+        depths: Residual blocks in each stage.
+        area_size: Side of an area, in pixels of the feature map.
+        attention: Which of the two area attentions are there.
+        residual: Whether residual blocks have their shortcut.
+        drop_rate: Share of channels dropped in each residual block.
+        head_drop_rate: Dropout before the dense layer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    in_channels: int = Field(default=3, ge=1, le=16)
+    num_classes: int = Field(default=2, ge=1, le=1000)
+    stem_dim: int = Field(default=32, ge=4, le=512)
+    stem_order: Literal["norm_first", "pool_first"] = "norm_first"
+    dims: tuple[int, ...] = Field(default=(32, 64, 128), min_length=1, max_length=4, strict=False)
+    depths: tuple[int, ...] = Field(default=(2, 2, 2), min_length=1, max_length=4, strict=False)
+    area_size: int = Field(default=7, ge=1, le=64)
+    attention: Attention = "both"
+    residual: bool = True
+    drop_rate: float = Field(default=0.1, ge=0, lt=1)
+    head_drop_rate: float = Field(default=0.2, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> Self:
+        if len(self.dims) != len(self.depths):
+            raise ValueError(f"dims has {len(self.dims)} stages and depths {len(self.depths)}; give one number a stage in both")
+        if min(self.dims) < 4 or max(self.dims) > 2048:
+            raise ValueError(f"dims is {self.dims}; each width lies between 4 and 2048")
+        if min(self.depths) < 0 or max(self.depths) > 64:
+            raise ValueError(f"depths is {self.depths}; each depth lies between 0 and 64")
+        if self.depths[0] == 0 and self.dims[0] != self.stem_dim:
+            raise ValueError("the first stage has no block, so dims[0] must equal stem_dim")
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Input pixels between neighbouring pixels of the final feature map."""
+        return int(4 * 2 ** (len(self.dims) - 1))
+
+
+VARIANTS: dict[str, ResLinkConfig] = {
+    # The paper's component map. It states the 7×7 stem, the order of the parts and the 224×224×3 input; open in the paper and
+    # chosen here: stem width 32, stage widths 32-64-128, two residual blocks a stage, areas of 7×7, dropout 0.1 and 0.2.
+    "reslink_paper": ResLinkConfig(),
+    # Pools before it normalises, half the stem, and spends its blocks where the map is small.
+    "reslink_small": ResLinkConfig(stem_dim=16, stem_order="pool_first", dims=(16, 48, 96), depths=(0, 2, 2)),
+}
+
+
+def variant_config(name: str, **changes: Any) -> ResLinkConfig:
+    """Returns the configuration of a named variant with some fields changed.
+
+    Args:
+        name: One of ``VARIANTS``.
+        **changes: Fields of ``ResLinkConfig``.
+
+    Raises:
+        UsageError: If there is no such variant.
+        pydantic.ValidationError: If a change is not allowed.
+    """
+    if name not in VARIANTS:
+        raise UsageError(
+            f"There is no network variant {name!r}",
+            f"The variants are {', '.join(VARIANTS)}",
+            nearest(name, VARIANTS),
+        )
+    return ResLinkConfig.model_validate({**VARIANTS[name].model_dump(), **changes})
+
+
+class ResLink(nn.Module):
+    """The ResLink network.
+
+    Args:
+        config: Its shape.
+
+    Attributes:
+        stem: Input to (B, stem_dim, H/4, W/4).
+        first_attention: ``AreaAttention`` after the stem, or identity.
+        stages: Residual stages; the last one gives (B, dims[-1], H/stride, W/stride).
+        final_attention: ``AreaAttention`` before pooling, or identity; the layer to explain with Grad-CAM.
+        head: Dropout and dense layer on the pooled features.
+    """
+
+    minimum_size = 64
+
+    def __init__(self, config: ResLinkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_features = config.dims[-1]
+        self.stem = Stem(config.in_channels, config.stem_dim, config.stem_order)
+        self.first_attention = _attention(config, "first", config.stem_dim)
+        widths = (config.stem_dim, *config.dims)
+        self.stages = nn.Sequential(
+            *(
+                Stage(widths[i], dim, depth, downsample=i > 0, residual=config.residual, drop_rate=config.drop_rate)
+                for i, (dim, depth) in enumerate(zip(config.dims, config.depths, strict=True))
+            )
+        )
+        self.final_attention = _attention(config, "final", self.num_features)
+        self.head = nn.Sequential(nn.Dropout(config.head_drop_rate), nn.Linear(self.num_features, config.num_classes))
+        self.apply(_initialise)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Returns the final feature map (B, D, H/stride, W/stride) of x (B, C, H, W), H and W at least 64.
+
+        Raises:
+            ValueError: If the input has another number of channels or is too small.
+        """
+        if x.ndim != 4 or x.shape[1] != self.config.in_channels or min(x.shape[-2:]) < self.minimum_size:
+            raise ValueError(
+                f"ResLink was given a tensor of shape {tuple(x.shape)}; it takes (B, {self.config.in_channels}, H, W) with H "
+                f"and W at least {self.minimum_size}; preprocess images with the bundle's Preprocess"
+            )
+        features: Tensor = self.final_attention(self.stages(self.first_attention(self.stem(x))))
+        return features
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Returns logits (B, num_classes) of a feature map (B, D, h, w): global average pooling, dropout, dense."""
+        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns logits (B, num_classes) of x (B, C, H, W)."""
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replaces the dense layer by a new one for another number of classes."""
+        self.config = self.config.model_copy(update={"num_classes": num_classes})
+        self.head[-1] = nn.Linear(self.num_features, num_classes)
+        _initialise(self.head[-1])
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Returns optimizer groups: weight decay on convolution and dense weights, none on norms and biases."""
+        decayed = [p for p in self.parameters() if p.ndim > 1]
+        plain = [p for p in self.parameters() if p.ndim <= 1]
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _attention(config: ResLinkConfig, place: Literal["first", "final"], channels: int) -> nn.Module:
+    wanted = config.attention in ("both", place)
+    return AreaAttention(channels, config.area_size) if wanted else nn.Identity()
+
+
+def _initialise(module: nn.Module) -> None:
+    """He initialisation for convolutions (He et al. 2015, arXiv 1502.01852), small normal weights for the dense layer."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, AreaAttention):  # gates start near one half, so that no area is shut before it was seen
+        nn.init.normal_(module.gate.expand.weight, std=0.1)
+
+
+def build(config: ResLinkConfig, seed: int) -> ResLink:
+    """Returns a new network whose initial weights depend on the seed alone; the global random state is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        return ResLink(config)

@@ -1,0 +1,23 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The development images beside the checkout; the test is skipped where they are missing."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not (folder / "ct" / "manifest.csv").exists():
+        pytest.skip("the development images are not here (../shared/data)")
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(0)

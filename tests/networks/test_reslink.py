@@ -1,0 +1,173 @@
+"""The network contract, over every variant and every ablation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from reslink.errors import UsageError
+from reslink.networks.area_attention import AreaAttention
+from reslink.networks.blocks import Downsample, ResidualBlock, Stem
+from reslink.networks.reslink import VARIANTS, ResLink, ResLinkConfig, build, variant_config
+
+ABLATIONS = [
+    {},
+    {"attention": "none"},
+    {"attention": "first"},
+    {"attention": "final"},
+    {"residual": False},
+    {"drop_rate": 0.0, "head_drop_rate": 0.0},
+]
+
+
+@pytest.mark.parametrize("changes", ABLATIONS, ids=str)
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_forward_is_finite_and_backward_reaches_every_parameter(variant: str, changes: dict[str, object]) -> None:
+    network = build(variant_config(variant, num_classes=4, **changes), seed=0)
+    logits = network(torch.randn(4, 3, 96, 80))
+    assert logits.shape == (4, 4)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 3])).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_each_switch_removes_exactly_its_part(variant: str) -> None:
+    def count(kind: type[nn.Module], **changes: object) -> int:
+        return sum(isinstance(m, kind) for m in ResLink(variant_config(variant, **changes)).modules())
+
+    assert [count(AreaAttention, attention=a) for a in ("both", "first", "final", "none")] == [2, 1, 1, 0]
+    first = ResLink(variant_config(variant, attention="first"))
+    assert isinstance(first.first_attention, AreaAttention)
+    assert isinstance(first.final_attention, nn.Identity)
+    plain = ResLink(variant_config(variant, residual=False))
+    blocks = [m for m in plain.modules() if isinstance(m, ResidualBlock)]
+    assert blocks
+    assert all(block.shortcut is None for block in blocks)
+    no_drop = ResLink(variant_config(variant, drop_rate=0.0, head_drop_rate=0.0))
+    assert {m.p for m in no_drop.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)} == {0.0}
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize("size", [(64, 64), (65, 101), (224, 224)])
+def test_features_have_the_stated_stride_at_any_size(variant: str, size: tuple[int, int]) -> None:
+    network = build(variant_config(variant), seed=0).eval()
+    features = network.forward_features(torch.randn(1, 3, *size))
+    stride = network.config.stride
+    assert features.shape == (1, network.num_features, -(-size[0] // stride), -(-size[1] // stride))
+    torch.testing.assert_close(network.forward_head(features), network.head[-1](features.mean((2, 3))))
+
+
+def test_paper_variant_follows_the_component_map() -> None:
+    network = ResLink(VARIANTS["reslink_paper"])
+    x = torch.randn(2, 3, 224, 224)
+    assert (network.stem.conv.kernel_size, network.stem.conv.stride) == ((7, 7), (2, 2))
+    after_stem = network.stem(x)
+    assert after_stem.shape[-2:] == (56, 56)
+    torch.testing.assert_close(
+        after_stem, network.stem.pool(torch.relu(network.stem.norm(network.stem.conv(x)))), atol=1e-4, rtol=1e-4
+    )
+    order = [name for name, _ in network.named_children()]
+    assert order == ["stem", "first_attention", "stages", "final_attention", "head"]
+    assert [type(m) for m in network.head] == [nn.Dropout, nn.Linear]
+
+
+def test_zeroed_residual_branches_leave_the_shortcut() -> None:
+    torch.random.default_generator.manual_seed(0)
+    same = ResidualBlock(8, 8, drop_rate=0.3)
+    nn.init.zeros_(same.norm.weight)
+    x = torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(same(x), x)
+    wider = ResidualBlock(8, 12)
+    nn.init.zeros_(wider.norm.weight)
+    torch.testing.assert_close(wider(x), wider.shortcut(x))
+    broken = ResidualBlock(8, 8, residual=False)
+    nn.init.zeros_(broken.norm.weight)
+    assert broken(x).abs().sum() == 0
+
+
+def test_network_with_zeroed_residual_branches_is_stem_downsampling_attention_and_head() -> None:
+    network = build(VARIANTS["reslink_paper"], seed=0).eval()
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.norm.weight)
+    x = torch.randn(2, 3, 64, 64)
+    features = network.first_attention(network.stem(x))
+    for stage in network.stages:
+        for layer in stage:
+            if isinstance(layer, Downsample):
+                features = layer(features)
+    torch.testing.assert_close(network(x), network.forward_head(network.final_attention(features)))
+
+
+def test_reset_classifier_changes_only_the_dense_layer() -> None:
+    network = build(VARIANTS["reslink_small"], seed=0).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.reset_classifier(7)
+    assert network.config.num_classes == 7
+    assert network(torch.randn(2, 3, 64, 64)).shape == (2, 7)
+    for name, value in network.state_dict().items():
+        assert name.startswith("head.1") or torch.equal(value, before[name])
+
+
+def test_build_depends_on_its_seed_alone() -> None:
+    state = torch.random.get_rng_state()
+    first, second, other = (build(VARIANTS["reslink_small"], seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for (name, a), b, c in zip(first.named_parameters(), second.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert a.ndim == 1 or not torch.equal(a, c), name
+
+
+def test_stem_orders_agree_where_the_norm_is_positive_and_commutes_with_the_maximum() -> None:
+    torch.random.default_generator.manual_seed(0)
+    paper, fast = Stem(3, 8, "norm_first").eval(), Stem(3, 8, "pool_first").eval()
+    fast.load_state_dict(paper.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(paper(x), fast(x))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dims": (32, 64)}, "dims has 2 stages and depths 3"),
+        ({"depths": (0, 1, 1), "stem_dim": 16}, r"dims\[0\] must equal stem_dim"),
+        ({"dims": (2, 64, 128)}, "each width lies between 4 and 2048"),
+        ({"depths": (1, -1, 1)}, "each depth lies between 0 and 64"),
+        ({"attention": "middle"}, "attention"),
+        ({"drop_rate": 1.0}, "drop_rate"),
+        ({"residuals": True}, "residuals"),
+    ],
+)
+def test_a_shape_that_cannot_be_built_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        variant_config("reslink_paper", **changes)
+
+
+def test_unknown_variant_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"no network variant 'reslink_papers'.*Did you mean 'reslink_paper'"):
+        variant_config("reslink_papers")
+
+
+def test_config_survives_json() -> None:
+    config = variant_config("reslink_small", num_classes=1)
+    assert ResLinkConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 63, 64), (1, 1, 64, 64), (3, 64, 64)])
+def test_input_of_another_shape_is_named(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"was given a tensor of shape .* takes \(B, 3, H, W\)"):
+        build(VARIANTS["reslink_small"], 0)(torch.zeros(shape))
+
+
+def test_weight_decay_spares_norms_and_biases() -> None:
+    network = build(VARIANTS["reslink_small"], 0)
+    decayed, plain = network.parameter_groups(0.05)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
+    assert sum(len(g["params"]) for g in (decayed, plain)) == len(list(network.parameters()))
+    norms = {id(p) for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    assert norms <= {id(p) for p in plain["params"]}
