@@ -8,7 +8,7 @@ import hashlib
 import importlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -35,13 +35,12 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
     part: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        part = Path(name)
-        with os.fdopen(handle, "wb") as stream:
+        part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        with part.open("xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(part, target)
+        part.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
         if part is not None:

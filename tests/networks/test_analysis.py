@@ -66,7 +66,7 @@ def test_flops_of_one_convolution_and_of_the_whole() -> None:
     layers = {layer.name: layer for layer in flops_by_layer(config)}
     assert layers["stem.conv"].flops == 2 * 112 * 112 * 32 * 3 * 7 * 7
     assert layers["stem.conv"].parameters == 32 * 3 * 7 * 7
-    assert layers["head.1"].flops == 2 * 128 * 2
+    assert layers["head.1"].flops == 2 * 192 * 2
     network = ResLink(config)
     assert sum(layer.parameters for layer in layers.values()) == parameters(network)
     with FlopCounterMode(display=False) as counter:

@@ -1,0 +1,56 @@
+# demo · test · check · bench: each does its own set-up. Variables: PYTHON, TORCH_INDEX, PIP_EXTRA.
+#
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu   takes torch's CPU build from there (Linux default: CUDA build)
+#   make test PYTHON=python3.12                                  names the Python to use
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_EXTRA)
+
+.PHONY: help demo test check bench recipe-keys clean
+
+help:
+	@echo "make demo    install, then train, judge and explain a model on synthetic heads: demo/report.html"
+	@echo "make test    install, then lint, types, import contract and tests"
+	@echo "make check   lint, types and import contract only"
+	@echo "make bench   time a training step beside peers"
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || "$$(PYTHON="$(PYTHON)" scripts/find-python)" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	@$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) torch)
+	@$(PIP) -e ".[all]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@$(PIP) --group dev
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.base
+	@$(PIP) --group bench
+	@touch $@
+
+demo: $(VENV)/.base
+	@$(BIN)/reslink demo --out demo --overwrite
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: $(VENV)/.dev check
+	@scripts/install-debian-packages
+	@$(BIN)/pytest
+
+bench: $(VENV)/.bench
+	@$(BIN)/python benchmarks/train_step.py
+
+recipe-keys: $(VENV)/.dev
+	@$(BIN)/python scripts/recipe_reference.py --write
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

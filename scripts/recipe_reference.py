@@ -1,0 +1,94 @@
+"""Writes docs/reference/recipe.md from the settings classes, or says whether it is up to date.
+
+Run ``make recipe-keys`` after a change of a setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from reslink.training.recipe import Recipe
+from reslink.training.recipe_errors import Schema
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "recipe.md"
+HEAD = """# Recipe keys
+
+This page is written by `scripts/recipe_reference.py` from the settings classes; do not edit it.
+
+A recipe is a YAML file with the sections below. `--set section.key=value` sets one key and wins over the file; the value is
+read as YAML. A key that does not exist is refused, with the nearest one that does. `config.yaml` in each run folder holds all
+keys as they were used.
+
+```yaml
+trainer:
+  epochs: 5
+model:
+  variant: reslink_paper
+```
+"""
+
+
+def attributes(model: type[BaseModel]) -> dict[str, str]:
+    """Returns what the ``Attributes:`` part of a class's docstring says about each field."""
+    _, _, part = (model.__doc__ or "").partition("Attributes:\n")
+    entries = re.findall(r"^ {8}(\w+): (.*(?:\n {9,}.*)*)", part, re.MULTILINE)
+    return {name: " ".join(text.split()).replace("``", "`") for name, text in entries}
+
+
+def rows(model: type[BaseModel], prefix: str, schema: Schema) -> list[str]:
+    """Returns a table row for each setting of a section."""
+    told = attributes(model)
+    path = prefix.split(".")[:-1]
+    return [
+        f"| `{prefix}{name}` | {told.get(name, '')} | {schema.allowed([*path, name])} | `{default(field.get_default())}` |"
+        for name, field in model.model_fields.items()
+        if not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel)
+    ]
+
+
+def default(value: object) -> str:
+    """Returns a default as it would stand in YAML."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def first_line(model: type[BaseModel]) -> str:
+    """Returns what a section is, in one line."""
+    return (model.__doc__ or "").splitlines()[0].replace("``", "`")
+
+
+def page() -> str:
+    """Returns the whole page."""
+    schema, text = Schema(Recipe.model_json_schema()), [HEAD]
+    sections = {"": Recipe} | {
+        f"{name}.": field.annotation
+        for name, field in Recipe.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+    for prefix, model in sections.items():
+        text.append(f"\n## {prefix.rstrip('.') or 'Top level'}\n\n{first_line(model)}\n")
+        text += ["| key | what it is | takes | default |", "|---|---|---|---|", *rows(model, prefix, schema)]
+    return "\n".join(text) + "\n"
+
+
+def main() -> int:
+    """Writes or checks the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the page instead of checking it")
+    if parser.parse_args().write:
+        PAGE.write_text(page(), encoding="utf-8")
+        return 0
+    if PAGE.read_text(encoding="utf-8") == page():
+        return 0
+    sys.stderr.write(f"{PAGE} is not up to date: run make recipe-keys\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

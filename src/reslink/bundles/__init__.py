@@ -1,0 +1,1 @@
+"""Bundles: weights and all that must travel with them."""

@@ -1,0 +1,177 @@
+"""A bundle: the weights and all that must travel with them, in one folder; the only reader and writer of weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reslink.bundles import folder as folders
+from reslink.bundles import weights
+from reslink.bundles.card import model_card
+from reslink.bundles.decision import Decision
+from reslink.bundles.record import BUNDLE_JSON, CARD, SCHEMA_VERSION, WEIGHTS, Record, WeightsRecord, read_record
+from reslink.errors import BundleError
+from reslink.files import sha256, write_atomic
+from reslink.imaging.preprocess import Preprocess
+from reslink.labels import Labels
+
+if TYPE_CHECKING:
+    from reslink.networks.reslink import ResLink
+
+
+__all__ = ["SCHEMA_VERSION", "Bundle"]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained network and what is needed to use and judge it.
+
+    On disk a bundle is a folder of ``model.safetensors``, ``bundle.json`` and ``MODEL_CARD.md``. Reading one imports no
+    torch; only :meth:`network` does, and so does :meth:`save`, which checks the weights against the architecture.
+
+    Attributes:
+        architecture: The fields of ``ResLinkConfig`` and ``name``, the variant that they came from.
+        preprocess: The one way from an image to the input of the network.
+        labels: The classes in the order of the network's outputs; with two, the last one is the positive class.
+        decision: How logits become probabilities and a class.
+        metrics: What was measured, in the form of ``evaluation.json``; empty where nothing was.
+        provenance: ``data`` (a dictionary: name, digest, counts), ``versions``, ``licence`` (of the weights),
+            ``intended_use``, ``recipe``, ``seed``; no path, host or user name.
+        weights_sha256: The SHA-256 of ``model.safetensors``; None before the bundle is saved.
+        folder: Where the bundle lies; None before it is saved.
+    """
+
+    architecture: dict[str, Any]
+    preprocess: Preprocess
+    labels: Labels
+    decision: Decision = field(default_factory=Decision)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    weights_sha256: str | None = None
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        _check_fit(self)
+
+    def save(self, folder: str | Path, tensors: Mapping[str, weights.TensorLike]) -> Bundle:
+        """Writes the bundle to a folder: whole or not at all. An older bundle there is replaced.
+
+        Equal weights give a byte-identical ``model.safetensors``, which holds no time, host or path.
+
+        Args:
+            folder: The folder to write; missing, empty, or an older bundle.
+            tensors: The weights by name, arrays or torch tensors, such as ``network.state_dict()``. Floating-point
+                numbers are stored as float32.
+
+        Returns:
+            The same bundle with ``weights_sha256`` and ``folder`` set.
+
+        Raises:
+            BundleError: If a weight is not finite, a name or a shape does not fit the architecture (each is named),
+                or the folder holds something else.
+            StorageError: If it cannot be written; what stood there before still stands.
+        """
+        target = Path(folder)
+        arrays = weights.to_arrays(tensors)
+        weights.check_finite(arrays)
+        weights.check_shapes({name: array.shape for name, array in arrays.items()}, self.architecture)
+        content = weights.to_bytes(arrays)
+        saved = replace(self, weights_sha256=sha256(content), folder=target)
+        with folders.replacing(target) as part:
+            write_atomic(part / WEIGHTS, content)
+            _write_texts(saved, part, len(content))
+        return saved
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Bundle:
+        """Reads a bundle; no weight is loaded, but their checksum is compared. Imports no torch.
+
+        Args:
+            folder: A bundle, or a run that holds one in ``bundle/``.
+
+        Returns:
+            The bundle, checked.
+
+        Raises:
+            BundleError: If this is not a bundle, is one of a newer version, or its parts do not belong together.
+        """
+        path = folders.find_bundle(folder)
+        record = read_record(path / BUNDLE_JSON)
+        weights.check_file(path / WEIGHTS, record.weights.sha256)
+        return cls(
+            architecture=record.architecture,
+            preprocess=record.preprocess,
+            labels=Labels(tuple(record.labels)),
+            decision=record.decision,
+            metrics=record.metrics,
+            provenance=record.provenance,
+            weights_sha256=record.weights.sha256,
+            folder=path,
+        )
+
+    def with_metrics(self, metrics: Mapping[str, Any]) -> Bundle:
+        """Returns the bundle with what was measured, also written to ``bundle.json`` and the card where it is saved.
+
+        Args:
+            metrics: The form of ``evaluation.json``; replaces what stood there. ``failed`` is left out, as it holds file
+                names, which may tell whose images they are, and a bundle is handed on.
+        """
+        measured = replace(self, metrics={key: value for key, value in metrics.items() if key != "failed"})
+        if self.folder is not None:
+            _write_texts(measured, self.folder, (self.folder / WEIGHTS).stat().st_size)
+        return measured
+
+    def network(self) -> ResLink:
+        """Builds the network with its weights, in eval mode on the CPU. Imports torch; leaves its random state alone.
+
+        Raises:
+            BundleError: If the bundle is not saved, the weights changed since it was loaded, or they do not fit.
+        """
+        if self.folder is None or self.weights_sha256 is None:
+            raise BundleError("The bundle has no weights yet", "A network is built from a saved bundle", "Call save() first")
+        return weights.load_network(self.folder / WEIGHTS, self.weights_sha256, self.architecture)
+
+
+def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
+    record = Record(
+        schema_version=SCHEMA_VERSION,
+        architecture=bundle.architecture,
+        preprocess=bundle.preprocess,
+        labels=list(bundle.labels.names),
+        decision=bundle.decision,
+        weights=WeightsRecord(file=WEIGHTS, sha256=bundle.weights_sha256 or "", bytes=weights_bytes),
+        metrics=bundle.metrics,
+        provenance=bundle.provenance,
+    )
+    try:
+        text = json.dumps(record.model_dump(), indent=2, allow_nan=False, ensure_ascii=False)
+    except (ValueError, TypeError) as error:
+        raise BundleError(
+            f"The metrics or the provenance of the bundle cannot be stored ({error})",
+            "They hold finite numbers, texts, lists and dictionaries",
+            "Write null where a figure is not defined",
+        ) from error
+    write_atomic(folder / CARD, model_card(bundle))
+    write_atomic(folder / BUNDLE_JSON, text + "\n")
+
+
+def _check_fit(bundle: Bundle) -> None:
+    """Checks that the parts of a bundle belong together; names the field that does not."""
+    bundle.decision.check_classes(len(bundle.labels))
+    outputs, classes = bundle.architecture.get("num_classes"), len(bundle.labels)
+    if outputs != classes and not (outputs == 1 and classes == 2):
+        raise BundleError(
+            f"architecture.num_classes is {outputs}, but there are {classes} labels: {', '.join(bundle.labels.names)}",
+            "There is an output for each label, or a single one for two labels",
+            "Use the bundle that belongs to these labels, or train again",
+        )
+    channels = bundle.architecture.get("in_channels")
+    if channels != bundle.preprocess.channels:
+        raise BundleError(
+            f"architecture.in_channels is {channels}, but preprocess.channels is {bundle.preprocess.channels}",
+            "Both are the same number",
+            "Use the bundle that belongs to this preprocessing, or train again",
+        )

@@ -1,0 +1,107 @@
+"""The folder of a bundle: found, and replaced as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from reslink.bundles.record import BUNDLE_JSON, WEIGHTS
+from reslink.errors import BundleError, StorageError
+
+_ALLOWED = "A bundle is a folder with bundle.json and model.safetensors"
+
+
+def find_bundle(folder: str | Path) -> Path:
+    """Returns the folder of a bundle, given it or the run that holds it in ``bundle/``.
+
+    Raises:
+        BundleError: If there is none, with the nearest folder that is one.
+    """
+    path = Path(folder)
+    if path.is_file():
+        raise BundleError(f"{path} is a file", _ALLOWED, f"Give the folder instead: {path.parent}")
+    if not path.is_dir():
+        raise BundleError(f"There is no folder {path}", _ALLOWED, "Check the path, or run reslink train DATA --out RUN")
+    for place in (path, path / "bundle"):
+        if (place / BUNDLE_JSON).is_file():
+            return _with_weights(place)
+    raise BundleError(f"{path} is not a bundle: it holds no {BUNDLE_JSON}", _ALLOWED, _advice(path))
+
+
+def _with_weights(path: Path) -> Path:
+    if not (path / WEIGHTS).is_file():
+        raise BundleError(f"{path} holds no {WEIGHTS}", _ALLOWED, "Copy the whole folder of the bundle, or train again")
+    return path
+
+
+def _advice(path: Path) -> str:
+    inside = sorted(found.parent for found in path.glob(f"*/{BUNDLE_JSON}"))
+    if inside:
+        return f"Did you mean {inside[0]}"
+    if (path / "checkpoints").is_dir() or (path / "config.yaml").is_file():
+        return "This run has not ended: go on with reslink train DATA --out RUN --resume"
+    return "Give a folder that reslink train wrote, such as RUN/bundle"
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Gives an empty folder to fill, which takes the place of ``target`` when the block ends without an error.
+
+    An older bundle is moved aside first and moved back if the new one cannot take its place. Killed between these two
+    renames, the older bundle is left beside ``target`` under a hidden name.
+
+    Raises:
+        BundleError: If ``target`` is a file or a folder that holds something else than a bundle.
+        StorageError: If the folder cannot be made or renamed.
+    """
+    _check_replaceable(target)
+    with _storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        part.mkdir()
+    try:
+        yield part
+        with _storage_errors(target):
+            _swap(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _check_replaceable(target: Path) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir() or (any(target.iterdir()) and not (target / BUNDLE_JSON).is_file()):
+        raise BundleError(
+            f"{target} exists and is not a bundle",
+            "A bundle is written to a new folder, an empty one, or over an older bundle",
+            "Choose another folder",
+        )
+
+
+def _swap(part: Path, target: Path) -> None:
+    if not target.exists():
+        part.rename(target)
+        return
+    old = part.with_suffix(".old")
+    target.rename(old)
+    try:
+        part.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _storage_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"The bundle {target} could not be written: {error.strerror or error}",
+            "reslink needs a folder that it may write to, with free space",
+            "Free some space or choose another folder, then run the same command again",
+        ) from error

@@ -1,0 +1,197 @@
+"""Weights: arrays to safetensors and back, checked against the architecture before they are used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from reslink.bundles.record import first_fault
+from reslink.errors import BundleError
+from reslink.files import sha256
+
+if TYPE_CHECKING:
+    import torch
+
+    from reslink.networks.reslink import ResLink
+
+Array: TypeAlias = NDArray[Any]
+TensorLike: TypeAlias = "Array | torch.Tensor"
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+
+MAX_HEADER_BYTES = 1 << 20
+"""A header of ResLink has some 10 kB; a header that is much longer only costs time and memory."""
+
+
+def to_arrays(tensors: Mapping[str, TensorLike]) -> dict[str, Array]:
+    """Returns the weights as C-ordered arrays, sorted by name, floating-point numbers as float32."""
+    return {name: _to_array(tensors[name]) for name in sorted(tensors)}
+
+
+def _to_array(tensor: TensorLike) -> Array:
+    if not isinstance(tensor, np.ndarray):
+        tensor = tensor.detach().cpu()
+        tensor = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    kind = np.float32 if np.issubdtype(tensor.dtype, np.floating) else tensor.dtype
+    return np.array(tensor, dtype=kind, order="C", copy=True)
+
+
+def to_bytes(arrays: Mapping[str, Array]) -> bytes:
+    """Returns a safetensors file without any metadata but its format; equal weights give equal bytes."""
+    from safetensors.numpy import save
+
+    return save(dict(arrays), metadata={"format": "pt"})
+
+
+def check_finite(arrays: Mapping[str, Array]) -> None:
+    """Refuses weights that are NaN or infinite.
+
+    Raises:
+        BundleError: With the names of the tensors.
+    """
+    bad = [name for name, array in arrays.items() if array.dtype.kind in "fc" and not np.isfinite(array).all()]
+    if bad:
+        raise BundleError(
+            f"Weights are not finite in {_listed(bad)}",
+            "Every weight of a bundle is a finite number",
+            "Use the last checkpoint before the loss diverged, or train again with a lower learning rate",
+        )
+
+
+def check_file(path: Path, expected: str) -> None:
+    """Checks the header and the SHA-256 of a weight file without loading it.
+
+    Raises:
+        BundleError: If the header is no safetensors header, is too long, or the file is not the one that was saved.
+    """
+    try:
+        with path.open("rb") as stream:
+            _check_header(stream.read(8 + MAX_HEADER_BYTES), path)
+        found = sha256(path)
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be read: {error.strerror or error}",
+            "The weights of a bundle are a file that you may read",
+            "Check the permissions of the folder",
+        ) from error
+    _check_hash(found, expected, path)
+
+
+def _check_header(start: bytes, path: Path) -> None:
+    """Checks the head of a file: 8 bytes little-endian length, then JSON (the safetensors format)."""
+    length = int.from_bytes(start[:8], "little")
+    fault = ""
+    if len(start) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
+        fault = f"its header claims {length} bytes" if len(start) >= 8 else "it ends within its header"
+    else:
+        try:
+            json.loads(start[8 : 8 + length])
+        except (ValueError, RecursionError):
+            fault = "its header is not JSON"
+    if fault:
+        raise BundleError(
+            f"{path} is not a weight file of reslink: {fault}",
+            f"Weights are safetensors with a header of at most {MAX_HEADER_BYTES} bytes",
+            "Restore the file or train again; files of other kinds (pickle, .pt) are never loaded",
+        )
+
+
+def _check_hash(found: str, expected: str, path: Path) -> None:
+    if found != expected:
+        raise BundleError(
+            f"{path} has the SHA-256 {found[:12]}…, but bundle.json says {expected[:12]}…",
+            "The weights are the ones that the bundle was saved with",
+            "Copy the whole bundle again, or train again",
+        )
+
+
+def load_network(path: Path, expected: str, architecture: Mapping[str, Any]) -> ResLink:
+    """Builds the network of an architecture and fills it with the weights of a file, in eval mode.
+
+    The bytes that are checked are the bytes that are loaded: the file is read once.
+
+    Raises:
+        BundleError: If the file changed, or a name, a shape or a value does not fit.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        content = path.read_bytes()
+        _check_header(content[: 8 + MAX_HEADER_BYTES], path)
+        _check_hash(sha256(content), expected, path)
+        arrays = load(content)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(
+            f"{path} cannot be loaded: {error}", "The weights are a whole safetensors file", "Restore it or train again"
+        ) from error
+    network = build_network(architecture)
+    _compare({name: array.shape for name, array in arrays.items()}, _state_shapes(network))
+    check_finite(arrays)
+    network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+    return network.eval()
+
+
+def build_network(architecture: Mapping[str, Any]) -> ResLink:
+    """Builds the untrained network of an architecture; torch's random state is left as it was.
+
+    Raises:
+        BundleError: If the architecture is none that this version knows, with the field at fault.
+    """
+    import torch
+
+    from reslink.networks.reslink import ResLink, ResLinkConfig
+
+    fields = {key: value for key, value in architecture.items() if key != "name"}
+    try:
+        config = ResLinkConfig.model_validate_json(json.dumps(fields))
+    except ValidationError as error:
+        raise BundleError(
+            f"The architecture of the bundle cannot be built: {first_fault(error)}",
+            "The architecture holds the fields of ResLinkConfig",
+            "Use the version of reslink that wrote it, or train again",
+        ) from error
+    with torch.random.fork_rng(devices=[]):
+        return ResLink(config)
+
+
+def check_shapes(shapes: Shapes, architecture: Mapping[str, Any]) -> None:
+    """Compares names and shapes of weights with those that an architecture has. Imports torch.
+
+    Raises:
+        BundleError: With the names that are missing, unknown, or of another shape.
+    """
+    _compare(shapes, _state_shapes(build_network(architecture)))
+
+
+def _state_shapes(network: ResLink) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _compare(found: Shapes, expected: Shapes) -> None:
+    faults = []
+    if missing := sorted(expected.keys() - found.keys()):
+        faults.append(f"missing: {_listed(missing)}")
+    if unknown := sorted(found.keys() - expected.keys()):
+        faults.append(f"unknown: {_listed(unknown)}")
+    if other := [n for n in sorted(expected.keys() & found.keys()) if tuple(found[n]) != tuple(expected[n])]:
+        faults.append("of another shape: " + _listed(f"{n} {tuple(found[n])} for {tuple(expected[n])}" for n in other))
+    if faults:
+        raise BundleError(
+            "The weights do not fit the architecture; " + "; ".join(faults),
+            "Each tensor of the architecture has one weight of its name and shape",
+            "Use the weights and the bundle.json of one and the same training",
+        )
+
+
+def _listed(names: Iterable[str], limit: int = 5) -> str:
+    """Returns the first few names and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - limit} more" if len(every) > limit else ""
+    return ", ".join(every[:limit]) + more

@@ -1,0 +1,1 @@
+"""The command line: one module per verb; nothing heavy is imported before a verb runs."""

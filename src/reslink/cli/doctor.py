@@ -1,0 +1,176 @@
+"""``reslink doctor``: is this installation sound, and what to do where it is not."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from reslink.cli.console import Console
+from reslink.cli.options import Json
+
+EXAMPLES = (
+    "reslink doctor",
+    "reslink doctor --out runs --json",
+)
+
+_DECODERS = {"openjpeg": "dicom", "jpeg_ls": "dicom", "rle": "dicom", "gdcm": "gdcm"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one look found: ``ok``, ``warning`` (works, but) or ``failed``, in words, and what to do."""
+
+    name: str
+    status: Literal["ok", "warning", "failed"]
+    found: str
+    advice: str = ""
+
+
+def doctor(
+    console: Console,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder where runs would be written.")] = Path(),
+    json: Json = False,
+) -> None:
+    """Check Python, packages, torch, threads, memory, disk and DICOM decoders; exit code 1 if a check failed."""
+    looks = (_python, _packages, _torch, _threads, _arithmetic, _memory, _decoders)
+    checks = [*(look() for look in looks), _writing(out), _space(out)]
+    failed = any(check.status == "failed" for check in checks)
+    if json:
+        console.json({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=2)
+    else:
+        console.table(("check", "status", "found", "advice"), [(c.name, c.status, c.found, c.advice) for c in checks])
+    if failed:
+        raise typer.Exit(1)
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Check("python", "ok", version)
+    return Check("python", "warning", version, "reslink is tested on Python 3.11, 3.12 and 3.13")
+
+
+def _missing(names: tuple[str, ...]) -> dict[str, str]:
+    missing = {}
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            missing[name] = str(error)
+    return missing
+
+
+def _required() -> tuple[str, ...]:
+    """Returns a module of each package that reslink's own metadata requires; the package's name where it is missing."""
+    modules: dict[str, str] = {}
+    for module, packages in metadata.packages_distributions().items():
+        for package in packages:
+            if _plain(module) == _plain(package) or (_plain(package) not in modules and not module.startswith("_")):
+                modules[_plain(package)] = module
+    wanted = [text for text in metadata.requires("reslink") or [] if "extra ==" not in text]
+    names = [re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0] for text in wanted]
+    return tuple(modules.get(_plain(name), name) for name in names)
+
+
+def _plain(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def _packages() -> Check:
+    required = _required()
+    missing = _missing(required)
+    if not missing:
+        return Check("packages", "ok", f"{len(required)} required packages can be imported")
+    advice = "Run: pip install --force-reinstall reslink"
+    return Check("packages", "failed", "; ".join(f"{name}: {why}" for name, why in missing.items()), advice)
+
+
+def _torch() -> Check:
+    import torch
+
+    found = f"torch {torch.__version__}"
+    if torch.cuda.is_available():
+        return Check("torch", "ok", f"{found}, CUDA {torch.version.cuda}: {torch.cuda.get_device_name(0)}")
+    if torch.backends.mps.is_available():
+        return Check("torch", "ok", f"{found}, Apple GPU (--device mps)")
+    if torch.version.cuda is not None:
+        advice = "Update the NVIDIA driver, or install the smaller CPU build (docs/how-to/choose-torch.md)"
+        return Check("torch", "warning", f"{found} is a CUDA build, but no GPU answers; the CPU is used", advice)
+    return Check("torch", "ok", f"{found}, CPU build")
+
+
+def _threads() -> Check:
+    import torch
+
+    threads, cores = (
+        torch.get_num_threads(),
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    )
+    found = f"{threads} threads on {cores} cores"
+    if threads > cores:
+        return Check("threads", "warning", found, f"More threads than cores slow training: set OMP_NUM_THREADS={cores}")
+    return Check("threads", "ok", found)
+
+
+def _arithmetic() -> Check:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(1, 8, 64, 64, generator=generator), torch.randn(8, 8, 3, 3, generator=generator)
+    began = time.perf_counter()
+    difference = (torch.nn.functional.conv2d(x, w) - torch.nn.functional.conv2d(x.double(), w.double())).abs().max().item()
+    milliseconds = (time.perf_counter() - began) * 1000
+    if difference > 1e-3:
+        return Check("convolution", "failed", f"fp32 differs from fp64 by {difference:.1e}", "Reinstall torch")
+    return Check("convolution", "ok", f"fp32 agrees with fp64 to {difference:.0e} ({milliseconds:.0f} ms)")
+
+
+def _memory() -> Check:
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (ValueError, OSError):
+        return Check("memory", "ok", "not known on this system")
+    if free < 2:
+        return Check(
+            "memory",
+            "warning",
+            f"{free:.1f} GiB free",
+            "Training takes up to 2 GB: close programs or lower --batch-size",
+        )
+    return Check("memory", "ok", f"{free:.1f} GiB free")
+
+
+def _writing(folder: Path) -> Check:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".reslink-doctor-") as stream:
+            stream.write(b"x")
+    except OSError as error:
+        return Check("writing", "failed", f"{folder.resolve()}: {error.strerror}", "Choose a folder that you may write to")
+    return Check("writing", "ok", f"{folder.resolve()} can be written")
+
+
+def _space(folder: Path) -> Check:
+    free = shutil.disk_usage(folder if folder.exists() else Path()).free / 2**30
+    if free < 1:
+        return Check("disk", "warning", f"{free:.1f} GiB free", "A run needs its images once more as cache: free some space")
+    return Check("disk", "ok", f"{free:.1f} GiB free")
+
+
+def _decoders() -> Check:
+    missing = _missing(tuple(_DECODERS))
+    if not missing:
+        return Check("DICOM decoders", "ok", "JPEG 2000, JPEG-LS, RLE and JPEG lossless")
+    extras = sorted({_DECODERS[name] for name in missing})
+    advice = f'Only for compressed DICOM: pip install "reslink[{",".join(extras)}]"'
+    return Check("DICOM decoders", "warning", f"missing: {', '.join(missing)}", advice)

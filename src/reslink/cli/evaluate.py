@@ -1,0 +1,72 @@
+"""``reslink evaluate``: figures with intervals on a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from reslink.cli.console import Console
+from reslink.cli.options import BatchSize, BundleFolder, Data, Device, Json, Overwrite
+from reslink.errors import UsageError
+
+EXAMPLES = (
+    "reslink evaluate runs/first/bundle other-hospital/ --out judged",
+    "reslink evaluate runs/first/bundle cohort.csv --split test --out judged --json",
+)
+
+
+def evaluate(
+    console: Console,
+    bundle: BundleFolder,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
+    split: Annotated[
+        Literal["all", "train", "validation", "test"],
+        typer.Option("--split", help="Only cases whose column 'split' says so."),
+    ] = "all",
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Judge a bundle on a data set: each figure with its 95 % interval; writes evaluation.json and report.html."""
+    from reslink.bundles.bundle import Bundle
+    from reslink.cli.pipeline import figures
+    from reslink.datasets.manifest import Manifest
+    from reslink.evaluation.evaluate import evaluate_bundle
+    from reslink.reports.page import evaluation_report
+
+    _refuse_earlier(out, overwrite)
+    manifest = Manifest.open(data, labels=Bundle.load(bundle).labels)
+    result = evaluate_bundle(
+        bundle,
+        manifest,
+        out,
+        device=device,
+        split=None if split == "all" else split,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    page = evaluation_report(out)
+    for name, reason in result["failed"].items():
+        console.warn(f"{name} is left out: {reason}")
+    if json:
+        console.json(result)
+    else:
+        figures(console, result["metrics"], tuple(result["metrics"]), f"{result['n']} images")
+        console.note(f"report: {page}")
+        console.research_use_only()
+    if result["failed"]:
+        raise typer.Exit(1)
+
+
+def _refuse_earlier(out: Path, overwrite: bool) -> None:
+    if (out / "evaluation.json").exists() and not overwrite:
+        raise UsageError(
+            f"{out} holds an evaluation already",
+            "Nothing is replaced unasked",
+            "Choose another --out, or add --overwrite",
+        )

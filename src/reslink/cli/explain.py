@@ -1,0 +1,118 @@
+"""``reslink explain``: where the network looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reslink.cli.console import Console
+from reslink.cli.options import BundleFolder, Device, Images, Json
+
+if TYPE_CHECKING:
+    from reslink.explain.run import Explanation
+    from reslink.labels import Labels
+
+EXAMPLES = (
+    "reslink explain runs/first/bundle scan.png --out explained",
+    "reslink explain runs/first/bundle cohort/manifest.csv --limit 20 --out explained",
+)
+
+
+def explain(
+    console: Console,
+    bundle: BundleFolder,
+    paths: Images,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
+    target: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="The class to explain; default: the positive one of two."),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="first, final, grad_cam, integrated_gradients, occlusion; may be repeated."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most so many images of a manifest.", show_default=False)
+    ] = None,
+    sanity: Annotated[bool, typer.Option(help="Compare the maps with those of randomised weights.")] = True,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Draw attention, Grad-CAM, integrated gradients and occlusion over images.
+
+    A PATH that is a CSV is read as a manifest; with its lesion masks it is measured whether the maps meet the lesion.
+    """
+    from reslink.explain.run import METHODS, explain_paths
+    from reslink.inference.classifier import Classifier
+
+    classifier = Classifier.load(bundle, device=device)
+    files, masks = _files(paths, classifier.labels, limit)
+    progress = console.progress()
+    progress.start(len(files), "Explaining")
+    try:
+        done = explain_paths(
+            classifier,
+            files,
+            out,
+            methods=tuple(method or METHODS),
+            masks=masks,
+            target=target,
+            sanity=sanity,
+            progress=lambda _: progress.step(),
+        )
+    finally:
+        progress.end()
+    _show(console, done, out, json)
+    if any(explanation.error is not None for explanation in done):
+        raise typer.Exit(1)
+
+
+def _files(paths: list[str], labels: Labels, limit: int | None) -> tuple[list[str | Path], dict[str, Path]]:
+    from reslink.datasets.manifest import Manifest
+
+    files: list[str | Path] = []
+    masks: dict[str, Path] = {}
+    for path in paths:
+        if not path.lower().endswith(".csv"):
+            files.append(path)
+            continue
+        cases = Manifest.open(path, labels=labels).cases[:limit]
+        files += [case.path for case in cases]
+        masks |= {str(case.path): case.mask for case in cases if case.mask is not None}
+    return files, masks
+
+
+def _show(console: Console, done: list[Explanation], out: Path, json: bool) -> None:
+    if json:
+        for explanation in done:
+            console.json(explanation.as_dict())
+        return
+    for explanation in done:
+        if explanation.error is not None:
+            console.warn(f"{explanation.path}: {explanation.error}")
+        elif explanation.probability is not None:
+            console.data(f"{explanation.label}\t{explanation.probability:.3f}\t{out / str(explanation.panel)}")
+    means = measured(done)
+    if means:
+        console.table(("map", ">lesions", ">pointing game", ">energy inside", ">IoU"), means)
+    console.note(f"Pictures, maps and explain.json: {out}")
+    console.research_use_only()
+
+
+def measured(done: list[Explanation]) -> list[tuple[str, ...]]:
+    """Returns a row a method: cases with a lesion, share of hits, mean energy inside, mean IoU."""
+    rows = []
+    for name in dict.fromkeys(name for explanation in done for name in explanation.methods or {}):
+        found: list[dict[str, Any]] = [e.methods[name] for e in done if e.methods and name in e.methods]
+        hits = [numbers for numbers in found if "pointing_game" in numbers]
+        if hits:
+            means = (_mean(hits, key) for key in ("pointing_game", "energy_inside", "iou"))
+            rows.append((name, str(len(hits)), *means))
+    return rows
+
+
+def _mean(found: list[dict[str, Any]], key: str) -> str:
+    values = [float(numbers[key]) for numbers in found if numbers[key] is not None]
+    return f"{sum(values) / len(values):.3f}" if values else "–"

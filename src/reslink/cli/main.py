@@ -1,0 +1,67 @@
+"""The command ``reslink``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from reslink import __version__
+from reslink.cli import demo, describe, doctor, evaluate, explain, info, phantom, predict, train
+from reslink.cli.verb import verb
+
+
+def _examples(*commands: str) -> str:
+    """Returns the end of a help text: a command a line."""
+    return "\n\n".join(["Examples:", *(f"[bold]{command}[/bold]" for command in commands)])
+
+
+app = typer.Typer(
+    name="reslink",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_examples(
+        "reslink demo", "reslink train images/ --out runs/first", "reslink predict runs/first/bundle scan.dcm --json"
+    ),
+)
+
+_VERBS = {
+    "Learn": (demo, train, evaluate),
+    "Use": (predict, explain),
+    "Look": (describe, phantom, info, doctor),
+}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"reslink {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Train, judge, explain and run brain CT and MR tumour classifiers. Research use only."""
+
+
+for _panel, _modules in _VERBS.items():
+    for _module in _modules:
+        _name = _module.__name__.rsplit(".", 1)[-1]
+        app.command(_name, epilog=_examples(*_module.EXAMPLES), rich_help_panel=_panel)(verb(getattr(_module, _name)))
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command line and ends the process.
+
+    Exit codes: 0 done, 1 something failed, 2 wrong usage, 3 a check said no, 130 stopped by Ctrl-C.
+
+    Args:
+        args: The words after ``reslink``; those of this process where not given.
+    """
+    app(args, prog_name="reslink")

@@ -1,0 +1,137 @@
+"""How the rooms below compose into one run: train, judge on the test part, look at some cases, write the page."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from reslink.cli.console import Console
+
+if TYPE_CHECKING:
+    from reslink.datasets.manifest import Manifest
+    from reslink.training.recipe import Recipe
+
+HEADLINE = ("accuracy", "sensitivity", "specificity", "ppv", "auroc")
+
+
+def learn(console: Console, manifest: Manifest, recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> dict[str, Any]:
+    """Trains, judges on the test part, draws a gallery and writes the page, all into one run folder.
+
+    Args:
+        console: Where progress is said.
+        manifest: The cases.
+        recipe: The settings.
+        out: The run folder.
+        resume: Whether to go on from what stands in ``out``.
+        overwrite: Whether a run in ``out`` may be replaced.
+
+    Returns:
+        What ``train --json`` prints: where things are, the figures of the test part, and the diagnostics.
+    """
+    from reslink.reports.page import run_report
+    from reslink.training.trainer import train
+
+    progress = console.progress()
+    try:
+        result = train(manifest, recipe, out, resume=resume, overwrite=overwrite, progress=progress)
+    finally:
+        progress.end()
+    if os.environ.get("RANK", "0") != "0":  # one of several processes of torchrun; the first one does the rest
+        raise typer.Exit
+    evaluation = judge(console, manifest, recipe, out)
+    return {
+        "run": str(out),
+        "bundle": str(result.bundle),
+        "report": str(run_report(out)),
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "n_test": evaluation.get("n", 0),
+        "metrics": evaluation.get("metrics", {}),
+        "localization": evaluation.get("localization", {}),
+        "findings": [asdict(finding) for finding in result.findings],
+    }
+
+
+def judge(console: Console, manifest: Manifest, recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Judges the bundle of a run on its test part, stores the figures in the bundle too, and draws the gallery.
+
+    Returns:
+        What ``evaluation.json`` holds; empty where the run has no test part.
+    """
+    from reslink.bundles.bundle import Bundle
+    from reslink.cli.gallery import write_gallery
+    from reslink.evaluation.evaluate import evaluate_bundle
+
+    cases = tested(manifest, out / "splits.csv")
+    if not len(cases):
+        console.warn("The run has no test part: nothing is judged.")
+        return {}
+    console.note(f"Judging {len(cases)} test images")
+    evaluation = evaluate_bundle(
+        out / "bundle",
+        cases,
+        out,
+        device=recipe.trainer.device,
+        split="test",
+        cache_folder=out / "cache",
+        batch_size=recipe.trainer.batch_size,
+        seed=recipe.seed,
+    )
+    Bundle.load(out / "bundle").with_metrics(evaluation)
+    write_gallery(out, cases, recipe.trainer.device, console.progress())
+    return evaluation
+
+
+def tested(manifest: Manifest, splits: Path) -> Manifest:
+    """Returns the test cases of a run, as its ``splits.csv`` says."""
+    with splits.open(newline="", encoding="utf-8") as stream:
+        names = {row["sample_id"] for row in csv.DictReader(stream) if row["split"] == "test"}
+    cases = tuple(replace(case, split="test") for case in manifest.cases if case.name in names)
+    return replace(manifest, cases=cases)
+
+
+def summarise(console: Console, summary: dict[str, Any], json: bool) -> None:
+    """Says what came of a run: one JSON object, or for people the figures, the findings and where things are."""
+    if json:
+        console.json(summary, indent=2)
+        return
+    figures(console, summary["metrics"], HEADLINE, f"{summary['n_test']} test images")
+    for finding in summary["findings"]:
+        console.warn(f"Warning: {finding['message']}. {finding['advice']}. ({finding['code']}, epoch {finding['epoch']})")
+    for name in ("bundle", "report", "new_heads"):
+        if summary.get(name):
+            console.note(f"{name.replace('_', ' ')}: {summary[name]}")
+    console.research_use_only()
+
+
+def figures(console: Console, metrics: dict[str, Any], names: tuple[str, ...], title: str) -> None:
+    """Writes a table of figures with their 95 % intervals; a figure that is not defined says why."""
+    from reslink.metrics.classification import NAMES
+
+    rows = []
+    for name in names:
+        found = metrics.get(name)
+        if found is not None:
+            interval = "–" if found["ci_low"] is None else f"{found['ci_low']:.3f} to {found['ci_high']:.3f}"
+            value = "–" if found["estimate"] is None else f"{found['estimate']:.3f}"
+            rows.append((NAMES[name], value, interval, str(found["n"]), found["method"]))
+    if rows:
+        console.table(("figure", ">estimate", "95 % interval", ">n", "method"), rows, title=title)
+
+
+def predict_to_csv(console: Console, bundle: Path, paths: list[str | Path], table: Path) -> Path:
+    """Classifies images into a CSV file, as ``predict --csv`` does."""
+    from reslink.cli.predict import table_of
+    from reslink.inference.classifier import Classifier
+
+    classifier = Classifier.load(bundle)
+    with table_of(table, classifier.labels.names) as sink:
+        for prediction in classifier.predict(paths):
+            sink.write(prediction)
+    console.detail(f"Predicted: {table}")
+    return table

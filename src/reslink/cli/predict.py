@@ -1,0 +1,138 @@
+"""``reslink predict``: a bundle and images in, a line for each image out."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import typer
+
+from reslink.cli.console import Console
+from reslink.cli.options import BatchSize, BundleFolder, Device, Images, Json
+from reslink.errors import StorageError, UsageError
+
+if TYPE_CHECKING:
+    from reslink.inference.classifier import Prediction
+
+EXAMPLES = (
+    "reslink predict runs/first/bundle scan.png",
+    "reslink predict runs/first/bundle study/ --json",
+    "reslink predict runs/first/bundle 'ward/*.dcm' --csv out.csv",
+)
+
+
+class Sink(Protocol):
+    """Takes predictions one by one, as they come."""
+
+    def write(self, prediction: Prediction) -> None:
+        """Writes one prediction."""
+
+
+def predict(
+    console: Console,
+    bundle: BundleFolder,
+    paths: Images,
+    json: Json = False,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write a CSV file.", show_default=False)
+    ] = None,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+) -> None:
+    """Classify images: files, folders, DICOM series or globs; a volume gives a line a slice.
+
+    A file that cannot be read gets a line with its error, the others go on, and the exit code is 1.
+    """
+    if json and csv_file is not None:
+        raise UsageError("--json and --csv were both given", "One form of output at a time", "Leave one of them out")
+    from reslink.inference.classifier import Classifier
+
+    classifier = Classifier.load(bundle, device=device)
+    failed = total = 0
+    with _sink(console, json, csv_file, classifier.labels.names) as sink:
+        for prediction in classifier.predict(paths, batch_size=batch_size):
+            total += 1
+            failed += prediction.error is not None
+            sink.write(prediction)
+    if not json:
+        console.note(f"{total} lines, {failed} failed" + (f", written to {csv_file}" if csv_file else ""))
+        console.research_use_only()
+    if failed:
+        raise typer.Exit(1)
+
+
+def _sink(console: Console, json: bool, csv_file: Path | None, names: tuple[str, ...]) -> AbstractContextManager[Sink]:
+    if csv_file is not None:
+        return table_of(csv_file, names)
+    return nullcontext(JsonLines(console) if json else PlainLines(console))
+
+
+@contextmanager
+def table_of(csv_file: Path, names: tuple[str, ...]) -> Iterator[Sink]:
+    """Gives a sink into a CSV file that stands there whole once the block ends, and not at all if it fails.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    part = csv_file.with_name(f".{csv_file.name}.{os.getpid()}.part")
+    try:
+        csv_file.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", newline="", encoding="utf-8") as stream:
+            yield CsvFile(csv.writer(stream), names)
+        part.replace(csv_file)
+    except OSError as error:
+        raise StorageError(
+            f"{csv_file} could not be written: {error.strerror or error}",
+            "reslink needs a folder that it may write to, with free space",
+            "Free some space or choose another file, then run the same command again",
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class JsonLines:
+    """One JSON object a line on stdout."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def write(self, prediction: Prediction) -> None:
+        """Writes one prediction."""
+        self._console.json(prediction.as_dict())
+
+
+class PlainLines:
+    """Label, probability, file: separated by tabs on stdout; errors on stderr."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def write(self, prediction: Prediction) -> None:
+        """Writes one prediction."""
+        where = prediction.path if prediction.slice is None else f"{prediction.path} slice {prediction.slice}"
+        if prediction.error is not None or prediction.probability is None:
+            self._console.warn(f"{where}: {prediction.error}")
+        else:
+            self._console.data(f"{prediction.label}\t{prediction.probability:.3f}\t{where}")
+
+
+class _Writer(Protocol):
+    def writerow(self, row: list[object], /) -> object: ...
+
+
+class CsvFile:
+    """One row an image: path, slice, label, probability, error, and a column ``p_<class>`` for each class."""
+
+    def __init__(self, writer: _Writer, names: tuple[str, ...]) -> None:
+        self._writer, self._names = writer, names
+        writer.writerow(["path", "slice", "label", "probability", "error", *(f"p_{name}" for name in names)])
+
+    def write(self, prediction: Prediction) -> None:
+        """Writes one prediction; what is not there stays empty."""
+        by_class = prediction.probabilities or {}
+        row = [prediction.path, prediction.slice, prediction.label, prediction.probability, prediction.error]
+        self._writer.writerow([*row, *(by_class.get(name) for name in self._names)])

@@ -1,0 +1,1 @@
+"""Evaluation: a bundle judged on a data set."""

@@ -1,0 +1,1 @@
+"""Where a network looks: attention gates, Grad-CAM and its kin, and whether any of it can be believed."""

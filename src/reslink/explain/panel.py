@@ -1,0 +1,103 @@
+"""The picture that ``reslink explain`` writes for one image: what was seen, and what each method says about it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image as Picture
+
+from reslink.explain.overlay import COLORMAP, overlay
+
+RESEARCH_USE_ONLY = "Research use only – not for diagnosis"
+_LONGEST = 640
+_INK, _SOFT, _PAPER = "#e8eaed", "#9aa3ad", "#111418"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a panel.
+
+    Attributes:
+        title: Name of the method.
+        note: What the map says in a few words, or an empty text.
+        heat: (H, W) map on the original image, or None for the image alone.
+        least: As in ``overlay``.
+    """
+
+    title: str
+    note: str
+    heat: NDArray[np.float32] | None
+    least: float = 0.0
+
+
+def panel(
+    grey: NDArray[np.uint8], tiles: Sequence[Tile], heading: str, note: str, mask: NDArray[np.bool_] | None = None
+) -> bytes:
+    """Draws tiles in rows of three under a heading, with the colour scale and the research-use line at the foot.
+
+    Args:
+        grey: (H, W) uint8, the image as it is shown.
+        tiles: At least one.
+        heading: Label and probability; taken literally, also ``$``.
+        note: File name and the like, in small letters.
+        mask: (H, W) lesion mask, drawn as a contour, or None.
+
+    Returns:
+        A PNG.
+    """
+    columns = min(3, len(tiles))
+    rows = -(-len(tiles) // columns)
+    tall = min(1.6, max(0.5, grey.shape[0] / grey.shape[1]))
+    width, cell = 3.4 * columns, 3.4 * tall + 0.5
+    height = cell * rows + 1.55
+    figure = Figure(figsize=(width, height), dpi=130, facecolor=_PAPER)
+    _heading(figure, heading, note, height)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(0.02, 0.68 / height, 0.98, 1 - 0.98 / height, wspace=0.05, hspace=0.56 / (3.4 * tall))
+    for i, axes in enumerate(grid.flat):
+        axes.set_axis_off()
+        if i < len(tiles):
+            _tile(axes, grey, tiles[i], mask)
+    _foot(figure, height, mask is not None)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor=_PAPER, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _heading(figure: Figure, heading: str, note: str, height: float) -> None:
+    figure.text(0.02, 1 - 0.20 / height, heading, color=_INK, size=14, weight="bold", va="top", parse_math=False)
+    figure.text(0.02, 1 - 0.50 / height, note, color=_SOFT, size=8.5, va="top", parse_math=False)
+
+
+def _tile(axes: Axes, grey: NDArray[np.uint8], tile: Tile, mask: NDArray[np.bool_] | None) -> None:
+    heat = np.zeros(grey.shape, np.float32) if tile.heat is None else tile.heat
+    axes.imshow(_small(overlay(grey, heat, mask, least=tile.least)), interpolation="bilinear")
+    axes.text(0, 1.085, tile.title, color=_INK, size=10.5, weight="bold", transform=axes.transAxes, parse_math=False)
+    axes.text(0, 1.02, tile.note, color=_SOFT, size=8, transform=axes.transAxes, parse_math=False)
+
+
+def _small(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    picture = Picture.fromarray(rgb)
+    picture.thumbnail((_LONGEST, _LONGEST), Picture.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def _foot(figure: Figure, height: float, masked: bool) -> None:
+    axes = figure.add_axes((0.02, 0.40 / height, 0.24, 0.09 / height))
+    bar = Colorbar(axes, ScalarMappable(cmap=colormaps[COLORMAP]), orientation="horizontal")
+    bar.set_ticks([])
+    bar.outline.set_visible(False)
+    figure.text(0.02, 0.22 / height, "low", color=_SOFT, size=8, va="center")
+    figure.text(0.26, 0.22 / height, "high", color=_SOFT, size=8, va="center", ha="right")
+    if masked:
+        figure.text(0.30, 0.44 / height, "cyan: lesion mask", color="#00e5ff", size=8, va="center")
+    figure.text(0.98, 0.44 / height, RESEARCH_USE_ONLY, color=_INK, size=9, weight="bold", va="center", ha="right")

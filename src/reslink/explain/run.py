@@ -1,0 +1,285 @@
+"""Explanations of a bundle's decisions on image files: a panel, the maps and the numbers of each."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reslink.errors import InputError, ReslinkError, UsageError, nearest
+from reslink.explain import maps
+from reslink.explain.attention import attention_maps
+from reslink.explain.maps import METHODS
+from reslink.explain.panel import RESEARCH_USE_ONLY, Tile, panel
+from reslink.explain.sanity import RandomisationCheck, randomisation_check
+from reslink.files import write_atomic, write_json
+from reslink.imaging.image import Image
+from reslink.imaging.reading import find_images, read_image
+from reslink.inference.classifier import Classifier
+
+__all__ = ["METHODS", "Explanation", "explain_paths"]
+
+_SANITY_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was found for one image or slice.
+
+    Attributes:
+        path: The file as it was found.
+        slice: Index of the slice where the file held several, else None.
+        label: Class predicted, None where the image could not be read.
+        probability: Its probability.
+        probabilities: Class name to probability, sum 1.
+        target: The class that Grad-CAM, integrated gradients and occlusion speak about.
+        panel: Name of the PNG in the output folder.
+        maps: Name of the ``.npz`` with one float16 (H, W) map a method, on the pixels of the original image.
+        methods: Numbers of each map: ``low``, ``high``, ``flat``, ``peak`` (row, column in the original) and, with a
+            mask, the measures of ``localize``.
+        error: Why there is nothing, else None.
+    """
+
+    path: str
+    slice: int | None = None
+    label: str | None = None
+    probability: float | None = None
+    probabilities: dict[str, float] | None = None
+    target: str | None = None
+    panel: str | None = None
+    maps: str | None = None
+    methods: dict[str, dict[str, Any]] | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the explanation in a form that JSON can hold."""
+        return asdict(self)
+
+
+def explain_paths(
+    classifier: Classifier,
+    paths: Iterable[str | Path],
+    out: str | Path,
+    *,
+    methods: Sequence[str] = METHODS,
+    masks: Mapping[str, str | Path] | None = None,
+    target: str | None = None,
+    sanity: bool = True,
+    progress: Callable[[Explanation], None] | None = None,
+) -> list[Explanation]:
+    """Explains images and writes ``<name>.png``, ``<name>.npz`` and one ``explain.json`` to a folder.
+
+    Args:
+        classifier: The loaded bundle; its network is left as it was found.
+        paths: Files, folders, globs or DICOM series, as for ``predict``. A bad file or path is
+            reported and the others go on.
+        out: The folder to write to; made if missing.
+        methods: Some of ``METHODS``; attention layers that the network does not have are left out.
+        masks: Lesion mask of an image, by its path, of the same size as the image; not 0 is lesion.
+        target: The class to explain. Without it the positive class of two, the predicted one of more.
+        sanity: Whether to run the model-randomisation check on the first 16 images.
+        progress: Called after each image.
+
+    Returns:
+        One explanation an image or slice, in order.
+
+    Raises:
+        UsageError: If a method or the target class is unknown.
+        StorageError: If the folder cannot be written to.
+    """
+    _check_methods(methods)
+    chosen = None if target is None else classifier.labels.index(target)
+    folder, names = Path(out), _Names()
+    known = {_key(path): Path(mask) for path, mask in (masks or {}).items()}
+    done: list[Explanation] = []
+    seen: list[NDArray[np.uint8]] = []
+    for found in _slices(paths):
+        done.append(_explain(classifier, found, folder, names, methods, known, chosen, seen))
+        if progress is not None:
+            progress(done[-1])
+    checks = _sanity(classifier, seen, methods) if sanity and seen else []
+    write_json(
+        folder / "explain.json",
+        {
+            "notice": RESEARCH_USE_ONLY,
+            "images": [explanation.as_dict() for explanation in done],
+            "randomisation_checks": [check.as_dict() for check in checks],
+        },
+    )
+    return done
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: Path
+    slice: int | None
+    image: Image | None
+    error: str | None
+
+
+def _slices(paths: Iterable[str | Path]) -> Iterator[_Found]:
+    for given in paths:
+        try:
+            files = find_images([given])
+        except InputError as error:
+            yield _Found(Path(given), None, None, str(error))
+            continue
+        yield from _slices_of(files)
+
+
+def _slices_of(files: Iterable[Path]) -> Iterator[_Found]:
+    for path in files:
+        try:
+            images = read_image(path).slices()
+        except ReslinkError as error:
+            yield _Found(path, None, None, str(error))
+            continue
+        for i, image in enumerate(images):
+            yield _Found(path, i if len(images) > 1 else None, image, None)
+
+
+def _explain(
+    classifier: Classifier,
+    found: _Found,
+    folder: Path,
+    names: _Names,
+    methods: Sequence[str],
+    masks: Mapping[str, Path],
+    target: int | None,
+    seen: list[NDArray[np.uint8]],
+) -> Explanation:
+    """Explains one slice; what is wrong with it goes into the explanation, what is wrong with the disk is raised."""
+    if found.image is None:
+        return Explanation(str(found.path), found.slice, error=found.error)
+    try:
+        mask = _mask(masks.get(_key(found.path)), found, found.image)
+        pixels = classifier.bundle.preprocess.pixels(found.image)
+        judged = _judge(classifier, pixels, target)
+    except (InputError, UsageError) as error:
+        return Explanation(str(found.path), found.slice, error=str(error))
+    if len(seen) < _SANITY_IMAGES:
+        seen.append(pixels)
+    heats = maps.heat_maps(classifier, pixels, judged.target, methods)
+    place = classifier.bundle.preprocess.place(found.image)
+    shown = {name: place.to_image(heat) for name, heat in heats.items()}
+    small = None if mask is None else place.to_network(mask)
+    numbers = {name: maps.numbers(heat, shown[name], small) for name, heat in heats.items()}
+    stem = names.take(found.path, found.slice)
+    grey = maps.original(classifier.bundle.preprocess, found.image)
+    drawn = {name: place.to_image(maps.for_display(name, heat)) for name, heat in heats.items()}
+    write_atomic(folder / f"{stem}.png", _picture(found, grey, judged, classifier.labels.names, drawn, numbers, mask))
+    write_atomic(folder / f"{stem}.npz", _archive(shown))
+    return _explanation(found, judged, classifier.labels.names, stem, numbers)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    probabilities: NDArray[np.float64]
+    predicted: int
+    target: int
+
+
+def _judge(classifier: Classifier, pixels: NDArray[np.uint8], target: int | None) -> _Judged:
+    decision = classifier.bundle.decision
+    probabilities = decision.probabilities(classifier.logits(pixels[None]))
+    predicted = int(decision.predict(probabilities)[0])
+    about = target if target is not None else 1 if classifier.labels.binary else predicted
+    return _Judged(probabilities[0], predicted, about)
+
+
+def _picture(
+    found: _Found,
+    grey: NDArray[np.uint8],
+    judged: _Judged,
+    names: Sequence[str],
+    heats: Mapping[str, NDArray[np.float32]],
+    numbers: Mapping[str, Mapping[str, Any]],
+    mask: NDArray[np.bool_] | None,
+) -> bytes:
+    tiles = [Tile("Image", "", None)]
+    tiles += [
+        Tile(maps.TITLES[name], maps.note(name, numbers[name], names[judged.target]), heat, maps.least_span(name))
+        for name, heat in heats.items()
+    ]
+    where = found.path.name + ("" if found.slice is None else f", slice {found.slice}")
+    heading = f"{names[judged.predicted]}  {judged.probabilities[judged.predicted]:.1%}"
+    return panel(grey, tiles, heading, where, mask)
+
+
+def _explanation(
+    found: _Found, judged: _Judged, names: Sequence[str], stem: str, numbers: dict[str, dict[str, Any]]
+) -> Explanation:
+    return Explanation(
+        path=str(found.path),
+        slice=found.slice,
+        label=names[judged.predicted],
+        probability=float(judged.probabilities[judged.predicted]),
+        probabilities={name: float(p) for name, p in zip(names, judged.probabilities, strict=True)},
+        target=names[judged.target],
+        panel=f"{stem}.png",
+        maps=f"{stem}.npz",
+        methods=numbers,
+    )
+
+
+def _archive(heats: Mapping[str, NDArray[np.float32]]) -> bytes:
+    buffer = io.BytesIO()
+    limit = float(np.finfo(np.float16).max)
+    halves = {name: np.clip(heat, -limit, limit).astype(np.float16) for name, heat in heats.items()}
+    np.savez_compressed(buffer, allow_pickle=False, **halves)
+    return buffer.getvalue()
+
+
+def _mask(path: Path | None, found: _Found, image: Image) -> NDArray[np.bool_] | None:
+    if path is None:
+        return None
+    slices = read_image(path).slices()
+    pixels = slices[found.slice if found.slice is not None and found.slice < len(slices) else 0].pixels
+    if pixels.shape != image.pixels.shape:
+        raise InputError(
+            f"The mask {path} has the shape {pixels.shape}, its image {image.pixels.shape}",
+            "A mask has as many rows and columns as its image",
+            "Give the mask in the size of the original image",
+        )
+    return np.asarray(pixels != 0)
+
+
+def _sanity(classifier: Classifier, seen: Sequence[NDArray[np.uint8]], methods: Sequence[str]) -> list[RandomisationCheck]:
+    x = torch.from_numpy(classifier.bundle.preprocess.normalise(np.stack(seen)))
+    present = attention_maps(classifier.network, x[:1])
+    wanted = [name for name in methods if name in present or name == "grad_cam"]
+    return [randomisation_check(classifier.network, x, name) for name in wanted]
+
+
+def _check_methods(methods: Sequence[str]) -> None:
+    for name in methods:
+        if name not in METHODS:
+            raise UsageError(f"There is no method {name!r}", f"The methods are {', '.join(METHODS)}", nearest(name, METHODS))
+
+
+def _key(path: str | Path) -> str:
+    return str(Path(path).resolve())
+
+
+class _Names:
+    """Gives each image a file name that is safe everywhere and taken once, also where case does not count."""
+
+    def __init__(self) -> None:
+        self._taken = {"explain"}
+
+    def take(self, path: Path, index: int | None) -> str:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name.split(".")[0] or "image").strip("._-")[:80] or "image"
+        base = stem if index is None else f"{stem}_slice{index:03d}"
+        name, count = base, 1
+        while name.casefold() in self._taken:
+            count += 1
+            name = f"{base}_{count}"
+        self._taken.add(name.casefold())
+        return name

@@ -1,0 +1,1 @@
+"""From image files to arrays: readers, head mask, preprocessing. No torch."""

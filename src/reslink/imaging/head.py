@@ -1,0 +1,206 @@
+"""What of an image is head: without table, head holder, background and burned-in text."""
+
+from __future__ import annotations
+
+from typing import Final
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from scipy import ndimage
+
+from reslink.imaging.image import Image
+
+WORKING_SIDE: Final = 128
+"""Pixels of the longer side at which the mask is found (about 2 mm each)."""
+
+TISSUE_HU: Final = -300.0
+"""Between air or foam (below -900 HU) and fat (-120 to -90 HU)."""
+
+SMALLEST: Final = 0.02
+"""A head covers at least this part of the image."""
+
+Mask = NDArray[np.bool_]
+Plane = NDArray[np.float32]
+
+_KNOWN: Final[WeakKeyDictionary[Image, Mask]] = WeakKeyDictionary()
+"""Masks of images that are still alive: pixels, head mask, thumbnail and lesion mask of an image all ask for it."""
+
+
+def head_mask(image: Image) -> Mask:
+    """Finds the head in one slice.
+
+    The image is thresholded on a copy of 128 pixels a side; opening removes what is thin (text, table, head
+    holder), the largest piece near the centre is kept, and its holes are filled (ventricles and sinuses belong to the
+    head). CT in HU has a fixed threshold. Elsewhere the levels of background and head are estimated, so that the mask
+    does not change with brightness and contrast. A picture with much white is taken for a CT: there the mask follows the
+    skull, and areas without any structure (noise, hatching) are left out. Otherwise, as in MR, it follows the scalp.
+
+    Args:
+        image: One slice, (H, W), any unit; not changed.
+
+    Returns:
+        (H, W) booleans, read-only, True inside the head; all False where no head is found (blank image).
+    """
+    known = _KNOWN.get(image)
+    if known is None:
+        known = _KNOWN[image] = _find(image)
+        known.setflags(write=False)
+    return known
+
+
+def _find(image: Image) -> Mask:
+    valid = measured(image)
+    if not valid.any():
+        return valid
+    small = _unframed(_resampled(_upright(image, valid)))
+    mask = _solid(small > TISSUE_HU) if image.unit == "HU" else _pictured(small)
+    return _returned(mask, valid.shape) & valid if mask.mean() > SMALLEST else np.zeros_like(valid)
+
+
+def measured(image: Image) -> Mask:
+    """Returns which pixels hold a measurement: finite and not padding, booleans like the pixels."""
+    finite = np.isfinite(image.pixels)
+    return finite if image.padding is None else finite & ~image.padding
+
+
+def _upright(image: Image, valid: Mask) -> Plane:
+    """HU as they are; otherwise 0 to 1 with the background low. What was not measured gets the lowest value."""
+    values = np.where(valid, image.pixels, image.pixels[valid].min())
+    if image.unit == "HU":
+        return values
+    low, high = float(values.min()), float(values.max())
+    if not high > low:
+        return np.zeros_like(values)
+    unit = ((values.astype(np.float64) - low) / (high - low)).astype(np.float32)
+    unit = 1 - unit if image.inverted else unit
+    return np.where(valid, 1 - unit if _bright_corners(unit) else unit, np.float32(0))
+
+
+def _bright_corners(values: Plane) -> bool:
+    """Whether all four corners are nearer to white than to black: the picture is a negative."""
+    h, w = (max(1, side // 16) for side in values.shape)
+    corners = (values[:h, :w], values[:h, -w:], values[-h:, :w], values[-h:, -w:])
+    return all(float(np.median(corner)) > 0.5 for corner in corners)
+
+
+def _resampled(values: Plane) -> Plane:
+    """Brings the longer side to the working size, so that a radius means the same in every image."""
+    height, width = values.shape
+    scale = WORKING_SIDE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    how = Picture.Resampling.BOX if scale < 1 else Picture.Resampling.BILINEAR
+    return np.asarray(Picture.fromarray(values).resize(size, how))
+
+
+def _returned(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    if mask.shape == shape:
+        return mask
+    grey = Picture.fromarray(mask.astype(np.uint8) * np.uint8(255))
+    return np.asarray(grey.resize((shape[1], shape[0]), Picture.Resampling.BILINEAR)) > 127
+
+
+def _unframed(values: Plane) -> Plane:
+    """Replaces the outermost two pixels, where pictures have frames, by those next to them."""
+    return np.pad(values[2:-2, 2:-2], 2, mode="edge") if min(values.shape) > 8 else values
+
+
+def _pictured(values: Plane) -> Mask:
+    """The head of a picture or MR image, whose values (0 to 1) have no fixed meaning."""
+    plain = _plain(values)
+    levels = _levels(ndimage.uniform_filter(plain, 3, mode="nearest"))
+    if levels is None:
+        return np.zeros(values.shape, np.bool_)
+    dark, bright = levels
+    top = float(plain.max())
+    inside = plain > dark + 0.4 * (bright - dark)
+    white = plain > dark + 0.9 * (top - dark)
+    if float((inside & white).sum()) > 0.06 * float(inside.sum()):
+        return _skull(values, dark, min(bright, (dark + top) / 2))
+    return _silhouette(values, dark + 0.2 * (bright - dark))
+
+
+def _plain(values: Plane) -> Plane:
+    """Takes bright lines of up to two pixels away, so that burned-in text moves no level."""
+    opened = ndimage.grey_opening(values, size=(3, 3), mode="nearest")
+    return np.where(values - opened > 0.3, opened, values)
+
+
+def _levels(smooth: Plane) -> tuple[float, float] | None:
+    """Levels of background and head: medians of what is darker and brighter than the mean; None for a flat image.
+
+    Where the head fills the picture, what is darker than the mean may be brain; then the background is what is still much
+    darker along the rim of the picture.
+    """
+    low, mean = float(smooth.min()), float(smooth.mean())
+    if not mean > low:
+        return None
+    dark, bright = float(np.median(smooth[smooth <= mean])), float(np.median(smooth[smooth > mean]))
+    rim = np.concatenate([smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1]])
+    darker = rim[rim <= (low + dark) / 2]
+    if dark - low > 0.35 * (bright - low) and darker.size > 0.05 * rim.size:
+        return float(np.median(darker)), bright
+    return dark, bright
+
+
+def _silhouette(values: Plane, level: float) -> Mask:
+    """MR: all that stands out from the dark background, the dark skull between brain and scalp included."""
+    smooth = ndimage.uniform_filter(values, 3, mode="nearest")
+    return _main_piece(_opened(_filled(_closed(smooth > level, 3)), 4))
+
+
+def _skull(values: Plane, dark: float, bright: float) -> Mask:
+    """CT in a picture: the skull with what lies inside it and hangs on to it."""
+    even = (values > dark + 0.4 * (bright - dark)) & ~_scattered(values, 0.15 * (bright - dark))
+    return _solid(even)
+
+
+def _solid(mask: Mask) -> Mask:
+    """The main piece without what is thin, with its holes and narrow bays."""
+    core = _main_piece(_opened(_filled(mask), 3))
+    near = mask & ndimage.binary_dilation(core, _disc(2))
+    return _filled(_closed(core | near, 3))
+
+
+def _scattered(values: Plane, contrast: float) -> Mask:
+    """Where neighbouring pixels have nothing to do with each other: noise, hatching, small text.
+
+    There the correlation of a pixel with its neighbours, over 5×5 pixels, is below 1/4, at a deviation above
+    ``contrast``.
+    """
+    fine = values - ndimage.uniform_filter(values, 5, mode="nearest")
+    power = ndimage.uniform_filter(fine * fine, 5, mode="nearest")
+    beside = fine * np.roll(fine, 1, axis=1) + fine * np.roll(fine, 1, axis=0)
+    together = ndimage.uniform_filter(beside, 5, mode="nearest") / 2
+    return np.asarray((together < 0.25 * power) & (power > contrast**2))
+
+
+def _disc(radius: int) -> Mask:
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    return np.asarray(x * x + y * y <= radius * radius + radius)
+
+
+def _opened(mask: Mask, radius: int) -> Mask:
+    return np.asarray(ndimage.binary_opening(mask, _disc(radius)))
+
+
+def _filled(mask: Mask) -> Mask:
+    return np.asarray(ndimage.binary_fill_holes(mask))
+
+
+def _closed(mask: Mask, radius: int) -> Mask:
+    """Fills bays up to twice the radius wide; the border of the image counts as outside."""
+    wide = np.pad(mask, radius)
+    return np.asarray(ndimage.binary_closing(wide, _disc(radius))[radius:-radius, radius:-radius])
+
+
+def _main_piece(mask: Mask) -> Mask:
+    """The largest connected piece, each pixel weighted by its nearness to the centre."""
+    pieces, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    y, x = (np.linspace(-1, 1, side) for side in mask.shape)
+    weight = np.bincount(pieces.ravel(), np.exp(-(y[:, None] ** 2 + x[None, :] ** 2)).ravel())
+    weight[0] = 0
+    return np.asarray(pieces == weight.argmax())

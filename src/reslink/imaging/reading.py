@@ -1,0 +1,182 @@
+"""Files to images: what a file is, is decided by its content; it is read whole or refused.
+
+Whatever the file, :func:`read_image` returns a whole image or raises an :class:`~reslink.errors.InputError` within 5
+seconds and 1 GiB. Small plain files are decoded in this process, after checks of their headers; everything else in a
+child process with limits.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from reslink.errors import InputError
+from reslink.imaging.child import decode_in_child
+from reslink.imaging.decoding import HEAD_BYTES, decode, kind_of, quick
+from reslink.imaging.guard import (
+    FORMATS,
+    MAX_FILE_BYTES,
+    QUICK_BYTES,
+    ImagingWarning,
+    damaged,
+    open_regular,
+    read_limited,
+    unsupported,
+)
+from reslink.imaging.image import Image
+
+# Files with these endings are meant as images, also when their content is broken.
+_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".npy", ".dcm", ".nii", ".nii.gz")
+
+
+def read_image(source: str | Path | bytes) -> Image:
+    """Reads an image, a volume or a folder that holds a DICOM series.
+
+    Args:
+        source: A file of PNG, JPEG, TIFF, WebP, BMP, NPY, DICOM or NIfTI, by content and not by name; a folder of DICOM
+            files; or the bytes of a file.
+
+    Returns:
+        (H, W), or (D, H, W) for a volume: HU for CT, arbitrary intensities for MR, grey values for pictures.
+
+    Raises:
+        InputError: If it is missing, not a regular file, of another kind, not whole, or beyond the limits.
+    """
+    if not isinstance(source, bytes) and _is_folder(source):
+        return read_series(source)
+    return _read(source, None)[0]
+
+
+def read_series(folder: str | Path) -> Image:
+    """Reads a folder of DICOM files as a volume.
+
+    Args:
+        folder: Holds the slices of one series, in any order and under any names.
+
+    Returns:
+        (D, H, W), sorted by ImagePositionPatient along the normal of the slices (PS3.3 C.7.6.2.1.1), for axial slices
+        from the feet to the head. Warns of uneven gaps.
+
+    Raises:
+        InputError: Naming the file: a localiser, another orientation, size or series, two slices in one place.
+    """
+    from reslink.imaging.series import read_folder
+
+    if not _is_folder(folder):
+        raise InputError(f"{folder} is not a folder", "A series is a folder of DICOM files", "Give the folder")
+    try:
+        return read_folder(Path(folder), lambda path: _read(path, "SLICE"))
+    except OSError as error:
+        raise damaged(str(folder), error.strerror or str(error)) from error
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """Lists the image files that paths stand for.
+
+    Args:
+        paths: Files, which are taken as they are; folders, which are searched with all folders in them, without hidden files
+            and without what is no image; globs.
+
+    Returns:
+        Each file once, in the order given; in a folder sorted by name, the slices of a DICOM series by position along
+        their normal.
+
+    Raises:
+        InputError: If a path does not exist, a glob matches nothing, or a folder holds no image.
+    """
+    found: dict[Path, None] = {}
+    for given in paths:
+        for path in _expand(given):
+            found.update(dict.fromkeys(_images_in(path) if path.is_dir() else [path]))
+    return list(found)
+
+
+def _is_folder(source: str | Path) -> bool:
+    try:
+        return Path(source).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _read(source: str | Path | bytes, force_kind: str | None) -> tuple[Image, dict[str, Any]]:
+    """Returns an image and the facts of its decoder; every error is an InputError."""
+    name = "the image" if isinstance(source, bytes) else str(source)
+    try:
+        data, whole = (source, True) if isinstance(source, bytes) else _read_some(source)
+        read_limited(data, name)
+        kind = _checked_kind(data[:HEAD_BYTES], name)
+        if force_kind and kind == "DICOM":
+            kind = force_kind
+        if whole and quick(kind, data, name):
+            return decode(kind, data, name)
+        return decode_in_child(kind, data if isinstance(source, bytes) else Path(source), name)
+    except (InputError, ImagingWarning):
+        raise
+    except Exception as error:  # the libraries below raise dozens of kinds of error for a broken file
+        raise damaged(name, f"its content is broken ({type(error).__name__})") from error
+
+
+def _read_some(path: str | Path) -> tuple[bytes, bool]:
+    """Returns a file, or of a large one that will be read by the child only the head, and whether it is all."""
+    handle = open_regular(path)
+    with os.fdopen(handle, "rb") as stream:
+        head = stream.read(QUICK_BYTES)
+        if len(head) < QUICK_BYTES:
+            return head, True
+        if kind_of(head[:HEAD_BYTES]) == "NPY":
+            return head + stream.read(MAX_FILE_BYTES + 1 - len(head)), True
+        return head[:HEAD_BYTES], False
+
+
+def _checked_kind(head: bytes, name: str) -> str:
+    kind = kind_of(head)
+    if kind is None:
+        raise unsupported(name, "is not an image that reslink knows", f"{FORMATS} are read, by content")
+    return kind
+
+
+def _expand(given: str | Path) -> list[Path]:
+    if os.path.lexists(given):
+        return [Path(given)]
+    # A glob may be absolute, which Path.glob refuses.
+    matches = sorted(glob.glob(str(given), recursive=True)) if glob.has_magic(str(given)) else []  # noqa: PTH207
+    if not matches:
+        raise InputError(
+            f"{given} does not exist",
+            "A path names a file, a folder or files by a glob",
+            "Check the path for a typing error",
+        )
+    return [Path(match) for match in matches]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    from reslink.imaging.series import sorted_by_position
+
+    images: list[Path] = []
+    for paths in _folders_in(folder):
+        kinds = {path: _kind_in_folder(path) for path in paths}
+        images += [path for path, kind in kinds.items() if kind and kind != "DICOM"]
+        images += sorted_by_position([path for path, kind in kinds.items() if kind == "DICOM"])
+    if not images:
+        raise InputError(f"{folder} holds no image", f"{FORMATS} are read, by content", "Give a folder with images in it")
+    return images
+
+
+def _folders_in(folder: Path) -> Iterator[list[Path]]:
+    """Yields the files of a folder and of each folder below, by name, without what is hidden."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        shown = sorted(name for name in files if not name.startswith(".") and name.upper() != "DICOMDIR")
+        yield [Path(root, name) for name in shown]
+
+
+def _kind_in_folder(path: Path) -> str | None:
+    from reslink.imaging.series import head_of
+
+    kind = kind_of(head_of(path))
+    if kind is None and path.name.lower().endswith(_ENDINGS):
+        return "broken"
+    return kind

@@ -1,0 +1,1 @@
+"""Inference: a bundle loaded once, many images."""

@@ -1,0 +1,206 @@
+"""A classifier: a bundle loaded once, then many images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reslink.bundles.bundle import Bundle
+from reslink.errors import InputError, ReslinkError, UsageError
+from reslink.imaging.reading import find_images, read_image
+from reslink.inference.devices import pick_device
+from reslink.labels import Labels
+from reslink.networks.reslink import ResLink
+
+Pixels: TypeAlias = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the classifier says about one slice, or why it says nothing.
+
+    Attributes:
+        path: The file, as it was given or found.
+        slice: The position in a file of several slices, from 0; None for a file with one.
+        label: The predicted class; None where there is an error.
+        probability: The probability of ``label``, 0 to 1.
+        probabilities: The probability of every class; their sum is 1.
+        error: Why there is no prediction; None where there is one.
+    """
+
+    path: str
+    slice: int | None = None
+    label: str | None = None
+    probability: float | None = None
+    probabilities: dict[str, float] | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the JSON form; ``slice`` is there only for files with several slices."""
+        where = {"path": self.path} if self.slice is None else {"path": self.path, "slice": self.slice}
+        return where | {
+            "label": self.label,
+            "probability": self.probability,
+            "probabilities": self.probabilities,
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """One slice on its way: its pixels, or why it has none."""
+
+    path: str
+    index: int | None
+    pixels: Pixels | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network with all that its bundle says about how to use it.
+
+    Attributes:
+        bundle: Where it comes from.
+        network: In eval mode, on ``device``.
+        device: Where it runs.
+    """
+
+    bundle: Bundle
+    network: ResLink
+    device: torch.device
+
+    @classmethod
+    def load(cls, bundle: str | Path, device: str = "auto") -> Classifier:
+        """Loads a bundle.
+
+        Args:
+            bundle: The folder of a bundle, or of the run that holds it.
+            device: See :func:`reslink.inference.devices.pick_device`.
+
+        Raises:
+            BundleError: If it is not a bundle that this version can use.
+            UsageError: If there is no such device.
+        """
+        loaded = Bundle.load(bundle)
+        place = pick_device(device)
+        network = loaded.network().to(place)
+        return cls(loaded, network.eval().requires_grad_(False), place)
+
+    @property
+    def labels(self) -> Labels:
+        """The classes in the order of the columns of probabilities."""
+        return self.bundle.labels
+
+    def logits(self, pixels: Pixels | torch.Tensor) -> NDArray[np.float32]:
+        """Returns the logits of preprocessed slices.
+
+        Args:
+            pixels: (B, planes, S, S) uint8, what ``Preprocess.pixels`` returns for each slice.
+
+        Returns:
+            (B, K) float32, or (B, 1) for a network with a single logit; a slice gives the same in any batch, to 1e-5.
+
+        Raises:
+            UsageError: If the pixels have another shape or type.
+        """
+        array = pixels.cpu().numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
+        self._check(array)
+        x = torch.from_numpy(self.bundle.preprocess.normalise(array)).to(self.device)
+        exact = torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False)
+        with torch.inference_mode(), exact:
+            out = self.network(x.contiguous(memory_format=torch.channels_last))
+        return np.asarray(out.float().cpu().numpy(), dtype=np.float32)
+
+    def predict(self, paths: Iterable[str | Path], batch_size: int = 32) -> Iterator[Prediction]:
+        """Predicts files, folders, globs and series, in the order given; streams, and goes on after a bad file.
+
+        Slices of several files share a batch. A file that cannot be read, and a path that is not there, gives one
+        prediction with its error.
+
+        Args:
+            paths: Files, folders (every image inside, a DICOM series by position), or globs.
+            batch_size: Slices that the network sees at a time, at least 1.
+
+        Yields:
+            One prediction a slice.
+
+        Raises:
+            UsageError: If the batch size is below 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"The batch size is {batch_size}", "A batch has at least one image", "Use 32")
+        return self._stream(paths, batch_size)
+
+    def _stream(self, paths: Iterable[str | Path], batch_size: int) -> Iterator[Prediction]:
+        waiting: list[_Slice] = []
+        good = 0
+        for item in self._slices(paths):
+            waiting.append(item)
+            good += item.pixels is not None
+            if good == 0 or good == batch_size:  # nothing to compute, or a full batch
+                yield from self._judge(waiting)
+                waiting, good = [], 0
+        yield from self._judge(waiting)
+
+    def _slices(self, paths: Iterable[str | Path]) -> Iterator[_Slice]:
+        """Reads and preprocesses one slice at a time; an error takes the place of what it hit."""
+        for path in paths:
+            try:
+                files: Sequence[Path] = find_images([path])
+            except ReslinkError as error:
+                yield _Slice(str(path), None, None, str(error))
+                continue
+            for file in files:
+                yield from self._slices_of(file)
+
+    def _slices_of(self, file: Path) -> Iterator[_Slice]:
+        try:
+            planes = read_image(file).slices()
+        except ReslinkError as error:
+            yield _Slice(str(file), None, None, str(error))
+            return
+        for position, plane in enumerate(planes):
+            index = position if len(planes) > 1 else None
+            try:
+                yield _Slice(str(file), index, self.bundle.preprocess.pixels(plane))
+            except ReslinkError as error:
+                yield _Slice(str(file), index, None, str(error))
+
+    def _judge(self, items: Sequence[_Slice]) -> Iterator[Prediction]:
+        """Predicts one batch; every item gives one prediction, in order."""
+        pixels = [item.pixels for item in items if item.pixels is not None]
+        rows = iter(self.logits(np.stack(pixels)) if pixels else ())
+        for item in items:
+            error = item.error
+            if item.pixels is not None:
+                try:
+                    yield self._prediction(item, next(rows))
+                    continue
+                except InputError as fault:
+                    error = str(fault)
+            yield Prediction(item.path, item.index, error=error)
+
+    def _prediction(self, item: _Slice, logits: NDArray[np.float32]) -> Prediction:
+        decision = self.bundle.decision
+        probabilities = decision.probabilities(logits[None])
+        label = self.labels.names[int(decision.predict(probabilities)[0])]
+        by_class = dict(zip(self.labels.names, (float(p) for p in probabilities[0]), strict=True))
+        return Prediction(item.path, item.index, label, by_class[label], by_class)
+
+    def _check(self, pixels: NDArray[Any]) -> None:
+        """Says what the network takes where it is given something else."""
+        preprocess = self.bundle.preprocess
+        row = (preprocess.planes, preprocess.size, preprocess.size)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != row:
+            raise UsageError(
+                f"Pixels of shape {pixels.shape} and type {pixels.dtype} were given",
+                f"The classifier takes uint8 of shape (B, {row[0]}, {row[1]}, {row[2]})",
+                "Preprocess slices with classifier.bundle.preprocess.pixels and stack them",
+            )

@@ -1,0 +1,186 @@
+"""What stands in a run folder, read without a guess: a part that is missing is None, one that is broken is named."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from reslink.errors import InputError
+
+Row = dict[str, str]
+T = TypeVar("T")
+
+_GALLERY_LIMIT = 4_000_000
+"""Bytes of one picture; the page holds them all."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The columns of ``predictions.csv`` as arrays.
+
+    Attributes:
+        names: Class names in their order.
+        y_true: (n,) int64.
+        y_prob: (n, K) float64.
+        y_pred: (n,) int64.
+    """
+
+    names: tuple[str, ...]
+    y_true: NDArray[np.int64]
+    y_prob: NDArray[np.float64]
+    y_pred: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run or of an evaluation; what is not there is None or empty.
+
+    Attributes:
+        name: The folder's own name, without the path to it.
+        config: ``config.yaml``.
+        environment: ``environment.json``.
+        splits: Rows of ``splits.csv``.
+        epochs: Rows by epoch from ``metrics.jsonl``, or ``results.csv``.
+        findings: What the diagnostics said: ``code``, ``message``, ``advice``, ``epoch``.
+        evaluation: ``evaluation.json``.
+        predictions: ``predictions.csv``.
+        bundle: ``bundle/bundle.json``.
+        sanity: Randomisation checks, from ``figures/sanity.json``.
+        pictures: File name to PNG bytes of ``figures/gallery*.png``.
+        gallery: ``figures/gallery.json``: what each picture shows.
+    """
+
+    name: str
+    config: dict[str, Any] | None = None
+    environment: dict[str, Any] | None = None
+    splits: list[Row] | None = None
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[dict[str, Any]] | None = None
+    evaluation: dict[str, Any] | None = None
+    predictions: Predictions | None = None
+    bundle: dict[str, Any] | None = None
+    sanity: list[dict[str, Any]] = field(default_factory=list)
+    pictures: dict[str, bytes] = field(default_factory=dict)
+    gallery: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_run(folder: Path) -> RunFolder:
+    """Reads a run folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        What stands there.
+
+    Raises:
+        InputError: If there is no such folder, or a file in it is broken; the file is named.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder", "A report is written from a run folder", "Check the path")
+    evaluation = _read(folder / "evaluation.json", _json)
+    bundle = _read(folder / "bundle" / "bundle.json", _json)
+    lines = _read(folder / "metrics.jsonl", _json_lines) or []
+    return RunFolder(
+        name=folder.resolve().name,
+        config=_read(folder / "config.yaml", yaml.safe_load),
+        environment=_read(folder / "environment.json", _json),
+        splits=_read(folder / "splits.csv", _rows),
+        epochs=_epochs(lines) or [_numbers(row) for row in _read(folder / "results.csv", _rows) or []],
+        findings=_findings(lines),
+        evaluation=evaluation,
+        predictions=_read(folder / "predictions.csv", lambda text: _predictions(text, _class_names(bundle, evaluation))),
+        bundle=bundle,
+        sanity=_read(folder / "figures" / "sanity.json", _json) or [],
+        pictures=_pictures(folder / "figures"),
+        gallery=_read(folder / "figures" / "gallery.json", _json) or [],
+    )
+
+
+def data_uri(png: bytes) -> str:
+    """Returns PNG bytes as an address that holds them."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _read(path: Path, parse: Callable[[str], T]) -> T | None:
+    if not path.is_file():
+        return None
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, csv.Error) as error:
+        raise InputError(
+            f"{path} cannot be used for the report ({type(error).__name__}: {error})",
+            "The files of a run are as reslink wrote them",
+            "Put the file back, or train or evaluate again",
+        ) from error
+
+
+def _json(text: str) -> Any:
+    return json.loads(text)
+
+
+def _json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def _rows(text: str) -> list[Row]:
+    return list(csv.DictReader(text.splitlines(keepends=True)))
+
+
+def _numbers(row: Row) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, text in row.items():
+        try:
+            result[key] = float(text)
+        except (TypeError, ValueError):
+            continue
+    return result
+
+
+def _epochs(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines that speak about a whole epoch, one an epoch, the last one where a run was resumed."""
+    rows = [line for line in lines if line.get("kind") == "epoch"]
+    return list({row["epoch"]: row for row in rows}.values())
+
+
+def _findings(lines: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """Each finding once, as first seen; None where the folder is not that of a training run."""
+    found = {line["code"]: line for line in reversed(lines) if line.get("kind") == "finding"}
+    return list(reversed(found.values())) if lines else None
+
+
+def _class_names(bundle: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> tuple[str, ...] | None:
+    if bundle is not None:
+        return tuple(bundle["labels"])
+    if evaluation is not None and evaluation.get("labels"):
+        return tuple(evaluation["labels"])
+    return None
+
+
+def _predictions(text: str, names: tuple[str, ...] | None) -> Predictions | None:
+    rows = _rows(text)
+    if not rows:
+        return None
+    columns = [key for key in rows[0] if key.startswith("p_")]
+    names = names or tuple(key.removeprefix("p_") for key in columns)
+    index = {name: i for i, name in enumerate(names)}
+    return Predictions(
+        names,
+        np.array([index[row["label"]] for row in rows], dtype=np.int64),
+        np.array([[float(row[f"p_{name}"]) for name in names] for row in rows], dtype=np.float64),
+        np.array([index[row["prediction"]] for row in rows], dtype=np.int64),
+    )
+
+
+def _pictures(folder: Path) -> dict[str, bytes]:
+    files = sorted(folder.glob("gallery*.png")) if folder.is_dir() else []
+    return {file.name: file.read_bytes() for file in files if file.stat().st_size <= _GALLERY_LIMIT}

@@ -1,0 +1,1 @@
+"""Training: recipe, loop, losses, checkpoints and the watch over a run."""

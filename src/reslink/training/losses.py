@@ -1,0 +1,102 @@
+"""What training minimises: cross-entropy on K logits or a single one; smoothing, class weights, focal weight, mixup.
+
+Targets are distributions over the classes, (B, K) rows that sum to 1, so that smoothing and mixup need no formula of
+their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor
+
+from reslink.training.sections import LossSettings
+
+
+class Criterion:
+    """The loss of each image of a batch.
+
+    Args:
+        settings: The section ``loss`` of the recipe.
+        labels: Class index of every training image, for the class weights.
+        num_classes: Number of classes K.
+    """
+
+    def __init__(self, settings: LossSettings, labels: Sequence[int] | NDArray[np.int64], num_classes: int) -> None:
+        self.settings = settings
+        self.num_classes = num_classes
+        weights = class_weights(labels, num_classes) if settings.imbalance == "weights" else [1.0] * num_classes
+        self.weights = torch.tensor(weights, dtype=torch.float32)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Returns one-hot rows (B, K) for class indices (B,)."""
+        return F.one_hot(labels, self.num_classes).float()
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Returns the loss of each image, (B,).
+
+        Args:
+            logits: (B, K), or (B, 1) for a single logit of the last of two classes.
+            targets: (B, K) distributions, before smoothing.
+        """
+        logits = logits.float()
+        smoothing = self.settings.label_smoothing
+        soft = targets * (1 - smoothing) + smoothing / self.num_classes
+        losses = cross_entropy(logits, soft)
+        if self.settings.imbalance == "focal":
+            losses = losses * focal_weight(logits, targets, self.settings.focal_gamma)
+        return losses * (targets @ self.weights.to(targets.device))
+
+
+def two_logits(logits: Tensor) -> Tensor:
+    """Returns (B, 2) logits with the same probabilities for a single logit (B, 1); more logits stay as they are."""
+    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Returns the cross-entropy (B,) of distributions (B, K) and logits (B, K), or (B, 1) with K = 2."""
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], targets[:, 1], reduction="none")
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def focal_weight(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
+    """Returns (1 − p)^γ of each image, p the probability of its class (Lin et al. 2017, arXiv 1708.02002, eq. 4)."""
+    probability = (two_logits(logits).softmax(dim=1) * targets).sum(dim=1)
+    return (1 - probability).clamp(min=1e-8) ** gamma
+
+
+def class_weights(labels: Sequence[int] | NDArray[np.int64], num_classes: int) -> list[float]:
+    """Returns n / (K · n_class), K the classes that have images; 1 on average over the images.
+
+    Args:
+        labels: Class index of every training image.
+        num_classes: K.
+    """
+    present = np.unique(np.asarray(labels))
+    weights = np.ones(num_classes)
+    weights[present] = compute_class_weight("balanced", classes=present, y=np.asarray(labels))
+    return [float(weight) for weight in weights]
+
+
+def mixup(alpha: float, stream: np.random.Generator, *batches: Tensor) -> tuple[Tensor, ...]:
+    """Mixes each image, target and mask with those of another image of the batch (Zhang et al. 2018, arXiv 1710.09412).
+
+    Args:
+        alpha: Parameter of Beta(alpha, alpha); 0 returns the batch as it is.
+        stream: Source of the mixing share and the partners.
+        *batches: Tensors with the same first dimension B.
+
+    Returns:
+        λ·b + (1 − λ)·b[partners] for each, one λ for the batch.
+    """
+    if alpha == 0:
+        return batches
+    share = float(stream.beta(alpha, alpha))
+    partners = torch.from_numpy(stream.permutation(len(batches[0])))
+    return tuple(share * batch + (1 - share) * batch[partners.to(batch.device)] for batch in batches)

@@ -1,0 +1,189 @@
+"""The sections of a training recipe: what can be set, within which range, and what happens if nothing is set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, strict, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataSettings(Section):
+    """How cases are divided into parts.
+
+    Attributes:
+        fractions: Shares of training, validation and test cases; sum 1. Not used with ``folds``.
+        class_order: Class names in the order of the outputs; sorted where None. With two, the last is the positive one.
+        group_by: What never stands on two sides: cases of one patient, near copies of one image, or both.
+        folds: Number of folds for cross-validation, or None for a single split.
+        fold: Which fold is the test part, from 0; the next one is the validation part.
+        split_seed: Seed of the division; the recipe's ``seed`` where None.
+        allow_leakage: Accept a given split that has a patient on two sides.
+    """
+
+    fractions: tuple[Share, Share, Share] = (0.75, 0.1, 0.15)
+    class_order: tuple[str, ...] | None = None
+    group_by: Literal["both", "patient", "twin", "none"] = "both"
+    folds: int | None = Field(default=None, ge=3, le=100)
+    fold: int = Field(default=0, ge=0)
+    split_seed: int | None = Field(default=None, ge=0, lt=2**63)
+    allow_leakage: bool = False
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions[:2]) <= 0:
+            raise ValueError(f"fractions are {list(self.fractions)}; they sum to 1, training and validation above 0")
+        if self.fold >= (self.folds or 1):
+            raise ValueError(f"fold is {self.fold}; it lies between 0 and folds - 1, and needs data.folds to be set")
+        return self
+
+
+class ModelSettings(Section):
+    """The network: a variant by name, and any field of ``ResLinkConfig`` that shall differ from it.
+
+    Attributes:
+        variant: ``reslink_paper`` or ``reslink_small``.
+        num_classes: Number of logits; the number of classes where None. 1 with two classes is a single sigmoid logit.
+        stem_dim: Channels after the stem.
+        stem_order: Order of the parts of the stem.
+        dims: Channels of each stage.
+        depths: Residual blocks of each stage.
+        area_size: Side of an attention area in pixels of the feature map.
+        attention: Which of the two area attentions are there.
+        residual: Whether residual blocks have their shortcut.
+        drop_rate: Dropout in the residual blocks.
+        head_drop_rate: Dropout before the dense layer.
+    """
+
+    variant: str = "reslink_small"
+    num_classes: int | None = None
+    stem_dim: int | None = None
+    stem_order: str | None = None
+    dims: tuple[int, ...] | None = None
+    depths: tuple[int, ...] | None = None
+    area_size: int | None = None
+    attention: Literal["both", "first", "final", "none"] | None = None
+    residual: bool | None = None
+    drop_rate: float | None = None
+    head_drop_rate: float | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """Returns the fields that differ from the variant, but for ``num_classes``."""
+        return self.model_dump(exclude={"variant", "num_classes"}, exclude_none=True)
+
+
+class OptimizerSettings(Section):
+    """How weights move.
+
+    Attributes:
+        name: ``adamw`` (Loshchilov & Hutter 2019, arXiv 1711.05101), ``adam`` (Kingma & Ba 2015, arXiv 1412.6980) or
+            ``sgd``.
+        lr: Highest learning rate.
+        weight_decay: Weight decay of convolution and dense weights; norms and biases have none.
+        momentum: Momentum of ``sgd``.
+        schedule: ``onecycle`` (Smith & Topin 2018, arXiv 1708.07120), ``cosine`` (Loshchilov & Hutter 2017, arXiv
+            1608.03983) or ``constant``; each after a warm-up.
+        warmup: Share of all steps over which the learning rate rises.
+        clip_norm: Gradients are scaled down to this norm; 0 is no clipping.
+    """
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = Field(default=2e-3, gt=0, le=100)
+    weight_decay: float = Field(default=0.05, ge=0, le=10)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    schedule: Literal["onecycle", "cosine", "constant"] = "cosine"
+    warmup: float = Field(default=0.15, ge=0, le=0.9)
+    clip_norm: float = Field(default=1.0, ge=0)
+
+
+class LossSettings(Section):
+    """What is minimised: cross-entropy, or binary cross-entropy for a single logit.
+
+    Attributes:
+        label_smoothing: Share of the target that is spread over all classes (Szegedy et al. 2016, arXiv 1512.00567).
+        imbalance: ``none``; ``weights``: rare classes weigh more in the loss; ``sampler``: images of rare classes are
+            drawn more often; ``focal``: easy images weigh less (Lin et al. 2017, arXiv 1708.02002).
+        focal_gamma: Exponent of the focal loss.
+        mixup: Parameter of the Beta distribution of mixup (Zhang et al. 2018, arXiv 1710.09412); 0 is no mixup.
+    """
+
+    label_smoothing: float = Field(default=0.05, ge=0, le=0.5)
+    imbalance: Literal["none", "weights", "sampler", "focal"] = "none"
+    focal_gamma: float = Field(default=2.0, ge=0, le=10)
+    mixup: float = Field(default=0.0, ge=0, le=10)
+
+
+class TrainerSettings(Section):
+    """How long, on what, and what is kept.
+
+    Attributes:
+        epochs: Times that each training image is seen.
+        batch_size: Images of one optimizer step, over all processes.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the processor computes in it.
+        ema: Decay of the moving average of the weights, which is then judged and exported; 0 is no average.
+        early_stopping: Epochs without a better validation AUROC after which training ends; 0 is never.
+        export: Weights that go into the bundle: those of the ``best`` epoch by validation AUROC (by loss among equals),
+            or of the ``last`` one.
+        channels_last: Memory layout that most processors convolve faster in.
+        deterministic: Refuse operations whose result may differ between two runs.
+        workers: Processes that decode images on first sight; as many as there are processors where None.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        checkpoint_steps: Steps between two checkpoints within an epoch; 0 is one checkpoint at the end of each epoch.
+    """
+
+    epochs: int = Field(default=5, ge=1, le=10_000)
+    batch_size: int = Field(default=8, ge=2, le=4096)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    early_stopping: int = Field(default=0, ge=0)
+    export: Literal["best", "last"] = "best"
+    channels_last: bool = True
+    deterministic: bool = True
+    workers: int | None = Field(default=None, ge=0, le=256)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    checkpoint_steps: int = Field(default=0, ge=0)
+
+
+class DecisionSettings(Section):
+    """How a probability becomes a label with two classes.
+
+    Attributes:
+        threshold: Probability of the positive class from which it is named; or how it is chosen on the validation part:
+            ``youden`` (sensitivity + specificity, Youden 1950) or ``accuracy``.
+    """
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["youden", "accuracy"] = 0.5
+
+
+class DiagnosticsSettings(Section):
+    """The watch over a training run.
+
+    Attributes:
+        enabled: Whether the run is watched; a loss that is not finite stops it in any case.
+        images: Validation images whose gates are looked at after each epoch.
+    """
+
+    enabled: bool = True
+    images: int = Field(default=64, ge=1, le=4096)
+
+
+class AttentionSupervisionSettings(Section):
+    """A loss term that moves attention to where it should be.
+
+    Attributes:
+        weight: Weight of the term; 0 is none.
+        target: ``head``: attention outside the head costs; ``lesion``: attention outside the lesion costs where a
+            lesion mask is known, outside the head elsewhere.
+        layers: Which attention is supervised.
+    """
+
+    weight: float = Field(default=0.0, ge=0, le=100)
+    target: Literal["head", "lesion"] = "head"
+    layers: Literal["both", "first", "final"] = "both"

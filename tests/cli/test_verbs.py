@@ -1,0 +1,230 @@
+"""Verbs that need no trained model, and the small pieces that put a run together."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from reslink import __version__
+from reslink.cli import doctor, gallery, info, pipeline
+from reslink.cli.console import Console
+from reslink.cli.explain import measured
+from reslink.cli.main import app
+from reslink.cli.phantom import tree
+from reslink.errors import UsageError
+from reslink.explain.run import Explanation
+
+VERBS = ("demo", "train", "evaluate", "predict", "explain", "describe", "phantom", "info", "doctor")
+
+
+def invoke(*words: str | Path) -> Result:
+    return CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(word) for word in words])
+
+
+def test_version() -> None:
+    assert invoke("--version").stdout == f"reslink {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_ends_with_examples(verb: str) -> None:
+    result = invoke(verb, "--help")
+    assert result.exit_code == 0
+    assert f"reslink {verb}" in result.stdout.partition("Examples:")[2]
+
+
+def test_no_words_show_the_help() -> None:
+    assert "Usage: reslink" in invoke().output
+
+
+def test_completion_for_the_shell_is_there() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "reslink", "--show-completion", "bash"], capture_output=True, text=True, check=False
+    )
+    assert "_RESLINK_COMPLETE" in done.stdout
+
+
+def test_info_names_what_this_installation_can_do() -> None:
+    facts = json.loads(invoke("info", "--json").stdout)
+    assert facts["version"] == __version__
+    assert facts["variants"] == ["reslink_paper", "reslink_small"]
+    assert {"brain", "subdural", "stroke", "bone", "three"} == set(facts["windows"])
+    assert "auroc" in facts["metrics"]
+    assert facts["devices"][0] == "cpu"
+    assert facts["exit_codes"].keys() == {"0", "1", "2", "3", "130"}
+    assert facts["packages"]["torch"] is not None
+
+
+def test_info_for_people_says_research_use_only() -> None:
+    result = invoke("info")
+    assert "Research use only" in result.stderr
+    assert "variants\treslink_paper, reslink_small" in result.stdout
+
+
+def test_a_package_that_is_missing_has_no_version() -> None:
+    assert info._package("no-such-package") is None
+
+
+def test_describe_agrees_with_the_network() -> None:
+    from reslink.networks.analysis import parameters
+    from reslink.networks.reslink import ResLink, variant_config
+
+    facts = json.loads(invoke("describe", "reslink_small", "--size", "96", "--json").stdout)
+    assert facts["parameters"] == parameters(ResLink(variant_config("reslink_small")))
+    assert facts["input"] == [3, 96, 96]
+    assert facts["flops"] == sum(layer["flops"] for layer in facts["layers"])
+    sides = [row["side"] for row in facts["attention_cost"]]
+    growth = [row["self_attention"] / row["area"] for row in facts["attention_cost"]]
+    assert sides == [24, 48, 96]
+    assert growth == sorted(growth)
+
+
+def test_describe_honours_set() -> None:
+    both, none = (
+        json.loads(invoke("describe", "reslink_paper", "--json", "--set", f"model.attention={kind}").stdout)
+        for kind in ("both", "none")
+    )
+    assert none["parameters"] < both["parameters"]
+    assert not [layer for layer in none["layers"] if "attention" in layer["name"]]
+
+
+def test_describe_for_people() -> None:
+    lines = invoke("describe", "reslink_small").stdout.splitlines()
+    assert lines[0] == "layer\tkind\tparameters\tMFLOPs"
+    assert "map\tarea attention\tdot-product self-attention" in lines
+
+
+def test_describe_names_the_nearest_variant() -> None:
+    result = invoke("describe", "reslink_smal")
+    assert result.exit_code == 2
+    assert "Did you mean 'reslink_small'" in result.stderr
+
+
+def test_phantom_writes_what_the_issue_says(tmp_path: Path) -> None:
+    result = invoke("phantom", "--out", tmp_path / "heads", "--patients", "2", "--seed", "1", "--set", "size=128")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'heads' / 'manifest.csv'}\n")
+    assert {"images", "masks", "manifest.csv"} <= {path.name for path in (tmp_path / "heads").iterdir()}
+    header = (tmp_path / "heads" / "manifest.csv").read_text().splitlines()[0]
+    assert header.split(",")[:4] == ["path", "label", "patient_id", "mask"]
+
+
+def test_phantom_spares_what_is_not_a_cohort(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("x")
+    assert invoke("phantom", "--out", tmp_path, "--patients", "2").exit_code == 2
+    assert (tmp_path / "thesis.txt").read_text() == "x"
+
+
+def test_phantom_names_the_nearest_setting(tmp_path: Path) -> None:
+    result = invoke("phantom", "--out", tmp_path / "heads", "--set", "modalty=CT")
+    assert result.exit_code == 2
+    assert "modality" in result.stderr
+
+
+def test_sets_make_a_tree() -> None:
+    assert tree(["a.b=1", "a.c=[x, y]", "d=true"]) == {"a": {"b": 1, "c": ["x", "y"]}, "d": True}
+    with pytest.raises(UsageError, match="has no '='"):
+        tree(["size"])
+    with pytest.raises(UsageError, match="cannot be read"):
+        tree(["size=[1"])
+    with pytest.raises(UsageError, match="'a' is a value and a section"):
+        tree(["a=1", "a.b=2"])
+
+
+def test_doctor_is_content_here(tmp_path: Path) -> None:
+    found = json.loads(invoke("doctor", "--json", "--out", tmp_path).stdout)
+    assert found["ok"] is True
+    assert {check["name"] for check in found["checks"]} >= {"python", "packages", "torch", "threads", "memory", "writing"}
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_advises_where_something_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.metadata, "requires", lambda _: ["torch>=2.6", "no-such-package<3", 'x; extra == "all"'])
+    monkeypatch.setattr(doctor, "_DECODERS", {"no_such_decoder": "dicom"})
+    result = invoke("doctor", "--out", tmp_path / "missing")
+    assert result.exit_code == 1
+    rows = {line.split("\t")[0]: line.split("\t")[1:] for line in result.stdout.splitlines()}
+    assert rows["packages"][0] == "failed"
+    assert "no-such-package" in rows["packages"][1]
+    assert "torch" not in rows["packages"][1]
+    assert rows["writing"][0] == "failed"
+    assert rows["DICOM decoders"] == [
+        "warning", "missing: no_such_decoder", 'Only for compressed DICOM: pip install "reslink[dicom]"'
+    ]  # fmt: skip
+
+
+def test_doctor_warns_of_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 10_000)
+    assert doctor._threads().status == "warning"
+    assert "OMP_NUM_THREADS" in doctor._threads().advice
+
+
+# Pieces of a run
+
+
+@pytest.fixture
+def predictions(tmp_path: Path) -> Callable[[str], Path]:
+    def write(rows: str) -> Path:
+        path = tmp_path / "predictions.csv"
+        path.write_text("sample_id,label,prediction,p_A,p_B\n" + rows)
+        return path
+
+    return write
+
+
+def test_the_gallery_shows_the_surest_wrong_cases_and_right_ones_of_each_class(
+    predictions: Callable[[str], Path],
+) -> None:
+    rows = "w1,A,B,0.4,0.6\nw2,B,A,0.9,0.1\nr1,A,A,0.8,0.2\nr2,A,A,0.99,0.01\nr3,B,B,0.3,0.7\n"
+    chosen = gallery.choose(predictions(rows))
+    assert [row["sample_id"] for row in chosen] == ["w2", "w1", "r3", "r2", "r1"]
+
+
+def test_the_gallery_is_short(predictions: Callable[[str], Path]) -> None:
+    rows = "".join(f"w{i},A,B,0.1,0.9\nr{i},B,B,0.1,0.9\n" for i in range(20))
+    assert len(gallery.choose(predictions(rows))) == gallery.WRONG + gallery.RIGHT
+
+
+def test_only_the_test_cases_of_a_run_are_judged(tmp_path: Path) -> None:
+    from reslink.datasets.manifest import Case, Manifest
+    from reslink.labels import Labels
+
+    cases = tuple(Case(tmp_path / name, "A", name=name) for name in ("a.png", "b.png", "c.png"))
+    (tmp_path / "splits.csv").write_text("sample_id,split\na.png,train\nb.png,test\nc.png,validation\n")
+    found = pipeline.tested(Manifest(cases, Labels(("A", "B")), tmp_path), tmp_path / "splits.csv")
+    assert [(case.name, case.split) for case in found.cases] == [("b.png", "test")]
+
+
+def estimate(value: float | None, low: float | None, high: float | None, method: str) -> dict[str, Any]:
+    return {"estimate": value, "ci_low": low, "ci_high": high, "method": method, "n": 4}
+
+
+def test_figures_show_intervals_and_say_why_one_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"auroc": estimate(0.9, 0.8, 1.0, "bootstrap"), "ppv": estimate(None, None, None, "undefined: none")}
+    pipeline.figures(Console(), metrics, ("ppv", "auroc", "f1"), "x")
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "PPV (precision)\t–\t–\t4\tundefined: none",
+        "AUROC\t0.900\t0.800 to 1.000\t4\tbootstrap",
+    ]
+
+
+def test_a_summary_for_people_tells_findings_and_places(capsys: pytest.CaptureFixture[str]) -> None:
+    finding = {"code": "gap", "message": "A gap", "advice": "Mind it", "epoch": 1}
+    summary = {"metrics": {}, "n_test": 0, "findings": [finding], "bundle": "run/bundle", "report": "run/report.html"}
+    pipeline.summarise(Console(), summary, json=False)
+    said = capsys.readouterr().err.splitlines()
+    assert said[:3] == ["Warning: A gap. Mind it. (gap, epoch 1)", "bundle: run/bundle", "report: run/report.html"]
+    assert said[3].startswith("Research use only")
+
+
+def test_explanations_are_averaged_over_the_cases_with_a_lesion() -> None:
+    hit = {"pointing_game": 1.0, "energy_inside": 0.5, "iou": 0.2}
+    miss = {"pointing_game": 0.0, "energy_inside": 0.1, "iou": None}
+    done = [Explanation("a", methods={"final": hit}), Explanation("b", methods={"final": miss}), Explanation("c")]
+    assert measured(done) == [("final", "2", "0.500", "0.300", "0.200")]
+    assert measured([Explanation("a", methods={"final": {"low": 0.0}})]) == []

@@ -1,0 +1,98 @@
+"""Ctrl-C and a full disk: what was learned is kept, and the user is told how to go on."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from typer.testing import Result
+
+Invoke = Callable[..., Result]
+
+
+def start(words: list[str], environment: dict[str, str], file_limit: int | None = None) -> subprocess.Popen[str]:
+    def limit() -> None:
+        if file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "reslink", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=limit,
+    )  # fmt: skip
+
+
+def wait_for(found: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not found():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    cohort: Path, tmp_path: Path, environment: dict[str, str], quick: list[str], invoke: Invoke
+) -> None:
+    words = ["train", str(cohort), "--out", str(tmp_path / "run"), "--epochs", "400", "--seed", "1", *quick]
+    process = start(words, environment)
+    results = tmp_path / "run" / "results.csv"
+    wait_for(results.exists, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (1, 130)
+    assert "--resume" in said
+    assert "Traceback" not in said
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+    assert not list((tmp_path / "run").rglob("*.part"))
+    changed = [word if word != "400" else "401" for word in words]
+    other = invoke(*changed, "--resume")
+    assert other.exit_code == 2
+    assert "trainer.epochs" in other.stderr
+
+
+def test_disk_full_while_writing_a_checkpoint(
+    cohort: Path, tmp_path: Path, environment: dict[str, str], trained: tuple[Path, str, str], quick: list[str], invoke: Invoke
+) -> None:
+    """A file-size limit between the size of the cache and that of a checkpoint stops exactly the checkpoint."""
+    run, limit = tmp_path / "run", 600_000
+    sizes = {path.name: path.stat().st_size for path in (trained[0] / "checkpoints").rglob("*") if path.is_file()}
+    assert max(sizes.values()) > limit
+    assert all(path.stat().st_size < limit for path in (trained[0] / "cache").rglob("*"))
+    words = ["train", str(cohort), "--out", str(run), "--epochs", "2", "--seed", "5", *quick]
+    process = start(words, environment, file_limit=limit)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    assert "could not be written" in said
+    assert "space" in said
+    assert "Traceback" not in said
+    assert "bug in reslink" not in said
+    again = invoke(*words, "--resume")
+    assert again.exit_code == 0, again.stderr
+    first, second = ((folder / "bundle" / "model.safetensors").read_bytes() for folder in (trained[0], run))
+    assert first == second
+
+
+def test_a_run_in_use_is_refused(cohort: Path, tmp_path: Path, quick: list[str], invoke: Invoke) -> None:
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        result = invoke("train", cohort, "--out", tmp_path / "run", "--epochs", "1", *quick)
+    assert result.exit_code == 2
+    assert "in use" in result.stderr
+
+
+def test_ctrl_c_before_training_is_quiet_too(
+    cohort: Path, tmp_path: Path, environment: dict[str, str], quick: list[str]
+) -> None:
+    process = start(["train", str(cohort), "--out", str(tmp_path / "run"), *quick], environment)
+    wait_for((tmp_path / "run" / ".lock").exists, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (1, 130)
+    assert "Traceback" not in said

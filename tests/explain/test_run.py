@@ -1,0 +1,196 @@
+"""Panels, maps and numbers for image files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Picture
+
+from reslink.bundles.bundle import Bundle
+from reslink.errors import StorageError, UsageError
+from reslink.explain.maps import for_display, least_span, note, original
+from reslink.explain.run import METHODS, explain_paths
+from reslink.imaging.image import Image
+from reslink.imaging.preprocess import Preprocess
+from reslink.imaging.reading import read_image
+from reslink.inference.classifier import Classifier
+from reslink.labels import Labels
+from reslink.networks.reslink import variant_config
+
+PLAIN = Preprocess(size=96, mean=0.0, std=1.0, isolate_head=False)
+
+
+@pytest.fixture
+def classifier(patch_net) -> Classifier:
+    """Looks at rows 40 to 56, columns 72 to 88 of its 96×96 input."""
+    patch_net.head.bias.data = torch.tensor([0.0, -8.0])
+    architecture = {**variant_config("reslink_small").model_dump(), "name": "reslink_small"}
+    return Classifier(Bundle(architecture, PLAIN, Labels(("Healthy", "Tumor"))), patch_net, torch.device("cpu"))
+
+
+def picture(path: Path, *, spot: bool = True, side: int = 192) -> Path:
+    """An image of twice the network's size, with a bright spot where the network looks."""
+    grey = np.random.default_rng(1).integers(0, 60, (side, side)).astype(np.uint8)
+    if spot:
+        grey[80:112, 144:176] = 230
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Picture.fromarray(grey).save(path)
+    return path
+
+
+def lesion(path: Path) -> Path:
+    mask = np.zeros((192, 192), np.uint8)
+    mask[80:112, 144:176] = 255
+    Picture.fromarray(mask).save(path)
+    return path
+
+
+def test_panel_maps_and_numbers_of_one_image(classifier, tmp_path):
+    source, mask = picture(tmp_path / "scan.png"), lesion(tmp_path / "mask.png")
+    (found,) = explain_paths(classifier, [source], tmp_path / "out", masks={str(source): mask})
+    assert (found.label, found.target, found.error) == ("Tumor", "Tumor", None)
+    assert sum(found.probabilities.values()) == pytest.approx(1)
+    assert list(found.methods) == ["grad_cam", "integrated_gradients", "occlusion"]
+    for name, numbers in found.methods.items():
+        row, column = numbers["peak"]
+        slack = 20 if name == "occlusion" else 4  # squares of 32 at a stride of 16, in an image of 96
+        assert 80 - slack <= row <= 112 + slack
+        assert 144 - slack <= column <= 176 + slack
+        assert numbers["iou"] > 0.1
+        if name != "occlusion":
+            assert numbers["pointing_game"] == 1.0
+            assert numbers["iou"] > 0.3
+    with Picture.open(tmp_path / "out" / "scan.png") as panel:
+        assert panel.width > 800
+    with np.load(tmp_path / "out" / "scan.npz", allow_pickle=False) as maps:
+        assert set(maps) == set(found.methods)
+        assert maps["grad_cam"].shape == (192, 192)
+        assert maps["grad_cam"].dtype == np.float16
+        assert np.isfinite(maps["occlusion"]).all()
+    stored = json.loads((tmp_path / "out" / "explain.json").read_text())
+    assert stored["notice"].startswith("Research use only")
+    assert stored["images"] == [json.loads(json.dumps(found.as_dict()))]
+    assert [check["method"] for check in stored["randomisation_checks"]] == ["grad_cam"]
+
+
+def test_a_bad_file_is_named_and_the_others_go_on(classifier, tmp_path):
+    good, bad = picture(tmp_path / "a.png"), tmp_path / "b.png"
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    last, wrong_mask = picture(tmp_path / "c.png"), picture(tmp_path / "small.png", side=64)
+    seen = []
+    found = explain_paths(
+        classifier,
+        [good, bad, tmp_path / "missing.png", last],
+        tmp_path / "out",
+        methods=["grad_cam"],
+        masks={str(last): wrong_mask},
+        sanity=False,
+        progress=seen.append,
+    )
+    assert [f.error is None for f in found] == [True, False, False, False]
+    assert "b.png" in found[1].error
+    assert "missing.png" in found[2].error
+    assert "(64, 64)" in found[3].error
+    assert seen == found
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.npz", "a.png", "explain.json"]
+
+
+def test_equal_and_hostile_names_get_files_of_their_own(classifier, tmp_path):
+    names = ["one/scan.png", "two/scan.png", "three/SCAN.png", "four/..scan;rm -rf $HOME.png", "five/$x_{1}$<b>.png"]
+    files = [picture(tmp_path / name) for name in names]
+    found = explain_paths(classifier, files, tmp_path / "out", methods=["grad_cam"], sanity=False)
+    panels = [f.panel for f in found]
+    assert len({p.casefold() for p in panels}) == 5
+    assert panels[:3] == ["scan.png", "scan_2.png", "SCAN_3.png"]
+    for panel in panels:
+        assert (tmp_path / "out" / panel).is_file()
+        assert set(panel) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+def test_a_volume_gives_a_panel_a_slice(classifier, tmp_path):
+    np.save(tmp_path / "volume.npy", np.random.default_rng(0).random((3, 40, 50)).astype(np.float32))
+    found = explain_paths(classifier, [tmp_path / "volume.npy"], tmp_path / "out", methods=["grad_cam"])
+    assert [f.slice for f in found] == [0, 1, 2]
+    assert [f.panel for f in found] == ["volume_slice000.png", "volume_slice001.png", "volume_slice002.png"]
+
+
+def test_the_class_to_explain_can_be_chosen(classifier, tmp_path):
+    source = picture(tmp_path / "scan.png")
+    (found,) = explain_paths(classifier, [source], tmp_path / "o", methods=["occlusion"], target="Healthy", sanity=False)
+    assert (found.label, found.target) == ("Tumor", "Healthy")
+    assert found.methods["occlusion"]["high"] < 0.5
+    with pytest.raises(UsageError, match="no class 'Tumour'"):
+        explain_paths(classifier, [source], tmp_path / "o", target="Tumour")
+
+
+def test_an_unknown_method_is_named(classifier, tmp_path):
+    with pytest.raises(UsageError, match=r"no method 'gradcam'.*Did you mean 'grad_cam'"):
+        explain_paths(classifier, [picture(tmp_path / "a.png")], tmp_path / "out", methods=["gradcam"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_stops_at_once(classifier, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(StorageError, match="could not be written"):
+        explain_paths(classifier, [picture(tmp_path / "a.png")], tmp_path / "out", methods=["grad_cam"])
+
+
+def test_the_same_image_gives_the_same_bytes(classifier, tmp_path):
+    source = picture(tmp_path / "scan.png")
+    for out in ("one", "two"):
+        explain_paths(classifier, [source], tmp_path / out, methods=["grad_cam"], sanity=False)
+    assert (tmp_path / "one" / "scan.png").read_bytes() == (tmp_path / "two" / "scan.png").read_bytes()
+
+
+def test_every_method_runs_on_a_saved_bundle(tmp_path):
+    config = variant_config("reslink_small")
+    from reslink.networks.reslink import build
+
+    bundle = Bundle(
+        {**config.model_dump(mode="json"), "name": "reslink_small"}, Preprocess(size=64), Labels(("Healthy", "Tumor"))
+    )
+    bundle.save(tmp_path / "bundle", build(config, seed=0).state_dict())
+    loaded = Classifier.load(tmp_path / "bundle", device="cpu")
+    (found,) = explain_paths(loaded, [picture(tmp_path / "scan.png")], tmp_path / "out")
+    assert tuple(found.methods) == METHODS
+    assert len(json.loads((tmp_path / "out" / "explain.json").read_text())["randomisation_checks"]) == 3
+
+
+def test_the_original_is_shown_whole_at_its_own_size(tmp_path):
+    shown = original(Preprocess(size=64), read_image(picture(tmp_path / "scan.png")))
+    assert shown.shape == (192, 192)
+    assert shown[96, 160] > 200
+
+
+def test_hounsfield_units_are_windowed_for_display():
+    ramp = np.tile(np.linspace(-1000, 1000, 101, dtype=np.float32), (80, 1))
+    shown = original(Preprocess(size=64), Image(ramp, "HU"))
+    assert shown.shape == (80, 101)
+    assert shown[0, 0] == 0
+    assert shown[0, -1] == 255
+    assert shown[0, 52] == pytest.approx(255 / 2, abs=2)  # 40 HU, the middle of the brain window
+
+
+def test_gates_are_drawn_from_their_lowest_and_grains_are_smoothed(rng):
+    gates = rng.uniform(0.4, 0.6, (64, 64)).astype(np.float32)
+    assert for_display("final", gates).min() == 0
+    np.testing.assert_allclose(for_display("final", gates), gates - gates.min())
+    assert least_span("final") == 0.2
+    grains = np.zeros((224, 224), np.float32)
+    grains[100, 100], grains[10, 10] = 1, -1
+    smooth = for_display("integrated_gradients", grains)
+    assert smooth.min() == 0
+    assert np.unravel_index(smooth.argmax(), smooth.shape) == (100, 100)
+    assert 0 < smooth[100, 102] < smooth[100, 100]
+    assert for_display("occlusion", grains) is grains
+
+
+def test_a_note_says_when_a_map_points_nowhere():
+    numbers = {"flat": False, "low": 0.2, "high": 0.75}
+    assert note("final", numbers, "Tumor") == "gates from 0.20 to 0.75"
+    assert note("grad_cam", numbers, "Tumor") == "evidence for Tumor"
+    assert note("grad_cam", numbers | {"flat": True}, "Tumor") == "the same everywhere: it points nowhere"

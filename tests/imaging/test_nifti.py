@@ -1,0 +1,138 @@
+"""NIfTI: orientation, scaling and refusal."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import builders as b
+import nibabel
+import numpy as np
+import pytest
+
+from reslink.errors import InputError
+from reslink.imaging.reading import read_image
+
+# A head in the scene: axial slices (z, y from the front, x from the patient's right), as they should come back.
+SCENE = np.random.default_rng(3).integers(-1000, 1000, (20, 24, 28)).astype(np.int16)
+ZOOMS = (3.0, 2.0, 1.0)
+
+
+def ras() -> tuple[np.ndarray, np.ndarray]:
+    """The scene as (x to the right, y to the front, z to the head) with its affine."""
+    return SCENE[:, ::-1, ::-1].transpose(2, 1, 0), np.diag([*ZOOMS[::-1], 1.0])
+
+
+def test_slices_come_as_radiologists_see_them() -> None:
+    array, affine = ras()
+    image = read_image(b.nifti(array, affine))
+    np.testing.assert_array_equal(image.pixels, SCENE)
+    assert (image.unit, image.modality, image.spacing) == ("HU", "CT", ZOOMS)
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, -1)])
+def test_any_orientation_of_storage_gives_the_same_slices(axes: tuple[int, ...], flips: tuple[int, ...]) -> None:
+    array, affine = ras()
+    target = np.array([[axis, flip] for axis, flip in zip(axes, flips, strict=True)])
+    other = nibabel.Nifti1Image(array, affine).as_reoriented(target)
+    image = read_image(b.zipped(other.to_bytes()))
+    np.testing.assert_array_equal(image.pixels, SCENE)
+    assert image.spacing == pytest.approx(ZOOMS)
+
+
+def test_the_version_2_and_the_big_endian_forms() -> None:
+    array, affine = ras()
+    np.testing.assert_array_equal(read_image(nibabel.Nifti2Image(array, affine).to_bytes()).pixels, SCENE)
+    header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype(np.int16)
+    swapped = nibabel.Nifti1Image(array, affine, header=header).to_bytes()
+    np.testing.assert_array_equal(read_image(swapped).pixels, SCENE)
+
+
+def test_scaling_is_applied() -> None:
+    array, affine = ras()
+    image = read_image(b.nifti(array, affine, scl_slope=0.5, scl_inter=7))
+    np.testing.assert_allclose(image.pixels, SCENE * 0.5 + 7)
+    assert image.unit == "MR"  # halves are no Hounsfield units
+
+
+@pytest.mark.parametrize("slope", [0.0, np.nan])
+def test_no_slope_means_no_scaling(slope: float) -> None:
+    array, affine = ras()
+    np.testing.assert_array_equal(read_image(b.nifti(array, affine, scl_slope=slope, scl_inter=5)).pixels, SCENE)
+
+
+def test_magnitudes_are_mr() -> None:
+    array, affine = ras()
+    assert read_image(b.nifti(np.abs(array), affine)).unit == "MR"
+
+
+def test_a_single_slice_is_a_plane() -> None:
+    array, affine = ras()
+    for volume in (array[:, :, :1], array[:, :, 0]):
+        image = read_image(b.nifti(volume, affine))
+        np.testing.assert_array_equal(image.pixels, SCENE[0])
+        assert image.spacing == ZOOMS[1:]
+    np.testing.assert_array_equal(read_image(b.nifti(array[:, -1:], affine)).pixels, SCENE[::-1, 0, :])
+    np.testing.assert_array_equal(read_image(b.nifti(array[-1:], affine)).pixels, SCENE[::-1, :, 0])
+
+
+@pytest.mark.parametrize("pack", [bytes, b.zipped])
+def test_of_several_volumes_the_first_is_taken_with_a_warning(pack: Any) -> None:
+    array, affine = ras()
+    series = np.stack([array, array * 0, array // 2], axis=-1)
+    with pytest.warns(UserWarning, match="holds 3 volumes; the first is taken"):
+        image = read_image(pack(b.nifti(series, affine)))
+    np.testing.assert_array_equal(image.pixels, SCENE)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"scl_slope": np.inf}, "not finite"),
+        ({"scl_slope": 1e9}, "implausible rescale slope"),
+        ({"scl_slope": 1, "scl_inter": np.nan}, "not finite"),
+        ({"dim": [3, 2000, 2000, 2000, 1, 1, 1, 1]}, "64 million in all"),
+        ({"dim": [3, 28, 24, 40, 1, 1, 1, 1]}, "the header claims"),
+        ({"dim": [3, -28, 24, 20, 1, 1, 1, 1]}, "claims 3 axes"),
+        ({"dim": [0, 28, 24, 20, 1, 1, 1, 1]}, "claims 0 axes"),
+        ({"dim": [5, 28, 24, 10, 1, 2, 1, 1]}, "has 5 axes"),
+        ({"datatype": 32}, "holds complex64 a voxel"),
+        ({"datatype": 128}, "a voxel"),
+        ({"datatype": 9999}, "unknown type of numbers"),
+        ({"vox_offset": -8}, "voxels begin at byte"),
+        ({"vox_offset": 1e12}, "voxels begin at byte"),
+        ({"vox_offset": np.nan}, "voxels begin at byte"),
+        ({"magic": b"ni1"}, "header of a NIfTI pair"),
+        ({"sform_code": 1, "srow_x": [0, 0, 0, 0]}, "does not say where its voxels lie"),
+    ],
+)
+def test_headers_that_lie_are_refused(header: dict[str, Any], message: str) -> None:
+    array, affine = ras()
+    with pytest.raises(InputError, match=message):
+        read_image(b.nifti(array, affine, **header))
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    array, affine = ras()
+    for value in (np.nan, np.inf):
+        values = array.astype(np.float32)
+        values[3, 4, 5] = value
+        with pytest.raises(InputError, match="not finite"):
+            read_image(b.nifti(values, affine))
+
+
+def test_a_gzip_file_must_be_whole_to_its_checksum() -> None:
+    data = b.zipped(b.nifti(*ras()))
+    broken = data[:-6] + bytes([data[-6] ^ 1]) + data[-5:]
+    with pytest.raises(InputError, match="gzip data is broken"):
+        read_image(broken)
+    with pytest.raises(InputError, match="gzip data breaks off"):
+        read_image(data[:-4])
+
+
+def test_a_gzip_bomb_is_refused() -> None:
+    data = b.zipped(b.nifti(*ras()) + bytes(100 << 20))
+    with pytest.raises(InputError, match="inflates to more than its header claims"):
+        read_image(data)

@@ -1,0 +1,74 @@
+"""Losses against torch, kornia and each other."""
+
+from __future__ import annotations
+
+import kornia
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from reslink.training.losses import Criterion, class_weights, mixup, two_logits
+from reslink.training.sections import LossSettings
+
+
+@pytest.fixture
+def logits() -> torch.Tensor:
+    return torch.randn(12, 3, generator=torch.Generator().manual_seed(0)) * 3
+
+
+LABELS = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 0])
+
+
+def losses(logits: torch.Tensor, labels: torch.Tensor, **settings: object) -> torch.Tensor:
+    criterion = Criterion(LossSettings(**{"label_smoothing": 0.0, **settings}), labels.numpy(), max(2, logits.shape[1]))
+    return criterion(logits, criterion.targets(labels))
+
+
+def test_plain_and_smoothed_are_torchs_cross_entropy(logits: torch.Tensor) -> None:
+    for smoothing in (0.0, 0.1, 0.3):
+        expected = F.cross_entropy(logits, LABELS, label_smoothing=smoothing, reduction="none")
+        torch.testing.assert_close(losses(logits, LABELS, label_smoothing=smoothing), expected)
+
+
+def test_weights_make_classes_count_alike(logits: torch.Tensor) -> None:
+    expected = F.cross_entropy(logits, LABELS, weight=torch.tensor([12 / 21, 12 / 9, 12 / 6]), reduction="none")
+    torch.testing.assert_close(losses(logits, LABELS, imbalance="weights"), expected)
+    weights = class_weights(LABELS.numpy(), 3)
+    assert np.mean([weights[label] for label in LABELS]) == pytest.approx(1)
+    assert class_weights(np.array([0, 0, 2]), 3)[1] == 1
+
+
+def test_focal_is_kornias(logits: torch.Tensor) -> None:
+    expected = kornia.losses.focal_loss(logits, LABELS, alpha=None, gamma=2.0, reduction="none").sum(dim=1)
+    torch.testing.assert_close(losses(logits, LABELS, imbalance="focal", focal_gamma=2.0), expected)
+    torch.testing.assert_close(
+        losses(logits, LABELS, imbalance="focal", focal_gamma=0.0), losses(logits, LABELS), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.2}, {"imbalance": "weights"}, {"imbalance": "focal"}])
+def test_a_single_logit_is_two_logits_of_which_the_first_is_zero(settings: dict[str, object]) -> None:
+    single = torch.linspace(-4, 4, 8)[:, None]
+    labels = torch.tensor([0, 1, 0, 0, 1, 1, 0, 0])
+    torch.testing.assert_close(losses(single, labels, **settings), losses(two_logits(single), labels, **settings))
+    if not settings:
+        expected = F.binary_cross_entropy_with_logits(single[:, 0], labels.float(), reduction="none")
+        torch.testing.assert_close(losses(single, labels), expected)
+
+
+def test_mixup_mixes_images_and_targets_alike() -> None:
+    x, targets = torch.arange(8.0).view(8, 1, 1, 1), F.one_hot(torch.arange(8), 8).float()
+    mixed_x, mixed = mixup(0.5, np.random.default_rng(1), x, targets)
+    torch.testing.assert_close((mixed * torch.arange(8.0)).sum(dim=1), mixed_x.flatten())
+    torch.testing.assert_close(mixed.sum(dim=1), torch.ones(8))
+    assert not torch.equal(mixed, targets)
+    for same, given in zip(mixup(0.0, np.random.default_rng(1), x, targets), (x, targets), strict=True):
+        assert same is given
+
+
+def test_mixed_targets_give_mixed_losses(logits: torch.Tensor) -> None:
+    criterion = Criterion(LossSettings(label_smoothing=0.1), LABELS.numpy(), 3)
+    one, other = criterion.targets(LABELS), criterion.targets(LABELS.flip(0))
+    expected = 0.3 * criterion(logits, one) + 0.7 * criterion(logits, other)
+    torch.testing.assert_close(criterion(logits, 0.3 * one + 0.7 * other), expected)

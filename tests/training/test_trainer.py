@@ -1,0 +1,299 @@
+"""A run from images to a bundle: its files, its options, and what stops it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from reslink.bundles.bundle import Bundle
+from reslink.datasets.loading import PixelCache
+from reslink.datasets.manifest import Manifest
+from reslink.errors import TrainingError, UsageError
+from reslink.files import sha256
+from reslink.training import losses, validation
+from reslink.training.learner import Learner
+from reslink.training.progress import Progress, Silent
+from reslink.training.recipe import Recipe, load_recipe
+from reslink.training.trainer import RunResult, train
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="module")
+def run(marked: Manifest, recipe: Make, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """One run on images with patients."""
+    made = recipe("trainer.epochs=4", "data.group_by=patient", "optimizer.lr=0.01", "seed=5")
+    return train(marked, made, tmp_path_factory.mktemp("runs") / "run", cache=cache)
+
+
+def rows(result: RunResult) -> list[dict[str, str]]:
+    with (result.folder / "results.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_files_of_a_run(run: RunResult) -> None:
+    names = {path.name for path in run.folder.iterdir() if path.name[0] != "."}
+    files = {"config.yaml", "environment.json", "splits.csv", "metrics.jsonl", "results.csv"}
+    assert names == files | {"checkpoints", "bundle"}
+    resolved = load_recipe(run.folder / "config.yaml")
+    assert (resolved.seed, resolved.trainer.epochs, resolved.loss.label_smoothing) == (5, 4, 0.05)
+    assert len(rows(run)) == 4
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert {line["kind"] for line in lines} >= {"step", "epoch"}
+    assert all(0 <= float(row["data_wait_share"]) < 1 and float(row["images_per_second"]) > 0 for row in rows(run))
+
+
+def test_nothing_that_a_run_writes_names_host_user_or_folder(run: RunResult, marked: Manifest) -> None:
+    import getpass
+    import platform
+
+    for path in run.folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            for word in (str(marked.root), str(run.folder)):
+                assert word.encode() not in content, (path.name, word)
+            if path.suffix != ".safetensors":  # a short host name may stand in weights by chance
+                assert not re.search(rf"\b{re.escape(platform.node())}\b", content.decode()), path.name
+    found = json.loads((run.folder / "environment.json").read_text())
+    assert getpass.getuser() not in found.values()
+    assert found["versions"]["torch"] == torch.__version__
+
+
+def test_splits_say_who_is_where_and_keep_patients_together(run: RunResult, marked: Manifest) -> None:
+    with (run.folder / "splits.csv").open() as stream:
+        splits = list(csv.DictReader(stream))
+    assert list(splits[0]) == ["sample_id", "patient_id", "label", "split", "group", "sha256"]
+    assert {row["sample_id"] for row in splits} == {case.name for case in marked.cases}
+    assert splits[0]["sha256"] == sha256(marked.root / splits[0]["sample_id"])
+    sides: dict[str, set[str]] = {}
+    for row in splits:
+        sides.setdefault(row["patient_id"], set()).add(row["split"])
+    assert all(len(side) == 1 for side in sides.values())
+    assert {row["split"] for row in splits} == {"train", "validation", "test"}
+
+
+def test_the_bundle_gives_the_figures_of_its_epoch(run: RunResult, marked: Manifest, recipe: Make, cache: Path) -> None:
+    """An independent way to the validation figures: the bundle's network, the split file, NumPy."""
+    bundle = Bundle.load(run.bundle)
+    with (run.folder / "splits.csv").open() as stream:
+        part = {row["sample_id"] for row in csv.DictReader(stream) if row["split"] == "validation"}
+    pixels = PixelCache.open(marked, bundle.preprocess, cache, workers=0)
+    where = [i for i, case in enumerate(pixels.manifest.cases) if case.name in part]
+    with torch.no_grad():
+        logits = bundle.network()(torch.from_numpy(bundle.preprocess.normalise(pixels.pixels[where]))).numpy()
+    probability = bundle.decision.probabilities(logits)
+    truth = pixels.targets[where]
+    expected = -np.log(probability[np.arange(len(truth)), truth]).mean()
+    assert run.validation["val_loss"] == pytest.approx(expected, rel=1e-5)
+    assert run.validation["val_accuracy"] == pytest.approx(np.mean(probability.argmax(axis=1) == truth))
+    assert run.validation["val_auroc"] is not None
+    assert float(rows(run)[run.best_epoch - 1]["val_loss"]) == run.validation["val_loss"]
+
+
+def test_the_bundle_says_where_it_comes_from(run: RunResult) -> None:
+    known = Bundle.load(run.bundle).provenance
+    assert known["licence"] == "not stated by the data"
+    assert known["recipe"] == load_recipe(run.folder / "config.yaml").published()
+    assert known["seed"] == 5
+    assert sum(sum(part.values()) for part in known["data"]["images"].values()) == 48
+    assert len(known["data"]["digest"]) == 64
+    assert Bundle.load(run.bundle).labels.names == ("Healthy", "Tumor")
+    assert Bundle.load(run.bundle).decision.threshold_source == "the recipe: 0.5"
+
+
+def test_the_best_epoch_is_exported_or_the_last(
+    toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aurocs = iter([0.6, 0.9, 0.7] * 2)
+    monkeypatch.setattr("reslink.training.run.judge", lambda *_: validation.Judgement(0.5, 0.5, next(aurocs)))
+    best = train(toy, recipe("trainer.epochs=3"), tmp_path / "best", cache=cache)
+    last = train(toy, recipe("trainer.epochs=3", "trainer.export=last"), tmp_path / "last", cache=cache)
+    assert (best.best_epoch, last.best_epoch) == (2, 3)
+    assert best.validation["val_auroc"] == 0.9
+    assert sha256(best.bundle / "model.safetensors") != sha256(last.bundle / "model.safetensors")
+
+
+def test_training_ends_early_when_it_no_longer_helps(
+    toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses_of_epochs = iter([0.9, 0.5, 0.6, 0.6, 0.1])
+    monkeypatch.setattr("reslink.training.run.judge", lambda *_: validation.Judgement(next(losses_of_epochs), 0.5, 1.0))
+    result = train(toy, recipe("trainer.epochs=9", "trainer.early_stopping=2"), tmp_path / "run", cache=cache)
+    assert (result.epochs, result.best_epoch) == (4, 2)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_stops_in_the_same_step(
+    what: str, toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted in the seventh step; steps before it are kept, the batch's files named, nothing exported."""
+    real, calls = losses.Criterion.__call__, iter(range(100))
+
+    def planted(self: losses.Criterion, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        found = real(self, logits, targets)
+        if next(calls) != 6:
+            return found
+        return found * math.nan if what == "loss" else found + (logits.sum(dim=1) * 0).abs().sqrt()
+
+    monkeypatch.setattr(losses.Criterion, "__call__", planted)
+    message = rf"The {what} is not finite in epoch 2, step [23], with these images: (Healthy|Tumor)/\d+.png, .*optimizer.lr"
+    with pytest.raises(TrainingError, match=message) as caught:
+        train(toy, recipe(), tmp_path / "run", cache=cache)
+    assert caught.value.given.count(".png") in (6, 7, 8)
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    assert newest.name.endswith("-step-6")
+    assert not (tmp_path / "run" / "bundle").exists()
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["kind"], last["code"]) == ("finding", "loss-not-finite")
+    monkeypatch.setattr(losses.Criterion, "__call__", real)
+    train(toy, recipe(), tmp_path / "run", cache=cache, resume=True)
+    train(toy, recipe(), tmp_path / "unharmed", cache=cache)
+    weights = [sha256(tmp_path / name / "bundle" / "model.safetensors") for name in ("run", "unharmed")]
+    assert weights[0] == weights[1]
+
+
+OPTIONS = (
+    "seed=1",
+    "model.drop_rate=0.5",
+    "model.head_drop_rate=0.5",
+    "model.attention=none",
+    "model.residual=false",
+    "optimizer.name=adam",
+    "optimizer.name=sgd",
+    "optimizer.lr=0.01",
+    "optimizer.weight_decay=1.0",
+    "optimizer.schedule=cosine",
+    "optimizer.schedule=constant",
+    "optimizer.warmup=0.5",
+    "optimizer.clip_norm=0.1",
+    "loss.label_smoothing=0.2",
+    "loss.imbalance=sampler",
+    "loss.imbalance=focal",
+    "loss.mixup=0.4",
+    "trainer.batch_size=16",
+    "trainer.ema=0.5",
+    "trainer.epochs=2",
+    "augment.enabled=false",
+    "attention_supervision.weight=0.5",
+)
+
+
+def test_every_option_reaches_the_weights(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path) -> None:
+    """Each of them trains to other weights than the recipe without it, and than each other option."""
+    found = {}
+    for number, option in enumerate(("seed=0", *OPTIONS)):
+        made = recipe("trainer.epochs=1", "diagnostics.images=1", "trainer.export=last", option)
+        result = train(toy, made, tmp_path / str(number), cache=cache)
+        found[option] = sha256(result.bundle / "model.safetensors")
+    assert len(set(found.values())) == len(found), found
+
+
+def test_class_weights_reach_the_weights(recipe: Make, marked: Manifest, cache: Path, tmp_path: Path) -> None:
+    tumours = [i for i, case in enumerate(marked.cases) if case.label == "Tumor"]
+    uneven = marked.subset([i for i in range(len(marked)) if i not in tumours[:14]])
+    weights = set()
+    for name in ("none", "weights"):
+        made = recipe("trainer.epochs=1", f"loss.imbalance={name}")
+        weights.add(sha256(train(uneven, made, tmp_path / name, cache=cache).bundle / "model.safetensors"))
+    assert len(weights) == 2
+
+
+def test_layout_and_workers_leave_the_kind_of_result(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path) -> None:
+    for name in ("trainer.channels_last=false", "trainer.precision=bf16", "trainer.deterministic=false"):
+        result = train(toy, recipe(name), tmp_path / name, cache=cache)
+        assert result.validation["val_loss"] is not None
+        environment = json.loads((result.folder / "environment.json").read_text())
+        assert environment["precision"] == ("bf16" if "bf16" in name else "no")
+
+
+def test_bf16_computes_in_bf16_and_keeps_single_precision_weights(
+    toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    real = Learner._step
+
+    def spy(self: Learner, *args: Any) -> Any:
+        handle = self.network.head[-1].register_forward_hook(lambda *a: seen.add(a[2].dtype))
+        try:
+            return real(self, *args)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(Learner, "_step", spy)
+    result = train(toy, recipe("trainer.precision=bf16", "trainer.epochs=1"), tmp_path / "run", cache=cache)
+    assert seen == {torch.bfloat16}
+    assert {value.dtype for value in Bundle.load(result.bundle).network().parameters()} == {torch.float32}
+
+
+def test_a_single_logit(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path) -> None:
+    made = recipe("model.num_classes=1", "trainer.epochs=6", "optimizer.lr=0.01", "decision.threshold=youden")
+    result = train(toy, made, tmp_path / "run", cache=cache)
+    bundle = Bundle.load(result.bundle)
+    assert bundle.architecture["num_classes"] == 1
+    assert result.validation["val_auroc"] is not None
+    assert bundle.decision.threshold_source == "Youden index on the validation part (8 images)"
+
+
+def test_unreadable_images_are_named_and_left_out(recipe: Make, toy: Manifest, tmp_path: Path, listener: Any) -> None:
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(toy.root, data)
+    (data / "Tumor" / "000.png").write_bytes((data / "Tumor" / "000.png").read_bytes()[:300])
+    result = train(Manifest.open(data), recipe("trainer.epochs=1"), tmp_path / "run", progress=listener)
+    assert listener.messages[0].startswith("Tumor/000.png is left out: ")
+    assert len((result.folder / "splits.csv").read_text().splitlines()) == 48
+    for path in (data / "Tumor").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(UsageError, match=r"Of the class 'Tumor' 0 images could be read, and 24 files could not"):
+        train(Manifest.open(data), recipe(), tmp_path / "other")
+
+
+def test_folds(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path) -> None:
+    tests: list[str] = []
+    for fold in range(3):
+        made = recipe("trainer.epochs=1", "data.folds=3", f"data.fold={fold}")
+        result = train(toy, made, tmp_path / str(fold), cache=cache)
+        with (result.folder / "splits.csv").open() as stream:
+            tests += [row["sample_id"] for row in csv.DictReader(stream) if row["split"] == "test"]
+    assert sorted(tests) == sorted(case.name for case in toy.cases)
+
+
+def test_the_global_state_of_torch_is_left_alone(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path) -> None:
+    before = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+    train(toy, recipe("trainer.epochs=1"), tmp_path / "run", cache=cache)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.are_deterministic_algorithms_enabled() == before[1]
+
+
+def test_a_device_that_is_not_there(toy: Manifest, recipe: Make, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(UsageError, match=r"trainer.device is cuda.*Devices here: cpu.*trainer.device=auto"):
+        train(toy, recipe("trainer.device=cuda"), tmp_path / "run")
+
+
+def test_progress_is_told(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, listener: Any) -> None:
+    train(toy, recipe(), tmp_path / "run", cache=cache, progress=listener)
+    assert listener.labels == ["Reading images", "Epoch 1 of 2", "Epoch 2 of 2"]
+    assert listener.open == 0
+    assert isinstance(Silent(), Progress)
+
+
+def test_the_shipped_recipes_can_be_read() -> None:
+    folder = Path(__file__).resolve().parents[2] / "recipes"
+    paths = sorted(folder.glob("*.yaml"))
+    assert paths
+    for path in paths:
+        assert load_recipe(path).network(2).in_channels in (1, 3)
+        assert yaml.safe_load(path.read_text())
