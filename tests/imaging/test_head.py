@@ -147,3 +147,13 @@ def test_real_masks_have_the_size_and_form_of_a_head(shared_data: Path, name: st
     assert (areas > 0.08).all()
     assert np.quantile(areas, 0.95) < 0.9
     assert np.quantile(filled, 0.05) > 0.6  # an ellipse fills pi / 4 of its box
+
+
+def test_the_mask_of_an_image_is_found_once_and_cannot_be_changed() -> None:
+    pixels = np.zeros((64, 64), np.float32)
+    pixels[16:48, 16:48] = 100
+    image = Image(pixels=pixels, unit="grey", white=255.0)
+    mask = head_mask(image)
+    assert head_mask(image) is mask
+    with pytest.raises(ValueError, match="read-only"):
+        mask[0, 0] = True

@@ -164,10 +164,15 @@ def test_input_of_another_shape_is_named(shape: tuple[int, ...]) -> None:
         build(VARIANTS["reslink_small"], 0)(torch.zeros(shape))
 
 
-def test_weight_decay_spares_norms_and_biases() -> None:
-    network = build(VARIANTS["reslink_small"], 0)
-    decayed, plain = network.parameter_groups(0.05)
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
-    assert sum(len(g["params"]) for g in (decayed, plain)) == len(list(network.parameters()))
-    norms = {id(p) for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
-    assert norms <= {id(p) for p in plain["params"]}
+def test_weight_decay_spares_norms_and_biases_and_hidden_weights_stand_alone() -> None:
+    network = build(VARIANTS["reslink_paper"], 0)
+    groups = network.parameter_groups(0.05)
+    assert [(g["weight_decay"], g["hidden"]) for g in groups] == [(0.05, True), (0.05, False), (0.0, False)]
+    names = {id(p): name for name, p in network.named_parameters()}
+    assert sorted(names[id(p)] for g in groups for p in g["params"]) == sorted(names.values())
+    hidden, decayed, plain = ({names[id(p)] for p in g["params"]} for g in groups)
+    assert {name.split(".")[-2] for name in hidden} == {"conv", "reduce"}
+    assert decayed == {
+        "stem.conv.weight", "first_attention.gate.expand.weight", "final_attention.gate.expand.weight", "head.1.weight"
+    }  # fmt: skip
+    assert all(name.endswith(".bias") or ".norm." in name for name in plain)

@@ -9,6 +9,7 @@ import torch
 
 from reslink.networks.reslink import ResLink, ResLinkConfig, build
 from reslink.training import optim
+from reslink.training.muon import Muon, orthogonalised
 from reslink.training.sections import OptimizerSettings
 
 TINY = ResLinkConfig(in_channels=1, stem_dim=8, dims=(8, 16), depths=(0, 1), area_size=4)
@@ -52,7 +53,7 @@ def test_rates_lie_between_nothing_and_the_top(name: str, warmup: float, steps: 
     assert all(0 <= rate <= 0.5 for rate in rates(steps, lr=0.5, schedule=name, warmup=warmup))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adamw", "AdamW"), ("adam", "Adam"), ("sgd", "SGD")])
+@pytest.mark.parametrize(("name", "kind"), [("muon", "Muon"), ("adamw", "AdamW"), ("adam", "Adam"), ("sgd", "SGD")])
 def test_the_named_optimizer_with_its_settings(name: str, kind: str) -> None:
     network = build(TINY, 0)
     optimizer = optim.make_optimizer(network, OptimizerSettings(name=name, weight_decay=0.3, momentum=0.7))
@@ -76,7 +77,7 @@ def layout(value: torch.Tensor) -> list[tuple[int, int]]:
     return [pair for pair in zip(value.shape, value.stride(), strict=True) if pair[0] > 1]
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", ["muon", "adamw", "adam", "sgd"])
 def test_a_restored_optimizer_goes_on_to_the_bit(name: str) -> None:
     settings = OptimizerSettings(name=name, lr=0.01)
     network = build(TINY, 0).to(memory_format=torch.channels_last)
@@ -93,6 +94,42 @@ def test_a_restored_optimizer_goes_on_to_the_bit(name: str) -> None:
         _step(network, optimizer, seed)
         _step(twin, other, seed)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9 has no Muon to compare with")
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+def test_muon_moves_a_matrix_as_torchs_does_and_a_convolution_as_its_matrix(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    matrix, own = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    convolution = torch.nn.Parameter(start.clone().view(shape[0], -1, 1, 2))
+    torchs = torch.optim.Muon([matrix], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    ours = Muon([{"params": [own, convolution], "weight_decay": 0.1, "hidden": True}], 0.02, fused=True)
+    for _ in range(4):
+        gradient = torch.randn(shape, generator=generator)
+        matrix.grad, own.grad, convolution.grad = gradient.clone(), gradient.clone(), gradient.view_as(convolution).clone()
+        torchs.step()
+        ours.step()
+    torch.testing.assert_close(own, matrix)
+    torch.testing.assert_close(convolution.view(shape), matrix)
+
+
+def test_orthogonalised_keeps_the_directions_and_levels_the_lengths() -> None:
+    matrix = torch.randn(12, 40, generator=torch.Generator().manual_seed(1))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    found = orthogonalised(matrix)
+    values = torch.linalg.svdvals(found)
+    assert 0.6 < values.min() < values.max() < 1.3
+    assert torch.linalg.matrix_norm(found - u @ v) < 0.35 * torch.linalg.matrix_norm(found)
+
+
+def test_muon_moves_norms_and_outputs_as_adamw_does() -> None:
+    networks = [build(TINY, 0) for _ in range(2)]
+    for network, name in zip(networks, ("muon", "adamw"), strict=True):
+        _step(network, optim.make_optimizer(network, OptimizerSettings(name=name, lr=0.01)), 0)
+    hidden = {id(p) for p in networks[0].parameter_groups(0)[0]["params"]}
+    for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert torch.equal(a, b) == (id(a) not in hidden)
 
 
 def test_the_average_follows_its_formula() -> None:

@@ -70,9 +70,6 @@ def test_two_processes_train_one_network(toy: Manifest, recipe: Callable[..., Re
     assert float(best["val_loss"]) == pytest.approx(float(expected), rel=1e-5)
     steps = len(plan_epoch(np.arange(list(parts.values()).count("train")), 8, 0, 1))
     assert sorted(path.name for path in (run / "checkpoints").iterdir())[1].endswith(f"-step-{3 * steps}")
-    again = start(tmp_path, toy, made, cache)
-    assert again.returncode != 0
-    assert "holds a finished run" in again.stderr
 
 
 def test_a_batch_too_small_for_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:

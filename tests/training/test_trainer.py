@@ -241,7 +241,7 @@ def test_a_single_logit(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path
     bundle = Bundle.load(result.bundle)
     assert bundle.architecture["num_classes"] == 1
     assert result.validation["val_auroc"] is not None
-    assert bundle.decision.threshold_source == "Youden index on the validation part (8 images)"
+    assert bundle.decision.threshold_source.startswith("Youden index on the validation part (")
 
 
 def test_unreadable_images_are_named_and_left_out(recipe: Make, toy: Manifest, tmp_path: Path, listener: Any) -> None:

@@ -37,8 +37,8 @@ _SALT = 0x5048414E
 def _generator(seed: int, *path: int) -> np.random.Generator:
     """Returns the generator of one purpose.
 
-    The salt keeps it apart from ``default_rng(seed)``, with which a user may shuffle the patients: numpy pads seeds with zeros, so
-    that ``default_rng([seed, 0])`` would deal out the labels in the order of that very shuffle.
+    The salt keeps it apart from ``default_rng(seed)``, with which a user may shuffle the patients: numpy pads seeds with zeros,
+    so that ``default_rng([seed, 0])`` would deal out the labels in the order of that very shuffle.
     """
     return np.random.default_rng([_SALT, seed, *(part + 1 for part in path)])
 

@@ -24,7 +24,7 @@ MAX_OEDEMA_TO_NOISE = 2.4
 """Bound on |oedema − white matter| / noise SD, so that the lesion's bound can be met against both."""
 
 LARGEST_DIAMETER = 35.0
-SMALLEST_DIAMETER = 19.0
+SMALLEST_DIAMETER = 21.0
 _MARGIN = 5.0  # mm of brain between the lesion's middle part and the inner table
 
 
@@ -72,7 +72,7 @@ def draw_site(rng: np.random.Generator, radius: float) -> tuple[float, float, fl
 
 
 def draw_lesion(rng: np.random.Generator) -> Lesion:
-    """Draws a lesion of 19 to 35 mm diameter."""
+    """Draws a lesion of 21 to 35 mm diameter."""
     radius = float(rng.uniform(SMALLEST_DIAMETER, LARGEST_DIAMETER) / 2)
     stretch = rng.uniform(0.82, 1.18, 3)
     radii = radius * stretch / np.mean(stretch)
@@ -86,7 +86,7 @@ def draw_lesion(rng: np.random.Generator) -> Lesion:
         turn=float(rng.uniform(0, np.pi)),
         lobes=Waves.draw(rng, 6, (low, low, low / 2), (high, high, high / 2)),
         irregular=float(rng.uniform(0.05, 0.13) * radius),
-        oedema=float(rng.uniform(8, 16)),
+        oedema=float(rng.uniform(7, 13)),
         push=float(min(rng.uniform(0.3, 0.6) * radius, 9.0)),
         rim=float(rng.uniform(2.8, 3.8)),
         bleed=(float(bleed[0]), float(bleed[1]), float(rng.uniform(0.4, 0.5) * radius)),

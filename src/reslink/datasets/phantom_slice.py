@@ -162,7 +162,7 @@ def _pushed(p: Points, inner: Field, head: Head, lesion: Lesion | None) -> tuple
 
 def _paint_headrest(canvas: _Canvas, p: Points) -> None:
     bow = np.abs(np.hypot(p.x, p.y + 10) - 108) - np.float32(1.2)
-    canvas.fill("headrest", np.maximum(bow, p.y + 62))
+    canvas.fill("headrest", as_field(np.maximum(bow, p.y + 62)))
 
 
 def _paint_skull(canvas: _Canvas, p: Points, inner: Field, head: Head) -> None:
@@ -172,11 +172,11 @@ def _paint_skull(canvas: _Canvas, p: Points, inner: Field, head: Head) -> None:
     skull = as_field(head.skull * thicker)
     muscle = as_field(skull + 9 * side)
     fat = muscle + np.float32(head.fat)
-    canvas.fill("skin", inner - fat - head.skin)
+    canvas.fill("skin", inner - fat - np.float32(head.skin))
     canvas.fill("fat", inner - fat)
     canvas.fill("muscle", inner - muscle)
     canvas.fill("table", inner - skull)
-    canvas.fill("diploe", np.abs(inner - 0.52 * skull) - 0.24 * skull + 1.6 * side)
+    canvas.fill("diploe", as_field(np.abs(inner - 0.52 * skull) - 0.24 * skull + 1.6 * side))
     canvas.fill("csf", inner)
 
 

@@ -104,7 +104,7 @@ def explain_paths(
         done.append(_explain(classifier, found, folder, names, methods, known, chosen, seen))
         if progress is not None:
             progress(done[-1])
-    checks = _sanity(classifier, seen, methods) if sanity and seen else []
+    checks = randomisation_checks(classifier, seen, methods) if sanity and seen else []
     write_json(
         folder / "explain.json",
         {
@@ -251,7 +251,16 @@ def _mask(path: Path | None, found: _Found, image: Image) -> NDArray[np.bool_] |
     return np.asarray(pixels != 0)
 
 
-def _sanity(classifier: Classifier, seen: Sequence[NDArray[np.uint8]], methods: Sequence[str]) -> list[RandomisationCheck]:
+def randomisation_checks(
+    classifier: Classifier, seen: Sequence[NDArray[np.uint8]], methods: Sequence[str]
+) -> list[RandomisationCheck]:
+    """Runs the model-randomisation check of each method that the network can have.
+
+    Args:
+        classifier: The network and its preprocessing.
+        seen: Images as ``Preprocess.pixels`` gives them, (planes, S, S).
+        methods: Names of maps; those other than attention and Grad-CAM are passed over.
+    """
     x = torch.from_numpy(classifier.bundle.preprocess.normalise(np.stack(seen)))
     present = attention_maps(classifier.network, x[:1])
     wanted = [name for name in methods if name in present or name == "grad_cam"]

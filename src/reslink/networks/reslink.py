@@ -160,10 +160,20 @@ class ResLink(nn.Module):
         _initialise(self.head[-1])
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Returns optimizer groups: weight decay on convolution and dense weights, none on norms and biases."""
-        decayed = [p for p in self.parameters() if p.ndim > 1]
-        plain = [p for p in self.parameters() if p.ndim <= 1]
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        """Returns optimizer groups: weight decay on convolution and dense weights, none on norms and biases.
+
+        The first group, marked ``hidden``, holds the convolutions between the stem and the outputs (gates, dense layer).
+        """
+        outputs = {id(m.gate.expand.weight) for m in self.modules() if isinstance(m, AreaAttention)}
+        outer = outputs | {id(self.stem.conv.weight)}
+        hidden = [p for p in self.parameters() if p.ndim == 4 and id(p) not in outer]
+        decayed = [p for p in self.parameters() if p.ndim == 2 or id(p) in outer]
+        plain = [p for p in self.parameters() if p.ndim == 1]
+        return [
+            {"params": hidden, "weight_decay": weight_decay, "hidden": True},
+            {"params": decayed, "weight_decay": weight_decay, "hidden": False},
+            {"params": plain, "weight_decay": 0.0, "hidden": False},
+        ]
 
 
 def _attention(config: ResLinkConfig, place: Literal["first", "final"], channels: int) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from reslink.networks.reslink import ResLink
+from reslink.training.muon import Muon
 from reslink.training.sections import OptimizerSettings
 
 _ONECYCLE_START = 25.0
@@ -26,8 +27,11 @@ def make_optimizer(network: ResLink, settings: OptimizerSettings) -> torch.optim
     groups = network.parameter_groups(settings.weight_decay)
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+    fused = next(network.parameters()).device.type in ("cpu", "cuda")
+    if settings.name == "muon":
+        return Muon(groups, settings.lr, fused=fused)
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=settings.lr, fused=next(network.parameters()).device.type in ("cpu", "cuda"))
+    return kind(groups, lr=settings.lr, fused=fused)
 
 
 def learning_rate(step: int, total: int, settings: OptimizerSettings) -> float:

@@ -32,7 +32,6 @@ _PACKAGES = (
     "torch",
     "numpy",
     "accelerate",
-    "kornia",
     "pillow",
     "pydicom",
     "safetensors",

@@ -83,8 +83,9 @@ class OptimizerSettings(Section):
     """How weights move.
 
     Attributes:
-        name: ``adamw`` (Loshchilov & Hutter 2019, arXiv 1711.05101), ``adam`` (Kingma & Ba 2015, arXiv 1412.6980) or
-            ``sgd``.
+        name: ``muon`` for the hidden convolutions with AdamW for the rest (Jordan et al. 2024; Liu et al. 2025, arXiv
+            2502.16982), ``adamw`` (Loshchilov & Hutter 2019, arXiv 1711.05101), ``adam`` (Kingma & Ba 2015, arXiv
+            1412.6980) or ``sgd``.
         lr: Highest learning rate.
         weight_decay: Weight decay of convolution and dense weights; norms and biases have none.
         momentum: Momentum of ``sgd``.
@@ -94,7 +95,7 @@ class OptimizerSettings(Section):
         clip_norm: Gradients are scaled down to this norm; 0 is no clipping.
     """
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    name: Literal["muon", "adamw", "adam", "sgd"] = "muon"
     lr: float = Field(default=2e-3, gt=0, le=100)
     weight_decay: float = Field(default=0.05, ge=0, le=10)
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -139,7 +140,7 @@ class TrainerSettings(Section):
     """
 
     epochs: int = Field(default=5, ge=1, le=10_000)
-    batch_size: int = Field(default=8, ge=2, le=4096)
+    batch_size: int = Field(default=16, ge=2, le=4096)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     ema: float = Field(default=0.998, ge=0, lt=1)
     early_stopping: int = Field(default=0, ge=0)
