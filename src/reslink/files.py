@@ -41,10 +41,13 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(target)
-        _sync_folder(target.parent)
-    except OSError as error:
+        sync_folder(target.parent)
+    except BaseException as error:
         if part is not None:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise StorageError(
             f"{target} could not be written: {error.strerror or error}",
             "reslink needs a folder that it may write to, with free space",
@@ -53,7 +56,8 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
     return target
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes sure that the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from reslink.cli.console import Console
 from reslink.cli.verb import verb
 from reslink.errors import GateError, InputError, UsageError
+from reslink.imaging.guard import ImagingWarning
 
 runner = CliRunner()
 
@@ -97,7 +98,8 @@ def test_a_warning_becomes_one_line_and_the_hook_is_given_back() -> None:
     before = warnings.showwarning
 
     def warn(_: Console) -> None:
-        warnings.warn_explicit("first frame of three", UserWarning, "reslink/imaging/raster.py", 1)
+        warnings.warn_explicit("first frame of three", ImagingWarning, "contextlib.py", 1)
+        warnings.warn_explicit("of another package", UserWarning, "site-packages/reslink-like/x.py", 1)
 
     with warnings.catch_warnings():
         warnings.simplefilter("default")

@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_bytes(run: Path, cohort: Path, tmp_path: P
     assert again.exit_code == 0, again.stderr
     names = ("model.safetensors", "bundle.json")
     first, second = ([(folder / "bundle" / name).read_bytes() for name in names] for folder in (run, tmp_path / "again"))
-    assert first[0] == second[0]
+    assert first == second
     assert "Research use only" in again.stderr
     assert "auroc" in again.stdout.lower()
 

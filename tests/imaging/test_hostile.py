@@ -120,10 +120,8 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     device = tmp_path / "zero.png"
     device.symlink_to("/dev/zero")
     for path in (fifo, device, Path("/dev/random")):
-        start = time.perf_counter()
         with pytest.raises(InputError, match="is not a regular file"):
             read_image(path)
-        assert time.perf_counter() - start < 1
 
 
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -108,7 +109,7 @@ def test_an_end_at_any_write_leaves_the_former_generation_or_the_new_one(
         return call
 
     with monkeypatch.context() as patched:
-        for name in ("write_atomic", "write_json", "_sync"):
+        for name in ("write_atomic", "write_json", "sync_folder"):
             patched.setattr(module, name, dying(getattr(module, name)))
         patched.setattr(shutil, "rmtree", lambda *_args, **_kwargs: None)  # a killed process does not clean up
         with pytest.raises(Killed):
@@ -119,18 +120,20 @@ def test_an_end_at_any_write_leaves_the_former_generation_or_the_new_one(
     assert_same(checkpoints.load(), state(3))
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk() -> Iterator[None]:
-    """No file may grow beyond 4 kB, as on a full disk."""
+    """No file may grow beyond 4 kB inside the block, as on a full disk; pytest's own log may be such a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(checkpoints: Checkpoints, small_disk: None) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint(checkpoints: Checkpoints) -> None:
     checkpoints.save(state(1))
-    with pytest.raises(StorageError, match=r"000002-step-2 could not be written: File too large.*--resume"):
+    with small_disk(), pytest.raises(StorageError, match=r"000002-step-2 could not be written: File too large.*--resume"):
         checkpoints.save(state(2, size=5000))
     assert_same(checkpoints.load(), state(1))
     assert [path.name for path in checkpoints.folder.iterdir()] == ["000001-step-1"]

@@ -47,7 +47,7 @@ def demo(
     heads, fresh = out / "heads", out / "new"
     _draw(console, heads, patients, seed)
     summary = learn(console, Manifest.open(heads), recipe, out, resume=resume, overwrite=overwrite)
-    _draw(console, fresh, 4, seed + 1_000_003)
+    _draw(console, fresh, 4, (seed + 1_000_003) % 2**32)
     table = predict_to_csv(console, out / "bundle", [fresh / "images"], fresh / "predictions.csv")
     summarise(console, summary | {"new_heads": str(table), "seconds": round(time.monotonic() - began)}, json)
 
@@ -58,6 +58,6 @@ def _draw(console: Console, folder: Path, patients: int, seed: int) -> None:
     progress = console.progress()
     progress.start(patients, f"Drawing {patients} patients")
     try:
-        make_cohort(folder, PhantomSettings(patients=patients, seed=seed), progress=lambda *_: progress.step())
+        make_cohort(folder, PhantomSettings.parse({"patients": patients, "seed": seed}), progress=lambda *_: progress.step())
     finally:
         progress.end()

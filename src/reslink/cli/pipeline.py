@@ -33,6 +33,7 @@ def learn(console: Console, manifest: Manifest, recipe: Recipe, out: Path, *, re
     Returns:
         What ``train --json`` prints: where things are, the figures of the test part, and the diagnostics.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so; read when CUDA starts
     from reslink.reports.page import run_report
     from reslink.training.trainer import train
 

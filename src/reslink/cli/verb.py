@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
@@ -20,6 +21,8 @@ from reslink.cli.offline import refuse_network
 from reslink.errors import ReslinkError, StorageError
 
 P = ParamSpec("P")
+
+_HOME = str(Path(__file__).resolve().parents[1])
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only warnings and errors.", rich_help_panel="Everywhere")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel="Everywhere")]
@@ -101,7 +104,8 @@ def _warnings(console: Console) -> Iterator[None]:
     """Says our own warnings in one line; those of other packages only with ``--verbose``."""
 
     def show(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
-        if "reslink" in filename or (issubclass(category, UserWarning) and console.verbose):
+        ours = category.__module__.split(".")[0] == "reslink" or filename.startswith(_HOME)
+        if ours or (issubclass(category, UserWarning) and console.verbose):
             console.warn(f"Warning: {message}")
 
     logger = logging.getLogger("reslink")

@@ -80,7 +80,8 @@ def decode(job: Job) -> Decoded | str:
         head = _head(job.preprocess.head(image))
         return Decoded(pixels, head, thumbnail(image), _mask(job, image))
     except ReslinkError as error:
-        return str(error)
+        text = str(error).replace(str(job.path), job.name)  # no absolute path goes into results
+        return text if job.mask is None else text.replace(str(job.mask), f"the mask of {job.name}")
     except MemoryError:
         return f"{job.name} needs more memory than there is"
 

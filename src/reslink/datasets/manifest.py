@@ -230,7 +230,8 @@ def _image_files(folder: Path) -> Iterable[Path]:
     """Yields every file that may be an image (its content decides, later), sorted, at any depth."""
     for where, folders, files in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if _may_hold_images(name))
-        yield from (Path(where) / name for name in sorted(files) if _may_be_image(name))
+        paths = (Path(where) / name for name in sorted(files) if _may_be_image(name))
+        yield from (path for path in paths if path.is_file() or not path.exists())  # no pipe or device; a dead link is reported
 
 
 def _may_hold_images(folder: str) -> bool:

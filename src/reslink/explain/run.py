@@ -233,7 +233,7 @@ def _archive(heats: Mapping[str, NDArray[np.float32]]) -> bytes:
     buffer = io.BytesIO()
     limit = float(np.finfo(np.float16).max)
     halves = {name: np.clip(heat, -limit, limit).astype(np.float16) for name, heat in heats.items()}
-    np.savez_compressed(buffer, allow_pickle=False, **halves)
+    np.savez_compressed(buffer, **halves)  # type: ignore[arg-type]  # numpy types its own option as a bool
     return buffer.getvalue()
 
 

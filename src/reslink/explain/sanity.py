@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from reslink.errors import UsageError, nearest
 from reslink.explain.attention import attention_maps
 from reslink.explain.cam import grad_cam, integrated_gradients
-from reslink.explain.visit import enlarge, flat, visiting
+from reslink.explain.visit import enlarge, flat, own_copy, visiting
 
 Maps = NDArray[np.float32]
 MapFunction = Callable[[nn.Module, Tensor], Maps]
@@ -176,6 +176,6 @@ def _needs_attention(network: nn.Module, place: str) -> None:
 def predicted_classes(network: nn.Module, x: Tensor) -> NDArray[np.int64]:
     """Returns the class with the highest logit of each image, (B,); 1 or 0 by the sign of a single logit."""
     with visiting(network), torch.no_grad():
-        logits = network(x)
+        logits = network(own_copy(x, network))
     classes = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(dim=1)
     return np.asarray(classes.cpu().numpy(), dtype=np.int64)

@@ -113,7 +113,7 @@ class Classifier:
         array = pixels.cpu().numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
         self._check(array)
         x = torch.from_numpy(self.bundle.preprocess.normalise(array)).to(self.device)
-        exact = torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False)
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False, allow_tf32=False)
         with torch.inference_mode(), exact:
             out = self.network(x.contiguous(memory_format=torch.channels_last))
         return np.asarray(out.float().cpu().numpy(), dtype=np.float32)

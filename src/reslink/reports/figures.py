@@ -135,9 +135,9 @@ def _draw(classifier: Classifier, case: Case, row: Mapping[str, str], file: str)
 
     preprocess, labels = classifier.bundle.preprocess, classifier.labels
     try:
-        image = read_image(case.path)
+        image = read_image(case.path).slices()[0]
         pixels = preprocess.pixels(image)
-        mask = None if case.mask is None else preprocess.place(image).to_network(read_image(case.mask).pixels)
+        mask = None if case.mask is None else preprocess.place(image).to_network(read_image(case.mask).slices()[0].pixels)
     except StorageError:
         raise
     except ReslinkError:

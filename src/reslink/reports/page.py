@@ -97,7 +97,7 @@ def _charts(files: RunFolder) -> list[Chart]:
         charts.curves(files.epochs, sections.columns(files.epochs, "score"), "score", "Validation", "figure"),
     ]
     if (cases := files.predictions) is not None:
-        decision: dict[str, Any] = (files.bundle or {}).get("decision", {})
+        decision: dict[str, Any] = (files.evaluation or {}).get("decision") or (files.bundle or {}).get("decision", {})
         drawn += [
             charts.roc(cases.y_true, cases.y_prob, cases.names, decision.get("threshold")),
             charts.precision_recall(cases.y_true, cases.y_prob, cases.names),

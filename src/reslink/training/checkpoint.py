@@ -8,7 +8,6 @@ one, never a half. The last two are kept: when a disk has damaged the newest, th
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from reslink.errors import StorageError, TrainingError
-from reslink.files import sha256, write_atomic, write_json
+from reslink.files import sha256, sync_folder, write_atomic, write_json
 from reslink.training.progress import Progress
 
 KEPT = 2
@@ -71,7 +70,7 @@ class Checkpoints:
             part.mkdir(parents=True)
             _write(part, checkpoint)
             part.replace(final)
-            _sync(self.folder)
+            sync_folder(self.folder)
         except OSError as error:
             raise _cannot_save(final, error.strerror or str(error)) from error
         except StorageError as error:
@@ -125,14 +124,6 @@ def _write(part: Path, checkpoint: Checkpoint) -> None:
     write_json(part / _STATE, {"step": checkpoint.step, **checkpoint.state})
     sums = [f"{sha256(path)}  {path.name}\n" for path in sorted(part.iterdir())]
     write_atomic(part / _SUMS, "".join(sums))
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(folder: Path) -> Checkpoint:

@@ -15,7 +15,9 @@ Handlers = Mapping[signal.Signals, Callable[[int, FrameType | None], Any] | int 
 
 
 class Interrupted(ReslinkError):
-    """Training was stopped from outside; its state is saved (exit code 1)."""
+    """Training was stopped from outside; its state is saved (exit code 130)."""
+
+    exit_code = 130
 
 
 class StopFlag:

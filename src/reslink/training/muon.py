@@ -7,7 +7,7 @@ a convolution is seen here as the matrix (out_channels, in_channels · height ·
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -33,14 +33,14 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, lr=lr, fused=fused)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """Moves all parameters that have a gradient."""
         for group in self.param_groups:
             for parameter in group["params"] if group["hidden"] else ():
                 if parameter.grad is not None:
                     self._move(parameter, parameter.grad, group["lr"], group["weight_decay"])
                     parameter.grad = None  # AdamW leaves a parameter without a gradient alone
-        super().step(closure)
+        super().step()
 
     def _move(self, parameter: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
         state = self.state[parameter]

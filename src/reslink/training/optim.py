@@ -107,7 +107,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     for key, value in tensors.items():
         number, name = key.split(".", 1)
         parameter = parameters[int(number)]
-        home = torch.empty_like(parameter) if value.shape == parameter.shape and value.ndim else torch.empty_like(value)
+        device = parameter.device if optimizer.defaults.get("fused") else value.device
+        same = value.shape == parameter.shape and value.ndim > 0
+        home = torch.empty_like(parameter) if same else torch.empty_like(value, device=device)
         optimizer.state[parameter][name] = home.copy_(value)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reslink.bundles.bundle import Bundle
 from reslink.errors import TrainingError, UsageError
-from reslink.files import write_atomic, write_json
+from reslink.files import sha256, write_atomic, write_json
 from reslink.training import diagnostics, run_folder
 from reslink.training.batches import Indices, plan_epoch, sampler_weights, shard
 from reslink.training.checkpoint import Checkpoint, Checkpoints
@@ -82,6 +82,7 @@ class Run:
     def begin(self) -> None:
         """Goes to the last checkpoint, or writes the files that stand at the start of a run."""
         found = self.checkpoints.load()
+        self.accelerator.wait_for_everyone()  # all have looked before the first checkpoint is written
         if found is not None:
             self._check_same(found.state["made_from"])
             self._restore(found)
@@ -104,6 +105,7 @@ class Run:
     def _made_from(self) -> Row:
         return {
             "data": self.materials.digest,
+            "split": sha256("\n".join(self.materials.parts)),
             "recipe": self.recipe.published(),
             "processes": self.accelerator.num_processes,
             "precision": self.accelerator.mixed_precision,

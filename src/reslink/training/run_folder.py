@@ -73,9 +73,16 @@ class RunFolder:
                     "A new run needs a folder without one",
                     "Choose another folder, or add --resume to go on with it or --overwrite to replace it",
                 )
-            for part in self.path.glob(".*.part"):
-                part.unlink(missing_ok=True)
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Removes what a killed process left of files and of the bundle it was writing."""
+        for left in [*self.path.glob(".*.part"), *self.path.glob(".bundle.*.old")]:
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
