@@ -86,7 +86,7 @@ def test_an_unknown_key_names_the_nearest(key: str, meant: str, tmp_path: Path) 
         ("seed=-1", r"seed is -1 \(--seed -1\).*at least 0"),
         ("optimizer.lr=0", r"optimizer.lr is 0.*a number above 0 and at most 100"),
         ("optimizer.lr=.nan", r"optimizer.lr is .*a number above 0"),
-        ("optimizer.name=adamm", r"optimizer.name is 'adamm'. It is one of adamw, adam, sgd"),
+        ("optimizer.name=adamm", r"optimizer.name is 'adamm'. It is one of muon, adamw, adam, sgd"),
         ("data.fractions=[0.5, 0.5]", r"data.fractions is .*a list of 3"),
         ("data.fractions=[0.5, 0.5, 0.5]", r"data.*sum to 1"),
         ("data.fold=2", r"fold is 2"),
