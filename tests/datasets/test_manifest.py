@@ -6,9 +6,11 @@ import codecs
 from pathlib import Path
 
 import pytest
+from PIL import Image as Picture
 
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, UsageError
+from reslink.imaging.reading import find_images
 from reslink.labels import Labels
 
 
@@ -281,3 +283,11 @@ def test_the_real_sets(shared_data: Path, name: str, n: int, classes: int, patie
     assert (len(manifest), len(manifest.labels)) == (n, classes)
     assert len({case.patient_id for case in manifest.cases} - {None}) == patients
     assert sum(case.mask is not None for case in manifest.cases) == masks
+
+
+def test_a_folder_of_masks_is_no_folder_of_images(tmp_path: Path) -> None:
+    for name in ("images/a.png", "masks/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Picture.new("L", (64, 64), 9).save(tmp_path / name)
+    assert find_images([tmp_path]) == [tmp_path / "images" / "a.png"]
+    assert find_images([tmp_path / "masks"]) == [tmp_path / "masks" / "a.png"]

@@ -182,3 +182,8 @@ def test_every_setting_is_explained(settings: type[BaseModel]) -> None:
 def test_all_keys_are_listed() -> None:
     listed = set(keys())
     assert {"seed", "trainer", "trainer.epochs", "preprocess.isolate_head", "augment.rotation", "model.variant"} <= listed
+
+
+def test_no_class_at_all_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"model.num_classes"):
+        load_recipe(None, ["model.num_classes=0"])

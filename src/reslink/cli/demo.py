@@ -41,11 +41,13 @@ def demo(
     from reslink.cli.pipeline import learn, predict_to_csv, summarise
     from reslink.datasets.manifest import Manifest
     from reslink.training.recipe import load_recipe
+    from reslink.training.run_folder import RunFolder
 
     began = time.monotonic()
     recipe = load_recipe(None, [*RECIPE, *(sets or ()), f"seed={seed}"])
     heads, fresh = out / "heads", out / "new"
-    _draw(console, heads, patients, seed)
+    with RunFolder(out).claimed(resume=resume, overwrite=overwrite):  # a refusal leaves the heads of the run that stands there
+        _draw(console, heads, patients, seed)
     summary = learn(console, Manifest.open(heads), recipe, out, resume=resume, overwrite=overwrite)
     _draw(console, fresh, 4, (seed + 1_000_003) % 2**32)
     table = predict_to_csv(console, out / "bundle", [fresh / "images"], fresh / "predictions.csv")

@@ -23,15 +23,17 @@ def describe(
     console: Console,
     variant: Annotated[str, typer.Argument(metavar="VARIANT", help="A variant, such as reslink_small.")],
     sets: Set = None,
-    size: Annotated[int, typer.Option("--size", min=64, max=1024, help="Side of the input in pixels.")] = 224,
+    size: Annotated[
+        int | None, typer.Option("--size", min=64, max=1024, help="Side of the input; the recipe's if not given.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print parameters and FLOPs by layer, receptive fields, and what attention costs as the map grows."""
     from reslink.training.recipe import load_recipe
 
     recipe = load_recipe(None, [f"model.variant={variant}", *(sets or ())])
-    config = recipe.network(recipe.model.num_classes or 2)
-    facts = description(config, size) | {"variant": recipe.model.variant}
+    config = recipe.network(2 if recipe.model.num_classes is None else recipe.model.num_classes)
+    facts = description(config, size or recipe.preprocess.size) | {"variant": recipe.model.variant}
     if json:
         console.json(facts, indent=2)
     else:

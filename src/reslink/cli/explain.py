@@ -75,7 +75,7 @@ def _files(paths: list[str], labels: Labels, limit: int | None) -> tuple[list[st
     files: list[str | Path] = []
     masks: dict[str, Path] = {}
     for path in paths:
-        if not path.lower().endswith(".csv"):
+        if not path.lower().endswith(".csv") and not (Path(path) / "manifest.csv").is_file():
             files.append(path)
             continue
         cases = Manifest.open(path, labels=labels).cases[:limit]

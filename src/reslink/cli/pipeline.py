@@ -34,6 +34,7 @@ def learn(console: Console, manifest: Manifest, recipe: Recipe, out: Path, *, re
         What ``train --json`` prints: where things are, the figures of the test part, and the diagnostics.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so; read when CUDA starts
+    from reslink.files import lock_folder
     from reslink.reports.page import run_report
     from reslink.training.trainer import train
 
@@ -44,14 +45,22 @@ def learn(console: Console, manifest: Manifest, recipe: Recipe, out: Path, *, re
         progress.end()
     if os.environ.get("RANK", "0") != "0":  # one of several processes of torchrun; the first one does the rest
         raise typer.Exit
-    evaluation = judge(console, manifest, recipe, out)
+    try:
+        with lock_folder(out):
+            evaluation = judge(console, manifest, recipe, out)
+            report = run_report(out)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Stopped while judging; the model is saved.\n  Run the same command with --resume to judge it (run folder {out})."
+        ) from None
     return {
         "run": str(out),
         "bundle": str(result.bundle),
-        "report": str(run_report(out)),
+        "report": str(report),
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "n_test": evaluation.get("n", 0),
+        "left_out": left_out(manifest, out / "splits.csv"),
         "metrics": evaluation.get("metrics", {}),
         "localization": evaluation.get("localization", {}),
         "findings": [asdict(finding) for finding in result.findings],
@@ -96,8 +105,17 @@ def tested(manifest: Manifest, splits: Path) -> Manifest:
     return replace(manifest, cases=cases)
 
 
+def left_out(manifest: Manifest, splits: Path) -> list[str]:
+    """Returns the cases that could not be read: ``splits.csv`` has no row for them."""
+    with splits.open(newline="", encoding="utf-8") as stream:
+        read = {row["sample_id"] for row in csv.DictReader(stream)}
+    return [case.name for case in manifest.cases if case.name not in read]
+
+
 def summarise(console: Console, summary: dict[str, Any], json: bool) -> None:
     """Says what came of a run: one JSON object, or for people the figures, the findings and where things are."""
+    for name in summary.get("left_out", ()):
+        console.warn(f"Warning: {name} could not be read and was left out.")
     if json:
         console.json(summary, indent=2)
         return

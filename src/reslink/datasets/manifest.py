@@ -12,6 +12,7 @@ from typing import Literal
 from reslink.datasets.table import Row, read_table
 from reslink.errors import InputError, UsageError, nearest
 from reslink.files import sha256
+from reslink.imaging.reading import MASK_FOLDERS
 from reslink.labels import Labels
 
 Split = Literal["train", "validation", "test"]
@@ -27,7 +28,6 @@ _SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-_NOT_CLASSES = {"mask", "masks", "__macosx"}
 _NOT_IMAGES = frozenset(
     {".csv", ".tsv", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".md", ".rst", ".html", ".xml"}
     | {".pdf", ".xls", ".xlsx", ".doc", ".docx", ".py", ".ipynb"}
@@ -210,7 +210,7 @@ def _cases_of_folder(root: Path) -> list[Case]:
 
 def _class_folders(root: Path) -> list[Path]:
     found = (entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return sorted(folder for folder in found if folder.name.casefold() not in _NOT_CLASSES)
+    return sorted(folder for folder in found if folder.name.casefold() not in MASK_FOLDERS)
 
 
 def _cases_of_classes(root: Path, folders: list[Path], split: Split | None) -> list[Case]:
@@ -235,7 +235,7 @@ def _image_files(folder: Path) -> Iterable[Path]:
 
 
 def _may_hold_images(folder: str) -> bool:
-    return not folder.startswith(".") and folder.casefold() not in _NOT_CLASSES
+    return not folder.startswith(".") and folder.casefold() not in MASK_FOLDERS
 
 
 def _may_be_image(name: str) -> bool:

@@ -165,10 +165,14 @@ def _images_in(folder: Path) -> list[Path]:
     return images
 
 
+MASK_FOLDERS = ("mask", "masks", "__macosx")
+"""Names of folders that hold no images of their own; one that is named itself is searched."""
+
+
 def _folders_in(folder: Path) -> Iterator[list[Path]]:
-    """Yields the files of a folder and of each folder below, by name, without what is hidden."""
+    """Yields the files of a folder and of each folder below, by name, without what is hidden and without folders of masks."""
     for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name.casefold() not in MASK_FOLDERS)
         shown = sorted(name for name in files if not name.startswith(".") and name.upper() != "DICOMDIR")
         yield [Path(root, name) for name in shown]
 

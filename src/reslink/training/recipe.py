@@ -87,7 +87,7 @@ class Recipe(Section):
         Raises:
             UsageError: If the variant is unknown, or a field of ``model`` cannot be used.
         """
-        outputs = self.model.num_classes or num_classes
+        outputs = num_classes if self.model.num_classes is None else self.model.num_classes
         if outputs != num_classes and (outputs, num_classes) != (1, 2):
             raise UsageError(
                 f"model.num_classes is {outputs}, and the data has {num_classes} classes",
@@ -142,7 +142,8 @@ def load_recipe(path: str | Path | None = None, sets: Iterable[str] = ()) -> Rec
         key, value = _parse(change)
         _put(tree, key, value)
     recipe = _validated(tree)
-    recipe.network(recipe.model.num_classes or 2)  # says now, not after the images are read, what is wrong with the network
+    # says now, not after the images are read, what is wrong with the network
+    recipe.network(2 if recipe.model.num_classes is None else recipe.model.num_classes)
     return recipe
 
 
