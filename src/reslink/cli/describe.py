@@ -32,7 +32,7 @@ def describe(
     from reslink.training.recipe import load_recipe
 
     recipe = load_recipe(None, [f"model.variant={variant}", *(sets or ())])
-    config = recipe.network(2 if recipe.model.num_classes is None else recipe.model.num_classes)
+    config = recipe.network()
     facts = description(config, size or recipe.preprocess.size) | {"variant": recipe.model.variant}
     if json:
         console.json(facts, indent=2)

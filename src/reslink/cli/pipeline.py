@@ -97,18 +97,22 @@ def judge(console: Console, manifest: Manifest, recipe: Recipe, out: Path) -> di
     return evaluation
 
 
-def tested(manifest: Manifest, splits: Path) -> Manifest:
-    """Returns the test cases of a run, as its ``splits.csv`` says."""
+def parts(splits: Path) -> dict[str, str]:
+    """Returns the part of each case that a run read, as its ``splits.csv`` says."""
     with splits.open(newline="", encoding="utf-8") as stream:
-        names = {row["sample_id"] for row in csv.DictReader(stream) if row["split"] == "test"}
-    cases = tuple(replace(case, split="test") for case in manifest.cases if case.name in names)
+        return {row["sample_id"]: row["split"] for row in csv.DictReader(stream)}
+
+
+def tested(manifest: Manifest, splits: Path) -> Manifest:
+    """Returns the test cases of a run."""
+    part = parts(splits)
+    cases = tuple(replace(case, split="test") for case in manifest.cases if part.get(case.name) == "test")
     return replace(manifest, cases=cases)
 
 
 def left_out(manifest: Manifest, splits: Path) -> list[str]:
-    """Returns the cases that could not be read: ``splits.csv`` has no row for them."""
-    with splits.open(newline="", encoding="utf-8") as stream:
-        read = {row["sample_id"] for row in csv.DictReader(stream)}
+    """Returns the cases that could not be read: the split of the run has no row for them."""
+    read = parts(splits)
     return [case.name for case in manifest.cases if case.name not in read]
 
 

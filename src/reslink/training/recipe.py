@@ -81,13 +81,19 @@ class Recipe(Section):
         """Returns the SHA-256 of the published recipe as canonical JSON."""
         return sha256(json.dumps(self.published(), sort_keys=True, separators=(",", ":")))
 
-    def network(self, num_classes: int) -> ResLinkConfig:
+    def network(self, num_classes: int | None = None) -> ResLinkConfig:
         """Returns the network's configuration for data with some number of classes.
+
+        Args:
+            num_classes: Classes of the data; where None, what ``model.num_classes`` says, or 2.
 
         Raises:
             UsageError: If the variant is unknown, or a field of ``model`` cannot be used.
         """
-        outputs = num_classes if self.model.num_classes is None else self.model.num_classes
+        stated = self.model.num_classes
+        if num_classes is None:
+            num_classes = 2 if stated is None else stated
+        outputs = num_classes if stated is None else stated
         if outputs != num_classes and (outputs, num_classes) != (1, 2):
             raise UsageError(
                 f"model.num_classes is {outputs}, and the data has {num_classes} classes",
@@ -143,7 +149,7 @@ def load_recipe(path: str | Path | None = None, sets: Iterable[str] = ()) -> Rec
         _put(tree, key, value)
     recipe = _validated(tree)
     # says now, not after the images are read, what is wrong with the network
-    recipe.network(2 if recipe.model.num_classes is None else recipe.model.num_classes)
+    recipe.network()
     return recipe
 
 
