@@ -117,3 +117,8 @@ def optional_import(name: str, extra: str) -> ModuleType:
             f"This needs the extra {extra!r}",
             f'Run: pip install "reslink[{extra}]"',
         ) from error
+
+
+def spreadsheet_text(text: str) -> str:
+    """Returns a text that no spreadsheet runs as a formula: one that would be gets a ``'`` before it (OWASP, CSV injection)."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -10,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from PIL import Image as Picture
 from typer.testing import CliRunner, Result
 
 from reslink import __version__
-from reslink.cli import doctor, info, pipeline
+from reslink.cli import doctor, explain, info, pipeline, predict
 from reslink.cli.console import Console
 from reslink.cli.explain import measured
 from reslink.cli.main import app
 from reslink.cli.phantom import tree
 from reslink.errors import UsageError
 from reslink.explain.run import Explanation
+from reslink.inference.classifier import Prediction
+from reslink.labels import Labels
 
 VERBS = ("demo", "train", "evaluate", "predict", "explain", "describe", "phantom", "info", "doctor")
 
@@ -199,9 +204,42 @@ def test_a_summary_for_people_tells_findings_and_places(capsys: pytest.CaptureFi
     assert said[3].startswith("Research use only")
 
 
+def test_a_summary_with_files_left_out_names_them_and_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    finding = {"code": "files-left-out", "message": "1 of 9 files", "advice": "Mend it", "epoch": 0}
+    summary = {"metrics": {}, "n_test": 0, "findings": [finding], "left_out": ["a/b.png"]}
+    with pytest.raises(typer.Exit) as ended:
+        pipeline.summarise(Console(), summary, json=True)
+    out = capsys.readouterr()
+    assert ended.value.exit_code == 1
+    assert json.loads(out.out) == summary
+    assert out.err.splitlines() == ["Warning: a/b.png could not be read and was left out."]
+
+
+def test_a_limit_holds_for_every_kind_of_path(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    images = [tmp_path / name for name in ("two/a.png", "two/b.png", "c.png")]
+    for path in images:
+        Picture.new("L", (8, 8)).save(path)
+    missing = str(tmp_path / "missing.png")
+    files, masks = explain._files([missing, str(tmp_path / "two"), str(images[2])], Labels(("A", "B")), 3)
+    assert [str(path) for path in files] == [missing, str(images[0]), str(images[1])]
+    assert masks == {}
+
+
+def test_a_table_of_predictions_starts_no_formula(tmp_path: Path) -> None:
+    with predict.table_of(tmp_path / "out.csv", ("A", "B")) as sink:
+        sink.write(Prediction("=cmd()/a.png", error="-1 is no image"))
+        sink.write(Prediction("a-b.png", label="A", probability=0.75, probabilities={"A": 0.75, "B": 0.25}))
+    rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
+    assert rows[1][0] == "'=cmd()/a.png"
+    assert rows[1][4] == "'-1 is no image"
+    assert rows[2] == ["a-b.png", "", "A", "0.75", "", "0.75", "0.25"]
+
+
 def test_explanations_are_averaged_over_the_cases_with_a_lesion() -> None:
     hit = {"pointing_game": 1.0, "energy_inside": 0.5, "iou": 0.2}
     miss = {"pointing_game": 0.0, "energy_inside": 0.1, "iou": None}
-    done = [Explanation("a", methods={"final": hit}), Explanation("b", methods={"final": miss}), Explanation("c")]
-    assert measured(done) == [("final", "2", "0.500", "0.300", "0.200")]
-    assert measured([Explanation("a", methods={"final": {"low": 0.0}})]) == []
+    found = [Explanation("a", methods={"final_attention": hit}), Explanation("b", methods={"final_attention": miss})]
+    done = [*found, Explanation("c")]
+    assert measured(done) == [("final_attention", "2", "0.500", "0.300", "0.200")]
+    assert measured([Explanation("a", methods={"final_attention": {"low": 0.0}})]) == []

@@ -198,7 +198,7 @@ class TestTable:
         if message is None:
             assert len(Manifest.open(images)) == 5
             return
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(UsageError, match=message):
             Manifest.open(images)
 
     def test_an_absolute_path_below_the_table_is_fine(self, images: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -94,9 +95,18 @@ def test_an_unreadable_image_among_good_ones(bundle: Path, images: list[Path], t
 def test_training_leaves_an_unreadable_image_out_and_says_so(classes: Path, tmp_path: Path, train: Invoke) -> None:
     (classes / "Healthy" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
     result = train(classes, "--out", tmp_path / "run", "--epochs", "1", "--set", "data.group_by=none")
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 1, result.stderr
     assert "Healthy/bad.png is left out" in result.stderr
+    assert "Healthy/bad.png could not be read and was left out" in result.stderr
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert re.search(r"1 of \d+ files could not be read and were left out: Healthy/bad.png", page)
     assert "bad.png" not in (tmp_path / "run" / "splits.csv").read_text()
+
+
+def test_a_bad_row_of_a_table_is_wrong_usage(cohort: Path, tmp_path: Path, train: Invoke) -> None:
+    table = tmp_path / "bad.csv"
+    table.write_text("path,label\nmissing.png,A\n")
+    refused(train(table, "--out", tmp_path / "run"), 2, "Row 2 of bad.csv", "'missing.png'", "does not exist")
 
 
 def test_a_truncated_jpeg(bundle: Path, tmp_path: Path, invoke: Invoke) -> None:

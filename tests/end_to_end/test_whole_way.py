@@ -175,7 +175,7 @@ def test_evaluate_refuses_a_filled_folder(bundle: Path, cohort: Path, tmp_path: 
 
 def test_explain(bundle: Path, cohort: Path, tmp_path: Path, invoke: Invoke) -> None:
     result = invoke(
-        "explain", bundle, cohort / "manifest.csv", "--limit", "2", "--out", tmp_path / "maps", "--method", "final",
+        "explain", bundle, cohort / "manifest.csv", "--limit", "2", "--out", tmp_path / "maps", "--method", "final_attention",
         "--method", "grad_cam",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr

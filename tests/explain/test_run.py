@@ -177,9 +177,9 @@ def test_hounsfield_units_are_windowed_for_display():
 
 def test_gates_are_drawn_from_their_lowest_and_grains_are_smoothed(rng):
     gates = rng.uniform(0.4, 0.6, (64, 64)).astype(np.float32)
-    assert for_display("final", gates).min() == 0
-    np.testing.assert_allclose(for_display("final", gates), gates - gates.min())
-    assert least_span("final") == 0.2
+    assert for_display("final_attention", gates).min() == 0
+    np.testing.assert_allclose(for_display("final_attention", gates), gates - gates.min())
+    assert least_span("final_attention") == 0.2
     grains = np.zeros((224, 224), np.float32)
     grains[100, 100], grains[10, 10] = 1, -1
     smooth = for_display("integrated_gradients", grains)
@@ -191,6 +191,6 @@ def test_gates_are_drawn_from_their_lowest_and_grains_are_smoothed(rng):
 
 def test_a_note_says_when_a_map_points_nowhere():
     numbers = {"flat": False, "low": 0.2, "high": 0.75}
-    assert note("final", numbers, "Tumor") == "gates from 0.20 to 0.75"
+    assert note("final_attention", numbers, "Tumor") == "gates from 0.20 to 0.75"
     assert note("grad_cam", numbers, "Tumor") == "evidence for Tumor"
     assert note("grad_cam", numbers | {"flat": True}, "Tumor") == "the same everywhere: it points nowhere"

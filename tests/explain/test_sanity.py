@@ -55,7 +55,7 @@ def test_fails_for_maps_that_are_flat_from_the_start(patch_net, images):
 
 def test_the_attention_of_a_reslink_changes_only_from_its_own_layer_on(images):
     network = build(variant_config("reslink_small", num_classes=1), seed=0)
-    check = randomisation_check(network, images, "final")
+    check = randomisation_check(network, images, "final_attention")
     correlation = dict(check.rows)
     assert list(correlation) == ["head.1", "final_attention", "stages.2", "stages.1", "first_attention", "stem"]
     assert correlation["head.1"] == pytest.approx(1.0)
@@ -89,7 +89,8 @@ def test_an_empty_background_does_not_make_maps_alike(images, patch_net):
 def test_unknown_maps_and_missing_layers_are_named(patch_net, images):
     with pytest.raises(UsageError, match=r"no map 'gradcam'.*Did you mean 'grad_cam'"):
         randomisation_check(patch_net, images, "gradcam")
-    with pytest.raises(UsageError, match="no final attention layer"):
-        randomisation_check(build(variant_config("reslink_small", attention="first"), seed=0), images, "final")
-    with pytest.raises(UsageError, match="no first attention layer"):
-        randomisation_check(patch_net, images, "first")
+    network = build(variant_config("reslink_small", attention="first"), seed=0)
+    with pytest.raises(UsageError, match="no layer final_attention"):
+        randomisation_check(network, images, "final_attention")
+    with pytest.raises(UsageError, match="no layer first_attention"):
+        randomisation_check(patch_net, images, "first_attention")

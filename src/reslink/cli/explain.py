@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,11 +32,11 @@ def explain(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help="first, final, grad_cam, integrated_gradients, occlusion; may be repeated."),
+        typer.Option(
+            "--method", help="first_attention, final_attention, grad_cam, integrated_gradients, occlusion; may be repeated."
+        ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="At most so many images of a manifest.", show_default=False)
-    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many images.", show_default=False)] = None,
     sanity: Annotated[bool, typer.Option(help="Compare the maps with those of randomised weights.")] = True,
     device: Device = "auto",
     json: Json = False,
@@ -76,12 +77,23 @@ def _files(paths: list[str], labels: Labels, limit: int | None) -> tuple[list[st
     masks: dict[str, Path] = {}
     for path in paths:
         if not path.lower().endswith(".csv") and not (Path(path) / "manifest.csv").is_file():
-            files.append(path)
+            files += [path] if limit is None else _found(path)
             continue
-        cases = Manifest.open(path, labels=labels).cases[:limit]
+        cases = Manifest.open(path, labels=labels).cases
         files += [case.path for case in cases]
         masks |= {str(case.path): case.mask for case in cases if case.mask is not None}
-    return files, masks
+    return files[:limit], masks
+
+
+def _found(path: str) -> Sequence[str | Path]:
+    """Returns the images of a path; a path that has none stands for itself and is reported later."""
+    from reslink.errors import InputError
+    from reslink.imaging.reading import find_images
+
+    try:
+        return find_images([path])
+    except InputError:
+        return [path]
 
 
 def _show(console: Console, done: list[Explanation], out: Path, json: bool) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from reslink.cli.console import Bar, Lines
     from reslink.datasets.manifest import Manifest
 
-METHODS = ("final", "grad_cam")
+METHODS = ("final_attention", "grad_cam")
 CHECKED = 16
 
 

@@ -117,7 +117,19 @@ def left_out(manifest: Manifest, splits: Path) -> list[str]:
 
 
 def summarise(console: Console, summary: dict[str, Any], json: bool) -> None:
-    """Says what came of a run: one JSON object, or for people the figures, the findings and where things are."""
+    """Says what came of a run: one JSON object, or for people the figures, the findings and where things are.
+
+    Raises:
+        typer.Exit: With code 1 where files could not be read and were left out.
+    """
+    _say(console, summary, json)
+    if summary.get("left_out"):
+        raise typer.Exit(1)
+
+
+def _say(console: Console, summary: dict[str, Any], json: bool) -> None:
+    from reslink.training.diagnostics import FILES_LEFT_OUT
+
     for name in summary.get("left_out", ()):
         console.warn(f"Warning: {name} could not be read and was left out.")
     if json:
@@ -125,6 +137,8 @@ def summarise(console: Console, summary: dict[str, Any], json: bool) -> None:
         return
     figures(console, summary["metrics"], HEADLINE, f"{summary['n_test']} test images")
     for finding in summary["findings"]:
+        if finding["code"] == FILES_LEFT_OUT:  # named one by one above
+            continue
         console.warn(f"Warning: {finding['message']}. {finding['advice']}. ({finding['code']}, epoch {finding['epoch']})")
     for name in ("bundle", "report", "new_heads"):
         if summary.get(name):

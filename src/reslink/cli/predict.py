@@ -14,6 +14,7 @@ import typer
 from reslink.cli.console import Console
 from reslink.cli.options import BatchSize, BundleFolder, Device, Images, Json
 from reslink.errors import StorageError, UsageError
+from reslink.files import spreadsheet_text
 
 if TYPE_CHECKING:
     from reslink.inference.classifier import Prediction
@@ -125,7 +126,10 @@ class _Writer(Protocol):
 
 
 class CsvFile:
-    """One row an image: path, slice, label, probability, error, and a column ``p_<class>`` for each class."""
+    """One row an image: path, slice, label, probability, error, and a column ``p_<class>`` for each class.
+
+    A path that a spreadsheet would run as a formula is written with a ``'`` before it.
+    """
 
     def __init__(self, writer: _Writer, names: tuple[str, ...]) -> None:
         self._writer, self._names = writer, names
@@ -134,5 +138,6 @@ class CsvFile:
     def write(self, prediction: Prediction) -> None:
         """Writes one prediction; what is not there stays empty."""
         by_class = prediction.probabilities or {}
-        row = [prediction.path, prediction.slice, prediction.label, prediction.probability, prediction.error]
+        path, error = spreadsheet_text(prediction.path), prediction.error and spreadsheet_text(prediction.error)
+        row = [path, prediction.slice, prediction.label, prediction.probability, error]
         self._writer.writerow([*row, *(by_class.get(name) for name in self._names)])

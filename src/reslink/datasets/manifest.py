@@ -90,8 +90,8 @@ class Manifest:
 
         Raises:
             UsageError: If there is no such folder, if it is empty, if a column is missing, or if the classes cannot be
-                learned from: only one class, a class with one case, two names that differ in case only.
-            InputError: If a row of the table cannot be used; the message names its number.
+                learned from: only one class, a class with one case, two names that differ in case only; or if a row of
+                the table cannot be used, with its number.
         """
         source = Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
         table = source / "manifest.csv" if source.is_dir() else source
@@ -257,7 +257,7 @@ def _cases_of_table(table: Path) -> list[Case]:
     return [case for _, case in cases.values()]
 
 
-def _conflict(row: Row, first: int, former: Case, case: Case) -> InputError:
+def _conflict(row: Row, first: int, former: Case, case: Case) -> UsageError:
     if former.label != case.label:
         what = f"with the label {case.label!r}, but row {first} says {former.label!r}"
     else:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reslink.errors import InputError, UsageError, nearest
+from reslink.errors import UsageError, nearest
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -36,15 +36,15 @@ class Row:
         """Returns a cell that must not be empty.
 
         Raises:
-            InputError: If it is.
+            UsageError: If it is.
         """
         if not self.get(column):
             raise self.error(f"has no {column!r}", f"Each row fills the column {column!r}", "Fill it or remove the row")
         return self.cells[column]
 
-    def error(self, what: str, allowed: str, next_step: str) -> InputError:
+    def error(self, what: str, allowed: str, next_step: str) -> UsageError:
         """Returns the error of this row; ``what`` follows the words "Row 7 of manifest.csv"."""
-        return InputError(f"Row {self.number} of {self.table} {what}", allowed, next_step)
+        return UsageError(f"Row {self.number} of {self.table} {what}", allowed, next_step)
 
 
 def read_table(path: Path, columns: Sequence[str], required: Sequence[str]) -> list[Row]:
@@ -63,8 +63,7 @@ def read_table(path: Path, columns: Sequence[str], required: Sequence[str]) -> l
         The rows in order; columns beyond ``columns`` are kept under their own header.
 
     Raises:
-        UsageError: If the file is no such text, or lacks a required column.
-        InputError: If a row has more cells than the header.
+        UsageError: If the file is no such text, lacks a required column, or a row has more cells than the header.
     """
     lines = _records(path, _text(path))
     _, header = next(lines, (1, []))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reslink.bundles.decision import Decision
 from reslink.datasets.manifest import Manifest
-from reslink.files import write_atomic
+from reslink.files import spreadsheet_text, write_atomic
 from reslink.labels import Labels
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -69,13 +69,13 @@ def write_predictions(path: Path, cases: JudgedCases, labels: Labels, decision: 
     for i, case in enumerate(cases.manifest.cases):
         writer.writerow(
             [
-                *(_safe(text) for text in (case.name, case.patient_id or "", case.name)),
+                *(spreadsheet_text(text) for text in (case.name, case.patient_id or "", case.name)),
                 case.split or "",
                 case.label,
                 repr(float(logits[i])),
                 repr(float(probabilities[i])),
                 labels.names[predicted[i]],
-                _safe(cases.groups[i]),
+                spreadsheet_text(cases.groups[i]),
                 *(repr(float(p)) for p in cases.probabilities[i]),
             ]
         )
@@ -89,8 +89,3 @@ def _logits(logits: Floats, shown: NDArray[np.int64]) -> Floats:
     if logits.shape[1] == 2:
         return logits[:, 1] - logits[:, 0]
     return np.take_along_axis(logits, shown[:, None], axis=1)[:, 0]
-
-
-def _safe(text: str) -> str:
-    """Returns a text that no spreadsheet runs as a formula (OWASP, CSV injection)."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from reslink.explain.visit import own_copy, visiting, whole
 from reslink.networks.area_attention import record_gates
 
+LAYERS = ("first_attention", "final_attention")
+"""The attention layers of a ResLink."""
+
 
 def attention_maps(network: nn.Module, x: Tensor) -> dict[str, NDArray[np.float32]]:
     """Returns the gates α of every area-attention layer, in one forward pass.
@@ -20,9 +23,9 @@ def attention_maps(network: nn.Module, x: Tensor) -> dict[str, NDArray[np.float3
 
     Returns:
         Maps (B, h, w) float32 in (0, 1), the mean over the channels of the gates, at the size of the feature map that
-        they gate; high = let through. The key is the name of the layer without ``_attention``: ``first`` and
-        ``final`` for a ResLink; no key for a layer that is off, no key at all for a network without area attention.
+        they gate; high = let through. The key is the name of the layer: ``first_attention`` and
+        ``final_attention`` for a ResLink; no key for a layer that is off, no key at all for a network without area attention.
     """
     with visiting(network), torch.no_grad(), record_gates(network) as gates:
         network(own_copy(x, network))
-        return {name.removesuffix("_attention"): whole(gate.mean(dim=1)) for name, gate in gates.items()}
+        return {name: whole(gate.mean(dim=1)) for name, gate in gates.items()}

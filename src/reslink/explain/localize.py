@@ -131,7 +131,7 @@ def _maps(
 ) -> dict[str, NDArray[np.float32]]:
     x = torch.from_numpy(preprocess.normalise(np.stack([np.asarray(cache.pixels[i]) for i in batch])))
     size = (int(x.shape[-2]), int(x.shape[-1]))
-    maps = {f"{name}_attention": enlarge(gates, size) for name, gates in attention_maps(network, x).items()}
+    maps = {name: enlarge(gates, size) for name, gates in attention_maps(network, x).items()}
     target = 1 if labels.binary else predicted_classes(network, x)
     maps["grad_cam"] = grad_cam(network, x, target)
     maps["centre"] = np.repeat(centre_gaussian(size[0])[None], len(x), axis=0)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from reslink.explain.attention import attention_maps
+from reslink.explain.attention import LAYERS, attention_maps
 from reslink.explain.cam import grad_cam, integrated_gradients, occlusion
 from reslink.explain.localize import MEASURES, measure
 from reslink.explain.overlay import GATE_SPAN
@@ -19,10 +19,10 @@ from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
 from reslink.inference.classifier import Classifier
 
-METHODS = ("first", "final", "grad_cam", "integrated_gradients", "occlusion")
+METHODS = (*LAYERS, "grad_cam", "integrated_gradients", "occlusion")
 TITLES = {
-    "first": "First attention α",
-    "final": "Final attention α",
+    "first_attention": "First attention α",
+    "final_attention": "Final attention α",
     "grad_cam": "Grad-CAM",
     "integrated_gradients": "Integrated gradients",
     "occlusion": "Occlusion",
@@ -48,7 +48,7 @@ def heat_maps(
     x = torch.from_numpy(preprocess.normalise(pixels[None]))
     lowest = (0.0 - preprocess.mean) / preprocess.std
     size = (int(x.shape[-2]), int(x.shape[-1]))
-    gates = attention_maps(network, x) if {"first", "final"} & set(methods) else {}
+    gates = attention_maps(network, x) if set(LAYERS) & set(methods) else {}
     makers: dict[str, Callable[[], NDArray[np.float32]]] = {
         **{name: lambda heat=heat: enlarge(heat, size) for name, heat in gates.items()},  # type: ignore[misc]
         "grad_cam": lambda: grad_cam(network, x, target),
@@ -98,7 +98,7 @@ def for_display(name: str, heat: NDArray[np.float32]) -> NDArray[np.float32]:
         name: One of ``METHODS``.
         heat: (S, S) float32.
     """
-    if name in ("first", "final"):
+    if name in LAYERS:
         return np.asarray(heat - heat.min(), dtype=np.float32)
     if name == "integrated_gradients":
         return np.asarray(ndimage.gaussian_filter(np.maximum(heat, 0), heat.shape[0] / 100), dtype=np.float32)
@@ -107,13 +107,13 @@ def for_display(name: str, heat: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def least_span(name: str) -> float:
     """Returns the least span of a method's map that is shown with the full scale of colours."""
-    return GATE_SPAN if name in ("first", "final") else 0.0
+    return GATE_SPAN if name in LAYERS else 0.0
 
 
 def note(name: str, numbers: Mapping[str, Any], target: str) -> str:
     """Returns what a map says in a few words: the range of gates, or the class that it speaks for."""
     if numbers["flat"]:
         return "the same everywhere: it points nowhere"
-    if name in ("first", "final"):
+    if name in LAYERS:
         return f"gates from {numbers['low']:.2f} to {numbers['high']:.2f}"
     return f"evidence for {target}" + (", smoothed" if name == "integrated_gradients" else "")

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from reslink.errors import UsageError, nearest
-from reslink.explain.attention import attention_maps
+from reslink.explain.attention import LAYERS, attention_maps
 from reslink.explain.cam import grad_cam, integrated_gradients
 from reslink.explain.visit import enlarge, flat, own_copy, visiting
 
@@ -151,23 +151,22 @@ def _rank_correlation(before: Maps, after: Maps, inside: NDArray[np.bool_]) -> f
 def _resolve(method: str | MapFunction, network: nn.Module, x: Tensor) -> tuple[str, MapFunction]:
     if not isinstance(method, str):
         return getattr(method, "__name__", "map"), method
-    if method in ("first", "final"):
+    if method in LAYERS:
         _needs_attention(network, method)
         return method, lambda net, batch: attention_maps(net, batch)[method]
     if method not in ("grad_cam", "integrated_gradients"):
-        known = ("grad_cam", "integrated_gradients", "first", "final")
+        known = ("grad_cam", "integrated_gradients", *LAYERS)
         raise UsageError(f"There is no map {method!r}", f"The maps are {', '.join(known)}", nearest(method, known))
     target = predicted_classes(network, x)
     explain = grad_cam if method == "grad_cam" else integrated_gradients
     return method, lambda net, batch: explain(net, batch, target)
 
 
-def _needs_attention(network: nn.Module, place: str) -> None:
-    if not isinstance(getattr(network, f"{place}_attention", None), nn.Module) or not any(
-        True for _ in network.get_submodule(f"{place}_attention").parameters()
-    ):
+def _needs_attention(network: nn.Module, layer: str) -> None:
+    found = getattr(network, layer, None)
+    if not isinstance(found, nn.Module) or next(found.parameters(), None) is None:
         raise UsageError(
-            f"The network has no {place} attention layer",
+            f"The network has no layer {layer}",
             "An attention map needs a layer of area attention",
             "Choose grad_cam, or train with --set model.attention=both",
         )

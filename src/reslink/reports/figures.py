@@ -143,7 +143,7 @@ def _draw(classifier: Classifier, case: Case, row: Mapping[str, str], file: str)
     except ReslinkError:
         return None
     target = 1 if labels.binary else labels.index(row["prediction"])
-    heats = heat_maps(classifier, pixels, target, ("final", "grad_cam"))
+    heats = heat_maps(classifier, pixels, target, ("final_attention", "grad_cam"))
     drawn = [np.repeat(pixels[0][..., None], 3, axis=2)]
     drawn += [overlay(pixels[0], for_display(name, heat), mask, least=least_span(name)) for name, heat in heats.items()]
     about = GalleryCase(

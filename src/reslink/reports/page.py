@@ -79,7 +79,7 @@ def render(files: RunFolder, drawn: list[Chart], kind: str) -> str:
         evaluation=files.evaluation,
         cards=sections.headline(files.evaluation),
         facts=sections.facts(files),
-        confusion=sections.confusion(files.evaluation, sections.class_names(files)),
+        confusion=sections.confusion(files.evaluation),
         gallery=sections.gallery(files),
         localization=sections.localization(files.evaluation),
         sanity=sections.checks(files.sanity),

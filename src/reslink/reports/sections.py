@@ -16,7 +16,7 @@ METHOD_NAMES = {
     "grad_cam": "Grad-CAM",
     "centre": "Centre of the image (no knowledge)",
 }
-_SCORES = ("auroc", "accuracy", "balanced_accuracy", "f1")
+_SCORES = ("auroc", "accuracy")
 _SPLIT_ORDER = ("train", "validation", "test")
 
 
@@ -63,8 +63,8 @@ def facts(files: RunFolder) -> list[tuple[str, str]]:
     if "n" in evaluation:
         split = evaluation.get("split")
         rows.append(("Cases judged", f"{evaluation['n']}" + (f", split: {split}" if split else "")))
-    if "groups" in evaluation or "n_groups" in evaluation:
-        rows.append(("Patients or twin groups", str(evaluation.get("groups", evaluation.get("n_groups")))))
+    if "n_groups" in evaluation:
+        rows.append(("Patients or twin groups", str(evaluation["n_groups"])))
     variant = (bundle.get("architecture") or {}).get("name") or (config.get("model") or {}).get("variant")
     rows += [("Network", str(variant))] if variant else []
     rows += [("Seed", str(config["seed"]))] if "seed" in config else []
@@ -72,13 +72,12 @@ def facts(files: RunFolder) -> list[tuple[str, str]]:
     return rows
 
 
-def confusion(evaluation: Mapping[str, Any] | None, names: Sequence[str]) -> dict[str, Any] | None:
+def confusion(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Returns the confusion matrix with the share of each row, for shading."""
-    counts = (evaluation or {}).get("confusion_matrix")
-    if isinstance(counts, Mapping):
-        names, counts = counts.get("labels", names), counts.get("counts", counts.get("matrix"))
-    if not counts:
+    table = (evaluation or {}).get("confusion_matrix")
+    if not table:
         return None
+    names, counts = table["labels"], table["counts"]
     rows = [
         {"name": name, "cells": [{"count": c, "share": c / sum(row) if sum(row) else 0.0} for c in row]}
         for name, row in zip(names, counts, strict=True)
@@ -97,8 +96,7 @@ def localization(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def checks(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns the randomisation checks with the names of their maps."""
-    names = {name.removesuffix("_attention"): title for name, title in METHOD_NAMES.items()}
-    return [{**check, "name": names.get(check["method"], check["method"])} for check in found]
+    return [{**check, "name": METHOD_NAMES.get(check["method"], check["method"])} for check in found]
 
 
 def split_table(rows: Sequence[Row] | None) -> dict[str, Any] | None:
@@ -152,11 +150,7 @@ def columns(epochs: Sequence[Mapping[str, Any]], kind: str) -> dict[str, str]:
     keys = dict.fromkeys(key for row in epochs for key in row)
     if kind == "loss":
         return {key: _spoken(key.replace("loss", "")) or "loss" for key in keys if key.endswith("loss")}
-    return {key: NAMES[name] for key in keys for name in _SCORES if key in _validation_keys(name)}
-
-
-def _validation_keys(name: str) -> tuple[str, ...]:
-    return (f"validation_{name}", f"val_{name}", f"validation.{name}", f"validation/{name}", name)
+    return {f"val_{name}": NAMES[name] for name in _SCORES if f"val_{name}" in keys}
 
 
 def _spoken(key: str) -> str:

@@ -21,6 +21,8 @@ SMALL_BATCH = 8
 STRAYED_CHANNELS = 0.25
 STEPS_TO_SETTLE = 50
 DIVERGED, FIRST, WINDOW = 2.0, 3, 10
+FILES_LEFT_OUT = "files-left-out"
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,17 @@ def loss_not_finite(what: str, epoch: int, step: int, names: Sequence[str]) -> F
         f"The {what} is not finite in epoch {epoch}, step {step}, with these images: {', '.join(names)}",
         "Look at these images; if they are sound, lower optimizer.lr, or set optimizer.clip_norm=1 or trainer.precision=fp32",
         epoch,
+    )
+
+
+def files_left_out(names: Sequence[str], cases: int) -> Finding:
+    """Says which files could not be read, and so play no part in the run."""
+    shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    return Finding(
+        FILES_LEFT_OUT,
+        f"{len(names)} of {cases} files could not be read and were left out: {shown}",
+        "Mend the files or take them out of the data set",
+        0,
     )
 
 

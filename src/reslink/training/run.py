@@ -100,6 +100,8 @@ class Run:
         data = self.materials
         self.folder.write_splits(data.manifest, data.parts, data.groups, data.cache.file_hashes)
         self.folder.take_back_metrics(0)
+        for finding in self.watch.before():  # each file was named when it was read
+            self._record(finding.as_row())
         self.save()
 
     def _made_from(self) -> Row:

@@ -31,6 +31,12 @@ class Watch:
         self.enabled = learner.recipe.diagnostics.enabled
         self.images = feeder.materials.indices("validation")
 
+    def before(self) -> list[Finding]:
+        """Returns what there is to say before the first step."""
+        cache = self.feeder.materials.cache
+        cases = len(cache.manifest) + len(cache.failed)
+        return self._new([diagnostics.files_left_out(sorted(cache.failed), cases)] if cache.failed else [])
+
     def after_step(self, loss: float, lr: float, epoch: int) -> list[Finding]:
         """Returns what is new after a step."""
         return self._new([self.divergence.add(loss, lr, epoch)]) if self.enabled else []
