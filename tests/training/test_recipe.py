@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from reslink.errors import UsageError
 from reslink.networks.reslink import ResLinkConfig
 from reslink.training import sections
-from reslink.training.recipe import Recipe, keys, load_recipe
+from reslink.training.recipe import Recipe, keys, load_recipe, make_recipe
 
 
 def test_the_defaults_are_a_recipe_and_survive_yaml(tmp_path: Path) -> None:
@@ -19,6 +19,7 @@ def test_the_defaults_are_a_recipe_and_survive_yaml(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml())
     assert load_recipe(path) == recipe
+    assert make_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
 
 
 def test_sets_change_what_the_file_says_in_order(tmp_path: Path) -> None:

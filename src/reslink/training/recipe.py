@@ -153,6 +153,15 @@ def load_recipe(path: str | Path | None = None, sets: Iterable[str] = ()) -> Rec
     return recipe
 
 
+def make_recipe(tree: Tree) -> Recipe:
+    """Checks a recipe that is already a tree of plain values, such as that of a bundle.
+
+    Raises:
+        UsageError: As in ``load_recipe``.
+    """
+    return _validated(tree)
+
+
 def _validated(tree: Tree) -> Recipe:
     try:
         return Recipe.model_validate_json(json.dumps(tree, default=str))
