@@ -11,7 +11,24 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-VERBS = ("demo", "train", "evaluate", "predict", "explain", "describe", "phantom", "info", "doctor")
+VERBS = (
+    "demo",
+    "split",
+    "train",
+    "calibrate",
+    "evaluate",
+    "compare",
+    "predict",
+    "explain",
+    "audit",
+    "study",
+    "report",
+    "data",
+    "describe",
+    "phantom",
+    "info",
+    "doctor",
+)
 
 
 def commands_of(text: str) -> list[list[str]]:
@@ -26,7 +43,7 @@ def test_the_commands_of_the_readme_run(root: Path, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     commands = commands_of((root / "README.md").read_text())
     assert [words[:2] for words in commands] == [
-        ["reslink", verb] for verb in ("phantom", "train", "predict", "evaluate", "explain", "describe")
+        ["reslink", verb] for verb in ("phantom", "audit", "train", "predict", "evaluate", "explain", "describe")
     ]
     for words in commands:
         result = CliRunner().invoke(app, words[1:])

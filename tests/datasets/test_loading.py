@@ -314,7 +314,7 @@ class TestWorkers:
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
     def test_none_for_a_few_images(self) -> None:
-        assert loading._workers(100) == 0
+        assert loading.workers_for(100) == 0
 
 
 class TestBatches:

@@ -188,6 +188,7 @@ def test_all_faults_together_do_not_overlap_text_and_wrong_labels(tmp_path: Path
         "mirrored_twins": 2,
         "text": 5,
         "wrong_labels": 6,
+        "scanner": 0,
     }
     assert not {item["path"] for item in report["text"]} & {item["path"] for item in report["wrong_labels"]}
     assert len(rows) == 24

@@ -15,7 +15,7 @@ from PIL import Image as Picture
 from scipy import ndimage
 
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.twins import groups, thumbnail, twin_groups
+from reslink.datasets.twins import groups, pairs, thumbnail, twin_groups
 from reslink.errors import UsageError
 from reslink.imaging.image import Image
 
@@ -80,6 +80,51 @@ def test_no_images_no_groups() -> None:
 def test_a_wrong_shape_is_refused() -> None:
     with pytest.raises(UsageError, match=r"shape \(3, 32, 32\).*\(n, 64, 64\)"):
         twin_groups(np.zeros((3, 32, 32), np.uint8))
+
+
+def test_thumbnails_are_eight_bit() -> None:
+    with pytest.raises(UsageError, match=r"type float32.*uint8"):
+        pairs(np.zeros((3, 64, 64), np.float32))
+
+
+def test_equal_thumbnails_are_exact_pairs_even_without_any_contrast() -> None:
+    flat = np.full((64, 64), 90, np.uint8)
+    found = pairs(np.stack([flat, np.zeros((64, 64), np.uint8), flat]))
+    assert [(p.first, p.second, p.correlation, p.orientation, p.exact) for p in found] == [(0, 2, 1.0, 0, True)]
+
+
+def test_a_pair_does_not_depend_on_the_other_images() -> None:
+    a, b = brain(1), brain(1)[:, ::-1].copy()
+    alone = pairs(thumbs([a, b]))
+    among = pairs(thumbs([a, b, *(brain(seed) for seed in range(2, 12))]))
+    assert alone == among
+    assert [pair.orientation for pair in alone] == [4]
+
+
+def test_two_known_patients_must_be_more_alike() -> None:
+    a = brain(3)
+    rough = jpeg(np.asarray(Picture.fromarray(a).resize((96, 96))), 60)
+    both = thumbs([a, rough])
+    value = pairs(both)[0].correlation
+    assert 0.9 < value < 0.999
+    assert [pair.correlation for pair in pairs(both, ["one", "two"])] == ([value] if value >= 0.94 else [])
+    with pytest.raises(UsageError, match="2 thumbnails were given for 1 cases"):
+        pairs(both, ["one"])
+
+
+@pytest.mark.parametrize("grey", [60, 90, 255])
+def test_a_frame_is_cut_off(grey: int) -> None:
+    framed = np.pad(brain(4), ((9, 14), (0, 22)), constant_values=grey)
+    assert np.abs(thumbnail_of(framed).astype(int) - thumbnail_of(brain(4))).mean() < 1
+
+
+def test_a_head_that_the_edge_cuts_is_seen_whole() -> None:
+    cut = brain(5)[25:165, 45:]
+    assert (thumbnail_of(cut) > 0).mean() > 0.5
+
+
+def thumbnail_of(pixels: Pixels) -> Pixels:
+    return thumbs([pixels])[0]
 
 
 def cases(*patients: str | None) -> Manifest:

@@ -96,7 +96,7 @@ def test_predict_json(bundle: Path, images: list[Path], invoke: Invoke) -> None:
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["path"] for row in rows] == [str(path) for path in images[:3]]
     for row in rows:
-        assert list(row) == ["path", "label", "probability", "probabilities", "error"]
+        assert list(row) == ["path", "label", "probability", "probabilities", "set", "abstain", "reasons", "ood_score", "error"]
         assert list(row["probabilities"]) == ["Healthy", "Tumor"]
         assert sum(row["probabilities"].values()) == pytest.approx(1)
         assert row["probability"] == row["probabilities"][row["label"]]
@@ -147,11 +147,14 @@ def test_predict_into_a_closed_pipe_is_quiet(bundle: Path, cohort: Path, environ
     assert said == ""
 
 
-def test_evaluate_json(bundle: Path, cohort: Path, images: list[Path], tmp_path: Path, invoke: Invoke) -> None:
+def test_evaluate_json(bundle: Path, run: Path, cohort: Path, images: list[Path], tmp_path: Path, invoke: Invoke) -> None:
     result = invoke("evaluate", bundle, cohort, "--out", tmp_path / "judged", "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert found["n"] == len(images)
+    assert found["n"] + found["n_excluded"] == len(images)  # what it learned from, and copies of that, are left out
+    assert {row["sample_id"] for row in table(run / "splits.csv") if row["split"] == "test"}.isdisjoint(
+        one["path"] for one in found["excluded"]
+    )
     assert found["metrics"].keys() >= METRICS
     written = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
     assert written["metrics"] == found["metrics"]

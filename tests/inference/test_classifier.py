@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from reslink.errors import BundleError, UsageError
 from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier, Prediction
 
-KEYS = ["path", "label", "probability", "probabilities", "error"]
+KEYS = ["path", "label", "probability", "probabilities", "set", "abstain", "reasons", "ood_score", "error"]
 
 
 def test_a_prediction_has_exactly_the_keys_of_the_issue(classifier, pictures):
@@ -53,8 +54,8 @@ def test_two_runs_are_equal_to_the_bit(classifier, pictures):
 
 def test_one_batch_spans_files(classifier, pictures, monkeypatch):
     sizes = []
-    logits = Classifier.logits
-    monkeypatch.setattr(Classifier, "logits", lambda self, pixels: sizes.append(len(pixels)) or logits(self, pixels))
+    outputs = Classifier.outputs
+    monkeypatch.setattr(Classifier, "outputs", lambda self, pixels: sizes.append(len(pixels)) or outputs(self, pixels))
     list(classifier.predict(pictures, batch_size=3))
     assert sizes == [3, 3, 1]
 
@@ -127,14 +128,15 @@ def test_the_threshold_of_the_bundle_decides(make_bundle, pictures):
 
 
 def test_logits_that_are_not_finite_are_an_error_of_their_image(classifier, pictures, monkeypatch):
-    logits = Classifier.logits
+    outputs = Classifier.outputs
 
     def broken(self, pixels):
-        out = logits(self, pixels).copy()
-        out[1] = math.nan
-        return out
+        out = outputs(self, pixels)
+        logits = out.logits.copy()
+        logits[1] = math.nan
+        return replace(out, logits=logits)
 
-    monkeypatch.setattr(Classifier, "logits", broken)
+    monkeypatch.setattr(Classifier, "outputs", broken)
     found = list(classifier.predict(pictures[:3]))
     assert [p.error is None for p in found] == [True, False, True]
     assert "not finite" in found[1].error

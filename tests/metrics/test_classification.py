@@ -93,12 +93,12 @@ def test_a_class_that_is_never_called_has_no_ppv(rng):
     assert per_class["c"]["sensitivity"].estimate == 0.0
 
 
-def test_intervals_are_exact_where_each_group_has_one_case_and_by_groups_elsewhere(rng):
+def test_intervals_are_wilsons_where_each_group_has_one_case_and_by_groups_elsewhere(rng):
     y_true, y_prob, y_pred = cohort(rng)
     alone, _ = estimates(y_true, y_prob, y_pred, [str(i) for i in range(200)], ["a", "b"])
     paired, _ = estimates(y_true, y_prob, y_pred, [str(i // 5) for i in range(200)], ["a", "b"])
     for name in ("accuracy", "sensitivity", "specificity", "ppv", "npv"):
-        assert alone[name].method == "exact binomial (Clopper-Pearson) over cases"
+        assert alone[name].method == "Wilson score over cases"
         assert paired[name].method == "BCa bootstrap over 40 groups, 1000 draws"
     assert alone["auroc"].method == "BCa bootstrap over 200 groups, 1000 draws"
     assert alone["accuracy"].estimate == paired["accuracy"].estimate
@@ -131,7 +131,7 @@ def test_few_positive_groups_among_many_give_no_interval(rng):
     y_true = np.r_[np.ones(5, int), np.zeros(85, int)]
     metrics, _ = estimates(y_true, y_prob, y_pred, [str(i) for i in range(90)], ["a", "b"])
     assert metrics["auroc"].method.startswith("no interval: it rests on 5 groups")
-    assert metrics["sensitivity"].method.startswith("exact binomial")
+    assert metrics["sensitivity"].method.startswith("Wilson")
 
 
 def test_a_perfect_classifier_has_exact_intervals_over_groups():

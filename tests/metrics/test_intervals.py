@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, norm
 
 from reslink.metrics.intervals import (
     MIN_GROUPS,
     GroupBootstrap,
     bootstrap_interval,
     exact_binomial,
+    expanded_tail,
     mean_interval,
     undefined,
 )
@@ -37,11 +38,15 @@ def test_exact_binomial_against_published_values():
 def test_bca_of_a_mean_equals_scipy(rng):
     values = rng.exponential(size=40)
     ours = mean_interval(values, [str(i) for i in range(40)], draws=20_000)
-    theirs = bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
+    level = 1 - 2 * norm.cdf(expanded_tail(40))
+    assert level == pytest.approx(1 - 2 * norm.cdf(-2.0227 * np.sqrt(40 / 39)), abs=1e-4)  # t with 39 degrees of freedom
+    theirs = bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", confidence_level=level, rng=1).confidence_interval
     assert ours.method == "BCa bootstrap over 40 groups, 20000 draws"
     assert ours.ci_low == pytest.approx(theirs.low, abs=0.02)
     assert ours.ci_high == pytest.approx(theirs.high, abs=0.02)
-    plain = bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
+    plain = bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", confidence_level=level, rng=1
+    ).confidence_interval
     assert abs(plain.high - theirs.high) > 0.04, "the test would not see a percentile interval"
 
 

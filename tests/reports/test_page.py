@@ -129,7 +129,7 @@ def test_every_picture_has_words(make_run):
     assert len(reader.images) == 2
     assert all(image["alt"] for image in reader.images)
     charts = re.findall(r"<svg [^>]*>", text)
-    assert len(charts) == 5
+    assert len(charts) == 6
     assert all('role="img"' in chart and "aria-label=" in chart for chart in charts)
 
 
@@ -241,7 +241,7 @@ def test_charts_stand_in_figures_as_files_of_their_own(make_run):
     run = make_run()
     run_report(run)
     written = {path.name for path in (run / "figures").glob("*.svg")}
-    assert written == {"loss.svg", "score.svg", "roc.svg", "precision_recall.svg", "calibration.svg"}
+    assert written == {"loss.svg", "score.svg", "roc.svg", "precision_recall.svg", "calibration.svg", "risk_coverage.svg"}
     for path in (run / "figures").glob("*.svg"):
         text = path.read_text()
         assert "#0a0b" not in text

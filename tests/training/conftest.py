@@ -22,6 +22,7 @@ TINY = (
     "model.depths=[0, 1]",
     "model.area_size=4",
     "data.group_by=none",
+    "data.allow_leakage=true",
     "optimizer.name=adamw",
     "optimizer.lr=0.002",
     "optimizer.weight_decay=0.05",

@@ -8,11 +8,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from reslink.bundles import folder as folders
 from reslink.bundles import weights
 from reslink.bundles.card import model_card
 from reslink.bundles.decision import Decision
-from reslink.bundles.record import BUNDLE_JSON, CARD, SCHEMA_VERSION, WEIGHTS, Record, WeightsRecord, read_record
+from reslink.bundles.decision_arrays import DecisionArrays
+from reslink.bundles.fingerprints import TrainingImages
+from reslink.bundles.record import (
+    BUNDLE_JSON,
+    CARD,
+    DECISION,
+    FINGERPRINTS,
+    SCHEMA_VERSION,
+    WEIGHTS,
+    Record,
+    WeightsRecord,
+    read_record,
+)
 from reslink.errors import BundleError
 from reslink.files import sha256, write_atomic
 from reslink.imaging.preprocess import Preprocess
@@ -29,7 +43,8 @@ __all__ = ["SCHEMA_VERSION", "Bundle"]
 class Bundle:
     """A trained network and what is needed to use and judge it.
 
-    On disk a bundle is a folder of ``model.safetensors``, ``bundle.json`` and ``MODEL_CARD.md``. Reading one imports no
+    On disk a bundle is a folder of ``model.safetensors``, ``bundle.json``, ``MODEL_CARD.md`` and, where the training images
+    are known, ``fingerprints.safetensors``. Reading one imports no
     torch; only :meth:`network` does, and so does :meth:`save`, which checks the weights against the architecture.
 
     Attributes:
@@ -40,6 +55,7 @@ class Bundle:
         metrics: What was measured, in the form of ``evaluation.json``; empty where nothing was.
         provenance: ``data`` (a dictionary: name, digest, counts), ``versions``, ``licence`` (of the weights),
             ``intended_use``, ``recipe``, ``seed``; no path, host or user name.
+        training_images: Fingerprints of the images that it learned from; None where they are not known.
         weights_sha256: The SHA-256 of ``model.safetensors``; None before the bundle is saved.
         folder: Where the bundle lies; None before it is saved.
     """
@@ -50,6 +66,7 @@ class Bundle:
     decision: Decision = field(default_factory=Decision)
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    training_images: TrainingImages | None = field(default=None, compare=False, repr=False)
     weights_sha256: str | None = None
     folder: Path | None = None
 
@@ -82,6 +99,7 @@ class Bundle:
         saved = replace(self, weights_sha256=sha256(content), folder=target)
         with folders.replacing(target) as part:
             write_atomic(part / WEIGHTS, content)
+            _write_arrays(self, part)
             _write_texts(saved, part, len(content))
         return saved
 
@@ -101,13 +119,16 @@ class Bundle:
         path = folders.find_bundle(folder)
         record = read_record(path / BUNDLE_JSON)
         weights.check_file(path / WEIGHTS, record.weights.sha256)
+        kept, fitted = record.fingerprints, record.decision_arrays
+        arrays = DecisionArrays.read(path / DECISION, fitted.sha256) if fitted else None
         return cls(
             architecture=record.architecture,
             preprocess=record.preprocess,
             labels=Labels(tuple(record.labels)),
-            decision=record.decision,
+            decision=record.decision.model_copy(update={"arrays": arrays}),
             metrics=record.metrics,
             provenance=record.provenance,
+            training_images=TrainingImages.read(path / FINGERPRINTS, kept.sha256) if kept else None,
             weights_sha256=record.weights.sha256,
             folder=path,
         )
@@ -116,13 +137,46 @@ class Bundle:
         """Returns the bundle with what was measured, also written to ``bundle.json`` and the card where it is saved.
 
         Args:
-            metrics: The form of ``evaluation.json``; replaces what stood there. ``failed`` is left out, as it holds file
-                names, which may tell whose images they are, and a bundle is handed on.
+            metrics: The form of ``evaluation.json``; replaces what stood there. ``failed``, ``excluded`` and ``linked`` are
+                left out, as they hold file names, which may tell whose images they are, and a bundle is handed on.
         """
-        measured = replace(self, metrics={key: value for key, value in metrics.items() if key != "failed"})
+        names = ("failed", "excluded", "linked")
+        measured = replace(self, metrics={key: value for key, value in metrics.items() if key not in names})
         if self.folder is not None:
             _write_texts(measured, self.folder, (self.folder / WEIGHTS).stat().st_size)
         return measured
+
+    @property
+    def seen_images(self) -> TrainingImages | None:
+        """The fingerprints of all images that weights or decision were fitted on; None where the former are not known."""
+        arrays = self.decision.arrays
+        if self.training_images is None or arrays is None or "images" not in arrays.by_name:
+            return self.training_images
+        both = np.concatenate([self.training_images.fingerprints, arrays.by_name["images"]])
+        return TrainingImages(both, self.training_images.cleared)
+
+    def with_decision(self, decision: Decision, folder: str | Path | None = None) -> Bundle:
+        """Returns the bundle with another decision, written to a folder: whole or not at all.
+
+        What was measured with the earlier decision is left out.
+
+        Args:
+            decision: The decision.
+            folder: Missing, empty, or an older bundle. If not given, the bundle's own folder, whose content is replaced.
+
+        Raises:
+            BundleError: If the bundle is not saved, the decision does not fit it, or the folder holds something else.
+            StorageError: If it cannot be written; what stood there before still stands.
+        """
+        if self.folder is None:
+            raise BundleError("The bundle has no weights yet", "A decision is added to a saved bundle", "Call save() first")
+        decided = replace(self, decision=decision, metrics={}, folder=Path(folder or self.folder))
+        content = (self.folder / WEIGHTS).read_bytes()
+        with folders.replacing(decided.folder or self.folder) as part:
+            write_atomic(part / WEIGHTS, content)
+            _write_arrays(decided, part)
+            _write_texts(decided, part, len(content))
+        return decided
 
     def network(self) -> ResLink:
         """Builds the network with its weights, in eval mode on the CPU. Imports torch; leaves its random state alone.
@@ -135,7 +189,22 @@ class Bundle:
         return weights.load_network(self.folder / WEIGHTS, self.weights_sha256, self.architecture)
 
 
+def _array_files(bundle: Bundle) -> dict[str, bytes]:
+    """Returns the content of the files of arrays that a bundle has beside its weights, by file name."""
+    parts = {FINGERPRINTS: bundle.training_images, DECISION: bundle.decision.arrays}
+    return {name: part.to_bytes() for name, part in parts.items() if part is not None}
+
+
+def _write_arrays(bundle: Bundle, folder: Path) -> None:
+    for name, content in _array_files(bundle).items():
+        write_atomic(folder / name, content)
+
+
 def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
+    files = {
+        name: WeightsRecord(file=name, sha256=sha256(content), bytes=len(content))
+        for name, content in _array_files(bundle).items()
+    }
     record = Record(
         schema_version=SCHEMA_VERSION,
         architecture=bundle.architecture,
@@ -143,6 +212,8 @@ def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
         labels=list(bundle.labels.names),
         decision=bundle.decision,
         weights=WeightsRecord(file=WEIGHTS, sha256=bundle.weights_sha256 or "", bytes=weights_bytes),
+        fingerprints=files.get(FINGERPRINTS),
+        decision_arrays=files.get(DECISION),
         metrics=bundle.metrics,
         provenance=bundle.provenance,
     )

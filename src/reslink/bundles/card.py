@@ -10,6 +10,7 @@ import yaml
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
+    from reslink.bundles.decision import Decision
 
 RESEARCH_USE_ONLY = "Research use only. Not a medical device; not for diagnosis or treatment of any patient."
 
@@ -138,7 +139,22 @@ def _decision(bundle: Bundle) -> str:
         text = "the most probable class"
     else:
         text = f"`{bundle.labels.positive}` from a probability of {rule.threshold:g} on (from: {rule.threshold_source})"
-    return text if rule.temperature == 1 else f"{text}; logits divided by {rule.temperature:g}"
+    text = text if rule.temperature == 1 else f"{text}; logits divided by {rule.temperature:g}"
+    return "; ".join([text, *_fitted(rule)])
+
+
+def _fitted(rule: Decision) -> list[str]:
+    """Returns what ``reslink calibrate`` added."""
+    parts = ["isotonic calibration"] if rule.isotonic else []
+    if rule.conformal is not None:
+        parts.append(f"prediction sets at {rule.conformal.coverage:g} coverage{' in each class' * rule.conformal.per_class}")
+    if rule.ood is not None:
+        parts.append("an out-of-distribution gate, which abstains from images unlike the calibration images")
+    if rule.fitted_on is not None:
+        used = rule.fitted_on
+        warning = ", some of which the network may have learned from" if used.leakage else ""
+        parts.append(f"fitted on {used.n_images} images in {used.n_groups} groups{warning} (data `{used.digest[:12]}…`)")
+    return parts
 
 
 def _training(provenance: Mapping[str, Any]) -> str:

@@ -15,13 +15,15 @@ from reslink.imaging.preprocess import Preprocess
 BUNDLE_JSON = "bundle.json"
 WEIGHTS = "model.safetensors"
 CARD = "MODEL_CARD.md"
-SCHEMA_VERSION = 1
+FINGERPRINTS = "fingerprints.safetensors"
+DECISION = "decision.safetensors"
+SCHEMA_VERSION = 2
 MAX_JSON_BYTES = 4 << 20
 """A ``bundle.json`` is a few kilobytes; a larger one than this is not ours."""
 
 
 class WeightsRecord(BaseModel):
-    """The file of the weights and its checksum."""
+    """A file of arrays beside ``bundle.json``, such as the weights, and its checksum."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -41,6 +43,8 @@ class Record(BaseModel):
     labels: list[str]
     decision: Decision
     weights: WeightsRecord
+    fingerprints: WeightsRecord | None = None
+    decision_arrays: WeightsRecord | None = None
     metrics: dict[str, Any]
     provenance: dict[str, Any]
 

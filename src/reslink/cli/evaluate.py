@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import BatchSize, BundleFolder, Data, Device, Json, Overwrite
+from reslink.cli.options import AllowLeakage, BatchSize, BundleFolder, Data, Device, Json, Overwrite
 from reslink.errors import UsageError
 
 EXAMPLES = (
     "reslink evaluate runs/first/bundle other-hospital/ --out judged",
     "reslink evaluate runs/first/bundle cohort.csv --split test --out judged --json",
+    "reslink evaluate runs/first/bundle cohort.csv --by scanner --by sex --out judged",
 )
 
 
@@ -26,15 +27,22 @@ def evaluate(
         Literal["all", "train", "validation", "test"],
         typer.Option("--split", help="Only cases whose column 'split' says so."),
     ] = "all",
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by", metavar="COLUMN", help="Figures by the values of a column too; may be given again.", show_default=False
+        ),
+    ] = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
+    allow_leakage: AllowLeakage = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Judge a bundle on a data set: each figure with its 95 % interval; writes evaluation.json and report.html."""
     from reslink.bundles.bundle import Bundle
-    from reslink.cli.pipeline import figures
+    from reslink.cli.pipeline import figures, leaks
     from reslink.datasets.manifest import Manifest
     from reslink.evaluation.evaluate import evaluate_bundle
     from reslink.reports.page import evaluation_report
@@ -47,12 +55,17 @@ def evaluate(
         out,
         device=device,
         split=None if split == "all" else split,
+        by=by or (),
         batch_size=batch_size,
         seed=seed,
+        allow_leakage=allow_leakage,
     )
     page = evaluation_report(out)
     for name, reason in result["failed"].items():
         console.warn(f"{name} is left out: {reason}")
+    leaks(console, result["leakage"])
+    for case in [*result["excluded"], *result["linked"]]:
+        console.detail(f"{case['path']}: {case['reason']}")
     if json:
         console.json(result)
     else:

@@ -9,7 +9,24 @@ from typing import Annotated
 import typer
 
 from reslink import __version__
-from reslink.cli import demo, describe, doctor, evaluate, explain, info, phantom, predict, train
+from reslink.cli import (
+    audit,
+    calibrate,
+    compare,
+    data,
+    demo,
+    describe,
+    doctor,
+    evaluate,
+    explain,
+    info,
+    phantom,
+    predict,
+    report,
+    split,
+    study,
+    train,
+)
 from reslink.cli.verb import verb
 
 
@@ -29,9 +46,9 @@ app = typer.Typer(
 )
 
 _VERBS = {
-    "Learn": (demo, train, evaluate),
+    "Learn": (demo, split, train, calibrate, evaluate, compare),
     "Use": (predict, explain),
-    "Look": (describe, phantom, info, doctor),
+    "Look": (audit, report, describe, phantom, info, doctor),
 }
 
 
@@ -55,6 +72,9 @@ for _panel, _modules in _VERBS.items():
         _name = _module.__name__.rsplit(".", 1)[-1]
         app.command(_name, epilog=_examples(*_module.EXAMPLES), rich_help_panel=_panel)(verb(getattr(_module, _name)))
 
+app.add_typer(study.sub_app(_examples, verb), name="study", rich_help_panel="Learn")
+app.add_typer(data.sub_app(_examples, verb), name="data", rich_help_panel="Learn")
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process.
@@ -64,4 +84,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: The words after ``reslink``; those of this process where not given.
     """
-    app(args, prog_name="reslink")
+    try:
+        app(args, prog_name="reslink")
+    except KeyboardInterrupt:  # one that came while another error was being told
+        sys.exit(130)

@@ -26,6 +26,9 @@ BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Image
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:0 or mps.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that stands there, or begin it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in the folder.")]
+AllowLeakage = Annotated[
+    bool, typer.Option("--allow-leakage", help="Report figures although patients or near copies were learned from.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe key; may be given again.", show_default=False),

@@ -62,6 +62,7 @@ def learn(console: Console, manifest: Manifest, recipe: Recipe, out: Path, *, re
         "n_test": evaluation.get("n", 0),
         "left_out": left_out(manifest, out / "splits.csv"),
         "metrics": evaluation.get("metrics", {}),
+        "leakage": evaluation.get("leakage"),
         "localization": evaluation.get("localization", {}),
         "findings": [asdict(finding) for finding in result.findings],
     }
@@ -91,6 +92,8 @@ def judge(console: Console, manifest: Manifest, recipe: Recipe, out: Path) -> di
         cache_folder=out / "cache",
         batch_size=recipe.trainer.batch_size,
         seed=recipe.seed,
+        allow_leakage=recipe.data.allow_leakage,
+        linked=linked(out),
     )
     Bundle.load(out / "bundle").with_metrics(evaluation)
     write_gallery(out, cases, recipe.trainer.device, console.progress())
@@ -101,6 +104,13 @@ def parts(splits: Path) -> dict[str, str]:
     """Returns the part of each case that a run read, as its ``splits.csv`` says."""
     with splits.open(newline="", encoding="utf-8") as stream:
         return {row["sample_id"]: row["split"] for row in csv.DictReader(stream)}
+
+
+def linked(run: Path) -> dict[str, str] | None:
+    """Returns why a case is linked to the training part of a run, by case name; None for a run that did not look."""
+    from reslink.training.run_folder import RunFolder
+
+    return (RunFolder(run).finished() or {}).get("linked")
 
 
 def tested(manifest: Manifest, splits: Path) -> Manifest:
@@ -132,6 +142,7 @@ def _say(console: Console, summary: dict[str, Any], json: bool) -> None:
 
     for name in summary.get("left_out", ()):
         console.warn(f"Warning: {name} could not be read and was left out.")
+    leaks(console, summary.get("leakage"))
     if json:
         console.json(summary, indent=2)
         return
@@ -146,6 +157,12 @@ def _say(console: Console, summary: dict[str, Any], json: bool) -> None:
     console.research_use_only()
 
 
+def leaks(console: Console, leakage: dict[str, Any] | None) -> None:
+    """Says whether judged images are linked to the training data: a warning unless none is."""
+    if leakage and leakage["status"] != "none found":
+        console.warn(f"Warning: {leakage['message']}.")
+
+
 def figures(console: Console, metrics: dict[str, Any], names: tuple[str, ...], title: str) -> None:
     """Writes a table of figures with their 95 % intervals; a figure that is not defined says why."""
     from reslink.metrics.classification import NAMES
@@ -156,9 +173,13 @@ def figures(console: Console, metrics: dict[str, Any], names: tuple[str, ...], t
         if found is not None:
             interval = "–" if found["ci_low"] is None else f"{found['ci_low']:.3f} to {found['ci_high']:.3f}"
             value = "–" if found["estimate"] is None else f"{found['estimate']:.3f}"
-            rows.append((NAMES[name], value, interval, str(found["n"]), found["method"]))
+            rows.append((NAMES[name], value, interval, str(found["n"]), _method(found)))
     if rows:
         console.table(("figure", ">estimate", "95 % interval", ">n", "method"), rows, title=title)
+
+
+def _method(found: dict[str, Any]) -> str:
+    return f"{found['method']}; linked to the training data" if found.get("leakage") else str(found["method"])
 
 
 def predict_to_csv(console: Console, bundle: Path, paths: list[str | Path], table: Path) -> Path:

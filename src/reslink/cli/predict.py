@@ -24,6 +24,7 @@ EXAMPLES = (
     "reslink predict runs/first/bundle study/ --json",
     "reslink predict runs/first/bundle 'ward/*.dcm' --csv out.csv",
 )
+_VERDICT = ("set", "abstain", "ood_score", "reasons")
 
 
 class Sink(Protocol):
@@ -53,14 +54,16 @@ def predict(
     from reslink.inference.classifier import Classifier
 
     classifier = Classifier.load(bundle, device=device)
-    failed = total = 0
+    failed = total = abstained = 0
     with _sink(console, json, csv_file, classifier.labels.names) as sink:
         for prediction in classifier.predict(paths, batch_size=batch_size):
             total += 1
             failed += prediction.error is not None
+            abstained += prediction.abstain is True
             sink.write(prediction)
     if not json:
-        console.note(f"{total} lines, {failed} failed" + (f", written to {csv_file}" if csv_file else ""))
+        asked = f", {abstained} abstained from" if classifier.bundle.decision.abstains else ""
+        console.note(f"{total} lines, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
         console.research_use_only()
     if failed:
         raise typer.Exit(1)
@@ -107,7 +110,7 @@ class JsonLines:
 
 
 class PlainLines:
-    """Label, probability, file: separated by tabs on stdout; errors on stderr."""
+    """Label, probability, file, and why the bundle abstains if it does: separated by tabs on stdout; errors on stderr."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -118,7 +121,8 @@ class PlainLines:
         if prediction.error is not None or prediction.probability is None:
             self._console.warn(f"{where}: {prediction.error}")
         else:
-            self._console.data(f"{prediction.label}\t{prediction.probability:.3f}\t{where}")
+            abstains = f"\tabstains: {'; '.join(prediction.reasons or ())}" if prediction.abstain else ""
+            self._console.data(f"{prediction.label}\t{prediction.probability:.3f}\t{where}{abstains}")
 
 
 class _Writer(Protocol):
@@ -126,18 +130,22 @@ class _Writer(Protocol):
 
 
 class CsvFile:
-    """One row an image: path, slice, label, probability, error, and a column ``p_<class>`` for each class.
+    """One row an image: path, slice, label, probability, error, a column ``p_<class>`` for each class, and the verdict.
 
     A path that a spreadsheet would run as a formula is written with a ``'`` before it.
     """
 
     def __init__(self, writer: _Writer, names: tuple[str, ...]) -> None:
         self._writer, self._names = writer, names
-        writer.writerow(["path", "slice", "label", "probability", "error", *(f"p_{name}" for name in names)])
+        writer.writerow(["path", "slice", "label", "probability", "error", *(f"p_{name}" for name in names), *_VERDICT])
 
     def write(self, prediction: Prediction) -> None:
         """Writes one prediction; what is not there stays empty."""
         by_class = prediction.probabilities or {}
         path, error = spreadsheet_text(prediction.path), prediction.error and spreadsheet_text(prediction.error)
         row = [path, prediction.slice, prediction.label, prediction.probability, error]
-        self._writer.writerow([*row, *(by_class.get(name) for name in self._names)])
+        held = None if prediction.set is None else "|".join(prediction.set)
+        reasons = "; ".join(prediction.reasons or ())
+        abstain = None if prediction.abstain is None else str(prediction.abstain).lower()
+        verdict = [held, abstain, prediction.ood_score, reasons]
+        self._writer.writerow([*row, *(by_class.get(name) for name in self._names), *verdict])

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import Data, Json, Overwrite, Recipe, Resume, Seed, Set
+from reslink.cli.options import AllowLeakage, Data, Json, Overwrite, Recipe, Resume, Seed, Set
 
 EXAMPLES = (
     "reslink train images/ --out runs/first",
@@ -27,6 +27,7 @@ def train(
     seed: Seed = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="Images a step.", show_default=False)] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default=False)] = None,
+    allow_leakage: AllowLeakage = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -40,6 +41,7 @@ def train(
     from reslink.training.recipe import load_recipe
 
     own = {"trainer.epochs": epochs, "seed": seed, "trainer.batch_size": batch_size, "trainer.device": device}
+    own |= {"data.allow_leakage": "true" if allow_leakage else None}
     chosen = [*(sets or []), *(f"{key}={value}" for key, value in own.items() if value is not None)]
     settings = load_recipe(recipe, chosen)
     manifest = Manifest.open(data, class_order=settings.data.class_order)

@@ -35,7 +35,7 @@ def code_digest() -> str:
     parts = [f"cache {_VERSION}", *(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)]
     for package in _CODE:
         for file in sorted(importlib.resources.files(package).iterdir(), key=lambda entry: entry.name):
-            if file.name.endswith(".py") and (package == _CODE[0] or file.name in ("decoding.py", "twins.py")):
+            if file.name.endswith(".py") and (package == _CODE[0] or file.name in ("decoding.py", "thumbnails.py")):
                 parts.append(sha256(file.read_bytes()))
     return sha256("\n".join(parts))
 

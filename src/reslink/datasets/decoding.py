@@ -8,18 +8,19 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from reslink.datasets.twins import thumbnail
+from reslink.datasets.thumbnails import thumbnail
 from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
@@ -30,6 +31,18 @@ HEAD_SIZE = 56
 Grey = NDArray[np.uint8]
 
 _AHEAD = 8
+
+
+class Named(Protocol):
+    """Anything with a name for messages."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+
+J = TypeVar("J", bound=Named)
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ def decode(job: Job) -> Decoded | str:
         Its rows, or the message that says why it cannot be used.
     """
     try:
-        image = _slice(job.path, job.name)
+        image = read_slice(job.path, job.name)
         pixels = job.preprocess.pixels(image)
         head = _head(job.preprocess.head(image))
         return Decoded(pixels, head, thumbnail(image), _mask(job, image))
@@ -87,55 +100,65 @@ def decode(job: Job) -> Decoded | str:
 
 
 def decode_all(jobs: Sequence[Job], workers: int) -> Generator[Decoded | str, None, None]:
-    """Decodes cases in order; a case that kills its process is reported and left out like any other bad file.
-
-    Args:
-        jobs: The cases.
-        workers: Processes to use; 0 decodes in this one.
+    """Decodes cases in order, as ``each`` does its jobs.
 
     Yields:
         What ``decode`` returns, in the order of the jobs.
+    """
+    yield from each(decode, jobs, workers)
+
+
+def each(work: Callable[[J], R | str], jobs: Sequence[J], workers: int) -> Generator[R | str, None, None]:
+    """Does jobs in order; one that kills its process is reported and left out like any other bad file.
+
+    Args:
+        work: What is done to each job; a function of a module, since worker processes import it.
+        jobs: The jobs.
+        workers: Processes to use; 0 works in this one.
+
+    Yields:
+        What ``work`` returns, in the order of the jobs; a message for a job that kills its process.
 
     Raises:
         UsageError: If no worker process can be started.
     """
     if workers == 0:
-        yield from map(decode, jobs)
+        yield from map(work, jobs)
         return
     done = 0
     while done < len(jobs):
         try:
-            for result in _in_pool(jobs[done:], workers):
+            for result in _in_pool(work, jobs[done:], workers):
                 yield result
                 done += 1
         except BrokenProcessPool:
-            yield _alone(jobs[done])
+            yield _alone(work, jobs[done])
             done += 1
 
 
-def _in_pool(jobs: Sequence[Job], workers: int) -> Iterator[Decoded | str]:
+def _in_pool(work: Callable[[J], R | str], jobs: Sequence[J], workers: int) -> Iterator[R | str]:
     """Yields results in order with a bounded number of cases under way, so that memory stays small."""
     rest = iter(jobs)
     with _pool(workers) as pool:
-        waiting: deque[Future[Decoded | str]] = deque()
+        waiting: deque[Future[R | str]] = deque()
         try:
-            waiting.extend(pool.submit(decode, job) for job in itertools.islice(rest, workers * _AHEAD))
+            waiting.extend(pool.submit(work, job) for job in itertools.islice(rest, workers * _AHEAD))
             while waiting:
                 yield waiting.popleft().result()
-                waiting.extend(pool.submit(decode, job) for job in itertools.islice(rest, 1))
+                waiting.extend(pool.submit(work, job) for job in itertools.islice(rest, 1))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _alone(job: Job) -> Decoded | str:
-    """Decodes the case that may have killed a worker in a worker of its own."""
+def _alone(work: Callable[[J], R | str], job: J) -> R | str:
+    """Does the job that may have killed a worker in a worker of its own."""
     with _pool(1) as pool:
         try:
             pool.submit(os.getpid).result()
         except BrokenProcessPool as error:
             raise _no_workers() from error
         try:
-            return pool.submit(decode, job).result()
+            return pool.submit(work, job).result()
         except BrokenProcessPool:
             return f"{job.name} kills the process that decodes it. It is left out. Save the image again"
 
@@ -175,7 +198,12 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _slice(path: Path, name: str) -> Image:
+def read_slice(path: Path, name: str) -> Image:
+    """Reads a file that holds one slice, whatever its format.
+
+    Raises:
+        InputError: If it cannot be read, or holds several slices; the message calls it by ``name`` then.
+    """
     image = read_image(path)
     slices = image.slices()
     if len(slices) != 1:
@@ -196,7 +224,7 @@ def _mask(job: Job, image: Image) -> Grey | None:
     if job.mask is None:
         side = job.preprocess.size
         return np.zeros((side, side), np.uint8) if job.with_mask else None
-    mask = _slice(job.mask, f"The mask of {job.name}").pixels
+    mask = read_slice(job.mask, f"The mask of {job.name}").pixels
     if mask.shape != image.pixels.shape:
         raise InputError(
             f"The mask of {job.name} has {mask.shape} pixels, the image {image.pixels.shape}",

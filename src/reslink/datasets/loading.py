@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from reslink.datasets.cache_files import Index, RowWriter, code_digest, open_rows
 from reslink.datasets.decoding import HEAD_SIZE, Decoded, Job, decode_all, refuse_in_worker
 from reslink.datasets.manifest import Case, Manifest, file_hash
-from reslink.datasets.twins import SIDE as THUMBNAIL_SIZE
+from reslink.datasets.thumbnails import SIDE as THUMBNAIL_SIZE
 from reslink.errors import InputError, UsageError
 from reslink.files import lock_folder, sha256
 from reslink.imaging.preprocess import Preprocess
@@ -268,7 +268,7 @@ def _rows(
         Job(case.name, case.path, case.mask, preprocess, with_mask)
         for case in (manifest.cases[i] for i in todo if i not in sources.missing and index.keys[i] not in known)
     ]
-    chosen = _workers(len(jobs)) if workers is None else workers
+    chosen = workers_for(len(jobs)) if workers is None else workers
     with contextlib.closing(decode_all(jobs, chosen)) as decoded:
         for i in todo:
             if i in sources.missing:
@@ -301,7 +301,7 @@ def _rows_elsewhere(place: Path, index: Index, shapes: Mapping[str, tuple[int, .
     return known
 
 
-def _workers(n: int) -> int:
+def workers_for(n: int) -> int:
     """Processes worth starting for n images: none for a few hundred, which are done before a process has started."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(processors, 8) if n >= _MANY and processors > 1 else 0

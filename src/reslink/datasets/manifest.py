@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -66,27 +66,43 @@ class Manifest:
         cases: The cases, sorted by name for class folders, in the order of the rows for a table.
         labels: The class names, whose order is that of the network's outputs.
         root: The folder below which all files lie.
+        columns: The headers of the table in order; empty for class folders.
     """
 
     cases: tuple[Case, ...]
     labels: Labels
     root: Path
+    columns: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, data: str | Path, class_order: Sequence[str] | None = None, *, labels: Labels | None = None) -> Manifest:
+    def open(
+        cls,
+        data: str | Path,
+        class_order: Sequence[str] | None = None,
+        *,
+        labels: Labels | None = None,
+        rename: Mapping[str, str | None] | None = None,
+        learnable: bool = True,
+    ) -> Manifest:
         """Reads a data set: a folder of class folders, a folder with ``manifest.csv``, or a CSV file.
 
         A table has the columns ``path`` and ``label`` and may have ``patient_id``, ``mask`` and ``split`` (train,
-        validation, test); its paths are relative to its own folder and stay below it. Further columns are kept in
-        ``Case.extra``. In a folder of class folders each folder is a class, with images at any depth; folders called
-        ``masks`` are no class. If all the folders are called like splits (``Training``, ``Testing``), the class folders
-        are looked for inside them.
+        validation, test); its paths are relative to its own folder and stay below it, or all of them begin with ``../``
+        (a table that ``reslink split`` wrote elsewhere). Further columns are kept in ``Case.extra``.
+
+        In a folder of class folders each folder is a class, with images at any depth; folders called ``masks`` are no
+        class. If all the folders are called like splits (``Training``, ``Testing``), the class folders are looked for
+        inside them.
 
         Args:
             data: The folder or the CSV file.
             class_order: The class names in the order wanted; sorted by name if not given.
             labels: The classes of a trained model that is to be judged on this data. Then the data may lack classes,
                 and a class may have a single case.
+            rename: What a label of the data is called here, such as ``{"glioma": "Tumor"}``; None leaves its cases out; a
+                label that is not in the data is passed over. Each case keeps its own label in ``extra["given_label"]``.
+            learnable: Whether the data must have two classes of two cases, as learning needs; without, a data set of one
+                class is given a second one that has no cases, ``not`` and its name.
 
         Raises:
             UsageError: If there is no such folder, if it is empty, if a column is missing, or if the classes cannot be
@@ -98,16 +114,19 @@ class Manifest:
         if not source.exists():
             raise _refused(f"{data} does not exist", "Check the path")
         try:
-            cases = _cases_of_table(table) if table.is_file() else _cases_of_folder(source)
+            cases, root, columns = _table(table) if table.is_file() else (_cases_of_folder(source), source, ())
         except OSError as error:
             raise _refused(f"{data} cannot be read: {error.strerror or error}", "Check the permissions") from error
-        root = table.parent if table.is_file() else source
+        cases = cases if rename is None else _renamed(cases, rename)
         if labels is not None:
             _check_known(cases, labels)
-            return cls(tuple(cases), labels, root)
+            return cls(tuple(cases), labels, root, columns)
+        if not learnable and len({case.label for case in cases}) == 1:
+            return cls(tuple(cases), Labels((cases[0].label, f"not {cases[0].label}")), root, columns)
         found = Labels.ordered((case.label for case in cases), class_order)
-        _check_counts(cases)
-        return cls(tuple(cases), found, root)
+        if learnable:
+            _check_counts(cases)
+        return cls(tuple(cases), found, root, columns)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -120,7 +139,7 @@ class Manifest:
 
     def subset(self, indices: Iterable[int]) -> Manifest:
         """Returns some of the cases, in the order given, under the same labels and root."""
-        return Manifest(tuple(self.cases[i] for i in indices), self.labels, self.root)
+        return replace(self, cases=tuple(self.cases[i] for i in indices))
 
     def digest(self, hashes: Mapping[str, str] | None = None) -> str:
         """Returns the SHA-256 of the data set: names, labels, patients, splits and the content of every file.
@@ -182,6 +201,15 @@ def _check_counts(cases: list[Case]) -> None:
             )
 
 
+def _renamed(cases: list[Case], rename: Mapping[str, str | None]) -> list[Case]:
+    """Gives cases the labels that theirs stand for; leaves out those whose label stands for none."""
+    named = [(case, rename.get(case.label, case.label)) for case in cases]
+    kept = [replace(case, label=name, extra={**case.extra, "given_label": case.label}) for case, name in named if name]
+    if not kept:
+        raise UsageError("No case is left", "At least one label of the data stands for a class", "Map a label to a class")
+    return kept
+
+
 def _check_known(cases: list[Case], labels: Labels) -> None:
     for case in cases:
         if case.label not in labels.names:
@@ -218,7 +246,7 @@ def _cases_of_classes(root: Path, folders: list[Path], split: Split | None) -> l
     if len({folder.name.strip() for folder in folders}) < len(folders):
         raise _refused(f"Two class folders in {root} have the same name but for spaces", "Rename or merge them")
     for folder in folders:
-        files = list(_image_files(folder))
+        files = list(image_files(folder))
         if not files:
             raise _refused(f"The class folder {folder.name!r} in {folder.parent} has no images", "Fill it or remove it")
         label = folder.name.strip()
@@ -226,7 +254,7 @@ def _cases_of_classes(root: Path, folders: list[Path], split: Split | None) -> l
     return cases
 
 
-def _image_files(folder: Path) -> Iterable[Path]:
+def image_files(folder: Path) -> Iterable[Path]:
     """Yields every file that may be an image (its content decides, later), sorted, at any depth."""
     for where, folders, files in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if _may_hold_images(name))
@@ -244,17 +272,33 @@ def _may_be_image(name: str) -> bool:
     return not hidden and path.suffix not in _NOT_IMAGES and not {path.name, path.stem} & _NOT_IMAGE_NAMES
 
 
-def _cases_of_table(table: Path) -> list[Case]:
+def _table(table: Path) -> tuple[list[Case], Path, tuple[str, ...]]:
+    """Returns the cases of a table, the folder below which their files lie, and the headers."""
     rows = read_table(table, _COLUMNS, required=("path", "label"))
+    folder, root = _place(rows, table.parent)
     cases: dict[str, tuple[int, Case]] = {}
     for row in rows:
-        case = _case(row, table.parent)
+        case = _case(row, folder, root)
         first, former = cases.setdefault(case.name, (row.number, case))
         if former != case:
             raise _conflict(row, first, former, case)
     if not cases:
         raise _refused(f"{table} has no rows below its header", "Add a row for each image")
-    return [case for _, case in cases.values()]
+    return [case for _, case in cases.values()], root, tuple(rows[0].cells)
+
+
+def _place(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:
+    """Returns the folder that paths are relative to, and the one below which they must stay.
+
+    Both are the folder of the table. Only where all paths begin with ``../`` may they leave it: then they stay below the
+    one folder that holds them all, and ``..`` is that of the disk, not of a link.
+    """
+    cells = [row.get(column).replace("\\", "/") for row in rows for column in ("path", "mask") if row.get(column)]
+    if not cells or not all(cell.startswith("../") for cell in cells):
+        return folder, folder
+    real = Path(os.path.realpath(folder))
+    root = Path(os.path.commonpath([os.path.dirname(os.path.normpath(real / cell)) for cell in cells]))  # noqa: PTH120
+    return (folder, folder) if root == Path(root.anchor) else (real, root)
 
 
 def _conflict(row: Row, first: int, former: Case, case: Case) -> UsageError:
@@ -265,9 +309,9 @@ def _conflict(row: Row, first: int, former: Case, case: Case) -> UsageError:
     return row.error(f"names {case.name!r} again {what}", "An image has one row", "Remove one of the two rows")
 
 
-def _case(row: Row, root: Path) -> Case:
-    path = _file(row, "path", root)
-    mask = _file(row, "mask", root) if row.get("mask") else None
+def _case(row: Row, folder: Path, root: Path) -> Case:
+    path = _file(row, "path", folder, root)
+    mask = _file(row, "mask", folder, root) if row.get("mask") else None
     return Case(
         path=path,
         label=row.need("label"),
@@ -289,14 +333,14 @@ def _split(row: Row) -> Split | None:
     return split
 
 
-def _file(row: Row, column: str, root: Path) -> Path:
-    """Returns the absolute path of a cell; it lies below the root and is a file."""
+def _file(row: Row, column: str, folder: Path, root: Path) -> Path:
+    """Returns the absolute path of a cell, which is relative to ``folder``; it lies below the root and is a file."""
     text = row.need(column)
     if not text.isprintable():
         raise row.error(f"has a control character in {column!r}", "A path is printable text", "Correct the path")
-    path = _below(row, text, root)
+    path = _below(row, text, folder, root)
     if "\\" in text and not path.exists():
-        path = _below(row, text.replace("\\", "/"), root)
+        path = _below(row, text.replace("\\", "/"), folder, root)
     if path.is_dir():
         raise row.error(
             f"names the folder {text!r}",
@@ -304,16 +348,16 @@ def _file(row: Row, column: str, root: Path) -> Path:
             "Write one row for each slice, with the same patient_id",
         )
     if not path.is_file():
-        raise row.error(f"names {text!r}, which does not exist", f"Paths are relative to {root}", "Correct the path")
+        raise row.error(f"names {text!r}, which does not exist", f"Paths are relative to {folder}", "Correct the path")
     return path
 
 
-def _below(row: Row, text: str, root: Path) -> Path:
-    path = Path(os.path.normpath(root / text))
-    if not path.is_relative_to(root):
+def _below(row: Row, text: str, folder: Path, root: Path) -> Path:
+    path = Path(os.path.normpath(folder / text))
+    if not path.is_relative_to(root) and not ("\\" in text and path.is_relative_to(folder)):
         raise row.error(
             f"names {text!r}, which lies outside {root}",
-            "A table names files below its own folder",
+            "A table names files below its own folder, or all its paths begin with ../",
             "Move the table to a folder above all its images",
         )
     return path

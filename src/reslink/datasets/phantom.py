@@ -307,6 +307,7 @@ def _write_patient(folder: Path, settings: PhantomSettings, index: int, rows: li
             max(1.0, float(np.ptp(patient.levels)) / max(1, settings.slices - 1)),
             patient.head.age,
             settings.seed,
+            row.scanner,
         )
         files.write_atomic(folder / _image_name(row, settings), _encode(_picture(row, plane, settings), settings, place))
         if row.tumour:
@@ -333,7 +334,7 @@ def _picture(row: Row, plane: RenderedSlice, settings: PhantomSettings) -> np.ty
 def _encode(pixels: np.typing.NDArray[np.float32], settings: PhantomSettings, place: output.Place) -> bytes:
     ct = settings.modality == "CT"
     if settings.format == "png":
-        return output.write_png(output.to_grey(pixels, ct))
+        return output.write_png(output.to_grey(pixels, ct), colour=place.second_scanner)
     if settings.format == "nifti":
         return output.write_nifti(pixels, place)
     return output.write_dicom(pixels, ct, settings.modality, place)

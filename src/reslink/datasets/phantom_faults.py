@@ -1,4 +1,4 @@
-"""The cases of a cohort and the faults planted in it on request: twins, mirrored twins, text on one class, wrong labels."""
+"""The cases of a cohort and the faults planted in it on request: twins, text or a scanner on one class, wrong labels."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class PlantedFaults(BaseModel):
         mirrored_twins: The same, with left and right exchanged.
         text: Share of the tumour cases that bear burned-in letters; no healthy case does.
         wrong_labels: Share of the cases that stand under the other label.
+        scanner: Share of the tumour patients whose files a second scanner wrote; no healthy patient's. Only the files tell:
+            DICOM by manufacturer, model, kernel and scan options, NIfTI by its type of numbers, PNG by its colour mode.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -24,6 +26,7 @@ class PlantedFaults(BaseModel):
     mirrored_twins: float = Field(default=0.0, ge=0, le=1)
     text: float = Field(default=0.0, ge=0, le=1)
     wrong_labels: float = Field(default=0.0, ge=0, le=1)
+    scanner: float = Field(default=0.0, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Row:
         twin: Whether it is a near copy of ``source``.
         mirrored: Whether left and right are exchanged.
         text: Whether letters are burned in.
+        scanner: Whether the second scanner wrote the file.
     """
 
     patient: int
@@ -49,6 +53,7 @@ class Row:
     twin: bool = False
     mirrored: bool = False
     text: bool = False
+    scanner: bool = False
 
     @property
     def patient_id(self) -> str:
@@ -88,6 +93,7 @@ class Planted:
                 for old in self.wrong
                 for row in [source[old.source]]
             ],
+            "scanner": [{"path": path(row), "label": row.label} for row in self.rows if row.scanner],
         }
 
 
@@ -117,7 +123,9 @@ def plant(rows: list[Row], faults: PlantedFaults, names: tuple[str, str], rng: n
     originals = tuple(result[index] for index in wrong)
     for index in wrong:
         result[index] = replace(result[index], label=names[0] if result[index].tumour else names[1])
-    return Planted(tuple(result), originals)
+    ill = sorted({row.patient for row in rows if row.tumour})
+    second = {ill[index] for index in _pick(list(range(len(ill))), faults.scanner, len(ill), rng)}
+    return Planted(tuple(replace(row, scanner=row.source[0] in second) for row in result), originals)
 
 
 def _pick(candidates: list[int], share: float, of: int, rng: np.random.Generator) -> list[int]:

@@ -42,6 +42,7 @@ class Place:
         thickness: Millimetres.
         age: Years.
         seed: Of the cohort; UIDs follow from it.
+        second_scanner: Whether the second scanner writes the file, see ``PlantedFaults.scanner``.
     """
 
     patient_id: str
@@ -51,6 +52,7 @@ class Place:
     thickness: float
     age: float
     seed: int
+    second_scanner: bool = False
 
 
 def to_grey(pixels: Field, ct: bool) -> NDArray[np.uint8]:
@@ -64,16 +66,18 @@ def to_grey(pixels: Field, ct: bool) -> NDArray[np.uint8]:
     return np.asarray(np.round(np.clip((pixels - low) / (high - low), 0, 1) * 255), np.uint8)
 
 
-def write_png(grey: NDArray[np.uint8]) -> bytes:
-    """Encodes an 8-bit picture or mask."""
+def write_png(grey: NDArray[np.uint8], colour: bool = False) -> bytes:
+    """Encodes an 8-bit picture or mask, if wanted as a colour picture of three equal planes."""
     stream = io.BytesIO()
-    PIL.Image.fromarray(grey).save(stream, "PNG")
+    picture = PIL.Image.fromarray(grey)
+    (picture.convert("RGB") if colour else picture).save(stream, "PNG")
     return stream.getvalue()
 
 
 def write_nifti(pixels: Field | NDArray[np.uint8], place: Place) -> bytes:
     """Encodes a slice as a NIfTI-1 volume of one slice in RAS+ orientation, without a time stamp in the gzip header."""
-    stored = np.round(pixels).astype(np.int16 if pixels.dtype != np.uint8 else np.uint8)
+    kind = np.uint8 if pixels.dtype == np.uint8 else np.float32 if place.second_scanner else np.int16
+    stored = np.round(pixels).astype(kind)
     volume = stored.T[::-1, ::-1, None]
     affine = np.diag([place.spacing, place.spacing, place.thickness, 1.0])
     affine[:3, 3] = [-place.spacing * (stored.shape[1] - 1) / 2, -place.spacing * (stored.shape[0] - 1) / 2, place.position]
@@ -118,6 +122,11 @@ def write_dicom(pixels: Field, ct: bool, sequence: str, place: Place) -> bytes:
     else:
         item.ScanningSequence, item.SequenceVariant, item.ScanOptions, item.MRAcquisitionType = "SE", "NONE", "", "2D"
         item.EchoTime, item.RepetitionTime, item.EchoTrainLength = None, None, None
+    if place.second_scanner:
+        item.Manufacturer, item.ManufacturerModelName = "second phantom", "second"
+        item.ScanOptions = "HELICAL" if ct else "SAT"
+        if ct:
+            item.ConvolutionKernel = "SECOND"
     bits = 12 if ct else 16
     item.BitsAllocated, item.BitsStored, item.HighBit, item.PixelRepresentation = 16, bits, bits - 1, 0
     stored = np.clip(np.round(pixels + (1024 if ct else 0)), 0, 2**bits - 1).astype("<u2")

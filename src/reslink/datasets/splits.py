@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from sklearn.model_selection import StratifiedGroupKFold
 
+from reslink.datasets.leakage import check_torn
 from reslink.datasets.manifest import SPLITS, Manifest, Split
-from reslink.errors import GateError, UsageError
+from reslink.errors import UsageError
 
 _TRIES = 8
 _PATIENCE = 10.0
@@ -102,6 +103,33 @@ def folds(manifest: Manifest, groups: Sequence[str], k: int, seed: int = 0) -> l
     for fold, (_, inside) in enumerate(splitter.split(order, targets, table.of_case[order])):
         result[order[inside]] = fold
     return [int(fold) for fold in result]
+
+
+def given_folds(manifest: Manifest, groups: Sequence[str], k: int, *, allow_leakage: bool = False) -> list[int] | None:
+    """Returns the folds that the column ``fold`` of the data set states, None where it has no such column.
+
+    Args:
+        manifest: The cases.
+        groups: The group of each case.
+        k: Number of folds wanted.
+        allow_leakage: Accept folds that have a group on two sides.
+
+    Raises:
+        UsageError: If the column does not number exactly k folds from 0.
+        GateError: If a patient or a set of near copies stands in two folds.
+    """
+    stated = [case.extra.get("fold", "") for case in manifest.cases]
+    if not any(stated):
+        return None
+    if set(stated) != {str(fold) for fold in range(k)}:
+        raise UsageError(
+            f"{k} folds were asked for, and the column 'fold' holds {', '.join(sorted(set(stated))[:8])}",
+            f"With {k} folds it holds the numbers 0 to {k - 1}",
+            "Set data.folds to the number of folds of the table, or remove the column",
+        )
+    if not allow_leakage:
+        check_torn(manifest, groups, [f"fold {fold}" for fold in stated], "given folds")
+    return [int(fold) for fold in stated]
 
 
 def _by_name(manifest: Manifest) -> NDArray[np.int64]:
@@ -272,22 +300,7 @@ def _check_given(manifest: Manifest, groups: Sequence[str], given: Sequence[Spli
                 "Correct the column 'split'",
             )
     if not allow_leakage:
-        _check_leakage(manifest, [case.patient_id for case in manifest.cases], given, "The patient")
-        _check_leakage(manifest, groups, given, "A group of near copies")
-
-
-def _check_leakage(manifest: Manifest, groups: Sequence[str | None], given: Sequence[Split | None], what: str) -> None:
-    first: dict[str, int] = {}
-    for i, group in enumerate(groups):
-        j = first.setdefault(group, i) if group else i
-        if given[i] != given[j]:
-            name = f" {group!r}" if group == manifest.cases[i].patient_id else ""
-            raise GateError(
-                f"{what}{name} stands on two sides of the given split: {manifest.cases[j].name} in {given[j]}, "
-                f"{manifest.cases[i].name} in {given[i]}",
-                "All images of a patient, and near copies, stand on one side",
-                "Correct the column 'split', or remove it and let reslink split",
-            )
+        check_torn(manifest, groups, given, "given split")
 
 
 def _complete(

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from reslink.bundles.decision import Decision
 from reslink.datasets import twins
 from reslink.datasets.loading import PixelCache
 from reslink.datasets.manifest import Manifest
-from reslink.errors import InputError, StorageError, UsageError, nearest
+from reslink.evaluation import leakage
+from reslink.evaluation.cases import chosen_cases, decoded_in, run_network
+from reslink.evaluation.selective import selective
+from reslink.evaluation.statistics import statistics
+from reslink.evaluation.subgroups import Judged, check_columns, subgroups
 from reslink.evaluation.tables import JudgedCases, write_predictions
 from reslink.files import write_json
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
 from reslink.metrics.classification import confusion, estimates
+from reslink.metrics.differences import Answers
 
 
 def evaluate_cases(
@@ -46,7 +49,9 @@ def evaluate_cases(
     Returns:
         ``n``, ``n_groups``, ``labels``, ``positive``, ``decision``, ``metrics`` (each ``estimate, ci_low, ci_high,
         method, n``; null where undefined, with the reason in ``method``), ``per_class``, ``confusion_matrix``
-        (``labels``, ``counts`` of true by predicted class), ``localization``, ``research_use_only``.
+        (``labels``, ``counts`` of true by predicted class), ``calibration``, ``decision_curve`` and
+        ``likelihood_ratios`` (see :func:`reslink.evaluation.statistics.statistics`), ``localization``,
+        ``research_use_only``.
 
     Raises:
         InputError: If there is no case, or the arrays do not fit each other.
@@ -65,6 +70,7 @@ def evaluate_cases(
             label: {name: estimate.as_dict() for name, estimate in figures.items()} for label, figures in per_class.items()
         },
         "confusion_matrix": {"labels": list(labels.names), "counts": confusion(y_true, y_pred, len(labels))},
+        **statistics(np.asarray(y_true, dtype=np.int64), scores, y_pred, groups, labels, seed),
         "localization": dict(localization or {}),
         "research_use_only": True,
     }
@@ -77,15 +83,19 @@ def evaluate_bundle(
     *,
     device: str = "auto",
     split: str | None = None,
+    by: Sequence[str] = (),
     explain_masks: bool = True,
     cache_folder: Path | None = None,
     batch_size: int = 32,
     seed: int = 0,
+    allow_leakage: bool = False,
+    linked: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Judges a bundle on the cases of a data set and writes ``evaluation.json`` and ``predictions.csv``.
 
     Cases are read through the same cache and preprocessing as in training. A case that cannot be read is counted and
-    listed under ``failed``, the others go on.
+    listed under ``failed``, the others go on. A case that is linked to the images that the bundle learned from is left
+    out and listed under ``excluded`` (:mod:`reslink.evaluation.leakage`).
 
     Args:
         bundle: The folder of a bundle, or of the run that holds it.
@@ -93,96 +103,73 @@ def evaluate_bundle(
         out: The folder to write to.
         device: See :func:`reslink.inference.devices.pick_device`.
         split: ``train``, ``validation`` or ``test``: only the cases that the manifest puts there. None takes all.
+        by: Columns of the table to divide the cases by; see :func:`reslink.evaluation.subgroups.divide`.
         explain_masks: Whether to measure where the network looks, on the cases whose lesion mask is known.
         cache_folder: Where decoded images are kept; if not given they are gone afterwards.
         batch_size: Images that the network sees at a time.
         seed: Seed of the bootstrap.
+        allow_leakage: Judge linked cases too; each figure then holds ``"leakage": true``.
+        linked: Why a case is linked to the training data, by its name, where that is known from the division of the data;
+            found by the fingerprints in the bundle where None.
 
     Returns:
         What ``evaluation.json`` holds: that of :func:`evaluate_cases`, and ``failed`` (a message by case name),
-        ``n_failed``, ``split`` and ``bundle_sha256`` (of the weights).
+        ``n_failed``, ``subgroups`` (by column and value), ``split``, ``bundle_sha256`` (of the weights),
+        and ``excluded``, ``linked`` and ``leakage`` (:meth:`reslink.evaluation.leakage.Leakage.as_dict`).
 
     Raises:
         BundleError: If the bundle cannot be used.
         UsageError: If a label is unknown to the bundle, no case is in the split, or not one case can be read.
         InputError: If the network gives no finite value for any case.
+        GateError: If the split has a patient or near copies on both sides, or every case is linked to the training data.
         StorageError: If the results cannot be written.
     """
     classifier = Classifier.load(bundle, device)
-    part = _chosen(manifest, classifier.labels, split)
-    with _cache_folder(out, cache_folder) as folder:
+    part = chosen_cases(manifest, classifier.labels, split)
+    check_columns(part, by)
+    with decoded_in(out, cache_folder) as folder:
         cache = PixelCache.open(part, classifier.bundle.preprocess, folder)
-        cases = _judged(classifier, cache, batch_size)
+        groups = twins.groups(cache.manifest, cache.thumbnails)
+        leaks = leakage.find(
+            classifier.bundle, manifest, cache, groups, folder, split=split, allowed=allow_leakage, known=linked
+        )
+        cases = _judged(classifier, cache, batch_size, groups, leaks.rows)
         found = _localization(classifier, cache, cases, batch_size, seed) if explain_masks else {}
     decision = classifier.bundle.decision
     truth = [classifier.labels.index(case.label) for case in cases.manifest.cases]
     result = evaluate_cases(truth, cases.probabilities, cases.groups, classifier.labels, decision, found, seed)
+    judged = Judged(
+        np.array(truth),
+        Answers(cases.probabilities, decision.predict(cases.probabilities)),
+        cases.groups,
+        classifier.labels,
+        seed,
+    )
+    result["selective"] = selective(judged.y_true, cases.verdicts, cases.groups, classifier.labels, seed)
+    result["subgroups"] = subgroups(cases.manifest.cases, by, judged)
     result |= {"split": split, "n_failed": len(cases.failed), "failed": cases.failed}
     result["bundle_sha256"] = classifier.bundle.weights_sha256
+    leakage.mark(result, leaks)
+    result |= leaks.as_dict()
     write_predictions(out / "predictions.csv", cases, classifier.labels, decision)
     write_json(out / "evaluation.json", result)
     return result
 
 
-def _chosen(manifest: Manifest, labels: Labels, split: str | None) -> Manifest:
-    """Returns the cases of a split, after a look at their labels."""
-    for name in dict.fromkeys(case.label for case in manifest.cases):
-        labels.index(name)  # raises with the nearest name
-    if split is None:
-        return manifest
-    sides = [case.split for case in manifest.cases]
-    if split not in sides:
-        known = sorted({side for side in sides if side})
-        raise UsageError(
-            f"No case is in the split {split!r}",
-            f"The data set states the splits {', '.join(known)}" if known else "The data set states no split",
-            nearest(split, known) if known else "Leave --split out, or add a column 'split' to the manifest",
-        )
-    return manifest.subset(i for i, side in enumerate(sides) if side == split)
-
-
-@contextlib.contextmanager
-def _cache_folder(out: Path, given: Path | None) -> Iterator[Path]:
-    """Gives the folder of decoded images: the one given, or one that is gone afterwards."""
-    if given is not None:
-        yield given
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        holder = tempfile.TemporaryDirectory(dir=out, prefix=".cache-")
-    except OSError as error:
-        raise StorageError(
-            f"{out} cannot be written to: {error.strerror or error}",
-            "--out names a folder that reslink may write to",
-            "Choose another folder",
-        ) from error
-    with holder as name:
-        yield Path(name)
-
-
-def _judged(classifier: Classifier, cache: PixelCache, batch_size: int) -> JudgedCases:
-    """Runs the network over all rows; a case whose logits are not finite counts as failed."""
-    rows = np.arange(len(cache))
-    batches = cache.batches(rows, batch_size)
-    logits = np.concatenate([classifier.logits(cache.batch(batch)) for batch in batches]).astype(np.float64)
-    finite = np.isfinite(logits).all(axis=1)
-    failed = dict(cache.failed)
-    for row in rows[~finite]:
-        failed[cache.manifest.cases[row].name] = "The network gave a value that is not finite. Use another bundle."
-    if not finite.any():
-        raise InputError(
-            f"The network gave no finite value for any of {len(rows)} images",
-            "A bundle gives finite logits",
-            "Use another bundle, or train again",
-        )
-    groups = twins.groups(cache.manifest, cache.thumbnails)
+def _judged(
+    classifier: Classifier, cache: PixelCache, batch_size: int, groups: Sequence[str], rows: NDArray[np.int64]
+) -> JudgedCases:
+    """Runs the network over some rows; a case whose outputs are not finite counts as failed."""
+    kept, found, broken = run_network(classifier, cache, rows, batch_size)
+    verdicts = classifier.bundle.decision.judge(found.logits, found.features, found.statistics)
     return JudgedCases(
-        rows=rows[finite],
-        manifest=cache.manifest.subset(rows[finite].tolist()),
-        groups=[groups[row] for row in rows[finite]],
-        logits=logits[finite],
-        probabilities=classifier.bundle.decision.probabilities(logits[finite]),
-        failed=failed,
+        rows=kept,
+        manifest=cache.manifest.subset(kept.tolist()),
+        groups=[groups[row] for row in kept],
+        logits=np.asarray(found.logits, dtype=np.float64),
+        probabilities=verdicts.probabilities,
+        failed=dict(cache.failed) | broken,
+        verdicts=verdicts,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision import Decision, Verdicts
 from reslink.datasets.manifest import Manifest
 from reslink.files import spreadsheet_text, write_atomic
 from reslink.labels import Labels
@@ -19,6 +19,7 @@ from reslink.labels import Labels
 Floats: TypeAlias = NDArray[np.float64]
 
 COLUMNS = ("sample_id", "patient_id", "path", "split", "label", "logit", "prob", "prediction", "group")
+_VERDICT = ("set", "abstain", "ood_score", "reasons")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class JudgedCases:
         logits: (n, K), or (n, 1).
         probabilities: (n, K).
         failed: A message by case name.
+        verdicts: What the decision of the bundle says about them; None where nothing but the labels was asked.
     """
 
     rows: NDArray[np.int64]
@@ -40,6 +42,7 @@ class JudgedCases:
     logits: Floats
     probabilities: Floats
     failed: dict[str, str]
+    verdicts: Verdicts | None = None
 
 
 def write_predictions(path: Path, cases: JudgedCases, labels: Labels, decision: Decision) -> Path:
@@ -47,8 +50,9 @@ def write_predictions(path: Path, cases: JudgedCases, labels: Labels, decision: 
 
     ``label`` is the true class. With two classes ``logit`` is the log-odds of the positive class before the temperature
     and ``prob`` its probability; with more, both are those of the predicted class. A column ``p_<class>`` follows for
-    each class. ``path`` is relative to the data set. A file, patient or group name that a spreadsheet would run as a
-    formula is written with a ``'`` before it.
+    each class, then ``set`` (class names with ``|`` between), ``abstain`` (true or false), ``ood_score`` and ``reasons``,
+    empty where the bundle has no sets and no gate. ``path`` is relative to the data set. A file, patient or group name that
+    a spreadsheet would run as a formula is written with a ``'`` before it.
 
     Args:
         path: The file.
@@ -65,7 +69,7 @@ def write_predictions(path: Path, cases: JudgedCases, labels: Labels, decision: 
     logits = _logits(cases.logits, shown)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(f"p_{name}" for name in labels.names)])
+    writer.writerow([*COLUMNS, *(f"p_{name}" for name in labels.names), *_VERDICT])
     for i, case in enumerate(cases.manifest.cases):
         writer.writerow(
             [
@@ -77,9 +81,19 @@ def write_predictions(path: Path, cases: JudgedCases, labels: Labels, decision: 
                 labels.names[predicted[i]],
                 spreadsheet_text(cases.groups[i]),
                 *(repr(float(p)) for p in cases.probabilities[i]),
+                *_verdict(cases.verdicts, labels, i),
             ]
         )
     return write_atomic(path, stream.getvalue())
+
+
+def _verdict(verdicts: Verdicts | None, labels: Labels, i: int) -> list[str]:
+    """Returns the cells of one case in the order of ``_VERDICT``."""
+    if verdicts is None or verdicts.abstain is None:
+        return [""] * len(_VERDICT)
+    held = "" if verdicts.sets is None else "|".join(np.array(labels.names)[verdicts.sets[i]])
+    score = "" if verdicts.ood_score is None else repr(float(verdicts.ood_score[i]))
+    return [spreadsheet_text(held), str(bool(verdicts.abstain[i])).lower(), score, "; ".join(verdicts.reasons[i])]
 
 
 def _logits(logits: Floats, shown: NDArray[np.int64]) -> Floats:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reslink.bundles.decision import Verdicts
 from reslink.errors import InputError, ReslinkError, UsageError, nearest
 from reslink.explain import maps
 from reslink.explain.attention import attention_maps
@@ -44,6 +45,9 @@ class Explanation:
         maps: Name of the ``.npz`` with one float16 (H, W) map a method, on the pixels of the original image.
         methods: Numbers of each map: ``low``, ``high``, ``flat``, ``peak`` (row, column in the original) and, with a
             mask, the measures of ``localize``.
+        abstain: Whether the bundle would rather not answer; None where it has neither prediction sets nor a gate.
+        reasons: Why it abstains; None as above.
+        ood_score: How far the image lies from the calibration images, above 1 refused; None where there is no gate.
         error: Why there is nothing, else None.
     """
 
@@ -56,6 +60,9 @@ class Explanation:
     panel: str | None = None
     maps: str | None = None
     methods: dict[str, dict[str, Any]] | None = None
+    abstain: bool | None = None
+    reasons: list[str] | None = None
+    ood_score: float | None = None
     error: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -181,17 +188,24 @@ def _explain(
 
 @dataclass(frozen=True)
 class _Judged:
-    probabilities: NDArray[np.float64]
+    verdicts: Verdicts
     predicted: int
     target: int
 
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        return np.asarray(self.verdicts.probabilities[0])
+
+    @property
+    def abstains(self) -> bool | None:
+        return None if self.verdicts.abstain is None else bool(self.verdicts.abstain[0])
+
 
 def _judge(classifier: Classifier, pixels: NDArray[np.uint8], target: int | None) -> _Judged:
-    decision = classifier.bundle.decision
-    probabilities = decision.probabilities(classifier.logits(pixels[None]))
-    predicted = int(decision.predict(probabilities)[0])
+    verdicts = classifier.judge(pixels[None])
+    predicted = int(verdicts.predicted[0])
     about = target if target is not None else 1 if classifier.labels.binary else predicted
-    return _Judged(probabilities[0], predicted, about)
+    return _Judged(verdicts, predicted, about)
 
 
 def _picture(
@@ -210,6 +224,7 @@ def _picture(
     ]
     where = found.path.name + ("" if found.slice is None else f", slice {found.slice}")
     heading = f"{names[judged.predicted]}  {judged.probabilities[judged.predicted]:.1%}"
+    heading += "  (the bundle abstains)" if judged.abstains else ""
     return panel(grey, tiles, heading, where, mask)
 
 
@@ -226,6 +241,9 @@ def _explanation(
         panel=f"{stem}.png",
         maps=f"{stem}.npz",
         methods=numbers,
+        abstain=judged.abstains,
+        reasons=None if judged.abstains is None else judged.verdicts.reasons[0],
+        ood_score=None if judged.verdicts.ood_score is None else float(judged.verdicts.ood_score[0]),
     )
 
 

@@ -233,7 +233,7 @@ def _image(dataset: Dataset, name: str) -> Image:
         if colour:
             pixels[i] = _luminance(apply_color_lut(frame, dataset) if photometric == "PALETTE COLOR" else frame)
             continue
-        values = _unmasked(frame, dataset)
+        values = unmasked(frame, dataset)
         mask = _padding(values, dataset)
         if mask is not None:
             padding = np.zeros(pixels.shape, np.bool_) if padding is None else padding
@@ -259,8 +259,8 @@ def _image(dataset: Dataset, name: str) -> Image:
     )
 
 
-def _unmasked(frame: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
-    """Returns native and RLE values without what stands in their unused bits (overlays, in old files)."""
+def unmasked(frame: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
+    """Returns a stored frame, native or RLE, without what stands in its unused bits (overlays, in old files)."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if frame.dtype.kind == "f" or (syntax not in NATIVE and syntax != uid.RLELossless):
         return frame

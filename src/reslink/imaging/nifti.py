@@ -57,12 +57,17 @@ def read_nifti(data: bytes, name: str) -> Image:
         InputError: If the file is cut short, too large, or holds something other than one number a voxel.
     """
     zipped = data[:2] == GZIP
-    header = _header(_inflate(data, 1024, name) if zipped else data[:1024], name)
+    header = header_of(first_bytes(data, name), name)
     needed, all_volumes = _needed(header, name)
     whole = _inflate_all(data, needed, all_volumes + _MAX_EXTENSIONS, name) if zipped else data
     if len(whole) < needed:
         raise damaged(name, f"the NIfTI data has {len(whole)} bytes, the header claims {needed}")
     return _image(header, whole, name)
+
+
+def first_bytes(data: bytes, name: str) -> bytes:
+    """Returns the first bytes of a NIfTI file, at least its header, inflated where it is gzipped."""
+    return _inflate(data, 1024, name) if data[:2] == GZIP else data[:1024]
 
 
 def _inflate(data: bytes, limit: int, name: str) -> bytes:
@@ -90,7 +95,12 @@ def _inflate_all(data: bytes, needed: int, limit: int, name: str) -> bytes:
     return body
 
 
-def _header(head: bytes, name: str) -> Any:
+def header_of(head: bytes, name: str) -> Any:
+    """Returns nibabel's header of the first bytes of a NIfTI file, not zipped.
+
+    Raises:
+        InputError: If it is not the header of a single NIfTI file.
+    """
     if not is_nifti(head) or len(head) < 348:
         raise damaged(name, "it is not a NIfTI file")
     second = head[4:8] in (b"n+2\0", b"ni2\0")
@@ -178,3 +188,21 @@ def _scaled(values: NDArray[np.float32], header: Any, name: str) -> NDArray[np.f
         return values
     scaled = np.multiply(values, np.float32(slope), out=values if values.flags.writeable else None)
     return finite_float32(np.add(scaled, np.float32(intercept), out=scaled), name)
+
+
+def stored_indices(header: Any, name: str) -> NDArray[np.intp]:
+    """Returns where in the stored voxels each pixel of :func:`read_nifti` lies.
+
+    Args:
+        header: As from :func:`header_of`.
+        name: File name for messages.
+
+    Returns:
+        Shaped like the pixels, indices into the voxels of the first volume in the order of the file (first axis fastest).
+    """
+    axes = int(header["dim"][0])
+    shape = tuple(int(n) for n in header["dim"][1 : min(axes, 3) + 1])
+    shape += (1,) * (3 - len(shape))
+    places = np.arange(math.prod(shape), dtype=np.int64).reshape(shape, order="F")
+    canonical: Any = _canonical(_NIFTI(places, _affine(header, name), dtype=np.int64))
+    return _as_seen(np.asarray(canonical.dataobj), canonical.header.get_zooms())[0]

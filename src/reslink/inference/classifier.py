@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.decision import Verdicts
 from reslink.errors import InputError, ReslinkError, UsageError
+from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import find_images, read_image
 from reslink.inference.devices import pick_device
 from reslink.labels import Labels
@@ -31,6 +34,11 @@ class Prediction:
         label: The predicted class; None where there is an error.
         probability: The probability of ``label``, 0 to 1.
         probabilities: The probability of every class; their sum is 1.
+        set: The classes of the conformal set, in the order of the labels, none to all; None where the bundle has no sets.
+        abstain: Whether the bundle would rather not answer; None where it has neither sets nor a gate. ``label`` is there
+            all the same.
+        reasons: Why it abstains, empty where it does not; None where it has neither sets nor a gate.
+        ood_score: How far the image lies from the calibration images, above 1 refused; None where there is no gate.
         error: Why there is no prediction; None where there is one.
     """
 
@@ -39,6 +47,10 @@ class Prediction:
     label: str | None = None
     probability: float | None = None
     probabilities: dict[str, float] | None = None
+    set: tuple[str, ...] | None = None
+    abstain: bool | None = None
+    reasons: tuple[str, ...] | None = None
+    ood_score: float | None = None
     error: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,6 +60,10 @@ class Prediction:
             "label": self.label,
             "probability": self.probability,
             "probabilities": self.probabilities,
+            "set": None if self.set is None else list(self.set),
+            "abstain": self.abstain,
+            "reasons": None if self.reasons is None else list(self.reasons),
+            "ood_score": self.ood_score,
             "error": self.error,
         }
 
@@ -60,6 +76,21 @@ class _Slice:
     index: int | None
     pixels: Pixels | None
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the network and the input say about some slices.
+
+    Attributes:
+        logits: (B, K) float32, or (B, 1).
+        features: (B, D) float32, pooled, what the dense layer sees.
+        statistics: (B, 33) float64 from ``input_statistics``; None where the bundle has no gate that asks for them.
+    """
+
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32]
+    statistics: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
@@ -110,13 +141,45 @@ class Classifier:
         Raises:
             UsageError: If the pixels have another shape or type.
         """
+        with torch.inference_mode(), _exact():
+            found = self.network(self._input(pixels)[1])
+        return _numpy(found)
+
+    def outputs(self, pixels: Pixels | torch.Tensor, statistics: bool | None = None) -> Outputs:
+        """Returns all that ``Decision.judge`` looks at.
+
+        Args:
+            pixels: As for :meth:`logits`.
+            statistics: Whether to take the input statistics; if not given, only for a bundle with a gate.
+
+        Raises:
+            UsageError: If the pixels have another shape or type.
+        """
+        array, x = self._input(pixels)
+        with torch.inference_mode(), _exact():
+            maps = self.network.forward_features(x)
+            logits, features = self.network.forward_head(maps), maps.mean(dim=(2, 3))
+        wanted = self.bundle.decision.ood is not None if statistics is None else statistics
+        return Outputs(_numpy(logits), _numpy(features), input_statistics(array) if wanted else None)
+
+    def judge(self, pixels: Pixels | torch.Tensor) -> Verdicts:
+        """Returns what the bundle's decision says about preprocessed slices.
+
+        Raises:
+            UsageError: If the pixels have another shape or type.
+            InputError: If the network gives a value that is not finite.
+        """
+        if self.bundle.decision.ood is None:
+            return self.bundle.decision.judge(self.logits(pixels))
+        found = self.outputs(pixels)
+        return self.bundle.decision.judge(found.logits, found.features, found.statistics)
+
+    def _input(self, pixels: Pixels | torch.Tensor) -> tuple[Pixels, torch.Tensor]:
+        """Returns the pixels as an array and as the network takes them."""
         array = pixels.cpu().numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
         self._check(array)
         x = torch.from_numpy(self.bundle.preprocess.normalise(array)).to(self.device)
-        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False, allow_tf32=False)
-        with torch.inference_mode(), exact:
-            out = self.network(x.contiguous(memory_format=torch.channels_last))
-        return np.asarray(out.float().cpu().numpy(), dtype=np.float32)
+        return array, x.contiguous(memory_format=torch.channels_last)
 
     def predict(self, paths: Iterable[str | Path], batch_size: int = 32) -> Iterator[Prediction]:
         """Predicts files, folders, globs and series, in the order given; streams, and goes on after a bad file.
@@ -176,23 +239,39 @@ class Classifier:
     def _judge(self, items: Sequence[_Slice]) -> Iterator[Prediction]:
         """Predicts one batch; every item gives one prediction, in order."""
         pixels = [item.pixels for item in items if item.pixels is not None]
-        rows = iter(self.logits(np.stack(pixels)) if pixels else ())
+        found = self.outputs(np.stack(pixels)) if pixels else None
+        row = 0
         for item in items:
             error = item.error
-            if item.pixels is not None:
+            if item.pixels is not None and found is not None:
                 try:
-                    yield self._prediction(item, next(rows))
+                    yield self._prediction(item, found, row)
                     continue
                 except InputError as fault:
                     error = str(fault)
+                finally:
+                    row += 1
             yield Prediction(item.path, item.index, error=error)
 
-    def _prediction(self, item: _Slice, logits: NDArray[np.float32]) -> Prediction:
-        decision = self.bundle.decision
-        probabilities = decision.probabilities(logits[None])
-        label = self.labels.names[int(decision.predict(probabilities)[0])]
-        by_class = dict(zip(self.labels.names, (float(p) for p in probabilities[0]), strict=True))
-        return Prediction(item.path, item.index, label, by_class[label], by_class)
+    def _prediction(self, item: _Slice, found: Outputs, row: int) -> Prediction:
+        one = slice(row, row + 1)
+        statistics = None if found.statistics is None else found.statistics[one]
+        verdict = self.bundle.decision.judge(found.logits[one], found.features[one], statistics)
+        names = self.labels.names
+        label = names[int(verdict.predicted[0])]
+        by_class = dict(zip(names, (float(p) for p in verdict.probabilities[0]), strict=True))
+        abstain, sets = verdict.abstain, verdict.sets
+        return Prediction(
+            item.path,
+            item.index,
+            label,
+            by_class[label],
+            by_class,
+            set=None if sets is None else tuple(names[k] for k in np.flatnonzero(sets[0])),
+            abstain=None if abstain is None else bool(abstain[0]),
+            reasons=None if abstain is None else tuple(verdict.reasons[0]),
+            ood_score=None if verdict.ood_score is None else float(verdict.ood_score[0]),
+        )
 
     def _check(self, pixels: NDArray[Any]) -> None:
         """Says what the network takes where it is given something else."""
@@ -204,3 +283,11 @@ class Classifier:
                 f"The classifier takes uint8 of shape (B, {row[0]}, {row[1]}, {row[2]})",
                 "Preprocess slices with classifier.bundle.preprocess.pixels and stack them",
             )
+
+
+def _exact() -> AbstractContextManager[None]:
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False, allow_tf32=False)
+
+
+def _numpy(values: torch.Tensor) -> NDArray[np.float32]:
+    return np.asarray(values.float().cpu().numpy(), dtype=np.float32)

@@ -32,8 +32,8 @@ from reslink.metrics.intervals import (
     Estimate,
     GroupBootstrap,
     bootstrap_interval,
-    exact_interval,
     few_groups,
+    proportion_interval,
     undefined,
     without_interval,
 )
@@ -152,7 +152,7 @@ def estimates(
 ) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate]]]:
     """Returns every metric with its 95 % interval, over all classes and for each class against the rest.
 
-    Proportions (accuracy, sensitivity, specificity, PPV, NPV) get the exact binomial interval where each group holds
+    Proportions (accuracy, sensitivity, specificity, PPV, NPV) get Wilson's interval where each group holds
     one case; all else the BCa bootstrap over groups. ``method`` says which, or why there is none: fewer than
     ``MIN_GROUPS`` groups, a class that is missing, draws that cannot tell.
 
@@ -174,12 +174,12 @@ def estimates(
     truth, scores, calls = _checked(y_true, y_prob, y_pred)
     _check_sizes(scores, groups, names)
     bootstrap = GroupBootstrap(groups, draws, seed)
-    drawn = bootstrap.apply(lambda weights: _replicates(weights, truth, scores, calls))
+    drawn = bootstrap.apply(lambda weights: replicates(weights, truth, scores, calls))
 
     def view(key: str, classes: list[int], points: Points, right: Bools) -> dict[str, Estimate]:
         true, called = truth[:, None] == classes, calls[:, None] == classes
-        made = _View(points, true, called, right, [names[k] for k in classes], bootstrap)
-        return {name: _estimate(name, made, drawn[f"{key} {name}"]) for name in NAMES}
+        made = View(points, true, called, right, [names[k] for k in classes], bootstrap)
+        return {name: estimate_of(name, made, drawn[f"{key} {name}"]) for name in NAMES}
 
     every = list(range(len(names)))
     whole = [1] if len(names) == 2 else every
@@ -190,8 +190,19 @@ def estimates(
     return metrics, per_class
 
 
-def _replicates(weights: Floats, truth: Ints, scores: Floats, calls: Ints) -> dict[str, Floats]:
-    """Returns every metric of (m, n) weighted samples: ``"all auroc"`` and, by class, ``"0 auroc"``, each (m,)."""
+def replicates(weights: Floats, truth: Ints, scores: Floats, calls: Ints) -> dict[str, Floats]:
+    """Returns every metric of weighted samples, for a bootstrap.
+
+    Args:
+        weights: (m, n) how often each sample holds each case.
+        truth: (n,) class indices.
+        scores: (n, K) probabilities.
+        calls: (n,) predicted class indices.
+
+    Returns:
+        ``"all auroc"`` and so on as in :func:`point_metrics`, and ``"0 auroc"`` for each class against the rest, each
+        (m,); NaN where a sample leaves it undefined.
+    """
     num_classes = scores.shape[1]
     table = weighted.tables(weights, truth, calls, num_classes)
     rest = weighted.one_against_rest(table)
@@ -208,7 +219,7 @@ def _replicates(weights: Floats, truth: Ints, scores: Floats, calls: Ints) -> di
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """One way to look at the cases: all classes averaged, or one class against the rest.
 
     Attributes:
@@ -254,20 +265,26 @@ class _View:
         return "the cases do not allow it"
 
 
-def _estimate(name: str, view: _View, drawn: Draws) -> Estimate:
-    """Returns one metric with the interval that fits it."""
+def estimate_of(name: str, view: View, drawn: Draws) -> Estimate:
+    """Returns one metric of a view with the interval that fits it.
+
+    Args:
+        name: A key of ``NAMES``.
+        view: How the cases are looked at.
+        drawn: What a bootstrap saw of the metric.
+    """
     one_class = len(view.names) == 1
     counted = view.counted(name)[:, 0] if one_class else np.ones(len(view.true), dtype=bool)
     point, n, bootstrap = view.points[name], int(counted.sum()), view.bootstrap
     if point is None:
         return undefined(view.missing(name), n)
     if name == "accuracy" or (name in PROPORTIONS and one_class):
-        exact = exact_interval(view.right[counted], bootstrap.index[counted], single=bootstrap.single)
-        if exact is not None:
-            return exact
+        found = proportion_interval(view.right[counted], bootstrap.index[counted], single=bootstrap.single)
+        if found is not None:
+            return found
     if (groups := view.fewest_groups(name)) < MIN_GROUPS:
         return without_interval(point, few_groups(groups), n)
-    return bootstrap_interval(point, drawn, n, bootstrap.n_groups, biased=name == "ece")
+    return bootstrap_interval(point, drawn, n, bootstrap.n_groups, biased=name == "ece", rests_on=groups)
 
 
 def _checked(y_true: ArrayLike, y_prob: ArrayLike, y_pred: ArrayLike) -> tuple[Ints, Floats, Ints]:

@@ -1,4 +1,4 @@
-"""Estimates with 95 % intervals: exact binomial, and bootstrap over groups of cases that belong together."""
+"""Estimates with 95 % intervals: Wilson, exact binomial, and bootstrap over groups of cases that belong together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -20,8 +21,12 @@ CONFIDENCE = 0.95
 MIN_GROUPS = 10
 """Fewer groups give no bootstrap interval.
 
-In 600 simulated studies (a sensitivity of 0.85 that varies between groups of 1 to 15 cases) the BCa interval held the
-truth in 83 % with 5 groups, 86 % with 10, 92 % with 15 and 94 % with 80; the percentile interval in 80, 83, 87, 93 %.
+In 1,000 simulated studies (patients with 1 to 4 images that resemble each other) the intervals of accuracy, sensitivity and
+AUROC held the truth in 94.0 to 94.9 % with 20 patients, 94.6 to 96.1 % with 40, 94.7 to 95.5 % with 100; the plain BCa
+interval, without the levels of Student's t, in 91.0 to 92.4 % with 20. Where patients differ far more (a sensitivity of 0.85
+that varies between groups of 1 to 15 cases as a beta distribution with a sum of 2.3) it was 93 % with 12 groups, 92 % with
+20, 93 % with 40 and 96 % with 80 in 500 studies. An AUROC of 0.98 needs some 80 groups for 92 %: with 12, every fourth study
+ranks all cases rightly, and has no interval.
 """
 MAX_UNDEFINED = 0.1
 """With a larger share of draws undefined, the interval would hold for the rest only."""
@@ -64,8 +69,25 @@ def without_interval(estimate: float, reason: str, n: int) -> Estimate:
     return Estimate(estimate, None, None, f"no interval: {reason}", n)
 
 
+def wilson(successes: int, n: int, what: str = "cases") -> Estimate:
+    """Returns a proportion with its score interval (Wilson 1927, JASA 22:209).
+
+    It covers 95 % on average over all proportions; the exact interval of Clopper and Pearson 1934 covers 97 to 99 % with
+    some tens of cases (Newcombe 1998, Statistics in Medicine 17:857).
+
+    Args:
+        successes: Cases that count.
+        n: All cases; independent of each other.
+        what: What the trials are, for ``method``.
+    """
+    if n == 0:
+        return undefined("there is no case to count", 0)
+    interval = binomtest(successes, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return Estimate(successes / n, float(interval.low), float(interval.high), f"Wilson score over {what}", n)
+
+
 def exact_binomial(successes: int, n: int, what: str = "cases") -> Estimate:
-    """Returns a proportion with its exact binomial interval (Clopper and Pearson 1934).
+    """Returns a proportion with its exact binomial interval (Clopper and Pearson 1934, Biometrika 26:404).
 
     Args:
         successes: Cases that count.
@@ -80,11 +102,12 @@ def exact_binomial(successes: int, n: int, what: str = "cases") -> Estimate:
     )
 
 
-def exact_interval(right: NDArray[np.bool_], groups: NDArray[np.int64], *, single: bool) -> Estimate | None:
-    """Returns a proportion with an exact binomial interval where that holds, None where only a bootstrap can tell.
+def proportion_interval(right: NDArray[np.bool_], groups: NDArray[np.int64], *, single: bool) -> Estimate | None:
+    """Returns a proportion with a binomial interval where that holds, None where only a bootstrap can tell.
 
-    It holds where each group has one case. Where groups have several, but all cases agree, no draw of a bootstrap would
-    differ from the others; then each group counts as one trial, as if its cases were copies of each other.
+    Wilson's holds where each group has one case. Where groups have several, but all cases agree, no draw of a bootstrap
+    would differ from the others; then each group counts as one trial, as if its cases were copies of each other, and the
+    interval is the exact one.
 
     Args:
         right: (n,) whether each case counts.
@@ -93,7 +116,7 @@ def exact_interval(right: NDArray[np.bool_], groups: NDArray[np.int64], *, singl
     """
     n, successes = len(right), int(right.sum())
     if single:
-        return exact_binomial(successes, n)
+        return wilson(successes, n)
     if successes not in (0, n):
         return None
     n_groups = len(np.unique(groups))
@@ -169,12 +192,22 @@ class GroupBootstrap:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def bootstrap_interval(estimate: float, draws: Draws, n: int, n_groups: int, *, biased: bool = False) -> Estimate:
+def bootstrap_interval(
+    estimate: float,
+    draws: Draws,
+    n: int,
+    n_groups: int,
+    *,
+    biased: bool = False,
+    limits: tuple[float, float] = (0.0, 1.0),
+    rests_on: int | None = None,
+) -> Estimate:
     """Returns an estimate with the interval of its bootstrap draws.
 
     BCa, bias-corrected and accelerated (Efron 1987, JASA 82:171), or percentile where the draws leave its constants
-    undefined. For figures that resampling itself shifts (ECE: fewer different cases, larger gaps in the bins) the draws
-    are moved to the estimate and the percentiles taken.
+    undefined. Its levels are those of Student's t, as a bootstrap of few groups spreads too little (Hesterberg 2015, The
+    American Statistician 69:371, section 4.5.1). For figures that resampling itself shifts (ECE: fewer different cases,
+    larger gaps in the bins) the draws are moved to the estimate and the percentiles taken.
 
     Args:
         estimate: The value on the cases themselves.
@@ -182,6 +215,8 @@ def bootstrap_interval(estimate: float, draws: Draws, n: int, n_groups: int, *, 
         n: Cases that the estimate rests on.
         n_groups: Groups that were drawn.
         biased: Whether resampling shifts the figure.
+        limits: The range of the figure, for one that is shifted.
+        rests_on: Groups that the figure rests on, such as those with a positive case; ``n_groups`` if not given.
 
     Returns:
         The estimate; without an interval where the draws cannot give one.
@@ -192,18 +227,24 @@ def bootstrap_interval(estimate: float, draws: Draws, n: int, n_groups: int, *, 
         return without_interval(estimate, f"{lost} of {len(draws.values)} bootstrap draws leave it undefined", n)
     if np.ptp(defined) < 1e-12:
         return without_interval(estimate, "all bootstrap draws give the same value", n)
-    levels, kind = (None, "percentile, moved to the estimate,") if biased else _bca_levels(estimate, defined, draws)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = (float(end) for end in np.quantile(defined, levels or (tail, 1 - tail)))
+    tail = expanded_tail(rests_on or n_groups)
+    levels, kind = (None, "percentile, moved to the estimate,") if biased else _bca_levels(estimate, defined, draws, tail)
+    low, high = (float(end) for end in np.quantile(defined, levels or (float(ndtr(tail)), float(ndtr(-tail)))))
     if biased:
         shift = estimate - float(defined.mean())
-        low, high = max(0.0, low + shift), min(1.0, high + shift)
+        low, high = max(limits[0], low + shift), min(limits[1], high + shift)
     left = f", {lost} undefined ones left out" if lost else ""
     method = f"{kind} bootstrap over {n_groups} groups, {len(draws.values)} draws{left}"
     return Estimate(estimate, low, high, method, n)
 
 
-def _bca_levels(estimate: float, defined: Floats, draws: Draws) -> tuple[tuple[float, float] | None, str]:
+def expanded_tail(n_groups: int) -> float:
+    """Returns the lower normal quantile that a bootstrap of g groups takes: −√(g / (g − 1)) t, −1.96 for many groups."""
+    quantile = float(student.ppf((1 + CONFIDENCE) / 2, n_groups - 1))
+    return -quantile * float(np.sqrt(n_groups / (n_groups - 1)))
+
+
+def _bca_levels(estimate: float, defined: Floats, draws: Draws, tail: float) -> tuple[tuple[float, float] | None, str]:
     """Returns the quantiles of the BCa interval; None, for the plain ones, where its constants are not defined."""
     same = np.isclose(defined, estimate, rtol=0, atol=1e-12)
     below = float(((defined < estimate) & ~same).mean() + same.mean() / 2)
@@ -212,7 +253,8 @@ def _bca_levels(estimate: float, defined: Floats, draws: Draws) -> tuple[tuple[f
     if not (0 < below < 1 and spread > 0):
         return None, "percentile"
     bias, acceleration = float(ndtri(below)), float((gaps**3).sum() / (6 * spread**1.5))
-    tail = float(ndtri((1 - CONFIDENCE) / 2))
+    if abs(acceleration) * (abs(bias) - tail) >= 1:
+        return None, "percentile"
     low, high = (float(ndtr(bias + z / (1 - acceleration * z))) for z in (bias + tail, bias - tail))
     return (low, high), "BCa"
 
@@ -221,7 +263,7 @@ def mean_interval(values: ArrayLike, groups: Sequence[str] | NDArray[np.str_], s
     """Returns the mean of a figure that each case has, with its interval over groups.
 
     Args:
-        values: (n,) finite numbers; zeros and ones alone are a proportion, see :func:`exact_interval`.
+        values: (n,) finite numbers; zeros and ones alone are a proportion, see :func:`proportion_interval`.
         groups: (n,) the group of each case.
         seed: Seed of the draws.
         draws: Bootstrap draws.
@@ -231,9 +273,9 @@ def mean_interval(values: ArrayLike, groups: Sequence[str] | NDArray[np.str_], s
         return undefined("there is no case to count", 0)
     bootstrap = GroupBootstrap(groups, draws, seed)
     if np.isin(cases, (0.0, 1.0)).all():
-        exact = exact_interval(cases == 1, bootstrap.index, single=bootstrap.single)
-        if exact is not None:
-            return exact
+        found = proportion_interval(cases == 1, bootstrap.index, single=bootstrap.single)
+        if found is not None:
+            return found
     mean, n = float(cases.mean()), len(cases)
     if bootstrap.n_groups < MIN_GROUPS:
         return without_interval(mean, few_groups(bootstrap.n_groups), n)

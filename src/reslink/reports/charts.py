@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -97,11 +97,12 @@ def precision_recall(y_true: Ints, y_prob: Floats, names: Sequence[str]) -> Char
     return draw(figure, "precision_recall", "Precision–recall", f"Precision–recall curve: {'; '.join(spoken)}.")
 
 
-def calibration(y_true: Ints, y_prob: Floats, names: Sequence[str]) -> Chart | None:
+def calibration(y_true: Ints, y_prob: Floats, names: Sequence[str], rows: Sequence[Mapping[str, Any]] = ()) -> Chart | None:
     """Draws how often what was said with a probability was so, in ten equal bins, and how many cases each bin holds.
 
-    With two classes this is the probability of the positive one; with more, that of the class predicted. Arguments as
-    for ``roc``.
+    With two classes this is the probability of the positive one; with more, that of the class predicted. ``rows`` are
+    those of ``calibration.<class>.curve`` in ``evaluation.json``, whose intervals are drawn. Other arguments as for
+    ``roc``.
     """
     if not len(y_true):
         return None
@@ -113,6 +114,9 @@ def calibration(y_true: Ints, y_prob: Floats, names: Sequence[str]) -> Chart | N
     axes.bar((np.arange(BINS) + 0.5) / BINS, counts / counts.max() * 0.25, 0.09, color=colour("grid"))
     axes.plot([0, 1], [0, 1], color=colour("soft"), lw=1.2, ls=(0, (4, 3)), label="perfect")
     axes.plot(curve.predicted, curve.observed, color=SERIES[0], lw=2, marker="o", ms=6, label="measured")
+    known = [row for row in rows if _finite(row["ci_low"]) and _finite(row["ci_high"])]
+    x, low, high = ([row[key] for row in known] for key in ("predicted", "ci_low", "ci_high"))
+    axes.vlines(x, low, high, color=SERIES[0], lw=1.4, alpha=0.6)
     axes.plot([], [], "s", ms=8, color=colour("grid"), label=f"cases a bin (most: {counts.max()})")
     _legend(axes, "upper left")
     bins = zip(curve.predicted, curve.observed, curve.count, strict=True)

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from reslink import __version__
 from reslink.files import write_atomic
 from reslink.metrics.classification import NAMES
-from reslink.reports import charts, sections
+from reslink.reports import charts, evaluation_charts, evaluation_sections, sections
 from reslink.reports.folder import RunFolder, read_run
 from reslink.reports.svg import COLOURS, Chart
 
@@ -78,8 +78,11 @@ def render(files: RunFolder, drawn: list[Chart], kind: str) -> str:
         charts={chart.name: chart for chart in drawn},
         evaluation=files.evaluation,
         cards=sections.headline(files.evaluation),
+        leaks=sections.leaks(files.evaluation),
         facts=sections.facts(files),
         confusion=sections.confusion(files.evaluation),
+        by_class=evaluation_sections.by_class(files.evaluation),
+        subgroups=evaluation_sections.subgroup_tables(files.evaluation),
         gallery=sections.gallery(files),
         localization=sections.localization(files.evaluation),
         sanity=sections.checks(files.sanity),
@@ -101,6 +104,8 @@ def _charts(files: RunFolder) -> list[Chart]:
         drawn += [
             charts.roc(cases.y_true, cases.y_prob, cases.names, decision.get("threshold")),
             charts.precision_recall(cases.y_true, cases.y_prob, cases.names),
-            charts.calibration(cases.y_true, cases.y_prob, cases.names),
+            charts.calibration(cases.y_true, cases.y_prob, cases.names, evaluation_sections.diagram(files.evaluation)),
+            evaluation_charts.selective_risk(cases.y_true, cases.y_prob, cases.y_pred),
         ]
+    drawn.append(evaluation_charts.decision_curve((files.evaluation or {}).get("decision_curve") or {}))
     return [chart for chart in drawn if chart is not None]

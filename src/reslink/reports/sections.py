@@ -46,6 +46,13 @@ def _card(name: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, "estimate": estimate, "bar": bar, "dot": dot}
 
 
+def leaks(evaluation: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """Returns what to say of cases that are linked to the training data; None where none was found, or nobody looked."""
+    found = (evaluation or {}).get("leakage") or {}
+    titles = {"unknown": "not checked", "left out": "left out", "allowed": "leakage"}
+    return {"status": titles[found["status"]], "message": found["message"]} if found.get("status") in titles else None
+
+
 def class_names(files: RunFolder) -> list[str]:
     """Returns the class names in their order, from whatever part of the run states them."""
     if files.bundle is not None:

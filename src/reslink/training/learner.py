@@ -6,13 +6,13 @@ import copy
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from reslink.networks.area_attention import record_gates
+from reslink.networks.area_attention import AreaAttention, record_gates
 from reslink.networks.reslink import ResLink, build
 from reslink.training import optim
 from reslink.training.losses import Criterion
@@ -58,12 +58,14 @@ class Step:
         correct: Images whose most probable class was the right one (the heavier one after mixup).
         gradient_norm: Norm of the gradient before clipping.
         stop: Whether any process was asked to stop.
+        attention_gradient: Share of each attention layer in the squared norm of the gradient, 0 to 1.
     """
 
     loss: float
     correct: int
     gradient_norm: float
     stop: bool
+    attention_gradient: Mapping[str, float] = field(default_factory=dict)
 
 
 class Learner:
@@ -135,6 +137,7 @@ class Learner:
         if not math.isfinite(value):
             raise NotFiniteError("loss")
         self.accelerator.backward(loss)
+        shares = self._attention_shares()
         norm = self._clip()
         if not math.isfinite(norm):
             raise NotFiniteError("gradient")
@@ -143,7 +146,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.network)
-        return Step(value, correct, norm, stopping)
+        return Step(value, correct, norm, stopping, shares)
 
     def _losses(self, logits: Tensor, batch: Batch, gates: Mapping[str, Tensor]) -> Tensor:
         losses = self.criterion(logits, batch.targets)
@@ -151,6 +154,11 @@ class Learner:
             return losses
         settings = self.recipe.attention_supervision
         return losses + settings.weight * attention_loss(gates, batch.mask, settings)
+
+    def _attention_shares(self) -> dict[str, float]:
+        squares = {name: _square(module) for name, module in self.network.named_modules() if isinstance(module, AreaAttention)}
+        total = _square(self.network) if squares else 0.0
+        return {name: square / total for name, square in squares.items() if 0 < total < math.inf}
 
     def _clip(self) -> float:
         limit = self.recipe.optimizer.clip_norm or math.inf
@@ -175,6 +183,12 @@ class Learner:
         optim.restore_optimizer(self.optimizer, tensors["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(tensors["average"])
+
+
+def _square(module: torch.nn.Module) -> float:
+    """Squared norm of the gradient of a module's parameters."""
+    norms = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    return float(norms) ** 2
 
 
 def _correct(logits: Tensor, targets: Tensor) -> int:

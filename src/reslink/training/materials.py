@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.datasets import splits, twins
+from reslink.bundles.fingerprints import TrainingImages
+from reslink.datasets import leakage, splits
+from reslink.datasets.grouping import group_cases
 from reslink.datasets.loading import PixelCache
 from reslink.datasets.manifest import SPLITS, Manifest
 from reslink.errors import UsageError
 from reslink.training.progress import Progress
 from reslink.training.recipe import Recipe
-from reslink.training.sections import DataSettings
 
 Indices = NDArray[np.int64]
 
@@ -32,6 +33,7 @@ class Materials:
         groups: The group of each: patient, near copies, or both.
         parts: The part of each: train, validation or test.
         digest: SHA-256 of the whole data set, unreadable files included.
+        joined: The group of each, patients and near copies joined whatever the recipe groups by; found anew where None.
     """
 
     manifest: Manifest
@@ -40,6 +42,7 @@ class Materials:
     groups: Sequence[str]
     parts: Sequence[str]
     digest: str
+    joined: Sequence[str] | None = None
 
     def indices(self, part: str) -> Indices:
         """Returns where the cases of a part stand in the cache."""
@@ -54,6 +57,17 @@ class Materials:
         found = Counter(zip(self.parts, (case.label for case in self.manifest.cases), strict=True))
         return {part: {label: found[part, label] for label in self.manifest.labels.names} for part in SPLITS}
 
+    def linked(self) -> dict[str, str]:
+        """Returns why a case outside the training part is linked to it, by case name; empty for a clean division."""
+        return leakage.linked_cases(self.manifest, self._joined(), self.parts)
+
+    def training_images(self) -> TrainingImages:
+        """Returns the fingerprints of the training part, which the bundle keeps."""
+        return leakage.training_images(self.manifest, self.cache.thumbnails, self._joined(), self.parts)
+
+    def _joined(self) -> Sequence[str]:
+        return group_cases(self.manifest, self.cache.thumbnails, "both") if self.joined is None else self.joined
+
 
 def open_materials(manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress) -> Materials:
     """Decodes what is not decoded yet and divides the cases into parts.
@@ -66,21 +80,26 @@ def open_materials(manifest: Manifest, recipe: Recipe, folder: Path, progress: P
 
     Raises:
         UsageError: If too few images can be read, or the cases cannot be divided as asked.
-        GateError: If the data set's own split has a patient on two sides.
+        GateError: If a patient or a set of near copies stands on two sides, and ``data.allow_leakage`` is not set.
     """
     cache = _open_cache(manifest, recipe, folder, progress)
     for name, reason in cache.failed.items():
         progress.message(f"{name} is left out: {reason}")
     read = cache.manifest
     _check_classes(read, cache)
-    groups = group_cases(read, cache.thumbnails, recipe.data)
+    groups = group_cases(read, cache.thumbnails, recipe.data.group_by)
+    joined = groups if recipe.data.group_by == "both" else group_cases(read, cache.thumbnails, "both")
+    parts = divide(read, groups, recipe)
+    if not recipe.data.allow_leakage:
+        leakage.check_torn(read, joined, parts)
     return Materials(
         manifest=read,
         cache=cache,
         targets=cache.targets,
         groups=groups,
-        parts=divide(read, groups, recipe),
+        parts=parts,
         digest=manifest.digest(cache.file_hashes),
+        joined=joined,
     )
 
 
@@ -99,25 +118,15 @@ def _open_cache(manifest: Manifest, recipe: Recipe, folder: Path, progress: Prog
         progress.end()
 
 
-def group_cases(manifest: Manifest, thumbnails: NDArray[np.uint8], settings: DataSettings) -> list[str]:
-    """Returns the group of each case, by ``data.group_by``."""
-    if settings.group_by == "none":
-        return [case.name for case in manifest.cases]
-    if settings.group_by == "patient":
-        return [f"patient {case.patient_id}" if case.patient_id else case.name for case in manifest.cases]
-    if settings.group_by == "twin":
-        manifest = replace(manifest, cases=tuple(replace(case, patient_id=None) for case in manifest.cases))
-    return twins.groups(manifest, thumbnails)
-
-
 def divide(manifest: Manifest, groups: Sequence[str], recipe: Recipe) -> list[str]:
     """Returns the part of each case: train, validation or test; whole groups."""
-    settings = recipe.data
+    settings, allow = recipe.data, recipe.data.allow_leakage
     seed = (recipe.seed if settings.split_seed is None else settings.split_seed) % 2**32
     if settings.folds is None:
-        allow = settings.allow_leakage
         return list(splits.assign(manifest, groups, settings.fractions, seed, allow_leakage=allow))
-    found = splits.folds(manifest, groups, settings.folds, seed)
+    found = splits.given_folds(manifest, groups, settings.folds, allow_leakage=allow)
+    if found is None:
+        found = splits.folds(manifest, groups, settings.folds, seed)
     names = {settings.fold: "test", (settings.fold + 1) % settings.folds: "validation"}
     return [names.get(fold, "train") for fold in found]
 

@@ -18,7 +18,7 @@ from reslink.training.checkpoint import Checkpoint, Checkpoints
 from reslink.training.diagnostics import Finding
 from reslink.training.feeding import Feeder
 from reslink.training.interruption import Interrupted, StopFlag
-from reslink.training.learner import Learner, NotFiniteError
+from reslink.training.learner import Learner, NotFiniteError, Step
 from reslink.training.losses import Criterion
 from reslink.training.materials import Materials
 from reslink.training.optim import learning_rate
@@ -184,7 +184,7 @@ class Run:
         here.correct, here.seen = here.correct + seen.correct, here.seen + len(indices)
         here.seconds += time.perf_counter() - start
         here.waited += self.feeder.waited
-        self._record_step(seen.loss, lr, seen.gradient_norm)
+        self._record_step(seen, lr)
         self.progress.step(1, loss=seen.loss)
         return seen.stop
 
@@ -213,13 +213,13 @@ class Run:
         self.save()
         return TrainingError(finding.message, "The state before this step is saved in checkpoints", finding.advice)
 
-    def _record_step(self, loss: float, lr: float, norm: float) -> None:
+    def _record_step(self, seen: Step, lr: float) -> None:
         here = self.position
-        self._tell(self.watch.after_step(loss, lr, here.epoch))
+        self._tell(self.watch.after_step(seen.loss, lr, here.epoch))
         if here.step % max(1, self.steps_an_epoch // _RECORDS_AN_EPOCH) == 0:
-            self._record(
-                {"kind": "step", "epoch": here.epoch, "step": here.total, "loss": loss, "lr": lr, "gradient_norm": norm}
-            )
+            shares = {f"{name}_gradient_share": share for name, share in seen.attention_gradient.items()}
+            figures = {"loss": seen.loss, "lr": lr, "gradient_norm": seen.gradient_norm}
+            self._record({"kind": "step", "epoch": here.epoch, "step": here.total, **figures, **shares})
 
     def _record(self, row: Row) -> None:
         if self.accelerator.is_main_process:
@@ -300,6 +300,7 @@ class Run:
             "validation": validation,
             "findings": findings,
             "recipe": self.recipe.published(),
+            "linked": self.materials.linked(),
         }
 
     def _bundle(self, summary: Row, logits: Tensor) -> Bundle:
@@ -309,6 +310,7 @@ class Run:
             preprocess=recipe.preprocess,
             labels=data.manifest.labels,
             decision=decide(recipe.decision, logits, data.targets[self.validation], self.num_classes),
+            training_images=data.training_images(),
             provenance={
                 "data": {"digest": data.digest, "images": data.counts()},
                 "versions": run_folder.versions(),

@@ -25,7 +25,7 @@ class DataSettings(Section):
         folds: Number of folds for cross-validation, or None for a single split.
         fold: Which fold is the test part, from 0; the next one is the validation part.
         split_seed: Seed of the division; the recipe's ``seed`` where None.
-        allow_leakage: Accept a given split that has a patient on two sides.
+        allow_leakage: Accept that a patient or near copies stand on two sides; every figure then says so.
     """
 
     fractions: tuple[Share, Share, Share] = (0.75, 0.1, 0.15)

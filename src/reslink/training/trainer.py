@@ -12,7 +12,7 @@ from reslink.errors import UsageError
 from reslink.training import run_folder
 from reslink.training.diagnostics import Finding
 from reslink.training.interruption import Interrupted, stop_on_signals
-from reslink.training.materials import open_materials
+from reslink.training.materials import Materials, open_materials
 from reslink.training.processes import deterministic, make_accelerator
 from reslink.training.progress import Progress, Silent
 from reslink.training.randomness import forked
@@ -56,6 +56,7 @@ def train(
     overwrite: bool = False,
     progress: Progress | None = None,
     cache: str | Path | None = None,
+    materials: Materials | None = None,
 ) -> RunResult:
     """Trains a network and writes the run folder.
 
@@ -71,6 +72,7 @@ def train(
         overwrite: Replace the run that stands in ``out``.
         progress: Hears how the run goes.
         cache: Folder of decoded images, which runs may share; ``out/cache`` where None.
+        materials: The data as it was opened and divided already; opened and divided by the recipe where None.
 
     Returns:
         What came of it.
@@ -89,7 +91,8 @@ def train(
     try:
         with folder.claimed(resume=resume, overwrite=overwrite) if main else contextlib.nullcontext():
             accelerator.wait_for_everyone()
-            return _run(manifest, recipe, folder, accelerator, listener, Path(cache) if cache else folder.path / "cache")
+            opened = materials or (manifest, Path(cache) if cache else folder.path / "cache")
+            return _run(opened, recipe, folder, accelerator, listener)
     except KeyboardInterrupt:  # while images are read, or the second Ctrl-C
         raise Interrupted(
             "Training was stopped at once",
@@ -102,7 +105,7 @@ def train(
 
 
 def _run(
-    manifest: Manifest, recipe: Recipe, folder: RunFolder, accelerator: Accelerator, progress: Progress, cache: Path
+    data: Materials | tuple[Manifest, Path], recipe: Recipe, folder: RunFolder, accelerator: Accelerator, progress: Progress
 ) -> RunResult:
     summary = folder.finished()
     if summary is not None:
@@ -110,7 +113,7 @@ def _run(
         progress.message(f"The run in {folder.path} is finished; nothing is left to do.")
         return _result(folder, summary, already_finished=True)
     with accelerator.main_process_first():
-        materials = open_materials(manifest, recipe, cache, progress)
+        materials = data if isinstance(data, Materials) else open_materials(data[0], recipe, data[1], progress)
     with forked(accelerator.device), deterministic(recipe.trainer.deterministic), stop_on_signals() as stop:
         run = Run(recipe, materials, folder, accelerator, progress, stop)
         run.begin()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from reslink.bundles.decision import Decision
+from reslink.metrics.operating_point import OperatingPoint, threshold
 from reslink.training.batches import Indices
 from reslink.training.feeding import Feeder
 from reslink.training.losses import cross_entropy, two_logits
@@ -122,9 +123,9 @@ def decide(settings: DecisionSettings, logits: Tensor, targets: Indices, num_cla
     probability = Decision().probabilities(logits.numpy())[:, 1]
     if len(np.unique(targets)) < 2:
         return Decision(threshold_source="default: the validation part has one class only")
-    threshold = best_threshold(targets, probability, settings.threshold)
+    cut = best_threshold(targets, probability, settings.threshold)
     name = "Youden index" if settings.threshold == "youden" else "accuracy"
-    return Decision(threshold=threshold, threshold_source=f"{name} on the validation part ({len(targets)} images)")
+    return Decision(threshold=cut, threshold_source=f"{name} on the validation part ({len(targets)} images)")
 
 
 def best_threshold(y_true: Sequence[int] | Indices, y_prob: NDArray[np.float64], criterion: str) -> float:
@@ -135,14 +136,7 @@ def best_threshold(y_true: Sequence[int] | Indices, y_prob: NDArray[np.float64],
         y_prob: (n,) probability of 1.
         criterion: ``youden`` or ``accuracy``.
     """
-    truth = np.asarray(y_true)
-    fpr, tpr, cuts = roc_curve(truth, y_prob, drop_intermediate=False)
-    weight = float(truth.mean()) if criterion == "accuracy" else 0.5
-    best = int(np.argmax(weight * tpr - (1 - weight) * fpr))
-    values = np.unique(np.concatenate([[0.0, 1.0], y_prob]))
-    cut = float(min(cuts[best], 1.0))
-    below = values[values < cut]
-    return (cut + float(below[-1])) / 2 if len(below) else cut
+    return threshold(OperatingPoint.parse(criterion), y_true, y_prob)
 
 
 def figures(judgement: Judgement) -> Mapping[str, float | None]:

@@ -1,0 +1,143 @@
+"""Twins: recall of planted copies by kind, time and memory for 10,000 images, and the index up to 1,000,000 fingerprints.
+
+Run: python benchmarks/twins.py planted [--patients 60] [--seed 0]
+     python benchmarks/twins.py images [--count 10000]
+     python benchmarks/twins.py index [--counts 10000 100000 1000000] [--threads 2]
+
+``planted`` copies slices of phantoms (CT, T1, FLAIR, T2; two neighbouring slices a patient, 192×192) in all kinds of ways, each
+with random strength, and looks for them among all. ``images`` makes that many different thumbnails, a twentieth of them copies.
+``index`` makes random fingerprints, a twentieth of them copies in which 5 to 15 % of the bits differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+
+import numpy as np
+from scipy import ndimage
+
+from reslink.datasets import fingerprints, neighbours, twins
+from reslink.datasets.phantom import render_patient
+from reslink.datasets.phantom_copies import KINDS, Grey
+from reslink.datasets.phantom_output import to_grey
+from reslink.imaging.image import Image
+
+SEQUENCES = ("CT", "T1", "CT", "FLAIR", "CT", "T2")
+COPIED = 20
+
+
+def slices(patients: int, seed: int) -> list[Grey]:
+    """Renders two slices a patient."""
+    pictures = []
+    for index in range(patients):
+        sequence = SEQUENCES[index % len(SEQUENCES)]
+        patient = render_patient(seed, index + 1, tumour=bool(index % 2), sequence=sequence, slices=2, size=192)
+        pictures += [to_grey(plane.pixels, sequence == "CT") for plane in patient.slices]
+    return pictures
+
+
+def planted(patients: int, seed: int) -> dict[str, object]:
+    """Recall of each kind of copy, and precision over all pairs."""
+    rng, pictures = np.random.default_rng(seed), slices(patients, seed)
+    source, kinds = list(range(len(pictures))), [""] * len(pictures)
+    for kind, change in KINDS.items():
+        for row in rng.permutation(2 * patients)[:patients].tolist():
+            source.append(row)
+            kinds.append(kind)
+            pictures.append(change(pictures[row], rng))
+    thumbnails = np.stack([twins.thumbnail(Image(picture.astype(np.float32), "grey", white=255)) for picture in pictures])
+    start = time.process_time()
+    found = {(pair.first, pair.second) for pair in twins.pairs(thumbnails)}
+    seconds = time.process_time() - start
+    of = np.array(source)
+    first = 2 * patients
+    hits = {kind: [(source[i], i) in found for i in range(first, len(source)) if kinds[i] == kind] for kind in KINDS}
+    kept = fingerprints.fingerprint(thumbnails[:first])
+    links = [(row, i + first) for i, row, _ in fingerprints.links(kept, thumbnails[first:])]
+    known = {i for row, i in links if of[i] == row}
+    return {
+        "images": len(source),
+        "recall": float(np.mean([hit for row in hits.values() for hit in row])),
+        "precision": float(np.mean([of[i] == of[j] for i, j in found])),
+        "pairs": len(found),
+        "cpu_seconds": seconds,
+        "recall_by_kind": {kind: float(np.mean(row)) for kind, row in hits.items()},
+        "fingerprint_recall": len(known) / (len(source) - first),
+        "fingerprint_precision": float(np.mean([of[i] == row for row, i in links])),
+    }
+
+
+def images(count: int) -> dict[str, float]:
+    """Time and peak memory of the search among that many thumbnails."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64] - 31.5
+    radius = np.hypot(y / 30, x / 26)
+    coarse = ndimage.gaussian_filter(rng.normal(size=(count, 64, 64)).astype(np.float32), (0, 2, 2))
+    fine = coarse * 200 + rng.normal(size=coarse.shape).astype(np.float32) * 8
+    heads = np.where(radius < 0.9, np.clip(110 + fine, 20, 200), np.where(radius < 1, 255, 0)).astype(np.uint8)
+    copied = count // COPIED
+    heads[-copied:] = np.rot90(heads[:copied], 1, axes=(1, 2))[:, :, ::-1]
+    del coarse, fine
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = {(pair.first, pair.second) for pair in twins.pairs(heads)}
+    return {
+        "images": count,
+        "seconds": time.perf_counter() - wall,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "recall": float(np.mean([(i, count - copied + i) in found for i in range(copied)])),
+        "false_pairs": len(found - {(i, count - copied + i) for i in range(copied)}),
+    }
+
+
+def index(count: int, threads: int) -> dict[str, float]:
+    """Time and recall of the index among that many fingerprints, each looked for."""
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+    rng, copied = np.random.default_rng(0), count // COPIED
+    rows = rng.integers(0, 256, (count, neighbours.BYTES), dtype=np.uint8)
+    for i in range(copied):
+        rows[count - copied + i] = rows[i] ^ np.packbits(rng.random(neighbours.BITS) < rng.uniform(0.05, 0.15))
+    start, hits, false = time.perf_counter(), 0, 0
+    built = neighbours.Index(rows)
+    middle = time.perf_counter()
+    for query, row, _ in built.near(rows, 215):
+        right = np.abs(query - row) == count - copied
+        hits += int(np.count_nonzero(right))
+        false += int(np.count_nonzero(~right & (query != row)))
+    return {
+        "fingerprints": count,
+        "build_seconds": middle - start,
+        "search_seconds": time.perf_counter() - middle,
+        "microseconds_each": (time.perf_counter() - start) / count * 1e6,
+        "recall": hits / 2 / copied,
+        "false_pairs": false / 2,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def main() -> None:
+    """Prints one JSON object a measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["planted", "images", "index"])
+    parser.add_argument("--patients", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    if options.what == "planted":
+        print(json.dumps(planted(options.patients, options.seed), indent=2))
+    elif options.what == "images":
+        print(json.dumps(images(options.count), indent=2))
+    else:
+        for count in options.counts:
+            print(json.dumps(index(count, options.threads)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""What in a file, beside the picture, says whose picture it is: names of attributes, never their values."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import ExifTags
+from PIL import Image as Pillow
+from pydicom import Dataset
+
+from reslink.audit.basic_profile import action_of, is_empty_or_dummy, name_of
+from reslink.imaging.decoding import HEAD_BYTES, kind_of
+from reslink.imaging.guard import MAX_FILE_BYTES, quiet
+
+_TECHNICAL_EXIF: Final = frozenset(
+    {"Orientation", "XResolution", "YResolution", "ResolutionUnit", "ColorSpace", "YCbCrPositioning", "ExifOffset"}
+    | {"ExifVersion", "ComponentsConfiguration", "FlashPixVersion", "ExifImageWidth", "ExifImageHeight", "InterlaceCount"}
+)
+# Tags that a TIFF needs to be read (TIFF 6.0): sizes, compression, strips, tiles, resolution, colours, sample format.
+_TECHNICAL_TIFF: Final = frozenset(
+    {254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 274, 277, 278, 279, 280, 281, 282, 283, 284, 286, 287}
+    | {290, 291, 292, 293, 296, 297, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 338, 339, 340, 341, 347}
+    | {529, 530, 531, 532, 34675}
+)
+# Keywords of the W3C PNG specification, 11.3.3; others are not repeated, they may hold anything.
+_PNG_KEYWORDS: Final = frozenset(
+    {"Title", "Author", "Description", "Copyright", "Creation Time", "Software", "Disclaimer", "Warning", "Source", "Comment"}
+    | {"XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type iptc", "Raw profile type xmp"}
+)
+_NIFTI_TEXTS: Final = ("descrip", "aux_file", "intent_name", "db_name")
+
+
+def identifying(path: str | Path) -> list[str]:
+    """Names what in a file can tell whose image it is.
+
+    DICOM: every attribute of the Basic Application Level Confidentiality Profile (PS3.15 Table E.1-1) that has a value, at
+    every level, UIDs only where ``PatientIdentityRemoved`` is not YES; private attributes by group; ``BurnedInAnnotation``
+    where it is YES; application entity titles, private information and preamble of the file meta information. Pictures: EXIF,
+    XMP, IPTC, comments, PNG texts and times, and data behind the end of the picture. NIfTI: the texts of the header, its
+    extensions, the file name that gzip keeps.
+
+    Args:
+        path: A file that :func:`~reslink.imaging.reading.read_image` has accepted.
+
+    Returns:
+        Names of attributes, each once, in the order of the file; never a value. Empty where nothing was found or the file
+        cannot be read, which the reader reports.
+    """
+    try:
+        source = Path(path)
+        if source.stat().st_size > MAX_FILE_BYTES:
+            return []
+        data = source.read_bytes()
+        kind = kind_of(data[:HEAD_BYTES])
+        with quiet():
+            return list(dict.fromkeys(_FINDERS[kind](data))) if kind in _FINDERS else []
+    except Exception:  # noqa: BLE001 - the libraries below raise dozens of kinds of error for a broken file
+        return []
+
+
+def _in_dicom(data: bytes) -> Iterator[str]:
+    from reslink.imaging.dicom import parse
+
+    dataset = parse(data, "the file")
+    meta: Any = dataset.file_meta
+    names = ("SourceApplicationEntityTitle", "SendingApplicationEntityTitle", "ReceivingApplicationEntityTitle")
+    yield from (name for name in (*names, "PrivateInformation") if meta.get(name))
+    if data[128:132] == b"DICM" and data[:128].strip(b"\0"):
+        yield "File Preamble"
+    if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
+        yield "BurnedInAnnotation"
+    removed = str(dataset.get("PatientIdentityRemoved", "")).upper() == "YES"
+    yield from _in_dataset(dataset, with_uids=not removed)
+
+
+def _in_dataset(dataset: Dataset, *, with_uids: bool) -> Iterator[str]:
+    for element in dataset:
+        tag = element.tag
+        if tag.is_private:
+            yield f"private attributes of group {tag.group:04X}"
+            continue
+        action = action_of(tag)
+        told = action is not None and not is_empty_or_dummy(element) and (with_uids or "U" not in action)
+        if told:
+            yield name_of(tag)
+        if element.VR == "SQ" and action != "X":
+            for item in element.value:
+                yield from _in_dataset(item, with_uids=with_uids)
+
+
+def _in_png(data: bytes) -> Iterator[str]:
+    at = 8
+    while at + 8 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        body = data[at + 8 : at + 8 + length]
+        if kind in (b"tEXt", b"zTXt", b"iTXt"):
+            keyword = body.split(b"\0", 1)[0].decode("latin-1")
+            yield f"PNG text {keyword}" if keyword in _PNG_KEYWORDS else "PNG text with a keyword of its own"
+        elif kind == b"tIME":
+            yield "PNG time"
+        elif kind == b"eXIf":
+            yield from _in_exif(b"Exif\0\0" + body)
+        at += 12 + length
+        if kind == b"IEND":
+            break
+    if data[at:].strip(b"\0"):
+        yield "data behind the end of the picture"
+
+
+def _in_jpeg(data: bytes) -> Iterator[str]:
+    from reslink.imaging import jpeg
+
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (0xDA, 0xD9):
+        if data[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        marker, length = data[at + 1], struct.unpack(">H", data[at + 2 : at + 4])[0]
+        yield from _in_segment(marker, data[at + 4 : at + 2 + length])
+        at += 2 + length
+    end = jpeg.survey(data, "the file").end
+    if data[end:].strip(b"\0"):
+        yield "data behind the end of the picture"
+
+
+def _in_segment(marker: int, body: bytes) -> Iterator[str]:
+    """One marker segment of a JPEG; JFIF (APP0), colour profiles (APP2) and Adobe's colour transform (APP14) are technical."""
+    if marker == 0xFE:
+        yield "JPEG comment"
+    elif marker == 0xE1 and body.startswith(b"Exif"):
+        yield from _in_exif(body)
+    elif marker == 0xE1:
+        yield "XMP"
+    elif marker == 0xED:
+        yield "IPTC"
+    elif 0xE0 <= marker <= 0xEF and not body.startswith((b"JFIF", b"JFXX", b"ICC_PROFILE", b"Adobe")):
+        yield f"JPEG application segment {marker - 0xE0}"
+
+
+def _in_exif(body: bytes) -> Iterator[str]:
+    exif = Pillow.Exif()
+    try:
+        exif.load(body)
+        parts = [dict(exif), *(exif.get_ifd(part) for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo))]
+    except Exception:  # noqa: BLE001 - broken EXIF raises many kinds of error, and may still hold a name
+        yield "EXIF that cannot be read"
+        return
+    for number in (number for part in parts[:2] for number, value in part.items() if value not in ("", b"", None)):
+        name = ExifTags.TAGS.get(number, f"tag {number}")
+        if name not in _TECHNICAL_EXIF:
+            yield f"EXIF {name}"
+    if parts[2]:
+        yield "EXIF GPSInfo"
+
+
+def _in_tiff(data: bytes) -> Iterator[str]:
+    picture = Pillow.open(io.BytesIO(data), formats=["TIFF"])
+    for number in picture.tag_v2:  # type: ignore[attr-defined]
+        if number not in _TECHNICAL_TIFF:
+            yield f"TIFF {ExifTags.TAGS.get(number, f'tag {number}')}"
+
+
+def _in_webp(data: bytes) -> Iterator[str]:
+    picture = Pillow.open(io.BytesIO(data), formats=["WEBP"])
+    if "exif" in picture.info:
+        yield from _in_exif(picture.info["exif"])
+    if "xmp" in picture.info:
+        yield "XMP"
+    if data[8 + int.from_bytes(data[4:8], "little") :].strip(b"\0"):
+        yield "data behind the end of the picture"
+
+
+def _in_nifti(data: bytes) -> Iterator[str]:
+    from reslink.imaging import nifti
+
+    if data.startswith(nifti.GZIP) and data[3] & 0b11000:
+        yield "gzip file name or comment"
+    head = nifti.first_bytes(data, "the file")
+    second = head[4:8] in (b"n+2\0", b"ni2\0")
+    header = nifti.header_of(head, "the file")
+    for name in _NIFTI_TEXTS:
+        if bytes(header[name].item()).strip(b"\0 "):
+            yield f"NIfTI {name}"
+    start = 540 if second else 348
+    if head[start : start + 1] == b"\x01" and float(header["vox_offset"]) > start + 4:
+        yield "NIfTI extension"
+
+
+_FINDERS: Final[dict[str | None, Callable[[bytes], Iterator[str]]]] = {
+    "DICOM": _in_dicom,
+    "PNG": _in_png,
+    "JPEG": _in_jpeg,
+    "TIFF": _in_tiff,
+    "WEBP": _in_webp,
+    "NIFTI": _in_nifti,
+}

@@ -1,0 +1,237 @@
+"""Downloads that go on after an interruption and are verified; the connection itself comes from the caller."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from reslink.datasets.sources import RemoteFile, Source
+from reslink.errors import GateError, InputError, StorageError, UsageError
+from reslink.files import lock_folder, sha256, write_json
+
+CHUNK: Final = 1 << 20
+TRIES: Final = 5
+CHECKSUMS: Final = "checksums.json"
+LICENCE: Final = "licence.json"
+
+Heard = Callable[[int, int | None], None]
+"""Called with the bytes that are there and their total, where that is known."""
+
+
+class Response(Protocol):
+    """What comes back over a connection.
+
+    Attributes:
+        status: HTTP status, such as 200, 206 or 404.
+        headers: Its headers; names in any case.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+
+    def read(self, size: int, /) -> bytes:
+        """Returns the next bytes; none at the end.
+
+        Raises:
+            OSError: If the connection breaks.
+        """
+
+
+OpenUrl = Callable[[str, Mapping[str, str]], AbstractContextManager[Response]]
+"""Opens an address with some headers; raises OSError where it cannot be reached."""
+
+
+def agree(source: Source, folder: Path, ask: Callable[[Source], bool]) -> None:
+    """Asks for the licence once for each folder and wording.
+
+    Args:
+        source: The data set.
+        folder: Where it is kept; ``licence.json`` says what was agreed to.
+        ask: Shows the licence and returns whether the user agrees.
+
+    Raises:
+        GateError: If the user does not agree.
+        StorageError: If the answer cannot be kept.
+    """
+    wanted = {"name": source.name, "terms": source.terms, "page": source.page}
+    if _json(folder / LICENCE) == wanted:
+        return
+    if not ask(source):
+        raise GateError(
+            f"The licence of {source.name} was not agreed to",
+            "Nothing is downloaded without that",
+            f"Read {source.page}, then run the command again",
+        )
+    write_json(folder / LICENCE, wanted)
+
+
+def fetch(source: Source, folder: Path, open_url: OpenUrl, heard: Heard | None = None) -> list[Path]:
+    """Downloads the files of a data set, or goes on with that; a file that is there whole is verified and kept.
+
+    A file grows as ``NAME.part``; an interrupted download goes on at its end (RFC 9110, range requests) if the server
+    says that the file is still the same, and begins again otherwise. Where the list of data sets states no checksum, the
+    one of the first download is kept in ``checksums.json`` and holds from then on.
+
+    Args:
+        source: The data set.
+        folder: Where its files go.
+        open_url: Opens an address.
+        heard: Hears how far it is.
+
+    Returns:
+        The files.
+
+    Raises:
+        UsageError: If it cannot be downloaded without asking for access, or another process writes to the folder.
+        InputError: If a file cannot be had, or is not the one that its checksum states.
+        StorageError: If it cannot be written.
+    """
+    if not source.files:
+        raise UsageError(
+            f"{source.name} cannot be downloaded by a program: access is {source.access}",
+            "Its owners give it to those who ask",
+            f"Ask at {source.page}, then run: reslink data import FOLDER --source {source.name}",
+        )
+    with lock_folder(folder):
+        return [_fetched(entry, source, folder, open_url, heard or (lambda *_: None)) for entry in source.files]
+
+
+def _fetched(entry: RemoteFile, source: Source, folder: Path, open_url: OpenUrl, heard: Heard) -> Path:
+    target, pins = folder / entry.name, _json(folder / CHECKSUMS) or {}
+    expected = entry.sha256 or (pins.get(entry.name) or {}).get("sha256")
+    if not target.is_file():
+        part = folder / f"{entry.name}.part"
+        _complete(entry.url, source, part, open_url, heard)
+        found = _verified(part, entry.name, expected)
+        _guarded(folder, lambda: part.replace(target))
+        (folder / f"{entry.name}.part.json").unlink(missing_ok=True)
+    else:
+        found = _verified(target, entry.name, expected)
+    if entry.name not in pins:
+        kind = "the list of data sets" if entry.sha256 else "the first download"
+        pins[entry.name] = {"sha256": found, "bytes": target.stat().st_size, "url": entry.url, "pinned_by": kind}
+        write_json(folder / CHECKSUMS, pins)
+    return target
+
+
+def _verified(path: Path, name: str, expected: str | None) -> str:
+    found = sha256(path)
+    if expected is None or found == expected:
+        return found
+    path.unlink()
+    raise InputError(
+        f"{name} is not the file that was expected: its SHA-256 is {found}, not {expected}. It was removed",
+        "A file is used only where its checksum is the one known",
+        "Download it again; if that does not help, its publisher has changed it",
+    )
+
+
+def _complete(url: str, source: Source, part: Path, open_url: OpenUrl, heard: Heard) -> None:
+    """Makes a part whole, in several tries."""
+    for attempt in range(TRIES):
+        before = _size(part)
+        try:
+            if _grow(url, source, part, open_url, heard):
+                return
+            fault = "the connection ended early"
+        except (InputError, StorageError):
+            raise
+        except OSError as error:
+            fault = str(error) or type(error).__name__
+        if attempt == TRIES - 1 or (attempt and _size(part) == before):
+            break
+    raise InputError(
+        f"{part.stem} could not be downloaded: {fault}; {_size(part)} bytes are there",
+        "A download needs a connection to its server",
+        "Run the same command again; it goes on from here",
+    )
+
+
+def _grow(url: str, source: Source, part: Path, open_url: OpenUrl, heard: Heard) -> bool:
+    """Asks for what is missing and appends it; returns whether the part is whole."""
+    note = part.with_name(f"{part.name}.json")
+    known = _json(note) or {}
+    have = _size(part) if known.get("url") == url and known.get("tag") else 0
+    headers = {"Range": f"bytes={have}-", "If-Range": str(known["tag"])} if have else {}
+    with open_url(url, headers) as response:
+        given = {name.casefold(): value for name, value in response.headers.items()}
+        if response.status == 416 and have and have == known.get("total"):
+            return True
+        if response.status not in (200, 206):
+            raise _refused(response.status, url, source)
+        start, total = _span(response.status, given, have)
+        write_json(note, {"url": url, "tag": given.get("etag") or given.get("last-modified"), "total": total})
+        _check_space(part, total, start)
+        _append(response, part, start, total, heard)
+    return total is None or _size(part) == total
+
+
+def _span(status: int, headers: Mapping[str, str], have: int) -> tuple[int, int | None]:
+    """Returns where the body begins in the file and how long the file is."""
+    if status == 200:
+        length = headers.get("content-length", "")
+        return 0, int(length) if length.isdigit() and "content-encoding" not in headers else None
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("content-range", "").strip())
+    if not found or int(found[1]) != have:
+        raise OSError(f"the server answered with the range {headers.get('content-range')!r}, asked for {have}-")
+    return have, None if found[2] == "*" else int(found[2])
+
+
+def _append(response: Response, part: Path, start: int, total: int | None, heard: Heard) -> None:
+    done = start
+    stream = _guarded(part, lambda: part.open("r+b" if start else "wb"))
+    with stream:
+        stream.seek(start)
+        stream.truncate()
+        while block := response.read(CHUNK):
+            _guarded(part, partial(stream.write, block))
+            done += len(block)
+            heard(done, total)
+
+
+def _refused(status: int, url: str, source: Source) -> InputError:
+    account = status in (401, 403)
+    return InputError(
+        f"{url} answered with the status {status}",
+        "Its server gives it to those with an account only" if account else "A download is answered with 200 or 206",
+        f"Download it with a browser from {source.page}, unpack it and run: reslink data import FOLDER --source {source.name}",
+    )
+
+
+def _check_space(part: Path, total: int | None, start: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if total is not None and total - start > free:
+        raise StorageError(
+            f"{part.stem} needs {total - start} more bytes, and {free} are free",
+            "A download needs room for the whole file",
+            "Free some space or choose another folder, then run the same command again",
+        )
+
+
+def _guarded(path: Path, work: Callable[[], Any]) -> Any:
+    """Does something with the disk; its errors are not those of a connection."""
+    try:
+        return work()
+    except OSError as error:
+        raise StorageError(
+            f"{path} could not be written: {error.strerror or error}",
+            "A download needs a folder that may be written to, with free space",
+            "Free some space or choose another folder, then run the same command again; it goes on from here",
+        ) from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

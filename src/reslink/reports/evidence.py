@@ -1,0 +1,97 @@
+"""What a reviewer's page is made from: a run and what was found about it elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reslink.errors import UsageError
+from reslink.reports.folder import RunFolder, read_run
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A run, and the audit, studies and outside evaluations that belong to it.
+
+    Attributes:
+        run: The files of the run, or of an evaluation.
+        audit: ``audit.json`` of its data.
+        studies: ``study.json`` by the name of the study; of two of one name the last.
+        outside: ``evaluation.json`` of other data by the name of its folder.
+    """
+
+    run: RunFolder
+    audit: dict[str, Any] | None = None
+    studies: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    outside: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """``evaluation.json`` of the run, empty where it has none."""
+        return self.run.evaluation or {}
+
+    @property
+    def bundle(self) -> dict[str, Any]:
+        """``bundle.json`` of the run, empty where it has none."""
+        return self.run.bundle or {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings of the run: its ``config.yaml``, or what the bundle says of them."""
+        return self.run.config or (self.bundle.get("provenance") or {}).get("recipe") or {}
+
+
+def read_evidence(run: Path, others: Sequence[Path] = ()) -> Evidence:
+    """Reads a run and further folders.
+
+    Args:
+        run: A folder that ``reslink train`` or ``reslink evaluate`` wrote.
+        others: Folders with an ``audit.json``, a ``study.json`` or an ``evaluation.json``; in a folder of studies each
+            study is taken.
+
+    Raises:
+        UsageError: If a folder holds none of these, or the run no ``evaluation.json``.
+        InputError: If a file of the run is broken, or there is no such folder.
+    """
+    files = read_run(run)
+    if files.evaluation is None:
+        raise UsageError(
+            f"{run} holds no evaluation.json",
+            "The page is about a run or an evaluation that has ended",
+            "Give a folder that reslink train or reslink evaluate wrote",
+        )
+    audit, studies, outside = None, {}, {}
+    for folder in others:
+        found = [place for place in [folder, *sorted(folder.glob("*/"))] if place.is_dir()]
+        known = 0
+        for place in found:
+            for name in ("audit.json", "study.json", "evaluation.json"):
+                value = _json(place / name)
+                if value is None or (place != folder and name == "evaluation.json"):
+                    continue
+                known += 1
+                if name == "audit.json":
+                    audit = value
+                elif name == "study.json":
+                    studies[str(value.get("study", place.name))] = value
+                else:
+                    outside[place.resolve().name] = value
+        if not known:
+            raise UsageError(
+                f"{folder} holds no audit.json, study.json or evaluation.json",
+                "--with names a folder that reslink audit, reslink study or reslink evaluate wrote",
+                "Check the path",
+            )
+    return Evidence(files, audit, studies, outside)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """Returns a JSON object; None where there is none that can be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

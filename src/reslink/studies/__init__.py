@@ -1,0 +1,1 @@
+"""Questions that one command answers: the same networks trained or judged in several ways."""

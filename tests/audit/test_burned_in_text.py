@@ -1,0 +1,157 @@
+"""Planted letters are found, outside the head nearly always; heads without letters raise no alarm."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+import pytest
+from numpy.typing import NDArray
+
+from reslink.audit import burned_in_text
+from reslink.audit.burned_in_text import Box, count_words, find_text
+from reslink.datasets.manifest import Manifest
+from reslink.datasets.phantom import PhantomSettings, make_cohort, render_slice
+from reslink.datasets.phantom_output import to_grey, write_png
+from reslink.imaging.image import Image
+from reslink.imaging.reading import read_image
+
+WORDS = ("DOE^JOHN", "L  120kV", "2019-03-04 12:31", "W:80 L:40", "Im: 12/32", "A1234567", "F 54Y")
+
+
+def picture(grey: NDArray[np.uint8]) -> Image:
+    return Image(grey.astype(np.float32), unit="grey", white=255.0)
+
+
+def head(patient: int, *, sequence: str = "CT", size: int = 256) -> NDArray[np.uint8]:
+    plane = render_slice(9, patient, tumour=bool(patient % 2), sequence=sequence, size=size)  # type: ignore[arg-type]
+    return to_grey(plane.pixels, sequence == "CT")
+
+
+def lettered(grey: NDArray[np.uint8], word: str, size: int, at: tuple[int, int], value: int = 255) -> NDArray[np.uint8]:
+    """A copy with a word in the Pillow typeface, saved once as JPEG of quality 80."""
+    sheet = PIL.Image.fromarray(grey)
+    PIL.ImageDraw.Draw(sheet).text(at, word, fill=value, font=PIL.ImageFont.load_default(size=size))
+    stream = io.BytesIO()
+    sheet.save(stream, "JPEG", quality=80)
+    with PIL.Image.open(stream) as saved:
+        return np.asarray(saved)
+
+
+def covers(boxes: list[Box], word: str, size: int, at: tuple[int, int]) -> bool:
+    """Whether the boxes cover half of the columns of a word."""
+    left, top, right, bottom = PIL.ImageDraw.Draw(PIL.Image.new("L", (8, 8))).textbbox(
+        at, word, font=PIL.ImageFont.load_default(size=size)
+    )
+    columns = set()
+    for box in boxes:
+        if box.top < bottom and box.top + box.height > top:
+            columns |= set(range(max(box.left, int(left)), min(box.left + box.width, int(right))))
+    return len(columns) >= 0.5 * (right - left)
+
+
+def test_letters_in_a_corner_are_found() -> None:
+    missed = []
+    for number in range(21):
+        word, size = WORDS[number % len(WORDS)], 10 + number % 7
+        at = (5, 5) if number % 2 else (5, 256 - 2 * size)
+        grey = lettered(head(number % 8, sequence=("CT", "T1")[number % 2]), word, size, at, (255, 190)[number % 3 == 0])
+        if not covers(find_text(picture(grey)), word, size, at):
+            missed.append((word, size))
+    assert len(missed) <= 1, missed
+
+
+def test_letters_over_the_brain_are_found_and_told_to_be_there() -> None:
+    found = 0
+    for number in range(8):
+        grey = lettered(head(number % 4, sequence="FLAIR"), "DOE^JOHN", 16, (88, 110))
+        boxes = [box for box in find_text(picture(grey)) if box.in_head]
+        found += covers(boxes, "DOE^JOHN", 16, (88, 110))
+    assert found >= 7
+
+
+def test_a_box_goes_on_to_both_ends_of_the_line() -> None:
+    grey = lettered(np.zeros((256, 256), np.uint8), "V  12345678  V", 14, (40, 120))
+    boxes = find_text(picture(grey))
+    left, right = min(box.left for box in boxes), max(box.left + box.width for box in boxes)
+    assert np.all(np.delete(grey, np.s_[left - 1 : right + 1], axis=1) < 60)
+
+
+@pytest.mark.parametrize("turn", [np.rot90, np.fliplr, np.flipud], ids=["rotated", "mirrored", "upside down"])
+def test_letters_are_found_whichever_way_they_stand(turn: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> None:
+    grey = lettered(head(3), "2019-03-04 12:31", 13, (5, 5))
+    assert find_text(picture(np.ascontiguousarray(turn(grey))))
+
+
+def test_dark_letters_of_a_negative_are_found() -> None:
+    grey = 255 - lettered(head(3), "TTTHHH", 13, (5, 5))  # without closed shapes, whose insides are bright strokes again
+    assert covers(find_text(picture(grey)), "TTTHHH", 13, (5, 5))
+
+
+@pytest.mark.parametrize(("form", "modality"), [("png", "CT"), ("dicom", "CT"), ("png", "T1"), ("dicom", "T2")])
+def test_every_planted_text_of_a_cohort_is_found_and_nothing_else(tmp_path: Path, form: str, modality: str) -> None:
+    settings = {"patients": 6, "slices": 1, "seed": 4, "format": form, "modality": modality, "faults": {"text": 1.0}}
+    manifest = Manifest.open(make_cohort(tmp_path, PhantomSettings.parse(settings)))
+    for case in manifest.cases:
+        boxes = find_text(read_image(case.path))
+        assert bool(boxes) == (case.label == "Tumor"), case.name
+        assert not any(box.in_head for box in boxes)
+
+
+def test_clean_heads_raise_hardly_any_alarm() -> None:
+    heads = [picture(head(number, sequence=sequence)) for number in range(8) for sequence in ("CT", "T1", "T2", "FLAIR")]
+    assert sum(bool(find_text(image)) for image in heads) <= 1
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["lgg", "mri4"])
+def test_real_heads_raise_hardly_any_alarm_and_planted_letters_are_found(shared_data: Path, name: str) -> None:
+    cases = Manifest.open(shared_data / name).cases
+    step = len(cases) // 30
+    alarms = found = 0
+    for number, case in enumerate(cases[::step]):
+        image = read_image(case.path)
+        alarms += bool(find_text(image))
+        word, at = WORDS[number % len(WORDS)], (4, 4)
+        found += covers(find_text(picture(lettered(image.pixels.astype(np.uint8), word, 14, at))), word, 14, at)
+    count = len(cases[::step])
+    assert alarms <= 0.05 * count
+    assert found >= 0.85 * count
+
+
+def test_a_flat_or_tiny_image_has_no_text() -> None:
+    assert find_text(picture(np.full((64, 64), 7, np.uint8))) == []
+    assert find_text(picture(np.arange(64, dtype=np.uint8).reshape(8, 8))) == []
+
+
+def test_the_image_is_not_changed_and_boxes_lie_in_it() -> None:
+    grey = lettered(head(1), "A1234567", 14, (5, 5))
+    image = picture(grey)
+    boxes = find_text(image)
+    np.testing.assert_array_equal(image.pixels, grey)
+    assert boxes
+    assert all(box.of(image.pixels).shape == (box.height, box.width) for box in boxes)
+    assert write_png(grey)
+
+
+class TestCountingWords:
+    def test_nothing_is_said_without_tesseract(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(burned_in_text.shutil, "which", lambda _: None)
+        image = picture(lettered(head(1), "A1234567", 14, (5, 5)))
+        assert count_words(image, find_text(image)) is None
+        assert count_words(image, []) == 0
+
+    def test_words_are_counted_and_nothing_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(burned_in_text.shutil, "which", lambda _: "/usr/bin/tesseract")
+        monkeypatch.setattr(burned_in_text.importlib.util, "find_spec", lambda _: object())
+        monkeypatch.setitem(sys.modules, "pytesseract", SimpleNamespace(image_to_string=lambda *_, **__: "DOE JOHN\n"))
+        image = picture(lettered(head(1), "A1234567", 14, (5, 5)))
+        boxes = find_text(image)
+        assert count_words(image, boxes) == 2 * len(boxes)

@@ -1,0 +1,71 @@
+"""Out-of-fold probabilities and the balanced accuracy with its interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.tree import DecisionTreeClassifier
+
+from reslink.audit.cross_validation import balanced_accuracy, fewest_groups, out_of_fold
+
+
+def names(values: np.ndarray) -> np.ndarray:
+    return values.astype(str)
+
+
+class TestOutOfFold:
+    def test_a_group_is_never_judged_by_a_model_that_saw_it(self, rng: np.random.Generator) -> None:
+        """The feature is the number of the group: only a model that saw the group could know its class."""
+        groups = np.repeat(np.arange(40), 5)
+        targets = rng.integers(0, 2, 40)[groups]
+        features = np.eye(40)[groups]
+        y_prob = out_of_fold(features, targets, names(groups), 2, lambda: DecisionTreeClassifier(random_state=0), 0)
+        assert balanced_accuracy_score(targets, y_prob.argmax(axis=1)) < 0.65
+        leaky = out_of_fold(features, targets, names(np.arange(200)), 2, lambda: DecisionTreeClassifier(random_state=0), 0)
+        assert balanced_accuracy_score(targets, leaky.argmax(axis=1)) > 0.95
+
+    def test_rows_sum_to_one(self, rng: np.random.Generator) -> None:
+        targets = np.tile([0, 1, 2], 20)
+        y_prob = out_of_fold(rng.normal(size=(60, 2)), targets, names(np.arange(60)), 3, DecisionTreeClassifier, 0)
+        assert y_prob.sum(axis=1) == pytest.approx(1)
+
+    def test_fewest_groups_counts_groups_not_cases(self) -> None:
+        assert fewest_groups(np.array([0, 0, 0, 1, 1]), np.array(["a", "a", "b", "c", "c"]), 2) == 1
+
+
+class TestBalancedAccuracy:
+    def test_equals_scikit_learn(self, rng: np.random.Generator) -> None:
+        targets = np.array([0] * 90 + [1] * 30)
+        calls = np.where(rng.random(120) < 0.8, targets, 1 - targets)
+        found, p_value = balanced_accuracy(targets, calls, names(np.arange(120)), 2, 0.55, 0)
+        assert found.estimate == pytest.approx(balanced_accuracy_score(targets, calls))
+        assert found.ci_low is not None
+        assert found.ci_low < found.estimate < found.ci_high
+        assert p_value is not None
+        assert p_value < 0.05
+
+    def test_copies_in_a_group_widen_the_interval(self, rng: np.random.Generator) -> None:
+        targets = np.repeat(np.tile([0, 1], 20), 5)
+        calls = np.where(np.repeat(rng.random(40) < 0.7, 5), targets, 1 - targets)
+        alone, _ = balanced_accuracy(targets, calls, names(np.arange(200)), 2, 0.5, 0)
+        grouped, _ = balanced_accuracy(targets, calls, names(np.repeat(np.arange(40), 5)), 2, 0.5, 0)
+        assert grouped.ci_high - grouped.ci_low > 1.5 * (alone.ci_high - alone.ci_low)
+
+    def test_a_perfect_probe_has_an_exact_interval(self) -> None:
+        targets = np.repeat([0, 1], 20)
+        found, p_value = balanced_accuracy(targets, targets, names(np.arange(40)), 2, 0.55, 0)
+        assert (found.estimate, found.ci_high) == (1, 1)
+        assert found.ci_low == pytest.approx(0.025 ** (1 / 20))
+        assert p_value == pytest.approx(0.55**20)
+
+    def test_few_groups_have_no_interval(self) -> None:
+        targets = np.array([0, 1] * 4)
+        found, p_value = balanced_accuracy(targets, targets, names(np.arange(8)), 2, 0.5, 0)
+        assert (found.ci_low, p_value) == (None, None)
+        assert "fewer than 10 groups" in found.method
+
+    def test_a_probe_that_calls_all_the_same_is_no_alarm(self) -> None:
+        targets = np.tile([0, 1], 20)
+        found, p_value = balanced_accuracy(targets, np.zeros(40, np.int64), names(np.arange(40)), 2, 0.55, 0)
+        assert (found.estimate, found.ci_low, p_value) == (0.5, 0.5, 1.0)

@@ -1,0 +1,172 @@
+"""A split as a table: nothing is lost, and it reads back to the same images wherever it lies."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reslink.datasets.grouping import group_cases
+from reslink.datasets.manifest import Manifest
+from reslink.datasets.split_table import fits_a_table, new_columns, without_given_split, write_table
+from reslink.errors import GateError, UsageError
+
+HEADER = "scanner,Path,label,mask,patient_id,split,age"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """24 images of 12 patients in two classes, with masks, further columns and a stated split that tears patients."""
+    root = tmp_path / "some" / "data"
+    lines = [HEADER]
+    for i in range(24):
+        name = f"{'ab'[i % 2]}/{i:02}.png"
+        for path in (root / name, root / "masks" / f"{i:02}.png"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes([i]))
+        mask = f"masks/{i:02}.png" if i % 2 else ""
+        lines.append(f'"x, {i % 3}",{name},{"ab"[i % 2]},{mask},p{i // 2},{("train", "test")[i // 3 % 2]},{i}')
+    (root / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def written(data: Path, out: Path, k: int | None = None, seed: int = 0) -> Path:
+    manifest = without_given_split(Manifest.open(data))
+    groups = group_cases(manifest, None, "patient")
+    return write_table(out, Manifest.open(data), new_columns(manifest, groups, k=k, seed=seed))
+
+
+@pytest.mark.parametrize("place", ["split.csv", "a/split.csv", "sub/deep/split.csv", "../split.csv", "../../other/split.csv"])
+def test_it_reads_back_wherever_it_lies(data: Path, place: str) -> None:
+    out = data / place
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out = out.resolve()
+    written(data, out)
+    assert not any(Path(row["path"]).is_absolute() for row in rows(out))
+    back, before = Manifest.open(out), Manifest.open(data)
+    assert [case.path for case in back.cases] == [case.path for case in before.cases]
+    assert [case.mask for case in back.cases] == [case.mask for case in before.cases]
+    assert [case.patient_id for case in back.cases] == [case.patient_id for case in before.cases]
+    assert {case.split for case in back.cases} == {"train", "validation", "test"}
+    assert all(case.path.is_relative_to(back.root) for case in back.cases)
+    assert len({case.name for case in back.cases}) == 24
+
+
+def test_all_columns_stay_in_their_order(data: Path, tmp_path: Path) -> None:
+    out = written(data, tmp_path / "split.csv")
+    found = rows(out)
+    assert list(found[0]) == ["scanner", "path", "label", "mask", "patient_id", "given_split", "age", "group", "split"]
+    for old, new in zip(rows(data / "manifest.csv"), found, strict=True):
+        assert all(old[name] == new[name] for name in ("scanner", "label", "patient_id", "age"))
+        assert old["split"] == new["given_split"]
+        assert (out.parent / new["path"]).read_bytes() == (data / old["Path"]).read_bytes()
+
+
+def test_a_table_of_a_table_keeps_what_was_given_first(data: Path, tmp_path: Path) -> None:
+    first = written(data, tmp_path / "first.csv")
+    second = written(first, tmp_path / "second.csv", k=3, seed=5)
+    names = list(rows(second)[0])
+    assert len(names) == len(set(names))
+    assert [row["given_split"] for row in rows(second)] == [row["split"] for row in rows(data / "manifest.csv")]
+    assert {row["fold"] for row in rows(second)} == {"0", "1", "2"}
+
+
+def test_class_folders_get_the_columns_that_they_have(data: Path, tmp_path: Path) -> None:
+    (data / "manifest.csv").unlink()
+    manifest = Manifest.open(data)
+    out = write_table(tmp_path / "split.csv", manifest, {"group": ["g"] * 24, "split": ["train"] * 24})
+    assert list(rows(out)[0]) == ["path", "label", "group", "split"]
+
+
+def test_whole_patients_and_the_same_for_the_same_seed(data: Path, tmp_path: Path) -> None:
+    found = rows(written(data, tmp_path / "1.csv", seed=1))
+    assert len({(row["patient_id"], row["split"]) for row in found}) == 12
+    assert (tmp_path / "1.csv").read_text() == written(data, tmp_path / "2.csv", seed=1).read_text()
+    assert (tmp_path / "1.csv").read_text() != written(data, tmp_path / "3.csv", seed=2).read_text()
+
+
+@pytest.mark.parametrize(
+    ("k", "sides"), [(2, {"0": "test", "1": "train"}), (3, {"0": "test", "1": "validation", "2": "train"})]
+)
+def test_folds(data: Path, tmp_path: Path, k: int, sides: dict[str, str]) -> None:
+    found = rows(written(data, tmp_path / "folds.csv", k=k))
+    assert {(row["fold"], row["split"]) for row in found} == set(sides.items())
+    assert len({(row["patient_id"], row["fold"]) for row in found}) == 12
+
+
+def test_a_given_split_that_tears_a_patient_is_not_kept(data: Path) -> None:
+    manifest = Manifest.open(data)
+    with pytest.raises(GateError, match=r"patient 'p1' stands on two sides of the given split.*reslink split"):
+        new_columns(manifest, group_cases(manifest, None, "patient"))
+
+
+def test_names_that_no_table_can_hold(tmp_path: Path) -> None:
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for name in ("1.png", "2\n.png", "3.png "):
+            (tmp_path / label / name).write_bytes(b"x")
+    assert [fits_a_table(case) for case in Manifest.open(tmp_path).cases] == [True, False, False] * 2
+
+
+class TestPathsThatLeaveTheFolder:
+    @pytest.fixture
+    def table(self, data: Path) -> Path:
+        return written(data, data.parent / "tables" / "split.csv")
+
+    def test_one_that_stays_inside_makes_the_others_refused(self, table: Path) -> None:
+        (table.parent / "own.png").write_bytes(b"x")
+        lines = table.read_text().splitlines()
+        table.write_text("\n".join([*lines, lines[-1].replace("../data/b/23.png", "own.png")]))
+        with pytest.raises(UsageError, match=r"lies outside .*all its paths begin with"):
+            Manifest.open(table)
+
+    def test_not_up_to_the_root_of_the_disk(self, table: Path) -> None:
+        up = "../" * 30
+        lines = table.read_text().splitlines()
+        table.write_text("\n".join([*lines, lines[-1].replace("../data/b/23.png", f"{up}etc/passwd")]))
+        with pytest.raises(UsageError, match="lies outside"):
+            Manifest.open(table)
+
+    def test_through_a_link_to_the_table_s_folder(self, table: Path, tmp_path: Path) -> None:
+        (tmp_path / "far" / "away").mkdir(parents=True)
+        (tmp_path / "far" / "away" / "link").symlink_to(table.parent)
+        assert len(Manifest.open(tmp_path / "far" / "away" / "link" / "split.csv")) == 24
+
+    def test_backslashes(self, table: Path) -> None:
+        table.write_text(table.read_text().replace("/", "\\"))
+        assert len(Manifest.open(table)) == 24
+
+
+class TestGroups:
+    def test_modes_that_need_no_image(self, data: Path) -> None:
+        manifest = Manifest.open(data)
+        assert len(set(group_cases(manifest, None, "none"))) == 24
+        assert group_cases(manifest, None, "patient") == [f"patient p{i // 2}" for i in range(24)]
+
+    def test_twins_and_both(self, data: Path) -> None:
+        manifest = Manifest.open(data)
+        rng = np.random.default_rng(0)
+        heads = np.kron(rng.integers(60, 250, (24, 16, 16)), np.ones((4, 4))).astype(np.uint8)
+        y, x = np.mgrid[:64, :64]
+        heads *= (np.hypot(y - 32, x - 32) < 28).astype(np.uint8)
+        heads[7] = heads[0]  # of another patient
+        found = group_cases(manifest, heads, "twin")
+        assert found[0] == found[7] != found[1]
+        assert len(set(found)) == 23
+        found = group_cases(manifest, heads, "both")
+        assert found[0] == found[1] == found[6] == found[7]
+        assert len(set(found)) == 11
+
+    def test_refused(self, data: Path) -> None:
+        manifest = Manifest.open(data)
+        with pytest.raises(UsageError, match="Grouping by both compares images"):
+            group_cases(manifest, None, "both")
+        with pytest.raises(UsageError, match=r"'patients' was asked for.*Did you mean 'patient'"):
+            group_cases(manifest, None, "patients")  # type: ignore[arg-type]

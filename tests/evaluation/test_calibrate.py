@@ -1,0 +1,228 @@
+"""Calibration from files to a bundle that predict, evaluate and explain honour."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from typer.testing import CliRunner
+
+from reslink.bundles.bundle import Bundle
+from reslink.bundles.fingerprints import TrainingImages
+from reslink.datasets.fingerprints import fingerprint
+from reslink.datasets.manifest import Manifest
+from reslink.datasets.twins import thumbnail
+from reslink.errors import BundleError, UsageError
+from reslink.evaluation.calibrate import calibrate_bundle
+from reslink.evaluation.evaluate import evaluate_bundle
+from reslink.evaluation.fitting import Wishes
+from reslink.imaging.preprocess import Preprocess
+from reslink.imaging.reading import read_image
+from reslink.inference.classifier import Classifier
+from reslink.labels import Labels
+from reslink.metrics.operating_point import OperatingPoint
+from reslink.networks.reslink import ResLinkConfig, build
+
+N = 90
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Ninety pictures of heads with a bright ring, a patient each, a bright spot in those called Tumor."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(5)
+    y, x = np.mgrid[:96, :96]
+    rows = []
+    for i in range(N):
+        r = np.hypot(y - 48 + rng.normal(), (x - 48) * rng.uniform(1.0, 1.2))
+        grey = (r < 40) * (90 + np.kron(rng.integers(0, 60, (12, 12)), np.ones((8, 8)))) + (abs(r - 42) < 3) * 250
+        spot = np.hypot(y - rng.integers(35, 60), x - rng.integers(35, 60)) < rng.uniform(3, 9)
+        grey += spot * 70 * (i % 2)
+        Picture.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(root / f"{i:02d}.png")
+        rows.append([f"{i:02d}.png", ("Healthy", "Tumor")[i % 2], f"p{i}", "validation" if i < 60 else "test"])
+    with (root / "manifest.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["path", "label", "patient_id", "split"], *rows])
+    return root
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A bundle of random weights that knows its training images, of which these are none."""
+    config = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)
+    state = build(config, seed=1).state_dict()
+    state["head.1.weight"] *= 30
+    empty = TrainingImages(np.zeros((0, 128), np.uint8), np.zeros((0, 32), np.uint8))
+    made = Bundle(
+        {"name": "tiny", **config.model_dump(mode="json")},
+        Preprocess(size=64, channels=1),
+        Labels(("Healthy", "Tumor")),
+        metrics={"n": 3},
+        training_images=empty,
+    )
+    return made.save(tmp_path_factory.mktemp("made") / "bundle", state).folder
+
+
+@pytest.fixture(scope="module")
+def calibrated(bundle, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("calibrated") / "bundle"
+    wishes = Wishes(point=OperatingPoint.parse("sensitivity=0.9"), coverage=0.9)
+    return out, calibrate_bundle(bundle, Manifest.open(data), out, wishes=wishes, split="validation", device="cpu")
+
+
+def test_what_it_says(calibrated):
+    out, found = calibrated
+    json.dumps(found, allow_nan=False)
+    assert (found["bundle"], found["n"], found["n_groups"], found["notes"]) == (str(out), 60, 60, [])
+    checked = found["held_out"]
+    assert checked["n"] == 60
+    assert 0.8 <= checked["retained"] <= 1
+    assert 0.75 <= checked["sets"]["coverage"] <= 1
+    assert checked["sensitivity"] is not None
+    assert found["research_use_only"] is True
+
+
+def test_the_bundle_holds_it_and_the_weights_are_the_same(calibrated, bundle):
+    out, found = calibrated
+    before, after = Bundle.load(bundle), Bundle.load(out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("MODEL_CARD.md", "bundle.json", "decision.safetensors", "fingerprints.safetensors", "model.safetensors")
+    ]
+    assert after.weights_sha256 == before.weights_sha256
+    assert after.decision.model_dump(mode="json") == found["decision"]
+    assert after.metrics == {}, "figures of the earlier decision are gone"
+    assert before.decision.ood is None, "the bundle that was given stands as it was"
+    fitted = after.decision.fitted_on
+    assert (fitted.n_images, fitted.split, fitted.counts) == (60, "validation", {"Healthy": 30, "Tumor": 30})
+    assert len(after.seen_images) == 60
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "sets at 0.9 coverage" in card
+    assert "out-of-distribution gate" in card
+
+
+def test_predict_evaluate_and_explain_honour_it(calibrated, data, tmp_path):
+    out, _ = calibrated
+    classifier = Classifier.load(out, "cpu")
+    paths = [data / f"{i:02d}.png" for i in range(60, N)]
+    noise = tmp_path / "noise.png"
+    Picture.fromarray(np.random.default_rng(0).integers(0, 255, (96, 96)).astype(np.uint8)).save(noise)
+    *told, stranger = classifier.predict([*paths, noise], batch_size=7)
+    assert (stranger.abstain, stranger.error) == (True, None)
+    assert stranger.ood_score > 1
+    assert "the image looks unlike the calibration images" in stranger.reasons
+    assert stranger.label is not None, "the label that it would have had"
+    assert sum(one.ood_score <= 1 for one in told) >= 26
+    for one in told:
+        assert one.abstain == bool(one.reasons)
+        assert one.abstain == (one.ood_score > 1 or one.set != (one.label,))
+    result = evaluate_bundle(out, Manifest.open(data), tmp_path / "judged", split="test", device="cpu", explain_masks=False)
+    with (tmp_path / "judged" / "predictions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    for row, one in zip(rows, told, strict=True):
+        assert row["set"].split("|") == (list(one.set) or [""])
+        assert row["abstain"] == str(one.abstain).lower()
+        assert float(row["ood_score"]) == pytest.approx(one.ood_score, rel=1e-4)
+        assert row["reasons"] == "; ".join(one.reasons)
+    covered = [one for one in told if not one.abstain]
+    selective = result["selective"]
+    assert (result["n"], selective["n_covered"], selective["n_abstained"]) == (30, len(covered), 30 - len(covered))
+    right = [row["label"] == row["prediction"] for row in rows]
+    assert result["metrics"]["accuracy"]["estimate"] == pytest.approx(np.mean(right)), "over all cases"
+    kept = [hit for hit, one in zip(right, told, strict=True) if not one.abstain]
+    assert 0 < len(kept) < 30
+    assert selective["metrics"]["accuracy"]["estimate"] == pytest.approx(np.mean(kept))
+    assert selective["coverage"]["estimate"] == pytest.approx(len(kept) / 30)
+    assert selective["sets"]["n_empty"] == sum(one.set == () for one in told)
+    assert selective["n_refused"] == sum(one.ood_score > 1 for one in told)
+    assert selective["risk_coverage"]["curve"][-1]["risk"] == pytest.approx(1 - np.mean(right))
+
+    from reslink.explain.run import explain_paths
+
+    (explained,) = explain_paths(classifier, [noise], tmp_path / "why", methods=["grad_cam"], sanity=False)
+    assert (explained.abstain, tuple(explained.reasons)) == (True, stranger.reasons)
+
+
+def test_cases_that_it_was_calibrated_on_are_left_out_of_figures(calibrated, data, tmp_path):
+    out, _ = calibrated
+    result = evaluate_bundle(out, Manifest.open(data), tmp_path / "all", device="cpu", explain_masks=False)
+    assert result["n"] == 30
+    assert sorted(one["path"] for one in result["excluded"]) == [f"{i:02d}.png" for i in range(60)]
+
+
+def test_training_images_are_not_calibrated_on(bundle, data, tmp_path):
+    learned = np.stack([thumbnail(read_image(data / f"{i:02d}.png")) for i in range(20)])
+    images = TrainingImages(fingerprint(learned), np.zeros((0, 32), np.uint8))
+    loaded = Bundle.load(bundle)
+    knowing = replace(loaded, training_images=images).save(tmp_path / "knowing", loaded.network().state_dict())
+    found = calibrate_bundle(knowing.folder, Manifest.open(data), tmp_path / "out", device="cpu", split="validation")
+    assert found["n"] == 40
+    assert sorted(one["path"] for one in found["excluded"]) == [f"{i:02d}.png" for i in range(20)]
+    again = calibrate_bundle(
+        knowing.folder, Manifest.open(data), tmp_path / "out2", device="cpu", split="validation", allow_leakage=True
+    )
+    assert (again["n"], again["decision"]["fitted_on"]["leakage"]) == (60, True)
+
+
+def test_it_can_be_calibrated_again_on_the_same_data_and_in_place(calibrated, data, tmp_path):
+    import shutil
+
+    out, _ = calibrated
+    mine = tmp_path / "mine"
+    shutil.copytree(out, mine)
+    found = calibrate_bundle(
+        mine, Manifest.open(data), split="validation", device="cpu", wishes=Wishes(method="isotonic", coverage=None, ood=False)
+    )
+    loaded = Bundle.load(mine)
+    assert (found["n"], found["bundle"]) == (60, str(mine))
+    assert (loaded.decision.conformal, loaded.decision.ood, loaded.decision.temperature) == (None, None, 1.0)
+    assert len(loaded.decision.isotonic) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"], "nothing is left behind"
+
+
+def test_arrays_that_were_changed_are_refused(calibrated, tmp_path):
+    import shutil
+
+    out, _ = calibrated
+    for name, change in (("cut", lambda raw: raw[:-4]), ("turned", lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]))):
+        copy = tmp_path / name
+        shutil.copytree(out, copy)
+        (copy / "decision.safetensors").write_bytes(change((copy / "decision.safetensors").read_bytes()))
+        with pytest.raises(BundleError, match=r"decision\.safetensors cannot be used.*reslink calibrate"):
+            Bundle.load(copy)
+    (copy / "decision.safetensors").unlink()
+    with pytest.raises(BundleError, match="No such file"):
+        Bundle.load(copy)
+
+
+def test_too_little_data_leaves_the_bundle_as_it_was(bundle, data):
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    manifest = Manifest.open(data)
+    with pytest.raises(UsageError, match="has 6 groups"):
+        calibrate_bundle(bundle, manifest.subset(range(6)), device="cpu")
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+def test_the_verb(bundle, data, tmp_path):
+    from reslink.cli.main import app
+
+    out = tmp_path / "new"
+    words = ["calibrate", str(bundle), str(data), "--split", "validation", "--out", str(out), "--device", "cpu"]
+    result = CliRunner().invoke(app, [*words, "--json", "--quiet"])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["decision"]["ood"]["n_images"] == 60
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 2
+    assert "holds a bundle already" in again.stderr
+    table = CliRunner().invoke(app, [*words, "--overwrite", "--coverage", "0.99"])
+    assert table.exit_code == 0, table.stderr
+    assert "No prediction sets: 60 images; a coverage of 0.99 takes 99 or more" in table.stderr
+    assert "Research use only" in table.stderr
+    lines = dict(line.split("\t") for line in table.stdout.splitlines())
+    assert lines["images"] == "60 in 60 groups"
+    assert lines["prediction sets"] == "none"
+    wrong = CliRunner().invoke(app, [*words, "--overwrite", "--operating-point", "sensitivty=0.9"])
+    assert wrong.exit_code == 2
+    assert "Did you mean 'sensitivity=0.95'" in wrong.stderr
+    tried = CliRunner().invoke(app, ["predict", str(out), str(data / "70.png"), str(data / "71.png"), "--json"])
+    assert tried.exit_code == 0
+    assert json.loads(tried.stdout.splitlines()[0])["ood_score"] is not None

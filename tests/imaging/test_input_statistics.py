@@ -1,0 +1,72 @@
+"""Input statistics: finite for whatever comes, the same however an image is turned, and known numbers for plain shapes."""
+
+import numpy as np
+import pytest
+
+from reslink.imaging.input_statistics import NAMES, input_statistics
+
+
+def disc(side=224, radius=80, grey=120, ring=0):
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    r = np.hypot(y, x)
+    return np.where(r < radius - ring, grey, np.where(r < radius, 255, 0)).astype(np.uint8)[None]
+
+
+def named(pixels):
+    return dict(zip(NAMES, input_statistics(pixels[None])[0], strict=True))
+
+
+def test_a_disc_has_the_numbers_of_a_disc():
+    found = named(disc(radius=80, grey=120))
+    assert found["area"] == pytest.approx(np.pi * 80**2 / 224**2, rel=0.05)
+    assert found["box_fill"] == pytest.approx(np.pi / 4, rel=0.05)
+    assert found["elongation"] == 1
+    assert found["depth"] == pytest.approx(1 / np.sqrt(np.pi), rel=0.1)
+    assert found["quantile_0.5"] == pytest.approx(120 / 255, abs=0.01)
+    assert found["shell_5_mean"] == pytest.approx(120 / 255, abs=0.01)
+    assert found["core_quantile_0.9"] == pytest.approx(120 / 255, abs=0.01)
+
+
+def test_a_white_skull_stands_in_the_outer_shells_alone():
+    plain, skull = named(disc()), named(disc(ring=12))
+    assert skull["shell_1_mean"] > plain["shell_1_mean"] + 0.3
+    assert skull["shell_5_mean"] == pytest.approx(plain["shell_5_mean"], abs=0.01)
+    assert skull["contrast_3"] > plain["contrast_3"] + 0.3
+    assert skull["contrast_3_core"] == pytest.approx(plain["contrast_3_core"], abs=0.1)
+
+
+def test_they_stay_when_the_image_is_turned(rng):
+    head = disc(ring=10).copy()
+    head[0, 60:150, 80:110] = rng.integers(0, 255, (90, 30))
+    turned = [np.rot90(head, k, axes=(1, 2)) for k in range(4)]
+    turned += [image[:, :, ::-1] for image in turned]
+    found = input_statistics(np.stack(turned))
+    np.testing.assert_allclose(found, np.broadcast_to(found[0], found.shape), atol=0.03)
+
+
+@pytest.mark.parametrize("side", [64, 100, 224, 512])
+@pytest.mark.parametrize("planes", [1, 3])
+def test_every_size_and_number_of_planes(side, planes):
+    found = input_statistics(np.repeat(disc(side, 0.35 * side)[None], planes, axis=1))
+    assert found.shape == (1, len(NAMES))
+    assert found[0, 0] == pytest.approx(np.pi * 0.35**2, rel=0.1)
+
+
+@pytest.mark.parametrize("what", ["black", "white", "one pixel", "noise", "one line"])
+def test_what_is_no_head_has_finite_numbers(what, rng):
+    pixels = np.zeros((1, 1, 224, 224), np.uint8)
+    if what == "white":
+        pixels[:] = 255
+    elif what == "one pixel":
+        pixels[0, 0, 5, 5] = 255
+    elif what == "noise":
+        pixels[:] = rng.integers(0, 256, pixels.shape)
+    elif what == "one line":
+        pixels[0, 0, 100] = 255
+    found = input_statistics(pixels)
+    assert found.shape == (1, len(NAMES))
+    assert np.isfinite(found).all()
+
+
+def test_no_image_gives_no_row():
+    assert input_statistics(np.zeros((0, 1, 64, 64), np.uint8)).shape == (0, len(NAMES))

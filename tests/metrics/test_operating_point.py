@@ -1,0 +1,81 @@
+"""Operating points against a search over every threshold."""
+
+import numpy as np
+import pytest
+
+from reslink.errors import InputError, UsageError
+from reslink.metrics.operating_point import OperatingPoint, threshold
+
+
+def rates(truth, prob, cut):
+    called = prob >= cut
+    return called[truth == 1].mean(), (~called[truth == 0]).mean(), truth.mean()
+
+
+def draw(seed):
+    rng = np.random.default_rng(seed)
+    truth = np.concatenate([[0, 1], rng.integers(0, 2, 60)])
+    return truth, np.round(np.clip(rng.normal(0.35 + 0.3 * truth, 0.2), 0.01, 0.99), 2)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("text", ["youden", "accuracy", "sensitivity=0.9", "specificity=0.9", "cost=5:1", "cost=1:8"])
+def test_no_threshold_is_better(text, seed):
+    truth, prob = draw(seed)
+    point = OperatingPoint.parse(text)
+
+    def value(cut):
+        sensitivity, specificity, prevalence = rates(truth, prob, cut)
+        return {
+            "youden": sensitivity + specificity,
+            "accuracy": prevalence * sensitivity + (1 - prevalence) * specificity,
+            "sensitivity=0.9": specificity if sensitivity >= 0.9 else -1,
+            "specificity=0.9": sensitivity if specificity >= 0.9 else -1,
+            "cost=5:1": -5 * prevalence * (1 - sensitivity) - (1 - prevalence) * (1 - specificity),
+            "cost=1:8": -prevalence * (1 - sensitivity) - 8 * (1 - prevalence) * (1 - specificity),
+        }[text]
+
+    found = threshold(point, truth, prob)
+    assert 0 <= found <= 1
+    assert value(found) == pytest.approx(max(value(cut) for cut in np.arange(0, 1.001, 0.005)))
+    assert not np.isclose(prob, found, atol=1e-9).any(), "it lies between probabilities"
+
+
+def test_the_default_looks_at_nothing():
+    assert threshold(OperatingPoint.parse("default"), [1, 1], [0.3, 0.4]) == 0.5
+
+
+def test_costs_move_the_threshold_the_right_way():
+    truth, prob = draw(3)
+    cuts = [threshold(OperatingPoint.parse(f"cost={ratio}:1"), truth, prob) for ratio in (20, 1, 0.05)]
+    assert cuts[0] < cuts[1] < cuts[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("yuden", "Did you mean 'youden'"),
+        ("sensitivity", "Did you mean 'sensitivity=0.95'"),
+        ("sensitivity=95", "Did you mean 'sensitivity=0.95'"),
+        ("specificity=0", "'specificity=0.95'"),
+        ("cost=5", "Did you mean 'cost=5:1'"),
+        ("cost=0:1", "Did you mean 'cost=5:1'"),
+        ("sensitivity=nan", "sensitivity=0.95"),
+        ("", "Choose one of"),
+    ],
+)
+def test_what_is_no_operating_point(text, advice):
+    with pytest.raises(UsageError, match=advice):
+        OperatingPoint.parse(text)
+
+
+def test_one_class_alone():
+    with pytest.raises(InputError, match="All cases are of one class"):
+        threshold(OperatingPoint.parse("youden"), [1, 1], [0.3, 0.4])
+
+
+def test_it_says_what_it_is():
+    said = [str(OperatingPoint.parse(text)) for text in ("youden", "sensitivity=0.95", "cost=5:1")]
+    assert said[0] == "Youden index"
+    assert said[1] == "sensitivity of at least 0.95"
+    assert said[2] == "least cost, a false negative costing 5 and a false positive 1"

@@ -1,0 +1,155 @@
+"""Checklists: every item is there, filled from the run or marked for the author."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from reslink.errors import InputError, UsageError
+from reslink.reports.checklist import fill, names
+from reslink.reports.checklist_facts import FACTS
+from reslink.reports.evidence import read_evidence
+from reslink.reports.flow import flow_of
+from reslink.reports.review import review_page
+
+TODO = "the author must write this"
+
+
+@pytest.fixture
+def run(make_run):
+    return make_run(name="first")
+
+
+def item(checklist, number, topic=None):
+    [found] = [one for one in checklist.items if one.number == number and topic in (None, one.topic)]
+    return found
+
+
+def test_the_lists_hold_every_item_of_their_publication(run):
+    evidence = read_evidence(run)
+    claim = fill("claim", evidence)
+    assert [one.number for one in claim.items] == [str(i) for i in range(1, 43)]
+    tripod = {one.number.rstrip("abcdefg") for one in fill("tripod-ai", evidence).items}
+    assert tripod == {str(i) for i in range(1, 28)}
+    stard = {one.number.rstrip("ab") for one in fill("stard-ai", evidence).items}
+    assert stard == {*(str(i) for i in range(1, 31)), "AI"}
+    assert names() == ["claim", "stard-ai", "tripod-ai"]
+
+
+@pytest.mark.parametrize("name", ["claim", "stard-ai", "tripod-ai"])
+def test_each_item_is_filled_or_left_to_the_author(run, name):
+    checklist = fill(name, read_evidence(run))
+    for one in checklist.items:
+        assert one.text or one.author, one
+        assert (one.status == TODO) == (not one.text)
+        assert (one.status == "filled") == (bool(one.text) and not one.author)
+    assert sum(checklist.counts.values()) == len(checklist.items)
+    assert min(checklist.counts.values()) > 0
+
+
+def test_the_answers_are_those_of_the_run(run):
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    claim = fill("claim", read_evidence(run))
+    accuracy = evaluation["metrics"]["accuracy"]
+    assert (
+        f"accuracy {accuracy['estimate']:.3f} ({accuracy['ci_low']:.3f} to {accuracy['ci_high']:.3f})" in item(claim, "36").text
+    )
+    counts = evaluation["confusion_matrix"]["counts"]
+    assert item(claim, "37").text.startswith(f"{counts[0][1] + counts[1][0]} of {evaluation['n']} cases are wrong")
+    table = item(fill("stard-ai", read_evidence(run)), "23").text
+    assert f"true Tumor called Healthy: {counts[1][0]}" in table
+
+
+def test_what_was_not_measured_names_the_command(run):
+    claim = fill("claim", read_evidence(run))
+    assert item(claim, "30").status == TODO
+    assert "reslink study robustness" in item(claim, "30").author
+    assert "reslink study transfer" in item(claim, "32").author
+
+
+def test_a_study_and_an_audit_fill_their_items(run, tmp_path):
+    study = tmp_path / "studies" / "robustness"
+    study.mkdir(parents=True)
+    (study / "study.json").write_text(json.dumps({"study": "robustness", "title": "R", "answer": ["Noise costs 5 points."]}))
+    audited = tmp_path / "audited"
+    audited.mkdir()
+    (audited / "audit.json").write_text(json.dumps({"images": 60, "burned_in_text": ["a"], "suspected_label_errors": []}))
+    claim = fill("claim", read_evidence(run, [tmp_path / "studies", audited]))
+    assert item(claim, "30").text == "Noise costs 5 points."
+    assert item(claim, "30").status == "filled"
+    assert "1 of 60 images" in item(claim, "12").text
+
+
+def test_outside_data_stands_under_its_name(run, make_run):
+    other = make_run(name="hospital-b")
+    evidence = read_evidence(run, [other])
+    assert "hospital-b: accuracy" in item(fill("claim", evidence), "32").text
+    assert "hospital-b" in review_page(run, evidence).read_text().partition('id="outside"')[2]
+
+
+def test_abstained_cases_are_counted_only_where_something_was_fitted(run):
+    def with_selective(**selective):
+        evaluation = json.loads((run / "evaluation.json").read_text())
+        (run / "evaluation.json").write_text(json.dumps(evaluation | {"selective": selective}))
+        evidence = read_evidence(run)
+        return FACTS["abstained"](evidence).text, {box.title: box.count for box in flow_of(evidence.run)}
+
+    told, boxes = with_selective(n_abstained=0, n_covered=60, sets=None, n_refused=None)
+    assert "always answers" in told
+    assert "Abstained" not in boxes
+    told, boxes = with_selective(n_abstained=7, n_covered=53, sets=None, n_refused=7, reasons={"far": 7})
+    assert told.startswith("7 of 60")
+    assert (boxes["Abstained"], boxes["Answered"]) == (7, 53)
+
+
+def test_the_flow_adds_up(run):
+    boxes = flow_of(read_evidence(run).run)
+    counts = {box.title: box.count for box in boxes}
+    assert (
+        counts["Images that could be read"] == sum(n for title, n in counts.items() if "Learned" in title) + counts["Test part"]
+    )
+    assert counts["Judged"] == json.loads((run / "evaluation.json").read_text())["n"]
+
+
+def test_images_that_were_left_out_stand_in_the_flow_and_on_the_page(run):
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation |= {
+        "excluded": [{"path": "a<b>.png", "reason": "twin of a training image"}],
+        "n_failed": 1,
+        "failed": {"c.png": "blank"},
+    }
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    evidence = read_evidence(run)
+    counts = {box.title: box.count for box in flow_of(evidence.run)}
+    assert counts["Left out: linked to the training data"] == 1
+    assert counts["Left out: could not be read or judged"] == 1
+    page = review_page(run, evidence).read_text()
+    assert "a&lt;b&gt;.png" in page
+    assert "a<b>" not in page
+
+
+def test_the_page_holds_every_part_and_asks_nothing_of_the_network(run):
+    evidence = read_evidence(run)
+    path = review_page(run, evidence, fill("claim", evidence))
+    page = path.read_text()
+    assert path.name == "review-claim.html"
+    for part in ("flow", "partition", "table", "figures", "outside", "abstained", "model", "checklist"):
+        assert f'id="{part}"' in page
+    assert "Research use only" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "The author must write this" in page
+    assert (review_page(run, evidence)).name == "review.html"
+
+
+def test_a_run_that_was_not_judged_and_a_folder_without_results_are_refused(run, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UsageError, match=r"holds no evaluation\.json"):
+        read_evidence(empty)
+    with pytest.raises(UsageError, match=r"holds no audit\.json, study\.json or evaluation\.json"):
+        read_evidence(run, [empty])
+    with pytest.raises(InputError, match="is not a folder"):
+        read_evidence(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="Did you mean 'claim'"):
+        fill("claims", read_evidence(run))
