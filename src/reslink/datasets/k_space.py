@@ -71,10 +71,10 @@ def _posed(signal: Plane, degrees: float, shift: tuple[float, float]) -> Plane:
 
 def _bands(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """(H, 1) the pose of each row of the Fourier plane, from the lowest frequency to the highest."""
-    return np.minimum(((fft.fftfreq(shape[0]) + 0.5) * POSES).astype(np.int64), POSES - 1)[:, None]
+    return np.asarray(np.minimum((fft.fftfreq(shape[0]) + 0.5) * POSES, POSES - 1), np.int64)[:, None]
 
 
 def _sectors(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """(H, W) the pose of each angle of the Fourier plane; opposite points have the same, so that the image stays real."""
     y, x = np.meshgrid(fft.fftfreq(shape[0]), fft.fftfreq(shape[1]), indexing="ij")
-    return np.minimum((np.mod(np.arctan2(y, x), np.pi) / np.pi * POSES).astype(np.int64), POSES - 1)
+    return np.asarray(np.minimum(np.mod(np.arctan2(y, x), np.pi) / np.pi * POSES, POSES - 1), np.int64)
