@@ -44,7 +44,8 @@ class Copies:
             thumbnails: (n, 64, 64) uint8, one a case.
         """
         patients = [case.patient_id for case in manifest.cases]
-        return cls(twins.pairs(thumbnails, patients), twins.groups(manifest, thumbnails))
+        found = twins.pairs(thumbnails, patients)
+        return cls(found, twins.groups(manifest, thumbnails, found))
 
     def sets(self) -> list[list[int]]:
         """Returns the groups of near copies, the largest first; patients play no part."""

@@ -129,7 +129,7 @@ def _compared(thumbnails: Thumbnails) -> tuple[NDArray[np.intp], NDArray[np.floa
     return rows, _correlation(fine, rows)
 
 
-def groups(manifest: Manifest, thumbnails: Thumbnails) -> list[str]:
+def groups(manifest: Manifest, thumbnails: Thumbnails, copies: Sequence[TwinPair] | None = None) -> list[str]:
     """Joins patients, twins and images that look alike: cases of one group must not stand on two sides of a split.
 
     To be on the safe side this joins more than ``pairs``: where patients are not known, images that look alike may be
@@ -138,6 +138,7 @@ def groups(manifest: Manifest, thumbnails: Thumbnails) -> list[str]:
     Args:
         manifest: The cases, with ``patient_id`` where known.
         thumbnails: (n, 64, 64), one a case in the same order.
+        copies: What ``pairs`` found among them, given their patients; None looks for them.
 
     Returns:
         One group name a case: the name of the first case of its group.
@@ -151,7 +152,8 @@ def groups(manifest: Manifest, thumbnails: Thumbnails) -> list[str]:
     rows, alike = _compared(thumbnails)
     needed = np.where(_across(patients, rows[:, 0], rows[:, 1]), CONFIRMED_ACROSS_PATIENTS, CONFIRMED)
     links = np.array(_links(patients), np.intp).reshape(-1, 2)
-    joined = _united(len(cases), np.concatenate([rows[alike >= needed, :2], _ends(pairs(thumbnails, patients)), links]))
+    found = pairs(thumbnails, patients) if copies is None else copies
+    joined = _united(len(cases), np.concatenate([rows[alike >= needed, :2], _ends(found), links]))
     first: dict[int, str] = {}
     return [first.setdefault(number, case.name) for number, case in zip(joined, cases, strict=True)]
 

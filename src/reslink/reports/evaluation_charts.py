@@ -106,7 +106,7 @@ def forest(
 
 def _axes(axis_x: str, axis_y: str) -> Any:
     figure = Figure(figsize=(5.2, 4.4))
-    return figure, _style(figure, axis_x, axis_y)
+    return figure, _style(figure, axis_x, axis_y, left=0.17)  # room for ticks of three decimals
 
 
 def _style(figure: Figure, axis_x: str, axis_y: str, left: float = 0.135) -> Any:
