@@ -49,6 +49,10 @@ class TrainingError(ReslinkError):
     """Training stopped by itself; the last good state is kept (exit code 1)."""
 
 
+class DivergedError(TrainingError):
+    """Training stopped because its loss or a gradient was not finite; the same run would stop there again (exit code 1)."""
+
+
 class GateError(ReslinkError):
     """A check said no (exit code 3)."""
 

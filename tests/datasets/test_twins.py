@@ -139,6 +139,23 @@ def test_patients_and_twins_are_joined() -> None:
     assert found == ["0.png", "0.png", "2.png", "0.png", "4.png", "4.png"]
 
 
+def test_a_stated_split_is_judged_by_copies_and_not_by_likeness() -> None:
+    """Neighbouring slices are kept together where a split is drawn, and are no reason to refuse one that is stated."""
+    pictures = thumbs([brain(3), brain(3, neighbour=0.5), brain(3)[::-1].copy(), brain(5)])
+    assert groups(cases(None, None, None, None), pictures) == ["0.png", "0.png", "0.png", "3.png"]
+    assert groups(cases(None, None, None, None), pictures, alike=False) == ["0.png", "1.png", "0.png", "3.png"]
+
+
+def test_the_index_finds_the_same_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    pictures = thumbs([picture for seed in range(6) for picture in (*copies(brain(seed))[::3], brain(seed, neighbour=0.3))])
+    everyone = cases(*[None] * len(pictures))
+    plain = groups(everyone, pictures, [])
+    monkeypatch.setattr("reslink.datasets.twins.MANY", 0)
+    assert groups(everyone, pictures, []) == plain
+    assert len(set(plain)) == 6
+
+
 def test_cases_and_thumbnails_must_be_as_many() -> None:
     with pytest.raises(UsageError, match="1 thumbnails were given for 2 cases"):
         groups(cases(None, None), np.zeros((1, 64, 64), np.uint8))

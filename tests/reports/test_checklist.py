@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -74,11 +75,11 @@ def test_a_study_and_an_audit_fill_their_items(run, tmp_path):
     (study / "study.json").write_text(json.dumps({"study": "robustness", "title": "R", "answer": ["Noise costs 5 points."]}))
     audited = tmp_path / "audited"
     audited.mkdir()
-    (audited / "audit.json").write_text(json.dumps({"images": 60, "burned_in_text": ["a"], "suspected_label_errors": []}))
+    (audited / "audit.json").write_text(json.dumps({"images": 60, "burned_in_text": ["a"], "identity": {"b": []}}))
     claim = fill("claim", read_evidence(run, [tmp_path / "studies", audited]))
     assert item(claim, "30").text == "Noise costs 5 points."
     assert item(claim, "30").status == "filled"
-    assert "1 of 60 images" in item(claim, "12").text
+    assert "1 of 60 images, and identifying attributes in 1 files" in item(claim, "12").text
 
 
 def test_outside_data_stands_under_its_name(run, make_run):
@@ -86,6 +87,58 @@ def test_outside_data_stands_under_its_name(run, make_run):
     evidence = read_evidence(run, [other])
     assert "hospital-b: accuracy" in item(fill("claim", evidence), "32").text
     assert "hospital-b" in review_page(run, evidence).read_text().partition('id="outside"')[2]
+
+
+def test_figures_of_another_model_are_refused(run, make_run, tmp_path):
+    other = make_run(name="hospital-b")
+    change(other, bundle_sha256="cd" * 32)
+    with pytest.raises(UsageError, match=r"hospital-b is about another model \(weights cdcdcdcdcdcdcdcd, the run has abab"):
+        read_evidence(run, [other])
+    change(other, bundle_sha256="ab" * 32)
+    assert read_evidence(run, [other]).outside
+    (tmp_path / "study.json").write_text(json.dumps({"study": "transfer", "facts": {"Weights SHA-256": "cd" * 8}}))
+    with pytest.raises(UsageError, match="is about another model"):
+        read_evidence(run, [tmp_path])
+    with pytest.raises(UsageError, match="is the run itself"):
+        read_evidence(run, [run])
+
+
+def test_an_evaluation_that_lacks_its_figures_is_named(run):
+    (run / "evaluation.json").write_text(json.dumps({"n": 3, "metrics": []}))
+    with pytest.raises(InputError, match=r"evaluation.json cannot be used: confusion_matrix, labels is missing"):
+        read_evidence(run)
+
+
+def test_a_patient_on_two_sides_is_said_although_each_image_is_its_own_group(run):
+    with (run / "splits.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    for i, row in enumerate(rows):
+        row["group"], row["patient_id"] = row["sample_id"], "P1" if row["split"] in ("train", "test") and i < 8 else ""
+    with (run / "splits.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    assert item(fill("claim", read_evidence(run)), "21").text.startswith("1 groups stand on two sides")
+    assert "By whole groups" not in item(fill("claim", read_evidence(run)), "20").text
+
+
+def test_how_the_data_was_divided_is_said_only_where_it_is_known(run):
+    def told(**data):
+        bundle = json.loads((run / "bundle" / "bundle.json").read_text())
+        bundle["provenance"]["data"] = data
+        (run / "bundle" / "bundle.json").write_text(json.dumps(bundle))
+        return item(fill("claim", read_evidence(run)), "20")
+
+    assert told(division="given").text.startswith("As the data set states: ")
+    drawn = told(division="drawn")
+    assert drawn.text.startswith("By whole groups (patients and near copies joined)")
+    assert drawn.status == "filled"
+    assert "does not say" in told().author
+
+
+def change(run, **values):
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps(evaluation | values))
 
 
 def test_abstained_cases_are_counted_only_where_something_was_fitted(run):

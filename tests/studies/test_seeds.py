@@ -7,6 +7,8 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from reslink.metrics.intervals import Draws
+from reslink.studies.comparing import sample
+from reslink.studies.records import Cases
 from reslink.studies.seeds import OverSeeds, Runs, Sample, corrected, over_seeds, undefined
 
 
@@ -80,6 +82,23 @@ def test_few_groups_give_no_interval() -> None:
     found = Runs({("full", seed): mean_of(np.array([1.0, 0.0, 1.0])) for seed in range(3)}).mean("full", "accuracy")
     assert found.estimate.ci_low is None
     assert "3 groups" in found.estimate.method
+
+
+def test_a_figure_that_rests_on_few_groups_of_a_class_has_no_interval() -> None:
+    """60 patients, 3 of them with the positive class: accuracy has an interval, AUROC and its difference have none."""
+    cases = Cases(
+        names=[str(i) for i in range(60)],
+        groups=[f"p{i}" for i in range(60)],
+        truth=np.array([1] * 3 + [0] * 57),
+        scores=np.stack([np.linspace(0.1, 0.9, 60), np.linspace(0.9, 0.1, 60)], axis=1),
+        calls=np.array([1] * 4 + [0] * 56),
+    )
+    assert cases.rests_on() == {"sensitivity": 3, "specificity": 57, "auroc": 3}
+    runs = Runs({(arm, seed): sample(cases) for arm in ("full", "other") for seed in range(3)})
+    for found in (runs.mean("full", "auroc"), runs.difference("other", "full", "auroc"), runs.mean("full", "sensitivity")):
+        assert (found.estimate.ci_low, found.p_value) == (None, None)
+        assert "rests on 3 groups" in found.estimate.method
+    assert runs.mean("full", "specificity").estimate.ci_low is not None
 
 
 def test_an_arm_without_runs_has_a_reason_and_no_number() -> None:

@@ -50,18 +50,17 @@ def compare(
     """
     from reslink.bundles.bundle import Bundle
     from reslink.datasets.manifest import Manifest
-    from reslink.evaluation.compare import compare_bundles, names_of
+    from reslink.evaluation.compare import check_labels, compare_bundles, names_of
     from reslink.files import write_json
     from reslink.reports.compare_page import comparison_report
 
-    names_of(bundles)
     if out is not None and (out / "comparison.json").exists() and not overwrite:
         raise UsageError(
             f"{out} holds a comparison already", "Nothing is replaced unasked", "Choose another --out, or add --overwrite"
         )
-    for bundle in bundles[1:]:
-        Bundle.load(bundle)  # a wrong one is said before anything is decoded
-    manifest = Manifest.open(data, labels=Bundle.load(bundles[0]).labels)
+    loaded = [Bundle.load(bundle) for bundle in bundles]  # a wrong one is said before anything is decoded
+    check_labels([(name, bundle.labels.names) for name, bundle in zip(names_of(bundles), loaded, strict=True)])
+    manifest = Manifest.open(data, labels=loaded[0].labels)
     with _folder(out) as folder:
         result = compare_bundles(
             bundles,
@@ -113,12 +112,28 @@ def _say(console: Console, result: dict[str, Any]) -> None:
             values = [_figure(result["models"][pair[side]]["metrics"][key]["estimate"]) for side in ("a", "b")]
             interval = "–" if gap["ci_low"] is None else f"{gap['ci_low']:+.3f} to {gap['ci_high']:+.3f}"
             p = tests.get(key, {})
-            rows.append(
-                (NAMES[key], *values, _figure(gap["estimate"], "+"), interval, _p(p), _p(p, "p_holm"), p.get("name", ""))
-            )
-        columns = ("figure", f">{pair['a']}", f">{pair['b']}", ">difference", "95 % interval", ">p", ">p, Holm", "test")
-        console.table(columns, rows, title=f"{pair['a']} and {pair['b']} on {result['n']} images")
+            figures = (NAMES[key], *values, _figure(gap["estimate"], "+"), interval, _p(p), _p(p, "p_holm"))
+            rows.append((*figures, p.get("name", ""), _why_not(gap, p)))
+        head = (
+            "figure",
+            f">{pair['a']}",
+            f">{pair['b']}",
+            ">difference",
+            "95 % interval",
+            ">p",
+            ">p, Holm",
+            "test",
+            "why none",
+        )
+        console.table(head, rows, title=f"{pair['a']} and {pair['b']} on {result['n']} images")
     console.research_use_only()
+
+
+def _why_not(gap: dict[str, Any], test: dict[str, Any]) -> str:
+    """Returns why there is no interval, or else no test."""
+    if gap["ci_low"] is None:
+        return str(gap["method"])
+    return str(test["method"]) if test and test["p_value"] is None else ""
 
 
 def _figure(value: float | None, sign: str = "") -> str:

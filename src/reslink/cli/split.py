@@ -63,7 +63,7 @@ def split(
     if group_by in ("both", "twin"):
         manifest, thumbnails, unreadable = _seen(console, manifest, out)
         left_out |= unreadable
-    groups = group_cases(manifest, thumbnails, group_by)
+    groups = group_cases(manifest, thumbnails, group_by, alike=not keep_given)
     cases = manifest if keep_given else without_given_split(manifest)
     added = new_columns(cases, groups, fractions or FRACTIONS, folds, seed)
     write_table(out, manifest, added)

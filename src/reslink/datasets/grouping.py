@@ -13,7 +13,7 @@ from reslink.errors import UsageError, nearest
 GroupBy = Literal["both", "patient", "twin", "none"]
 
 
-def group_cases(manifest: Manifest, thumbnails: Thumbnails | None, by: GroupBy) -> list[str]:
+def group_cases(manifest: Manifest, thumbnails: Thumbnails | None, by: GroupBy, *, alike: bool = True) -> list[str]:
     """Returns the group of each case; a group never stands on two sides of a split.
 
     Args:
@@ -21,6 +21,7 @@ def group_cases(manifest: Manifest, thumbnails: Thumbnails | None, by: GroupBy) 
         thumbnails: (n, 64, 64) uint8, one a case; not needed for ``patient`` and ``none``.
         by: ``patient``: cases of one patient, an image without a known patient is alone; ``twin``: near copies,
             whatever the patient; ``both``: the two joined; ``none``: each image is alone.
+        alike: Whether near copies include images that merely look alike, as ``twins.groups`` says.
 
     Returns:
         One group name a case.
@@ -40,7 +41,7 @@ def group_cases(manifest: Manifest, thumbnails: Thumbnails | None, by: GroupBy) 
         return [f"patient {case.patient_id}" if case.patient_id else case.name for case in manifest.cases]
     if thumbnails is None:
         raise UsageError("No thumbnails were given", f"Grouping by {by} compares images", "Open the images' cache first")
-    return twins.groups(manifest if by == "both" else _without_patients(manifest), thumbnails)
+    return twins.groups(manifest if by == "both" else _without_patients(manifest), thumbnails, alike=alike)
 
 
 def _without_patients(manifest: Manifest) -> Manifest:

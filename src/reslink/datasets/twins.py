@@ -6,7 +6,7 @@ Candidates do not come from ImageHash: of 250 pairs in the head CT set that corr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from reslink.datasets import neighbours
 from reslink.datasets.thumbnails import SIDE, Thumbnails, thumbnail
 from reslink.datasets.twin_features import CHUNK, ORIENTATIONS, Features, coarse, features, oriented, unit
-from reslink.datasets.twin_search import matches
+from reslink.datasets.twin_search import MANY, SURELY, matches
 from reslink.errors import UsageError
 
 if TYPE_CHECKING:
@@ -129,8 +130,10 @@ def _compared(thumbnails: Thumbnails) -> tuple[NDArray[np.intp], NDArray[np.floa
     return rows, _correlation(fine, rows)
 
 
-def groups(manifest: Manifest, thumbnails: Thumbnails, copies: Sequence[TwinPair] | None = None) -> list[str]:
-    """Joins patients, twins and images that look alike: cases of one group must not stand on two sides of a split.
+def groups(
+    manifest: Manifest, thumbnails: Thumbnails, copies: Sequence[TwinPair] | None = None, *, alike: bool = True
+) -> list[str]:
+    """Joins patients, twins and images that look alike: cases of one group are kept on one side of a split.
 
     To be on the safe side this joins more than ``pairs``: where patients are not known, images that look alike may be
     neighbouring slices of one. Cases of two known patients are joined only from a higher correlation.
@@ -139,6 +142,8 @@ def groups(manifest: Manifest, thumbnails: Thumbnails, copies: Sequence[TwinPair
         manifest: The cases, with ``patient_id`` where known.
         thumbnails: (n, 64, 64), one a case in the same order.
         copies: What ``pairs`` found among them, given their patients; None looks for them.
+        alike: Whether images that merely look alike are joined. A split that is drawn keeps them together; a split that the
+            data states is refused for patients and twins alone.
 
     Returns:
         One group name a case: the name of the first case of its group.
@@ -149,13 +154,20 @@ def groups(manifest: Manifest, thumbnails: Thumbnails, copies: Sequence[TwinPair
     cases = manifest.cases
     _check_count(len(cases), len(thumbnails))
     patients = [case.patient_id for case in cases]
-    rows, alike = _compared(thumbnails)
-    needed = np.where(_across(patients, rows[:, 0], rows[:, 1]), CONFIRMED_ACROSS_PATIENTS, CONFIRMED)
     links = np.array(_links(patients), np.intp).reshape(-1, 2)
-    found = pairs(thumbnails, patients) if copies is None else copies
-    joined = _united(len(cases), np.concatenate([rows[alike >= needed, :2], _ends(found), links]))
+    ends = [_ends(pairs(thumbnails, patients) if copies is None else copies), links]
+    if alike:
+        ends.append(_look_alikes(thumbnails, patients))
+    joined = _united(len(cases), np.concatenate(ends))
     first: dict[int, str] = {}
     return [first.setdefault(number, case.name) for number, case in zip(joined, cases, strict=True)]
+
+
+def _look_alikes(thumbnails: Thumbnails, patients: Sequence[str | None]) -> NDArray[np.intp]:
+    """Rows (i, j) of images that look alike; of two known patients only those that look much alike."""
+    rows, value = _compared(thumbnails)
+    needed = np.where(_across(patients, rows[:, 0], rows[:, 1]), CONFIRMED_ACROSS_PATIENTS, CONFIRMED)
+    return rows[value >= needed, :2]
 
 
 def _check_count(cases: int, thumbnails: int) -> None:
@@ -190,17 +202,37 @@ def _united(count: int, pairs: NDArray[np.intp]) -> list[int]:
 
 
 def _candidates(fine: Features) -> NDArray[np.intp]:
-    """Rows (i, j, orientation) of pairs that come near at 32×32, i < j."""
+    """Rows (i, j, orientation) of pairs that come near at 32×32, i < j; many images are compared by an index."""
     small = coarse(fine)
     plain, found = unit(small), [np.zeros((0, 3), np.intp)]
+    near = _near_by_index(plain) if len(fine) > MANY and neighbours.available() else _near(plain)
     for orientation in range(ORIENTATIONS):
-        turned = unit(oriented(small, orientation))
-        for start in range(0, len(fine), CHUNK):
-            i, j = np.nonzero(plain[start : start + CHUNK] @ turned[start:].T > CANDIDATE)
+        for i, j in near(unit(oriented(small, orientation))):
             later = i < j
-            i, j = i[later] + start, j[later] + start
-            found.append(np.stack([i, j, np.full_like(i, orientation)], axis=1))
+            found.append(np.stack([i[later], j[later], np.full_like(i[later], orientation)], axis=1))
     return np.concatenate(found)
+
+
+def _near(rows: Features) -> Callable[[Features], Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]]:
+    """Finds the rows that come near by comparing all to all."""
+
+    def near(others: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        for start in range(0, len(rows), CHUNK):
+            i, j = np.nonzero(rows[start : start + CHUNK] @ others[start:].T > CANDIDATE)
+            yield i + start, j + start
+
+    return near
+
+
+def _near_by_index(rows: Features) -> Callable[[Features], Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]]:
+    """The same by an index of their signs, which misses some of those that shifts alone make alike."""
+    index = neighbours.Index(neighbours.codes(rows))
+
+    def near(others: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        for j, i, _ in index.near(neighbours.codes(others), int(np.arccos(SURELY) / np.pi * neighbours.BITS)):
+            yield i, j
+
+    return near
 
 
 def _correlation(fine: Features, pairs: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -171,7 +171,7 @@ def compare(judged: Sequence[Judgement], seed: int = 0) -> dict[str, Any]:
         UsageError: If the classes differ.
         InputError: If no case is common to all, or the true classes differ.
     """
-    labels = _labels(judged)
+    labels = check_labels([(one.name, one.evaluation["labels"]) for one in judged])
     cases = [name for name in judged[0].rows if all(name in one.rows for one in judged)]
     common, truth = set(cases), _truth(judged, cases, labels)
     groups = [judged[0].rows[case]["group"] for case in cases]
@@ -242,12 +242,20 @@ def _no_case() -> PairedTest:
     return PairedTest("McNemar", None, None, "no test: there is no case of the class", 0)
 
 
-def _labels(judged: Sequence[Judgement]) -> Labels:
-    first = judged[0].evaluation["labels"]
-    for one in judged[1:]:
-        if sorted(one.evaluation["labels"]) != sorted(first) or (len(first) == 2 and one.evaluation["labels"] != first):
+def check_labels(classes: Sequence[tuple[str, Sequence[str]]]) -> Labels:
+    """Returns the classes that classifiers have in common.
+
+    Args:
+        classes: Name and classes of each classifier.
+
+    Raises:
+        UsageError: If they differ.
+    """
+    named, first = classes[0]
+    for name, names in classes[1:]:
+        if sorted(names) != sorted(first) or (len(first) == 2 and list(names) != list(first)):
             raise UsageError(
-                f"{judged[0].name} knows the classes {', '.join(first)}, {one.name} {', '.join(one.evaluation['labels'])}",
+                f"{named} knows the classes {', '.join(first)}, {name} {', '.join(names)}",
                 "Classifiers that are compared know the same classes, with the same positive one of two",
                 "Compare bundles of one task",
             )

@@ -168,7 +168,7 @@ def _linked_to(bundle: Bundle, cache: PixelCache, suspects: PixelCache) -> dict[
     assert bundle.training_images is not None  # noqa: S101  (the caller looked)
     trained = recognised(bundle.training_images, suspects.thumbnails)
     both = replace(cache.manifest, cases=(*cache.manifest.cases, *suspects.manifest.cases))
-    joined = twins.groups(both, np.concatenate([cache.thumbnails, suspects.thumbnails]))
+    joined = twins.groups(both, np.concatenate([cache.thumbnails, suspects.thumbnails]), alike=False)
     learned = {joined[len(cache) + row] for row in trained}
     patients = {suspects.manifest.cases[row].patient_id for row in trained} - {None}
     return {

@@ -70,7 +70,9 @@ def _audit_identity(e: Evidence) -> Said:
     if e.audit is None:
         return Said("", "reslink audit tells whether the files hold names: --with its folder")
     text = len(e.audit.get("burned_in_text") or ())
-    return Said(f"The audit found text burned into {text} of {e.audit.get('images')} images")
+    marked = len(e.audit.get("identity") or ())
+    images = e.audit.get("images")
+    return Said(f"The audit found text burned into {text} of {images} images, and identifying attributes in {marked} files")
 
 
 def _audit_labels(e: Evidence) -> Said:
@@ -95,9 +97,15 @@ def _partition(e: Evidence) -> Said:
         return Said("", "the partition, as this folder holds no splits.csv")
     cells = dict(zip(table["splits"], table["lines"][-1][1], strict=True))
     shares = ", ".join(f"{name} {n} images in {groups} groups" for name, (n, groups) in cells.items())
+    given = ((e.bundle.get("provenance") or {}).get("data") or {}).get("division")
+    if given == "given":
+        return Said(f"As the data set states: {shares}")
     by = _setting(e, "data").get("group_by", "both")
-    return Said(f"By whole groups ({_GROUPS.get(by, by)}), classes in their shares: {shares}; seed {e.config.get('seed')}")
+    how = f"By whole groups ({_GROUPS.get(by, by)})" if not table["shared"] else f"Drawn by {_GROUPS.get(by, by)}"
+    return Said(f"{how}, classes in their shares: {shares}; seed {e.config.get('seed')}", _UNKNOWN if given is None else "")
 
+
+_UNKNOWN: Final = "whether the data set stated this division or it was drawn: this run does not say"
 
 _GROUPS: Final = {
     "both": "patients and near copies joined",

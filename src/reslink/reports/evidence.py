@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reslink.errors import UsageError
+from reslink.errors import InputError, UsageError
 from reslink.reports.folder import RunFolder, read_run
 
 
@@ -53,7 +53,8 @@ def read_evidence(run: Path, others: Sequence[Path] = ()) -> Evidence:
             study is taken.
 
     Raises:
-        UsageError: If a folder holds none of these, or the run no ``evaluation.json``.
+        UsageError: If a folder holds none of these, belongs to another model or is the run itself, or the run holds no
+            ``evaluation.json``.
         InputError: If a file of the run is broken, or there is no such folder.
     """
     files = read_run(run)
@@ -63,6 +64,7 @@ def read_evidence(run: Path, others: Sequence[Path] = ()) -> Evidence:
             "The page is about a run or an evaluation that has ended",
             "Give a folder that reslink train or reslink evaluate wrote",
         )
+    _check_whole(run, files.evaluation)
     audit, studies, outside = None, {}, {}
     for folder in others:
         found = [place for place in [folder, *sorted(folder.glob("*/"))] if place.is_dir()]
@@ -73,6 +75,7 @@ def read_evidence(run: Path, others: Sequence[Path] = ()) -> Evidence:
                 if value is None or (place != folder and name == "evaluation.json"):
                     continue
                 known += 1
+                _check_same_model(run, files, place, name, value)
                 if name == "audit.json":
                     audit = value
                 elif name == "study.json":
@@ -86,6 +89,39 @@ def read_evidence(run: Path, others: Sequence[Path] = ()) -> Evidence:
                 "Check the path",
             )
     return Evidence(files, audit, studies, outside)
+
+
+def _check_whole(place: Path, evaluation: Mapping[str, Any]) -> None:
+    lacking = [key for key in ("n", "metrics", "confusion_matrix", "labels") if key not in evaluation]
+    if lacking or not isinstance(evaluation["metrics"], dict):
+        raise InputError(
+            f"{place}/evaluation.json cannot be used: {', '.join(lacking) or 'metrics'} is missing or of another kind",
+            "The page needs an evaluation.json as reslink train and reslink evaluate write it",
+            "Evaluate again",
+        )
+
+
+def _check_same_model(run: Path, files: RunFolder, place: Path, name: str, found: Mapping[str, Any]) -> None:
+    """Figures of other weights would stand on the page as this model's own."""
+    weights = (files.bundle or {}).get("weights") or {}
+    mine = str((files.evaluation or {}).get("bundle_sha256") or weights.get("sha256") or "")
+    if name == "evaluation.json":
+        _check_whole(place, found)
+        theirs = str(found.get("bundle_sha256") or "")
+        if place.resolve() == run.resolve():
+            raise UsageError(
+                f"{place} is the run itself",
+                "--with names evaluations of the same model on other data",
+                "Leave it out, or give the folder of reslink evaluate on outside data",
+            )
+    else:
+        theirs = str((found.get("facts") or {}).get("Weights SHA-256") or "") if name == "study.json" else ""
+    if mine and theirs and not mine.startswith(theirs):
+        raise UsageError(
+            f"{place} is about another model (weights {theirs[:16]}, the run has {mine[:16]})",
+            "The page shows figures of one model",
+            "Give evaluations and studies of this run's bundle",
+        )
 
 
 def _json(path: Path) -> dict[str, Any] | None:

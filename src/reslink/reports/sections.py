@@ -107,7 +107,7 @@ def checks(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def split_table(rows: Sequence[Row] | None) -> dict[str, Any] | None:
-    """Returns images and groups by class and split, and whether a group stands on two sides."""
+    """Returns images and groups by class and split, and how many groups, known patients among them, stand on two sides."""
     if not rows:
         return None
     splits = sorted({row["split"] for row in rows}, key=lambda s: (_SPLIT_ORDER.index(s) if s in _SPLIT_ORDER else 9, s))
@@ -115,13 +115,15 @@ def split_table(rows: Sequence[Row] | None) -> dict[str, Any] | None:
     images: dict[tuple[str, str], int] = defaultdict(int)
     groups: dict[tuple[str, str], set[str]] = defaultdict(set)
     sides: dict[str, set[str]] = defaultdict(set)
+    patients: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         for label in (row["label"], ""):
             images[label, row["split"]] += 1
             groups[label, row["split"]].add(row["group"])
         sides[row["group"]].add(row["split"])
+        patients[row.get("patient_id") or f"image {row['sample_id']}"].add(row["split"])
     lines = [(label or "All", [(images[label, s], len(groups[label, s])) for s in splits]) for label in [*labels, ""]]
-    shared = sum(len(side) > 1 for side in sides.values())
+    shared = max(sum(len(side) > 1 for side in found.values()) for found in (sides, patients))
     return {"splits": splits, "lines": lines, "groups": len(sides), "images": len(rows), "shared": shared}
 
 

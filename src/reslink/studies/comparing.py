@@ -206,7 +206,7 @@ def sample(cases: Cases) -> Sample:
         found = cases.figures(weights)
         return {figure: found[figure] for figure in FIGURES}
 
-    return Sample(cases.groups, statistic)
+    return Sample(cases.groups, statistic, cases.rests_on())
 
 
 def told(name: str, other: str, figure: str, test: OverSeeds) -> str:

@@ -57,6 +57,15 @@ class Cases:
         found = replicates(weights, self.truth, self.scores, self.calls)
         return {name.removeprefix("all "): values for name, values in found.items() if name.startswith("all ")}
 
+    def rests_on(self) -> dict[str, int]:
+        """Returns by metric the fewest groups that it rests on: those with a case of each class that it needs."""
+        groups = np.asarray(self.groups, dtype=str)
+        inside = [len(np.unique(groups[self.truth == k])) for k in range(self.scores.shape[1])]
+        outside = [len(np.unique(groups[self.truth != k])) for k in range(self.scores.shape[1])]
+        positive = slice(1, 2) if len(inside) == 2 else slice(None)
+        sensitivity, specificity = min(inside[positive]), min(outside[positive])
+        return {"sensitivity": sensitivity, "specificity": specificity, "auroc": min(sensitivity, specificity)}
+
     @property
     def right(self) -> NDArray[np.bool_]:
         """(n,) whether the call is right."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,10 +39,13 @@ class Sample:
     Attributes:
         groups: (n,) patient or twin group of each of its test cases.
         statistic: Figures (m,) by name of (m, n) case weights.
+        rests_on: By figure the fewest groups that it rests on, such as those with a case of the rarest class; a figure that
+            is not named rests on all groups.
     """
 
     groups: Sequence[str]
     statistic: Statistic
+    rests_on: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,9 @@ class Runs:
         if not np.isfinite(values).all():
             lacking = [row[0][1][1] for row, value in zip(terms, values, strict=True) if not np.isfinite(value)]
             return OverSeeds(undefined(f"it is not defined for the seeds {', '.join(map(str, lacking))}", n))
-        if not self.drawn:
-            return OverSeeds(without_interval(float(values.mean()), few_groups(self.n_groups), n))
+        fewest = min(self.n_groups, *(self.samples[key].rests_on.get(figure, self.n_groups) for row in terms for _, key in row))
+        if not self.drawn or fewest < MIN_GROUPS:
+            return OverSeeds(without_interval(float(values.mean()), few_groups(fewest), n))
         columns = [
             Draws(
                 sum(sign * self.drawn[_column(key, figure)].values for sign, key in row),  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from reslink.datasets.loading import PixelCache
-from reslink.errors import ReslinkError, TrainingError, UsageError
+from reslink.errors import DivergedError, ReslinkError, UsageError
 from reslink.evaluation import leakage
 from reslink.evaluation.evaluate import evaluate_cases
 from reslink.evaluation.tables import JudgedCases, write_predictions
@@ -49,7 +49,7 @@ def perform(trial: Trial, data: Data, runs: Path, progress: Progress) -> None:
         try:
             if not (folder / FINISHED).exists():
                 train(data.manifest, trial.recipe, folder, resume=True, progress=progress, materials=materials)
-        except TrainingError as error:
+        except DivergedError as error:
             write_json(folder / STOPPED, {"reason": str(error)})
             return
         _judge(trial, materials, folder, PLAIN)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.fingerprints import TrainingImages
-from reslink.datasets import leakage, splits
+from reslink.datasets import leakage, splits, twins
 from reslink.datasets.grouping import group_cases
 from reslink.datasets.loading import PixelCache
 from reslink.datasets.manifest import SPLITS, Manifest
@@ -33,7 +33,8 @@ class Materials:
         groups: The group of each: patient, near copies, or both.
         parts: The part of each: train, validation or test.
         digest: SHA-256 of the whole data set, unreadable files included.
-        joined: The group of each, patients and near copies joined whatever the recipe groups by; found anew where None.
+        joined: The group of each, patients and near copies joined whatever the recipe groups by, without images that merely
+            look alike; found anew where None.
     """
 
     manifest: Manifest
@@ -57,16 +58,21 @@ class Materials:
         found = Counter(zip(self.parts, (case.label for case in self.manifest.cases), strict=True))
         return {part: {label: found[part, label] for label in self.manifest.labels.names} for part in SPLITS}
 
+    def division(self, folds: int | None = None) -> str:
+        """Returns whether the data set states the parts, or with folds the fold (``given``), or they were drawn (``drawn``)."""
+        return "given" if is_stated(self.manifest, folds) else "drawn"
+
     def linked(self) -> dict[str, str]:
         """Returns why a case outside the training part is linked to it, by case name; empty for a clean division."""
-        return leakage.linked_cases(self.manifest, self._joined(), self.parts)
+        return leakage.linked_cases(self.manifest, self.joined_groups(), self.parts)
 
     def training_images(self) -> TrainingImages:
         """Returns the fingerprints of the training part, which the bundle keeps."""
-        return leakage.training_images(self.manifest, self.cache.thumbnails, self._joined(), self.parts)
+        return leakage.training_images(self.manifest, self.cache.thumbnails, self.joined_groups(), self.parts)
 
-    def _joined(self) -> Sequence[str]:
-        return group_cases(self.manifest, self.cache.thumbnails, "both") if self.joined is None else self.joined
+    def joined_groups(self) -> Sequence[str]:
+        """Returns the group of each case, patients and near copies joined whatever the recipe groups by."""
+        return twins.groups(self.manifest, self.cache.thumbnails, alike=False) if self.joined is None else self.joined
 
 
 def open_materials(manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress) -> Materials:
@@ -87,9 +93,11 @@ def open_materials(manifest: Manifest, recipe: Recipe, folder: Path, progress: P
         progress.message(f"{name} is left out: {reason}")
     read = cache.manifest
     _check_classes(read, cache)
-    groups = group_cases(read, cache.thumbnails, recipe.data.group_by)
-    joined = groups if recipe.data.group_by == "both" else group_cases(read, cache.thumbnails, "both")
-    parts = divide(read, groups, recipe)
+    copies = twins.pairs(cache.thumbnails, [case.patient_id for case in read.cases])
+    joined = twins.groups(read, cache.thumbnails, copies, alike=False)
+    by = recipe.data.group_by
+    groups = twins.groups(read, cache.thumbnails, copies) if by == "both" else group_cases(read, cache.thumbnails, by)
+    parts = divide(read, joined if is_stated(read, recipe.data.folds) else groups, recipe)
     if not recipe.data.allow_leakage:
         leakage.check_torn(read, joined, parts)
     return Materials(
@@ -116,6 +124,11 @@ def _open_cache(manifest: Manifest, recipe: Recipe, folder: Path, progress: Prog
         return PixelCache.open(manifest, recipe.preprocess, folder, recipe.trainer.workers, show)
     finally:
         progress.end()
+
+
+def is_stated(manifest: Manifest, folds: int | None) -> bool:
+    """Returns whether the data set states the parts of a division, or with folds the fold of its cases."""
+    return any(case.split if folds is None else case.extra.get("fold") for case in manifest.cases)
 
 
 def divide(manifest: Manifest, groups: Sequence[str], recipe: Recipe) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from reslink.bundles.bundle import Bundle
-from reslink.errors import TrainingError, UsageError
+from reslink.errors import DivergedError, UsageError
 from reslink.files import sha256, write_atomic, write_json
 from reslink.training import diagnostics, run_folder
 from reslink.training.batches import Indices, plan_epoch, sampler_weights, shard
@@ -98,7 +98,7 @@ class Run:
         processes = self.accelerator.num_processes
         write_json(path / run_folder.ENVIRONMENT, run_folder.environment(self.accelerator.device, precision, processes))
         data = self.materials
-        self.folder.write_splits(data.manifest, data.parts, data.groups, data.cache.file_hashes)
+        self.folder.write_splits(data.manifest, data.parts, data.joined_groups(), data.cache.file_hashes)
         self.folder.take_back_metrics(0)
         for finding in self.watch.before():  # each file was named when it was read
             self._record(finding.as_row())
@@ -205,13 +205,13 @@ class Run:
             f"Run the same command with --resume to go on from there (run folder {self.folder.path})",
         )
 
-    def _not_finite(self, what: str, indices: Indices) -> TrainingError:
+    def _not_finite(self, what: str, indices: Indices) -> DivergedError:
         names = self.materials.names(indices)
         here = self.position
         finding = diagnostics.loss_not_finite(what, here.epoch, here.step + 1, names)
         self._tell([finding])
         self.save()
-        return TrainingError(finding.message, "The state before this step is saved in checkpoints", finding.advice)
+        return DivergedError(finding.message, "The state before this step is saved in checkpoints", finding.advice)
 
     def _record_step(self, seen: Step, lr: float) -> None:
         here = self.position
@@ -312,7 +312,7 @@ class Run:
             decision=decide(recipe.decision, logits, data.targets[self.validation], self.num_classes),
             training_images=data.training_images(),
             provenance={
-                "data": {"digest": data.digest, "images": data.counts()},
+                "data": {"digest": data.digest, "images": data.counts(), "division": data.division(recipe.data.folds)},
                 "versions": run_folder.versions(),
                 "licence": "not stated by the data",
                 "intended_use": _INTENDED_USE,

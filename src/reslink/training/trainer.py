@@ -80,7 +80,7 @@ def train(
     Raises:
         UsageError: If ``out`` is in use or holds a run, settings and data do not fit, or data or recipe are not those
             of the run that shall go on.
-        TrainingError: If the loss or a gradient is not finite; the state before that step is saved.
+        DivergedError: If the loss or a gradient is not finite; the state before that step is saved.
         StorageError: If something cannot be written; the last checkpoint is intact.
         Interrupted: On Ctrl-C or SIGTERM, once the state is saved.
     """
