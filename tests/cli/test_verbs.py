@@ -26,7 +26,10 @@ from reslink.explain.run import Explanation
 from reslink.inference.classifier import Prediction
 from reslink.labels import Labels
 
-VERBS = ("demo", "split", "train", "evaluate", "predict", "explain", "audit", "report", "describe", "phantom", "info", "doctor")
+VERBS = (
+    *("demo", "split", "train", "evaluate", "models", "predict", "explain"),
+    *("audit", "report", "describe", "phantom", "info", "doctor"),
+)
 
 
 def invoke(*words: str | Path) -> Result:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reslink.bundles import folder as folders
-from reslink.bundles import weights
+from reslink.bundles import weights, zoo
 from reslink.bundles.card import model_card
 from reslink.bundles.decision import Decision
 from reslink.bundles.decision_arrays import DecisionArrays
@@ -108,7 +108,7 @@ class Bundle:
         """Reads a bundle; no weight is loaded, but their checksum is compared. Imports no torch.
 
         Args:
-            folder: A bundle, or a run that holds one in ``bundle/``.
+            folder: A bundle, a run that holds one in ``bundle/``, or the name of a shipped bundle, such as ``ct``.
 
         Returns:
             The bundle, checked.
@@ -143,6 +143,7 @@ class Bundle:
         names = ("failed", "excluded", "linked")
         measured = replace(self, metrics={key: value for key, value in metrics.items() if key not in names})
         if self.folder is not None:
+            zoo.refuse_shipped(self.folder)
             _write_texts(measured, self.folder, (self.folder / WEIGHTS).stat().st_size)
         return measured
 

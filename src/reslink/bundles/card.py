@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from reslink.bundles.card_sections import again, data, decision, label_rule, limits
+from reslink.bundles.shipping import Shipping, shipping_of
+
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
-    from reslink.bundles.decision import Decision
 
 RESEARCH_USE_ONLY = "Research use only. Not a medical device; not for diagnosis or treatment of any patient."
 
@@ -20,7 +22,7 @@ _TEMPLATE = """\
 
 # {title}
 
-**{research}**
+{about}**{research}**
 
 ## Model details
 
@@ -33,7 +35,7 @@ _TEMPLATE = """\
 
 ## Uses
 
-{intended_use}
+{uses}
 
 Out of scope: any clinical use, triage without a reader, images of another body part or modality than the training data.
 
@@ -42,14 +44,14 @@ Out of scope: any clinical use, triage without a reader, images of another body 
 - The figures below hold for data like the evaluation data and for nothing else.
 - A network may use scanner, text or positioning instead of the lesion; look at what `reslink explain` shows first.
 - Class proportions of the data set the PPV and NPV; at another prevalence they differ.
-
+{limits}
 ## How to use
 
 ```
 reslink predict BUNDLE IMAGE... --json
 ```
 
-## Training
+{call}{data}## Training
 
 {training}
 
@@ -63,7 +65,7 @@ Preprocessing, the same in training and prediction:
 
 {evaluation}
 
-## Technical specifications
+{decided}## Technical specifications
 
 Architecture:
 
@@ -78,6 +80,8 @@ Architecture:
 ResLink, arXiv:2508.17259.
 """
 
+_NAME = "`BUNDLE` is the folder that holds this card, or its name where it ships with reslink (`reslink models`).\n\n"
+
 
 def model_card(bundle: Bundle) -> str:
     """Returns the text of ``MODEL_CARD.md``.
@@ -89,11 +93,12 @@ def model_card(bundle: Bundle) -> str:
     Args:
         bundle: The bundle; ``weights_sha256`` is named where it is set.
     """
-    known = bundle.provenance
+    known, story = bundle.provenance, shipping_of(bundle.provenance)
     outputs = bundle.architecture["num_classes"]
     return _TEMPLATE.format(
         front=_front_matter(bundle),
-        title=f"ResLink: {' / '.join(bundle.labels.names)}",
+        title=story.title if story else f"ResLink: {' / '.join(bundle.labels.names)}",
+        about=f"**Read this first.** {story.about}\n\n" if story else "",
         research=RESEARCH_USE_ONLY,
         name=bundle.architecture.get("name", "ResLink"),
         channels=bundle.preprocess.channels,
@@ -101,13 +106,17 @@ def model_card(bundle: Bundle) -> str:
         outputs=outputs,
         plural="" if outputs == 1 else "s",
         labels=", ".join(f"`{name}`" for name in bundle.labels.names),
-        decision=_decision(bundle),
+        decision=label_rule(bundle) + _temperature(bundle),
         sha256=bundle.weights_sha256 or "not saved yet",
         licence=_licence(known) or "not stated; it follows that of the training data",
-        intended_use=known.get("intended_use") or "Research on the classification of brain images.",
-        training=_training(known),
+        uses=_uses(known, story),
+        limits=limits(story) if story else "",
+        call=_NAME if story else "",
+        data=data(story) if story else "",
+        training=_training(known, story),
         preprocess=_json(bundle.preprocess.model_dump(mode="json")),
         evaluation=_evaluation(bundle.metrics),
+        decided=decision(bundle),
         architecture=_json(bundle.architecture),
         versions=_bullets("Versions", known.get("versions")),
     )
@@ -133,32 +142,18 @@ def _licence(provenance: Mapping[str, Any]) -> str | None:
     return None if stated.lower().startswith(("unknown", "none", "not stated")) else stated
 
 
-def _decision(bundle: Bundle) -> str:
-    rule = bundle.decision
-    if rule.threshold is None:
-        text = "the most probable class"
-    else:
-        text = f"`{bundle.labels.positive}` from a probability of {rule.threshold:g} on (from: {rule.threshold_source})"
-    text = text if rule.temperature == 1 else f"{text}; logits divided by {rule.temperature:g}"
-    return "; ".join([text, *_fitted(rule)])
+def _temperature(bundle: Bundle) -> str:
+    divisor = bundle.decision.temperature
+    return "" if divisor == 1 else f"; logits divided by {divisor:g}"
 
 
-def _fitted(rule: Decision) -> list[str]:
-    """Returns what ``reslink calibrate`` added."""
-    parts = ["isotonic calibration"] if rule.isotonic else []
-    if rule.conformal is not None:
-        parts.append(f"prediction sets at {rule.conformal.coverage:g} coverage{' in each class' * rule.conformal.per_class}")
-    if rule.ood is not None:
-        parts.append("an out-of-distribution gate, which abstains from images unlike the calibration images")
-    if rule.fitted_on is not None:
-        used = rule.fitted_on
-        warning = ", some of which the network may have learned from" if used.leakage else ""
-        parts.append(f"fitted on {used.n_images} images in {used.n_groups} groups{warning} (data `{used.digest[:12]}…`)")
-    return parts
+def _uses(provenance: Mapping[str, Any], story: Shipping | None) -> str:
+    use = str(provenance.get("intended_use") or "Research on the classification of brain images.")
+    return f"It tells apart: {story.tells_apart}. Images: {story.modality}.\n\n{use}" if story else use
 
 
-def _training(provenance: Mapping[str, Any]) -> str:
-    parts = [_bullets("Data", provenance.get("data"))]
+def _training(provenance: Mapping[str, Any], story: Shipping | None) -> str:
+    parts = [again(story) if story else "", _bullets("Data", provenance.get("data"))]
     if "seed" in provenance:
         parts.append(f"Seed: {provenance['seed']}.")
     if provenance.get("recipe"):
@@ -185,7 +180,15 @@ def _evaluation(metrics: Mapping[str, Any]) -> str:
         return "Nothing has been measured yet. Run `reslink evaluate BUNDLE DATA --out DIR`."
     lines = ["| metric | estimate | 95 % interval | n | method |", "|---|---|---|---|---|"]
     lines += [f"| {name} | {estimate} | {interval} | {n} | {method} |" for name, estimate, interval, n, method in rows]
-    return "\n".join([*_cases(metrics), *lines])
+    return "\n".join([*_cases(metrics), *_leakage(metrics), *lines])
+
+
+def _leakage(metrics: Mapping[str, Any]) -> list[str]:
+    """Returns what the evaluation says of its split and of links to the training images."""
+    part = {"test": "The part of the data that was held out from training. "}.get(str(metrics.get("split")), "")
+    found = metrics.get("leakage")
+    said = f"{found['message']}." if isinstance(found, Mapping) and found.get("message") else ""
+    return [f"{part}{said}".strip(), ""] if part or said else []
 
 
 def _cases(metrics: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from reslink.bundles import zoo
 from reslink.bundles.record import BUNDLE_JSON, WEIGHTS
 from reslink.errors import BundleError, StorageError
 
@@ -15,16 +16,18 @@ _ALLOWED = "A bundle is a folder with bundle.json and model.safetensors"
 
 
 def find_bundle(folder: str | Path) -> Path:
-    """Returns the folder of a bundle, given it or the run that holds it in ``bundle/``.
+    """Returns the folder of a bundle, given it, the run that holds it in ``bundle/``, or the name of a shipped bundle.
+
+    This is the one place where a name becomes a folder (:func:`reslink.bundles.zoo.resolve`).
 
     Raises:
-        BundleError: If there is none, with the nearest folder that is one.
+        BundleError: If there is none, with the nearest folder or name that is one.
     """
-    path = Path(folder)
+    path = zoo.resolve(folder)
     if path.is_file():
         raise BundleError(f"{path} is a file", _ALLOWED, f"Give the folder instead: {path.parent}")
     if not path.is_dir():
-        raise BundleError(f"There is no folder {path}", _ALLOWED, "Check the path, or run reslink train DATA --out RUN")
+        raise BundleError(f"There is no folder {path}", _ALLOWED, _elsewhere(path))
     for place in (path, path / "bundle"):
         if (place / BUNDLE_JSON).is_file():
             return _with_weights(place)
@@ -35,6 +38,12 @@ def _with_weights(path: Path) -> Path:
     if not (path / WEIGHTS).is_file():
         raise BundleError(f"{path} holds no {WEIGHTS}", _ALLOWED, "Copy the whole folder of the bundle, or train again")
     return path
+
+
+def _elsewhere(path: Path) -> str:
+    if path.name in zoo.names():
+        return f"Write {path.name} alone for the bundle of that name that ships with reslink"
+    return "Check the path, or run reslink train DATA --out RUN"
 
 
 def _advice(path: Path) -> str:
@@ -55,8 +64,10 @@ def replacing(target: Path) -> Iterator[Path]:
 
     Raises:
         BundleError: If ``target`` is a file or a folder that holds something else than a bundle.
+        UsageError: If ``target`` is a shipped bundle.
         StorageError: If the folder cannot be made or renamed.
     """
+    zoo.refuse_shipped(target)
     _check_replaceable(target)
     with _storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

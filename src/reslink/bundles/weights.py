@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,6 +27,8 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 MAX_HEADER_BYTES = 1 << 20
 """A header of ResLink has some 10 kB; a header that is much longer only costs time and memory."""
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def to_arrays(tensors: Mapping[str, TensorLike]) -> dict[str, Array]:
@@ -80,6 +83,20 @@ def check_file(path: Path, expected: str) -> None:
             "Check the permissions of the folder",
         ) from error
     _check_hash(found, expected, path)
+
+
+def count_parameters(path: Path) -> int:
+    """Returns the number of trained numbers in a weight file, from its head alone; statistics of batches do not count.
+
+    Raises:
+        BundleError: If the header is no safetensors header.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(8 + MAX_HEADER_BYTES)
+    _check_header(start, path)
+    entries = json.loads(start[8 : 8 + int.from_bytes(start[:8], "little")])
+    trained = (name for name in entries if name != "__metadata__" and not name.endswith(_BUFFERS))
+    return sum(math.prod(entries[name]["shape"]) for name in trained)
 
 
 def _check_header(start: bytes, path: Path) -> None:

@@ -24,7 +24,12 @@ EXAMPLES = (
 def compare(
     console: Console,
     bundles: Annotated[
-        list[Path], typer.Argument(metavar="BUNDLE BUNDLE...", help="Two bundle or run folders, or more.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="BUNDLE BUNDLE...",
+            help="Two bundle or run folders, or names of 'reslink models', or more.",
+            show_default=False,
+        ),
     ],
     data: Annotated[
         Path,

@@ -42,6 +42,7 @@ def info(console: Console, json: Json = False) -> None:
 
 def capabilities() -> dict[str, Any]:
     """Returns what this installation can do, from the same tables that the verbs use."""
+    from reslink.bundles import zoo
     from reslink.metrics.classification import NAMES
     from reslink.networks.reslink import VARIANTS
 
@@ -53,6 +54,7 @@ def capabilities() -> dict[str, Any]:
         "packages": {name: _package(name) for name in _PACKAGES},
         "devices": _devices(),
         "variants": list(VARIANTS),
+        "models": zoo.names(),
         "reads": _READS,
         "windows": _windows(),
         "metrics": list(NAMES),

@@ -20,6 +20,7 @@ from reslink.cli import (
     evaluate,
     explain,
     info,
+    models,
     phantom,
     predict,
     report,
@@ -47,7 +48,7 @@ app = typer.Typer(
 
 _VERBS = {
     "Learn": (demo, split, train, calibrate, evaluate, compare),
-    "Use": (predict, explain),
+    "Use": (models, predict, explain),
     "Look": (audit, report, describe, phantom, info, doctor),
 }
 

@@ -14,7 +14,10 @@ Data = Annotated[
     ),
 ]
 BundleFolder = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, such as RUN/bundle.", show_default=False)
+    str,  # not a Path, which would make ./ct and ct the same
+    typer.Argument(
+        metavar="BUNDLE", help="A bundle folder, such as RUN/bundle, or a name of 'reslink models'.", show_default=False
+    ),
 ]
 Images = Annotated[
     list[str],

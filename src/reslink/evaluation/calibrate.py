@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from reslink.bundles import zoo
 from reslink.bundles.decision import Decision, Verdicts
 from reslink.bundles.decision_arrays import DecisionArrays
 from reslink.bundles.decision_parts import FittedOn
@@ -50,7 +51,7 @@ def calibrate_bundle(
     are used go into the bundle, so that ``evaluate`` leaves them out in turn.
 
     Args:
-        bundle: The folder of a bundle, or of the run that holds it.
+        bundle: The folder of a bundle, or of the run that holds it, or the name of a shipped bundle.
         manifest: The cases; their labels are among those of the bundle.
         out: The folder of the new bundle; if not given, the bundle itself is replaced.
         wishes: What the decision is to hold.
@@ -68,7 +69,8 @@ def calibrate_bundle(
 
     Raises:
         BundleError: If the bundle cannot be used.
-        UsageError: If a label is unknown to the bundle, a class is missing, or there are too few groups.
+        UsageError: If a label is unknown to the bundle, a class is missing, there are too few groups, or a shipped bundle
+            would be replaced.
         InputError: If the network gives no finite value for any case.
         GateError: If every case is linked to the training data.
         StorageError: If the new bundle cannot be written; what stood there before still stands.
@@ -77,6 +79,7 @@ def calibrate_bundle(
     classifier = Classifier.load(bundle, device)
     bare = replace(classifier.bundle, decision=Decision.default(len(classifier.labels)))
     folder = classifier.bundle.folder or Path(bundle)
+    zoo.refuse_shipped(out or folder)
     part = chosen_cases(manifest, classifier.labels, split)
     with decoded_in((out or folder).absolute().parent, cache_folder) as place:
         cache = _decoded(part, classifier, place, listener)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from reslink.bundles import zoo
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, UsageError
 from reslink.evaluation.evaluate import evaluate_bundle
@@ -77,7 +78,7 @@ class Judgement:
 
 
 def compare_bundles(
-    bundles: Sequence[Path],
+    bundles: Sequence[str | Path],
     manifest: Manifest,
     out: Path,
     *,
@@ -91,8 +92,8 @@ def compare_bundles(
     """Judges bundles on the same data set and compares them on the cases that all of them could be judged on.
 
     Args:
-        bundles: Two folders of bundles or more, or of the runs that hold them; each keeps its own preprocessing and
-            threshold.
+        bundles: Two folders of bundles or more, or of the runs that hold them, or names of shipped bundles; each keeps
+            its own preprocessing and threshold.
         manifest: The cases.
         out: Gets a folder with the evaluation of each bundle.
         split: As in :func:`reslink.evaluation.evaluate.evaluate_bundle`.
@@ -131,13 +132,14 @@ def compare_bundles(
     return compare([Judgement.read(name, out / name) for name in names], seed)
 
 
-def names_of(paths: Sequence[Path]) -> list[str]:
+def names_of(paths: Sequence[str | Path]) -> list[str]:
     """Returns a short name for each bundle: that of its run or folder, with the folders above where two are called alike.
 
     Raises:
         UsageError: If there are fewer than two, or one is given twice.
+        BundleError: If a text is neither the name of a shipped bundle nor a path to something.
     """
-    parts = [[part for part in Path(path).resolve().parts if part != "/"] for path in paths]
+    parts = [[part for part in zoo.resolve(path).resolve().parts if part != "/"] for path in paths]
     parts = [names[:-1] if names[-1:] == ["bundle"] and len(names) > 1 else names for names in parts]
     if len(parts) < 2 or len({tuple(names) for names in parts}) < len(parts):
         raise UsageError(

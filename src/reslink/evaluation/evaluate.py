@@ -98,7 +98,7 @@ def evaluate_bundle(
     out and listed under ``excluded`` (:mod:`reslink.evaluation.leakage`).
 
     Args:
-        bundle: The folder of a bundle, or of the run that holds it.
+        bundle: The folder of a bundle, or of the run that holds it, or the name of a shipped bundle.
         manifest: The cases; their labels are among those of the bundle.
         out: The folder to write to.
         device: See :func:`reslink.inference.devices.pick_device`.

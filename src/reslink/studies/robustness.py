@@ -39,7 +39,7 @@ def robustness(
     numbers of a case are the same at each severity. All figures are over the same cases, so that a drop is paired.
 
     Args:
-        bundle: The folder of a bundle, or of the run that holds it.
+        bundle: The folder of a bundle, or of the run that holds it, or the name of a shipped bundle.
         manifest: The cases, with labels of the bundle. They should be new to the network.
         out: Folder of studies; this one stands in ``robustness`` inside and goes on there after an interruption.
         kinds: Names of :data:`reslink.datasets.corruptions.CORRUPTIONS`; none means all.

@@ -58,7 +58,7 @@ def transfer(
     less the figure on the other data. A data set that cannot be judged is reported and the others go on.
 
     Args:
-        bundle: The folder of a bundle, or of the run that holds it.
+        bundle: The folder of a bundle, or of the run that holds it, or the name of a shipped bundle.
         others: Data sets of another site, scanner or modality.
         out: Folder of studies.
         rename: The class that a label of the other data stands for; None leaves its cases out. A label that a data set

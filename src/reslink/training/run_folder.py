@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from reslink.bundles import zoo
 from reslink.datasets.manifest import Manifest
 from reslink.errors import StorageError, UsageError
 from reslink.files import lock_folder, write_atomic, write_json
@@ -55,8 +56,10 @@ class RunFolder:
         """Holds the folder for this process.
 
         Raises:
-            UsageError: If it is in use, or holds a run and neither ``resume`` nor ``overwrite`` is asked for.
+            UsageError: If it is in use, lies in a shipped bundle, or holds a run and neither ``resume`` nor ``overwrite`` is
+                asked for.
         """
+        zoo.refuse_shipped(self.path)
         if resume and overwrite:
             raise UsageError(
                 "--resume and --overwrite were both given",
