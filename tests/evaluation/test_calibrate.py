@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.decision import Decision
 from reslink.bundles.fingerprints import TrainingImages
 from reslink.datasets.fingerprints import fingerprint
 from reslink.datasets.manifest import Manifest
@@ -18,6 +21,7 @@ from reslink.errors import BundleError, UsageError
 from reslink.evaluation.calibrate import calibrate_bundle
 from reslink.evaluation.evaluate import evaluate_bundle
 from reslink.evaluation.fitting import Wishes
+from reslink.files import sha256
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier
@@ -76,9 +80,9 @@ def test_what_it_says(calibrated):
     assert (found["bundle"], found["n"], found["n_groups"], found["notes"]) == (str(out), 60, 60, [])
     checked = found["held_out"]
     assert checked["n"] == 60
-    assert 0.8 <= checked["retained"] <= 1
-    assert 0.75 <= checked["sets"]["coverage"] <= 1
-    assert checked["sensitivity"] is not None
+    assert 0.8 <= checked["retained"]["estimate"] <= 1
+    assert 0.75 <= checked["sets"]["coverage"]["estimate"] <= 1
+    assert checked["notes"] == []
     assert found["research_use_only"] is True
 
 
@@ -94,10 +98,11 @@ def test_the_bundle_holds_it_and_the_weights_are_the_same(calibrated, bundle):
     assert before.decision.ood is None, "the bundle that was given stands as it was"
     fitted = after.decision.fitted_on
     assert (fitted.n_images, fitted.split, fitted.counts) == (60, "validation", {"Healthy": 30, "Tumor": 30})
-    assert len(after.seen_images) == 60
+    assert (len(after.training_images), len(after.calibration_images)) == (0, 60)
     card = (out / "MODEL_CARD.md").read_text()
     assert "sets at 0.9 coverage" in card
     assert "out-of-distribution gate" in card
+    assert "if training chose the epoch by this validation part" in card
 
 
 def test_predict_evaluate_and_explain_honour_it(calibrated, data, tmp_path):
@@ -133,6 +138,11 @@ def test_predict_evaluate_and_explain_honour_it(calibrated, data, tmp_path):
     assert selective["metrics"]["accuracy"]["estimate"] == pytest.approx(np.mean(kept))
     assert selective["coverage"]["estimate"] == pytest.approx(len(kept) / 30)
     assert selective["sets"]["n_empty"] == sum(one.set == () for one in told)
+    sizes = selective["sets"]["mean_size"]
+    assert sizes["estimate"] == pytest.approx(np.mean([len(one.set) for one in told]))
+    assert sizes["ci_low"] < sizes["estimate"] < sizes["ci_high"]
+    for figure in selective["sets"]["coverage_by_class"].values():
+        assert (figure["n"], figure["ci_low"] <= figure["estimate"] <= figure["ci_high"]) == (15, True)
     assert selective["n_refused"] == sum(one.ood_score > 1 for one in told)
     assert selective["risk_coverage"]["curve"][-1]["risk"] == pytest.approx(1 - np.mean(right))
 
@@ -147,6 +157,40 @@ def test_cases_that_it_was_calibrated_on_are_left_out_of_figures(calibrated, dat
     result = evaluate_bundle(out, Manifest.open(data), tmp_path / "all", device="cpu", explain_masks=False)
     assert result["n"] == 30
     assert sorted(one["path"] for one in result["excluded"]) == [f"{i:02d}.png" for i in range(60)]
+    assert {one["reason"] for one in result["excluded"]} == {"calibration image"}
+    assert result["leakage"]["message"] == "60 of 90 cases are linked to the calibration data and were left out"
+
+
+def with_training_images(folder, images, out):
+    """The same bundle and decision with other training images."""
+    loaded = Bundle.load(folder)
+    return replace(loaded, training_images=images).with_decision(loaded.decision, out).folder
+
+
+def test_they_are_left_out_where_the_training_images_are_not_known(calibrated, data, tmp_path):
+    out = with_training_images(calibrated[0], None, tmp_path / "unknowing")
+    result = evaluate_bundle(out, Manifest.open(data), tmp_path / "all", device="cpu", explain_masks=False)
+    assert (result["n"], result["n_excluded"]) == (30, 60)
+    assert {one["reason"] for one in result["excluded"]} == {"calibration image"}
+    assert (result["leakage"]["status"], result["leakage"]["n_linked"]) == ("unknown", None)
+    assert result["leakage"]["message"].startswith(
+        "60 of 90 cases are linked to the calibration data and were left out. Whether"
+    )
+    assert "no fingerprints of its training images" in result["leakage"]["message"]
+    allowed = evaluate_bundle(
+        out, Manifest.open(data), tmp_path / "allowed", device="cpu", explain_masks=False, allow_leakage=True
+    )
+    assert (allowed["n"], allowed["leakage"]["status"]) == (90, "allowed")
+    assert allowed["metrics"]["accuracy"]["leakage"] is True
+
+
+def test_they_are_left_out_although_training_found_them_to_be_no_copies(calibrated, data, tmp_path):
+    thumbnails = np.stack([thumbnail(read_image(data / f"{i:02d}.png")) for i in (0, 70)])
+    cleared = np.stack([np.frombuffer(bytes.fromhex(sha256(one.tobytes())), np.uint8) for one in thumbnails])
+    out = with_training_images(calibrated[0], TrainingImages(fingerprint(thumbnails), cleared), tmp_path / "cleared")
+    result = evaluate_bundle(out, Manifest.open(data), tmp_path / "all", device="cpu", explain_masks=False)
+    assert result["n"] == 30, "image 70 is cleared and judged, image 0 is cleared too but was calibrated on"
+    assert {"path": "00.png", "reason": "calibration image"} in result["excluded"]
 
 
 def test_training_images_are_not_calibrated_on(bundle, data, tmp_path):
@@ -164,8 +208,6 @@ def test_training_images_are_not_calibrated_on(bundle, data, tmp_path):
 
 
 def test_it_can_be_calibrated_again_on_the_same_data_and_in_place(calibrated, data, tmp_path):
-    import shutil
-
     out, _ = calibrated
     mine = tmp_path / "mine"
     shutil.copytree(out, mine)
@@ -180,8 +222,6 @@ def test_it_can_be_calibrated_again_on_the_same_data_and_in_place(calibrated, da
 
 
 def test_arrays_that_were_changed_are_refused(calibrated, tmp_path):
-    import shutil
-
     out, _ = calibrated
     for name, change in (("cut", lambda raw: raw[:-4]), ("turned", lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]))):
         copy = tmp_path / name
@@ -202,6 +242,37 @@ def test_too_little_data_leaves_the_bundle_as_it_was(bundle, data):
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
 
 
+def test_a_failure_at_any_point_leaves_the_bundle_as_it_was(bundle, data, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("the check broke")
+
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    monkeypatch.setattr("reslink.evaluation.calibrate.held_out", broken)
+    with pytest.raises(RuntimeError, match="the check broke"):
+        calibrate_bundle(bundle, Manifest.open(data), split="validation", device="cpu")
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+def test_four_images_of_each_of_four_classes_are_calibrated_on_but_not_checked(data, tmp_path):
+    names = ("a", "b", "c", "d")
+    rows = [[f"{i:02d}.png", names[i % 4], f"p{i}"] for i in range(16)]
+    for name, *_ in rows:
+        shutil.copy(data / name, tmp_path)
+    with (tmp_path / "four.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["path", "label", "patient_id"], *rows])
+    config = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1, num_classes=4)
+    architecture = {"name": "tiny", **config.model_dump(mode="json")}
+    made = Bundle(architecture, Preprocess(size=64, channels=1), Labels(names), Decision.default(4))
+    folder = made.save(tmp_path / "bundle", build(config, seed=1).state_dict()).folder
+    found = calibrate_bundle(folder, Manifest.open(tmp_path / "four.csv"), device="cpu")
+    assert found["held_out"] == {
+        "n": 16,
+        "reason": "A decision cannot be fitted to four fifths of the groups: "
+        "The cases cannot be divided into fifths: no class has more than 4 images",
+    }
+    assert Bundle.load(folder).decision.fitted_on.n_images == 16
+
+
 def test_the_verb(bundle, data, tmp_path):
     from reslink.cli.main import app
 
@@ -217,9 +288,12 @@ def test_the_verb(bundle, data, tmp_path):
     assert table.exit_code == 0, table.stderr
     assert "No prediction sets: 60 images; a coverage of 0.99 takes 99 or more" in table.stderr
     assert "Research use only" in table.stderr
-    lines = dict(line.split("\t") for line in table.stdout.splitlines())
-    assert lines["images"] == "60 in 60 groups"
-    assert lines["prediction sets"] == "none"
+    lines = {name: rest for name, *rest in (line.split("\t") for line in table.stdout.splitlines())}
+    assert lines["images"] == ["60 in 60 groups"]
+    assert lines["prediction sets"] == ["none"]
+    for name in ("ECE before", "ECE after", "Brier score after", "sensitivity (recall)", "specificity", "kept by the gate"):
+        assert re.fullmatch(r"[01]\.\d{3} to [01]\.\d{3}", lines[name][1]), (name, lines[name])
+    assert "If training chose the epoch by this validation part" in table.stderr
     wrong = CliRunner().invoke(app, [*words, "--overwrite", "--operating-point", "sensitivty=0.9"])
     assert wrong.exit_code == 2
     assert "Did you mean 'sensitivity=0.95'" in wrong.stderr

@@ -109,7 +109,7 @@ def test_too_little_is_refused_or_said(rng):
     found, notes = fit(cases.take(np.arange(30)), Wishes(coverage=0.99, method="isotonic"), TWO)
     assert (found.conformal, found.ood) == (None, None)
     assert notes == [
-        "The isotonic curve rests on 30 images; below 500 a temperature is usually nearer",
+        "The isotonic curve rests on 30 images; below 1,000 a temperature is usually nearer",
         "No prediction sets: 30 images; a coverage of 0.99 takes 99 or more",
         "No out-of-distribution gate: 30 groups; it takes 40 or more",
     ]
@@ -122,6 +122,26 @@ def test_a_class_too_small_for_its_own_limit_is_in_every_set(rng):
     assert notes == ["'Tumor' is in every set: it has fewer than the 19 images that the coverage takes"]
     assert found.conformal.limits[1] is None
     assert found.judge(cases.logits).sets[:, 1].all()
+
+
+def test_classes_too_small_for_fifths_are_refused_by_name_and_cost_the_gate_alone(rng):
+    def draw(classes):
+        labels = np.repeat(np.arange(classes), 4)
+        n = len(labels)
+        logits = rng.normal(size=(n, classes))
+        return Evidence(logits, rng.normal(size=(n, 8)), rng.normal(size=(n, 33)), labels, [str(i) for i in range(n)])
+
+    with pytest.raises(UsageError, match=r"divided into fifths: no class has more than 4 images"):
+        list(folds(draw(4)))
+    found, notes = fit(draw(12), Wishes(), Labels(tuple("abcdefghijkl")))
+    assert found.ood is None
+    assert "No out-of-distribution gate: The cases cannot be divided into fifths: no class has more than 4 images" in notes
+
+
+def test_a_class_of_fewer_than_five_images_beside_a_large_one_is_no_matter(rng):
+    cases = evidence(rng, 100)
+    rare = np.concatenate([np.flatnonzero(cases.y_true == 0), np.flatnonzero(cases.y_true == 1)[:3]])
+    assert len(list(folds(cases.take(rare)))) == 5
 
 
 @pytest.mark.parametrize("coverage", [0.4, 1.0, 95, float("nan")])

@@ -50,22 +50,26 @@ def strangers(rng):
 
 @pytest.mark.data
 def test_a_gate_for_ct_keeps_ct_and_refuses_mr_and_what_is_no_head(shared_data, rng):
-    ct = of_data(shared_data / "ct", 300)
-    mr = of_data(shared_data / "mri4", 80)
-    other = of_arrays(strangers(rng))
-    fitted, new = ct[:200], ct[200:]
-    nothing = np.zeros((len(fitted), 4))
-    cases = Evidence(np.zeros((200, 2)), nothing, fitted, np.arange(200) % 2, [str(i) for i in range(200)])
-    gate, arrays = fit_gate(cases, [])
-    rule = Decision(ood=gate, arrays=arrays)
+    """Averages over six divisions of the CT images into those that the gate is fitted on and new ones.
 
-    def score(statistics):
-        return rule.judge(np.zeros((len(statistics), 2)), np.zeros((len(statistics), 4)), statistics).ood_score
+    The features are zeros: the statistics alone reach the limits, and the features of a small network with random weights
+    change neither figure by more than a hundredth.
+    """
+    ct, others = of_data(shared_data / "ct", 300), (of_data(shared_data / "mri4", 80), of_arrays(strangers(rng)))
+    kept, areas = [], []
+    for _ in range(6):
+        rows = rng.permutation(300)
+        fitted, new = ct[rows[:150]], ct[rows[150:]]
+        cases = Evidence(np.zeros((150, 2)), np.zeros((150, 4)), fitted, np.arange(150) % 2, [str(i) for i in range(150)])
+        gate, arrays = fit_gate(cases, [])
+        near, *far = (score(Decision(ood=gate, arrays=arrays), part) for part in (new, *others))
+        kept.append((near <= 1).mean())
+        areas.append([roc_auc_score(np.repeat([0, 1], [len(near), len(part)]), np.concatenate([near, part])) for part in far])
+        assert (far[0] > 1).mean() >= 0.9
+        assert (far[1] > 1).all()
+    assert np.mean(kept) >= 0.95, kept
+    assert np.mean(areas, axis=0).min() >= 0.99, areas
 
-    near = score(new)
-    assert (near <= 1).mean() >= 0.9, "97.5 % on average; a hundred new images may have a few less"
-    for far in (score(mr), score(other)):
-        truth = np.concatenate([np.zeros(len(near)), np.ones(len(far))])
-        assert roc_auc_score(truth, np.concatenate([near, far])) >= 0.98
-    assert (score(mr) > 1).mean() >= 0.9
-    assert (score(other) > 1).all()
+
+def score(rule, statistics):
+    return rule.judge(np.zeros((len(statistics), 2)), np.zeros((len(statistics), 4)), statistics).ood_score

@@ -121,3 +121,12 @@ def test_nothing_is_said_as_none():
         "n": 0,
     }
     assert mean_interval([], []).estimate is None
+
+
+def test_a_count_of_zeros_and_ones_is_no_proportion(rng):
+    names = [str(i) for i in range(40)]
+    sizes = rng.integers(0, 2, 40)
+    assert mean_interval(sizes, names).method.startswith("Wilson")
+    assert "bootstrap" in mean_interval(sizes, names, proportion=False).method
+    alike = mean_interval(np.ones(40), names, proportion=False)
+    assert (alike.estimate, alike.ci_low, alike.method) == (1, None, "no interval: all bootstrap draws give the same value")

@@ -41,6 +41,31 @@ def test_no_threshold_is_better(text, seed):
     assert not np.isclose(prob, found, atol=1e-9).any(), "it lies between probabilities"
 
 
+def test_a_target_that_no_threshold_reaches_is_refused():
+    """A negative case with a probability of 1 is positive at every threshold."""
+    truth, prob = [0, 0, 1, 1], [0.1, 1.0, 0.4, 0.9]
+    with pytest.raises(UsageError, match=r"no threshold reaches it.*specificity that can be reached is 0\.5: 1 of 2 negative"):
+        threshold(OperatingPoint.parse("specificity=1"), truth, prob)
+    found = threshold(OperatingPoint.parse("specificity=0.5"), truth, prob)
+    assert rates(np.array(truth), np.array(prob), found)[:2] == (1, 0.5)
+    assert threshold(OperatingPoint.parse("sensitivity=1"), truth, prob) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("text", ["youden", "accuracy", "sensitivity=1", "specificity=1", "cost=1:8"])
+def test_sure_cases_are_decided_by_what_a_threshold_can_do(text):
+    """A threshold of 1 parts cases of probability 1 from the number below it; one above 1 does not exist."""
+    truth, prob = np.array([0, 0, 0, 1, 1]), np.array([0.2, 0.9, np.nextafter(1, 0), 1.0, 1.0])
+    found = threshold(OperatingPoint.parse(text), truth, prob)
+    assert found == 1
+    assert rates(truth, prob, found)[:2] == (1, 1)
+
+
+def test_the_best_is_chosen_among_thresholds_that_exist():
+    """To call no case positive would be cheapest, but the case of probability 1 is: then the other two may as well be."""
+    found = threshold(OperatingPoint.parse("cost=1:8"), [0, 1, 1], [1.0, 0.3, 0.2])
+    assert found == pytest.approx(0.1)
+
+
 def test_the_default_looks_at_nothing():
     assert threshold(OperatingPoint.parse("default"), [1, 1], [0.3, 0.4]) == 0.5
 

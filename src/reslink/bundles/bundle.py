@@ -15,7 +15,7 @@ from reslink.bundles import weights, zoo
 from reslink.bundles.card import model_card
 from reslink.bundles.decision import Decision
 from reslink.bundles.decision_arrays import DecisionArrays
-from reslink.bundles.fingerprints import TrainingImages
+from reslink.bundles.fingerprints import DIGEST, TrainingImages
 from reslink.bundles.record import (
     BUNDLE_JSON,
     CARD,
@@ -148,13 +148,12 @@ class Bundle:
         return measured
 
     @property
-    def seen_images(self) -> TrainingImages | None:
-        """The fingerprints of all images that weights or decision were fitted on; None where the former are not known."""
+    def calibration_images(self) -> TrainingImages | None:
+        """The fingerprints of the images that the decision was fitted on, none of them cleared; None where there are none."""
         arrays = self.decision.arrays
-        if self.training_images is None or arrays is None or "images" not in arrays.by_name:
-            return self.training_images
-        both = np.concatenate([self.training_images.fingerprints, arrays.by_name["images"]])
-        return TrainingImages(both, self.training_images.cleared)
+        if arrays is None or "images" not in arrays.by_name:
+            return None
+        return TrainingImages(arrays.by_name["images"], np.zeros((0, DIGEST), np.uint8))
 
     def with_decision(self, decision: Decision, folder: str | Path | None = None) -> Bundle:
         """Returns the bundle with another decision, written to a folder: whole or not at all.

@@ -76,6 +76,8 @@ def _fitted(rule: Decision, label: str) -> Iterator[str]:
     if (used := rule.fitted_on) is not None:
         warning = " Some of them the network may have learned from." if used.leakage else ""
         yield f"Fitted on {used.n_images} images in {used.n_groups} groups (data `{used.digest[:12]}…`).{warning}"
+        if used.caveat:
+            yield used.caveat
 
 
 def _abstaining(found: Any) -> Iterator[str]:

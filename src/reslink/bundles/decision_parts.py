@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Floats: TypeAlias = NDArray[np.float64]
+
+
+ONCE_USED: Final = (
+    "if training chose the epoch by this validation part, threshold, temperature and coverage rest on images that were "
+    "already used to choose, and may promise a little too much"
+)
 
 
 class IsotonicCurve(BaseModel):
@@ -92,3 +98,8 @@ class FittedOn(BaseModel):
     method: str
     operating_point: str
     leakage: bool = False
+
+    @property
+    def caveat(self) -> str:
+        """What to say of data by which the epoch of the weights was chosen, which a validation part is; empty for other."""
+        return ONCE_USED if self.split == "validation" else ""

@@ -9,7 +9,8 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import Data, Json, Overwrite
-from reslink.errors import GateError, UsageError
+from reslink.cli.verb import refuse_earlier
+from reslink.errors import GateError
 
 if TYPE_CHECKING:
     from reslink.datasets.manifest import Manifest
@@ -47,7 +48,7 @@ def audit(
 
     if out is None and fix is None and not json:
         out = Path("audit")
-    _refuse_earlier(out, overwrite)
+    refuse_earlier(out, "audit.json", "an audit", overwrite)
     manifest = Manifest.open(data, learnable=False)
     progress = console.progress()
     try:
@@ -67,13 +68,6 @@ def audit(
                 console.note(f"{name}: {path}")
         console.research_use_only()
     _judge(found)
-
-
-def _refuse_earlier(out: Path | None, overwrite: bool) -> None:
-    if out is not None and (out / "audit.json").exists() and not overwrite:
-        raise UsageError(
-            f"{out} holds an audit already", "Nothing is replaced unasked", "Choose another --out, or add --overwrite"
-        )
 
 
 def _page(found: dict[str, Any], manifest: Manifest, out: Path | None) -> Path | None:

@@ -9,7 +9,16 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import AllowLeakage, BatchSize, BundleFolder, Data, Device, Json, Overwrite
-from reslink.errors import UsageError
+from reslink.cli.verb import refuse_earlier
+
+_CALIBRATION = (("ece", "ECE"), ("brier", "Brier score"))
+_FIGURES = (
+    ("accuracy", "accuracy"),
+    ("sensitivity", "sensitivity (recall)"),
+    ("specificity", "specificity"),
+    ("retained", "kept by the gate"),
+    ("answered", "answered"),
+)
 
 EXAMPLES = (
     "reslink calibrate runs/first/bundle cohort.csv --split validation --out runs/first/calibrated",
@@ -57,8 +66,9 @@ def calibrate(
 
     Use data that the network did not learn from. Near copies of training images are left out.
     """
-    _refuse_earlier(out, overwrite)
+    refuse_earlier(out, "bundle.json", "a bundle", overwrite)
     from reslink.bundles.bundle import Bundle
+    from reslink.bundles.decision_parts import FittedOn
     from reslink.datasets.manifest import Manifest
     from reslink.evaluation.calibrate import calibrate_bundle
     from reslink.evaluation.fitting import Wishes
@@ -85,19 +95,14 @@ def calibrate(
         console.warn(f"{name} is left out: {reason}")
     for note in (*result["notes"], *_leakage(result)):
         console.warn(f"Warning: {note}.")
+    if caveat := FittedOn.model_validate(result["decision"]["fitted_on"]).caveat:
+        console.note(f"{caveat[0].upper()}{caveat[1:]}.")
     if json:
         console.json(result)
     else:
         _say(console, result)
     if result["failed"]:
         raise typer.Exit(1)
-
-
-def _refuse_earlier(out: Path | None, overwrite: bool) -> None:
-    if out is not None and (out / "bundle.json").exists() and not overwrite:
-        raise UsageError(
-            f"{out} holds a bundle already", "Nothing is replaced unasked", "Choose another --out, or add --overwrite"
-        )
 
 
 def _leakage(result: dict[str, Any]) -> list[str]:
@@ -108,39 +113,39 @@ def _say(console: Console, result: dict[str, Any]) -> None:
     decision, checked = result["decision"], result["held_out"]
     rows = [("images", f"{result['n']} in {result['n_groups']} groups")]
     how = "isotonic" if decision["isotonic"] else f"temperature {decision['temperature']:.3f}"
-    rows.append(("calibration", how + _change(checked)))
+    rows.append(("calibration", how))
     if decision["threshold"] is not None:
-        rows.append(("threshold", f"{decision['threshold']:.4f} ({decision['threshold_source']}){_reached(checked)}"))
-    rows.append(("prediction sets", _sets(decision["conformal"], checked)))
-    kept = "" if checked.get("retained") is None else f", keeps {checked['retained']:.3f} of held-out groups' images"
-    rows.append(("out-of-distribution gate", "none" if decision["ood"] is None else f"fitted{kept}"))
+        rows.append(("threshold", f"{decision['threshold']:.4f} ({decision['threshold_source']})"))
+    rows.append(("prediction sets", _sets(decision["conformal"])))
+    rows.append(("out-of-distribution gate", "none" if decision["ood"] is None else "fitted"))
     console.table(("part", "value"), rows, title="Decision")
     if checked["reason"]:
         console.warn(f"Warning: Nothing was checked on held-out groups. {checked['reason']}.")
+    else:
+        _checked(console, checked)
     console.note(f"bundle: {result['bundle']}; figures that it held are gone, run reslink evaluate on other data")
     console.research_use_only()
 
 
-def _change(checked: dict[str, Any]) -> str:
-    if "ece" not in checked:
-        return ""
-    return ", held-out groups: " + ", ".join(
-        f"{name} {checked[key]['before']:.4f} to {checked[key]['after']:.4f}"
-        for key, name in (("ece", "ECE"), ("brier", "Brier"))
-    )
-
-
-def _reached(checked: dict[str, Any]) -> str:
-    if checked.get("sensitivity") is None:
-        return ""
-    return f", held-out groups: sensitivity {checked['sensitivity']:.3f}, specificity {checked['specificity']:.3f}"
-
-
-def _sets(fitted: dict[str, Any] | None, checked: dict[str, Any]) -> str:
+def _sets(fitted: dict[str, Any] | None) -> str:
     if fitted is None:
         return "none"
-    what = f"{fitted['coverage']:g} {'in each class' if fitted['per_class'] else 'over all cases'}"
-    found = checked.get("sets")
-    if found is None:
-        return what
-    return f"{what}, held-out groups: coverage {found['coverage']:.3f}, {found['n_empty']} of {checked['n']} empty"
+    return f"{fitted['coverage']:g} {'in each class' if fitted['per_class'] else 'over all cases'}"
+
+
+def _checked(console: Console, checked: dict[str, Any]) -> None:
+    """Writes a table of the figures on held-out groups."""
+    from reslink.cli.pipeline import figure_row
+
+    found = {f"{title} {when}": checked[name][when] for name, title in _CALIBRATION for when in ("before", "after")}
+    found |= {title: checked[name] for name, title in _FIGURES if checked[name] is not None}
+    if (sets := checked["sets"]) is not None:
+        found["coverage of the sets"] = sets["coverage"]
+        found |= {f"coverage of the sets, {name}": value for name, value in sets["coverage_by_class"].items()}
+        found["classes in a set, mean"] = sets["mean_size"]
+    rows = [figure_row(title, value) for title, value in found.items()]
+    console.table(("figure", ">estimate", "95 % interval", ">n", "method"), rows, title="On held-out groups")
+    if sets is not None:
+        console.note(f"Of {checked['n']} held-out sets {sets['n_empty']} are empty.")
+    for note in checked["notes"]:
+        console.warn(f"Warning: {note}.")

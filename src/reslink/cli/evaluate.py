@@ -9,7 +9,7 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import AllowLeakage, BatchSize, BundleFolder, Data, Device, Json, Overwrite
-from reslink.errors import UsageError
+from reslink.cli.verb import refuse_earlier
 
 EXAMPLES = (
     "reslink evaluate runs/first/bundle other-hospital/ --out judged",
@@ -47,7 +47,7 @@ def evaluate(
     from reslink.evaluation.evaluate import evaluate_bundle
     from reslink.reports.page import evaluation_report
 
-    _refuse_earlier(out, overwrite)
+    refuse_earlier(out, "evaluation.json", "an evaluation", overwrite)
     manifest = Manifest.open(data, labels=Bundle.load(bundle).labels)
     result = evaluate_bundle(
         bundle,
@@ -74,12 +74,3 @@ def evaluate(
         console.research_use_only()
     if result["failed"]:
         raise typer.Exit(1)
-
-
-def _refuse_earlier(out: Path, overwrite: bool) -> None:
-    if (out / "evaluation.json").exists() and not overwrite:
-        raise UsageError(
-            f"{out} holds an evaluation already",
-            "Nothing is replaced unasked",
-            "Choose another --out, or add --overwrite",
-        )

@@ -171,11 +171,16 @@ def figures(console: Console, metrics: dict[str, Any], names: tuple[str, ...], t
     for name in names:
         found = metrics.get(name)
         if found is not None:
-            interval = "–" if found["ci_low"] is None else f"{found['ci_low']:.3f} to {found['ci_high']:.3f}"
-            value = "–" if found["estimate"] is None else f"{found['estimate']:.3f}"
-            rows.append((NAMES[name], value, interval, str(found["n"]), _method(found)))
+            rows.append(figure_row(NAMES[name], found))
     if rows:
         console.table(("figure", ">estimate", "95 % interval", ">n", "method"), rows, title=title)
+
+
+def figure_row(title: str, found: dict[str, Any]) -> tuple[str, str, str, str, str]:
+    """Returns a row of a table of figures: title, estimate, 95 % interval, n and method."""
+    interval = "–" if found["ci_low"] is None else f"{found['ci_low']:.3f} to {found['ci_high']:.3f}"
+    value = "–" if found["estimate"] is None else f"{found['estimate']:.3f}"
+    return (title, value, interval, str(found["n"]), _method(found))
 
 
 def _method(found: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.offline import refuse_network
-from reslink.errors import ReslinkError, StorageError
+from reslink.errors import ReslinkError, StorageError, UsageError
 
 P = ParamSpec("P")
 
@@ -57,6 +57,24 @@ def verb(function: Callable[Concatenate[Console, P], None]) -> Callable[..., Non
     ]
     run.__signature__ = signature.replace(parameters=[*own, *common])  # type: ignore[attr-defined]
     return run
+
+
+def refuse_earlier(out: Path | None, file: str, what: str, overwrite: bool) -> None:
+    """Refuses a folder that holds what an earlier run wrote, unless it may be replaced.
+
+    Args:
+        out: The folder; None where nothing is written.
+        file: The file by which the earlier result is known.
+        what: What it is called, with its article.
+        overwrite: Whether it may be replaced.
+
+    Raises:
+        UsageError: If it is there and may not be replaced.
+    """
+    if out is not None and (out / file).exists() and not overwrite:
+        raise UsageError(
+            f"{out} holds {what} already", "Nothing is replaced unasked", "Choose another --out, or add --overwrite"
+        )
 
 
 @contextmanager

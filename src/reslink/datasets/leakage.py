@@ -19,6 +19,13 @@ from reslink.files import sha256
 TWIN: Final = "twin of a training image"
 PATIENT: Final = "patient of the training data"
 TWIN_OF_TWIN: Final = "twin of an image that is linked to the training data"
+TRAINING: Final = (TWIN, PATIENT, TWIN_OF_TWIN)
+CALIBRATION: Final = (
+    "calibration image",
+    "patient of the calibration data",
+    "twin of an image that is linked to the calibration data",
+)
+"""Why a case is linked: by itself, by its patient, or by its twin."""
 
 CERTAIN: Final = 0.9
 """Estimated correlation from which a link also tells about the other images of the patient or twin group. Links between
@@ -88,14 +95,14 @@ def training_images(manifest: Manifest, thumbnails: Thumbnails, groups: Sequence
 
 
 def recognised(images: TrainingImages, thumbnails: Thumbnails) -> dict[int, float]:
-    """Finds the near copies of a network's training images.
+    """Finds the near copies of a network's training images, or of the images that its decision was fitted on.
 
     Args:
         images: What its bundle keeps of them.
         thumbnails: (m, 64, 64) uint8 of the cases.
 
     Returns:
-        The highest estimated correlation with a training image, by the index of the case; cases that are no near copy,
+        The highest estimated correlation with one of these images, by the index of the case; cases that are no near copy,
         or were compared at training and found to be none, are left out.
     """
     cleared = {row.tobytes() for row in images.cleared}
@@ -106,13 +113,16 @@ def recognised(images: TrainingImages, thumbnails: Thumbnails) -> dict[int, floa
     return {i: found[i] for i, digest in zip(sorted(found), digests, strict=True) if digest.tobytes() not in cleared}
 
 
-def spread(manifest: Manifest, groups: Sequence[str], found: dict[int, float]) -> dict[int, str]:
+def spread(
+    manifest: Manifest, groups: Sequence[str], found: dict[int, float], words: tuple[str, str, str] = TRAINING
+) -> dict[int, str]:
     """Returns why each case is linked to the training images: by itself, by its patient, or by its twin.
 
     Args:
         manifest: The cases.
         groups: The group of each case, patients and near copies joined.
         found: The near copies of training images, as ``recognised`` returns them.
+        words: What the three reasons are called: ``TRAINING`` or ``CALIBRATION``.
     """
     certain = [i for i, alike in found.items() if alike >= CERTAIN]
     patients = {manifest.cases[i].patient_id for i in certain} - {None}
@@ -120,11 +130,11 @@ def spread(manifest: Manifest, groups: Sequence[str], found: dict[int, float]) -
     reasons: dict[int, str] = {}
     for i, (case, group) in enumerate(zip(manifest.cases, groups, strict=True)):
         if i in found:
-            reasons[i] = TWIN
+            reasons[i] = words[0]
         elif case.patient_id in patients:
-            reasons[i] = PATIENT
+            reasons[i] = words[1]
         elif group in known:
-            reasons[i] = TWIN_OF_TWIN
+            reasons[i] = words[2]
     return reasons
 
 

@@ -11,21 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles import zoo
-from reslink.bundles.decision import Decision, Verdicts
+from reslink.bundles.decision import Decision
 from reslink.bundles.decision_arrays import DecisionArrays
 from reslink.bundles.decision_parts import FittedOn
 from reslink.datasets import twins
 from reslink.datasets.fingerprints import fingerprint
 from reslink.datasets.loading import PixelCache
 from reslink.datasets.manifest import Manifest
-from reslink.errors import UsageError
 from reslink.evaluation import leakage
 from reslink.evaluation.cases import chosen_cases, decoded_in, run_network
-from reslink.evaluation.fitting import Evidence, Wishes, fit, folds
-from reslink.inference.classifier import Classifier
+from reslink.evaluation.fitting import Evidence, Wishes, fit
+from reslink.evaluation.held_out import held_out
+from reslink.inference.classifier import Classifier, Outputs
 from reslink.labels import Labels
-from reslink.metrics.calibration import brier_score, expected_calibration_error
-from reslink.metrics.conformal import covered
 from reslink.training.progress import Progress, Silent
 
 Rows: TypeAlias = NDArray[np.int64]
@@ -44,7 +42,7 @@ def calibrate_bundle(
     allow_leakage: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Fits the decision of a bundle and stores it.
+    """Fits the decision of a bundle and stores it; where anything fails, nothing is replaced.
 
     Cases that are linked to the images the network learned from are left out and listed under ``excluded``
     (:mod:`reslink.evaluation.leakage`): a network is surer of them than of new ones. The fingerprints of the cases that
@@ -64,13 +62,13 @@ def calibrate_bundle(
 
     Returns:
         ``bundle`` (its folder), ``n``, ``n_groups``, ``excluded``, ``linked``, ``n_excluded``, ``leakage``, ``failed``,
-        ``decision``, ``notes`` (what could not be fitted and why), ``held_out`` (see :func:`held_out`),
-        ``research_use_only``.
+        ``decision``, ``notes`` (what could not be fitted and why), ``held_out`` (see
+        :func:`reslink.evaluation.held_out.held_out`), ``research_use_only``.
 
     Raises:
         BundleError: If the bundle cannot be used.
-        UsageError: If a label is unknown to the bundle, a class is missing, there are too few groups, or a shipped bundle
-            would be replaced.
+        UsageError: If a label is unknown to the bundle, a class is missing, there are too few groups, no threshold reaches the
+            operating point, or a shipped bundle would be replaced.
         InputError: If the network gives no finite value for any case.
         GateError: If every case is linked to the training data.
         StorageError: If the new bundle cannot be written; what stood there before still stands.
@@ -87,18 +85,12 @@ def calibrate_bundle(
         leaks = leakage.find(bare, manifest, cache, groups, place, split=split, allowed=allow_leakage)
         listener.message(f"Running the network on {len(leaks.rows)} images")
         rows, found, broken = run_network(classifier, cache, leaks.rows, batch_size, statistics=True)
-        assert found.statistics is not None  # noqa: S101  (they were asked for)
-        evidence = Evidence(
-            np.asarray(found.logits, dtype=np.float64),
-            np.asarray(found.features, dtype=np.float64),
-            found.statistics,
-            np.array([classifier.labels.index(cache.manifest.cases[row].label) for row in rows], dtype=np.int64),
-            [groups[row] for row in rows],
-        )
-        decision, notes = fit(evidence, wished, classifier.labels)
+        evidence = _evidence(found, rows, cache, groups, classifier.labels)
         used = cache.manifest.subset(rows.tolist())
         images = fingerprint(np.asarray(cache.thumbnails[rows]))
         digest = used.digest(cache.file_hashes)
+    decision, notes = fit(evidence, wished, classifier.labels)
+    checked = held_out(evidence, wished, classifier.bundle.decision, decision, classifier.labels)
     source = FittedOn(
         digest=digest,
         n_images=len(evidence),
@@ -111,9 +103,7 @@ def calibrate_bundle(
     )
     arrays = DecisionArrays({**({} if decision.arrays is None else decision.arrays.by_name), "images": images})
     fitted = decision.model_copy(update={"fitted_on": source, "arrays": arrays})
-    saved = classifier.bundle.with_decision(fitted, out)
-    return {
-        "bundle": str(saved.folder),
+    result = {
         "n": len(evidence),
         "n_groups": evidence.n_groups,
         "split": split,
@@ -122,9 +112,22 @@ def calibrate_bundle(
         "failed": dict(cache.failed) | broken,
         "decision": fitted.model_dump(mode="json"),
         "notes": notes,
-        "held_out": held_out(evidence, wished, classifier.bundle.decision, classifier.labels),
+        "held_out": checked,
         "research_use_only": True,
     }
+    saved = classifier.bundle.with_decision(fitted, out)  # last: where anything above fails, nothing is replaced
+    return {"bundle": str(saved.folder), **result}
+
+
+def _evidence(found: Outputs, rows: Rows, cache: PixelCache, groups: list[str], labels: Labels) -> Evidence:
+    assert found.statistics is not None  # noqa: S101  (they were asked for)
+    return Evidence(
+        np.asarray(found.logits, dtype=np.float64),
+        np.asarray(found.features, dtype=np.float64),
+        found.statistics,
+        np.array([labels.index(cache.manifest.cases[row].label) for row in rows], dtype=np.int64),
+        [groups[row] for row in rows],
+    )
 
 
 def _decoded(part: Manifest, classifier: Classifier, folder: Path, listener: Progress) -> PixelCache:
@@ -140,64 +143,3 @@ def _decoded(part: Manifest, classifier: Classifier, folder: Path, listener: Pro
         return PixelCache.open(part, classifier.bundle.preprocess, folder, progress=hear)
     finally:
         listener.end()
-
-
-def held_out(evidence: Evidence, wishes: Wishes, before: Decision, labels: Labels) -> dict[str, Any]:
-    """Returns how a decision fitted to four fifths of the groups does on the rest, over five such divisions.
-
-    Args:
-        evidence: All cases.
-        wishes: What the decision is to hold.
-        before: The decision that the bundle had.
-        labels: The K classes.
-
-    Returns:
-        ``brier`` and ``ece`` (``before``, ``after``), ``sets`` (``coverage``, ``coverage_by_class``, ``mean_size``,
-        ``n_empty``; null where none were fitted), ``retained`` (share that the gate keeps, null where none was fitted),
-        ``answered`` (share that is not abstained from), ``sensitivity`` and ``specificity`` with two classes, ``n``, and
-        ``reason``, which says why the others are null where a fifth of the groups leaves too little to fit on.
-    """
-    found: list[tuple[Rows, Verdicts]] = []
-    try:
-        for inner, outer in folds(evidence):
-            decision, _ = fit(evidence.take(inner), wishes, labels)
-            found.append((outer, decision.judge(*_inputs(evidence, outer))))
-    except UsageError as error:
-        return {"reason": f"Four fifths of the groups are too few to fit on: {error.given}", "n": len(evidence)}
-    rows = np.concatenate([outer for outer, _ in found])
-    return {"n": len(rows), "reason": None, **_figures(evidence.take(rows), [verdicts for _, verdicts in found], before)}
-
-
-def _inputs(evidence: Evidence, rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    return evidence.logits[rows], evidence.features[rows], evidence.statistics[rows]
-
-
-def _figures(cases: Evidence, verdicts: list[Verdicts], before: Decision) -> dict[str, Any]:
-    truth = cases.y_true
-    now = np.concatenate([verdict.probabilities for verdict in verdicts])
-    earlier = before.probabilities(cases.logits)
-    predicted = np.concatenate([verdict.predicted for verdict in verdicts])
-    sets = [verdict.sets for verdict in verdicts if verdict.sets is not None]
-    scores = [verdict.ood_score for verdict in verdicts if verdict.ood_score is not None]
-    abstain = [verdict.abstain for verdict in verdicts if verdict.abstain is not None]
-    whole = len(verdicts)
-    return {
-        "brier": {"before": brier_score(truth, earlier), "after": brier_score(truth, now)},
-        "ece": {"before": expected_calibration_error(truth, earlier), "after": expected_calibration_error(truth, now)},
-        "sets": _sets(np.concatenate(sets), truth) if len(sets) == whole else None,
-        "retained": float((np.concatenate(scores) <= 1).mean()) if len(scores) == whole else None,
-        "answered": float((~np.concatenate(abstain)).mean()) if len(abstain) == whole else None,
-        "accuracy": float((predicted == truth).mean()),
-        "sensitivity": float((predicted[truth == 1] == 1).mean()) if now.shape[1] == 2 else None,
-        "specificity": float((predicted[truth == 0] == 0).mean()) if now.shape[1] == 2 else None,
-    }
-
-
-def _sets(sets: NDArray[np.bool_], truth: NDArray[np.int64]) -> dict[str, Any]:
-    held, size = covered(sets, truth), sets.sum(axis=1)
-    return {
-        "coverage": float(held.mean()),
-        "coverage_by_class": [float(held[truth == k].mean()) for k in range(sets.shape[1])],
-        "mean_size": float(size.mean()),
-        "n_empty": int((size == 0).sum()),
-    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -32,8 +33,15 @@ FEWEST_GROUPS: Final = 10
 FEWEST_GROUPS_OF_A_GATE: Final = 40
 """With fewer the limit that keeps 97.5 % would be the most unusual image itself."""
 
-FEW_FOR_ISOTONIC: Final = 500
-"""Niculescu-Mizil and Caruana 2005 (ICML, section 5) find isotonic curves overfitting below some 1,000 cases."""
+FEW_FOR_ISOTONIC: Final = 1000
+"""Niculescu-Mizil and Caruana 2005 (ICML, section 5) find isotonic curves overfitting below some 1,000 cases; so does the
+user guide of scikit-learn."""
+
+NO_TEMPERATURE: Final = "No temperature"
+NO_SETS: Final = "No prediction sets"
+IN_EVERY_SET: Final = "is in every set"
+NO_GATE: Final = "No out-of-distribution gate"
+"""How the notes of :func:`fit` on what could not be fitted begin, or what they hold."""
 
 _FOLDS: Final = 5
 _LEAST_LIMIT: Final = 1e-6
@@ -147,12 +155,13 @@ def _check(evidence: Evidence, wishes: Wishes, labels: Labels) -> None:
 def _calibration(evidence: Evidence, wishes: Wishes, notes: list[str]) -> dict[str, object]:
     if wishes.method == "temperature":
         if (two_columns(evidence.logits).argmax(axis=1) == evidence.y_true).all():
-            notes.append(f"No temperature: the network is right on all {len(evidence)} images, so that the best one would be 0")
+            why = f"the network is right on all {len(evidence)} images, so that the best one would be 0"
+            notes.append(f"{NO_TEMPERATURE}: {why}")
             return {}
         return {"temperature": fit_temperature(evidence.logits, evidence.y_true)}
     if len(evidence) < FEW_FOR_ISOTONIC:
         notes.append(
-            f"The isotonic curve rests on {len(evidence)} images; below {FEW_FOR_ISOTONIC} a temperature is usually nearer"
+            f"The isotonic curve rests on {len(evidence)} images; below {FEW_FOR_ISOTONIC:,} a temperature is usually nearer"
         )
     return {"isotonic": fit_isotonic(evidence.logits, evidence.y_true)}
 
@@ -206,11 +215,11 @@ def fit_sets(evidence: Evidence, coverage: float, per_class: bool, labels: Label
     limits = conformal.quantiles(plain, evidence.y_true, coverage, per_class=per_class)
     needed = conformal.fewest(coverage)
     if len(evidence) < needed:
-        notes.append(f"No prediction sets: {len(evidence)} images; a coverage of {coverage:g} takes {needed} or more")
+        notes.append(f"{NO_SETS}: {len(evidence)} images; a coverage of {coverage:g} takes {needed} or more")
         return None
     for name, limit in zip(labels.names, limits, strict=True):
         if np.isinf(limit):
-            notes.append(f"{name!r} is in every set: it has fewer than the {needed} images that the coverage takes")
+            notes.append(f"{name!r} {IN_EVERY_SET}: it has fewer than the {needed} images that the coverage takes")
     return Conformal(
         coverage=coverage,
         per_class=per_class,
@@ -230,11 +239,16 @@ def fit_gate(evidence: Evidence, notes: list[str]) -> tuple[OodGate | None, Deci
         notes: Takes what could not be done.
     """
     if evidence.n_groups < FEWEST_GROUPS_OF_A_GATE:
-        notes.append(f"No out-of-distribution gate: {evidence.n_groups} groups; it takes {FEWEST_GROUPS_OF_A_GATE} or more")
+        notes.append(f"{NO_GATE}: {evidence.n_groups} groups; it takes {FEWEST_GROUPS_OF_A_GATE} or more")
+        return None, None
+    try:
+        fifths = folds(evidence)
+    except UsageError as error:
+        notes.append(f"{NO_GATE}: {error.given}")
         return None, None
     rows = {"statistics": evidence.statistics, "features": evidence.features}
     outside = {part: np.zeros(len(evidence)) for part in PARTS}
-    for inner, outer in folds(evidence):
+    for inner, outer in fifths:
         for part in PARTS:
             outside[part][outer] = Gaussian.fit(rows[part][inner]).distance(rows[part][outer])
     alone = {part: max(np.quantile(outside[part], RETAINED, method="higher"), _LEAST_LIMIT) for part in PARTS}
@@ -251,10 +265,25 @@ def fit_gate(evidence: Evidence, notes: list[str]) -> tuple[OodGate | None, Deci
     return gate, DecisionArrays(arrays)
 
 
-def folds(evidence: Evidence) -> Iterator[tuple[Ints, Ints]]:
-    """Yields the rows of four fifths of the groups and those of the rest, five times; classes are spread evenly."""
+def folds(evidence: Evidence) -> list[tuple[Ints, Ints]]:
+    """Returns the rows of four fifths of the groups and those of the rest, five times; classes are spread evenly.
+
+    Raises:
+        UsageError: If there are fewer than five groups, or no class has five images.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    split = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
     numbers = np.unique(np.asarray(evidence.groups), return_inverse=True)[1]
-    yield from split.split(np.zeros(len(evidence)), evidence.y_true, numbers)
+    largest = int(np.bincount(evidence.y_true).max())
+    if largest < _FOLDS or evidence.n_groups < _FOLDS:
+        few = f"no class has more than {largest} images" if largest < _FOLDS else f"there are {evidence.n_groups} groups"
+        raise UsageError(
+            f"The cases cannot be divided into fifths: {few}",
+            f"It takes {_FOLDS} images of a class, in {_FOLDS} groups (patients, near copies together), or more",
+            "Give more data that the network did not learn from",
+        )
+    split = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
+    with warnings.catch_warnings():  # a class of fewer than five images is missing in a fold, and the fit there says so
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        found = list(split.split(np.zeros(len(evidence)), evidence.y_true, numbers))
+    return [(inner, outer) for inner, outer in found if len(outer)]  # few large groups may leave a fifth empty

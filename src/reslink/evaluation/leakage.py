@@ -12,43 +12,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.fingerprints import TrainingImages
 from reslink.datasets import twins
-from reslink.datasets.leakage import PATIENT, TWIN, recognised, spread
+from reslink.datasets.leakage import CALIBRATION, PATIENT, TWIN, recognised, spread
 from reslink.datasets.loading import PixelCache
 from reslink.datasets.manifest import Manifest
+from reslink.datasets.thumbnails import Thumbnails
 from reslink.errors import GateError, UsageError
 
 UNKNOWN: Final = "unknown"
 NONE: Final = "none found"
 LEFT_OUT: Final = "left out"
 ALLOWED: Final = "allowed"
+_UNKNOWN: Final = (
+    "Whether the network learned from these images is not known: the bundle keeps no fingerprints of its training images"
+)
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """Which of the cases to judge are linked to the training data, and what is done about it.
+    """Which of the cases to judge are linked to the training or calibration data, and what is done about it.
 
     Attributes:
         names: The cases that could be read, in the order of their rows.
-        reasons: Why a row is linked; None where nothing is known of the training images.
+        reasons: Why a row is linked.
         allowed: Whether linked cases are judged all the same.
+        known: Whether the training images are known; those of the calibration may be where they are not.
     """
 
     names: list[str]
-    reasons: Mapping[int, str] | None
+    reasons: Mapping[int, str]
     allowed: bool
+    known: bool = True
 
     @property
     def status(self) -> str:
         """``unknown``, ``none found``, ``left out`` or ``allowed``."""
-        if self.reasons is None:
-            return UNKNOWN
-        return NONE if not self.reasons else ALLOWED if self.allowed else LEFT_OUT
+        if self.reasons and self.allowed:
+            return ALLOWED
+        return UNKNOWN if not self.known else LEFT_OUT if self.reasons else NONE
+
+    @property
+    def linked_to(self) -> str:
+        """``training``, ``calibration`` or ``training or calibration``: the data that the linked cases are linked to."""
+        why = set(self.reasons.values())
+        return " or ".join(
+            name for name, linked in (("training", why - set(CALIBRATION)), ("calibration", why & set(CALIBRATION))) if linked
+        )
 
     @property
     def rows(self) -> NDArray[np.int64]:
         """The rows to judge."""
-        out = {} if self.allowed else self.reasons or {}
+        out = {} if self.allowed else self.reasons
         return np.array([row for row in range(len(self.names)) if row not in out], np.int64)
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,7 +72,7 @@ class Leakage:
         ``excluded`` are the cases left out and ``linked`` those judged all the same, each with ``path`` and ``reason``;
         ``n_excluded``; and ``leakage`` with ``status``, ``n_linked`` (null where unknown) and a ``message``.
         """
-        found = [{"path": self.names[row], "reason": reason} for row, reason in sorted((self.reasons or {}).items())]
+        found = [{"path": self.names[row], "reason": reason} for row, reason in sorted(self.reasons.items())]
         excluded = [] if self.allowed else found
         return {
             "excluded": excluded,
@@ -65,19 +80,21 @@ class Leakage:
             "linked": found if self.allowed else [],
             "leakage": {
                 "status": self.status,
-                "n_linked": None if self.reasons is None else len(found),
+                "n_linked": None if self.status == UNKNOWN else len(found),
                 "message": self._message(),
             },
         }
 
     def _message(self) -> str:
-        share = f"{len(self.reasons or ())} of {len(self.names)} cases are linked to the training data"
-        return {
-            UNKNOWN: "Whether the network learned from these images is not known: the bundle keeps no fingerprints",
-            NONE: "No case is a near copy of a training image",
-            LEFT_OUT: f"{share} and were left out",
-            ALLOWED: f"{share} and were judged all the same, as was asked for: every figure may be too good",
-        }[self.status]
+        share = f"{len(self.reasons)} of {len(self.names)} cases are linked to the {self.linked_to} data"
+        parts = []
+        if self.reasons and self.allowed:
+            parts.append(f"{share} and were judged all the same, as was asked for: every figure may be too good")
+        elif self.reasons:
+            parts.append(f"{share} and were left out")
+        if not self.known:
+            parts.append(_UNKNOWN)
+        return ". ".join(parts or ["No case is a near copy of a training image"])
 
 
 def find(
@@ -91,11 +108,11 @@ def find(
     allowed: bool = False,
     known: Mapping[str, str] | None = None,
 ) -> Leakage:
-    """Finds the cases that are linked to the images a bundle learned from.
+    """Finds the cases that are linked to the images a bundle learned from, or those its decision was fitted on.
 
-    They are known by the fingerprints in the bundle; a link that is beyond doubt tells about the whole patient and the
-    whole twin group. Where the data set states a split and the bundle learned from its training part, patients and near
-    copies must not stand on both sides.
+    They are known by the fingerprints in the bundle, where it keeps them; a link that is beyond doubt tells about the
+    whole patient and the whole twin group. Where the data set states a split and the bundle learned from its training
+    part, patients and near copies must not stand on both sides.
 
     Args:
         bundle: The bundle.
@@ -110,20 +127,23 @@ def find(
     Raises:
         GateError: If the stated split has a patient or near copies on both sides, or every case is linked, unless allowed.
     """
-    bundle = replace(bundle, training_images=bundle.seen_images)  # those it was calibrated on count as well
     names = [case.name for case in cache.manifest.cases]
     if known is not None:
         return Leakage(names, {row: known[name] for row, name in enumerate(names) if name in known}, allowed)
-    images = bundle.training_images
-    direct = {} if images is None else recognised(images, cache.thumbnails)
-    torn = _torn(bundle, manifest, cache, folder, split, suspicious=bool(direct))
+    learned = _recognised(bundle.training_images, cache.thumbnails)
+    tuned = _recognised(bundle.calibration_images, cache.thumbnails)  # "cleared" speaks of training images alone
+    torn = _torn(bundle, manifest, cache, folder, split, suspicious=bool(learned or tuned))
     if torn and not allowed:
         raise _refused_split(names, torn, split)
-    reasons = {**spread(cache.manifest, groups, direct), **torn}
-    found = Leakage(names, None if images is None and not torn else reasons, allowed)
+    why = (spread(cache.manifest, groups, tuned, CALIBRATION), spread(cache.manifest, groups, learned), torn)
+    found = Leakage(names, {**why[0], **why[1], **why[2]}, allowed, known=bundle.training_images is not None)
     if not len(found.rows):
         raise _all_linked(found)
     return found
+
+
+def _recognised(images: TrainingImages | None, thumbnails: Thumbnails) -> dict[int, float]:
+    return {} if images is None else recognised(images, thumbnails)
 
 
 def mark(result: Any, leakage: Leakage) -> None:
@@ -165,8 +185,8 @@ def _torn(
 
 def _linked_to(bundle: Bundle, cache: PixelCache, suspects: PixelCache) -> dict[int, str]:
     """Returns the rows that are linked to those suspects that the bundle learned from."""
-    assert bundle.training_images is not None  # noqa: S101  (the caller looked)
-    trained = recognised(bundle.training_images, suspects.thumbnails)
+    images = (bundle.training_images, bundle.calibration_images)
+    trained: set[int] = set().union(*(_recognised(part, suspects.thumbnails) for part in images))
     both = replace(cache.manifest, cases=(*cache.manifest.cases, *suspects.manifest.cases))
     joined = twins.groups(both, np.concatenate([cache.thumbnails, suspects.thumbnails]), alike=False)
     learned = {joined[len(cache) + row] for row in trained}
@@ -191,7 +211,7 @@ def _refused_split(names: list[str], torn: Mapping[int, str], split: str | None)
 
 def _all_linked(found: Leakage) -> GateError:
     return GateError(
-        f"All {len(found.names)} images are linked to the training data of the bundle",
-        "A figure is reported on images that the network did not learn from, and that are no near copies of those",
+        f"All {len(found.names)} images are linked to the {found.linked_to} data of the bundle",
+        "A figure is reported on images that the bundle neither learned from nor was calibrated on, nor near copies of those",
         "Give other data, or add --allow-leakage: every figure then says so",
     )

@@ -33,8 +33,8 @@ def selective(y_true: Ints, verdicts: Verdicts | None, groups: Sequence[str], la
 
     Returns:
         ``coverage`` (share of cases answered, with interval), ``n_covered``, ``n_abstained``, ``reasons`` (cases by
-        reason), ``metrics`` (of the covered cases alone; empty where there is none), ``sets`` (``coverage`` with interval,
-        ``coverage_by_class``, ``mean_size``, ``n_empty``, ``n_single``, ``n_several``; null where none were fitted),
+        reason), ``metrics`` (of the covered cases alone; empty where there is none), ``sets`` (see :func:`set_figures`; null
+        where none were fitted),
         ``n_refused`` (by the gate; null where none was fitted), ``risk_coverage`` (of all cases by the probability of the
         predicted class: ``aurc``, ``curve``, ``n``) and ``note``.
     """
@@ -49,7 +49,7 @@ def selective(y_true: Ints, verdicts: Verdicts | None, groups: Sequence[str], la
         "n_abstained": int(abstain.sum()),
         "reasons": dict(Counter(reason for reasons in verdicts.reasons for reason in reasons)),
         "metrics": _metrics(y_true, verdicts, groups, labels, kept, seed),
-        "sets": None if verdicts.sets is None else _sets(y_true, verdicts.sets, groups, labels, seed),
+        "sets": None if verdicts.sets is None else set_figures(y_true, verdicts.sets, groups, labels, seed),
         "n_refused": None if verdicts.ood_score is None else int((verdicts.ood_score > 1).sum()),
         "risk_coverage": selective_summary(verdicts.predicted != y_true, sureness, groups, seed),
         "note": NOTHING_FITTED if verdicts.abstain is None else _note(len(kept)),
@@ -69,15 +69,29 @@ def _metrics(
     return {name: estimate.as_dict() for name, estimate in estimates(*parts, labels.names, seed)[0].items()}
 
 
-def _sets(y_true: Ints, sets: NDArray[np.bool_], groups: Sequence[str], labels: Labels, seed: int) -> dict[str, Any]:
+def set_figures(y_true: Ints, sets: NDArray[np.bool_], groups: Sequence[str], labels: Labels, seed: int = 0) -> dict[str, Any]:
+    """Returns what is to be known of prediction sets.
+
+    Args:
+        y_true: (n,) class indices.
+        sets: (n, K) whether each class belongs to the set of each case.
+        groups: (n,) the patient or twin group of each case.
+        labels: The K classes.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        ``coverage``, ``coverage_by_class`` (by name) and ``mean_size``, each an estimate with its 95 % interval;
+        ``n_empty``, ``n_single`` and ``n_several``.
+    """
     held, size = covered(sets, y_true), sets.sum(axis=1)
-    by_class = {
-        name: None if not (y_true == k).any() else float(held[y_true == k].mean()) for k, name in enumerate(labels.names)
-    }
+    by_class = {}
+    for k, name in enumerate(labels.names):
+        rows = np.flatnonzero(y_true == k)
+        by_class[name] = mean_interval(held[rows], [groups[row] for row in rows.tolist()], seed).as_dict()
     return {
         "coverage": mean_interval(held, groups, seed).as_dict(),
         "coverage_by_class": by_class,
-        "mean_size": float(size.mean()),
+        "mean_size": mean_interval(size, groups, seed, proportion=False).as_dict(),
         "n_empty": int((size == 0).sum()),
         "n_single": int((size == 1).sum()),
         "n_several": int((size > 1).sum()),

@@ -259,7 +259,14 @@ def _bca_levels(estimate: float, defined: Floats, draws: Draws, tail: float) -> 
     return (low, high), "BCa"
 
 
-def mean_interval(values: ArrayLike, groups: Sequence[str] | NDArray[np.str_], seed: int = 0, draws: int = 1000) -> Estimate:
+def mean_interval(
+    values: ArrayLike,
+    groups: Sequence[str] | NDArray[np.str_],
+    seed: int = 0,
+    draws: int = 1000,
+    *,
+    proportion: bool = True,
+) -> Estimate:
     """Returns the mean of a figure that each case has, with its interval over groups.
 
     Args:
@@ -267,12 +274,13 @@ def mean_interval(values: ArrayLike, groups: Sequence[str] | NDArray[np.str_], s
         groups: (n,) the group of each case.
         seed: Seed of the draws.
         draws: Bootstrap draws.
+        proportion: Whether zeros and ones alone are a proportion; not so for counts, which could be 2 in other cases.
     """
     cases = np.asarray(values, dtype=np.float64)
     if cases.size == 0:
         return undefined("there is no case to count", 0)
     bootstrap = GroupBootstrap(groups, draws, seed)
-    if np.isin(cases, (0.0, 1.0)).all():
+    if proportion and np.isin(cases, (0.0, 1.0)).all():
         found = proportion_interval(cases == 1, bootstrap.index, single=bootstrap.single)
         if found is not None:
             return found

@@ -15,6 +15,7 @@ from reslink.errors import InputError, UsageError, nearest
 Floats: TypeAlias = NDArray[np.float64]
 Criterion: TypeAlias = Literal["default", "youden", "accuracy", "sensitivity", "specificity", "cost"]
 
+_SLACK = 1e-12
 _ALLOWED = "An operating point is default, youden, sensitivity=0.95, specificity=0.95 or cost=FN:FP such as cost=5:1"
 
 
@@ -68,7 +69,7 @@ def threshold(point: OperatingPoint, y_true: ArrayLike, y_prob: ArrayLike) -> fl
     """Returns the threshold that reaches an operating point on labelled cases.
 
     It lies in the middle of the gap below the lowest probability that is called positive, so that a case with a
-    probability that was seen is not decided by rounding.
+    probability that was seen is not decided by rounding. Cases with a probability of 1 are positive at every threshold.
 
     Args:
         point: What is to be reached.
@@ -80,6 +81,7 @@ def threshold(point: OperatingPoint, y_true: ArrayLike, y_prob: ArrayLike) -> fl
 
     Raises:
         InputError: If one of the two classes is missing.
+        UsageError: If no threshold reaches the target.
     """
     if point.criterion == "default":
         return 0.5
@@ -89,17 +91,35 @@ def threshold(point: OperatingPoint, y_true: ArrayLike, y_prob: ArrayLike) -> fl
             "All cases are of one class", "An operating point is chosen on cases of both classes", "Add cases of the other"
         )
     fpr, tpr, cuts = roc_curve(truth, scores, drop_intermediate=False)
-    return _below(float(min(cuts[_best(point, fpr, tpr, float(truth.mean()))], 1.0)), scores)
+    if scores.max() >= 1:  # the first cut calls no case positive, and there is no such threshold
+        fpr, tpr, cuts = fpr[1:], tpr[1:], cuts[1:]
+    found = _below(float(min(cuts[_best(point, fpr, tpr, float(truth.mean()))], 1.0)), scores)
+    _check(point, truth, scores >= found)
+    return found
+
+
+def _check(point: OperatingPoint, truth: NDArray[np.int64], called: NDArray[np.bool_]) -> None:
+    """Refuses a target that the calls do not reach."""
+    if point.target is None:
+        return
+    wanted = truth == (point.criterion == "sensitivity")
+    reached = float((called == (truth == 1))[wanted].mean())
+    if reached < point.target - _SLACK:
+        raise UsageError(
+            f"The operating point is a {point}, and no threshold reaches it on these cases",
+            f"The highest {point.criterion} that can be reached is {reached:.4g}: {int((called & wanted).sum())} of "
+            f"{int(wanted.sum())} negative cases have a probability of 1",
+            "Ask for less, or for another operating point such as youden",
+        )
 
 
 def _best(point: OperatingPoint, fpr: Floats, tpr: Floats, prevalence: float) -> int:
     """Returns the index of the best cut; cuts fall, so that the first of equals calls the fewest cases positive."""
-    slack = 1e-12
     if point.criterion == "sensitivity":
-        return int(np.argmax(tpr >= (point.target or 0) - slack))
+        return int(np.argmax(tpr >= (point.target or 0) - _SLACK))
     if point.criterion == "specificity":
-        allowed = np.flatnonzero(1 - fpr >= (point.target or 0) - slack)
-        return int(allowed[np.argmax(tpr[allowed])])
+        allowed = np.flatnonzero(1 - fpr >= (point.target or 0) - _SLACK)
+        return int(allowed[np.argmax(tpr[allowed])]) if len(allowed) else 0
     weight = {"accuracy": prevalence}.get(point.criterion, 0.5)
     if point.costs is not None:
         missed, false_alarm = prevalence * point.costs[0], (1 - prevalence) * point.costs[1]
@@ -110,4 +130,5 @@ def _best(point: OperatingPoint, fpr: Floats, tpr: Floats, prevalence: float) ->
 def _below(cut: float, scores: Floats) -> float:
     values = np.unique(np.concatenate([[0.0, 1.0], scores]))
     below = values[values < cut]
-    return (cut + float(below[-1])) / 2 if len(below) else cut
+    middle = (cut + float(below[-1])) / 2 if len(below) else cut
+    return middle if not len(below) or middle > below[-1] else cut  # between neighbouring numbers there is none

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from reslink.metrics.intervals import CONFIDENCE, MIN_GROUPS, Estimate, few_grou
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
+
+
+INDEPENDENT: Final = "difference of independent figures from their own intervals (MOVER, Zou and Donner 2008)"
 
 
 def paired_difference(gaps: Floats, index: Ints) -> Estimate:
@@ -71,7 +74,13 @@ def independent_difference(first: Estimate, second: Estimate) -> Estimate:
         return Estimate(gap, None, None, ends[0].method, n)
     below = np.hypot(first.estimate - _end(first.ci_low), _end(second.ci_high) - second.estimate)
     above = np.hypot(_end(first.ci_high) - first.estimate, second.estimate - _end(second.ci_low))
-    return Estimate(gap, float(gap - below), float(gap + above), "Newcombe's hybrid of the two intervals", n)
+    return Estimate(
+        gap,
+        float(gap - below),
+        float(gap + above),
+        INDEPENDENT,
+        n,
+    )
 
 
 def _end(value: float | None) -> float:

@@ -7,13 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from reslink import __version__
 from reslink.datasets.manifest import Manifest
 from reslink.files import write_atomic
-from reslink.reports import sections
 from reslink.reports.audit_pictures import Pictures
+from reslink.reports.jinja import template
 from reslink.reports.page import RESEARCH_USE_ONLY
 from reslink.reports.svg import COLOURS
 
@@ -68,15 +66,7 @@ def render(audit: Mapping[str, Any], manifest: Manifest) -> str:
     """Returns the page."""
     pictures = Pictures.of(manifest, audit)
     labels = {case.name: case.label for case in manifest.cases}
-    environment = Environment(
-        loader=PackageLoader("reslink.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": sections.figure, "interval": sections.interval, "count": _count}
-    return environment.get_template("audit.html.j2").render(
+    return template("audit.html.j2", count=_count).render(
         name=manifest.root.name,
         audit=audit,
         labels=labels,

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from reslink import __version__
 from reslink.errors import InputError
 from reslink.files import write_atomic
 from reslink.metrics.classification import NAMES
-from reslink.reports import sections
 from reslink.reports.evaluation_charts import forest
+from reslink.reports.jinja import template
 from reslink.reports.page import RESEARCH_USE_ONLY
 from reslink.reports.svg import COLOURS, Chart
 
@@ -47,15 +45,7 @@ def comparison_report(folder: str | Path) -> Path:
         ) from error
     for chart in (pair["chart"] for pair in pairs if pair["chart"]):
         write_atomic(place / "figures" / f"{chart.name}.svg", chart.standalone())
-    environment = Environment(
-        loader=PackageLoader("reslink.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": sections.figure, "interval": sections.interval, "signed": signed, "p": p_value}
-    page = environment.get_template("compare.html.j2").render(
+    page = template("compare.html.j2", signed=signed, p=p_value).render(
         name=place.resolve().name,
         found=found,
         pairs=pairs,

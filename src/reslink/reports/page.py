@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from reslink import __version__
 from reslink.files import write_atomic
 from reslink.metrics.classification import NAMES
 from reslink.reports import charts, evaluation_charts, evaluation_sections, sections
 from reslink.reports.folder import RunFolder, read_run
+from reslink.reports.jinja import template
 from reslink.reports.svg import COLOURS, Chart
 
 RESEARCH_USE_ONLY = "Research use only – not for diagnosis"
@@ -59,15 +58,7 @@ def render(files: RunFolder, drawn: list[Chart], kind: str) -> str:
         drawn: Its charts.
         kind: What kind of report it is, for the title.
     """
-    environment = Environment(
-        loader=PackageLoader("reslink.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": sections.figure, "interval": sections.interval}
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         kind=kind,
         trained_here=kind == RUN,
         notice=RESEARCH_USE_ONLY,

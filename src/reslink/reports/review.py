@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from reslink import __version__
 from reslink.files import write_atomic
 from reslink.metrics.classification import NAMES
@@ -16,6 +14,7 @@ from reslink.reports.checklist import Checklist
 from reslink.reports.checklist_facts import FACTS
 from reslink.reports.evidence import Evidence
 from reslink.reports.flow import flow_of
+from reslink.reports.jinja import template
 from reslink.reports.page import RESEARCH_USE_ONLY
 from reslink.reports.study_page import p_value, signed
 from reslink.reports.svg import COLOURS, Chart
@@ -37,15 +36,7 @@ def review_page(folder: Path, evidence: Evidence, checklist: Checklist | None = 
     Raises:
         StorageError: If it cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("reslink.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": sections.figure, "interval": sections.interval, "signed": signed, "p": p_value}
-    page = environment.get_template("review.html.j2").render(
+    page = template("review.html.j2", signed=signed, p=p_value).render(
         notice=RESEARCH_USE_ONLY,
         version=__version__,
         metric_names=NAMES,

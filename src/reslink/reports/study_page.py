@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from reslink import __version__
 from reslink.errors import InputError
 from reslink.files import write_atomic
-from reslink.reports import sections
+from reslink.reports.jinja import template
 from reslink.reports.page import RESEARCH_USE_ONLY
 from reslink.reports.study_charts import charts_of
 from reslink.reports.svg import COLOURS
@@ -36,15 +34,7 @@ def study_report(folder: str | Path) -> Path:
     drawn = charts_of(study)
     for chart in drawn:
         write_atomic(place / "figures" / f"{chart.name}.svg", chart.standalone())
-    environment = Environment(
-        loader=PackageLoader("reslink.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": sections.figure, "interval": sections.interval, "signed": signed, "p": p_value}
-    page = environment.get_template("study.html.j2").render(
+    page = template("study.html.j2", signed=signed, p=p_value).render(
         study=study,
         charts=drawn,
         notice=RESEARCH_USE_ONLY,

@@ -1,0 +1,28 @@
+"""The one way in which templates are read: escaped, strict about what is missing, with the filters of every page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from reslink.reports import sections
+
+
+def template(name: str, **filters: Callable[..., Any]) -> Template:
+    """Returns a template.
+
+    Args:
+        name: Its file name, such as ``page.html.j2``.
+        filters: Those of this page, beside ``figure`` and ``interval``.
+    """
+    environment = Environment(
+        loader=PackageLoader("reslink.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": sections.figure, "interval": sections.interval, **filters}
+    return environment.get_template(name)
