@@ -92,6 +92,7 @@ def test_leakage_trains_on_both_splits_and_counts_relatives(copies: Manifest, se
     made = setting(copies)
     study = leakage(made)
     assert [row["arm"] for row in table(study, "figures")] == ["clean", "random"]
+    assert "preprocess.size 64" in study["facts"]["Other settings than the default"]
     assert study["facts"]["Images that share a group with another"] == 48
     judged = {row["arm"]: json.loads((made.runs / row["run"] / "evaluation.json").read_text()) for row in study["runs"]}
     assert judged["clean"]["leakage"]["status"] == "none found"

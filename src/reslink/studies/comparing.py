@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from reslink.metrics.classification import NAMES
 from reslink.metrics.intervals import Estimate
+from reslink.reports.sections import flattened
 from reslink.studies.records import Cases, Record, read_all
 from reslink.studies.result import Row, Table
 from reslink.studies.seeds import Floats, OverSeeds, Runs, Sample, corrected
 from reslink.studies.setting import Setting
 from reslink.studies.trial import Trial
+from reslink.training.recipe import Recipe
 
 FIGURES = ("accuracy", "auroc", "sensitivity", "specificity")
 COMPARED = ("accuracy", "auroc")
@@ -175,8 +177,15 @@ class Comparison:
             "Seeds": f"{seeds} (each with {self._split()})",
             "Network": setting.recipe.model.variant,
             "Epochs": setting.recipe.trainer.epochs,
+            "Other settings than the default": self._settings(),
             "Data SHA-256": setting.data.digest[:16],
         }
+
+    def _settings(self) -> str:
+        """The settings shared by all runs that differ from the defaults, but those that have a fact of their own."""
+        usual, mine = dict(flattened(Recipe().dump())), dict(flattened(self.setting.recipe.dump()))
+        rest = mine.keys() - {"seed", "model.variant", "trainer.epochs"}
+        return ", ".join(f"{key} {mine[key]}" for key in sorted(rest) if mine[key] != usual.get(key)) or "none"
 
     def _split(self) -> str:
         given = any(case.split for case in self.setting.manifest.cases)
