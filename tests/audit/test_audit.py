@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image as Picture
 
 from reslink.audit.audit import audit
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.phantom import PhantomSettings, make_cohort
 from reslink.errors import UsageError
+from reslink.reports.audit_page import audit_report
 
 FAULTS = {"text": 0.8, "wrong_labels": 0.05, "mirrored_twins": 0.05, "twins": 0.05}
 
@@ -159,13 +162,16 @@ class TestLittleToAudit:
         cohort(tmp_path / "all", patients=4, slices=1, tumour_share=0.0)
         found = audited(tmp_path / "all")
         assert found["images"] == 4
-        assert {entry["check"] for entry in found["not_done"]} == {"shortcuts", "label_conflicts", "suspected_label_errors"}
-        assert all("have the label 'Healthy'" in entry["reason"] for entry in found["not_done"])
+        reasons = {entry["check"]: entry["reason"] for entry in found["not_done"] if not entry["check"].startswith("files")}
+        assert set(reasons) == {"shortcuts", "label_conflicts", "suspected_label_errors"}
+        assert all("have the label 'Healthy'" in reason for reason in reasons.values())
 
     def test_few_groups_say_so_and_print_no_number(self, tmp_path: Path) -> None:
         found = audited(cohort(tmp_path, patients=6, slices=1))
         assert found["shortcuts"] == []
-        assert len(found["not_done"]) == 5
+        assert len(found["not_done"]) == 9
+        few = "6 images look like heads, and fewer than 20 are not held against each other"
+        assert {"check": "files: wrong_orientation", "reason": few} in found["not_done"]
         reason = "there are 6 independent groups of images, and fewer than 10 give no interval"
         assert {"check": "shortcuts: outside_head", "reason": reason} in found["not_done"]
         assert found["verdict"] == "pass"
@@ -219,3 +225,94 @@ class TestRealData:
 def test_no_reason_ends_with_a_full_stop(found: dict[str, Any]) -> None:
     reasons = [gate["reason"] for gate in found["gates"]]
     assert all(not reason.endswith(".") for reason in reasons)
+
+
+class TestPatientsOfDicomHeaders:
+    @staticmethod
+    def torn(folder: Path) -> Path:
+        """12 patients of two slices, in class folders, one slice in Training and one in Testing."""
+        cohort(folder / "all", patients=12, slices=2, format="dicom", seed=2)
+        for case in Manifest.open(folder / "all").cases:
+            side = "Training" if case.path.stem.endswith("_00") else "Testing"
+            copy = folder / "data" / side / case.label / case.path.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(case.path.read_bytes())
+        return folder / "data"
+
+    def test_torn_patients_are_leaks(self, tmp_path: Path) -> None:
+        found = audited(self.torn(tmp_path))
+        assert (found["patients"], found["patients_from_headers"]) == (12, 12)
+        assert gates(found)["leaks"]
+        assert sum(leak["kind"] == "patient" for leak in found["leaks"]) == 12
+        assert "P0001" not in json.dumps([leak | {"paths": []} for leak in found["leaks"]])
+        assert found["groups"] <= 12
+
+    def test_an_id_that_all_files_share_is_not_used_and_that_is_said(self, tmp_path: Path) -> None:
+        data = self.torn(tmp_path)
+        for case in Manifest.open(data).cases:
+            item = pydicom.dcmread(case.path)
+            item.PatientID = "SITE-7"
+            item.save_as(case.path)
+        found = audited(data)
+        assert (found["patients"], found["patients_from_headers"]) == (0, 0)
+        [reason] = [entry["reason"] for entry in found["not_done"] if entry["check"] == "patients from DICOM headers"]
+        assert "all 24 files that name a patient have the same Patient ID" in reason
+
+
+def test_one_huge_number_in_one_header_does_not_end_the_audit(tmp_path: Path) -> None:
+    cohort(tmp_path, patients=12, format="dicom")
+    path = sorted((tmp_path / "images").iterdir())[0]
+    item = pydicom.dcmread(path)
+    item.RepetitionTime = "1e60"
+    item.save_as(path)
+    assert "file_facts" in gates(audited(tmp_path))
+
+
+def test_two_classes_of_one_width_hide_no_shortcut_of_the_third(tmp_path: Path) -> None:
+    """Three classes of which one has a width of its own; no draw of the bootstrap differs from another."""
+    rng = np.random.default_rng(1)
+    for label, count, width in (("A", 12, 96), ("B", 15, 128), ("C", 10, 128)):
+        (tmp_path / label).mkdir()
+        for i in range(count):
+            y, x = np.mgrid[-1:1:128j, -1 : 1 : complex(width)]
+            noise = np.asarray(Picture.fromarray(rng.integers(40, 220, (12, 12), np.uint8)).resize((width, 128)), np.float32)
+            Picture.fromarray((noise * (np.hypot(y / 0.8, x / 0.7) < 1)).astype(np.uint8)).save(tmp_path / label / f"{i}.png")
+    found = audited(tmp_path)
+    [probe] = [probe for probe in found["shortcuts"] if probe["probe"] == "file_facts"]
+    assert probe["balanced_accuracy"]["estimate"] == pytest.approx(2 / 3)
+    assert probe["failed"]
+
+
+def test_a_name_that_is_not_utf8_is_reported_like_a_broken_file(tmp_path: Path) -> None:
+    cohort(tmp_path / "all", patients=6)
+    for case in Manifest.open(tmp_path / "all").cases:
+        copy = tmp_path / "data" / case.label / case.path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(case.path.read_bytes())
+    odd = os.fsencode(copy.parent) + b"/\xff\xfe.png"
+    Path(os.fsdecode(odd)).write_bytes(copy.read_bytes())
+    found = audit(Manifest.open(tmp_path / "data"), tmp_path / "out", workers=0)
+    [item] = found["files"]["corrupt"]
+    assert item["path"].endswith(r"/\udcff\udcfe.png")
+    assert item["message"].startswith("A name in a table is printable")
+    assert found["images"] == 7
+    audit_report(found, Manifest.open(tmp_path / "data"), tmp_path / "out")
+
+
+class TestWords:
+    def lettered(self, folder: Path) -> Path:
+        return cohort(folder, patients=4, faults={"text": 1.0})
+
+    def test_they_are_counted_where_tesseract_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("reslink.audit.measuring.count_words", lambda _image, boxes: 3 * len(boxes))
+        found = audited(self.lettered(tmp_path))
+        assert found["burned_in_text"]
+        assert found["text_words"] == {name: 3 * len(found["text_boxes"][name]) for name in found["burned_in_text"]}
+        assert "text_words" not in {entry["check"] for entry in found["not_done"]}
+
+    def test_without_it_that_is_said(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("reslink.audit.burned_in_text.shutil.which", lambda _: None)
+        found = audited(self.lettered(tmp_path))
+        assert found["text_words"] == {}
+        [reason] = [entry["reason"] for entry in found["not_done"] if entry["check"] == "text_words"]
+        assert "takes the package pytesseract and the program tesseract" in reason

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -155,3 +157,52 @@ class TestCountingWords:
         image = picture(lettered(head(1), "A1234567", 14, (5, 5)))
         boxes = find_text(image)
         assert count_words(image, boxes) == 2 * len(boxes)
+
+    def test_a_program_that_fails_ends_no_audit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails(*_: object, **__: object) -> str:
+            raise RuntimeError("Tesseract process timeout")
+
+        monkeypatch.setattr(burned_in_text.shutil, "which", lambda _: "/usr/bin/tesseract")
+        monkeypatch.setattr(burned_in_text.importlib.util, "find_spec", lambda _: object())
+        monkeypatch.setitem(sys.modules, "pytesseract", SimpleNamespace(image_to_string=fails))
+        image = picture(lettered(head(1), "A1234567", 14, (5, 5)))
+        assert count_words(image, find_text(image)) is None
+
+
+def test_a_dense_page_takes_little_memory_and_time() -> None:
+    """9,000 letters: all pairs of them would be 80 million, and gigabytes."""
+    rng = np.random.default_rng(0)
+    sheet = PIL.Image.new("L", (1000, 1400), 0)
+    for top in range(4, 1380, 13):
+        words = " ".join("".join(chr(97 + c) for c in rng.integers(0, 26, 5)) for _ in range(19))
+        PIL.ImageDraw.Draw(sheet).text((4, top), words, fill=255, font=PIL.ImageFont.load_default(size=11))
+    image = picture(np.asarray(sheet))
+    unit = burned_in_text._unit(image)
+    assert unit is not None
+    pieces = burned_in_text._pieces(unit)
+    assert len(pieces) > 8000
+    tracemalloc.start()
+    start = time.process_time()
+    one, other = burned_in_text._beside(pieces)
+    taken, (_, most) = time.process_time() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(one) == len(other) > 8000
+    assert most < 300e6
+    assert taken < 2
+    assert find_text(image)
+
+
+def test_neighbours_are_those_of_all_pairs(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against every pair with every other, in parts of a few pairs."""
+    top, left = rng.integers(0, 200, 300).astype(float), rng.integers(0, 200, 300).astype(float)
+    height, width = rng.integers(5, 20, 300), rng.integers(1, 30, 300)
+    rest = (rng.random(300) * 0.3, *(np.ones(300),) * 3)
+    pieces = burned_in_text._Pieces(top, top + height, left, left + width, *rest)
+    one, other = (grid.ravel() for grid in np.meshgrid(np.arange(300), np.arange(300), indexing="ij"))
+    near = burned_in_text._neighbours(pieces, one, other)
+    wanted = set(zip(one[near].tolist(), other[near].tolist(), strict=True))
+    for most in (100, 1 << 20):
+        monkeypatch.setattr(burned_in_text, "MOST_PAIRS", most)
+        found = burned_in_text._beside(pieces)
+        assert set(zip(found[0].tolist(), found[1].tolist(), strict=True)) == wanted
+        assert len(found[0]) == len(wanted) > 100

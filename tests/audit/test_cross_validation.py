@@ -65,6 +65,33 @@ class TestBalancedAccuracy:
         assert (found.ci_low, p_value) == (None, None)
         assert "fewer than 10 groups" in found.method
 
+    def test_classes_wholly_right_and_wholly_wrong_have_an_exact_bound(self) -> None:
+        """The width of A tells it from B and C, which have the same: no draw differs, and the call is no constant."""
+        targets = np.repeat([0, 1, 2], [30, 34, 26])
+        found, p_value = balanced_accuracy(targets, np.minimum(targets, 1), names(np.arange(90)), 3, 1 / 3 + 0.05, 0)
+        assert found.estimate == pytest.approx(2 / 3)
+        assert found.ci_low == pytest.approx(2 / 3 * 0.025 ** (1 / 30))
+        assert found.ci_high == pytest.approx(1 - 1 / 3 * 0.025 ** (1 / 26))
+        assert p_value == pytest.approx(((1 / 3 + 0.05) / (2 / 3)) ** 30)
+        assert "exact limits" in found.method
+
+    def test_interval_and_p_value_agree_where_no_draw_differs(self) -> None:
+        for count in (4, 6, 8, 12, 40):
+            targets = np.repeat([0, 1, 2], count)
+            found, p_value = balanced_accuracy(targets, np.minimum(targets, 1), names(np.arange(3 * count)), 3, 0.45, 0)
+            assert (found.ci_low > 0.45) == (p_value < 0.025)
+
+    def test_half_of_each_group_right_is_no_alarm(self) -> None:
+        targets = np.repeat([0, 1], 40)
+        found, p_value = balanced_accuracy(targets, np.tile([0, 1], 40), names(np.repeat(np.arange(40), 2)), 2, 0.55, 0)
+        assert (found.estimate, p_value) == (0.5, 1.0)
+        assert found.ci_low < 0.5 < found.ci_high
+
+    def test_all_wrong_is_no_alarm(self) -> None:
+        targets = np.repeat([0, 1], 20)
+        found, p_value = balanced_accuracy(targets, 1 - targets, names(np.arange(40)), 2, 0.55, 0)
+        assert (found.estimate, found.ci_low, p_value) == (0, 0, 1.0)
+
     def test_a_probe_that_calls_all_the_same_is_no_alarm(self) -> None:
         targets = np.tile([0, 1], 20)
         found, p_value = balanced_accuracy(targets, np.zeros(40, np.int64), names(np.arange(40)), 2, 0.55, 0)

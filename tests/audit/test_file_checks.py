@@ -50,7 +50,7 @@ def cohort() -> list[Facts]:
 def kinds(cohort: list[Facts], odd: Facts | str) -> list[str]:
     """What is found in a cohort to which one file was added; nothing may be found in the others."""
     names = [f"{i}.png" for i in range(len(cohort))]
-    found = check([*names, "odd.png"], [*cohort, odd])
+    found, _ = check([*names, "odd.png"], [*cohort, odd])
     assert {finding.path for finding in found} <= {"odd.png"}
     assert {finding.kind for finding in found} <= set(KINDS)
     return [finding.kind for finding in found]
@@ -74,11 +74,13 @@ def chest() -> NDArray[np.float64]:
 @pytest.mark.parametrize("sequence", ["CT", "T1", "FLAIR"])
 def test_a_sound_cohort_has_no_findings(sequence: str) -> None:
     images = [facts(head(patient, sequence)) for patient in range(21)]
-    assert check([str(i) for i in range(21)], images) == []
+    found, skipped = check([str(i) for i in range(21)], images)
+    assert found == []
+    assert set(skipped) == (set() if sequence == "CT" else {"mixed_windows"})
 
 
 def test_a_file_that_cannot_be_read_is_corrupt_in_its_own_words(cohort: list[Facts]) -> None:
-    [finding] = check(["a", "b"], [cohort[0], "b breaks off"])
+    [finding], _ = check(["a", "b"], [cohort[0], "b breaks off"])
     assert (finding.path, finding.kind, finding.message) == ("b", "corrupt", "b breaks off")
 
 
@@ -121,7 +123,9 @@ def test_the_other_modality_by_what_the_file_says() -> None:
 
 def test_a_mixed_data_set_is_not_reported() -> None:
     both = [facts(head(patient, sequence)) for patient in range(12) for sequence in ("CT", "T1")]
-    assert not [finding for finding in check([str(i) for i in range(24)], both) if finding.kind == "other_modality"]
+    found, skipped = check([str(i) for i in range(24)], both)
+    assert not [finding for finding in found if finding.kind == "other_modality"]
+    assert skipped["mixed_windows"] == "12 of the pictures look like CT, and fewer than 20 are not held against each other"
 
 
 def test_another_window(cohort: list[Facts]) -> None:
@@ -133,12 +137,12 @@ def test_sound_hounsfield_units_with_padding_and_without_air() -> None:
     values = plane(1)
     padded = hounsfield(np.where(values < -900, -3024, values))
     for image in (hounsfield(values), padded, hounsfield(values[30:-30, 30:-30].copy())):
-        assert check(["a"], [facts(image)]) == []
+        assert check(["a"], [facts(image)])[0] == []
 
 
 @pytest.mark.parametrize("shift", [1024, -1024, 200])
 def test_hounsfield_units_without_their_rescale(shift: int) -> None:
-    found = check(["a"], [facts(hounsfield(plane(1) + shift))])
+    found, _ = check(["a"], [facts(hounsfield(plane(1) + shift))])
     assert "implausible_hu" in [finding.kind for finding in found]
 
 
@@ -155,17 +159,27 @@ def test_the_plane_of_a_dicom_file(tmp_path: Path) -> None:
         path = tmp_path / f"{patient}.dcm"
         path.write_bytes(data)
         measured.append(facts(read_image(path), path))
-    [finding] = check([str(i) for i in range(21)], measured)
+    [finding], _ = check([str(i) for i in range(21)], measured)
     assert (finding.path, finding.kind) == ("20", "wrong_orientation")
     assert finding.message == "it is sagittal, most files are axial"
 
 
 def test_few_files_are_not_held_against_each_other(cohort: list[Facts]) -> None:
     turned = facts(grey(np.rot90(head(30).pixels).copy()))
-    assert check([str(i) for i in range(11)], [*cohort[:10], turned]) == []
+    found, skipped = check([str(i) for i in range(11)], [*cohort[:10], turned])
+    assert found == []
+    assert set(skipped) == {"not_a_head", "wrong_orientation", "other_modality", "mixed_windows"}
+    assert set(skipped.values()) == {"11 images look like heads, and fewer than 20 are not held against each other"}
+
+
+def test_heads_in_several_planes_have_no_usual_orientation(cohort: list[Facts], rng: np.random.Generator) -> None:
+    several = [replace(item, thumbnail=np.rot90(item.thumbnail, i % 4)) for i, item in enumerate(cohort)]
+    several = [replace(item, thumbnail=rng.permutation(item.thumbnail.reshape(-1)).reshape(24, 24)) for item in several]
+    _, skipped = check([str(i) for i in range(21)], several)
+    assert "none is the usual orientation" in skipped["wrong_orientation"]
 
 
 def test_findings_come_in_the_order_of_the_files(cohort: list[Facts]) -> None:
     blank = facts(grey(np.zeros((30, 30))))
-    found = check(["b", "a", "c"], [blank, replace(cohort[0], roundness=0.1), "c is broken"])
+    found, _ = check(["b", "a", "c"], [blank, replace(cohort[0], roundness=0.1), "c is broken"])
     assert [(finding.path, finding.kind) for finding in found] == [("b", "blank"), ("a", "not_a_head"), ("c", "corrupt")]

@@ -28,7 +28,7 @@ from reslink.audit.fix import write_clean_copy
 from reslink.audit.identity import identifying
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.phantom import PhantomSettings, make_cohort
-from reslink.errors import StorageError, UsageError
+from reslink.errors import InputError, StorageError, UsageError
 from reslink.files import write_atomic
 from reslink.imaging.head import head_mask
 from reslink.imaging.reading import read_image
@@ -312,3 +312,80 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
         case.path.write_bytes(b"broken")
     with pytest.raises(UsageError, match="No case is left"):
         write_clean_copy(manifest, {}, tmp_path / "clean")
+
+
+class TestErrorsWhileItIsWritten:
+    @staticmethod
+    def failing(monkeypatch: pytest.MonkeyPatch, broken: set[Path]) -> None:
+        """The files named cannot be rewritten, as unusual DICOM files cannot."""
+        plain = fix.clean_file
+
+        def clean_file(path: Path, name: str, *rest: Any) -> tuple[bytes, str]:
+            if path in broken:
+                raise InputError(f"{name} cannot be written anew", "Others can", "Convert it")
+            return plain(path, name, *rest)
+
+        monkeypatch.setattr(fix, "clean_file", clean_file)
+
+    def test_an_exact_copy_stands_in_for_the_one_that_cannot_be_rewritten(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = cohort(tmp_path)
+        lines = rows(source / "manifest.csv")
+        twin = source / "images" / "twin.png"
+        shutil.copy(source / lines[0]["path"], twin)
+        manifest = rewritten(source, [*lines, lines[0] | {"path": "images/twin.png"}])
+        for broken in (twin, source / lines[0]["path"]):  # in whichever order they are visited
+            with monkeypatch.context() as patch:
+                self.failing(patch, {broken})
+                copy = write_clean_copy(manifest, {}, tmp_path / f"without {broken.stem}")
+            assert copy.kept == len(lines)
+            assert copy.failed in ((f"images/{broken.name}",), ())  # () where the good one came first
+
+    def test_it_is_known_which_readable_file_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        manifest = Manifest.open(cohort(tmp_path))
+        manifest.cases[1].path.write_bytes(b"broken")
+        self.failing(monkeypatch, {manifest.cases[0].path})
+        copy = write_clean_copy(manifest, {}, tmp_path / "clean")
+        assert copy.failed == (manifest.cases[0].name,)
+
+    def test_of_two_labels_none_stays_even_if_one_cannot_be_rewritten(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = cohort(tmp_path)
+        lines = rows(source / "manifest.csv")
+        other = next(line for line in lines if line["label"] != lines[0]["label"])
+        shutil.copy(source / lines[0]["path"], source / "images" / "twin.png")
+        manifest = rewritten(source, [*lines, other | {"path": "images/twin.png", "mask": ""}])
+        self.failing(monkeypatch, {manifest.cases[0].path})
+        copy = write_clean_copy(manifest, {}, tmp_path / "clean")
+        left = {change.source for change in copy.changes if change.done == "left out"}
+        assert left == {lines[0]["path"], "images/twin.png"}
+
+
+def test_numbers_of_two_copies_do_not_lead_from_one_to_the_other(tmp_path: Path) -> None:
+    manifest = Manifest.open(cohort(tmp_path, patients=12, size=128))
+    orders = {tuple(change.path for change in write_clean_copy(manifest, {}, tmp_path / str(i)).changes) for i in range(2)}
+    assert len(orders) == 2
+
+
+def test_names_in_the_list_of_changes_are_no_formulas(tmp_path: Path) -> None:
+    source = cohort(tmp_path)
+    lines = rows(source / "manifest.csv")
+    (source / lines[0]["path"]).rename(source / "=1+1.png")
+    manifest = rewritten(source, [lines[0] | {"path": "=1+1.png", "label": lines[0]["label"]}, *lines[1:]])
+    copy = write_clean_copy(manifest, {}, tmp_path / "clean")
+    assert "'=1+1.png" in {line["source"] for line in rows(copy.folder / "private" / "changes.csv")}
+
+
+def test_patients_of_dicom_headers_get_names_unless_all_share_one(tmp_path: Path) -> None:
+    source = cohort(tmp_path, format="dicom", slices=2, size=128)
+    lines = [{"path": line["path"], "label": line["label"]} for line in rows(source / "manifest.csv")]
+    copy = write_clean_copy(rewritten(source, lines), {}, tmp_path / "clean")
+    assert len({line["patient_id"] for line in rows(copy.folder / "manifest.csv")}) == 4
+    for line in lines:
+        item = pydicom.dcmread(source / line["path"])
+        item.PatientID = "SITE"
+        item.save_as(source / line["path"])
+    copy = write_clean_copy(Manifest.open(source), {}, tmp_path / "again")
+    assert "patient_id" not in rows(copy.folder / "manifest.csv")[0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -65,3 +67,29 @@ def test_a_broken_header_is_a_fact_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
     assert header_facts(path) == {"format": "PNG", "header": "cannot be read"}
+
+
+@pytest.mark.parametrize("value", ["1e60", "-1e31"])
+def test_a_number_that_no_column_can_hold_is_left_out(tmp_path: Path, value: str) -> None:
+    make_cohort(tmp_path, PhantomSettings.parse({"patients": 1, "slices": 1, "size": 128, "format": "dicom"}))
+    [path] = (tmp_path / "images").iterdir()
+    item = pydicom.dcmread(path)
+    item.RepetitionTime = value
+    item.EchoTime = "11.5"
+    item.save_as(path)
+    found = header_facts(path)
+    assert "RepetitionTime" not in found
+    assert found["EchoTime"] == 11.5
+
+
+def test_what_is_not_finite_is_left_out_wherever_it_stands(tmp_path: Path) -> None:
+    make_cohort(tmp_path, PhantomSettings.parse({"patients": 1, "slices": 1, "size": 128, "format": "nifti"}))
+    [path] = (tmp_path / "images").iterdir()
+    image = nibabel.load(path)
+    image.header["pixdim"][3] = np.nan
+    nibabel.save(image, path)
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[76 + 12 : 76 + 16] = np.float32(np.nan).tobytes()
+    path.write_bytes(gzip.compress(bytes(data)))
+    assert "pixdim 3" not in header_facts(path)
+    assert "pixdim 2" in header_facts(path)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from reslink.audit import fix
 from reslink.cli.main import app
 from reslink.datasets.phantom import PhantomSettings, make_cohort
+from reslink.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,85 @@ def test_a_folder_that_is_missing_ends_with_2(tmp_path: Path) -> None:
     result = run(tmp_path / "nothing", "--json")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "does not exist" in result.stderr
+
+
+class TestOptionsAreCheckedBeforeAFileIsRead:
+    @pytest.fixture
+    def folders(self, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Class folders; an audit that begins would fail the test."""
+        for label in "AB":
+            (tmp_path / "data" / label).mkdir(parents=True)
+            for i, source in enumerate(sorted((cohort / "images").iterdir())[:2]):
+                (tmp_path / "data" / label / f"{i}.png").write_bytes(source.read_bytes())
+
+        def began(*_: object, **__: object) -> None:
+            raise AssertionError("the audit began")
+
+        monkeypatch.setattr("reslink.audit.audit.run", began)
+        return tmp_path / "data"
+
+    def refused(self, message: str, *words: object) -> None:
+        result = run(*words)
+        assert result.exit_code == 2, (result.exit_code, result.exception, result.stderr)
+        assert message in " ".join(result.stderr.split())
+
+    def test_out_is_a_file_or_below_one(self, folders: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("mine")
+        self.refused("cannot be written to", folders, "--out", tmp_path / "file")
+        self.refused("cannot be written to", folders, "--out", tmp_path / "file" / "deeper")
+        assert (tmp_path / "file").read_text() == "mine"
+
+    def test_out_cannot_be_written_to(self, folders: Path) -> None:
+        self.refused("--out names a folder that reslink may write to", folders, "--out", "/proc/audit")
+
+    def test_out_would_become_a_class(self, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.refused("lies inside the class folders", folders, "--out", folders / "audited")
+        monkeypatch.chdir(folders)
+        self.refused("lies inside the class folders", ".")
+        assert sorted(path.name for path in folders.iterdir()) == ["A", "B"]
+
+    @pytest.mark.usefixtures("folders")
+    def test_out_beside_a_table_is_fine(self, cohort: Path) -> None:
+        result = run(cohort, "--out", cohort / "audited")
+        assert result.exit_code == 1, result.stderr  # it began, and was stopped
+
+    def test_fix_is_not_apart_or_not_empty(self, folders: Path, tmp_path: Path) -> None:
+        self.refused("lies inside the data set", folders, "--fix", folders / "clean")
+        (tmp_path / "used").mkdir()
+        (tmp_path / "used" / "mine").write_text("x")
+        self.refused("is not empty", folders, "--fix", tmp_path / "used")
+        self.refused("is not empty", folders, "--fix", tmp_path / "used" / "mine")
+        self.refused("--fix names a folder", folders, "--fix", "/proc/clean")
+
+    def test_the_audit_stands_apart_from_the_clean_copy(self, folders: Path, tmp_path: Path) -> None:
+        self.refused("inside the clean copy", folders, "--out", tmp_path / "new", "--fix", tmp_path / "new")
+        self.refused("inside the clean copy", folders, "--out", tmp_path / "new" / "audit", "--fix", tmp_path / "new")
+
+
+def test_a_readable_file_that_the_clean_copy_lacks_ends_with_1(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = fix.clean_file
+
+    def clean_file(path: Path, name: str, *rest: object) -> tuple[bytes, str]:
+        if path.name.startswith("P0001"):
+            raise InputError(f"{name} cannot be written anew", "Others can", "Convert it")
+        return plain(path, name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fix, "clean_file", clean_file)
+    result = run(cohort, "--fix", tmp_path / "clean")
+    assert result.exit_code == 1
+    assert "P0001_00.png cannot be written anew" in result.stderr
+
+
+def test_a_name_that_is_not_utf8_ends_with_1(cohort: Path, tmp_path: Path) -> None:
+    for label in "AB":
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i, source in enumerate(sorted((cohort / "images").iterdir())[("AB".index(label)) :: 2]):
+            (tmp_path / "data" / label / f"{i}.png").write_bytes(source.read_bytes())
+    odd = os.fsencode(tmp_path / "data" / "A") + b"/\xff\xfe.png"
+    Path(os.fsdecode(odd)).write_bytes(b"x")
+    result = run(tmp_path / "data", "--out", tmp_path / "out", "--fix", tmp_path / "clean")
+    assert result.exit_code == 1, (result.stderr, result.exception)
+    assert "A name in a table is printable" in result.stderr
+    assert "udcff" in (tmp_path / "clean" / "private" / "changes.csv").read_text()

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from reslink.cli.main import app
 from reslink.datasets.manifest import Manifest
+from reslink.datasets.phantom import PhantomSettings, make_cohort
 
 TINY = (
     "preprocess.size=64",
@@ -76,7 +77,7 @@ def test_twins_stay_together_and_a_broken_file_is_named(whole: tuple[Path, Resul
     out, result = whole
     assert result.exit_code == 1
     assert "Tumor/broken.png is left out" in result.stderr
-    assert "No case has a patient_id: only near copies are kept together" in result.stderr
+    assert "No case has a patient_id, in the table or in a DICOM header: only near copies are kept together" in result.stderr
     found = rows(out)
     assert len(found) == 36
     assert found["Tumor/00.png"]["group"] == found["Tumor/01.png"]["group"] != found["Tumor/02.png"]["group"]
@@ -109,6 +110,7 @@ def test_folds_and_a_table_for_people(data: Path, tmp_path: Path) -> None:
         (("--folds", "3", "--fractions", "0.5", "0.2", "0.3"), 2, "--folds and --fractions were both given"),
         (("--folds", "3", "--keep-given"), 2, "--folds and --keep-given were both given"),
         (("--fractions", "0.5", "0.2", "0.2"), 2, "The fractions are"),
+        (("--fractions", "nan", "nan", "nan"), 2, "The fractions are"),
         (("--folds", "1"), 2, "at least 2 folds"),
         (("--folds", "400"), 2, "needs at least 400 groups"),
         (("--group-by", "patients"), 2, "patients"),
@@ -208,3 +210,44 @@ def test_the_fold_column_is_used_by_train(data: Path, tmp_path: Path) -> None:
     other = train(table, "--out", tmp_path / "other", "--set", "data.folds=4", "-q")
     assert other.exit_code == 2
     assert "4 folds were asked for, and the column 'fold' holds 0, 1, 2" in other.stderr
+
+
+@pytest.fixture(scope="module")
+def torn_dicom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 patients of two slices in class folders, one slice in Training and one in Testing."""
+    root = tmp_path_factory.mktemp("dicom")
+    settings = {"patients": 12, "slices": 2, "size": 128, "format": "dicom", "seed": 2}
+    make_cohort(root / "all", PhantomSettings.parse(settings))
+    for case in Manifest.open(root / "all").cases:
+        side = "Training" if case.path.stem.endswith("_00") else "Testing"
+        copy = root / "data" / side / case.label / case.path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(case.path.read_bytes())
+    return root / "data"
+
+
+class TestPatientsOfDicomHeaders:
+    @pytest.mark.parametrize("by", ["both", "patient"])
+    def test_split_keeps_them_on_one_side(self, torn_dicom: Path, tmp_path: Path, by: str) -> None:
+        result = invoke("split", torn_dicom, "--out", tmp_path / "split.csv", "--group-by", by, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["n_patients"] == 12
+        sides: dict[str, set[str]] = {}
+        for row in read(tmp_path / "split.csv"):
+            sides.setdefault(Path(row["path"]).stem.split("_")[0], set()).add(row["split"])
+        assert len(sides) == 12
+        assert all(len(found) == 1 for found in sides.values())
+        assert "patient_id" not in read(tmp_path / "split.csv")[0]
+
+    def test_train_and_keep_given_refuse_the_stated_split(self, torn_dicom: Path, tmp_path: Path) -> None:
+        kept = invoke("split", torn_dicom, "--out", tmp_path / "split.csv", "--keep-given")
+        trained = train(torn_dicom, "--out", tmp_path / "run")
+        for result in (kept, trained):
+            assert result.exit_code == 3
+            assert "A patient stands on two sides of the given split" in result.stderr
+
+    def test_evaluate_refuses_a_bundle_that_learned_from_the_patients(self, torn_dicom: Path, tmp_path: Path) -> None:
+        train(torn_dicom, "--out", tmp_path / "run", "--allow-leakage")
+        result = invoke("evaluate", tmp_path / "run", torn_dicom, "--split", "test", "--out", tmp_path / "o", "--device", "cpu")
+        assert result.exit_code == 3
+        assert "of the split 'test' are linked to the training cases" in result.stderr

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import threading
+import zipfile
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -13,11 +17,22 @@ import pytest
 
 from reslink.cli.data import open_url
 from reslink.datasets import fetching
-from reslink.datasets.fetching import agree, fetch
+from reslink.datasets.fetching import agree, fetch, keep_checksums
 from reslink.datasets.sources import Layout, RemoteFile, Source
 from reslink.errors import GateError, InputError, StorageError, UsageError
 
-CONTENT = np.random.default_rng(0).bytes(3_000_000)
+
+def archive(*members):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as opened:
+        for i, content in enumerate(members):
+            opened.writestr(f"{i}.jpg", content)
+    return stream.getvalue()
+
+
+CONTENT = archive(np.random.default_rng(0).bytes(3_000_000))
+OTHER = archive(np.random.default_rng(1).bytes(3_000_000))
+PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 
 
 class Served(BaseHTTPRequestHandler):
@@ -29,8 +44,12 @@ class Served(BaseHTTPRequestHandler):
     def do_GET(self):
         plan = self.server.plan
         plan["asked"].append(self.headers.get("Range"))
-        if plan.get("status"):
-            self.send_error(plan["status"])
+        status = plan["busy"].pop(0) if plan["busy"] else plan.get("status")
+        if status:
+            self.send_response(status)
+            if plan.get("retry"):
+                self.send_header("Retry-After", plan["retry"])
+            self.end_headers()
             return
         content, tag = plan["content"], f'"{hashlib.sha256(plan["content"]).hexdigest()[:8]}"'
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
@@ -57,7 +76,7 @@ class Served(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     made = ThreadingHTTPServer(("127.0.0.1", 0), Served)
-    made.plan = {"content": CONTENT, "cuts": [], "asked": []}
+    made.plan = {"content": CONTENT, "cuts": [], "asked": [], "busy": []}
     thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()
     yield made
@@ -81,6 +100,8 @@ def test_a_file_is_fetched_whole_and_its_checksum_is_kept(server, tmp_path):
     heard = []
     [path] = fetch(entry(server), tmp_path, open_url, lambda *progress: heard.append(progress))
     assert path.read_bytes() == CONTENT
+    assert not (tmp_path / "checksums.json").exists()
+    keep_checksums(entry(server), tmp_path)
     pins = json.loads((tmp_path / "checksums.json").read_text())
     assert pins["set.zip"]["sha256"] == hashlib.sha256(CONTENT).hexdigest()
     assert pins["set.zip"]["pinned_by"] == "the first download"
@@ -120,9 +141,9 @@ def test_a_file_that_changed_in_between_is_fetched_from_the_beginning(server, tm
     server.plan["cuts"] = [2_000_000]
     with pytest.raises(InputError):
         fetch(entry(server), tmp_path, open_url)
-    server.plan["content"] = CONTENT[::-1]
+    server.plan["content"] = OTHER
     [path] = fetch(entry(server), tmp_path, open_url)
-    assert path.read_bytes() == CONTENT[::-1]
+    assert path.read_bytes() == OTHER
 
 
 def test_a_server_without_ranges_begins_again(server, tmp_path):
@@ -148,8 +169,9 @@ def test_a_file_with_another_checksum_is_removed_and_named(server, tmp_path, kep
     wrong = "0" * 64
     if kept:
         (tmp_path / "checksums.json").write_text(json.dumps({"set.zip": {"sha256": wrong}}))
-    with pytest.raises(InputError, match=f"set.zip is not the file that was expected.*not {wrong}"):
+    with pytest.raises(InputError, match=f"set.zip is not the file that was expected.*not {wrong}") as caught:
         fetch(entry(server, None if kept else wrong), tmp_path, open_url)
+    assert ("checksums.json" in str(caught.value)) is kept
     assert not (tmp_path / "set.zip").exists()
 
 
@@ -157,7 +179,53 @@ def test_a_file_with_another_checksum_is_removed_and_named(server, tmp_path, kep
 def test_a_refusal_says_how_to_go_on_by_hand(server, tmp_path, status):
     server.plan["status"] = status
     with pytest.raises(InputError, match=f"status {status}.*reslink data import FOLDER --source toy"):
+        fetch(entry(server), tmp_path, open_url, pause=lambda _: None)
+    assert len(server.plan["asked"]) == (5 if status == 500 else 1)
+
+
+def test_a_busy_server_is_asked_again_after_a_pause(server, tmp_path):
+    pauses = []
+    server.plan["busy"] = [503, 429, 502]
+    [path] = fetch(entry(server), tmp_path, open_url, pause=pauses.append)
+    assert path.read_bytes() == CONTENT
+    assert pauses == [2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("asks", "seconds"), [("7", 7), ("86400", 60), ("soon", 2), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("in half a minute", 2)]
+)
+def test_the_server_says_how_long_within_limits(server, tmp_path, asks, seconds):
+    pauses = []
+    server.plan |= {"busy": [429], "retry": asks}
+    fetch(entry(server), tmp_path, open_url, pause=pauses.append)
+    assert pauses == [seconds]
+
+
+def test_the_server_may_name_a_time(server, tmp_path):
+    pauses = []
+    server.plan |= {"busy": [503], "retry": format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)}
+    fetch(entry(server), tmp_path, open_url, pause=pauses.append)
+    assert 20 < pauses[0] <= 30
+
+
+def test_a_page_instead_of_the_archive_is_removed_and_not_remembered(server, tmp_path):
+    server.plan["content"] = PAGE
+    with pytest.raises(InputError, match=r"set\.zip is no ZIP file.*checksums\.json.*login.*data import FOLDER"):
         fetch(entry(server), tmp_path, open_url)
+    assert not [path for path in tmp_path.iterdir() if path.name != ".lock"]
+    server.plan["content"] = CONTENT
+    [path] = fetch(entry(server), tmp_path, open_url)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_page_that_an_earlier_version_remembered_is_forgotten(server, tmp_path):
+    (tmp_path / "set.zip").write_bytes(PAGE)
+    pin = {"sha256": hashlib.sha256(PAGE).hexdigest(), "pinned_by": "the first download"}
+    (tmp_path / "checksums.json").write_text(json.dumps({"set.zip": pin}))
+    with pytest.raises(InputError, match="is no ZIP file"):
+        fetch(entry(server), tmp_path, open_url)
+    [path] = fetch(entry(server), tmp_path, open_url)
+    assert path.read_bytes() == CONTENT
 
 
 def test_a_server_that_is_not_there_is_an_error_of_the_input(server, tmp_path):
@@ -175,7 +243,7 @@ def test_a_set_that_must_be_asked_for_is_not_fetched(server, tmp_path):
 
 def test_a_full_disk_is_known_before_a_byte_is_written(server, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(StorageError, match="3000000 more bytes, and 10 are free"):
+    with pytest.raises(StorageError, match=r"30001.. more bytes, and 10 are free"):
         fetch(entry(server), tmp_path, open_url)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from reslink.datasets.grouping import group_cases
+from reslink.datasets.listable import fits_a_table, listable
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.split_table import fits_a_table, new_columns, without_given_split, write_table
+from reslink.datasets.split_table import new_columns, without_given_split, write_table
 from reslink.errors import GateError, UsageError
 
 HEADER = "scanner,Path,label,mask,patient_id,split,age"
@@ -75,6 +76,7 @@ def test_a_table_of_a_table_keeps_what_was_given_first(data: Path, tmp_path: Pat
     names = list(rows(second)[0])
     assert len(names) == len(set(names))
     assert [row["given_split"] for row in rows(second)] == [row["split"] for row in rows(data / "manifest.csv")]
+    assert [row["given_split_2"] for row in rows(second)] == [row["split"] for row in rows(first)]
     assert {row["fold"] for row in rows(second)} == {"0", "1", "2"}
 
 
@@ -103,7 +105,7 @@ def test_folds(data: Path, tmp_path: Path, k: int, sides: dict[str, str]) -> Non
 
 def test_a_given_split_that_tears_a_patient_is_not_kept(data: Path) -> None:
     manifest = Manifest.open(data)
-    with pytest.raises(GateError, match=r"patient 'p1' stands on two sides of the given split.*reslink split"):
+    with pytest.raises(GateError, match=r"patient stands on two sides of the given split.*reslink split"):
         new_columns(manifest, group_cases(manifest, None, "patient"))
 
 
@@ -112,7 +114,21 @@ def test_names_that_no_table_can_hold(tmp_path: Path) -> None:
         (tmp_path / label).mkdir()
         for name in ("1.png", "2\n.png", "3.png "):
             (tmp_path / label / name).write_bytes(b"x")
-    assert [fits_a_table(case) for case in Manifest.open(tmp_path).cases] == [True, False, False] * 2
+    manifest = Manifest.open(tmp_path)
+    assert [fits_a_table(case) for case in manifest.cases] == [True, False, False] * 2
+    fit, left_out = listable(manifest)
+    assert [case.name for case in fit.cases] == ["a/1.png", "b/1.png"]
+    assert list(left_out) == ["a/2\\n.png", "a/3.png ", "b/2\\n.png", "b/3.png "]
+
+
+def test_folds_of_an_earlier_division_do_not_stay_where_train_obeys_them(data: Path, tmp_path: Path) -> None:
+    first = written(data, tmp_path / "first.csv", k=3)
+    second = written(first, tmp_path / "second.csv", seed=5)
+    assert "fold" not in rows(second)[0]
+    assert [row["given_fold"] for row in rows(second)] == [row["fold"] for row in rows(first)]
+    third = written(second, tmp_path / "third.csv", k=4)
+    assert [row["given_fold"] for row in rows(third)] == [row["fold"] for row in rows(first)]
+    assert {row["fold"] for row in rows(third)} == {"0", "1", "2", "3"}
 
 
 class TestPathsThatLeaveTheFolder:

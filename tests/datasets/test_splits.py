@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -129,7 +130,7 @@ def test_a_side_with_no_share_stays_empty() -> None:
     assert Counter(split) == {"train": 16, "validation": 4}
 
 
-@pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.5), (0.0, 0.5, 0.5), (1.2, -0.1, -0.1), (0.7, 0.3)])
+@pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.5), (0.0, 0.5, 0.5), (1.2, -0.1, -0.1), (0.7, 0.3), (math.nan,) * 3])
 def test_fractions_refused(fractions: tuple[float, float, float]) -> None:
     with pytest.raises(UsageError, match="The fractions are"):
         assign(data_set([0, 1] * 10), [str(i) for i in range(20)], fractions)
@@ -177,7 +178,7 @@ class TestGiven:
         given_split: list[Split] = ["train"] * 12 + ["validation"] * 6 + ["test"] * 6
         patients = [f"p{i}" for i in range(23)] + ["p3"]
         manifest = data_set(self.labels, given_split, patients)
-        with pytest.raises(GateError, match=r"patient 'p3' stands on two sides .*: 0003 in train, 0023 in test"):
+        with pytest.raises(GateError, match=r"A patient stands on two sides .*: 0003 in train, 0023 in test"):
             assign(manifest, self.groups)
         assert assign(manifest, self.groups, allow_leakage=True) == given_split
 

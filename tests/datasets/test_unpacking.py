@@ -75,3 +75,35 @@ def test_what_is_no_archive_or_damaged_is_refused_and_named(tmp_path):
     archive.write_bytes(content)
     with pytest.raises(InputError, match=r"a\.zip cannot be unpacked|could not be written"):
         unpack(archive, tmp_path / "out2")
+
+
+def unpacked_whole(archive, folder):
+    """Whether it was; else it was refused, and nothing else may come of it."""
+    try:
+        unpack(archive, folder)
+    except InputError as error:
+        return f"{archive.name} cannot be unpacked" not in str(error)
+    (folder / "1.jpg").unlink()
+    return True
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_of_any_kind_is_refused_and_named(tmp_path, method):
+    """Each place in turn: the libraries below raise errors of their own."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as opened:
+        opened.writestr("1.jpg", bytes(range(256)) * 8)
+    content = (tmp_path / "a.zip").read_bytes()
+    refused = []
+    for at in range(35, len(content) - 80):
+        damaged = bytearray(content)
+        damaged[at] ^= 0xFF
+        (tmp_path / "b.zip").write_bytes(damaged)
+        refused.append(not unpacked_whole(tmp_path / "b.zip", tmp_path / "out"))
+    assert sum(refused) > 0.8 * len(refused)
+
+
+@pytest.mark.parametrize("name", [".", "./."])
+def test_a_member_without_a_name_is_refused(tmp_path, name):
+    archive = make(tmp_path / "a.zip", {name: b"1"})
+    with pytest.raises(InputError, match="leads out of the folder"):
+        unpack(archive, tmp_path / "out")

@@ -38,6 +38,8 @@ def audit() -> dict[str, Any]:
         "classes": {"Healthy": 2, "Tumor": 2},
         "groups": 3,
         "patients": 0,
+        "patients_from_headers": 0,
+        "text_words": {},
         "twins": [[names[0], names[2]]],
         "twin_pairs": [pair],
         "leaks": [{"kind": "twins", "paths": [names[0], names[2]], "splits": ["train", "test"]}],
@@ -99,6 +101,18 @@ def test_a_clean_audit_has_no_alarm(manifest: Manifest, audit: dict[str, Any]) -
     page = render(clean, manifest)
     assert "Passed" in page
     assert 'class="verdict alarm"' not in page
+    assert "Every file is whole and looks like a head among heads." in page
+    few = {"check": "files: wrong_orientation", "reason": "11 images look like heads, and fewer than 20 are not held"}
+    page = render(clean | {"not_done": [few]}, manifest)
+    assert "looks like a head among heads" not in page
+    assert "Not every check could be made" in page
+
+
+def test_where_patients_come_from_and_how_many_words_there_are(manifest: Manifest, audit: dict[str, Any]) -> None:
+    page = render(audit | {"patients": 3, "patients_from_headers": 3, "text_words": {"Healthy/0.png": 4}}, manifest)
+    assert "<dd>3, from DICOM headers</dd>" in page
+    assert "Tesseract reads 4 words in 1 image" in page
+    assert "<dd>3, 1 from DICOM headers</dd>" in render(audit | {"patients": 3, "patients_from_headers": 1}, manifest)
 
 
 def test_letters_cannot_be_read_in_the_pictures(tmp_path: Path) -> None:

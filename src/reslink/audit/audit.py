@@ -18,6 +18,8 @@ from reslink.audit.label_errors import Suspect, quick_probabilities, suspects
 from reslink.audit.measuring import Measured, Visit, measure
 from reslink.audit.shortcuts import MARGIN, Shortcut, corrected, probe_all
 from reslink.datasets.decoding import each, refuse_in_worker
+from reslink.datasets.header_patients import with_header_patients
+from reslink.datasets.listable import listable
 from reslink.datasets.loading import workers_for
 from reslink.datasets.manifest import Case, Manifest
 from reslink.errors import UsageError
@@ -66,12 +68,14 @@ class Audit:
             "classes": dict(sorted(Counter(case.label for case in self.cases).items())),
             "groups": len(set(self.copies.groups)),
             "patients": len({case.patient_id for case in self.cases} - {None}),
+            "patients_from_headers": len({case.patient_id for case in self.cases if case.patient_from_header}),
             "twins": [self._paths(rows) for rows in self.copies.sets()],
             "twin_pairs": [self._pair(pair) for pair in self.copies.pairs],
             "leaks": leaks(self.cases, self.copies),
             "label_conflicts": [self._paths(rows) for rows in self.copies.conflicts(self.cases)],
             "shortcuts": [probe.as_dict() | {"pictures": self._pictures(probe)} for probe in self.shortcuts],
             "burned_in_text": [case.name for case, item in self._read() if item.text],
+            "text_words": {case.name: item.words for case, item in self._read() if item.text and item.words is not None},
             "text_boxes": {case.name: [_box(box) for box in item.text] for case, item in self._read() if item.text},
             "identity": {case.name: item.identity for case, item in self._read() if item.identity},
             "suspected_label_errors": [self._suspect(suspect) for suspect in self.suspects],
@@ -160,27 +164,40 @@ def run(manifest: Manifest, *, progress: Progress | None = None, seed: int = 0, 
     """Audits a data set; as :func:`audit`, but returns objects."""
     refuse_in_worker()
     listener = progress or Silent()
+    manifest, unlisted = listable(manifest)
     measured = list(_visits(manifest, listener, workers_for(len(manifest)) if workers is None else workers))
-    read = [i for i, item in enumerate(measured) if not isinstance(item, str)]
-    if not read:
+    items = [item for item in measured if isinstance(item, Measured)]
+    wrong = {case.name: item for case, item in zip(manifest.cases, measured, strict=True) if isinstance(item, str)} | unlisted
+    if not items:
         raise UsageError(
-            f"Not one of the {len(manifest)} images can be read; the first: {measured[0]}",
+            f"Not one of the {len(wrong)} images can be read; the first: {next(iter(wrong.values()))}",
             "An audit needs images that reslink can read: PNG, JPEG, TIFF, WebP, BMP, NPY, DICOM, NIfTI",
             "Look at one of the files",
         )
-    part = manifest.subset(read)
-    items = [item for item in measured if isinstance(item, Measured)]
+    readable = manifest.subset(i for i, item in enumerate(measured) if isinstance(item, Measured))
+    part, nobody = with_header_patients(readable, [item.patient for item in items])
     listener.start(1, "Comparing images")
     copies = Copies.find(part, np.stack([item.thumbnail for item in items]))
     listener.step()
     listener.end()
-    unreadable = {case.name: item for case, item in zip(manifest.cases, measured, strict=True) if isinstance(item, str)}
-    found = Audit(part.cases, items, unreadable, copies, names=manifest.labels.names)
-    found.findings = file_checks.check(
-        [case.name for case in manifest.cases], [item if isinstance(item, str) else item.facts for item in measured]
-    )
+    found = Audit(part.cases, items, wrong, copies, names=manifest.labels.names)
+    found.not_done |= {"patients from DICOM headers": nobody} if nobody else {}
     _learn(found, part, listener, seed)
+    _check_files(found, [case.name for case in manifest.cases], measured, unlisted)
     return found
+
+
+def _check_files(found: Audit, names: Sequence[str], measured: Sequence[Measured | str], unlisted: dict[str, str]) -> None:
+    """The checks of single files, and the count of words in what looks like text."""
+    seen = [item if isinstance(item, str) else item.facts for item in measured]
+    found.findings, skipped = file_checks.check([*names, *unlisted], [*seen, *unlisted.values()])
+    found.not_done |= {f"files: {kind}": reason for kind, reason in skipped.items()}
+    uncounted = sum(bool(item.text) and item.words is None for item in found.items)
+    if uncounted:
+        found.not_done["text_words"] = (
+            f"the words in {_count(uncounted, 'image')} with text could not be counted: that takes the package pytesseract "
+            "and the program tesseract"
+        )
 
 
 def _visits(manifest: Manifest, listener: Progress, workers: int) -> Iterator[Measured | str]:

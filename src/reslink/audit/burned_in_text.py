@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from scipy import ndimage
-from scipy.sparse import csr_matrix
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from reslink.imaging.head import head_mask, measured
@@ -41,7 +41,17 @@ IN_HEAD: Final = 2.0
 DARK_IN_HEAD: Final = 5.0
 """Log odds that are asked for in the head, where sulci stand side by side like letters; dark ones most of all."""
 
+PATIENCE: Final = 20
+"""Seconds that Tesseract may take for one region."""
+
+MOST_PAIRS: Final = 1 << 20
+"""Pairs of pieces that are compared at a time."""
+
+LIKE_HEIGHT: Final = 0.55
+"""Letters of one line are at least this part of each other's height."""
+
 Mask = NDArray[np.bool_]
+Rows = NDArray[np.intp]
 Plane = NDArray[np.float32]
 
 
@@ -137,7 +147,7 @@ def count_words(image: Image, boxes: Sequence[Box]) -> int | None:
         boxes: The regions.
 
     Returns:
-        The number of words, or None where the package ``pytesseract`` or the program ``tesseract`` is not installed.
+        The number of words, or None where the package ``pytesseract`` or the program ``tesseract`` is not installed or fails.
     """
     unit = _unit(image)
     if unit is None or not boxes or importlib.util.find_spec("pytesseract") is None or shutil.which("tesseract") is None:
@@ -147,7 +157,10 @@ def count_words(image: Image, boxes: Sequence[Box]) -> int | None:
     for box in boxes:
         grey = Pillow.fromarray(np.rint(255 * box.grown(box.height).of(unit)).astype(np.uint8))
         large = grey.resize((4 * grey.width, 4 * grey.height), Pillow.Resampling.BICUBIC)
-        total += len(reader.image_to_string(large, config="--psm 7").split())
+        try:
+            total += len(reader.image_to_string(large, config="--psm 7", timeout=PATIENCE).split())
+        except (RuntimeError, OSError):  # pytesseract raises them for a program that fails or takes too long
+            return None
     return total
 
 
@@ -241,24 +254,46 @@ def _grouped(pieces: _Pieces) -> list[_Pieces]:
     pieces = pieces.at(letters & (pieces.evenness <= 0.3))
     if len(pieces) < 3:
         return []
-    _, groups = connected_components(csr_matrix(_beside(pieces).astype(np.int8)), directed=False)
+    one, other = _beside(pieces)
+    links = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(len(pieces), len(pieces)))
+    _, groups = connected_components(links, directed=False)
     return [pieces.at(groups == g) for g in np.flatnonzero(np.bincount(groups) >= 3)]
 
 
-def _beside(pieces: _Pieces) -> Mask:
-    """Which pieces are neighbours on a line: near, on one base or head line, of like height and value; (n, n)."""
+def _beside(pieces: _Pieces) -> tuple[Rows, Rows]:
+    """Pairs of pieces that are neighbours on a line: near, on one base or head line, of like height and value.
+
+    Neighbours are sought in the strip of columns that can hold them, so that memory grows with the pieces and not with their
+    square.
+    """
+    order = np.argsort(pieces.left, kind="stable")
+    tallest = (pieces.bottom - pieces.top) / LIKE_HEIGHT
+    starts = np.searchsorted(pieces.left[order], pieces.right - 0.25 * tallest - 1)
+    counts = np.searchsorted(pieces.left[order], pieces.right + 1.2 * tallest + 1, side="right") - starts
+    parts = np.searchsorted(np.cumsum(counts), np.arange(MOST_PAIRS, counts.sum(), MOST_PAIRS))
+    found = []
+    for rows in np.split(np.arange(len(pieces)), parts):
+        one = np.repeat(rows, counts[rows])
+        place = np.arange(len(one)) - np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
+        other = order[starts[one] + place]
+        near = _neighbours(pieces, one, other)
+        found.append((one[near], other[near]))
+    return np.concatenate([one for one, _ in found]), np.concatenate([other for _, other in found])
+
+
+def _neighbours(pieces: _Pieces, one: Rows, other: Rows) -> Mask:
+    """Which of some pairs are neighbours, the second to the right of the first."""
     height = pieces.bottom - pieces.top
-    taller = np.maximum(height[:, None], height[None, :])
+    taller, smaller = np.maximum(height[one], height[other]), np.minimum(height[one], height[other])
 
     def apart(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(np.abs(values[:, None] - values[None, :]))
+        return np.asarray(np.abs(values[one] - values[other]))
 
-    gap = pieces.left[None, :] - pieces.right[:, None]
+    gap = pieces.left[other] - pieces.right[one]
     near = (gap >= -0.25 * taller) & (gap <= 1.2 * taller)
     slack = np.maximum(1, 0.15 * taller)
     level = (apart(pieces.bottom) <= slack) | (apart(pieces.top) <= slack)
-    alike = np.minimum(height[:, None], height[None, :]) >= 0.55 * taller
-    return np.asarray(near & level & alike & (apart(pieces.value) <= 0.1))
+    return np.asarray(near & level & (smaller >= LIKE_HEIGHT * taller) & (apart(pieces.value) <= 0.1))
 
 
 def _box(line: _Pieces, head: Mask) -> Box:

@@ -195,13 +195,3 @@ def mask_file(mask: Image) -> bytes:
     stream = io.BytesIO()
     Pillow.fromarray((mask.pixels != 0).astype(np.uint8) * np.uint8(255)).save(stream, "PNG")
     return stream.getvalue()
-
-
-def patient_of(path: Path) -> str:
-    """Returns the Patient ID of a DICOM file, '' for another file or where there is none."""
-    try:
-        data = read_regular(path)
-        with quiet():
-            return str(parse(data, "the file").get("PatientID") or "") if kind_of(data[:HEAD_BYTES]) == "DICOM" else ""
-    except Exception:  # noqa: BLE001 - the libraries below raise dozens of kinds of error for a broken file
-        return ""

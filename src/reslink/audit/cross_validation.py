@@ -25,6 +25,8 @@ from reslink.metrics.weighted import tables
 
 FOLDS: Final = 5
 DRAWS: Final = 1000
+TAIL: Final = 0.025
+"""Of each side of a 95 % interval."""
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -73,7 +75,9 @@ def balanced_accuracy(
 ) -> tuple[Estimate, float | None]:
     """Returns the balanced accuracy with its interval over groups, and the one-sided p-value of lying above a limit.
 
-    The p-value takes the bootstrap's standard error for that of a normal distribution.
+    The p-value takes the bootstrap's standard error for that of a normal distribution. Where no draw differs from another,
+    as every class is wholly right or wholly wrong, interval and p-value come from the number of groups: of m groups that all
+    are right, the share that is right lies above 0.025^(1/m) (Clopper and Pearson 1934).
 
     Args:
         targets: (n,) class indices.
@@ -101,6 +105,24 @@ def balanced_accuracy(
     drawn = bootstrap.apply(lambda weights: {"mean": mean_recall(weights)})["mean"]
     spread = float(np.nanstd(drawn.values))
     if spread < 1e-9:
-        return Estimate(estimate, estimate, estimate, "the probe calls every image the same", n), 1.0
+        return _without_spread(estimate, targets, calls, groups, limit)
     interval = bootstrap_interval(estimate, drawn, n, bootstrap.n_groups)
     return interval, float(norm.sf((estimate - limit) / spread))
+
+
+def _without_spread(
+    estimate: float, targets: Ints, calls: Ints, groups: NDArray[np.str_], limit: float
+) -> tuple[Estimate, float | None]:
+    """The interval and the p-value where every class has the same share of right calls in every draw."""
+    n = len(targets)
+    if (calls == calls[0]).all():
+        return Estimate(estimate, estimate, estimate, "the probe calls every image the same", n), 1.0
+    recalls = {k: float((calls[targets == k] == k).mean()) for k in np.unique(targets)}
+    right = min((len(np.unique(groups[targets == k])) for k, recall in recalls.items() if recall > 0), default=1)
+    wrong = min((len(np.unique(groups[targets == k])) for k, recall in recalls.items() if recall < 1), default=1)
+    low, high = estimate * TAIL ** (1 / right), 1 - (1 - estimate) * TAIL ** (1 / wrong)
+    method = (
+        f"each class is the same in all groups, {right} at least where it is right and {wrong} where it is wrong: exact limits "
+        "of a share that is 1 or 0 in as many groups"
+    )
+    return Estimate(estimate, low, high, method, n), min(1.0, limit / estimate) ** right if estimate > 0 else 1.0

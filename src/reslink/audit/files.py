@@ -28,6 +28,9 @@ KINDS: Final[tuple[Kind, ...]] = (
     "implausible_hu",
 )
 
+AGAINST_THE_REST: Final[tuple[Kind, ...]] = ("not_a_head", "wrong_orientation", "other_modality", "mixed_windows")
+"""Kinds for which a file is held against the others; ``not_a_head`` for what is like no other head."""
+
 SMALLEST_SIDE: Final = 64
 """Below this many pixels a side nothing of a brain can be judged."""
 
@@ -80,7 +83,7 @@ class Finding:
     message: str
 
 
-def check(names: Sequence[str], measured: Sequence[Facts | str]) -> list[Finding]:
+def check(names: Sequence[str], measured: Sequence[Facts | str]) -> tuple[list[Finding], dict[Kind, str]]:
     """Judges every file by itself and against the others.
 
     A file is held against the others by the median and the median absolute deviation (Rousseeuw and Croux 1993), which up
@@ -91,7 +94,8 @@ def check(names: Sequence[str], measured: Sequence[Facts | str]) -> list[Finding
         measured: The facts of each, or the message that says why it cannot be read.
 
     Returns:
-        The findings, in the order of the names, for one file in the order of ``KINDS``.
+        The findings, in the order of the names, for one file in the order of ``KINDS``; and why files could not be held
+        against the others, by kind.
     """
     found: list[Finding] = []
     good: list[tuple[str, Facts]] = []
@@ -100,10 +104,15 @@ def check(names: Sequence[str], measured: Sequence[Facts | str]) -> list[Finding
         found += [Finding(name, kind, message) for kind, message in alone]
         if not isinstance(item, str) and not {"blank", "not_a_head"} & {kind for kind, _ in alone}:
             good.append((name, item))
+    skipped: dict[Kind, str] = {}
     if len(good) >= SMALLEST_COHORT:
-        found += _against_the_rest(good)
+        against, skipped = _against_the_rest(good)
+        found += against
+    else:
+        few = f"{len(good)} images look like heads, and fewer than {SMALLEST_COHORT} are not held against each other"
+        skipped = dict.fromkeys(AGAINST_THE_REST, few)
     place = {name: i for i, name in enumerate(names)}
-    return sorted(found, key=lambda finding: (place[finding.path], KINDS.index(finding.kind)))
+    return sorted(found, key=lambda finding: (place[finding.path], KINDS.index(finding.kind))), skipped
 
 
 def _alone(item: Facts) -> Iterator[tuple[Kind, str]]:
@@ -143,16 +152,20 @@ def _hounsfield(item: Facts) -> Iterator[tuple[Kind, str]]:
         yield "implausible_hu", f"the head's soft tissue has {item.brain:.0f} HU, and brain has 20 to 45 HU"
 
 
-def _against_the_rest(good: list[tuple[str, Facts]]) -> list[Finding]:
+def _against_the_rest(good: list[tuple[str, Facts]]) -> tuple[list[Finding], dict[Kind, str]]:
     items = [item for _, item in good]
     odd = _unlike(items)
+    windows, no_window = _other_window(items)
+    turned, no_orientation = _turned(items)
     kinds: list[tuple[Kind, dict[int, str]]] = [
         ("not_a_head", odd),
         ("other_modality", _other_modality(items)),
-        ("mixed_windows", _other_window(items)),
-        ("wrong_orientation", {i: message for i, message in _turned(items).items() if i not in odd}),
+        ("mixed_windows", windows),
+        ("wrong_orientation", {i: message for i, message in turned.items() if i not in odd}),
     ]
-    return [Finding(good[i][0], kind, message) for kind, found in kinds for i, message in found.items()]
+    reasons: list[tuple[Kind, str]] = [("mixed_windows", no_window), ("wrong_orientation", no_orientation)]
+    found = [Finding(good[i][0], kind, message) for kind, found in kinds for i, message in found.items()]
+    return found, {kind: reason for kind, reason in reasons if reason}
 
 
 def _unlike(items: list[Facts]) -> dict[int, str]:
@@ -200,17 +213,19 @@ def _looks_like(item: Facts) -> str:
     return "MR" if item.white < MR_WHITE else ""
 
 
-def _other_window(items: list[Facts]) -> dict[int, str]:
-    """CT pictures whose brain is much darker or brighter than in the others."""
+def _other_window(items: list[Facts]) -> tuple[dict[int, str], str]:
+    """CT pictures whose brain is much darker or brighter than in the others; and why that could not be looked for."""
     pictures = [i for i, item in enumerate(items) if item.unit == "grey" and (item.modality == "CT" or item.white > CT_WHITE)]
     if len(pictures) < SMALLEST_COHORT:
-        return {}
+        plain = any(item.unit == "grey" for item in items)  # HU and MR intensities have no window
+        few = f"{len(pictures)} of the pictures look like CT, and fewer than {SMALLEST_COHORT} are not held against each other"
+        return {}, few if plain else ""
     levels = np.array([items[i].level for i in pictures])
     far = _deviations(levels)
     return {
         pictures[i]: f"its brain has grey {levels[i]:.2f} of white, the others' {np.median(levels):.2f}"
         for i in np.flatnonzero((far > 6) & (np.abs(levels - np.median(levels)) > 0.2))
-    }
+    }, ""
 
 
 def _deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -220,14 +235,14 @@ def _deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(away / max(spread, 1e-9))
 
 
-def _turned(items: list[Facts]) -> dict[int, str]:
-    """By the plane that the files say, else by the picture of the head against the others' median."""
+def _turned(items: list[Facts]) -> tuple[dict[int, str], str]:
+    """By the plane that the files say, else by the picture of the head against the others' median; and why not by that."""
     found = {i: f"it is {items[i].plane}, most files are {usual}" for i, usual in _rare([item.plane for item in items]).items()}
     heads = np.stack([item.thumbnail for item in items]).astype(np.float64)
     typical = np.median(heads, axis=0)
     fits = np.stack([_correlation(np.rot90(heads, turns, axes=(1, 2)), typical) for turns in range(4)])
-    if not np.median(fits[0]) > 0.6:  # the heads are not alike: several planes, no usual orientation
-        return found
+    if not np.median(fits[0]) > 0.6:
+        return found, "the heads are not alike, as in several planes, so that none is the usual orientation"
     best = fits.argmax(axis=0)
     gain = fits[1:].max(axis=0) - fits[0]
     clear = (fits.max(axis=0) > 0.6) & ((gain > TURNED) | ((gain > TURNED / 3) & (_deviations(gain) > 6)))
@@ -236,7 +251,7 @@ def _turned(items: list[Facts]) -> dict[int, str]:
             int(i),
             f"turned by {90 * min(best[i], 4 - best[i])}° it would look more like most others: another plane or orientation",
         )
-    return found
+    return found, ""
 
 
 def _correlation(heads: NDArray[np.float64], typical: NDArray[np.float64]) -> NDArray[np.float64]:

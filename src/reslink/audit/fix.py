@@ -7,18 +7,18 @@ import io
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from reslink.audit.clean_file import NewUids, clean_file, mask_file, patient_of
+from reslink.audit.clean_file import NewUids, clean_file, mask_file
 from reslink.audit.clean_pixels import clean_pixels
 from reslink.audit.identity import identifying
+from reslink.datasets.header_patients import with_header_patients
+from reslink.datasets.listable import listable
 from reslink.datasets.manifest import Case, Manifest
 from reslink.errors import InputError, ReslinkError, UsageError
-from reslink.files import sha256, write_atomic
+from reslink.files import sha256, spreadsheet_text, write_atomic
 from reslink.imaging.image import Image
 from reslink.imaging.reading import read_image
 from reslink.training.progress import Progress, Silent
@@ -54,11 +54,13 @@ class CleanCopy:
         folder: Holds ``images/``, ``masks/``, ``manifest.csv`` and ``private/changes.csv``.
         changes: One a case, in the order of the data set.
         notes: What holds for the copy as a whole.
+        failed: Cases that could be read and are missing, or lack their mask, because of an error.
     """
 
     folder: Path
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
+    failed: tuple[str, ...] = ()
 
     @property
     def kept(self) -> int:
@@ -105,7 +107,7 @@ def write_clean_copy(
         StorageError: If a file cannot be written; then there is no copy.
     """
     folder = Path(out).absolute()
-    _check_apart(folder, manifest)
+    check_apart(folder, manifest)
     part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
     try:
         copy = _Copy(manifest, audit, part, progress or Silent()).write()
@@ -114,10 +116,15 @@ def write_clean_copy(
         part.replace(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return CleanCopy(folder, copy.changes, copy.notes)
+    return replace(copy, folder=folder)
 
 
-def _check_apart(folder: Path, manifest: Manifest) -> None:
+def check_apart(folder: Path, manifest: Manifest) -> None:
+    """Refuses a folder for a clean copy that is not empty, or not apart from the data set.
+
+    Raises:
+        UsageError: If it is one of these.
+    """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(
             f"{folder} is not empty", "A clean copy is written into a new or empty folder", "Choose another folder"
@@ -134,7 +141,9 @@ class _Copy:
     """The copy while it is written."""
 
     def __init__(self, manifest: Manifest, audit: Mapping[str, Any], folder: Path, progress: Progress) -> None:
-        self._manifest, self._folder, self._progress = manifest, folder, progress
+        listed, self._unlisted = listable(manifest)
+        self._manifest, _ = with_header_patients(listed)
+        self._folder, self._progress = folder, progress
         self._conflicts = {name for group in audit.get("label_conflicts") or () for name in group}
         self._leaks = bool(audit.get("leaks"))
         self._new_uid = NewUids(secrets.token_bytes(32))
@@ -142,10 +151,13 @@ class _Copy:
         self._left_out: dict[str, str] = {}
         self._written: dict[str, _Written] = {}
         self._by_pixels: dict[str, list[str]] = {}
+        self._first: dict[str, str] = {}
+        self._failed: list[str] = []
 
     def write(self) -> CleanCopy:
         cases = self._manifest.cases
-        order = np.random.default_rng(0).permutation(len(cases))  # so that no number tells a label
+        order = list(range(len(cases)))
+        secrets.SystemRandom().shuffle(order)  # so that no number tells a label or leads back to the source
         self._progress.start(len(cases), "Writing the clean copy")
         try:
             for number, index in enumerate(order, start=1):
@@ -156,10 +168,11 @@ class _Copy:
         self._take_out_conflicts()
         if not self._written:
             raise UsageError("No case is left for a clean copy", "At least one case can be read", self._first_reason())
-        changes = tuple(self._change(case) for case in cases)
+        unlisted = (Change(name, "", "left out", reason) for name, reason in self._unlisted.items())
+        changes = (*map(self._change, cases), *unlisted)
         write_atomic(self._folder / PRIVATE / "changes.csv", _csv(("source", "path", "done", "reason"), _rows(changes)))
         write_atomic(self._folder / "manifest.csv", self._table())
-        return CleanCopy(self._folder, changes, self._notes())
+        return CleanCopy(self._folder, changes, self._notes(), tuple(sorted(self._failed)))
 
     def _first_reason(self) -> str:
         return next(iter(self._left_out.values()), "The data set is empty")
@@ -169,19 +182,21 @@ class _Copy:
         if case.name in self._conflicts:
             self._left_out[case.name] = "the same image stands under two labels"
             return
+        before = ""
         try:
             image = _one_slice(read_image(case.path), case.name)
             before = _digest(image)
-            twin = self._by_pixels.setdefault(before, [])
-            twin.append(case.name)
-            if len(twin) > 1:
-                self._left_out[case.name] = f"the same pixels as {twin[0]}"
+            self._by_pixels.setdefault(before, []).append(case.name)
+            if before in self._first:
+                self._left_out[case.name] = f"the same pixels as {self._first[before]}"
                 return
             clean = clean_pixels(image)
             content, suffix = clean_file(case.path, case.name, image, clean, self._new_uid)
         except ReslinkError as error:
             self._left_out[case.name] = str(error).replace(str(case.path), case.name)
+            self._failed += [case.name] if before else []
             return
+        self._first[before] = case.name
         write_atomic(self._folder / "images" / f"{number}{suffix}", content)
         told = identifying(case.path)
         reasons = [*clean.notes, *([f"removed: {', '.join(told)}"] if told else [])]
@@ -195,13 +210,14 @@ class _Copy:
             content = mask_file(_one_slice(read_image(case.mask), f"The mask of {case.name}"))
         except ReslinkError as error:
             reasons.append(str(error).replace(str(case.mask), f"the mask of {case.name}"))
+            self._failed.append(case.name)
             return ""
         write_atomic(self._folder / "masks" / f"{number}.png", content)
         return f"masks/{number}.png"
 
     def _patient(self, case: Case) -> str:
-        """A new name, the same for the same patient; of a DICOM file without patient in the table, by its Patient ID."""
-        known = case.patient_id or patient_of(case.path)
+        """A new name, the same for the same patient."""
+        known = case.patient_id
         return self._patients.setdefault(known, f"P{len(self._patients) + 1:05d}") if known else ""
 
     def _take_out_conflicts(self) -> None:
@@ -266,7 +282,8 @@ def _digest(image: Image) -> str:
 
 
 def _rows(changes: tuple[Change, ...]) -> list[dict[str, str]]:
-    return [vars(change) for change in changes]
+    """For people, who open it in a spreadsheet."""
+    return [{name: spreadsheet_text(text) for name, text in vars(change).items()} for change in changes]
 
 
 def _csv(columns: list[str] | tuple[str, ...], rows: list[dict[str, str]]) -> str:

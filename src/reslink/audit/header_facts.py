@@ -8,6 +8,7 @@ slice, age and sex.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -18,6 +19,8 @@ from PIL import JpegImagePlugin
 from reslink.files import sha256
 from reslink.imaging.decoding import HEAD_BYTES, kind_of
 from reslink.imaging.guard import MAX_FILE_BYTES, quiet
+
+LARGEST: Final = 1e30
 
 Entry: TypeAlias = str | float
 Header: TypeAlias = dict[str, Entry]
@@ -58,7 +61,12 @@ def header_facts(path: str | Path) -> Header:
             found = _READERS.get(kind, _nothing)(data)
     except Exception:  # noqa: BLE001 - the libraries below raise dozens of kinds of error for a header that is odd
         found = {"header": "cannot be read"}
-    return {"format": kind, **found}
+    return {"format": kind, **{name: entry for name, entry in found.items() if isinstance(entry, str) or _usable(entry)}}
+
+
+def _usable(number: float) -> bool:
+    """Whether a number can stand in a column: one header that says infinity or 1e60 must not spoil those of all files."""
+    return math.isfinite(number) and abs(number) < LARGEST
 
 
 def _nothing(_: bytes) -> Header:

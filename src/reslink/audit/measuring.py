@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from reslink.audit.asymmetry import asymmetry_features, head_picture
-from reslink.audit.burned_in_text import Box, find_text
+from reslink.audit.burned_in_text import Box, count_words, find_text
 from reslink.audit.file_facts import Facts, facts
 from reslink.audit.header_facts import Header, header_facts
 from reslink.audit.identity import identifying
 from reslink.audit.outside_head import outside_features
 from reslink.datasets.decoding import read_slice
+from reslink.datasets.header_patients import HeaderPatient, header_patient
 from reslink.datasets.manifest import file_hash
 from reslink.datasets.thumbnails import thumbnail
 from reslink.errors import ReslinkError
@@ -58,6 +59,8 @@ class Measured:
         outside: (78,) float32 of what lies outside the head; None where there is no head.
         text: Regions that look like text.
         identity: Names of attributes that identify a person.
+        words: How many words Tesseract reads in ``text``; None where it could not count.
+        patient: Whose image it is, as the DICOM header says.
     """
 
     sha256: str
@@ -70,6 +73,8 @@ class Measured:
     outside: NDArray[np.float32] | None
     text: list[Box]
     identity: list[str]
+    words: int | None = None
+    patient: HeaderPatient = field(default_factory=HeaderPatient)
 
 
 def measure(visit: Visit) -> Measured | str:
@@ -80,6 +85,7 @@ def measure(visit: Visit) -> Measured | str:
     """
     try:
         image = read_slice(visit.path, visit.name)
+        text = find_text(image)
         return Measured(
             sha256=file_hash(visit.path, visit.name),
             header=header_facts(visit.path),
@@ -89,8 +95,10 @@ def measure(visit: Visit) -> Measured | str:
             tiny=np.asarray(Pillow.fromarray(_grey(image)).resize((TINY, TINY), Pillow.Resampling.BOX)),
             histogram=_histogram(image),
             outside=outside_features(image),
-            text=find_text(image),
+            text=text,
             identity=identifying(visit.path),
+            words=count_words(image, text),
+            patient=header_patient(visit.path),
         )
     except ReslinkError as error:
         return str(error).replace(str(visit.path), visit.name)

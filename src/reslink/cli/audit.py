@@ -9,10 +9,10 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import Data, Json, Overwrite
-from reslink.cli.verb import refuse_earlier
 from reslink.errors import GateError
 
 if TYPE_CHECKING:
+    from reslink.audit.fix import CleanCopy
     from reslink.datasets.manifest import Manifest
 
 EXAMPLES = (
@@ -44,12 +44,16 @@ def audit(
     and a class that can be told from the file's facts or from what lies outside the head.
     """
     from reslink.audit.audit import audit as run
+    from reslink.cli.audit_folders import check_fix, check_out
     from reslink.datasets.manifest import Manifest
 
     if out is None and fix is None and not json:
         out = Path("audit")
-    refuse_earlier(out, "audit.json", "an audit", overwrite)
     manifest = Manifest.open(data, learnable=False)
+    if out is not None:
+        check_out(out, manifest, overwrite)
+    if fix is not None:
+        check_fix(fix, manifest, out)
     progress = console.progress()
     try:
         found = run(manifest, out, progress=progress, seed=seed, workers=workers)
@@ -63,11 +67,11 @@ def audit(
         console.json(found)
     else:
         _say(console, found)
-        for name, path in (("page", page), ("clean copy", clean)):
+        for name, path in (("page", page), ("clean copy", fix)):
             if path is not None:
                 console.note(f"{name}: {path}")
         console.research_use_only()
-    _judge(found)
+    _judge(found, clean)
 
 
 def _page(found: dict[str, Any], manifest: Manifest, out: Path | None) -> Path | None:
@@ -78,7 +82,7 @@ def _page(found: dict[str, Any], manifest: Manifest, out: Path | None) -> Path |
     return audit_report(found, manifest, out)
 
 
-def _clean(console: Console, found: dict[str, Any], manifest: Manifest, folder: Path | None, progress: Any) -> Path | None:
+def _clean(console: Console, found: dict[str, Any], manifest: Manifest, folder: Path | None, progress: Any) -> CleanCopy | None:
     if folder is None:
         return None
     from reslink.audit.fix import write_clean_copy
@@ -87,7 +91,10 @@ def _clean(console: Console, found: dict[str, Any], manifest: Manifest, folder: 
     console.note(f"{copy.kept} of {len(copy.changes)} images in the clean copy; {folder / 'private' / 'changes.csv'} says why")
     for note in copy.notes:
         console.warn(note)
-    return folder
+    for change in copy.changes:
+        if change.source in copy.failed:
+            console.warn(f"{change.source}, clean copy: {change.reason}")
+    return copy
 
 
 def _say(console: Console, found: dict[str, Any]) -> None:
@@ -114,7 +121,7 @@ def _informing(found: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _judge(found: dict[str, Any]) -> None:
+def _judge(found: dict[str, Any], clean: CleanCopy | None) -> None:
     failed = [gate["reason"] for gate in found["gates"] if gate["failed"]]
     if failed:
         raise GateError(
@@ -122,5 +129,5 @@ def _judge(found: dict[str, Any]) -> None:
             "A figure measured on such data says more about the data than about a model",
             "Look at the page; reslink audit --fix DIR writes a clean copy, reslink split divides without leaks",
         )
-    if found["files"]["corrupt"]:
+    if found["files"]["corrupt"] or (clean is not None and clean.failed):
         raise typer.Exit(1)

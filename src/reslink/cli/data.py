@@ -74,7 +74,7 @@ def fetch(
     json: Json = False,
 ) -> None:
     """Download a public data set, verify and unpack it, and write its manifest.csv. Goes on after an interruption."""
-    from reslink.datasets.fetching import agree
+    from reslink.datasets.fetching import agree, keep_checksums
     from reslink.datasets.fetching import fetch as download
     from reslink.datasets.sources import source
     from reslink.datasets.unpacking import unpack
@@ -87,6 +87,7 @@ def fetch(
     for file in files:
         with _steps(console, f"Unpacking {file.name}") as step:
             unpack(file, out / "files", step)
+    keep_checksums(entry, out)
     _import(console, out / "files", entry, out / "images", binary, True, json)
 
 

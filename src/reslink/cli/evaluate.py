@@ -43,12 +43,15 @@ def evaluate(
     """Judge a bundle on a data set: each figure with its 95 % interval; writes evaluation.json and report.html."""
     from reslink.bundles.bundle import Bundle
     from reslink.cli.pipeline import figures, leaks
+    from reslink.datasets.header_patients import with_header_patients
     from reslink.datasets.manifest import Manifest
     from reslink.evaluation.evaluate import evaluate_bundle
     from reslink.reports.page import evaluation_report
 
     refuse_earlier(out, "evaluation.json", "an evaluation", overwrite)
-    manifest = Manifest.open(data, labels=Bundle.load(bundle).labels)
+    manifest, note = with_header_patients(Manifest.open(data, labels=Bundle.load(bundle).labels))
+    if note:
+        console.warn(f"Patients: {note}.")
     result = evaluate_bundle(
         bundle,
         manifest,

@@ -76,9 +76,10 @@ def judge(console: Console, manifest: Manifest, recipe: Recipe, out: Path) -> di
     """
     from reslink.bundles.bundle import Bundle
     from reslink.cli.gallery import write_gallery
+    from reslink.datasets.header_patients import with_header_patients
     from reslink.evaluation.evaluate import evaluate_bundle
 
-    cases = tested(manifest, out / "splits.csv")
+    cases = tested(with_header_patients(manifest)[0], out / "splits.csv")  # known of the whole, as they were for the split
     if not len(cases):
         console.warn("The run has no test part: nothing is judged.")
         return {}

@@ -50,15 +50,21 @@ def split(
 ) -> None:
     """Divide a data set into train, validation and test, or into folds, and write it as a CSV for train and evaluate.
 
-    All images of a patient, and near copies (mirrored, rotated, re-encoded, …), stay on one side; each class has the same
-    share on every side. All columns are kept; group, split and fold are added; paths are relative to the CSV.
+    All images of a patient, known from the table or from DICOM headers, and near copies (mirrored, rotated, re-encoded, …),
+    stay on one side; each class has the same share on every side. All columns are kept; group, split and fold are added; paths
+    are relative to the CSV.
     """
     from reslink.datasets.grouping import group_cases
+    from reslink.datasets.header_patients import with_header_patients
+    from reslink.datasets.listable import listable
     from reslink.datasets.manifest import Manifest
     from reslink.datasets.split_table import new_columns, without_given_split, write_table
 
     _check_options(out, fractions, folds, keep_given, overwrite)
-    manifest, left_out = _listable(Manifest.open(data))
+    manifest, left_out = listable(Manifest.open(data))
+    manifest, note = with_header_patients(manifest)
+    if note:
+        console.warn(f"Patients: {note}.")
     thumbnails = None
     if group_by in ("both", "twin"):
         manifest, thumbnails, unreadable = _seen(console, manifest, out)
@@ -83,16 +89,6 @@ def _check_options(
         raise UsageError(f"{out} is a folder", "--out names a CSV file", f"Write --out {out / 'split.csv'}")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists", "Nothing is replaced unasked", "Choose another --out, or add --overwrite")
-
-
-def _listable(manifest: Manifest) -> tuple[Manifest, dict[str, str]]:
-    """Leaves out files whose names no CSV can hold."""
-    from reslink.datasets.split_table import fits_a_table
-
-    fits = [i for i, case in enumerate(manifest.cases) if fits_a_table(case)]
-    reason = "A name in a table is printable and has no space at an end. Rename the file"
-    left_out = {ascii(case.name)[1:-1]: reason for case in manifest.cases if not fits_a_table(case)}
-    return manifest.subset(fits), left_out
 
 
 def _seen(console: Console, manifest: Manifest, out: Path) -> tuple[Manifest, Thumbnails, dict[str, str]]:
@@ -141,7 +137,7 @@ def _say(console: Console, summary: dict[str, Any], json: bool) -> None:
         console.warn(f"{name} is left out: {reason}")
     if summary["group_by"] in ("patient", "both") and not summary["n_patients"]:
         kept = "only near copies are kept together" if summary["group_by"] == "both" else "each image is a group of its own"
-        console.warn(f"No case has a patient_id: {kept}.")
+        console.warn(f"No case has a patient_id, in the table or in a DICOM header: {kept}.")
     if summary["group_by"] == "none":
         console.warn("Nothing is kept together: figures on this split may be inflated. train refuses it if a group is torn.")
     if json:

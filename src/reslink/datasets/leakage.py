@@ -45,14 +45,13 @@ def check_torn(manifest: Manifest, groups: Sequence[str], sides: Sequence[str | 
         GateError: If a group or a patient is torn, with the names of two of its cases.
     """
     patients = [case.patient_id for case in manifest.cases]
-    for keys, what in ((patients, "The patient"), (groups, "A group of near copies")):
+    for keys, what in ((patients, "A patient"), (groups, "A group of near copies")):
         first: dict[str, int] = {}
         for i, key in enumerate(keys):
             j = first.setdefault(key, i) if key else i
             if sides[i] != sides[j]:
-                name = f" {key!r}" if keys is patients else ""
                 raise GateError(
-                    f"{what}{name} stands on two sides of the {which}: {manifest.cases[j].name} in {sides[j]}, "
+                    f"{what} stands on two sides of the {which}: {manifest.cases[j].name} in {sides[j]}, "
                     f"{manifest.cases[i].name} in {sides[i]}",
                     "All images of a patient, and near copies, stand on one side",
                     "Divide anew with reslink split DATA --out split.csv, or add --allow-leakage: every figure then says so",

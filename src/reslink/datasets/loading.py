@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from reslink.datasets.cache_files import Index, RowWriter, code_digest, open_rows
 from reslink.datasets.decoding import HEAD_SIZE, Decoded, Job, decode_all, refuse_in_worker
+from reslink.datasets.header_patients import HeaderPatient, header_patients, with_header_patients
 from reslink.datasets.manifest import Case, Manifest, file_hash
 from reslink.datasets.thumbnails import SIDE as THUMBNAIL_SIZE
 from reslink.errors import InputError, UsageError
@@ -38,7 +39,8 @@ class PixelCache:
     """The preprocessed images of a data set, mapped from disk: a row for each case that could be read.
 
     Attributes:
-        manifest: The cases that were read, in the order of the rows.
+        manifest: The cases that were read, in the order of the rows; a patient that the data set does not state is that of
+            the DICOM header, as a hash.
         pixels: (n, planes, S, S) uint8, read-only: what ``Preprocess.pixels`` returns.
         heads: (n, 56, 56) uint8, 1 where the head is.
         thumbnails: (n, 64, 64) uint8 of the isolated head, for ``twins.groups``.
@@ -49,6 +51,7 @@ class PixelCache:
         file_hashes: SHA-256 of every image file by case name, also of those that failed, for ``Manifest.digest``.
         failed: Why a case has no row, by its name.
         kept: Index in the manifest that was given for each row.
+        notes: What should be said of the data set as a whole.
     """
 
     manifest: Manifest
@@ -62,6 +65,7 @@ class PixelCache:
     file_hashes: Mapping[str, str]
     failed: dict[str, str]
     kept: list[int]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -148,20 +152,26 @@ class PixelCache:
 
 @dataclass(frozen=True)
 class _Sources:
-    """The content hashes of a data set's files."""
+    """The content hashes of a data set's files, and the patients that their headers name.
+
+    Headers are read whenever a cache is opened, as the hashes are: so nothing of a patient is kept in the cache.
+    """
 
     keys: list[str]
     hashes: dict[str, str]
     missing: dict[int, str]
+    patients: list[HeaderPatient]
 
     @classmethod
     def of(cls, manifest: Manifest) -> _Sources:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the GIL, reading waits for disks
             found = list(pool.map(_hashes, manifest.cases))
+        stated = all(case.patient_id is not None for case in manifest.cases)
+        patients = [HeaderPatient()] * len(manifest) if stated else header_patients(manifest.cases)
         missing = {i: pair for i, pair in enumerate(found) if isinstance(pair, str)}
         keys = ["missing" if isinstance(pair, str) else " ".join(pair) for pair in found]
         known = {case.name: pair[0] for case, pair in zip(manifest.cases, found, strict=True) if not isinstance(pair, str)}
-        return cls(keys, known, missing)
+        return cls(keys, known, missing, patients)
 
 
 def _hashes(case: Case) -> tuple[str, str] | str:
@@ -325,7 +335,8 @@ def _opened(
     pixels, heads, thumbnails = (arrays[name] for name in ("pixels", "heads", "thumbnails"))
     if pixels is None or heads is None or thumbnails is None:
         raise UsageError(f"The cache {place} has vanished", "It stays as long as it is used", "Run the command again")
-    part = manifest.subset(index.kept)
+    whole, note = with_header_patients(manifest, sources.patients)
+    part = whole.subset(index.kept)
     return cls(
         manifest=part,
         pixels=pixels,
@@ -338,6 +349,7 @@ def _opened(
         file_hashes=sources.hashes,
         failed={manifest.cases[i].name: message for i, message in sorted(index.failed.items())},
         kept=list(index.kept),
+        notes=(note,) if note else (),
     )
 
 

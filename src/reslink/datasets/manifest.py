@@ -47,6 +47,7 @@ class Case:
         split: The side that the data set itself prescribes, where it does.
         name: The path below the data set's root with forward slashes; unique in the data set.
         extra: The other columns of the table, by their header.
+        patient_from_header: Whether ``patient_id`` was not stated but read from a DICOM header (``header_patients``).
     """
 
     path: Path
@@ -56,6 +57,12 @@ class Case:
     split: Split | None = None
     name: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
+    patient_from_header: bool = False
+
+    @property
+    def stated_patient(self) -> str:
+        """The patient that the data set states, '' where it states none."""
+        return "" if self.patient_from_header else self.patient_id or ""
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,7 @@ class Manifest:
                 (
                     case.name,
                     case.label,
-                    case.patient_id or "",
+                    case.stated_patient,
                     case.split or "",
                     known.get(case.name) or file_hash(case.path, case.name),
                     file_hash(case.mask, case.name) if case.mask else "",

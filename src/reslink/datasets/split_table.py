@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,8 @@ from reslink.datasets.splits import assign, folds
 from reslink.files import write_atomic
 
 _KNOWN = ("path", "label", "patient_id", "mask", "split")
-_NEW = ("group", "split", "fold")
+_OBEYED = ("fold",)
+"""A column that ``train`` obeys: it must not stay from an earlier division where a new one does not write it."""
 
 
 def without_given_split(manifest: Manifest) -> Manifest:
@@ -56,17 +58,12 @@ def _side(fold: int, k: int) -> Split:
     return "test" if fold == 0 else "validation" if fold == 1 and k > 2 else "train"
 
 
-def fits_a_table(case: Case) -> bool:
-    """Returns whether a case's paths can stand in a CSV table: printable, no space at an end."""
-    names = [case.name, *([case.mask.name] if case.mask else [])]
-    return all(name.isprintable() and name == name.strip() for name in names)
-
-
 def write_table(path: Path, manifest: Manifest, added: Mapping[str, Sequence[str]]) -> Path:
     """Writes the cases and the columns added as a CSV that ``Manifest.open`` reads.
 
-    All columns of the data set's own table stay, in their order. One that is called like a new column and
-    says something else is kept as ``given_…``. Paths are relative to the folder of the file written, wherever the images lie.
+    All columns of the data set's own table stay, in their order. One that is called like a new column and says something
+    else is kept as ``given_…``, or ``given_…_2`` and so on where there is such a column already; so is ``fold`` where it is
+    not new, since ``train`` obeys it. Paths are relative to the folder of the file written, wherever the images lie.
 
     Args:
         path: The file to write.
@@ -78,15 +75,27 @@ def write_table(path: Path, manifest: Manifest, added: Mapping[str, Sequence[str
     """
     rows = [_cells(case, manifest, path) for case in manifest.cases]
     headers = _headers(manifest, rows)
-    names = {header: f"given_{header}" if header in added else header for header in headers}
     same = {header for header, values in added.items() if [row.get(header, "") for row in rows] == list(values)}
-    kept = [header for header in headers if header not in same and (header == names[header] or names[header] not in headers)]
+    names = _names([header for header in headers if header not in same], added)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*(names[header] for header in kept), *added])
+    writer.writerow([*names.values(), *added])
     for row, *values in zip(rows, *added.values(), strict=True):
-        writer.writerow([*(row.get(header, "") for header in kept), *values])
+        writer.writerow([*(row.get(header, "") for header in names), *values])
     return write_atomic(path, stream.getvalue())
+
+
+def _names(headers: Sequence[str], added: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Returns what each column is called in the new table: ``given_…`` for one whose name is taken."""
+    taken = {*headers, *added}
+    names = {}
+    for header in headers:
+        names[header] = header
+        if header in added or header in _OBEYED:
+            numbered = (f"given_{header}_{number}" for number in itertools.count(2))
+            names[header] = next(name for name in itertools.chain([f"given_{header}"], numbered) if name not in taken)
+            taken.add(names[header])
+    return names
 
 
 def _cells(case: Case, manifest: Manifest, table: Path) -> dict[str, str]:
@@ -95,7 +104,7 @@ def _cells(case: Case, manifest: Manifest, table: Path) -> dict[str, str]:
     def link(file: Path) -> str:
         return (Path(way) / file.relative_to(manifest.root)).as_posix()
 
-    known = (link(case.path), case.label, case.patient_id or "", link(case.mask) if case.mask else "", case.split or "")
+    known = (link(case.path), case.label, case.stated_patient, link(case.mask) if case.mask else "", case.split or "")
     return dict(zip(_KNOWN, known, strict=True)) | dict(case.extra)
 
 

@@ -153,7 +153,8 @@ def _group_table(manifest: Manifest, groups: Sequence[str]) -> _Groups:
 
 
 def _check_fractions(fractions: tuple[float, float, float]) -> None:
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] <= 0:
+    shares = len(fractions) == 3 and all(share >= 0 for share in fractions)  # not a number is not >= 0
+    if not shares or abs(sum(fractions) - 1) > 1e-6 or fractions[0] <= 0:
         raise UsageError(
             f"The fractions are {fractions}",
             "Three shares for train, validation and test that sum to 1; train has some",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import lzma
 import os
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -48,7 +50,7 @@ def unpack(archive: Path, folder: Path, heard: Callable[[int, int], None] | None
                 written += _member(opened, member, target)
                 if heard:
                     heard(done, len(members))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise _damaged(archive, str(error)) from error
     for path in inner:
         written += unpack(path, path.parent, heard, nested=False)
@@ -69,7 +71,9 @@ def _safe(member: zipfile.ZipInfo, archive: Path) -> Path:
     """Returns the path of a member below the folder."""
     path = PurePosixPath(member.filename.replace("\\", "/"))
     link = stat.S_ISLNK(member.external_attr >> 16)
-    odd = path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or not member.filename.isprintable()
+    odd = (
+        not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or not member.filename.isprintable()
+    )
     if link or odd:
         raise _damaged(archive, f"{member.filename!r} is a link or leads out of the folder")
     return Path(*path.parts)
@@ -85,6 +89,8 @@ def _member(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> i
             shutil.copyfileobj(source, stream, 1 << 20)
         os.replace(part, target)  # noqa: PTH105  (over a file of another size)
     except OSError as error:
+        if error.errno is None:  # bz2 raises it for damaged data
+            raise zipfile.BadZipFile(str(error)) from error
         raise StorageError(
             f"{target} could not be written: {error.strerror or error}",
             "Unpacking needs a folder that may be written to, with free space",

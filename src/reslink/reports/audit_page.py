@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reslink import __version__
+from reslink.datasets.listable import printable
 from reslink.datasets.manifest import Manifest
 from reslink.files import write_atomic
 from reslink.reports.audit_pictures import Pictures
@@ -67,7 +68,7 @@ def render(audit: Mapping[str, Any], manifest: Manifest) -> str:
     pictures = Pictures.of(manifest, audit)
     labels = {case.name: case.label for case in manifest.cases}
     return template("audit.html.j2", count=_count).render(
-        name=manifest.root.name,
+        name=printable(manifest.root.name),
         audit=audit,
         labels=labels,
         gates=[gate | {"title": GATES[gate["gate"]]} for gate in audit["gates"]],
@@ -80,6 +81,7 @@ def render(audit: Mapping[str, Any], manifest: Manifest) -> str:
         attributes=Counter(name for names in audit["identity"].values() for name in names).most_common(),
         errors=[error | _case(error["path"], pictures) for error in audit["suspected_label_errors"][:CASES]],
         kinds=list(_kinds(audit["files"], pictures)),
+        compared=not any(entry["check"].startswith("files: ") for entry in audit["not_done"]),
         notice=RESEARCH_USE_ONLY,
         version=__version__,
         colours={name: light for name, (_, light) in COLOURS.items()},

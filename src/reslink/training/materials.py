@@ -91,6 +91,8 @@ def open_materials(manifest: Manifest, recipe: Recipe, folder: Path, progress: P
     cache = _open_cache(manifest, recipe, folder, progress)
     for name, reason in cache.failed.items():
         progress.message(f"{name} is left out: {reason}")
+    for note in cache.notes:
+        progress.message(f"Patients: {note}.")
     read = cache.manifest
     _check_classes(read, cache)
     copies = twins.pairs(cache.thumbnails, [case.patient_id for case in read.cases])
