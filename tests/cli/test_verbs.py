@@ -28,7 +28,7 @@ from reslink.labels import Labels
 
 VERBS = (
     *("demo", "split", "train", "evaluate", "models", "predict", "explain"),
-    *("audit", "report", "describe", "phantom", "info", "doctor"),
+    *("audit", "report", "describe", "bench", "phantom", "info", "doctor"),
 )
 
 

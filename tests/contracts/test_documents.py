@@ -26,6 +26,7 @@ VERBS = (
     "report",
     "data",
     "describe",
+    "bench",
     "phantom",
     "info",
     "doctor",

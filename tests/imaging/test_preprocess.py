@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from reslink.errors import InputError
 from reslink.imaging.image import Image
-from reslink.imaging.preprocess import WINDOWS, Preprocess
+from reslink.imaging.preprocess import WINDOWS, Preprocess, _counted, _spread
 
 SMALL = Preprocess(size=64)
 
@@ -271,3 +271,15 @@ def test_settings_cannot_be_changed() -> None:
 def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Preprocess.model_validate(wrong)
+
+
+def test_counted_percentiles_are_those_of_numpy_to_the_bit(rng):
+    for n in (1, 2, 3, 7, 200, 3001):
+        for top in (1, 2, 17, 256):
+            values = rng.integers(0, top, n).astype(np.float32)
+            for percentiles in ((0.5, 99.5), (0.0, 100.0), (49.9, 50.1), (33.3, 66.7)):
+                expected = tuple(np.percentile(values.astype(np.float64), percentiles))
+                assert _spread(values, percentiles, eight_bits=True) == _spread(values, percentiles)
+                assert _counted(values, percentiles) == expected
+    parts = values + np.float32(0.25)  # no whole numbers, whatever the image says
+    assert _spread(parts, (0.5, 99.5), eight_bits=True) == _spread(parts, (0.5, 99.5))

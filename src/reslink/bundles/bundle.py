@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reslink.bundles import folder as folders
-from reslink.bundles import weights, zoo
+from reslink.bundles import twin, weights, zoo
 from reslink.bundles.card import model_card
 from reslink.bundles.decision import Decision
 from reslink.bundles.decision_arrays import DecisionArrays
@@ -22,8 +22,10 @@ from reslink.bundles.record import (
     DECISION,
     FINGERPRINTS,
     SCHEMA_VERSION,
+    TWIN,
     WEIGHTS,
     Record,
+    TwinRecord,
     WeightsRecord,
     read_record,
 )
@@ -43,9 +45,9 @@ __all__ = ["SCHEMA_VERSION", "Bundle"]
 class Bundle:
     """A trained network and what is needed to use and judge it.
 
-    On disk a bundle is a folder of ``model.safetensors``, ``bundle.json``, ``MODEL_CARD.md`` and, where the training images
-    are known, ``fingerprints.safetensors``. Reading one imports no
-    torch; only :meth:`network` does, and so does :meth:`save`, which checks the weights against the architecture.
+    On disk a bundle is a folder of ``model.safetensors``, ``bundle.json``, ``MODEL_CARD.md`` and, where they are known,
+    ``fingerprints.safetensors`` (of the training images), ``decision.safetensors`` and ``model.onnx``. Reading one imports
+    no torch; only :meth:`network` does, and so does :meth:`save`, which checks the weights against the architecture.
 
     Attributes:
         architecture: The fields of ``ResLinkConfig`` and ``name``, the variant that they came from.
@@ -57,6 +59,7 @@ class Bundle:
             ``intended_use``, ``recipe``, ``seed``; no path, host or user name.
         training_images: Fingerprints of the images that it learned from; None where they are not known.
         weights_sha256: The SHA-256 of ``model.safetensors``; None before the bundle is saved.
+        twin: What is known of ``model.onnx``, the same network for runtimes other than torch; None where there is none.
         folder: Where the bundle lies; None before it is saved.
     """
 
@@ -68,13 +71,14 @@ class Bundle:
     provenance: dict[str, Any] = field(default_factory=dict)
     training_images: TrainingImages | None = field(default=None, compare=False, repr=False)
     weights_sha256: str | None = None
+    twin: TwinRecord | None = None
     folder: Path | None = None
 
     def __post_init__(self) -> None:
         _check_fit(self)
 
     def save(self, folder: str | Path, tensors: Mapping[str, weights.TensorLike]) -> Bundle:
-        """Writes the bundle to a folder: whole or not at all. An older bundle there is replaced.
+        """Writes the bundle to a folder: whole or not at all. An older bundle there is replaced, and so is its twin.
 
         Equal weights give a byte-identical ``model.safetensors``, which holds no time, host or path.
 
@@ -84,7 +88,7 @@ class Bundle:
                 numbers are stored as float32.
 
         Returns:
-            The same bundle with ``weights_sha256`` and ``folder`` set.
+            The same bundle with ``weights_sha256`` and ``folder`` set, without a twin: see :meth:`with_onnx`.
 
         Raises:
             BundleError: If a weight is not finite, a name or a shape does not fit the architecture (each is named),
@@ -96,11 +100,8 @@ class Bundle:
         weights.check_finite(arrays)
         weights.check_shapes({name: array.shape for name, array in arrays.items()}, self.architecture)
         content = weights.to_bytes(arrays)
-        saved = replace(self, weights_sha256=sha256(content), folder=target)
-        with folders.replacing(target) as part:
-            write_atomic(part / WEIGHTS, content)
-            _write_arrays(self, part)
-            _write_texts(saved, part, len(content))
+        saved = replace(self, weights_sha256=sha256(content), twin=None, folder=target)
+        _write(saved, content, None)
         return saved
 
     @classmethod
@@ -119,6 +120,10 @@ class Bundle:
         path = folders.find_bundle(folder)
         record = read_record(path / BUNDLE_JSON)
         weights.check_file(path / WEIGHTS, record.weights.sha256)
+        if record.onnx is not None:
+            source = twin.source_of(record.weights.sha256, record.architecture, record.preprocess)
+            twin.check_fresh(path / TWIN, record.onnx, source)
+            twin.read(path / TWIN, record.onnx)
         kept, fitted = record.fingerprints, record.decision_arrays
         arrays = DecisionArrays.read(path / DECISION, fitted.sha256) if fitted else None
         return cls(
@@ -130,6 +135,7 @@ class Bundle:
             provenance=record.provenance,
             training_images=TrainingImages.read(path / FINGERPRINTS, kept.sha256) if kept else None,
             weights_sha256=record.weights.sha256,
+            twin=record.onnx,
             folder=path,
         )
 
@@ -171,12 +177,42 @@ class Bundle:
         if self.folder is None:
             raise BundleError("The bundle has no weights yet", "A decision is added to a saved bundle", "Call save() first")
         decided = replace(self, decision=decision, metrics={}, folder=Path(folder or self.folder))
-        content = (self.folder / WEIGHTS).read_bytes()
-        with folders.replacing(decided.folder or self.folder) as part:
-            write_atomic(part / WEIGHTS, content)
-            _write_arrays(decided, part)
-            _write_texts(decided, part, len(content))
+        _write(decided, (self.folder / WEIGHTS).read_bytes(), self.onnx() if self.twin else None)
         return decided
+
+    def with_onnx(self, content: bytes, folder: str | Path | None = None) -> Bundle:
+        """Returns the bundle with its network as an ONNX graph too, written to a folder: whole or not at all.
+
+        Args:
+            content: What ``reslink.export.onnx.to_onnx`` makes of this bundle.
+            folder: Missing, empty, or an older bundle. If not given, the bundle's own folder, whose content is replaced.
+
+        Raises:
+            BundleError: If the bundle is not saved, its weights changed since it was loaded, or the folder holds something
+                else.
+            StorageError: If it cannot be written; what stood there before still stands.
+        """
+        if self.folder is None or self.weights_sha256 is None:
+            raise BundleError("The bundle has no weights yet", "A graph is added to a saved bundle", "Call save() first")
+        weights.check_file(self.folder / WEIGHTS, self.weights_sha256)
+        source = twin.source_of(self.weights_sha256, self.architecture, self.preprocess)
+        doubled = replace(self, twin=twin.record_of(content, TWIN, source), folder=Path(folder or self.folder))
+        _write(doubled, (self.folder / WEIGHTS).read_bytes(), content)
+        return doubled
+
+    def onnx(self) -> bytes:
+        """Returns the network as an ONNX graph: ``pixels`` in; ``logits``, ``features`` and maps out (``bundles/twin.py``).
+
+        Raises:
+            BundleError: If the bundle has none, or it changed since the bundle was loaded.
+        """
+        if self.folder is None or self.twin is None:
+            raise BundleError(
+                f"The bundle {self.folder or ''} has no {TWIN}".replace("  ", " "),
+                "Backends other than torch run this graph, which reslink train writes where the export packages are installed",
+                'Use --backend torch, or run pip install "reslink[export]" and train again',
+            )
+        return twin.read(self.folder / TWIN, self.twin)
 
     def network(self) -> ResLink:
         """Builds the network with its weights, in eval mode on the CPU. Imports torch; leaves its random state alone.
@@ -187,6 +223,18 @@ class Bundle:
         if self.folder is None or self.weights_sha256 is None:
             raise BundleError("The bundle has no weights yet", "A network is built from a saved bundle", "Call save() first")
         return weights.load_network(self.folder / WEIGHTS, self.weights_sha256, self.architecture)
+
+
+def _write(bundle: Bundle, content: bytes, graph: bytes | None) -> None:
+    """Writes a bundle to its folder, with its weights and its twin; nothing else stays there."""
+    if bundle.folder is None:
+        raise BundleError("The bundle has no folder", "A bundle is written to a folder", "Call save() first")
+    with folders.replacing(bundle.folder) as part:
+        write_atomic(part / WEIGHTS, content)
+        if graph is not None:
+            write_atomic(part / TWIN, graph)
+        _write_arrays(bundle, part)
+        _write_texts(bundle, part, len(content))
 
 
 def _array_files(bundle: Bundle) -> dict[str, bytes]:
@@ -212,6 +260,7 @@ def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
         labels=list(bundle.labels.names),
         decision=bundle.decision,
         weights=WeightsRecord(file=WEIGHTS, sha256=bundle.weights_sha256 or "", bytes=weights_bytes),
+        onnx=bundle.twin,
         fingerprints=files.get(FINGERPRINTS),
         decision_arrays=files.get(DECISION),
         metrics=bundle.metrics,

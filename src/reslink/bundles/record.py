@@ -17,7 +17,8 @@ WEIGHTS = "model.safetensors"
 CARD = "MODEL_CARD.md"
 FINGERPRINTS = "fingerprints.safetensors"
 DECISION = "decision.safetensors"
-SCHEMA_VERSION = 2
+TWIN = "model.onnx"
+SCHEMA_VERSION = 3
 MAX_JSON_BYTES = 4 << 20
 """A ``bundle.json`` is a few kilobytes; a larger one than this is not ours."""
 
@@ -32,6 +33,12 @@ class WeightsRecord(BaseModel):
     bytes: int = Field(ge=8)
 
 
+class TwinRecord(WeightsRecord):
+    """The ONNX graph of the network, and the SHA-256 of all that it was made from."""
+
+    source: str = Field(pattern="^[0-9a-f]{64}$")
+
+
 class Record(BaseModel):
     """``bundle.json``, key by key."""
 
@@ -43,6 +50,7 @@ class Record(BaseModel):
     labels: list[str]
     decision: Decision
     weights: WeightsRecord
+    onnx: TwinRecord | None = None
     fingerprints: WeightsRecord | None = None
     decision_arrays: WeightsRecord | None = None
     metrics: dict[str, Any]

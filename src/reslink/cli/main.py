@@ -11,6 +11,7 @@ import typer
 from reslink import __version__
 from reslink.cli import (
     audit,
+    bench,
     calibrate,
     compare,
     data,
@@ -49,7 +50,7 @@ app = typer.Typer(
 _VERBS = {
     "Learn": (demo, split, train, calibrate, evaluate, compare),
     "Use": (models, predict, explain),
-    "Look": (audit, report, describe, phantom, info, doctor),
+    "Look": (audit, report, describe, bench, phantom, info, doctor),
 }
 
 

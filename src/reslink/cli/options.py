@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,10 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout and not
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random.", show_default=False)]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images at once.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:0 or mps.")]
+Backend = Annotated[
+    Literal["auto", "torch", "onnxruntime", "openvino"],
+    typer.Option("--backend", help="What computes; auto: ONNX Runtime on the CPU where the bundle has a model.onnx."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that stands there, or begin it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in the folder.")]
 AllowLeakage = Annotated[

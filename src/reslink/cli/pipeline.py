@@ -34,6 +34,7 @@ def learn(console: Console, manifest: Manifest, recipe: Recipe, out: Path, *, re
         What ``train --json`` prints: where things are, the figures of the test part, and the diagnostics.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so; read when CUDA starts
+    from reslink.cli.twin import add_twin
     from reslink.files import lock_folder
     from reslink.reports.page import run_report
     from reslink.training.trainer import train
@@ -47,6 +48,7 @@ def learn(console: Console, manifest: Manifest, recipe: Recipe, out: Path, *, re
         raise typer.Exit
     try:
         with lock_folder(out):
+            add_twin(console, out / "bundle")
             evaluation = judge(console, manifest, recipe, out)
             report = run_report(out)
     except KeyboardInterrupt:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import BatchSize, BundleFolder, Device, Images, Json
+from reslink.cli.options import Backend, BatchSize, BundleFolder, Device, Images, Json
+from reslink.cli.threads import wanted_threads
 from reslink.errors import StorageError, UsageError
 from reslink.files import spreadsheet_text
 
@@ -44,6 +45,7 @@ def predict(
     ] = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
+    backend: Backend = "auto",
 ) -> None:
     """Classify images: files, folders, DICOM series or globs; a volume gives a line a slice.
 
@@ -53,7 +55,7 @@ def predict(
         raise UsageError("--json and --csv were both given", "One form of output at a time", "Leave one of them out")
     from reslink.inference.classifier import Classifier
 
-    classifier = Classifier.load(bundle, device=device)
+    classifier = Classifier.load(bundle, device=device, backend=backend, threads=wanted_threads())
     failed = total = abstained = 0
     with _sink(console, json, csv_file, classifier.labels.names) as sink:
         for prediction in classifier.predict(paths, batch_size=batch_size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -11,6 +12,7 @@ from PIL import Image as Picture
 from scipy import ndimage
 
 from reslink.imaging.image import Image
+from reslink.imaging.morphology import closed, dilated, filled, grey_opened, opened
 
 WORKING_SIDE: Final = 128
 """Pixels of the longer side at which the mask is found (about 2 mm each)."""
@@ -67,15 +69,19 @@ def measured(image: Image) -> Mask:
 
 def _upright(image: Image, valid: Mask) -> Plane:
     """HU as they are; otherwise 0 to 1 with the background low. What was not measured gets the lowest value."""
-    values = np.where(valid, image.pixels, image.pixels[valid].min())
+    whole = bool(valid.all())
+    values = image.pixels if whole else np.where(valid, image.pixels, image.pixels[valid].min())
     if image.unit == "HU":
         return values
     low, high = float(values.min()), float(values.max())
     if not high > low:
         return np.zeros_like(values)
-    unit = ((values.astype(np.float64) - low) / (high - low)).astype(np.float32)
+    scaled = np.subtract(values, low, dtype=np.float64)
+    scaled /= high - low
+    unit = scaled.astype(np.float32)
     unit = 1 - unit if image.inverted else unit
-    return np.where(valid, 1 - unit if _bright_corners(unit) else unit, np.float32(0))
+    upright = 1 - unit if _bright_corners(unit) else unit
+    return upright if whole else np.where(valid, upright, np.float32(0))
 
 
 def _bright_corners(values: Plane) -> bool:
@@ -123,8 +129,8 @@ def _pictured(values: Plane) -> Mask:
 
 def _plain(values: Plane) -> Plane:
     """Takes bright lines of up to two pixels away, so that burned-in text moves no level."""
-    opened = ndimage.grey_opening(values, size=(3, 3), mode="nearest")
-    return np.where(values - opened > 0.3, opened, values)
+    thick = grey_opened(values)
+    return np.where(values - thick > 0.3, thick, values)
 
 
 def _levels(smooth: Plane) -> tuple[float, float] | None:
@@ -147,7 +153,7 @@ def _levels(smooth: Plane) -> tuple[float, float] | None:
 def _silhouette(values: Plane, level: float) -> Mask:
     """MR: all that stands out from the dark background, the dark skull between brain and scalp included."""
     smooth = ndimage.uniform_filter(values, 3, mode="nearest")
-    return _main_piece(_opened(_filled(_closed(smooth > level, 3)), 4))
+    return _main_piece(opened(filled(closed(smooth > level, 3)), 4))
 
 
 def _skull(values: Plane, dark: float, bright: float) -> Mask:
@@ -158,9 +164,9 @@ def _skull(values: Plane, dark: float, bright: float) -> Mask:
 
 def _solid(mask: Mask) -> Mask:
     """The main piece without what is thin, with its holes and narrow bays."""
-    core = _main_piece(_opened(_filled(mask), 3))
-    near = mask & ndimage.binary_dilation(core, _disc(2))
-    return _filled(_closed(core | near, 3))
+    core = _main_piece(opened(filled(mask), 3))
+    near = mask & dilated(core, 2)
+    return filled(closed(core | near, 3))
 
 
 def _scattered(values: Plane, contrast: float) -> Mask:
@@ -176,31 +182,21 @@ def _scattered(values: Plane, contrast: float) -> Mask:
     return np.asarray((together < 0.25 * power) & (power > contrast**2))
 
 
-def _disc(radius: int) -> Mask:
-    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-    return np.asarray(x * x + y * y <= radius * radius + radius)
-
-
-def _opened(mask: Mask, radius: int) -> Mask:
-    return np.asarray(ndimage.binary_opening(mask, _disc(radius)))
-
-
-def _filled(mask: Mask) -> Mask:
-    return np.asarray(ndimage.binary_fill_holes(mask))
-
-
-def _closed(mask: Mask, radius: int) -> Mask:
-    """Fills bays up to twice the radius wide; the border of the image counts as outside."""
-    wide = np.pad(mask, radius)
-    return np.asarray(ndimage.binary_closing(wide, _disc(radius))[radius:-radius, radius:-radius])
-
-
 def _main_piece(mask: Mask) -> Mask:
     """The largest connected piece, each pixel weighted by its nearness to the centre."""
     pieces, count = ndimage.label(mask)
     if count < 2:
         return mask
-    y, x = (np.linspace(-1, 1, side) for side in mask.shape)
-    weight = np.bincount(pieces.ravel(), np.exp(-(y[:, None] ** 2 + x[None, :] ** 2)).ravel())
+    height, width = mask.shape
+    weight = np.bincount(pieces.ravel(), _nearness(height, width))
     weight[0] = 0
     return np.asarray(pieces == weight.argmax())
+
+
+@lru_cache(maxsize=64)
+def _nearness(height: int, width: int) -> NDArray[np.float64]:
+    """The weight of each pixel, row after row: 1 in the centre, less the farther from it."""
+    y, x = (np.linspace(-1, 1, side) for side in (height, width))
+    weights: NDArray[np.float64] = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2)).ravel()
+    weights.setflags(write=False)
+    return weights

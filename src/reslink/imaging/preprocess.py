@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from reslink.errors import InputError
 from reslink.files import sha256
 from reslink.imaging.head import head_mask, measured
-from reslink.imaging.image import Image, Unit
+from reslink.imaging.image import Image
 
 WINDOWS: Final[dict[str, tuple[float, float]]] = {
     "brain": (40.0, 80.0),
@@ -193,7 +193,7 @@ class Preprocess(BaseModel):
         place = self._placement(image, head)
         keep = place.cut(head if head is not None and place.head_found else measured(image))
         values = place.cut(image.pixels)
-        ranges = self._ranges(image.unit, values[keep])
+        ranges = self._ranges(image, values[keep])
         return np.stack([place.resized(_grey(values, keep, *span, inverted=image.inverted)) for span in ranges])
 
     def normalise(self, pixels: Grey) -> NDArray[np.float32]:
@@ -237,10 +237,10 @@ class Preprocess(BaseModel):
         left, right = _extent(np.flatnonzero(head.any(axis=0)), width)
         return Placement((height, width), top, left, bottom - top, right - left, self.size, head_found=True)
 
-    def _ranges(self, unit: Unit, values: Values) -> list[tuple[float, float]]:
+    def _ranges(self, image: Image, values: Values) -> list[tuple[float, float]]:
         """The lowest and the highest value shown, one pair a plane."""
-        if unit != "HU":
-            return [_spread(values, self.percentiles)] * self.planes
+        if image.unit != "HU":
+            return [_spread(values, self.percentiles, eight_bits=image.white == 255)] * self.planes
         names = THREE_WINDOWS if self.planes == 3 else ("brain" if self.window == "three" else self.window,)
         return [(centre - width / 2, centre + width / 2) for centre, width in (WINDOWS[name] for name in names)]
 
@@ -261,12 +261,35 @@ def _extent(where: NDArray[np.intp], size: int) -> tuple[int, int]:
     return max(0, first - margin), min(size, last + margin)
 
 
-def _spread(values: Values, percentiles: tuple[float, float]) -> tuple[float, float]:
+def _spread(values: Values, percentiles: tuple[float, float], *, eight_bits: bool = False) -> tuple[float, float]:
     """The percentiles; where they are equal (nearly blank image), the extremes."""
     if not values.size:
         return 0.0, 0.0
-    low, high = (float(v) for v in np.percentile(values.astype(np.float64), percentiles))
+    low, high = _counted(values, percentiles) if eight_bits else _sorted(values, percentiles)
     return (low, high) if high > low else (float(values.min()), float(values.max()))
+
+
+def _sorted(values: Values, percentiles: tuple[float, float]) -> tuple[float, float]:
+    low, high = np.percentile(values.astype(np.float64), percentiles)
+    return float(low), float(high)
+
+
+def _counted(values: Values, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """The same numbers as ``_sorted``, to the bit, of whole numbers from 0 to 255: counted, which is quicker than sorting."""
+    whole = values.astype(np.uint8)
+    if not np.array_equal(whole, values):
+        return _sorted(values, percentiles)
+    upto = np.cumsum(np.bincount(whole, minlength=256))
+    low, high = (_between(upto, (values.size - 1) * (percent / 100)) for percent in percentiles)
+    return low, high
+
+
+def _between(upto: NDArray[np.intp], place: float) -> float:
+    """The value at a place in the sorted pixels, between two of them on the straight line that ``numpy.percentile`` draws."""
+    first = int(place)
+    below, above = (int(np.searchsorted(upto, min(rank, int(upto[-1]) - 1), side="right")) for rank in (first, first + 1))
+    part = place - first
+    return below + (above - below) * part if part < 0.5 else above - (above - below) * (1 - part)
 
 
 def _grey(values: Values, keep: Mask, low: float, high: float, *, inverted: bool) -> Grey:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from reslink.bundles.bundle import Bundle
@@ -17,11 +16,14 @@ from reslink.bundles.decision import Verdicts
 from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import find_images, read_image
+from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, choose, load_backend, no_precision
 from reslink.inference.devices import pick_device
 from reslink.labels import Labels
-from reslink.networks.reslink import ResLink
 
-Pixels: TypeAlias = NDArray[np.uint8]
+if TYPE_CHECKING:
+    import torch
+
+    from reslink.networks.reslink import ResLink
 
 
 @dataclass(frozen=True)
@@ -93,36 +95,75 @@ class Outputs:
     statistics: NDArray[np.float64] | None
 
 
-@dataclass(frozen=True)
 class Classifier:
     """A network with all that its bundle says about how to use it.
 
+    Args:
+        bundle: Where it comes from.
+        network: In eval mode, on ``device``; built from the bundle when it is first asked for if not given.
+        device: Where the network runs, by name or as torch's device.
+        backend: What computes logits; if not given, torch.
+
     Attributes:
         bundle: Where it comes from.
-        network: In eval mode, on ``device``.
-        device: Where it runs.
+        backend: What computes logits.
     """
 
-    bundle: Bundle
-    network: ResLink
-    device: torch.device
+    def __init__(
+        self,
+        bundle: Bundle,
+        network: ResLink | None = None,
+        device: str | torch.device = "cpu",
+        backend: Backend | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self._given, self._place = network, device
+        self.backend: Backend = backend or TorchBackend(self.network, bundle.preprocess, self.device)
 
     @classmethod
-    def load(cls, bundle: str | Path, device: str = "auto") -> Classifier:
-        """Loads a bundle.
+    def load(
+        cls,
+        bundle: str | Path,
+        device: str = "auto",
+        backend: str = "auto",
+        *,
+        threads: int | None = None,
+        precision: Precision = "fp32",
+    ) -> Classifier:
+        """Loads a bundle; imports torch only where the backend is torch.
 
         Args:
             bundle: The folder of a bundle, or of the run that holds it.
             device: See :func:`reslink.inference.devices.pick_device`.
+            backend: See :func:`reslink.inference.backends.choose`.
+            threads: Threads of a backend other than torch; if not given, as torch has or as there are processors.
+            precision: ``bf16`` for OpenVINO only.
 
         Raises:
-            BundleError: If it is not a bundle that this version can use.
-            UsageError: If there is no such device.
+            BundleError: If it is not a bundle that this version can use, or the backend cannot run it.
+            UsageError: If there is no such device or backend, or its package is not installed.
         """
         loaded = Bundle.load(bundle)
-        place = pick_device(device)
-        network = loaded.network().to(place)
-        return cls(loaded, network.eval().requires_grad_(False), place)
+        name = choose(backend, loaded, device)
+        if name != "torch":
+            return cls(loaded, device="cpu", backend=load_backend(name, loaded, threads, precision))
+        if precision != "fp32":
+            raise no_precision(name, precision)
+        return cls(loaded, device=pick_device(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs. Imports torch."""
+        import torch
+
+        return torch.device(self._place)
+
+    @cached_property
+    def network(self) -> ResLink:
+        """The network in torch, in eval mode on ``device``, whatever the backend is. Imports torch."""
+        if self._given is not None:
+            return self._given
+        return self.bundle.network().to(self.device).eval().requires_grad_(False)
 
     @property
     def labels(self) -> Labels:
@@ -141,9 +182,7 @@ class Classifier:
         Raises:
             UsageError: If the pixels have another shape or type.
         """
-        with torch.inference_mode(), _exact():
-            found = self.network(self._input(pixels)[1])
-        return _numpy(found)
+        return self.backend.logits(self._checked(pixels))
 
     def outputs(self, pixels: Pixels | torch.Tensor, statistics: bool | None = None) -> Outputs:
         """Returns all that ``Decision.judge`` looks at.
@@ -155,12 +194,10 @@ class Classifier:
         Raises:
             UsageError: If the pixels have another shape or type.
         """
-        array, x = self._input(pixels)
-        with torch.inference_mode(), _exact():
-            maps = self.network.forward_features(x)
-            logits, features = self.network.forward_head(maps), maps.mean(dim=(2, 3))
+        array = self._checked(pixels)
+        logits, features = self.backend.outputs(array)
         wanted = self.bundle.decision.ood is not None if statistics is None else statistics
-        return Outputs(_numpy(logits), _numpy(features), input_statistics(array) if wanted else None)
+        return Outputs(logits, features, input_statistics(array) if wanted else None)
 
     def judge(self, pixels: Pixels | torch.Tensor) -> Verdicts:
         """Returns what the bundle's decision says about preprocessed slices.
@@ -171,15 +208,23 @@ class Classifier:
         """
         if self.bundle.decision.ood is None:
             return self.bundle.decision.judge(self.logits(pixels))
-        found = self.outputs(pixels)
-        return self.bundle.decision.judge(found.logits, found.features, found.statistics)
+        return self.decide(self.outputs(pixels))
 
-    def _input(self, pixels: Pixels | torch.Tensor) -> tuple[Pixels, torch.Tensor]:
-        """Returns the pixels as an array and as the network takes them."""
-        array = pixels.cpu().numpy() if isinstance(pixels, torch.Tensor) else np.asarray(pixels)
-        self._check(array)
-        x = torch.from_numpy(self.bundle.preprocess.normalise(array)).to(self.device)
-        return array, x.contiguous(memory_format=torch.channels_last)
+    def decide(self, found: Outputs, pixels: Pixels | None = None) -> Verdicts:
+        """Returns what the bundle's decision says about outputs.
+
+        Args:
+            found: What :meth:`outputs` returned.
+            pixels: As for :meth:`logits`; only for a bundle with a gate, where ``found`` holds no statistics.
+
+        Raises:
+            UsageError: If the bundle has a gate and there are neither statistics nor pixels.
+            InputError: If a value is not finite.
+        """
+        statistics = found.statistics
+        if statistics is None and pixels is not None and self.bundle.decision.ood is not None:
+            statistics = input_statistics(pixels)
+        return self.bundle.decision.judge(found.logits, found.features, statistics)
 
     def predict(self, paths: Iterable[str | Path], batch_size: int = 32) -> Iterator[Prediction]:
         """Predicts files, folders, globs and series, in the order given; streams, and goes on after a bad file.
@@ -273,21 +318,15 @@ class Classifier:
             ood_score=None if verdict.ood_score is None else float(verdict.ood_score[0]),
         )
 
-    def _check(self, pixels: NDArray[Any]) -> None:
-        """Says what the network takes where it is given something else."""
+    def _checked(self, pixels: Pixels | torch.Tensor) -> Pixels:
+        """Returns the pixels as an array; says what the network takes where it is given something else."""
+        array: NDArray[Any] = np.asarray(pixels.cpu() if hasattr(pixels, "cpu") else pixels)
         preprocess = self.bundle.preprocess
         row = (preprocess.planes, preprocess.size, preprocess.size)
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != row:
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != row:
             raise UsageError(
-                f"Pixels of shape {pixels.shape} and type {pixels.dtype} were given",
+                f"Pixels of shape {array.shape} and type {array.dtype} were given",
                 f"The classifier takes uint8 of shape (B, {row[0]}, {row[1]}, {row[2]})",
                 "Preprocess slices with classifier.bundle.preprocess.pixels and stack them",
             )
-
-
-def _exact() -> AbstractContextManager[None]:
-    return torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False, allow_tf32=False)
-
-
-def _numpy(values: torch.Tensor) -> NDArray[np.float32]:
-    return np.asarray(values.float().cpu().numpy(), dtype=np.float32)
+        return array

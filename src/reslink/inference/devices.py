@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reslink.errors import UsageError, nearest
 
+if TYPE_CHECKING:
+    import torch
+
+_DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+"""Files that are there where a driver that torch's CUDA builds use is loaded: NVIDIA, Windows' WSL, AMD."""
+
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Returns the device of a name.
+    """Returns the device of a name. Imports torch.
 
     Args:
         name: ``auto`` (CUDA where there is one, else the CPU; Apple's ``mps`` only where it is asked for by name),
@@ -17,6 +24,8 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         UsageError: If the name is unknown, or this machine or this build of torch has no such device.
     """
+    import torch
+
     options = _available()
     cuda = "cuda:0" if "cuda:0" in options else None
     chosen = {"auto": cuda or "cpu", "cuda": cuda}.get(name, name)
@@ -30,6 +39,22 @@ def pick_device(name: str = "auto") -> torch.device:
     )
 
 
+def is_cpu(name: str) -> bool:
+    """Whether a name stands for the CPU; imports torch only where that cannot be known without it.
+
+    Args:
+        name: As for :func:`pick_device`.
+
+    Raises:
+        UsageError: As for :func:`pick_device`.
+    """
+    if name == "cpu" or (name == "auto" and not any(Path(driver).exists() for driver in _DRIVERS)):
+        return True
+    return pick_device(name).type == "cpu"
+
+
 def _available() -> list[str]:
+    import torch
+
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]

@@ -1,0 +1,1 @@
+"""Bundles in other people's formats, each proved to give the same answers."""

@@ -1,0 +1,110 @@
+"""How fast a classifier answers: one image stage by stage, and many in batches; each measurement ends when its time is up."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from reslink.imaging.reading import read_image
+from reslink.inference.classifier import Classifier
+
+STAGES: Final = ("decode", "preprocess", "network", "decision")
+WARM_UP: Final = 2
+"""Answers before the first that counts: first calls build tables and fill caches."""
+
+LEAST: Final = 3
+"""Answers that count at least, however slow they are."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The time from the bytes of a file to the answer, one image at a time.
+
+    Attributes:
+        n: Answers that were measured.
+        median_ms: Median, in milliseconds.
+        p95_ms: 95th percentile, in milliseconds.
+        stages: Median of each of ``STAGES``, in milliseconds; the head mask counts as preprocessing, and the input
+            statistics of a gate as decision.
+    """
+
+    n: int
+    median_ms: float
+    p95_ms: float
+    stages: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Files answered in a row.
+
+    Attributes:
+        n: Answers.
+        seconds: That they took.
+        images_per_second: Their quotient.
+    """
+
+    n: int
+    seconds: float
+    images_per_second: float
+
+
+def latency(classifier: Classifier, images: Sequence[bytes], seconds: float) -> Latency:
+    """Measures single images, one after the other, round and round; of a volume the first slice.
+
+    Args:
+        classifier: A loaded bundle.
+        images: Contents of files, at least one.
+        seconds: When to stop.
+
+    Raises:
+        InputError: If an image cannot be read.
+    """
+    rounds = itertools.cycle(images)
+    for _ in range(WARM_UP):
+        _answer(classifier, next(rounds))
+    rows: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while len(rows) < LEAST or time.perf_counter() < end:
+        rows.append(_answer(classifier, next(rounds)))
+    taken = 1000 * np.diff(np.array(rows), axis=1)
+    whole = taken.sum(axis=1)
+    stages = {name: float(np.median(column)) for name, column in zip(STAGES, taken.T, strict=True)}
+    return Latency(len(rows), float(np.median(whole)), float(np.percentile(whole, 95)), stages)
+
+
+def _answer(classifier: Classifier, content: bytes) -> list[float]:
+    """Returns the time before the first stage and after each."""
+    times = [time.perf_counter()]
+    plane = read_image(content).slices()[0]
+    times.append(time.perf_counter())
+    pixels = classifier.bundle.preprocess.pixels(plane)[None]
+    times.append(time.perf_counter())
+    found = classifier.outputs(pixels, statistics=False)
+    times.append(time.perf_counter())
+    classifier.decide(found, pixels)
+    times.append(time.perf_counter())
+    return times
+
+
+def throughput(classifier: Classifier, files: Sequence[Path], batch_size: int, seconds: float) -> Throughput:
+    """Measures files in batches, as ``predict`` takes them, round and round.
+
+    Args:
+        classifier: A loaded bundle.
+        files: At least one.
+        batch_size: Slices that the network sees at a time.
+        seconds: When to stop; the batch that has begun still counts.
+    """
+    list(classifier.predict(files[:1], batch_size=1))
+    began = time.perf_counter()
+    rounds = itertools.takewhile(lambda _: time.perf_counter() - began < seconds, itertools.cycle(files))
+    n = sum(1 for _ in classifier.predict(rounds, batch_size=batch_size))
+    taken = time.perf_counter() - began
+    return Throughput(n, taken, n / taken)

@@ -1,0 +1,101 @@
+"""``reslink bench``: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from reslink.bundles.bundle import Bundle
+from reslink.cli import bench
+from reslink.cli.main import app
+from reslink.imaging.preprocess import Preprocess
+from reslink.inference.bench import STAGES
+from reslink.labels import Labels
+from reslink.networks.reslink import ResLinkConfig, build
+
+
+def invoke(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, ["bench", *(str(word) for word in words)])
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    config = ResLinkConfig(stem_dim=4, dims=(4,), depths=(0,))
+    architecture = {"name": "tiny", **config.model_dump(mode="json")}
+    saved = Bundle(architecture, Preprocess(size=64), Labels(("Healthy", "Tumor")))
+    saved.save(tmp_path / "bundle", build(config, seed=0).state_dict())
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process is started: that has a test of its own."""
+    monkeypatch.setattr(bench, "_process", lambda *given: (1.5, 100.0 + len(given[2])))
+
+
+@pytest.mark.usefixtures("quick")
+def test_json_holds_every_backend_and_stage(bundle: Path) -> None:
+    result = invoke(bundle, "--images", "1", "--seconds", "0.1", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found.keys() == {"bundle", "machine", "images", "batch_size", "backends", "skipped", "seconds"}
+    assert found["images"] == {"PNG 256×256": 1, "PNG 512×512": 1}
+    assert found["bundle"]["weights_sha256"] == Bundle.load(bundle).weights_sha256
+    assert [row["backend"] for row in found["backends"] if row["precision"] == "fp32"] == ["torch", "onnxruntime", "openvino"]
+    for row in found["backends"]:
+        assert row.keys() == {"backend", "precision", "latency", "throughput", "cold_start", "peak_memory_mib"}
+        for times in row["latency"].values():
+            assert 0 < times["median_ms"] <= times["p95_ms"]
+            assert tuple(times["stages"]) == STAGES
+        assert row["throughput"]["images_per_second"] > 0
+        exact = row["precision"] == "fp32"
+        assert row["cold_start"] == ({"n": bench.COLD_STARTS, "median_s": 1.5} if exact else None)
+        assert row["peak_memory_mib"] == (102.0 if exact else None)
+    assert Bundle.load(bundle).twin is None, "the graph is made beside the bundle, not in it"
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_backend_on_own_images(bundle: Path, tmp_path: Path) -> None:
+    from PIL import Image as Picture
+
+    (tmp_path / "ward").mkdir()
+    for i in range(3):
+        Picture.new("L", (40 + i, 50), 90).save(tmp_path / "ward" / f"{i}.png")
+    result = invoke(bundle, "--data", tmp_path / "ward", "--images", "2", "--backend", "torch", "--seconds", "0.1")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split("\t")[:5] == ["backend", "image", "n", "median", "95 %"]
+    assert [line.split("\t")[0] for line in lines] == ["backend", "torch", "backend", "torch"]
+
+
+def test_a_process_of_its_own_is_measured(bundle: Path, tmp_path: Path) -> None:
+    from PIL import Image as Picture
+
+    Picture.new("L", (64, 64), 90).save(tmp_path / "one.png")
+    seconds, memory = bench._process(bundle, "torch", [tmp_path / "one.png"])
+    assert 0.2 < seconds < 120
+    assert 50 < memory < 4000
+
+
+def test_a_predict_that_fails_is_an_error(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(bench.ReslinkError, match="ended with exit code 2"):
+        bench._process(bundle, "onnxruntime", [tmp_path / "one.png"])
+
+
+def test_an_unknown_backend_names_the_nearest(bundle: Path) -> None:
+    result = invoke(bundle, "--backend", "onnxruntim")
+    assert result.exit_code == 2
+    assert "Did you mean 'onnxruntime'" in result.stderr
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_bundle_without_graph_is_measured_in_torch(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "find_spec", lambda name: None if name == "onnxscript" else name)
+    found = json.loads(invoke(bundle, "--images", "1", "--seconds", "0.1", "--json").stdout)
+    assert [row["backend"] for row in found["backends"]] == ["torch"]
+    assert {item["reason"] for item in found["skipped"]} == {"the bundle has no model.onnx"}
+    result = invoke(bundle, "--images", "1", "--backend", "openvino")
+    assert (result.exit_code, "has no model.onnx" in result.stderr) == (2, True)

@@ -1,0 +1,117 @@
+"""The ONNX graph gives what torch gives, whatever the network is, and holds nothing of the machine that made it."""
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from reslink import files
+from reslink.bundles.twin import CAM, FEATURES, LOGITS
+from reslink.errors import BundleError, GateError, UsageError
+from reslink.export.onnx import OPSET, check_parity, to_onnx
+from reslink.imaging.preprocess import Preprocess
+from reslink.inference.backends import OnnxRuntimeBackend, TorchBackend
+from reslink.networks.area_attention import record_gates
+
+CASES = {
+    "small": {},
+    "paper, no shortcuts": {"variant": "reslink_paper", "residual": False},
+    "first attention, one logit": {"attention": "first", "num_classes": 1},
+    "final attention, four classes": {"variant": "reslink_paper", "attention": "final", "names": ("a", "b", "c", "d")},
+    "no attention, one channel": {"attention": "none", "preprocess": Preprocess(size=64, channels=1, mean=0.0, std=1.0)},
+    "areas of 5, three windows": {"area_size": 5, "preprocess": Preprocess(size=64, window="three", mean=0.4, std=0.2)},
+}
+
+
+def pixels_for(bundle, n=5):
+    shape = (n, bundle.preprocess.planes, bundle.preprocess.size, bundle.preprocess.size)
+    bright = np.linspace(0.1, 1, n)[:, None, None, None]  # grains alone would look alike to the network
+    return (np.random.default_rng(3).integers(0, 256, shape) * bright).astype(np.uint8)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_graph_gives_what_torch_gives(make_saved, case):
+    bundle = make_saved(**CASES[case])
+    runtime, pixels = OnnxRuntimeBackend(to_onnx(bundle), threads=1), pixels_for(bundle)
+    network = bundle.network()
+    logits, features = TorchBackend(network, bundle.preprocess, torch.device("cpu")).outputs(pixels)
+    with torch.no_grad(), record_gates(network) as gates:
+        network(torch.from_numpy(bundle.preprocess.normalise(pixels)))
+    assert runtime.names == (LOGITS, FEATURES, CAM, *gates)
+    found = dict(zip(runtime.names, runtime.run(pixels, runtime.names), strict=True))
+    assert np.ptp(logits, axis=0).max() > 0.05, "the inputs must not look alike to the network"
+    np.testing.assert_allclose(found[LOGITS], logits, atol=2e-5)
+    np.testing.assert_allclose(found[FEATURES], features, atol=2e-5)
+    for name, gate in gates.items():
+        np.testing.assert_allclose(found[name], gate.numpy(), atol=1e-5)
+    bias = network.head[-1].bias.detach().numpy()
+    np.testing.assert_allclose(found[CAM].mean(axis=(2, 3)) + bias, logits, atol=2e-5)
+    for n in (1, 3):
+        np.testing.assert_allclose(runtime.logits(pixels[:n]), logits[:n], atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def saved(make_saved):
+    return make_saved()
+
+
+@pytest.fixture(scope="module")
+def graph(saved):
+    return to_onnx(saved)
+
+
+def test_equal_bundles_give_equal_bytes_and_torch_is_left_as_it_was(saved, graph):
+    state, threads, environment = torch.random.get_rng_state(), torch.get_num_threads(), dict(os.environ)
+    assert to_onnx(saved) == graph
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert (torch.get_num_threads(), dict(os.environ)) == (threads, environment)
+
+
+def test_nothing_of_the_machine_is_written(graph, saved):
+    for secret in (str(Path.home()), str(Path(__file__).parents[2]), str(saved.folder), socket.gethostname(), ".py"):
+        assert len(secret) < 3 or secret.encode() not in graph
+    model = onnx.load_from_string(graph)
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", OPSET)]
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+
+
+def test_parity_is_told(saved, graph):
+    found = check_parity(saved, graph, images=2)
+    assert (found.images, found.labels) == (2, 0)
+    assert found.logits < 2e-5
+    assert found.probabilities < 1e-5
+
+
+def test_parity_of_another_network_is_refused(make_saved, graph):
+    with pytest.raises(GateError, match=r"differs from torch by .* At most 0\.0001 is allowed"):
+        check_parity(make_saved(variant="reslink_paper"), graph, images=1)
+
+
+def test_parity_of_no_numbers_is_refused(saved, graph):
+    model = onnx.load_from_string(graph)
+    dense = next(item for item in model.graph.initializer if item.name.endswith("head.1.weight"))
+    dense.CopyFrom(onnx.numpy_helper.from_array(np.full(dense.dims, np.nan, np.float32), dense.name))
+    with pytest.raises(GateError, match="differs from torch by nan"):
+        check_parity(saved, model.SerializeToString(), images=1)
+
+
+def test_a_bundle_without_graph_has_nothing_to_compare(saved):
+    with pytest.raises(BundleError, match=r"has no model\.onnx"):
+        check_parity(saved, images=1)
+
+
+def test_what_is_not_installed_is_named(saved, monkeypatch):
+    real = files.importlib.import_module
+
+    def missing(name):
+        if name == "onnxscript":
+            raise ImportError(name)
+        return real(name)
+
+    monkeypatch.setattr(files.importlib, "import_module", missing)
+    with pytest.raises(UsageError, match=r"'onnxscript' is not installed.*extra 'export'.*pip install \"reslink\[export\]\""):
+        to_onnx(saved)

@@ -1,0 +1,45 @@
+"""Masks in whole numbers give what scipy gives."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from reslink.imaging import morphology
+
+
+def disc(radius):
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    return x * x + y * y <= radius * radius + radius
+
+
+@pytest.fixture(params=[(128, 128), (128, 97), (9, 128), (3, 5), (1, 1)], ids=str)
+def masks(request, rng):
+    """Blobs and grains, some that touch the border, all and nothing."""
+    found = [np.zeros(request.param, np.bool_), np.ones(request.param, np.bool_)]
+    for share in (0.1, 0.5, 0.9):
+        grains = rng.random(request.param)
+        found += [grains < share, ndimage.uniform_filter(grains, 7) < 0.4 + share / 5]
+    return found
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 4])
+def test_opening_closing_and_dilation(masks, radius):
+    for mask in masks:
+        before = mask.copy()
+        np.testing.assert_array_equal(morphology.opened(mask, radius), ndimage.binary_opening(mask, disc(radius)))
+        np.testing.assert_array_equal(morphology.dilated(mask, radius), ndimage.binary_dilation(mask, disc(radius)))
+        wide = ndimage.binary_closing(np.pad(mask, radius), disc(radius))
+        np.testing.assert_array_equal(morphology.closed(mask, radius), wide[radius:-radius, radius:-radius])
+        np.testing.assert_array_equal(mask, before)
+
+
+def test_filling(masks):
+    for mask in masks:
+        np.testing.assert_array_equal(morphology.filled(mask), ndimage.binary_fill_holes(mask))
+
+
+@pytest.mark.parametrize("shape", [(128, 97), (2, 9), (1, 4), (1, 1)])
+def test_grey_opening(rng, shape):
+    values = rng.random(shape).astype(np.float32)
+    expected = ndimage.grey_opening(values, size=(3, 3), mode="nearest")
+    np.testing.assert_array_equal(morphology.grey_opened(values), expected)

@@ -1,0 +1,25 @@
+"""Measurements end when their time is up, and their parts make the whole."""
+
+import pytest
+
+from reslink.inference.bench import LEAST, STAGES, latency, throughput
+
+
+def test_latency_is_made_of_its_stages(classifier, pictures):
+    found = latency(classifier, [path.read_bytes() for path in pictures], seconds=0.3)
+    assert tuple(found.stages) == STAGES
+    assert found.n >= LEAST
+    assert 0 < found.median_ms <= found.p95_ms
+    assert all(value > 0 for value in found.stages.values())
+    assert sum(found.stages.values()) == pytest.approx(found.median_ms, rel=0.5)
+
+
+def test_no_time_still_gives_a_few_answers(classifier, pictures):
+    assert latency(classifier, [pictures[0].read_bytes()], seconds=0).n == LEAST
+
+
+def test_throughput_goes_round_until_the_time_is_up(classifier, pictures):
+    found = throughput(classifier, pictures[:2], batch_size=4, seconds=0.3)
+    assert found.n > 0
+    assert found.seconds >= 0.3
+    assert found.images_per_second == pytest.approx(found.n / found.seconds)
