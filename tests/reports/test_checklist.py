@@ -175,7 +175,7 @@ def test_images_that_were_left_out_stand_in_the_flow_and_on_the_page(run):
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     evidence = read_evidence(run)
     counts = {box.title: box.count for box in flow_of(evidence.run)}
-    assert counts["Left out: linked to the training data"] == 1
+    assert counts["Left out: linked to the training or calibration data"] == 1
     assert counts["Left out: could not be read or judged"] == 1
     page = review_page(run, evidence).read_text()
     assert "a&lt;b&gt;.png" in page

@@ -54,6 +54,7 @@ def compare(
     With --out it writes comparison.json, report.html and the evaluation of each bundle.
     """
     from reslink.bundles.bundle import Bundle
+    from reslink.datasets.header_patients import with_header_patients
     from reslink.datasets.manifest import Manifest
     from reslink.evaluation.compare import check_labels, compare_bundles, names_of
     from reslink.files import write_json
@@ -65,7 +66,9 @@ def compare(
         )
     loaded = [Bundle.load(bundle) for bundle in bundles]  # a wrong one is said before anything is decoded
     check_labels([(name, bundle.labels.names) for name, bundle in zip(names_of(bundles), loaded, strict=True)])
-    manifest = Manifest.open(data, labels=loaded[0].labels)
+    manifest, note = with_header_patients(Manifest.open(data, labels=loaded[0].labels))
+    if note:
+        console.warn(f"Patients: {note}.")
     with _folder(out) as folder:
         result = compare_bundles(
             bundles,

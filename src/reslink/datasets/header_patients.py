@@ -22,7 +22,9 @@ _NOBODY: Final = re.compile(r"(anon(ym(ous|i[sz]ed)?)?|deidentified|redacted|rem
 
 @dataclass(frozen=True)
 class HeaderPatient:
-    """Whose image a file holds, and from which examination, as its header says; neither can be read back.
+    """Whose image a file holds, and from which examination, as its header says: pseudonyms, not anonymous.
+
+    The hashes have no salt, so that two runs agree: whoever holds a list of ids can compute them again.
 
     Attributes:
         patient: Hash of Patient ID and issuer (PS3.3 C.2.2); '' for a file that is not DICOM or names nobody.

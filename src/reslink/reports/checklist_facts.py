@@ -295,7 +295,8 @@ def _recalibration(e: Evidence) -> Said:
     if not fitted:
         return Said("Not recalibrated" if decision else "")
     how = "Isotonic curve" if decision.get("isotonic") else f"Temperature {decision['temperature']:.3f}"
-    return Said(f"{how}, fitted on {fitted['n_images']} images in {fitted['n_groups']} groups")
+    part = f" of the part «{fitted['split']}»" if fitted.get("split") else ""
+    return Said(f"{how}, fitted on {fitted['n_images']} images in {fitted['n_groups']} groups{part}")
 
 
 def _imbalance(e: Evidence) -> Said:

@@ -40,7 +40,7 @@ def flow_of(run: RunFolder) -> list[Box]:
     failed, excluded = evaluation.get("n_failed", 0), len(evaluation.get("excluded") or ())
     if excluded:
         reasons = sorted({str(one["reason"]) for one in evaluation["excluded"]})
-        boxes.append(Box("Left out: linked to the training data", excluded, out=True, detail="; ".join(reasons)))
+        boxes.append(Box("Left out: linked to the training or calibration data", excluded, out=True, detail="; ".join(reasons)))
     if failed:
         boxes.append(Box("Left out: could not be read or judged", failed, out=True))
     boxes.append(Box("Judged", evaluation.get("n"), evaluation.get("n_groups"), detail=_classes(evaluation)))
