@@ -155,7 +155,7 @@ def test_a_bundle_of_a_newer_version(bundle: Path, images: list[Path], tmp_path:
     shutil.copytree(bundle, tmp_path / "newer")
     record = json.loads((bundle / "bundle.json").read_text()) | {"schema_version": 99}
     (tmp_path / "newer" / "bundle.json").write_text(json.dumps(record))
-    refused(invoke("predict", tmp_path / "newer", images[0]), 2, "schema version 99", "schema version 2", "Update reslink")
+    refused(invoke("predict", tmp_path / "newer", images[0]), 2, "schema version 99", "schema version 3", "Update reslink")
 
 
 def test_a_label_that_the_bundle_does_not_know(bundle: Path, classes: Path, tmp_path: Path, invoke: Invoke) -> None:

@@ -77,7 +77,7 @@ def _fitted(rule: Decision, label: str) -> Iterator[str]:
         warning = " Some of them the network may have learned from." if used.leakage else ""
         yield f"Fitted on {used.n_images} images in {used.n_groups} groups (data `{used.digest[:12]}…`).{warning}"
         if used.caveat:
-            yield f"{used.caveat[0].upper()}{used.caveat[1:]}."
+            yield f"Caveat: {used.caveat}."
 
 
 def _abstaining(found: Any) -> Iterator[str]:
