@@ -4,7 +4,7 @@
 
 RUN is what `reslink train` wrote and DATA what it was trained on: the decision is then fitted on the validation part of the
 run and the figures are those of its test part. Without --data, RUN is a run or bundle that was calibrated already and holds
-the figures of its held-out part. The texts of the card come from recipes/shipped.yaml. Nothing is written unless
+the figures of its held-out part. The texts of the card come from benchmarks/shipped.yaml. Nothing is written unless
 the decision is whole, the figures rest on a clean split, the stated command is the one that trained it, the bundle is
 smaller than 10 MB, and no file of it tells a path, a host or a user.
 """
@@ -66,7 +66,7 @@ class Calibration(BaseModel):
 
 
 class Texts(BaseModel):
-    """An entry of recipes/shipped.yaml; `source` is a name of `reslink data list`, the rest as in `Shipping`."""
+    """An entry of benchmarks/shipped.yaml; `source` is a name of `reslink data list`, the rest as in `Shipping`."""
 
     model_config = _STRICT
 
@@ -148,7 +148,7 @@ def check(bundle: Bundle, commands: Sequence[str]) -> None:
         raise BundleError(
             "The bundle cannot ship: " + "; ".join(faults),
             "A shipped bundle has a whole decision, figures of a clean test part, and the command that makes it again",
-            "Give --data DATA to calibrate and judge it, or correct recipes/shipped.yaml",
+            "Give --data DATA to calibrate and judge it, or correct benchmarks/shipped.yaml",
         )
 
 
@@ -216,7 +216,7 @@ def put(made: Path, target: Path) -> Path:
         raise BundleError(
             f"The bundle has {size:,} bytes and tells: {'; '.join(found) or 'nothing private'}",
             f"A shipped bundle has less than {MOST_BYTES:,} bytes and no path, host or user name",
-            "Train a smaller network, or take the words out of recipes/shipped.yaml or the data's names",
+            "Train a smaller network, or take the words out of benchmarks/shipped.yaml or the data's names",
         )
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -229,12 +229,12 @@ def put(made: Path, target: Path) -> Path:
 def main(args: Sequence[str] | None = None) -> int:
     """Builds one bundle and prints where it lies and how large it is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="the entry of recipes/shipped.yaml, such as ct")
+    parser.add_argument("name", help="the entry of benchmarks/shipped.yaml, such as ct")
     parser.add_argument("run", type=Path)
     parser.add_argument("--audit", type=Path, help="audit.json of the data")
     parser.add_argument("--data", type=Path, help="the data of the run: calibrate and judge it here")
     parser.add_argument("--into", type=Path, default=ROOT / "src" / "reslink" / "bundles" / "shipped", help="where bundles lie")
-    parser.add_argument("--texts", type=Path, default=ROOT / "recipes" / "shipped.yaml", help="the texts of the cards")
+    parser.add_argument("--texts", type=Path, default=ROOT / "benchmarks" / "shipped.yaml", help="the texts of the cards")
     own = parser.parse_args(args)
     try:
         made = build(own.name, own.run, own.into, own.texts, audit=own.audit, data=own.data)

@@ -96,7 +96,7 @@ def finished_run(ring_heads: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def ship_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts of two bundles, as ``recipes/shipped.yaml`` has them."""
+    """Texts of two bundles, as ``benchmarks/shipped.yaml`` has them."""
     entry = {
         "title": "Rings",
         "about": "Its heads are drawn.",

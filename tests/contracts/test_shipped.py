@@ -97,7 +97,7 @@ def test_a_planted_fault_is_seen(fault: str, built_zoo: Path, tmp_path: Path) ->
 
 
 def test_the_texts_name_what_must_be_known(root: Path, make_bundles: ModuleType) -> None:
-    texts = make_bundles.read_texts(root / "recipes" / "shipped.yaml")
+    texts = make_bundles.read_texts(root / "benchmarks" / "shipped.yaml")
     assert set(texts) == {"ct", "mri4", "lgg"}
     assert 'Most traceable "Tumor" images' in texts["ct"].about
     assert "haemorrhages: it tells abnormal from normal head CT" in texts["ct"].about
@@ -110,7 +110,7 @@ def test_the_texts_name_what_must_be_known(root: Path, make_bundles: ModuleType)
 def test_the_texts_of_a_bundle_can_be_used(name: str, root: Path, make_bundles: ModuleType) -> None:
     from reslink.training.recipe import load_recipe
 
-    entry = make_bundles.read_texts(root / "recipes" / "shipped.yaml")[name]
+    entry = make_bundles.read_texts(root / "benchmarks" / "shipped.yaml")[name]
     entry.calibrate.wishes()
     assert entry.shipping(None).origin.licence
     trained = load_recipe(root / "recipes" / "small.yaml", ["seed=0"]).published()
