@@ -174,7 +174,7 @@ class TestLittleToAudit:
         assert {"check": "files: wrong_orientation", "reason": few} in found["not_done"]
         reason = "there are 6 independent groups of images, and fewer than 10 give no interval"
         assert {"check": "shortcuts: outside_head", "reason": reason} in found["not_done"]
-        assert found["verdict"] == "pass"
+        assert found["verdict"] == "incomplete"
 
     def test_a_broken_file_is_named_and_the_rest_goes_on(self, tmp_path: Path) -> None:
         cohort(tmp_path, patients=6, slices=1)

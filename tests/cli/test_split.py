@@ -109,6 +109,7 @@ def test_folds_and_a_table_for_people(data: Path, tmp_path: Path) -> None:
     [
         (("--folds", "3", "--fractions", "0.5", "0.2", "0.3"), 2, "--folds and --fractions were both given"),
         (("--folds", "3", "--keep-given"), 2, "--folds and --keep-given were both given"),
+        (("--keep-given",), 2, "--keep-given was set, and the data states no split"),
         (("--fractions", "0.5", "0.2", "0.2"), 2, "The fractions are"),
         (("--fractions", "nan", "nan", "nan"), 2, "The fractions are"),
         (("--folds", "1"), 2, "at least 2 folds"),

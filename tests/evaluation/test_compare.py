@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from reslink.bundles.bundle import Bundle
 from reslink.cli.main import app
-from reslink.errors import InputError, UsageError
+from reslink.errors import GateError, InputError, UsageError
 from reslink.evaluation.compare import Judgement, compare, names_of
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
@@ -160,6 +160,17 @@ def test_other_classes_are_refused_before_anything_is_judged(study, tmp_path):
     assert done.exit_code == 2
     assert "first knows the classes Healthy, Tumor, second no, yes" in " ".join(done.stderr.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_the_bundle_that_a_gate_refuses_is_named(study, tmp_path, monkeypatch):
+    def refuse(bundle, *_words, **_more):
+        raise GateError("All 24 images are linked", "Others are allowed", "Give other data")
+
+    bundles, data = study
+    monkeypatch.setattr("reslink.evaluation.compare.evaluate_bundle", refuse)
+    done = CliRunner().invoke(app, ["compare", *bundles, "--data", str(data)])
+    assert done.exit_code == 3
+    assert "first: All 24 images are linked" in " ".join(done.stderr.split())
 
 
 def test_one_class_alone_gives_reasons_and_not_dashes(study, tmp_path):

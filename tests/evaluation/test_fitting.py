@@ -43,6 +43,14 @@ def test_a_single_logit_has_the_temperature_of_two(rng):
     assert fit_temperature(single, cases.y_true) == pytest.approx(fit_temperature(cases.logits, cases.y_true), rel=1e-4)
 
 
+def test_a_network_whose_answers_say_nothing_is_said(rng):
+    cases = evidence(rng)
+    upside_down = Evidence(-cases.logits, cases.features, cases.statistics, cases.y_true, cases.groups)
+    found, notes = fit(upside_down, Wishes(coverage=None, ood=False), TWO)
+    assert found.temperature == pytest.approx(50, rel=0.01)
+    assert any("at its limit of 50: the network's answers say next to nothing about the class" in note for note in notes)
+
+
 def test_a_network_that_is_always_right_has_no_temperature_and_it_is_said(rng):
     cases = evidence(rng)
     sure = Evidence(np.eye(2)[cases.y_true] * 3, cases.features, cases.statistics, cases.y_true, cases.groups)

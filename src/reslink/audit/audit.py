@@ -28,6 +28,9 @@ from reslink.training.progress import Progress, Silent
 
 RESEARCH: Final = "Research use only. Not a medical device; not for diagnosis."
 
+GATING: Final = ("label_conflicts", "shortcuts", "shortcuts: file_facts", "shortcuts: outside_head")
+"""Names under which ``not_done`` holds checks that the verdict depends on."""
+
 SPOKEN: Final = {
     "file_facts": "facts of the file and its header",
     "outside_head": "pixels outside the head",
@@ -83,7 +86,8 @@ class Audit:
             "not_done": [{"check": check, "reason": reason} for check, reason in self.not_done.items()],
         }
         gates = list(_gates(found, self.shortcuts, self.cases))
-        verdict = "fail" if any(gate["failed"] for gate in gates) else "pass"
+        undone = [check for check in self.not_done if check in GATING]
+        verdict = "fail" if any(gate["failed"] for gate in gates) else "incomplete" if undone else "pass"
         return {"reslink": __version__, **found, "gates": gates, "verdict": verdict, "notice": RESEARCH}
 
     def _read(self) -> Iterator[tuple[Case, Measured]]:
@@ -148,7 +152,8 @@ def audit(
         workers: Processes that read files; 0 reads in this one, None chooses by the number of files.
 
     Returns:
-        What ``audit.json`` holds, ready for JSON. ``verdict`` is ``fail`` where a gate of ``gates`` failed.
+        What ``audit.json`` holds, ready for JSON. ``verdict`` is ``fail`` where a gate of ``gates`` failed, ``incomplete``
+        where none did but one could not be checked (see ``not_done``), else ``pass``.
 
     Raises:
         UsageError: If not one image can be read.

@@ -102,6 +102,8 @@ def _say(console: Console, found: dict[str, Any]) -> None:
     rows = [(gate["gate"], "fail" if gate["failed"] else "pass", gate["reason"]) for gate in found["gates"]]
     rows += [(name, "", text) for name, text in _informing(found)]
     rows += [(entry["check"], "not done", entry["reason"]) for entry in found["not_done"]]
+    if found["verdict"] == "incomplete":
+        console.warn("Incomplete: no gate failed, but not every gate could be checked (not done).")
     console.table(("check", "gate", "found"), rows, title=f"{found['images']} images, {found['groups']} groups")
 
 
@@ -127,7 +129,9 @@ def _judge(found: dict[str, Any], clean: CleanCopy | None) -> None:
         raise GateError(
             f"The data set fails {len(failed)} of {len(found['gates'])} gates: " + "; ".join(failed),
             "A figure measured on such data says more about the data than about a model",
-            "Look at the page; reslink audit --fix DIR writes a clean copy, reslink split divides without leaks",
+            "Look at what was found; "
+            + ("audit the clean copy" if clean is not None else "reslink audit --fix DIR writes a clean copy")
+            + ", reslink split divides without leaks",
         )
     if found["files"]["corrupt"] or (clean is not None and clean.failed):
         raise typer.Exit(1)

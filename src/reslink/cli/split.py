@@ -69,6 +69,12 @@ def split(
     if group_by in ("both", "twin"):
         manifest, thumbnails, unreadable = _seen(console, manifest, out)
         left_out |= unreadable
+    if keep_given and not any(case.split for case in manifest.cases):
+        raise UsageError(
+            "--keep-given was set, and the data states no split",
+            "A stated split is a column 'split' with train, validation or test, or folders Training and Testing",
+            "Correct the column, or leave --keep-given out",
+        )
     groups = group_cases(manifest, thumbnails, group_by, alike=not keep_given)
     cases = manifest if keep_given else without_given_split(manifest)
     added = new_columns(cases, groups, fractions or FRACTIONS, folds, seed)

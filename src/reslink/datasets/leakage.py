@@ -54,7 +54,8 @@ def check_torn(manifest: Manifest, groups: Sequence[str], sides: Sequence[str | 
                     f"{what} stands on two sides of the {which}: {manifest.cases[j].name} in {sides[j]}, "
                     f"{manifest.cases[i].name} in {sides[i]}",
                     "All images of a patient, and near copies, stand on one side",
-                    "Divide anew with reslink split DATA --out split.csv, or add --allow-leakage: every figure then says so",
+                    "Divide anew with reslink split DATA --out split.csv; train and evaluate also take --allow-leakage, and "
+                    "every figure then says so",
                 )
 
 

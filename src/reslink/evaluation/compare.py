@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from reslink.bundles import zoo
 from reslink.datasets.manifest import Manifest
-from reslink.errors import InputError, UsageError
+from reslink.errors import GateError, InputError, UsageError
 from reslink.evaluation.evaluate import evaluate_bundle
 from reslink.evaluation.leakage import ALLOWED, mark_all
 from reslink.labels import Labels
@@ -114,22 +115,32 @@ def compare_bundles(
     listener.start(len(names), "Judging")
     try:
         for name, bundle in zip(names, bundles, strict=True):
-            evaluate_bundle(
-                bundle,
-                manifest,
-                out / name,
-                device=device,
-                split=split,
-                explain_masks=False,
-                cache_folder=out / ".cache",
-                batch_size=batch_size,
-                seed=seed,
-                allow_leakage=allow_leakage,
-            )
+            with _named(name):
+                evaluate_bundle(
+                    bundle,
+                    manifest,
+                    out / name,
+                    device=device,
+                    split=split,
+                    explain_masks=False,
+                    cache_folder=out / ".cache",
+                    batch_size=batch_size,
+                    seed=seed,
+                    allow_leakage=allow_leakage,
+                )
             listener.step()
     finally:
         listener.end()
     return compare([Judgement.read(name, out / name) for name in names], seed)
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Says which of the bundles a gate refused."""
+    try:
+        yield
+    except GateError as error:
+        raise GateError(f"{name}: {error.given}", error.allowed, error.next_step) from error
 
 
 def names_of(paths: Sequence[str | Path]) -> list[str]:

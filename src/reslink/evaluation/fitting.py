@@ -158,7 +158,15 @@ def _calibration(evidence: Evidence, wishes: Wishes, notes: list[str]) -> dict[s
             why = f"the network is right on all {len(evidence)} images, so that the best one would be 0"
             notes.append(f"{NO_TEMPERATURE}: {why}")
             return {}
-        return {"temperature": fit_temperature(evidence.logits, evidence.y_true)}
+        temperature = fit_temperature(evidence.logits, evidence.y_true)
+        lowest, highest = np.exp(_LOG_TEMPERATURES)
+        if temperature > 0.99 * highest:
+            notes.append(
+                f"The temperature is at its limit of {highest:g}: the network's answers say next to nothing about the class"
+            )
+        elif temperature < 1.01 * lowest:
+            notes.append(f"The temperature is at its limit of {lowest:g}: the network is right on nearly all of these images")
+        return {"temperature": temperature}
     if len(evidence) < FEW_FOR_ISOTONIC:
         notes.append(
             f"The isotonic curve rests on {len(evidence)} images; below {FEW_FOR_ISOTONIC:,} a temperature is usually nearer"

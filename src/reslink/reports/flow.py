@@ -65,7 +65,8 @@ def _partition(run: RunFolder) -> list[Box]:
     sides = dict(zip(table["splits"], table["lines"][-1][1], strict=True))
     boxes = [Box("Images that could be read", table["images"], table["groups"])]
     learned = [(name, *cells) for name, cells in sides.items() if name != "test"]
-    boxes += [Box(f"Learned from: {name}", n, groups, out=True) for name, n, groups in learned]
+    titles = {"train": "Learned from: train", "validation": "Epoch chosen by: validation"}
+    boxes += [Box(titles.get(name, f"Not judged: {name}"), n, groups, out=True) for name, n, groups in learned]
     return [*boxes, Box("Test part", *sides["test"])] if "test" in sides else boxes
 
 

@@ -226,7 +226,7 @@ def told(name: str, other: str, figure: str, test: OverSeeds) -> str:
         return f"{what}: no difference can be given ({found.method})."
     if found.ci_low is None or found.ci_high is None:
         if found.estimate == 0:
-            return f"{what}: no difference ({found.method})."
+            return f"{what}: the figures are the same ({found.method}); whether others would be cannot be said."
         return f"{what}: {signed(found.estimate)} ({found.method}); whether that is chance cannot be said."
     p_value = test.p_holm if test.p_holm is not None else test.p_value
     verdict = "a difference" if is_shown(test) else "no difference was shown"

@@ -9,6 +9,7 @@ import numpy as np
 
 from reslink.errors import UsageError
 from reslink.metrics.classification import NAMES
+from reslink.metrics.intervals import MIN_GROUPS
 from reslink.studies.comparing import COMPARED, Comparison, is_shown
 from reslink.studies.records import Record
 from reslink.studies.result import Row, Study, Table
@@ -106,7 +107,8 @@ def _fit_table(found: Comparison) -> Table:
         "Training accuracy is that of augmented images as they were learned from, lower than on plain ones. Over-fitted: the "
         "validation loss rose by more than 2 % above its lowest value, or training accuracy lies more than 0.10 above "
         "validation accuracy. Under-fitted: the validation loss of the longest training ends more than 2 % lower; for the "
-        "longest itself, its last epoch still lowered the loss by more than 2 %. Each in most seeds."
+        "longest itself, its last epoch still lowered the loss by more than 2 %. Each in most seeds, and only where the "
+        f"validation part of each run holds {MIN_GROUPS} patients or twin groups."
     )
     return Table("fit", "Over- or under-fitted", columns, _fits_of(found), note)
 
@@ -134,7 +136,14 @@ def _fit(found: Comparison, arm: str, longest: Mapping[int, float]) -> Row:
     }
     row["gap"] = row["train_accuracy"] - row["val_accuracy"]
     later = [longest.get(record.trial.seed) for record in records]
-    return row | {"verdict": verdict(row["gap"], curves, later)}
+    fewest = min(_validation_groups(record, found.setting.data.groups) for record in records)
+    unsure = f"not told by {fewest} groups"
+    return row | {"verdict": verdict(row["gap"], curves, later) if fewest >= MIN_GROUPS else unsure, "groups": fewest}
+
+
+def _validation_groups(record: Record, groups: Sequence[str]) -> int:
+    """Returns how many patients or twin groups the validation part of a run holds."""
+    return len({group for group, part in zip(groups, record.trial.parts, strict=True) if part == "validation"})
 
 
 def _finite_mean(values: Sequence[float]) -> float | None:
@@ -166,9 +175,11 @@ def verdict(gap: float, curves: Sequence[Floats], longest: Sequence[float | None
 
 
 def _fits(found: Comparison) -> list[str]:
-    words = {"neither": "neither over- nor under-fitted"}
+    words = {"neither": "the network is neither over- nor under-fitted"}
+    few = "whether the network is over- or under-fitted cannot be told from so few patients or twin groups"
+    words |= {name: f"the network is {name}" for name in ("over-fitted", "under-fitted")}
     return [
-        f"After {row['title']} the network is {words.get(row['verdict'], row['verdict'])}: training accuracy "
+        f"After {row['title']} {words.get(row['verdict'], few)} ({row['groups']} groups of validation): training accuracy "
         f"{row['train_accuracy']:.3f}, validation accuracy {row['val_accuracy']:.3f}, validation loss "
         f"{'not finite' if row['val_loss'] is None else format(row['val_loss'], '.3f')}."
         for row in _fits_of(found)
