@@ -62,6 +62,21 @@ def test_the_answers_are_those_of_the_run(run):
     assert f"true Tumor called Healthy: {counts[1][0]}" in table
 
 
+def test_the_page_says_what_the_audit_of_the_data_found(run, tmp_path):
+    gates = [{"gate": "outside_head", "failed": True, "reason": "a model can score 0.9 without looking at the brain"}]
+    (tmp_path / "audit.json").write_text(json.dumps({"images": 60, "verdict": "fail", "gates": gates, "not_done": []}))
+    page = review_page(run, read_evidence(run, [tmp_path])).read_text()
+    assert "The audit of 60 images ends with «fail»" in page
+    assert "without looking at the brain" in page
+    assert 'id="audit"' not in review_page(run, read_evidence(run)).read_text()
+
+
+def test_leaks_that_were_allowed_are_an_alarm(run):
+    change(run, leakage={"status": "allowed", "message": "4 of 60 cases are linked", "n_linked": 4})
+    page = review_page(run, read_evidence(run)).read_text()
+    assert '<p class="alarm">' in page.partition('id="partition"')[2].partition("</section>")[0]
+
+
 def test_what_was_not_measured_names_the_command(run):
     claim = fill("claim", read_evidence(run))
     assert item(claim, "30").status == TODO

@@ -58,6 +58,7 @@ def _about(evidence: Evidence) -> dict[str, Any]:
         "split": sections.split_table(run.splits),
         "leaks": sections.leaks(evaluation),
         "disjoint": FACTS["disjoint"](evidence).text,
+        "audit": evidence.audit,
         "confusion": sections.confusion(evaluation),
         "threshold": FACTS["threshold"](evidence).text,
         "evaluation": evaluation,
