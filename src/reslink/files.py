@@ -79,17 +79,21 @@ def sha256(content: bytes | str | Path) -> str:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: str | Path) -> Iterator[None]:
+def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Holds a folder for this process; the lock ends with the process, even when that is killed.
 
+    Args:
+        folder: The folder; made where it is missing.
+        wait: Whether to wait as long as another process holds it.
+
     Raises:
-        UsageError: If another process holds it.
+        UsageError: If another process holds it, and this one does not wait.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     with (path / ".lock").open("w") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UsageError(
                 f"{path} is in use by another reslink process",

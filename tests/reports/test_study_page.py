@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from reslink.errors import InputError
+from reslink.reports.sections import signed
 from reslink.reports.study_charts import study_chart
-from reslink.reports.study_page import p_value, signed, study_report
+from reslink.reports.study_page import p_value, study_report
 
 ESTIMATE = {"estimate": 0.9, "ci_low": 0.8, "ci_high": 0.95, "method": "exact", "n": 20}
 TESTED = ESTIMATE | {"estimate": -0.05, "ci_low": -0.1, "ci_high": 0.0, "p_value": 0.01, "p_holm": 0.02}

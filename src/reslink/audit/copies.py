@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from reslink.datasets import twins
 from reslink.datasets.manifest import Case, Manifest
@@ -88,17 +86,8 @@ def _sides(cases: Sequence[Case], rows: Iterable[int]) -> int:
     return len({cases[i].split for i in rows} - {None})
 
 
-def _united(count: int, pairs: Sequence[Pair]) -> list[int]:
-    """Returns the first case of the group of each."""
-    links = np.array(pairs, np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(links), np.int8), (links[:, 0], links[:, 1])), shape=(count, count))
-    _, names = connected_components(graph, directed=False)
-    first: dict[int, int] = {}
-    return [first.setdefault(int(name), i) for i, name in enumerate(names)]
-
-
 def _sets(count: int, pairs: Iterable[Pair]) -> list[list[int]]:
     members: dict[int, list[int]] = defaultdict(list)
-    for i, group in enumerate(_united(count, list(pairs))):
+    for i, group in enumerate(twins.united(count, np.array(list(pairs), np.intp).reshape(-1, 2))):
         members[group].append(i)
     return sorted((rows for rows in members.values() if len(rows) > 1), key=lambda rows: (-len(rows), rows))

@@ -13,7 +13,7 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import AllowLeakage, BatchSize, Device, Json, Overwrite
-from reslink.errors import UsageError
+from reslink.cli.verb import refuse_earlier
 
 EXAMPLES = (
     "reslink compare runs/a/bundle runs/b/bundle --data other-hospital/ --out compared",
@@ -60,10 +60,7 @@ def compare(
     from reslink.files import write_json
     from reslink.reports.compare_page import comparison_report
 
-    if out is not None and (out / "comparison.json").exists() and not overwrite:
-        raise UsageError(
-            f"{out} holds a comparison already", "Nothing is replaced unasked", "Choose another --out, or add --overwrite"
-        )
+    refuse_earlier(out, "comparison.json", "a comparison", overwrite)
     loaded = [Bundle.load(bundle) for bundle in bundles]  # a wrong one is said before anything is decoded
     check_labels([(name, bundle.labels.names) for name, bundle in zip(names_of(bundles), loaded, strict=True)])
     manifest, note = with_header_patients(Manifest.open(data, labels=loaded[0].labels))

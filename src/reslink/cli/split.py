@@ -104,19 +104,14 @@ def _seen(console: Console, manifest: Manifest, out: Path) -> tuple[Manifest, Th
     from reslink.datasets.loading import PixelCache
     from reslink.datasets.thumbnails import SIDE
     from reslink.imaging.preprocess import Preprocess
+    from reslink.training.progress import so_far
 
-    progress, done = console.progress(), 0
-
-    def show(so_far: int, _total: int) -> None:
-        nonlocal done
-        progress.step(so_far - done)
-        done = so_far
-
+    progress = console.progress()
     out.parent.mkdir(parents=True, exist_ok=True)
     progress.start(len(manifest), "Reading images")
     try:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".cache-") as folder:
-            cache = PixelCache.open(manifest, Preprocess(size=SIDE, channels=1), folder, progress=show)
+            cache = PixelCache.open(manifest, Preprocess(size=SIDE, channels=1), folder, progress=so_far(progress))
             return cache.manifest, np.array(cache.thumbnails), cache.failed
     finally:
         progress.end()

@@ -57,25 +57,6 @@ def fingerprint(thumbnails: Thumbnails) -> Fingerprints:
     return codes(rows)
 
 
-def linked(fingerprints: Fingerprints, thumbnails: Thumbnails, threshold: float = LINKED) -> NDArray[np.bool_]:
-    """Tells which new images are twins of fingerprinted ones.
-
-    Args:
-        fingerprints: (n, 128) uint8 from ``fingerprint``.
-        thumbnails: (m, 64, 64) uint8 of the new images.
-        threshold: Estimated correlation from which two images are twins.
-
-    Returns:
-        (m,) booleans.
-
-    Raises:
-        UsageError: If fingerprints or thumbnails have another shape or type.
-    """
-    found = np.zeros(len(thumbnails), np.bool_)
-    found[[query for query, _, _ in links(fingerprints, thumbnails, threshold)]] = True
-    return found
-
-
 def links(fingerprints: Fingerprints, thumbnails: Thumbnails, threshold: float = LINKED) -> list[tuple[int, int, float]]:
     """Finds the fingerprinted images that new images are twins of, in any of the 8 orientations, shifted or cropped.
 

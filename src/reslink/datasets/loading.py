@@ -99,7 +99,7 @@ class PixelCache:
         place = Path(folder) / sha256("\n".join([recipe, *sources.keys]))[:16]
         index = _usable(place, recipe, sources.keys, _shapes(preprocess, manifest))
         if index is None:
-            with _waiting_lock(place):
+            with lock_folder(place, wait=True):
                 index = _usable(place, recipe, sources.keys, _shapes(preprocess, manifest))
                 index = index or _fill(place, Index(recipe, sources.keys), manifest, sources, preprocess, workers, progress)
         return _opened(cls, place, index, manifest, sources, _shapes(preprocess, manifest))
@@ -201,19 +201,6 @@ def _usable(place: Path, recipe: str, keys: list[str], shapes: Mapping[str, tupl
         return None
     whole = all(open_rows(place, name, (len(index.kept), *shape)) is not None for name, shape in shapes.items())
     return index if whole else None
-
-
-@contextlib.contextmanager
-def _waiting_lock(place: Path) -> Iterator[None]:
-    """Holds the cache folder; waits as long as another process holds it."""
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(lock_folder(place))
-                break
-            except UsageError:
-                time.sleep(0.1)
-        yield
 
 
 def _fill(

@@ -116,7 +116,7 @@ def twin_groups(thumbnails: Thumbnails) -> list[int]:
     Raises:
         UsageError: If the thumbnails have another shape or type.
     """
-    return _united(len(thumbnails), _ends(pairs(thumbnails)))
+    return united(len(thumbnails), _ends(pairs(thumbnails)))
 
 
 def _ends(found: Sequence[TwinPair]) -> NDArray[np.intp]:
@@ -158,7 +158,7 @@ def groups(
     ends = [_ends(pairs(thumbnails, patients) if copies is None else copies), links]
     if alike:
         ends.append(_look_alikes(thumbnails, patients))
-    joined = _united(len(cases), np.concatenate(ends))
+    joined = united(len(cases), np.concatenate(ends))
     first: dict[int, str] = {}
     return [first.setdefault(number, case.name) for number, case in zip(joined, cases, strict=True)]
 
@@ -193,8 +193,16 @@ def _links(keys: Sequence[object]) -> list[tuple[int, int]]:
     return [(first.setdefault(key, i), i) for i, key in enumerate(keys) if key is not None]
 
 
-def _united(count: int, pairs: NDArray[np.intp]) -> list[int]:
-    """Connected components, numbered in the order of first appearance."""
+def united(count: int, pairs: NDArray[np.intp]) -> list[int]:
+    """Returns the group of each of some items that pairs join, directly or through others.
+
+    Args:
+        count: Number of items.
+        pairs: (n, 2) rows of the items of each pair.
+
+    Returns:
+        Numbers from 0 in the order of first appearance.
+    """
     graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     _, names = connected_components(graph, directed=False)
     order: dict[int, int] = {}

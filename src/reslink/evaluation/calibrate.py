@@ -24,7 +24,7 @@ from reslink.evaluation.fitting import Evidence, Wishes, fit
 from reslink.evaluation.held_out import held_out
 from reslink.inference.classifier import Classifier, Outputs
 from reslink.labels import Labels
-from reslink.training.progress import Progress, Silent
+from reslink.training.progress import Progress, Silent, so_far
 
 Rows: TypeAlias = NDArray[np.int64]
 
@@ -132,14 +132,7 @@ def _evidence(found: Outputs, rows: Rows, cache: PixelCache, groups: list[str], 
 
 def _decoded(part: Manifest, classifier: Classifier, folder: Path, listener: Progress) -> PixelCache:
     listener.start(len(part), "Decoding")
-    done = 0
-
-    def hear(now: int, _: int) -> None:
-        nonlocal done
-        listener.step(now - done)
-        done = now
-
     try:
-        return PixelCache.open(part, classifier.bundle.preprocess, folder, progress=hear)
+        return PixelCache.open(part, classifier.bundle.preprocess, folder, progress=so_far(listener))
     finally:
         listener.end()

@@ -45,7 +45,7 @@ def comparison_report(folder: str | Path) -> Path:
         ) from error
     for chart in (pair["chart"] for pair in pairs if pair["chart"]):
         write_atomic(place / "figures" / f"{chart.name}.svg", chart.standalone())
-    page = template("compare.html.j2", signed=signed, p=p_value).render(
+    page = template("compare.html.j2", p=p_value).render(
         name=place.resolve().name,
         found=found,
         pairs=pairs,
@@ -79,11 +79,6 @@ def _pair(number: int, pair: Mapping[str, Any], found: Mapping[str, Any]) -> dic
 
 def _chart(number: int, pair: Mapping[str, Any], rows: list[tuple[str, Any]]) -> Chart | None:
     return forest(rows, f"difference_{number}", f"{pair['a']} less {pair['b']}", "difference", at=0.0)
-
-
-def signed(value: float | None) -> str:
-    """Returns a difference with its sign and three decimals, a dash where it is not defined."""
-    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
 
 
 def p_value(value: float | None) -> str:

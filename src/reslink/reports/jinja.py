@@ -15,7 +15,7 @@ def template(name: str, **filters: Callable[..., Any]) -> Template:
 
     Args:
         name: Its file name, such as ``page.html.j2``.
-        filters: Those of this page, beside ``figure`` and ``interval``.
+        filters: Those of this page, beside ``figure``, ``interval`` and ``signed``.
     """
     environment = Environment(
         loader=PackageLoader("reslink.reports"),
@@ -24,5 +24,6 @@ def template(name: str, **filters: Callable[..., Any]) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": sections.figure, "interval": sections.interval, **filters}
+    shared = {"figure": sections.figure, "interval": sections.interval, "signed": sections.signed}
+    environment.filters |= shared | filters
     return environment.get_template(name)

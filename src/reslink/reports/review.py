@@ -16,7 +16,7 @@ from reslink.reports.evidence import Evidence
 from reslink.reports.flow import flow_of
 from reslink.reports.jinja import template
 from reslink.reports.page import RESEARCH_USE_ONLY
-from reslink.reports.study_page import p_value, signed
+from reslink.reports.study_page import p_value
 from reslink.reports.svg import COLOURS, Chart
 
 OUTSIDE = ("accuracy", "sensitivity", "specificity", "auroc")
@@ -36,7 +36,7 @@ def review_page(folder: Path, evidence: Evidence, checklist: Checklist | None = 
     Raises:
         StorageError: If it cannot be written.
     """
-    page = template("review.html.j2", signed=signed, p=p_value).render(
+    page = template("review.html.j2", p=p_value).render(
         notice=RESEARCH_USE_ONLY,
         version=__version__,
         metric_names=NAMES,

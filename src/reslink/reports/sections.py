@@ -25,6 +25,11 @@ def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}".replace("-", "−")
 
 
+def signed(value: float | None) -> str:
+    """Returns a difference with its sign and three decimals, a dash where it is not defined."""
+    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
 def interval(estimate: Mapping[str, Any]) -> str:
     """Returns an interval, or the reason why there is none."""
     low, high = estimate.get("ci_low"), estimate.get("ci_high")

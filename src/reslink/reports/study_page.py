@@ -34,7 +34,7 @@ def study_report(folder: str | Path) -> Path:
     drawn = charts_of(study)
     for chart in drawn:
         write_atomic(place / "figures" / f"{chart.name}.svg", chart.standalone())
-    page = template("study.html.j2", signed=signed, p=p_value).render(
+    page = template("study.html.j2", p=p_value).render(
         study=study,
         charts=drawn,
         notice=RESEARCH_USE_ONLY,
@@ -42,11 +42,6 @@ def study_report(folder: str | Path) -> Path:
         colours={name: light for name, (_, light) in COLOURS.items()},
     )
     return write_atomic(place / "report.html", page)
-
-
-def signed(value: float | None) -> str:
-    """Returns a difference with its sign and three decimals."""
-    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
 
 
 def p_value(test: Mapping[str, Any]) -> str:

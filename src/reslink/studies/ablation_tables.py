@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from reslink.networks.analysis import parameters
 from reslink.networks.area_attention import AreaAttention
 from reslink.networks.reslink import build
-from reslink.studies.comparing import COMPARED, Comparison, finite, signed
+from reslink.reports.sections import signed
+from reslink.studies.comparing import COMPARED, Comparison, finite
 from reslink.studies.records import Record
 from reslink.studies.result import Row, Table
 from reslink.studies.seeds import Floats, OverSeeds, Runs, Sample

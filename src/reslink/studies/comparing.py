@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reslink.metrics.classification import NAMES
 from reslink.metrics.intervals import Estimate
-from reslink.reports.sections import flattened
+from reslink.reports.sections import flattened, signed
 from reslink.studies.records import Cases, Record, read_all
 from reslink.studies.result import Row, Table
 from reslink.studies.seeds import Floats, OverSeeds, Runs, Sample, corrected
@@ -248,11 +248,6 @@ def _with_interval(found: Estimate) -> str:
 def capital(text: str) -> str:
     """Returns a sentence with a capital at its start."""
     return text[:1].upper() + text[1:]
-
-
-def signed(value: float) -> str:
-    """Returns a difference with its sign and three decimals."""
-    return f"{value:+.3f}".replace("-", "−")
 
 
 def finite(value: float | None) -> float | None:

@@ -14,7 +14,7 @@ from reslink.datasets.manifest import Manifest, file_hash
 from reslink.errors import UsageError
 from reslink.evaluation import leakage
 from reslink.imaging.preprocess import Preprocess
-from reslink.training.progress import Progress
+from reslink.training.progress import Progress, so_far
 
 
 def sample(manifest: Manifest, most: int | None, seed: int) -> Manifest:
@@ -52,16 +52,9 @@ def open_cache(manifest: Manifest, preprocess: Preprocess, folder: Path, progres
         UsageError: If not one image can be read.
         StorageError: If the folder cannot be written to.
     """
-    said = 0
-
-    def step(done: int, _: int) -> None:
-        nonlocal said
-        progress.step(done - said)
-        said = done
-
     progress.start(len(manifest), "Reading images")
     try:
-        return PixelCache.open(manifest, preprocess, folder, progress=step)
+        return PixelCache.open(manifest, preprocess, folder, progress=so_far(progress))
     finally:
         progress.end()
 

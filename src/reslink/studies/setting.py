@@ -17,7 +17,7 @@ from reslink.studies.looks import open_look
 from reslink.studies.pool import run_all
 from reslink.studies.trial import PLAIN, Data, Trial
 from reslink.training.materials import divide
-from reslink.training.progress import Progress
+from reslink.training.progress import Progress, so_far
 from reslink.training.recipe import Recipe, make_recipe
 
 
@@ -66,16 +66,9 @@ class Setting:
             UsageError: If other images can be read than under the recipe's own settings.
         """
         self.progress.start(len(self.manifest), "Reading images")
-        done = 0
-
-        def show(so_far: int, _total: int) -> None:
-            nonlocal done
-            self.progress.step(so_far - done)
-            done = so_far
-
         workers = self.recipe.trainer.workers
         try:
-            cache = open_look(self.manifest, self.recipe.preprocess, look, self.out / "cache", workers, show)
+            cache = open_look(self.manifest, self.recipe.preprocess, look, self.out / "cache", workers, so_far(self.progress))
         finally:
             self.progress.end()
         if look == PLAIN:

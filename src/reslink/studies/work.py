@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from reslink.datasets.loading import PixelCache
-from reslink.errors import DivergedError, ReslinkError, UsageError
+from reslink.errors import DivergedError, ReslinkError
 from reslink.evaluation import leakage
 from reslink.evaluation.evaluate import evaluate_cases
 from reslink.evaluation.tables import JudgedCases, write_predictions
@@ -41,7 +38,7 @@ def perform(trial: Trial, data: Data, runs: Path, progress: Progress) -> None:
             since it would fail again.
     """
     folder = trial.folder(data, runs)
-    with _alone(runs / "locks" / folder.name):
+    with lock_folder(runs / "locks" / folder.name, wait=True):  # another study may work on the same run
         if trial.done(folder):
             return
         cache = open_look(data.manifest, trial.recipe.preprocess, trial.look, data.cache)
@@ -63,19 +60,6 @@ def perform(trial: Trial, data: Data, runs: Path, progress: Progress) -> None:
 def materials_of(trial: Trial, data: Data, cache: PixelCache) -> Materials:
     """Returns what a trial learns from, under one look."""
     return Materials(cache.manifest, cache, cache.targets, data.groups, trial.parts, data.digest, joined=data.groups)
-
-
-@contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Holds a run's lock; waits as long as another study works on the same run."""
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(lock_folder(place))
-                break
-            except UsageError:
-                time.sleep(0.5)
-        yield
 
 
 def _judge(trial: Trial, materials: Materials, folder: Path, look: str) -> None:

@@ -16,7 +16,7 @@ from reslink.datasets.grouping import group_cases
 from reslink.datasets.loading import PixelCache
 from reslink.datasets.manifest import SPLITS, Manifest
 from reslink.errors import UsageError
-from reslink.training.progress import Progress
+from reslink.training.progress import Progress, so_far
 from reslink.training.recipe import Recipe
 
 Indices = NDArray[np.int64]
@@ -115,15 +115,8 @@ def open_materials(manifest: Manifest, recipe: Recipe, folder: Path, progress: P
 
 def _open_cache(manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress) -> PixelCache:
     progress.start(len(manifest), "Reading images")
-    done = 0
-
-    def show(so_far: int, _total: int) -> None:
-        nonlocal done
-        progress.step(so_far - done)
-        done = so_far
-
     try:
-        return PixelCache.open(manifest, recipe.preprocess, folder, recipe.trainer.workers, show)
+        return PixelCache.open(manifest, recipe.preprocess, folder, recipe.trainer.workers, so_far(progress))
     finally:
         progress.end()
 

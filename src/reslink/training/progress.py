@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 
@@ -30,6 +31,18 @@ class Progress(Protocol):
 
     def end(self) -> None:
         """The part that was started last is over."""
+
+
+def so_far(progress: Progress) -> Callable[[int, int], None]:
+    """Returns a listener to what is done so far, of how many, that tells a ``Progress`` of the steps between."""
+    told = 0
+
+    def hear(done: int, _total: int) -> None:
+        nonlocal told
+        progress.step(done - told)
+        told = done
+
+    return hear
 
 
 class Silent:
