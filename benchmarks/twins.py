@@ -1,12 +1,16 @@
 """Twins: recall of planted copies by kind, time and memory for 10,000 images, and the index up to 1,000,000 fingerprints.
 
 Run: python benchmarks/twins.py planted [--patients 60] [--seed 0]
+     python benchmarks/twins.py copies DATA [--images 150] [--seed 1]
+     python benchmarks/twins.py links DATA [--seed 0]
      python benchmarks/twins.py images [--count 10000]
      python benchmarks/twins.py index [--counts 10000 100000 1000000] [--threads 2]
 
 ``planted`` copies slices of phantoms (CT, T1, FLAIR, T2; two neighbouring slices a patient, 192×192) in all kinds of ways, each
-with random strength, and looks for them among all. ``images`` makes that many different thumbnails, a twentieth of them copies.
-``index`` makes random fingerprints, a twentieth of them copies in which 5 to 15 % of the bits differ.
+with random strength, and looks for them among all. ``copies`` does so with images of a data set. ``links`` divides a data set
+by group, 30 % aside, and counts which of these the fingerprints of the rest link to them. ``images`` makes that many different
+thumbnails, a twentieth of them copies. ``index`` makes random fingerprints, a twentieth of them copies in which 5 to 15 % of
+the bits differ.
 """
 
 from __future__ import annotations
@@ -15,15 +19,19 @@ import argparse
 import json
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from reslink.datasets import fingerprints, neighbours, twins
+from reslink.datasets.manifest import Manifest
 from reslink.datasets.phantom import render_patient
 from reslink.datasets.phantom_copies import KINDS, Grey
 from reslink.datasets.phantom_output import to_grey
 from reslink.imaging.image import Image
+from reslink.imaging.reading import read_image
 
 SEQUENCES = ("CT", "T1", "CT", "FLAIR", "CT", "T2")
 COPIED = 20
@@ -67,6 +75,62 @@ def planted(patients: int, seed: int) -> dict[str, object]:
         "recall_by_kind": {kind: float(np.mean(row)) for kind, row in hits.items()},
         "fingerprint_recall": len(known) / (len(source) - first),
         "fingerprint_precision": float(np.mean([of[i] == row for row, i in links])),
+    }
+
+
+def thumbnails_of(job: tuple[Path, int | None]) -> list[Grey]:
+    """The thumbnail of an image and, where a seed is given, those of a copy of each kind."""
+    path, seed = job
+    image = read_image(path)
+    if seed is None:
+        return [twins.thumbnail(image)]
+    low, high = float(image.pixels.min()), float(image.pixels.max())
+    grey = np.clip((image.pixels - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
+    rng = np.random.default_rng(seed)
+    changed = [change(grey, rng) for change in KINDS.values()]
+    return [twins.thumbnail(image), *(twins.thumbnail(Image(c.astype(np.float32), "grey", white=255)) for c in changed)]
+
+
+def copies(data: Path, count: int, seed: int) -> dict[str, object]:
+    """Recall of copies of real images, and which pairs of different images were linked."""
+    manifest = Manifest.open(data)
+    rows = np.random.default_rng(seed).permutation(len(manifest))[:count].tolist()
+    with ProcessPoolExecutor() as pool:
+        jobs = [(manifest.cases[row].path, seed * 1000 + i) for i, row in enumerate(rows)]
+        found_each = list(pool.map(thumbnails_of, jobs, chunksize=5))
+    width = len(KINDS) + 1
+    found = {(pair.first, pair.second) for pair in twins.pairs(np.concatenate(found_each))}
+    recall = {
+        kind: float(np.mean([(i * width, i * width + k) in found for i in range(len(rows))]))
+        for k, kind in enumerate(KINDS, start=1)
+    }
+    across = sorted({(rows[a // width], rows[b // width]) for a, b in found if a // width != b // width})
+    return {
+        "images": len(rows),
+        "recall": float(np.mean(list(recall.values()))),
+        "recall_by_kind": recall,
+        "different_images_linked": [[manifest.cases[a].name, manifest.cases[b].name] for a, b in across],
+    }
+
+
+def links(data: Path, seed: int) -> dict[str, object]:
+    """How many images of other groups the fingerprints of a training part link to it."""
+    manifest = Manifest.open(data)
+    with ProcessPoolExecutor() as pool:
+        thumbnails = np.concatenate(list(pool.map(thumbnails_of, [(case.path, None) for case in manifest.cases], chunksize=40)))
+    found = twins.pairs(thumbnails, [case.patient_id for case in manifest.cases])
+    groups = np.array(twins.groups(manifest, thumbnails, found))
+    names = sorted(set(groups.tolist()))
+    aside = set(np.random.default_rng(seed).permutation(names)[: int(0.3 * len(names))].tolist())
+    other = np.array([group in aside for group in groups])
+    linked = fingerprints.links(fingerprints.fingerprint(thumbnails[~other]), thumbnails[other])
+    return {
+        "images": len(manifest),
+        "groups": len(names),
+        "pairs": len(found),
+        "mirrored_or_rotated": sum(pair.orientation != 0 for pair in found),
+        "aside": int(other.sum()),
+        "linked": len({query for query, _, _ in linked}),
     }
 
 
@@ -123,7 +187,9 @@ def index(count: int, threads: int) -> dict[str, float]:
 def main() -> None:
     """Prints one JSON object a measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["planted", "images", "index"])
+    parser.add_argument("what", choices=["planted", "copies", "links", "images", "index"])
+    parser.add_argument("data", type=Path, nargs="?", help="of copies and links: a data set")
+    parser.add_argument("--images", type=int, default=150)
     parser.add_argument("--patients", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=10_000)
@@ -132,6 +198,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "planted":
         print(json.dumps(planted(options.patients, options.seed), indent=2))
+    elif options.what in ("copies", "links"):
+        if options.data is None:
+            parser.error(f"{options.what} needs the data set")
+        found = (
+            copies(options.data, options.images, options.seed)
+            if options.what == "copies"
+            else links(options.data, options.seed)
+        )
+        print(json.dumps(found, indent=2))
     elif options.what == "images":
         print(json.dumps(images(options.count), indent=2))
     else:
