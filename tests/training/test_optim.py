@@ -110,8 +110,10 @@ def test_muon_moves_a_matrix_as_torchs_does_and_a_convolution_as_its_matrix(shap
         matrix.grad, own.grad, convolution.grad = gradient.clone(), gradient.clone(), gradient.view_as(convolution).clone()
         torchs.step()
         ours.step()
-    torch.testing.assert_close(own, matrix)
-    torch.testing.assert_close(convolution.view(shape), matrix)
+    moved = (matrix - start).abs().max().item()
+    # torch's iteration runs in bfloat16, ours in single precision
+    torch.testing.assert_close(own, matrix, rtol=0, atol=0.03 * moved)
+    torch.testing.assert_close(convolution.view(shape), own)
 
 
 def test_orthogonalised_keeps_the_directions_and_levels_the_lengths() -> None:
