@@ -61,7 +61,7 @@ def test_completion_for_the_shell_is_there() -> None:
 def test_info_names_what_this_installation_can_do() -> None:
     facts = json.loads(invoke("info", "--json").stdout)
     assert facts["version"] == __version__
-    assert facts["variants"] == ["reslink_paper", "reslink_small"]
+    assert facts["variants"] == ["reslink_paper", "reslink_small", "reslink_context"]
     assert {"brain", "subdural", "stroke", "bone", "three"} == set(facts["windows"])
     assert "auroc" in facts["metrics"]
     assert facts["devices"][0] == "cpu"
@@ -72,7 +72,7 @@ def test_info_names_what_this_installation_can_do() -> None:
 def test_info_for_people_says_research_use_only() -> None:
     result = invoke("info")
     assert "Research use only" in result.stderr
-    assert "variants\treslink_paper, reslink_small" in result.stdout
+    assert "variants\treslink_paper, reslink_small, reslink_context" in result.stdout
 
 
 def test_a_package_that_is_missing_has_no_version() -> None:

@@ -35,10 +35,11 @@ def test_an_area_widens_what_a_unit_sees_to_whole_areas() -> None:
     assert receptive_span([Window(7, 0), Window(3, 1, 1)], 13) == (7, 20)
 
 
+@pytest.mark.parametrize(("variant", "faint"), [("reslink_small", 1e-10), ("reslink_context", 1e-13)])
 @pytest.mark.parametrize("attention", ["none", "both"])
-def test_receptive_field_is_what_the_network_really_depends_on(attention: str) -> None:
+def test_receptive_field_is_what_the_network_really_depends_on(attention: str, variant: str, faint: float) -> None:
     size = 448
-    network = build(variant_config("reslink_small", attention=attention, depths=(0, 1, 1)), 0).eval().double()
+    network = build(variant_config(variant, attention=attention, depths=(0, 1, 1)), 0).eval().double()
     for parameter in network.parameters():  # positive weights and a faint line: no ReLU, maximum or full gate hides it
         parameter.data.abs_()
     field = receptive_fields(network, size)[-1]
@@ -50,7 +51,7 @@ def test_receptive_field_is_what_the_network_really_depends_on(attention: str) -
     assert last - first + 1 == side
 
     def depends_on(row: int) -> bool:
-        image = torch.full((1, 3, size, 96), 1e-10, dtype=torch.float64)
+        image = torch.full((1, 3, size, 96), faint, dtype=torch.float64)
         before = network.forward_features(image)[0, :, centre]
         image[:, :, row] *= 1e3
         return not torch.equal(network.forward_features(image)[0, :, centre], before)

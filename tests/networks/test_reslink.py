@@ -72,7 +72,7 @@ def test_paper_variant_follows_the_component_map() -> None:
         after_stem, network.stem.pool(torch.relu(network.stem.norm(network.stem.conv(x)))), atol=1e-4, rtol=1e-4
     )
     order = [name for name, _ in network.named_children()]
-    assert order == ["stem", "first_attention", "stages", "final_attention", "head"]
+    assert order == ["stem", "first_attention", "stages", "context", "final_attention", "head"]
     assert [type(m) for m in network.head] == [nn.Dropout, nn.Linear]
 
 

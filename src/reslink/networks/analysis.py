@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from reslink.networks.area_attention import AreaAttention
-from reslink.networks.blocks import Downsample, ResidualBlock, Stem
+from reslink.networks.blocks import Context, Downsample, ResidualBlock, Stem
 from reslink.networks.reslink import ResLink, ResLinkConfig
 
 
@@ -65,11 +65,11 @@ class AttentionCost:
 
 @dataclass(frozen=True)
 class Window:
-    """A layer that slides a window, or (``stride`` 0) an area attention of that size.
+    """A layer that slides a window, or (``stride`` 0) an area attention of that size, or (below 0) one that repeats each place.
 
     Attributes:
         kernel: Side of the window.
-        stride: Step of the window; 0 marks an area attention.
+        stride: Step of the window; 0 marks an area attention, −2 an enlargement by 2 with the nearest neighbour.
         padding: Pixels added at each side.
     """
 
@@ -118,9 +118,11 @@ def receptive_field(layers: Sequence[Window]) -> tuple[int, int]:
     """
     size, jump = 1, 1
     for layer in layers:
-        if layer.stride:
+        if layer.stride > 0:
             size += (layer.kernel - 1) * jump
             jump *= layer.stride
+        elif layer.stride < 0:
+            jump //= -layer.stride
     return size, jump
 
 
@@ -128,9 +130,11 @@ def receptive_span(layers: Sequence[Window], position: int) -> tuple[int, int]:
     """Returns the first and last input row that an output row depends on, areas included; may reach into the padding."""
     first = last = position
     for layer in reversed(layers):
-        if layer.stride:
+        if layer.stride > 0:
             first = first * layer.stride - layer.padding
             last = last * layer.stride - layer.padding + layer.kernel - 1
+        elif layer.stride < 0:
+            first, last = first // -layer.stride, last // -layer.stride
         else:
             first = first // layer.kernel * layer.kernel
             last = last // layer.kernel * layer.kernel + layer.kernel - 1
@@ -177,6 +181,8 @@ def _stages(network: ResLink) -> Iterator[tuple[str, nn.Module]]:
     yield "first_attention", network.first_attention
     for index, stage in enumerate(network.stages):
         yield f"stages.{index}", stage
+    if isinstance(network.context, Context):
+        yield "context", network.context
     yield "final_attention", network.final_attention
 
 
@@ -187,6 +193,8 @@ def _windows(module: nn.Module) -> list[Window]:
         return [Window(3, 2, 1)]
     if isinstance(module, ResidualBlock):
         return [Window(3, 1, 1)]
+    if isinstance(module, Context):
+        return [*_windows(module.stage), Window(1, -2)]
     if isinstance(module, AreaAttention):
         return [Window(module.gate.area_size, 0)]
     return [window for child in module.children() for window in _windows(child)]

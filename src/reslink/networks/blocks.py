@@ -1,4 +1,4 @@
-"""The parts of ResLink besides attention: stem, residual block, downsampling."""
+"""The parts of ResLink besides attention: stem, residual block, downsampling, stage, context."""
 
 from __future__ import annotations
 
@@ -101,3 +101,28 @@ class Stage(nn.Sequential):
             layers.append(ResidualBlock(width, out_channels, residual=residual, drop_rate=drop_rate))
             width = out_channels
         super().__init__(*layers)
+
+
+class Context(nn.Module):
+    """A coarser stage whose map is laid back onto the finer one: x + up(conv(stage(x))).
+
+    What a place shows then depends on what stands around it, while the map keeps its stride; a feature pyramid of one step
+    (Lin et al. 2017, arXiv 1612.03144).
+
+    Args:
+        channels: Channels of input and output.
+        dim: Channels of the coarser stage, which has half the side.
+        depth: Its residual blocks.
+        residual: See ``ResidualBlock``.
+        drop_rate: See ``ResidualBlock``.
+    """
+
+    def __init__(self, channels: int, dim: int, depth: int = 2, *, residual: bool = True, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.stage = Stage(channels, dim, depth, downsample=True, residual=residual, drop_rate=drop_rate)
+        self.lateral = nn.Conv2d(dim, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (B, channels, H, W) for x of the same shape."""
+        around = F.interpolate(self.lateral(self.stage(x)), size=x.shape[-2:], mode="nearest")
+        return x + around

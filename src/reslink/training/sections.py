@@ -49,12 +49,13 @@ class ModelSettings(Section):
     """The network: a variant by name, and any field of ``ResLinkConfig`` that shall differ from it.
 
     Attributes:
-        variant: ``reslink_paper`` or ``reslink_small``.
+        variant: ``reslink_context``, ``reslink_small`` or ``reslink_paper``.
         num_classes: Number of logits; the number of classes where None. 1 with two classes is a single sigmoid logit.
         stem_dim: Channels after the stem.
         stem_order: Order of the parts of the stem.
         dims: Channels of each stage.
         depths: Residual blocks of each stage.
+        context_dim: Channels of a coarser stage that is laid back onto the last one; 0 is none.
         area_size: Side of an attention area in pixels of the feature map.
         attention: Which of the two area attentions are there.
         residual: Whether residual blocks have their shortcut.
@@ -62,12 +63,13 @@ class ModelSettings(Section):
         head_drop_rate: Dropout before the dense layer.
     """
 
-    variant: str = "reslink_small"
+    variant: str = "reslink_context"
     num_classes: int | None = None
     stem_dim: int | None = None
     stem_order: str | None = None
     dims: tuple[int, ...] | None = None
     depths: tuple[int, ...] | None = None
+    context_dim: int | None = None
     area_size: int | None = None
     attention: Literal["both", "first", "final", "none"] | None = None
     residual: bool | None = None
