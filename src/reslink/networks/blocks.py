@@ -104,7 +104,7 @@ class Stage(nn.Sequential):
 
 
 class Context(nn.Module):
-    """A coarser stage whose map is laid back onto the finer one: x + up(conv(stage(x))).
+    """A coarser stage whose map is laid back onto the finer one: x + up(BN(conv(stage(x)))).
 
     What a place shows then depends on what stands around it, while the map keeps its stride; a feature pyramid of one step
     (Lin et al. 2017, arXiv 1612.03144).
@@ -121,8 +121,9 @@ class Context(nn.Module):
         super().__init__()
         self.stage = Stage(channels, dim, depth, downsample=True, residual=residual, drop_rate=drop_rate)
         self.lateral = nn.Conv2d(dim, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)  # without it the sum grows until the first epochs of training are lost
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (B, channels, H, W) for x of the same shape."""
-        around = F.interpolate(self.lateral(self.stage(x)), size=x.shape[-2:], mode="nearest")
+        around = F.interpolate(self.norm(self.lateral(self.stage(x))), size=x.shape[-2:], mode="nearest")
         return x + around

@@ -1,0 +1,109 @@
+"""Compares recipes by cross-validation on the development part of a data set; the test part is never looked at.
+
+    python benchmarks/search.py DATA --out FOLDER --trial base --trial context --folds 3 --fold 0
+
+The test part is that of ``data.split_seed: 0``, as in the recipes that ship. What is left, training and validation
+parts together, is divided into folds by patient and near-copy group; each trial trains on all but one of them and is judged
+on that one with the weights of the last epoch. Trials are named in benchmarks/trials.yaml, as changes of the default recipe.
+A finished trial is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from reslink.bundles.bundle import Bundle
+from reslink.datasets import splits
+from reslink.datasets.manifest import Manifest
+from reslink.errors import UsageError, nearest
+from reslink.explain.localize import localization
+from reslink.training.materials import Materials, open_materials
+from reslink.training.progress import Silent
+from reslink.training.recipe import Recipe, load_recipe
+from reslink.training.trainer import train
+
+TRIALS = Path(__file__).with_name("trials.yaml")
+
+
+def recipe_of(trials: dict[str, Any], name: str, seed: int) -> Recipe:
+    """Returns the recipe of a trial, with the weights of the last epoch in the bundle.
+
+    Raises:
+        UsageError: If there is no such trial.
+    """
+    if name not in trials["trials"]:
+        raise UsageError(
+            f"There is no trial {name!r}", f"{TRIALS.name} has {', '.join(trials['trials'])}", nearest(name, trials["trials"])
+        )
+    always = ["data.split_seed=0", "trainer.export=last", f"seed={seed}"]
+    return load_recipe(None, [*trials["always"], *trials["trials"][name], *always])
+
+
+def folded(found: Materials, folds: int, fold: int) -> Materials:
+    """Returns the data with one fold of the development part for validation and the others for training."""
+    inside = np.flatnonzero(np.array(found.parts) != "test")
+    numbers = splits.folds(found.manifest.subset(inside.tolist()), [found.groups[i] for i in inside], folds, 0)
+    parts = list(found.parts)
+    for index, number in zip(inside, numbers, strict=True):
+        parts[index] = "validation" if number == fold else "train"
+    return replace(found, parts=parts)
+
+
+def judged(name: str, recipe: Recipe, found: Materials, run: Path) -> dict[str, Any]:
+    """Trains a trial and returns its row."""
+    done = run / "trial.json"
+    if not done.exists():
+        start = time.process_time()
+        result = train(found.manifest, recipe, run, resume=True, materials=found)
+        row = {
+            "trial": name,
+            **result.validation,
+            "cpu_seconds": round(time.process_time() - start, 1),
+            **pointing(result.bundle, found),
+        }
+        done.write_text(json.dumps(row))
+    row: dict[str, Any] = json.loads(done.read_text())
+    return row
+
+
+def pointing(bundle: Path, found: Materials) -> dict[str, float]:
+    """Returns the pointing game of the final attention on the fold's lesions; nothing where no mask is known."""
+    loaded, fold = Bundle.load(bundle), found.indices("validation")
+    known = localization(loaded.network(), found.cache, fold, loaded.labels, loaded.preprocess)["methods"]
+    return {"pointing": known["final_attention"]["pointing_game"]["estimate"]} if "final_attention" in known else {}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Trains what is missing and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--trial", action="append", help="a name in trials.yaml; all where none is given")
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    own = parser.parse_args(args)
+    trials = yaml.safe_load(TRIALS.read_text(encoding="utf-8"))
+    print("| trial | accuracy | AUROC | cross-entropy | pointing | processor seconds |\n|---|--:|--:|--:|--:|--:|")
+    for name in own.trial or trials["trials"]:
+        recipe = recipe_of(trials, name, own.seed)
+        data = folded(open_materials(Manifest.open(own.data), recipe, own.out / "cache", Silent()), own.folds, own.fold)
+        row = judged(name, recipe, data, own.out / f"{own.data.name}_{own.folds}_{own.fold}_{name}_{own.seed}")
+        point = f"{row['pointing']:.3f}" if "pointing" in row else "–"
+        print(
+            f"| {name} | {row['accuracy']:.3f} | {row['auroc']:.4f} | {row['loss']:.3f} | {point} | {row['cpu_seconds']:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
