@@ -35,7 +35,7 @@ def test_an_area_widens_what_a_unit_sees_to_whole_areas() -> None:
     assert receptive_span([Window(7, 0), Window(3, 1, 1)], 13) == (7, 20)
 
 
-@pytest.mark.parametrize(("variant", "faint"), [("reslink_small", 1e-10), ("reslink_context", 1e-13)])
+@pytest.mark.parametrize(("variant", "faint"), [("reslink_small", 1e-10), ("reslink_context", 1e-14)])
 @pytest.mark.parametrize("attention", ["none", "both"])
 def test_receptive_field_is_what_the_network_really_depends_on(attention: str, variant: str, faint: float) -> None:
     size = 448
