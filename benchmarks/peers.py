@@ -1,0 +1,121 @@
+"""The networks that a user would take instead of ResLink, each from scratch, and how they are trained.
+
+Nothing here makes a peer weaker than its own definition: MONAI's networks are as MONAI builds them (but for the faster of its
+two Swish functions, which compute the same), the Kaggle CNN starts from the weights that Keras draws, and norms and biases have
+no weight decay, as in ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 0.05
+WARMUP = 0.05
+"""Share of a run over which the learning rate of a peer rises."""
+
+KAGGLE_WIDTHS = (32, 64, 128, 128)
+KAGGLE_SMALLEST = 46
+"""With a smaller side nothing is left after the fourth pooling."""
+
+
+class KaggleCNN(nn.Module):
+    """The CNN of the usual Kaggle notebook: four stages of 3×3 convolution, ReLU and 2×2 max-pool, then dense layers.
+
+    As in Keras the convolutions do not pad, weights are drawn from the uniform distribution of Glorot & Bengio 2010 and biases
+    start at 0.
+
+    Args:
+        in_channels: Channels of the input.
+        num_classes: Number of logits K.
+        size: Side of the square input, at least ``KAGGLE_SMALLEST``.
+
+    Raises:
+        ValueError: If the side is too small.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, size: int) -> None:
+        super().__init__()
+        if size < KAGGLE_SMALLEST:
+            raise ValueError(f"the side is {size}; it is at least {KAGGLE_SMALLEST}; choose a larger --size")
+        stages: list[nn.Module] = []
+        side = size
+        for before, after in zip((in_channels, *KAGGLE_WIDTHS), KAGGLE_WIDTHS, strict=False):
+            stages += [nn.Conv2d(before, after, 3), nn.ReLU(), nn.MaxPool2d(2)]
+            side = (side - 2) // 2
+        self.features = nn.Sequential(*stages)
+        dense = nn.Linear(KAGGLE_WIDTHS[-1] * side * side, 512)
+        self.head = nn.Sequential(nn.Flatten(), dense, nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, num_classes))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns logits (B, num_classes) of x (B, in_channels, size, size)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+def _densenet(channels: int, classes: int, _size: int) -> nn.Module:
+    from monai.networks.nets import DenseNet121
+
+    return DenseNet121(spatial_dims=2, in_channels=channels, out_channels=classes)
+
+
+def _resnet(channels: int, classes: int, _size: int) -> nn.Module:
+    from monai.networks.nets import resnet18
+
+    return resnet18(spatial_dims=2, n_input_channels=channels, num_classes=classes, conv1_t_stride=2)
+
+
+def _efficientnet(channels: int, classes: int, _size: int) -> nn.Module:
+    from monai.networks.nets import EfficientNetBN
+
+    network = EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=channels, num_classes=classes)
+    network.set_swish(memory_efficient=False)  # the same function without a second computation in the backward pass
+    return network
+
+
+PEERS: Mapping[str, Callable[[int, int, int], nn.Module]] = {
+    "densenet121": _densenet,
+    "resnet18": _resnet,
+    "efficientnet_b0": _efficientnet,
+    "kaggle_cnn": KaggleCNN,
+}
+"""Builders by name; each takes channels, classes and side of the input."""
+
+TITLES = {
+    "densenet121": "DenseNet121 (MONAI)",
+    "resnet18": "resnet18, conv1_t_stride=2 (MONAI)",
+    "efficientnet_b0": "EfficientNetBN b0 (MONAI)",
+    "kaggle_cnn": "CNN of Kaggle notebooks",
+}
+
+
+def build_peer(name: str, channels: int, classes: int, size: int, seed: int = 0) -> nn.Module:
+    """Returns a new peer whose weights depend on the seed alone; the global random state is untouched.
+
+    Args:
+        name: One of ``PEERS``.
+        channels: Channels of the input.
+        classes: Number of logits K.
+        size: Side of the square input.
+        seed: Seed of the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return PEERS[name](channels, classes, size)
+
+
+def adamw(network: nn.Module, lr: float = LEARNING_RATE, weight_decay: float = WEIGHT_DECAY) -> torch.optim.AdamW:
+    """Returns AdamW with weight decay on convolution and dense weights, none on norms and biases."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
