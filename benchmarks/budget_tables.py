@@ -195,10 +195,9 @@ def plots(rows: Sequence[Row], folder: Path) -> list[Path]:
             _rising(left, found)
             _at_budgets(middle, found, "auroc", "AUROC, test part")
             _at_budgets(right, found, "accuracy", "accuracy, test part")
-            figure.suptitle(f"{data}, {size}×{size}: what a training time buys (bars: 95 % interval over groups)", fontsize=10)
-            label = f"processor time of training on one thread (1 min on {cores:g} cores is {60 * cores:g} s)"
-            figure.supxlabel(label, fontsize=9)
-            figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
+            time = f"1 min is {60 * cores:g} s of processor time of training on one thread"
+            figure.suptitle(f"{data}, {size}×{size}; {time}; bars: 95 % interval over groups", fontsize=10)
+            figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
             for kind in ("png", "svg"):
                 path = folder / f"time_to_result_{data}_{size}.{kind}"
                 figure.savefig(path, dpi=150, metadata={"Date": None} if kind == "svg" else None)
@@ -217,7 +216,7 @@ def _rising(axes: Any, rows: Sequence[Row]) -> None:
             axes.plot(x, y, marker=".", lw=2 if name == OURS else 1.2, color=COLOURS[name], label=label)
         ends = [row["curve"][-1] for row in own if row["minutes"] < longest and row["curve"][-1]["auroc"] is not None]
         axes.plot([e["seconds"] for e in ends], [e["auroc"] for e in ends], ls="", marker="D", ms=4, color=COLOURS[name])
-    _time_axis(axes, [0.025 * longest, *sorted({row["minutes"] for row in rows})], rows[0]["cores"])
+    _time_axis(axes, sorted({row["minutes"] for row in rows}), rows[0]["cores"])
     axes.set_ylabel("AUROC, validation part")
     axes.set_title("longest run as it goes on; ◆ ends of shorter runs", fontsize=9)
 
@@ -235,11 +234,8 @@ def _at_budgets(axes: Any, rows: Sequence[Row], figure: str, title: str) -> None
         for x, entry in points:
             if entry["ci_low"] is not None:
                 axes.plot([x, x], [entry["ci_low"], entry["ci_high"]], color=COLOURS[name], lw=1, alpha=0.5)
-        means = [
-            (m, value)
-            for m in budgets
-            if (value := _mean([r for r in _at(rows, m) if r["network"] == name], figure)) is not None
-        ]
+        each = [(m, _mean([row for row in _at(rows, m) if row["network"] == name], figure)) for m in budgets]
+        means = [(m, value) for m, value in each if value is not None]
         seconds = [m * rows[0]["cores"] * 60 * shift for m, _ in means]
         axes.plot(seconds, [v for _, v in means], marker="o", ms=4, lw=2 if name == OURS else 1.2, color=COLOURS[name])
     _time_axis(axes, budgets, rows[0]["cores"])
