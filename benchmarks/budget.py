@@ -6,6 +6,7 @@ fit in. Reading images and judging are not part of the budget.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -237,7 +238,8 @@ class Trainee:
         twin.average, twin.optimizer = None, torch.optim.SGD(twin.network.parameters(), lr=0.0)
         twin.model = twin.network
         batch: Batch = self.feeder.training(Shard(self.training[: self.recipe.trainer.batch_size], 1.0), 0, 0)
-        twin.step(batch, 0.0)
+        with contextlib.suppress(NotFiniteError):  # the run itself counts it
+            twin.step(batch, 0.0)
 
     def look(self, clock: Clock, *, last: bool = False) -> Moment:
         """Returns what the validation part says now of the best weights, which ``learner.judged`` then has.

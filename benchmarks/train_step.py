@@ -4,11 +4,11 @@ Run: python benchmarks/train_step.py [--batch-size 16] [--rounds 5] [--threads 2
      python benchmarks/train_step.py --data DATA [--epochs 5]
 
 A step is forward, loss, backward, AdamW. Each round times every network once, in turn, and then a matrix product, so that a
-slow moment of the machine hits all alike; a ratio is the median over rounds of (time of DenseNet121) / (time of the network) in
-the same round. The limit is the throughput of a product of two square matrices in the same precision and round; the share
-counts convolutions and matrix products of a step (torch.utils.flop_counter). Memory is how far the resident memory of a process
-of its own rises from before the network is built to its highest in the steps after the first; compiled, the compiler's own
-counts too.
+slow moment of the machine hits all alike; a ratio is the median over rounds of (time of DenseNet121) / (time of the network)
+in the same round. Seconds are of processor time with one thread, of the wall clock with several. The limit is the throughput
+of a product of two square matrices in the same precision and round; the share counts convolutions and matrix products of a
+step (torch.utils.flop_counter). Memory is how far the resident memory of a process of its own rises from before the network is
+built to its highest in the steps after the first; compiled, the compiler's own counts too.
 
 With --compile each network is also timed under torch.compile, which needs a C++ compiler; compiling is not part of a step.
 
@@ -109,11 +109,12 @@ def measure(names: Sequence[str], batch_size: int, rounds: int, size: int, *, bf
     steps["limit"] = product(bf16=bf16)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     first: dict[str, float] = {}
+    now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for index in range(rounds + 2):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = now()
             step()
-            taken = time.perf_counter() - start
+            taken = now() - start
             first.setdefault(name, taken)
             if index > 1:  # the first two rounds only warm up, and compile
                 seconds[name].append(taken)

@@ -1,0 +1,71 @@
+"""The benchmark scripts as modules; they import each other by name, from their own folder."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reslink.datasets.manifest import Manifest
+from reslink.training.materials import Materials, open_materials
+from reslink.training.progress import Silent
+from reslink.training.recipe import Recipe, load_recipe
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+TINY = (
+    *("preprocess.size=64", "model.stem_dim=8", "model.dims=[8, 16]", "model.depths=[0, 1]", "model.area_size=4"),
+    *("data.group_by=none", "data.allow_leakage=true", "trainer.batch_size=8", "trainer.precision=fp32", "trainer.workers=0"),
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scripts() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(FOLDER))
+        yield
+    for name in ("budget", "budget_tables", "peers", "time_to_result"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def budget(scripts: None) -> ModuleType:
+    return importlib.import_module("budget")
+
+
+@pytest.fixture(scope="session")
+def budget_tables(scripts: None) -> ModuleType:
+    return importlib.import_module("budget_tables")
+
+
+@pytest.fixture(scope="session")
+def peers(scripts: None) -> ModuleType:
+    return importlib.import_module("peers")
+
+
+@pytest.fixture(scope="session")
+def time_to_result(scripts: None) -> ModuleType:
+    return importlib.import_module("time_to_result")
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Recipe:
+    return load_recipe(None, TINY)
+
+
+@pytest.fixture(scope="session")
+def materials(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Materials:
+    """Noisy discs, brighter in one class; 40 pictures."""
+    root, rng = tmp_path_factory.mktemp("discs"), np.random.default_rng(0)
+    y, x = np.mgrid[:72, :72]
+    for i in range(40):
+        folder = root / "data" / ("Healthy", "Tumor")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        grey = (np.hypot(y - 36, x - 36) < 30) * (90 + 60 * (i % 2) + rng.normal(0, 12, (72, 72)))
+        Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(folder / f"{i:02d}.png")
+    return open_materials(Manifest.open(root / "data"), recipe, root / "cache", Silent())
