@@ -39,17 +39,23 @@ def append(path: Path, row: Row) -> None:
 def rate_scores(rows: Iterable[Row]) -> dict[str, dict[float, float]]:
     """Returns the validation AUROC of each learning rate of each peer, mean over data sets and seeds.
 
-    Only runs of the shortest budget at which the peer was tried with most rates count.
+    Only runs of the shortest budget at which the peer was tried with most rates count, and of those the data sets and seeds
+    that all these rates were tried on, so that later runs with the chosen rate do not change the choice.
     """
-    found: dict[str, dict[float, dict[float, list[float]]]] = {}
+    found: dict[str, dict[float, dict[float, dict[tuple[Any, ...], float]]]] = {}
     for row in rows:
         if row["network"] != OURS:
-            by_rate = found.setdefault(row["network"], {}).setdefault(row["minutes"], {})
-            by_rate.setdefault(row["lr"], []).append(row["curve"][-1]["auroc"] or 0.0)
+            tried = found.setdefault(row["network"], {}).setdefault(row["minutes"], {}).setdefault(row["lr"], {})
+            tried[row["data"], row["seed"], row["size"], row["cores"]] = row["curve"][-1]["auroc"] or 0.0
     scores = {}
     for name, by_minutes in found.items():
         minutes = min(by_minutes, key=lambda m: (-len(by_minutes[m]), m))
-        scores[name] = {rate: statistics.mean(values) for rate, values in sorted(by_minutes[minutes].items())}
+        rates = by_minutes[minutes]
+        common = set.intersection(*(set(tried) for tried in rates.values()))
+        scores[name] = {
+            rate: statistics.mean(value for cell, value in tried.items() if cell in common or not common)
+            for rate, tried in sorted(rates.items())
+        }
     return scores
 
 

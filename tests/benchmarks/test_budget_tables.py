@@ -45,6 +45,13 @@ def test_the_learning_rate_is_chosen_on_the_validation_part(budget_tables: Modul
     assert not [one for one in quoted if one["lr"] == 3e-3]
 
 
+def test_later_runs_with_the_chosen_rate_do_not_change_the_choice(
+    budget_tables: ModuleType, rows: list[dict[str, Any]]
+) -> None:
+    later = [row("resnet18", 1, 0.9, 0.5, seed=seed) for seed in (1, 2)]
+    assert budget_tables.best_rates(rows + later)["resnet18"] == 1e-3
+
+
 def test_the_time_to_a_level_is_the_earliest_of_any_run(budget_tables: ModuleType, rows: list[dict[str, Any]]) -> None:
     ours = [one for one in rows if one["network"] == "reslink"]
     assert budget_tables.until(ours, 0.95) == (120.0, 1000)
