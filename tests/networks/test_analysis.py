@@ -38,7 +38,7 @@ def test_an_area_widens_what_a_unit_sees_to_whole_areas() -> None:
 @pytest.mark.parametrize(("variant", "faint"), [("reslink_small", 1e-10), ("reslink_context", 1e-14)])
 @pytest.mark.parametrize("attention", ["none", "both"])
 def test_receptive_field_is_what_the_network_really_depends_on(attention: str, variant: str, faint: float) -> None:
-    size = 448
+    size = 512
     network = build(variant_config(variant, attention=attention, depths=(0, 1, 1)), 0).eval().double()
     for parameter in network.parameters():  # positive weights and a faint line: no ReLU, maximum or full gate hides it
         parameter.data.abs_()
