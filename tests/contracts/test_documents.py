@@ -21,6 +21,7 @@ VERBS = (
     "models",
     "predict",
     "explain",
+    "export",
     "audit",
     "study",
     "report",

@@ -56,38 +56,44 @@ def _advice(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, mark: str = BUNDLE_JSON, what: str = "bundle") -> Iterator[Path]:
     """Gives an empty folder to fill, which takes the place of ``target`` when the block ends without an error.
 
-    An older bundle is moved aside first and moved back if the new one cannot take its place. Killed between these two
-    renames, the older bundle is left beside ``target`` under a hidden name.
+    An older one is moved aside first and moved back if the new one cannot take its place. Killed between these two
+    renames, the older one is left beside ``target`` under a hidden name.
+
+    Args:
+        target: The folder.
+        mark: The file by which an older one is known; no other folder with content is replaced.
+        what: What the folder is called.
 
     Raises:
-        BundleError: If ``target`` is a file or a folder that holds something else than a bundle.
+        BundleError: If ``target`` is a file or a folder that holds something else.
         UsageError: If ``target`` is a shipped bundle.
         StorageError: If the folder cannot be made or renamed.
     """
     zoo.refuse_shipped(target)
-    _check_replaceable(target)
-    with _storage_errors(target):
+    _check_replaceable(target, mark, what)
+    with _storage_errors(target, what):
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         part.mkdir()
     try:
         yield part
-        with _storage_errors(target):
+        with _storage_errors(target, what):
             _swap(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _check_replaceable(target: Path) -> None:
+def _check_replaceable(target: Path, mark: str, what: str) -> None:
     if not target.exists():
         return
-    if not target.is_dir() or (any(target.iterdir()) and not (target / BUNDLE_JSON).is_file()):
+    if not target.is_dir() or (any(target.iterdir()) and not (target / mark).is_file()):
+        article = "an" if what[0] in "aeiou" else "a"
         raise BundleError(
-            f"{target} exists and is not a bundle",
-            "A bundle is written to a new folder, an empty one, or over an older bundle",
+            f"{target} exists and is not {article} {what}",
+            f"{article.capitalize()} {what} is written to a new folder, an empty one, or over an older {what}",
             "Choose another folder",
         )
 
@@ -107,12 +113,12 @@ def _swap(part: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _storage_errors(target: Path) -> Iterator[None]:
+def _storage_errors(target: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"The bundle {target} could not be written: {error.strerror or error}",
+            f"The {what} {target} could not be written: {error.strerror or error}",
             "reslink needs a folder that it may write to, with free space",
             "Free some space or choose another folder, then run the same command again",
         ) from error

@@ -20,6 +20,7 @@ from reslink.cli import (
     doctor,
     evaluate,
     explain,
+    export,
     info,
     models,
     phantom,
@@ -49,7 +50,7 @@ app = typer.Typer(
 
 _VERBS = {
     "Learn": (demo, split, train, calibrate, evaluate, compare),
-    "Use": (models, predict, explain),
+    "Use": (models, predict, explain, export),
     "Look": (audit, report, describe, bench, phantom, info, doctor),
 }
 

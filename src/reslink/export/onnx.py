@@ -1,7 +1,7 @@
-"""ONNX: the network of a bundle as one graph, from the whole numbers of ``Preprocess.pixels`` to logits, features and maps.
+"""ONNX: the twin that lies in a bundle, and the graphs that are exported.
 
-The graph is opset 18. It holds the normalisation, folded into the first convolution, and no name of a file, host or time;
-equal bundles give equal bytes with equal versions of torch and onnxscript.
+All are opset 18 with a dynamic batch, and hold no name of a file, host or time; equal bundles give equal bytes with equal
+versions of torch and onnxscript.
 """
 
 from __future__ import annotations
@@ -10,37 +10,38 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from reslink.bundles.twin import CAM, FEATURES, LOGITS, PIXELS
-from reslink.datasets.phantom import render_slice
+from reslink.bundles.twin import LOGITS, PIXELS
 from reslink.errors import BundleError, GateError
-from reslink.files import optional_import
-from reslink.imaging.image import Image
-from reslink.imaging.preprocess import Preprocess
-from reslink.inference.backends import Floats, OnnxRuntimeBackend, Pixels, TorchBackend
-from reslink.networks.area_attention import AreaAttention, record_gates
-from reslink.networks.reslink import ResLink
+from reslink.export import parity
+from reslink.export.graph import LABEL, PROBABILITIES, SLICE, NetworkGraph, PixelGraph, WholeGraph, dynamic, examples
+from reslink.export.parity import Parity
+from reslink.files import optional_import, write_atomic
+from reslink.inference.backends import OnnxRuntimeBackend, Pixels
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
 
 OPSET: Final = 18
 TOLERANCE: Final = 1e-4
-"""Largest difference of a logit that the parity gate lets through."""
+"""Largest difference of a logit that the gate of the twin lets through."""
+
+FILES: Final[dict[str, tuple[type[WholeGraph | PixelGraph], tuple[str, ...]]]] = {
+    "model.onnx": (WholeGraph, SLICE),
+    "network.onnx": (PixelGraph, (PIXELS,)),
+}
+"""The exported files: what each computes, and its inputs."""
 
 _EXTRA: Final = "export"
 
 
 def to_onnx(bundle: Bundle) -> bytes:
-    """Returns the network of a bundle as an ONNX graph with a dynamic batch.
+    """Returns the network of a bundle as an ONNX graph with a dynamic batch: the twin that lies in the bundle.
 
     Input ``pixels``: (B, planes, S, S) uint8, what ``Preprocess.pixels`` returns. Outputs, float32: ``logits`` (B, K) or
     (B, 1); ``features`` (B, D); ``cam`` (B, K, h, w), class activation maps (Zhou et al. 2016, arXiv 1512.04150, equation 2),
@@ -54,18 +55,56 @@ def to_onnx(bundle: Bundle) -> bytes:
         BundleError: If the bundle is not saved, or its weights do not fit.
         UsageError: If the packages are not installed, with the extra that installs them.
     """
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        return graph_bytes(NetworkGraph(bundle.network(), bundle.preprocess), (PIXELS,), bundle)
+
+
+def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
+    """Writes ``model.onnx``, from a slice and its head to everything, and ``network.onnx``, from pixels to everything.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        BundleError: If the bundle is not saved, or its weights do not fit.
+        UsageError: If the packages are not installed, with the extra that installs them.
+    """
+    for name, (graph, inputs) in FILES.items():
+        write_atomic(folder / name, whole_bytes(graph, inputs, bundle))
+    return tuple(FILES)
+
+
+def whole_bytes(kind: type[WholeGraph | PixelGraph], inputs: tuple[str, ...], bundle: Bundle) -> bytes:
+    """Returns an ONNX graph that ends with probabilities and labels."""
+    optional_import("onnx", _EXTRA)
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        return graph_bytes(kind(bundle), inputs, bundle)
+
+
+def read_back(bundle: Bundle, folder: Path) -> Iterator[tuple[str, parity.Runner]]:
+    """Yields each file as ONNX Runtime runs it."""
+    runtime: Any = optional_import("onnxruntime", _EXTRA)
+    for name, (_, inputs) in FILES.items():
+        session = runtime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+
+        def call(fed: parity.Arrays, session: Any = session, names: list[str] = names) -> parity.Arrays:
+            return dict(zip(names, session.run(names, fed), strict=True))
+
+        yield name, parity.Runner(bundle, inputs, call)
+
+
+def graph_bytes(graph: NetworkGraph | WholeGraph | PixelGraph, inputs: tuple[str, ...], bundle: Bundle) -> bytes:
+    """Returns a module as ONNX without anything of this machine."""
     onnx: Any = optional_import("onnx", _EXTRA)
     optional_import("onnxscript", _EXTRA)
-    preprocess = bundle.preprocess
-    shape = (2, preprocess.planes, preprocess.size, preprocess.size)
-    with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        graph = _Graph(bundle.network(), preprocess).eval()
+    with torch.no_grad():
         program = torch.onnx.export(
-            graph,
-            (torch.zeros(shape, dtype=torch.uint8),),
-            input_names=[PIXELS],
+            graph.eval(),
+            examples(inputs, bundle.preprocess),
+            input_names=list(inputs),
             output_names=graph.names,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=dynamic(inputs),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -73,36 +112,6 @@ def to_onnx(bundle: Bundle) -> bytes:
     if program is None:
         raise BundleError("torch gave no ONNX graph", "It needs torch 2.6 or newer", "Update torch, then export again")
     return _clean(onnx, program.model_proto)
-
-
-class _Graph(nn.Module):
-    """The network with its normalisation folded into the first convolution, and with its maps as outputs.
-
-    ``(pixels / 255 − mean) / std``, repeated to the channels, then the convolution without bias, is the same as the
-    convolution of ``pixels − 255·mean`` with its weights summed over repeated channels and divided by ``255·std``: what lies
-    beyond the border is 0 in both.
-    """
-
-    def __init__(self, network: ResLink, preprocess: Preprocess) -> None:
-        super().__init__()
-        self.network = network
-        self.black = 255 * preprocess.mean
-        old = network.stem.conv
-        weight = old.weight.sum(dim=1, keepdim=True) if preprocess.planes < old.in_channels else old.weight
-        place: dict[str, Any] = {"stride": old.stride, "padding": old.padding, "bias": False}
-        new = nn.Conv2d(preprocess.planes, old.out_channels, cast(Any, old.kernel_size), **place)
-        new.weight = nn.Parameter(weight.detach() / (255 * preprocess.std), requires_grad=False)
-        network.stem.conv = new
-        network.config = network.config.model_copy(update={"in_channels": preprocess.planes})
-        self.names = [LOGITS, FEATURES, CAM, *(name for name, m in network.named_modules() if isinstance(m, AreaAttention))]
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Returns the outputs in the order of ``names``."""
-        with record_gates(self.network) as gates:
-            maps = self.network.forward_features(pixels.float() - self.black)
-        dense = cast(nn.Linear, self.network.head[-1])
-        cam = F.conv2d(maps, dense.weight[:, :, None, None])
-        return self.network.forward_head(maps), maps.mean(dim=(2, 3)), cam, *(gates[name] for name in self.names[3:])
 
 
 @contextlib.contextmanager
@@ -132,25 +141,6 @@ def _clean(onnx: Any, model: Any) -> bytes:
     return content
 
 
-@dataclass(frozen=True)
-class Parity:
-    """How far the graph is from torch, at most over some images.
-
-    Attributes:
-        images: How many were compared.
-        logits: Largest difference of a logit.
-        features: Largest difference of a pooled feature.
-        probabilities: Largest difference of a probability of the bundle's decision.
-        labels: Images that got another class.
-    """
-
-    images: int
-    logits: float
-    features: float
-    probabilities: float
-    labels: int
-
-
 def check_parity(bundle: Bundle, graph: bytes | None = None, images: int = 4, tolerance: float = TOLERANCE) -> Parity:
     """Compares the graph in ONNX Runtime with the network in torch, on synthetic heads.
 
@@ -166,31 +156,23 @@ def check_parity(bundle: Bundle, graph: bytes | None = None, images: int = 4, to
         UsageError: If onnxruntime is not installed.
     """
     optional_import("onnxruntime", _EXTRA)
-    pixels = _heads(bundle.preprocess, images)
     runtime = OnnxRuntimeBackend(bundle.onnx() if graph is None else graph, threads=1)
-    torch_side = TorchBackend(bundle.network(), bundle.preprocess, torch.device("cpu"))
-    (logits, features), (other, others) = torch_side.outputs(pixels), runtime.outputs(pixels)
-    difference = _largest(logits, other)
-    if not difference <= tolerance:
+    heads = parity.synthetic_heads(images)
+    ours = parity.of_package(bundle, heads)
+    theirs = parity.Runner(bundle, (PIXELS,), lambda inputs: _twin(runtime, bundle, inputs[PIXELS]))(heads)
+    found = parity.compare(ours, theirs)
+    if not found.logits <= tolerance:
         raise GateError(
-            f"The ONNX graph differs from torch by {difference:.2g} in a logit, over {images} synthetic heads",
+            f"The ONNX graph differs from torch by {found.logits:.2g} in a logit, over {images} synthetic heads",
             f"At most {tolerance:g} is allowed",
             "Leave the graph out and predict with --backend torch; report this with the versions of torch and onnxruntime",
         )
-    ours, theirs = (bundle.decision.probabilities(values) for values in (logits, other))
-    changed = int((bundle.decision.predict(ours) != bundle.decision.predict(theirs)).sum())
-    return Parity(images, difference, _largest(features, others), float(np.abs(ours - theirs).max()), changed)
+    return found
 
 
-def _heads(preprocess: Preprocess, images: int) -> Pixels:
-    found: list[NDArray[np.uint8]] = []
-    for i in range(images):
-        ct = i % 2 == 0
-        plane = render_slice(0, i + 1, tumour=i % 4 > 1, sequence="CT" if ct else "T1", size=256)
-        found.append(preprocess.pixels(Image(plane.pixels, unit="HU" if ct else "MR")))
-    return np.stack(found)
-
-
-def _largest(ours: Floats, theirs: Floats) -> float:
-    """The largest difference; NaN where there is one in either."""
-    return float(np.abs(ours.astype(np.float64) - theirs).max()) if ours.shape == theirs.shape else float("inf")
+def _twin(runtime: OnnxRuntimeBackend, bundle: Bundle, pixels: Pixels) -> parity.Arrays:
+    """The outputs of a twin, which stops at the logits, with what the bundle's decision makes of them."""
+    found: parity.Arrays = dict(zip(runtime.names, runtime.run(pixels, runtime.names), strict=True))
+    finite = np.nan_to_num(found[LOGITS])  # the logits themselves are judged first
+    chances = bundle.decision.probabilities(finite)
+    return found | {PROBABILITIES: chances, LABEL: bundle.decision.predict(chances)}

@@ -1,12 +1,15 @@
-"""NumPy's ``.npy``: a plane or a stack of planes of plain numbers, never a pickle."""
+"""NumPy's ``.npy``, a plane or a stack of planes of plain numbers, never a pickle; and arrays in memory."""
 
 from __future__ import annotations
 
 import io
 import math
+from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
+from reslink.errors import UsageError, nearest
 from reslink.imaging.guard import (
     MAX_DECODED_BYTES,
     check_size,
@@ -16,7 +19,7 @@ from reslink.imaging.guard import (
     too_large,
     unsupported,
 )
-from reslink.imaging.image import Image
+from reslink.imaging.image import Image, Unit
 
 MAGIC = b"\x93NUMPY"
 _WHITE = {("u", 1): 255.0, ("u", 2): 65535.0}
@@ -59,3 +62,37 @@ def read_array(data: bytes, name: str) -> Image:
     if guess_unit_is_hu(pixels):
         return Image(pixels, unit="HU", modality="CT", source=name)
     return Image(pixels, unit="MR", source=name)
+
+
+def image_of(array: NDArray[Any], unit: Unit | None = None, source: str = "array") -> Image:
+    """Returns an array in memory as an image.
+
+    Args:
+        array: (H, W), or (D, H, W) for a volume; integers or floating point numbers; not changed.
+        unit: ``HU`` for CT, ``MR`` for an arbitrary intensity, ``grey`` for a picture; not needed for uint8, which is ``grey``.
+        source: What it is called in messages.
+
+    Raises:
+        UsageError: If the unit is missing or not one of these.
+        InputError: If the array has another number of axes, holds no numbers or one that is not finite, is out of limits, or
+            its last axis has 3 or 4 places, as a colour picture has.
+    """
+    if unit is None and array.dtype != np.uint8:
+        raise UsageError(
+            f"An array of {array.dtype} was given without a unit",
+            "Numbers may be HU, MR or grey; only uint8 is grey without saying so",
+            'Say unit="HU" for CT, unit="MR" for MR, unit="grey" for a picture',
+        )
+    if unit is not None and unit not in get_args(Unit):
+        raise UsageError(f"There is no unit {unit!r}", "The units are HU, MR and grey", nearest(str(unit), get_args(Unit)))
+    if array.dtype.kind not in "uif" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] in (3, 4)):
+        raise unsupported(
+            source,
+            f"holds {array.dtype} of shape {array.shape}",
+            "Arrays are (H, W) or (D, H, W) of integers or floating point numbers, not colour pictures",
+        )
+    check_size(array.shape[-1], array.shape[-2], source, frames=array.shape[0] if array.ndim == 3 else 1)
+    pixels = finite_float32(array, source)
+    pixels = pixels.copy() if np.may_share_memory(pixels, array) else pixels  # an image makes its pixels read-only
+    white = _WHITE.get((array.dtype.kind, array.dtype.itemsize)) if unit in (None, "grey") else None
+    return Image(pixels, unit or "grey", "CT" if unit == "HU" else "MR" if unit == "MR" else None, white=white, source=source)

@@ -189,12 +189,22 @@ class Preprocess(BaseModel):
         Raises:
             InputError: If the image is a volume or has no pixels.
         """
-        head = self._head(image)
-        place = self._placement(image, head)
-        keep = place.cut(head if head is not None and place.head_found else measured(image))
-        values = place.cut(image.pixels)
+        counted, place = self.isolate(image)
+        keep, values = place.cut(counted), place.cut(image.pixels)
         ranges = self._ranges(image, values[keep])
         return np.stack([place.resized(_grey(values, keep, *span, inverted=image.inverted)) for span in ranges])
+
+    def isolate(self, image: Image) -> tuple[Mask, Placement]:
+        """Returns the pixels that count, (H, W) booleans, and where the network's square lies in the image.
+
+        What counts is the head; where none is isolated or found, what was measured.
+
+        Raises:
+            InputError: If the image is a volume or has no pixels.
+        """
+        head = self._head(image)
+        place = self._placement(image, head)
+        return head if head is not None and place.head_found else measured(image), place
 
     def normalise(self, pixels: Grey) -> NDArray[np.float32]:
         """Scales pixels and repeats a single plane to the channels.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision import Verdicts
 from reslink.errors import InputError, ReslinkError, UsageError
+from reslink.imaging.arrays import image_of
+from reslink.imaging.image import Image, Unit
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import find_images, read_image
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, choose, load_backend, no_precision
@@ -26,12 +28,16 @@ if TYPE_CHECKING:
     from reslink.networks.reslink import ResLink
 
 
+Source: TypeAlias = str | Path | Image | NDArray[Any]
+"""What is predicted: a path, an image, or an array of pixels."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the classifier says about one slice, or why it says nothing.
 
     Attributes:
-        path: The file, as it was given or found.
+        path: The file, as it was given or found; for an image or array in memory what it is called.
         slice: The position in a file of several slices, from 0; None for a file with one.
         label: The predicted class; None where there is an error.
         probability: The probability of ``label``, 0 to 1.
@@ -226,30 +232,44 @@ class Classifier:
             statistics = input_statistics(pixels)
         return self.bundle.decision.judge(found.logits, found.features, statistics)
 
-    def predict(self, paths: Iterable[str | Path], batch_size: int = 32) -> Iterator[Prediction]:
-        """Predicts files, folders, globs and series, in the order given; streams, and goes on after a bad file.
+    @overload  # a text is one source, though also an iterable of texts
+    def predict(  # type: ignore[overload-overlap]
+        self, source: Source, batch_size: int = 32, *, unit: Unit | None = None
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(self, source: Iterable[Source], batch_size: int = 32, *, unit: Unit | None = None) -> Iterator[Prediction]: ...
+
+    def predict(
+        self, source: Source | Iterable[Source], batch_size: int = 32, *, unit: Unit | None = None
+    ) -> list[Prediction] | Iterator[Prediction]:
+        """Predicts one source, or many in the order given; goes on after a bad one.
 
         Slices of several files share a batch. A file that cannot be read, and a path that is not there, gives one
         prediction with its error.
 
         Args:
-            paths: Files, folders (every image inside, a DICOM series by position), or globs.
+            source: A file, folder (every image inside, a DICOM series by position) or glob; an ``Image``; an array (H, W) or
+                (D, H, W); or any iterable of these.
             batch_size: Slices that the network sees at a time, at least 1.
+            unit: Of arrays: ``HU``, ``MR`` or ``grey``; only uint8 needs none.
 
-        Yields:
-            One prediction a slice.
+        Returns:
+            One prediction a slice: a list for one source, and for an iterable an iterator that computes as it is asked.
 
         Raises:
-            UsageError: If the batch size is below 1.
+            UsageError: If the batch size is below 1, or an array has no unit.
         """
         if batch_size < 1:
             raise UsageError(f"The batch size is {batch_size}", "A batch has at least one image", "Use 32")
-        return self._stream(paths, batch_size)
+        if isinstance(source, str | Path | Image | np.ndarray):
+            return list(self._stream([source], batch_size, unit))
+        return self._stream(source, batch_size, unit)
 
-    def _stream(self, paths: Iterable[str | Path], batch_size: int) -> Iterator[Prediction]:
+    def _stream(self, sources: Iterable[Source], batch_size: int, unit: Unit | None) -> Iterator[Prediction]:
         waiting: list[_Slice] = []
         good = 0
-        for item in self._slices(paths):
+        for item in self._slices(sources, unit):
             waiting.append(item)
             good += item.pixels is not None
             if good == 0 or good == batch_size:  # nothing to compute, or a full batch
@@ -257,29 +277,37 @@ class Classifier:
                 waiting, good = [], 0
         yield from self._judge(waiting)
 
-    def _slices(self, paths: Iterable[str | Path]) -> Iterator[_Slice]:
+    def _slices(self, sources: Iterable[Source], unit: Unit | None) -> Iterator[_Slice]:
         """Reads and preprocesses one slice at a time; an error takes the place of what it hit."""
-        for path in paths:
+        for source in sources:
+            if isinstance(source, Image):
+                yield from self._slices_of(source.source or "image", partial(_itself, source))
+                continue
+            if isinstance(source, np.ndarray):
+                yield from self._slices_of("array", partial(image_of, source, unit))
+                continue
             try:
-                files: Sequence[Path] = find_images([path])
+                files: Sequence[Path] = find_images([source])
             except ReslinkError as error:
-                yield _Slice(str(path), None, None, str(error))
+                yield _Slice(str(source), None, None, str(error))
                 continue
             for file in files:
-                yield from self._slices_of(file)
+                yield from self._slices_of(str(file), partial(read_image, file))
 
-    def _slices_of(self, file: Path) -> Iterator[_Slice]:
+    def _slices_of(self, name: str, read: Callable[[], Image]) -> Iterator[_Slice]:
         try:
-            planes = read_image(file).slices()
+            planes = read().slices()
+        except UsageError:
+            raise
         except ReslinkError as error:
-            yield _Slice(str(file), None, None, str(error))
+            yield _Slice(name, None, None, str(error))
             return
         for position, plane in enumerate(planes):
             index = position if len(planes) > 1 else None
             try:
-                yield _Slice(str(file), index, self.bundle.preprocess.pixels(plane))
+                yield _Slice(name, index, self.bundle.preprocess.pixels(plane))
             except ReslinkError as error:
-                yield _Slice(str(file), index, None, str(error))
+                yield _Slice(name, index, None, str(error))
 
     def _judge(self, items: Sequence[_Slice]) -> Iterator[Prediction]:
         """Predicts one batch; every item gives one prediction, in order."""
@@ -330,3 +358,7 @@ class Classifier:
                 "Preprocess slices with classifier.bundle.preprocess.pixels and stack them",
             )
         return array
+
+
+def _itself(image: Image) -> Image:
+    return image

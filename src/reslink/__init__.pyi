@@ -1,0 +1,12 @@
+from reslink.bundles.bundle import Bundle as Bundle
+from reslink.imaging.image import Image as Image
+from reslink.imaging.preprocess import Preprocess as Preprocess
+from reslink.imaging.reading import read_image as read_image
+from reslink.inference.classifier import Classifier as Classifier
+from reslink.inference.classifier import Prediction as Prediction
+from reslink.inference.parts import ResLinkDecisiond as ResLinkDecisiond
+from reslink.inference.parts import ResLinkPreprocessd as ResLinkPreprocessd
+from reslink.inference.parts import load_network as load_network
+from reslink.training.estimator import ResLinkClassifier as ResLinkClassifier
+
+__version__: str

@@ -1,0 +1,61 @@
+"""OpenVINO: an IR from the pixels of the network to probabilities, labels and maps.
+
+What comes before stays outside. OpenVINO computes in 32-bit floats at most, and on processors with bf16 by default in bf16;
+Pillow's resize is exact in neither, and answers would move by more than the tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from reslink.bundles.twin import PIXELS
+from reslink.export import onnx
+from reslink.export.graph import PixelGraph
+from reslink.export.parity import Arrays, Runner
+from reslink.files import optional_import
+
+if TYPE_CHECKING:
+    from reslink.bundles.bundle import Bundle
+    from reslink.inference.backends import Precision
+
+FILES: Final = ("network.xml", "network.bin")
+
+_HINTS: Final = {"fp32": "f32", "bf16": "bf16"}
+
+
+def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
+    """Writes ``network.xml`` and ``network.bin``, weights in float32.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        UsageError: If openvino, onnx or onnxscript is not installed.
+    """
+    library: Any = optional_import("openvino", "openvino")
+    model = library.Core().read_model(onnx.whole_bytes(PixelGraph, (PIXELS,), bundle))
+    library.save_model(model, folder / FILES[0], compress_to_fp16=False)
+    return FILES
+
+
+def read_back(bundle: Bundle, folder: Path, precision: Precision = "fp32") -> Iterator[tuple[str, Runner]]:
+    """Yields the IR as OpenVINO runs it on the CPU.
+
+    Args:
+        bundle: What it was made of.
+        folder: Where it lies.
+        precision: The hint under which it is compiled.
+    """
+    library: Any = optional_import("openvino", "openvino")
+    core = library.Core()
+    compiled = core.compile_model(core.read_model(folder / FILES[0]), "CPU", {"INFERENCE_PRECISION_HINT": _HINTS[precision]})
+
+    def call(fed: Arrays) -> Arrays:
+        found = compiled(fed)
+        return {name: np.array(found[output]) for output in compiled.outputs for name in output.get_names()}
+
+    yield FILES[0], Runner(bundle, (PIXELS,), call)
