@@ -43,6 +43,7 @@ def test_json_holds_every_backend_and_stage(bundle: Path) -> None:
     found = json.loads(result.stdout)
     assert found.keys() == {"bundle", "machine", "images", "batch_size", "backends", "skipped", "seconds"}
     assert found["images"] == {"PNG 256×256": 1, "PNG 512×512": 1}
+    assert found["bundle"]["name"] == bundle.parent.name
     assert found["bundle"]["weights_sha256"] == Bundle.load(bundle).weights_sha256
     assert [row["backend"] for row in found["backends"] if row["precision"] == "fp32"] == ["torch", "onnxruntime", "openvino"]
     for row in found["backends"]:
@@ -83,6 +84,22 @@ def test_a_process_of_its_own_is_measured(bundle: Path, tmp_path: Path) -> None:
 def test_a_predict_that_fails_is_an_error(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(bench.ReslinkError, match="ended with exit code 2"):
         bench._process(bundle, "onnxruntime", [tmp_path / "one.png"])
+
+
+@pytest.mark.parametrize(("given", "told"), [("bundle", "ward_7"), ("other", "other"), (".", "ward_7")])
+def test_the_name_tells_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, told: str) -> None:
+    run = tmp_path / "ward_7"
+    for name in ("bundle", "other"):
+        (run / name).mkdir(parents=True)
+    monkeypatch.chdir(run / "bundle" if given == "." else run)
+    assert bench._name(Path(given)) == told
+
+
+def test_predict_names_the_nearest_backend(bundle: Path) -> None:
+    result = CliRunner().invoke(app, ["predict", str(bundle), "scan.png", "--backend", "onnxruntim"])
+    assert result.exit_code == 2
+    assert "There is no backend 'onnxruntim'" in result.stderr
+    assert "Did you mean 'onnxruntime'" in result.stderr
 
 
 def test_an_unknown_backend_names_the_nearest(bundle: Path) -> None:

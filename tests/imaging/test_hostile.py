@@ -21,10 +21,10 @@ from PIL import Image as Pillow
 from pydicom import uid
 
 from reslink.errors import InputError
-from reslink.imaging import child
+from reslink.imaging import child, reading
 from reslink.imaging.guard import ImagingWarning
 from reslink.imaging.image import Image
-from reslink.imaging.reading import find_images, read_image
+from reslink.imaging.reading import each_image, find_images, read_image
 
 ENTRIES = {name: (data, verdict) for name, data, verdict in corpus.entries()}
 
@@ -257,6 +257,22 @@ def test_bombs_stay_below_a_gibibyte(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, timeout=100)
     ours, theirs = (int(kib) / 1024 for kib in done.stdout.split())
     assert ours + theirs < 1024, (ours, theirs)
+
+
+def test_images_are_found_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(20):
+        (tmp_path / f"{i:02d}.png").write_bytes(b.saved(GREY, "PNG"))
+    looked_at: list[Path] = []
+    kind = reading._kind_in_folder
+    monkeypatch.setattr(reading, "_kind_in_folder", lambda path: looked_at.append(path) or kind(path))
+    stream = each_image(tmp_path)
+    assert next(stream) == tmp_path / "00.png"
+    assert looked_at == [tmp_path / "00.png"], "the rest of the folder waits"
+    assert [path.name for path in stream] == [f"{i:02d}.png" for i in range(1, 20)]
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "00.png").rename(tmp_path / "sub" / "00.png")
+    found = list(each_image(str(tmp_path / "**")))  # the folder, the folder in it, and every file of both
+    assert len(found) == len(set(found)) == 20
 
 
 def test_find_images(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image as Pillow
 
 from reslink.errors import InputError
+from reslink.imaging import png
 from reslink.imaging.reading import read_image
 
 PICTURE = b.picture()
@@ -257,3 +258,24 @@ def test_units_of_arrays() -> None:
     assert read_image(b.npy(ct / 7)).unit == "MR"
     assert read_image(b.npy(PICTURE.astype(np.float32))).unit == "MR"
     assert read_image(b.npy(np.stack([PICTURE] * 3))).pixels.shape == (3, *SHAPE)
+
+
+@pytest.mark.parametrize("stored", [0, png.STORED_BYTES])
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "RGB", "RGBA", "LA", "P"])
+def test_png_handed_on_is_the_same_picture(mode: str, stored: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(png, "STORED_BYTES", stored)
+    content = b.saved(Pillow.fromarray(PICTURE.astype(np.uint16) * 200) if mode == "I;16" else GREY.convert(mode), "PNG")
+    clean = png.survey(content, "x.png").clean
+    before, after = (Pillow.open(io.BytesIO(data)) for data in (content, clean))
+    assert after.mode == before.mode
+    np.testing.assert_array_equal(np.asarray(after), np.asarray(before))
+    assert (clean[clean.index(b"IDAT") + 4 :][:2] == b"\x78\x01") == (stored > 0), "only what is stored begins so"
+
+
+def test_png_keeps_palette_transparency_and_orientation_around_stored_rows() -> None:
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    content = b.saved(_palette(), "PNG", transparency=7, exif=exif)
+    after = Pillow.open(io.BytesIO(png.survey(content, "x.png").clean))
+    assert (after.info["transparency"], after.getexif()[0x0112]) == (7, 6)
+    np.testing.assert_array_equal(after.convert("RGBA"), Pillow.open(io.BytesIO(content)).convert("RGBA"))

@@ -62,7 +62,7 @@ class Gaussian:
                 "Use the network and the preprocessing of the bundle",
             )
         unit = (values - self.centre) / self.scale
-        square = np.einsum("ij,jk,ik->i", unit, self.precision, unit, optimize=True)
+        square = np.einsum("ij,ij->i", unit @ self.precision, unit)
         return np.asarray(np.sqrt(np.maximum(square, 0) / len(self.centre)))
 
     def arrays(self, part: str) -> dict[str, Floats]:

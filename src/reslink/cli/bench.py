@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -43,7 +43,7 @@ began = time.perf_counter()
 child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
 _, status, usage = os.wait4(child.pid, 0)
 child.returncode = os.waitstatus_to_exitcode(status)
-sys.stdout.write(f"{time.perf_counter() - began} {usage.ru_maxrss} {child.returncode}")
+print(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, child.returncode)
 """
 
 Row = dict[str, Any]
@@ -53,9 +53,11 @@ Images = dict[str, list[Path]]
 def bench(
     console: Console,
     bundle: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            metavar="[BUNDLE]", help="A bundle folder; an untrained reslink_small if not given.", show_default=False
+            metavar="[BUNDLE]",
+            help="A bundle folder, or a name of 'reslink models'; an untrained reslink_small if not given.",
+            show_default=False,
         ),
     ] = None,
     data: Annotated[
@@ -113,18 +115,24 @@ def _known(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _bundle(given: Path | None, spare: Path) -> tuple[Bundle, str]:
+def _bundle(given: str | None, spare: Path) -> tuple[Bundle, str]:
     """Returns the bundle, with a twin made in a folder of our own where it has none and one can be made, and its name."""
     from reslink.bundles.bundle import Bundle
     from reslink.cli.twin import PACKAGES
 
     bundle = _untrained(spare) if given is None else Bundle.load(given)
-    name = "untrained reslink_small" if given is None else str(given)
+    name = "untrained reslink_small" if given is None else _name(bundle.folder or Path(given))
     if bundle.twin is None and all(find_spec(package) for package in PACKAGES):
         from reslink.export.onnx import to_onnx
 
         bundle = bundle.with_onnx(to_onnx(bundle), spare)
     return bundle, name
+
+
+def _name(folder: Path) -> str:
+    """The name of a bundle, or of the run that holds it; where it lies is nobody's business."""
+    whole = folder.absolute()
+    return whole.parent.name if whole.name == "bundle" else whole.name
 
 
 def _untrained(folder: Path) -> Bundle:
@@ -245,17 +253,39 @@ def _cold_start(bundle: Path, backend: str, image: Path) -> Row:
 
 def _process(bundle: Path, backend: str, images: list[Path]) -> tuple[float, float]:
     """Returns the seconds and the peak memory in MiB of a ``reslink predict`` of its own."""
-    words = [sys.executable, "-m", "reslink", "predict", str(bundle), *map(str, images)]
-    words += ["--backend", backend, "--device", "cpu", "--json"]
-    done = subprocess.run([sys.executable, "-c", _LAUNCHER, *words], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
-    seconds, memory, code = (float(value) for value in done.stdout.split())
-    if code:
+    words = [sys.executable, "-m", "reslink", "predict", str(bundle.absolute()), *map(str, images)]
+    cost = measured_process([*words, "--backend", backend, "--device", "cpu", "--json"])
+    if cost.exit_code:
         raise ReslinkError(
-            f"reslink predict --backend {backend} ended with exit code {code:.0f}",
+            f"reslink predict --backend {backend} ended with exit code {cost.exit_code}",
             "Its start is measured on images that it can read",
             "See its message above, or leave this backend out",
         )
-    return seconds, memory / (2**20 if sys.platform == "darwin" else 2**10)
+    return cost.seconds, cost.peak_memory_mib
+
+
+@dataclass(frozen=True)
+class ProcessCost:
+    """What a process took.
+
+    Attributes:
+        seconds: From its start to its end.
+        cpu_seconds: Processor time, of all of its threads.
+        peak_memory_mib: The most memory that it held at once.
+        exit_code: As it ended.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_memory_mib: float
+    exit_code: int
+
+
+def measured_process(words: Sequence[str]) -> ProcessCost:
+    """Runs a process, throws its stdout away, and returns what it took."""
+    done = subprocess.run([sys.executable, "-c", _LAUNCHER, *words], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    seconds, cpu, memory, code = (float(value) for value in done.stdout.split())
+    return ProcessCost(seconds, cpu, memory / (2**20 if sys.platform == "darwin" else 2**10), int(code))
 
 
 def _machine() -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -28,8 +28,11 @@ Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everyth
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images at once.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:0 or mps.")]
 Backend = Annotated[
-    Literal["auto", "torch", "onnxruntime", "openvino"],
-    typer.Option("--backend", help="What computes; auto: ONNX Runtime on the CPU where the bundle has a model.onnx."),
+    str,  # not a Literal: the error of inference.backends.choose names the nearest
+    typer.Option(
+        "--backend",
+        help="auto, torch, onnxruntime or openvino; auto: ONNX Runtime on the CPU where the bundle has a model.onnx.",
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that stands there, or begin it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in the folder.")]

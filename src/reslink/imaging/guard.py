@@ -115,8 +115,8 @@ def finite_float32(pixels: NDArray[np.generic], name: str) -> NDArray[np.float32
     """
     with np.errstate(all="ignore"):
         values = np.ascontiguousarray(pixels, dtype=np.float32)
-    # The smallest and the largest value tell of NaN too, and need no array of Booleans.
-    if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+    # The smallest and the largest value tell of NaN too, and need no array of Booleans; whole numbers are finite.
+    if pixels.dtype.kind not in "bu" and values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
         raise damaged(name, "it holds values that are not finite (NaN or infinity)")
     return values
 

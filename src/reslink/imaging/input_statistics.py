@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from scipy import ndimage
 
+from reslink.imaging.morphology import filled
+
 Floats: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
 
@@ -56,10 +58,12 @@ def input_statistics(pixels: NDArray[np.uint8]) -> Floats:
 def _statistics(planes: NDArray[np.uint8]) -> list[float]:
     small = Picture.fromarray(planes.max(axis=0)).resize((SIDE, SIDE), Picture.Resampling.BOX)
     grey = np.asarray(small, dtype=np.float64) / 255
-    shown = np.asarray(ndimage.binary_fill_holes(grey > VISIBLE))
+    shown = filled(grey > VISIBLE)
     if shown.sum() < SMALLEST * shown.size:  # nothing to see: the whole square is looked at
         shown = np.ones_like(shown)
-    distance = ndimage.distance_transform_edt(np.pad(shown, 1))[1:-1, 1:-1]
+    framed = np.zeros((SIDE + 2, SIDE + 2), np.bool_)
+    framed[1:-1, 1:-1] = shown
+    distance = ndimage.distance_transform_edt(framed)[1:-1, 1:-1]
     depth = distance / distance.max()
     core = shown & (depth > CORE)
     return [

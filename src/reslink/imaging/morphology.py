@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from operator import and_, or_
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from scipy import ndimage
 
 Mask: TypeAlias = NDArray[np.bool_]
 Plane: TypeAlias = NDArray[np.float32]
+
+_SIDES: Final = ndimage.generate_binary_structure(2, 1)
 
 
 def dilated(mask: Mask, radius: int) -> Mask:
@@ -47,8 +49,15 @@ def filled(mask: Mask) -> Mask:
     """Returns a mask with all that is not joined to the border of the image, over sides of pixels."""
     around = np.ones((mask.shape[0] + 2, mask.shape[1] + 2), np.bool_)
     np.logical_not(mask, out=around[1:-1, 1:-1])
-    pieces, _ = ndimage.label(around)
+    pieces, _ = labelled(around)
     return np.asarray((pieces != pieces[0, 0])[1:-1, 1:-1])
+
+
+def labelled(mask: Mask) -> tuple[NDArray[np.int32], int]:
+    """Returns the number of its piece for each pixel, 0 outside, and how many pieces there are, joined over sides of pixels."""
+    pieces = np.empty(mask.shape, np.int32)
+    count: int = ndimage.label(mask, _SIDES, pieces)
+    return pieces, count
 
 
 def grey_opened(values: Plane) -> Plane:

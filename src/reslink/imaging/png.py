@@ -8,10 +8,12 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 
-from reslink.imaging.guard import MAX_DECODED_BYTES, check_size, damaged
+from reslink.imaging.guard import MAX_DECODED_BYTES, MIB, check_size, damaged
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 100_000
+STORED_BYTES = 4 * MIB
+"""Pixel data up to this size is inflated once and handed on without compression."""
 
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -29,7 +31,7 @@ class Survey:
         depth: Bits a sample.
         colour: Colour type: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
         animated: Whether more frames follow the first.
-        clean: The file without texts, colour profiles and further frames.
+        clean: The file without texts, colour profiles and further frames; small pixel data is no longer compressed.
     """
 
     width: int
@@ -84,8 +86,8 @@ def survey(data: bytes, name: str) -> Survey:
             break
     else:
         raise damaged(name, f"it has more than {MAX_CHUNKS} PNG chunks")
-    found.clean = b"".join(kept)
-    _prove_whole(found, name)
+    rows = _proven_whole(found, name)
+    found.clean = b"".join(kept if rows is None else _with_rows(kept, rows))
     return found
 
 
@@ -100,19 +102,32 @@ def _header(kind: bytes, body: bytes, name: str) -> Survey:
     return Survey(width, height, depth, colour, bool(interlace))
 
 
-def _prove_whole(found: Survey, name: str) -> None:
+def _with_rows(chunks: list[bytes], rows: bytes) -> list[bytes]:
+    """Returns the chunks of a file with its pixel data as it is, so that nobody inflates it again."""
+    others = [chunk for chunk in chunks if chunk[4:8] != b"IDAT"]
+    body = b"IDAT" + zlib.compress(rows, 0)
+    whole = b"".join([(len(body) - 4).to_bytes(4, "big"), body, zlib.crc32(body).to_bytes(4, "big")])
+    return [*others[:-1], whole, others[-1]]
+
+
+def _proven_whole(found: Survey, name: str) -> bytes | None:
+    """Inflates the pixel data and returns it, filter bytes included; None where it is large."""
     expected = found.raw_size()
     if expected > MAX_DECODED_BYTES:
         raise damaged(name, f"its pixel data would take more than {MAX_DECODED_BYTES} bytes")
     inflate = zlib.decompressobj()
-    total = 0
+    total, rows = 0, []
     try:
         for block in found._idat:
             while block and not inflate.eof and total <= expected:
-                total += len(inflate.decompress(block, 1 << 20))
+                part = inflate.decompress(block, MIB)
+                total += len(part)
+                if expected <= STORED_BYTES:
+                    rows.append(part)
                 block = inflate.unconsumed_tail
     except zlib.error as error:
         raise damaged(name, "the PNG pixel data is broken") from error
     found._idat.clear()
     if total != expected or not inflate.eof:
         raise damaged(name, f"the PNG pixel data holds {total} bytes, the header claims {expected}")
+    return b"".join(rows) if expected <= STORED_BYTES else None

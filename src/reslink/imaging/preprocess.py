@@ -307,6 +307,9 @@ def _grey(values: Values, keep: Mask, low: float, high: float, *, inverted: bool
     if not high > low:
         return np.zeros(values.shape, np.uint8)
     with np.errstate(over="ignore"):
-        unit = (np.where(keep, values, np.float32(low)) - np.float32(low)) * np.float32(255 / (high - low))
-    grey = np.rint(np.clip(unit, 0, 255)).astype(np.uint8)
-    return np.where(keep, np.uint8(255) - grey if inverted else grey, np.uint8(0))
+        unit = np.where(keep, values, np.float32(low))
+        unit -= np.float32(low)
+        unit *= np.float32(255 / (high - low))
+    np.rint(np.clip(unit, 0, 255, out=unit), out=unit)
+    grey = unit.astype(np.uint8)
+    return (np.uint8(255) - grey if inverted else grey) * keep

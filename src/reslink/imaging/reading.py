@@ -82,16 +82,29 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 
     Returns:
         Each file once, in the order given; in a folder sorted by name, the slices of a DICOM series by position along
-        their normal.
+        their normal, after the other images.
 
     Raises:
         InputError: If a path does not exist, a glob matches nothing, or a folder holds no image.
     """
-    found: dict[Path, None] = {}
-    for given in paths:
-        for path in _expand(given):
-            found.update(dict.fromkeys(_images_in(path) if path.is_dir() else [path]))
-    return list(found)
+    return list(dict.fromkeys(file for given in paths for file in each_image(given)))
+
+
+def each_image(given: str | Path) -> Iterator[Path]:
+    """Yields what :func:`find_images` lists for one path, while it searches: a folder of any size takes no more memory.
+
+    Raises:
+        InputError: As for :func:`find_images`; for a folder without images after the search.
+    """
+    paths = _expand(given)
+    seen: set[Path] | None = set() if len(paths) > 1 else None  # a glob may match a folder and what is in it
+    for path in paths:
+        for file in _images_in(path) if path.is_dir() else [path]:
+            if seen is None:
+                yield file
+            elif file not in seen:
+                seen.add(file)
+                yield file
 
 
 def _is_folder(source: str | Path) -> bool:
@@ -152,29 +165,35 @@ def _expand(given: str | Path) -> list[Path]:
     return [Path(match) for match in matches]
 
 
-def _images_in(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> Iterator[Path]:
     from reslink.imaging.series import sorted_by_position
 
-    images: list[Path] = []
+    empty = True
     for paths in _folders_in(folder):
-        kinds = {path: _kind_in_folder(path) for path in paths}
-        images += [path for path, kind in kinds.items() if kind and kind != "DICOM"]
-        images += sorted_by_position([path for path, kind in kinds.items() if kind == "DICOM"])
-    if not images:
+        slices: list[Path] = []
+        for path in paths:
+            kind = _kind_in_folder(path)
+            if kind == "DICOM":
+                slices.append(path)
+            elif kind:
+                empty = False
+                yield path
+        empty = empty and not slices
+        yield from sorted_by_position(slices)
+    if empty:
         raise InputError(f"{folder} holds no image", f"{FORMATS} are read, by content", "Give a folder with images in it")
-    return images
 
 
 MASK_FOLDERS = ("mask", "masks", "__macosx")
 """Names of folders that hold no images of their own; one that is named itself is searched."""
 
 
-def _folders_in(folder: Path) -> Iterator[list[Path]]:
+def _folders_in(folder: Path) -> Iterator[Iterator[Path]]:
     """Yields the files of a folder and of each folder below, by name, without what is hidden and without folders of masks."""
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name.casefold() not in MASK_FOLDERS)
         shown = sorted(name for name in files if not name.startswith(".") and name.upper() != "DICOMDIR")
-        yield [Path(root, name) for name in shown]
+        yield map(Path(root).joinpath, shown)
 
 
 def _kind_in_folder(path: Path) -> str | None:

@@ -17,7 +17,7 @@ from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.imaging.arrays import image_of
 from reslink.imaging.image import Image, Unit
 from reslink.imaging.input_statistics import input_statistics
-from reslink.imaging.reading import find_images, read_image
+from reslink.imaging.reading import each_image, read_image
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, choose, load_backend, no_precision
 from reslink.inference.devices import pick_device
 from reslink.labels import Labels
@@ -99,6 +99,11 @@ class Outputs:
     logits: NDArray[np.float32]
     features: NDArray[np.float32]
     statistics: NDArray[np.float64] | None
+
+    def row(self, index: int) -> Outputs:
+        """Returns the outputs of one slice, B = 1."""
+        one = slice(index, index + 1)
+        return Outputs(self.logits[one], self.features[one], None if self.statistics is None else self.statistics[one])
 
 
 class Classifier:
@@ -287,12 +292,10 @@ class Classifier:
                 yield from self._slices_of("array", partial(image_of, source, unit))
                 continue
             try:
-                files: Sequence[Path] = find_images([source])
+                for file in each_image(source):
+                    yield from self._slices_of(str(file), partial(read_image, file))
             except ReslinkError as error:
                 yield _Slice(str(source), None, None, str(error))
-                continue
-            for file in files:
-                yield from self._slices_of(str(file), partial(read_image, file))
 
     def _slices_of(self, name: str, read: Callable[[], Image]) -> Iterator[_Slice]:
         try:
@@ -312,27 +315,27 @@ class Classifier:
     def _judge(self, items: Sequence[_Slice]) -> Iterator[Prediction]:
         """Predicts one batch; every item gives one prediction, in order."""
         pixels = [item.pixels for item in items if item.pixels is not None]
-        found = self.outputs(np.stack(pixels)) if pixels else None
-        row = 0
+        verdicts = iter(self._verdicts(self.outputs(np.stack(pixels))) if pixels else ())
         for item in items:
-            error = item.error
-            if item.pixels is not None and found is not None:
-                try:
-                    yield self._prediction(item, found, row)
-                    continue
-                except InputError as fault:
-                    error = str(fault)
-                finally:
-                    row += 1
-            yield Prediction(item.path, item.index, error=error)
+            said = item.error if item.pixels is None else next(verdicts)
+            yield (
+                Prediction(item.path, item.index, error=said) if isinstance(said, str | None) else self._prediction(item, *said)
+            )
 
-    def _prediction(self, item: _Slice, found: Outputs, row: int) -> Prediction:
-        one = slice(row, row + 1)
-        statistics = None if found.statistics is None else found.statistics[one]
-        verdict = self.bundle.decision.judge(found.logits[one], found.features[one], statistics)
+    def _verdicts(self, found: Outputs) -> list[tuple[Verdicts, int] | str]:
+        """Returns for each slice where its verdict stands, or why it has none; where one fails, each is judged alone."""
+        try:
+            whole = self.decide(found)
+            return [(whole, row) for row in range(len(found.logits))]
+        except InputError as fault:
+            if len(found.logits) == 1:
+                return [str(fault)]
+            return [one for row in range(len(found.logits)) for one in self._verdicts(found.row(row))]
+
+    def _prediction(self, item: _Slice, verdict: Verdicts, row: int) -> Prediction:
         names = self.labels.names
-        label = names[int(verdict.predicted[0])]
-        by_class = dict(zip(names, (float(p) for p in verdict.probabilities[0]), strict=True))
+        label = names[int(verdict.predicted[row])]
+        by_class = dict(zip(names, (float(p) for p in verdict.probabilities[row]), strict=True))
         abstain, sets = verdict.abstain, verdict.sets
         return Prediction(
             item.path,
@@ -340,10 +343,10 @@ class Classifier:
             label,
             by_class[label],
             by_class,
-            set=None if sets is None else tuple(names[k] for k in np.flatnonzero(sets[0])),
-            abstain=None if abstain is None else bool(abstain[0]),
-            reasons=None if abstain is None else tuple(verdict.reasons[0]),
-            ood_score=None if verdict.ood_score is None else float(verdict.ood_score[0]),
+            set=None if sets is None else tuple(names[k] for k in np.flatnonzero(sets[row])),
+            abstain=None if abstain is None else bool(abstain[row]),
+            reasons=None if abstain is None else tuple(verdict.reasons[row]),
+            ood_score=None if verdict.ood_score is None else float(verdict.ood_score[row]),
         )
 
     def _checked(self, pixels: Pixels | torch.Tensor) -> Pixels:

@@ -84,6 +84,6 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 def _factor(gram: Tensor) -> Tensor:
     """Returns aI + bG + cG²."""
     a, b, c = COEFFICIENTS
-    factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    factor: Tensor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
     factor.diagonal().add_(a)
     return factor
