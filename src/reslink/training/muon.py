@@ -78,7 +78,8 @@ def orthogonalised(matrix: Tensor) -> Tensor:
         factor = _factor(gram)
         product = factor @ product
     x = product.bfloat16() @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    found: Tensor = (x.T if tall else x).to(matrix.dtype)
+    return found
 
 
 def _factor(gram: Tensor) -> Tensor:
