@@ -147,3 +147,17 @@ def test_the_average_follows_its_formula() -> None:
         expected = keep * expected + (1 - keep) * value
         assert float(average.module.weight.detach()) == pytest.approx(expected)
         assert float(average.module.running_mean) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("smallest", [1e-1, 1e-3, 1e-6, 0.0])
+def test_orthogonalised_follows_its_polynomial_for_small_and_missing_singular_values(smallest: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    u, _ = torch.linalg.qr(torch.randn(48, 48, generator=generator, dtype=torch.float64))
+    v, _ = torch.linalg.qr(torch.randn(300, 48, generator=generator, dtype=torch.float64))
+    values = torch.linspace(1, 0, 48, dtype=torch.float64) ** 3 * (1 - smallest) + smallest
+    expected = values / values.norm()
+    for _ in range(5):
+        expected = expected * (3.4445 - 4.7750 * expected**2 + 2.0315 * expected**4)
+    found = u.T @ orthogonalised(((u * values) @ v.T).float()).double() @ v
+    torch.testing.assert_close(found.diagonal(), expected, rtol=0, atol=0.02)
+    assert (found - found.diagonal().diag()).abs().max() < 0.02

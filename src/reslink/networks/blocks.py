@@ -121,7 +121,7 @@ class Context(nn.Module):
         super().__init__()
         self.stage = Stage(channels, dim, depth, downsample=True, residual=residual, drop_rate=drop_rate)
         self.lateral = nn.Conv2d(dim, channels, 1, bias=False)
-        self.norm = nn.BatchNorm2d(channels)  # without it the sum grows until the first epochs of training are lost
+        self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (B, channels, H, W) for x of the same shape."""
