@@ -47,6 +47,7 @@ def test_every_shipped_bundle(name: str | None) -> None:
     if name is None:
         pytest.skip("no bundle ships with this checkout: src/reslink/bundles/shipped holds none")
     assert faults(zoo.SHIPPED / name) == []
+    assert Bundle.load(zoo.SHIPPED / name).twin is not None, "it predicts with torch only"
 
 
 def test_a_bundle_that_was_built_has_no_fault(built_zoo: Path) -> None:
