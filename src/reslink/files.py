@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from reslink.errors import StorageError, UsageError
 
@@ -103,6 +103,14 @@ def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
         yield
 
 
+_SILENCED: Final = {"onnxruntime": ("ORT_DISABLE_TELEMETRY",)}
+"""What native code must find in its environment before a package is loaded.
+
+ONNX Runtime from 1.29 on reports to its maker over the network, and keeps a device number and a database in the home folder;
+only this variable, set before it is loaded, keeps it from both (its Privacy.md). Images of patients are near: it is always set.
+"""
+
+
 def optional_import(name: str, extra: str) -> ModuleType:
     """Imports an optional package where it is used.
 
@@ -113,6 +121,8 @@ def optional_import(name: str, extra: str) -> ModuleType:
     Raises:
         UsageError: If it is not installed, with the command that installs it.
     """
+    for variable in _SILENCED.get(name.split(".")[0], ()):
+        os.putenv(variable, "1")
     try:
         return importlib.import_module(name)
     except ImportError as error:

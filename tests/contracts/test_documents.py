@@ -22,6 +22,7 @@ VERBS = (
     "predict",
     "explain",
     "export",
+    "serve",
     "audit",
     "study",
     "report",

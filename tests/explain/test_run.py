@@ -12,8 +12,8 @@ from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
 from reslink.errors import StorageError, UsageError
-from reslink.explain.maps import for_display, least_span, note, original
 from reslink.explain.run import METHODS, explain_paths
+from reslink.explain.shown import for_display, least_span, note, original
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image

@@ -26,6 +26,7 @@ from reslink.cli import (
     phantom,
     predict,
     report,
+    serve,
     split,
     study,
     train,
@@ -50,7 +51,7 @@ app = typer.Typer(
 
 _VERBS = {
     "Learn": (demo, split, train, calibrate, evaluate, compare),
-    "Use": (models, predict, explain, export),
+    "Use": (models, predict, explain, export, serve),
     "Look": (audit, report, describe, bench, phantom, info, doctor),
 }
 

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from reslink.explain.visit import own_copy, visiting, whole
 from reslink.networks.area_attention import record_gates
 
-LAYERS = ("first_attention", "final_attention")
-"""The attention layers of a ResLink."""
-
 
 def attention_maps(network: nn.Module, x: Tensor) -> dict[str, NDArray[np.float32]]:
     """Returns the gates α of every area-attention layer, in one forward pass.

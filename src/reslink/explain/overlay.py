@@ -8,12 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from scipy import ndimage
 
-from reslink.explain.visit import flat
+from reslink.explain.shown import flat
 
 COLORMAP = "inferno"
 CONTOUR = (0, 229, 255)
-GATE_SPAN = 0.2
-"""Least span of the gates of an attention, which lie in (0, 1), that is shown with the full scale of colours."""
 _OPACITY = 0.72
 
 

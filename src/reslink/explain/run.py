@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from reslink.bundles.decision import Verdicts
 from reslink.errors import InputError, ReslinkError, UsageError, nearest
-from reslink.explain import maps
+from reslink.explain import maps, shown
 from reslink.explain.attention import attention_maps
 from reslink.explain.maps import METHODS
 from reslink.explain.panel import RESEARCH_USE_ONLY, Tile, panel
@@ -175,14 +175,14 @@ def _explain(
         seen.append(pixels)
     heats = maps.heat_maps(classifier, pixels, judged.target, methods)
     place = classifier.bundle.preprocess.place(found.image)
-    shown = {name: place.to_image(heat) for name, heat in heats.items()}
+    placed = {name: place.to_image(heat) for name, heat in heats.items()}
     small = None if mask is None else place.to_network(mask)
-    numbers = {name: maps.numbers(heat, shown[name], small) for name, heat in heats.items()}
+    numbers = {name: maps.numbers(heat, placed[name], small) for name, heat in heats.items()}
     stem = names.take(found.path, found.slice)
-    grey = maps.original(classifier.bundle.preprocess, found.image)
-    drawn = {name: place.to_image(maps.for_display(name, heat)) for name, heat in heats.items()}
+    grey = shown.original(classifier.bundle.preprocess, found.image)
+    drawn = {name: place.to_image(shown.for_display(name, heat)) for name, heat in heats.items()}
     write_atomic(folder / f"{stem}.png", _picture(found, grey, judged, classifier.labels.names, drawn, numbers, mask))
-    write_atomic(folder / f"{stem}.npz", _archive(shown))
+    write_atomic(folder / f"{stem}.npz", _archive(placed))
     return _explanation(found, judged, classifier.labels.names, stem, numbers)
 
 
@@ -219,7 +219,7 @@ def _picture(
 ) -> bytes:
     tiles = [Tile("Image", "", None)]
     tiles += [
-        Tile(maps.TITLES[name], maps.note(name, numbers[name], names[judged.target]), heat, maps.least_span(name))
+        Tile(shown.TITLES[name], shown.note(name, numbers[name], names[judged.target]), heat, shown.least_span(name))
         for name, heat in heats.items()
     ]
     where = found.path.name + ("" if found.slice is None else f", slice {found.slice}")

@@ -66,9 +66,3 @@ def enlarge(maps: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.floa
         return maps
     grown = functional.interpolate(torch.from_numpy(maps)[:, None], size=size, mode="bilinear", align_corners=False)
     return np.asarray(grown[:, 0].numpy(), dtype=np.float32)
-
-
-def flat(heat: NDArray[np.float32]) -> bool:
-    """Says whether a map points nowhere: its values differ by less than a millionth of their size."""
-    spread = float(heat.max() - heat.min())
-    return spread <= 1e-6 * max(float(np.abs(heat).max()), 1e-12)

@@ -73,6 +73,22 @@ def read_series(folder: str | Path) -> Image:
         raise damaged(str(folder), error.strerror or str(error)) from error
 
 
+def read_with_place(data: bytes) -> tuple[Image, dict[str, Any]]:
+    """Reads a file from memory, as :func:`read_image` does, and says where it lies.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        The image, and for a DICOM file its facts: ``position``, ``rows``, ``columns`` (None where they are not stated),
+        ``series`` and ``localizer``; nothing for other files.
+
+    Raises:
+        InputError: As :func:`read_image`.
+    """
+    return _read(data, "SLICE")
+
+
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
     """Lists the image files that paths stand for.
 

@@ -160,7 +160,9 @@ class OpenVinoBackend:
         }
         try:
             core = library.Core()
-            self._request = core.compile_model(core.read_model(graph), "CPU", settings).create_infer_request()
+            compiled = core.compile_model(core.read_model(graph), "CPU", settings)
+            self._request = compiled.create_infer_request()
+            self._names = tuple(output.get_any_name() for output in compiled.outputs)
         except Exception as error:  # as above
             raise _unusable(self.name, error) from error
 
@@ -170,9 +172,18 @@ class OpenVinoBackend:
 
     def outputs(self, pixels: Pixels) -> tuple[Floats, Floats]:
         """See :class:`Backend`."""
-        found = self._request.infer({PIXELS: np.ascontiguousarray(pixels)}, share_inputs=True)
-        logits, features = (np.array(found[name], dtype=np.float32) for name in (LOGITS, FEATURES))
+        logits, features = self.run(pixels, (LOGITS, FEATURES))
         return logits, features
+
+    def run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]:
+        """Returns outputs of the graph by name, such as the maps of ``bundles/twin.py``."""
+        found = self._request.infer({PIXELS: np.ascontiguousarray(pixels)}, share_inputs=True)
+        return [np.array(found[name], dtype=np.float32) for name in names]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the graph's outputs."""
+        return self._names
 
 
 def choose(name: str, bundle: Bundle, device: str) -> str:

@@ -271,6 +271,20 @@ class Classifier:
             return list(self._stream([source], batch_size, unit))
         return self._stream(source, batch_size, unit)
 
+    def predict_pixels(self, pixels: Pixels | torch.Tensor) -> list[Prediction]:
+        """Predicts preprocessed slices, one by one: a slice whose outputs are not finite gets its error, the others an answer.
+
+        Args:
+            pixels: As for :meth:`logits`.
+
+        Returns:
+            One prediction a slice, in order, with an empty path.
+
+        Raises:
+            UsageError: If the pixels have another shape or type.
+        """
+        return list(self._judge([_Slice("", None, row) for row in self._checked(pixels)]))
+
     def _stream(self, sources: Iterable[Source], batch_size: int, unit: Unit | None) -> Iterator[Prediction]:
         waiting: list[_Slice] = []
         good = 0

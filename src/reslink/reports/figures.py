@@ -131,7 +131,8 @@ def _sureness(row: Mapping[str, str]) -> float:
 
 def _draw(classifier: Classifier, case: Case, row: Mapping[str, str], file: str) -> tuple[GalleryCase, bytes] | None:
     """Returns a case and its picture, None where a file can no longer be read."""
-    from reslink.explain.maps import TITLES, for_display, heat_maps, least_span
+    from reslink.explain.maps import heat_maps
+    from reslink.explain.shown import TITLES, for_display, least_span
 
     preprocess, labels = classifier.bundle.preprocess, classifier.labels
     try:

@@ -1,0 +1,334 @@
+"""Requests a second of ``reslink serve`` on loopback, beside the same network behind a plain eager-torch FastAPI handler.
+
+    python benchmarks/serving_load.py BUNDLE [--seconds 20] [--connections 16] [--memory-seconds 60] [--out RESULT.json]
+
+In one run, on one machine, the load generator included: as many requests as 16 connections get answered (full load); then
+half of that at fixed times, whether the earlier answers came or not, so that waiting counts (half load); then many more
+connections than the service takes (overload), with its memory every second; then full load again on the handler that anybody
+would write first: FastAPI, UploadFile, the same reader and preprocessing, torch in eager mode, one image a call.
+
+Every request is a 512 x 512 PNG of a synthetic head (``reslink.datasets.phantom``) as multipart/form-data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import io
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+HOST = "127.0.0.1"
+IMAGES = 16
+
+EAGER = """
+import sys
+import torch, uvicorn
+from fastapi import FastAPI, UploadFile
+from reslink.bundles.bundle import Bundle
+from reslink.imaging.reading import read_image
+
+bundle = Bundle.load(sys.argv[1])
+network = bundle.network()
+app = FastAPI()
+
+@app.post("/v1/predict")
+def predict(files: UploadFile):
+    image = read_image(files.file.read())
+    pixels = torch.from_numpy(bundle.preprocess(image)[None])
+    with torch.no_grad():
+        probability = network(pixels).softmax(dim=1)[0]
+    return {"probabilities": dict(zip(bundle.labels.names, probability.tolist()))}
+
+@app.get("/health/ready")
+def ready():
+    return {}
+
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
+"""
+
+
+def pictures() -> list[bytes]:
+    """Returns requests' files: PNGs of synthetic CT heads in the brain window, with noise as a scanner has it."""
+    from reslink.datasets.phantom import render_slice
+
+    rng, found = np.random.default_rng(0), []
+    for i in range(IMAGES):
+        plane = render_slice(0, i + 1, tumour=i % 2 == 1, sequence="CT", size=512).pixels
+        grey = np.clip((plane + rng.normal(0, 3, plane.shape)) / 80 * 255, 0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(grey).save(buffer, "PNG")
+        found.append(buffer.getvalue())
+    return found
+
+
+def request_of(png: bytes, port: int) -> bytes:
+    """Returns the bytes of a request."""
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    body = head + png + b"\r\n--b--\r\n"
+    lines = f"POST /v1/predict HTTP/1.1\r\nHost: {HOST}:{port}\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    return f"{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+class Client:
+    """One connection that is kept, and opened again where the service closes it."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, request: bytes) -> int | str:
+        """Sends a request and returns the status of the answer, or the name of the error."""
+        try:
+            if self.streams is None:
+                self.streams = await asyncio.open_connection(HOST, self.port)
+            reader, writer = self.streams
+            writer.write(request)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 120)
+            fields = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:] if line)
+            await reader.readexactly(int(fields[b"content-length"]))
+            if fields.get(b"connection") == b"close":
+                self.close()
+            return int(head[9:12])
+        except (OSError, EOFError, TimeoutError) as error:
+            self.close()
+            return type(error).__name__
+
+    def close(self) -> None:
+        """Closes the connection."""
+        if self.streams is not None:
+            self.streams[1].close()
+            self.streams = None
+
+
+@dataclasses.dataclass
+class Load:
+    """What came of some requests.
+
+    Attributes:
+        seconds: How long they were sent.
+        answered: Answers with status 200.
+        results: Answers by status, errors by name.
+        rate: Answers with status 200 a second.
+        p50_ms: Median time to an answer with status 200.
+        p99_ms: 99th percentile.
+        refused_p99_ms: 99th percentile of the others.
+        cpu_ms: Processor time of the service for an answer with status 200; says more than the rate on a busy machine.
+        generator_cpu_ms: The same of the load generator.
+    """
+
+    seconds: float
+    answered: int
+    results: dict[str, int]
+    rate: float
+    p50_ms: float | None
+    p99_ms: float | None
+    refused_p99_ms: float | None
+    cpu_ms: float | None = None
+    generator_cpu_ms: float | None = None
+
+
+def summary(rows: list[tuple[int | str, float]], seconds: float) -> Load:
+    """Counts answers and their times."""
+    good = [taken for result, taken in rows if result == 200]
+    rest = [taken for result, taken in rows if result != 200]
+    counted = {str(key): n for key, n in sorted(Counter(result for result, _ in rows).items(), key=str)}
+
+    def percentile(times: list[float], q: float) -> float | None:
+        return round(1000 * float(np.percentile(times, q)), 1) if times else None
+
+    return Load(
+        round(seconds, 1), len(good), counted, round(len(good) / seconds, 1), percentile(good, 50), percentile(good, 99),
+        percentile(rest, 99),
+    )  # fmt: skip
+
+
+async def closed(port: int, requests: list[bytes], connections: int, seconds: float, pause: float = 0.0) -> Load:
+    """Keeps connections busy: each sends its next request when it has its answer; after a refusal it waits a little."""
+    rows: list[tuple[int | str, float]] = []
+    began = time.perf_counter()
+
+    async def one(number: int) -> None:
+        client, draw = Client(port), random.Random(number)
+        while time.perf_counter() - began < seconds:
+            sent = time.perf_counter()
+            result = await client.ask(draw.choice(requests))
+            rows.append((result, time.perf_counter() - sent))
+            if result != 200 and pause:
+                await asyncio.sleep(pause * draw.random())
+        client.close()
+
+    await asyncio.gather(*(one(i) for i in range(connections)))
+    return summary(rows, time.perf_counter() - began)
+
+
+async def opened(port: int, requests: list[bytes], rate: float, seconds: float) -> Load:
+    """Sends at fixed times, whatever became of the requests before; the time of each counts from when it was due."""
+    rows: list[tuple[int | str, float]] = []
+    idle: list[Client] = []
+    began = time.perf_counter()
+
+    async def one(due: float, request: bytes) -> None:
+        client = idle.pop() if idle else Client(port)
+        result = await client.ask(request)
+        rows.append((result, time.perf_counter() - due))
+        idle.append(client)
+
+    tasks, draw = [], random.Random(0)
+    for i in range(int(rate * seconds)):
+        due = began + i / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        tasks.append(asyncio.create_task(one(due, draw.choice(requests))))
+    await asyncio.gather(*tasks)
+    for client in idle:
+        client.close()
+    return summary(rows, time.perf_counter() - began)
+
+
+async def watched(process: psutil.Process, work: asyncio.Task[Load]) -> list[float]:
+    """Returns the memory of a process and its children, in MiB, every second while some work goes on."""
+    found = []
+    while not work.done():
+        found.append(memory(process))
+        await asyncio.wait([work], timeout=1)
+    return found
+
+
+def memory(process: psutil.Process) -> float:
+    """Returns the resident memory of a process and its children, in MiB."""
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            total += one.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return round(total / 2**20, 1)
+
+
+@contextmanager
+def running(words: list[str], port: int) -> Iterator[psutil.Process]:
+    """Runs a service until the block ends; waits until it is ready."""
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            asyncio.run(_until_ready(process, port))
+            yield psutil.Process(process.pid)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+async def _until_ready(process: subprocess.Popen[bytes], port: int) -> None:
+    request = f"GET /health/ready HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n".encode()
+    for _ in range(600):
+        if process.poll() is not None:
+            raise SystemExit(f"the service ended with {process.returncode}")
+        client = Client(port)
+        result = await client.ask(request)
+        client.close()
+        if result == 200:
+            return
+        await asyncio.sleep(0.2)
+    raise SystemExit("the service did not become ready within two minutes")
+
+
+def cpu(process: psutil.Process) -> float:
+    """Returns the processor time of a process and its children, in seconds."""
+    total = 0.0
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            times = one.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+async def full_load(process: psutil.Process, requests: list[bytes], port: int, args: argparse.Namespace) -> Load:
+    """Measures as many requests as some connections get answered, after two seconds that do not count."""
+    await closed(port, requests, args.connections, 2)
+    before, own = cpu(process), time.process_time()
+    load = await closed(port, requests, args.connections, args.seconds)
+    each = 1000 / max(load.answered, 1)
+    spent, driven = round((cpu(process) - before) * each, 2), round((time.process_time() - own) * each, 2)
+    return dataclasses.replace(load, cpu_ms=spent, generator_cpu_ms=driven)
+
+
+async def measure(process: psutil.Process, port: int, args: argparse.Namespace) -> dict[str, object]:
+    """Measures the service: full load, half load, overload with memory."""
+    requests = [request_of(png, port) for png in pictures()]
+    full = await full_load(process, requests, port, args)
+    half = await opened(port, requests, full.rate / 2, args.seconds)
+    before = memory(process)
+    work = asyncio.create_task(closed(port, requests, args.overload, args.memory_seconds, pause=0.5))
+    over_time = await watched(process, work)
+    return {
+        "full": dataclasses.asdict(full),
+        "half": dataclasses.asdict(half),
+        "overload": dataclasses.asdict(work.result()) | {"connections": args.overload},
+        "memory_mib": {
+            "before": before,
+            "first_quarter": _peak(over_time, 0, 0.25),
+            "last_quarter": _peak(over_time, 0.75, 1),
+            "peak": max(over_time),
+        },
+    }
+
+
+def _peak(values: list[float], start: float, end: float) -> float:
+    return max(values[int(start * len(values)) : max(int(end * len(values)), 1)])
+
+
+async def measure_eager(process: psutil.Process, port: int, args: argparse.Namespace) -> dict[str, object]:
+    """Measures the plain handler: full load alone."""
+    requests = [request_of(png, port) for png in pictures()]
+    return dataclasses.asdict(await full_load(process, requests, port, args))
+
+
+def main() -> int:
+    """Prints one JSON object; exit code 1 where an answer of the service was an error other than 503 under overload."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of full load and of half load")
+    parser.add_argument("--memory-seconds", type=float, default=30.0, help="of overload")
+    parser.add_argument("--connections", type=int, default=16, help="of full load")
+    parser.add_argument("--overload", type=int, default=256, help="connections of overload")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--port", type=int, default=8123)
+    parser.add_argument("--no-eager", action="store_true", help="leave the plain handler out")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    load = os.getloadavg()[0]
+    words = [sys.executable, "-m", "reslink", "serve", args.bundle, "--port", str(args.port), "--workers", str(args.workers)]
+    with running([*words, "--quiet"], args.port) as process:
+        found = asyncio.run(measure(process, args.port, args))
+    if not args.no_eager:
+        port = args.port + 1
+        with running([sys.executable, "-c", EAGER, args.bundle, str(port)], port) as process:
+            found["eager"] = asyncio.run(measure_eager(process, port, args))
+        found["times_eager"] = round(found["full"]["rate"] / max(found["eager"]["rate"], 1e-9), 2)  # type: ignore[index]
+    found |= {"cores": len(os.sched_getaffinity(0)), "load_before": round(load, 2), "machine": platform.machine()}
+    text = json.dumps(found, indent=2)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n")
+    clean = set(found["full"]["results"]) | set(found["half"]["results"]) <= {"200"}  # type: ignore[index]
+    return 0 if clean and set(found["overload"]["results"]) <= {"200", "503"} else 1  # type: ignore[index]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The service: bundles behind HTTP, with a page for people. No torch."""

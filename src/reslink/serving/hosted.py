@@ -1,0 +1,215 @@
+"""The bundles of a service: each with its network in a thread, and what it says about a slice."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+
+from reslink.bundles.bundle import Bundle
+from reslink.bundles.twin import CAM
+from reslink.errors import BundleError, UsageError, nearest
+from reslink.explain import shown
+from reslink.explain.overlay import overlay, unit_range
+from reslink.inference.backends import OnnxRuntimeBackend, OpenVinoBackend, load_backend
+from reslink.inference.classifier import Classifier, Prediction
+from reslink.serving.batching import Batcher, Pixels
+from reslink.serving.limits import Limits
+from reslink.serving.preparing import Look
+
+BACKENDS: Final = ("onnxruntime", "openvino")
+Maps = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A bundle in the service.
+
+    Attributes:
+        name: What requests call it.
+        classifier: The loaded bundle.
+        way: The place of its preprocessing among those of the service.
+        batcher: The thread that owns its network.
+    """
+
+    name: str
+    classifier: Classifier
+    way: int
+    batcher: Batcher[Any]
+
+    async def predict(self, pixels: Pixels) -> Prediction:
+        """Returns the answer to one slice, (planes, S, S) uint8."""
+        return cast(Prediction, await self.batcher.answer(pixels))
+
+    async def explain(self, pixels: Pixels, target: str | None) -> tuple[Prediction, str, Maps]:
+        """Returns the answer to one slice, the class that the class activation speaks for, and the maps of the graph.
+
+        Args:
+            pixels: (planes, S, S) uint8.
+            target: A class; if not given, the positive of two, the predicted of more.
+
+        Raises:
+            UsageError: If there is no such class.
+        """
+        if target is not None and target not in self.classifier.labels.names:
+            names = self.classifier.labels.names
+            raise UsageError(
+                f"There is no class {target!r}", f"The classes of {self.name} are {', '.join(names)}", nearest(target, names)
+            )
+        return cast(tuple[Prediction, str, Maps], await self.batcher.alone(lambda: self._explain(pixels, target)))
+
+    def _explain(self, pixels: Pixels, target: str | None) -> tuple[Prediction, str, Maps]:
+        labels = self.classifier.labels
+        answer = self.classifier.predict_pixels(pixels[None])[0]
+        about = target or (labels.names[1] if labels.binary else answer.label or labels.names[0])
+        backend = cast(OnnxRuntimeBackend | OpenVinoBackend, self.classifier.backend)
+        names = [name for name in (*shown.LAYERS, CAM) if name in backend.names]
+        found = dict(zip(names, backend.run(pixels[None], names), strict=True))
+        maps: Maps = {name: found[name][0, 0] for name in shown.LAYERS if name in found}
+        if CAM in found:
+            maps[shown.CLASS_ACTIVATION] = _for_class(found[CAM][0], labels.index(about))
+        return answer, about, maps
+
+    def about(self) -> dict[str, Any]:
+        """Returns what ``/v1/models`` says of it."""
+        bundle, decision = self.classifier.bundle, self.classifier.bundle.decision
+        return {
+            "name": self.name,
+            "classes": list(bundle.labels.names),
+            "positive": bundle.labels.names[1] if bundle.labels.binary else None,
+            "weights_sha256": bundle.weights_sha256,
+            "backend": self.classifier.backend.name,
+            "input": [bundle.preprocess.channels, bundle.preprocess.size, bundle.preprocess.size],
+            "window": bundle.preprocess.window,
+            "decision": {
+                "threshold": decision.threshold,
+                "threshold_source": decision.threshold_source,
+                "calibrated": decision.fitted_on is not None,
+                "coverage": None if decision.conformal is None else decision.conformal.coverage,
+                "ood_gate": decision.ood is not None,
+            },
+            "maps": {name: title for name, title in shown.TITLES.items() if name in self._maps()},
+            "licence": str(bundle.provenance.get("licence", "not stated")),
+            "intended_use": str(bundle.provenance.get("intended_use", "")),
+        }
+
+    def _maps(self) -> set[str]:
+        names = cast(OnnxRuntimeBackend | OpenVinoBackend, self.classifier.backend).names
+        return {shown.CLASS_ACTIVATION if name == CAM else name for name in names}
+
+
+def _for_class(maps: NDArray[np.float32], index: int) -> NDArray[np.float32]:
+    """Returns the class activation map of a class; a single logit speaks for the positive of two classes."""
+    if len(maps) > 1:
+        return np.asarray(maps[index])
+    return np.asarray(maps[0] if index == 1 else -maps[0])
+
+
+def load(
+    bundles: Sequence[str],
+    limits: Limits,
+    backend: str = "onnxruntime",
+    threads: int = 1,
+    measure: Callable[[str, int, float], None] = lambda _name, _size, _seconds: None,
+) -> tuple[list[Hosted], list[str]]:
+    """Loads bundles; imports no torch.
+
+    Args:
+        bundles: Folders or names of shipped bundles, each with an ONNX graph.
+        limits: Of the service.
+        backend: One of ``BACKENDS``.
+        threads: Threads of each network.
+        measure: Called with the model's name, the size of each batch and the seconds that it took.
+
+    Returns:
+        The bundles in order, and their different preprocessings as JSON.
+
+    Raises:
+        BundleError: If one cannot be used, or has no graph.
+        UsageError: If the backend is not installed.
+    """
+    hosted: list[Hosted] = []
+    ways: list[str] = []
+    for bundle, name in zip(bundles, names_of(bundles), strict=True):
+        loaded = with_graph(bundle)
+        classifier = Classifier(loaded, backend=load_backend(backend, loaded, threads))
+        way = loaded.preprocess.model_dump_json()
+        if way not in ways:
+            ways.append(way)
+        batcher = Batcher(
+            classifier.predict_pixels,
+            limits.batch,
+            limits.gather_seconds,
+            lambda size, seconds, name=name: measure(name, size, seconds),  # type: ignore[misc]
+        )
+        hosted.append(Hosted(name, classifier, ways.index(way), batcher))
+    return hosted, ways
+
+
+def with_graph(bundle: str) -> Bundle:
+    """Returns a bundle that a service can run.
+
+    Raises:
+        BundleError: If it cannot be used, or has no ONNX graph.
+    """
+    loaded = Bundle.load(bundle)
+    if loaded.twin is None:
+        raise BundleError(
+            f"{bundle} has no model.onnx",
+            "The service runs the ONNX graph of a bundle, which reslink train writes where the extra 'export' is installed",
+            'Run pip install "reslink[export]" and train again',
+        )
+    return loaded
+
+
+def names_of(bundles: Sequence[str]) -> list[str]:
+    """Returns what requests call bundles: the name of the folder, or of the run that it lies in; numbered where equal."""
+    found: list[str] = []
+    for bundle in bundles:
+        path = Path(bundle).resolve()
+        base = path.parent.name if path.name == "bundle" and path.parent.name else path.name
+        name, count = base, 1
+        while name in found:
+            count += 1
+            name = f"{base}-{count}"
+        found.append(name)
+    return found
+
+
+def drawn(look: Look, name: str, heat: NDArray[np.float32], target: str) -> dict[str, Any]:
+    """Returns a map as an answer holds it.
+
+    Args:
+        look: The slice as its bundle sees it.
+        name: A key of ``shown.TITLES``.
+        heat: The map in the network's square, at any resolution.
+        target: The class that it speaks for, if it is one that does.
+
+    Returns:
+        Its numbers, ``strength`` (a grey PNG, base64, as large as the image: 255 is strongest) and ``overlay`` (a colour PNG).
+    """
+    numbers = shown.range_and_peak(heat, look.place.to_image(heat))
+    placed = look.place.to_image(shown.for_display(name, heat))
+    strength = np.rint(255 * unit_range(placed, shown.least_span(name))).astype(np.uint8)
+    return {
+        "name": name,
+        "title": shown.TITLES[name],
+        "note": shown.note(name, numbers, target),
+        **numbers,
+        "strength": png(strength),
+        "overlay": png(overlay(look.grey, placed, least=shown.least_span(name))),
+    }
+
+
+def png(pixels: NDArray[np.uint8]) -> str:
+    """Returns pixels as a PNG in base64."""
+    buffer = io.BytesIO()
+    Picture.fromarray(pixels).save(buffer, "PNG", compress_level=3)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,64 @@
+// Downloads: the answers as JSON and CSV, the view as a PNG with the notice in it.
+
+export const NOTICE = 'Research use only, not a medical device. Not for diagnosis.';
+
+function save(blob, name) {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+export function saveJson(stacks) {
+  const files = stacks.map(({ name, problem, notes, study, slices }) => ({
+    name, problem: problem ?? null, notes, study,
+    slices: slices.map(({ file, index, answers }) => ({ file, slice: index, answers })),
+  }));
+  save(new Blob([JSON.stringify({ notice: NOTICE, images: files }, null, 2)], { type: 'application/json' }), 'reslink.json');
+}
+
+// A cell; one that a spreadsheet would run as a formula gets a ' before it (OWASP, CSV injection).
+function cell(value) {
+  const text = value === null || value === undefined ? '' : String(value);
+  const safe = typeof value === 'string' && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
+export function saveCsv(stacks) {
+  const classes = [...new Set(stacks.flatMap((s) => s.slices.flatMap((one) => Object.values(one.answers).flatMap((a) => Object.keys(a.probabilities ?? {})))))];
+  const rows = [['file', 'slice', 'model', 'label', 'probability', ...classes.map((name) => `p_${name}`), 'set', 'abstain', 'reasons', 'ood_score', 'error']];
+  for (const stack of stacks) {
+    if (stack.problem) rows.push([stack.name, '', '', '', '', ...classes.map(() => ''), '', '', '', '', stack.problem.detail]);
+    for (const { file, index, answers } of stack.slices) {
+      for (const [model, answer] of Object.entries(answers)) {
+        const by = classes.map((name) => answer.probabilities?.[name]);
+        const verdict = [answer.set?.join('|'), answer.abstain, answer.reasons?.join('; '), answer.ood_score, answer.error];
+        rows.push([file, index, model, answer.label, answer.probability, ...by, ...verdict]);
+      }
+    }
+  }
+  const text = [`# ${NOTICE}`, ...rows.map((row) => row.map(cell).join(','))].join('\r\n');
+  save(new Blob([`${text}\r\n`], { type: 'text/csv' }), 'reslink.csv');
+}
+
+export function savePng(viewer, lines) {
+  const canvas = document.createElement('canvas');
+  const line = 20;
+  [canvas.width, canvas.height] = [720, 720 + line * (lines.length + 1) + 12];
+  const context = canvas.getContext('2d');
+  context.save();
+  context.beginPath();
+  context.rect(0, 0, 720, 720);
+  context.clip();
+  viewer.paint(context, 720, 720, 720 / viewer.canvas.getBoundingClientRect().width);
+  context.restore();
+  context.fillStyle = '#000';
+  context.fillRect(0, 720, canvas.width, canvas.height - 720);
+  context.font = '15px sans-serif';
+  [NOTICE, ...lines].forEach((text, i) => {
+    context.fillStyle = i ? '#e8ebee' : '#ffb867';
+    context.fillText(text, 12, 720 + line * (i + 1), 696);
+  });
+  canvas.toBlob((blob) => save(blob, 'reslink.png'), 'image/png');
+}

@@ -1,0 +1,50 @@
+// The values of a file as the service sends them, and how they become grey.
+
+export class Volume {
+  static async from(sent) {
+    const packed = Uint8Array.from(atob(sent.data), (sign) => sign.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream('deflate'));
+    const bytes = new DataView(await new Response(stream).arrayBuffer());
+    const values = new Int16Array(bytes.byteLength / 2);
+    for (let i = 0; i < values.length; i++) values[i] = bytes.getInt16(2 * i, true);
+    return new Volume(sent, values);
+  }
+
+  constructor(sent, values) {
+    [this.depth, this.height, this.width] = sent.shape;
+    this.scale = sent.scale;
+    this.offset = sent.offset;
+    this.inverted = sent.inverted;
+    this.unit = sent.unit;
+    this.step = sent.step;
+    this.window = sent.window;
+    this.windows = sent.windows || {};
+    this.aspect = sent.spacing ? sent.spacing[0] / sent.spacing[1] : 1;
+    this.values = values;
+  }
+
+  // Returns a canvas with one slice; low..high become black..white (DICOM PS3.3 C.11.2.1.3.2, LINEAR_EXACT).
+  picture(slice, [centre, width]) {
+    const size = this.width * this.height;
+    const low = (centre - width / 2 - this.offset) / this.scale;
+    const factor = (255 * this.scale) / width;
+    const image = new ImageData(this.width, this.height);
+    const from = slice * size;
+    for (let i = 0; i < size; i++) {
+      let grey = (this.values[from + i] - low) * factor;
+      grey = grey < 0 ? 0 : grey > 255 ? 255 : grey;
+      if (this.inverted) grey = 255 - grey;
+      image.data[4 * i] = image.data[4 * i + 1] = image.data[4 * i + 2] = grey;
+      image.data[4 * i + 3] = 255;
+    }
+    return canvasOf(image);
+  }
+}
+
+export function canvasOf(image) {
+  const canvas = document.createElement('canvas');
+  canvas.width = image.width;
+  canvas.height = image.height;
+  canvas.getContext('2d').putImageData(image, 0, 0);
+  return canvas;
+}

@@ -1,0 +1,60 @@
+"""``reslink serve``: what it refuses before it listens."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from reslink.cli.main import app
+
+LONG = "a-token-of-the-tests"
+
+
+def said(*words: str, **environment: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["serve", *words], env=environment)
+    return result.exit_code, " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])
+def test_no_service_for_others_without_a_token(host: str, finished_run: Path) -> None:
+    code, text = said(str(finished_run / "bundle"), "--host", host, RESLINK_TOKEN="")
+    assert code == 2
+    assert f"would listen on {host} without a token" in text
+    assert "Set RESLINK_TOKEN" in text
+
+
+@pytest.mark.parametrize("token", ["short", "with a space in its middle", "schlüssel-mit-umlaut"])
+def test_a_token_that_is_none(token: str, finished_run: Path) -> None:
+    code, text = said(str(finished_run / "bundle"), "--token", token)
+    assert (code, "at least 16" in text) == (2, True)
+    assert token not in text
+
+
+def test_the_token_is_taken_from_the_environment(finished_run: Path) -> None:
+    code, text = said(str(finished_run / "bundle"), "--host", "0.0.0.0", RESLINK_TOKEN=LONG)
+    assert code == 2
+    assert "has no model.onnx" in text, "it got past the token and refused the bundle"
+
+
+def test_a_bundle_without_a_graph(finished_run: Path) -> None:
+    code, text = said(str(finished_run / "bundle"))
+    assert (code, "has no model.onnx" in text, 'pip install "reslink[export]"' in text) == (2, True, True)
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    code, text = said(str(tmp_path / "none"))
+    assert (code, "There is no folder" in text) == (2, True)
+
+
+def test_a_port_that_is_taken(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reslink.serving import hosted
+
+    monkeypatch.setattr(hosted, "with_graph", lambda _: None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, text = said(str(finished_run / "bundle"), "--port", str(taken.getsockname()[1]))
+    assert (code, "cannot listen on 127.0.0.1" in text, "Choose another --port" in text) == (2, True, True)

@@ -1,0 +1,132 @@
+"""A service that runs in a process of its own, with two small bundles of random weights, and files to send to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1] / "imaging")]
+
+TINY = {"stem_dim": 8, "dims": (8, 16), "depths": (1, 1)}
+RUNNER = """
+import sys, json
+from reslink.serving import run
+from reslink.serving.http import Settings
+from reslink.serving.limits import Limits
+
+if __name__ == "__main__":
+    settings, limits, port, workers = json.loads(sys.argv[1])
+    settings["bundles"] = tuple(settings["bundles"])
+    run.serve(Settings(**settings, limits=Limits(**limits)), port, workers)
+"""
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two bundles with graphs, one for two classes and one for three; images differ in their probabilities."""
+    from reslink.bundles.bundle import Bundle
+    from reslink.bundles.decision import Decision
+    from reslink.export.onnx import to_onnx
+    from reslink.imaging.preprocess import Preprocess
+    from reslink.labels import Labels
+    from reslink.networks.reslink import ResLinkConfig, build
+
+    root, found = tmp_path_factory.mktemp("bundles"), []
+    for name, names in (("head", ("Healthy", "Tumor")), ("three", ("glioma", "none", "other"))):
+        config = ResLinkConfig(num_classes=len(names), **TINY)
+        state = build(config, seed=1).state_dict()
+        state["head.1.weight"] *= 30
+        bundle = Bundle(
+            {"name": "tiny", **config.model_dump(mode="json")},
+            Preprocess(size=64),
+            Labels(names),
+            Decision.default(len(names)),
+        ).save(root / name, state)
+        found.append(bundle.with_onnx(to_onnx(bundle)).folder)
+    return found
+
+
+@dataclass
+class Service:
+    """A running service.
+
+    Attributes:
+        url: Where it is.
+        port: Its port.
+        process: Its process.
+        log: The file that its standard error goes to.
+    """
+
+    url: str
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def client(self, **options: object) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, **options)  # type: ignore[arg-type]
+
+    def post(self, path: str, files: list[tuple[str, bytes]], data: dict[str, object] | None = None, **options: object):
+        with self.client() as client:
+            parts = [("files", (name, content, "application/octet-stream")) for name, content in files]
+            return client.post(path, files=parts, data=data, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def serving(bundles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., object]:
+    """Returns a context manager that runs a service with some settings and limits."""
+
+    @contextmanager
+    def run(limits: dict[str, object] | None = None, workers: int = 1, **settings: object) -> Iterator[Service]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        folder = tmp_path_factory.mktemp("service")
+        (folder / "service.py").write_text(RUNNER)
+        words = json.dumps([{"bundles": [str(path) for path in bundles], **settings}, limits or {}, port, workers])
+        environment = {**os.environ, "TMPDIR": str(folder / "none"), "PYTHONFAULTHANDLER": "1"}  # no place for temporary files
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen([sys.executable, folder / "service.py", words], stderr=log, env=environment)
+        service = Service(f"http://127.0.0.1:{port}", port, process, folder / "log")
+        try:
+            wait_until_ready(service)
+            yield service
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    return run
+
+
+def wait_until_ready(service: Service) -> None:
+    for _ in range(2400):
+        assert service.process.poll() is None, service.log.read_text()
+        try:
+            if httpx.get(f"{service.url}/health/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("the service did not become ready: " + service.log.read_text())
+
+
+@pytest.fixture(scope="session")
+def service(serving) -> Iterator[Service]:
+    """A service as it is by default."""
+    with serving() as running:
+        yield running

@@ -1,0 +1,391 @@
+"""What a service refuses, how it says so, and that it goes on."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import io
+import json
+import signal
+import socket
+import struct
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import builders
+import numpy as np
+import psutil
+import pytest
+from pydicom import uid
+from pydicom.sequence import Sequence
+from uploaded import archive, dicom, png
+
+MIB = 1 << 20
+
+
+def deep_dicom(explicit_length: bool) -> bytes:
+    """A DICOM file with a sequence in a sequence, ten thousand times."""
+    whole = dicom(1)
+    inner = b""
+    if explicit_length:
+        for _ in range(10_000):
+            item = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(inner)) + inner
+            inner = b"\x40\x00\x75\x02SQ\0\0" + struct.pack("<I", len(item)) + item
+    else:
+        inner = b"\x40\x00\x75\x02SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 10_000
+    at = whole.index(b"\xe0\x7f\x10\x00")
+    return whole[:at] + inner + whole[at:]
+
+
+def bomb() -> bytes:
+    """An archive of which 200 kB become 200 MB."""
+    return archive({"a.png": bytes(200 * MIB)})
+
+
+def lying_bomb() -> bytes:
+    """An archive that says that its member is small."""
+    packed = bytearray(archive({"a.png": bytes(50 * MIB)}))
+    for mark, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        at = packed.index(mark) + offset
+        packed[at : at + 4] = struct.pack("<I", 1000)
+    return bytes(packed)
+
+
+def many_members() -> bytes:
+    return archive({f"{i}.png": b"x" for i in range(20_000)})
+
+
+HOSTILE = {
+    "zip bomb": (bomb, 413, "far larger than it is packed"),
+    "zip that lies": (lying_bomb, 422, "zip archive cannot be read"),
+    "zip of too many": (many_members, 413, "directory of the archive"),
+    "zip with ../": (lambda: archive({"../../etc/cron.d/a.png": png(1)}), 400, "leaves its folder|holds '..'"),
+    "zip with an absolute name": (lambda: archive({"/etc/passwd": png(1)}), 400, "absolute"),
+    "zip with a backslash": (lambda: archive({"..\\a.png": png(1)}), 400, "holds '..'"),
+    "zip in a zip": (lambda: archive({"b.zip": archive({"a.png": png(1)})}), 415, "another archive"),
+    "empty zip": (lambda: archive({}), 400, "holds no file"),
+    "zip cut off": (lambda: archive({"a.png": png(1)})[:-30], 422, "end is missing"),
+    "png and zip": (lambda: png(1) + archive({"a.png": png(2)}), 415, "something else too"),
+    "jpeg and zip": (lambda: png(1, kind="JPEG") + archive({"a.png": png(2)}), 415, "something else too"),
+    "dicom and program": (lambda: b"MZ" + dicom(1)[2:], 415, "something else too"),
+    "dicom and page": (lambda: b"<script>alert(1)</script>" + dicom(1)[25:], 415, "something else too"),
+    "truncated dicom": (lambda: dicom(1)[:-4000], 422, "cannot be read"),
+    "dicom of a header": (lambda: dicom(1)[:300], 422, "cannot be read|without pixels"),
+    "png half": (lambda: png(1)[: len(png(1)) // 2], 422, "cannot be read"),
+    "png that claims 2^31": (lambda: builders.png(2**31 - 1, 40, b""), 422, "limit is"),
+    "gzip of nothing": (lambda: b"\x1f\x8b" + bytes(100), 422, "cannot be read"),
+    "html": (lambda: b"<!doctype html><script>alert(1)</script>", 415, "not an image"),
+    "nothing": (lambda: b"", 415, "not an image"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_at_once(name: str, service) -> None:
+    make, status, said = HOSTILE[name]
+    content = make()
+    answer = service.post("/v1/predict", [("a", content)])
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert set(problem) >= {"type", "title", "status", "detail", "errors"}
+    assert any(__import__("re").search(part, problem["detail"]) for part in [said]), problem["detail"]
+    assert service.post("/v1/predict", [("good.png", png(1))]).status_code == 200
+
+
+@pytest.mark.parametrize("explicit_length", [True, False])
+def test_ten_thousand_tags_deep(service, explicit_length: bool) -> None:
+    """The file is refused, or read for its pixels where what is deep was never opened; in no case is it an error of ours."""
+    answer = service.post("/v1/predict", [("a.dcm", deep_dicom(explicit_length))])
+    assert answer.status_code in ((200, 422) if explicit_length else (422,)), answer.text
+    assert service.post("/v1/predict", [("good.png", png(1))]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "status", "said"),
+    [
+        ([], {"model": "head"}, 415, "multipart/form-data"),
+        ([("../../a.png", png(1))], {}, 400, "holds '..'"),
+        ([("a.png", png(1))], {"model": "haed"}, 400, "Did you mean 'head'"),
+        ([("a.png", png(1))], {"slice": "-1"}, 400, "whole number"),
+        ([("a.png", png(1))], {"slice": "x" * 2000}, 413, "1024 bytes"),
+        ([("a.png", png(1))], {"slice": ["0", "1"]}, 400, "given 2 times"),
+    ],
+)
+def test_a_request_that_cannot_be_taken(service, files, data, status: int, said: str) -> None:
+    answer = service.post("/v1/predict", files, data)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert said in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{}", "application/json", 415),
+        (b"x", "multipart/form-data", 415),
+        (b"x", "multipart/form-data; boundary=b", 400),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nxx',
+            "multipart/form-data; boundary=b",
+            400,
+        ),
+        (b"--b\r\nX: y\r\n\r\nxx\r\n--b--\r\n", "multipart/form-data; boundary=b", 400),
+        (b"", "text/plain", 415),
+    ],
+)
+def test_a_body_of_another_form(service, content: bytes, kind: str, status: int) -> None:
+    with service.client() as client:
+        answer = client.post("/v1/predict", content=content, headers={"content-type": kind})
+    assert (answer.status_code, answer.json()["status"]) == (status, status)
+
+
+@pytest.mark.parametrize(
+    ("declared", "status"), [("image/png", 200), ("application/octet-stream", 200), ("image/jpeg", 415), ("text/html", 415)]
+)
+def test_the_declared_type_fits_the_content(service, declared: str, status: int) -> None:
+    with service.client() as client:
+        assert client.post("/v1/predict", files={"files": ("a.png", png(1), declared)}).status_code == status
+
+
+def memory(service) -> float:
+    process = psutil.Process(service.process.pid)
+    return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)]) / MIB
+
+
+def exchange(service, *blocks: bytes, wait: float = 20) -> tuple[bytes, int]:
+    """Sends blocks over a bare socket until the service answers; returns the answer and how many blocks went out."""
+    sent = 0
+    with socket.create_connection(("127.0.0.1", service.port), wait) as line:
+        for block in blocks:
+            line.setblocking(False)
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                if line.recv(1, socket.MSG_PEEK):
+                    break
+            line.settimeout(wait)
+            try:
+                line.sendall(block)
+            except (ConnectionError, TimeoutError):
+                break
+            sent += 1
+        line.settimeout(wait)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while data := line.recv(65536):
+                answer += data
+    return answer, sent
+
+
+HEAD = "POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+PART = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+
+
+def test_a_body_that_says_that_it_has_5_gb(service) -> None:
+    service.post("/v1/predict", [("a.png", png(1))])
+    before = memory(service)
+    head = f"{HEAD}Content-Length: {5 * 2**30}\r\n\r\n".encode()
+    answer, sent = exchange(service, head, PART, *[bytes(MIB)] * 5000)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"application/problem+json" in answer
+    assert b"connection: close" in answer.lower()
+    assert sent < 50
+    assert memory(service) - before < 64
+
+
+def test_a_body_in_chunks_that_does_not_say_how_long_it_is(serving) -> None:
+    with serving({"body_bytes": 8 * MIB, "held_bytes": 16 * MIB}) as service:
+        before = memory(service)
+        chunk = b"100000\r\n" + bytes(MIB) + b"\r\n"
+        head = f"{HEAD}Transfer-Encoding: chunked\r\n\r\n{len(PART):x}\r\n".encode() + PART + b"\r\n"
+        answer, sent = exchange(service, head, *[chunk] * 5000)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert sent < 60
+        assert memory(service) - before < 64
+        assert service.post("/v1/predict", [("a.png", png(1))]).status_code == 200
+
+
+def test_what_all_requests_hold_is_limited_too(serving) -> None:
+    with serving({"held_bytes": 4 * MIB}) as service:
+        answer = service.post("/v1/predict", [("a", bytes(5 * MIB))])
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert service.post("/v1/predict", [("a.png", png(1))]).status_code == 200
+
+
+def drip(service, first: bytes, stop: threading.Event) -> tuple[bytes, float]:
+    """Sends the first bytes, then one byte every tenth of a second, until the service ends it; returns what it said, when."""
+    began = time.monotonic()
+    answer = b""
+    with socket.create_connection(("127.0.0.1", service.port), 30) as line:
+        line.sendall(first)
+        line.settimeout(0.1)
+        while not stop.is_set():
+            try:
+                data = line.recv(65536)
+                answer += data
+                if not data:
+                    break
+            except TimeoutError:
+                with contextlib.suppress(ConnectionError):
+                    line.send(b"a")
+            except ConnectionError:
+                break
+    return answer, time.monotonic() - began
+
+
+def test_slow_senders_are_cut_off_while_good_requests_go_on(serving) -> None:
+    limits = {"header_seconds": 2.0, "body_seconds": 4.0, "waiting": 4}  # fewer places than slow senders
+    slow_header, slow_body = b"POST /v1/predict HTTP/1.1\r\nX-", f"{HEAD}Content-Length: 100000\r\n\r\n".encode() + PART
+    stop = threading.Event()
+    with serving(limits) as service, concurrent.futures.ThreadPoolExecutor(44) as pool:
+        headers = [pool.submit(drip, service, slow_header, stop) for _ in range(20)]
+        bodies = [pool.submit(drip, service, slow_body, stop) for _ in range(20)]
+        idle = [pool.submit(drip, service, b"", stop) for _ in range(2)]
+        good = [service.post("/v1/predict", [("a.png", png(i))]).status_code for i in range(8)]
+        limit = threading.Timer(60, stop.set)
+        limit.start()
+        ends = {name: [one.result() for one in some] for name, some in (("header", headers), ("body", bodies), ("idle", idle))}
+        limit.cancel()
+    assert good == [200] * 8
+    assert not stop.is_set(), "a slow sender was never cut off"
+    for name, least in (("header", 2.0), ("body", 4.0), ("idle", 2.0)):
+        for answer, seconds in ends[name]:
+            assert answer.startswith(b"HTTP/1.1 408 "), (name, answer[:80])
+            assert seconds >= least - 0.1
+            body = json.loads(answer.partition(b"\r\n\r\n")[2])
+            assert body["status"] == 408
+
+
+def test_too_many_requests_get_503_and_the_rest_an_answer(serving) -> None:
+    with serving({"waiting": 2}) as service, concurrent.futures.ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda i: service.post("/v1/predict", [("a.png", png(i, 512))]), range(48)))
+        assert {answer.status_code for answer in answers} == {200, 503}
+        refused = next(answer for answer in answers if answer.status_code == 503)
+        assert 1 <= int(refused.headers["retry-after"]) <= 30
+        assert refused.json()["type"] == "urn:reslink:problem:busy"
+        assert service.post("/v1/predict", [("a.png", png(1))]).status_code == 200
+
+
+def test_a_process_that_is_killed_is_replaced(serving) -> None:
+    with serving({}, decoders=1) as service:
+        process = psutil.Process(service.process.pid)
+        [decoder] = [one for one in process.children() if "spawn_main" in " ".join(one.cmdline())]
+        decoder.kill()
+        answers = [service.post("/v1/predict", [("a.png", png(1))]).status_code for _ in range(3)]
+        assert set(answers[:2]) <= {200, 503}
+        assert answers[2] == 200
+
+
+def test_ending_finishes_what_is_under_way(serving) -> None:
+    files = {f"{i:03}.png": png(i, 256) for i in range(150)}
+    with serving() as service, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(service.post, "/v1/predict", [("a.zip", archive(files))])
+        for _ in range(500):
+            with service.client() as client:
+                if 'reslink_requests_under_way{worker="' in (text := client.get("/metrics").text) and _under_way(text) == 1:
+                    break
+        service.process.send_signal(signal.SIGTERM)
+        found = answer.result(timeout=60)
+        assert found.status_code == 200
+        assert len(found.json()["files"]) == 150
+        assert service.process.wait(30) == 0
+
+
+def _under_way(text: str) -> float:
+    [line] = [line for line in text.splitlines() if line.startswith("reslink_requests_under_way{")]
+    return float(line.split()[-1])
+
+
+def test_a_token_is_asked_for(serving) -> None:
+    token = "a-token-of-the-tests"
+    with serving(token=token) as service, service.client() as client:
+        assert client.get("/").status_code == 200
+        assert client.get("/health/ready").status_code == 200
+        for shown in (None, "Bearer wrong", f"Basic {token}", "Bearer", f"Bearer {token}x", f"Bearer {token[:-1]}"):
+            headers = {} if shown is None else {"authorization": shown}
+            for path in ("/v1/models", "/metrics", "/openapi.json"):
+                answer = client.get(path, headers=headers)
+                assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Bearer realm="reslink"'), (
+                    shown,
+                    path,
+                )
+        good = {"authorization": f"Bearer {token}"}
+        assert client.get("/v1/models", headers=good).status_code == 200
+        assert client.post("/v1/predict", files={"files": ("a.png", png(1))}, headers=good).status_code == 200
+        assert client.get("/openapi.json", headers=good).json()["security"] == [{"token": []}]
+    assert token not in service.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example"}, 403),
+        ({"host": "evil.example:8000"}, 403),
+        ({"host": "localhost:1"}, 200),
+        ({"host": "[::1]:1"}, 200),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+    ],
+)
+def test_pages_of_other_sites_are_kept_out(service, headers: dict[str, str], status: int) -> None:
+    with service.client() as client:
+        assert client.get("/v1/models", headers=headers).status_code == status
+        own = {"origin": service.url}
+        assert client.get("/v1/models", headers=own).status_code == 200
+
+
+def test_no_path_of_a_request_reaches_the_disk(service) -> None:
+    for path in ("/ui/../http.py", "/ui/%2e%2e/http.py", "/ui/..%2fhttp.py", "/ui//etc/passwd", "/ui/http.py", "/etc/passwd"):
+        answer, _ = exchange(service, f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+        assert answer.startswith((b"HTTP/1.1 404 ", b"HTTP/1.1 400 ")), path
+        assert b"root:" not in answer
+
+
+def test_every_answer_keeps_the_browser_in_bounds(service) -> None:
+    with service.client() as client:
+        for path in ("/", "/ui/app.js", "/v1/models", "/nowhere", "/metrics"):
+            headers = client.get(path).headers
+            assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["cache-control"] == "no-store"
+        assert client.put("/v1/predict").status_code == 405
+        assert client.get("/nowhere").json()["status"] == 404
+
+
+def test_the_log_holds_nothing_of_a_patient_and_nothing_is_written(serving) -> None:
+    secret = "ZZCANARY"
+    broken = dicom(1, PatientName=secret, PatientID=secret)
+    with serving() as service:
+        before = psutil.Process(service.process.pid).io_counters().write_bytes
+        service.post("/v1/predict", [(f"{secret}.dcm", broken), (f"{secret}2.dcm", broken[:-3000])])
+        service.post("/v1/predict", [(f"{secret}.zip", archive({f"{secret}/a.dcm": broken}))])
+        service.post("/v1/predict", [(f"{secret}.png", png(1, 1024) + bytes(3 * MIB))], {"model": secret})
+        service.post("/v1/explain", [(f"{secret}.dcm", broken)])
+        with service.client() as client:
+            client.get(f"/{secret}?{secret}={secret}", headers={"x-name": secret})
+            client.post("/v1/predict", content=b"x", headers={"content-type": f"multipart/form-data; boundary={secret}"})
+            metrics = client.get("/metrics").text
+        written = psutil.Process(service.process.pid).io_counters().write_bytes - before
+        place = service.log.parent
+    log = service.log.read_text()
+    assert log.count(" request ") > 5, "the log says nothing, so this shows nothing"
+    assert secret not in log
+    assert secret not in metrics
+    assert written < 256 * 1024, "more than the log was written"
+    assert sorted(path.name for path in place.iterdir()) == ["log", "service.py"]
+
+
+def test_compressed_dicom_is_read_under_its_limits(service) -> None:
+    pixels = np.arange(96 * 96, dtype=np.uint16).reshape(96, 96)
+    answer = service.post("/v1/predict", [("a.dcm", builders.compressed(pixels, uid.RLELossless))])
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_deep_files_are_deep() -> None:
+    import pydicom
+
+    assert isinstance(pydicom.dcmread(io.BytesIO(dicom(1))).get("RequestAttributesSequence", Sequence([])), Sequence)
+    assert len(deep_dicom(explicit_length=True)) > 200_000
+    assert zipfile.is_zipfile(io.BytesIO(bomb()))
+    assert len(bomb()) < MIB
+    assert Path(__file__).exists()

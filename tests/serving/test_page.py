@@ -1,0 +1,226 @@
+"""The page in a real browser, with no other host to be reached."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from uploaded import dicom, png
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None and os.environ.get("CI") != "true":
+        pytest.skip("no chromium here: scripts/install-debian-packages installs it")
+    assert found is not None, "CI needs chromium: scripts/install-debian-packages"
+    with playwright.sync_playwright() as driver:
+        rules = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+        yield driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu", rules])
+
+
+@pytest.fixture
+def page(browser, service) -> Iterator[Any]:
+    """A page that must not complain, and must ask nobody but the service."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    complaints: list[str] = []
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    opened.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("request", lambda request: complaints.append(request.url) if outside(request.url, service.url) else None)
+    opened.goto(service.url)
+    opened.locator("#models-line", has_text="head").wait_for()
+    yield opened
+    context.close()
+    ours = ("422", "willReadFrequently")  # a refused file is an answer; the second comes from how these tests read the canvas
+    assert [text for text in complaints if not any(word in text for word in ours)] == []
+
+
+def outside(url: str, own: str) -> bool:
+    return not url.startswith((own, "data:", "blob:"))
+
+
+def give(page: Any, *files: tuple[str, bytes]) -> None:
+    page.set_input_files("#pick", [{"name": name, "mimeType": "", "buffer": content} for name, content in files])
+    page.locator("#status", has_text=re.compile("ready|refused")).wait_for()
+
+
+def test_an_image_gets_its_answer_with_its_meaning(page, service) -> None:
+    give(page, ("a.png", png(4)))
+    page.locator(".answer .label").first.wait_for()
+    [answers] = service.post("/v1/predict", [("a.png", png(4))], {"model": ["head", "three"]}).json()["files"]
+    cards = page.locator(".answer")
+    assert cards.locator("h3").all_inner_texts() == ["head", "three"]
+    for i, one in enumerate(answers["answers"]):
+        assert cards.nth(i).locator(".label").inner_text() == one["slices"][0]["label"]
+    value = 100 * answers["answers"][0]["slices"][0]["probabilities"]["Tumor"]
+    text = cards.first.inner_text()
+    assert f"Probability of Tumor: {value:.1f} %" in text
+    for meaning in ("not calibrated", "Tumor from 50.0 % on", "no sets were fitted", "this model has no gate"):
+        assert meaning in text
+
+
+def test_the_notice_is_always_in_sight(page) -> None:
+    give(page, ("a.png", png(4)))
+    notice = page.locator(".notice").first
+    assert "Research use only, not a medical device" in notice.inner_text()
+    page.mouse.wheel(0, 5000)
+    box = notice.bounding_box()
+    assert 0 <= box["y"] < 200
+
+
+def test_a_map_is_laid_over_the_image(page) -> None:
+    give(page, ("a.png", png(4)))
+    before = pixels(page)
+    page.select_option("#map", "first_attention")
+    page.locator("#map-note:not(:empty)").wait_for()
+    after = pixels(page)
+    assert before["grey"], "without a map the image is grey"
+    assert not after["grey"]
+    page.locator("#opacity").fill("0")
+    assert pixels(page) == before
+    assert "gates from" in page.locator("#map-note").inner_text()
+
+
+def pixels(page: Any) -> dict[str, Any]:
+    """Whether the canvas is grey, and its sum; measured in the browser."""
+    found = page.locator("#viewer").evaluate(
+        """(canvas) => {
+             const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+             let sum = 0, grey = true;
+             for (let i = 0; i < data.length; i += 4) {
+               sum += data[i] + data[i + 1] + data[i + 2];
+               grey &&= data[i] === data[i + 1] && data[i] === data[i + 2];
+             }
+             return {sum, grey};
+           }"""
+    )
+    return dict(found)
+
+
+def test_a_series_is_scrolled_with_the_keyboard_in_its_order(page) -> None:
+    give(page, *[(f"{i}.dcm", dicom(i, place)) for i, place in enumerate((30.0, 10.0, 20.0))])
+    viewer = page.locator("#viewer")
+    viewer.focus()
+    assert page.locator("#slice-out").inner_text() == "2 of 3"
+    shown = [pixels(page)["sum"]]
+    for key, place in (("ArrowDown", "3 of 3"), ("ArrowDown", "3 of 3"), ("Home", "1 of 3")):
+        viewer.press(key)
+        assert page.locator("#slice-out").inner_text() == place
+        shown.append(pixels(page)["sum"])
+    assert shown[1] == shown[2]
+    assert len({shown[0], shown[1], shown[3]}) == 3
+    assert "slice 1 of 3" in viewer.get_attribute("aria-label")
+    assert page.locator(".strip rect").count() == 6
+    page.get_by_text("All slices").click()
+    assert page.locator("#table tbody tr").count() == 3
+
+
+def test_the_window_can_be_changed(page) -> None:
+    give(page, ("a.dcm", dicom(3)))
+    assert (page.input_value("#centre"), page.input_value("#width")) == ("40", "80")
+    before = pixels(page)["sum"]
+    page.select_option("#preset", label="bone")
+    assert (page.input_value("#centre"), page.input_value("#width")) == ("600", "2800")
+    assert pixels(page)["sum"] != before
+    page.locator("#viewer").press("0")
+    assert pixels(page)["sum"] == before
+    page.fill("#width", "20")
+    page.locator("#width").press("Enter")
+    assert page.input_value("#preset") == ""
+    assert pixels(page)["sum"] != before
+
+
+def test_a_bad_file_is_named_and_the_rest_is_there(page) -> None:
+    give(page, ("bad.png", png(1)[:300]), ("<img src=x onerror=alert(1)>.png", png(2)))
+    names = page.locator("#stacks button")
+    assert names.count() == 2
+    assert "refused" in names.nth(0).inner_text()
+    assert "<img src=x onerror=alert(1)>.png" in names.nth(1).inner_text()
+    names.nth(0).click()
+    assert "cannot be read" in page.locator("#answers .bad").inner_text()
+
+
+def test_every_file_refused_is_an_answer_too(page) -> None:
+    give(page, ("bad.png", png(1)[:300]))
+    assert "refused" in page.locator("#stacks button").inner_text()
+
+
+def test_downloads(page, tmp_path: Path) -> None:
+    give(page, ("=a.png", png(4)))
+    found = {}
+    for kind in ("json", "csv", "png"):
+        with page.expect_download() as waiting:
+            page.click(f"#save-{kind}")
+        waiting.value.save_as(tmp_path / kind)
+        found[kind] = (tmp_path / kind).read_bytes()
+    [image] = json.loads(found["json"])["images"]
+    assert set(image["slices"][0]["answers"]) == {"head", "three"}
+    lines = found["csv"].decode().splitlines()
+    assert "Research use only" in lines[0]
+    assert lines[2].startswith("'=a.png,0,head,"), "a spreadsheet would run the name as a formula"
+    assert found["png"].startswith(b"\x89PNG")
+
+
+def test_it_can_be_used_without_a_mouse_and_read_aloud(page) -> None:
+    give(page, ("a.png", png(4)))
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, select, canvas[tabindex], [role=img]')]
+             .filter((e) => !e.closest('[hidden]'))
+             .filter((e) => !(e.getAttribute('aria-label') || e.labels?.length || e.textContent.trim()))
+             .map((e) => e.outerHTML)"""
+    )
+    assert nameless == []
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("() => document.activeElement.id || document.activeElement.tagName"))
+    assert reached >= {"pick", "viewer", "map", "opacity", "preset", "save-json", "theme"}
+    assert page.locator("#status").get_attribute("aria-live") == "polite"
+
+
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_nothing_runs_over_the_side(page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    give(page, ("a-very-long-name-" * 8 + ".png", png(4)))
+    assert page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+
+
+def test_text_can_be_read_in_light_and_in_dark(page) -> None:
+    give(page, ("a.png", png(4)))
+    for _ in range(2):
+        poor = page.evaluate(CONTRAST)
+        assert poor == []
+        page.click("#theme")
+
+
+CONTRAST = """() => {
+  const light = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const colour = numbers(getComputedStyle(e).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0.5) return colour;
+    }
+    return [255, 255, 255];
+  };
+  return [...document.querySelectorAll('main p, main dd, main dt, main button, main small, .notice, header p, label, h2, h3')]
+    .filter((e) => e.offsetParent && e.textContent.trim() && !e.closest('.stage'))
+    .map((e) => {
+      const [a, b] = [light(numbers(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+      return [(a + 0.05) / (b + 0.05), e.textContent.trim().slice(0, 30)];
+    })
+    .filter(([ratio]) => ratio < 4.5);
+}"""
