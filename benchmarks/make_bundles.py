@@ -39,6 +39,7 @@ from reslink.evaluation.calibrate import calibrate_bundle
 from reslink.evaluation.evaluate import evaluate_bundle
 from reslink.evaluation.fitting import Wishes
 from reslink.evaluation.leakage import LEFT_OUT, NONE
+from reslink.export.onnx import check_parity, to_onnx
 from reslink.metrics.operating_point import OperatingPoint
 from reslink.training.recipe import load_recipe
 from reslink.training.run import changes
@@ -78,6 +79,7 @@ class Texts(BaseModel):
     copy_of_data: str = ""
     licence: str = Field(min_length=1)
     limits: list[str]
+    lacks: list[str] = []
     calibrate: Calibration = Calibration()
     reproduce: list[str]
 
@@ -110,11 +112,24 @@ def read_texts(path: Path) -> dict[str, Texts]:
         raise UsageError(f"{path.name} cannot be used: {fault}", "It holds an entry a bundle", "Correct the file") from error
 
 
+def halved(bundle: Bundle, folder: Path) -> Bundle:
+    """Saves a bundle with its weights rounded to half precision, and the graph of the rounded network beside them.
+
+    All that is fitted and judged afterwards is that of the rounded weights, whose answers torch and the graph share.
+    """
+    state = bundle.network().state_dict()
+    small = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in state.items()}
+    saved = bundle.save(folder, small)
+    graph = to_onnx(saved)
+    check_parity(saved, graph)
+    return saved.with_onnx(graph)
+
+
 def decided(run: Path, data: Path, wanted: Calibration, place: Path) -> Bundle:
     """Fits the decision on the validation part of a run and judges the bundle on its test part."""
-    first = Bundle.load(run)
     if not (run / "splits.csv").is_file():
         raise UsageError(f"{run} holds no splits.csv", "--data goes with a run of reslink train", "Give the run itself")
+    first = halved(Bundle.load(run), place / "halved")
     part = parts(run / "splits.csv")
     manifest = Manifest.open(data, labels=first.labels)
 
@@ -125,19 +140,19 @@ def decided(run: Path, data: Path, wanted: Calibration, place: Path) -> Bundle:
         return replace(manifest, cases=found)
 
     calibrated = place / "calibrated"
-    told = calibrate_bundle(run, cases_of("validation"), calibrated, wishes=wanted.wishes(), split="validation")
+    told = calibrate_bundle(place / "halved", cases_of("validation"), calibrated, wishes=wanted.wishes(), split="validation")
     print(*told["notes"], sep="\n", end="\n" if told["notes"] else "")
     figures = evaluate_bundle(calibrated, cases_of("test"), place / "judged", split="test", linked=linked(run))
     return Bundle.load(calibrated).with_metrics(figures)
 
 
-def check(bundle: Bundle, commands: Sequence[str]) -> None:
-    """Refuses a bundle that is not whole, was not judged on a clean split, or was trained otherwise than is said.
+def check(bundle: Bundle, commands: Sequence[str], lacks: Sequence[str] = ()) -> None:
+    """Refuses a bundle that lacks more than is said, was not judged on a clean split, or was trained otherwise than is said.
 
     Raises:
         BundleError: With all that is missing.
     """
-    faults = [f"the decision has no {part}" for part in missing_parts(bundle.decision)]
+    faults = [f"the decision has no {part}" for part in missing_parts(bundle.decision) if part not in lacks]
     leakage = bundle.metrics.get("leakage") or {}
     if bundle.metrics.get("split") != "test" or not bundle.metrics.get("metrics"):
         faults.append("it holds no figures of a test part")
@@ -197,7 +212,7 @@ def build(name: str, run: Path, into: Path, texts: Path, *, audit: Path | None =
     with tempfile.TemporaryDirectory(prefix="reslink-ship-") as made:
         place = Path(made)
         bundle = Bundle.load(run) if data is None else decided(run, data, wanted.calibrate, place)
-        check(bundle, wanted.reproduce)
+        check(bundle, wanted.reproduce, wanted.lacks)
         provenance = bundle.provenance | {"licence": wanted.licence, "shipped": wanted.shipping(audit).model_dump(mode="json")}
         told = replace(bundle, provenance=provenance)
         final = told.with_decision(bundle.decision, place / name).with_metrics(bundle.metrics)

@@ -85,7 +85,7 @@ class Bundle:
         Args:
             folder: The folder to write; missing, empty, or an older bundle.
             tensors: The weights by name, arrays or torch tensors, such as ``network.state_dict()``. Floating-point
-                numbers are stored as float32.
+                numbers are stored as float32, those of half precision as they are.
 
         Returns:
             The same bundle with ``weights_sha256`` and ``folder`` set, without a twin: see :meth:`with_onnx`.

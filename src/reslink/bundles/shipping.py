@@ -50,6 +50,7 @@ class Shipping(BaseModel):
         origin: The public data set.
         copy_of_data: How the images that it learned from differ from those of the public data set; empty if they do not.
         limits: Further limits, a sentence each.
+        lacks: Parts of the decision, as ``missing_parts`` names them, that its data were too few for; ``limits`` says why.
         reproduce: The commands that make it again, ``DATA`` for the folder of images.
         findings: What an audit of the data found, a sentence each; empty where none was made.
     """
@@ -63,6 +64,7 @@ class Shipping(BaseModel):
     origin: Origin
     copy_of_data: str = ""
     limits: list[Text] = Field(min_length=1)
+    lacks: list[Text] = []
     reproduce: list[Text] = Field(min_length=1)
     findings: list[Text] = []
 

@@ -32,15 +32,17 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def to_arrays(tensors: Mapping[str, TensorLike]) -> dict[str, Array]:
-    """Returns the weights as C-ordered arrays, sorted by name, floating-point numbers as float32."""
+    """Returns the weights as C-ordered arrays, sorted by name; floats as float32, but for float16, which stays."""
     return {name: _to_array(tensors[name]) for name in sorted(tensors)}
 
 
 def _to_array(tensor: TensorLike) -> Array:
     if not isinstance(tensor, np.ndarray):
         tensor = tensor.detach().cpu()
-        tensor = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    kind = np.float32 if np.issubdtype(tensor.dtype, np.floating) else tensor.dtype
+        widened = tensor.is_floating_point() and str(tensor.dtype) != "torch.float16"  # NumPy has no bfloat16
+        tensor = (tensor.float() if widened else tensor).numpy()
+    stays = tensor.dtype == np.float16 or not np.issubdtype(tensor.dtype, np.floating)
+    kind = tensor.dtype if stays else np.float32
     return np.array(tensor, dtype=kind, order="C", copy=True)
 
 
