@@ -45,7 +45,7 @@ check: $(VENV)/.dev
 
 test: $(VENV)/.dev check
 	@scripts/install-debian-packages
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 bench: $(VENV)/.bench
 	@$(BIN)/python benchmarks/train_step.py

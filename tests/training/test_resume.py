@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from reslink.datasets.manifest import Manifest
-from reslink.errors import StorageError, UsageError
+from reslink.errors import StorageError, TrainingError, UsageError
 from reslink.files import lock_folder, sha256
 from reslink.training import run as run_module
 from reslink.training.interruption import Interrupted
@@ -186,6 +186,21 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_former(
     assert f"The checkpoint {newest.name} is damaged" in listener.messages[0]
     assert listener.messages[1].startswith("Going on in epoch")
     assert fingerprint(tmp_path / "run") == fingerprint(folder)
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        train(toy, whole[0], tmp_path / "run", cache=cache, progress=StopAt(3, signal.SIGINT))
+    restore = Learner.restore
+
+    def renamed(self: Learner, found: Any) -> None:
+        restore(self, found | {"network": {f"old.{name}": value for name, value in found["network"].items()}})
+
+    monkeypatch.setattr(Learner, "restore", renamed)
+    with pytest.raises(TrainingError, match=r"another network.*the version of reslink that wrote.*--overwrite"):
+        train(toy, whole[0], tmp_path / "run", cache=cache, resume=True)
 
 
 def test_resume_without_a_run_starts_one_and_with_a_finished_one_does_nothing(

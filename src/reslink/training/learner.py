@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from reslink.errors import TrainingError
 from reslink.networks.area_attention import AreaAttention, record_gates
 from reslink.networks.reslink import ResLink, build
 from reslink.training import optim
@@ -178,11 +179,22 @@ class Learner:
         return found if self.average is None else found | {"average": self.average.state_dict()}
 
     def restore(self, tensors: Mapping[str, dict[str, Tensor]]) -> None:
-        """Puts back what ``tensors`` returned."""
-        self.network.load_state_dict(tensors["network"])
+        """Puts back what ``tensors`` returned.
+
+        Raises:
+            TrainingError: If the network has other parts or shapes than that of the checkpoint.
+        """
+        try:
+            self.network.load_state_dict(tensors["network"])
+            if self.average is not None:
+                self.average.load_state_dict(tensors["average"])
+        except (RuntimeError, KeyError) as error:
+            raise TrainingError(
+                "The checkpoint holds another network than the recipe builds now",
+                "A run goes on with the version of reslink that wrote its checkpoint",
+                "Go on with that version (environment.json in the folder of the run names it), or start anew with --overwrite",
+            ) from error
         optim.restore_optimizer(self.optimizer, tensors["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(tensors["average"])
 
 
 def _square(module: torch.nn.Module) -> float:
