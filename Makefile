@@ -10,13 +10,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_EXTRA)
 
-.PHONY: help demo test check bench recipe-keys clean
+.PHONY: help demo test check bench soak recipe-keys clean
 
 help:
 	@echo "make demo    install, then train, judge and explain a model on synthetic heads: demo/report.html"
 	@echo "make test    install, then lint, types, import contract and tests"
 	@echo "make check   lint, types and import contract only"
 	@echo "make bench   time a training step beside peers"
+	@echo "make soak    200 series through Orthanc and the DICOM node, which is killed 20 times"
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || "$$(PYTHON="$(PYTHON)" scripts/find-python)" -m venv $(VENV)
@@ -48,6 +49,10 @@ test: $(VENV)/.dev check
 
 bench: $(VENV)/.bench
 	@$(BIN)/python benchmarks/train_step.py
+
+soak: $(VENV)/.dev
+	@scripts/install-debian-packages
+	@$(BIN)/python tests/soak/soak.py $(SOAK)
 
 recipe-keys: $(VENV)/.dev
 	@$(BIN)/python scripts/recipe_reference.py --write

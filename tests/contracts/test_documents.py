@@ -23,6 +23,7 @@ VERBS = (
     "explain",
     "export",
     "serve",
+    "dicom",
     "audit",
     "study",
     "report",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -15,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1] / "imaging")]
+
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 
 TINY = {"stem_dim": 8, "dims": (8, 16), "depths": (1, 1)}
 RUNNER = """
@@ -130,3 +134,57 @@ def service(serving) -> Iterator[Service]:
     """A service as it is by default."""
     with serving() as running:
         yield running
+
+
+def make_bundle(folder: Path, **changes: object) -> Path:
+    """Saves a small bundle with random weights and its ONNX graph."""
+    from reslink.bundles.bundle import Bundle
+    from reslink.bundles.decision import Decision
+    from reslink.export.onnx import to_onnx
+    from reslink.imaging.preprocess import Preprocess
+    from reslink.labels import Labels
+    from reslink.networks.reslink import build, variant_config
+
+    names = changes.pop("names", ("Healthy", "Tumor"))
+    config = variant_config(
+        "reslink_small", num_classes=len(names), stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1, **changes
+    )
+    state = build(config, seed=1).state_dict()
+    rng = np.random.default_rng(0)
+    for name, value in state.items():
+        if "norm" in name and value.is_floating_point():
+            low, high = (0.5, 2.0) if name.endswith(("weight", "var")) else (-0.5, 0.5)
+            value.copy_(value.new_tensor(rng.uniform(low, high, value.shape)))
+    state["head.1.weight"] *= 30
+    architecture = {"name": "reslink_small", **config.model_dump(mode="json")}
+    preprocess = Preprocess(size=64, channels=1)
+    bundle = Bundle(architecture, preprocess, Labels(names), Decision.default(len(names))).save(folder, state)
+    bundle.with_onnx(to_onnx(bundle))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of two classes with both attentions."""
+    return make_bundle(tmp_path_factory.mktemp("pacs") / "tiny")
+
+
+@pytest.fixture
+def need_orthanc() -> None:
+    """Skips where the programs of a PACS are not installed; scripts/install-debian-packages installs them where it may."""
+    import pacs
+
+    there = {"orthanc": pacs.ORTHANC, "dicom3tools": pacs.DCIODVFY}
+    there |= {f"orthanc-{name.lower()}": path for name, path in pacs.PLUGINS.items()}
+    missing = [name for name, path in there.items() if path is None]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} here: scripts/install-debian-packages installs them")
+
+
+@pytest.fixture
+def need_dciodvfy() -> None:
+    """Skips where dicom3tools is not installed."""
+    import pacs
+
+    if pacs.DCIODVFY is None:
+        pytest.skip("no dicom3tools here: scripts/install-debian-packages installs it")

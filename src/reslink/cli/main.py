@@ -17,6 +17,7 @@ from reslink.cli import (
     data,
     demo,
     describe,
+    dicom,
     doctor,
     evaluate,
     explain,
@@ -78,6 +79,7 @@ for _panel, _modules in _VERBS.items():
 
 app.add_typer(study.sub_app(_examples, verb), name="study", rich_help_panel="Learn")
 app.add_typer(data.sub_app(_examples, verb), name="data", rich_help_panel="Learn")
+app.add_typer(dicom.sub_app(_examples, verb), name="dicom", rich_help_panel="Use")
 
 
 def main(args: Sequence[str] | None = None) -> None:

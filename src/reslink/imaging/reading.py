@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,12 @@ def read_image(source: str | Path | bytes) -> Image:
     return _read(source, None)[0]
 
 
-def read_series(folder: str | Path) -> Image:
+def read_series(folder: str | Path, files: Sequence[Path] | None = None) -> Image:
     """Reads a folder of DICOM files as a volume.
 
     Args:
         folder: Holds the slices of one series, in any order and under any names.
+        files: Those of its files that are the series, in the order of their names; if not given, all of them.
 
     Returns:
         (D, H, W), sorted by ImagePositionPatient along the normal of the slices (PS3.3 C.7.6.2.1.1), for axial slices
@@ -63,11 +64,13 @@ def read_series(folder: str | Path) -> Image:
     Raises:
         InputError: Naming the file: a localiser, another orientation, size or series, two slices in one place.
     """
-    from reslink.imaging.series import read_folder
+    from reslink.imaging.series import read_files, read_folder
 
     if not _is_folder(folder):
         raise InputError(f"{folder} is not a folder", "A series is a folder of DICOM files", "Give the folder")
     try:
+        if files:
+            return read_files(files, Path(folder), lambda path: _read(path, "SLICE"))
         return read_folder(Path(folder), lambda path: _read(path, "SLICE"))
     except OSError as error:
         raise damaged(str(folder), error.strerror or str(error)) from error

@@ -70,6 +70,17 @@ def read_folder(folder: Path, read: Reader) -> Image:
             "A folder is read as a DICOM series",
             "Give the folder that holds the slices",
         )
+    return read_files(paths, folder, read)
+
+
+def read_files(paths: Sequence[Path], folder: Path, read: Reader) -> Image:
+    """Reads DICOM files as a volume, as :func:`read_folder` does.
+
+    Args:
+        paths: At least one file; sorted by name, so that the same files give the same order.
+        folder: Where they lie, for messages.
+        read: As for :func:`read_folder`.
+    """
     image, facts = read(paths[0])
     if len(paths) == 1:
         return image

@@ -332,9 +332,10 @@ class Classifier:
         verdicts = iter(self._verdicts(self.outputs(np.stack(pixels))) if pixels else ())
         for item in items:
             said = item.error if item.pixels is None else next(verdicts)
-            yield (
-                Prediction(item.path, item.index, error=said) if isinstance(said, str | None) else self._prediction(item, *said)
-            )
+            if isinstance(said, str | None):
+                yield Prediction(item.path, item.index, error=said)
+            else:
+                yield self.prediction(*said, item.path, item.index)
 
     def _verdicts(self, found: Outputs) -> list[tuple[Verdicts, int] | str]:
         """Returns for each slice where its verdict stands, or why it has none; where one fails, each is judged alone."""
@@ -346,21 +347,29 @@ class Classifier:
                 return [str(fault)]
             return [one for row in range(len(found.logits)) for one in self._verdicts(found.row(row))]
 
-    def _prediction(self, item: _Slice, verdict: Verdicts, row: int) -> Prediction:
+    def prediction(self, verdicts: Verdicts, row: int, path: str, index: int | None = None) -> Prediction:
+        """Returns one row of what the decision said as a prediction.
+
+        Args:
+            verdicts: From :meth:`judge` or :meth:`decide`.
+            row: Of the slice in them.
+            path: Where the slice comes from.
+            index: Its position in a file of several slices.
+        """
         names = self.labels.names
-        label = names[int(verdict.predicted[row])]
-        by_class = dict(zip(names, (float(p) for p in verdict.probabilities[row]), strict=True))
-        abstain, sets = verdict.abstain, verdict.sets
+        label = names[int(verdicts.predicted[row])]
+        by_class = dict(zip(names, (float(p) for p in verdicts.probabilities[row]), strict=True))
+        abstain, sets = verdicts.abstain, verdicts.sets
         return Prediction(
-            item.path,
-            item.index,
+            path,
+            index,
             label,
             by_class[label],
             by_class,
             set=None if sets is None else tuple(names[k] for k in np.flatnonzero(sets[row])),
             abstain=None if abstain is None else bool(abstain[row]),
-            reasons=None if abstain is None else tuple(verdict.reasons[row]),
-            ood_score=None if verdict.ood_score is None else float(verdict.ood_score[row]),
+            reasons=None if abstain is None else tuple(verdicts.reasons[row]),
+            ood_score=None if verdicts.ood_score is None else float(verdicts.ood_score[row]),
         )
 
     def _checked(self, pixels: Pixels | torch.Tensor) -> Pixels:

@@ -1,1 +1,1 @@
-"""The service: bundles behind HTTP, with a page for people. No torch."""
+"""Where the images are: an HTTP service with a page for people, and a DICOM node, around the classifier. No torch."""

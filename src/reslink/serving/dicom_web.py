@@ -1,0 +1,200 @@
+"""A DICOMweb client: finds head CT and MR by QIDO-RS, fetches them by WADO-RS, stores results by STOW-RS (PS3.18)."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from pydicom import dcmread
+
+from reslink.errors import UsageError
+from reslink.files import optional_import, write_json
+from reslink.imaging.guard import quiet
+from reslink.serving.dicom_pipeline import SendError, Session
+from reslink.serving.dicom_queue import Queue
+from reslink.serving.dicom_results import EXTRA
+from reslink.serving.dicom_series import key_of, refusal_of
+
+log = logging.getLogger(__name__)
+
+MODALITIES: Final = ("CT", "MR")
+TIMEOUT: Final = (10.0, 120.0)
+"""Seconds to connect, and to wait for the next bytes."""
+
+_PAGE: Final = 200
+_STUDY, _SERIES, _COUNT, _BODY = "0020000D", "0020000E", "00201209", "00180015"
+_WATCHED: Final = "watched"
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """What is looked for, and how often.
+
+    Attributes:
+        days: Only studies of so many days up to today; 0 for all.
+        period: Seconds between two searches.
+        settle: Seconds for which the number of instances of a series must stay the same before it is fetched.
+    """
+
+    days: int = 1
+    period: float = 30.0
+    settle: float = 60.0
+
+
+def web_client(url: str, credentials: str | None = None, ca: Path | None = None) -> Any:
+    """Returns a client of a DICOMweb root, such as ``https://pacs.example/dicom-web``.
+
+    Args:
+        url: The root.
+        credentials: ``user:password``, or ``Bearer TOKEN``.
+        ca: Certificates that sign the archive's, in PEM.
+
+    Raises:
+        UsageError: If dicomweb-client is not installed, or the address is not one of HTTP.
+    """
+    library: Any = optional_import("dicomweb_client", EXTRA)
+    sessions: Any = optional_import("dicomweb_client.session_utils", EXTRA)
+    logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"{url!r} is not a DICOMweb root", "It begins with https:// or http://", "Give --url as in the docs")
+    session = sessions.create_session()
+    if ca is not None:
+        session.verify = str(ca)
+    if credentials and credentials.startswith("Bearer "):
+        session.headers["Authorization"] = credentials.strip()
+    elif credentials:
+        user, _, password = credentials.strip().partition(":")
+        session.auth = (user, password)
+    return library.DICOMwebClient(url.rstrip("/"), session=session, timeout=TIMEOUT)
+
+
+class WebSender:
+    """Stores results by STOW-RS.
+
+    Args:
+        client: From :func:`web_client`.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """See :class:`reslink.serving.dicom_pipeline.Sender`."""
+        yield self
+
+    def send(self, path: Path) -> None:
+        """See :class:`reslink.serving.dicom_pipeline.Session`."""
+        try:
+            reply = self._client.store_instances([dcmread(path)])
+        except Exception as error:  # noqa: BLE001  (the client raises those of requests, and its own)
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            raise SendError(f"HTTP {status}" if status else type(error).__name__, lasting=status in (400, 409, 415)) from None
+        if reply.get("FailedSOPSequence"):
+            raise SendError(f"failure reason {reply.FailedSOPSequence[0].get('FailureReason')}", lasting=True)
+
+
+class Watcher:
+    """Finds series that have come in whole, and fetches them into a queue.
+
+    Args:
+        client: From :func:`web_client`.
+        queue: Opened.
+        settings: What it looks for.
+        modalities: Of the series that it looks for.
+    """
+
+    def __init__(
+        self, client: Any, queue: Queue, settings: WatchSettings | None = None, modalities: Sequence[str] = MODALITIES
+    ) -> None:
+        self.queue, self.settings = queue, settings or WatchSettings()
+        self._client, self._modalities = client, tuple(modalities)
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._folder = queue.folder / _WATCHED
+        self._folder.mkdir(exist_ok=True)
+
+    def look(self) -> int:
+        """Searches once; fetches what is new and has not grown for long enough. Returns how many series were fetched."""
+        count = 0
+        for study, series, instances in self._found():
+            key = key_of(series)
+            if self._known(key) == instances:
+                continue
+            before, since = self._seen.get(key, (-1, 0.0))
+            if before != instances:
+                self._seen[key] = instances, time.monotonic()
+                if self.settings.settle > 0:
+                    continue
+            elif time.monotonic() - since < self.settings.settle:
+                continue
+            count += self._fetch(study, series, key, instances)
+        return count
+
+    def run(self, stop: threading.Event) -> None:
+        """Searches again and again until ``stop`` is set; goes on when the archive cannot be reached."""
+        while not stop.is_set():
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001  (the client raises those of requests, and its own)
+                log.warning("the archive could not be searched (%s)", type(error).__name__)
+            self.queue.expire()
+            stop.wait(self.settings.period)
+
+    def _found(self) -> Iterator[tuple[str, str, int]]:
+        """Yields study, series and number of instances of what may be heads."""
+        for modality in self._modalities:
+            filters = {"Modality": modality}
+            if self.settings.days:
+                today = date.today()
+                filters["StudyDate"] = f"{today - timedelta(days=self.settings.days - 1):%Y%m%d}-{today:%Y%m%d}"
+            for offset in range(0, 1 << 30, _PAGE):
+                page = self._client.search_for_series(
+                    fields=["NumberOfSeriesRelatedInstances", "BodyPartExamined"],
+                    search_filters=filters,
+                    limit=_PAGE,
+                    offset=offset,
+                )
+                for item in page:
+                    study, series, count = (_value(item, tag) for tag in (_STUDY, _SERIES, _COUNT))
+                    if study and series and count:
+                        yield str(study), str(series), int(count)
+                if len(page) < _PAGE:
+                    break
+
+    def _known(self, key: str) -> int:
+        """Returns how many instances a series had when it was fetched; -1 where it was not."""
+        try:
+            return int((self._folder / key).read_text())
+        except (FileNotFoundError, ValueError):
+            return -1
+
+    def _fetch(self, study: str, series: str, key: str, instances: int) -> int:
+        """Fetches a series whole and closes it; what a kill cuts off is fetched again."""
+        kept = 0
+        for dataset in self._client.iter_series(study, series):
+            with quiet():
+                wanted, stream = refusal_of(dataset) is None, io.BytesIO()
+                if wanted:
+                    dataset.save_as(stream, enforce_file_format=True)
+            if wanted:
+                self.queue.add(key, str(dataset.SOPInstanceUID), stream.getvalue())
+                kept += 1
+        if kept == 0:
+            log.info("series %s: let go: none of its %d instances is a slice", key, instances)
+        elif not self.queue.close(key):
+            return 0  # its last answer is still on its way
+        write_json(self._folder / key, instances)
+        return int(kept > 0)
+
+
+def _value(item: dict[str, Any], tag: str) -> Any:
+    values = item.get(tag, {}).get("Value") or [None]
+    return values[0]
