@@ -26,7 +26,7 @@ def test_no_service_for_others_without_a_token(host: str, finished_run: Path) ->
     assert "Set RESLINK_TOKEN" in text
 
 
-@pytest.mark.parametrize("token", ["short", "with a space in its middle", "schlüssel-mit-umlaut"])
+@pytest.mark.parametrize("token", ["sh0rt", "with a space in its middle", "schlüssel-mit-umlaut"])
 def test_a_token_that_is_none(token: str, finished_run: Path) -> None:
     code, text = said(str(finished_run / "bundle"), "--token", token)
     assert (code, "at least 16" in text) == (2, True)

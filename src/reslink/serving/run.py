@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import resource
 import signal
+import socket
 from contextlib import suppress
 from typing import Any
 
 from reslink.errors import UsageError
 from reslink.files import optional_import
 from reslink.serving.door import is_loopback
+
+_BACKLOG = 2048
 
 
 def check_exposed(host: str, token: str | None) -> None:
@@ -58,20 +61,27 @@ def serve(settings: Any, port: int, workers: int) -> None:
         hosted.with_graph(bundle)
     _raise_open_files()
     config = _config(settings, port, workers)
-    try:
-        socket = config.bind_socket()
-    except SystemExit:  # what uvicorn does where it cannot listen
-        raise UsageError(
-            f"The service cannot listen on {settings.host}:{port}",
-            "An address is one of this machine, and a port that no other program listens on",
-            "Choose another --port",
-        ) from None
-    with socket:
+    with _listening(settings.host, port) as own:
         if workers == 1:
             signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again at its end, which is then exit code 0
-            Server(config).run([socket])
+            Server(config).run([own])
         else:
-            Multiprocess(config, [socket]).run()
+            Multiprocess(config, [own]).run()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens; uvicorn's own way leaves one open, and ends the process, where it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        own = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise UsageError(
+            f"The service cannot listen on {host}:{port}: {error.strerror or error}",
+            "An address is one of this machine, and a port that no other program listens on",
+            "Choose another --port",
+        ) from error
+    own.set_inheritable(True)
+    return own
 
 
 def _config(settings: Any, port: int, workers: int) -> Any:
@@ -97,7 +107,7 @@ def _config(settings: Any, port: int, workers: int) -> Any:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=2048,
+        backlog=_BACKLOG,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=int(limits.answer_seconds) + 5,
     )
