@@ -320,7 +320,7 @@ def server_context(cert: Path, key: Path, ca: Path | None) -> ssl.SSLContext:
     Raises:
         UsageError: If a file cannot be used.
     """
-    return _filled(_PatientContext(ssl.PROTOCOL_TLS_SERVER), cert, key, ca)
+    return _filled(_LaterHandshake(ssl.PROTOCOL_TLS_SERVER), cert, key, ca)
 
 
 def client_context(ca: Path | None, cert: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
@@ -332,7 +332,7 @@ def client_context(ca: Path | None, cert: Path | None = None, key: Path | None =
     return _filled(ssl.create_default_context(ssl.Purpose.SERVER_AUTH), cert, key, ca)
 
 
-class _PatientContext(ssl.SSLContext):
+class _LaterHandshake(ssl.SSLContext):
     """Leaves the handshake to the thread of the association: pynetdicom's would keep everybody waiting for a silent caller."""
 
     def wrap_socket(self, sock: Any, *args: Any, **options: Any) -> ssl.SSLSocket:
