@@ -220,7 +220,7 @@ def test_the_gate_says_no_and_leaves_nothing(quick: str, saved: Bundle, heads: I
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("fault", ["labels", "pixels", "nan", "missing"])
+@pytest.mark.parametrize("fault", ["labels", "pixels", "nan", "missing", "features", "cam", "final_attention", "logits"])
 def test_the_gate_looks_at_everything(fault: str, saved: Bundle, heads: Inputs) -> None:
     ours = parity.of_package(saved, heads.images)
     theirs = {name: values.copy() for name, values in ours.items()}
@@ -230,11 +230,17 @@ def test_the_gate_looks_at_everything(fault: str, saved: Bundle, heads: Inputs) 
         theirs["pixels"][0, 0, 0, 0] += 1
     elif fault == "nan":
         theirs["probabilities"][1, 0] = np.nan
-    else:
+    elif fault == "missing":
         del theirs["probabilities"]
+    else:
+        theirs[fault] = theirs[fault] * 1.2 + 1
     assert parity.check(parity.compare(ours, dict(ours)), 0.0, "It", "six").labels == 0
-    with pytest.raises(GateError, match={"labels": "1 labels", "pixels": "1 pixels"}.get(fault, "a probability by (nan|inf)")):
-        parity.check(parity.compare(ours, theirs), 1.0, "It", "six")
+    said = {"labels": "1 labels", "pixels": "1 pixels", "features": "a feature by", "logits": "a logit by"}
+    said |= dict.fromkeys(("cam", "final_attention"), "a map by") | dict.fromkeys(
+        ("nan", "missing"), "a probability by (nan|inf)"
+    )
+    with pytest.raises(GateError, match=said[fault]):
+        parity.check(parity.compare(ours, theirs), 1e-3, "It", "six")
 
 
 def test_wrong_wishes_are_named(saved: Bundle, heads: Inputs, tmp_path: Path) -> None:
