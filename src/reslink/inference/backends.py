@@ -32,7 +32,7 @@ Precision = Literal["fp32", "bf16"]
 BACKENDS: Final[tuple[str, ...]] = get_args(BackendName)
 PRECISIONS: Final[tuple[str, ...]] = get_args(Precision)
 EXTRAS: Final = {"onnxruntime": "onnx", "openvino": "openvino"}
-"""The extra of reslink that installs the package of a backend; torch is always there."""
+"""The extra of reslink that installs the package of a backend where it is missing; torch is always there."""
 
 
 class Backend(Protocol):
