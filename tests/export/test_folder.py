@@ -32,6 +32,7 @@ from reslink.files import sha256
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
+from reslink.labels import Labels
 
 with warnings.catch_warnings(), contextlib.suppress(ImportError):  # MONAI takes ignite for missing where its import warns
     warnings.simplefilter("ignore")
@@ -182,6 +183,13 @@ def test_the_workflow_of_monai_runs_as_it_stands(
     found = [row["pred_probabilities"] for row in flow.evaluator.state.output]
     wanted = parity.of_package(saved, [read_image(path) for path in paths])["probabilities"]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(("outputs", "said"), [(1, {"0": "Tumor"}), (2, {"0": "Healthy", "1": "Tumor"})])
+def test_the_metadata_of_monai_name_every_channel_once(make_saved: object, outputs: int, said: dict[str, str]) -> None:
+    bundle = make_saved(num_classes=outputs)  # type: ignore[operator]
+    pred = monai._metadata(replace(bundle, labels=Labels(("Healthy", "Tumor"))))["network_data_format"]["outputs"]["pred"]
+    assert (pred["num_channels"], pred["channel_def"]) == (outputs, said)
 
 
 def _check_no_machine(out: Path, folder: str) -> None:
