@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -169,7 +170,7 @@ def check(bundle: Bundle, commands: Sequence[str], lacks: Sequence[str] = ()) ->
 
 def recipe_faults(commands: Sequence[str], trained: dict[str, Any]) -> Iterator[str]:
     """Yields where the recipe of the stated training command differs from the one in the bundle."""
-    stated = [shlex.split(command) for command in commands]
+    stated = [list(dropwhile(lambda word: "=" in word, shlex.split(command))) for command in commands]
     training = next((words for words in stated if words[:2] == ["reslink", "train"]), None)
     if training is None:
         yield "reproduce names no 'reslink train'"

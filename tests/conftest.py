@@ -106,7 +106,7 @@ def ship_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "licence": "CC BY-NC-SA 4.0; research use only",
         "limits": ["It was never trained."],
         "calibrate": {"operating_point": "youden"},
-        "reproduce": ["reslink train DATA --out RUN --seed 3"],
+        "reproduce": ["OMP_NUM_THREADS=1 reslink train DATA --out RUN --seed 3"],
     }
     path = tmp_path_factory.mktemp("texts") / "shipped.yaml"
     path.write_text(yaml.safe_dump({"ct": entry, "lgg": entry}))

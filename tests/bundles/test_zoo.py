@@ -37,6 +37,12 @@ def test_what_is_written_as_a_path_is_a_path(zoo_with_ct: Path, elsewhere: Path,
         Bundle.load(written)
 
 
+@pytest.mark.parametrize("given", [5, None, b"ct", ["ct"]])
+def test_what_is_neither_a_name_nor_a_path_is_said(given: object) -> None:
+    with pytest.raises(BundleError, match=rf"{type(given).__name__} was given as a bundle.*a folder, or the name of one that"):
+        Bundle.load(given)  # type: ignore[arg-type]
+
+
 def test_an_absolute_path_is_a_path(zoo_with_ct: Path, elsewhere: Path) -> None:
     assert zoo.resolve(str(elsewhere / "ct")) == elsewhere / "ct"
 

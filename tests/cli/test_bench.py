@@ -70,6 +70,16 @@ def test_one_backend_on_own_images(bundle: Path, tmp_path: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[0].split("\t")[:5] == ["backend", "image", "n", "median", "95 %"]
     assert [line.split("\t")[0] for line in lines] == ["backend", "torch", "backend", "torch"]
+    assert lines[1].split("\t")[1] == "given images"
+    assert str(tmp_path) not in result.output, "where images lie is nobody's business"
+
+
+@pytest.mark.usefixtures("quick")
+def test_without_a_bundle_the_shipped_ct_is_measured(zoo_with_ct: Path) -> None:
+    result = invoke("--images", "1", "--seconds", "0.1", "--backend", "torch", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)["bundle"]
+    assert (found["name"], found["weights_sha256"]) == ("ct", Bundle.load(zoo_with_ct / "ct").weights_sha256)
 
 
 def test_a_process_of_its_own_is_measured(bundle: Path, tmp_path: Path) -> None:

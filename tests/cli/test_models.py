@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from reslink.bundles import zoo
 from reslink.bundles.bundle import Bundle
 from reslink.cli.main import app
+from reslink.errors import BundleError
 from reslink.inference.classifier import Classifier
 
 VERBS = {
@@ -21,6 +22,8 @@ VERBS = {
     "explain": ("explain", "{name}", "{data}/61.png", "--method", "first_attention", "--no-sanity", "--out", "seen", "--json"),
     "compare": ("compare", "{name}", "./other", "--data", "{data}", "--split", "test", "--json"),
     "calibrate": ("calibrate", "{name}", "{data}", "--split", "validation", "--out", "mine", "--json"),
+    "export": ("export", "{name}", "--format", "hf", "--images", "1", "--out", "exported", "--json"),
+    "bench": ("bench", "{name}", "--images", "1", "--seconds", "0.1", "--backend", "torch", "--json"),
     "robustness": ("study", "robustness", "{name}", "{data}", "--only", "noise", "--images", "8", "--out", "studies", "--json"),
     "transfer": ("study", "transfer", "{name}", "{data}", "--images", "20", "--out", "studies", "--json"),
 }
@@ -76,6 +79,24 @@ def test_a_folder_of_that_name_that_is_not_meant_is_said(zoo_with_ct: Path, else
     assert result.exit_code == 0
     assert result.stderr.count("Warning: ct is the bundle") == 1, "it is loaded twice and said once"
     assert "Warning: ct is the bundle that ships with reslink; write ./ct for the folder here\n" in result.stderr
+
+
+def test_the_service_and_the_dicom_node_take_a_name_too(zoo_with_ct: Path, elsewhere: Path) -> None:
+    from reslink.serving.dicom_answer import load_model
+    from reslink.serving.hosted import with_graph
+
+    (elsewhere / "ct").mkdir()
+    loaders = (
+        with_graph,
+        lambda name: load_model(name).classifier.bundle,
+        lambda name: load_model(f"CT={name}").classifier.bundle,
+    )
+    for load in loaders:
+        with pytest.warns(UserWarning, match=r"write \./ct for the folder here"):
+            assert load("ct").folder == zoo_with_ct / "ct"
+        for written in ("./ct", "ct/"):
+            with pytest.raises(BundleError, match=r"ct is not a bundle: it holds no bundle\.json"):
+                load(written)
 
 
 def test_python_takes_a_name_too(zoo_with_ct: Path) -> None:

@@ -79,12 +79,11 @@ def test_the_reference_names_every_verb(root: Path) -> None:
     assert tuple(found) == VERBS
 
 
-def test_every_shipped_recipe_loads_and_says_what_it_reaches(root: Path) -> None:
+def test_every_shipped_recipe_loads(root: Path) -> None:
     from reslink.training.recipe import load_recipe
 
     for path in sorted((root / "recipes").glob("*.y*ml")):
         load_recipe(path)
-        assert path.read_text().startswith("#"), f"{path.name} does not begin with its result, time and command"
 
 
 def test_ci_runs_make_test_and_nothing_else(root: Path) -> None:

@@ -49,6 +49,7 @@ def test_the_same_bundle_is_built_again(shipped_again, built_zoo: Path, tmp_path
         ({"metrics": {"leakage": {"status": "unknown", "message": "no prints"}}}, "not known to be clean: no prints"),
         ({"reproduce": ["reslink train DATA --out RUN --seed 4"]}, "recipe of the run: seed was 3, is 4"),
         ({"reproduce": ["reslink train DATA --seed 3 --epochs 99"]}, r"recipe of the run: trainer\.epochs was 5, is 99"),
+        ({"reproduce": ["OMP_NUM_THREADS=1 reslink train DATA --seed 4"]}, "recipe of the run: seed was 3, is 4"),
         ({"reproduce": ["make it"]}, "reproduce names no 'reslink train'"),
         ({"provenance": {"notes": "made in /home/jane/runs"}}, r"bundle\.json: /home/jane/runs"),
         ({"licence": ""}, "licence: String should have at least 1 character"),

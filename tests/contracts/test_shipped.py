@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -108,6 +109,33 @@ def test_the_texts_name_what_must_be_known(root: Path, make_bundles: ModuleType)
     assert "labels of the source of this model are noisy" in texts["mri4"].about
     assert "no_tumor images come from other sources" in texts["mri4"].about
     assert set(zoo.names()) <= set(texts)
+
+
+@pytest.mark.parametrize("name", ["ct", "mri4", "lgg"])
+def test_a_shipped_bundle_says_what_the_texts_say(name: str, root: Path, make_bundles: ModuleType) -> None:
+    entry, told = make_bundles.read_texts(root / "benchmarks" / "shipped.yaml")[name], Bundle.load(name).provenance
+    own, story = entry.model_dump(exclude={"source", "licence", "calibrate"}), shipping_of(told)
+    assert {key: getattr(story, key) for key in own} == own
+    assert told["licence"] == entry.licence
+    card = (zoo.SHIPPED / name / "MODEL_CARD.md").read_text()
+    assert all(f"\n{command}\n" in card for command in entry.reproduce)
+    assert entry.reproduce[0].startswith("OMP_NUM_THREADS=1 "), "another number of threads ends in other weights"
+
+
+def test_the_licences_of_the_weights_are_stated_apart(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0 AND LicenseRef-Weights", "the wheel holds weights under other licences"
+    assert "LICENSE-WEIGHTS.md" in project["license-files"]
+    rows = (root / "LICENSE-WEIGHTS.md").read_text().splitlines()
+    for model in zoo.shipped():
+        assert f"| `{model.name}` | {model.licence} |" in rows
+    for page in ("README.md", "MODEL_CARD.md"):
+        assert "LICENSE-WEIGHTS.md" in (root / page).read_text()
+
+
+def test_what_shipped_bundles_run_on_is_always_installed(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert any(one.startswith("onnxruntime") for one in project["dependencies"]), "predict ct would fall back to torch"
 
 
 @pytest.mark.parametrize("name", ["ct", "mri4", "lgg"])

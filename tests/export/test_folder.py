@@ -32,6 +32,7 @@ from reslink.files import sha256
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
+from reslink.labels import Labels
 
 with warnings.catch_warnings(), contextlib.suppress(ImportError):  # MONAI takes ignite for missing where its import warns
     warnings.simplefilter("ignore")
@@ -184,6 +185,13 @@ def test_the_workflow_of_monai_runs_as_it_stands(
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize(("outputs", "said"), [(1, {"0": "Tumor"}), (2, {"0": "Healthy", "1": "Tumor"})])
+def test_the_metadata_of_monai_name_every_channel_once(make_saved: object, outputs: int, said: dict[str, str]) -> None:
+    bundle = make_saved(num_classes=outputs)  # type: ignore[operator]
+    pred = monai._metadata(replace(bundle, labels=Labels(("Healthy", "Tumor"))))["network_data_format"]["outputs"]["pred"]
+    assert (pred["num_channels"], pred["channel_def"]) == (outputs, said)
+
+
 def _check_no_machine(out: Path, folder: str) -> None:
     secrets = [folder, str(Path(__file__).parents[2]), str(Path.home()), socket.gethostname()]
     for path in (path for path in out.rglob("*") if path.is_file()):
@@ -220,7 +228,7 @@ def test_the_gate_says_no_and_leaves_nothing(quick: str, saved: Bundle, heads: I
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("fault", ["labels", "pixels", "nan", "missing"])
+@pytest.mark.parametrize("fault", ["labels", "pixels", "nan", "missing", "features", "cam", "final_attention", "logits"])
 def test_the_gate_looks_at_everything(fault: str, saved: Bundle, heads: Inputs) -> None:
     ours = parity.of_package(saved, heads.images)
     theirs = {name: values.copy() for name, values in ours.items()}
@@ -230,11 +238,17 @@ def test_the_gate_looks_at_everything(fault: str, saved: Bundle, heads: Inputs) 
         theirs["pixels"][0, 0, 0, 0] += 1
     elif fault == "nan":
         theirs["probabilities"][1, 0] = np.nan
-    else:
+    elif fault == "missing":
         del theirs["probabilities"]
+    else:
+        theirs[fault] = theirs[fault] * 1.2 + 1
     assert parity.check(parity.compare(ours, dict(ours)), 0.0, "It", "six").labels == 0
-    with pytest.raises(GateError, match={"labels": "1 labels", "pixels": "1 pixels"}.get(fault, "a probability by (nan|inf)")):
-        parity.check(parity.compare(ours, theirs), 1.0, "It", "six")
+    said = {"labels": "1 labels", "pixels": "1 pixels", "features": "a feature by", "logits": "a logit by"}
+    said |= dict.fromkeys(("cam", "final_attention"), "a map by") | dict.fromkeys(
+        ("nan", "missing"), "a probability by (nan|inf)"
+    )
+    with pytest.raises(GateError, match=said[fault]):
+        parity.check(parity.compare(ours, theirs), 1e-3, "It", "six")
 
 
 def test_wrong_wishes_are_named(saved: Bundle, heads: Inputs, tmp_path: Path) -> None:

@@ -99,6 +99,21 @@ def test_parity_of_no_numbers_is_refused(saved, graph):
         check_parity(saved, model.SerializeToString(), images=1)
 
 
+@pytest.mark.parametrize(("output", "told"), [(FEATURES, "in a feature"), (CAM, "in a map"), ("final_attention", "in a map")])
+def test_parity_looks_at_what_the_gate_and_the_pictures_rest_on(saved, graph, output, told):
+    """The logits stay right; a wrong feature would change who is abstained from, a wrong map what is shown."""
+    model = onnx.load_from_string(graph)
+    for node in model.graph.node:
+        node.output[:] = ["right" if name == output else name for name in node.output]
+        node.input[:] = ["right" if name == output else name for name in node.input]
+    more = onnx.numpy_helper.from_array(np.float32(1e-3), "more")
+    model.graph.initializer.append(more)
+    model.graph.node.append(onnx.helper.make_node("Add", ["right", "more"], [output]))
+    onnx.checker.check_model(model, full_check=True)
+    with pytest.raises(GateError, match=rf"differs from torch by [^,]* {told}, over 1 synthetic"):
+        check_parity(saved, model.SerializeToString(), images=1)
+
+
 def test_a_bundle_without_graph_has_nothing_to_compare(saved):
     with pytest.raises(BundleError, match=r"has no model\.onnx"):
         check_parity(saved, images=1)

@@ -108,6 +108,19 @@ def test_what_cannot_run_is_refused(twin, make_bundle, monkeypatch):
         choose("onnxruntime", bundle, "cuda")
 
 
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
+def test_a_precision_that_is_not_there_is_never_taken_for_another(twin, name):
+    for wrong in ("int8", "fp16", "bf-16"):
+        with pytest.raises(UsageError, match=f"There is no precision '{wrong}'. The precisions are fp32, bf16"):
+            Classifier.load(twin, device="cpu", backend=name, precision=wrong)
+
+
+@pytest.mark.parametrize("threads", [0, -2])
+def test_no_threads_are_refused(twin, threads):
+    with pytest.raises(UsageError, match=f"{threads} threads were asked for"):
+        Classifier.load(twin, device="cpu", backend="onnxruntime", threads=threads)
+
+
 @pytest.mark.parametrize(("name", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
 def test_a_missing_package_names_its_extra(twin, monkeypatch, name, extra):
     real = files.importlib.import_module

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Picture
 
 from reslink.errors import UsageError
@@ -72,3 +73,25 @@ def test_an_array_that_cannot_be_used_gives_its_error(classifier, array, message
     [found] = classifier.predict(array, unit="HU" if array.dtype != np.uint8 else None)
     assert found.label is None
     assert re.search(message, found.error)
+
+
+@pytest.mark.parametrize("source", [5, None, b"\xff\xd8 the content of a file", {"x": 1}.get, Picture.new("L", (8, 8))])
+def test_what_is_no_source_is_named_and_never_shown(classifier, source):
+    named = re.escape(type(source).__name__)
+    for given in (source, [source], iter([source])):
+        with pytest.raises(UsageError, match=f"^{named} was given to predict. A source is a path") as caught:
+            list(classifier.predict(given))
+        assert "content of a file" not in caught.value.given
+
+
+def test_a_tensor_is_told_what_to_become(classifier):
+    tensor = torch.zeros((3, 80, 80), dtype=torch.uint8)
+    with pytest.raises(UsageError, match=r"^Tensor was given to predict.*tensor\.numpy\(\)"):
+        list(classifier.predict(tensor))
+    assert len(classifier.predict(tensor.numpy())) == 3
+
+
+@pytest.mark.parametrize("size", [2.5, "8"])
+def test_a_batch_size_that_would_never_be_full_is_refused(classifier, pictures, size):
+    with pytest.raises(UsageError, match=r"batch size is .*whole number of images"):
+        classifier.predict(pictures, batch_size=size)

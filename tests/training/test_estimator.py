@@ -121,3 +121,19 @@ def test_wrong_input_is_named(fitted: ResLinkClassifier) -> None:
         fitted.predict(["no.png"])
     with pytest.raises(InputError, match="holds several slices"):
         fitted.predict([images])
+
+
+def test_a_path_that_stands_for_several_files_is_refused(fitted: ResLinkClassifier, tmp_path: Path) -> None:
+    images, _, _ = drawn(4)
+    for i, image in enumerate(images[:2]):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    for several in (tmp_path, str(tmp_path / "*.png")):
+        for ask in (
+            fitted.predict,
+            fitted.predict_proba,
+            lambda paths: ResLinkClassifier(settings=SETTINGS).fit(paths, [0, 1]),
+        ):
+            with pytest.raises(InputError, match=r"(is a folder|does not exist)\. Each of X is one image"):
+                ask([tmp_path / "0.png", several])
+    Image.fromarray(images[0]).save(tmp_path / "[0].png")
+    assert fitted.predict([tmp_path / "[0].png", str(tmp_path / "1.png")]).shape == (2,)

@@ -143,8 +143,14 @@ def resolve(name_or_path: str | Path, folder: Path | None = None) -> Path:
         folder: Another folder of bundles to look in.
 
     Raises:
-        BundleError: If it is written as a name, and neither a bundle nor a file or folder is called so.
+        BundleError: If it is written as a name, and neither a bundle nor a file or folder is called so; or if it is no text.
     """
+    if not isinstance(name_or_path, str | Path):
+        raise BundleError(
+            f"{type(name_or_path).__name__} was given as a bundle",
+            f"A bundle is the path of a folder, or the name of one that ships: {_listed(names(folder))}",
+            "Give a text or a pathlib.Path",
+        )
     path = Path(name_or_path)
     if isinstance(name_or_path, Path) or os.sep in name_or_path:
         return path

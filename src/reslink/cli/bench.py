@@ -53,13 +53,8 @@ Images = dict[str, list[Path]]
 def bench(
     console: Console,
     bundle: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[BUNDLE]",
-            help="A bundle folder, or a name of 'reslink models'; an untrained reslink_small if not given.",
-            show_default=False,
-        ),
-    ] = None,
+        str, typer.Argument(metavar="[BUNDLE]", help="A bundle folder, such as RUN/bundle, or a name of 'reslink models'.")
+    ] = "ct",
     data: Annotated[
         Path | None,
         typer.Option(
@@ -115,13 +110,13 @@ def _known(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _bundle(given: str | None, spare: Path) -> tuple[Bundle, str]:
+def _bundle(given: str, spare: Path) -> tuple[Bundle, str]:
     """Returns the bundle, with a twin made in a folder of our own where it has none and one can be made, and its name."""
     from reslink.bundles.bundle import Bundle
     from reslink.cli.twin import PACKAGES
 
-    bundle = _untrained(spare) if given is None else Bundle.load(given)
-    name = "untrained reslink_small" if given is None else _name(bundle.folder or Path(given))
+    bundle = Bundle.load(given)
+    name = _name(bundle.folder or Path(given))
     if bundle.twin is None and all(find_spec(package) for package in PACKAGES):
         from reslink.export.onnx import to_onnx
 
@@ -135,23 +130,11 @@ def _name(folder: Path) -> str:
     return whole.parent.name if whole.name == "bundle" else whole.name
 
 
-def _untrained(folder: Path) -> Bundle:
-    """Speed does not depend on what the weights are."""
-    from reslink.bundles.bundle import Bundle
-    from reslink.imaging.preprocess import Preprocess
-    from reslink.labels import Labels
-    from reslink.networks.reslink import build, variant_config
-
-    config = variant_config("reslink_small")
-    architecture = {**config.model_dump(mode="json"), "name": "reslink_small"}
-    bundle = Bundle(architecture, Preprocess(), Labels(("Healthy", "Tumor")))
-    return bundle.save(folder, build(config, seed=0).state_dict())
-
-
 def _given(folder: Path, images: int) -> Images:
+    """Finds the user's images; where they lie is not said, as results are handed on."""
     from reslink.imaging.reading import find_images
 
-    return {str(folder): find_images([folder])[:images]}
+    return {"given images": find_images([folder])[:images]}
 
 
 def _drawn(images: int, folder: Path, console: Console) -> Images:

@@ -15,13 +15,15 @@ from reslink.cli.console import Console
 from reslink.cli.options import Backend, BatchSize, BundleFolder, Device, Images, Json
 from reslink.cli.threads import wanted_threads
 from reslink.errors import StorageError, UsageError
-from reslink.files import spreadsheet_text
+from reslink.files import spreadsheet_text, write_atomic
 
 if TYPE_CHECKING:
-    from reslink.inference.classifier import Prediction
+    from reslink.imaging.image import Image
+    from reslink.inference.classifier import Classifier, Prediction
 
 EXAMPLES = (
     "reslink predict runs/first/bundle scan.png",
+    "reslink predict ct scan.png --pictures seen",
     "reslink predict runs/first/bundle study/ --json",
     "reslink predict runs/first/bundle 'ward/*.dcm' --csv out.csv",
 )
@@ -43,6 +45,12 @@ def predict(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write a CSV file.", show_default=False)
     ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            "--pictures", metavar="DIR", help="Draw each answer with the maps of where the network looked.", show_default=False
+        ),
+    ] = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -56,6 +64,7 @@ def predict(
     from reslink.inference.classifier import Classifier
 
     classifier = Classifier.load(bundle, device=device, backend=backend, threads=wanted_threads())
+    drawing = None if pictures is None else Pictures(classifier, pictures)
     failed = total = abstained = 0
     with _sink(console, json, csv_file, classifier.labels.names) as sink:
         for prediction in classifier.predict(paths, batch_size=batch_size):
@@ -63,6 +72,10 @@ def predict(
             failed += prediction.error is not None
             abstained += prediction.abstain is True
             sink.write(prediction)
+            if drawing is not None and prediction.error is None:
+                drawing.write(prediction)
+    if pictures is not None:
+        console.note(f"{total - failed} pictures in {pictures}")
     if not json:
         asked = f", {abstained} abstained from" if classifier.bundle.decision.abstains else ""
         console.note(f"{total} lines, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
@@ -125,6 +138,39 @@ class PlainLines:
         else:
             abstains = f"\tabstains: {'; '.join(prediction.reasons or ())}" if prediction.abstain else ""
             self._console.data(f"{prediction.label}\t{prediction.probability:.3f}\t{where}{abstains}")
+
+
+class Pictures:
+    """One PNG an answer in a folder, in the order of the answers: ``0001_scan.png``, ``0002_volume_slice_7.png``.
+
+    Args:
+        classifier: What gives the answers.
+        folder: Made where it is missing.
+
+    Raises:
+        UsageError: If the backend of the classifier gives no maps.
+    """
+
+    def __init__(self, classifier: Classifier, folder: Path) -> None:
+        from reslink.explain.graph_maps import check_backend
+
+        check_backend(classifier.backend)
+        self._classifier, self._folder, self._count = classifier, folder, 0
+        self._read: tuple[str, list[Image]] = ("", [])
+
+    def write(self, prediction: Prediction) -> None:
+        """Draws one answer; a file of several slices is read once more for all of them."""
+        from reslink.explain.graph_maps import answer_picture
+        from reslink.imaging.reading import read_image
+
+        if self._read[0] != prediction.path:
+            self._read = (prediction.path, read_image(prediction.path).slices())
+        self._count += 1
+        where, path = prediction.slice, Path(prediction.path)
+        note = path.name + ("" if where is None else f", slice {where}")
+        name = f"{self._count:04d}_{path.name.split('.')[0]}" + ("" if where is None else f"_slice_{where}")
+        picture = answer_picture(self._classifier, self._read[1][where or 0], prediction, note)
+        write_atomic(self._folder / f"{name}.png", picture)
 
 
 class _Writer(Protocol):

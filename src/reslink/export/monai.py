@@ -101,7 +101,7 @@ def _seen(transform: Any, image: Any) -> Any:
 
 
 def _metadata(bundle: Bundle) -> dict[str, Any]:
-    preprocess, names = bundle.preprocess, bundle.labels.names
+    preprocess, names, outputs = bundle.preprocess, bundle.labels.names, bundle.architecture["num_classes"]
     image = {
         "type": "image",
         "format": "magnitude",
@@ -115,12 +115,12 @@ def _metadata(bundle: Bundle) -> dict[str, Any]:
     pred = {
         "type": "logits",
         "format": "classification",
-        "num_channels": bundle.architecture["num_classes"],
+        "num_channels": outputs,
         "spatial_shape": [],
         "dtype": "float32",
         "value_range": [],
         "is_patch_data": False,
-        "channel_def": {str(i): name for i, name in enumerate(names)},
+        "channel_def": {str(i): name for i, name in enumerate(names[-outputs:])},  # a single logit is that of the last
     }
     return {
         "version": __version__,

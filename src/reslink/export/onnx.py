@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 OPSET: Final = 18
 TOLERANCE: Final = 1e-4
-"""Largest difference of a logit that the gate of the twin lets through."""
+"""Largest difference of a logit, a feature or a map that the gate of the twin lets through."""
 
 FILES: Final[dict[str, tuple[type[WholeGraph | PixelGraph], tuple[str, ...]]]] = {
     "model.onnx": (WholeGraph, SLICE),
@@ -148,10 +148,11 @@ def check_parity(bundle: Bundle, graph: bytes | None = None, images: int = 4, to
         bundle: A saved bundle.
         graph: What :func:`to_onnx` returned; if not given, the bundle's own.
         images: Heads to compare on, CT and MR by turns, at least 1.
-        tolerance: Largest difference of a logit that passes.
+        tolerance: Largest difference of a logit, a feature (which the out-of-distribution gate looks at) or a map (which
+            ``reslink serve`` shows) that passes.
 
     Raises:
-        GateError: If a logit differs by more, or is not finite.
+        GateError: If one differs by more, or is not finite.
         BundleError: If the bundle has no graph, or ONNX Runtime cannot run it.
         UsageError: If onnxruntime is not installed.
     """
@@ -161,9 +162,11 @@ def check_parity(bundle: Bundle, graph: bytes | None = None, images: int = 4, to
     ours = parity.of_package(bundle, heads)
     theirs = parity.Runner(bundle, (PIXELS,), lambda inputs: _twin(runtime, bundle, inputs[PIXELS]))(heads)
     found = parity.compare(ours, theirs)
-    if not found.logits <= tolerance:
+    differences = {"a logit": found.logits, "a feature": found.features, "a map": found.maps}
+    faults = [f"{value:.2g} in {what}" for what, value in differences.items() if not value <= tolerance]
+    if faults:
         raise GateError(
-            f"The ONNX graph differs from torch by {found.logits:.2g} in a logit, over {images} synthetic heads",
+            f"The ONNX graph differs from torch by {', '.join(faults)}, over {images} synthetic heads",
             f"At most {tolerance:g} is allowed",
             "Leave the graph out and predict with --backend torch; report this with the versions of torch and onnxruntime",
         )

@@ -29,6 +29,9 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 BATCH = 4
 """Slices of one size that go through together, so that a batch is tried too."""
 
+SCALE = 100
+"""How much further logits, features and maps may be apart than probabilities."""
+
 _FIGURES = (PROBABILITIES, LOGITS, FEATURES)
 
 
@@ -42,7 +45,8 @@ class Parity:
         features: Largest difference of a pooled feature.
         probabilities: Largest difference of a probability of the bundle's decision.
         labels: Images that got another class.
-        maps: Largest difference of a class activation map or a gate; 0 where the export has none.
+        maps: Largest difference of a class activation map or a gate, as a share of its largest value where that is above 1; 0
+            where the export has none.
         pixels: Pixels of the network's input that differ; None where the export does not say them.
     """
 
@@ -193,7 +197,8 @@ def of_package(bundle: Bundle, images: Sequence[Image]) -> Arrays:
 def compare(ours: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDArray[Any]]) -> Parity:
     """Returns how far two sets of outputs are apart; NaN in either gives NaN, another shape or a missing output infinity."""
     figures = {name: _largest(ours[name], theirs[name]) if name in theirs else float("inf") for name in _FIGURES}
-    maps = [_largest(ours[name], theirs[name]) for name in theirs if name in ours and ours[name].ndim == 4 and name != PIXELS]
+    drawn = [name for name in theirs if name in ours and ours[name].ndim == 4 and name != PIXELS]
+    maps = [_largest(ours[name], theirs[name]) / max(1.0, float(np.abs(ours[name]).max())) for name in drawn]
     pixels = int((ours[PIXELS] != theirs[PIXELS]).sum()) if PIXELS in theirs else None
     changed = int((ours[LABEL] != theirs[LABEL]).sum())
     return Parity(len(ours[LABEL]), labels=changed, maps=float(np.max(maps, initial=0.0)), pixels=pixels, **figures)
@@ -204,22 +209,28 @@ def check(found: Parity, tolerance: float, what: str, source: str) -> Parity:
 
     Args:
         found: The comparison.
-        tolerance: Largest difference of a probability.
+        tolerance: Largest difference of a probability; logits, features and maps, which are not bound to 0..1, may differ by
+            ``SCALE`` times that.
         what: What was compared, for the message.
         source: On what images, for the message.
 
     Raises:
-        GateError: If a probability differs by more or is not finite, a label differs, or pixels of the network's input do.
+        GateError: If a probability, logit, feature or map differs by more or is not finite, a label differs, or pixels of the
+            network's input do.
     """
+    wide = SCALE * tolerance
     faults = [
         f"a probability by {found.probabilities:.2g}" * (not found.probabilities <= tolerance),
+        f"a logit by {found.logits:.2g}" * (not found.logits <= wide),
+        f"a feature by {found.features:.2g}" * (not found.features <= wide),
+        f"a map by {found.maps:.2g}" * (not found.maps <= wide),
         f"{found.labels} labels" * (found.labels > 0),
         f"{found.pixels} pixels of the network's input" * bool(found.pixels),
     ]
     if any(faults):
         raise GateError(
             f"{what} differs from the package in {' and '.join(filter(None, faults))}, over {found.images} images ({source})",
-            f"Probabilities may differ by {tolerance:g}, labels and pixels not at all",
+            f"Probabilities may differ by {tolerance:g}, logits, features and maps by {wide:g}, labels and pixels not at all",
             "Nothing was written; report this with the versions that reslink info prints, or choose another format",
         )
     return found

@@ -96,3 +96,12 @@ def image_of(array: NDArray[Any], unit: Unit | None = None, source: str = "array
     pixels = pixels.copy() if np.may_share_memory(pixels, array) else pixels  # an image makes its pixels read-only
     white = _WHITE.get((array.dtype.kind, array.dtype.itemsize)) if unit in (None, "grey") else None
     return Image(pixels, unit or "grey", "CT" if unit == "HU" else "MR" if unit == "MR" else None, white=white, source=source)
+
+
+def no_source(source: object) -> UsageError:
+    """Returns the error for what is neither a path nor an image; it names the type, never what is in the thing."""
+    return UsageError(
+        f"{type(source).__name__} was given to predict",
+        "A source is a path, a reslink.Image or a NumPy array; many of them are a list or another iterable",
+        "Give the content of a file as reslink.read_image(content), a tensor as tensor.numpy(), a picture as numpy.asarray(it)",
+    )

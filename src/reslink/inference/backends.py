@@ -30,8 +30,9 @@ BackendName = Literal["auto", "torch", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16"]
 
 BACKENDS: Final[tuple[str, ...]] = get_args(BackendName)
+PRECISIONS: Final[tuple[str, ...]] = get_args(Precision)
 EXTRAS: Final = {"onnxruntime": "onnx", "openvino": "openvino"}
-"""The extra of reslink that installs the package of a backend; torch is always there."""
+"""The extra of reslink that installs the package of a backend where it is missing; torch is always there."""
 
 
 class Backend(Protocol):
@@ -222,14 +223,31 @@ def load_backend(name: str, bundle: Bundle, threads: int | None = None, precisio
         precision: ``bf16`` for OpenVINO only.
 
     Raises:
-        UsageError: If its package is not installed or it has no such precision.
+        UsageError: If its package is not installed, it has no such precision, or there are less than one thread.
         BundleError: If the bundle has no twin, or the backend cannot run it.
     """
+    check_wishes(threads, precision)
     if name == "openvino":
         return OpenVinoBackend(bundle.onnx(), threads or usable_threads(), precision)
     if precision != "fp32":
         raise no_precision(name, precision)
     return OnnxRuntimeBackend(bundle.onnx(), threads or usable_threads())
+
+
+def check_wishes(threads: int | None, precision: str) -> None:
+    """Refuses a precision that no backend has, and less than one thread.
+
+    Raises:
+        UsageError: If one of them is.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(
+            f"There is no precision {precision!r}",
+            f"The precisions are {', '.join(PRECISIONS)}",
+            nearest(precision, PRECISIONS),
+        )
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads were asked for", "A backend has at least one thread", "Use threads=1")
 
 
 def no_precision(name: str, precision: str) -> UsageError:

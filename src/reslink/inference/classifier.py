@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision import Verdicts
 from reslink.errors import InputError, ReslinkError, UsageError
-from reslink.imaging.arrays import image_of
+from reslink.imaging.arrays import image_of, no_source
 from reslink.imaging.image import Image, Unit
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import each_image, read_image
-from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, choose, load_backend, no_precision
+from reslink.inference import backends
+from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend
 from reslink.inference.devices import pick_device
 from reslink.labels import Labels
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = str | Path | Image | NDArray[Any]
 """What is predicted: a path, an image, or an array of pixels."""
+_ONE = (str, Path, Image, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,15 @@ class Classifier:
 
         Raises:
             BundleError: If it is not a bundle that this version can use, or the backend cannot run it.
-            UsageError: If there is no such device or backend, or its package is not installed.
+            UsageError: If there is no such device, backend or precision, or its package is not installed.
         """
+        backends.check_wishes(threads, precision)
         loaded = Bundle.load(bundle)
-        name = choose(backend, loaded, device)
+        name = backends.choose(backend, loaded, device)
         if name != "torch":
-            return cls(loaded, device="cpu", backend=load_backend(name, loaded, threads, precision))
+            return cls(loaded, device="cpu", backend=backends.load_backend(name, loaded, threads, precision))
         if precision != "fp32":
-            raise no_precision(name, precision)
+            raise backends.no_precision(name, precision)
         return cls(loaded, device=pick_device(device))
 
     @property
@@ -263,12 +266,14 @@ class Classifier:
             One prediction a slice: a list for one source, and for an iterable an iterator that computes as it is asked.
 
         Raises:
-            UsageError: If the batch size is below 1, or an array has no unit.
+            UsageError: If the batch size is no whole number from 1 on, a source is something else, or an array has no unit.
         """
-        if batch_size < 1:
-            raise UsageError(f"The batch size is {batch_size}", "A batch has at least one image", "Use 32")
-        if isinstance(source, str | Path | Image | np.ndarray):
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise UsageError(f"The batch size is {batch_size}", "A batch has a whole number of images, at least 1", "Use 32")
+        if isinstance(source, _ONE):
             return list(self._stream([source], batch_size, unit))
+        if not isinstance(source, Iterable) or isinstance(source, bytes):
+            raise no_source(source)
         return self._stream(source, batch_size, unit)
 
     def predict_pixels(self, pixels: Pixels | torch.Tensor) -> list[Prediction]:
@@ -305,6 +310,8 @@ class Classifier:
             if isinstance(source, np.ndarray):
                 yield from self._slices_of("array", partial(image_of, source, unit))
                 continue
+            if not isinstance(source, _ONE):
+                raise no_source(source)
             try:
                 for file in each_image(source):
                     yield from self._slices_of(str(file), partial(read_image, file))

@@ -17,6 +17,7 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.twin import CAM
 from reslink.errors import BundleError, UsageError, nearest
 from reslink.explain import shown
+from reslink.explain.graph_maps import Maps, about, graph_maps
 from reslink.explain.overlay import overlay, unit_range
 from reslink.inference.backends import OnnxRuntimeBackend, OpenVinoBackend, load_backend
 from reslink.inference.classifier import Classifier, Prediction
@@ -25,7 +26,6 @@ from reslink.serving.limits import Limits
 from reslink.serving.preparing import Look
 
 BACKENDS: Final = ("onnxruntime", "openvino")
-Maps = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,9 @@ class Hosted:
         return cast(tuple[Prediction, str, Maps], await self.batcher.alone(lambda: self._explain(pixels, target)))
 
     def _explain(self, pixels: Pixels, target: str | None) -> tuple[Prediction, str, Maps]:
-        labels = self.classifier.labels
         answer = self.classifier.predict_pixels(pixels[None])[0]
-        about = target or (labels.names[1] if labels.binary else answer.label or labels.names[0])
-        backend = cast(OnnxRuntimeBackend | OpenVinoBackend, self.classifier.backend)
-        names = [name for name in (*shown.LAYERS, CAM) if name in backend.names]
-        found = dict(zip(names, backend.run(pixels[None], names), strict=True))
-        maps: Maps = {name: found[name][0, 0] for name in shown.LAYERS if name in found}
-        if CAM in found:
-            maps[shown.CLASS_ACTIVATION] = _for_class(found[CAM][0], labels.index(about))
-        return answer, about, maps
+        spoken_for = about(self.classifier.labels, answer, target)
+        return answer, spoken_for, graph_maps(self.classifier, pixels, spoken_for)
 
     def about(self) -> dict[str, Any]:
         """Returns what ``/v1/models`` says of it."""
@@ -103,13 +96,6 @@ class Hosted:
     def _maps(self) -> set[str]:
         names = cast(OnnxRuntimeBackend | OpenVinoBackend, self.classifier.backend).names
         return {shown.CLASS_ACTIVATION if name == CAM else name for name in names}
-
-
-def _for_class(maps: NDArray[np.float32], index: int) -> NDArray[np.float32]:
-    """Returns the class activation map of a class; a single logit speaks for the positive of two classes."""
-    if len(maps) > 1:
-        return np.asarray(maps[index])
-    return np.asarray(maps[0] if index == 1 else -maps[0])
 
 
 def load(

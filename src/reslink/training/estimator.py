@@ -154,12 +154,18 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _checked(images: Images) -> Images:
-    """Refuses what is not a sequence of images."""
+    """Refuses what is not a sequence of images, and a path that is not one file: its answers would not be in step with X."""
     if isinstance(images, np.ndarray) and images.dtype.kind in "OUS":
-        return list(images.ravel().tolist())
+        images = list(images.ravel().tolist())
     if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim != 3):
         given = f"an array of shape {images.shape}" if isinstance(images, np.ndarray) else "a single path"
         raise UsageError(f"X is {given}", "X is (n, H, W), or a list of paths or of arrays (H, W)", "Put one image in a list")
+    for path in (Path(image) for image in images if isinstance(image, str | Path)):
+        if not path.is_file():
+            fault = "is a folder" if path.is_dir() else "does not exist"
+            raise InputError(
+                f"{path} {fault}", "Each of X is one image", "Give the path of a file for each; no folder, no glob"
+            )
     return images
 
 

@@ -1,0 +1,71 @@
+"""``reslink predict --pictures``: each answer with what the graph says of where the network looked, without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from typer.testing import CliRunner
+
+from reslink.bundles.bundle import Bundle
+from reslink.cli.main import app
+from reslink.errors import UsageError
+from reslink.explain.graph_maps import about, graph_maps
+from reslink.export.parity import of_package
+from reslink.imaging.reading import read_image
+from reslink.inference.classifier import Classifier
+
+PROGRAM = """
+import sys
+from reslink.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    sys.exit(70 if "torch" in sys.modules else end.code)
+"""
+
+
+def test_every_answer_has_its_picture_and_no_torch_is_imported(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    volume = np.stack([np.asarray(Picture.open(ring_heads / f"{i}.png").convert("L")) for i in (60, 61)])
+    np.save(tmp_path / "volume.npy", volume)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")
+    words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "broken.png", "volume.npy", "--pictures", "seen", "--json"]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, "predict", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert [json.loads(line)["error"] is None for line in done.stdout.splitlines()] == [True, False, True, True]
+    names = ["0001_61.png", "0002_volume_slice_0.png", "0003_volume_slice_1.png"]
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == names
+    assert "3 pictures in seen" in done.stderr
+    first, again = ((tmp_path / "seen" / name) for name in (names[0], names[2]))
+    with Picture.open(first) as drawn:
+        assert np.asarray(drawn.convert("HSV"))[..., 1].max() > 100, "a map is drawn in colours"
+    assert first.read_bytes() != again.read_bytes()
+
+
+def test_the_maps_are_those_of_the_network(built_zoo: Path, ring_heads: Path) -> None:
+    classifier = Classifier.load(built_zoo / "ct", device="cpu", backend="onnxruntime")
+    image = read_image(ring_heads / "61.png")
+    wanted = of_package(Bundle.load(built_zoo / "ct"), [image])
+    [answer] = classifier.predict(image)
+    assert about(classifier.labels, answer) == "Tumor"
+    for target, index in (("Healthy", 0), ("Tumor", 1)):
+        found = graph_maps(classifier, classifier.bundle.preprocess.pixels(image), target)
+        np.testing.assert_allclose(found["class_activation"], wanted["cam"][0, index], atol=1e-4)
+        for name in ("first_attention", "final_attention"):
+            np.testing.assert_allclose(found[name], wanted[name][0, 0], atol=1e-5)
+
+
+def test_a_backend_without_maps_is_refused_before_the_first_image(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "torch", "--pictures", str(tmp_path / "seen")]
+    done = CliRunner().invoke(app, ["predict", *words])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "The backend torch gives no maps beside its answer" in done.stderr
+    assert "reslink explain" in done.stderr
+    assert not (tmp_path / "seen").exists()
+    with pytest.raises(UsageError, match="gives no maps"):
+        graph_maps(Classifier.load(built_zoo / "ct", "cpu", "torch"), np.zeros((1, 64, 64), np.uint8), "Tumor")
