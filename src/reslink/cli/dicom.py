@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,10 +17,12 @@ from reslink.cli.console import Console
 from reslink.cli.options import Json, Overwrite
 from reslink.cli.threads import wanted_threads
 from reslink.cli.verb import refuse_earlier
-from reslink.errors import UsageError
+from reslink.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from reslink.serving.dicom_answer import Model
+    from reslink.serving.dicom_pipeline import Pipeline
+    from reslink.serving.dicom_web import Watcher
 
 EXAMPLES = {
     "listen": (
@@ -106,7 +108,7 @@ def watch(
     bundles: Bundles,
     url: Annotated[str, typer.Option("--url", metavar="ROOT", help="DICOMweb root of the archive.", show_default=False)],
     queue: QueueFolder,
-    days: Annotated[int, typer.Option("--days", min=0, help="Studies of so many days up to today; 0 for all.")] = 1,
+    days: Annotated[int, typer.Option("--days", min=0, help="Studies of so many days up to today; 0 for all.")] = 2,
     period: Annotated[float, typer.Option("--period", min=0.1, help="Seconds between two searches.")] = 30.0,
     settle: Annotated[float, typer.Option("--settle", min=0, help="Seconds for which a series must not grow.")] = 60.0,
     credentials: Annotated[
@@ -132,7 +134,7 @@ def watch(
         console.note(f"{url} is watched for series of {' and '.join(modalities or ('CT', 'MR'))}")
         console.research_use_only()
         if once:
-            _drain(watcher.look, pipeline, stop)
+            _drain(watcher, pipeline, stop)
             return
         threads = pipeline.run(stop)
         watcher.run(stop)
@@ -198,10 +200,27 @@ def _loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _drain(look: Callable[[], int], pipeline: Any, stop: threading.Event) -> None:
-    """Searches, answers and sends until nothing is left, or what is left cannot be sent."""
-    while not stop.is_set() and look() + pipeline.work() + pipeline.deliver():
-        pass
+def _drain(watcher: Watcher, pipeline: Pipeline, stop: threading.Event) -> None:
+    """Searches, answers and sends until nothing is left, or what is left cannot be fetched, answered or sent.
+
+    Raises:
+        InputError: If something is left, and nobody stopped it.
+    """
+    while not stop.is_set():
+        done = watcher.look(stop)
+        while not stop.is_set() and (pipeline.work() or pipeline.deliver()):
+            done += 1
+        if not done and not watcher.waiting:
+            break
+        if not done:
+            stop.wait(watcher.settings.period)
+    left = watcher.failed + sum(len(watcher.queue.names(state)) for state in ("working", "sending"))
+    if left and not stop.is_set():
+        raise InputError(
+            f"{left} series could not be answered or sent",
+            "The log says why; what was fetched is in the queue",
+            "Run the same command again",
+        )
 
 
 @contextmanager

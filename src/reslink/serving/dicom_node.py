@@ -19,7 +19,7 @@ from reslink.errors import UsageError
 from reslink.files import optional_import
 from reslink.imaging.frames import NATIVE, PLUGINS
 from reslink.imaging.guard import MAX_FILE_BYTES
-from reslink.serving.dicom_pipeline import SendError, Session
+from reslink.serving.dicom_pipeline import SendError, Session, lasts
 from reslink.serving.dicom_queue import Queue
 from reslink.serving.dicom_results import EXTRA
 from reslink.serving.dicom_series import key_of, refusal
@@ -299,9 +299,7 @@ class _StoreSession:
         if not status:
             raise SendError("the association ended")
         if status.Status != SUCCESS and status.Status >> 12 != 0xB:  # a warning means that it was stored
-            raise SendError(
-                f"status 0x{status.Status:04X}", lasting=status.Status >> 8 in (0xA9, 0x01) or status.Status >> 12 == 0xC
-            )
+            raise SendError(f"status 0x{status.Status:04X}", lasting=lasts(status.Status))
 
 
 def transfer_syntaxes() -> list[str]:

@@ -38,6 +38,15 @@ class SendError(Exception):
         self.lasting = lasting
 
 
+def lasts(status: int) -> bool:
+    """Whether an archive that refused an object will refuse it again (PS3.4 B.2.3, PS3.7 annex C): not where it lacked room.
+
+    Args:
+        status: Of C-STORE, or the Failure Reason of STOW-RS.
+    """
+    return status >> 8 in (0xA9, 0x01) or status >> 12 == 0xC
+
+
 class Session(Protocol):
     """An open way to the archive."""
 

@@ -51,6 +51,8 @@ TILT: Final = 0.5
 HEAD_MM: Final = (90.0, 330.0)
 """Least and largest side of what is taken for a head, in millimetres; a trunk is wider."""
 
+OTHER_PART: Final = "its header says that it is of another part of the body"
+
 _LAST_TAG: Final = 0x7FDFFFFF
 _EMPTY: Final = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
@@ -189,9 +191,14 @@ def _body_part(header: Dataset) -> list[str]:
     codes = [str(item.get("CodeValue", "")) for item in regions]
     if stated in HEAD_WORDS or (not stated and set(codes) & set(HEAD_CODES)):
         return []
-    if stated or codes:
-        raise _refused("its header says that it is of another part of the body", f"Series of {', '.join(HEAD_WORDS)} are read")
+    if is_other_part(stated) or codes:
+        raise _refused(OTHER_PART, f"Series of {', '.join(HEAD_WORDS)} are read")
     return ["the header does not say which part of the body it is of"]
+
+
+def is_other_part(stated: str) -> bool:
+    """Whether a value of Body Part Examined is there and is no head."""
+    return stated.strip().upper() not in ("", *HEAD_WORDS)
 
 
 def nameless(text: str, folder: Path) -> str:
