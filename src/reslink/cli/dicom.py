@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import signal
 import threading
@@ -81,6 +80,7 @@ def listen(
 
     A kill loses nothing and doubles nothing: start the same command again. SIGTERM and Ctrl-C finish the series at hand.
     """
+    from reslink.serving.addresses import is_loopback
     from reslink.serving.dicom_node import Node, NodeSettings, Peer, StoreSender, client_context, serve, server_context
     from reslink.serving.dicom_pipeline import Pipeline
     from reslink.serving.dicom_queue import Queue
@@ -91,7 +91,7 @@ def listen(
         raise UsageError("One of --tls-cert and --tls-key was given", "TLS needs a certificate and its key", "Give both")
     tls = None if tls_cert is None or tls_key is None else server_context(tls_cert, tls_key, tls_ca)
     sending = client_context(tls_ca, tls_cert, tls_key) if send_tls else None
-    if tls is None and not _loopback(host):
+    if tls is None and not is_loopback(host):
         console.warn(f"Warning: {host} is listened on without TLS; whoever reaches the port sees what is sent.")
     settings = NodeSettings(ae_title, host, port, tuple(allow or ()), settle, quiet_time, tls)
     models = _models(console, bundles, map_name, top)
@@ -191,13 +191,6 @@ def _check_titles(*titles: str) -> None:
             raise UsageError(
                 f"{title!r} is no AE title", "An AE title has 1 to 16 ASCII characters, no backslash", "Shorten it"
             )
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _drain(watcher: Watcher, pipeline: Pipeline, stop: threading.Event) -> None:

@@ -84,13 +84,14 @@ export function studyCard(model, answer, total, choose) {
   const rows = [
     ['Rule', `${answer.rule}; ${answer.slices} of ${total} slices judged`],
     ['Operating point', point],
-    ['Interval', `${answer.interval}. ${answer.covers}`],
+    ['Interval', answer.interval],
   ];
   box.append(
     el('p', {}, text),
     scale(answer.score, threshold, text, ends),
     el('p', { class: 'row', role: 'group', 'aria-label': 'Slices that make the answer' }, ...used),
     el('dl', {}, ...rows.flatMap(([term, words]) => [el('dt', {}, term), el('dd', {}, words)])),
+    el('details', { class: 'soft' }, el('summary', {}, 'What the interval covers'), el('p', {}, answer.covers)),
   );
   return box;
 }

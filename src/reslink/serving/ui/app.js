@@ -106,7 +106,7 @@ function button(stack) {
 
 function summary(stack) {
   if (stack.problem) return 'refused';
-  if (stack.slices.length > 1 && stack.study.length) return stack.study.map((one) => `${one.label} ${percent(one.probability)}`).join(' · ');
+  if (stack.slices.length > 1 && stack.study.length) return stack.study.map((one) => `${one.label} ${percent(one.probability)}${one.abstain ? ', abstains' : ''}`).join(' · ');
   if (stack.slices.length > 1) return `${stack.slices.length} slices`;
   const found = Object.values(slice0(stack)?.answers ?? {});
   return found.map((answer) => (answer.error ? 'error' : `${answer.label} ${percent(answer.probability)}${answer.abstain ? ', abstains' : ''}`)).join(' · ');
