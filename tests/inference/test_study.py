@@ -8,7 +8,7 @@ import pytest
 from reslink.bundles.decision import Decision
 from reslink.errors import InputError, UsageError
 from reslink.inference.classifier import Prediction
-from reslink.inference.study import COVERS, study_answer
+from reslink.inference.study import COVERS, chosen_slices, study_answer
 
 
 def predictions(rows, names=("Healthy", "Tumor"), **more):
@@ -110,3 +110,17 @@ def test_no_slice_is_an_error():
         study_answer([Prediction("s", 0, error="broken")], Decision())
     with pytest.raises(UsageError, match="The answer of 0 slices"):
         study_answer(binary([0.5]), Decision(), top=0)
+
+
+def test_only_the_slices_that_are_judged_count_and_keep_their_places():
+    values = [0.99, 0.1, 0.2, 0.3, 0.4, 0.98]
+    found = study_answer(binary(values), Decision(), judged=[1, 2, 3, 4])
+    assert (found.slices, found.used) == (4, (4, 3, 2))
+    assert found.score == pytest.approx(0.3)
+
+
+def test_slices_that_show_little_of_the_head_are_not_judged():
+    assert chosen_slices([0, 49, 50, 100, 70, 20]) == (2, 3, 4)
+    assert chosen_slices([0, 0]) == ()
+    many = chosen_slices([100] * 640)
+    assert (len(many), many[0], many[-1]) == (64, 0, 639)

@@ -24,6 +24,7 @@ from reslink.serving.dicom_node import (
     Peer,
     StoreSender,
     client_context,
+    serve,
     server_context,
     transfer_syntaxes,
 )
@@ -91,6 +92,64 @@ def test_a_full_disk_is_a_failure_and_not_a_success(node_of, queue, monkeypatch)
     monkeypatch.setattr(queue, "add", full)
     with node_of() as node:
         assert pacs.store(node.port, pacs.series(1)[:1]) == [0xA700]
+
+
+def test_an_object_beyond_the_limit_is_not_kept_in_memory_and_the_rest_goes_on(node_of, queue, monkeypatch, caplog):
+    from reslink.serving import dicom_node
+
+    slices = pacs.series(1)
+    slices[4].PixelData = bytes(1 << 20)
+    monkeypatch.setattr(dicom_node, "MAX_FILE_BYTES", 1 << 18)
+    most, store = [], Node._store
+
+    def measured(node, event):
+        most.append(len(event.request.DataSet.getvalue()))
+        return store(node, event)
+
+    monkeypatch.setattr(Node, "_store", measured)
+    with node_of() as node:
+        assert pacs.store(node.port, slices) == [0] * 4 + [0xA700] + [0] * 5
+        [series] = (queue.folder / "receiving").iterdir()
+        assert len(list(series.glob("*.dcm"))) == 9
+    assert len(most) == 10
+    assert max(most) < 1 << 19
+    assert "an instance of more than 0 MiB was refused" in caplog.text
+
+
+def test_a_deflated_data_set_is_not_inflated(node_of):
+    """A few megabytes of it may be a thousand times as many in memory."""
+    deflated = "1.2.840.10008.1.2.1.99"
+    assert deflated not in transfer_syntaxes()
+    with node_of() as node:
+        entity = AE("TEST")
+        entity.add_requested_context("1.2.840.10008.5.1.4.1.1.2", deflated)
+        association = entity.associate("127.0.0.1", node.port, ae_title="RESLINK")
+        assert not association.accepted_contexts
+        association.release()
+
+
+def test_a_full_disk_does_not_end_the_node(node_of, queue, monkeypatch, caplog):
+    stop, calls = threading.Event(), []
+
+    def full(*_):
+        calls.append(1)
+        if len(calls) == 2:
+            stop.set()
+        raise OSError(28, "No space left on device")
+
+    with node_of() as node:
+        monkeypatch.setattr(node, "close_finished", full)
+        serve(node, stop, [], pause=0.01)
+    assert "the queue: No space left on device" in caplog.text
+
+
+def test_what_is_remembered_is_not_searched_all_the_time(node_of, queue, monkeypatch):
+    stop, closed, expired = threading.Event(), [], []
+    with node_of() as node:
+        monkeypatch.setattr(queue, "expire", lambda: expired.append(1))
+        monkeypatch.setattr(node, "close_finished", lambda: (closed.append(1), len(closed) == 20 and stop.set()))
+        serve(node, stop, [], pause=0.001)
+    assert (len(closed), len(expired)) == (20, 1)
 
 
 def test_a_data_set_without_a_series_is_not_understood(node_of):
@@ -172,6 +231,11 @@ def test_tls_lets_in_those_whose_certificate_is_signed(node_of, certificates):
         stranger = client_context(ours, certificates / "other.pem", certificates / "other.key")
         assert not pacs.echo(node.port, tls_args=(stranger, "127.0.0.1"))
         assert not pacs.echo(node.port, tls_args=(client_context(certificates / "other.pem", ours, key), "127.0.0.1"))
+
+
+def test_an_authority_that_is_named_is_the_only_one(certificates):
+    [known] = client_context(certificates / "ours.pem").get_ca_certs()
+    assert known["subject"] == ((("commonName", "127.0.0.1"),),)
 
 
 def test_silent_callers_keep_nobody_waiting(node_of, certificates):

@@ -149,6 +149,51 @@ def test_a_bug_in_one_series_does_not_stop_the_others(pipeline, queue, archive, 
     assert "SECRET" not in caplog.text
 
 
+@pytest.mark.parametrize("step", ["answered", "read"])
+def test_a_full_disk_refuses_no_series(pipeline, queue, archive, monkeypatch, caplog, step):
+    """What the machine lacks is no fault of the series: it is answered once there is room again, however often that fails."""
+    from reslink.errors import StorageError
+    from reslink.serving import dicom_pipeline
+
+    key, full = put(queue, pacs.series(1)), True
+
+    def answered(*words):
+        if full:
+            raise StorageError("a file could not be written: No space left on device", "Space is needed", "Free some")
+        Queue.answered(queue, *words)
+
+    whole = dicom_pipeline.read_head
+
+    def read(folder):
+        if full:
+            raise OSError(5, "Input/output error")
+        return whole(folder)
+
+    if step == "answered":
+        monkeypatch.setattr(queue, "answered", answered)
+    else:
+        monkeypatch.setattr(dicom_pipeline, "read_head", read)
+    monkeypatch.setattr(dicom_pipeline, "LONGEST_WAIT", 0.0)
+    for _ in range(MOST_ATTEMPTS + 2):
+        assert not pipeline.work()
+    assert queue.names("working") == [key]
+    assert "again in" in caplog.text
+    full = False
+    assert pipeline.work()
+    assert pipeline.deliver()
+    assert len(archive.got) == 3
+
+
+def test_a_result_that_cannot_be_read_does_not_hold_up_the_others(pipeline, queue, archive, caplog):
+    first, second = put(queue, pacs.series(1)), put(queue, pacs.series(2))
+    assert pipeline.work()
+    assert pipeline.work()
+    (queue.folder / "sending" / first / "record.json").write_text("{")
+    pipeline.deliver()
+    assert queue.record(second)["answered"]
+    assert f"series {first}: not sent (JSONDecodeError); again in" in caplog.text
+
+
 def test_a_series_that_kills_the_process_is_put_aside_in_the_end(pipeline, queue, archive):
     key = put(queue, pacs.series(1))
     for _ in range(MOST_ATTEMPTS):

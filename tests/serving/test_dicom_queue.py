@@ -81,6 +81,54 @@ def test_late_slices_alone_are_known_as_such(tmp_path):
         assert queue.missing("k") == 2
 
 
+def answered_once(queue: Queue, *instances: str, results: int = 1, said: str = "") -> None:
+    for instance in instances:
+        queue.add("k", instance, b"a")
+    assert queue.close("k")
+    queue.answered("k", [(f"{i}.dcm", b"r") for i in range(results)], [said])
+    for path in queue.unsent("k"):
+        queue.sent(path)
+    queue.finish("k")
+
+
+def test_a_refusal_of_late_slices_does_not_make_later_ones_a_series(tmp_path):
+    with Queue(tmp_path / "q", keep=0.0).opened() as queue:
+        answered_once(queue, "1.1", "1.2")
+        time.sleep(0.02)
+        queue.expire()
+        answered_once(queue, "1.3", results=0, said="late")
+        queue.add("k", "1.4", b"d")
+        assert queue.close("k")
+        assert queue.missing("k") == 2, "two late slices alone would be answered as a series"
+
+
+def test_slices_are_kept_as_long_as_late_ones_wait_for_them(tmp_path):
+    """The archive cannot be reached for longer than ``keep``: the late slice waits, and its fellows with it."""
+    with Queue(tmp_path / "q", keep=0.0).opened() as queue:
+        queue.add("k", "1.1", b"a")
+        queue.close("k")
+        queue.answered("k", [("r.dcm", b"r")], [])
+        queue.add("k", "1.2", b"b")
+        assert not queue.close("k")
+        time.sleep(0.02)
+        queue.expire()
+        queue.sent(queue.unsent("k")[0])
+        queue.finish("k")
+        assert queue.close("k")
+        assert queue.missing("k") == 0
+
+
+def test_a_full_disk_leaves_no_half_file(queue, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            queue.add("k", "1.1", b"a")
+    assert list((queue.folder / "incoming").iterdir()) == []
+
+
 def test_what_is_kept_is_deleted_in_time(tmp_path):
     with Queue(tmp_path / "q", keep=100.0).opened() as queue:
         queue.add("k", "1.1", b"a")
@@ -146,6 +194,7 @@ def test_a_kill_before_any_step_of_the_file_system_loses_nothing(tmp_path: Path,
     import shutil
 
     changing = [(Path, "replace"), (Path, "unlink"), (Path, "mkdir"), (shutil, "rmtree"), (os, "fsync")]
+    changing += [(os, "unlink"), (os, "rmdir")]  # within rmtree
     limit, ended = 0, False
     while not ended:
         limit += 1

@@ -9,12 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pacs
 import psutil
 import pytest
 from PIL import Image as Picture
 from uploaded import archive, dicom, head, nifti, png
 
 from reslink.inference.classifier import Classifier
+from reslink.serving import dicom_answer
+from reslink.serving.desk import Desk
+from reslink.serving.dicom_series import read_head
+from reslink.serving.limits import Limits
+from reslink.serving.metrics import Metrics
+from reslink.serving.problems import Problem
 
 
 def offline(bundle: Path, files: dict[str, bytes], folder: Path) -> list[dict[str, object]]:
@@ -82,6 +89,37 @@ def test_slices_of_two_series_are_kept_apart(service) -> None:
     files = [(f"{i}.dcm", dicom(i, float(i), SeriesInstanceUID=f"1.2.{i % 2}")) for i in range(4)]
     answer = service.post("/v1/predict", files).json()
     assert [one["files"] for one in answer["series"]] == [[0, 2], [1, 3]]
+
+
+def test_a_series_has_one_answer_and_the_dicom_node_gives_the_same(service, bundles, tmp_path: Path) -> None:
+    """A slice with little of the head in it is left out by both; places are those in the series."""
+    slices = pacs.series(1, slices=12)
+    small, whole = np.zeros((128, 128), np.uint16), slices[0].pixel_array
+    small[60:90, 50:80] = whole[60:90, 50:80]
+    slices[0].PixelData = small.tobytes()
+    folder = pacs.write(tmp_path, slices)
+    told = dicom_answer.answer(dicom_answer.load_model(str(bundles[0])), read_head(folder))
+    assert told.series.chosen == tuple(range(1, 12))
+    answer = service.post("/v1/predict", [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]).json()
+    [series] = answer["series"]
+    [found] = series["study"]
+    wanted = told.study.as_dict()
+    assert (found["model"], found["label"], found["about"], found["slices"]) == ("head", wanted["label"], "Tumor", 11)
+    for word in ("score", "ci_low", "ci_high"):
+        assert found[word] == pytest.approx(wanted[word], abs=1e-5), word
+    assert found["used"] == [told.series.chosen[i] for i in wanted["used"]]
+    assert (found["rule"], found["covers"]) == (wanted["rule"], wanted["covers"])
+
+
+def test_one_slice_of_a_volume_is_no_series(service) -> None:
+    assert service.post("/v1/predict", [("a.nii", nifti(12))]).json()["series"][0]["study"][0]["slices"] == 12
+    assert service.post("/v1/predict", [("a.nii", nifti(12))], {"slice": "2"}).json()["series"][0]["study"] == []
+
+
+def test_slices_of_another_direction_are_no_part_of_a_series(service) -> None:
+    across = {"ImageOrientationPatient": [0.0, 1, 0, 0, 0, -1]}
+    files = [(f"{i}.dcm", dicom(i, float(i), **(across if i == 1 else {}))) for i in range(3)]
+    assert [one["files"] for one in service.post("/v1/predict", files).json()["series"]] == [[0, 2]]
 
 
 def test_a_slice_that_is_asked_for(service) -> None:
@@ -179,6 +217,9 @@ def test_the_facts_of_the_service(service) -> None:
         body = document["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]
         assert body["schema"]["required"] == ["files"]
         assert body["examples"]
+        assert {"rule", "score", "ci_low", "ci_high", "interval", "covers", "used"} <= set(
+            document["components"]["schemas"]["StudyAnswer"]["properties"]
+        )
         metrics = client.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'reslink_requests_total{route="/v1/models",status="200"' in metrics.text.replace(" ", "")
@@ -204,6 +245,16 @@ def test_several_workers_share_a_port(serving) -> None:
     with serving(workers=2, decoders=1) as running, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda i: running.post("/v1/predict", [("a.png", png(i))]).status_code, range(16)))
         assert answers == [200] * 16
+
+
+def test_bytes_that_are_counted_after_the_end_of_a_request_are_refused() -> None:
+    """A thread that still unpacks when the time of its answer is over must not take memory for ever."""
+    desk = Desk([], None, Limits(), Metrics())  # type: ignore[arg-type]
+    with desk.memory() as hold:
+        hold(1000)
+    with pytest.raises(Problem):
+        hold(1000)
+    assert desk.held_bytes == 0
 
 
 def test_pictures_of_the_tests_differ() -> None:

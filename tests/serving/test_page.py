@@ -125,6 +125,31 @@ def test_a_series_is_scrolled_with_the_keyboard_in_its_order(page) -> None:
     assert page.locator("#table tbody tr").count() == 3
 
 
+def test_a_series_has_an_answer_with_its_rule_and_interval(page, service) -> None:
+    files = [(f"{i:02}.dcm", dicom(i, float(i))) for i in range(12)]
+    give(page, *files)
+    [series] = service.post("/v1/predict", files, {"model": ["head", "three"]}).json()["series"]
+    cards = page.locator("#study .answer")
+    assert cards.locator("h3").all_inner_texts() == ["head, whole series", "three, whole series"]
+    text, found = cards.first.inner_text(), series["study"][0]
+    low, high = (f"{100 * found[word]:.1f} %" for word in ("ci_low", "ci_high"))
+    for words in (f"95 % interval {low} to {high}", found["rule"], "12 of 12 slices judged", "fitted on single slices"):
+        assert words in text
+    cards.first.get_by_role("button", name=f"Slice {found['used'][1] + 1}", exact=True).click()
+    assert page.locator("#slice-out").inner_text() == f"{found['used'][1] + 1} of 12"
+    with page.expect_download() as waiting:
+        page.click("#save-csv")
+    line = next(line for line in waiting.value.path().read_text().splitlines() if ",series,head," in line)
+    assert str(found["ci_low"])[:8] in line
+    page.get_by_label("head", exact=True).first.uncheck()
+    page.wait_for_function("() => document.querySelectorAll('#study .answer').length === 1")
+
+
+def test_few_slices_say_why_there_is_no_interval(page) -> None:
+    give(page, *[(f"{i}.dcm", dicom(i, float(i))) for i in range(3)])
+    assert "no interval: it rests on 3 blocks of neighbouring slices" in page.locator("#study .answer").first.inner_text()
+
+
 def test_the_window_can_be_changed(page) -> None:
     give(page, ("a.dcm", dicom(3)))
     assert (page.input_value("#centre"), page.input_value("#width")) == ("40", "80")

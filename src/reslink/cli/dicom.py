@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,10 +16,12 @@ from reslink.cli.console import Console
 from reslink.cli.options import Json, Overwrite
 from reslink.cli.threads import wanted_threads
 from reslink.cli.verb import refuse_earlier
-from reslink.errors import UsageError
+from reslink.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from reslink.serving.dicom_answer import Model
+    from reslink.serving.dicom_pipeline import Pipeline
+    from reslink.serving.dicom_web import Watcher
 
 EXAMPLES = {
     "listen": (
@@ -79,6 +80,7 @@ def listen(
 
     A kill loses nothing and doubles nothing: start the same command again. SIGTERM and Ctrl-C finish the series at hand.
     """
+    from reslink.serving.addresses import is_loopback
     from reslink.serving.dicom_node import Node, NodeSettings, Peer, StoreSender, client_context, serve, server_context
     from reslink.serving.dicom_pipeline import Pipeline
     from reslink.serving.dicom_queue import Queue
@@ -89,7 +91,7 @@ def listen(
         raise UsageError("One of --tls-cert and --tls-key was given", "TLS needs a certificate and its key", "Give both")
     tls = None if tls_cert is None or tls_key is None else server_context(tls_cert, tls_key, tls_ca)
     sending = client_context(tls_ca, tls_cert, tls_key) if send_tls else None
-    if tls is None and not _loopback(host):
+    if tls is None and not is_loopback(host):
         console.warn(f"Warning: {host} is listened on without TLS; whoever reaches the port sees what is sent.")
     settings = NodeSettings(ae_title, host, port, tuple(allow or ()), settle, quiet_time, tls)
     models = _models(console, bundles, map_name, top)
@@ -106,7 +108,7 @@ def watch(
     bundles: Bundles,
     url: Annotated[str, typer.Option("--url", metavar="ROOT", help="DICOMweb root of the archive.", show_default=False)],
     queue: QueueFolder,
-    days: Annotated[int, typer.Option("--days", min=0, help="Studies of so many days up to today; 0 for all.")] = 1,
+    days: Annotated[int, typer.Option("--days", min=0, help="Studies of so many days up to today; 0 for all.")] = 2,
     period: Annotated[float, typer.Option("--period", min=0.1, help="Seconds between two searches.")] = 30.0,
     settle: Annotated[float, typer.Option("--settle", min=0, help="Seconds for which a series must not grow.")] = 60.0,
     credentials: Annotated[
@@ -132,7 +134,7 @@ def watch(
         console.note(f"{url} is watched for series of {' and '.join(modalities or ('CT', 'MR'))}")
         console.research_use_only()
         if once:
-            _drain(watcher.look, pipeline, stop)
+            _drain(watcher, pipeline, stop)
             return
         threads = pipeline.run(stop)
         watcher.run(stop)
@@ -191,17 +193,27 @@ def _check_titles(*titles: str) -> None:
             )
 
 
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _drain(watcher: Watcher, pipeline: Pipeline, stop: threading.Event) -> None:
+    """Searches, answers and sends until nothing is left, or what is left cannot be fetched, answered or sent.
 
-
-def _drain(look: Callable[[], int], pipeline: Any, stop: threading.Event) -> None:
-    """Searches, answers and sends until nothing is left, or what is left cannot be sent."""
-    while not stop.is_set() and look() + pipeline.work() + pipeline.deliver():
-        pass
+    Raises:
+        InputError: If something is left, and nobody stopped it.
+    """
+    while not stop.is_set():
+        done = watcher.look(stop)
+        while not stop.is_set() and (pipeline.work() or pipeline.deliver()):
+            done += 1
+        if not done and not watcher.waiting:
+            break
+        if not done:
+            stop.wait(watcher.settings.period)
+    left = watcher.failed + sum(len(watcher.queue.names(state)) for state in ("working", "sending"))
+    if left and not stop.is_set():
+        raise InputError(
+            f"{left} series could not be answered or sent",
+            "The log says why; what was fetched is in the queue",
+            "Run the same command again",
+        )
 
 
 @contextmanager

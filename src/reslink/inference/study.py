@@ -20,6 +20,12 @@ TOP: Final = 3
 NORMAL_NAMES: Final = ("healthy", "normal", "no tumor", "no tumour", "no_tumor", "no_tumour", "notumor", "negative")
 """Names, whatever their case, of the class that speaks of nothing found, where there are more than two classes."""
 
+HEAD_SHARE: Final = 0.5
+"""A slice is judged where its head is at least this large, as a part of the series' largest."""
+
+MOST_SLICES: Final = 64
+"""Of more slices than this, evenly spaced ones are judged."""
+
 LONGEST_BLOCK: Final = 3
 MOST_REFUSED: Final = 0.5
 """A larger share of slices that the bundle abstains from makes the answer an abstention."""
@@ -71,8 +77,30 @@ class StudyAnswer:
         return vars(self) | {"used": list(self.used), "reasons": list(self.reasons), "covers": COVERS}
 
 
+def chosen_slices(areas: Sequence[int]) -> tuple[int, ...]:
+    """Returns the slices of a series that are judged: those that show enough of the head, evenly spaced where they are many.
+
+    Args:
+        areas: Pixels of the head in each slice, in order of their place.
+
+    Returns:
+        Positions in ``areas``, rising; none where no slice shows a head.
+    """
+    sizes = np.asarray(areas)
+    enough = np.flatnonzero((sizes > 0) & (sizes >= HEAD_SHARE * sizes.max(initial=0)))
+    if len(enough) > MOST_SLICES:
+        enough = enough[np.unique(np.linspace(0, len(enough) - 1, MOST_SLICES).round().astype(int))]
+    return tuple(int(i) for i in enough)
+
+
 def study_answer(
-    predictions: Sequence[Prediction], decision: Decision, *, top: int = TOP, draws: int = 1000, seed: int = 0
+    predictions: Sequence[Prediction],
+    decision: Decision,
+    *,
+    top: int = TOP,
+    judged: Sequence[int] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> StudyAnswer:
     """Returns the answer of a series: the mean probabilities of the few slices that look least normal.
 
@@ -88,6 +116,7 @@ def study_answer(
         predictions: Of the slices in order of their place; those with an error are passed over.
         decision: Of the bundle that made them.
         top: Slices that make the answer, at least 1.
+        judged: Positions of the slices that count, rising, see :func:`chosen_slices`; if not given, all.
         draws: Bootstrap draws.
         seed: Of the draws.
 
@@ -100,7 +129,8 @@ def study_answer(
     """
     if top < 1:
         raise UsageError(f"The answer of {top} slices was asked for", "At least one slice makes an answer", "Use 3")
-    places = [i for i, one in enumerate(predictions) if one.probabilities is not None]
+    wanted = range(len(predictions)) if judged is None else judged
+    places = [i for i in wanted if predictions[i].probabilities is not None]
     if not places:
         raise InputError(
             "No slice of the series could be judged", "An answer needs at least one slice", "See the errors of the slices"

@@ -61,11 +61,36 @@ class FileAnswer(BaseModel):
     problem: ProblemDetails | None = None
 
 
+class StudyAnswer(BaseModel):
+    """What a model says about a series as a whole: the same as ``reslink dicom answer`` says of it."""
+
+    model: str = Field(examples=["ct"])
+    label: str = Field(examples=["Tumor"])
+    probability: float = Field(description="Of the label by the rule, 0 to 1.", examples=[0.91])
+    probabilities: dict[str, float] = Field(examples=[{"Healthy": 0.09, "Tumor": 0.91}])
+    about: str = Field(description="The class that the score and its interval speak of.", examples=["Tumor"])
+    score: float = Field(description="The probability of that class by the rule.", examples=[0.91])
+    ci_low: float | None = Field(description="Lower end of the 95 % interval; null where there is none.", examples=[0.84])
+    ci_high: float | None = Field(examples=[0.95])
+    interval: str = Field(description="How the interval was made, or why there is none.")
+    rule: str = Field(description="How the slices were put together.")
+    slices: int = Field(description="Slices that were judged: those that show enough of the head.", examples=[24])
+    used: list[int] = Field(
+        description="Places in the series, from 0, of the slices that make the answer.", examples=[[9, 10, 8]]
+    )
+    abstain: bool | None = Field(examples=[False])
+    reasons: list[str] = Field(examples=[[]])
+    covers: str = Field(description="What the interval covers, and what it does not.")
+
+
 class Series(BaseModel):
     """The files of one series: a volume, or DICOM slices."""
 
     files: list[int] = Field(description="Places in ``files``, in order along the normal of the slices.")
-    study: list[dict[str, Any]] = Field([], description="The answer for the series as a whole, where one can be given.")
+    study: list[StudyAnswer] = Field(
+        [],
+        description="The answer for the series as a whole, a model each; none where one slice was asked for or shows no head.",
+    )
 
 
 class Predictions(BaseModel):

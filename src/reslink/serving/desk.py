@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
-import importlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from reslink.errors import InputError, UsageError, nearest
 from reslink.imaging.geometry import Plane, distances
 from reslink.inference.classifier import Prediction
+from reslink.inference.study import chosen_slices, study_answer
 from reslink.serving.hosted import Hosted, Maps, drawn
 from reslink.serving.limits import Limits
 from reslink.serving.metrics import Metrics
@@ -45,17 +45,17 @@ class Desk:
 
     @contextmanager
     def memory(self) -> Iterator[Callable[[int], None]]:
-        """Gives a request a function that counts the bytes that it keeps, from any thread, until the block ends.
+        """Gives a request a function that counts the bytes that it keeps, from any thread, and refuses once the block ended.
 
         Raises:
             Problem: With status 503, if all requests together would keep too much.
         """
-        mine = 0
+        mine, ended = 0, False
 
         def hold(size: int) -> None:
             nonlocal mine
             with self._lock:
-                if self.held_bytes + size > self.limits.held_bytes:
+                if ended or self.held_bytes + size > self.limits.held_bytes:
                     raise busy("The requests under way hold all the memory that they may", 5)
                 mine, self.held_bytes = mine + size, self.held_bytes + size
 
@@ -63,7 +63,7 @@ class Desk:
             yield hold
         finally:
             with self._lock:
-                self.held_bytes -= mine
+                self.held_bytes, ended = self.held_bytes - mine, True
             self.metrics.load(self.under_way, self.held_bytes)
 
     @contextmanager
@@ -110,7 +110,7 @@ class Desk:
     async def predict(self, form: Form) -> Json:
         """Returns the answer of ``/v1/predict``."""
         chosen = self._chosen(form)
-        wish = Wish(tuple({one.way for one in chosen}), form.number("slice"), most_slices=self.limits.slices)
+        wish = Wish(tuple({one.way for one in chosen}), form.number("slice"), areas=True, most_slices=self.limits.slices)
         prepared = await self._prepare(form.files, wish)
         found = await self._side_by_side(
             list(zip(form.files, prepared, strict=True)), lambda pair: _predicted(pair[0], pair[1], chosen, wish.slice or 0)
@@ -119,7 +119,8 @@ class Desk:
         _refuse_if_all_failed(files)
         series = _series(prepared)
         for one in series:
-            one["study"] = await asyncio.to_thread(_study, [found[i][1] for i in one["files"]], chosen)
+            members = [(prepared[i], found[i][1]) for i in one["files"]]
+            one["study"] = await asyncio.to_thread(_study, members, chosen)
         return {"notice": NOTICE, "files": files, "series": series}
 
     async def explain(self, form: Form) -> Json:
@@ -259,15 +260,19 @@ def _viewed(file: Upload, prepared: Prepared | None) -> Json:
 
 
 def _series(prepared: Sequence[Prepared | None]) -> list[Json]:
-    """Returns the files of each series: a volume, or two and more DICOM slices in order along the normal of the first."""
-    groups: dict[str, list[tuple[int, Plane]]] = {}
+    """Returns the files of each series: a volume, or two and more parallel DICOM slices in order along their normal."""
+    groups: dict[str, list[list[tuple[int, Plane]]]] = {}
     found: list[Json] = [{"files": [i], "study": []} for i, one in enumerate(prepared) if one is not None and one.slices > 1]
     for i, one in enumerate(prepared):
         if one is None or one.slices != 1 or one.facts.get("position") is None or one.facts.get("localizer"):
             continue
         plane = Plane(*(_array(one.facts[word]) for word in ("position", "rows", "columns")))
-        groups.setdefault(one.facts["series"], []).append((i, plane))
-    for members in groups.values():
+        parallel = groups.setdefault(one.facts["series"], [])
+        group = next((members for members in parallel if plane.same_direction(members[0][1])), None)
+        if group is None:
+            parallel.append(group := [])
+        group.append((i, plane))
+    for members in (group for parallel in groups.values() for group in parallel):
         if len(members) > 1:
             along = distances([plane for _, plane in members])
             found.append({"files": [members[int(i)][0] for i in along.argsort(kind="stable")], "study": []})
@@ -280,18 +285,22 @@ def _array(values: Sequence[float]) -> Any:
     return np.array(values)
 
 
-def _study(slices: Sequence[dict[str, list[Prediction]]], chosen: Sequence[Hosted]) -> list[Json]:
-    """Returns the answer for a series as a whole, a model each; nothing where this installation has no rule for it."""
-    try:
-        rule: Any = importlib.import_module("reslink.inference.study")
-    except ModuleNotFoundError:
+def _study(members: Sequence[tuple[Prepared | None, dict[str, list[Prediction]]]], chosen: Sequence[Hosted]) -> list[Json]:
+    """Returns the answer for a series as a whole, a model each; none where only one slice of a volume was asked for.
+
+    Args:
+        members: The files of the series in order, each with its predictions by model.
+        chosen: The models.
+    """
+    areas = [area for one, _ in members if one is not None for area in one.areas]
+    if len(areas) != sum(one.slices for one, _ in members if one is not None):
         return []
-    found = []
-    for one in chosen:
-        predictions = [answer for by_model in slices for answer in by_model.get(one.name, ()) if answer.error is None]
-        if predictions:
-            answer = rule.study_answer(predictions, one.classifier.bundle.decision)
-            found.append({"model": one.name, **answer.as_dict()})
+    judged, found = chosen_slices(areas), []
+    for model in chosen:
+        predictions = [answer for _, by_model in members for answer in by_model[model.name]]
+        if any(predictions[i].error is None for i in judged):
+            answer = study_answer(predictions, model.classifier.bundle.decision, judged=judged)
+            found.append({"model": model.name, **answer.as_dict()})
     return found
 
 

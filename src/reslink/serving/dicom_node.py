@@ -19,7 +19,7 @@ from reslink.errors import UsageError
 from reslink.files import optional_import
 from reslink.imaging.frames import NATIVE, PLUGINS
 from reslink.imaging.guard import MAX_FILE_BYTES
-from reslink.serving.dicom_pipeline import SendError, Session
+from reslink.serving.dicom_pipeline import SendError, Session, lasts
 from reslink.serving.dicom_queue import Queue
 from reslink.serving.dicom_results import EXTRA
 from reslink.serving.dicom_series import key_of, refusal
@@ -39,6 +39,9 @@ RESULT_CLASSES: Final = (uid.Comprehensive3DSRStorage, uid.SecondaryCaptureImage
 
 HANDSHAKE: Final = 10.0
 """Seconds that a caller has for each step of the TLS handshake."""
+
+EXPIRE_EVERY: Final = 30.0
+"""Seconds between two searches for what was kept or remembered long enough."""
 
 _WANTED: Final = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Manufacturer")
 _VERIFICATION: Final = "1.2.840.10008.1.1"
@@ -113,6 +116,7 @@ class Node:
         self._lock = threading.Lock()
         self._last = dict.fromkeys(queue.names("receiving"), time.monotonic())
         self._open: dict[int, set[str]] = {}
+        self._too_large: set[int] = set()
         self._server: Any = None
 
     @property
@@ -138,6 +142,7 @@ class Node:
         entity.add_supported_context(_VERIFICATION)
         events = network.evt
         handlers = [
+            (events.EVT_PDU_RECV, self._measured),
             (events.EVT_C_STORE, self._store),
             (events.EVT_RELEASED, self._released),
             (events.EVT_CONN_CLOSE, self._closed),
@@ -171,11 +176,12 @@ class Node:
 
     def _store(self, event: Any) -> int:
         """Answers a C-STORE: success once the instance is on the disk, or where it is nothing to keep."""
+        if id(event.assoc) in self._too_large:
+            self._too_large.discard(id(event.assoc))
+            log.warning("an instance of more than %d MiB was refused", MAX_FILE_BYTES >> 20)
+            return OUT_OF_RESOURCES
         try:
             content = event.encoded_dataset(include_meta=True)
-            if len(content) > MAX_FILE_BYTES:
-                log.warning("an instance of %d MiB was refused", len(content) >> 20)
-                return OUT_OF_RESOURCES
             header = facts_of(content)
             series, instance = str(header["SeriesInstanceUID"][0]), str(header["SOPInstanceUID"][0])
             why = refusal(header["SOPClassUID"][0], header["ImageType"], header["Manufacturer"][0])
@@ -187,6 +193,13 @@ class Node:
             log.info("series %s: an instance was let go: %s", key, why)
             return SUCCESS
         return self._keep(event.assoc, key, instance, content)
+
+    def _measured(self, event: Any) -> None:
+        """Throws away what came of an object beyond the limit: pynetdicom keeps a message in memory until it is whole."""
+        message = event.assoc.dimse.message
+        if message is not None and message.data_set.tell() > MAX_FILE_BYTES:
+            message.data_set = io.BytesIO()
+            self._too_large.add(id(event.assoc))
 
     def _keep(self, association: Association, key: str, instance: str, content: bytes) -> int:
         with self._lock:
@@ -212,6 +225,7 @@ class Node:
         """Returns the series that an association delivered to, which is over now."""
         with self._lock:
             keys = self._open.pop(id(event.assoc), set())
+            self._too_large.discard(id(event.assoc))
             self._last.update(dict.fromkeys(keys, time.monotonic()))
         return keys
 
@@ -299,19 +313,21 @@ class _StoreSession:
         if not status:
             raise SendError("the association ended")
         if status.Status != SUCCESS and status.Status >> 12 != 0xB:  # a warning means that it was stored
-            raise SendError(
-                f"status 0x{status.Status:04X}", lasting=status.Status >> 8 in (0xA9, 0x01) or status.Status >> 12 == 0xC
-            )
+            raise SendError(f"status 0x{status.Status:04X}", lasting=lasts(status.Status))
 
 
 def transfer_syntaxes() -> list[str]:
-    """Returns the transfer syntaxes that can be read here, the uncompressed ones in front."""
+    """Returns the transfer syntaxes that are taken here, the uncompressed ones in front.
+
+    Deflated is not among them: a data set of it may be a thousand times as large once it is inflated to see what it is.
+    """
     from importlib.util import find_spec
 
     modules = {"pyjpegls": "jpeg_ls", "pylibjpeg": "openjpeg", "gdcm": "gdcm"}
     there = [syntax for syntax, (plugin, _) in PLUGINS.items() if find_spec(modules.get(plugin, "pydicom")) is not None]
     first = [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian]
-    return [str(syntax) for syntax in [*first, *sorted(NATIVE.difference(first)), *there]]
+    rest = NATIVE.difference(first, [uid.DeflatedExplicitVRLittleEndian])
+    return [str(syntax) for syntax in [*first, *sorted(rest), *there]]
 
 
 def server_context(cert: Path, key: Path, ca: Path | None) -> ssl.SSLContext:
@@ -329,7 +345,10 @@ def client_context(ca: Path | None, cert: Path | None = None, key: Path | None =
     Raises:
         UsageError: If a file cannot be used.
     """
-    return _filled(ssl.create_default_context(ssl.Purpose.SERVER_AUTH), cert, key, ca)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    return _filled(context, cert, key, ca)
 
 
 class _LaterHandshake(ssl.SSLContext):
@@ -360,9 +379,15 @@ def _filled(context: ssl.SSLContext, cert: Path | None, key: Path | None, ca: Pa
 
 def serve(node: Node, stop: threading.Event, threads: Sequence[threading.Thread], pause: float = 0.2) -> None:
     """Closes finished series until ``stop`` is set, then waits for the threads to finish what they are at."""
+    again = 0.0
     while not stop.wait(pause):
-        node.close_finished()
-        node.queue.expire()
+        try:
+            node.close_finished()
+            if time.monotonic() >= again:
+                again = time.monotonic() + EXPIRE_EVERY
+                node.queue.expire()
+        except OSError as error:  # a full disk, say: senders are told, and the node lives on
+            log.error("the queue: %s", error.strerror)
     for thread in threads:
         thread.join()
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Protocol
 
-from reslink.errors import ReslinkError
+from reslink.errors import ReslinkError, StorageError
 from reslink.serving.dicom_answer import Model, answer
 from reslink.serving.dicom_queue import Queue
 from reslink.serving.dicom_results import results
@@ -22,7 +22,7 @@ MOST_ATTEMPTS: Final = 10
 """A series on which the process died this often is put aside."""
 
 LONGEST_WAIT: Final = 300.0
-"""Seconds between attempts to reach an archive, at most."""
+"""Seconds between attempts to reach an archive, or to answer a series while the disk is full, at most."""
 
 
 class SendError(Exception):
@@ -36,6 +36,15 @@ class SendError(Exception):
     def __init__(self, why: str, lasting: bool = False) -> None:
         super().__init__(why)
         self.lasting = lasting
+
+
+def lasts(status: int) -> bool:
+    """Whether an archive that refused an object will refuse it again (PS3.4 B.2.3, PS3.7 annex C): not where it lacked room.
+
+    Args:
+        status: Of C-STORE, or the Failure Reason of STOW-RS.
+    """
+    return status >> 8 in (0xA9, 0x01) or status >> 12 == 0xC
 
 
 class Session(Protocol):
@@ -63,7 +72,8 @@ class Pipeline:
         queue: Opened.
         models: At least one.
         sender: The way to the archive.
-        retry: Seconds before the second attempt to send; each further one waits twice as long, up to five minutes.
+        retry: Seconds before the second attempt where the archive or this machine failed; each further one waits twice as
+            long, up to five minutes.
     """
 
     def __init__(self, queue: Queue, models: Sequence[Model], sender: Sender, retry: float = 2.0) -> None:
@@ -73,24 +83,34 @@ class Pipeline:
 
     def work(self) -> bool:
         """Answers the series that waits longest, if there is one; returns whether there was."""
-        waiting = self.queue.names("working")
-        if not waiting:
+        key = next((key for key in self.queue.names("working") if self._is_due(key)), None)
+        if key is None:
             return False
-        key = waiting[0]
+        try:
+            self._work_on(key)
+        except (OSError, MemoryError, StorageError) as error:  # a fault of this machine and not of the series
+            self.queue.take_back_attempt(key)
+            self._later(key, "not answered", type(error).__name__)
+            return False
+        except Exception as error:  # noqa: BLE001  (a series that no one thought of must not stop the others)
+            log.error("series %s: put aside, %s", key, type(error).__name__)
+            self.queue.fail(key)
+        self._in_time(key)
+        return True
+
+    def _work_on(self, key: str) -> None:
         if self.queue.attempt(key) > MOST_ATTEMPTS:
             log.error("series %s: put aside after %d attempts", key, MOST_ATTEMPTS)
             self.queue.fail(key)
-            return True
+            return
         try:
             self._answer(key)
+        except StorageError:
+            raise
         except ReslinkError as error:
             why = nameless(error.given, self.queue.folder)
             log.info("series %s: refused: %s", key, why)
             self.queue.answered(key, [], [why])
-        except Exception as error:  # noqa: BLE001  (a series that no one thought of must not stop the others)
-            log.error("series %s: put aside, %s", key, type(error).__name__)
-            self.queue.fail(key)
-        return True
 
     def _answer(self, key: str) -> None:
         missing = self.queue.missing(key)
@@ -113,16 +133,15 @@ class Pipeline:
     def deliver(self) -> bool:
         """Sends the results of every series whose turn it is; returns whether one was sent."""
         progress = False
-        for key in self.queue.to_send():
-            if time.monotonic() < self._next.get(key, 0.0):
-                continue
+        for key in filter(self._is_due, self.queue.to_send()):
             try:
                 self._send(key)
             except SendError as error:
-                self._later(key, str(error))
+                self._later(key, "not sent", str(error))
+            except Exception as error:  # noqa: BLE001  (a result that no one can read must not hold up the others)
+                self._later(key, "not sent", type(error).__name__)
             else:
-                self._failures.pop(key, None)
-                self._next.pop(key, None)
+                self._in_time(key)
                 progress = True
         return progress
 
@@ -146,11 +165,18 @@ class Pipeline:
         else:
             self.queue.sent(path)
 
-    def _later(self, key: str, why: str) -> None:
+    def _is_due(self, key: str) -> bool:
+        return time.monotonic() >= self._next.get(key, 0.0)
+
+    def _in_time(self, key: str) -> None:
+        self._failures.pop(key, None)
+        self._next.pop(key, None)
+
+    def _later(self, key: str, what: str, why: str) -> None:
         count = self._failures[key] = self._failures.get(key, 0) + 1
         wait = min(LONGEST_WAIT, self.retry * 2 ** min(count - 1, 16))
         self._next[key] = time.monotonic() + wait
-        log.warning("series %s: not sent (%s); again in %.0f s", key, why, wait)
+        log.warning("series %s: %s (%s); again in %.0f s", key, what, why, wait)
 
     def run(self, stop: threading.Event, pause: float = 0.2) -> list[threading.Thread]:
         """Starts to work and to deliver, each in a thread of its own, until ``stop`` is set.

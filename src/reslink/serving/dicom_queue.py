@@ -82,20 +82,26 @@ class Queue:
         Raises:
             OSError: If it cannot be written.
         """
-        part = self.folder / "incoming" / secrets.token_hex(8)
-        with part.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        with self._lock:
-            series = self.folder / "receiving" / key
-            new = not series.exists()
-            series.mkdir(exist_ok=True)
-            (series / _RELEASED).unlink(missing_ok=True)
-            part.replace(series / f"{sha256(instance)[:32]}.dcm")
-            sync_folder(series)
-            if new:
-                sync_folder(series.parent)
+        part = self._new_name()
+        try:
+            with part.open("xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            with self._lock:
+                self._take(key, part, f"{sha256(instance)[:32]}.dcm")
+        finally:
+            part.unlink(missing_ok=True)  # there still where the disk is full
+
+    def _take(self, key: str, part: Path, name: str) -> None:
+        series = self.folder / "receiving" / key
+        new = not series.exists()
+        series.mkdir(exist_ok=True)
+        (series / _RELEASED).unlink(missing_ok=True)
+        part.replace(series / name)
+        sync_folder(series)
+        if new:
+            sync_folder(series.parent)
 
     def release(self, key: str) -> None:
         """Marks that who sent the last slice of a series ended in good order; the next slice takes the mark away."""
@@ -121,7 +127,8 @@ class Queue:
                 for path in _instances(kept):
                     if not (series / path.name).exists():
                         path.replace(series / path.name)
-                shutil.rmtree(kept)
+                sync_folder(series)
+                self._delete(kept)
             series.replace(target)
             sync_folder(target.parent)
             return True
@@ -139,6 +146,10 @@ class Queue:
         write_atomic(path, str(count))
         return count
 
+    def take_back_attempt(self, key: str) -> None:
+        """Forgets the attempts at a series: what failed was the machine."""
+        (self.folder / "working" / key / _ATTEMPTS).unlink(missing_ok=True)
+
     def answered(self, key: str, results: Sequence[tuple[str, bytes]], said: Sequence[str]) -> None:
         """Keeps the results of a series, to be sent; its slices are kept for a while.
 
@@ -154,6 +165,8 @@ class Queue:
             write_atomic(part / name, content)
         instances = sorted(path.stem for path in _instances(self.folder / "working" / key))
         record = {"series": key, "answered": bool(results), "instances": instances, "results": len(results), "said": list(said)}
+        if not results and (before := self.record(key)).get("answered"):
+            record |= {"answered": True, "instances": before["instances"]}  # of its answer, which a refusal does not undo
         write_json(part / "record.json", record)
         target = self.folder / "sending" / key
         part.replace(target)
@@ -183,12 +196,12 @@ class Queue:
         series = self.folder / "sending" / key
         record = json.loads((series / "record.json").read_text())
         write_json(self.folder / "done" / f"{key}.json", record | {"at": datetime.now(UTC).isoformat(timespec="seconds")})
-        shutil.rmtree(series)
+        self._delete(series)
 
     def fail(self, key: str) -> None:
         """Puts a series aside that could not be answered, for a person to look at."""
         target = self.folder / "failed" / key
-        shutil.rmtree(target, ignore_errors=True)
+        self._delete(target)
         (self.folder / "working" / key).replace(target)
 
     def record(self, key: str) -> dict[str, Any]:
@@ -200,17 +213,27 @@ class Queue:
         return found
 
     def expire(self) -> None:
-        """Deletes slices that were kept long enough, and what was remembered long enough."""
+        """Deletes slices that were kept long enough and that no late one waits for, and what was remembered long enough."""
         for state, seconds in (("kept", self.keep), ("done", REMEMBERED)):
             for path in (self.folder / state).iterdir():
                 with self._lock, contextlib.suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > seconds:
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    awaited = state == "kept" and (self.folder / "receiving" / path.name).exists()
+                    if time.time() - path.stat().st_mtime > seconds and not awaited:
+                        self._delete(path)
+
+    def _new_name(self) -> Path:
+        return self.folder / "incoming" / secrets.token_hex(8)
+
+    def _delete(self, path: Path) -> None:
+        """Deletes a file or folder, whole as far as anyone can see: a kill leaves no half of it in its place."""
+        if path.exists():
+            gone = path.replace(self._new_name())
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
 
     def _retire(self, key: str) -> None:
         with self._lock:
             target = self.folder / "kept" / key
-            shutil.rmtree(target, ignore_errors=True)
+            self._delete(target)
             series = self.folder / "working" / key
             (series / _ATTEMPTS).unlink(missing_ok=True)
             os.utime(series)

@@ -23,6 +23,7 @@ from reslink.imaging.head import head_mask
 from reslink.imaging.image import Image, Modality
 from reslink.imaging.reading import read_series
 from reslink.imaging.series import dicom_files, sorted_by_position
+from reslink.inference.study import chosen_slices
 
 MANUFACTURER: Final = "reslink"
 """Stands in every object that this package writes; such an object is never classified."""
@@ -39,17 +40,13 @@ HEAD_CODES: Final = ("69536005", "12738006", "89546000", "T-D1100", "T-A0100", "
 NOT_SLICES: Final = ("LOCALIZER", "SCOUT", "SCREEN SAVE", "PROJECTION IMAGE", "DOSE", "MIP", "MINIP")
 """Words of Image Type of what is no slice of a head."""
 
-HEAD_SHARE: Final = 0.5
-"""A slice is taken where its head is at least this large, as a part of the series' largest."""
-
-MOST_SLICES: Final = 64
-"""Of more slices than this, evenly spaced ones are taken."""
-
 TILT: Final = 0.5
 """Degrees from which on a gantry counts as tilted."""
 
 HEAD_MM: Final = (90.0, 330.0)
 """Least and largest side of what is taken for a head, in millimetres; a trunk is wider."""
+
+OTHER_PART: Final = "its header says that it is of another part of the body"
 
 _LAST_TAG: Final = 0x7FDFFFFF
 _EMPTY: Final = (
@@ -189,9 +186,14 @@ def _body_part(header: Dataset) -> list[str]:
     codes = [str(item.get("CodeValue", "")) for item in regions]
     if stated in HEAD_WORDS or (not stated and set(codes) & set(HEAD_CODES)):
         return []
-    if stated or codes:
-        raise _refused("its header says that it is of another part of the body", f"Series of {', '.join(HEAD_WORDS)} are read")
+    if is_other_part(stated) or codes:
+        raise _refused(OTHER_PART, f"Series of {', '.join(HEAD_WORDS)} are read")
     return ["the header does not say which part of the body it is of"]
+
+
+def is_other_part(stated: str) -> bool:
+    """Whether a value of Body Part Examined is there and is no head."""
+    return stated.strip().upper() not in ("", *HEAD_WORDS)
 
 
 def nameless(text: str, folder: Path) -> str:
@@ -218,17 +220,14 @@ def _angle(planes: Sequence[Plane]) -> float:
 
 
 def _chosen(slices: Sequence[Image]) -> tuple[int, ...]:
-    """Returns the slices that show enough of the head, evenly spaced where they are many."""
+    """Returns the slices that are judged; refuses what is no head, or not of a head's size."""
     masks = [head_mask(image) for image in slices]
-    areas = np.array([int(mask.sum()) for mask in masks])
-    if not areas.any():
+    areas = [int(mask.sum()) for mask in masks]
+    if not any(areas):
         raise _refused("no head was found in any slice", "Slices of a head are classified")
-    largest = int(areas.argmax())
+    largest = int(np.argmax(areas))
     _check_side(masks[largest], slices[largest])
-    enough = np.flatnonzero(areas >= HEAD_SHARE * areas.max())
-    if len(enough) > MOST_SLICES:
-        enough = enough[np.unique(np.linspace(0, len(enough) - 1, MOST_SLICES).round().astype(int))]
-    return tuple(int(i) for i in enough)
+    return chosen_slices(areas)
 
 
 def _check_side(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], image: Image) -> None:

@@ -13,15 +13,15 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
-from reslink.errors import UsageError
+from reslink.errors import ReslinkError, UsageError
 from reslink.files import optional_import, write_json
 from reslink.imaging.guard import quiet
-from reslink.serving.dicom_pipeline import SendError, Session
+from reslink.serving.dicom_pipeline import SendError, Session, lasts
 from reslink.serving.dicom_queue import Queue
 from reslink.serving.dicom_results import EXTRA
-from reslink.serving.dicom_series import key_of, refusal_of
+from reslink.serving.dicom_series import OTHER_PART, is_other_part, key_of, refusal_of
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,37 @@ class WatchSettings:
     """What is looked for, and how often.
 
     Attributes:
-        days: Only studies of so many days up to today; 0 for all.
+        days: Only studies of so many days up to today; 0 for all. With 1, a study of the minutes before midnight is missed.
         period: Seconds between two searches.
         settle: Seconds for which the number of instances of a series must stay the same before it is fetched.
     """
 
-    days: int = 1
+    days: int = 2
     period: float = 30.0
     settle: float = 60.0
+
+
+class SearchError(ReslinkError):
+    """The archive could not be searched.
+
+    Args:
+        why: The kind of error; its message may quote an address.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"The archive could not be searched ({why})",
+            "It is a DICOMweb root that answers QIDO-RS",
+            "See that it runs, and that --url, --credentials and --tls-ca are right",
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    study: str
+    series: str
+    instances: int
+    body_part: str
 
 
 def web_client(url: str, credentials: str | None = None, ca: Path | None = None) -> Any:
@@ -99,7 +122,8 @@ class WebSender:
             status = getattr(getattr(error, "response", None), "status_code", None)
             raise SendError(f"HTTP {status}" if status else type(error).__name__, lasting=status in (400, 409, 415)) from None
         if reply.get("FailedSOPSequence"):
-            raise SendError(f"failure reason {reply.FailedSOPSequence[0].get('FailureReason')}", lasting=True)
+            reason = int(reply.FailedSOPSequence[0].get("FailureReason") or 0xC000)
+            raise SendError(f"failure reason 0x{reason:04X}", lasting=lasts(reason))
 
 
 class Watcher:
@@ -110,6 +134,10 @@ class Watcher:
         queue: Opened.
         settings: What it looks for.
         modalities: Of the series that it looks for.
+
+    Attributes:
+        waiting: Series of the last search that may still grow.
+        failed: Series of the last search that could not be fetched whole; the next search tries again.
     """
 
     def __init__(
@@ -117,57 +145,81 @@ class Watcher:
     ) -> None:
         self.queue, self.settings = queue, settings or WatchSettings()
         self._client, self._modalities = client, tuple(modalities)
+        self.waiting = self.failed = 0
         self._seen: dict[str, tuple[int, float]] = {}
         self._folder = queue.folder / _WATCHED
         self._folder.mkdir(exist_ok=True)
 
-    def look(self) -> int:
-        """Searches once; fetches what is new and has not grown for long enough. Returns how many series were fetched."""
-        count = 0
-        for study, series, instances in self._found():
-            key = key_of(series)
-            if self._known(key) == instances:
+    def look(self, stop: threading.Event | None = None) -> int:
+        """Searches once; fetches what is new and has not grown for long enough. Returns how many series were fetched.
+
+        Args:
+            stop: Once it is set, no further series is fetched.
+
+        Raises:
+            SearchError: If the archive cannot be searched.
+        """
+        count = self.waiting = self.failed = 0
+        for found in self._search():
+            if stop is not None and stop.is_set():
+                break
+            key = key_of(found.series)
+            if self._known(key) == found.instances or not self._settled(key, found.instances):
                 continue
-            before, since = self._seen.get(key, (-1, 0.0))
-            if before != instances:
-                self._seen[key] = instances, time.monotonic()
-                if self.settings.settle > 0:
-                    continue
-            elif time.monotonic() - since < self.settings.settle:
-                continue
-            count += self._fetch(study, series, key, instances)
+            try:
+                count += self._fetch(found, key)
+            except Exception as error:  # noqa: BLE001  (the client raises those of requests, pydicom and its own)
+                self.failed += 1
+                log.warning("series %s: could not be fetched (%s)", key, type(error).__name__)
         return count
 
     def run(self, stop: threading.Event) -> None:
         """Searches again and again until ``stop`` is set; goes on when the archive cannot be reached."""
         while not stop.is_set():
             try:
-                self.look()
-            except Exception as error:  # noqa: BLE001  (the client raises those of requests, and its own)
-                log.warning("the archive could not be searched (%s)", type(error).__name__)
-            self.queue.expire()
+                self.look(stop)
+                self.queue.expire()
+            except SearchError as error:
+                log.warning("%s", error.given)
+            except OSError as error:
+                log.error("the queue: %s", error.strerror)
             stop.wait(self.settings.period)
 
-    def _found(self) -> Iterator[tuple[str, str, int]]:
-        """Yields study, series and number of instances of what may be heads."""
-        for modality in self._modalities:
-            filters = {"Modality": modality}
-            if self.settings.days:
-                today = date.today()
-                filters["StudyDate"] = f"{today - timedelta(days=self.settings.days - 1):%Y%m%d}-{today:%Y%m%d}"
-            for offset in range(0, 1 << 30, _PAGE):
-                page = self._client.search_for_series(
-                    fields=["NumberOfSeriesRelatedInstances", "BodyPartExamined"],
-                    search_filters=filters,
-                    limit=_PAGE,
-                    offset=offset,
-                )
-                for item in page:
-                    study, series, count = (_value(item, tag) for tag in (_STUDY, _SERIES, _COUNT))
-                    if study and series and count:
-                        yield str(study), str(series), int(count)
-                if len(page) < _PAGE:
-                    break
+    def _settled(self, key: str, instances: int) -> bool:
+        now = time.monotonic()
+        before, since = self._seen.get(key, (-1, now))
+        if before != instances:
+            since = now
+            self._seen[key] = instances, now
+        settled = now - since >= self.settings.settle
+        self.waiting += not settled
+        return settled
+
+    def _search(self) -> list[_Found]:
+        """Returns what may be heads; all of it before anything is fetched, as the pages shift while an archive grows."""
+        try:
+            return [found for modality in self._modalities for found in self._pages(modality)]
+        except Exception as error:  # noqa: BLE001  (the client raises those of requests, and its own)
+            raise SearchError(type(error).__name__) from None
+
+    def _pages(self, modality: str) -> Iterator[_Found]:
+        filters = {"Modality": modality}
+        if self.settings.days:
+            today = date.today()
+            filters["StudyDate"] = f"{today - timedelta(days=self.settings.days - 1):%Y%m%d}-{today:%Y%m%d}"
+        for offset in range(0, 1 << 30, _PAGE):
+            page = self._client.search_for_series(
+                fields=["NumberOfSeriesRelatedInstances", "BodyPartExamined"],
+                search_filters=filters,
+                limit=_PAGE,
+                offset=offset,
+            )
+            for item in page:
+                study, series, count, part = (_value(item, tag) for tag in (_STUDY, _SERIES, _COUNT, _BODY))
+                if study and series and count:
+                    yield _Found(str(study), str(series), int(count), str(part or ""))
+            if len(page) < _PAGE:
+                break
 
     def _known(self, key: str) -> int:
         """Returns how many instances a series had when it was fetched; -1 where it was not."""
@@ -176,23 +228,34 @@ class Watcher:
         except (FileNotFoundError, ValueError):
             return -1
 
-    def _fetch(self, study: str, series: str, key: str, instances: int) -> int:
+    def _fetch(self, found: _Found, key: str) -> int:
         """Fetches a series whole and closes it; what a kill cuts off is fetched again."""
-        kept = 0
-        for dataset in self._client.iter_series(study, series):
-            with quiet():
-                wanted, stream = refusal_of(dataset) is None, io.BytesIO()
-                if wanted:
-                    dataset.save_as(stream, enforce_file_format=True)
-            if wanted:
-                self.queue.add(key, str(dataset.SOPInstanceUID), stream.getvalue())
-                kept += 1
+        came = kept = 0
+        if is_other_part(found.body_part):
+            log.info("series %s: let go: %s", key, OTHER_PART)
+            write_json(self._folder / key, found.instances)
+            return 0
+        for dataset in self._client.iter_series(found.study, found.series):
+            came, kept = came + 1, kept + self._keep(dataset, key)
+        if came < found.instances:
+            self.failed += 1
+            log.warning("series %s: %d of %d instances came; it will be fetched again", key, came, found.instances)
+            return 0
         if kept == 0:
-            log.info("series %s: let go: none of its %d instances is a slice", key, instances)
+            log.info("series %s: let go: none of its %d instances is a slice", key, found.instances)
         elif not self.queue.close(key):
             return 0  # its last answer is still on its way
-        write_json(self._folder / key, instances)
+        write_json(self._folder / key, found.instances)
         return int(kept > 0)
+
+    def _keep(self, dataset: Dataset, key: str) -> bool:
+        with quiet():
+            if refusal_of(dataset) is not None:
+                return False
+            stream = io.BytesIO()
+            dataset.save_as(stream, enforce_file_format=True)
+        self.queue.add(key, str(dataset.SOPInstanceUID), stream.getvalue())
+        return True
 
 
 def _value(item: dict[str, Any], tag: str) -> Any:

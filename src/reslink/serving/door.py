@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from reslink.serving import log
+from reslink.serving.addresses import is_loopback
 from reslink.serving.limits import MIB, Limits
 from reslink.serving.metrics import Metrics
 from reslink.serving.problems import Problem, too_large
@@ -173,11 +174,6 @@ def allowed_hosts(host: str, names: tuple[str, ...]) -> tuple[str, ...] | None:
     if is_loopback(host):
         return (*_LOOPBACK, *names)
     return names or None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _name(host: str) -> str:

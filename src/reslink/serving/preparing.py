@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from reslink.errors import InputError
 from reslink.explain.shown import original
 from reslink.imaging.guard import ImagingWarning, damaged
+from reslink.imaging.head import head_mask
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import WINDOWS, Placement, Preprocess
 from reslink.imaging.reading import read_with_place
@@ -40,6 +41,7 @@ class Wish:
     Attributes:
         ways: Which preprocessings to apply, by their place in the list that the process was started with.
         slice: The only slice wanted, from 0; None for all.
+        areas: Whether the size of the head is wanted where the file may be part of a series.
         look: Whether the slice is also wanted as it is explained: windowed, with the place of the network's square.
         view: Pixels that may be sent to a viewer; 0 where none are wanted.
         most_slices: More are refused.
@@ -47,6 +49,7 @@ class Wish:
 
     ways: tuple[int, ...] = ()
     slice: int | None = None
+    areas: bool = False
     look: bool = False
     view: int = 0
     most_slices: int = 2048
@@ -96,6 +99,7 @@ class Prepared:
         unit: ``HU``, ``MR`` or ``grey``.
         modality: ``CT`` or ``MR`` where the file says so.
         pixels: For each way that was wanted, the wanted slices: (planes, S, S) uint8, or why there is none.
+        areas: Pixels of the head in each wanted slice; empty where they were not wanted, or the file is no part of a series.
         looks: As ``pixels``, where they were wanted.
         view: Where it was wanted.
         facts: Where a DICOM slice lies: see ``reading.read_with_place``.
@@ -106,6 +110,7 @@ class Prepared:
     unit: str
     modality: str | None
     pixels: dict[int, list[NDArray[np.uint8] | str]] = field(default_factory=dict)
+    areas: list[int] = field(default_factory=list)
     looks: dict[int, list[Look]] = field(default_factory=dict)
     view: View | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -158,8 +163,10 @@ def _prepare(data: bytes, wish: Wish, caught: list[warnings.WarningMessage]) -> 
     view = _view(image, wish.view) if wish.view else None
     pixels = {way: [_pixels(_ways[way], plane) for plane in chosen] for way in wish.ways}
     looks = {way: [_look(_ways[way], plane) for plane in chosen] for way in wish.ways} if wish.look else {}
+    stacked = len(planes) > 1 or facts.get("position") is not None
+    areas = [int(head_mask(plane).sum()) for plane in chosen] if wish.areas and stacked else []
     notes = [str(w.message) for w in caught if issubclass(w.category, ImagingWarning)]
-    return Prepared(len(planes), image.unit, image.modality, pixels, looks, view, facts, notes)
+    return Prepared(len(planes), image.unit, image.modality, pixels, areas, looks, view, facts, notes)
 
 
 def _chosen(planes: list[Image], wish: Wish) -> list[Image]:

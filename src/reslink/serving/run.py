@@ -11,7 +11,7 @@ from typing import Any
 
 from reslink.errors import UsageError
 from reslink.files import optional_import
-from reslink.serving.door import is_loopback
+from reslink.serving.addresses import is_loopback
 
 _BACKLOG = 2048
 

@@ -5,10 +5,16 @@ import { el, percent } from '/ui/dom.js';
 // The class whose probability is drawn: the positive of two, the predicted of more.
 export const about = (model, answer) => model.positive ?? answer.label;
 
-function scale(value, threshold, text) {
+function scale(value, threshold, text, ends = null) {
   const fill = el('div', { class: 'fill' });
   fill.style.width = `${100 * value}%`;
   const bar = el('div', { class: 'scale', role: 'img', 'aria-label': text }, fill);
+  if (ends) {
+    const span = el('div', { class: 'span' });
+    span.style.left = `${100 * ends[0]}%`;
+    span.style.width = `${100 * (ends[1] - ends[0])}%`;
+    bar.append(span);
+  }
   if (threshold !== null) {
     const mark = el('div', { class: 'mark' });
     mark.style.left = `${100 * threshold}%`;
@@ -60,16 +66,32 @@ export function card(model, answer, where) {
   return box;
 }
 
-// A model's answer for a series as a whole.
-export function studyCard(answer) {
-  const interval =
-    answer.ci_low === null || answer.ci_low === undefined ? '' : `, 95 % interval ${percent(answer.ci_low)} to ${percent(answer.ci_high)}`;
-  const box = el('article', { class: answer.abstain ? 'answer abstains' : 'answer' });
+// The probability of a series with its interval, in words.
+export function studyLine({ about: shown, score, ci_low: low, ci_high: high }) {
+  return `Probability of ${shown}: ${percent(score)}${low === null ? '' : `, 95 % interval ${percent(low)} to ${percent(high)}`}`;
+}
+
+// A model's answer for a series as a whole; `choose` shows one of the slices that make it.
+export function studyCard(model, answer, total, choose) {
+  const { threshold } = model.decision;
+  const ends = answer.ci_low === null ? null : [answer.ci_low, answer.ci_high];
+  const box = el('article', { class: answer.abstain ? 'answer study abstains' : 'answer study' });
   box.append(el('h3', {}, `${answer.model}, whole series`), el('p', { class: 'label' }, answer.label));
   if (answer.abstain) box.append(abstention(answer.reasons));
+  const text = studyLine(answer);
+  const used = answer.used.slice(0, 8).map((i) => el('button', { type: 'button', onclick: () => choose(i) }, `Slice ${i + 1}`));
+  const point = threshold === null ? 'the most probable class is chosen' : `${model.positive} from ${percent(threshold)} on, fitted on single slices`;
+  const rows = [
+    ['Rule', `${answer.rule}; ${answer.slices} of ${total} slices judged`],
+    ['Operating point', point],
+    ['Interval', answer.interval],
+  ];
   box.append(
-    el('p', {}, `Probability of ${answer.about ?? answer.label}: ${percent(answer.score ?? answer.probability)}${interval}`),
-    el('p', { class: 'soft' }, [answer.rule, answer.covers].filter(Boolean).join('. ')),
+    el('p', {}, text),
+    scale(answer.score, threshold, text, ends),
+    el('p', { class: 'row', role: 'group', 'aria-label': 'Slices that make the answer' }, ...used),
+    el('dl', {}, ...rows.flatMap(([term, words]) => [el('dt', {}, term), el('dd', {}, words)])),
+    el('details', { class: 'soft' }, el('summary', {}, 'What the interval covers'), el('p', {}, answer.covers)),
   );
   return box;
 }

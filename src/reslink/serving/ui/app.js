@@ -1,18 +1,22 @@
 // The page: files in, answers out, one stack in the viewer at a time.
 
 import * as api from '/ui/api.js';
-import { about, card, strip, studyCard, table } from '/ui/answers.js';
+import { about, card, strip, studyCard, studyLine, table } from '/ui/answers.js';
 import { $, el, percent } from '/ui/dom.js';
 import { dropped, shown } from '/ui/files.js';
 import { saveCsv, saveJson, savePng } from '/ui/save.js';
 import { addAnswers, stacksOf } from '/ui/stacks.js';
 import { heatOf, Viewer } from '/ui/viewer.js';
 
+const MOST_MAPS = 48; // slices whose maps are kept: those of a long series would fill the browser's memory
+
 const viewer = new Viewer($('viewer'));
 const state = { models: [], stacks: [], current: null, map: '', mapModel: '', maps: new Map() };
 
 const chosen = () => state.models.filter((model) => $('models').querySelector(`input[value="${CSS.escape(model.name)}"]`)?.checked ?? true);
 const slice = () => state.current?.slices[state.current.now];
+// The models that are chosen, each with its answer for the series as a whole.
+const studies = () => chosen().flatMap((model) => (state.current?.study ?? []).filter((found) => found.model === model.name).map((found) => [model, found]));
 
 function say(text, bad = false) {
   $('status').textContent = text;
@@ -60,7 +64,14 @@ async function add(files) {
 }
 
 async function again() {
-  const names = chosen().map(({ name }) => name);
+  try {
+    await askAgain(chosen().map(({ name }) => name));
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+async function askAgain(names) {
   for (const group of new Set(state.stacks.map(({ files }) => files))) {
     const predicted = names.length ? await api.predict(group, names) : null;
     for (const stack of state.stacks.filter(({ files }) => files === group)) {
@@ -95,7 +106,7 @@ function button(stack) {
 
 function summary(stack) {
   if (stack.problem) return 'refused';
-  if (stack.slices.length > 1 && stack.study.length) return stack.study.map((one) => `${one.label} ${percent(one.probability)}`).join(' · ');
+  if (stack.slices.length > 1 && stack.study.length) return stack.study.map((one) => `${one.label} ${percent(one.probability)}${one.abstain ? ', abstains' : ''}`).join(' · ');
   if (stack.slices.length > 1) return `${stack.slices.length} slices`;
   const found = Object.values(slice0(stack)?.answers ?? {});
   return found.map((answer) => (answer.error ? 'error' : `${answer.label} ${percent(answer.probability)}${answer.abstain ? ', abstains' : ''}`)).join(' · ');
@@ -155,7 +166,7 @@ function answers() {
   if (!stack) return;
   const models = chosen();
   const one = slice();
-  $('study').replaceChildren(...stack.study.map(studyCard));
+  $('study').replaceChildren(...studies().map(([model, found]) => studyCard(model, found, stack.slices.length, go)));
   const where = stack.slices.length > 1 ? `, slice ${stack.now + 1}` : '';
   const cards = one ? models.filter(({ name }) => one.answers[name]).map((model) => card(model, one.answers[model.name], where)) : [];
   if (stack.problem) cards.unshift(el('p', { class: 'bad' }, stack.problem.detail));
@@ -181,6 +192,7 @@ async function overlay() {
   if (!one || !name) return viewer.setHeat(null);
   const key = `${state.stacks.indexOf(state.current)} ${state.current.now} ${model}`;
   if (!state.maps.has(key)) state.maps.set(key, explained(one, model));
+  if (state.maps.size > MOST_MAPS) state.maps.delete(state.maps.keys().next().value);
   try {
     const found = (await state.maps.get(key)).maps[name];
     if (one !== slice() || name !== $('map').value || model !== state.mapModel || !found) return;
@@ -208,11 +220,13 @@ function nextMap() {
 
 function lines() {
   const one = slice();
-  return chosen().filter(({ name }) => one.answers[name]).map((model) => {
+  const whole = studies().map(([{ name }, found]) => `${name}, whole series: ${found.label}. ${studyLine(found)}${found.abstain ? ' – the model abstains' : ''}`);
+  const single = chosen().filter(({ name }) => one.answers[name]).map((model) => {
     const answer = one.answers[model.name];
     const value = answer.probabilities?.[about(model, answer)];
     return `${model.name}: ${answer.label}, probability of ${about(model, answer)} ${percent(value)}${answer.abstain ? ' – the model abstains' : ''}`;
   });
+  return [...whole, ...single];
 }
 
 function theme(dark) {

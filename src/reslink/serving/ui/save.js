@@ -25,11 +25,19 @@ function cell(value) {
   return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
+// Columns of a series as a whole; empty in the rows of slices.
+const WHOLE = ['about', 'score', 'ci_low', 'ci_high', 'rule'];
+
 export function saveCsv(stacks) {
   const classes = [...new Set(stacks.flatMap((s) => s.slices.flatMap((one) => Object.values(one.answers).flatMap((a) => Object.keys(a.probabilities ?? {})))))];
-  const rows = [['file', 'slice', 'model', 'label', 'probability', ...classes.map((name) => `p_${name}`), 'set', 'abstain', 'reasons', 'ood_score', 'error']];
+  const rows = [['file', 'slice', 'model', 'label', 'probability', ...classes.map((name) => `p_${name}`), 'set', 'abstain', 'reasons', 'ood_score', 'error', ...WHOLE]];
   for (const stack of stacks) {
     if (stack.problem) rows.push([stack.name, '', '', '', '', ...classes.map(() => ''), '', '', '', '', stack.problem.detail]);
+    for (const found of stack.study) {
+      const by = classes.map((name) => found.probabilities[name]);
+      const whole = WHOLE.map((word) => found[word]);
+      rows.push([stack.name, 'series', found.model, found.label, found.probability, ...by, '', found.abstain, found.reasons.join('; '), '', '', ...whole]);
+    }
     for (const { file, index, answers } of stack.slices) {
       for (const [model, answer] of Object.entries(answers)) {
         const by = classes.map((name) => answer.probabilities?.[name]);
