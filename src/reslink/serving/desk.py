@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from reslink.errors import InputError, UsageError, nearest
+from reslink.explain.graph_maps import Maps
 from reslink.imaging.geometry import Plane, distances
 from reslink.inference.classifier import Prediction
 from reslink.inference.study import chosen_slices, study_answer
-from reslink.serving.hosted import Hosted, Maps, drawn
+from reslink.serving.hosted import Hosted, drawn
 from reslink.serving.limits import Limits
 from reslink.serving.metrics import Metrics
 from reslink.serving.multipart import read_form
