@@ -17,11 +17,11 @@ from pynetdicom import AE, evt
 
 from reslink.errors import UsageError
 from reslink.imaging.guard import quiet
+from reslink.serving.addresses import Peer
 from reslink.serving.dicom_node import (
     RESULT_CLASSES,
     Node,
     NodeSettings,
-    Peer,
     StoreSender,
     client_context,
     serve,

@@ -80,8 +80,8 @@ def listen(
 
     A kill loses nothing and doubles nothing: start the same command again. SIGTERM and Ctrl-C finish the series at hand.
     """
-    from reslink.serving.addresses import is_loopback
-    from reslink.serving.dicom_node import Node, NodeSettings, Peer, StoreSender, client_context, serve, server_context
+    from reslink.serving.addresses import Peer, is_loopback
+    from reslink.serving.dicom_node import Node, NodeSettings, StoreSender, client_context, serve, server_context
     from reslink.serving.dicom_pipeline import Pipeline
     from reslink.serving.dicom_queue import Queue
 

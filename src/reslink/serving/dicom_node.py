@@ -19,6 +19,7 @@ from reslink.errors import UsageError
 from reslink.files import optional_import
 from reslink.imaging.frames import NATIVE, PLUGINS
 from reslink.imaging.guard import MAX_FILE_BYTES
+from reslink.serving.addresses import Peer
 from reslink.serving.dicom_pipeline import SendError, Session, lasts
 from reslink.serving.dicom_queue import Queue
 from reslink.serving.dicom_results import EXTRA
@@ -45,38 +46,6 @@ EXPIRE_EVERY: Final = 30.0
 
 _WANTED: Final = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Manufacturer")
 _VERIFICATION: Final = "1.2.840.10008.1.1"
-
-
-@dataclass(frozen=True)
-class Peer:
-    """An application entity somewhere else.
-
-    Attributes:
-        title: Its AE title.
-        host: Name or address.
-        port: TCP port.
-    """
-
-    title: str
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Peer:
-        """Reads ``AET@host:port``.
-
-        Raises:
-            UsageError: If it is written otherwise, or the title is longer than 16 characters.
-        """
-        title, at, place = text.partition("@")
-        host, colon, port = place.rpartition(":")
-        if not (at and colon and title.strip() and host and port.isdigit() and 0 < int(port) < 65536 and len(title) <= 16):
-            raise UsageError(
-                f"{text!r} does not name an archive",
-                "It is written AET@host:port; an AE title has 1 to 16 characters",
-                "Write for example ORTHANC@127.0.0.1:4242",
-            )
-        return cls(title, host.strip("[]"), int(port))
 
 
 @dataclass(frozen=True)
