@@ -20,6 +20,7 @@ help:
 	@echo "make soak    200 series through Orthanc and the DICOM node, which is killed 20 times"
 
 $(VENV)/.base: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): about 2 GB, some minutes the first time" >&2
 	@test -x $(BIN)/python || "$$(PYTHON="$(PYTHON)" scripts/find-python)" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
 	@$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) torch)

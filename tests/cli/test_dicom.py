@@ -57,6 +57,7 @@ def test_a_series_of_another_body_part_ends_with_1(bundle, tmp_path):
         (("--send-to", "nowhere"), "'nowhere' does not name an archive"),
         (("--send-to", "A@b:1", "--ae-title", "far too long a title"), "is no AE title"),
         (("--send-to", "A@b:1", "--tls-cert", "cert.pem"), "One of --tls-cert and --tls-key was given"),
+        (("--send-to", "A@b:1", "--tls-ca", "ca.pem"), "--tls-ca was given, and neither --tls-cert"),
         (("--send-to", "A@b:1", "--map", "cams"), "cams"),
     ],
 )

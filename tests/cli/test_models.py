@@ -155,6 +155,15 @@ def test_the_table(zoo_with_ct: Path) -> None:
     assert "Research use only" in result.stderr
 
 
+def test_the_table_says_which_of_the_shipped_models_have_a_gate() -> None:
+    lines = [line.split("\t") for line in invoke("models").stdout.splitlines()]
+    rows = {line[0]: dict(zip(lines[0][1:], line[1:], strict=True)) for line in lines}
+    for name, said in rows["out-of-distribution gate"].items():
+        has_gate = (zoo.SHIPPED / name / "bundle.json").read_text().count('"ood": null') == 0
+        assert said.startswith("abstains from" if has_gate else "none: answers to any picture")
+    assert rows["out-of-distribution gate"]["ct"] != rows["out-of-distribution gate"]["lgg"]
+
+
 def test_the_card_of_one(zoo_with_ct: Path) -> None:
     result = invoke("models", "ct")
     assert result.stdout == (zoo_with_ct / "ct" / "MODEL_CARD.md").read_text()

@@ -69,3 +69,12 @@ def test_a_backend_without_maps_is_refused_before_the_first_image(built_zoo: Pat
     assert not (tmp_path / "seen").exists()
     with pytest.raises(UsageError, match="gives no maps"):
         graph_maps(Classifier.load(built_zoo / "ct", "cpu", "torch"), np.zeros((1, 64, 64), np.uint8), "Tumor")
+
+
+def test_a_folder_in_place_of_the_table_is_refused_before_the_first_image(built_zoo: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), str(tmp_path / "none.png"), "--csv", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{tmp_path.name} is a folder" in done.stderr.replace("\n", "")
+    assert "answers.csv" in done.stderr
+    assert "does not exist" not in done.stderr, "the image was not looked at"
+    assert list(tmp_path.iterdir()) == []

@@ -38,6 +38,7 @@ class ShippedModel:
         parameters: Trained numbers of the network.
         figures: Of ``HEADLINE``, those that the bundle's own metrics hold: ``estimate``, ``ci_low``, ``ci_high`` (95 %
             interval), ``n`` and ``method``.
+        has_gate: Whether it abstains from images unlike its calibration images; without a gate it answers to any picture.
         n_groups: Patients or groups of near copies among the judged images; None where nothing was measured.
         licence: The licence of the weights.
     """
@@ -53,6 +54,7 @@ class ShippedModel:
     bytes: int
     parameters: int
     figures: dict[str, dict[str, Any]]
+    has_gate: bool
     n_groups: int | None
     licence: str
 
@@ -84,6 +86,7 @@ class ShippedModel:
             bytes=size_of(folder),
             parameters=weights.count_parameters(folder / WEIGHTS),
             figures=_figures(record),
+            has_gate=record.decision.ood is not None,
             n_groups=record.metrics.get("n_groups"),
             licence=str(record.provenance.get("licence", "not stated")),
         )

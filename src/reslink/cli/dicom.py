@@ -89,6 +89,12 @@ def listen(
     _check_titles(ae_title, *(allow or ()))
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("One of --tls-cert and --tls-key was given", "TLS needs a certificate and its key", "Give both")
+    if tls_ca is not None and tls_cert is None and not send_tls:
+        raise UsageError(
+            "--tls-ca was given, and neither --tls-cert with --tls-key nor --send-tls",
+            "An authority is asked only where there is TLS: without it the node would let everybody in",
+            "Add --tls-cert and --tls-key to listen with TLS, or --send-tls to send with it; or leave --tls-ca out",
+        )
     tls = None if tls_cert is None or tls_key is None else server_context(tls_cert, tls_key, tls_ca)
     sending = client_context(tls_ca, tls_cert, tls_key) if send_tls else None
     if tls is None and not is_loopback(host):

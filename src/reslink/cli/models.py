@@ -75,6 +75,8 @@ def _facts(model: ShippedModel) -> Iterator[tuple[str, str]]:
         yield "figures", "nothing was measured"
     elif model.n_groups is not None:
         yield "judged on", f"{max(figure['n'] for figure in model.figures.values())} images in {model.n_groups} groups"
+    gate = "abstains from images unlike its own" if model.has_gate else "none: answers to any picture, of whatever it is"
+    yield "out-of-distribution gate", gate
     yield "licence of the weights", model.licence
     yield "read first", model.about
 

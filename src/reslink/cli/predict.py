@@ -95,8 +95,11 @@ def table_of(csv_file: Path, names: tuple[str, ...]) -> Iterator[Sink]:
     """Gives a sink into a CSV file that stands there whole once the block ends, and not at all if it fails.
 
     Raises:
+        UsageError: If it is a folder; said before the first image is read.
         StorageError: If it cannot be written.
     """
+    if csv_file.is_dir():
+        raise UsageError(f"{csv_file} is a folder", "--csv names a file", f"Write for example --csv {csv_file / 'answers.csv'}")
     part = csv_file.with_name(f".{csv_file.name}.{os.getpid()}.part")
     try:
         csv_file.parent.mkdir(parents=True, exist_ok=True)
