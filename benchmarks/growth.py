@@ -14,7 +14,7 @@ LINKS = 30_000
 """Names that one file is given at most; file systems allow 65,000 or fewer."""
 
 
-def report(bundle: Path, images: Sequence[bytes], most: int, clock: str) -> None:
+def report(bundle: str, images: Sequence[bytes], most: int, clock: str) -> None:
     """Prints a row for 1, 10, 100 … files; a child process reads them all, as a user would start it.
 
     Args:

@@ -36,7 +36,7 @@ ALLOWED = 0.005
 CALIBRATION_IMAGES = 128
 
 
-def quantised(bundle: Path, data: Path, splits: Path) -> bytes:
+def quantised(bundle: str, data: Path, splits: Path) -> bytes:
     """Returns the graph in int8, calibrated on images of the validation part."""
     loaded = Bundle.load(bundle)
     rows = _rows(splits, "validation")
@@ -90,7 +90,7 @@ def _pixels(bundle: Bundle, data: Path, rows: list[dict[str, str]]) -> Pixels:
     return np.stack([bundle.preprocess.pixels(read_image(data / row["sample_id"]).slices()[0]) for row in rows])
 
 
-def report(bundle: Path, graph: bytes, data: Path, splits: Path) -> None:
+def report(bundle: str, graph: bytes, data: Path, splits: Path) -> None:
     """Prints the accuracy in float and in int8 on the test part, and the paired difference with its interval over groups."""
     loaded = Bundle.load(bundle)
     rows = _rows(splits, "test")

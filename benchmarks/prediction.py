@@ -96,7 +96,7 @@ def peer(name: str, size: int) -> Answer:
     return answer
 
 
-def subjects(bundle: Path, quantised: bytes | None) -> dict[str, Answer]:
+def subjects(bundle: str, quantised: bytes | None) -> dict[str, Answer]:
     """Returns all that is timed, by name; the peers once at the side of the bundle and once at 224."""
     found: dict[str, Answer] = {}
     for backend in ("onnxruntime", "openvino", "torch"):
@@ -135,7 +135,7 @@ def ratio(taken: Rounds, peer_name: str, name: str) -> float:
     return statistics.median(p / t for p, t in zip(taken[peer_name], taken[name], strict=True))
 
 
-def latency(bundle: Path, images: Sequence[bytes], rounds: int, clock: str, quantised: bytes | None) -> None:
+def latency(bundle: str, images: Sequence[bytes], rounds: int, clock: str, quantised: bytes | None) -> None:
     """Prints the table of one image from bytes to answer; a round is one image, the images take turns."""
     found = subjects(bundle, quantised)
     size = Bundle.load(bundle).preprocess.size
@@ -184,7 +184,7 @@ def plain_folder(files: Sequence[Path], size: int, batch_size: int) -> Work:
     return work
 
 
-def folder(bundle: Path, images: Sequence[bytes], rounds: int, clock: str, batch_size: int) -> None:
+def folder(bundle: str, images: Sequence[bytes], rounds: int, clock: str, batch_size: int) -> None:
     """Prints the table of images a second over a folder of files."""
     with tempfile.TemporaryDirectory(prefix="reslink-folder-") as made:
         files = [Path(made) / f"{i:05d}.png" for i in range(len(images))]
@@ -218,7 +218,7 @@ except SystemExit as end:
 """Ends with 70 where torch was imported."""
 
 
-def cold_start(bundle: Path, image: bytes, starts: int, clock: str) -> None:
+def cold_start(bundle: str, image: bytes, starts: int, clock: str) -> None:
     """Prints how long ``reslink predict`` takes as a process on one image, and whether it imported torch."""
     print(f"\nreslink predict on one image as a process, median of {starts} starts, {clock} clock\n")
     print("| backend | seconds | peak memory, MiB | imports torch |\n|---|--:|--:|---|")
@@ -244,7 +244,7 @@ def main(args: Sequence[str] | None = None) -> None:
     for name in own.only or ():
         if name not in PARTS:
             raise SystemExit(f"There is no part {name!r}. The parts are {', '.join(PARTS)}.")
-    print(f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, bundle {own.bundle.name}")
+    print(f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, bundle {Path(own.bundle).name}")
     try:
         for _ in _parts(own):
             sys.stdout.flush()
@@ -275,7 +275,7 @@ def _parts(own: argparse.Namespace) -> Iterator[None]:
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", help="folder or name of a bundle that ships")
     parser.add_argument("--data", type=Path, help="a folder of images; for --int8 the data of the run")
     parser.add_argument("--splits", type=Path, help="splits.csv of the run, for --int8")
     parser.add_argument("--int8", action="store_true", help="quantise the graph and say what it costs")

@@ -6,7 +6,7 @@ import pytest
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision import Decision
-from reslink.bundles.shipping import audit_findings, missing_parts, shipping_of, traces
+from reslink.bundles.shipping import NO_GATE, audit_findings, missing_parts, read_first, shipping_of, traces
 from reslink.errors import BundleError
 
 FIGURE = {"estimate": 0.9576, "ci_low": 0.9497, "ci_high": 0.9639, "n": 9, "method": "BCa"}
@@ -55,6 +55,15 @@ def test_what_is_no_audit_is_said(wrong: dict) -> None:
 
 def test_a_bundle_of_a_user_says_nothing() -> None:
     assert shipping_of({"licence": "x"}) is None
+
+
+def test_what_is_read_first(built_zoo) -> None:
+    provenance = Bundle.load(built_zoo / "ct").provenance
+    shipped = shipping_of(provenance)
+    assert shipped is not None
+    assert read_first(provenance, gated=True) == [shipped.about]
+    assert read_first(provenance, gated=False) == [shipped.about, NO_GATE]
+    assert read_first({}, gated=True) == []
 
 
 def test_a_part_that_is_missing_is_named() -> None:

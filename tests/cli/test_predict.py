@@ -13,6 +13,7 @@ from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.shipping import shipping_of
 from reslink.cli.main import app
 from reslink.errors import UsageError
 from reslink.explain.graph_maps import about, graph_maps
@@ -78,3 +79,13 @@ def test_a_folder_in_place_of_the_table_is_refused_before_the_first_image(built_
     assert "answers.csv" in done.stderr
     assert "does not exist" not in done.stderr, "the image was not looked at"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_must_be_known_stands_below_the_answers(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "reslink", "predict", str(built_zoo / "ct"), str(ring_heads / "61.png")]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shipped = shipping_of(Bundle.load(built_zoo / "ct").provenance)
+    assert shipped is not None
+    assert " ".join(shipped.about.split()) in " ".join(done.stderr.split())
+    assert "1 line, 0 failed" in done.stderr

@@ -67,6 +67,7 @@ def test_an_image_gets_its_answer_with_its_meaning(page, service) -> None:
     assert f"Probability of Tumor: {value:.1f} %" in text
     for meaning in ("not calibrated", "Tumor from 50.0 % on", "no sets were fitted", "this model has no gate"):
         assert meaning in text
+    assert "it answers for any picture" in cards.first.locator(".first").inner_text()
 
 
 def test_the_notice_is_always_in_sight(page) -> None:

@@ -19,6 +19,9 @@ MOST_BYTES: Final = 10_000_000
 Text = Annotated[str, Field(min_length=1)]
 
 
+NO_GATE: Final = "This model has no out-of-distribution gate: it answers for any picture, also for one that shows no head."
+
+
 class Origin(BaseModel):
     """The public data set that a bundle learned from, as ``reslink data list`` knows it.
 
@@ -85,6 +88,20 @@ def shipping_of(provenance: Mapping[str, Any]) -> Shipping | None:
             "It holds what benchmarks/make_bundles.py wrote",
             "Build the bundle again",
         ) from error
+
+
+def read_first(provenance: Mapping[str, Any], *, gated: bool) -> list[str]:
+    """Returns what must be known before an answer of a bundle is used, a paragraph each; empty if there is nothing.
+
+    Args:
+        provenance: Of the bundle.
+        gated: Whether its decision has an out-of-distribution gate.
+
+    Raises:
+        BundleError: If what the bundle says of its shipping cannot be used.
+    """
+    shipping = shipping_of(provenance)
+    return ([] if shipping is None else [shipping.about]) + ([] if gated else [NO_GATE])
 
 
 def audit_findings(audit: Mapping[str, Any]) -> list[str]:

@@ -61,6 +61,7 @@ def predict(
     """
     if json and csv_file is not None:
         raise UsageError("--json and --csv were both given", "One form of output at a time", "Leave one of them out")
+    from reslink.bundles.shipping import read_first
     from reslink.inference.classifier import Classifier
 
     classifier = Classifier.load(bundle, device=device, backend=backend, threads=wanted_threads())
@@ -78,7 +79,10 @@ def predict(
         console.note(f"{total - failed} pictures in {pictures}")
     if not json:
         asked = f", {abstained} abstained from" if classifier.bundle.decision.abstains else ""
-        console.note(f"{total} lines, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
+        lines = "1 line" if total == 1 else f"{total} lines"
+        console.note(f"{lines}, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
+        for text in read_first(classifier.bundle.provenance, gated=classifier.bundle.decision.ood is not None):
+            console.note(text)
         console.research_use_only()
     if failed:
         raise typer.Exit(1)

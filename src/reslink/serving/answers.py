@@ -194,6 +194,7 @@ class Model(BaseModel):
     window: str
     decision: DecisionFacts
     maps: dict[str, str]
+    read_first: list[str] = Field(description="What must be known before an answer of the model is used.")
     licence: str
     intended_use: str
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.shipping import read_first
 from reslink.bundles.twin import CAM
 from reslink.errors import BundleError, UsageError, nearest
 from reslink.explain import shown
@@ -89,6 +90,7 @@ class Hosted:
                 "ood_gate": decision.ood is not None,
             },
             "maps": {name: title for name, title in shown.TITLES.items() if name in self._maps()},
+            "read_first": read_first(bundle.provenance, gated=decision.ood is not None),
             "licence": str(bundle.provenance.get("licence", "not stated")),
             "intended_use": str(bundle.provenance.get("intended_use", "")),
         }

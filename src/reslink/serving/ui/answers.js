@@ -36,7 +36,7 @@ function facts(model, answer) {
     ],
     ['Possible classes', answer.set === null ? 'no sets were fitted' : `${answer.set.join(', ') || 'none'} (${percent(coverage)} coverage)`],
     [
-      'Like the training data',
+      'Like the calibration images',
       !gate || answer.ood_score === null
         ? 'not checked: this model has no gate'
         : `${answer.ood_score > 1 ? 'no' : 'yes'} (score ${answer.ood_score.toFixed(2)}, refused above 1)`,
@@ -50,8 +50,10 @@ function abstention(reasons) {
   return el('div', { class: 'abstain' }, 'The model abstains: do not use this answer.', list);
 }
 
+const readFirst = (model) => model.read_first.map((text) => el('p', { class: 'first' }, text));
+
 // One model's answer to one slice.
-export function card(model, answer, where) {
+export function card(model, answer, where, inSeries = false) {
   const box = el('article', { class: answer.abstain ? 'answer abstains' : 'answer' }, el('h3', {}, model.name + where));
   if (answer.error) {
     box.append(el('p', { class: 'bad' }, answer.error));
@@ -62,7 +64,7 @@ export function card(model, answer, where) {
   box.append(el('p', { class: 'label' }, answer.label));
   if (answer.abstain) box.append(abstention(answer.reasons));
   const text = `Probability of ${shown}: ${percent(value)}`;
-  box.append(el('p', {}, text), scale(value, model.decision.threshold, text), facts(model, answer));
+  box.append(el('p', {}, text), scale(value, model.decision.threshold, text), ...(inSeries ? [] : readFirst(model)), facts(model, answer));
   return box;
 }
 
@@ -90,6 +92,7 @@ export function studyCard(model, answer, total, choose) {
     el('p', {}, text),
     scale(answer.score, threshold, text, ends),
     el('p', { class: 'row', role: 'group', 'aria-label': 'Slices that make the answer' }, ...used),
+    ...readFirst(model),
     el('dl', {}, ...rows.flatMap(([term, words]) => [el('dt', {}, term), el('dd', {}, words)])),
     el('details', { class: 'soft' }, el('summary', {}, 'What the interval covers'), el('p', {}, answer.covers)),
   );

@@ -166,9 +166,11 @@ function answers() {
   if (!stack) return;
   const models = chosen();
   const one = slice();
-  $('study').replaceChildren(...studies().map(([model, found]) => studyCard(model, found, stack.slices.length, go)));
+  const whole = studies();
+  $('study').replaceChildren(...whole.map(([model, found]) => studyCard(model, found, stack.slices.length, go)));
+  const told = new Set(whole.map(([{ name }]) => name));
   const where = stack.slices.length > 1 ? `, slice ${stack.now + 1}` : '';
-  const cards = one ? models.filter(({ name }) => one.answers[name]).map((model) => card(model, one.answers[model.name], where)) : [];
+  const cards = one ? models.filter(({ name }) => one.answers[name]).map((model) => card(model, one.answers[model.name], where, told.has(model.name))) : [];
   if (stack.problem) cards.unshift(el('p', { class: 'bad' }, stack.problem.detail));
   $('answers').replaceChildren(...cards);
   const many = stack.slices.length > 1;
