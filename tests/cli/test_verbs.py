@@ -36,6 +36,25 @@ def invoke(*words: str | Path) -> Result:
     return CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(word) for word in words])
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("export", "ct", "--format", "onxx"),
+            "'onxx' is not one of 'onnx', 'openvino', 'torch-export', 'monai', 'hf'. Did you mean 'onnx'?",
+        ),
+        (("dicom", "answer", "ct", "x", "--map", "final"), "Did you mean 'final_attention'?"),
+        (("export", "ct", "--format", "zzz"), "'zzz' is not one of 'onnx', 'openvino', 'torch-export', 'monai', 'hf'. "),
+    ],
+)
+def test_a_value_that_an_option_does_not_have_names_the_nearest(words: tuple[str, ...], told: str) -> None:
+    result = invoke(*words)
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.replace("│", " ").split()) + " "
+    assert told in said
+    assert "Value error" not in said
+
+
 def test_version() -> None:
     assert invoke("--version").stdout == f"reslink {__version__}\n"
 

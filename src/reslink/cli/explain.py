@@ -51,7 +51,7 @@ def explain(
     classifier = Classifier.load(bundle, device=device)
     files, masks = _files(paths, classifier.labels, limit)
     progress = console.progress()
-    progress.start(len(files), "Explaining")
+    progress.start(len(files) + sanity, "Explaining")  # the randomisation check takes as long as an image or longer
     try:
         done = explain_paths(
             classifier,
@@ -63,6 +63,8 @@ def explain(
             sanity=sanity,
             progress=lambda _: progress.step(),
         )
+        if sanity:
+            progress.step()
     finally:
         progress.end()
     _show(console, done, out, json)

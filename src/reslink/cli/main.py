@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from reslink import __version__
 from reslink.cli import (
@@ -33,6 +35,9 @@ from reslink.cli import (
     train,
 )
 from reslink.cli.verb import verb
+from reslink.errors import nearest
+
+_NO_CHOICE = re.compile(r"(?:Value error, )?('.*' is not one of (.+)\.)", re.DOTALL)
 
 
 def _examples(*commands: str) -> str:
@@ -40,8 +45,24 @@ def _examples(*commands: str) -> str:
     return "\n\n".join(["Examples:", *(f"[bold]{command}[/bold]" for command in commands)])
 
 
+class _Group(TyperGroup):
+    """Names the nearest value where an option was given one that it does not have."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a verb."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if found := _NO_CHOICE.fullmatch(error.message):
+                given = found[1].removeprefix("'").split("' is not one of ", 1)[0]
+                near = nearest(given, re.findall(r"'([^']*)'", found[2]))
+                error.message = f"{found[1]} {near}?" if near.startswith("Did") else found[1]
+            raise
+
+
 app = typer.Typer(
     name="reslink",
+    cls=_Group,
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
