@@ -6,9 +6,11 @@ service alone. What is risky goes on to the guarded child process of ``imaging/c
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 import zlib
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from reslink.errors import InputError
 from reslink.explain.shown import original
-from reslink.imaging.guard import ImagingWarning, damaged
+from reslink.imaging.guard import MIB, ImagingWarning, damaged
 from reslink.imaging.head import head_mask
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import WINDOWS, Placement, Preprocess
@@ -30,6 +32,9 @@ from reslink.imaging.reading import read_with_place
 
 NAME: Final = "the image"
 """What messages call a file, whose real name stays with the client."""
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 
 _ways: list[Preprocess] = []
 
@@ -121,10 +126,23 @@ def start(ways: Sequence[str]) -> None:
     """Makes this process ready: its preprocessings, its signals, and its end when the service is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the service ends it, once the answers are out
+    _keep_freed_memory()
     _ways[:] = [Preprocess.model_validate_json(text) for text in ways]
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _keep_freed_memory() -> None:
+    """Lets glibc keep up to 64 MiB of freed memory, and ask for pieces of over 16 MiB apart, which go back at once.
+
+    Otherwise it gives back the top of the heap after every image, and the next image faults it in again: a thousand page
+    faults and 2.7 ms of system time for 512×512 pixels. See mallopt(3); the numbers are those of malloc.h.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 64 * MIB)
+        mallopt(_M_MMAP_THRESHOLD, 16 * MIB)
 
 
 def _end_with(sentinel: int) -> None:
