@@ -3,8 +3,9 @@
     python benchmarks/serving_load.py BUNDLE [--seconds 20] [--connections 16] [--memory-seconds 60] [--out RESULT.json]
 
 In one run, on one machine, the load generator included: as many requests as 16 connections get answered (full load); then
-half of that at fixed times, whether the earlier answers came or not, so that waiting counts (half load); then many more
-connections than the service takes (overload), with its memory every second; then full load again on the handler that anybody
+half of that at fixed times, whether the earlier answers came or not, so that waiting counts (half load); then 20 a second
+alone and beside slow senders, 70 s each, so that the 60 s of a body run out; then many more connections than the service
+takes (overload), with its memory every second; then full load again on the handler that anybody
 would write first: FastAPI, UploadFile, the same reader and preprocessing, torch in eager mode, one image a call.
 
 Every request is a 512 x 512 PNG of a synthetic head (``reslink.datasets.phantom``) as multipart/form-data.
@@ -95,6 +96,8 @@ class Client:
     async def ask(self, request: bytes) -> int | str:
         """Sends a request and returns the status of the answer, or the name of the error."""
         try:
+            if self.streams is not None and self.streams[0].at_eof():  # closed while it was idle, as any service does
+                self.close()
             if self.streams is None:
                 self.streams = await asyncio.open_connection(HOST, self.port)
             reader, writer = self.streams
@@ -200,6 +203,40 @@ async def opened(port: int, requests: list[bytes], rate: float, seconds: float) 
     return summary(rows, time.perf_counter() - began)
 
 
+async def drip(port: int, start: bytes, ended: asyncio.Event, cut: list[float]) -> None:
+    """Sends a byte a second after a start, again and again; notes after how many seconds the service cut it off."""
+    while not ended.is_set():
+        began = time.perf_counter()
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(start)
+        while not ended.is_set():
+            writer.write(b"a")
+            try:
+                await asyncio.wait_for(reader.read(4096), 1)
+            except TimeoutError:
+                continue
+            except OSError:
+                pass
+            cut.append(time.perf_counter() - began)
+            break
+        writer.close()
+
+
+async def slow_senders(port: int, requests: list[bytes], seconds: float, count: int) -> dict[str, object]:
+    """Measures 20 good requests a second alone, then beside senders of which half drip headers and half drip bodies."""
+    alone = await opened(port, requests, 20.0, seconds)
+    starts = (b"POST /v1/predict HTTP/1.1\r\nX-", requests[0].partition(b"\x89PNG")[0])
+    ended, cut = asyncio.Event(), []
+    slow = [asyncio.create_task(drip(port, starts[i % 2], ended, cut)) for i in range(count)]
+    beside = await opened(port, requests, 20.0, seconds)
+    ended.set()
+    await asyncio.gather(*slow)
+    ratio = round((beside.p99_ms or 0) / max(alone.p99_ms or 0, 1e-9), 2)
+    found = {"alone": dataclasses.asdict(alone), "beside": dataclasses.asdict(beside), "times_p99": ratio}
+    after = [round(pick(cut, default=0.0), 1) for pick in (min, max)]
+    return found | {"senders": count, "cut_off": len(cut), "cut_off_after_s": after}
+
+
 async def watched(process: psutil.Process, work: asyncio.Task[Load]) -> list[float]:
     """Returns the memory of a process and its children, in MiB, every second while some work goes on."""
     found = []
@@ -273,12 +310,14 @@ async def measure(process: psutil.Process, port: int, args: argparse.Namespace) 
     requests = [request_of(png, port) for png in pictures()]
     full = await full_load(process, requests, port, args)
     half = await opened(port, requests, full.rate / 2, args.seconds)
+    slow = await slow_senders(port, requests, max(args.seconds, 70.0), args.slow)
     before = memory(process)
     work = asyncio.create_task(closed(port, requests, args.overload, args.memory_seconds, pause=0.5))
     over_time = await watched(process, work)
     return {
         "full": dataclasses.asdict(full),
         "half": dataclasses.asdict(half),
+        "slow_senders": slow,
         "overload": dataclasses.asdict(work.result()) | {"connections": args.overload},
         "memory_mib": {
             "before": before,
@@ -307,6 +346,7 @@ def main() -> int:
     parser.add_argument("--memory-seconds", type=float, default=30.0, help="of overload")
     parser.add_argument("--connections", type=int, default=16, help="of full load")
     parser.add_argument("--overload", type=int, default=256, help="connections of overload")
+    parser.add_argument("--slow", type=int, default=64, help="slow senders beside 20 good requests a second")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--port", type=int, default=8123)
     parser.add_argument("--no-eager", action="store_true", help="leave the plain handler out")
@@ -327,6 +367,7 @@ def main() -> int:
     if args.out:
         args.out.write_text(text + "\n")
     clean = set(found["full"]["results"]) | set(found["half"]["results"]) <= {"200"}  # type: ignore[index]
+    clean &= set(found["slow_senders"]["beside"]["results"]) <= {"200"}  # type: ignore[index]
     return 0 if clean and set(found["overload"]["results"]) <= {"200", "503"} else 1  # type: ignore[index]
 
 
