@@ -16,10 +16,11 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.shipping import shipping_of
 from reslink.bundles.twin import CAM, FEATURES, LOGITS
 from reslink.errors import UsageError, nearest
+from reslink.explain.graph_maps import check_backend
 from reslink.files import sha256
 from reslink.imaging.image import Modality
 from reslink.imaging.preprocess import Placement
-from reslink.inference.backends import OnnxRuntimeBackend, usable_threads
+from reslink.inference.backends import load_backend
 from reslink.inference.classifier import Classifier, Outputs, Prediction
 from reslink.inference.study import TOP, StudyAnswer, study_answer
 from reslink.serving.dicom_series import Series
@@ -119,7 +120,7 @@ def load_model(text: str, map_name: str = "auto", top: int = TOP, threads: int |
     stated, equals, rest = text.partition("=")
     path = rest if equals and stated.upper() in _MODALITIES else text
     bundle = Bundle.load(path)
-    backend = OnnxRuntimeBackend(bundle.onnx(), threads or usable_threads())
+    backend = check_backend(load_backend("onnxruntime", bundle, threads))
     story = shipping_of(bundle.provenance)
     modality = _modality(stated if path == rest else (story.modality if story else ""))
     if top < 1:
@@ -182,9 +183,8 @@ def _batch(
     classifier = model.classifier
     preprocess, images = classifier.bundle.preprocess, [series.slices[i] for i in indices]
     pixels = np.stack([preprocess.pixels(image) for image in images])
-    assert isinstance(classifier.backend, OnnxRuntimeBackend)  # noqa: S101  (load_model made it)
     wanted = [LOGITS, FEATURES, *([model.map_name] if model.map_name else [])]
-    logits, features, *maps = classifier.backend.run(pixels, wanted)
+    logits, features, *maps = check_backend(classifier.backend).run(pixels, wanted)
     verdicts = classifier.decide(Outputs(logits, features, None), pixels)
     predictions = [classifier.prediction(verdicts, row, series.key, index) for row, index in enumerate(indices)]
     return predictions, list(maps[0]) if maps else [], [preprocess.place(image) for image in images]
