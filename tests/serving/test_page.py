@@ -174,6 +174,11 @@ def test_a_bad_file_is_named_and_the_rest_is_there(page) -> None:
     assert "<img src=x onerror=alert(1)>.png" in names.nth(1).inner_text()
     names.nth(0).click()
     assert "cannot be read" in page.locator("#answers .bad").inner_text()
+    assert names.nth(0).locator("canvas").count() == 0
+    assert not page.is_visible("#save-png"), "there is no picture to keep"
+    assert page.is_visible("#save-csv")
+    names.nth(1).click()
+    assert page.is_visible("#save-png")
 
 
 def test_every_file_refused_is_an_answer_too(page) -> None:

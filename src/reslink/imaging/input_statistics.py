@@ -10,6 +10,7 @@ from PIL import Image as Picture
 from scipy import ndimage
 
 from reslink.imaging.morphology import filled
+from reslink.imaging.quantiles import counted_quantiles
 
 Floats: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -52,12 +53,26 @@ def input_statistics(pixels: NDArray[np.uint8]) -> Floats:
     Returns:
         (n, 33) float64, finite, in the order of ``NAMES``.
     """
-    return np.array([_statistics(planes) for planes in pixels], dtype=np.float64).reshape(len(pixels), len(NAMES))
+    small = [Picture.fromarray(planes.max(axis=0)).resize((SIDE, SIDE), Picture.Resampling.BOX) for planes in pixels]
+    if not small:
+        return np.zeros((0, len(NAMES)))
+    grey = np.stack([np.asarray(picture) for picture in small])
+    bands = _bands(grey / 255)
+    return np.array([_statistics(*one) for one in zip(grey, *bands, strict=True)], dtype=np.float64)
 
 
-def _statistics(planes: NDArray[np.uint8]) -> list[float]:
-    small = Picture.fromarray(planes.max(axis=0)).resize((SIDE, SIDE), Picture.Resampling.BOX)
-    grey = np.asarray(small, dtype=np.float64) / 255
+def _bands(grey: Floats) -> list[Floats]:
+    """What a mean over 3, 7 and 15 pixels takes away, scale by scale, (n, SIDE, SIDE) each."""
+    found, before = [], grey
+    for scale in SCALES:
+        smooth = ndimage.uniform_filter(grey, scale, axes=(1, 2))
+        found.append(before - smooth)
+        before = smooth
+    return found
+
+
+def _statistics(eight: NDArray[np.uint8], *bands: Floats) -> list[float]:
+    grey = eight / 255
     shown = filled(grey > VISIBLE)
     if shown.sum() < SMALLEST * shown.size:  # nothing to see: the whole square is looked at
         shown = np.ones_like(shown)
@@ -69,10 +84,16 @@ def _statistics(planes: NDArray[np.uint8]) -> list[float]:
     return [
         *_shape(shown, distance),
         *_shells(grey, shown, depth),
-        *np.quantile(grey[shown], QUANTILES),
-        *np.quantile(grey[core], CORE_QUANTILES),
-        *_contrasts(grey, shown, core),
+        *counted_quantiles(eight[shown], QUANTILES) / 255,
+        *counted_quantiles(eight[core], CORE_QUANTILES) / 255,
+        *(float(np.log(_deviation(band[where]) + 0.01)) for band in bands for where in (shown, core)),
     ]
+
+
+def _deviation(values: Floats) -> float:
+    """The standard deviation, at a third of the time of ``numpy.std``, which is mostly checks."""
+    apart = values - values.sum() / values.size
+    return float(np.sqrt(apart @ apart / values.size))
 
 
 def _shape(shown: Mask, distance: Floats) -> list[float]:
@@ -91,13 +112,3 @@ def _shells(grey: Floats, shown: Mask, depth: Floats) -> list[float]:
     mean = np.bincount(shell, grey[shown], len(SHELLS)) / count
     square = np.bincount(shell, grey[shown] ** 2, len(SHELLS)) / count
     return [*mean, *np.sqrt(np.maximum(square - mean**2, 0))]
-
-
-def _contrasts(grey: Floats, shown: Mask, core: Mask) -> list[float]:
-    """Logarithm of the deviation of what a mean over 3, 7 and 15 pixels takes away, in all that is shown and in the core."""
-    found, before = [], grey
-    for scale in SCALES:
-        smooth = ndimage.uniform_filter(grey, scale)
-        band, before = before - smooth, smooth
-        found += [float(np.log(band[where].std() + 0.01)) for where in (shown, core)]
-    return found

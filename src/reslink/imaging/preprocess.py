@@ -15,6 +15,7 @@ from reslink.errors import InputError
 from reslink.files import sha256
 from reslink.imaging.head import head_mask, measured
 from reslink.imaging.image import Image
+from reslink.imaging.quantiles import counted_quantiles
 
 WINDOWS: Final[dict[str, tuple[float, float]]] = {
     "brain": (40.0, 80.0),
@@ -289,17 +290,8 @@ def _counted(values: Values, percentiles: tuple[float, float]) -> tuple[float, f
     whole = values.astype(np.uint8)
     if not np.array_equal(whole, values):
         return _sorted(values, percentiles)
-    upto = np.cumsum(np.bincount(whole, minlength=256))
-    low, high = (_between(upto, (values.size - 1) * (percent / 100)) for percent in percentiles)
-    return low, high
-
-
-def _between(upto: NDArray[np.intp], place: float) -> float:
-    """The value at a place in the sorted pixels, between two of them on the straight line that ``numpy.percentile`` draws."""
-    first = int(place)
-    below, above = (int(np.searchsorted(upto, min(rank, int(upto[-1]) - 1), side="right")) for rank in (first, first + 1))
-    part = place - first
-    return below + (above - below) * part if part < 0.5 else above - (above - below) * (1 - part)
+    low, high = counted_quantiles(whole, [percent / 100 for percent in percentiles])
+    return float(low), float(high)
 
 
 def _grey(values: Values, keep: Mask, low: float, high: float, *, inverted: bool) -> Grey:

@@ -93,15 +93,17 @@ function list() {
 function button(stack) {
   const words = el('span', {}, stack.name, el('small', {}, summary(stack)));
   if (stack.problem) words.querySelector('small').classList.add('bad');
-  const picture = el('canvas', { width: 56, height: 56, 'aria-hidden': 'true' });
   const one = stack.slices[stack.now];
-  if (one) {
-    const grey = one.volume.picture(one.index, one.volume.window);
-    const scale = Math.min(56 / grey.width, 56 / grey.height);
-    const [w, h] = [grey.width * scale, grey.height * scale];
-    picture.getContext('2d').drawImage(grey, (56 - w) / 2, (56 - h) / 2, w, h);
-  }
-  return el('button', { type: 'button', 'aria-pressed': String(stack === state.current), onclick: () => open(stack) }, picture, words);
+  return el('button', { type: 'button', 'aria-pressed': String(stack === state.current), onclick: () => open(stack) }, one && thumbnail(one), words);
+}
+
+function thumbnail(one) {
+  const picture = el('canvas', { width: 56, height: 56, 'aria-hidden': 'true' });
+  const grey = one.volume.picture(one.index, one.volume.window);
+  const scale = Math.min(56 / grey.width, 56 / grey.height);
+  const [w, h] = [grey.width * scale, grey.height * scale];
+  picture.getContext('2d').drawImage(grey, (56 - w) / 2, (56 - h) / 2, w, h);
+  return picture;
 }
 
 function summary(stack) {
@@ -119,6 +121,7 @@ function open(stack) {
   for (const [i, one] of [...$('stacks').querySelectorAll('button')].entries()) one.setAttribute('aria-pressed', String(state.stacks[i] === stack));
   $('slice').max = Math.max(0, stack.slices.length - 1);
   $('slice-row').hidden = stack.slices.length < 2;
+  $('save-png').hidden = !stack.slices.length; // nothing to draw of a file that was refused
   if (!stack.slices.length) {
     document.querySelector('.look').hidden = true;
     answers();
