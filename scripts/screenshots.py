@@ -1,0 +1,129 @@
+"""Draws the pictures of the service's page in docs/images, with synthetic heads only.
+
+Run, once `reslink demo` has made demo/ and, for a model that knows phantoms and can abstain,
+`reslink phantom --out heads --patients 60 --seed 77 && reslink calibrate demo/bundle heads --out phantoms`:
+
+    python scripts/screenshots.py phantoms demo/new docs/images
+
+Needs Playwright and Chromium, as the tests of the page do. Look at every picture before it is committed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image as Picture
+from playwright.sync_api import Page, sync_playwright
+
+from reslink.datasets import phantom_output
+from reslink.datasets.phantom import render_patient
+
+DESK, PHONE = (1240, 860), (390, 844)
+SLICES = 16
+
+
+@contextmanager
+def service(bundles: Sequence[str]) -> Iterator[str]:
+    """Runs the service and gives its address once it is ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "reslink", "serve", *bundles, "--port", str(port), "--quiet"]
+    process = subprocess.Popen(words)  # noqa: S603  (our own words)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        while not _ready(address):
+            if process.poll() is not None:
+                raise SystemExit(f"The service ended with {process.returncode}: see above.")
+            time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/health/ready").status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def series(folder: Path) -> list[Path]:
+    """Writes a synthetic CT series as DICOM and returns its files."""
+    patient = render_patient(5, 1, tumour=True, sequence="CT", slices=SLICES, size=384)
+    for number, plane in enumerate(patient.slices):
+        place = phantom_output.Place("P0001", number, 4.0 * number, 232 / 384, 4.0, 50, 5)
+        (folder / f"{number:02d}.dcm").write_bytes(phantom_output.write_dicom(plane.pixels, True, "CT", place))
+    return sorted(folder.iterdir())
+
+
+def heads(folder: Path) -> list[Path]:
+    """Returns a picture with a lesion and two without, from a folder of phantoms."""
+    with (folder / "manifest.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    wanted = [("Tumor", 1), ("Healthy", 2)]
+    return [folder / row["path"] for label, most in wanted for row in [r for r in rows if r["label"] == label][:most]]
+
+
+def opened(browser: Any, address: str, size: tuple[int, int], files: Sequence[Path], theme: str = "light") -> Page:
+    """Opens the page, gives it files and waits for their answers."""
+    page: Page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
+    page.set_default_timeout(60_000)
+    page.goto(address)
+    page.locator("#models-line", has_text="ct").wait_for()
+    if files:
+        page.set_input_files("#pick", files)
+        page.locator(".answer").first.wait_for()
+    return page
+
+
+def main() -> None:
+    """Draws the pictures."""
+    if len(sys.argv) != 4:
+        raise SystemExit(str(__doc__))
+    bundle, pictures, out = sys.argv[1], heads(Path(sys.argv[2])), Path(sys.argv[3])
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        raise SystemExit("No Chromium: scripts/install-debian-packages installs it.")
+    with service([bundle, "ct"]) as address, sync_playwright() as driver, tempfile.TemporaryDirectory() as made:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+
+        def shot(name: str, page: Page, scroll: str = "") -> None:
+            page.wait_for_load_state("networkidle")
+            page.wait_for_timeout(500)  # the last drawing on the canvas
+            if scroll:
+                page.locator(scroll).first.scroll_into_view_if_needed()
+            picture = Picture.open(io.BytesIO(page.screenshot())).convert("RGB")
+            picture.quantize(256).save(out / f"serve-{name}.png", optimize=True)
+            page.close()
+
+        shot("idle", opened(browser, address, DESK, []))
+        page = opened(browser, address, DESK, pictures)
+        page.select_option("#map", "final_attention")
+        page.locator("#map-note", has_text=":").wait_for()
+        shot("result", page)
+        page = opened(browser, address, DESK, pictures)
+        page.uncheck(f"#models input[value='{Path(bundle).name}']")
+        page.locator("#stacks button", has_text="abstains").first.click()
+        shot("abstained", page)
+        shot("dark", opened(browser, address, DESK, pictures, "dark"))
+        shot("phone", opened(browser, address, PHONE, pictures[:1]), ".answer")
+        shot("series", opened(browser, address, DESK, series(Path(made))))
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
