@@ -9,12 +9,12 @@ from types import ModuleType
 from typing import Final
 
 from reslink import __version__
-from reslink.imaging import head, image, morphology, preprocess
+from reslink.imaging import head, image, morphology, preprocess, quantiles
 from reslink.imaging.preprocess import Preprocess
 
 NAME: Final = "preprocess_reference.py"
 
-_MODULES: Final = (image, morphology, head, preprocess)
+_MODULES: Final = (image, morphology, head, quantiles, preprocess)
 _LEFT_OUT: Final = {"VERSION", "_as_tuple", "model_config", "_check_percentiles", "digest"}
 """What needs pydantic, or belongs to caches."""
 
