@@ -1,4 +1,4 @@
-# demo · test · check · bench: each does its own set-up. Variables: PYTHON, TORCH_INDEX, PIP_EXTRA.
+# demo · test · check · bench: each does its own set-up. Variables: PYTHON, TORCH_INDEX, PIP_EXTRA, DATA.
 #
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu   takes torch's CPU build from there (Linux default: CUDA build)
 #   make test PYTHON=python3.12                                  names the Python to use
@@ -16,7 +16,7 @@ help:
 	@echo "make demo    install, then train, judge and explain a model on synthetic heads: demo/report.html"
 	@echo "make test    install, then lint, types, import contract and tests"
 	@echo "make check   lint, types and import contract only"
-	@echo "make bench   time a training step beside peers"
+	@echo "make bench   time training steps, attention, prediction and the service beside peers; DATA=FOLDER: training too (hours)"
 	@echo "make soak    200 series through Orthanc and the DICOM node, which is killed 20 times"
 
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -50,6 +50,10 @@ test: $(VENV)/.dev check
 
 bench: $(VENV)/.bench
 	@$(BIN)/python benchmarks/train_step.py
+	@$(BIN)/python benchmarks/attention.py
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prediction.py ct $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/python benchmarks/serving_load.py ct
+	@$(if $(DATA),mkdir -p runs && $(BIN)/python benchmarks/time_to_result.py run "$(DATA)" --out runs/time_to_result.jsonl)
 
 soak: $(VENV)/.dev
 	@scripts/install-debian-packages
