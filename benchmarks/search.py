@@ -66,7 +66,7 @@ def judged(name: str, recipe: Recipe, found: Materials, run: Path) -> dict[str, 
         result = train(found.manifest, recipe, run, resume=True, materials=found)
         row = {
             "trial": name,
-            **result.validation,
+            **{name.removeprefix("val_"): value for name, value in result.validation.items()},
             "cpu_seconds": round(time.process_time() - start, 1),
             **pointing(result.bundle, found),
         }
@@ -78,7 +78,7 @@ def judged(name: str, recipe: Recipe, found: Materials, run: Path) -> dict[str, 
 def pointing(bundle: Path, found: Materials) -> dict[str, float]:
     """Returns the pointing game of the final attention on the fold's lesions; nothing where no mask is known."""
     loaded, fold = Bundle.load(bundle), found.indices("validation")
-    known = localization(loaded.network(), found.cache, fold, loaded.labels, loaded.preprocess)["methods"]
+    known = localization(loaded.network(), found.cache, fold, loaded.labels, preprocess=loaded.preprocess)["methods"]
     return {"pointing": known["final_attention"]["pointing_game"]["estimate"]} if "final_attention" in known else {}
 
 

@@ -1,0 +1,54 @@
+"""The search for recipes: a fold for judging, the rest for training, the test part for nothing; a finished trial stays."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reslink.datasets.phantom import PhantomSettings, make_cohort
+from reslink.errors import UsageError
+from reslink.training.materials import Materials
+
+SMALL = [
+    *("preprocess.size=64", "model.stem_dim=8", "model.dims=[8, 16]", "model.depths=[0, 1]", "model.area_size=4"),
+    *("trainer.epochs=1", "trainer.precision=fp32", "trainer.workers=0"),
+]
+
+
+@pytest.fixture
+def search(scripts: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    module = importlib.import_module("search")
+    trials = tmp_path / "trials.yaml"
+    trials.write_text(yaml.safe_dump({"always": SMALL, "trials": {"tiny": [], "lesions": []}}))
+    monkeypatch.setattr(module, "TRIALS", trials)
+    return module
+
+
+def test_a_fold_takes_nothing_from_the_test_part(search, materials: Materials) -> None:
+    parts = [search.folded(materials, 3, fold).parts for fold in range(3)]
+    for found in parts:
+        assert [p == "test" for p in found] == [p == "test" for p in materials.parts]
+        assert "train" in found
+    judged = [sum(found[i] == "validation" for found in parts) for i in range(len(materials.parts))]
+    assert judged == [int(part != "test") for part in materials.parts], "each image of the rest is judged in one fold"
+
+
+def test_a_trial_is_trained_once_and_points_at_lesions(search, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_cohort(tmp_path / "heads", PhantomSettings(patients=24, size=128, seed=3))
+    words = [str(tmp_path / "heads"), "--out", str(tmp_path / "out"), "--trial", "tiny", "--folds", "2"]
+    search.main(words)
+    row = json.loads((tmp_path / "out" / "heads_2_0_tiny_0" / "trial.json").read_text())
+    assert 0 <= row["pointing"] <= 1
+    assert 0 <= row["auroc"] <= 1
+    printed = capsys.readouterr().out
+    search.main(words)
+    assert capsys.readouterr().out == printed
+
+
+def test_a_wrong_name_names_the_nearest(search) -> None:
+    with pytest.raises(UsageError, match="lesions"):
+        search.recipe_of({"always": SMALL, "trials": {"tiny": [], "lesions": []}}, "lesion", 0)
