@@ -76,7 +76,7 @@ VARIANTS: dict[str, ResLinkConfig] = {
     "reslink_paper": ResLinkConfig(),
     # Pools before it normalises, half the stem, and spends its blocks where the map is small.
     "reslink_small": ResLinkConfig(stem_dim=16, stem_order="pool_first", dims=(16, 64, 128), depths=(0, 2, 2)),
-    # The same with a coarser stage beside the last one. By cross-validation the largest gain of all that was tried: a place of
+    # The same with a coarser stage beside the last one. On a held-out fold the largest gain of all that was tried: a place of
     # reslink_small sees too little of the head to tell where in it a lesion lies.
     "reslink_context": ResLinkConfig(
         stem_dim=16, stem_order="pool_first", dims=(16, 64, 128), depths=(0, 2, 2), context_dim=144
