@@ -98,6 +98,16 @@ def test_the_graph_and_the_reference_give_the_pixels_of_the_package(preprocess: 
             np.testing.assert_array_equal(mine, theirs)
 
 
+def test_a_reference_that_prepares_otherwise_is_refused(saved: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def darker(settings: Preprocess) -> str:
+        return source_of(settings).replace("np.clip(unit, 0, 255, out=unit)", "np.clip(unit, 0, 254, out=unit)")
+
+    monkeypatch.setattr("reslink.export.reference.source_of", darker)
+    with pytest.raises(GateError, match=r"preprocess_reference.py differs from the package in \d+ pixels"):
+        export(saved, "hf", tmp_path / "out", Inputs.synthetic(2))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_reference_runs_alone(tmp_path: Path) -> None:
     from PIL import Image as Picture
 

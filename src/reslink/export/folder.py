@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from reslink import __version__
 from reslink.bundles import folder as folders
 from reslink.bundles.card import RESEARCH_USE_ONLY, model_card
@@ -115,13 +117,16 @@ def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precis
 
 
 def _gate(bundle: Bundle, chosen: Format, folder: Path, inputs: Inputs, reader: Reader, precision: Precision) -> dict[str, Any]:
-    """Compares every file of an export with the package."""
+    """Compares every file of an export with the package, the preprocessing reference included, which it writes."""
     tolerance = TOLERANCES[precision]
     ours = parity.of_package(bundle, inputs.images)
     files = {}
     for name, runner in reader(bundle, folder):
         what = f"{name} in {chosen.loader}" + (f" with {precision}" if precision != "fp32" else "")
         files[name] = parity.check(parity.compare(ours, runner(inputs.images)), tolerance, what, inputs.source).as_dict()
+    write_atomic(folder / reference.NAME, reference.source_of(bundle.preprocess))
+    theirs = ours | {PIXELS: np.stack(reference.pixels_of(folder / reference.NAME, inputs.images))}
+    found = parity.check(parity.compare(ours, theirs), tolerance, reference.NAME, inputs.source)
     return {
         "loader": chosen.loader,
         "precision": precision,
@@ -130,6 +135,7 @@ def _gate(bundle: Bundle, chosen: Format, folder: Path, inputs: Inputs, reader: 
         "images": len(inputs.images),
         "unreadable_files": inputs.failed,
         "files": files,
+        "reference": {"file": reference.NAME, "images": found.images, "pixels": found.pixels},
         "versions": {"reslink": __version__, **{name: _version(name) for name in chosen.packages}},
         "research_use_only": RESEARCH_USE_ONLY,
     }
@@ -139,7 +145,6 @@ def _write_common(bundle: Bundle, form: str, folder: Path, files: tuple[str, ...
     """Writes what every export holds beside the files of its format."""
     write_json(folder / PARITY, report)
     write_json(folder / LABELS, {"names": list(bundle.labels.names), "positive": bundle.labels.positive})
-    write_atomic(folder / reference.NAME, reference.source_of(bundle.preprocess))
     write_atomic(folder / CARD, model_card(bundle))
     write_atomic(folder / LICENCE, _licence(bundle))
     write_json(folder / MANIFEST, _manifest(bundle, form, folder, files))

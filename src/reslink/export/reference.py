@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reslink import __version__
 from reslink.imaging import head, image, morphology, preprocess, quantiles
+from reslink.imaging.image import Image as PackageImage
 from reslink.imaging.preprocess import Preprocess
 
 NAME: Final = "preprocess_reference.py"
 
 _MODULES: Final = (image, morphology, head, quantiles, preprocess)
+_FIELDS: Final = ("pixels", "unit", "white", "padding", "inverted")
 _LEFT_OUT: Final = {"VERSION", "_as_tuple", "model_config", "_check_percentiles", "digest"}
 """What needs pydantic, or belongs to caches."""
 
@@ -80,6 +89,24 @@ def source_of(settings: Preprocess) -> str:
     text = "\n\n\n".join(parts) + "\n" + _TAIL
     used = sorted((line for line in imports if _used(line, text)), key=lambda line: (line.startswith("from"), line))
     return _HEAD.format(version=__version__, imports="\n".join(used)) + text
+
+
+def pixels_of(path: Path, images: Sequence[PackageImage]) -> list[NDArray[np.uint8]]:
+    """Returns what a written reference makes of slices, (planes, S, S) uint8 each.
+
+    Args:
+        path: The file, which is run as a module of its own.
+        images: Slices, as the package reads them.
+    """
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_under_test", path)
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018  (a .py file has both)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+        return [module.PREPROCESS.pixels(module.Image(**{name: getattr(one, name) for name in _FIELDS})) for one in images]
+    finally:
+        del sys.modules[spec.name]
 
 
 def _split(module: ModuleType, settings: Preprocess) -> tuple[list[str], list[str]]:
