@@ -21,8 +21,8 @@ from reslink.imaging.geometry import Plane, plane_of
 from reslink.imaging.guard import ImagingWarning
 from reslink.imaging.head import head_mask
 from reslink.imaging.image import Image, Modality
-from reslink.imaging.reading import read_series
-from reslink.imaging.series import dicom_files, sorted_by_position
+from reslink.imaging.reading import read_series_files
+from reslink.imaging.series import dicom_files
 from reslink.inference.study import chosen_slices
 
 MANUFACTURER: Final = "reslink"
@@ -105,17 +105,15 @@ def read_head(folder: Path) -> Series:
         RefusedSeries: If there is no slice of a head in it, or the slices do not make a series.
     """
     paths, notes = _images_of(folder)
-    paths = sorted_by_position(paths)
-    headers = tuple(_header(path) for path in paths)
-    notes += _body_part(headers[0])
+    notes += _body_part(_header(paths[0]))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ImagingWarning)
         try:
-            image = read_series(folder, sorted(paths))
+            image, paths = read_series_files(paths, folder)
         except ReslinkError as error:
             raise RefusedSeries(nameless(error.given, folder), error.allowed, error.next_step) from None
     notes += ["the gaps between its slices are uneven" for found in caught if "uneven" in str(found.message)][:1]
-    slices = tuple(image.slices())
+    slices, headers = tuple(image.slices()), tuple(_header(path) for path in paths)
     notes += _tilt(headers)
     chosen = _chosen(slices)
     modality = MODALITIES[headers[0].SOPClassUID]
