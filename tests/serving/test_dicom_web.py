@@ -10,6 +10,7 @@ from datetime import date, timedelta
 import pacs
 import pytest
 from pydicom import Dataset, Sequence, dcmread
+from requests import HTTPError, Response
 from typer.testing import CliRunner
 
 from reslink.serving.dicom_pipeline import SendError
@@ -166,6 +167,44 @@ def test_once_waits_until_what_it_sees_has_settled(watch):
 
 def test_once_says_that_the_archive_cannot_be_searched(watch):
     archive = Archive()
+XML = (
+    '<?xml version="1.0" encoding="utf-8"?><NativeDicomModel xmlns="http://dicom.nema.org/PS3.19/models/NativeDICOM">'
+    '<DicomAttribute tag="00081198" vr="SQ" keyword="FailedSOPSequence"><Item number="1">'
+    '<DicomAttribute tag="00081197" vr="US" keyword="FailureReason"><Value number="1"> {} </Value></DicomAttribute>'
+    "</Item></DicomAttribute></NativeDicomModel>"
+)
+JSON = '{{"00081198": {{"vr": "SQ", "Value": [{{"00081197": {{"vr": "US", "Value": [{}]}}}}]}}}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why", "lasting"),
+    [
+        (409, JSON.format(0xA700), "failure reason 0xA700", False),
+        (409, XML.format(0xA700), "failure reason 0xA700", False),
+        (409, JSON.format(0xA900), "failure reason 0xA900", True),
+        (409, XML.format(0xC122), "failure reason 0xC122", True),
+        (409, "", "HTTP 409", False),
+        (409, "<html>SECRET", "HTTP 409", False),
+        (409, "{}", "HTTP 409", False),
+        (400, JSON.format(0xA700), "HTTP 400", True),
+        (415, "", "HTTP 415", True),
+        (503, "", "HTTP 503", False),
+    ],
+)
+def test_a_conflict_lasts_where_its_reason_does(tmp_path, status, body, why, lasting):
+    archive, response = Archive(), Response()
+    response.status_code, response._content = status, body.encode()
+
+    def refuse(_):
+        raise HTTPError("https://pacs.example/SECRET", response=response)
+
+    archive.store_instances = refuse
+    path = next(pacs.write(tmp_path, pacs.series(1)[:1]).iterdir())
+    with pytest.raises(SendError) as caught:
+        WebSender(archive).send(path)
+    assert (str(caught.value), caught.value.lasting) == (why, lasting)
+
+
     archive.down = True
     done = watch(archive)
     assert done.exit_code == 1

@@ -13,6 +13,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from xml.etree import ElementTree
 from pydicom import Dataset, dcmread
 
 from reslink.errors import ReslinkError, UsageError
@@ -119,11 +120,35 @@ class WebSender:
         try:
             reply = self._client.store_instances([dcmread(path)])
         except Exception as error:  # noqa: BLE001  (the client raises those of requests, and its own)
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            raise SendError(f"HTTP {status}" if status else type(error).__name__, lasting=status in (400, 409, 415)) from None
+            raise _refused(error) from None
         if reply.get("FailedSOPSequence"):
-            reason = int(reply.FailedSOPSequence[0].get("FailureReason") or 0xC000)
-            raise SendError(f"failure reason 0x{reason:04X}", lasting=lasts(reason))
+            raise _failed(int(reply.FailedSOPSequence[0].get("FailureReason") or 0xC000))
+
+
+def _refused(error: Exception) -> SendError:
+    """Returns what an error of the client means; a 409 lasts only where its body names a reason that lasts."""
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    reason = _reason(response.content) if response is not None and status == 409 else None
+    if reason is not None:
+        return _failed(reason)
+    return SendError(f"HTTP {status}" if status else type(error).__name__, lasting=status in (400, 415))
+
+
+def _failed(reason: int) -> SendError:
+    return SendError(f"failure reason 0x{reason:04X}", lasting=lasts(reason))
+
+
+def _reason(body: bytes) -> int | None:
+    """Returns the Failure Reason that a body names, in DICOM JSON or XML; None where it names none."""
+    try:
+        if body.lstrip().startswith(b"<"):
+            root = ElementTree.fromstring(body)  # noqa: S314  (the client reads every reply so)
+            [item] = root.findall(".//{*}DicomAttribute[@tag='00081197']")
+            return int("".join(item.itertext()))
+        return int(Dataset.from_json(body.decode()).FailedSOPSequence[0].FailureReason)
+    except Exception:  # noqa: BLE001  (an archive may answer with anything)
+        return None
 
 
 class Watcher:
