@@ -7,8 +7,9 @@ import pacs
 import pytest
 from pydicom import Dataset
 
+from reslink.imaging.dicom_kind import refusal_of
 from reslink.imaging.guard import quiet
-from reslink.serving.dicom_series import RefusedSeries, key_of, read_head, refusal_of
+from reslink.serving.dicom_series import RefusedSeries, key_of, read_head
 
 
 def moved(one):

@@ -102,7 +102,7 @@ def read_with_place(data: bytes) -> tuple[Image, dict[str, Any]]:
 
     Returns:
         The image, and for a DICOM file its facts: ``position``, ``rows``, ``columns`` (None where they are not stated),
-        ``series`` and ``localizer``; nothing for other files.
+        ``series``, ``localizer`` and ``refused``, why it counts for no series; nothing for other files.
 
     Raises:
         InputError: As :func:`read_image`.

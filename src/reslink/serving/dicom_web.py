@@ -19,11 +19,12 @@ from pydicom import Dataset, dcmread
 
 from reslink.errors import ReslinkError, UsageError
 from reslink.files import optional_import, write_json
+from reslink.imaging.dicom_kind import OTHER_PART, is_other_part, refusal_of
 from reslink.imaging.guard import quiet
 from reslink.serving.dicom_pipeline import SendError, Session, lasts
 from reslink.serving.dicom_queue import Queue
 from reslink.serving.dicom_results import EXTRA
-from reslink.serving.dicom_series import OTHER_PART, is_other_part, key_of, refusal_of
+from reslink.serving.dicom_series import key_of
 
 log = logging.getLogger(__name__)
 
