@@ -90,3 +90,10 @@ def test_ci_runs_make_test_and_nothing_else(root: Path) -> None:
     lines = (root / ".ci" / "run").read_text().splitlines()
     assert [line for line in lines if "make" in line and not line.startswith("#")] == ["make test"]
     assert "set -euo pipefail" in lines
+
+
+def test_the_container_installs_nothing_but_the_versions_that_are_tested(root: Path) -> None:
+    text = (root / "deploy" / "container" / "Containerfile").read_text()
+    installs = re.findall(r"pip install [^&\\]*", text)
+    assert len(installs) == 2
+    assert [one for one in installs if "-c /src/constraints.txt" not in one] == []

@@ -7,8 +7,9 @@ import pacs
 import pytest
 from pydicom import Dataset
 
+from reslink.imaging.dicom_kind import refusal_of
 from reslink.imaging.guard import quiet
-from reslink.serving.dicom_series import RefusedSeries, key_of, read_head, refusal_of
+from reslink.serving.dicom_series import RefusedSeries, key_of, read_head
 
 
 def moved(one):
@@ -52,6 +53,17 @@ def test_what_is_no_head_is_refused_and_nobody_is_named(folder, changes, message
         read_head(folder(pacs.series(1, **changes)))
     for word in ("SECRET", "2.25.", "/series"):
         assert word not in str(caught.value)
+
+
+def test_each_header_belongs_to_its_slice_however_long_it_is(folder):
+    """Files whose names fall as their places rise, with a private value of 70 kB before the place."""
+    slices = pacs.series(1)
+    for one in slices:
+        one.private_block(0x0019, "MAKER", create=True).add_new(1, "OB", bytes(70_000))
+    found = read_head(folder(slices[::-1]))
+    assert [int(header.InstanceNumber) for header in found.headers] == list(range(1, 11))
+    for one, image in zip(slices, found.slices, strict=True):
+        assert np.array_equal(image.pixels, one.pixel_array * float(one.RescaleSlope) + float(one.RescaleIntercept))
 
 
 def test_a_localiser_among_slices_is_left_out(folder):

@@ -10,8 +10,10 @@ from datetime import date, timedelta
 import pacs
 import pytest
 from pydicom import Dataset, Sequence, dcmread
+from requests import HTTPError, Response
 from typer.testing import CliRunner
 
+from reslink.serving import dicom_web
 from reslink.serving.dicom_pipeline import SendError
 from reslink.serving.dicom_queue import Queue
 from reslink.serving.dicom_series import key_of
@@ -30,16 +32,18 @@ class Archive:
         self.fetched: list[str] = []
         self.stored: list[str] = []
         self.reply = Dataset()
+        self.pages = True
 
-    def search_for_series(self, *, search_filters, offset, **_):
+    def search_for_series(self, *, search_filters, limit, offset, **_):
         if self.down:
             raise ConnectionError("https://pacs.example/series?SECRET")
         self.filters.append(search_filters)
-        return (
-            []
-            if offset
-            else [self._found(uid) for uid, one in self.series.items() if one[0].Modality in search_filters.values()]
-        )
+        assert offset < 1000, "asks for ever"
+        found = [self._found(uid) for uid, one in self.series.items() if one[0].Modality in search_filters.values()]
+        return found[offset : offset + limit] if self.pages else found
+
+    def search_for_instances(self, _, series, *, limit, offset):
+        return [{"00080018": {"Value": [str(one.SOPInstanceUID)]}} for one in self.series[series]][offset : offset + limit]
 
     def _found(self, uid: str):
         one = self.series[uid]
@@ -131,6 +135,27 @@ def test_it_stops_between_two_series(queue):
     assert watcher(archive, queue).look(stop) == 1
 
 
+@pytest.mark.parametrize("pages", [True, False])
+def test_every_page_is_asked_for_and_none_for_ever(queue, monkeypatch, pages):
+    """Some archives answer with all series whatever the offset."""
+    monkeypatch.setattr(dicom_web, "_PAGE", 2)
+    archive = Archive(*(pacs.series(number, BodyPartExamined="CHEST") for number in range(4)), pacs.series(9))
+    archive.pages = pages
+    assert watcher(archive, queue).look() == 1
+    assert queue.names("working") == [key(9)]
+
+
+def test_instances_are_counted_where_the_archive_does_not_say_how_many(queue):
+    archive = Archive(pacs.series(1), pacs.series(2))
+    archive.counts = {str(pacs.series(number)[0].SeriesInstanceUID): 0 for number in (1, 2)}
+    client = watcher(archive, queue)
+    assert [client.look() for _ in range(2)] == [2, 0]
+    archive.series[str(pacs.series(2)[0].SeriesInstanceUID)].append(pacs.series(3)[0])
+    queue.answered(key(2), [], [])
+    queue.finish(key(2))
+    assert client.look() == 1
+
+
 @pytest.mark.parametrize(("reason", "lasting"), [(0xA700, False), (0xA900, True), (0xC000, True), (0x0122, True)])
 def test_what_the_archive_has_no_room_for_is_sent_again(tmp_path, reason, lasting):
     archive, item = Archive(), Dataset()
@@ -142,11 +167,48 @@ def test_what_the_archive_has_no_room_for_is_sent_again(tmp_path, reason, lastin
     assert caught.value.lasting is lasting
 
 
+XML = (
+    '<?xml version="1.0" encoding="utf-8"?><NativeDicomModel xmlns="http://dicom.nema.org/PS3.19/models/NativeDICOM">'
+    '<DicomAttribute tag="00081198" vr="SQ" keyword="FailedSOPSequence"><Item number="1">'
+    '<DicomAttribute tag="00081197" vr="US" keyword="FailureReason"><Value number="1"> {} </Value></DicomAttribute>'
+    "</Item></DicomAttribute></NativeDicomModel>"
+)
+JSON = '{{"00081198": {{"vr": "SQ", "Value": [{{"00081197": {{"vr": "US", "Value": [{}]}}}}]}}}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why", "lasting"),
+    [
+        (409, JSON.format(0xA700), "failure reason 0xA700", False),
+        (409, XML.format(0xA700), "failure reason 0xA700", False),
+        (409, JSON.format(0xA900), "failure reason 0xA900", True),
+        (409, XML.format(0xC122), "failure reason 0xC122", True),
+        (409, "", "HTTP 409", False),
+        (409, "<html>SECRET", "HTTP 409", False),
+        (409, "{}", "HTTP 409", False),
+        (400, JSON.format(0xA700), "HTTP 400", True),
+        (415, "", "HTTP 415", True),
+        (503, "", "HTTP 503", False),
+    ],
+)
+def test_a_conflict_lasts_where_its_reason_does(tmp_path, status, body, why, lasting):
+    archive, response = Archive(), Response()
+    response.status_code, response._content = status, body.encode()
+
+    def refuse(_):
+        raise HTTPError("https://pacs.example/SECRET", response=response)
+
+    archive.store_instances = refuse
+    path = next(pacs.write(tmp_path, pacs.series(1)[:1]).iterdir())
+    with pytest.raises(SendError) as caught:
+        WebSender(archive).send(path)
+    assert (str(caught.value), caught.value.lasting) == (why, lasting)
+
+
 @pytest.fixture
 def watch(bundle, tmp_path, monkeypatch):
     """Returns a function that runs ``reslink dicom watch --once`` on an archive."""
     from reslink.cli.main import app
-    from reslink.serving import dicom_web
 
     def run(archive: Archive, *words: str):
         monkeypatch.setattr(dicom_web, "web_client", lambda *_: archive)

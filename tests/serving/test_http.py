@@ -8,6 +8,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import builders
 import numpy as np
 import pacs
 import psutil
@@ -109,6 +110,37 @@ def test_a_series_has_one_answer_and_the_dicom_node_gives_the_same(service, bund
         assert found[word] == pytest.approx(wanted[word], abs=1e-5), word
     assert found["used"] == [told.series.chosen[i] for i in wanted["used"]]
     assert (found["rule"], found["covers"]) == (wanted["rule"], wanted["covers"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"BodyPartExamined": "CHEST"}, "its header says that it is of another part of the body"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "mip, not a slice"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer, not a slice"),
+        ({"SOPClassUID": builders.SC_CLASS}, "not an image of CT or MR (Secondary Capture Image Storage)"),
+        ({"Manufacturer": "reslink"}, "a result of this package"),
+        ({"ImagePositionPatient": [0.0, 0.0, 5.0]}, "several of its slices lie in the same place"),
+    ],
+)
+def test_what_the_dicom_node_refuses_has_no_answer_as_a_whole(service, changes, why: str) -> None:
+    answer = service.post("/v1/predict", [(f"{i}.dcm", dicom(i, float(i), **changes)) for i in range(3)]).json()
+    assert answer["series"] == [{"files": [0, 1, 2], "study": [], "notes": [why]}]
+    assert all(file["answers"][0]["slices"][0]["label"] for file in answer["files"])
+
+
+def test_a_localiser_among_slices_counts_for_nothing(service) -> None:
+    files = [(f"{i}.dcm", dicom(i, float(i), ImageType=["LOCALIZER"] if i == 1 else None)) for i in range(4)]
+    [series] = service.post("/v1/predict", files).json()["series"]
+    assert (series["files"], series["study"][0]["slices"], series["notes"]) == ([0, 2, 3], 3, [])
+
+
+@pytest.mark.parametrize(("part", "answered"), [("HEAD", True), ("CHEST", False)])
+def test_a_file_of_many_frames_is_told_by_its_header_too(service, part: str, answered: bool) -> None:
+    frames = np.stack([head(i).astype(np.uint16) for i in range(3)])
+    content = builders.written(builders.dataset(frames, SOPClassUID=builders.ENHANCED_CT, BodyPartExamined=part))
+    [series] = service.post("/v1/predict", [("a.dcm", content)]).json()["series"]
+    assert (bool(series["study"]), bool(series["notes"])) == (answered, not answered)
 
 
 def test_one_slice_of_a_volume_is_no_series(service) -> None:

@@ -151,6 +151,12 @@ def test_few_slices_say_why_there_is_no_interval(page) -> None:
     assert "no interval: it rests on 3 blocks of neighbouring slices" in page.locator("#study .answer").first.inner_text()
 
 
+def test_a_series_without_an_answer_as_a_whole_says_why(page) -> None:
+    give(page, *[(f"{i}.dcm", dicom(i, float(i), BodyPartExamined="CHEST")) for i in range(3)])
+    assert page.locator("#study .answer").count() == 0
+    assert "No answer for the whole series: its header says that it is of another part" in page.locator("#notes").inner_text()
+
+
 def test_the_window_can_be_changed(page) -> None:
     give(page, ("a.dcm", dicom(3)))
     assert (page.input_value("#centre"), page.input_value("#width")) == ("40", "80")

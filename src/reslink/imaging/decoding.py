@@ -59,7 +59,7 @@ def decode(kind: str, data: bytes, name: str) -> tuple[Image, dict[str, Any]]:
         name: File name for messages.
 
     Returns:
-        The image, and for ``SLICE`` its facts: ``position``, ``rows``, ``columns``, ``series``, ``localizer``.
+        The image, and for ``SLICE`` its facts: ``position``, ``rows``, ``columns``, ``series``, ``localizer``, ``refused``.
     """
     if kind == "SLICE":
         return _slice(data, name)
@@ -97,6 +97,7 @@ def _slice(data: bytes, name: str) -> tuple[Image, dict[str, Any]]:
         "columns": None if plane is None else plane.columns.tolist(),
         "series": found.series,
         "localizer": found.localizer,
+        "refused": found.refused,
     }
 
 

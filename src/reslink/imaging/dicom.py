@@ -17,6 +17,7 @@ from pydicom import Dataset, dcmread, uid
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
 from reslink.errors import InputError
+from reslink.imaging.dicom_kind import why_alone
 from reslink.imaging.frames import NATIVE, stored_frames
 from reslink.imaging.geometry import Plane, order_of, plane_of, step_of
 from reslink.imaging.guard import (
@@ -132,6 +133,8 @@ class Slice:
     plane: Plane | None
     series: str
     localizer: bool
+    refused: str | None
+    """Why it counts for no series that has an answer as a whole."""
 
 
 def read_dicom(data: bytes, name: str) -> Image:
@@ -159,7 +162,8 @@ def read_slice(data: bytes, name: str) -> Slice:
         plane = plane_of(dataset)
         image = _image(dataset, name)
         kinds = [str(word).upper() for word in _listed(dataset.get("ImageType"))]
-        return Slice(image, plane, str(dataset.get("SeriesInstanceUID", "")), "LOCALIZER" in kinds)
+        series = str(dataset.get("SeriesInstanceUID", ""))
+        return Slice(image, plane, series, "LOCALIZER" in kinds, why_alone(dataset))
 
 
 def _check_header(dataset: Dataset, name: str) -> None:

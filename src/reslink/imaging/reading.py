@@ -50,12 +50,11 @@ def read_image(source: str | Path | bytes) -> Image:
     return _read(source, None)[0]
 
 
-def read_series(folder: str | Path, files: Sequence[Path] | None = None) -> Image:
+def read_series(folder: str | Path) -> Image:
     """Reads a folder of DICOM files as a volume.
 
     Args:
         folder: Holds the slices of one series, in any order and under any names.
-        files: Those of its files that are the series, in the order of their names; if not given, all of them.
 
     Returns:
         (D, H, W), sorted by ImagePositionPatient along the normal of the slices (PS3.3 C.7.6.2.1.1), for axial slices
@@ -64,14 +63,33 @@ def read_series(folder: str | Path, files: Sequence[Path] | None = None) -> Imag
     Raises:
         InputError: Naming the file: a localiser, another orientation, size or series, two slices in one place.
     """
-    from reslink.imaging.series import read_files, read_folder
+    from reslink.imaging.series import read_folder
 
     if not _is_folder(folder):
         raise InputError(f"{folder} is not a folder", "A series is a folder of DICOM files", "Give the folder")
     try:
-        if files:
-            return read_files(files, Path(folder), lambda path: _read(path, "SLICE"))
         return read_folder(Path(folder), lambda path: _read(path, "SLICE"))
+    except OSError as error:
+        raise damaged(str(folder), error.strerror or str(error)) from error
+
+
+def read_series_files(files: Sequence[Path], folder: Path) -> tuple[Image, list[Path]]:
+    """Reads some files of a folder as a volume, and says which slice comes from which file.
+
+    Args:
+        files: At least one DICOM file, in the order of their names.
+        folder: Where they lie, for messages.
+
+    Returns:
+        The volume, as of :func:`read_series`, and the file of each of its slices.
+
+    Raises:
+        InputError: As for :func:`read_series`.
+    """
+    from reslink.imaging.series import read_files
+
+    try:
+        return read_files(files, folder, lambda path: _read(path, "SLICE"))
     except OSError as error:
         raise damaged(str(folder), error.strerror or str(error)) from error
 
@@ -84,7 +102,7 @@ def read_with_place(data: bytes) -> tuple[Image, dict[str, Any]]:
 
     Returns:
         The image, and for a DICOM file its facts: ``position``, ``rows``, ``columns`` (None where they are not stated),
-        ``series`` and ``localizer``; nothing for other files.
+        ``series``, ``localizer`` and ``refused``, why it counts for no series; nothing for other files.
 
     Raises:
         InputError: As :func:`read_image`.

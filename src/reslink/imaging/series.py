@@ -8,11 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag
 
 from reslink.errors import InputError
 from reslink.imaging.decoding import HEAD_BYTES, kind_of
@@ -22,8 +24,10 @@ from reslink.imaging.image import Image
 
 Reader = Callable[[Path], tuple[Image, dict[str, Any]]]
 
-_PLACE = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber", "Rows", "Columns"]
-_HEADER_BYTES = 1 << 16
+_PLACE: Final = (0x0020000E, 0x00200032, 0x00200037)
+"""Series Instance UID, Image Position Patient and Image Orientation Patient."""
+
+_HEADER_BYTES: Final = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -70,20 +74,23 @@ def read_folder(folder: Path, read: Reader) -> Image:
             "A folder is read as a DICOM series",
             "Give the folder that holds the slices",
         )
-    return read_files(paths, folder, read)
+    return read_files(paths, folder, read)[0]
 
 
-def read_files(paths: Sequence[Path], folder: Path, read: Reader) -> Image:
+def read_files(paths: Sequence[Path], folder: Path, read: Reader) -> tuple[Image, list[Path]]:
     """Reads DICOM files as a volume, as :func:`read_folder` does.
 
     Args:
         paths: At least one file; sorted by name, so that the same files give the same order.
         folder: Where they lie, for messages.
         read: As for :func:`read_folder`.
+
+    Returns:
+        The volume, and the file of each of its slices.
     """
     image, facts = read(paths[0])
     if len(paths) == 1:
-        return image
+        return image, [paths[0]]
     check_size(image.pixels.shape[-1], image.pixels.shape[-2], str(paths[0]), 1)
     if math.prod(image.pixels.shape) * len(paths) > MAX_SERIES_PIXELS:
         raise too_large(str(folder), f"holds {len(paths)} slices", f"{MAX_SERIES_PIXELS // MIB} megapixels a series")
@@ -129,7 +136,7 @@ def _check_alike(member: _Member, first: _Member, same_series: bool) -> None:
         raise _refuse(f"{pair} have different pixel spacings", "The slices of a series have one spacing")
 
 
-def _stack(members: list[_Member], folder: Path) -> Image:
+def _stack(members: list[_Member], folder: Path) -> tuple[Image, list[Path]]:
     along = distances([member.plane for member in members])
     order = np.argsort(along, kind="stable")
     ordered = [members[int(i)] for i in order]
@@ -139,7 +146,7 @@ def _stack(members: list[_Member], folder: Path) -> Image:
     warn_uneven(gaps, str(folder))
     first = ordered[0].image
     step = step_of([member.plane for member in ordered])
-    return Image(
+    volume = Image(
         np.stack([member.image.pixels for member in ordered]),
         unit=first.unit,
         modality=first.modality,
@@ -150,6 +157,7 @@ def _stack(members: list[_Member], folder: Path) -> Image:
         window=first.window,
         source=folder.name,
     )
+    return volume, [member.path for member in ordered]
 
 
 def _stacked_padding(members: Sequence[_Member]) -> NDArray[np.bool_] | None:
@@ -180,14 +188,26 @@ def sorted_by_position(paths: Sequence[Path]) -> list[Path]:
     return result + rest
 
 
+class _Skimmed(io.BufferedReader):
+    """A file that ends once 256 KiB of it were read; what is skipped does not count."""
+
+    left = _HEADER_BYTES
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Returns so many bytes, fewer at the end."""
+        wanted = self.left if size is None or size < 0 else min(size, self.left)
+        self.left -= wanted
+        return super().read(wanted)
+
+
 def _place(path: Path) -> Dataset | None:
-    """Returns the few attributes that say where a slice lies, from the first 64 KiB of a file."""
+    """Returns the few attributes that say where a slice lies; long values before them are skipped."""
     try:
-        with quiet():
-            found = dcmread(
-                io.BytesIO(head_of(path, _HEADER_BYTES)),
-                stop_before_pixels=True,
-                specific_tags=list(_PLACE),
+        with quiet(), _Skimmed(io.FileIO(open_regular(path))) as stream:
+            found = read_partial(
+                stream,
+                stop_when=lambda tag, _vr, _length: int(tag) > max(_PLACE),
+                specific_tags=[BaseTag(tag) for tag in _PLACE],
                 force=True,
             )
             return found if "ImagePositionPatient" in found else None

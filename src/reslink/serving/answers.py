@@ -89,7 +89,11 @@ class Series(BaseModel):
     files: list[int] = Field(description="Places in ``files``, in order along the normal of the slices.")
     study: list[StudyAnswer] = Field(
         [],
-        description="The answer for the series as a whole, a model each; none where one slice was asked for or shows no head.",
+        description="The answer for the series as a whole, a model each; none where one slice was asked for or shows no head, "
+        "and where notes say why.",
+    )
+    notes: list[str] = Field(
+        [], description="Why there is no answer for the series as a whole.", examples=[["localizer, not a slice"]]
     )
 
 

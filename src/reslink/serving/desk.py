@@ -8,11 +8,11 @@ import dataclasses
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from reslink.errors import InputError, UsageError, nearest
 from reslink.explain.graph_maps import Maps
-from reslink.imaging.geometry import Plane, distances
+from reslink.imaging.geometry import SAME_PLACE, Plane, distances
 from reslink.inference.classifier import Prediction
 from reslink.inference.study import chosen_slices, study_answer
 from reslink.serving.hosted import Hosted, drawn
@@ -26,6 +26,8 @@ from reslink.serving.uploads import Form, Upload, form_of
 
 R = TypeVar("R")
 Json = dict[str, Any]
+
+_CROWDED: Final = "several of its slices lie in the same place"
 
 
 class Desk:
@@ -119,7 +121,7 @@ class Desk:
         files = [answer for answer, _ in found]
         _refuse_if_all_failed(files)
         series = _series(prepared)
-        for one in series:
+        for one in (one for one in series if not one["notes"]):
             members = [(prepared[i], found[i][1]) for i in one["files"]]
             one["study"] = await asyncio.to_thread(_study, members, chosen)
         return {"notice": NOTICE, "files": files, "series": series}
@@ -261,23 +263,32 @@ def _viewed(file: Upload, prepared: Prepared | None) -> Json:
 
 
 def _series(prepared: Sequence[Prepared | None]) -> list[Json]:
-    """Returns the files of each series: a volume, or two and more parallel DICOM slices in order along their normal."""
-    groups: dict[str, list[list[tuple[int, Plane]]]] = {}
-    found: list[Json] = [{"files": [i], "study": []} for i, one in enumerate(prepared) if one is not None and one.slices > 1]
+    """Returns the files of each series: a volume, or two and more parallel DICOM slices in order along their normal.
+
+    What the DICOM node would not answer is a series of its own, with a note that says why.
+    """
+    groups: dict[tuple[str, str | None], list[list[tuple[int, Plane]]]] = {}
+    found = [_one([i], one.facts.get("refused")) for i, one in enumerate(prepared) if one is not None and one.slices > 1]
     for i, one in enumerate(prepared):
-        if one is None or one.slices != 1 or one.facts.get("position") is None or one.facts.get("localizer"):
+        if one is None or one.slices != 1 or one.facts.get("position") is None:
             continue
         plane = Plane(*(_array(one.facts[word]) for word in ("position", "rows", "columns")))
-        parallel = groups.setdefault(one.facts["series"], [])
+        parallel = groups.setdefault((one.facts["series"], one.facts["refused"]), [])
         group = next((members for members in parallel if plane.same_direction(members[0][1])), None)
         if group is None:
             parallel.append(group := [])
         group.append((i, plane))
-    for members in (group for parallel in groups.values() for group in parallel):
+    for (_, why), members in ((key, group) for key, parallel in groups.items() for group in parallel):
         if len(members) > 1:
             along = distances([plane for _, plane in members])
-            found.append({"files": [members[int(i)][0] for i in along.argsort(kind="stable")], "study": []})
+            order = along.argsort(kind="stable")
+            crowded = (along[order][1:] - along[order][:-1] < SAME_PLACE).any()
+            found.append(_one([members[int(i)][0] for i in order], why or (_CROWDED if crowded else None)))
     return found
+
+
+def _one(files: list[int], why: str | None) -> Json:
+    return {"files": files, "study": [], "notes": [] if why is None else [why]}
 
 
 def _array(values: Sequence[float]) -> Any:

@@ -17,13 +17,14 @@ from pydicom import dcmread, uid
 
 from reslink.errors import UsageError
 from reslink.files import optional_import
+from reslink.imaging.dicom_kind import refusal
 from reslink.imaging.frames import NATIVE, PLUGINS
 from reslink.imaging.guard import MAX_FILE_BYTES
 from reslink.serving.addresses import Peer
 from reslink.serving.dicom_pipeline import SendError, Session, lasts
 from reslink.serving.dicom_queue import Queue
 from reslink.serving.dicom_results import EXTRA
-from reslink.serving.dicom_series import key_of, refusal
+from reslink.serving.dicom_series import key_of
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association

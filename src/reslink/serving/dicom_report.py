@@ -12,10 +12,10 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from reslink import __version__
+from reslink.imaging.dicom_kind import MANUFACTURER
 from reslink.inference.study import COVERS
 from reslink.serving.dicom_answer import Answer
 from reslink.serving.dicom_results import BANNER, Naming, device_uid, identification, plain, software
-from reslink.serving.dicom_series import MANUFACTURER
 
 SCHEME: Final = "99RESLINK"
 """Coding scheme of class names, which mean what the model's card says and nothing that a terminology could promise."""

@@ -12,9 +12,9 @@ from pydicom import Dataset, uid
 
 from reslink import __version__
 from reslink.files import optional_import
+from reslink.imaging.dicom_kind import MANUFACTURER
 from reslink.imaging.guard import quiet
 from reslink.serving.dicom_answer import Answer, Model
-from reslink.serving.dicom_series import MANUFACTURER
 
 EXTRA: Final = "pacs"
 BANNER: Final = "RESEARCH USE ONLY - NOT A MEDICAL DEVICE"

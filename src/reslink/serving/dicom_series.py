@@ -11,42 +11,25 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pydicom import Dataset, uid
-from pydicom.config import IGNORE
+from pydicom import Dataset
 
 from reslink.errors import InputError, ReslinkError
 from reslink.files import sha256
 from reslink.imaging.dicom_header import first_elements
+from reslink.imaging.dicom_kind import HEAD_WORDS, MODALITIES, OTHER_PART, is_head, refusal_of
 from reslink.imaging.geometry import Plane, plane_of
 from reslink.imaging.guard import ImagingWarning
 from reslink.imaging.head import head_mask
 from reslink.imaging.image import Image, Modality
-from reslink.imaging.reading import read_series
-from reslink.imaging.series import dicom_files, sorted_by_position
+from reslink.imaging.reading import read_series_files
+from reslink.imaging.series import dicom_files
 from reslink.inference.study import chosen_slices
-
-MANUFACTURER: Final = "reslink"
-"""Stands in every object that this package writes; such an object is never classified."""
-
-MODALITIES: Final[dict[str, Modality]] = {uid.CTImageStorage: "CT", uid.MRImageStorage: "MR"}
-"""The kinds of objects that are classified."""
-
-HEAD_WORDS: Final = ("HEAD", "BRAIN", "SKULL")
-"""Body Part Examined of a series that is classified (PS3.16 annex L)."""
-
-HEAD_CODES: Final = ("69536005", "12738006", "89546000", "T-D1100", "T-A0100", "T-11100")
-"""Codes of head, brain and skull in an Anatomic Region Sequence, SNOMED CT and the older SRT."""
-
-NOT_SLICES: Final = ("LOCALIZER", "SCOUT", "SCREEN SAVE", "PROJECTION IMAGE", "DOSE", "MIP", "MINIP")
-"""Words of Image Type of what is no slice of a head."""
 
 TILT: Final = 0.5
 """Degrees from which on a gantry counts as tilted."""
 
 HEAD_MM: Final = (90.0, 330.0)
 """Least and largest side of what is taken for a head, in millimetres; a trunk is wider."""
-
-OTHER_PART: Final = "its header says that it is of another part of the body"
 
 _LAST_TAG: Final = 0x7FDFFFFF
 _EMPTY: Final = (
@@ -105,45 +88,19 @@ def read_head(folder: Path) -> Series:
         RefusedSeries: If there is no slice of a head in it, or the slices do not make a series.
     """
     paths, notes = _images_of(folder)
-    paths = sorted_by_position(paths)
-    headers = tuple(_header(path) for path in paths)
-    notes += _body_part(headers[0])
+    notes += _body_part(_header(paths[0]))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ImagingWarning)
         try:
-            image = read_series(folder, sorted(paths))
+            image, paths = read_series_files(paths, folder)
         except ReslinkError as error:
             raise RefusedSeries(nameless(error.given, folder), error.allowed, error.next_step) from None
     notes += ["the gaps between its slices are uneven" for found in caught if "uneven" in str(found.message)][:1]
-    slices = tuple(image.slices())
+    slices, headers = tuple(image.slices()), tuple(_header(path) for path in paths)
     notes += _tilt(headers)
     chosen = _chosen(slices)
     modality = MODALITIES[headers[0].SOPClassUID]
     return Series(key_of(str(headers[0].SeriesInstanceUID)), modality, headers, slices, chosen, tuple(notes))
-
-
-def refusal(kind: str, image_type: Sequence[str], manufacturer: str) -> str | None:
-    """Returns why an object is no slice to classify, None where it may be one.
-
-    Args:
-        kind: SOP Class UID.
-        image_type: Values of Image Type.
-        manufacturer: Value of Manufacturer.
-    """
-    if manufacturer.strip().casefold() == MANUFACTURER:
-        return "a result of this package"
-    if kind not in MODALITIES:
-        name = uid.UID(kind, validation_mode=IGNORE).name  # the UID itself where it is not known
-        return f"not an image of CT or MR ({'unknown kind' if name == kind else name})"
-    found = sorted({word.strip().upper() for word in image_type}.intersection(NOT_SLICES))
-    return f"{found[0].lower()}, not a slice" if found else None
-
-
-def refusal_of(header: Dataset) -> str | None:
-    """Returns what :func:`refusal` says of a header."""
-    words = header.get("ImageType") or ()
-    kinds = [words] if isinstance(words, str) else [str(word) for word in words]
-    return refusal(str(header.get("SOPClassUID", "")), kinds, str(header.get("Manufacturer") or ""))
 
 
 def _images_of(folder: Path) -> tuple[list[Path], list[str]]:
@@ -181,19 +138,10 @@ def _header(path: Path) -> Dataset:
 
 def _body_part(header: Dataset) -> list[str]:
     """Refuses another part of the body; notes where none is stated."""
-    stated = str(header.get("BodyPartExamined") or "").strip().upper()
-    regions = header.get("AnatomicRegionSequence") or ()
-    codes = [str(item.get("CodeValue", "")) for item in regions]
-    if stated in HEAD_WORDS or (not stated and set(codes) & set(HEAD_CODES)):
-        return []
-    if is_other_part(stated) or codes:
+    head = is_head(header)
+    if head is False:
         raise _refused(OTHER_PART, f"Series of {', '.join(HEAD_WORDS)} are read")
-    return ["the header does not say which part of the body it is of"]
-
-
-def is_other_part(stated: str) -> bool:
-    """Whether a value of Body Part Examined is there and is no head."""
-    return stated.strip().upper() not in ("", *HEAD_WORDS)
+    return [] if head else ["the header does not say which part of the body it is of"]
 
 
 def nameless(text: str, folder: Path) -> str:

@@ -6,22 +6,25 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from xml.etree import ElementTree
 
 from pydicom import Dataset, dcmread
 
 from reslink.errors import ReslinkError, UsageError
 from reslink.files import optional_import, write_json
+from reslink.imaging.dicom_kind import OTHER_PART, is_other_part, refusal_of
 from reslink.imaging.guard import quiet
 from reslink.serving.dicom_pipeline import SendError, Session, lasts
 from reslink.serving.dicom_queue import Queue
 from reslink.serving.dicom_results import EXTRA
-from reslink.serving.dicom_series import OTHER_PART, is_other_part, key_of, refusal_of
+from reslink.serving.dicom_series import key_of
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +33,7 @@ TIMEOUT: Final = (10.0, 120.0)
 """Seconds to connect, and to wait for the next bytes."""
 
 _PAGE: Final = 200
-_STUDY, _SERIES, _COUNT, _BODY = "0020000D", "0020000E", "00201209", "00180015"
+_STUDY, _SERIES, _INSTANCE, _COUNT, _BODY = "0020000D", "0020000E", "00080018", "00201209", "00180015"
 _WATCHED: Final = "watched"
 
 
@@ -69,6 +72,7 @@ class _Found:
     study: str
     series: str
     instances: int
+    """0 where the archive did not say."""
     body_part: str
 
 
@@ -119,11 +123,35 @@ class WebSender:
         try:
             reply = self._client.store_instances([dcmread(path)])
         except Exception as error:  # noqa: BLE001  (the client raises those of requests, and its own)
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            raise SendError(f"HTTP {status}" if status else type(error).__name__, lasting=status in (400, 409, 415)) from None
+            raise _refused(error) from None
         if reply.get("FailedSOPSequence"):
-            reason = int(reply.FailedSOPSequence[0].get("FailureReason") or 0xC000)
-            raise SendError(f"failure reason 0x{reason:04X}", lasting=lasts(reason))
+            raise _failed(int(reply.FailedSOPSequence[0].get("FailureReason") or 0xC000))
+
+
+def _refused(error: Exception) -> SendError:
+    """Returns what an error of the client means; a 409 lasts only where its body names a reason that lasts."""
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    reason = _reason(response.content) if response is not None and status == 409 else None
+    if reason is not None:
+        return _failed(reason)
+    return SendError(f"HTTP {status}" if status else type(error).__name__, lasting=status in (400, 415))
+
+
+def _failed(reason: int) -> SendError:
+    return SendError(f"failure reason 0x{reason:04X}", lasting=lasts(reason))
+
+
+def _reason(body: bytes) -> int | None:
+    """Returns the Failure Reason that a body names, in DICOM JSON or XML; None where it names none."""
+    try:
+        if body.lstrip().startswith(b"<"):
+            root = ElementTree.fromstring(body)  # noqa: S314  (the client reads every reply so)
+            [item] = root.findall(".//{*}DicomAttribute[@tag='00081197']")
+            return int("".join(item.itertext()))
+        return int(Dataset.from_json(body.decode()).FailedSOPSequence[0].FailureReason)
+    except Exception:  # noqa: BLE001  (an archive may answer with anything)
+        return None
 
 
 class Watcher:
@@ -164,10 +192,10 @@ class Watcher:
             if stop is not None and stop.is_set():
                 break
             key = key_of(found.series)
-            if self._known(key) == found.instances or not self._settled(key, found.instances):
-                continue
             try:
-                count += self._fetch(found, key)
+                instances = found.instances or self._count(found)
+                if instances not in (0, self._known(key)) and self._settled(key, instances):
+                    count += self._fetch(found, key, instances)
             except Exception as error:  # noqa: BLE001  (the client raises those of requests, pydicom and its own)
                 self.failed += 1
                 log.warning("series %s: could not be fetched (%s)", key, type(error).__name__)
@@ -207,19 +235,16 @@ class Watcher:
         if self.settings.days:
             today = date.today()
             filters["StudyDate"] = f"{today - timedelta(days=self.settings.days - 1):%Y%m%d}-{today:%Y%m%d}"
-        for offset in range(0, 1 << 30, _PAGE):
-            page = self._client.search_for_series(
-                fields=["NumberOfSeriesRelatedInstances", "BodyPartExamined"],
-                search_filters=filters,
-                limit=_PAGE,
-                offset=offset,
-            )
-            for item in page:
-                study, series, count, part = (_value(item, tag) for tag in (_STUDY, _SERIES, _COUNT, _BODY))
-                if study and series and count:
-                    yield _Found(str(study), str(series), int(count), str(part or ""))
-            if len(page) < _PAGE:
-                break
+        fields = ["NumberOfSeriesRelatedInstances", "BodyPartExamined"]
+        for item in _each(partial(self._client.search_for_series, fields=fields, search_filters=filters), _SERIES):
+            study, series, count, part = (_value(item, tag) for tag in (_STUDY, _SERIES, _COUNT, _BODY))
+            if study:
+                yield _Found(str(study), str(series), int(count or 0), str(part or ""))
+
+    def _count(self, found: _Found) -> int:
+        """Returns how many instances a series has, for an archive that does not say so in its answer to a search."""
+        search = partial(self._client.search_for_instances, found.study, found.series)
+        return sum(1 for _ in _each(search, _INSTANCE))
 
     def _known(self, key: str) -> int:
         """Returns how many instances a series had when it was fetched; -1 where it was not."""
@@ -228,24 +253,24 @@ class Watcher:
         except (FileNotFoundError, ValueError):
             return -1
 
-    def _fetch(self, found: _Found, key: str) -> int:
+    def _fetch(self, found: _Found, key: str, instances: int) -> int:
         """Fetches a series whole and closes it; what a kill cuts off is fetched again."""
         came = kept = 0
         if is_other_part(found.body_part):
             log.info("series %s: let go: %s", key, OTHER_PART)
-            write_json(self._folder / key, found.instances)
+            write_json(self._folder / key, instances)
             return 0
         for dataset in self._client.iter_series(found.study, found.series):
             came, kept = came + 1, kept + self._keep(dataset, key)
-        if came < found.instances:
+        if came < instances:
             self.failed += 1
-            log.warning("series %s: %d of %d instances came; it will be fetched again", key, came, found.instances)
+            log.warning("series %s: %d of %d instances came; it will be fetched again", key, came, instances)
             return 0
         if kept == 0:
-            log.info("series %s: let go: none of its %d instances is a slice", key, found.instances)
+            log.info("series %s: let go: none of its %d instances is a slice", key, instances)
         elif not self.queue.close(key):
             return 0  # its last answer is still on its way
-        write_json(self._folder / key, found.instances)
+        write_json(self._folder / key, instances)
         return int(kept > 0)
 
     def _keep(self, dataset: Dataset, key: str) -> bool:
@@ -256,6 +281,18 @@ class Watcher:
             dataset.save_as(stream, enforce_file_format=True)
         self.queue.add(key, str(dataset.SOPInstanceUID), stream.getvalue())
         return True
+
+
+def _each(search: Callable[..., list[dict[str, Any]]], tag: str) -> Iterator[dict[str, Any]]:
+    """Yields what a search finds, page by page, each UID once; ends at a page without a new one, as some ignore ``offset``."""
+    seen: set[Any] = {None}
+    for offset in range(0, 1 << 30, _PAGE):
+        page = search(limit=_PAGE, offset=offset)
+        new = {_value(item, tag): item for item in page if _value(item, tag) not in seen}
+        yield from new.values()
+        seen |= set(new)
+        if not new or len(page) < _PAGE:
+            break
 
 
 def _value(item: dict[str, Any], tag: str) -> Any:

@@ -55,6 +55,7 @@ export function addAnswers(stack, predicted) {
     }
   }
   const series = predicted.series.find((one) => one.files.includes(stack.places[0]));
+  for (const text of series?.notes ?? []) notes.add(`No answer for the whole series: ${text}.`);
   stack.notes = [...notes];
   stack.study = stack.slices.length > 1 ? (series?.study ?? []) : [];
 }
