@@ -66,6 +66,8 @@ HOSTILE = {
     "zip with a backslash": (lambda: archive({"..\\a.png": png(1)}), 400, "holds '..'"),
     "zip in a zip": (lambda: archive({"b.zip": archive({"a.png": png(1)})}), 415, "another archive"),
     "empty zip": (lambda: archive({}), 400, "holds no file"),
+    "zip with a member .": (lambda: archive({".": png(1)}), 400, "holds no file"),
+    "zip with a member ./.": (lambda: archive({"./.": png(1)}), 400, "holds no file"),
     "zip cut off": (lambda: archive({"a.png": png(1)})[:-30], 422, "end is missing"),
     "png and zip": (lambda: png(1) + archive({"a.png": png(2)}), 415, "something else too"),
     "jpeg and zip": (lambda: png(1, kind="JPEG") + archive({"a.png": png(2)}), 415, "something else too"),
