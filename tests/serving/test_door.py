@@ -1,4 +1,4 @@
-"""What every request passes, without a server: how one that breaks off is counted."""
+"""What every request passes, without a server: who may come in, and how one that breaks off is counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from reslink.serving import log
 from reslink.serving.desk import Desk
-from reslink.serving.door import Message
+from reslink.serving.door import Door, Message, allowed_hosts
 from reslink.serving.http import Settings, create_app
 from reslink.serving.limits import Limits
 from reslink.serving.metrics import Metrics
@@ -50,3 +50,14 @@ def test_a_client_that_breaks_off_is_no_fault_of_the_service(
     assert 'route="/v1/predict",status="499"' in counted[0]
     assert "POST /v1/predict 499" in caplog.text
     assert "ERROR" not in caplog.text
+
+
+@pytest.mark.parametrize("host", ["reslink.example.org", "Reslink.Example.ORG:8443"])
+def test_a_further_name_is_known_however_it_is_written(host: str) -> None:
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+
+    names = allowed_hosts("127.0.0.1", ("Reslink.Example.org",))
+    door = Door(app, Limits(), Metrics(), None, names, frozenset())
+    assert exchanged(door, "GET", "/", ((b"host", host.encode()),))[0]["status"] == 200
+    assert exchanged(door, "GET", "/", ((b"host", b"evil.example"),))[0]["status"] == 403

@@ -171,9 +171,10 @@ class Door:
 
 def allowed_hosts(host: str, names: tuple[str, ...]) -> tuple[str, ...] | None:
     """Returns the names by which a service may be called: on loopback those of this machine, else those given, or any."""
+    known = tuple(_name(name.lower()) for name in names)
     if is_loopback(host):
-        return (*_LOOPBACK, *names)
-    return names or None
+        return (*_LOOPBACK, *known)
+    return known or None
 
 
 def _name(host: str) -> str:
