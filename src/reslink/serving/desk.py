@@ -157,11 +157,18 @@ class Desk:
         return [self.models[name] for name in names] or [next(iter(self.models.values()))]
 
     async def _prepare(self, files: Sequence[Upload], wish: Wish) -> list[Prepared | None]:
-        prepared = await self._side_by_side(files, lambda file: self._prepare_one(file, wish))
-        total = sum(one.slices for one in prepared if one is not None)
-        if total > self.limits.slices:
-            raise too_large(f"The files hold {total} slices", f"{self.limits.slices} slices")
-        return prepared
+        """Prepares files; the first that is one slice too many ends it, as what is prepared stays in memory."""
+        total = 0
+
+        async def one(file: Upload) -> Prepared | None:
+            nonlocal total
+            prepared = await self._prepare_one(file, wish)
+            total += 0 if prepared is None else prepared.slices
+            if total > self.limits.slices:
+                raise too_large(f"The files hold {total} slices or more", f"{self.limits.slices} slices")
+            return prepared
+
+        return await self._side_by_side(files, one)
 
     async def _prepare_one(self, file: Upload, wish: Wish) -> Prepared | None:
         prepared = None
