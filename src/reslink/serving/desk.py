@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import functools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -183,18 +184,22 @@ class Desk:
 
     async def _side_by_side(self, items: Sequence[Any], work: Callable[[Any], Awaitable[R]]) -> list[R]:
         """Works on a few items of a request at a time, so that a long series leaves room for other requests."""
-        room = asyncio.Semaphore(self.pool.processes)
+        return await _few_at_a_time(items, work, self.pool.processes)
 
-        async def one(item: Any) -> R:
-            async with room:
-                return await work(item)
 
-        tasks = [asyncio.ensure_future(one(item)) for item in items]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
+async def _few_at_a_time(items: Sequence[Any], work: Callable[[Any], Awaitable[R]], most: int) -> list[R]:
+    room = asyncio.Semaphore(most)
+
+    async def one(item: Any) -> R:
+        async with room:
+            return await work(item)
+
+    tasks = [asyncio.ensure_future(one(item)) for item in items]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _no_model(name: str, known: Sequence[str]) -> Problem:
@@ -210,8 +215,8 @@ async def _predicted(
         return _head(file, prepared), {}
     by_model: dict[str, list[Prediction]] = {}
     for one in chosen:
-        slices = prepared.pixels[one.way]
-        by_model[one.name] = list(await asyncio.gather(*(_slice(one, pixels) for pixels in slices)))
+        slices, most = prepared.pixels[one.way], 2 * one.batcher.batch
+        by_model[one.name] = await _few_at_a_time(slices, functools.partial(_slice, one), most)
     answers = [
         {"model": name, "slices": [_plain(answer, i) for i, answer in enumerate(found, first)]}
         for name, found in by_model.items()
