@@ -16,6 +16,7 @@ import zipfile
 import builders
 import numpy as np
 import psutil
+import pydicom
 import pytest
 from pydicom import uid
 from uploaded import archive, dicom, png
@@ -388,8 +389,6 @@ def test_compressed_dicom_is_read_under_its_limits(service) -> None:
 
 
 def test_the_hostile_files_are_what_they_say() -> None:
-    import pydicom
-
     found, depth = pydicom.dcmread(io.BytesIO(deep_dicom(True, depth=7))), 0
     while "RequestAttributesSequence" in found:
         [found], depth = found.RequestAttributesSequence, depth + 1
