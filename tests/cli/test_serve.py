@@ -1,7 +1,9 @@
-"""``reslink serve``: what it refuses before it listens."""
+"""``reslink serve``: what it refuses before it listens, and where it says that it does."""
 
 from __future__ import annotations
 
+import re
+import signal
 import socket
 from pathlib import Path
 
@@ -58,3 +60,23 @@ def test_a_port_that_is_taken(finished_run: Path, monkeypatch: pytest.MonkeyPatc
         taken.listen()
         code, text = said(str(finished_run / "bundle"), "--port", str(taken.getsockname()[1]))
     assert (code, "cannot listen on 127.0.0.1" in text, "Choose another --port" in text) == (2, True, True)
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_it_says_where_it_listens(host: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import uvicorn
+
+    from reslink.serving import hosted
+
+    bound: list[int] = []
+    try:
+        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
+    monkeypatch.setattr(hosted, "with_graph", lambda _: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda _, sockets: bound.append(sockets[0].getsockname()[1]))
+    code, text = said("bundle", "--host", host, "--port", "0")
+    assert code == 0
+    assert re.findall(r"http://\S+", text) == [f"http://{shown}:{bound[0]}/"]
+    assert "research use only" in text.lower()

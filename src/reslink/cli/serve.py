@@ -65,6 +65,9 @@ def serve(
         max(1, cores // workers),
         quiet=console.quiet,
     )
-    console.note(f"http://{host}:{port}/ (Ctrl-C ends it)" if port else f"Listening on {host}")
-    console.research_use_only()
-    run.serve(settings, port, workers)
+
+    def listening(url: str) -> None:
+        console.note(f"{url} (Ctrl-C ends it)")
+        console.research_use_only()
+
+    run.serve(settings, port, workers, listening)

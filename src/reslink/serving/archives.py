@@ -70,7 +70,8 @@ def _chosen(infos: list[zipfile.ZipInfo], limits: Limits) -> list[zipfile.ZipInf
 
 def _is_shown(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return not any(part.startswith(".") or part == "__MACOSX" for part in parts) and parts[-1].upper() != "DICOMDIR"
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return bool(parts) and not hidden and parts[-1].upper() != "DICOMDIR"  # "." has no parts
 
 
 def check_name(name: str) -> None:

@@ -28,7 +28,7 @@ class _Job(Generic[A]):
 
 
 class Batcher(Generic[A]):
-    """A thread that owns a network and feeds it batches.
+    """A thread that owns a network and feeds it batches; what nobody waits for any more it leaves out.
 
     Args:
         run: Takes (B, planes, S, S) uint8 and returns an answer a slice.
@@ -44,7 +44,8 @@ class Batcher(Generic[A]):
         gather_seconds: float,
         measure: Callable[[int, float], None] = lambda _size, _seconds: None,
     ) -> None:
-        self._run, self._batch, self._gather, self._measure = run, batch, gather_seconds, measure
+        self.batch = batch
+        self._run, self._gather, self._measure = run, gather_seconds, measure
         self._jobs: queue.SimpleQueue[_Job[A] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="network", daemon=True)
         self._thread.start()
@@ -77,7 +78,7 @@ class Batcher(Generic[A]):
         while (job := self._jobs.get()) is not None:
             batch, last = [job], False
             end = time.monotonic() + self._gather
-            while batch[-1].call is None and len(batch) < self._batch:
+            while batch[-1].call is None and len(batch) < self.batch:
                 try:
                     more = self._jobs.get(timeout=max(0.0, end - time.monotonic()))
                 except queue.Empty:
@@ -92,6 +93,7 @@ class Batcher(Generic[A]):
                 return
 
     def _do(self, jobs: list[_Job[A]]) -> None:
+        jobs = [job for job in jobs if not job.future.done()]  # its request took too long, or failed elsewhere
         if not jobs:
             return
         began = time.monotonic()

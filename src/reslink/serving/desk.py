@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import functools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -159,11 +160,18 @@ class Desk:
         return [self.models[name] for name in names] or [next(iter(self.models.values()))]
 
     async def _prepare(self, files: Sequence[Upload], wish: Wish) -> list[Prepared | None]:
-        prepared = await self._side_by_side(files, lambda file: self._prepare_one(file, wish))
-        total = sum(one.slices for one in prepared if one is not None)
-        if total > self.limits.slices:
-            raise too_large(f"The files hold {total} slices", f"{self.limits.slices} slices")
-        return prepared
+        """Prepares files; the first that is one slice too many ends it, as what is prepared stays in memory."""
+        total = 0
+
+        async def one(file: Upload) -> Prepared | None:
+            nonlocal total
+            prepared = await self._prepare_one(file, wish)
+            total += 0 if prepared is None else prepared.slices
+            if total > self.limits.slices:
+                raise too_large(f"The files hold {total} slices or more", f"{self.limits.slices} slices")
+            return prepared
+
+        return await self._side_by_side(files, one)
 
     async def _prepare_one(self, file: Upload, wish: Wish) -> Prepared | None:
         prepared = None
@@ -178,18 +186,22 @@ class Desk:
 
     async def _side_by_side(self, items: Sequence[Any], work: Callable[[Any], Awaitable[R]]) -> list[R]:
         """Works on a few items of a request at a time, so that a long series leaves room for other requests."""
-        room = asyncio.Semaphore(self.pool.processes)
+        return await _few_at_a_time(items, work, self.pool.processes)
 
-        async def one(item: Any) -> R:
-            async with room:
-                return await work(item)
 
-        tasks = [asyncio.ensure_future(one(item)) for item in items]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
+async def _few_at_a_time(items: Sequence[Any], work: Callable[[Any], Awaitable[R]], most: int) -> list[R]:
+    room = asyncio.Semaphore(most)
+
+    async def one(item: Any) -> R:
+        async with room:
+            return await work(item)
+
+    tasks = [asyncio.ensure_future(one(item)) for item in items]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _no_model(name: str, known: Sequence[str]) -> Problem:
@@ -205,8 +217,8 @@ async def _predicted(
         return _head(file, prepared), {}
     by_model: dict[str, list[Prediction]] = {}
     for one in chosen:
-        slices = prepared.pixels[one.way]
-        by_model[one.name] = list(await asyncio.gather(*(_slice(one, pixels) for pixels in slices)))
+        slices, most = prepared.pixels[one.way], 2 * one.batcher.batch
+        by_model[one.name] = await _few_at_a_time(slices, functools.partial(_slice, one), most)
     answers = [
         {"model": name, "slices": [_plain(answer, i) for i, answer in enumerate(found, first)]}
         for name, found in by_model.items()

@@ -15,7 +15,7 @@ from reslink.serving import log
 from reslink.serving.addresses import is_loopback
 from reslink.serving.limits import MIB, Limits
 from reslink.serving.metrics import Metrics
-from reslink.serving.problems import Problem, too_large
+from reslink.serving.problems import Problem, fault, too_large
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -131,7 +131,7 @@ class Door:
         except Exception as error:  # noqa: BLE001  (the last door: what comes here is a bug, and is said to be one)
             log.fault(number, error)
             if not visit.status:
-                await _problem(_bug(), scope, visit)
+                await _problem(fault(), scope, visit)
         await visit.end()
         route = self._route(scope["path"])
         seconds = time.monotonic() - began
@@ -171,9 +171,10 @@ class Door:
 
 def allowed_hosts(host: str, names: tuple[str, ...]) -> tuple[str, ...] | None:
     """Returns the names by which a service may be called: on loopback those of this machine, else those given, or any."""
+    known = tuple(_name(name.lower()) for name in names)
     if is_loopback(host):
-        return (*_LOOPBACK, *names)
-    return names or None
+        return tuple(dict.fromkeys((*_LOOPBACK, f"[{host}]" if ":" in host else host, *known)))
+    return known or None
 
 
 def _name(host: str) -> str:
@@ -185,12 +186,6 @@ def _name(host: str) -> str:
 
 def _forbidden(name: str, detail: str) -> Problem:
     return Problem(HTTPStatus.FORBIDDEN, name, "The request comes from elsewhere", detail)
-
-
-def _bug() -> Problem:
-    return Problem(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "fault", "The service made a mistake", "This is a bug in reslink. The log says where."
-    )
 
 
 async def _problem(problem: Problem, scope: Scope, visit: _Visit) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
@@ -25,10 +26,13 @@ from reslink.serving.limits import Limits
 from reslink.serving.metrics import CONTENT_TYPE, Metrics
 from reslink.serving.openapi import described, upload_body
 from reslink.serving.pool import Pool
-from reslink.serving.problems import MEDIA_TYPE, NOTICE, Problem
+from reslink.serving.problems import MEDIA_TYPE, NOTICE, Problem, fault
 from reslink.serving.uploads import Form
 
 _TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_CLIENT_GONE: Final = 499
+"""As nginx calls a request whose client went away; only counts and the log see it."""
+
 _PROBLEMS: Final = (400, 401, 403, 408, 413, 415, 422, 503)
 
 
@@ -81,6 +85,8 @@ def create_app(settings: Settings) -> ASGIApp:
     )
     app.add_exception_handler(Problem, _told)
     app.add_exception_handler(HTTPException, _told_by_starlette)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _faulty)  # starlette raises it again once this is sent, and the door logs it
     _add_uploads(app)
     _add_facts(app, metrics)
     _add_page(app)
@@ -203,3 +209,11 @@ async def _told_by_starlette(_: Request, error: Exception) -> Response:
     answer = problem.response()
     answer.headers.update(error.headers or {})
     return answer
+
+
+async def _faulty(_: Request, _error: Exception) -> Response:
+    return fault().response()
+
+
+async def _gone(_: Request, _error: Exception) -> Response:
+    return Response(status_code=_CLIENT_GONE)

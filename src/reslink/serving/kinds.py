@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from reslink.imaging.decoding import HEAD_BYTES, kind_of
@@ -40,6 +41,8 @@ _FOREIGN: Final = (
 _MARKUP: Final = (b"<script", b"<html", b"<svg", b"<?php", b"%pdf-")
 _ZIP_END: Final = b"PK\x05\x06"
 _ZIP_TAIL: Final = 65_557  # the end record and the longest comment
+_ZIP_MEMBER: Final = b"PK\x01\x02"
+_ZIP_EMPTY: Final = re.compile(_ZIP_END + rb".{4}\0{8}", re.DOTALL)
 
 
 def uploaded_kind(data: bytes, declared: str) -> str:
@@ -72,4 +75,13 @@ def _double(kind: str, data: bytes) -> bool:
     if kind == ZIP:
         return kind_of(head) is not None
     preamble = kind == "DICOM" and data[128:132] == b"DICM" and data.startswith(_FOREIGN)
-    return preamble or _ZIP_END in data[-_ZIP_TAIL:] or any(word in head.lower() for word in _MARKUP)
+    return preamble or _has_archive(data) or any(word in head.lower() for word in _MARKUP)
+
+
+def _has_archive(data: bytes) -> bool:
+    """Whether an archive ends in the file: its end record, and a member's entry unless that record says that there is none.
+
+    The mark of the record alone stands by chance in one of 65,000 files.
+    """
+    tail = data[-_ZIP_TAIL:]
+    return _ZIP_END in tail and (_ZIP_MEMBER in data or _ZIP_EMPTY.search(tail) is not None)

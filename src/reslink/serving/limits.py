@@ -18,7 +18,7 @@ class Limits:
         slices: Of one request.
         shown_pixels: Of one answer of ``/v1/view``; larger volumes are thinned out.
         header_seconds: From the first byte of a request, or the connection, to the end of its header.
-        body_seconds: From there to the end of its body.
+        body_seconds: From there to the end of its body; also for each megabyte of the answer that the client takes.
         answer_seconds: From there to the answer.
         waiting: Requests under way at a time.
         held_bytes: Of all bodies under way at a time.

@@ -79,3 +79,9 @@ def busy(detail: str, retry_after: int = 1) -> Problem:
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE, "busy", "The service has too much to do", f"{detail}. Try again later.", retry_after
     )
+
+
+def fault() -> Problem:
+    """Returns the problem of an error that nobody expected."""
+    detail = "This is a bug in reslink. The log says where."
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "fault", "The service made a mistake", detail)

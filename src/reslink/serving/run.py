@@ -6,6 +6,7 @@ import functools
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -36,13 +37,14 @@ def check_exposed(host: str, token: str | None) -> None:
         )
 
 
-def serve(settings: Any, port: int, workers: int) -> None:
+def serve(settings: Any, port: int, workers: int, listening: Callable[[str], None] = lambda _url: None) -> None:
     """Serves until the process is told to end (SIGTERM, Ctrl-C); requests under way are answered first.
 
     Args:
         settings: How it runs, ``http.Settings``.
         port: To listen on; 0 for any that is free.
         workers: Processes, each with its own models.
+        listening: Called with the URL once the address is taken, before the models are loaded.
 
     Raises:
         UsageError: If a package of the extra is missing, the service would be open to others without a token, or the address
@@ -62,6 +64,7 @@ def serve(settings: Any, port: int, workers: int) -> None:
     _raise_open_files()
     config = _config(settings, port, workers)
     with _listening(settings.host, port) as own:
+        listening(_url(own))
         if workers == 1:
             signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again at its end, which is then exit code 0
             Server(config).run([own])
@@ -82,6 +85,11 @@ def _listening(host: str, port: int) -> socket.socket:
         ) from error
     own.set_inheritable(True)
     return own
+
+
+def _url(own: socket.socket) -> str:
+    host, port = own.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def _config(settings: Any, port: int, workers: int) -> Any:

@@ -1,0 +1,39 @@
+"""What one request may take of the processes and the networks, with neither of them there."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from reslink.serving.desk import Desk
+from reslink.serving.limits import Limits
+from reslink.serving.metrics import Metrics
+from reslink.serving.preparing import Prepared, Wish
+from reslink.serving.problems import Problem
+from reslink.serving.uploads import Form, Upload
+
+
+class Volumes:
+    """Processes to which every file is a volume of so many slices."""
+
+    processes = 1
+
+    def __init__(self, slices: int) -> None:
+        self.slices, self.prepared = slices, 0
+
+    async def prepare(self, _data: bytes, _wish: Wish) -> Prepared:
+        self.prepared += 1
+        await asyncio.sleep(0)
+        return Prepared(self.slices, "HU", "CT")
+
+
+def test_many_volumes_are_refused_before_all_of_them_are_read() -> None:
+    pool = Volumes(60)
+    desk = Desk([], pool, Limits(slices=100), Metrics())  # type: ignore[arg-type]
+    with pytest.raises(Problem, match="too large") as caught:
+        asyncio.run(desk.view(Form([Upload(f"{i}.nii.gz", b"x") for i in range(50)])))
+    assert caught.value.status == 413
+    assert pool.prepared <= 3, "more than the one too many, and one that had begun"
+    assert "120 slices" in caught.value.detail
+    assert "100 slices" in caught.value.detail
