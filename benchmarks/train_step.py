@@ -1,6 +1,7 @@
 """One training step beside the networks of other people: images per second, peak memory, share of the machine's limit.
 
 Run: python benchmarks/train_step.py [--batch-size 16] [--rounds 5] [--threads 2] [--size 224] [--compile] [--only ...]
+     python benchmarks/train_step.py --device cuda --batch-size 256 --compile [--predict]
      python benchmarks/train_step.py --data DATA [--epochs 5]
 
 A step is forward, loss, backward, AdamW. Each round times every network once, in turn, and then a matrix product, so that a
@@ -9,6 +10,9 @@ in the same round. Seconds are of processor time with one thread, of the wall cl
 of a product of two square matrices in the same precision and round; the share counts convolutions and matrix products of a
 step (torch.utils.flop_counter). Memory is how far the resident memory of a process of its own rises from before the network is
 built to its highest in the steps after the first; compiled, the compiler's own counts too.
+
+With --predict a step is a forward pass in eval mode. On a CUDA device seconds are of the wall clock, each step waited for, and
+memory is the most that torch held there.
 
 With --compile each network is also timed under torch.compile, which needs a C++ compiler; compiling is not part of a step.
 
@@ -29,6 +33,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +48,30 @@ from reslink.training.recipe import load_recipe
 
 PEER = "densenet121"
 NETWORKS = (PEER, *(name for name in peers.PEERS if name != PEER), *VARIANTS)
-MATRIX = 1536
+MATRIX = {"cpu": 1536, "cuda": 8192}
 """Side of the matrices whose product gives the limit; three of them are far larger than a cache of the second level."""
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class How:
+    """How a step is made.
+
+    Attributes:
+        batch_size: Images of a step.
+        size: Side of the input.
+        bf16: Whether under autocast.
+        compiled: Whether by ``torch.compile``.
+        device: Where.
+        predict: Whether a forward pass alone.
+    """
+
+    batch_size: int
+    size: int
+    bf16: bool
+    compiled: bool
+    device: str = "cpu"
+    predict: bool = False
 
 
 def network(name: str, size: int) -> nn.Module:
@@ -54,40 +80,45 @@ def network(name: str, size: int) -> nn.Module:
     return made.to(memory_format=torch.channels_last).train()
 
 
-def batch(batch_size: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(how: How) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns images (B, 3, size, size) and classes (B,)."""
-    images = torch.randn(batch_size, 3, size, size).contiguous(memory_format=torch.channels_last)
-    return images, torch.randint(0, 2, (batch_size,))
+    images = torch.randn(how.batch_size, 3, how.size, how.size).contiguous(memory_format=torch.channels_last)
+    return images.to(how.device), torch.randint(0, 2, (how.batch_size,)).to(how.device)
 
 
-def training_step(
-    trained: nn.Module, images: torch.Tensor, targets: torch.Tensor, *, bf16: bool, compiled: bool = False
-) -> Callable[[], None]:
-    """Returns a function that does one whole step: forward, loss, backward, AdamW."""
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3, fused=True)
-    model = torch.compile(trained) if compiled else trained
+def one_step(network: nn.Module, images: torch.Tensor, targets: torch.Tensor, how: How) -> Callable[[], None]:
+    """Returns a function that does one whole step: forward, loss, backward, AdamW; with ``predict`` the forward pass."""
+    placed = network.to(how.device).train(not how.predict)
+    optimizer = torch.optim.AdamW(placed.parameters(), lr=1e-3, fused=True)
+    model = torch.compile(placed) if how.compiled else placed
 
-    def step() -> None:
+    def train() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(how.device, torch.bfloat16, enabled=how.bf16):
             loss = nn.functional.cross_entropy(model(images), targets)
         loss.backward()
         optimizer.step()
 
-    return step
+    def predict() -> None:
+        with torch.inference_mode(), torch.autocast(how.device, torch.bfloat16, enabled=how.bf16):
+            model(images)
+
+    return predict if how.predict else train
 
 
-def step_flops(counted: nn.Module, batch_size: int, size: int) -> int:
+def step_flops(counted: nn.Module, how: How) -> int:
     """Returns the FLOPs of convolutions and matrix products of a step, a multiplication and an addition as two."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        logits = copy.deepcopy(counted).to("meta")(torch.empty(batch_size, 3, size, size))
-        logits.sum().backward()
+        logits = copy.deepcopy(counted).train(not how.predict).to("meta")(torch.empty(how.batch_size, 3, how.size, how.size))
+        if not how.predict:
+            logits.sum().backward()
     return int(counter.get_total_flops())
 
 
-def product(*, bf16: bool) -> Callable[[], None]:
-    """Returns a function that multiplies two square matrices of side ``MATRIX``."""
-    a = torch.randn(MATRIX, MATRIX, dtype=torch.bfloat16 if bf16 else torch.float32)
+def product(how: How) -> Callable[[], None]:
+    """Returns a function that multiplies two square matrices of the side in ``MATRIX``."""
+    side = MATRIX[how.device]
+    a = torch.randn(side, side, dtype=torch.bfloat16 if how.bf16 else torch.float32, device=how.device)
     out = torch.empty_like(a)
 
     def multiply() -> None:
@@ -96,33 +127,41 @@ def product(*, bf16: bool) -> Callable[[], None]:
     return multiply
 
 
-def measure(names: Sequence[str], batch_size: int, rounds: int, size: int, *, bf16: bool, compiled: bool) -> dict[str, Row]:
+def seconds_of(step: Callable[[], None], device: str) -> float:
+    """Returns what a step takes: processor time with one thread, else of the wall clock; on CUDA until it is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    now = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    start = now()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return now() - start
+
+
+def measure(names: Sequence[str], rounds: int, how: How) -> dict[str, Row]:
     """Times every network once a round.
 
     Returns:
         For each network images per second, the ratio to the peer and the share of the limit; for ``limit`` GFLOP/s.
     """
-    images, targets = batch(batch_size, size)
-    made = {name: network(name, size) for name in names}
-    flops = {name: step_flops(one, batch_size, size) for name, one in made.items()}
-    steps = {name: training_step(one, images, targets, bf16=bf16, compiled=compiled) for name, one in made.items()}
-    steps["limit"] = product(bf16=bf16)
+    images, targets = batch(how)
+    made = {name: network(name, how.size) for name in names}
+    flops = {name: step_flops(one, how) for name, one in made.items()}
+    steps = {name: one_step(one, images, targets, how) for name, one in made.items()} | {"limit": product(how)}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     first: dict[str, float] = {}
-    now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for index in range(rounds + 2):
         for name, step in steps.items():
-            start = now()
-            step()
-            taken = now() - start
+            taken = seconds_of(step, how.device)
             first.setdefault(name, taken)
             if index > 1:  # the first two rounds only warm up, and compile
                 seconds[name].append(taken)
-    limit = [2 * MATRIX**3 / taken for taken in seconds.pop("limit")]
+    limit = [2 * MATRIX[how.device] ** 3 / taken for taken in seconds.pop("limit")]
     rows: dict[str, Row] = {"limit": {"gflops": statistics.median(limit) / 1e9}}
     for name, times in seconds.items():
         rows[name] = {
-            "images_per_second": batch_size / statistics.median(times),
+            "images_per_second": how.batch_size / statistics.median(times),
             "ratio": statistics.median(p / t for p, t in zip(seconds[PEER], times, strict=True)) if PEER in seconds else None,
             "share_of_limit": statistics.median(flops[name] / t / most for t, most in zip(times, limit, strict=True)),
             "gflop_a_step": flops[name] / 1e9,
@@ -139,22 +178,38 @@ def _resident(field: str) -> float:
     return int(re.search(rf"{field}:\s+(\d+)", status.read_text()).group(1)) / 1024
 
 
-def peak_memory(name: str, batch_size: int, size: int, *, bf16: bool, compiled: bool) -> float:
-    """Returns how far a training of three steps raises the memory of this process, in MiB; meant for a fresh process."""
-    images, targets = batch(batch_size, size)
-    before = _resident("VmRSS")
-    step = training_step(network(name, size), images, targets, bf16=bf16, compiled=compiled)
+def peak_memory(name: str, how: How) -> float:
+    """Returns how far three steps raise the memory of this process, or of the device, in MiB; meant for a fresh process."""
+    images, targets = batch(how)
+    before = _resident("VmRSS") if how.device == "cpu" else 0.0
+    step = one_step(network(name, how.size), images, targets, how)
     step()
+    if how.device == "cuda":
+        step()
+        step()
+        return torch.cuda.max_memory_allocated() / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew: the first step also loads code
     step()
     step()
     return _resident("VmHWM") - before
 
 
-def peak_memory_of_child(name: str, options: argparse.Namespace, *, bf16: bool, compiled: bool) -> float:
+def peak_memory_of_child(name: str, threads: int, how: How) -> float:
     """Returns ``peak_memory`` of a process of its own."""
-    command = [sys.executable, __file__, "--peak-of", name, "--batch-size", options.batch_size, "--size", options.size]
-    command += ["--threads", options.threads, "--precisions", "bf16" if bf16 else "fp32", *(["--compile"] if compiled else [])]
+    command = [
+        sys.executable,
+        __file__,
+        "--peak-of",
+        name,
+        "--batch-size",
+        how.batch_size,
+        "--size",
+        how.size,
+        "--threads",
+        threads,
+    ]
+    command += ["--precisions", "bf16" if how.bf16 else "fp32", "--device", how.device]
+    command += ["--compile"] * how.compiled + ["--predict"] * how.predict
     done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])
 
@@ -173,6 +228,8 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=224, help="side of the input")
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--predict", action="store_true", help="time forward passes in place of training steps")
     parser.add_argument("--compile", action="store_true", help="time compiled networks too")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--json", action="store_true")
@@ -188,14 +245,15 @@ def main() -> None:
     options = options_of()
     torch.set_num_threads(options.threads)
     if options.peak_of:
-        bf16 = options.precisions == ["bf16"]
-        print(peak_memory(options.peak_of, options.batch_size, options.size, bf16=bf16, compiled=options.compile))
+        how = how_of(options, bf16=options.precisions == ["bf16"], compiled=options.compile)
+        print(peak_memory(options.peak_of, how))
         return
-    modes = [False, True] if options.compile and compiler() else [False]
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("There is no CUDA device here. Leave --device out.")
     results = {}
     for precision in options.precisions:
-        for compiled in modes:
-            found = all_figures(options, bf16=precision == "bf16", compiled=compiled)
+        for compiled in [False, True] if options.compile and compiler() else [False]:
+            found = all_figures(options, how_of(options, bf16=precision == "bf16", compiled=compiled))
             results[f"{precision} {'compiled' if compiled else 'eager'}"] = found
     if options.json:
         print(json.dumps(results))
@@ -207,19 +265,26 @@ def main() -> None:
         compare_auroc(options.data, options.cache, options.epochs)
 
 
-def all_figures(options: argparse.Namespace, *, bf16: bool, compiled: bool) -> dict[str, Row]:
+def how_of(options: argparse.Namespace, *, bf16: bool, compiled: bool) -> How:
+    """Returns how a step is made, by the options."""
+    return How(options.batch_size, options.size, bf16, compiled, options.device, options.predict)
+
+
+def all_figures(options: argparse.Namespace, how: How) -> dict[str, Row]:
     """Returns what ``measure`` does, and the peak memory of each network."""
-    found = measure(options.only, options.batch_size, options.rounds, options.size, bf16=bf16, compiled=compiled)
+    found = measure(options.only, options.rounds, how)
     torch.compiler.reset()
     for name in [] if options.no_memory else options.only:
-        found[name]["peak_mib"] = peak_memory_of_child(name, options, bf16=bf16, compiled=compiled)
+        found[name]["peak_mib"] = peak_memory_of_child(name, options.threads, how)
     return found
 
 
 def table(results: dict[str, dict[str, Row]], options: argparse.Namespace) -> list[str]:
     """Returns the figures as Markdown, a table for each precision and mode."""
     shape = f"{options.size}×{options.size}×3, batch {options.batch_size}"
-    lines = [f"training step at {shape}, {options.threads} threads, channels-last"]
+    what = "forward pass" if options.predict else "training step"
+    where = f"{options.threads} threads" if options.device == "cpu" else torch.cuda.get_device_name()
+    lines = [f"{what} at {shape}, {where}, channels-last"]
     for mode, rows in results.items():
         lines += [
             "",

@@ -29,7 +29,7 @@ def scripts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(str(FOLDER))
         yield
-    for name in ("budget", "budget_tables", "peers", "search", "time_to_result"):
+    for name in ("attention", "budget", "budget_tables", "peers", "search", "time_to_result", "train_step"):
         sys.modules.pop(name, None)
 
 
