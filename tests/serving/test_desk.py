@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from reslink.serving.desk import Desk
@@ -26,6 +27,23 @@ class Volumes:
         self.prepared += 1
         await asyncio.sleep(0)
         return Prepared(self.slices, "HU", "CT")
+
+
+def test_what_is_prepared_counts_as_memory_and_what_was_sent_no_longer() -> None:
+    class Slices(Volumes):
+        async def prepare(self, _data: bytes, _wish: Wish) -> Prepared:
+            return Prepared(2, "HU", "CT", {0: [np.zeros((1, 8, 8), np.uint8), "no head"]})
+
+    desk = Desk([], Slices(2), Limits(held_bytes=1000), Metrics())  # type: ignore[arg-type]
+    with desk.memory() as hold:
+        hold(900)
+        form = Form([Upload("a.nii", b"x" * 900)], hold=hold)
+        asyncio.run(desk._prepare(form, Wish((0,))))
+        assert desk.held_bytes == 64
+        form.files = [Upload(f"{i}.nii", b"") for i in range(15)]
+        with pytest.raises(Problem, match="too much to do"):
+            asyncio.run(desk._prepare(form, Wish((0,))))
+    assert desk.held_bytes == 0
 
 
 def test_many_volumes_are_refused_before_all_of_them_are_read() -> None:

@@ -115,7 +115,7 @@ class Desk:
         """Returns the answer of ``/v1/predict``."""
         chosen = self._chosen(form)
         wish = Wish(tuple({one.way for one in chosen}), form.number("slice"), areas=True, most_slices=self.limits.slices)
-        prepared = await self._prepare(form.files, wish)
+        prepared = await self._prepare(form, wish)
         found = await self._side_by_side(
             list(zip(form.files, prepared, strict=True)), lambda pair: _predicted(pair[0], pair[1], chosen, wish.slice or 0)
         )
@@ -135,7 +135,7 @@ class Desk:
         if not form.files:
             raise bad_request("no-such-member", "There is no such file", f"No archive has a member {member}, counted from 0.")
         wish = Wish(tuple({one.way for one in chosen}), form.number("slice") or 0, look=True, most_slices=self.limits.slices)
-        prepared = await self._prepare(form.files, wish)
+        prepared = await self._prepare(form, wish)
         pairs = list(zip(form.files, prepared, strict=True))
         try:
             files = await self._side_by_side(pairs, lambda pair: _explained(pair[0], pair[1], chosen, target, wish.slice or 0))
@@ -147,7 +147,7 @@ class Desk:
     async def view(self, form: Form) -> Json:
         """Returns the answer of ``/v1/view``."""
         most = max(1, self.limits.shown_pixels // len(form.files))
-        prepared = await self._prepare(form.files, Wish(view=most, most_slices=self.limits.slices))
+        prepared = await self._prepare(form, Wish(view=most, most_slices=self.limits.slices))
         files = await asyncio.to_thread(lambda: [_viewed(*pair) for pair in zip(form.files, prepared, strict=True)])
         _refuse_if_all_failed(files)
         return {"notice": NOTICE, "files": files, "series": _series(prepared)}
@@ -159,19 +159,21 @@ class Desk:
                 raise _no_model(name[:80], list(self.models))
         return [self.models[name] for name in names] or [next(iter(self.models.values()))]
 
-    async def _prepare(self, files: Sequence[Upload], wish: Wish) -> list[Prepared | None]:
+    async def _prepare(self, form: Form, wish: Wish) -> list[Prepared | None]:
         """Prepares files; the first that is one slice too many ends it, as what is prepared stays in memory."""
         total = 0
 
         async def one(file: Upload) -> Prepared | None:
             nonlocal total
+            sent = len(file.data)
             prepared = await self._prepare_one(file, wish)
             total += 0 if prepared is None else prepared.slices
             if total > self.limits.slices:
                 raise too_large(f"The files hold {total} slices or more", f"{self.limits.slices} slices")
+            form.hold((0 if prepared is None else prepared.size) - (sent - len(file.data)))
             return prepared
 
-        return await self._side_by_side(files, one)
+        return await self._side_by_side(form.files, one)
 
     async def _prepare_one(self, file: Upload, wish: Wish) -> Prepared | None:
         prepared = None

@@ -21,7 +21,7 @@ class Limits:
         body_seconds: From there to the end of its body; also for each megabyte of the answer that the client takes.
         answer_seconds: From there to the answer.
         waiting: Requests under way at a time.
-        held_bytes: Of all bodies under way at a time.
+        held_bytes: Of all bodies under way at a time, and of what was prepared of them for the networks.
         batch: Slices that a network sees at a time.
         gather_seconds: How long a network waits for more slices once it has one.
     """
@@ -35,6 +35,6 @@ class Limits:
     body_seconds: float = 60.0
     answer_seconds: float = 60.0
     waiting: int = 64
-    held_bytes: int = 512 * MIB
+    held_bytes: int = 1024 * MIB
     batch: int = 16
     gather_seconds: float = 0.003

@@ -121,6 +121,13 @@ class Prepared:
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the pixels that it keeps."""
+        pixels = sum(one.nbytes for slices in self.pixels.values() for one in slices if not isinstance(one, str))
+        looks = sum(one.grey.nbytes for slices in self.looks.values() for one in slices)
+        return pixels + looks + (0 if self.view is None else len(self.view.packed))
+
 
 def start(ways: Sequence[str]) -> None:
     """Makes this process ready: its preprocessings, its signals, and its end when the service is killed."""

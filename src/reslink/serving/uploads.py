@@ -45,10 +45,12 @@ class Form:
     Attributes:
         files: In order; the members of an archive in its place.
         fields: Values by the name of the field, in order.
+        hold: Called with each number of bytes that will be kept besides, or less than 0 where some are given back; may refuse.
     """
 
     files: list[Upload] = field(default_factory=list)
     fields: dict[str, list[str]] = field(default_factory=dict)
+    hold: Hold = field(default=lambda _size: None, repr=False)
 
     def one(self, name: str) -> str | None:
         """Returns the only value of a field, None where it is not there or empty.
@@ -88,7 +90,7 @@ async def form_of(parts: list[Part], limits: Limits, hold: Hold) -> Form:
     Raises:
         Problem: If it holds no file, or too many.
     """
-    form, place = Form(), 0
+    form, place = Form(hold=hold), 0
     for part in parts:
         if part.filename is None and part.name != FILES:
             form.fields.setdefault(part.name, []).append(part.data.decode("utf-8", "replace"))
