@@ -29,7 +29,7 @@ import growth
 import int8
 import numpy as np
 import torch
-from peers import TITLES, build_peer
+from peers import PEERS, TITLES, build_peer
 from PIL import Image as Picture
 from torch.utils.data import DataLoader, Dataset
 
@@ -44,7 +44,6 @@ from reslink.inference.classifier import Classifier
 
 Answer: TypeAlias = Callable[[bytes], object]
 Work: TypeAlias = Callable[[], object]
-PEERS = ("densenet121", "resnet18", "efficientnet_b0")
 FIRST = "densenet121"
 PEER_SIZE = 224
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
