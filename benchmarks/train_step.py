@@ -184,31 +184,17 @@ def peak_memory(name: str, how: How) -> float:
     before = _resident("VmRSS") if how.device == "cpu" else 0.0
     step = one_step(network(name, how.size), images, targets, how)
     step()
-    if how.device == "cuda":
-        step()
-        step()
-        return torch.cuda.max_memory_allocated() / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew: the first step also loads code
+    if how.device == "cpu":
+        Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew: the first step also loads code
     step()
     step()
-    return _resident("VmHWM") - before
+    return _resident("VmHWM") - before if how.device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
 
 
 def peak_memory_of_child(name: str, threads: int, how: How) -> float:
     """Returns ``peak_memory`` of a process of its own."""
-    command = [
-        sys.executable,
-        __file__,
-        "--peak-of",
-        name,
-        "--batch-size",
-        how.batch_size,
-        "--size",
-        how.size,
-        "--threads",
-        threads,
-    ]
-    command += ["--precisions", "bf16" if how.bf16 else "fp32", "--device", how.device]
+    command = [sys.executable, __file__, "--peak-of", name, "--batch-size", how.batch_size, "--size", how.size]
+    command += ["--threads", threads, "--precisions", "bf16" if how.bf16 else "fp32", "--device", how.device]
     command += ["--compile"] * how.compiled + ["--predict"] * how.predict
     done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])

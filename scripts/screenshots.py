@@ -27,11 +27,9 @@ import httpx
 from PIL import Image as Picture
 from playwright.sync_api import Page, sync_playwright
 
-from reslink.datasets import phantom_output
-from reslink.datasets.phantom import render_patient
+from reslink.datasets.phantom import PhantomSettings, make_cohort
 
 DESK, PHONE = (1240, 860), (390, 844)
-SLICES = 16
 
 
 @contextmanager
@@ -63,11 +61,8 @@ def _ready(address: str) -> bool:
 
 def series(folder: Path) -> list[Path]:
     """Writes a synthetic CT series as DICOM and returns its files."""
-    patient = render_patient(5, 1, tumour=True, sequence="CT", slices=SLICES, size=384)
-    for number, plane in enumerate(patient.slices):
-        place = phantom_output.Place("P0001", number, 4.0 * number, 232 / 384, 4.0, 50, 5)
-        (folder / f"{number:02d}.dcm").write_bytes(phantom_output.write_dicom(plane.pixels, True, "CT", place))
-    return sorted(folder.iterdir())
+    settings = PhantomSettings(patients=1, seed=5, slices=16, size=384, format="dicom", tumour_share=1.0)
+    return sorted((make_cohort(folder, settings) / "images").iterdir())
 
 
 def heads(folder: Path) -> list[Path]:

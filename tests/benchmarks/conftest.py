@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from reslink.training.progress import Silent
 from reslink.training.recipe import Recipe, load_recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+SCRIPTS = ("attention", "budget", "budget_tables", "peers", "search", "time_to_result", "train_step")
 TINY = (
     *("preprocess.size=64", "model.stem_dim=8", "model.dims=[8, 16]", "model.depths=[0, 1]", "model.area_size=4"),
     *("data.group_by=none", "data.allow_leakage=true", "trainer.batch_size=8", "trainer.precision=fp32", "trainer.workers=0"),
@@ -29,28 +31,21 @@ def scripts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(str(FOLDER))
         yield
-    for name in ("attention", "budget", "budget_tables", "peers", "search", "time_to_result", "train_step"):
+    for name in SCRIPTS:
         sys.modules.pop(name, None)
 
 
-@pytest.fixture(scope="session")
-def budget(scripts: None) -> ModuleType:
-    return importlib.import_module("budget")
+def _script(name: str) -> Any:
+    """Returns the fixture of a script."""
+
+    @pytest.fixture(scope="session", name=name)
+    def script(scripts: None) -> ModuleType:
+        return importlib.import_module(name)
+
+    return script
 
 
-@pytest.fixture(scope="session")
-def budget_tables(scripts: None) -> ModuleType:
-    return importlib.import_module("budget_tables")
-
-
-@pytest.fixture(scope="session")
-def peers(scripts: None) -> ModuleType:
-    return importlib.import_module("peers")
-
-
-@pytest.fixture(scope="session")
-def time_to_result(scripts: None) -> ModuleType:
-    return importlib.import_module("time_to_result")
+attention, budget, budget_tables, peers, search, time_to_result, train_step = map(_script, SCRIPTS)
 
 
 @pytest.fixture(scope="session")

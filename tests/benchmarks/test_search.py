@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -20,12 +20,11 @@ SMALL = [
 
 
 @pytest.fixture
-def search(scripts: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    module = importlib.import_module("search")
+def search(search: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     trials = tmp_path / "trials.yaml"
     trials.write_text(yaml.safe_dump({"always": SMALL, "trials": {"tiny": [], "lesions": []}}))
-    monkeypatch.setattr(module, "TRIALS", trials)
-    return module
+    monkeypatch.setattr(search, "TRIALS", trials)
+    return search
 
 
 def test_a_fold_takes_nothing_from_the_test_part(search, materials: Materials) -> None:

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 
 import pytest
 import torch
 
 from reslink.networks.reslink import variant_config
-
-
-@pytest.fixture(scope="module")
-def train_step(scripts: None) -> ModuleType:
-    return importlib.import_module("train_step")
-
-
-@pytest.fixture(scope="module")
-def attention(scripts: None) -> ModuleType:
-    return importlib.import_module("attention")
 
 
 @pytest.mark.parametrize("name", ["reslink_small", "resnet18"])

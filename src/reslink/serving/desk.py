@@ -170,7 +170,7 @@ class Desk:
             total += 0 if prepared is None else prepared.slices
             if total > self.limits.slices:
                 raise too_large(f"The files hold {total} slices or more", f"{self.limits.slices} slices")
-            form.hold((0 if prepared is None else prepared.size) - (sent - len(file.data)))
+            form.hold((0 if prepared is None else prepared.size) - sent)
             return prepared
 
         return await self._side_by_side(form.files, one)
