@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pacs
@@ -30,9 +32,6 @@ from reslink.serving.dicom_node import (
 )
 from reslink.serving.dicom_pipeline import SendError
 from reslink.serving.dicom_queue import Queue
-
-# pynetdicom leaves the sockets of callers that were turned away to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture
@@ -244,6 +243,34 @@ def test_silent_callers_keep_nobody_waiting(node_of, certificates):
         for _ in range(6):
             silent.enter_context(socket.create_connection(("127.0.0.1", node.port)))
         assert pacs.echo(node.port, tls_args=(client_context(ours), "127.0.0.1"))
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_socket_of_a_caller_that_resets_the_connection_is_closed(node_of, certificates, tls):
+    ours, key = certificates / "ours.pem", certificates / "ours.key"
+    gc.collect()
+    gc.disable()
+    try:
+        with node_of(tls=server_context(ours, key, None) if tls else None) as node:
+            for _ in range(3):
+                caller = socket.create_connection(("127.0.0.1", node.port))
+                pacs.wait_for(lambda: len(node_sockets(node.port)) == 1, 20, "the association")
+                caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() sends RST
+                caller.close()
+                pacs.wait_for(lambda: not node_sockets(node.port), 20, "closing")
+    finally:
+        gc.enable()
+
+
+def node_sockets(port: int) -> list[socket.socket]:
+    """The open sockets of this process that a caller of the node holds the other end of, or held."""
+    found = []
+    for one in gc.get_objects():
+        if isinstance(one, socket.socket):
+            with suppress(OSError):  # it is closed
+                if one.getsockname()[1] == port and not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    found.append(one)
+    return found
 
 
 def test_tls_files_that_cannot_be_used_are_said(tmp_path, certificates):

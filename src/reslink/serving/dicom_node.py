@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -101,8 +102,7 @@ class Node:
         Raises:
             UsageError: If pynetdicom is not installed, or the port cannot be listened on.
         """
-        network: Any = optional_import("pynetdicom", EXTRA)
-        _silence()
+        network = _pynetdicom()
         entity = network.AE(self.settings.title)
         entity.require_called_aet = True
         entity.require_calling_aet = list(self.settings.allow)
@@ -237,7 +237,7 @@ class StoreSender:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """Opens an association; see :class:`reslink.serving.dicom_pipeline.Sender`."""
-        network: Any = optional_import("pynetdicom", EXTRA)
+        network = _pynetdicom()
         entity = network.AE(self.title)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = 30
         for kind in RESULT_CLASSES:
@@ -254,7 +254,7 @@ class StoreSender:
 
     def echo(self) -> bool:
         """Whether the archive answers a C-ECHO."""
-        network: Any = optional_import("pynetdicom", EXTRA)
+        network = _pynetdicom()
         entity = network.AE(self.title)
         entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = 10
         entity.add_requested_context(_VERIFICATION)
@@ -362,10 +362,26 @@ def serve(node: Node, stop: threading.Event, threads: Sequence[threading.Thread]
         thread.join()
 
 
-def _silence() -> None:
-    """Keeps the logs of the libraries below from quoting data sets."""
+def _pynetdicom() -> Any:
+    """Returns pynetdicom, kept from quoting data sets in its log, as are the libraries below, and from leaving sockets open.
+
+    Version 3.0.4 closes a socket only where shutting it down succeeds, which fails once the peer has reset the connection; the
+    descriptor is then held until the garbage is collected. It offers no public place for this.
+    """
+    network = optional_import("pynetdicom", EXTRA)
     from pynetdicom import _config
+    from pynetdicom.transport import AssociationSocket
 
     _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
     for name in ("pynetdicom", "pydicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    AssociationSocket._shutdown_socket = _shut  # type: ignore[assignment, method-assign]
+    return network
+
+
+def _shut(connection: Any) -> None:
+    """Shuts a connection down where it still stands, and closes its socket in any case."""
+    if connection.socket is not None:
+        with suppress(OSError):
+            connection.socket.shutdown(socket.SHUT_RDWR)
+        connection.socket.close()
