@@ -129,6 +129,20 @@ def test_what_the_dicom_node_refuses_has_no_answer_as_a_whole(service, changes, 
     assert all(file["answers"][0]["slices"][0]["label"] for file in answer["files"])
 
 
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        ({"PixelSpacing": [0.9, 0.9]}, "pixel spacings"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "kinds of values"),
+    ],
+)
+def test_slices_that_are_no_one_series_have_no_answer_as_a_whole(service, odd, why: str) -> None:
+    files = [(f"{i}.dcm", dicom(i, float(i), **({"PixelSpacing": [0.5, 0.5]} | (odd if i == 1 else {})))) for i in range(3)]
+    answer = service.post("/v1/predict", files).json()
+    assert answer["series"] == [{"files": [0, 1, 2], "study": [], "notes": [f"its slices have different {why}"]}]
+    assert all(file["answers"][0]["slices"][0]["label"] for file in answer["files"])
+
+
 def test_a_localiser_among_slices_counts_for_nothing(service) -> None:
     files = [(f"{i}.dcm", dicom(i, float(i), ImageType=["LOCALIZER"] if i == 1 else None)) for i in range(4)]
     [series] = service.post("/v1/predict", files).json()["series"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,3 +56,32 @@ class Image:
             )
             for i, plane in enumerate(self.pixels)
         ]
+
+
+class Likeness(NamedTuple):
+    """What the slices of a series have in common.
+
+    Attributes:
+        shape: Of the pixels.
+        values: Unit, whether high values are shown dark, and the largest value of a picture.
+        spacing: Millimetres between pixel centres, or None.
+    """
+
+    shape: tuple[int, ...]
+    values: tuple[Unit, bool, float | None]
+    spacing: tuple[float, ...] | None
+
+    def difference(self, other: Likeness) -> str | None:
+        """Returns what two slices differ in, in the plural; None for two that may stand in one series."""
+        if self.shape != other.shape:
+            return "sizes"
+        if self.values != other.values:
+            return "kinds of values"
+        if self.spacing and other.spacing and not np.allclose(self.spacing, other.spacing, rtol=1e-3):
+            return "pixel spacings"
+        return None
+
+
+def likeness_of(image: Image) -> Likeness:
+    """Returns what a slice must share with the others of its series."""
+    return Likeness(image.pixels.shape, (image.unit, image.inverted, image.white), image.spacing)

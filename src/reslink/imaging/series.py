@@ -20,7 +20,7 @@ from reslink.errors import InputError
 from reslink.imaging.decoding import HEAD_BYTES, kind_of
 from reslink.imaging.geometry import SAME_PLACE, Plane, distances, plane_of, step_of, warn_uneven
 from reslink.imaging.guard import MAX_SERIES_PIXELS, MIB, check_size, open_regular, quiet, too_large
-from reslink.imaging.image import Image
+from reslink.imaging.image import Image, likeness_of
 
 Reader = Callable[[Path], tuple[Image, dict[str, Any]]]
 
@@ -127,13 +127,9 @@ def _check_alike(member: _Member, first: _Member, same_series: bool) -> None:
         raise _refuse(f"{pair} belong to different series", "A folder is read as one series")
     if not member.plane.same_direction(first.plane):
         raise _refuse(f"{pair} have different orientations", "The slices of a series are parallel")
-    ours, theirs = member.image, first.image
-    if ours.pixels.shape != theirs.pixels.shape:
-        raise _refuse(f"{pair} have different sizes", "The slices of a series have one size")
-    if (ours.unit, ours.inverted, ours.white) != (theirs.unit, theirs.inverted, theirs.white):
-        raise _refuse(f"{pair} have different kinds of values", "The slices of a series have one unit")
-    if ours.spacing and theirs.spacing and not np.allclose(ours.spacing, theirs.spacing, rtol=1e-3):
-        raise _refuse(f"{pair} have different pixel spacings", "The slices of a series have one spacing")
+    different = likeness_of(member.image).difference(likeness_of(first.image))
+    if different:
+        raise _refuse(f"{pair} have different {different}", "The slices of a series have one size, unit and spacing")
 
 
 def _stack(members: list[_Member], folder: Path) -> tuple[Image, list[Path]]:

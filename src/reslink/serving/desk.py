@@ -297,8 +297,16 @@ def _series(prepared: Sequence[Prepared | None]) -> list[Json]:
             along = distances([plane for _, plane in members])
             order = along.argsort(kind="stable")
             crowded = (along[order][1:] - along[order][:-1] < SAME_PLACE).any()
-            found.append(_one([members[int(i)][0] for i in order], why or (_CROWDED if crowded else None)))
+            files = [members[int(i)][0] for i in order]
+            why = why or (_CROWDED if crowded else _unlike([prepared[i] for i in files]))
+            found.append(_one(files, why))
     return found
+
+
+def _unlike(slices: Sequence[Prepared | None]) -> str | None:
+    alike = [one.likeness for one in slices if one is not None and one.likeness is not None]
+    different = next((found for other in alike if (found := alike[0].difference(other))), None)
+    return f"its slices have different {different}" if different else None
 
 
 def _one(files: list[int], why: str | None) -> Json:

@@ -26,7 +26,7 @@ from reslink.errors import InputError
 from reslink.explain.shown import original
 from reslink.imaging.guard import MIB, ImagingWarning, damaged
 from reslink.imaging.head import head_mask
-from reslink.imaging.image import Image
+from reslink.imaging.image import Image, Likeness, likeness_of
 from reslink.imaging.preprocess import WINDOWS, Placement, Preprocess
 from reslink.imaging.reading import read_with_place
 
@@ -108,6 +108,7 @@ class Prepared:
         looks: As ``pixels``, where they were wanted.
         view: Where it was wanted.
         facts: Where a DICOM slice lies: see ``reading.read_with_place``.
+        likeness: What it must share with the other slices of its series; None for a volume.
         notes: What the readers warned of.
     """
 
@@ -119,6 +120,7 @@ class Prepared:
     looks: dict[int, list[Look]] = field(default_factory=dict)
     view: View | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    likeness: Likeness | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -191,7 +193,8 @@ def _prepare(data: bytes, wish: Wish, caught: list[warnings.WarningMessage]) -> 
     stacked = len(planes) > 1 or facts.get("position") is not None
     areas = [int(head_mask(plane).sum()) for plane in chosen] if wish.areas and stacked else []
     notes = [str(w.message) for w in caught if issubclass(w.category, ImagingWarning)]
-    return Prepared(len(planes), image.unit, image.modality, pixels, areas, looks, view, facts, notes)
+    likeness = likeness_of(image) if len(planes) == 1 else None
+    return Prepared(len(planes), image.unit, image.modality, pixels, areas, looks, view, facts, likeness, notes)
 
 
 def _chosen(planes: list[Image], wish: Wish) -> list[Image]:
