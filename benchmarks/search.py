@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import variations
 import yaml
 
 from reslink.bundles.bundle import Bundle
@@ -32,6 +33,7 @@ from reslink.training.recipe import Recipe, load_recipe
 from reslink.training.trainer import train
 
 TRIALS = Path(__file__).with_name("trials.yaml")
+VARIATION = "variation="
 
 
 def recipe_of(trials: dict[str, Any], name: str, seed: int) -> Recipe:
@@ -45,7 +47,13 @@ def recipe_of(trials: dict[str, Any], name: str, seed: int) -> Recipe:
             f"There is no trial {name!r}", f"{TRIALS.name} has {', '.join(trials['trials'])}", nearest(name, trials["trials"])
         )
     always = ["data.split_seed=0", "trainer.export=last", f"seed={seed}"]
-    return load_recipe(None, [*trials["always"], *trials["trials"][name], *always])
+    changes = [change for change in trials["trials"][name] if not change.startswith(VARIATION)]
+    return load_recipe(None, [*trials["always"], *changes, *always])
+
+
+def variation_of(trials: dict[str, Any], name: str) -> str | None:
+    """Returns the variation that a trial asks for, one of benchmarks/variations.py, or None."""
+    return next((change.removeprefix(VARIATION) for change in trials["trials"][name] if change.startswith(VARIATION)), None)
 
 
 def folded(found: Materials, folds: int, fold: int) -> Materials:
@@ -97,7 +105,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for name in own.trial or trials["trials"]:
         recipe = recipe_of(trials, name, own.seed)
         data = folded(open_materials(Manifest.open(own.data), recipe, own.out / "cache", Silent()), own.folds, own.fold)
-        row = judged(name, recipe, data, own.out / f"{own.data.name}_{own.folds}_{own.fold}_{name}_{own.seed}")
+        with variations.varied(variation_of(trials, name), recipe, data):
+            row = judged(name, recipe, data, own.out / f"{own.data.name}_{own.folds}_{own.fold}_{name}_{own.seed}")
         point = f"{row['pointing']:.3f}" if "pointing" in row else "–"
         print(
             f"| {name} | {row['accuracy']:.3f} | {row['auroc']:.4f} | {row['loss']:.3f} | {point} | {row['cpu_seconds']:.0f} |",

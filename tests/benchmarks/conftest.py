@@ -19,7 +19,7 @@ from reslink.training.progress import Silent
 from reslink.training.recipe import Recipe, load_recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-SCRIPTS = ("attention", "budget", "budget_tables", "peers", "search", "time_to_result", "train_step")
+SCRIPTS = ("attention", "budget", "budget_tables", "peers", "search", "time_to_result", "train_step", "variations")
 TINY = (
     *("preprocess.size=64", "model.stem_dim=8", "model.dims=[8, 16]", "model.depths=[0, 1]", "model.area_size=4"),
     *("data.group_by=none", "data.allow_leakage=true", "trainer.batch_size=8", "trainer.precision=fp32", "trainer.workers=0"),
@@ -45,7 +45,7 @@ def _script(name: str) -> Any:
     return script
 
 
-attention, budget, budget_tables, peers, search, time_to_result, train_step = map(_script, SCRIPTS)
+attention, budget, budget_tables, peers, search, time_to_result, train_step, variations = map(_script, SCRIPTS)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,114 @@
+"""Variations of the search: each changes what it says, in every network of its block and in none after it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from reslink.errors import UsageError
+from reslink.networks.area_attention import AreaAttention, record_gates
+from reslink.networks.reslink import ResLink, build, variant_config
+from reslink.training import learner
+
+CONFIG = variant_config("reslink_context", area_size=5)
+X = torch.randn(4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+
+
+def gates_of(network: ResLink) -> dict[str, torch.Tensor]:
+    with record_gates(network) as gates, torch.no_grad():
+        assert network(X).shape == (4, 2)
+    return gates
+
+
+@pytest.fixture
+def made(variations, recipe, materials):
+    """Returns a function that builds the network of a variation."""
+
+    def make(name: str) -> ResLink:
+        with variations.varied(name, recipe, materials):
+            return build(CONFIG, 0)
+
+    return make
+
+
+def test_nothing_is_left_behind(variations, made) -> None:
+    plain, before = build(CONFIG, 0).state_dict(), learner.build
+    for name in variations.CHANGES:
+        made(name)
+    assert build(CONFIG, 0).state_dict().keys() == plain.keys()
+    assert learner.build is before
+
+
+def test_a_network_that_is_judged_takes_the_weights_of_the_one_trained(variations, recipe, materials) -> None:
+    for name in variations.CHANGES:
+        with variations.varied(name, recipe, materials):
+            trained, judged = build(CONFIG, 0), ResLink(CONFIG)
+        trained(X).sum().backward()
+        assert all(p.grad is not None for p in trained.parameters()), name
+        judged.load_state_dict(trained.state_dict())
+        torch.testing.assert_close(judged.eval()(X), trained.eval()(X), msg=name)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("channel_gates", 16), ("statistics_gates", 1)])
+def test_gates_of_an_area_are_the_same_for_all_its_pixels(made, name: str, channels: int) -> None:
+    gates = gates_of(made(name).eval())["first_attention"]
+    assert gates.shape == (4, channels, 32, 32)
+    areas = gates[..., :30, :30].unflatten(-1, (6, 5)).unflatten(-3, (6, 5))
+    assert (areas == areas[..., :1, :, :1]).all()
+    assert areas[..., 0, :, 0].std() > 0.001
+
+
+def test_several_areas_are_averaged(made) -> None:
+    network = made("several_areas").eval()
+    gate = network.first_attention.gate
+    assert [gate.area_size, *(other.area_size for other in gate.others)] == [5, 2, 10]
+    with torch.no_grad():
+        stem = network.stem(X)
+        wanted = (super(type(gate), gate).forward(stem) + gate.others[0](stem) + gate.others[1](stem)) / 3
+    torch.testing.assert_close(gates_of(network)["first_attention"], wanted)
+
+
+def test_attention_stands_behind_each_stage(made) -> None:
+    names = [name for name, module in made("attention_everywhere").named_modules() if isinstance(module, AreaAttention)]
+    assert len(names) == 4
+    assert sum(name.startswith("stages.") for name in names) == 2
+
+
+def test_no_batch_norm_is_left(made) -> None:
+    kinds = [type(module) for module in made("group_norm").modules()]
+    assert nn.BatchNorm2d not in kinds
+    assert kinds.count(nn.GroupNorm) > 5
+
+
+def test_images_grow_while_it_is_trained(variations, recipe, materials) -> None:
+    sides: list[int] = []
+    network = build(CONFIG, 0)
+    network.stem.register_forward_pre_hook(lambda _module, inputs: sides.append(inputs[0].shape[-1]))
+    variations.CHANGES["growing"](network, 6)
+    with torch.no_grad():
+        for _ in range(7):
+            network.train()(X)
+        network.eval()(X)
+    assert sides == [64, 64, 96, 96, 128, 128, 128, 128]
+
+
+def test_turns_are_learned_and_the_classes_come_back(variations, recipe, materials) -> None:
+    with variations.varied("turned_first", recipe, materials):
+        network = learner.build(recipe.network(2), 0)
+    plain = build(recipe.network(2), 0)
+    assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 2)
+    moved = [name for name, p in network.named_parameters() if not torch.equal(p, plain.get_parameter(name))]
+    assert "stem.conv.weight" in moved
+    assert "stages.1.1.conv.weight" in moved
+
+
+def test_a_wrong_name_names_the_nearest(variations, recipe, materials) -> None:
+    with pytest.raises(UsageError, match="growing"), variations.varied("growin", recipe, materials):
+        pass
+
+
+def test_a_trial_says_which_variation_it_wants(search) -> None:
+    trials = {"always": [], "trials": {"a": ["trainer.epochs=2", "variation=growing"], "b": []}}
+    assert [search.variation_of(trials, name) for name in "ab"] == ["growing", None]
+    assert search.recipe_of(trials, "a", 0).trainer.epochs == 2
