@@ -21,8 +21,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import budget
 import budget_tables
@@ -102,7 +103,7 @@ class WindowSelfAttention(nn.Module):
         tokens = F.pad(self.norm(x.permute(0, 2, 3, 1)), (0, 0, 0, right, 0, bottom))
         size = [batch, height + bottom, width + right]
         mask = self._mask(x, size, height, width) if bottom or right else None
-        attended = self.attention(window_partition(tokens, self.window), mask)
+        attended: Tensor = self.attention(window_partition(tokens, self.window), mask)
         attended = window_reverse(attended.view(-1, *self.window, x.shape[1]), self.window, size)
         return x + attended[:, :height, :width].permute(0, 3, 1, 2)
 
@@ -110,7 +111,7 @@ class WindowSelfAttention(nn.Module):
         """Returns (windows, pixels, pixels): −100 where a window would look at filling, as Swin masks."""
         filled = x.new_ones(1, size[1], size[2], 1, dtype=torch.float32)
         filled[:, :height, :width] = 0
-        windows = window_partition(filled, self.window).squeeze(-1)
+        windows: Tensor = window_partition(filled, self.window).squeeze(-1)
         return (-100.0 * windows)[:, None, :].expand(-1, windows.shape[1], -1)
 
 
@@ -129,13 +130,13 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns the attended map, same shape as x (B, C, H, W)."""
         tokens = self.norm(x.flatten(2).transpose(1, 2))
-        attended, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+        attended: Tensor = self.attention(tokens, tokens, tokens, need_weights=False)[0]
         return x + attended.transpose(1, 2).reshape(x.shape)
 
 
 def _squeeze(channels: int, _area: int) -> nn.Module:
     """Hu et al. 2018, arXiv 1709.01507, by MONAI."""
-    return ChannelSELayer(spatial_dims=2, in_channels=channels, r=channels // _hidden(channels))
+    return cast(nn.Module, ChannelSELayer(spatial_dims=2, in_channels=channels, r=channels // _hidden(channels)))
 
 
 KINDS: Mapping[str, Callable[[int, int], nn.Module]] = {
@@ -196,7 +197,7 @@ def flops(module: nn.Module, shape: Sequence[int]) -> int:
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         copy.deepcopy(module).eval().to("meta")(torch.empty(*shape))
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def _pass(module: nn.Module, x: Tensor, *, bf16: bool) -> float:
@@ -225,8 +226,13 @@ def _map(batch: int, channels: int, side: int) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last).requires_grad_()
 
 
+def _channels_last(module: nn.Module) -> nn.Module:
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotation lacks it
+    return module
+
+
 def _module(kind: str, channels: int, area: int) -> nn.Module:
-    return KINDS[kind](channels, area).to(memory_format=torch.channels_last).train()
+    return _channels_last(KINDS[kind](channels, area)).train()
 
 
 def _ratio(found: Mapping[str, list[float]], kind: str) -> float:
@@ -244,7 +250,7 @@ def costs(options: argparse.Namespace) -> list[str]:
         if kind != "none"
     }
     images = _map(options.batch_size, 3, options.size)
-    whole = {kind: [(swapped(kind, config).to(memory_format=torch.channels_last), images)] for kind in KINDS}
+    whole = {kind: [(_channels_last(swapped(kind, config)), images)] for kind in KINDS}
     both, networks = rounds(alone, options.rounds, bf16=bf16), rounds(whole, options.rounds, bf16=bf16)
     lines = [
         f"`reslink_small`, {options.size}×{options.size}, batch {options.batch_size}, {options.precision}, one thread; maps "
@@ -307,7 +313,7 @@ def accuracy(options: argparse.Namespace) -> None:
             if any(all(row.get(key) == value for key, value in who.items()) for row in rows):
                 continue
             network = swapped(kind, recipe.network(len(materials.manifest.labels)), torch_seed(seed, "weights"))
-            trainee = budget.Trainee(recipe, materials, network, lambda moved, s=recipe.optimizer: optimizer(moved, s))
+            trainee = budget.Trainee(recipe, materials, network, partial(optimizer, settings=recipe.optimizer))
             clock = budget.Steps(recipe.trainer.epochs * trainee.steps_an_epoch())
             trainee.train(clock)
             last = budget.moment_row(trainee.look(clock, last=True))

@@ -145,7 +145,8 @@ class PeerLearner(Learner):
     ) -> None:
         self.recipe, self.criterion, self.accelerator = recipe, criterion, accelerator
         self.layout = torch.channels_last if recipe.trainer.channels_last else torch.contiguous_format
-        self.network = network.to(accelerator.device).to(memory_format=self.layout)
+        self.network = network.to(accelerator.device)  # type: ignore[assignment]  # a step asks no more of it than of a module
+        self.network.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks it
         self.average = optim.moving_average(self.network, recipe.trainer.ema) if recipe.trainer.ema else None
         self.judged = copy.deepcopy(self.network).eval()
         self.optimizer = optimizer(self.network)

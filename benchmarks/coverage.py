@@ -11,6 +11,7 @@ import argparse
 import json
 import multiprocessing
 from collections import defaultdict
+from typing import TypeAlias
 from unittest import mock
 
 import numpy as np
@@ -26,38 +27,45 @@ from reslink.metrics.differences import Answers, differences
 from reslink.metrics.likelihood_ratios import likelihood_ratios
 from reslink.metrics.selective import aurc_estimate
 
+Floats: TypeAlias = NDArray[np.float64]
+Study: TypeAlias = tuple[NDArray[np.bool_], Floats, Floats, list[str]]
+"""Truth, log-odds of a model and of a second, worse one, and the patient of each image."""
+Row: TypeAlias = tuple[float | None, float | None, float | None]
+"""Estimate, low and high."""
+
 GAP, SHARED = 1.8, 0.6
 """Distance of the two classes in standard deviations, and share of the variance that the images of a patient have in common."""
 FIGURES = ("accuracy", "sensitivity", "specificity", "ppv", "npv", "balanced_accuracy", "f1", "mcc", "auroc", "auprc", "brier")
 
 
-def study(rng: np.random.Generator, n_groups: int, grouped: bool):
-    """Draws one study: truth, log-odds of the model and of a second, worse one, and the patient of each image."""
+def study(rng: np.random.Generator, n_groups: int, grouped: bool) -> Study:
+    """Draws one study."""
     sizes = rng.integers(1, 7, n_groups) if grouped else np.ones(n_groups, int)
     groups = np.repeat(np.arange(n_groups), sizes)
     truth = (rng.permutation(n_groups) < n_groups // 2)[groups]
 
-    def noise() -> NDArray[np.float64]:
+    def noise() -> Floats:
         own, common = rng.normal(size=len(groups)), rng.normal(size=n_groups)[groups]
         return np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * own if grouped else common
 
     score = GAP * truth + noise() - GAP / 2
     second = score + 0.7 * noise()
-    return truth, GAP * score, GAP * second, groups.astype(str)
+    return truth, GAP * score, GAP * second, groups.astype(str).tolist()
 
 
-def both(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+def both(log_odds: Floats) -> Floats:
     """Returns the (n, 2) probabilities."""
     return np.stack([expit(-log_odds), expit(log_odds)], axis=1)
 
 
-def measured(truth, first, second, groups, draws: int, seed: int) -> dict[str, tuple]:
+def measured(drawn: Study, draws: int, seed: int) -> dict[str, Row]:
     """Returns estimate, low and high of each figure."""
+    truth, first, second, groups = drawn
     answers = [Answers(both(x), (x >= 0).astype(int)) for x in (first, second)]
     y_true = truth.astype(int)
     metrics, _ = estimates(y_true, answers[0].y_prob, answers[0].y_pred, groups, ["a", "b"], seed, draws)
     found = {name: metrics[name] for name in FIGURES}
-    gaps = differences(y_true, *answers, groups, ["a", "b"], seed, draws)
+    gaps = differences(y_true, answers[0], answers[1], groups, ["a", "b"], seed, draws)
     found |= {f"difference {name}": gaps[name] for name in ("accuracy", "sensitivity", "auroc", "brier")}
     found |= likelihood_ratios(truth, first >= 0, groups)
     sure = answers[0].y_prob.max(axis=1)
@@ -72,11 +80,12 @@ def measured(truth, first, second, groups, draws: int, seed: int) -> dict[str, t
 
 def truths(grouped: bool) -> dict[str, float]:
     """Returns the figures of a study of 40,000 patients, averaged over 5; some are known in closed form and are checked."""
-    found = defaultdict(list)
+    found: defaultdict[str, list[float]] = defaultdict(list)
     for seed in range(5):
         drawn = study(np.random.default_rng(10_000 + seed), 40_000, grouped)
         with mock.patch.object(intervals, "MAX_BLOCKS", 2):  # no interval is wanted here
-            for name, (value, _, _) in measured(*drawn, draws=2, seed=0).items():
+            for name, (value, _, _) in measured(drawn, draws=2, seed=0).items():
+                assert value is not None, f"{name} of 40,000 patients"
                 found[name].append(value)
     means = {name: float(np.mean(values)) for name, values in found.items()}
     assert abs(means["auroc"] - norm.cdf(GAP / np.sqrt(2))) < 0.002
@@ -84,14 +93,16 @@ def truths(grouped: bool) -> dict[str, float]:
     return means
 
 
-def _one(job: tuple[int, int, bool, int]) -> dict[str, tuple]:
+def _one(job: tuple[int, int, bool, int]) -> dict[str, Row]:
     seed, n_groups, grouped, draws = job
-    return measured(*study(np.random.default_rng(seed), n_groups, grouped), draws=draws, seed=seed)
+    return measured(study(np.random.default_rng(seed), n_groups, grouped), draws=draws, seed=seed)
 
 
-def coverage(n_groups: int, grouped: bool, studies: int, draws: int, expected: dict[str, float], jobs: int) -> dict[str, dict]:
+def coverage(
+    n_groups: int, grouped: bool, studies: int, draws: int, expected: dict[str, float], jobs: int
+) -> dict[str, dict[str, float]]:
     """Returns, by figure, the share of intervals that hold the truth, those that lie below and above it, and those missing."""
-    seen = defaultdict(list)
+    seen: defaultdict[str, list[tuple[float | None, float | None]]] = defaultdict(list)
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         work = [(seed, n_groups, grouped, draws) for seed in range(studies)]
         for table in pool.imap_unordered(_one, work, chunksize=10):

@@ -12,17 +12,20 @@ import argparse
 import csv
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit
 
 from reslink.datasets.loading import PixelCache
 from reslink.datasets.manifest import Manifest
+from reslink.errors import ReslinkError, UsageError
 from reslink.evaluation.cases import run_network
-from reslink.evaluation.fitting import Evidence, Wishes, fit
+from reslink.evaluation.fitting import NO_GATE, NO_SETS, Evidence, Wishes, fit
 from reslink.imaging.image import Image
 from reslink.imaging.reading import find_images, read_image
 from reslink.inference.classifier import Classifier, Outputs
@@ -95,7 +98,14 @@ def main() -> None:
     parser.add_argument("--series", type=Path, action="append", default=[], help="files of which to say the share refused")
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "reslink-decision")
-    options = parser.parse_args()
+    try:
+        print(json.dumps(measured(parser.parse_args()), indent=2))
+    except ReslinkError as error:
+        raise SystemExit(str(error)) from None
+
+
+def measured(options: argparse.Namespace) -> dict[str, object]:
+    """Returns what is printed."""
     classifier = Classifier.load(options.run)
     rows = list(csv.DictReader((options.run / "splits.csv").open(newline="")))
     part, group = ({row["sample_id"]: row[key] for row in rows} for key in ("split", "group"))
@@ -103,6 +113,7 @@ def main() -> None:
     unseen = manifest.subset(i for i, case in enumerate(manifest.cases) if part.get(case.name) in ("validation", "test"))
     found, unseen = of_data(classifier, unseen, options.cache)
     labels = classifier.labels
+    assert found.statistics is not None, "of_data asks for them"
     truth = np.array([labels.index(case.label) for case in unseen.cases])
     cases = Evidence(
         found.logits.astype(float), found.features.astype(float), found.statistics, truth, [group[c.name] for c in unseen.cases]
@@ -114,18 +125,28 @@ def main() -> None:
         others[folder.name] = of_data(classifier, replace(data, cases=data.subset(some).cases), options.cache)[0]
     others |= {kind: of_images(classifier, images) for kind, images in strangers().items()}
     series = {folder.name: of_images(classifier, _readable(find_images([folder]))) for folder in options.series}
-    result = {"n": len(cases), "n_groups": cases.n_groups, "draws": options.draws}
-    result |= {
+    return {
+        "n": len(cases),
+        "n_groups": cases.n_groups,
+        "draws": options.draws,
         "sets": coverage(cases, labels, options.draws),
         "gate": gate(cases, labels, others | series, min(options.draws, 20)),
     }
-    print(json.dumps(result, indent=2))
 
 
-def halves(cases: Evidence, draws: int):
+def halves(cases: Evidence, draws: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yields the rows of random calibration and test halves, by group."""
     split = GroupShuffleSplit(draws, test_size=0.5, random_state=0)
     yield from split.split(np.zeros(len(cases)), groups=np.asarray(cases.groups))
+
+
+def _too_few(notes: list[str]) -> UsageError:
+    why = "; ".join(note for note in notes if note.startswith((NO_GATE, NO_SETS)))
+    return UsageError(
+        f"Half of the unseen part is too little: {why}",
+        "Each draw fits the decision on one half of the validation and test parts",
+        "Give a run with larger ones",
+    )
 
 
 def coverage(cases: Evidence, labels: Labels, draws: int) -> dict[str, dict[str, float]]:
@@ -134,8 +155,10 @@ def coverage(cases: Evidence, labels: Labels, draws: int) -> dict[str, dict[str,
     for per_class in (False, True):
         held, size, empty = [], [], []
         for inner, outer in halves(cases, draws):
-            decision, _ = fit(cases.take(inner), Wishes(per_class=per_class, ood=False), labels)
+            decision, notes = fit(cases.take(inner), Wishes(per_class=per_class, ood=False), labels)
             sets = decision.judge(cases.logits[outer]).sets
+            if sets is None:
+                raise _too_few(notes)
             held.append(sets[np.arange(len(outer)), cases.y_true[outer]].mean())
             size.append(sets.sum(axis=1).mean())
             empty.append((sets.sum(axis=1) == 0).mean())
@@ -150,13 +173,18 @@ def coverage(cases: Evidence, labels: Labels, draws: int) -> dict[str, dict[str,
 
 def gate(cases: Evidence, labels: Labels, others: dict[str, Outputs], draws: int) -> dict[str, dict[str, float]]:
     """Returns the share of the test half that is kept, and for each other kind AUROC and share refused."""
-    kept, areas, refused = [], {name: [] for name in others}, {name: [] for name in others}
+    kept: list[float] = []
+    areas: dict[str, list[float]] = {name: [] for name in others}
+    refused: dict[str, list[float]] = {name: [] for name in others}
     for inner, outer in halves(cases, draws):
-        decision, _ = fit(cases.take(inner), Wishes(coverage=None), labels)
+        decision, notes = fit(cases.take(inner), Wishes(coverage=None), labels)
         near = decision.judge(cases.logits[outer], cases.features[outer], cases.statistics[outer]).ood_score
+        if near is None:
+            raise _too_few(notes)
         kept.append((near <= 1).mean())
         for name, one in others.items():
             far = decision.judge(one.logits, one.features, one.statistics).ood_score
+            assert far is not None, "it is the same gate"
             truth = np.concatenate([np.zeros(len(near)), np.ones(len(far))])
             areas[name].append(roc_auc_score(truth, np.concatenate([near, far])))
             refused[name].append((far > 1).mean())

@@ -61,7 +61,7 @@ def quantised(bundle: str, data: Path, splits: Path) -> bytes:
         return out.read_bytes()
 
 
-class _Batches(CalibrationDataReader):
+class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no annotations
     def __init__(self, pixels: Pixels) -> None:
         self._rest: Iterator[Pixels] = iter(np.array_split(pixels, -(-len(pixels) // 8)))
 

@@ -8,7 +8,7 @@ no weight decay, as in ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class KaggleCNN(nn.Module):
         self.head = nn.Sequential(nn.Flatten(), dense, nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, num_classes))
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
+                assert module.bias is not None, "each is made with a bias"
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
@@ -64,13 +65,13 @@ class KaggleCNN(nn.Module):
 def _densenet(channels: int, classes: int, _size: int) -> nn.Module:
     from monai.networks.nets import DenseNet121
 
-    return DenseNet121(spatial_dims=2, in_channels=channels, out_channels=classes)
+    return cast(nn.Module, DenseNet121(spatial_dims=2, in_channels=channels, out_channels=classes))
 
 
 def _resnet(channels: int, classes: int, _size: int) -> nn.Module:
     from monai.networks.nets import resnet18
 
-    return resnet18(spatial_dims=2, n_input_channels=channels, num_classes=classes, conv1_t_stride=2)
+    return cast(nn.Module, resnet18(spatial_dims=2, n_input_channels=channels, num_classes=classes, conv1_t_stride=2))
 
 
 def _efficientnet(channels: int, classes: int, _size: int) -> nn.Module:
@@ -78,7 +79,7 @@ def _efficientnet(channels: int, classes: int, _size: int) -> nn.Module:
 
     network = EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=channels, num_classes=classes)
     network.set_swish(memory_efficient=False)  # the same function without a second computation in the backward pass
-    return network
+    return cast(nn.Module, network)
 
 
 PEERS: Mapping[str, Callable[[int, int, int], nn.Module]] = {

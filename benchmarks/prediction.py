@@ -171,6 +171,11 @@ class _Files(Dataset[torch.Tensor]):
         return plain_pixels(self.files[index], self.size)
 
 
+def our_folder(classifier: Classifier, made: str, batch_size: int) -> Work:
+    """Returns a classifier over a folder."""
+    return lambda: list(classifier.predict([made], batch_size=batch_size))
+
+
 def plain_folder(files: Sequence[Path], size: int, batch_size: int) -> Work:
     """Returns a resnet18 over a folder: torch's DataLoader, batches, softmax."""
     network = build_peer("resnet18", 3, 2, size).eval()
@@ -193,7 +198,7 @@ def folder(bundle: str, images: Sequence[bytes], rounds: int, clock: str, batch_
         work: dict[str, Work] = {}
         for backend in ("onnxruntime", "openvino"):
             classifier = Classifier.load(bundle, "cpu", backend, threads=torch.get_num_threads())
-            work[backend] = lambda one=classifier: list(one.predict([made], batch_size=batch_size))
+            work[backend] = our_folder(classifier, made, batch_size)
         sides = dict.fromkeys((size, PEER_SIZE))
         work |= {f"resnet18 {side}": plain_folder(files, side, batch_size) for side in sides}
         work |= {f"resnet18 {side}, one by one": plain_folder(files, side, 1) for side in sides}
@@ -261,15 +266,21 @@ def _parts(own: argparse.Namespace) -> Iterator[None]:
     quantised = None
     if own.int8:
         quantised = int8.quantised(own.bundle, own.data, own.splits)
-        yield int8.report(own.bundle, quantised, own.data, own.splits) if "int8" in wanted else None
+        if "int8" in wanted:
+            int8.report(own.bundle, quantised, own.data, own.splits)
+            yield
     if "latency" in wanted:
-        yield latency(own.bundle, images, own.rounds, own.clock, quantised)
+        latency(own.bundle, images, own.rounds, own.clock, quantised)
+        yield
     if "folder" in wanted:
-        yield folder(own.bundle, images * 2, max(3, own.rounds // 10), own.clock, own.batch_size)
+        folder(own.bundle, images * 2, max(3, own.rounds // 10), own.clock, own.batch_size)
+        yield
     if "start" in wanted:
-        yield cold_start(own.bundle, images[0], 5, own.clock)
+        cold_start(own.bundle, images[0], 5, own.clock)
+        yield
     if "growth" in wanted:
-        yield growth.report(own.bundle, images, own.growth, own.clock)
+        growth.report(own.bundle, images, own.growth, own.clock)
+        yield
 
 
 def _options() -> argparse.ArgumentParser:

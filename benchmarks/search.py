@@ -58,8 +58,8 @@ def variation_of(trials: dict[str, Any], name: str) -> str | None:
 
 def folded(found: Materials, folds: int, fold: int) -> Materials:
     """Returns the data with one fold of the development part for validation and the others for training."""
-    inside = np.flatnonzero(np.array(found.parts) != "test")
-    numbers = splits.folds(found.manifest.subset(inside.tolist()), [found.groups[i] for i in inside], folds, 0)
+    inside = np.flatnonzero(np.array(found.parts) != "test").tolist()
+    numbers = splits.folds(found.manifest.subset(inside), [found.groups[i] for i in inside], folds, 0)
     parts = list(found.parts)
     for index, number in zip(inside, numbers, strict=True):
         parts[index] = "validation" if number == fold else "train"
@@ -72,13 +72,13 @@ def judged(name: str, recipe: Recipe, found: Materials, run: Path) -> dict[str, 
     if not done.exists():
         start = time.process_time()
         result = train(found.manifest, recipe, run, resume=True, materials=found)
-        row = {
+        figures = {
             "trial": name,
             **{name.removeprefix("val_"): value for name, value in result.validation.items()},
             "cpu_seconds": round(time.process_time() - start, 1),
             **pointing(result.bundle, found),
         }
-        done.write_text(json.dumps(row))
+        done.write_text(json.dumps(figures))
     row: dict[str, Any] = json.loads(done.read_text())
     return row
 

@@ -226,7 +226,8 @@ async def slow_senders(port: int, requests: list[bytes], seconds: float, count: 
     """Measures 20 good requests a second alone, then beside senders of which half drip headers and half drip bodies."""
     alone = await opened(port, requests, 20.0, seconds)
     starts = (b"POST /v1/predict HTTP/1.1\r\nX-", requests[0].partition(b"\x89PNG")[0])
-    ended, cut = asyncio.Event(), []
+    ended = asyncio.Event()
+    cut: list[float] = []
     slow = [asyncio.create_task(drip(port, starts[i % 2], ended, cut)) for i in range(count)]
     beside = await opened(port, requests, 20.0, seconds)
     ended.set()

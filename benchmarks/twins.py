@@ -30,10 +30,11 @@ from reslink.datasets.manifest import Manifest
 from reslink.datasets.phantom import render_patient
 from reslink.datasets.phantom_copies import KINDS, Grey
 from reslink.datasets.phantom_output import to_grey
+from reslink.datasets.phantom_tissue import Sequence
 from reslink.imaging.image import Image
 from reslink.imaging.reading import read_image
 
-SEQUENCES = ("CT", "T1", "CT", "FLAIR", "CT", "T2")
+SEQUENCES: tuple[Sequence, ...] = ("CT", "T1", "CT", "FLAIR", "CT", "T2")
 COPIED = 20
 
 

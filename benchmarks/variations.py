@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from reslink.errors import UsageError, nearest
 from reslink.networks.area_attention import AreaAttention, AreaGate
-from reslink.networks.reslink import ResLink, ResLinkConfig
+from reslink.networks.reslink import ResLink, ResLinkConfig, build
 from reslink.training import learner
 from reslink.training.batches import normalise, to_unit
 from reslink.training.materials import Materials
@@ -99,10 +99,10 @@ def _gate(kind: type[AreaGate]) -> Callable[[ResLink, int], None]:
             for part in module.gate.modules():
                 if isinstance(part, nn.Conv2d):
                     nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+                    part.register_parameter("bias", None if part.bias is None else nn.Parameter(torch.zeros_like(part.bias)))
             for part in module.gate.modules():
                 if isinstance(part, AreaGate):  # gates start near one half, as those of area attention
                     nn.init.normal_(part.expand.weight, std=0.1)
-                    part.expand.bias.data.zero_()
 
     return change
 
@@ -110,6 +110,7 @@ def _gate(kind: type[AreaGate]) -> Callable[[ResLink, int], None]:
 def _everywhere(network: ResLink, _steps: int) -> None:
     """Area attention behind each stage that has a block, too."""
     for stage, channels in zip(network.stages, network.config.dims, strict=True):
+        assert isinstance(stage, nn.Sequential)
         if len(stage):
             attention = AreaAttention(channels, network.config.area_size)
             nn.init.normal_(attention.gate.expand.weight, std=0.1)
@@ -170,7 +171,7 @@ def varied(name: str | None, recipe: Recipe, found: Materials) -> Iterator[None]
         return
     if name not in NAMES:
         raise UsageError(f"There is no variation {name!r}", f"They are {', '.join(NAMES)}", nearest(name, NAMES))
-    plain, build = ResLink.__init__, learner.build
+    plain, build_plain = ResLink.__init__, build
     steps = recipe.trainer.epochs * math.ceil(len(found.indices("train")) / recipe.trainer.batch_size)
 
     def changed(self: ResLink, config: ResLinkConfig) -> None:
@@ -178,7 +179,7 @@ def varied(name: str | None, recipe: Recipe, found: Materials) -> Iterator[None]
         CHANGES[name](self, steps)
 
     def taught(config: ResLinkConfig, seed: int) -> ResLink:
-        return turned(build(config, seed), recipe, found)
+        return turned(build_plain(config, seed), recipe, found)
 
     try:
         if name == TURNED:
@@ -187,7 +188,7 @@ def varied(name: str | None, recipe: Recipe, found: Materials) -> Iterator[None]
             ResLink.__init__ = changed  # type: ignore[method-assign]
         yield
     finally:
-        ResLink.__init__, learner.build = plain, build  # type: ignore[method-assign, attr-defined]
+        ResLink.__init__, learner.build = plain, build_plain  # type: ignore[method-assign, attr-defined]
 
 
 def turned(network: ResLink, recipe: Recipe, found: Materials) -> ResLink:
@@ -204,7 +205,7 @@ def turned(network: ResLink, recipe: Recipe, found: Materials) -> ResLink:
         x = torch.stack([torch.rot90(image, int(turn), (1, 2)) for image, turn in zip(x, quarters, strict=True)])
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(x.contiguous(memory_format=torch.channels_last))
-        F.cross_entropy(logits.float(), torch.from_numpy(quarters)).backward()
+        F.cross_entropy(logits.float(), torch.from_numpy(quarters)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
         torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.optimizer.clip_norm or math.inf)
         set_learning_rate(optimizer, learning_rate(step, total, recipe.optimizer))
         optimizer.step()

@@ -54,7 +54,7 @@ def service(bundles: Sequence[str]) -> Iterator[str]:
 
 def _ready(address: str) -> bool:
     try:
-        return httpx.get(f"{address}/health/ready").status_code == httpx.codes.OK
+        return bool(httpx.get(f"{address}/health/ready").status_code == httpx.codes.OK)
     except httpx.TransportError:
         return False
 

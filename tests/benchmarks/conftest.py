@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from reslink.training.progress import Silent
 from reslink.training.recipe import Recipe, load_recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-SCRIPTS = ("attention", "budget", "budget_tables", "peers", "search", "time_to_result", "train_step", "variations")
+SCRIPTS = ("attention", "budget", "budget_tables", "decision", "peers", "search", "time_to_result", "train_step", "variations")
 TINY = (
     *("preprocess.size=64", "model.stem_dim=8", "model.dims=[8, 16]", "model.depths=[0, 1]", "model.area_size=4"),
     *("data.group_by=none", "data.allow_leakage=true", "trainer.batch_size=8", "trainer.precision=fp32", "trainer.workers=0"),
@@ -45,7 +46,18 @@ def _script(name: str) -> Any:
     return script
 
 
-attention, budget, budget_tables, peers, search, time_to_result, train_step, variations = map(_script, SCRIPTS)
+attention, budget, budget_tables, decision, peers, search, time_to_result, train_step, variations = map(_script, SCRIPTS)
+
+
+@pytest.fixture(scope="session")
+def interval_coverage() -> ModuleType:
+    """``coverage.py``, under a name that is not also that of the package behind pytest-cov."""
+    spec = importlib.util.spec_from_file_location("interval_coverage", FOLDER / "coverage.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

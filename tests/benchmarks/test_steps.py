@@ -43,3 +43,15 @@ def test_every_kind_of_attention_keeps_shape_and_learns(attention: ModuleType) -
         loss = network(torch.randn(2, 3, 64, 64)).square().sum()
         loss.backward()
         assert all(p.grad is not None for p in network.parameters()), kind
+
+
+def test_where_memory_is_not_told_the_option_that_leaves_it_out_is_named(train_step: ModuleType) -> None:
+    assert train_step._resident("VmRSS") > 1
+    with pytest.raises(SystemExit, match=r"VmNone.*--no-memory"):
+        train_step._resident("VmNone")
+
+
+def test_what_a_process_of_its_own_says_reaches_the_user(train_step: ModuleType) -> None:
+    how = train_step.How(1, 40, bf16=False, compiled=False, predict=True)
+    with pytest.raises(SystemExit, match="the side is 40; it is at least 46"):
+        train_step.peak_memory_of_child("kaggle_cnn", 1, how)

@@ -1,0 +1,55 @@
+"""Simulated studies of intervals and of the decision: every figure is there, and too few cases are said to be too few."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from reslink.errors import UsageError
+from reslink.evaluation.fitting import Evidence
+from reslink.inference.classifier import Outputs
+from reslink.labels import Labels
+
+LABELS = Labels(("healthy", "tumour"))
+
+
+def _cases(groups: int, images: int = 2) -> Evidence:
+    """Groups of some images each; one of the two features tells the classes apart, not without errors."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(groups), images)
+    truth = group % 2
+    log_odds = rng.normal(2 * truth - 1, 1.0)
+    logits, features = np.stack([-log_odds, log_odds], axis=1), np.stack([log_odds, rng.normal(size=len(truth))], axis=1)
+    return Evidence(logits, features, rng.normal(size=(len(truth), 33)), truth, group.astype(str).tolist())
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_every_figure_of_a_study_has_its_interval(interval_coverage: ModuleType, grouped: bool) -> None:
+    drawn = interval_coverage.study(np.random.default_rng(0), 60, grouped)
+    found = interval_coverage.measured(drawn, draws=100, seed=0)
+    assert set(found) >= {*interval_coverage.FIGURES, "difference auroc", "aurc", "slope", "intercept", "net benefit at 0.3"}
+    truth, log_odds, _, _ = drawn
+    assert found["accuracy"][0] == pytest.approx(((log_odds >= 0) == truth).mean())
+    for name, (value, low, high) in found.items():
+        assert low <= value <= high, name
+
+
+def test_sets_hold_the_truth_and_strangers_are_refused(decision: ModuleType) -> None:
+    cases = _cases(200)
+    far = Outputs((cases.logits * 9).astype(np.float32), (cases.features * 9).astype(np.float32), cases.statistics * 9)
+    found = decision.coverage(cases, LABELS, 4)
+    assert 0.9 <= found["all"]["coverage"] <= 1
+    gate = decision.gate(cases, LABELS, {"far": far}, 2)
+    assert gate["kept"]["least"] > 0.85
+    assert gate["far"]["n"] == len(cases)
+    assert gate["far"]["auroc"] > 0.99
+    assert gate["far"]["refused"] > 0.99
+
+
+def test_a_half_that_is_too_small_is_said_to_be(decision: ModuleType) -> None:
+    with pytest.raises(UsageError, match="too little: No out-of-distribution gate: 30 groups"):
+        decision.gate(_cases(60), LABELS, {}, 1)
+    with pytest.raises(UsageError, match="too little: No prediction sets: 15 images"):
+        decision.coverage(_cases(30, images=1), LABELS, 1)
