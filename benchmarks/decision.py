@@ -79,6 +79,20 @@ def strangers(seed: int = 0) -> dict[str, list[Image]]:
     return found
 
 
+def images_of(folder: Path) -> list[Image]:
+    """Returns the images of a folder that can be read, of a volume the first two slices.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    images = _readable(find_images([folder]))
+    if not images:
+        raise UsageError(
+            f"No image of {folder} can be read", "--series names a folder of images or slices", "Name another folder"
+        )
+    return images
+
+
 def _readable(paths: list[Path]) -> list[Image]:
     images = []
     for path in paths:
@@ -124,7 +138,7 @@ def measured(options: argparse.Namespace) -> dict[str, object]:
         some = np.sort(np.random.default_rng(0).permutation(len(data))[:600])
         others[folder.name] = of_data(classifier, replace(data, cases=data.subset(some).cases), options.cache)[0]
     others |= {kind: of_images(classifier, images) for kind, images in strangers().items()}
-    series = {folder.name: of_images(classifier, _readable(find_images([folder]))) for folder in options.series}
+    series = {folder.name: of_images(classifier, images_of(folder)) for folder in options.series}
     return {
         "n": len(cases),
         "n_groups": cases.n_groups,

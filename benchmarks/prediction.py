@@ -245,6 +245,8 @@ def main(args: Sequence[str] | None = None) -> None:
     own = _options().parse_args(args)
     if own.int8 and not (own.data and own.splits):
         raise SystemExit("--int8 needs --data DATA and --splits RUN/splits.csv: it is calibrated on the validation part")
+    if "int8" in (own.only or ()) and not own.int8:
+        raise SystemExit("--only int8 was given without --int8; add --int8 --data DATA --splits RUN/splits.csv")
     for name in own.only or ():
         if name not in PARTS:
             raise SystemExit(f"There is no part {name!r}. The parts are {', '.join(PARTS)}.")

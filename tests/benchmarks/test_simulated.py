@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -53,3 +54,9 @@ def test_a_half_that_is_too_small_is_said_to_be(decision: ModuleType) -> None:
         decision.gate(_cases(60), LABELS, {}, 1)
     with pytest.raises(UsageError, match="too little: No prediction sets: 15 images"):
         decision.coverage(_cases(30, images=1), LABELS, 1)
+
+
+def test_a_folder_without_a_readable_image_is_said(decision: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(UsageError, match=r"No image of .* can be read"):
+        decision.images_of(tmp_path)
