@@ -66,12 +66,12 @@ def folded(found: Materials, folds: int, fold: int) -> Materials:
     return replace(found, parts=parts)
 
 
-def judged(name: str, recipe: Recipe, found: Materials, run: Path) -> dict[str, Any]:
-    """Trains a trial and returns its row."""
+def judged(name: str, recipe: Recipe, found: Materials, run: Path, *, resume: bool = True) -> dict[str, Any]:
+    """Trains a trial and returns its row; without ``resume`` a run that was cut short begins anew."""
     done = run / "trial.json"
     if not done.exists():
         start = time.process_time()
-        result = train(found.manifest, recipe, run, resume=True, materials=found)
+        result = train(found.manifest, recipe, run, resume=resume, overwrite=not resume, materials=found)
         figures = {
             "trial": name,
             **{name.removeprefix("val_"): value for name, value in result.validation.items()},
@@ -105,8 +105,9 @@ def main(args: Sequence[str] | None = None) -> None:
     for name in own.trial or trials["trials"]:
         recipe = recipe_of(trials, name, own.seed)
         data = folded(open_materials(Manifest.open(own.data), recipe, own.out / "cache", Silent()), own.folds, own.fold)
-        with variations.varied(variation_of(trials, name), recipe, data):
-            row = judged(name, recipe, data, own.out / f"{own.data.name}_{own.folds}_{own.fold}_{name}_{own.seed}")
+        run, variation = own.out / f"{own.data.name}_{own.folds}_{own.fold}_{name}_{own.seed}", variation_of(trials, name)
+        with variations.varied(variation, recipe, data):
+            row = judged(name, recipe, data, run, resume=variation is None)  # a checkpoint knows no variation
         point = f"{row['pointing']:.3f}" if "pointing" in row else "–"
         print(
             f"| {name} | {row['accuracy']:.3f} | {row['auroc']:.4f} | {row['loss']:.3f} | {point} | {row['cpu_seconds']:.0f} |",

@@ -1,7 +1,7 @@
 """Changes of the network and of its start that benchmarks/search.py tries and no recipe offers, by name.
 
 A trial in benchmarks/trials.yaml asks for one by ``variation=NAME`` among its changes. Every ``ResLink`` that is built while a
-variation holds has it, the one that is trained and the one that is judged. A run with growing images cannot be resumed.
+variation holds has it, the one that is trained and the one that is judged.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from reslink.errors import UsageError, nearest
 from reslink.networks.area_attention import AreaAttention, AreaGate
-from reslink.networks.reslink import ResLink, ResLinkConfig, build
+from reslink.networks.reslink import ResLink, ResLinkConfig, _initialise, build
 from reslink.training import learner
 from reslink.training.batches import normalise, to_unit
 from reslink.training.materials import Materials
 from reslink.training.optim import learning_rate, make_optimizer, set_learning_rate
-from reslink.training.randomness import numbers
+from reslink.training.randomness import numbers, torch_seed
 from reslink.training.recipe import Recipe
 
 GROUPS = 8
@@ -58,7 +58,7 @@ class StatisticsGate(AreaGate):
     def forward(self, features: Tensor) -> Tensor:
         """Returns α, (B, 1, H, W) in (0, 1)."""
         side = self.area_size
-        x = filled(features, side)
+        x = filled(features, side).float()  # the variance is a small difference of large numbers
         mean = F.avg_pool2d(x, side)
         variance = (F.avg_pool2d(x.square(), side) - mean.square()).clamp_min(1e-6)
         described = F.relu(self.norm(self.reduce(torch.cat([mean, F.max_pool2d(x, side), variance.sqrt()], dim=1))))
@@ -66,16 +66,23 @@ class StatisticsGate(AreaGate):
 
 
 class SeveralAreas(AreaGate):
-    """The mean of the gates of areas of three sides: the recipe's, a half and twice that."""
+    """The mean of the gates of areas of three sides: the recipe's, a half and twice that.
+
+    The others stand in an ``AreaAttention`` each, so that the optimizer and the first weights treat them as the network's own.
+    """
 
     def __init__(self, channels: int, area_size: int, hidden_channels: int) -> None:
         super().__init__(channels, area_size, hidden_channels)
         sides = (max(1, area_size // 2), 2 * area_size)
-        self.others = nn.ModuleList(AreaGate(channels, side, hidden_channels) for side in sides)
+        self.others = nn.ModuleList(AreaAttention(channels, side, hidden_channels) for side in sides)
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns α, (B, 1, H, W) in (0, 1)."""
-        return torch.stack([super().forward(features), *(gate(features) for gate in self.others)]).mean(dim=0)
+        gates = [super().forward(features)]
+        for other in self.others:
+            assert isinstance(other, AreaAttention)
+            gates.append(other.gate(features))
+        return torch.stack(gates).mean(dim=0)
 
 
 def filled(features: Tensor, side: int) -> Tensor:
@@ -94,15 +101,8 @@ def _gate(kind: type[AreaGate]) -> Callable[[ResLink, int], None]:
     def change(network: ResLink, _steps: int) -> None:
         for module in [found for found in network.modules() if isinstance(found, AreaAttention)]:
             old = module.gate
-            channels, hidden = old.reduce.in_channels, old.reduce.out_channels
-            module.gate = kind(channels, old.area_size, hidden)
-            for part in module.gate.modules():
-                if isinstance(part, nn.Conv2d):
-                    nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-                    part.register_parameter("bias", None if part.bias is None else nn.Parameter(torch.zeros_like(part.bias)))
-            for part in module.gate.modules():
-                if isinstance(part, AreaGate):  # gates start near one half, as those of area attention
-                    nn.init.normal_(part.expand.weight, std=0.1)
+            module.gate = kind(old.reduce.in_channels, old.area_size, old.reduce.out_channels)
+            module.apply(_initialise)
 
     return change
 
@@ -112,13 +112,12 @@ def _everywhere(network: ResLink, _steps: int) -> None:
     for stage, channels in zip(network.stages, network.config.dims, strict=True):
         assert isinstance(stage, nn.Sequential)
         if len(stage):
-            attention = AreaAttention(channels, network.config.area_size)
-            nn.init.normal_(attention.gate.expand.weight, std=0.1)
-            stage.append(attention)
+            stage.append(AreaAttention(channels, network.config.area_size).apply(_initialise))
 
 
 def _group_norm(network: ResLink, _steps: int) -> None:
-    for parent in list(network.modules()):
+    """GroupNorm everywhere but in the gates, which would then see the whole map."""
+    for parent in [module for module in network.modules() if not isinstance(module, AreaGate)]:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
                 setattr(parent, name, nn.GroupNorm(math.gcd(GROUPS, child.num_features), child.num_features))
@@ -192,7 +191,16 @@ def varied(name: str | None, recipe: Recipe, found: Materials) -> Iterator[None]
 
 
 def turned(network: ResLink, recipe: Recipe, found: Materials) -> ResLink:
-    """Teaches a network by how many quarters each training image was turned, and gives it a new dense layer afterwards."""
+    """Teaches a network by how many quarters each training image was turned, and gives it a new dense layer afterwards.
+
+    Images are not varied otherwise; sums are in bfloat16.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(torch_seed(recipe.seed, "turned"))
+        return _turned(network, recipe, found)
+
+
+def _turned(network: ResLink, recipe: Recipe, found: Materials) -> ResLink:
     classes, indices, size = network.config.num_classes, found.indices("train"), recipe.trainer.batch_size
     network.reset_classifier(4)
     network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotation lacks it

@@ -48,6 +48,23 @@ def test_a_trial_is_trained_once_and_points_at_lesions(search, tmp_path: Path, c
     assert capsys.readouterr().out == printed
 
 
+def test_a_variation_is_trained_judged_and_begun_anew(search, tmp_path: Path) -> None:
+    trials = {"always": SMALL, "trials": {"tiny": [], "varied": ["variation=statistics_gates"]}}
+    search.TRIALS.write_text(yaml.safe_dump(trials))
+    make_cohort(tmp_path / "heads", PhantomSettings(patients=24, size=128, seed=3))
+    words = [str(tmp_path / "heads"), "--out", str(tmp_path / "out"), "--folds", "2", "--trial"]
+    rows = []
+    for _ in range(2):
+        search.main([*words, "varied"])
+        done = tmp_path / "out" / "heads_2_0_varied_0" / "trial.json"
+        rows.append({name: value for name, value in json.loads(done.read_text()).items() if name != "cpu_seconds"})
+        done.unlink()
+    search.main([*words, "tiny"])
+    plain = json.loads((tmp_path / "out" / "heads_2_0_tiny_0" / "trial.json").read_text())
+    assert rows[0] == rows[1]
+    assert plain["loss"] != rows[0]["loss"]
+
+
 def test_a_wrong_name_names_the_nearest(search) -> None:
     with pytest.raises(UsageError, match="lesions"):
         search.recipe_of({"always": SMALL, "trials": {"tiny": [], "lesions": []}}, "lesion", 0)

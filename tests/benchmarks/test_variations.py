@@ -62,11 +62,24 @@ def test_gates_of_an_area_are_the_same_for_all_its_pixels(made, name: str, chann
 def test_several_areas_are_averaged(made) -> None:
     network = made("several_areas").eval()
     gate = network.first_attention.gate
-    assert [gate.area_size, *(other.area_size for other in gate.others)] == [5, 2, 10]
+    assert [gate.area_size, *(other.gate.area_size for other in gate.others)] == [5, 2, 10]
     with torch.no_grad():
         stem = network.stem(X)
-        wanted = (super(type(gate), gate).forward(stem) + gate.others[0](stem) + gate.others[1](stem)) / 3
+        wanted = (super(type(gate), gate).forward(stem) + gate.others[0].gate(stem) + gate.others[1].gate(stem)) / 3
     torch.testing.assert_close(gates_of(network)["first_attention"], wanted)
+
+
+def test_new_weights_are_moved_and_started_as_those_of_the_network(made) -> None:
+    for name in ("several_areas", "attention_everywhere"):
+        network = made(name)
+        hidden = {id(p) for p in network.parameter_groups(0.05)[0]["params"]}
+        gates = [module.gate for module in network.modules() if isinstance(module, AreaAttention)]
+        assert len(gates) > 2
+        for gate in gates:
+            assert id(gate.expand.weight) not in hidden
+            assert id(gate.reduce.weight) in hidden
+            assert 0.05 < float(gate.expand.weight.detach().std()) < 0.2
+            assert not gate.expand.bias.any()
 
 
 def test_attention_stands_behind_each_stage(made) -> None:
@@ -77,7 +90,7 @@ def test_attention_stands_behind_each_stage(made) -> None:
 
 def test_no_batch_norm_is_left(made) -> None:
     kinds = [type(module) for module in made("group_norm").modules()]
-    assert nn.BatchNorm2d not in kinds
+    assert kinds.count(nn.BatchNorm2d) == 2, "those of the gates, which see one area"
     assert kinds.count(nn.GroupNorm) > 5
 
 

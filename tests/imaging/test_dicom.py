@@ -305,6 +305,16 @@ def test_uneven_gaps_are_told(tmp_path: Path) -> None:
         read_series(tmp_path)
 
 
+def test_spacings_are_compared_where_the_first_slice_states_none(tmp_path: Path) -> None:
+    for i, spacing in enumerate((None, [0.5, 0.5], [0.6, 0.6])):
+        facts = {"ImageOrientationPatient": AXIAL, "SeriesInstanceUID": "2.25.7", "PixelSpacing": spacing}
+        (tmp_path / f"{i}.dcm").write_bytes(
+            b.written(b.dataset(STORED, **{**CT, **facts, "ImagePositionPatient": [3, 4, 5.0 * i]}))
+        )
+    with pytest.raises(InputError, match=r"2\.dcm and .*1\.dcm have different pixel spacings"):
+        read_series(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("odd", "message"),
     [

@@ -266,7 +266,7 @@ def node_sockets(port: int) -> list[socket.socket]:
     """The open sockets of this process that a caller of the node holds the other end of, or held."""
     found = []
     for one in gc.get_objects():
-        if isinstance(one, socket.socket):
+        if issubclass(type(one), socket.socket) and one.family == socket.AF_INET:  # isinstance would wake proxies
             with suppress(OSError):  # it is closed
                 if one.getsockname()[1] == port and not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     found.append(one)

@@ -129,15 +129,20 @@ def test_what_the_dicom_node_refuses_has_no_answer_as_a_whole(service, changes, 
     assert all(file["answers"][0]["slices"][0]["label"] for file in answer["files"])
 
 
+COARSE, FINE = {"PixelSpacing": [0.9, 0.9]}, {"PixelSpacing": [0.5, 0.5]}
+
+
 @pytest.mark.parametrize(
-    ("odd", "why"),
+    ("own", "why"),
     [
-        ({"PixelSpacing": [0.9, 0.9]}, "pixel spacings"),
-        ({"PhotometricInterpretation": "MONOCHROME1"}, "kinds of values"),
+        ((FINE, COARSE, FINE), "pixel spacings"),
+        (({"PixelSpacing": None}, FINE, COARSE), "pixel spacings"),
+        (({}, {"PhotometricInterpretation": "MONOCHROME1"}, {}), "kinds of values"),
+        (({}, {"columns": 70}, {}), "sizes"),
     ],
 )
-def test_slices_that_are_no_one_series_have_no_answer_as_a_whole(service, odd, why: str) -> None:
-    files = [(f"{i}.dcm", dicom(i, float(i), **({"PixelSpacing": [0.5, 0.5]} | (odd if i == 1 else {})))) for i in range(3)]
+def test_slices_that_are_no_one_series_have_no_answer_as_a_whole(service, own, why: str) -> None:
+    files = [(f"{i}.dcm", dicom(i, float(i), **changes)) for i, changes in enumerate(own)]
     answer = service.post("/v1/predict", files).json()
     assert answer["series"] == [{"files": [0, 1, 2], "study": [], "notes": [f"its slices have different {why}"]}]
     assert all(file["answers"][0]["slices"][0]["label"] for file in answer["files"])

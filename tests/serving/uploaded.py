@@ -27,8 +27,8 @@ def png(seed: int, size: int = 96, kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def dicom(seed: int, position: float = 0.0, **attributes: object) -> bytes:
-    pixels = head(seed).astype(np.int16) - 20  # HU
+def dicom(seed: int, position: float = 0.0, columns: int | None = None, **attributes: object) -> bytes:
+    pixels = head(seed).astype(np.int16)[:, :columns] - 20  # HU
     place = {
         "Modality": "CT",
         "RescaleSlope": 1,

@@ -101,6 +101,8 @@ def read_files(paths: Sequence[Path], folder: Path, read: Reader) -> tuple[Image
         member = _member(path, image, others)
         _check_alike(member, first, others["series"] == facts["series"])
         members.append(member)
+        if first.image.spacing is None:
+            first = member
     return _stack(members, folder)
 
 

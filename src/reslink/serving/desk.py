@@ -305,6 +305,7 @@ def _series(prepared: Sequence[Prepared | None]) -> list[Json]:
 
 def _unlike(slices: Sequence[Prepared | None]) -> str | None:
     alike = [one.likeness for one in slices if one is not None and one.likeness is not None]
+    alike.sort(key=lambda one: one.spacing is None)  # the first is compared with all others: one that states its spacing
     different = next((found for other in alike if (found := alike[0].difference(other))), None)
     return f"its slices have different {different}" if different else None
 
