@@ -25,7 +25,7 @@ import yaml
 from reslink.bundles.bundle import Bundle
 from reslink.datasets import splits
 from reslink.datasets.manifest import Manifest
-from reslink.errors import UsageError, nearest
+from reslink.errors import ReslinkError, UsageError, nearest
 from reslink.explain.localize import localization
 from reslink.training.materials import Materials, open_materials
 from reslink.training.progress import Silent
@@ -100,6 +100,18 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     own = parser.parse_args(args)
+    try:
+        compare(own)
+    except ReslinkError as error:
+        raise SystemExit(f"Error: {error}") from error
+
+
+def compare(own: argparse.Namespace) -> None:
+    """Trains and prints one trial after the other.
+
+    Raises:
+        ReslinkError: If there is no such trial, or another process trains one of them in the same folder.
+    """
     trials = yaml.safe_load(TRIALS.read_text(encoding="utf-8"))
     print("| trial | accuracy | AUROC | cross-entropy | pointing | processor seconds |\n|---|--:|--:|--:|--:|--:|")
     for name in own.trial or trials["trials"]:

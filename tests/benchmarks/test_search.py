@@ -68,3 +68,8 @@ def test_a_variation_is_trained_judged_and_begun_anew(search, tmp_path: Path) ->
 def test_a_wrong_name_names_the_nearest(search) -> None:
     with pytest.raises(UsageError, match="lesions"):
         search.recipe_of({"always": SMALL, "trials": {"tiny": [], "lesions": []}}, "lesion", 0)
+
+
+def test_a_wrong_trial_ends_with_a_message_and_no_traceback(search, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="There is no trial 'tini'"):
+        search.main([str(tmp_path), "--out", str(tmp_path / "out"), "--trial", "tini"])
