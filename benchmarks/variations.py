@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslink.errors import UsageError, nearest
-from reslink.networks.area_attention import AreaAttention, AreaGate
+from reslink.networks.area_attention import AreaAttention, AreaGate, whole_areas
 from reslink.networks.reslink import ResLink, ResLinkConfig, _initialise, build
 from reslink.training import learner
 from reslink.training.batches import normalise, to_unit
@@ -43,7 +43,7 @@ class ChannelGate(AreaGate):
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns α, (B, C, H, W) in (0, 1)."""
-        described = F.relu(self.norm(self.reduce(filled(features, self.area_size))))
+        described = F.relu(self.norm(self.reduce(whole_areas(features, self.area_size))))
         return spread(torch.sigmoid(self.expand(described)), self.area_size, features)
 
 
@@ -58,7 +58,7 @@ class StatisticsGate(AreaGate):
     def forward(self, features: Tensor) -> Tensor:
         """Returns α, (B, 1, H, W) in (0, 1)."""
         side = self.area_size
-        x = filled(features, side).float()  # the variance is a small difference of large numbers
+        x = whole_areas(features, side).float()  # the variance is a small difference of large numbers
         mean = F.avg_pool2d(x, side)
         variance = (F.avg_pool2d(x.square(), side) - mean.square()).clamp_min(1e-6)
         described = F.relu(self.norm(self.reduce(torch.cat([mean, F.max_pool2d(x, side), variance.sqrt()], dim=1))))
@@ -83,12 +83,6 @@ class SeveralAreas(AreaGate):
             assert isinstance(other, AreaAttention)
             gates.append(other.gate(features))
         return torch.stack(gates).mean(dim=0)
-
-
-def filled(features: Tensor, side: int) -> Tensor:
-    """Fills a map (B, C, H, W) with zeros to whole areas, as area attention does."""
-    height, width = features.shape[-2:]
-    return F.pad(features, (0, -width % side, 0, -height % side))
 
 
 def spread(gates: Tensor, side: int, features: Tensor) -> Tensor:
@@ -204,12 +198,14 @@ def _turned(network: ResLink, recipe: Recipe, found: Materials) -> ResLink:
     classes, indices, size = network.config.num_classes, found.indices("train"), recipe.trainer.batch_size
     network.reset_classifier(4)
     network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotation lacks it
-    optimizer, total = make_optimizer(network, recipe.optimizer), recipe.trainer.epochs * (len(indices) // size)
+    epochs, places = recipe.trainer.epochs, len(indices) // size
+    optimizer, total = make_optimizer(network, recipe.optimizer), epochs * places
+    orders = [numbers(recipe.seed, "order", epoch).permutation(indices) for epoch in range(epochs)]
     for step in range(total):
-        epoch, place = divmod(step, len(indices) // size)
-        order = numbers(recipe.seed, "order", epoch).permutation(indices)[place * size : (place + 1) * size]
-        quarters = numbers(recipe.seed, "turn", epoch, place).integers(4, size=len(order))
-        x = normalise(to_unit(found.cache.batch(np.sort(order)), torch.device("cpu")), recipe.preprocess)
+        epoch, place = divmod(step, places)
+        batch = np.sort(orders[epoch][place * size : (place + 1) * size])
+        quarters = numbers(recipe.seed, "turn", epoch, place).integers(4, size=len(batch))
+        x = normalise(to_unit(found.cache.batch(batch), torch.device("cpu")), recipe.preprocess)
         x = torch.stack([torch.rot90(image, int(turn), (1, 2)) for image, turn in zip(x, quarters, strict=True)])
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(x.contiguous(memory_format=torch.channels_last))

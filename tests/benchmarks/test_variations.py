@@ -88,7 +88,7 @@ def test_attention_stands_behind_each_stage(made) -> None:
     assert sum(name.startswith("stages.") for name in names) == 2
 
 
-def test_no_batch_norm_is_left(made) -> None:
+def test_batch_norm_is_left_in_the_gates_alone(made) -> None:
     kinds = [type(module) for module in made("group_norm").modules()]
     assert kinds.count(nn.BatchNorm2d) == 2, "those of the gates, which see one area"
     assert kinds.count(nn.GroupNorm) > 5
@@ -107,7 +107,7 @@ def test_images_grow_while_it_is_trained(variations, recipe, materials) -> None:
     assert sides[1::2] == [128] * 7
 
 
-def test_turns_are_learned_and_the_classes_come_back(variations, recipe, materials) -> None:
+def test_turns_move_the_weights_and_the_classes_come_back(variations, recipe, materials) -> None:
     with variations.varied("turned_first", recipe, materials):
         network = learner.build(recipe.network(2), 0)
     plain = build(recipe.network(2), 0)

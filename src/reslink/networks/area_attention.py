@@ -37,12 +37,16 @@ class AreaGate(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Returns α, (B, 1, H, W) in (0, 1), for features (B, C, H, W)."""
         height, width = features.shape[-2:]
-        bottom, right = -height % self.area_size, -width % self.area_size
-        if bottom or right:  # the last areas are filled with zeros; no pixel moves, and the filling is cut off again
-            features = F.pad(features, (0, right, 0, bottom))
-        described = F.relu(self.norm(self.reduce(features)))
+        described = F.relu(self.norm(self.reduce(whole_areas(features, self.area_size))))
         gates = F.pixel_shuffle(self.expand(described), self.area_size)
         return torch.sigmoid(gates)[..., :height, :width]
+
+
+def whole_areas(features: Tensor, area_size: int) -> Tensor:
+    """Returns a map (B, C, H, W) whose last areas are filled with zeros below and on the right; no pixel moves."""
+    height, width = features.shape[-2:]
+    bottom, right = -height % area_size, -width % area_size
+    return F.pad(features, (0, right, 0, bottom)) if bottom or right else features
 
 
 class AreaAttention(nn.Module):
