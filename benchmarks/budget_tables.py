@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import itertools
 import json
 import statistics
 from collections.abc import Iterable, Sequence
@@ -203,7 +202,7 @@ def plots(rows: Sequence[Row], folder: Path) -> list[Path]:
             _at_budgets(right, found, "accuracy", "accuracy, test part")
             time = f"1 min is {60 * cores:g} s of processor time of training on one thread"
             figure.suptitle(f"{data}, {size}×{size}; {time}; bars: 95 % interval over groups", fontsize=10)
-            figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+            figure.legend(*middle.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
             for kind in ("png", "svg"):
                 path = folder / f"time_to_result_{data}_{size}.{kind}"
                 figure.savefig(path, dpi=150, metadata={"Date": None} if kind == "svg" else None)
@@ -216,10 +215,10 @@ def _rising(axes: Any, rows: Sequence[Row]) -> None:
     longest = max(row["minutes"] for row in rows)
     for name in _order(rows):
         own = [row for row in rows if row["network"] == name]
-        for row, label in zip(_at(own, longest), itertools.chain([name], itertools.repeat(None)), strict=False):
+        for row in _at(own, longest):
             moments = [moment for moment in row["curve"] if moment["auroc"] is not None]
             x, y = [m["seconds"] for m in moments], [m["auroc"] for m in moments]
-            axes.plot(x, y, marker=".", lw=2 if name == OURS else 1.2, color=COLOURS[name], label=label)
+            axes.plot(x, y, marker=".", lw=2 if name == OURS else 1.2, color=COLOURS[name])
         ends = [row["curve"][-1] for row in own if row["minutes"] < longest and row["curve"][-1]["auroc"] is not None]
         axes.plot([e["seconds"] for e in ends], [e["auroc"] for e in ends], ls="", marker="D", ms=4, color=COLOURS[name])
     _time_axis(axes, sorted({row["minutes"] for row in rows}), rows[0]["cores"])
@@ -243,7 +242,8 @@ def _at_budgets(axes: Any, rows: Sequence[Row], figure: str, title: str) -> None
         each = [(m, _mean([row for row in _at(rows, m) if row["network"] == name], figure)) for m in budgets]
         means = [(m, value) for m, value in each if value is not None]
         seconds = [m * rows[0]["cores"] * 60 * shift for m, _ in means]
-        axes.plot(seconds, [v for _, v in means], marker="o", ms=4, lw=2 if name == OURS else 1.2, color=COLOURS[name])
+        line = {"marker": "o", "ms": 4, "lw": 2 if name == OURS else 1.2, "color": COLOURS[name], "label": name}
+        axes.plot(seconds, [v for _, v in means], **line)
     _time_axis(axes, budgets, rows[0]["cores"])
     axes.set_ylabel(title)
     axes.set_title(f"{title}, mean of seeds", fontsize=9)

@@ -92,3 +92,11 @@ def test_curves_are_drawn(budget_tables: ModuleType, rows: list[dict[str, Any]],
     png, svg = budget_tables.plots(rows, tmp_path)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert "</svg>" in svg.read_text()
+
+
+def test_a_network_without_the_longest_run_has_its_name(
+    budget_tables: ModuleType, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    _, svg = budget_tables.plots([*rows, row("densenet121", 1, 0.8, 0.8)], tmp_path)
+    for name in ("reslink", "resnet18", "kaggle_cnn", "densenet121"):
+        assert svg.read_text().count(f"<!-- {name} -->") == 1
