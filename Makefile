@@ -48,12 +48,16 @@ test: $(VENV)/.dev check
 	@scripts/install-debian-packages
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
+# the peers' learning rates are tried at the shortest budget; RECIPE is that of our network
+TIME_TO_RESULT = $(BIN)/python benchmarks/time_to_result.py run "$(DATA)" --out runs/time_to_result.jsonl $(if $(RECIPE),--recipe "$(RECIPE)")
+
 bench: $(VENV)/.bench
 	@$(BIN)/python benchmarks/train_step.py
 	@$(BIN)/python benchmarks/attention.py
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prediction.py ct $(if $(DATA),--data "$(DATA)")
 	@$(BIN)/python benchmarks/serving_load.py ct
-	@$(if $(DATA),mkdir -p runs && $(BIN)/python benchmarks/time_to_result.py run "$(DATA)" --out runs/time_to_result.jsonl)
+	@$(if $(DATA),$(foreach rate,3e-4 1e-3 3e-3,$(TIME_TO_RESULT) --budgets 1 --lr $(rate) &&) $(TIME_TO_RESULT) --lr best)
+	@$(if $(DATA),$(BIN)/python benchmarks/time_to_result.py table runs/time_to_result.jsonl --plot runs)
 
 soak: $(VENV)/.dev
 	@scripts/install-debian-packages

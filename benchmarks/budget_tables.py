@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from reslink.errors import UsageError
+
 OURS = "reslink"
 COLOURS = {
     OURS: "#d1495b",
@@ -21,10 +23,22 @@ Row = dict[str, Any]
 
 
 def read(path: Path) -> list[Row]:
-    """Returns the rows of a file of results; none where it is not there."""
+    """Returns the rows of a file of results; none where it is not there.
+
+    Raises:
+        UsageError: If a line is no result.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise UsageError(
+                f"Line {number} of {path} is no JSON", "A file of results has one JSON object a line", "Take the line out"
+            ) from error
+    return rows
 
 
 def append(path: Path, row: Row) -> None:
@@ -40,6 +54,9 @@ def rate_scores(rows: Iterable[Row]) -> dict[str, dict[float, float]]:
 
     Only runs of the shortest budget at which the peer was tried with most rates count, and of those the data sets and seeds
     that all these rates were tried on, so that later runs with the chosen rate do not change the choice.
+
+    Raises:
+        UsageError: If there is none that all of them were tried on.
     """
     found: dict[str, dict[float, dict[float, dict[tuple[Any, ...], float]]]] = {}
     for row in rows:
@@ -51,10 +68,13 @@ def rate_scores(rows: Iterable[Row]) -> dict[str, dict[float, float]]:
         minutes = min(by_minutes, key=lambda m: (-len(by_minutes[m]), m))
         rates = by_minutes[minutes]
         common = set.intersection(*(set(tried) for tried in rates.values()))
-        scores[name] = {
-            rate: statistics.mean(value for cell, value in tried.items() if cell in common or not common)
-            for rate, tried in sorted(rates.items())
-        }
+        if not common:
+            raise UsageError(
+                f"The learning rates of {name} were tried on different data sets or seeds",
+                "Rates are compared on the same data set and seed",
+                f"Run {', '.join(f'--lr {rate:g}' for rate in sorted(rates))} on one data set, or keep a file for each",
+            )
+        scores[name] = {rate: statistics.mean(tried[cell] for cell in common) for rate, tried in sorted(rates.items())}
     return scores
 
 
@@ -103,8 +123,11 @@ def until(rows: Sequence[Row], level: float) -> tuple[float, int] | None:
 
 
 def _levels(rows: Sequence[Row], level: float) -> str:
-    """Returns the median over seeds of the time to a level."""
+    """Returns the median over seeds of the time to a level, of the runs that were looked at on their way."""
+    rows = [row for row in rows if len(row["curve"]) > 1]
     seeds = sorted({row["seed"] for row in rows})
+    if not seeds:
+        return "–"
     found = [until([row for row in rows if row["seed"] == seed], level) for seed in seeds]
     known = [entry for entry in found if entry is not None]
     if len(known) < len(seeds):
@@ -152,8 +175,9 @@ def _table(key: tuple[Any, ...], rows: Sequence[Row], level: float) -> list[str]
         own = [row for row in rows if row["network"] == name]
         figures = [interval(_at(own, minutes), figure) for minutes in budgets for figure in ("auroc", "accuracy")]
         pace = statistics.median(row["images"] / row["seconds"] for row in own)
-        seeds = len({row["seed"] for row in own})
-        cells = [name, f"{own[0]['parameters']:,}", str(seeds), *figures, f"{pace:.1f}", _levels(own, level)]
+        counts = [len({row["seed"] for row in _at(own, minutes)}) for minutes in budgets]
+        seeds = str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts))
+        cells = [name, f"{own[0]['parameters']:,}", seeds, *figures, f"{pace:.1f}", _levels(own, level)]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", *_verdict(rows, budgets), ""]
 
@@ -211,19 +235,16 @@ def plots(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def _rising(axes: Any, rows: Sequence[Row]) -> None:
-    """Draws the curves of the longest budget, a line a seed, and the ends of the shorter ones as points."""
-    longest = max(row["minutes"] for row in rows)
+    """Draws a curve for each run that was looked at on its way, and the end of each run as a point."""
     for name in _order(rows):
-        own = [row for row in rows if row["network"] == name]
-        for row in _at(own, longest):
+        for row in (row for row in rows if row["network"] == name):
             moments = [moment for moment in row["curve"] if moment["auroc"] is not None]
             x, y = [m["seconds"] for m in moments], [m["auroc"] for m in moments]
-            axes.plot(x, y, marker=".", lw=2 if name == OURS else 1.2, color=COLOURS[name])
-        ends = [row["curve"][-1] for row in own if row["minutes"] < longest and row["curve"][-1]["auroc"] is not None]
-        axes.plot([e["seconds"] for e in ends], [e["auroc"] for e in ends], ls="", marker="D", ms=4, color=COLOURS[name])
+            axes.plot(x, y, marker=".", ms=3, lw=2 if name == OURS else 1.2, color=COLOURS[name])
+            axes.plot(x[-1:], y[-1:], ls="", marker="D", ms=4, color=COLOURS[name])
     _time_axis(axes, sorted({row["minutes"] for row in rows}), rows[0]["cores"])
     axes.set_ylabel("AUROC, validation part")
-    axes.set_title("longest run as it goes on; ◆ ends of shorter runs", fontsize=9)
+    axes.set_title("each run as it goes on; ◆ its end", fontsize=9)
 
 
 def _at_budgets(axes: Any, rows: Sequence[Row], figure: str, title: str) -> None:

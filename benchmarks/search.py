@@ -68,18 +68,25 @@ def folded(found: Materials, folds: int, fold: int) -> Materials:
 
 def judged(name: str, recipe: Recipe, found: Materials, run: Path, *, resume: bool = True) -> dict[str, Any]:
     """Trains a trial and returns its row; without ``resume`` a run that was cut short begins anew."""
-    done = run / "trial.json"
+    done, of = run / "trial.json", {"recipe_digest": recipe.digest(), "data_digest": found.digest}
     if not done.exists():
-        start = time.process_time()
+        start, anew = time.process_time(), not (resume and run.exists())
         result = train(found.manifest, recipe, run, resume=resume, overwrite=not resume, materials=found)
         figures = {
             "trial": name,
+            **of,
             **{name.removeprefix("val_"): value for name, value in result.validation.items()},
-            "cpu_seconds": round(time.process_time() - start, 1),
+            "cpu_seconds": round(time.process_time() - start, 1) if anew else None,  # what an earlier process took is not known
             **pointing(result.bundle, found),
         }
         done.write_text(json.dumps(figures))
     row: dict[str, Any] = json.loads(done.read_text())
+    if any(row.get(key) != value for key, value in of.items()):
+        raise UsageError(
+            f"{run} holds {name} with other settings or images",
+            "A trial is made once in a folder",
+            "Choose another folder for --out",
+        )
     return row
 
 
@@ -110,8 +117,14 @@ def compare(own: argparse.Namespace) -> None:
     """Trains and prints one trial after the other.
 
     Raises:
-        ReslinkError: If there is no such trial, or another process trains one of them in the same folder.
+        ReslinkError: If there is no such trial or fold, or another process trains one of them in the same folder.
     """
+    if not 0 <= own.fold < own.folds or own.folds < 2:
+        raise UsageError(
+            f"--fold {own.fold} of --folds {own.folds} was asked for",
+            "There are two folds or more, and the first is 0",
+            f"Choose --fold 0 to {max(own.folds, 2) - 1}",
+        )
     trials = yaml.safe_load(TRIALS.read_text(encoding="utf-8"))
     print("| trial | accuracy | AUROC | cross-entropy | pointing | processor seconds |\n|---|--:|--:|--:|--:|--:|")
     for name in own.trial or trials["trials"]:
@@ -121,10 +134,8 @@ def compare(own: argparse.Namespace) -> None:
         with variations.varied(variation, recipe, data):
             row = judged(name, recipe, data, run, resume=variation is None)  # a checkpoint knows no variation
         point = f"{row['pointing']:.3f}" if "pointing" in row else "–"
-        print(
-            f"| {name} | {row['accuracy']:.3f} | {row['auroc']:.4f} | {row['loss']:.3f} | {point} | {row['cpu_seconds']:.0f} |",
-            flush=True,
-        )
+        seconds = "–" if row["cpu_seconds"] is None else f"{row['cpu_seconds']:.0f}"
+        print(f"| {name} | {row['accuracy']:.3f} | {row['auroc']:.4f} | {row['loss']:.3f} | {point} | {seconds} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ A run that stands in the file already is not made again; two processes may write
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ import peers
 import torch
 
 from reslink.datasets.manifest import Manifest
-from reslink.errors import ReslinkError
+from reslink.errors import ReslinkError, UsageError
 from reslink.training.materials import Materials, open_materials
 from reslink.training.progress import Silent
 from reslink.training.randomness import torch_seed
@@ -151,8 +152,29 @@ def _run_if_missing(options: argparse.Namespace, materials: Materials, name: str
     print(f"{said}: {figures}; {row['images']} images in {row['seconds']:.0f} s; {row['weights']}", flush=True)
 
 
-def _rate(wanted: str, rows: Sequence[Row], name: str) -> float:
-    return float(wanted) if wanted != "best" else budget_tables.best_rates(rows).get(name, peers.LEARNING_RATE)
+def _rate(wanted: float | None, rows: Sequence[Row], name: str) -> float:
+    if wanted is not None:
+        return wanted
+    best = budget_tables.best_rates(rows)
+    if name not in best:
+        raise UsageError(
+            f"--lr best was given, and no learning rate of {name} has been tried",
+            "The best rate is taken from the runs in the file of --out",
+            f"Run --budgets 1 --only {name} with several rates first, such as --lr 3e-4, --lr 1e-3 and --lr 3e-3",
+        )
+    return best[name]
+
+
+def _positive(text: str) -> float:
+    """A number above 0, for argparse."""
+    if not 0 < (number := float(text)) < math.inf:
+        raise ValueError
+    return number
+
+
+def _wanted_rate(text: str) -> float | None:
+    """A learning rate, None for the best."""
+    return None if text == "best" else _positive(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -163,12 +185,14 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("data", type=Path)
     train.add_argument("--out", type=Path, required=True, help="file of results, one JSON object a line")
     train.add_argument("--recipe", type=Path, default=RECIPE, help="ours")
-    train.add_argument("--budgets", type=float, nargs="+", default=[1.0, 3.0, 10.0], help="minutes")
-    train.add_argument("--cores", type=float, default=2.0)
+    train.add_argument("--budgets", type=_positive, nargs="+", default=[1.0, 3.0, 10.0], help="minutes")
+    train.add_argument("--cores", type=_positive, default=2.0)
     train.add_argument("--seeds", type=int, nargs="+", default=[0])
     train.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     train.add_argument("--size", type=int, help="side of the input of all networks; that of the recipe by default")
-    train.add_argument("--lr", default=f"{peers.LEARNING_RATE:g}", help="learning rate of the peers, or best: see rates")
+    train.add_argument(
+        "--lr", type=_wanted_rate, default=peers.LEARNING_RATE, help="learning rate of the peers, or best: see rates"
+    )
     train.add_argument("--moments", type=float, nargs="*", default=list(MOMENTS), help="shares of the longest budget")
     train.add_argument("--cache", type=Path, default=Path("runs/cache"), help="folder of decoded images")
     for verb, about in (("rates", "learning rates tried for the peers"), ("table", "tables and curves")):
@@ -179,6 +203,21 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+def _show(options: argparse.Namespace) -> None:
+    """Prints what stands in a file of results, and draws it where asked."""
+    rows = budget_tables.read(options.results)
+    if not rows:
+        raise UsageError(
+            f"{options.results} holds no results", "It is a file that run --out wrote", "Check the path, or run first"
+        )
+    if options.verb == "rates":
+        print("\n".join(budget_tables.rate_lines(rows)))
+        return
+    print("\n".join(budget_tables.all_tables(rows, options.level)))
+    if options.plot:
+        budget_tables.plots(rows, options.plot)
+
+
 def main() -> None:
     """Trains, or prints what was found."""
     options = parser().parse_args()
@@ -186,12 +225,8 @@ def main() -> None:
     try:
         if options.verb == "run":
             all_runs(options)
-        elif options.verb == "rates":
-            print("\n".join(budget_tables.rate_lines(budget_tables.read(options.results))))
         else:
-            print("\n".join(budget_tables.all_tables(budget_tables.read(options.results), options.level)))
-            if options.plot:
-                budget_tables.plots(budget_tables.read(options.results), options.plot)
+            _show(options)
     except ReslinkError as error:
         raise SystemExit(str(error)) from None
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from reslink.errors import UsageError
+
 
 def row(network: str, minutes: float, test: float, validation: float, *, lr: float = 1e-3, seed: int = 0) -> dict[str, Any]:
     def entry(value: float) -> dict[str, Any]:
@@ -86,6 +88,32 @@ def test_rows_are_appended_and_read_again(budget_tables: ModuleType, rows: list[
     with pytest.raises(ValueError, match="not JSON compliant"):
         budget_tables.append(path, {"auroc": float("nan")})
     assert budget_tables.read(path) == rows
+
+
+def test_a_line_that_is_no_result_is_named(budget_tables: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text("{}\n{half", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"Line 2 of .*results\.jsonl is no JSON"):
+        budget_tables.read(path)
+
+
+def test_rates_that_were_tried_on_different_seeds_are_not_compared(budget_tables: ModuleType) -> None:
+    apart = [row("resnet18", 1, 0.9, 0.9), row("resnet18", 1, 0.9, 0.8, lr=3e-3, seed=1)]
+    with pytest.raises(UsageError, match="resnet18 were tried on different data sets or seeds"):
+        budget_tables.best_rates(apart)
+
+
+def test_a_run_that_was_not_looked_at_on_its_way_has_no_time_to_a_level(
+    budget_tables: ModuleType, rows: list[dict[str, Any]]
+) -> None:
+    ends = [row("reslink", 1, 0.9, 0.99, seed=seed) for seed in (1, 2)]
+    for one in ends:
+        del one["curve"][0]
+    both = "\n".join(budget_tables.all_tables(rows + ends, 0.95))
+    ours = next(line for line in both.splitlines() if line.startswith("| reslink"))
+    assert ours.endswith("| 120 s, 1,000 images |"), "as without them"
+    assert ours.split(" | ")[2] == "3, 1", "seeds of 1 and of 10 minutes"
+    assert "| – |" in "\n".join(budget_tables.all_tables(ends, 0.95))
 
 
 def test_curves_are_drawn(budget_tables: ModuleType, rows: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ def test_a_trial_is_trained_once_and_points_at_lesions(search, tmp_path: Path, c
     printed = capsys.readouterr().out
     search.main(words)
     assert capsys.readouterr().out == printed
+    search.TRIALS.write_text(yaml.safe_dump({"always": [*SMALL, "optimizer.lr=1e-4"], "trials": {"tiny": []}}))
+    with pytest.raises(SystemExit, match="holds tiny with other settings or images"):
+        search.main(words)
 
 
 def test_a_variation_is_trained_judged_and_begun_anew(search, tmp_path: Path) -> None:
@@ -73,3 +76,19 @@ def test_a_wrong_name_names_the_nearest(search) -> None:
 def test_a_wrong_trial_ends_with_a_message_and_no_traceback(search, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="There is no trial 'tini'"):
         search.main([str(tmp_path), "--out", str(tmp_path / "out"), "--trial", "tini"])
+
+
+@pytest.mark.parametrize("folds", [["--fold", "3"], ["--fold", "-1"], ["--folds", "1"]])
+def test_a_fold_that_is_not_there_ends_with_a_message(search, tmp_path: Path, folds: list[str]) -> None:
+    with pytest.raises(SystemExit, match="the first is 0"):
+        search.main([str(tmp_path), "--out", str(tmp_path / "out"), *folds])
+
+
+def test_the_seconds_of_a_trial_that_went_on_are_not_known(search, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_cohort(tmp_path / "heads", PhantomSettings(patients=24, size=128, seed=3))
+    words = [str(tmp_path / "heads"), "--out", str(tmp_path / "out"), "--trial", "tiny", "--folds", "2"]
+    search.main(words)
+    (tmp_path / "out" / "heads_2_0_tiny_0" / "trial.json").unlink()
+    capsys.readouterr()
+    search.main(words)
+    assert capsys.readouterr().out.strip().endswith("| – |")
