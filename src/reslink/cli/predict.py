@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
+from reslink.cli.answer import abstention, known_first
 from reslink.cli.console import Console
 from reslink.cli.options import Backend, BatchSize, BundleFolder, Device, Images, Json
 from reslink.cli.threads import wanted_threads
@@ -61,7 +62,6 @@ def predict(
     """
     if json and csv_file is not None:
         raise UsageError("--json and --csv were both given", "One form of output at a time", "Leave one of them out")
-    from reslink.bundles.shipping import read_first
     from reslink.inference.classifier import Classifier
 
     classifier = Classifier.load(bundle, device=device, backend=backend, threads=wanted_threads())
@@ -81,9 +81,7 @@ def predict(
         asked = f", {abstained} abstained from" if classifier.bundle.decision.abstains else ""
         lines = "1 line" if total == 1 else f"{total} lines"
         console.note(f"{lines}, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
-        for text in read_first(classifier.bundle.provenance, gated=classifier.bundle.decision.ood is not None):
-            console.note(text)
-        console.research_use_only()
+        known_first(console, classifier.bundle)
     if failed:
         raise typer.Exit(1)
 
@@ -143,7 +141,7 @@ class PlainLines:
         if prediction.error is not None or prediction.probability is None:
             self._console.warn(f"{where}: {prediction.error}")
         else:
-            abstains = f"\tabstains: {'; '.join(prediction.reasons or ())}" if prediction.abstain else ""
+            abstains = abstention(prediction.abstain, prediction.reasons)
             self._console.data(f"{prediction.label}\t{prediction.probability:.3f}\t{where}{abstains}")
 
 
