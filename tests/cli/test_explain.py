@@ -46,3 +46,13 @@ def test_what_must_be_known_stands_below_the_answers(
     assert NO_GATE in ungated.stderr
     assert "abstains" not in ungated.stdout
     assert NO_GATE not in explain(finished_run, ring_heads / "61.png", tmp_path / "json", "--json").output
+
+
+def test_it_promises_no_pictures_where_nothing_was_explained(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    none = explain(built_zoo / "ct", tmp_path / "none.png", tmp_path / "out")
+    assert none.exit_code == 1
+    assert "Pictures, maps" not in none.stderr
+    assert f"Nothing was explained; {tmp_path / 'out' / 'explain.json'} says why\n" in none.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["explain.json"]
+    some = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "seen")
+    assert f"Pictures, maps and explain.json: {tmp_path / 'seen'}\n" in some.stderr

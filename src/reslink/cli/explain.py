@@ -114,7 +114,10 @@ def _show(console: Console, done: list[Explanation], out: Path) -> None:
     means = measured(done)
     if means:
         console.table(("map", ">lesions", ">pointing game", ">energy inside", ">IoU"), means)
-    console.note(f"Pictures, maps and explain.json: {out}")
+    if any(explanation.panel is not None for explanation in done):
+        console.note(f"Pictures, maps and explain.json: {out}")
+    else:
+        console.note(f"Nothing was explained; {out / 'explain.json'} says why")
 
 
 def measured(done: list[Explanation]) -> list[tuple[str, ...]]:
