@@ -99,7 +99,7 @@ def test_a_run_stands_for_the_bundle_inside(saved, tmp_path):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("nowhere", "There is no folder .*nowhere"),
+        ("nowhere", "nowhere does not exist"),
         ("bundle/bundle.json", r"is a file.*Give the folder instead: .*bundle\."),
         ("empty", "holds no bundle.json.*Give a folder that reslink train wrote"),
         ("above", "holds no bundle.json.*Did you mean .*above/first"),

@@ -109,7 +109,7 @@ def test_it_abstains_unless_the_set_is_the_label_alone():
     logits = np.log([[0.05, 0.95], [0.45, 0.55], [0.7, 0.3]])
     found = Decision(conformal=sets((0.4, 0.4))).judge(logits)
     np.testing.assert_array_equal(found.sets, [[False, True], [False, False], [True, False]])
-    assert found.reasons == [[], ["the set at 0.9 coverage is empty"], []]
+    assert found.reasons == [[], ["no class is sure enough for the set at 0.9 coverage"], []]
     both = Decision(conformal=sets((0.6, 0.6))).judge(logits)
     assert both.reasons == [[], ["the set at 0.9 coverage holds 2 classes"], []]
     moved = Decision(threshold=0.2, conformal=sets((0.4, 0.4))).judge(logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,8 @@ def test_a_name_is_the_shipped_bundle(zoo_with_ct: Path) -> None:
 def test_what_is_written_as_a_path_is_a_path(zoo_with_ct: Path, elsewhere: Path, written: str | Path) -> None:
     (elsewhere / "a").mkdir()
     assert zoo.resolve(written) == Path(written)
-    with pytest.raises(BundleError, match=r"ct is not a bundle: it holds no bundle\.json"):
+    said = rf"^{re.escape(str(written))} is not a bundle: it holds no bundle\.json.*Write ct alone, without \./ or another"
+    with pytest.raises(BundleError, match=said):
         Bundle.load(written)
 
 
@@ -67,8 +69,16 @@ def test_a_wrong_name_names_the_nearest(zoo_with_ct: Path, written: str, tmp_pat
 
 
 def test_a_path_that_is_not_there_names_the_shipped_bundle(zoo_with_ct: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"There is no folder .*ct\..*Write ct alone for the bundle of that name"):
+    with pytest.raises(BundleError, match=r"ct does not exist\..*Write ct alone, .*for the bundle of that name"):
         Bundle.load(tmp_path / "ct")
+
+
+def test_a_path_that_is_not_there_is_said_as_it_was_written(zoo_with_ct: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match=r"^\./ct does not exist\..*Write ct alone, without \./"):
+        Bundle.load("./ct")
+    with pytest.raises(BundleError, match=r"^\./mine/ does not exist\..*Check the path, or run reslink train"):
+        Bundle.load("./mine/")
 
 
 def test_an_installation_without_any_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from reslink.bundles.bundle import Bundle
 from reslink.cli import bench
+from reslink.cli.console import Console
 from reslink.cli.main import app
 from reslink.imaging.preprocess import Preprocess
 from reslink.inference.bench import STAGES
@@ -51,6 +52,7 @@ def test_json_holds_every_backend_and_stage(bundle: Path) -> None:
         for times in row["latency"].values():
             assert 0 < times["median_ms"] <= times["p95_ms"]
             assert tuple(times["stages"]) == STAGES
+            assert times["processor_share"] > 0
         assert row["throughput"]["images_per_second"] > 0
         exact = row["precision"] == "fp32"
         assert row["cold_start"] == ({"n": bench.COLD_STARTS, "median_s": 1.5} if exact else None)
@@ -80,6 +82,18 @@ def test_without_a_bundle_the_shipped_ct_is_measured(zoo_with_ct: Path) -> None:
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)["bundle"]
     assert (found["name"], found["weights_sha256"]) == ("ct", Bundle.load(zoo_with_ct / "ct").weights_sha256)
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.5, True), (0.97, False)])
+def test_a_busy_machine_is_said(share: float, said: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    times = {"n": 3, "median_ms": 2.0, "p95_ms": 3.0, "processor_share": share, "stages": dict.fromkeys(STAGES, 0.5)}
+    row = {"backend": "torch", "precision": "fp32", "latency": {"PNG": times}, "throughput": {"images_per_second": 9.0}}
+    row |= {"cold_start": None, "peak_memory_mib": None}
+    result = {"backends": [row], "machine": {"processor": "any", "threads": 1}, "skipped": [], "seconds": 9.0}
+    bench._show(Console(), result | {"bundle": {"name": "ct"}})
+    told = capsys.readouterr().err
+    assert ("The machine was busy: other work took 50% of the time" in told) is said
+    assert ("upper bounds" in told) is said
 
 
 def test_a_process_of_its_own_is_measured(bundle: Path, tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def test_a_folder_of_that_name_is_written_as_a_path(verb: str, zoo_with_ct: Path
     for written in ("./ct", "ct/"):
         result = spoken(verb, written, ring_heads)
         assert result.exit_code == 2
-        assert "ct is not a bundle: it holds no bundle.json" in result.stderr
+        assert f"Error: {written} is not a bundle: it holds no bundle.json.\n" in result.stderr
+        assert "Write ct alone, without ./ or another folder, for the bundle of that name" in result.stderr
 
 
 def test_a_folder_of_that_name_that_is_not_meant_is_said(zoo_with_ct: Path, elsewhere: Path, ring_heads: Path) -> None:
@@ -95,7 +96,7 @@ def test_the_service_and_the_dicom_node_take_a_name_too(zoo_with_ct: Path, elsew
         with pytest.warns(UserWarning, match=r"write \./ct for the folder here"):
             assert load("ct").folder == zoo_with_ct / "ct"
         for written in ("./ct", "ct/"):
-            with pytest.raises(BundleError, match=r"ct is not a bundle: it holds no bundle\.json"):
+            with pytest.raises(BundleError, match=r"ct/? is not a bundle: it holds no bundle\.json"):
                 load(written)
 
 
@@ -115,6 +116,17 @@ def test_calibrate_does_not_write_into_a_shipped_bundle(
     assert "Give a folder of your own with --out.\n" in result.stderr
     assert "Running the network" not in result.stderr, "it is refused before the work, not after it"
     assert {path: path.read_bytes() for path in zoo_with_ct.rglob("*") if path.is_file()} == before
+
+
+def test_calibrate_refuses_a_folder_of_something_else_before_the_work(
+    zoo_with_ct: Path, elsewhere: Path, ring_heads: Path
+) -> None:
+    (elsewhere / "notes.txt").write_text("mine")
+    result = invoke("calibrate", "ct", ring_heads, "--split", "validation", "--out", ".")
+    assert result.exit_code == 2
+    assert "Error: . exists and is not a bundle.\n" in result.stderr
+    assert "Decoding" not in result.stderr, "it is refused before the work, not after it"
+    assert (elsewhere / "notes.txt").read_text() == "mine"
 
 
 def test_train_does_not_write_into_a_shipped_bundle(zoo_with_ct: Path, ring_heads: Path) -> None:

@@ -81,6 +81,25 @@ def test_a_folder_in_place_of_the_table_is_refused_before_the_first_image(built_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("given", ["seen", "seen/more"])
+def test_a_file_in_place_of_the_pictures_is_refused_before_the_first_image(
+    built_zoo: Path, ring_heads: Path, tmp_path: Path, given: str
+) -> None:
+    (tmp_path / "seen").write_text("mine")
+    words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "onnxruntime", "--pictures", str(tmp_path / given)]
+    done = CliRunner().invoke(app, ["predict", *words])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"Error: {tmp_path / 'seen'} is a file.\n  --pictures names a folder.\n" in done.stderr
+    assert f"--pictures {tmp_path / 'pictures'}.\n" in done.stderr
+    assert (tmp_path / "seen").read_text() == "mine"
+
+
+def test_one_picture_is_counted_as_one(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "onnxruntime"]
+    done = CliRunner().invoke(app, ["predict", *words, "--pictures", str(tmp_path / "seen")])
+    assert f"1 picture in {tmp_path / 'seen'}\n1 line, 0 failed" in done.stderr
+
+
 def test_what_must_be_known_stands_below_the_answers(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "reslink", "predict", str(built_zoo / "ct"), str(ring_heads / "61.png")]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)

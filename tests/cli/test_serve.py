@@ -48,7 +48,7 @@ def test_a_bundle_without_a_graph(finished_run: Path) -> None:
 
 def test_no_bundle(tmp_path: Path) -> None:
     code, text = said(str(tmp_path / "none"))
-    assert (code, "There is no folder" in text) == (2, True)
+    assert (code, "does not exist" in text) == (2, True)
 
 
 def test_a_port_that_is_taken(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,13 @@ def test_describe_for_people() -> None:
     assert "map\tarea attention\tdot-product self-attention" in lines
 
 
+def test_describe_of_a_shipped_bundle_names_the_verb_for_it(zoo_with_ct: Path) -> None:
+    result = invoke("describe", "ct")
+    assert result.exit_code == 2
+    assert "Error: ct is a bundle that ships with reslink, not a network variant.\n" in result.stderr
+    assert "Run reslink models ct.\n" in result.stderr
+
+
 def test_describe_names_the_nearest_variant() -> None:
     result = invoke("describe", "reslink_smal")
     assert result.exit_code == 2

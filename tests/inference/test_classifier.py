@@ -157,7 +157,7 @@ def test_tensors_are_taken_as_arrays_are(classifier, rng):
 def test_refused_before_the_first_image(classifier, tmp_path):
     with pytest.raises(UsageError, match="batch size is 0"):
         classifier.predict([], batch_size=0)
-    with pytest.raises(BundleError, match="There is no folder"):
+    with pytest.raises(BundleError, match="does not exist"):
         Classifier.load(tmp_path / "nothing")
     with pytest.raises(UsageError, match="There is no device"):
         Classifier.load(classifier.bundle.folder, device="gpu0")

@@ -150,8 +150,7 @@ class Decision(BaseModel):
         sets = prediction_sets(softmax(two_columns(logits), axis=1), self.conformal.quantiles)
         for i, size in enumerate(sets.sum(axis=1)):
             if size != 1 or not sets[i, predicted[i]]:
-                what = "is empty" if size == 0 else f"holds {size} classes" if size > 1 else "does not hold the label"
-                reasons[i].append(f"the set at {self.conformal.coverage:.4g} coverage {what}")
+                reasons[i].append(_why_unsure(int(size), f"the set at {self.conformal.coverage:.4g} coverage"))
         return sets
 
     def predict(self, probabilities: ArrayLike) -> NDArray[np.int64]:
@@ -192,6 +191,13 @@ class Decision(BaseModel):
                 "A threshold applies to two classes; with more the most probable class is chosen",
                 "Set the threshold to null (None)",
             )
+
+
+def _why_unsure(size: int, name: str) -> str:
+    """Returns why a set that is not the predicted class alone is a reason to abstain."""
+    if size == 0:
+        return f"no class is sure enough for {name}"
+    return f"{name} holds {size} classes" if size > 1 else f"{name} does not hold the label"
 
 
 def two_columns(logits: ArrayLike) -> NDArray[np.float64]:

@@ -25,13 +25,14 @@ def find_bundle(folder: str | Path) -> Path:
     """
     path = zoo.resolve(folder)
     if path.is_file():
-        raise BundleError(f"{path} is a file", _ALLOWED, f"Give the folder instead: {path.parent}")
+        raise BundleError(f"{folder} is a file", _ALLOWED, f"Give the folder instead: {path.parent}")
     if not path.is_dir():
-        raise BundleError(f"There is no folder {path}", _ALLOWED, _elsewhere(path))
+        advice = _elsewhere(path, "Check the path, or run reslink train DATA --out RUN")
+        raise BundleError(f"{folder} does not exist", _ALLOWED, advice)
     for place in (path, path / "bundle"):
         if (place / BUNDLE_JSON).is_file():
             return _with_weights(place)
-    raise BundleError(f"{path} is not a bundle: it holds no {BUNDLE_JSON}", _ALLOWED, _advice(path))
+    raise BundleError(f"{folder} is not a bundle: it holds no {BUNDLE_JSON}", _ALLOWED, _advice(path))
 
 
 def _with_weights(path: Path) -> Path:
@@ -40,10 +41,10 @@ def _with_weights(path: Path) -> Path:
     return path
 
 
-def _elsewhere(path: Path) -> str:
+def _elsewhere(path: Path, otherwise: str) -> str:
     if path.name in zoo.names():
-        return f"Write {path.name} alone for the bundle of that name that ships with reslink"
-    return "Check the path, or run reslink train DATA --out RUN"
+        return f"Write {path.name} alone, without ./ or another folder, for the bundle of that name that ships with reslink"
+    return otherwise
 
 
 def _advice(path: Path) -> str:
@@ -52,7 +53,7 @@ def _advice(path: Path) -> str:
         return f"Did you mean {inside[0]}"
     if (path / "checkpoints").is_dir() or (path / "config.yaml").is_file():
         return "This run has not ended: go on with reslink train DATA --out RUN --resume"
-    return "Give a folder that reslink train wrote, such as RUN/bundle"
+    return _elsewhere(path, "Give a folder that reslink train wrote, such as RUN/bundle")
 
 
 @contextlib.contextmanager
@@ -72,8 +73,7 @@ def replacing(target: Path, mark: str = BUNDLE_JSON, what: str = "bundle") -> It
         UsageError: If ``target`` is a shipped bundle.
         StorageError: If the folder cannot be made or renamed.
     """
-    zoo.refuse_shipped(target)
-    _check_replaceable(target, mark, what)
+    check_replaceable(target, mark, what)
     with _storage_errors(target, what):
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
@@ -86,7 +86,19 @@ def replacing(target: Path, mark: str = BUNDLE_JSON, what: str = "bundle") -> It
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _check_replaceable(target: Path, mark: str, what: str) -> None:
+def check_replaceable(target: Path, mark: str = BUNDLE_JSON, what: str = "bundle") -> None:
+    """Refuses a folder that :func:`replacing` would refuse; asked before long work whose result goes there.
+
+    Args:
+        target: The folder.
+        mark: As for :func:`replacing`.
+        what: As for :func:`replacing`.
+
+    Raises:
+        BundleError: If ``target`` is a file or a folder that holds something else.
+        UsageError: If ``target`` is a shipped bundle.
+    """
+    zoo.refuse_shipped(target)
     if not target.exists():
         return
     if not target.is_dir() or (any(target.iterdir()) and not (target / mark).is_file()):

@@ -35,6 +35,7 @@ SIZES = (256, 512)
 COLD_STARTS = 3
 _LATENCY_SHARE = 0.5
 _COLD_SECONDS = 6.0
+_BUSY = 0.8  # of its wall time a thread that waits for nothing gets nearly all, unless other work shares its core
 
 # A small process between: what a process has had as its peak counts for the children that it starts.
 _LAUNCHER = """
@@ -315,4 +316,10 @@ def _show(console: Console, result: Row) -> None:
     console.table(("backend", ">images/s in batches", ">start of predict, s", ">peak memory, MiB"), more)
     for item in result["skipped"]:
         console.note(f"{item['backend']} was left out: {item['reason']}.")
+    share = median(found["processor_share"] for row in result["backends"] for found in row["latency"].values())
+    if share < _BUSY:
+        console.warn(
+            f"The machine was busy: other work took {1 - share:.0%} of the time that was measured. Times are upper bounds, "
+            "images/s lower bounds; measure again when nothing else runs."
+        )
     console.note(f"{result['bundle']['name']}, measured in {result['seconds']:.0f} s")

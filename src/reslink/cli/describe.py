@@ -9,6 +9,7 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import Json, Set
+from reslink.errors import UsageError
 
 if TYPE_CHECKING:
     from reslink.networks.reslink import ResLinkConfig
@@ -31,6 +32,7 @@ def describe(
     """Print parameters and FLOPs by layer, receptive fields, and what attention costs as the map grows."""
     from reslink.training.recipe import load_recipe
 
+    _refuse_shipped(variant)
     recipe = load_recipe(None, [f"model.variant={variant}", *(sets or ())])
     config = recipe.network()
     facts = description(config, size or recipe.preprocess.size) | {"variant": recipe.model.variant}
@@ -38,6 +40,17 @@ def describe(
         console.json(facts, indent=2)
     else:
         _show(console, facts)
+
+
+def _refuse_shipped(name: str) -> None:
+    from reslink.bundles import zoo
+
+    if name in zoo.names():
+        raise UsageError(
+            f"{name} is a bundle that ships with reslink, not a network variant",
+            "describe takes a variant, such as reslink_small",
+            f"Run reslink models {name}",
+        )
 
 
 def description(config: ResLinkConfig, size: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reslink.cli.answer import abstention, known_first
 from reslink.cli.console import Console
 from reslink.cli.options import BundleFolder, Device, Images, Json
 
@@ -67,7 +68,12 @@ def explain(
             progress.step()
     finally:
         progress.end()
-    _show(console, done, out, json)
+    if json:
+        for explanation in done:
+            console.json(explanation.as_dict())
+    else:
+        _show(console, done, out)
+        known_first(console, classifier.bundle)
     if any(explanation.error is not None for explanation in done):
         raise typer.Exit(1)
 
@@ -98,21 +104,20 @@ def _found(path: str) -> Sequence[str | Path]:
         return [path]
 
 
-def _show(console: Console, done: list[Explanation], out: Path, json: bool) -> None:
-    if json:
-        for explanation in done:
-            console.json(explanation.as_dict())
-        return
+def _show(console: Console, done: list[Explanation], out: Path) -> None:
     for explanation in done:
         if explanation.error is not None:
             console.warn(f"{explanation.path}: {explanation.error}")
         elif explanation.probability is not None:
-            console.data(f"{explanation.label}\t{explanation.probability:.3f}\t{out / str(explanation.panel)}")
+            abstains = abstention(explanation.abstain, explanation.reasons)
+            console.data(f"{explanation.label}\t{explanation.probability:.3f}\t{out / str(explanation.panel)}{abstains}")
     means = measured(done)
     if means:
         console.table(("map", ">lesions", ">pointing game", ">energy inside", ">IoU"), means)
-    console.note(f"Pictures, maps and explain.json: {out}")
-    console.research_use_only()
+    if any(explanation.panel is not None for explanation in done):
+        console.note(f"Pictures, maps and explain.json: {out}")
+    else:
+        console.note(f"Nothing was explained; {out / 'explain.json'} says why")
 
 
 def measured(done: list[Explanation]) -> list[tuple[str, ...]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
+from reslink.cli.answer import abstention, known_first
 from reslink.cli.console import Console
 from reslink.cli.options import Backend, BatchSize, BundleFolder, Device, Images, Json
 from reslink.cli.threads import wanted_threads
@@ -61,7 +62,6 @@ def predict(
     """
     if json and csv_file is not None:
         raise UsageError("--json and --csv were both given", "One form of output at a time", "Leave one of them out")
-    from reslink.bundles.shipping import read_first
     from reslink.inference.classifier import Classifier
 
     classifier = Classifier.load(bundle, device=device, backend=backend, threads=wanted_threads())
@@ -76,16 +76,17 @@ def predict(
             if drawing is not None and prediction.error is None:
                 drawing.write(prediction)
     if pictures is not None:
-        console.note(f"{total - failed} pictures in {pictures}")
+        console.note(f"{_counted(total - failed, 'picture')} in {pictures}")
     if not json:
         asked = f", {abstained} abstained from" if classifier.bundle.decision.abstains else ""
-        lines = "1 line" if total == 1 else f"{total} lines"
-        console.note(f"{lines}, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
-        for text in read_first(classifier.bundle.provenance, gated=classifier.bundle.decision.ood is not None):
-            console.note(text)
-        console.research_use_only()
+        console.note(f"{_counted(total, 'line')}, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
+        known_first(console, classifier.bundle)
     if failed:
         raise typer.Exit(1)
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _sink(console: Console, json: bool, csv_file: Path | None, names: tuple[str, ...]) -> AbstractContextManager[Sink]:
@@ -143,7 +144,7 @@ class PlainLines:
         if prediction.error is not None or prediction.probability is None:
             self._console.warn(f"{where}: {prediction.error}")
         else:
-            abstains = f"\tabstains: {'; '.join(prediction.reasons or ())}" if prediction.abstain else ""
+            abstains = abstention(prediction.abstain, prediction.reasons)
             self._console.data(f"{prediction.label}\t{prediction.probability:.3f}\t{where}{abstains}")
 
 
@@ -155,13 +156,14 @@ class Pictures:
         folder: Made where it is missing.
 
     Raises:
-        UsageError: If the backend of the classifier gives no maps.
+        UsageError: If the backend of the classifier gives no maps, or a file stands where the folder is to be.
     """
 
     def __init__(self, classifier: Classifier, folder: Path) -> None:
         from reslink.explain.graph_maps import check_backend
 
         check_backend(classifier.backend)
+        _refuse_file(folder)
         self._classifier, self._folder, self._count = classifier, folder, 0
         self._read: tuple[str, list[Image]] = ("", [])
 
@@ -178,6 +180,14 @@ class Pictures:
         name = f"{self._count:04d}_{path.name.split('.')[0]}" + ("" if where is None else f"_slice_{where}")
         picture = answer_picture(self._classifier, self._read[1][where or 0], prediction, note)
         write_atomic(self._folder / f"{name}.png", picture)
+
+
+def _refuse_file(folder: Path) -> None:
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise UsageError(
+                f"{place} is a file", "--pictures names a folder", f"Write for example --pictures {place.with_name('pictures')}"
+            )
 
 
 class _Writer(Protocol):

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles import zoo
+from reslink.bundles import folder as folders
 from reslink.bundles.decision import Decision
 from reslink.bundles.decision_arrays import DecisionArrays
 from reslink.bundles.decision_parts import FittedOn
@@ -66,7 +66,7 @@ def calibrate_bundle(
         :func:`reslink.evaluation.held_out.held_out`), ``research_use_only``.
 
     Raises:
-        BundleError: If the bundle cannot be used.
+        BundleError: If the bundle cannot be used, or ``out`` holds something else; the latter is said before any work.
         UsageError: If a label is unknown to the bundle, a class is missing, there are too few groups, no threshold reaches the
             operating point, or a shipped bundle would be replaced.
         InputError: If the network gives no finite value for any case.
@@ -77,7 +77,7 @@ def calibrate_bundle(
     classifier = Classifier.load(bundle, device)
     bare = replace(classifier.bundle, decision=Decision.default(len(classifier.labels)))
     folder = classifier.bundle.folder or Path(bundle)
-    zoo.refuse_shipped(out or folder)
+    folders.check_replaceable(out or folder)
     part = chosen_cases(manifest, classifier.labels, split)
     with decoded_in((out or folder).absolute().parent, cache_folder) as place:
         cache = _decoded(part, classifier, place, listener)

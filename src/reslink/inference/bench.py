@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -15,11 +15,18 @@ from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier
 
 STAGES: Final = ("decode", "preprocess", "network", "decision")
+ALONE: Final = ("preprocess", "decision")
+"""Stages that one thread computes; decoding may wait for a child process, the network for other threads."""
+
 WARM_UP: Final = 2
 """Answers before the first that counts: first calls build tables and fill caches."""
 
 LEAST: Final = 3
 """Answers that count at least, however slow they are."""
+
+
+Clocks: TypeAlias = tuple[float, float]
+"""Wall time and processor time of the calling thread, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class Latency:
         n: Answers that were measured.
         median_ms: Median, in milliseconds.
         p95_ms: 95th percentile, in milliseconds.
+        processor_share: Processor time of the calling thread over wall time in ``ALONE``, the stages in which it waits for
+            no helper. About 1, and less where other work took the core.
         stages: Median of each of ``STAGES``, in milliseconds; the head mask counts as preprocessing, and the input
             statistics of a gate as decision.
     """
@@ -37,6 +46,7 @@ class Latency:
     n: int
     median_ms: float
     p95_ms: float
+    processor_share: float
     stages: dict[str, float]
 
 
@@ -69,28 +79,34 @@ def latency(classifier: Classifier, images: Sequence[bytes], seconds: float) -> 
     rounds = itertools.cycle(images)
     for _ in range(WARM_UP):
         _answer(classifier, next(rounds))
-    rows: list[list[float]] = []
+    rows: list[list[Clocks]] = []
     end = time.perf_counter() + seconds
     while len(rows) < LEAST or time.perf_counter() < end:
         rows.append(_answer(classifier, next(rounds)))
-    taken = 1000 * np.diff(np.array(rows), axis=1)
-    whole = taken.sum(axis=1)
-    stages = {name: float(np.median(column)) for name, column in zip(STAGES, taken.T, strict=True)}
-    return Latency(len(rows), float(np.median(whole)), float(np.percentile(whole, 95)), stages)
+    wall, processor = np.moveaxis(np.diff(np.array(rows), axis=1), 2, 0)
+    whole = 1000 * wall.sum(axis=1)
+    stages = {name: float(np.median(1000 * column)) for name, column in zip(STAGES, wall.T, strict=True)}
+    alone = [name in ALONE for name in STAGES]
+    share = float(processor[:, alone].sum() / wall[:, alone].sum())
+    return Latency(len(rows), float(np.median(whole)), float(np.percentile(whole, 95)), share, stages)
 
 
-def _answer(classifier: Classifier, content: bytes) -> list[float]:
-    """Returns the time before the first stage and after each."""
-    times = [time.perf_counter()]
+def _answer(classifier: Classifier, content: bytes) -> list[Clocks]:
+    """Returns the clocks before the first stage and after each."""
+    times = [_clocks()]
     plane = read_image(content).slices()[0]
-    times.append(time.perf_counter())
+    times.append(_clocks())
     pixels = classifier.bundle.preprocess.pixels(plane)[None]
-    times.append(time.perf_counter())
+    times.append(_clocks())
     found = classifier.outputs(pixels, statistics=False)
-    times.append(time.perf_counter())
+    times.append(_clocks())
     classifier.decide(found, pixels)
-    times.append(time.perf_counter())
+    times.append(_clocks())
     return times
+
+
+def _clocks() -> Clocks:
+    return time.perf_counter(), time.thread_time()
 
 
 def throughput(classifier: Classifier, files: Sequence[Path], batch_size: int, seconds: float) -> Throughput:

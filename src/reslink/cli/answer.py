@@ -1,0 +1,25 @@
+"""What every verb that prints an answer says with it: that the bundle abstains, and what must be known first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reslink.cli.console import Console
+
+if TYPE_CHECKING:
+    from reslink.bundles.bundle import Bundle
+
+
+def abstention(abstain: bool | None, reasons: Sequence[str] | None) -> str:
+    """Returns the last column of an answer, with its tab: why the bundle abstains; empty where it does not."""
+    return f"\tabstains: {'; '.join(reasons or ())}" if abstain else ""
+
+
+def known_first(console: Console, bundle: Bundle) -> None:
+    """Says what must be known before an answer of a bundle is used, and that it is for research only."""
+    from reslink.bundles.shipping import read_first
+
+    for text in read_first(bundle.provenance, gated=bundle.decision.ood is not None):
+        console.note(text)
+    console.research_use_only()

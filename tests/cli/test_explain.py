@@ -1,0 +1,58 @@
+"""``reslink explain``: what it says with an answer, which is what ``predict`` says of the same file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from typer.testing import CliRunner, Result
+
+from reslink.bundles.shipping import NO_GATE
+from reslink.cli.main import app
+
+
+def explain(bundle: Path, image: Path, out: Path, *words: str) -> Result:
+    quick = ("--method", "grad_cam", "--no-sanity")
+    return CliRunner().invoke(app, ["explain", str(bundle), str(image), "--out", str(out), *quick, *words])
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """A picture that is unlike all that the gate has seen."""
+    Picture.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96)).astype(np.uint8)).save(tmp_path / "noise.png")
+    return tmp_path / "noise.png"
+
+
+def test_it_says_that_the_bundle_abstains_as_predict_does(built_zoo: Path, noise: Path, tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), str(noise), "--backend", "torch"])
+    done = explain(built_zoo / "ct", noise, tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    said = told.stdout.rstrip().split("\t")[3]
+    assert said.startswith("abstains: ")
+    assert done.stdout.rstrip().split("\t")[3] == said
+    [stored] = json.loads((tmp_path / "out" / "explain.json").read_text())["images"]
+    assert (stored["abstain"], f"abstains: {'; '.join(stored['reasons'])}") == (True, said)
+
+
+def test_what_must_be_known_stands_below_the_answers(
+    built_zoo: Path, finished_run: Path, ring_heads: Path, tmp_path: Path
+) -> None:
+    done = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "out")
+    assert "Its heads are drawn.\nResearch use only." in done.stderr
+    ungated = explain(finished_run, ring_heads / "61.png", tmp_path / "other")
+    assert NO_GATE in ungated.stderr
+    assert "abstains" not in ungated.stdout
+    assert NO_GATE not in explain(finished_run, ring_heads / "61.png", tmp_path / "json", "--json").output
+
+
+def test_it_promises_no_pictures_where_nothing_was_explained(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    none = explain(built_zoo / "ct", tmp_path / "none.png", tmp_path / "out")
+    assert none.exit_code == 1
+    assert "Pictures, maps" not in none.stderr
+    assert f"Nothing was explained; {tmp_path / 'out' / 'explain.json'} says why\n" in none.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["explain.json"]
+    some = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "seen")
+    assert f"Pictures, maps and explain.json: {tmp_path / 'seen'}\n" in some.stderr
