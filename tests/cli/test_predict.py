@@ -108,3 +108,15 @@ def test_what_must_be_known_stands_below_the_answers(built_zoo: Path, ring_heads
     assert shipped is not None
     assert " ".join(shipped.about.split()) in " ".join(done.stderr.split())
     assert "1 line, 0 failed" in done.stderr
+
+
+def test_a_threshold_that_decides_is_said(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    words = [str(ring_heads / "61.png"), "--backend", "torch"]
+    bundle = Bundle.load(built_zoo / "ct")
+    for threshold, said in ((0.9375, True), (None, False)):
+        rule = bundle.decision.model_copy(update={"threshold": threshold, "threshold_source": "a test"})
+        folder = tmp_path / str(threshold)
+        bundle.with_decision(rule, folder)
+        done = CliRunner().invoke(app, ["predict", str(folder), *words])
+        assert done.exit_code == 0, done.stderr
+        assert ("The label is Tumor from a probability of 0.9375 on (from: a test)" in done.stderr) == said

@@ -17,9 +17,15 @@ def abstention(abstain: bool | None, reasons: Sequence[str] | None) -> str:
 
 
 def known_first(console: Console, bundle: Bundle) -> None:
-    """Says what must be known before an answer of a bundle is used, and that it is for research only."""
+    """Says what must be known before an answer of a bundle is used, and that it is for research only.
+
+    Where a threshold decides, it is said: the label then need not be the more probable class.
+    """
+    from reslink.bundles.card_sections import label_rule
     from reslink.bundles.shipping import read_first
 
+    if bundle.decision.threshold is not None:
+        console.note(f"The label is {label_rule(bundle).replace('`', '')}")
     for text in read_first(bundle.provenance, gated=bundle.decision.ood is not None):
         console.note(text)
     console.research_use_only()
