@@ -120,7 +120,7 @@ def test_no_head_in_a_blank_image(unit: Literal["HU", "MR", "grey"], value: floa
     assert not mask.any()
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (2, 5), (300, 3)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (2, 5), (300, 3), (3, 70_000), (1, 200_000)])
 def test_any_shape(shape: tuple[int, int], rng: np.random.Generator) -> None:
     assert head_mask(Image(rng.normal(size=shape).astype(np.float32), "grey")).shape == shape
 
@@ -129,6 +129,19 @@ def test_the_mask_does_not_depend_on_brightness_and_contrast(rng: np.random.Gene
     image, _ = synthetic("mr", rng)
     other = Image((image.pixels * 4 + 32).astype(np.float32), "MR")
     np.testing.assert_array_equal(head_mask(other), head_mask(image))
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1e36, 0), (1e36, -3e38), (1e-30, 0), (1, 1e6)])
+def test_the_mask_does_not_depend_on_the_range_of_the_values(factor: float, shift: float, rng: np.random.Generator) -> None:
+    image, _ = synthetic("mr", rng)
+    other = Image((image.pixels.astype(np.float64) * factor + shift).astype(np.float32), "MR")
+    np.testing.assert_array_equal(head_mask(other), head_mask(image))
+
+
+@pytest.mark.parametrize("unit", ["MR", "HU"])
+def test_the_largest_values_that_a_float_holds(unit: Literal["HU", "MR"]) -> None:
+    head = ellipse(256, 100, 80)
+    assert overlap(head_mask(Image(np.where(head, 3e38, -3e38).astype(np.float32), unit)), head) > 0.95
 
 
 def _real(shared_data: Path, name: str, count: int) -> list[Image]:

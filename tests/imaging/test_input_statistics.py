@@ -1,9 +1,12 @@
 """Input statistics: finite for whatever comes, the same however an image is turned, and known numbers for plain shapes."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from reslink.imaging.input_statistics import NAMES, input_statistics
+from reslink.imaging.input_statistics import NAMES, SCALES, SIDE, _contrasts, _distance, input_statistics
 
 
 def disc(side=224, radius=80, grey=120, ring=0):
@@ -70,3 +73,14 @@ def test_what_is_no_head_has_finite_numbers(what, rng):
 
 def test_no_image_gives_no_row():
     assert input_statistics(np.zeros((0, 1, 64, 64), np.uint8)).shape == (0, len(NAMES))
+
+
+def test_distances_and_contrasts_are_those_of_scipy(rng):
+    head = disc(side=SIDE, radius=20)[0] > 0
+    framed = np.pad(head, 1)
+    np.testing.assert_array_equal(_distance(head), ndimage.distance_transform_edt(framed)[1:-1, 1:-1])
+    grey = rng.random((SIDE, SIDE))
+    smooth = [grey, *(ndimage.uniform_filter(grey, scale) for scale in SCALES)]
+    bands = [finer - coarser for finer, coarser in pairwise(smooth)]
+    expected = [np.log(band[head].std() + 0.01) for band in bands for _ in ("shown", "core")]
+    np.testing.assert_allclose(_contrasts(grey, head, head), expected, rtol=1e-9)

@@ -1,4 +1,4 @@
-"""Masks in whole numbers give what scipy gives."""
+"""Masks and planes by OpenCV are what SciPy makes of them."""
 
 import numpy as np
 import pytest
@@ -43,3 +43,20 @@ def test_grey_opening(rng, shape):
     values = rng.random(shape).astype(np.float32)
     expected = ndimage.grey_opening(values, size=(3, 3), mode="nearest")
     np.testing.assert_array_equal(morphology.grey_opened(values), expected)
+
+
+@pytest.mark.parametrize("side", [3, 5])
+@pytest.mark.parametrize("shape", [(128, 97), (2, 9), (1, 1)])
+def test_smoothing(rng, shape, side):
+    values = rng.random(shape).astype(np.float32)
+    expected = ndimage.uniform_filter(values, side, mode="nearest")
+    np.testing.assert_allclose(morphology.smoothed(values, side), expected, atol=1e-6)
+
+
+def test_pieces(masks):
+    for mask in masks:
+        pieces, count = morphology.labelled(mask)
+        expected, number = ndimage.label(mask)
+        assert count == number
+        assert len({*zip(pieces.ravel().tolist(), expected.ravel().tolist(), strict=True)}) == len({*expected.ravel().tolist()})
+        np.testing.assert_array_equal(pieces > 0, mask)

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from reslink.errors import InputError
 from reslink.imaging.image import Image
-from reslink.imaging.preprocess import WINDOWS, Preprocess, _counted, _spread
+from reslink.imaging.preprocess import WINDOWS, Preprocess, _eight_bits, _shown, _spread
 
 SMALL = Preprocess(size=64)
 
@@ -276,10 +276,24 @@ def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> N
 def test_counted_percentiles_are_those_of_numpy_to_the_bit(rng):
     for n in (1, 2, 3, 7, 200, 3001):
         for top in (1, 2, 17, 256):
-            values = rng.integers(0, top, n).astype(np.float32)
+            values = rng.integers(0, top, n).astype(np.uint8)
             for percentiles in ((0.5, 99.5), (0.0, 100.0), (49.9, 50.1), (33.3, 66.7)):
-                expected = tuple(np.percentile(values.astype(np.float64), percentiles))
-                assert _spread(values, percentiles, eight_bits=True) == _spread(values, percentiles)
-                assert _counted(values, percentiles) == expected
-    parts = values + np.float32(0.25)  # no whole numbers, whatever the image says
-    assert _spread(parts, (0.5, 99.5), eight_bits=True) == _spread(parts, (0.5, 99.5))
+                assert _spread(values, percentiles) == _spread(values.astype(np.float32), percentiles)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_bytes_are_shown_as_their_floats_are_to_the_bit(inverted, rng):
+    values = rng.integers(0, 256, (90, 70)).astype(np.uint8)
+    keep = rng.random(values.shape) < 0.8
+    for low, high in ((0.0, 255.0), (3.2, 190.7), (100.0, 101.0), (7.0, 7.0), (-5.0, 300.0)):
+        found = _shown(values, keep, low, high, inverted=inverted)
+        np.testing.assert_array_equal(found, _shown(values.astype(np.float32), keep, low, high, inverted=inverted))
+        assert not found[~keep].any()
+
+
+def test_only_whole_numbers_become_bytes(rng):
+    whole = rng.integers(0, 256, (9, 7)).astype(np.float32)
+    assert _eight_bits(whole, 255.0).dtype == np.uint8
+    assert _eight_bits(whole, 65535.0) is whole
+    parts = whole + np.float32(0.25)  # no whole numbers, whatever the image says
+    assert _eight_bits(parts, 255.0) is parts

@@ -1,4 +1,4 @@
-"""The preprocessing as one file that needs NumPy, SciPy and Pillow alone: cut out of the package, so it cannot fall behind."""
+"""The preprocessing as one file that needs NumPy, OpenCV and Pillow alone: cut out of the package, so it cannot fall behind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LEFT_OUT: Final = {"VERSION", "_as_tuple", "model_config", "_check_percentiles"
 _HEAD: Final = '''\
 """The preprocessing of an exported reslink model, from pixels to its inputs. Research use only; not a medical device.
 
-Cut out of reslink {version} (Apache-2.0). Needs numpy, scipy and pillow. From Python:
+Cut out of reslink {version} (Apache-2.0). Needs numpy, opencv-python-headless and pillow. From Python:
 
     import preprocess_reference as reference
     image = reference.Image(pixels.astype("float32"), unit="HU")  # "MR", or "grey" with white=255 for 8-bit pictures

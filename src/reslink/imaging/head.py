@@ -6,13 +6,12 @@ from functools import lru_cache
 from typing import Final
 from weakref import WeakKeyDictionary
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Picture
-from scipy import ndimage
 
 from reslink.imaging.image import Image
-from reslink.imaging.morphology import closed, dilated, filled, grey_opened, labelled, opened
+from reslink.imaging.morphology import closed, dilated, filled, grey_opened, labelled, opened, smoothed
 
 WORKING_SIDE: Final = 128
 """Pixels of the longer side at which the mask is found (about 2 mm each)."""
@@ -22,6 +21,8 @@ TISSUE_HU: Final = -300.0
 
 SMALLEST: Final = 0.02
 """A head covers at least this part of the image."""
+
+_LARGE: Final = 1e30
 
 Mask = NDArray[np.bool_]
 Plane = NDArray[np.float32]
@@ -56,7 +57,7 @@ def _find(image: Image) -> Mask:
     valid = measured(image)
     if not valid.any():
         return valid
-    small = _unframed(_resampled(_upright(image, valid)))
+    small = _unframed(_working_copy(image, valid))
     mask = _solid(small > TISSUE_HU) if image.unit == "HU" else _pictured(small)
     return _returned(mask, valid.shape) & valid if mask.mean() > SMALLEST else np.zeros_like(valid)
 
@@ -67,21 +68,22 @@ def measured(image: Image) -> Mask:
     return finite if image.padding is None else finite & ~image.padding
 
 
-def _upright(image: Image, valid: Mask) -> Plane:
-    """HU as they are; otherwise 0 to 1 with the background low. What was not measured gets the lowest value."""
+def _working_copy(image: Image, valid: Mask) -> Plane:
+    """The image at the working size: HU as they are; otherwise 0 to 1, the background low and what was not measured 0."""
     whole = bool(valid.all())
     values = image.pixels if whole else np.where(valid, image.pixels, image.pixels[valid].min())
-    if image.unit == "HU":
-        return values
     low, high = float(values.min()), float(values.max())
+    if high - low > _LARGE:  # sums of such values overflow
+        values, low, high = values / np.float32(_LARGE), low / _LARGE, high / _LARGE
+    small = _resampled(values)
+    if image.unit == "HU":
+        return small
     if not high > low:
-        return np.zeros_like(values)
-    scaled = np.subtract(values, low, dtype=np.float64)
-    scaled /= high - low
-    unit = scaled.astype(np.float32)
+        return np.zeros_like(small)
+    unit = ((small.astype(np.float64) - low) / (high - low)).astype(np.float32)
     unit = 1 - unit if image.inverted else unit
     upright = 1 - unit if _bright_corners(unit) else unit
-    return upright if whole else np.where(valid, upright, np.float32(0))
+    return upright if whole else np.where(_resampled(valid.astype(np.float32)) > 0.5, upright, np.float32(0))
 
 
 def _bright_corners(values: Plane) -> bool:
@@ -96,15 +98,12 @@ def _resampled(values: Plane) -> Plane:
     height, width = values.shape
     scale = WORKING_SIDE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    how = Picture.Resampling.BOX if scale < 1 else Picture.Resampling.BILINEAR
-    return np.asarray(Picture.fromarray(values).resize(size, how))
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), np.float32)
 
 
 def _returned(mask: Mask, shape: tuple[int, ...]) -> Mask:
-    if mask.shape == shape:
-        return mask
-    grey = Picture.fromarray(mask.astype(np.uint8) * np.uint8(255))
-    return np.asarray(grey.resize((shape[1], shape[0]), Picture.Resampling.BILINEAR)) > 127
+    grey = mask.astype(np.uint8) * np.uint8(255)
+    return np.asarray(cv2.resize(grey, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)) > 127
 
 
 def _unframed(values: Plane) -> Plane:
@@ -120,7 +119,7 @@ def _unframed(values: Plane) -> Plane:
 def _pictured(values: Plane) -> Mask:
     """The head of a picture or MR image, whose values (0 to 1) have no fixed meaning."""
     plain = _plain(values)
-    levels = _levels(ndimage.uniform_filter(plain, 3, mode="nearest"))
+    levels = _levels(smoothed(plain, 3))
     if levels is None:
         return np.zeros(values.shape, np.bool_)
     dark, bright = levels
@@ -164,7 +163,7 @@ def _median(values: Plane) -> float:
 
 def _silhouette(values: Plane, level: float) -> Mask:
     """MR: all that stands out from the dark background, the dark skull between brain and scalp included."""
-    smooth = ndimage.uniform_filter(values, 3, mode="nearest")
+    smooth = smoothed(values, 3)
     return _main_piece(opened(filled(closed(smooth > level, 3)), 4))
 
 
@@ -187,10 +186,10 @@ def _scattered(values: Plane, contrast: float) -> Mask:
     There the correlation of a pixel with its neighbours, over 5×5 pixels, is below 1/4, at a deviation above
     ``contrast``.
     """
-    fine = values - ndimage.uniform_filter(values, 5, mode="nearest")
-    power = ndimage.uniform_filter(fine * fine, 5, mode="nearest")
+    fine = values - smoothed(values, 5)
+    power = smoothed(fine * fine, 5)
     beside = fine * _turned(fine.T).T + fine * _turned(fine)
-    together = ndimage.uniform_filter(beside, 5, mode="nearest") / 2
+    together = smoothed(beside, 5) / 2
     return np.asarray((together < 0.25 * power) & (power > contrast**2))
 
 

@@ -1,24 +1,23 @@
-"""Opening, closing and filling of small masks, as ``scipy.ndimage`` does them, at a tenth of its time.
+"""Opening, closing, filling and pieces of masks by OpenCV, with one border: what lies beyond the image is outside.
 
-A mask is taken as one whole number with a bit a pixel, so that one shift moves all of its pixels and one AND or OR compares
-them all. Rows are kept apart by empty columns, as wide as the radius on either side.
+OpenCV, and not ``scipy.ndimage``, which takes five times as long on masks of 128 pixels a side; a test holds both equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from operator import and_, or_
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Mask: TypeAlias = NDArray[np.bool_]
 Plane: TypeAlias = NDArray[np.float32]
 
-_SIDES: Final = ndimage.generate_binary_structure(2, 1)
+_OUTSIDE: Final[dict[str, Any]] = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
+
+cv2.setNumThreads(1)  # small images gain nothing by more, and a pool of threads does not live through a fork
 
 
 def dilated(mask: Mask, radius: int) -> Mask:
@@ -28,82 +27,56 @@ def dilated(mask: Mask, radius: int) -> Mask:
         mask: (H, W).
         radius: Of the disc, x² + y² ≤ radius² + radius.
     """
-    return _returned(_spread(_packed(mask, radius), mask.shape[1], radius, or_), mask.shape, radius)
+    return _mask(cv2.dilate(_bytes(mask), _disc(radius), **_OUTSIDE))
 
 
 def opened(mask: Mask, radius: int) -> Mask:
-    """Returns a mask without what is thinner than the disc; beyond the image nothing is set."""
-    width = mask.shape[1]
-    kept = _spread(_packed(mask, radius), width, radius, and_)
-    return _returned(_spread(kept, width, radius, or_), mask.shape, radius)
+    """Returns a mask without what is thinner than the disc."""
+    return _mask(cv2.morphologyEx(_bytes(mask), cv2.MORPH_OPEN, _disc(radius), **_OUTSIDE))
 
 
 def closed(mask: Mask, radius: int) -> Mask:
     """Returns a mask with its bays of up to twice the radius filled; the border of the image counts as outside."""
-    width = mask.shape[1]
-    grown = _spread(_packed(mask, radius), width, radius, or_)
-    return _returned(_spread(grown, width, radius, and_), mask.shape, radius)
+    wide = cv2.copyMakeBorder(_bytes(mask), radius, radius, radius, radius, cv2.BORDER_CONSTANT, value=0)
+    found = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, _disc(radius), **_OUTSIDE)
+    return _mask(found[radius:-radius, radius:-radius])
 
 
 def filled(mask: Mask) -> Mask:
     """Returns a mask with all that is not joined to the border of the image, over sides of pixels."""
-    around = np.ones((mask.shape[0] + 2, mask.shape[1] + 2), np.bool_)
-    np.logical_not(mask, out=around[1:-1, 1:-1])
-    pieces, _ = labelled(around)
-    return np.asarray((pieces != pieces[0, 0])[1:-1, 1:-1])
+    around = cv2.copyMakeBorder(_bytes(mask), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    cv2.floodFill(around, None, (0, 0), 2)
+    return np.asarray(around[1:-1, 1:-1] != 2)
 
 
 def labelled(mask: Mask) -> tuple[NDArray[np.int32], int]:
     """Returns the number of its piece for each pixel, 0 outside, and how many pieces there are, joined over sides of pixels."""
-    pieces = np.empty(mask.shape, np.int32)
-    count: int = ndimage.label(mask, _SIDES, pieces)
-    return pieces, count
+    count, pieces = cv2.connectedComponents(_bytes(mask), connectivity=4, ltype=cv2.CV_32S)
+    return np.asarray(pieces, np.int32), count - 1
 
 
 def grey_opened(values: Plane) -> Plane:
-    """Returns the grey opening by a square of 3×3 pixels; the border is repeated outwards."""
-    return _neighbours(_neighbours(values, np.minimum), np.maximum)
+    """Returns a plane (H, W) opened by 3×3 pixels; beyond its border the nearest pixel goes on."""
+    opened = cv2.morphologyEx(values, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(opened, np.float32)
 
 
-def _neighbours(values: Plane, pick: np.ufunc) -> Plane:
-    down = values.copy()
-    pick(down[1:], values[:-1], out=down[1:])
-    pick(down[:-1], values[1:], out=down[:-1])
-    both = down.copy()
-    pick(both[:, 1:], down[:, :-1], out=both[:, 1:])
-    pick(both[:, :-1], down[:, 1:], out=both[:, :-1])
-    return both
+def smoothed(values: Plane, side: int) -> Plane:
+    """Returns the mean over ``side``×``side`` pixels round each of (H, W); beyond the border the nearest pixel goes on."""
+    return np.asarray(cv2.blur(values, (side, side), borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
-def _packed(mask: Mask, radius: int) -> int:
-    height, width = mask.shape
-    wide = np.zeros((height + 2 * radius, width + 2 * radius), np.bool_)
-    wide[radius : radius + height, radius : radius + width] = mask
-    return int.from_bytes(np.packbits(wide, bitorder="little").tobytes(), "little")
+def _bytes(mask: Mask) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(mask).view(np.uint8)
 
 
-def _returned(bits: int, shape: tuple[int, ...], radius: int) -> Mask:
-    height, width = shape
-    rows, columns = height + 2 * radius, width + 2 * radius
-    content = (bits & ((1 << rows * columns) - 1)).to_bytes((rows * columns + 7) // 8, "little")
-    wide = np.unpackbits(np.frombuffer(content, np.uint8), count=rows * columns, bitorder="little").reshape(rows, columns)
-    return np.ascontiguousarray(wide[radius : radius + height, radius : radius + width]).view(np.bool_)
-
-
-def _spread(bits: int, width: int, radius: int, join: Callable[[int, int], int]) -> int:
-    """Joins each pixel with all that lie in the disc round it: OR dilates, AND erodes."""
-    row = width + 2 * radius
-    runs = [bits]
-    for step in range(1, radius + 1):
-        runs.append(join(join(runs[-1], bits << step), bits >> step))
-    found = runs[radius]
-    for step, reach in enumerate(_reaches(radius), start=1):
-        found = join(join(found, runs[reach] << step * row), runs[reach] >> step * row)
-    return found
+def _mask(found: NDArray[Any]) -> Mask:
+    return np.ascontiguousarray(found, np.uint8).view(np.bool_)
 
 
 @lru_cache(maxsize=16)
-def _reaches(radius: int) -> tuple[int, ...]:
-    """How far the disc reaches to either side, 1 to radius rows from its middle."""
-    limit = radius * radius + radius
-    return tuple(int((limit - y * y) ** 0.5) for y in range(1, radius + 1))
+def _disc(radius: int) -> NDArray[np.uint8]:
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    disc: NDArray[np.uint8] = (x * x + y * y <= radius * radius + radius).astype(np.uint8)
+    disc.setflags(write=False)
+    return disc

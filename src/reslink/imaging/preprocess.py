@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
@@ -29,7 +30,7 @@ THREE_WINDOWS: Final = ("brain", "subdural", "bone")
 MARGIN: Final = 0.04
 """Room around the head, as a part of its height and width."""
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Part of the digest: counts up when the same settings begin to give other pixels, so that no old cache is used."""
 
 Mask = NDArray[np.bool_]
@@ -191,9 +192,9 @@ class Preprocess(BaseModel):
             InputError: If the image is a volume or has no pixels.
         """
         counted, place = self.isolate(image)
-        keep, values = place.cut(counted), place.cut(image.pixels)
+        keep, values = place.cut(counted), _eight_bits(place.cut(image.pixels), image.white)
         ranges = self._ranges(image, values[keep])
-        return np.stack([place.resized(_grey(values, keep, *span, inverted=image.inverted)) for span in ranges])
+        return np.stack([place.resized(_shown(values, keep, *span, inverted=image.inverted)) for span in ranges])
 
     def isolate(self, image: Image) -> tuple[Mask, Placement]:
         """Returns the pixels that count, (H, W) booleans, and where the network's square lies in the image.
@@ -248,10 +249,10 @@ class Preprocess(BaseModel):
         left, right = _extent(np.flatnonzero(head.any(axis=0)), width)
         return Placement((height, width), top, left, bottom - top, right - left, self.size, head_found=True)
 
-    def _ranges(self, image: Image, values: Values) -> list[tuple[float, float]]:
+    def _ranges(self, image: Image, values: Values | Grey) -> list[tuple[float, float]]:
         """The lowest and the highest value shown, one pair a plane."""
         if image.unit != "HU":
-            return [_spread(values, self.percentiles, eight_bits=image.white == 255)] * self.planes
+            return [_spread(values, self.percentiles)] * self.planes
         names = THREE_WINDOWS if self.planes == 3 else ("brain" if self.window == "three" else self.window,)
         return [(centre - width / 2, centre + width / 2) for centre, width in (WINDOWS[name] for name in names)]
 
@@ -272,36 +273,39 @@ def _extent(where: NDArray[np.intp], size: int) -> tuple[int, int]:
     return max(0, first - margin), min(size, last + margin)
 
 
-def _spread(values: Values, percentiles: tuple[float, float], *, eight_bits: bool = False) -> tuple[float, float]:
+def _eight_bits(values: Values, white: float | None) -> Values | Grey:
+    """The same values as bytes where all are whole numbers from 0 to 255: what follows is then quicker and gives the same."""
+    if white != 255:
+        return values
+    whole = values.astype(np.uint8)
+    return whole if np.array_equal(whole, values) else values
+
+
+def _spread(values: Values | Grey, percentiles: tuple[float, float]) -> tuple[float, float]:
     """The percentiles; where they are equal (nearly blank image), the extremes."""
     if not values.size:
         return 0.0, 0.0
-    low, high = _counted(values, percentiles) if eight_bits else _sorted(values, percentiles)
+    if values.dtype == np.uint8:
+        low, high = map(float, counted_quantiles(values.astype(np.uint8, copy=False), [part / 100 for part in percentiles]))
+    else:
+        low, high = map(float, np.percentile(values.astype(np.float64), percentiles))
     return (low, high) if high > low else (float(values.min()), float(values.max()))
 
 
-def _sorted(values: Values, percentiles: tuple[float, float]) -> tuple[float, float]:
-    low, high = np.percentile(values.astype(np.float64), percentiles)
-    return float(low), float(high)
-
-
-def _counted(values: Values, percentiles: tuple[float, float]) -> tuple[float, float]:
-    """The same numbers as ``_sorted``, to the bit, of whole numbers from 0 to 255: counted, which is quicker than sorting."""
-    whole = values.astype(np.uint8)
-    if not np.array_equal(whole, values):
-        return _sorted(values, percentiles)
-    low, high = counted_quantiles(whole, [percent / 100 for percent in percentiles])
-    return float(low), float(high)
-
-
-def _grey(values: Values, keep: Mask, low: float, high: float, *, inverted: bool) -> Grey:
+def _shown(values: Values | Grey, keep: Mask, low: float, high: float, *, inverted: bool) -> Grey:
     """Maps low..high to 0..255 and clips beyond; 0 where not kept, and everywhere if low and high are equal."""
     if not high > low:
         return np.zeros(values.shape, np.uint8)
+    if values.dtype == np.uint8:  # 256 values are mapped once, and each pixel looks its own up
+        table = _mapped(np.arange(256, dtype=np.float32), low, high, inverted=inverted)
+        return np.asarray(cv2.LUT(values, table), np.uint8) * keep
+    return _mapped(np.where(keep, values, np.float32(low)), low, high, inverted=inverted) * keep
+
+
+def _mapped(values: Values, low: float, high: float, *, inverted: bool) -> Grey:
     with np.errstate(over="ignore"):
-        unit = np.where(keep, values, np.float32(low))
-        unit -= np.float32(low)
+        unit = values - np.float32(low)
         unit *= np.float32(255 / (high - low))
     np.rint(np.clip(unit, 0, 255, out=unit), out=unit)
     grey = unit.astype(np.uint8)
-    return (np.uint8(255) - grey if inverted else grey) * keep
+    return np.uint8(255) - grey if inverted else grey
