@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.metadata
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from reslink.datasets import decoding, loading
+from reslink.datasets import cache_files, decoding, loading
 from reslink.datasets.decoding import Job, decode_all
 from reslink.datasets.loading import PixelCache
 from reslink.datasets.manifest import Manifest
@@ -114,6 +115,13 @@ def test_settings_and_code_are_part_of_the_key(data: Path, decoded: list[str], m
     monkeypatch.setattr(loading, "code_digest", lambda: "another version")
     open_cache(data)
     assert len(decoded) == 36
+
+
+@pytest.mark.parametrize("package", ["opencv-python-headless", "pillow"])
+def test_another_version_of_what_decodes_is_another_key(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, known = cache_files.code_digest(), importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0" if name == package else known(name))
+    assert cache_files.code_digest() != before
 
 
 def test_bad_files_are_named_and_left_out(data: Path) -> None:

@@ -114,7 +114,7 @@ def test_the_reference_runs_alone(tmp_path: Path) -> None:
     image = some_images()[3]
     Picture.fromarray(image.pixels.astype(np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "preprocess_reference.py").write_text(source_of(Preprocess(size=64)))
-    hide = "import sys; sys.modules['reslink'] = sys.modules['pydantic'] = sys.modules['torch'] = None; import runpy; "
+    hide = "import sys; sys.modules |= dict.fromkeys(['reslink', 'pydantic', 'torch', 'scipy']); import runpy; "
     program = hide + "sys.argv = ['', 'a.png', 'out.npz']; runpy.run_path('preprocess_reference.py', run_name='__main__')"
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
     with np.load(tmp_path / "out.npz") as found:

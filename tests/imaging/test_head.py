@@ -112,6 +112,39 @@ def test_padding_and_not_a_number_are_never_head(rng: np.random.Generator) -> No
     assert overlap(mask, head & ~padding) > 0.9
 
 
+def gaps(kind: str) -> NDArray[np.bool_]:
+    """Pixels without a measurement: a grid, or all beyond a circle."""
+    y, x = np.mgrid[:256, :256]
+    every = {"grid": (y % 8 == 0) | (x % 8 == 0), "round": np.hypot(y - 127.5, x - 127.5) > 120}
+    return np.asarray(every[kind])
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+@pytest.mark.parametrize("kind", ["grid", "round"])
+def test_padding_of_an_inverted_image_is_background(kind: str, inverted: bool, rng: np.random.Generator) -> None:
+    image, head = synthetic("mr", rng)
+    pixels = (255 - image.pixels).astype(np.float32) if inverted else image.pixels.copy()
+    padding = gaps(kind)
+    pixels[padding] = 0
+    mask = head_mask(Image(pixels, "MR", padding=padding, inverted=inverted))
+    assert not mask[padding].any()
+    assert overlap(mask, head & ~padding) > 0.9
+
+
+def test_one_absurd_value_of_a_ct_moves_no_border(rng: np.random.Generator) -> None:
+    image, head = synthetic("HU", rng)
+    pixels = image.pixels.copy()
+    pixels[3, 3] = 2e30
+    assert overlap(head_mask(Image(pixels, "HU")), head) > 0.95
+
+
+@pytest.mark.parametrize("kind", [">f4", "f2", "i4", "f8"])
+def test_the_mask_does_not_depend_on_the_type_of_the_pixels(kind: str, rng: np.random.Generator) -> None:
+    image, _ = synthetic("mr", rng)
+    whole = Image(np.rint(image.pixels), "grey")
+    np.testing.assert_array_equal(head_mask(Image(whole.pixels.astype(kind), "grey")), head_mask(whole))
+
+
 @pytest.mark.parametrize("unit", ["HU", "MR", "grey"])
 @pytest.mark.parametrize("value", [0.0, -1000.0, 7.0, np.nan])
 def test_no_head_in_a_blank_image(unit: Literal["HU", "MR", "grey"], value: float) -> None:

@@ -297,3 +297,5 @@ def test_only_whole_numbers_become_bytes(rng):
     assert _eight_bits(whole, 65535.0) is whole
     parts = whole + np.float32(0.25)  # no whole numbers, whatever the image says
     assert _eight_bits(parts, 255.0) is parts
+    parts[0, 0] = np.nan
+    assert _eight_bits(parts, 255.0) is parts

@@ -15,7 +15,10 @@ EXAMPLES = (
     "reslink info --json",
 )
 
-_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pillow", "pydicom", "nibabel", "safetensors", "accelerate")
+_PACKAGES = (
+    *("torch", "numpy", "scipy", "scikit-learn", "opencv-python-headless", "pillow", "pydicom", "nibabel", "safetensors"),
+    "accelerate",
+)
 EXIT_CODES = {
     "0": "done",
     "1": "an input or a write failed; the rest was done where it could be",

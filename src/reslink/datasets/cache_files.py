@@ -24,7 +24,7 @@ Grey = NDArray[np.uint8]
 
 _VERSION = 1
 _CODE = ("reslink.imaging", "reslink.datasets")
-_PACKAGES = ("numpy", "pillow", "scipy", "pydicom", "nibabel")
+_PACKAGES = ("numpy", "opencv-python-headless", "pillow", "scipy", "pydicom", "nibabel")
 
 
 def code_digest() -> str:

@@ -2,7 +2,7 @@
 
 Crops move and magnify the head in its thumbnail. The fine search is Gauss-Newton on the squared difference up to a
 factor, which climbs the correlation coefficient (Evangelidis and Psarakis, "Parametric image alignment using enhanced
-correlation coefficient maximization", IEEE PAMI 2008); OpenCV, which has it for one pair at a time, is no dependency.
+correlation coefficient maximization", IEEE PAMI 2008); OpenCV has it for one pair at a time only.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ _LEFT_OUT: Final = {"VERSION", "_as_tuple", "model_config", "_check_percentiles"
 _HEAD: Final = '''\
 """The preprocessing of an exported reslink model, from pixels to its inputs. Research use only; not a medical device.
 
-Cut out of reslink {version} (Apache-2.0). Needs numpy, opencv-python-headless and pillow. From Python:
+Cut out of reslink {version} (Apache-2.0). Needs numpy, opencv-python-headless (set to
+one thread) and pillow. From Python:
 
     import preprocess_reference as reference
     image = reference.Image(pixels.astype("float32"), unit="HU")  # "MR", or "grey" with white=255 for 8-bit pictures

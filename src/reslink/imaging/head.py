@@ -23,6 +23,7 @@ SMALLEST: Final = 0.02
 """A head covers at least this part of the image."""
 
 _LARGE: Final = 1e30
+"""Sums of larger values overflow."""
 
 Mask = NDArray[np.bool_]
 Plane = NDArray[np.float32]
@@ -72,18 +73,18 @@ def _working_copy(image: Image, valid: Mask) -> Plane:
     """The image at the working size: HU as they are; otherwise 0 to 1, the background low and what was not measured 0."""
     whole = bool(valid.all())
     values = image.pixels if whole else np.where(valid, image.pixels, image.pixels[valid].min())
+    if image.unit == "HU":
+        return _resampled(np.clip(values, -_LARGE, _LARGE))
     low, high = float(values.min()), float(values.max())
-    if high - low > _LARGE:  # sums of such values overflow
+    if high - low > _LARGE:
         values, low, high = values / np.float32(_LARGE), low / _LARGE, high / _LARGE
     small = _resampled(values)
-    if image.unit == "HU":
-        return small
     if not high > low:
         return np.zeros_like(small)
     unit = ((small.astype(np.float64) - low) / (high - low)).astype(np.float32)
-    unit = 1 - unit if image.inverted else unit
-    upright = 1 - unit if _bright_corners(unit) else unit
-    return upright if whole else np.where(_resampled(valid.astype(np.float32)) > 0.5, upright, np.float32(0))
+    measured_share = np.float32(1) if whole else _resampled(valid.astype(np.float32))
+    unit = measured_share - unit if image.inverted else unit
+    return measured_share - unit if _bright_corners(unit) else unit
 
 
 def _bright_corners(values: Plane) -> bool:
@@ -98,7 +99,8 @@ def _resampled(values: Plane) -> Plane:
     height, width = values.shape
     scale = WORKING_SIDE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), np.float32)
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(np.asarray(values, np.float32), size, interpolation=how), np.float32)
 
 
 def _returned(mask: Mask, shape: tuple[int, ...]) -> Mask:

@@ -17,7 +17,8 @@ Plane: TypeAlias = NDArray[np.float32]
 
 _OUTSIDE: Final[dict[str, Any]] = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
 
-cv2.setNumThreads(1)  # small images gain nothing by more, and a pool of threads does not live through a fork
+cv2.setNumThreads(1)
+"""For the whole process: small images gain nothing by more, and a pool of threads does not live through a fork."""
 
 
 def dilated(mask: Mask, radius: int) -> Mask:

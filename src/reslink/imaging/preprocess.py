@@ -277,7 +277,8 @@ def _eight_bits(values: Values, white: float | None) -> Values | Grey:
     """The same values as bytes where all are whole numbers from 0 to 255: what follows is then quicker and gives the same."""
     if white != 255:
         return values
-    whole = values.astype(np.uint8)
+    with np.errstate(invalid="ignore"):  # a number that a byte cannot hold comes out as another one
+        whole = values.astype(np.uint8)
     return whole if np.array_equal(whole, values) else values
 
 

@@ -33,6 +33,7 @@ _PACKAGES = (
     "torch",
     "numpy",
     "accelerate",
+    "opencv-python-headless",
     "pillow",
     "pydicom",
     "safetensors",
