@@ -91,7 +91,7 @@ def _bright_corners(values: Plane) -> bool:
     """Whether all four corners are nearer to white than to black: the picture is a negative."""
     h, w = (max(1, side // 16) for side in values.shape)
     corners = (values[:h, :w], values[:h, -w:], values[-h:, :w], values[-h:, -w:])
-    return all(_median(corner) > 0.5 for corner in corners)
+    return all(_middle(np.sort(corner, axis=None)) > 0.5 for corner in corners)
 
 
 def _resampled(values: Plane) -> Plane:
@@ -128,7 +128,7 @@ def _pictured(values: Plane) -> Mask:
     top = float(plain.max())
     inside = plain > dark + 0.4 * (bright - dark)
     white = plain > dark + 0.9 * (top - dark)
-    if float((inside & white).sum()) > 0.06 * float(inside.sum()):
+    if np.count_nonzero(inside & white) > 0.06 * np.count_nonzero(inside):
         return _skull(values, dark, min(bright, (dark + top) / 2))
     return _silhouette(values, dark + 0.2 * (bright - dark))
 
@@ -145,22 +145,23 @@ def _levels(smooth: Plane) -> tuple[float, float] | None:
     Where the head fills the picture, what is darker than the mean may be brain; then the background is what is still much
     darker along the rim of the picture.
     """
-    low, mean = float(smooth.min()), float(smooth.mean())
+    ordered, mean = np.sort(smooth, axis=None), smooth.mean()
+    low = float(ordered[0])
     if not mean > low:
         return None
-    dark, bright = _median(smooth[smooth <= mean]), _median(smooth[smooth > mean])
+    brighter = int(np.searchsorted(ordered, mean, side="right"))
+    dark, bright = _middle(ordered[:brighter]), _middle(ordered[brighter:])
     rim = np.concatenate([smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1]])
     darker = rim[rim <= (low + dark) / 2]
     if dark - low > 0.35 * (bright - low) and darker.size > 0.05 * rim.size:
-        return _median(darker), bright
+        return _middle(np.sort(darker)), bright
     return dark, bright
 
 
-def _median(values: Plane) -> float:
-    """The number of ``numpy.median``, to the bit, of values that are all numbers: at half its time, which is mostly checks."""
-    last = values.size // 2
-    ordered = np.partition(values, [max(last - 1, 0), last], axis=None)
-    return float(ordered[last] if values.size % 2 else (ordered[last - 1] + ordered[last]) / 2)
+def _middle(ordered: Plane) -> float:
+    """The number of ``numpy.median``, to the bit, of values in order, all of them numbers: without its checks."""
+    last = ordered.size // 2
+    return float(ordered[last] if ordered.size % 2 else (ordered[last - 1] + ordered[last]) / 2)
 
 
 def _silhouette(values: Plane, level: float) -> Mask:

@@ -242,11 +242,12 @@ class Preprocess(BaseModel):
 
     def _placement(self, image: Image, head: Mask | None) -> Placement:
         height, width = image.pixels.shape
-        if head is None or not head.any():
+        x, y, columns, rows = (0, 0, 0, 0) if head is None else cv2.boundingRect(head.view(np.uint8))
+        if not rows:
             found = None if head is None else False
             return Placement((height, width), 0, 0, height, width, self.size, found)
-        top, bottom = _extent(np.flatnonzero(head.any(axis=1)), height)
-        left, right = _extent(np.flatnonzero(head.any(axis=0)), width)
+        top, bottom = _extent(y, rows, height)
+        left, right = _extent(x, columns, width)
         return Placement((height, width), top, left, bottom - top, right - left, self.size, head_found=True)
 
     def _ranges(self, image: Image, values: Values | Grey) -> list[tuple[float, float]]:
@@ -266,11 +267,10 @@ def _check_slice(image: Image) -> None:
         )
 
 
-def _extent(where: NDArray[np.intp], size: int) -> tuple[int, int]:
-    """First and one past the last of the indices, widened by the margin and kept in the image."""
-    first, last = int(where[0]), int(where[-1]) + 1
-    margin = round(MARGIN * (last - first))
-    return max(0, first - margin), min(size, last + margin)
+def _extent(first: int, length: int, size: int) -> tuple[int, int]:
+    """First and one past the last of some rows or columns, widened by the margin and kept in the image."""
+    margin = round(MARGIN * length)
+    return max(0, first - margin), min(size, first + length + margin)
 
 
 def _eight_bits(values: Values, white: float | None) -> Values | Grey:
