@@ -72,9 +72,10 @@ def measured(image: Image) -> Mask:
 def _working_copy(image: Image, valid: Mask) -> Plane:
     """The image at the working size: HU as they are; otherwise 0 to 1, the background low and what was not measured 0."""
     whole = bool(valid.all())
-    values = image.pixels if whole else np.where(valid, image.pixels, image.pixels[valid].min())
+    pixels = np.asarray(image.pixels, np.float32)
+    values = pixels if whole else np.where(valid, pixels, pixels[valid].min())
     if image.unit == "HU":
-        return _resampled(np.clip(values, -_LARGE, _LARGE))
+        return _resampled(values)
     low, high = float(values.min()), float(values.max())
     if high - low > _LARGE:
         values, low, high = values / np.float32(_LARGE), low / _LARGE, high / _LARGE
@@ -100,7 +101,7 @@ def _resampled(values: Plane) -> Plane:
     scale = WORKING_SIDE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(np.asarray(values, np.float32), size, interpolation=how), np.float32)
+    return np.asarray(cv2.resize(values, size, interpolation=how), np.float32)
 
 
 def _returned(mask: Mask, shape: tuple[int, ...]) -> Mask:
