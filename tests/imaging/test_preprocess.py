@@ -21,6 +21,7 @@ from scipy import ndimage
 from reslink.errors import InputError
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import WINDOWS, Preprocess, _eight_bits, _shown, _spread
+from reslink.imaging.quantiles import counted_quantiles
 
 SMALL = Preprocess(size=64)
 
@@ -278,7 +279,9 @@ def test_counted_percentiles_are_those_of_numpy_to_the_bit(rng):
         for top in (1, 2, 17, 256):
             values = rng.integers(0, top, n).astype(np.uint8)
             for percentiles in ((0.5, 99.5), (0.0, 100.0), (49.9, 50.1), (33.3, 66.7)):
+                expected = tuple(np.percentile(values.astype(np.float64), percentiles))
                 assert _spread(values, percentiles) == _spread(values.astype(np.float32), percentiles)
+                assert tuple(counted_quantiles(values, [percent / 100 for percent in percentiles])) == expected
 
 
 @pytest.mark.parametrize("inverted", [False, True])

@@ -16,7 +16,15 @@ EXAMPLES = (
 )
 
 _PACKAGES = (
-    *("torch", "numpy", "scipy", "scikit-learn", "opencv-python-headless", "pillow", "pydicom", "nibabel", "safetensors"),
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "opencv-python-headless",
+    "pillow",
+    "pydicom",
+    "nibabel",
+    "safetensors",
     "accelerate",
 )
 EXIT_CODES = {
