@@ -47,13 +47,18 @@ def recipe_of(trials: dict[str, Any], name: str, seed: int) -> Recipe:
             f"There is no trial {name!r}", f"{TRIALS.name} has {', '.join(trials['trials'])}", nearest(name, trials["trials"])
         )
     always = ["data.split_seed=0", "trainer.export=last", f"seed={seed}"]
-    changes = [change for change in trials["trials"][name] if not change.startswith(VARIATION)]
+    changes = [change for change in changes_of(trials, name) if not change.startswith(VARIATION)]
     return load_recipe(None, [*trials["always"], *changes, *always])
 
 
 def variation_of(trials: dict[str, Any], name: str) -> str | None:
     """Returns the variation that a trial asks for, one of benchmarks/variations.py, or None."""
-    return next((change.removeprefix(VARIATION) for change in trials["trials"][name] if change.startswith(VARIATION)), None)
+    return next((change.removeprefix(VARIATION) for change in changes_of(trials, name) if change.startswith(VARIATION)), None)
+
+
+def changes_of(trials: dict[str, Any], name: str) -> list[str]:
+    """Returns the changes of a trial, those of the parts that it names included."""
+    return [change for item in trials["trials"][name] for change in ([item] if isinstance(item, str) else item)]
 
 
 def folded(found: Materials, folds: int, fold: int) -> Materials:
