@@ -68,6 +68,28 @@ def test_a_variation_is_trained_judged_and_begun_anew(search, tmp_path: Path) ->
     assert plain["loss"] != rows[0]["loss"]
 
 
+def test_a_trial_takes_the_changes_of_the_parts_that_it_names(search) -> None:
+    text = """
+    always: [trainer.epochs=3]
+    parts:
+      fine: &fine [trainer.batch_size=4, optimizer.lr=1e-4]
+    trials:
+      tiny: [model.drop_rate=0.25, *fine, variation=growing]
+    """
+    trials = yaml.safe_load(text)
+    recipe = search.recipe_of(trials, "tiny", 5)
+    assert (recipe.trainer.epochs, recipe.trainer.batch_size, recipe.optimizer.lr) == (3, 4, 1e-4)
+    assert (recipe.model.drop_rate, recipe.seed, recipe.trainer.export) == (0.25, 5, "last")
+    assert search.variation_of(trials, "tiny") == "growing"
+
+
+def test_every_trial_that_is_written_down_gives_a_recipe(search) -> None:
+    trials = yaml.safe_load(Path(search.__file__).with_name("trials.yaml").read_text(encoding="utf-8"))
+    digests = {name: search.recipe_of(trials, name, 0).digest() for name in trials["trials"]}
+    plain = [digest for name, digest in digests.items() if search.variation_of(trials, name) is None]
+    assert len(set(plain)) == len(plain), "two names for one trial"
+
+
 def test_a_wrong_name_names_the_nearest(search) -> None:
     with pytest.raises(UsageError, match="lesions"):
         search.recipe_of({"always": SMALL, "trials": {"tiny": [], "lesions": []}}, "lesion", 0)
