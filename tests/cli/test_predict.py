@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.shipping import shipping_of
+from reslink.cli.console import RESEARCH
 from reslink.cli.main import app
 from reslink.errors import UsageError
 from reslink.explain.graph_maps import about, graph_maps
@@ -108,6 +109,17 @@ def test_what_must_be_known_stands_below_the_answers(built_zoo: Path, ring_heads
     assert shipped is not None
     assert " ".join(shipped.about.split()) in " ".join(done.stderr.split())
     assert "1 line, 0 failed" in done.stderr
+
+
+def test_where_nothing_was_classified_the_path_stands_once_and_no_answer_is_explained(built_zoo: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    words = [sys.executable, "-m", "reslink", "predict", str(built_zoo / "ct"), "nowhere.png", "empty"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    missing, empty, counted, *rest = done.stderr.splitlines()
+    assert missing.startswith("nowhere.png does not exist. A path names a file, a folder")
+    assert empty.startswith("empty holds no image. ")
+    assert (counted, rest) == ("2 lines, 2 failed", [RESEARCH])
 
 
 def test_a_threshold_that_decides_is_said(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
 from reslink.errors import StorageError, UsageError
+from reslink.explain.attention import attention_maps
+from reslink.explain.panel import Tile
+from reslink.explain.panel import panel as drawn_panel
 from reslink.explain.run import METHODS, explain_paths
-from reslink.explain.shown import for_display, least_span, note, original
+from reslink.explain.shown import caption, for_display, heading, least_span, note, original
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
@@ -158,6 +162,14 @@ def test_every_method_runs_on_a_saved_bundle(tmp_path):
     (found,) = explain_paths(loaded, [picture(tmp_path / "scan.png")], tmp_path / "out")
     assert tuple(found.methods) == METHODS
     assert len(json.loads((tmp_path / "out" / "explain.json").read_text())["randomisation_checks"]) == 3
+    pixels = loaded.bundle.preprocess.pixels(read_image(tmp_path / "scan.png"))
+    gates = attention_maps(loaded.network, torch.from_numpy(loaded.bundle.preprocess.normalise(pixels[None])))
+    for name, gate in gates.items():
+        numbers = found.methods[name]
+        assert (numbers["low"], numbers["high"]) == (float(gate.min()), float(gate.max())), "the gates, not an enlarged map"
+        heat = np.load(tmp_path / "out" / "scan.npz")[name]
+        assert heat.shape == (192, 192)
+        assert tuple(numbers["peak"]) == np.unravel_index(int(heat.argmax()), heat.shape)
 
 
 def test_the_original_is_shown_whole_at_its_own_size(tmp_path):
@@ -187,6 +199,19 @@ def test_gates_are_drawn_from_their_lowest_and_grains_are_smoothed(rng):
     assert np.unravel_index(smooth.argmax(), smooth.shape) == (100, 100)
     assert 0 < smooth[100, 102] < smooth[100, 100]
     assert for_display("occlusion", grains) is grains
+
+
+def test_a_picture_says_why_the_bundle_abstains_and_grows_for_it(rng):
+    assert heading("Tumor", 0.9931, True) == "Tumor  99.3%  (the bundle abstains)"
+    assert heading("Tumor", 0.9931, None) == "Tumor  99.3%"
+    assert caption("scan.png", None) == caption("scan.png", []) == "scan.png"
+    why = caption("scan.png", ["it looks unlike", "the set is empty"])
+    assert why == "scan.png\nWhy it abstains: it looks unlike; the set is empty"
+    grey = rng.integers(0, 255, (64, 64)).astype(np.uint8)
+    tiles = [Tile("Image", "", None)] * 4
+    sizes = [Picture.open(io.BytesIO(drawn_panel(grey, tiles, "a", text))).size for text in ("scan.png", why, "scan.png " * 40)]
+    assert sizes[0][0] == sizes[1][0] == sizes[2][0] > 4 * 400, "four tiles in a row"
+    assert sizes[0][1] < sizes[1][1] <= sizes[2][1]
 
 
 def test_a_note_says_when_a_map_points_nowhere():

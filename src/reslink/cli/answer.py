@@ -16,6 +16,11 @@ def abstention(abstain: bool | None, reasons: Sequence[str] | None) -> str:
     return f"\tabstains: {'; '.join(reasons or ())}" if abstain else ""
 
 
+def failure(where: str, path: str, error: str | None) -> str:
+    """Returns the line of an image without an answer: its place, unless the error itself begins with the path, and why."""
+    return str(error) if where == path and str(error).startswith(path) else f"{where}: {error}"
+
+
 def known_first(console: Console, bundle: Bundle) -> None:
     """Says what must be known before an answer of a bundle is used, and that it is for research only.
 

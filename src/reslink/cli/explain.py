@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslink.cli.answer import abstention, known_first
+from reslink.cli.answer import abstention, failure, known_first
 from reslink.cli.console import Console
 from reslink.cli.options import BundleFolder, Device, Images, Json
 
@@ -73,7 +73,10 @@ def explain(
             console.json(explanation.as_dict())
     else:
         _show(console, done, out)
-        known_first(console, classifier.bundle)
+        if any(explanation.error is None for explanation in done):
+            known_first(console, classifier.bundle)
+        else:
+            console.research_use_only()
     if any(explanation.error is not None for explanation in done):
         raise typer.Exit(1)
 
@@ -107,7 +110,7 @@ def _found(path: str) -> Sequence[str | Path]:
 def _show(console: Console, done: list[Explanation], out: Path) -> None:
     for explanation in done:
         if explanation.error is not None:
-            console.warn(f"{explanation.path}: {explanation.error}")
+            console.warn(failure(explanation.path, explanation.path, explanation.error))
         elif explanation.probability is not None:
             abstains = abstention(explanation.abstain, explanation.reasons)
             console.data(f"{explanation.label}\t{explanation.probability:.3f}\t{out / str(explanation.panel)}{abstains}")

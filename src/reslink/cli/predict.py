@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
-from reslink.cli.answer import abstention, known_first
+from reslink.cli.answer import abstention, failure, known_first
 from reslink.cli.console import Console
 from reslink.cli.options import Backend, BatchSize, BundleFolder, Device, Images, Json
 from reslink.cli.threads import wanted_threads
@@ -78,9 +78,12 @@ def predict(
     if pictures is not None:
         console.note(f"{_counted(total - failed, 'picture')} in {pictures}")
     if not json:
-        asked = f", {abstained} abstained from" if classifier.bundle.decision.abstains else ""
+        asked = f", {abstained} abstained from" if classifier.bundle.decision.abstains and failed < total else ""
         console.note(f"{_counted(total, 'line')}, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
-        known_first(console, classifier.bundle)
+        if failed < total:
+            known_first(console, classifier.bundle)
+        else:
+            console.research_use_only()
     if failed:
         raise typer.Exit(1)
 
@@ -142,7 +145,7 @@ class PlainLines:
         """Writes one prediction."""
         where = prediction.path if prediction.slice is None else f"{prediction.path} slice {prediction.slice}"
         if prediction.error is not None or prediction.probability is None:
-            self._console.warn(f"{where}: {prediction.error}")
+            self._console.warn(failure(where, prediction.path, prediction.error))
         else:
             abstains = abstention(prediction.abstain, prediction.reasons)
             self._console.data(f"{prediction.label}\t{prediction.probability:.3f}\t{where}{abstains}")

@@ -22,7 +22,7 @@ METHODS = (*LAYERS, "grad_cam", "integrated_gradients", "occlusion")
 def heat_maps(
     classifier: Classifier, pixels: NDArray[np.uint8], target: int, methods: Sequence[str] = METHODS
 ) -> dict[str, NDArray[np.float32]]:
-    """Returns the maps of one image in the network's square.
+    """Returns the maps of one image over the network's square.
 
     Args:
         classifier: The loaded bundle.
@@ -31,16 +31,15 @@ def heat_maps(
         methods: Some of ``METHODS``.
 
     Returns:
-        Method to (S, S) float32, in the order of ``methods``; attention layers that the network does not have are
-        left out.
+        Method to a square of float32, in the order of ``methods``: gates at the resolution of their feature map, the
+        others (S, S). Attention layers that the network does not have are left out.
     """
     preprocess, network = classifier.bundle.preprocess, classifier.network
     x = torch.from_numpy(preprocess.normalise(pixels[None]))
     lowest = (0.0 - preprocess.mean) / preprocess.std
-    size = (int(x.shape[-2]), int(x.shape[-1]))
     gates = attention_maps(network, x) if set(LAYERS) & set(methods) else {}
     makers: dict[str, Callable[[], NDArray[np.float32]]] = {
-        **{name: lambda heat=heat: enlarge(heat, size) for name, heat in gates.items()},  # type: ignore[misc]
+        **{name: lambda heat=heat: heat for name, heat in gates.items()},  # type: ignore[misc]
         "grad_cam": lambda: grad_cam(network, x, target),
         "integrated_gradients": lambda: integrated_gradients(network, x, target, baseline=lowest),
         "occlusion": lambda: occlusion(network, x, target, baseline=lowest),
@@ -52,7 +51,7 @@ def numbers(heat: NDArray[np.float32], shown: NDArray[np.float32], mask: NDArray
     """Returns what a map says as numbers.
 
     Args:
-        heat: (S, S) map in the network's square.
+        heat: The map over the network's square, at any resolution.
         shown: (H, W) the same map on the original image.
         mask: (S, S) lesion, or None.
 
@@ -61,5 +60,5 @@ def numbers(heat: NDArray[np.float32], shown: NDArray[np.float32], mask: NDArray
     """
     found = range_and_peak(heat, shown)
     if mask is not None and mask.any():
-        found |= dict(zip(MEASURES, measure(heat, mask), strict=True))
+        found |= dict(zip(MEASURES, measure(enlarge(heat[None], mask.shape)[0], mask), strict=True))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,10 @@ from PIL import Image as Picture
 from reslink.explain.overlay import COLORMAP, overlay
 
 RESEARCH_USE_ONLY = "Research use only – not for diagnosis"
+NO_OUTLINE = "The maps show what weighed in the answer; they outline no lesion"
 _LONGEST = 640
+_SIDE = 3.4
+_LETTERS_PER_TILE = 48
 _INK, _SOFT, _PAPER = "#e8eaed", "#9aa3ad", "#111418"
 
 
@@ -42,32 +46,34 @@ class Tile:
 def panel(
     grey: NDArray[np.uint8], tiles: Sequence[Tile], heading: str, note: str, mask: NDArray[np.bool_] | None = None
 ) -> bytes:
-    """Draws tiles in rows of three under a heading, with the colour scale and the research-use line at the foot.
+    """Draws tiles in rows of three, or four in one, under a heading, with the colour scale and the limits of use at the foot.
 
     Args:
         grey: (H, W) uint8, the image as it is shown.
         tiles: At least one.
         heading: Label and probability; taken literally, also ``$``.
-        note: File name and the like, in small letters.
+        note: File name and the like, in small letters; long lines are wrapped.
         mask: (H, W) lesion mask, drawn as a contour, or None.
 
     Returns:
         A PNG.
     """
-    columns = min(3, len(tiles))
+    columns = len(tiles) if len(tiles) <= 4 else 3
     rows = -(-len(tiles) // columns)
     tall = min(1.6, max(0.5, grey.shape[0] / grey.shape[1]))
-    width, cell = 3.4 * columns, 3.4 * tall + 0.5
-    height = cell * rows + 1.55
+    width, cell = _SIDE * columns, _SIDE * tall + 0.5
+    lines = [part for line in note.split("\n") for part in textwrap.wrap(line, _LETTERS_PER_TILE * columns)]
+    top = 0.98 + 0.18 * max(0, len(lines) - 1)
+    height = cell * rows + 0.57 + top
     figure = Figure(figsize=(width, height), dpi=130, facecolor=_PAPER)
-    _heading(figure, heading, note, height)
+    _heading(figure, heading, "\n".join(lines), height)
     grid = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(0.02, 0.68 / height, 0.98, 1 - 0.98 / height, wspace=0.05, hspace=0.56 / (3.4 * tall))
+    figure.subplots_adjust(0.02, 0.68 / height, 0.98, 1 - top / height, wspace=0.05, hspace=0.56 / (_SIDE * tall))
     for i, axes in enumerate(grid.flat):
         axes.set_axis_off()
         if i < len(tiles):
             _tile(axes, grey, tiles[i], mask)
-    _foot(figure, height, mask is not None)
+    _foot(figure, height, mask is not None, len(tiles) > 1)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor=_PAPER, metadata={"Software": None})
     return buffer.getvalue()
@@ -91,7 +97,7 @@ def _small(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(picture)
 
 
-def _foot(figure: Figure, height: float, masked: bool) -> None:
+def _foot(figure: Figure, height: float, masked: bool, mapped: bool) -> None:
     axes = figure.add_axes((0.02, 0.40 / height, 0.24, 0.09 / height))
     bar = Colorbar(axes, ScalarMappable(cmap=colormaps[COLORMAP]), orientation="horizontal")
     bar.set_ticks([])
@@ -101,3 +107,5 @@ def _foot(figure: Figure, height: float, masked: bool) -> None:
     if masked:
         figure.text(0.30, 0.44 / height, "cyan: lesion mask", color="#00e5ff", size=8, va="center")
     figure.text(0.98, 0.44 / height, RESEARCH_USE_ONLY, color=_INK, size=9, weight="bold", va="center", ha="right")
+    if mapped:
+        figure.text(0.98, 0.22 / height, NO_OUTLINE, color=_SOFT, size=8, va="center", ha="right")

@@ -200,6 +200,10 @@ class _Judged:
     def abstains(self) -> bool | None:
         return None if self.verdicts.abstain is None else bool(self.verdicts.abstain[0])
 
+    @property
+    def reasons(self) -> list[str] | None:
+        return None if self.abstains is None else self.verdicts.reasons[0]
+
 
 def _judge(classifier: Classifier, pixels: NDArray[np.uint8], target: int | None) -> _Judged:
     verdicts = classifier.judge(pixels[None])
@@ -223,9 +227,8 @@ def _picture(
         for name, heat in heats.items()
     ]
     where = found.path.name + ("" if found.slice is None else f", slice {found.slice}")
-    heading = f"{names[judged.predicted]}  {judged.probabilities[judged.predicted]:.1%}"
-    heading += "  (the bundle abstains)" if judged.abstains else ""
-    return panel(grey, tiles, heading, where, mask)
+    heading = shown.heading(names[judged.predicted], float(judged.probabilities[judged.predicted]), judged.abstains)
+    return panel(grey, tiles, heading, shown.caption(where, judged.reasons), mask)
 
 
 def _explanation(
@@ -242,7 +245,7 @@ def _explanation(
         maps=f"{stem}.npz",
         methods=numbers,
         abstain=judged.abstains,
-        reasons=None if judged.abstains is None else judged.verdicts.reasons[0],
+        reasons=judged.reasons,
         ood_score=None if judged.verdicts.ood_score is None else float(judged.verdicts.ood_score[0]),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -46,7 +46,7 @@ def range_and_peak(heat: NDArray[np.float32], shown: NDArray[np.float32]) -> dic
     """Returns what a map says as numbers.
 
     Args:
-        heat: The map in the network's square.
+        heat: The map over the network's square, at its own resolution: enlarging would take from the range.
         shown: (H, W) the same map on the original image.
 
     Returns:
@@ -82,6 +82,16 @@ def for_display(name: str, heat: NDArray[np.float32]) -> NDArray[np.float32]:
 def least_span(name: str) -> float:
     """Returns the least span of a method's map that is shown with the full scale of colours."""
     return GATE_SPAN if name in LAYERS else 0.0
+
+
+def heading(label: str | None, probability: float | None, abstain: bool | None) -> str:
+    """Returns the first line of a picture: the answer."""
+    return f"{label}  {probability:.1%}" + ("  (the bundle abstains)" if abstain else "")
+
+
+def caption(where: str, reasons: Sequence[str] | None) -> str:
+    """Returns the small lines below the answer: what was looked at and why the bundle abstains, if it does."""
+    return where + (f"\nWhy it abstains: {'; '.join(reasons)}" if reasons else "")
 
 
 def note(name: str, numbers: Mapping[str, Any], target: str) -> str:
