@@ -48,6 +48,35 @@ def test_what_must_be_known_stands_below_the_answers(
     assert NO_GATE not in explain(finished_run, ring_heads / "61.png", tmp_path / "json", "--json").output
 
 
+def test_a_file_in_place_of_the_folder_is_refused_before_the_work(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    done = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "mine")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"Error: {tmp_path / 'mine'} is a file.\n  --out names a folder.\n  Write for example --out ")
+
+
+def test_the_randomisation_check_is_said_and_a_failed_one_is_a_warning(
+    built_zoo: Path, ring_heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        "explain",
+        str(built_zoo / "ct"),
+        str(ring_heads / "61.png"),
+        "--method",
+        "grad_cam",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    for limit, said in (
+        (1.0, "Randomisation check of grad_cam passed: "),
+        (-1.0, "Warning: Randomisation check of grad_cam failed: "),
+    ):
+        monkeypatch.setattr("reslink.explain.sanity.LIMIT", limit)
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.stderr
+        assert [line for line in done.stderr.splitlines() if line.startswith(said)], done.stderr
+
+
 def test_it_promises_no_pictures_where_nothing_was_explained(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     none = explain(built_zoo / "ct", tmp_path / "none.png", tmp_path / "out")
     assert none.exit_code == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,19 @@ def test_one_picture_is_counted_as_one(built_zoo: Path, ring_heads: Path, tmp_pa
     words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "onnxruntime"]
     done = CliRunner().invoke(app, ["predict", *words, "--pictures", str(tmp_path / "seen")])
     assert f"1 picture in {tmp_path / 'seen'}\n1 line, 0 failed" in done.stderr
+
+
+def test_no_picture_is_promised_where_none_was_made_and_a_long_name_stops_nothing(
+    built_zoo: Path, ring_heads: Path, tmp_path: Path
+) -> None:
+    words = ["predict", str(built_zoo / "ct"), "--backend", "onnxruntime", "--pictures", str(tmp_path / "seen")]
+    none = CliRunner().invoke(app, [*words, str(tmp_path / "none.png"), "--json"])
+    assert (none.exit_code, none.stderr) == (1, RESEARCH + "\n")
+    assert not (tmp_path / "seen").exists()
+    shutil.copy(ring_heads / "61.png", long := tmp_path / ("n" * 245 + ".png"))
+    done = CliRunner().invoke(app, [*words, str(long), str(ring_heads / "61.png")])
+    assert (done.exit_code, len(done.stdout.splitlines())) == (0, 2), done.stderr
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == [f"0001_{'n' * 80}.png", "0002_61.png"]
 
 
 def test_what_must_be_known_stands_below_the_answers(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:

@@ -162,7 +162,10 @@ class TestTable:
             ("path,label\na1.png,a\na2.png,a\n", "only 'a'"),
             ("path,label\na1.png,a\na2.png,a\nb1.png,b\n", "class 'b' has one case"),
             ("path,label\na1.png,Tumor\na2.png,Tumor\nb1.png,tumor\nb2.png,tumor\n", "'Tumor' and 'tumor'"),
-            (b"path,label\na1.png,\xff\xfe\xfa\n", "cannot be read as text.*A data set is a folder.*Give such a folder"),
+            (
+                b"path,label\na1.png,\xff\xfe\xfa\n",
+                "cannot be read as text: it is not UTF-8.*DATA is a folder.*Give the folder",
+            ),
             ('path,label\na1.png,"a\n', "is not CSV"),
         ],
     )

@@ -9,15 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.decision import Decision
 from reslink.errors import StorageError, UsageError
 from reslink.explain.attention import attention_maps
-from reslink.explain.panel import Tile
-from reslink.explain.panel import panel as drawn_panel
+from reslink.explain.panel import Tile, panel
+from reslink.explain.picture_names import picture_stem
 from reslink.explain.run import METHODS, explain_paths
-from reslink.explain.shown import caption, for_display, heading, least_span, note, original
+from reslink.explain.shown import caption, for_display, heading, least_span, note, original, range_and_peak
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
@@ -68,8 +72,8 @@ def test_panel_maps_and_numbers_of_one_image(classifier, tmp_path):
         if name != "occlusion":
             assert numbers["pointing_game"] == 1.0
             assert numbers["iou"] > 0.3
-    with Picture.open(tmp_path / "out" / "scan.png") as panel:
-        assert panel.width > 800
+    with Picture.open(tmp_path / "out" / "scan.png") as drawn:
+        assert drawn.width > 800
     with np.load(tmp_path / "out" / "scan.npz", allow_pickle=False) as maps:
         assert set(maps) == set(found.methods)
         assert maps["grad_cam"].shape == (192, 192)
@@ -107,12 +111,12 @@ def test_equal_and_hostile_names_get_files_of_their_own(classifier, tmp_path):
     names = ["one/scan.png", "two/scan.png", "three/SCAN.png", "four/..scan;rm -rf $HOME.png", "five/$x_{1}$<b>.png"]
     files = [picture(tmp_path / name) for name in names]
     found = explain_paths(classifier, files, tmp_path / "out", methods=["grad_cam"], sanity=False)
-    panels = [f.panel for f in found]
-    assert len({p.casefold() for p in panels}) == 5
-    assert panels[:3] == ["scan.png", "scan_2.png", "SCAN_3.png"]
-    for panel in panels:
-        assert (tmp_path / "out" / panel).is_file()
-        assert set(panel) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    names = [f.panel for f in found]
+    assert len({p.casefold() for p in names}) == 5
+    assert names[:3] == ["scan.png", "scan_2.png", "SCAN_3.png"]
+    for name in names:
+        assert (tmp_path / "out" / name).is_file()
+        assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
 def test_a_volume_gives_a_panel_a_slice(classifier, tmp_path):
@@ -202,20 +206,71 @@ def test_gates_are_drawn_from_their_lowest_and_grains_are_smoothed(rng):
 
 
 def test_a_picture_says_why_the_bundle_abstains_and_grows_for_it(rng):
-    assert heading("Tumor", 0.9931, True) == "Tumor  99.3%  (the bundle abstains)"
+    assert heading("Tumor", 0.9931, True) == "The bundle abstains  (Tumor  99.3%)"
     assert heading("Tumor", 0.9931, None) == "Tumor  99.3%"
-    assert caption("scan.png", None) == caption("scan.png", []) == "scan.png"
-    why = caption("scan.png", ["it looks unlike", "the set is empty"])
-    assert why == "scan.png\nWhy it abstains: it looks unlike; the set is empty"
+    labels = Labels(("Healthy", "Tumor"))
+    free = Bundle({"num_classes": 2, "in_channels": 3}, PLAIN, labels, Decision(threshold=None))
+    assert caption("scan.png", None, free) == caption("scan.png", [], free) == "scan.png"
+    why = caption(
+        "scan.png",
+        ["it looks unlike", "the set is empty"],
+        Bundle({"num_classes": 2, "in_channels": 3}, PLAIN, labels, Decision(threshold=0.2242)),
+    )
+    assert why == "scan.png  ·  Tumor from 22.4% on\nWhy it abstains: it looks unlike; the set is empty"
     grey = rng.integers(0, 255, (64, 64)).astype(np.uint8)
     tiles = [Tile("Image", "", None)] * 4
-    sizes = [Picture.open(io.BytesIO(drawn_panel(grey, tiles, "a", text))).size for text in ("scan.png", why, "scan.png " * 40)]
+    sizes = [Picture.open(io.BytesIO(panel(grey, tiles, "a", text))).size for text in ("scan.png", why, "scan.png " * 40)]
     assert sizes[0][0] == sizes[1][0] == sizes[2][0] > 4 * 400, "four tiles in a row"
     assert sizes[0][1] < sizes[1][1] <= sizes[2][1]
+
+
+@pytest.mark.parametrize("shape", [(60, 1200), (1200, 60), (200, 200), (256, 600)])
+def test_no_word_of_a_picture_lies_on_another(shape, monkeypatch):
+    drawn = []
+
+    class Kept(Figure):
+        def savefig(self, *args, **kwargs):
+            super().savefig(*args, **kwargs)
+            renderer = FigureCanvasAgg(self).get_renderer()
+            texts = [text for text in self.findobj(Text) if text.get_text() and text.get_visible()]
+            drawn.append([(text.get_text(), text.get_window_extent(renderer)) for text in texts])
+
+    monkeypatch.setattr("reslink.explain.panel.Figure", Kept)
+    heat = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+    for n in (2, 4, 6):
+        tiles = [Tile("Image", "", None)] + [Tile("Integrated gradients", "evidence for Tumor, smoothed", heat)] * (n - 1)
+        panel(np.full(shape, 90, np.uint8), tiles, "Tumor  99.3%", "scan.png\nWhy it abstains: " + "it looks unlike; " * 9)
+    assert [len(found) for found in drawn] == [9, 13, 17]
+    for found in drawn:
+        for i, (one, here) in enumerate(found):
+            assert not [(one, other) for other, there in found[i + 1 :] if here.overlaps(there)]
+
+
+def test_a_name_that_the_font_cannot_write_gives_no_warning_and_safe_names():
+    panel(np.zeros((8, 8), np.uint8), [Tile("Image", "頭部", None)], "腫瘍  99.3%", "頭部スキャン_患者.png")
+    assert [
+        picture_stem(Path(name)) for name in ("頭部.png", "1.2.840.113619.2.55", "1.2.840.55.dcm", "a.nii.gz", "..$x {1}.png")
+    ] == [
+        "image",
+        "1.2.840.113619.2.55",
+        "1.2.840.55",
+        "a",
+        "x_1",
+    ]
+    assert len(picture_stem(Path("n" * 245 + ".jpg"))) == 80
 
 
 def test_a_note_says_when_a_map_points_nowhere():
     numbers = {"flat": False, "low": 0.2, "high": 0.75}
     assert note("final_attention", numbers, "Tumor") == "gates from 0.20 to 0.75"
     assert note("grad_cam", numbers, "Tumor") == "evidence for Tumor"
-    assert note("grad_cam", numbers | {"flat": True}, "Tumor") == "the same everywhere: it points nowhere"
+    assert note("final_attention", numbers | {"flat": True}, "Tumor") == "the same everywhere: it points nowhere"
+    assert note("grad_cam", numbers | {"flat": True}, "Tumor") == "no evidence for Tumor in the picture"
+
+
+@pytest.mark.parametrize(("shown", "nothing"), [(-2.0, True), (0.0, True), (0.5, False)])
+def test_a_map_that_marks_nothing_within_the_image_is_flat(shown, nothing):
+    square, image = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8), np.full((20, 10), -3, np.float32)
+    image[3, 4] = shown
+    assert range_and_peak(square, image) == {"low": -1, "high": 1, "flat": nothing, "peak": [3, 4]}
+    assert range_and_peak(np.full((8, 8), 0.3, np.float32), image)["flat"]

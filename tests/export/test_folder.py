@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from reslink.bundles.decision import Decision
 from reslink.bundles.decision_parts import IsotonicCurve
 from reslink.errors import BundleError, GateError, InputError, UsageError
 from reslink.export import folder, monai, parity
+from reslink.export import onnx as onnx_files
 from reslink.export.folder import FORMATS, export
 from reslink.export.graph import DecisionGraph, SliceGraph
 from reslink.export.parity import Inputs, inputs_of
@@ -172,6 +174,17 @@ def test_every_format_is_read_back_and_says_what_it_is(form: str, saved: Bundle,
     assert "research use only" in manifest["research_use_only"].lower()
     assert "Licence of the weights: not stated" in (tmp_path / "out" / "LICENCE.txt").read_text()
     _check_no_machine(tmp_path / "out", str(saved.folder))
+
+
+def test_fractions_stand_in_the_written_graph_as_they_are(make_saved: object, tmp_path: Path) -> None:
+    """The exporter of torch rounds a Python float to float32, which moves a pixel in some MR heads and the threshold in all."""
+    settings = Preprocess(size=64, percentiles=(0.5, 99.5))
+    rule = Decision(threshold=0.22415658558997892, temperature=0.7791226430913547)
+    onnx_files.write(make_saved(preprocess=settings).with_decision(rule), tmp_path)  # type: ignore[operator]
+    for name, wanted in {"model.onnx": {0.005, 0.995}, "network.onnx": set()}.items():
+        stored = [onnx.numpy_helper.to_array(part) for part in onnx.load(tmp_path / name).graph.initializer]
+        held = {float(value) for part in stored if part.dtype == np.float64 for value in part.ravel()}
+        assert {*wanted, rule.threshold, rule.temperature} <= held, name
 
 
 @pytest.mark.filterwarnings("ignore:parsing config_file")  # MONAI says so of every configuration

@@ -18,14 +18,18 @@ def abstention(abstain: bool | None, reasons: Sequence[str] | None) -> str:
 
 def failure(where: str, path: str, error: str | None) -> str:
     """Returns the line of an image without an answer: its place, unless the error itself begins with the path, and why."""
-    return str(error) if where == path and str(error).startswith(path) else f"{where}: {error}"
+    return str(error) if where == path and str(error).startswith(f"{path} ") else f"{where}: {error}"
 
 
-def known_first(console: Console, bundle: Bundle) -> None:
+def known_first(console: Console, bundle: Bundle, *, answered: bool = True) -> None:
     """Says what must be known before an answer of a bundle is used, and that it is for research only.
 
-    Where a threshold decides, it is said: the label then need not be the more probable class.
+    Where a threshold decides, it is said: the label then need not be the more probable class. Where there is no answer, only
+    the last is said.
     """
+    if not answered:
+        console.research_use_only()
+        return
     from reslink.bundles.card_sections import label_rule
     from reslink.bundles.shipping import read_first
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import AllowLeakage, BatchSize, BundleFolder, Data, Device, Json, Overwrite
 from reslink.cli.verb import refuse_earlier
+
+if TYPE_CHECKING:
+    from reslink.bundles.decision import Decision
 
 _CALIBRATION = (("ece", "ECE"), ("brier", "Brier score"))
 _FIGURES = (
@@ -75,7 +78,8 @@ def calibrate(
     from reslink.metrics.operating_point import OperatingPoint
 
     wishes = Wishes(method, OperatingPoint.parse(operating_point), coverage if sets else None, per_class, ood)
-    manifest = Manifest.open(data, labels=Bundle.load(bundle).labels)
+    former = Bundle.load(bundle)
+    manifest = Manifest.open(data, labels=former.labels)
     progress = console.progress()
     try:
         result = calibrate_bundle(
@@ -93,7 +97,7 @@ def calibrate(
         progress.end()
     for name, reason in result["failed"].items():
         console.warn(f"{name} is left out: {reason}")
-    for note in (*result["notes"], *_leakage(result)):
+    for note in (*result["notes"], *_leakage(result), *_lost(former.decision, result["decision"])):
         console.warn(f"Warning: {note}.")
     if caveat := FittedOn.model_validate(result["decision"]["fitted_on"]).caveat:
         console.note(f"{caveat[0].upper()}{caveat[1:]}.")
@@ -107,6 +111,18 @@ def calibrate(
 
 def _leakage(result: dict[str, Any]) -> list[str]:
     return [] if result["leakage"]["status"] == "none found" else [result["leakage"]["message"]]
+
+
+def _lost(former: Decision, decision: dict[str, Any]) -> list[str]:
+    """Returns what the bundle had before and no longer has, a sentence each without its full stop."""
+    lost = []
+    if former.threshold is not None and former.threshold_source != "default" and decision["threshold_source"] == "default":
+        lost.append(f"The threshold of {former.threshold:.4g} ({former.threshold_source}) is gone, --operating-point fits one")
+    if former.conformal is not None and decision["conformal"] is None:
+        lost.append("The prediction sets that the bundle had are gone")
+    if former.ood is not None and decision["ood"] is None:
+        lost.append("The out-of-distribution gate that the bundle had is gone")
+    return lost
 
 
 def _say(console: Console, result: dict[str, Any]) -> None:

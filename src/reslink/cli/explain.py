@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_text
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 from reslink.cli.answer import abstention, failure, known_first
 from reslink.cli.console import Console
 from reslink.cli.options import BundleFolder, Device, Images, Json
+from reslink.cli.verb import refuse_file
 
 if TYPE_CHECKING:
     from reslink.explain.run import Explanation
@@ -46,6 +48,7 @@ def explain(
 
     A PATH that is a CSV is read as a manifest; with its lesion masks it is measured whether the maps meet the lesion.
     """
+    refuse_file(out, "--out", "explained")
     from reslink.explain.run import METHODS, explain_paths
     from reslink.inference.classifier import Classifier
 
@@ -71,12 +74,10 @@ def explain(
     if json:
         for explanation in done:
             console.json(explanation.as_dict())
+        console.research_use_only()
     else:
         _show(console, done, out)
-        if any(explanation.error is None for explanation in done):
-            known_first(console, classifier.bundle)
-        else:
-            console.research_use_only()
+        known_first(console, classifier.bundle, answered=any(explanation.error is None for explanation in done))
     if any(explanation.error is not None for explanation in done):
         raise typer.Exit(1)
 
@@ -118,6 +119,9 @@ def _show(console: Console, done: list[Explanation], out: Path) -> None:
     if means:
         console.table(("map", ">lesions", ">pointing game", ">energy inside", ">IoU"), means)
     if any(explanation.panel is not None for explanation in done):
+        for check in json_text.loads((out / "explain.json").read_text(encoding="utf-8"))["randomisation_checks"]:
+            said = f"Randomisation check of {check['method']} {check['verdict']}"
+            console.note(said) if check["passed"] else console.warn(f"Warning: {said}")
         console.note(f"Pictures, maps and explain.json: {out}")
     else:
         console.note(f"Nothing was explained; {out / 'explain.json'} says why")

@@ -15,6 +15,7 @@ from reslink.cli.answer import abstention, failure, known_first
 from reslink.cli.console import Console
 from reslink.cli.options import Backend, BatchSize, BundleFolder, Device, Images, Json
 from reslink.cli.threads import wanted_threads
+from reslink.cli.verb import refuse_file
 from reslink.errors import StorageError, UsageError
 from reslink.files import spreadsheet_text, write_atomic
 
@@ -75,15 +76,14 @@ def predict(
             sink.write(prediction)
             if drawing is not None and prediction.error is None:
                 drawing.write(prediction)
-    if pictures is not None:
+    if pictures is not None and failed < total:
         console.note(f"{_counted(total - failed, 'picture')} in {pictures}")
-    if not json:
+    if json:
+        console.research_use_only()
+    else:
         asked = f", {abstained} abstained from" if classifier.bundle.decision.abstains and failed < total else ""
         console.note(f"{_counted(total, 'line')}, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
-        if failed < total:
-            known_first(console, classifier.bundle)
-        else:
-            console.research_use_only()
+        known_first(console, classifier.bundle, answered=failed < total)
     if failed:
         raise typer.Exit(1)
 
@@ -166,13 +166,14 @@ class Pictures:
         from reslink.explain.graph_maps import check_backend
 
         check_backend(classifier.backend)
-        _refuse_file(folder)
+        refuse_file(folder, "--pictures", "pictures")
         self._classifier, self._folder, self._count = classifier, folder, 0
         self._read: tuple[str, list[Image]] = ("", [])
 
     def write(self, prediction: Prediction) -> None:
         """Draws one answer; a file of several slices is read once more for all of them."""
         from reslink.explain.graph_maps import answer_picture
+        from reslink.explain.picture_names import picture_stem
         from reslink.imaging.reading import read_image
 
         if self._read[0] != prediction.path:
@@ -180,17 +181,9 @@ class Pictures:
         self._count += 1
         where, path = prediction.slice, Path(prediction.path)
         note = path.name + ("" if where is None else f", slice {where}")
-        name = f"{self._count:04d}_{path.name.split('.')[0]}" + ("" if where is None else f"_slice_{where}")
+        name = f"{self._count:04d}_{picture_stem(path)}" + ("" if where is None else f"_slice_{where}")
         picture = answer_picture(self._classifier, self._read[1][where or 0], prediction, note)
         write_atomic(self._folder / f"{name}.png", picture)
-
-
-def _refuse_file(folder: Path) -> None:
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise UsageError(
-                f"{place} is a file", "--pictures names a folder", f"Write for example --pictures {place.with_name('pictures')}"
-            )
 
 
 class _Writer(Protocol):

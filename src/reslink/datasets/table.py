@@ -78,9 +78,9 @@ def _text(path: Path) -> str:
         return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise UsageError(
-            f"{path} cannot be read as text: {error}",
-            "A data set is a folder with a folder of images for each class, or a table: CSV in UTF-8",
-            "Give such a folder, or save the table again as 'CSV UTF-8'",
+            f"{path} cannot be read as text: {error.strerror if isinstance(error, OSError) else 'it is not UTF-8'}",
+            "DATA is a folder of class folders, a folder with a manifest.csv, or a CSV file with columns path,label",
+            "Give the folder of the images, or save the table again as 'CSV UTF-8'",
         ) from error
 
 

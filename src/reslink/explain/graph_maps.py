@@ -91,5 +91,5 @@ def answer_picture(classifier: Classifier, image: Image, answer: Prediction, not
         numbers = shown.range_and_peak(heat, place.to_image(heat))
         drawn = place.to_image(shown.for_display(name, heat))
         tiles.append(Tile(shown.TITLES[name], shown.note(name, numbers, target), drawn, shown.least_span(name)))
-    heading = shown.heading(answer.label, answer.probability, answer.abstain)
-    return panel(shown.original(preprocess, image), tiles, heading, shown.caption(note, answer.reasons))
+    heading = shown.heading(str(answer.label), float(answer.probability or 0), answer.abstain)
+    return panel(shown.original(preprocess, image), tiles, heading, shown.caption(note, answer.reasons, classifier.bundle))

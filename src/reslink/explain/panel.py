@@ -6,6 +6,7 @@ import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,15 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from reslink.explain.overlay import COLORMAP, overlay
 
 RESEARCH_USE_ONLY = "Research use only – not for diagnosis"
-NO_OUTLINE = "The maps show what weighed in the answer; they outline no lesion"
+NO_OUTLINE = "The maps show what the network used; they outline no lesion"
 _LONGEST = 640
-_SIDE = 3.4
+_SIDE, _PICTURE, _GAP, _FOOT = 3.4, 3.13, 0.62, 0.78
+"""Inches: a tile and what of it is left for the picture, from one row of pictures to the next, the foot."""
 _LETTERS_PER_TILE = 48
 _INK, _SOFT, _PAPER = "#e8eaed", "#9aa3ad", "#111418"
 
@@ -60,15 +63,14 @@ def panel(
     """
     columns = len(tiles) if len(tiles) <= 4 else 3
     rows = -(-len(tiles) // columns)
-    tall = min(1.6, max(0.5, grey.shape[0] / grey.shape[1]))
-    width, cell = _SIDE * columns, _SIDE * tall + 0.5
+    tall = _PICTURE * min(1.6, max(0.25, grey.shape[0] / grey.shape[1]))
     lines = [part for line in note.split("\n") for part in textwrap.wrap(line, _LETTERS_PER_TILE * columns)]
-    top = 0.98 + 0.18 * max(0, len(lines) - 1)
-    height = cell * rows + 0.57 + top
-    figure = Figure(figsize=(width, height), dpi=130, facecolor=_PAPER)
+    top = 1.12 + 0.18 * max(0, len(lines) - 1)
+    height = rows * tall + (rows - 1) * _GAP + top + _FOOT
+    figure = Figure(figsize=(_SIDE * columns, height), dpi=130, facecolor=_PAPER)
     _heading(figure, heading, "\n".join(lines), height)
     grid = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(0.02, 0.68 / height, 0.98, 1 - top / height, wspace=0.05, hspace=0.56 / (_SIDE * tall))
+    figure.subplots_adjust(0.02, _FOOT / height, 0.98, 1 - top / height, wspace=0.05, hspace=_GAP / tall)
     for i, axes in enumerate(grid.flat):
         axes.set_axis_off()
         if i < len(tiles):
@@ -80,15 +82,23 @@ def panel(
 
 
 def _heading(figure: Figure, heading: str, note: str, height: float) -> None:
-    figure.text(0.02, 1 - 0.20 / height, heading, color=_INK, size=14, weight="bold", va="top", parse_math=False)
-    figure.text(0.02, 1 - 0.50 / height, note, color=_SOFT, size=8.5, va="top", parse_math=False)
+    figure.text(0.02, 1 - 0.20 / height, _drawable(heading), color=_INK, size=14, weight="bold", va="top", parse_math=False)
+    figure.text(0.02, 1 - 0.50 / height, _drawable(note), color=_SOFT, size=8.5, va="top", parse_math=False)
 
 
 def _tile(axes: Axes, grey: NDArray[np.uint8], tile: Tile, mask: NDArray[np.bool_] | None) -> None:
     heat = np.zeros(grey.shape, np.float32) if tile.heat is None else tile.heat
     axes.imshow(_small(overlay(grey, heat, mask, least=tile.least)), interpolation="bilinear")
-    axes.text(0, 1.085, tile.title, color=_INK, size=10.5, weight="bold", transform=axes.transAxes, parse_math=False)
-    axes.text(0, 1.02, tile.note, color=_SOFT, size=8, transform=axes.transAxes, parse_math=False)
+    axes.set_anchor("NW")
+    above: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points", "parse_math": False}
+    axes.annotate(tile.title, xytext=(0, 19), color=_INK, size=10.5, weight="bold", **above)
+    axes.annotate(_drawable(tile.note), xytext=(0, 5), color=_SOFT, size=8, **above)
+
+
+def _drawable(text: str) -> str:
+    """Returns a text with ``?`` for what the font of the pictures has no sign for, such as a name in Japanese."""
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    return "".join(letter if ord(letter) in known or letter == "\n" else "?" for letter in text)
 
 
 def _small(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

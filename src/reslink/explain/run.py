@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision import Verdicts
 from reslink.errors import InputError, ReslinkError, UsageError, nearest
 from reslink.explain import maps, shown
 from reslink.explain.attention import attention_maps
 from reslink.explain.maps import METHODS
 from reslink.explain.panel import RESEARCH_USE_ONLY, Tile, panel
+from reslink.explain.picture_names import picture_stem
 from reslink.explain.sanity import RandomisationCheck, randomisation_check
 from reslink.files import write_atomic, write_json
 from reslink.imaging.image import Image
@@ -181,7 +182,7 @@ def _explain(
     stem = names.take(found.path, found.slice)
     grey = shown.original(classifier.bundle.preprocess, found.image)
     drawn = {name: place.to_image(shown.for_display(name, heat)) for name, heat in heats.items()}
-    write_atomic(folder / f"{stem}.png", _picture(found, grey, judged, classifier.labels.names, drawn, numbers, mask))
+    write_atomic(folder / f"{stem}.png", _picture(found, grey, judged, classifier.bundle, drawn, numbers, mask))
     write_atomic(folder / f"{stem}.npz", _archive(placed))
     return _explanation(found, judged, classifier.labels.names, stem, numbers)
 
@@ -216,19 +217,19 @@ def _picture(
     found: _Found,
     grey: NDArray[np.uint8],
     judged: _Judged,
-    names: Sequence[str],
+    bundle: Bundle,
     heats: Mapping[str, NDArray[np.float32]],
     numbers: Mapping[str, Mapping[str, Any]],
     mask: NDArray[np.bool_] | None,
 ) -> bytes:
-    tiles = [Tile("Image", "", None)]
+    tiles, names = [Tile("Image", "", None)], bundle.labels.names
     tiles += [
         Tile(shown.TITLES[name], shown.note(name, numbers[name], names[judged.target]), heat, shown.least_span(name))
         for name, heat in heats.items()
     ]
     where = found.path.name + ("" if found.slice is None else f", slice {found.slice}")
     heading = shown.heading(names[judged.predicted], float(judged.probabilities[judged.predicted]), judged.abstains)
-    return panel(grey, tiles, heading, shown.caption(where, judged.reasons), mask)
+    return panel(grey, tiles, heading, shown.caption(where, judged.reasons, bundle), mask)
 
 
 def _explanation(
@@ -305,7 +306,7 @@ class _Names:
         self._taken = {"explain"}
 
     def take(self, path: Path, index: int | None) -> str:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name.split(".")[0] or "image").strip("._-")[:80] or "image"
+        stem = picture_stem(path)
         base = stem if index is None else f"{stem}_slice{index:03d}"
         name, count = base, 1
         while name.casefold() in self._taken:

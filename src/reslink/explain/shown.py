@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from scipy import ndimage
 
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from reslink.bundles.bundle import Bundle
 
 LAYERS: Final = ("first_attention", "final_attention")
 """The attention layers of a ResLink."""
@@ -50,13 +53,14 @@ def range_and_peak(heat: NDArray[np.float32], shown: NDArray[np.float32]) -> dic
         shown: (H, W) the same map on the original image.
 
     Returns:
-        ``low``, ``high``, ``flat`` and ``peak`` (row and column in the original).
+        ``low``, ``high``, ``flat`` (nothing can be drawn: the same everywhere, or nothing above 0 within the image) and
+        ``peak`` (row and column in the original).
     """
     peak = np.unravel_index(int(shown.argmax()), shown.shape)
     return {
         "low": float(heat.min()),
         "high": float(heat.max()),
-        "flat": flat(heat),
+        "flat": flat(heat) or flat(np.maximum(shown, 0)),
         "peak": [int(peak[0]), int(peak[1])],
     }
 
@@ -70,7 +74,7 @@ def for_display(name: str, heat: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Args:
         name: A key of ``TITLES``.
-        heat: (S, S) float32.
+        heat: A square of float32, at any resolution.
     """
     if name in LAYERS:
         return np.asarray(heat - heat.min(), dtype=np.float32)
@@ -84,20 +88,23 @@ def least_span(name: str) -> float:
     return GATE_SPAN if name in LAYERS else 0.0
 
 
-def heading(label: str | None, probability: float | None, abstain: bool | None) -> str:
-    """Returns the first line of a picture: the answer."""
-    return f"{label}  {probability:.1%}" + ("  (the bundle abstains)" if abstain else "")
+def heading(label: str, probability: float, abstain: bool | None) -> str:
+    """Returns the first line of a picture: the answer, behind the abstention if there is one."""
+    answer = f"{label}  {probability:.1%}"
+    return f"The bundle abstains  ({answer})" if abstain else answer
 
 
-def caption(where: str, reasons: Sequence[str] | None) -> str:
-    """Returns the small lines below the answer: what was looked at and why the bundle abstains, if it does."""
-    return where + (f"\nWhy it abstains: {'; '.join(reasons)}" if reasons else "")
+def caption(where: str, reasons: Sequence[str] | None, bundle: Bundle) -> str:
+    """Returns the small lines below the answer: what was looked at, the threshold if there is one, why the bundle abstains."""
+    rule = bundle.decision.threshold
+    decided = "" if rule is None else f"  ·  {bundle.labels.positive} from {rule:.1%} on"
+    return where + decided + (f"\nWhy it abstains: {'; '.join(reasons)}" if reasons else "")
 
 
 def note(name: str, numbers: Mapping[str, Any], target: str) -> str:
     """Returns what a map says in a few words: the range of gates, or the class that it speaks for."""
     if numbers["flat"]:
-        return "the same everywhere: it points nowhere"
+        return "the same everywhere: it points nowhere" if name in LAYERS else f"no evidence for {target} in the picture"
     if name in LAYERS:
         return f"gates from {numbers['low']:.2f} to {numbers['high']:.2f}"
     return f"evidence for {target}" + (", smoothed" if name == "integrated_gradients" else "")

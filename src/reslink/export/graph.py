@@ -77,11 +77,18 @@ class NetworkGraph(nn.Module):
 
 
 class DecisionGraph(nn.Module):
-    """``Decision.probabilities`` and ``Decision.predict`` in float64; prediction sets and the gate stay outside."""
+    """``Decision.probabilities`` and ``Decision.predict`` in float64; prediction sets and the gate stay outside.
+
+    Fractions are buffers here and in :class:`SliceGraph`: the ONNX exporter rounds a Python float to float32.
+    """
+
+    temperature: Tensor
+    threshold: Tensor | None
 
     def __init__(self, decision: Decision) -> None:
         super().__init__()
-        self.temperature, self.threshold = decision.temperature, decision.threshold
+        self.register_buffer("temperature", _exact(decision.temperature))
+        self.register_buffer("threshold", None if decision.threshold is None else _exact(decision.threshold))
         self.curves = nn.ModuleList(_Curve(curve) for curve in decision.isotonic)
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,10 +139,11 @@ class SliceGraph(nn.Module):
 
     def __init__(self, preprocess: Preprocess) -> None:
         super().__init__()
-        self.size, self.planes, self.percentiles = preprocess.size, preprocess.planes, preprocess.percentiles
+        self.size, self.planes = preprocess.size, preprocess.planes
         names = THREE_WINDOWS if self.planes == 3 else ("brain" if preprocess.window == "three" else preprocess.window,)
         edges = [(centre - width / 2, centre + width / 2) for centre, width in (WINDOWS[name] for name in names)]
-        self.register_buffer("edges", torch.tensor(edges, dtype=torch.float64))
+        self.register_buffer("edges", _exact(edges))
+        self.register_buffer("parts", _exact([percent / 100 for percent in preprocess.percentiles]))
 
     def forward(self, image: Tensor, keep: Tensor, box: Tensor, hounsfield: Tensor, inverted: Tensor) -> Tensor:
         """Returns pixels (B, planes, S, S) uint8 of the inputs that ``SLICE`` names."""
@@ -156,7 +164,7 @@ class SliceGraph(nn.Module):
         far = torch.finfo(torch.float32).max
         ordered = torch.sort(torch.where(keep, image, far).flatten(1), dim=1).values.double()
         count = keep.flatten(1).sum(dim=1, keepdim=True)
-        low, high = (_at(ordered, count, percent / 100) for percent in self.percentiles)
+        low, high = (_at(ordered, count, part) for part in cast(Tensor, self.parts))
         least, most = ordered[:, :1], ordered.gather(1, (count - 1).clamp(min=0))
         spread = high > low
         low, high = torch.where(spread, low, least), torch.where(spread, high, most)
@@ -229,13 +237,17 @@ def dynamic(names: Sequence[str]) -> tuple[dict[int, Any], ...]:
     return tuple({0: batch, 1: height, 2: width} if name in (IMAGE, KEEP) else {0: batch} for name in names)
 
 
+def _exact(numbers: object) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
 def _within(length: int, start: Tensor, extent: Tensor) -> Tensor:
     """Whether each of ``length`` places lies in the extent, (B, length)."""
     places = torch.arange(length)[None, :]
     return (places >= start[:, None]) & (places < (start + extent)[:, None])
 
 
-def _at(ordered: Tensor, count: Tensor, part: float) -> Tensor:
+def _at(ordered: Tensor, count: Tensor, part: Tensor) -> Tensor:
     """``numpy.percentile`` of the first ``count`` of sorted values, (B, 1): the same straight line between neighbours."""
     place = (count - 1).double() * part
     first = torch.floor(place)

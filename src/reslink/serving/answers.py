@@ -113,7 +113,9 @@ class MapAnswer(BaseModel):
     note: str = Field(description="What it says in a few words.")
     low: float
     high: float
-    flat: bool = Field(description="Whether it is the same everywhere.")
+    flat: bool = Field(
+        description="Whether nothing can be drawn: it is the same everywhere, or has nothing above 0 within the image."
+    )
     peak: list[int] = Field(description="Row and column of the strongest place.")
     strength: str = Field(description="A grey PNG in base64, as large as the image; 255 is strongest.")
     overlay: str = Field(description="The map over the image: a colour PNG in base64.")
