@@ -104,8 +104,8 @@ class TestOptionsAreCheckedBeforeAFileIsRead:
 
     def test_out_is_a_file_or_below_one(self, folders: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
-        self.refused("cannot be written to", folders, "--out", tmp_path / "file")
-        self.refused("cannot be written to", folders, "--out", tmp_path / "file" / "deeper")
+        self.refused("file is a file. --out names a folder.", folders, "--out", tmp_path / "file")
+        self.refused("file is a file. --out names a folder.", folders, "--out", tmp_path / "file" / "deeper")
         assert (tmp_path / "file").read_text() == "mine"
 
     def test_out_cannot_be_written_to(self, folders: Path) -> None:

@@ -265,7 +265,8 @@ def test_a_note_says_when_a_map_points_nowhere():
     assert note("final_attention", numbers, "Tumor") == "gates from 0.20 to 0.75"
     assert note("grad_cam", numbers, "Tumor") == "evidence for Tumor"
     assert note("final_attention", numbers | {"flat": True}, "Tumor") == "the same everywhere: it points nowhere"
-    assert note("grad_cam", numbers | {"flat": True}, "Tumor") == "no evidence for Tumor in the picture"
+    assert note("grad_cam", numbers | {"flat": True}, "Tumor") == "the same everywhere: it points nowhere"
+    assert note("grad_cam", numbers | {"flat": True, "low": -1.0}, "Tumor") == "no evidence for Tumor in the picture"
 
 
 @pytest.mark.parametrize(("shown", "nothing"), [(-2.0, True), (0.0, True), (0.5, False)])

@@ -55,6 +55,12 @@ images = st.builds(
 )
 
 
+def test_values_too_small_for_a_whole_factor_give_no_warning():
+    pixels = np.zeros((20, 20), np.float32)
+    pixels[5:15, 5:15] = 8.5e-41  # 255 / 8.5e-41 is beyond float32, and infinity times 0 is not a number
+    assert Preprocess(size=64, isolate_head=False).pixels(Image(pixels, "MR")).shape == (1, 64, 64)
+
+
 @settings(max_examples=40, deadline=None)
 @given(images, st.sampled_from(["brain", "bone", "three"]), st.booleans(), st.sampled_from([1, 3]))
 def test_any_image_gives_the_stated_shape_type_and_range(image: Image, window: str, isolate: bool, channels: int) -> None:

@@ -17,8 +17,8 @@ def abstention(abstain: bool | None, reasons: Sequence[str] | None) -> str:
 
 
 def failure(where: str, path: str, error: str | None) -> str:
-    """Returns the line of an image without an answer: its place, unless the error itself begins with the path, and why."""
-    return str(error) if where == path and str(error).startswith(f"{path} ") else f"{where}: {error}"
+    """Returns the line of an image without an answer: its place and why, without the path at the beginning of the error."""
+    return f"{where}: {str(error).removeprefix(f'{path} ')}"
 
 
 def known_first(console: Console, bundle: Bundle, *, answered: bool = True) -> None:

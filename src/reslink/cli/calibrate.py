@@ -116,12 +116,13 @@ def _leakage(result: dict[str, Any]) -> list[str]:
 def _lost(former: Decision, decision: dict[str, Any]) -> list[str]:
     """Returns what the bundle had before and no longer has, a sentence each without its full stop."""
     lost = []
-    if former.threshold is not None and former.threshold_source != "default" and decision["threshold_source"] == "default":
-        lost.append(f"The threshold of {former.threshold:.4g} ({former.threshold_source}) is gone, --operating-point fits one")
+    if former.threshold not in (None, decision["threshold"]) and decision["threshold_source"] == "default":
+        before = f"{former.threshold:.4g} ({former.threshold_source})"
+        lost.append(f"The new threshold is the default; the one before was {before}. --operating-point fits one")
     if former.conformal is not None and decision["conformal"] is None:
-        lost.append("The prediction sets that the bundle had are gone")
+        lost.append("The new decision has no prediction sets; the one before had")
     if former.ood is not None and decision["ood"] is None:
-        lost.append("The out-of-distribution gate that the bundle had is gone")
+        lost.append("The new decision has no out-of-distribution gate; the one before had")
     return lost
 
 

@@ -48,7 +48,7 @@ def explain(
 
     A PATH that is a CSV is read as a manifest; with its lesion masks it is measured whether the maps meet the lesion.
     """
-    refuse_file(out, "--out", "explained")
+    refuse_file(out, "--out")
     from reslink.explain.run import METHODS, explain_paths
     from reslink.inference.classifier import Classifier
 
@@ -74,7 +74,6 @@ def explain(
     if json:
         for explanation in done:
             console.json(explanation.as_dict())
-        console.research_use_only()
     else:
         _show(console, done, out)
         known_first(console, classifier.bundle, answered=any(explanation.error is None for explanation in done))

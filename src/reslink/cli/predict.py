@@ -78,9 +78,7 @@ def predict(
                 drawing.write(prediction)
     if pictures is not None and failed < total:
         console.note(f"{_counted(total - failed, 'picture')} in {pictures}")
-    if json:
-        console.research_use_only()
-    else:
+    if not json:
         asked = f", {abstained} abstained from" if classifier.bundle.decision.abstains and failed < total else ""
         console.note(f"{_counted(total, 'line')}, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
         known_first(console, classifier.bundle, answered=failed < total)
@@ -166,7 +164,7 @@ class Pictures:
         from reslink.explain.graph_maps import check_backend
 
         check_backend(classifier.backend)
-        refuse_file(folder, "--pictures", "pictures")
+        refuse_file(folder, "--pictures")
         self._classifier, self._folder, self._count = classifier, folder, 0
         self._read: tuple[str, list[Image]] = ("", [])
 

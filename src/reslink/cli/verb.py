@@ -6,6 +6,7 @@ import errno
 import functools
 import inspect
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -72,28 +73,29 @@ def refuse_earlier(out: Path | None, file: str, what: str, overwrite: bool) -> N
         UsageError: If it is there and may not be replaced, or if ``out`` is a file.
     """
     if out is not None:
-        refuse_file(out, "--out", "out")
+        refuse_file(out, "--out")
     if out is not None and (out / file).exists() and not overwrite:
         raise UsageError(
             f"{out} holds {what} already", "Nothing is replaced unasked", "Choose another --out, or add --overwrite"
         )
 
 
-def refuse_file(folder: Path, option: str, example: str) -> None:
+def refuse_file(folder: Path, option: str) -> None:
     """Refuses a file where a folder is to be made, before any work is done for it.
 
     Args:
         folder: The folder to be.
         option: The option that names it.
-        example: A name for the folder in the advice.
 
     Raises:
         UsageError: If it, or a folder above it, is a file.
     """
     for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
+        if os.path.lexists(place) and not place.is_dir():  # lexists: a link to nowhere is in the way too
             raise UsageError(
-                f"{place} is a file", f"{option} names a folder", f"Write for example {option} {place.with_name(example)}"
+                f"{place} is a file",
+                f"{option} names a folder",
+                f"Write for example {option} {place.with_name(f'{place.name}-folder')}",
             )
 
 

@@ -306,7 +306,7 @@ def _shown(values: Values | Grey, keep: Mask, low: float, high: float, *, invert
 def _mapped(values: Values, low: float, high: float, *, inverted: bool) -> Grey:
     with np.errstate(over="ignore"):
         unit = values - np.float32(low)
-        unit *= np.float32(255 / (high - low))
+        unit *= np.float32(min(255 / (high - low), float(np.finfo(np.float32).max)))  # subnormal values: no infinity times 0
     np.rint(np.clip(unit, 0, 255, out=unit), out=unit)
     grey = unit.astype(np.uint8)
     return np.uint8(255) - grey if inverted else grey
