@@ -157,7 +157,7 @@ class Lines:
         self._done, self._total, self._label = 0, total_steps, label
         self._began = self._said = time.monotonic()
         self._values = {}
-        self._console.note(f"{label}: {_steps(total_steps)}")
+        self._console.note(f"{label}: {counted(total_steps, 'step')}")
 
     def step(self, n: int = 1, **values: Any) -> None:
         """Moves on by n steps; says so if the last line is old enough."""
@@ -178,12 +178,15 @@ class Lines:
         """Ends the stretch; says how long it took and what the values were last."""
         if self._label:
             seconds = time.monotonic() - self._began
-            self._console.note(f"{self._label}: {_steps(self._done)} in {seconds:.1f} s {_values(self._values)}".rstrip())
+            self._console.note(
+                f"{self._label}: {counted(self._done, 'step')} in {seconds:.1f} s {_values(self._values)}".rstrip()
+            )
             self._label = ""
 
 
-def _steps(n: int) -> str:
-    return "1 step" if n == 1 else f"{n} steps"
+def counted(n: int, what: str) -> str:
+    """Returns a number with its noun, such as ``1 step`` or ``3 steps``."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _values(values: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import typer
 
 from reslink.cli.answer import abstention, failure, known_first
-from reslink.cli.console import Console
+from reslink.cli.console import Console, counted
 from reslink.cli.options import Backend, BatchSize, BundleFolder, Device, Images, Json
 from reslink.cli.threads import wanted_threads
 from reslink.cli.verb import refuse_file
@@ -77,17 +77,13 @@ def predict(
             if drawing is not None and prediction.error is None:
                 drawing.write(prediction)
     if pictures is not None and failed < total:
-        console.note(f"{_counted(total - failed, 'picture')} in {pictures}")
+        console.note(f"{counted(total - failed, 'picture')} in {pictures}")
     if not json:
         asked = f", {abstained} abstained from" if classifier.bundle.decision.abstains and failed < total else ""
-        console.note(f"{_counted(total, 'line')}, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
+        console.note(f"{counted(total, 'line')}, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
         known_first(console, classifier.bundle, answered=failed < total)
     if failed:
         raise typer.Exit(1)
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _sink(console: Console, json: bool, csv_file: Path | None, names: tuple[str, ...]) -> AbstractContextManager[Sink]:

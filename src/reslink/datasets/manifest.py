@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from reslink.datasets.table import Row, read_table
+from reslink.datasets.table import DATA, Row, read_table
 from reslink.errors import InputError, UsageError, nearest
 from reslink.files import sha256
 from reslink.imaging.reading import MASK_FOLDERS
@@ -194,8 +194,7 @@ def file_hash(path: Path, name: str) -> str:
 
 
 def _refused(given: str, next_step: str) -> UsageError:
-    allowed = "DATA is a folder of class folders, a folder with a manifest.csv, or a CSV file with columns path,label"
-    return UsageError(given, allowed, next_step)
+    return UsageError(given, DATA, next_step)
 
 
 def _check_counts(cases: list[Case]) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from reslink.errors import UsageError, nearest
 
+DATA = "DATA is a folder of class folders, a folder with a manifest.csv, or a CSV file with columns path,label"
+"""What a data set may be, for messages."""
+
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -79,7 +82,7 @@ def _text(path: Path) -> str:
     except (OSError, UnicodeError) as error:
         raise UsageError(
             f"{path} cannot be read as text: {error.strerror if isinstance(error, OSError) else 'it is not UTF-8'}",
-            "DATA is a folder of class folders, a folder with a manifest.csv, or a CSV file with columns path,label",
+            DATA,
             "Give the folder of the images, or save the table again as 'CSV UTF-8'",
         ) from error
 

@@ -259,10 +259,8 @@ def _at(ordered: Tensor, count: Tensor, part: Tensor) -> Tensor:
 def _grey(image: Tensor, keep: Tensor, low: Tensor, high: Tensor, inverted: Tensor) -> Tensor:
     """Maps low..high to 0..255 in whole numbers, 0 where not kept; (B, planes, H, W) float64."""
     spread = (high > low)[:, :, None, None]
-    most = torch.finfo(torch.float32).max
-    factor = (
-        torch.where(high > low, 255.0 / torch.where(high > low, high - low, 1.0), 0.0).clamp(max=most).float()[:, :, None, None]
-    )
+    factor = torch.where(high > low, 255.0 / torch.where(high > low, high - low, 1.0), 0.0)
+    factor = factor.clamp(max=torch.finfo(torch.float32).max).float()[:, :, None, None]
     black = low.float()[:, :, None, None]
     grey = torch.round(((torch.where(keep, image, black) - black) * factor).clamp(0.0, 255.0))
     return torch.where(keep & spread, torch.where(inverted, 255.0 - grey, grey), 0.0).double()
