@@ -75,6 +75,9 @@ def test_the_randomisation_check_is_said_and_a_failed_one_is_a_warning(
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, done.stderr
         assert [line for line in done.stderr.splitlines() if line.startswith(said)], done.stderr
+        told = CliRunner().invoke(app, [*words, "--json"])
+        assert (said in told.stderr) == (limit < 0), "only a failed one, beside the JSON"
+        assert [json.loads(line)["label"] for line in told.stdout.splitlines()]
 
 
 def test_it_promises_no_pictures_where_nothing_was_explained(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:

@@ -55,6 +55,25 @@ def test_a_value_that_an_option_does_not_have_names_the_nearest(words: tuple[str
     assert "Value error" not in said
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("phantom",), ("demo",), ("train", "data"), ("study", "epochs", "data"), ("study", "robustness", "ct", "data")),
+        *(("study", "transfer", "ct", "data"), ("explain", "ct", "scan.png"), ("evaluate", "ct", "data")),
+        *(("dicom", "answer", "ct", "series"), ("data", "fetch", "sartaj"), ("data", "import", "data")),
+    ],
+)
+def test_a_file_in_place_of_a_folder_is_refused_before_the_work(words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for out, named in (("mine", "mine"), ("mine/deeper", "mine"), ("nowhere", "nowhere")):
+        result = invoke(*words, "--out", tmp_path / out)
+        assert (result.exit_code, result.stdout) == (2, "")
+        told = f"Error: {tmp_path / named} is a file.\n  --out names a folder.\n  Write for example --out "
+        assert result.stderr.startswith(f"{told}{tmp_path / named}-folder.")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_version() -> None:
     assert invoke("--version").stdout == f"reslink {__version__}\n"
 

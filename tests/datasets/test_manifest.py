@@ -166,6 +166,7 @@ class TestTable:
                 b"path,label\na1.png,\xff\xfe\xfa\n",
                 "cannot be read as text: it is not UTF-8.*DATA is a folder.*Give the folder",
             ),
+            (b"\xff\xfep\x00a", "cannot be read as text: it is not UTF-16.*save the table again"),
             ('path,label\na1.png,"a\n', "is not CSV"),
         ],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
@@ -25,7 +27,7 @@ from reslink.explain.shown import caption, for_display, heading, least_span, not
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
-from reslink.inference.classifier import Classifier
+from reslink.inference.classifier import Classifier, Prediction
 from reslink.labels import Labels
 from reslink.networks.reslink import variant_config
 
@@ -173,7 +175,7 @@ def test_every_method_runs_on_a_saved_bundle(tmp_path):
         assert (numbers["low"], numbers["high"]) == (float(gate.min()), float(gate.max())), "the gates, not an enlarged map"
         heat = np.load(tmp_path / "out" / "scan.npz")[name]
         assert heat.shape == (192, 192)
-        assert tuple(numbers["peak"]) == np.unravel_index(int(heat.argmax()), heat.shape)
+        assert heat[tuple(numbers["peak"])] == heat.max()
 
 
 def test_the_original_is_shown_whole_at_its_own_size(tmp_path):
@@ -206,14 +208,15 @@ def test_gates_are_drawn_from_their_lowest_and_grains_are_smoothed(rng):
 
 
 def test_a_picture_says_why_the_bundle_abstains_and_grows_for_it(rng):
-    assert heading("Tumor", 0.9931, True) == "The bundle abstains  (Tumor  99.3%)"
-    assert heading("Tumor", 0.9931, None) == "Tumor  99.3%"
+    answer = Prediction("deep/in/scan.png", None, "Tumor", 0.9931)
+    assert heading(replace(answer, abstain=True)) == "The bundle abstains  (Tumor  99.3%)"
+    assert heading(answer) == heading(replace(answer, abstain=False)) == "Tumor  99.3%"
     labels = Labels(("Healthy", "Tumor"))
     free = Bundle({"num_classes": 2, "in_channels": 3}, PLAIN, labels, Decision(threshold=None))
-    assert caption("scan.png", None, free) == caption("scan.png", [], free) == "scan.png"
+    assert caption(answer, free) == caption(replace(answer, reasons=()), free) == "scan.png"
+    assert caption(replace(answer, slice=7), free) == "scan.png, slice 7"
     why = caption(
-        "scan.png",
-        ["it looks unlike", "the set is empty"],
+        replace(answer, reasons=("it looks unlike", "the set is empty")),
         Bundle({"num_classes": 2, "in_channels": 3}, PLAIN, labels, Decision(threshold=0.2242)),
     )
     assert why == "scan.png  ·  Tumor from 22.4% on\nWhy it abstains: it looks unlike; the set is empty"
@@ -224,40 +227,58 @@ def test_a_picture_says_why_the_bundle_abstains_and_grows_for_it(rng):
     assert sizes[0][1] < sizes[1][1] <= sizes[2][1]
 
 
-@pytest.mark.parametrize("shape", [(60, 1200), (1200, 60), (200, 200), (256, 600)])
-def test_no_word_of_a_picture_lies_on_another(shape, monkeypatch):
-    drawn = []
+@pytest.fixture
+def drawn(monkeypatch) -> list[tuple[Bbox, list[tuple[str, Bbox]]]]:
+    """The box of each picture that is drawn, and those of its words."""
+    found = []
 
     class Kept(Figure):
         def savefig(self, *args, **kwargs):
             super().savefig(*args, **kwargs)
             renderer = FigureCanvasAgg(self).get_renderer()
             texts = [text for text in self.findobj(Text) if text.get_text() and text.get_visible()]
-            drawn.append([(text.get_text(), text.get_window_extent(renderer)) for text in texts])
+            found.append((self.bbox, [(text.get_text(), text.get_window_extent(renderer)) for text in texts]))
 
     monkeypatch.setattr("reslink.explain.panel.Figure", Kept)
+    return found
+
+
+@pytest.mark.parametrize("label", ["Tumor", "Glioblastoma_multiforme_grade_IV_with_oedema_and_shift", "MENINGIOMA WHO " * 4])
+@pytest.mark.parametrize("shape", [(60, 1200), (1200, 60), (200, 200), (256, 600)])
+def test_no_word_of_a_picture_lies_on_another_or_leaves_it(shape, label, drawn):
     heat = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
-    for n in (2, 4, 6):
-        tiles = [Tile("Image", "", None)] + [Tile("Integrated gradients", "evidence for Tumor, smoothed", heat)] * (n - 1)
-        panel(np.full(shape, 90, np.uint8), tiles, "Tumor  99.3%", "scan.png\nWhy it abstains: " + "it looks unlike; " * 9)
-    assert [len(found) for found in drawn] == [9, 13, 17]
-    for found in drawn:
-        for i, (one, here) in enumerate(found):
-            assert not [(one, other) for other, there in found[i + 1 :] if here.overlaps(there)]
+    mask = np.zeros(shape, bool)
+    for n in (1, 2, 4, 6):
+        tiles = [Tile("Image", "", None)] + [Tile("Integrated gradients", f"evidence for {label}, smoothed", heat)] * (n - 1)
+        note = f"scan.png  ·  {label} from 22.4% on\nWhy it abstains: " + "it looks unlike; " * 9
+        panel(np.full(shape, 90, np.uint8), tiles, f"The bundle abstains  ({label}  99.3%)", note, mask)
+    assert [len(words) for _, words in drawn] == [7, 10, 14, 18]
+    for whole, words in drawn:
+        for i, (one, here) in enumerate(words):
+            assert (whole.x0 <= here.x0, whole.y0 <= here.y0, here.x1 <= whole.x1, here.y1 <= whole.y1) == (True,) * 4, one
+            assert not [(one, other) for other, there in words[i + 1 :] if here.overlaps(there)]
 
 
-def test_a_name_that_the_font_cannot_write_gives_no_warning_and_safe_names():
+def test_a_name_that_the_font_cannot_write_gives_no_warning_and_safe_names(drawn):
     panel(np.zeros((8, 8), np.uint8), [Tile("Image", "頭部", None)], "腫瘍  99.3%", "頭部スキャン_患者.png")
-    assert [
-        picture_stem(Path(name)) for name in ("頭部.png", "1.2.840.113619.2.55", "1.2.840.55.dcm", "a.nii.gz", "..$x {1}.png")
-    ] == [
-        "image",
-        "1.2.840.113619.2.55",
-        "1.2.840.55",
-        "a",
-        "x_1",
-    ]
-    assert len(picture_stem(Path("n" * 245 + ".jpg"))) == 80
+    assert [text for text, _ in drawn[0][1] if "?" in text] == ["??", "??  99.3%", "??????_??.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("頭部.png", "image"),
+        ("1.2.840.113619.2.55", "1.2.840.113619.2.55"),
+        ("1.2.840.55.dcm", "1.2.840.55"),
+        ("a.nii.gz", "a"),
+        ("A.NII.GZ", "A"),
+        ("T1.axial", "T1.axial"),
+        ("..$x {1}.png", "x_1"),
+        ("n" * 245 + ".jpg", "n" * 80),
+    ],
+)
+def test_the_name_of_a_picture_is_that_of_its_image(name, stem):
+    assert picture_stem(Path(name)) == stem
 
 
 def test_a_note_says_when_a_map_points_nowhere():

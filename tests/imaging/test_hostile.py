@@ -280,9 +280,12 @@ def test_find_images(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b.saved(GREY, "PNG"))
     (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "head.NRRD").write_bytes(b"NRRD0004")
     (tmp_path / "manifest.csv").write_text("path,label")
     found = [str(p.relative_to(tmp_path)) for p in find_images([tmp_path])]
-    assert found == ["a.jpg", "b.png", "broken.png", "sub/c.bin"]
+    assert found == ["a.jpg", "b.png", "broken.png", "head.NRRD", "sub/c.bin"]
+    with pytest.raises(InputError, match=r"head\.NRRD is not an image that reslink knows"):
+        read_image(tmp_path / "head.NRRD")
     assert [p.name for p in find_images([tmp_path / "b.png", str(tmp_path / "*.png"), tmp_path / "b.png"])] == [
         "b.png",
         "broken.png",

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reslink.cli.verb import refuse_earlier
+from reslink.cli.verb import refuse_earlier, refuse_file
 from reslink.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def check_fix(fix: Path, manifest: Manifest, out: Path | None) -> None:
             "A clean copy is passed on without the audit, which names its sources",
             "Choose another --out or --fix",
         )
+    refuse_file(fix, "--fix")
     _check_writable(fix.absolute().parent, "--fix")
 
 
@@ -52,8 +53,6 @@ def _check_writable(folder: Path, option: str) -> None:
     """Tries it in the folder, or in the nearest one above it that exists."""
     there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), folder)
     try:
-        if not there.is_dir():
-            raise NotADirectoryError(20, "it is a file")
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:

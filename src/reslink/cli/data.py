@@ -12,6 +12,7 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import Json
+from reslink.cli.verb import refuse_file
 from reslink.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def fetch(
     json: Json = False,
 ) -> None:
     """Download a public data set, verify and unpack it, and write its manifest.csv. Goes on after an interruption."""
+    refuse_file(out, "--out")
     from reslink.datasets.fetching import agree, keep_checksums
     from reslink.datasets.fetching import fetch as download
     from reslink.datasets.sources import source
@@ -108,6 +110,8 @@ def import_set(
     json: Json = False,
 ) -> None:
     """Write the manifest.csv of a public data set that was downloaded by hand: labels, patients, masks, given split."""
+    if out is not None:
+        refuse_file(out, "--out")
     from reslink.datasets.sources import source as named
 
     _import(console, folder, named(source) if source else None, out, binary, overwrite, json)

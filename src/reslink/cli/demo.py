@@ -10,6 +10,7 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import Json, Overwrite, Resume, Set
+from reslink.cli.verb import refuse_file
 
 EXAMPLES = (
     "reslink demo",
@@ -38,6 +39,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Make synthetic CT heads, train, judge, explain, predict new heads, and write DIR/report.html."""
+    refuse_file(out, "--out")
     from reslink.cli.pipeline import learn, predict_to_csv, summarise
     from reslink.datasets.manifest import Manifest
     from reslink.training.recipe import load_recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,7 @@ from reslink.cli.verb import refuse_file
 
 if TYPE_CHECKING:
     from reslink.explain.run import Explanation
+    from reslink.explain.sanity import RandomisationCheck
     from reslink.labels import Labels
 
 EXAMPLES = (
@@ -54,6 +54,7 @@ def explain(
 
     classifier = Classifier.load(bundle, device=device)
     files, masks = _files(paths, classifier.labels, limit)
+    checks: list[RandomisationCheck] = []
     progress = console.progress()
     progress.start(len(files) + sanity, "Explaining")  # the randomisation check takes as long as an image or longer
     try:
@@ -66,6 +67,7 @@ def explain(
             target=target,
             sanity=sanity,
             progress=lambda _: progress.step(),
+            checked=checks.append,
         )
         if sanity:
             progress.step()
@@ -74,8 +76,14 @@ def explain(
     if json:
         for explanation in done:
             console.json(explanation.as_dict())
+        _show_checks(console, [check for check in checks if not check.passed])
     else:
         _show(console, done, out)
+        _show_checks(console, checks)
+        if any(explanation.panel is not None for explanation in done):
+            console.note(f"Pictures, maps and explain.json: {out}")
+        else:
+            console.note(f"Nothing was explained; {out / 'explain.json'} says why")
         known_first(console, classifier.bundle, answered=any(explanation.error is None for explanation in done))
     if any(explanation.error is not None for explanation in done):
         raise typer.Exit(1)
@@ -117,13 +125,12 @@ def _show(console: Console, done: list[Explanation], out: Path) -> None:
     means = measured(done)
     if means:
         console.table(("map", ">lesions", ">pointing game", ">energy inside", ">IoU"), means)
-    if any(explanation.panel is not None for explanation in done):
-        for check in json_text.loads((out / "explain.json").read_text(encoding="utf-8"))["randomisation_checks"]:
-            said = f"Randomisation check of {check['method']} {check['verdict']}"
-            console.note(said) if check["passed"] else console.warn(f"Warning: {said}")
-        console.note(f"Pictures, maps and explain.json: {out}")
-    else:
-        console.note(f"Nothing was explained; {out / 'explain.json'} says why")
+
+
+def _show_checks(console: Console, checks: Sequence[RandomisationCheck]) -> None:
+    for check in checks:
+        said = f"Randomisation check of {check.method} {check.verdict}"
+        console.note(said) if check.passed else console.warn(f"Warning: {said}")
 
 
 def measured(done: list[Explanation]) -> list[tuple[str, ...]]:

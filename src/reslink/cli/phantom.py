@@ -10,6 +10,7 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import Set
+from reslink.cli.verb import refuse_file
 from reslink.errors import UsageError
 
 EXAMPLES = (
@@ -26,6 +27,7 @@ def phantom(
     sets: Set = None,
 ) -> None:
     """Write synthetic CT or MR heads with and without lesions: images, lesion masks and manifest.csv."""
+    refuse_file(out, "--out")
     from reslink.datasets.phantom import PhantomSettings, make_cohort
 
     settings = PhantomSettings.parse(tree(sets or ()) | {"patients": patients, "seed": seed})

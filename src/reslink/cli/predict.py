@@ -166,7 +166,8 @@ class Pictures:
 
     def write(self, prediction: Prediction) -> None:
         """Draws one answer; a file of several slices is read once more for all of them."""
-        from reslink.explain.graph_maps import answer_picture
+        from reslink.explain.graph_maps import about, graph_maps
+        from reslink.explain.picture import answer_picture
         from reslink.explain.picture_names import picture_stem
         from reslink.imaging.reading import read_image
 
@@ -174,10 +175,11 @@ class Pictures:
             self._read = (prediction.path, read_image(prediction.path).slices())
         self._count += 1
         where, path = prediction.slice, Path(prediction.path)
-        note = path.name + ("" if where is None else f", slice {where}")
+        image, bundle = self._read[1][where or 0], self._classifier.bundle
+        target = about(bundle.labels, prediction)
+        maps = graph_maps(self._classifier, bundle.preprocess.pixels(image), target)
         name = f"{self._count:04d}_{picture_stem(path)}" + ("" if where is None else f"_slice_{where}")
-        picture = answer_picture(self._classifier, self._read[1][where or 0], prediction, note)
-        write_atomic(self._folder / f"{name}.png", picture)
+        write_atomic(self._folder / f"{name}.png", answer_picture(bundle, image, prediction, maps, target))
 
 
 class _Writer(Protocol):

@@ -13,6 +13,7 @@ from reslink.cli import study_bundle
 from reslink.cli.console import Console
 from reslink.cli.options import Data, Json, Recipe, Set
 from reslink.cli.spread import Spread
+from reslink.cli.verb import refuse_file
 from reslink.errors import UsageError
 
 if TYPE_CHECKING:
@@ -186,6 +187,7 @@ def _run(
     study: Callable[[Setting], dict[str, Any]],
 ) -> None:
     """Opens what a study needs, runs it and says what came of it."""
+    refuse_file(out, "--out")
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from reslink.datasets.manifest import Manifest

@@ -9,6 +9,7 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import BundleFolder, Data, Device, Json, Overwrite
+from reslink.cli.verb import refuse_file
 from reslink.errors import UsageError
 
 EXAMPLES = {
@@ -46,6 +47,7 @@ def robustness(
     Each corruption acts on the original image. Images that the bundle's run learned from are left out. Run the same
     command again to go on after an interruption.
     """
+    refuse_file(out, "--out")
     from reslink.bundles.bundle import Bundle
     from reslink.cli.study import tell
     from reslink.datasets.manifest import Manifest
@@ -99,6 +101,7 @@ def transfer(
     json: Json = False,
 ) -> None:
     """What is left of the figures on other data? The drop with its interval, and what is different about the data."""
+    refuse_file(out, "--out")
     from reslink.cli.study import tell
     from reslink.files import lock_folder
     from reslink.studies.transfer import transfer as study

@@ -9,6 +9,7 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import AllowLeakage, Data, Json, Overwrite, Recipe, Resume, Seed, Set
+from reslink.cli.verb import refuse_file
 
 EXAMPLES = (
     "reslink train images/ --out runs/first",
@@ -36,6 +37,7 @@ def train(
 
     The cases are split by patient; near copies stay together. Ctrl-C saves the state, and --resume goes on from it.
     """
+    refuse_file(out, "--out")
     from reslink.cli.pipeline import learn, summarise
     from reslink.datasets.manifest import Manifest
     from reslink.training.recipe import load_recipe

@@ -78,10 +78,16 @@ def read_table(path: Path, columns: Sequence[str], required: Sequence[str]) -> l
 def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
-        return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
-    except (OSError, UnicodeError) as error:
+    except OSError as error:
         raise UsageError(
-            f"{path} cannot be read as text: {error.strerror if isinstance(error, OSError) else 'it is not UTF-8'}",
+            f"{path} cannot be read: {error.strerror}", DATA, "See that the path is right and may be read"
+        ) from error
+    coding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
+    try:
+        return data.decode(coding)
+    except UnicodeError as error:
+        raise UsageError(
+            f"{path} cannot be read as text: it is not {coding.removesuffix('-sig').upper()}",
             DATA,
             "Give the folder of the images, or save the table again as 'CSV UTF-8'",
         ) from error

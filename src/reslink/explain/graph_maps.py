@@ -13,7 +13,6 @@ from reslink.explain import shown
 from reslink.inference.backends import Backend, OnnxRuntimeBackend, OpenVinoBackend, Pixels
 
 if TYPE_CHECKING:
-    from reslink.imaging.image import Image
     from reslink.inference.classifier import Classifier, Prediction
     from reslink.labels import Labels
 
@@ -65,31 +64,3 @@ def _for_class(maps: NDArray[np.float32], index: int) -> NDArray[np.float32]:
     if len(maps) > 1:
         return np.asarray(maps[index])
     return np.asarray(maps[0] if index == 1 else -maps[0])
-
-
-def answer_picture(classifier: Classifier, image: Image, answer: Prediction, note: str) -> bytes:
-    """Draws a slice with its answer and the maps that go with it.
-
-    Args:
-        classifier: What gave the answer, on a backend that :func:`check_backend` takes.
-        image: The slice.
-        answer: What the classifier says about it, without an error.
-        note: File name and the like, in small letters.
-
-    Returns:
-        A PNG.
-
-    Raises:
-        UsageError: If the backend gives no maps.
-    """
-    from reslink.explain.panel import Tile, panel
-
-    preprocess, target = classifier.bundle.preprocess, about(classifier.labels, answer)
-    place = preprocess.place(image)
-    tiles = [Tile("Image", "", None)]
-    for name, heat in graph_maps(classifier, preprocess.pixels(image), target).items():
-        numbers = shown.range_and_peak(heat, place.to_image(heat))
-        drawn = place.to_image(shown.for_display(name, heat))
-        tiles.append(Tile(shown.TITLES[name], shown.note(name, numbers, target), drawn, shown.least_span(name)))
-    heading = shown.heading(str(answer.label), float(answer.probability or 0), answer.abstain)
-    return panel(shown.original(preprocess, image), tiles, heading, shown.caption(note, answer.reasons, classifier.bundle))

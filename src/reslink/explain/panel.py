@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import textwrap
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
@@ -23,9 +24,10 @@ from reslink.explain.overlay import COLORMAP, overlay
 RESEARCH_USE_ONLY = "Research use only – not for diagnosis"
 NO_OUTLINE = "The maps show what the network used; they outline no lesion"
 _LONGEST = 640
-_SIDE, _PICTURE, _GAP, _FOOT = 3.4, 3.13, 0.62, 0.78
-"""Inches: a tile and what of it is left for the picture, from one row of pictures to the next, the foot."""
-_LETTERS_PER_TILE = 48
+_SIDE, _PICTURE, _GAP, _FOOT, _TITLE = 3.4, 3.13, 0.62, 0.78, 0.24
+"""Inches: a tile and what of it is left for the picture, from one row to the next, the foot, a line of the heading."""
+_LETTERS, _BOLD_LETTERS = 44, 22
+"""Letters of the notes and of the heading that a tile is wide."""
 _INK, _SOFT, _PAPER = "#e8eaed", "#9aa3ad", "#111418"
 
 
@@ -49,26 +51,27 @@ class Tile:
 def panel(
     grey: NDArray[np.uint8], tiles: Sequence[Tile], heading: str, note: str, mask: NDArray[np.bool_] | None = None
 ) -> bytes:
-    """Draws tiles in rows of three, or four in one, under a heading, with the colour scale and the limits of use at the foot.
+    """Draws tiles in rows of three, or up to four in one, under a heading; below, the scale of colours and the limits of use.
 
     Args:
         grey: (H, W) uint8, the image as it is shown.
         tiles: At least one.
-        heading: Label and probability; taken literally, also ``$``.
+        heading: Label and probability; taken literally, also ``$``; wrapped where it is long.
         note: File name and the like, in small letters; long lines are wrapped.
         mask: (H, W) lesion mask, drawn as a contour, or None.
 
     Returns:
         A PNG.
     """
-    columns = len(tiles) if len(tiles) <= 4 else 3
+    columns = max(2, len(tiles)) if len(tiles) <= 4 else 3  # the foot needs the width of two
     rows = -(-len(tiles) // columns)
     tall = _PICTURE * min(1.6, max(0.25, grey.shape[0] / grey.shape[1]))
-    lines = [part for line in note.split("\n") for part in textwrap.wrap(line, _LETTERS_PER_TILE * columns)]
-    top = 1.12 + 0.18 * max(0, len(lines) - 1)
+    titles = textwrap.wrap(heading, _BOLD_LETTERS * columns)
+    lines = [part for line in note.split("\n") for part in textwrap.wrap(line, _LETTERS * columns)]
+    top = 1.12 + _TITLE * (len(titles) - 1) + 0.18 * max(0, len(lines) - 1)
     height = rows * tall + (rows - 1) * _GAP + top + _FOOT
     figure = Figure(figsize=(_SIDE * columns, height), dpi=130, facecolor=_PAPER)
-    _heading(figure, heading, "\n".join(lines), height)
+    _heading(figure, titles, lines, height)
     grid = figure.subplots(rows, columns, squeeze=False)
     figure.subplots_adjust(0.02, _FOOT / height, 0.98, 1 - top / height, wspace=0.05, hspace=_GAP / tall)
     for i, axes in enumerate(grid.flat):
@@ -81,9 +84,11 @@ def panel(
     return buffer.getvalue()
 
 
-def _heading(figure: Figure, heading: str, note: str, height: float) -> None:
-    figure.text(0.02, 1 - 0.20 / height, _drawable(heading), color=_INK, size=14, weight="bold", va="top", parse_math=False)
-    figure.text(0.02, 1 - 0.50 / height, _drawable(note), color=_SOFT, size=8.5, va="top", parse_math=False)
+def _heading(figure: Figure, titles: Sequence[str], lines: Sequence[str], height: float) -> None:
+    below = 0.50 + _TITLE * (len(titles) - 1)
+    literal: dict[str, Any] = {"va": "top", "parse_math": False}
+    figure.text(0.02, 1 - 0.20 / height, _drawable("\n".join(titles)), color=_INK, size=14, weight="bold", **literal)
+    figure.text(0.02, 1 - below / height, _drawable("\n".join(lines)), color=_SOFT, size=8.5, **literal)
 
 
 def _tile(axes: Axes, grey: NDArray[np.uint8], tile: Tile, mask: NDArray[np.bool_] | None) -> None:
@@ -92,13 +97,18 @@ def _tile(axes: Axes, grey: NDArray[np.uint8], tile: Tile, mask: NDArray[np.bool
     axes.set_anchor("NW")
     above: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points", "parse_math": False}
     axes.annotate(tile.title, xytext=(0, 19), color=_INK, size=10.5, weight="bold", **above)
-    axes.annotate(_drawable(tile.note), xytext=(0, 5), color=_SOFT, size=8, **above)
+    note = tile.note if len(tile.note) <= _LETTERS else f"{tile.note[: _LETTERS - 1]}…"
+    axes.annotate(_drawable(note), xytext=(0, 5), color=_SOFT, size=8, **above)
 
 
 def _drawable(text: str) -> str:
     """Returns a text with ``?`` for what the font of the pictures has no sign for, such as a name in Japanese."""
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
-    return "".join(letter if ord(letter) in known or letter == "\n" else "?" for letter in text)
+    return "".join(letter if letter == "\n" or ord(letter) in _signs() else "?" for letter in text)
+
+
+@functools.cache
+def _signs() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
 def _small(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

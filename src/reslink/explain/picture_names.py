@@ -1,4 +1,4 @@
-"""Names of the pictures of images: safe on every system, and still those of the images. No torch."""
+"""Names of the pictures of images: letters that every system takes, and still those of the images. No torch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Final
 
-_SUFFIX: Final = re.compile(r"(\.nii)?\.[A-Za-z][A-Za-z0-9]{0,5}$")
+from reslink.imaging.reading import ENDINGS
+
 _LONGEST: Final = 80
 
 
 def picture_stem(path: Path) -> str:
-    """Returns the name of a file without its suffix, at most 80 letters, digits and ``._-``; ``image`` where none is left."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", _SUFFIX.sub("", path.name)).strip("._-")
+    """Returns the name of a file without an image's ending, at most 80 of ``A-Za-z0-9._-``; ``image`` where none is left."""
+    ending = next((known for known in ENDINGS if path.name.lower().endswith(known)), "")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name[: len(path.name) - len(ending)]).strip("._-")
     return name[:_LONGEST].rstrip("._-") or "image"

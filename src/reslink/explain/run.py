@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision import Verdicts
 from reslink.errors import InputError, ReslinkError, UsageError, nearest
-from reslink.explain import maps, shown
+from reslink.explain import maps
 from reslink.explain.attention import attention_maps
+from reslink.explain.graph_maps import about
 from reslink.explain.maps import METHODS
-from reslink.explain.panel import RESEARCH_USE_ONLY, Tile, panel
+from reslink.explain.panel import RESEARCH_USE_ONLY
+from reslink.explain.picture import answer_picture
 from reslink.explain.picture_names import picture_stem
 from reslink.explain.sanity import RandomisationCheck, randomisation_check
 from reslink.files import write_atomic, write_json
@@ -81,6 +81,7 @@ def explain_paths(
     target: str | None = None,
     sanity: bool = True,
     progress: Callable[[Explanation], None] | None = None,
+    checked: Callable[[RandomisationCheck], None] | None = None,
 ) -> list[Explanation]:
     """Explains images and writes ``<name>.png``, ``<name>.npz`` and one ``explain.json`` to a folder.
 
@@ -94,6 +95,7 @@ def explain_paths(
         target: The class to explain. Without it the positive class of two, the predicted one of more.
         sanity: Whether to run the model-randomisation check on the first 16 images.
         progress: Called after each image.
+        checked: Called with each model-randomisation check.
 
     Returns:
         One explanation an image or slice, in order.
@@ -103,16 +105,20 @@ def explain_paths(
         StorageError: If the folder cannot be written to.
     """
     _check_methods(methods)
-    chosen = None if target is None else classifier.labels.index(target)
+    if target is not None:
+        classifier.labels.index(target)  # refuses a class that there is not
     folder, names = Path(out), _Names()
     known = {_key(path): Path(mask) for path, mask in (masks or {}).items()}
     done: list[Explanation] = []
     seen: list[NDArray[np.uint8]] = []
     for found in _slices(paths):
-        done.append(_explain(classifier, found, folder, names, methods, known, chosen, seen))
+        done.append(_explain(classifier, found, folder, names, methods, known, target, seen))
         if progress is not None:
             progress(done[-1])
     checks = randomisation_checks(classifier, seen, methods) if sanity and seen else []
+    if checked is not None:
+        for check in checks:
+            checked(check)
     write_json(
         folder / "explain.json",
         {
@@ -160,94 +166,42 @@ def _explain(
     names: _Names,
     methods: Sequence[str],
     masks: Mapping[str, Path],
-    target: int | None,
+    target: str | None,
     seen: list[NDArray[np.uint8]],
 ) -> Explanation:
     """Explains one slice; what is wrong with it goes into the explanation, what is wrong with the disk is raised."""
     if found.image is None:
         return Explanation(str(found.path), found.slice, error=found.error)
+    bundle = classifier.bundle
     try:
         mask = _mask(masks.get(_key(found.path)), found, found.image)
-        pixels = classifier.bundle.preprocess.pixels(found.image)
-        judged = _judge(classifier, pixels, target)
+        pixels = bundle.preprocess.pixels(found.image)
+        answer = classifier.prediction(classifier.judge(pixels[None]), 0, str(found.path), found.slice)
     except (InputError, UsageError) as error:
         return Explanation(str(found.path), found.slice, error=str(error))
     if len(seen) < _SANITY_IMAGES:
         seen.append(pixels)
-    heats = maps.heat_maps(classifier, pixels, judged.target, methods)
-    place = classifier.bundle.preprocess.place(found.image)
+    target = about(classifier.labels, answer, target)
+    heats = maps.heat_maps(classifier, pixels, classifier.labels.index(target), methods)
+    place = bundle.preprocess.place(found.image)
     placed = {name: place.to_image(heat) for name, heat in heats.items()}
     small = None if mask is None else place.to_network(mask)
-    numbers = {name: maps.numbers(heat, placed[name], small) for name, heat in heats.items()}
     stem = names.take(found.path, found.slice)
-    grey = shown.original(classifier.bundle.preprocess, found.image)
-    drawn = {name: place.to_image(shown.for_display(name, heat)) for name, heat in heats.items()}
-    write_atomic(folder / f"{stem}.png", _picture(found, grey, judged, classifier.bundle, drawn, numbers, mask))
+    write_atomic(folder / f"{stem}.png", answer_picture(bundle, found.image, answer, heats, target, mask))
     write_atomic(folder / f"{stem}.npz", _archive(placed))
-    return _explanation(found, judged, classifier.labels.names, stem, numbers)
-
-
-@dataclass(frozen=True)
-class _Judged:
-    verdicts: Verdicts
-    predicted: int
-    target: int
-
-    @property
-    def probabilities(self) -> NDArray[np.float64]:
-        return np.asarray(self.verdicts.probabilities[0])
-
-    @property
-    def abstains(self) -> bool | None:
-        return None if self.verdicts.abstain is None else bool(self.verdicts.abstain[0])
-
-    @property
-    def reasons(self) -> list[str] | None:
-        return None if self.abstains is None else self.verdicts.reasons[0]
-
-
-def _judge(classifier: Classifier, pixels: NDArray[np.uint8], target: int | None) -> _Judged:
-    verdicts = classifier.judge(pixels[None])
-    predicted = int(verdicts.predicted[0])
-    about = target if target is not None else 1 if classifier.labels.binary else predicted
-    return _Judged(verdicts, predicted, about)
-
-
-def _picture(
-    found: _Found,
-    grey: NDArray[np.uint8],
-    judged: _Judged,
-    bundle: Bundle,
-    heats: Mapping[str, NDArray[np.float32]],
-    numbers: Mapping[str, Mapping[str, Any]],
-    mask: NDArray[np.bool_] | None,
-) -> bytes:
-    tiles, names = [Tile("Image", "", None)], bundle.labels.names
-    tiles += [
-        Tile(shown.TITLES[name], shown.note(name, numbers[name], names[judged.target]), heat, shown.least_span(name))
-        for name, heat in heats.items()
-    ]
-    where = found.path.name + ("" if found.slice is None else f", slice {found.slice}")
-    heading = shown.heading(names[judged.predicted], float(judged.probabilities[judged.predicted]), judged.abstains)
-    return panel(grey, tiles, heading, shown.caption(where, judged.reasons, bundle), mask)
-
-
-def _explanation(
-    found: _Found, judged: _Judged, names: Sequence[str], stem: str, numbers: dict[str, dict[str, Any]]
-) -> Explanation:
     return Explanation(
-        path=str(found.path),
-        slice=found.slice,
-        label=names[judged.predicted],
-        probability=float(judged.probabilities[judged.predicted]),
-        probabilities={name: float(p) for name, p in zip(names, judged.probabilities, strict=True)},
-        target=names[judged.target],
+        path=answer.path,
+        slice=answer.slice,
+        label=answer.label,
+        probability=answer.probability,
+        probabilities=answer.probabilities,
+        target=target,
         panel=f"{stem}.png",
         maps=f"{stem}.npz",
-        methods=numbers,
-        abstain=judged.abstains,
-        reasons=judged.reasons,
-        ood_score=None if judged.verdicts.ood_score is None else float(judged.verdicts.ood_score[0]),
+        methods={name: maps.numbers(heat, placed[name], small) for name, heat in heats.items()},
+        abstain=answer.abstain,
+        reasons=None if answer.reasons is None else list(answer.reasons),
+        ood_score=answer.ood_score,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from reslink.imaging.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
+    from reslink.inference.classifier import Prediction
 
 LAYERS: Final = ("first_attention", "final_attention")
 """The attention layers of a ResLink."""
@@ -88,17 +90,18 @@ def least_span(name: str) -> float:
     return GATE_SPAN if name in LAYERS else 0.0
 
 
-def heading(label: str, probability: float, abstain: bool | None) -> str:
+def heading(answer: Prediction) -> str:
     """Returns the first line of a picture: the answer, behind the abstention if there is one."""
-    answer = f"{label}  {probability:.1%}"
-    return f"The bundle abstains  ({answer})" if abstain else answer
+    said = f"{answer.label}  {answer.probability:.1%}"
+    return f"The bundle abstains  ({said})" if answer.abstain else said
 
 
-def caption(where: str, reasons: Sequence[str] | None, bundle: Bundle) -> str:
+def caption(answer: Prediction, bundle: Bundle) -> str:
     """Returns the small lines below the answer: what was looked at, the threshold if there is one, why the bundle abstains."""
+    where = Path(answer.path).name + ("" if answer.slice is None else f", slice {answer.slice}")
     rule = bundle.decision.threshold
     decided = "" if rule is None else f"  ·  {bundle.labels.positive} from {rule:.1%} on"
-    return where + decided + (f"\nWhy it abstains: {'; '.join(reasons)}" if reasons else "")
+    return where + decided + (f"\nWhy it abstains: {'; '.join(answer.reasons)}" if answer.reasons else "")
 
 
 def note(name: str, numbers: Mapping[str, Any], target: str) -> str:

@@ -28,8 +28,11 @@ from reslink.imaging.guard import (
 )
 from reslink.imaging.image import Image
 
-# Files with these endings are meant as images, also when their content is broken.
-_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".npy", ".dcm", ".nii", ".nii.gz")
+ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".npy", ".dcm", ".nii", ".nii.gz")
+"""Files with these endings are meant as images, also when their content is broken."""
+
+_OTHERS = (".gif", ".jp2", ".heic", ".mha", ".mhd", ".nrrd")
+"""Endings of images in formats that are not read: reported rather than passed over in silence."""
 
 
 def read_image(source: str | Path | bytes) -> Image:
@@ -237,6 +240,6 @@ def _kind_in_folder(path: Path) -> str | None:
     from reslink.imaging.series import head_of
 
     kind = kind_of(head_of(path))
-    if kind is None and path.name.lower().endswith(_ENDINGS):
+    if kind is None and path.name.lower().endswith((*ENDINGS, *_OTHERS)):
         return "broken"
     return kind
