@@ -127,7 +127,8 @@ class TestOptionsAreCheckedBeforeAFileIsRead:
         (tmp_path / "used").mkdir()
         (tmp_path / "used" / "mine").write_text("x")
         self.refused("is not empty", folders, "--fix", tmp_path / "used")
-        self.refused("is not empty", folders, "--fix", tmp_path / "used" / "mine")
+        self.refused("mine is a file. --fix names a folder.", folders, "--fix", tmp_path / "used" / "mine")
+        self.refused("mine is a file. --fix names a folder.", folders, "--fix", tmp_path / "used" / "mine" / "deeper")
         self.refused("--fix names a folder", folders, "--fix", "/proc/clean")
 
     def test_the_audit_stands_apart_from_the_clean_copy(self, folders: Path, tmp_path: Path) -> None:

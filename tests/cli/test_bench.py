@@ -65,6 +65,7 @@ def test_one_backend_on_own_images(bundle: Path, tmp_path: Path) -> None:
     from PIL import Image as Picture
 
     (tmp_path / "ward").mkdir()
+    (tmp_path / "ward" / "0.gif").write_bytes(b"GIF89a")
     for i in range(3):
         Picture.new("L", (40 + i, 50), 90).save(tmp_path / "ward" / f"{i}.png")
     result = invoke(bundle, "--data", tmp_path / "ward", "--images", "2", "--backend", "torch", "--seconds", "0.1")
@@ -74,6 +75,14 @@ def test_one_backend_on_own_images(bundle: Path, tmp_path: Path) -> None:
     assert [line.split("\t")[0] for line in lines] == ["backend", "torch", "backend", "torch"]
     assert lines[1].split("\t")[1] == "given images"
     assert str(tmp_path) not in result.output, "where images lie is nobody's business"
+    assert "0.gif: is not an image that reslink knows" in result.stderr
+    [found] = bench._given(tmp_path / "ward", 2, Console(quiet=True)).values()
+    assert [file.name for file in found] == ["0.png", "1.png"], "another image for the one that cannot be read"
+    for i in range(3):
+        (tmp_path / "ward" / f"{i}.png").unlink()
+    none = invoke(bundle, "--data", tmp_path / "ward", "--backend", "torch", "--seconds", "0.1")
+    assert none.exit_code == 1
+    assert "could be read.\n  The benchmark needs one at least.\n  Give another folder" in none.stderr
 
 
 @pytest.mark.usefixtures("quick")

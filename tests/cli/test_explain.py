@@ -48,13 +48,6 @@ def test_what_must_be_known_stands_below_the_answers(
     assert NO_GATE not in explain(finished_run, ring_heads / "61.png", tmp_path / "json", "--json").output
 
 
-def test_a_file_in_place_of_the_folder_is_refused_before_the_work(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine").write_text("mine")
-    done = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "mine")
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"Error: {tmp_path / 'mine'} is a file.\n  --out names a folder.\n  Write for example --out ")
-
-
 def test_the_randomisation_check_is_said_and_a_failed_one_is_a_warning(
     built_zoo: Path, ring_heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,17 @@ def test_a_file_in_place_of_the_pictures_is_refused_before_the_first_image(
     assert (tmp_path / "seen").read_text() == "mine"
 
 
+def test_an_image_that_is_not_read_is_named_in_a_folder(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    (tmp_path / "61.png").write_bytes((ring_heads / "61.png").read_bytes())
+    (tmp_path / "cine.gif").write_bytes(b"GIF89a")
+    (tmp_path / "notes.txt").write_text("none")
+    done = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), str(tmp_path), "--backend", "onnxruntime"])
+    assert done.exit_code == 1
+    assert [line.split("\t")[2] for line in done.stdout.splitlines()] == [str(tmp_path / "61.png")]
+    assert f"{tmp_path / 'cine.gif'}: is not an image that reslink knows" in done.stderr
+    assert "notes.txt" not in done.stderr
+
+
 def test_one_picture_is_counted_as_one(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "onnxruntime"]
     done = CliRunner().invoke(app, ["predict", *words, "--pictures", str(tmp_path / "seen")])

@@ -56,22 +56,35 @@ def test_a_value_that_an_option_does_not_have_names_the_nearest(words: tuple[str
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("option", "words"),
     [
-        *(("phantom",), ("demo",), ("train", "data"), ("study", "epochs", "data"), ("study", "robustness", "ct", "data")),
-        *(("study", "transfer", "ct", "data"), ("explain", "ct", "scan.png"), ("evaluate", "ct", "data")),
-        *(("dicom", "answer", "ct", "series"), ("data", "fetch", "sartaj"), ("data", "import", "data")),
+        *(("--out", ("phantom",)), ("--out", ("demo",)), ("--out", ("train", "data")), ("--out", ("study", "epochs", "data"))),
+        *(("--out", ("study", "robustness", "ct", "data")), ("--out", ("study", "transfer", "ct", "data"))),
+        *(("--out", ("explain", "ct", "scan.png")), ("--out", ("evaluate", "ct", "data"))),
+        *(("--out", ("data", "fetch", "sartaj")), ("--out", ("data", "import", "data"))),
+        ("--out", ("dicom", "answer", "ct", "series")),
+        ("--queue", ("dicom", "listen", "ct", "--send-to", "PACS@127.0.0.1:104")),
+        ("--queue", ("dicom", "watch", "ct", "--url", "http://127.0.0.1/dicom-web")),
     ],
 )
-def test_a_file_in_place_of_a_folder_is_refused_before_the_work(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_refused_before_the_work(option: str, words: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
-    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
-    for out, named in (("mine", "mine"), ("mine/deeper", "mine"), ("nowhere", "nowhere")):
-        result = invoke(*words, "--out", tmp_path / out)
+    (tmp_path / "lost").symlink_to(tmp_path / "gone")
+    for out, named, what in (("mine", "mine", "file"), ("mine/deeper", "mine", "file"), ("lost", "lost", "link to nowhere")):
+        result = invoke(*words, option, tmp_path / out)
         assert (result.exit_code, result.stdout) == (2, "")
-        told = f"Error: {tmp_path / named} is a file.\n  --out names a folder.\n  Write for example --out "
+        told = f"Error: {tmp_path / named} is a {what}.\n  {option} names a folder.\n  Write for example {option} "
         assert result.stderr.startswith(f"{told}{tmp_path / named}-folder.")
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("study", ["epochs", "robustness"])
+def test_a_file_in_place_of_the_folder_of_a_study_is_refused(study: str, tmp_path: Path) -> None:
+    (tmp_path / study).write_text("mine")
+    words = ("ct", "data") if study == "robustness" else ("data",)
+    result = invoke("study", study, *words, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {tmp_path / study} is a file.\n  --out names a folder.\n")
 
 
 def test_version() -> None:

@@ -151,6 +151,16 @@ class TestTable:
         table(images, f"path,label\n{FOUR}")
         assert Manifest.open(images).labels.names == ("a", "b")
 
+    def test_a_table_that_may_not_be_read(self, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        table(images, f"path,label\n{FOUR}")
+
+        def forbidden(path: Path) -> bytes:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(Path, "read_bytes", forbidden)
+        with pytest.raises(UsageError, match=r"manifest\.csv cannot be read: Permission denied.*DATA is a folder.*may be read"):
+            Manifest.open(images)
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [

@@ -42,6 +42,22 @@ def classifier(patch_net) -> Classifier:
     return Classifier(Bundle(architecture, PLAIN, Labels(("Healthy", "Tumor"))), patch_net, torch.device("cpu"))
 
 
+@pytest.fixture
+def drawn(monkeypatch) -> list[tuple[Bbox, list[tuple[str, Bbox]]]]:
+    """The box of each picture that is drawn, and those of its words."""
+    found = []
+
+    class Kept(Figure):
+        def savefig(self, *args, **kwargs):
+            super().savefig(*args, **kwargs)
+            renderer = FigureCanvasAgg(self).get_renderer()
+            texts = [text for text in self.findobj(Text) if text.get_text() and text.get_visible()]
+            found.append((self.bbox, [(text.get_text(), text.get_window_extent(renderer)) for text in texts]))
+
+    monkeypatch.setattr("reslink.explain.panel.Figure", Kept)
+    return found
+
+
 def picture(path: Path, *, spot: bool = True, side: int = 192) -> Path:
     """An image of twice the network's size, with a bright spot where the network looks."""
     grey = np.random.default_rng(1).integers(0, 60, (side, side)).astype(np.uint8)
@@ -59,9 +75,11 @@ def lesion(path: Path) -> Path:
     return path
 
 
-def test_panel_maps_and_numbers_of_one_image(classifier, tmp_path):
+def test_panel_maps_and_numbers_of_one_image(classifier, drawn, tmp_path):
     source, mask = picture(tmp_path / "scan.png"), lesion(tmp_path / "mask.png")
     (found,) = explain_paths(classifier, [source], tmp_path / "out", masks={str(source): mask})
+    words = [text for text, _ in drawn[0][1]]
+    assert {f"Tumor  {found.probability:.1%}", "cyan: lesion mask", "evidence for Tumor", "Occlusion"} <= set(words)
     assert (found.label, found.target, found.error) == ("Tumor", "Tumor", None)
     assert sum(found.probabilities.values()) == pytest.approx(1)
     assert list(found.methods) == ["grad_cam", "integrated_gradients", "occlusion"]
@@ -121,17 +139,21 @@ def test_equal_and_hostile_names_get_files_of_their_own(classifier, tmp_path):
         assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
-def test_a_volume_gives_a_panel_a_slice(classifier, tmp_path):
+def test_a_volume_gives_a_panel_a_slice(classifier, drawn, tmp_path):
     np.save(tmp_path / "volume.npy", np.random.default_rng(0).random((3, 40, 50)).astype(np.float32))
     found = explain_paths(classifier, [tmp_path / "volume.npy"], tmp_path / "out", methods=["grad_cam"])
     assert [f.slice for f in found] == [0, 1, 2]
     assert [f.panel for f in found] == ["volume_slice000.png", "volume_slice001.png", "volume_slice002.png"]
+    assert [[text for text, _ in words if text.startswith("volume")] for _, words in drawn] == [
+        [f"volume.npy, slice {i}  ·  Tumor from 50.0% on"] for i in range(3)
+    ]
 
 
-def test_the_class_to_explain_can_be_chosen(classifier, tmp_path):
+def test_the_class_to_explain_can_be_chosen(classifier, drawn, tmp_path):
     source = picture(tmp_path / "scan.png")
     (found,) = explain_paths(classifier, [source], tmp_path / "o", methods=["occlusion"], target="Healthy", sanity=False)
     assert (found.label, found.target) == ("Tumor", "Healthy")
+    assert "no evidence for Healthy in the picture" in [text for text, _ in drawn[0][1]]
     assert found.methods["occlusion"]["high"] < 0.5
     with pytest.raises(UsageError, match="no class 'Tumour'"):
         explain_paths(classifier, [source], tmp_path / "o", target="Tumour")
@@ -227,23 +249,9 @@ def test_a_picture_says_why_the_bundle_abstains_and_grows_for_it(rng):
     assert sizes[0][1] < sizes[1][1] <= sizes[2][1]
 
 
-@pytest.fixture
-def drawn(monkeypatch) -> list[tuple[Bbox, list[tuple[str, Bbox]]]]:
-    """The box of each picture that is drawn, and those of its words."""
-    found = []
-
-    class Kept(Figure):
-        def savefig(self, *args, **kwargs):
-            super().savefig(*args, **kwargs)
-            renderer = FigureCanvasAgg(self).get_renderer()
-            texts = [text for text in self.findobj(Text) if text.get_text() and text.get_visible()]
-            found.append((self.bbox, [(text.get_text(), text.get_window_extent(renderer)) for text in texts]))
-
-    monkeypatch.setattr("reslink.explain.panel.Figure", Kept)
-    return found
-
-
-@pytest.mark.parametrize("label", ["Tumor", "Glioblastoma_multiforme_grade_IV_with_oedema_and_shift", "MENINGIOMA WHO " * 4])
+@pytest.mark.parametrize(
+    "label", ["Tumor", "Glioblastoma_multiforme_grade_IV_with_oedema_and_shift", "MENINGIOMA WHO " * 4, "W" * 60]
+)
 @pytest.mark.parametrize("shape", [(60, 1200), (1200, 60), (200, 200), (256, 600)])
 def test_no_word_of_a_picture_lies_on_another_or_leaves_it(shape, label, drawn):
     heat = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)

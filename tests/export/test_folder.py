@@ -287,11 +287,15 @@ def test_wrong_wishes_are_named(saved: Bundle, heads: Inputs, tmp_path: Path) ->
 
 def test_real_inputs_are_spread_over_the_folder(ring_heads: Path, tmp_path: Path) -> None:
     found = Inputs.read(ring_heads, 5)
-    assert len(found.images) == 5 - found.failed
+    assert len(found.images) == 5
     assert "of a folder of the user" in found.source
     (tmp_path / "no.png").write_bytes(b"\x89PNG no picture")
     with pytest.raises(InputError, match="None of 1 images"):
         Inputs.read(tmp_path, 5)
+    for name in ("p", "q", "z"):
+        np.save(tmp_path / f"{name}.npy", np.zeros((64, 64), np.uint8))
+    taken = Inputs.read(tmp_path, 3)
+    assert (len(taken.images), taken.failed) == (3, 1), "another for the one that cannot be read"
 
 
 def test_the_pixels_of_volumes_are_one_slice(tmp_path: Path) -> None:

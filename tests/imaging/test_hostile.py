@@ -281,9 +281,12 @@ def test_find_images(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b.saved(GREY, "PNG"))
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     (tmp_path / "head.NRRD").write_bytes(b"NRRD0004")
+    for ending in ("gif", "heic", "jp2", "mha", "mhd"):
+        (tmp_path / f"other.{ending}").write_bytes(b"GIF89a")
     (tmp_path / "manifest.csv").write_text("path,label")
     found = [str(p.relative_to(tmp_path)) for p in find_images([tmp_path])]
-    assert found == ["a.jpg", "b.png", "broken.png", "head.NRRD", "sub/c.bin"]
+    others = ["other.gif", "other.heic", "other.jp2", "other.mha", "other.mhd"]
+    assert found == ["a.jpg", "b.png", "broken.png", "head.NRRD", *others, "sub/c.bin"]
     with pytest.raises(InputError, match=r"head\.NRRD is not an image that reslink knows"):
         read_image(tmp_path / "head.NRRD")
     assert [p.name for p in find_images([tmp_path / "b.png", str(tmp_path / "*.png"), tmp_path / "b.png"])] == [

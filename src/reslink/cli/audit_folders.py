@@ -38,6 +38,7 @@ def check_fix(fix: Path, manifest: Manifest, out: Path | None) -> None:
     """
     from reslink.audit.fix import check_apart
 
+    refuse_file(fix, "--fix")
     check_apart(fix.absolute(), manifest)
     if out is not None and out.resolve().is_relative_to(fix.resolve()):
         raise UsageError(
@@ -45,7 +46,6 @@ def check_fix(fix: Path, manifest: Manifest, out: Path | None) -> None:
             "A clean copy is passed on without the audit, which names its sources",
             "Choose another --out or --fix",
         )
-    refuse_file(fix, "--fix")
     _check_writable(fix.absolute().parent, "--fix")
 
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reslink.cli.answer import failure
 from reslink.cli.console import Console
 from reslink.cli.options import BatchSize, Json
 from reslink.cli.threads import wanted_threads
-from reslink.errors import ReslinkError, UsageError, nearest
+from reslink.errors import InputError, ReslinkError, UsageError, nearest
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
@@ -78,7 +79,7 @@ def bench(
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="reslink-bench-") as folder:
         chosen, name = _bundle(bundle, Path(folder) / "bundle")
-        found = _given(data, images) if data is not None else _drawn(images, Path(folder), console)
+        found = _given(data, images, console) if data is not None else _drawn(images, Path(folder), console)
         rows, skipped = _measured(console, chosen, found, wanted, seconds, batch_size)
     result = {
         "bundle": {
@@ -131,11 +132,27 @@ def _name(folder: Path) -> str:
     return whole.parent.name if whole.name == "bundle" else whole.name
 
 
-def _given(folder: Path, images: int) -> Images:
-    """Finds the user's images; where they lie is not said, as results are handed on."""
-    from reslink.imaging.reading import find_images
+def _given(folder: Path, images: int, console: Console) -> Images:
+    """Finds the first of the user's images that can be read; where they lie is not said in the results, which are handed on."""
+    from reslink.imaging.reading import each_image, read_image
 
-    return {"given images": find_images([folder])[:images]}
+    found: list[Path] = []
+    for file in each_image(folder):
+        try:
+            read_image(file)
+        except ReslinkError as error:
+            console.warn(failure(file.name, str(file), str(error)))
+        else:
+            found.append(file)
+        if len(found) == images:
+            break
+    if not found:
+        raise InputError(
+            f"No image of {folder} could be read",
+            "The benchmark needs one at least",
+            "Give another folder, or leave --data out",
+        )
+    return {"given images": found}
 
 
 def _drawn(images: int, folder: Path, console: Console) -> Images:

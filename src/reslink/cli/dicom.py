@@ -15,7 +15,7 @@ import typer
 from reslink.cli.console import Console
 from reslink.cli.options import Json, Overwrite
 from reslink.cli.threads import wanted_threads
-from reslink.cli.verb import refuse_earlier
+from reslink.cli.verb import refuse_earlier, refuse_file
 from reslink.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def listen(
 
     A kill loses nothing and doubles nothing: start the same command again. SIGTERM and Ctrl-C finish the series at hand.
     """
+    refuse_file(queue, "--queue")
     from reslink.serving.addresses import Peer, is_loopback
     from reslink.serving.dicom_node import Node, NodeSettings, StoreSender, client_context, serve, server_context
     from reslink.serving.dicom_pipeline import Pipeline
@@ -127,6 +128,7 @@ def watch(
     top: Top = 3,
 ) -> None:
     """Be a DICOMweb client: look for new series of head CT and MR in an archive, store reports, pictures and maps there."""
+    refuse_file(queue, "--queue")
     from reslink.serving.dicom_pipeline import Pipeline
     from reslink.serving.dicom_queue import Queue
     from reslink.serving.dicom_web import Watcher, WatchSettings, WebSender, web_client

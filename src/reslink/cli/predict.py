@@ -169,6 +169,7 @@ class Pictures:
         from reslink.explain.graph_maps import about, graph_maps
         from reslink.explain.picture import answer_picture
         from reslink.explain.picture_names import picture_stem
+        from reslink.explain.shown import shown_map
         from reslink.imaging.reading import read_image
 
         if self._read[0] != prediction.path:
@@ -177,9 +178,10 @@ class Pictures:
         where, path = prediction.slice, Path(prediction.path)
         image, bundle = self._read[1][where or 0], self._classifier.bundle
         target = about(bundle.labels, prediction)
-        maps = graph_maps(self._classifier, bundle.preprocess.pixels(image), target)
+        place, heats = bundle.preprocess.place(image), graph_maps(self._classifier, bundle.preprocess.pixels(image), target)
+        maps = [shown_map(method, heat, place, target) for method, heat in heats.items()]
         name = f"{self._count:04d}_{picture_stem(path)}" + ("" if where is None else f"_slice_{where}")
-        write_atomic(self._folder / f"{name}.png", answer_picture(bundle, image, prediction, maps, target))
+        write_atomic(self._folder / f"{name}.png", answer_picture(bundle, image, prediction, maps))
 
 
 class _Writer(Protocol):

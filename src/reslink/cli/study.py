@@ -187,7 +187,7 @@ def _run(
     study: Callable[[Setting], dict[str, Any]],
 ) -> None:
     """Opens what a study needs, runs it and says what came of it."""
-    refuse_file(out, "--out")
+    refuse_file(out / name, "--out")
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from reslink.datasets.manifest import Manifest

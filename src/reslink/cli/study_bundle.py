@@ -47,7 +47,7 @@ def robustness(
     Each corruption acts on the original image. Images that the bundle's run learned from are left out. Run the same
     command again to go on after an interruption.
     """
-    refuse_file(out, "--out")
+    refuse_file(out / "robustness", "--out")
     from reslink.bundles.bundle import Bundle
     from reslink.cli.study import tell
     from reslink.datasets.manifest import Manifest
@@ -101,7 +101,7 @@ def transfer(
     json: Json = False,
 ) -> None:
     """What is left of the figures on other data? The drop with its interval, and what is different about the data."""
-    refuse_file(out, "--out")
+    refuse_file(out / "transfer", "--out")
     from reslink.cli.study import tell
     from reslink.files import lock_folder
     from reslink.studies.transfer import transfer as study

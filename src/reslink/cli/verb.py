@@ -88,12 +88,12 @@ def refuse_file(folder: Path, option: str) -> None:
         option: The option that names it.
 
     Raises:
-        UsageError: If it, or a folder above it, is a file.
+        UsageError: If it, or a folder above it, is a file or a link to nowhere.
     """
     for place in (folder, *folder.parents):
-        if os.path.lexists(place) and not place.is_dir():  # lexists: a link to nowhere is in the way too
+        if os.path.lexists(place) and not place.is_dir():
             raise UsageError(
-                f"{place} is a file",
+                f"{place} is {'a file' if place.exists() else 'a link to nowhere'}",
                 f"{option} names a folder",
                 f"Write for example {option} {place.with_name(f'{place.name}-folder')}",
             )

@@ -35,7 +35,7 @@ def check_backend(backend: Backend) -> OnnxRuntimeBackend | OpenVinoBackend:
 
 
 def about(labels: Labels, answer: Prediction, target: str | None = None) -> str:
-    """Returns the class that a class activation map speaks for: the positive one of two, else the predicted one."""
+    """Returns the class that maps speak for: the one asked for, else the positive one of two, else the predicted one."""
     return target or (labels.names[1] if labels.binary else answer.label or labels.names[0])
 
 

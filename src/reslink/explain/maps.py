@@ -1,9 +1,8 @@
-"""The maps of one image by every method: computed and put into numbers; ``shown.py`` makes them ready to be drawn."""
+"""The maps of one image by every method: computed and measured; ``shown.py`` lays them on the image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from reslink.explain.attention import attention_maps
 from reslink.explain.cam import grad_cam, integrated_gradients, occlusion
 from reslink.explain.localize import MEASURES, measure
-from reslink.explain.shown import LAYERS, range_and_peak
+from reslink.explain.shown import LAYERS
 from reslink.explain.visit import enlarge
 from reslink.inference.classifier import Classifier
 
@@ -47,18 +46,13 @@ def heat_maps(
     return {name: makers[name]()[0] for name in methods if name in makers}
 
 
-def numbers(heat: NDArray[np.float32], shown: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> dict[str, Any]:
-    """Returns what a map says as numbers.
+def measures(heat: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> dict[str, float]:
+    """Returns the measures of ``localize`` of a map, none without a lesion.
 
     Args:
         heat: The map over the network's square, at any resolution.
-        shown: (H, W) the same map on the original image.
         mask: (S, S) lesion, or None.
-
-    Returns:
-        ``low``, ``high``, ``flat``, ``peak`` (row and column in the original) and, with a lesion, the measures of ``localize``.
     """
-    found = range_and_peak(heat, shown)
-    if mask is not None and mask.any():
-        found |= dict(zip(MEASURES, measure(enlarge(heat[None], mask.shape)[0], mask), strict=True))
-    return found
+    if mask is None or not mask.any():
+        return {}
+    return dict(zip(MEASURES, measure(enlarge(heat[None], mask.shape)[0], mask), strict=True))

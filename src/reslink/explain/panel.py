@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import textwrap
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
@@ -26,8 +26,8 @@ NO_OUTLINE = "The maps show what the network used; they outline no lesion"
 _LONGEST = 640
 _SIDE, _PICTURE, _GAP, _FOOT, _TITLE = 3.4, 3.13, 0.62, 0.78, 0.24
 """Inches: a tile and what of it is left for the picture, from one row to the next, the foot, a line of the heading."""
-_LETTERS, _BOLD_LETTERS = 44, 22
-"""Letters of the notes and of the heading that a tile is wide."""
+_TITLE_SIZE, _NOTE_SIZE, _TILE_NOTE_SIZE = 14, 8.5, 8
+"""Points of the letters of the heading, of the lines below it, and above a tile."""
 _INK, _SOFT, _PAPER = "#e8eaed", "#9aa3ad", "#111418"
 
 
@@ -66,9 +66,10 @@ def panel(
     columns = max(2, len(tiles)) if len(tiles) <= 4 else 3  # the foot needs the width of two
     rows = -(-len(tiles) // columns)
     tall = _PICTURE * min(1.6, max(0.25, grey.shape[0] / grey.shape[1]))
-    titles = textwrap.wrap(heading, _BOLD_LETTERS * columns)
-    lines = [part for line in note.split("\n") for part in textwrap.wrap(line, _LETTERS * columns)]
-    top = 1.12 + _TITLE * (len(titles) - 1) + 0.18 * max(0, len(lines) - 1)
+    wide = 0.94 * 72 * _SIDE * columns
+    titles = _wrapped(heading, wide, _TITLE_SIZE, "bold")
+    lines = [part for line in note.split("\n") for part in _wrapped(line, wide, _NOTE_SIZE)]
+    top = 1.12 + _TITLE * max(0, len(titles) - 1) + 0.18 * max(0, len(lines) - 1)
     height = rows * tall + (rows - 1) * _GAP + top + _FOOT
     figure = Figure(figsize=(_SIDE * columns, height), dpi=130, facecolor=_PAPER)
     _heading(figure, titles, lines, height)
@@ -85,10 +86,10 @@ def panel(
 
 
 def _heading(figure: Figure, titles: Sequence[str], lines: Sequence[str], height: float) -> None:
-    below = 0.50 + _TITLE * (len(titles) - 1)
+    below = 0.50 + _TITLE * max(0, len(titles) - 1)
     literal: dict[str, Any] = {"va": "top", "parse_math": False}
-    figure.text(0.02, 1 - 0.20 / height, _drawable("\n".join(titles)), color=_INK, size=14, weight="bold", **literal)
-    figure.text(0.02, 1 - below / height, _drawable("\n".join(lines)), color=_SOFT, size=8.5, **literal)
+    figure.text(0.02, 1 - 0.20 / height, "\n".join(titles), color=_INK, size=_TITLE_SIZE, weight="bold", **literal)
+    figure.text(0.02, 1 - below / height, "\n".join(lines), color=_SOFT, size=_NOTE_SIZE, **literal)
 
 
 def _tile(axes: Axes, grey: NDArray[np.uint8], tile: Tile, mask: NDArray[np.bool_] | None) -> None:
@@ -97,18 +98,29 @@ def _tile(axes: Axes, grey: NDArray[np.uint8], tile: Tile, mask: NDArray[np.bool
     axes.set_anchor("NW")
     above: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points", "parse_math": False}
     axes.annotate(tile.title, xytext=(0, 19), color=_INK, size=10.5, weight="bold", **above)
-    note = tile.note if len(tile.note) <= _LETTERS else f"{tile.note[: _LETTERS - 1]}…"
-    axes.annotate(_drawable(note), xytext=(0, 5), color=_SOFT, size=8, **above)
+    first, *more = _wrapped(tile.note, 0.87 * 72 * _SIDE, _TILE_NOTE_SIZE) or [""]
+    axes.annotate(f"{first}…" if more else first, xytext=(0, 5), color=_SOFT, size=_TILE_NOTE_SIZE, **above)
 
 
-def _drawable(text: str) -> str:
-    """Returns a text with ``?`` for what the font of the pictures has no sign for, such as a name in Japanese."""
-    return "".join(letter if letter == "\n" or ord(letter) in _signs() else "?" for letter in text)
+def _wrapped(text: str, wide: float, size: float, weight: str = "normal") -> list[str]:
+    """Returns the lines of a text, none wider than so many points; what the font has no sign for, a name in Japanese, is ``?``.
+
+    matplotlib's own wrapping leaves a long word whole, and knows the number of lines only once the picture is drawn.
+    """
+    font = get_font(findfont(FontProperties(weight=weight)))
+    known = font.get_charmap()
+    text = "".join(letter if letter.isspace() or ord(letter) in known else "?" for letter in text)
+    letters = len(text)
+    while letters > 1 and any(_width(font, line, size) > wide for line in textwrap.wrap(text, letters)):
+        letters -= max(1, letters // 50)
+    return textwrap.wrap(text, max(1, letters))
 
 
-@functools.cache
-def _signs() -> frozenset[int]:
-    return frozenset(get_font(findfont(FontProperties())).get_charmap())
+def _width(font: FT2Font, line: str, size: float) -> float:
+    """Returns the width of a line in points."""
+    font.set_size(size, 72)
+    font.set_text(line)
+    return float(font.get_width_height()[0]) / 64
 
 
 def _small(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.explain import shown
 from reslink.explain.panel import Tile, panel
+from reslink.explain.shown import ShownMap, caption, heading, original
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
@@ -21,8 +21,7 @@ def answer_picture(
     bundle: Bundle,
     image: Image,
     answer: Prediction,
-    maps: Mapping[str, NDArray[np.float32]],
-    target: str,
+    maps: Sequence[ShownMap],
     mask: NDArray[np.bool_] | None = None,
 ) -> bytes:
     """Draws a slice with its answer and its maps.
@@ -31,17 +30,11 @@ def answer_picture(
         bundle: What gave the answer.
         image: The slice.
         answer: What the bundle says about it, without an error.
-        maps: By name, a key of ``shown.TITLES`` each: squares of float32 over what the network sees, at any resolution.
-        target: The class that maps other than gates speak for.
+        maps: On the slice.
         mask: (H, W) lesion mask, or None.
 
     Returns:
         A PNG.
     """
-    place = bundle.preprocess.place(image)
-    tiles = [Tile("Image", "", None)]
-    for name, heat in maps.items():
-        note = shown.note(name, shown.range_and_peak(heat, place.to_image(heat)), target)
-        drawn = place.to_image(shown.for_display(name, heat))
-        tiles.append(Tile(shown.TITLES[name], note, drawn, shown.least_span(name)))
-    return panel(shown.original(bundle.preprocess, image), tiles, shown.heading(answer), shown.caption(answer, bundle), mask)
+    tiles = [Tile("Image", "", None), *(Tile(found.title, found.note, found.drawn, found.least) for found in maps)]
+    return panel(original(bundle.preprocess, image), tiles, heading(answer), caption(answer, bundle), mask)

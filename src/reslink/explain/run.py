@@ -21,6 +21,7 @@ from reslink.explain.panel import RESEARCH_USE_ONLY
 from reslink.explain.picture import answer_picture
 from reslink.explain.picture_names import picture_stem
 from reslink.explain.sanity import RandomisationCheck, randomisation_check
+from reslink.explain.shown import shown_map
 from reslink.files import write_atomic, write_json
 from reslink.imaging.image import Image
 from reslink.imaging.reading import find_images, read_image
@@ -184,11 +185,11 @@ def _explain(
     target = about(classifier.labels, answer, target)
     heats = maps.heat_maps(classifier, pixels, classifier.labels.index(target), methods)
     place = bundle.preprocess.place(found.image)
-    placed = {name: place.to_image(heat) for name, heat in heats.items()}
+    shown = [shown_map(name, heat, place, target) for name, heat in heats.items()]
     small = None if mask is None else place.to_network(mask)
     stem = names.take(found.path, found.slice)
-    write_atomic(folder / f"{stem}.png", answer_picture(bundle, found.image, answer, heats, target, mask))
-    write_atomic(folder / f"{stem}.npz", _archive(placed))
+    write_atomic(folder / f"{stem}.png", answer_picture(bundle, found.image, answer, shown, mask))
+    write_atomic(folder / f"{stem}.npz", _archive({one.name: one.on_image for one in shown}))
     return Explanation(
         path=answer.path,
         slice=answer.slice,
@@ -198,7 +199,7 @@ def _explain(
         target=target,
         panel=f"{stem}.png",
         maps=f"{stem}.npz",
-        methods={name: maps.numbers(heat, placed[name], small) for name, heat in heats.items()},
+        methods={one.name: one.numbers | maps.measures(heats[one.name], small) for one in shown},
         abstain=answer.abstain,
         reasons=None if answer.reasons is None else list(answer.reasons),
         ood_score=answer.ood_score,

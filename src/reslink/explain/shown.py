@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from reslink.imaging.image import Image
-from reslink.imaging.preprocess import Preprocess
+from reslink.imaging.preprocess import Placement, Preprocess
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
@@ -33,6 +34,49 @@ TITLES: Final = {
 }
 GATE_SPAN: Final = 0.2
 """Least span of the gates of an attention, which lie in (0, 1), that is shown with the full scale of colours."""
+
+
+@dataclass(frozen=True)
+class ShownMap:
+    """A map on the image that it belongs to, with what it says.
+
+    Attributes:
+        name: A key of ``TITLES``.
+        note: What it says in a few words.
+        numbers: Those of ``range_and_peak``.
+        on_image: (H, W) the map itself on the original image.
+        drawn: (H, W) the same as it is drawn.
+    """
+
+    name: str
+    note: str
+    numbers: dict[str, Any]
+    on_image: NDArray[np.float32]
+    drawn: NDArray[np.float32]
+
+    @property
+    def title(self) -> str:
+        """What the method is called."""
+        return TITLES[self.name]
+
+    @property
+    def least(self) -> float:
+        """The least span that is shown with the full scale of colours."""
+        return least_span(self.name)
+
+
+def shown_map(name: str, heat: NDArray[np.float32], place: Placement, target: str) -> ShownMap:
+    """Lays a map on the image that it belongs to.
+
+    Args:
+        name: A key of ``TITLES``.
+        heat: The map over the network's square, at any resolution.
+        place: Where the square lies in the image.
+        target: The class that maps other than gates speak for.
+    """
+    on_image, ready = place.to_image(heat), for_display(name, heat)
+    numbers = range_and_peak(heat, on_image)
+    return ShownMap(name, note(name, numbers, target), numbers, on_image, on_image if ready is heat else place.to_image(ready))
 
 
 def flat(heat: NDArray[np.float32]) -> bool:

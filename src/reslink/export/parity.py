@@ -88,15 +88,18 @@ class Inputs:
 
         Args:
             folder: A folder, file or glob, as for ``reslink predict``.
-            count: Files to take, at least 1; a volume gives its middle slice.
+            count: Images to take, at least 1, others for those that cannot be read; a volume gives its middle slice.
 
         Raises:
             InputError: If there is none that can be read.
         """
         found = find_images([folder])
-        chosen = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).astype(int))]
-        images, failed = [], 0
-        for path in chosen:
+        spread = np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)
+        images: list[Image] = []
+        failed = 0
+        for path in dict.fromkeys([*(found[i] for i in spread), *found]):
+            if len(images) == count:
+                break
             try:
                 slices = read_image(path).slices()
                 images.append(slices[len(slices) // 2])
@@ -104,7 +107,7 @@ class Inputs:
                 failed += 1
         if not images:
             raise InputError(
-                f"None of {len(chosen)} images of the folder could be read",
+                f"None of {len(found)} images of the folder could be read",
                 "The parity gate compares on images that reslink reads",
                 "Give another folder with --data, or leave --data out for synthetic heads",
             )

@@ -118,7 +118,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 
     Args:
         paths: Files, which are taken as they are; folders, which are searched with all folders in them, without hidden files
-            and without what is no image; globs.
+            and without what is no image by content and by ending; globs.
 
     Returns:
         Each file once, in the order given; in a folder sorted by name, the slices of a DICOM series by position along

@@ -20,6 +20,7 @@ from reslink.errors import BundleError, UsageError, nearest
 from reslink.explain import shown
 from reslink.explain.graph_maps import Maps, about, graph_maps
 from reslink.explain.overlay import overlay, unit_range
+from reslink.explain.shown import shown_map
 from reslink.inference.backends import OnnxRuntimeBackend, OpenVinoBackend, load_backend
 from reslink.inference.classifier import Classifier, Prediction
 from reslink.serving.batching import Batcher, Pixels
@@ -183,16 +184,15 @@ def drawn(look: Look, name: str, heat: NDArray[np.float32], target: str) -> dict
     Returns:
         Its numbers, ``strength`` (a grey PNG, base64, as large as the image: 255 is strongest) and ``overlay`` (a colour PNG).
     """
-    numbers = shown.range_and_peak(heat, look.place.to_image(heat))
-    placed = look.place.to_image(shown.for_display(name, heat))
-    strength = np.rint(255 * unit_range(placed, shown.least_span(name))).astype(np.uint8)
+    found = shown_map(name, heat, look.place, target)
+    strength = np.rint(255 * unit_range(found.drawn, found.least)).astype(np.uint8)
     return {
         "name": name,
-        "title": shown.TITLES[name],
-        "note": shown.note(name, numbers, target),
-        **numbers,
+        "title": found.title,
+        "note": found.note,
+        **found.numbers,
         "strength": png(strength),
-        "overlay": png(overlay(look.grey, placed, least=shown.least_span(name))),
+        "overlay": png(overlay(look.grey, found.drawn, least=found.least)),
     }
 
 
