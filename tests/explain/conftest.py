@@ -6,6 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from torch import Tensor, nn
 
 PATCH = (slice(40, 56), slice(72, 88))
@@ -70,3 +74,19 @@ def patch_image() -> Tensor:
 @pytest.fixture
 def linear_net() -> LinearNet:
     return LinearNet().eval()
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[tuple[Bbox, list[tuple[str, Bbox]]]]:
+    """The box of each picture that is drawn, and those of its words."""
+    found = []
+
+    class Kept(Figure):
+        def savefig(self, *args, **kwargs):
+            super().savefig(*args, **kwargs)
+            renderer = FigureCanvasAgg(self).get_renderer()
+            texts = [text for text in self.findobj(Text) if text.get_text() and text.get_visible()]
+            found.append((self.bbox, [(text.get_text(), text.get_window_extent(renderer)) for text in texts]))
+
+    monkeypatch.setattr("reslink.explain.panel.Figure", Kept)
+    return found

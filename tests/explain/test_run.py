@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision import Decision
 from reslink.errors import StorageError, UsageError
 from reslink.explain.attention import attention_maps
-from reslink.explain.panel import Tile, panel
-from reslink.explain.picture_names import picture_stem
 from reslink.explain.run import METHODS, explain_paths
-from reslink.explain.shown import caption, for_display, heading, least_span, note, original, range_and_peak
-from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
-from reslink.inference.classifier import Classifier, Prediction
+from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
 from reslink.networks.reslink import variant_config
 
@@ -40,22 +29,6 @@ def classifier(patch_net) -> Classifier:
     patch_net.head.bias.data = torch.tensor([0.0, -8.0])
     architecture = {**variant_config("reslink_small").model_dump(), "name": "reslink_small"}
     return Classifier(Bundle(architecture, PLAIN, Labels(("Healthy", "Tumor"))), patch_net, torch.device("cpu"))
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list[tuple[Bbox, list[tuple[str, Bbox]]]]:
-    """The box of each picture that is drawn, and those of its words."""
-    found = []
-
-    class Kept(Figure):
-        def savefig(self, *args, **kwargs):
-            super().savefig(*args, **kwargs)
-            renderer = FigureCanvasAgg(self).get_renderer()
-            texts = [text for text in self.findobj(Text) if text.get_text() and text.get_visible()]
-            found.append((self.bbox, [(text.get_text(), text.get_window_extent(renderer)) for text in texts]))
-
-    monkeypatch.setattr("reslink.explain.panel.Figure", Kept)
-    return found
 
 
 def picture(path: Path, *, spot: bool = True, side: int = 192) -> Path:
@@ -198,109 +171,3 @@ def test_every_method_runs_on_a_saved_bundle(tmp_path):
         heat = np.load(tmp_path / "out" / "scan.npz")[name]
         assert heat.shape == (192, 192)
         assert heat[tuple(numbers["peak"])] == heat.max()
-
-
-def test_the_original_is_shown_whole_at_its_own_size(tmp_path):
-    shown = original(Preprocess(size=64), read_image(picture(tmp_path / "scan.png")))
-    assert shown.shape == (192, 192)
-    assert shown[96, 160] > 200
-
-
-def test_hounsfield_units_are_windowed_for_display():
-    ramp = np.tile(np.linspace(-1000, 1000, 101, dtype=np.float32), (80, 1))
-    shown = original(Preprocess(size=64), Image(ramp, "HU"))
-    assert shown.shape == (80, 101)
-    assert shown[0, 0] == 0
-    assert shown[0, -1] == 255
-    assert shown[0, 52] == pytest.approx(255 / 2, abs=2)  # 40 HU, the middle of the brain window
-
-
-def test_gates_are_drawn_from_their_lowest_and_grains_are_smoothed(rng):
-    gates = rng.uniform(0.4, 0.6, (64, 64)).astype(np.float32)
-    assert for_display("final_attention", gates).min() == 0
-    np.testing.assert_allclose(for_display("final_attention", gates), gates - gates.min())
-    assert least_span("final_attention") == 0.2
-    grains = np.zeros((224, 224), np.float32)
-    grains[100, 100], grains[10, 10] = 1, -1
-    smooth = for_display("integrated_gradients", grains)
-    assert smooth.min() == 0
-    assert np.unravel_index(smooth.argmax(), smooth.shape) == (100, 100)
-    assert 0 < smooth[100, 102] < smooth[100, 100]
-    assert for_display("occlusion", grains) is grains
-
-
-def test_a_picture_says_why_the_bundle_abstains_and_grows_for_it(rng):
-    answer = Prediction("deep/in/scan.png", None, "Tumor", 0.9931)
-    assert heading(replace(answer, abstain=True)) == "The bundle abstains  (Tumor  99.3%)"
-    assert heading(answer) == heading(replace(answer, abstain=False)) == "Tumor  99.3%"
-    labels = Labels(("Healthy", "Tumor"))
-    free = Bundle({"num_classes": 2, "in_channels": 3}, PLAIN, labels, Decision(threshold=None))
-    assert caption(answer, free) == caption(replace(answer, reasons=()), free) == "scan.png"
-    assert caption(replace(answer, slice=7), free) == "scan.png, slice 7"
-    why = caption(
-        replace(answer, reasons=("it looks unlike", "the set is empty")),
-        Bundle({"num_classes": 2, "in_channels": 3}, PLAIN, labels, Decision(threshold=0.2242)),
-    )
-    assert why == "scan.png  ·  Tumor from 22.4% on\nWhy it abstains: it looks unlike; the set is empty"
-    grey = rng.integers(0, 255, (64, 64)).astype(np.uint8)
-    tiles = [Tile("Image", "", None)] * 4
-    sizes = [Picture.open(io.BytesIO(panel(grey, tiles, "a", text))).size for text in ("scan.png", why, "scan.png " * 40)]
-    assert sizes[0][0] == sizes[1][0] == sizes[2][0] > 4 * 400, "four tiles in a row"
-    assert sizes[0][1] < sizes[1][1] <= sizes[2][1]
-
-
-@pytest.mark.parametrize(
-    "label", ["Tumor", "Glioblastoma_multiforme_grade_IV_with_oedema_and_shift", "MENINGIOMA WHO " * 4, "W" * 60]
-)
-@pytest.mark.parametrize("shape", [(60, 1200), (1200, 60), (200, 200), (256, 600)])
-def test_no_word_of_a_picture_lies_on_another_or_leaves_it(shape, label, drawn):
-    heat = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
-    mask = np.zeros(shape, bool)
-    for n in (1, 2, 4, 6):
-        tiles = [Tile("Image", "", None)] + [Tile("Integrated gradients", f"evidence for {label}, smoothed", heat)] * (n - 1)
-        note = f"scan.png  ·  {label} from 22.4% on\nWhy it abstains: " + "it looks unlike; " * 9
-        panel(np.full(shape, 90, np.uint8), tiles, f"The bundle abstains  ({label}  99.3%)", note, mask)
-    assert [len(words) for _, words in drawn] == [7, 10, 14, 18]
-    for whole, words in drawn:
-        for i, (one, here) in enumerate(words):
-            assert (whole.x0 <= here.x0, whole.y0 <= here.y0, here.x1 <= whole.x1, here.y1 <= whole.y1) == (True,) * 4, one
-            assert not [(one, other) for other, there in words[i + 1 :] if here.overlaps(there)]
-
-
-def test_a_name_that_the_font_cannot_write_gives_no_warning_and_safe_names(drawn):
-    panel(np.zeros((8, 8), np.uint8), [Tile("Image", "頭部", None)], "腫瘍  99.3%", "頭部スキャン_患者.png")
-    assert [text for text, _ in drawn[0][1] if "?" in text] == ["??", "??  99.3%", "??????_??.png"]
-
-
-@pytest.mark.parametrize(
-    ("name", "stem"),
-    [
-        ("頭部.png", "image"),
-        ("1.2.840.113619.2.55", "1.2.840.113619.2.55"),
-        ("1.2.840.55.dcm", "1.2.840.55"),
-        ("a.nii.gz", "a"),
-        ("A.NII.GZ", "A"),
-        ("T1.axial", "T1.axial"),
-        ("..$x {1}.png", "x_1"),
-        ("n" * 245 + ".jpg", "n" * 80),
-    ],
-)
-def test_the_name_of_a_picture_is_that_of_its_image(name, stem):
-    assert picture_stem(Path(name)) == stem
-
-
-def test_a_note_says_when_a_map_points_nowhere():
-    numbers = {"flat": False, "low": 0.2, "high": 0.75}
-    assert note("final_attention", numbers, "Tumor") == "gates from 0.20 to 0.75"
-    assert note("grad_cam", numbers, "Tumor") == "evidence for Tumor"
-    assert note("final_attention", numbers | {"flat": True}, "Tumor") == "the same everywhere: it points nowhere"
-    assert note("grad_cam", numbers | {"flat": True}, "Tumor") == "the same everywhere: it points nowhere"
-    assert note("grad_cam", numbers | {"flat": True, "low": -1.0}, "Tumor") == "no evidence for Tumor in the picture"
-
-
-@pytest.mark.parametrize(("shown", "nothing"), [(-2.0, True), (0.0, True), (0.5, False)])
-def test_a_map_that_marks_nothing_within_the_image_is_flat(shown, nothing):
-    square, image = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8), np.full((20, 10), -3, np.float32)
-    image[3, 4] = shown
-    assert range_and_peak(square, image) == {"low": -1, "high": 1, "flat": nothing, "peak": [3, 4]}
-    assert range_and_peak(np.full((8, 8), 0.3, np.float32), image)["flat"]
