@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.folder import called
 from reslink.cli import bench
 from reslink.cli.console import Console
 from reslink.cli.main import app
@@ -125,7 +126,7 @@ def test_the_name_tells_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     for name in ("bundle", "other"):
         (run / name).mkdir(parents=True)
     monkeypatch.chdir(run / "bundle" if given == "." else run)
-    assert bench._name(Path(given)) == told
+    assert called(Path(given)) == told
 
 
 def test_predict_names_the_nearest_backend(bundle: Path) -> None:

@@ -45,7 +45,9 @@ def test_what_must_be_known_stands_below_the_answers(
     ungated = explain(finished_run, ring_heads / "61.png", tmp_path / "other")
     assert NO_GATE in ungated.stderr
     assert "abstains" not in ungated.stdout
-    assert NO_GATE not in explain(finished_run, ring_heads / "61.png", tmp_path / "json", "--json").output
+    machine = explain(finished_run, ring_heads / "61.png", tmp_path / "json", "--json")
+    assert NO_GATE in machine.stderr
+    assert len(machine.stdout.splitlines()) == 1, "nothing else beside the JSON"
 
 
 def test_the_randomisation_check_is_said_and_a_failed_one_is_a_warning(
@@ -57,6 +59,7 @@ def test_the_randomisation_check_is_said_and_a_failed_one_is_a_warning(
         str(ring_heads / "61.png"),
         "--method",
         "grad_cam",
+        "--overwrite",
         "--out",
         str(tmp_path / "out"),
     ]
@@ -81,3 +84,35 @@ def test_it_promises_no_pictures_where_nothing_was_explained(built_zoo: Path, ri
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["explain.json"]
     some = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "seen")
     assert f"Pictures, maps and explain.json: {tmp_path / 'seen'}\n" in some.stderr
+
+
+def test_nothing_is_replaced_unasked(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    scan = tmp_path / "61.png"
+    scan.write_bytes((ring_heads / "61.png").read_bytes())
+    done = explain(built_zoo / "ct", scan, tmp_path)
+    assert done.exit_code == 0, done.stderr
+    assert scan.read_bytes() == (ring_heads / "61.png").read_bytes(), "the image that is explained stays"
+    assert (tmp_path / "61_2.png").is_file()
+    again = explain(built_zoo / "ct", scan, tmp_path)
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert "holds explanations already.\n  Nothing is replaced unasked.\n" in again.stderr
+    replaced = explain(built_zoo / "ct", ring_heads / "62.png", tmp_path, "--overwrite")
+    assert replaced.exit_code == 0, replaced.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["61.png", "62.npz", "62.png", "explain.json"]
+    assert scan.read_bytes() == (ring_heads / "61.png").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": [{"panel": "../mine.png", "maps": 3}]}'])
+def test_an_explain_json_of_somebody_else_removes_nothing(built_zoo: Path, ring_heads: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.png").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "explain.json").write_text(text)
+    assert explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "out", "--overwrite").exit_code == 0
+    assert (tmp_path / "mine.png").read_text() == "mine"
+
+
+def test_a_limit_counts_the_slices_of_a_volume(built_zoo: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "volume.npy", np.random.default_rng(0).integers(0, 255, (3, 64, 64)).astype(np.uint8))
+    done = explain(built_zoo / "ct", tmp_path / "volume.npy", tmp_path / "out", "--limit", "2")
+    assert done.exit_code == 0, done.stderr
+    assert [path.name for path in sorted((tmp_path / "out").glob("*.png"))] == ["volume_slice000.png", "volume_slice001.png"]

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from reslink.bundles import zoo
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.shipping import shipping_of
 from reslink.cli.main import app
 from reslink.errors import BundleError
 from reslink.inference.classifier import Classifier
@@ -52,6 +53,21 @@ def test_every_verb_takes_a_name(verb: str, zoo_with_ct: Path, elsewhere: Path, 
     found = json.loads(result.stdout)
     used = {"evaluate": lambda: found["bundle_sha256"], "compare": lambda: found["models"]["ct"]["bundle_sha256"]}.get(verb)
     assert used is None or used() == Bundle.load("ct").weights_sha256
+
+
+def test_a_judgement_and_its_page_name_the_model_and_what_must_be_known(
+    zoo_with_ct: Path, elsewhere: Path, ring_heads: Path
+) -> None:
+    assert spoken("evaluate", "ct", ring_heads).exit_code == 0
+    found = json.loads((elsewhere / "judged" / "evaluation.json").read_text())
+    shipped = shipping_of(Bundle.load("ct").provenance)
+    assert shipped is not None
+    assert (found["bundle"], found["read_first"]) == ("ct", [shipped.about])
+    page = (elsewhere / "judged" / "report.html").read_text()
+    assert "<dt>Model</dt><dd>ct</dd>" in page
+    assert f"<strong>Know first:</strong> {shipped.about}" in page
+    measured = Bundle.load("other").with_metrics(found)
+    assert not {"bundle", "read_first", "failed"} & set(measured.metrics), "a bundle that is handed on tells no name of a run"
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -118,7 +118,7 @@ def test_no_picture_is_promised_where_none_was_made_and_a_long_name_stops_nothin
 ) -> None:
     words = ["predict", str(built_zoo / "ct"), "--backend", "onnxruntime", "--pictures", str(tmp_path / "seen")]
     none = CliRunner().invoke(app, [*words, str(tmp_path / "none.png"), "--json"])
-    assert (none.exit_code, none.stderr) == (1, "")
+    assert (none.exit_code, none.stderr) == (1, "Research use only. Not a medical device; not for diagnosis.\n")
     assert not (tmp_path / "seen").exists()
     shutil.copy(ring_heads / "61.png", long := tmp_path / ("n" * 245 + ".png"))
     done = CliRunner().invoke(app, [*words, str(long), str(ring_heads / "61.png")])
@@ -157,3 +157,37 @@ def test_a_threshold_that_decides_is_said(built_zoo: Path, ring_heads: Path, tmp
         done = CliRunner().invoke(app, ["predict", str(folder), *words])
         assert done.exit_code == 0, done.stderr
         assert ("The label is Tumor from a probability of 0.9375 on (from: a test)" in done.stderr) == said
+
+
+def test_pictures_come_into_a_folder_with_nothing_else(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    scan, seen = tmp_path / "seen" / "0001_61.png", tmp_path / "seen"
+    seen.mkdir()
+    scan.write_bytes((ring_heads / "61.png").read_bytes())
+    words = ["predict", str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "onnxruntime", "--pictures", str(seen)]
+    for more in ((), ("--overwrite",)):
+        refused = CliRunner().invoke(app, [*words, *more])
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert f"Error: {seen} holds 0001_61.png.\n  Pictures are written into a new or empty folder" in refused.stderr
+    assert scan.read_bytes() == (ring_heads / "61.png").read_bytes()
+    scan.unlink()
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert CliRunner().invoke(app, words).exit_code == 2, "the pictures of an earlier run"
+    words[2] = str(ring_heads / "62.png")
+    assert CliRunner().invoke(app, [*words, "--overwrite"]).exit_code == 0
+    assert [path.name for path in seen.iterdir()] == ["0001_62.png"], "runs are not mixed"
+
+
+def test_a_table_replaces_an_earlier_one_and_nothing_else(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    scan, table = tmp_path / "scan.png", tmp_path / "out.csv"
+    scan.write_bytes((ring_heads / "61.png").read_bytes())
+    words = ["predict", str(built_zoo / "ct"), str(scan), "--backend", "onnxruntime", "--csv"]
+    refused = CliRunner().invoke(app, [*words, str(scan)])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"Error: {scan} is there already and is no table of answers.\n  Only an earlier" in refused.stderr
+    assert scan.read_bytes() == (ring_heads / "61.png").read_bytes()
+    for _ in range(2):
+        assert CliRunner().invoke(app, [*words, str(table)]).exit_code == 0
+        assert len(table.read_text().splitlines()) == 2
+    below = CliRunner().invoke(app, [*words, str(scan / "out.csv")])
+    assert below.exit_code == 1
+    assert f"Error: {scan / 'out.csv'} could not be written: " in below.stderr

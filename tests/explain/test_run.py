@@ -52,7 +52,7 @@ def test_panel_maps_and_numbers_of_one_image(classifier, drawn, tmp_path):
     source, mask = picture(tmp_path / "scan.png"), lesion(tmp_path / "mask.png")
     (found,) = explain_paths(classifier, [source], tmp_path / "out", masks={str(source): mask})
     words = [text for text, _ in drawn[0][1]]
-    assert {f"Tumor  {found.probability:.1%}", "cyan: lesion mask", "evidence for Tumor", "Occlusion"} <= set(words)
+    assert {f"Tumor  {found.probability:.1%}", "cyan: lesion mask", "evidence for Tumor, smoothed", "Occlusion"} <= set(words)
     assert (found.label, found.target, found.error) == ("Tumor", "Tumor", None)
     assert sum(found.probabilities.values()) == pytest.approx(1)
     assert list(found.methods) == ["grad_cam", "integrated_gradients", "occlusion"]

@@ -67,7 +67,9 @@ def test_the_words_of_an_answer_say_why_the_bundle_abstains():
 def test_a_note_says_when_a_map_points_nowhere():
     numbers = {"flat": False, "low": 0.2, "high": 0.75}
     assert note("final_attention", numbers, "Tumor") == "gates from 0.20 to 0.75"
-    assert note("grad_cam", numbers, "Tumor") == "evidence for Tumor"
+    assert note("grad_cam", numbers, "Tumor") == note("occlusion", numbers, "Tumor") == "evidence for Tumor, up to 0.75"
+    assert note("grad_cam", numbers | {"high": 0.003841}, "Tumor") == "evidence for Tumor, up to 0.0038"
+    assert note("integrated_gradients", numbers, "Tumor") == "evidence for Tumor, smoothed"
     assert note("final_attention", numbers | {"flat": True}, "Tumor") == "the same everywhere: it points nowhere"
     assert note("grad_cam", numbers | {"flat": True}, "Tumor") == "the same everywhere: it points nowhere"
     assert note("grad_cam", numbers | {"flat": True, "low": -1.0}, "Tumor") == "no evidence for Tumor in the picture"

@@ -144,14 +144,20 @@ class Bundle:
 
         Args:
             metrics: The form of ``evaluation.json``; replaces what stood there. ``failed``, ``excluded`` and ``linked`` are
-                left out, as they hold file names, which may tell whose images they are, and a bundle is handed on.
+                left out, as they hold file names, which may tell whose images they are, and a bundle is handed on; and so is
+                what the bundle was called.
         """
-        names = ("failed", "excluded", "linked")
+        names = ("failed", "excluded", "linked", "bundle", "read_first")
         measured = replace(self, metrics={key: value for key, value in metrics.items() if key not in names})
         if self.folder is not None:
             zoo.refuse_shipped(self.folder)
             _write_texts(measured, self.folder, (self.folder / WEIGHTS).stat().st_size)
         return measured
+
+    @property
+    def name(self) -> str | None:
+        """What its folder is called, or the run that it lies in; None where it is not saved. No path."""
+        return None if self.folder is None else folders.called(self.folder)
 
     @property
     def calibration_images(self) -> TrainingImages | None:

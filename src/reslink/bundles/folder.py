@@ -134,3 +134,9 @@ def _storage_errors(target: Path, what: str) -> Iterator[None]:
             "reslink needs a folder that it may write to, with free space",
             "Free some space or choose another folder, then run the same command again",
         ) from error
+
+
+def called(folder: Path) -> str:
+    """Returns what a bundle is called: its folder, or the run that it lies in."""
+    whole = folder.absolute()
+    return whole.parent.name if whole.name == "bundle" and whole.parent.name else whole.name

@@ -26,7 +26,14 @@ def audit(
     console: Console,
     data: Data,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for audit.json and the page.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder for audit.json and the page.",
+            show_default="audit, unless --json or --fix is given",
+        ),
     ] = None,
     fix: Annotated[
         Path | None, typer.Option("--fix", metavar="DIR", help="Also write a clean copy of the data here.", show_default=False)

@@ -118,18 +118,12 @@ def _bundle(given: str, spare: Path) -> tuple[Bundle, str]:
     from reslink.cli.twin import PACKAGES
 
     bundle = Bundle.load(given)
-    name = _name(bundle.folder or Path(given))
+    name = bundle.name or Path(given).name
     if bundle.twin is None and all(find_spec(package) for package in PACKAGES):
         from reslink.export.onnx import to_onnx
 
         bundle = bundle.with_onnx(to_onnx(bundle), spare)
     return bundle, name
-
-
-def _name(folder: Path) -> str:
-    """The name of a bundle, or of the run that holds it; where it lies is nobody's business."""
-    whole = folder.absolute()
-    return whole.parent.name if whole.name == "bundle" else whole.name
 
 
 def _given(folder: Path, images: int, console: Console) -> Images:

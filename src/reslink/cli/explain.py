@@ -10,8 +10,8 @@ import typer
 
 from reslink.cli.answer import abstention, failure, known_first
 from reslink.cli.console import Console
-from reslink.cli.options import BundleFolder, Device, Images, Json
-from reslink.cli.verb import refuse_file
+from reslink.cli.options import BundleFolder, Device, Images, Json, Overwrite
+from reslink.cli.verb import refuse_earlier
 
 if TYPE_CHECKING:
     from reslink.explain.run import Explanation
@@ -39,16 +39,20 @@ def explain(
             "--method", help="first_attention, final_attention, grad_cam, integrated_gradients, occlusion; may be repeated."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many images.", show_default=False)] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="At most so many images; a slice of a volume is one.", show_default=False),
+    ] = None,
     sanity: Annotated[bool, typer.Option(help="Compare the maps with those of randomised weights.")] = True,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Draw attention, Grad-CAM, integrated gradients and occlusion over images.
 
     A PATH that is a CSV is read as a manifest; with its lesion masks it is measured whether the maps meet the lesion.
     """
-    refuse_file(out, "--out")
+    refuse_earlier(out, "explain.json", "explanations", overwrite)
     from reslink.explain.run import METHODS, explain_paths
     from reslink.inference.classifier import Classifier
 
@@ -66,6 +70,8 @@ def explain(
             masks=masks,
             target=target,
             sanity=sanity,
+            limit=limit,
+            overwrite=overwrite,
             progress=lambda _: progress.step(),
             checked=checks.append,
         )
@@ -84,7 +90,7 @@ def explain(
             console.note(f"Pictures, maps and explain.json: {out}")
         else:
             console.note(f"Nothing was explained; {out / 'explain.json'} says why")
-        known_first(console, classifier.bundle, answered=any(explanation.error is None for explanation in done))
+    known_first(console, classifier.bundle, answered=any(explanation.error is None for explanation in done))
     if any(explanation.error is not None for explanation in done):
         raise typer.Exit(1)
 

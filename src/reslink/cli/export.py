@@ -51,8 +51,8 @@ def export(
 
     loaded = Bundle.load(bundle)
     inputs = Inputs.synthetic(images) if data is None else Inputs.read(data, images)
-    if inputs.failed:
-        console.warn(f"Warning: {inputs.failed} files could not be read; the gate leaves them out.")
+    for reason in inputs.failed:
+        console.warn(f"Warning: the gate leaves out {reason}")
     if data is None:
         console.note("The gate compares on synthetic heads; --data FOLDER takes real images.")
     report = write(loaded, form, out, inputs, precision=precision)

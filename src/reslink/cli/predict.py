@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -14,14 +14,13 @@ import typer
 from reslink.cli.answer import abstention, failure, known_first
 from reslink.cli.console import Console, counted
 from reslink.cli.options import Backend, BatchSize, BundleFolder, Device, Images, Json
+from reslink.cli.pictures import Pictures
 from reslink.cli.threads import wanted_threads
-from reslink.cli.verb import refuse_file
 from reslink.errors import StorageError, UsageError
-from reslink.files import spreadsheet_text, write_atomic
+from reslink.files import spreadsheet_text
 
 if TYPE_CHECKING:
-    from reslink.imaging.image import Image
-    from reslink.inference.classifier import Classifier, Prediction
+    from reslink.inference.classifier import Prediction
 
 EXAMPLES = (
     "reslink predict runs/first/bundle scan.png",
@@ -29,6 +28,7 @@ EXAMPLES = (
     "reslink predict runs/first/bundle study/ --json",
     "reslink predict runs/first/bundle 'ward/*.dcm' --csv out.csv",
 )
+_COLUMNS = ("path", "slice", "label", "probability", "error")
 _VERDICT = ("set", "abstain", "ood_score", "reasons")
 
 
@@ -56,6 +56,7 @@ def predict(
     batch_size: BatchSize = 32,
     device: Device = "auto",
     backend: Backend = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the pictures that an earlier run drew.")] = False,
 ) -> None:
     """Classify images: files, folders, DICOM series or globs; a volume gives a line a slice.
 
@@ -66,7 +67,7 @@ def predict(
     from reslink.inference.classifier import Classifier
 
     classifier = Classifier.load(bundle, device=device, backend=backend, threads=wanted_threads())
-    drawing = None if pictures is None else Pictures(classifier, pictures)
+    drawing = None if pictures is None else Pictures(classifier, pictures, overwrite)
     failed = total = abstained = 0
     with _sink(console, json, csv_file, classifier.labels.names) as sink:
         for prediction in classifier.predict(paths, batch_size=batch_size):
@@ -81,7 +82,7 @@ def predict(
     if not json:
         asked = f", {abstained} abstained from" if classifier.bundle.decision.abstains and failed < total else ""
         console.note(f"{counted(total, 'line')}, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
-        known_first(console, classifier.bundle, answered=failed < total)
+    known_first(console, classifier.bundle, answered=failed < total)
     if failed:
         raise typer.Exit(1)
 
@@ -97,11 +98,17 @@ def table_of(csv_file: Path, names: tuple[str, ...]) -> Iterator[Sink]:
     """Gives a sink into a CSV file that stands there whole once the block ends, and not at all if it fails.
 
     Raises:
-        UsageError: If it is a folder; said before the first image is read.
+        UsageError: If it is a folder or a file of something else; said before the first image is read.
         StorageError: If it cannot be written.
     """
     if csv_file.is_dir():
         raise UsageError(f"{csv_file} is a folder", "--csv names a file", f"Write for example --csv {csv_file / 'answers.csv'}")
+    if csv_file.exists() and not _is_table(csv_file):
+        raise UsageError(
+            f"{csv_file} is there already and is no table of answers",
+            "Only an earlier table of answers is replaced",
+            "Choose another file with --csv",
+        )
     part = csv_file.with_name(f".{csv_file.name}.{os.getpid()}.part")
     try:
         csv_file.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +122,15 @@ def table_of(csv_file: Path, names: tuple[str, ...]) -> Iterator[Sink]:
             "Free some space or choose another file, then run the same command again",
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a file stands above it
+            part.unlink(missing_ok=True)
+
+
+def _is_table(path: Path) -> bool:
+    """Says whether a file is empty or begins as the tables of this verb do."""
+    begin = ",".join(_COLUMNS).encode()
+    with path.open("rb") as stream:
+        return stream.read(len(begin)) in (b"", begin)
 
 
 class JsonLines:
@@ -145,45 +160,6 @@ class PlainLines:
             self._console.data(f"{prediction.label}\t{prediction.probability:.3f}\t{where}{abstains}")
 
 
-class Pictures:
-    """One PNG an answer in a folder, in the order of the answers: ``0001_scan.png``, ``0002_volume_slice_7.png``.
-
-    Args:
-        classifier: What gives the answers.
-        folder: Made where it is missing.
-
-    Raises:
-        UsageError: If the backend of the classifier gives no maps, or a file stands where the folder is to be.
-    """
-
-    def __init__(self, classifier: Classifier, folder: Path) -> None:
-        from reslink.explain.graph_maps import check_backend
-
-        check_backend(classifier.backend)
-        refuse_file(folder, "--pictures")
-        self._classifier, self._folder, self._count = classifier, folder, 0
-        self._read: tuple[str, list[Image]] = ("", [])
-
-    def write(self, prediction: Prediction) -> None:
-        """Draws one answer; a file of several slices is read once more for all of them."""
-        from reslink.explain.graph_maps import about, graph_maps
-        from reslink.explain.picture import answer_picture
-        from reslink.explain.picture_names import picture_stem
-        from reslink.explain.shown import shown_map
-        from reslink.imaging.reading import read_image
-
-        if self._read[0] != prediction.path:
-            self._read = (prediction.path, read_image(prediction.path).slices())
-        self._count += 1
-        where, path = prediction.slice, Path(prediction.path)
-        image, bundle = self._read[1][where or 0], self._classifier.bundle
-        target = about(bundle.labels, prediction)
-        place, heats = bundle.preprocess.place(image), graph_maps(self._classifier, bundle.preprocess.pixels(image), target)
-        maps = [shown_map(method, heat, place, target) for method, heat in heats.items()]
-        name = f"{self._count:04d}_{picture_stem(path)}" + ("" if where is None else f"_slice_{where}")
-        write_atomic(self._folder / f"{name}.png", answer_picture(bundle, image, prediction, maps))
-
-
 class _Writer(Protocol):
     def writerow(self, row: list[object], /) -> object: ...
 
@@ -196,7 +172,7 @@ class CsvFile:
 
     def __init__(self, writer: _Writer, names: tuple[str, ...]) -> None:
         self._writer, self._names = writer, names
-        writer.writerow(["path", "slice", "label", "probability", "error", *(f"p_{name}" for name in names), *_VERDICT])
+        writer.writerow([*_COLUMNS, *(f"p_{name}" for name in names), *_VERDICT])
 
     def write(self, prediction: Prediction) -> None:
         """Writes one prediction; what is not there stays empty."""

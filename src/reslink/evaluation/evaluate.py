@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reslink.bundles.decision import Decision
+from reslink.bundles.shipping import read_first
 from reslink.datasets import twins
 from reslink.datasets.loading import PixelCache
 from reslink.datasets.manifest import Manifest
@@ -114,7 +115,8 @@ def evaluate_bundle(
 
     Returns:
         What ``evaluation.json`` holds: that of :func:`evaluate_cases`, and ``failed`` (a message by case name),
-        ``n_failed``, ``subgroups`` (by column and value), ``split``, ``bundle_sha256`` (of the weights),
+        ``n_failed``, ``subgroups`` (by column and value), ``split``, ``bundle`` (what it is called), ``bundle_sha256`` (of
+        its weights), ``read_first`` (what must be known of a bundle that ships),
         and ``excluded``, ``linked`` and ``leakage`` (:meth:`reslink.evaluation.leakage.Leakage.as_dict`).
 
     Raises:
@@ -148,7 +150,8 @@ def evaluate_bundle(
     result["selective"] = selective(judged.y_true, cases.verdicts, cases.groups, classifier.labels, seed)
     result["subgroups"] = subgroups(cases.manifest.cases, by, judged)
     result |= {"split": split, "n_failed": len(cases.failed), "failed": cases.failed}
-    result["bundle_sha256"] = classifier.bundle.weights_sha256
+    result |= {"bundle": classifier.bundle.name, "bundle_sha256": classifier.bundle.weights_sha256}
+    result["read_first"] = read_first(classifier.bundle.provenance, gated=True)  # the gate has a part of its own
     leakage.mark(result, leaks)
     result |= leaks.as_dict()
     write_predictions(out / "predictions.csv", cases, classifier.labels, decision)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,6 +83,8 @@ def explain_paths(
     masks: Mapping[str, str | Path] | None = None,
     target: str | None = None,
     sanity: bool = True,
+    limit: int | None = None,
+    overwrite: bool = False,
     progress: Callable[[Explanation], None] | None = None,
     checked: Callable[[RandomisationCheck], None] | None = None,
 ) -> list[Explanation]:
@@ -90,11 +94,14 @@ def explain_paths(
         classifier: The loaded bundle; its network is left as it was found.
         paths: Files, folders, globs or DICOM series, as for ``predict``. A bad file or path is
             reported and the others go on.
-        out: The folder to write to; made if missing.
+        out: The folder to write to; made if missing. Of what stands there only ``explain.json`` is replaced: a picture whose
+            name is taken gets another.
         methods: Some of ``METHODS``; attention layers that the network does not have are left out.
         masks: Lesion mask of an image, by its path, of the same size as the image; not 0 is lesion.
         target: The class to explain. Without it the positive class of two, the predicted one of more.
         sanity: Whether to run the model-randomisation check on the first 16 images.
+        limit: At most so many images and slices, those that cannot be read included.
+        overwrite: Whether to remove first the pictures and maps that the ``explain.json`` in the folder names.
         progress: Called after each image.
         checked: Called with each model-randomisation check.
 
@@ -108,11 +115,14 @@ def explain_paths(
     _check_methods(methods)
     if target is not None:
         classifier.labels.index(target)  # refuses a class that there is not
-    folder, names = Path(out), _Names()
+    folder = Path(out)
+    if overwrite:
+        _remove_earlier(folder)
+    names = _Names(folder)
     known = {_key(path): Path(mask) for path, mask in (masks or {}).items()}
     done: list[Explanation] = []
     seen: list[NDArray[np.uint8]] = []
-    for found in _slices(paths):
+    for found in itertools.islice(_slices(paths), limit):
         done.append(_explain(classifier, found, folder, names, methods, known, target, seen))
         if progress is not None:
             progress(done[-1])
@@ -254,11 +264,24 @@ def _key(path: str | Path) -> str:
     return str(Path(path).resolve())
 
 
-class _Names:
-    """Gives each image a file name that is safe everywhere and taken once, also where case does not count."""
+def _remove_earlier(folder: Path) -> None:
+    """Removes the pictures and maps of an earlier run, by its ``explain.json``; what that does not name stays."""
+    try:
+        images = json.loads((folder / "explain.json").read_text(encoding="utf-8"))["images"]
+        files = [image[key] for image in images for key in ("panel", "maps") if isinstance(image[key], str)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name in files:
+        if name == Path(name).name and Path(name).suffix in (".png", ".npz"):
+            (folder / name).unlink(missing_ok=True)
 
-    def __init__(self) -> None:
-        self._taken = {"explain"}
+
+class _Names:
+    """Gives each image a file name that is safe everywhere and not taken yet, also where case does not count."""
+
+    def __init__(self, folder: Path) -> None:
+        there = folder.iterdir() if folder.is_dir() else ()
+        self._taken = {"explain"} | {path.stem.casefold() for path in there}
 
     def take(self, path: Path, index: int | None) -> str:
         stem = picture_stem(path)

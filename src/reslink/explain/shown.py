@@ -149,10 +149,10 @@ def caption(answer: Prediction, bundle: Bundle) -> str:
 
 
 def note(name: str, numbers: Mapping[str, Any], target: str) -> str:
-    """Returns what a map says in a few words: the range of gates, or the class that it speaks for."""
+    """Returns what a map says in a few words: the range of gates, or the class that it speaks for and how high it goes."""
     if numbers["flat"]:
         none = name not in LAYERS and numbers["low"] < 0
         return f"no evidence for {target} in the picture" if none else "the same everywhere: it points nowhere"
     if name in LAYERS:
         return f"gates from {numbers['low']:.2f} to {numbers['high']:.2f}"
-    return f"evidence for {target}" + (", smoothed" if name == "integrated_gradients" else "")
+    return f"evidence for {target}, " + ("smoothed" if name == "integrated_gradients" else f"up to {numbers['high']:.2g}")

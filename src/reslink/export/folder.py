@@ -133,7 +133,7 @@ def _gate(bundle: Bundle, chosen: Format, folder: Path, inputs: Inputs, reader: 
         "tolerance": tolerance,
         "inputs": inputs.source,
         "images": len(inputs.images),
-        "unreadable_files": inputs.failed,
+        "unreadable_files": len(inputs.failed),
         "files": files,
         "reference": {"file": reference.NAME, "images": found.images, "pixels": found.pixels},
         "versions": {"reslink": __version__, **{name: _version(name) for name in chosen.packages}},

@@ -70,12 +70,12 @@ class Inputs:
     Attributes:
         images: Slices, at least one.
         source: Where they come from, in words that name no file.
-        failed: Files that could not be read.
+        failed: Why files could not be read, a message each, with their names.
     """
 
     images: tuple[Image, ...]
     source: str
-    failed: int = 0
+    failed: tuple[str, ...] = ()
 
     @classmethod
     def synthetic(cls, count: int) -> Inputs:
@@ -96,22 +96,22 @@ class Inputs:
         found = find_images([folder])
         spread = np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)
         images: list[Image] = []
-        failed = 0
+        failed: list[str] = []
         for path in dict.fromkeys([*(found[i] for i in spread), *found]):
             if len(images) == count:
                 break
             try:
                 slices = read_image(path).slices()
                 images.append(slices[len(slices) // 2])
-            except ReslinkError:
-                failed += 1
+            except ReslinkError as error:
+                failed.append(str(error))
         if not images:
             raise InputError(
                 f"None of {len(found)} images of the folder could be read",
                 "The parity gate compares on images that reslink reads",
                 "Give another folder with --data, or leave --data out for synthetic heads",
             )
-        return cls(tuple(images), f"{len(images)} of {len(found)} images of a folder of the user", failed)
+        return cls(tuple(images), f"{len(images)} of {len(found)} images of a folder of the user", tuple(failed))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.folder import called
 from reslink.bundles.shipping import read_first
 from reslink.bundles.twin import CAM
 from reslink.errors import BundleError, UsageError, nearest
@@ -162,8 +163,7 @@ def names_of(bundles: Sequence[str]) -> list[str]:
     """Returns what requests call bundles: the name of the folder, or of the run that it lies in; numbered where equal."""
     found: list[str] = []
     for bundle in bundles:
-        path = Path(bundle).resolve()
-        base = path.parent.name if path.name == "bundle" and path.parent.name else path.name
+        base = called(Path(bundle).resolve())
         name, count = base, 1
         while name in found:
             count += 1
