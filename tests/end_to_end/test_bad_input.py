@@ -203,4 +203,4 @@ def test_a_misspelt_word_names_the_right_one(words: tuple[str, ...], wanted: str
 
 def test_a_file_where_the_folder_should_be(cohort: Path, tmp_path: Path, train: Invoke) -> None:
     (tmp_path / "run").write_text("")
-    refused(train(cohort, "--out", tmp_path / "run", "--epochs", "1"), 1, "run")
+    refused(train(cohort, "--out", tmp_path / "run", "--epochs", "1"), 2, "run is a file", "--out names a folder")

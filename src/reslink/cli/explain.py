@@ -90,7 +90,7 @@ def explain(
             console.note(f"Pictures, maps and explain.json: {out}")
         else:
             console.note(f"Nothing was explained; {out / 'explain.json'} says why")
-    known_first(console, classifier.bundle, answered=any(explanation.error is None for explanation in done))
+        known_first(console, classifier.bundle, answered=any(explanation.error is None for explanation in done))
     if any(explanation.error is not None for explanation in done):
         raise typer.Exit(1)
 

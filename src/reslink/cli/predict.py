@@ -82,7 +82,7 @@ def predict(
     if not json:
         asked = f", {abstained} abstained from" if classifier.bundle.decision.abstains and failed < total else ""
         console.note(f"{counted(total, 'line')}, {failed} failed{asked}" + (f", written to {csv_file}" if csv_file else ""))
-    known_first(console, classifier.bundle, answered=failed < total)
+        known_first(console, classifier.bundle, answered=failed < total)
     if failed:
         raise typer.Exit(1)
 
