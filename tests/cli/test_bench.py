@@ -120,7 +120,9 @@ def test_a_predict_that_fails_is_an_error(bundle: Path, tmp_path: Path) -> None:
         bench._process(bundle, "onnxruntime", [tmp_path / "one.png"])
 
 
-@pytest.mark.parametrize(("given", "told"), [("bundle", "ward_7"), ("other", "other"), (".", "ward_7")])
+@pytest.mark.parametrize(
+    ("given", "told"), [("bundle", "ward_7"), ("other", "other"), (".", "ward_7"), ("other/../bundle", "ward_7")]
+)
 def test_the_name_tells_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, told: str) -> None:
     run = tmp_path / "ward_7"
     for name in ("bundle", "other"):

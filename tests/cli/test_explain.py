@@ -100,13 +100,62 @@ def test_nothing_is_replaced_unasked(built_zoo: Path, ring_heads: Path, tmp_path
     assert scan.read_bytes() == (ring_heads / "61.png").read_bytes()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"images": [{"panel": "../mine.png", "maps": 3}]}'])
-def test_an_explain_json_of_somebody_else_removes_nothing(built_zoo: Path, ring_heads: Path, tmp_path: Path, text: str) -> None:
-    (tmp_path / "mine.png").write_text("mine")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "explain.json").write_text(text)
-    assert explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "out", "--overwrite").exit_code == 0
-    assert (tmp_path / "mine.png").read_text() == "mine"
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": [{"panel": 3}]}', '{"images": [{}]}'])
+def test_an_explain_json_of_somebody_else_is_refused(built_zoo: Path, ring_heads: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "explain.json").write_text(text)
+    for words in ((), ("--overwrite",)):
+        done = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path, *words)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "explain.json is there, and reslink did not write it.\n" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["explain.json"]
+    assert (tmp_path / "explain.json").read_text() == text
+
+
+def test_only_what_reslink_drew_makes_room(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = explain(built_zoo / "ct", ring_heads / "61.png", out)
+    assert first.exit_code == 0
+    named = json.loads((out / "explain.json").read_text())
+    for name in ("mine.png", "../above.png"):  # an image of the user that the list names, and one outside the folder
+        (out / name).write_bytes((ring_heads / "62.png").read_bytes())
+        named["images"].append(named["images"][0] | {"panel": name, "maps": "mine.npz"})
+    (out / "mine.npz").write_text("mine")
+    (out / "explain.json").write_text(json.dumps(named))
+    picture = (out / "61.png").read_bytes()
+    (out / "scan.png").write_bytes(picture)  # drawn by reslink, but not in the list
+    failed = explain(built_zoo / "ct", tmp_path / "gone.png", out)
+    assert failed.exit_code == 2, "pictures stand there"
+    explained = explain(built_zoo / "ct", out / "61.png", out, "--overwrite")  # one of its own pictures as an image
+    assert explained.exit_code == 0, explained.stderr
+    assert (out / "61.png").read_bytes() == picture, "an image that is explained stays"
+    assert sorted(path.name for path in out.iterdir() if path.suffix == ".png") == [
+        "61.png",
+        "61_2.png",
+        "mine.png",
+        "scan.png",
+    ]
+    assert (out / "mine.npz").read_text() == "mine"
+    assert (tmp_path / "above.png").is_file()
+
+
+def test_a_run_in_which_all_failed_may_be_run_again(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    assert explain(built_zoo / "ct", tmp_path / "gone.png", tmp_path / "out").exit_code == 1
+    assert explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "out").exit_code == 0
+
+
+def test_an_interrupted_run_can_be_replaced(
+    built_zoo: Path, ring_heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = ["explain", str(built_zoo / "ct"), str(ring_heads / "61.png"), "--method", "grad_cam", "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr("reslink.explain.run.randomisation_checks", stopped)
+        assert CliRunner().invoke(app, words).exit_code == 130
+    assert CliRunner().invoke(app, words).exit_code == 2
+    assert CliRunner().invoke(app, [*words, "--overwrite"]).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["61.npz", "61.png", "explain.json"]
 
 
 def test_a_limit_counts_the_slices_of_a_volume(built_zoo: Path, tmp_path: Path) -> None:

@@ -172,9 +172,18 @@ def test_pictures_come_into_a_folder_with_nothing_else(built_zoo: Path, ring_hea
     scan.unlink()
     assert CliRunner().invoke(app, words).exit_code == 0
     assert CliRunner().invoke(app, words).exit_code == 2, "the pictures of an earlier run"
+    drawn = [path.name for path in seen.iterdir()]
+    (seen / ".DS_Store").write_text("hidden")
+    none = [word if word != str(ring_heads / "61.png") else str(tmp_path / "none.png") for word in words]
+    for given, more, code in ((words, ("--csv", str(ring_heads / "61.png")), 2), (none, (), 1)):
+        assert CliRunner().invoke(app, [*given, "--overwrite", *more]).exit_code == code
+        assert {path.name for path in seen.iterdir()} == {*drawn, ".DS_Store"}, "removed only for a new picture"
     words[2] = str(ring_heads / "62.png")
     assert CliRunner().invoke(app, [*words, "--overwrite"]).exit_code == 0
-    assert [path.name for path in seen.iterdir()] == ["0001_62.png"], "runs are not mixed"
+    assert {path.name for path in seen.iterdir()} == {".DS_Store", "0001_62.png"}, "runs are not mixed"
+    alone = CliRunner().invoke(app, [*words[:-2], "--overwrite"])
+    assert alone.exit_code == 2
+    assert "--overwrite was given without --pictures" in alone.stderr
 
 
 def test_a_table_replaces_an_earlier_one_and_nothing_else(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
@@ -188,6 +197,11 @@ def test_a_table_replaces_an_earlier_one_and_nothing_else(built_zoo: Path, ring_
     for _ in range(2):
         assert CliRunner().invoke(app, [*words, str(table)]).exit_code == 0
         assert len(table.read_text().splitlines()) == 2
+    for other in ("path,slice,label,probability,error,mine\r\n", "path,label\n"):
+        table.write_text(other, newline="")
+        assert CliRunner().invoke(app, [*words, str(table)]).exit_code == 2
+        assert table.read_bytes() == other.encode()
+    assert CliRunner().invoke(app, [*words, "/dev/null"]).exit_code == 2
     below = CliRunner().invoke(app, [*words, str(scan / "out.csv")])
     assert below.exit_code == 1
     assert f"Error: {scan / 'out.csv'} could not be written: " in below.stderr

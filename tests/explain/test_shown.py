@@ -69,6 +69,7 @@ def test_a_note_says_when_a_map_points_nowhere():
     assert note("final_attention", numbers, "Tumor") == "gates from 0.20 to 0.75"
     assert note("grad_cam", numbers, "Tumor") == note("occlusion", numbers, "Tumor") == "evidence for Tumor, up to 0.75"
     assert note("grad_cam", numbers | {"high": 0.003841}, "Tumor") == "evidence for Tumor, up to 0.0038"
+    assert note("grad_cam", numbers | {"high": 1234.5}, "Tumor") == "evidence for Tumor, up to 1234"
     assert note("integrated_gradients", numbers, "Tumor") == "evidence for Tumor, smoothed"
     assert note("final_attention", numbers | {"flat": True}, "Tumor") == "the same everywhere: it points nowhere"
     assert note("grad_cam", numbers | {"flat": True}, "Tumor") == "the same everywhere: it points nowhere"

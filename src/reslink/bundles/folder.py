@@ -138,5 +138,5 @@ def _storage_errors(target: Path, what: str) -> Iterator[None]:
 
 def called(folder: Path) -> str:
     """Returns what a bundle is called: its folder, or the run that it lies in."""
-    whole = folder.absolute()
+    whole = folder.resolve()
     return whole.parent.name if whole.name == "bundle" and whole.parent.name else whole.name

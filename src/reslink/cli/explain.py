@@ -11,7 +11,8 @@ import typer
 from reslink.cli.answer import abstention, failure, known_first
 from reslink.cli.console import Console
 from reslink.cli.options import BundleFolder, Device, Images, Json, Overwrite
-from reslink.cli.verb import refuse_earlier
+from reslink.cli.verb import refuse_file
+from reslink.errors import UsageError
 
 if TYPE_CHECKING:
     from reslink.explain.run import Explanation
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "reslink explain runs/first/bundle scan.png --out explained",
-    "reslink explain runs/first/bundle cohort/manifest.csv --limit 20 --out explained",
+    "reslink explain runs/first/bundle cohort/manifest.csv --limit 20 --out measured",
 )
 
 
@@ -52,15 +53,23 @@ def explain(
 
     A PATH that is a CSV is read as a manifest; with its lesion masks it is measured whether the maps meet the lesion.
     """
-    refuse_earlier(out, "explain.json", "explanations", overwrite)
+    refuse_file(out, "--out")
+    from reslink.explain.picture_names import earlier_pictures
+
+    if earlier_pictures(out) and not overwrite:
+        raise UsageError(
+            f"{out} holds explanations already", "Nothing is replaced unasked", "Choose another --out, or add --overwrite"
+        )
     from reslink.explain.run import METHODS, explain_paths
     from reslink.inference.classifier import Classifier
 
     classifier = Classifier.load(bundle, device=device)
-    files, masks = _files(paths, classifier.labels, limit)
+    files, masks = _files(paths, classifier.labels)
     checks: list[RandomisationCheck] = []
     progress = console.progress()
-    progress.start(len(files) + sanity, "Explaining")  # the randomisation check takes as long as an image or longer
+    progress.start(
+        min(len(files), limit or len(files)) + sanity, "Explaining"
+    )  # the randomisation check takes as long as an image or longer
     try:
         done = explain_paths(
             classifier,
@@ -72,7 +81,7 @@ def explain(
             sanity=sanity,
             limit=limit,
             overwrite=overwrite,
-            progress=lambda _: progress.step(),
+            progress=lambda explanation: None if explanation.slice else progress.step(),  # a volume is one step
             checked=checks.append,
         )
         if sanity:
@@ -95,19 +104,19 @@ def explain(
         raise typer.Exit(1)
 
 
-def _files(paths: list[str], labels: Labels, limit: int | None) -> tuple[list[str | Path], dict[str, Path]]:
+def _files(paths: list[str], labels: Labels) -> tuple[list[str | Path], dict[str, Path]]:
     from reslink.datasets.manifest import Manifest
 
     files: list[str | Path] = []
     masks: dict[str, Path] = {}
     for path in paths:
         if not path.lower().endswith(".csv") and not (Path(path) / "manifest.csv").is_file():
-            files += [path] if limit is None else _found(path)
+            files += _found(path)
             continue
         cases = Manifest.open(path, labels=labels).cases
         files += [case.path for case in cases]
         masks |= {str(case.path): case.mask for case in cases if case.mask is not None}
-    return files[:limit], masks
+    return files, masks
 
 
 def _found(path: str) -> Sequence[str | Path]:

@@ -22,7 +22,7 @@ class Pictures:
     Args:
         classifier: What gives the answers.
         folder: Made where it is missing; else empty.
-        overwrite: Whether pictures that were drawn before may stand in the folder; they are removed.
+        overwrite: Whether pictures that were drawn before may stand in the folder; they are removed with the first answer.
 
     Raises:
         UsageError: If the backend of the classifier gives no maps, a file stands where the folder is to be, or the folder
@@ -34,7 +34,7 @@ class Pictures:
 
         check_backend(classifier.backend)
         refuse_file(folder, "--pictures")
-        _make_room(folder, overwrite)
+        self._replaced = _replaced(folder, overwrite)
         self._classifier, self._folder, self._count = classifier, folder, 0
         self._read: tuple[str, list[Image]] = ("", [])
 
@@ -48,6 +48,8 @@ class Pictures:
 
         if self._read[0] != prediction.path:
             self._read = (prediction.path, read_image(prediction.path).slices())
+        while self._replaced:
+            self._replaced.pop().unlink(missing_ok=True)
         self._count += 1
         where, path = prediction.slice, Path(prediction.path)
         image, bundle = self._read[1][where or 0], self._classifier.bundle
@@ -58,30 +60,19 @@ class Pictures:
         write_atomic(self._folder / f"{name}.png", answer_picture(bundle, image, prediction, maps))
 
 
-def _make_room(folder: Path, overwrite: bool) -> None:
-    """Removes the pictures of an earlier run where that was asked for; refuses a folder with anything else in it."""
-    there = sorted(folder.iterdir()) if folder.is_dir() else []
-    others = [path for path in there if not (overwrite and _is_drawn(path))]
+def _replaced(folder: Path, overwrite: bool) -> list[Path]:
+    """Returns the pictures of an earlier run, which are to be removed; refuses a folder with anything else in it.
+
+    What is hidden, such as ``.DS_Store``, does not count.
+    """
+    from reslink.explain.picture_names import is_drawn
+
+    there = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    others = [path for path in there if not (overwrite and re.fullmatch(r"\d{4,}_.*\.png", path.name) and is_drawn(path))]
     if others:
         raise UsageError(
             f"{folder} holds {others[0].name}" + (f" and {counted(len(others) - 1, 'other file')}" if len(others) > 1 else ""),
             "Pictures are written into a new or empty folder; --overwrite replaces those that reslink drew, and nothing else",
             "Choose another folder with --pictures",
         )
-    for path in there:
-        path.unlink()
-
-
-def _is_drawn(path: Path) -> bool:
-    """Says whether a file is a picture that this verb drew: by its name, and by what the PNG says that wrote it."""
-    from PIL import Image as Picture
-
-    from reslink.explain.panel import SOFTWARE
-
-    if not re.fullmatch(r"\d{4,}_.*\.png", path.name) or path.is_symlink():
-        return False
-    try:
-        with Picture.open(path) as picture:
-            return picture.info.get("Software") == SOFTWARE
-    except (OSError, ValueError, SyntaxError):
-        return False
+    return there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -28,7 +29,6 @@ EXAMPLES = (
     "reslink predict runs/first/bundle study/ --json",
     "reslink predict runs/first/bundle 'ward/*.dcm' --csv out.csv",
 )
-_COLUMNS = ("path", "slice", "label", "probability", "error")
 _VERDICT = ("set", "abstain", "ood_score", "reasons")
 
 
@@ -64,6 +64,12 @@ def predict(
     """
     if json and csv_file is not None:
         raise UsageError("--json and --csv were both given", "One form of output at a time", "Leave one of them out")
+    if overwrite and pictures is None:
+        raise UsageError(
+            "--overwrite was given without --pictures",
+            "It replaces the pictures of an earlier run; an earlier table of --csv is replaced without it",
+            "Leave it out, or add --pictures",
+        )
     from reslink.inference.classifier import Classifier
 
     classifier = Classifier.load(bundle, device=device, backend=backend, threads=wanted_threads())
@@ -103,7 +109,7 @@ def table_of(csv_file: Path, names: tuple[str, ...]) -> Iterator[Sink]:
     """
     if csv_file.is_dir():
         raise UsageError(f"{csv_file} is a folder", "--csv names a file", f"Write for example --csv {csv_file / 'answers.csv'}")
-    if csv_file.exists() and not _is_table(csv_file):
+    if csv_file.exists() and not _is_table(csv_file, names):
         raise UsageError(
             f"{csv_file} is there already and is no table of answers",
             "Only an earlier table of answers is replaced",
@@ -126,9 +132,13 @@ def table_of(csv_file: Path, names: tuple[str, ...]) -> Iterator[Sink]:
             part.unlink(missing_ok=True)
 
 
-def _is_table(path: Path) -> bool:
-    """Says whether a file is empty or begins as the tables of this verb do."""
-    begin = ",".join(_COLUMNS).encode()
+def _is_table(path: Path, names: tuple[str, ...]) -> bool:
+    """Says whether a file is empty, or a table of this verb for the same classes."""
+    if not path.is_file():
+        return False
+    text = io.StringIO()
+    CsvFile(csv.writer(text), names)
+    begin = text.getvalue().encode()
     with path.open("rb") as stream:
         return stream.read(len(begin)) in (b"", begin)
 
@@ -172,7 +182,7 @@ class CsvFile:
 
     def __init__(self, writer: _Writer, names: tuple[str, ...]) -> None:
         self._writer, self._names = writer, names
-        writer.writerow([*_COLUMNS, *(f"p_{name}" for name in names), *_VERDICT])
+        writer.writerow(["path", "slice", "label", "probability", "error", *(f"p_{name}" for name in names), *_VERDICT])
 
     def write(self, prediction: Prediction) -> None:
         """Writes one prediction; what is not there stays empty."""

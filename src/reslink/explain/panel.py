@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from reslink.explain.overlay import COLORMAP, overlay
+from reslink.explain.picture_names import SOFTWARE
 
 RESEARCH_USE_ONLY = "Research use only – not for diagnosis"
-SOFTWARE = "reslink"
-"""What the PNG says that wrote it, by which an earlier picture is known."""
 NO_OUTLINE = "The maps show what the network used; they outline no lesion"
 _LONGEST = 640
 _SIDE, _PICTURE, _GAP, _FOOT, _TITLE = 3.4, 3.13, 0.62, 0.78, 0.24
@@ -137,7 +136,7 @@ def _foot(figure: Figure, height: float, masked: bool, mapped: bool) -> None:
     bar.set_ticks([])
     bar.outline.set_visible(False)
     figure.text(0.02, 0.22 / height, "low", color=_SOFT, size=8, va="center")
-    figure.text(0.26, 0.22 / height, "highest of each map", color=_SOFT, size=8, va="center", ha="right")
+    figure.text(0.26, 0.22 / height, "high, of each map", color=_SOFT, size=8, va="center", ha="right")
     if masked:
         figure.text(0.30, 0.44 / height, "cyan: lesion mask", color="#00e5ff", size=8, va="center")
     figure.text(0.98, 0.44 / height, RESEARCH_USE_ONLY, color=_INK, size=9, weight="bold", va="center", ha="right")

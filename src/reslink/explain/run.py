@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from reslink.explain.graph_maps import about
 from reslink.explain.maps import METHODS
 from reslink.explain.panel import RESEARCH_USE_ONLY
 from reslink.explain.picture import answer_picture
-from reslink.explain.picture_names import picture_stem
+from reslink.explain.picture_names import INDEX, earlier_pictures, picture_stem
 from reslink.explain.sanity import RandomisationCheck, randomisation_check
 from reslink.explain.shown import shown_map
 from reslink.files import write_atomic, write_json
@@ -94,14 +93,15 @@ def explain_paths(
         classifier: The loaded bundle; its network is left as it was found.
         paths: Files, folders, globs or DICOM series, as for ``predict``. A bad file or path is
             reported and the others go on.
-        out: The folder to write to; made if missing. Of what stands there only ``explain.json`` is replaced: a picture whose
-            name is taken gets another.
+        out: The folder to write to; made if missing. What stands there stays, but for an earlier ``explain.json`` and what
+            ``overwrite`` allows: a picture whose name is taken gets another.
         methods: Some of ``METHODS``; attention layers that the network does not have are left out.
         masks: Lesion mask of an image, by its path, of the same size as the image; not 0 is lesion.
         target: The class to explain. Without it the positive class of two, the predicted one of more.
         sanity: Whether to run the model-randomisation check on the first 16 images.
         limit: At most so many images and slices, those that cannot be read included.
-        overwrite: Whether to remove first the pictures and maps that the ``explain.json`` in the folder names.
+        overwrite: Whether to remove first the pictures, with their maps, that the ``explain.json`` in the folder names and
+            that reslink drew.
         progress: Called after each image.
         checked: Called with each model-randomisation check.
 
@@ -109,36 +109,45 @@ def explain_paths(
         One explanation an image or slice, in order.
 
     Raises:
-        UsageError: If a method or the target class is unknown.
+        UsageError: If a method or the target class is unknown, or the folder has an ``explain.json`` of something else.
         StorageError: If the folder cannot be written to.
     """
     _check_methods(methods)
     if target is not None:
         classifier.labels.index(target)  # refuses a class that there is not
-    folder = Path(out)
-    if overwrite:
-        _remove_earlier(folder)
-    names = _Names(folder)
+    folder, files = Path(out), list(paths)
     known = {_key(path): Path(mask) for path, mask in (masks or {}).items()}
+    replaced = earlier_pictures(folder)  # also where nothing is replaced: an explain.json of somebody else is refused
+    names = _Names(folder, replaced if overwrite else (), {*map(_key, files), *map(_key, known.values())})
     done: list[Explanation] = []
     seen: list[NDArray[np.uint8]] = []
-    for found in itertools.islice(_slices(paths), limit):
-        done.append(_explain(classifier, found, folder, names, methods, known, target, seen))
-        if progress is not None:
-            progress(done[-1])
-    checks = randomisation_checks(classifier, seen, methods) if sanity and seen else []
+    checks: list[RandomisationCheck] = []
+    try:
+        for found in itertools.islice(_slices(files), limit):
+            done.append(_explain(classifier, found, folder, names, methods, known, target, seen))
+            if progress is not None:
+                progress(done[-1])
+        checks += randomisation_checks(classifier, seen, methods) if sanity and seen else []
+    except KeyboardInterrupt:
+        _write_index(folder, names, done, checks)  # what was drawn so far can be found, and replaced
+        raise
     if checked is not None:
         for check in checks:
             checked(check)
+    _write_index(folder, names, done, checks)
+    return done
+
+
+def _write_index(folder: Path, names: _Names, done: list[Explanation], checks: list[RandomisationCheck]) -> None:
+    names.make_room()
     write_json(
-        folder / "explain.json",
+        folder / INDEX,
         {
             "notice": RESEARCH_USE_ONLY,
             "images": [explanation.as_dict() for explanation in done],
             "randomisation_checks": [check.as_dict() for check in checks],
         },
     )
-    return done
 
 
 @dataclass(frozen=True)
@@ -264,31 +273,37 @@ def _key(path: str | Path) -> str:
     return str(Path(path).resolve())
 
 
-def _remove_earlier(folder: Path) -> None:
-    """Removes the pictures and maps of an earlier run, by its ``explain.json``; what that does not name stays."""
-    try:
-        images = json.loads((folder / "explain.json").read_text(encoding="utf-8"))["images"]
-        files = [image[key] for image in images for key in ("panel", "maps") if isinstance(image[key], str)]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    for name in files:
-        if name == Path(name).name and Path(name).suffix in (".png", ".npz"):
-            (folder / name).unlink(missing_ok=True)
-
-
 class _Names:
-    """Gives each image a file name that is safe everywhere and not taken yet, also where case does not count."""
+    """Gives each image a file name that is safe everywhere and not taken yet, also where case does not count.
 
-    def __init__(self, folder: Path) -> None:
-        there = folder.iterdir() if folder.is_dir() else ()
-        self._taken = {"explain"} | {path.stem.casefold() for path in there}
+    Args:
+        folder: Where the files go.
+        replaced: Pictures of an earlier run, which make room, with their maps, once the first name is asked for.
+        kept: Files that stay all the same.
+    """
+
+    def __init__(self, folder: Path, replaced: Sequence[Path], kept: Container[str]) -> None:
+        self._folder, self._replaced, self._kept = folder, replaced, kept
+        self._taken: set[str] | None = None
+
+    def make_room(self) -> set[str]:
+        """Removes what may be replaced, and returns the names that are taken."""
+        if self._taken is None:
+            for picture in self._replaced:
+                for file in (picture, picture.with_suffix(".npz")):
+                    if _key(file) not in self._kept:
+                        file.unlink(missing_ok=True)
+            there = self._folder.iterdir() if self._folder.is_dir() else ()
+            self._taken = {"explain"} | {path.stem.casefold() for path in there}
+        return self._taken
 
     def take(self, path: Path, index: int | None) -> str:
+        taken = self.make_room()
         stem = picture_stem(path)
         base = stem if index is None else f"{stem}_slice{index:03d}"
         name, count = base, 1
-        while name.casefold() in self._taken:
+        while name.casefold() in taken:
             count += 1
             name = f"{base}_{count}"
-        self._taken.add(name.casefold())
+        taken.add(name.casefold())
         return name

@@ -155,4 +155,8 @@ def note(name: str, numbers: Mapping[str, Any], target: str) -> str:
         return f"no evidence for {target} in the picture" if none else "the same everywhere: it points nowhere"
     if name in LAYERS:
         return f"gates from {numbers['low']:.2f} to {numbers['high']:.2f}"
-    return f"evidence for {target}, " + ("smoothed" if name == "integrated_gradients" else f"up to {numbers['high']:.2g}")
+    return f"evidence for {target}, " + ("smoothed" if name == "integrated_gradients" else f"up to {_short(numbers['high'])}")
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"

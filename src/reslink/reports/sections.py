@@ -77,7 +77,7 @@ def facts(files: RunFolder) -> list[tuple[str, str]]:
         rows.append(("Cases judged", f"{evaluation['n']}" + (f", split: {split}" if split else "")))
     if "n_groups" in evaluation:
         rows.append(("Patients or twin groups", str(evaluation["n_groups"])))
-    if evaluation.get("bundle") not in (None, files.name):
+    if evaluation.get("bundle") and files.bundle is None:  # a run is its own model
         rows.append(("Model", evaluation["bundle"]))
     variant = (bundle.get("architecture") or {}).get("name") or (config.get("model") or {}).get("variant")
     rows += [("Network", str(variant))] if variant else []

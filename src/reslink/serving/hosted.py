@@ -21,7 +21,6 @@ from reslink.errors import BundleError, UsageError, nearest
 from reslink.explain import shown
 from reslink.explain.graph_maps import Maps, about, graph_maps
 from reslink.explain.overlay import overlay, unit_range
-from reslink.explain.shown import shown_map
 from reslink.inference.backends import OnnxRuntimeBackend, OpenVinoBackend, load_backend
 from reslink.inference.classifier import Classifier, Prediction
 from reslink.serving.batching import Batcher, Pixels
@@ -163,7 +162,7 @@ def names_of(bundles: Sequence[str]) -> list[str]:
     """Returns what requests call bundles: the name of the folder, or of the run that it lies in; numbered where equal."""
     found: list[str] = []
     for bundle in bundles:
-        base = called(Path(bundle).resolve())
+        base = called(Path(bundle))
         name, count = base, 1
         while name in found:
             count += 1
@@ -184,7 +183,7 @@ def drawn(look: Look, name: str, heat: NDArray[np.float32], target: str) -> dict
     Returns:
         Its numbers, ``strength`` (a grey PNG, base64, as large as the image: 255 is strongest) and ``overlay`` (a colour PNG).
     """
-    found = shown_map(name, heat, look.place, target)
+    found = shown.shown_map(name, heat, look.place, target)
     strength = np.rint(255 * unit_range(found.drawn, found.least)).astype(np.uint8)
     return {
         "name": name,
