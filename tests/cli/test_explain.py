@@ -158,8 +158,16 @@ def test_an_interrupted_run_can_be_replaced(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["61.npz", "61.png", "explain.json"]
 
 
-def test_a_limit_counts_the_slices_of_a_volume(built_zoo: Path, tmp_path: Path) -> None:
+def test_a_limit_counts_slices_and_every_kind_of_path(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "volume.npy", np.random.default_rng(0).integers(0, 255, (3, 64, 64)).astype(np.uint8))
     done = explain(built_zoo / "ct", tmp_path / "volume.npy", tmp_path / "out", "--limit", "2")
     assert done.exit_code == 0, done.stderr
     assert [path.name for path in sorted((tmp_path / "out").glob("*.png"))] == ["volume_slice000.png", "volume_slice001.png"]
+    for image in ("61.png", "62.png"):
+        (tmp_path / "two").mkdir(exist_ok=True)
+        (tmp_path / "two" / image).write_bytes((ring_heads / image).read_bytes())
+    mixed = explain(built_zoo / "ct", tmp_path / "gone.png", tmp_path / "mixed", str(tmp_path / "two"), "--limit", "2")
+    assert mixed.exit_code == 1
+    named = [Path(image["path"]).name for image in json.loads((tmp_path / "mixed" / "explain.json").read_text())["images"]]
+    assert named == ["gone.png", "61.png"], "one that cannot be read counts too"
+    assert "Explaining: 2 steps in" in mixed.stderr

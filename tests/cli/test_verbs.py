@@ -276,14 +276,14 @@ def test_a_summary_with_files_left_out_names_them_and_ends_with_1(capsys: pytest
     assert out.err.splitlines() == ["Warning: a/b.png could not be read and was left out."]
 
 
-def test_a_limit_holds_for_every_kind_of_path(tmp_path: Path) -> None:
+def test_the_images_of_a_folder_are_counted_one_by_one(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     images = [tmp_path / name for name in ("two/a.png", "two/b.png", "c.png")]
     for path in images:
         Picture.new("L", (8, 8)).save(path)
     missing = str(tmp_path / "missing.png")
-    files, masks = explain._files([missing, str(tmp_path / "two"), str(images[2])], Labels(("A", "B")), 3)
-    assert [str(path) for path in files] == [missing, str(images[0]), str(images[1])]
+    files, masks = explain._files([missing, str(tmp_path / "two"), str(images[2])], Labels(("A", "B")))
+    assert [str(path) for path in files] == [missing, *map(str, images)]
     assert masks == {}
 
 
