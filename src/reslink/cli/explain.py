@@ -11,8 +11,8 @@ import typer
 from reslink.cli.answer import abstention, failure, known_first
 from reslink.cli.console import Console
 from reslink.cli.options import BundleFolder, Device, Images, Json, Overwrite
-from reslink.cli.verb import refuse_file
-from reslink.errors import UsageError
+from reslink.cli.verb import refuse_file, replaced_unasked
+from reslink.errors import InputError
 
 if TYPE_CHECKING:
     from reslink.explain.run import Explanation
@@ -57,9 +57,7 @@ def explain(
     from reslink.explain.picture_names import earlier_pictures
 
     if earlier_pictures(out) and not overwrite:
-        raise UsageError(
-            f"{out} holds explanations already", "Nothing is replaced unasked", "Choose another --out, or add --overwrite"
-        )
+        raise replaced_unasked(out, "explanations")
     from reslink.explain.run import METHODS, explain_paths
     from reslink.inference.classifier import Classifier
 
@@ -67,9 +65,8 @@ def explain(
     files, masks = _files(paths, classifier.labels)
     checks: list[RandomisationCheck] = []
     progress = console.progress()
-    progress.start(
-        min(len(files), limit or len(files)) + sanity, "Explaining"
-    )  # the randomisation check takes as long as an image or longer
+    steps = len(files[:limit])
+    progress.start(steps + sanity, "Explaining")  # the randomisation check takes as long as an image or longer
     try:
         done = explain_paths(
             classifier,
@@ -121,7 +118,6 @@ def _files(paths: list[str], labels: Labels) -> tuple[list[str | Path], dict[str
 
 def _found(path: str) -> Sequence[str | Path]:
     """Returns the images of a path; a path that has none stands for itself and is reported later."""
-    from reslink.errors import InputError
     from reslink.imaging.reading import find_images
 
     try:

@@ -72,12 +72,16 @@ def refuse_earlier(out: Path | None, file: str, what: str, overwrite: bool) -> N
     Raises:
         UsageError: If it is there and may not be replaced, or if ``out`` is a file.
     """
-    if out is not None:
-        refuse_file(out, "--out")
-    if out is not None and (out / file).exists() and not overwrite:
-        raise UsageError(
-            f"{out} holds {what} already", "Nothing is replaced unasked", "Choose another --out, or add --overwrite"
-        )
+    if out is None:
+        return
+    refuse_file(out, "--out")
+    if (out / file).exists() and not overwrite:
+        raise replaced_unasked(out, what)
+
+
+def replaced_unasked(out: Path, what: str) -> UsageError:
+    """Returns the error of a folder that holds an earlier result, ``what`` with its article."""
+    return UsageError(f"{out} holds {what} already", "Nothing is replaced unasked", "Choose another --out, or add --overwrite")
 
 
 def refuse_file(folder: Path, option: str) -> None:
