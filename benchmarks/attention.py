@@ -38,12 +38,12 @@ from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError
 from reslink.networks.area_attention import AreaAttention
 from reslink.networks.reslink import ResLink, ResLinkConfig, build, variant_config
-from reslink.training.materials import open_materials
-from reslink.training.muon import Muon
-from reslink.training.progress import Silent
-from reslink.training.randomness import torch_seed
-from reslink.training.recipe import load_recipe
-from reslink.training.sections import OptimizerSettings
+from reslink.training.data import open_materials
+from reslink.training.monitoring.progress import Silent
+from reslink.training.optim.muon import Muon
+from reslink.training.recipe.recipe import load_recipe
+from reslink.training.recipe.schema import OptimizerSettings
+from reslink.training.seeding import torch_seed
 
 PLACES = ("first_attention", "final_attention")
 HEAD_WIDTH = 32

@@ -20,19 +20,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.metrics.classification import estimates
 from reslink.networks.reslink import ResLink
-from reslink.training import optim
-from reslink.training.batches import Indices, Shard, plan_epoch, sampler_weights
-from reslink.training.feeding import Feeder
-from reslink.training.learner import Batch, Learner, NotFiniteError
+from reslink.training.batch_loader import Feeder
+from reslink.training.data import Materials
+from reslink.training.distributed import make_accelerator
 from reslink.training.losses import Criterion
-from reslink.training.materials import Materials
-from reslink.training.processes import make_accelerator
-from reslink.training.randomness import forked, numbers, seed_layers, torch_seed
-from reslink.training.recipe import Recipe
-from reslink.training.sections import OptimizerSettings
+from reslink.training.optim import build
+from reslink.training.recipe.recipe import Recipe
+from reslink.training.recipe.schema import OptimizerSettings
+from reslink.training.sampling import Indices, Shard, plan_epoch, sampler_weights
+from reslink.training.seeding import forked, numbers, seed_layers, torch_seed
+from reslink.training.step import Batch, Learner, NotFiniteError
 from reslink.training.validation import Judgement, judge, logits_of
 
 TICKS = 1_000_000
@@ -147,7 +147,7 @@ class PeerLearner(Learner):
         self.layout = torch.channels_last if recipe.trainer.channels_last else torch.contiguous_format
         self.network = network.to(accelerator.device)  # type: ignore[assignment]  # a step asks no more of it than of a module
         self.network.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks it
-        self.average = optim.moving_average(self.network, recipe.trainer.ema) if recipe.trainer.ema else None
+        self.average = build.moving_average(self.network, recipe.trainer.ema) if recipe.trainer.ema else None
         self.judged = copy.deepcopy(self.network).eval()
         self.optimizer = optimizer(self.network)
         self.model = accelerator.prepare_model(self.network)
@@ -308,14 +308,14 @@ def learning_rate(share: float, settings: OptimizerSettings) -> float:
         share: From 0; from 1 on the rate stays at that of the end.
         settings: The section ``optimizer`` of the recipe.
     """
-    return optim.learning_rate(min(TICKS - 1, round(share * TICKS)), TICKS, settings)
+    return build.learning_rate(min(TICKS - 1, round(share * TICKS)), TICKS, settings)
 
 
 def _recipe_optimizer(settings: OptimizerSettings) -> Callable[[nn.Module], torch.optim.Optimizer]:
     def make(network: nn.Module) -> torch.optim.Optimizer:
         if not isinstance(network, ResLink):
             raise TypeError(f"{type(network).__name__} has no optimizer of a recipe; give one")
-        return optim.make_optimizer(network, settings)
+        return build.make_optimizer(network, settings)
 
     return make
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from reslink.cli.bench import measured_process
+from reslink.cli.commands.bench import measured_process
 
 LINKS = 30_000
 """Names that one file is given at most; file systems allow 65,000 or fewer."""

@@ -24,7 +24,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.twin import CAM, PIXELS
+from reslink.bundles.onnx_graph import CAM, PIXELS
 from reslink.imaging.reading import read_image
 from reslink.inference.backends import Backend, Floats, OnnxRuntimeBackend, OpenVinoBackend, Pixels
 from reslink.metrics.differences import Answers, differences

@@ -30,11 +30,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reslink.bundles import zoo
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.pretrained import MOST_BYTES, Origin, Shipping, audit_findings, missing_parts, traces
 from reslink.bundles.record import first_fault
-from reslink.bundles.shipping import MOST_BYTES, Origin, Shipping, audit_findings, missing_parts, traces
 from reslink.cli.pipeline import linked, parts
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.sources import source
+from reslink.datasets.public.registry import source
 from reslink.errors import BundleError, ReslinkError, UsageError, nearest
 from reslink.evaluation.calibrate import calibrate_bundle
 from reslink.evaluation.evaluate import evaluate_bundle
@@ -42,8 +42,8 @@ from reslink.evaluation.fitting import Wishes
 from reslink.evaluation.leakage import LEFT_OUT, NONE
 from reslink.export.onnx import check_parity, to_onnx
 from reslink.metrics.operating_point import OperatingPoint
-from reslink.training.recipe import load_recipe
-from reslink.training.run import changes
+from reslink.training.loop import changes
+from reslink.training.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 CLEAN = (NONE, LEFT_OUT)

@@ -34,9 +34,9 @@ from PIL import Image as Picture
 from torch.utils.data import DataLoader, Dataset
 
 from reslink.bundles.bundle import Bundle
-from reslink.cli.bench import _has_bf16, _processor, measured_process
-from reslink.datasets.phantom import render_slice
-from reslink.datasets.phantom_output import to_grey, write_png
+from reslink.cli.commands.bench import _has_bf16, _processor, measured_process
+from reslink.datasets.phantom.cohort import render_slice
+from reslink.datasets.phantom.writers import to_grey, write_png
 from reslink.errors import ReslinkError
 from reslink.imaging.reading import find_images, read_image
 from reslink.inference.backends import OnnxRuntimeBackend, OpenVinoBackend

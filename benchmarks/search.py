@@ -27,9 +27,9 @@ from reslink.datasets import splits
 from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError, UsageError, nearest
 from reslink.explain.localize import localization
-from reslink.training.materials import Materials, open_materials
-from reslink.training.progress import Silent
-from reslink.training.recipe import Recipe, load_recipe
+from reslink.training.data import Materials, open_materials
+from reslink.training.monitoring.progress import Silent
+from reslink.training.recipe.recipe import Recipe, load_recipe
 from reslink.training.trainer import train
 
 TRIALS = Path(__file__).with_name("trials.yaml")

@@ -8,7 +8,7 @@ alone and beside slow senders, 70 s each, so that the 60 s of a body run out; th
 takes (overload), with its memory every second; then full load again on the handler that anybody
 would write first: FastAPI, UploadFile, the same reader and preprocessing, torch in eager mode, one image a call.
 
-Every request is a 512 x 512 PNG of a synthetic head (``reslink.datasets.phantom``) as multipart/form-data.
+Every request is a 512 x 512 PNG of a synthetic head (``reslink.datasets.phantom.cohort``) as multipart/form-data.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
 
 def pictures() -> list[bytes]:
     """Returns requests' files: PNGs of synthetic CT heads in the brain window, with noise as a scanner has it."""
-    from reslink.datasets.phantom import render_slice
+    from reslink.datasets.phantom.cohort import render_slice
 
     rng, found = np.random.default_rng(0), []
     for i in range(IMAGES):

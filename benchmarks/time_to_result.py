@@ -37,11 +37,11 @@ import torch
 
 from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError, UsageError
-from reslink.training.materials import Materials, open_materials
-from reslink.training.progress import Silent
-from reslink.training.randomness import torch_seed
-from reslink.training.recipe import Recipe, load_recipe
-from reslink.training.sections import OptimizerSettings
+from reslink.training.data import Materials, open_materials
+from reslink.training.monitoring.progress import Silent
+from reslink.training.recipe.recipe import Recipe, load_recipe
+from reslink.training.recipe.schema import OptimizerSettings
+from reslink.training.seeding import torch_seed
 
 OURS = budget_tables.OURS
 NETWORKS = (OURS, *peers.PEERS)

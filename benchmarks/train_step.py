@@ -43,8 +43,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from reslink.networks.reslink import VARIANTS, ResLink, build
-from reslink.training import optim
-from reslink.training.recipe import load_recipe
+from reslink.training.optim import build as optim
+from reslink.training.recipe.recipe import load_recipe
 
 PEER = "densenet121"
 NETWORKS = (PEER, *(name for name in peers.PEERS if name != PEER), *VARIANTS)
@@ -304,8 +304,8 @@ def compare_auroc(data: Path, cache: Path, epochs: int) -> None:
     import budget
 
     from reslink.datasets.manifest import Manifest
-    from reslink.training.materials import open_materials
-    from reslink.training.progress import Silent
+    from reslink.training.data import open_materials
+    from reslink.training.monitoring.progress import Silent
 
     recipe = load_recipe(None, [f"trainer.epochs={epochs}", "trainer.precision=bf16", "trainer.device=cpu"])
     found = open_materials(Manifest.open(data), recipe, cache, Silent())

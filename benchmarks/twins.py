@@ -25,12 +25,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from reslink.datasets import fingerprints, neighbours, twins
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.phantom import render_patient
-from reslink.datasets.phantom_copies import KINDS, Grey
-from reslink.datasets.phantom_output import to_grey
-from reslink.datasets.phantom_tissue import Sequence
+from reslink.datasets.near_duplicates import fingerprints, hamming_index
+from reslink.datasets.near_duplicates import groups as twins
+from reslink.datasets.phantom.cohort import render_patient
+from reslink.datasets.phantom.duplicates import KINDS, Grey
+from reslink.datasets.phantom.tissue import Sequence
+from reslink.datasets.phantom.writers import to_grey
 from reslink.imaging.image import Image
 from reslink.imaging.reading import read_image
 
@@ -164,11 +165,11 @@ def index(count: int, threads: int) -> dict[str, float]:
 
     faiss.omp_set_num_threads(threads)
     rng, copied = np.random.default_rng(0), count // COPIED
-    rows = rng.integers(0, 256, (count, neighbours.BYTES), dtype=np.uint8)
+    rows = rng.integers(0, 256, (count, hamming_index.BYTES), dtype=np.uint8)
     for i in range(copied):
-        rows[count - copied + i] = rows[i] ^ np.packbits(rng.random(neighbours.BITS) < rng.uniform(0.05, 0.15))
+        rows[count - copied + i] = rows[i] ^ np.packbits(rng.random(hamming_index.BITS) < rng.uniform(0.05, 0.15))
     start, hits, false = time.perf_counter(), 0, 0
-    built = neighbours.Index(rows)
+    built = hamming_index.Index(rows)
     middle = time.perf_counter()
     for query, row, _ in built.near(rows, 215):
         right = np.abs(query - row) == count - copied

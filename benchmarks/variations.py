@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from reslink.errors import UsageError, nearest
 from reslink.networks.area_attention import AreaAttention, AreaGate, whole_areas
 from reslink.networks.reslink import ResLink, ResLinkConfig, _initialise, build
-from reslink.training import learner
-from reslink.training.batches import normalise, to_unit
-from reslink.training.materials import Materials
-from reslink.training.optim import learning_rate, make_optimizer, set_learning_rate
-from reslink.training.randomness import numbers, torch_seed
-from reslink.training.recipe import Recipe
+from reslink.training import step as learner
+from reslink.training.data import Materials
+from reslink.training.optim.build import learning_rate, make_optimizer, set_learning_rate
+from reslink.training.recipe.recipe import Recipe
+from reslink.training.sampling import normalise, to_unit
+from reslink.training.seeding import numbers, torch_seed
 
 GROUPS = 8
 """Groups of GroupNorm (Wu & He 2018, arXiv 1803.08494)."""

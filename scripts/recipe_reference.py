@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from reslink.training.recipe import Recipe
-from reslink.training.recipe_errors import Schema
+from reslink.training.recipe.errors import Schema
+from reslink.training.recipe.recipe import Recipe
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "recipe.md"
 HEAD = """# Recipe keys

@@ -27,7 +27,7 @@ import httpx
 from PIL import Image as Picture
 from playwright.sync_api import Page, sync_playwright
 
-from reslink.datasets.phantom import PhantomSettings, make_cohort
+from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 
 DESK, PHONE = (1240, 860), (390, 844)
 

@@ -74,7 +74,7 @@ def finished_run(ring_heads: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from reslink.imaging.preprocess import Preprocess
     from reslink.labels import Labels
     from reslink.networks.reslink import ResLinkConfig, build
-    from reslink.training.recipe import load_recipe
+    from reslink.training.recipe.recipe import load_recipe
 
     run = tmp_path_factory.mktemp("finished") / "run"
     config = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)

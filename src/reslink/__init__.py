@@ -22,10 +22,10 @@ _PLACES = {
     "Image": "imaging.image",
     "Prediction": "inference.classifier",
     "Preprocess": "imaging.preprocess",
-    "ResLinkClassifier": "training.estimator",
-    "ResLinkDecisiond": "inference.parts",
-    "ResLinkPreprocessd": "inference.parts",
-    "load_network": "inference.parts",
+    "ResLinkClassifier": "training.sklearn_estimator",
+    "ResLinkDecisiond": "inference.monai_transforms",
+    "ResLinkPreprocessd": "inference.monai_transforms",
+    "load_network": "inference.monai_transforms",
     "read_image": "imaging.reading",
 }
 """Where each public name lives; ``__init__.pyi`` says the same to type checkers."""

@@ -4,9 +4,9 @@ from reslink.imaging.preprocess import Preprocess as Preprocess
 from reslink.imaging.reading import read_image as read_image
 from reslink.inference.classifier import Classifier as Classifier
 from reslink.inference.classifier import Prediction as Prediction
-from reslink.inference.parts import ResLinkDecisiond as ResLinkDecisiond
-from reslink.inference.parts import ResLinkPreprocessd as ResLinkPreprocessd
-from reslink.inference.parts import load_network as load_network
-from reslink.training.estimator import ResLinkClassifier as ResLinkClassifier
+from reslink.inference.monai_transforms import ResLinkDecisiond as ResLinkDecisiond
+from reslink.inference.monai_transforms import ResLinkPreprocessd as ResLinkPreprocessd
+from reslink.inference.monai_transforms import load_network as load_network
+from reslink.training.sklearn_estimator import ResLinkClassifier as ResLinkClassifier
 
 __version__: str

@@ -16,9 +16,9 @@ from PIL import Image as Picture
 
 from reslink.audit.audit import audit
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.phantom import PhantomSettings, make_cohort
+from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 from reslink.errors import UsageError
-from reslink.reports.audit_page import audit_report
+from reslink.reports.audit.page import audit_report
 
 FAULTS = {"text": 0.8, "wrong_labels": 0.05, "mirrored_twins": 0.05, "twins": 0.05}
 
@@ -41,9 +41,9 @@ def gates(found: dict[str, Any]) -> dict[str, bool]:
 @pytest.fixture(scope="module", autouse=True)
 def few_trees() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reslink.audit.shortcuts.TREES", 10)
-        patch.setattr("reslink.audit.label_errors.TREES", 30)
-        patch.setattr("reslink.audit.label_errors.MANY_FOLDS", 5)
+        patch.setattr("reslink.audit.checks.shortcuts.TREES", 10)
+        patch.setattr("reslink.audit.checks.label_errors.TREES", 30)
+        patch.setattr("reslink.audit.checks.label_errors.MANY_FOLDS", 5)
         yield
 
 
@@ -304,7 +304,7 @@ class TestWords:
         return cohort(folder, patients=4, faults={"text": 1.0})
 
     def test_they_are_counted_where_tesseract_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("reslink.audit.measuring.count_words", lambda _image, boxes: 3 * len(boxes))
+        monkeypatch.setattr("reslink.audit.extract.count_words", lambda _image, boxes: 3 * len(boxes))
         found = audited(self.lettered(tmp_path))
         assert found["burned_in_text"]
         assert found["text_words"] == {name: 3 * len(found["text_boxes"][name]) for name in found["burned_in_text"]}

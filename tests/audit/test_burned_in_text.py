@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from reslink.audit import burned_in_text
 from reslink.audit.burned_in_text import Box, count_words, find_text
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.phantom import PhantomSettings, make_cohort, render_slice
-from reslink.datasets.phantom_output import to_grey, write_png
+from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort, render_slice
+from reslink.datasets.phantom.writers import to_grey, write_png
 from reslink.imaging.image import Image
 from reslink.imaging.reading import read_image
 

@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
 
 from reslink.audit.identity import identifying
-from reslink.datasets.phantom_output import Place, write_dicom
+from reslink.datasets.phantom.writers import Place, write_dicom
 
 CANARY = "Canary^Name"
 

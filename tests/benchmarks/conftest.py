@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from reslink.datasets.manifest import Manifest
-from reslink.training.materials import Materials, open_materials
-from reslink.training.progress import Silent
-from reslink.training.recipe import Recipe, load_recipe
+from reslink.training.data import Materials, open_materials
+from reslink.training.monitoring.progress import Silent
+from reslink.training.recipe.recipe import Recipe, load_recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPTS = ("attention", "budget", "budget_tables", "decision", "peers", "search", "time_to_result", "train_step", "variations")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from reslink.training import optim
-from reslink.training.materials import Materials
-from reslink.training.recipe import Recipe
-from reslink.training.sections import OptimizerSettings
+from reslink.training.data import Materials
+from reslink.training.optim import build
+from reslink.training.recipe.recipe import Recipe
+from reslink.training.recipe.schema import OptimizerSettings
 
 
 class Normed(nn.Sequential):
@@ -35,7 +35,7 @@ def test_the_learning_rate_is_that_of_the_recipe_at_the_same_share(budget: Modul
     settings = OptimizerSettings(schedule=schedule, lr=1e-3, warmup=0.1)
     steps = 5000
     for step in (0, 100, 499, 500, 2500, 4999):
-        wanted = optim.learning_rate(step, steps, settings)
+        wanted = build.learning_rate(step, steps, settings)
         assert budget.learning_rate(step / steps, settings) == pytest.approx(wanted, abs=2.1e-6)  # a step of the rise is 2e-6
 
 

@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 import yaml
 
-from reslink.datasets.phantom import PhantomSettings, make_cohort
+from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 from reslink.errors import UsageError
-from reslink.training.materials import Materials
+from reslink.training.data import Materials
 
 SMALL = [
     *("preprocess.size=64", "model.stem_dim=8", "model.dims=[8, 16]", "model.depths=[0, 1]", "model.area_size=4"),

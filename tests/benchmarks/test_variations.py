@@ -9,7 +9,7 @@ from torch import nn
 from reslink.errors import UsageError
 from reslink.networks.area_attention import AreaAttention, record_gates
 from reslink.networks.reslink import ResLink, build, variant_config
-from reslink.training import learner
+from reslink.training import step
 
 CONFIG = variant_config("reslink_context", area_size=5)
 X = torch.randn(4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
@@ -33,11 +33,11 @@ def made(variations, recipe, materials):
 
 
 def test_nothing_is_left_behind(variations, made) -> None:
-    plain, before = build(CONFIG, 0).state_dict(), learner.build
+    plain, before = build(CONFIG, 0).state_dict(), step.build
     for name in variations.CHANGES:
         made(name)
     assert build(CONFIG, 0).state_dict().keys() == plain.keys()
-    assert learner.build is before
+    assert step.build is before
 
 
 def test_a_network_that_is_judged_takes_the_weights_of_the_one_trained(variations, recipe, materials) -> None:
@@ -109,7 +109,7 @@ def test_images_grow_while_it_is_trained(variations, recipe, materials) -> None:
 
 def test_turns_move_the_weights_and_the_classes_come_back(variations, recipe, materials) -> None:
     with variations.varied("turned_first", recipe, materials):
-        network = learner.build(recipe.network(2), 0)
+        network = step.build(recipe.network(2), 0)
     plain = build(recipe.network(2), 0)
     assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 2)
     moved = [name for name, p in network.named_parameters() if not torch.equal(p, plain.get_parameter(name))]

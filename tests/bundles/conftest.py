@@ -3,7 +3,7 @@
 import pytest
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
 from reslink.networks.reslink import ResLink, ResLinkConfig, build

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from reslink.bundles.bundle import SCHEMA_VERSION, Bundle
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.errors import BundleError, StorageError, UsageError
 from reslink.files import sha256
 from reslink.labels import Labels

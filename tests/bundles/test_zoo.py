@@ -12,7 +12,7 @@ import pytest
 
 from reslink.bundles import zoo
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.errors import BundleError, UsageError
 from reslink.networks.analysis import parameters
 

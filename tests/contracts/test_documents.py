@@ -80,7 +80,7 @@ def test_the_reference_names_every_verb(root: Path) -> None:
 
 
 def test_every_shipped_recipe_loads(root: Path) -> None:
-    from reslink.training.recipe import load_recipe
+    from reslink.training.recipe.recipe import load_recipe
 
     for path in sorted((root / "recipes").glob("*.y*ml")):
         load_recipe(path)

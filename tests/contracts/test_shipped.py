@@ -16,7 +16,7 @@ import pytest
 
 from reslink.bundles import zoo
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.shipping import MOST_BYTES, missing_parts, shipping_of, traces
+from reslink.bundles.pretrained import MOST_BYTES, missing_parts, shipping_of, traces
 
 LOADS = (
     "import sys; from reslink.bundles.bundle import Bundle; Bundle.load(sys.argv[1] + '/'); sys.exit('torch' in sys.modules)"
@@ -51,7 +51,7 @@ def test_every_shipped_bundle(name: str | None) -> None:
     if name is None:
         pytest.skip("no bundle ships with this checkout: src/reslink/bundles/shipped holds none")
     assert faults(zoo.SHIPPED / name) == []
-    assert Bundle.load(zoo.SHIPPED / name).twin is not None, "it predicts with torch only"
+    assert Bundle.load(zoo.SHIPPED / name).onnx_model is not None, "it predicts with torch only"
 
 
 def test_a_bundle_that_was_built_has_no_fault(built_zoo: Path) -> None:
@@ -140,7 +140,7 @@ def test_what_shipped_bundles_run_on_is_always_installed(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ct", "mri4", "lgg"])
 def test_the_texts_of_a_bundle_can_be_used(name: str, root: Path, make_bundles: ModuleType) -> None:
-    from reslink.training.recipe import load_recipe
+    from reslink.training.recipe.recipe import load_recipe
 
     entry = make_bundles.read_texts(root / "benchmarks" / "shipped.yaml")[name]
     entry.calibrate.wishes()

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-MOST_LINES = 400
+MOST_LINES = 500
 MOST_BODY_LINES = 60
 EXCEPTIONS: dict[str, set[str]] = {
     "long files": set(),
     "long functions": set(),
     "unsafe": set(),
-    "below cli": {"src/reslink/datasets/decoding.py"},  # a decoding process ends itself when its parent has died
+    "below cli": {"src/reslink/datasets/cache/decode.py"},  # a decoding process ends itself when its parent has died
 }
 
 UNSAFE = {

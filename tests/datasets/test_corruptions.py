@@ -11,7 +11,7 @@ from PIL import Image as Picture
 from scipy import ndimage
 
 from reslink.datasets.corruptions import CORRUPTIONS, SEVERITIES, Original, corrupt, known
-from reslink.datasets.k_space import ghosted, moved
+from reslink.datasets.kspace_artifacts import ghosted, moved
 from reslink.errors import InputError, UsageError
 from reslink.imaging.image import Image
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from reslink.datasets.grouping import group_cases
-from reslink.datasets.listable import fits_a_table, listable
 from reslink.datasets.manifest import Manifest
+from reslink.datasets.printable_names import fits_a_table, listable
 from reslink.datasets.split_table import new_columns, without_given_split, write_table
 from reslink.errors import GateError, UsageError
 

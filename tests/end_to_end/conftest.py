@@ -27,7 +27,7 @@ Invoke = Callable[..., Result]
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic heads: 14 patients of 2 slices."""
-    from reslink.datasets.phantom import PhantomSettings, make_cohort
+    from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 
     return make_cohort(tmp_path_factory.mktemp("cohort"), PhantomSettings(patients=14, slices=2, size=128, seed=3))
 

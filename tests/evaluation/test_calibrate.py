@@ -12,11 +12,11 @@ from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.bundles.fingerprints import TrainingImages
-from reslink.datasets.fingerprints import fingerprint
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.twins import thumbnail
+from reslink.datasets.near_duplicates.fingerprints import fingerprint
+from reslink.datasets.near_duplicates.groups import thumbnail
 from reslink.errors import BundleError, UsageError
 from reslink.evaluation.calibrate import calibrate_bundle
 from reslink.evaluation.evaluate import evaluate_bundle

@@ -16,7 +16,7 @@ from reslink.evaluation.compare import Judgement, compare, names_of
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
 from reslink.networks.reslink import ResLinkConfig, build
-from reslink.reports.compare_page import comparison_report
+from reslink.reports.compare import comparison_report
 
 NAMES = ("Healthy", "Tumor")
 

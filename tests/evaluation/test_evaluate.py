@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, StorageError, UsageError
 from reslink.evaluation.evaluate import evaluate_bundle, evaluate_cases

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 from sklearn.isotonic import IsotonicRegression
 
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.errors import UsageError
 from reslink.evaluation.fitting import Evidence, Wishes, fit, fit_gate, fit_isotonic, fit_temperature, folds
 from reslink.labels import Labels

@@ -13,8 +13,8 @@ from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
 from reslink.datasets import leakage
+from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.grouping import group_cases
-from reslink.datasets.loading import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.errors import GateError
 from reslink.evaluation.evaluate import evaluate_bundle

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.datasets.manifest import Case, Manifest
 from reslink.errors import UsageError
 from reslink.evaluation.evaluate import evaluate_cases

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
 from reslink.networks.reslink import build, variant_config

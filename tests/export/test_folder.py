@@ -21,8 +21,8 @@ import pytest
 import torch
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision import Decision
-from reslink.bundles.decision_parts import IsotonicCurve
+from reslink.bundles.decision.calibration import IsotonicCurve
+from reslink.bundles.decision.decision import Decision
 from reslink.errors import BundleError, GateError, InputError, UsageError
 from reslink.export import folder, monai, parity
 from reslink.export import onnx as onnx_files

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from reslink import files
-from reslink.bundles.twin import CAM, FEATURES, LOGITS
+from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS
 from reslink.errors import BundleError, GateError, UsageError
 from reslink.export.onnx import OPSET, check_parity, to_onnx
 from reslink.imaging.preprocess import Preprocess

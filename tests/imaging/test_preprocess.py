@@ -20,8 +20,7 @@ from scipy import ndimage
 
 from reslink.errors import InputError
 from reslink.imaging.image import Image
-from reslink.imaging.preprocess import WINDOWS, Preprocess, _eight_bits, _shown, _spread
-from reslink.imaging.quantiles import counted_quantiles
+from reslink.imaging.preprocess import WINDOWS, Preprocess, _eight_bits, _shown, _spread, counted_quantiles
 
 SMALL = Preprocess(size=64)
 
@@ -308,3 +307,18 @@ def test_only_whole_numbers_become_bytes(rng):
     assert _eight_bits(parts, 255.0) is parts
     parts[0, 0] = np.nan
     assert _eight_bits(parts, 255.0) is parts
+
+
+PARTS = (0.0, 0.005, 0.02, 1 / 3, 0.499, 0.5, 0.501, 0.9, 0.995, 1.0)
+
+
+@pytest.mark.parametrize("top", [1, 2, 17, 256])
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 200, 3001])
+def test_counted_quantiles_are_those_of_numpy(n, top, rng):
+    values = rng.integers(0, top, n).astype(np.uint8)
+    np.testing.assert_array_equal(counted_quantiles(values, PARTS), np.quantile(values.astype(np.float64), PARTS))
+
+
+def test_counted_quantiles_keep_the_order_of_the_fractions():
+    values = np.arange(101, dtype=np.uint8)
+    assert counted_quantiles(values, (0.9, 0.1, 0.5)).tolist() == [90, 10, 50]

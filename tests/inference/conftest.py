@@ -5,7 +5,7 @@ import pytest
 from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.imaging.preprocess import Preprocess
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels

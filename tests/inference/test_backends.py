@@ -11,7 +11,7 @@ import torch
 
 from reslink import files
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.errors import BundleError, UsageError
 from reslink.export.onnx import to_onnx
 from reslink.imaging.preprocess import Preprocess

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.errors import BundleError, UsageError
 from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier, Prediction

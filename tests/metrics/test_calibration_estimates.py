@@ -9,9 +9,8 @@ from sklearn.metrics import brier_score_loss
 from statsmodels.stats.proportion import proportion_confint
 
 from reslink.errors import InputError
-from reslink.metrics import cox
 from reslink.metrics.calibration import expected_calibration_error
-from reslink.metrics.calibration_estimates import NAMES, calibration_estimates, equal_mass_bins
+from reslink.metrics.calibration_estimates import NAMES, calibration_estimates, equal_mass_bins, intercepts, slopes
 from reslink.metrics.intervals import wilson
 
 
@@ -29,8 +28,8 @@ def test_slope_and_intercept_equal_statsmodels(rng):
     truth, chance = cohort(rng, slope=0.6, shift=-0.5)
     weights = rng.multinomial(400, np.full(400, 1 / 400), size=8).astype(float)
     x = np.log(chance / (1 - chance))
-    slopes, intercepts = cox.slopes(weights, truth, chance), cox.intercepts(weights, truth, chance)
-    for row, slope, intercept in zip(weights, slopes, intercepts, strict=True):
+    fitted_slopes, fitted_intercepts = slopes(weights, truth, chance), intercepts(weights, truth, chance)
+    for row, slope, intercept in zip(weights, fitted_slopes, fitted_intercepts, strict=True):
         family = sm.families.Binomial()
         line = sm.GLM(truth.astype(float), sm.add_constant(x), family=family, freq_weights=row).fit()
         level = sm.GLM(truth.astype(float), np.ones(400), family=family, freq_weights=row, offset=x).fit()
@@ -41,8 +40,8 @@ def test_slope_and_intercept_equal_statsmodels(rng):
 def test_a_sample_without_an_answer_is_nan():
     truth, chance = np.array([1, 0, 1, 0], bool), np.array([0.9, 0.8, 0.2, 0.1])
     weights = np.array([[1.0, 1, 1, 1], [1, 0, 1, 0], [3, 0, 0, 3]])
-    np.testing.assert_array_equal(np.isnan(cox.slopes(weights, truth, chance)), [False, True, True])
-    np.testing.assert_array_equal(np.isnan(cox.intercepts(weights, truth, chance)), [False, True, False])
+    np.testing.assert_array_equal(np.isnan(slopes(weights, truth, chance)), [False, True, True])
+    np.testing.assert_array_equal(np.isnan(intercepts(weights, truth, chance)), [False, True, False])
 
 
 def test_the_parts_of_the_brier_score_sum_to_it(rng):

@@ -27,8 +27,8 @@ TINY = {"stem_dim": 8, "dims": (8, 16), "depths": (1, 1)}
 RUNNER = """
 import sys, json
 from reslink.serving import run
-from reslink.serving.http import Settings
-from reslink.serving.limits import Limits
+from reslink.serving.http.app import Settings
+from reslink.serving.http.limits import Limits
 
 if __name__ == "__main__":
     settings, limits, port, workers = json.loads(sys.argv[1])
@@ -41,7 +41,7 @@ if __name__ == "__main__":
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two bundles with graphs, one for two classes and one for three; images differ in their probabilities."""
     from reslink.bundles.bundle import Bundle
-    from reslink.bundles.decision import Decision
+    from reslink.bundles.decision.decision import Decision
     from reslink.export.onnx import to_onnx
     from reslink.imaging.preprocess import Preprocess
     from reslink.labels import Labels
@@ -139,7 +139,7 @@ def service(serving) -> Iterator[Service]:
 def make_bundle(folder: Path, **changes: object) -> Path:
     """Saves a small bundle with random weights and its ONNX graph."""
     from reslink.bundles.bundle import Bundle
-    from reslink.bundles.decision import Decision
+    from reslink.bundles.decision.decision import Decision
     from reslink.export.onnx import to_onnx
     from reslink.imaging.preprocess import Preprocess
     from reslink.labels import Labels

@@ -23,9 +23,9 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pynetdicom import AE
 
-from reslink.datasets import phantom_output
-from reslink.datasets.phantom import render_patient
-from reslink.serving.dicom_results import uid_from
+from reslink.datasets.phantom import writers
+from reslink.datasets.phantom.cohort import render_patient
+from reslink.serving.dicom.results import uid_from
 
 ROOT = Path(__file__).resolve().parents[2]
 ORTHANC = shutil.which("Orthanc")
@@ -45,8 +45,8 @@ def heads(sequence: str, tumour: bool, slices: int, size: int) -> tuple[Dataset,
     patient = render_patient(5, 1, tumour=tumour, sequence=sequence, slices=slices, size=size)
     found = []
     for number, plane in enumerate(patient.slices):
-        place = phantom_output.Place("P0001", number, 4.0 * number, 232 / size, 4.0, 50, 5)
-        content = phantom_output.write_dicom(plane.pixels, sequence == "CT", sequence, place)
+        place = writers.Place("P0001", number, 4.0 * number, 232 / size, 4.0, 50, 5)
+        content = writers.write_dicom(plane.pixels, sequence == "CT", sequence, place)
         found.append(dcmread(io.BytesIO(content)))
     return tuple(found)
 

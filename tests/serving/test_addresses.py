@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reslink.errors import UsageError
-from reslink.serving.run import check_exposed
+from reslink.serving.http.server import check_exposed
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from reslink.datasets.manifest import Manifest
-from reslink.training.recipe import Recipe, load_recipe
+from reslink.training.recipe.recipe import Recipe, load_recipe
 
 TINY = (
     "preprocess.size=64",

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from reslink.training.losses import Criterion, class_weights, mixup, two_logits
-from reslink.training.sections import LossSettings
+from reslink.training.recipe.schema import LossSettings
 
 
 @pytest.fixture

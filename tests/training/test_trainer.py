@@ -16,14 +16,14 @@ import torch
 import yaml
 
 from reslink.bundles.bundle import Bundle
-from reslink.datasets.loading import PixelCache
+from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.errors import TrainingError, UsageError
 from reslink.files import sha256
 from reslink.training import losses, validation
-from reslink.training.learner import Learner
-from reslink.training.progress import Progress, Silent
-from reslink.training.recipe import Recipe, load_recipe
+from reslink.training.monitoring.progress import Progress, Silent
+from reslink.training.recipe.recipe import Recipe, load_recipe
+from reslink.training.step import Learner
 from reslink.training.trainer import RunResult, train
 
 Make = Callable[..., Recipe]
@@ -115,7 +115,7 @@ def test_the_best_epoch_is_exported_or_the_last(
     toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aurocs = iter([0.6, 0.9, 0.7] * 2)
-    monkeypatch.setattr("reslink.training.run.judge", lambda *_: validation.Judgement(0.5, 0.5, next(aurocs)))
+    monkeypatch.setattr("reslink.training.loop.judge", lambda *_: validation.Judgement(0.5, 0.5, next(aurocs)))
     best = train(toy, recipe("trainer.epochs=3"), tmp_path / "best", cache=cache)
     last = train(toy, recipe("trainer.epochs=3", "trainer.export=last"), tmp_path / "last", cache=cache)
     assert (best.best_epoch, last.best_epoch) == (2, 3)
@@ -127,7 +127,7 @@ def test_training_ends_early_when_it_no_longer_helps(
     toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses_of_epochs = iter([0.9, 0.5, 0.6, 0.6, 0.1])
-    monkeypatch.setattr("reslink.training.run.judge", lambda *_: validation.Judgement(next(losses_of_epochs), 0.5, 1.0))
+    monkeypatch.setattr("reslink.training.loop.judge", lambda *_: validation.Judgement(next(losses_of_epochs), 0.5, 1.0))
     result = train(toy, recipe("trainer.epochs=9", "trainer.early_stopping=2"), tmp_path / "run", cache=cache)
     assert (result.epochs, result.best_epoch) == (4, 2)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from reslink.training.sections import DecisionSettings
+from reslink.training.recipe.schema import DecisionSettings
 from reslink.training.validation import Judgement, best_threshold, decide, judge
 
 TRUTH = np.array([0, 0, 1, 1])

@@ -12,19 +12,19 @@ from typing import Any, Final
 import numpy as np
 
 from reslink import __version__
-from reslink.audit import files as file_checks
-from reslink.audit.copies import Copies, leaks
-from reslink.audit.label_errors import Suspect, quick_probabilities, suspects
-from reslink.audit.measuring import Measured, Visit, measure
-from reslink.audit.shortcuts import MARGIN, Shortcut, corrected, probe_all
-from reslink.datasets.decoding import each, refuse_in_worker
-from reslink.datasets.header_patients import with_header_patients
-from reslink.datasets.listable import listable
-from reslink.datasets.loading import workers_for
+from reslink.audit.checks import file_quality as file_checks
+from reslink.audit.checks.duplicates import Copies, leaks
+from reslink.audit.checks.label_errors import Suspect, quick_probabilities, suspects
+from reslink.audit.checks.shortcuts import MARGIN, Shortcut, corrected, probe_all
+from reslink.audit.extract import Measured, Visit, measure
+from reslink.datasets.cache.decode import each, refuse_in_worker
+from reslink.datasets.cache.pixel_cache import workers_for
 from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.patient_ids import with_header_patients
+from reslink.datasets.printable_names import listable
 from reslink.errors import UsageError
 from reslink.files import write_json
-from reslink.training.progress import Progress, Silent
+from reslink.training.monitoring.progress import Progress, Silent
 
 RESEARCH: Final = "Research use only. Not a medical device; not for diagnosis."
 

@@ -20,7 +20,7 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from reslink.imaging.head import head_mask, measured
+from reslink.imaging.head_mask import head_mask, measured
 from reslink.imaging.image import Image
 
 LARGEST_LETTER: Final = 1 / 10

@@ -12,9 +12,9 @@ from PIL import ExifTags
 from PIL import Image as Pillow
 from pydicom import Dataset
 
-from reslink.audit.basic_profile import action_of, is_empty_or_dummy, name_of
-from reslink.imaging.decoding import HEAD_BYTES, kind_of
-from reslink.imaging.guard import MAX_FILE_BYTES, quiet
+from reslink.audit.deidentification import action_of, is_empty_or_dummy, name_of
+from reslink.imaging.decode import HEAD_BYTES, kind_of
+from reslink.imaging.limits import MAX_FILE_BYTES, quiet
 
 _TECHNICAL_EXIF: Final = frozenset(
     {"Orientation", "XResolution", "YResolution", "ResolutionUnit", "ColorSpace", "YCbCrPositioning", "ExifOffset"}
@@ -63,7 +63,7 @@ def identifying(path: str | Path) -> list[str]:
 
 
 def _in_dicom(data: bytes) -> Iterator[str]:
-    from reslink.imaging.dicom import parse
+    from reslink.imaging.dicom.read import parse
 
     dataset = parse(data, "the file")
     meta: Any = dataset.file_meta
@@ -112,7 +112,7 @@ def _in_png(data: bytes) -> Iterator[str]:
 
 
 def _in_jpeg(data: bytes) -> Iterator[str]:
-    from reslink.imaging import jpeg
+    from reslink.imaging.formats import jpeg_integrity
 
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (0xDA, 0xD9):
@@ -122,7 +122,7 @@ def _in_jpeg(data: bytes) -> Iterator[str]:
         marker, length = data[at + 1], struct.unpack(">H", data[at + 2 : at + 4])[0]
         yield from _in_segment(marker, data[at + 4 : at + 2 + length])
         at += 2 + length
-    end = jpeg.survey(data, "the file").end
+    end = jpeg_integrity.survey(data, "the file").end
     if data[end:].strip(b"\0"):
         yield "data behind the end of the picture"
 
@@ -175,7 +175,7 @@ def _in_webp(data: bytes) -> Iterator[str]:
 
 
 def _in_nifti(data: bytes) -> Iterator[str]:
-    from reslink.imaging import nifti
+    from reslink.imaging.formats import nifti
 
     if data.startswith(nifti.GZIP) and data[3] & 0b11000:
         yield "gzip file name or comment"

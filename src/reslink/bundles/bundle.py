@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reslink.bundles import folder as folders
-from reslink.bundles import twin, weights, zoo
-from reslink.bundles.card import model_card
-from reslink.bundles.decision import Decision
-from reslink.bundles.decision_arrays import DecisionArrays
+from reslink.bundles import onnx_graph, storage, weights, zoo
+from reslink.bundles.card.card import model_card
+from reslink.bundles.decision.arrays import DecisionArrays
+from reslink.bundles.decision.decision import Decision
 from reslink.bundles.fingerprints import DIGEST, TrainingImages
 from reslink.bundles.record import (
     BUNDLE_JSON,
@@ -71,7 +70,7 @@ class Bundle:
     provenance: dict[str, Any] = field(default_factory=dict)
     training_images: TrainingImages | None = field(default=None, compare=False, repr=False)
     weights_sha256: str | None = None
-    twin: TwinRecord | None = None
+    onnx_model: TwinRecord | None = None
     folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -100,7 +99,7 @@ class Bundle:
         weights.check_finite(arrays)
         weights.check_shapes({name: array.shape for name, array in arrays.items()}, self.architecture)
         content = weights.to_bytes(arrays)
-        saved = replace(self, weights_sha256=sha256(content), twin=None, folder=target)
+        saved = replace(self, weights_sha256=sha256(content), onnx_model=None, folder=target)
         _write(saved, content, None)
         return saved
 
@@ -117,13 +116,13 @@ class Bundle:
         Raises:
             BundleError: If this is not a bundle, is one of a newer version, or its parts do not belong together.
         """
-        path = folders.find_bundle(folder)
+        path = storage.find_bundle(folder)
         record = read_record(path / BUNDLE_JSON)
         weights.check_file(path / WEIGHTS, record.weights.sha256)
         if record.onnx is not None:
-            source = twin.source_of(record.weights.sha256, record.architecture, record.preprocess)
-            twin.check_fresh(path / TWIN, record.onnx, source)
-            twin.read(path / TWIN, record.onnx)
+            source = onnx_graph.source_of(record.weights.sha256, record.architecture, record.preprocess)
+            onnx_graph.check_fresh(path / TWIN, record.onnx, source)
+            onnx_graph.read(path / TWIN, record.onnx)
         kept, fitted = record.fingerprints, record.decision_arrays
         arrays = DecisionArrays.read(path / DECISION, fitted.sha256) if fitted else None
         return cls(
@@ -135,7 +134,7 @@ class Bundle:
             provenance=record.provenance,
             training_images=TrainingImages.read(path / FINGERPRINTS, kept.sha256) if kept else None,
             weights_sha256=record.weights.sha256,
-            twin=record.onnx,
+            onnx_model=record.onnx,
             folder=path,
         )
 
@@ -157,7 +156,7 @@ class Bundle:
     @property
     def name(self) -> str | None:
         """What its folder is called, or the run that it lies in; None where it is not saved. No path."""
-        return None if self.folder is None else folders.called(self.folder)
+        return None if self.folder is None else storage.called(self.folder)
 
     @property
     def calibration_images(self) -> TrainingImages | None:
@@ -183,7 +182,7 @@ class Bundle:
         if self.folder is None:
             raise BundleError("The bundle has no weights yet", "A decision is added to a saved bundle", "Call save() first")
         decided = replace(self, decision=decision, metrics={}, folder=Path(folder or self.folder))
-        _write(decided, (self.folder / WEIGHTS).read_bytes(), self.onnx() if self.twin else None)
+        _write(decided, (self.folder / WEIGHTS).read_bytes(), self.onnx() if self.onnx_model else None)
         return decided
 
     def with_onnx(self, content: bytes, folder: str | Path | None = None) -> Bundle:
@@ -201,8 +200,8 @@ class Bundle:
         if self.folder is None or self.weights_sha256 is None:
             raise BundleError("The bundle has no weights yet", "A graph is added to a saved bundle", "Call save() first")
         weights.check_file(self.folder / WEIGHTS, self.weights_sha256)
-        source = twin.source_of(self.weights_sha256, self.architecture, self.preprocess)
-        doubled = replace(self, twin=twin.record_of(content, TWIN, source), folder=Path(folder or self.folder))
+        source = onnx_graph.source_of(self.weights_sha256, self.architecture, self.preprocess)
+        doubled = replace(self, onnx_model=onnx_graph.record_of(content, TWIN, source), folder=Path(folder or self.folder))
         _write(doubled, (self.folder / WEIGHTS).read_bytes(), content)
         return doubled
 
@@ -212,13 +211,13 @@ class Bundle:
         Raises:
             BundleError: If the bundle has none, or it changed since the bundle was loaded.
         """
-        if self.folder is None or self.twin is None:
+        if self.folder is None or self.onnx_model is None:
             raise BundleError(
                 f"The bundle {self.folder or ''} has no {TWIN}".replace("  ", " "),
                 "Backends other than torch run this graph, which reslink train writes where the export packages are installed",
                 'Use --backend torch, or run pip install "reslink[export]" and train again',
             )
-        return twin.read(self.folder / TWIN, self.twin)
+        return onnx_graph.read(self.folder / TWIN, self.onnx_model)
 
     def network(self) -> ResLink:
         """Builds the network with its weights, in eval mode on the CPU. Imports torch; leaves its random state alone.
@@ -235,7 +234,7 @@ def _write(bundle: Bundle, content: bytes, graph: bytes | None) -> None:
     """Writes a bundle to its folder, with its weights and its twin; nothing else stays there."""
     if bundle.folder is None:
         raise BundleError("The bundle has no folder", "A bundle is written to a folder", "Call save() first")
-    with folders.replacing(bundle.folder) as part:
+    with storage.replacing(bundle.folder) as part:
         write_atomic(part / WEIGHTS, content)
         if graph is not None:
             write_atomic(part / TWIN, graph)
@@ -266,7 +265,7 @@ def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
         labels=list(bundle.labels.names),
         decision=bundle.decision,
         weights=WeightsRecord(file=WEIGHTS, sha256=bundle.weights_sha256 or "", bytes=weights_bytes),
-        onnx=bundle.twin,
+        onnx=bundle.onnx_model,
         fingerprints=files.get(FINGERPRINTS),
         decision_arrays=files.get(DECISION),
         metrics=bundle.metrics,

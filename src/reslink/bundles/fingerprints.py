@@ -27,7 +27,7 @@ class TrainingImages:
     """What is known of the images that a network learned from.
 
     Attributes:
-        fingerprints: (n, 128) uint8, one a training image (``reslink.datasets.fingerprints``).
+        fingerprints: (n, 128) uint8, one a training image (``reslink.datasets.near_duplicates.fingerprints``).
         cleared: (m, 32) uint8, the SHA-256 of the thumbnails of images that resemble a training image by fingerprint,
             but were compared with it at training and found to be none of its near copies.
     """

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.errors import BundleError
 from reslink.imaging.preprocess import Preprocess
 

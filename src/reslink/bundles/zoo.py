@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from reslink.bundles import weights
+from reslink.bundles.pretrained import shipping_of
 from reslink.bundles.record import BUNDLE_JSON, CARD, WEIGHTS, Record, read_record
-from reslink.bundles.shipping import shipping_of
 from reslink.errors import BundleError, UsageError, nearest
 
 SHIPPED = Path(str(resources.files("reslink.bundles") / "shipped"))

@@ -11,7 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from reslink import __version__
-from reslink.cli import (
+from reslink.cli.command import verb
+from reslink.cli.commands import (
     audit,
     bench,
     calibrate,
@@ -22,6 +23,7 @@ from reslink.cli import (
     dicom,
     doctor,
     evaluate,
+    experiment,
     explain,
     export,
     info,
@@ -31,10 +33,8 @@ from reslink.cli import (
     report,
     serve,
     split,
-    study,
     train,
 )
-from reslink.cli.verb import verb
 from reslink.errors import nearest
 
 _NO_CHOICE = re.compile(r"(?:Value error, )?('.*' is not one of (.+)\.)", re.DOTALL)
@@ -98,7 +98,7 @@ for _panel, _modules in _VERBS.items():
         _name = _module.__name__.rsplit(".", 1)[-1]
         app.command(_name, epilog=_examples(*_module.EXAMPLES), rich_help_panel=_panel)(verb(getattr(_module, _name)))
 
-app.add_typer(study.sub_app(_examples, verb), name="study", rich_help_panel="Learn")
+app.add_typer(experiment.sub_app(_examples, verb), name="study", rich_help_panel="Learn")
 app.add_typer(data.sub_app(_examples, verb), name="data", rich_help_panel="Learn")
 app.add_typer(dicom.sub_app(_examples, verb), name="dicom", rich_help_panel="Use")
 

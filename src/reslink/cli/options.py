@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -47,3 +48,9 @@ Recipe = Annotated[
     Path | None,
     typer.Option("--recipe", "-c", "--config", metavar="FILE", help="A recipe in YAML.", show_default=False),
 ]
+
+
+def wanted_threads() -> int | None:
+    """Returns the number in ``OMP_NUM_THREADS``, which torch follows too; None where it holds none."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else None

@@ -14,7 +14,7 @@ from reslink.cli.console import Console
 
 if TYPE_CHECKING:
     from reslink.datasets.manifest import Manifest
-    from reslink.training.recipe import Recipe
+    from reslink.training.recipe.recipe import Recipe
 
 HEADLINE = ("accuracy", "sensitivity", "specificity", "ppv", "auroc")
 
@@ -34,9 +34,9 @@ def learn(console: Console, manifest: Manifest, recipe: Recipe, out: Path, *, re
         What ``train --json`` prints: where things are, the figures of the test part, and the diagnostics.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so; read when CUDA starts
-    from reslink.cli.twin import add_twin
+    from reslink.cli.onnx_graph import add_twin
     from reslink.files import lock_folder
-    from reslink.reports.page import run_report
+    from reslink.reports.run.page import run_report
     from reslink.training.trainer import train
 
     progress = console.progress()
@@ -77,8 +77,8 @@ def judge(console: Console, manifest: Manifest, recipe: Recipe, out: Path) -> di
         What ``evaluation.json`` holds; empty where the run has no test part.
     """
     from reslink.bundles.bundle import Bundle
-    from reslink.cli.gallery import write_gallery
-    from reslink.datasets.header_patients import with_header_patients
+    from reslink.cli.attention_gallery import write_gallery
+    from reslink.datasets.patient_ids import with_header_patients
     from reslink.evaluation.evaluate import evaluate_bundle
 
     cases = tested(with_header_patients(manifest)[0], out / "splits.csv")  # known of the whole, as they were for the split
@@ -141,7 +141,7 @@ def summarise(console: Console, summary: dict[str, Any], json: bool) -> None:
 
 
 def _say(console: Console, summary: dict[str, Any], json: bool) -> None:
-    from reslink.training.diagnostics import FILES_LEFT_OUT
+    from reslink.training.monitoring.diagnostics import FILES_LEFT_OUT
 
     for name in summary.get("left_out", ()):
         console.warn(f"Warning: {name} could not be read and was left out.")
@@ -192,7 +192,7 @@ def _method(found: dict[str, Any]) -> str:
 
 def predict_to_csv(console: Console, bundle: Path, paths: list[str | Path], table: Path) -> Path:
     """Classifies images into a CSV file, as ``predict --csv`` does."""
-    from reslink.cli.predict import table_of
+    from reslink.cli.commands.predict import table_of
     from reslink.inference.classifier import Classifier
 
     classifier = Classifier.load(bundle)

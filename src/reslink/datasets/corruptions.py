@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from scipy import ndimage
 
-from reslink.datasets.k_space import ghosted, moved
+from reslink.datasets.kspace_artifacts import ghosted, moved
 from reslink.errors import InputError, UsageError, nearest
-from reslink.imaging.head import head_mask, measured
+from reslink.imaging.head_mask import head_mask, measured
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import WINDOWS
 

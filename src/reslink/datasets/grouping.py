@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, get_args
 
-from reslink.datasets import twins
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.thumbnails import Thumbnails
+from reslink.datasets.near_duplicates import groups
+from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.errors import UsageError, nearest
 
 GroupBy = Literal["both", "patient", "twin", "none"]
@@ -41,7 +41,7 @@ def group_cases(manifest: Manifest, thumbnails: Thumbnails | None, by: GroupBy, 
         return [f"patient {case.patient_id}" if case.patient_id else case.name for case in manifest.cases]
     if thumbnails is None:
         raise UsageError("No thumbnails were given", f"Grouping by {by} compares images", "Open the images' cache first")
-    return twins.groups(manifest if by == "both" else _without_patients(manifest), thumbnails, alike=alike)
+    return groups.groups(manifest if by == "both" else _without_patients(manifest), thumbnails, alike=alike)
 
 
 def _without_patients(manifest: Manifest) -> Manifest:

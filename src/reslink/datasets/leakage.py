@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.fingerprints import DIGEST, TrainingImages
-from reslink.datasets.fingerprints import fingerprint, links
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.thumbnails import Thumbnails
+from reslink.datasets.near_duplicates.fingerprints import fingerprint, links
+from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.errors import GateError
 from reslink.files import sha256
 

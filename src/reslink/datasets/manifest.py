@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from reslink.datasets.table import DATA, Row, read_table
+from reslink.datasets.csv_table import DATA, Row, read_table
 from reslink.errors import InputError, UsageError, nearest
 from reslink.files import sha256
 from reslink.imaging.reading import MASK_FOLDERS

@@ -10,21 +10,21 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles import folder as folders
-from reslink.bundles.decision import Decision
-from reslink.bundles.decision_arrays import DecisionArrays
-from reslink.bundles.decision_parts import FittedOn
-from reslink.datasets import twins
-from reslink.datasets.fingerprints import fingerprint
-from reslink.datasets.loading import PixelCache
+from reslink.bundles import storage
+from reslink.bundles.decision.arrays import DecisionArrays
+from reslink.bundles.decision.calibration import FittedOn
+from reslink.bundles.decision.decision import Decision
+from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
+from reslink.datasets.near_duplicates import groups as twins
+from reslink.datasets.near_duplicates.fingerprints import fingerprint
 from reslink.evaluation import leakage
 from reslink.evaluation.cases import chosen_cases, decoded_in, run_network
+from reslink.evaluation.cross_fit import held_out
 from reslink.evaluation.fitting import Evidence, Wishes, fit
-from reslink.evaluation.held_out import held_out
 from reslink.inference.classifier import Classifier, Outputs
 from reslink.labels import Labels
-from reslink.training.progress import Progress, Silent, so_far
+from reslink.training.monitoring.progress import Progress, Silent, so_far
 
 Rows: TypeAlias = NDArray[np.int64]
 
@@ -63,7 +63,7 @@ def calibrate_bundle(
     Returns:
         ``bundle`` (its folder), ``n``, ``n_groups``, ``excluded``, ``linked``, ``n_excluded``, ``leakage``, ``failed``,
         ``decision``, ``notes`` (what could not be fitted and why), ``held_out`` (see
-        :func:`reslink.evaluation.held_out.held_out`), ``research_use_only``.
+        :func:`reslink.evaluation.cross_fit.held_out`), ``research_use_only``.
 
     Raises:
         BundleError: If the bundle cannot be used, or ``out`` holds something else; the latter is said before any work.
@@ -77,7 +77,7 @@ def calibrate_bundle(
     classifier = Classifier.load(bundle, device)
     bare = replace(classifier.bundle, decision=Decision.default(len(classifier.labels)))
     folder = classifier.bundle.folder or Path(bundle)
-    folders.check_replaceable(out or folder)
+    storage.check_replaceable(out or folder)
     part = chosen_cases(manifest, classifier.labels, split)
     with decoded_in((out or folder).absolute().parent, cache_folder) as place:
         cache = _decoded(part, classifier, place, listener)

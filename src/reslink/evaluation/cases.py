@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.datasets.loading import PixelCache
+from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, StorageError, UsageError, nearest
 from reslink.inference.classifier import Classifier, Outputs

@@ -23,7 +23,7 @@ from reslink.labels import Labels
 from reslink.metrics.classification import estimates
 from reslink.metrics.comparison import PairedTest, delong_test, holm, mcnemar
 from reslink.metrics.differences import Answers, differences
-from reslink.training.progress import Progress, Silent
+from reslink.training.monitoring.progress import Progress, Silent
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]

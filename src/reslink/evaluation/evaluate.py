@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reslink.bundles.decision import Decision
-from reslink.bundles.shipping import read_first
-from reslink.datasets import twins
-from reslink.datasets.loading import PixelCache
+from reslink.bundles.decision.decision import Decision
+from reslink.bundles.pretrained import read_first
+from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
+from reslink.datasets.near_duplicates import groups as twins
 from reslink.evaluation import leakage
 from reslink.evaluation.cases import chosen_cases, decoded_in, run_network
 from reslink.evaluation.selective import selective

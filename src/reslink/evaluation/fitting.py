@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from reslink.bundles.decision import Decision, two_columns
-from reslink.bundles.decision_arrays import DecisionArrays
-from reslink.bundles.decision_parts import Conformal, IsotonicCurve
-from reslink.bundles.ood_gate import PARTS, Gaussian, OodGate
+from reslink.bundles.decision.arrays import DecisionArrays
+from reslink.bundles.decision.calibration import Conformal, IsotonicCurve
+from reslink.bundles.decision.decision import Decision, two_columns
+from reslink.bundles.decision.ood import PARTS, Gaussian, OodGate
 from reslink.errors import UsageError
 from reslink.labels import Labels
 from reslink.metrics import conformal

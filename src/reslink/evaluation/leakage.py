@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.fingerprints import TrainingImages
-from reslink.datasets import twins
+from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.leakage import CALIBRATION, PATIENT, TWIN, recognised, spread
-from reslink.datasets.loading import PixelCache
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.thumbnails import Thumbnails
+from reslink.datasets.near_duplicates import groups as twins
+from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.errors import GateError, UsageError
 
 UNKNOWN: Final = "unknown"

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles.decision import Verdicts
+from reslink.bundles.decision.decision import Verdicts
 from reslink.labels import Labels
 from reslink.metrics.classification import estimates
 from reslink.metrics.conformal import covered

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles.decision import Decision, Verdicts
+from reslink.bundles.decision.decision import Decision, Verdicts
 from reslink.datasets.manifest import Manifest
 from reslink.files import spreadsheet_text, write_atomic
 from reslink.labels import Labels

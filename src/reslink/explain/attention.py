@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reslink.explain.visit import own_copy, visiting, whole
+from reslink.explain.eval_mode import own_copy, visiting, whole
 from reslink.networks.area_attention import record_gates
 
 

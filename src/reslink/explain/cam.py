@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reslink.errors import UsageError
-from reslink.explain.visit import enlarge, own_copy, visiting, whole
+from reslink.explain.eval_mode import enlarge, own_copy, visiting, whole
 
 Target = int | Sequence[int] | NDArray[np.int64]
 Scores = Callable[[Tensor, Tensor], Tensor]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles.twin import CAM
+from reslink.bundles.onnx_graph import CAM
 from reslink.errors import UsageError
-from reslink.explain import shown
+from reslink.explain import display
 from reslink.inference.backends import Backend, OnnxRuntimeBackend, OpenVinoBackend, Pixels
 
 if TYPE_CHECKING:
@@ -51,11 +51,11 @@ def graph_maps(classifier: Classifier, pixels: Pixels, target: str) -> Maps:
         UsageError: If the backend gives no maps.
     """
     backend = check_backend(classifier.backend)
-    names = [name for name in (*shown.LAYERS, CAM) if name in backend.names]
+    names = [name for name in (*display.LAYERS, CAM) if name in backend.names]
     found = dict(zip(names, backend.run(pixels[None], names), strict=True))
-    maps: Maps = {name: found[name][0, 0] for name in shown.LAYERS if name in found}
+    maps: Maps = {name: found[name][0, 0] for name in display.LAYERS if name in found}
     if CAM in found:
-        maps[shown.CLASS_ACTIVATION] = _for_class(found[CAM][0], classifier.labels.index(target))
+        maps[display.CLASS_ACTIVATION] = _for_class(found[CAM][0], classifier.labels.index(target))
     return maps
 
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from reslink.explain.attention import attention_maps
 from reslink.explain.cam import grad_cam
+from reslink.explain.eval_mode import enlarge
 from reslink.explain.sanity import predicted_classes
-from reslink.explain.visit import enlarge
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
 from reslink.metrics.intervals import Estimate, mean_interval

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from reslink.explain.attention import attention_maps
 from reslink.explain.cam import grad_cam, integrated_gradients, occlusion
+from reslink.explain.display import LAYERS
+from reslink.explain.eval_mode import enlarge
 from reslink.explain.localize import MEASURES, measure
-from reslink.explain.shown import LAYERS
-from reslink.explain.visit import enlarge
 from reslink.inference.classifier import Classifier
 
 METHODS = (*LAYERS, "grad_cam", "integrated_gradients", "occlusion")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from scipy import ndimage
 
-from reslink.explain.shown import flat
+from reslink.explain.display import flat
 
 COLORMAP = "inferno"
 CONTOUR = (0, 229, 255)

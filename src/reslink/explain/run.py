@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from reslink.errors import InputError, ReslinkError, UsageError, nearest
 from reslink.explain import maps
 from reslink.explain.attention import attention_maps
+from reslink.explain.display import shown_map
 from reslink.explain.graph_maps import about
 from reslink.explain.maps import METHODS
 from reslink.explain.panel import RESEARCH_USE_ONLY
-from reslink.explain.picture import answer_picture
 from reslink.explain.picture_names import INDEX, earlier_pictures, picture_stem
+from reslink.explain.prediction_picture import answer_picture
 from reslink.explain.sanity import RandomisationCheck, randomisation_check
-from reslink.explain.shown import shown_map
 from reslink.files import write_atomic, write_json
 from reslink.imaging.image import Image
 from reslink.imaging.reading import find_images, read_image

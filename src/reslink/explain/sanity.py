@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from reslink.errors import UsageError, nearest
 from reslink.explain.attention import attention_maps
 from reslink.explain.cam import grad_cam, integrated_gradients
-from reslink.explain.shown import LAYERS, flat
-from reslink.explain.visit import enlarge, own_copy, visiting
+from reslink.explain.display import LAYERS, flat
+from reslink.explain.eval_mode import enlarge, own_copy, visiting
 
 Maps = NDArray[np.float32]
 MapFunction = Callable[[nn.Module, Tensor], Maps]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from reslink import __version__
-from reslink.bundles import folder as folders
-from reslink.bundles.card import RESEARCH_USE_ONLY, model_card
-from reslink.bundles.twin import CAM, FEATURES, LOGITS, PIXELS
+from reslink.bundles import storage
+from reslink.bundles.card.card import RESEARCH_USE_ONLY, model_card
+from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS, PIXELS
 from reslink.errors import UsageError, nearest
 from reslink.export import huggingface, monai, onnx, openvino, parity, reference, torch_export
 from reslink.export.graph import BOX, HOUNSFIELD, IMAGE, INVERTED, KEEP, LABEL, PROBABILITIES, SLICE
@@ -107,7 +107,7 @@ def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precis
     if precision != "fp32" and form != "openvino":
         raise UsageError(f"{precision} was asked for in the format {form}", "Only openvino has it", "Leave --precision out")
     chosen = FORMATS[form]
-    with folders.replacing(Path(out), MANIFEST, "export") as part:
+    with storage.replacing(Path(out), MANIFEST, "export") as part:
         files = chosen.write(bundle, part)
         reader = partial(chosen.read_back, precision=precision) if form == "openvino" else chosen.read_back
         report = _gate(bundle, chosen, part, inputs, reader, precision)

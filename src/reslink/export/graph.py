@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslink.bundles.decision import Decision
-from reslink.bundles.decision_parts import IsotonicCurve
-from reslink.bundles.twin import CAM, FEATURES, LOGITS, PIXELS
+from reslink.bundles.decision.calibration import IsotonicCurve
+from reslink.bundles.decision.decision import Decision
+from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS, PIXELS
 from reslink.imaging.preprocess import THREE_WINDOWS, WINDOWS, Preprocess
 from reslink.networks.area_attention import AreaAttention, record_gates
 from reslink.networks.reslink import ResLink

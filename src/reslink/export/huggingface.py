@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from reslink.bundles.card import model_card
-from reslink.bundles.decision import Decision
+from reslink.bundles.card.card import model_card
+from reslink.bundles.decision.decision import Decision
+from reslink.bundles.onnx_graph import FEATURES, LOGITS, PIXELS
 from reslink.bundles.record import WEIGHTS
-from reslink.bundles.twin import FEATURES, LOGITS, PIXELS
 from reslink.export.graph import LABEL, PROBABILITIES
 from reslink.export.parity import Arrays, Runner
 from reslink.files import write_atomic, write_json

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from reslink import __version__
-from reslink.bundles.card import RESEARCH_USE_ONLY, model_card
-from reslink.bundles.twin import FEATURES, LOGITS, PIXELS
+from reslink.bundles.card.card import RESEARCH_USE_ONLY, model_card
+from reslink.bundles.onnx_graph import FEATURES, LOGITS, PIXELS
 from reslink.export.graph import LABEL, PROBABILITIES
 from reslink.export.huggingface import config_of
 from reslink.export.parity import Arrays, Runner
@@ -141,7 +141,7 @@ def _metadata(bundle: Bundle) -> dict[str, Any]:
 
 def _inference(bundle: Bundle) -> dict[str, Any]:
     config = config_of(bundle)
-    parts = "reslink.inference.parts"
+    parts = "reslink.inference.monai_transforms"
     preprocess = {
         "_target_": f"{parts}.ResLinkPreprocessd",
         "keys": "image",

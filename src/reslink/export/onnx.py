@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from reslink.bundles.twin import LOGITS, PIXELS
+from reslink.bundles.onnx_graph import LOGITS, PIXELS
 from reslink.errors import BundleError, GateError
 from reslink.export import parity
 from reslink.export.graph import LABEL, PROBABILITIES, SLICE, NetworkGraph, PixelGraph, WholeGraph, dynamic, examples

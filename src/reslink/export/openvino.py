@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from reslink.bundles.twin import PIXELS
+from reslink.bundles.onnx_graph import PIXELS
 from reslink.export import onnx
 from reslink.export.graph import PixelGraph
 from reslink.export.parity import Arrays, Runner

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from reslink.bundles.twin import CAM, FEATURES, LOGITS, PIXELS
-from reslink.datasets.phantom import render_slice
+from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS, PIXELS
+from reslink.datasets.phantom.cohort import render_slice
 from reslink.errors import GateError, InputError, ReslinkError
 from reslink.export.graph import BOX, HOUNSFIELD, IMAGE, INVERTED, KEEP, LABEL, PROBABILITIES
 from reslink.imaging.image import Image

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink import __version__
-from reslink.imaging import head, image, morphology, preprocess, quantiles
+from reslink.imaging import head_mask, image, morphology, preprocess
 from reslink.imaging.image import Image as PackageImage
 from reslink.imaging.preprocess import Preprocess
 
 NAME: Final = "preprocess_reference.py"
 
-_MODULES: Final = (image, morphology, head, quantiles, preprocess)
+_MODULES: Final = (image, morphology, head_mask, preprocess)
 _FIELDS: Final = ("pixels", "unit", "white", "padding", "inverted")
 _LEFT_OUT: Final = {"VERSION", "_as_tuple", "model_config", "_check_percentiles", "digest"}
 """What needs pydantic, or belongs to caches."""

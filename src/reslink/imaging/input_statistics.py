@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from reslink.imaging.morphology import filled
-from reslink.imaging.quantiles import counted_quantiles
+from reslink.imaging.preprocess import counted_quantiles
 
 Floats: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]

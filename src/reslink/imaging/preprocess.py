@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -14,9 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from reslink.errors import InputError
 from reslink.files import sha256
-from reslink.imaging.head import head_mask, measured
+from reslink.imaging.head_mask import head_mask, measured
 from reslink.imaging.image import Image
-from reslink.imaging.quantiles import counted_quantiles
 
 WINDOWS: Final[dict[str, tuple[float, float]]] = {
     "brain": (40.0, 80.0),
@@ -310,3 +310,25 @@ def _mapped(values: Values, low: float, high: float, *, inverted: bool) -> Grey:
     np.rint(np.clip(unit, 0, 255, out=unit), out=unit)
     grey = unit.astype(np.uint8)
     return np.uint8(255) - grey if inverted else grey
+
+
+def counted_quantiles(values: NDArray[np.uint8], parts: Sequence[float]) -> NDArray[np.float64]:
+    """Returns quantiles by linear interpolation.
+
+    Args:
+        values: (n,) whole numbers from 0 to 255, at least one.
+        parts: Which quantiles, each 0 to 1.
+
+    Returns:
+        (len(parts),) float64.
+    """
+    upto = np.cumsum(np.bincount(values, minlength=256))
+    last = values.size - 1
+    places = last * np.asarray(parts, np.float64)
+    first = np.floor(places).astype(np.intp)
+    below, above = np.searchsorted(upto, np.minimum([first, first + 1], last), side="right")
+    step, part = above - below, places - first
+    found: NDArray[np.float64] = np.where(
+        part < 0.5, below + step * part, above - step * (1 - part)
+    )  # numpy's own straight line
+    return found

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from reslink.errors import InputError
-from reslink.imaging.child import decode_in_child
-from reslink.imaging.decoding import HEAD_BYTES, decode, kind_of, quick
-from reslink.imaging.guard import (
+from reslink.imaging.decode import HEAD_BYTES, decode, kind_of, quick
+from reslink.imaging.image import Image
+from reslink.imaging.limits import (
     FORMATS,
     MAX_FILE_BYTES,
     QUICK_BYTES,
@@ -26,7 +26,7 @@ from reslink.imaging.guard import (
     read_limited,
     unsupported,
 )
-from reslink.imaging.image import Image
+from reslink.imaging.sandbox.pool import decode_in_child
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".npy", ".dcm", ".nii", ".nii.gz")
 """Files with these endings are meant as images, also when their content is broken."""
@@ -66,7 +66,7 @@ def read_series(folder: str | Path) -> Image:
     Raises:
         InputError: Naming the file: a localiser, another orientation, size or series, two slices in one place.
     """
-    from reslink.imaging.series import read_folder
+    from reslink.imaging.dicom.series import read_folder
 
     if not _is_folder(folder):
         raise InputError(f"{folder} is not a folder", "A series is a folder of DICOM files", "Give the folder")
@@ -89,7 +89,7 @@ def read_series_files(files: Sequence[Path], folder: Path) -> tuple[Image, list[
     Raises:
         InputError: As for :func:`read_series`.
     """
-    from reslink.imaging.series import read_files
+    from reslink.imaging.dicom.series import read_files
 
     try:
         return read_files(files, folder, lambda path: _read(path, "SLICE"))
@@ -206,7 +206,7 @@ def _expand(given: str | Path) -> list[Path]:
 
 
 def _images_in(folder: Path) -> Iterator[Path]:
-    from reslink.imaging.series import sorted_by_position
+    from reslink.imaging.dicom.series import sorted_by_position
 
     empty = True
     for paths in _folders_in(folder):
@@ -237,7 +237,7 @@ def _folders_in(folder: Path) -> Iterator[Iterator[Path]]:
 
 
 def _kind_in_folder(path: Path) -> str | None:
-    from reslink.imaging.series import head_of
+    from reslink.imaging.dicom.series import head_of
 
     kind = kind_of(head_of(path))
     if kind is None and path.name.lower().endswith((*ENDINGS, *_OTHERS)):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, get_
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles.twin import FEATURES, LOGITS, PIXELS
+from reslink.bundles.onnx_graph import FEATURES, LOGITS, PIXELS
 from reslink.errors import BundleError, UsageError, nearest
 from reslink.files import optional_import
 from reslink.inference.devices import is_cpu
@@ -202,7 +202,7 @@ def choose(name: str, bundle: Bundle, device: str) -> str:
     if name not in BACKENDS:
         raise UsageError(f"There is no backend {name!r}", f"The backends are {', '.join(BACKENDS)}", nearest(name, BACKENDS))
     if name == "auto":
-        ready = bundle.twin is not None and find_spec("onnxruntime") is not None and is_cpu(device)
+        ready = bundle.onnx_model is not None and find_spec("onnxruntime") is not None and is_cpu(device)
         return "onnxruntime" if ready else "torch"
     if name != "torch" and device != "auto" and not is_cpu(device):
         raise UsageError(

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision import Verdicts
+from reslink.bundles.decision.decision import Verdicts
 from reslink.errors import InputError, ReslinkError, UsageError
-from reslink.imaging.arrays import image_of, no_source
+from reslink.imaging.formats.numpy_array import image_of, no_source
 from reslink.imaging.image import Image, Unit
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import each_image, read_image

@@ -7,10 +7,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import erf
+from scipy.special import erf, expit, logit
 
 from reslink.errors import InputError
-from reslink.metrics import cox
 from reslink.metrics.calibration import BINS, bin_index
 from reslink.metrics.intervals import (
     MIN_GROUPS,
@@ -39,6 +38,11 @@ NAMES = {
     "within_bin": "Brier score: rest within bins",
 }
 """Every figure of calibration with the name that a report prints."""
+LEAST_PROBABILITY = 1e-7
+"""Probabilities nearer to 0 or 1 are taken for this one, as their log-odds would be infinite."""
+MOST_STEPS = 30
+_CLOSE, _FAR, _LEAP = 1e-8, 1e3, 5.0
+
 CURVE_BINS = 10
 CASES_A_BIN = 10
 """Groups that an equal-mass bin holds at least, so that its frequency is worth something."""
@@ -53,7 +57,7 @@ def calibration_estimates(
       Kumar, Liang and Ma 2019 (NeurIPS, section 5), here in closed form (mean of a folded normal) and with the variance
       over groups; up to 15 bins of equal mass (Roelofs et al. 2022, AISTATS, show that these are biased least). Some
       of the chance error stays: of 300 calibrated cases the plain error was 0.071 on average, this one 0.042.
-    * ``slope`` and ``intercept``: Cox 1958; see ``cox``. 1 and 0 are calibrated.
+    * ``slope`` and ``intercept``: Cox 1958; see :func:`slopes`. 1 and 0 are calibrated.
     * ``reliability``, ``resolution``, ``uncertainty``: Murphy 1973 (Journal of Applied Meteorology 12:595) over the same
       bins. Brier score = reliability − resolution + uncertainty + ``within_bin``, the last being what the bins hide
       (Stephenson, Coelho and Jolliffe 2008, Weather and Forecasting 23:752).
@@ -98,8 +102,8 @@ def _figures(weights: Floats, truth: Bools, scores: Floats, bins: Ints, index: I
     """Returns the figures of (m, n) weighted samples, each (m,), NaN where undefined."""
     return {
         "ece_debiased": _debiased(weights, truth, scores, bins, index),
-        "slope": np.full(len(weights), np.nan) if cox.separated(truth, scores) else cox.slopes(weights, truth, scores),
-        "intercept": cox.intercepts(weights, truth, scores),
+        "slope": np.full(len(weights), np.nan) if separated(truth, scores) else slopes(weights, truth, scores),
+        "intercept": intercepts(weights, truth, scores),
         **_murphy(weights, truth, scores, bins),
     }
 
@@ -150,7 +154,7 @@ def _estimate(
     n = len(truth)
     if name in ("slope", "intercept") and truth.all() | (~truth).all():
         return undefined("all cases are of one side", n)
-    if name == "slope" and cox.separated(truth, scores):
+    if name == "slope" and separated(truth, scores):
         return undefined("a threshold parts the classes without an error, so that the slope has no finite value", n)
     if not np.isfinite(point):
         return undefined("the fit does not converge on these cases", n)
@@ -191,3 +195,86 @@ def _checked(positive: ArrayLike, probabilities: ArrayLike, groups: Sequence[str
             "Check how the cases were collected",
         )
     return truth, scores
+
+
+def log_odds(probabilities: Floats) -> Floats:
+    """Returns the log-odds of probabilities, at most 16.1 away from 0; see ``LEAST_PROBABILITY``."""
+    odds: Floats = logit(np.clip(probabilities, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY))
+    return odds
+
+
+def separated(positive: Bools, probabilities: Floats) -> bool:
+    """Returns whether a cut parts the two classes without an error, so that the slope has no finite value."""
+    true, false = probabilities[positive], probabilities[~positive]
+    return not len(true) or not len(false) or true.min() >= false.max() or true.max() <= false.min()
+
+
+def slopes(weights: Floats, positive: Bools, probabilities: Floats) -> Floats:
+    """Returns (m,) calibration slopes b of logit P(y) = a + b · logit(p); NaN where a sample has none.
+
+    1 is calibrated, less is overconfident. Newton's method for all samples at once: scikit-learn and statsmodels fit one
+    sample at a time, and a bootstrap has a thousand.
+
+    Args:
+        weights: (m, n) how often each sample holds each case.
+        positive: (n,) whether a case is of the class.
+        probabilities: (n,) stated probability of the class, 0 to 1.
+    """
+    x, y = log_odds(probabilities), positive.astype(np.float64)
+    near = _lines(np.ones((1, len(x))), x, y, (0.0, 0.0))[:, 0]
+    start = (float(near[0]), float(near[1])) if np.isfinite(near).all() else (0.0, 0.0)
+    slope: Floats = _lines(weights, x, y, start)[1]
+    return slope
+
+
+def _lines(weights: Floats, x: Floats, y: Floats, start: tuple[float, float]) -> Floats:
+    """Returns (2, m) intercepts and slopes of logistic regressions, by Newton's method; NaN where it does not end."""
+    line = np.tile(np.array(start)[:, None], (1, len(weights)))
+    step = np.full(len(weights), np.inf)
+    left = np.arange(len(weights))
+    for _ in range(MOST_STEPS):
+        move = _move(weights[left], x, y, line[:, left])
+        line[:, left] += np.clip(move, -_LEAP, _LEAP)
+        step[left] = np.abs(move).sum(axis=0)
+        left = left[(step[left] > _CLOSE) & (np.abs(line[1, left]) < _FAR)]  # NaN is neither: it stays out
+        if not len(left):
+            break
+    found: Floats = np.where((step <= _CLOSE) & (np.abs(line[1]) < _FAR), line, np.nan)
+    return found
+
+
+def _move(weights: Floats, x: Floats, y: Floats, line: Floats) -> Floats:
+    """Returns the (2, m) Newton steps; NaN where the outcome does not vary with x in a sample."""
+    share = expit(line[0][:, None] + line[1][:, None] * x)
+    gap, bend = weights * (y - share), weights * share * (1 - share)
+    g0, g1 = gap.sum(axis=1), gap @ x
+    h0, h1, h2 = bend.sum(axis=1), bend @ x, bend @ x**2
+    size = h0 * h2 - h1**2
+    found = np.stack([h2 * g0 - h1 * g1, h0 * g1 - h1 * g0])
+    moves: Floats = np.divide(found, size, out=np.full_like(found, np.nan), where=size > 1e-12)
+    return moves
+
+
+def intercepts(weights: Floats, positive: Bools, probabilities: Floats) -> Floats:
+    """Returns (m,) calibration intercepts a of logit P(y) = a + logit(p); NaN where a sample holds one class only.
+
+    0 is calibrated in the large, less says too much of the class. Arguments as for :func:`slopes`.
+    """
+    x, y = log_odds(probabilities), positive.astype(np.float64)
+    near = _levels(np.ones((1, len(x))), x, y, 0.0)[0]
+    return _levels(weights, x, y, float(near) if np.isfinite(near) else 0.0)
+
+
+def _levels(weights: Floats, x: Floats, y: Floats, start: float) -> Floats:
+    level = np.full(len(weights), start)
+    total, hits = weights.sum(axis=1), weights @ y
+    both = (hits > 0) & (hits < total)
+    for _ in range(MOST_STEPS):
+        share = expit(level[:, None] + x)
+        said = weights * share
+        bend = np.maximum((said * (1 - share)).sum(axis=1), 1e-12)
+        step = np.clip((hits - said.sum(axis=1)) / bend, -_LEAP, _LEAP)
+        level += step
+        if np.abs(step[both]).max(initial=0) < _CLOSE:
+            break
+    return np.where(both, level, np.nan)

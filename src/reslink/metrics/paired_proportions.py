@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final, TypeAlias
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,3 +86,19 @@ def independent_difference(first: Estimate, second: Estimate) -> Estimate:
 
 def _end(value: float | None) -> float:
     return float("nan") if value is None else value
+
+
+def difference_of_records(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> Estimate:
+    """Returns :func:`independent_difference` of two estimates in their JSON form.
+
+    Args:
+        first: ``estimate, ci_low, ci_high, method, n``; None where there is none.
+        second: The same of the other.
+    """
+    if first is None or second is None:
+        return undefined("one of the two values is not known", 0)
+    return independent_difference(_from_record(first), _from_record(second))
+
+
+def _from_record(record: Mapping[str, Any]) -> Estimate:
+    return Estimate(**{field.name: record[field.name] for field in fields(Estimate)})

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from reslink.reports import sections
+from reslink.reports.run import sections
 
 
 def template(name: str, **filters: Callable[..., Any]) -> Template:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from reslink.errors import StorageError, TrainingError
 from reslink.files import sha256, sync_folder, write_atomic, write_json
-from reslink.training.progress import Progress
+from reslink.training.monitoring.progress import Progress
 
 KEPT = 2
 _SUMS = "SHA256SUMS"

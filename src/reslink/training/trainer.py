@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.training import run_folder
-from reslink.training.diagnostics import Finding
-from reslink.training.interruption import Interrupted, stop_on_signals
-from reslink.training.materials import Materials, open_materials
-from reslink.training.processes import deterministic, make_accelerator
-from reslink.training.progress import Progress, Silent
-from reslink.training.randomness import forked
-from reslink.training.recipe import Recipe
-from reslink.training.run import Run, changes
+from reslink.training.data import Materials, open_materials
+from reslink.training.distributed import deterministic, make_accelerator
+from reslink.training.loop import Run, changes
+from reslink.training.monitoring.diagnostics import Finding
+from reslink.training.monitoring.progress import Progress, Silent
+from reslink.training.recipe.recipe import Recipe
 from reslink.training.run_folder import Row, RunFolder
+from reslink.training.seeding import forked
+from reslink.training.signals import Interrupted, stop_on_signals
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

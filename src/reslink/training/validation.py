@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from reslink.bundles.decision import Decision
+from reslink.bundles.decision.decision import Decision
 from reslink.metrics.operating_point import OperatingPoint, threshold
-from reslink.training.batches import Indices
-from reslink.training.feeding import Feeder
+from reslink.training.batch_loader import Feeder
 from reslink.training.losses import cross_entropy, two_logits
-from reslink.training.sections import DecisionSettings
+from reslink.training.recipe.schema import DecisionSettings
+from reslink.training.sampling import Indices
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

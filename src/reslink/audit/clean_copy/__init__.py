@@ -1,0 +1,1 @@
+"""A clean copy of a data set: pixels rewritten, identifying data and burned-in text removed."""

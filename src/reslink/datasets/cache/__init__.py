@@ -1,0 +1,1 @@
+"""The pixel cache: every image is decoded once."""

@@ -1,0 +1,1 @@
+"""Near duplicates: the same picture again, also mirrored, rotated, cropped or re-encoded."""

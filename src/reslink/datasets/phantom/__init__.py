@@ -1,0 +1,1 @@
+"""Synthetic heads with and without lesions."""

@@ -1,0 +1,1 @@
+"""Robustness: metrics under image corruptions."""

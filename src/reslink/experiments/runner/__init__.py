@@ -1,0 +1,1 @@
+"""What all experiments share: training runs, their schedule, results and statistics."""

@@ -1,0 +1,1 @@
+"""Transfer: a trained bundle evaluated on another data set."""

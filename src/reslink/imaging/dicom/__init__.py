@@ -1,0 +1,1 @@
+"""DICOM: reading, frames, geometry, series, header, modality."""

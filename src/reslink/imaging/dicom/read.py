@@ -1,0 +1,363 @@
+"""DICOM files: single frames, multi-frame images, enhanced CT and MR, in physical values.
+
+Attributes and their meaning are those of PS3.3: C.7.6.3 Image Pixel, C.7.5.1.1.2 Pixel Padding, C.11.1 Modality LUT,
+C.11.2 VOI LUT, C.7.6.16 Multi-frame Functional Groups.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread, uid
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+
+from reslink.errors import InputError
+from reslink.imaging.dicom.frames import NATIVE, stored_frames
+from reslink.imaging.dicom.geometry import Plane, order_of, plane_of, step_of
+from reslink.imaging.dicom.modality import why_alone
+from reslink.imaging.image import Image, Modality, Unit
+from reslink.imaging.limits import MIB, check_rescale, check_size, damaged, finite_float32, quiet, too_large, unsupported
+
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_QUICK_ELEMENTS, _QUICK_HEADER = 1000, 1 << 16
+_MAX_INFLATED = 160 * MIB  # 64 megapixels of 16 bits, and a header
+_LONG_VR = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+_HU_TYPES = ("", "HU", "HU_MOD", "US")
+_MODALITIES: dict[str, Modality] = {"CT": "CT", "MR": "MR"}
+
+
+def transfer_syntax(data: bytes) -> str:
+    """Returns the transfer syntax that the file meta information names, or '' (PS3.10, section 7.1)."""
+    at = _find_meta(data, 0x0010)
+    if at is None:
+        return ""
+    start, end = at
+    return data[start:end].rstrip(b"\0 ").decode("ascii", "replace")
+
+
+def _find_meta(data: bytes, element: int) -> tuple[int, int] | None:
+    """Returns start and end of the value of (0002,element); group 2 is always explicit VR little endian."""
+    at = 132
+    while data[at : at + 2] == b"\x02\x00" and at + 8 <= len(data):
+        number = int.from_bytes(data[at + 2 : at + 4], "little")
+        if data[at + 4 : at + 6] in (b"OB", b"UN", b"OW", b"SQ", b"UT"):
+            start, length = at + 12, int.from_bytes(data[at + 8 : at + 12], "little")
+        else:
+            start, length = at + 8, int.from_bytes(data[at + 6 : at + 8], "little")
+        if number == element:
+            return start, start + length
+        at = start + length
+    return None
+
+
+def quick(data: bytes) -> bool:
+    """Whether a file is plain enough to be read in this process.
+
+    It is where it is uncompressed and little endian, and its elements other than the pixels are few, small and of stated
+    length: sequences without one are parsed at once, and a file of a megabyte can hold 100 000 items.
+    """
+    syntax = transfer_syntax(data)
+    if syntax not in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
+        return False
+    at, elements, pixels = 132, 0, 0
+    while at + 12 <= len(data) and elements <= _QUICK_ELEMENTS:
+        explicit = syntax == uid.ExplicitVRLittleEndian or data[at : at + 2] == b"\x02\0"
+        if explicit and data[at + 4 : at + 6] not in _LONG_VR:
+            start, length = at + 8, int.from_bytes(data[at + 6 : at + 8], "little")
+        elif explicit:
+            start, length = at + 12, int.from_bytes(data[at + 8 : at + 12], "little")
+        else:
+            start, length = at + 8, int.from_bytes(data[at + 4 : at + 8], "little")
+        if length == 0xFFFFFFFF:
+            return False
+        pixels += length if data[at : at + 4] == b"\xe0\x7f\x10\0" else 0
+        at, elements = start + length, elements + 1
+    return elements <= _QUICK_ELEMENTS and len(data) - pixels <= _QUICK_HEADER
+
+
+def parse(data: bytes, name: str) -> Dataset:
+    """Returns the data set of a file in memory.
+
+    Raises:
+        InputError: If it is not DICOM or a deflated data set is cut short or inflates beyond the limit.
+    """
+    syntax = transfer_syntax(data)
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        data = _inflate(data, name)
+    dataset = dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        explicit = data[4:6].isalpha() and data[4:6].isupper()
+        dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian if explicit else uid.ImplicitVRLittleEndian
+    return dataset
+
+
+def _inflate(data: bytes, name: str) -> bytes:
+    """Returns a deflated file as an explicit little endian one; pydicom would inflate without a limit."""
+    syntax, length = _find_meta(data, 0x0010), _find_meta(data, 0x0000)
+    if syntax is None or length is None:
+        raise damaged(name, "its file meta information is broken")
+    start = length[1] + int.from_bytes(data[length[0] : length[1]], "little")
+    inflate = zlib.decompressobj(-15)
+    try:
+        body = inflate.decompress(data[start:], _MAX_INFLATED)
+    except zlib.error as error:
+        raise damaged(name, "its deflated data is broken") from error
+    if inflate.unconsumed_tail:
+        raise too_large(name, "inflates to more than the limit", f"{_MAX_INFLATED} bytes")
+    if not inflate.eof:
+        raise damaged(name, "its deflated data breaks off")
+    plain = str(uid.ExplicitVRLittleEndian).encode().ljust(syntax[1] - syntax[0], b"\0")
+    return data[: syntax[0]] + plain + data[syntax[1] : start] + body
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One DICOM file as read: its image and where it lies."""
+
+    image: Image
+    plane: Plane | None
+    series: str
+    localizer: bool
+    refused: str | None
+    """Why it counts for no series that has an answer as a whole."""
+
+
+def read_dicom(data: bytes, name: str) -> Image:
+    """Reads one DICOM file.
+
+    Args:
+        data: The whole file.
+        name: File name for messages.
+
+    Returns:
+        (H, W), or (D, H, W) for several frames, in order along their normal. HU for CT with a rescale; ``grey``
+        for colour and secondary captures; else unit ``MR`` (arbitrary intensity).
+
+    Raises:
+        InputError: If there are no pixels, or they are not whole, or the header is not plausible.
+    """
+    return read_slice(data, name).image
+
+
+def read_slice(data: bytes, name: str) -> Slice:
+    """Reads one DICOM file with its place in space; errors as in :func:`read_dicom`."""
+    with quiet():
+        dataset = parse(data, name)
+        _check_header(dataset, name)
+        plane = plane_of(dataset)
+        image = _image(dataset, name)
+        kinds = [str(word).upper() for word in _listed(dataset.get("ImageType"))]
+        series = str(dataset.get("SeriesInstanceUID", ""))
+        return Slice(image, plane, series, "LOCALIZER" in kinds, why_alone(dataset))
+
+
+def _check_header(dataset: Dataset, name: str) -> None:
+    if not any(word in dataset for word in PIXELS):
+        raise InputError(
+            f"{name} is a DICOM file without pixels ({_class_name(dataset)})",
+            "A DICOM image has pixel data",
+            "Give the images of the study; reports, plans and structure sets hold none",
+        )
+    for word in ("Rows", "Columns"):
+        if not isinstance(dataset.get(word), int):
+            raise damaged(name, f"the DICOM attribute {word} is missing")
+    dataset.SamplesPerPixel = _whole(dataset, "SamplesPerPixel", (1, 3), 1, name)
+    if "PixelData" in dataset:
+        allocated = _whole(dataset, "BitsAllocated", (1, 8, 16, 32), None, name)
+        stored = _whole(dataset, "BitsStored", range(1, allocated + 1), allocated, name)
+        high = _whole(dataset, "HighBit", range(stored - 1, allocated), stored - 1, name)
+        dataset.BitsStored, dataset.HighBit = stored, high
+        dataset.PixelRepresentation = _whole(dataset, "PixelRepresentation", (0, 1), 0, name)
+        if dataset.SamplesPerPixel == 3 and (allocated > 16 or dataset.PixelRepresentation):
+            raise unsupported(name, "is a colour image of 32-bit or signed values", "Colour has 8 or 16 bits a sample")
+    else:
+        dataset.BitsAllocated = 32 if "FloatPixelData" in dataset else 64
+    check_size(dataset.Columns, dataset.Rows, name, _frame_count(dataset, name))
+
+
+def _class_name(dataset: Dataset) -> str:
+    kind = dataset.get("SOPClassUID")
+    return kind.name if isinstance(kind, uid.UID) and kind.is_valid and kind.name != kind else "unknown kind"
+
+
+def _whole(dataset: Dataset, word: str, allowed: tuple[int, ...] | range, default: int | None, name: str) -> int:
+    value = dataset.get(word)
+    if value is None or value == "":
+        value = default
+    if not isinstance(value, int) or value not in allowed:
+        raise damaged(name, f"the DICOM attribute {word} is {'missing' if value is None else 'not plausible'}")
+    return int(value)
+
+
+def _frame_count(dataset: Dataset, name: str) -> int:
+    try:
+        return int(dataset.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError):
+        raise damaged(name, "the DICOM attribute NumberOfFrames is not a number") from None
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, str | int | float) else list(value)
+
+
+def _group(dataset: Dataset, frame: int, word: str) -> Dataset | None:
+    """Returns the functional group of a frame, its own before the shared one."""
+    for sequence, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        groups = dataset.get(sequence)
+        if groups and index < len(groups) and groups[index].get(word):
+            found = groups[index].get(word)[0]
+            return found if isinstance(found, Dataset) else None
+    return None
+
+
+def _image(dataset: Dataset, name: str) -> Image:
+    count = _frame_count(dataset, name)
+    photometric = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
+    colour = photometric == "PALETTE COLOR" or dataset.SamplesPerPixel == 3
+    pixels = np.empty((count, dataset.Rows, dataset.Columns), np.float32)
+    padding: NDArray[np.bool_] | None = None
+    for i, frame in enumerate(stored_frames(dataset, count, name)):
+        if colour:
+            pixels[i] = _luminance(apply_color_lut(frame, dataset) if photometric == "PALETTE COLOR" else frame)
+            continue
+        values = unmasked(frame, dataset)
+        mask = _padding(values, dataset)
+        if mask is not None:
+            padding = np.zeros(pixels.shape, np.bool_) if padding is None else padding
+            padding[i] = mask
+        pixels[i] = _rescaled(values, dataset, i, name)
+    planes = [plane_of(dataset, i) for i in range(count)]
+    order = order_of(planes, name) if count > 1 else None
+    if order is not None:
+        pixels, padding = pixels[order], None if padding is None else padding[order]
+    if count == 1:
+        pixels, padding = pixels[0], None if padding is None else padding[0]
+    unit = "grey" if colour else _unit(dataset)
+    return Image(
+        finite_float32(pixels, name),
+        unit=unit,
+        modality=_MODALITIES.get(str(dataset.get("Modality", ""))),
+        spacing=_spacing(dataset, planes, order),
+        white=_white(dataset, photometric) if unit == "grey" else None,
+        padding=padding,
+        inverted=photometric == "MONOCHROME1",
+        window=_window(dataset),
+        source=name,
+    )
+
+
+def unmasked(frame: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
+    """Returns a stored frame, native or RLE, without what stands in its unused bits (overlays, in old files)."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if frame.dtype.kind == "f" or (syntax not in NATIVE and syntax != uid.RLELossless):
+        return frame
+    stored, shift = dataset.BitsStored, dataset.HighBit + 1 - dataset.BitsStored
+    if stored == dataset.BitsAllocated or dataset.BitsAllocated == 1:
+        return frame
+    values = (frame.astype(np.int64) >> shift) & ((1 << stored) - 1)
+    if dataset.PixelRepresentation:
+        sign = 1 << (stored - 1)
+        values = (values ^ sign) - sign
+    return np.asarray(values)
+
+
+def _padding(values: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_] | None:
+    if values.dtype.kind == "f":
+        return None
+    first, last = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if not isinstance(first, int):
+        return None
+    low, high = sorted(_as_stored(v, dataset) for v in (first, last if isinstance(last, int) else first))
+    mask: NDArray[np.bool_] = (values >= low) & (values <= high)
+    return mask if mask.any() else None
+
+
+def _as_stored(value: int, dataset: Dataset) -> int:
+    """Returns a padding value with the sign that the pixels have; files often write it with the other one."""
+    bits = int(dataset.BitsAllocated)
+    value %= 1 << bits
+    negative = dataset.PixelRepresentation and value >= 1 << (bits - 1)
+    return value - (1 << bits) if negative else value
+
+
+def _transformation(dataset: Dataset, frame: int) -> Dataset:
+    return _group(dataset, frame, "PixelValueTransformationSequence") or dataset
+
+
+def _rescaled(values: NDArray[Any], dataset: Dataset, frame: int, name: str) -> NDArray[np.float32]:
+    if dataset.get("ModalityLUTSequence"):
+        return finite_float32(apply_modality_lut(values, dataset), name)
+    source = _transformation(dataset, frame)
+    slope = _number(source, "RescaleSlope", 1.0, name)
+    intercept = _number(source, "RescaleIntercept", 0.0, name)
+    check_rescale(slope, intercept, name)
+    if (slope, intercept) == (1.0, 0.0):
+        return values.astype(np.float32)
+    return np.asarray(values * slope + intercept, dtype=np.float32)
+
+
+def _number(source: Dataset, word: str, default: float, name: str) -> float:
+    value = source.get(word)
+    if value is None or value == "":
+        return default
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise damaged(name, f"the DICOM attribute {word} is not a number") from None
+
+
+def _luminance(rgb: NDArray[Any]) -> NDArray[np.float32]:
+    """Returns BT.601 luminance in whole steps; exact where the three are equal."""
+    red, green, blue = (rgb[..., i].astype(np.int64) for i in range(3))
+    return np.asarray((299 * red + 587 * green + 114 * blue + 500) // 1000, dtype=np.float32)
+
+
+def _unit(dataset: Dataset) -> Unit:
+    capture = str(dataset.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE)
+    source = _transformation(dataset, 0)
+    rescaled = source.get("RescaleSlope") not in (None, "") or source.get("RescaleIntercept") not in (None, "")
+    plain = dataset.get("BitsStored", 32) <= (16 if capture else 8) and not dataset.get("PixelRepresentation")
+    if plain and (capture or not rescaled):
+        return "grey"
+    kind = str(source.get("RescaleType") or "").strip().upper()
+    return "HU" if dataset.get("Modality") == "CT" and rescaled and kind in _HU_TYPES else "MR"
+
+
+def _white(dataset: Dataset, photometric: str) -> float:
+    if photometric == "PALETTE COLOR":
+        descriptor = _listed(dataset.get("RedPaletteColorLookupTableDescriptor"))
+        return float(2 ** (16 if len(descriptor) == 3 and int(descriptor[2]) == 16 else 8) - 1)
+    return float(2 ** dataset.get("BitsStored", 16) - 1)
+
+
+def _window(dataset: Dataset) -> tuple[float, float] | None:
+    source = _group(dataset, 0, "FrameVOILUTSequence") or dataset
+    try:
+        centre, width = (float(_listed(source.get(word))[0]) for word in ("WindowCenter", "WindowWidth"))
+    except (IndexError, TypeError, ValueError):
+        return None
+    return (centre, width) if np.isfinite([centre, width]).all() and width >= 1 else None
+
+
+def _spacing(dataset: Dataset, planes: list[Plane | None], order: list[int] | None) -> tuple[float, ...] | None:
+    measures = _group(dataset, 0, "PixelMeasuresSequence") or dataset
+    for word in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        try:
+            rows, columns = (float(v) for v in _listed(measures.get(word)))
+        except (TypeError, ValueError):
+            continue
+        if not (0 < rows < 1e3 and 0 < columns < 1e3):
+            continue
+        if len(planes) == 1:
+            return rows, columns
+        step = step_of([planes[i] for i in order]) if order else None
+        return (step, rows, columns) if step else None
+    return None

@@ -1,0 +1,1 @@
+"""Readers and integrity checks of PNG, JPEG, TIFF, NIfTI and NumPy files."""

@@ -1,0 +1,208 @@
+"""NIfTI-1 and NIfTI-2 files, plain and gzipped, as axial slices.
+
+The header is checked against the file before anything is allocated (nifti1.h: sizeof_hdr, dim, datatype, vox_offset).
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from reslink.imaging.image import Image
+from reslink.imaging.limits import (
+    MAX_DECODED_BYTES,
+    MAX_PIXELS,
+    MAX_SIDE,
+    MIB,
+    check_rescale,
+    check_size,
+    damaged,
+    finite_float32,
+    guess_unit_is_hu,
+    too_large,
+    unsupported,
+    warn,
+)
+
+GZIP = b"\x1f\x8b"
+_MAX_EXTENSIONS = 16 * MIB
+_NIFTI: Any = nibabel.Nifti1Image
+_canonical: Any = nibabel.as_closest_canonical
+
+
+def is_nifti(data: bytes) -> bool:
+    """Whether data begins with a NIfTI header of either version and byte order."""
+    return data[344:348] in (b"n+1\0", b"ni1\0") or data[4:8] in (b"n+2\0", b"ni2\0")
+
+
+def read_nifti(data: bytes, name: str) -> Image:
+    """Reads a NIfTI file.
+
+    Args:
+        data: The whole file, gzipped or not.
+        name: File name for messages.
+
+    Returns:
+        (D, H, W) axial slices from the feet to the head, each as radiologists see them (front up, the patient's right
+        on the left), or (H, W) for a single one. Unit HU where :func:`~reslink.imaging.limits.guess_unit_is_hu` says so,
+        else ``MR``.
+
+    Raises:
+        InputError: If the file is cut short, too large, or holds something other than one number a voxel.
+    """
+    zipped = data[:2] == GZIP
+    header = header_of(first_bytes(data, name), name)
+    needed, all_volumes = _needed(header, name)
+    whole = _inflate_all(data, needed, all_volumes + _MAX_EXTENSIONS, name) if zipped else data
+    if len(whole) < needed:
+        raise damaged(name, f"the NIfTI data has {len(whole)} bytes, the header claims {needed}")
+    return _image(header, whole, name)
+
+
+def first_bytes(data: bytes, name: str) -> bytes:
+    """Returns the first bytes of a NIfTI file, at least its header, inflated where it is gzipped."""
+    return _inflate(data, 1024, name) if data[:2] == GZIP else data[:1024]
+
+
+def _inflate(data: bytes, limit: int, name: str) -> bytes:
+    """Returns the first bytes of a gzip file."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(data, limit)
+    except zlib.error as error:
+        raise damaged(name, "its gzip data is broken") from error
+
+
+def _inflate_all(data: bytes, needed: int, limit: int, name: str) -> bytes:
+    """Returns the bytes that are needed of a gzip file, and proves the checksum over all of it."""
+    inflate = zlib.decompressobj(wbits=31)
+    try:
+        body = inflate.decompress(data, needed)
+        more = len(body)
+        while not inflate.eof and inflate.unconsumed_tail and more <= limit:
+            more += len(inflate.decompress(inflate.unconsumed_tail, MIB))
+    except zlib.error as error:
+        raise damaged(name, "its gzip data is broken") from error
+    if more > limit:
+        raise too_large(name, "inflates to more than its header claims", f"{limit} bytes")
+    if not inflate.eof:
+        raise damaged(name, "its gzip data breaks off")
+    return body
+
+
+def header_of(head: bytes, name: str) -> Any:
+    """Returns nibabel's header of the first bytes of a NIfTI file, not zipped.
+
+    Raises:
+        InputError: If it is not the header of a single NIfTI file.
+    """
+    if not is_nifti(head) or len(head) < 348:
+        raise damaged(name, "it is not a NIfTI file")
+    second = head[4:8] in (b"n+2\0", b"ni2\0")
+    if (head[4:8] if second else head[344:348]) in (b"ni1\0", b"ni2\0"):
+        raise unsupported(name, "is the header of a NIfTI pair", "Single NIfTI files (.nii, .nii.gz) are read")
+    kind: Any = nibabel.Nifti2Header if second else nibabel.Nifti1Header
+    if len(head) < kind.sizeof_hdr:
+        raise damaged(name, "the NIfTI header breaks off")
+    return kind(head[: kind.sizeof_hdr], check=False)
+
+
+def _needed(header: Any, name: str) -> tuple[int, int]:
+    """Returns how many bytes are needed for the first volume, and for all of them."""
+    axes = int(header["dim"][0])
+    shape = [int(n) for n in header["dim"][1 : axes + 1]] if 2 <= axes <= 7 else []
+    if not shape or min(shape) < 1:
+        raise damaged(name, f"the NIfTI header claims {axes} axes of {shape}")
+    if math.prod(shape[4:]) > 1:
+        raise unsupported(name, f"has {axes} axes", "Volumes have 2 or 3 axes, or a fourth for time")
+    try:
+        dtype = header.get_data_dtype()
+    except (nibabel.spatialimages.HeaderDataError, KeyError) as error:
+        raise damaged(name, "the NIfTI header claims an unknown type of numbers") from error
+    if dtype.kind not in "uif" or dtype.itemsize > 8:
+        raise unsupported(name, f"holds {dtype} a voxel", "One number of up to 64 bits a voxel is read")
+    shape += [1] * (4 - len(shape))
+    if max(shape[:3]) > MAX_SIDE or math.prod(shape[:3]) > MAX_PIXELS:
+        raise too_large(name, f"claims {shape[:3]} voxels", f"{MAX_SIDE} a side and {MAX_PIXELS // MIB} million in all")
+    size = int(math.prod(shape[:3]) * dtype.itemsize)
+    if size > MAX_DECODED_BYTES:
+        raise too_large(name, f"has {size} bytes of voxels", f"{MAX_DECODED_BYTES} bytes")
+    offset = float(header["vox_offset"])
+    if not header.sizeof_hdr <= offset <= _MAX_EXTENSIONS:
+        raise damaged(name, f"the NIfTI header claims that voxels begin at byte {offset:g}")
+    if shape[3] > 1:
+        warn(f"{name} holds {shape[3]} volumes; the first is taken")
+    return int(offset) + size, int(offset) + size * shape[3]
+
+
+def _image(header: Any, data: bytes, name: str) -> Image:
+    axes = int(header["dim"][0])
+    shape = tuple(int(n) for n in header["dim"][1 : min(axes, 3) + 1])
+    shape += (1,) * (3 - len(shape))
+    stored = np.frombuffer(data, header.get_data_dtype(), count=math.prod(shape), offset=int(header["vox_offset"]))
+    volume: Any = _NIFTI(stored.reshape(shape, order="F"), _affine(header, name))
+    canonical = _canonical(volume)
+    pixels, spacing = _as_seen(np.asarray(canonical.dataobj), canonical.header.get_zooms())
+    check_size(pixels.shape[-1], pixels.shape[-2], name, frames=1 if pixels.ndim == 2 else pixels.shape[0])
+    pixels = _scaled(finite_float32(pixels, name), header, name)
+    hu = guess_unit_is_hu(pixels)
+    return Image(pixels, "HU" if hu else "MR", modality="CT" if hu else None, spacing=spacing, source=name)
+
+
+def _as_seen(voxels: NDArray[Any], zooms: Sequence[float]) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """Returns axial slices, or the one plane of a file that holds one, as radiologists see them, with their spacing.
+
+    ``voxels`` are RAS: x to the right, y to the front, z to the head. On the screen columns go to the patient's left, rows
+    to the back or, for sagittal and coronal planes, to the feet; a sagittal plane has the front on the left.
+    """
+    slices = voxels.transpose(2, 1, 0)[:, ::-1, ::-1]
+    x, y, z = (float(zoom) for zoom in zooms[:3])
+    if slices.shape[0] == 1:
+        return slices[0], (y, x)
+    if slices.shape[1] == 1:
+        return slices[::-1, 0, :], (z, x)
+    if slices.shape[2] == 1:
+        return slices[::-1, :, 0], (z, y)
+    return slices, (z, y, x)
+
+
+def _affine(header: Any, name: str) -> NDArray[np.float64]:
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise damaged(name, "the NIfTI header does not say where its voxels lie")
+    return affine
+
+
+def _scaled(values: NDArray[np.float32], header: Any, name: str) -> NDArray[np.float32]:
+    """Applies scl_slope and scl_inter; a slope of 0 or NaN means none (nifti1.h)."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or np.isnan(slope):
+        return values
+    check_rescale(slope, intercept, name)
+    if (slope, intercept) == (1.0, 0.0):
+        return values
+    scaled = np.multiply(values, np.float32(slope), out=values if values.flags.writeable else None)
+    return finite_float32(np.add(scaled, np.float32(intercept), out=scaled), name)
+
+
+def stored_indices(header: Any, name: str) -> NDArray[np.intp]:
+    """Returns where in the stored voxels each pixel of :func:`read_nifti` lies.
+
+    Args:
+        header: As from :func:`header_of`.
+        name: File name for messages.
+
+    Returns:
+        Shaped like the pixels, indices into the voxels of the first volume in the order of the file (first axis fastest).
+    """
+    axes = int(header["dim"][0])
+    shape = tuple(int(n) for n in header["dim"][1 : min(axes, 3) + 1])
+    shape += (1,) * (3 - len(shape))
+    places = np.arange(math.prod(shape), dtype=np.int64).reshape(shape, order="F")
+    canonical: Any = _canonical(_NIFTI(places, _affine(header, name), dtype=np.int64))
+    return _as_seen(np.asarray(canonical.dataobj), canonical.header.get_zooms())[0]

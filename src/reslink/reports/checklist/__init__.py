@@ -1,0 +1,1 @@
+"""The reporting checklists CLAIM, STARD-AI and TRIPOD+AI, filled from a run."""

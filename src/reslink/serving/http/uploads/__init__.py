@@ -1,0 +1,1 @@
+"""Uploaded files: form, archives and content types."""

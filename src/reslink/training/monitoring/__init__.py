@@ -1,0 +1,1 @@
+"""Monitoring of a training run: progress, diagnostics, layer statistics."""

@@ -1,0 +1,117 @@
+"""How weights move: optimizers, learning rate as a function of the step, the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from reslink.networks.reslink import ResLink
+from reslink.training.optim.muon import Muon
+from reslink.training.recipe.schema import OptimizerSettings
+
+_ONECYCLE_START = 25.0
+_ONECYCLE_END = 1e4
+
+
+def make_optimizer(network: ResLink, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """Returns the optimizer of a recipe; norms and biases have no weight decay.
+
+    Args:
+        network: The network; its parameters are already on their device.
+        settings: The section ``optimizer`` of the recipe.
+    """
+    groups = network.parameter_groups(settings.weight_decay)
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+    fused = next(network.parameters()).device.type in ("cpu", "cuda")
+    if settings.name == "muon":
+        return Muon(groups, settings.lr, fused=fused)
+    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=settings.lr, fused=fused)
+
+
+def learning_rate(step: int, total: int, settings: OptimizerSettings) -> float:
+    """Returns the learning rate of a step, which depends on nothing but the step.
+
+    Args:
+        step: From 0.
+        total: Number of steps of the whole run.
+        settings: The section ``optimizer`` of the recipe.
+    """
+    top, rise = settings.lr, settings.warmup * total
+    if settings.schedule == "onecycle":
+        if step < rise:
+            return _cosine(top / _ONECYCLE_START, top, step / rise)
+        return _cosine(top, top / _ONECYCLE_START / _ONECYCLE_END, _share(step - rise, total - 1 - rise))
+    if step < rise:
+        return top * (step + 1) / (rise + 1)
+    return top if settings.schedule == "constant" else _cosine(top, 0.0, _share(step - rise, total - rise))
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, max(0.0, part / whole)) if whole > 0 else 1.0
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def moving_average(network: nn.Module, decay: float) -> AveragedModel:
+    """Returns the exponential moving average of a network's weights and BatchNorm statistics.
+
+    The decay of update n is min(decay, (1 + n) / (10 + n)), so that the first updates forget the initial weights.
+
+    Args:
+        network: The network, copied.
+        decay: Share of the average that each update keeps, in (0, 1).
+    """
+
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
+        n = int(count)
+        keep = min(decay, (1 + n) / (10 + n))
+        for mean, value in zip(averaged, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - keep)
+            else:
+                mean.copy_(value)
+
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Returns the optimizer's state as tensors by ``parameter number.name``."""
+    return {
+        f"{number}.{name}": value
+        for number, parameter in enumerate(_parameters(optimizer))
+        for name, value in optimizer.state[parameter].items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Puts back what ``optimizer_tensors`` returned, in the memory layout that the running optimizer would have.
+
+    The layout matters: the same sum over another layout may differ in the last bit.
+    """
+    parameters = _parameters(optimizer)
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        parameter = parameters[int(number)]
+        device = parameter.device if optimizer.defaults.get("fused") else value.device
+        same = value.shape == parameter.shape and value.ndim > 0
+        home = torch.empty_like(parameter) if same else torch.empty_like(value, device=device)
+        optimizer.state[parameter][name] = home.copy_(value)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,1 @@
+"""Training recipes: schema, reading, errors."""

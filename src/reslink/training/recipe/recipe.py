@@ -1,0 +1,236 @@
+"""A training recipe: YAML file, changes by dotted keys, strict checks."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from reslink.datasets.augment import AugmentSettings
+from reslink.errors import UsageError
+from reslink.files import sha256
+from reslink.imaging.preprocess import Preprocess
+from reslink.networks.reslink import ResLinkConfig, variant_config
+from reslink.training.recipe.errors import Schema, explain, nearest_key
+from reslink.training.recipe.schema import (
+    AttentionSupervisionSettings,
+    DataSettings,
+    DecisionSettings,
+    DiagnosticsSettings,
+    LossSettings,
+    ModelSettings,
+    OptimizerSettings,
+    Section,
+    TrainerSettings,
+)
+
+Tree = dict[str, Any]
+
+
+class Recipe(Section):
+    """Everything that decides the result of a training run but the data.
+
+    Attributes:
+        seed: Seed of the split, the initial weights, the order of images, augmentation and dropout.
+        data: How cases are divided into parts.
+        preprocess: From a slice to the network's input.
+        model: The network.
+        optimizer: How weights move.
+        augment: How training images are varied.
+        loss: What is minimised.
+        trainer: How long, on what, and what is kept.
+        decision: How a probability becomes a label.
+        diagnostics: The watch over the run.
+        attention_supervision: A loss term on the attention gates.
+    """
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    data: DataSettings = DataSettings()
+    preprocess: Preprocess = Preprocess()
+    model: ModelSettings = ModelSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    augment: AugmentSettings = AugmentSettings()
+    loss: LossSettings = LossSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    decision: DecisionSettings = DecisionSettings()
+    diagnostics: DiagnosticsSettings = DiagnosticsSettings()
+    attention_supervision: AttentionSupervisionSettings = AttentionSupervisionSettings()
+
+    def dump(self) -> Tree:
+        """Returns the recipe as plain lists, numbers and texts."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """Returns the whole recipe as YAML that ``load_recipe`` reads back to an equal one."""
+        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
+
+    def published(self) -> Tree:
+        """Returns what of the recipe decides the weights: all but the number of decoding processes and the device."""
+        tree = self.dump()
+        for key in _LOCAL:
+            section, name = key.split(".")
+            del tree[section][name]
+        return tree
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the published recipe as canonical JSON."""
+        return sha256(json.dumps(self.published(), sort_keys=True, separators=(",", ":")))
+
+    def network(self, num_classes: int | None = None) -> ResLinkConfig:
+        """Returns the network's configuration for data with some number of classes.
+
+        Args:
+            num_classes: Classes of the data; where None, what ``model.num_classes`` says, or 2.
+
+        Raises:
+            UsageError: If the variant is unknown, or a field of ``model`` cannot be used.
+        """
+        stated = self.model.num_classes
+        if num_classes is None:
+            num_classes = 2 if stated is None else stated
+        outputs = num_classes if stated is None else stated
+        if outputs != num_classes and (outputs, num_classes) != (1, 2):
+            raise UsageError(
+                f"model.num_classes is {outputs}, and the data has {num_classes} classes",
+                "It equals the number of classes, or is 1 (a single sigmoid logit) with two classes",
+                "Leave model.num_classes out",
+            )
+        try:
+            return variant_config(
+                self.model.variant,
+                **self.model.changes(),
+                in_channels=self.preprocess.channels,
+                num_classes=outputs,
+            )
+        except ValidationError as error:
+            raise explain(error, ResLinkConfig.model_json_schema(), prefix=("model",)) from None
+
+
+_LOCAL = ("trainer.workers", "trainer.device")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, which YAML 1.1 takes for a text, and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load_recipe(path: str | Path | None = None, sets: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe and changes single settings.
+
+    Args:
+        path: YAML file; the defaults where None.
+        sets: Changes ``section.key=value`` in order; values are YAML (``0.1``, ``true``, ``[0.8, 0.1, 0.1]``).
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        UsageError: If the file cannot be read, a key is unknown (with the nearest one) or a value is out of its range.
+    """
+    tree = {} if path is None else _read(Path(path))
+    for change in sets:
+        key, value = _parse(change)
+        _put(tree, key, value)
+    recipe = _validated(tree)
+    # says now, not after the images are read, what is wrong with the network
+    recipe.network()
+    return recipe
+
+
+def make_recipe(tree: Tree) -> Recipe:
+    """Checks a recipe that is already a tree of plain values, such as that of a bundle.
+
+    Raises:
+        UsageError: As in ``load_recipe``.
+    """
+    return _validated(tree)
+
+
+def _validated(tree: Tree) -> Recipe:
+    try:
+        return Recipe.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise explain(error, Recipe.model_json_schema()) from None
+
+
+def _read(path: Path) -> Tree:
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader with one more number format
+    except OSError as error:
+        raise UsageError(
+            f"The recipe {path} cannot be read: {error.strerror}",
+            "--recipe takes a YAML file",
+            "Check the path, or leave --recipe out for the defaults",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _not_a_recipe(path, " ".join(str(error).split())) from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise _not_a_recipe(path, f"it holds a {type(tree).__name__}")
+    return tree
+
+
+def _not_a_recipe(path: Path, reason: str) -> UsageError:
+    return UsageError(
+        f"The recipe {path} is not YAML with sections: {reason}",
+        "A recipe has sections such as 'trainer:' with keys such as 'epochs: 5' below",
+        "Correct the file; config.yaml in any run folder is an example",
+    )
+
+
+def _parse(change: str) -> tuple[str, Any]:
+    key, sign, text = change.partition("=")
+    key = key.strip()
+    if not sign or not key:
+        raise UsageError(
+            f"--set {change!r} has no '='" if not sign else f"--set {change!r} names no key",
+            "A setting is written section.key=value",
+            "Write for example --set trainer.epochs=10",
+        )
+    try:
+        return key, yaml.load(text, _Loader)  # noqa: S506 - as above
+    except yaml.YAMLError as error:
+        raise UsageError(
+            f"The value of --set {change!r} cannot be read",
+            "A value is a number, a word, true, false, null or a list such as [0.8, 0.1, 0.1]",
+            "Put a text with special characters in quotes",
+        ) from error
+
+
+def _put(tree: Tree, key: str, value: Any) -> None:
+    if key not in set(keys()):
+        raise UsageError(
+            f"--set {key} is not a setting",
+            "A setting is written section.key=value",
+            nearest_key(key, keys()),
+        )
+    *parents, name = key.split(".")
+    branch = tree
+    for parent in parents:
+        below = branch.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise UsageError(f"The recipe's {parent!r} is {below!r}", "A section has keys below it", "Correct the recipe")
+        branch = below
+    branch[name] = value
+
+
+def keys() -> Iterator[str]:
+    """Yields the dotted names of all settings, sections included."""
+    yield from Schema(Recipe.model_json_schema()).keys()

@@ -1,0 +1,207 @@
+"""The network in training: one step, its state, and the weights that are judged."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from reslink.errors import TrainingError
+from reslink.networks.area_attention import AreaAttention, record_gates
+from reslink.networks.reslink import ResLink, build
+from reslink.training.losses import Criterion, attention_loss
+from reslink.training.optim import build as optim
+from reslink.training.recipe.recipe import Recipe
+from reslink.training.seeding import torch_seed
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class NotFiniteError(Exception):
+    """A loss or a gradient is not a number; the step was not taken.
+
+    Args:
+        what: Which of the two.
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The input of one step in one process.
+
+    Attributes:
+        x: (B, C, S, S) normalised images.
+        targets: (B, K) distributions over the classes.
+        mask: (B, 1, S, S), where attention should be; None without supervision.
+        share: What the mean loss is multiplied by.
+    """
+
+    x: Tensor
+    targets: Tensor
+    mask: Tensor | None
+    share: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step showed, over all processes.
+
+    Attributes:
+        loss: Mean loss of the batch.
+        correct: Images whose most probable class was the right one (the heavier one after mixup).
+        gradient_norm: Norm of the gradient before clipping.
+        stop: Whether any process was asked to stop.
+        attention_gradient: Share of each attention layer in the squared norm of the gradient, 0 to 1.
+    """
+
+    loss: float
+    correct: int
+    gradient_norm: float
+    stop: bool
+    attention_gradient: Mapping[str, float] = field(default_factory=dict)
+
+
+class Learner:
+    """A network and what moves it.
+
+    Args:
+        recipe: The recipe.
+        criterion: The loss.
+        num_classes: Number of classes of the data.
+        accelerator: Device, precision and processes.
+
+    Attributes:
+        network: What is trained.
+        judged: What is validated and exported, as prediction will run it: eval mode, single precision; see ``refresh``.
+    """
+
+    def __init__(self, recipe: Recipe, criterion: Criterion, num_classes: int, accelerator: Accelerator) -> None:
+        self.recipe, self.criterion, self.accelerator = recipe, criterion, accelerator
+        self.layout = torch.channels_last if recipe.trainer.channels_last else torch.contiguous_format
+        network = build(recipe.network(num_classes), torch_seed(recipe.seed, "weights"))
+        self.network: ResLink = network.to(accelerator.device)
+        self.network.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks it
+        self.average = optim.moving_average(self.network, recipe.trainer.ema) if recipe.trainer.ema else None
+        self.judged: ResLink = copy.deepcopy(self.network).eval()
+        self.optimizer = optim.make_optimizer(self.network, recipe.optimizer)
+        self.model = accelerator.prepare_model(self.network)
+
+    def refresh(self) -> None:
+        """Brings ``judged`` to the weights of now; called by all processes together.
+
+        The moving average where there is one. BatchNorm's statistics are those of the first process, in all of them.
+        """
+        source = self.network if self.average is None else self.average.module
+        self.judged.load_state_dict(source.state_dict())
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast
+
+            for buffer in self.judged.buffers():
+                buffer.copy_(broadcast(buffer))
+
+    def step(self, batch: Batch, lr: float, *, stop: bool = False) -> Step:
+        """Moves the weights by one batch.
+
+        Args:
+            batch: This process's part.
+            lr: The learning rate.
+            stop: Whether this process was asked to stop; passed on to the others.
+
+        Raises:
+            NotFiniteError: If the loss or the gradient is not finite; weights and statistics are those before the step.
+        """
+        before = [buffer.clone() for buffer in self.network.buffers()]
+        try:
+            return self._step(batch, lr, stop)
+        except NotFiniteError:
+            for buffer, value in zip(self.network.buffers(), before, strict=True):
+                buffer.copy_(value)
+            self.optimizer.zero_grad(set_to_none=True)
+            raise
+
+    def _step(self, batch: Batch, lr: float, stop: bool) -> Step:
+        watching: AbstractContextManager[dict[str, Tensor]] = (
+            record_gates(self.network) if batch.mask is not None else nullcontext({})
+        )
+        with watching as gates:
+            logits = self.model(batch.x.contiguous(memory_format=self.layout)).float()
+        loss = self._losses(logits, batch, gates).mean() * batch.share
+        value, correct, stopping = self._over_processes(loss, _correct(logits, batch.targets), stop)
+        if not math.isfinite(value):
+            raise NotFiniteError("loss")
+        self.accelerator.backward(loss)
+        shares = self._attention_shares()
+        norm = self._clip()
+        if not math.isfinite(norm):
+            raise NotFiniteError("gradient")
+        optim.set_learning_rate(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return Step(value, correct, norm, stopping, shares)
+
+    def _losses(self, logits: Tensor, batch: Batch, gates: Mapping[str, Tensor]) -> Tensor:
+        losses = self.criterion(logits, batch.targets)
+        if batch.mask is None:
+            return losses
+        settings = self.recipe.attention_supervision
+        return losses + settings.weight * attention_loss(gates, batch.mask, settings)
+
+    def _attention_shares(self) -> dict[str, float]:
+        squares = {name: _square(module) for name, module in self.network.named_modules() if isinstance(module, AreaAttention)}
+        total = _square(self.network) if squares else 0.0
+        return {name: square / total for name, square in squares.items() if 0 < total < math.inf}
+
+    def _clip(self) -> float:
+        limit = self.recipe.optimizer.clip_norm or math.inf
+        return float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit))
+
+    def _over_processes(self, loss: Tensor, correct: int, stop: bool) -> tuple[float, int, bool]:
+        processes = self.accelerator.num_processes
+        if processes == 1:
+            return float(loss.detach()), correct, stop
+        own = torch.stack([loss.detach().double().cpu(), torch.tensor(float(correct)), torch.tensor(float(stop))])
+        total = self.accelerator.reduce(own.to(self.accelerator.device), reduction="sum").tolist()
+        return total[0] / processes, round(total[1]), total[2] > 0
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Returns all tensors that the next step depends on."""
+        found = {"network": self.network.state_dict(), "optimizer": optim.optimizer_tensors(self.optimizer)}
+        return found if self.average is None else found | {"average": self.average.state_dict()}
+
+    def restore(self, tensors: Mapping[str, dict[str, Tensor]]) -> None:
+        """Puts back what ``tensors`` returned.
+
+        Raises:
+            TrainingError: If the network has other parts or shapes than that of the checkpoint.
+        """
+        try:
+            self.network.load_state_dict(tensors["network"])
+            if self.average is not None:
+                self.average.load_state_dict(tensors["average"])
+        except (RuntimeError, KeyError) as error:
+            raise TrainingError(
+                "The checkpoint holds another network than the recipe builds now",
+                "A run goes on with the version of reslink that wrote its checkpoint",
+                "Go on with that version (environment.json in the folder of the run names it), or start anew with --overwrite",
+            ) from error
+        optim.restore_optimizer(self.optimizer, tensors["optimizer"])
+
+
+def _square(module: torch.nn.Module) -> float:
+    """Squared norm of the gradient of a module's parameters."""
+    norms = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    return float(norms) ** 2
+
+
+def _correct(logits: Tensor, targets: Tensor) -> int:
+    guesses = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+    return int((guesses == targets.argmax(dim=1)).sum())

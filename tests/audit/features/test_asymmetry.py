@@ -1,0 +1,81 @@
+"""The numbers that the quick model looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from reslink.audit.features.asymmetry import FEATURES, LEVELS, SIDE, asymmetry_features, brain_mask, head_picture
+from reslink.imaging.image import Image
+
+
+def picture(spot: tuple[int, int] | None = None, both: bool = False) -> np.ndarray:
+    """A head with a skull, two dark ventricles and, on request, a bright spot on one side or on both."""
+    y, x = np.ogrid[:SIDE, :SIDE]
+    distance = np.hypot((y - 63.5) / 60, (x - 63.5) / 50)
+    pixels = np.where(distance < 1, 255, 0).astype(np.uint8)
+    grain = np.random.default_rng(0).integers(84, 97, (SIDE, SIDE // 2), np.uint8)
+    pixels[distance < 0.82] = np.hstack([grain, grain[:, ::-1]])[distance < 0.82]
+    for column in (53, 74):
+        pixels[np.hypot(y - 62, (x - column) * 2) < 16] = 40
+    row, column = spot or (-99, -99)
+    for side in (column, SIDE - 1 - column) if both else (column,):
+        pixels[np.hypot(y - row, x - side) < 7] = 200
+    return pixels
+
+
+def unmatched(pixels: np.ndarray) -> float:
+    """The most bright contrast that the other half has nowhere near, at the second scale."""
+    return float(asymmetry_features(pixels)[len(LEVELS) + 22 + 6 + 8 + 3])
+
+
+def test_the_brain_lies_inside_the_skull() -> None:
+    pixels = picture()
+    mask = brain_mask(pixels)
+    assert mask.sum() > 4000
+    assert not mask[pixels == 255].any()
+
+
+def test_without_a_skull_it_is_the_head_without_its_rim() -> None:
+    pixels = picture()
+    pixels[pixels == 255] = 120
+    assert not brain_mask(pixels)[[5, 60], [63, 15]].any()
+    assert brain_mask(pixels).sum() > 6000
+
+
+def test_a_lesion_on_one_side_stands_out() -> None:
+    assert unmatched(picture((40, 40))) > 4 * unmatched(picture())
+
+
+def test_the_same_on_both_sides_does_not() -> None:
+    assert unmatched(picture((40, 40), both=True)) < 0.5 * unmatched(picture((40, 40)))
+
+
+@pytest.mark.parametrize("turn", [lambda p: p[:, ::-1], lambda p: p[::-1], np.rot90, lambda p: p.T])
+def test_mirrored_and_rotated_copies_look_nearly_alike(turn: Callable[[np.ndarray], np.ndarray]) -> None:
+    lesion = picture((40, 40))
+    turned = np.ascontiguousarray(turn(lesion))
+    assert unmatched(turned) == pytest.approx(unmatched(lesion), rel=0.3)
+    assert unmatched(turned) > 3 * unmatched(np.ascontiguousarray(turn(picture())))
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((SIDE, SIDE), np.uint8), np.full((SIDE, SIDE), 255, np.uint8)])
+def test_a_blank_picture_gives_finite_numbers(pixels: np.ndarray) -> None:
+    found = asymmetry_features(pixels)
+    assert found.shape == (FEATURES,) == (79,)
+    assert np.isfinite(found).all()
+
+
+def test_noise_gives_finite_numbers(rng: np.random.Generator) -> None:
+    assert np.isfinite(asymmetry_features(rng.integers(0, 255, (SIDE, SIDE), np.uint8))).all()
+
+
+def test_the_picture_is_that_of_the_head_alone() -> None:
+    pixels = np.zeros((256, 256), np.float32)
+    pixels[60:200, 70:190] = 100
+    pixels[5:10, 5:10] = 255
+    shown = head_picture(Image(pixels, "grey", white=255.0))
+    assert shown.shape == (SIDE, SIDE)
+    assert (shown > 0).mean() > 0.5

@@ -1,0 +1,74 @@
+"""The verbs below ``reslink dicom``, as far as they need no archive."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from reslink.cli.main import app
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "serving"))
+
+import pacs
+
+import conftest as serving
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return serving.make_bundle(tmp_path_factory.mktemp("cli") / "tiny")
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["dicom", *map(str, words)])
+
+
+def test_answer_writes_what_would_go_back(bundle, tmp_path):
+    series = pacs.write(tmp_path / "series", pacs.series(1))
+    done = run("answer", bundle, series, "--out", tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["slices"] == 10
+    assert found["ci_low"] <= found["score"] <= found["ci_high"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["map.dcm", "picture.dcm", "report.dcm"]
+    again = run("answer", bundle, series, "--out", tmp_path / "out")
+    assert again.exit_code == 2
+    assert "holds results already" in again.stderr
+    replaced = run("answer", bundle, series, "--out", tmp_path / "out", "--overwrite")
+    assert replaced.exit_code == 0
+    assert "Research use only" in replaced.stderr
+
+
+def test_a_series_of_another_body_part_ends_with_1(bundle, tmp_path):
+    series = pacs.write(tmp_path / "series", pacs.series(1, BodyPartExamined="CHEST"))
+    done = run("answer", bundle, series, "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "another part of the body" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--send-to", "nowhere"), "'nowhere' does not name an archive"),
+        (("--send-to", "A@b:1", "--ae-title", "far too long a title"), "is no AE title"),
+        (("--send-to", "A@b:1", "--tls-cert", "cert.pem"), "One of --tls-cert and --tls-key was given"),
+        (("--send-to", "A@b:1", "--tls-ca", "ca.pem"), "--tls-ca was given, and neither --tls-cert"),
+        (("--send-to", "A@b:1", "--map", "cams"), "cams"),
+    ],
+)
+def test_wrong_usage_of_listen_ends_with_2(bundle, tmp_path, words, message):
+    done = run("listen", bundle, "--queue", tmp_path / "queue", *words)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert not (tmp_path / "queue").exists()
+
+
+def test_an_address_that_is_no_web_root_ends_with_2(bundle, tmp_path):
+    done = run("watch", bundle, "--queue", tmp_path / "queue", "--url", "pacs:8042")
+    assert done.exit_code == 2
+    assert "is not a DICOMweb root" in done.stderr

@@ -1,0 +1,173 @@
+"""``reslink explain``: what it says with an answer, which is what ``predict`` says of the same file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from typer.testing import CliRunner, Result
+
+from reslink.bundles.pretrained import NO_GATE
+from reslink.cli.main import app
+
+
+def explain(bundle: Path, image: Path, out: Path, *words: str) -> Result:
+    quick = ("--method", "grad_cam", "--no-sanity")
+    return CliRunner().invoke(app, ["explain", str(bundle), str(image), "--out", str(out), *quick, *words])
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """A picture that is unlike all that the gate has seen."""
+    Picture.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96)).astype(np.uint8)).save(tmp_path / "noise.png")
+    return tmp_path / "noise.png"
+
+
+def test_it_says_that_the_bundle_abstains_as_predict_does(built_zoo: Path, noise: Path, tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), str(noise), "--backend", "torch"])
+    done = explain(built_zoo / "ct", noise, tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    said = told.stdout.rstrip().split("\t")[3]
+    assert said.startswith("abstains: ")
+    assert done.stdout.rstrip().split("\t")[3] == said
+    [stored] = json.loads((tmp_path / "out" / "explain.json").read_text())["images"]
+    assert (stored["abstain"], f"abstains: {'; '.join(stored['reasons'])}") == (True, said)
+
+
+def test_what_must_be_known_stands_below_the_answers(
+    built_zoo: Path, finished_run: Path, ring_heads: Path, tmp_path: Path
+) -> None:
+    done = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "out")
+    assert "Its heads are drawn.\nResearch use only." in done.stderr
+    ungated = explain(finished_run, ring_heads / "61.png", tmp_path / "other")
+    assert NO_GATE in ungated.stderr
+    assert "abstains" not in ungated.stdout
+    assert NO_GATE not in explain(finished_run, ring_heads / "61.png", tmp_path / "json", "--json").output
+
+
+def test_the_randomisation_check_is_said_and_a_failed_one_is_a_warning(
+    built_zoo: Path, ring_heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        "explain",
+        str(built_zoo / "ct"),
+        str(ring_heads / "61.png"),
+        "--method",
+        "grad_cam",
+        "--overwrite",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    for limit, said in (
+        (1.0, "Randomisation check of grad_cam passed: "),
+        (-1.0, "Warning: Randomisation check of grad_cam failed: "),
+    ):
+        monkeypatch.setattr("reslink.explain.sanity.LIMIT", limit)
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.stderr
+        assert [line for line in done.stderr.splitlines() if line.startswith(said)], done.stderr
+        told = CliRunner().invoke(app, [*words, "--json"])
+        assert (said in told.stderr) == (limit < 0), "only a failed one, beside the JSON"
+        assert [json.loads(line)["label"] for line in told.stdout.splitlines()]
+
+
+def test_it_promises_no_pictures_where_nothing_was_explained(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    none = explain(built_zoo / "ct", tmp_path / "none.png", tmp_path / "out")
+    assert none.exit_code == 1
+    assert "Pictures, maps" not in none.stderr
+    assert f"Nothing was explained; {tmp_path / 'out' / 'explain.json'} says why\n" in none.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["explain.json"]
+    some = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "seen")
+    assert f"Pictures, maps and explain.json: {tmp_path / 'seen'}\n" in some.stderr
+
+
+def test_nothing_is_replaced_unasked(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    scan = tmp_path / "61.png"
+    scan.write_bytes((ring_heads / "61.png").read_bytes())
+    done = explain(built_zoo / "ct", scan, tmp_path)
+    assert done.exit_code == 0, done.stderr
+    assert scan.read_bytes() == (ring_heads / "61.png").read_bytes(), "the image that is explained stays"
+    assert (tmp_path / "61_2.png").is_file()
+    again = explain(built_zoo / "ct", scan, tmp_path)
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert "holds explanations already.\n  Nothing is replaced unasked.\n" in again.stderr
+    replaced = explain(built_zoo / "ct", ring_heads / "62.png", tmp_path, "--overwrite")
+    assert replaced.exit_code == 0, replaced.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["61.png", "62.npz", "62.png", "explain.json"]
+    assert scan.read_bytes() == (ring_heads / "61.png").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": [{"panel": 3}]}', '{"images": [{}]}'])
+def test_an_explain_json_of_somebody_else_is_refused(built_zoo: Path, ring_heads: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "explain.json").write_text(text)
+    for words in ((), ("--overwrite",)):
+        done = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path, *words)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "explain.json is there, and reslink did not write it.\n" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["explain.json"]
+    assert (tmp_path / "explain.json").read_text() == text
+
+
+def test_only_what_reslink_drew_makes_room(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = explain(built_zoo / "ct", ring_heads / "61.png", out)
+    assert first.exit_code == 0
+    named = json.loads((out / "explain.json").read_text())
+    for name in ("mine.png", "../above.png"):  # an image of the user that the list names, and one outside the folder
+        (out / name).write_bytes((ring_heads / "62.png").read_bytes())
+        named["images"].append(named["images"][0] | {"panel": name, "maps": "mine.npz"})
+    (out / "mine.npz").write_text("mine")
+    (out / "explain.json").write_text(json.dumps(named))
+    picture = (out / "61.png").read_bytes()
+    (out / "scan.png").write_bytes(picture)  # drawn by reslink, but not in the list
+    failed = explain(built_zoo / "ct", tmp_path / "gone.png", out)
+    assert failed.exit_code == 2, "pictures stand there"
+    explained = explain(built_zoo / "ct", out / "61.png", out, "--overwrite")  # one of its own pictures as an image
+    assert explained.exit_code == 0, explained.stderr
+    assert (out / "61.png").read_bytes() == picture, "an image that is explained stays"
+    assert sorted(path.name for path in out.iterdir() if path.suffix == ".png") == [
+        "61.png",
+        "61_2.png",
+        "mine.png",
+        "scan.png",
+    ]
+    assert (out / "mine.npz").read_text() == "mine"
+    assert (tmp_path / "above.png").is_file()
+
+
+def test_a_run_in_which_all_failed_may_be_run_again(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    assert explain(built_zoo / "ct", tmp_path / "gone.png", tmp_path / "out").exit_code == 1
+    assert explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "out").exit_code == 0
+
+
+def test_an_interrupted_run_can_be_replaced(
+    built_zoo: Path, ring_heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = ["explain", str(built_zoo / "ct"), str(ring_heads / "61.png"), "--method", "grad_cam", "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr("reslink.explain.run.randomisation_checks", stopped)
+        assert CliRunner().invoke(app, words).exit_code == 130
+    assert CliRunner().invoke(app, words).exit_code == 2
+    assert CliRunner().invoke(app, [*words, "--overwrite"]).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["61.npz", "61.png", "explain.json"]
+
+
+def test_a_limit_counts_slices_and_every_kind_of_path(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "volume.npy", np.random.default_rng(0).integers(0, 255, (3, 64, 64)).astype(np.uint8))
+    done = explain(built_zoo / "ct", tmp_path / "volume.npy", tmp_path / "out", "--limit", "2")
+    assert done.exit_code == 0, done.stderr
+    assert [path.name for path in sorted((tmp_path / "out").glob("*.png"))] == ["volume_slice000.png", "volume_slice001.png"]
+    for image in ("61.png", "62.png"):
+        (tmp_path / "two").mkdir(exist_ok=True)
+        (tmp_path / "two" / image).write_bytes((ring_heads / image).read_bytes())
+    mixed = explain(built_zoo / "ct", tmp_path / "gone.png", tmp_path / "mixed", str(tmp_path / "two"), "--limit", "2")
+    assert mixed.exit_code == 1
+    named = [Path(image["path"]).name for image in json.loads((tmp_path / "mixed" / "explain.json").read_text())["images"]]
+    assert named == ["gone.png", "61.png"], "one that cannot be read counts too"
+    assert "Explaining: 2 steps in" in mixed.stderr

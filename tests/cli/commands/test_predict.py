@@ -1,0 +1,207 @@
+"""``reslink predict --pictures``: each answer with what the graph says of where the network looked, without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from typer.testing import CliRunner
+
+from reslink.bundles.bundle import Bundle
+from reslink.bundles.pretrained import shipping_of
+from reslink.cli.console import RESEARCH
+from reslink.cli.main import app
+from reslink.errors import UsageError
+from reslink.explain.graph_maps import about, graph_maps
+from reslink.export.parity import of_package
+from reslink.imaging.reading import read_image
+from reslink.inference.classifier import Classifier
+
+PROGRAM = """
+import sys
+from reslink.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    sys.exit(70 if "torch" in sys.modules else end.code)
+"""
+
+
+def test_every_answer_has_its_picture_and_no_torch_is_imported(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    volume = np.stack([np.asarray(Picture.open(ring_heads / f"{i}.png").convert("L")) for i in (60, 61)])
+    np.save(tmp_path / "volume.npy", volume)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")
+    words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "broken.png", "volume.npy", "--pictures", "seen", "--json"]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, "predict", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert [json.loads(line)["error"] is None for line in done.stdout.splitlines()] == [True, False, True, True]
+    names = ["0001_61.png", "0002_volume_slice_0.png", "0003_volume_slice_1.png"]
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == names
+    assert "3 pictures in seen" in done.stderr
+    first, again = ((tmp_path / "seen" / name) for name in (names[0], names[2]))
+    with Picture.open(first) as drawn:
+        assert np.asarray(drawn.convert("HSV"))[..., 1].max() > 100, "a map is drawn in colours"
+    assert first.read_bytes() != again.read_bytes()
+
+
+def test_the_maps_are_those_of_the_network(built_zoo: Path, ring_heads: Path) -> None:
+    classifier = Classifier.load(built_zoo / "ct", device="cpu", backend="onnxruntime")
+    image = read_image(ring_heads / "61.png")
+    wanted = of_package(Bundle.load(built_zoo / "ct"), [image])
+    [answer] = classifier.predict(image)
+    assert about(classifier.labels, answer) == "Tumor"
+    for target, index in (("Healthy", 0), ("Tumor", 1)):
+        found = graph_maps(classifier, classifier.bundle.preprocess.pixels(image), target)
+        np.testing.assert_allclose(found["class_activation"], wanted["cam"][0, index], atol=1e-4)
+        for name in ("first_attention", "final_attention"):
+            np.testing.assert_allclose(found[name], wanted[name][0, 0], atol=1e-5)
+
+
+def test_a_backend_without_maps_is_refused_before_the_first_image(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "torch", "--pictures", str(tmp_path / "seen")]
+    done = CliRunner().invoke(app, ["predict", *words])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "The backend torch gives no maps beside its answer" in done.stderr
+    assert "reslink explain" in done.stderr
+    assert not (tmp_path / "seen").exists()
+    with pytest.raises(UsageError, match="gives no maps"):
+        graph_maps(Classifier.load(built_zoo / "ct", "cpu", "torch"), np.zeros((1, 64, 64), np.uint8), "Tumor")
+
+
+def test_a_folder_in_place_of_the_table_is_refused_before_the_first_image(built_zoo: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), str(tmp_path / "none.png"), "--csv", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{tmp_path.name} is a folder" in done.stderr.replace("\n", "")
+    assert "answers.csv" in done.stderr
+    assert "does not exist" not in done.stderr, "the image was not looked at"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["seen", "seen/more"])
+def test_a_file_in_place_of_the_pictures_is_refused_before_the_first_image(
+    built_zoo: Path, ring_heads: Path, tmp_path: Path, given: str
+) -> None:
+    (tmp_path / "seen").write_text("mine")
+    words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "onnxruntime", "--pictures", str(tmp_path / given)]
+    done = CliRunner().invoke(app, ["predict", *words])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"Error: {tmp_path / 'seen'} is a file.\n  --pictures names a folder.\n" in done.stderr
+    assert f"--pictures {tmp_path / 'seen-folder'}.\n" in done.stderr
+    assert (tmp_path / "seen").read_text() == "mine"
+
+
+def test_an_image_that_is_not_read_is_named_in_a_folder(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    (tmp_path / "61.png").write_bytes((ring_heads / "61.png").read_bytes())
+    (tmp_path / "cine.gif").write_bytes(b"GIF89a")
+    (tmp_path / "notes.txt").write_text("none")
+    done = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), str(tmp_path), "--backend", "onnxruntime"])
+    assert done.exit_code == 1
+    assert [line.split("\t")[2] for line in done.stdout.splitlines()] == [str(tmp_path / "61.png")]
+    assert f"{tmp_path / 'cine.gif'}: is not an image that reslink knows" in done.stderr
+    assert "notes.txt" not in done.stderr
+
+
+def test_one_picture_is_counted_as_one(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "onnxruntime"]
+    done = CliRunner().invoke(app, ["predict", *words, "--pictures", str(tmp_path / "seen")])
+    assert f"1 picture in {tmp_path / 'seen'}\n1 line, 0 failed" in done.stderr
+
+
+def test_no_picture_is_promised_where_none_was_made_and_a_long_name_stops_nothing(
+    built_zoo: Path, ring_heads: Path, tmp_path: Path
+) -> None:
+    words = ["predict", str(built_zoo / "ct"), "--backend", "onnxruntime", "--pictures", str(tmp_path / "seen")]
+    none = CliRunner().invoke(app, [*words, str(tmp_path / "none.png"), "--json"])
+    assert (none.exit_code, none.stderr) == (1, "")
+    assert not (tmp_path / "seen").exists()
+    shutil.copy(ring_heads / "61.png", long := tmp_path / ("n" * 245 + ".png"))
+    done = CliRunner().invoke(app, [*words, str(long), str(ring_heads / "61.png")])
+    assert (done.exit_code, len(done.stdout.splitlines())) == (0, 2), done.stderr
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == [f"0001_{'n' * 80}.png", "0002_61.png"]
+
+
+def test_what_must_be_known_stands_below_the_answers(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "reslink", "predict", str(built_zoo / "ct"), str(ring_heads / "61.png")]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shipped = shipping_of(Bundle.load(built_zoo / "ct").provenance)
+    assert shipped is not None
+    assert " ".join(shipped.about.split()) in " ".join(done.stderr.split())
+    assert "1 line, 0 failed" in done.stderr
+
+
+def test_where_nothing_was_classified_the_path_stands_once_and_no_answer_is_explained(built_zoo: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    words = [sys.executable, "-m", "reslink", "predict", str(built_zoo / "ct"), "nowhere.png", "empty"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    missing, empty, counted, *rest = done.stderr.splitlines()
+    assert missing.startswith("nowhere.png: does not exist. A path names a file, a folder")
+    assert empty.startswith("empty: holds no image. ")
+    assert (counted, rest) == ("2 lines, 2 failed", [RESEARCH])
+
+
+def test_a_threshold_that_decides_is_said(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    words = [str(ring_heads / "61.png"), "--backend", "torch"]
+    bundle = Bundle.load(built_zoo / "ct")
+    for threshold, said in ((0.9375, True), (None, False)):
+        rule = bundle.decision.model_copy(update={"threshold": threshold, "threshold_source": "a test"})
+        folder = tmp_path / str(threshold)
+        bundle.with_decision(rule, folder)
+        done = CliRunner().invoke(app, ["predict", str(folder), *words])
+        assert done.exit_code == 0, done.stderr
+        assert ("The label is Tumor from a probability of 0.9375 on (from: a test)" in done.stderr) == said
+
+
+def test_pictures_come_into_a_folder_with_nothing_else(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    scan, seen = tmp_path / "seen" / "0001_61.png", tmp_path / "seen"
+    seen.mkdir()
+    scan.write_bytes((ring_heads / "61.png").read_bytes())
+    words = ["predict", str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "onnxruntime", "--pictures", str(seen)]
+    for more in ((), ("--overwrite",)):
+        refused = CliRunner().invoke(app, [*words, *more])
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert f"Error: {seen} holds 0001_61.png.\n  Pictures are written into a new or empty folder" in refused.stderr
+    assert scan.read_bytes() == (ring_heads / "61.png").read_bytes()
+    scan.unlink()
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert CliRunner().invoke(app, words).exit_code == 2, "the pictures of an earlier run"
+    drawn = [path.name for path in seen.iterdir()]
+    (seen / ".DS_Store").write_text("hidden")
+    none = [word if word != str(ring_heads / "61.png") else str(tmp_path / "none.png") for word in words]
+    for given, more, code in ((words, ("--csv", str(ring_heads / "61.png")), 2), (none, (), 1)):
+        assert CliRunner().invoke(app, [*given, "--overwrite", *more]).exit_code == code
+        assert {path.name for path in seen.iterdir()} == {*drawn, ".DS_Store"}, "removed only for a new picture"
+    words[2] = str(ring_heads / "62.png")
+    assert CliRunner().invoke(app, [*words, "--overwrite"]).exit_code == 0
+    assert {path.name for path in seen.iterdir()} == {".DS_Store", "0001_62.png"}, "runs are not mixed"
+    alone = CliRunner().invoke(app, [*words[:-2], "--overwrite"])
+    assert alone.exit_code == 2
+    assert "--overwrite was given without --pictures" in alone.stderr
+
+
+def test_a_table_replaces_an_earlier_one_and_nothing_else(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    scan, table = tmp_path / "scan.png", tmp_path / "out.csv"
+    scan.write_bytes((ring_heads / "61.png").read_bytes())
+    words = ["predict", str(built_zoo / "ct"), str(scan), "--backend", "onnxruntime", "--csv"]
+    refused = CliRunner().invoke(app, [*words, str(scan)])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"Error: {scan} is there already and is no table of answers.\n  Only an earlier" in refused.stderr
+    assert scan.read_bytes() == (ring_heads / "61.png").read_bytes()
+    for _ in range(2):
+        assert CliRunner().invoke(app, [*words, str(table)]).exit_code == 0
+        assert len(table.read_text().splitlines()) == 2
+    for other in ("path,slice,label,probability,error,mine\r\n", "path,label\n"):
+        table.write_text(other, newline="")
+        assert CliRunner().invoke(app, [*words, str(table)]).exit_code == 2
+        assert table.read_bytes() == other.encode()
+    assert CliRunner().invoke(app, [*words, "/dev/null"]).exit_code == 2
+    below = CliRunner().invoke(app, [*words, str(scan / "out.csv")])
+    assert below.exit_code == 1
+    assert f"Error: {scan / 'out.csv'} could not be written: " in below.stderr

@@ -1,0 +1,254 @@
+"""``reslink split``, and how ``train`` and ``evaluate`` treat what it wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from typer.testing import CliRunner, Result
+
+from reslink.cli.main import app
+from reslink.datasets.manifest import Manifest
+from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
+
+TINY = (
+    "preprocess.size=64",
+    "preprocess.channels=1",
+    "model.stem_dim=8",
+    "model.dims=[8, 16]",
+    "model.depths=[0, 1]",
+    "model.area_size=4",
+    "trainer.workers=0",
+    "trainer.device=cpu",
+    "trainer.epochs=1",
+    "diagnostics.enabled=false",
+)
+
+
+def invoke(*words: str | Path) -> Result:
+    return CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(word) for word in words])
+
+
+def train(*words: str | Path) -> Result:
+    return invoke("train", *words, *(word for setting in TINY for word in ("--set", setting)))
+
+
+def head(number: int) -> np.ndarray:
+    """A head with folds of its own."""
+    y, x = np.mgrid[:96, :96]
+    inside = np.hypot((y - 48) / 41, (x - 48) / 35) < 1
+    return np.asarray(inside * np.kron(np.random.default_rng(number).integers(40, 220, (12, 12)), np.ones((8, 8))), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 heads in two classes; in each class number 1 is number 0 mirrored; one file is broken."""
+    root = tmp_path_factory.mktemp("data")
+    for start, label in ((0, "Healthy"), (100, "Tumor")):
+        (root / label).mkdir()
+        for i in range(18):
+            picture = head(start)[:, ::-1] if i == 1 else head(start + i)
+            Picture.fromarray(picture).save(root / label / f"{i:02}.png")
+    (root / "Tumor" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The split of the data by twins, and what was said."""
+    out = tmp_path_factory.mktemp("tables") / "split.csv"
+    return out, invoke("split", data, "--out", out, "--json")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def rows(path: Path) -> dict[str, dict[str, str]]:
+    return {"/".join(row["path"].split("/")[-2:]): row for row in read(path)}
+
+
+def test_twins_stay_together_and_a_broken_file_is_named(whole: tuple[Path, Result]) -> None:
+    out, result = whole
+    assert result.exit_code == 1
+    assert "Tumor/broken.png is left out" in result.stderr
+    assert "No case has a patient_id, in the table or in a DICOM header: only near copies are kept together" in result.stderr
+    found = rows(out)
+    assert len(found) == 36
+    assert found["Tumor/00.png"]["group"] == found["Tumor/01.png"]["group"] != found["Tumor/02.png"]["group"]
+    assert found["Tumor/00.png"]["split"] == found["Tumor/01.png"]["split"]
+    said = json.loads(result.stdout)
+    assert (said["n"], said["n_groups"], said["n_patients"]) == (36, 34, 0)
+    assert list(said["left_out"]) == ["Tumor/broken.png"]
+    assert said["research_use_only"] is True
+    assert sum(sum(counts.values()) for counts in said["images"].values()) == 36
+    assert sum(said["groups"].values()) == 34
+
+
+def test_the_table_is_a_data_set(whole: tuple[Path, Result]) -> None:
+    manifest = Manifest.open(whole[0])
+    assert {case.split for case in manifest.cases} == {"train", "validation", "test"}
+
+
+def test_folds_and_a_table_for_people(data: Path, tmp_path: Path) -> None:
+    result = invoke("split", data, "--out", tmp_path / "folds.csv", "--folds", "3", "--group-by", "none")
+    assert result.exit_code == 0
+    assert "Nothing is kept together" in result.stderr
+    assert "Research use only" in result.stderr
+    assert "written:" in result.stderr
+    assert {row["fold"] for row in rows(tmp_path / "folds.csv").values()} == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--folds", "3", "--fractions", "0.5", "0.2", "0.3"), 2, "--folds and --fractions were both given"),
+        (("--folds", "3", "--keep-given"), 2, "--folds and --keep-given were both given"),
+        (("--keep-given",), 2, "--keep-given was set, and the data states no split"),
+        (("--fractions", "0.5", "0.2", "0.2"), 2, "The fractions are"),
+        (("--fractions", "nan", "nan", "nan"), 2, "The fractions are"),
+        (("--folds", "1"), 2, "at least 2 folds"),
+        (("--folds", "400"), 2, "needs at least 400 groups"),
+        (("--group-by", "patients"), 2, "patients"),
+    ],
+)
+def test_refused(data: Path, tmp_path: Path, words: tuple[str, ...], code: int, message: str) -> None:
+    options = words if "--group-by" in words else (*words, "--group-by", "none")
+    result = invoke("split", data, "--out", tmp_path / "split.csv", *options)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_replaced_unasked(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "split.csv"
+    out.write_text("mine")
+    result = invoke("split", data, "--out", out, "--group-by", "none")
+    assert (result.exit_code, out.read_text()) == (2, "mine")
+    assert "add --overwrite" in result.stderr
+    assert invoke("split", data, "--out", out, "--group-by", "none", "--overwrite").exit_code == 0
+    assert invoke("split", data, "--out", tmp_path, "--group-by", "none").exit_code == 2
+
+
+@pytest.fixture(scope="module")
+def torn(data: Path, whole: tuple[Path, Result]) -> Path:
+    """A split in which the two twins of the tumours stand in train and test."""
+    out = data / "torn.csv"
+    lines = ["path,label,split"]
+    for name, row in rows(whole[0]).items():
+        side = {"Tumor/00.png": "train", "Tumor/01.png": "test"}.get(name, row["split"])
+        lines.append(f"{name},{row['label']},{side}")
+    out.write_text("\n".join(lines) + "\n")
+    return out
+
+
+def test_train_refuses_a_torn_split_before_it_learns(torn: Path, tmp_path: Path) -> None:
+    result = train(torn, "--out", tmp_path / "run")
+    assert result.exit_code == 3
+    assert "near copies stands on two sides of the given split" in result.stderr
+    assert "reslink split DATA" in result.stderr
+    assert not (tmp_path / "run" / "bundle").exists()
+
+
+@pytest.mark.parametrize("by", ["none", "patient"])
+def test_train_refuses_to_tear_twins_itself(data: Path, tmp_path: Path, by: str) -> None:
+    for seed in range(4):  # some division tears one of the two pairs
+        result = train(data, "--out", tmp_path / str(seed), "--set", f"data.group_by={by}", "--set", f"data.split_seed={seed}")
+        if result.exit_code:
+            break
+    assert result.exit_code == 3
+    assert "near copies stands on two sides of the split" in result.stderr
+
+
+def test_allowed_leakage_is_said_everywhere(torn: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = train(torn, "--out", run, "--allow-leakage", "--json")
+    assert result.exit_code == 0, result.stderr
+    said = json.loads(result.stdout)
+    assert (said["leakage"]["status"], said["leakage"]["n_linked"]) == ("allowed", 1)
+    assert said["metrics"]["accuracy"]["leakage"] is True
+    assert "are linked to the training data and were judged all the same" in result.stderr
+    assert "linked to the training data" in (run / "report.html").read_text()
+    judged = json.loads((run / "evaluation.json").read_text())
+    assert judged["linked"] == [{"path": "Tumor/01.png", "reason": "twin of a training image"}]
+    refused = invoke("evaluate", run, torn, "--split", "test", "--out", tmp_path / "judged", "--device", "cpu")
+    assert refused.exit_code == 3
+    assert "the first: Tumor/01.png, twin of a training image" in refused.stderr
+    rest = invoke("evaluate", run, torn, "--out", tmp_path / "judged", "--device", "cpu", "--json")
+    assert rest.exit_code == 0, rest.stderr
+    figures = json.loads(rest.stdout)
+    trained = sum(case.split == "train" for case in Manifest.open(torn).cases)
+    assert (figures["n"], figures["n_excluded"]) == (36 - trained - 1, trained + 1)
+    assert "Tumor/01.png" in {case["path"] for case in figures["excluded"]}
+    assert "Left out:" in (tmp_path / "judged" / "report.html").read_text()
+
+
+def test_the_figures_of_a_run_and_of_evaluate_are_the_same(whole: tuple[Path, Result], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    said = json.loads(train(whole[0], "--out", run, "--json").stdout)
+    result = invoke("evaluate", run, whole[0], "--split", "test", "--out", tmp_path / "judged", "--device", "cpu", "--json")
+    assert result.exit_code == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert figures["leakage"] == said["leakage"]
+    assert figures["leakage"]["status"] == "none found"
+    assert figures["metrics"] == said["metrics"]
+
+
+def test_the_fold_column_is_used_by_train(data: Path, tmp_path: Path) -> None:
+    table = tmp_path / "folds.csv"
+    invoke("split", data, "--out", table, "--folds", "3", "--seed", "7")
+    settings = ("--set", "data.folds=3", "--set", "data.fold=2")
+    assert train(table, "--out", tmp_path / "run", *settings, "-q").exit_code == 0
+    sides = {row["sample_id"]: row["split"] for row in read(tmp_path / "run" / "splits.csv")}
+    names = {"2": "test", "0": "validation", "1": "train"}
+    assert sides == {name: names[row["fold"]] for name, row in rows(table).items()}
+    other = train(table, "--out", tmp_path / "other", "--set", "data.folds=4", "-q")
+    assert other.exit_code == 2
+    assert "4 folds were asked for, and the column 'fold' holds 0, 1, 2" in other.stderr
+
+
+@pytest.fixture(scope="module")
+def torn_dicom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 patients of two slices in class folders, one slice in Training and one in Testing."""
+    root = tmp_path_factory.mktemp("dicom")
+    settings = {"patients": 12, "slices": 2, "size": 128, "format": "dicom", "seed": 2}
+    make_cohort(root / "all", PhantomSettings.parse(settings))
+    for case in Manifest.open(root / "all").cases:
+        side = "Training" if case.path.stem.endswith("_00") else "Testing"
+        copy = root / "data" / side / case.label / case.path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(case.path.read_bytes())
+    return root / "data"
+
+
+class TestPatientsOfDicomHeaders:
+    @pytest.mark.parametrize("by", ["both", "patient"])
+    def test_split_keeps_them_on_one_side(self, torn_dicom: Path, tmp_path: Path, by: str) -> None:
+        result = invoke("split", torn_dicom, "--out", tmp_path / "split.csv", "--group-by", by, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["n_patients"] == 12
+        sides: dict[str, set[str]] = {}
+        for row in read(tmp_path / "split.csv"):
+            sides.setdefault(Path(row["path"]).stem.split("_")[0], set()).add(row["split"])
+        assert len(sides) == 12
+        assert all(len(found) == 1 for found in sides.values())
+        assert "patient_id" not in read(tmp_path / "split.csv")[0]
+
+    def test_train_and_keep_given_refuse_the_stated_split(self, torn_dicom: Path, tmp_path: Path) -> None:
+        kept = invoke("split", torn_dicom, "--out", tmp_path / "split.csv", "--keep-given")
+        trained = train(torn_dicom, "--out", tmp_path / "run")
+        for result in (kept, trained):
+            assert result.exit_code == 3
+            assert "A patient stands on two sides of the given split" in result.stderr
+
+    def test_evaluate_refuses_a_bundle_that_learned_from_the_patients(self, torn_dicom: Path, tmp_path: Path) -> None:
+        train(torn_dicom, "--out", tmp_path / "run", "--allow-leakage")
+        result = invoke("evaluate", tmp_path / "run", torn_dicom, "--split", "test", "--out", tmp_path / "o", "--device", "cpu")
+        assert result.exit_code == 3
+        assert "of the split 'test' are linked to the training cases" in result.stderr

@@ -1,0 +1,118 @@
+"""The one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import warnings
+from collections.abc import Callable
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from reslink.cli.command import verb
+from reslink.cli.console import Console
+from reslink.errors import GateError, InputError, UsageError
+from reslink.imaging.limits import ImagingWarning
+
+runner = CliRunner()
+
+
+def invoke(action: Callable[[Console], object], *words: str) -> tuple[int, str, str]:
+    def act(console: Console, number: int = 1) -> None:
+        action(console)
+
+    app = typer.Typer()
+    app.command()(verb(act))
+    result = runner.invoke(app, list(words))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def raising(error: BaseException) -> Callable[[Console], object]:
+    def act(_: Console) -> None:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(InputError("A", "B", "C"), 1), (UsageError("A", "B", "C"), 2), (GateError("A", "B", "C"), 3)],
+)
+def test_an_error_of_ours_is_told_in_three_parts(error: BaseException, code: int) -> None:
+    assert invoke(raising(error)) == (code, "", "Error: A.\n  B.\n  C.\n")
+
+
+def test_debug_adds_the_traceback() -> None:
+    code, out, err = invoke(raising(InputError("A", "B", "C")), "--debug")
+    assert (code, out) == (1, "")
+    assert err.startswith("Traceback")
+    assert err.endswith("Error: A.\n  B.\n  C.\n")
+
+
+def test_an_unexpected_exception_is_called_a_bug() -> None:
+    code, _, err = invoke(raising(ZeroDivisionError("division by zero")))
+    assert code == 1
+    assert "ZeroDivisionError: division by zero" in err
+    assert "bug in reslink" in err
+    assert "--debug" in err
+    assert "Traceback" not in err
+
+
+def test_ctrl_c_ends_with_130_and_what_the_verb_said() -> None:
+    assert invoke(raising(KeyboardInterrupt())) == (130, "", "Stopped by Ctrl-C.\n")
+    assert invoke(raising(KeyboardInterrupt("Saved."))) == (130, "", "Saved.\n")
+
+
+def test_an_operating_system_error_names_the_file() -> None:
+    code, _, err = invoke(raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full/disk")))
+    assert code == 1
+    assert "/full/disk could not be read or written: No space left on device" in err
+    assert "bug" not in err
+
+
+def test_no_memory_names_the_batch_size() -> None:
+    assert invoke(raising(MemoryError()))[2] == "Error: Out of memory. Try a smaller --batch-size.\n"
+
+
+def test_an_exit_code_of_the_verb_is_kept() -> None:
+    assert invoke(raising(typer.Exit(3)))[0] == 3
+
+
+def test_quiet_and_verbose_rule_what_is_said() -> None:
+    def talk(console: Console) -> None:
+        console.detail("detail")
+        console.note("note")
+        console.warn("warning")
+        console.data("data")
+        logging.getLogger("reslink.somewhere").info("logged")
+
+    assert invoke(talk) == (0, "data\n", "note\nwarning\n")
+    assert invoke(talk, "-q") == (0, "data\n", "warning\n")
+    assert invoke(talk, "-v") == (0, "data\n", "detail\nnote\nwarning\nlogged\n")
+
+
+def test_a_warning_becomes_one_line_and_the_hook_is_given_back() -> None:
+    before = warnings.showwarning
+
+    def warn(_: Console) -> None:
+        warnings.warn_explicit("first frame of three", ImagingWarning, "contextlib.py", 1)
+        warnings.warn_explicit("of another package", UserWarning, "site-packages/reslink-like/x.py", 1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert invoke(warn) == (0, "", "Warning: first frame of three\n")
+    assert warnings.showwarning is before
+
+
+def test_a_misspelt_option_names_the_right_one() -> None:
+    code, _, err = invoke(lambda _: None, "--numbr", "2")
+    assert code == 2
+    assert "--number" in err
+
+
+def test_common_options_stand_in_the_help() -> None:
+    _, out, _ = invoke(lambda _: None, "--help")
+    assert all(option in out for option in ("--quiet", "--verbose", "--offline", "--debug"))

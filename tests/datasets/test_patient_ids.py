@@ -1,0 +1,135 @@
+"""Whose images they are where only the DICOM headers say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from reslink.datasets.cache.pixel_cache import PixelCache
+from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.patient_ids import HeaderPatient, header_patient, with_header_patients
+from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
+from reslink.datasets.split_table import write_table
+from reslink.imaging.preprocess import Preprocess
+from reslink.labels import Labels
+
+SMALL = Preprocess(size=64, channels=1)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Four patients of two slices each in class folders, DICOM."""
+    make_cohort(tmp_path / "all", PhantomSettings.parse({"patients": 4, "slices": 2, "size": 128, "format": "dicom"}))
+    for case in Manifest.open(tmp_path / "all").cases:
+        copy = tmp_path / "data" / case.label / case.path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(case.path.read_bytes())
+    return tmp_path / "data"
+
+
+def changed(path: Path, change: Callable[[pydicom.Dataset], None]) -> None:
+    item = pydicom.dcmread(path)
+    change(item)
+    item.save_as(path)
+
+
+def cases(*patients: str | None) -> Manifest:
+    made = tuple(Case(Path(f"{i}"), "ab"[i % 2], patient_id=patient, name=f"{i}") for i, patient in enumerate(patients))
+    return Manifest(made, Labels(("a", "b")), Path())
+
+
+def patients(manifest: Manifest) -> list[str | None]:
+    return [case.patient_id for case in manifest.cases]
+
+
+class TestOneHeader:
+    def test_says_whose_it_is_and_keeps_no_id(self, data: Path) -> None:
+        found = [header_patient(case.path) for case in Manifest.open(data).cases]
+        assert len({item.patient for item in found}) == 4
+        assert len({item.study for item in found}) == 4
+        assert "P0" not in str(found)
+
+    @pytest.mark.parametrize(
+        "name", ["", " ", "ANON", "anonymous", "Unknown", "N/A", "--", "XXXX", "De-Identified", "ANON^Patient"]
+    )
+    def test_that_names_nobody(self, data: Path, name: str) -> None:
+        path = Manifest.open(data).cases[0].path
+        changed(path, lambda item: setattr(item, "PatientID", name))
+        assert header_patient(path).patient == ""
+
+    def test_two_issuers_may_give_one_number(self, data: Path) -> None:
+        path, found = Manifest.open(data).cases[0].path, set()
+        for issuer in ("North", "South"):
+            changed(path, lambda item, issuer=issuer: setattr(item, "IssuerOfPatientID", issuer))  # type: ignore[misc]
+            found.add(header_patient(path).patient)
+        assert len(found) == 2
+
+    def test_deflated_bare_and_spaced_headers(self, data: Path, tmp_path: Path) -> None:
+        path = Manifest.open(data).cases[0].path
+        plain = header_patient(path)
+        item = pydicom.dcmread(path)
+        item.PatientID = f" {item.PatientID} "
+        item.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+        item.save_as(tmp_path / "deflated.dcm")
+        assert header_patient(tmp_path / "deflated.dcm") == plain
+
+    @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n" + b"x" * 200, b"\0" * 128 + b"DICM" + b"\xff" * 40])
+    def test_other_files_name_nobody(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "file").write_bytes(content)
+        assert header_patient(tmp_path / "file") == HeaderPatient()
+        assert header_patient(tmp_path / "missing") == HeaderPatient()
+
+
+class TestCases:
+    def test_a_stated_patient_wins_and_takes_the_other_files_of_the_same_person(self) -> None:
+        headers = [HeaderPatient("h1", "s"), HeaderPatient("h1", "s"), HeaderPatient("h2", "t"), HeaderPatient()]
+        found, note = with_header_patients(cases("Ann", None, None, None), headers)
+        assert patients(found) == ["Ann", "Ann", "dicom-h2", None]
+        assert [case.stated_patient for case in found.cases] == ["Ann", "", "", ""]
+        assert note == ""
+
+    @pytest.mark.parametrize(
+        ("headers", "used"),
+        [
+            ([("h", "s"), ("h", "t"), ("h", "u")], False),
+            ([("h", ""), ("h", ""), ("h", "")], False),
+            ([("h", "s"), ("h", "s"), ("h", "s")], True),  # one examination of one person
+            ([("h", "s"), ("h", "t"), ("", "u")], True),  # two files only
+            ([("h", "s"), ("h", "t"), ("i", "u")], True),
+        ],
+    )
+    def test_an_id_that_all_files_of_several_studies_share_joins_nothing(
+        self, headers: list[tuple[str, str]], used: bool
+    ) -> None:
+        found, note = with_header_patients(cases(None, None, None), [HeaderPatient(*header) for header in headers])
+        assert ("dicom-h" in patients(found)) is used
+        assert bool(note) is not used
+
+    def test_the_digest_of_the_data_and_a_table_hold_none_of_it(self, data: Path, tmp_path: Path) -> None:
+        before = Manifest.open(data)
+        found, _ = with_header_patients(before)
+        assert len(set(patients(found))) == 4
+        assert found.digest() == before.digest()
+        out = write_table(tmp_path / "split.csv", found, {"split": ["train"] * len(found)})
+        assert out.read_text().splitlines()[0] == "path,label,split"
+
+
+class TestThePixelCache:
+    def test_it_knows_them_every_time_it_is_opened_and_keeps_nothing(self, data: Path, tmp_path: Path) -> None:
+        found = [PixelCache.open(Manifest.open(data), SMALL, tmp_path / "cache", workers=0) for _ in range(2)]
+        for cache in found:
+            assert len(set(patients(cache.manifest)) - {None}) == 4
+            assert cache.notes == ()
+        assert patients(found[0].manifest) == patients(found[1].manifest)
+        [index] = (tmp_path / "cache").glob("*/index.json")
+        assert "dicom-" not in index.read_text()
+
+    def test_it_says_what_is_not_used(self, data: Path, tmp_path: Path) -> None:
+        for case in Manifest.open(data).cases:
+            changed(case.path, lambda item: setattr(item, "PatientID", "SITE"))
+        cache = PixelCache.open(Manifest.open(data), SMALL, tmp_path / "cache", workers=0)
+        assert set(patients(cache.manifest)) == {None}
+        assert "the same Patient ID" in cache.notes[0]

@@ -1,0 +1,171 @@
+"""The robustness study, held against files that were corrupted, saved and predicted one by one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from scipy import ndimage
+
+from reslink.bundles.bundle import Bundle
+from reslink.bundles.decision.decision import Decision
+from reslink.datasets.corruptions import Original, corrupt
+from reslink.datasets.manifest import Manifest
+from reslink.errors import InputError, UsageError
+from reslink.experiments.robustness import predict_corrupted
+from reslink.experiments.robustness.robustness import robustness
+from reslink.imaging.preprocess import Preprocess
+from reslink.imaging.reading import read_image
+from reslink.inference.classifier import Classifier
+from reslink.labels import Labels
+from reslink.networks.reslink import ResLinkConfig, build
+from reslink.training.monitoring.progress import Silent
+
+LABELS = Labels(("Healthy", "Tumor"))
+KINDS = ("noise", "jpeg", "crop")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A bundle, and 24 pictures of 12 patients labelled as it calls them, so that it is always right."""
+    place, rng = tmp_path_factory.mktemp("robustness"), np.random.default_rng(0)
+    root = place / "data"
+    root.mkdir()
+    y, x = np.mgrid[:96, :96] - 48
+    for i in range(24):
+        texture = ndimage.gaussian_filter(rng.standard_normal((96, 96)), 3) * 250
+        picture = (np.hypot(y, x * (1 + 0.015 * i)) < 40) * (110 + texture)
+        Picture.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(root / f"{i:02d}.png")
+    config = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)
+    state = build(config, seed=1).state_dict()
+    state["head.1.weight"] *= 30
+    bundle = Bundle({"name": "tiny", **config.model_dump(mode="json")}, Preprocess(size=64, channels=1), LABELS)
+    plain = bundle.save(place / "bundle", state)
+    calls = [call.probabilities["Tumor"] for call in Classifier.load(plain.folder, "cpu").predict(sorted(root.iterdir()))]
+    middle = float(np.median(calls))
+    replace(plain, decision=Decision(threshold=middle)).save(place / "bundle", state)
+    rows = [[f"{i:02d}.png", LABELS.names[call >= middle], f"p{i // 2}"] for i, call in enumerate(calls)]
+    with (root / "manifest.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["path", "label", "patient_id"], *rows])
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(made):
+    """The study of it, in ``made / "whole"``."""
+    return study(made / "bundle", made / "data", made / "whole", kinds=KINDS)
+
+
+@pytest.fixture
+def bundle(made):
+    return made / "bundle"
+
+
+@pytest.fixture
+def data(made, tmp_path):
+    return Path(shutil.copytree(made / "data", tmp_path / "data"))
+
+
+def study(bundle, data, out, **options):
+    options = {"kinds": ("jpeg",), "device": "cpu", **options}
+    return robustness(bundle, Manifest.open(data, labels=LABELS), out, **options)
+
+
+def rows_of(result, name="figures"):
+    [table] = [table for table in result["tables"] if table["name"] == name]
+    return {(row["kind"], row.get("severity")): row for row in table["rows"]}
+
+
+def test_each_figure_is_that_of_files_corrupted_and_predicted_by_hand(bundle, data, whole, tmp_path):
+    rows = rows_of(whole)
+    assert set(rows) == {(None, 0), *((kind, severity) for kind in KINDS for severity in (1, 2, 3, 4, 5))}
+    assert rows[None, 0]["accuracy"]["estimate"] == 1
+    manifest, classifier, changed = Manifest.open(data, labels=LABELS), Classifier.load(bundle, "cpu"), 0
+    for kind, severity in (("noise", 2), ("jpeg", 5), ("crop", 4)):
+        right = []
+        for case in manifest.cases:
+            spoiled = corrupt(Original(read_image(case.path), case.name, 0), kind, severity)
+            path = tmp_path / "spoiled.png"
+            Picture.fromarray(spoiled.pixels.astype(np.uint8)).save(path)
+            right.append(next(classifier.predict([path])).label == case.label)
+        row = rows[kind, severity]
+        assert row["accuracy"]["estimate"] == pytest.approx(np.mean(right))
+        assert row["drop_accuracy"]["estimate"] == pytest.approx(1 - np.mean(right))
+        changed += right.count(False)
+    assert changed
+    assert rows["noise", 5]["accuracy"]["ci_low"] <= rows["noise", 5]["accuracy"]["estimate"]
+
+
+def test_it_writes_table_json_and_page(made, whole):
+    folder = made / "whole" / "robustness"
+    assert json.loads((folder / "study.json").read_text()) == whole
+    with (folder / "study.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert len(lines) == 15
+    assert {line["kind"] for line in lines} == set(KINDS)
+    page = (folder / "report.html").read_text()
+    assert "Research use only" in page
+    assert page.count("<svg") == 3
+    assert whole["research_use_only"] is True
+    assert "NaN" not in (folder / "study.json").read_text()
+
+
+def test_an_interrupted_study_goes_on_and_gives_the_same(bundle, data, tmp_path, monkeypatch):
+    undisturbed = study(bundle, data, tmp_path / "undisturbed")
+
+    class Stop(Silent):
+        done = 0
+
+        def step(self, n=1, **_):
+            self.done += n
+            if self.done > 24 + 9:  # reading takes 24 steps
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study(bundle, data, tmp_path / "out", progress=Stop())
+    calls = []
+    copies = predict_corrupted.copies
+    monkeypatch.setattr(predict_corrupted, "copies", lambda case, *rest: calls.append(case.name) or copies(case, *rest))
+    assert study(bundle, data, tmp_path / "out") == undisturbed
+    assert 0 < len(calls) <= 24 - 9
+
+
+@pytest.mark.usefixtures("whole")
+def test_another_seed_in_the_same_folder_is_refused(made, bundle, data):
+    with pytest.raises(UsageError, match="another bundle or other settings"):
+        study(bundle, data, made / "whole", kinds=KINDS, seed=1)
+
+
+def test_a_bad_file_is_named_and_the_others_go_on(bundle, data, tmp_path):
+    (data / "03.png").write_bytes(b"no image")
+    result = study(bundle, data, tmp_path / "out", images=None)
+    assert [one["run"] for one in result["failed"]] == ["03.png"]
+    assert str(tmp_path) not in result["failed"][0]["reason"]
+    assert result["facts"]["Images"] == "23, 1 failed"
+
+
+def test_a_few_images_give_figures_without_intervals_and_say_so(bundle, data, tmp_path):
+    result = study(bundle, data, tmp_path / "out", images=6)
+    assert rows_of(result)["jpeg", 1]["auroc"]["ci_low"] is None
+    assert any("fewer than 10 groups" in sentence for sentence in result["not_done"])
+
+
+def test_nothing_that_can_be_judged_is_an_error(bundle, data, tmp_path, monkeypatch):
+    def broken(*_):
+        raise InputError("It is broken", "It is whole", "Mend it")
+
+    monkeypatch.setattr(predict_corrupted, "copies", broken)
+    with pytest.raises(InputError, match="Not one of 24 images could be judged"):
+        study(bundle, data, tmp_path / "out")
+
+
+def test_an_unknown_corruption_is_refused_before_any_work(bundle, data, tmp_path):
+    with pytest.raises(UsageError, match="Did you mean 'noise'"):
+        robustness(bundle, Manifest.open(data, labels=LABELS), tmp_path / "out", kinds=["nois"])
+    assert not (tmp_path / "out").exists()

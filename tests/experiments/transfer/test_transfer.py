@@ -1,0 +1,173 @@
+"""The transfer study: labels mapped, drops computed by hand, data that cannot be judged."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from scipy import ndimage
+
+from reslink.bundles.bundle import Bundle
+from reslink.datasets.manifest import Manifest
+from reslink.errors import UsageError
+from reslink.experiments.transfer.transfer import transfer
+from reslink.imaging.preprocess import Preprocess
+from reslink.inference.classifier import Classifier
+from reslink.labels import Labels
+from reslink.networks.reslink import ResLinkConfig, build
+
+LABELS = Labels(("Healthy", "Tumor"))
+MAP = {"no_tumor": "Healthy", "glioma": "Tumor", "pituitary": "Tumor"}
+
+
+def write(root, seed, classifier=None, names=("Healthy", "Tumor"), wrong=0, n=40, grey=110):
+    """Pictures labelled as the network calls them, but for the first few, which are labelled the other way."""
+    root.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:96, :96] - 48
+    for i in range(n):
+        texture = ndimage.gaussian_filter(rng.standard_normal((96, 96)), 3) * 250
+        picture = (np.hypot(y, x * (1 + 0.01 * i)) < 40) * (grey + texture)
+        Picture.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(root / f"{i:02d}.png")
+    if classifier is None:
+        return root
+    calls = [call.label == "Tumor" for call in classifier.predict(sorted(root.glob("*.png")))]
+    truth = [call ^ (i < wrong) for i, call in enumerate(calls)]
+    with (root / "manifest.csv").open("w", newline="") as stream:
+        rows = [[f"{i:02d}.png", names[1 + i % (len(names) - 1)] if true else names[0]] for i, true in enumerate(truth)]
+        csv.writer(stream).writerows([["path", "label"], *rows])
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A bundle in a folder with data like that learned from (``home``) and other data (``away``)."""
+    place = tmp_path_factory.mktemp("transfer")
+    config = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)
+    state = build(config, seed=1).state_dict()
+    state["head.1.weight"] *= 30
+    bundle = Bundle({"name": "tiny", **config.model_dump(mode="json")}, Preprocess(size=64, channels=1), LABELS)
+    classifier = Classifier.load(bundle.save(place / "bundle", state).folder, "cpu")
+    write(place / "home", 0, classifier, wrong=2)
+    write(place / "away", 1, classifier, ("no_tumor", "glioma", "pituitary"), wrong=16, grey=150)
+    return place
+
+
+@pytest.fixture(scope="module")
+def result(made):
+    """The study of both."""
+    return run(made / "bundle", [made / "away"], made / "out", rename=MAP, inside=made / "home")
+
+
+@pytest.fixture
+def bundle(made, tmp_path):
+    return Path(shutil.copytree(made / "bundle", tmp_path / "bundle"))
+
+
+@pytest.fixture
+def inside(made):
+    return made / "home"
+
+
+@pytest.fixture
+def outside(made):
+    return made / "away"
+
+
+def table(result, name):
+    [found] = [one for one in result["tables"] if one["name"] == name]
+    return found["rows"]
+
+
+def run(bundle, others, out, **options):
+    return transfer(bundle, others, out, device="cpu", **options)
+
+
+def test_the_drop_is_that_counted_by_hand_and_flagged(result):
+    rows = {row["figure"]: row for row in table(result, "drop")}
+    row = rows["accuracy"]
+    assert row["inside"]["estimate"] == pytest.approx(38 / 40)
+    assert row["outside"]["estimate"] == pytest.approx(24 / 40)
+    assert row["drop"]["estimate"] == pytest.approx(14 / 40)
+    assert row["drop"]["ci_low"] < 14 / 40 < row["drop"]["ci_high"]
+    assert row["flagged"] is True
+    assert any("accuracy drops by 35.0 points" in sentence and "Flagged" in sentence for sentence in result["answer"])
+
+
+def test_each_label_of_the_other_data_is_counted_by_itself(result, outside):
+    found = {row["label"]: row for row in table(result, "labels")}
+    with (outside / "manifest.csv").open(newline="") as stream:
+        given = [row["label"] for row in csv.DictReader(stream)]
+    assert {label: row["n"] for label, row in found.items()} == {label: given.count(label) for label in MAP}
+    right = [label for i, label in enumerate(given) if i >= 16]
+    assert found["glioma"]["accuracy"]["estimate"] == pytest.approx(right.count("glioma") / given.count("glioma"))
+
+
+def test_what_differs_is_tabulated(result):
+    rows = {row["fact"]: row for row in table(result, "differences-1")}
+    wanted = {"modality", "plane", "side_px", "pixel_mm", "thickness_mm", "head_share", "head_tilt", "grey_mean", "sharpness"}
+    assert wanted <= set(rows)
+    assert rows["side_px"]["difference"] == 0
+    assert rows["thickness_mm"]["inside"] == "not stated"
+
+
+def test_without_inside_data_the_figures_of_the_bundle_are_used_and_a_class_can_be_left_out(bundle, outside, tmp_path):
+    known = {"estimate": 0.65, "ci_low": 0.5, "ci_high": 0.7, "method": "m", "n": 50}
+    Bundle.load(bundle).with_metrics({"n": 50, "metrics": {"accuracy": known}})
+    result = run(bundle, [outside], tmp_path / "out", rename={**MAP, "pituitary": None})
+    assert {row["label"] for row in table(result, "labels")} == {"no_tumor", "glioma"}
+    assert "pituitary → left out" in result["facts"]["Labels"]
+    rows = {row["figure"]: row for row in table(result, "drop")}
+    assert rows["accuracy"]["drop"]["estimate"] == pytest.approx(0.65 - rows["accuracy"]["outside"]["estimate"])
+    assert rows["accuracy"]["flagged"] is (rows["accuracy"]["drop"]["estimate"] > 0.1)
+    assert rows["auroc"]["drop"]["estimate"] is None
+    assert result["facts"]["Inside figures"] == "50 images, as the bundle says"
+    assert any("--inside DATA" in sentence for sentence in result["not_done"])
+
+
+def test_data_that_cannot_be_used_is_reported_and_sets_of_one_name_are_told_apart(bundle, outside, tmp_path):
+    strange = write(tmp_path / "strange", 3, Classifier.load(bundle, "cpu"), ("normal", "tumour"))
+    other = write(tmp_path / "elsewhere" / "away", 5, Classifier.load(bundle, "cpu"), ("no_tumor", "glioma"))
+    others = [strange, outside, tmp_path / "nowhere", other / "manifest.csv"]
+    result = run(bundle, others, tmp_path / "out", rename=MAP)
+    reasons = {one["run"]: one["reason"] for one in result["failed"]}
+    assert "--map LABEL=CLASS" in reasons["strange"]
+    assert "does not exist" in reasons["nowhere"]
+    assert all(row["drop"]["estimate"] is None for row in table(result, "drop"))
+    assert any(sentence.startswith("No drop:") for sentence in result["not_done"])
+    assert result["answer"] == ["away: no drop can be given.", "away-2: no drop can be given."]
+    assert {row["data"] for row in table(result, "drop")} == {"away", "away-2"}
+    for name in ("away", "away-2"):
+        assert (tmp_path / "out" / "transfer" / name / "evaluation.json").is_file()
+        assert (tmp_path / "out" / "transfer" / name / "report.html").is_file()
+
+
+def test_a_class_that_the_bundle_does_not_know_and_a_label_in_no_data_are_refused(bundle, outside, tmp_path):
+    with pytest.raises(UsageError, match="Did you mean 'Tumor'"):
+        run(bundle, [outside], tmp_path / "out", rename={"glioma": "Tumour"})
+    with pytest.raises(UsageError, match=r"No data set has the label 'gliomas'.*Did you mean 'glioma'"):
+        run(bundle, [outside], tmp_path / "out", rename={**MAP, "gliomas": "Tumor"})
+    with pytest.raises(UsageError, match="No other data"):
+        run(bundle, [], tmp_path / "out")
+
+
+def test_it_writes_a_page_and_no_path(made, result):
+    folder = made / "out" / "transfer"
+    assert json.loads((folder / "study.json").read_text()) == result
+    page = (folder / "report.html").read_text()
+    assert "more than 10 points" in page
+    assert page.count("<svg") == 3
+    assert str(made) not in page
+
+
+def test_manifest_keeps_the_label_that_was_given(outside):
+    manifest = Manifest.open(outside, labels=LABELS, rename=MAP)
+    assert {case.label for case in manifest.cases} == {"Healthy", "Tumor"}
+    assert {case.extra["given_label"] for case in manifest.cases} == set(MAP)
+    with pytest.raises(UsageError, match="No case is left"):
+        Manifest.open(outside, labels=LABELS, rename=dict.fromkeys(MAP))

@@ -1,0 +1,212 @@
+"""The head mask on synthetic slices whose head is known, and on the development images."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image as Picture
+
+from reslink.imaging.head_mask import _middle, head_mask
+from reslink.imaging.image import Image
+
+Kind = Literal["HU", "ct", "mr"]
+LEVELS: dict[Kind, tuple[float, float, float, float]] = {  # air, scalp, skull, brain
+    "HU": (-1000, 30, 1200, 35),
+    "ct": (0, 90, 255, 100),
+    "mr": (6, 220, 12, 110),
+}
+
+
+def ellipse(side: int, height: float, width: float) -> NDArray[np.bool_]:
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    return (y / height) ** 2 + (x / width) ** 2 <= 1
+
+
+def synthetic(kind: Kind, rng: np.random.Generator, side: int = 256) -> tuple[Image, NDArray[np.bool_]]:
+    """A slice with noise and structure, and its true head."""
+    air, scalp, skull, brain = LEVELS[kind]
+    head = ellipse(side, 0.40 * side, 0.32 * side)
+    pixels = np.full((side, side), air, np.float64)
+    pixels[head] = scalp
+    pixels[ellipse(side, 0.385 * side, 0.305 * side)] = skull
+    inner = ellipse(side, 0.355 * side, 0.275 * side)
+    pixels[inner] = brain
+    pixels[ellipse(side, 0.1 * side, 0.05 * side)] = brain * 0.3
+    pixels += rng.normal(0, 3, pixels.shape)
+    low, high = (-1024, 3000) if kind == "HU" else (0, 255)
+    pixels = np.clip(pixels, low, high).astype(np.float32)
+    return Image(pixels, "HU" if kind == "HU" else "grey"), head
+
+
+def overlap(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+    return float((found & true).sum() / (found | true).sum())
+
+
+@pytest.mark.parametrize("side", [64, 100, 256, 700])
+@pytest.mark.parametrize("kind", ["HU", "ct", "mr"])
+def test_finds_the_whole_head(kind: Kind, side: int, rng: np.random.Generator) -> None:
+    image, head = synthetic(kind, rng, side)
+    assert overlap(head_mask(image), head) > (0.95 if side >= 256 else 0.9)
+
+
+def test_table_and_head_holder_are_not_head(rng: np.random.Generator) -> None:
+    image, head = synthetic("HU", rng)
+    pixels = image.pixels.copy()
+    pixels[246:252] = 200  # table
+    pixels[238:241, 60:196] = 100  # shell of the head holder, three pixels under the head
+    mask = head_mask(Image(pixels, "HU"))
+    assert overlap(mask, head) > 0.95
+    assert not mask[246:].any()
+
+
+@pytest.mark.parametrize("kind", ["ct", "mr"])
+def test_a_white_frame_is_not_head(kind: Kind, rng: np.random.Generator) -> None:
+    image, head = synthetic(kind, rng)
+    cut = np.s_[28:228]  # the head touches the frame
+    pixels = image.pixels[cut].copy()
+    pixels[[0, 1, -2, -1]] = 255
+    pixels[:, [0, 1, -2, -1]] = 255
+    assert overlap(head_mask(Image(pixels, "grey")), head[cut]) > 0.9
+
+
+def test_shuffled_blocks_beside_a_skull_are_not_head(rng: np.random.Generator) -> None:
+    image, head = synthetic("ct", rng)
+    pixels = image.pixels.copy()
+    noise = rng.choice([0.0, 90.0, 255.0], size=pixels.shape, p=[0.3, 0.5, 0.2]).astype(np.float32)
+    away = ~ellipse(256, 0.42 * 256, 0.34 * 256)
+    pixels[away] = noise[away]
+    mask = head_mask(Image(pixels, "grey"))
+    assert overlap(mask, head) > 0.9
+    assert (mask & away).sum() < 0.02 * head.sum()
+
+
+@pytest.mark.parametrize("kind", ["ct", "mr"])
+def test_a_head_cut_by_the_border(kind: Kind, rng: np.random.Generator) -> None:
+    image, head = synthetic(kind, rng)
+    cut = np.s_[40:200, 60:190]
+    assert overlap(head_mask(Image(image.pixels[cut].copy(), "grey")), head[cut]) > 0.9
+
+
+def test_negatives_and_monochrome1(rng: np.random.Generator) -> None:
+    image, head = synthetic("mr", rng)
+    negative = (255 - image.pixels).astype(np.float32)
+    assert overlap(head_mask(Image(negative, "grey")), head) > 0.95
+    np.testing.assert_array_equal(head_mask(Image(negative, "grey", inverted=True)), head_mask(image))
+
+
+def test_padding_and_not_a_number_are_never_head(rng: np.random.Generator) -> None:
+    image, head = synthetic("HU", rng)
+    padding = np.zeros(head.shape, np.bool_)
+    padding[:, :100] = True
+    pixels = image.pixels.copy()
+    pixels[padding] = 3000
+    pixels[100:104, 150:154] = np.nan
+    mask = head_mask(Image(pixels, "HU", padding=padding))
+    assert not mask[padding].any()
+    assert not mask[100:104, 150:154].any()
+    assert overlap(mask, head & ~padding) > 0.9
+
+
+def gaps(kind: str) -> NDArray[np.bool_]:
+    """Pixels without a measurement: a grid, or all beyond a circle."""
+    y, x = np.mgrid[:256, :256]
+    every = {"grid": (y % 8 == 0) | (x % 8 == 0), "round": np.hypot(y - 127.5, x - 127.5) > 120}
+    return np.asarray(every[kind])
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+@pytest.mark.parametrize("kind", ["grid", "round"])
+def test_padding_of_an_inverted_image_is_background(kind: str, inverted: bool, rng: np.random.Generator) -> None:
+    image, head = synthetic("mr", rng)
+    pixels = (255 - image.pixels).astype(np.float32) if inverted else image.pixels.copy()
+    padding = gaps(kind)
+    pixels[padding] = 0
+    mask = head_mask(Image(pixels, "MR", padding=padding, inverted=inverted))
+    assert not mask[padding].any()
+    assert overlap(mask, head & ~padding) > 0.9
+
+
+def test_one_absurd_value_of_a_ct_moves_no_border(rng: np.random.Generator) -> None:
+    image, head = synthetic("HU", rng)
+    pixels = image.pixels.copy()
+    pixels[3, 3] = 2e30
+    assert overlap(head_mask(Image(pixels, "HU")), head) > 0.95
+
+
+@pytest.mark.parametrize("kind", [">f4", "f2", "i4", "f8"])
+def test_the_mask_does_not_depend_on_the_type_of_the_pixels(kind: str, rng: np.random.Generator) -> None:
+    image, _ = synthetic("mr", rng)
+    whole = Image(np.rint(image.pixels), "grey")
+    np.testing.assert_array_equal(head_mask(Image(whole.pixels.astype(kind), "grey")), head_mask(whole))
+
+
+@pytest.mark.parametrize("unit", ["HU", "MR", "grey"])
+@pytest.mark.parametrize("value", [0.0, -1000.0, 7.0, np.nan])
+def test_no_head_in_a_blank_image(unit: Literal["HU", "MR", "grey"], value: float) -> None:
+    mask = head_mask(Image(np.full((90, 120), value if unit != "HU" else min(value, -1000), np.float32), unit))
+    assert mask.shape == (90, 120)
+    assert not mask.any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (2, 5), (300, 3), (3, 70_000), (1, 200_000)])
+def test_any_shape(shape: tuple[int, int], rng: np.random.Generator) -> None:
+    assert head_mask(Image(rng.normal(size=shape).astype(np.float32), "grey")).shape == shape
+
+
+def test_the_mask_does_not_depend_on_brightness_and_contrast(rng: np.random.Generator) -> None:
+    image, _ = synthetic("mr", rng)
+    other = Image((image.pixels * 4 + 32).astype(np.float32), "MR")
+    np.testing.assert_array_equal(head_mask(other), head_mask(image))
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1e36, 0), (1e36, -3e38), (1e-30, 0), (1, 1e6)])
+def test_the_mask_does_not_depend_on_the_range_of_the_values(factor: float, shift: float, rng: np.random.Generator) -> None:
+    image, _ = synthetic("mr", rng)
+    other = Image((image.pixels.astype(np.float64) * factor + shift).astype(np.float32), "MR")
+    np.testing.assert_array_equal(head_mask(other), head_mask(image))
+
+
+@pytest.mark.parametrize("unit", ["MR", "HU"])
+def test_the_largest_values_that_a_float_holds(unit: Literal["HU", "MR"]) -> None:
+    head = ellipse(256, 100, 80)
+    assert overlap(head_mask(Image(np.where(head, 3e38, -3e38).astype(np.float32), unit)), head) > 0.95
+
+
+def _real(shared_data: Path, name: str, count: int) -> list[Image]:
+    with (shared_data / name / "manifest.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    paths = [shared_data / name / row["path"] for row in rows[:: len(rows) // count]]
+    return [Image(np.asarray(Picture.open(path).convert("L"), np.float32), "grey") for path in paths]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["ct", "mri4", "lgg"])
+def test_real_masks_have_the_size_and_form_of_a_head(shared_data: Path, name: str) -> None:
+    masks = [head_mask(image) for image in _real(shared_data, name, 40)]
+    areas = np.array([mask.mean() for mask in masks])
+    filled = np.array([mask.sum() / (np.ptp(np.nonzero(mask), axis=1) + 1).prod() for mask in masks])
+    assert (areas > 0.08).all()
+    assert np.quantile(areas, 0.95) < 0.9
+    assert np.quantile(filled, 0.05) > 0.6  # an ellipse fills pi / 4 of its box
+
+
+def test_the_mask_of_an_image_is_found_once_and_cannot_be_changed() -> None:
+    pixels = np.zeros((64, 64), np.float32)
+    pixels[16:48, 16:48] = 100
+    image = Image(pixels=pixels, unit="grey", white=255.0)
+    mask = head_mask(image)
+    assert head_mask(image) is mask
+    with pytest.raises(ValueError, match="read-only"):
+        mask[0, 0] = True
+
+
+def test_the_median_is_that_of_numpy_to_the_bit(rng: np.random.Generator) -> None:
+    for size in (1, 2, 3, 4, 99, 100, 4096):
+        values = rng.random(size).astype(np.float32)
+        assert _middle(np.sort(values)) == float(np.median(values))
+        assert _middle(np.sort(np.rint(4 * values))) == float(np.median(np.rint(4 * values)))

@@ -1,0 +1,248 @@
+"""The page: whole, self-contained, safe, and with the numbers of the run."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from reslink.errors import InputError
+from reslink.reports.run.page import evaluation_report, run_report
+
+HOSTILE = "<script>alert('x')</script>"
+
+
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Reader(HTMLParser):
+    """Collects tags, addresses, ids, text and images of a page, and checks that tags are closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.handlers: list[str] = []
+        self.ids: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(page)
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self._open.append(tag)
+        for name, value in attrs:
+            if name in ("href", "src", "xlink:href", "action", "data", "srcset", "background"):
+                self.addresses.append(value or "")
+            if name.startswith("on"):
+                self.handlers.append(name)
+            if name == "id":
+                self.ids.append(value or "")
+        if tag == "img":
+            self.images.append(dict(attrs))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.text += data
+
+
+def read(page: Path) -> tuple[str, Reader]:
+    text = page.read_text(encoding="utf-8")
+    return text, Reader(text)
+
+
+def test_it_is_one_file_that_asks_for_nothing(make_run):
+    page = run_report(make_run())
+    text, reader = read(page)
+    assert page.name == "report.html"
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in reader.addresses)
+    assert not {"script", "link", "iframe", "object", "embed", "form", "base"} & set(reader.tags)
+    assert not reader.handlers
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text).replace("http-equiv", "")
+    assert "@import" not in text
+    assert all(match.startswith("#") for match in re.findall(r"url\((?!#)?[\"']?([^)\"']*)", text))
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+
+
+def test_every_address_inside_the_page_leads_somewhere(make_run):
+    text, reader = read(run_report(make_run()))
+    assert len(reader.ids) == len(set(reader.ids))
+    inside = [address[1:] for address in reader.addresses if address.startswith("#")]
+    inside += re.findall(r"url\(#([^)]+)\)", text)
+    assert inside
+    assert set(inside) <= set(reader.ids)
+
+
+def test_the_numbers_of_the_run_stand_in_it(make_run):
+    run = make_run()
+    text, reader = read(run_report(run))
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    for name in ("auroc", "accuracy", "sensitivity", "specificity", "ppv", "f1"):
+        estimate = evaluation["metrics"][name]
+        assert f"{estimate['estimate']:.3f}" in reader.text
+        assert f"{estimate['ci_low']:.3f} to {estimate['ci_high']:.3f}" in reader.text
+    for row in evaluation["confusion_matrix"]["counts"]:
+        for count in row:
+            assert f"<b>{count}</b>" in text
+    assert f"AUROC {evaluation['metrics']['auroc']['estimate']:.3f}" in text
+    for part in (
+        "sensitivity (recall)",
+        "PPV (precision)",
+        "0.812",
+        "0.700 to 0.900",
+        "Grad-CAM",
+        "ab" * 32,
+        "model.variant",
+        "reslink_small",
+        "0.7, 0.15, 0.15",
+        "2.13.0",
+        "CC BY 4.0",
+        "80 images in 40 groups",
+        "No group stands on two sides",
+        "The loss of validation rises",
+        "Use more augmentation",
+        "91.2",
+        "rank correlation 0.02",
+        "on 60 cases that the network never learned from".capitalize(),
+    ):
+        assert part in reader.text, part
+    assert reader.text.count("Use more augmentation") == 1
+    assert reader.text.count("Research use only – not for diagnosis") == 2
+
+
+def test_every_picture_has_words(make_run):
+    text, reader = read(run_report(make_run()))
+    assert len(reader.images) == 2
+    assert all(image["alt"] for image in reader.images)
+    charts = re.findall(r"<svg [^>]*>", text)
+    assert len(charts) == 6
+    assert all('role="img"' in chart and "aria-label=" in chart for chart in charts)
+
+
+def test_names_cannot_bring_markup_into_the_page(make_run):
+    names = ("$a_{1}$ & 'b' \"c\"", HOSTILE)
+    run = make_run(names, name="<img src=x onerror=alert(1)>")
+    for file in ("config.yaml", "environment.json"):
+        (run / file).write_text(json.dumps({HOSTILE: {"a": HOSTILE, "b": [HOSTILE]}}))
+    finding = {"kind": "finding", "code": HOSTILE, "message": HOSTILE, "advice": HOSTILE, "epoch": HOSTILE}
+    (run / "metrics.jsonl").write_text(json.dumps(finding) + "\n")
+    text, reader = read(run_report(run))
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    assert not reader.handlers
+    assert {image["src"][:5] for image in reader.images} == {"data:"}
+    assert HOSTILE in reader.text
+    assert "$a_{1}$" in reader.text  # taken literally, also in the charts
+
+
+def test_a_group_on_two_sides_is_said_aloud(make_run):
+    run = make_run()
+    rows = (run / "splits.csv").read_text().splitlines()
+    rows[1] = rows[1].replace("train", "test")
+    (run / "splits.csv").write_text("\n".join(rows))
+    _, reader = read(run_report(run))
+    assert "1 of 40 groups stand on more than one side" in reader.text
+    assert "No group stands" not in reader.text
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "config.yaml",
+        "environment.json",
+        "splits.csv",
+        "metrics.jsonl",
+        "evaluation.json",
+        "predictions.csv",
+        "bundle/bundle.json",
+        "figures/gallery.json",
+        "figures/sanity.json",
+    ],
+)
+def test_what_is_missing_is_left_out(make_run, missing):
+    run = make_run()
+    (run / missing).unlink()
+    read(run_report(run))
+
+
+def test_an_empty_run_gives_a_page_too(tmp_path):
+    _, reader = read(run_report(tmp_path))
+    assert tmp_path.name in reader.text
+
+
+@pytest.mark.parametrize("broken", ["evaluation.json", "predictions.csv", "metrics.jsonl", "config.yaml"])
+def test_what_is_broken_is_named(make_run, broken):
+    run = make_run()
+    (run / broken).write_text("label,prediction\nTumor" if broken.endswith("csv") else "{[broken")
+    with pytest.raises(InputError, match=f"{broken} cannot be used for the report"):
+        run_report(run)
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(InputError, match="is not a folder"):
+        run_report(tmp_path / "nothing")
+
+
+def test_more_than_two_classes(make_run):
+    _, reader = read(run_report(make_run(("glioma", "meningioma", "no_tumor", "pituitary"), n=120)))
+    assert "All classes" in reader.text
+    assert "Positive class" not in reader.text
+    assert reader.text.count("AUROC 0.") >= 4
+
+
+def test_figures_that_are_not_defined_are_dashes(make_run):
+    run = make_run()
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["metrics"]["auroc"] = {
+        "estimate": None,
+        "ci_low": None,
+        "ci_high": None,
+        "method": "undefined: one class",
+        "n": 0,
+    }
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    _, reader = read(run_report(run))
+    assert "undefined: one class" in reader.text
+    assert "nan" not in reader.text.lower()
+    assert "None" not in reader.text
+
+
+def test_an_evaluation_speaks_of_other_data(make_run):
+    run = make_run()
+    for file in ("config.yaml", "metrics.jsonl", "splits.csv"):
+        (run / file).unlink()
+    _, reader = read(evaluation_report(run))
+    assert "Evaluation report" in reader.text
+    assert "60 cases of the data set given" in reader.text
+    assert "never learned from" not in reader.text
+
+
+def test_the_same_run_gives_the_same_bytes(make_run):
+    run = make_run()
+    first = run_report(run).read_bytes()
+    assert run_report(run).read_bytes() == first
+
+
+def test_charts_stand_in_figures_as_files_of_their_own(make_run):
+    run = make_run()
+    run_report(run)
+    written = {path.name for path in (run / "figures").glob("*.svg")}
+    assert written == {"loss.svg", "score.svg", "roc.svg", "precision_recall.svg", "calibration.svg", "risk_coverage.svg"}
+    for path in (run / "figures").glob("*.svg"):
+        text = path.read_text()
+        assert "#0a0b" not in text
+        assert "var(--" not in text

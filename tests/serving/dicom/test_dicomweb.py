@@ -1,0 +1,250 @@
+"""The DICOMweb client, with an archive that is told how to fail."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from datetime import date, timedelta
+
+import pacs
+import pytest
+from pydicom import Dataset, Sequence, dcmread
+from requests import HTTPError, Response
+from typer.testing import CliRunner
+
+from reslink.serving.dicom import dicomweb
+from reslink.serving.dicom.dicomweb import Watcher, WatchSettings, WebSender
+from reslink.serving.dicom.pipeline import SendError
+from reslink.serving.dicom.queue import Queue
+from reslink.serving.dicom.series import key_of
+
+
+class Archive:
+    """What a DICOMweb client shows of an archive."""
+
+    def __init__(self, *series: list[Dataset]) -> None:
+        self.series = {str(one[0].SeriesInstanceUID): list(one) for one in series}
+        self.counts: dict[str, int] = {}
+        self.broken: set[str] = set()
+        self.down = False
+        self.filters: list[dict[str, str]] = []
+        self.fetched: list[str] = []
+        self.stored: list[str] = []
+        self.reply = Dataset()
+        self.pages = True
+
+    def search_for_series(self, *, search_filters, limit, offset, **_):
+        if self.down:
+            raise ConnectionError("https://pacs.example/series?SECRET")
+        self.filters.append(search_filters)
+        assert offset < 1000, "asks for ever"
+        found = [self._found(uid) for uid, one in self.series.items() if one[0].Modality in search_filters.values()]
+        return found[offset : offset + limit] if self.pages else found
+
+    def search_for_instances(self, _, series, *, limit, offset):
+        return [{"00080018": {"Value": [str(one.SOPInstanceUID)]}} for one in self.series[series]][offset : offset + limit]
+
+    def _found(self, uid: str):
+        one = self.series[uid]
+        values = {
+            "0020000D": str(one[0].StudyInstanceUID),
+            "0020000E": uid,
+            "00201209": self.counts.get(uid, len(one)),
+            "00180015": one[0].get("BodyPartExamined"),
+        }
+        return {tag: {"Value": [value]} if value else {} for tag, value in values.items()}
+
+    def iter_series(self, _, series):
+        self.fetched.append(series)
+        if series in self.broken:
+            raise ValueError("SECRET")
+        yield from self.series[series]
+
+    def store_instances(self, datasets):
+        self.stored += [str(one.SOPInstanceUID) for one in datasets]
+        return self.reply
+
+
+@pytest.fixture
+def queue(tmp_path):
+    with Queue(tmp_path / "queue").opened() as opened:
+        yield opened
+
+
+def watcher(archive: Archive, queue: Queue, **settings: float) -> Watcher:
+    return Watcher(archive, queue, WatchSettings(**{"settle": 0.0, **settings}))
+
+
+def key(number: int) -> str:
+    return key_of(str(pacs.series(number)[0].SeriesInstanceUID))
+
+
+def test_a_series_is_fetched_once(queue):
+    archive = Archive(pacs.series(1))
+    for wanted in (1, 0):
+        assert watcher(archive, queue).look() == wanted
+    assert queue.names("working") == [key(1)]
+    assert len(archive.fetched) == 1
+
+
+def test_studies_of_yesterday_are_looked_for_too(queue):
+    """A study of 23:59 is whole after midnight only."""
+    archive = Archive()
+    watcher(archive, queue).look()
+    yesterday = date.today() - timedelta(days=1)
+    assert all(one["StudyDate"][:8] <= f"{yesterday:%Y%m%d}" for one in archive.filters)
+    assert len(archive.filters) == 2
+
+
+def test_a_series_that_cannot_be_fetched_does_not_hold_up_the_others(queue, caplog):
+    archive = Archive(pacs.series(1), pacs.series(2))
+    archive.broken = {str(pacs.series(1)[0].SeriesInstanceUID)}
+    assert watcher(archive, queue).look() == 1
+    assert queue.names("working") == [key(2)]
+    assert f"series {key(1)}: could not be fetched (ValueError)" in caplog.text
+    assert "SECRET" not in caplog.text
+    archive.broken = set()
+    assert watcher(archive, queue).look() == 1
+
+
+def test_a_series_that_comes_in_part_is_not_answered(queue, caplog):
+    archive = Archive(pacs.series(1))
+    archive.counts = {str(pacs.series(1)[0].SeriesInstanceUID): 12}
+    assert watcher(archive, queue).look() == 0
+    assert queue.names("working") == []
+    assert f"series {key(1)}: 10 of 12 instances came" in caplog.text
+    archive.counts = {}
+    assert watcher(archive, queue).look() == 1
+
+
+def test_another_part_of_the_body_is_not_even_fetched(queue, caplog):
+    caplog.set_level(logging.INFO)
+    archive = Archive(pacs.series(1, BodyPartExamined="CHEST"), pacs.series(2, BodyPartExamined=""))
+    for _ in range(2):
+        watcher(archive, queue).look()
+    assert archive.fetched == [str(pacs.series(2)[0].SeriesInstanceUID)]
+    assert caplog.text.count(f"series {key(1)}: let go: its header says that it is of another part of the body") == 1
+
+
+def test_it_stops_between_two_series(queue):
+    stop = threading.Event()
+    archive = Archive(pacs.series(1), pacs.series(2))
+    fetch = archive.iter_series
+    archive.iter_series = lambda *words: (stop.set(), fetch(*words))[1]
+    assert watcher(archive, queue).look(stop) == 1
+
+
+@pytest.mark.parametrize("pages", [True, False])
+def test_every_page_is_asked_for_and_none_for_ever(queue, monkeypatch, pages):
+    """Some archives answer with all series whatever the offset."""
+    monkeypatch.setattr(dicomweb, "_PAGE", 2)
+    archive = Archive(*(pacs.series(number, BodyPartExamined="CHEST") for number in range(4)), pacs.series(9))
+    archive.pages = pages
+    assert watcher(archive, queue).look() == 1
+    assert queue.names("working") == [key(9)]
+
+
+def test_instances_are_counted_where_the_archive_does_not_say_how_many(queue):
+    archive = Archive(pacs.series(1), pacs.series(2))
+    archive.counts = {str(pacs.series(number)[0].SeriesInstanceUID): 0 for number in (1, 2)}
+    client = watcher(archive, queue)
+    assert [client.look() for _ in range(2)] == [2, 0]
+    archive.series[str(pacs.series(2)[0].SeriesInstanceUID)].append(pacs.series(3)[0])
+    queue.answered(key(2), [], [])
+    queue.finish(key(2))
+    assert client.look() == 1
+
+
+@pytest.mark.parametrize(("reason", "lasting"), [(0xA700, False), (0xA900, True), (0xC000, True), (0x0122, True)])
+def test_what_the_archive_has_no_room_for_is_sent_again(tmp_path, reason, lasting):
+    archive, item = Archive(), Dataset()
+    item.FailureReason = reason
+    archive.reply.FailedSOPSequence = Sequence([item])
+    path = next(pacs.write(tmp_path, pacs.series(1)[:1]).iterdir())
+    with pytest.raises(SendError, match=f"failure reason 0x{reason:04X}") as caught:
+        WebSender(archive).send(path)
+    assert caught.value.lasting is lasting
+
+
+XML = (
+    '<?xml version="1.0" encoding="utf-8"?><NativeDicomModel xmlns="http://dicom.nema.org/PS3.19/models/NativeDICOM">'
+    '<DicomAttribute tag="00081198" vr="SQ" keyword="FailedSOPSequence"><Item number="1">'
+    '<DicomAttribute tag="00081197" vr="US" keyword="FailureReason"><Value number="1"> {} </Value></DicomAttribute>'
+    "</Item></DicomAttribute></NativeDicomModel>"
+)
+JSON = '{{"00081198": {{"vr": "SQ", "Value": [{{"00081197": {{"vr": "US", "Value": [{}]}}}}]}}}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why", "lasting"),
+    [
+        (409, JSON.format(0xA700), "failure reason 0xA700", False),
+        (409, XML.format(0xA700), "failure reason 0xA700", False),
+        (409, JSON.format(0xA900), "failure reason 0xA900", True),
+        (409, XML.format(0xC122), "failure reason 0xC122", True),
+        (409, "", "HTTP 409", False),
+        (409, "<html>SECRET", "HTTP 409", False),
+        (409, "{}", "HTTP 409", False),
+        (400, JSON.format(0xA700), "HTTP 400", True),
+        (415, "", "HTTP 415", True),
+        (503, "", "HTTP 503", False),
+    ],
+)
+def test_a_conflict_lasts_where_its_reason_does(tmp_path, status, body, why, lasting):
+    archive, response = Archive(), Response()
+    response.status_code, response._content = status, body.encode()
+
+    def refuse(_):
+        raise HTTPError("https://pacs.example/SECRET", response=response)
+
+    archive.store_instances = refuse
+    path = next(pacs.write(tmp_path, pacs.series(1)[:1]).iterdir())
+    with pytest.raises(SendError) as caught:
+        WebSender(archive).send(path)
+    assert (str(caught.value), caught.value.lasting) == (why, lasting)
+
+
+@pytest.fixture
+def watch(bundle, tmp_path, monkeypatch):
+    """Returns a function that runs ``reslink dicom watch --once`` on an archive."""
+    from reslink.cli.main import app
+
+    def run(archive: Archive, *words: str):
+        monkeypatch.setattr(dicomweb, "web_client", lambda *_: archive)
+        return CliRunner().invoke(
+            app, ["dicom", "watch", str(bundle), "--url", "http://x", "--queue", str(tmp_path / "queue"), "--once", *words]
+        )
+
+    return run
+
+
+def test_once_waits_until_what_it_sees_has_settled(watch):
+    archive = Archive(pacs.series(1))
+    done = watch(archive, "--settle", "0.3", "--period", "0.1")
+    assert done.exit_code == 0, done.stderr
+    assert len(archive.stored) == 3
+
+
+def test_once_says_that_the_archive_cannot_be_searched(watch):
+    archive = Archive()
+    archive.down = True
+    done = watch(archive)
+    assert done.exit_code == 1
+    assert "The archive could not be searched (ConnectionError)" in done.stderr
+    assert "SECRET" not in done.stderr
+
+
+def test_once_says_what_could_not_be_sent(watch, tmp_path):
+    archive = Archive(pacs.series(1))
+
+    def full(_):
+        raise ConnectionError
+
+    archive.store_instances = full
+    done = watch(archive, "--settle", "0", "--retry", "100")
+    assert done.exit_code == 1
+    assert "1 series could not be answered or sent" in done.stderr
+    [record] = (tmp_path / "queue" / "sending").glob("*/record.json")
+    assert json.loads(record.read_text())["results"] == 3
+    assert dcmread(next(record.parent.glob("*.dcm"))).Manufacturer == "reslink"

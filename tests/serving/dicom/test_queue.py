@@ -1,0 +1,233 @@
+"""The queue: nothing is lost and nothing done twice, wherever a kill falls."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from reslink.errors import UsageError
+from reslink.serving.dicom.queue import STATES, Queue
+
+
+@pytest.fixture
+def queue(tmp_path):
+    with Queue(tmp_path / "queue").opened() as opened:
+        yield opened
+
+
+def state_of(queue: Queue) -> dict[str, list[str]]:
+    return {state: sorted(queue.names(state)) for state in STATES if queue.names(state)}
+
+
+def test_a_series_goes_through_every_state(queue):
+    queue.add("k", "1.1", b"a")
+    queue.add("k", "1.2", b"b")
+    assert state_of(queue) == {"receiving": ["k"]}
+    assert queue.close("k")
+    assert state_of(queue) == {"working": ["k"]}
+    queue.answered("k", [("0-report.dcm", b"r"), ("0-map.dcm", b"m")], ["CT"])
+    assert state_of(queue) == {"sending": ["k"], "kept": ["k"]}
+    assert [path.read_bytes() for path in queue.unsent("k")] == [b"m", b"r"]
+    for path in queue.unsent("k"):
+        queue.sent(path)
+    queue.finish("k")
+    assert state_of(queue) == {"kept": ["k"], "done": ["k.json"]}
+    assert queue.record("k")["results"] == 2
+    assert queue.record("k")["said"] == ["CT"]
+
+
+def test_an_instance_that_comes_twice_counts_once(queue):
+    queue.add("k", "1.1", b"a")
+    queue.add("k", "1.1", b"b")
+    [path] = (queue.folder / "receiving" / "k").glob("*.dcm")
+    assert path.read_bytes() == b"b"
+
+
+def test_names_of_files_tell_no_uid(queue):
+    queue.add("k", "1.2.840.99999", b"a")
+    assert not list(queue.folder.rglob("*99999*"))
+
+
+def test_late_slices_join_the_ones_that_were_kept(queue):
+    queue.add("k", "1.1", b"a")
+    queue.close("k")
+    queue.answered("k", [("r.dcm", b"r")], [])
+    queue.add("k", "1.2", b"b")
+    assert not queue.close("k"), "its first answer is still to be sent"
+    queue.sent(queue.unsent("k")[0])
+    queue.finish("k")
+    assert queue.close("k")
+    assert len(list((queue.folder / "working" / "k").glob("*.dcm"))) == 2
+    assert queue.missing("k") == 0
+    assert "kept" not in state_of(queue)
+
+
+def test_late_slices_alone_are_known_as_such(tmp_path):
+    with Queue(tmp_path / "q", keep=0.0).opened() as queue:
+        queue.add("k", "1.1", b"a")
+        queue.add("k", "1.2", b"b")
+        queue.close("k")
+        queue.answered("k", [("r.dcm", b"r")], [])
+        queue.sent(queue.unsent("k")[0])
+        queue.finish("k")
+        time.sleep(0.02)
+        queue.expire()
+        assert state_of(queue) == {"done": ["k.json"]}
+        queue.add("k", "1.3", b"c")
+        queue.close("k")
+        assert queue.missing("k") == 2
+
+
+def answered_once(queue: Queue, *instances: str, results: int = 1, said: str = "") -> None:
+    for instance in instances:
+        queue.add("k", instance, b"a")
+    assert queue.close("k")
+    queue.answered("k", [(f"{i}.dcm", b"r") for i in range(results)], [said])
+    for path in queue.unsent("k"):
+        queue.sent(path)
+    queue.finish("k")
+
+
+def test_a_refusal_of_late_slices_does_not_make_later_ones_a_series(tmp_path):
+    with Queue(tmp_path / "q", keep=0.0).opened() as queue:
+        answered_once(queue, "1.1", "1.2")
+        time.sleep(0.02)
+        queue.expire()
+        answered_once(queue, "1.3", results=0, said="late")
+        queue.add("k", "1.4", b"d")
+        assert queue.close("k")
+        assert queue.missing("k") == 2, "two late slices alone would be answered as a series"
+
+
+def test_slices_are_kept_as_long_as_late_ones_wait_for_them(tmp_path):
+    """The archive cannot be reached for longer than ``keep``: the late slice waits, and its fellows with it."""
+    with Queue(tmp_path / "q", keep=0.0).opened() as queue:
+        queue.add("k", "1.1", b"a")
+        queue.close("k")
+        queue.answered("k", [("r.dcm", b"r")], [])
+        queue.add("k", "1.2", b"b")
+        assert not queue.close("k")
+        time.sleep(0.02)
+        queue.expire()
+        queue.sent(queue.unsent("k")[0])
+        queue.finish("k")
+        assert queue.close("k")
+        assert queue.missing("k") == 0
+
+
+def test_a_full_disk_leaves_no_half_file(queue, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            queue.add("k", "1.1", b"a")
+    assert list((queue.folder / "incoming").iterdir()) == []
+
+
+def test_what_is_kept_is_deleted_in_time(tmp_path):
+    with Queue(tmp_path / "q", keep=100.0).opened() as queue:
+        queue.add("k", "1.1", b"a")
+        queue.close("k")
+        queue.answered("k", [], ["refused"])
+        queue.expire()
+        assert queue.names("kept") == ["k"]
+        old = time.time() - 101
+        os.utime(queue.folder / "kept" / "k", (old, old))
+        queue.expire()
+        assert queue.names("kept") == []
+
+
+def test_only_one_process_holds_it(queue):
+    with pytest.raises(UsageError, match="is in use by another reslink process"), Queue(queue.folder).opened():
+        pass
+
+
+def test_only_its_owner_may_look_inside(queue):
+    assert queue.folder.stat().st_mode & 0o077 == 0
+
+
+def test_the_mark_of_a_release_goes_with_the_next_slice(queue):
+    queue.add("k", "1.1", b"a")
+    assert not queue.released("k")
+    queue.release("k")
+    assert queue.released("k")
+    queue.add("k", "1.2", b"b")
+    assert not queue.released("k")
+
+
+def test_attempts_are_counted_over_restarts(tmp_path):
+    with Queue(tmp_path / "q").opened() as queue:
+        queue.add("k", "1.1", b"a")
+        queue.close("k")
+        assert queue.attempt("k") == 1
+    with Queue(tmp_path / "q").opened() as queue:
+        assert queue.attempt("k") == 2
+        queue.fail("k")
+        assert state_of(queue) == {"failed": ["k"]}
+
+
+class Killed(BaseException):
+    """Stands for a kill: no code of the queue handles it."""
+
+
+def life(queue: Queue, done: list[bytes]) -> None:
+    """What the node does, from the states that it finds, until nothing is left."""
+    for key in queue.names("receiving"):
+        queue.close(key)
+    for key in queue.names("working"):
+        content = b"+".join(path.read_bytes() for path in sorted((queue.folder / "working" / key).glob("*.dcm")))
+        queue.answered(key, [("r.dcm", content)], [])
+    for key in queue.to_send():
+        for path in queue.unsent(key):
+            done.append(path.read_bytes())
+            queue.sent(path)
+        queue.finish(key)
+
+
+def test_a_kill_before_any_step_of_the_file_system_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call that changes a name is the last one of a run once; the next runs end it, with the same result."""
+    import shutil
+
+    changing = [(Path, "replace"), (Path, "unlink"), (Path, "mkdir"), (shutil, "rmtree"), (os, "fsync")]
+    changing += [(os, "unlink"), (os, "rmdir")]  # within rmtree
+    limit, ended = 0, False
+    while not ended:
+        limit += 1
+        folder, sent, acknowledged = tmp_path / str(limit), [], set()
+        left = [limit]
+
+        def counted(original, left=left):
+            def call(*args, **options):
+                left[0] -= 1
+                if left[0] == 0:
+                    raise Killed
+                return original(*args, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for owner, name in changing:
+                patch.setattr(owner, name, counted(getattr(owner, name)))
+            try:
+                with Queue(folder).opened() as queue:
+                    for number in (1, 2):
+                        queue.add("k", f"1.{number}", str(number).encode())
+                        acknowledged.add(number)
+                    life(queue, sent)
+                ended = True
+            except Killed:
+                pass
+        with Queue(folder).opened() as queue:  # the sender sends again what was not acknowledged
+            for number in {1, 2} - acknowledged:
+                queue.add("k", f"1.{number}", str(number).encode())
+            life(queue, sent)
+            life(queue, sent)
+            assert {part for content in sent for part in content.split(b"+")} == {b"1", b"2"}, f"lost at step {limit}"
+            assert set(sent) in ({b"1+2"}, {b"2+1"}), f"answered in parts at step {limit}"
+            assert not set(state_of(queue)) - {"kept", "done"}, f"stuck at step {limit}"
+    assert limit > 20

@@ -1,0 +1,255 @@
+"""A run that was stopped ends with the same bits as one that was not: kill, Ctrl-C, full disk, damaged checkpoint."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reslink.datasets.manifest import Manifest
+from reslink.errors import StorageError, TrainingError, UsageError
+from reslink.files import lock_folder, sha256
+from reslink.training import loop as run_module
+from reslink.training.recipe.recipe import Recipe
+from reslink.training.run_folder import RunFolder
+from reslink.training.signals import Interrupted
+from reslink.training.step import Learner
+from reslink.training.trainer import train
+
+# Everything that a run carries from step to step: average, mixup, dropout, momentum, early stopping, checkpoints within epochs.
+CARRIED = ("trainer.ema=0.9", "loss.mixup=0.2", "trainer.checkpoint_steps=2", "trainer.epochs=4", "trainer.early_stopping=3")
+
+
+def fingerprint(run: Path) -> dict[str, Any]:
+    """What must be the same: weights, bundle, records but for times."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timeless = [{key: value for key, value in row.items() if key not in _TIMES} for row in rows]
+    results = [line.split(",") for line in (run / "results.csv").read_text().splitlines()]
+    return {
+        "weights": sha256(run / "bundle" / "model.safetensors"),
+        "bundle": sha256(run / "bundle" / "bundle.json"),
+        "metrics": timeless,
+        "epochs": [line[0] for line in results],
+        "splits": sha256(run / "splits.csv"),
+    }
+
+
+_TIMES = ("seconds", "images_per_second", "data_wait_share")
+
+
+@pytest.fixture(scope="module")
+def whole(
+    toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Recipe, Path]:
+    """A run that nobody stopped: its recipe and its folder."""
+    made, folder = recipe(*CARRIED), tmp_path_factory.mktemp("whole") / "run"
+    train(toy, made, folder, cache=cache)
+    return made, folder
+
+
+@pytest.fixture(scope="module")
+def server() -> Any:
+    """Starts processes that have torch loaded already, on one thread as here, for the same bits."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["reslink.training.trainer", "accelerate"])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("OMP_NUM_THREADS", "1")
+        context.Process(target=int).start()  # the server takes its environment when it starts
+    return context
+
+
+def newest(run: Path) -> str:
+    """The name of the newest checkpoint, empty before the first."""
+    return max((path.name for path in (run / "checkpoints").glob("0*-step-*")), default="")
+
+
+def test_what_a_killed_process_left_of_its_bundle_is_swept(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    for name in (".bundle.ab12.part", ".bundle.ab12.old"):
+        (run.path / name).mkdir(parents=True)
+        (run.path / name / "model.safetensors").write_bytes(b"half")
+    with run.claimed(resume=True, overwrite=False):
+        assert not list(run.path.glob(".bundle.*"))
+
+
+def test_four_kills_at_random_moments(
+    whole: tuple[Recipe, Path], server: Any, toy: Manifest, cache: Path, tmp_path: Path
+) -> None:
+    recipe, folder = whole
+    moments = random.Random(2)
+    kills = 0
+    for _ in range(40):
+        process = server.Process(target=train, args=(toy, recipe, tmp_path / "run"), kwargs={"resume": True, "cache": cache})
+        before = newest(tmp_path / "run")
+        process.start()
+        while kills < 4 and process.is_alive() and newest(tmp_path / "run") == before:
+            time.sleep(0.005)
+        process.join(moments.uniform(0, 0.05) if kills < 4 else None)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            kills += 1
+        elif process.exitcode == 0:
+            break
+    assert kills >= 3
+    assert fingerprint(tmp_path / "run") == fingerprint(folder)
+    left = [path.name for path in (tmp_path / "run").rglob("*") if ".part" in path.name]
+    assert left == []
+
+
+def test_two_runs_are_equal_to_the_byte(whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path) -> None:
+    recipe, folder = whole
+    train(toy, recipe, tmp_path / "other place" / "run", cache=cache)
+    assert fingerprint(tmp_path / "other place" / "run") == fingerprint(folder)
+
+
+class StopAt:
+    """Asks for a stop at a step, as Ctrl-C does."""
+
+    def __init__(self, step: int, number: signal.Signals) -> None:
+        self.left, self.number = step, number
+
+    def start(self, total_steps: int, label: str) -> None: ...
+
+    def step(self, n: int = 1, **values: float) -> None:  # noqa: ARG002
+        self.left -= 1 if values else 0
+        if values and self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+    def message(self, text: str) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@pytest.mark.parametrize(("step", "number"), [(3, signal.SIGINT), (5, signal.SIGTERM), (9, signal.SIGINT)])
+def test_a_signal_saves_and_says_how_to_go_on(
+    whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path, step: int, number: signal.Signals
+) -> None:
+    recipe, folder = whole
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=r"stopped in epoch \d after step \d+.*state is saved.*--resume"):
+        train(toy, recipe, tmp_path / "run", cache=cache, progress=StopAt(step, number))
+    assert signal.getsignal(number) is before
+    train(toy, recipe, tmp_path / "run", cache=cache, resume=True)
+    assert fingerprint(tmp_path / "run") == fingerprint(folder)
+
+
+def test_a_second_ctrl_c_ends_at_once(
+    whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed_twice(*_args: Any, **_kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Learner, "step", pressed_twice)
+    with pytest.raises(Interrupted, match=r"stopped at once.*--resume"):
+        train(toy, whole[0], tmp_path / "run", cache=cache)
+
+
+def test_a_run_goes_on_after_the_disk_was_full(whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path) -> None:
+    recipe, folder = whole
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class Fill(StopAt):
+        def step(self, n: int = 1, **values: float) -> None:  # noqa: ARG002
+            self.left -= 1 if values else 0
+            if values and self.left == 0:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))
+
+    try:
+        with pytest.raises(StorageError, match=r"checkpoint .* could not be written: File too large.*intact.*--resume"):
+            train(toy, recipe, tmp_path / "run", cache=cache, progress=Fill(4, signal.SIGINT))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    train(toy, recipe, tmp_path / "run", cache=cache, resume=True)
+    assert fingerprint(tmp_path / "run") == fingerprint(folder)
+
+
+def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_former(
+    whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path, listener: Any
+) -> None:
+    recipe, folder = whole
+    with pytest.raises(Interrupted):
+        train(toy, recipe, tmp_path / "run", cache=cache, progress=StopAt(7, signal.SIGINT))
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    (newest / "network.safetensors").write_bytes(b"")
+    train(toy, recipe, tmp_path / "run", cache=cache, resume=True, progress=listener)
+    assert f"The checkpoint {newest.name} is damaged" in listener.messages[0]
+    assert listener.messages[1].startswith("Going on in epoch")
+    assert fingerprint(tmp_path / "run") == fingerprint(folder)
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        train(toy, whole[0], tmp_path / "run", cache=cache, progress=StopAt(3, signal.SIGINT))
+    restore = Learner.restore
+
+    def renamed(self: Learner, found: Any) -> None:
+        restore(self, found | {"network": {f"old.{name}": value for name, value in found["network"].items()}})
+
+    monkeypatch.setattr(Learner, "restore", renamed)
+    with pytest.raises(TrainingError, match=r"another network.*the version of reslink that wrote.*--overwrite"):
+        train(toy, whole[0], tmp_path / "run", cache=cache, resume=True)
+
+
+def test_resume_without_a_run_starts_one_and_with_a_finished_one_does_nothing(
+    toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = recipe("trainer.epochs=1")
+    first = train(toy, made, tmp_path / "run", cache=cache, resume=True)
+    monkeypatch.setattr(run_module.Run, "__init__", None)  # nothing may be trained
+    second = train(toy, made, tmp_path / "run", cache=cache, resume=True, progress=listener)
+    assert second.already_finished
+    assert not first.already_finished
+    assert (second.best_epoch, second.validation) == (first.best_epoch, first.validation)
+    assert listener.messages == [f"The run in {tmp_path / 'run'} is finished; nothing is left to do."]
+    with pytest.raises(UsageError, match=r"finished run.*had another recipe: seed was 0, is 1"):
+        train(toy, recipe("trainer.epochs=1", "seed=1"), tmp_path / "run", cache=cache, resume=True)
+
+
+def test_a_folder_with_a_run_needs_a_word(toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path) -> None:
+    made, run = recipe("trainer.epochs=1"), tmp_path / "run"
+    train(toy, made, run, cache=cache)
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds a finished run.*--resume.*--overwrite"):
+        train(toy, made, run, cache=cache)
+    with pytest.raises(UsageError, match="both given"):
+        train(toy, made, run, cache=cache, resume=True, overwrite=True)
+    (run / "report.html").write_text("of the old run")
+    train(toy, recipe("trainer.epochs=1", "seed=3"), run, cache=cache, overwrite=True)
+    assert not (run / "report.html").exists()
+    assert (run / "notes.txt").read_text() == "mine"
+    with lock_folder(run), pytest.raises(UsageError, match="in use by another reslink process"):
+        train(toy, made, run, cache=cache, overwrite=True)
+
+
+def test_an_unfinished_run_is_refused_and_so_is_another_recipe_or_other_data(
+    toy: Manifest, marked: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path
+) -> None:
+    made, run = recipe(), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(toy, made, run, cache=cache, progress=StopAt(2, signal.SIGINT))
+    with pytest.raises(UsageError, match="holds a run that has not ended"):
+        train(toy, made, run, cache=cache)
+    with pytest.raises(UsageError, match=r"something else: optimizer.lr was 0.002, is 0.1; trainer.epochs was 2, is 3"):
+        train(toy, recipe("optimizer.lr=0.1", "trainer.epochs=3"), run, cache=cache, resume=True)
+    with pytest.raises(UsageError, match="something else: data has changed"):
+        train(marked, made, run, cache=cache, resume=True)
+    train(toy, recipe("trainer.workers=1"), run, cache=cache, resume=True)  # what does not change the result may change
+
+
+def test_a_folder_that_cannot_be_made(toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot be made: .*[Nn]ot a directory.*--out"):
+        train(toy, recipe(), tmp_path / "file" / "run", cache=cache)

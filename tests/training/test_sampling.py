@@ -1,0 +1,74 @@
+"""Batches: each image once, even sizes, fair shares among processes; and one normalisation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from reslink.imaging.preprocess import Preprocess
+from reslink.training.sampling import normalise, plan_epoch, sampler_weights, shard, to_unit
+from reslink.training.seeding import forked, numbers, seed_layers, torch_numbers
+
+
+@pytest.mark.parametrize(("n", "size"), [(33, 32), (64, 32), (5, 8), (97, 16), (2, 2)])
+def test_each_image_once_and_no_short_batch(n: int, size: int) -> None:
+    rows = np.arange(100, 100 + n)
+    batches = plan_epoch(rows, size, 0, 1)
+    assert sorted(np.concatenate(batches)) == list(rows)
+    lengths = [len(batch) for batch in batches]
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_the_order_is_that_of_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        return list(np.concatenate(plan_epoch(np.arange(50), 8, seed, epoch)))
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2) != order(1, 2)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_shards_share_a_batch_and_its_loss(processes: int) -> None:
+    batch = np.arange(11)
+    value = np.linspace(0, 5, 11)
+    shards = [shard(batch, process, processes) for process in range(processes)]
+    assert sorted(np.concatenate([part.indices for part in shards])) == list(batch)
+    mean_of_processes = np.mean([value[part.indices].mean() * part.share for part in shards])
+    assert mean_of_processes == pytest.approx(value.mean())
+
+
+def test_the_sampler_draws_each_class_equally_often() -> None:
+    targets = np.array([0] * 900 + [1] * 100)
+    drawn = np.concatenate(plan_epoch(np.arange(1000), 32, 0, 1, sampler_weights(targets)))
+    assert len(drawn) == 1000
+    assert 0.45 < targets[drawn].mean() < 0.55
+
+
+@pytest.mark.parametrize("settings", [Preprocess(), Preprocess(channels=1), Preprocess(window="three", mean=0.1)])
+def test_the_device_normalises_as_numpy_does(settings: Preprocess, rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 256, (3, settings.planes, 8, 8), dtype=np.uint8)
+    found = normalise(to_unit(torch.from_numpy(pixels), torch.device("cpu")), settings)
+    np.testing.assert_allclose(found.numpy(), settings.normalise(pixels), rtol=1e-5, atol=1e-6)
+
+
+def test_random_numbers_depend_on_seed_purpose_and_place() -> None:
+    draws = {
+        float(numbers(seed, purpose, *place).random())
+        for seed in (0, 1)
+        for purpose in ("order", "mixup")
+        for place in ((), (0,), (1,), (0, 1), (1, 0))
+    }
+    assert len(draws) == 2 * 2 * 5
+    assert torch_numbers(0, "augment", 1).initial_seed() != torch_numbers(0, "augment", 2).initial_seed()
+
+
+def test_the_global_state_is_given_back() -> None:
+    before = torch.get_rng_state()
+    with forked(torch.device("cpu")):
+        seed_layers(torch.device("cpu"), 5)
+        first = torch.rand(3)
+        seed_layers(torch.device("cpu"), 5)
+        assert torch.equal(torch.rand(3), first)
+    assert torch.equal(torch.get_rng_state(), before)
