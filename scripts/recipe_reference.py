@@ -1,6 +1,6 @@
-"""Writes docs/reference/recipe.md from the settings classes, or says whether it is up to date.
+"""Writes docs/reference/recipe.md from the settings classes, or checks that it is up to date.
 
-Run ``make recipe-keys`` after a change of a setting.
+Run ``make recipe-keys`` after you change a setting.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from reslink.training.recipe.errors import Schema
+from reslink.training.recipe.errors import SettingsSchema
 from reslink.training.recipe.recipe import Recipe
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "recipe.md"
 HEAD = """# Recipe keys
 
-This page is written by `scripts/recipe_reference.py` from the settings classes; do not edit it.
-
-A recipe is a YAML file with the sections below. `--set section.key=value` sets one key and wins over the file; the value is
-read as YAML. A key that does not exist is refused, with the nearest one that does. `config.yaml` in each run folder holds all
-keys as they were used.
+A recipe is a YAML file with the sections below. `--set section.key=value` sets one key and overrides the file; the value is
+parsed as YAML. An unknown key is an error that names the nearest one. `config.yaml` in each run folder holds every key with
+the value that was used.
 
 ```yaml
 trainer:
@@ -34,38 +32,38 @@ model:
 
 
 def attributes(model: type[BaseModel]) -> dict[str, str]:
-    """Returns what the ``Attributes:`` part of a class's docstring says about each field."""
-    _, _, part = (model.__doc__ or "").partition("Attributes:\n")
-    entries = re.findall(r"^ {8}(\w+): (.*(?:\n {9,}.*)*)", part, re.MULTILINE)
+    """Returns the description of each field from the ``Attributes:`` section of a class docstring."""
+    _, _, section = (model.__doc__ or "").partition("Attributes:\n")
+    entries = re.findall(r"^ {8}(\w+): (.*(?:\n {9,}.*)*)", section, re.MULTILINE)
     return {name: " ".join(text.split()).replace("``", "`") for name, text in entries}
 
 
-def rows(model: type[BaseModel], prefix: str, schema: Schema) -> list[str]:
+def rows(model: type[BaseModel], prefix: str, schema: SettingsSchema) -> list[str]:
     """Returns a table row for each setting of a section."""
-    told = attributes(model)
+    texts = attributes(model)
     path = prefix.split(".")[:-1]
     return [
-        f"| `{prefix}{name}` | {told.get(name, '')} | {schema.allowed([*path, name])} | `{default(field.get_default())}` |"
+        f"| `{prefix}{name}` | {texts.get(name, '')} | {schema.allowed([*path, name])} | `{default(field.get_default())}` |"
         for name, field in model.model_fields.items()
         if not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel)
     ]
 
 
 def default(value: object) -> str:
-    """Returns a default as it would stand in YAML."""
+    """Returns a default value in YAML."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def first_line(model: type[BaseModel]) -> str:
-    """Returns what a section is, in one line."""
+    """Returns the first line of a section's docstring."""
     return (model.__doc__ or "").splitlines()[0].replace("``", "`")
 
 
 def page() -> str:
-    """Returns the whole page."""
-    schema, text = Schema(Recipe.model_json_schema()), [HEAD]
+    """Returns the text of the page."""
+    schema, text = SettingsSchema(Recipe.model_json_schema()), [HEAD]
     sections = {"": Recipe} | {
         f"{name}.": field.annotation
         for name, field in Recipe.model_fields.items()
@@ -73,7 +71,7 @@ def page() -> str:
     }
     for prefix, model in sections.items():
         text.append(f"\n## {prefix.rstrip('.') or 'Top level'}\n\n{first_line(model)}\n")
-        text += ["| key | what it is | takes | default |", "|---|---|---|---|", *rows(model, prefix, schema)]
+        text += ["| key | meaning | values | default |", "|---|---|---|---|", *rows(model, prefix, schema)]
     return "\n".join(text) + "\n"
 
 

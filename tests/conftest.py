@@ -7,14 +7,20 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: weights are compared to the byte, and threads change sums
 
 import numpy as np
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from reslink.datasets.manifest import Manifest
+    from reslink.experiments.runner.experiment import Experiment
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts a job in the background ignores it
 
@@ -73,12 +79,12 @@ def finished_run(ring_heads: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from reslink.bundles.fingerprints import TrainingImages
     from reslink.imaging.preprocess import Preprocess
     from reslink.labels import Labels
-    from reslink.networks.reslink import ResLinkConfig, build
+    from reslink.networks.reslink import ResLinkConfig, build_network
     from reslink.training.recipe.recipe import load_recipe
 
     run = tmp_path_factory.mktemp("finished") / "run"
     config = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)
-    state = build(config, seed=1).state_dict()
+    state = build_network(config, seed=1).state_dict()
     state["head.1.weight"] *= 30
     Bundle(
         {"name": "tiny", **config.model_dump(mode="json")},
@@ -96,15 +102,15 @@ def finished_run(ring_heads: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def ship_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts of two bundles, as ``benchmarks/shipped.yaml`` has them."""
+    """Texts of two bundles, in the form of ``benchmarks/shipped.yaml``."""
     entry = {
         "title": "Rings",
-        "about": "Its heads are drawn.",
-        "tells_apart": "heads with a spot from heads without",
+        "usage_notes": "Its heads are drawn.",
+        "task": "heads with a spot from heads without",
         "modality": "drawings",
         "source": "ct_mri_kaggle",
-        "licence": "CC BY-NC-SA 4.0; research use only",
-        "limits": ["It was never trained."],
+        "license": "CC BY-NC-SA 4.0; research use only",
+        "limitations": ["It was never trained."],
         "calibrate": {"operating_point": "youden"},
         "reproduce": ["OMP_NUM_THREADS=1 reslink train DATA --out RUN --seed 3"],
     }
@@ -130,3 +136,93 @@ def zoo_with_ct(built_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(zoo, "SHIPPED", built_zoo)
     return built_zoo
+
+
+TINY_RECIPE = (
+    "preprocess.size=64",
+    "preprocess.channels=1",
+    "model.stem_dim=8",
+    "model.dims=[8, 16]",
+    "model.depths=[0, 1]",
+    "model.area_size=4",
+    "optimizer.name=adamw",
+    "trainer.batch_size=8",
+    "trainer.epochs=1",
+    "trainer.precision=fp32",
+    "trainer.device=cpu",
+    "trainer.workers=0",
+)
+
+
+def toy_head(rng: np.random.Generator, lesion: bool, size: int = 80) -> tuple[np.ndarray, np.ndarray]:
+    """A textured ellipse, optionally with a bright spot, and the mask of the spot."""
+    from scipy import ndimage
+
+    y, x = np.mgrid[:size, :size] - size / 2
+    inside = (y / 0.4 / size) ** 2 + (x / 0.36 / size) ** 2 < 1
+    texture = ndimage.gaussian_filter(rng.normal(0, 1, (size, size)), 2.5)
+    image = inside * (110 + 30 * texture / texture.std())
+    spot = (y - rng.uniform(-10, 10)) ** 2 + (x - rng.uniform(-10, 10)) ** 2 < 36
+    if lesion:
+        image = np.where(spot & inside, 230, image)
+    return np.clip(image, 0, 255).astype(np.uint8), (spot & inside & lesion).astype(np.uint8) * 255
+
+
+@pytest.fixture(scope="session")
+def write_toy_heads() -> Callable[..., Path]:
+    """Writes toy heads of two classes, two images per patient.
+
+    With ``duplicates``, the second image repeats the first and the patients are unknown.
+    """
+    from PIL import Image
+
+    def write(folder: Path, patients: int, *, masks: bool = False, duplicates: bool = False) -> Path:
+        rng = np.random.default_rng(0)
+        rows = ["path,label,patient_id,mask"]
+        (folder / "masks").mkdir()
+        for i in range(2 * patients):
+            label = ("Healthy", "Tumor")[i // 2 % 2]
+            if not (duplicates and i % 2):
+                image, mask = toy_head(rng, label == "Tumor")
+            Image.fromarray(image).save(folder / f"{i:03d}.png")
+            mask_path = f"masks/{i:03d}.png" if masks and mask.any() else ""
+            if mask_path:
+                Image.fromarray(mask).save(folder / mask_path)
+            rows.append(f"{i:03d}.png,{label},{'' if duplicates else i // 2},{mask_path}")
+        (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def toy_patients(write_toy_heads: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """96 toy heads of 48 patients, with lesion masks."""
+    from reslink.datasets.manifest import Manifest
+
+    return Manifest.open(write_toy_heads(tmp_path_factory.mktemp("patients"), 48, masks=True))
+
+
+@pytest.fixture(scope="session")
+def experiments_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of experiments whose trials the tests share."""
+    return tmp_path_factory.mktemp("experiments")
+
+
+@pytest.fixture
+def make_experiment(experiments_folder: Path) -> Callable[..., Experiment]:
+    """Makes an experiment that trains a tiny network in this process."""
+    from reslink.experiments.runner.experiment import Experiment
+    from reslink.training.monitoring.progress import SilentProgress
+    from reslink.training.recipe.recipe import load_recipe
+
+    def make(
+        manifest: Manifest,
+        *overrides: str,
+        out: Path = experiments_folder,
+        seeds: tuple[int, ...] = (0,),
+        jobs: int = 0,
+    ) -> Experiment:
+        return Experiment(manifest, load_recipe(None, [*TINY_RECIPE, *overrides]), out, seeds, jobs, SilentProgress())
+
+    return make

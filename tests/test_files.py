@@ -1,17 +1,20 @@
-"""Writes that are whole or not there, locks, and optional packages."""
+"""Atomic writes, folder locks, and imports of optional packages."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import reslink
 from reslink.errors import StorageError, UsageError
-from reslink.files import lock_folder, optional_import, sha256, write_atomic, write_json
+from reslink.files import install_command, lock_folder, optional_import, sha256, write_atomic, write_json
 
 
 def test_write_makes_folders_and_replaces(tmp_path: Path) -> None:
@@ -68,7 +71,50 @@ def test_a_folder_has_one_holder_and_a_killed_holder_lets_go(tmp_path: Path) -> 
         pass
 
 
-def test_a_missing_package_names_its_extra() -> None:
-    with pytest.raises(UsageError, match=r"'no_such_package' is not installed.*pip install \"reslink\[gdcm\]\""):
+def test_a_missing_package_names_a_command_that_installs_it() -> None:
+    command = r"python -m pip install \"python-gdcm>=[\d.]+\""
+    with pytest.raises(UsageError, match=rf"'no_such_package' is not installed.*'gdcm'.*Run: {command}\."):
         optional_import("no_such_package.part", "gdcm")
     assert optional_import("json.decoder", "any").JSONDecoder
+
+
+def test_an_install_command_names_packages_and_resolves_extras_within_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    required = [
+        "numpy>=1.26",
+        "a>=1; extra == 'one'",
+        'b>=2; sys_platform != "win32" and extra == "two"',
+        f"c>=3; sys_platform != {sys.platform!r} and extra == 'two'",
+        "reslink[one,two]; extra == 'all'",
+        "d>=4; extra == 'all'",
+    ]
+    monkeypatch.setattr("reslink.files.metadata.requires", lambda _: required)
+    assert install_command("one") == 'python -m pip install "a>=1"'
+    assert install_command("two") == 'python -m pip install "b>=2"'
+    assert install_command("all") == 'python -m pip install "a>=1" "b>=2" "d>=4"'
+    assert install_command("one", "two") == 'python -m pip install "a>=1" "b>=2"'
+
+
+def test_every_extra_has_an_install_command() -> None:
+    for extra in importlib.metadata.metadata("reslink").get_all("Provides-Extra"):
+        assert re.fullmatch(r'python -m pip install( "[^"; ]+")+', install_command(extra)), extra
+
+
+def test_an_unknown_extra_is_an_error_and_not_an_empty_command() -> None:
+    with pytest.raises(ValueError, match="reslink has no extra 'export'"):
+        install_command("export")
+
+
+def test_every_extra_named_in_the_source_is_declared() -> None:
+    declared = importlib.metadata.metadata("reslink").get_all("Provides-Extra")
+    source = "".join(path.read_text() for path in Path(reslink.__file__).parent.rglob("*.py"))
+    named = re.findall(r"""(?:install_command|missing_package)\(["'](\w+)["']\)""", source)
+    assert "train" in named
+    assert set(named) <= set(declared)
+
+
+def test_a_clone_that_is_not_installed_installs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def requires(_name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr("reslink.files.metadata.requires", requires)
+    assert install_command("serve", "dicom") == 'python -m pip install -e ".[serve,dicom]"'

@@ -18,7 +18,7 @@ def test_sorted_by_name_and_the_last_of_two_is_positive() -> None:
 
 def test_a_stated_order_is_kept_and_must_fit() -> None:
     assert Labels.ordered(["a", "b"], ["b", "a"]).positive == "a"
-    with pytest.raises(UsageError, match=r"class order \['a'\] does not fit"):
+    with pytest.raises(UsageError, match=r"class order \['a'\] does not match"):
         Labels.ordered(["a", "b"], ["a"])
 
 
@@ -26,9 +26,9 @@ def test_a_stated_order_is_kept_and_must_fit() -> None:
     ("names", "message"),
     [
         ([], "no class"),
-        (["Tumor"], "only 'Tumor'.*at least two classes"),
-        (["tumor", "Tumor"], "same name but for case or spaces: 'tumor' and 'Tumor'"),
-        (["a", "a "], "same name but for case or spaces"),
+        (["Tumor"], "only the class 'Tumor'.*at least two classes"),
+        (["tumor", "Tumor"], "'tumor' and 'Tumor' differ only in case or spaces"),
+        (["a", "a "], "differ only in case or spaces"),
         (["a", " "], "class name is empty"),
     ],
 )

@@ -1,9 +1,9 @@
-"""Orthanc plugin: sends every finished series of CT and MR to the reslink node, again and again until it arrives.
+"""Orthanc plugin: sends every complete CT and MR series to the reslink node, and repeats failed transfers.
 
-orthanc.json needs (Debian: packages orthanc and orthanc-python):
+Add this to orthanc.json (Debian: packages orthanc and orthanc-python):
   "PythonScript": "/etc/orthanc/route.py",
   "DicomModalities": {"reslink": ["RESLINK", "127.0.0.1", 11112]},
-  "StableAge": 60                         seconds without a new slice that make a series finished
+  "StableAge": 60                         seconds without a new slice until a series is complete
   "Reslink": {"RetrySeconds": 30}         optional
 """
 

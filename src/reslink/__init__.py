@@ -1,12 +1,12 @@
-"""reslink: train, judge, explain and run brain CT and MR tumour classifiers. Research use only.
+"""reslink: train, evaluate, explain and run brain CT and MR tumor classifiers. Research use only.
 
-From Python:
+Example:
+    >>> import reslink
+    >>> [prediction] = reslink.predict("ct", "scan.png")  # doctest: +SKIP
+    >>> prediction.label  # doctest: +SKIP
+    'Tumor'
 
-    import reslink
-
-    [answer] = reslink.Classifier.load("ct").predict("scan.png")
-
-The names below are imported when they are first asked for; ``import reslink`` alone imports neither torch nor numpy.
+The public names are imported on first use: ``import reslink`` alone imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -16,31 +16,41 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PLACES = {
+_MODULES = {
     "Bundle": "bundles.bundle",
     "Classifier": "inference.classifier",
     "Image": "imaging.image",
+    "Manifest": "datasets.manifest",
     "Prediction": "inference.classifier",
     "Preprocess": "imaging.preprocess",
     "ResLinkClassifier": "training.sklearn_estimator",
     "ResLinkDecisiond": "inference.monai_transforms",
     "ResLinkPreprocessd": "inference.monai_transforms",
+    "evaluate": "api.evaluate",
     "load_network": "inference.monai_transforms",
+    "predict": "api.predict",
     "read_image": "imaging.reading",
+    "split": "api.split",
+    "train": "api.train",
 }
-"""Where each public name lives; ``__init__.pyi`` says the same to type checkers."""
+"""The module of each public name; ``__init__.pyi`` declares the same names for type checkers."""
 
-__all__ = ["__version__", *_PLACES]
+_CALLABLE_PACKAGES = ("audit", "explain")
+"""Public functions that are packages too; see ``callable_package.py``."""
+
+__all__ = ["__version__", *_CALLABLE_PACKAGES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first asked for (PEP 562)."""
-    if name not in _PLACES:
-        raise AttributeError(f"module 'reslink' has no attribute {name!r}; it has {', '.join(sorted(_PLACES))}")
-    value = getattr(importlib.import_module(f"reslink.{_PLACES[name]}"), name)
+    """Imports a public name on first use (PEP 562)."""
+    if name in _CALLABLE_PACKAGES:
+        return importlib.import_module(f"reslink.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'reslink' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")
+    value = getattr(importlib.import_module(f"reslink.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES})
+    return sorted(__all__)

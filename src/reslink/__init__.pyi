@@ -1,4 +1,11 @@
+from reslink.api.audit import audit as audit
+from reslink.api.evaluate import evaluate as evaluate
+from reslink.api.explain import explain as explain
+from reslink.api.predict import predict as predict
+from reslink.api.split import split as split
+from reslink.api.train import train as train
 from reslink.bundles.bundle import Bundle as Bundle
+from reslink.datasets.manifest import Manifest as Manifest
 from reslink.imaging.image import Image as Image
 from reslink.imaging.preprocess import Preprocess as Preprocess
 from reslink.imaging.reading import read_image as read_image

@@ -1,4 +1,4 @@
-"""``python -m reslink`` is ``reslink``."""
+"""The command ``python -m reslink``, the same as ``reslink``."""
 
 from __future__ import annotations
 

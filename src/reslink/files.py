@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, hashes, a lock on a folder, optional packages."""
+"""Atomic writes, hashes, folder locks, and imports of optional packages."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from reslink.errors import StorageError, UsageError
+from reslink.errors import RETRY_WRITE, UsageError, write_failed
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> Path:
-    """Writes a whole file or none: temporary file, fsync, rename, fsync of the folder.
+    """Writes a file atomically: temporary file, fsync, rename, fsync of the folder.
 
     Args:
-        path: The file to write; its folder is made if missing.
+        path: The file to write; its folder is created if missing.
         content: Bytes, or text that is written as UTF-8.
 
     Returns:
-        The path written.
+        The path of the written file.
 
     Raises:
-        StorageError: If the file cannot be written (no space, no permission); what stood at ``path`` before is untouched.
+        StorageError: If the file cannot be written (no space, no permission); an existing file stays unchanged.
     """
     target = Path(path)
     data = content.encode() if isinstance(content, str) else content
@@ -41,23 +42,83 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(target)
-        sync_folder(target.parent)
+        fsync_folder(target.parent)
     except BaseException as error:
         if part is not None:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        raise StorageError(
-            f"{target} could not be written: {error.strerror or error}",
-            "reslink needs a folder that it may write to, with free space",
-            "Free some space or choose another folder, then run the same command again",
-        ) from error
+        raise write_failed(target, error) from error
     return target
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes sure that the names in a folder are on the disk."""
+@contextlib.contextmanager
+def storage_errors(target: Path | str, next_step: str = RETRY_WRITE) -> Iterator[None]:
+    """Turns an ``OSError`` inside the block into a ``StorageError`` that names the target.
+
+    Args:
+        target: The file or folder that is written, or a phrase that names it.
+        next_step: What the user should do next.
+
+    Raises:
+        StorageError: If the block raises an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise write_failed(target, error, next_step) from error
+
+
+def check_folder_path(folder: Path, option: str = "--out") -> None:
+    """Checks that a path can become a folder: neither it nor a parent is a file or a broken link.
+
+    Args:
+        folder: The path.
+        option: The option that sets it, for the message.
+
+    Raises:
+        UsageError: If it cannot become a folder.
+    """
+    for path in (folder, *folder.parents):
+        if os.path.lexists(path) and not path.is_dir():
+            raise UsageError(
+                f"{path} is {'a file' if path.exists() else 'a broken link'}",
+                f"{option} must name a folder",
+                f"For example, use {option} {path.with_name(f'{path.name}-folder')}",
+            )
+
+
+def check_overwrite(out: Path | None, file: str, content: str, overwrite: bool) -> None:
+    """Checks that an output folder holds no earlier result, unless it may be overwritten.
+
+    Args:
+        out: The folder; None if nothing is written.
+        file: The file that marks an earlier result.
+        content: The result with its article, such as ``an evaluation``.
+        overwrite: Whether an earlier result may be overwritten.
+
+    Raises:
+        UsageError: If the folder holds an earlier result and ``overwrite`` is false, or its path is a file.
+    """
+    if out is None:
+        return
+    check_folder_path(out)
+    if (out / file).exists() and not overwrite:
+        raise exists_error(out, content)
+
+
+def exists_error(out: Path, content: str) -> UsageError:
+    """Returns the error for a folder that already holds a result; ``content`` names it with its article."""
+    return UsageError(
+        f"{out} already holds {content}",
+        "Existing results are not overwritten without --overwrite",
+        "Choose another --out, or add --overwrite",
+    )
+
+
+def fsync_folder(folder: Path) -> None:
+    """Flushes a folder's entries (new and renamed files) to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -66,12 +127,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Writes a JSON file atomically, keys in the order given, NaN refused."""
+    """Writes a JSON file atomically. Keys keep their order; NaN raises ``ValueError``."""
     return write_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def sha256(content: bytes | str | Path) -> str:
-    """Returns the SHA-256 of bytes, of a text, or of a file's content, as hex."""
+    """Returns the SHA-256 of bytes, text or a file's content as a hexadecimal string."""
     if isinstance(content, Path):
         with content.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -80,14 +141,14 @@ def sha256(content: bytes | str | Path) -> str:
 
 @contextlib.contextmanager
 def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
-    """Holds a folder for this process; the lock ends with the process, even when that is killed.
+    """Locks a folder for this process; the lock is released when the process ends, also when it is killed.
 
     Args:
-        folder: The folder; made where it is missing.
-        wait: Whether to wait as long as another process holds it.
+        folder: The folder; created if missing.
+        wait: Whether to wait until another process releases the lock.
 
     Raises:
-        UsageError: If another process holds it, and this one does not wait.
+        UsageError: If another process holds the lock and ``wait`` is false.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -97,42 +158,85 @@ def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
         except OSError:
             raise UsageError(
                 f"{path} is in use by another reslink process",
-                "One process writes to a folder at a time",
-                "Wait for it to end, or choose another folder",
+                "Only one process may write to a folder at a time",
+                "Wait until it has finished, or choose another folder",
             ) from None
         yield
 
 
-_SILENCED: Final = {"onnxruntime": ("ORT_DISABLE_TELEMETRY",)}
-"""What native code must find in its environment before a package is loaded.
+_TELEMETRY_OFF: Final = {"onnxruntime": ("ORT_DISABLE_TELEMETRY",)}
+"""Environment variables, by package, that are set before the package is imported.
 
-ONNX Runtime from 1.29 on reports to its maker over the network, and keeps a device number and a database in the home folder;
-only this variable, set before it is loaded, keeps it from both (its Privacy.md). Images of patients are near: it is always set.
+ONNX Runtime 1.29 and later sends telemetry to its vendor and keeps a device ID and a database in the home folder. Only this
+variable, set before the import, prevents both (see its Privacy.md). reslink handles patient images, so it is always set.
 """
 
 
 def optional_import(name: str, extra: str) -> ModuleType:
-    """Imports an optional package where it is used.
+    """Imports a module of an optional package.
 
     Args:
         name: The module, such as ``captum.attr``.
-        extra: The extra of reslink that installs it.
+        extra: The extra of reslink that installs the package.
 
     Raises:
-        UsageError: If it is not installed, with the command that installs it.
+        UsageError: If the package is not installed. The message holds the command that installs it.
     """
-    for variable in _SILENCED.get(name.split(".")[0], ()):
+    for variable in _TELEMETRY_OFF.get(name.split(".")[0], ()):
         os.putenv(variable, "1")
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UsageError(
-            f"The package {name.split('.')[0]!r} is not installed",
-            f"This needs the extra {extra!r}",
-            f'Run: pip install "reslink[{extra}]"',
-        ) from error
+        raise missing_package(name.split(".")[0], extra) from error
 
 
-def spreadsheet_text(text: str) -> str:
-    """Returns a text that no spreadsheet runs as a formula: one that would be gets a ``'`` before it (OWASP, CSV injection)."""
+def missing_package(package: str, extra: str) -> UsageError:
+    """Returns the error for a package that is not installed, with the command that installs its extra."""
+    return UsageError(
+        f"The package {package!r} is not installed",
+        f"It belongs to the extra {extra!r} of reslink",
+        f"Run: {install_command(extra)}",
+    )
+
+
+def install_command(*extras: str) -> str:
+    """Returns the command that installs the packages of one or more extras.
+
+    The command names the packages instead of ``reslink[EXTRA]``, so it works however reslink was installed: from a wheel, from
+    a clone or from an index.
+
+    Args:
+        extras: Extras of reslink, such as ``serve``.
+
+    Raises:
+        ValueError: If reslink declares no such extra.
+    """
+    try:
+        packages_of = {extra: set(_packages_of(extra, set())) for extra in extras}
+    except metadata.PackageNotFoundError:  # imported from a clone that is not installed
+        return f'python -m pip install -e ".[{",".join(extras)}]"'
+    if unknown := [extra for extra, packages in packages_of.items() if not packages]:
+        raise ValueError(f"reslink has no extra {unknown[0]!r}")
+    return f"python -m pip install {' '.join(sorted(set().union(*packages_of.values())))}"
+
+
+def _packages_of(extra: str, visited: set[str]) -> Iterator[str]:
+    """Yields the requirements of an extra, quoted for a shell; extras of reslink within the extra are resolved."""
+    from packaging.requirements import Requirement
+
+    visited.add(extra)
+    for text in metadata.requires("reslink") or ():
+        requirement = Requirement(text)
+        marker = requirement.marker
+        if marker is None or not marker.evaluate({"extra": extra}) or marker.evaluate({"extra": ""}):
+            continue  # a core requirement, another extra, or another platform
+        if requirement.name == "reslink":
+            for other in sorted(requirement.extras - visited):
+                yield from _packages_of(other, visited)
+        else:
+            yield f'"{requirement.name}{requirement.specifier}"'
+
+
+def escape_formula(text: str) -> str:
+    """Returns the text with a leading ``'`` if a spreadsheet would run it as a formula (OWASP, CSV injection)."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,4 +1,4 @@
-"""Planted letters are found, outside the head nearly always; heads without letters raise no alarm."""
+"""Drawn letters are detected, outside the head almost always; heads without letters raise no alarm."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ import pytest
 from numpy.typing import NDArray
 
 from reslink.audit import burned_in_text
-from reslink.audit.burned_in_text import Box, count_words, find_text
+from reslink.audit.burned_in_text import TextBox, count_words, find_text
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort, render_slice
-from reslink.datasets.phantom.writers import to_grey, write_png
+from reslink.datasets.phantom.writers import to_gray, write_png
 from reslink.imaging.image import Image
 from reslink.imaging.reading import read_image
 
 WORDS = ("DOE^JOHN", "L  120kV", "2019-03-04 12:31", "W:80 L:40", "Im: 12/32", "A1234567", "F 54Y")
 
 
-def picture(grey: NDArray[np.uint8]) -> Image:
-    return Image(grey.astype(np.float32), unit="grey", white=255.0)
+def picture(gray: NDArray[np.uint8]) -> Image:
+    return Image(gray.astype(np.float32), unit="gray", white=255.0)
 
 
 def head(patient: int, *, sequence: str = "CT", size: int = 256) -> NDArray[np.uint8]:
-    plane = render_slice(9, patient, tumour=bool(patient % 2), sequence=sequence, size=size)  # type: ignore[arg-type]
-    return to_grey(plane.pixels, sequence == "CT")
+    plane = render_slice(9, patient, tumor=bool(patient % 2), sequence=sequence, size=size)  # type: ignore[arg-type]
+    return to_gray(plane.pixels, sequence == "CT")
 
 
-def lettered(grey: NDArray[np.uint8], word: str, size: int, at: tuple[int, int], value: int = 255) -> NDArray[np.uint8]:
+def lettered(gray: NDArray[np.uint8], word: str, size: int, at: tuple[int, int], value: int = 255) -> NDArray[np.uint8]:
     """A copy with a word in the Pillow typeface, saved once as JPEG of quality 80."""
-    sheet = PIL.Image.fromarray(grey)
+    sheet = PIL.Image.fromarray(gray)
     PIL.ImageDraw.Draw(sheet).text(at, word, fill=value, font=PIL.ImageFont.load_default(size=size))
     stream = io.BytesIO()
     sheet.save(stream, "JPEG", quality=80)
@@ -47,7 +47,7 @@ def lettered(grey: NDArray[np.uint8], word: str, size: int, at: tuple[int, int],
         return np.asarray(saved)
 
 
-def covers(boxes: list[Box], word: str, size: int, at: tuple[int, int]) -> bool:
+def covers(boxes: list[TextBox], word: str, size: int, at: tuple[int, int]) -> bool:
     """Whether the boxes cover half of the columns of a word."""
     left, top, right, bottom = PIL.ImageDraw.Draw(PIL.Image.new("L", (8, 8))).textbbox(
         at, word, font=PIL.ImageFont.load_default(size=size)
@@ -64,37 +64,37 @@ def test_letters_in_a_corner_are_found() -> None:
     for number in range(21):
         word, size = WORDS[number % len(WORDS)], 10 + number % 7
         at = (5, 5) if number % 2 else (5, 256 - 2 * size)
-        grey = lettered(head(number % 8, sequence=("CT", "T1")[number % 2]), word, size, at, (255, 190)[number % 3 == 0])
-        if not covers(find_text(picture(grey)), word, size, at):
+        gray = lettered(head(number % 8, sequence=("CT", "T1")[number % 2]), word, size, at, (255, 190)[number % 3 == 0])
+        if not covers(find_text(picture(gray)), word, size, at):
             missed.append((word, size))
     assert len(missed) <= 1, missed
 
 
-def test_letters_over_the_brain_are_found_and_told_to_be_there() -> None:
+def test_letters_over_the_brain_are_found_in_the_head() -> None:
     found = 0
     for number in range(8):
-        grey = lettered(head(number % 4, sequence="FLAIR"), "DOE^JOHN", 16, (88, 110))
-        boxes = [box for box in find_text(picture(grey)) if box.in_head]
+        gray = lettered(head(number % 4, sequence="FLAIR"), "DOE^JOHN", 16, (88, 110))
+        boxes = [box for box in find_text(picture(gray)) if box.in_head]
         found += covers(boxes, "DOE^JOHN", 16, (88, 110))
     assert found >= 7
 
 
-def test_a_box_goes_on_to_both_ends_of_the_line() -> None:
-    grey = lettered(np.zeros((256, 256), np.uint8), "V  12345678  V", 14, (40, 120))
-    boxes = find_text(picture(grey))
+def test_a_box_covers_the_whole_line() -> None:
+    gray = lettered(np.zeros((256, 256), np.uint8), "V  12345678  V", 14, (40, 120))
+    boxes = find_text(picture(gray))
     left, right = min(box.left for box in boxes), max(box.left + box.width for box in boxes)
-    assert np.all(np.delete(grey, np.s_[left - 1 : right + 1], axis=1) < 60)
+    assert np.all(np.delete(gray, np.s_[left - 1 : right + 1], axis=1) < 60)
 
 
 @pytest.mark.parametrize("turn", [np.rot90, np.fliplr, np.flipud], ids=["rotated", "mirrored", "upside down"])
-def test_letters_are_found_whichever_way_they_stand(turn: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> None:
-    grey = lettered(head(3), "2019-03-04 12:31", 13, (5, 5))
-    assert find_text(picture(np.ascontiguousarray(turn(grey))))
+def test_rotated_and_mirrored_letters_are_found(turn: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> None:
+    gray = lettered(head(3), "2019-03-04 12:31", 13, (5, 5))
+    assert find_text(picture(np.ascontiguousarray(turn(gray))))
 
 
 def test_dark_letters_of_a_negative_are_found() -> None:
-    grey = 255 - lettered(head(3), "TTTHHH", 13, (5, 5))  # without closed shapes, whose insides are bright strokes again
-    assert covers(find_text(picture(grey)), "TTTHHH", 13, (5, 5))
+    gray = 255 - lettered(head(3), "TTTHHH", 13, (5, 5))  # without closed shapes, whose insides are bright strokes again
+    assert covers(find_text(picture(gray)), "TTTHHH", 13, (5, 5))
 
 
 @pytest.mark.parametrize(("form", "modality"), [("png", "CT"), ("dicom", "CT"), ("png", "T1"), ("dicom", "T2")])
@@ -133,24 +133,24 @@ def test_a_flat_or_tiny_image_has_no_text() -> None:
     assert find_text(picture(np.arange(64, dtype=np.uint8).reshape(8, 8))) == []
 
 
-def test_the_image_is_not_changed_and_boxes_lie_in_it() -> None:
-    grey = lettered(head(1), "A1234567", 14, (5, 5))
-    image = picture(grey)
+def test_the_image_is_not_changed_and_boxes_are_inside() -> None:
+    gray = lettered(head(1), "A1234567", 14, (5, 5))
+    image = picture(gray)
     boxes = find_text(image)
-    np.testing.assert_array_equal(image.pixels, grey)
+    np.testing.assert_array_equal(image.pixels, gray)
     assert boxes
-    assert all(box.of(image.pixels).shape == (box.height, box.width) for box in boxes)
-    assert write_png(grey)
+    assert all(box.crop(image.pixels).shape == (box.height, box.width) for box in boxes)
+    assert write_png(gray)
 
 
 class TestCountingWords:
-    def test_nothing_is_said_without_tesseract(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_tesseract_nothing_is_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(burned_in_text.shutil, "which", lambda _: None)
         image = picture(lettered(head(1), "A1234567", 14, (5, 5)))
         assert count_words(image, find_text(image)) is None
         assert count_words(image, []) == 0
 
-    def test_words_are_counted_and_nothing_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_words_are_counted_in_each_box(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(burned_in_text.shutil, "which", lambda _: "/usr/bin/tesseract")
         monkeypatch.setattr(burned_in_text.importlib.util, "find_spec", lambda _: object())
         monkeypatch.setitem(sys.modules, "pytesseract", SimpleNamespace(image_to_string=lambda *_, **__: "DOE JOHN\n"))
@@ -158,7 +158,7 @@ class TestCountingWords:
         boxes = find_text(image)
         assert count_words(image, boxes) == 2 * len(boxes)
 
-    def test_a_program_that_fails_ends_no_audit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failing_program_does_not_end_the_audit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def fails(*_: object, **__: object) -> str:
             raise RuntimeError("Tesseract process timeout")
 
@@ -177,32 +177,32 @@ def test_a_dense_page_takes_little_memory_and_time() -> None:
         words = " ".join("".join(chr(97 + c) for c in rng.integers(0, 26, 5)) for _ in range(19))
         PIL.ImageDraw.Draw(sheet).text((4, top), words, fill=255, font=PIL.ImageFont.load_default(size=11))
     image = picture(np.asarray(sheet))
-    unit = burned_in_text._unit(image)
-    assert unit is not None
-    pieces = burned_in_text._pieces(unit)
-    assert len(pieces) > 8000
+    plane = burned_in_text._normalized(image)
+    assert plane is not None
+    letters = burned_in_text._find_letters(plane)
+    assert len(letters) > 8000
     tracemalloc.start()
     start = time.process_time()
-    one, other = burned_in_text._beside(pieces)
-    taken, (_, most) = time.process_time() - start, tracemalloc.get_traced_memory()
+    left, right = burned_in_text._neighbor_pairs(letters)
+    seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(one) == len(other) > 8000
-    assert most < 300e6
-    assert taken < 2
+    assert len(left) == len(right) > 8000
+    assert peak < 300e6
+    assert seconds < 2  # processor time of this process
     assert find_text(image)
 
 
-def test_neighbours_are_those_of_all_pairs(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against every pair with every other, in parts of a few pairs."""
+def test_neighbors_are_those_of_all_pairs(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compares with a test of all pairs, also in blocks of a few pairs."""
     top, left = rng.integers(0, 200, 300).astype(float), rng.integers(0, 200, 300).astype(float)
     height, width = rng.integers(5, 20, 300), rng.integers(1, 30, 300)
-    rest = (rng.random(300) * 0.3, *(np.ones(300),) * 3)
-    pieces = burned_in_text._Pieces(top, top + height, left, left + width, *rest)
-    one, other = (grid.ravel() for grid in np.meshgrid(np.arange(300), np.arange(300), indexing="ij"))
-    near = burned_in_text._neighbours(pieces, one, other)
-    wanted = set(zip(one[near].tolist(), other[near].tolist(), strict=True))
-    for most in (100, 1 << 20):
-        monkeypatch.setattr(burned_in_text, "MOST_PAIRS", most)
-        found = burned_in_text._beside(pieces)
-        assert set(zip(found[0].tolist(), found[1].tolist(), strict=True)) == wanted
-        assert len(found[0]) == len(wanted) > 100
+    others = (rng.random(300) * 0.3, *(np.ones(300),) * 3)
+    letters = burned_in_text._Letters(top, top + height, left, left + width, *others)
+    first, second = (grid.ravel() for grid in np.meshgrid(np.arange(300), np.arange(300), indexing="ij"))
+    near = burned_in_text._are_neighbors(letters, first, second)
+    expected = set(zip(first[near].tolist(), second[near].tolist(), strict=True))
+    for max_pairs in (100, 1 << 20):
+        monkeypatch.setattr(burned_in_text, "MAX_PAIRS", max_pairs)
+        pairs = burned_in_text._neighbor_pairs(letters)
+        assert set(zip(pairs[0].tolist(), pairs[1].tolist(), strict=True)) == expected
+        assert len(pairs[0]) == len(expected) > 100

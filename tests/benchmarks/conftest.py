@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +14,15 @@ import pytest
 from PIL import Image
 
 from reslink.datasets.manifest import Manifest
-from reslink.training.data import Materials, open_materials
-from reslink.training.monitoring.progress import Silent
+from reslink.training.data import TrainingData, open_training_data
+from reslink.training.monitoring.progress import SilentProgress
 from reslink.training.recipe.recipe import Recipe, load_recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-SCRIPTS = ("attention", "budget", "budget_tables", "decision", "peers", "search", "time_to_result", "train_step", "variations")
+SCRIPTS = (
+    *("attention", "budget", "budget_tables", "decision", "interval_coverage", "make_tables", "peers"),
+    *("search", "time_to_result", "train_step", "variations"),
+)
 TINY = (
     *("preprocess.size=64", "model.stem_dim=8", "model.dims=[8, 16]", "model.depths=[0, 1]", "model.area_size=4"),
     *("data.group_by=none", "data.allow_leakage=true", "trainer.batch_size=8", "trainer.precision=fp32", "trainer.workers=0"),
@@ -46,18 +48,8 @@ def _script(name: str) -> Any:
     return script
 
 
-attention, budget, budget_tables, decision, peers, search, time_to_result, train_step, variations = map(_script, SCRIPTS)
-
-
-@pytest.fixture(scope="session")
-def interval_coverage() -> ModuleType:
-    """``coverage.py``, under a name that is not also that of the package behind pytest-cov."""
-    spec = importlib.util.spec_from_file_location("interval_coverage", FOLDER / "coverage.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+attention, budget, budget_tables, decision, interval_coverage, make_tables, peers = map(_script, SCRIPTS[:7])
+search, time_to_result, train_step, variations = map(_script, SCRIPTS[7:])
 
 
 @pytest.fixture(scope="session")
@@ -66,13 +58,13 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def materials(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Materials:
-    """Noisy discs, brighter in one class; 40 pictures."""
+def training_data(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
+    """Noisy discs, brighter in one class; 40 images."""
     root, rng = tmp_path_factory.mktemp("discs"), np.random.default_rng(0)
     y, x = np.mgrid[:72, :72]
     for i in range(40):
         folder = root / "data" / ("Healthy", "Tumor")[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        grey = (np.hypot(y - 36, x - 36) < 30) * (90 + 60 * (i % 2) + rng.normal(0, 12, (72, 72)))
-        Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(folder / f"{i:02d}.png")
-    return open_materials(Manifest.open(root / "data"), recipe, root / "cache", Silent())
+        gray = (np.hypot(y - 36, x - 36) < 30) * (90 + 60 * (i % 2) + rng.normal(0, 12, (72, 72)))
+        Image.fromarray(np.clip(gray, 0, 255).astype(np.uint8)).save(folder / f"{i:02d}.png")
+    return open_training_data(Manifest.open(root / "data"), recipe, root / "cache", SilentProgress())

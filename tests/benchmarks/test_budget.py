@@ -1,4 +1,4 @@
-"""Training by a budget: the schedule ends with it, judging is not counted, and peers get the best of their weights."""
+"""Training by a budget: the schedule ends with it, evaluation is not counted, and peers get the best of their weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from reslink.training.data import Materials
+from reslink.training.data import TrainingData
 from reslink.training.optim import build
 from reslink.training.recipe.recipe import Recipe
 from reslink.training.recipe.schema import OptimizerSettings
@@ -35,8 +35,8 @@ def test_the_learning_rate_is_that_of_the_recipe_at_the_same_share(budget: Modul
     settings = OptimizerSettings(schedule=schedule, lr=1e-3, warmup=0.1)
     steps = 5000
     for step in (0, 100, 499, 500, 2500, 4999):
-        wanted = build.learning_rate(step, steps, settings)
-        assert budget.learning_rate(step / steps, settings) == pytest.approx(wanted, abs=2.1e-6)  # a step of the rise is 2e-6
+        expected = build.learning_rate(step, steps, settings)
+        assert budget.learning_rate(step / steps, settings) == pytest.approx(expected, abs=2.1e-6)  # a step of the rise is 2e-6
 
 
 def test_the_learning_rate_rises_to_its_highest_and_ends_at_zero_also_after_the_end(budget: ModuleType) -> None:
@@ -61,11 +61,11 @@ def test_only_what_runs_inside_counts(budget: ModuleType) -> None:
 
 
 def test_the_first_step_of_a_process_leaves_the_weights_alone(
-    budget: ModuleType, recipe: Recipe, materials: Materials, network: nn.Module
+    budget: ModuleType, recipe: Recipe, training_data: TrainingData, network: nn.Module
 ) -> None:
     for trainee in (
-        budget.Trainee(recipe, materials),
-        budget.Trainee(recipe, materials, network, lambda moved: torch.optim.SGD(moved.parameters(), lr=1.0)),
+        budget.Trainee(recipe, training_data),
+        budget.Trainee(recipe, training_data, network, lambda moved: torch.optim.SGD(moved.parameters(), lr=1.0)),
     ):
         before = {name: value.clone() for name, value in trainee.learner.network.state_dict().items()}
         trainee._first_step()
@@ -73,53 +73,53 @@ def test_the_first_step_of_a_process_leaves_the_weights_alone(
         assert all(p.grad is None for p in trainee.learner.network.parameters())
 
 
-def test_a_run_ends_with_its_steps_and_is_looked_at_in_between(
-    budget: ModuleType, recipe: Recipe, materials: Materials
+def test_a_run_ends_with_its_steps_and_is_evaluated_in_between(
+    budget: ModuleType, recipe: Recipe, training_data: TrainingData
 ) -> None:
-    trainee = budget.Trainee(recipe, materials)
+    trainee = budget.Trainee(recipe, training_data)
     per_epoch, seen = trainee.steps_an_epoch(), []
     clock = budget.Steps(2 * per_epoch)
     trainee.train(clock, [0.25, 0.5], seen.append)
     assert clock.done == 2 * per_epoch
-    assert trainee.images == 2 * len(materials.indices("train"))
+    assert trainee.images == 2 * len(training_data.indices("train"))
     assert [moment.share for moment in seen] == [pytest.approx(0.25), pytest.approx(0.5)]
     assert seen[0].weights == "average"
     assert seen[0].images < seen[1].images < trainee.images
 
 
-def test_a_peer_is_judged_by_the_best_of_its_weights(
-    budget: ModuleType, peers: ModuleType, recipe: Recipe, materials: Materials, network: nn.Module
+def test_a_peer_is_evaluated_with_the_best_of_its_weights(
+    budget: ModuleType, peers: ModuleType, recipe: Recipe, training_data: TrainingData, network: nn.Module
 ) -> None:
-    trainee = budget.Trainee(recipe, materials, network, lambda moved: peers.adamw(moved, 3e-3), several=True)
+    trainee = budget.Trainee(recipe, training_data, network, lambda moved: peers.adamw(moved, 3e-3), several=True)
     clock = budget.Steps(8 * trainee.steps_an_epoch())
     trainee.train(clock)
-    looked = {name: trainee._judgement() for name in trainee._weights(last=True)}
-    assert set(looked) == {
-        f"{weights}{statistics}" for weights in ("raw", "average") for statistics in ("", ", statistics estimated anew")
+    candidates = {name: trainee._validate() for name in trainee._weights(last=True)}
+    assert set(candidates) == {
+        f"{weights}{statistics}" for weights in ("raw", "average") for statistics in ("", ", re-estimated statistics")
     }
-    found = trainee.look(clock, last=True)
-    assert found.judgement == trainee._judgement()  # what was the best is what is judged now
-    assert not any(other.better_than(found.judgement) for other in looked.values())
-    assert looked["raw, statistics estimated anew"].loss < looked["raw"].loss  # the planted momentum hurts
+    best = trainee.evaluate(clock, last=True)
+    assert best.validation == trainee._validate()  # the best weights are loaded
+    assert not any(other.better_than(best.validation) for other in candidates.values())
+    assert candidates["raw, re-estimated statistics"].loss < candidates["raw"].loss  # the planted momentum hurts
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_counted(
-    budget: ModuleType, recipe: Recipe, materials: Materials, network: nn.Module
+    budget: ModuleType, recipe: Recipe, training_data: TrainingData, network: nn.Module
 ) -> None:
-    trainee = budget.Trainee(recipe, materials, network, lambda moved: torch.optim.SGD(moved.parameters(), lr=0.0))
+    trainee = budget.Trainee(recipe, training_data, network, lambda moved: torch.optim.SGD(moved.parameters(), lr=0.0))
     with torch.no_grad():
         network[-1].bias.fill_(float("inf"))
     trainee.train(budget.Steps(3))
     assert trainee.skipped == 3
 
 
-def test_the_test_part_is_judged_over_its_groups(budget: ModuleType, recipe: Recipe, materials: Materials) -> None:
-    found = budget.test_figures(budget.Trainee(recipe, materials))
-    assert found["n_test"] == len(materials.indices("test"))
-    assert found["test"].keys() == {"auroc", "accuracy"}
+def test_the_test_split_is_evaluated_over_its_groups(budget: ModuleType, recipe: Recipe, training_data: TrainingData) -> None:
+    metrics = budget.test_metrics(budget.Trainee(recipe, training_data))
+    assert metrics["n_test"] == len(training_data.indices("test"))
+    assert metrics["test"].keys() == {"auroc", "accuracy"}
 
 
-def test_the_kaggle_network_takes_images_and_says_when_they_are_too_small(peers: ModuleType) -> None:
+def test_the_kaggle_network_rejects_images_that_are_too_small(peers: ModuleType) -> None:
     network = peers.build_peer("kaggle_cnn", 3, 4, 64, seed=1)
     assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 4)
     assert peers.build_peer("kaggle_cnn", 1, 2, 46)(torch.zeros(1, 1, 46, 46)).shape == (1, 2)

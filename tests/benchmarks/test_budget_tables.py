@@ -1,4 +1,4 @@
-"""The tables choose a peer's learning rate on the validation part alone and quote the test part."""
+"""The tables choose the learning rate of a peer on the validation split and show the test split."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def rows() -> list[dict[str, Any]]:
     return [
         row("reslink", 1, 0.96, 0.95, lr=2e-3),
         row("reslink", 10, 0.99, 0.98, lr=2e-3),
-        row("resnet18", 1, 0.99, 0.80, lr=3e-3),  # better on the test part, which must not count
+        row("resnet18", 1, 0.99, 0.80, lr=3e-3),  # better on the test split, which must not count
         row("resnet18", 1, 0.90, 0.91),
         row("resnet18", 10, 0.97, 0.96),
         row("kaggle_cnn", 10, 0.93, 0.90),
     ]
 
 
-def test_the_learning_rate_is_chosen_on_the_validation_part(budget_tables: ModuleType, rows: list[dict[str, Any]]) -> None:
+def test_the_learning_rate_is_chosen_on_the_validation_split(budget_tables: ModuleType, rows: list[dict[str, Any]]) -> None:
     assert budget_tables.best_rates(rows) == {"resnet18": 1e-3, "kaggle_cnn": 1e-3}
     assert budget_tables.rate_scores(rows)["resnet18"] == {1e-3: 0.91, 3e-3: 0.80}
-    quoted = budget_tables.judged(rows)
+    quoted = budget_tables.rows_with_best_rates(rows)
     assert len(quoted) == 5
-    assert not [one for one in quoted if one["lr"] == 3e-3]
+    assert not [run for run in quoted if run["lr"] == 3e-3]
 
 
 def test_later_runs_with_the_chosen_rate_do_not_change_the_choice(
@@ -55,13 +55,13 @@ def test_later_runs_with_the_chosen_rate_do_not_change_the_choice(
 
 
 def test_the_time_to_a_level_is_the_earliest_of_any_run(budget_tables: ModuleType, rows: list[dict[str, Any]]) -> None:
-    ours = [one for one in rows if one["network"] == "reslink"]
-    assert budget_tables.until(ours, 0.95) == (120.0, 1000)
-    assert budget_tables.until(ours, 0.97) == (1200.0, 10000)
-    assert budget_tables.until(ours, 0.985) is None
+    ours = [run for run in rows if run["network"] == "reslink"]
+    assert budget_tables.time_to_level(ours, 0.95) == (120.0, 1000)
+    assert budget_tables.time_to_level(ours, 0.97) == (1200.0, 10000)
+    assert budget_tables.time_to_level(ours, 0.985) is None
 
 
-def test_figures_are_means_over_seeds_with_the_mean_ends(budget_tables: ModuleType) -> None:
+def test_metrics_are_means_over_seeds_with_the_mean_ends(budget_tables: ModuleType) -> None:
     both = [row("reslink", 1, 0.90, 0.9), row("reslink", 1, 0.96, 0.9, seed=1)]
     assert budget_tables.interval(both, "auroc") == "0.930 (0.910 to 0.940)"
     assert budget_tables.interval([], "auroc") == "–"
@@ -69,9 +69,9 @@ def test_figures_are_means_over_seeds_with_the_mean_ends(budget_tables: ModuleTy
     assert budget_tables.interval(both, "auroc") == "0.930"
 
 
-def test_the_table_says_what_was_found(budget_tables: ModuleType, rows: list[dict[str, Any]]) -> None:
+def test_the_table_shows_metrics_and_time_to_level(budget_tables: ModuleType, rows: list[dict[str, Any]]) -> None:
     text = "\n".join(budget_tables.all_tables(rows, 0.95))
-    assert "auroc: ours after 1 min 0.9600, best peer after 10 min 0.9700 (resnet18)." in text
+    assert "auroc: reslink after 1 min 0.9600, best peer after 10 min 0.9700 (resnet18)." in text
     ours, kaggle = (next(line for line in text.splitlines() if line.startswith(f"| {name}")) for name in ("reslink", "kaggle"))
     assert ours.split(" | ")[3:5] == ["0.960 (0.940 to 0.970)", "0.860 (0.840 to 0.870)"]
     assert ours.endswith("| 120 s, 1,000 images |")
@@ -82,18 +82,18 @@ def test_the_table_says_what_was_found(budget_tables: ModuleType, rows: list[dic
 def test_rows_are_appended_and_read_again(budget_tables: ModuleType, rows: list[dict[str, Any]], tmp_path: Path) -> None:
     path = tmp_path / "new" / "results.jsonl"
     assert budget_tables.read(path) == []
-    for one in rows:
-        budget_tables.append(path, one)
+    for run in rows:
+        budget_tables.append(path, run)
     assert budget_tables.read(path) == rows
     with pytest.raises(ValueError, match="not JSON compliant"):
         budget_tables.append(path, {"auroc": float("nan")})
     assert budget_tables.read(path) == rows
 
 
-def test_a_line_that_is_no_result_is_named(budget_tables: ModuleType, tmp_path: Path) -> None:
+def test_a_line_that_is_not_json_is_reported(budget_tables: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text("{}\n{half", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"Line 2 of .*results\.jsonl is no JSON"):
+    with pytest.raises(UsageError, match=r"Line 2 of .*results\.jsonl is not JSON"):
         budget_tables.read(path)
 
 
@@ -103,12 +103,12 @@ def test_rates_that_were_tried_on_different_seeds_are_not_compared(budget_tables
         budget_tables.best_rates(apart)
 
 
-def test_a_run_that_was_not_looked_at_on_its_way_has_no_time_to_a_level(
+def test_a_run_without_evaluations_during_training_has_no_time_to_a_level(
     budget_tables: ModuleType, rows: list[dict[str, Any]]
 ) -> None:
     ends = [row("reslink", 1, 0.9, 0.99, seed=seed) for seed in (1, 2)]
-    for one in ends:
-        del one["curve"][0]
+    for run in ends:
+        del run["curve"][0]
     both = "\n".join(budget_tables.all_tables(rows + ends, 0.95))
     ours = next(line for line in both.splitlines() if line.startswith("| reslink"))
     assert ours.endswith("| 120 s, 1,000 images |"), "as without them"

@@ -1,4 +1,4 @@
-"""The search for recipes: a fold for judging, the rest for training, the test part for nothing; a finished trial stays."""
+"""The search for recipes: one fold for evaluation, the others for training, no test split; finished trials are skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 from reslink.errors import UsageError
-from reslink.training.data import Materials
+from reslink.training.data import TrainingData
 
 SMALL = [
     *("preprocess.size=64", "model.stem_dim=8", "model.dims=[8, 16]", "model.depths=[0, 1]", "model.area_size=4"),
@@ -27,18 +27,26 @@ def search(search: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     return search
 
 
-def test_a_fold_takes_nothing_from_the_test_part(search, materials: Materials) -> None:
-    parts = [search.folded(materials, 3, fold).parts for fold in range(3)]
-    for found in parts:
-        assert [p == "test" for p in found] == [p == "test" for p in materials.parts]
-        assert "train" in found
-    judged = [sum(found[i] == "validation" for found in parts) for i in range(len(materials.parts))]
-    assert judged == [int(part != "test") for part in materials.parts], "each image of the rest is judged in one fold"
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_cohort(tmp_path_factory.mktemp("search") / "heads", PhantomSettings(patients=24, size=128, seed=3)))
 
 
-def test_a_trial_is_trained_once_and_points_at_lesions(search, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_cohort(tmp_path / "heads", PhantomSettings(patients=24, size=128, seed=3))
-    words = [str(tmp_path / "heads"), "--out", str(tmp_path / "out"), "--trial", "tiny", "--folds", "2"]
+def test_a_fold_has_no_image_of_the_test_split(search, training_data: TrainingData) -> None:
+    folds = [search.folded(training_data, 3, fold).splits for fold in range(3)]
+    for fold in folds:
+        assert [p == "test" for p in fold] == [p == "test" for p in training_data.splits]
+        assert "train" in fold
+    evaluated = [sum(fold[i] == "validation" for fold in folds) for i in range(len(training_data.splits))]
+    assert evaluated == [int(split != "test") for split in training_data.splits], (
+        "each image outside the test split is evaluated in one fold"
+    )
+
+
+def test_a_trial_is_trained_once_and_points_at_lesions(
+    search, heads: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [heads, "--out", str(tmp_path / "out"), "--trial", "tiny", "--folds", "2"]
     search.main(words)
     row = json.loads((tmp_path / "out" / "heads_2_0_tiny_0" / "trial.json").read_text())
     assert 0 <= row["pointing"] <= 1
@@ -46,16 +54,18 @@ def test_a_trial_is_trained_once_and_points_at_lesions(search, tmp_path: Path, c
     printed = capsys.readouterr().out
     search.main(words)
     assert capsys.readouterr().out == printed
+    (tmp_path / "out" / "heads_2_0_tiny_0" / "trial.json").unlink()
+    search.main(words)
+    assert capsys.readouterr().out.strip().endswith("| – |"), "the seconds of a trial that was resumed are unknown"
     search.TRIALS.write_text(yaml.safe_dump({"always": [*SMALL, "optimizer.lr=1e-4"], "trials": {"tiny": []}}))
     with pytest.raises(SystemExit, match="holds tiny with other settings or images"):
         search.main(words)
 
 
-def test_a_variation_is_trained_judged_and_begun_anew(search, tmp_path: Path) -> None:
+def test_a_variation_is_trained_evaluated_and_started_again(search, heads: str, tmp_path: Path) -> None:
     trials = {"always": SMALL, "trials": {"tiny": [], "varied": ["variation=statistics_gates"]}}
     search.TRIALS.write_text(yaml.safe_dump(trials))
-    make_cohort(tmp_path / "heads", PhantomSettings(patients=24, size=128, seed=3))
-    words = [str(tmp_path / "heads"), "--out", str(tmp_path / "out"), "--folds", "2", "--trial"]
+    words = [heads, "--out", str(tmp_path / "out"), "--folds", "2", "--trial"]
     rows = []
     for _ in range(2):
         search.main([*words, "varied"])
@@ -101,16 +111,6 @@ def test_a_wrong_trial_ends_with_a_message_and_no_traceback(search, tmp_path: Pa
 
 
 @pytest.mark.parametrize("folds", [["--fold", "3"], ["--fold", "-1"], ["--folds", "1"]])
-def test_a_fold_that_is_not_there_ends_with_a_message(search, tmp_path: Path, folds: list[str]) -> None:
-    with pytest.raises(SystemExit, match="the first is 0"):
+def test_a_fold_that_does_not_exist_ends_with_a_message(search, tmp_path: Path, folds: list[str]) -> None:
+    with pytest.raises(SystemExit, match="numbered from 0"):
         search.main([str(tmp_path), "--out", str(tmp_path / "out"), *folds])
-
-
-def test_the_seconds_of_a_trial_that_went_on_are_not_known(search, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_cohort(tmp_path / "heads", PhantomSettings(patients=24, size=128, seed=3))
-    words = [str(tmp_path / "heads"), "--out", str(tmp_path / "out"), "--trial", "tiny", "--folds", "2"]
-    search.main(words)
-    (tmp_path / "out" / "heads_2_0_tiny_0" / "trial.json").unlink()
-    capsys.readouterr()
-    search.main(words)
-    assert capsys.readouterr().out.strip().endswith("| – |")

@@ -1,4 +1,4 @@
-"""The comparison in equal training time refuses what it cannot compare, with a message."""
+"""Wrong usage of the comparison in equal training time gives a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a shipped bundle says of itself, and what gives away where it was made."""
+"""The description of a shipped bundle, and the search for private strings in its files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import pytest
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
-from reslink.bundles.pretrained import NO_GATE, audit_findings, missing_parts, read_first, shipping_of, traces
+from reslink.bundles.pretrained import (
+    NO_OOD_DETECTOR,
+    find_private_strings,
+    missing_components,
+    pretrained_info,
+    summarize_audit,
+    usage_notes,
+)
 from reslink.errors import BundleError
 
 FIGURE = {"estimate": 0.9576, "ci_low": 0.9497, "ci_high": 0.9639, "n": 9, "method": "BCa"}
@@ -15,65 +22,68 @@ AUDIT = {
     "classes": {"Healthy": 1834, "Tumor": 1859},
     "groups": 2157,
     "patients": 0,
-    "twins": [["a.png", "b.png"], ["c.png", "d.png", "e.png"]],
-    "twin_pairs": [{}, {}, {}],
+    "near_duplicates": [["a.png", "b.png"], ["c.png", "d.png", "e.png"]],
+    "near_duplicate_pairs": [{}, {}, {}],
     "label_conflicts": [["a.png", "b.png"]],
     "shortcuts": [
         {"probe": "outside_head", "balanced_accuracy": FIGURE, "chance": 0.5, "failed": True},
-        {"probe": "file_facts", "balanced_accuracy": FIGURE | {"ci_low": None}, "chance": 0.5, "failed": False},
+        {"probe": "file_metadata", "balanced_accuracy": FIGURE | {"ci_low": None}, "chance": 0.5, "failed": False},
     ],
     "burned_in_text": ["a.png"],
     "suspected_label_errors": [{}],
-    "not_done": [{"check": "identity", "reason": "no header"}],
-    "gates": [{"gate": "outside_head", "failed": True}, {"gate": "leaks", "failed": False}],
+    "skipped_checks": [{"check": "identity", "reason": "no header"}],
+    "checks": [{"check": "outside_head", "failed": True}, {"check": "group_leakage", "failed": False}],
     "verdict": "fail",
 }
 
 
 def test_an_audit_becomes_sentences_without_file_names() -> None:
-    found = audit_findings(AUDIT)
-    assert (
-        found[0] == "3,693 images (Healthy 1,834, Tumor 1,859) in 2,157 groups of patients and near copies, patients not given."
-    )
-    assert "5 images have at least one (2 sets, 3 pairs)" in found[1]
-    assert found[2] == "Near copies under more than one label: 1 sets with 2 images."
+    found = summarize_audit(AUDIT)
+    classes = "Healthy 1,834, Tumor 1,859"
+    assert found[0] == f"3,693 images ({classes}) in 2,157 groups of patients and near duplicates, patients not given."
+    assert "5 images have at least one (2 groups, 3 pairs)" in found[1]
+    assert found[2] == "Near duplicates with different labels: 1 groups with 2 images."
     assert found[3] == (
-        "From the pixels outside the head alone a forest reaches a balanced accuracy of 0.958 (95 % interval 0.950 to 0.964),"
-        " chance 0.500. This shortcut fails the audit."
+        "From the pixels outside the head alone a random forest reaches a balanced accuracy of 0.958"
+        " (95 % interval 0.950 to 0.964), chance 0.500. This shortcut fails the audit."
     )
     assert found[4].endswith("of 0.958, chance 0.500.")
-    assert found[-2] == "Not done: identity, as no header."
-    assert found[-1] == "Verdict of the audit: fail (outside_head)."
+    assert found[-2] == "Skipped: identity, because no header."
+    assert found[-1] == "Result of the audit: fail (outside_head)."
     assert ".png" not in " ".join(found)
 
 
-@pytest.mark.parametrize("wrong", [{}, {**AUDIT, "gates": None}, {**AUDIT, "classes": 3}])
-def test_what_is_no_audit_is_said(wrong: dict) -> None:
+@pytest.mark.parametrize("wrong", [{}, {**AUDIT, "checks": None}, {**AUDIT, "classes": 3}])
+def test_other_json_than_an_audit_is_refused(wrong: dict) -> None:
     with pytest.raises(BundleError, match=r"not the result of an audit.*Run reslink audit again"):
-        audit_findings(wrong)
+        summarize_audit(wrong)
 
 
-def test_a_bundle_of_a_user_says_nothing() -> None:
-    assert shipping_of({"licence": "x"}) is None
+def test_a_users_bundle_has_no_description() -> None:
+    assert pretrained_info({"license": "x"}) is None
 
 
-def test_what_is_read_first(built_zoo) -> None:
+def test_usage_notes(built_zoo) -> None:
     provenance = Bundle.load(built_zoo / "ct").provenance
-    shipped = shipping_of(provenance)
-    assert shipped is not None
-    assert read_first(provenance, gated=True) == [shipped.about]
-    assert read_first(provenance, gated=False) == [shipped.about, NO_GATE]
-    assert read_first({}, gated=True) == []
+    info = pretrained_info(provenance)
+    assert info is not None
+    assert usage_notes(provenance, has_ood_detector=True) == [info.usage_notes]
+    assert usage_notes(provenance, has_ood_detector=False) == [info.usage_notes, NO_OOD_DETECTOR]
+    assert usage_notes({}, has_ood_detector=True) == []
 
 
-def test_a_part_that_is_missing_is_named() -> None:
-    with pytest.raises(BundleError, match=r"provenance\.shipped of the bundle cannot be used: title: Field required"):
-        shipping_of({"shipped": {"about": "x"}})
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(BundleError, match=r"provenance\.pretrained of the bundle cannot be used: title: Field required"):
+        pretrained_info({"pretrained": {"usage_notes": "x"}})
 
 
-def test_parts_that_a_decision_lacks(built_zoo) -> None:
-    assert missing_parts(Decision()) == ["calibration and operating point", "prediction sets", "out-of-distribution gate"]
-    assert missing_parts(Bundle.load(built_zoo / "ct").decision) == []
+def test_missing_components_of_a_decision(built_zoo) -> None:
+    assert missing_components(Decision()) == [
+        "calibration and operating point",
+        "prediction sets",
+        "out-of-distribution detector",
+    ]
+    assert missing_components(Bundle.load(built_zoo / "ct").decision) == []
 
 
 @pytest.mark.parametrize(
@@ -88,18 +98,18 @@ def test_parts_that_a_decision_lacks(built_zoo) -> None:
         "on Box-7 made",
     ],
 )
-def test_a_trace_is_found(tmp_path, text) -> None:
+def test_a_private_string_is_found(tmp_path, text) -> None:
     (tmp_path / "MODEL_CARD.md").write_text(f"A card\n{text}\n")
-    [found, *_] = traces(tmp_path, ["box-7", ""])
+    [found, *_] = find_private_strings(tmp_path, ["box-7", ""])
     assert found.startswith("MODEL_CARD.md: ")
 
 
-def test_a_trace_in_a_file_that_is_no_text_is_found(tmp_path) -> None:
+def test_a_private_path_in_a_binary_file_is_found(tmp_path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\xff\x00/home/jane/net.py\x00")
-    assert traces(tmp_path) == ["model.onnx: /home/jane"]
+    assert find_private_strings(tmp_path) == ["model.onnx: /home/jane"]
 
 
-def test_what_is_no_trace(tmp_path) -> None:
-    text = "Healthy / Tumor and/or <https://www.kaggle.com/datasets/a/b> recipes/small.yaml, ~5 %, 1/2, RUN/audited/audit.json"
+def test_ordinary_text_is_not_private(tmp_path) -> None:
+    text = "Healthy / Tumor and/or <https://www.kaggle.com/datasets/a/b> configs/small.yaml, ~5 %, 1/2, RUN/audited/audit.json"
     (tmp_path / "MODEL_CARD.md").write_text(text + "\nboxes, box-70\n")
-    assert traces(tmp_path, ["box-7", "box"]) == []
+    assert find_private_strings(tmp_path, ["box-7", "box"]) == []

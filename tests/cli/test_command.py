@@ -1,4 +1,4 @@
-"""The one place where errors become messages and exit codes."""
+"""Errors as messages and exit codes, and common options."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from reslink.cli.command import verb
+from reslink.cli.command import as_command
 from reslink.cli.console import Console
-from reslink.errors import GateError, InputError, UsageError
+from reslink.errors import CheckFailedError, InputError, UsageError
 from reslink.imaging.limits import ImagingWarning
 
 runner = CliRunner()
@@ -25,7 +25,7 @@ def invoke(action: Callable[[Console], object], *words: str) -> tuple[int, str, 
         action(console)
 
     app = typer.Typer()
-    app.command()(verb(act))
+    app.command()(as_command(act))
     result = runner.invoke(app, list(words))
     return result.exit_code, result.stdout, result.stderr
 
@@ -39,9 +39,9 @@ def raising(error: BaseException) -> Callable[[Console], object]:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(InputError("A", "B", "C"), 1), (UsageError("A", "B", "C"), 2), (GateError("A", "B", "C"), 3)],
+    [(InputError("A", "B", "C"), 1), (UsageError("A", "B", "C"), 2), (CheckFailedError("A", "B", "C"), 3)],
 )
-def test_an_error_of_ours_is_told_in_three_parts(error: BaseException, code: int) -> None:
+def test_a_reslink_error_has_three_parts(error: BaseException, code: int) -> None:
     assert invoke(raising(error)) == (code, "", "Error: A.\n  B.\n  C.\n")
 
 
@@ -61,7 +61,7 @@ def test_an_unexpected_exception_is_called_a_bug() -> None:
     assert "Traceback" not in err
 
 
-def test_ctrl_c_ends_with_130_and_what_the_verb_said() -> None:
+def test_ctrl_c_ends_with_130_and_the_message_of_the_command() -> None:
     assert invoke(raising(KeyboardInterrupt())) == (130, "", "Stopped by Ctrl-C.\n")
     assert invoke(raising(KeyboardInterrupt("Saved."))) == (130, "", "Saved.\n")
 
@@ -77,11 +77,11 @@ def test_no_memory_names_the_batch_size() -> None:
     assert invoke(raising(MemoryError()))[2] == "Error: Out of memory. Try a smaller --batch-size.\n"
 
 
-def test_an_exit_code_of_the_verb_is_kept() -> None:
+def test_the_exit_code_of_a_command_is_kept() -> None:
     assert invoke(raising(typer.Exit(3)))[0] == 3
 
 
-def test_quiet_and_verbose_rule_what_is_said() -> None:
+def test_quiet_and_verbose_select_the_messages() -> None:
     def talk(console: Console) -> None:
         console.detail("detail")
         console.note("note")
@@ -94,7 +94,7 @@ def test_quiet_and_verbose_rule_what_is_said() -> None:
     assert invoke(talk, "-v") == (0, "data\n", "detail\nnote\nwarning\nlogged\n")
 
 
-def test_a_warning_becomes_one_line_and_the_hook_is_given_back() -> None:
+def test_a_warning_becomes_one_line_and_the_hook_is_restored() -> None:
     before = warnings.showwarning
 
     def warn(_: Console) -> None:
@@ -113,6 +113,6 @@ def test_a_misspelt_option_names_the_right_one() -> None:
     assert "--number" in err
 
 
-def test_common_options_stand_in_the_help() -> None:
+def test_the_help_lists_the_common_options() -> None:
     _, out, _ = invoke(lambda _: None, "--help")
     assert all(option in out for option in ("--quiet", "--verbose", "--offline", "--debug"))

@@ -1,4 +1,4 @@
-"""Where things are said."""
+"""Output of commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from reslink.cli.console import RESEARCH, Bar, Console, Lines
+from reslink.cli.console import RESEARCH_USE, Console, ProgressBar, ProgressLines
 
 
 class Terminal(io.StringIO):
@@ -22,7 +22,7 @@ def test_json_is_one_line_and_refuses_nan(capsys: pytest.CaptureFixture[str]) ->
         Console().json({"p": float("nan")})
 
 
-def test_a_table_is_tab_separated_where_stdout_is_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_is_tab_separated_if_stdout_is_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     Console().table(("name", ">value"), [("a", "1"), ("b", "[red]2")], title="Title")
     assert capsys.readouterr().out == "name\tvalue\na\t1\nb\t[red]2\n"
 
@@ -35,15 +35,15 @@ def test_a_table_is_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     assert "[red]2" in stream.getvalue()
 
 
-def test_research_use_only_is_said_also_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_research_use_notice_is_printed_also_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     Console(quiet=True).research_use_only()
-    assert capsys.readouterr().err == RESEARCH + "\n"
+    assert capsys.readouterr().err == RESEARCH_USE + "\n"
 
 
-def test_lines_say_how_long_it_takes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_show_the_remaining_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 5.0, 20.0, 21.0, 22.5])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    lines = Lines(Console())
+    lines = ProgressLines(Console())
     lines.start(100, "Epoch 1 of 2")
     lines.step(10, loss=0.9)
     lines.step(10, loss=0.51234, lr=1)
@@ -58,7 +58,7 @@ def test_lines_say_how_long_it_takes(monkeypatch: pytest.MonkeyPatch, capsys: py
     ]
 
 
-def test_quiet_lines_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_lines_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Console(quiet=True).progress()
     lines.start(1, "x")
     lines.step()
@@ -67,11 +67,11 @@ def test_quiet_lines_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(Console().progress(), Lines)
+    assert isinstance(Console().progress(), ProgressLines)
     stream = Terminal()
     monkeypatch.setattr("sys.stderr", stream)
     bar = Console().progress()
-    assert isinstance(bar, Bar)
+    assert isinstance(bar, ProgressBar)
     bar.start(4, "Epoch 1 of 1")
     bar.step(4, loss=0.25)
     bar.message("[epoch] done")

@@ -1,4 +1,4 @@
-"""The script that builds the shipped bundles refuses what must not ship, and leaves what stood there."""
+"""The script that builds the shipped bundles refuses invalid bundles and keeps the previous one."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ def test_the_same_bundle_is_built_again(shipped_again, built_zoo: Path, tmp_path
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"metrics": {"split": None}}, "it holds no figures of a test part"),
-        ({"metrics": {"metrics": {}}}, "it holds no figures of a test part"),
-        ({"metrics": {"leakage": {"status": "allowed", "message": "3 of 30"}}}, "not known to be clean: 3 of 30"),
-        ({"metrics": {"leakage": {"status": "unknown", "message": "no prints"}}}, "not known to be clean: no prints"),
+        ({"metrics": {"split": None}}, "it holds no metrics of a test split"),
+        ({"metrics": {"metrics": {}}}, "it holds no metrics of a test split"),
+        ({"metrics": {"leakage": {"status": "allowed", "message": "3 of 30"}}}, "may be affected by leakage: 3 of 30"),
+        ({"metrics": {"leakage": {"status": "unknown", "message": "no prints"}}}, "may be affected by leakage: no prints"),
         ({"reproduce": ["reslink train DATA --out RUN --seed 4"]}, "recipe of the run: seed was 3, is 4"),
         ({"reproduce": ["reslink train DATA --seed 3 --epochs 99"]}, r"recipe of the run: trainer\.epochs was 5, is 99"),
         ({"reproduce": ["OMP_NUM_THREADS=1 reslink train DATA --seed 4"]}, "recipe of the run: seed was 3, is 4"),
         ({"reproduce": ["make it"]}, "reproduce names no 'reslink train'"),
         ({"provenance": {"notes": "made in /home/jane/runs"}}, r"bundle\.json: /home/jane/runs"),
-        ({"licence": ""}, "licence: String should have at least 1 character"),
+        ({"license": ""}, "license: String should have at least 1 character"),
         ({"licens": "x"}, "licens: Extra inputs are not permitted"),
         ({"source": "ct_mri_kagle"}, "Did you mean 'ct_mri_kaggle'"),
         ({"name": "cct"}, "texts.yaml has no entry 'cct'.*Did you mean 'ct'"),
     ],
 )
-def test_what_must_not_ship(changes: dict[str, Any], said: str, shipped_again, tmp_path: Path) -> None:
+def test_invalid_bundles_are_refused(changes: dict[str, Any], said: str, shipped_again, tmp_path: Path) -> None:
     (tmp_path / "zoo" / "ct").mkdir(parents=True)
     (tmp_path / "zoo" / "ct" / "earlier").touch()
     with pytest.raises(ReslinkError, match=said):
@@ -69,15 +69,15 @@ def test_what_must_not_ship(changes: dict[str, Any], said: str, shipped_again, t
 def test_a_bundle_that_was_not_calibrated(
     make_bundles: ModuleType, finished_run: Path, ship_texts: Path, tmp_path: Path
 ) -> None:
-    parts = "has no calibration and operating point; .*no prediction sets; .*no out-of-distribution gate"
-    said = f"{parts}; it holds no figures.*Give --data"
+    parts = "has no calibration and operating point; .*no prediction sets; .*no out-of-distribution detector"
+    said = f"{parts}; it holds no metrics.*Give --data"
     with pytest.raises(ReslinkError, match=said):
         make_bundles.build("ct", finished_run, tmp_path / "zoo", ship_texts)
 
 
 def test_a_bundle_that_is_too_large(shipped_again, make_bundles: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(make_bundles, "MOST_BYTES", 1000)
-    with pytest.raises(ReslinkError, match=r"bytes and tells: nothing private.*less than 1,000 bytes.*Train a smaller network"):
+    monkeypatch.setattr(make_bundles, "MAX_BUNDLE_BYTES", 1000)
+    with pytest.raises(ReslinkError, match=r"bytes and private strings: none.*less than 1,000 bytes.*Train a smaller network"):
         shipped_again()
 
 
@@ -92,7 +92,7 @@ def test_data_of_another_run(make_bundles, finished_run: Path, ring_heads: Path,
         make_bundles.build("ct", other, tmp_path / "zoo", ship_texts, data=ring_heads)
 
 
-def test_the_command_says_what_is_wrong(make_bundles, finished_run: Path, ship_texts: Path, tmp_path: Path, capsys) -> None:
+def test_the_command_prints_errors(make_bundles, finished_run: Path, ship_texts: Path, tmp_path: Path, capsys) -> None:
     words = [str(finished_run), "--into", str(tmp_path), "--texts", str(ship_texts)]
     assert make_bundles.main(["ct", *words, "--audit", str(tmp_path / "none.json")]) == 2
     assert make_bundles.main(["cct", *words]) == 2

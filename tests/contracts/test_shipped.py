@@ -1,4 +1,4 @@
-"""What holds for every bundle that ships, and for the texts that their cards are made of."""
+"""Requirements for every shipped bundle of the package and for the texts of its card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from reslink.bundles import zoo
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.pretrained import MOST_BYTES, missing_parts, shipping_of, traces
+from reslink.bundles.pretrained import MAX_BUNDLE_BYTES, find_private_strings, missing_components, pretrained_info
 
 LOADS = (
     "import sys; from reslink.bundles.bundle import Bundle; Bundle.load(sys.argv[1] + '/'); sys.exit('torch' in sys.modules)"
@@ -24,26 +24,26 @@ LOADS = (
 
 
 def faults(folder: Path) -> list[str]:
-    """What is wrong with a shipped bundle; empty where nothing is."""
+    """Returns the faults of a shipped bundle; empty if there are none."""
     if subprocess.run([sys.executable, "-c", LOADS, str(folder)], capture_output=True, check=False).returncode:
         return ["it cannot be loaded without torch"]
     model, card, bundle = zoo.ShippedModel.read(folder), (folder / "MODEL_CARD.md").read_text(), Bundle.load(folder)
-    told = shipping_of(bundle.provenance)
-    assert told is not None
+    info = pretrained_info(bundle.provenance)
+    assert info is not None
     first = card.split("---\n", 2)[2].lstrip().splitlines()[:6]
     checks = {
-        f"{model.bytes} bytes": model.bytes < MOST_BYTES,
-        "the first lines do not say what must be known": f"**Read this first.** {model.about}" in first,
-        "research use only does not stand at the top": any("Research use only" in line for line in first),
-        "no licence of the weights": f"Licence of the weights: {model.licence}." in card and model.licence != "not stated",
-        "no figure with an interval": any(figure["ci_low"] is not None for figure in model.figures.values()),
+        f"{model.bytes} bytes": model.bytes < MAX_BUNDLE_BYTES,
+        "the first lines are not the usage notes": f"**Read this first.** {model.usage_notes}" in first,
+        "research use only is not at the top": any("Research use only" in line for line in first),
+        "no license of the weights": f"License of the weights: {model.license}." in card and model.license != "not stated",
+        "no metric with an interval": any(metric["ci_low"] is not None for metric in model.metrics.values()),
         "no section": all(f"## {name}\n" in card for name in ("Data", "Leakage and shortcuts", "Evaluation", "Decision")),
-        "no command that makes it again": "reslink train DATA" in card,
+        "no command that reproduces it": "reslink train DATA" in card,
     }
-    found = [fault for fault, right in checks.items() if not right]
+    failed = [fault for fault, passed in checks.items() if not passed]
     host = [] if len(platform.node()) < 6 else [platform.node()]
-    missing = [part for part in missing_parts(bundle.decision) if part not in told.lacks]
-    return [*found, *missing, *traces(folder, host)]
+    missing = [part for part in missing_components(bundle.decision) if part not in info.missing_components]
+    return [*failed, *missing, *find_private_strings(folder, host)]
 
 
 @pytest.mark.parametrize("name", zoo.names() or [None])
@@ -59,7 +59,7 @@ def test_a_bundle_that_was_built_has_no_fault(built_zoo: Path) -> None:
 
 
 def large(folder: Path) -> None:
-    (folder / "more.bin").write_bytes(bytes(MOST_BYTES))
+    (folder / "more.bin").write_bytes(bytes(MAX_BUNDLE_BYTES))
 
 
 def without_torch(folder: Path) -> None:
@@ -85,10 +85,10 @@ PLANTED: dict[str, Callable[[Path], object]] = {
     "cannot be loaded": without_torch,
     "first lines": lambda folder: card_with(folder, "**Read this first.**", ""),
     "research use only": lambda folder: card_with(folder, "**Research use only", "**"),
-    "licence": lambda folder: card_with(folder, "Licence of the weights", ""),
+    "license": lambda folder: card_with(folder, "License of the weights", ""),
     "interval": lambda folder: edited(folder, lambda record: record["metrics"].update(metrics={})),
     "section": lambda folder: card_with(folder, "## Leakage and shortcuts", ""),
-    "makes it again": lambda folder: card_with(folder, "reslink train DATA", "make"),
+    "reproduces it": lambda folder: card_with(folder, "reslink train DATA", "make"),
     "prediction sets": lambda folder: edited(folder, lambda record: record["decision"].update(conformal=None)),
     "/home/jane": lambda folder: edited(folder, lambda record: record["provenance"].update(data="/home/jane")),
 }
@@ -101,34 +101,34 @@ def test_a_planted_fault_is_seen(fault: str, built_zoo: Path, tmp_path: Path) ->
     assert any(fault in found for found in faults(folder))
 
 
-def test_the_texts_name_what_must_be_known(root: Path, make_bundles: ModuleType) -> None:
+def test_the_usage_notes_name_the_main_limitations(root: Path, make_bundles: ModuleType) -> None:
     texts = make_bundles.read_texts(root / "benchmarks" / "shipped.yaml")
     assert set(texts) == {"ct", "mri4", "lgg"}
-    assert 'Most traceable "Tumor" images' in texts["ct"].about
-    assert "haemorrhages: it tells abnormal from normal head CT" in texts["ct"].about
-    assert "labels of the source of this model are noisy" in texts["mri4"].about
-    assert "no_tumor images come from other sources" in texts["mri4"].about
+    assert 'Most traceable "Tumor" images' in texts["ct"].usage_notes
+    assert "hemorrhages. It separates abnormal from normal head CT" in texts["ct"].usage_notes
+    assert "labels of the training data are noisy" in texts["mri4"].usage_notes
+    assert "no_tumor images come from other sources" in texts["mri4"].usage_notes
     assert set(zoo.names()) <= set(texts)
 
 
 @pytest.mark.parametrize("name", ["ct", "mri4", "lgg"])
-def test_a_shipped_bundle_says_what_the_texts_say(name: str, root: Path, make_bundles: ModuleType) -> None:
-    entry, told = make_bundles.read_texts(root / "benchmarks" / "shipped.yaml")[name], Bundle.load(name).provenance
-    own, story = entry.model_dump(exclude={"source", "licence", "calibrate"}), shipping_of(told)
-    assert {key: getattr(story, key) for key in own} == own
-    assert told["licence"] == entry.licence
+def test_a_pretrained_bundle_matches_the_texts(name: str, root: Path, make_bundles: ModuleType) -> None:
+    entry, provenance = make_bundles.read_texts(root / "benchmarks" / "shipped.yaml")[name], Bundle.load(name).provenance
+    texts, info = entry.model_dump(exclude={"source", "license", "calibrate"}), pretrained_info(provenance)
+    assert {key: getattr(info, key) for key in texts} == texts
+    assert provenance["license"] == entry.license
     card = (zoo.SHIPPED / name / "MODEL_CARD.md").read_text()
     assert all(f"\n{command}\n" in card for command in entry.reproduce)
     assert entry.reproduce[0].startswith("OMP_NUM_THREADS=1 "), "another number of threads ends in other weights"
 
 
-def test_the_licences_of_the_weights_are_stated_apart(root: Path) -> None:
+def test_the_licenses_of_the_weights_are_stated_separately(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    assert project["license"] == "Apache-2.0 AND LicenseRef-Weights", "the wheel holds weights under other licences"
+    assert project["license"] == "Apache-2.0 AND LicenseRef-Weights", "the wheel holds weights under other licenses"
     assert "LICENSE-WEIGHTS.md" in project["license-files"]
     rows = (root / "LICENSE-WEIGHTS.md").read_text().splitlines()
     for model in zoo.shipped():
-        assert f"| `{model.name}` | {model.licence} |" in rows
+        assert f"| `{model.name}` | {model.license} |" in rows
     for page in ("README.md", "MODEL_CARD.md"):
         assert "LICENSE-WEIGHTS.md" in (root / page).read_text()
 
@@ -143,9 +143,9 @@ def test_the_texts_of_a_bundle_can_be_used(name: str, root: Path, make_bundles: 
     from reslink.training.recipe.recipe import load_recipe
 
     entry = make_bundles.read_texts(root / "benchmarks" / "shipped.yaml")[name]
-    entry.calibrate.wishes()
-    assert entry.shipping(None).origin.licence
-    trained = load_recipe(root / "recipes" / "small.yaml", ["seed=0"]).published()
-    assert all("reproduce does not give" in fault for fault in make_bundles.recipe_faults(entry.reproduce, trained))
+    entry.calibrate.decision_options()
+    assert entry.pretrained_info(None).source.license
+    trained = load_recipe("small", ["seed=0"]).published()
+    assert all("reproduce does not give" in fault for fault in make_bundles.recipe_differences(entry.reproduce, trained))
     assert any(f"make_bundles.py {name} RUN" in command for command in entry.reproduce)
-    assert "research use only" in entry.licence
+    assert "research use only" in entry.license

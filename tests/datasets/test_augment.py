@@ -54,7 +54,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("settings", [AugmentSettings(), ALL])
-def test_same_generator_same_batch_and_nothing_else_is_touched(x: torch.Tensor, settings: AugmentSettings) -> None:
+def test_equal_generators_give_equal_batches_without_side_effects(x: torch.Tensor, settings: AugmentSettings) -> None:
     before, state = x.clone(), torch.get_rng_state()
     masks = x > 0
     one, one_mask = Augment(settings)(x, seeded(1), masks)
@@ -81,7 +81,7 @@ def test_images_of_a_batch_differ(x: torch.Tensor) -> None:
     assert len({varied[i].sum().item() for i in range(8)}) == 8
 
 
-def test_disabled_returns_what_came(x: torch.Tensor) -> None:
+def test_disabled_returns_the_input(x: torch.Tensor) -> None:
     masks = x > 0
     images, same = Augment(AugmentSettings(enabled=False))(x, seeded(), masks)
     assert images is x
@@ -110,7 +110,7 @@ def test_a_flip_is_exact(x: torch.Tensor) -> None:
     assert float(share) == pytest.approx(0.5, abs=0.08)
 
 
-def test_rotation_is_one_of_pixels_also_where_the_image_is_not_square(x: torch.Tensor) -> None:
+def test_rotation_is_correct_for_images_that_are_not_square(x: torch.Tensor) -> None:
     wide = F.pad(x, (20, 12))
     turned, _ = only(rotation=40)(wide, seeded())
     for before, after in zip(wide[:, 0].numpy(), turned[:, 0].numpy(), strict=True):
@@ -118,7 +118,7 @@ def test_rotation_is_one_of_pixels_also_where_the_image_is_not_square(x: torch.T
         assert min(fits) < 0.012 < 0.02 < max(fits)
 
 
-def test_size_and_place_stay_in_their_ranges(x: torch.Tensor) -> None:
+def test_scale_and_shift_stay_in_their_ranges(x: torch.Tensor) -> None:
     disc = (x[:1] > 0).float().repeat(256, 1, 1, 1)
     scaled, _ = only(scale=0.2)(disc, seeded())
     area = (scaled.sum((1, 2, 3)) / disc.sum((1, 2, 3))).sqrt()
@@ -129,7 +129,7 @@ def test_size_and_place_stay_in_their_ranges(x: torch.Tensor) -> None:
     assert -6.6 < float(shift.min()) < -5.5 < 5.5 < float(shift.max()) < 6.6
 
 
-def test_masks_go_where_the_image_goes(x: torch.Tensor) -> None:
+def test_masks_are_warped_with_the_image(x: torch.Tensor) -> None:
     image = (x > 0).float()
     geometry = Augment(AugmentSettings.model_validate({**NOTHING, "flip": 0.5, "rotation": 45, "scale": 0.3}))
     small = F.interpolate(image, size=(16, 16), mode="area")
@@ -159,14 +159,14 @@ def test_each_option_does_something_and_nothing_without_it(x: torch.Tensor, opti
 
 
 def test_tone_ranges() -> None:
-    grey = torch.full((512, 1, 8, 8), 0.5)
-    brighter, _ = only(brightness=0.2)(grey, seeded())
+    gray = torch.full((512, 1, 8, 8), 0.5)
+    brighter, _ = only(brightness=0.2)(gray, seeded())
     assert 0.3 <= float(brighter.min()) < 0.31
     assert 0.69 < float(brighter.max()) <= 0.7
-    curved, _ = only(gamma=1)(grey, seeded())
+    curved, _ = only(gamma=1)(gray, seeded())
     assert 0.25 <= float(curved.min()) < 0.26
     assert 0.7 < float(curved.max()) <= 2**-0.5 + 1e-6
-    noisy, _ = only(noise=0.1)(grey, seeded())
+    noisy, _ = only(noise=0.1)(gray, seeded())
     assert 0.09 < float(noisy.std((1, 2, 3)).max()) < 0.13
     steps = torch.cat([torch.full((512, 1, 8, 4), 0.4), torch.full((512, 1, 8, 4), 0.6)], 3)
     stretched, _ = only(contrast=0.5)(steps, seeded())
@@ -182,7 +182,7 @@ def test_erased_rectangles_have_the_stated_size() -> None:
     assert 0.015 < float(share[share > 0].min()) < float(share.max()) < 0.11
 
 
-def test_three_planes_are_moved_alike(x: torch.Tensor) -> None:
+def test_three_planes_are_warped_alike(x: torch.Tensor) -> None:
     varied, _ = only(rotation=15, flip=0.5)(x.repeat(1, 3, 1, 1), seeded())
     assert torch.equal(varied[:, 0], varied[:, 2])
 
@@ -190,10 +190,10 @@ def test_three_planes_are_moved_alike(x: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("images", "masks", "message"),
     [
-        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, r"type torch.uint8 .* Divide the cached pixels by 255"),
-        (torch.zeros(2, 8, 8), None, r"Images of the shape \(2, 8, 8\)"),
-        (torch.zeros(2, 1, 8, 8), torch.zeros(2, 8, 8), r"Masks of the shape \(2, 8, 8\) .* for 2 images"),
-        (torch.zeros(2, 1, 8, 8), torch.zeros(3, 1, 8, 8), r"Masks of the shape \(3, 1, 8, 8\)"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, r"type torch.uint8\. .* Divide the cached pixels by 255"),
+        (torch.zeros(2, 8, 8), None, r"images of shape \(2, 8, 8\)"),
+        (torch.zeros(2, 1, 8, 8), torch.zeros(2, 8, 8), r"masks of shape \(2, 8, 8\) for 2 images"),
+        (torch.zeros(2, 1, 8, 8), torch.zeros(3, 1, 8, 8), r"masks of shape \(3, 1, 8, 8\)"),
     ],
 )
 def test_refused(images: torch.Tensor, masks: torch.Tensor | None, message: str) -> None:

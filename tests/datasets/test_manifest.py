@@ -51,7 +51,7 @@ class TestFolder:
         assert all(case.path.is_absolute() and case.path.is_file() for case in manifest.cases)
         assert (manifest.root, len(manifest)) == (tmp_path, 4)
 
-    def test_what_is_no_image_is_left_out(self, tmp_path: Path) -> None:
+    def test_non_image_files_are_skipped(self, tmp_path: Path) -> None:
         put(tmp_path, "a/1.png", "a/2", "b/1.png", "b/2.png", "masks/1.png", "Masks2/x.png", "Masks2/y.png")
         put(tmp_path, ".git/config", "a/.hidden.png", "a/Thumbs.db", "a/notes.txt", "a/README", "b/masks/1.png")
         manifest = Manifest.open(tmp_path)
@@ -59,7 +59,7 @@ class TestFolder:
         assert [case.name for case in manifest.cases if case.label == "a"] == ["a/1.png", "a/2"]
         assert [case.name for case in manifest.cases if case.label == "b"] == ["b/1.png", "b/2.png"]
 
-    def test_folders_called_like_splits_hold_the_classes(self, tmp_path: Path) -> None:
+    def test_folders_named_like_splits_contain_the_classes(self, tmp_path: Path) -> None:
         put(tmp_path, *(f"{s}/{c}/{i}.png" for s in ("Training", "Testing") for c in ("a", "b") for i in range(2)))
         manifest = Manifest.open(tmp_path)
         assert manifest.labels.names == ("a", "b")
@@ -85,12 +85,12 @@ class TestFolder:
         [
             ((), "is empty"),
             (("1.png", "2.png"), "no class folders and no manifest.csv"),
-            (("a/1.png", "a/2.png"), "only 'a'"),
-            (("a/1.png", "a/2.png", "b/1.png"), "class 'b' has one case"),
+            (("a/1.png", "a/2.png"), "only the class 'a'"),
+            (("a/1.png", "a/2.png", "b/1.png"), "class 'b' has only one case"),
             (("a/1.png", "a/2.png", "b/.keep"), "class folder 'b' .* has no images"),
             (("Tumor/1.png", "Tumor/2.png", "tumor/1.png", "tumor/2.png"), "'Tumor' and 'tumor'"),
-            (("a/1.png", "a/2.png", "a /1.png", "a /2.png"), "same name but for spaces"),
-            (("train/1.png", "test/a/1.png"), "called like a split but has no class folders"),
+            (("a/1.png", "a/2.png", "a /1.png", "a /2.png"), "same name apart from spaces"),
+            (("train/1.png", "test/a/1.png"), "named like a split but has no class folders"),
         ],
     )
     def test_refused(self, tmp_path: Path, names: tuple[str, ...], message: str) -> None:
@@ -158,25 +158,25 @@ class TestTable:
             raise PermissionError(13, "Permission denied", str(path))
 
         monkeypatch.setattr(Path, "read_bytes", forbidden)
-        with pytest.raises(UsageError, match=r"manifest\.csv cannot be read: Permission denied.*DATA is a folder.*may be read"):
+        with pytest.raises(UsageError, match=r"manifest\.csv cannot be read: Permission denied.*DATA is a folder.*permissions"):
             Manifest.open(images)
 
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("", "no column 'path'.*here it is empty"),
+            ("", "no column 'path'.*; it is empty"),
             ("file,label\na1.png,a\n", "no column 'path'.*Add the column 'path'"),
             ("path,lable\na1.png,a\n", "no column 'label'.*Did you mean 'lable'. Rename it to 'label'"),
             ("path,label,label\na1.png,a,b\n", "two columns 'label'"),
             ("path,label\n", "no rows below its header"),
-            ("path,label\na1.png,a\na2.png,a\n", "only 'a'"),
-            ("path,label\na1.png,a\na2.png,a\nb1.png,b\n", "class 'b' has one case"),
+            ("path,label\na1.png,a\na2.png,a\n", "only the class 'a'"),
+            ("path,label\na1.png,a\na2.png,a\nb1.png,b\n", "class 'b' has only one case"),
             ("path,label\na1.png,Tumor\na2.png,Tumor\nb1.png,tumor\nb2.png,tumor\n", "'Tumor' and 'tumor'"),
             (
                 b"path,label\na1.png,\xff\xfe\xfa\n",
                 "cannot be read as text: it is not UTF-8.*DATA is a folder.*Give the folder",
             ),
-            (b"\xff\xfep\x00a", "cannot be read as text: it is not UTF-16.*save the table again"),
+            (b"\xff\xfep\x00a", "cannot be read as text: it is not UTF-16.*save the table as"),
             ('path,label\na1.png,"a\n', "is not CSV"),
         ],
     )
@@ -192,14 +192,14 @@ class TestTable:
             (",a", "Row 6 of manifest.csv has no 'path'"),
             ("m/b1.png,", "Row 6 of manifest.csv has no 'label'"),
             ("m/b1.png,a,,,,,", None),
-            ("m/b1.png,a,x,y,z,w,v", "Row 6 of manifest.csv has 7 cells but the header 5"),
-            ("a1.png,b", "Row 6 of manifest.csv names 'a1.png' again with the label 'b', but row 2 says 'a'"),
+            ("m/b1.png,a,x,y,z,w,v", "Row 6 of manifest.csv has 7 cells, but the header has 5"),
+            ("a1.png,b", "Row 6 of manifest.csv names 'a1.png' again with the label 'b', but row 2 has 'a'"),
             ("a1.png,a,p1", "names 'a1.png' again with other details than row 2"),
-            ("../secret.png,a", "Row 6 .*'../secret.png', which lies outside"),
-            ("m/../../secret.png,a", "lies outside"),
-            ("..\\secret.png,a", "lies outside"),
-            ("/etc/passwd,a", "Row 6 .*'/etc/passwd', which lies outside"),
-            ("m/b1.png,a,,/etc/passwd,", "lies outside"),
+            ("../secret.png,a", "Row 6 .*'../secret.png', which is outside"),
+            ("m/../../secret.png,a", "is outside"),
+            ("..\\secret.png,a", "is outside"),
+            ("/etc/passwd,a", "Row 6 .*'/etc/passwd', which is outside"),
+            ("m/b1.png,a,,/etc/passwd,", "is outside"),
             ("m/b1.png,a,,nowhere.png,", "Row 6 .*'nowhere.png', which does not exist"),
             ("m/b1.png,a,,,tset", "Row 6 .*the split 'tset'.*Did you mean 'test'"),
             ("m,a", "Row 6 .*names the folder 'm'.*a volume or a series has no single label"),
@@ -234,7 +234,7 @@ class TestClasses:
 
     def test_an_order_that_does_not_fit(self, images: Path) -> None:
         table(images, f"path,label\n{FOUR}")
-        with pytest.raises(UsageError, match="does not fit the classes"):
+        with pytest.raises(UsageError, match="does not match the classes"):
             Manifest.open(images, class_order=["b", "c"])
 
     def test_data_for_a_trained_model_may_lack_a_class(self, images: Path) -> None:
@@ -242,7 +242,7 @@ class TestClasses:
         manifest = Manifest.open(images, labels=Labels(("a", "b")))
         assert manifest.targets == [1]
 
-    def test_a_class_that_the_model_does_not_know(self, images: Path) -> None:
+    def test_a_label_that_is_not_a_class_of_the_model(self, images: Path) -> None:
         table(images, f"path,label\n{FOUR}".replace(",b", ",Tumour"))
         with pytest.raises(UsageError, match=r"b1.png has the label 'Tumour'.*Did you mean 'Tumor'"):
             Manifest.open(images, labels=Labels(("a", "Tumor")))
@@ -254,7 +254,7 @@ class TestDigest:
         table(images, "path,label,mask\na1.png,a,\na2.png,a,\nb1.png,b,m/b1.png\nb2.png,b,\n")
         return images
 
-    def test_independent_of_order_and_place(self, data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    def test_independent_of_order_and_location(self, data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         manifest = Manifest.open(data)
         other = put(tmp_path_factory.mktemp("other"), *(p.relative_to(data).as_posix() for p in data.rglob("*.png")))
         table(other, "path,label,mask\nb2.png,b,\nb1.png,b,m/b1.png\na1.png,a,\na2.png,a,\n")
@@ -276,11 +276,11 @@ class TestDigest:
         order = ["b", "a"] if change == "order" else None
         assert Manifest.open(data, order).digest() != before
 
-    def test_takes_known_hashes(self, data: Path) -> None:
+    def test_uses_known_hashes(self, data: Path) -> None:
         manifest = Manifest.open(data)
         assert manifest.digest({"a1.png": "0" * 64}) != manifest.digest()
 
-    def test_a_file_that_has_vanished(self, data: Path) -> None:
+    def test_a_deleted_file(self, data: Path) -> None:
         manifest = Manifest.open(data)
         (data / "a2.png").unlink()
         with pytest.raises(InputError, match=r"a2.png cannot be read: No such file"):
@@ -299,7 +299,7 @@ def test_the_real_sets(shared_data: Path, name: str, n: int, classes: int, patie
     assert sum(case.mask is not None for case in manifest.cases) == masks
 
 
-def test_a_folder_of_masks_is_no_folder_of_images(tmp_path: Path) -> None:
+def test_mask_folders_are_ignored(tmp_path: Path) -> None:
     for name in ("images/a.png", "masks/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Picture.new("L", (64, 64), 9).save(tmp_path / name)

@@ -10,9 +10,9 @@ import pytest
 
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Case, Manifest
-from reslink.datasets.patient_ids import HeaderPatient, header_patient, with_header_patients
+from reslink.datasets.patient_ids import HeaderPatient, add_header_patients, read_header_patient
 from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
-from reslink.datasets.split_table import write_table
+from reslink.datasets.split_table import write_split_table
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
 
@@ -46,8 +46,8 @@ def patients(manifest: Manifest) -> list[str | None]:
 
 
 class TestOneHeader:
-    def test_says_whose_it_is_and_keeps_no_id(self, data: Path) -> None:
-        found = [header_patient(case.path) for case in Manifest.open(data).cases]
+    def test_gives_a_hash_and_not_the_id(self, data: Path) -> None:
+        found = [read_header_patient(case.path) for case in Manifest.open(data).cases]
         assert len({item.patient for item in found}) == 4
         assert len({item.study for item in found}) == 4
         assert "P0" not in str(found)
@@ -55,38 +55,38 @@ class TestOneHeader:
     @pytest.mark.parametrize(
         "name", ["", " ", "ANON", "anonymous", "Unknown", "N/A", "--", "XXXX", "De-Identified", "ANON^Patient"]
     )
-    def test_that_names_nobody(self, data: Path, name: str) -> None:
+    def test_placeholders_are_not_used(self, data: Path, name: str) -> None:
         path = Manifest.open(data).cases[0].path
         changed(path, lambda item: setattr(item, "PatientID", name))
-        assert header_patient(path).patient == ""
+        assert read_header_patient(path).patient == ""
 
     def test_two_issuers_may_give_one_number(self, data: Path) -> None:
         path, found = Manifest.open(data).cases[0].path, set()
         for issuer in ("North", "South"):
             changed(path, lambda item, issuer=issuer: setattr(item, "IssuerOfPatientID", issuer))  # type: ignore[misc]
-            found.add(header_patient(path).patient)
+            found.add(read_header_patient(path).patient)
         assert len(found) == 2
 
     def test_deflated_bare_and_spaced_headers(self, data: Path, tmp_path: Path) -> None:
         path = Manifest.open(data).cases[0].path
-        plain = header_patient(path)
+        plain = read_header_patient(path)
         item = pydicom.dcmread(path)
         item.PatientID = f" {item.PatientID} "
         item.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
         item.save_as(tmp_path / "deflated.dcm")
-        assert header_patient(tmp_path / "deflated.dcm") == plain
+        assert read_header_patient(tmp_path / "deflated.dcm") == plain
 
     @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n" + b"x" * 200, b"\0" * 128 + b"DICM" + b"\xff" * 40])
-    def test_other_files_name_nobody(self, tmp_path: Path, content: bytes) -> None:
+    def test_other_files_have_no_patient(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "file").write_bytes(content)
-        assert header_patient(tmp_path / "file") == HeaderPatient()
-        assert header_patient(tmp_path / "missing") == HeaderPatient()
+        assert read_header_patient(tmp_path / "file") == HeaderPatient()
+        assert read_header_patient(tmp_path / "missing") == HeaderPatient()
 
 
 class TestCases:
     def test_a_stated_patient_wins_and_takes_the_other_files_of_the_same_person(self) -> None:
         headers = [HeaderPatient("h1", "s"), HeaderPatient("h1", "s"), HeaderPatient("h2", "t"), HeaderPatient()]
-        found, note = with_header_patients(cases("Ann", None, None, None), headers)
+        found, note = add_header_patients(cases("Ann", None, None, None), headers)
         assert patients(found) == ["Ann", "Ann", "dicom-h2", None]
         assert [case.stated_patient for case in found.cases] == ["Ann", "", "", ""]
         assert note == ""
@@ -101,24 +101,22 @@ class TestCases:
             ([("h", "s"), ("h", "t"), ("i", "u")], True),
         ],
     )
-    def test_an_id_that_all_files_of_several_studies_share_joins_nothing(
-        self, headers: list[tuple[str, str]], used: bool
-    ) -> None:
-        found, note = with_header_patients(cases(None, None, None), [HeaderPatient(*header) for header in headers])
+    def test_an_id_shared_by_all_files_of_several_studies_is_not_used(self, headers: list[tuple[str, str]], used: bool) -> None:
+        found, note = add_header_patients(cases(None, None, None), [HeaderPatient(*header) for header in headers])
         assert ("dicom-h" in patients(found)) is used
         assert bool(note) is not used
 
-    def test_the_digest_of_the_data_and_a_table_hold_none_of_it(self, data: Path, tmp_path: Path) -> None:
+    def test_the_digest_and_a_table_do_not_contain_it(self, data: Path, tmp_path: Path) -> None:
         before = Manifest.open(data)
-        found, _ = with_header_patients(before)
+        found, _ = add_header_patients(before)
         assert len(set(patients(found))) == 4
         assert found.digest() == before.digest()
-        out = write_table(tmp_path / "split.csv", found, {"split": ["train"] * len(found)})
+        out = write_split_table(tmp_path / "split.csv", found, {"split": ["train"] * len(found)})
         assert out.read_text().splitlines()[0] == "path,label,split"
 
 
 class TestThePixelCache:
-    def test_it_knows_them_every_time_it_is_opened_and_keeps_nothing(self, data: Path, tmp_path: Path) -> None:
+    def test_reads_them_each_time_and_stores_nothing(self, data: Path, tmp_path: Path) -> None:
         found = [PixelCache.open(Manifest.open(data), SMALL, tmp_path / "cache", workers=0) for _ in range(2)]
         for cache in found:
             assert len(set(patients(cache.manifest)) - {None}) == 4
@@ -127,9 +125,9 @@ class TestThePixelCache:
         [index] = (tmp_path / "cache").glob("*/index.json")
         assert "dicom-" not in index.read_text()
 
-    def test_it_says_what_is_not_used(self, data: Path, tmp_path: Path) -> None:
+    def test_notes_why_they_are_not_used(self, data: Path, tmp_path: Path) -> None:
         for case in Manifest.open(data).cases:
             changed(case.path, lambda item: setattr(item, "PatientID", "SITE"))
         cache = PixelCache.open(Manifest.open(data), SMALL, tmp_path / "cache", workers=0)
         assert set(patients(cache.manifest)) == {None}
-        assert "the same Patient ID" in cache.notes[0]
+        assert "with a Patient ID have the same one" in cache.notes[0]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from reslink.datasets.grouping import group_cases
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.printable_names import fits_a_table, listable
-from reslink.datasets.split_table import new_columns, without_given_split, write_table
-from reslink.errors import GateError, UsageError
+from reslink.datasets.split_table import drop_given_split, split_columns, write_split_table
+from reslink.errors import CheckFailedError, UsageError
 
 HEADER = "scanner,Path,label,mask,patient_id,split,age"
 
@@ -39,13 +37,13 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def written(data: Path, out: Path, k: int | None = None, seed: int = 0) -> Path:
-    manifest = without_given_split(Manifest.open(data))
+    manifest = drop_given_split(Manifest.open(data))
     groups = group_cases(manifest, None, "patient")
-    return write_table(out, Manifest.open(data), new_columns(manifest, groups, k=k, seed=seed))
+    return write_split_table(out, Manifest.open(data), split_columns(manifest, groups, n_folds=k, seed=seed))
 
 
 @pytest.mark.parametrize("place", ["split.csv", "a/split.csv", "sub/deep/split.csv", "../split.csv", "../../other/split.csv"])
-def test_it_reads_back_wherever_it_lies(data: Path, place: str) -> None:
+def test_it_reads_back_from_any_folder(data: Path, place: str) -> None:
     out = data / place
     out.parent.mkdir(parents=True, exist_ok=True)
     out = out.resolve()
@@ -83,7 +81,7 @@ def test_a_table_of_a_table_keeps_what_was_given_first(data: Path, tmp_path: Pat
 def test_class_folders_get_the_columns_that_they_have(data: Path, tmp_path: Path) -> None:
     (data / "manifest.csv").unlink()
     manifest = Manifest.open(data)
-    out = write_table(tmp_path / "split.csv", manifest, {"group": ["g"] * 24, "split": ["train"] * 24})
+    out = write_split_table(tmp_path / "split.csv", manifest, {"group": ["g"] * 24, "split": ["train"] * 24})
     assert list(rows(out)[0]) == ["path", "label", "group", "split"]
 
 
@@ -103,25 +101,13 @@ def test_folds(data: Path, tmp_path: Path, k: int, sides: dict[str, str]) -> Non
     assert len({(row["patient_id"], row["fold"]) for row in found}) == 12
 
 
-def test_a_given_split_that_tears_a_patient_is_not_kept(data: Path) -> None:
+def test_a_given_split_with_group_leakage_is_refused(data: Path) -> None:
     manifest = Manifest.open(data)
-    with pytest.raises(GateError, match=r"patient stands on two sides of the given split.*reslink split"):
-        new_columns(manifest, group_cases(manifest, None, "patient"))
+    with pytest.raises(CheckFailedError, match=r"patient appears in two parts of the given split.*reslink split"):
+        split_columns(manifest, group_cases(manifest, None, "patient"))
 
 
-def test_names_that_no_table_can_hold(tmp_path: Path) -> None:
-    for label in "ab":
-        (tmp_path / label).mkdir()
-        for name in ("1.png", "2\n.png", "3.png "):
-            (tmp_path / label / name).write_bytes(b"x")
-    manifest = Manifest.open(tmp_path)
-    assert [fits_a_table(case) for case in manifest.cases] == [True, False, False] * 2
-    fit, left_out = listable(manifest)
-    assert [case.name for case in fit.cases] == ["a/1.png", "b/1.png"]
-    assert list(left_out) == ["a/2\\n.png", "a/3.png ", "b/2\\n.png", "b/3.png "]
-
-
-def test_folds_of_an_earlier_division_do_not_stay_where_train_obeys_them(data: Path, tmp_path: Path) -> None:
+def test_folds_of_an_earlier_split_are_renamed(data: Path, tmp_path: Path) -> None:
     first = written(data, tmp_path / "first.csv", k=3)
     second = written(first, tmp_path / "second.csv", seed=5)
     assert "fold" not in rows(second)[0]
@@ -131,7 +117,7 @@ def test_folds_of_an_earlier_division_do_not_stay_where_train_obeys_them(data: P
     assert {row["fold"] for row in rows(third)} == {"0", "1", "2", "3"}
 
 
-class TestPathsThatLeaveTheFolder:
+class TestPathsOutsideTheFolder:
     @pytest.fixture
     def table(self, data: Path) -> Path:
         return written(data, data.parent / "tables" / "split.csv")
@@ -140,14 +126,14 @@ class TestPathsThatLeaveTheFolder:
         (table.parent / "own.png").write_bytes(b"x")
         lines = table.read_text().splitlines()
         table.write_text("\n".join([*lines, lines[-1].replace("../data/b/23.png", "own.png")]))
-        with pytest.raises(UsageError, match=r"lies outside .*all its paths begin with"):
+        with pytest.raises(UsageError, match=r"is outside .*all its paths begin with"):
             Manifest.open(table)
 
     def test_not_up_to_the_root_of_the_disk(self, table: Path) -> None:
         up = "../" * 30
         lines = table.read_text().splitlines()
         table.write_text("\n".join([*lines, lines[-1].replace("../data/b/23.png", f"{up}etc/passwd")]))
-        with pytest.raises(UsageError, match="lies outside"):
+        with pytest.raises(UsageError, match="is outside"):
             Manifest.open(table)
 
     def test_through_a_link_to_the_table_s_folder(self, table: Path, tmp_path: Path) -> None:
@@ -158,31 +144,3 @@ class TestPathsThatLeaveTheFolder:
     def test_backslashes(self, table: Path) -> None:
         table.write_text(table.read_text().replace("/", "\\"))
         assert len(Manifest.open(table)) == 24
-
-
-class TestGroups:
-    def test_modes_that_need_no_image(self, data: Path) -> None:
-        manifest = Manifest.open(data)
-        assert len(set(group_cases(manifest, None, "none"))) == 24
-        assert group_cases(manifest, None, "patient") == [f"patient p{i // 2}" for i in range(24)]
-
-    def test_twins_and_both(self, data: Path) -> None:
-        manifest = Manifest.open(data)
-        rng = np.random.default_rng(0)
-        heads = np.kron(rng.integers(60, 250, (24, 16, 16)), np.ones((4, 4))).astype(np.uint8)
-        y, x = np.mgrid[:64, :64]
-        heads *= (np.hypot(y - 32, x - 32) < 28).astype(np.uint8)
-        heads[7] = heads[0]  # of another patient
-        found = group_cases(manifest, heads, "twin")
-        assert found[0] == found[7] != found[1]
-        assert len(set(found)) == 23
-        found = group_cases(manifest, heads, "both")
-        assert found[0] == found[1] == found[6] == found[7]
-        assert len(set(found)) == 11
-
-    def test_refused(self, data: Path) -> None:
-        manifest = Manifest.open(data)
-        with pytest.raises(UsageError, match="Grouping by both compares images"):
-            group_cases(manifest, None, "both")
-        with pytest.raises(UsageError, match=r"'patients' was asked for.*Did you mean 'patient'"):
-            group_cases(manifest, None, "patients")  # type: ignore[arg-type]

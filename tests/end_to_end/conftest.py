@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,14 +36,18 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def trained(cohort: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """The run folder of ``reslink train`` in a process of its own, its stdout and its stderr."""
+def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """The run folder of ``reslink train`` in this process, its stdout and its stderr."""
+    from reslink.cli.main import app
+    from reslink.cli.offline import block_network
+
     out = tmp_path_factory.mktemp("runs") / "first"
     words = ["train", str(cohort), "--out", str(out), "--epochs", "2", "--seed", "5", "--json", "--offline", *QUICK]
-    done = subprocess.run(
-        [sys.executable, "-m", "reslink", *words], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    try:
+        done = CliRunner(env={"COLUMNS": "200"}).invoke(app, words)
+    finally:
+        block_network(False)
+    assert done.exit_code == 0, done.stderr
     return out, done.stdout, done.stderr
 
 

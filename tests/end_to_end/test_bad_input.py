@@ -63,13 +63,13 @@ def test_predict_an_empty_folder(bundle: Path, tmp_path: Path, invoke: Invoke) -
 
 def test_one_class_only(classes: Path, tmp_path: Path, train: Invoke) -> None:
     shutil.rmtree(classes / "Tumor")
-    refused(train(classes, "--out", tmp_path / "run"), 2, "only 'Healthy'", "at least two classes")
+    refused(train(classes, "--out", tmp_path / "run"), 2, "only the class 'Healthy'", "at least two classes")
 
 
 def test_a_class_with_one_case(classes: Path, tmp_path: Path, train: Invoke) -> None:
     for extra in sorted((classes / "Tumor").iterdir())[1:]:
         extra.unlink()
-    refused(train(classes, "--out", tmp_path / "run"), 2, "The class 'Tumor' has one case", "Add images of 'Tumor'")
+    refused(train(classes, "--out", tmp_path / "run"), 2, "The class 'Tumor' has only one case", "Add images of 'Tumor'")
 
 
 def test_two_classes_equal_but_for_case(cohort: Path, tmp_path: Path, train: Invoke) -> None:
@@ -92,12 +92,12 @@ def test_an_unreadable_image_among_good_ones(bundle: Path, images: list[Path], t
     assert [row["error"] is None for row in rows] == [True, False, True]
 
 
-def test_training_leaves_an_unreadable_image_out_and_says_so(classes: Path, tmp_path: Path, train: Invoke) -> None:
+def test_training_skips_an_unreadable_image_and_reports_it(classes: Path, tmp_path: Path, train: Invoke) -> None:
     (classes / "Healthy" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
     result = train(classes, "--out", tmp_path / "run", "--epochs", "1", "--set", "data.group_by=none", "--allow-leakage")
     assert result.exit_code == 1, result.stderr
     assert "Healthy/bad.png is left out" in result.stderr
-    assert "Healthy/bad.png could not be read and was left out" in result.stderr
+    assert "Healthy/bad.png could not be read and was skipped" in result.stderr
     page = (tmp_path / "run" / "report.html").read_text()
     assert re.search(r"1 of \d+ files could not be read and were left out: Healthy/bad.png", page)
     assert "bad.png" not in (tmp_path / "run" / "splits.csv").read_text()
@@ -155,7 +155,7 @@ def test_a_bundle_of_a_newer_version(bundle: Path, images: list[Path], tmp_path:
     shutil.copytree(bundle, tmp_path / "newer")
     record = json.loads((bundle / "bundle.json").read_text()) | {"schema_version": 99}
     (tmp_path / "newer" / "bundle.json").write_text(json.dumps(record))
-    refused(invoke("predict", tmp_path / "newer", images[0]), 2, "schema version 99", "schema version 3", "Update reslink")
+    refused(invoke("predict", tmp_path / "newer", images[0]), 2, "schema version 99", "schema version 4", "Update reslink")
 
 
 def test_a_label_that_the_bundle_does_not_know(bundle: Path, classes: Path, tmp_path: Path, invoke: Invoke) -> None:
@@ -203,4 +203,4 @@ def test_a_misspelt_word_names_the_right_one(words: tuple[str, ...], wanted: str
 
 def test_a_file_where_the_folder_should_be(cohort: Path, tmp_path: Path, train: Invoke) -> None:
     (tmp_path / "run").write_text("")
-    refused(train(cohort, "--out", tmp_path / "run", "--epochs", "1"), 2, "run is a file", "--out names a folder")
+    refused(train(cohort, "--out", tmp_path / "run", "--epochs", "1"), 2, "run is a file", "--out must name a folder")

@@ -1,4 +1,4 @@
-"""Ctrl-C and a full disk: what was learned is kept, and the user is told how to go on."""
+"""Ctrl-C and a full disk: the training state is kept, and the message says how to resume."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def start(words: list[str], environment: dict[str, str], file_limit: int | None 
     )  # fmt: skip
 
 
-def wait_for(found: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
-    while not found():
+    while not condition():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(
+def test_ctrl_c_saves_the_state_and_says_how_to_resume(
     cohort: Path, tmp_path: Path, environment: dict[str, str], quick: list[str], invoke: Invoke
 ) -> None:
     words = ["train", str(cohort), "--out", str(tmp_path / "run"), "--epochs", "400", "--seed", "1", *quick]
@@ -42,10 +42,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     results = tmp_path / "run" / "results.csv"
     wait_for(results.exists, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "--resume" in said
-    assert "Traceback" not in said
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
     assert list((tmp_path / "run" / "checkpoints").iterdir())
     assert not list((tmp_path / "run").rglob("*.part"))
     changed = [word if word != "400" else "401" for word in words]
@@ -64,12 +64,12 @@ def test_disk_full_while_writing_a_checkpoint(
     assert all(path.stat().st_size < limit for path in (trained[0] / "cache").rglob("*"))
     words = ["train", str(cohort), "--out", str(run), "--epochs", "2", "--seed", "5", *quick]
     process = start(words, environment, file_limit=limit)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 1, said
-    assert "could not be written" in said
-    assert "space" in said
-    assert "Traceback" not in said
-    assert "bug in reslink" not in said
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1, stderr
+    assert "could not be written" in stderr
+    assert "space" in stderr
+    assert "Traceback" not in stderr
+    assert "bug in reslink" not in stderr
     again = invoke(*words, "--resume")
     assert again.exit_code == 0, again.stderr
     first, second = ((folder / "bundle" / "model.safetensors").read_bytes() for folder in (trained[0], run))
@@ -93,6 +93,6 @@ def test_ctrl_c_before_training_is_quiet_too(
     process = start(["train", str(cohort), "--out", str(tmp_path / "run"), *quick], environment)
     wait_for((tmp_path / "run" / ".lock").exists, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode in (1, 130)
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr

@@ -1,4 +1,4 @@
-"""From images to a model, its figures, its page and its predictions, as a user does it."""
+"""The workflow of a user: train, evaluate, predict, explain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_train_leaves_a_whole_run(run: Path) -> None:
+def test_train_writes_a_complete_run(run: Path) -> None:
     expected = (
         "config.yaml environment.json splits.csv metrics.jsonl results.csv predictions.csv evaluation.json figures"
         " report.html bundle/model.safetensors bundle/bundle.json bundle/MODEL_CARD.md"
@@ -34,7 +34,7 @@ def test_train_leaves_a_whole_run(run: Path) -> None:
     assert not list(run.rglob("*.part"))
 
 
-def test_train_json_is_one_object_and_nothing_else(trained: tuple[Path, str, str]) -> None:
+def test_train_json_is_one_object(trained: tuple[Path, str, str]) -> None:
     out, stdout, stderr = trained
     summary = json.loads(stdout)
     assert summary["run"] == str(out)
@@ -43,7 +43,7 @@ def test_train_json_is_one_object_and_nothing_else(trained: tuple[Path, str, str
     assert "Epoch" in stderr
 
 
-def test_no_patient_stands_on_two_sides(run: Path) -> None:
+def test_no_patient_is_in_two_splits(run: Path) -> None:
     sides: dict[str, set[str]] = {}
     for row in table(run / "splits.csv"):
         sides.setdefault(row["patient_id"], set()).add(row["split"])
@@ -51,7 +51,7 @@ def test_no_patient_stands_on_two_sides(run: Path) -> None:
     assert all(len(found) == 1 for found in sides.values())
 
 
-def test_the_evaluation_has_the_form_that_the_issue_states(run: Path) -> None:
+def test_the_keys_of_the_evaluation(run: Path) -> None:
     found = json.loads((run / "evaluation.json").read_text())
     assert found["metrics"].keys() >= METRICS
     for estimate in found["metrics"].values():
@@ -67,14 +67,14 @@ def test_predictions_are_those_of_the_test_cases(run: Path) -> None:
     assert len(rows) == len(tested)
 
 
-def test_the_page_stands_alone(run: Path) -> None:
+def test_the_report_is_self_contained(run: Path) -> None:
     page = (run / "report.html").read_text()
     assert re.search(r"research use only", page, re.IGNORECASE)
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
     assert "data:image/png;base64" in page
 
 
-def test_the_bundle_carries_the_figures(run: Path) -> None:
+def test_the_bundle_holds_the_metrics(run: Path) -> None:
     bundle = json.loads((run / "bundle" / "bundle.json").read_text())
     assert bundle["metrics"]["n"] == json.loads((run / "evaluation.json").read_text())["n"]
     assert str(run) not in (run / "bundle" / "bundle.json").read_text()
@@ -96,14 +96,24 @@ def test_predict_json(bundle: Path, images: list[Path], invoke: Invoke) -> None:
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["path"] for row in rows] == [str(path) for path in images[:3]]
     for row in rows:
-        assert list(row) == ["path", "label", "probability", "probabilities", "set", "abstain", "reasons", "ood_score", "error"]
+        assert list(row) == [
+            "path",
+            "label",
+            "probability",
+            "probabilities",
+            "prediction_set",
+            "abstain",
+            "reasons",
+            "ood_score",
+            "error",
+        ]
         assert list(row["probabilities"]) == ["Healthy", "Tumor"]
         assert sum(row["probabilities"].values()) == pytest.approx(1)
         assert row["probability"] == row["probabilities"][row["label"]]
         assert row["error"] is None
 
 
-def test_predict_says_the_same_as_the_run(bundle: Path, run: Path, cohort: Path, invoke: Invoke) -> None:
+def test_predict_agrees_with_the_run(bundle: Path, run: Path, cohort: Path, invoke: Invoke) -> None:
     rows = table(run / "predictions.csv")
     result = invoke("predict", bundle, *(cohort / row["path"] for row in rows), "--json")
     found = [json.loads(line)["probabilities"]["Tumor"] for line in result.stdout.splitlines()]
@@ -127,10 +137,10 @@ def test_predict_csv(bundle: Path, cohort: Path, images: list[Path], tmp_path: P
     assert [path.name for path in out.parent.iterdir()] == ["out.csv"]
 
 
-def test_predict_refuses_two_forms(bundle: Path, images: list[Path], tmp_path: Path, invoke: Invoke) -> None:
+def test_predict_refuses_two_output_formats(bundle: Path, images: list[Path], tmp_path: Path, invoke: Invoke) -> None:
     result = invoke("predict", bundle, images[0], "--json", "--csv", tmp_path / "x.csv")
     assert result.exit_code == 2
-    assert "One form of output at a time" in result.stderr
+    assert "Only one output format is possible" in result.stderr
 
 
 def test_predict_into_a_closed_pipe_is_quiet(bundle: Path, cohort: Path, environment: dict[str, str]) -> None:
@@ -148,7 +158,7 @@ def test_predict_into_a_closed_pipe_is_quiet(bundle: Path, cohort: Path, environ
 
 
 def test_evaluate_json(bundle: Path, run: Path, cohort: Path, images: list[Path], tmp_path: Path, invoke: Invoke) -> None:
-    result = invoke("evaluate", bundle, cohort, "--out", tmp_path / "judged", "--json")
+    result = invoke("evaluate", bundle, cohort, "--out", tmp_path / "evaluated", "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["n"] + found["n_excluded"] == len(images)  # what it learned from, and copies of that, are left out
@@ -156,20 +166,20 @@ def test_evaluate_json(bundle: Path, run: Path, cohort: Path, images: list[Path]
         one["path"] for one in found["excluded"]
     )
     assert found["metrics"].keys() >= METRICS
-    written = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
+    written = json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())
     assert written["metrics"] == found["metrics"]
-    assert (tmp_path / "judged" / "report.html").is_file()
-    assert (tmp_path / "judged" / "predictions.csv").is_file()
+    assert (tmp_path / "evaluated" / "report.html").is_file()
+    assert (tmp_path / "evaluated" / "predictions.csv").is_file()
 
 
 def test_evaluate_for_people(bundle: Path, classes: Path, tmp_path: Path, invoke: Invoke) -> None:
-    result = invoke("evaluate", bundle, classes, "--out", tmp_path / "judged")
+    result = invoke("evaluate", bundle, classes, "--out", tmp_path / "evaluated")
     assert result.exit_code == 0, result.stderr
     assert "AUROC" in result.stdout
     assert "Research use only" in result.stderr
 
 
-def test_evaluate_refuses_a_filled_folder(bundle: Path, cohort: Path, tmp_path: Path, invoke: Invoke) -> None:
+def test_evaluate_does_not_overwrite(bundle: Path, cohort: Path, tmp_path: Path, invoke: Invoke) -> None:
     (tmp_path / "evaluation.json").write_text("{}")
     result = invoke("evaluate", bundle, cohort, "--out", tmp_path)
     assert result.exit_code == 2
@@ -187,7 +197,7 @@ def test_explain(bundle: Path, cohort: Path, tmp_path: Path, invoke: Invoke) -> 
     assert "Research use only" in result.stderr
 
 
-def test_finished_runs_are_safe(run: Path, cohort: Path, train: Invoke) -> None:
+def test_a_finished_run_is_not_overwritten(run: Path, cohort: Path, train: Invoke) -> None:
     before = (run / "bundle" / "model.safetensors").stat().st_mtime_ns
     result = train(cohort, "--out", run, "--epochs", "2", "--seed", "5")
     assert result.exit_code == 2

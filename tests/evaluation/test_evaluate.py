@@ -11,12 +11,12 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, StorageError, UsageError
-from reslink.evaluation.evaluate import evaluate_bundle, evaluate_cases
+from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle, evaluate_cases
 from reslink.imaging.preprocess import Preprocess
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
-from reslink.metrics.classification import NAMES
-from reslink.networks.reslink import ResLinkConfig, build
+from reslink.metrics.classification import METRIC_NAMES
+from reslink.networks.reslink import ResLinkConfig, build_network
 
 LABELS = Labels(("Healthy", "Tumor"))
 
@@ -27,7 +27,7 @@ COLUMNS = ("sample_id", "patient_id", "path", "split", "label", "logit", "prob",
 def bundle(tmp_path):
     """The folder of a small bundle whose logits differ between pictures."""
     config = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)
-    state = build(config, seed=1).state_dict()
+    state = build_network(config, seed=1).state_dict()
     state["head.1.weight"] *= 30
     made = Bundle({"name": "tiny", **config.model_dump(mode="json")}, Preprocess(size=64, channels=1), LABELS)
     return made.save(tmp_path / "bundle", state).folder
@@ -35,23 +35,23 @@ def bundle(tmp_path):
 
 @pytest.fixture
 def data(tmp_path, rng):
-    """A folder with 24 pictures of 12 patients, masks for tumours, and a manifest."""
+    """A folder with 24 pictures of 12 patients, masks for tumors, and a manifest."""
     root = tmp_path / "data"
     (root / "masks").mkdir(parents=True)
     y, x = np.mgrid[:96, :96]
     rows = []
     for i in range(24):
-        tumour = i % 2 == 1
+        tumor = i % 2 == 1
         head = np.hypot(y - 48, (x - 48) * (1 + 0.02 * i)) < 40
         smooth = np.kron(rng.integers(0, 90, (12, 12)), np.ones((8, 8)))
-        lesion = (np.hypot(y - 40, x - 50) < 9) & tumour
+        lesion = (np.hypot(y - 40, x - 50) < 9) & tumor
         grey = head * (70 + smooth) + lesion * 60
         Picture.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(root / f"{i:02d}.png")
         mask = ""
-        if tumour:
+        if tumor:
             mask = f"masks/{i:02d}.png"
             Picture.fromarray((lesion * 255).astype(np.uint8)).save(root / mask)
-        rows.append([f"{i:02d}.png", LABELS.names[tumour], f"p{i // 2}", mask, "test" if i < 20 else "train"])
+        rows.append([f"{i:02d}.png", LABELS.names[tumor], f"p{i // 2}", mask, "test" if i < 20 else "train"])
     write_manifest(root, rows)
     return root
 
@@ -66,7 +66,7 @@ def read_csv(path):
         return list(csv.DictReader(stream))
 
 
-def test_the_form_of_the_issue(rng):
+def test_the_content_of_an_evaluation(rng):
     y_true = rng.integers(0, 2, 60)
     positive = np.clip(y_true * 0.4 + rng.random(60) * 0.6, 0, 1)
     groups = [str(i // 2) for i in range(60)]
@@ -76,10 +76,10 @@ def test_the_form_of_the_issue(rng):
     assert found["positive"] == "Tumor"
     assert found["research_use_only"] is True
     assert found["localization"] == {}
-    assert list(found["metrics"]) == list(NAMES)
+    assert list(found["metrics"]) == list(METRIC_NAMES)
     assert list(found["per_class"]) == ["Healthy", "Tumor"]
-    for figures in (found["metrics"], *found["per_class"].values()):
-        for value in figures.values():
+    for estimates in (found["metrics"], *found["per_class"].values()):
+        for value in estimates.values():
             assert list(value) == ["estimate", "ci_low", "ci_high", "method", "n"]
     assert found["per_class"]["Tumor"]["sensitivity"] == found["metrics"]["sensitivity"]
     assert found["confusion_matrix"]["labels"] == ["Healthy", "Tumor"]
@@ -95,14 +95,14 @@ def test_the_threshold_of_the_decision_is_used():
     assert found["confusion_matrix"]["counts"] == [[1, 0], [2, 0]]
 
 
-def test_nothing_to_judge_is_refused():
-    with pytest.raises(InputError, match="There is no case"):
+def test_an_empty_evaluation_is_refused():
+    with pytest.raises(InputError, match="The arrays are empty"):
         evaluate_cases([], np.zeros((0, 2)), [], LABELS, Decision())
 
 
-def test_a_data_set_is_judged(bundle, data, tmp_path):
+def test_a_data_set_is_evaluated(bundle, data, tmp_path):
     out = tmp_path / "out"
-    found = evaluate_bundle(bundle, Manifest.open(data), out, device="cpu", explain_masks=False)
+    found = evaluate_bundle(bundle, Manifest.open(data), out, EvaluationOptions(device="cpu", localization=False))
     assert found == json.loads((out / "evaluation.json").read_text())
     assert found["n"] == 24
     assert found["n_groups"] <= 12, "two images of a patient are one group"
@@ -122,55 +122,57 @@ def test_a_data_set_is_judged(bundle, data, tmp_path):
 
 def test_equal_runs_write_equal_files(bundle, data, tmp_path):
     for name in ("a", "b"):
-        evaluate_bundle(bundle, Manifest.open(data), tmp_path / name, device="cpu", explain_masks=False)
+        evaluate_bundle(bundle, Manifest.open(data), tmp_path / name, EvaluationOptions(device="cpu", localization=False))
     for file in ("evaluation.json", "predictions.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_a_bad_file_is_listed_and_the_others_go_on(bundle, data, tmp_path):
+def test_a_bad_file_is_listed_and_the_others_are_evaluated(bundle, data, tmp_path):
     (data / "03.png").write_bytes(b"not an image")
-    found = evaluate_bundle(bundle, Manifest.open(data), tmp_path / "out", device="cpu", explain_masks=False)
+    found = evaluate_bundle(bundle, Manifest.open(data), tmp_path / "out", EvaluationOptions(device="cpu", localization=False))
     assert (found["n"], found["n_failed"]) == (23, 1)
     assert list(found["failed"]) == ["03.png"]
     assert "03.png" not in {row["sample_id"] for row in read_csv(tmp_path / "out" / "predictions.csv")}
 
 
 def test_masks_give_localization(bundle, data, tmp_path):
-    found = evaluate_bundle(bundle, Manifest.open(data), tmp_path / "out", device="cpu", explain_masks=True)
+    found = evaluate_bundle(bundle, Manifest.open(data), tmp_path / "out", EvaluationOptions(device="cpu", localization=True))
     assert found["localization"]["n"] == 12
     json.dumps(found, allow_nan=False)
 
 
-def test_a_split_is_judged_alone(bundle, data, tmp_path):
+def test_one_split_is_evaluated(bundle, data, tmp_path):
     manifest = Manifest.open(data)
-    found = evaluate_bundle(bundle, manifest, tmp_path / "out", device="cpu", split="test", explain_masks=False)
+    found = evaluate_bundle(
+        bundle, manifest, tmp_path / "out", EvaluationOptions(device="cpu", split="test", localization=False)
+    )
     assert (found["n"], found["split"]) == (20, "test")
-    with pytest.raises(UsageError, match=r"'validation'.*states the splits test, train"):
-        evaluate_bundle(bundle, manifest, tmp_path / "out", split="validation")
+    with pytest.raises(UsageError, match=r"'validation'.*splits of the data set are test, train"):
+        evaluate_bundle(bundle, manifest, tmp_path / "out", EvaluationOptions(split="validation"))
 
 
 def test_an_unknown_label_names_the_nearest(bundle, data, tmp_path):
     text = (data / "manifest.csv").read_text().replace("Tumor", "Tumour")
     (data / "manifest.csv").write_text(text)
     with pytest.raises(UsageError, match=r"There is no class 'Tumour'.*Did you mean 'Tumor'"):
-        evaluate_bundle(bundle, Manifest.open(data), tmp_path / "out", device="cpu")
+        evaluate_bundle(bundle, Manifest.open(data), tmp_path / "out", EvaluationOptions(device="cpu"))
     assert not (tmp_path / "out").exists(), "labels are looked at before the first image is"
 
 
-def test_one_class_alone_is_judged_as_far_as_it_goes(bundle, data, tmp_path):
+def test_one_class_alone_is_evaluated_as_far_as_possible(bundle, data, tmp_path):
     manifest = Manifest.open(data)
-    tumours = manifest.subset(i for i, case in enumerate(manifest.cases) if case.label == "Tumor")
-    found = evaluate_bundle(bundle, tumours, tmp_path / "out", device="cpu", explain_masks=False)
+    tumors = manifest.subset(i for i, case in enumerate(manifest.cases) if case.label == "Tumor")
+    found = evaluate_bundle(bundle, tumors, tmp_path / "out", EvaluationOptions(device="cpu", localization=False))
     assert found["metrics"]["sensitivity"]["estimate"] is not None
     assert found["metrics"]["auroc"]["estimate"] is None
     assert found["metrics"]["auroc"]["method"] == "undefined: all cases are of 'Tumor'"
 
 
-def test_a_hostile_name_is_no_formula(bundle, data, tmp_path):
+def test_a_hostile_name_is_not_a_formula(bundle, data, tmp_path):
     (data / "00.png").rename(data / "=cmd.png")
     text = (data / "manifest.csv").read_text().replace("00.png,Healthy,p0", "=cmd.png,Healthy,+p0")
     (data / "manifest.csv").write_text(text)
-    evaluate_bundle(bundle, Manifest.open(data), tmp_path / "out", device="cpu", explain_masks=False)
+    evaluate_bundle(bundle, Manifest.open(data), tmp_path / "out", EvaluationOptions(device="cpu", localization=False))
     row = read_csv(tmp_path / "out" / "predictions.csv")[0]
     assert row["sample_id"] == "'=cmd.png"
     assert row["patient_id"] == "'+p0"
@@ -178,13 +180,17 @@ def test_a_hostile_name_is_no_formula(bundle, data, tmp_path):
 
 def test_the_cache_can_be_kept_and_is_used(bundle, data, tmp_path):
     manifest, cache = Manifest.open(data), tmp_path / "cache"
-    first = evaluate_bundle(bundle, manifest, tmp_path / "out", device="cpu", explain_masks=False, cache_folder=cache)
+    first = evaluate_bundle(
+        bundle, manifest, tmp_path / "out", EvaluationOptions(device="cpu", localization=False, cache_folder=cache)
+    )
     assert any(cache.iterdir())
-    again = evaluate_bundle(bundle, manifest, tmp_path / "out", device="cpu", explain_masks=False, cache_folder=cache)
+    again = evaluate_bundle(
+        bundle, manifest, tmp_path / "out", EvaluationOptions(device="cpu", localization=False, cache_folder=cache)
+    )
     assert again == first
 
 
-def test_a_folder_that_cannot_be_written_is_said(bundle, data, tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(bundle, data, tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match=r"cannot be written to.*Choose another folder"):
-        evaluate_bundle(bundle, Manifest.open(data), tmp_path / "file" / "out", device="cpu")
+    with pytest.raises(StorageError, match=r"could not be written.*choose another folder"):
+        evaluate_bundle(bundle, Manifest.open(data), tmp_path / "file" / "out", EvaluationOptions(device="cpu"))

@@ -7,7 +7,15 @@ from sklearn.isotonic import IsotonicRegression
 
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import UsageError
-from reslink.evaluation.fitting import Evidence, Wishes, fit, fit_gate, fit_isotonic, fit_temperature, folds
+from reslink.evaluation.fitting import (
+    CalibrationData,
+    DecisionOptions,
+    fit_decision,
+    fit_isotonic,
+    fit_ood_detector,
+    fit_temperature,
+    group_folds,
+)
 from reslink.labels import Labels
 from reslink.metrics.operating_point import OperatingPoint
 
@@ -15,19 +23,19 @@ TWO = Labels(("Healthy", "Tumor"))
 THREE = Labels(("a", "b", "c"))
 
 
-def evidence(rng, n=600, classes=2, heat=2.5, groups=None):
+def calibration_data(rng, n=600, classes=2, heat=2.5, groups=None):
     """Cases whose labels follow the softmax of the logits; what is given are these logits times ``heat``."""
     true = rng.normal(size=(n, classes)) * 1.5
-    chances = softmax(true, axis=1)
-    labels = (chances.cumsum(axis=1)[:, :-1] < rng.random((n, 1))).sum(axis=1)
+    probabilities = softmax(true, axis=1)
+    labels = (probabilities.cumsum(axis=1)[:, :-1] < rng.random((n, 1))).sum(axis=1)
     names = [str(i) for i in (rng.integers(0, groups, n) if groups else np.arange(n))]
-    return Evidence(true * heat, rng.normal(size=(n, 8)), rng.normal(size=(n, 33)), labels, names)
+    return CalibrationData(true * heat, rng.normal(size=(n, 8)), rng.normal(size=(n, 33)), labels, names)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("heat", [0.5, 1.0, 3.0])
 def test_the_planted_temperature_is_found(rng, classes, heat):
-    cases = evidence(rng, 6000, classes, heat)
+    cases = calibration_data(rng, 6000, classes, heat)
     found = fit_temperature(cases.logits, cases.y_true)
     assert found == pytest.approx(heat, rel=0.1)
 
@@ -38,162 +46,162 @@ def test_the_planted_temperature_is_found(rng, classes, heat):
 
 
 def test_a_single_logit_has_the_temperature_of_two(rng):
-    cases = evidence(rng)
+    cases = calibration_data(rng)
     single = (cases.logits[:, 1] - cases.logits[:, 0])[:, None]
     assert fit_temperature(single, cases.y_true) == pytest.approx(fit_temperature(cases.logits, cases.y_true), rel=1e-4)
 
 
-def test_a_network_whose_answers_say_nothing_is_said(rng):
-    cases = evidence(rng)
-    upside_down = Evidence(-cases.logits, cases.features, cases.statistics, cases.y_true, cases.groups)
-    found, notes = fit(upside_down, Wishes(coverage=None, ood=False), TWO)
+def test_a_network_no_better_than_chance_is_reported(rng):
+    cases = calibration_data(rng)
+    upside_down = CalibrationData(-cases.logits, cases.features, cases.statistics, cases.y_true, cases.groups)
+    found, notes = fit_decision(upside_down, DecisionOptions(coverage=None, ood=False), TWO)
     assert found.temperature == pytest.approx(50, rel=0.01)
-    assert any("at its limit of 50: the network's answers say next to nothing about the class" in note for note in notes)
+    assert any("at its limit of 50: the network is hardly better than chance on these images" in note for note in notes)
 
 
-def test_a_network_that_is_always_right_has_no_temperature_and_it_is_said(rng):
-    cases = evidence(rng)
-    sure = Evidence(np.eye(2)[cases.y_true] * 3, cases.features, cases.statistics, cases.y_true, cases.groups)
-    found, notes = fit(sure, Wishes(coverage=None, ood=False), TWO)
+def test_a_network_that_is_always_correct_has_no_temperature(rng):
+    cases = calibration_data(rng)
+    sure = CalibrationData(np.eye(2)[cases.y_true] * 3, cases.features, cases.statistics, cases.y_true, cases.groups)
+    found, notes = fit_decision(sure, DecisionOptions(coverage=None, ood=False), TWO)
     assert found.temperature == 1
-    assert notes == ["No temperature: the network is right on all 600 images, so that the best one would be 0"]
+    assert notes == ["No temperature: the network is correct on all 600 images, so the best temperature would be 0"]
 
 
-def test_the_curve_of_two_classes_is_that_of_scikit_learn(rng):
-    cases, new = evidence(rng), rng.normal(size=(500, 2)) * 4
+def test_the_curve_of_two_classes_matches_scikit_learn(rng):
+    cases, new = calibration_data(rng), rng.normal(size=(500, 2)) * 4
     before, after = softmax(cases.logits, axis=1)[:, 1], softmax(new, axis=1)[:, 1]
     expected = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(before, cases.y_true).predict(after)
     found = Decision(isotonic=fit_isotonic(cases.logits, cases.y_true)).probabilities(new)
     np.testing.assert_allclose(found[:, 1], expected, atol=1e-12)
 
 
-def test_the_curves_of_three_classes_are_those_of_scikit_learn(rng):
-    cases, new = evidence(rng, 900, 3), rng.normal(size=(200, 3)) * 4
+def test_the_curves_of_three_classes_match_scikit_learn(rng):
+    cases, new = calibration_data(rng, 900, 3), rng.normal(size=(200, 3)) * 4
     found = Decision(threshold=None, isotonic=fit_isotonic(cases.logits, cases.y_true)).probabilities(new)
-    chances = softmax(cases.logits, axis=1), softmax(new, axis=1)
+    probabilities = softmax(cases.logits, axis=1), softmax(new, axis=1)
     columns = [
         IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-        .fit(chances[0][:, k], cases.y_true == k)
-        .predict(chances[1][:, k])
+        .fit(probabilities[0][:, k], cases.y_true == k)
+        .predict(probabilities[1][:, k])
         for k in range(3)
     ]
     total = np.sum(columns, axis=0)
-    expected = np.where((total > 0)[:, None], np.stack(columns, 1) / np.where(total > 0, total, 1)[:, None], chances[1])
+    expected = np.where((total > 0)[:, None], np.stack(columns, 1) / np.where(total > 0, total, 1)[:, None], probabilities[1])
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_a_decision_holds_what_was_wished_for(rng):
-    cases = evidence(rng, 400, groups=150)
-    wishes = Wishes(point=OperatingPoint.parse("sensitivity=0.9"), coverage=0.9, per_class=True)
-    found, notes = fit(cases, wishes, TWO)
+def test_a_decision_has_the_requested_components(rng):
+    cases = calibration_data(rng, 400, groups=150)
+    options = DecisionOptions(operating_point=OperatingPoint.parse("sensitivity=0.9"), coverage=0.9, per_class=True)
+    found, notes = fit_decision(cases, options, TWO)
     assert notes == []
     assert found.temperature == pytest.approx(2.5, rel=0.3)
-    called = found.predict(found.probabilities(cases.logits))
-    assert called[cases.y_true == 1].mean() >= 0.9
+    predicted = found.predict(found.probabilities(cases.logits))
+    assert predicted[cases.y_true == 1].mean() >= 0.9
     assert found.threshold_source == "sensitivity of at least 0.9 on 400 calibration images"
     assert (found.conformal.coverage, found.conformal.per_class, found.conformal.n_groups) == (0.9, True, cases.n_groups)
     assert found.ood.n_images == 400
-    bare, _ = fit(cases, Wishes(coverage=None, ood=False, method="isotonic"), TWO)
+    bare, _ = fit_decision(cases, DecisionOptions(coverage=None, ood=False, method="isotonic"), TWO)
     assert (bare.conformal, bare.ood, bare.temperature, len(bare.isotonic)) == (None, None, 1.0, 1)
     assert (bare.threshold, bare.threshold_source) == (0.5, "default")
 
 
 def test_three_classes_have_no_operating_point(rng):
-    cases = evidence(rng, 300, 3)
-    found, _ = fit(cases, Wishes(), THREE)
+    cases = calibration_data(rng, 300, 3)
+    found, _ = fit_decision(cases, DecisionOptions(), THREE)
     assert found.threshold is None
-    with pytest.raises(UsageError, match=r"Youden index was asked for with 3 classes"):
-        fit(cases, Wishes(point=OperatingPoint.parse("youden")), THREE)
+    with pytest.raises(UsageError, match=r"Youden index was requested for 3 classes"):
+        fit_decision(cases, DecisionOptions(operating_point=OperatingPoint.parse("youden")), THREE)
 
 
-def test_too_little_is_refused_or_said(rng):
-    few = evidence(rng, 200, groups=9)
+def test_too_little_data_is_refused_or_noted(rng):
+    few = calibration_data(rng, 200, groups=9)
     with pytest.raises(UsageError, match=r"has 9 groups.*10 groups"):
-        fit(few, Wishes(), TWO)
-    cases = evidence(rng, 300)
+        fit_decision(few, DecisionOptions(), TWO)
+    cases = calibration_data(rng, 300)
     healthy = cases.take(np.flatnonzero(cases.y_true == 0))
     with pytest.raises(UsageError, match="has no case of 'Tumor'"):
-        fit(healthy, Wishes(), TWO)
-    found, notes = fit(cases.take(np.arange(30)), Wishes(coverage=0.99, method="isotonic"), TWO)
+        fit_decision(healthy, DecisionOptions(), TWO)
+    found, notes = fit_decision(cases.take(np.arange(30)), DecisionOptions(coverage=0.99, method="isotonic"), TWO)
     assert (found.conformal, found.ood) == (None, None)
     assert notes == [
-        "The isotonic curve rests on 30 images; below 1,000 a temperature is usually nearer",
-        "No prediction sets: 30 images; a coverage of 0.99 takes 99 or more",
-        "No out-of-distribution gate: 30 groups; it takes 40 or more",
+        "The isotonic curve uses 30 images; below 1,000 a temperature is usually better",
+        "No prediction sets: there are 30 images; a coverage of 0.99 needs 99",
+        "No out-of-distribution detector: there are 30 groups; it needs 40",
     ]
 
 
-def test_a_class_too_small_for_its_own_limit_is_in_every_set(rng):
-    cases = evidence(rng, 400)
+def test_a_class_too_small_for_its_own_limit_is_in_every_prediction_set(rng):
+    cases = calibration_data(rng, 400)
     rows = np.concatenate([np.flatnonzero(cases.y_true == 0)[:100], np.flatnonzero(cases.y_true == 1)[:18]])
-    found, notes = fit(cases.take(rows), Wishes(per_class=True, ood=False), TWO)
-    assert notes == ["'Tumor' is in every set: it has fewer than the 19 images that the coverage takes"]
+    found, notes = fit_decision(cases.take(rows), DecisionOptions(per_class=True, ood=False), TWO)
+    assert notes == ["'Tumor' is in every prediction set: a coverage of 0.95 needs 19 images of the class"]
     assert found.conformal.limits[1] is None
-    assert found.judge(cases.logits).sets[:, 1].all()
+    assert found.decide(cases.logits).prediction_sets[:, 1].all()
 
 
-def test_classes_too_small_for_fifths_are_refused_by_name_and_cost_the_gate_alone(rng):
+def test_classes_too_small_for_folds_only_prevent_the_ood_detector(rng):
     def draw(classes):
         labels = np.repeat(np.arange(classes), 4)
         n = len(labels)
         logits = rng.normal(size=(n, classes))
-        return Evidence(logits, rng.normal(size=(n, 8)), rng.normal(size=(n, 33)), labels, [str(i) for i in range(n)])
+        return CalibrationData(logits, rng.normal(size=(n, 8)), rng.normal(size=(n, 33)), labels, [str(i) for i in range(n)])
 
-    with pytest.raises(UsageError, match=r"divided into fifths: no class has more than 4 images"):
-        list(folds(draw(4)))
-    found, notes = fit(draw(12), Wishes(), Labels(tuple("abcdefghijkl")))
+    with pytest.raises(UsageError, match=r"split into 5 folds: no class has more than 4 images"):
+        list(group_folds(draw(4)))
+    found, notes = fit_decision(draw(12), DecisionOptions(), Labels(tuple("abcdefghijkl")))
     assert found.ood is None
-    assert "No out-of-distribution gate: The cases cannot be divided into fifths: no class has more than 4 images" in notes
+    assert "No out-of-distribution detector: The cases cannot be split into 5 folds: no class has more than 4 images" in notes
 
 
-def test_a_class_of_fewer_than_five_images_beside_a_large_one_is_no_matter(rng):
-    cases = evidence(rng, 100)
+def test_a_small_class_beside_a_large_one_is_allowed(rng):
+    cases = calibration_data(rng, 100)
     rare = np.concatenate([np.flatnonzero(cases.y_true == 0), np.flatnonzero(cases.y_true == 1)[:3]])
-    assert len(list(folds(cases.take(rare)))) == 5
+    assert len(list(group_folds(cases.take(rare)))) == 5
 
 
 @pytest.mark.parametrize("coverage", [0.4, 1.0, 95, float("nan")])
-def test_a_coverage_that_is_none(coverage):
+def test_an_invalid_coverage_is_refused(coverage):
     with pytest.raises(UsageError, match="The coverage is"):
-        Wishes(coverage=coverage)
+        DecisionOptions(coverage=coverage)
 
 
 @pytest.mark.parametrize("n_groups", [60, None])
-def test_the_gate_keeps_new_cases_of_the_same_kind(rng, n_groups):
-    """Groups differ from each other, so that a gate fitted on a group knows it; new cases come from new groups."""
+def test_the_ood_detector_retains_new_cases_of_the_same_kind(rng, n_groups):
+    """Groups differ from each other, so a detector fitted to a group knows it; new cases come from new groups."""
 
     def draw(n):
         names = rng.integers(0, n_groups, n) if n_groups else np.arange(n)
         offset = rng.normal(size=(n, 8))[names]
         labels = rng.integers(0, 2, n)
         features = offset + 0.3 * rng.normal(size=(n, 8))
-        return Evidence(np.zeros((n, 2)), features, rng.normal(size=(n, 33)), labels, [str(name) for name in names])
+        return CalibrationData(np.zeros((n, 2)), features, rng.normal(size=(n, 33)), labels, [str(name) for name in names])
 
     kept = []
     for _ in range(4):
         cases, new = draw(600), draw(600)
-        gate, arrays = fit_gate(cases, [])
-        ratios = gate.ratios(arrays.by_name, new.features, new.statistics)
+        detector, arrays = fit_ood_detector(cases, [])
+        ratios = detector.relative_distances(arrays.by_name, new.features, new.statistics)
         kept.append((np.max(list(ratios.values()), axis=0) <= 1).mean())
-        far = gate.ratios(arrays.by_name, new.features + 20, new.statistics)
+        far = detector.relative_distances(arrays.by_name, new.features + 20, new.statistics)
         assert (far["features"] > 1).all()
         np.testing.assert_allclose(far["statistics"], ratios["statistics"])
     assert 0.95 < np.mean(kept) < 0.995
 
 
-def test_features_that_never_vary_give_a_gate_that_still_looks_at_the_input(rng):
-    cases = evidence(rng, 300)
-    dead = Evidence(cases.logits, np.zeros((300, 8)), cases.statistics, cases.y_true, cases.groups)
-    gate, arrays = fit_gate(dead, [])
-    ratios = gate.ratios(arrays.by_name, dead.features, dead.statistics)
+def test_constant_features_leave_a_detector_of_the_input_statistics(rng):
+    cases = calibration_data(rng, 300)
+    dead = CalibrationData(cases.logits, np.zeros((300, 8)), cases.statistics, cases.y_true, cases.groups)
+    detector, arrays = fit_ood_detector(dead, [])
+    ratios = detector.relative_distances(arrays.by_name, dead.features, dead.statistics)
     assert (ratios["features"] == 0).all()
     assert 0.95 < (ratios["statistics"] <= 1).mean() < 1
 
 
 def test_no_group_stands_on_two_sides_of_a_fold(rng):
-    cases = evidence(rng, 300, groups=60)
+    cases = calibration_data(rng, 300, groups=60)
     seen = []
-    for inner, outer in folds(cases):
+    for inner, outer in group_folds(cases):
         assert not {cases.groups[i] for i in inner} & {cases.groups[i] for i in outer}
         seen += outer.tolist()
     assert sorted(seen) == list(range(300))

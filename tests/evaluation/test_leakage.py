@@ -1,4 +1,4 @@
-"""Linked cases are left out of the figures and listed; a split that leaks is refused."""
+"""Leaked cases are excluded from the metrics and listed; a leaking split is refused."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from reslink.datasets import leakage
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.grouping import group_cases
 from reslink.datasets.manifest import Manifest
-from reslink.errors import GateError
-from reslink.evaluation.evaluate import evaluate_bundle
+from reslink.errors import CheckFailedError
+from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
-from reslink.networks.reslink import ResLinkConfig, build
+from reslink.networks.reslink import ResLinkConfig, build_network
 
 PREPROCESS = Preprocess(size=64, channels=1)
 Row = tuple[str, str, str, str]
@@ -31,8 +31,8 @@ def head(number: int) -> np.ndarray:
     rng = np.random.default_rng(number)
     y, x = np.mgrid[:128, :128]
     inside = np.hypot((y - 64) / 54, (x - 64) / 44) < 1
-    folds = np.kron(rng.integers(40, 220, (16, 16)), np.ones((8, 8)))
-    return np.asarray(inside * folds, np.uint8)
+    group_folds = np.kron(rng.integers(40, 220, (16, 16)), np.ones((8, 8)))
+    return np.asarray(inside * group_folds, np.uint8)
 
 
 def write(root: Path, rows: Sequence[Row], pictures: dict[str, np.ndarray] | None = None) -> Manifest:
@@ -59,40 +59,40 @@ def bundle_of(manifest: Manifest, folder: Path, *, fingerprints: bool = True) ->
     cache = PixelCache.open(manifest, PREPROCESS, folder / "cache", workers=0)
     sides = [case.split or "" for case in cache.manifest.cases]
     groups = group_cases(cache.manifest, cache.thumbnails, "both")
-    images = leakage.training_images(cache.manifest, cache.thumbnails, groups, sides) if fingerprints else None
+    images = leakage.fingerprint_training_images(cache.manifest, cache.thumbnails, groups, sides) if fingerprints else None
     architecture = {"name": "tiny", **config.model_dump(mode="json")}
     made = Bundle(architecture, PREPROCESS, Labels(("a", "b")), training_images=images)
-    saved = made.save(folder / "bundle", build(config, seed=1).state_dict()).folder
+    saved = made.save(folder / "bundle", build_network(config, seed=1).state_dict()).folder
     assert saved is not None
     return saved
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that learned from the heads 0 to 11, patients p0 to p5; heads 12 to 15 were its test."""
+    """A bundle trained on the heads 0 to 11, patients p0 to p5; heads 12 to 15 were its test."""
     folder = tmp_path_factory.mktemp("trained")
     return bundle_of(write(folder / "data", [*cohort(0, 12, "train"), *cohort(12, 4, "test")]), folder)
 
 
-def judged(bundle: Path, manifest: Manifest, out: Path, **options: object) -> dict:
-    found = evaluate_bundle(bundle, manifest, out, device="cpu", explain_masks=False, **options)
+def evaluated(bundle: Path, manifest: Manifest, out: Path, **options: object) -> dict:
+    found = evaluate_bundle(bundle, manifest, out, EvaluationOptions(device="cpu", localization=False, **options))
     assert found == json.loads((out / "evaluation.json").read_text())
     return found
 
 
-def test_new_heads_are_all_judged(trained: Path, tmp_path: Path) -> None:
-    found = judged(trained, write(tmp_path / "new", cohort(100, 12, "")), tmp_path / "out")
-    assert (found["n"], found["n_excluded"], found["excluded"], found["linked"]) == (12, 0, [], [])
+def test_new_heads_are_all_evaluated(trained: Path, tmp_path: Path) -> None:
+    found = evaluated(trained, write(tmp_path / "new", cohort(100, 12, "")), tmp_path / "out")
+    assert (found["n"], found["n_excluded"], found["excluded"], found["leaked"]) == (12, 0, [], [])
     assert found["leakage"] == {
         "status": "none found",
-        "n_linked": 0,
-        "message": "No case is a near copy of a training image",
+        "n_leaked": 0,
+        "message": "No case is a near duplicate of a training image",
     }
     assert "leakage" not in found["metrics"]["accuracy"]
 
 
 @pytest.mark.parametrize("change", ["same", "mirrored", "turned", "darker", "smaller"])
-def test_copies_of_training_images_are_left_out(trained: Path, tmp_path: Path, change: str) -> None:
+def test_near_duplicates_of_training_images_are_excluded(trained: Path, tmp_path: Path, change: str) -> None:
     copy = {
         "same": head(3),
         "mirrored": head(3)[:, ::-1],
@@ -101,92 +101,98 @@ def test_copies_of_training_images_are_left_out(trained: Path, tmp_path: Path, c
         "smaller": np.asarray(Picture.fromarray(head(3)).resize((96, 96))),
     }[change]
     rows = [*cohort(100, 8, "", patients=False), ("900", "a", "", "")]
-    found = judged(trained, write(tmp_path / "new", rows, {"900": copy}), tmp_path / "out")
-    assert found["excluded"] == [{"path": "900.png", "reason": "twin of a training image"}]
-    assert (found["n"], found["n_excluded"], found["leakage"]["status"]) == (8, 1, "left out")
+    found = evaluated(trained, write(tmp_path / "new", rows, {"900": copy}), tmp_path / "out")
+    assert found["excluded"] == [{"path": "900.png", "reason": "near duplicate of a training image"}]
+    assert (found["n"], found["n_excluded"], found["leakage"]["status"]) == (8, 1, "excluded")
     with (tmp_path / "out" / "predictions.csv").open(newline="") as stream:
         assert "900.png" not in {row["sample_id"] for row in csv.DictReader(stream)}
 
 
-def test_a_copy_tells_about_its_whole_patient(trained: Path, tmp_path: Path) -> None:
+def test_a_near_duplicate_marks_its_whole_patient(trained: Path, tmp_path: Path) -> None:
     rows = [*cohort(100, 8, ""), ("900", "a", "x", ""), ("901", "a", "x", ""), ("902", "a", "", "")]
     pictures = {"900": head(3), "902": head(901)[::-1]}
-    found = judged(trained, write(tmp_path / "new", rows, pictures), tmp_path / "out")
+    found = evaluated(trained, write(tmp_path / "new", rows, pictures), tmp_path / "out")
     assert {case["path"]: case["reason"] for case in found["excluded"]} == {
-        "900.png": leakage.TWIN,
-        "901.png": leakage.PATIENT,
-        "902.png": leakage.TWIN_OF_TWIN,
+        "900.png": leakage.NEAR_DUPLICATE,
+        "901.png": leakage.SAME_PATIENT,
+        "902.png": leakage.SAME_GROUP,
     }
 
 
 def test_the_same_patient_number_elsewhere_is_another_person(trained: Path, tmp_path: Path) -> None:
     rows = [(name, label, f"p{i // 2}", "") for i, (name, label, *_) in enumerate(cohort(100, 8, ""))]
-    assert judged(trained, write(tmp_path / "new", rows), tmp_path / "out")["n"] == 8
+    assert evaluated(trained, write(tmp_path / "new", rows), tmp_path / "out")["n"] == 8
 
 
-def test_allowed_leakage_stands_on_every_figure(trained: Path, tmp_path: Path) -> None:
+def test_allowed_leakage_marks_every_metric(trained: Path, tmp_path: Path) -> None:
     manifest = write(tmp_path / "new", [*cohort(0, 4, ""), *cohort(100, 8, "")])
-    found = judged(trained, manifest, tmp_path / "out", allow_leakage=True)
+    found = evaluated(trained, manifest, tmp_path / "out", allow_leakage=True)
     assert (found["n"], found["n_excluded"], found["leakage"]["status"]) == (12, 0, "allowed")
-    assert found["leakage"]["message"].startswith("4 of 12 cases are linked to the training data and were judged")
-    assert [case["path"] for case in found["linked"]] == [f"00{i}.png" for i in range(4)]
-    figures = [*found["metrics"].values(), *(value for label in found["per_class"].values() for value in label.values())]
-    assert all(value["leakage"] is True for value in figures)
+    assert found["leakage"]["message"].startswith("4 of 12 cases overlap with the training data and were evaluated")
+    assert [case["path"] for case in found["leaked"]] == [f"00{i}.png" for i in range(4)]
+    estimates = [*found["metrics"].values(), *(value for label in found["per_class"].values() for value in label.values())]
+    assert all(value["leakage"] is True for value in estimates)
 
 
-def test_nothing_but_training_images_is_refused(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(GateError, match="All 4 images are linked to the training data"):
-        judged(trained, write(tmp_path / "new", cohort(0, 4, "")), tmp_path / "out")
+def test_training_images_alone_are_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckFailedError, match="All 4 images overlap with the training data"):
+        evaluated(trained, write(tmp_path / "new", cohort(0, 4, "")), tmp_path / "out")
     assert not (tmp_path / "out" / "evaluation.json").exists()
 
 
-def test_a_bundle_without_fingerprints_says_so(tmp_path: Path) -> None:
+def test_leakage_is_unknown_without_fingerprints(tmp_path: Path) -> None:
     manifest = write(tmp_path / "data", cohort(0, 8, "train"))
-    found = judged(bundle_of(manifest, tmp_path, fingerprints=False), manifest, tmp_path / "out")
-    assert (found["n"], found["leakage"]["status"], found["leakage"]["n_linked"]) == (8, "unknown", None)
+    found = evaluated(bundle_of(manifest, tmp_path, fingerprints=False), manifest, tmp_path / "out")
+    assert (found["n"], found["leakage"]["status"], found["leakage"]["n_leaked"]) == (8, "unknown", None)
 
 
 class TestStatedSplit:
-    def test_a_clean_one(self, trained: Path, tmp_path: Path) -> None:
+    def test_a_clean_split(self, trained: Path, tmp_path: Path) -> None:
         manifest = write(tmp_path / "data", [*cohort(0, 12, "train"), *cohort(100, 8, "test")])
-        assert judged(trained, manifest, tmp_path / "out", split="test")["leakage"]["status"] == "none found"
+        assert evaluated(trained, manifest, tmp_path / "out", split="test")["leakage"]["status"] == "none found"
 
     @pytest.mark.parametrize("fingerprints", [True, False])
-    def test_a_patient_on_both_sides(self, tmp_path: Path, fingerprints: bool) -> None:
+    def test_a_patient_in_both_splits(self, tmp_path: Path, fingerprints: bool) -> None:
         rows = [*cohort(0, 12, "train"), *cohort(100, 8, "test"), ("200", "a", "p1", "test")]
         manifest = write(tmp_path / "data", rows)
         bundle = bundle_of(manifest, tmp_path, fingerprints=fingerprints)
-        with pytest.raises(GateError, match=r"1 of 9 cases of the split 'test' .* the first: 200.png, patient of the training"):
-            judged(bundle, manifest, tmp_path / "out", split="test")
-        found = judged(bundle, manifest, tmp_path / "out", split="test", allow_leakage=True)
-        assert (found["n"], found["linked"]) == (9, [{"path": "200.png", "reason": leakage.PATIENT}])
+        with pytest.raises(
+            CheckFailedError, match=r"1 of 9 cases of the split 'test' .* the first is 200.png \(patient of the training"
+        ):
+            evaluated(bundle, manifest, tmp_path / "out", split="test")
+        found = evaluated(bundle, manifest, tmp_path / "out", split="test", allow_leakage=True)
+        assert (found["n"], found["leaked"]) == (9, [{"path": "200.png", "reason": leakage.SAME_PATIENT}])
 
-    def test_a_near_copy_on_both_sides(self, trained: Path, tmp_path: Path) -> None:
+    def test_a_near_duplicate_in_both_splits(self, trained: Path, tmp_path: Path) -> None:
         rows = [*cohort(0, 12, "train", patients=False), *cohort(100, 8, "test"), ("900", "a", "", "test")]
         manifest = write(tmp_path / "data", rows, {"900": head(5)[::-1]})
-        with pytest.raises(GateError, match=r"1 of 9 cases of the split 'test' .*: 900.png, twin of a training image"):
-            judged(trained, manifest, tmp_path / "out", split="test")
+        with pytest.raises(
+            CheckFailedError, match=r"1 of 9 cases of the split 'test' .* 900.png \(near duplicate of a training image"
+        ):
+            evaluated(trained, manifest, tmp_path / "out", split="test")
 
-    def test_training_cases_that_the_bundle_never_saw_do_not_count(self, trained: Path, tmp_path: Path) -> None:
+    def test_training_cases_that_the_bundle_was_not_trained_on_do_not_count(self, trained: Path, tmp_path: Path) -> None:
         rows = [*cohort(300, 8, "train"), *cohort(100, 8, "test"), ("900", "a", "p150", "test")]
         manifest = write(tmp_path / "data", rows, {"900": head(301)})
-        assert judged(trained, manifest, tmp_path / "out", split="test")["n"] == 9
+        assert evaluated(trained, manifest, tmp_path / "out", split="test")["n"] == 9
 
 
-def test_what_was_found_when_the_data_was_divided_is_taken(trained: Path, tmp_path: Path) -> None:
+def test_leaked_cases_known_from_the_split_are_used(trained: Path, tmp_path: Path) -> None:
     manifest = write(tmp_path / "new", cohort(0, 8, ""))
-    found = judged(trained, manifest, tmp_path / "out", linked={"001.png": leakage.PATIENT}, allow_leakage=True)
-    assert found["linked"] == [{"path": "001.png", "reason": leakage.PATIENT}]
-    assert judged(trained, manifest, tmp_path / "out", linked={})["leakage"]["status"] == "none found"
+    found = evaluated(trained, manifest, tmp_path / "out", leaked_cases={"001.png": leakage.SAME_PATIENT}, allow_leakage=True)
+    assert found["leaked"] == [{"path": "001.png", "reason": leakage.SAME_PATIENT}]
+    assert evaluated(trained, manifest, tmp_path / "out", leaked_cases={})["leakage"]["status"] == "none found"
 
 
-def test_an_image_cleared_at_training_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_exempted_at_training_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two heads that a loose fingerprint links, but the comparison at training told apart."""
-    monkeypatch.setattr("reslink.datasets.leakage.links", lambda _old, new: [(i, 0, 0.85) for i in range(len(new))])
+    monkeypatch.setattr(
+        "reslink.datasets.leakage.match_fingerprints", lambda _old, new: [(i, 0, 0.85) for i in range(len(new))]
+    )
     manifest = write(tmp_path / "data", [*cohort(0, 8, "train"), *cohort(100, 4, "test")])
     bundle = bundle_of(manifest, tmp_path)
-    assert judged(bundle, manifest, tmp_path / "out", split="test")["n"] == 4
-    assert judged(bundle, manifest, tmp_path / "out")["n_excluded"] == 8
+    assert evaluated(bundle, manifest, tmp_path / "out", split="test")["n"] == 4
+    assert evaluated(bundle, manifest, tmp_path / "out")["n_excluded"] == 8
     others = write(tmp_path / "others", cohort(200, 4, ""))
-    with pytest.raises(GateError, match="All 4 images"):
-        judged(bundle, others, tmp_path / "out")
+    with pytest.raises(CheckFailedError, match="All 4 images"):
+        evaluated(bundle, others, tmp_path / "out")

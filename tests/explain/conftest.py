@@ -1,4 +1,4 @@
-"""Networks whose decision is known: it depends on one patch, or is linear."""
+"""Networks with a known decision rule: it depends on one patch, or is linear."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from matplotlib.transforms import Bbox
 from torch import Tensor, nn
 
 PATCH = (slice(40, 56), slice(72, 88))
-"""Rows and columns that the planted network looks at, in a 96×96 image."""
+"""Rows and columns that ``PatchNet`` uses, in a 96×96 image."""
 
 
 class PatchNet(nn.Module):
-    """Scores the mean of one patch of a 96×96 image, through a feature map; sees nothing else."""
+    """Scores the mean of one patch of a 96×96 image, through a feature map, and ignores all other pixels."""
 
     def __init__(self, classes: int = 2) -> None:
         super().__init__()
@@ -78,15 +78,15 @@ def linear_net() -> LinearNet:
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[tuple[Bbox, list[tuple[str, Bbox]]]]:
-    """The box of each picture that is drawn, and those of its words."""
-    found = []
+    """The bounding box of each drawn figure, and those of its texts."""
+    figures = []
 
     class Kept(Figure):
         def savefig(self, *args, **kwargs):
             super().savefig(*args, **kwargs)
             renderer = FigureCanvasAgg(self).get_renderer()
             texts = [text for text in self.findobj(Text) if text.get_text() and text.get_visible()]
-            found.append((self.bbox, [(text.get_text(), text.get_window_extent(renderer)) for text in texts]))
+            figures.append((self.bbox, [(text.get_text(), text.get_window_extent(renderer)) for text in texts]))
 
     monkeypatch.setattr("reslink.explain.panel.Figure", Kept)
-    return found
+    return figures

@@ -1,4 +1,4 @@
-"""The gates of area attention as maps."""
+"""Attention maps of area attention."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from reslink.explain.attention import attention_maps
-from reslink.networks.reslink import build, variant_config
+from reslink.networks.reslink import build_network, variant_config
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def x() -> torch.Tensor:
 
 
 def test_first_and_final_of_a_reslink(x):
-    network = build(variant_config("reslink_small"), seed=0)
+    network = build_network(variant_config("reslink_small"), seed=0)
     maps = attention_maps(network, x)
     assert list(maps) == ["first_attention", "final_attention"]
     assert maps["first_attention"].shape == (2, 16, 16)
@@ -28,16 +28,16 @@ def test_first_and_final_of_a_reslink(x):
         assert (heat < 1).all()
 
 
-def test_they_are_the_numbers_that_the_features_are_multiplied_by(x):
-    network = build(variant_config("reslink_small"), seed=0).eval()
+def test_they_are_the_factors_of_the_features(x):
+    network = build_network(variant_config("reslink_small"), seed=0).eval()
     features = network.stages(network.first_attention(network.stem(x)))
     ratio = (network.final_attention(features) / features).detach().numpy()
     expected = np.nanmean(np.where(np.abs(features.detach().numpy()) > 1e-4, ratio, np.nan), axis=1)
     np.testing.assert_allclose(attention_maps(network, x)["final_attention"], expected, rtol=1e-4)
 
 
-def test_evaluation_mode_is_used_and_undone(x):
-    network = build(variant_config("reslink_small"), seed=0)
+def test_evaluation_mode_is_used_and_restored(x):
+    network = build_network(variant_config("reslink_small"), seed=0)
     kept = {name: value.clone() for name, value in network.state_dict().items()}
     once, again = attention_maps(network, x), attention_maps(network, x[:1])
     np.testing.assert_allclose(once["final_attention"][:1], again["final_attention"], atol=1e-6)
@@ -47,10 +47,10 @@ def test_evaluation_mode_is_used_and_undone(x):
 
 
 @pytest.mark.parametrize(("attention", "names"), [("first", ["first_attention"]), ("final", ["final_attention"]), ("none", [])])
-def test_layers_that_are_off_have_no_map(x, attention, names):
-    assert list(attention_maps(build(variant_config("reslink_small", attention=attention), seed=0), x)) == names
+def test_layers_that_are_switched_off_have_no_map(x, attention, names):
+    assert list(attention_maps(build_network(variant_config("reslink_small", attention=attention), seed=0), x)) == names
 
 
-def test_any_module_that_holds_area_attention(x):
-    network = nn.Sequential(build(variant_config("reslink_small"), seed=0), nn.Softmax(dim=1))
+def test_any_module_that_contains_area_attention(x):
+    network = nn.Sequential(build_network(variant_config("reslink_small"), seed=0), nn.Softmax(dim=1))
     assert list(attention_maps(network, x)) == ["0.first_attention", "0.final_attention"]

@@ -1,4 +1,4 @@
-"""A heat map over an image."""
+"""Heat maps over an image."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from reslink.explain.overlay import CONTOUR, contour, overlay, unit_range
 
 
 @pytest.fixture
-def grey(rng) -> np.ndarray:
+def gray(rng) -> np.ndarray:
     return rng.integers(0, 200, (40, 60)).astype(np.uint8)
 
 
-def test_the_hot_spot_is_bright_and_the_rest_stays_grey(grey):
+def test_the_hot_spot_is_bright_and_the_rest_stays_gray(gray):
     heat = np.zeros((40, 60), np.float32)
     heat[10:14, 30:36] = 5.0
-    rgb = overlay(grey, heat)
+    rgb = overlay(gray, heat)
     assert rgb.shape == (40, 60, 3)
     assert rgb.dtype == np.uint8
     cold = heat == 0
-    np.testing.assert_array_equal(rgb[cold], np.repeat(grey[cold][:, None], 3, axis=1))
+    np.testing.assert_array_equal(rgb[cold], np.repeat(gray[cold][:, None], 3, axis=1))
     hot = rgb[10:14, 30:36].astype(int)
     assert (hot[..., 0] > hot[..., 2]).all()
-    assert (hot[..., 0] >= grey[10:14, 30:36]).all()
+    assert (hot[..., 0] >= gray[10:14, 30:36]).all()
 
 
 def test_higher_is_hotter_never_the_other_way():
@@ -35,12 +35,12 @@ def test_higher_is_hotter_never_the_other_way():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.7, -3.0, np.nan, np.inf])
-def test_a_flat_map_gives_the_image(grey, value):
-    rgb = overlay(grey, np.full((40, 60), value, np.float32))
-    np.testing.assert_array_equal(rgb, np.repeat(grey[..., None], 3, axis=2))
+def test_a_flat_map_gives_the_image(gray, value):
+    rgb = overlay(gray, np.full((40, 60), value, np.float32))
+    np.testing.assert_array_equal(rgb, np.repeat(gray[..., None], 3, axis=2))
 
 
-def test_single_values_that_are_not_finite_do_not_spread(grey):
+def test_single_values_that_are_not_finite_do_not_spread(gray):
     heat = np.zeros((40, 60), np.float32)
     heat[5, 5] = np.nan
     heat[20:30, 20:30] = 1
@@ -50,30 +50,30 @@ def test_single_values_that_are_not_finite_do_not_spread(grey):
     assert scaled[25, 25] == 1
 
 
-def test_a_small_map_is_enlarged_in_place(grey):
+def test_a_small_map_is_enlarged_in_place(gray):
     heat = np.zeros((4, 6), np.float32)
     heat[3, 0] = 1
-    rgb = overlay(np.zeros_like(grey), heat).astype(int).sum(axis=2)
+    rgb = overlay(np.zeros_like(gray), heat).astype(int).sum(axis=2)
     row, column = np.unravel_index(rgb.argmax(), rgb.shape)
     assert row >= 30
     assert column < 10
 
 
-def test_the_contour_lies_around_the_mask(grey):
+def test_the_contour_lies_around_the_mask(gray):
     mask = np.zeros((40, 60), bool)
     mask[10:20, 10:20] = True
     rim = contour(mask)
     assert not (rim & mask).any()
     assert rim.sum() == 40
-    rgb = overlay(grey, np.zeros((40, 60), np.float32), mask)
+    rgb = overlay(gray, np.zeros((40, 60), np.float32), mask)
     assert (rgb[rim] == CONTOUR).all()
     assert not contour(np.zeros((5, 5), bool)).any()
 
 
-def test_inputs_are_not_changed(grey):
+def test_inputs_are_not_changed(gray):
     heat = np.ones((40, 60), np.float32)
     heat[0, 0] = np.nan
-    kept = grey.copy(), heat.copy()
-    overlay(grey, heat, grey > 100)
-    np.testing.assert_array_equal(grey, kept[0])
+    kept = gray.copy(), heat.copy()
+    overlay(gray, heat, gray > 100)
+    np.testing.assert_array_equal(gray, kept[0])
     np.testing.assert_array_equal(heat, kept[1])

@@ -1,4 +1,4 @@
-"""The picture of tiles: its words keep apart and within it."""
+"""Panel layout: texts neither overlap nor leave the picture."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from reslink.explain.panel import Tile, panel
+from reslink.explain.panel import Tile, draw_panel
 
 
-def test_a_picture_grows_for_its_words(rng):
-    why = "scan.png\nWhy it abstains: it looks unlike"
-    grey = rng.integers(0, 255, (64, 64)).astype(np.uint8)
+def test_the_picture_grows_with_its_caption(rng):
+    why = "scan.png\nReason for abstaining: the image differs"
+    gray = rng.integers(0, 255, (64, 64)).astype(np.uint8)
     tiles = [Tile("Image", "", None)] * 4
-    sizes = [Picture.open(io.BytesIO(panel(grey, tiles, "a", text))).size for text in ("scan.png", why, "scan.png " * 40)]
+    sizes = [Picture.open(io.BytesIO(draw_panel(gray, tiles, "a", text))).size for text in ("scan.png", why, "scan.png " * 40)]
     assert sizes[0][0] == sizes[1][0] == sizes[2][0] > 4 * 400, "four tiles in a row"
     assert sizes[0][1] < sizes[1][1] <= sizes[2][1]
 
@@ -24,13 +24,13 @@ def test_a_picture_grows_for_its_words(rng):
     "label", ["Tumor", "Glioblastoma_multiforme_grade_IV_with_oedema_and_shift", "MENINGIOMA WHO " * 4, "W" * 60]
 )
 @pytest.mark.parametrize("shape", [(60, 1200), (1200, 60), (200, 200), (256, 600)])
-def test_no_word_of_a_picture_lies_on_another_or_leaves_it(shape, label, drawn):
+def test_texts_do_not_overlap_or_leave_the_picture(shape, label, drawn):
     heat = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
     mask = np.zeros(shape, bool)
     for n in (1, 2, 4, 6):
         tiles = [Tile("Image", "", None)] + [Tile("Integrated gradients", f"evidence for {label}, smoothed", heat)] * (n - 1)
-        note = f"scan.png  ·  {label} from 22.4% on\nWhy it abstains: " + "it looks unlike; " * 9
-        panel(np.full(shape, 90, np.uint8), tiles, f"The bundle abstains  ({label}  99.3%)", note, mask)
+        note = f"scan.png  ·  threshold for {label}: 22.4%\nReason for abstaining: " + "the image differs; " * 9
+        draw_panel(np.full(shape, 90, np.uint8), tiles, f"The model abstains  ({label}  99.3%)", note, mask)
     assert [len(words) for _, words in drawn] == [7, 10, 14, 18]
     for whole, words in drawn:
         for i, (one, here) in enumerate(words):
@@ -38,6 +38,6 @@ def test_no_word_of_a_picture_lies_on_another_or_leaves_it(shape, label, drawn):
             assert not [(one, other) for other, there in words[i + 1 :] if here.overlaps(there)]
 
 
-def test_a_name_that_the_font_cannot_write_gives_no_warning_and_safe_names(drawn):
-    panel(np.zeros((8, 8), np.uint8), [Tile("Image", "頭部", None)], "腫瘍  99.3%", "頭部スキャン_患者.png")
+def test_characters_missing_from_the_font_are_replaced_without_a_warning(drawn):
+    draw_panel(np.zeros((8, 8), np.uint8), [Tile("Image", "頭部", None)], "腫瘍  99.3%", "頭部スキャン_患者.png")
     assert [text for text, _ in drawn[0][1] if "?" in text] == ["??", "??  99.3%", "??????_??.png"]

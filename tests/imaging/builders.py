@@ -26,7 +26,7 @@ ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 
 
 def picture(height: int = 48, width: int = 40) -> NDArray[np.uint8]:
-    """A picture without any symmetry, and not grey in its last corner."""
+    """A picture without any symmetry, and not gray in its last corner."""
     y, x = np.mgrid[:height, :width]
     waves = 100 + 60 * np.sin(x / 5.0) + 50 * np.cos(y / 7.0 + x / 11.0)
     waves[: height // 4, : width // 3] += 40
@@ -44,9 +44,9 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(width: int, height: int, raw: bytes, depth: int = 8, colour: int = 0, interlace: int = 0, extra: bytes = b"") -> bytes:
+def png(width: int, height: int, raw: bytes, depth: int = 8, color: int = 0, interlace: int = 0, extra: bytes = b"") -> bytes:
     """A PNG file around raw rows, each with its filter byte."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlace)
     body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(raw, 1)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -66,13 +66,13 @@ def dataset(array: NDArray[Any], frames: int | None = None, **attributes: Any) -
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     ds.Modality = "MR"
-    colour = array.ndim == 3 and array.shape[-1] == 3
-    ds.Rows, ds.Columns = array.shape[:2] if colour or array.ndim == 2 else array.shape[1:]
-    if array.ndim == 3 and not colour:
+    color = array.ndim == 3 and array.shape[-1] == 3
+    ds.Rows, ds.Columns = array.shape[:2] if color or array.ndim == 2 else array.shape[1:]
+    if array.ndim == 3 and not color:
         ds.NumberOfFrames = len(array)
-    ds.SamplesPerPixel = 3 if colour else 1
-    ds.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-    if colour:
+    ds.SamplesPerPixel = 3 if color else 1
+    ds.PhotometricInterpretation = "RGB" if color else "MONOCHROME2"
+    if color:
         ds.PlanarConfiguration = 0
     ds.BitsAllocated = ds.BitsStored = array.dtype.itemsize * 8
     ds.HighBit = ds.BitsStored - 1

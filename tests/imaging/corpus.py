@@ -22,7 +22,7 @@ Entry = tuple[str, bytes, str]
 
 PICTURE = b.picture()
 HEIGHT, WIDTH = PICTURE.shape
-GREY = Pillow.fromarray(PICTURE)
+GRAY = Pillow.fromarray(PICTURE)
 ROWS = b.rows(PICTURE)
 STORED = PICTURE.astype(np.uint16) * 16
 
@@ -50,9 +50,9 @@ def pngs() -> Iterator[Entry]:
     yield "png width 0", b.png(0, HEIGHT, ROWS), "bad"
     yield "png width 2^31", b.png(2**31 - 1, HEIGHT, ROWS), "bad"
     yield "png sides 2^32-1", b.png(2**32 - 1, 2**32 - 1, ROWS), "bad"
-    yield "png colour 7", b.png(WIDTH, HEIGHT, ROWS, colour=7), "bad"
+    yield "png color 7", b.png(WIDTH, HEIGHT, ROWS, color=7), "bad"
     yield "png depth 3", b.png(WIDTH, HEIGHT, ROWS, depth=3), "bad"
-    yield "png palette without palette", b.png(WIDTH, HEIGHT, ROWS, colour=3), "any"
+    yield "png palette without palette", b.png(WIDTH, HEIGHT, ROWS, color=3), "any"
     yield "png interlaced short", b.png(WIDTH, HEIGHT, ROWS, interlace=1), "bad"
     yield "png interlace 2", b.png(WIDTH, HEIGHT, ROWS, interlace=2), "bad"
     yield "png chunk of 2 GiB", signature + ihdr + struct.pack(">I", 2**31 - 1) + b"IDAT" + b"x" * 50, "bad"
@@ -61,7 +61,7 @@ def pngs() -> Iterator[Entry]:
     yield "png bomb", b.png(10_000, 10_000, b"\0" * 100_010_000), "bad"
     yield "png data bomb", b.png(WIDTH, HEIGHT, b"\0" * 60_000_000), "bad"
     yield "png of 64 megapixels", b.png(8192, 8192, b"\0" * (1 + 8192) * 8192), "good"
-    yield "png of 64 megapixels and 4 channels of 16 bits", b.png(8192, 8192, b"\0" * 99, depth=16, colour=6), "bad"
+    yield "png of 64 megapixels and 4 channels of 16 bits", b.png(8192, 8192, b"\0" * 99, depth=16, color=6), "bad"
     yield "png 1x1", b.png(1, 1, b"\0\0"), "bad"
     yield "png of many chunks", signature + ihdr + b.chunk(b"tEXt", b"") * 101_000 + idat + iend, "bad"
     yield "png broken exif", b.png(WIDTH, HEIGHT, ROWS, extra=b.chunk(b"eXIf", b"II*\0" + b"\xff" * 30)), "any"
@@ -109,33 +109,33 @@ def jpegs() -> Iterator[Entry]:
         yield f"jpeg progressive of {i + 1} scans", moving[:at] + b"\xff\xd9", "bad"
     last = moving[scans[-1] : -2]
     yield "jpeg of 300 scans", moving[:-2] + last * 300 + b"\xff\xd9", "bad"
-    yield "jpeg cmyk cut", b.saved(GREY.convert("CMYK"), "JPEG")[:-150] + b"\xff\xd9", "bad"
+    yield "jpeg cmyk cut", b.saved(GRAY.convert("CMYK"), "JPEG")[:-150] + b"\xff\xd9", "bad"
     yield "jpeg random scan", good[: sos + 14] + bytes(range(0, 250)) * 40 + b"\xff\xd9", "any"
-    yield "jpeg exif bomb", b.saved(GREY, "JPEG", exif=b"Exif\0\0MM\0*" + b"\xff" * 60_000), "any"
+    yield "jpeg exif bomb", b.saved(GRAY, "JPEG", exif=b"Exif\0\0MM\0*" + b"\xff" * 60_000), "any"
 
 
 def other_rasters() -> Iterator[Entry]:
-    bmp = b.saved(GREY, "BMP")
+    bmp = b.saved(GRAY, "BMP")
     yield "bmp cut", bmp[:-1], "bad"
     yield "bmp width -1", bmp[:18] + b"\xff" * 4 + bmp[22:], "bad"
     yield "bmp 40000 rows", bmp[:22] + struct.pack("<i", 40_000) + bmp[26:], "bad"
     yield "bmp 0 bits", bmp[:28] + b"\0\0" + bmp[30:], "bad"
     yield "bmp far offset", bmp[:10] + b"\xff\xff\xff\x7f" + bmp[14:], "bad"
     yield "bmp rle without data", bmp[:30] + b"\1\0\0\0" + bmp[34:54] + bmp[54:1078] + b"\0\1", "bad"
-    tiff = b.saved(GREY, "TIFF")
+    tiff = b.saved(GRAY, "TIFF")
     yield "tiff cut", tiff[:-200], "bad"
     yield "tiff header only", tiff[:8], "bad"
     yield "tiff loop", b"II*\0\x08\0\0\0\0\0\x08\0\0\0", "bad"
-    yield "tiff jpeg", b.saved(GREY, "TIFF", compression="jpeg"), "bad"
-    lzw = b.saved(GREY, "TIFF", compression="tiff_lzw")
+    yield "tiff jpeg", b.saved(GRAY, "TIFF", compression="jpeg"), "bad"
+    lzw = b.saved(GRAY, "TIFF", compression="tiff_lzw")
     yield "tiff lzw cut", lzw[: len(lzw) // 2], "bad"
-    deflate = bytearray(b.saved(GREY, "TIFF", compression="tiff_adobe_deflate"))
+    deflate = bytearray(b.saved(GRAY, "TIFF", compression="tiff_adobe_deflate"))
     start = deflate.index(b"\x78\x9c" if b"\x78\x9c" in deflate else b"\x78")
     deflate[start + 20 : start + 60] = b"\xff" * 40
     yield "tiff deflate broken", bytes(deflate), "bad"
     yield "tiff huge", b.saved(Pillow.new("1", (12_000, 12_000)), "TIFF", compression="tiff_lzw"), "bad"
     yield "tiff nan", b.saved(Pillow.fromarray(np.full((32, 32), np.nan, np.float32)), "TIFF"), "bad"
-    webp = b.saved(GREY.convert("RGB"), "WEBP", lossless=True)
+    webp = b.saved(GRAY.convert("RGB"), "WEBP", lossless=True)
     yield "webp cut", webp[:-10], "bad"
     yield "webp cut and mended", webp[:4] + struct.pack("<I", len(webp) // 2 - 8) + webp[8 : len(webp) // 2], "bad"
     yield "webp header", webp[:12], "bad"
@@ -240,7 +240,7 @@ def compressed_dicoms() -> Iterator[Entry]:
         yield f"{kind} called uncompressed", _with_stream(stream, uid.ExplicitVRLittleEndian), "bad"
     yield "rle segment beyond", _with_stream(struct.pack("<16I", 2, 64, 10**9, *[0] * 13) + b"\0" * 99, uid.RLELossless), "bad"
     yield "rle 99 segments", _with_stream(struct.pack("<16I", 99, *[64] * 15), uid.RLELossless), "bad"
-    jpeg = b.saved(GREY, "JPEG")
+    jpeg = b.saved(GRAY, "JPEG")
     small = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
     yield "baseline good", _with_stream(jpeg, uid.JPEGBaseline8Bit, **small), "good"
     yield "baseline half", _with_stream(jpeg[:-300] + b"\xff\xd9", uid.JPEGBaseline8Bit, **small), "bad"
@@ -279,7 +279,7 @@ def strangers() -> Iterator[Entry]:
     yield "html", b"<html><img src='x.png'></html>", "bad"
     yield "zip", b"PK\3\4" + bytes(100), "bad"
     yield "pdf", b"%PDF-1.7\n" + bytes(100), "bad"
-    yield "gif", b.saved(GREY, "GIF"), "bad"
+    yield "gif", b.saved(GRAY, "GIF"), "bad"
     yield "postscript", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", "bad"
     yield "noise", np.random.default_rng(0).bytes(5000), "bad"
     stream = io.BytesIO()

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from reslink.imaging.head_mask import _middle, head_mask
+from reslink.imaging.head_mask import _sorted_median, head_mask
 from reslink.imaging.image import Image
 
 Kind = Literal["HU", "ct", "mr"]
@@ -40,7 +40,7 @@ def synthetic(kind: Kind, rng: np.random.Generator, side: int = 256) -> tuple[Im
     pixels += rng.normal(0, 3, pixels.shape)
     low, high = (-1024, 3000) if kind == "HU" else (0, 255)
     pixels = np.clip(pixels, low, high).astype(np.float32)
-    return Image(pixels, "HU" if kind == "HU" else "grey"), head
+    return Image(pixels, "HU" if kind == "HU" else "gray"), head
 
 
 def overlap(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
@@ -71,7 +71,7 @@ def test_a_white_frame_is_not_head(kind: Kind, rng: np.random.Generator) -> None
     pixels = image.pixels[cut].copy()
     pixels[[0, 1, -2, -1]] = 255
     pixels[:, [0, 1, -2, -1]] = 255
-    assert overlap(head_mask(Image(pixels, "grey")), head[cut]) > 0.9
+    assert overlap(head_mask(Image(pixels, "gray")), head[cut]) > 0.9
 
 
 def test_shuffled_blocks_beside_a_skull_are_not_head(rng: np.random.Generator) -> None:
@@ -80,7 +80,7 @@ def test_shuffled_blocks_beside_a_skull_are_not_head(rng: np.random.Generator) -
     noise = rng.choice([0.0, 90.0, 255.0], size=pixels.shape, p=[0.3, 0.5, 0.2]).astype(np.float32)
     away = ~ellipse(256, 0.42 * 256, 0.34 * 256)
     pixels[away] = noise[away]
-    mask = head_mask(Image(pixels, "grey"))
+    mask = head_mask(Image(pixels, "gray"))
     assert overlap(mask, head) > 0.9
     assert (mask & away).sum() < 0.02 * head.sum()
 
@@ -89,14 +89,14 @@ def test_shuffled_blocks_beside_a_skull_are_not_head(rng: np.random.Generator) -
 def test_a_head_cut_by_the_border(kind: Kind, rng: np.random.Generator) -> None:
     image, head = synthetic(kind, rng)
     cut = np.s_[40:200, 60:190]
-    assert overlap(head_mask(Image(image.pixels[cut].copy(), "grey")), head[cut]) > 0.9
+    assert overlap(head_mask(Image(image.pixels[cut].copy(), "gray")), head[cut]) > 0.9
 
 
 def test_negatives_and_monochrome1(rng: np.random.Generator) -> None:
     image, head = synthetic("mr", rng)
     negative = (255 - image.pixels).astype(np.float32)
-    assert overlap(head_mask(Image(negative, "grey")), head) > 0.95
-    np.testing.assert_array_equal(head_mask(Image(negative, "grey", inverted=True)), head_mask(image))
+    assert overlap(head_mask(Image(negative, "gray")), head) > 0.95
+    np.testing.assert_array_equal(head_mask(Image(negative, "gray", inverted=True)), head_mask(image))
 
 
 def test_padding_and_not_a_number_are_never_head(rng: np.random.Generator) -> None:
@@ -141,13 +141,13 @@ def test_one_absurd_value_of_a_ct_moves_no_border(rng: np.random.Generator) -> N
 @pytest.mark.parametrize("kind", [">f4", "f2", "i4", "f8"])
 def test_the_mask_does_not_depend_on_the_type_of_the_pixels(kind: str, rng: np.random.Generator) -> None:
     image, _ = synthetic("mr", rng)
-    whole = Image(np.rint(image.pixels), "grey")
-    np.testing.assert_array_equal(head_mask(Image(whole.pixels.astype(kind), "grey")), head_mask(whole))
+    whole = Image(np.rint(image.pixels), "gray")
+    np.testing.assert_array_equal(head_mask(Image(whole.pixels.astype(kind), "gray")), head_mask(whole))
 
 
-@pytest.mark.parametrize("unit", ["HU", "MR", "grey"])
+@pytest.mark.parametrize("unit", ["HU", "MR", "gray"])
 @pytest.mark.parametrize("value", [0.0, -1000.0, 7.0, np.nan])
-def test_no_head_in_a_blank_image(unit: Literal["HU", "MR", "grey"], value: float) -> None:
+def test_no_head_in_a_blank_image(unit: Literal["HU", "MR", "gray"], value: float) -> None:
     mask = head_mask(Image(np.full((90, 120), value if unit != "HU" else min(value, -1000), np.float32), unit))
     assert mask.shape == (90, 120)
     assert not mask.any()
@@ -155,7 +155,7 @@ def test_no_head_in_a_blank_image(unit: Literal["HU", "MR", "grey"], value: floa
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (2, 5), (300, 3), (3, 70_000), (1, 200_000)])
 def test_any_shape(shape: tuple[int, int], rng: np.random.Generator) -> None:
-    assert head_mask(Image(rng.normal(size=shape).astype(np.float32), "grey")).shape == shape
+    assert head_mask(Image(rng.normal(size=shape).astype(np.float32), "gray")).shape == shape
 
 
 def test_the_mask_does_not_depend_on_brightness_and_contrast(rng: np.random.Generator) -> None:
@@ -181,7 +181,7 @@ def _real(shared_data: Path, name: str, count: int) -> list[Image]:
     with (shared_data / name / "manifest.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     paths = [shared_data / name / row["path"] for row in rows[:: len(rows) // count]]
-    return [Image(np.asarray(Picture.open(path).convert("L"), np.float32), "grey") for path in paths]
+    return [Image(np.asarray(Picture.open(path).convert("L"), np.float32), "gray") for path in paths]
 
 
 @pytest.mark.data
@@ -198,7 +198,7 @@ def test_real_masks_have_the_size_and_form_of_a_head(shared_data: Path, name: st
 def test_the_mask_of_an_image_is_found_once_and_cannot_be_changed() -> None:
     pixels = np.zeros((64, 64), np.float32)
     pixels[16:48, 16:48] = 100
-    image = Image(pixels=pixels, unit="grey", white=255.0)
+    image = Image(pixels=pixels, unit="gray", white=255.0)
     mask = head_mask(image)
     assert head_mask(image) is mask
     with pytest.raises(ValueError, match="read-only"):
@@ -208,5 +208,5 @@ def test_the_mask_of_an_image_is_found_once_and_cannot_be_changed() -> None:
 def test_the_median_is_that_of_numpy_to_the_bit(rng: np.random.Generator) -> None:
     for size in (1, 2, 3, 4, 99, 100, 4096):
         values = rng.random(size).astype(np.float32)
-        assert _middle(np.sort(values)) == float(np.median(values))
-        assert _middle(np.sort(np.rint(4 * values))) == float(np.median(np.rint(4 * values)))
+        assert _sorted_median(np.sort(values)) == float(np.median(values))
+        assert _sorted_median(np.sort(np.rint(4 * values))) == float(np.median(np.rint(4 * values)))

@@ -9,10 +9,10 @@ from scipy import ndimage
 from reslink.imaging.input_statistics import NAMES, SCALES, SIDE, _contrasts, _distance, input_statistics
 
 
-def disc(side=224, radius=80, grey=120, ring=0):
+def disc(side=224, radius=80, gray=120, ring=0):
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     r = np.hypot(y, x)
-    return np.where(r < radius - ring, grey, np.where(r < radius, 255, 0)).astype(np.uint8)[None]
+    return np.where(r < radius - ring, gray, np.where(r < radius, 255, 0)).astype(np.uint8)[None]
 
 
 def named(pixels):
@@ -20,7 +20,7 @@ def named(pixels):
 
 
 def test_a_disc_has_the_numbers_of_a_disc():
-    found = named(disc(radius=80, grey=120))
+    found = named(disc(radius=80, gray=120))
     assert found["area"] == pytest.approx(np.pi * 80**2 / 224**2, rel=0.05)
     assert found["box_fill"] == pytest.approx(np.pi / 4, rel=0.05)
     assert found["elongation"] == 1
@@ -79,9 +79,9 @@ def test_distances_and_contrasts_are_those_of_scipy(rng):
     head = disc(side=SIDE, radius=20)[0] > 0
     framed = np.pad(head, 1)
     np.testing.assert_array_equal(_distance(head), ndimage.distance_transform_edt(framed)[1:-1, 1:-1])
-    grey = rng.random((SIDE, SIDE))
-    smooth = [grey, *(ndimage.uniform_filter(grey, scale) for scale in SCALES)]
+    gray = rng.random((SIDE, SIDE))
+    smooth = [gray, *(ndimage.uniform_filter(gray, scale) for scale in SCALES)]
     bands = [finer - coarser for finer, coarser in pairwise(smooth)]
     core = _distance(head) > 8
     expected = [np.log(band[where].std() + 0.01) for band in bands for where in (head, core)]
-    np.testing.assert_allclose(_contrasts(grey, head, core), expected, rtol=1e-9)
+    np.testing.assert_allclose(_contrasts(gray, head, core), expected, rtol=1e-9)

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from reslink.errors import InputError
 from reslink.imaging.image import Image
-from reslink.imaging.preprocess import WINDOWS, Preprocess, _eight_bits, _shown, _spread, counted_quantiles
+from reslink.imaging.preprocess import WINDOWS, Preprocess, _as_uint8_if_exact, _percentile_range, _scaled, uint8_quantiles
 
 SMALL = Preprocess(size=64)
 
@@ -32,7 +32,7 @@ def head(side: int = 200, *, white: float = 255, seed: int = 0) -> Image:
     radius = np.hypot(y / 0.4, x / 0.3)
     values = np.select([radius > 1, radius > 0.93, radius > 0.86], [0, 0.8, 0.1], 0.45 + 0.1 * np.sin(20 * x) * np.cos(17 * y))
     values = np.where(radius <= 1, values + rng.normal(0, 0.02, values.shape), 0)
-    return Image(np.rint(np.clip(values, 0, 1) * white).astype(np.float32), "grey", white=white)
+    return Image(np.rint(np.clip(values, 0, 1) * white).astype(np.float32), "gray", white=white)
 
 
 def hounsfield(*values: float) -> Image:
@@ -49,7 +49,7 @@ images = st.builds(
         | st.just(np.nan)
         | st.just(np.inf),
     ),
-    st.sampled_from(["HU", "MR", "grey"]),
+    st.sampled_from(["HU", "MR", "gray"]),
     inverted=st.booleans(),
 )
 
@@ -73,7 +73,7 @@ def test_any_image_gives_the_stated_shape_type_and_range(image: Image, window: s
     assert values.dtype == np.float32
     assert values.min() >= -1
     assert values.max() <= 3
-    assert preprocess.head(image).shape == (64, 64)
+    assert preprocess.resized_head_mask(image).shape == (64, 64)
     np.testing.assert_array_equal(image.pixels, before)
 
 
@@ -111,7 +111,7 @@ def test_text_outside_the_head_changes_no_pixel() -> None:
     ImageDraw.Draw(picture).text((150, 185), "120 kV", fill=200)
     for corner in ((36, 20), (150, 172)):  # in the crop to the head, but not on the head
         ImageDraw.Draw(picture).text(corner, "L", fill=255)
-    written = Image(np.asarray(picture, np.float32), "grey", white=255)
+    written = Image(np.asarray(picture, np.float32), "gray", white=255)
     assert (written.pixels != image.pixels).sum() > 100
     np.testing.assert_array_equal(Preprocess().pixels(written), Preprocess().pixels(image))
     assert (Preprocess(isolate_head=False).pixels(written) != Preprocess(isolate_head=False).pixels(image)).any()
@@ -120,7 +120,7 @@ def test_text_outside_the_head_changes_no_pixel() -> None:
 def test_what_is_not_head_is_the_lowest_value() -> None:
     image = head()
     noisy = replace(image, pixels=np.where(image.pixels == 0, np.float32(12), image.pixels))
-    pixels, inside = Preprocess().pixels(noisy)[0], Preprocess().head(noisy)
+    pixels, inside = Preprocess().pixels(noisy)[0], Preprocess().resized_head_mask(noisy)
     far = ~ndimage.binary_dilation(inside, iterations=3)
     assert far.sum() > 5000
     assert (pixels[far] == 0).all()
@@ -137,7 +137,7 @@ def test_brightness_and_contrast_change_nothing(gain: float, offset: float) -> N
 
 def test_eight_and_sixteen_bits_agree() -> None:
     eight = head()
-    sixteen = Image(eight.pixels * np.float32(257), "grey", white=65535)
+    sixteen = Image(eight.pixels * np.float32(257), "gray", white=65535)
     plain, deep = (Preprocess().pixels(i).astype(int) for i in (eight, sixteen))
     assert np.abs(plain - deep).max() <= 1
 
@@ -166,17 +166,17 @@ def test_padding_is_black_and_counts_for_no_percentile(inverted: bool) -> None:
 
 @pytest.mark.parametrize("isolate", [False, True])
 def test_a_blank_image_is_black(isolate: bool) -> None:
-    blank = Image(np.full((50, 80), 117, np.float32), "grey")
+    blank = Image(np.full((50, 80), 117, np.float32), "gray")
     preprocess = Preprocess(isolate_head=isolate)
     assert not preprocess.pixels(blank).any()
-    assert preprocess.place(blank).head_found is (False if isolate else None)
-    assert not preprocess.head(blank).any()
+    assert preprocess.placement(blank).head_found is (False if isolate else None)
+    assert not preprocess.resized_head_mask(blank).any()
 
 
 def test_almost_blank_images_are_scaled_by_their_extremes() -> None:
     pixels = np.zeros((100, 100), np.float32)
     pixels[50, 50] = 9
-    result = Preprocess(isolate_head=False, size=100).pixels(Image(pixels, "grey"))
+    result = Preprocess(isolate_head=False, size=100).pixels(Image(pixels, "gray"))
     assert result.max() == 255
 
 
@@ -186,7 +186,7 @@ def dot(image: Image, row: int, column: int) -> NDArray[np.bool_]:
     return mask
 
 
-def centre(values: NDArray[np.generic]) -> NDArray[np.float64]:
+def center(values: NDArray[np.generic]) -> NDArray[np.float64]:
     weights = values.astype(np.float64)
     return np.array([(axis * weights).sum() / weights.sum() for axis in np.indices(values.shape)])
 
@@ -194,14 +194,14 @@ def centre(values: NDArray[np.generic]) -> NDArray[np.float64]:
 @pytest.mark.parametrize("isolate", [False, True])
 @pytest.mark.parametrize("crop", [np.s_[:, :], np.s_[10:150, :], np.s_[:, 70:180]])
 def test_a_dot_goes_to_the_network_and_back(isolate: bool, crop: tuple[slice, slice]) -> None:
-    image = Image(head().pixels[crop].copy(), "grey")
-    place = Preprocess(isolate_head=isolate).place(image)
+    image = Image(head().pixels[crop].copy(), "gray")
+    place = Preprocess(isolate_head=isolate).placement(image)
     for row, column in ((60, 80), (100, 70), (90, 40)):
         there = place.to_network(dot(image, row, column))
         assert there.any()
         back = place.to_image(there.astype(np.float32))
         assert back.shape == image.pixels.shape
-        assert np.abs(centre(back) - (row, column)).max() < 1
+        assert np.abs(center(back) - (row, column)).max() < 1
 
 
 def test_a_dot_lies_where_the_pixels_say() -> None:
@@ -210,20 +210,20 @@ def test_a_dot_lies_where_the_pixels_say() -> None:
     marked = replace(image, pixels=np.where(mask, np.float32(255), image.pixels * np.float32(0.5)))
     preprocess = Preprocess(percentiles=(0.0, 100.0))
     bright = preprocess.pixels(marked)[0] > 250
-    assert np.abs(centre(bright) - centre(preprocess.place(marked).to_network(mask))).max() < 1
+    assert np.abs(center(bright) - center(preprocess.placement(marked).to_network(mask))).max() < 1
 
 
 def test_a_coarse_map_comes_back_in_place() -> None:
     image = head()
-    place = Preprocess().place(image)
+    place = Preprocess().placement(image)
     heat = np.zeros((7, 7), np.float32)
     heat[3, 3] = 1
-    assert np.abs(centre(place.to_image(heat)) - (99.5, 99.5)).max() < 2
+    assert np.abs(center(place.to_image(heat)) - (99.5, 99.5)).max() < 2
 
 
 def test_masks_and_maps_of_a_wrong_shape_are_refused() -> None:
-    place = SMALL.place(head())
-    with pytest.raises(InputError, match=r"mask of the shape \(3, 4\).*as many rows"):
+    place = SMALL.placement(head())
+    with pytest.raises(InputError, match=r"mask of the shape \(3, 4\).*the same shape as its image"):
         place.to_network(np.zeros((3, 4), np.bool_))
     with pytest.raises(InputError, match=r"map of the shape \(3, 4\).*square"):
         place.to_image(np.zeros((3, 4), np.float32))
@@ -231,18 +231,18 @@ def test_masks_and_maps_of_a_wrong_shape_are_refused() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 30, 30), (0, 5), (5,)])
 def test_only_slices_are_taken(shape: tuple[int, ...]) -> None:
-    image = Image(np.zeros(shape, np.float32), "grey", source="a.nii")
-    for use in (SMALL.pixels, SMALL.place, SMALL.head):
+    image = Image(np.zeros(shape, np.float32), "gray", source="a.nii")
+    for use in (SMALL.pixels, SMALL.placement, SMALL.resized_head_mask):
         with pytest.raises(InputError, match=r"a\.nii has the shape .*Image\.slices"):
             use(image)
 
 
-def test_normalise_is_the_stated_formula() -> None:
+def test_normalize_is_the_stated_formula() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
-    values = Preprocess(mean=0.3, std=0.2).normalise(pixels)
+    values = Preprocess(mean=0.3, std=0.2).normalize(pixels)
     assert values.shape == (5, 3, 8, 8)
     np.testing.assert_allclose(values[:, 1], (pixels[:, 0] / 255 - 0.3) / 0.2, rtol=1e-5, atol=1e-6)
-    assert Preprocess(channels=1).normalise(pixels).shape == (5, 1, 8, 8)
+    assert Preprocess(channels=1).normalize(pixels).shape == (5, 1, 8, 8)
 
 
 def test_settings_survive_json_and_keep_their_digest() -> None:
@@ -266,7 +266,7 @@ def test_settings_cannot_be_changed() -> None:
         ({"size": "224"}, "valid integer"),
         ({"channels": 2}, "1 or 3"),
         ({"window": "liver"}, "'brain'"),
-        ({"colour": True}, "Extra inputs"),
+        ({"color": True}, "Extra inputs"),
         ({"std": 0.0}, "greater than 0"),
         ({"mean": float("nan")}, "finite"),
         ({"percentiles": (50.0, 50.0)}, "0 <= low < high <= 100"),
@@ -285,8 +285,8 @@ def test_counted_percentiles_are_those_of_numpy_to_the_bit(rng):
             values = rng.integers(0, top, n).astype(np.uint8)
             for percentiles in ((0.5, 99.5), (0.0, 100.0), (49.9, 50.1), (33.3, 66.7)):
                 expected = tuple(np.percentile(values.astype(np.float64), percentiles))
-                assert _spread(values, percentiles) == _spread(values.astype(np.float32), percentiles)
-                assert tuple(counted_quantiles(values, [percent / 100 for percent in percentiles])) == expected
+                assert _percentile_range(values, percentiles) == _percentile_range(values.astype(np.float32), percentiles)
+                assert tuple(uint8_quantiles(values, [percent / 100 for percent in percentiles])) == expected
 
 
 @pytest.mark.parametrize("inverted", [False, True])
@@ -294,19 +294,19 @@ def test_bytes_are_shown_as_their_floats_are_to_the_bit(inverted, rng):
     values = rng.integers(0, 256, (90, 70)).astype(np.uint8)
     keep = rng.random(values.shape) < 0.8
     for low, high in ((0.0, 255.0), (3.2, 190.7), (100.0, 101.0), (7.0, 7.0), (-5.0, 300.0)):
-        found = _shown(values, keep, low, high, inverted=inverted)
-        np.testing.assert_array_equal(found, _shown(values.astype(np.float32), keep, low, high, inverted=inverted))
+        found = _scaled(values, keep, low, high, inverted=inverted)
+        np.testing.assert_array_equal(found, _scaled(values.astype(np.float32), keep, low, high, inverted=inverted))
         assert not found[~keep].any()
 
 
 def test_only_whole_numbers_become_bytes(rng):
     whole = rng.integers(0, 256, (9, 7)).astype(np.float32)
-    assert _eight_bits(whole, 255.0).dtype == np.uint8
-    assert _eight_bits(whole, 65535.0) is whole
+    assert _as_uint8_if_exact(whole, 255.0).dtype == np.uint8
+    assert _as_uint8_if_exact(whole, 65535.0) is whole
     parts = whole + np.float32(0.25)  # no whole numbers, whatever the image says
-    assert _eight_bits(parts, 255.0) is parts
+    assert _as_uint8_if_exact(parts, 255.0) is parts
     parts[0, 0] = np.nan
-    assert _eight_bits(parts, 255.0) is parts
+    assert _as_uint8_if_exact(parts, 255.0) is parts
 
 
 PARTS = (0.0, 0.005, 0.02, 1 / 3, 0.499, 0.5, 0.501, 0.9, 0.995, 1.0)
@@ -316,9 +316,9 @@ PARTS = (0.0, 0.005, 0.02, 1 / 3, 0.499, 0.5, 0.501, 0.9, 0.995, 1.0)
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 200, 3001])
 def test_counted_quantiles_are_those_of_numpy(n, top, rng):
     values = rng.integers(0, top, n).astype(np.uint8)
-    np.testing.assert_array_equal(counted_quantiles(values, PARTS), np.quantile(values.astype(np.float64), PARTS))
+    np.testing.assert_array_equal(uint8_quantiles(values, PARTS), np.quantile(values.astype(np.float64), PARTS))
 
 
 def test_counted_quantiles_keep_the_order_of_the_fractions():
     values = np.arange(101, dtype=np.uint8)
-    assert counted_quantiles(values, (0.9, 0.1, 0.5)).tolist() == [90, 10, 50]
+    assert uint8_quantiles(values, (0.9, 0.1, 0.5)).tolist() == [90, 10, 50]

@@ -1,4 +1,4 @@
-"""A small classifier with weights drawn at random, and pictures to look at."""
+"""A small classifier with random weights, and pictures."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from reslink.bundles.decision.decision import Decision
 from reslink.imaging.preprocess import Preprocess
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
-from reslink.networks.reslink import ResLinkConfig, build
+from reslink.networks.reslink import ResLinkConfig, build_network
 
 TINY = {"stem_dim": 8, "dims": (8, 16), "depths": (1, 1)}
 
@@ -20,7 +20,7 @@ def make_bundle(tmp_path):
 
     def make(names=("Healthy", "Tumor"), num_classes=None, name="bundle", **changes):
         config = ResLinkConfig(num_classes=num_classes or len(names), **TINY)
-        network = build(config, seed=1)
+        network = build_network(config, seed=1)
         state = network.state_dict()
         state["head.1.weight"] *= 30  # so that images differ in their probabilities
         fields = {"preprocess": Preprocess(size=64), "decision": Decision.default(len(names)), **changes}

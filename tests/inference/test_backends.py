@@ -1,4 +1,4 @@
-"""Backends give the same answers; the default one needs no torch."""
+"""Backends give the same predictions; the default backend needs no torch."""
 
 import json
 import subprocess
@@ -16,17 +16,17 @@ from reslink.errors import BundleError, UsageError
 from reslink.export.onnx import to_onnx
 from reslink.imaging.preprocess import Preprocess
 from reslink.inference import backends, devices
-from reslink.inference.backends import OnnxRuntimeBackend, choose, usable_threads
+from reslink.inference.backends import OnnxRuntimeBackend, choose_backend, default_threads
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
-from reslink.networks.reslink import ResLinkConfig, build
+from reslink.networks.reslink import ResLinkConfig, build_network
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory) -> Path:
+def bundle_folder(tmp_path_factory) -> Path:
     """A bundle with its graph."""
     config = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1))
-    state = build(config, seed=1).state_dict()
+    state = build_network(config, seed=1).state_dict()
     state["head.1.weight"] *= 30
     architecture = {"name": "tiny", **config.model_dump(mode="json")}
     bundle = Bundle(architecture, Preprocess(size=64), Labels(("Healthy", "Tumor")), Decision())
@@ -35,10 +35,10 @@ def twin(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_all_backends_give_the_same_answers(twin, pictures, name):
+def test_all_backends_give_the_same_answers(bundle_folder, pictures, name):
     pytest.importorskip(name)
-    expected = list(Classifier.load(twin, device="cpu", backend="torch").predict(pictures))
-    classifier = Classifier.load(twin, device="cpu", backend=name, threads=1)
+    expected = list(Classifier.load(bundle_folder, device="cpu", backend="torch").predict(pictures))
+    classifier = Classifier.load(bundle_folder, device="cpu", backend=name, threads=1)
     assert classifier.backend.name == name
     for size in (1, 3, 32):
         for one, other in zip(classifier.predict(pictures, batch_size=size), expected, strict=True):
@@ -46,83 +46,87 @@ def test_all_backends_give_the_same_answers(twin, pictures, name):
             assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
-def test_outputs_are_those_of_torch(twin, rng):
+def test_outputs_match_torch(bundle_folder, rng):
     pixels = rng.integers(0, 256, (3, 1, 64, 64)).astype(np.uint8)
-    ours, theirs = (Classifier.load(twin, "cpu", name).outputs(pixels, statistics=True) for name in ("torch", "onnxruntime"))
+    ours, theirs = (
+        Classifier.load(bundle_folder, "cpu", name).outputs(pixels, statistics=True) for name in ("torch", "onnxruntime")
+    )
     for one, other in zip(vars(ours).values(), vars(theirs).values(), strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-def test_bf16_is_near_and_only_openvino_has_it(twin, rng):
+def test_bf16_is_close_and_only_openvino_supports_it(bundle_folder, rng):
     pytest.importorskip("openvino")
     pixels = rng.integers(0, 256, (3, 1, 64, 64)).astype(np.uint8)
-    exact = Classifier.load(twin, "cpu", "torch").logits(pixels)
-    np.testing.assert_allclose(Classifier.load(twin, "cpu", "openvino", precision="bf16").logits(pixels), exact, atol=0.1)
+    exact = Classifier.load(bundle_folder, "cpu", "torch").logits(pixels)
+    np.testing.assert_allclose(
+        Classifier.load(bundle_folder, "cpu", "openvino", precision="bf16").logits(pixels), exact, atol=0.1
+    )
     for name in ("onnxruntime", "torch"):
-        with pytest.raises(UsageError, match=rf"bf16 was asked for with the backend '{name}'\. Only openvino has it"):
-            Classifier.load(twin, "cpu", name, precision="bf16")
+        with pytest.raises(UsageError, match=rf"backend '{name}' does not support bf16\. Only openvino supports bf16"):
+            Classifier.load(bundle_folder, "cpu", name, precision="bf16")
 
 
-def test_the_network_is_there_whatever_the_backend(twin):
-    classifier = Classifier.load(twin, device="cpu", backend="onnxruntime")
+def test_the_network_is_available_with_any_backend(bundle_folder):
+    classifier = Classifier.load(bundle_folder, device="cpu", backend="onnxruntime")
     assert not classifier.network.training
     assert classifier.network is classifier.network
     assert classifier.device == torch.device("cpu")
 
 
-def test_auto_takes_onnx_runtime_where_all_is_there(twin, make_bundle, monkeypatch):
-    assert Classifier.load(twin, device="cpu").backend.name == "onnxruntime"
+def test_auto_selects_onnx_runtime_if_possible(bundle_folder, make_bundle, monkeypatch):
+    assert Classifier.load(bundle_folder, device="cpu").backend.name == "onnxruntime"
     assert Classifier.load(make_bundle(), device="cpu").backend.name == "torch", "no graph"
     monkeypatch.setattr(backends, "find_spec", lambda _: None)
-    assert Classifier.load(twin, device="cpu").backend.name == "torch", "not installed"
+    assert Classifier.load(bundle_folder, device="cpu").backend.name == "torch", "not installed"
 
 
-def test_a_gpu_is_given_to_torch(twin, monkeypatch):
-    bundle = Bundle.load(twin)
+def test_a_gpu_is_used_with_torch(bundle_folder, monkeypatch):
+    bundle = Bundle.load(bundle_folder)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert choose("auto", bundle, "cuda") == "torch"
-    assert choose("auto", bundle, "cpu") == "onnxruntime"
-    monkeypatch.setattr(devices, "_DRIVERS", (str(twin),))  # as if the driver's file were there
-    assert choose("auto", bundle, "auto") == "torch"
+    assert choose_backend("auto", bundle, "cuda") == "torch"
+    assert choose_backend("auto", bundle, "cpu") == "onnxruntime"
+    monkeypatch.setattr(devices, "_DRIVERS", (str(bundle_folder),))  # as if a driver were loaded
+    assert choose_backend("auto", bundle, "auto") == "torch"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # a driver, but a build of torch without CUDA
-    assert choose("auto", bundle, "auto") == "onnxruntime"
+    assert choose_backend("auto", bundle, "auto") == "onnxruntime"
 
 
-def test_what_cannot_run_is_refused(twin, make_bundle, monkeypatch):
-    bundle = Bundle.load(twin)
+def test_impossible_backends_are_refused(bundle_folder, make_bundle, monkeypatch):
+    bundle = Bundle.load(bundle_folder)
     with pytest.raises(
         UsageError, match=r"no backend 'onnxruntim'.*auto, torch, onnxruntime, openvino\. Did you mean 'onnxruntime'"
     ):
-        Classifier.load(twin, backend="onnxruntim")
+        Classifier.load(bundle_folder, backend="onnxruntim")
     with pytest.raises(BundleError, match=r"has no model\.onnx"):
         Classifier.load(make_bundle(), backend="onnxruntime")
-    with pytest.raises(BundleError, match=r"onnxruntime cannot run the graph of the bundle .*--backend torch"):
+    with pytest.raises(BundleError, match=r"onnxruntime cannot run model\.onnx .*--backend torch"):
         OnnxRuntimeBackend(b"not a graph", 1)
     with pytest.raises(UsageError, match="There is no device 'gpu0'"):
-        choose("auto", bundle, "gpu0")
+        choose_backend("auto", bundle, "gpu0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UsageError, match=r"'onnxruntime' was asked for on the device 'cuda'.*run on the CPU"):
-        choose("onnxruntime", bundle, "cuda")
+    with pytest.raises(UsageError, match=r"'onnxruntime' cannot run on the device 'cuda'.*run only on the CPU"):
+        choose_backend("onnxruntime", bundle, "cuda")
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
-def test_a_precision_that_is_not_there_is_never_taken_for_another(twin, name):
+def test_an_unknown_precision_is_refused(bundle_folder, name):
     for wrong in ("int8", "fp16", "bf-16"):
         with pytest.raises(UsageError, match=f"There is no precision '{wrong}'. The precisions are fp32, bf16"):
-            Classifier.load(twin, device="cpu", backend=name, precision=wrong)
+            Classifier.load(bundle_folder, device="cpu", backend=name, precision=wrong)
 
 
 @pytest.mark.parametrize("threads", [0, -2])
-def test_no_threads_are_refused(twin, threads):
-    with pytest.raises(UsageError, match=f"{threads} threads were asked for"):
-        Classifier.load(twin, device="cpu", backend="onnxruntime", threads=threads)
+def test_no_threads_are_refused(bundle_folder, threads):
+    with pytest.raises(UsageError, match=f"threads is {threads}"):
+        Classifier.load(bundle_folder, device="cpu", backend="onnxruntime", threads=threads)
 
 
 @pytest.mark.parametrize(("name", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
-def test_a_missing_package_names_its_extra(twin, monkeypatch, name, extra):
+def test_a_missing_package_names_its_extra(bundle_folder, monkeypatch, name, extra):
     real = files.importlib.import_module
 
     def missing(module):
@@ -131,14 +135,14 @@ def test_a_missing_package_names_its_extra(twin, monkeypatch, name, extra):
         return real(module)
 
     monkeypatch.setattr(files.importlib, "import_module", missing)
-    with pytest.raises(UsageError, match=rf"'{name}' is not installed.*extra '{extra}'.*reslink\[{extra}\]"):
-        Classifier.load(twin, device="cpu", backend=name)
+    with pytest.raises(UsageError, match=rf"'{name}' is not installed.*extra '{extra}'.*pip install \"{name}>="):
+        Classifier.load(bundle_folder, device="cpu", backend=name)
 
 
-def test_threads_follow_torch_where_it_is_loaded(monkeypatch):
-    assert usable_threads() == torch.get_num_threads()
+def test_threads_follow_torch_if_it_is_loaded(monkeypatch):
+    assert default_threads() == torch.get_num_threads()
     monkeypatch.delitem(sys.modules, "torch")
-    assert usable_threads() >= 1
+    assert default_threads() >= 1
 
 
 PREDICT = """
@@ -152,8 +156,8 @@ except SystemExit as end:
 """
 
 
-def test_predict_imports_no_torch(twin, pictures):
-    words = [sys.executable, "-c", PREDICT, "predict", str(twin), str(pictures[0]), "--json", "--device", "cpu"]
+def test_predict_imports_no_torch(bundle_folder, pictures):
+    words = [sys.executable, "-c", PREDICT, "predict", str(bundle_folder), str(pictures[0]), "--json", "--device", "cpu"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     prediction, end = (json.loads(line) for line in done.stdout.splitlines())
     assert prediction["error"] is None
@@ -162,8 +166,18 @@ def test_predict_imports_no_torch(twin, pictures):
     assert "torch" in json.loads(done.stdout.splitlines()[1])[1], "the check must see torch where it is"
 
 
-def test_predict_with_openvino_opens_no_connection(twin, pictures):
+def test_predict_with_openvino_opens_no_connection(bundle_folder, pictures):
     pytest.importorskip("openvino")
-    words = [sys.executable, "-m", "reslink", "predict", str(twin), str(pictures[0]), "--backend", "openvino", "--offline"]
+    words = [
+        sys.executable,
+        "-m",
+        "reslink",
+        "predict",
+        str(bundle_folder),
+        str(pictures[0]),
+        "--backend",
+        "openvino",
+        "--offline",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

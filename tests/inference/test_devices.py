@@ -1,4 +1,4 @@
-"""Devices by name."""
+"""Device selection by name."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_names(monkeypatch, cuda, mps, name, expected):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cuda", "'cuda' is not available here.*offer auto, cpu. Use --device auto"),
+        ("cuda", "'cuda' is not available here.*available devices are auto, cpu. Use --device auto"),
         ("cuda:3", "'cuda:3' is not available here"),
         ("mps", "'mps' is not available here"),
         ("cpuu", "There is no device 'cpuu'.*Did you mean 'cpu'"),
@@ -41,7 +41,7 @@ def test_names(monkeypatch, cuda, mps, name, expected):
         ("", "There is no device ''"),
     ],
 )
-def test_what_is_not_there_is_refused(monkeypatch, name, message):
+def test_unavailable_devices_are_refused(monkeypatch, name, message):
     offer(monkeypatch)
     with pytest.raises(UsageError, match=message):
         pick_device(name)

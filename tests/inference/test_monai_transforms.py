@@ -1,4 +1,4 @@
-"""Parts of a bundle in other pipelines: the transforms alone, and in MONAI's Compose, give what the classifier gives."""
+"""The transforms, alone and in MONAI's Compose, give the same results as the classifier."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,13 @@ def through(steps, data):
     return data
 
 
-def check(found, answer):
-    np.testing.assert_allclose(found["pred_probabilities"], list(answer.probabilities.values()), atol=1e-6)
-    assert found["pred_class"] == answer.label
-    assert answer.label == ("Healthy", "Tumor")[found["pred_label"]]
+def check(transformed, answer):
+    np.testing.assert_allclose(transformed["pred_probabilities"], list(answer.probabilities.values()), atol=1e-6)
+    assert transformed["pred_class"] == answer.label
+    assert answer.label == ("Healthy", "Tumor")[transformed["pred_label"]]
 
 
-def test_the_parts_make_the_whole(folder, pictures):
+def test_transforms_and_network_match_the_classifier(folder, pictures):
     network, before, after = load_network(folder), ResLinkPreprocessd("image", folder), ResLinkDecisiond(["pred"], folder)
     assert not network.training
     for path, answer in zip(pictures, Classifier.load(folder, device="cpu").predict(pictures), strict=True):
@@ -39,12 +39,12 @@ def test_the_parts_make_the_whole(folder, pictures):
         assert data["image"].dtype == np.float32
         with torch.no_grad():
             data["pred"] = network(torch.from_numpy(data["image"])[None])[0]
-        found = after(data)
-        assert found["id"] == 7
-        check(found, answer)
+        transformed = after(data)
+        assert transformed["id"] == 7
+        check(transformed, answer)
 
 
-def test_in_a_compose_of_monai(folder, pictures):
+def test_transforms_work_in_a_monai_compose(folder, pictures):
     monai = pytest.importorskip("monai.transforms", reason="monai is not installed")
     network = reslink.load_network(folder)
 
@@ -58,7 +58,7 @@ def test_in_a_compose_of_monai(folder, pictures):
     check(compose({"image": str(pictures[4])}), Classifier.load(folder, device="cpu").predict(pictures[4])[0])
 
 
-def test_settings_stand_for_a_bundle(folder, pictures):
+def test_settings_replace_a_bundle(folder, pictures):
     bundle = reslink.Bundle.load(folder)
     one = ResLinkPreprocessd("image", settings=bundle.preprocess.model_dump(mode="json"))
     np.testing.assert_array_equal(
@@ -72,7 +72,7 @@ def test_settings_stand_for_a_bundle(folder, pictures):
         np.testing.assert_array_equal(mine["pred_probabilities"], other["pred_probabilities"])
 
 
-def test_arrays_tensors_and_images_are_taken(folder, pictures):
+def test_arrays_tensors_and_images_are_accepted(folder, pictures):
     image = reslink.read_image(pictures[1])
     grey = image.pixels.astype(np.uint8)
     step = ResLinkPreprocessd(("a", "b"), folder, allow_missing_keys=True)
@@ -81,12 +81,12 @@ def test_arrays_tensors_and_images_are_taken(folder, pictures):
         np.testing.assert_array_equal(step({"b": value})["b"], wanted)
 
 
-def test_wrong_use_is_named(folder, tmp_path):
-    with pytest.raises(UsageError, match="Neither a bundle nor settings were given"):
+def test_wrong_arguments_are_refused(folder, tmp_path):
+    with pytest.raises(UsageError, match="Neither bundle nor settings was given"):
         ResLinkPreprocessd("image")
-    with pytest.raises(UsageError, match="both given"):
+    with pytest.raises(UsageError, match="Both bundle and settings were given"):
         ResLinkDecisiond("pred", folder, settings={})
-    with pytest.raises(UsageError, match=r"siz cannot be used.*fields of Preprocess: size, channels"):
+    with pytest.raises(UsageError, match=r"siz is invalid.*fields of Preprocess: size, channels"):
         ResLinkPreprocessd("image", settings={"siz": 64})
     step = ResLinkPreprocessd("image", folder)
     with pytest.raises(UsageError, match=r"no key 'image'\. Its keys are 'img'"):

@@ -1,4 +1,4 @@
-"""One answer for a series: the rule, the interval and when to abstain."""
+"""Aggregation of a series: the rule, the interval and the abstention."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import InputError, UsageError
 from reslink.inference.classifier import Prediction
-from reslink.inference.series import COVERS, chosen_slices, study_answer
+from reslink.inference.series import INTERVAL_SCOPE, aggregate_slices, select_slices
 
 
 def predictions(rows, names=("Healthy", "Tumor"), **more):
@@ -22,105 +22,105 @@ def binary(values, **more):
     return predictions([(1 - v, v) for v in values], **more)
 
 
-def test_the_answer_is_the_mean_of_the_three_highest():
+def test_the_score_is_the_mean_of_the_three_highest():
     values = [0.1, 0.9, 0.2, 0.8, 0.3, 0.7, 0.05]
-    found = study_answer(binary(values), Decision())
-    assert found.score == pytest.approx((0.9 + 0.8 + 0.7) / 3)
-    assert (found.label, found.about, found.used, found.slices) == ("Tumor", "Tumor", (1, 3, 5), 7)
-    assert "3 of 7 slices with the highest probability of Tumor" in found.rule
-    assert sum(found.probabilities.values()) == pytest.approx(1)
+    series = aggregate_slices(binary(values), Decision())
+    assert series.score == pytest.approx((0.9 + 0.8 + 0.7) / 3)
+    assert (series.label, series.score_class, series.used, series.slices) == ("Tumor", "Tumor", (1, 3, 5), 7)
+    assert "3 of 7 slices with the highest probability of Tumor" in series.rule
+    assert sum(series.probabilities.values()) == pytest.approx(1)
 
 
-def test_the_order_of_the_slices_does_not_change_the_answer():
+def test_the_order_of_the_slices_does_not_change_the_score():
     values = np.random.default_rng(0).random(20)
-    one, other = (study_answer(binary(some), Decision()) for some in (values, values[::-1]))
+    one, other = (aggregate_slices(binary(some), Decision()) for some in (values, values[::-1]))
     assert one.score == pytest.approx(other.score)
 
 
 def test_the_threshold_is_that_of_the_bundle():
-    assert study_answer(binary([0.6] * 5), Decision(threshold=0.7)).label == "Healthy"
-    assert study_answer(binary([0.6] * 5), Decision(threshold=0.55)).label == "Tumor"
+    assert aggregate_slices(binary([0.6] * 5), Decision(threshold=0.7)).label == "Healthy"
+    assert aggregate_slices(binary([0.6] * 5), Decision(threshold=0.55)).label == "Tumor"
 
 
-def test_with_more_classes_the_least_normal_slices_count():
+def test_with_more_classes_the_least_normal_slices_are_averaged():
     names = ("glioma", "meningioma", "no_tumor", "pituitary")
     rows = [(0.02, 0.02, 0.94, 0.02)] * 12 + [(0.9, 0.05, 0.03, 0.02)] * 3
-    found = study_answer(predictions(rows, names), Decision.default(4))
-    assert (found.label, found.about, found.used) == ("glioma", "glioma", (12, 13, 14))
-    assert found.score == pytest.approx(0.9)
+    series = aggregate_slices(predictions(rows, names), Decision.default(4))
+    assert (series.label, series.score_class, series.used) == ("glioma", "glioma", (12, 13, 14))
+    assert series.score == pytest.approx(0.9)
 
 
-def test_without_a_normal_class_all_slices_count():
+def test_without_a_normal_class_all_slices_are_averaged():
     rows = [(0.7, 0.2, 0.1), (0.1, 0.2, 0.7), (0.7, 0.2, 0.1)]
-    found = study_answer(predictions(rows, ("a", "b", "c")), Decision.default(3))
-    assert found.score == pytest.approx(0.5)
-    assert "over all 3 slices" in found.rule
+    series = aggregate_slices(predictions(rows, ("a", "b", "c")), Decision.default(3))
+    assert series.score == pytest.approx(0.5)
+    assert "over all 3 slices" in series.rule
 
 
-def test_the_interval_holds_the_answer_and_never_passes_the_highest_slice(rng):
+def test_the_interval_contains_the_score_and_never_exceeds_the_highest_slice(rng):
     for n in (10, 25, 40):
         values = rng.random(n)
-        found = study_answer(binary(values), Decision())
-        assert found.ci_low <= found.score <= found.ci_high <= values.max() + 1e-12
-        assert "blocks of neighbouring slices" in found.interval
-    assert "does not cover errors of the model" in COVERS
+        series = aggregate_slices(binary(values), Decision())
+        assert series.ci_low <= series.score <= series.ci_high <= values.max() + 1e-12
+        assert "blocks of neighboring slices" in series.interval
+    assert "does not cover errors of the model" in INTERVAL_SCOPE
 
 
 def test_the_interval_is_that_of_a_plain_bootstrap(rng):
     """An oracle: percentiles of the mean of the three highest of slices drawn one by one."""
     values = rng.random(12)
-    found = study_answer(binary(values), Decision(), draws=4000)
+    series = aggregate_slices(binary(values), Decision(), draws=4000)
     drawn = [np.sort(rng.choice(values, 12))[-3:].mean() for _ in range(4000)]
-    assert found.ci_low == pytest.approx(np.quantile(drawn, 0.025), abs=0.12)
-    assert found.ci_low < np.quantile(drawn, 0.3)
+    assert series.ci_low == pytest.approx(np.quantile(drawn, 0.025), abs=0.12)
+    assert series.ci_low < np.quantile(drawn, 0.3)
 
 
 def test_few_slices_have_no_interval():
-    found = study_answer(binary([0.2] * 9), Decision())
-    assert (found.ci_low, found.ci_high) == (None, None)
-    assert "fewer than 10" in found.interval
+    series = aggregate_slices(binary([0.2] * 9), Decision())
+    assert (series.ci_low, series.ci_high) == (None, None)
+    assert "fewer than 10" in series.interval
 
 
-def test_it_abstains_where_a_slice_that_makes_it_is_abstained_from():
+def test_it_abstains_if_an_averaged_slice_is_abstained_from():
     some = binary([0.1] * 9, abstain=False, reasons=()) + binary([0.9], abstain=True, reasons=("far from the data",))
-    found = study_answer(some, Decision())
-    assert found.abstain is True
-    assert found.reasons == ("1 of the 3 slices that make the answer: far from the data",)
+    series = aggregate_slices(some, Decision())
+    assert series.abstain is True
+    assert series.reasons == ("1 of the 3 averaged slices: far from the data",)
 
 
-def test_it_abstains_where_most_slices_are_abstained_from():
+def test_it_abstains_if_most_slices_are_abstained_from():
     some = binary([0.9] * 4, abstain=False, reasons=()) + binary([0.1] * 6, abstain=True, reasons=("odd",))
-    found = study_answer(some, Decision())
-    assert found.abstain is True
-    assert found.reasons == ("the bundle abstains from 6 of 10 slices",)
+    series = aggregate_slices(some, Decision())
+    assert series.abstain is True
+    assert series.reasons == ("the model abstains from 6 of 10 slices",)
 
 
-def test_without_sets_and_gate_nothing_is_said_of_abstaining():
-    assert study_answer(binary([0.4] * 3), Decision()).abstain is None
+def test_abstention_is_none_without_prediction_sets_and_detector():
+    assert aggregate_slices(binary([0.4] * 3), Decision()).abstain is None
 
 
-def test_slices_with_an_error_are_passed_over():
+def test_slices_with_an_error_are_skipped():
     some = [Prediction("s", 0, error="broken"), *binary([0.9, 0.1])]
-    found = study_answer(some, Decision())
-    assert (found.slices, found.used) == (2, (1, 2))
+    series = aggregate_slices(some, Decision())
+    assert (series.slices, series.used) == (2, (1, 2))
 
 
-def test_no_slice_is_an_error():
-    with pytest.raises(InputError, match="No slice of the series could be judged"):
-        study_answer([Prediction("s", 0, error="broken")], Decision())
-    with pytest.raises(UsageError, match="The answer of 0 slices"):
-        study_answer(binary([0.5]), Decision(), top=0)
+def test_no_usable_slice_is_an_error():
+    with pytest.raises(InputError, match="No slice of the series could be evaluated"):
+        aggregate_slices([Prediction("s", 0, error="broken")], Decision())
+    with pytest.raises(UsageError, match="top is 0"):
+        aggregate_slices(binary([0.5]), Decision(), top=0)
 
 
-def test_only_the_slices_that_are_judged_count_and_keep_their_places():
+def test_only_selected_slices_count_and_keep_their_positions():
     values = [0.99, 0.1, 0.2, 0.3, 0.4, 0.98]
-    found = study_answer(binary(values), Decision(), judged=[1, 2, 3, 4])
-    assert (found.slices, found.used) == (4, (4, 3, 2))
-    assert found.score == pytest.approx(0.3)
+    series = aggregate_slices(binary(values), Decision(), selected=[1, 2, 3, 4])
+    assert (series.slices, series.used) == (4, (4, 3, 2))
+    assert series.score == pytest.approx(0.3)
 
 
-def test_slices_that_show_little_of_the_head_are_not_judged():
-    assert chosen_slices([0, 49, 50, 100, 70, 20]) == (2, 3, 4)
-    assert chosen_slices([0, 0]) == ()
-    many = chosen_slices([100] * 640)
+def test_slices_that_show_little_of_the_head_are_not_selected():
+    assert select_slices([0, 49, 50, 100, 70, 20]) == (2, 3, 4)
+    assert select_slices([0, 0]) == ()
+    many = select_slices([100] * 640)
     assert (len(many), many[0], many[-1]) == (64, 0, 639)

@@ -1,4 +1,4 @@
-"""Figures against scikit-learn and against tables worked by hand."""
+"""Metrics against scikit-learn and against hand-computed tables."""
 
 import json
 import time
@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as sk
 
 from reslink.errors import InputError
-from reslink.metrics.classification import NAMES, confusion, estimates, point_metrics
+from reslink.metrics.classification import METRIC_NAMES, classification_metrics, confusion_matrix, point_metrics
 from reslink.metrics.intervals import MIN_GROUPS
 
 
@@ -21,7 +21,7 @@ def cohort(rng, n=200, num_classes=2, signal=1.0):
     return y_true, y_prob, y_prob.argmax(axis=1)
 
 
-def test_a_table_worked_by_hand():
+def test_metrics_of_a_hand_computed_table():
     # 3 true positives, 1 missed, 2 false alarms, 4 rightly left alone
     y_true = np.repeat([1, 1, 0, 0], [3, 1, 2, 4])
     y_pred = np.repeat([1, 0, 1, 0], [3, 1, 2, 4])
@@ -42,16 +42,16 @@ def test_a_table_worked_by_hand():
         "ece": (abs(3 - 5 * 0.8) + abs(1 - 5 * 0.3)) / 10,
     }
     assert points == pytest.approx(expected)
-    assert confusion(y_true, y_pred, 2) == [[4, 2], [1, 3]]
+    assert confusion_matrix(y_true, y_pred, 2) == [[4, 2], [1, 3]]
 
 
-def test_the_last_of_two_classes_is_the_positive_one(rng):
+def test_the_last_of_two_classes_is_positive(rng):
     y_true, y_prob, y_pred = cohort(rng)
     points = point_metrics(y_true, y_prob, y_pred)
     assert points["sensitivity"] == sk.recall_score(y_true, y_pred, pos_label=1)
     assert points["ppv"] == sk.precision_score(y_true, y_pred, pos_label=1)
     assert points["auroc"] == sk.roc_auc_score(y_true, y_prob[:, 1])
-    assert point_metrics(y_true, y_prob, y_pred, positive=0)["sensitivity"] == points["specificity"]
+    assert point_metrics(y_true, y_prob, y_pred, pos_label=0)["sensitivity"] == points["specificity"]
 
 
 def test_more_classes_give_the_macro_averages_of_scikit_learn(rng):
@@ -69,34 +69,34 @@ def test_more_classes_give_the_macro_averages_of_scikit_learn(rng):
     assert points["brier"] == pytest.approx(np.mean((one_hot - y_prob) ** 2))
 
 
-def test_one_class_alone_gives_none_with_the_reason():
+def test_a_single_class_gives_none_with_the_reason():
     y_true, y_pred = np.ones(20, int), np.r_[np.ones(15, int), np.zeros(5, int)]
     y_prob = np.tile([0.4, 0.6], (20, 1))
-    metrics, _ = estimates(y_true, y_prob, y_pred, [str(i) for i in range(20)], ["Healthy", "Tumor"])
+    metrics, _ = classification_metrics(y_true, y_prob, y_pred, [str(i) for i in range(20)], ["Healthy", "Tumor"])
     for name in ("auroc", "auprc", "mcc", "balanced_accuracy", "specificity"):
         assert metrics[name].estimate is None
         assert metrics[name].ci_low is None
         assert metrics[name].method == "undefined: all cases are of 'Tumor'"
     assert metrics["sensitivity"].estimate == 0.75
-    healthy, _ = estimates(1 - y_true, y_prob, y_pred, [str(i) for i in range(20)], ["Healthy", "Tumor"])
+    healthy, _ = classification_metrics(1 - y_true, y_prob, y_pred, [str(i) for i in range(20)], ["Healthy", "Tumor"])
     assert healthy["sensitivity"].method == "undefined: there is no case of 'Tumor'"
     assert healthy["sensitivity"].n == 0
 
 
-def test_a_class_that_is_never_called_has_no_ppv(rng):
+def test_a_class_that_is_never_predicted_has_no_ppv(rng):
     y_true, y_prob, _ = cohort(rng, num_classes=3)
     y_pred = np.where(y_prob[:, 0] > 0.4, 0, 1)
-    metrics, per_class = estimates(y_true, y_prob, y_pred, [str(i) for i in range(200)], ["a", "b", "c"])
-    assert metrics["ppv"].method == "undefined: no case was called 'c'"
+    metrics, per_class = classification_metrics(y_true, y_prob, y_pred, [str(i) for i in range(200)], ["a", "b", "c"])
+    assert metrics["ppv"].method == "undefined: no case was predicted as 'c'"
     assert per_class["c"]["ppv"].estimate is None
     assert per_class["c"]["f1"].estimate == 0.0
     assert per_class["c"]["sensitivity"].estimate == 0.0
 
 
-def test_intervals_are_wilsons_where_each_group_has_one_case_and_by_groups_elsewhere(rng):
+def test_wilson_with_one_case_per_group_and_bootstrap_otherwise(rng):
     y_true, y_prob, y_pred = cohort(rng)
-    alone, _ = estimates(y_true, y_prob, y_pred, [str(i) for i in range(200)], ["a", "b"])
-    paired, _ = estimates(y_true, y_prob, y_pred, [str(i // 5) for i in range(200)], ["a", "b"])
+    alone, _ = classification_metrics(y_true, y_prob, y_pred, [str(i) for i in range(200)], ["a", "b"])
+    paired, _ = classification_metrics(y_true, y_prob, y_pred, [str(i // 5) for i in range(200)], ["a", "b"])
     for name in ("accuracy", "sensitivity", "specificity", "ppv", "npv"):
         assert alone[name].method == "Wilson score over cases"
         assert paired[name].method == "BCa bootstrap over 40 groups, 1000 draws"
@@ -106,52 +106,54 @@ def test_intervals_are_wilsons_where_each_group_has_one_case_and_by_groups_elsew
     assert alone["ppv"].n == (y_pred == 1).sum()
 
 
-def test_copies_in_one_group_do_not_narrow_an_interval(rng):
+def test_duplicates_in_one_group_do_not_narrow_an_interval(rng):
     y_true, y_prob, y_pred = cohort(rng, n=60)
     groups = [str(i) for i in range(60)]
-    once, _ = estimates(y_true, y_prob, y_pred, groups, ["a", "b"])
+    once, _ = classification_metrics(y_true, y_prob, y_pred, groups, ["a", "b"])
     four = [np.repeat(values, 4, axis=0) for values in (y_true, y_prob, y_pred)]
-    copied, _ = estimates(*four, np.repeat(groups, 4).tolist(), ["a", "b"])
+    copied, _ = classification_metrics(*four, np.repeat(groups, 4).tolist(), ["a", "b"])
     for name in ("auroc", "f1", "brier", "mcc"):
         assert copied[name].estimate == pytest.approx(once[name].estimate)
         assert copied[name].ci_low == pytest.approx(once[name].ci_low)
         assert copied[name].ci_high == pytest.approx(once[name].ci_high)
 
 
-def test_few_groups_give_no_interval_and_say_so(rng):
+def test_few_groups_give_no_interval_with_the_reason(rng):
     y_true, y_prob, y_pred = cohort(rng, n=90)
-    metrics, _ = estimates(y_true, y_prob, y_pred, [str(i % (MIN_GROUPS - 1)) for i in range(90)], ["a", "b"])
+    metrics, _ = classification_metrics(y_true, y_prob, y_pred, [str(i % (MIN_GROUPS - 1)) for i in range(90)], ["a", "b"])
     assert metrics["auroc"].estimate is not None
     assert metrics["auroc"].ci_low is None
-    assert metrics["auroc"].method.startswith("no interval: it rests on 9 groups")
+    assert metrics["auroc"].method.startswith("no interval: only 9 groups")
 
 
 def test_few_positive_groups_among_many_give_no_interval(rng):
     y_true, y_prob, y_pred = cohort(rng, n=90)
     y_true = np.r_[np.ones(5, int), np.zeros(85, int)]
-    metrics, _ = estimates(y_true, y_prob, y_pred, [str(i) for i in range(90)], ["a", "b"])
-    assert metrics["auroc"].method.startswith("no interval: it rests on 5 groups")
+    metrics, _ = classification_metrics(y_true, y_prob, y_pred, [str(i) for i in range(90)], ["a", "b"])
+    assert metrics["auroc"].method.startswith("no interval: only 5 groups")
     assert metrics["sensitivity"].method.startswith("Wilson")
 
 
 def test_a_perfect_classifier_has_exact_intervals_over_groups():
     y_true = np.repeat([0, 1], 60)
     y_prob = np.eye(2)[y_true] * 0.8 + 0.1
-    metrics, _ = estimates(y_true, y_prob, y_true, [str(i // 4) for i in range(120)], ["a", "b"])
+    metrics, _ = classification_metrics(y_true, y_prob, y_true, [str(i // 4) for i in range(120)], ["a", "b"])
     assert metrics["sensitivity"].ci_high == 1.0
     assert metrics["sensitivity"].ci_low == pytest.approx(0.025 ** (1 / 15))
     assert metrics["sensitivity"].n == 60
     assert metrics["auroc"].method == "no interval: all bootstrap draws give the same value"
 
 
-def test_no_nan_ever_and_estimates_lie_in_their_intervals(rng):
+def test_no_nan_and_estimates_are_inside_their_intervals(rng):
     for num_classes, groups in ((2, 200), (3, 40), (2, 4), (5, 12)):
         names = [f"c{k}" for k in range(num_classes)]
         y_true, y_prob, y_pred = cohort(rng, num_classes=num_classes, signal=rng.uniform(0, 4))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            metrics, per_class = estimates(y_true, y_prob, y_pred, [str(i % groups) for i in range(200)], names, draws=200)
-        assert list(metrics) == list(NAMES)
+            metrics, per_class = classification_metrics(
+                y_true, y_prob, y_pred, [str(i % groups) for i in range(200)], names, draws=200
+            )
+        assert list(metrics) == list(METRIC_NAMES)
         assert list(per_class) == names
         for part in (metrics, *per_class.values()):
             json.dumps({name: value.as_dict() for name, value in part.items()}, allow_nan=False)
@@ -167,36 +169,36 @@ def test_a_thousand_draws_of_600_cases_take_seconds(rng, num_classes):
     y_true, y_prob, y_pred = cohort(rng, n=600, num_classes=num_classes)
     names, groups = [str(k) for k in range(num_classes)], [str(i // 2) for i in range(600)]
     start = time.process_time()
-    estimates(y_true, y_prob, y_pred, groups, names)
+    classification_metrics(y_true, y_prob, y_pred, groups, names)
     assert time.process_time() - start < 10
 
 
 def test_equal_seeds_give_equal_intervals(rng):
     y_true, y_prob, y_pred = cohort(rng)
     groups, names = [str(i // 2) for i in range(200)], ["a", "b"]
-    first = estimates(y_true, y_prob, y_pred, groups, names, draws=200)
-    assert estimates(y_true, y_prob, y_pred, groups, names, draws=200) == first
-    assert estimates(y_true, y_prob, y_pred, groups, names, draws=200, seed=1) != first
+    first = classification_metrics(y_true, y_prob, y_pred, groups, names, draws=200)
+    assert classification_metrics(y_true, y_prob, y_pred, groups, names, draws=200) == first
+    assert classification_metrics(y_true, y_prob, y_pred, groups, names, draws=200, seed=1) != first
 
 
 @pytest.mark.parametrize(
     ("y_true", "y_prob", "y_pred", "message"),
     [
-        ([], np.zeros((0, 2)), [], "There is no case"),
-        ([0, 1], np.full((3, 2), 0.5), [0, 1], "do not fit"),
+        ([], np.zeros((0, 2)), [], "The arrays are empty"),
+        ([0, 1], np.full((3, 2), 0.5), [0, 1], "do not match"),
         ([0, 2], np.full((2, 2), 0.5), [0, 1], "outside 0 to 1"),
         ([0, 1], np.array([[0.5, 0.5], [np.nan, 1]]), [0, 1], "sum 1"),
         ([0, 1], np.array([[0.5, 0.4], [0.5, 0.5]]), [0, 1], "sum 1"),
     ],
 )
-def test_what_does_not_fit_is_refused(y_true, y_prob, y_pred, message):
+def test_inconsistent_arrays_raise(y_true, y_prob, y_pred, message):
     with pytest.raises(InputError, match=message):
         point_metrics(y_true, y_prob, y_pred)
 
 
-def test_groups_and_names_must_fit(rng):
+def test_groups_and_names_must_match(rng):
     y_true, y_prob, y_pred = cohort(rng, n=20)
     with pytest.raises(InputError, match="19 groups"):
-        estimates(y_true, y_prob, y_pred, ["a"] * 19, ["a", "b"])
+        classification_metrics(y_true, y_prob, y_pred, ["a"] * 19, ["a", "b"])
     with pytest.raises(InputError, match="3 class names"):
-        estimates(y_true, y_prob, y_pred, ["a"] * 20, ["a", "b", "c"])
+        classification_metrics(y_true, y_prob, y_pred, ["a"] * 20, ["a", "b", "c"])

@@ -1,4 +1,4 @@
-"""Prediction sets against MAPIE, against the definition, and the coverage that they promise."""
+"""Prediction sets against MAPIE and the definition, and their coverage."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,13 @@ from mapie import classification as mapie
 from scipy.stats import betabinom
 
 from reslink.errors import InputError
-from reslink.metrics.conformal import covered, fewest, prediction_sets, quantile, quantiles
+from reslink.metrics.conformal import (
+    conformal_quantile,
+    conformal_quantiles,
+    is_covered,
+    min_calibration_cases,
+    prediction_sets,
+)
 
 
 def cases(rng, n, classes=3):
@@ -50,36 +56,36 @@ def test_sets_are_those_of_mapie(rng, coverage, classes, n):
     new, _ = cases(rng, 300, classes)
     oracle = mapie.SplitConformalClassifier(Known(classes), confidence_level=coverage, conformity_score="lac", prefit=True)
     _, expected = oracle.conformalize(fit_on, truth).predict_set(new)
-    found = prediction_sets(new, quantiles(fit_on, truth, coverage, per_class=False))
-    np.testing.assert_array_equal(found, expected[:, :, 0])
-    assert 0 < found.mean() < 1
+    result = prediction_sets(new, conformal_quantiles(fit_on, truth, coverage, per_class=False))
+    np.testing.assert_array_equal(result, expected[:, :, 0])
+    assert 0 < result.mean() < 1
 
 
 @pytest.mark.filterwarnings("ignore:WARNING. your conformalization dataset has less labels:UserWarning")
 def test_sets_per_class_are_those_of_mapie_on_each_class_alone(rng):
     fit_on, truth = cases(rng, 400)
     new, _ = cases(rng, 200)
-    found = prediction_sets(new, quantiles(fit_on, truth, 0.9, per_class=True))
+    result = prediction_sets(new, conformal_quantiles(fit_on, truth, 0.9, per_class=True))
     for k in range(3):
         alone = mapie.SplitConformalClassifier(Known(3), confidence_level=0.9, conformity_score="lac", prefit=True)
         _, expected = alone.conformalize(fit_on[truth == k], truth[truth == k]).predict_set(new)
-        np.testing.assert_array_equal(found[:, k], expected[:, k, 0])
+        np.testing.assert_array_equal(result[:, k], expected[:, k, 0])
 
 
 def test_the_quantile_is_the_stated_order_statistic():
     scores = np.arange(1, 100) / 100  # 99 scores
-    assert quantile(scores, 0.95) == 0.95
-    assert quantile(scores, 0.951) == 0.96
-    assert quantile(scores[:19], 0.95) == 0.19
-    assert quantile(scores[:18], 0.95) == np.inf
-    assert quantile([], 0.5) == np.inf
+    assert conformal_quantile(scores, 0.95) == 0.95
+    assert conformal_quantile(scores, 0.951) == 0.96
+    assert conformal_quantile(scores[:19], 0.95) == 0.19
+    assert conformal_quantile(scores[:18], 0.95) == np.inf
+    assert conformal_quantile([], 0.5) == np.inf
 
 
 @pytest.mark.parametrize(("coverage", "needed"), [(0.95, 19), (0.9, 9), (0.5, 1), (0.99, 99)])
 def test_the_fewest_cases_are_just_enough(coverage, needed):
-    assert fewest(coverage) == needed
-    assert np.isfinite(quantile(np.zeros(needed), coverage))
-    assert np.isinf(quantile(np.zeros(needed - 1), coverage))
+    assert min_calibration_cases(coverage) == needed
+    assert np.isfinite(conformal_quantile(np.zeros(needed), coverage))
+    assert np.isinf(conformal_quantile(np.zeros(needed - 1), coverage))
 
 
 def test_the_coverage_is_that_of_the_theory(rng):
@@ -88,8 +94,8 @@ def test_the_coverage_is_that_of_the_theory(rng):
     hits = []
     for _ in range(2000):
         chances, truth = cases(rng, 2 * n)
-        sets = prediction_sets(chances[n:], quantiles(chances[:n], truth[:n], coverage, per_class=False))
-        hits.append(covered(sets, truth[n:]).sum())
+        sets = prediction_sets(chances[n:], conformal_quantiles(chances[:n], truth[:n], coverage, per_class=False))
+        hits.append(is_covered(sets, truth[n:]).sum())
     rank = int(np.ceil((n + 1) * coverage))
     theory = betabinom(n, rank, n + 1 - rank)
     assert np.mean(hits) == pytest.approx(theory.mean(), abs=4 * theory.std() / np.sqrt(2000))
@@ -98,12 +104,12 @@ def test_the_coverage_is_that_of_the_theory(rng):
 
 def test_each_class_is_covered_where_one_is_hard(rng):
     truth = rng.integers(0, 2, 20000)
-    right = np.where(truth == 1, rng.beta(2, 2, 20000), rng.beta(9, 1, 20000))
-    chances = np.where(truth[:, None] == np.arange(2), right[:, None], 1 - right[:, None])
+    correct = np.where(truth == 1, rng.beta(2, 2, 20000), rng.beta(9, 1, 20000))
+    chances = np.where(truth[:, None] == np.arange(2), correct[:, None], 1 - correct[:, None])
     for per_class, low in ((True, 0.94), (False, 0.0)):
-        limits = quantiles(chances[:10000], truth[:10000], 0.95, per_class=per_class)
-        held = covered(prediction_sets(chances[10000:], limits), truth[10000:])
-        rates = [held[truth[10000:] == k].mean() for k in (0, 1)]
+        limits = conformal_quantiles(chances[:10000], truth[:10000], 0.95, per_class=per_class)
+        covered = is_covered(prediction_sets(chances[10000:], limits), truth[10000:])
+        rates = [covered[truth[10000:] == k].mean() for k in (0, 1)]
         assert np.mean(rates) == pytest.approx(0.95, abs=0.01)
         assert min(rates) > low
         assert per_class or min(rates) < 0.93
@@ -116,11 +122,11 @@ def test_a_set_may_be_empty_or_full():
 
 
 @pytest.mark.parametrize("coverage", [0, 1, -0.1, 1.5])
-def test_a_coverage_that_is_none(coverage):
-    with pytest.raises(InputError, match=r"A coverage lies between 0 and 1"):
-        quantile([0.1], coverage)
+def test_an_invalid_coverage_raises(coverage):
+    with pytest.raises(InputError, match=r"coverage must be between 0 and 1"):
+        conformal_quantile([0.1], coverage)
 
 
 def test_scores_that_are_not_finite():
     with pytest.raises(InputError, match="not finite"):
-        quantile([0.1, np.nan], 0.5)
+        conformal_quantile([0.1, np.nan], 0.5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reslink.errors import InputError, UsageError
-from reslink.metrics.operating_point import OperatingPoint, threshold
+from reslink.metrics.operating_point import OperatingPoint, choose_threshold
 
 
 def rates(truth, prob, cut):
@@ -35,44 +35,44 @@ def test_no_threshold_is_better(text, seed):
             "cost=1:8": -prevalence * (1 - sensitivity) - 8 * (1 - prevalence) * (1 - specificity),
         }[text]
 
-    found = threshold(point, truth, prob)
-    assert 0 <= found <= 1
-    assert value(found) == pytest.approx(max(value(cut) for cut in np.arange(0, 1.001, 0.005)))
-    assert not np.isclose(prob, found, atol=1e-9).any(), "it lies between probabilities"
+    result = choose_threshold(point, truth, prob)
+    assert 0 <= result <= 1
+    assert value(result) == pytest.approx(max(value(cut) for cut in np.arange(0, 1.001, 0.005)))
+    assert not np.isclose(prob, result, atol=1e-9).any(), "it lies between probabilities"
 
 
 def test_a_target_that_no_threshold_reaches_is_refused():
     """A negative case with a probability of 1 is positive at every threshold."""
     truth, prob = [0, 0, 1, 1], [0.1, 1.0, 0.4, 0.9]
-    with pytest.raises(UsageError, match=r"no threshold reaches it.*specificity that can be reached is 0\.5: 1 of 2 negative"):
-        threshold(OperatingPoint.parse("specificity=1"), truth, prob)
-    found = threshold(OperatingPoint.parse("specificity=0.5"), truth, prob)
-    assert rates(np.array(truth), np.array(prob), found)[:2] == (1, 0.5)
-    assert threshold(OperatingPoint.parse("sensitivity=1"), truth, prob) == pytest.approx(0.25)
+    with pytest.raises(UsageError, match=r"No threshold reaches.*highest possible specificity is 0\.5: 1 of 2 negative"):
+        choose_threshold(OperatingPoint.parse("specificity=1"), truth, prob)
+    result = choose_threshold(OperatingPoint.parse("specificity=0.5"), truth, prob)
+    assert rates(np.array(truth), np.array(prob), result)[:2] == (1, 0.5)
+    assert choose_threshold(OperatingPoint.parse("sensitivity=1"), truth, prob) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("text", ["youden", "accuracy", "sensitivity=1", "specificity=1", "cost=1:8"])
 def test_sure_cases_are_decided_by_what_a_threshold_can_do(text):
     """A threshold of 1 parts cases of probability 1 from the number below it; one above 1 does not exist."""
     truth, prob = np.array([0, 0, 0, 1, 1]), np.array([0.2, 0.9, np.nextafter(1, 0), 1.0, 1.0])
-    found = threshold(OperatingPoint.parse(text), truth, prob)
-    assert found == 1
-    assert rates(truth, prob, found)[:2] == (1, 1)
+    result = choose_threshold(OperatingPoint.parse(text), truth, prob)
+    assert result == 1
+    assert rates(truth, prob, result)[:2] == (1, 1)
 
 
 def test_the_best_is_chosen_among_thresholds_that_exist():
     """To call no case positive would be cheapest, but the case of probability 1 is: then the other two may as well be."""
-    found = threshold(OperatingPoint.parse("cost=1:8"), [0, 1, 1], [1.0, 0.3, 0.2])
-    assert found == pytest.approx(0.1)
+    result = choose_threshold(OperatingPoint.parse("cost=1:8"), [0, 1, 1], [1.0, 0.3, 0.2])
+    assert result == pytest.approx(0.1)
 
 
 def test_the_default_looks_at_nothing():
-    assert threshold(OperatingPoint.parse("default"), [1, 1], [0.3, 0.4]) == 0.5
+    assert choose_threshold(OperatingPoint.parse("default"), [1, 1], [0.3, 0.4]) == 0.5
 
 
 def test_costs_move_the_threshold_the_right_way():
     truth, prob = draw(3)
-    cuts = [threshold(OperatingPoint.parse(f"cost={ratio}:1"), truth, prob) for ratio in (20, 1, 0.05)]
+    cuts = [choose_threshold(OperatingPoint.parse(f"cost={ratio}:1"), truth, prob) for ratio in (20, 1, 0.05)]
     assert cuts[0] < cuts[1] < cuts[2]
 
 
@@ -96,11 +96,11 @@ def test_what_is_no_operating_point(text, advice):
 
 def test_one_class_alone():
     with pytest.raises(InputError, match="All cases are of one class"):
-        threshold(OperatingPoint.parse("youden"), [1, 1], [0.3, 0.4])
+        choose_threshold(OperatingPoint.parse("youden"), [1, 1], [0.3, 0.4])
 
 
 def test_it_says_what_it_is():
-    said = [str(OperatingPoint.parse(text)) for text in ("youden", "sensitivity=0.95", "cost=5:1")]
-    assert said[0] == "Youden index"
-    assert said[1] == "sensitivity of at least 0.95"
-    assert said[2] == "least cost, a false negative costing 5 and a false positive 1"
+    predictions = [str(OperatingPoint.parse(text)) for text in ("youden", "sensitivity=0.95", "cost=5:1")]
+    assert predictions[0] == "Youden index"
+    assert predictions[1] == "sensitivity of at least 0.95"
+    assert predictions[2] == "lowest cost, 5 for a false negative and 1 for a false positive"

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslink.networks.area_attention import AreaAttention, record_gates
+from reslink.networks.area_attention import AreaAttention, record_attention_weights
 from reslink.networks.reslink import ResLink, ResLinkConfig
 
 
@@ -41,10 +41,10 @@ def _area_by_area(attention: AreaAttention, features: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("height", "width", "area"), [(14, 14, 7), (16, 13, 7), (4, 4, 7), (9, 10, 4), (5, 5, 1)])
-def test_gates_equal_the_definition_for_sizes_that_fit_and_sizes_that_do_not(height: int, width: int, area: int) -> None:
+def test_attention_weights_equal_the_definition_at_any_size(height: int, width: int, area: int) -> None:
     attention = _trained(6, area)
     features = torch.randn(2, 6, height, width)
-    with record_gates(attention) as gates:
+    with record_attention_weights(attention) as gates:
         output = attention(features)
     alpha = gates[""]
     torch.testing.assert_close(alpha, _area_by_area(attention, features), atol=1e-5, rtol=1e-5)
@@ -53,7 +53,7 @@ def test_gates_equal_the_definition_for_sizes_that_fit_and_sizes_that_do_not(hei
     assert 0 < alpha.min() < alpha.max() < 1
 
 
-def test_an_area_sees_nothing_across_its_border() -> None:
+def test_no_information_crosses_the_border_of_an_area() -> None:
     attention = _trained(4, 7)
     features = torch.randn(1, 4, 21, 21)
     changed = features.clone()
@@ -76,7 +76,7 @@ def test_recording_changes_no_result_keeps_the_graph_and_leaves_no_hook() -> Non
     network = ResLink(ResLinkConfig()).eval()
     x = torch.randn(2, 3, 64, 64)
     plain = network(x)
-    with record_gates(network) as gates:
+    with record_attention_weights(network) as gates:
         recorded = network(x)
     assert torch.equal(plain, recorded)
     assert {name: tuple(g.shape) for name, g in gates.items()} == {
@@ -93,6 +93,6 @@ def test_recording_changes_no_result_keeps_the_graph_and_leaves_no_hook() -> Non
 
 def test_hooks_are_removed_when_the_forward_pass_fails() -> None:
     network = ResLink(ResLinkConfig())
-    with pytest.raises(ValueError, match="takes"), record_gates(network):
+    with pytest.raises(ValueError, match="needs"), record_attention_weights(network):
         network(torch.randn(1, 3, 8, 8))
     assert not any(m._forward_hooks for m in network.modules())

@@ -1,4 +1,4 @@
-"""A run folder as a finished run leaves it, tiny and without a network."""
+"""The folder of a finished run, tiny and without a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image as Picture
 
-from reslink.metrics.classification import confusion, estimates
+from reslink.metrics.classification import classification_metrics, confusion_matrix
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -30,14 +30,14 @@ def png(path: Path, shape: tuple[int, int] = (32, 100)) -> None:
 
 
 def write_run(folder: Path, names: tuple[str, ...] = ("Healthy", "Tumor"), n: int = 60) -> Path:
-    """Writes every file that a page can be made from."""
+    """Writes every file that a report can use."""
     rng = np.random.default_rng(0)
     y_true = rng.integers(0, len(names), n)
     scores = rng.random((n, len(names))) + 0.4 * np.eye(len(names))[y_true]
     y_prob = scores / scores.sum(axis=1, keepdims=True)
     y_pred = y_prob.argmax(axis=1)
     groups = [f"patient {i // 2}" for i in range(n)]
-    metrics, per_class = estimates(y_true, y_prob, y_pred, groups, names, draws=100)
+    metrics, per_class = classification_metrics(y_true, y_prob, y_pred, groups, names, draws=100)
     (folder / "figures").mkdir(parents=True)
     (folder / "bundle").mkdir()
     evaluation = {
@@ -47,7 +47,7 @@ def write_run(folder: Path, names: tuple[str, ...] = ("Healthy", "Tumor"), n: in
         "positive": names[-1] if len(names) == 2 else None,
         "metrics": {name: value.as_dict() for name, value in metrics.items()},
         "per_class": {name: {k: v.as_dict() for k, v in values.items()} for name, values in per_class.items()},
-        "confusion_matrix": {"labels": list(names), "counts": confusion(y_true, y_pred, len(names))},
+        "confusion_matrix": {"labels": list(names), "counts": confusion_matrix(y_true, y_pred, len(names))},
         "localization": {
             "n": 20,
             "tolerance_px": 15,
@@ -102,22 +102,22 @@ def write_run(folder: Path, names: tuple[str, ...] = ("Healthy", "Tumor"), n: in
         "preprocess": {"size": 224},
         "decision": {"threshold": 0.5 if len(names) == 2 else None, "temperature": 1.0, "threshold_source": "default"},
         "weights": {"sha256": "ab" * 32, "file": "model.safetensors"},
-        "provenance": {"licence": "CC BY 4.0"},
+        "provenance": {"license": "CC BY 4.0"},
     }
     (folder / "bundle" / "bundle.json").write_text(json.dumps(bundle))
     check = {"method": "grad_cam", "n": 16, "passed": True, "verdict": "passed: rank correlation 0.02 with a random network"}
-    check["rows"] = [{"randomised_down_to": "stem", "rank_correlation": 0.02}]
+    check["rows"] = [{"randomized_down_to": "stem", "rank_correlation": 0.02}]
     (folder / "figures" / "sanity.json").write_text(json.dumps([check]))
     cases = []
-    for i, right in enumerate((False, True), start=1):
+    for i, correct in enumerate((False, True), start=1):
         png(folder / "figures" / f"gallery_{i:02d}.png")
         cases.append(
             {
                 "file": f"gallery_{i:02d}.png",
                 "label": names[0],
-                "predicted": names[0] if right else names[-1],
+                "predicted": names[0] if correct else names[-1],
                 "probability": 0.912,
-                "right": right,
+                "correct": correct,
                 "maps": ["Final attention α", "Grad-CAM"],
                 "mask": True,
             }

@@ -1,4 +1,4 @@
-"""A service that runs in a process of its own, with two small bundles of random weights, and files to send to it."""
+"""A service in its own process, with two small bundles of random weights."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 TINY = {"stem_dim": 8, "dims": (8, 16), "depths": (1, 1)}
 RUNNER = """
 import sys, json
-from reslink.serving import run
+from reslink.serving.http import server
 from reslink.serving.http.app import Settings
 from reslink.serving.http.limits import Limits
 
 if __name__ == "__main__":
     settings, limits, port, workers = json.loads(sys.argv[1])
     settings["bundles"] = tuple(settings["bundles"])
-    run.serve(Settings(**settings, limits=Limits(**limits)), port, workers)
+    server.serve(Settings(**settings, limits=Limits(**limits)), port, workers)
 """
 
 
@@ -45,12 +45,12 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     from reslink.export.onnx import to_onnx
     from reslink.imaging.preprocess import Preprocess
     from reslink.labels import Labels
-    from reslink.networks.reslink import ResLinkConfig, build
+    from reslink.networks.reslink import ResLinkConfig, build_network
 
-    root, found = tmp_path_factory.mktemp("bundles"), []
+    root, folders = tmp_path_factory.mktemp("bundles"), []
     for name, names in (("head", ("Healthy", "Tumor")), ("three", ("glioma", "none", "other"))):
         config = ResLinkConfig(num_classes=len(names), **TINY)
-        state = build(config, seed=1).state_dict()
+        state = build_network(config, seed=1).state_dict()
         state["head.1.weight"] *= 30
         bundle = Bundle(
             {"name": "tiny", **config.model_dump(mode="json")},
@@ -58,8 +58,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             Labels(names),
             Decision.default(len(names)),
         ).save(root / name, state)
-        found.append(bundle.with_onnx(to_onnx(bundle)).folder)
-    return found
+        folders.append(bundle.with_onnx(to_onnx(bundle)).folder)
+    return folders
 
 
 @dataclass
@@ -67,10 +67,10 @@ class Service:
     """A running service.
 
     Attributes:
-        url: Where it is.
-        port: Its port.
-        process: Its process.
-        log: The file that its standard error goes to.
+        url: Base URL.
+        port: TCP port.
+        process: Process of the service.
+        log: File with its standard error.
     """
 
     url: str
@@ -89,7 +89,7 @@ class Service:
 
 @pytest.fixture(scope="session")
 def serving(bundles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., object]:
-    """Returns a context manager that runs a service with some settings and limits."""
+    """Returns a context manager that runs a service with the given settings and limits."""
 
     @contextmanager
     def run(limits: dict[str, object] | None = None, workers: int = 1, **settings: object) -> Iterator[Service]:
@@ -99,7 +99,11 @@ def serving(bundles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Ca
         folder = tmp_path_factory.mktemp("service")
         (folder / "service.py").write_text(RUNNER)
         words = json.dumps([{"bundles": [str(path) for path in bundles], **settings}, limits or {}, port, workers])
-        environment = {**os.environ, "TMPDIR": str(folder / "none"), "PYTHONFAULTHANDLER": "1"}  # no place for temporary files
+        environment = {
+            **os.environ,
+            "TMPDIR": str(folder / "none"),
+            "PYTHONFAULTHANDLER": "1",
+        }  # no temporary files
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen([sys.executable, folder / "service.py", words], stderr=log, env=environment)
         service = Service(f"http://127.0.0.1:{port}", port, process, folder / "log")
@@ -131,7 +135,7 @@ def wait_until_ready(service: Service) -> None:
 
 @pytest.fixture(scope="session")
 def service(serving) -> Iterator[Service]:
-    """A service as it is by default."""
+    """A service with default settings."""
     with serving() as running:
         yield running
 
@@ -143,13 +147,13 @@ def make_bundle(folder: Path, **changes: object) -> Path:
     from reslink.export.onnx import to_onnx
     from reslink.imaging.preprocess import Preprocess
     from reslink.labels import Labels
-    from reslink.networks.reslink import build, variant_config
+    from reslink.networks.reslink import build_network, variant_config
 
     names = changes.pop("names", ("Healthy", "Tumor"))
     config = variant_config(
         "reslink_small", num_classes=len(names), stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1, **changes
     )
-    state = build(config, seed=1).state_dict()
+    state = build_network(config, seed=1).state_dict()
     rng = np.random.default_rng(0)
     for name, value in state.items():
         if "norm" in name and value.is_floating_point():
@@ -171,7 +175,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def need_orthanc() -> None:
-    """Skips where the programs of a PACS are not installed; scripts/install-debian-packages installs them where it may."""
+    """Skips if the programs of a PACS are not installed; scripts/install-debian-packages installs them."""
     import pacs
 
     there = {"orthanc": pacs.ORTHANC, "dicom3tools": pacs.DCIODVFY}
@@ -183,7 +187,7 @@ def need_orthanc() -> None:
 
 @pytest.fixture
 def need_dciodvfy() -> None:
-    """Skips where dicom3tools is not installed."""
+    """Skips if dicom3tools is not installed."""
     import pacs
 
     if pacs.DCIODVFY is None:

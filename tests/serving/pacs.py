@@ -1,4 +1,4 @@
-"""Series of phantoms, an Orthanc of one's own on loopback, and the node as a process that can be killed."""
+"""Phantom series, a local Orthanc, and the DICOM node as a process that tests can kill."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pynetdicom import AE
 
 from reslink.datasets.phantom import writers
 from reslink.datasets.phantom.cohort import render_patient
-from reslink.serving.dicom.results import uid_from
+from reslink.serving.dicom.identifiers import derive_uid
 
 ROOT = Path(__file__).resolve().parents[2]
 ORTHANC = shutil.which("Orthanc")
@@ -40,30 +40,30 @@ CLASSES = {
 
 
 @cache
-def heads(sequence: str, tumour: bool, slices: int, size: int) -> tuple[Dataset, ...]:
-    """The slices of one synthetic head, 4 mm apart, as read from files."""
-    patient = render_patient(5, 1, tumour=tumour, sequence=sequence, slices=slices, size=size)
-    found = []
+def heads(sequence: str, tumor: bool, slices: int, size: int) -> tuple[Dataset, ...]:
+    """Slices of one synthetic head, 4 mm apart, as read from files."""
+    patient = render_patient(5, 1, tumor=tumor, sequence=sequence, slices=slices, size=size)
+    datasets = []
     for number, plane in enumerate(patient.slices):
-        place = writers.Place("P0001", number, 4.0 * number, 232 / size, 4.0, 50, 5)
-        content = writers.write_dicom(plane.pixels, sequence == "CT", sequence, place)
-        found.append(dcmread(io.BytesIO(content)))
-    return tuple(found)
+        info = writers.SliceInfo("P0001", number, 4.0 * number, 232 / size, 4.0, 50, 5)
+        content = writers.write_dicom(plane.pixels, sequence == "CT", sequence, info)
+        datasets.append(dcmread(io.BytesIO(content)))
+    return tuple(datasets)
 
 
 def series(
-    number: int, *, sequence: str = "CT", tumour: bool = True, slices: int = 10, size: int = 128, **changes: Any
+    number: int, *, sequence: str = "CT", tumor: bool = True, slices: int = 10, size: int = 128, **changes: Any
 ) -> list[Dataset]:
-    """A series of its own patient and study: ``number`` goes into every UID."""
+    """A series with its own patient and study; ``number`` is part of every UID."""
     made = []
-    for i, head in enumerate(heads(sequence, tumour, slices, size)):
+    for i, head in enumerate(heads(sequence, tumor, slices, size)):
         one = Dataset()
         one.update(head)
         one.file_meta = FileMetaDataset(head.file_meta)
         one.PatientID, one.PatientName = f"SECRET{number:04d}", f"SECRET^NUMBER{number}"
-        one.StudyInstanceUID, one.SeriesInstanceUID = uid_from("study", number), uid_from("series", number)
-        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = uid_from("slice", number, i)
-        one.FrameOfReferenceUID = uid_from("frame", number)
+        one.StudyInstanceUID, one.SeriesInstanceUID = derive_uid("study", number), derive_uid("series", number)
+        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = derive_uid("slice", number, i)
+        one.FrameOfReferenceUID = derive_uid("frame", number)
         one.BodyPartExamined = "HEAD"
         for name, value in changes.items():
             setattr(one, name, value(one) if callable(value) else value)
@@ -95,15 +95,15 @@ def open_port(port: int) -> bool:
 def wait_for(ready: Callable[[], Any], seconds: float = 300.0, what: str = "it") -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        found = ready()
-        if found:
-            return found
+        value = ready()
+        if value:
+            return value
         time.sleep(0.1)
-    raise AssertionError(f"{what} did not come about in {seconds} s")
+    raise AssertionError(f"{what} was not ready in {seconds} s")
 
 
 class Orthanc:
-    """An Orthanc with an empty store; stopped and deleted at the end of the block."""
+    """An Orthanc with an empty store, stopped and deleted at the end of the block."""
 
     def __init__(self, folder: Path, node_port: int = 1, **settings: Any) -> None:
         self.folder, self.http, self.dicom = folder, free_port(), free_port()
@@ -161,20 +161,20 @@ class Orthanc:
             self.ask("/instances", stream.getvalue())
 
     def results(self) -> list[Dataset]:
-        """Headers of all results, with what kind they are."""
-        found = []
+        """Headers of all results."""
+        headers = []
         for one in self.ask("/tools/find", json.dumps({"Level": "Series", "Query": {"Manufacturer": "reslink"}}).encode()):
             for instance in self.ask(f"/series/{one}")["Instances"]:
-                found.append(dcmread(io.BytesIO(self.bytes(f"/instances/{instance}/file")), stop_before_pixels=True))
-        return found
+                headers.append(dcmread(io.BytesIO(self.bytes(f"/instances/{instance}/file")), stop_before_pixels=True))
+        return headers
 
     def counts(self) -> Counter[tuple[str, str]]:
-        """How many results of each kind a study has."""
+        """Number of results of each kind per study."""
         return Counter((str(one.StudyInstanceUID), CLASSES[one.SOPClassUID]) for one in self.results())
 
 
 class Listener:
-    """``reslink dicom listen`` as a process of its own."""
+    """``reslink dicom listen`` in its own process."""
 
     def __init__(self, bundle: Path, queue: Path, send_to: str, *options: str, port: int | None = None) -> None:
         self.port = port or free_port()
@@ -193,7 +193,7 @@ class Listener:
     def wait(self) -> Listener:
         wait_for(lambda: echo(self.port) or self.process is None or self.process.poll() is not None, what="the node")
         assert self.process is not None
-        assert self.process.poll() is None, self.said()
+        assert self.process.poll() is None, self.log_text()
         return self
 
     def kill(self) -> None:
@@ -206,7 +206,7 @@ class Listener:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(300)
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         return self.log.read_text(errors="replace")
 
     def __enter__(self) -> Listener:
@@ -231,7 +231,7 @@ def echo(port: int, calling: str = "TEST", called: str = "RESLINK", **options: A
 
 
 def store(port: int, datasets: Sequence[Dataset], calling: str = "TEST", **options: Any) -> list[int]:
-    """Sends data sets in one association; returns the statuses of those that were answered."""
+    """Sends data sets in one association; returns the status of each acknowledged one."""
     entity = AE(calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = 120
     for kind in sorted({str(one.SOPClassUID) for one in datasets}):
@@ -254,6 +254,6 @@ def store(port: int, datasets: Sequence[Dataset], calling: str = "TEST", **optio
 
 
 def errors_of(path: Path) -> list[str]:
-    """What dciodvfy calls an error in a file."""
+    """Errors that dciodvfy reports for a file."""
     done = subprocess.run([str(DCIODVFY), "-new", str(path)], capture_output=True, text=True, check=False)
     return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]

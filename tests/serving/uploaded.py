@@ -1,4 +1,4 @@
-"""Files to send to a service, each with its own content."""
+"""Test images in several formats, each seed with its own content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image as Picture
 
 
 def head(seed: int, size: int = 96) -> np.ndarray:
-    """A picture of a disc with some structure, another one for each seed."""
+    """An image of a disc with random structure."""
     y, x = np.mgrid[:size, :size]
     rng = np.random.default_rng(seed)
     disc = np.hypot(y - size / 2, x - size / 2) < size * 0.4

@@ -1,9 +1,9 @@
-"""Soak: series go to the node while it is killed at random moments; each must have one answer, none lost, none doubled.
+"""Soak test: the DICOM node is killed at random times while it receives series; no result may be lost or duplicated.
 
     make soak        200 series, 20 kills
 
-Orthanc takes the results. What sends the series tries again, whole series, until every slice was acknowledged. Ends with exit
-code 1 and a list where a result is missing, doubled or not valid, and after --minutes in any case.
+Orthanc stores the results. The sender repeats each series until every slice is acknowledged. The exit code is 1, with a
+list, if a result is missing or duplicated. The test ends after --minutes at the latest.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import conftest
 
 
 def send_all(numbers: list[int], port: int, ended: threading.Event, sent: list[int], pause: float) -> None:
-    """Sends each series until all of its slices were acknowledged in one association."""
+    """Repeats each series until all of its slices are acknowledged in one association."""
     for number in numbers:
-        slices = pacs.series(number, tumour=number % 2 == 0)
+        slices = pacs.series(number, tumor=number % 2 == 0)
         while not ended.is_set():
             statuses = pacs.store(port, slices) if pacs.open_port(port) else []
             if statuses == [0] * len(slices):
@@ -39,8 +39,8 @@ def send_all(numbers: list[int], port: int, ended: threading.Event, sent: list[i
 
 
 def soak(folder: Path, series: int, kills: int, minutes: float, seed: int) -> dict[str, object]:
-    """Runs it; returns what was counted."""
-    rng, begun, sent, ended = random.Random(seed), time.monotonic(), [], threading.Event()
+    """Runs the soak test; returns its counts."""
+    rng, start, sent, ended = random.Random(seed), time.monotonic(), [], threading.Event()
     bundle = conftest.make_bundle(folder / "tiny")
     with pacs.Orthanc(folder / "orthanc") as archive:
         node = pacs.Listener(bundle, folder / "queue", f"ORTHANC@127.0.0.1:{archive.dicom}")
@@ -50,45 +50,47 @@ def soak(folder: Path, series: int, kills: int, minutes: float, seed: int) -> di
             done = 0
             try:
                 for kill in range(kills):
-                    goal = series * (kill + rng.random()) / (kills + 1)  # of series answered: spread over the whole run
-                    while done_of(archive) < goal and time.monotonic() - begun < 60 * minutes:
+                    goal = (
+                        series * (kill + rng.random()) / (kills + 1)
+                    )  # number of classified series: kills are spread over the whole run
+                    while count_completed(archive) < goal and time.monotonic() - start < 60 * minutes:
                         time.sleep(0.1)
                     time.sleep(rng.uniform(0, 1.0))
                     node.kill()
                     node.start().wait()
-                while time.monotonic() - begun < 60 * minutes and (len(sent) < series or done < 3 * series):
+                while time.monotonic() - start < 60 * minutes and (len(sent) < series or done < 3 * series):
                     time.sleep(1)
                     done = sum(archive.counts().values())
-                time.sleep(5)  # a double would come now
+                time.sleep(5)  # a duplicate would arrive now
             finally:
                 ended.set()
                 sender.join()
             counts = archive.counts()
             node.stop()
-            waiting = [
+            unfinished = [
                 str(p.relative_to(folder))
                 for s in ("receiving", "working", "sending", "failed")
                 for p in (folder / "queue" / s).iterdir()
             ]
     studies = [str(pacs.series(number)[0].StudyInstanceUID) for number in range(series)]
     expected = Counter({(study, kind): 1 for study in studies for kind in pacs.CLASSES.values()})
-    partly = [line for line in node.said().splitlines() if "slices classified" in line and "10 of 10" not in line]
+    partial = [line for line in node.log_text().splitlines() if "slices classified" in line and "10 of 10" not in line]
     return {
         "series": series,
         "kills": kills,
         "sent": len(sent),
         "results": sum(counts.values()),
         "lost": sorted(map(str, (expected - counts))),
-        "doubled": sorted(map(str, (counts - expected))),
-        "answered in part": partly,
-        "left in the queue": waiting,
-        "starts": node.said().count("listens on"),
-        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "duplicated": sorted(map(str, (counts - expected))),
+        "classified in part": partial,
+        "left in the queue": unfinished,
+        "starts": node.log_text().count("listens on"),
+        "minutes": round((time.monotonic() - start) / 60, 1),
     }
 
 
-def done_of(archive: pacs.Orthanc) -> float:
-    """How many series have results in the archive."""
+def count_completed(archive: pacs.Orthanc) -> float:
+    """Number of series with results in the archive."""
     return int(archive.ask("/statistics")["CountInstances"]) / 3
 
 
@@ -104,10 +106,10 @@ def main() -> int:
         print("The soak needs Orthanc: run scripts/install-debian-packages as root.", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="reslink-soak-") as folder:
-        found = soak(Path(folder), options.series, options.kills, options.minutes, options.seed)
-    print(json.dumps(found, indent=2))
-    whole = found["results"] == 3 * options.series
-    return 0 if whole and not (found["lost"] or found["doubled"] or found["left in the queue"]) else 1
+        counts = soak(Path(folder), options.series, options.kills, options.minutes, options.seed)
+    print(json.dumps(counts, indent=2))
+    complete = counts["results"] == 3 * options.series
+    return 0 if complete and not (counts["lost"] or counts["duplicated"] or counts["left in the queue"]) else 1
 
 
 if __name__ == "__main__":

@@ -39,18 +39,18 @@ def checkpoints(tmp_path: Path, listener: Any) -> Checkpoints:
     return Checkpoints(tmp_path / "checkpoints", listener)
 
 
-def test_nothing_there(checkpoints: Checkpoints) -> None:
+def test_an_empty_folder_has_no_checkpoint(checkpoints: Checkpoints) -> None:
     assert checkpoints.load() is None
 
 
-def test_the_newest_comes_back_and_two_are_kept(checkpoints: Checkpoints) -> None:
+def test_the_newest_is_loaded_and_two_are_kept(checkpoints: Checkpoints) -> None:
     for step in (0, 7, 7, 120):
         checkpoints.save(state(step))
     assert_same(checkpoints.load(), state(120))
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["000003-step-7", "000004-step-120"]
 
 
-def test_any_flipped_bit_is_noticed_and_the_former_one_taken(checkpoints: Checkpoints, listener: Any) -> None:
+def test_any_flipped_bit_is_detected_and_the_one_before_is_loaded(checkpoints: Checkpoints, listener: Any) -> None:
     checkpoints.save(state(1))
     newest = checkpoints.save(state(2))
     for path in sorted(newest.iterdir()):
@@ -70,7 +70,7 @@ def test_any_flipped_bit_is_noticed_and_the_former_one_taken(checkpoints: Checkp
 
 
 @pytest.mark.parametrize("fault", ["empty", "gone", "half"])
-def test_a_lost_file_is_noticed(checkpoints: Checkpoints, fault: str) -> None:
+def test_a_missing_file_is_detected(checkpoints: Checkpoints, fault: str) -> None:
     checkpoints.save(state(1))
     victim = checkpoints.save(state(2)) / "network.safetensors"
     if fault == "gone":
@@ -80,7 +80,7 @@ def test_a_lost_file_is_noticed(checkpoints: Checkpoints, fault: str) -> None:
     assert_same(checkpoints.load(), state(1))
 
 
-def test_all_damaged_is_an_error_and_no_silent_restart(checkpoints: Checkpoints) -> None:
+def test_only_damaged_checkpoints_are_an_error(checkpoints: Checkpoints) -> None:
     for step in (1, 2):
         (checkpoints.save(state(step)) / "state.json").write_text("{}")
     with pytest.raises(TrainingError, match=r"Every checkpoint in .* is damaged.*--overwrite"):
@@ -92,7 +92,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("at", range(1, 6))
-def test_an_end_at_any_write_leaves_the_former_generation_or_the_new_one(
+def test_a_kill_at_any_write_leaves_an_intact_checkpoint(
     checkpoints: Checkpoints, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints.save(state(1))
@@ -109,7 +109,7 @@ def test_an_end_at_any_write_leaves_the_former_generation_or_the_new_one(
         return call
 
     with monkeypatch.context() as patched:
-        for name in ("write_atomic", "write_json", "sync_folder"):
+        for name in ("write_atomic", "write_json", "fsync_folder"):
             patched.setattr(module, name, dying(getattr(module, name)))
         patched.setattr(shutil, "rmtree", lambda *_args, **_kwargs: None)  # a killed process does not clean up
         with pytest.raises(Killed):

@@ -20,7 +20,6 @@ from reslink.errors import StorageError, TrainingError, UsageError
 from reslink.files import lock_folder, sha256
 from reslink.training import loop as run_module
 from reslink.training.recipe.recipe import Recipe
-from reslink.training.run_folder import RunFolder
 from reslink.training.signals import Interrupted
 from reslink.training.step import Learner
 from reslink.training.trainer import train
@@ -70,15 +69,6 @@ def server() -> Any:
 def newest(run: Path) -> str:
     """The name of the newest checkpoint, empty before the first."""
     return max((path.name for path in (run / "checkpoints").glob("0*-step-*")), default="")
-
-
-def test_what_a_killed_process_left_of_its_bundle_is_swept(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
-    for name in (".bundle.ab12.part", ".bundle.ab12.old"):
-        (run.path / name).mkdir(parents=True)
-        (run.path / name / "model.safetensors").write_bytes(b"half")
-    with run.claimed(resume=True, overwrite=False):
-        assert not list(run.path.glob(".bundle.*"))
 
 
 def test_four_kills_at_random_moments(
@@ -131,7 +121,7 @@ class StopAt:
 
 
 @pytest.mark.parametrize(("step", "number"), [(3, signal.SIGINT), (5, signal.SIGTERM), (9, signal.SIGINT)])
-def test_a_signal_saves_and_says_how_to_go_on(
+def test_a_signal_saves_and_says_how_to_resume(
     whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path, step: int, number: signal.Signals
 ) -> None:
     recipe, folder = whole
@@ -143,7 +133,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert fingerprint(tmp_path / "run") == fingerprint(folder)
 
 
-def test_a_second_ctrl_c_ends_at_once(
+def test_a_second_ctrl_c_ends_immediately(
     whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pressed_twice(*_args: Any, **_kwargs: Any) -> None:
@@ -151,11 +141,11 @@ def test_a_second_ctrl_c_ends_at_once(
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Learner, "step", pressed_twice)
-    with pytest.raises(Interrupted, match=r"stopped at once.*--resume"):
+    with pytest.raises(Interrupted, match=r"stopped immediately.*--resume"):
         train(toy, whole[0], tmp_path / "run", cache=cache)
 
 
-def test_a_run_goes_on_after_the_disk_was_full(whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_after_a_full_disk(whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path) -> None:
     recipe, folder = whole
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -174,7 +164,7 @@ def test_a_run_goes_on_after_the_disk_was_full(whole: tuple[Recipe, Path], toy: 
     assert fingerprint(tmp_path / "run") == fingerprint(folder)
 
 
-def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_former(
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
     whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path, listener: Any
 ) -> None:
     recipe, folder = whole
@@ -184,7 +174,7 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_former(
     (newest / "network.safetensors").write_bytes(b"")
     train(toy, recipe, tmp_path / "run", cache=cache, resume=True, progress=listener)
     assert f"The checkpoint {newest.name} is damaged" in listener.messages[0]
-    assert listener.messages[1].startswith("Going on in epoch")
+    assert listener.messages[1].startswith("Resuming in epoch")
     assert fingerprint(tmp_path / "run") == fingerprint(folder)
 
 
@@ -199,7 +189,7 @@ def test_a_checkpoint_of_another_network_is_refused(
         restore(self, found | {"network": {f"old.{name}": value for name, value in found["network"].items()}})
 
     monkeypatch.setattr(Learner, "restore", renamed)
-    with pytest.raises(TrainingError, match=r"another network.*the version of reslink that wrote.*--overwrite"):
+    with pytest.raises(TrainingError, match=r"another network.*the reslink version that wrote.*--overwrite"):
         train(toy, whole[0], tmp_path / "run", cache=cache, resume=True)
 
 
@@ -213,12 +203,14 @@ def test_resume_without_a_run_starts_one_and_with_a_finished_one_does_nothing(
     assert second.already_finished
     assert not first.already_finished
     assert (second.best_epoch, second.validation) == (first.best_epoch, first.validation)
-    assert listener.messages == [f"The run in {tmp_path / 'run'} is finished; nothing is left to do."]
+    assert listener.messages == [f"The run in {tmp_path / 'run'} is finished; there is nothing left to do."]
     with pytest.raises(UsageError, match=r"finished run.*had another recipe: seed was 0, is 1"):
         train(toy, recipe("trainer.epochs=1", "seed=1"), tmp_path / "run", cache=cache, resume=True)
 
 
-def test_a_folder_with_a_run_needs_a_word(toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path) -> None:
+def test_a_folder_with_a_run_needs_resume_or_overwrite(
+    toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path
+) -> None:
     made, run = recipe("trainer.epochs=1"), tmp_path / "run"
     train(toy, made, run, cache=cache)
     (run / "notes.txt").write_text("mine")
@@ -240,16 +232,16 @@ def test_an_unfinished_run_is_refused_and_so_is_another_recipe_or_other_data(
     made, run = recipe(), tmp_path / "run"
     with pytest.raises(Interrupted):
         train(toy, made, run, cache=cache, progress=StopAt(2, signal.SIGINT))
-    with pytest.raises(UsageError, match="holds a run that has not ended"):
+    with pytest.raises(UsageError, match="holds an unfinished run"):
         train(toy, made, run, cache=cache)
-    with pytest.raises(UsageError, match=r"something else: optimizer.lr was 0.002, is 0.1; trainer.epochs was 2, is 3"):
+    with pytest.raises(UsageError, match=r"other inputs: optimizer.lr was 0.002, is 0.1; trainer.epochs was 2, is 3"):
         train(toy, recipe("optimizer.lr=0.1", "trainer.epochs=3"), run, cache=cache, resume=True)
-    with pytest.raises(UsageError, match="something else: data has changed"):
+    with pytest.raises(UsageError, match="other inputs: data has changed"):
         train(marked, made, run, cache=cache, resume=True)
     train(toy, recipe("trainer.workers=1"), run, cache=cache, resume=True)  # what does not change the result may change
 
 
-def test_a_folder_that_cannot_be_made(toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"cannot be made: .*[Nn]ot a directory.*--out"):
+    with pytest.raises(StorageError, match=r"could not be written: [Nn]ot a directory.*another folder"):
         train(toy, recipe(), tmp_path / "file" / "run", cache=cache)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import kornia
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from reslink.training.losses import Criterion, class_weights, mixup, two_logits
-from reslink.training.recipe.schema import LossSettings
+from reslink.training.losses import (
+    Criterion,
+    attention_loss,
+    attention_share_inside,
+    class_weights,
+    mixup,
+    target_mask,
+    two_logits,
+)
+from reslink.training.recipe.schema import AttentionSupervisionSettings, LossSettings
 
 
 @pytest.fixture
@@ -31,7 +41,7 @@ def test_plain_and_smoothed_are_torchs_cross_entropy(logits: torch.Tensor) -> No
         torch.testing.assert_close(losses(logits, LABELS, label_smoothing=smoothing), expected)
 
 
-def test_weights_make_classes_count_alike(logits: torch.Tensor) -> None:
+def test_weights_balance_the_classes(logits: torch.Tensor) -> None:
     expected = F.cross_entropy(logits, LABELS, weight=torch.tensor([12 / 21, 12 / 9, 12 / 6]), reduction="none")
     torch.testing.assert_close(losses(logits, LABELS, imbalance="weights"), expected)
     weights = class_weights(LABELS.numpy(), 3)
@@ -72,3 +82,40 @@ def test_mixed_targets_give_mixed_losses(logits: torch.Tensor) -> None:
     one, other = criterion.targets(LABELS), criterion.targets(LABELS.flip(0))
     expected = 0.3 * criterion(logits, one) + 0.7 * criterion(logits, other)
     torch.testing.assert_close(criterion(logits, 0.3 * one + 0.7 * other), expected)
+
+
+MASK = torch.zeros(1, 1, 8, 8)
+MASK[:, :, :4, :4] = 1
+
+
+def supervision(**values: object) -> AttentionSupervisionSettings:
+    return AttentionSupervisionSettings(**{"weight": 1.0, **values})
+
+
+def test_uniform_attention_costs_the_log_of_the_area_share() -> None:
+    even = {"final_attention": torch.full((1, 1, 4, 4), 0.3)}
+    assert float(attention_share_inside(even["final_attention"], MASK)) == pytest.approx(0.25, abs=1e-5)
+    assert float(attention_loss(even, MASK, supervision())) == pytest.approx(math.log(4), abs=1e-4)
+
+
+def test_attention_inside_costs_nothing_and_outside_much() -> None:
+    inside, outside = MASK.clone(), 1 - MASK
+    assert float(attention_loss({"first_attention": inside}, MASK, supervision())) == pytest.approx(0, abs=1e-4)
+    assert float(attention_loss({"first_attention": outside}, MASK, supervision())) > 5
+
+
+def test_layers_and_empty_masks() -> None:
+    gates = {"first_attention": MASK.clone(), "final_attention": 1 - MASK}
+    first, final, both = (float(attention_loss(gates, MASK, supervision(layers=name))) for name in ("first", "final", "both"))
+    assert first < 0.01 < final
+    assert both == pytest.approx((first + final) / 2)
+    assert float(attention_loss(gates, torch.zeros_like(MASK), supervision())) == 0
+    assert float(attention_loss({}, MASK, supervision())) == 0
+
+
+def test_the_lesion_where_one_is_marked_the_head_elsewhere() -> None:
+    heads, lesions = torch.ones(2, 1, 8, 8), torch.cat([MASK, torch.zeros_like(MASK)])
+    target = target_mask(heads, lesions, supervision(target="lesion"))
+    assert torch.equal(target, torch.cat([MASK, torch.ones_like(MASK)]))
+    assert torch.equal(target_mask(heads, lesions, supervision(target="head")), heads)
+    assert torch.equal(target_mask(heads, None, supervision(target="lesion")), heads)

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from reslink.imaging.preprocess import Preprocess
-from reslink.training.sampling import normalise, plan_epoch, sampler_weights, shard, to_unit
-from reslink.training.seeding import forked, numbers, seed_layers, torch_numbers
+from reslink.training.sampling import normalize, plan_epoch, sampler_weights, shard, to_unit
 
 
 @pytest.mark.parametrize(("n", "size"), [(33, 32), (64, 32), (5, 8), (97, 16), (2, 2)])
@@ -21,7 +20,7 @@ def test_each_image_once_and_no_short_batch(n: int, size: int) -> None:
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_the_order_is_that_of_seed_and_epoch() -> None:
+def test_the_order_depends_on_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         return list(np.concatenate(plan_epoch(np.arange(50), 8, seed, epoch)))
 
@@ -47,28 +46,7 @@ def test_the_sampler_draws_each_class_equally_often() -> None:
 
 
 @pytest.mark.parametrize("settings", [Preprocess(), Preprocess(channels=1), Preprocess(window="three", mean=0.1)])
-def test_the_device_normalises_as_numpy_does(settings: Preprocess, rng: np.random.Generator) -> None:
+def test_the_device_normalizes_as_numpy_does(settings: Preprocess, rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 256, (3, settings.planes, 8, 8), dtype=np.uint8)
-    found = normalise(to_unit(torch.from_numpy(pixels), torch.device("cpu")), settings)
-    np.testing.assert_allclose(found.numpy(), settings.normalise(pixels), rtol=1e-5, atol=1e-6)
-
-
-def test_random_numbers_depend_on_seed_purpose_and_place() -> None:
-    draws = {
-        float(numbers(seed, purpose, *place).random())
-        for seed in (0, 1)
-        for purpose in ("order", "mixup")
-        for place in ((), (0,), (1,), (0, 1), (1, 0))
-    }
-    assert len(draws) == 2 * 2 * 5
-    assert torch_numbers(0, "augment", 1).initial_seed() != torch_numbers(0, "augment", 2).initial_seed()
-
-
-def test_the_global_state_is_given_back() -> None:
-    before = torch.get_rng_state()
-    with forked(torch.device("cpu")):
-        seed_layers(torch.device("cpu"), 5)
-        first = torch.rand(3)
-        seed_layers(torch.device("cpu"), 5)
-        assert torch.equal(torch.rand(3), first)
-    assert torch.equal(torch.get_rng_state(), before)
+    found = normalize(to_unit(torch.from_numpy(pixels), torch.device("cpu")), settings)
+    np.testing.assert_allclose(found.numpy(), settings.normalize(pixels), rtol=1e-5, atol=1e-6)

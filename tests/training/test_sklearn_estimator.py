@@ -52,7 +52,7 @@ def fitted() -> ResLinkClassifier:
     return ResLinkClassifier(settings=SETTINGS, seed=1).fit(images, ill * 10 + 2, groups=patients)
 
 
-def test_it_answers_in_the_classes_that_were_given(fitted: ResLinkClassifier) -> None:
+def test_it_predicts_the_given_classes(fitted: ResLinkClassifier) -> None:
     images, _, _ = drawn(6, seed=9)
     chances, called = fitted.predict_proba(images), fitted.predict(images)
     np.testing.assert_array_equal(fitted.classes_, [2, 12])
@@ -65,7 +65,7 @@ def test_it_answers_in_the_classes_that_were_given(fitted: ResLinkClassifier) ->
     assert fitted.predict_proba(images[:0]).shape == (0, 2)
 
 
-def test_files_train_as_the_same_arrays_do(fitted: ResLinkClassifier, tmp_path: Path) -> None:
+def test_files_and_arrays_train_the_same_model(fitted: ResLinkClassifier, tmp_path: Path) -> None:
     images, ill, patients = drawn(32)
     paths = []
     for i, image in enumerate(images):
@@ -87,7 +87,7 @@ def test_the_conventions_of_scikit_learn(fitted: ResLinkClassifier) -> None:
     assert is_classifier(fresh)
     tags = get_tags(fresh)
     assert (tags.input_tags.two_d_array, tags.input_tags.three_d_array) == (False, True)
-    with pytest.raises(NotFittedError, match="has not been trained"):
+    with pytest.raises(NotFittedError, match="is not fitted"):
         fresh.predict(drawn(2)[0])
     assert "seed=1" in repr(fresh)
 
@@ -113,7 +113,7 @@ def test_wrong_input_is_named(fitted: ResLinkClassifier) -> None:
         fitted.predict(images[0])
     with pytest.raises(UsageError, match="float64 was given without a unit"):
         plain.fit(images.astype(float), ill)
-    with pytest.raises(UsageError, match="said to be HU, but a file of its numbers would be read as MR"):
+    with pytest.raises(UsageError, match="unit of an array is HU, but a file with its values would be read as MR"):
         ResLinkClassifier(settings=SETTINGS, unit="HU").fit(images.astype(float), ill)
     with pytest.raises(UsageError, match=r"trainer\.epoch is not a setting.*'trainer\.epochs'"):
         ResLinkClassifier(settings={"trainer.epoch": 1}).fit(images, ill)
@@ -123,7 +123,7 @@ def test_wrong_input_is_named(fitted: ResLinkClassifier) -> None:
         fitted.predict([images])
 
 
-def test_a_path_that_stands_for_several_files_is_refused(fitted: ResLinkClassifier, tmp_path: Path) -> None:
+def test_a_path_to_several_files_is_refused(fitted: ResLinkClassifier, tmp_path: Path) -> None:
     images, _, _ = drawn(4)
     for i, image in enumerate(images[:2]):
         Image.fromarray(image).save(tmp_path / f"{i}.png")

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from reslink.bundles.bundle import Bundle
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.errors import TrainingError, UsageError
 from reslink.files import sha256
+from reslink.networks.area_attention import record_attention_weights
 from reslink.training import losses, validation
-from reslink.training.monitoring.progress import Progress, Silent
 from reslink.training.recipe.recipe import Recipe, load_recipe
 from reslink.training.step import Learner
 from reslink.training.trainer import RunResult, train
@@ -53,7 +52,7 @@ def test_the_files_of_a_run(run: RunResult) -> None:
     assert all(0 <= float(row["data_wait_share"]) < 1 and float(row["images_per_second"]) > 0 for row in rows(run))
 
 
-def test_nothing_that_a_run_writes_names_host_user_or_folder(run: RunResult, marked: Manifest) -> None:
+def test_no_file_of_a_run_names_host_user_or_folder(run: RunResult, marked: Manifest) -> None:
     import getpass
     import platform
 
@@ -69,7 +68,7 @@ def test_nothing_that_a_run_writes_names_host_user_or_folder(run: RunResult, mar
     assert found["versions"]["torch"] == torch.__version__
 
 
-def test_splits_say_who_is_where_and_keep_patients_together(run: RunResult, marked: Manifest) -> None:
+def test_splits_csv_keeps_patients_together(run: RunResult, marked: Manifest) -> None:
     with (run.folder / "splits.csv").open() as stream:
         splits = list(csv.DictReader(stream))
     assert list(splits[0]) == ["sample_id", "patient_id", "label", "split", "group", "sha256"]
@@ -82,7 +81,7 @@ def test_splits_say_who_is_where_and_keep_patients_together(run: RunResult, mark
     assert {row["split"] for row in splits} == {"train", "validation", "test"}
 
 
-def test_the_bundle_gives_the_figures_of_its_epoch(run: RunResult, marked: Manifest, recipe: Make, cache: Path) -> None:
+def test_the_bundle_gives_the_metrics_of_its_epoch(run: RunResult, marked: Manifest, recipe: Make, cache: Path) -> None:
     """An independent way to the validation figures: the bundle's network, the split file, NumPy."""
     bundle = Bundle.load(run.bundle)
     with (run.folder / "splits.csv").open() as stream:
@@ -90,7 +89,7 @@ def test_the_bundle_gives_the_figures_of_its_epoch(run: RunResult, marked: Manif
     pixels = PixelCache.open(marked, bundle.preprocess, cache, workers=0)
     where = [i for i, case in enumerate(pixels.manifest.cases) if case.name in part]
     with torch.no_grad():
-        logits = bundle.network()(torch.from_numpy(bundle.preprocess.normalise(pixels.pixels[where]))).numpy()
+        logits = bundle.network()(torch.from_numpy(bundle.preprocess.normalize(pixels.pixels[where]))).numpy()
     probability = bundle.decision.probabilities(logits)
     truth = pixels.targets[where]
     expected = -np.log(probability[np.arange(len(truth)), truth]).mean()
@@ -100,22 +99,24 @@ def test_the_bundle_gives_the_figures_of_its_epoch(run: RunResult, marked: Manif
     assert float(rows(run)[run.best_epoch - 1]["val_loss"]) == run.validation["val_loss"]
 
 
-def test_the_bundle_says_where_it_comes_from(run: RunResult) -> None:
+def test_the_bundle_states_its_provenance(run: RunResult) -> None:
     known = Bundle.load(run.bundle).provenance
-    assert known["licence"] == "not stated by the data"
+    assert known["license"] == "not stated by the data"
     assert known["recipe"] == load_recipe(run.folder / "config.yaml").published()
     assert known["seed"] == 5
     assert sum(sum(part.values()) for part in known["data"]["images"].values()) == 48
     assert len(known["data"]["digest"]) == 64
     assert Bundle.load(run.bundle).labels.names == ("Healthy", "Tumor")
-    assert Bundle.load(run.bundle).decision.threshold_source == "the recipe: 0.5"
+    assert Bundle.load(run.bundle).decision.threshold_source == "set by the recipe"
 
 
 def test_the_best_epoch_is_exported_or_the_last(
     toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aurocs = iter([0.6, 0.9, 0.7] * 2)
-    monkeypatch.setattr("reslink.training.loop.judge", lambda *_: validation.Judgement(0.5, 0.5, next(aurocs)))
+    monkeypatch.setattr(
+        "reslink.training.loop.evaluate_validation", lambda *_: validation.ValidationResult(0.5, 0.5, next(aurocs))
+    )
     best = train(toy, recipe("trainer.epochs=3"), tmp_path / "best", cache=cache)
     last = train(toy, recipe("trainer.epochs=3", "trainer.export=last"), tmp_path / "last", cache=cache)
     assert (best.best_epoch, last.best_epoch) == (2, 3)
@@ -123,11 +124,11 @@ def test_the_best_epoch_is_exported_or_the_last(
     assert sha256(best.bundle / "model.safetensors") != sha256(last.bundle / "model.safetensors")
 
 
-def test_training_ends_early_when_it_no_longer_helps(
-    toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_early_stopping(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses_of_epochs = iter([0.9, 0.5, 0.6, 0.6, 0.1])
-    monkeypatch.setattr("reslink.training.loop.judge", lambda *_: validation.Judgement(next(losses_of_epochs), 0.5, 1.0))
+    monkeypatch.setattr(
+        "reslink.training.loop.evaluate_validation", lambda *_: validation.ValidationResult(next(losses_of_epochs), 0.5, 1.0)
+    )
     result = train(toy, recipe("trainer.epochs=9", "trainer.early_stopping=2"), tmp_path / "run", cache=cache)
     assert (result.epochs, result.best_epoch) == (4, 2)
 
@@ -208,7 +209,7 @@ def test_class_weights_reach_the_weights(recipe: Make, marked: Manifest, cache: 
     assert len(weights) == 2
 
 
-def test_layout_and_workers_leave_the_kind_of_result(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path) -> None:
+def test_layout_and_workers_do_not_change_the_result(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path) -> None:
     for name in ("trainer.channels_last=false", "trainer.precision=bf16", "trainer.deterministic=false"):
         result = train(toy, recipe(name), tmp_path / name, cache=cache)
         assert result.validation["val_loss"] is not None
@@ -241,7 +242,7 @@ def test_a_single_logit(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path
     bundle = Bundle.load(result.bundle)
     assert bundle.architecture["num_classes"] == 1
     assert result.validation["val_auroc"] is not None
-    assert bundle.decision.threshold_source.startswith("Youden index on the validation part (")
+    assert bundle.decision.threshold_source.startswith("Youden index on the validation split (")
 
 
 def test_unreadable_images_are_named_and_left_out(recipe: Make, toy: Manifest, tmp_path: Path, listener: Any) -> None:
@@ -255,7 +256,7 @@ def test_unreadable_images_are_named_and_left_out(recipe: Make, toy: Manifest, t
     assert len((result.folder / "splits.csv").read_text().splitlines()) == 48
     for path in (data / "Tumor").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"Of the class 'Tumor' 0 images could be read, and 24 files could not"):
+    with pytest.raises(UsageError, match=r"0 images of the class 'Tumor' could be read, and 24 files could not"):
         train(Manifest.open(data), recipe(), tmp_path / "other")
 
 
@@ -276,24 +277,46 @@ def test_the_global_state_of_torch_is_left_alone(toy: Manifest, recipe: Make, ca
     assert torch.are_deterministic_algorithms_enabled() == before[1]
 
 
-def test_a_device_that_is_not_there(toy: Manifest, recipe: Make, tmp_path: Path) -> None:
+def test_a_missing_device(toy: Manifest, recipe: Make, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
-    with pytest.raises(UsageError, match=r"trainer.device is cuda.*Devices here: cpu.*trainer.device=auto"):
+    with pytest.raises(UsageError, match=r"trainer.device is cuda.*Available devices: cpu.*trainer.device=auto"):
         train(toy, recipe("trainer.device=cuda"), tmp_path / "run")
 
 
-def test_progress_is_told(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, listener: Any) -> None:
+def test_progress_is_reported(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, listener: Any) -> None:
     train(toy, recipe(), tmp_path / "run", cache=cache, progress=listener)
     assert listener.labels == ["Reading images", "Epoch 1 of 2", "Epoch 2 of 2"]
     assert listener.open == 0
-    assert isinstance(Silent(), Progress)
 
 
-def test_the_shipped_recipes_can_be_read() -> None:
-    folder = Path(__file__).resolve().parents[2] / "recipes"
-    paths = sorted(folder.glob("*.yaml"))
-    assert paths
-    for path in paths:
-        assert load_recipe(path).network(2).in_channels in (1, 3)
-        assert yaml.safe_load(path.read_text())
+def last_epoch(run: Path) -> dict[str, float]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == "epoch"][-1]
+
+
+def test_supervision_moves_attention_into_the_head(toy: Manifest, recipe: Make, tmp_path: Path, cache: Path) -> None:
+    whole = ("preprocess.isolate_head=false", "trainer.epochs=12", "optimizer.lr=0.01")
+    train(toy, recipe(*whole), tmp_path / "free", cache=cache)
+    train(toy, recipe(*whole, "attention_supervision.weight=1"), tmp_path / "led", cache=cache)
+    free, led = last_epoch(tmp_path / "free"), last_epoch(tmp_path / "led")
+    for layer in ("first_attention", "final_attention"):
+        assert led[f"{layer}_mass_outside_head"] < 0.7 * free[f"{layer}_mass_outside_head"]
+
+
+def test_supervision_moves_attention_to_the_lesion(marked: Manifest, recipe: Make, tmp_path: Path, cache: Path) -> None:
+    shares = {}
+    for weight in (0, 1):
+        sets = (f"attention_supervision.weight={weight}", "attention_supervision.target=lesion", "trainer.epochs=15")
+        made = recipe(*sets, "optimizer.lr=0.02", "trainer.export=last")
+        result = train(marked, made, tmp_path / str(weight), cache=cache)
+        network = Bundle.load(result.bundle).network()
+        pixels = PixelCache.open(marked, made.preprocess, cache, workers=0)
+        with_lesion = [i for i in range(len(pixels)) if pixels.has_mask[i]]
+        x = torch.from_numpy(made.preprocess.normalize(pixels.pixels[with_lesion]))
+        with record_attention_weights(network) as gates, torch.no_grad():
+            network(x)
+        masks = pixels.batch_masks(with_lesion)
+        assert masks is not None
+        shares[weight] = float(losses.attention_share_inside(gates["first_attention"], masks).mean())
+    assert shares[1] > 1.5 * shares[0]

@@ -9,25 +9,25 @@ import pytest
 import torch
 
 from reslink.training.recipe.schema import DecisionSettings
-from reslink.training.validation import Judgement, best_threshold, decide, judge
+from reslink.training.validation import ValidationResult, best_threshold, evaluate_validation, make_decision
 
 TRUTH = np.array([0, 0, 1, 1])
 
 
-def test_a_perfect_and_a_blind_epoch() -> None:
+def test_a_perfect_and_a_constant_epoch() -> None:
     sure = torch.tensor([[9.0, -9], [9, -9], [-9, 9], [-9, 9]])
-    found = judge(sure, TRUTH, 2)
+    found = evaluate_validation(sure, TRUTH, 2)
     assert (found.accuracy, found.auroc) == (1.0, 1.0)
     assert found.loss == pytest.approx(0, abs=1e-6)
-    blind = judge(torch.zeros(4, 2), TRUTH, 2)
+    blind = evaluate_validation(torch.zeros(4, 2), TRUTH, 2)
     assert (blind.auroc, blind.loss) == (0.5, pytest.approx(math.log(2)))
 
 
-def test_more_classes_a_missing_class_and_no_number() -> None:
-    many = judge(torch.eye(3) * 5, np.array([0, 1, 2]), 3)
+def test_more_classes_a_missing_class_and_nan() -> None:
+    many = evaluate_validation(torch.eye(3) * 5, np.array([0, 1, 2]), 3)
     assert (many.accuracy, many.auroc) == (1.0, 1.0)
-    assert judge(torch.eye(3)[:2], np.array([0, 1]), 3).auroc is None
-    broken = judge(torch.tensor([[math.nan, 0.0], [0.0, 1.0]]), np.array([0, 1]), 2)
+    assert evaluate_validation(torch.eye(3)[:2], np.array([0, 1]), 3).auroc is None
+    broken = evaluate_validation(torch.tensor([[math.nan, 0.0], [0.0, 1.0]]), np.array([0, 1]), 2)
     assert (broken.loss, broken.auroc) == (None, None)
 
 
@@ -46,13 +46,13 @@ def test_more_classes_a_missing_class_and_no_number() -> None:
 def test_the_better_epoch(
     one: tuple[float | None, float | None], other: tuple[float | None, float | None] | None, better: bool
 ) -> None:
-    rival = None if other is None else Judgement(other[0], 0.5, other[1])
-    assert Judgement(one[0], 0.5, one[1]).better_than(rival) == better
+    rival = None if other is None else ValidationResult(other[0], 0.5, other[1])
+    assert ValidationResult(one[0], 0.5, one[1]).better_than(rival) == better
 
 
 @pytest.mark.parametrize("criterion", ["youden", "accuracy"])
 @pytest.mark.parametrize("seed", range(20))
-def test_the_best_threshold_is_that_of_a_search(criterion: str, seed: int) -> None:
+def test_the_best_threshold_equals_a_search(criterion: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth = np.concatenate([[0, 1], rng.integers(0, 2, 20) if seed % 2 else np.zeros(20, int)])
     prob = np.round(np.clip(rng.normal(0.3 + 0.3 * truth, 0.2), 0, 1), 2)
@@ -70,12 +70,12 @@ def test_the_best_threshold_is_that_of_a_search(criterion: str, seed: int) -> No
 
 def test_the_decision_names_its_source() -> None:
     logits = torch.tensor([[0.0, -2], [0, 1], [0, 2], [0, 3]])
-    fixed = decide(DecisionSettings(threshold=0.3), logits, TRUTH, 2)
-    assert (fixed.threshold, fixed.threshold_source) == (0.3, "the recipe: 0.3")
-    chosen = decide(DecisionSettings(threshold="accuracy"), logits, TRUTH, 2)
-    assert chosen.threshold_source == "accuracy on the validation part (4 images)"
+    fixed = make_decision(DecisionSettings(threshold=0.3), logits, TRUTH, 2)
+    assert (fixed.threshold, fixed.threshold_source) == (0.3, "set by the recipe")
+    chosen = make_decision(DecisionSettings(threshold="accuracy"), logits, TRUTH, 2)
+    assert chosen.threshold_source == "accuracy on the validation split (4 images)"
     assert 1 / (1 + math.exp(-1)) < chosen.threshold < 1 / (1 + math.exp(-2))
-    assert decide(DecisionSettings(threshold=0.3), torch.zeros(4, 3), TRUTH, 3).threshold is None
-    one_class = decide(DecisionSettings(threshold="youden"), logits, np.zeros(4, np.int64), 2)
+    assert make_decision(DecisionSettings(threshold=0.3), torch.zeros(4, 3), TRUTH, 3).threshold is None
+    one_class = make_decision(DecisionSettings(threshold="youden"), logits, np.zeros(4, np.int64), 2)
     assert one_class.threshold == 0.5
-    assert "one class only" in one_class.threshold_source
+    assert "only one class" in one_class.threshold_source

@@ -1,137 +1,180 @@
-"""The audit of a data set: one visit to each file, then every check, a verdict, and a list for machines."""
+"""The audit of a data set: extract features of every file, run the checks, and decide whether the data set passes."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from reslink import __version__
-from reslink.audit.checks import file_quality as file_checks
-from reslink.audit.checks.duplicates import Copies, leaks
-from reslink.audit.checks.label_errors import Suspect, quick_probabilities, suspects
-from reslink.audit.checks.shortcuts import MARGIN, Shortcut, corrected, probe_all
-from reslink.audit.extract import Measured, Visit, measure
-from reslink.datasets.cache.decode import each, refuse_in_worker
-from reslink.datasets.cache.pixel_cache import workers_for
+from reslink.audit.burned_in_text import TextBox
+from reslink.audit.checks import file_quality
+from reslink.audit.checks.duplicates import NearDuplicates, find_group_leakage
+from reslink.audit.checks.label_errors import SuspectedError, quick_model_probabilities, suspected_errors
+from reslink.audit.checks.shortcuts import MARGIN, ProbeResult, run_probes, with_holm_correction
+from reslink.audit.extract import CaseFile, FileFeatures, extract_features
+from reslink.datasets.cache.decode import check_not_in_worker, map_jobs
+from reslink.datasets.cache.pixel_cache import choose_workers
 from reslink.datasets.manifest import Case, Manifest
-from reslink.datasets.patient_ids import with_header_patients
-from reslink.datasets.printable_names import listable
+from reslink.datasets.near_duplicates.groups import DuplicatePair
+from reslink.datasets.patient_ids import add_header_patients
+from reslink.datasets.printable_names import drop_unprintable
 from reslink.errors import UsageError
 from reslink.files import write_json
-from reslink.training.monitoring.progress import Progress, Silent
+from reslink.training.monitoring.progress import Progress, SilentProgress
 
-RESEARCH: Final = "Research use only. Not a medical device; not for diagnosis."
+RESEARCH_NOTICE: Final = "Research use only. Not a medical device; not for diagnosis."
 
-GATING: Final = ("label_conflicts", "shortcuts", "shortcuts: file_facts", "shortcuts: outside_head")
-"""Names under which ``not_done`` holds checks that the verdict depends on."""
+VERDICT_CHECKS: Final = ("label_conflicts", "shortcuts", "shortcuts: file_metadata", "shortcuts: outside_head")
+"""Names in ``skipped_checks`` that make the verdict incomplete."""
 
-SPOKEN: Final = {
-    "file_facts": "facts of the file and its header",
+NO_SPLIT: Final = "the data set has no split"
+"""Reason in the check ``group_leakage`` of a data set without a split, which has no leakage to find."""
+
+PROBE_INPUTS: Final = {
+    "file_metadata": "file and header metadata",
     "outside_head": "pixels outside the head",
-    "histogram": "grey histogram",
+    "histogram": "gray histogram",
     "thumbnail": "very small thumbnail",
 }
+
+EXAMPLES_PER_CLASS: Final = 6
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check that the verdict depends on.
+
+    Attributes:
+        check: Its name.
+        failed: Whether it failed.
+        reason: The result in one sentence, without the full stop.
+    """
+
+    check: str
+    failed: bool
+    reason: str
 
 
 @dataclass
 class Audit:
-    """The findings of an audit, as objects; :meth:`as_dict` is what ``audit.json`` holds.
+    """The results of an audit as objects; :meth:`as_dict` returns the content of ``audit.json``.
 
     Attributes:
         cases: The cases that could be read.
-        items: What was measured of each.
-        unreadable: Why a case could not be read, by its name.
-        copies: Near copies.
-        shortcuts: What the probes reached.
-        suspects: Likely label errors, worst first.
-        findings: What is wrong with single files.
-        not_done: Check and the reason why it could not be made.
+        items: The features of each case.
+        unreadable: Name of each case that could not be read, with the reason.
+        near_duplicates: Near duplicates.
+        probes: Results of the shortcut probes.
+        suspected_errors: Likely label errors, worst first.
+        findings: Problems of single files.
+        skipped: Name of each check that was skipped, with the reason.
+        class_names: The classes that occur in ``cases``.
     """
 
     cases: Sequence[Case]
-    items: Sequence[Measured]
+    items: Sequence[FileFeatures]
     unreadable: dict[str, str]
-    copies: Copies
-    shortcuts: list[Shortcut] = field(default_factory=list)
-    suspects: list[Suspect] = field(default_factory=list)
-    findings: list[file_checks.Finding] = field(default_factory=list)
-    not_done: dict[str, str] = field(default_factory=dict)
-    names: tuple[str, ...] = ()
+    near_duplicates: NearDuplicates
+    probes: list[ProbeResult] = field(default_factory=list)
+    suspected_errors: list[SuspectedError] = field(default_factory=list)
+    findings: list[file_quality.Finding] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form."""
-        found = {
+        leakage = find_group_leakage(self.cases, self.near_duplicates)
+        conflicts = self.near_duplicates.label_conflicts(self.cases)
+        checks = [self._leakage_check(leakage), _conflict_check(len(conflicts)), *self._shortcut_checks()]
+        return {
+            "reslink": __version__,
             "images": len(self.cases) + len(self.unreadable),
             "classes": dict(sorted(Counter(case.label for case in self.cases).items())),
-            "groups": len(set(self.copies.groups)),
+            "groups": len(set(self.near_duplicates.groups)),
             "patients": len({case.patient_id for case in self.cases} - {None}),
             "patients_from_headers": len({case.patient_id for case in self.cases if case.patient_from_header}),
-            "twins": [self._paths(rows) for rows in self.copies.sets()],
-            "twin_pairs": [self._pair(pair) for pair in self.copies.pairs],
-            "leaks": leaks(self.cases, self.copies),
-            "label_conflicts": [self._paths(rows) for rows in self.copies.conflicts(self.cases)],
-            "shortcuts": [probe.as_dict() | {"pictures": self._pictures(probe)} for probe in self.shortcuts],
-            "burned_in_text": [case.name for case, item in self._read() if item.text],
-            "text_words": {case.name: item.words for case, item in self._read() if item.text and item.words is not None},
-            "text_boxes": {case.name: [_box(box) for box in item.text] for case, item in self._read() if item.text},
-            "identity": {case.name: item.identity for case, item in self._read() if item.identity},
-            "suspected_label_errors": [self._suspect(suspect) for suspect in self.suspects],
-            "files": self._files(),
-            "not_done": [{"check": check, "reason": reason} for check, reason in self.not_done.items()],
+            "near_duplicates": [self._names(rows) for rows in self.near_duplicates.duplicate_groups()],
+            "near_duplicate_pairs": [self._pair_dict(pair) for pair in self.near_duplicates.pairs],
+            "group_leakage": leakage,
+            "label_conflicts": [self._names(rows) for rows in conflicts],
+            "shortcuts": [probe.as_dict() | {"examples": self._examples(probe)} for probe in self.probes],
+            **self._text_and_identity(),
+            "suspected_label_errors": [self._error_dict(error) for error in self.suspected_errors],
+            "files": self._findings_by_kind(),
+            "skipped_checks": [{"check": check, "reason": reason} for check, reason in self.skipped.items()],
+            "checks": [asdict(check) for check in checks],
+            "verdict": self._verdict(checks),
+            "notice": RESEARCH_NOTICE,
         }
-        gates = list(_gates(found, self.shortcuts, self.cases))
-        undone = [check for check in self.not_done if check in GATING]
-        verdict = "fail" if any(gate["failed"] for gate in gates) else "incomplete" if undone else "pass"
-        return {"reslink": __version__, **found, "gates": gates, "verdict": verdict, "notice": RESEARCH}
 
-    def _read(self) -> Iterator[tuple[Case, Measured]]:
-        return zip(self.cases, self.items, strict=True)
+    def _verdict(self, checks: Sequence[Check]) -> str:
+        if any(check.failed for check in checks):
+            return "fail"
+        return "incomplete" if any(check in VERDICT_CHECKS for check in self.skipped) else "pass"
 
-    def _paths(self, rows: Sequence[int]) -> list[str]:
+    def _leakage_check(self, leakage: Sequence[dict[str, Any]]) -> Check:
+        if not any(case.split for case in self.cases):
+            return Check("group_leakage", False, NO_SPLIT)
+        kinds = Counter(entry["kind"] for entry in leakage)
+        groups, patients = _count(kinds["near_duplicates"], "group"), _count(kinds["patient"], "patient")
+        return Check("group_leakage", bool(leakage), f"{groups} of near duplicates and {patients} in more than one split")
+
+    def _shortcut_checks(self) -> list[Check]:
+        return [Check(probe.probe, probe.failed, describe_probe(probe)) for probe in self.probes if probe.is_check]
+
+    def _text_and_identity(self) -> dict[str, Any]:
+        cases = list(zip(self.cases, self.items, strict=True))
+        with_text = [(case.name, item) for case, item in cases if item.text_boxes]
+        return {
+            "burned_in_text": [name for name, _ in with_text],
+            "text_words": {name: item.word_count for name, item in with_text if item.word_count is not None},
+            "text_boxes": {name: [_box_dict(box) for box in item.text_boxes] for name, item in with_text},
+            "identity": {case.name: item.identity for case, item in cases if item.identity},
+        }
+
+    def _names(self, rows: Sequence[int]) -> list[str]:
         return [self.cases[i].name for i in rows]
 
-    def _pair(self, pair: Any) -> dict[str, Any]:
-        first, second = self._paths((pair.first, pair.second))
-        exact = self.items[pair.first].sha256 == self.items[pair.second].sha256
+    def _pair_dict(self, pair: DuplicatePair) -> dict[str, Any]:
         return {
-            "paths": [first, second],
+            "paths": self._names((pair.first, pair.second)),
             "correlation": round(float(pair.correlation), 3),
             "orientation": int(pair.orientation),
-            "same_file": exact,
+            "same_file": self.items[pair.first].sha256 == self.items[pair.second].sha256,
         }
 
-    def _suspect(self, suspect: Suspect) -> dict[str, Any]:
+    def _error_dict(self, error: SuspectedError) -> dict[str, Any]:
         return {
-            "path": self.cases[suspect.row].name,
-            "given": self.names[suspect.given],
-            "suggested": self.names[suspect.suggested],
-            "score": suspect.score,
-            "confident": suspect.confident,
+            "path": self.cases[error.row].name,
+            "given": self.class_names[error.given],
+            "suggested": self.class_names[error.suggested],
+            "score": error.score,
+            "confident": error.confident,
         }
 
-    def _pictures(self, probe: Shortcut, most: int = 6) -> dict[str, list[str]]:
-        """For each class the cases that the probe was rightly surest of."""
+    def _examples(self, probe: ProbeResult) -> dict[str, list[str]]:
+        """Returns, for each class, the correctly classified cases with the highest probability."""
         if not probe.above_chance:
             return {}
-        targets = np.array([self.names.index(self.cases[i].label) for i in probe.rows])
-        result = {}
-        for k, name in enumerate(self.names):
-            mine = np.flatnonzero((targets == k) & (probe.y_prob.argmax(axis=1) == k))
-            best = mine[np.argsort(-probe.y_prob[mine, k], kind="stable")][:most]
-            result[name] = [self.cases[probe.rows[i]].name for i in best]
-        return result
+        targets = np.array([self.class_names.index(self.cases[i].label) for i in probe.rows])
+        examples = {}
+        for k, name in enumerate(self.class_names):
+            correct = np.flatnonzero((targets == k) & (probe.y_prob.argmax(axis=1) == k))
+            best = correct[np.argsort(-probe.y_prob[correct, k], kind="stable")][:EXAMPLES_PER_CLASS]
+            examples[name] = [self.cases[probe.rows[i]].name for i in best]
+        return examples
 
-    def _files(self) -> dict[str, list[dict[str, str]]]:
-        result: dict[str, list[dict[str, str]]] = defaultdict(list)
+    def _findings_by_kind(self) -> dict[str, list[dict[str, str]]]:
+        by_kind: dict[str, list[dict[str, str]]] = defaultdict(list)
         for finding in self.findings:
-            result[finding.kind].append({"path": finding.path, "message": finding.message})
-        return {kind: result.get(kind, []) for kind in file_checks.KINDS}
+            by_kind[finding.kind].append({"path": finding.path, "message": finding.message})
+        return {kind: by_kind.get(kind, []) for kind in file_quality.KINDS}
 
 
 def audit(
@@ -142,151 +185,142 @@ def audit(
     seed: int = 0,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """Audits a data set: twins, leaks, label conflicts, shortcuts, burned-in text, identity, label errors, files.
+    """Audits a data set.
+
+    It looks for near duplicates, train/test leakage, label conflicts, shortcuts, burned-in text, identifying attributes, label
+    errors and broken files.
 
     Args:
-        manifest: The cases; ``Manifest.open(data, learnable=False)`` also takes a data set of one class.
-        out: Folder in which ``audit.json`` is written; None writes nothing.
-        progress: Told of the steps.
-        seed: Of folds, forests and bootstrap.
-        workers: Processes that read files; 0 reads in this one, None chooses by the number of files.
+        manifest: The cases. ``Manifest.open(data, for_training=False)`` also accepts a data set with a single class.
+        out: Folder for ``audit.json``; None writes nothing.
+        progress: Receives the progress.
+        seed: Seed of folds, forests and bootstrap.
+        workers: Number of processes that read files; 0 reads in this process, None chooses by the number of files.
 
     Returns:
-        What ``audit.json`` holds, ready for JSON. ``verdict`` is ``fail`` where a gate of ``gates`` failed, ``incomplete``
-        where none did but one could not be checked (see ``not_done``), else ``pass``.
+        The content of ``audit.json``. ``verdict`` is ``fail`` if one of ``checks`` failed, ``incomplete`` if none failed but
+        one was skipped (see ``skipped_checks``), else ``pass``.
 
     Raises:
-        UsageError: If not one image can be read.
+        UsageError: If no image can be read.
         StorageError: If ``out`` cannot be written.
     """
-    result = run(manifest, progress=progress, seed=seed, workers=workers).as_dict()
+    result = run_audit(manifest, progress=progress, seed=seed, workers=workers).as_dict()
     if out is not None:
         write_json(Path(out) / "audit.json", result)
     return result
 
 
-def run(manifest: Manifest, *, progress: Progress | None = None, seed: int = 0, workers: int | None = None) -> Audit:
-    """Audits a data set; as :func:`audit`, but returns objects."""
-    refuse_in_worker()
-    listener = progress or Silent()
-    manifest, unlisted = listable(manifest)
-    measured = list(_visits(manifest, listener, workers_for(len(manifest)) if workers is None else workers))
-    items = [item for item in measured if isinstance(item, Measured)]
-    wrong = {case.name: item for case, item in zip(manifest.cases, measured, strict=True) if isinstance(item, str)} | unlisted
+def run_audit(manifest: Manifest, *, progress: Progress | None = None, seed: int = 0, workers: int | None = None) -> Audit:
+    """Audits a data set like :func:`audit`, but returns objects."""
+    check_not_in_worker()
+    progress = progress or SilentProgress()
+    manifest, unprintable = drop_unprintable(manifest)
+    results = list(_extract_all(manifest, progress, choose_workers(len(manifest)) if workers is None else workers))
+    items = [item for item in results if isinstance(item, FileFeatures)]
+    errors = {case.name: item for case, item in zip(manifest.cases, results, strict=True) if isinstance(item, str)}
+    unreadable = errors | unprintable
     if not items:
         raise UsageError(
-            f"Not one of the {len(wrong)} images can be read; the first: {next(iter(wrong.values()))}",
-            "An audit needs images that reslink can read: PNG, JPEG, TIFF, WebP, BMP, NPY, DICOM, NIfTI",
-            "Look at one of the files",
+            f"None of the {len(unreadable)} images can be read",
+            "At least one of them must be readable",
+            f"The first error: {next(iter(unreadable.values())).removesuffix('.')}",
         )
-    readable = manifest.subset(i for i, item in enumerate(measured) if isinstance(item, Measured))
-    part, nobody = with_header_patients(readable, [item.patient for item in items])
-    listener.start(1, "Comparing images")
-    copies = Copies.find(part, np.stack([item.thumbnail for item in items]))
-    listener.step()
-    listener.end()
-    found = Audit(part.cases, items, wrong, copies, names=manifest.labels.names)
-    found.not_done |= {"patients from DICOM headers": nobody} if nobody else {}
-    _learn(found, part, listener, seed)
-    _check_files(found, [case.name for case in manifest.cases], measured, unlisted)
-    return found
+    readable = manifest.subset(i for i, item in enumerate(results) if isinstance(item, FileFeatures))
+    readable, unused_ids = add_header_patients(readable, [item.patient for item in items])
+    progress.start(1, "Comparing images")
+    near_duplicates = NearDuplicates.find(readable, np.stack([item.thumbnail for item in items]))
+    progress.step()
+    progress.end()
+    result = Audit(readable.cases, items, unreadable, near_duplicates, class_names=manifest.labels.names)
+    result.skipped |= {"patients from DICOM headers": unused_ids} if unused_ids else {}
+    _check_labels(result, readable, progress, seed)
+    _check_files(result, [case.name for case in manifest.cases], results, unprintable)
+    return result
 
 
-def _check_files(found: Audit, names: Sequence[str], measured: Sequence[Measured | str], unlisted: dict[str, str]) -> None:
-    """The checks of single files, and the count of words in what looks like text."""
-    seen = [item if isinstance(item, str) else item.facts for item in measured]
-    found.findings, skipped = file_checks.check([*names, *unlisted], [*seen, *unlisted.values()])
-    found.not_done |= {f"files: {kind}": reason for kind, reason in skipped.items()}
-    uncounted = sum(bool(item.text) and item.words is None for item in found.items)
+def _extract_all(manifest: Manifest, progress: Progress, workers: int) -> Iterator[FileFeatures | str]:
+    progress.start(len(manifest), "Reading images")
+    files = [CaseFile(case.name, case.path) for case in manifest.cases]
+    with closing(map_jobs(extract_features, files, workers)) as results:
+        for item in results:
+            yield item
+            progress.step()
+    progress.end()
+
+
+def _check_files(result: Audit, names: Sequence[str], items: Sequence[FileFeatures | str], unprintable: dict[str, str]) -> None:
+    """Runs the checks of single files, and reports text whose words could not be counted."""
+    features = [item if isinstance(item, str) else item.image for item in items]
+    result.findings, skipped = file_quality.check_files([*names, *unprintable], [*features, *unprintable.values()])
+    result.skipped |= {f"files: {kind}": reason for kind, reason in skipped.items()}
+    uncounted = sum(bool(item.text_boxes) and item.word_count is None for item in result.items)
     if uncounted:
-        found.not_done["text_words"] = (
-            f"the words in {_count(uncounted, 'image')} with text could not be counted: that takes the package pytesseract "
+        result.skipped["text_words"] = (
+            f"the words in {_count(uncounted, 'image')} with text could not be counted; this needs the package pytesseract "
             "and the program tesseract"
         )
 
 
-def _visits(manifest: Manifest, listener: Progress, workers: int) -> Iterator[Measured | str]:
-    listener.start(len(manifest), "Reading images")
-    with closing(each(measure, [Visit(case.name, case.path) for case in manifest.cases], workers)) as results:
-        for item in results:
-            yield item
-            listener.step()
-    listener.end()
-
-
-def _learn(found: Audit, part: Manifest, listener: Progress, seed: int) -> None:
-    """The checks that need classes: shortcuts and label errors."""
-    classes = {case.label for case in part.cases}
-    if len(classes) < 2:
+def _check_labels(result: Audit, manifest: Manifest, progress: Progress, seed: int) -> None:
+    """Runs the checks that need at least two classes: shortcuts and label errors."""
+    labels = {case.label for case in manifest.cases}
+    if len(labels) < 2:
         for check in ("shortcuts", "label_conflicts", "suspected_label_errors"):
-            found.not_done[check] = f"all images that could be read have the label {next(iter(classes))!r}"
+            result.skipped[check] = f"all images that could be read have the label {next(iter(labels))!r}"
         return
-    present = [name for name in part.labels.names if name in classes]
-    found.names = tuple(present)
-    targets = np.array([present.index(case.label) for case in part.cases], np.int64)
-    listener.start(6, "Probing")
-    for result in probe_all(found.items, targets, found.copies.groups, len(present), seed):
-        if isinstance(result, Shortcut):
-            found.shortcuts.append(result)
+    result.class_names = tuple(name for name in manifest.labels.names if name in labels)
+    targets = np.array([result.class_names.index(case.label) for case in manifest.cases], np.int64)
+    progress.start(6, "Checking for shortcuts")
+    for probe in run_probes(result.items, targets, result.near_duplicates.groups, len(result.class_names), seed):
+        if isinstance(probe, ProbeResult):
+            result.probes.append(probe)
         else:
-            found.not_done[f"shortcuts: {result[0]}"] = result[1]
-        listener.step()
-    found.shortcuts = corrected(found.shortcuts)
-    _suspect_labels(found, targets, len(present), seed)
-    listener.step(2)
-    listener.end()
+            result.skipped[f"shortcuts: {probe[0]}"] = probe[1]
+        progress.step()
+    result.probes = with_holm_correction(result.probes)
+    _find_label_errors(result, targets, seed)
+    progress.step(2)
+    progress.end()
 
 
-def _suspect_labels(found: Audit, targets: Any, num_classes: int, seed: int) -> None:
-    halves = np.stack([item.halves for item in found.items])
-    thumbnails = np.stack([item.thumbnail for item in found.items])
-    y_prob = quick_probabilities(halves, thumbnails, targets, found.copies.groups, num_classes, seed)
+def _find_label_errors(result: Audit, targets: Any, seed: int) -> None:
+    asymmetry = np.stack([item.asymmetry for item in result.items])
+    thumbnails = np.stack([item.thumbnail for item in result.items])
+    groups, num_classes = result.near_duplicates.groups, len(result.class_names)
+    y_prob = quick_model_probabilities(asymmetry, thumbnails, targets, groups, num_classes, seed)
     try:
         if isinstance(y_prob, str):
-            found.not_done["suspected_label_errors"] = y_prob
+            result.skipped["suspected_label_errors"] = y_prob
         else:
-            found.suspects = suspects(y_prob, targets)
-    except UsageError as error:  # the extra is not installed; the rest of the audit stands
-        found.not_done["suspected_label_errors"] = str(error)
+            result.suspected_errors = suspected_errors(y_prob, targets)
+    except UsageError as error:  # cleanlab is not installed; the other checks are still valid
+        result.skipped["suspected_label_errors"] = str(error)
 
 
-def _gates(found: dict[str, Any], shortcuts: Sequence[Shortcut], cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
-    """Each gate with what it saw, in words."""
-    if any(case.split for case in cases):
-        kinds = Counter(leak["kind"] for leak in found["leaks"])
-        copies, patients = _count(kinds["twins"], "group"), _count(kinds["patient"], "patient")
-        said = f"{copies} of near copies and {patients} on two sides of the given split"
-        yield _gate("leaks", bool(found["leaks"]), said)
-    else:
-        yield _gate("leaks", False, "the data set states no split")
-    conflicts = len(found["label_conflicts"])
-    yield _gate("label_conflicts", conflicts > 0, f"{_count(conflicts, 'image')} under more than one label")
-    for probe in shortcuts:
-        if probe.gate:
-            yield _gate(probe.probe, probe.failed, told(probe))
+def _conflict_check(count: int) -> Check:
+    return Check("label_conflicts", count > 0, f"{_count(count, 'image')} with more than one label")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _gate(name: str, failed: bool, reason: str) -> dict[str, Any]:
-    return {"gate": name, "failed": failed, "reason": reason}
-
-
-def told(probe: Shortcut) -> str:
-    """Returns what a probe reached in one sentence, without the full stop."""
+def describe_probe(probe: ProbeResult) -> str:
+    """Returns the result of a probe in one sentence, without the full stop."""
     value = probe.balanced_accuracy
-    between = "" if value.ci_low is None else f" (95 % interval {value.ci_low:.3f} to {value.ci_high:.3f})"
-    figure = f"{value.estimate:.3f}{between}, chance is {probe.chance:.3f}"
-    seen = SPOKEN[probe.probe]
+    interval = "" if value.ci_low is None else f" (95 % interval {value.ci_low:.3f} to {value.ci_high:.3f})"
+    metric = f"{value.estimate:.3f}{interval}"
+    source = f"from the {PROBE_INPUTS[probe.probe]} alone"
     if not probe.above_chance:
-        return f"from the {seen} alone a model scores no better than chance: balanced accuracy {figure}"
-    if not probe.gate:
-        return f"from the {seen} alone a model scores a balanced accuracy of {figure}"
-    limit = "" if probe.failed else f"; the gate is at {probe.chance + MARGIN:.3f}"
-    return f"a model can score a balanced accuracy of {figure}, without looking at the brain, from the {seen} alone{limit}"
+        return f"{source}, a model is no better than chance: balanced accuracy {metric}, chance {probe.chance:.3f}"
+    if not probe.is_check:
+        return f"{source}, a model reaches a balanced accuracy of {metric}, chance {probe.chance:.3f}"
+    limit = "" if probe.failed else f"; the check fails above {probe.chance + MARGIN:.3f}"
+    return (
+        f"without seeing the brain, {source}, a model reaches a balanced accuracy of {metric}, chance {probe.chance:.3f}{limit}"
+    )
 
 
-def _box(box: Any) -> dict[str, Any]:
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _box_dict(box: TextBox) -> dict[str, Any]:
     return {"top": box.top, "left": box.left, "height": box.height, "width": box.width, "in_head": box.in_head}

@@ -1,7 +1,7 @@
-"""Letters that stand in the pixels: names, dates, side marks, settings that a scanner or a screen burned in.
+"""Detection of burned-in text: names, dates, side markers and settings that a scanner or a screen wrote into the pixels.
 
-Letters are thin, bright or dark strokes of one even value, as tall as each other, side by side on one line. Lines of them are
-looked for; what they say is never read, at most counted (:func:`count_words`).
+Letters are thin, bright or dark strokes of uniform value and equal height, side by side on one line. The detector finds lines
+of them. It never reads the text; at most it counts the words (:func:`count_words`).
 """
 
 from __future__ import annotations
@@ -20,35 +20,36 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from reslink.imaging.head_mask import head_mask, measured
+from reslink.imaging.head_mask import head_mask, valid_pixels
 from reslink.imaging.image import Image
 
-LARGEST_LETTER: Final = 1 / 10
-"""Height of the tallest letters looked for, as a part of the image's longer side."""
+MAX_LETTER_SHARE: Final = 1 / 10
+"""Maximum height of a letter, as a share of the longer side of the image."""
 
-SMALLEST_LETTER: Final = 5
-"""Height of the smallest letters that are still legible, in pixels."""
+MIN_LETTER_SIDE: Final = 5
+"""Minimum height of a legible letter, in pixels."""
 
 MIN_CONTRAST: Final = 0.2
-"""Least contrast of a stroke, as a part of the range from black to white."""
+"""Minimum contrast of a stroke, as a share of the range from black to white."""
 
-WEIGHTS: Final = (4.0, 6.5, -16.0, -9.5, -5.5, 1.5, 9.0)
-BIAS: Final = -9.5
-"""Of :func:`_score`: a logistic regression, rounded, between lines of letters planted on phantoms and on development images
-(sizes 9 to 18 pixels in 256, four typefaces, JPEG quality 70 to 95) and lines found in the same images without letters."""
+SCORE_WEIGHTS: Final = (4.0, 6.5, -16.0, -9.5, -5.5, 1.5, 9.0)
+SCORE_BIAS: Final = -9.5
+"""Coefficients of :func:`_score`: a rounded logistic regression between lines of letters drawn on phantoms and on development
+images (sizes 9 to 18 pixels in 256, four typefaces, JPEG quality 70 to 95) and lines found in the same images without
+letters."""
 
-IN_HEAD: Final = 2.0
-DARK_IN_HEAD: Final = 5.0
-"""Log odds that are asked for in the head, where sulci stand side by side like letters; dark ones most of all."""
+MIN_SCORE_IN_HEAD: Final = 2.0
+MIN_SCORE_DARK_IN_HEAD: Final = 5.0
+"""Minimum log odds in the head, where adjacent sulci resemble letters, dark ones most of all."""
 
-PATIENCE: Final = 20
-"""Seconds that Tesseract may take for one region."""
+TESSERACT_TIMEOUT: Final = 20
+"""Maximum time for Tesseract per region, in seconds."""
 
-MOST_PAIRS: Final = 1 << 20
-"""Pairs of pieces that are compared at a time."""
+MAX_PAIRS: Final = 1 << 20
+"""Maximum number of pairs of letters that are compared at once."""
 
-LIKE_HEIGHT: Final = 0.55
-"""Letters of one line are at least this part of each other's height."""
+MIN_HEIGHT_RATIO: Final = 0.55
+"""Minimum ratio of the heights of two letters of one line."""
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
@@ -56,7 +57,7 @@ Plane = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Box:
+class TextBox:
     """A region that looks like text.
 
     Attributes:
@@ -64,8 +65,8 @@ class Box:
         left: First column.
         height: Rows.
         width: Columns.
-        in_head: Whether its middle lies in the head.
-        letters: How many pieces it is made of.
+        in_head: Whether its center is in the head.
+        letters: Number of letters.
     """
 
     top: int
@@ -75,27 +76,27 @@ class Box:
     in_head: bool
     letters: int
 
-    def of(self, plane: NDArray[Any]) -> NDArray[Any]:
-        """Returns the part of an (H, W) plane that the box covers, as a view."""
+    def crop(self, plane: NDArray[Any]) -> NDArray[Any]:
+        """Returns the region of an (H, W) plane inside the box, as a view."""
         return plane[self.top : self.top + self.height, self.left : self.left + self.width]
 
-    def grown(self, margin: int) -> Box:
-        """Returns the box with a margin of pixels all around, cut at the upper and left border of the image."""
+    def expanded(self, margin: int) -> TextBox:
+        """Returns the box with a margin of pixels on all sides, clipped at the top and left border of the image."""
         top, left = max(0, self.top - margin), max(0, self.left - margin)
         bottom, right = self.top + self.height + margin, self.left + self.width + margin
-        return Box(top, left, bottom - top, right - left, self.in_head, self.letters)
+        return TextBox(top, left, bottom - top, right - left, self.in_head, self.letters)
 
 
 @dataclass(frozen=True)
-class _Pieces:
-    """Pieces of thin strokes that may be letters, one entry each.
+class _Letters:
+    """Candidate letters: connected components of thin strokes, one entry each.
 
     Attributes:
-        top, bottom, left, right: Extents in pixels, the end excluded.
-        value: Grey value of the strokes, 0 to 1.
-        contrast: How much they stand out from what is beside them, 0 to 1.
-        evenness: How much the value varies within the strokes, as a part of the contrast.
-        fill: Part of the extents that is stroke.
+        top, bottom, left, right: Extent in pixels, the end excluded.
+        value: Gray value of the strokes, 0 to 1.
+        contrast: Contrast with the surroundings, 0 to 1.
+        variation: Variation of the value within the strokes, as a share of the contrast.
+        fill: Share of the extent that is stroke.
     """
 
     top: NDArray[np.float64]
@@ -104,141 +105,140 @@ class _Pieces:
     right: NDArray[np.float64]
     value: NDArray[np.float64]
     contrast: NDArray[np.float64]
-    evenness: NDArray[np.float64]
+    variation: NDArray[np.float64]
     fill: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.top)
 
-    def at(self, chosen: NDArray[Any]) -> _Pieces:
-        """Returns some of the pieces."""
-        return _Pieces(*(values[chosen] for values in vars(self).values()))
+    def select(self, indices: NDArray[Any]) -> _Letters:
+        """Returns the selected letters."""
+        return _Letters(*(values[indices] for values in vars(self).values()))
 
-    def turned(self) -> _Pieces:
-        """Returns the pieces of the transposed picture."""
+    def transposed(self) -> _Letters:
+        """Returns the letters of the transposed image."""
         return replace(self, top=self.left, bottom=self.right, left=self.top, right=self.bottom)
 
 
-def find_text(image: Image) -> list[Box]:
+def find_text(image: Image) -> list[TextBox]:
     """Finds regions of one slice that look like lines of text, inside and outside the head.
 
-    Bright and dark strokes are found by top-hat filters (Serra 1982), cut into connected pieces, and kept where they have the
-    size, thinness and even grey value of letters; at least three such pieces of like height and value on one line, along the
-    rows or the columns, are text where a score of the line (``WEIGHTS``) says so. Single letters, such as a lone side mark,
-    are not reported.
+    Top-hat filters (Serra 1982) find bright and dark strokes. Connected components with the size, thinness and uniform gray
+    value of letters are kept. At least three such letters of similar height and value on one line, along the rows or the
+    columns, are text if the score of the line is high enough. Single letters, such as a lone side marker, are not reported.
 
     Args:
         image: One slice, (H, W), any unit; not changed.
 
     Returns:
-        The lines, from the top; empty where there are none.
+        The lines, from the top; empty if there are none.
     """
-    unit = _unit(image)
-    if unit is None:
+    plane = _normalized(image)
+    if plane is None:
         return []
-    return sorted(_lines(unit, head_mask(image)), key=lambda box: (box.top, box.left))
+    return sorted(_find_lines(plane, head_mask(image)), key=lambda box: (box.top, box.left))
 
 
-def count_words(image: Image, boxes: Sequence[Box]) -> int | None:
-    """Counts the words that Tesseract reads in regions; what they say is neither kept nor shown.
+def count_words(image: Image, boxes: Sequence[TextBox]) -> int | None:
+    """Counts the words that Tesseract reads in regions. The words are neither stored nor shown.
 
     Args:
-        image: The slice in which the regions were found.
+        image: The slice that contains the regions.
         boxes: The regions.
 
     Returns:
-        The number of words, or None where the package ``pytesseract`` or the program ``tesseract`` is not installed or fails.
+        The number of words, or None if the package ``pytesseract`` or the program ``tesseract`` is not installed or fails.
     """
-    unit = _unit(image)
-    if unit is None or not boxes or importlib.util.find_spec("pytesseract") is None or shutil.which("tesseract") is None:
+    plane = _normalized(image)
+    if plane is None or not boxes or importlib.util.find_spec("pytesseract") is None or shutil.which("tesseract") is None:
         return None if boxes else 0
-    reader: Any = importlib.import_module("pytesseract")
+    pytesseract: Any = importlib.import_module("pytesseract")
     total = 0
     for box in boxes:
-        grey = Pillow.fromarray(np.rint(255 * box.grown(box.height).of(unit)).astype(np.uint8))
-        large = grey.resize((4 * grey.width, 4 * grey.height), Pillow.Resampling.BICUBIC)
+        gray = Pillow.fromarray(np.rint(255 * box.expanded(box.height).crop(plane)).astype(np.uint8))
+        large = gray.resize((4 * gray.width, 4 * gray.height), Pillow.Resampling.BICUBIC)
         try:
-            total += len(reader.image_to_string(large, config="--psm 7", timeout=PATIENCE).split())
-        except (RuntimeError, OSError):  # pytesseract raises them for a program that fails or takes too long
+            total += len(pytesseract.image_to_string(large, config="--psm 7", timeout=TESSERACT_TIMEOUT).split())
+        except (RuntimeError, OSError):  # Tesseract failed or timed out
             return None
     return total
 
 
-def _unit(image: Image) -> Plane | None:
-    """Grey values from 0 to 1 in which tissue keeps its contrast however bright the letters are; None for a flat image."""
-    valid = measured(image)
-    if not valid.any() or min(image.pixels.shape) < 2 * SMALLEST_LETTER:
+def _normalized(image: Image) -> Plane | None:
+    """Scales gray values to 0..1 so that tissue keeps its contrast however bright the letters are; None for a flat image."""
+    valid = valid_pixels(image)
+    if not valid.any() or min(image.pixels.shape) < 2 * MIN_LETTER_SIDE:
         return None
     values = image.pixels[valid]
     low, high = (-200.0, 1000.0) if image.unit == "HU" else (float(values.min()), float(values.max()))
-    if image.unit == "MR":  # room above the tissue, which a picture in a fixed window has too
+    if image.unit == "MR":  # leave headroom above the tissue, as pictures in a fixed window have
         high = low + 1.6 * (float(np.percentile(values, 99)) - low)
     if not high > low:
         return None
     return np.clip((np.where(valid, image.pixels, low) - low) / (high - low), 0, 1).astype(np.float32)
 
 
-def _lines(unit: Plane, head: Mask) -> list[Box]:
-    """Lines of text along the rows and along the columns."""
-    found: list[Box] = []
-    for values, dark in ((unit, False), (1 - unit, True)):
-        pieces = _pieces(values)
-        for turned, letters in ((False, pieces), (True, pieces.turned())):
-            for line in _grouped(letters):
-                box = _box(line.turned() if turned else line, head)
-                if _score(line) > (DARK_IN_HEAD if dark else IN_HEAD) * box.in_head:
-                    whole = _continued(line, letters)
-                    found.append(_box(whole.turned() if turned else whole, head))
-    return found
+def _find_lines(plane: Plane, head: Mask) -> list[TextBox]:
+    """Returns lines of text along the rows and along the columns."""
+    boxes: list[TextBox] = []
+    for values, dark in ((plane, False), (1 - plane, True)):
+        candidates = _find_letters(values)
+        for vertical, letters in ((False, candidates), (True, candidates.transposed())):
+            for line in _group_into_lines(letters):
+                box = _line_box(line.transposed() if vertical else line, head)
+                if _score(line) > (MIN_SCORE_DARK_IN_HEAD if dark else MIN_SCORE_IN_HEAD) * box.in_head:
+                    whole = _extend_line(line, letters)
+                    boxes.append(_line_box(whole.transposed() if vertical else whole, head))
+    return boxes
 
 
-def _score(line: _Pieces) -> float:
-    """Log odds that a line is text: letters are many, contrasty, even, as tall as each other, on one line, and compact."""
+def _score(line: _Letters) -> float:
+    """Returns the log odds that a line is text, from the number, contrast and uniformity of its letters."""
     height = line.bottom - line.top
-    middle = float(np.median(height))
+    median_height = float(np.median(height))
     values = (
         float(np.log(len(line))),
         float(np.median(line.contrast)),
-        float(np.median(line.evenness)),
+        float(np.median(line.variation)),
         float(height.std() / height.mean()),
-        min(float(np.ptp(line.bottom)), float(np.ptp(line.top))) / middle,
+        min(float(np.ptp(line.bottom)), float(np.ptp(line.top))) / median_height,
         float(np.median(line.value)),
         float(np.median(line.fill)),
     )
-    return float(np.dot(WEIGHTS, values)) + BIAS
+    return float(np.dot(SCORE_WEIGHTS, values)) + SCORE_BIAS
 
 
-def _continued(line: _Pieces, pieces: _Pieces) -> _Pieces:
-    """A line of text with the pieces at both of its ends that go on with it, such as the letter before a wide space."""
+def _extend_line(line: _Letters, letters: _Letters) -> _Letters:
+    """Extends a line of text at both ends by letters that continue it, such as a letter before a wide space."""
     height = float(np.median(line.bottom - line.top))
-    alike = (np.abs(pieces.value - np.median(line.value)) <= 0.2) & (pieces.bottom - pieces.top <= 1.5 * height)
-    alike &= (pieces.top >= line.top.min() - 0.4 * height) & (pieces.bottom <= line.bottom.max() + 0.4 * height)
+    similar = (np.abs(letters.value - np.median(line.value)) <= 0.2) & (letters.bottom - letters.top <= 1.5 * height)
+    similar &= (letters.top >= line.top.min() - 0.4 * height) & (letters.bottom <= line.bottom.max() + 0.4 * height)
     count = 0
     while len(line) > count:
         count = len(line)
-        near = (pieces.left <= line.right.max() + 1.5 * height) & (pieces.right >= line.left.min() - 1.5 * height)
-        line = pieces.at(alike & near)
+        near = (letters.left <= line.right.max() + 1.5 * height) & (letters.right >= line.left.min() - 1.5 * height)
+        line = letters.select(similar & near)
     return line
 
 
-def _pieces(values: Plane) -> _Pieces:
-    """Connected pieces of bright strokes that have the size of letters."""
+def _find_letters(values: Plane) -> _Letters:
+    """Returns connected components of bright strokes that have the size of letters."""
     side = max(values.shape)
     width = max(5, round(side / 36)) | 1
     strokes = values - ndimage.grey_opening(values, size=(width, width), mode="nearest")
     peak = ndimage.maximum_filter(strokes, size=width, mode="nearest")
     numbers, _ = ndimage.label((strokes > 0.5 * peak) & (peak > MIN_CONTRAST), np.ones((3, 3)))
     spans = enumerate(ndimage.find_objects(numbers), start=1)
-    rows = [row for i, span in spans if (row := _piece(numbers, i, span, values, strokes)) is not None]
-    return _Pieces(*np.array(rows, np.float64).reshape(-1, 8).T)
+    rows = [row for i, span in spans if (row := _letter_row(numbers, i, span, values, strokes)) is not None]
+    return _Letters(*np.array(rows, np.float64).reshape(-1, 8).T)
 
 
-def _piece(numbers: NDArray[Any], number: int, span: tuple[slice, ...], values: Plane, strokes: Plane) -> Any:
-    """One row of ``_Pieces``, or None for what is too small, too large or too solid for a letter."""
+def _letter_row(numbers: NDArray[Any], number: int, span: tuple[slice, ...], values: Plane, strokes: Plane) -> Any:
+    """Returns one row of ``_Letters``, or None if the component is too small or too large for a letter."""
     rows, columns = span
     height, width = rows.stop - rows.start, columns.stop - columns.start
-    largest = LARGEST_LETTER * max(values.shape)
-    if max(height, width) < SMALLEST_LETTER or min(height, width) > largest or max(height, width) > 3 * largest:
+    largest = MAX_LETTER_SHARE * max(values.shape)
+    if max(height, width) < MIN_LETTER_SIDE or min(height, width) > largest or max(height, width) > 3 * largest:
         return None
     mask = numbers[span] == number
     fill = mask.sum() / (height * width)
@@ -247,57 +247,57 @@ def _piece(numbers: NDArray[Any], number: int, span: tuple[slice, ...], values: 
     return rows.start, rows.stop, columns.start, columns.stop, top, contrast, (top - core) / contrast, fill
 
 
-def _grouped(pieces: _Pieces) -> list[_Pieces]:
-    """Pieces side by side on one line, of like height and value."""
-    height, width = pieces.bottom - pieces.top, pieces.right - pieces.left
-    letters = (height >= SMALLEST_LETTER) & (width <= 3 * height) & (pieces.fill >= 0.12) & (pieces.fill <= 0.95)
-    pieces = pieces.at(letters & (pieces.evenness <= 0.3))
-    if len(pieces) < 3:
+def _group_into_lines(letters: _Letters) -> list[_Letters]:
+    """Returns groups of at least three letters side by side on one line, of similar height and value."""
+    height, width = letters.bottom - letters.top, letters.right - letters.left
+    letter_like = (height >= MIN_LETTER_SIDE) & (width <= 3 * height) & (letters.fill >= 0.12) & (letters.fill <= 0.95)
+    letters = letters.select(letter_like & (letters.variation <= 0.3))
+    if len(letters) < 3:
         return []
-    one, other = _beside(pieces)
-    links = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(len(pieces), len(pieces)))
+    left, right = _neighbor_pairs(letters)
+    links = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(len(letters), len(letters)))
     _, groups = connected_components(links, directed=False)
-    return [pieces.at(groups == g) for g in np.flatnonzero(np.bincount(groups) >= 3)]
+    return [letters.select(groups == g) for g in np.flatnonzero(np.bincount(groups) >= 3)]
 
 
-def _beside(pieces: _Pieces) -> tuple[Rows, Rows]:
-    """Pairs of pieces that are neighbours on a line: near, on one base or head line, of like height and value.
+def _neighbor_pairs(letters: _Letters) -> tuple[Rows, Rows]:
+    """Returns pairs of neighbors on a line: near each other, with a common top or bottom, of similar height and value.
 
-    Neighbours are sought in the strip of columns that can hold them, so that memory grows with the pieces and not with their
-    square.
+    Only the strip of columns that can contain neighbors is searched, so that memory grows with the number of letters and not
+    with its square.
     """
-    order = np.argsort(pieces.left, kind="stable")
-    tallest = (pieces.bottom - pieces.top) / LIKE_HEIGHT
-    starts = np.searchsorted(pieces.left[order], pieces.right - 0.25 * tallest - 1)
-    counts = np.searchsorted(pieces.left[order], pieces.right + 1.2 * tallest + 1, side="right") - starts
-    parts = np.searchsorted(np.cumsum(counts), np.arange(MOST_PAIRS, counts.sum(), MOST_PAIRS))
-    found = []
-    for rows in np.split(np.arange(len(pieces)), parts):
-        one = np.repeat(rows, counts[rows])
-        place = np.arange(len(one)) - np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
-        other = order[starts[one] + place]
-        near = _neighbours(pieces, one, other)
-        found.append((one[near], other[near]))
-    return np.concatenate([one for one, _ in found]), np.concatenate([other for _, other in found])
+    order = np.argsort(letters.left, kind="stable")
+    tallest = (letters.bottom - letters.top) / MIN_HEIGHT_RATIO
+    starts = np.searchsorted(letters.left[order], letters.right - 0.25 * tallest - 1)
+    counts = np.searchsorted(letters.left[order], letters.right + 1.2 * tallest + 1, side="right") - starts
+    boundaries = np.searchsorted(np.cumsum(counts), np.arange(MAX_PAIRS, counts.sum(), MAX_PAIRS))
+    pairs = []
+    for rows in np.split(np.arange(len(letters)), boundaries):
+        left = np.repeat(rows, counts[rows])
+        offset = np.arange(len(left)) - np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
+        right = order[starts[left] + offset]
+        near = _are_neighbors(letters, left, right)
+        pairs.append((left[near], right[near]))
+    return np.concatenate([left for left, _ in pairs]), np.concatenate([right for _, right in pairs])
 
 
-def _neighbours(pieces: _Pieces, one: Rows, other: Rows) -> Mask:
-    """Which of some pairs are neighbours, the second to the right of the first."""
-    height = pieces.bottom - pieces.top
-    taller, smaller = np.maximum(height[one], height[other]), np.minimum(height[one], height[other])
+def _are_neighbors(letters: _Letters, left: Rows, right: Rows) -> Mask:
+    """Returns which pairs are neighbors, the second to the right of the first."""
+    height = letters.bottom - letters.top
+    taller, smaller = np.maximum(height[left], height[right]), np.minimum(height[left], height[right])
 
-    def apart(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(np.abs(values[one] - values[other]))
+    def difference(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.abs(values[left] - values[right]))
 
-    gap = pieces.left[other] - pieces.right[one]
+    gap = letters.left[right] - letters.right[left]
     near = (gap >= -0.25 * taller) & (gap <= 1.2 * taller)
-    slack = np.maximum(1, 0.15 * taller)
-    level = (apart(pieces.bottom) <= slack) | (apart(pieces.top) <= slack)
-    return np.asarray(near & level & (smaller >= LIKE_HEIGHT * taller) & (apart(pieces.value) <= 0.1))
+    tolerance = np.maximum(1, 0.15 * taller)
+    aligned = (difference(letters.bottom) <= tolerance) | (difference(letters.top) <= tolerance)
+    return np.asarray(near & aligned & (smaller >= MIN_HEIGHT_RATIO * taller) & (difference(letters.value) <= 0.1))
 
 
-def _box(line: _Pieces, head: Mask) -> Box:
+def _line_box(line: _Letters, head: Mask) -> TextBox:
     top, bottom = int(line.top.min()), int(line.bottom.max())
     left, right = int(line.left.min()), int(line.right.max())
-    middle = bool(head[(top + bottom) // 2, (left + right) // 2])
-    return Box(top, left, bottom - top, right - left, middle, len(line))
+    in_head = bool(head[(top + bottom) // 2, (left + right) // 2])
+    return TextBox(top, left, bottom - top, right - left, in_head, len(line))

@@ -1,8 +1,8 @@
-"""The Basic Application Level Confidentiality Profile of DICOM: which attributes identify, and what is done to each.
+"""The Basic Application Level Confidentiality Profile of DICOM: which attributes identify a person, and the action for each.
 
-The table is DICOM PS3.15 (2026c) Table E.1-1, column "Basic Profile", kept in ``basic_profile.csv``. Own code and no
-library: the maintained one (dicom-anonymizer) applies most of the table to the outermost level only, keeps removed dates as
-elements, and holds the replaced UIDs in a global variable.
+The table is DICOM PS3.15 (2026c) Table E.1-1, column "Basic Profile", kept in ``basic_profile.csv``. It is implemented here
+because the maintained library (dicom-anonymizer) applies most of the table to the outermost level only, keeps removed dates as
+elements, and stores the replaced UIDs in a global variable.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DUMMIES: Final[dict[str, Any]] = {
 
 @functools.cache
 def _table() -> tuple[dict[int, str], list[tuple[str, str]]]:
-    """Action by tag, and pattern (``60xx3000``) with action for repeating groups."""
+    """Returns the action by tag, and patterns (``60xx3000``) with their action for repeating groups."""
     text = (resources.files("reslink.audit") / "basic_profile.csv").read_text()
     rows = [(row["tag"], row["action"]) for row in csv.DictReader(io.StringIO(text))]
     plain = {int(tag, 16): action for tag, action in rows if "x" not in tag}
@@ -42,14 +42,14 @@ def _table() -> tuple[dict[int, str], list[tuple[str, str]]]:
 
 
 def action_of(tag: BaseTag) -> str | None:
-    """Returns what the profile does to an attribute.
+    """Returns the profile's action for an attribute.
 
     Args:
         tag: Group and element.
 
     Returns:
-        The code of PS3.15 Table E.1-1a: ``X`` remove, ``Z`` empty, ``D`` dummy value, ``U`` other UID, or a combination such
-        as ``X/Z/D``; ``X`` for private attributes; None where the attribute may stay.
+        The code of PS3.15 Table E.1-1a: ``X`` remove, ``Z`` empty, ``D`` dummy value, ``U`` new UID, or a combination such
+        as ``X/Z/D``; ``X`` for private attributes; None if the attribute may stay.
     """
     if tag.is_private:
         return "X"
@@ -64,7 +64,7 @@ def action_of(tag: BaseTag) -> str | None:
 
 
 def name_of(tag: BaseTag) -> str:
-    """Returns the attribute's keyword, or its number where it has none."""
+    """Returns the attribute's keyword, or its number if it has none."""
     return keyword_for_tag(tag) or f"({tag.group:04X},{tag.element:04X})"
 
 
@@ -82,16 +82,16 @@ def is_empty_or_dummy(element: DataElement) -> bool:
 def deidentify(dataset: Dataset, new_uid: Callable[[str], str]) -> list[str]:
     """Applies the profile to a data set in place, at every level.
 
-    Where the table leaves a choice that depends on the information object (``X/Z/D``), what keeps the object valid is
-    taken: a dummy value before an empty one, an empty one before removal. ``PatientIdentityRemoved``,
-    ``DeidentificationMethod`` and ``LongitudinalTemporalInformationModified`` are set as PS3.15 E.1.1 asks.
+    If the table leaves a choice that depends on the information object (``X/Z/D``), the action that keeps the object valid is
+    used: a dummy value before an empty one, an empty one before removal. ``PatientIdentityRemoved``,
+    ``DeidentificationMethod`` and ``LongitudinalTemporalInformationModified`` are set as PS3.15 E.1.1 requires.
 
     Args:
-        dataset: Without file meta information, which is to be written anew.
-        new_uid: Gives the UID that replaces one, always the same for the same.
+        dataset: A data set whose file meta information the caller replaces.
+        new_uid: Returns the replacement of a UID, always the same one for the same UID.
 
     Returns:
-        Keywords of the attributes that were changed, sorted, each once.
+        Keywords of the changed attributes, sorted and unique.
     """
     changed: set[str] = set()
     _clean(dataset, new_uid, changed)
@@ -116,12 +116,12 @@ def _clean(dataset: Dataset, new_uid: Callable[[str], str], changed: set[str]) -
 
 
 def _apply(dataset: Dataset, element: DataElement, action: str, new_uid: Callable[[str], str]) -> bool:
-    """Changes one attribute; returns whether it held anything."""
-    held = not is_empty_or_dummy(element)
+    """Changes one attribute; returns whether it had a value."""
+    had_value = not is_empty_or_dummy(element)
     if action == "X":
         del dataset[element.tag]
     elif element.VR == "SQ":
-        if "U" not in action:  # of sequences of references the UIDs inside are replaced
+        if "U" not in action:  # in sequences of references, the UIDs inside are replaced instead
             element.value = []
     elif element.VR == "UI":
         _replace_uids(element, new_uid)
@@ -131,7 +131,7 @@ def _apply(dataset: Dataset, element: DataElement, action: str, new_uid: Callabl
         element.value = _DUMMIES[element.VR]
     elif "D" in action or "Z" in action:
         element.value = None
-    return held
+    return had_value
 
 
 def _replace_uids(element: DataElement, new_uid: Callable[[str], str]) -> None:

@@ -1,4 +1,4 @@
-"""One visit to each file: everything the audit's checks need of it, in a few kilobytes."""
+"""Read one file and extract the features that the audit's checks need: a few kilobytes per file."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from reslink.audit.burned_in_text import Box, count_words, find_text
-from reslink.audit.features.asymmetry import asymmetry_features, head_picture
-from reslink.audit.features.header import Header, header_facts
-from reslink.audit.features.image import Facts, facts
-from reslink.audit.features.outside_head import outside_features
-from reslink.audit.identity import identifying
+from reslink.audit.burned_in_text import TextBox, count_words, find_text
+from reslink.audit.features.asymmetry import asymmetry_features, isolated_head
+from reslink.audit.features.header import HeaderFeatures, header_features
+from reslink.audit.features.image import ImageFeatures, image_features
+from reslink.audit.features.outside_head import outside_head_features
+from reslink.audit.identity import identifying_attributes
 from reslink.datasets.cache.decode import read_slice
 from reslink.datasets.manifest import file_hash
-from reslink.datasets.near_duplicates.thumbnails import thumbnail
-from reslink.datasets.patient_ids import HeaderPatient, header_patient
+from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
+from reslink.datasets.patient_ids import HeaderPatient, read_header_patient
 from reslink.errors import ReslinkError
-from reslink.imaging.head_mask import measured
+from reslink.imaging.head_mask import valid_pixels
 from reslink.imaging.image import Image
 
-TINY: Final = 16
-"""Side of the very small thumbnail of the whole picture."""
+TINY_SIDE: Final = 16
+"""Side of the very small thumbnail of the whole image, in pixels."""
 
 BINS: Final = 32
-HU_EDGES: Final = (-200.0, 300.0)
+HU_RANGE: Final = (-200.0, 300.0)
+"""HU shown as black and as white in the thumbnail and the histogram."""
 
 
 @dataclass(frozen=True)
-class Visit:
-    """A file to look at.
+class CaseFile:
+    """A file to extract features from.
 
     Attributes:
-        name: The case's name, for messages.
+        name: Name of the case, for messages.
         path: The file.
     """
 
@@ -45,84 +46,86 @@ class Visit:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the audit keeps of a file.
+class FileFeatures:
+    """Features of one file.
 
     Attributes:
-        sha256: Of the file's content.
-        header: Facts of format, scanner and protocol; the values are never reported.
-        facts: What the checks of files look at.
-        thumbnail: (64, 64) uint8 of the isolated head, see ``datasets.thumbnails``.
-        halves: (79,) float32 of ``asymmetry_features``, for the search for label errors.
-        tiny: (16, 16) uint8 of the whole picture.
-        histogram: (32,) float32, shares of grey values, sum 1.
-        outside: (78,) float32 of what lies outside the head; None where there is no head.
-        text: Regions that look like text.
+        sha256: Hash of the file's content.
+        header: Format, scanner and protocol. The values are never reported.
+        image: Features for the file quality checks.
+        thumbnail: (64, 64) uint8 of the isolated head, see ``datasets.near_duplicates.thumbnails``.
+        asymmetry: (79,) float32 from ``asymmetry_features``, for the label error check.
+        tiny_thumbnail: (16, 16) uint8 of the whole image.
+        histogram: (32,) float32, shares of gray values, sum 1.
+        outside_head: (78,) float32 from ``outside_head_features``; None if no head was found.
+        text_boxes: Regions that look like text.
         identity: Names of attributes that identify a person.
-        words: How many words Tesseract reads in ``text``; None where it could not count.
-        patient: Whose image it is, as the DICOM header says.
+        word_count: Number of words that Tesseract reads in ``text_boxes``; None if it could not count them.
+        patient: The patient as given in the DICOM header.
     """
 
     sha256: str
-    header: Header
-    facts: Facts
+    header: HeaderFeatures
+    image: ImageFeatures
     thumbnail: NDArray[np.uint8]
-    halves: NDArray[np.float32]
-    tiny: NDArray[np.uint8]
+    asymmetry: NDArray[np.float32]
+    tiny_thumbnail: NDArray[np.uint8]
     histogram: NDArray[np.float32]
-    outside: NDArray[np.float32] | None
-    text: list[Box]
+    outside_head: NDArray[np.float32] | None
+    text_boxes: list[TextBox]
     identity: list[str]
-    words: int | None = None
+    word_count: int | None = None
     patient: HeaderPatient = field(default_factory=HeaderPatient)
 
 
-def measure(visit: Visit) -> Measured | str:
-    """Reads one file and measures it.
+def extract_features(file: CaseFile) -> FileFeatures | str:
+    """Reads one file and extracts its features.
 
     Returns:
-        What was measured, or the message that says why the file cannot be used; no absolute path is in it.
+        The features, or a message that explains why the file cannot be used. The message contains no absolute path.
     """
     try:
-        image = read_slice(visit.path, visit.name)
-        text = find_text(image)
-        return Measured(
-            sha256=file_hash(visit.path, visit.name),
-            header=header_facts(visit.path),
-            facts=facts(image, visit.path),
-            thumbnail=thumbnail(image),
-            halves=asymmetry_features(head_picture(image)),
-            tiny=np.asarray(Pillow.fromarray(_grey(image)).resize((TINY, TINY), Pillow.Resampling.BOX)),
+        image = read_slice(file.path, file.name)
+        text_boxes = find_text(image)
+        tiny = Pillow.fromarray(_to_uint8(image)).resize((TINY_SIDE, TINY_SIDE), Pillow.Resampling.BOX)
+        return FileFeatures(
+            sha256=file_hash(file.path, file.name),
+            header=header_features(file.path),
+            image=image_features(image, file.path),
+            thumbnail=make_thumbnail(image),
+            asymmetry=asymmetry_features(isolated_head(image)),
+            tiny_thumbnail=np.asarray(tiny),
             histogram=_histogram(image),
-            outside=outside_features(image),
-            text=text,
-            identity=identifying(visit.path),
-            words=count_words(image, text),
-            patient=header_patient(visit.path),
+            outside_head=outside_head_features(image),
+            text_boxes=text_boxes,
+            identity=identifying_attributes(file.path),
+            word_count=count_words(image, text_boxes),
+            patient=read_header_patient(file.path),
         )
     except ReslinkError as error:
-        return str(error).replace(str(visit.path), visit.name)
+        return str(error).replace(str(file.path), file.name)
     except MemoryError:
-        return f"{visit.name} needs more memory than there is"
+        return f"{file.name} needs more memory than is available"
 
 
-def _span(image: Image) -> tuple[float, float]:
-    """Black and white: fixed for HU and pictures, percentiles for MR."""
+def _display_range(image: Image) -> tuple[float, float]:
+    """Returns the values shown as black and white: fixed for HU and pictures, percentiles for MR."""
     if image.unit == "HU":
-        return HU_EDGES
-    if image.unit == "grey":
+        return HU_RANGE
+    if image.unit == "gray":
         return 0.0, image.white or 255.0
-    low, high = np.percentile(image.pixels[measured(image)], (0.5, 99.5)) if measured(image).any() else (0.0, 1.0)
+    valid = valid_pixels(image)
+    low, high = np.percentile(image.pixels[valid], (0.5, 99.5)) if valid.any() else (0.0, 1.0)
     return float(low), float(high)
 
 
-def _grey(image: Image) -> NDArray[np.uint8]:
-    low, high = _span(image)
-    pixels = np.where(measured(image), image.pixels, np.float32(low))
+def _to_uint8(image: Image) -> NDArray[np.uint8]:
+    low, high = _display_range(image)
+    pixels = np.where(valid_pixels(image), image.pixels, np.float32(low))
     unit = np.clip((pixels - low) / max(high - low, 1e-6), 0, 1)
     return np.asarray(np.rint((1 - unit if image.inverted else unit) * 255), np.uint8)
 
 
 def _histogram(image: Image) -> NDArray[np.float32]:
-    counts, _ = np.histogram(_grey(image), BINS, (0, 256))
+    counts, _ = np.histogram(_to_uint8(image), BINS, (0, 256))
     return np.asarray(counts / max(int(counts.sum()), 1), np.float32)

@@ -1,4 +1,4 @@
-"""What in a file, beside the picture, says whose picture it is: names of attributes, never their values."""
+"""Metadata of a file that identifies the patient: names of the attributes, never their values."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from PIL import Image as Pillow
 from pydicom import Dataset
 
 from reslink.audit.deidentification import action_of, is_empty_or_dummy, name_of
-from reslink.imaging.decode import HEAD_BYTES, kind_of
-from reslink.imaging.limits import MAX_FILE_BYTES, quiet
+from reslink.imaging.decode import HEAD_BYTES, detect_image_format
+from reslink.imaging.limits import MAX_FILE_BYTES, silence_warnings
 
 _TECHNICAL_EXIF: Final = frozenset(
     {"Orientation", "XResolution", "YResolution", "ResolutionUnit", "ColorSpace", "YCbCrPositioning", "ExifOffset"}
     | {"ExifVersion", "ComponentsConfiguration", "FlashPixVersion", "ExifImageWidth", "ExifImageHeight", "InterlaceCount"}
 )
-# Tags that a TIFF needs to be read (TIFF 6.0): sizes, compression, strips, tiles, resolution, colours, sample format.
+# Tags that a TIFF needs to be read (TIFF 6.0): sizes, compression, strips, tiles, resolution, colors, sample format.
 _TECHNICAL_TIFF: Final = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 274, 277, 278, 279, 280, 281, 282, 283, 284, 286, 287}
     | {290, 291, 292, 293, 296, 297, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 338, 339, 340, 341, 347}
     | {529, 530, 531, 532, 34675}
 )
-# Keywords of the W3C PNG specification, 11.3.3; others are not repeated, they may hold anything.
+# Keywords of the W3C PNG specification, 11.3.3; other keywords are not reported, because they may contain anything.
 _PNG_KEYWORDS: Final = frozenset(
     {"Title", "Author", "Description", "Copyright", "Creation Time", "Software", "Disclaimer", "Warning", "Source", "Comment"}
     | {"XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type iptc", "Raw profile type xmp"}
@@ -34,38 +34,38 @@ _PNG_KEYWORDS: Final = frozenset(
 _NIFTI_TEXTS: Final = ("descrip", "aux_file", "intent_name", "db_name")
 
 
-def identifying(path: str | Path) -> list[str]:
-    """Names what in a file can tell whose image it is.
+def identifying_attributes(path: str | Path) -> list[str]:
+    """Lists the attributes of a file that can identify the patient.
 
     DICOM: every attribute of the Basic Application Level Confidentiality Profile (PS3.15 Table E.1-1) that has a value, at
-    every level, UIDs only where ``PatientIdentityRemoved`` is not YES; private attributes by group; ``BurnedInAnnotation``
-    where it is YES; application entity titles, private information and preamble of the file meta information. Pictures: EXIF,
-    XMP, IPTC, comments, PNG texts and times, and data behind the end of the picture. NIfTI: the texts of the header, its
-    extensions, the file name that gzip keeps.
+    every level, UIDs only if ``PatientIdentityRemoved`` is not YES; private attributes by group; ``BurnedInAnnotation``
+    if it is YES; application entity titles, private information and preamble of the file meta information. Pictures: EXIF,
+    XMP, IPTC, comments, PNG texts and times, and data after the end of the picture. NIfTI: text fields of the header, its
+    extensions, and the file name in the gzip header.
 
     Args:
-        path: A file that :func:`~reslink.imaging.reading.read_image` has accepted.
+        path: A file that :func:`~reslink.imaging.reading.read_image` accepts.
 
     Returns:
-        Names of attributes, each once, in the order of the file; never a value. Empty where nothing was found or the file
-        cannot be read, which the reader reports.
+        Unique names of attributes, in the order of the file; never a value. Empty if there are none or if the file cannot be
+        read.
     """
     try:
         source = Path(path)
         if source.stat().st_size > MAX_FILE_BYTES:
             return []
         data = source.read_bytes()
-        kind = kind_of(data[:HEAD_BYTES])
-        with quiet():
+        kind = detect_image_format(data[:HEAD_BYTES])
+        with silence_warnings():
             return list(dict.fromkeys(_FINDERS[kind](data))) if kind in _FINDERS else []
-    except Exception:  # noqa: BLE001 - the libraries below raise dozens of kinds of error for a broken file
+    except Exception:  # noqa: BLE001 - *the libraries raise many kinds of errors for a broken file
         return []
 
 
 def _in_dicom(data: bytes) -> Iterator[str]:
-    from reslink.imaging.dicom.read import parse
+    from reslink.imaging.dicom.read import parse_dataset
 
-    dataset = parse(data, "the file")
+    dataset = parse_dataset(data, "the file")
     meta: Any = dataset.file_meta
     names = ("SourceApplicationEntityTitle", "SendingApplicationEntityTitle", "ReceivingApplicationEntityTitle")
     yield from (name for name in (*names, "PrivateInformation") if meta.get(name))
@@ -84,8 +84,8 @@ def _in_dataset(dataset: Dataset, *, with_uids: bool) -> Iterator[str]:
             yield f"private attributes of group {tag.group:04X}"
             continue
         action = action_of(tag)
-        told = action is not None and not is_empty_or_dummy(element) and (with_uids or "U" not in action)
-        if told:
+        identifies = action is not None and not is_empty_or_dummy(element) and (with_uids or "U" not in action)
+        if identifies:
             yield name_of(tag)
         if element.VR == "SQ" and action != "X":
             for item in element.value:
@@ -99,7 +99,7 @@ def _in_png(data: bytes) -> Iterator[str]:
         body = data[at + 8 : at + 8 + length]
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
             keyword = body.split(b"\0", 1)[0].decode("latin-1")
-            yield f"PNG text {keyword}" if keyword in _PNG_KEYWORDS else "PNG text with a keyword of its own"
+            yield f"PNG text {keyword}" if keyword in _PNG_KEYWORDS else "PNG text with a custom keyword"
         elif kind == b"tIME":
             yield "PNG time"
         elif kind == b"eXIf":
@@ -108,7 +108,7 @@ def _in_png(data: bytes) -> Iterator[str]:
         if kind == b"IEND":
             break
     if data[at:].strip(b"\0"):
-        yield "data behind the end of the picture"
+        yield "data after the end of the picture"
 
 
 def _in_jpeg(data: bytes) -> Iterator[str]:
@@ -122,13 +122,13 @@ def _in_jpeg(data: bytes) -> Iterator[str]:
         marker, length = data[at + 1], struct.unpack(">H", data[at + 2 : at + 4])[0]
         yield from _in_segment(marker, data[at + 4 : at + 2 + length])
         at += 2 + length
-    end = jpeg_integrity.survey(data, "the file").end
+    end = jpeg_integrity.scan_markers(data, "the file").end
     if data[end:].strip(b"\0"):
-        yield "data behind the end of the picture"
+        yield "data after the end of the picture"
 
 
 def _in_segment(marker: int, body: bytes) -> Iterator[str]:
-    """One marker segment of a JPEG; JFIF (APP0), colour profiles (APP2) and Adobe's colour transform (APP14) are technical."""
+    """Handles one JPEG marker segment. JFIF (APP0), color profiles (APP2) and Adobe's color transform (APP14) are technical."""
     if marker == 0xFE:
         yield "JPEG comment"
     elif marker == 0xE1 and body.startswith(b"Exif"):
@@ -145,15 +145,17 @@ def _in_exif(body: bytes) -> Iterator[str]:
     exif = Pillow.Exif()
     try:
         exif.load(body)
-        parts = [dict(exif), *(exif.get_ifd(part) for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo))]
-    except Exception:  # noqa: BLE001 - broken EXIF raises many kinds of error, and may still hold a name
-        yield "EXIF that cannot be read"
+        directories = [dict(exif), *(exif.get_ifd(ifd) for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo))]
+    except Exception:  # noqa: BLE001 - broken EXIF raises many kinds of errors, and may still contain a name
+        yield "unreadable EXIF"
         return
-    for number in (number for part in parts[:2] for number, value in part.items() if value not in ("", b"", None)):
+    for number in (
+        number for directory in directories[:2] for number, value in directory.items() if value not in ("", b"", None)
+    ):
         name = ExifTags.TAGS.get(number, f"tag {number}")
         if name not in _TECHNICAL_EXIF:
             yield f"EXIF {name}"
-    if parts[2]:
+    if directories[2]:
         yield "EXIF GPSInfo"
 
 
@@ -171,7 +173,7 @@ def _in_webp(data: bytes) -> Iterator[str]:
     if "xmp" in picture.info:
         yield "XMP"
     if data[8 + int.from_bytes(data[4:8], "little") :].strip(b"\0"):
-        yield "data behind the end of the picture"
+        yield "data after the end of the picture"
 
 
 def _in_nifti(data: bytes) -> Iterator[str]:
@@ -179,9 +181,9 @@ def _in_nifti(data: bytes) -> Iterator[str]:
 
     if data.startswith(nifti.GZIP) and data[3] & 0b11000:
         yield "gzip file name or comment"
-    head = nifti.first_bytes(data, "the file")
+    head = nifti.read_first_bytes(data, "the file")
     second = head[4:8] in (b"n+2\0", b"ni2\0")
-    header = nifti.header_of(head, "the file")
+    header = nifti.parse_header(head, "the file")
     for name in _NIFTI_TEXTS:
         if bytes(header[name].item()).strip(b"\0 "):
             yield f"NIfTI {name}"

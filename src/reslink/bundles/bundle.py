@@ -1,4 +1,4 @@
-"""A bundle: the weights and all that must travel with them, in one folder; the only reader and writer of weights."""
+"""The bundle: a trained model on disk with everything that is needed to use it. Only this module writes weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,21 +17,22 @@ from reslink.bundles.decision.decision import Decision
 from reslink.bundles.fingerprints import DIGEST, TrainingImages
 from reslink.bundles.record import (
     BUNDLE_JSON,
-    CARD,
     DECISION,
     FINGERPRINTS,
+    MODEL_CARD,
+    ONNX_MODEL,
     SCHEMA_VERSION,
-    TWIN,
     WEIGHTS,
-    Record,
-    TwinRecord,
-    WeightsRecord,
+    BundleRecord,
+    FileRecord,
+    OnnxRecord,
     read_record,
 )
 from reslink.errors import BundleError
-from reslink.files import sha256, write_atomic
+from reslink.files import install_command, sha256, write_atomic
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
+from reslink.notebook import html_table
 
 if TYPE_CHECKING:
     from reslink.networks.reslink import ResLink
@@ -39,27 +40,30 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "Bundle"]
 
+_NOT_STORED: Final = ("failed", "excluded", "leaked", "bundle", "usage_notes")
+"""Entries of ``evaluation.json`` that are not stored in a bundle."""
+
 
 @dataclass(frozen=True)
 class Bundle:
-    """A trained network and what is needed to use and judge it.
+    """A trained network with its preprocessing, labels, decision, metrics and provenance.
 
-    On disk a bundle is a folder of ``model.safetensors``, ``bundle.json``, ``MODEL_CARD.md`` and, where they are known,
-    ``fingerprints.safetensors`` (of the training images), ``decision.safetensors`` and ``model.onnx``. Reading one imports
-    no torch; only :meth:`network` does, and so does :meth:`save`, which checks the weights against the architecture.
+    On disk a bundle is a folder with ``model.safetensors``, ``bundle.json`` and ``MODEL_CARD.md``. It can also hold
+    ``fingerprints.safetensors`` (of the training images), ``decision.safetensors`` and ``model.onnx``. Loading a bundle does
+    not import torch; :meth:`network` does, and :meth:`save`, which checks the weights against the architecture.
 
     Attributes:
-        architecture: The fields of ``ResLinkConfig`` and ``name``, the variant that they came from.
-        preprocess: The one way from an image to the input of the network.
+        architecture: The fields of ``ResLinkConfig`` and ``name``, the name of the variant.
+        preprocess: From an image to the input of the network.
         labels: The classes in the order of the network's outputs; with two, the last one is the positive class.
-        decision: How logits become probabilities and a class.
-        metrics: What was measured, in the form of ``evaluation.json``; empty where nothing was.
-        provenance: ``data`` (a dictionary: name, digest, counts), ``versions``, ``licence`` (of the weights),
+        decision: From logits to probabilities and a label.
+        metrics: The content of ``evaluation.json``; empty before an evaluation.
+        provenance: ``data`` (a dictionary: name, digest, counts), ``versions``, ``license`` (of the weights),
             ``intended_use``, ``recipe``, ``seed``; no path, host or user name.
-        training_images: Fingerprints of the images that it learned from; None where they are not known.
-        weights_sha256: The SHA-256 of ``model.safetensors``; None before the bundle is saved.
-        twin: What is known of ``model.onnx``, the same network for runtimes other than torch; None where there is none.
-        folder: Where the bundle lies; None before it is saved.
+        training_images: Fingerprints of the training images; None if unknown.
+        weights_sha256: SHA-256 of ``model.safetensors``; None before the bundle is saved.
+        onnx_model: The record of ``model.onnx``, the same network for other runtimes than torch; None if there is none.
+        folder: Folder of the bundle; None before it is saved.
     """
 
     architecture: dict[str, Any]
@@ -70,29 +74,49 @@ class Bundle:
     provenance: dict[str, Any] = field(default_factory=dict)
     training_images: TrainingImages | None = field(default=None, compare=False, repr=False)
     weights_sha256: str | None = None
-    onnx_model: TwinRecord | None = None
+    onnx_model: OnnxRecord | None = None
     folder: Path | None = None
 
     def __post_init__(self) -> None:
         _check_fit(self)
 
-    def save(self, folder: str | Path, tensors: Mapping[str, weights.TensorLike]) -> Bundle:
-        """Writes the bundle to a folder: whole or not at all. An older bundle there is replaced, and so is its twin.
+    def __repr__(self) -> str:
+        return f"Bundle({', '.join(f'{name}: {value}' for name, value in self._properties().items() if value is not None)})"
 
-        Equal weights give a byte-identical ``model.safetensors``, which holds no time, host or path.
+    def _repr_html_(self) -> str:
+        return html_table("Bundle", self._properties())
+
+    def _properties(self) -> dict[str, str | None]:
+        """Returns name and value of what a person wants to know first."""
+        threshold = self.decision.threshold
+        return {
+            "name": self.name or (None if self.folder is None else self.folder.name),
+            "network": self.architecture.get("name"),
+            "classes": " / ".join(self.labels.names),
+            "input": f"{self.preprocess.channels}×{self.preprocess.size}×{self.preprocess.size}",
+            "threshold": None if threshold is None else f"{threshold:.3g}",
+            "prediction sets": "no" if self.decision.conformal is None else f"coverage {self.decision.conformal.coverage:g}",
+            "OOD detector": "no" if self.decision.ood is None else "yes",
+            "ONNX model": "no" if self.onnx_model is None else "yes",
+        }
+
+    def save(self, folder: str | Path, tensors: Mapping[str, weights.TensorLike]) -> Bundle:
+        """Writes the bundle to a folder atomically and replaces an older bundle there, including its ONNX model.
+
+        Equal weights give a byte-identical ``model.safetensors``, without any time, host or path.
 
         Args:
             folder: The folder to write; missing, empty, or an older bundle.
-            tensors: The weights by name, arrays or torch tensors, such as ``network.state_dict()``. Floating-point
-                numbers are stored as float32, those of half precision as they are.
+            tensors: The weights by name, arrays or torch tensors, such as ``network.state_dict()``. Floating-point numbers
+                are stored as float32, half-precision numbers unchanged.
 
         Returns:
-            The same bundle with ``weights_sha256`` and ``folder`` set, without a twin: see :meth:`with_onnx`.
+            The same bundle with ``weights_sha256`` and ``folder`` set, without an ONNX model (see :meth:`with_onnx`).
 
         Raises:
-            BundleError: If a weight is not finite, a name or a shape does not fit the architecture (each is named),
-                or the folder holds something else.
-            StorageError: If it cannot be written; what stood there before still stands.
+            BundleError: If a weight is not finite, a name or shape does not fit the architecture, or the folder has other
+                content.
+            StorageError: If it cannot be written; the previous content is then kept.
         """
         target = Path(folder)
         arrays = weights.to_arrays(tensors)
@@ -105,26 +129,26 @@ class Bundle:
 
     @classmethod
     def load(cls, folder: str | Path) -> Bundle:
-        """Reads a bundle; no weight is loaded, but their checksum is compared. Imports no torch.
+        """Loads a bundle and compares the checksum of its weights, without reading them into memory. Imports no torch.
 
         Args:
             folder: A bundle, a run that holds one in ``bundle/``, or the name of a shipped bundle, such as ``ct``.
 
         Returns:
-            The bundle, checked.
+            The checked bundle.
 
         Raises:
-            BundleError: If this is not a bundle, is one of a newer version, or its parts do not belong together.
+            BundleError: If this is not a bundle, has another schema version, or its parts do not fit each other.
         """
         path = storage.find_bundle(folder)
         record = read_record(path / BUNDLE_JSON)
         weights.check_file(path / WEIGHTS, record.weights.sha256)
         if record.onnx is not None:
-            source = onnx_graph.source_of(record.weights.sha256, record.architecture, record.preprocess)
-            onnx_graph.check_fresh(path / TWIN, record.onnx, source)
-            onnx_graph.read(path / TWIN, record.onnx)
-        kept, fitted = record.fingerprints, record.decision_arrays
-        arrays = DecisionArrays.read(path / DECISION, fitted.sha256) if fitted else None
+            source = onnx_graph.source_digest(record.weights.sha256, record.architecture, record.preprocess)
+            onnx_graph.check_source(path / ONNX_MODEL, record.onnx, source)
+            onnx_graph.read_graph(path / ONNX_MODEL, record.onnx)
+        fingerprints, decision_arrays = record.fingerprints, record.decision_arrays
+        arrays = DecisionArrays.read(path / DECISION, decision_arrays.sha256) if decision_arrays else None
         return cls(
             architecture=record.architecture,
             preprocess=record.preprocess,
@@ -132,52 +156,52 @@ class Bundle:
             decision=record.decision.model_copy(update={"arrays": arrays}),
             metrics=record.metrics,
             provenance=record.provenance,
-            training_images=TrainingImages.read(path / FINGERPRINTS, kept.sha256) if kept else None,
+            training_images=TrainingImages.read(path / FINGERPRINTS, fingerprints.sha256) if fingerprints else None,
             weights_sha256=record.weights.sha256,
             onnx_model=record.onnx,
             folder=path,
         )
 
     def with_metrics(self, metrics: Mapping[str, Any]) -> Bundle:
-        """Returns the bundle with what was measured, also written to ``bundle.json`` and the card where it is saved.
+        """Returns the bundle with the metrics of an evaluation; if saved, also updates ``bundle.json`` and the model card.
 
         Args:
-            metrics: The form of ``evaluation.json``; replaces what stood there. ``failed``, ``excluded`` and ``linked`` are
-                left out, as they hold file names, which may tell whose images they are, and a bundle is handed on; and so is
-                what the bundle was called.
+            metrics: The content of ``evaluation.json``; replaces the previous metrics. Lists of cases are left out, because
+                file names can identify patients and bundles are passed on. The name of the bundle and its usage notes are
+                left out as well.
         """
-        names = ("failed", "excluded", "linked", "bundle", "read_first")
-        measured = replace(self, metrics={key: value for key, value in metrics.items() if key not in names})
+        kept = {key: value for key, value in metrics.items() if key not in _NOT_STORED}
+        evaluated = replace(self, metrics=kept)
         if self.folder is not None:
-            zoo.refuse_shipped(self.folder)
-            _write_texts(measured, self.folder, (self.folder / WEIGHTS).stat().st_size)
-        return measured
+            zoo.check_not_shipped(self.folder)
+            _write_texts(evaluated, self.folder, (self.folder / WEIGHTS).stat().st_size)
+        return evaluated
 
     @property
     def name(self) -> str | None:
-        """What its folder is called, or the run that it lies in; None where it is not saved. No path."""
-        return None if self.folder is None else storage.called(self.folder)
+        """Name of its folder, or of the run that holds it in ``bundle/``; None before it is saved."""
+        return None if self.folder is None else storage.bundle_name(self.folder)
 
     @property
     def calibration_images(self) -> TrainingImages | None:
-        """The fingerprints of the images that the decision was fitted on, none of them cleared; None where there are none."""
+        """Fingerprints of the calibration images, with no ``cleared`` entries; None without a fitted decision."""
         arrays = self.decision.arrays
         if arrays is None or "images" not in arrays.by_name:
             return None
         return TrainingImages(arrays.by_name["images"], np.zeros((0, DIGEST), np.uint8))
 
     def with_decision(self, decision: Decision, folder: str | Path | None = None) -> Bundle:
-        """Returns the bundle with another decision, written to a folder: whole or not at all.
+        """Returns the bundle with another decision, written to a folder atomically.
 
-        What was measured with the earlier decision is left out.
+        The metrics of the earlier decision are removed.
 
         Args:
             decision: The decision.
             folder: Missing, empty, or an older bundle. If not given, the bundle's own folder, whose content is replaced.
 
         Raises:
-            BundleError: If the bundle is not saved, the decision does not fit it, or the folder holds something else.
-            StorageError: If it cannot be written; what stood there before still stands.
+            BundleError: If the bundle is not saved, the decision does not fit it, or the folder has other content.
+            StorageError: If it cannot be written; the previous content is then kept.
         """
         if self.folder is None:
             raise BundleError("The bundle has no weights yet", "A decision is added to a saved bundle", "Call save() first")
@@ -186,41 +210,41 @@ class Bundle:
         return decided
 
     def with_onnx(self, content: bytes, folder: str | Path | None = None) -> Bundle:
-        """Returns the bundle with its network as an ONNX graph too, written to a folder: whole or not at all.
+        """Returns the bundle with its network as an ONNX graph too, written to a folder atomically.
 
         Args:
-            content: What ``reslink.export.onnx.to_onnx`` makes of this bundle.
+            content: The result of ``reslink.export.onnx.to_onnx`` for this bundle.
             folder: Missing, empty, or an older bundle. If not given, the bundle's own folder, whose content is replaced.
 
         Raises:
-            BundleError: If the bundle is not saved, its weights changed since it was loaded, or the folder holds something
-                else.
-            StorageError: If it cannot be written; what stood there before still stands.
+            BundleError: If the bundle is not saved, its weights changed since it was loaded, or the folder has other content.
+            StorageError: If it cannot be written; the previous content is then kept.
         """
         if self.folder is None or self.weights_sha256 is None:
             raise BundleError("The bundle has no weights yet", "A graph is added to a saved bundle", "Call save() first")
         weights.check_file(self.folder / WEIGHTS, self.weights_sha256)
-        source = onnx_graph.source_of(self.weights_sha256, self.architecture, self.preprocess)
-        doubled = replace(self, onnx_model=onnx_graph.record_of(content, TWIN, source), folder=Path(folder or self.folder))
-        _write(doubled, (self.folder / WEIGHTS).read_bytes(), content)
-        return doubled
+        source = onnx_graph.source_digest(self.weights_sha256, self.architecture, self.preprocess)
+        record = onnx_graph.make_record(content, ONNX_MODEL, source)
+        extended = replace(self, onnx_model=record, folder=Path(folder or self.folder))
+        _write(extended, (self.folder / WEIGHTS).read_bytes(), content)
+        return extended
 
     def onnx(self) -> bytes:
-        """Returns the network as an ONNX graph: ``pixels`` in; ``logits``, ``features`` and maps out (``bundles/twin.py``).
+        """Returns the ONNX graph: input ``pixels``; outputs ``logits``, ``features`` and maps (``bundles/onnx_graph.py``).
 
         Raises:
-            BundleError: If the bundle has none, or it changed since the bundle was loaded.
+            BundleError: If the bundle has no graph, or the graph changed since the bundle was loaded.
         """
         if self.folder is None or self.onnx_model is None:
             raise BundleError(
-                f"The bundle {self.folder or ''} has no {TWIN}".replace("  ", " "),
-                "Backends other than torch run this graph, which reslink train writes where the export packages are installed",
-                'Use --backend torch, or run pip install "reslink[export]" and train again',
+                f"The bundle {self.folder or ''} has no {ONNX_MODEL}".replace("  ", " "),
+                "Backends other than torch need this graph; reslink train writes it if the extra 'train' is installed",
+                f"Use --backend torch, or run {install_command('train')} and train again",
             )
-        return onnx_graph.read(self.folder / TWIN, self.onnx_model)
+        return onnx_graph.read_graph(self.folder / ONNX_MODEL, self.onnx_model)
 
     def network(self) -> ResLink:
-        """Builds the network with its weights, in eval mode on the CPU. Imports torch; leaves its random state alone.
+        """Returns the network with its weights, in eval mode on the CPU. Imports torch; does not change its random state.
 
         Raises:
             BundleError: If the bundle is not saved, the weights changed since it was loaded, or they do not fit.
@@ -231,40 +255,36 @@ class Bundle:
 
 
 def _write(bundle: Bundle, content: bytes, graph: bytes | None) -> None:
-    """Writes a bundle to its folder, with its weights and its twin; nothing else stays there."""
+    """Replaces the folder of a bundle by its files, with the given weights and ONNX graph."""
     if bundle.folder is None:
         raise BundleError("The bundle has no folder", "A bundle is written to a folder", "Call save() first")
-    with storage.replacing(bundle.folder) as part:
-        write_atomic(part / WEIGHTS, content)
+    with storage.replace_folder(bundle.folder) as new:
+        write_atomic(new / WEIGHTS, content)
         if graph is not None:
-            write_atomic(part / TWIN, graph)
-        _write_arrays(bundle, part)
-        _write_texts(bundle, part, len(content))
+            write_atomic(new / ONNX_MODEL, graph)
+        for name, arrays in _array_files(bundle).items():
+            write_atomic(new / name, arrays)
+        _write_texts(bundle, new, len(content))
 
 
 def _array_files(bundle: Bundle) -> dict[str, bytes]:
-    """Returns the content of the files of arrays that a bundle has beside its weights, by file name."""
-    parts = {FINGERPRINTS: bundle.training_images, DECISION: bundle.decision.arrays}
-    return {name: part.to_bytes() for name, part in parts.items() if part is not None}
-
-
-def _write_arrays(bundle: Bundle, folder: Path) -> None:
-    for name, content in _array_files(bundle).items():
-        write_atomic(folder / name, content)
+    """Returns the content of the array files beside the weights, by file name."""
+    files = {FINGERPRINTS: bundle.training_images, DECISION: bundle.decision.arrays}
+    return {name: arrays.to_bytes() for name, arrays in files.items() if arrays is not None}
 
 
 def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
     files = {
-        name: WeightsRecord(file=name, sha256=sha256(content), bytes=len(content))
+        name: FileRecord(file=name, sha256=sha256(content), bytes=len(content))
         for name, content in _array_files(bundle).items()
     }
-    record = Record(
+    record = BundleRecord(
         schema_version=SCHEMA_VERSION,
         architecture=bundle.architecture,
         preprocess=bundle.preprocess,
         labels=list(bundle.labels.names),
         decision=bundle.decision,
-        weights=WeightsRecord(file=WEIGHTS, sha256=bundle.weights_sha256 or "", bytes=weights_bytes),
+        weights=FileRecord(file=WEIGHTS, sha256=bundle.weights_sha256 or "", bytes=weights_bytes),
         onnx=bundle.onnx_model,
         fingerprints=files.get(FINGERPRINTS),
         decision_arrays=files.get(DECISION),
@@ -276,27 +296,27 @@ def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
     except (ValueError, TypeError) as error:
         raise BundleError(
             f"The metrics or the provenance of the bundle cannot be stored ({error})",
-            "They hold finite numbers, texts, lists and dictionaries",
-            "Write null where a figure is not defined",
+            "They hold finite numbers, strings, lists and dictionaries",
+            "Write null for an undefined metric",
         ) from error
-    write_atomic(folder / CARD, model_card(bundle))
+    write_atomic(folder / MODEL_CARD, model_card(bundle))
     write_atomic(folder / BUNDLE_JSON, text + "\n")
 
 
 def _check_fit(bundle: Bundle) -> None:
-    """Checks that the parts of a bundle belong together; names the field that does not."""
+    """Checks that the parts of a bundle fit each other."""
     bundle.decision.check_classes(len(bundle.labels))
     outputs, classes = bundle.architecture.get("num_classes"), len(bundle.labels)
     if outputs != classes and not (outputs == 1 and classes == 2):
         raise BundleError(
             f"architecture.num_classes is {outputs}, but there are {classes} labels: {', '.join(bundle.labels.names)}",
-            "There is an output for each label, or a single one for two labels",
+            "There is one output per label, or a single output for two labels",
             "Use the bundle that belongs to these labels, or train again",
         )
     channels = bundle.architecture.get("in_channels")
     if channels != bundle.preprocess.channels:
         raise BundleError(
             f"architecture.in_channels is {channels}, but preprocess.channels is {bundle.preprocess.channels}",
-            "Both are the same number",
+            "Both are equal",
             "Use the bundle that belongs to this preprocessing, or train again",
         )

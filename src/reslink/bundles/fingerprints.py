@@ -1,20 +1,19 @@
-"""What a bundle keeps of its training images: fingerprints that tell a near copy of one, and nothing that shows a picture.
+"""Fingerprints of the training images, by which a bundle recognizes near duplicates without storing any picture.
 
-No patient identifier is kept, hashed or not: short identifiers are found again from any hash by trying them all, and two
-hospitals both have a patient 1.
+No patient identifier is stored, not even hashed: short identifiers can be recovered from any hash by trying them all, and
+two hospitals both have a patient 1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.errors import BundleError
-from reslink.files import sha256
+from reslink.bundles.verified_files import read_arrays
+from reslink.errors import BundleError, unusable_bundle
 
 WIDTH = 128
 DIGEST = 32
@@ -24,12 +23,12 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class TrainingImages:
-    """What is known of the images that a network learned from.
+    """Fingerprints of the images that a network was trained on.
 
     Attributes:
-        fingerprints: (n, 128) uint8, one a training image (``reslink.datasets.near_duplicates.fingerprints``).
-        cleared: (m, 32) uint8, the SHA-256 of the thumbnails of images that resemble a training image by fingerprint,
-            but were compared with it at training and found to be none of its near copies.
+        fingerprints: (n, 128) uint8, one for each training image (``reslink.datasets.near_duplicates.fingerprints``).
+        cleared: (m, 32) uint8, SHA-256 of thumbnails whose fingerprint resembles that of a training image, although the
+            comparison at training time showed that they are not near duplicates.
     """
 
     fingerprints: Bytes
@@ -57,34 +56,16 @@ class TrainingImages:
 
     @classmethod
     def read(cls, path: Path, expected: str) -> TrainingImages:
-        """Reads the file that ``to_bytes`` made; the bytes that are checked are the bytes that are used.
+        """Reads a file that ``to_bytes`` made.
 
         Args:
             path: The file.
-            expected: Its SHA-256, as ``bundle.json`` says.
+            expected: Its SHA-256, as ``bundle.json`` states it.
 
         Raises:
-            BundleError: If it is missing, is not the one that was saved, or holds something else.
+            BundleError: If the file is missing, differs from the saved one, or holds other arrays.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        try:
-            content = path.read_bytes()
-            found = sha256(content)
-            arrays: dict[str, Any] = load(content) if found == expected else {}
-        except (OSError, SafetensorError) as error:
-            raise _unusable(path, str(error)) from error
-        if found != expected:
-            raise _unusable(path, f"its SHA-256 is {found[:12]}…, but bundle.json says {expected[:12]}…")
+        arrays = read_arrays(path, expected)
         if arrays.keys() != {"cleared", "fingerprints"}:
-            raise _unusable(path, f"it holds {', '.join(sorted(arrays)) or 'nothing'}")
+            raise unusable_bundle(path, f"it holds {', '.join(sorted(arrays)) or 'nothing'}")
         return cls(arrays["fingerprints"], arrays["cleared"])
-
-
-def _unusable(path: Path, fault: str) -> BundleError:
-    return BundleError(
-        f"{path} cannot be used: {fault}",
-        "The fingerprints of the training images are the ones that the bundle was saved with",
-        "Copy the whole bundle again, or train again",
-    )

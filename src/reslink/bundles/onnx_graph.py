@@ -1,4 +1,4 @@
-"""The twin of the weights: the same network as one ONNX graph, ``model.onnx``, which runs without torch."""
+"""``model.onnx``: the network of a bundle as an ONNX graph, which runs without torch."""
 
 from __future__ import annotations
 
@@ -7,71 +7,57 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from reslink.bundles.record import TwinRecord
-from reslink.errors import BundleError
+from reslink.bundles.record import OnnxRecord
+from reslink.bundles.verified_files import read_verified
+from reslink.errors import unusable_bundle
 from reslink.files import sha256
 from reslink.imaging.preprocess import Preprocess
 
 PIXELS: Final = "pixels"
-"""The input: (B, planes, S, S) uint8, what ``Preprocess.pixels`` returns for each slice."""
+"""The input: (B, planes, S, S) uint8, the result of ``Preprocess.pixels`` for each slice."""
 
 LOGITS: Final = "logits"
 """(B, K) float32, or (B, 1)."""
 
 FEATURES: Final = "features"
-"""(B, D) float32, pooled, what the dense layer sees."""
+"""(B, D) float32, pooled, the input of the dense layer."""
 
 CAM: Final = "cam"
-"""(B, K, h, w) float32, class activation maps; their mean over a map and the bias of the dense layer make the logit."""
+"""(B, K, h, w) float32, class activation maps; the mean over a map plus the bias of the dense layer is the logit."""
 
 
-def source_of(weights_sha256: str, architecture: Mapping[str, Any], preprocess: Preprocess) -> str:
-    """Returns the SHA-256 of all that a twin is made from; another one means that the twin is stale.
+def source_digest(weights_sha256: str, architecture: Mapping[str, Any], preprocess: Preprocess) -> str:
+    """Returns the SHA-256 of everything that the graph is made from; another value means that the graph is out of date.
 
     Args:
-        weights_sha256: Of ``model.safetensors``.
-        architecture: Of the bundle.
-        preprocess: Of the bundle; what the graph holds of it is its input's shape and the normalisation.
+        weights_sha256: SHA-256 of ``model.safetensors``.
+        architecture: Architecture of the bundle.
+        preprocess: Preprocessing of the bundle; the graph depends on its input shape and its normalization.
     """
-    seen = {key: getattr(preprocess, key) for key in ("planes", "size", "channels", "mean", "std")}
-    everything = {"weights": weights_sha256, "architecture": dict(architecture), "input": seen}
-    return sha256(json.dumps(everything, sort_keys=True, separators=(",", ":")))
+    settings = {key: getattr(preprocess, key) for key in ("planes", "size", "channels", "mean", "std")}
+    sources = {"weights": weights_sha256, "architecture": dict(architecture), "input": settings}
+    return sha256(json.dumps(sources, sort_keys=True, separators=(",", ":")))
 
 
-def record_of(content: bytes, file: str, source: str) -> TwinRecord:
-    """Returns what ``bundle.json`` says of a twin."""
-    return TwinRecord(file=file, sha256=sha256(content), bytes=len(content), source=source)
+def make_record(content: bytes, file: str, source: str) -> OnnxRecord:
+    """Returns the entry of a graph in ``bundle.json``."""
+    return OnnxRecord(file=file, sha256=sha256(content), bytes=len(content), source=source)
 
 
-def check_fresh(path: Path, record: TwinRecord, source: str) -> None:
-    """Refuses a twin that was made from other weights or settings than those of its bundle.
+def check_source(path: Path, record: OnnxRecord, source: str) -> None:
+    """Checks that the graph was made from the weights and settings of its bundle.
 
     Raises:
-        BundleError: If it was.
+        BundleError: If it was made from others.
     """
     if record.source != source:
-        raise _unusable(path, "it was made from other weights or settings than those of this bundle")
+        raise unusable_bundle(path, "it was made from other weights or settings than those of this bundle")
 
 
-def read(path: Path, record: TwinRecord) -> bytes:
-    """Returns the graph; the bytes that are checked are the bytes that are returned.
+def read_graph(path: Path, record: OnnxRecord) -> bytes:
+    """Returns the graph.
 
     Raises:
-        BundleError: If it is missing or is not the one that was saved.
+        BundleError: If it is missing or differs from the saved one.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _unusable(path, error.strerror or str(error)) from error
-    found = sha256(content)
-    if found != record.sha256:
-        raise _unusable(path, f"its SHA-256 is {found[:12]}…, but bundle.json says {record.sha256[:12]}…")
-    return content
-
-
-def _unusable(path: Path, fault: str) -> BundleError:
-    return BundleError(
-        f"{path} cannot be used: {fault}",
-        "The ONNX graph of a bundle is the one that was made from its weights",
-        "Copy the whole bundle again, or train again",
-    )
+    return read_verified(path, record.sha256)

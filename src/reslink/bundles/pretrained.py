@@ -1,4 +1,4 @@
-"""What a bundle that ships says of itself: source, first words of its card, limits, findings, how it is made again."""
+"""The description of a shipped bundle: data source, usage notes, limitations, audit findings, and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reslink.bundles.decision.decision import Decision
-from reslink.bundles.record import first_fault
-from reslink.errors import BundleError
+from reslink.bundles.record import first_error
+from reslink.errors import BundleError, unusable_bundle
 
-MOST_BYTES: Final = 10_000_000
+MAX_BUNDLE_BYTES: Final = 10_000_000
 """A shipped bundle is smaller than this, all of its files together."""
 
 Text = Annotated[str, Field(min_length=1)]
 
+NO_OOD_DETECTOR: Final = (
+    "This model has no out-of-distribution detector: it gives an answer for any image, even for one that shows no head."
+)
 
-NO_GATE: Final = "This model has no out-of-distribution gate: it answers for any picture, also for one that shows no head."
 
-
-class Origin(BaseModel):
-    """The public data set that a bundle learned from, as ``reslink data list`` knows it.
+class DataSource(BaseModel):
+    """The public data set that a bundle was trained on, as in ``reslink data list``.
 
     Attributes:
         name: Its name there.
         title: Title, author and year.
-        page: Where it is described.
-        licence: What is known of its licence.
-        faults: What is known to be wrong with it.
+        page: Web page that describes it.
+        license: Its license, as far as known.
+        known_issues: Known problems of the data.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -38,80 +39,78 @@ class Origin(BaseModel):
     name: Text
     title: Text
     page: Text
-    licence: Text
-    faults: list[Text]
+    license: Text
+    known_issues: list[Text]
 
 
-class Shipping(BaseModel):
-    """The part ``shipped`` of a bundle's provenance.
+class PretrainedInfo(BaseModel):
+    """The entry ``pretrained`` in the provenance of a bundle that ships with reslink.
 
     Attributes:
-        title: What the bundle is called.
-        tells_apart: What it tells apart, in words.
-        about: The first lines of its card: what must be known of the source before anything else.
-        modality: What kind of image it is for.
-        origin: The public data set.
-        copy_of_data: How the images that it learned from differ from those of the public data set; empty if they do not.
-        limits: Further limits, a sentence each.
-        lacks: Parts of the decision, as ``missing_parts`` names them, that its data were too few for; ``limits`` says why.
-        reproduce: The commands that make it again, ``DATA`` for the folder of images.
-        findings: What an audit of the data found, a sentence each; empty where none was made.
+        title: Title of the bundle.
+        task: The classes that it tells apart, in words.
+        usage_notes: The first lines of its card: what to read before using it.
+        modality: The kind of images that it is for.
+        source: The public data set.
+        data_processing: How the training images differ from those of the public data set; empty if they do not.
+        limitations: Further limitations, a sentence each.
+        missing_components: Parts of the decision, by the names of :func:`missing_components`, for which there was too little
+            data; ``limitations`` gives the reason.
+        reproduce: The commands that build it again, with ``DATA`` for the folder of images.
+        audit_findings: Results of an audit of the data, a sentence each; empty without an audit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     title: Text
-    tells_apart: Text
-    about: Text
+    task: Text
+    usage_notes: Text
     modality: Text
-    origin: Origin
-    copy_of_data: str = ""
-    limits: list[Text] = Field(min_length=1)
-    lacks: list[Text] = []
+    source: DataSource
+    data_processing: str = ""
+    limitations: list[Text] = Field(min_length=1)
+    missing_components: list[Text] = []
     reproduce: list[Text] = Field(min_length=1)
-    findings: list[Text] = []
+    audit_findings: list[Text] = []
 
 
-def shipping_of(provenance: Mapping[str, Any]) -> Shipping | None:
-    """Returns what a bundle says of its shipping; None for a bundle that was not built to ship.
+def pretrained_info(provenance: Mapping[str, Any]) -> PretrainedInfo | None:
+    """Returns the description of a shipped bundle; None for any other bundle.
 
     Raises:
-        BundleError: If a field is missing, unknown or of a wrong kind.
+        BundleError: If a field is missing, unknown or invalid.
     """
-    if "shipped" not in provenance:
+    if "pretrained" not in provenance:
         return None
     try:
-        return Shipping.model_validate(provenance["shipped"])
+        return PretrainedInfo.model_validate(provenance["pretrained"])
     except ValidationError as error:
-        raise BundleError(
-            f"provenance.shipped of the bundle cannot be used: {first_fault(error)}",
-            "It holds what benchmarks/make_bundles.py wrote",
-            "Build the bundle again",
-        ) from error
+        what = "provenance.pretrained of the bundle"
+        raise unusable_bundle(what, first_error(error), "Build it again with benchmarks/make_bundles.py") from error
 
 
-def read_first(provenance: Mapping[str, Any], *, gated: bool) -> list[str]:
-    """Returns what must be known before an answer of a bundle is used, a paragraph each; empty if there is nothing.
+def usage_notes(provenance: Mapping[str, Any], *, has_ood_detector: bool) -> list[str]:
+    """Returns the notes to read before using a bundle, a paragraph each; empty if there are none.
 
     Args:
-        provenance: Of the bundle.
-        gated: Whether its decision has an out-of-distribution gate.
+        provenance: Provenance of the bundle.
+        has_ood_detector: Whether its decision has an out-of-distribution detector.
 
     Raises:
-        BundleError: If what the bundle says of its shipping cannot be used.
+        BundleError: If the description of a shipped bundle is invalid.
     """
-    shipping = shipping_of(provenance)
-    return ([] if shipping is None else [shipping.about]) + ([] if gated else [NO_GATE])
+    info = pretrained_info(provenance)
+    return ([] if info is None else [info.usage_notes]) + ([] if has_ood_detector else [NO_OOD_DETECTOR])
 
 
-def audit_findings(audit: Mapping[str, Any]) -> list[str]:
-    """Returns what ``audit.json`` found about leakage and shortcuts, a sentence each; counts only, no file name.
+def summarize_audit(audit: Mapping[str, Any]) -> list[str]:
+    """Returns the findings of ``audit.json`` on leakage and shortcuts, a sentence each; counts only, no file names.
 
     Raises:
         BundleError: If this is not the result of an audit.
     """
     try:
-        return list(_findings(audit))
+        return list(_audit_sentences(audit))
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"This is not the result of an audit ({type(error).__name__}: {error})",
@@ -120,77 +119,79 @@ def audit_findings(audit: Mapping[str, Any]) -> list[str]:
         ) from error
 
 
-def _findings(audit: Mapping[str, Any]) -> Iterator[str]:
+def _audit_sentences(audit: Mapping[str, Any]) -> Iterator[str]:
     classes = ", ".join(f"{name} {n:,}" for name, n in audit["classes"].items())
     patients = f", {audit['patients']:,} patients" if audit["patients"] else ", patients not given"
-    yield f"{audit['images']:,} images ({classes}) in {audit['groups']:,} groups of patients and near copies{patients}."
-    copies = sum(map(len, audit["twins"]))
+    yield f"{audit['images']:,} images ({classes}) in {audit['groups']:,} groups of patients and near duplicates{patients}."
+    duplicates = sum(map(len, audit["near_duplicates"]))
     yield (
-        f"Near copies: {copies:,} images have at least one ({len(audit['twins']):,} sets, {len(audit['twin_pairs']):,} pairs),"
-        " mirrored and rotated ones included."
+        f"Near duplicates: {duplicates:,} images have at least one ({len(audit['near_duplicates']):,} groups,"
+        f" {len(audit['near_duplicate_pairs']):,} pairs), including mirrored and rotated ones."
     )
     conflicts = audit["label_conflicts"]
-    yield f"Near copies under more than one label: {len(conflicts):,} sets with {sum(map(len, conflicts)):,} images."
+    yield f"Near duplicates with different labels: {len(conflicts):,} groups with {sum(map(len, conflicts)):,} images."
     for probe in audit["shortcuts"]:
-        yield _probe(probe)
-    yield f"Burned-in letters were found on {len(audit['burned_in_text']):,} images."
-    yield f"A quick model finds another label likelier for {len(audit['suspected_label_errors']):,} images, often wrongly."
-    for one in audit["not_done"]:
-        yield f"Not done: {one['check']}, as {one['reason']}."
-    failed = [gate["gate"] for gate in audit["gates"] if gate["failed"]]
-    yield f"Verdict of the audit: {audit['verdict']}" + (f" ({', '.join(failed)})." if failed else ".")
+        yield _probe_sentence(probe)
+    yield f"Burned-in text was found on {len(audit['burned_in_text']):,} images."
+    suspected = len(audit["suspected_label_errors"])
+    yield f"For {suspected:,} images a simple model finds another label more likely; it is often wrong."
+    for check in audit["skipped_checks"]:
+        yield f"Skipped: {check['check']}, because {check['reason']}."
+    failed = [check["check"] for check in audit["checks"] if check["failed"]]
+    yield f"Result of the audit: {audit['verdict']}" + (f" ({', '.join(failed)})." if failed else ".")
 
 
-_PROBES = {
-    "file_facts": "From the facts of the file and its header alone",
+_PROBES: Final = {
+    "file_metadata": "From file and header metadata alone",
     "outside_head": "From the pixels outside the head alone",
-    "histogram": "From the grey levels alone",
+    "histogram": "From the gray levels alone",
     "thumbnail": "From a thumbnail of 16×16 pixels alone",
 }
 
 
-def _probe(probe: Mapping[str, Any]) -> str:
-    found = probe["balanced_accuracy"]
-    low, high = found["ci_low"], found["ci_high"]
+def _probe_sentence(probe: Mapping[str, Any]) -> str:
+    accuracy = probe["balanced_accuracy"]
+    estimate, low, high = (accuracy[key] for key in ("estimate", "ci_low", "ci_high"))
     interval = "" if low is None else f" (95 % interval {low:.3f} to {high:.3f})"
-    how = _PROBES.get(probe["probe"], f"Probe {probe['probe']}:")
+    input_text = _PROBES.get(probe["probe"], f"Probe {probe['probe']}:")
     failed = " This shortcut fails the audit." if probe["failed"] else ""
-    reached = f"a forest reaches a balanced accuracy of {found['estimate']:.3f}{interval}, chance {probe['chance']:.3f}"
-    return f"{how} {reached}.{failed}"
+    result = f"a random forest reaches a balanced accuracy of {estimate:.3f}{interval}, chance {probe['chance']:.3f}"
+    return f"{input_text} {result}.{failed}"
 
 
-def missing_parts(decision: Decision) -> list[str]:
-    """Returns which parts a decision lacks that a shipped bundle has: calibration, operating point, sets, gate."""
-    parts = {
+def missing_components(decision: Decision) -> list[str]:
+    """Returns the parts that a shipped bundle has and this decision lacks."""
+    present = {
         "calibration and operating point": decision.fitted_on is not None,
         "prediction sets": decision.conformal is not None,
-        "out-of-distribution gate": decision.ood is not None and decision.arrays is not None,
+        "out-of-distribution detector": decision.ood is not None and decision.arrays is not None,
     }
-    return [name for name, there in parts.items() if not there]
+    return [name for name, there in present.items() if not there]
 
 
-_PATHS = re.compile(r"(?:^|(?<=[\s\"'`(=\[]))(?:~?(?:/[\w.+-]+){2,}|~/|[A-Za-z]:\\+\w)", re.MULTILINE)
-_ADDRESSES = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")
-_PLACES = re.compile(r"/(?:home|Users|root|tmp|var|opt|usr|mnt|work|site-packages)/[\w.+-]+")
-"""What is looked for in files that are no text, where chance alone makes something like a short path."""
+_PATHS: Final = re.compile(r"(?:^|(?<=[\s\"'`(=\[]))(?:~?(?:/[\w.+-]+){2,}|~/|[A-Za-z]:\\+\w)", re.MULTILINE)
+_ADDRESSES: Final = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")
+_COMMON_FOLDERS: Final = re.compile(r"/(?:home|Users|root|tmp|var|opt|usr|mnt|work|site-packages)/[\w.+-]+")
+"""The only pattern for binary files, in which any short path can occur by chance."""
 
 
-def traces(folder: Path, private: Iterable[str] = ()) -> list[str]:
-    """Returns what in the files of a bundle tells where or by whom it was made: absolute paths, addresses, given words.
+def find_private_strings(folder: Path, private: Iterable[str] = ()) -> list[str]:
+    """Returns strings in the files of a bundle that reveal the machine or the user that built it.
 
     Args:
         folder: The bundle.
-        private: Words that no text may hold, such as the names of the host and the user; upper and lower case are one.
+        private: Words that no file may hold, such as the names of the host and the user, in upper or lower case.
 
     Returns:
-        A phrase each, with the name of the file; empty where nothing was found.
+        Absolute paths, e-mail addresses and private words, each with the name of its file.
     """
     words = [re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])", re.IGNORECASE) for word in private if word]
-    found = []
+    matches = []
     for path in sorted(folder.rglob("*")):
         if not path.is_file():
             continue
-        text = path.read_text(encoding="utf-8" if path.suffix in (".json", ".md") else "latin-1")
-        patterns = (_PATHS, _ADDRESSES, _PLACES, *words) if path.suffix in (".json", ".md") else (_PLACES,)
-        found += [f"{path.name}: {hit.group()}" for pattern in patterns for hit in pattern.finditer(text)]
-    return found
+        is_text = path.suffix in (".json", ".md")
+        text = path.read_text(encoding="utf-8" if is_text else "latin-1")
+        patterns = (_PATHS, _ADDRESSES, _COMMON_FOLDERS, *words) if is_text else (_COMMON_FOLDERS,)
+        matches += [f"{path.name}: {match.group()}" for pattern in patterns for match in pattern.finditer(text)]
+    return matches

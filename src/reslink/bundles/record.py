@@ -1,29 +1,29 @@
-"""What stands in ``bundle.json``, and how it is read without trust."""
+"""The content of ``bundle.json`` and its strict reader."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reslink.bundles.decision.decision import Decision
-from reslink.errors import BundleError
+from reslink.errors import BundleError, unusable_bundle
 from reslink.imaging.preprocess import Preprocess
 
-BUNDLE_JSON = "bundle.json"
-WEIGHTS = "model.safetensors"
-CARD = "MODEL_CARD.md"
-FINGERPRINTS = "fingerprints.safetensors"
-DECISION = "decision.safetensors"
-TWIN = "model.onnx"
-SCHEMA_VERSION = 3
-MAX_JSON_BYTES = 4 << 20
-"""A ``bundle.json`` is a few kilobytes; a larger one than this is not ours."""
+BUNDLE_JSON: Final = "bundle.json"
+WEIGHTS: Final = "model.safetensors"
+MODEL_CARD: Final = "MODEL_CARD.md"
+FINGERPRINTS: Final = "fingerprints.safetensors"
+DECISION: Final = "decision.safetensors"
+ONNX_MODEL: Final = "model.onnx"
+SCHEMA_VERSION: Final = 4
+MAX_JSON_BYTES: Final = 4 << 20
+"""A ``bundle.json`` has some kilobytes; a file larger than this was not written by reslink."""
 
 
-class WeightsRecord(BaseModel):
+class FileRecord(BaseModel):
     """A file of arrays beside ``bundle.json``, such as the weights, and its checksum."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -33,13 +33,13 @@ class WeightsRecord(BaseModel):
     bytes: int = Field(ge=8)
 
 
-class TwinRecord(WeightsRecord):
-    """The ONNX graph of the network, and the SHA-256 of all that it was made from."""
+class OnnxRecord(FileRecord):
+    """The ONNX graph of the network, and the SHA-256 of everything that it was made from."""
 
     source: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-class Record(BaseModel):
+class BundleRecord(BaseModel):
     """``bundle.json``, key by key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -49,45 +49,42 @@ class Record(BaseModel):
     preprocess: Preprocess
     labels: list[str]
     decision: Decision
-    weights: WeightsRecord
-    onnx: TwinRecord | None = None
-    fingerprints: WeightsRecord | None = None
-    decision_arrays: WeightsRecord | None = None
+    weights: FileRecord
+    onnx: OnnxRecord | None = None
+    fingerprints: FileRecord | None = None
+    decision_arrays: FileRecord | None = None
     metrics: dict[str, Any]
     provenance: dict[str, Any]
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> BundleRecord:
     """Reads ``bundle.json``.
 
     Raises:
-        BundleError: If it is missing, not JSON, of a newer version, or a field is missing, unknown or of a wrong kind.
+        BundleError: If the file is missing, not JSON, of another version, or a field is missing, unknown or invalid.
     """
     text = _read_text(path)
     _check_version(_parse(text, path), path)
     try:
-        return Record.model_validate_json(text)
+        return BundleRecord.model_validate_json(text)
     except ValidationError as error:
-        raise BundleError(
-            f"{path} cannot be used: {first_fault(error)}",
-            "A bundle.json holds exactly what reslink wrote",
-            "Restore the file or train again; do not edit it by hand",
-        ) from error
+        next_step = "Restore the file or train again; do not edit it by hand"
+        raise unusable_bundle(path, first_error(error), next_step) from error
 
 
-def first_fault(error: ValidationError) -> str:
-    """Returns the first fault that pydantic found as one phrase, with the name of its field."""
-    fault = error.errors(include_url=False, include_context=False)[0]
-    return f"{'.'.join(str(part) for part in fault['loc']) or 'it'}: {fault['msg']}"
+def first_error(error: ValidationError) -> str:
+    """Returns the first error that pydantic reports as one phrase, with the name of its field."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    return f"{'.'.join(str(name) for name in first['loc']) or 'it'}: {first['msg']}"
 
 
 def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            _not_json(path, f"has {path.stat().st_size} bytes, more than {MAX_JSON_BYTES}")
+            _raise_not_json(path, f"has {path.stat().st_size} bytes, more than {MAX_JSON_BYTES}")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        _not_json(path, "is not a text")
+        _raise_not_json(path, "is not a text file")
     except OSError as error:
         raise BundleError(
             f"{path} cannot be read: {error.strerror or error}",
@@ -100,9 +97,9 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        _not_json(path, f"is damaged ({error})")
+        _raise_not_json(path, f"is damaged ({error})")
     if not isinstance(value, dict):
-        _not_json(path, "holds no JSON object")
+        _raise_not_json(path, "holds no JSON object")
     return value
 
 
@@ -110,7 +107,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
-def _not_json(path: Path, fault: str) -> NoReturn:
+def _raise_not_json(path: Path, fault: str) -> NoReturn:
     raise BundleError(f"{path} {fault}", "A bundle.json is a small JSON object", "Restore the file or train again")
 
 
@@ -118,13 +115,14 @@ def _check_version(value: dict[str, Any], path: Path) -> None:
     version = value.get("schema_version")
     if type(version) is not int or version < 1:
         raise BundleError(
-            f"{path} has no valid schema_version (found {version!r})",
-            f"reslink bundles carry a schema_version from 1 to {SCHEMA_VERSION}",
+            f"{path} has no valid schema_version, but {version!r}",
+            f"A bundle of this reslink has the schema_version {SCHEMA_VERSION}",
             "Give a folder that reslink wrote, such as RUN/bundle",
         )
-    if version > SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
+        newer = version > SCHEMA_VERSION
         raise BundleError(
-            f"{path} is a bundle of schema version {version}",
-            f"This reslink reads up to schema version {SCHEMA_VERSION}",
-            "Update reslink: pip install --upgrade reslink",
+            f"{path} has the schema version {version}",
+            f"This reslink reads schema version {SCHEMA_VERSION}",
+            "Update reslink to the version that wrote the bundle" if newer else "Train the model again with this reslink",
         )

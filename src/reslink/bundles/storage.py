@@ -1,4 +1,4 @@
-"""The folder of a bundle: found, and replaced as a whole."""
+"""Finds the folder of a bundle and replaces folders atomically."""
 
 from __future__ import annotations
 
@@ -10,98 +10,101 @@ from pathlib import Path
 
 from reslink.bundles import zoo
 from reslink.bundles.record import BUNDLE_JSON, WEIGHTS
-from reslink.errors import BundleError, StorageError
+from reslink.errors import BundleError
+from reslink.files import storage_errors
 
-_ALLOWED = "A bundle is a folder with bundle.json and model.safetensors"
+_BUNDLE_FORMAT = "A bundle is a folder with bundle.json and model.safetensors"
 
 
 def find_bundle(folder: str | Path) -> Path:
-    """Returns the folder of a bundle, given it, the run that holds it in ``bundle/``, or the name of a shipped bundle.
+    """Returns the folder of a bundle.
 
-    This is the one place where a name becomes a folder (:func:`reslink.bundles.zoo.resolve`).
+    Args:
+        folder: The folder, a run that holds it in ``bundle/``, or the name of a shipped bundle
+            (:func:`reslink.bundles.zoo.resolve`).
 
     Raises:
-        BundleError: If there is none, with the nearest folder or name that is one.
+        BundleError: If there is none, with the nearest folder or name.
     """
     path = zoo.resolve(folder)
     if path.is_file():
-        raise BundleError(f"{folder} is a file", _ALLOWED, f"Give the folder instead: {path.parent}")
+        raise BundleError(f"{folder} is a file", _BUNDLE_FORMAT, f"Give the folder instead: {path.parent}")
     if not path.is_dir():
-        advice = _elsewhere(path, "Check the path, or run reslink train DATA --out RUN")
-        raise BundleError(f"{folder} does not exist", _ALLOWED, advice)
-    for place in (path, path / "bundle"):
-        if (place / BUNDLE_JSON).is_file():
-            return _with_weights(place)
-    raise BundleError(f"{folder} is not a bundle: it holds no {BUNDLE_JSON}", _ALLOWED, _advice(path))
+        next_step = _pretrained_hint(path, "Check the path, or run reslink train DATA --out RUN")
+        raise BundleError(f"{folder} does not exist", _BUNDLE_FORMAT, next_step)
+    for candidate in (path, path / "bundle"):
+        if (candidate / BUNDLE_JSON).is_file():
+            return _check_weights_exist(candidate)
+    raise BundleError(f"{folder} is not a bundle: it holds no {BUNDLE_JSON}", _BUNDLE_FORMAT, _next_step(path))
 
 
-def _with_weights(path: Path) -> Path:
+def _check_weights_exist(path: Path) -> Path:
     if not (path / WEIGHTS).is_file():
-        raise BundleError(f"{path} holds no {WEIGHTS}", _ALLOWED, "Copy the whole folder of the bundle, or train again")
+        raise BundleError(f"{path} holds no {WEIGHTS}", _BUNDLE_FORMAT, "Copy the whole folder of the bundle, or train again")
     return path
 
 
-def _elsewhere(path: Path, otherwise: str) -> str:
+def _pretrained_hint(path: Path, otherwise: str) -> str:
     if path.name in zoo.names():
-        return f"Write {path.name} alone, without ./ or another folder, for the bundle of that name that ships with reslink"
+        return f"Write {path.name} without ./ or another folder to use the shipped bundle of that name"
     return otherwise
 
 
-def _advice(path: Path) -> str:
-    inside = sorted(found.parent for found in path.glob(f"*/{BUNDLE_JSON}"))
+def _next_step(path: Path) -> str:
+    inside = sorted(file.parent for file in path.glob(f"*/{BUNDLE_JSON}"))
     if inside:
-        return f"Did you mean {inside[0]}"
+        return f"Did you mean {inside[0]}?"
     if (path / "checkpoints").is_dir() or (path / "config.yaml").is_file():
-        return "This run has not ended: go on with reslink train DATA --out RUN --resume"
-    return _elsewhere(path, "Give a folder that reslink train wrote, such as RUN/bundle")
+        return "This run is not finished; resume it with reslink train DATA --out RUN --resume"
+    return _pretrained_hint(path, "Give a folder that reslink train wrote, such as RUN/bundle")
 
 
 @contextlib.contextmanager
-def replacing(target: Path, mark: str = BUNDLE_JSON, what: str = "bundle") -> Iterator[Path]:
-    """Gives an empty folder to fill, which takes the place of ``target`` when the block ends without an error.
+def replace_folder(target: Path, marker: str = BUNDLE_JSON, what: str = "bundle") -> Iterator[Path]:
+    """Yields an empty folder to fill, and renames it to ``target`` when the block ends without an error.
 
-    An older one is moved aside first and moved back if the new one cannot take its place. Killed between these two
-    renames, the older one is left beside ``target`` under a hidden name.
+    An existing ``target`` is moved aside first and moved back if the rename fails. If the process is killed between these
+    two renames, the old folder remains beside ``target`` under a hidden name.
 
     Args:
         target: The folder.
-        mark: The file by which an older one is known; no other folder with content is replaced.
-        what: What the folder is called.
+        marker: The file that identifies an old ``target``; no other folder with content is replaced.
+        what: Name of the content for messages.
 
     Raises:
-        BundleError: If ``target`` is a file or a folder that holds something else.
+        BundleError: If ``target`` is a file or a folder with other content.
         UsageError: If ``target`` is a shipped bundle.
-        StorageError: If the folder cannot be made or renamed.
+        StorageError: If the folder cannot be created or renamed.
     """
-    check_replaceable(target, mark, what)
-    with _storage_errors(target, what):
+    check_replaceable(target, marker, what)
+    with storage_errors(f"The {what} {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         part.mkdir()
     try:
         yield part
-        with _storage_errors(target, what):
+        with storage_errors(f"The {what} {target}"):
             _swap(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def check_replaceable(target: Path, mark: str = BUNDLE_JSON, what: str = "bundle") -> None:
-    """Refuses a folder that :func:`replacing` would refuse; asked before long work whose result goes there.
+def check_replaceable(target: Path, marker: str = BUNDLE_JSON, what: str = "bundle") -> None:
+    """Checks that :func:`replace_folder` accepts a folder; call it before long work whose result is written there.
 
     Args:
         target: The folder.
-        mark: As for :func:`replacing`.
-        what: As for :func:`replacing`.
+        marker: As in :func:`replace_folder`.
+        what: As in :func:`replace_folder`.
 
     Raises:
-        BundleError: If ``target`` is a file or a folder that holds something else.
+        BundleError: If ``target`` is a file or a folder with other content.
         UsageError: If ``target`` is a shipped bundle.
     """
-    zoo.refuse_shipped(target)
+    zoo.check_not_shipped(target)
     if not target.exists():
         return
-    if not target.is_dir() or (any(target.iterdir()) and not (target / mark).is_file()):
+    if not target.is_dir() or (any(target.iterdir()) and not (target / marker).is_file()):
         article = "an" if what[0] in "aeiou" else "a"
         raise BundleError(
             f"{target} exists and is not {article} {what}",
@@ -124,19 +127,7 @@ def _swap(part: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _storage_errors(target: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"The {what} {target} could not be written: {error.strerror or error}",
-            "reslink needs a folder that it may write to, with free space",
-            "Free some space or choose another folder, then run the same command again",
-        ) from error
-
-
-def called(folder: Path) -> str:
-    """Returns what a bundle is called: its folder, or the run that it lies in."""
-    whole = folder.resolve()
-    return whole.parent.name if whole.name == "bundle" and whole.parent.name else whole.name
+def bundle_name(folder: Path) -> str:
+    """Returns the name of a bundle: that of its folder, or of the run that holds it in ``bundle/``."""
+    resolved = folder.resolve()
+    return resolved.parent.name if resolved.name == "bundle" and resolved.parent.name else resolved.name

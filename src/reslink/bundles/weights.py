@@ -1,4 +1,4 @@
-"""Weights: arrays to safetensors and back, checked against the architecture before they are used."""
+"""Reads and writes weights as safetensors, and checks them against the architecture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from reslink.bundles.record import first_fault
+from reslink.bundles.record import first_error
 from reslink.errors import BundleError
 from reslink.files import sha256
 
@@ -26,13 +26,13 @@ TensorLike: TypeAlias = "Array | torch.Tensor"
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 MAX_HEADER_BYTES = 1 << 20
-"""A header of ResLink has some 10 kB; a header that is much longer only costs time and memory."""
+"""A header of ResLink has about 10 kB; a much longer one would only cost time and memory."""
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def to_arrays(tensors: Mapping[str, TensorLike]) -> dict[str, Array]:
-    """Returns the weights as C-ordered arrays, sorted by name; floats as float32, but for float16, which stays."""
+    """Returns the weights as C-ordered arrays, sorted by name; floats become float32, except float16."""
     return {name: _to_array(tensors[name]) for name in sorted(tensors)}
 
 
@@ -41,28 +41,27 @@ def _to_array(tensor: TensorLike) -> Array:
         tensor = tensor.detach().cpu()
         widened = tensor.is_floating_point() and str(tensor.dtype) != "torch.float16"  # NumPy has no bfloat16
         tensor = (tensor.float() if widened else tensor).numpy()
-    stays = tensor.dtype == np.float16 or not np.issubdtype(tensor.dtype, np.floating)
-    kind = tensor.dtype if stays else np.float32
-    return np.array(tensor, dtype=kind, order="C", copy=True)
+    keep = tensor.dtype == np.float16 or not np.issubdtype(tensor.dtype, np.floating)
+    return np.array(tensor, dtype=tensor.dtype if keep else np.float32, order="C", copy=True)
 
 
 def to_bytes(arrays: Mapping[str, Array]) -> bytes:
-    """Returns a safetensors file without any metadata but its format; equal weights give equal bytes."""
+    """Returns a safetensors file with no metadata except its format; equal weights give equal bytes."""
     from safetensors.numpy import save
 
     return save(dict(arrays), metadata={"format": "pt"})
 
 
 def check_finite(arrays: Mapping[str, Array]) -> None:
-    """Refuses weights that are NaN or infinite.
+    """Checks that no weight is NaN or infinite.
 
     Raises:
         BundleError: With the names of the tensors.
     """
-    bad = [name for name, array in arrays.items() if array.dtype.kind in "fc" and not np.isfinite(array).all()]
-    if bad:
+    not_finite = [name for name, array in arrays.items() if array.dtype.kind in "fc" and not np.isfinite(array).all()]
+    if not_finite:
         raise BundleError(
-            f"Weights are not finite in {_listed(bad)}",
+            f"Weights are not finite in {_listed(not_finite)}",
             "Every weight of a bundle is a finite number",
             "Use the last checkpoint before the loss diverged, or train again with a lower learning rate",
         )
@@ -72,26 +71,26 @@ def check_file(path: Path, expected: str) -> None:
     """Checks the header and the SHA-256 of a weight file without loading it.
 
     Raises:
-        BundleError: If the header is no safetensors header, is too long, or the file is not the one that was saved.
+        BundleError: If the safetensors header is invalid or too long, or the file differs from the saved one.
     """
     try:
         with path.open("rb") as stream:
             _check_header(stream.read(8 + MAX_HEADER_BYTES), path)
-        found = sha256(path)
+        digest = sha256(path)
     except OSError as error:
         raise BundleError(
             f"{path} cannot be read: {error.strerror or error}",
-            "The weights of a bundle are a file that you may read",
+            "reslink must be able to read the weights of a bundle",
             "Check the permissions of the folder",
         ) from error
-    _check_hash(found, expected, path)
+    _check_hash(digest, expected, path)
 
 
 def count_parameters(path: Path) -> int:
-    """Returns the number of trained numbers in a weight file, from its head alone; statistics of batches do not count.
+    """Returns the number of trainable parameters in a weight file from its header; BatchNorm statistics do not count.
 
     Raises:
-        BundleError: If the header is no safetensors header.
+        BundleError: If the safetensors header is invalid.
     """
     with path.open("rb") as stream:
         start = stream.read(8 + MAX_HEADER_BYTES)
@@ -102,7 +101,7 @@ def count_parameters(path: Path) -> int:
 
 
 def _check_header(start: bytes, path: Path) -> None:
-    """Checks the head of a file: 8 bytes little-endian length, then JSON (the safetensors format)."""
+    """Checks the header of a file: 8 bytes little-endian length, then JSON (the safetensors format)."""
     length = int.from_bytes(start[:8], "little")
     fault = ""
     if len(start) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
@@ -120,19 +119,19 @@ def _check_header(start: bytes, path: Path) -> None:
         )
 
 
-def _check_hash(found: str, expected: str, path: Path) -> None:
-    if found != expected:
+def _check_hash(digest: str, expected: str, path: Path) -> None:
+    if digest != expected:
         raise BundleError(
-            f"{path} has the SHA-256 {found[:12]}…, but bundle.json says {expected[:12]}…",
-            "The weights are the ones that the bundle was saved with",
+            f"{path} has the SHA-256 {digest[:12]}…, but bundle.json says {expected[:12]}…",
+            "The weights must be those that were saved with the bundle",
             "Copy the whole bundle again, or train again",
         )
 
 
 def load_network(path: Path, expected: str, architecture: Mapping[str, Any]) -> ResLink:
-    """Builds the network of an architecture and fills it with the weights of a file, in eval mode.
+    """Returns the network of an architecture with the weights of a file, in eval mode.
 
-    The bytes that are checked are the bytes that are loaded: the file is read once.
+    The file is read once, so the checked bytes are the loaded bytes.
 
     Raises:
         BundleError: If the file changed, or a name, a shape or a value does not fit.
@@ -148,7 +147,7 @@ def load_network(path: Path, expected: str, architecture: Mapping[str, Any]) -> 
         arrays = load(content)
     except (OSError, SafetensorError) as error:
         raise BundleError(
-            f"{path} cannot be loaded: {error}", "The weights are a whole safetensors file", "Restore it or train again"
+            f"{path} cannot be loaded: {error}", "The weights are a complete safetensors file", "Restore it or train again"
         ) from error
     network = build_network(architecture)
     _compare({name: array.shape for name, array in arrays.items()}, _state_shapes(network))
@@ -158,10 +157,10 @@ def load_network(path: Path, expected: str, architecture: Mapping[str, Any]) -> 
 
 
 def build_network(architecture: Mapping[str, Any]) -> ResLink:
-    """Builds the untrained network of an architecture; torch's random state is left as it was.
+    """Returns the untrained network of an architecture; does not change torch's random state.
 
     Raises:
-        BundleError: If the architecture is none that this version knows, with the field at fault.
+        BundleError: If this version does not know the architecture, with the invalid field.
     """
     import torch
 
@@ -172,7 +171,7 @@ def build_network(architecture: Mapping[str, Any]) -> ResLink:
         config = ResLinkConfig.model_validate_json(json.dumps(fields))
     except ValidationError as error:
         raise BundleError(
-            f"The architecture of the bundle cannot be built: {first_fault(error)}",
+            f"The architecture of the bundle cannot be built: {first_error(error)}",
             "The architecture holds the fields of ResLinkConfig",
             "Use the version of reslink that wrote it, or train again",
         ) from error
@@ -181,7 +180,7 @@ def build_network(architecture: Mapping[str, Any]) -> ResLink:
 
 
 def check_shapes(shapes: Shapes, architecture: Mapping[str, Any]) -> None:
-    """Compares names and shapes of weights with those that an architecture has. Imports torch.
+    """Checks names and shapes of weights against an architecture. Imports torch.
 
     Raises:
         BundleError: With the names that are missing, unknown, or of another shape.
@@ -193,24 +192,24 @@ def _state_shapes(network: ResLink) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-def _compare(found: Shapes, expected: Shapes) -> None:
+def _compare(actual: Shapes, expected: Shapes) -> None:
     faults = []
-    if missing := sorted(expected.keys() - found.keys()):
+    if missing := sorted(expected.keys() - actual.keys()):
         faults.append(f"missing: {_listed(missing)}")
-    if unknown := sorted(found.keys() - expected.keys()):
+    if unknown := sorted(actual.keys() - expected.keys()):
         faults.append(f"unknown: {_listed(unknown)}")
-    if other := [n for n in sorted(expected.keys() & found.keys()) if tuple(found[n]) != tuple(expected[n])]:
-        faults.append("of another shape: " + _listed(f"{n} {tuple(found[n])} for {tuple(expected[n])}" for n in other))
+    if other := [n for n in sorted(expected.keys() & actual.keys()) if tuple(actual[n]) != tuple(expected[n])]:
+        faults.append("of another shape: " + _listed(f"{n} {tuple(actual[n])} for {tuple(expected[n])}" for n in other))
     if faults:
         raise BundleError(
             "The weights do not fit the architecture; " + "; ".join(faults),
-            "Each tensor of the architecture has one weight of its name and shape",
-            "Use the weights and the bundle.json of one and the same training",
+            "Each tensor of the architecture needs a weight of the same name and shape",
+            "Use the weights and the bundle.json of the same training run",
         )
 
 
 def _listed(names: Iterable[str], limit: int = 5) -> str:
-    """Returns the first few names and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - limit} more" if len(every) > limit else ""
-    return ", ".join(every[:limit]) + more
+    """Returns the first names and the number of the others."""
+    items = list(names)
+    others = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + others

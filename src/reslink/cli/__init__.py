@@ -1,1 +1,1 @@
-"""The command line: one module per verb; nothing heavy is imported before a verb runs."""
+"""The command line. Heavy packages are imported only when a command runs."""

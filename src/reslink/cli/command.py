@@ -1,4 +1,4 @@
-"""What all verbs have in common: four options, and one place where errors become messages and exit codes."""
+"""The wrapper of every command: common options, checks of output folders, and errors as messages and exit codes."""
 
 from __future__ import annotations
 
@@ -6,52 +6,64 @@ import errno
 import functools
 import inspect
 import logging
-import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any, Concatenate, ParamSpec, get_args
 
 import typer
+from typer.models import ParameterInfo
 
 from reslink.cli.console import Console
-from reslink.cli.offline import refuse_network
-from reslink.errors import ReslinkError, StorageError, UsageError
+from reslink.cli.offline import block_network
+from reslink.cli.options import FolderOption
+from reslink.errors import ReslinkError, StorageError
+from reslink.files import check_folder_path, missing_package
 
 P = ParamSpec("P")
 
-_HOME = str(Path(__file__).resolve().parents[1])
+_PACKAGE_FOLDER = str(Path(__file__).resolve().parents[1])
+_TRAIN_PACKAGES = ("torch", "accelerate", "captum")
+"""Packages of the extra ``train``, which modules import at their top."""
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only warnings and errors.", rich_help_panel="Everywhere")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel="Everywhere")]
-Offline = Annotated[bool, typer.Option("--offline", help="Refuse every network connection.", rich_help_panel="Everywhere")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Everywhere")]
+_PANEL = "Common options"
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.", rich_help_panel=_PANEL)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details.", rich_help_panel=_PANEL)]
+Offline = Annotated[bool, typer.Option("--offline", help="Block every network connection.", rich_help_panel=_PANEL)]
+Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.", rich_help_panel=_PANEL)]
 
 _COMMON = {"quiet": Quiet, "verbose": Verbose, "offline": Offline, "debug": Debug}
 
 
-def verb(function: Callable[Concatenate[Console, P], None]) -> Callable[..., None]:
-    """Makes a function a verb: gives it a console, the options of every verb, and the mapping of errors to exit codes.
+def as_command(function: Callable[Concatenate[Console, P], None]) -> Callable[..., None]:
+    """Wraps a function for ``typer.Typer.command``.
+
+    The result has the common options, checks every option marked with :class:`FolderOption`, and turns errors into messages and
+    exit codes.
 
     Args:
-        function: Takes a Console first; its other parameters become arguments and options.
+        function: A function that takes a Console first; its other parameters become arguments and options.
 
     Returns:
-        A function for ``typer.Typer.command``, which ends with ``typer.Exit`` where the exit code is not 0.
+        The wrapped function. It raises ``typer.Exit`` if the exit code is not 0.
     """
+    signature = inspect.signature(function, eval_str=True)
+    own = list(signature.parameters.values())[1:]
+    folders = {parameter.name: name for parameter in own if (name := _folder_option(parameter.annotation))}
 
     @functools.wraps(function)
     def run(*, quiet: bool, verbose: bool, offline: bool, debug: bool, **options: Any) -> None:
         console = Console(quiet=quiet, verbose=verbose)
-        refuse_network(offline)
+        block_network(offline)
         with _errors(console, debug), _warnings(console):
+            for parameter, option in folders.items():
+                if options[parameter] is not None:
+                    check_folder_path(options[parameter], option)
             function(console, **options)  # type: ignore[call-arg]
 
-    signature = inspect.signature(function, eval_str=True)
-    own = list(signature.parameters.values())[1:]
     common = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
         for name, annotation in _COMMON.items()
@@ -60,47 +72,14 @@ def verb(function: Callable[Concatenate[Console, P], None]) -> Callable[..., Non
     return run
 
 
-def refuse_earlier(out: Path | None, file: str, what: str, overwrite: bool) -> None:
-    """Refuses a folder that holds what an earlier run wrote, unless it may be replaced.
-
-    Args:
-        out: The folder; None where nothing is written.
-        file: The file by which the earlier result is known.
-        what: What it is called, with its article.
-        overwrite: Whether it may be replaced.
-
-    Raises:
-        UsageError: If it is there and may not be replaced, or if ``out`` is a file.
-    """
-    if out is None:
-        return
-    refuse_file(out, "--out")
-    if (out / file).exists() and not overwrite:
-        raise replaced_unasked(out, what)
-
-
-def replaced_unasked(out: Path, what: str) -> UsageError:
-    """Returns the error of a folder that holds an earlier result, ``what`` with its article."""
-    return UsageError(f"{out} holds {what} already", "Nothing is replaced unasked", "Choose another --out, or add --overwrite")
-
-
-def refuse_file(folder: Path, option: str) -> None:
-    """Refuses a file where a folder is to be made, before any work is done for it.
-
-    Args:
-        folder: The folder to be.
-        option: The option that names it.
-
-    Raises:
-        UsageError: If it, or a folder above it, is a file or a link to nowhere.
-    """
-    for place in (folder, *folder.parents):
-        if os.path.lexists(place) and not place.is_dir():
-            raise UsageError(
-                f"{place} is {'a file' if place.exists() else 'a link to nowhere'}",
-                f"{option} names a folder",
-                f"Write for example {option} {place.with_name(f'{place.name}-folder')}",
-            )
+def _folder_option(annotation: Any) -> str | None:
+    """Returns the name of an option that is marked with :class:`FolderOption`, such as ``--out``; None for other parameters."""
+    metadata = get_args(annotation)[1:]
+    if not any(isinstance(item, FolderOption) for item in metadata):
+        return None
+    [info] = (item for item in metadata if isinstance(item, ParameterInfo))
+    names = (info.default, *(info.param_decls or ()))  # in an Annotated type, typer keeps the first name as the default
+    return next(name for name in names if isinstance(name, str) and name.startswith("--"))
 
 
 @contextmanager
@@ -118,10 +97,20 @@ def _errors(console: Console, debug: bool) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
-        _fail(console, debug, error, _three_parts(_storage(error)), 1)
-    except Exception as error:  # noqa: BLE001  (the last door: what comes here is a bug, and is said to be one)
-        text = f"{type(error).__name__}: {error}"
-        _fail(console, debug, error, text + "\n  This is a bug in reslink. --debug shows the traceback to report.", 1)
+        _fail(console, debug, error, _three_parts(_storage_error(error)), 1)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in _TRAIN_PACKAGES:
+            _fail_with_bug(console, debug, error)
+        missing = missing_package(package, "train")
+        _fail(console, debug, error, _three_parts(missing), missing.exit_code)
+    except Exception as error:  # noqa: BLE001  (any other exception is a bug, and is reported as one)
+        _fail_with_bug(console, debug, error)
+
+
+def _fail_with_bug(console: Console, debug: bool, error: Exception) -> None:
+    text = f"{type(error).__name__}: {error}"
+    _fail(console, debug, error, text + "\n  This is a bug in reslink. Run again with --debug and report the traceback.", 1)
 
 
 def _fail(console: Console, debug: bool, error: BaseException, text: str, code: int) -> None:
@@ -132,23 +121,23 @@ def _fail(console: Console, debug: bool, error: BaseException, text: str, code: 
 
 
 def _three_parts(error: ReslinkError) -> str:
-    return f"{error.given}.\n  {error.allowed}.\n  {error.next_step}."
+    return "\n  ".join(error.sentences())
 
 
-def _storage(error: OSError) -> StorageError:
+def _storage_error(error: OSError) -> StorageError:
     return StorageError(
         f"{error.filename or 'A file'} could not be read or written: {error.strerror or error}",
-        "reslink needs files that it may read and folders that it may write to, with free space",
-        "See that the path is right and the disk has room, then run the same command again",
+        "reslink needs read and write permission and free disk space there",
+        "Check the path and the disk space, then run the same command again",
     )
 
 
 @contextmanager
 def _warnings(console: Console) -> Iterator[None]:
-    """Says our own warnings in one line; those of other packages only with ``--verbose``."""
+    """Prints warnings and log records of reslink as single lines; warnings of other packages only with ``--verbose``."""
 
     def show(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
-        ours = category.__module__.split(".")[0] == "reslink" or filename.startswith(_HOME)
+        ours = category.__module__.split(".")[0] == "reslink" or filename.startswith(_PACKAGE_FOLDER)
         if ours or (issubclass(category, UserWarning) and console.verbose):
             console.warn(f"Warning: {message}")
 
@@ -158,11 +147,11 @@ def _warnings(console: Console) -> Iterator[None]:
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if console.verbose else logging.WARNING)
-    before = warnings.showwarning
+    original = warnings.showwarning
     warnings.showwarning = show
     try:
         yield
     finally:
-        warnings.showwarning = before
+        warnings.showwarning = original
         logger.removeHandler(handler)
         logger.setLevel(level)

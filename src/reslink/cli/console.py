@@ -1,4 +1,4 @@
-"""What goes where: data to stdout, everything that is said to the user to stderr."""
+"""Output of commands: data to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -7,55 +7,54 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichBar
+from reslink.api.progress import ProgressBar, format_values
 
-RESEARCH = "Research use only. Not a medical device; not for diagnosis."
+RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis."
 
 
 @dataclass(frozen=True)
 class Console:
-    """Where a verb says things.
+    """The output of a command.
 
     Attributes:
-        quiet: Whether notes and progress are left out; warnings and errors are always said.
-        verbose: Whether details are said too.
+        quiet: Whether notes and progress are hidden; warnings and errors are always printed.
+        verbose: Whether details are printed.
     """
 
     quiet: bool = False
     verbose: bool = False
 
     def note(self, text: str) -> None:
-        """Says something to the user on stderr, unless quiet."""
+        """Prints a message to stderr, unless quiet."""
         if not self.quiet:
-            _line(sys.stderr, text)
+            _write_line(sys.stderr, text)
 
     def detail(self, text: str) -> None:
-        """Says something on stderr that only ``--verbose`` asks for."""
+        """Prints a message to stderr if verbose."""
         if self.verbose:
-            _line(sys.stderr, text)
+            _write_line(sys.stderr, text)
 
     def warn(self, text: str) -> None:
-        """Says something on stderr that the user must see, also when quiet."""
-        _line(sys.stderr, text)
+        """Prints a warning or error to stderr, also when quiet."""
+        _write_line(sys.stderr, text)
 
     def data(self, text: str) -> None:
-        """Writes one line of the result to stdout, at once."""
-        _line(sys.stdout, text)
+        """Prints one line of the result to stdout and flushes it."""
+        _write_line(sys.stdout, text)
 
     def json(self, value: Any, indent: int | None = None) -> None:
-        """Writes one JSON value to stdout; NaN is refused, it is not JSON."""
+        """Prints one JSON value to stdout. NaN raises ``ValueError``: it is not JSON."""
         self.data(json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
-        """Writes a table to stdout: drawn on a terminal, tab-separated where stdout is a file or a pipe.
+        """Prints a table to stdout: with borders on a terminal, tab-separated in a file or pipe.
 
         Args:
-            columns: Headings; a heading that starts with ``>`` makes its column right-aligned.
-            rows: Cells as text, one sequence a row.
-            title: Shown above the table on a terminal.
+            columns: Headings; a column whose heading starts with ``>`` is right-aligned.
+            rows: Cells as text, one sequence per row.
+            title: Printed above the table on a terminal.
         """
         if not sys.stdout.isatty():
             for row in ([name.lstrip(">") for name in columns], *rows):
@@ -65,83 +64,31 @@ class Console:
         from rich.table import Table
         from rich.text import Text
 
-        drawn = Table(title=title, title_justify="left")
+        table = Table(title=title, title_justify="left")
         for name in columns:
-            drawn.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+            table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
         for row in rows:
-            drawn.add_row(*(Text(cell) for cell in row))
-        Terminal(file=sys.stdout).print(drawn)
+            table.add_row(*(Text(cell) for cell in row))
+        Terminal(file=sys.stdout).print(table)
 
     def research_use_only(self) -> None:
-        """Says what every human-readable result must say, also when quiet."""
-        _line(sys.stderr, RESEARCH)
+        """Prints the research-use notice, also when quiet; every result for people ends with it."""
+        _write_line(sys.stderr, RESEARCH_USE)
 
-    def progress(self) -> Bar | Lines:
-        """Returns the progress display that fits: a bar on a terminal, lines elsewhere, nothing when quiet."""
+    def progress(self) -> ProgressBar | ProgressLines:
+        """Returns a progress bar on a terminal, otherwise an object that prints lines; when quiet, nothing is printed."""
         if sys.stderr.isatty() and not self.quiet:
-            return Bar()
-        return Lines(self)
+            return ProgressBar()
+        return ProgressLines(self)
 
 
-def _line(stream: TextIO, text: str) -> None:
+def _write_line(stream: TextIO, text: str) -> None:
     stream.write(text + "\n")
     stream.flush()
 
 
-class Bar:
-    """A Rich bar on stderr with the values of the last step and the time left."""
-
-    def __init__(self) -> None:
-        self._bar: RichBar | None = None
-        self._task: Any = None
-
-    def start(self, total_steps: int, label: str) -> None:
-        """Begins a stretch of work; one that was still open ends."""
-        from rich.console import Console as Terminal
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self.end()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[values]}"),
-            console=Terminal(stderr=True),
-        )
-        self._task = self._bar.add_task(label, total=total_steps, values="")
-        self._bar.start()
-
-    def step(self, n: int = 1, **values: Any) -> None:
-        """Moves on by n steps."""
-        if self._bar is not None:
-            self._bar.update(self._task, advance=n, values=_values(values))
-
-    def message(self, text: str) -> None:
-        """Says a line above the bar."""
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
-        else:
-            _line(sys.stderr, text)
-
-    def end(self) -> None:
-        """Ends the bar and leaves it standing."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-
-class Lines:
-    """Progress where stderr is no terminal: a line when a stretch begins, then at most one every ten seconds."""
+class ProgressLines:
+    """Progress without a terminal: a line when a task starts, then at most one line every ten seconds."""
 
     seconds_between = 10.0
 
@@ -149,45 +96,41 @@ class Lines:
         self._console = console
         self._done = self._total = 0
         self._label = ""
-        self._began = self._said = 0.0
+        self._started = self._last_line = 0.0
         self._values: dict[str, Any] = {}
 
     def start(self, total_steps: int, label: str) -> None:
-        """Begins a stretch of work."""
+        """Starts a task."""
         self._done, self._total, self._label = 0, total_steps, label
-        self._began = self._said = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self._values = {}
-        self._console.note(f"{label}: {counted(total_steps, 'step')}")
+        self._console.note(f"{label}: {pluralize(total_steps, 'step')}")
 
     def step(self, n: int = 1, **values: Any) -> None:
-        """Moves on by n steps; says so if the last line is old enough."""
+        """Advances by n steps, and prints a line if the last line is old enough."""
         self._done += n
         self._values = values or self._values
         now = time.monotonic()
-        if now - self._said < self.seconds_between or not self._done:
+        if now - self._last_line < self.seconds_between or not self._done:
             return
-        self._said = now
-        left = (now - self._began) / self._done * max(self._total - self._done, 0)
-        self._console.note(f"{self._label}: {self._done}/{self._total}, {left:.0f} s left {_values(values)}".rstrip())
+        self._last_line = now
+        left = (now - self._started) / self._done * max(self._total - self._done, 0)
+        self._console.note(f"{self._label}: {self._done}/{self._total}, {left:.0f} s left {format_values(values)}".rstrip())
 
     def message(self, text: str) -> None:
-        """Says a line, such as the figures of an epoch."""
+        """Prints a line, such as the metrics of an epoch."""
         self._console.note(text)
 
     def end(self) -> None:
-        """Ends the stretch; says how long it took and what the values were last."""
+        """Ends the task, and prints its duration and the last values."""
         if self._label:
-            seconds = time.monotonic() - self._began
+            seconds = time.monotonic() - self._started
             self._console.note(
-                f"{self._label}: {counted(self._done, 'step')} in {seconds:.1f} s {_values(self._values)}".rstrip()
+                f"{self._label}: {pluralize(self._done, 'step')} in {seconds:.1f} s {format_values(self._values)}".rstrip()
             )
             self._label = ""
 
 
-def counted(n: int, what: str) -> str:
+def pluralize(n: int, noun: str) -> str:
     """Returns a number with its noun, such as ``1 step`` or ``3 steps``."""
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
-def _values(values: dict[str, Any]) -> str:
-    return " ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,4 +1,4 @@
-"""The command ``reslink``."""
+"""The command ``reslink`` and its subcommands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from reslink import __version__
-from reslink.cli.command import verb
+from reslink.cli.command import as_command
 from reslink.cli.commands import (
     audit,
     bench,
@@ -30,33 +30,34 @@ from reslink.cli.commands import (
     models,
     phantom,
     predict,
+    recipes,
     report,
     serve,
     split,
     train,
 )
-from reslink.errors import nearest
+from reslink.errors import suggest
 
-_NO_CHOICE = re.compile(r"(?:Value error, )?('.*' is not one of (.+)\.)", re.DOTALL)
+_INVALID_CHOICE = re.compile(r"(?:Value error, )?('.*' is not one of (.+)\.)", re.DOTALL)
 
 
 def _examples(*commands: str) -> str:
-    """Returns the end of a help text: a command a line."""
+    """Returns the end of a help text: one command per line."""
     return "\n\n".join(["Examples:", *(f"[bold]{command}[/bold]" for command in commands)])
 
 
 class _Group(TyperGroup):
-    """Names the nearest value where an option was given one that it does not have."""
+    """Suggests the nearest value if an option has an invalid one."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs a verb."""
+        """Runs a command."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            if found := _NO_CHOICE.fullmatch(error.message):
-                given = found[1].removeprefix("'").split("' is not one of ", 1)[0]
-                near = nearest(given, re.findall(r"'([^']*)'", found[2]))
-                error.message = f"{found[1]} {near}?" if near.startswith("Did") else found[1]
+            if match := _INVALID_CHOICE.fullmatch(error.message):
+                given = match[1].removeprefix("'").split("' is not one of ", 1)[0]
+                suggestion = suggest(given, re.findall(r"'([^']*)'", match[2]))
+                error.message = f"{match[1]} {suggestion}" if suggestion.startswith("Did") else match[1]
             raise
 
 
@@ -71,15 +72,16 @@ app = typer.Typer(
     ),
 )
 
-_VERBS = {
-    "Learn": (demo, split, train, calibrate, evaluate, compare),
-    "Use": (models, predict, explain, export, serve),
-    "Look": (audit, report, describe, bench, phantom, info, doctor),
+_TRAIN, _USE, _INSPECT = "Train and evaluate", "Use a model", "Inspect"
+_COMMANDS = {
+    _TRAIN: (demo, split, recipes, train, calibrate, evaluate, compare),
+    _USE: (models, predict, explain, export, serve),
+    _INSPECT: (audit, report, describe, bench, phantom, info, doctor),
 }
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         sys.stdout.write(f"reslink {__version__}\n")
         raise typer.Exit
 
@@ -87,31 +89,31 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Train, judge, explain and run brain CT and MR tumour classifiers. Research use only."""
+    """Train, evaluate, explain and run brain CT and MR tumor classifiers. Research use only."""
 
 
-for _panel, _modules in _VERBS.items():
+for _panel, _modules in _COMMANDS.items():
     for _module in _modules:
         _name = _module.__name__.rsplit(".", 1)[-1]
-        app.command(_name, epilog=_examples(*_module.EXAMPLES), rich_help_panel=_panel)(verb(getattr(_module, _name)))
+        app.command(_name, epilog=_examples(*_module.EXAMPLES), rich_help_panel=_panel)(as_command(getattr(_module, _name)))
 
-app.add_typer(experiment.sub_app(_examples, verb), name="study", rich_help_panel="Learn")
-app.add_typer(data.sub_app(_examples, verb), name="data", rich_help_panel="Learn")
-app.add_typer(dicom.sub_app(_examples, verb), name="dicom", rich_help_panel="Use")
+app.add_typer(experiment.sub_app(_examples, as_command), name="experiment", rich_help_panel=_TRAIN)
+app.add_typer(data.sub_app(_examples, as_command), name="data", rich_help_panel=_TRAIN)
+app.add_typer(dicom.sub_app(_examples, as_command), name="dicom", rich_help_panel=_USE)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process.
 
-    Exit codes: 0 done, 1 something failed, 2 wrong usage, 3 a check said no, 130 stopped by Ctrl-C.
+    Exit codes: 0 success, 1 an input or a write failed, 2 wrong usage, 3 a check failed, 130 stopped by Ctrl-C.
 
     Args:
-        args: The words after ``reslink``; those of this process where not given.
+        args: The words after ``reslink``; default: those of this process.
     """
     try:
         app(args, prog_name="reslink")
-    except KeyboardInterrupt:  # one that came while another error was being told
+    except KeyboardInterrupt:  # a second Ctrl-C while another error was being printed
         sys.exit(130)

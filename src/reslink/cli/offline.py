@@ -1,4 +1,4 @@
-"""``--offline``: a promise that this process opens no connection, held by the interpreter's audit events."""
+"""``--offline``: blocks the network connections of this process through the interpreter's audit events."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import sys
 
 from reslink.errors import UsageError
 
-_REFUSED = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname"})
+_BLOCKED = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname"})
 _state = {"hooked": False, "offline": False}
 
 
-def refuse_network(offline: bool) -> None:
-    """Refuses every connection and name look-up of this process from now on, or allows them again.
+def block_network(offline: bool) -> None:
+    """Blocks, or allows again, every connection and name lookup of this process.
 
-    An audit hook (PEP 578) cannot be removed, so one hook is added at the first use and then switched.
+    An audit hook (PEP 578) cannot be removed, so one hook is added on first use and then switched on and off.
 
     Args:
-        offline: Whether connections are refused.
+        offline: Whether connections are blocked.
     """
     if offline and not _state["hooked"]:
-        sys.addaudithook(_refuse)
+        sys.addaudithook(_block)
         _state["hooked"] = True
     _state["offline"] = offline
 
 
-def _refuse(event: str, _: tuple[object, ...]) -> None:
-    if _state["offline"] and event in _REFUSED:
+def _block(event: str, _: tuple[object, ...]) -> None:
+    if _state["offline"] and event in _BLOCKED:
         raise UsageError(
-            f"Something asked for the network ({event})",
-            "With --offline no connection is opened",
-            "Leave out --offline, or report this: no verb of reslink needs the network",
+            f"A network connection was attempted ({event})",
+            "--offline allows no connection",
+            "Remove --offline if this command must use the network, or report this as a bug",
         )

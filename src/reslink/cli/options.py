@@ -1,56 +1,82 @@
-"""Options that several verbs share: one spelling and one help text each."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+
+class FolderOption:
+    """Marks an option that names an output folder; :func:`reslink.cli.command.as_command` checks its value."""
+
+
+FOLDER = FolderOption()
 
 Data = Annotated[
     Path,
     typer.Argument(
-        metavar="DATA", help="A folder of class folders, a folder with a manifest.csv, or a CSV.", show_default=False
+        metavar="DATA",
+        help="A folder with one folder per class, a folder with a manifest.csv, or a CSV.",
+        show_default=False,
     ),
 ]
 BundleFolder = Annotated[
     str,  # not a Path, which would make ./ct and ct the same
     typer.Argument(
-        metavar="BUNDLE", help="A bundle folder, such as RUN/bundle, or a name of 'reslink models'.", show_default=False
+        metavar="BUNDLE", help="A bundle folder such as RUN/bundle, or a model name from 'reslink models'.", show_default=False
     ),
 ]
 Images = Annotated[
     list[str],
     typer.Argument(metavar="PATH...", help="Image files, folders, DICOM series or globs.", show_default=False),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout and nothing else.")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random.", show_default=False)]
-BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images at once.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:0 or mps.")]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.", show_default=False), FOLDER]
+OptionalOutFolder = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="DIR", help="Output folder; default: nothing is written.", show_default=False),
+    FOLDER,
+]
+Split = Annotated[
+    Literal["all", "train", "validation", "test"],
+    typer.Option("--split", help="Use only the cases with this value in the column 'split'."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout and nothing else.")]
+BootstrapSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Number of images per batch.")]
+Device = Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:N or mps.")]
 Backend = Annotated[
-    str,  # not a Literal: the error of inference.backends.choose names the nearest
+    str,  # not a Literal: the error of choose_backend suggests the nearest name
     typer.Option(
         "--backend",
-        help="auto, torch, onnxruntime or openvino; auto: ONNX Runtime on the CPU where the bundle has a model.onnx.",
+        help="Backend: auto, torch, onnxruntime or openvino. auto is ONNX Runtime on the CPU if the bundle has a model.onnx.",
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that stands there, or begin it.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in the folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in this folder, or start a new one.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing results in the output folder.")]
 AllowLeakage = Annotated[
-    bool, typer.Option("--allow-leakage", help="Report figures although patients or near copies were learned from.")
+    bool, typer.Option("--allow-leakage", help="Continue despite train/test leakage; the results are marked.")
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe key; may be given again.", show_default=False),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe key; repeatable.", show_default=False),
 ]
 Recipe = Annotated[
     Path | None,
-    typer.Option("--recipe", "-c", "--config", metavar="FILE", help="A recipe in YAML.", show_default=False),
+    typer.Option(
+        "--recipe", "-c", "--config", metavar="FILE", help="Recipe in YAML; default: the default recipe.", show_default=False
+    ),
 ]
 
 
-def wanted_threads() -> int | None:
-    """Returns the number in ``OMP_NUM_THREADS``, which torch follows too; None where it holds none."""
+def threads_from_environment() -> int | None:
+    """Returns the number in ``OMP_NUM_THREADS``, which torch also uses; None if the variable holds no number."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else None
+
+
+def available_cores() -> int:
+    """Returns the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What every verb that prints an answer says with it: that the bundle abstains, and what must be known first."""
+"""Text around printed predictions: abstention, errors and usage notes."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
 
 
-def abstention(abstain: bool | None, reasons: Sequence[str] | None) -> str:
-    """Returns the last column of an answer, with its tab: why the bundle abstains; empty where it does not."""
+def abstention_text(abstain: bool | None, reasons: Sequence[str] | None) -> str:
+    """Returns the last column of a printed prediction, with its tab: why the model abstains, or an empty text."""
     return f"\tabstains: {'; '.join(reasons or ())}" if abstain else ""
 
 
-def failure(where: str, path: str, error: str | None) -> str:
-    """Returns the line of an image without an answer: its place and why, without the path at the beginning of the error."""
-    return f"{where}: {str(error).removeprefix(f'{path} ')}"
+def error_line(name: str, path: str, error: str | None) -> str:
+    """Returns the line for an image without a prediction: its name and the error, without the path that starts the error."""
+    return f"{name}: {str(error).removeprefix(f'{path} ')}"
 
 
-def known_first(console: Console, bundle: Bundle, *, answered: bool = True) -> None:
-    """Says what must be known before an answer of a bundle is used, and that it is for research only.
+def print_usage_notes(console: Console, bundle: Bundle, *, predicted: bool = True) -> None:
+    """Prints the limitations of a model and the research-use notice.
 
-    Where a threshold decides, it is said: the label then need not be the more probable class. Where there is no answer, only
-    the last is said.
+    If the bundle has a threshold, the rule of the label is printed too: the label is then not always the more probable class.
+
+    Args:
+        console: The output.
+        bundle: The bundle.
+        predicted: Whether there is a prediction; if not, only the research-use notice is printed.
     """
-    if not answered:
-        console.research_use_only()
-        return
-    from reslink.bundles.card.sections import label_rule
-    from reslink.bundles.pretrained import read_first
+    if predicted:
+        from reslink.bundles.card.sections import label_rule
+        from reslink.bundles.pretrained import usage_notes
 
-    if bundle.decision.threshold is not None:
-        console.note(f"The label is {label_rule(bundle).replace('`', '')}")
-    for text in read_first(bundle.provenance, gated=bundle.decision.ood is not None):
-        console.note(text)
+        if bundle.decision.threshold is not None:
+            console.note(f"The label is {label_rule(bundle.decision, bundle.labels).replace('`', '')}")
+        for text in usage_notes(bundle.provenance, has_ood_detector=bundle.decision.ood is not None):
+            console.note(text)
     console.research_use_only()

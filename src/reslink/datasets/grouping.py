@@ -1,4 +1,4 @@
-"""Which cases belong together: those of one patient, near copies of one image, or both joined."""
+"""Groups of cases that must stay in one split: the same patient, near duplicates of one image, or both."""
 
 from __future__ import annotations
 
@@ -6,42 +6,45 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.near_duplicates import groups
+from reslink.datasets.near_duplicates.groups import leakage_groups
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
-from reslink.errors import UsageError, nearest
+from reslink.errors import UsageError, suggest
 
-GroupBy = Literal["both", "patient", "twin", "none"]
+GroupBy = Literal["patient", "duplicate", "both", "none"]
 
 
-def group_cases(manifest: Manifest, thumbnails: Thumbnails | None, by: GroupBy, *, alike: bool = True) -> list[str]:
-    """Returns the group of each case; a group never stands on two sides of a split.
+def group_cases(manifest: Manifest, thumbnails: Thumbnails | None, by: GroupBy, *, include_similar: bool = True) -> list[str]:
+    """Returns the group of each case; all cases of a group belong in the same split.
 
     Args:
         manifest: The cases.
-        thumbnails: (n, 64, 64) uint8, one a case; not needed for ``patient`` and ``none``.
-        by: ``patient``: cases of one patient, an image without a known patient is alone; ``twin``: near copies,
-            whatever the patient; ``both``: the two joined; ``none``: each image is alone.
-        alike: Whether near copies include images that merely look alike, as ``twins.groups`` says.
+        thumbnails: (n, 64, 64) uint8, one per case; not needed for ``patient`` and ``none``.
+        by: ``patient`` groups the cases of one patient; a case without a patient id is its own group. ``duplicate`` groups
+            near duplicates of one image, whatever their patient. ``both`` joins the two. ``none`` groups nothing.
+        include_similar: Also group images that look alike but are not near duplicates; see ``leakage_groups``.
 
     Returns:
-        One group name a case.
+        One group name per case.
 
     Raises:
-        UsageError: If ``by`` is another word, or thumbnails are needed and missing.
+        UsageError: If ``by`` is unknown, or thumbnails are needed and missing.
     """
     if by not in get_args(GroupBy):
         raise UsageError(
-            f"Grouping by {by!r} was asked for",
+            f"Cannot group cases by {by!r}",
             f"Cases are grouped by {', '.join(get_args(GroupBy))}",
-            nearest(by, get_args(GroupBy)),
+            suggest(by, get_args(GroupBy)),
         )
     if by == "none":
         return [case.name for case in manifest.cases]
     if by == "patient":
         return [f"patient {case.patient_id}" if case.patient_id else case.name for case in manifest.cases]
     if thumbnails is None:
-        raise UsageError("No thumbnails were given", f"Grouping by {by} compares images", "Open the images' cache first")
-    return groups.groups(manifest if by == "both" else _without_patients(manifest), thumbnails, alike=alike)
+        raise UsageError(
+            "No thumbnails were given", f"Grouping by {by} compares the images", "Open a PixelCache and pass its thumbnails"
+        )
+    grouped = manifest if by == "both" else _without_patients(manifest)
+    return leakage_groups(grouped, thumbnails, include_similar=include_similar)
 
 
 def _without_patients(manifest: Manifest) -> Manifest:

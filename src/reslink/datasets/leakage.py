@@ -1,4 +1,4 @@
-"""Leakage: cases that are judged although the network learned from the same patient or the same image."""
+"""Train/test leakage: evaluation cases that show a patient or an image of the training data."""
 
 from __future__ import annotations
 
@@ -11,134 +11,142 @@ from numpy.typing import NDArray
 
 from reslink.bundles.fingerprints import DIGEST, TrainingImages
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.near_duplicates.fingerprints import fingerprint, links
+from reslink.datasets.near_duplicates.fingerprints import make_fingerprints, match_fingerprints
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
-from reslink.errors import GateError
+from reslink.errors import CheckFailedError
 from reslink.files import sha256
 
-TWIN: Final = "twin of a training image"
-PATIENT: Final = "patient of the training data"
-TWIN_OF_TWIN: Final = "twin of an image that is linked to the training data"
-TRAINING: Final = (TWIN, PATIENT, TWIN_OF_TWIN)
-CALIBRATION: Final = (
+NEAR_DUPLICATE: Final = "near duplicate of a training image"
+SAME_PATIENT: Final = "patient of the training data"
+SAME_GROUP: Final = "same duplicate group as a training image"
+TRAINING_REASONS: Final = (NEAR_DUPLICATE, SAME_PATIENT, SAME_GROUP)
+CALIBRATION_REASONS: Final = (
     "calibration image",
     "patient of the calibration data",
-    "twin of an image that is linked to the calibration data",
+    "same duplicate group as a calibration image",
 )
-"""Why a case is linked: by itself, by its patient, or by its twin."""
+"""Why a case is leaked: its own image, its patient, or its duplicate group."""
 
-CERTAIN: Final = 0.9
-"""Estimated correlation from which a link also tells about the other images of the patient or twin group. Links between
-other people's slices, among 841 glioma slices and 1,958 of other patients, went up to 0.85."""
+CERTAIN_CORRELATION: Final = 0.9
+"""Estimated correlation from which a match also marks the other images of the patient or duplicate group as leaked.
+Matches between different patients reached at most 0.85 (841 glioma slices against 1,958 slices of other patients)."""
 
 
-def check_torn(manifest: Manifest, groups: Sequence[str], sides: Sequence[str | None], which: str = "split") -> None:
-    """Refuses a division in which a patient or a set of near copies stands on two sides.
+def check_group_leakage(
+    manifest: Manifest, groups: Sequence[str], splits: Sequence[str | None], split_name: str = "split"
+) -> None:
+    """Refuses a split in which a patient or a duplicate group appears in more than one part.
 
     Args:
         manifest: The cases.
-        groups: The group of each case, patients and near copies joined.
-        sides: The side of each case.
-        which: What the division is called in the message.
+        groups: The group of each case: patients and near duplicates joined.
+        splits: The split (train, validation, test, or a fold) of each case.
+        split_name: Name of the whole split for the message, such as ``given split``.
 
     Raises:
-        GateError: If a group or a patient is torn, with the names of two of its cases.
+        CheckFailedError: If a patient or a group appears in two splits; the message names two of its cases.
     """
     patients = [case.patient_id for case in manifest.cases]
-    for keys, what in ((patients, "A patient"), (groups, "A group of near copies")):
+    for keys, subject in ((patients, "A patient"), (groups, "A group of near duplicates")):
         first: dict[str, int] = {}
         for i, key in enumerate(keys):
             j = first.setdefault(key, i) if key else i
-            if sides[i] != sides[j]:
-                raise GateError(
-                    f"{what} stands on two sides of the {which}: {manifest.cases[j].name} in {sides[j]}, "
-                    f"{manifest.cases[i].name} in {sides[i]}",
-                    "All images of a patient, and near copies, stand on one side",
-                    "Divide anew with reslink split DATA --out split.csv; train and evaluate also take --allow-leakage, and "
-                    "every figure then says so",
+            if splits[i] != splits[j]:
+                raise CheckFailedError(
+                    f"{subject} appears in two parts of the {split_name}: {manifest.cases[j].name} in {splits[j]}, "
+                    f"{manifest.cases[i].name} in {splits[i]}",
+                    "All images of a patient, and all near duplicates, must be in the same part",
+                    "Make a new split with reslink split DATA --out split.csv. Or add --allow-leakage to train or evaluate; "
+                    "every metric is then marked as leaked",
                 )
 
 
-def linked_cases(manifest: Manifest, groups: Sequence[str], sides: Sequence[str]) -> dict[str, str]:
-    """Returns why a case outside the training part is linked to it, by case name; cases that are not linked are left out.
+def leaked_cases(manifest: Manifest, groups: Sequence[str], splits: Sequence[str]) -> dict[str, str]:
+    """Returns the leaked cases outside the training split, with the reason for each, by case name.
 
     Args:
         manifest: The cases.
-        groups: The group of each case, patients and near copies joined.
-        sides: The side of each case, ``train`` or another.
+        groups: The group of each case: patients and near duplicates joined.
+        splits: The split of each case, ``train`` or another.
     """
-    trained = [i for i, side in enumerate(sides) if side == "train"]
-    patients = {manifest.cases[i].patient_id for i in trained} - {None}
-    learned = {groups[i] for i in trained}
+    training_cases = [i for i, split in enumerate(splits) if split == "train"]
+    training_patients = {manifest.cases[i].patient_id for i in training_cases} - {None}
+    training_groups = {groups[i] for i in training_cases}
     return {
-        case.name: PATIENT if case.patient_id in patients else TWIN
-        for case, group, side in zip(manifest.cases, groups, sides, strict=True)
-        if side != "train" and (group in learned or case.patient_id in patients)
+        case.name: SAME_PATIENT if case.patient_id in training_patients else NEAR_DUPLICATE
+        for case, group, split in zip(manifest.cases, groups, splits, strict=True)
+        if split != "train" and (group in training_groups or case.patient_id in training_patients)
     }
 
 
-def training_images(manifest: Manifest, thumbnails: Thumbnails, groups: Sequence[str], sides: Sequence[str]) -> TrainingImages:
-    """Returns what a bundle keeps of its training images.
+def fingerprint_training_images(
+    manifest: Manifest, thumbnails: Thumbnails, groups: Sequence[str], splits: Sequence[str]
+) -> TrainingImages:
+    """Returns the fingerprints that a bundle keeps of its training images.
 
     Args:
         manifest: The cases.
-        thumbnails: (n, 64, 64) uint8, one a case.
-        groups: The group of each case, patients and near copies joined.
-        sides: The side of each case; fingerprints are those of ``train``.
+        thumbnails: (n, 64, 64) uint8, one per case.
+        groups: The group of each case: patients and near duplicates joined.
+        splits: The split of each case; the cases of ``train`` are fingerprinted.
     """
-    train = np.array([side == "train" for side in sides], np.bool_)
-    linked = linked_cases(manifest, groups, sides)
-    others = [i for i in np.flatnonzero(~train).tolist() if manifest.cases[i].name not in linked]
-    kept = fingerprint(np.asarray(thumbnails[train]))
-    alike = sorted({others[query] for query, _, _ in links(kept, np.asarray(thumbnails[others]))}) if others else []
-    return TrainingImages(kept, _digests(thumbnails, alike))
+    is_training = np.array([split == "train" for split in splits], np.bool_)
+    leaked = leaked_cases(manifest, groups, splits)
+    clean = [i for i in np.flatnonzero(~is_training).tolist() if manifest.cases[i].name not in leaked]
+    fingerprints = make_fingerprints(np.asarray(thumbnails[is_training]))
+    matched = match_fingerprints(fingerprints, np.asarray(thumbnails[clean])) if clean else []
+    false_matches = sorted({clean[query] for query, _, _ in matched})
+    return TrainingImages(fingerprints, _thumbnail_digests(thumbnails, false_matches))
 
 
-def recognised(images: TrainingImages, thumbnails: Thumbnails) -> dict[int, float]:
-    """Finds the near copies of a network's training images, or of the images that its decision was fitted on.
+def find_training_duplicates(images: TrainingImages, thumbnails: Thumbnails) -> dict[int, float]:
+    """Finds near duplicates of the images that a bundle was trained or calibrated on.
 
     Args:
-        images: What its bundle keeps of them.
+        images: The fingerprints in the bundle.
         thumbnails: (m, 64, 64) uint8 of the cases.
 
     Returns:
-        The highest estimated correlation with one of these images, by the index of the case; cases that are no near copy,
-        or were compared at training and found to be none, are left out.
+        Case index to the highest estimated correlation with one of the fingerprinted images. Cases without a match are left
+        out, and so are those that training compared and cleared.
     """
     cleared = {row.tobytes() for row in images.cleared}
-    found: dict[int, float] = defaultdict(float)
-    for query, _, alike in links(images.fingerprints, np.asarray(thumbnails)):
-        found[query] = max(found[query], alike)
-    digests = _digests(thumbnails, sorted(found))
-    return {i: found[i] for i, digest in zip(sorted(found), digests, strict=True) if digest.tobytes() not in cleared}
+    highest: dict[int, float] = defaultdict(float)
+    for query, _, correlation in match_fingerprints(images.fingerprints, np.asarray(thumbnails)):
+        highest[query] = max(highest[query], correlation)
+    digests = _thumbnail_digests(thumbnails, sorted(highest))
+    return {i: highest[i] for i, digest in zip(sorted(highest), digests, strict=True) if digest.tobytes() not in cleared}
 
 
-def spread(
-    manifest: Manifest, groups: Sequence[str], found: dict[int, float], words: tuple[str, str, str] = TRAINING
+def leakage_reasons(
+    manifest: Manifest,
+    groups: Sequence[str],
+    duplicates: dict[int, float],
+    reasons: tuple[str, str, str] = TRAINING_REASONS,
 ) -> dict[int, str]:
-    """Returns why each case is linked to the training images: by itself, by its patient, or by its twin.
+    """Returns why each leaked case is leaked, by case index.
 
     Args:
         manifest: The cases.
-        groups: The group of each case, patients and near copies joined.
-        found: The near copies of training images, as ``recognised`` returns them.
-        words: What the three reasons are called: ``TRAINING`` or ``CALIBRATION``.
+        groups: The group of each case: patients and near duplicates joined.
+        duplicates: Near duplicates of training images, as ``find_training_duplicates`` returns them.
+        reasons: Texts for the three reasons: ``TRAINING_REASONS`` or ``CALIBRATION_REASONS``.
     """
-    certain = [i for i, alike in found.items() if alike >= CERTAIN]
-    patients = {manifest.cases[i].patient_id for i in certain} - {None}
-    known = {groups[i] for i in certain}
-    reasons: dict[int, str] = {}
+    certain = [i for i, correlation in duplicates.items() if correlation >= CERTAIN_CORRELATION]
+    leaked_patients = {manifest.cases[i].patient_id for i in certain} - {None}
+    leaked_groups = {groups[i] for i in certain}
+    result: dict[int, str] = {}
     for i, (case, group) in enumerate(zip(manifest.cases, groups, strict=True)):
-        if i in found:
-            reasons[i] = words[0]
-        elif case.patient_id in patients:
-            reasons[i] = words[1]
-        elif group in known:
-            reasons[i] = words[2]
-    return reasons
+        if i in duplicates:
+            result[i] = reasons[0]
+        elif case.patient_id in leaked_patients:
+            result[i] = reasons[1]
+        elif group in leaked_groups:
+            result[i] = reasons[2]
+    return result
 
 
-def _digests(thumbnails: Thumbnails, rows: Sequence[int]) -> NDArray[np.uint8]:
+def _thumbnail_digests(thumbnails: Thumbnails, rows: Sequence[int]) -> NDArray[np.uint8]:
     """(len(rows), 32) SHA-256 of thumbnails."""
     digests = [bytes.fromhex(sha256(np.ascontiguousarray(thumbnails[i]).tobytes())) for i in rows]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST).copy()

@@ -1,4 +1,4 @@
-"""Whose images they are where the data set does not say it: the Patient ID of DICOM headers, kept as a hash only."""
+"""Patient ids from DICOM headers, for data sets that do not state them; stored only as hashes."""
 
 from __future__ import annotations
 
@@ -12,71 +12,74 @@ from typing import Any, Final
 
 from reslink.datasets.manifest import Case, Manifest
 from reslink.files import sha256
-from reslink.imaging.dicom.header import first_elements
+from reslink.imaging.dicom.header import read_elements_until
 
-_STUDY: Final = 0x0020000D
-_FEWEST: Final = 3
-_NOBODY: Final = re.compile(r"(anon(ym(ous|i[sz]ed)?)?|deidentified|redacted|removed|unknown|none|null|na|x*)(patient)?", re.I)
-"""What stands for a Patient ID that was taken out, without signs and spaces."""
+_LAST_TAG: Final = 0x0020000D
+_MIN_FILES: Final = 3
+_PLACEHOLDER: Final = re.compile(
+    r"(anon(ym(ous|i[sz]ed)?)?|deidentified|redacted|removed|unknown|none|null|na|x*)(patient)?", re.I
+)
+"""Placeholders for a removed Patient ID, without punctuation and spaces."""
 
 
 @dataclass(frozen=True)
 class HeaderPatient:
-    """Whose image a file holds, and from which examination, as its header says: pseudonyms, not anonymous.
+    """The patient and study of a file, as hashes of its DICOM header. They are pseudonyms, not anonymous.
 
-    The hashes have no salt, so that two runs agree: whoever holds a list of ids can compute them again.
+    The hashes have no salt, so that two runs agree. Anyone with a list of patient ids can compute them.
 
     Attributes:
-        patient: Hash of Patient ID and issuer (PS3.3 C.2.2); '' for a file that is not DICOM or names nobody.
-        study: Hash of the Study Instance UID; '' where there is none.
+        patient: Hash of Patient ID and issuer (PS3.3 C.2.2); '' if the file is not DICOM or has no Patient ID.
+        study: Hash of the Study Instance UID; '' if there is none.
     """
 
     patient: str = ""
     study: str = ""
 
 
-def header_patient(path: Path) -> HeaderPatient:
-    """Reads the header of a file, not its pixels."""
-    header = first_elements(path, _STUDY)
+def read_header_patient(path: Path) -> HeaderPatient:
+    """Reads the patient and study from the header of a file; pixels are not read."""
+    header = read_elements_until(path, _LAST_TAG)
     if header is None:
         return HeaderPatient()
-    name, issuer, study = (_text(header.get(word)) for word in ("PatientID", "IssuerOfPatientID", "StudyInstanceUID"))
-    known = not _NOBODY.fullmatch(re.sub(r"[\W_]", "", name))
-    return HeaderPatient(_hash(f"{issuer}\0{name}") if known else "", _hash(study) if study else "")
+    keywords = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID")
+    patient_id, issuer, study = (_text(header.get(keyword)) for keyword in keywords)
+    is_real = not _PLACEHOLDER.fullmatch(re.sub(r"[\W_]", "", patient_id))
+    return HeaderPatient(_hash(f"{issuer}\0{patient_id}") if is_real else "", _hash(study) if study else "")
 
 
-def header_patients(cases: Sequence[Case]) -> list[HeaderPatient]:
-    """Reads the headers of all cases; see :func:`header_patient`."""
+def read_header_patients(cases: Sequence[Case]) -> list[HeaderPatient]:
+    """Reads the headers of all cases in parallel; see ``read_header_patient``."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(header_patient, (case.path for case in cases)))
+        return list(pool.map(read_header_patient, (case.path for case in cases)))
 
 
-def with_header_patients(manifest: Manifest, found: Sequence[HeaderPatient] | None = None) -> tuple[Manifest, str]:
-    """Gives the cases without a patient the one that their DICOM headers name.
+def add_header_patients(manifest: Manifest, headers: Sequence[HeaderPatient] | None = None) -> tuple[Manifest, str]:
+    """Fills missing patient ids from the DICOM headers.
 
-    A patient that the data set states stays. A case without one whose header names the same person as that of a case with
-    one gets this one. An id that all files share, three at least, although they are not all of one study, names nobody (such
-    as a word that an anonymiser wrote) and is not used; neither are empty ids and words such as ANON.
+    Stated patient ids are kept. If a case without one has the same header patient as a case with one, it gets the stated id.
+    If all files with a Patient ID (three or more) share the same one but are not all of one study, the id is a placeholder
+    (for example written by an anonymizer) and is not used. Empty ids and words such as ANON are not used either.
 
     Args:
         manifest: The cases.
-        found: What each header says, where it has been read already.
+        headers: The header of each case, if already read; None reads them.
 
     Returns:
-        The cases, and why the ids of the headers are not used where they are not, '' where all is well.
+        The cases, and the reason why header ids are not used, or '' if they are.
     """
     if all(case.patient_id is not None for case in manifest.cases):
         return manifest, ""
-    headers = header_patients(manifest.cases) if found is None else found
-    told = [header for header in headers if header.patient]
-    if _shared_by_all(told):
+    headers = read_header_patients(manifest.cases) if headers is None else headers
+    with_patient = [header for header in headers if header.patient]
+    if _shared_by_all(with_patient):
         return manifest, (
-            f"the DICOM headers of all {len(told)} files that name a patient have the same Patient ID although they are not "
-            "all of one study: it is not used"
+            f"the DICOM headers of all {len(with_patient)} files with a Patient ID have the same one although they are not "
+            "all of one study; it is not used"
         )
-    stated = _stated(manifest.cases, headers)
+    stated = _stated_patients(manifest.cases, headers)
     pairs = zip(manifest.cases, headers, strict=True)
-    return replace(manifest, cases=tuple(_filled(case, header.patient, stated) for case, header in pairs)), ""
+    return replace(manifest, cases=tuple(_with_patient(case, header.patient, stated) for case, header in pairs)), ""
 
 
 def _text(value: Any) -> str:
@@ -87,22 +90,22 @@ def _hash(text: str) -> str:
     return sha256(text)[:16]
 
 
-def _shared_by_all(told: Sequence[HeaderPatient]) -> bool:
-    studies = {header.study for header in told}
+def _shared_by_all(headers: Sequence[HeaderPatient]) -> bool:
+    studies = {header.study for header in headers}
     one_study = len(studies) == 1 and "" not in studies
-    return len(told) >= _FEWEST and len({header.patient for header in told}) == 1 and not one_study
+    return len(headers) >= _MIN_FILES and len({header.patient for header in headers}) == 1 and not one_study
 
 
-def _stated(cases: Sequence[Case], headers: Sequence[HeaderPatient]) -> dict[str, str]:
-    """The stated patient that stands for the one of a header, where there is one and no other."""
-    known: dict[str, set[str]] = {}
+def _stated_patients(cases: Sequence[Case], headers: Sequence[HeaderPatient]) -> dict[str, str]:
+    """Header patient to stated patient, where exactly one stated patient matches."""
+    matches: dict[str, set[str]] = {}
     for case, header in zip(cases, headers, strict=True):
         if case.patient_id is not None and header.patient:
-            known.setdefault(header.patient, set()).add(case.patient_id)
-    return {header: names.pop() for header, names in known.items() if len(names) == 1}
+            matches.setdefault(header.patient, set()).add(case.patient_id)
+    return {header: names.pop() for header, names in matches.items() if len(names) == 1}
 
 
-def _filled(case: Case, header: str, stated: dict[str, str]) -> Case:
+def _with_patient(case: Case, header: str, stated: dict[str, str]) -> Case:
     if case.patient_id is not None or not header:
         return case
     return replace(case, patient_id=stated.get(header, f"dicom-{header}"), patient_from_header=True)

@@ -1,4 +1,4 @@
-"""Who is learned from and who is judged by: whole groups, the classes in equal shares on every side."""
+"""Group-wise, stratified splits: train, validation and test, or cross-validation folds."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from sklearn.model_selection import StratifiedGroupKFold
 
-from reslink.datasets.leakage import check_torn
+from reslink.datasets.leakage import check_group_leakage
 from reslink.datasets.manifest import SPLITS, Manifest, Split
 from reslink.errors import UsageError
 
-_TRIES = 8
-_PATIENCE = 10.0
+_SHUFFLES = 8
+_TIME_LIMIT = 10.0  # seconds for the integer program
 
 Counts = NDArray[np.float64]
+SplitIndices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """The groups of a data set, whatever the order of its files.
+    """The groups of a data set, independent of the order of its cases.
 
     Attributes:
-        of_case: (n,) index of each case's group; groups are numbered by the first of their case names.
-        counts: (groups, K) cases of each class in each group.
+        of_case: (n,) group index of each case; groups are numbered by the first of their case names.
+        counts: (groups, K) number of cases of each class in each group.
     """
 
     of_case: NDArray[np.int64]
     counts: Counts
 
 
-def assign(
+def assign_splits(
     manifest: Manifest,
     groups: Sequence[str],
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
@@ -41,98 +42,99 @@ def assign(
     *,
     allow_leakage: bool = False,
 ) -> list[Split]:
-    """Divides the cases into train, validation and test.
+    """Assigns each case to train, validation or test.
 
-    No group stands on two sides; each class has nearly the same share of each side, and at least one case on it. The
-    result depends on the names, labels and groups of the cases and on the seed, not on the order of the cases.
+    All cases of a group get the same split. Each class has nearly the same share in every split, and at least one case in
+    each. The result depends on the names, labels and groups of the cases and on the seed, not on the order of the cases.
 
-    Where the manifest gives splits they are kept; a side that it does not give (a data set with train and test alone)
-    is taken from its training cases.
+    Splits that the manifest states are kept. A split that it lacks (a data set with train and test only) is drawn from its
+    training cases.
 
-    scikit-learn's ``StratifiedGroupKFold`` makes equal parts only, and on small sets leaves a class out of a part, so
-    the same greedy idea is done here for unequal parts.
+    scikit-learn's ``StratifiedGroupKFold`` makes parts of equal size only and can leave a class out of a part of a small
+    data set. This function applies the same greedy idea to unequal parts.
 
     Args:
         manifest: The cases.
-        groups: The group of each case (``twins.groups``): patient, near copies, or both joined.
-        fractions: Shares of train, validation and test; a side with share 0 stays empty.
-        seed: Chooses among the divisions that are equally good.
-        allow_leakage: Accept a given split that has a group on two sides.
+        groups: The group of each case (``grouping.group_cases``).
+        fractions: Shares of train, validation and test, which sum to 1. A split with share 0 stays empty.
+        seed: Selects among equally good splits.
+        allow_leakage: Accept a stated split that has a group in more than one part.
 
     Returns:
-        The side of each case, in the order of the manifest.
+        The split of each case, in the order of the manifest.
 
     Raises:
-        UsageError: If a class has too few groups for the sides, or the given split cannot be used.
-        GateError: If a patient or a set of near copies stands on two sides of the given split.
+        UsageError: If a class has too few groups, or the stated split cannot be used.
+        CheckFailedError: If a patient or a duplicate group appears in two parts of the stated split.
     """
     _check_fractions(fractions)
     table = _group_table(manifest, groups)
     given = [case.split for case in manifest.cases]
+    shares = dict(zip(SPLITS, fractions, strict=True))
     if not any(given):
-        return _named(_divide(table, manifest, dict(zip(SPLITS, fractions, strict=True)), seed), table)
+        return _splits_of_cases(_divide(table, manifest, shares, seed), table)
     _check_given(manifest, groups, given, allow_leakage)
-    return _complete(manifest, groups, given, dict(zip(SPLITS, fractions, strict=True)), seed)
+    return _complete(manifest, groups, given, shares, seed)
 
 
-def folds(manifest: Manifest, groups: Sequence[str], k: int, seed: int = 0) -> list[int]:
-    """Divides the cases into k parts of nearly equal size and class shares, whole groups, for cross-validation.
+def assign_folds(manifest: Manifest, groups: Sequence[str], n_folds: int, seed: int = 0) -> list[int]:
+    """Assigns each case to a cross-validation fold.
 
-    A split given by the manifest plays no part.
+    The folds have nearly equal sizes and class shares, and keep groups whole. A split stated by the manifest is ignored.
 
     Args:
         manifest: The cases.
         groups: The group of each case.
-        k: Number of parts, at least 2.
+        n_folds: Number of folds, at least 2.
         seed: Shuffles the groups.
 
     Returns:
-        The part of each case, 0 to k - 1, in the order of the manifest.
+        The fold of each case, 0 to ``n_folds - 1``, in the order of the manifest.
 
     Raises:
-        UsageError: If k is below 2 or a class has fewer than k groups.
+        UsageError: If there are fewer than 2 folds, or a class has fewer groups than folds.
     """
-    if k < 2:
-        raise UsageError(f"{k} folds were asked for", "Cross-validation needs at least 2 folds", "Ask for 5")
+    if n_folds < 2:
+        raise UsageError(f"The number of folds is {n_folds}", "Cross-validation needs at least 2 folds", "Use 5 folds")
     table = _group_table(manifest, groups)
-    _check_enough(table, manifest, k, f"{k} folds")
-    order = _by_name(manifest)
+    _check_enough(table, manifest, n_folds, f"{n_folds} folds")
+    order = _order_by_name(manifest)
     targets = np.array(manifest.targets)[order]
-    splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     result = np.empty(len(manifest), np.int64)
     for fold, (_, inside) in enumerate(splitter.split(order, targets, table.of_case[order])):
         result[order[inside]] = fold
     return [int(fold) for fold in result]
 
 
-def given_folds(manifest: Manifest, groups: Sequence[str], k: int, *, allow_leakage: bool = False) -> list[int] | None:
-    """Returns the folds that the column ``fold`` of the data set states, None where it has no such column.
+def given_folds(manifest: Manifest, groups: Sequence[str], n_folds: int, *, allow_leakage: bool = False) -> list[int] | None:
+    """Returns the folds stated in the ``fold`` column of the data set, or None if it has no such column.
 
     Args:
         manifest: The cases.
         groups: The group of each case.
-        k: Number of folds wanted.
-        allow_leakage: Accept folds that have a group on two sides.
+        n_folds: Expected number of folds.
+        allow_leakage: Accept folds that share a group.
 
     Raises:
-        UsageError: If the column does not number exactly k folds from 0.
-        GateError: If a patient or a set of near copies stands in two folds.
+        UsageError: If the column does not hold exactly the numbers 0 to ``n_folds - 1``.
+        CheckFailedError: If a patient or a duplicate group appears in two folds.
     """
     stated = [case.extra.get("fold", "") for case in manifest.cases]
     if not any(stated):
         return None
-    if set(stated) != {str(fold) for fold in range(k)}:
+    if set(stated) != {str(fold) for fold in range(n_folds)}:
         raise UsageError(
-            f"{k} folds were asked for, and the column 'fold' holds {', '.join(sorted(set(stated))[:8])}",
-            f"With {k} folds it holds the numbers 0 to {k - 1}",
-            "Set data.folds to the number of folds of the table, or remove the column",
+            f"The recipe has {n_folds} folds, but the column 'fold' holds {', '.join(sorted(set(stated))[:8])}",
+            f"With {n_folds} folds the column holds the numbers 0 to {n_folds - 1}",
+            "Set data.folds to the number of folds in the table, or remove the column",
         )
     if not allow_leakage:
-        check_torn(manifest, groups, [f"fold {fold}" for fold in stated], "given folds")
+        check_group_leakage(manifest, groups, [f"fold {fold}" for fold in stated], "given folds")
     return [int(fold) for fold in stated]
 
 
-def _by_name(manifest: Manifest) -> NDArray[np.int64]:
+def _order_by_name(manifest: Manifest) -> NDArray[np.int64]:
     return np.array(sorted(range(len(manifest)), key=lambda i: manifest.cases[i].name), np.int64)
 
 
@@ -145,7 +147,7 @@ def _group_table(manifest: Manifest, groups: Sequence[str]) -> _Groups:
         )
     numbers: dict[str, int] = {}
     of_case = np.empty(len(manifest), np.int64)
-    for i in _by_name(manifest):
+    for i in _order_by_name(manifest):
         of_case[i] = numbers.setdefault(groups[i], len(numbers))
     counts = np.zeros((len(numbers), len(manifest.labels)))
     np.add.at(counts, (of_case, np.array(manifest.targets, np.int64)), 1)
@@ -153,135 +155,140 @@ def _group_table(manifest: Manifest, groups: Sequence[str]) -> _Groups:
 
 
 def _check_fractions(fractions: tuple[float, float, float]) -> None:
-    shares = len(fractions) == 3 and all(share >= 0 for share in fractions)  # not a number is not >= 0
-    if not shares or abs(sum(fractions) - 1) > 1e-6 or fractions[0] <= 0:
+    valid = len(fractions) == 3 and all(share >= 0 for share in fractions)  # NaN is not >= 0 either
+    if not valid or abs(sum(fractions) - 1) > 1e-6 or fractions[0] <= 0:
         raise UsageError(
             f"The fractions are {fractions}",
-            "Three shares for train, validation and test that sum to 1; train has some",
+            "Give three shares for train, validation and test that sum to 1; the share of train is above 0",
             "Use 0.7, 0.15, 0.15",
         )
 
 
-def _check_enough(table: _Groups, manifest: Manifest, needed: int, what: str) -> None:
+def _check_enough(table: _Groups, manifest: Manifest, needed: int, purpose: str) -> None:
     for label, n in zip(manifest.labels.names, np.count_nonzero(table.counts, axis=0), strict=True):
         if n < needed:
             raise UsageError(
-                f"The class {label!r} has {n} {'group' if n == 1 else 'groups'} of independent cases",
-                f"For {what} each class needs at least {needed} groups; a patient, and images that are near copies of "
-                "one another, count as one",
+                f"The class {label!r} has {n} independent {'group' if n == 1 else 'groups'} of cases",
+                f"For {purpose} each class needs at least {needed} groups; all images of a patient, and all near duplicates "
+                "of an image, count as one group",
                 f"Add cases of {label!r} from other patients, or leave the class out",
             )
 
 
 def _divide(table: _Groups, manifest: Manifest, shares: dict[Split, float], seed: int) -> dict[int, Split]:
-    """Gives each group that has cases a side; the best of a few shuffles."""
-    sides = [side for side, share in shares.items() if share > 0]
-    target = np.array([shares[side] for side in sides])
+    """Returns the split of each group that has cases: the best of a few greedy assignments."""
+    names = [name for name, share in shares.items() if share > 0]
+    target = np.array([shares[name] for name in names])
     target /= target.sum()
-    _check_enough(table, manifest, len(sides), f"{', '.join(sides[:-1])} and {sides[-1]}" if sides[1:] else sides[0])
+    _check_enough(table, manifest, len(names), f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0])
     present = np.flatnonzero(table.counts.sum(axis=1))
-    parts = table.counts[present] / np.maximum(table.counts.sum(axis=0), 1)
-    random = np.random.default_rng(seed)
-    found = [_greedy(parts, target, random) for _ in range(_TRIES)]
-    best = min(found, key=lambda sides_of: _badness(parts, sides_of, target))
-    if np.isinf(_badness(parts, best, target)):
-        best = _covering(parts, target)
-    return {int(group): sides[side] for group, side in zip(present, best, strict=True)}
+    class_shares = table.counts[present] / np.maximum(table.counts.sum(axis=0), 1)
+    rng = np.random.default_rng(seed)
+    candidates = [_greedy(class_shares, target, rng) for _ in range(_SHUFFLES)]
+    best = min(candidates, key=lambda splits: _cost(class_shares, splits, target))
+    if np.isinf(_cost(class_shares, best, target)):
+        best = _solve_exactly(class_shares, target)
+    return {int(group): names[split] for group, split in zip(present, best, strict=True)}
 
 
-def _greedy(parts: Counts, target: Counts, random: np.random.Generator) -> NDArray[np.int64]:
-    """Puts the groups, roughly largest first, where the class shares then come nearest to the target.
+def _greedy(class_shares: Counts, target: Counts, rng: np.random.Generator) -> SplitIndices:
+    """Assigns the groups, roughly largest first, to the split that brings the class shares nearest to the target.
 
-    A side that then lacks a class is mended. The squared error of each side is divided by its target, so that large
-    groups do not all fall to the largest side.
+    Afterwards, a split without a class takes a group of it from another. The squared error of each split is divided by its
+    target, so that large groups do not all go to the largest split.
 
     Args:
-        parts: (groups, K) share of each class's cases that the group holds.
-        target: (sides,) share of each side.
-        random: Makes the order rough, so that each seed gives another division.
+        class_shares: (groups, K) share of each class's cases that the group holds.
+        target: (splits,) share of each split.
+        rng: Perturbs the order, so that each seed gives another assignment.
 
     Returns:
-        (groups,) side of each group.
+        (groups,) split of each group.
     """
-    sides = np.empty(len(parts), np.int64)
-    filled = np.zeros((len(target), parts.shape[1]))
-    rough = parts.sum(axis=1) * random.uniform(0.5, 1.5, len(parts))
-    for g in np.argsort(-rough, kind="stable"):
-        change = (parts[g] * (2 * (filled - target[:, None]) + parts[g])).sum(axis=1) / target
-        sides[g] = side = int(np.argmin(change))
-        filled[side] += parts[g]
-    return _mended(parts, sides, target)
+    splits = np.empty(len(class_shares), np.int64)
+    filled = np.zeros((len(target), class_shares.shape[1]))
+    perturbed = class_shares.sum(axis=1) * rng.uniform(0.5, 1.5, len(class_shares))
+    for g in np.argsort(-perturbed, kind="stable"):
+        change = (class_shares[g] * (2 * (filled - target[:, None]) + class_shares[g])).sum(axis=1) / target
+        splits[g] = split = int(np.argmin(change))
+        filled[split] += class_shares[g]
+    return _fill_missing_classes(class_shares, splits, target)
 
 
-def _mended(parts: Counts, sides: NDArray[np.int64], target: Counts) -> NDArray[np.int64]:
-    """Moves single groups as long as that gives a missing class to a side without taking it from another."""
-    for _ in range(parts.shape[1] * len(target)):
-        missing = np.argwhere(_groups_on(parts, sides, len(target)) == 0)
-        moves = [move for side, label in missing for move in _moves(parts, sides, side, label, len(target))]
+def _fill_missing_classes(class_shares: Counts, splits: SplitIndices, target: Counts) -> SplitIndices:
+    """Moves single groups while that gives a split a missing class without taking the class from another split."""
+    for _ in range(class_shares.shape[1] * len(target)):
+        missing = np.argwhere(_group_counts(class_shares, splits, len(target)) == 0)
+        moves = [move for split, label in missing for move in _possible_moves(class_shares, splits, split, label, len(target))]
         if not moves:
             break
-        _, group, side = min((_error(parts, _moved(sides, g, s), target), g, s) for g, s in moves)
-        sides = _moved(sides, group, side)
-    return sides
+        _, group, split = min((_error(class_shares, _move(splits, g, s), target), g, s) for g, s in moves)
+        splits = _move(splits, group, split)
+    return splits
 
 
-def _moves(parts: Counts, sides: NDArray[np.int64], side: int, label: int, n_sides: int) -> Iterable[tuple[int, int]]:
-    """Yields the groups with a class that their own side can spare, and the side that lacks it."""
-    spare = _groups_on(parts, sides, n_sides)
-    for group in np.flatnonzero(parts[:, label]):
-        held = parts[group] > 0
-        if np.all(spare[sides[group]][held] > 1):
-            yield int(group), int(side)
+def _possible_moves(
+    class_shares: Counts, splits: SplitIndices, split: int, label: int, n_splits: int
+) -> Iterable[tuple[int, int]]:
+    """Yields (group, split) for groups of a class that their present split can spare."""
+    counts = _group_counts(class_shares, splits, n_splits)
+    for group in np.flatnonzero(class_shares[:, label]):
+        held = class_shares[group] > 0
+        if np.all(counts[splits[group]][held] > 1):
+            yield int(group), int(split)
 
 
-def _moved(sides: NDArray[np.int64], group: int, side: int) -> NDArray[np.int64]:
-    changed = sides.copy()
-    changed[group] = side
+def _move(splits: SplitIndices, group: int, split: int) -> SplitIndices:
+    changed = splits.copy()
+    changed[group] = split
     return changed
 
 
-def _groups_on(parts: Counts, sides: NDArray[np.int64], n_sides: int) -> NDArray[np.int64]:
-    """(sides, K) number of groups with each class on each side."""
-    return np.stack([np.count_nonzero(parts[sides == side], axis=0) for side in range(n_sides)])
+def _group_counts(class_shares: Counts, splits: SplitIndices, n_splits: int) -> NDArray[np.int64]:
+    """(splits, K) number of groups with each class in each split."""
+    return np.stack([np.count_nonzero(class_shares[splits == split], axis=0) for split in range(n_splits)])
 
 
-def _error(parts: Counts, sides: NDArray[np.int64], target: Counts) -> float:
-    filled = np.stack([parts[sides == side].sum(axis=0) for side in range(len(target))])
+def _error(class_shares: Counts, splits: SplitIndices, target: Counts) -> float:
+    filled = np.stack([class_shares[splits == split].sum(axis=0) for split in range(len(target))])
     return float((((filled - target[:, None]) ** 2).sum(axis=1) / target).sum())
 
 
-def _badness(parts: Counts, sides: NDArray[np.int64], target: Counts) -> float:
-    classes = parts.sum(axis=0) > 0
-    if (_groups_on(parts, sides, len(target))[:, classes] == 0).any():
+def _cost(class_shares: Counts, splits: SplitIndices, target: Counts) -> float:
+    """The error of an assignment, infinite if a split lacks a class."""
+    present = class_shares.sum(axis=0) > 0
+    if (_group_counts(class_shares, splits, len(target))[:, present] == 0).any():
         return float("inf")
-    return _error(parts, sides, target)
+    return _error(class_shares, splits, target)
 
 
-def _covering(parts: Counts, target: Counts) -> NDArray[np.int64]:
-    """A division with each class on each side for few groups, where the greedy one finds none: an integer programme.
+def _solve_exactly(class_shares: Counts, target: Counts) -> SplitIndices:
+    """Finds an assignment with each class in each split by an integer program, for few groups where greedy search fails.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If there is no such assignment.
     """
-    n, n_sides = len(parts), len(target)
-    one_side = np.kron(np.eye(n), np.ones(n_sides))
-    held = (parts[:, parts.sum(axis=0) > 0] > 0).astype(float)
-    covered = np.kron(held.T, np.eye(n_sides))
-    cost = np.outer(parts.sum(axis=1), 1 - target).ravel()
-    rules = [LinearConstraint(one_side, 1, 1), LinearConstraint(covered, 1, np.inf)]
-    whole = np.ones(n * n_sides, np.int64)
-    found = milp(cost, integrality=whole, bounds=Bounds(0, 1), constraints=rules, options={"time_limit": _PATIENCE})
-    if found.x is None:
+    n, n_splits = len(class_shares), len(target)
+    one_split_per_group = np.kron(np.eye(n), np.ones(n_splits))
+    held = (class_shares[:, class_shares.sum(axis=0) > 0] > 0).astype(float)
+    classes_covered = np.kron(held.T, np.eye(n_splits))
+    cost = np.outer(class_shares.sum(axis=1), 1 - target).ravel()
+    constraints = [LinearConstraint(one_split_per_group, 1, 1), LinearConstraint(classes_covered, 1, np.inf)]
+    integrality = np.ones(n * n_splits, np.int64)
+    solution = milp(
+        cost, integrality=integrality, bounds=Bounds(0, 1), constraints=constraints, options={"time_limit": _TIME_LIMIT}
+    )
+    if solution.x is None:
         raise UsageError(
-            "The groups cannot be divided so that each side has a case of each class",
-            "A patient, with all images and near copies, stands on one side",
+            "The groups cannot be divided so that each split has a case of each class",
+            "All images of a patient, and all near duplicates, must be in the same split",
             "Add cases from other patients",
         )
-    return np.asarray(found.x.reshape(n, n_sides).argmax(axis=1), np.int64)
+    return np.asarray(solution.x.reshape(n, n_splits).argmax(axis=1), np.int64)
 
 
-def _named(side_of: dict[int, Split], table: _Groups) -> list[Split]:
-    return [side_of[int(group)] for group in table.of_case]
+def _splits_of_cases(split_of_group: dict[int, Split], table: _Groups) -> list[Split]:
+    return [split_of_group[int(group)] for group in table.of_case]
 
 
 def _check_given(manifest: Manifest, groups: Sequence[str], given: Sequence[Split | None], allow_leakage: bool) -> None:
@@ -290,18 +297,18 @@ def _check_given(manifest: Manifest, groups: Sequence[str], given: Sequence[Spli
         raise UsageError(
             f"{empty} of {len(given)} cases have no split although the others have one",
             "The column 'split' is filled for every case or for none",
-            "Fill it, or remove the column",
+            "Fill the column, or remove it",
         )
-    trained = {case.label for case in manifest.cases if case.split == "train"}
+    training_labels = {case.label for case in manifest.cases if case.split == "train"}
     for label in manifest.labels.names:
-        if label not in trained:
+        if label not in training_labels:
             raise UsageError(
                 f"The given split has no training case of {label!r}",
                 "Each class needs training cases",
                 "Correct the column 'split'",
             )
     if not allow_leakage:
-        check_torn(manifest, groups, given, "given split")
+        check_group_leakage(manifest, groups, given, "given split")
 
 
 def _complete(
@@ -311,12 +318,13 @@ def _complete(
     shares: dict[Split, float],
     seed: int,
 ) -> list[Split]:
-    """Takes the sides that are not given from the training cases, in the proportions of the fractions."""
-    wanted = {side: share for side, share in shares.items() if side == "train" or side not in given}
+    """Draws the splits that are not given from the training cases, in proportion to their shares."""
+    missing = {name: share for name, share in shares.items() if name == "train" or name not in given}
     result: list[Split] = [split or "train" for split in given]
-    inside = [i for i, split in enumerate(given) if split == "train"]
-    part = manifest.subset(inside)
-    table = _group_table(part, [groups[i] for i in inside])
-    for i, side in zip(inside, _named(_divide(table, part, wanted, seed), table), strict=True):
-        result[i] = side
+    training_rows = [i for i, split in enumerate(given) if split == "train"]
+    training_cases = manifest.subset(training_rows)
+    table = _group_table(training_cases, [groups[i] for i in training_rows])
+    drawn = _splits_of_cases(_divide(table, training_cases, missing, seed), table)
+    for i, split in zip(training_rows, drawn, strict=True):
+        result[i] = split
     return result

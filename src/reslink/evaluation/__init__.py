@@ -1,1 +1,1 @@
-"""Evaluation: a bundle judged on a data set."""
+"""Evaluation of bundles on labeled cases, calibration, comparison of models, and train/test leakage."""

@@ -1,4 +1,4 @@
-"""Fits the decision of a bundle to a data set that its network did not learn from."""
+"""Calibration of a bundle: fits its decision to data that the network was not trained on."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from reslink.bundles.decision.calibration import FittedOn
 from reslink.bundles.decision.decision import Decision
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.near_duplicates import groups as twins
-from reslink.datasets.near_duplicates.fingerprints import fingerprint
+from reslink.datasets.near_duplicates.fingerprints import make_fingerprints
+from reslink.datasets.near_duplicates.groups import leakage_groups
 from reslink.evaluation import leakage
-from reslink.evaluation.cases import chosen_cases, decoded_in, run_network
-from reslink.evaluation.cross_fit import held_out
-from reslink.evaluation.fitting import Evidence, Wishes, fit
+from reslink.evaluation.cases import RunOptions, pixel_cache_folder, run_network, select_cases
+from reslink.evaluation.cross_fit import cross_fit_metrics
+from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_decision
 from reslink.inference.classifier import Classifier, Outputs
 from reslink.labels import Labels
-from reslink.training.monitoring.progress import Progress, Silent, so_far
+from reslink.training.monitoring.progress import Progress, SilentProgress, progress_callback
 
 Rows: TypeAlias = NDArray[np.int64]
 
@@ -33,106 +33,98 @@ def calibrate_bundle(
     bundle: str | Path,
     manifest: Manifest,
     out: Path | None = None,
-    *,
-    wishes: Wishes | None = None,
-    split: str | None = None,
-    device: str = "auto",
-    batch_size: int = 32,
-    cache_folder: Path | None = None,
-    allow_leakage: bool = False,
+    decision_options: DecisionOptions | None = None,
+    options: RunOptions | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Fits the decision of a bundle and stores it; where anything fails, nothing is replaced.
+    """Fits the decision of a bundle and stores it. If anything fails, nothing is replaced.
 
-    Cases that are linked to the images the network learned from are left out and listed under ``excluded``
-    (:mod:`reslink.evaluation.leakage`): a network is surer of them than of new ones. The fingerprints of the cases that
-    are used go into the bundle, so that ``evaluate`` leaves them out in turn.
+    Cases that overlap with the training data are excluded and listed under ``excluded`` (:mod:`reslink.evaluation.leakage`),
+    because a network is more confident about them than about new cases. The fingerprints of the calibration cases are stored
+    in the bundle, so that ``evaluate`` excludes them in turn.
 
     Args:
-        bundle: The folder of a bundle, or of the run that holds it, or the name of a shipped bundle.
-        manifest: The cases; their labels are among those of the bundle.
-        out: The folder of the new bundle; if not given, the bundle itself is replaced.
-        wishes: What the decision is to hold.
-        split: Only the cases that the manifest puts there.
-        device: See :func:`reslink.inference.devices.pick_device`.
-        batch_size: Images that the network sees at a time.
-        cache_folder: Where decoded images are kept; if not given they are gone afterwards.
-        allow_leakage: Use linked cases too; the bundle then says so.
-        progress: Hears what is being done.
+        bundle: The name of a shipped model, or the folder of a bundle or run.
+        manifest: The cases; the bundle must know their labels.
+        out: The folder of the new bundle; None replaces the bundle itself.
+        decision_options: The components to fit.
+        options: How the network is run. With ``allow_leakage`` the new bundle states that leaked cases were used.
+        progress: Receives the progress.
 
     Returns:
-        ``bundle`` (its folder), ``n``, ``n_groups``, ``excluded``, ``linked``, ``n_excluded``, ``leakage``, ``failed``,
-        ``decision``, ``notes`` (what could not be fitted and why), ``held_out`` (see
-        :func:`reslink.evaluation.cross_fit.held_out`), ``research_use_only``.
+        ``bundle`` (its folder), ``n``, ``n_groups``, ``split``, ``excluded``, ``n_excluded``, ``leaked``, ``leakage``,
+        ``n_failed``, ``failed``, ``decision``, ``notes`` (why a component could not be fitted), ``cross_fit`` (see
+        :func:`reslink.evaluation.cross_fit.cross_fit_metrics`), ``research_use_only``.
 
     Raises:
-        BundleError: If the bundle cannot be used, or ``out`` holds something else; the latter is said before any work.
-        UsageError: If a label is unknown to the bundle, a class is missing, there are too few groups, no threshold reaches the
-            operating point, or a shipped bundle would be replaced.
-        InputError: If the network gives no finite value for any case.
-        GateError: If every case is linked to the training data.
-        StorageError: If the new bundle cannot be written; what stood there before still stands.
+        BundleError: If the bundle cannot be used, or ``out`` holds something else; the latter is checked before any work.
+        UsageError: If the bundle does not know a label, a class is missing, there are too few groups, no threshold reaches the
+            operating point, or a shipped model would be replaced.
+        InputError: If the network returns no finite value for any case.
+        CheckFailedError: If every case overlaps with the training data.
+        StorageError: If the new bundle cannot be written; the previous files are kept.
     """
-    wished, listener = wishes or Wishes(), progress or Silent()
-    classifier = Classifier.load(bundle, device)
-    bare = replace(classifier.bundle, decision=Decision.default(len(classifier.labels)))
-    folder = classifier.bundle.folder or Path(bundle)
-    storage.check_replaceable(out or folder)
-    part = chosen_cases(manifest, classifier.labels, split)
-    with decoded_in((out or folder).absolute().parent, cache_folder) as place:
-        cache = _decoded(part, classifier, place, listener)
-        groups = twins.groups(cache.manifest, cache.thumbnails)
-        leaks = leakage.find(bare, manifest, cache, groups, place, split=split, allowed=allow_leakage)
-        listener.message(f"Running the network on {len(leaks.rows)} images")
-        rows, found, broken = run_network(classifier, cache, leaks.rows, batch_size, statistics=True)
-        evidence = _evidence(found, rows, cache, groups, classifier.labels)
+    decision_options, options = decision_options or DecisionOptions(), options or RunOptions()
+    progress = progress or SilentProgress()
+    classifier = Classifier.load(bundle, options.device)
+    uncalibrated = replace(classifier.bundle, decision=Decision.default(len(classifier.labels)))
+    target = out or classifier.bundle.folder or Path(bundle)
+    storage.check_replaceable(target)
+    selected = select_cases(manifest, classifier.labels, options.split)
+    with pixel_cache_folder(target.absolute().parent, options.cache_folder) as folder:
+        cache = _open_cache(selected, classifier, folder, progress)
+        groups = leakage_groups(cache.manifest, cache.thumbnails)
+        leaks = leakage.find_leakage(uncalibrated, manifest, cache, groups, folder, options)
+        progress.message(f"Running the network on {len(leaks.rows)} images")
+        rows, outputs, not_finite = run_network(classifier, cache, leaks.rows, options.batch_size, statistics=True)
+        cases = _calibration_data(outputs, rows, cache, groups, classifier.labels)
         used = cache.manifest.subset(rows.tolist())
-        images = fingerprint(np.asarray(cache.thumbnails[rows]))
+        fingerprints = make_fingerprints(np.asarray(cache.thumbnails[rows]))
         digest = used.digest(cache.file_hashes)
-    decision, notes = fit(evidence, wished, classifier.labels)
-    checked = held_out(evidence, wished, classifier.bundle.decision, decision, classifier.labels)
-    source = FittedOn(
+    decision, notes = fit_decision(cases, decision_options, classifier.labels)
+    cross_fit = cross_fit_metrics(cases, decision_options, classifier.bundle.decision, decision, classifier.labels)
+    fitted_on = FittedOn(
         digest=digest,
-        n_images=len(evidence),
-        n_groups=evidence.n_groups,
-        split=split,
+        n_images=len(cases),
+        n_groups=cases.n_groups,
+        split=options.split,
         counts=dict(Counter(case.label for case in used.cases)),
-        method=wished.method,
-        operating_point=str(wished.point),
+        method=decision_options.method,
+        operating_point=str(decision_options.operating_point),
         leakage=leaks.status == leakage.ALLOWED,
     )
-    arrays = DecisionArrays({**({} if decision.arrays is None else decision.arrays.by_name), "images": images})
-    fitted = decision.model_copy(update={"fitted_on": source, "arrays": arrays})
+    arrays = DecisionArrays({**({} if decision.arrays is None else decision.arrays.by_name), "images": fingerprints})
+    fitted = decision.model_copy(update={"fitted_on": fitted_on, "arrays": arrays})
     result = {
-        "n": len(evidence),
-        "n_groups": evidence.n_groups,
-        "split": split,
+        "n": len(cases),
+        "n_groups": cases.n_groups,
+        "split": options.split,
         **leaks.as_dict(),
-        "n_failed": len(cache.failed) + len(broken),
-        "failed": dict(cache.failed) | broken,
+        "n_failed": len(cache.failed) + len(not_finite),
+        "failed": dict(cache.failed) | not_finite,
         "decision": fitted.model_dump(mode="json"),
         "notes": notes,
-        "held_out": checked,
+        "cross_fit": cross_fit,
         "research_use_only": True,
     }
-    saved = classifier.bundle.with_decision(fitted, out)  # last: where anything above fails, nothing is replaced
+    saved = classifier.bundle.with_decision(fitted, out)  # last: if anything above fails, nothing is replaced
     return {"bundle": str(saved.folder), **result}
 
 
-def _evidence(found: Outputs, rows: Rows, cache: PixelCache, groups: list[str], labels: Labels) -> Evidence:
-    assert found.statistics is not None  # noqa: S101  (they were asked for)
-    return Evidence(
-        np.asarray(found.logits, dtype=np.float64),
-        np.asarray(found.features, dtype=np.float64),
-        found.statistics,
+def _calibration_data(outputs: Outputs, rows: Rows, cache: PixelCache, groups: list[str], labels: Labels) -> CalibrationData:
+    assert outputs.statistics is not None  # noqa: S101  (run_network was called with statistics=True)
+    return CalibrationData(
+        np.asarray(outputs.logits, dtype=np.float64),
+        np.asarray(outputs.features, dtype=np.float64),
+        outputs.statistics,
         np.array([labels.index(cache.manifest.cases[row].label) for row in rows], dtype=np.int64),
         [groups[row] for row in rows],
     )
 
 
-def _decoded(part: Manifest, classifier: Classifier, folder: Path, listener: Progress) -> PixelCache:
-    listener.start(len(part), "Decoding")
+def _open_cache(manifest: Manifest, classifier: Classifier, folder: Path, progress: Progress) -> PixelCache:
+    progress.start(len(manifest), "Decoding")
     try:
-        return PixelCache.open(part, classifier.bundle.preprocess, folder, progress=so_far(listener))
+        return PixelCache.open(manifest, classifier.bundle.preprocess, folder, on_progress=progress_callback(progress))
     finally:
-        listener.end()
+        progress.end()

@@ -1,10 +1,11 @@
-"""The cases of a data set on their way through a network."""
+"""Runs a network over the cases of a data set: options, selection, cache, predictions."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,85 +13,109 @@ from numpy.typing import NDArray
 
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
-from reslink.errors import InputError, StorageError, UsageError, nearest
+from reslink.errors import InputError, UsageError, suggest, write_failed
 from reslink.inference.classifier import Classifier, Outputs
 from reslink.labels import Labels
 
-NOT_FINITE = "The network gave a value that is not finite. Use another bundle."
+NOT_FINITE = "The network returned NaN or infinity. Use another bundle."
 
 
-def chosen_cases(manifest: Manifest, labels: Labels, split: str | None) -> Manifest:
-    """Returns the cases of a split, after a look at their labels.
+@dataclass(frozen=True)
+class RunOptions:
+    """How a bundle is run on a data set.
+
+    Attributes:
+        split: Use only the cases of this split (``train``, ``validation`` or ``test``); None uses all cases.
+        device: See :func:`reslink.inference.devices.pick_device`.
+        batch_size: Number of images per batch.
+        cache_folder: Folder of decoded images; None uses a temporary folder.
+        allow_leakage: Also use cases that overlap with the training data; the results are marked.
+        leaked_cases: Why a case overlaps with the training data, by case name, if this is known from the split. None searches
+            for overlap with the fingerprints of the bundle.
+    """
+
+    split: str | None = None
+    device: str = "auto"
+    batch_size: int = 32
+    cache_folder: Path | None = None
+    allow_leakage: bool = False
+    leaked_cases: Mapping[str, str] | None = None
+
+
+def select_cases(manifest: Manifest, labels: Labels, split: str | None) -> Manifest:
+    """Checks the labels of a data set and returns the cases of one split.
+
+    Args:
+        manifest: The data set.
+        labels: The classes of the bundle.
+        split: The split; None for all cases.
 
     Raises:
-        UsageError: If a label is unknown to the bundle, or no case is in the split.
+        UsageError: If the bundle does not know a label, or no case is in the split.
     """
     for name in dict.fromkeys(case.label for case in manifest.cases):
         labels.index(name)  # raises with the nearest name
     if split is None:
         return manifest
-    sides = [case.split for case in manifest.cases]
-    if split not in sides:
-        known = sorted({side for side in sides if side})
+    splits = [case.split for case in manifest.cases]
+    if split not in splits:
+        available = sorted({name for name in splits if name})
         raise UsageError(
             f"No case is in the split {split!r}",
-            f"The data set states the splits {', '.join(known)}" if known else "The data set states no split",
-            nearest(split, known) if known else "Leave --split out, or add a column 'split' to the manifest",
+            f"The splits of the data set are {', '.join(available)}" if available else "The data set has no 'split' column",
+            suggest(split, available) if available else "Omit --split, or add a 'split' column to the manifest",
         )
-    return manifest.subset(i for i, side in enumerate(sides) if side == split)
+    return manifest.subset(i for i, name in enumerate(splits) if name == split)
 
 
 @contextlib.contextmanager
-def decoded_in(out: Path, given: Path | None) -> Iterator[Path]:
-    """Gives the folder of decoded images: the one given, or a hidden one inside ``out`` that is gone afterwards.
+def pixel_cache_folder(out: Path, cache_folder: Path | None) -> Iterator[Path]:
+    """Yields ``cache_folder``, or without one a hidden folder inside ``out`` that is deleted at the end.
 
     Raises:
         StorageError: If ``out`` cannot be written to.
     """
-    if given is not None:
-        yield given
+    if cache_folder is not None:
+        yield cache_folder
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
-        holder = tempfile.TemporaryDirectory(dir=out, prefix=".cache-")
+        temporary = tempfile.TemporaryDirectory(dir=out, prefix=".cache-")
     except OSError as error:
-        raise StorageError(
-            f"{out} cannot be written to: {error.strerror or error}",
-            "--out names a folder that reslink may write to",
-            "Choose another folder",
-        ) from error
-    with holder as name:
+        raise write_failed(out, error) from error
+    with temporary as name:
         yield Path(name)
 
 
 def run_network(
     classifier: Classifier, cache: PixelCache, rows: NDArray[np.int64], batch_size: int, *, statistics: bool | None = None
 ) -> tuple[NDArray[np.int64], Outputs, dict[str, str]]:
-    """Runs the network over some rows of a cache.
+    """Runs the network on some rows of a cache.
 
     Args:
         classifier: The network.
         cache: The decoded cases.
-        rows: Which of them, at least one.
-        batch_size: Images that the network sees at a time.
-        statistics: Whether to take the input statistics; if not given, only for a bundle with a gate.
+        rows: Rows of the cache, at least one.
+        batch_size: Number of images per batch.
+        statistics: Whether to compute the input statistics; None computes them for a bundle with an out-of-distribution
+            detector.
 
     Returns:
-        The rows for which all values are finite, their outputs, and a message for each other case by its name.
+        The rows with finite outputs, their outputs, and an error message for each other case by name.
 
     Raises:
-        InputError: If the network gives no finite value for any case.
+        InputError: If no case has finite outputs.
     """
-    parts = [classifier.outputs(cache.batch(batch), statistics) for batch in cache.batches(rows, batch_size)]
-    logits = np.concatenate([part.logits for part in parts])
-    features = np.concatenate([part.features for part in parts])
-    seen = [part.statistics for part in parts if part.statistics is not None]
+    batches = [classifier.outputs(cache.batch(batch), statistics) for batch in cache.batches(rows, batch_size)]
+    logits = np.concatenate([batch.logits for batch in batches])
+    features = np.concatenate([batch.features for batch in batches])
+    input_statistics = [batch.statistics for batch in batches if batch.statistics is not None]
     finite = np.isfinite(logits).all(axis=1) & np.isfinite(features).all(axis=1)
     if not finite.any():
         raise InputError(
-            f"The network gave no finite value for any of {len(rows)} images",
-            "A bundle gives finite logits",
+            f"The network returned NaN or infinity for all {len(rows)} images",
+            "The logits of a usable bundle are finite",
             "Use another bundle, or train again",
         )
-    found = Outputs(logits[finite], features[finite], np.concatenate(seen)[finite] if seen else None)
-    return rows[finite], found, {cache.manifest.cases[row].name: NOT_FINITE for row in rows[~finite]}
+    outputs = Outputs(logits[finite], features[finite], np.concatenate(input_statistics)[finite] if input_statistics else None)
+    return rows[finite], outputs, {cache.manifest.cases[row].name: NOT_FINITE for row in rows[~finite]}

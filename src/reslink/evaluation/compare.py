@@ -1,4 +1,4 @@
-"""Several classifiers on the same cases: differences with intervals, DeLong's and McNemar's test, Holm's correction."""
+"""Comparison of models on the same cases: differences with intervals, DeLong and McNemar tests, Holm correction."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from numpy.typing import NDArray
 
 from reslink.bundles import zoo
 from reslink.datasets.manifest import Manifest
-from reslink.errors import GateError, InputError, UsageError
-from reslink.evaluation.evaluate import evaluate_bundle
-from reslink.evaluation.leakage import ALLOWED, mark_all
+from reslink.errors import CheckFailedError, InputError, UsageError
+from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
+from reslink.evaluation.leakage import ALLOWED, mark_estimates
 from reslink.labels import Labels
-from reslink.metrics.classification import estimates
+from reslink.metrics.classification import classification_metrics
 from reslink.metrics.comparison import PairedTest, delong_test, holm, mcnemar
-from reslink.metrics.differences import Answers, differences
-from reslink.training.monitoring.progress import Progress, Silent
+from reslink.metrics.differences import Predictions, metric_differences
+from reslink.training.monitoring.progress import Progress, SilentProgress
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
+_NOT_EVALUATED = "not evaluated"
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What one classifier said, as ``reslink evaluate`` wrote it.
+class ModelEvaluation:
+    """The evaluation of one model, as ``reslink evaluate`` wrote it.
 
     Attributes:
-        name: What it is called here.
-        evaluation: ``evaluation.json``.
+        name: The name of the model in the comparison.
+        evaluation: The content of ``evaluation.json``.
         rows: The rows of ``predictions.csv`` by case name.
     """
 
@@ -44,11 +45,11 @@ class Judgement:
     rows: dict[str, dict[str, str]]
 
     @classmethod
-    def read(cls, name: str, folder: Path) -> Judgement:
+    def read(cls, name: str, folder: Path) -> ModelEvaluation:
         """Reads a folder that ``reslink evaluate`` wrote.
 
         Raises:
-            InputError: If a file is missing or broken.
+            InputError: If a file is missing or invalid.
         """
         try:
             evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
@@ -65,228 +66,217 @@ class Judgement:
             ) from error
         return cls(name, evaluation, rows)
 
-    def seen(self) -> dict[str, str]:
-        """Returns why each case was not judged, by name; empty for one that was."""
+    def exclusion_reasons(self) -> dict[str, str]:
+        """Returns why each case was not evaluated, by name; empty for an evaluated case."""
         failed = self.evaluation.get("failed") or {}
         excluded = {case["path"]: case["reason"] for case in self.evaluation.get("excluded") or ()}
         return dict.fromkeys(self.rows, "") | failed | excluded
 
-    def answers(self, cases: Sequence[str], labels: Labels) -> Answers:
-        """Returns what it said of some cases, with the classes in the order of ``labels``."""
-        chances = np.array([[float(self.rows[case][f"p_{label}"]) for label in labels.names] for case in cases])
-        calls = np.array([labels.index(self.rows[case]["prediction"]) for case in cases], dtype=np.int64)
-        return Answers(chances, calls)
+    def predictions(self, cases: Sequence[str], labels: Labels) -> Predictions:
+        """Returns the predictions for some cases, with the classes in the order of ``labels``."""
+        y_prob = np.array([[float(self.rows[case][f"p_{label}"]) for label in labels.names] for case in cases])
+        y_pred = np.array([labels.index(self.rows[case]["prediction"]) for case in cases], dtype=np.int64)
+        return Predictions(y_prob, y_pred)
 
 
 def compare_bundles(
     bundles: Sequence[str | Path],
     manifest: Manifest,
     out: Path,
-    *,
-    split: str | None = None,
-    device: str = "auto",
-    batch_size: int = 32,
-    seed: int = 0,
-    allow_leakage: bool = False,
+    options: EvaluationOptions | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Judges bundles on the same data set and compares them on the cases that all of them could be judged on.
+    """Evaluates bundles on the same data set and compares them on the cases that all of them could evaluate.
 
     Args:
-        bundles: Two folders of bundles or more, or of the runs that hold them, or names of shipped bundles; each keeps
-            its own preprocessing and threshold.
+        bundles: At least two shipped models, bundles or runs; each keeps its own preprocessing and threshold.
         manifest: The cases.
-        out: Gets a folder with the evaluation of each bundle.
-        split: As in :func:`reslink.evaluation.evaluate.evaluate_bundle`.
-        device: As there.
-        batch_size: As there.
-        seed: Seed of the bootstrap.
-        allow_leakage: As there.
-        progress: Hears which bundle is judged.
+        out: Output folder; it gets a subfolder with the evaluation of each bundle.
+        options: Options of the evaluations. Localization is never measured, and the decoded images are kept in ``out/.cache``.
+        progress: Receives the progress, one step per bundle.
 
     Returns:
         See :func:`compare`.
 
     Raises:
         UsageError: If there are fewer than two bundles, one is given twice, or their classes differ.
-        ReslinkError: As :func:`reslink.evaluation.evaluate.evaluate_bundle`, and as :func:`compare`.
+        ReslinkError: As :func:`reslink.evaluation.evaluate.evaluate_bundle` and :func:`compare`.
     """
-    listener, names = progress or Silent(), names_of(bundles)
-    listener.start(len(names), "Judging")
+    progress, names = progress or SilentProgress(), short_names(bundles)
+    options = replace(options or EvaluationOptions(), localization=False, cache_folder=out / ".cache")
+    progress.start(len(names), "Evaluating")
     try:
         for name, bundle in zip(names, bundles, strict=True):
-            with _named(name):
-                evaluate_bundle(
-                    bundle,
-                    manifest,
-                    out / name,
-                    device=device,
-                    split=split,
-                    explain_masks=False,
-                    cache_folder=out / ".cache",
-                    batch_size=batch_size,
-                    seed=seed,
-                    allow_leakage=allow_leakage,
-                )
-            listener.step()
+            with _name_in_error(name):
+                evaluate_bundle(bundle, manifest, out / name, options)
+            progress.step()
     finally:
-        listener.end()
-    return compare([Judgement.read(name, out / name) for name in names], seed)
+        progress.end()
+    return compare([ModelEvaluation.read(name, out / name) for name in names], options.seed)
 
 
 @contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Says which of the bundles a gate refused."""
+def _name_in_error(name: str) -> Iterator[None]:
+    """Adds the name of the bundle to the message of a failed check."""
     try:
         yield
-    except GateError as error:
-        raise GateError(f"{name}: {error.given}", error.allowed, error.next_step) from error
+    except CheckFailedError as error:
+        raise CheckFailedError(f"{name}: {error.given}", error.allowed, error.next_step) from error
 
 
-def names_of(paths: Sequence[str | Path]) -> list[str]:
-    """Returns a short name for each bundle: that of its run or folder, with the folders above where two are called alike.
+def short_names(paths: Sequence[str | Path]) -> list[str]:
+    """Returns a short, unique name for each bundle: its run or folder, with parent folders where two are the same.
 
     Raises:
         UsageError: If there are fewer than two, or one is given twice.
-        BundleError: If a text is neither the name of a shipped bundle nor a path to something.
+        BundleError: If a text is neither the name of a shipped model nor an existing path.
     """
     parts = [[part for part in zoo.resolve(path).resolve().parts if part != "/"] for path in paths]
     parts = [names[:-1] if names[-1:] == ["bundle"] and len(names) > 1 else names for names in parts]
     if len(parts) < 2 or len({tuple(names) for names in parts}) < len(parts):
         raise UsageError(
             f"{len(parts)} bundles were given, {len({tuple(names) for names in parts})} of them different",
-            "A comparison takes two different bundles or more",
-            "Name each bundle once",
+            "A comparison needs at least two different bundles",
+            "Give each bundle once",
         )
     for depth in range(1, max(map(len, parts)) + 1):
-        found = ["-".join(names[-depth:]) for names in parts]
-        if len(set(found)) == len(found):
-            return found
+        candidates = ["-".join(names[-depth:]) for names in parts]
+        if len(set(candidates)) == len(candidates):
+            return candidates
     return [f"{i + 1}-{names[-1]}" for i, names in enumerate(parts)]
 
 
-def compare(judged: Sequence[Judgement], seed: int = 0) -> dict[str, Any]:
-    """Compares classifiers on the cases that all of them were judged on.
+def compare(evaluations: Sequence[ModelEvaluation], seed: int = 0) -> dict[str, Any]:
+    """Compares models on the cases that all of them evaluated.
 
     Args:
-        judged: What each said of the same data set.
+        evaluations: The evaluation of each model on the same data set.
         seed: Seed of the bootstrap.
 
     Returns:
         ``n``, ``n_groups``, ``labels``, ``positive``; ``models``: by name ``metrics`` on the common cases,
         ``bundle_sha256``, ``decision``, ``leakage`` and ``failed``; ``comparisons``: for each pair ``a``, ``b``,
-        ``differences`` (each metric of a less that of b, with its interval) and ``tests`` (``figure``, ``name``,
+        ``differences`` (each metric of a minus that of b, with its interval) and ``tests`` (``metric``, ``name``,
         ``difference``, ``p_value``, ``p_holm``, ``method``, ``n``): DeLong for AUROC, exact McNemar for accuracy and,
-        with two classes, sensitivity and specificity; ``p_holm`` is corrected for all tests made here; ``left_out``: for
-        each case that not all were judged on, why not, by model; ``research_use_only``.
+        with two classes, sensitivity and specificity; ``p_holm`` is corrected for all tests of this comparison; ``excluded``:
+        for each case that a model did not evaluate, the reason by model; ``research_use_only``.
 
     Raises:
         UsageError: If the classes differ.
-        InputError: If no case is common to all, or the true classes differ.
+        InputError: If the models have no common case, or the true classes differ.
     """
-    labels = check_labels([(one.name, one.evaluation["labels"]) for one in judged])
-    cases = [name for name in judged[0].rows if all(name in one.rows for one in judged)]
-    common, truth = set(cases), _truth(judged, cases, labels)
-    groups = [judged[0].rows[case]["group"] for case in cases]
-    answers = {one.name: one.answers(cases, labels) for one in judged}
-    every = dict.fromkeys(case for one in judged for case in one.seen())
+    labels = common_labels([(model.name, model.evaluation["labels"]) for model in evaluations])
+    cases = [name for name in evaluations[0].rows if all(name in model.rows for model in evaluations)]
+    y_true = _true_classes(evaluations, cases, labels)
+    groups = [evaluations[0].rows[case]["group"] for case in cases]
+    predictions = {model.name: model.predictions(cases, labels) for model in evaluations}
     result = {
         "n": len(cases),
         "n_groups": len(set(groups)),
         "labels": list(labels.names),
         "positive": labels.positive,
-        "models": {one.name: _model(one, truth, answers[one.name], groups, labels, seed) for one in judged},
-        "comparisons": _pairs(answers, truth, groups, labels, seed),
-        "left_out": {
-            case: {one.name: one.seen().get(case, "not judged") for one in judged if case not in one.rows}
-            for case in every
-            if case not in common
-        },
+        "models": {model.name: _model(model, y_true, predictions[model.name], groups, labels, seed) for model in evaluations},
+        "comparisons": _compare_pairs(predictions, y_true, groups, labels, seed),
+        "excluded": _excluded(evaluations, set(cases)),
         "research_use_only": True,
     }
-    if any((one.evaluation.get("leakage") or {}).get("status") == ALLOWED for one in judged):
-        mark_all(result)
+    if any((model.evaluation.get("leakage") or {}).get("status") == ALLOWED for model in evaluations):
+        mark_estimates(result)
     return result
 
 
-def _model(one: Judgement, truth: Ints, answers: Answers, groups: Sequence[str], labels: Labels, seed: int) -> dict[str, Any]:
-    metrics, _ = estimates(truth, answers.y_prob, answers.y_pred, groups, labels.names, seed)
+def _excluded(evaluations: Sequence[ModelEvaluation], common: set[str]) -> dict[str, dict[str, str]]:
+    reasons = {model.name: model.exclusion_reasons() for model in evaluations}
+    all_cases = dict.fromkeys(case for of_model in reasons.values() for case in of_model)
     return {
-        "metrics": {name: value.as_dict() for name, value in metrics.items()},
-        "bundle_sha256": one.evaluation.get("bundle_sha256"),
-        "decision": one.evaluation.get("decision"),
-        "leakage": one.evaluation.get("leakage"),
-        "failed": one.evaluation.get("failed") or {},
+        case: {model.name: reasons[model.name].get(case, _NOT_EVALUATED) for model in evaluations if case not in model.rows}
+        for case in all_cases
+        if case not in common
     }
 
 
-def _pairs(
-    answers: Mapping[str, Answers], truth: Ints, groups: Sequence[str], labels: Labels, seed: int
+def _model(
+    model: ModelEvaluation, y_true: Ints, predictions: Predictions, groups: Sequence[str], labels: Labels, seed: int
+) -> dict[str, Any]:
+    metrics, _ = classification_metrics(y_true, predictions.y_prob, predictions.y_pred, groups, labels.names, seed)
+    return {
+        "metrics": {name: value.as_dict() for name, value in metrics.items()},
+        "bundle_sha256": model.evaluation.get("bundle_sha256"),
+        "decision": model.evaluation.get("decision"),
+        "leakage": model.evaluation.get("leakage"),
+        "failed": model.evaluation.get("failed") or {},
+    }
+
+
+def _compare_pairs(
+    predictions: Mapping[str, Predictions], y_true: Ints, groups: Sequence[str], labels: Labels, seed: int
 ) -> list[dict[str, Any]]:
-    """Returns every pair with its differences and tests, the p-values corrected for all of them."""
-    pairs = list(combinations(answers, 2))
-    tests = [_tests(truth, answers[a], answers[b], groups, labels) for a, b in pairs]
-    corrected = iter(holm([test.p_value for made in tests for test in made.values()]))
-    found = []
-    for (a, b), made in zip(pairs, tests, strict=True):
-        gaps = differences(truth, answers[a], answers[b], groups, labels.names, seed)
-        rows = [{"figure": key, **replace(test, p_holm=next(corrected)).as_dict()} for key, test in made.items()]
-        found.append({"a": a, "b": b, "differences": {key: gap.as_dict() for key, gap in gaps.items()}, "tests": rows})
-    return found
+    """Returns the differences and tests of every pair; the p-values are corrected for all pairs together."""
+    pairs = list(combinations(predictions, 2))
+    tests = [_paired_tests(y_true, predictions[a], predictions[b], groups, labels) for a, b in pairs]
+    corrected = iter(holm([test.p_value for pair_tests in tests for test in pair_tests.values()]))
+    result = []
+    for (a, b), pair_tests in zip(pairs, tests, strict=True):
+        differences = metric_differences(y_true, predictions[a], predictions[b], groups, labels.names, seed)
+        rows = [{"metric": key, **replace(test, p_holm=next(corrected)).as_dict()} for key, test in pair_tests.items()]
+        result.append({"a": a, "b": b, "differences": {key: d.as_dict() for key, d in differences.items()}, "tests": rows})
+    return result
 
 
-def _tests(truth: Ints, first: Answers, second: Answers, groups: Sequence[str], labels: Labels) -> dict[str, PairedTest]:
-    """Returns DeLong's test of AUROC and McNemar's of accuracy and, with two classes, of sensitivity and specificity."""
-    right = [one.y_pred == truth for one in (first, second)]
-    parts = {"accuracy": np.ones(len(truth), dtype=bool)}
+def _paired_tests(
+    y_true: Ints, first: Predictions, second: Predictions, groups: Sequence[str], labels: Labels
+) -> dict[str, PairedTest]:
+    """Returns DeLong's test for AUROC, and McNemar's for accuracy and, with two classes, sensitivity and specificity."""
+    correct = [predictions.y_pred == y_true for predictions in (first, second)]
+    subsets = {"accuracy": np.ones(len(y_true), dtype=bool)}
     if labels.binary:
-        areas = delong_test(truth == 1, first.y_prob[:, 1], second.y_prob[:, 1], groups)
-        parts |= {"sensitivity": truth == 1, "specificity": truth == 0}
+        auroc = delong_test(y_true == 1, first.y_prob[:, 1], second.y_prob[:, 1], groups)
+        subsets |= {"sensitivity": y_true == 1, "specificity": y_true == 0}
     else:
-        areas = delong_test(truth, first.y_prob, second.y_prob, groups)
-    made = {"auroc": areas}
-    for name, held in parts.items():
-        within = [group for group, kept in zip(groups, held, strict=True) if kept]
-        made[name] = mcnemar(right[0][held], right[1][held], within) if within else _no_case()
-    return made
+        auroc = delong_test(y_true, first.y_prob, second.y_prob, groups)
+    tests = {"auroc": auroc}
+    for name, subset in subsets.items():
+        subset_groups = [group for group, inside in zip(groups, subset, strict=True) if inside]
+        tests[name] = mcnemar(correct[0][subset], correct[1][subset], subset_groups) if subset_groups else _no_case()
+    return tests
 
 
 def _no_case() -> PairedTest:
     return PairedTest("McNemar", None, None, "no test: there is no case of the class", 0)
 
 
-def check_labels(classes: Sequence[tuple[str, Sequence[str]]]) -> Labels:
-    """Returns the classes that classifiers have in common.
+def common_labels(classes: Sequence[tuple[str, Sequence[str]]]) -> Labels:
+    """Returns the classes that models have in common.
 
     Args:
-        classes: Name and classes of each classifier.
+        classes: Name and classes of each model.
 
     Raises:
         UsageError: If they differ.
     """
-    named, first = classes[0]
+    first_name, first = classes[0]
     for name, names in classes[1:]:
         if sorted(names) != sorted(first) or (len(first) == 2 and list(names) != list(first)):
             raise UsageError(
-                f"{named} knows the classes {', '.join(first)}, {name} {', '.join(names)}",
-                "Classifiers that are compared know the same classes, with the same positive one of two",
+                f"The classes differ: {first_name} has {', '.join(first)}, {name} has {', '.join(names)}",
+                "Compared models need the same classes and, with two classes, the same positive class",
                 "Compare bundles of one task",
             )
     return Labels(tuple(first))
 
 
-def _truth(judged: Sequence[Judgement], cases: Sequence[str], labels: Labels) -> Ints:
+def _true_classes(evaluations: Sequence[ModelEvaluation], cases: Sequence[str], labels: Labels) -> Ints:
     if not cases:
         raise InputError(
-            "No case was judged by all of the classifiers",
-            "They are compared on the cases that none of them failed on or learned from",
-            "Give data that is new to all of them",
+            "No case was evaluated by all models",
+            "Models are compared on cases that none of them failed on or was trained on",
+            "Use data that is new to all of them",
         )
     for case in cases:
-        if len({one.rows[case]["label"] for one in judged}) > 1:
+        if len({model.rows[case]["label"] for model in evaluations}) > 1:
             raise InputError(
-                f"{case} has another true class in one of the evaluations",
-                "All evaluations are of the same data",
+                f"The evaluations disagree about the true class of {case}",
+                "All evaluations must use the same labels",
                 "Evaluate again",
             )
-    return np.array([labels.index(judged[0].rows[case]["label"]) for case in cases], dtype=np.int64)
+    return np.array([labels.index(evaluations[0].rows[case]["label"]) for case in cases], dtype=np.int64)

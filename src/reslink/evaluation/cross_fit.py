@@ -1,4 +1,4 @@
-"""How a way to fit decisions does on groups that were left out of the fit."""
+"""Metrics of fitted decisions on held-out groups, by cross-fitting."""
 
 from __future__ import annotations
 
@@ -7,114 +7,135 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles.decision.decision import Decision, Verdicts
+from reslink.bundles.decision.decision import Decision, DecisionResults
 from reslink.errors import UsageError
-from reslink.evaluation.fitting import IN_EVERY_SET, NO_GATE, NO_SETS, NO_TEMPERATURE, Evidence, Wishes, fit, folds
-from reslink.evaluation.selective import set_figures
+from reslink.evaluation.fitting import (
+    IN_EVERY_PREDICTION_SET,
+    NO_OOD_DETECTOR,
+    NO_PREDICTION_SETS,
+    NO_TEMPERATURE,
+    CalibrationData,
+    DecisionOptions,
+    fit_decision,
+    group_folds,
+)
+from reslink.evaluation.selective import prediction_set_metrics
 from reslink.labels import Labels
-from reslink.metrics.classification import estimates
-from reslink.metrics.intervals import Estimate, mean_interval
+from reslink.metrics.classification import classification_metrics
+from reslink.metrics.intervals import mean_interval
 
 Rows: TypeAlias = NDArray[np.int64]
 
 
-def held_out(evidence: Evidence, wishes: Wishes, before: Decision, whole: Decision, labels: Labels) -> dict[str, Any]:
-    """Returns how decisions fitted to four fifths of the groups do on the rest, over five such divisions.
+def cross_fit_metrics(
+    cases: CalibrationData, options: DecisionOptions, before: Decision, final: Decision, labels: Labels
+) -> dict[str, Any]:
+    """Fits a decision to four fifths of the groups and measures it on the other fifth, for five folds.
 
-    Intervals are over groups, with the five decisions as they are. A fifth of the groups less may be too few for a part
-    that the whole has; figures that rest on it are then null, as they would be those of another decision.
+    Intervals are over groups, with the five decisions held fixed. Four fifths of the groups may be too few for a component
+    that the final decision has; metrics that depend on it are then null, because they would describe another decision.
 
     Args:
-        evidence: All cases.
-        wishes: What the decision is to hold.
-        before: The decision that the bundle had.
-        whole: The decision that was fitted to all cases.
+        cases: All calibration cases.
+        options: The components to fit.
+        before: The previous decision of the bundle.
+        final: The decision that was fitted to all cases.
         labels: The K classes.
 
     Returns:
-        ``brier`` and ``ece`` (``before``, ``after``), ``sets`` (see :func:`reslink.evaluation.selective.set_figures`; null
-        where none were fitted), ``retained`` (share that the gate keeps, null where none was fitted), ``answered`` (share
-        that is not abstained from), ``accuracy``, ``sensitivity`` and ``specificity`` (null unless with two classes), each
-        an estimate with its 95 % interval; ``n``; ``notes`` (why a figure is null or of another decision, a sentence each);
-        and ``reason``, which says why there is nothing else where a fifth of the groups less leaves too little to fit on.
+        ``brier`` and ``ece`` (``before``, ``after``), ``prediction_sets`` (see
+        :func:`reslink.evaluation.selective.prediction_set_metrics`; null if none were fitted), ``retained`` (share within the
+        limits of the out-of-distribution detector; null if none was fitted), ``answered`` (share without an abstention),
+        ``accuracy``, ``sensitivity`` and ``specificity`` (null with more than two classes), each an estimate with its 95 %
+        interval; ``n``; ``notes`` (why a metric is null or describes another decision); and ``reason``, which is set, without
+        any metric, if four fifths of the groups are too few for a decision.
     """
     rows: list[Rows] = []
     decisions: list[Decision] = []
-    verdicts: list[Verdicts] = []
-    said: list[str] = []
+    results: list[DecisionResults] = []
+    fit_notes: list[str] = []
     try:
-        for inner, outer in folds(evidence):
-            decision, notes = fit(evidence.take(inner), wishes, labels)
-            verdicts.append(decision.judge(evidence.logits[outer], evidence.features[outer], evidence.statistics[outer]))
-            rows.append(outer)
+        for fit_rows, held_out in group_folds(cases):
+            decision, notes = fit_decision(cases.take(fit_rows), options, labels)
+            results.append(decision.decide(cases.logits[held_out], cases.features[held_out], cases.statistics[held_out]))
+            rows.append(held_out)
             decisions.append(decision)
-            said += notes
+            fit_notes += notes
     except UsageError as error:
-        return {"reason": f"A decision cannot be fitted to four fifths of the groups: {error.given}", "n": len(evidence)}
-    cases = evidence.take(np.concatenate(rows))
-    lacking = _lacking(whole, decisions)
-    figures = _calibration(cases, verdicts, before, labels) | _abstaining(cases, verdicts, lacking, labels)
-    return {"n": len(cases), "reason": None, **figures, "notes": _reasons(lacking, said)}
+        return {"reason": f"A decision cannot be fitted to four fifths of the groups: {error.given}", "n": len(cases)}
+    held_out_cases = cases.take(np.concatenate(rows))
+    missing = _missing_components(final, decisions)
+    metrics = _calibration_metrics(held_out_cases, results, before, labels)
+    metrics |= _abstention_metrics(held_out_cases, results, missing, labels)
+    return {"n": len(held_out_cases), "reason": None, **metrics, "notes": _notes(missing, fit_notes)}
 
 
-def _lacking(whole: Decision, parts: list[Decision]) -> list[str]:
-    """Returns which parts of the whole decision some of the five have not, by how the note on it begins."""
-    wanted = None if whole.conformal is None else whole.conformal.limits
-    others = [part.conformal.limits for part in parts if part.conformal is not None]
-    found = {
-        NO_TEMPERATURE: whole.temperature != 1 and any(part.temperature == 1 for part in parts),
-        NO_SETS: wanted is not None and len(others) < len(parts),
-        IN_EVERY_SET: wanted is not None
-        and any(a is not None and b is None for limits in others for a, b in zip(wanted, limits, strict=True)),
-        NO_GATE: whole.ood is not None and any(part.ood is None for part in parts),
+def _missing_components(final: Decision, decisions: list[Decision]) -> list[str]:
+    """Returns the components of the final decision that some of the five decisions do not have, by the text of their note."""
+    final_limits = None if final.conformal is None else final.conformal.limits
+    fold_limits = [decision.conformal.limits for decision in decisions if decision.conformal is not None]
+    is_missing = {
+        NO_TEMPERATURE: final.temperature != 1 and any(decision.temperature == 1 for decision in decisions),
+        NO_PREDICTION_SETS: final_limits is not None and len(fold_limits) < len(decisions),
+        IN_EVERY_PREDICTION_SET: final_limits is not None
+        and any(a is not None and b is None for limits in fold_limits for a, b in zip(final_limits, limits, strict=True)),
+        NO_OOD_DETECTOR: final.ood is not None and any(decision.ood is None for decision in decisions),
     }
-    return [name for name, missing in found.items() if missing]
+    return [name for name, missing in is_missing.items() if missing]
 
 
-_CONCERNED = {
-    NO_TEMPERATURE: "Brier score and ECE on held-out groups are in part those of a decision without a temperature",
-    NO_SETS: "Nothing is known of the prediction sets and of the share answered on held-out groups",
-    IN_EVERY_SET: "Nothing is known of the prediction sets and of the share answered on held-out groups",
-    NO_GATE: "Nothing is known of the share that the gate keeps and of the share answered on held-out groups",
+_NO_SET_METRICS = "Prediction sets and the share of answered cases could not be measured on held-out groups"
+_CONSEQUENCES = {
+    NO_TEMPERATURE: "Brier score and ECE on held-out groups partly describe a decision without a temperature",
+    NO_PREDICTION_SETS: _NO_SET_METRICS,
+    IN_EVERY_PREDICTION_SET: _NO_SET_METRICS,
+    NO_OOD_DETECTOR: "The OOD detector and the share of answered cases could not be measured on held-out groups",
 }
 
 
-def _reasons(lacking: list[str], said: list[str]) -> list[str]:
-    """Returns what a part that is lacking means, with the first of the five notes that says why it is."""
-    notes = [(name, next((note for note in said if name in note), "")) for name in lacking]
-    return [f"{_CONCERNED[name]}: of four fifths of the groups it is said: {note}" for name, note in notes]
+def _notes(missing: list[str], fit_notes: list[str]) -> list[str]:
+    """Returns the consequence of each missing component, with the first note of the folds that gives the reason."""
+    reasons = [(name, next((note for note in fit_notes if name in note), "")) for name in missing]
+    return [f"{_CONSEQUENCES[name]}. With four fifths of the groups: {reason}" for name, reason in reasons]
 
 
-def _calibration(cases: Evidence, verdicts: list[Verdicts], before: Decision, labels: Labels) -> dict[str, Any]:
-    earlier = before.probabilities(cases.logits)
-    found = []
-    for probabilities, predicted in (
-        (earlier, before.predict(earlier)),
-        (np.concatenate([one.probabilities for one in verdicts]), np.concatenate([one.predicted for one in verdicts])),
-    ):
-        found.append(estimates(cases.y_true, probabilities, predicted, cases.groups, labels.names)[0])
-    first, now = found
-    two = ("sensitivity", "specificity")
+def _calibration_metrics(
+    cases: CalibrationData, results: list[DecisionResults], before: Decision, labels: Labels
+) -> dict[str, Any]:
+    previous = before.probabilities(cases.logits)
+    first, now = (
+        classification_metrics(cases.y_true, probabilities, predicted, cases.groups, labels.names)[0]
+        for probabilities, predicted in (
+            (previous, before.predict(previous)),
+            (
+                np.concatenate([fold.probabilities for fold in results]),
+                np.concatenate([fold.predicted for fold in results]),
+            ),
+        )
+    )
     return {
         **{name: {"before": first[name].as_dict(), "after": now[name].as_dict()} for name in ("brier", "ece")},
         "accuracy": now["accuracy"].as_dict(),
-        **{name: now[name].as_dict() if labels.binary else None for name in two},
+        **{name: now[name].as_dict() if labels.binary else None for name in ("sensitivity", "specificity")},
     }
 
 
-def _abstaining(cases: Evidence, verdicts: list[Verdicts], lacking: list[str], labels: Labels) -> dict[str, Any]:
-    sets = [one.sets for one in verdicts if one.sets is not None]
-    scores = [one.ood_score for one in verdicts if one.ood_score is not None]
-    abstain = [one.abstain for one in verdicts if one.abstain is not None]
-    no_sets, no_gate = bool({NO_SETS, IN_EVERY_SET} & set(lacking)) or not sets, NO_GATE in lacking or not scores
-    unsure = not abstain or bool({NO_SETS, IN_EVERY_SET, NO_GATE} & set(lacking))
+def _abstention_metrics(
+    cases: CalibrationData, results: list[DecisionResults], missing: list[str], labels: Labels
+) -> dict[str, Any]:
+    sets = [fold.prediction_sets for fold in results if fold.prediction_sets is not None]
+    scores = [fold.ood_score for fold in results if fold.ood_score is not None]
+    abstain = [fold.abstain for fold in results if fold.abstain is not None]
+    has_sets = bool(sets) and not {NO_PREDICTION_SETS, IN_EVERY_PREDICTION_SET} & set(missing)
+    has_detector = bool(scores) and NO_OOD_DETECTOR not in missing
+    comparable = not {NO_PREDICTION_SETS, IN_EVERY_PREDICTION_SET, NO_OOD_DETECTOR} & set(missing)
 
-    def share(parts: list[NDArray[np.bool_]]) -> dict[str, Any]:
-        found: Estimate = mean_interval(np.concatenate(parts), cases.groups)
-        return found.as_dict()
+    def share(flags: list[NDArray[np.bool_]]) -> dict[str, Any]:
+        return mean_interval(np.concatenate(flags), cases.groups).as_dict()
 
+    set_metrics = prediction_set_metrics(cases.y_true, np.concatenate(sets), cases.groups, labels) if has_sets else None
     return {
-        "sets": None if no_sets else set_figures(cases.y_true, np.concatenate(sets), cases.groups, labels),
-        "retained": None if no_gate else share([part <= 1 for part in scores]),
-        "answered": None if unsure else share([~part for part in abstain]),
+        "prediction_sets": set_metrics,
+        "retained": share([score <= 1 for score in scores]) if has_detector else None,
+        "answered": share([~flags for flags in abstain]) if abstain and comparable else None,
     }

@@ -1,4 +1,4 @@
-"""How a decision is fitted to labelled cases that the network did not learn from; NumPy and scikit-learn only."""
+"""Fits a decision (calibration, threshold, prediction sets, out-of-distribution detector) to labeled cases; without torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from scipy.special import log_softmax
 
 from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.calibration import Conformal, IsotonicCurve
-from reslink.bundles.decision.decision import Decision, two_columns
-from reslink.bundles.decision.ood import PARTS, Gaussian, OodGate
+from reslink.bundles.decision.decision import Decision, two_column_logits
+from reslink.bundles.decision.ood import COMPONENTS, Gaussian, OODDetector
 from reslink.errors import UsageError
 from reslink.labels import Labels
 from reslink.metrics import conformal
-from reslink.metrics.operating_point import OperatingPoint, threshold
+from reslink.metrics.operating_point import OperatingPoint, choose_threshold
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -27,43 +27,43 @@ Method: TypeAlias = Literal["temperature", "isotonic"]
 
 METHODS: Final = ("temperature", "isotonic")
 RETAINED: Final = 0.975
-"""Share of calibration images that the gate is set to keep; with new images it keeps 95 % or more."""
+"""Share of calibration images within the limits of the out-of-distribution detector; of new images, 95 % or more are."""
 
-FEWEST_GROUPS: Final = 10
-FEWEST_GROUPS_OF_A_GATE: Final = 40
-"""With fewer the limit that keeps 97.5 % would be the most unusual image itself."""
+MIN_GROUPS: Final = 10
+MIN_GROUPS_OOD: Final = 40
+"""With fewer groups, the limit that retains 97.5 % would be the distance of the most unusual image itself."""
 
-FEW_FOR_ISOTONIC: Final = 1000
-"""Niculescu-Mizil and Caruana 2005 (ICML, section 5) find isotonic curves overfitting below some 1,000 cases; so does the
-user guide of scikit-learn."""
+MIN_CASES_ISOTONIC: Final = 1000
+"""Isotonic curves overfit below about 1,000 cases (Niculescu-Mizil and Caruana 2005, ICML, section 5; scikit-learn user
+guide)."""
 
 NO_TEMPERATURE: Final = "No temperature"
-NO_SETS: Final = "No prediction sets"
-IN_EVERY_SET: Final = "is in every set"
-NO_GATE: Final = "No out-of-distribution gate"
-"""How the notes of :func:`fit` on what could not be fitted begin, or what they hold."""
+NO_PREDICTION_SETS: Final = "No prediction sets"
+IN_EVERY_PREDICTION_SET: Final = "is in every prediction set"
+NO_OOD_DETECTOR: Final = "No out-of-distribution detector"
+"""Text in the notes of :func:`fit_decision` on components that could not be fitted."""
 
 _FOLDS: Final = 5
-_LEAST_LIMIT: Final = 1e-6
-"""A part that never varies, such as the features of a network that died, has distances of 0."""
+_MIN_LIMIT: Final = 1e-6
+"""A component that never varies, such as the features of a network with dead units, has distances of 0."""
 
 _LOG_TEMPERATURES: Final = (np.log(0.05), np.log(50.0))
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a decision is to hold.
+class DecisionOptions:
+    """The components of a decision to fit.
 
     Attributes:
-        method: How probabilities are calibrated.
-        point: The operating point.
-        coverage: Of the conformal sets, above 0 and below 1; None for no sets.
-        per_class: Whether the coverage is to hold within each class.
-        ood: Whether to fit the out-of-distribution gate.
+        method: Calibration of the probabilities.
+        operating_point: The operating point.
+        coverage: Coverage of the prediction sets, from 0.5 to below 1; None for no prediction sets.
+        per_class: Whether the coverage holds within each class.
+        ood: Whether to fit the out-of-distribution detector.
     """
 
     method: Method = "temperature"
-    point: OperatingPoint = field(default_factory=lambda: OperatingPoint("default"))
+    operating_point: OperatingPoint = field(default_factory=lambda: OperatingPoint("default"))
     coverage: float | None = 0.95
     per_class: bool = False
     ood: bool = True
@@ -71,20 +71,20 @@ class Wishes:
     def __post_init__(self) -> None:
         if self.coverage is not None and not 0.5 <= self.coverage < 1:
             raise UsageError(
-                f"The coverage is {self.coverage:g}", "A coverage is a share from 0.5 to below 1", "Use --coverage 0.95"
+                f"The coverage is {self.coverage:g}", "A coverage is a number from 0.5 to below 1", "Use --coverage 0.95"
             )
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What is known of the cases to fit on.
+class CalibrationData:
+    """The outputs of a network for n labeled cases that it was not trained on.
 
     Attributes:
         logits: (n, K), or (n, 1), finite.
         features: (n, D) pooled features of the network.
         statistics: (n, 33) from ``input_statistics``.
         y_true: (n,) class indices.
-        groups: (n,) patient or twin group.
+        groups: (n,) patient or duplicate group of each case.
     """
 
     logits: Floats
@@ -101,98 +101,98 @@ class Evidence:
         """Number of groups."""
         return len(set(self.groups))
 
-    def take(self, rows: Ints) -> Evidence:
-        """Returns some of the cases."""
-        parts = (self.logits[rows], self.features[rows], self.statistics[rows], self.y_true[rows])
-        return Evidence(*parts, [self.groups[row] for row in rows])
+    def take(self, rows: Ints) -> CalibrationData:
+        """Returns the cases of some rows."""
+        arrays = (self.logits[rows], self.features[rows], self.statistics[rows], self.y_true[rows])
+        return CalibrationData(*arrays, [self.groups[row] for row in rows])
 
 
-def fit(evidence: Evidence, wishes: Wishes, labels: Labels) -> tuple[Decision, list[str]]:
+def fit_decision(cases: CalibrationData, options: DecisionOptions, labels: Labels) -> tuple[Decision, list[str]]:
     """Fits a decision.
 
     Args:
-        evidence: The cases; the network did not learn from them.
-        wishes: What the decision is to hold.
+        cases: The calibration cases.
+        options: The components to fit.
         labels: The K classes.
 
     Returns:
-        The decision, without ``fitted_on``, and what could not be fitted and why, a sentence each.
+        The decision, without ``fitted_on``, and a note on each component that could not be fitted.
 
     Raises:
-        UsageError: If there are too few groups, a class is missing, or an operating point other than ``default`` is asked
-            for with more than two classes.
+        UsageError: If there are too few groups, a class is missing, or an operating point other than ``default`` is requested
+            with more than two classes.
     """
-    _check(evidence, wishes, labels)
+    _check(cases, options, labels)
     notes: list[str] = []
-    plain = Decision.default(len(labels))
-    fitted = plain.model_copy(update=_calibration(evidence, wishes, notes))
+    decision = Decision.default(len(labels)).model_copy(update=_fit_calibration(cases, options, notes))
     if labels.binary:
-        cut = threshold(wishes.point, evidence.y_true, fitted.probabilities(evidence.logits)[:, 1])
-        source = f"{wishes.point} on {len(evidence)} calibration images" if wishes.point.criterion != "default" else "default"
-        fitted = fitted.model_copy(update={"threshold": cut, "threshold_source": source})
-    sets = None if wishes.coverage is None else fit_sets(evidence, wishes.coverage, wishes.per_class, labels, notes)
-    gate, arrays = fit_gate(evidence, notes) if wishes.ood else (None, None)
-    return fitted.model_copy(update={"conformal": sets, "ood": gate, "arrays": arrays}), notes
+        point = options.operating_point
+        threshold = choose_threshold(point, cases.y_true, decision.probabilities(cases.logits)[:, 1])
+        source = f"{point} on {len(cases)} calibration images" if point.criterion != "default" else "default"
+        decision = decision.model_copy(update={"threshold": threshold, "threshold_source": source})
+    sets = None if options.coverage is None else fit_prediction_sets(cases, options.coverage, options.per_class, labels, notes)
+    detector, arrays = fit_ood_detector(cases, notes) if options.ood else (None, None)
+    return decision.model_copy(update={"conformal": sets, "ood": detector, "arrays": arrays}), notes
 
 
-def _check(evidence: Evidence, wishes: Wishes, labels: Labels) -> None:
-    missing = [name for k, name in enumerate(labels.names) if not (evidence.y_true == k).any()]
-    if missing or evidence.n_groups < FEWEST_GROUPS:
-        fault = f"has no case of {missing[0]!r}" if missing else f"has {evidence.n_groups} groups"
+def _check(cases: CalibrationData, options: DecisionOptions, labels: Labels) -> None:
+    missing = [name for k, name in enumerate(labels.names) if not (cases.y_true == k).any()]
+    if missing or cases.n_groups < MIN_GROUPS:
+        problem = f"has no case of {missing[0]!r}" if missing else f"has {cases.n_groups} groups"
         raise UsageError(
-            f"The calibration data {fault}",
-            f"It takes cases of every class, in {FEWEST_GROUPS} groups (patients, near copies together) or more",
-            "Give more data that the network did not learn from",
+            f"The calibration data {problem}",
+            f"Calibration needs cases of every class in at least {MIN_GROUPS} groups (patients, with near duplicates joined)",
+            "Add data that the network was not trained on",
         )
-    if wishes.point.criterion != "default" and not labels.binary:
+    if options.operating_point.criterion != "default" and not labels.binary:
         raise UsageError(
-            f"The operating point {wishes.point} was asked for with {len(labels)} classes",
-            "An operating point is a threshold between two classes; with more the most probable class is chosen",
-            "Leave --operating-point out",
+            f"The operating point {options.operating_point} was requested for {len(labels)} classes",
+            "An operating point is a threshold between two classes; with more classes the most probable one is predicted",
+            "Omit --operating-point",
         )
 
 
-def _calibration(evidence: Evidence, wishes: Wishes, notes: list[str]) -> dict[str, object]:
-    if wishes.method == "temperature":
-        if (two_columns(evidence.logits).argmax(axis=1) == evidence.y_true).all():
-            why = f"the network is right on all {len(evidence)} images, so that the best one would be 0"
-            notes.append(f"{NO_TEMPERATURE}: {why}")
+def _fit_calibration(cases: CalibrationData, options: DecisionOptions, notes: list[str]) -> dict[str, object]:
+    if options.method == "temperature":
+        if (two_column_logits(cases.logits).argmax(axis=1) == cases.y_true).all():
+            reason = f"the network is correct on all {len(cases)} images, so the best temperature would be 0"
+            notes.append(f"{NO_TEMPERATURE}: {reason}")
             return {}
-        temperature = fit_temperature(evidence.logits, evidence.y_true)
+        temperature = fit_temperature(cases.logits, cases.y_true)
         lowest, highest = np.exp(_LOG_TEMPERATURES)
         if temperature > 0.99 * highest:
             notes.append(
-                f"The temperature is at its limit of {highest:g}: the network's answers say next to nothing about the class"
+                f"The temperature is at its limit of {highest:g}: the network is hardly better than chance on these images"
             )
         elif temperature < 1.01 * lowest:
-            notes.append(f"The temperature is at its limit of {lowest:g}: the network is right on nearly all of these images")
+            notes.append(f"The temperature is at its limit of {lowest:g}: the network is correct on nearly all of these images")
         return {"temperature": temperature}
-    if len(evidence) < FEW_FOR_ISOTONIC:
+    if len(cases) < MIN_CASES_ISOTONIC:
         notes.append(
-            f"The isotonic curve rests on {len(evidence)} images; below {FEW_FOR_ISOTONIC:,} a temperature is usually nearer"
+            f"The isotonic curve uses {len(cases)} images; below {MIN_CASES_ISOTONIC:,} a temperature is usually better"
         )
-    return {"isotonic": fit_isotonic(evidence.logits, evidence.y_true)}
+    return {"isotonic": fit_isotonic(cases.logits, cases.y_true)}
 
 
 def fit_temperature(logits: Floats, y_true: Ints) -> float:
-    """Returns the temperature of least cross-entropy, 0.05 to 50 (Guo et al. 2017, section 4.2).
+    """Returns the temperature with the lowest cross-entropy, 0.05 to 50 (Guo et al. 2017, section 4.2).
 
     Args:
         logits: (n, K), or (n, 1).
         y_true: (n,) class indices.
     """
-    values = two_columns(logits)
+    values = two_column_logits(logits)
 
-    def loss(log_temperature: float) -> float:
-        chosen = log_softmax(values / np.exp(log_temperature), axis=1)[np.arange(len(y_true)), y_true]
-        return -float(chosen.mean())
+    def cross_entropy(log_temperature: float) -> float:
+        log_probability = log_softmax(values / np.exp(log_temperature), axis=1)[np.arange(len(y_true)), y_true]
+        return -float(log_probability.mean())
 
-    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    minimum = minimize_scalar(cross_entropy, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(minimum.x))
 
 
 def fit_isotonic(logits: Floats, y_true: Ints) -> tuple[IsotonicCurve, ...]:
-    """Returns the isotonic curve of the positive class of two, or of each class against the rest.
+    """Returns the isotonic curve of the positive class of two, or of each class against the others.
 
     Args:
         logits: (n, K), or (n, 1).
@@ -200,98 +200,102 @@ def fit_isotonic(logits: Floats, y_true: Ints) -> tuple[IsotonicCurve, ...]:
     """
     from sklearn.isotonic import IsotonicRegression
 
-    before = Decision(threshold=None).probabilities(logits)
+    uncalibrated = Decision(threshold=None).probabilities(logits)
     curves = []
-    for k in [1] if before.shape[1] == 2 else range(before.shape[1]):
-        found = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(before[:, k], y_true == k)
-        points = np.clip([found.X_thresholds_, found.y_thresholds_], 0, 1)
-        curves.append(IsotonicCurve(before=tuple(points[0].tolist()), after=tuple(points[1].tolist())))
+    for k in [1] if uncalibrated.shape[1] == 2 else range(uncalibrated.shape[1]):
+        regression = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(uncalibrated[:, k], y_true == k)
+        before, after = np.clip([regression.X_thresholds_, regression.y_thresholds_], 0, 1)
+        curves.append(IsotonicCurve(before=tuple(before.tolist()), after=tuple(after.tolist())))
     return tuple(curves)
 
 
-def fit_sets(evidence: Evidence, coverage: float, per_class: bool, labels: Labels, notes: list[str]) -> Conformal | None:
-    """Returns the limits of conformal sets; None, with a note, where there are too few images for the coverage.
+def fit_prediction_sets(
+    cases: CalibrationData, coverage: float, per_class: bool, labels: Labels, notes: list[str]
+) -> Conformal | None:
+    """Returns the limits of conformal prediction sets; None, with a note, if there are too few images for the coverage.
 
     Args:
-        evidence: The cases.
+        cases: The calibration cases.
         coverage: Above 0 and below 1.
-        per_class: Whether it is to hold within each class.
+        per_class: Whether the coverage holds within each class.
         labels: The K classes.
-        notes: Takes what could not be done.
+        notes: Receives the notes.
     """
-    plain = Decision(threshold=None).probabilities(evidence.logits)
-    limits = conformal.quantiles(plain, evidence.y_true, coverage, per_class=per_class)
-    needed = conformal.fewest(coverage)
-    if len(evidence) < needed:
-        notes.append(f"{NO_SETS}: {len(evidence)} images; a coverage of {coverage:g} takes {needed} or more")
+    uncalibrated = Decision(threshold=None).probabilities(cases.logits)
+    limits = conformal.conformal_quantiles(uncalibrated, cases.y_true, coverage, per_class=per_class)
+    needed = conformal.min_calibration_cases(coverage)
+    if len(cases) < needed:
+        notes.append(f"{NO_PREDICTION_SETS}: there are {len(cases)} images; a coverage of {coverage:g} needs {needed}")
         return None
     for name, limit in zip(labels.names, limits, strict=True):
         if np.isinf(limit):
-            notes.append(f"{name!r} {IN_EVERY_SET}: it has fewer than the {needed} images that the coverage takes")
+            notes.append(f"{name!r} {IN_EVERY_PREDICTION_SET}: a coverage of {coverage:g} needs {needed} images of the class")
     return Conformal(
         coverage=coverage,
         per_class=per_class,
         limits=tuple(None if np.isinf(limit) else float(limit) for limit in limits),
-        n_images=len(evidence),
-        n_groups=evidence.n_groups,
+        n_images=len(cases),
+        n_groups=cases.n_groups,
     )
 
 
-def fit_gate(evidence: Evidence, notes: list[str]) -> tuple[OodGate | None, DecisionArrays | None]:
-    """Returns the out-of-distribution gate and what it compares with; None, with a note, where there are too few groups.
+def fit_ood_detector(cases: CalibrationData, notes: list[str]) -> tuple[OODDetector | None, DecisionArrays | None]:
+    """Returns the out-of-distribution detector and its arrays; None, with a note, if there are too few groups.
 
-    Its limits come from distances of each case to a fit without the groups of its fold, so that they hold for new cases.
+    Each distance is measured with a fit that leaves the groups of its fold out, so that the limits hold for new cases.
 
     Args:
-        evidence: The cases; labels are not used.
-        notes: Takes what could not be done.
+        cases: The calibration cases; their labels are not used.
+        notes: Receives the notes.
     """
-    if evidence.n_groups < FEWEST_GROUPS_OF_A_GATE:
-        notes.append(f"{NO_GATE}: {evidence.n_groups} groups; it takes {FEWEST_GROUPS_OF_A_GATE} or more")
+    if cases.n_groups < MIN_GROUPS_OOD:
+        notes.append(f"{NO_OOD_DETECTOR}: there are {cases.n_groups} groups; it needs {MIN_GROUPS_OOD}")
         return None, None
     try:
-        fifths = folds(evidence)
+        folds = group_folds(cases)
     except UsageError as error:
-        notes.append(f"{NO_GATE}: {error.given}")
+        notes.append(f"{NO_OOD_DETECTOR}: {error.given}")
         return None, None
-    rows = {"statistics": evidence.statistics, "features": evidence.features}
-    outside = {part: np.zeros(len(evidence)) for part in PARTS}
-    for inner, outer in fifths:
-        for part in PARTS:
-            outside[part][outer] = Gaussian.fit(rows[part][inner]).distance(rows[part][outer])
-    alone = {part: max(np.quantile(outside[part], RETAINED, method="higher"), _LEAST_LIMIT) for part in PARTS}
-    together = np.quantile(np.max([outside[part] / alone[part] for part in PARTS], axis=0), RETAINED, method="higher")
-    gate = OodGate(
-        limits={part: float(max(alone[part] * together, _LEAST_LIMIT)) for part in PARTS},
+    values = {"statistics": cases.statistics, "features": cases.features}
+    distances = {name: np.zeros(len(cases)) for name in COMPONENTS}
+    for fit_rows, held_out_rows in folds:
+        for name in COMPONENTS:
+            distances[name][held_out_rows] = Gaussian.fit(values[name][fit_rows]).distance(values[name][held_out_rows])
+    separate = {name: max(np.quantile(distances[name], RETAINED, method="higher"), _MIN_LIMIT) for name in COMPONENTS}
+    # Two separate limits would together retain less than RETAINED, so both are scaled by one factor.
+    scale = np.quantile(np.max([distances[name] / separate[name] for name in COMPONENTS], axis=0), RETAINED, method="higher")
+    detector = OODDetector(
+        limits={name: float(max(separate[name] * scale, _MIN_LIMIT)) for name in COMPONENTS},
         retained=RETAINED,
-        n_images=len(evidence),
-        n_groups=evidence.n_groups,
+        n_images=len(cases),
+        n_groups=cases.n_groups,
     )
     arrays: dict[str, Floats] = {}
-    for part in PARTS:
-        arrays |= Gaussian.fit(rows[part]).arrays(part)
-    return gate, DecisionArrays(arrays)
+    for name in COMPONENTS:
+        arrays |= Gaussian.fit(values[name]).arrays(name)
+    return detector, DecisionArrays(arrays)
 
 
-def folds(evidence: Evidence) -> list[tuple[Ints, Ints]]:
-    """Returns the rows of four fifths of the groups and those of the rest, five times; classes are spread evenly.
+def group_folds(cases: CalibrationData) -> list[tuple[Ints, Ints]]:
+    """Returns the rows to fit on and the held-out rows of five folds over groups, stratified by class.
 
     Raises:
         UsageError: If there are fewer than five groups, or no class has five images.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    numbers = np.unique(np.asarray(evidence.groups), return_inverse=True)[1]
-    largest = int(np.bincount(evidence.y_true).max())
-    if largest < _FOLDS or evidence.n_groups < _FOLDS:
-        few = f"no class has more than {largest} images" if largest < _FOLDS else f"there are {evidence.n_groups} groups"
+    group_indices = np.unique(np.asarray(cases.groups), return_inverse=True)[1]
+    largest_class = int(np.bincount(cases.y_true).max())
+    if largest_class < _FOLDS or cases.n_groups < _FOLDS:
+        few_images = largest_class < _FOLDS
+        problem = f"no class has more than {largest_class} images" if few_images else f"there are {cases.n_groups} groups"
         raise UsageError(
-            f"The cases cannot be divided into fifths: {few}",
-            f"It takes {_FOLDS} images of a class, in {_FOLDS} groups (patients, near copies together), or more",
-            "Give more data that the network did not learn from",
+            f"The cases cannot be split into {_FOLDS} folds: {problem}",
+            f"Cross-fitting needs {_FOLDS} images of one class in {_FOLDS} groups (patients, with near duplicates joined)",
+            "Add data that the network was not trained on",
         )
-    split = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
-    with warnings.catch_warnings():  # a class of fewer than five images is missing in a fold, and the fit there says so
+    splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
+    with warnings.catch_warnings():  # a class with fewer than five images is missing in a fold; the fit there reports it
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        found = list(split.split(np.zeros(len(evidence)), evidence.y_true, numbers))
-    return [(inner, outer) for inner, outer in found if len(outer)]  # few large groups may leave a fifth empty
+        folds = list(splitter.split(np.zeros(len(cases)), cases.y_true, group_indices))
+    return [(fit_rows, held_out) for fit_rows, held_out in folds if len(held_out)]  # with few large groups a fold can be empty

@@ -1,4 +1,4 @@
-"""Cases that a network learned from, and near copies of them, are left out of its figures, or every figure says so."""
+"""Train/test leakage: cases that overlap with the training data are excluded from an evaluation, or its metrics are marked."""
 
 from __future__ import annotations
 
@@ -14,204 +14,212 @@ from numpy.typing import NDArray
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.fingerprints import TrainingImages
 from reslink.datasets.cache.pixel_cache import PixelCache
-from reslink.datasets.leakage import CALIBRATION, PATIENT, TWIN, recognised, spread
+from reslink.datasets.leakage import (
+    CALIBRATION_REASONS,
+    NEAR_DUPLICATE,
+    SAME_PATIENT,
+    find_training_duplicates,
+    leakage_reasons,
+)
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.near_duplicates import groups as twins
+from reslink.datasets.near_duplicates.groups import leakage_groups
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
-from reslink.errors import GateError, UsageError
+from reslink.errors import CheckFailedError, UsageError
+from reslink.evaluation.cases import RunOptions
 
 UNKNOWN: Final = "unknown"
 NONE: Final = "none found"
-LEFT_OUT: Final = "left out"
+EXCLUDED: Final = "excluded"
 ALLOWED: Final = "allowed"
 _UNKNOWN: Final = (
-    "Whether the network learned from these images is not known: the bundle keeps no fingerprints of its training images"
+    "The bundle holds no fingerprints of its training images, so it is unknown whether the network was trained on these images"
 )
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """Which of the cases to judge are linked to the training or calibration data, and what is done about it.
+    """The cases that overlap with the training or calibration data, and how they are handled.
 
     Attributes:
-        names: The cases that could be read, in the order of their rows.
-        reasons: Why a row is linked.
-        allowed: Whether linked cases are judged all the same.
-        known: Whether the training images are known; those of the calibration may be where they are not.
+        names: The names of the cases that could be read, in the order of their rows.
+        reasons: Why a case is leaked, by row.
+        allowed: Whether leaked cases are evaluated all the same.
+        fingerprints_available: Whether the training images are known. The calibration images may be known without them.
     """
 
     names: list[str]
     reasons: Mapping[int, str]
     allowed: bool
-    known: bool = True
+    fingerprints_available: bool = True
 
     @property
     def status(self) -> str:
-        """``unknown``, ``none found``, ``left out`` or ``allowed``."""
+        """``unknown``, ``none found``, ``excluded`` or ``allowed``."""
         if self.reasons and self.allowed:
             return ALLOWED
-        return UNKNOWN if not self.known else LEFT_OUT if self.reasons else NONE
+        return UNKNOWN if not self.fingerprints_available else EXCLUDED if self.reasons else NONE
 
     @property
-    def linked_to(self) -> str:
-        """``training``, ``calibration`` or ``training or calibration``: the data that the linked cases are linked to."""
-        why = set(self.reasons.values())
-        return " or ".join(
-            name for name, linked in (("training", why - set(CALIBRATION)), ("calibration", why & set(CALIBRATION))) if linked
-        )
+    def leaked_from(self) -> str:
+        """``training``, ``calibration`` or ``training or calibration``: the data that the leaked cases overlap with."""
+        reasons = set(self.reasons.values())
+        sources = {"training": reasons - set(CALIBRATION_REASONS), "calibration": reasons & set(CALIBRATION_REASONS)}
+        return " or ".join(name for name, matching in sources.items() if matching)
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """The rows to judge."""
-        out = {} if self.allowed else self.reasons
-        return np.array([row for row in range(len(self.names)) if row not in out], np.int64)
+        """The rows to evaluate."""
+        excluded = {} if self.allowed else self.reasons
+        return np.array([row for row in range(len(self.names)) if row not in excluded], np.int64)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns what an evaluation says of linked cases.
+        """Returns the entries of ``evaluation.json`` about leakage.
 
-        ``excluded`` are the cases left out and ``linked`` those judged all the same, each with ``path`` and ``reason``;
-        ``n_excluded``; and ``leakage`` with ``status``, ``n_linked`` (null where unknown) and a ``message``.
+        ``excluded`` lists the excluded cases and ``leaked`` the leaked cases that were evaluated, each with ``path`` and
+        ``reason``; ``n_excluded``; and ``leakage`` with ``status``, ``n_leaked`` (null if unknown) and ``message``.
         """
-        found = [{"path": self.names[row], "reason": reason} for row, reason in sorted(self.reasons.items())]
-        excluded = [] if self.allowed else found
+        leaked = [{"path": self.names[row], "reason": reason} for row, reason in sorted(self.reasons.items())]
+        excluded = [] if self.allowed else leaked
         return {
             "excluded": excluded,
             "n_excluded": len(excluded),
-            "linked": found if self.allowed else [],
+            "leaked": leaked if self.allowed else [],
             "leakage": {
                 "status": self.status,
-                "n_linked": None if self.status == UNKNOWN else len(found),
+                "n_leaked": None if self.status == UNKNOWN else len(leaked),
                 "message": self._message(),
             },
         }
 
     def _message(self) -> str:
-        share = f"{len(self.reasons)} of {len(self.names)} cases are linked to the {self.linked_to} data"
-        parts = []
+        count = f"{len(self.reasons)} of {len(self.names)} cases overlap with the {self.leaked_from} data"
+        sentences = []
         if self.reasons and self.allowed:
-            parts.append(f"{share} and were judged all the same, as was asked for: every figure may be too good")
+            sentences.append(f"{count} and were evaluated because leakage was allowed: every metric may be too high")
         elif self.reasons:
-            parts.append(f"{share} and were left out")
-        if not self.known:
-            parts.append(_UNKNOWN)
-        return ". ".join(parts or ["No case is a near copy of a training image"])
+            sentences.append(f"{count} and were excluded")
+        if not self.fingerprints_available:
+            sentences.append(_UNKNOWN)
+        return ". ".join(sentences or ["No case is a near duplicate of a training image"])
 
 
-def find(
+def find_leakage(
     bundle: Bundle,
     manifest: Manifest,
     cache: PixelCache,
     groups: list[str],
     folder: Path,
-    *,
-    split: str | None = None,
-    allowed: bool = False,
-    known: Mapping[str, str] | None = None,
+    options: RunOptions | None = None,
 ) -> Leakage:
-    """Finds the cases that are linked to the images a bundle learned from, or those its decision was fitted on.
+    """Finds the cases that overlap with the training or calibration data of a bundle.
 
-    They are known by the fingerprints in the bundle, where it keeps them; a link that is beyond doubt tells about the
-    whole patient and the whole twin group. Where the data set states a split and the bundle learned from its training
-    part, patients and near copies must not stand on both sides.
+    The overlap is found with the fingerprints in the bundle. A certain match marks the whole patient and the whole duplicate
+    group. If the data set states a split and the bundle was trained on its training split, no patient and no near duplicate may
+    be in both splits.
 
     Args:
         bundle: The bundle.
-        manifest: The whole data set, all of its splits.
-        cache: The cases to judge.
-        groups: The group of each of these, patients and near copies joined.
-        folder: Where decoded images are kept.
-        split: The split that the cases to judge are called.
-        allowed: Judge linked cases all the same.
-        known: Why a case is linked, by its name, where that was found when the data was divided.
+        manifest: The whole data set, with all splits.
+        cache: The cases to evaluate.
+        groups: The group of each of these cases; patients and near duplicates are joined.
+        folder: Folder of decoded images.
+        options: The options ``split``, ``allow_leakage`` and ``leaked_cases`` are used.
 
     Raises:
-        GateError: If the stated split has a patient or near copies on both sides, or every case is linked, unless allowed.
+        CheckFailedError: If a patient or near duplicate is in both splits, or every case is leaked, unless this is allowed.
     """
-    names = [case.name for case in cache.manifest.cases]
-    if known is not None:
-        return Leakage(names, {row: known[name] for row, name in enumerate(names) if name in known}, allowed)
-    learned = _recognised(bundle.training_images, cache.thumbnails)
-    tuned = _recognised(bundle.calibration_images, cache.thumbnails)  # "cleared" speaks of training images alone
-    torn = _torn(bundle, manifest, cache, folder, split, suspicious=bool(learned or tuned))
-    if torn and not allowed:
-        raise _refused_split(names, torn, split)
-    why = (spread(cache.manifest, groups, tuned, CALIBRATION), spread(cache.manifest, groups, learned), torn)
-    found = Leakage(names, {**why[0], **why[1], **why[2]}, allowed, known=bundle.training_images is not None)
-    if not len(found.rows):
-        raise _all_linked(found)
-    return found
+    options = options or RunOptions()
+    names, given = [case.name for case in cache.manifest.cases], options.leaked_cases
+    if given is not None:
+        reasons = {row: given[name] for row, name in enumerate(names) if name in given}
+        return Leakage(names, reasons, options.allow_leakage)
+    trained = _match(bundle.training_images, cache.thumbnails)
+    # The exemptions in training_images do not apply to calibration images.
+    calibrated = _match(bundle.calibration_images, cache.thumbnails)
+    between_splits = _leaked_between_splits(bundle, manifest, cache, folder, options.split, matched=bool(trained or calibrated))
+    if between_splits and not options.allow_leakage:
+        raise _leaking_split(names, between_splits, options.split)
+    reasons = {
+        **leakage_reasons(cache.manifest, groups, calibrated, CALIBRATION_REASONS),
+        **leakage_reasons(cache.manifest, groups, trained),
+        **between_splits,
+    }
+    leaks = Leakage(names, reasons, options.allow_leakage, fingerprints_available=bundle.training_images is not None)
+    if not len(leaks.rows):
+        raise _all_leaked(leaks)
+    return leaks
 
 
-def _recognised(images: TrainingImages | None, thumbnails: Thumbnails) -> dict[int, float]:
-    return {} if images is None else recognised(images, thumbnails)
+def _match(images: TrainingImages | None, thumbnails: Thumbnails) -> dict[int, float]:
+    return {} if images is None else find_training_duplicates(images, thumbnails)
 
 
-def mark(result: Any, leakage: Leakage) -> None:
-    """Adds ``"leakage": true`` to every figure of an evaluation whose cases are linked to the training data."""
+def mark_leakage(result: Any, leakage: Leakage) -> None:
+    """Adds ``"leakage": true`` to every estimate of an evaluation if leaked cases were evaluated."""
     if leakage.status == ALLOWED:
-        mark_all(result)
+        mark_estimates(result)
 
 
-def mark_all(result: Any) -> None:
-    """Adds ``"leakage": true`` to every figure with an interval in a tree of dicts and lists."""
+def mark_estimates(result: Any) -> None:
+    """Adds ``"leakage": true`` to every estimate with an interval in a tree of dicts and lists."""
     for value in result.values() if isinstance(result, dict) else result if isinstance(result, list) else ():
-        mark_all(value)
+        mark_estimates(value)
     if isinstance(result, dict) and {"ci_low", "ci_high"} <= result.keys():
         result["leakage"] = True
 
 
-def _torn(
-    bundle: Bundle, manifest: Manifest, cache: PixelCache, folder: Path, split: str | None, *, suspicious: bool
+def _leaked_between_splits(
+    bundle: Bundle, manifest: Manifest, cache: PixelCache, folder: Path, split: str | None, *, matched: bool
 ) -> dict[int, str]:
-    """Returns the rows whose patient or near copy stands in the training part that the data set states.
+    """Returns the rows whose patient or near duplicate is in the training split that the data set states.
 
-    Training cases are looked at only if there is a reason: a case to judge that is a near copy of a training image of
-    the bundle, or a patient on both sides. Those that the bundle did not learn from do not count.
+    Decoding the training split is expensive, so it is only done if there is a reason: a match with a training image of the
+    bundle, or a patient in both splits. Training cases that the bundle was not trained on do not count.
     """
     if split in (None, "train"):
         return {}
     cases = cache.manifest.cases
-    others = [i for i, case in enumerate(manifest.cases) if case.split == "train"]
-    shared = {case.patient_id for case in cases} & {manifest.cases[i].patient_id for i in others} - {None}
+    train_rows = [i for i, case in enumerate(manifest.cases) if case.split == "train"]
+    shared_patients = {case.patient_id for case in cases} & {manifest.cases[i].patient_id for i in train_rows} - {None}
     if bundle.training_images is None:
-        return {row: PATIENT for row, case in enumerate(cases) if case.patient_id in shared}
-    suspects = others if suspicious else [i for i in others if manifest.cases[i].patient_id in shared]
-    if not suspects:
+        return {row: SAME_PATIENT for row, case in enumerate(cases) if case.patient_id in shared_patients}
+    candidates = train_rows if matched else [i for i in train_rows if manifest.cases[i].patient_id in shared_patients]
+    if not candidates:
         return {}
-    with suppress(UsageError):  # not one of them can be read: nothing can be said of them
-        return _linked_to(bundle, cache, PixelCache.open(manifest.subset(suspects), bundle.preprocess, folder))
+    with suppress(UsageError):  # none of the candidates can be read, so there is nothing to compare with
+        return _overlap(bundle, cache, PixelCache.open(manifest.subset(candidates), bundle.preprocess, folder))
     return {}
 
 
-def _linked_to(bundle: Bundle, cache: PixelCache, suspects: PixelCache) -> dict[int, str]:
-    """Returns the rows that are linked to those suspects that the bundle learned from."""
+def _overlap(bundle: Bundle, cache: PixelCache, candidates: PixelCache) -> dict[int, str]:
+    """Returns the rows that overlap with those candidates that the bundle was trained or calibrated on."""
     images = (bundle.training_images, bundle.calibration_images)
-    trained: set[int] = set().union(*(_recognised(part, suspects.thumbnails) for part in images))
-    both = replace(cache.manifest, cases=(*cache.manifest.cases, *suspects.manifest.cases))
-    joined = twins.groups(both, np.concatenate([cache.thumbnails, suspects.thumbnails]), alike=False)
-    learned = {joined[len(cache) + row] for row in trained}
-    patients = {suspects.manifest.cases[row].patient_id for row in trained} - {None}
+    trained: set[int] = set().union(*(_match(known, candidates.thumbnails) for known in images))
+    both = replace(cache.manifest, cases=(*cache.manifest.cases, *candidates.manifest.cases))
+    groups = leakage_groups(both, np.concatenate([cache.thumbnails, candidates.thumbnails]), include_similar=False)
+    trained_groups = {groups[len(cache) + row] for row in trained}
+    trained_patients = {candidates.manifest.cases[row].patient_id for row in trained} - {None}
     return {
-        row: PATIENT if case.patient_id in patients else TWIN
+        row: SAME_PATIENT if case.patient_id in trained_patients else NEAR_DUPLICATE
         for row, case in enumerate(cache.manifest.cases)
-        if joined[row] in learned
+        if groups[row] in trained_groups
     }
 
 
-def _refused_split(names: list[str], torn: Mapping[int, str], split: str | None) -> GateError:
-    first = min(torn)
-    return GateError(
-        f"{len(torn)} of {len(names)} cases of the split {split!r} are linked to the training cases of the same table; "
-        f"the first: {names[first]}, {torn[first]}",
-        "A figure is reported on a split that has no patient and no near copy of the training part",
-        "Divide anew with reslink split and train again; or leave --split out, then linked cases are left out; or add "
-        "--allow-leakage, then every figure says so",
+def _leaking_split(names: list[str], leaked: Mapping[int, str], split: str | None) -> CheckFailedError:
+    first = min(leaked)
+    return CheckFailedError(
+        f"{len(leaked)} of {len(names)} cases of the split {split!r} overlap with the training split of the same table; "
+        f"the first is {names[first]} ({leaked[first]})",
+        "An evaluation needs a split without patients or near duplicates of the training split",
+        "Make a new split with reslink split and train again. Or omit --split to exclude the leaked cases. Or add "
+        "--allow-leakage to evaluate them; every metric is then marked",
     )
 
 
-def _all_linked(found: Leakage) -> GateError:
-    return GateError(
-        f"All {len(found.names)} images are linked to the {found.linked_to} data of the bundle",
-        "A figure is reported on images that the bundle neither learned from nor was calibrated on, nor near copies of those",
-        "Give other data, or add --allow-leakage: every figure then says so",
+def _all_leaked(leaks: Leakage) -> CheckFailedError:
+    return CheckFailedError(
+        f"All {len(leaks.names)} images overlap with the {leaks.leaked_from} data of the bundle",
+        "An evaluation needs images that were not used for training or calibration, nor near duplicates of those",
+        "Use other data, or add --allow-leakage to evaluate them; every metric is then marked",
     )

@@ -1,4 +1,4 @@
-"""Figures of the cases that a bundle answers, beside those of all cases, so that nobody gains accuracy by abstaining."""
+"""Metrics of the cases that a bundle answers, reported beside those of all cases: abstention must not look like accuracy."""
 
 from __future__ import annotations
 
@@ -9,87 +9,95 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles.decision.decision import Verdicts
+from reslink.bundles.decision.decision import DecisionResults
 from reslink.labels import Labels
-from reslink.metrics.classification import estimates
-from reslink.metrics.conformal import covered
+from reslink.metrics.classification import classification_metrics
+from reslink.metrics.conformal import is_covered
 from reslink.metrics.intervals import mean_interval
 from reslink.metrics.selective import selective_summary
 
 Ints: TypeAlias = NDArray[np.int64]
 
-NOTHING_FITTED = "The bundle has neither prediction sets nor a gate: it answers every case. Fit them with reslink calibrate"
+NOTHING_FITTED = (
+    "The bundle has neither prediction sets nor an out-of-distribution detector, so it answers every case. "
+    "Fit them with reslink calibrate"
+)
 
 
-def selective(y_true: Ints, verdicts: Verdicts | None, groups: Sequence[str], labels: Labels, seed: int = 0) -> dict[str, Any]:
-    """Returns what abstaining does: coverage, figures of the covered cases, prediction sets, risk–coverage curve.
+def selective_metrics(
+    y_true: Ints, results: DecisionResults | None, groups: Sequence[str], labels: Labels, seed: int = 0
+) -> dict[str, Any]:
+    """Returns the effect of abstention: coverage, metrics of the answered cases, prediction sets, risk–coverage curve.
 
     Args:
         y_true: (n,) class indices.
-        verdicts: What the decision says about the n cases.
-        groups: (n,) the patient or twin group of each case.
+        results: The results of the decision for the n cases.
+        groups: (n,) patient or duplicate group of each case.
         labels: The K classes.
         seed: Seed of the bootstrap.
 
     Returns:
-        ``coverage`` (share of cases answered, with interval), ``n_covered``, ``n_abstained``, ``reasons`` (cases by
-        reason), ``metrics`` (of the covered cases alone; empty where there is none), ``sets`` (see :func:`set_figures`; null
-        where none were fitted),
-        ``n_refused`` (by the gate; null where none was fitted), ``risk_coverage`` (of all cases by the probability of the
+        ``coverage`` (share of answered cases, with interval), ``n_covered``, ``n_abstained``, ``reasons`` (number of cases by
+        reason), ``metrics`` (of the answered cases only; empty if there is none), ``prediction_sets`` (see
+        :func:`prediction_set_metrics`; null if none were fitted), ``n_out_of_distribution`` (cases flagged by the
+        out-of-distribution detector; null if none was fitted), ``risk_coverage`` (all cases ranked by the probability of the
         predicted class: ``aurc``, ``curve``, ``n``) and ``note``.
     """
-    if verdicts is None:
+    if results is None:
         return {}
-    abstain = np.zeros(len(y_true), np.bool_) if verdicts.abstain is None else verdicts.abstain
-    kept = np.flatnonzero(~abstain)
-    sureness = np.take_along_axis(verdicts.probabilities, verdicts.predicted[:, None], axis=1)[:, 0]
+    abstain = np.zeros(len(y_true), np.bool_) if results.abstain is None else results.abstain
+    answered = np.flatnonzero(~abstain)
+    confidence = np.take_along_axis(results.probabilities, results.predicted[:, None], axis=1)[:, 0]
+    sets = results.prediction_sets
     return {
         "coverage": mean_interval(~abstain, groups, seed).as_dict(),
-        "n_covered": len(kept),
+        "n_covered": len(answered),
         "n_abstained": int(abstain.sum()),
-        "reasons": dict(Counter(reason for reasons in verdicts.reasons for reason in reasons)),
-        "metrics": _metrics(y_true, verdicts, groups, labels, kept, seed),
-        "sets": None if verdicts.sets is None else set_figures(y_true, verdicts.sets, groups, labels, seed),
-        "n_refused": None if verdicts.ood_score is None else int((verdicts.ood_score > 1).sum()),
-        "risk_coverage": selective_summary(verdicts.predicted != y_true, sureness, groups, seed),
-        "note": NOTHING_FITTED if verdicts.abstain is None else _note(len(kept)),
+        "reasons": dict(Counter(reason for reasons in results.reasons for reason in reasons)),
+        "metrics": _answered_metrics(y_true, results, groups, labels, answered, seed),
+        "prediction_sets": None if sets is None else prediction_set_metrics(y_true, sets, groups, labels, seed),
+        "n_out_of_distribution": None if results.ood_score is None else int((results.ood_score > 1).sum()),
+        "risk_coverage": selective_summary(results.predicted != y_true, confidence, groups, seed),
+        "note": NOTHING_FITTED if results.abstain is None else _note(len(answered)),
     }
 
 
 def _note(n_covered: int) -> str:
-    return "The figures under metrics are of the covered cases alone" if n_covered else "Every case was abstained from"
+    return "The metrics here cover the answered cases only" if n_covered else "The model abstained from every case"
 
 
-def _metrics(
-    y_true: Ints, verdicts: Verdicts, groups: Sequence[str], labels: Labels, kept: NDArray[np.intp], seed: int
+def _answered_metrics(
+    y_true: Ints, results: DecisionResults, groups: Sequence[str], labels: Labels, answered: NDArray[np.intp], seed: int
 ) -> dict[str, Any]:
-    if not len(kept):
+    if not len(answered):
         return {}
-    parts = (y_true[kept], verdicts.probabilities[kept], verdicts.predicted[kept], [groups[row] for row in kept])
-    return {name: estimate.as_dict() for name, estimate in estimates(*parts, labels.names, seed)[0].items()}
+    arrays = (y_true[answered], results.probabilities[answered], results.predicted[answered], [groups[row] for row in answered])
+    return {name: estimate.as_dict() for name, estimate in classification_metrics(*arrays, labels.names, seed)[0].items()}
 
 
-def set_figures(y_true: Ints, sets: NDArray[np.bool_], groups: Sequence[str], labels: Labels, seed: int = 0) -> dict[str, Any]:
-    """Returns what is to be known of prediction sets.
+def prediction_set_metrics(
+    y_true: Ints, sets: NDArray[np.bool_], groups: Sequence[str], labels: Labels, seed: int = 0
+) -> dict[str, Any]:
+    """Returns coverage and size of prediction sets.
 
     Args:
         y_true: (n,) class indices.
-        sets: (n, K) whether each class belongs to the set of each case.
-        groups: (n,) the patient or twin group of each case.
+        sets: (n, K) whether each class is in the prediction set of each case.
+        groups: (n,) patient or duplicate group of each case.
         labels: The K classes.
         seed: Seed of the bootstrap.
 
     Returns:
         ``coverage``, ``coverage_by_class`` (by name) and ``mean_size``, each an estimate with its 95 % interval;
-        ``n_empty``, ``n_single`` and ``n_several``.
+        ``n_empty``, ``n_single`` and ``n_several``: the number of sets with no, one, or more classes.
     """
-    held, size = covered(sets, y_true), sets.sum(axis=1)
+    covered, size = is_covered(sets, y_true), sets.sum(axis=1)
     by_class = {}
     for k, name in enumerate(labels.names):
         rows = np.flatnonzero(y_true == k)
-        by_class[name] = mean_interval(held[rows], [groups[row] for row in rows.tolist()], seed).as_dict()
+        by_class[name] = mean_interval(covered[rows], [groups[row] for row in rows.tolist()], seed).as_dict()
     return {
-        "coverage": mean_interval(held, groups, seed).as_dict(),
+        "coverage": mean_interval(covered, groups, seed).as_dict(),
         "coverage_by_class": by_class,
         "mean_size": mean_interval(size, groups, seed, proportion=False).as_dict(),
         "n_empty": int((size == 0).sum()),

@@ -1,1 +1,1 @@
-"""Questions that one command answers: the same networks trained or judged in several ways."""
+"""Experiments: train or evaluate networks under several conditions and report the differences."""

@@ -1,4 +1,4 @@
-"""How long to train: whether five epochs are enough, and whether a network is over- or under-fitted after them."""
+"""The epochs experiment: how long to train, and whether the network is over- or under-fitted."""
 
 from __future__ import annotations
 
@@ -8,89 +8,97 @@ from typing import Any
 import numpy as np
 
 from reslink.errors import UsageError
-from reslink.experiments.report import Row, Study, Table
-from reslink.experiments.runner.compare_arms import COMPARED, Comparison, is_shown
-from reslink.experiments.runner.experiment import Setting
-from reslink.experiments.runner.results import Record
-from reslink.experiments.runner.seed_statistics import Floats, OverSeeds
-from reslink.metrics.classification import NAMES
+from reslink.experiments.report import ExperimentReport, Row, Table
+from reslink.experiments.runner.comparison import COMPARED_METRICS, Comparison, is_significant
+from reslink.experiments.runner.experiment import Experiment
+from reslink.experiments.runner.results import TrialResult
+from reslink.experiments.runner.seed_statistics import Floats, SeedEstimate
+from reslink.metrics.classification import METRIC_NAMES
 from reslink.metrics.intervals import MIN_GROUPS
 
-EPOCHS = (5, 10, 20)
-CHANGED = 0.02
-"""Share by which a validation loss must change to count as lower or higher; a judgement of ours."""
+EPOCH_COUNTS = (5, 10, 20)
+MIN_LOSS_CHANGE = 0.02
+"""Relative change of a validation loss that counts as lower or higher; a choice of this project."""
 
-GAP = 0.10
-"""Training accuracy above validation accuracy from which a network counts as over-fitted, as in the diagnostics of a run."""
+MAX_ACCURACY_GAP = 0.10
+"""Gap of training to validation accuracy above which a network counts as over-fitted, as in the training diagnostics."""
 
 
-def epochs(setting: Setting, lengths: Sequence[int] = EPOCHS) -> dict[str, Any]:
-    """Trains the same network for different numbers of epochs, each with its whole learning-rate schedule.
+def epochs(experiment: Experiment, epoch_counts: Sequence[int] = EPOCH_COUNTS) -> dict[str, Any]:
+    """Trains the same network for different numbers of epochs, each with a complete learning-rate schedule.
 
     Args:
-        setting: Data, recipe, seeds and folder.
-        lengths: Numbers of epochs; the others are compared with the first.
+        experiment: Data, recipe, seeds and folder.
+        epoch_counts: Numbers of epochs; the first is the reference.
 
     Returns:
-        What ``study.json`` holds; it is written with a page to ``epochs`` in the folder of studies.
+        The contents of ``experiment.json``, which is written with a page to ``epochs`` in the folder of experiments.
 
     Raises:
-        UsageError: If there are fewer than two different lengths, or the data cannot be used.
-        Interrupted: On Ctrl-C; the same call goes on.
+        UsageError: If there are fewer than two different numbers, or the data cannot be used.
+        Interrupted: On Ctrl-C; the same call resumes.
     """
-    if len(set(lengths)) < 2 or len(set(lengths)) < len(lengths):
+    if len(set(epoch_counts)) < 2 or len(set(epoch_counts)) < len(epoch_counts):
         raise UsageError(
-            f"The epochs are {list(lengths)}", "The study compares two or more different lengths", "Write --epochs 5 10 20"
+            f"The numbers of epochs are {list(epoch_counts)}",
+            "The experiment compares two or more different numbers",
+            "Use for example --epochs 5 10 20",
         )
-    titles = {_arm(n): f"{n} epochs" if n > 1 else "1 epoch" for n in lengths}
+    titles = {_condition(n): f"{n} epochs" if n > 1 else "1 epoch" for n in epoch_counts}
     trials = [
-        setting.trial(arm, seed, {"trainer.epochs": n})
-        for arm, n in zip(titles, lengths, strict=True)
-        for seed in setting.seeds
+        experiment.make_trial(condition, seed, {"trainer.epochs": n})
+        for condition, n in zip(titles, epoch_counts, strict=True)
+        for seed in experiment.seeds
     ]
-    found = Comparison.of(setting, trials, titles)
-    study = Study(
+    comparison = Comparison.run(experiment, trials, titles)
+    fit_rows = _fit_rows(comparison)
+    report = ExperimentReport(
         name="epochs",
         title="Epochs",
-        question=f"Is it enough to train for {titles[_arm(lengths[0])]}? Is the network over- or under-fitted then?",
-        answer=[*found.warnings, _enough(found), *_sentences(found), *_fits(found)],
-        facts=found.facts() | {"Epochs": ", ".join(map(str, lengths))},
-        tables=[found.figures("Figures on the test part"), _fit_table(found)],
-        charts=[_length_chart(found, lengths), *_curves(found)],
-        runs=found.run_rows(),
-        failed=found.failures,
-        not_done=["Spread over seeds: there is one seed."] if len(setting.seeds) < 2 else [],
+        question=f"Is it enough to train for {titles[_condition(epoch_counts[0])]}? Is the network over- or under-fitted?",
+        answer=[
+            *comparison.warnings,
+            _longer_is_better(comparison),
+            *_difference_sentences(comparison),
+            *_fit_sentences(fit_rows),
+        ],
+        facts=comparison.facts() | {"Epochs": ", ".join(map(str, epoch_counts))},
+        tables=[comparison.metrics_table("Metrics on the test split"), _fit_table(fit_rows)],
+        charts=[_epochs_chart(comparison, epoch_counts), *_training_curves(comparison)],
+        runs=comparison.run_rows(),
+        failed=comparison.failures,
+        not_done=["Spread over seeds: there is only one seed."] if len(experiment.seeds) < 2 else [],
     )
-    return study.write(setting.out / study.name)
+    return report.write(experiment.out / report.name)
 
 
-def _arm(length: int) -> str:
-    return f"epochs_{length}"
+def _condition(n_epochs: int) -> str:
+    return f"epochs_{n_epochs}"
 
 
-def _sentences(found: Comparison) -> list[str]:
-    return [found.sentence(arm, figure) for arm in list(found.titles)[1:] for figure in COMPARED]
+def _difference_sentences(comparison: Comparison) -> list[str]:
+    return [comparison.sentence(name, metric) for name in list(comparison.titles)[1:] for metric in COMPARED_METRICS]
 
 
-def _enough(found: Comparison) -> str:
-    """Says whether any other length was shown to be better than the first."""
+def _longer_is_better(comparison: Comparison) -> str:
+    """Returns whether any other number of epochs is significantly better than the first."""
     better = [
-        f"{title} ({NAMES[figure]})"
-        for arm, title in list(found.titles.items())[1:]
-        for figure in COMPARED
-        if _shown_better(found.differences[figure][arm])
+        f"{title} ({METRIC_NAMES[metric]})"
+        for condition, title in list(comparison.titles.items())[1:]
+        for metric in COMPARED_METRICS
+        if _is_better(comparison.differences[metric][condition])
     ]
-    first = found.titles[found.reference]
+    first = comparison.titles[comparison.reference]
     if better:
-        return f"{first} of training: longer was shown to be better, {', '.join(better)}."
-    return f"{first} of training: no other length was shown to be better on the test part."
+        return f"Significantly better on the test split than {first}: {', '.join(better)}."
+    return f"No other number of epochs is significantly better on the test split than {first}."
 
 
-def _shown_better(test: OverSeeds) -> bool:
-    return is_shown(test) and (test.estimate.estimate or 0) > 0
+def _is_better(test: SeedEstimate) -> bool:
+    return is_significant(test) and (test.estimate.estimate or 0) > 0
 
 
-def _fit_table(found: Comparison) -> Table:
+def _fit_table(rows: Sequence[Row]) -> Table:
     columns: dict[str, tuple[str, Any]] = {
         "title": ("", "text"),
         "train_accuracy": ("training accuracy", "number"),
@@ -99,51 +107,56 @@ def _fit_table(found: Comparison) -> Table:
         "val_loss": ("validation loss", "number"),
         "lowest_loss": ("lowest", "number"),
         "lowest_epoch": ("in epoch", "text"),
-        "best_epoch": ("judged epoch", "text"),
+        "best_epoch": ("evaluated epoch", "text"),
         "verdict": ("verdict", "text"),
     }
     note = (
-        "Of the last epoch, means over seeds; epochs one number a seed; judged epoch: the one whose weights were judged. "
-        "Training accuracy is that of augmented images as they were learned from, lower than on plain ones. Over-fitted: the "
-        "validation loss rose by more than 2 % above its lowest value, or training accuracy lies more than 0.10 above "
-        "validation accuracy. Under-fitted: the validation loss of the longest training ends more than 2 % lower; for the "
-        "longest itself, its last epoch still lowered the loss by more than 2 %. Each in most seeds, and only where the "
-        f"validation part of each run holds {MIN_GROUPS} patients or twin groups."
+        "Values of the last epoch, means over seeds; epochs are listed by seed. Evaluated epoch: the epoch of the evaluated "
+        "weights. Training accuracy is measured on augmented images and is lower than on the original ones. Over-fitted: the "
+        "validation loss rises by more than 2 % above its minimum, or training accuracy exceeds validation accuracy by more "
+        "than 0.10. Under-fitted: the longest training ends with a validation loss that is more than 2 % lower; for the "
+        "longest training itself, its last epoch still reduces the loss by more than 2 %. The verdict is that of most seeds. "
+        f"It needs {MIN_GROUPS} patients or duplicate groups in the validation split of each run."
     )
-    return Table("fit", "Over- or under-fitted", columns, _fits_of(found), note)
+    return Table("fit", "Over- or under-fitted", columns, rows, note)
 
 
-def _fits_of(found: Comparison) -> list[Row]:
-    trained = [arm for arm in found.titles if found.of_arm(arm)]
-    longest = max(trained, key=lambda arm: found.of_arm(arm)[0].trial.recipe.trainer.epochs, default="")
-    ends = {record.trial.seed: float(losses(record)[-1]) for record in found.of_arm(longest)}
-    return [_fit(found, arm, {} if arm == longest else ends) for arm in trained]
+def _fit_rows(comparison: Comparison) -> list[Row]:
+    trained = [condition for condition in comparison.titles if comparison.successful_of(condition)]
+    epoch_counts = {name: comparison.successful_of(name)[0].trial.recipe.trainer.epochs for name in trained}
+    longest = max(trained, key=lambda name: epoch_counts[name], default="")
+    final_losses = {result.trial.seed: float(validation_losses(result)[-1]) for result in comparison.successful_of(longest)}
+    return [_fit_row(comparison, name, {} if name == longest else final_losses) for name in trained]
 
 
-def _fit(found: Comparison, arm: str, longest: Mapping[int, float]) -> Row:
-    records = found.of_arm(arm)
-    last = [record.epochs[-1] for record in records]
-    curves = [losses(record) for record in records]
+def _fit_row(comparison: Comparison, condition: str, longest_losses: Mapping[int, float]) -> Row:
+    results = comparison.successful_of(condition)
+    last_epochs = [result.epochs[-1] for result in results]
+    curves = [validation_losses(result) for result in results]
     row: Row = {
-        "arm": arm,
-        "title": found.titles[arm],
-        "train_accuracy": float(np.mean([row["train_accuracy"] for row in last])),
-        "val_accuracy": float(np.mean([row["val_accuracy"] for row in last])),
-        "val_loss": _finite_mean([loss[-1] for loss in curves]),
-        "lowest_loss": _finite_mean([loss.min() for loss in curves]),
-        "lowest_epoch": ", ".join(str(1 + int(loss.argmin())) for loss in curves),
-        "best_epoch": ", ".join(str(record.best_epoch) for record in records),
+        "condition": condition,
+        "title": comparison.titles[condition],
+        "train_accuracy": float(np.mean([epoch["train_accuracy"] for epoch in last_epochs])),
+        "val_accuracy": float(np.mean([epoch["val_accuracy"] for epoch in last_epochs])),
+        "val_loss": _finite_mean([losses[-1] for losses in curves]),
+        "lowest_loss": _finite_mean([losses.min() for losses in curves]),
+        "lowest_epoch": ", ".join(str(1 + int(losses.argmin())) for losses in curves),
+        "best_epoch": ", ".join(str(result.best_epoch) for result in results),
     }
     row["gap"] = row["train_accuracy"] - row["val_accuracy"]
-    later = [longest.get(record.trial.seed) for record in records]
-    fewest = min(_validation_groups(record, found.setting.data.groups) for record in records)
-    unsure = f"not told by {fewest} groups"
-    return row | {"verdict": verdict(row["gap"], curves, later) if fewest >= MIN_GROUPS else unsure, "groups": fewest}
+    longest = [longest_losses.get(result.trial.seed) for result in results]
+    groups = min(_validation_groups(result, comparison.experiment.data.groups) for result in results)
+    row["verdict"] = (
+        verdict(row["gap"], curves, longest)
+        if groups >= MIN_GROUPS
+        else f"unknown: only {groups} group{'' if groups == 1 else 's'}"
+    )
+    return row | {"groups": groups}
 
 
-def _validation_groups(record: Record, groups: Sequence[str]) -> int:
-    """Returns how many patients or twin groups the validation part of a run holds."""
-    return len({group for group, part in zip(groups, record.trial.parts, strict=True) if part == "validation"})
+def _validation_groups(result: TrialResult, groups: Sequence[str]) -> int:
+    """Returns the number of patients or duplicate groups in the validation split of a trial."""
+    return len({group for group, split in zip(groups, result.trial.splits, strict=True) if split == "validation"})
 
 
 def _finite_mean(values: Sequence[float]) -> float | None:
@@ -151,67 +164,74 @@ def _finite_mean(values: Sequence[float]) -> float | None:
     return mean if np.isfinite(mean) else None
 
 
-def losses(record: Record) -> Floats:
-    """Returns the validation loss after each epoch, infinity where it was not finite."""
-    return np.array([np.inf if row["val_loss"] is None else row["val_loss"] for row in record.epochs], np.float64)
+def validation_losses(result: TrialResult) -> Floats:
+    """Returns the validation loss after each epoch, infinity where it is not finite."""
+    return np.array([np.inf if row["val_loss"] is None else row["val_loss"] for row in result.epochs], np.float64)
 
 
 def verdict(gap: float, curves: Sequence[Floats], longest: Sequence[float | None]) -> str:
-    """Returns ``over-fitted``, ``under-fitted`` or ``neither``: what most of the seeds show.
+    """Returns ``over-fitted``, ``under-fitted`` or ``neither``: the verdict of most seeds.
 
     Args:
-        gap: Training accuracy less validation accuracy.
-        curves: For each seed the validation loss after each epoch.
-        longest: For each seed the last loss of the longest training; None for that training itself.
+        gap: Training accuracy minus validation accuracy.
+        curves: For each seed, the validation loss after each epoch.
+        longest: For each seed, the final loss of the longest training; None for the longest training itself.
     """
-    risen = [loss[-1] > (1 + CHANGED) * loss.min() for loss in curves]
-    lower = [
-        (len(loss) > 1 and loss[-1] < (1 - CHANGED) * loss[-2]) if end is None else end < (1 - CHANGED) * loss[-1]
-        for loss, end in zip(curves, longest, strict=True)
-    ]
-    if gap > GAP or sum(risen) > len(risen) / 2:
+    rising = [losses[-1] > (1 + MIN_LOSS_CHANGE) * losses.min() for losses in curves]
+    falling = [_still_falling(losses, final_loss) for losses, final_loss in zip(curves, longest, strict=True)]
+    if gap > MAX_ACCURACY_GAP or sum(rising) > len(rising) / 2:
         return "over-fitted"
-    return "under-fitted" if sum(lower) > len(lower) / 2 else "neither"
+    return "under-fitted" if sum(falling) > len(falling) / 2 else "neither"
 
 
-def _fits(found: Comparison) -> list[str]:
-    words = {"neither": "the network is neither over- nor under-fitted"}
-    few = "whether the network is over- or under-fitted cannot be told from so few patients or twin groups"
-    words |= {name: f"the network is {name}" for name in ("over-fitted", "under-fitted")}
+def _still_falling(losses: Floats, longest: float | None) -> bool:
+    if longest is not None:
+        return bool(longest < (1 - MIN_LOSS_CHANGE) * losses[-1])
+    return bool(len(losses) > 1 and losses[-1] < (1 - MIN_LOSS_CHANGE) * losses[-2])
+
+
+def _fit_sentences(rows: Sequence[Row]) -> list[str]:
+    verdicts = {
+        "neither": "the network is neither over- nor under-fitted",
+        "over-fitted": "the network is over-fitted",
+        "under-fitted": "the network is under-fitted",
+    }
+    unknown = "there are too few patients or duplicate groups to decide whether the network is over- or under-fitted"
     return [
-        f"After {row['title']} {words.get(row['verdict'], few)} ({row['groups']} groups of validation): training accuracy "
-        f"{row['train_accuracy']:.3f}, validation accuracy {row['val_accuracy']:.3f}, validation loss "
+        f"After {row['title']}, {verdicts.get(row['verdict'], unknown)} ({row['groups']} groups in the validation split): "
+        f"training accuracy {row['train_accuracy']:.3f}, validation accuracy {row['val_accuracy']:.3f}, validation loss "
         f"{'not finite' if row['val_loss'] is None else format(row['val_loss'], '.3f')}."
-        for row in _fits_of(found)
+        for row in rows
     ]
 
 
-def _length_chart(found: Comparison, lengths: Sequence[int]) -> dict[str, Any]:
+def _epochs_chart(comparison: Comparison, epoch_counts: Sequence[int]) -> dict[str, Any]:
     series = []
-    for figure in ("accuracy", "auroc"):
-        means = [found.runs.mean(arm, figure).estimate for arm in found.titles]
+    for metric in ("accuracy", "auroc"):
+        means = [comparison.bootstrap.mean(condition, metric).estimate for condition in comparison.titles]
         series.append(
             {
-                "label": NAMES[figure],
-                "x": list(lengths),
-                "y": [one.estimate for one in means],
-                "low": [one.ci_low for one in means],
-                "high": [one.ci_high for one in means],
+                "label": METRIC_NAMES[metric],
+                "x": list(epoch_counts),
+                "y": [mean.estimate for mean in means],
+                "low": [mean.ci_low for mean in means],
+                "high": [mean.ci_high for mean in means],
             }
         )
     return {
         "kind": "lines",
         "name": "length",
-        "title": "Test part by length of training",
+        "title": "Test metrics by number of epochs",
         "axis_x": "epochs",
-        "axis_y": "figure, with its 95 % interval",
+        "axis_y": "metric with 95 % interval",
         "log_x": True,
         "series": series,
     }
 
 
-def _curves(found: Comparison) -> list[dict[str, Any]]:
-    named = {"val_loss": "Validation loss", "train_loss": "Training loss", "val_accuracy": "Validation accuracy"}
+def _training_curves(comparison: Comparison) -> list[dict[str, Any]]:
+    titles = {"val_loss": "Validation loss", "train_loss": "Training loss", "val_accuracy": "Validation accuracy"}
+    conditions = [condition for condition in comparison.titles if comparison.successful_of(condition)]
     return [
         {
             "kind": "lines",
@@ -219,14 +239,14 @@ def _curves(found: Comparison) -> list[dict[str, Any]]:
             "title": f"{title} by epoch, mean over seeds",
             "axis_x": "epoch",
             "axis_y": title.lower(),
-            "series": [_curve(found, arm, column) for arm in found.titles if found.of_arm(arm)],
+            "series": [_training_curve(comparison, condition, column) for condition in conditions],
         }
-        for column, title in named.items()
+        for column, title in titles.items()
     ]
 
 
-def _curve(found: Comparison, arm: str, column: str) -> dict[str, Any]:
-    rows = [[row[column] for row in record.epochs] for record in found.of_arm(arm)]
-    by_epoch = [[value for value in epoch if value is not None] for epoch in zip(*rows, strict=False)]
+def _training_curve(comparison: Comparison, condition: str, column: str) -> dict[str, Any]:
+    by_seed = [[row[column] for row in result.epochs] for result in comparison.successful_of(condition)]
+    by_epoch = [[value for value in values if value is not None] for values in zip(*by_seed, strict=False)]
     means = [float(np.mean(values)) if values else None for values in by_epoch]
-    return {"label": found.titles[arm], "x": list(range(1, len(means) + 1)), "y": means}
+    return {"label": comparison.titles[condition], "x": list(range(1, len(means) + 1)), "y": means}

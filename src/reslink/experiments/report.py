@@ -1,4 +1,4 @@
-"""What a study says: answers in words, tables, charts; written as JSON, CSV and a page."""
+"""The report of an experiment: conclusions, tables and charts, written as JSON, CSV and an HTML page."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reslink.files import write_atomic, write_json
-from reslink.reports.experiment.page import study_report
+from reslink.reports.experiment.page import experiment_report
 
-Kind = Literal["text", "estimate", "test", "number", "percent", "count"]
+ColumnKind = Literal["text", "estimate", "test", "number", "percent", "count"]
 Row = dict[str, Any]
 
 
@@ -22,16 +22,16 @@ class Table:
 
     Attributes:
         name: Short name.
-        title: What stands above it.
-        columns: Key of a row to heading and kind: ``estimate`` and ``test`` are dictionaries with ``estimate, ci_low,
-            ci_high, method, n`` and, for a test, ``p_value`` and ``p_holm``; ``percent`` is a share from 0 to 1.
+        title: Heading.
+        columns: Key in the rows to heading and kind. ``estimate`` and ``test`` are dictionaries with ``estimate``,
+            ``ci_low``, ``ci_high``, ``method``, ``n`` and, for a test, ``p_value`` and ``p_holm``; ``percent`` is 0 to 1.
         rows: The rows.
-        note: What to know when reading it.
+        note: A note below the table.
     """
 
     name: str
     title: str
-    columns: Mapping[str, tuple[str, Kind]]
+    columns: Mapping[str, tuple[str, ColumnKind]]
     rows: Sequence[Row]
     note: str = ""
 
@@ -42,20 +42,20 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Study:
-    """What a study says.
+class ExperimentReport:
+    """The report of an experiment.
 
     Attributes:
-        name: Its name, as in ``reslink study NAME``.
-        title: What stands at the head of the page.
-        question: What it was made to find out.
-        answer: What was found, in sentences.
-        facts: What to know before reading a figure: data, cases, seeds, recipe.
-        tables: Its tables.
-        charts: Its charts, as ``reports.study_charts`` draws them.
-        runs: One row for each training run, or whatever else was repeated: the lines of ``study.csv``.
+        name: Name, as in ``reslink experiment NAME``.
+        title: Title of the page.
+        question: The question that the experiment answers.
+        answer: The answer, in sentences.
+        facts: Facts at the head of the page: data, cases, seeds, recipe.
+        tables: The tables.
+        charts: The charts, in the form that ``reports.experiment.charts`` draws.
+        runs: One row per training run, or per condition where nothing is trained: the rows of ``experiment.csv``.
         failed: Name and reason of each run without a result.
-        not_done: What could not be computed, and why.
+        not_done: Parts of the report that could not be computed, with the reason.
     """
 
     name: str
@@ -70,9 +70,9 @@ class Study:
     not_done: Sequence[str] = field(default_factory=tuple)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns what ``study.json`` holds; there is no NaN in it."""
+        """Returns the contents of ``experiment.json``, without NaN."""
         return {
-            "study": self.name,
+            "experiment": self.name,
             "title": self.title,
             "question": self.question,
             "answer": list(self.answer),
@@ -86,22 +86,22 @@ class Study:
         }
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Writes ``study.json``, ``study.csv`` and ``report.html``.
+        """Writes ``experiment.json``, ``experiment.csv`` and ``report.html``.
 
         Args:
-            folder: The folder of the study.
+            folder: The folder of the experiment.
 
         Returns:
-            What ``study.json`` holds.
+            The contents of ``experiment.json``.
 
         Raises:
-            StorageError: If something cannot be written.
+            StorageError: If a file cannot be written.
         """
-        value = self.as_dict()
-        write_json(folder / "study.json", value)
-        write_atomic(folder / "study.csv", _csv(self.runs))
-        study_report(folder)
-        return value
+        content = self.as_dict()
+        write_json(folder / "experiment.json", content)
+        write_atomic(folder / "experiment.csv", _csv(self.runs))
+        experiment_report(folder)
+        return content
 
 
 def _csv(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""Which cases a study looks at, where all of them would take too long."""
+"""Selection of the cases of an experiment: random samples, and new cases that the network was not trained on."""
 
 from __future__ import annotations
 
@@ -10,96 +10,103 @@ import numpy as np
 from reslink.bundles.bundle import Bundle
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest, file_hash
-from reslink.datasets.near_duplicates import groups as twins
+from reslink.datasets.near_duplicates.groups import leakage_groups
 from reslink.errors import UsageError
 from reslink.evaluation import leakage
 from reslink.imaging.preprocess import Preprocess
-from reslink.training.monitoring.progress import Progress, so_far
+from reslink.training.monitoring.progress import Progress, progress_callback
+
+ExcludedCases = list[dict[str, str]]
+"""``path`` and ``reason`` of each excluded case."""
 
 
-def sample(manifest: Manifest, most: int | None, seed: int) -> Manifest:
-    """Returns some cases of a data set, drawn at random, the classes in their shares and each with one case at least.
+def sample_cases(manifest: Manifest, max_cases: int | None, seed: int) -> Manifest:
+    """Returns a random sample, stratified by class, with at least one case per class.
 
-    The draw depends on the names of the cases and the seed, not on their order; a larger draw with the same seed holds
-    the smaller one, but for rounding.
+    The sample depends on the names of the cases and the seed, not on the order of the cases. With the same seed, a larger
+    sample contains a smaller one, except for rounding.
 
     Args:
         manifest: The cases.
-        most: How many; None, or at least as many as there are, takes all.
-        seed: Seed of the draw.
+        max_cases: Size of the sample; None, or a number that is not below the number of cases, takes all.
+        seed: Seed of the sample.
 
     Raises:
-        UsageError: If ``most`` is below 1.
+        UsageError: If ``max_cases`` is below 1.
     """
-    if most is not None and most < 1:
-        raise UsageError(f"{most} images were asked for", "A study needs at least one image", "Ask for 300")
-    if most is None or most >= len(manifest):
+    if max_cases is not None and max_cases < 1:
+        raise UsageError(f"The number of images is {max_cases}", "At least one image is needed", "Use for example 300")
+    if max_cases is None or max_cases >= len(manifest):
         return manifest
     order = sorted(range(len(manifest)), key=lambda i: manifest.cases[i].name)
     targets = np.array(manifest.targets)
-    chosen: list[int] = []
+    selected: list[int] = []
     for target in np.unique(targets):
-        own = np.array([i for i in order if targets[i] == target])
-        share = max(1, round(most * len(own) / len(manifest)))
-        chosen += np.random.default_rng([seed, int(target)]).permutation(own)[:share].tolist()
-    return manifest.subset(sorted(chosen))
+        in_class = np.array([i for i in order if targets[i] == target])
+        size = max(1, round(max_cases * len(in_class) / len(manifest)))
+        selected += np.random.default_rng([seed, int(target)]).permutation(in_class)[:size].tolist()
+    return manifest.subset(sorted(selected))
 
 
 def open_cache(manifest: Manifest, preprocess: Preprocess, folder: Path, progress: Progress) -> PixelCache:
-    """Opens the decoded images of a study and says how far that is.
+    """Opens the decoded images of an experiment and reports the progress.
 
     Raises:
-        UsageError: If not one image can be read.
-        StorageError: If the folder cannot be written to.
+        UsageError: If no image can be read.
+        StorageError: If the folder is not writable.
     """
     progress.start(len(manifest), "Reading images")
     try:
-        return PixelCache.open(manifest, preprocess, folder, progress=so_far(progress))
+        return PixelCache.open(manifest, preprocess, folder, on_progress=progress_callback(progress))
     finally:
         progress.end()
 
 
-def unseen(manifest: Manifest, bundle: Bundle) -> tuple[Manifest, list[dict[str, str]]]:
-    """Returns the cases that the run of a bundle did not learn from or choose by, and those left out with the reason.
+def exclude_training_cases(manifest: Manifest, bundle: Bundle) -> tuple[Manifest, ExcludedCases]:
+    """Returns the cases outside the training and validation splits of a bundle's run, and the excluded cases.
 
-    The bundle's run, where it still lies around the bundle, says so by the hash of each file in ``splits.csv``.
+    The files are identified by the hashes in ``splits.csv``, if the bundle is still inside the folder of its run.
 
     Raises:
-        UsageError: If no case is left.
+        UsageError: If all cases are excluded.
     """
-    table = None if bundle.folder is None else bundle.folder.parent / "splits.csv"
-    if table is None or not table.is_file():
+    splits = None if bundle.folder is None else bundle.folder.parent / "splits.csv"
+    if splits is None or not splits.is_file():
         return manifest, []
-    with table.open(newline="", encoding="utf-8") as stream:
-        side = {row.get("sha256"): row.get("split") for row in csv.DictReader(stream)}
-    sides = [side.get(file_hash(case.path, case.name)) if case.path.is_file() else None for case in manifest.cases]
-    left_out = [
-        {"path": case.name, "reason": f"an image of the {part} part of this network's run"}
-        for case, part in zip(manifest.cases, sides, strict=True)
-        if part in ("train", "validation")
+    with splits.open(newline="", encoding="utf-8") as stream:
+        split_by_hash = {row.get("sha256"): row.get("split") for row in csv.DictReader(stream)}
+    case_splits = [
+        split_by_hash.get(file_hash(case.path, case.name)) if case.path.is_file() else None for case in manifest.cases
     ]
-    if len(left_out) == len(manifest):
+    excluded = [
+        {"path": case.name, "reason": f"an image of the {split} split of this network's run"}
+        for case, split in zip(manifest.cases, case_splits, strict=True)
+        if split in ("train", "validation")
+    ]
+    if len(excluded) == len(manifest):
         raise UsageError(
-            "The network was trained with every image of this data",
-            "A classifier is judged on images that it has not learned from",
-            "Give other data, or the test part of the run",
+            "The network was trained on every image of this data",
+            "An experiment evaluates a classifier on images that it was not trained on",
+            "Use other data, or the test split of the run",
         )
-    return manifest.subset(i for i, part in enumerate(sides) if part not in ("train", "validation")), left_out
+    return manifest.subset(i for i, split in enumerate(case_splits) if split not in ("train", "validation")), excluded
 
 
-def unlinked(manifest: Manifest, bundle: Bundle, folder: Path, progress: Progress) -> tuple[Manifest, list[dict[str, str]]]:
-    """Returns the cases that are no near copies of the images a bundle learned from, and those left out with the reason.
+def exclude_near_duplicates(
+    manifest: Manifest, bundle: Bundle, folder: Path, progress: Progress
+) -> tuple[Manifest, ExcludedCases]:
+    """Returns the cases that are not near duplicates of a bundle's training images, and the excluded cases.
 
-    Nothing is left out where the bundle keeps no fingerprints of those images.
+    No case is excluded if the bundle has no fingerprints of its training images.
 
     Raises:
-        GateError: If every case is linked to the training data.
+        CheckFailedError: If every case is excluded.
     """
     if bundle.training_images is None:
         return manifest, []
     cache = open_cache(manifest, bundle.preprocess, folder, progress)
-    groups = twins.groups(cache.manifest, cache.thumbnails)
-    found = leakage.find(bundle, manifest, cache, groups, folder)
-    left_out = {entry["path"] for entry in found.as_dict()["excluded"]}
-    kept = manifest.subset(i for i, case in enumerate(manifest.cases) if case.name not in left_out)
-    return kept, list(found.as_dict()["excluded"])
+    groups = leakage_groups(cache.manifest, cache.thumbnails)
+    leaked = leakage.find_leakage(bundle, manifest, cache, groups, folder)
+    excluded: ExcludedCases = list(leaked.as_dict()["excluded"])
+    paths = {entry["path"] for entry in excluded}
+    return manifest.subset(i for i, case in enumerate(manifest.cases) if case.name not in paths), excluded

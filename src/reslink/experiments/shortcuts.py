@@ -1,134 +1,151 @@
-"""How much of a figure comes from what lies outside the head: text, table, borders."""
+"""The shortcuts experiment: performance that comes from outside the head, such as text, table or image borders."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from reslink.experiments.report import Row, Study, Table
-from reslink.experiments.runner.compare_arms import FIGURES, Comparison, capital, sample, told
-from reslink.experiments.runner.experiment import Setting
-from reslink.experiments.runner.input_masking import LOOKS, MARGIN
-from reslink.experiments.runner.run_spec import PLAIN, Trial
-from reslink.experiments.runner.seed_statistics import Runs
-from reslink.metrics.classification import NAMES
+from reslink.experiments.report import ExperimentReport, Row, Table
+from reslink.experiments.runner.comparison import METRICS, Comparison, capitalize, difference_sentence, trial_sample
+from reslink.experiments.runner.experiment import Experiment
+from reslink.experiments.runner.input_masking import MARGIN, VIEWS
+from reslink.experiments.runner.seed_statistics import SeedBootstrap
+from reslink.experiments.runner.trial import RECIPE_VIEW, Trial
+from reslink.metrics.classification import METRIC_NAMES
 
-ARMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "isolated": ("isolated head", PLAIN, ("whole",)),
-    "whole": ("whole image", PLAIN, ("isolated", "inside", "outside", "outline")),
-    "outside": ("outside the head alone", "outside", ()),
-    "outline": ("outline of the head alone", "outline", ()),
+CONDITIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "isolated": ("isolated head", RECIPE_VIEW, ("whole",)),
+    "whole": ("whole image", RECIPE_VIEW, ("isolated", "inside", "outside", "outline")),
+    "outside": ("only outside the head", "outside", ()),
+    "outline": ("only the outline of the head", "outline", ()),
 }
-"""Arm: what a table calls it, the look that it is trained on (the recipe's own where plain), and further looks."""
-
-
-def shortcuts(setting: Setting) -> dict[str, Any]:
-    """Trains and judges with and without head isolation, and on what is not brain at all.
-
-    Four networks learn from the same images and split: from the isolated head, from whole images, from what lies
-    outside the head (the head, widened by a margin, blacked out), and from the bare outline of the head. The outline
-    tells how much of «outside» is the shape of the hole. The network of whole images is judged on the parts as well.
-
-    Args:
-        setting: Data, recipe, seeds and folder; ``preprocess.isolate_head`` is set by the study.
-
-    Returns:
-        What ``study.json`` holds; it is written with a page to ``shortcuts`` in the folder of studies.
-
-    Raises:
-        UsageError: If the data cannot be used.
-        Interrupted: On Ctrl-C; the same call goes on.
-    """
-    for look in ("isolated", "whole"):
-        setting.look(look)
-    found = Comparison.of(setting, _trials(setting), {arm: title for arm, (title, _, _) in ARMS.items()})
-    cross, said = _cross(found)
-    headless = int((~setting.look("whole").heads.any(axis=(1, 2))).sum())
-    study = Study(
-        name="shortcuts",
-        title="Shortcuts",
-        question="How much of the figures can be had without looking at the brain?",
-        answer=[*found.warnings, *_answers(found), *said],
-        facts=found.facts() | {"Images without a head that was found": headless},
-        tables=[found.figures("Trained and judged on the same look", _NOTE), cross],
-        charts=[_chart(found, "accuracy"), _chart(found, "auroc")],
-        runs=found.run_rows(),
-        failed=found.failures,
-    )
-    return study.write(setting.out / study.name)
-
+"""Condition to its title, the view for training (``plain``: that of the recipe), and further views for evaluation."""
 
 _NOTE = (
-    f"Outside the head: the head and {4 * MARGIN} to {8 * MARGIN} pixels around it (of 224) are black, so no brain is left "
-    "where the head was found rightly; an image in which none was found is black throughout. Outline: white inside the head, "
+    f"Outside the head: the head and {4 * MARGIN} to {8 * MARGIN} pixels around it (of 224) are black, so no brain is visible "
+    "if the head was detected correctly. An image without a detected head is completely black. Outline: white inside the head, "
     "black outside."
 )
 
 
-def _trials(setting: Setting) -> list[Trial]:
-    trials = []
-    for arm, (_, look, tests) in ARMS.items():
-        for seed in setting.seeds:
-            changes = {"preprocess.isolate_head": arm == "isolated"}
-            trials.append(setting.trial(arm, seed, changes, look=look, tests=tests))
-    return trials
+def shortcuts(experiment: Experiment) -> dict[str, Any]:
+    """Trains and evaluates with and without head isolation, and on views without the brain.
+
+    Four networks are trained on the same images and split: on the isolated head, on whole images, on everything outside
+    the head (the dilated head is black), and on the outline of the head. The outline shows how much of the result of
+    «outside» comes from the shape of the black region. The network for whole images is also evaluated on the other views.
+
+    Args:
+        experiment: Data, recipe, seeds and folder; the experiment sets ``preprocess.isolate_head``.
+
+    Returns:
+        The contents of ``experiment.json``, which is written with a page to ``shortcuts`` in the folder of experiments.
+
+    Raises:
+        UsageError: If the data cannot be used.
+        Interrupted: On Ctrl-C; the same call resumes.
+    """
+    for view in ("isolated", "whole"):
+        experiment.open_view(view)
+    titles = {condition: title for condition, (title, _, _) in CONDITIONS.items()}
+    comparison = Comparison.run(experiment, _make_trials(experiment), titles)
+    cross_table, cross_sentences = _cross_evaluation(comparison)
+    headless = int((~experiment.open_view("whole").heads.any(axis=(1, 2))).sum())
+    report = ExperimentReport(
+        name="shortcuts",
+        title="Shortcuts",
+        question="How well can a network classify the images without the brain?",
+        answer=[*comparison.warnings, *_answer(comparison), *cross_sentences],
+        facts=comparison.facts() | {"Images without a detected head": headless},
+        tables=[comparison.metrics_table("Trained and evaluated on the same view", _NOTE), cross_table],
+        charts=[_chart(comparison, "accuracy"), _chart(comparison, "auroc")],
+        runs=comparison.run_rows(),
+        failed=comparison.failures,
+    )
+    return report.write(experiment.out / report.name)
 
 
-def _answers(found: Comparison) -> list[str]:
-    said = [found.sentence(arm, figure) for arm in ("whole", "outside", "outline") for figure in ("accuracy", "auroc")]
-    labels = found.setting.manifest.labels
-    for arm in ("outside", "outline"):
-        auroc = found.runs.mean(arm, "auroc").estimate
+def _make_trials(experiment: Experiment) -> list[Trial]:
+    return [
+        experiment.make_trial(
+            condition,
+            seed,
+            {"preprocess.isolate_head": condition == "isolated"},
+            view=view,
+            test_views=test_views,
+        )
+        for condition, (_, view, test_views) in CONDITIONS.items()
+        for seed in experiment.seeds
+    ]
+
+
+def _answer(comparison: Comparison) -> list[str]:
+    conditions = ("whole", "outside", "outline")
+    sentences = [comparison.sentence(condition, metric) for condition in conditions for metric in ("accuracy", "auroc")]
+    labels = comparison.experiment.manifest.labels
+    for condition in ("outside", "outline"):
+        auroc = comparison.bootstrap.mean(condition, "auroc").estimate
         if auroc.estimate is not None and auroc.ci_low is not None and auroc.ci_high is not None:
-            verdict = "better than chance" if auroc.ci_low > 0.5 else "no better than chance"
-            said.append(
-                f"Without looking at the brain ({found.titles[arm]}) a network reaches an AUROC of {auroc.estimate:.3f} "
+            verdict = "better than chance" if auroc.ci_low > 0.5 else "not better than chance"
+            sentences.append(
+                f"Without the brain ({comparison.titles[condition]}), a network reaches an AUROC of {auroc.estimate:.3f} "
                 f"({auroc.ci_low:.3f} to {auroc.ci_high:.3f}) for {labels.positive or 'the mean of the classes'}: {verdict}."
             )
-    return said
+    return sentences
 
 
-def _cross(found: Comparison) -> tuple[Table, list[str]]:
-    """The networks of whole and of isolated images, judged on other looks than they were trained on."""
-    rows, said = [], []
-    for arm in ("whole", "isolated"):
-        records, tests = found.of_arm(arm), ARMS[arm][2]
-        if not records:
+def _cross_evaluation(comparison: Comparison) -> tuple[Table, list[str]]:
+    """Evaluates the networks for whole and for isolated images on other views than their training view."""
+    rows: list[Row] = []
+    sentences: list[str] = []
+    for condition in ("whole", "isolated"):
+        results, views = comparison.successful_of(condition), (RECIPE_VIEW, *CONDITIONS[condition][2])
+        if not results:
             continue
-        samples = {(look, r.trial.seed): sample(r.judged(look)) for r in records for look in (PLAIN, *tests)}
-        runs = Runs(samples)
-        rows += [_cross_row(found.titles[arm], arm, look, runs) for look in (PLAIN, *tests)]
-        if arm == "whole":
-            for look, name in (("inside", "the outside blacked out"), ("outside", "the head blacked out")):
-                test = runs.difference(look, PLAIN, "accuracy")
-                said.append(told(f"Trained on whole images, judged with {name}", "judged on whole images", "accuracy", test))
-    columns: dict[str, tuple[str, Any]] = {"trained": ("trained on", "text"), "judged": ("judged on", "text")}
-    columns |= {figure: (NAMES[figure], "estimate") for figure in FIGURES}
-    columns["difference"] = ("accuracy, less that on its own look", "test")
+        samples = {(view, r.trial.seed): trial_sample(r.predictions_on(view)) for r in results for view in views}
+        bootstrap = SeedBootstrap(samples)
+        rows += [_cross_row(comparison.titles[condition], condition, view, bootstrap) for view in views]
+        if condition == "whole":
+            sentences += _cross_sentences(bootstrap)
+    columns: dict[str, tuple[str, Any]] = {"trained": ("trained on", "text"), "evaluated": ("evaluated on", "text")}
+    columns |= {metric: (METRIC_NAMES[metric], "estimate") for metric in METRICS}
+    columns["difference"] = ("accuracy, difference to the training view", "test")
     note = (
-        "A network that was never shown a look may fail on it because it is new, not because it lacks the brain. p is not "
-        "corrected."
+        "A network may fail on a view because the view was not in its training data, not because the brain is missing. p is "
+        "not corrected."
     )
-    return Table("cross", "Trained on one look, judged on another", columns, rows, note), said
+    return Table("cross", "Trained on one view, evaluated on another", columns, rows, note), sentences
 
 
-def _cross_row(title: str, arm: str, look: str, runs: Runs) -> Row:
-    row: Row = {"trained": title, "judged": LOOKS[arm if look == PLAIN else look]}
-    row |= {figure: runs.mean(look, figure).estimate.as_dict() for figure in FIGURES}
-    row["difference"] = None if look == PLAIN else runs.difference(look, PLAIN, "accuracy").as_dict()
+def _cross_sentences(bootstrap: SeedBootstrap) -> Sequence[str]:
+    sentences = []
+    for view, description in (("inside", "with a black background"), ("outside", "with a black head")):
+        test = bootstrap.difference(view, RECIPE_VIEW, "accuracy")
+        name = f"Trained on whole images, evaluated {description}"
+        sentences.append(difference_sentence(name, "evaluated on whole images", "accuracy", test))
+    return sentences
+
+
+def _cross_row(title: str, condition: str, view: str, bootstrap: SeedBootstrap) -> Row:
+    same_view = view == RECIPE_VIEW
+    row: Row = {"trained": title, "evaluated": VIEWS[condition if same_view else view]}
+    row |= {metric: bootstrap.mean(view, metric).estimate.as_dict() for metric in METRICS}
+    row["difference"] = None if same_view else bootstrap.difference(view, RECIPE_VIEW, "accuracy").as_dict()
     return row
 
 
-def _chart(found: Comparison, figure: str) -> dict[str, Any]:
-    rows = []
-    for arm, title in found.titles.items():
-        one = found.runs.mean(arm, figure).estimate
-        points = [found.runs.points[arm, seed][figure] for seed in found.runs.seeds(arm)]
-        rows.append({"label": title, "estimate": one.estimate, "ci_low": one.ci_low, "ci_high": one.ci_high, "points": points})
+def _chart(comparison: Comparison, metric: str) -> dict[str, Any]:
+    bootstrap, rows = comparison.bootstrap, []
+    for condition, title in comparison.titles.items():
+        mean = bootstrap.mean(condition, metric).estimate
+        interval = {"estimate": mean.estimate, "ci_low": mean.ci_low, "ci_high": mean.ci_high}
+        points = [bootstrap.points[condition, seed][metric] for seed in bootstrap.seeds(condition)]
+        rows.append({"label": title, **interval, "points": points})
     return {
         "kind": "intervals",
-        "name": figure,
-        "title": f"{capital(NAMES[figure])}, trained and judged on the same look",
-        "axis": NAMES[figure],
-        "reference": 0.5 if figure == "auroc" else None,
+        "name": metric,
+        "title": f"{capitalize(METRIC_NAMES[metric])}, trained and evaluated on the same view",
+        "axis": METRIC_NAMES[metric],
+        "reference": 0.5 if metric == "auroc" else None,
         "rows": rows,
     }

@@ -1,4 +1,4 @@
-"""How a map is shown and put into words, whatever computed it. No torch, so that the service uses the same."""
+"""Display of maps and predictions: scaling, captions and statistics. Imports no torch, so that the service can use it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
     from reslink.inference.classifier import Prediction
 
-LAYERS: Final = ("first_attention", "final_attention")
+ATTENTION_LAYERS: Final = ("first_attention", "final_attention")
 """The attention layers of a ResLink."""
 
 CLASS_ACTIVATION: Final = "class_activation"
-"""The class activation map that an exported graph gives; torch's methods have Grad-CAM instead."""
+"""The class activation map of an ONNX model; with torch, Grad-CAM takes its place."""
 
 TITLES: Final = {
     "first_attention": "First attention α",
@@ -32,130 +32,132 @@ TITLES: Final = {
     "integrated_gradients": "Integrated gradients",
     "occlusion": "Occlusion",
 }
-GATE_SPAN: Final = 0.2
-"""Least span of the gates of an attention, which lie in (0, 1), that is shown with the full scale of colours."""
+MIN_ATTENTION_SPAN: Final = 0.2
+"""Smallest range of attention weights, which lie in (0, 1), that is stretched to the full color scale."""
 
 
 @dataclass(frozen=True)
-class ShownMap:
-    """A map on the image that it belongs to, with what it says.
+class DisplayMap:
+    """A map in the coordinates of its image, ready to be drawn.
 
     Attributes:
         name: A key of ``TITLES``.
-        note: What it says in a few words.
-        numbers: Those of ``range_and_peak``.
-        on_image: (H, W) the map itself on the original image.
-        drawn: (H, W) the same as it is drawn.
+        note: Short description of its values.
+        statistics: The result of ``map_statistics``.
+        on_image: (H, W) the map on the original image.
+        drawn: (H, W) the same map after ``display_values``.
     """
 
     name: str
     note: str
-    numbers: dict[str, Any]
+    statistics: dict[str, Any]
     on_image: NDArray[np.float32]
     drawn: NDArray[np.float32]
 
     @property
     def title(self) -> str:
-        """What the method is called."""
+        """Title of the method."""
         return TITLES[self.name]
 
     @property
-    def least(self) -> float:
-        """The least span that is shown with the full scale of colours."""
-        return least_span(self.name)
+    def min_span(self) -> float:
+        """Smallest range that is stretched to the full color scale."""
+        return min_display_span(self.name)
 
 
-def shown_map(name: str, heat: NDArray[np.float32], place: Placement, target: str) -> ShownMap:
-    """Lays a map on the image that it belongs to.
+def display_map(name: str, heat: NDArray[np.float32], placement: Placement, target: str) -> DisplayMap:
+    """Transforms a map of the network input to the coordinates of its image.
 
     Args:
         name: A key of ``TITLES``.
-        heat: The map over the network's square, at any resolution.
-        place: Where the square lies in the image.
-        target: The class that maps other than gates speak for.
+        heat: The map over the square network input, at any resolution.
+        placement: Position of the network input in the image.
+        target: The explained class; attention maps do not depend on it.
     """
-    on_image, ready = place.to_image(heat), for_display(name, heat)
-    numbers = range_and_peak(heat, on_image)
-    return ShownMap(name, note(name, numbers, target), numbers, on_image, on_image if ready is heat else place.to_image(ready))
+    on_image, drawn = placement.to_image(heat), display_values(name, heat)
+    statistics = map_statistics(heat, on_image)
+    note = map_note(name, statistics, target)
+    return DisplayMap(name, note, statistics, on_image, on_image if drawn is heat else placement.to_image(drawn))
 
 
-def flat(heat: NDArray[np.float32]) -> bool:
-    """Says whether a map points nowhere: its values differ by less than a millionth of their size."""
-    spread = float(heat.max() - heat.min())
-    return spread <= 1e-6 * max(float(np.abs(heat).max()), 1e-12)
+def is_flat(heat: NDArray[np.float32]) -> bool:
+    """Returns whether a map is constant: its range is at most a millionth of its largest absolute value."""
+    span = float(heat.max() - heat.min())
+    return span <= 1e-6 * max(float(np.abs(heat).max()), 1e-12)
 
 
-def original(preprocess: Preprocess, image: Image) -> NDArray[np.uint8]:
-    """Returns a slice as (H, W) uint8 at its own size, windowed as the bundle does, nothing cut off."""
-    whole = preprocess.model_copy(update={"isolate_head": False, "size": max(image.pixels.shape)})
-    return np.asarray(np.rint(whole.place(image).to_image(whole.pixels(image)[0])), dtype=np.uint8)
+def display_image(preprocess: Preprocess, image: Image) -> NDArray[np.uint8]:
+    """Returns the whole slice as (H, W) uint8 at its own size, with the bundle's window."""
+    uncropped = preprocess.model_copy(update={"isolate_head": False, "size": max(image.pixels.shape)})
+    return np.asarray(np.rint(uncropped.placement(image).to_image(uncropped.pixels(image)[0])), dtype=np.uint8)
 
 
-def range_and_peak(heat: NDArray[np.float32], shown: NDArray[np.float32]) -> dict[str, Any]:
-    """Returns what a map says as numbers.
+def map_statistics(heat: NDArray[np.float32], on_image: NDArray[np.float32]) -> dict[str, Any]:
+    """Returns the range and the peak of a map.
 
     Args:
-        heat: The map over the network's square, at its own resolution: enlarging would take from the range.
-        shown: (H, W) the same map on the original image.
+        heat: The map over the network input, at its own resolution, as resizing would reduce the range.
+        on_image: (H, W) the same map on the original image.
 
     Returns:
-        ``low``, ``high``, ``flat`` (nothing can be drawn: the same everywhere, or nothing above 0 within the image) and
-        ``peak`` (row and column in the original).
+        ``low``, ``high``, ``flat`` (the map is constant, or has no positive value within the image) and ``peak`` (row and
+        column in the original image).
     """
-    peak = np.unravel_index(int(shown.argmax()), shown.shape)
+    peak = np.unravel_index(int(on_image.argmax()), on_image.shape)
     return {
         "low": float(heat.min()),
         "high": float(heat.max()),
-        "flat": flat(heat) or flat(np.maximum(shown, 0)),
+        "flat": is_flat(heat) or is_flat(np.maximum(on_image, 0)),
         "peak": [int(peak[0]), int(peak[1])],
     }
 
 
-def for_display(name: str, heat: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns a map of the network's square as it is drawn; its numbers are taken from the map itself.
+def display_values(name: str, heat: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the values of a map that are drawn. The statistics are computed from the map itself.
 
-    Gates count from the lowest one of the image, so that the part that the network did not see is as dark as a shut gate.
-    Integrated gradients, which are grains of single pixels, lose what speaks against the class and are smoothed
-    (Gaussian, 1 % of the side).
+    The minimum is subtracted from attention weights, so that low attention is as dark as the area outside the network input.
+    Negative values of integrated gradients are removed, and their single-pixel noise is smoothed (Gaussian, 1 % of the side).
 
     Args:
         name: A key of ``TITLES``.
-        heat: A square of float32, at any resolution.
+        heat: Square float32 map, at any resolution.
     """
-    if name in LAYERS:
+    if name in ATTENTION_LAYERS:
         return np.asarray(heat - heat.min(), dtype=np.float32)
     if name == "integrated_gradients":
         return np.asarray(ndimage.gaussian_filter(np.maximum(heat, 0), heat.shape[0] / 100), dtype=np.float32)
     return heat
 
 
-def least_span(name: str) -> float:
-    """Returns the least span of a method's map that is shown with the full scale of colours."""
-    return GATE_SPAN if name in LAYERS else 0.0
+def min_display_span(name: str) -> float:
+    """Returns the smallest range of a method's map that is stretched to the full color scale."""
+    return MIN_ATTENTION_SPAN if name in ATTENTION_LAYERS else 0.0
 
 
-def heading(answer: Prediction) -> str:
-    """Returns the first line of a picture: the answer, behind the abstention if there is one."""
-    said = f"{answer.label}  {answer.probability:.1%}"
-    return f"The bundle abstains  ({said})" if answer.abstain else said
+def prediction_heading(prediction: Prediction) -> str:
+    """Returns the heading of a picture: label and probability, or the abstention."""
+    answer = f"{prediction.label}  {prediction.probability:.1%}"
+    return f"The model abstains  ({answer})" if prediction.abstain else answer
 
 
-def caption(answer: Prediction, bundle: Bundle) -> str:
-    """Returns the small lines below the answer: what was looked at, the threshold if there is one, why the bundle abstains."""
-    where = Path(answer.path).name + ("" if answer.slice is None else f", slice {answer.slice}")
-    rule = bundle.decision.threshold
-    decided = "" if rule is None else f"  ·  {bundle.labels.positive} from {rule:.1%} on"
-    return where + decided + (f"\nWhy it abstains: {'; '.join(answer.reasons)}" if answer.reasons else "")
+def prediction_caption(prediction: Prediction, bundle: Bundle) -> str:
+    """Returns the caption of a picture: file and slice, the threshold if there is one, and the reasons of an abstention."""
+    source = Path(prediction.path).name + ("" if prediction.slice is None else f", slice {prediction.slice}")
+    threshold = bundle.decision.threshold
+    decision = "" if threshold is None else f"  ·  threshold for {bundle.labels.positive}: {threshold:.1%}"
+    reasons = f"\nReason for abstaining: {'; '.join(prediction.reasons)}" if prediction.reasons else ""
+    return source + decision + reasons
 
 
-def note(name: str, numbers: Mapping[str, Any], target: str) -> str:
-    """Returns what a map says in a few words: the range of gates, or the class that it speaks for and how high it goes."""
-    if numbers["flat"]:
-        none = name not in LAYERS and numbers["low"] < 0
-        return f"no evidence for {target} in the picture" if none else "the same everywhere: it points nowhere"
-    if name in LAYERS:
-        return f"gates from {numbers['low']:.2f} to {numbers['high']:.2f}"
-    return f"evidence for {target}, " + ("smoothed" if name == "integrated_gradients" else f"up to {_short(numbers['high'])}")
+def map_note(name: str, statistics: Mapping[str, Any], target: str) -> str:
+    """Returns a short description of a map: the range of attention, or the explained class and its highest evidence."""
+    if statistics["flat"]:
+        negative = name not in ATTENTION_LAYERS and statistics["low"] < 0
+        return f"no evidence for {target} in the image" if negative else "constant: no location stands out"
+    if name in ATTENTION_LAYERS:
+        return f"attention from {statistics['low']:.2f} to {statistics['high']:.2f}"
+    scale = "smoothed" if name == "integrated_gradients" else f"up to {_short(statistics['high'])}"
+    return f"evidence for {target}, {scale}"
 
 
 def _short(value: float) -> str:

@@ -1,4 +1,4 @@
-"""A heat map over the image that it belongs to, so that the anatomy stays in sight."""
+"""Heat maps and lesion contours drawn over an image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from scipy import ndimage
 
-from reslink.explain.display import flat
+from reslink.explain.display import is_flat
 
 COLORMAP = "inferno"
 CONTOUR = (0, 229, 255)
@@ -16,60 +16,60 @@ _OPACITY = 0.72
 
 
 def overlay(
-    grey: NDArray[np.uint8],
+    gray: NDArray[np.uint8],
     heat: NDArray[np.float32],
     mask: NDArray[np.bool_] | None = None,
     *,
-    least: float = 0.0,
+    min_span: float = 0.0,
 ) -> NDArray[np.uint8]:
-    """Lays a heat map over a grey image: strong evidence is bright and opaque, none leaves the image as it is.
+    """Draws a heat map over a gray image. High values are bright and opaque; the image stays visible where the map is low.
 
     Args:
-        grey: (H, W) uint8, the image as it is shown.
-        heat: (H, W) or smaller, of any range; enlarged to the image. Negative values count as none.
-        mask: (H, W) bool of a lesion, drawn as a cyan contour, or None.
-        least: As in ``unit_range``.
+        gray: (H, W) uint8, the displayed image.
+        heat: (H, W) or smaller, of any range; resized to the image. Negative values count as 0.
+        mask: (H, W) bool lesion mask, drawn as a cyan contour, or None.
+        min_span: As in ``unit_range``.
 
     Returns:
-        (H, W, 3) uint8. A flat map gives the grey image.
+        (H, W, 3) uint8. A constant map gives the gray image.
     """
-    strength = unit_range(_fit(heat, grey.shape), least)[..., None]
-    base = np.repeat(grey[..., None].astype(np.float32), 3, axis=2)
-    colour = colormaps[COLORMAP](strength[..., 0])[..., :3].astype(np.float32) * 255
+    strength = unit_range(_resize(heat, gray.shape), min_span)[..., None]
+    base = np.repeat(gray[..., None].astype(np.float32), 3, axis=2)
+    color = colormaps[COLORMAP](strength[..., 0])[..., :3].astype(np.float32) * 255
     opacity = _OPACITY * np.sqrt(strength)
-    mixed = base * (1 - opacity) + colour * opacity
+    mixed = base * (1 - opacity) + color * opacity
     result = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
     if mask is not None:
         result[contour(mask)] = CONTOUR
     return result
 
 
-def unit_range(heat: NDArray[np.float32], least: float = 0.0) -> NDArray[np.float32]:
-    """Scales a map for display: its low end (or 0, if it goes below) to 0, its 99.5th percentile to 1; order is kept.
+def unit_range(heat: NDArray[np.float32], min_span: float = 0.0) -> NDArray[np.float32]:
+    """Scales a map for display: its minimum (at least 0) becomes 0 and its 99.5th percentile 1.
 
     Args:
-        heat: (H, W) of any range; what is not finite counts as the low end.
-        least: Differences that are not stretched to the full scale: a map that spans less stays faint, so that gates which
-            are nearly equal do not look as if they told something.
+        heat: (H, W) of any range; non-finite values count as the minimum.
+        min_span: Smallest range that is stretched to the full scale. A map with a smaller range stays faint, so that nearly
+            constant attention weights do not look meaningful.
 
     Returns:
-        (H, W) float32 in [0, 1]; all 0 for a flat map.
+        (H, W) float32 in [0, 1]; all 0 for a constant map.
     """
     clean = np.maximum(np.nan_to_num(heat, nan=-np.inf, posinf=-np.inf), 0.0).astype(np.float32)
-    if flat(clean):
+    if is_flat(clean):
         return np.zeros_like(clean)
     low, high = float(clean.min()), float(np.percentile(clean, 99.5))
     if high <= low:
         high = float(clean.max())
-    return np.asarray(np.clip((clean - low) / max(high - low, least), 0.0, 1.0), dtype=np.float32)
+    return np.asarray(np.clip((clean - low) / max(high - low, min_span), 0.0, 1.0), dtype=np.float32)
 
 
 def contour(mask: NDArray[np.bool_], width: int | None = None) -> NDArray[np.bool_]:
-    """Returns the rim just outside a mask.
+    """Returns the contour just outside a mask.
 
     Args:
         mask: (H, W) bool.
-        width: Pixels; without it 1 for each 200 pixels of the longer side.
+        width: Width in pixels; default: 1 per 200 pixels of the longer side.
     """
     steps = width or max(1, round(max(mask.shape) / 200))
     if not mask.any():
@@ -77,7 +77,7 @@ def contour(mask: NDArray[np.bool_], width: int | None = None) -> NDArray[np.boo
     return np.asarray(ndimage.binary_dilation(mask, iterations=steps) & ~mask)
 
 
-def _fit(heat: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _resize(heat: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     if heat.shape == shape:
         return heat
     clean = np.nan_to_num(heat, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The picture that ``reslink explain`` writes for one image: what was seen, and what each method says about it."""
+"""Panel of one image: the image and its maps side by side, with heading, caption and color scale."""
 
 from __future__ import annotations
 
@@ -20,125 +20,126 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from reslink.explain.overlay import COLORMAP, overlay
-from reslink.explain.picture_names import SOFTWARE
+from reslink.explain.picture_files import SOFTWARE
 
 RESEARCH_USE_ONLY = "Research use only – not for diagnosis"
-NO_OUTLINE = "The maps show what the network used; they outline no lesion"
-_LONGEST = 640
-_SIDE, _PICTURE, _GAP, _FOOT, _TITLE = 3.4, 3.13, 0.62, 0.78, 0.24
-"""Inches: a tile and what of it is left for the picture, from one row to the next, the foot, a line of the heading."""
-_TITLE_SIZE, _NOTE_SIZE, _TILE_NOTE_SIZE = 14, 8.5, 8
-"""Points of the letters of the heading, of the lines below it, and above a tile."""
-_INK, _SOFT, _PAPER = "#e8eaed", "#9aa3ad", "#111418"
+NO_OUTLINE = "The maps show what the network used; they do not outline a lesion"
+_MAX_PIXELS = 640
+_TILE_WIDTH, _IMAGE_WIDTH, _ROW_GAP, _FOOTER, _HEADING_LINE = 3.4, 3.13, 0.62, 0.78, 0.24
+"""Inches: width of a tile, width of the image in it, gap between rows, height of the footer, height of a heading line."""
+_HEADING_SIZE, _CAPTION_SIZE, _NOTE_SIZE = 14, 8.5, 8
+"""Font sizes in points: heading, caption below it, note above a tile."""
+_TEXT, _MUTED, _BACKGROUND = "#e8eaed", "#9aa3ad", "#111418"
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a panel.
+    """One image of a panel.
 
     Attributes:
         title: Name of the method.
-        note: What the map says in a few words, or an empty text.
+        note: Short description of the map; may be empty.
         heat: (H, W) map on the original image, or None for the image alone.
-        least: As in ``overlay``.
+        min_span: As in ``overlay``.
     """
 
     title: str
     note: str
     heat: NDArray[np.float32] | None
-    least: float = 0.0
+    min_span: float = 0.0
 
 
-def panel(
-    grey: NDArray[np.uint8], tiles: Sequence[Tile], heading: str, note: str, mask: NDArray[np.bool_] | None = None
+def draw_panel(
+    gray: NDArray[np.uint8], tiles: Sequence[Tile], heading: str, caption: str, mask: NDArray[np.bool_] | None = None
 ) -> bytes:
-    """Draws tiles in rows of three, or up to four in one, under a heading; below, the scale of colours and the limits of use.
+    """Draws up to four tiles in one row, or more in rows of three, below a heading. The footer holds the color scale.
 
     Args:
-        grey: (H, W) uint8, the image as it is shown.
+        gray: (H, W) uint8, the displayed image.
         tiles: At least one.
-        heading: Label and probability; taken literally, also ``$``; wrapped where it is long.
-        note: File name and the like, in small letters; long lines are wrapped.
+        heading: Label and probability, drawn literally, also ``$``; long headings are wrapped.
+        caption: File name and further lines in small type; long lines are wrapped.
         mask: (H, W) lesion mask, drawn as a contour, or None.
 
     Returns:
         A PNG.
     """
-    columns = max(2, len(tiles)) if len(tiles) <= 4 else 3  # the foot needs the width of two
+    columns = max(2, len(tiles)) if len(tiles) <= 4 else 3  # the footer needs the width of two tiles
     rows = -(-len(tiles) // columns)
-    tall = _PICTURE * min(1.6, max(0.25, grey.shape[0] / grey.shape[1]))
-    wide = 0.94 * 72 * _SIDE * columns
-    titles = _wrapped(heading, wide, _TITLE_SIZE, "bold")
-    lines = [part for line in note.split("\n") for part in _wrapped(line, wide, _NOTE_SIZE)]
-    top = 1.12 + _TITLE * max(0, len(titles) - 1) + 0.18 * max(0, len(lines) - 1)
-    height = rows * tall + (rows - 1) * _GAP + top + _FOOT
-    figure = Figure(figsize=(_SIDE * columns, height), dpi=130, facecolor=_PAPER)
-    _heading(figure, titles, lines, height)
+    image_height = _IMAGE_WIDTH * min(1.6, max(0.25, gray.shape[0] / gray.shape[1]))
+    text_width = 0.94 * 72 * _TILE_WIDTH * columns
+    heading_lines = _wrap(heading, text_width, _HEADING_SIZE, "bold")
+    caption_lines = [part for line in caption.split("\n") for part in _wrap(line, text_width, _CAPTION_SIZE)]
+    top = 1.12 + _HEADING_LINE * max(0, len(heading_lines) - 1) + 0.18 * max(0, len(caption_lines) - 1)
+    height = rows * image_height + (rows - 1) * _ROW_GAP + top + _FOOTER
+    figure = Figure(figsize=(_TILE_WIDTH * columns, height), dpi=130, facecolor=_BACKGROUND)
+    _draw_heading(figure, heading_lines, caption_lines, height)
     grid = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(0.02, _FOOT / height, 0.98, 1 - top / height, wspace=0.05, hspace=_GAP / tall)
+    figure.subplots_adjust(0.02, _FOOTER / height, 0.98, 1 - top / height, wspace=0.05, hspace=_ROW_GAP / image_height)
     for i, axes in enumerate(grid.flat):
         axes.set_axis_off()
         if i < len(tiles):
-            _tile(axes, grey, tiles[i], mask)
-    _foot(figure, height, mask is not None, len(tiles) > 1)
+            _draw_tile(axes, gray, tiles[i], mask)
+    _draw_footer(figure, height, has_mask=mask is not None, has_maps=len(tiles) > 1)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor=_PAPER, metadata={"Software": SOFTWARE})
+    figure.savefig(buffer, format="png", facecolor=_BACKGROUND, metadata={"Software": SOFTWARE})
     return buffer.getvalue()
 
 
-def _heading(figure: Figure, titles: Sequence[str], lines: Sequence[str], height: float) -> None:
-    below = 0.50 + _TITLE * max(0, len(titles) - 1)
+def _draw_heading(figure: Figure, heading_lines: Sequence[str], caption_lines: Sequence[str], height: float) -> None:
+    below = 0.50 + _HEADING_LINE * max(0, len(heading_lines) - 1)
     literal: dict[str, Any] = {"va": "top", "parse_math": False}
-    figure.text(0.02, 1 - 0.20 / height, "\n".join(titles), color=_INK, size=_TITLE_SIZE, weight="bold", **literal)
-    figure.text(0.02, 1 - below / height, "\n".join(lines), color=_SOFT, size=_NOTE_SIZE, **literal)
+    heading, caption = "\n".join(heading_lines), "\n".join(caption_lines)
+    figure.text(0.02, 1 - 0.20 / height, heading, color=_TEXT, size=_HEADING_SIZE, weight="bold", **literal)
+    figure.text(0.02, 1 - below / height, caption, color=_MUTED, size=_CAPTION_SIZE, **literal)
 
 
-def _tile(axes: Axes, grey: NDArray[np.uint8], tile: Tile, mask: NDArray[np.bool_] | None) -> None:
-    heat = np.zeros(grey.shape, np.float32) if tile.heat is None else tile.heat
-    axes.imshow(_small(overlay(grey, heat, mask, least=tile.least)), interpolation="bilinear")
+def _draw_tile(axes: Axes, gray: NDArray[np.uint8], tile: Tile, mask: NDArray[np.bool_] | None) -> None:
+    heat = np.zeros(gray.shape, np.float32) if tile.heat is None else tile.heat
+    axes.imshow(_reduced(overlay(gray, heat, mask, min_span=tile.min_span)), interpolation="bilinear")
     axes.set_anchor("NW")
     above: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points", "parse_math": False}
-    axes.annotate(tile.title, xytext=(0, 19), color=_INK, size=10.5, weight="bold", **above)
-    first, *more = _wrapped(tile.note, 0.87 * 72 * _SIDE, _TILE_NOTE_SIZE) or [""]
-    axes.annotate(f"{first}…" if more else first, xytext=(0, 5), color=_SOFT, size=_TILE_NOTE_SIZE, **above)
+    axes.annotate(tile.title, xytext=(0, 19), color=_TEXT, size=10.5, weight="bold", **above)
+    first, *further = _wrap(tile.note, 0.87 * 72 * _TILE_WIDTH, _NOTE_SIZE) or [""]
+    axes.annotate(f"{first}…" if further else first, xytext=(0, 5), color=_MUTED, size=_NOTE_SIZE, **above)
 
 
-def _wrapped(text: str, wide: float, size: float, weight: str = "normal") -> list[str]:
-    """Returns the lines of a text, none wider than so many points; what the font has no sign for, a name in Japanese, is ``?``.
+def _wrap(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
+    """Wraps a text to a width in points. Characters that the font lacks, such as Japanese ones, become ``?``.
 
-    matplotlib's own wrapping leaves a long word whole, and knows the number of lines only once the picture is drawn.
+    matplotlib's own wrapping does not break long words, and knows the number of lines only after drawing.
     """
     font = get_font(findfont(FontProperties(weight=weight)))
-    known = font.get_charmap()
-    text = "".join(letter if letter.isspace() or ord(letter) in known else "?" for letter in text)
+    glyphs = font.get_charmap()
+    text = "".join(letter if letter.isspace() or ord(letter) in glyphs else "?" for letter in text)
     letters = len(text)
-    while letters > 1 and any(_width(font, line, size) > wide for line in textwrap.wrap(text, letters)):
+    while letters > 1 and any(_text_width(font, line, size) > width for line in textwrap.wrap(text, letters)):
         letters -= max(1, letters // 50)
     return textwrap.wrap(text, max(1, letters))
 
 
-def _width(font: FT2Font, line: str, size: float) -> float:
+def _text_width(font: FT2Font, line: str, size: float) -> float:
     """Returns the width of a line in points."""
     font.set_size(size, 72)
     font.set_text(line)
     return float(font.get_width_height()[0]) / 64
 
 
-def _small(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _reduced(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     picture = Picture.fromarray(rgb)
-    picture.thumbnail((_LONGEST, _LONGEST), Picture.Resampling.LANCZOS)
+    picture.thumbnail((_MAX_PIXELS, _MAX_PIXELS), Picture.Resampling.LANCZOS)
     return np.asarray(picture)
 
 
-def _foot(figure: Figure, height: float, masked: bool, mapped: bool) -> None:
+def _draw_footer(figure: Figure, height: float, *, has_mask: bool, has_maps: bool) -> None:
     axes = figure.add_axes((0.02, 0.40 / height, 0.24, 0.09 / height))
     bar = Colorbar(axes, ScalarMappable(cmap=colormaps[COLORMAP]), orientation="horizontal")
     bar.set_ticks([])
     bar.outline.set_visible(False)
-    figure.text(0.02, 0.22 / height, "low", color=_SOFT, size=8, va="center")
-    figure.text(0.26, 0.22 / height, "high, of each map", color=_SOFT, size=8, va="center", ha="right")
-    if masked:
+    figure.text(0.02, 0.22 / height, "low", color=_MUTED, size=8, va="center")
+    figure.text(0.26, 0.22 / height, "high, of each map", color=_MUTED, size=8, va="center", ha="right")
+    if has_mask:
         figure.text(0.30, 0.44 / height, "cyan: lesion mask", color="#00e5ff", size=8, va="center")
-    figure.text(0.98, 0.44 / height, RESEARCH_USE_ONLY, color=_INK, size=9, weight="bold", va="center", ha="right")
-    if mapped:
-        figure.text(0.98, 0.22 / height, NO_OUTLINE, color=_SOFT, size=8, va="center", ha="right")
+    figure.text(0.98, 0.44 / height, RESEARCH_USE_ONLY, color=_TEXT, size=9, weight="bold", va="center", ha="right")
+    if has_maps:
+        figure.text(0.98, 0.22 / height, NO_OUTLINE, color=_MUTED, size=8, va="center", ha="right")

@@ -1,4 +1,4 @@
-"""The picture of an answer: the image, the maps that go with it, and what both say in words. No torch."""
+"""Picture of one prediction: the slice, its maps, label, probability and caption. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.explain.display import ShownMap, caption, heading, original
-from reslink.explain.panel import Tile, panel
+from reslink.explain.display import DisplayMap, display_image, prediction_caption, prediction_heading
+from reslink.explain.panel import Tile, draw_panel
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
@@ -17,24 +17,25 @@ if TYPE_CHECKING:
     from reslink.inference.classifier import Prediction
 
 
-def answer_picture(
+def draw_prediction(
     bundle: Bundle,
     image: Image,
-    answer: Prediction,
-    maps: Sequence[ShownMap],
+    prediction: Prediction,
+    maps: Sequence[DisplayMap],
     mask: NDArray[np.bool_] | None = None,
 ) -> bytes:
-    """Draws a slice with its answer and its maps.
+    """Draws a slice with its prediction and its maps.
 
     Args:
-        bundle: What gave the answer.
+        bundle: The bundle that made the prediction.
         image: The slice.
-        answer: What the bundle says about it, without an error.
-        maps: On the slice.
+        prediction: A prediction without an error.
+        maps: Maps of the slice.
         mask: (H, W) lesion mask, or None.
 
     Returns:
         A PNG.
     """
-    tiles = [Tile("Image", "", None), *(Tile(found.title, found.note, found.drawn, found.least) for found in maps)]
-    return panel(original(bundle.preprocess, image), tiles, heading(answer), caption(answer, bundle), mask)
+    tiles = [Tile("Image", "", None), *(Tile(m.title, m.note, m.drawn, m.min_span) for m in maps)]
+    image_pixels, caption = display_image(bundle.preprocess, image), prediction_caption(prediction, bundle)
+    return draw_panel(image_pixels, tiles, prediction_heading(prediction), caption, mask)

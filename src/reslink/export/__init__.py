@@ -1,1 +1,1 @@
-"""Bundles in other people's formats, each proved to give the same answers."""
+"""Exports of a bundle to other formats, each checked for parity with the bundle."""

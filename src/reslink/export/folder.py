@@ -1,4 +1,4 @@
-"""One export: the files of a format, what must travel with them, and the gate that they passed; whole or not at all."""
+"""Exports a bundle: writes the files of a format, checks parity, and adds labels, license, model card and manifest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reslink import __version__
 from reslink.bundles import storage
 from reslink.bundles.card.card import RESEARCH_USE_ONLY, model_card
 from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS, PIXELS
-from reslink.errors import UsageError, nearest
+from reslink.errors import UsageError, suggest
 from reslink.export import huggingface, monai, onnx, openvino, parity, reference, torch_export
 from reslink.export.graph import BOX, HOUNSFIELD, IMAGE, INVERTED, KEEP, LABEL, PROBABILITIES, SLICE
 from reslink.export.parity import Inputs, Runner
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 MANIFEST: Final = "manifest.json"
 PARITY: Final = "parity.json"
 LABELS: Final = "labels.json"
-LICENCE: Final = "LICENCE.txt"
+LICENSE: Final = "LICENSE.txt"
 CARD: Final = "MODEL_CARD.md"
 
 TOLERANCES: Final[dict[Precision, float]] = {"fp32": 1e-5, "bf16": 1e-3}
-"""Largest difference of a probability that the gate lets through."""
+"""Largest difference of a probability that passes the parity check."""
 
 Reader = Callable[..., Iterator[tuple[str, Runner]]]
 
@@ -43,11 +43,11 @@ class Format:
     """How one format is written and read back.
 
     Attributes:
-        write: Writes its files into a folder and returns their names.
-        read_back: Yields them as another party's loader runs them.
-        loader: That loader, in words.
-        packages: What it was tried with.
-        opset: The ONNX operator set; None elsewhere.
+        write: Writes the files into a folder and returns their names.
+        read_back: Yields each file as run by the loader of the format.
+        loader: Name of that loader.
+        packages: Packages whose versions are recorded.
+        opset: The ONNX operator set; None for other formats.
     """
 
     write: Callable[[Bundle, Path], tuple[str, ...]]
@@ -66,12 +66,12 @@ FORMATS: Final = {
 }
 
 _INPUTS: Final = {
-    IMAGE: ("float32", "(B, H, W)", "the slice as it was measured: HU, MR intensity or grey values"),
-    KEEP: ("bool", "(B, H, W)", "the pixels of the head; where none is isolated, those that were measured"),
-    BOX: ("int64", "(B, 4)", "first row, first column, rows and columns of the crop round the head"),
+    IMAGE: ("float32", "(B, H, W)", "the measured values of the slice: HU, MR intensity or gray values"),
+    KEEP: ("bool", "(B, H, W)", "the pixels of the head, or the measured pixels without head isolation"),
+    BOX: ("int64", "(B, 4)", "first row, first column, rows and columns of the crop around the head"),
     HOUNSFIELD: ("bool", "(B,)", "whether the values are HU"),
     INVERTED: ("bool", "(B,)", "whether high values are shown dark (MONOCHROME1)"),
-    PIXELS: ("uint8", "(B, planes, S, S)", "what the preprocessing makes of a slice, before normalisation"),
+    PIXELS: ("uint8", "(B, planes, S, S)", "the preprocessed slice before normalization"),
 }
 _OUTPUTS: Final = {
     PROBABILITIES: "(B, K) float32, calibrated, each row sums to 1",
@@ -79,54 +79,55 @@ _OUTPUTS: Final = {
     LOGITS: "(B, K) float32, or (B, 1)",
     FEATURES: "(B, D) float32, pooled",
     CAM: "(B, K, h, w) float32, class activation maps",
-    PIXELS: "(B, planes, S, S) uint8, what the network saw",
+    PIXELS: "(B, planes, S, S) uint8, the input of the network",
 }
 
 
 def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precision: Precision = "fp32") -> dict[str, Any]:
-    """Writes a bundle in another format once the export, read back, gives the same answers.
+    """Writes a bundle in another format, if the export gives the same answers when it is read back.
 
     Args:
         bundle: A saved bundle.
         form: One of ``FORMATS``.
         out: A new folder, an empty one, or an older export, which is replaced.
-        inputs: What both are compared on.
-        precision: ``bf16`` for OpenVINO only: compared under that hint, at a wider tolerance.
+        inputs: The images for the parity check.
+        precision: ``bf16`` is only for OpenVINO, which is then checked with that hint and a wider tolerance.
 
     Returns:
-        What ``parity.json`` holds.
+        The content of ``parity.json``.
 
     Raises:
-        GateError: If the answers differ by more than the tolerance; nothing is written then.
+        CheckFailedError: If the answers differ by more than the tolerance; nothing is written then.
         UsageError: If there is no such format or precision, or a package is not installed.
-        BundleError: If the bundle is not saved, or ``out`` holds something else.
+        BundleError: If the bundle is not saved, or ``out`` has other content.
         StorageError: If it cannot be written.
     """
     if form not in FORMATS:
-        raise UsageError(f"There is no format {form!r}", f"The formats are {', '.join(FORMATS)}", nearest(form, FORMATS))
+        raise UsageError(f"There is no format {form!r}", f"The formats are {', '.join(FORMATS)}", suggest(form, FORMATS))
     if precision != "fp32" and form != "openvino":
-        raise UsageError(f"{precision} was asked for in the format {form}", "Only openvino has it", "Leave --precision out")
+        raise UsageError(f"--precision {precision} was given for {form}", "Only openvino supports it", "Omit --precision")
     chosen = FORMATS[form]
-    with storage.replacing(Path(out), MANIFEST, "export") as part:
-        files = chosen.write(bundle, part)
+    with storage.replace_folder(Path(out), MANIFEST, "export") as folder:
+        files = chosen.write(bundle, folder)
         reader = partial(chosen.read_back, precision=precision) if form == "openvino" else chosen.read_back
-        report = _gate(bundle, chosen, part, inputs, reader, precision)
-        report = {"format": form, **report}
-        _write_common(bundle, form, part, files, report)
+        report = {"format": form, **_check_parity(bundle, chosen, folder, inputs, reader, precision)}
+        _write_common(bundle, form, folder, files, report)
     return report
 
 
-def _gate(bundle: Bundle, chosen: Format, folder: Path, inputs: Inputs, reader: Reader, precision: Precision) -> dict[str, Any]:
-    """Compares every file of an export with the package, the preprocessing reference included, which it writes."""
+def _check_parity(
+    bundle: Bundle, chosen: Format, folder: Path, inputs: Inputs, reader: Reader, precision: Precision
+) -> dict[str, Any]:
+    """Writes the preprocessing reference and compares it and every file of the export with the package."""
     tolerance = TOLERANCES[precision]
-    ours = parity.of_package(bundle, inputs.images)
+    expected = parity.reference_outputs(bundle, inputs.images)
     files = {}
     for name, runner in reader(bundle, folder):
         what = f"{name} in {chosen.loader}" + (f" with {precision}" if precision != "fp32" else "")
-        files[name] = parity.check(parity.compare(ours, runner(inputs.images)), tolerance, what, inputs.source).as_dict()
-    write_atomic(folder / reference.NAME, reference.source_of(bundle.preprocess))
-    theirs = ours | {PIXELS: np.stack(reference.pixels_of(folder / reference.NAME, inputs.images))}
-    found = parity.check(parity.compare(ours, theirs), tolerance, reference.NAME, inputs.source)
+        files[name] = parity.check(parity.compare(expected, runner(inputs.images)), tolerance, what, inputs.source).as_dict()
+    write_atomic(folder / reference.NAME, reference.reference_source(bundle.preprocess))
+    actual = expected | {PIXELS: np.stack(reference.reference_pixels(folder / reference.NAME, inputs.images))}
+    result = parity.check(parity.compare(expected, actual), tolerance, reference.NAME, inputs.source)
     return {
         "loader": chosen.loader,
         "precision": precision,
@@ -135,23 +136,23 @@ def _gate(bundle: Bundle, chosen: Format, folder: Path, inputs: Inputs, reader: 
         "images": len(inputs.images),
         "unreadable_files": len(inputs.failed),
         "files": files,
-        "reference": {"file": reference.NAME, "images": found.images, "pixels": found.pixels},
+        "reference": {"file": reference.NAME, "images": result.images, "pixels": result.pixels},
         "versions": {"reslink": __version__, **{name: _version(name) for name in chosen.packages}},
         "research_use_only": RESEARCH_USE_ONLY,
     }
 
 
 def _write_common(bundle: Bundle, form: str, folder: Path, files: tuple[str, ...], report: dict[str, Any]) -> None:
-    """Writes what every export holds beside the files of its format."""
+    """Writes the files that all formats have in common."""
     write_json(folder / PARITY, report)
     write_json(folder / LABELS, {"names": list(bundle.labels.names), "positive": bundle.labels.positive})
     write_atomic(folder / CARD, model_card(bundle))
-    write_atomic(folder / LICENCE, _licence(bundle))
+    write_atomic(folder / LICENSE, _license(bundle))
     write_json(folder / MANIFEST, _manifest(bundle, form, folder, files))
 
 
 def _manifest(bundle: Bundle, form: str, folder: Path, files: tuple[str, ...]) -> dict[str, Any]:
-    """Returns what a program must know to use an export."""
+    """Returns the machine-readable description of an export."""
     preprocess, decision = bundle.preprocess, bundle.decision
     graphs: dict[str, dict[str, tuple[str, ...]]] = {
         "onnx": {"model.onnx": SLICE, "network.onnx": (PIXELS,)},
@@ -162,35 +163,35 @@ def _manifest(bundle: Bundle, form: str, folder: Path, files: tuple[str, ...]) -
         "format": form,
         "opset": FORMATS[form].opset,
         "files": {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in files},
-        "inputs": {name: [_input(one) for one in wanted] for name, wanted in graphs.get(form, {}).items()},
-        "outputs": _OUTPUTS | dict.fromkeys(_gates(bundle), "(B, 1, h, w) float32, gates of the area attention"),
+        "inputs": {file: [_input(name) for name in names] for file, names in graphs.get(form, {}).items()},
+        "outputs": _OUTPUTS | dict.fromkeys(_attention_layers(bundle), "(B, 1, h, w) float32, attention weights"),
         "labels": list(bundle.labels.names),
         "preprocess": {
             "settings": preprocess.model_dump(mode="json"),
             "digest": preprocess.digest(),
-            "windows_hu": {name: {"centre": centre, "width": width} for name, (centre, width) in WINDOWS.items()},
+            "windows_hu": {name: {"center": center, "width": width} for name, (center, width) in WINDOWS.items()},
             "planes": preprocess.planes,
             "reference": reference.NAME,
         },
         "decision": decision.model_dump(mode="json", include={"threshold", "temperature", "threshold_source", "isotonic"}),
         "steps": _steps(form),
-        "not_in_the_export": ["prediction sets", "out-of-distribution gate"] if decision.abstains else [],
+        "not_exported": ["prediction sets", "out-of-distribution detector"] if decision.abstains else [],
         "weights_sha256": bundle.weights_sha256,
-        "licence": str(bundle.provenance.get("licence", "not stated")),
+        "license": str(bundle.provenance.get("license", "not stated")),
         "reslink": __version__,
         "research_use_only": RESEARCH_USE_ONLY,
     }
 
 
 def _steps(form: str) -> dict[str, dict[str, str]]:
-    """Returns who does each step, by file: the file itself, or what comes before it."""
+    """Returns for each file where each step is done: inside the file or outside."""
     outside, transform = f"outside: {reference.NAME}", "the transform ResLinkPreprocessd of reslink"
-    early, late = ("head isolation", "window", "resize to the square"), ("normalisation", "network", "calibration", "threshold")
+    early, late = ("head isolation", "window", "resize to the square"), ("normalization", "network", "calibration", "threshold")
     whole = {"head isolation": outside, **dict.fromkeys((*early[1:], *late), "inside")}
     network = {**dict.fromkeys(early, outside), **dict.fromkeys(late, "inside")}
-    configured = dict.fromkeys((*early, "normalisation"), transform) | {"network": "inside"}
+    configured = dict.fromkeys((*early, "normalization"), transform) | {"network": "inside"}
     configured |= dict.fromkeys(("calibration", "threshold"), "the transform ResLinkDecisiond of reslink")
-    stated = {**dict.fromkeys((*early, "normalisation"), f"outside: {reference.NAME}, or preprocessor_config.json in reslink")}
+    stated = {**dict.fromkeys((*early, "normalization"), f"outside: {reference.NAME}, or preprocessor_config.json in reslink")}
     stated |= {
         "network": "weights inside, built by reslink",
         "calibration": "numbers in config.json",
@@ -210,17 +211,17 @@ def _input(name: str) -> dict[str, str]:
     return {"name": name, "dtype": dtype, "shape": shape, "meaning": meaning}
 
 
-def _gates(bundle: Bundle) -> list[str]:
-    places = {"both": ("first", "final"), "first": ("first",), "final": ("final",)}
-    return [f"{place}_attention" for place in places.get(str(bundle.architecture.get("attention", "both")), ())]
+def _attention_layers(bundle: Bundle) -> list[str]:
+    layers = {"both": ("first", "final"), "first": ("first",), "final": ("final",)}
+    return [f"{layer}_attention" for layer in layers.get(str(bundle.architecture.get("attention", "both")), ())]
 
 
-def _licence(bundle: Bundle) -> str:
-    stated = bundle.provenance.get("licence", "not stated")
+def _license(bundle: Bundle) -> str:
+    stated = bundle.provenance.get("license", "not stated")
     return (
-        f"{RESEARCH_USE_ONLY}\n\nLicence of the weights: {stated}. It follows that of the training data; {CARD} says more.\n"
-        f"The code of reslink, and {reference.NAME}, which is cut out of it: Apache-2.0\n"
-        "(https://www.apache.org/licenses/LICENSE-2.0). That licence does not extend to the weights.\n"
+        f"{RESEARCH_USE_ONLY}\n\nLicense of the weights: {stated}. It follows that of the training data; see {CARD}.\n"
+        f"The code of reslink, and {reference.NAME}, which is copied from it: Apache-2.0\n"
+        "(https://www.apache.org/licenses/LICENSE-2.0). That license does not cover the weights.\n"
     )
 
 

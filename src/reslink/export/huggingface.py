@@ -1,6 +1,6 @@
 """Hugging Face's layout: safetensors, ``config.json`` with the labels, ``preprocessor_config.json`` and a model card.
 
-There is no class for it in ``transformers``: the weights are read by ``safetensors`` and the network is built by reslink.
+``transformers`` has no class for it: ``safetensors`` reads the weights and reslink builds the network.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ _USE: Final = """
 
 ```python
 import json
+from pathlib import Path
+
 from reslink.networks.reslink import ResLink, ResLinkConfig
 from safetensors.torch import load_file
 
-config = json.load(open("config.json"))
+config = json.loads(Path("config.json").read_text())
 network = ResLink(ResLinkConfig(**config["network"])).eval()
 network.load_state_dict(load_file("model.safetensors"))
 ```
@@ -57,9 +59,9 @@ def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
     Raises:
         BundleError: If the bundle is not saved, or its weights changed since it was loaded.
     """
-    bundle.network()  # refuses weights that changed since the bundle was loaded, and weights that do not fit
+    bundle.network()  # raises an error if the weights changed since the bundle was loaded, or do not fit
     source = bundle.folder
-    assert source is not None  # noqa: S101  (network() looked)
+    assert source is not None  # noqa: S101  (checked by network())
     write_atomic(folder / WEIGHTS, (source / WEIGHTS).read_bytes())
     write_json(folder / CONFIG, config_of(bundle))
     processor = {"image_processor_type": "reslink.imaging.preprocess.Preprocess", **bundle.preprocess.model_dump(mode="json")}
@@ -69,7 +71,7 @@ def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
 
 
 def config_of(bundle: Bundle) -> dict[str, Any]:
-    """Returns what ``config.json`` holds."""
+    """Returns the content of ``config.json``."""
     names = bundle.labels.names
     return {
         "model_type": "reslink",
@@ -83,7 +85,7 @@ def config_of(bundle: Bundle) -> dict[str, Any]:
 
 
 def read_back(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Runner]]:
-    """Yields the folder as ``safetensors`` and the classes of reslink read it, from the files alone."""
+    """Yields the weights as ``safetensors`` and reslink read them from the exported files."""
     from safetensors.torch import load_file
 
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -95,9 +97,9 @@ def read_back(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Runner]]:
 
     def call(inputs: Arrays) -> Arrays:
         with torch.inference_mode():
-            maps = network.forward_features(torch.from_numpy(preprocess.normalise(inputs[PIXELS])))
+            maps = network.forward_features(torch.from_numpy(preprocess.normalize(inputs[PIXELS])))
             logits, features = network.forward_head(maps).numpy(), maps.mean(dim=(2, 3)).numpy()
-        chances = decision.probabilities(logits)
-        return {PROBABILITIES: chances, LABEL: decision.predict(chances), LOGITS: logits, FEATURES: features}
+        probabilities = decision.probabilities(logits)
+        return {PROBABILITIES: probabilities, LABEL: decision.predict(probabilities), LOGITS: logits, FEATURES: features}
 
     yield WEIGHTS, Runner(bundle, (PIXELS,), call)

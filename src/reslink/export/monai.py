@@ -1,7 +1,7 @@
 """MONAI's bundle layout: ``configs/``, ``models/model.pt`` and ``docs/`` (docs.monai.io, "MONAI Bundle Specification").
 
-Its configuration names classes of reslink, so reslink is installed where it runs. ``model.pt`` is a state dictionary that torch
-saves for MONAI; reslink itself never reads one.
+Its configuration names classes of reslink, so reslink must be installed where it runs. ``model.pt`` is a state dictionary saved
+by torch for MONAI; reslink itself never reads it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FILES: Final = (METADATA, INFERENCE, MODEL, CARD)
 
 
 def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
-    """Writes the four files; needs no MONAI.
+    """Writes the four files; does not need MONAI.
 
     Returns:
         The names of the files.
@@ -53,7 +53,7 @@ def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
 
 
 def read_back(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Runner]]:
-    """Yields the bundle as MONAI's loader and its ``ConfigParser`` read it: transforms and network from the configuration.
+    """Yields the model as MONAI reads it: transforms and network come from the configuration.
 
     Raises:
         UsageError: If monai is not installed.
@@ -68,12 +68,11 @@ def read_back(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Runner]]:
 
     def call(inputs: Arrays) -> Arrays:
         with torch.inference_mode():
-            maps = loaded.forward_features(torch.as_tensor(inputs["normalised"]))
+            maps = loaded.forward_features(torch.as_tensor(inputs["normalized"]))
             logits, features = loaded.forward_head(maps), maps.mean(dim=(2, 3)).numpy()
         rows = [after({"pred": row}) for row in logits]
-        chances = np.stack([row["pred_probabilities"] for row in rows])
         return {
-            PROBABILITIES: chances,
+            PROBABILITIES: np.stack([row["pred_probabilities"] for row in rows]),
             LABEL: np.array([row["pred_label"] for row in rows]),
             LOGITS: logits.numpy(),
             FEATURES: features,
@@ -81,22 +80,24 @@ def read_back(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Runner]]:
 
     yield (
         MODEL,
-        Runner(bundle, (PIXELS,), call, lambda images: {"normalised": np.stack([_seen(before, one) for one in images])}),
+        Runner(
+            bundle, (PIXELS,), call, lambda images: {"normalized": np.stack([_transformed(before, image) for image in images])}
+        ),
     )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what MONAI logs to stdout, where results stand."""
-    before = logging.root.manager.disable
+    """Silences the log messages that MONAI writes to stdout, which is for results."""
+    previous = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.disable(previous)
 
 
-def _seen(transform: Any, image: Any) -> Any:
+def _transformed(transform: Any, image: Any) -> Any:
     return np.asarray(transform({"image": image})["image"])
 
 
@@ -133,7 +134,7 @@ def _metadata(bundle: Bundle) -> dict[str, Any]:
         "task": "Classification of slices of the head",
         "description": f"Residual network with area attention, arXiv 2508.17259. {RESEARCH_USE_ONLY}",
         "authors": "The user of reslink who trained it",
-        "copyright": f"Licence of the weights: {bundle.provenance.get('licence', 'not stated')}",
+        "copyright": f"License of the weights: {bundle.provenance.get('license', 'not stated')}",
         "intended_use": str(bundle.provenance.get("intended_use", "Research")) + f" {RESEARCH_USE_ONLY}",
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}},
     }
@@ -141,14 +142,14 @@ def _metadata(bundle: Bundle) -> dict[str, Any]:
 
 def _inference(bundle: Bundle) -> dict[str, Any]:
     config = config_of(bundle)
-    parts = "reslink.inference.monai_transforms"
+    module = "reslink.inference.monai_transforms"
     preprocess = {
-        "_target_": f"{parts}.ResLinkPreprocessd",
+        "_target_": f"{module}.ResLinkPreprocessd",
         "keys": "image",
         "settings": bundle.preprocess.model_dump(mode="json"),
     }
     decision = {
-        "_target_": f"{parts}.ResLinkDecisiond",
+        "_target_": f"{module}.ResLinkDecisiond",
         "keys": "pred",
         "settings": config["decision"],
         "labels": list(bundle.labels.names),

@@ -1,6 +1,6 @@
-"""ONNX: the twin that lies in a bundle, and the graphs that are exported.
+"""ONNX: the graph that is stored in a bundle, and the exported graphs.
 
-All are opset 18 with a dynamic batch, and hold no name of a file, host or time; equal bundles give equal bytes with equal
+All use opset 18 with a dynamic batch and hold no name of a file or host and no time. Equal bundles give equal bytes with equal
 versions of torch and onnxscript.
 """
 
@@ -17,9 +17,18 @@ import numpy as np
 import torch
 
 from reslink.bundles.onnx_graph import LOGITS, PIXELS
-from reslink.errors import BundleError, GateError
+from reslink.errors import BundleError, CheckFailedError
 from reslink.export import parity
-from reslink.export.graph import LABEL, PROBABILITIES, SLICE, NetworkGraph, PixelGraph, WholeGraph, dynamic, examples
+from reslink.export.graph import (
+    LABEL,
+    PROBABILITIES,
+    SLICE,
+    NetworkGraph,
+    PixelGraph,
+    WholeGraph,
+    dynamic_shapes_of,
+    example_inputs,
+)
 from reslink.export.parity import Parity
 from reslink.files import optional_import, write_atomic
 from reslink.inference.backends import OnnxRuntimeBackend, Pixels
@@ -29,23 +38,23 @@ if TYPE_CHECKING:
 
 OPSET: Final = 18
 TOLERANCE: Final = 1e-4
-"""Largest difference of a logit, a feature or a map that the gate of the twin lets through."""
+"""Largest difference of a logit, feature or map that passes the check of the stored graph."""
 
 FILES: Final[dict[str, tuple[type[WholeGraph | PixelGraph], tuple[str, ...]]]] = {
     "model.onnx": (WholeGraph, SLICE),
     "network.onnx": (PixelGraph, (PIXELS,)),
 }
-"""The exported files: what each computes, and its inputs."""
+"""The exported files with their module and inputs."""
 
-_EXTRA: Final = "export"
+_EXTRA: Final = "train"
 
 
 def to_onnx(bundle: Bundle) -> bytes:
-    """Returns the network of a bundle as an ONNX graph with a dynamic batch: the twin that lies in the bundle.
+    """Returns the network of a bundle as an ONNX graph with a dynamic batch, to be stored in the bundle.
 
-    Input ``pixels``: (B, planes, S, S) uint8, what ``Preprocess.pixels`` returns. Outputs, float32: ``logits`` (B, K) or
+    Input ``pixels``: (B, planes, S, S) uint8, the result of ``Preprocess.pixels``. Outputs, float32: ``logits`` (B, K) or
     (B, 1); ``features`` (B, D); ``cam`` (B, K, h, w), class activation maps (Zhou et al. 2016, arXiv 1512.04150, equation 2),
-    whose mean plus the bias of the dense layer is the logit; and the gates of each area attention under its name, such as
+    whose mean plus the bias of the dense layer is the logit; and the weights of each area attention under its name, such as
     ``first_attention`` (B, 1, H/4, W/4).
 
     Args:
@@ -60,7 +69,7 @@ def to_onnx(bundle: Bundle) -> bytes:
 
 
 def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
-    """Writes ``model.onnx``, from a slice and its head to everything, and ``network.onnx``, from pixels to everything.
+    """Writes ``model.onnx``, whose input is a slice and its head, and ``network.onnx``, whose input is pixels.
 
     Returns:
         The names of the files.
@@ -75,7 +84,7 @@ def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
 
 
 def whole_bytes(kind: type[WholeGraph | PixelGraph], inputs: tuple[str, ...], bundle: Bundle) -> bytes:
-    """Returns an ONNX graph that ends with probabilities and labels."""
+    """Returns an ONNX graph that returns probabilities and labels."""
     optional_import("onnx", _EXTRA)
     with _quiet(), torch.random.fork_rng(devices=[]):
         return graph_bytes(kind(bundle), inputs, bundle)
@@ -88,35 +97,35 @@ def read_back(bundle: Bundle, folder: Path) -> Iterator[tuple[str, parity.Runner
         session = runtime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
 
-        def call(fed: parity.Arrays, session: Any = session, names: list[str] = names) -> parity.Arrays:
-            return dict(zip(names, session.run(names, fed), strict=True))
+        def call(inputs: parity.Arrays, session: Any = session, names: list[str] = names) -> parity.Arrays:
+            return dict(zip(names, session.run(names, inputs), strict=True))
 
         yield name, parity.Runner(bundle, inputs, call)
 
 
 def graph_bytes(graph: NetworkGraph | WholeGraph | PixelGraph, inputs: tuple[str, ...], bundle: Bundle) -> bytes:
-    """Returns a module as ONNX without anything of this machine."""
+    """Returns a module as ONNX without any trace of this machine."""
     onnx: Any = optional_import("onnx", _EXTRA)
     optional_import("onnxscript", _EXTRA)
     with torch.no_grad():
         program = torch.onnx.export(
             graph.eval(),
-            examples(inputs, bundle.preprocess),
+            example_inputs(inputs, bundle.preprocess),
             input_names=list(inputs),
             output_names=graph.names,
-            dynamic_shapes=dynamic(inputs),
+            dynamic_shapes=dynamic_shapes_of(inputs),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
     if program is None:
-        raise BundleError("torch gave no ONNX graph", "It needs torch 2.6 or newer", "Update torch, then export again")
+        raise BundleError("torch returned no ONNX graph", "It needs torch 2.6 or newer", "Update torch, then export again")
     return _clean(onnx, program.model_proto)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what torch says of its own old functions and of operators that no ResLink has."""
+    """Silences torch's messages on deprecated functions and on operators that ResLink does not use."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -129,7 +138,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _clean(onnx: Any, model: Any) -> bytes:
-    """Returns the bytes of a model without stack traces, which name files of this machine; equal models give equal bytes."""
+    """Returns the bytes of a model without stack traces, which hold file names; equal models give equal bytes."""
     model.doc_string = model.graph.doc_string = ""
     del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:], model.functions[:]
     model.graph.name = "reslink"
@@ -146,36 +155,36 @@ def check_parity(bundle: Bundle, graph: bytes | None = None, images: int = 4, to
 
     Args:
         bundle: A saved bundle.
-        graph: What :func:`to_onnx` returned; if not given, the bundle's own.
-        images: Heads to compare on, CT and MR by turns, at least 1.
-        tolerance: Largest difference of a logit, a feature (which the out-of-distribution gate looks at) or a map (which
-            ``reslink serve`` shows) that passes.
+        graph: The result of :func:`to_onnx`; if not given, the graph of the bundle.
+        images: Number of heads, alternately CT and MR, at least 1.
+        tolerance: Largest allowed difference of a logit, a feature (used by the out-of-distribution detector) or a map (shown
+            by ``reslink serve``).
 
     Raises:
-        GateError: If one differs by more, or is not finite.
+        CheckFailedError: If a difference is larger or not finite.
         BundleError: If the bundle has no graph, or ONNX Runtime cannot run it.
         UsageError: If onnxruntime is not installed.
     """
     optional_import("onnxruntime", _EXTRA)
     runtime = OnnxRuntimeBackend(bundle.onnx() if graph is None else graph, threads=1)
     heads = parity.synthetic_heads(images)
-    ours = parity.of_package(bundle, heads)
-    theirs = parity.Runner(bundle, (PIXELS,), lambda inputs: _twin(runtime, bundle, inputs[PIXELS]))(heads)
-    found = parity.compare(ours, theirs)
-    differences = {"a logit": found.logits, "a feature": found.features, "a map": found.maps}
+    expected = parity.reference_outputs(bundle, heads)
+    actual = parity.Runner(bundle, (PIXELS,), lambda inputs: _run_with_decision(runtime, bundle, inputs[PIXELS]))(heads)
+    result = parity.compare(expected, actual)
+    differences = {"a logit": result.logits, "a feature": result.features, "a map": result.maps}
     faults = [f"{value:.2g} in {what}" for what, value in differences.items() if not value <= tolerance]
     if faults:
-        raise GateError(
+        raise CheckFailedError(
             f"The ONNX graph differs from torch by {', '.join(faults)}, over {images} synthetic heads",
             f"At most {tolerance:g} is allowed",
-            "Leave the graph out and predict with --backend torch; report this with the versions of torch and onnxruntime",
+            "Predict with --backend torch, and report this with the versions of torch and onnxruntime",
         )
-    return found
+    return result
 
 
-def _twin(runtime: OnnxRuntimeBackend, bundle: Bundle, pixels: Pixels) -> parity.Arrays:
-    """The outputs of a twin, which stops at the logits, with what the bundle's decision makes of them."""
-    found: parity.Arrays = dict(zip(runtime.names, runtime.run(pixels, runtime.names), strict=True))
-    finite = np.nan_to_num(found[LOGITS])  # the logits themselves are judged first
-    chances = bundle.decision.probabilities(finite)
-    return found | {PROBABILITIES: chances, LABEL: bundle.decision.predict(chances)}
+def _run_with_decision(runtime: OnnxRuntimeBackend, bundle: Bundle, pixels: Pixels) -> parity.Arrays:
+    """Returns the outputs of the stored graph, which ends at the logits, and the decision on them."""
+    outputs: parity.Arrays = dict(zip(runtime.names, runtime.run(pixels, runtime.names), strict=True))
+    finite = np.nan_to_num(outputs[LOGITS])  # the comparison reports logits that are not finite
+    probabilities = bundle.decision.probabilities(finite)
+    return outputs | {PROBABILITIES: probabilities, LABEL: bundle.decision.predict(probabilities)}

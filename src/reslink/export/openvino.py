@@ -1,7 +1,7 @@
 """OpenVINO: an IR from the pixels of the network to probabilities, labels and maps.
 
-What comes before stays outside. OpenVINO computes in 32-bit floats at most, and on processors with bf16 by default in bf16;
-Pillow's resize is exact in neither, and answers would move by more than the tolerance.
+Earlier steps stay outside. OpenVINO computes in 32-bit floats at most, and in bf16 by default on processors that support it.
+Pillow's resize is exact in neither, and the outputs would differ by more than the tolerance.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ def read_back(bundle: Bundle, folder: Path, precision: Precision = "fp32") -> It
     """Yields the IR as OpenVINO runs it on the CPU.
 
     Args:
-        bundle: What it was made of.
-        folder: Where it lies.
-        precision: The hint under which it is compiled.
+        bundle: The bundle that was exported.
+        folder: Folder of the export.
+        precision: The precision hint for compilation.
     """
     library: Any = optional_import("openvino", "openvino")
     core = library.Core()
     compiled = core.compile_model(core.read_model(folder / FILES[0]), "CPU", {"INFERENCE_PRECISION_HINT": _HINTS[precision]})
 
-    def call(fed: Arrays) -> Arrays:
-        found = compiled(fed)
-        return {name: np.array(found[output]) for output in compiled.outputs for name in output.get_names()}
+    def call(inputs: Arrays) -> Arrays:
+        outputs = compiled(inputs)
+        return {name: np.array(outputs[output]) for output in compiled.outputs for name in output.get_names()}
 
     yield FILES[0], Runner(bundle, (PIXELS,), call)

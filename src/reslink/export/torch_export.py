@@ -1,4 +1,4 @@
-"""``torch.export``: a program from a slice and its head to everything, which runs in torch without reslink."""
+"""``torch.export``: a program that takes a slice and its head and runs in torch without reslink."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from reslink.export.graph import SLICE, WholeGraph, dynamic, examples
+from reslink.export.graph import SLICE, WholeGraph, dynamic_shapes_of, example_inputs
 from reslink.export.parity import Arrays, Runner
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FILES: Final = ("model.pt2",)
 _TRACES: Final = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "custom")
-"""What torch notes of each node of the program: among it names of files of this machine."""
+"""Metadata of torch for each node of the program, which can hold file names of this machine."""
 
 
 def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
@@ -29,8 +29,10 @@ def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
         BundleError: If the bundle is not saved, or its weights do not fit.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        graph = _Named(bundle).eval().requires_grad_(False)
-        program = torch.export.export(graph, examples(SLICE, bundle.preprocess), dynamic_shapes={"fed": dynamic(SLICE)})
+        graph = _NamedOutputs(bundle).eval().requires_grad_(False)
+        program = torch.export.export(
+            graph, example_inputs(SLICE, bundle.preprocess), dynamic_shapes={"inputs": dynamic_shapes_of(SLICE)}
+        )
     for node in program.graph.nodes:
         for key in _TRACES:
             node.meta.pop(key, None)
@@ -44,19 +46,19 @@ def read_back(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Runner]]:
 
     def call(inputs: Arrays) -> Arrays:
         with torch.inference_mode():
-            found: dict[str, Any] = module(*(torch.from_numpy(inputs[name].copy()) for name in SLICE))
-        return {name: value.numpy() for name, value in found.items()}
+            outputs: dict[str, Any] = module(*(torch.from_numpy(inputs[name].copy()) for name in SLICE))
+        return {name: value.numpy() for name, value in outputs.items()}
 
     yield FILES[0], Runner(bundle, SLICE, call)
 
 
-class _Named(torch.nn.Module):
+class _NamedOutputs(torch.nn.Module):
     """The whole graph with its outputs by name."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         self.whole = WholeGraph(bundle)
 
-    def forward(self, *fed: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Returns the outputs by name."""
-        return dict(zip(self.whole.names, self.whole(*fed), strict=True))
+        return dict(zip(self.whole.names, self.whole(*inputs), strict=True))

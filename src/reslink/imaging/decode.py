@@ -1,4 +1,4 @@
-"""One decoder for each kind of content, and how the kind is told from the first bytes."""
+"""Detect the format of image data from its first bytes, and decode it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MAGIC = {
 }
 
 
-def kind_of(head: bytes) -> str | None:
-    """Returns the kind of content from the first 1024 bytes: a member of ``RASTER``, NPY, DICOM, NIFTI, or None."""
-    for kind in ("PNG", "JPEG", "NPY"):
-        if head.startswith(_MAGIC[kind]):
-            return kind
+def detect_image_format(head: bytes) -> str | None:
+    """Returns the format from the first 1024 bytes: a member of ``RASTER``, NPY, DICOM, NIFTI, or None if it is unknown."""
+    for file_format in ("PNG", "JPEG", "NPY"):
+        if head.startswith(_MAGIC[file_format]):
+            return file_format
     if head[128:132] == b"DICM":
-        return "DICOM"  # before TIFF: a DICOM file may carry a TIFF header in its preamble
+        return "DICOM"  # before TIFF, because a DICOM file may contain a TIFF header in its preamble
     if head.startswith(_MAGIC["TIFF"]):
         return "TIFF"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -39,39 +39,40 @@ def kind_of(head: bytes) -> str | None:
         b"\x7c\0\0\0",
     ):
         return "BMP"
-    return "DICOM" if _bare_dicom(head) else None
+    return "DICOM" if _is_dicom_without_preamble(head) else None
 
 
-def _bare_dicom(head: bytes) -> bool:
-    """Whether data begins with a first element of group 8, as DICOM without preamble and meta information does."""
+def _is_dicom_without_preamble(head: bytes) -> bool:
+    """Whether data begins with an element of group 8, as DICOM without preamble and meta information does."""
     if len(head) < 16 or head[:2] != b"\x08\0" or head[3] != 0:
         return False
     explicit = head[4:6] in (b"UL", b"CS", b"UI", b"DA", b"TM", b"SH", b"LO")
     return explicit or int.from_bytes(head[4:8], "little") <= 64
 
 
-def decode(kind: str, data: bytes, name: str) -> tuple[Image, dict[str, Any]]:
+def decode(file_format: str, data: bytes, name: str) -> tuple[Image, dict[str, Any]]:
     """Decodes the content of a file.
 
     Args:
-        kind: What :func:`kind_of` said, or ``SLICE`` for a DICOM file of a series.
+        file_format: Result of :func:`detect_image_format`, or ``SLICE`` for a DICOM file of a series.
         data: The whole file.
         name: File name for messages.
 
     Returns:
-        The image, and for ``SLICE`` its facts: ``position``, ``rows``, ``columns``, ``series``, ``localizer``, ``refused``.
+        The image, and for ``SLICE`` its geometry: ``position``, ``rows``, ``columns``, ``series``, ``localizer`` and
+        ``excluded``, the reason why the file is not part of a series that can be classified, or None.
     """
-    if kind == "SLICE":
-        return _slice(data, name)
-    if kind in RASTER:
+    if file_format == "SLICE":
+        return _decode_slice(data, name)
+    if file_format in RASTER:
         from reslink.imaging.formats.raster import read_raster
 
-        return read_raster(kind, data, name), {}
-    if kind == "NPY":
+        return read_raster(file_format, data, name), {}
+    if file_format == "NPY":
         from reslink.imaging.formats.numpy_array import read_array
 
         return read_array(data, name), {}
-    if kind == "NIFTI":
+    if file_format == "NIFTI":
         from reslink.imaging.formats.nifti import read_nifti
 
         return read_nifti(data, name), {}
@@ -80,39 +81,39 @@ def decode(kind: str, data: bytes, name: str) -> tuple[Image, dict[str, Any]]:
     return read_dicom(data, name), {}
 
 
-def prepare(kind: str) -> None:
-    """Imports the decoder of a kind, so that its time does not count as decoding."""
+def import_decoder(file_format: str) -> None:
+    """Imports the decoder of a format, so that the import does not count as decoding time."""
     modules = {"NPY": "formats.numpy_array", "NIFTI": "formats.nifti", "DICOM": "dicom.read", "SLICE": "dicom.read"}
-    importlib.import_module(f"reslink.imaging.{modules.get(kind, 'formats.raster')}")
+    importlib.import_module(f"reslink.imaging.{modules.get(file_format, 'formats.raster')}")
 
 
-def _slice(data: bytes, name: str) -> tuple[Image, dict[str, Any]]:
+def _decode_slice(data: bytes, name: str) -> tuple[Image, dict[str, Any]]:
     from reslink.imaging.dicom.read import read_slice
 
-    found = read_slice(data, name)
-    plane = found.plane
-    return found.image, {
+    dicom_slice = read_slice(data, name)
+    plane = dicom_slice.plane
+    return dicom_slice.image, {
         "position": None if plane is None else plane.position.tolist(),
         "rows": None if plane is None else plane.rows.tolist(),
         "columns": None if plane is None else plane.columns.tolist(),
-        "series": found.series,
-        "localizer": found.localizer,
-        "refused": found.refused,
+        "series": dicom_slice.series,
+        "localizer": dicom_slice.localizer,
+        "excluded": dicom_slice.excluded,
     }
 
 
-def quick(kind: str, data: bytes, name: str) -> bool:
-    """Whether content is small and plain enough to be decoded in this process."""
-    from reslink.imaging.limits import QUICK_BYTES, QUICK_DICOM_BYTES
+def decodes_in_process(file_format: str, data: bytes, name: str) -> bool:
+    """Whether data is small and simple enough to be decoded in this process."""
+    from reslink.imaging.limits import MAX_IN_PROCESS_BYTES, MAX_IN_PROCESS_DICOM_BYTES
 
-    if kind == "NPY":
+    if file_format == "NPY":
         return True
-    if kind in ("DICOM", "SLICE"):
-        from reslink.imaging.dicom.read import quick as plain
+    if file_format in ("DICOM", "SLICE"):
+        from reslink.imaging.dicom.read import is_simple
 
-        return len(data) <= QUICK_DICOM_BYTES and plain(data)
-    if kind in ("PNG", "JPEG", "BMP") and len(data) <= QUICK_BYTES:
-        from reslink.imaging.formats.raster import quick as small
+        return len(data) <= MAX_IN_PROCESS_DICOM_BYTES and is_simple(data)
+    if file_format in ("PNG", "JPEG", "BMP") and len(data) <= MAX_IN_PROCESS_BYTES:
+        from reslink.imaging.formats.raster import is_small
 
-        return small(kind, data, name)
+        return is_small(file_format, data, name)
     return False

@@ -1,4 +1,4 @@
-"""What a reader returns: pixels in physical units and where they came from."""
+"""The image type: pixels in physical units with their provenance."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Unit = Literal["HU", "MR", "grey"]
+Unit = Literal["HU", "MR", "gray"]
 Modality = Literal["CT", "MR"]
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """One image or volume as it was acquired, before any preprocessing.
+    """An image or volume as acquired, before any preprocessing.
 
     Attributes:
-        pixels: (H, W) or (D, H, W) float32, read-only. HU for CT (rescale applied), raw intensity for MR, grey value otherwise
+        pixels: (H, W) or (D, H, W) float32, read-only. HU for CT (rescale applied), raw intensity for MR, gray values otherwise
             (0 to ``white``); never windowed, never inverted.
-        unit: ``HU``, ``MR`` (arbitrary intensity) or ``grey`` (a picture, already windowed by whoever made it).
-        modality: ``CT`` or ``MR`` where the file says so.
-        spacing: Millimetres between pixel centres along each axis of ``pixels``, where the file says so.
-        white: For ``grey``, the largest value that the file's bit depth can hold (255 or 65535); None otherwise.
-        padding: Boolean mask like ``pixels`` of pixels that hold no measurement (DICOM Pixel Padding Value), or None.
-        inverted: Whether high values are shown dark (DICOM MONOCHROME1); undone after the window, never before.
-        window: Centre and width that the file proposes (DICOM VOI LUT Module, PS3.3 C.11.2), or None.
+        unit: ``HU``, ``MR`` (arbitrary intensity) or ``gray`` (a picture that was windowed before it was saved).
+        modality: ``CT`` or ``MR`` if the file states it, else None.
+        spacing: Distance between pixel centers along each axis of ``pixels`` in millimeters, or None if not stated.
+        white: For ``gray``, the maximum of the file's bit depth (255 or 65535); None otherwise.
+        padding: Boolean mask, shaped like ``pixels``, of pixels without a measurement (DICOM Pixel Padding Value), or None.
+        inverted: Whether high values are shown dark (DICOM MONOCHROME1). Preprocessing inverts after the window is applied.
+        window: Center and width proposed by the file (DICOM VOI LUT Module, PS3.3 C.11.2), or None.
         source: File name for messages; never a patient name.
     """
 
@@ -43,7 +43,7 @@ class Image:
         self.pixels.setflags(write=False)
 
     def slices(self) -> list[Image]:
-        """Returns the (H, W) images of a volume in order; an image alone for a single slice."""
+        """Returns the (H, W) slices of a volume in order; a single slice returns itself."""
         if self.pixels.ndim == 2:
             return [self]
         spacing = self.spacing[1:] if self.spacing else None
@@ -58,21 +58,21 @@ class Image:
         ]
 
 
-class Likeness(NamedTuple):
-    """What the slices of a series have in common.
+class SliceFormat(NamedTuple):
+    """Properties that all slices of a series share.
 
     Attributes:
-        shape: Of the pixels.
-        values: Unit, whether high values are shown dark, and the largest value of a picture.
-        spacing: Millimetres between pixel centres, or None.
+        shape: Shape of the pixels.
+        values: Unit, whether high values are shown dark, and the maximum of a picture.
+        spacing: Distance between pixel centers in millimeters, or None.
     """
 
     shape: tuple[int, ...]
     values: tuple[Unit, bool, float | None]
     spacing: tuple[float, ...] | None
 
-    def difference(self, other: Likeness) -> str | None:
-        """Returns what two slices differ in, in the plural; None for two that may stand in one series."""
+    def difference(self, other: SliceFormat) -> str | None:
+        """Returns the plural name of the first property that differs; None if both slices can be in one series."""
         if self.shape != other.shape:
             return "sizes"
         if self.values != other.values:
@@ -82,6 +82,6 @@ class Likeness(NamedTuple):
         return None
 
 
-def likeness_of(image: Image) -> Likeness:
-    """Returns what a slice must share with the others of its series."""
-    return Likeness(image.pixels.shape, (image.unit, image.inverted, image.white), image.spacing)
+def slice_format(image: Image) -> SliceFormat:
+    """Returns the properties that a slice must share with the others of its series."""
+    return SliceFormat(image.pixels.shape, (image.unit, image.inverted, image.white), image.spacing)

@@ -1,4 +1,4 @@
-"""What an image looks like in some thirty numbers: shape of what is shown, brightness from rim to centre, contrast by scale."""
+"""Input statistics: 33 numbers for shape, brightness and contrast of an image, for the detection of OOD inputs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from reslink.imaging.morphology import filled
-from reslink.imaging.preprocess import counted_quantiles
+from reslink.imaging.morphology import fill_holes
+from reslink.imaging.preprocess import uint8_quantiles
 
 Floats: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
 
 SIDE: Final = 56
-"""Side at which the numbers are taken, about 4 mm a pixel: too coarse for compression and grain to matter."""
+"""Side of the image for the statistics, about 4 mm per pixel: too coarse for compression and noise to matter."""
 
 VISIBLE: Final = 0.02
-"""Grey from which a pixel is shown rather than background; isolated heads have 0 outside."""
+"""Minimum gray value of a visible pixel; isolated heads have 0 outside."""
 
-SMALLEST: Final = 0.01
+MIN_VISIBLE_SHARE: Final = 0.01
 SHELLS: Final = (0.0, 0.06, 0.14, 0.25, 0.4, 0.6)
-"""Where shells begin, as parts of the way from the rim to the innermost pixel: scalp, skull, then brain."""
+"""Start of each shell, as a share of the distance from the rim to the innermost pixel: scalp, skull, then brain."""
 
 CORE: Final = 0.35
 QUANTILES: Final = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
@@ -38,17 +38,18 @@ NAMES: Final = (
     *(f"core_quantile_{q:g}" for q in CORE_QUANTILES),
     *(f"contrast_{scale}{where}" for scale in SCALES for where in ("", "_core")),
 )
-"""The numbers in their order."""
+"""Names of the statistics in order."""
 
 
 def input_statistics(pixels: NDArray[np.uint8]) -> Floats:
-    """Returns numbers that tell head CT from MR, photographs, text and noise, and do not change if the image is turned.
+    """Returns statistics that distinguish head CT from MR, photographs, text and noise, and do not change with orientation.
 
-    Area, shape and rim of what is shown; mean and deviation of grey in shells from the rim inwards (in CT the skull is
-    white and the brain grey, in MR the skull is dark); quantiles of grey; logarithm of the contrast at three scales.
+    They are the area, shape and rim of the visible pixels; mean and deviation of the gray values in shells from the rim inwards
+    (in CT the skull is white and the brain gray, in MR the skull is dark); quantiles; and the logarithm of the contrast at
+    three scales.
 
     Args:
-        pixels: (n, planes, S, S) uint8, what ``Preprocess.pixels`` returns for each slice.
+        pixels: (n, planes, S, S) uint8, the result of ``Preprocess.pixels`` for each slice.
 
     Returns:
         (n, 33) float64, finite, in the order of ``NAMES``.
@@ -59,54 +60,54 @@ def input_statistics(pixels: NDArray[np.uint8]) -> Floats:
 
 
 def _statistics(eight: NDArray[np.uint8]) -> list[float]:
-    grey = eight / 255
-    shown = filled(grey > VISIBLE)
-    if shown.sum() < SMALLEST * shown.size:  # nothing to see: the whole square is looked at
-        shown = np.ones_like(shown)
-    distance = _distance(shown)
+    gray = eight / 255
+    visible = fill_holes(gray > VISIBLE)
+    if visible.sum() < MIN_VISIBLE_SHARE * visible.size:  # nearly blank: use the whole square
+        visible = np.ones_like(visible)
+    distance = _distance(visible)
     depth = distance / distance.max()
-    core = shown & (depth > CORE)
+    core = visible & (depth > CORE)
     return [
-        *_shape(shown, distance),
-        *_shells(grey[shown], depth[shown]),
-        *counted_quantiles(eight[shown], QUANTILES) / 255,
-        *counted_quantiles(eight[core], CORE_QUANTILES) / 255,
-        *_contrasts(grey, shown, core),
+        *_shape(visible, distance),
+        *_shells(gray[visible], depth[visible]),
+        *uint8_quantiles(eight[visible], QUANTILES) / 255,
+        *uint8_quantiles(eight[core], CORE_QUANTILES) / 255,
+        *_contrasts(gray, visible, core),
     ]
 
 
-def _distance(shown: Mask) -> Floats:
-    """How far each pixel is from the nearest that is not shown; beyond the square nothing is."""
-    framed = cv2.copyMakeBorder(shown.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    found = np.asarray(cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float64)[1:-1, 1:-1]
-    squared: Floats = np.rint(found * found)  # whole numbers, which single precision had rounded the roots of
+def _distance(visible: Mask) -> Floats:
+    """Returns the distance of each pixel to the nearest invisible pixel; pixels outside the square are invisible."""
+    framed = cv2.copyMakeBorder(visible.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    distance = np.asarray(cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float64)[1:-1, 1:-1]
+    squared: Floats = np.rint(distance * distance)  # exact integers; single precision rounded their roots
     return np.sqrt(squared)
 
 
-def _contrasts(grey: Floats, shown: Mask, core: Mask) -> Floats:
-    """Logarithm of the deviation of what a mean over 3, 7 and 15 pixels takes away, scale by scale, shown and core each."""
-    found, before = [], grey
+def _contrasts(gray: Floats, visible: Mask, core: Mask) -> Floats:
+    """Returns the log of the deviation in each band between means over 3, 7 and 15 pixels, visible pixels and core."""
+    deviations, previous = [], gray
     for scale in SCALES:
-        smooth = np.asarray(cv2.blur(grey, (scale, scale), borderType=cv2.BORDER_REFLECT), np.float64)
-        band = before - smooth
-        found += [cv2.meanStdDev(band, mask=where.view(np.uint8))[1].item() for where in (shown, core)]
-        before = smooth
-    return np.asarray(np.log(np.array(found) + 0.01))
+        smooth = np.asarray(cv2.blur(gray, (scale, scale), borderType=cv2.BORDER_REFLECT), np.float64)
+        band = previous - smooth
+        deviations += [cv2.meanStdDev(band, mask=mask.view(np.uint8))[1].item() for mask in (visible, core)]
+        previous = smooth
+    return np.asarray(np.log(np.array(deviations) + 0.01))
 
 
-def _shape(shown: Mask, distance: Floats) -> list[float]:
-    """Area, share of the bounding box that is filled, its sides, largest depth, and length of the rim."""
-    area = float(shown.sum())
-    _, _, width, height = cv2.boundingRect(shown.view(np.uint8))
-    rim = np.count_nonzero(shown & (distance <= 1))
+def _shape(visible: Mask, distance: Floats) -> list[float]:
+    """Returns area, filled share of the bounding box, its aspect ratio, largest depth, and length of the rim."""
+    area = float(visible.sum())
+    _, _, width, height = cv2.boundingRect(visible.view(np.uint8))
+    rim = np.count_nonzero(visible & (distance <= 1))
     sides = min(height, width) / max(height, width)
-    return [area / shown.size, area / (height * width), sides, distance.max() / np.sqrt(area), rim / np.sqrt(area)]
+    return [area / visible.size, area / (height * width), sides, distance.max() / np.sqrt(area), rim / np.sqrt(area)]
 
 
-def _shells(grey: Floats, depth: Floats) -> list[float]:
-    """Mean of each shell, then deviation of each shell, of the pixels shown; 0 for a shell without a pixel."""
+def _shells(gray: Floats, depth: Floats) -> list[float]:
+    """Returns the mean of each shell, then the deviation of each shell; 0 for a shell without pixels."""
     shell = np.searchsorted(SHELLS, depth, side="left") - 1
     count = np.maximum(np.bincount(shell, minlength=len(SHELLS)), 1)
-    mean = np.bincount(shell, grey, len(SHELLS)) / count
-    square = np.bincount(shell, grey * grey, len(SHELLS)) / count
+    mean = np.bincount(shell, gray, len(SHELLS)) / count
+    square = np.bincount(shell, gray * gray, len(SHELLS)) / count
     return [*mean, *np.sqrt(np.maximum(square - mean**2, 0))]

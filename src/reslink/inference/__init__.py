@@ -1,1 +1,1 @@
-"""Inference: a bundle loaded once, many images."""
+"""Inference: prediction with a bundle."""

@@ -1,4 +1,4 @@
-"""What computes logits and features: torch, or the ONNX graph of the bundle in ONNX Runtime or OpenVINO."""
+"""Backends that compute logits and features: torch, or the ONNX model of the bundle in ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.onnx_graph import FEATURES, LOGITS, PIXELS
-from reslink.errors import BundleError, UsageError, nearest
+from reslink.errors import BundleError, UsageError, suggest
 from reslink.files import optional_import
 from reslink.inference.devices import is_cpu
 
@@ -31,15 +31,15 @@ Precision = Literal["fp32", "bf16"]
 
 BACKENDS: Final[tuple[str, ...]] = get_args(BackendName)
 PRECISIONS: Final[tuple[str, ...]] = get_args(Precision)
-EXTRAS: Final = {"onnxruntime": "onnx", "openvino": "openvino"}
-"""The extra of reslink that installs the package of a backend where it is missing; torch is always there."""
+EXTRAS: Final = {"torch": "train", "onnxruntime": "onnx", "openvino": "openvino"}
+"""The extra of reslink that installs the package of a backend."""
 
 
 class Backend(Protocol):
-    """A network, ready to run.
+    """A loaded network that computes logits and features.
 
     Attributes:
-        name: One of ``BACKENDS`` but ``auto``.
+        name: The name of the backend, one of ``BACKENDS`` except ``auto``.
     """
 
     name: str
@@ -57,9 +57,9 @@ class TorchBackend:
     """Runs the network in torch, on any device.
 
     Args:
-        network: In eval mode, on ``device``.
-        preprocess: Of the bundle.
-        device: Where it runs.
+        network: The network in eval mode, on ``device``.
+        preprocess: The preprocessing of the bundle.
+        device: The device of the network.
     """
 
     name = "torch"
@@ -87,20 +87,20 @@ class TorchBackend:
     def _input(self, pixels: Pixels) -> torch.Tensor:
         import torch
 
-        x = torch.from_numpy(self._preprocess.normalise(pixels)).to(self.device)
+        x = torch.from_numpy(self._preprocess.normalize(pixels)).to(self.device)
         return x.contiguous(memory_format=torch.channels_last)
 
 
 class OnnxRuntimeBackend:
-    """Runs the graph in ONNX Runtime, on the CPU.
+    """Runs the ONNX model in ONNX Runtime, on the CPU.
 
     Args:
-        graph: What ``Bundle.onnx`` returns.
-        threads: Threads of one operation, at least 1.
+        graph: The result of ``Bundle.onnx``.
+        threads: Number of threads per operation, at least 1.
 
     Raises:
         UsageError: If onnxruntime is not installed.
-        BundleError: If it cannot run the graph.
+        BundleError: If onnxruntime cannot run the model.
     """
 
     name = "onnxruntime"
@@ -110,11 +110,13 @@ class OnnxRuntimeBackend:
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3  # errors
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores to decoding
+        options.log_severity_level = 3  # errors only
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # so that idle threads leave the cores to image decoding
         try:
             self._session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime raises a dozen kinds of error for a graph that it does not know
+        except Exception as error:  # the runtime raises many exception types for models that it cannot load
             raise _unusable(self.name, error) from error
 
     def logits(self, pixels: Pixels) -> Floats:
@@ -127,27 +129,27 @@ class OnnxRuntimeBackend:
         return logits, features
 
     def run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]:
-        """Returns outputs of the graph by name, such as the maps of ``bundles/twin.py``."""
-        found: list[Floats] = self._session.run(list(names), {PIXELS: pixels})
-        return found
+        """Returns the named outputs of the model, such as the maps listed in :mod:`reslink.bundles.onnx_graph`."""
+        outputs: list[Floats] = self._session.run(list(names), {PIXELS: pixels})
+        return outputs
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the graph's outputs."""
+        """The names of the model's outputs."""
         return tuple(output.name for output in self._session.get_outputs())
 
 
 class OpenVinoBackend:
-    """Runs the graph in OpenVINO, on the CPU.
+    """Runs the ONNX model in OpenVINO, on the CPU.
 
     Args:
-        graph: What ``Bundle.onnx`` returns.
-        threads: Threads, at least 1.
-        precision: ``bf16`` is quicker on processors that have it (AMX, AVX-512 BF16), and less exact.
+        graph: The result of ``Bundle.onnx``.
+        threads: Number of threads, at least 1.
+        precision: ``bf16`` is faster on processors that support it (AMX, AVX-512 BF16), but less accurate.
 
     Raises:
         UsageError: If openvino is not installed.
-        BundleError: If it cannot run the graph.
+        BundleError: If openvino cannot run the model.
     """
 
     name = "openvino"
@@ -164,7 +166,7 @@ class OpenVinoBackend:
             compiled = core.compile_model(core.read_model(graph), "CPU", settings)
             self._request = compiled.create_infer_request()
             self._names = tuple(output.get_any_name() for output in compiled.outputs)
-        except Exception as error:  # as above
+        except Exception as error:  # see above
             raise _unusable(self.name, error) from error
 
     def logits(self, pixels: Pixels) -> Floats:
@@ -177,86 +179,88 @@ class OpenVinoBackend:
         return logits, features
 
     def run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]:
-        """Returns outputs of the graph by name, such as the maps of ``bundles/twin.py``."""
-        found = self._request.infer({PIXELS: np.ascontiguousarray(pixels)}, share_inputs=True)
-        return [np.array(found[name], dtype=np.float32) for name in names]
+        """Returns the named outputs of the model, such as the maps listed in :mod:`reslink.bundles.onnx_graph`."""
+        outputs = self._request.infer({PIXELS: np.ascontiguousarray(pixels)}, share_inputs=True)
+        return [np.array(outputs[name], dtype=np.float32) for name in names]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the graph's outputs."""
+        """The names of the model's outputs."""
         return self._names
 
 
-def choose(name: str, bundle: Bundle, device: str) -> str:
-    """Returns the backend that a name stands for.
+def choose_backend(name: str, bundle: Bundle, device: str) -> str:
+    """Returns the backend to use.
 
     Args:
-        name: One of ``BACKENDS``. ``auto`` is ONNX Runtime where the bundle has a twin, onnxruntime is installed and the
-            device is the CPU; else torch.
+        name: One of ``BACKENDS``. ``auto`` selects ONNX Runtime if the bundle has an ONNX model, onnxruntime is installed and
+            the device is the CPU; otherwise torch.
         bundle: A saved bundle.
         device: As for :func:`reslink.inference.devices.pick_device`.
 
     Raises:
-        UsageError: If there is no such backend, or it does not run on the device.
+        UsageError: If the backend does not exist, or does not run on the device.
     """
     if name not in BACKENDS:
-        raise UsageError(f"There is no backend {name!r}", f"The backends are {', '.join(BACKENDS)}", nearest(name, BACKENDS))
+        raise UsageError(f"There is no backend {name!r}", f"The backends are {', '.join(BACKENDS)}", suggest(name, BACKENDS))
     if name == "auto":
         ready = bundle.onnx_model is not None and find_spec("onnxruntime") is not None and is_cpu(device)
         return "onnxruntime" if ready else "torch"
     if name != "torch" and device != "auto" and not is_cpu(device):
         raise UsageError(
-            f"The backend {name!r} was asked for on the device {device!r}",
-            "Backends other than torch run on the CPU",
+            f"The backend {name!r} cannot run on the device {device!r}",
+            "Backends other than torch run only on the CPU",
             "Use --device cpu, or --backend torch",
         )
     return name
 
 
 def load_backend(name: str, bundle: Bundle, threads: int | None = None, precision: Precision = "fp32") -> Backend:
-    """Loads a backend that runs the bundle's graph.
+    """Loads a backend that runs the bundle's ONNX model.
 
     Args:
         name: ``onnxruntime`` or ``openvino``.
-        bundle: A saved bundle with a twin.
-        threads: If not given, :func:`usable_threads`.
-        precision: ``bf16`` for OpenVINO only.
+        bundle: A saved bundle with an ONNX model.
+        threads: Number of threads; default: :func:`default_threads`.
+        precision: ``fp32``, or ``bf16`` for OpenVINO only.
 
     Raises:
-        UsageError: If its package is not installed, it has no such precision, or there are less than one thread.
-        BundleError: If the bundle has no twin, or the backend cannot run it.
+        UsageError: If a package is not installed, the precision is not supported, or ``threads`` is below 1.
+        BundleError: If the bundle has no ONNX model, or the backend cannot run it.
     """
-    check_wishes(threads, precision)
+    check_backend_options(threads, precision)
     if name == "openvino":
-        return OpenVinoBackend(bundle.onnx(), threads or usable_threads(), precision)
+        return OpenVinoBackend(bundle.onnx(), threads or default_threads(), precision)
     if precision != "fp32":
-        raise no_precision(name, precision)
-    return OnnxRuntimeBackend(bundle.onnx(), threads or usable_threads())
+        raise precision_error(name, precision)
+    return OnnxRuntimeBackend(bundle.onnx(), threads or default_threads())
 
 
-def check_wishes(threads: int | None, precision: str) -> None:
-    """Refuses a precision that no backend has, and less than one thread.
+def check_backend_options(threads: int | None, precision: str) -> None:
+    """Checks the options of a backend.
 
     Raises:
-        UsageError: If one of them is.
+        UsageError: If no backend has the precision, or ``threads`` is below 1.
     """
     if precision not in PRECISIONS:
         raise UsageError(
             f"There is no precision {precision!r}",
             f"The precisions are {', '.join(PRECISIONS)}",
-            nearest(precision, PRECISIONS),
+            suggest(precision, PRECISIONS),
         )
     if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads were asked for", "A backend has at least one thread", "Use threads=1")
+        raise UsageError(f"threads is {threads}", "A backend needs at least one thread", "Use threads=1")
 
 
-def no_precision(name: str, precision: str) -> UsageError:
-    """Returns the error for a precision that a backend does not have."""
-    return UsageError(f"{precision} was asked for with the backend {name!r}", "Only openvino has it", "Use fp32 or openvino")
+def precision_error(name: str, precision: str) -> UsageError:
+    """Returns the error for a precision that a backend does not support."""
+    return UsageError(
+        f"The backend {name!r} does not support {precision}", f"Only openvino supports {precision}", "Use fp32 or openvino"
+    )
 
 
-def usable_threads() -> int:
-    """Returns as many threads as torch uses where it is loaded, else as many as there are processors to run on."""
+def default_threads() -> int:
+    """Returns the number of threads that torch uses if it is loaded, otherwise the number of available cores."""
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
         return int(torch.get_num_threads())
@@ -275,7 +279,7 @@ def _numpy(values: torch.Tensor) -> Floats:
 
 def _unusable(name: str, error: Exception) -> BundleError:
     return BundleError(
-        f"{name} cannot run the graph of the bundle ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
-        "It runs model.onnx as reslink wrote it",
-        f"Update it with pip install --upgrade {name}, or use --backend torch",
+        f"{name} cannot run model.onnx ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+        "The file must be unchanged since reslink wrote it",
+        f"Update the package with python -m pip install --upgrade {name}, or use --backend torch",
     )

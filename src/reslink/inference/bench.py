@@ -1,4 +1,4 @@
-"""How fast a classifier answers: one image stage by stage, and many in batches; each measurement ends when its time is up."""
+"""Timing of a classifier: latency of one image by stage, and throughput in batches, each for a limited time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier
 
 STAGES: Final = ("decode", "preprocess", "network", "decision")
-ALONE: Final = ("preprocess", "decision")
-"""Stages that one thread computes; decoding may wait for a child process, the network for other threads."""
+SINGLE_THREADED: Final = ("preprocess", "decision")
+"""Stages that run on the calling thread only; decoding may wait for a child process, the network for other threads."""
 
 WARM_UP: Final = 2
-"""Answers before the first that counts: first calls build tables and fill caches."""
+"""Predictions before the measurement: first calls build tables and fill caches."""
 
-LEAST: Final = 3
-"""Answers that count at least, however slow they are."""
+MIN_ANSWERS: Final = 3
+"""Minimum number of measured predictions, however slow they are."""
 
 
 Clocks: TypeAlias = tuple[float, float]
@@ -31,16 +31,16 @@ Clocks: TypeAlias = tuple[float, float]
 
 @dataclass(frozen=True)
 class Latency:
-    """The time from the bytes of a file to the answer, one image at a time.
+    """The time from the bytes of a file to the prediction, one image at a time.
 
     Attributes:
-        n: Answers that were measured.
-        median_ms: Median, in milliseconds.
-        p95_ms: 95th percentile, in milliseconds.
-        processor_share: Processor time of the calling thread over wall time in ``ALONE``, the stages in which it waits for
-            no helper. About 1, and less where other work took the core.
-        stages: Median of each of ``STAGES``, in milliseconds; the head mask counts as preprocessing, and the input
-            statistics of a gate as decision.
+        n: Number of measured predictions.
+        median_ms: Median in milliseconds.
+        p95_ms: 95th percentile in milliseconds.
+        processor_share: Processor time of the calling thread divided by wall time, over the stages in ``SINGLE_THREADED``.
+            About 1; lower if other programs used the core.
+        stages: Median of each of ``STAGES`` in milliseconds. The head mask belongs to preprocessing; the input statistics
+            of an OOD detector belong to the decision.
     """
 
     n: int
@@ -52,12 +52,12 @@ class Latency:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Files answered in a row.
+    """The rate of predictions in batches.
 
     Attributes:
-        n: Answers.
-        seconds: That they took.
-        images_per_second: Their quotient.
+        n: Number of predictions.
+        seconds: Wall time in seconds.
+        images_per_second: ``n / seconds``.
     """
 
     n: int
@@ -65,42 +65,42 @@ class Throughput:
     images_per_second: float
 
 
-def latency(classifier: Classifier, images: Sequence[bytes], seconds: float) -> Latency:
-    """Measures single images, one after the other, round and round; of a volume the first slice.
+def measure_latency(classifier: Classifier, images: Sequence[bytes], seconds: float) -> Latency:
+    """Measures the latency of single images, in a loop over the images; the first slice of a volume.
 
     Args:
-        classifier: A loaded bundle.
-        images: Contents of files, at least one.
-        seconds: When to stop.
+        classifier: The classifier.
+        images: Contents of image files, at least one.
+        seconds: Duration of the measurement.
 
     Raises:
         InputError: If an image cannot be read.
     """
-    rounds = itertools.cycle(images)
+    contents = itertools.cycle(images)
     for _ in range(WARM_UP):
-        _answer(classifier, next(rounds))
+        _time_stages(classifier, next(contents))
     rows: list[list[Clocks]] = []
     end = time.perf_counter() + seconds
-    while len(rows) < LEAST or time.perf_counter() < end:
-        rows.append(_answer(classifier, next(rounds)))
+    while len(rows) < MIN_ANSWERS or time.perf_counter() < end:
+        rows.append(_time_stages(classifier, next(contents)))
     wall, processor = np.moveaxis(np.diff(np.array(rows), axis=1), 2, 0)
-    whole = 1000 * wall.sum(axis=1)
+    total_ms = 1000 * wall.sum(axis=1)
     stages = {name: float(np.median(1000 * column)) for name, column in zip(STAGES, wall.T, strict=True)}
-    alone = [name in ALONE for name in STAGES]
-    share = float(processor[:, alone].sum() / wall[:, alone].sum())
-    return Latency(len(rows), float(np.median(whole)), float(np.percentile(whole, 95)), share, stages)
+    single_threaded = [name in SINGLE_THREADED for name in STAGES]
+    share = float(processor[:, single_threaded].sum() / wall[:, single_threaded].sum())
+    return Latency(len(rows), float(np.median(total_ms)), float(np.percentile(total_ms, 95)), share, stages)
 
 
-def _answer(classifier: Classifier, content: bytes) -> list[Clocks]:
-    """Returns the clocks before the first stage and after each."""
+def _time_stages(classifier: Classifier, content: bytes) -> list[Clocks]:
+    """Returns the clocks before the first stage and after each stage."""
     times = [_clocks()]
     plane = read_image(content).slices()[0]
     times.append(_clocks())
     pixels = classifier.bundle.preprocess.pixels(plane)[None]
     times.append(_clocks())
-    found = classifier.outputs(pixels, statistics=False)
+    outputs = classifier.outputs(pixels, statistics=False)
     times.append(_clocks())
-    classifier.decide(found, pixels)
+    classifier.decide(outputs, pixels)
     times.append(_clocks())
     return times
 
@@ -109,18 +109,18 @@ def _clocks() -> Clocks:
     return time.perf_counter(), time.thread_time()
 
 
-def throughput(classifier: Classifier, files: Sequence[Path], batch_size: int, seconds: float) -> Throughput:
-    """Measures files in batches, as ``predict`` takes them, round and round.
+def measure_throughput(classifier: Classifier, files: Sequence[Path], batch_size: int, seconds: float) -> Throughput:
+    """Measures the throughput of ``Classifier.predict``, in a loop over the files.
 
     Args:
-        classifier: A loaded bundle.
-        files: At least one.
-        batch_size: Slices that the network sees at a time.
-        seconds: When to stop; the batch that has begun still counts.
+        classifier: The classifier.
+        files: Image files, at least one.
+        batch_size: Number of slices per batch.
+        seconds: Duration of the measurement; the batch that is running at its end still counts.
     """
     list(classifier.predict(files[:1], batch_size=1))
     began = time.perf_counter()
-    rounds = itertools.takewhile(lambda _: time.perf_counter() - began < seconds, itertools.cycle(files))
-    n = sum(1 for _ in classifier.predict(rounds, batch_size=batch_size))
-    taken = time.perf_counter() - began
-    return Throughput(n, taken, n / taken)
+    repeated = itertools.takewhile(lambda _: time.perf_counter() - began < seconds, itertools.cycle(files))
+    n = sum(1 for _ in classifier.predict(repeated, batch_size=batch_size))
+    elapsed = time.perf_counter() - began
+    return Throughput(n, elapsed, n / elapsed)

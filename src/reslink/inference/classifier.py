@@ -1,9 +1,9 @@
-"""A classifier: a bundle loaded once, then many images."""
+"""The classifier: load a bundle once, then predict many images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision.decision import Verdicts
+from reslink.bundles.decision.decision import DecisionResults
 from reslink.errors import InputError, ReslinkError, UsageError
-from reslink.imaging.formats.numpy_array import image_of, no_source
+from reslink.imaging.formats.numpy_array import image_from_array, invalid_source_error
 from reslink.imaging.image import Image, Unit
 from reslink.imaging.input_statistics import input_statistics
-from reslink.imaging.reading import each_image, read_image
+from reslink.imaging.reading import iter_images, read_image
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend
 from reslink.inference.devices import pick_device
 from reslink.labels import Labels
+from reslink.notebook import html_table
 
 if TYPE_CHECKING:
     import torch
@@ -30,26 +31,28 @@ if TYPE_CHECKING:
 
 
 Source: TypeAlias = str | Path | Image | NDArray[Any]
-"""What is predicted: a path, an image, or an array of pixels."""
-_ONE = (str, Path, Image, np.ndarray)
+"""An input of :meth:`Classifier.predict`: a path, an image, or an array of pixels."""
+_SINGLE_SOURCE = (str, Path, Image, np.ndarray)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the classifier says about one slice, or why it says nothing.
+    """The prediction for one slice, or the error that prevented it.
 
     Attributes:
-        path: The file, as it was given or found; for an image or array in memory what it is called.
-        slice: The position in a file of several slices, from 0; None for a file with one.
-        label: The predicted class; None where there is an error.
+        path: The path of the file, or the name of an image or array in memory.
+        slice: Position in a file with several slices, from 0; None for a file with one slice.
+        label: The predicted class; None if there is an error.
         probability: The probability of ``label``, 0 to 1.
-        probabilities: The probability of every class; their sum is 1.
-        set: The classes of the conformal set, in the order of the labels, none to all; None where the bundle has no sets.
-        abstain: Whether the bundle would rather not answer; None where it has neither sets nor a gate. ``label`` is there
-            all the same.
-        reasons: Why it abstains, empty where it does not; None where it has neither sets nor a gate.
-        ood_score: How far the image lies from the calibration images, above 1 refused; None where there is no gate.
-        error: Why there is no prediction; None where there is one.
+        probabilities: The probability of each class; their sum is 1.
+        prediction_set: The classes in the conformal prediction set, in the order of the labels; None if the bundle has no
+            prediction sets. The set may be empty.
+        abstain: Whether the model abstains; None if the bundle has neither prediction sets nor an OOD detector. ``label`` is
+            filled in even if the model abstains.
+        reasons: Why the model abstains; empty if it does not, None if ``abstain`` is None.
+        ood_score: Out-of-distribution score: the distance from the calibration images relative to the limit, so that
+            the model abstains above 1. None if the bundle has no OOD detector.
+        error: Why there is no prediction; None if there is one.
     """
 
     path: str
@@ -57,20 +60,42 @@ class Prediction:
     label: str | None = None
     probability: float | None = None
     probabilities: dict[str, float] | None = None
-    set: tuple[str, ...] | None = None
+    prediction_set: tuple[str, ...] | None = None
     abstain: bool | None = None
     reasons: tuple[str, ...] | None = None
     ood_score: float | None = None
     error: str | None = None
 
+    def __repr__(self) -> str:
+        name = self.path or "array"
+        source = name if self.slice is None else f"{name} slice {self.slice}"
+        if self.error is not None or self.probability is None:
+            return f"Prediction({source}: error {self.error!r})"
+        abstains = f", abstains: {'; '.join(self.reasons or ())}" if self.abstain else ""
+        return f"Prediction({source}: {self.label}, probability {self.probability:.3f}{abstains})"
+
+    def _repr_html_(self) -> str:
+        probabilities = {f"probability of {name}": f"{p:.3f}" for name, p in (self.probabilities or {}).items()}
+        rows = {
+            "file": self.path,
+            "slice": self.slice,
+            "label": self.label,
+            **probabilities,
+            "prediction set": None if self.prediction_set is None else ", ".join(self.prediction_set) or "empty",
+            "abstains": "; ".join(self.reasons or ()) if self.abstain else None,
+            "OOD score": None if self.ood_score is None else f"{self.ood_score:.3g}",
+            "error": self.error,
+        }
+        return html_table("Prediction", rows)
+
     def as_dict(self) -> dict[str, Any]:
-        """Returns the JSON form; ``slice`` is there only for files with several slices."""
-        where = {"path": self.path} if self.slice is None else {"path": self.path, "slice": self.slice}
-        return where | {
+        """Returns the JSON form; it has the key ``slice`` only for files with several slices."""
+        source = {"path": self.path} if self.slice is None else {"path": self.path, "slice": self.slice}
+        return source | {
             "label": self.label,
             "probability": self.probability,
             "probabilities": self.probabilities,
-            "set": None if self.set is None else list(self.set),
+            "prediction_set": None if self.prediction_set is None else list(self.prediction_set),
             "abstain": self.abstain,
             "reasons": None if self.reasons is None else list(self.reasons),
             "ood_score": self.ood_score,
@@ -80,22 +105,36 @@ class Prediction:
 
 @dataclass(frozen=True)
 class _Slice:
-    """One slice on its way: its pixels, or why it has none."""
+    """One slice in the queue: its preprocessed pixels, or its error."""
 
     path: str
     index: int | None
     pixels: Pixels | None
     error: str | None = None
+    image: Image | None = None
+
+
+def as_sources(source: Source | Iterable[Source]) -> Iterable[Source]:
+    """Returns a single source as a list, and an iterable of sources unchanged.
+
+    Raises:
+        UsageError: If the argument is neither.
+    """
+    if isinstance(source, _SINGLE_SOURCE):
+        return [source]
+    if not isinstance(source, Iterable) or isinstance(source, bytes):
+        raise invalid_source_error(source)
+    return source
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the network and the input say about some slices.
+    """Network outputs and input statistics of a batch of slices.
 
     Attributes:
         logits: (B, K) float32, or (B, 1).
-        features: (B, D) float32, pooled, what the dense layer sees.
-        statistics: (B, 33) float64 from ``input_statistics``; None where the bundle has no gate that asks for them.
+        features: (B, D) float32, the pooled features before the dense layer.
+        statistics: (B, 33) float64 from ``input_statistics``; None if the bundle has no OOD detector that needs them.
     """
 
     logits: NDArray[np.float32]
@@ -104,22 +143,27 @@ class Outputs:
 
     def row(self, index: int) -> Outputs:
         """Returns the outputs of one slice, B = 1."""
-        one = slice(index, index + 1)
-        return Outputs(self.logits[one], self.features[one], None if self.statistics is None else self.statistics[one])
+        row = slice(index, index + 1)
+        return Outputs(self.logits[row], self.features[row], None if self.statistics is None else self.statistics[row])
 
 
 class Classifier:
-    """A network with all that its bundle says about how to use it.
+    """A trained network with the preprocessing, labels and decision of its bundle.
 
     Args:
-        bundle: Where it comes from.
-        network: In eval mode, on ``device``; built from the bundle when it is first asked for if not given.
-        device: Where the network runs, by name or as torch's device.
-        backend: What computes logits; if not given, torch.
+        bundle: The bundle.
+        network: The network in eval mode on ``device``; if None, it is built from the bundle on first use.
+        device: Device of the network, as a name or a torch device.
+        backend: The backend that computes logits; torch if None.
 
     Attributes:
-        bundle: Where it comes from.
-        backend: What computes logits.
+        bundle: The bundle.
+        backend: The backend that computes logits.
+
+    Example:
+        >>> import reslink
+        >>> classifier = reslink.Classifier.load("ct")
+        >>> [prediction] = classifier.predict("scan.png")  # doctest: +SKIP
     """
 
     def __init__(
@@ -130,117 +174,127 @@ class Classifier:
         backend: Backend | None = None,
     ) -> None:
         self.bundle = bundle
-        self._given, self._place = network, device
+        self._network, self._device = network, device
         self.backend: Backend = backend or TorchBackend(self.network, bundle.preprocess, self.device)
+
+    def __repr__(self) -> str:
+        return f"Classifier(backend: {self.backend.name}, {self.bundle!r})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Classifier", {"backend": self.backend.name, "bundle": self.bundle})
 
     @classmethod
     def load(
         cls,
-        bundle: str | Path,
+        bundle: str | Path | Bundle,
         device: str = "auto",
         backend: str = "auto",
         *,
         threads: int | None = None,
         precision: Precision = "fp32",
     ) -> Classifier:
-        """Loads a bundle; imports torch only where the backend is torch.
+        """Loads a bundle. Imports torch only if the backend is torch.
 
         Args:
-            bundle: The folder of a bundle, or of the run that holds it.
+            bundle: The name of a shipped model, the folder of a bundle, the run folder that contains it, or a loaded bundle.
             device: See :func:`reslink.inference.devices.pick_device`.
-            backend: See :func:`reslink.inference.backends.choose`.
-            threads: Threads of a backend other than torch; if not given, as torch has or as there are processors.
-            precision: ``bf16`` for OpenVINO only.
+            backend: See :func:`reslink.inference.backends.choose_backend`.
+            threads: Number of threads of a backend other than torch; default: as many as torch uses, or the number of cores.
+            precision: ``fp32``, or ``bf16`` for OpenVINO only.
 
         Raises:
-            BundleError: If it is not a bundle that this version can use, or the backend cannot run it.
-            UsageError: If there is no such device, backend or precision, or its package is not installed.
+            BundleError: If this version cannot use the bundle, or the backend cannot run it.
+            UsageError: If the device, backend or precision does not exist, or a package is not installed.
         """
-        backends.check_wishes(threads, precision)
-        loaded = Bundle.load(bundle)
-        name = backends.choose(backend, loaded, device)
+        backends.check_backend_options(threads, precision)
+        loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+        name = backends.choose_backend(backend, loaded, device)
         if name != "torch":
             return cls(loaded, device="cpu", backend=backends.load_backend(name, loaded, threads, precision))
         if precision != "fp32":
-            raise backends.no_precision(name, precision)
+            raise backends.precision_error(name, precision)
         return cls(loaded, device=pick_device(device))
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs. Imports torch."""
+        """The device of the network. Imports torch."""
         import torch
 
-        return torch.device(self._place)
+        return torch.device(self._device)
 
     @cached_property
     def network(self) -> ResLink:
-        """The network in torch, in eval mode on ``device``, whatever the backend is. Imports torch."""
-        if self._given is not None:
-            return self._given
+        """The torch network in eval mode on ``device``, for any backend. Imports torch."""
+        if self._network is not None:
+            return self._network
         return self.bundle.network().to(self.device).eval().requires_grad_(False)
 
     @property
     def labels(self) -> Labels:
-        """The classes in the order of the columns of probabilities."""
+        """The classes, in the order of the network's outputs."""
         return self.bundle.labels
 
     def logits(self, pixels: Pixels | torch.Tensor) -> NDArray[np.float32]:
         """Returns the logits of preprocessed slices.
 
         Args:
-            pixels: (B, planes, S, S) uint8, what ``Preprocess.pixels`` returns for each slice.
+            pixels: (B, planes, S, S) uint8: the stacked results of ``Preprocess.pixels``.
 
         Returns:
-            (B, K) float32, or (B, 1) for a network with a single logit; a slice gives the same in any batch, to 1e-5.
+            (B, K) float32, or (B, 1) for a network with a single logit. The batch size changes the logits by less than 1e-5.
 
         Raises:
-            UsageError: If the pixels have another shape or type.
+            UsageError: If the pixels have a different shape or type.
         """
         return self.backend.logits(self._checked(pixels))
 
     def outputs(self, pixels: Pixels | torch.Tensor, statistics: bool | None = None) -> Outputs:
-        """Returns all that ``Decision.judge`` looks at.
+        """Returns the inputs of ``Decision.decide``: logits, features and input statistics.
 
         Args:
             pixels: As for :meth:`logits`.
-            statistics: Whether to take the input statistics; if not given, only for a bundle with a gate.
+            statistics: Whether to compute the input statistics; default: only for a bundle with an OOD detector.
 
         Raises:
-            UsageError: If the pixels have another shape or type.
+            UsageError: If the pixels have a different shape or type.
         """
         array = self._checked(pixels)
         logits, features = self.backend.outputs(array)
-        wanted = self.bundle.decision.ood is not None if statistics is None else statistics
-        return Outputs(logits, features, input_statistics(array) if wanted else None)
+        if statistics is None:
+            statistics = self.bundle.decision.ood is not None
+        return Outputs(logits, features, input_statistics(array) if statistics else None)
 
-    def judge(self, pixels: Pixels | torch.Tensor) -> Verdicts:
-        """Returns what the bundle's decision says about preprocessed slices.
-
-        Raises:
-            UsageError: If the pixels have another shape or type.
-            InputError: If the network gives a value that is not finite.
-        """
-        if self.bundle.decision.ood is None:
-            return self.bundle.decision.judge(self.logits(pixels))
-        return self.decide(self.outputs(pixels))
-
-    def decide(self, found: Outputs, pixels: Pixels | None = None) -> Verdicts:
-        """Returns what the bundle's decision says about outputs.
+    def classify(self, pixels: Pixels | torch.Tensor) -> DecisionResults:
+        """Applies the network and the bundle's decision to preprocessed slices.
 
         Args:
-            found: What :meth:`outputs` returned.
-            pixels: As for :meth:`logits`; only for a bundle with a gate, where ``found`` holds no statistics.
+            pixels: As for :meth:`logits`.
 
         Raises:
-            UsageError: If the bundle has a gate and there are neither statistics nor pixels.
+            UsageError: If the pixels have a different shape or type.
+            InputError: If an output of the network is not finite.
+        """
+        if self.bundle.decision.ood is None:
+            return self.bundle.decision.decide(self.logits(pixels))
+        return self.decide(self.outputs(pixels))
+
+    def decide(self, outputs: Outputs, pixels: Pixels | None = None) -> DecisionResults:
+        """Applies the bundle's decision to network outputs.
+
+        Args:
+            outputs: The result of :meth:`outputs`.
+            pixels: As for :meth:`logits`. Needed only if the bundle has an OOD detector and ``outputs`` has no statistics.
+
+        Raises:
+            UsageError: If the bundle has an OOD detector, and neither statistics nor pixels are given.
             InputError: If a value is not finite.
         """
-        statistics = found.statistics
+        statistics = outputs.statistics
         if statistics is None and pixels is not None and self.bundle.decision.ood is not None:
             statistics = input_statistics(pixels)
-        return self.bundle.decision.judge(found.logits, found.features, statistics)
+        return self.bundle.decision.decide(outputs.logits, outputs.features, statistics)
 
-    @overload  # a text is one source, though also an iterable of texts
+    @overload  # a string is one source, although it is also an iterable of strings
     def predict(  # type: ignore[overload-overlap]
         self, source: Source, batch_size: int = 32, *, unit: Unit | None = None
     ) -> list[Prediction]: ...
@@ -251,69 +305,88 @@ class Classifier:
     def predict(
         self, source: Source | Iterable[Source], batch_size: int = 32, *, unit: Unit | None = None
     ) -> list[Prediction] | Iterator[Prediction]:
-        """Predicts one source, or many in the order given; goes on after a bad one.
+        """Predicts one source, or several in the given order.
 
-        Slices of several files share a batch. A file that cannot be read, and a path that is not there, gives one
-        prediction with its error.
+        Slices of several files share a batch. A missing or unreadable file gives one prediction with an error; the other
+        files are still predicted.
 
         Args:
-            source: A file, folder (every image inside, a DICOM series by position) or glob; an ``Image``; an array (H, W) or
-                (D, H, W); or any iterable of these.
-            batch_size: Slices that the network sees at a time, at least 1.
-            unit: Of arrays: ``HU``, ``MR`` or ``grey``; only uint8 needs none.
+            source: A file, a folder (all images in it; a DICOM series ordered by slice position) or a glob; an ``Image``; an
+                array (H, W) or (D, H, W); or an iterable of these.
+            batch_size: Number of slices per batch, at least 1.
+            unit: Unit of arrays: ``HU``, ``MR`` or ``gray``. Optional for uint8.
 
         Returns:
-            One prediction a slice: a list for one source, and for an iterable an iterator that computes as it is asked.
+            One prediction per slice: a list for one source, a lazy iterator for an iterable.
 
         Raises:
-            UsageError: If the batch size is no whole number from 1 on, a source is something else, or an array has no unit.
+            UsageError: If the batch size is not a positive integer, a source has an unsupported type, or an array has no
+                unit.
+        """
+        predictions = (p for p, _ in self.predict_with_images(as_sources(source), batch_size, unit=unit))
+        return list(predictions) if isinstance(source, _SINGLE_SOURCE) else predictions
+
+    def predict_with_images(
+        self, sources: Iterable[Source], batch_size: int = 32, *, unit: Unit | None = None, keep_images: bool = False
+    ) -> Iterator[tuple[Prediction, Image | None]]:
+        """Predicts several sources and yields each prediction with its slice, so that no file is read twice.
+
+        Args:
+            sources: As for :meth:`predict`.
+            batch_size: Number of slices per batch, at least 1.
+            unit: Unit of arrays.
+            keep_images: Whether to yield the slices; they are kept in memory for one batch.
+
+        Returns:
+            A lazy iterator of predictions and slices; the slice is None if it could not be read or ``keep_images`` is false.
+
+        Raises:
+            UsageError: As for :meth:`predict`.
         """
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise UsageError(f"The batch size is {batch_size}", "A batch has a whole number of images, at least 1", "Use 32")
-        if isinstance(source, _ONE):
-            return list(self._stream([source], batch_size, unit))
-        if not isinstance(source, Iterable) or isinstance(source, bytes):
-            raise no_source(source)
-        return self._stream(source, batch_size, unit)
+            raise UsageError(f"The batch size is {batch_size}", "The batch size must be a positive integer", "Use 32")
+        return self._stream(self._slices(sources, unit), int(batch_size), keep_images)
 
     def predict_pixels(self, pixels: Pixels | torch.Tensor) -> list[Prediction]:
-        """Predicts preprocessed slices, one by one: a slice whose outputs are not finite gets its error, the others an answer.
+        """Predicts preprocessed slices. A slice whose outputs are not finite gets an error; the others get a prediction.
 
         Args:
             pixels: As for :meth:`logits`.
 
         Returns:
-            One prediction a slice, in order, with an empty path.
+            One prediction per slice, in order, with an empty path.
 
         Raises:
-            UsageError: If the pixels have another shape or type.
+            UsageError: If the pixels have a different shape or type.
         """
-        return list(self._judge([_Slice("", None, row) for row in self._checked(pixels)]))
+        return [p for p, _ in self._predict_batch([_Slice("", None, row) for row in self._checked(pixels)])]
 
-    def _stream(self, sources: Iterable[Source], batch_size: int, unit: Unit | None) -> Iterator[Prediction]:
-        waiting: list[_Slice] = []
-        good = 0
-        for item in self._slices(sources, unit):
-            waiting.append(item)
-            good += item.pixels is not None
-            if good == 0 or good == batch_size:  # nothing to compute, or a full batch
-                yield from self._judge(waiting)
-                waiting, good = [], 0
-        yield from self._judge(waiting)
+    def _stream(
+        self, slices: Iterable[_Slice], batch_size: int, keep_images: bool
+    ) -> Iterator[tuple[Prediction, Image | None]]:
+        batch: list[_Slice] = []
+        readable = 0
+        for item in slices:
+            batch.append(item if keep_images else replace(item, image=None))
+            readable += item.pixels is not None
+            if readable in (0, batch_size):  # only errors so far, or a full batch
+                yield from self._predict_batch(batch)
+                batch, readable = [], 0
+        yield from self._predict_batch(batch)
 
     def _slices(self, sources: Iterable[Source], unit: Unit | None) -> Iterator[_Slice]:
-        """Reads and preprocesses one slice at a time; an error takes the place of what it hit."""
+        """Reads and preprocesses one slice at a time; an unreadable file or slice gives an item with its error."""
         for source in sources:
             if isinstance(source, Image):
-                yield from self._slices_of(source.source or "image", partial(_itself, source))
+                yield from self._slices_of(source.source or "image", partial(_identity, source))
                 continue
             if isinstance(source, np.ndarray):
-                yield from self._slices_of("array", partial(image_of, source, unit))
+                yield from self._slices_of("array", partial(image_from_array, source, unit))
                 continue
-            if not isinstance(source, _ONE):
-                raise no_source(source)
+            if not isinstance(source, _SINGLE_SOURCE):
+                raise invalid_source_error(source)
             try:
-                for file in each_image(source):
+                for file in iter_images(source):
                     yield from self._slices_of(str(file), partial(read_image, file))
             except ReslinkError as error:
                 yield _Slice(str(source), None, None, str(error))
@@ -329,58 +402,58 @@ class Classifier:
         for position, plane in enumerate(planes):
             index = position if len(planes) > 1 else None
             try:
-                yield _Slice(name, index, self.bundle.preprocess.pixels(plane))
+                yield _Slice(name, index, self.bundle.preprocess.pixels(plane), image=plane)
             except ReslinkError as error:
                 yield _Slice(name, index, None, str(error))
 
-    def _judge(self, items: Sequence[_Slice]) -> Iterator[Prediction]:
-        """Predicts one batch; every item gives one prediction, in order."""
+    def _predict_batch(self, items: Sequence[_Slice]) -> Iterator[tuple[Prediction, Image | None]]:
+        """Yields one prediction per item, in order, with its image."""
         pixels = [item.pixels for item in items if item.pixels is not None]
-        verdicts = iter(self._verdicts(self.outputs(np.stack(pixels))) if pixels else ())
+        results = iter(self._decide_rows(self.outputs(np.stack(pixels))) if pixels else ())
         for item in items:
-            said = item.error if item.pixels is None else next(verdicts)
-            if isinstance(said, str | None):
-                yield Prediction(item.path, item.index, error=said)
+            result = item.error if item.pixels is None else next(results)
+            if isinstance(result, str | None):
+                yield Prediction(item.path, item.index, error=result), item.image
             else:
-                yield self.prediction(*said, item.path, item.index)
+                yield self.prediction(*result, item.path, item.index), item.image
 
-    def _verdicts(self, found: Outputs) -> list[tuple[Verdicts, int] | str]:
-        """Returns for each slice where its verdict stands, or why it has none; where one fails, each is judged alone."""
+    def _decide_rows(self, outputs: Outputs) -> list[tuple[DecisionResults, int] | str]:
+        """Returns for each slice the results and its row in them, or its error; if a batch fails, each slice is tried alone."""
         try:
-            whole = self.decide(found)
-            return [(whole, row) for row in range(len(found.logits))]
-        except InputError as fault:
-            if len(found.logits) == 1:
-                return [str(fault)]
-            return [one for row in range(len(found.logits)) for one in self._verdicts(found.row(row))]
+            results = self.decide(outputs)
+            return [(results, row) for row in range(len(outputs.logits))]
+        except InputError as error:
+            if len(outputs.logits) == 1:
+                return [str(error)]
+            return [result for row in range(len(outputs.logits)) for result in self._decide_rows(outputs.row(row))]
 
-    def prediction(self, verdicts: Verdicts, row: int, path: str, index: int | None = None) -> Prediction:
-        """Returns one row of what the decision said as a prediction.
+    def prediction(self, results: DecisionResults, row: int, path: str, index: int | None = None) -> Prediction:
+        """Returns one row of decision results as a prediction.
 
         Args:
-            verdicts: From :meth:`judge` or :meth:`decide`.
-            row: Of the slice in them.
-            path: Where the slice comes from.
-            index: Its position in a file of several slices.
+            results: The result of :meth:`classify` or :meth:`decide`.
+            row: Row of the slice in ``results``.
+            path: Path or name of the source.
+            index: Position of the slice in a file with several slices; None for a file with one.
         """
         names = self.labels.names
-        label = names[int(verdicts.predicted[row])]
-        by_class = dict(zip(names, (float(p) for p in verdicts.probabilities[row]), strict=True))
-        abstain, sets = verdicts.abstain, verdicts.sets
+        label = names[int(results.predicted[row])]
+        by_class = dict(zip(names, (float(p) for p in results.probabilities[row]), strict=True))
+        abstain, sets = results.abstain, results.prediction_sets
         return Prediction(
             path,
             index,
             label,
             by_class[label],
             by_class,
-            set=None if sets is None else tuple(names[k] for k in np.flatnonzero(sets[row])),
+            prediction_set=None if sets is None else tuple(names[k] for k in np.flatnonzero(sets[row])),
             abstain=None if abstain is None else bool(abstain[row]),
-            reasons=None if abstain is None else tuple(verdicts.reasons[row]),
-            ood_score=None if verdicts.ood_score is None else float(verdicts.ood_score[row]),
+            reasons=None if abstain is None else tuple(results.reasons[row]),
+            ood_score=None if results.ood_score is None else float(results.ood_score[row]),
         )
 
     def _checked(self, pixels: Pixels | torch.Tensor) -> Pixels:
-        """Returns the pixels as an array; says what the network takes where it is given something else."""
+        """Returns the pixels as an array; raises ``UsageError`` if shape or type is wrong."""
         array: NDArray[Any] = np.asarray(pixels.cpu() if hasattr(pixels, "cpu") else pixels)
         preprocess = self.bundle.preprocess
         row = (preprocess.planes, preprocess.size, preprocess.size)
@@ -393,5 +466,5 @@ class Classifier:
         return array
 
 
-def _itself(image: Image) -> Image:
+def _identity(image: Image) -> Image:
     return image

@@ -1,28 +1,28 @@
-"""Which device a network runs on."""
+"""Selection of the torch device."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reslink.errors import UsageError, nearest
+from reslink.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     import torch
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
-"""Files that are there where a driver that torch's CUDA builds use is loaded: NVIDIA, Windows' WSL, AMD."""
+"""Files that exist if a GPU driver for torch's CUDA builds is loaded: NVIDIA, WSL, AMD."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Returns the device of a name. Imports torch.
+    """Returns the torch device for a name. Imports torch.
 
     Args:
-        name: ``auto`` (CUDA where there is one, else the CPU; Apple's ``mps`` only where it is asked for by name),
-            ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``auto`` selects CUDA if available, otherwise the CPU;
+            it never selects ``mps``.
 
     Raises:
-        UsageError: If the name is unknown, or this machine or this build of torch has no such device.
+        UsageError: If the name is unknown, or the device is not available.
     """
     import torch
 
@@ -31,16 +31,16 @@ def pick_device(name: str = "auto") -> torch.device:
     chosen = {"auto": cuda or "cpu", "cuda": cuda}.get(name, name)
     if chosen in options:
         return torch.device(chosen)
-    known = name.split(":")[0] in ("cuda", "mps")
+    exists = name.split(":")[0] in ("cuda", "mps")
     raise UsageError(
-        f"The device {name!r} is not available here" if known else f"There is no device {name!r}",
-        f"This machine and this build of torch offer {', '.join(['auto', *options])}",
-        "Use --device auto" if known else nearest(name, ["auto", *options]),
+        f"The device {name!r} is not available here" if exists else f"There is no device {name!r}",
+        f"The available devices are {', '.join(['auto', *options])}",
+        "Use --device auto" if exists else suggest(name, ["auto", *options]),
     )
 
 
 def is_cpu(name: str) -> bool:
-    """Whether a name stands for the CPU; imports torch only where that cannot be known without it.
+    """Returns whether a device name selects the CPU. Imports torch only if that is necessary to decide.
 
     Args:
         name: As for :func:`pick_device`.

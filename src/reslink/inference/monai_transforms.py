@@ -1,7 +1,7 @@
-"""Parts of a bundle for other people's pipelines: dictionary transforms in the manner of MONAI, and the network alone.
+"""Dictionary transforms in MONAI style for the preprocessing and the decision of a bundle, and its network.
 
-The transforms are plain callables from dictionary to dictionary, so they stand in ``monai.transforms.Compose``, and need no
-MONAI; nor torch.
+The transforms are callables from dictionary to dictionary. They work in ``monai.transforms.Compose`` and need neither MONAI nor
+torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import InputError, UsageError
-from reslink.imaging.formats.numpy_array import image_of
+from reslink.imaging.formats.numpy_array import image_from_array
 from reslink.imaging.image import Image, Unit
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
@@ -33,30 +33,30 @@ Settings = TypeVar("Settings", bound=BaseModel)
 def load_network(bundle: str | Path) -> ResLink:
     """Returns the network of a bundle as a torch module, in eval mode on the CPU. Imports torch.
 
-    It takes what :class:`ResLinkPreprocessd` makes, (B, C, S, S) float32, and returns logits (B, K) or (B, 1).
+    The network takes (B, C, S, S) float32, the output of :class:`ResLinkPreprocessd`, and returns logits (B, K) or (B, 1).
 
     Args:
-        bundle: The name of a bundle that ships, such as ``ct``, or a folder.
+        bundle: The name of a shipped model, such as ``ct``, or the folder of a bundle.
 
     Raises:
-        BundleError: If it is not a bundle that this version can use.
+        BundleError: If this version cannot use the bundle.
     """
     return Bundle.load(bundle).network()
 
 
 class ResLinkPreprocessd:
-    """Brings images of a dictionary to what the network sees: (C, S, S) float32, by the one ``Preprocess`` of the bundle.
+    """Preprocesses the images of a dictionary for the network: (C, S, S) float32, with the ``Preprocess`` of the bundle.
 
     Args:
-        keys: The key of the image, or several.
-        bundle: The bundle whose preprocessing is used, a name or a folder.
-        settings: The fields of ``Preprocess`` in place of a bundle.
-        unit: Of arrays: ``HU``, ``MR`` or ``grey``; only uint8 needs none.
-        allow_missing_keys: Whether a dictionary without a key passes.
+        keys: The key or keys of the images.
+        bundle: The bundle that provides the preprocessing, a name or a folder.
+        settings: Fields of ``Preprocess``, instead of a bundle.
+        unit: Unit of arrays: ``HU``, ``MR`` or ``gray``. Optional for uint8.
+        allow_missing_keys: Whether a dictionary may lack a key.
 
     Raises:
         UsageError: If neither or both of ``bundle`` and ``settings`` are given.
-        BundleError: If it is not a bundle that this version can use.
+        BundleError: If this version cannot use the bundle.
     """
 
     def __init__(
@@ -72,36 +72,37 @@ class ResLinkPreprocessd:
         self.preprocess = _stated(Preprocess, settings) if bundle is None else Bundle.load(bundle).preprocess
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns the dictionary with its images replaced.
+        """Returns the dictionary with its images preprocessed.
 
-        An image is a path, an ``Image``, or an array or tensor of (H, W) or (1, H, W). ``LoadImaged`` turns rows into columns;
-        give paths instead of what it returns.
+        An image is a path, an ``Image``, or an array or tensor of shape (H, W) or (1, H, W). Pass paths, not the output of
+        MONAI's ``LoadImaged``, which swaps rows and columns.
 
         Raises:
             InputError: If an image cannot be read or is not a single slice.
             UsageError: If a key is missing, or an array has no unit.
         """
-        found = dict(data)
-        for key in _present(self.keys, found, self.allow_missing_keys):
-            found[key] = self.preprocess(_image_of(found[key], self.unit))
-        return found
+        transformed = dict(data)
+        for key in _present(self.keys, transformed, self.allow_missing_keys):
+            transformed[key] = self.preprocess(_image_of(transformed[key], self.unit))
+        return transformed
 
 
 class ResLinkDecisiond:
-    """Adds to logits of a dictionary what the bundle's decision makes of them.
+    """Applies the bundle's decision to the logits of a dictionary.
 
-    Beside ``pred`` there are then ``pred_probabilities`` (K,) float64, ``pred_label``, an index, and ``pred_class``, its name.
+    For the key ``pred`` it adds ``pred_probabilities`` (K,) float64, the class index ``pred_label`` and the class name
+    ``pred_class``.
 
     Args:
-        keys: The key of the logits, or several.
-        bundle: The bundle whose decision is used, a name or a folder.
-        settings: The fields of ``Decision`` in place of a bundle.
-        labels: The class names, with ``settings``.
-        allow_missing_keys: Whether a dictionary without a key passes.
+        keys: The key or keys of the logits.
+        bundle: The bundle that provides the decision, a name or a folder.
+        settings: Fields of ``Decision``, instead of a bundle.
+        labels: The class names; needed with ``settings``.
+        allow_missing_keys: Whether a dictionary may lack a key.
 
     Raises:
-        UsageError: If neither or both of ``bundle`` and ``settings`` are given, or settings without labels.
-        BundleError: If it is not a bundle that this version can use.
+        UsageError: If neither or both of ``bundle`` and ``settings`` are given, or ``settings`` without ``labels``.
+        BundleError: If this version cannot use the bundle.
     """
 
     def __init__(
@@ -120,18 +121,22 @@ class ResLinkDecisiond:
         self.decision.check_classes(len(self.labels))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns the dictionary with the answers added.
+        """Returns the dictionary with probabilities, labels and class names added.
 
         Raises:
-            InputError: If logits have another shape than (K,), or are not finite.
+            InputError: If the shape of the logits is not (K,), or a logit is not finite.
             UsageError: If a key is missing.
         """
-        found = dict(data)
-        for key in _present(self.keys, found, self.allow_missing_keys):
-            chances = self.decision.probabilities(np.atleast_2d(_array_of(found[key])))
-            index = int(self.decision.predict(chances)[0])
-            found |= {f"{key}_probabilities": chances[0], f"{key}_label": index, f"{key}_class": self.labels.names[index]}
-        return found
+        transformed = dict(data)
+        for key in _present(self.keys, transformed, self.allow_missing_keys):
+            probabilities = self.decision.probabilities(np.atleast_2d(_array_of(transformed[key])))
+            index = int(self.decision.predict(probabilities)[0])
+            transformed |= {
+                f"{key}_probabilities": probabilities[0],
+                f"{key}_label": index,
+                f"{key}_class": self.labels.names[index],
+            }
+        return transformed
 
 
 def _listed(keys: Keys) -> tuple[Hashable, ...]:
@@ -152,28 +157,28 @@ def _present(keys: Sequence[Hashable], data: Mapping[Hashable, Any], allow_missi
 def _check_one(bundle: object, settings: object) -> None:
     if (bundle is None) == (settings is None):
         raise UsageError(
-            "Neither a bundle nor settings were given" if bundle is None else "A bundle and settings were both given",
-            "The transform takes one of the two",
-            'Give bundle="ct", a folder of your own, or settings',
+            "Neither bundle nor settings was given" if bundle is None else "Both bundle and settings were given",
+            "The transform takes exactly one of the two",
+            'Pass bundle="ct", the folder of your own bundle, or settings',
         )
 
 
 def _stated(kind: type[Settings], settings: Mapping[str, Any] | None) -> Settings:
-    """Builds settings from what JSON holds."""
+    """Validates settings as if they were read from JSON."""
     try:
         return kind.model_validate_json(json.dumps(dict(settings or {})))
     except (ValidationError, TypeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        where = ".".join(map(str, first["loc"])) or "settings"
+        field = ".".join(map(str, first["loc"])) or "settings"
         raise UsageError(
-            f"{where} cannot be used: {first['msg']}",
+            f"{field} is invalid: {first['msg']}",
             f"The settings are fields of {kind.__name__}: {', '.join(kind.model_fields)}",
-            "Correct it, or give a bundle instead",
+            "Correct the field, or pass a bundle instead",
         ) from error
 
 
 def _array_of(value: Any) -> Any:
-    """An array of an array, or of a tensor on any device."""
+    """Returns an array or a tensor on any device as an array."""
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 
@@ -181,12 +186,12 @@ def _image_of(value: Any, unit: Unit | None) -> Image:
     image = read_image(value) if isinstance(value, str | Path) else value
     if not isinstance(image, Image):
         array = _array_of(value)
-        image = image_of(array[0] if array.ndim == 3 and len(array) == 1 else array, unit)
+        image = image_from_array(array[0] if array.ndim == 3 and len(array) == 1 else array, unit)
     planes = image.slices()
     if len(planes) != 1:
         raise InputError(
             f"{image.source or 'The image'} has {len(planes)} slices",
             "The transform takes one slice at a time",
-            "Take the slices of a volume with Image.slices()",
+            "Split the volume with Image.slices()",
         )
     return planes[0]

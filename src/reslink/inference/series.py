@@ -1,4 +1,4 @@
-"""One answer for a series of slices, by a rule that can be stated in one sentence, with an interval."""
+"""Aggregation: one prediction with an interval for a series of slices."""
 
 from __future__ import annotations
 
@@ -12,56 +12,58 @@ from numpy.typing import NDArray
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import InputError, UsageError
 from reslink.inference.classifier import Prediction
-from reslink.metrics.intervals import MIN_GROUPS, Estimate, GroupBootstrap, bootstrap_interval, few_groups, without_interval
+from reslink.metrics.intervals import MIN_GROUPS, Estimate, GroupBootstrap, bootstrap_interval, too_few_groups, without_interval
 
-TOP: Final = 3
-"""Slices that make the answer."""
+TOP_SLICES: Final = 3
+"""Number of slices whose probabilities are averaged."""
 
 NORMAL_NAMES: Final = ("healthy", "normal", "no tumor", "no tumour", "no_tumor", "no_tumour", "notumor", "negative")
-"""Names, whatever their case, of the class that speaks of nothing found, where there are more than two classes."""
+"""Names (in any case) of the normal class in tasks with more than two classes."""
 
-HEAD_SHARE: Final = 0.5
-"""A slice is judged where its head is at least this large, as a part of the series' largest."""
+MIN_HEAD_SHARE: Final = 0.5
+"""A slice is evaluated if its head area is at least this share of the largest head area in the series."""
 
-MOST_SLICES: Final = 64
-"""Of more slices than this, evenly spaced ones are judged."""
+MAX_SLICES: Final = 64
+"""If a series has more slices than this, evenly spaced ones are evaluated."""
 
-LONGEST_BLOCK: Final = 3
-MOST_REFUSED: Final = 0.5
-"""A larger share of slices that the bundle abstains from makes the answer an abstention."""
+MAX_BLOCK_LENGTH: Final = 3
+"""Largest number of neighboring slices in a bootstrap block."""
 
-COVERS: Final = (
-    "The interval covers which slices of this series were looked at: neighbouring slices were drawn together, with "
-    "replacement. It does not cover errors of the model, of its calibration or of the labels it learned from, nor another "
-    "scan of the same head; its upper end cannot pass the highest slice."
+MAX_ABSTAINED_SHARE: Final = 0.5
+"""The model abstains from a series if it abstains from a larger share of its slices than this."""
+
+INTERVAL_SCOPE: Final = (
+    "The interval covers the choice of slices within this series: neighboring slices were resampled together, with "
+    "replacement. It does not cover errors of the model, of its calibration or of its training labels, nor another scan of "
+    "the same head. Its upper end cannot exceed the highest slice probability."
 )
-"""What the interval of an answer covers, in words for those who read it."""
+"""Explains to the reader which uncertainty the interval covers."""
 
 
 @dataclass(frozen=True)
-class StudyAnswer:
-    """What the slices of a series say together.
+class SeriesPrediction:
+    """The prediction for a whole series.
 
     Attributes:
         label: The predicted class.
-        probability: The probability of ``label`` by the rule, 0 to 1.
-        probabilities: By class, in the order of the labels; their sum is 1.
-        about: The class that ``score`` and the interval speak of: the positive one of two, ``label`` of more.
-        score: The probability of ``about`` by the rule.
-        ci_low: Lower end of the 95 % interval of ``score``; None where there is none.
-        ci_high: Upper end; None where there is none.
-        interval: How the interval was made, or why there is none.
-        rule: How the slices were put together, one sentence.
-        slices: Slices that were judged.
-        used: Positions, in the predictions given, of the slices that make the answer; the most suspicious first.
-        abstain: Whether the bundle would rather not answer; None where it has neither sets nor a gate.
-        reasons: Why it abstains; empty where it does not or cannot.
+        probability: The probability of ``label``, 0 to 1.
+        probabilities: The probability of each class, in the order of the labels; their sum is 1.
+        score_class: The class of ``score`` and its interval: the positive class of two, or ``label`` of more.
+        score: The probability of ``score_class``.
+        ci_low: Lower end of the 95 % interval of ``score``; None without an interval.
+        ci_high: Upper end; None without an interval.
+        interval: How the interval was computed, or why there is none.
+        rule: How the slices were combined, in one sentence.
+        slices: Number of evaluated slices.
+        used: Positions in the given predictions of the slices that were averaged, the most suspicious first.
+        abstain: Whether the model abstains; None if the bundle has neither prediction sets nor an OOD detector.
+        reasons: Why the model abstains; otherwise empty.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
-    about: str
+    score_class: str
     score: float
     ci_low: float | None
     ci_high: float | None
@@ -74,87 +76,90 @@ class StudyAnswer:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form."""
-        return vars(self) | {"used": list(self.used), "reasons": list(self.reasons), "covers": COVERS}
+        return vars(self) | {"used": list(self.used), "reasons": list(self.reasons), "interval_scope": INTERVAL_SCOPE}
 
 
-def chosen_slices(areas: Sequence[int]) -> tuple[int, ...]:
-    """Returns the slices of a series that are judged: those that show enough of the head, evenly spaced where they are many.
+def select_slices(areas: Sequence[int]) -> tuple[int, ...]:
+    """Selects the slices of a series to evaluate: those that show enough of the head, evenly spaced if there are many.
 
     Args:
-        areas: Pixels of the head in each slice, in order of their place.
+        areas: Head area of each slice in pixels, ordered by slice position.
 
     Returns:
-        Positions in ``areas``, rising; none where no slice shows a head.
+        Ascending positions in ``areas``; empty if no slice shows a head.
     """
-    sizes = np.asarray(areas)
-    enough = np.flatnonzero((sizes > 0) & (sizes >= HEAD_SHARE * sizes.max(initial=0)))
-    if len(enough) > MOST_SLICES:
-        enough = enough[np.unique(np.linspace(0, len(enough) - 1, MOST_SLICES).round().astype(int))]
-    return tuple(int(i) for i in enough)
+    head_areas = np.asarray(areas)
+    positions = np.flatnonzero((head_areas > 0) & (head_areas >= MIN_HEAD_SHARE * head_areas.max(initial=0)))
+    if len(positions) > MAX_SLICES:
+        positions = positions[np.unique(np.linspace(0, len(positions) - 1, MAX_SLICES).round().astype(int))]
+    return tuple(int(i) for i in positions)
 
 
-def study_answer(
+def aggregate_slices(
     predictions: Sequence[Prediction],
     decision: Decision,
     *,
-    top: int = TOP,
-    judged: Sequence[int] | None = None,
+    top: int = TOP_SLICES,
+    selected: Sequence[int] | None = None,
     draws: int = 1000,
     seed: int = 0,
-) -> StudyAnswer:
-    """Returns the answer of a series: the mean probabilities of the few slices that look least normal.
+) -> SeriesPrediction:
+    """Aggregates the predictions of a series: the mean probabilities of the few slices that look least normal.
 
-    With two classes the slices are those with the highest probability of the positive (last) class; with more, those with
-    the lowest probability of the class named as in ``NORMAL_NAMES``; where no class is named so, all slices count. The class
-    is chosen by the bundle's own decision. Its threshold was fitted on single slices: the mean of the highest slices of a
-    series passes it more often than one slice does, so sensitivity and specificity of single slices do not carry over.
+    With two classes, these are the slices with the highest probability of the positive (last) class. With more classes,
+    they are the slices with the lowest probability of the class listed in ``NORMAL_NAMES``; if there is no such class, all
+    slices are averaged. The bundle's decision then selects the class. Its threshold was fitted on single slices: the mean of
+    the highest slices of a series exceeds it more often than a single slice does. Sensitivity and specificity of single
+    slices therefore do not hold for series.
 
-    The interval is a bootstrap over blocks of up to 3 neighbouring slices (Carlstein 1986, Annals of Statistics 14:1171), as
-    neighbours resemble each other. See ``COVERS`` for what it does not tell.
+    The interval is a bootstrap over blocks of up to 3 neighboring slices (Carlstein 1986, Annals of Statistics 14:1171),
+    because neighboring slices are similar. ``INTERVAL_SCOPE`` states what it does not cover.
 
     Args:
-        predictions: Of the slices in order of their place; those with an error are passed over.
-        decision: Of the bundle that made them.
-        top: Slices that make the answer, at least 1.
-        judged: Positions of the slices that count, rising, see :func:`chosen_slices`; if not given, all.
-        draws: Bootstrap draws.
-        seed: Of the draws.
+        predictions: Predictions of the slices, ordered by slice position; predictions with an error are skipped.
+        decision: The decision of the bundle that made the predictions.
+        top: Number of slices to average, at least 1.
+        selected: Ascending positions of the slices to use, see :func:`select_slices`; None for all.
+        draws: Number of bootstrap draws.
+        seed: Seed of the draws.
 
     Returns:
-        The answer; without an interval where there are fewer than 10 slices.
+        The prediction of the series; without an interval if there are fewer than 10 slices.
 
     Raises:
         UsageError: If ``top`` is below 1.
         InputError: If no prediction has probabilities.
     """
     if top < 1:
-        raise UsageError(f"The answer of {top} slices was asked for", "At least one slice makes an answer", "Use 3")
-    wanted = range(len(predictions)) if judged is None else judged
-    places = [i for i in wanted if predictions[i].probabilities is not None]
-    if not places:
+        raise UsageError(f"top is {top}", "At least one slice must be averaged", "Use 3")
+    candidates = range(len(predictions)) if selected is None else selected
+    positions = [i for i in candidates if predictions[i].probabilities is not None]
+    if not positions:
         raise InputError(
-            "No slice of the series could be judged", "An answer needs at least one slice", "See the errors of the slices"
+            "No slice of the series could be evaluated",
+            "A series needs at least one readable slice",
+            "Read the errors of the slices",
         )
-    names = tuple(predictions[places[0]].probabilities or {})
-    rows = np.array([list((predictions[i].probabilities or {}).values()) for i in places], dtype=np.float64)
-    normal = _normal(names)
+    names = tuple(predictions[positions[0]].probabilities or {})
+    rows = np.array([list((predictions[i].probabilities or {}).values()) for i in positions], dtype=np.float64)
+    normal = _normal_class(names)
     count = min(top, len(rows)) if normal is not None else len(rows)
     order = np.argsort(rows[:, normal], kind="stable") if normal is not None else np.arange(len(rows))
     mean = rows[order[:count]].mean(axis=0)
     predicted = int(decision.predict(mean[None])[0])
-    about = 1 if len(names) == 2 else predicted
-    found = _interval(rows[order], order, about, count, draws, seed, float(mean[about]))
-    used = tuple(places[int(i)] for i in order[:count])
-    abstain, reasons = _abstention([predictions[i] for i in places], [predictions[i] for i in used])
-    return StudyAnswer(
+    score_class = 1 if len(names) == 2 else predicted
+    interval = _interval(rows[order][:, score_class], order, count, draws, seed, float(mean[score_class]))
+    used = tuple(positions[int(i)] for i in order[:count])
+    abstain, reasons = _abstention([predictions[i] for i in positions], [predictions[i] for i in used])
+    return SeriesPrediction(
         label=names[predicted],
         probability=float(mean[predicted]),
         probabilities=dict(zip(names, map(float, mean), strict=True)),
-        about=names[about],
-        score=float(mean[about]),
-        ci_low=found.ci_low,
-        ci_high=found.ci_high,
-        interval=found.method.replace("groups", "blocks of neighbouring slices"),
+        score_class=names[score_class],
+        score=float(mean[score_class]),
+        ci_low=interval.ci_low,
+        ci_high=interval.ci_high,
+        interval=interval.method.replace("groups", "blocks of neighboring slices"),
         rule=_rule(names, normal, count, len(rows)),
         slices=len(rows),
         used=used,
@@ -163,8 +168,8 @@ def study_answer(
     )
 
 
-def _normal(names: Sequence[str]) -> int | None:
-    """Returns the index of the class that speaks of nothing found."""
+def _normal_class(names: Sequence[str]) -> int | None:
+    """Returns the index of the normal class; None if no class is named as one."""
     if len(names) == 2:
         return 0
     return next((k for k, name in enumerate(names) if name.casefold() in NORMAL_NAMES), None)
@@ -173,38 +178,46 @@ def _normal(names: Sequence[str]) -> int | None:
 def _rule(names: Sequence[str], normal: int | None, count: int, slices: int) -> str:
     if normal is None:
         return f"mean probability of each class over all {slices} slices"
-    what = f"highest probability of {names[1]}" if len(names) == 2 else f"lowest probability of {names[normal]}"
-    return f"mean probability of each class over the {count} of {slices} slices with the {what}"
+    criterion = f"highest probability of {names[1]}" if len(names) == 2 else f"lowest probability of {names[normal]}"
+    return f"mean probability of each class over the {count} of {slices} slices with the {criterion}"
 
 
 def _interval(
-    ranked: NDArray[np.float64], order: NDArray[np.intp], about: int, count: int, draws: int, seed: int, score: float
+    values: NDArray[np.float64], order: NDArray[np.intp], count: int, draws: int, seed: int, score: float
 ) -> Estimate:
-    """Returns the estimate of the mean of the first ``count`` ranked slices, as blocks of neighbours are drawn."""
-    n = len(ranked)
-    length = max(1, min(LONGEST_BLOCK, n // MIN_GROUPS))
-    bootstrap = GroupBootstrap([f"{int(place) // length:04d}" for place in order], draws, seed)
+    """Returns the estimate of the mean of the first ``count`` values, by a bootstrap over blocks of neighboring slices.
+
+    Args:
+        values: (n,) probabilities, ranked.
+        order: (n,) slice positions of the values.
+        count: Number of values that are averaged.
+        draws: Number of bootstrap draws.
+        seed: Seed of the draws.
+        score: The mean of the first ``count`` values.
+    """
+    n = len(values)
+    length = max(1, min(MAX_BLOCK_LENGTH, n // MIN_GROUPS))
+    bootstrap = GroupBootstrap([f"{int(position) // length:04d}" for position in order], draws, seed)
     if bootstrap.n_groups < MIN_GROUPS:
-        return without_interval(score, few_groups(bootstrap.n_groups), n)
-    values = ranked[:, about]
+        return without_interval(score, too_few_groups(bootstrap.n_groups), n)
 
     def mean_of_first(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        before = weights.cumsum(axis=1) - weights
-        taken = np.clip((count if count < n else weights.sum(axis=1, keepdims=True)) - before, 0, weights)
-        return {"score": taken @ values / taken.sum(axis=1)}
+        preceding = weights.cumsum(axis=1) - weights
+        used_weights = np.clip((count if count < n else weights.sum(axis=1, keepdims=True)) - preceding, 0, weights)
+        return {"score": used_weights @ values / used_weights.sum(axis=1)}
 
     return bootstrap_interval(score, bootstrap.apply(mean_of_first)["score"], n, bootstrap.n_groups)
 
 
-def _abstention(judged: Sequence[Prediction], used: Sequence[Prediction]) -> tuple[bool | None, tuple[str, ...]]:
-    """Returns whether the answer is an abstention: a slice that makes it was abstained from, or most slices were."""
-    if all(one.abstain is None for one in judged):
+def _abstention(evaluated: Sequence[Prediction], used: Sequence[Prediction]) -> tuple[bool | None, tuple[str, ...]]:
+    """Returns whether the model abstains from the series and why: it abstains from an averaged slice, or from most slices."""
+    if all(prediction.abstain is None for prediction in evaluated):
         return None, ()
-    here, all_over = (sum(bool(one.abstain) for one in some) for some in (used, judged))
+    n_used, n_evaluated = (sum(bool(prediction.abstain) for prediction in group) for group in (used, evaluated))
     reasons = []
-    if here:
-        why = sorted({reason for one in used if one.abstain for reason in one.reasons or ()})
-        reasons.append(f"{here} of the {len(used)} slices that make the answer: {'; '.join(why)}")
-    if all_over > MOST_REFUSED * len(judged):
-        reasons.append(f"the bundle abstains from {all_over} of {len(judged)} slices")
+    if n_used:
+        slice_reasons = sorted({reason for prediction in used if prediction.abstain for reason in prediction.reasons or ()})
+        reasons.append(f"{n_used} of the {len(used)} averaged slices: {'; '.join(slice_reasons)}")
+    if n_evaluated > MAX_ABSTAINED_SHARE * len(evaluated):
+        reasons.append(f"the model abstains from {n_evaluated} of {len(evaluated)} slices")
     return bool(reasons), tuple(reasons)

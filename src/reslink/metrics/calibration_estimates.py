@@ -1,4 +1,4 @@
-"""Calibration of one class with intervals: debiased error, slope and intercept, parts of the Brier score, diagram."""
+"""Calibration of one class with intervals: debiased ECE, slope, intercept, Brier decomposition, reliability diagram."""
 
 from __future__ import annotations
 
@@ -13,105 +13,108 @@ from reslink.errors import InputError
 from reslink.metrics.calibration import BINS, bin_index
 from reslink.metrics.intervals import (
     MIN_GROUPS,
-    Draws,
+    BootstrapDraws,
     Estimate,
     GroupBootstrap,
     bootstrap_interval,
-    few_groups,
     mean_interval,
+    too_few_groups,
     undefined,
     without_interval,
 )
-from reslink.metrics.weighted import brier, ratio
+from reslink.metrics.weighted import brier_score_loss, ratio
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Bools: TypeAlias = NDArray[np.bool_]
 
-NAMES = {
+CALIBRATION_NAMES = {
     "ece_debiased": "ECE, debiased",
     "slope": "calibration slope",
     "intercept": "calibration intercept",
     "reliability": "Brier score: reliability (calibration loss)",
     "resolution": "Brier score: resolution",
     "uncertainty": "Brier score: uncertainty",
-    "within_bin": "Brier score: rest within bins",
+    "within_bin": "Brier score: variance within bins",
 }
-"""Every figure of calibration with the name that a report prints."""
-LEAST_PROBABILITY = 1e-7
-"""Probabilities nearer to 0 or 1 are taken for this one, as their log-odds would be infinite."""
-MOST_STEPS = 30
-_CLOSE, _FAR, _LEAP = 1e-8, 1e3, 5.0
+"""Every calibration metric with the name that a report prints."""
+MIN_PROBABILITY = 1e-7
+"""Probabilities are clipped to this distance from 0 and 1, where the log-odds are infinite."""
+MAX_ITERATIONS = 30
+_TOLERANCE, _MAX_SLOPE, _MAX_STEP = 1e-8, 1e3, 5.0
 
 CURVE_BINS = 10
-CASES_A_BIN = 10
-"""Groups that an equal-mass bin holds at least, so that its frequency is worth something."""
+MIN_GROUPS_PER_BIN = 10
+"""Smallest mean number of groups in an equal-mass bin; the frequency in a smaller bin is too uncertain."""
 
 
 def calibration_estimates(
-    positive: ArrayLike, probabilities: ArrayLike, groups: Sequence[str], seed: int = 0, draws: int = 1000
+    y_true: ArrayLike, y_prob: ArrayLike, groups: Sequence[str], seed: int = 0, draws: int = 1000
 ) -> dict[str, Any]:
-    """Returns how far the probabilities of one class are from its frequencies, with 95 % intervals over groups.
+    """Returns calibration metrics of the probabilities of one class, with 95 % intervals over groups.
 
-    * ``ece_debiased``: the expected calibration error less what chance alone adds to it, by the normal approximation of
-      Kumar, Liang and Ma 2019 (NeurIPS, section 5), here in closed form (mean of a folded normal) and with the variance
-      over groups; up to 15 bins of equal mass (Roelofs et al. 2022, AISTATS, show that these are biased least). Some
-      of the chance error stays: of 300 calibrated cases the plain error was 0.071 on average, this one 0.042.
-    * ``slope`` and ``intercept``: Cox 1958; see :func:`slopes`. 1 and 0 are calibrated.
+    * ``ece_debiased``: the expected calibration error minus its expected value under chance, by the normal approximation
+      of Kumar, Liang and Ma 2019 (NeurIPS, section 5), here in closed form (mean of a folded normal) and with the variance
+      over groups; up to 15 bins of equal mass (Roelofs et al. 2022, AISTATS, show that these have the least bias). Some
+      chance error remains: for 300 calibrated cases the plain error was 0.071 on average, this one 0.042.
+    * ``slope`` and ``intercept``: Cox 1958; see :func:`calibration_slopes`. Calibrated probabilities have 1 and 0.
     * ``reliability``, ``resolution``, ``uncertainty``: Murphy 1973 (Journal of Applied Meteorology 12:595) over the same
-      bins. Brier score = reliability − resolution + uncertainty + ``within_bin``, the last being what the bins hide
+      bins. Brier score = reliability − resolution + uncertainty + ``within_bin``, the variance within the bins
       (Stephenson, Coelho and Jolliffe 2008, Weather and Forecasting 23:752).
-    * ``curve``: the reliability diagram over ten equal bins: mean ``predicted``, share ``observed`` with its interval.
+    * ``curve``: the reliability diagram over ten equal-width bins: mean ``predicted``, share ``observed``, its interval.
 
     Args:
-        positive: (n,) whether a case is of the class.
-        probabilities: (n,) stated probability of the class, 0 to 1.
-        groups: (n,) the patient or twin group of each case.
+        y_true: (n,) whether a case is of the class.
+        y_prob: (n,) probability of the class, 0 to 1.
+        groups: (n,) the patient or duplicate group of each case.
         seed: Seed of the draws.
-        draws: Bootstrap draws.
+        draws: Number of bootstrap draws.
 
     Returns:
-        The JSON form: each figure of ``NAMES`` as an estimate, ``bins`` (how many of equal mass), and ``curve``.
+        The JSON form: each metric of ``CALIBRATION_NAMES`` as an estimate, ``bins`` (number of equal-mass bins), and
+        ``curve``.
 
     Raises:
-        InputError: If there is no case, or the arrays do not fit each other.
+        InputError: If the arrays are empty, or the arrays are inconsistent.
     """
-    truth, scores = _checked(positive, probabilities, groups)
+    truth, probabilities = _check_arrays(y_true, y_prob, groups)
     bootstrap = GroupBootstrap(groups, draws, seed)
-    bins = equal_mass_bins(scores, min(BINS, max(1, bootstrap.n_groups // CASES_A_BIN)))
-    whole = np.ones((1, len(truth)))
-    points = _figures(whole, truth, scores, bins, bootstrap.index)
-    drawn = bootstrap.apply(lambda weights: _figures(weights, truth, scores, bins, bootstrap.index))
-    fewest = min(bootstrap.groups_of(truth), bootstrap.groups_of(~truth))
-    found = {name: _estimate(name, float(points[name][0]), drawn[name], truth, scores, bootstrap, fewest) for name in NAMES}
+    bins = equal_mass_bins(probabilities, min(BINS, max(1, bootstrap.n_groups // MIN_GROUPS_PER_BIN)))
+    points = _weighted_metrics(np.ones((1, len(truth))), truth, probabilities, bins, bootstrap.index)
+    drawn = bootstrap.apply(lambda weights: _weighted_metrics(weights, truth, probabilities, bins, bootstrap.index))
+    estimates = {
+        name: _estimate(name, float(points[name][0]), drawn[name], truth, probabilities, bootstrap)
+        for name in CALIBRATION_NAMES
+    }
     return {
         "bins": int(bins.max()) + 1,
-        **{name: estimate.as_dict() for name, estimate in found.items()},
-        "curve": _curve(truth, scores, np.asarray(groups, dtype=str), seed, draws),
+        **{name: estimate.as_dict() for name, estimate in estimates.items()},
+        "curve": _curve(truth, probabilities, np.asarray(groups, dtype=str), seed, draws),
     }
 
 
-def equal_mass_bins(scores: Floats, bins: int) -> Ints:
-    """Returns (n,) bin numbers from 0 on: ``bins`` bins of about equally many cases; equal scores share a bin."""
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1]))
-    numbers: Ints = np.unique(np.searchsorted(edges, scores, side="right"), return_inverse=True)[1].astype(np.int64)
+def equal_mass_bins(probabilities: Floats, bins: int) -> Ints:
+    """Returns (n,) bin numbers, starting at 0, for bins of about equal numbers of cases; equal values share a bin."""
+    edges = np.unique(np.quantile(probabilities, np.linspace(0, 1, bins + 1)[1:-1]))
+    numbers: Ints = np.unique(np.searchsorted(edges, probabilities, side="right"), return_inverse=True)[1].astype(np.int64)
     return numbers
 
 
-def _figures(weights: Floats, truth: Bools, scores: Floats, bins: Ints, index: Ints) -> dict[str, Floats]:
-    """Returns the figures of (m, n) weighted samples, each (m,), NaN where undefined."""
+def _weighted_metrics(weights: Floats, truth: Bools, probabilities: Floats, bins: Ints, index: Ints) -> dict[str, Floats]:
+    """Returns the metrics of (m, n) weighted samples, each (m,), NaN where undefined."""
+    separable = is_separable(truth, probabilities)
     return {
-        "ece_debiased": _debiased(weights, truth, scores, bins, index),
-        "slope": np.full(len(weights), np.nan) if separated(truth, scores) else slopes(weights, truth, scores),
-        "intercept": intercepts(weights, truth, scores),
-        **_murphy(weights, truth, scores, bins),
+        "ece_debiased": _debiased_error(weights, truth, probabilities, bins, index),
+        "slope": np.full(len(weights), np.nan) if separable else calibration_slopes(weights, truth, probabilities),
+        "intercept": calibration_intercepts(weights, truth, probabilities),
+        **_brier_decomposition(weights, truth, probabilities, bins),
     }
 
 
-def _debiased(weights: Floats, truth: Bools, scores: Floats, bins: Ints, index: Ints) -> Floats:
-    """Returns (m,) calibration errors less the bias that the chance variation of each bin's gap adds."""
+def _debiased_error(weights: Floats, truth: Bools, probabilities: Floats, bins: Ints, index: Ints) -> Floats:
+    """Returns (m,) calibration errors minus the bias from the chance variation of each bin's gap."""
     member = np.eye(int(bins.max()) + 1)[bins]
-    gaps = truth - scores
+    gaps = truth - probabilities
     cases, sums = weights @ member, weights @ (member * gaps[:, None])
     mean = np.divide(sums, cases, out=np.zeros_like(sums), where=cases > 0)
     spread = np.sqrt(_group_variance(weights, gaps, member, index)) / np.maximum(cases, 1)
@@ -122,159 +125,164 @@ def _debiased(weights: Floats, truth: Bools, scores: Floats, bins: Ints, index: 
 
 
 def _group_variance(weights: Floats, gaps: Floats, member: Floats, index: Ints) -> Floats:
-    """Returns (m, b) variances of the sum of gaps in each bin, with groups as the units that vary."""
-    held = member.sum(axis=0)
-    centred = member * (gaps[:, None] - (member * gaps[:, None]).sum(axis=0) / held)
-    firsts = np.unique(index, return_index=True)[1]
-    sums = np.stack([np.bincount(index, weights=column) for column in centred.T], axis=1)
+    """Returns (m, b) variances over groups of the sum of gaps in each bin."""
+    bin_sizes = member.sum(axis=0)
+    centered = member * (gaps[:, None] - (member * gaps[:, None]).sum(axis=0) / bin_sizes)
+    first_rows = np.unique(index, return_index=True)[1]
+    sums = np.stack([np.bincount(index, weights=column) for column in centered.T], axis=1)
     groups = np.array([len(np.unique(index[column > 0])) for column in member.T])
     correction = np.divide(groups, groups - 1, out=np.ones(len(groups)), where=groups > 1)
-    variance: Floats = weights[:, firsts] @ sums**2 * correction
+    variance: Floats = weights[:, first_rows] @ sums**2 * correction
     return variance
 
 
-def _murphy(weights: Floats, truth: Bools, scores: Floats, bins: Ints) -> dict[str, Floats]:
-    """Returns the parts of (m,) Brier scores."""
+def _brier_decomposition(weights: Floats, truth: Bools, probabilities: Floats, bins: Ints) -> dict[str, Floats]:
+    """Returns the components of (m,) Brier scores."""
     member = np.eye(int(bins.max()) + 1)[bins]
     total = weights.sum(axis=1)
     cases = weights @ member
     observed = np.divide(weights @ (member * truth[:, None]), cases, out=np.zeros_like(cases), where=cases > 0)
-    predicted = np.divide(weights @ (member * scores[:, None]), cases, out=np.zeros_like(cases), where=cases > 0)
+    predicted = np.divide(weights @ (member * probabilities[:, None]), cases, out=np.zeros_like(cases), where=cases > 0)
     base = weights @ truth / total
     reliability = (cases * (predicted - observed) ** 2).sum(axis=1) / total
     resolution = (cases * (observed - base[:, None]) ** 2).sum(axis=1) / total
     uncertainty = base * (1 - base)
-    rest = brier(weights, truth, scores) - (reliability - resolution + uncertainty)
-    return {"reliability": reliability, "resolution": resolution, "uncertainty": uncertainty, "within_bin": rest}
+    within_bin = brier_score_loss(weights, truth, probabilities) - (reliability - resolution + uncertainty)
+    return {"reliability": reliability, "resolution": resolution, "uncertainty": uncertainty, "within_bin": within_bin}
 
 
 def _estimate(
-    name: str, point: float, drawn: Draws, truth: Bools, scores: Floats, bootstrap: GroupBootstrap, fewest: int
+    name: str, point: float, drawn: BootstrapDraws, truth: Bools, probabilities: Floats, bootstrap: GroupBootstrap
 ) -> Estimate:
     n = len(truth)
     if name in ("slope", "intercept") and truth.all() | (~truth).all():
-        return undefined("all cases are of one side", n)
-    if name == "slope" and separated(truth, scores):
-        return undefined("a threshold parts the classes without an error, so that the slope has no finite value", n)
+        return undefined("there are cases of one class only", n)
+    if name == "slope" and is_separable(truth, probabilities):
+        return undefined("a threshold separates the classes without an error, so the slope is infinite", n)
     if not np.isfinite(point):
         return undefined("the fit does not converge on these cases", n)
-    needed = fewest if name in ("slope", "intercept") else bootstrap.n_groups
-    if needed < MIN_GROUPS:
-        return without_interval(point, few_groups(needed), n)
-    shifted = name in ("ece_debiased", "reliability", "resolution")
-    return bootstrap_interval(point, drawn, n, bootstrap.n_groups, biased=shifted, rests_on=needed)
+    min_groups = bootstrap.n_groups
+    if name in ("slope", "intercept"):
+        min_groups = min(bootstrap.count_groups(truth), bootstrap.count_groups(~truth))
+    if min_groups < MIN_GROUPS:
+        return without_interval(point, too_few_groups(min_groups), n)
+    biased = name in ("ece_debiased", "reliability", "resolution")
+    return bootstrap_interval(point, drawn, n, bootstrap.n_groups, biased=biased, effective_groups=min_groups)
 
 
-def _curve(truth: Bools, scores: Floats, groups: NDArray[np.str_], seed: int, draws: int) -> list[dict[str, Any]]:
-    """Returns a row for each of ten equal bins that holds a case."""
-    index = bin_index(scores, CURVE_BINS)
+def _curve(truth: Bools, probabilities: Floats, groups: NDArray[np.str_], seed: int, draws: int) -> list[dict[str, Any]]:
+    """Returns a row for each of ten equal-width bins that is not empty."""
+    index = bin_index(probabilities, CURVE_BINS)
     rows = []
     for number in np.unique(index):
-        held = index == number
-        share = mean_interval(truth[held], groups[held], seed, draws)
+        in_bin = index == number
+        observed = mean_interval(truth[in_bin], groups[in_bin], seed, draws)
         rows.append(
             {
-                "predicted": float(scores[held].mean()),
-                "observed": share.estimate,
-                "ci_low": share.ci_low,
-                "ci_high": share.ci_high,
-                "method": share.method,
-                "n": share.n,
+                "predicted": float(probabilities[in_bin].mean()),
+                "observed": observed.estimate,
+                "ci_low": observed.ci_low,
+                "ci_high": observed.ci_high,
+                "method": observed.method,
+                "n": observed.n,
             }
         )
     return rows
 
 
-def _checked(positive: ArrayLike, probabilities: ArrayLike, groups: Sequence[str]) -> tuple[Bools, Floats]:
-    truth, scores = np.asarray(positive, dtype=bool), np.asarray(probabilities, dtype=np.float64)
-    fits = truth.ndim == 1 and truth.shape == scores.shape and len(groups) == len(truth) > 0
-    if not fits or not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1):
+def _check_arrays(y_true: ArrayLike, y_prob: ArrayLike, groups: Sequence[str]) -> tuple[Bools, Floats]:
+    truth, probabilities = np.asarray(y_true, dtype=bool), np.asarray(y_prob, dtype=np.float64)
+    consistent = truth.ndim == 1 and truth.shape == probabilities.shape and len(groups) == len(truth) > 0
+    if not consistent or not (np.isfinite(probabilities).all() and probabilities.min() >= 0 and probabilities.max() <= 1):
         raise InputError(
-            f"{len(truth)} outcomes, probabilities of shape {scores.shape} and {len(groups)} groups cannot be used",
-            "There are n > 0 outcomes, as many probabilities from 0 to 1, and a group for each",
-            "Check how the cases were collected",
+            f"{len(truth)} outcomes, probabilities of shape {probabilities.shape} and {len(groups)} groups cannot be used",
+            "Calibration needs n > 0 outcomes, a probability from 0 to 1 and a group for each",
+            "Check the arrays",
         )
-    return truth, scores
+    return truth, probabilities
 
 
 def log_odds(probabilities: Floats) -> Floats:
-    """Returns the log-odds of probabilities, at most 16.1 away from 0; see ``LEAST_PROBABILITY``."""
-    odds: Floats = logit(np.clip(probabilities, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY))
+    """Returns the log-odds of probabilities, from −16.1 to 16.1; see ``MIN_PROBABILITY``."""
+    odds: Floats = logit(np.clip(probabilities, MIN_PROBABILITY, 1 - MIN_PROBABILITY))
     return odds
 
 
-def separated(positive: Bools, probabilities: Floats) -> bool:
-    """Returns whether a cut parts the two classes without an error, so that the slope has no finite value."""
-    true, false = probabilities[positive], probabilities[~positive]
-    return not len(true) or not len(false) or true.min() >= false.max() or true.max() <= false.min()
+def is_separable(y_true: Bools, y_prob: Floats) -> bool:
+    """Returns whether a threshold separates the two classes without an error, so the slope is infinite."""
+    positive, negative = y_prob[y_true], y_prob[~y_true]
+    if not len(positive) or not len(negative):
+        return True
+    return bool(positive.min() >= negative.max() or positive.max() <= negative.min())
 
 
-def slopes(weights: Floats, positive: Bools, probabilities: Floats) -> Floats:
+def calibration_slopes(weights: Floats, y_true: Bools, y_prob: Floats) -> Floats:
     """Returns (m,) calibration slopes b of logit P(y) = a + b · logit(p); NaN where a sample has none.
 
-    1 is calibrated, less is overconfident. Newton's method for all samples at once: scikit-learn and statsmodels fit one
-    sample at a time, and a bootstrap has a thousand.
+    Calibrated probabilities have a slope of 1, overconfident ones a lower slope. Newton's method fits all samples at once:
+    scikit-learn and statsmodels fit one sample at a time, and a bootstrap has a thousand.
 
     Args:
-        weights: (m, n) how often each sample holds each case.
-        positive: (n,) whether a case is of the class.
-        probabilities: (n,) stated probability of the class, 0 to 1.
+        weights: (m, n) how often each sample contains each case.
+        y_true: (n,) whether a case is of the class.
+        y_prob: (n,) probability of the class, 0 to 1.
     """
-    x, y = log_odds(probabilities), positive.astype(np.float64)
-    near = _lines(np.ones((1, len(x))), x, y, (0.0, 0.0))[:, 0]
-    start = (float(near[0]), float(near[1])) if np.isfinite(near).all() else (0.0, 0.0)
-    slope: Floats = _lines(weights, x, y, start)[1]
-    return slope
+    x, y = log_odds(y_prob), y_true.astype(np.float64)
+    initial = _fit_lines(np.ones((1, len(x))), x, y, (0.0, 0.0))[:, 0]
+    start = (float(initial[0]), float(initial[1])) if np.isfinite(initial).all() else (0.0, 0.0)
+    slopes: Floats = _fit_lines(weights, x, y, start)[1]
+    return slopes
 
 
-def _lines(weights: Floats, x: Floats, y: Floats, start: tuple[float, float]) -> Floats:
-    """Returns (2, m) intercepts and slopes of logistic regressions, by Newton's method; NaN where it does not end."""
+def _fit_lines(weights: Floats, x: Floats, y: Floats, start: tuple[float, float]) -> Floats:
+    """Returns (2, m) intercepts and slopes of logistic regressions, by Newton's method; NaN where it does not converge."""
     line = np.tile(np.array(start)[:, None], (1, len(weights)))
-    step = np.full(len(weights), np.inf)
-    left = np.arange(len(weights))
-    for _ in range(MOST_STEPS):
-        move = _move(weights[left], x, y, line[:, left])
-        line[:, left] += np.clip(move, -_LEAP, _LEAP)
-        step[left] = np.abs(move).sum(axis=0)
-        left = left[(step[left] > _CLOSE) & (np.abs(line[1, left]) < _FAR)]  # NaN is neither: it stays out
-        if not len(left):
+    step_size = np.full(len(weights), np.inf)
+    active = np.arange(len(weights))
+    for _ in range(MAX_ITERATIONS):
+        step = _newton_step(weights[active], x, y, line[:, active])
+        line[:, active] += np.clip(step, -_MAX_STEP, _MAX_STEP)
+        step_size[active] = np.abs(step).sum(axis=0)
+        # NaN fails both comparisons, so a sample without a solution is dropped
+        active = active[(step_size[active] > _TOLERANCE) & (np.abs(line[1, active]) < _MAX_SLOPE)]
+        if not len(active):
             break
-    found: Floats = np.where((step <= _CLOSE) & (np.abs(line[1]) < _FAR), line, np.nan)
-    return found
+    converged: Floats = np.where((step_size <= _TOLERANCE) & (np.abs(line[1]) < _MAX_SLOPE), line, np.nan)
+    return converged
 
 
-def _move(weights: Floats, x: Floats, y: Floats, line: Floats) -> Floats:
-    """Returns the (2, m) Newton steps; NaN where the outcome does not vary with x in a sample."""
-    share = expit(line[0][:, None] + line[1][:, None] * x)
-    gap, bend = weights * (y - share), weights * share * (1 - share)
-    g0, g1 = gap.sum(axis=1), gap @ x
-    h0, h1, h2 = bend.sum(axis=1), bend @ x, bend @ x**2
-    size = h0 * h2 - h1**2
-    found = np.stack([h2 * g0 - h1 * g1, h0 * g1 - h1 * g0])
-    moves: Floats = np.divide(found, size, out=np.full_like(found, np.nan), where=size > 1e-12)
-    return moves
+def _newton_step(weights: Floats, x: Floats, y: Floats, line: Floats) -> Floats:
+    """Returns the (2, m) Newton steps; NaN where the Hessian of a sample is singular."""
+    fitted = expit(line[0][:, None] + line[1][:, None] * x)
+    residual, curvature = weights * (y - fitted), weights * fitted * (1 - fitted)
+    g0, g1 = residual.sum(axis=1), residual @ x
+    h0, h1, h2 = curvature.sum(axis=1), curvature @ x, curvature @ x**2
+    determinant = h0 * h2 - h1**2
+    numerator = np.stack([h2 * g0 - h1 * g1, h0 * g1 - h1 * g0])
+    steps: Floats = np.divide(numerator, determinant, out=np.full_like(numerator, np.nan), where=determinant > 1e-12)
+    return steps
 
 
-def intercepts(weights: Floats, positive: Bools, probabilities: Floats) -> Floats:
-    """Returns (m,) calibration intercepts a of logit P(y) = a + logit(p); NaN where a sample holds one class only.
+def calibration_intercepts(weights: Floats, y_true: Bools, y_prob: Floats) -> Floats:
+    """Returns (m,) calibration intercepts a of logit P(y) = a + logit(p); NaN where a sample has one class only.
 
-    0 is calibrated in the large, less says too much of the class. Arguments as for :func:`slopes`.
+    0 is calibrated in the large; below 0 the probabilities are too high. Arguments as for :func:`calibration_slopes`.
     """
-    x, y = log_odds(probabilities), positive.astype(np.float64)
-    near = _levels(np.ones((1, len(x))), x, y, 0.0)[0]
-    return _levels(weights, x, y, float(near) if np.isfinite(near) else 0.0)
+    x, y = log_odds(y_prob), y_true.astype(np.float64)
+    initial = _fit_intercepts(np.ones((1, len(x))), x, y, 0.0)[0]
+    return _fit_intercepts(weights, x, y, float(initial) if np.isfinite(initial) else 0.0)
 
 
-def _levels(weights: Floats, x: Floats, y: Floats, start: float) -> Floats:
-    level = np.full(len(weights), start)
-    total, hits = weights.sum(axis=1), weights @ y
-    both = (hits > 0) & (hits < total)
-    for _ in range(MOST_STEPS):
-        share = expit(level[:, None] + x)
-        said = weights * share
-        bend = np.maximum((said * (1 - share)).sum(axis=1), 1e-12)
-        step = np.clip((hits - said.sum(axis=1)) / bend, -_LEAP, _LEAP)
-        level += step
-        if np.abs(step[both]).max(initial=0) < _CLOSE:
+def _fit_intercepts(weights: Floats, x: Floats, y: Floats, start: float) -> Floats:
+    intercept = np.full(len(weights), start)
+    total, observed = weights.sum(axis=1), weights @ y
+    both_classes = (observed > 0) & (observed < total)
+    for _ in range(MAX_ITERATIONS):
+        fitted = expit(intercept[:, None] + x)
+        expected = weights * fitted
+        curvature = np.maximum((expected * (1 - fitted)).sum(axis=1), 1e-12)
+        step = np.clip((observed - expected.sum(axis=1)) / curvature, -_MAX_STEP, _MAX_STEP)
+        intercept += step
+        if np.abs(step[both_classes]).max(initial=0) < _TOLERANCE:
             break
-    return np.where(both, level, np.nan)
+    return np.where(both_classes, intercept, np.nan)

@@ -1,6 +1,6 @@
-"""Figures of a classifier: scikit-learn computes them, the bootstrap over groups gives their intervals.
+"""Metrics of a classifier: scikit-learn computes them, a bootstrap over groups gives their intervals.
 
-Names follow the clinic; ``NAMES`` gives both vocabularies for reports.
+The keys are the clinical names; ``METRIC_NAMES`` pairs them with the machine-learning names for reports.
 """
 
 from __future__ import annotations
@@ -10,30 +10,20 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import sklearn.metrics as sk
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    balanced_accuracy_score,
-    confusion_matrix,
-    f1_score,
-    matthews_corrcoef,
-    precision_score,
-    recall_score,
-    roc_auc_score,
-)
 
 from reslink.errors import InputError
 from reslink.metrics import weighted
-from reslink.metrics.calibration import brier_score, expected_calibration_error
+from reslink.metrics.calibration import brier_score_loss, expected_calibration_error
 from reslink.metrics.intervals import (
     MIN_GROUPS,
-    Draws,
+    BootstrapDraws,
     Estimate,
     GroupBootstrap,
     bootstrap_interval,
-    few_groups,
     proportion_interval,
+    too_few_groups,
     undefined,
     without_interval,
 )
@@ -41,9 +31,9 @@ from reslink.metrics.intervals import (
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Bools: TypeAlias = NDArray[np.bool_]
-Points: TypeAlias = dict[str, float | None]
+PointMetrics: TypeAlias = dict[str, float | None]
 
-NAMES = {
+METRIC_NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "sensitivity": "sensitivity (recall)",
@@ -57,13 +47,13 @@ NAMES = {
     "brier": "Brier score",
     "ece": "ECE (expected calibration error)",
 }
-"""Every metric with the name that a report prints, clinical and machine-learning words beside each other."""
+"""Every metric with the name that a report prints: the clinical name, and the machine-learning name where it differs."""
 
 PROPORTIONS = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
 BOTH_CLASSES = ("balanced_accuracy", "mcc", "auroc", "auprc")
 
 
-def confusion(y_true: ArrayLike, y_pred: ArrayLike, num_classes: int) -> list[list[int]]:
+def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, num_classes: int) -> list[list[int]]:
     """Returns the counts of true class (row) by predicted class (column), K × K.
 
     Args:
@@ -71,77 +61,74 @@ def confusion(y_true: ArrayLike, y_pred: ArrayLike, num_classes: int) -> list[li
         y_pred: (n,) class indices.
         num_classes: K.
     """
-    counts: list[list[int]] = confusion_matrix(y_true, y_pred, labels=range(num_classes)).tolist()
+    counts: list[list[int]] = sk.confusion_matrix(y_true, y_pred, labels=range(num_classes)).tolist()
     return counts
 
 
-def point_metrics(y_true: ArrayLike, y_prob: ArrayLike, y_pred: ArrayLike, positive: int | None = None) -> Points:
-    """Returns every metric of ``NAMES`` without an interval.
+def point_metrics(y_true: ArrayLike, y_prob: ArrayLike, y_pred: ArrayLike, pos_label: int | None = None) -> PointMetrics:
+    """Returns every metric of ``METRIC_NAMES`` without an interval.
 
     Args:
         y_true: (n,) class indices.
         y_prob: (n, K) probabilities, rows sum to 1.
         y_pred: (n,) predicted class indices.
-        positive: With two classes, the positive one; None is the last. With more, None gives macro averages over each
-            class against the rest (accuracy and MCC are those of the whole table); an index gives that class against
-            the rest.
+        pos_label: With two classes, the positive one; None is the last. With more, None gives macro averages of each
+            class against the rest (accuracy and MCC are multiclass); an index gives that class against the rest.
 
     Returns:
-        0 to 1 (MCC −1 to 1); None where a metric is not defined, such as AUROC with one class, PPV without a positive
-        call, or a macro average over a class for which it is not defined.
+        0 to 1 (MCC −1 to 1). None where a metric is undefined, such as AUROC with one class, PPV without a positive
+        prediction, or a macro average with an undefined term.
 
     Raises:
-        InputError: If there is no case, or shapes or values do not fit each other.
+        InputError: If the arrays are empty, or shapes or values are inconsistent.
     """
-    truth, scores, calls = _checked(y_true, y_prob, y_pred)
-    num_classes = scores.shape[1]
-    if positive is None and num_classes > 2:
-        return _macro(truth, scores, calls)
-    index = num_classes - 1 if positive is None else positive
-    return _against_rest(truth == index, scores[:, index], calls == index)
+    truth, probabilities, predicted = _check_arrays(y_true, y_prob, y_pred)
+    num_classes = probabilities.shape[1]
+    if pos_label is None and num_classes > 2:
+        return _macro(truth, probabilities, predicted)
+    index = num_classes - 1 if pos_label is None else pos_label
+    return _one_vs_rest(truth == index, probabilities[:, index], predicted == index)
 
 
-def _against_rest(true: Bools, scores: Floats, called: Bools) -> Points:
+def _one_vs_rest(y_true: Bools, y_prob: Floats, y_pred: Bools) -> PointMetrics:
     """Returns every metric of one class against the rest."""
-    both = bool(true.any() and not true.all())
-    points: Points = {
-        "accuracy": float(accuracy_score(true, called)),
-        "balanced_accuracy": float(balanced_accuracy_score(true, called)) if both else None,
-        "sensitivity": _score(recall_score(true, called, zero_division=np.nan)),
-        "specificity": _score(recall_score(~true, ~called, zero_division=np.nan)),
-        "ppv": _score(precision_score(true, called, zero_division=np.nan)),
-        "npv": _score(precision_score(~true, ~called, zero_division=np.nan)),
-        "f1": _score(f1_score(true, called, zero_division=np.nan)),
-        "mcc": float(matthews_corrcoef(true, called)) if both else None,
-        "auroc": float(roc_auc_score(true, scores)) if both else None,
-        "auprc": float(average_precision_score(true, scores)) if both else None,
-        "brier": brier_score(true, scores),
-        "ece": expected_calibration_error(true, scores),
+    both = bool(y_true.any() and not y_true.all())
+    return {
+        "accuracy": float(sk.accuracy_score(y_true, y_pred)),
+        "balanced_accuracy": float(sk.balanced_accuracy_score(y_true, y_pred)) if both else None,
+        "sensitivity": _none_if_nan(sk.recall_score(y_true, y_pred, zero_division=np.nan)),
+        "specificity": _none_if_nan(sk.recall_score(~y_true, ~y_pred, zero_division=np.nan)),
+        "ppv": _none_if_nan(sk.precision_score(y_true, y_pred, zero_division=np.nan)),
+        "npv": _none_if_nan(sk.precision_score(~y_true, ~y_pred, zero_division=np.nan)),
+        "f1": _none_if_nan(sk.f1_score(y_true, y_pred, zero_division=np.nan)),
+        "mcc": float(sk.matthews_corrcoef(y_true, y_pred)) if both else None,
+        "auroc": float(sk.roc_auc_score(y_true, y_prob)) if both else None,
+        "auprc": float(sk.average_precision_score(y_true, y_prob)) if both else None,
+        "brier": brier_score_loss(y_true, y_prob),
+        "ece": expected_calibration_error(y_true, y_prob),
     }
-    return points
 
 
-def _macro(truth: Ints, scores: Floats, calls: Ints) -> Points:
-    """Returns the mean over classes of each metric; accuracy and MCC of the whole table."""
-    each = [_against_rest(truth == k, scores[:, k], calls == k) for k in range(scores.shape[1])]
-    points = {name: _mean([points[name] for points in each]) for name in NAMES}
-    several = len(np.unique(truth)) > 1
-    points["accuracy"] = float(accuracy_score(truth, calls))
+def _macro(y_true: Ints, y_prob: Floats, y_pred: Ints) -> PointMetrics:
+    """Returns the mean over classes of each metric; accuracy and MCC are multiclass."""
+    per_class = [_one_vs_rest(y_true == k, y_prob[:, k], y_pred == k) for k in range(y_prob.shape[1])]
+    points = {name: _mean([metrics[name] for metrics in per_class]) for name in METRIC_NAMES}
+    points["accuracy"] = float(sk.accuracy_score(y_true, y_pred))
     points["balanced_accuracy"] = points["sensitivity"]  # the mean recall, as scikit-learn defines it
-    points["mcc"] = float(matthews_corrcoef(truth, calls)) if several else None
+    points["mcc"] = float(sk.matthews_corrcoef(y_true, y_pred)) if len(np.unique(y_true)) > 1 else None
     return points
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if len(defined) == len(values) else None
 
 
-def _score(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def estimates(
+def classification_metrics(
     y_true: ArrayLike,
     y_prob: ArrayLike,
     y_pred: ArrayLike,
@@ -152,167 +139,186 @@ def estimates(
 ) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate]]]:
     """Returns every metric with its 95 % interval, over all classes and for each class against the rest.
 
-    Proportions (accuracy, sensitivity, specificity, PPV, NPV) get Wilson's interval where each group holds
-    one case; all else the BCa bootstrap over groups. ``method`` says which, or why there is none: fewer than
-    ``MIN_GROUPS`` groups, a class that is missing, draws that cannot tell.
+    Proportions (accuracy, sensitivity, specificity, PPV, NPV) have Wilson's interval where each group has one case. All
+    other intervals are BCa bootstrap intervals over groups. ``method`` names the method, or the reason for a missing
+    interval: fewer than ``MIN_GROUPS`` groups, a missing class, or too many undefined draws.
 
     Args:
         y_true: (n,) class indices.
         y_prob: (n, K) probabilities, rows sum to 1.
         y_pred: (n,) predicted class indices.
-        groups: (n,) the group of each case: patient or set of near copies; one name a case where all are independent.
+        groups: (n,) the group of each case: patient or duplicate group; one name per case where all are independent.
         names: The K class names; with two, the last is the positive class.
         seed: Seed of the draws.
-        draws: Bootstrap draws.
+        draws: Number of bootstrap draws.
 
     Returns:
         The metrics of :func:`point_metrics`, and the same for each class name against the rest.
 
     Raises:
-        InputError: If there is no case, or shapes or values do not fit each other.
+        InputError: If the arrays are empty, or shapes or values are inconsistent.
     """
-    truth, scores, calls = _checked(y_true, y_prob, y_pred)
-    _check_sizes(scores, groups, names)
+    truth, probabilities, predictions = _check_arrays(y_true, y_prob, y_pred)
+    _check_sizes(probabilities, groups, names)
     bootstrap = GroupBootstrap(groups, draws, seed)
-    drawn = bootstrap.apply(lambda weights: replicates(weights, truth, scores, calls))
+    drawn = bootstrap.apply(lambda weights: weighted_metrics(weights, truth, probabilities, predictions))
 
-    def view(key: str, classes: list[int], points: Points, right: Bools) -> dict[str, Estimate]:
-        true, called = truth[:, None] == classes, calls[:, None] == classes
-        made = View(points, true, called, right, [names[k] for k in classes], bootstrap)
-        return {name: estimate_of(name, made, drawn[f"{key} {name}"]) for name in NAMES}
+    def with_intervals(key: str, classes: list[int], points: PointMetrics, correct: Bools) -> dict[str, Estimate]:
+        in_class, predicted = truth[:, None] == classes, predictions[:, None] == classes
+        view = MetricView(points, in_class, predicted, correct, [names[k] for k in classes], bootstrap)
+        return {name: metric_estimate(name, view, drawn[f"{key} {name}"]) for name in METRIC_NAMES}
 
-    every = list(range(len(names)))
-    whole = [1] if len(names) == 2 else every
-    metrics = view("all", whole, point_metrics(truth, scores, calls), truth == calls)
-    per_class = {
-        names[k]: view(str(k), [k], point_metrics(truth, scores, calls, k), (truth == k) == (calls == k)) for k in every
-    }
+    all_classes = list(range(len(names)))
+    averaged, points = [1] if len(names) == 2 else all_classes, point_metrics(truth, probabilities, predictions)
+    metrics = with_intervals("all", averaged, points, truth == predictions)
+    per_class = {}
+    for k in all_classes:
+        points = point_metrics(truth, probabilities, predictions, k)
+        per_class[names[k]] = with_intervals(str(k), [k], points, (truth == k) == (predictions == k))
     return metrics, per_class
 
 
-def replicates(weights: Floats, truth: Ints, scores: Floats, calls: Ints) -> dict[str, Floats]:
+def weighted_metrics(weights: Floats, y_true: Ints, y_prob: Floats, y_pred: Ints) -> dict[str, Floats]:
     """Returns every metric of weighted samples, for a bootstrap.
 
     Args:
-        weights: (m, n) how often each sample holds each case.
-        truth: (n,) class indices.
-        scores: (n, K) probabilities.
-        calls: (n,) predicted class indices.
+        weights: (m, n) how often each sample contains each case.
+        y_true: (n,) class indices.
+        y_prob: (n, K) probabilities.
+        y_pred: (n,) predicted class indices.
 
     Returns:
         ``"all auroc"`` and so on as in :func:`point_metrics`, and ``"0 auroc"`` for each class against the rest, each
         (m,); NaN where a sample leaves it undefined.
     """
-    num_classes = scores.shape[1]
-    table = weighted.tables(weights, truth, calls, num_classes)
-    rest = weighted.one_against_rest(table)
-    each = [
-        weighted.from_table(rest[:, k]) | weighted.from_scores(weights, truth == k, scores[:, k]) for k in range(num_classes)
+    num_classes = y_prob.shape[1]
+    table = weighted.confusion_matrices(weights, y_true, y_pred, num_classes)
+    binary_tables = weighted.one_vs_rest(table)
+    per_class = [
+        weighted.metrics_from_confusion(binary_tables[:, k])
+        | weighted.metrics_from_probabilities(weights, y_true == k, y_prob[:, k])
+        for k in range(num_classes)
     ]
-    whole = each[1] if num_classes == 2 else {name: np.mean([one[name] for one in each], axis=0) for name in NAMES}
-    if num_classes > 2:
-        right = np.trace(table, axis1=1, axis2=2)
-        whole |= {"accuracy": weighted.ratio(right, table.sum(axis=(1, 2))), "mcc": weighted.matthews(table)}
-        whole["balanced_accuracy"] = whole["sensitivity"]
-    parts = {"all": whole} | {str(k): one for k, one in enumerate(each)}
-    return {f"{key} {name}": values for key, part in parts.items() for name, values in part.items()}
+    if num_classes == 2:
+        averaged = per_class[1]
+    else:
+        averaged = {name: np.mean([metrics[name] for metrics in per_class], axis=0) for name in METRIC_NAMES}
+        correct = np.trace(table, axis1=1, axis2=2)
+        averaged |= {
+            "accuracy": weighted.ratio(correct, table.sum(axis=(1, 2))),
+            "mcc": weighted.matthews_corrcoef(table),
+            "balanced_accuracy": averaged["sensitivity"],
+        }
+    by_key = {"all": averaged} | {str(k): metrics for k, metrics in enumerate(per_class)}
+    return {f"{key} {name}": values for key, metrics in by_key.items() for name, values in metrics.items()}
 
 
 @dataclass(frozen=True)
-class View:
-    """One way to look at the cases: all classes averaged, or one class against the rest.
+class MetricView:
+    """The cases from the view of one average: over all classes, or one class against the rest.
 
     Attributes:
         points: The metrics of this view.
-        true: (n, k) whether each case is of each of the k classes of the view.
-        called: (n, k) whether each case was called so.
-        right: (n,) whether the call counts as right.
+        in_class: (n, k) whether each case belongs to each of the k classes of the view.
+        predicted: (n, k) whether each case was predicted as each class.
+        correct: (n,) whether the prediction is correct in this view.
         names: The k class names.
         bootstrap: The groups.
     """
 
-    points: Points
-    true: Bools
-    called: Bools
-    right: Bools
+    points: PointMetrics
+    in_class: Bools
+    predicted: Bools
+    correct: Bools
     names: list[str]
     bootstrap: GroupBootstrap
 
-    def counted(self, name: str) -> Bools:
-        """Returns (n, k): the cases that stand in the denominator of a metric, for each class."""
-        chosen = {"sensitivity": self.true, "specificity": ~self.true, "ppv": self.called, "npv": ~self.called}
-        return chosen.get(name, np.ones_like(self.true))
+    def denominator(self, name: str) -> Bools:
+        """Returns (n, k): the cases in the denominator of a metric, for each class."""
+        denominators = {
+            "sensitivity": self.in_class,
+            "specificity": ~self.in_class,
+            "ppv": self.predicted,
+            "npv": ~self.predicted,
+        }
+        return denominators.get(name, np.ones_like(self.in_class))
 
-    def fewest_groups(self, name: str) -> int:
-        """Returns the smallest number of groups that a metric rests on: of its denominator, of each class it needs."""
-        needed = [self.counted(name)]
-        if name in BOTH_CLASSES:
-            needed = [self.true, ~self.true]
-        return min(self.bootstrap.groups_of(column) for block in needed for column in block.T)
+    def min_groups(self, name: str) -> int:
+        """Returns the smallest number of groups behind a metric: in its denominator, or in each class that it needs."""
+        needed = [self.in_class, ~self.in_class] if name in BOTH_CLASSES else [self.denominator(name)]
+        return min(self.bootstrap.count_groups(column) for block in needed for column in block.T)
 
-    def missing(self, name: str) -> str:
-        """Returns why a metric is not defined."""
+    def why_undefined(self, name: str) -> str:
+        """Returns the reason why a metric is undefined."""
         for k, label in enumerate(self.names):
-            true, called = self.true[:, k], self.called[:, k]
-            if not true.any() and name not in ("specificity", "ppv", "npv"):
+            in_class, predicted = self.in_class[:, k], self.predicted[:, k]
+            if not in_class.any() and name not in ("specificity", "ppv", "npv"):
                 return f"there is no case of {label!r}"
-            if true.all() and name in ("specificity", *BOTH_CLASSES):
+            if in_class.all() and name in ("specificity", *BOTH_CLASSES):
                 return f"all cases are of {label!r}"
-            if name == "ppv" and not called.any():
-                return f"no case was called {label!r}"
-            if name == "npv" and called.all():
-                return f"every case was called {label!r}"
+            if name == "ppv" and not predicted.any():
+                return f"no case was predicted as {label!r}"
+            if name == "npv" and predicted.all():
+                return f"every case was predicted as {label!r}"
         return "the cases do not allow it"
 
 
-def estimate_of(name: str, view: View, drawn: Draws) -> Estimate:
-    """Returns one metric of a view with the interval that fits it.
+def metric_estimate(name: str, view: MetricView, drawn: BootstrapDraws) -> Estimate:
+    """Returns one metric of a view with the appropriate interval.
 
     Args:
-        name: A key of ``NAMES``.
-        view: How the cases are looked at.
-        drawn: What a bootstrap saw of the metric.
+        name: A key of ``METRIC_NAMES``.
+        view: The view of the cases.
+        drawn: The bootstrap values of the metric.
     """
     one_class = len(view.names) == 1
-    counted = view.counted(name)[:, 0] if one_class else np.ones(len(view.true), dtype=bool)
-    point, n, bootstrap = view.points[name], int(counted.sum()), view.bootstrap
+    denominator = view.denominator(name)[:, 0] if one_class else np.ones(len(view.in_class), dtype=bool)
+    point, n, bootstrap = view.points[name], int(denominator.sum()), view.bootstrap
     if point is None:
-        return undefined(view.missing(name), n)
+        return undefined(view.why_undefined(name), n)
     if name == "accuracy" or (name in PROPORTIONS and one_class):
-        found = proportion_interval(view.right[counted], bootstrap.index[counted], single=bootstrap.single)
-        if found is not None:
-            return found
-    if (groups := view.fewest_groups(name)) < MIN_GROUPS:
-        return without_interval(point, few_groups(groups), n)
-    return bootstrap_interval(point, drawn, n, bootstrap.n_groups, biased=name == "ece", rests_on=groups)
-
-
-def _checked(y_true: ArrayLike, y_prob: ArrayLike, y_pred: ArrayLike) -> tuple[Ints, Floats, Ints]:
-    """Returns the three arrays, or says what is wrong with them."""
-    truth, calls = np.asarray(y_true, dtype=np.int64), np.asarray(y_pred, dtype=np.int64)
-    scores = np.asarray(y_prob, dtype=np.float64)
-    fault = ""
-    if truth.size == 0:
-        fault = "There is no case"
-    elif scores.ndim != 2 or scores.shape[1] < 2 or truth.shape != (len(scores),) or calls.shape != truth.shape:
-        fault = f"Truth {truth.shape}, probabilities {scores.shape} and predictions {calls.shape} do not fit"
-    elif min(truth.min(), calls.min()) < 0 or max(truth.max(), calls.max()) >= scores.shape[1]:
-        fault = f"A class index lies outside 0 to {scores.shape[1] - 1}"
-    elif not (np.isfinite(scores).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-4) and scores.min() >= 0):
-        fault = "The probabilities of a case do not lie in 0 to 1 with the sum 1"
-    if fault:
-        raise InputError(
-            fault,
-            "Metrics take (n,) class indices, (n, K) probabilities and (n,) predictions of the same n > 0 cases",
-            "Check how the cases were collected",
+        binomial = proportion_interval(
+            view.correct[denominator],
+            bootstrap.index[denominator],
+            one_case_per_group=bootstrap.one_case_per_group,
         )
-    return truth, scores, calls
+        if binomial is not None:
+            return binomial
+    if (min_groups := view.min_groups(name)) < MIN_GROUPS:
+        return without_interval(point, too_few_groups(min_groups), n)
+    return bootstrap_interval(point, drawn, n, bootstrap.n_groups, biased=name == "ece", effective_groups=min_groups)
 
 
-def _check_sizes(scores: Floats, groups: Sequence[str], names: Sequence[str]) -> None:
-    if len(groups) != len(scores) or len(names) != scores.shape[1]:
+def _check_arrays(y_true: ArrayLike, y_prob: ArrayLike, y_pred: ArrayLike) -> tuple[Ints, Floats, Ints]:
+    """Returns the three arrays if they are consistent."""
+    truth, predicted = np.asarray(y_true, dtype=np.int64), np.asarray(y_pred, dtype=np.int64)
+    probabilities = np.asarray(y_prob, dtype=np.float64)
+    problem = ""
+    if truth.size == 0:
+        problem = "The arrays are empty"
+    elif probabilities.ndim != 2 or probabilities.shape[1] < 2:
+        problem = f"The probabilities have the shape {probabilities.shape}"
+    elif truth.shape != (len(probabilities),) or predicted.shape != truth.shape:
+        problem = f"The shapes {truth.shape}, {probabilities.shape} and {predicted.shape} do not match"
+    elif min(truth.min(), predicted.min()) < 0 or max(truth.max(), predicted.max()) >= probabilities.shape[1]:
+        problem = f"A class index is outside 0 to {probabilities.shape[1] - 1}"
+    elif not (
+        np.isfinite(probabilities).all() and np.allclose(probabilities.sum(axis=1), 1, atol=1e-4) and probabilities.min() >= 0
+    ):
+        problem = "The probabilities of a case are not between 0 and 1 with the sum 1"
+    if problem:
         raise InputError(
-            f"{len(groups)} groups and {len(names)} class names were given for probabilities of shape {scores.shape}",
-            "There is a group for each case and a name for each class",
-            "Check how the cases were collected",
+            problem,
+            "Metrics need (n,) class indices, (n, K) probabilities and (n,) predictions of the same n > 0 cases",
+            "Check the arrays",
+        )
+    return truth, probabilities, predicted
+
+
+def _check_sizes(y_prob: Floats, groups: Sequence[str], names: Sequence[str]) -> None:
+    if len(groups) != len(y_prob) or len(names) != y_prob.shape[1]:
+        raise InputError(
+            f"There are {len(groups)} groups and {len(names)} class names for probabilities of shape {y_prob.shape}",
+            "Each case needs a group and each class a name",
+            "Check the arrays",
         )

@@ -11,15 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, norm
 
 from reslink.errors import InputError
-from reslink.metrics.delong import delong, macro_areas
-from reslink.metrics.differences import Answers as Answers  # the differences belong to a comparison too
-from reslink.metrics.differences import differences as differences
+from reslink.metrics.delong import delong, delong_macro
 from reslink.metrics.intervals import (
     MIN_GROUPS,
     Estimate,
     GroupBootstrap,
     bootstrap_interval,
-    few_groups,
+    too_few_groups,
     undefined,
     without_interval,
 )
@@ -31,15 +29,15 @@ Ints: TypeAlias = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A two-sided test of whether two classifiers differ in a figure.
+    """A two-sided test of whether two classifiers differ in a metric.
 
     Attributes:
         name: ``DeLong`` or ``McNemar``.
-        difference: The figure of the first less that of the second; None where it is not defined.
+        difference: The metric of the first minus that of the second; None where it is undefined.
         p_value: 0 to 1; None where there is no test, with the reason in ``method``.
         method: What was computed, or why there is no test.
-        n: Cases that the test rests on.
-        p_holm: The p-value after Holm's correction, where several tests were made.
+        n: Number of cases behind the test.
+        p_holm: The p-value after Holm's correction, if several tests were made.
     """
 
     name: str
@@ -54,117 +52,116 @@ class PairedTest:
         return asdict(self)
 
 
-def delong_test(
-    positive: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike, groups: Sequence[str] | None = None
-) -> PairedTest:
+def delong_test(y_true: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike, groups: Sequence[str] | None = None) -> PairedTest:
     """Returns the test of whether two classifiers have the same AUROC; see :func:`reslink.metrics.delong.delong`.
 
     Args:
-        positive: (n,) whether a case is of the positive class; or class indices where the scores are of K > 2 classes.
-        scores_a: (n,) scores of the first, or (n, K), whose mean AUROC of each class against the rest is tested.
-        scores_b: Those of the second.
-        groups: (n,) the patient or twin group of each case; None takes all cases for independent.
+        y_true: (n,) whether a case is positive; class indices if the scores are of K > 2 classes.
+        scores_a: (n,) scores of the first; or (n, K), then the mean AUROC of each class against the rest is tested.
+        scores_b: Scores of the second.
+        groups: (n,) the patient or duplicate group of each case; None treats all cases as independent.
 
     Returns:
-        The test; without a p-value where fewer than ``MIN_GROUPS`` groups hold a class or its counterpart, or where the
+        The test; without a p-value where a class or its complement has fewer than ``MIN_GROUPS`` groups, or where the
         difference has no variance.
 
     Raises:
-        InputError: If the shapes do not fit.
+        InputError: If the shapes do not match.
     """
     scores = np.stack([np.asarray(scores_a, dtype=np.float64), np.asarray(scores_b, dtype=np.float64)])
-    several = scores.ndim == 3
-    truth = np.asarray(positive, dtype=np.int64 if several else bool)
+    multiclass = scores.ndim == 3
+    truth = np.asarray(y_true, dtype=np.int64 if multiclass else bool)
     names = np.arange(len(truth)).astype(str) if groups is None else np.asarray(groups, dtype=str)
-    sides = [truth == k for k in range(scores.shape[2])] if several else [truth]
-    fewest = min(len(np.unique(names[side == held])) for side in sides for held in (True, False))
-    if fewest < 2:
+    classes = [truth == k for k in range(scores.shape[2])] if multiclass else [truth]
+    min_groups = min(len(np.unique(names[in_class == value])) for in_class in classes for value in (True, False))
+    if min_groups < 2:
         return PairedTest("DeLong", None, None, "no test: it needs cases of every class", len(truth))
-    found = macro_areas(truth, scores, list(names)) if several else delong(truth, scores, list(names))
-    gap = float(found.areas[0] - found.areas[1])
-    variance = float(found.covariance[0, 0] + found.covariance[1, 1] - 2 * found.covariance[0, 1])
-    if fewest < MIN_GROUPS:
-        few = f"no test: a class or its counterpart rests on {fewest} groups, fewer than {MIN_GROUPS}"
-        return PairedTest("DeLong", gap, None, few, len(truth))
+    areas = delong_macro(truth, scores, list(names)) if multiclass else delong(truth, scores, list(names))
+    difference = float(areas.values[0] - areas.values[1])
+    variance = float(areas.covariance[0, 0] + areas.covariance[1, 1] - 2 * areas.covariance[0, 1])
+    if min_groups < MIN_GROUPS:
+        reason = f"no test: a class or its complement has only {min_groups} groups, fewer than {MIN_GROUPS}"
+        return PairedTest("DeLong", difference, None, reason, len(truth))
     if variance < 1e-18:
-        return PairedTest("DeLong", gap, *_no_spread(gap), len(truth))
-    return PairedTest("DeLong", gap, float(2 * norm.sf(abs(gap) / np.sqrt(variance))), _kind(names, several), len(truth))
+        return PairedTest("DeLong", difference, *_without_variance(difference), len(truth))
+    p_value = float(2 * norm.sf(abs(difference) / np.sqrt(variance)))
+    return PairedTest("DeLong", difference, p_value, _variance_method(names, multiclass), len(truth))
 
 
-def _kind(names: NDArray[np.str_], several: bool) -> str:
-    """Returns how the variance came about."""
-    total = len(np.unique(names))
-    if several:
-        return f"DeLong's components, mean AUROC of each class against the rest, variance over {total} groups"
-    return "DeLong" if total == len(names) else f"DeLong, variance over {total} groups (Obuchowski)"
+def _variance_method(names: NDArray[np.str_], multiclass: bool) -> str:
+    n_groups = len(np.unique(names))
+    if multiclass:
+        return f"DeLong's components, mean AUROC of each class against the rest, variance over {n_groups} groups"
+    return "DeLong" if n_groups == len(names) else f"DeLong, variance over {n_groups} groups (Obuchowski)"
 
 
-def _no_spread(gap: float) -> tuple[float | None, str]:
-    if abs(gap) < 1e-12:
-        return 1.0, "DeLong: the two rank all pairs of a positive and a negative case alike"
+def _without_variance(difference: float) -> tuple[float | None, str]:
+    """Returns p-value and method where the difference has no variance."""
+    if abs(difference) < 1e-12:
+        return 1.0, "DeLong: both rank all pairs of a positive and a negative case in the same way"
     return None, "no test: the difference has no variance on these cases"
 
 
-def mcnemar(right_a: ArrayLike, right_b: ArrayLike, groups: Sequence[str] | None = None) -> PairedTest:
-    """Returns the exact test of whether two classifiers are right equally often (McNemar 1947).
+def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike, groups: Sequence[str] | None = None) -> PairedTest:
+    """Returns the exact test of whether two classifiers are correct equally often (McNemar 1947).
 
-    On independent cases this is the binomial test of the cases that only one of the two gets right. Where groups hold
-    several cases, whole groups change sides: of all 2^G ways to swap the two classifiers within groups, the p-value is
-    the share with a difference at least as large. With one case in each group that is the same test. All ways are
-    counted, by adding up one group after the other, not drawn.
+    On independent cases this is the binomial test of the cases that only one of the two predicts correctly. Where groups
+    have several cases, whole groups are permuted: the p-value is the share of all 2^G ways to swap the two classifiers
+    within groups whose difference is at least as large. With one case in each group this is the same test. The shares are
+    exact, computed by adding one group at a time, not drawn at random.
 
     Args:
-        right_a: (n,) whether the first is right.
-        right_b: (n,) whether the second is right.
-        groups: (n,) the patient or twin group of each case; None takes all cases for independent.
+        correct_a: (n,) whether the first is correct.
+        correct_b: (n,) whether the second is correct.
+        groups: (n,) the patient or duplicate group of each case; None treats all cases as independent.
 
     Raises:
-        InputError: If the shapes do not fit, or there is no case.
+        InputError: If the shapes do not match, or the arrays are empty.
     """
-    first, second = np.asarray(right_a, dtype=bool), np.asarray(right_b, dtype=bool)
+    first, second = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     if first.shape != second.shape or first.ndim != 1 or not first.size or (groups is not None and len(groups) != first.size):
         raise InputError(
-            f"Answers of shape {first.shape} and {second.shape} cannot be compared",
-            "McNemar's test takes the same n > 0 cases of both, and a group for each",
-            "Judge both on the same cases",
+            f"Predictions of shape {first.shape} and {second.shape} cannot be compared",
+            "McNemar's test needs the same n > 0 cases of both, and a group for each",
+            "Evaluate both on the same cases",
         )
-    gaps = first.astype(np.int64) - second
-    only_a, only_b = int((gaps > 0).sum()), int((gaps < 0).sum())
-    said = f"only the first right: {only_a}, only the second: {only_b}"
-    names = None if groups is None else np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
-    if names is None or len(np.unique(names)) == len(gaps):
+    differences = first.astype(np.int64) - second
+    only_a, only_b = int((differences > 0).sum()), int((differences < 0).sum())
+    counts = f"only the first correct: {only_a}, only the second: {only_b}"
+    index = None if groups is None else np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    if index is None or len(np.unique(index)) == len(differences):
         p_value = 1.0 if only_a + only_b == 0 else float(binomtest(only_a, only_a + only_b).pvalue)
-        return PairedTest("McNemar", float(gaps.mean()), p_value, f"exact McNemar; {said}", len(gaps))
-    swings = np.bincount(names, weights=gaps).astype(np.int64)
-    method = f"exact McNemar with whole groups exchanged, {len(swings)} groups; {said}"
-    return PairedTest("McNemar", float(gaps.mean()), _sign_flips(swings), method, len(gaps))
+        return PairedTest("McNemar", float(differences.mean()), p_value, f"exact McNemar; {counts}", len(differences))
+    group_sums = np.bincount(index, weights=differences).astype(np.int64)
+    method = f"exact McNemar with whole groups exchanged, {len(group_sums)} groups; {counts}"
+    return PairedTest("McNemar", float(differences.mean()), _sign_flip_p_value(group_sums), method, len(differences))
 
 
-def _sign_flips(swings: Ints) -> float:
-    """Returns the share of sign changes of integers whose sum is at least as far from 0 as that of the integers."""
-    steps = np.abs(swings[swings != 0])
-    chance = np.ones(1)  # chance[k]: probability that the sum is k − reach
-    for step in steps:
-        longer = np.zeros(len(chance) + 2 * step)
-        longer[: len(chance)] += chance / 2
-        longer[2 * step :] += chance / 2
-        chance = longer
-    reach = int(steps.sum())
-    far = np.abs(np.arange(-reach, reach + 1)) >= abs(int(swings.sum()))
-    return float(min(1.0, chance[far].sum()))
+def _sign_flip_p_value(group_sums: Ints) -> float:
+    """Returns the share of all sign flips whose sum is at least as far from 0 as the sum of the given integers."""
+    sizes = np.abs(group_sums[group_sums != 0])
+    probability = np.ones(1)  # probability[k] of the sum k − reach
+    for size in sizes:
+        longer = np.zeros(len(probability) + 2 * size)
+        longer[: len(probability)] += probability / 2
+        longer[2 * size :] += probability / 2
+        probability = longer
+    reach = int(sizes.sum())
+    extreme = np.abs(np.arange(-reach, reach + 1)) >= abs(int(group_sums.sum()))
+    return float(min(1.0, probability[extreme].sum()))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Returns p-values corrected for their number (Holm 1979, Scandinavian Journal of Statistics 6:65).
+    """Returns p-values corrected for multiple testing (Holm 1979, Scandinavian Journal of Statistics 6:65).
 
     Args:
-        p_values: Each 0 to 1; None, a test that could not be made, stays None and does not count.
+        p_values: Each 0 to 1. None, a test that could not be made, stays None and is not counted.
     """
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    ordered = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0
-    for rank, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - rank)))
+    for rank, (p, i) in enumerate(ordered):
+        highest = max(highest, min(1.0, p * (len(ordered) - rank)))
         corrected[i] = highest
     return corrected
 
@@ -172,22 +169,23 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 def mean_difference(
     values_a: ArrayLike, values_b: ArrayLike, groups: Sequence[str], seed: int = 0, draws: int = 1000
 ) -> Estimate:
-    """Returns the mean of a figure that each case has, of one classifier less another, with its interval over groups.
+    """Returns the mean of a value per case of one classifier minus that of another, with its interval over groups.
 
     Args:
-        values_a: (n,) the figure of the first, such as 1 for a right answer; finite, 0 to 1.
-        values_b: (n,) the figure of the second on the same cases.
-        groups: (n,) the patient or twin group of each case.
+        values_a: (n,) the value of the first, such as 1 for a correct prediction; finite, 0 to 1.
+        values_b: (n,) the value of the second on the same cases.
+        groups: (n,) the patient or duplicate group of each case.
         seed: Seed of the draws.
-        draws: Bootstrap draws.
+        draws: Number of bootstrap draws.
     """
-    gaps = np.asarray(values_a, dtype=np.float64) - np.asarray(values_b, dtype=np.float64)
-    if not gaps.size:
-        return undefined("there is no case to count", 0)
-    bootstrap, mean = GroupBootstrap(groups, draws, seed), float(gaps.mean())
+    differences = np.asarray(values_a, dtype=np.float64) - np.asarray(values_b, dtype=np.float64)
+    n = len(differences)
+    if not differences.size:
+        return undefined("no cases", 0)
+    bootstrap, mean = GroupBootstrap(groups, draws, seed), float(differences.mean())
     if bootstrap.n_groups < MIN_GROUPS:
-        return without_interval(mean, few_groups(bootstrap.n_groups), len(gaps))
-    if np.isin(gaps, (-1.0, 0.0, 1.0)).all():
-        return paired_difference(gaps, bootstrap.index)
-    drawn = bootstrap.apply(lambda weights: {"mean": weights @ gaps / weights.sum(axis=1)})
-    return bootstrap_interval(mean, drawn["mean"], len(gaps), bootstrap.n_groups, limits=(-1.0, 1.0))
+        return without_interval(mean, too_few_groups(bootstrap.n_groups), n)
+    if np.isin(differences, (-1.0, 0.0, 1.0)).all():
+        return paired_difference(differences, bootstrap.index)
+    drawn = bootstrap.apply(lambda weights: {"mean": weights @ differences / weights.sum(axis=1)})
+    return bootstrap_interval(mean, drawn["mean"], n, bootstrap.n_groups, limits=(-1.0, 1.0))

@@ -1,9 +1,9 @@
-"""Split-conformal prediction sets: sets of classes that hold the true one in a stated share of cases.
+"""Split-conformal prediction sets: sets of classes that contain the true class with a stated coverage.
 
 The score is that of Sadinle, Lei and Wasserman 2019 ("Least ambiguous set-valued classifiers with bounded error levels",
 JASA 114:223, called LAC): one minus the probability of the true class. Quantile and guarantee are those of Vovk,
 Gammerman and Shafer 2005 and of Angelopoulos and Bates 2023 ("Conformal prediction: a gentle introduction", section 1);
-one quantile a class is the label-conditional (Mondrian) form of Vovk 2012.
+one quantile per class is the label-conditional (Mondrian) form of Vovk 2012.
 """
 
 from __future__ import annotations
@@ -20,82 +20,82 @@ Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
 
 
-def scores(probabilities: ArrayLike) -> Floats:
-    """Returns (n, K) scores of how badly each class fits each case: one minus its probability, 0 to 1."""
+def nonconformity_scores(probabilities: ArrayLike) -> Floats:
+    """Returns (n, K) nonconformity scores: one minus the probability of each class, 0 to 1."""
     return np.asarray(1 - np.asarray(probabilities, dtype=np.float64))
 
 
-def fewest(coverage: float) -> int:
-    """Returns the fewest calibration cases at which a coverage can be promised without naming every class each time.
+def min_calibration_cases(coverage: float) -> int:
+    """Returns the smallest number of calibration cases that guarantees a coverage without sets of all classes.
 
     Args:
-        coverage: Share of cases whose set holds the true class, above 0 and below 1.
+        coverage: Share of cases whose set contains the true class, above 0 and below 1.
     """
     _check_coverage(coverage)
     return math.ceil(coverage / (1 - coverage) - 1e-9)
 
 
-def quantile(true_scores: ArrayLike, coverage: float) -> float:
-    """Returns the score up to which a class belongs to the set: the ⌈(n + 1) · coverage⌉-th smallest.
+def conformal_quantile(true_scores: ArrayLike, coverage: float) -> float:
+    """Returns the largest score of a class in the set: the ⌈(n + 1) · coverage⌉-th smallest score.
 
     Args:
-        true_scores: (n,) score of the true class of each calibration case.
-        coverage: Share of cases whose set holds the true class, above 0 and below 1.
+        true_scores: (n,) nonconformity score of the true class of each calibration case.
+        coverage: Share of cases whose set contains the true class, above 0 and below 1.
 
     Returns:
-        0 to 1; infinity where there are fewer cases than :func:`fewest`, so that every class belongs to every set.
+        0 to 1; infinity with fewer cases than :func:`min_calibration_cases`: then every set contains all classes.
 
     Raises:
         InputError: If the coverage is out of range or a score is not finite.
     """
     _check_coverage(coverage)
-    found = np.sort(np.asarray(true_scores, dtype=np.float64))
-    if not np.isfinite(found).all():
-        raise InputError("A score is not finite", "Scores are finite numbers", "Check the logits they come from")
-    rank = math.ceil((len(found) + 1) * coverage - 1e-9)
-    return float(found[rank - 1]) if rank <= len(found) else math.inf
+    ordered = np.sort(np.asarray(true_scores, dtype=np.float64))
+    if not np.isfinite(ordered).all():
+        raise InputError("A score is not finite", "Scores must be finite numbers", "Check the logits")
+    rank = math.ceil((len(ordered) + 1) * coverage - 1e-9)
+    return float(ordered[rank - 1]) if rank <= len(ordered) else math.inf
 
 
-def quantiles(probabilities: ArrayLike, y_true: ArrayLike, coverage: float, *, per_class: bool) -> Floats:
-    """Returns the score up to which each class belongs to the set.
+def conformal_quantiles(probabilities: ArrayLike, y_true: ArrayLike, coverage: float, *, per_class: bool) -> Floats:
+    """Returns the largest score at which each class is in the set.
 
     Args:
-        probabilities: (n, K) of the calibration cases, from a network that did not learn from them.
+        probabilities: (n, K) of the calibration cases, which the network was not trained on.
         y_true: (n,) class indices.
-        coverage: Share of cases whose set holds the true class, above 0 and below 1.
-        per_class: Whether the coverage is to hold within each class (Mondrian) or over all cases.
+        coverage: Share of cases whose set contains the true class, above 0 and below 1.
+        per_class: Whether the coverage applies within each class (Mondrian) or over all cases.
 
     Returns:
-        (K,) quantiles, all alike unless per class; infinity for a class with too few cases.
+        (K,) quantiles, all equal unless ``per_class``; infinity for a class with too few cases.
 
     Raises:
         InputError: If the coverage is out of range or a probability is not finite.
     """
     truth = np.asarray(y_true, dtype=np.int64)
-    every = scores(probabilities)
-    true = np.take_along_axis(every, truth[:, None], axis=1)[:, 0]
-    classes = range(every.shape[1])
+    scores = nonconformity_scores(probabilities)
+    true_scores = np.take_along_axis(scores, truth[:, None], axis=1)[:, 0]
+    classes = range(scores.shape[1])
     if per_class:
-        return np.array([quantile(true[truth == k], coverage) for k in classes])
-    return np.full(len(classes), quantile(true, coverage))
+        return np.array([conformal_quantile(true_scores[truth == k], coverage) for k in classes])
+    return np.full(len(classes), conformal_quantile(true_scores, coverage))
 
 
-def prediction_sets(probabilities: ArrayLike, limits: ArrayLike) -> Bools:
-    """Returns (n, K): whether each class belongs to the set of each case; a set may be empty.
+def prediction_sets(probabilities: ArrayLike, quantiles: ArrayLike) -> Bools:
+    """Returns (n, K): whether each class is in the prediction set of each case; a set may be empty.
 
     Args:
         probabilities: (n, K).
-        limits: (K,) from :func:`quantiles`.
+        quantiles: (K,) from :func:`conformal_quantiles`.
     """
-    return np.asarray(scores(probabilities) <= np.asarray(limits, dtype=np.float64))
+    return np.asarray(nonconformity_scores(probabilities) <= np.asarray(quantiles, dtype=np.float64))
 
 
-def covered(sets: Bools, y_true: ArrayLike) -> Bools:
-    """Returns (n,) whether the set of each case holds its true class."""
-    held: Bools = np.take_along_axis(sets, np.asarray(y_true, dtype=np.int64)[:, None], axis=1)[:, 0]
-    return held
+def is_covered(sets: Bools, y_true: ArrayLike) -> Bools:
+    """Returns (n,) whether the prediction set of each case contains its true class."""
+    contains: Bools = np.take_along_axis(sets, np.asarray(y_true, dtype=np.int64)[:, None], axis=1)[:, 0]
+    return contains
 
 
 def _check_coverage(coverage: float) -> None:
     if not 0 < coverage < 1:
-        raise InputError(f"The coverage is {coverage:g}", "A coverage lies between 0 and 1, such as 0.95", "Use 0.95")
+        raise InputError(f"The coverage is {coverage:g}", "The coverage must be between 0 and 1", "Use 0.95")

@@ -1,4 +1,4 @@
-"""Decision curves: what acting on the probabilities is worth, for each price of a false alarm."""
+"""Decision curves: the net benefit of acting on the probabilities at each threshold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reslink.errors import InputError
-from reslink.metrics.intervals import MIN_GROUPS, Estimate, GroupBootstrap, bootstrap_interval, few_groups, without_interval
+from reslink.metrics.intervals import (
+    MIN_GROUPS,
+    Estimate,
+    GroupBootstrap,
+    bootstrap_interval,
+    too_few_groups,
+    without_interval,
+)
 
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -17,27 +24,27 @@ Bools: TypeAlias = NDArray[np.bool_]
 THRESHOLDS = tuple(round(0.01 * k, 2) for k in range(1, 100))
 
 
-def net_benefit(weights: Floats, positive: Bools, probabilities: Floats, thresholds: Floats) -> Floats:
-    """Returns (m, t) net benefits: true positives less false positives at the odds of the threshold, a case.
+def net_benefit(weights: Floats, y_true: Bools, y_prob: Floats, thresholds: Floats) -> Floats:
+    """Returns (m, t) net benefits per case: true positives minus false positives at the odds of the threshold.
 
-    Vickers and Elkin 2006 (Medical Decision Making 26:565). A case is treated where its probability is at least the
-    threshold. With the probabilities all 1 this is the net benefit of treating everyone; that of treating no one is 0.
+    Vickers and Elkin 2006 (Medical Decision Making 26:565). A case is treated if its probability is at least the
+    threshold. With all probabilities 1 this is the net benefit of treating everyone; that of treating no one is 0.
 
     Args:
-        weights: (m, n) how often each sample holds each case.
-        positive: (n,) whether a case is of the class.
-        probabilities: (n,) stated probability of the class, 0 to 1.
+        weights: (m, n) how often each sample contains each case.
+        y_true: (n,) whether a case is of the class.
+        y_prob: (n,) probability of the class, 0 to 1.
         thresholds: (t,) each above 0 and below 1.
     """
-    treated = probabilities[:, None] >= thresholds
-    worth = np.where(positive[:, None], 1.0, -thresholds / (1 - thresholds))
-    benefit: Floats = weights @ (treated * worth) / weights.sum(axis=1, keepdims=True)
+    treated = y_prob[:, None] >= thresholds
+    value = np.where(y_true[:, None], 1.0, -thresholds / (1 - thresholds))
+    benefit: Floats = weights @ (treated * value) / weights.sum(axis=1, keepdims=True)
     return benefit
 
 
 def decision_curve(
-    positive: ArrayLike,
-    probabilities: ArrayLike,
+    y_true: ArrayLike,
+    y_prob: ArrayLike,
     groups: Sequence[str],
     thresholds: Sequence[float] = THRESHOLDS,
     seed: int = 0,
@@ -46,44 +53,45 @@ def decision_curve(
     """Returns the decision curve of one class with 95 % intervals over groups.
 
     Args:
-        positive: (n,) whether a case is of the class.
-        probabilities: (n,) stated probability of the class, 0 to 1.
-        groups: (n,) the patient or twin group of each case.
+        y_true: (n,) whether a case is of the class.
+        y_prob: (n,) probability of the class, 0 to 1.
+        groups: (n,) the patient or duplicate group of each case.
         thresholds: Each above 0 and below 1.
         seed: Seed of the draws.
-        draws: Bootstrap draws.
+        draws: Number of bootstrap draws.
 
     Returns:
-        A row a threshold: ``threshold``, ``net_benefit`` with ``ci_low`` and ``ci_high``, ``treat_all``, and ``gain``
-        with ``gain_low`` and ``gain_high``: the net benefit above the better of treating all and none. Ends of
-        intervals are None where there is none, ``method`` says why.
+        A row for each threshold: ``threshold``, ``net_benefit`` with ``ci_low`` and ``ci_high``, ``treat_all``, and
+        ``gain`` with ``gain_low`` and ``gain_high``: the net benefit above the better of treating all and treating none.
+        The ends of a missing interval are None; ``method`` gives the reason.
 
     Raises:
-        InputError: If there is no case, or the arrays or thresholds cannot be used.
+        InputError: If the arrays are empty, or the arrays or thresholds are invalid.
     """
-    truth, scores = np.asarray(positive, dtype=bool), np.asarray(probabilities, dtype=np.float64)
+    truth, probabilities = np.asarray(y_true, dtype=bool), np.asarray(y_prob, dtype=np.float64)
     cuts = np.asarray(thresholds, dtype=np.float64)
-    if not len(truth) or truth.shape != scores.shape or len(groups) != len(truth) or not ((cuts > 0) & (cuts < 1)).all():
+    valid = len(truth) > 0 and truth.shape == probabilities.shape and len(groups) == len(truth)
+    if not valid or not ((cuts > 0) & (cuts < 1)).all():
         raise InputError(
-            f"{len(truth)} outcomes, {len(scores)} probabilities and {len(groups)} groups give no decision curve",
-            "It takes as many of each, more than none, and thresholds above 0 and below 1",
-            "Check how the cases were collected",
+            f"No decision curve exists for {len(truth)} outcomes, {len(probabilities)} probabilities and {len(groups)} groups",
+            "All three need the same length above 0, and thresholds must be above 0 and below 1",
+            "Check the arrays",
         )
-    bootstrap, everyone = GroupBootstrap(groups, draws, seed), np.ones_like(scores)
+    bootstrap, everyone = GroupBootstrap(groups, draws, seed), np.ones_like(probabilities)
 
-    def both(weights: Floats) -> dict[str, Floats]:
-        model, all_ = (net_benefit(weights, truth, chance, cuts) for chance in (scores, everyone))
-        parts = {f"{k}": model[:, k] for k in range(len(cuts))}
-        return parts | {f"gain {k}": (model - np.maximum(all_, 0))[:, k] for k in range(len(cuts))}
+    def statistic(weights: Floats) -> dict[str, Floats]:
+        model, treat_all = (net_benefit(weights, truth, values, cuts) for values in (probabilities, everyone))
+        gain = model - np.maximum(treat_all, 0)
+        return {f"{k}": model[:, k] for k in range(len(cuts))} | {f"gain {k}": gain[:, k] for k in range(len(cuts))}
 
-    whole = np.ones((1, len(truth)))
-    points, drawn = both(whole), bootstrap.apply(both)
-    treat_all = net_benefit(whole, truth, everyone, cuts)[0]
+    unweighted = np.ones((1, len(truth)))
+    points, drawn = statistic(unweighted), bootstrap.apply(statistic)
+    treat_all = net_benefit(unweighted, truth, everyone, cuts)[0]
 
     def estimate(key: str) -> Estimate:
         value = float(points[key][0])
         if bootstrap.n_groups < MIN_GROUPS:
-            return without_interval(value, few_groups(bootstrap.n_groups), len(truth))
+            return without_interval(value, too_few_groups(bootstrap.n_groups), len(truth))
         return bootstrap_interval(value, drawn[key], len(truth), bootstrap.n_groups)
 
     return [_row(float(cuts[k]), estimate(f"{k}"), float(treat_all[k]), estimate(f"gain {k}")) for k in range(len(cuts))]

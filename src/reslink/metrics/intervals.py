@@ -1,9 +1,9 @@
-"""Estimates with 95 % intervals: Wilson, exact binomial, and bootstrap over groups of cases that belong together."""
+"""Estimates with 95 % intervals: Wilson, exact binomial, and a bootstrap over groups of related cases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,38 +14,38 @@ from scipy.stats import t as student
 
 Floats: TypeAlias = NDArray[np.float64]
 
-Parts: TypeAlias = dict[str, Floats]
-Statistic: TypeAlias = Callable[[Floats], Parts]
+Columns: TypeAlias = dict[str, Floats]
+Statistic: TypeAlias = Callable[[Floats], Columns]
 
 CONFIDENCE = 0.95
 MIN_GROUPS = 10
 """Fewer groups give no bootstrap interval.
 
-In 1,000 simulated studies (patients with 1 to 4 images that resemble each other) the intervals of accuracy, sensitivity and
-AUROC held the truth in 94.0 to 94.9 % with 20 patients, 94.6 to 96.1 % with 40, 94.7 to 95.5 % with 100; the plain BCa
-interval, without the levels of Student's t, in 91.0 to 92.4 % with 20. Where patients differ far more (a sensitivity of 0.85
-that varies between groups of 1 to 15 cases as a beta distribution with a sum of 2.3) it was 93 % with 12 groups, 92 % with
-20, 93 % with 40 and 96 % with 80 in 500 studies. An AUROC of 0.98 needs some 80 groups for 92 %: with 12, every fourth study
-ranks all cases rightly, and has no interval.
+In 1,000 simulated data sets (patients with 1 to 4 similar images) the intervals of accuracy, sensitivity and AUROC covered
+the true value in 94.0 to 94.9 % with 20 patients, 94.6 to 96.1 % with 40 and 94.7 to 95.5 % with 100. The plain BCa
+interval, without the quantiles of Student's t, covered it in 91.0 to 92.4 % with 20. Where patients differ far more (a
+sensitivity of 0.85 that varies between groups of 1 to 15 cases as a beta distribution with a sum of 2.3), coverage was 93 %
+with 12 groups, 92 % with 20, 93 % with 40 and 96 % with 80 in 500 data sets. An AUROC of 0.98 needs about 80 groups for
+92 %: with 12 groups, every fourth data set is ranked without an error and has no interval.
 """
 MAX_UNDEFINED = 0.1
-"""With a larger share of draws undefined, the interval would hold for the rest only."""
+"""Largest share of undefined draws. With more, the interval would describe the other draws only."""
 MAX_BLOCKS = 500
-"""More groups than this are left out in blocks, which leaves the acceleration the same on average."""
+"""Above this number, groups are left out in blocks. The acceleration stays the same on average."""
 MAX_WEIGHTS = 4_000_000
 """Case weights held in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, its 95 % interval, and how both came about.
+    """A value with its 95 % interval and the method behind it.
 
     Attributes:
         estimate: The value; None where it is not defined, with the reason in ``method``.
         ci_low: Lower end of the interval; None where there is none, with the reason in ``method``.
         ci_high: Upper end of the interval; None where there is none.
-        method: How the interval was made, or why it or the estimate is missing.
-        n: Cases that the estimate rests on, such as the positive ones for sensitivity.
+        method: How the interval was computed, or why the interval or the value is missing.
+        n: Number of cases behind the estimate, such as the positive ones for sensitivity.
     """
 
     estimate: float | None
@@ -54,13 +54,18 @@ class Estimate:
     method: str
     n: int
 
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Estimate:
+        """Returns the estimate of a JSON form; other keys are ignored."""
+        return cls(**{field.name: record[field.name] for field in fields(cls)})
+
     def as_dict(self) -> dict[str, Any]:
-        """Returns the JSON form; there is never a NaN in it."""
+        """Returns the JSON form; it never contains NaN."""
         return asdict(self)
 
 
 def undefined(reason: str, n: int) -> Estimate:
-    """Returns an estimate that does not exist, with the reason."""
+    """Returns an estimate without a value, with the reason."""
     return Estimate(None, None, None, f"undefined: {reason}", n)
 
 
@@ -69,83 +74,83 @@ def without_interval(estimate: float, reason: str, n: int) -> Estimate:
     return Estimate(estimate, None, None, f"no interval: {reason}", n)
 
 
-def wilson(successes: int, n: int, what: str = "cases") -> Estimate:
+def wilson_interval(successes: int, n: int, unit: str = "cases") -> Estimate:
     """Returns a proportion with its score interval (Wilson 1927, JASA 22:209).
 
-    It covers 95 % on average over all proportions; the exact interval of Clopper and Pearson 1934 covers 97 to 99 % with
-    some tens of cases (Newcombe 1998, Statistics in Medicine 17:857).
+    Its coverage is 95 % on average over all proportions. The exact interval of Clopper and Pearson 1934 covers 97 to 99 %
+    with a few dozen cases (Newcombe 1998, Statistics in Medicine 17:857).
 
     Args:
-        successes: Cases that count.
-        n: All cases; independent of each other.
-        what: What the trials are, for ``method``.
+        successes: Number of successes.
+        n: Number of independent trials.
+        unit: Name of the trials, for ``method``.
     """
     if n == 0:
-        return undefined("there is no case to count", 0)
+        return undefined("no cases", 0)
     interval = binomtest(successes, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
-    return Estimate(successes / n, float(interval.low), float(interval.high), f"Wilson score over {what}", n)
+    return Estimate(successes / n, float(interval.low), float(interval.high), f"Wilson score over {unit}", n)
 
 
-def exact_binomial(successes: int, n: int, what: str = "cases") -> Estimate:
+def exact_binomial_interval(successes: int, n: int, unit: str = "cases") -> Estimate:
     """Returns a proportion with its exact binomial interval (Clopper and Pearson 1934, Biometrika 26:404).
 
     Args:
-        successes: Cases that count.
-        n: All cases; independent of each other.
-        what: What the trials are, for ``method``.
+        successes: Number of successes.
+        n: Number of independent trials.
+        unit: Name of the trials, for ``method``.
     """
     if n == 0:
-        return undefined("there is no case to count", 0)
+        return undefined("no cases", 0)
     interval = binomtest(successes, n).proportion_ci(confidence_level=CONFIDENCE, method="exact")
     return Estimate(
-        successes / n, float(interval.low), float(interval.high), f"exact binomial (Clopper-Pearson) over {what}", n
+        successes / n, float(interval.low), float(interval.high), f"exact binomial (Clopper-Pearson) over {unit}", n
     )
 
 
-def proportion_interval(right: NDArray[np.bool_], groups: NDArray[np.int64], *, single: bool) -> Estimate | None:
-    """Returns a proportion with a binomial interval where that holds, None where only a bootstrap can tell.
+def proportion_interval(success: NDArray[np.bool_], groups: NDArray[np.int64], *, one_case_per_group: bool) -> Estimate | None:
+    """Returns a proportion with a binomial interval where that is valid, otherwise None: use a bootstrap instead.
 
-    Wilson's holds where each group has one case. Where groups have several, but all cases agree, no draw of a bootstrap
-    would differ from the others; then each group counts as one trial, as if its cases were copies of each other, and the
+    Wilson's interval is valid where each group has one case. Where groups have several cases but all cases agree, every
+    bootstrap draw would give the same value. Then each group counts as one trial, as if its cases were identical, and the
     interval is the exact one.
 
     Args:
-        right: (n,) whether each case counts.
+        success: (n,) whether each case is a success.
         groups: (n,) the group of each case.
-        single: Whether each group of the data holds one case.
+        one_case_per_group: Whether each group of the data has one case.
     """
-    n, successes = len(right), int(right.sum())
-    if single:
-        return wilson(successes, n)
+    n, successes = len(success), int(success.sum())
+    if one_case_per_group:
+        return wilson_interval(successes, n)
     if successes not in (0, n):
         return None
     n_groups = len(np.unique(groups))
-    trial = exact_binomial(successes // n * n_groups, n_groups, "groups, as all cases agree")
-    return replace(trial, n=n)
+    estimate = exact_binomial_interval(successes // n * n_groups, n_groups, "groups, as all cases agree")
+    return replace(estimate, n=n)
 
 
 @dataclass(frozen=True)
-class Draws:
-    """What a bootstrap saw of one figure.
+class BootstrapDraws:
+    """The values of one metric in a bootstrap.
 
     Attributes:
-        values: (draws,) the figure in each draw; NaN where a draw leaves it undefined, such as one without positives.
-        left_out: (b,) the figure without each block of groups, for the acceleration of the BCa interval.
+        values: (draws,) the metric in each draw; NaN where it is undefined, for example without positive cases.
+        jackknife: (b,) the metric without each block of groups, for the acceleration of the BCa interval.
     """
 
     values: Floats
-    left_out: Floats
+    jackknife: Floats
 
 
 class GroupBootstrap:
-    """Bootstrap over groups: each draw takes whole groups with replacement, as many as there are.
+    """Bootstrap over groups: each draw takes as many whole groups as there are, with replacement.
 
-    A draw is a row of case weights, how often the group of each case was taken, so that all metrics of all draws come
-    from a few matrix products. ``scipy.stats.bootstrap`` has no groups of unequal size, and one scikit-learn call for
-    each draw and metric takes minutes.
+    A draw is a row of case weights: the number of times that the group of each case was drawn. All metrics of all draws
+    then come from a few matrix products. ``scipy.stats.bootstrap`` has no groups of unequal size, and one scikit-learn
+    call for each draw and metric takes minutes.
 
     Args:
-        groups: (n,) the group of each case, such as a patient or a set of near copies.
+        groups: (n,) the group of each case, such as a patient or a set of near duplicates.
         draws: Number of draws.
         seed: Seed of the draws.
 
@@ -163,15 +168,15 @@ class GroupBootstrap:
         self._seed = seed
 
     @property
-    def single(self) -> bool:
-        """Whether each group holds one case."""
+    def one_case_per_group(self) -> bool:
+        """Whether each group has one case."""
         return self.n_groups == len(self.index)
 
-    def groups_of(self, cases: NDArray[np.bool_]) -> int:
-        """Returns how many groups hold at least one of the marked cases, (n,) booleans."""
+    def count_groups(self, cases: NDArray[np.bool_]) -> int:
+        """Returns the number of groups with at least one of the selected cases, (n,) booleans."""
         return len(np.unique(self.index[cases]))
 
-    def apply(self, statistic: Statistic) -> dict[str, Draws]:
+    def apply(self, statistic: Statistic) -> dict[str, BootstrapDraws]:
         """Applies a statistic to all draws and to the cases without each block of groups.
 
         Args:
@@ -180,43 +185,45 @@ class GroupBootstrap:
         rng = np.random.default_rng(self._seed)
         even = np.full(self.n_groups, 1 / self.n_groups)
         blocks = rng.permutation(self.n_groups) % min(self.n_groups, MAX_BLOCKS)
-        values = self._in_parts(statistic, self.draws, lambda rows: rng.multinomial(self.n_groups, even, size=len(rows)))
-        left_out = self._in_parts(statistic, int(blocks.max()) + 1, lambda rows: rows[:, None] != blocks)
-        return {name: Draws(values[name], left_out[name]) for name in values}
+        values = self._in_chunks(statistic, self.draws, lambda rows: rng.multinomial(self.n_groups, even, size=len(rows)))
+        jackknife = self._in_chunks(statistic, int(blocks.max()) + 1, lambda rows: rows[:, None] != blocks)
+        return {name: BootstrapDraws(values[name], jackknife[name]) for name in values}
 
-    def _in_parts(self, statistic: Statistic, rows: int, counts: Callable[[NDArray[np.int64]], NDArray[Any]]) -> Parts:
-        """Applies a statistic to some rows of group counts at a time, so that memory stays small."""
+    def _in_chunks(
+        self, statistic: Statistic, n_rows: int, group_counts: Callable[[NDArray[np.int64]], NDArray[Any]]
+    ) -> Columns:
+        """Applies a statistic to a chunk of rows at a time, to limit memory."""
         step = max(1, MAX_WEIGHTS // len(self.index))
-        starts = [np.arange(start, min(start + step, rows)) for start in range(0, rows, step)]
-        parts = [statistic(counts(part)[:, self.index].astype(np.float64)) for part in starts]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        row_chunks = [np.arange(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+        chunks = [statistic(group_counts(rows)[:, self.index].astype(np.float64)) for rows in row_chunks]
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def bootstrap_interval(
     estimate: float,
-    draws: Draws,
+    draws: BootstrapDraws,
     n: int,
     n_groups: int,
     *,
     biased: bool = False,
     limits: tuple[float, float] = (0.0, 1.0),
-    rests_on: int | None = None,
+    effective_groups: int | None = None,
 ) -> Estimate:
     """Returns an estimate with the interval of its bootstrap draws.
 
     BCa, bias-corrected and accelerated (Efron 1987, JASA 82:171), or percentile where the draws leave its constants
-    undefined. Its levels are those of Student's t, as a bootstrap of few groups spreads too little (Hesterberg 2015, The
-    American Statistician 69:371, section 4.5.1). For figures that resampling itself shifts (ECE: fewer different cases,
-    larger gaps in the bins) the draws are moved to the estimate and the percentiles taken.
+    undefined. Its quantiles are those of Student's t, because a bootstrap of few groups varies too little (Hesterberg 2015,
+    The American Statistician 69:371, section 4.5.1). Resampling itself biases some metrics (ECE: fewer different cases,
+    larger gaps in the bins). For these, the draws are shifted to the estimate before the percentiles are taken.
 
     Args:
         estimate: The value on the cases themselves.
-        draws: What the bootstrap saw.
-        n: Cases that the estimate rests on.
-        n_groups: Groups that were drawn.
-        biased: Whether resampling shifts the figure.
-        limits: The range of the figure, for one that is shifted.
-        rests_on: Groups that the figure rests on, such as those with a positive case; ``n_groups`` if not given.
+        draws: The bootstrap values.
+        n: Number of cases behind the estimate.
+        n_groups: Number of groups that were drawn.
+        biased: Whether resampling biases the metric.
+        limits: The range of the metric; used for a biased one.
+        effective_groups: Number of groups that determine the metric, such as those with a positive case; default ``n_groups``.
 
     Returns:
         The estimate; without an interval where the draws cannot give one.
@@ -227,28 +234,28 @@ def bootstrap_interval(
         return without_interval(estimate, f"{lost} of {len(draws.values)} bootstrap draws leave it undefined", n)
     if np.ptp(defined) < 1e-12:
         return without_interval(estimate, "all bootstrap draws give the same value", n)
-    tail = expanded_tail(rests_on or n_groups)
+    tail = expanded_tail(effective_groups or n_groups)
     levels, kind = (None, "percentile, moved to the estimate,") if biased else _bca_levels(estimate, defined, draws, tail)
     low, high = (float(end) for end in np.quantile(defined, levels or (float(ndtr(tail)), float(ndtr(-tail)))))
     if biased:
         shift = estimate - float(defined.mean())
         low, high = max(limits[0], low + shift), min(limits[1], high + shift)
-    left = f", {lost} undefined ones left out" if lost else ""
-    method = f"{kind} bootstrap over {n_groups} groups, {len(draws.values)} draws{left}"
+    excluded = f", {lost} undefined ones left out" if lost else ""
+    method = f"{kind} bootstrap over {n_groups} groups, {len(draws.values)} draws{excluded}"
     return Estimate(estimate, low, high, method, n)
 
 
 def expanded_tail(n_groups: int) -> float:
-    """Returns the lower normal quantile that a bootstrap of g groups takes: −√(g / (g − 1)) t, −1.96 for many groups."""
+    """Returns the lower normal quantile for a bootstrap of g groups: −√(g / (g − 1)) t, which tends to −1.96."""
     quantile = float(student.ppf((1 + CONFIDENCE) / 2, n_groups - 1))
     return -quantile * float(np.sqrt(n_groups / (n_groups - 1)))
 
 
-def _bca_levels(estimate: float, defined: Floats, draws: Draws, tail: float) -> tuple[tuple[float, float] | None, str]:
+def _bca_levels(estimate: float, defined: Floats, draws: BootstrapDraws, tail: float) -> tuple[tuple[float, float] | None, str]:
     """Returns the quantiles of the BCa interval; None, for the plain ones, where its constants are not defined."""
     same = np.isclose(defined, estimate, rtol=0, atol=1e-12)
     below = float(((defined < estimate) & ~same).mean() + same.mean() / 2)
-    gaps = draws.left_out.mean() - draws.left_out  # NaN where a figure needs the block that was left out
+    gaps = draws.jackknife.mean() - draws.jackknife  # NaN where the metric is undefined without a block
     spread = float((gaps**2).sum())
     if not (0 < below < 1 and spread > 0):
         return None, "percentile"
@@ -267,30 +274,31 @@ def mean_interval(
     *,
     proportion: bool = True,
 ) -> Estimate:
-    """Returns the mean of a figure that each case has, with its interval over groups.
+    """Returns the mean of a value per case, with its interval over groups.
 
     Args:
-        values: (n,) finite numbers; zeros and ones alone are a proportion, see :func:`proportion_interval`.
+        values: (n,) finite numbers; if all are 0 or 1 they are a proportion, see :func:`proportion_interval`.
         groups: (n,) the group of each case.
         seed: Seed of the draws.
-        draws: Bootstrap draws.
-        proportion: Whether zeros and ones alone are a proportion; not so for counts, which could be 2 in other cases.
+        draws: Number of bootstrap draws.
+        proportion: Whether values that are all 0 or 1 are a proportion. Set it to False for counts.
     """
     cases = np.asarray(values, dtype=np.float64)
     if cases.size == 0:
-        return undefined("there is no case to count", 0)
+        return undefined("no cases", 0)
     bootstrap = GroupBootstrap(groups, draws, seed)
     if proportion and np.isin(cases, (0.0, 1.0)).all():
-        found = proportion_interval(cases == 1, bootstrap.index, single=bootstrap.single)
-        if found is not None:
-            return found
+        binomial = proportion_interval(cases == 1, bootstrap.index, one_case_per_group=bootstrap.one_case_per_group)
+        if binomial is not None:
+            return binomial
     mean, n = float(cases.mean()), len(cases)
     if bootstrap.n_groups < MIN_GROUPS:
-        return without_interval(mean, few_groups(bootstrap.n_groups), n)
+        return without_interval(mean, too_few_groups(bootstrap.n_groups), n)
     drawn = bootstrap.apply(lambda weights: {"mean": weights @ cases / weights.sum(axis=1)})
     return bootstrap_interval(mean, drawn["mean"], n, bootstrap.n_groups)
 
 
-def few_groups(n_groups: int) -> str:
-    """Returns the reason why there is no interval."""
-    return f"it rests on {n_groups} groups, and fewer than {MIN_GROUPS} groups give too narrow a bootstrap interval"
+def too_few_groups(n_groups: int) -> str:
+    """Returns the reason for a missing interval: too few groups."""
+    groups = "1 group" if n_groups == 1 else f"{n_groups} groups"
+    return f"only {groups}; with fewer than {MIN_GROUPS} groups a bootstrap interval is too narrow"

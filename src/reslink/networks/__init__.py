@@ -1,1 +1,1 @@
-"""The ResLink network family: tensors in, logits out."""
+"""The ResLink network, its layers and its analysis."""

@@ -1,4 +1,4 @@
-"""What a ResLink network costs and sees: parameters, FLOPs by layer, receptive fields, attention cost."""
+"""Analysis of ResLink networks: parameters, FLOPs per layer, receptive fields and attention cost."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class LayerCost:
 
     Attributes:
         name: Name of the module in the network.
-        kind: Class of the module.
-        parameters: Trainable numbers.
-        flops: Floating-point operations of one forward pass, a multiplication and an addition counted as two.
+        kind: Class name of the module.
+        parameters: Number of trainable parameters.
+        flops: Floating-point operations of one forward pass; a multiply-add counts as two.
     """
 
     name: str
@@ -33,13 +33,13 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """What one unit of a stage's output sees, in input pixels.
+    """Receptive field of one output unit of a stage, in input pixels.
 
     Attributes:
         stage: Name of the stage.
-        stride: Input pixels between neighbouring units.
-        size: Side of the receptive field through convolutions and pooling.
-        size_with_attention: Side for the central unit of the map when the areas it depends on are counted too.
+        stride: Distance of neighboring units.
+        size: Side of the receptive field of convolutions and pooling.
+        size_with_attention: Side for the central unit, including the attention areas that it depends on.
     """
 
     stage: str
@@ -50,10 +50,10 @@ class ReceptiveField:
 
 @dataclass(frozen=True)
 class AttentionCost:
-    """FLOPs of attention on a square map of one size.
+    """FLOPs of two kinds of attention on a square feature map.
 
     Attributes:
-        side: Side of the map in pixels.
+        side: Side of the feature map in pixels.
         area: FLOPs of area attention; grows with side².
         self_attention: FLOPs of single-head dot-product self-attention with its four projections; grows with side⁴.
     """
@@ -65,12 +65,12 @@ class AttentionCost:
 
 @dataclass(frozen=True)
 class Window:
-    """A layer that slides a window, or (``stride`` 0) an area attention of that size, or (below 0) one that repeats each place.
+    """The window of a layer, for receptive fields: a convolution or pooling, an area attention, or an upsampling.
 
     Attributes:
         kernel: Side of the window.
-        stride: Step of the window; 0 marks an area attention, −2 an enlargement by 2 with the nearest neighbour.
-        padding: Pixels added at each side.
+        stride: Stride of the window; 0 for an area attention, −2 for nearest-neighbor upsampling by 2.
+        padding: Padding at each side.
     """
 
     kernel: int
@@ -78,20 +78,20 @@ class Window:
     padding: int = 0
 
 
-def parameters(network: nn.Module) -> int:
-    """Returns the number of trainable numbers."""
+def count_parameters(network: nn.Module) -> int:
+    """Returns the number of trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def flops_by_layer(config: ResLinkConfig, size: int = 224) -> list[LayerCost]:
-    """Counts convolutions and matrix products of one forward pass, layer by layer, without computing anything.
+    """Counts the FLOPs of convolutions and matrix products per layer, on the meta device without computation.
 
     Args:
-        config: The network's shape.
+        config: The architecture.
         size: Side of the square input.
 
     Returns:
-        One entry for each layer that has parameters or FLOPs, in order of the forward pass.
+        One entry per layer with parameters, in the order of the forward pass.
     """
     with torch.device("meta"), torch.inference_mode():
         network = ResLink(config).eval()
@@ -99,22 +99,22 @@ def flops_by_layer(config: ResLinkConfig, size: int = 224) -> list[LayerCost]:
             network(torch.empty(1, config.in_channels, size, size))
     counts = counter.get_flop_counts()
     return [
-        LayerCost(name, type(module).__name__, parameters(module), sum(counts.get(f"ResLink.{name}", {}).values()))
+        LayerCost(name, type(module).__name__, count_parameters(module), sum(counts.get(f"ResLink.{name}", {}).values()))
         for name, module in network.named_modules()
-        if not list(module.children()) and parameters(module)
+        if not list(module.children()) and count_parameters(module)
     ]
 
 
 def receptive_field(layers: Sequence[Window]) -> tuple[int, int]:
-    """Returns side and stride of the receptive field of windows one after another.
+    """Returns side and stride of the receptive field of a sequence of windows.
 
     Source: Araujo et al. 2019, "Computing Receptive Fields of Convolutional Neural Networks", Distill, equation 2.
 
     Args:
-        layers: The windows from input to output; area attentions are left out of account.
+        layers: The windows from input to output; area attentions are ignored.
 
     Returns:
-        Side of the receptive field and distance of neighbouring ones, in input pixels.
+        Side of the receptive field and its stride, in input pixels.
     """
     size, jump = 1, 1
     for layer in layers:
@@ -127,7 +127,7 @@ def receptive_field(layers: Sequence[Window]) -> tuple[int, int]:
 
 
 def receptive_span(layers: Sequence[Window], position: int) -> tuple[int, int]:
-    """Returns the first and last input row that an output row depends on, areas included; may reach into the padding."""
+    """Returns the first and last input row that an output row depends on, including areas; they may be in the padding."""
     first = last = position
     for layer in reversed(layers):
         if layer.stride > 0:
@@ -142,16 +142,16 @@ def receptive_span(layers: Sequence[Window], position: int) -> tuple[int, int]:
 
 
 def receptive_fields(network: ResLink, size: int = 224) -> list[ReceptiveField]:
-    """Returns the receptive field after stem, each stage and the final attention.
+    """Returns the receptive field after the stem, the attentions, each stage and the context.
 
     Args:
         network: The network.
-        size: Side of the square input, which says where the central unit lies among the areas.
+        size: Side of the square input, which determines the position of the central unit within its area.
     """
     path: list[Window] = []
     rows = []
-    for name, module in _stages(network):
-        path += _windows(module)
+    for name, module in _named_stages(network):
+        path += _windows_of(module)
         side, stride = receptive_field(path)
         first, last = receptive_span(path, size // stride // 2)
         rows.append(ReceptiveField(name, stride, side, last - first + 1))
@@ -159,12 +159,12 @@ def receptive_fields(network: ResLink, size: int = 224) -> list[ReceptiveField]:
 
 
 def attention_cost(sides: Sequence[int], channels: int, area_size: int = 7) -> list[AttentionCost]:
-    """Compares area attention with dot-product self-attention (Vaswani et al. 2017, arXiv 1706.03762) as the map grows.
+    """Compares area attention with dot-product self-attention (Vaswani et al. 2017, arXiv 1706.03762) by map size.
 
     Args:
-        sides: Sides of the square maps.
-        channels: Channels C of the map, for both.
-        area_size: Side of an area.
+        sides: Sides of the square feature maps in pixels.
+        channels: Channels C of the feature maps.
+        area_size: Side of an attention area in pixels.
     """
     hidden = AreaAttention(channels, area_size).gate.reduce.out_channels
     rows = []
@@ -176,7 +176,7 @@ def attention_cost(sides: Sequence[int], channels: int, area_size: int = 7) -> l
     return rows
 
 
-def _stages(network: ResLink) -> Iterator[tuple[str, nn.Module]]:
+def _named_stages(network: ResLink) -> Iterator[tuple[str, nn.Module]]:
     yield "stem", network.stem
     yield "first_attention", network.first_attention
     for index, stage in enumerate(network.stages):
@@ -186,7 +186,7 @@ def _stages(network: ResLink) -> Iterator[tuple[str, nn.Module]]:
     yield "final_attention", network.final_attention
 
 
-def _windows(module: nn.Module) -> list[Window]:
+def _windows_of(module: nn.Module) -> list[Window]:
     if isinstance(module, Stem):
         return [Window(7, 2, 3), Window(3, 2, 1)]
     if isinstance(module, Downsample):
@@ -194,7 +194,7 @@ def _windows(module: nn.Module) -> list[Window]:
     if isinstance(module, ResidualBlock):
         return [Window(3, 1, 1)]
     if isinstance(module, Context):
-        return [*_windows(module.stage), Window(1, -2)]
+        return [*_windows_of(module.stage), Window(1, -2)]
     if isinstance(module, AreaAttention):
         return [Window(module.gate.area_size, 0)]
-    return [window for child in module.children() for window in _windows(child)]
+    return [window for child in module.children() for window in _windows_of(child)]

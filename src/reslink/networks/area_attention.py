@@ -1,11 +1,12 @@
-"""Area attention: a sigmoid gate computed area by area, local and linear in the size of the map.
+"""Area attention: local attention with cost linear in the number of pixels.
 
-Source: ResLink, arXiv 2508.17259. A feature map F is cut into non-overlapping a×a areas; each area passes through a light
-conv–BN–ReLU–conv to a sigmoid, α; the output is F ⊙ α. Nothing is seen across the border of an area.
+Paper: ResLink, arXiv 2508.17259. A feature map F is divided into non-overlapping areas of a×a pixels. Each area passes through
+a small conv-BN-ReLU-conv and a sigmoid, which gives the attention weights α. The output is F ⊙ α. No information crosses the
+border of an area.
 
-How it is computed here: a convolution with kernel a and stride a reads each area once, as a whole, without copying the map into
-areas, and without a tap that could cross a border. A 1×1 convolution then gives the a·a gates of the area, which a pixel
-shuffle (Shi et al. 2016, arXiv 1609.05158) lays out at their places.
+Differences from the paper, which leaves the layer shapes open: one convolution with kernel a and stride a reads each area as a
+whole, without copying the map into areas. A 1×1 convolution then computes the a·a weights of the area, and a pixel shuffle
+(Shi et al. 2016, arXiv 1609.05158) arranges them.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from torch import Tensor, nn
 
 
 class AreaGate(nn.Module):
-    """Computes the gates α of a feature map, one for each pixel, shared by its channels.
+    """Computes the attention weights α of a feature map: one weight per pixel, shared by all channels.
 
     Args:
-        channels: Channels C of the map.
-        area_size: Side a of an area in pixels of the map.
-        hidden_channels: Width of the area's description between the two convolutions.
+        channels: Channels C of the feature map.
+        area_size: Side a of an area, in pixels of the feature map.
+        hidden_channels: Channels between the two convolutions.
     """
 
     def __init__(self, channels: int, area_size: int, hidden_channels: int) -> None:
@@ -35,27 +36,28 @@ class AreaGate(nn.Module):
         self.expand = nn.Conv2d(hidden_channels, area_size * area_size, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Returns α, (B, 1, H, W) in (0, 1), for features (B, C, H, W)."""
+        """Returns the attention weights α, (B, 1, H, W) in (0, 1), of features (B, C, H, W)."""
         height, width = features.shape[-2:]
-        described = F.relu(self.norm(self.reduce(whole_areas(features, self.area_size))))
-        gates = F.pixel_shuffle(self.expand(described), self.area_size)
-        return torch.sigmoid(gates)[..., :height, :width]
+        padded = pad_to_areas(features, self.area_size)  # (B, C, a·h, a·w)
+        hidden = F.relu(self.norm(self.reduce(padded)))  # (B, hidden, h, w), one vector per area
+        logits = F.pixel_shuffle(self.expand(hidden), self.area_size)  # (B, 1, a·h, a·w)
+        return torch.sigmoid(logits)[..., :height, :width]
 
 
-def whole_areas(features: Tensor, area_size: int) -> Tensor:
-    """Returns a map (B, C, H, W) whose last areas are filled with zeros below and on the right; no pixel moves."""
+def pad_to_areas(features: Tensor, area_size: int) -> Tensor:
+    """Pads features (B, C, H, W) with zeros at the bottom and right to whole areas."""
     height, width = features.shape[-2:]
     bottom, right = -height % area_size, -width % area_size
     return F.pad(features, (0, right, 0, bottom)) if bottom or right else features
 
 
 class AreaAttention(nn.Module):
-    """Multiplies a feature map by gates that each area computes from itself alone: F ⊙ α.
+    """Multiplies a feature map by attention weights that each area computes from its own pixels: F ⊙ α.
 
     Args:
-        channels: Channels C of the map.
-        area_size: Side a of an area, at least 1.
-        hidden_channels: Width between the two convolutions of the gate; by default C / 4, from 8 to 32.
+        channels: Channels C of the feature map.
+        area_size: Side a of an area in pixels, at least 1.
+        hidden_channels: Channels between the two convolutions of the gate; C / 4, clipped to 8 to 32, if None.
     """
 
     def __init__(self, channels: int, area_size: int = 7, hidden_channels: int | None = None) -> None:
@@ -64,29 +66,29 @@ class AreaAttention(nn.Module):
         self.gate = AreaGate(channels, area_size, hidden)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Returns F ⊙ α, same shape as ``features`` (B, C, H, W)."""
-        gated: Tensor = features * self.gate(features)
-        return gated
+        """Returns F ⊙ α, (B, C, H, W), for features F (B, C, H, W)."""
+        attended: Tensor = features * self.gate(features)
+        return attended
 
 
 @contextlib.contextmanager
-def record_gates(network: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Keeps the gates of every forward pass that runs inside the block; results are unchanged.
+def record_attention_weights(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Records the attention weights of every forward pass inside the ``with`` block.
 
     Args:
-        network: Any module that holds ``AreaAttention`` modules.
+        network: Any module that contains ``AreaAttention`` modules.
 
     Yields:
-        A dictionary from the module's name in the network to the gates (B, 1, H, W) of the latest forward pass, attached to
-        its graph, so that a loss can be put on them.
+        A dictionary of module name to the attention weights (B, 1, H, W) of the latest forward pass. They are part of the
+        autograd graph and can be used in a loss.
     """
     recorded: dict[str, Tensor] = {}
     handles = []
     for name, module in network.named_modules():
         if isinstance(module, AreaAttention):
 
-            def keep(_module: nn.Module, _inputs: object, gates: Tensor, name: str = name) -> None:
-                recorded[name] = gates
+            def keep(_module: nn.Module, _inputs: object, weights: Tensor, name: str = name) -> None:
+                recorded[name] = weights
 
             handles.append(module.gate.register_forward_hook(keep))
     try:

@@ -1,4 +1,4 @@
-"""The parts of ResLink besides attention: stem, residual block, downsampling, stage, context."""
+"""Building blocks of ResLink: stem, residual block, downsampling, stage and context."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 
 class Stem(nn.Module):
-    """7×7 convolution of stride 2, BN, ReLU, 3×3 max-pool of stride 2: a quarter of the input's side.
+    """Stem: 7×7 convolution of stride 2, BN, ReLU and 3×3 max-pooling of stride 2.
 
     Args:
         in_channels: Channels of the input.
         dim: Channels of the output.
-        order: ``norm_first`` as in the paper (conv, BN, ReLU, pool); ``pool_first`` pools before BN and ReLU, which then
-            work on a quarter of the pixels.
+        order: ``norm_first`` as in the paper (conv, BN, ReLU, pool). ``pool_first`` pools before BN and ReLU, which then
+            process a quarter of the pixels.
     """
 
     def __init__(self, in_channels: int, dim: int, order: Literal["norm_first", "pool_first"] = "norm_first") -> None:
@@ -34,16 +34,16 @@ class Stem(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """One residual link: x + dropout(ReLU(BN(conv(x)))).
+    """Residual block: x + dropout(ReLU(BN(conv(x)))).
 
-    Dropout drops whole channels (Tompson et al. 2015, arXiv 1411.4280), since neighbouring pixels of a feature map carry the
-    same information.
+    Dropout drops whole channels (Tompson et al. 2015, arXiv 1411.4280), since neighboring pixels of a feature map are
+    correlated.
 
     Args:
         in_channels: Channels of the input.
-        out_channels: Channels of the output; where they differ, the shortcut is a 1×1 convolution.
-        residual: False leaves the shortcut out (for ablation).
-        drop_rate: Share of channels dropped in training.
+        out_channels: Channels of the output; if they differ, the shortcut is a 1×1 convolution.
+        residual: Whether to add the shortcut; False is for ablation.
+        drop_rate: Probability of dropping a channel in training.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, residual: bool = True, drop_rate: float = 0.0) -> None:
@@ -53,8 +53,8 @@ class ResidualBlock(nn.Module):
         self.drop = nn.Dropout2d(drop_rate)
         self.shortcut: nn.Module | None = None
         if residual:
-            same = in_channels == out_channels
-            self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, bias=False)
+            same_channels = in_channels == out_channels
+            self.shortcut = nn.Identity() if same_channels else nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (B, out_channels, H, W) for x (B, in_channels, H, W)."""
@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3×3 convolution of stride 2, BN, ReLU: half the side, other channels.
+    """Downsampling: 3×3 convolution of stride 2, BN and ReLU.
 
     Args:
         in_channels: Channels of the input.
@@ -81,13 +81,13 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """An optional ``Downsample`` followed by residual blocks of one width.
+    """Stage: an optional ``Downsample`` followed by residual blocks.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         depth: Number of residual blocks.
-        downsample: Whether the stage halves the side first.
+        downsample: Whether the stage first halves the side.
         residual: See ``ResidualBlock``.
         drop_rate: See ``ResidualBlock``.
     """
@@ -104,15 +104,15 @@ class Stage(nn.Sequential):
 
 
 class Context(nn.Module):
-    """A coarser stage whose map is laid back onto the finer one: x + up(BN(conv(stage(x)))).
+    """Context: a coarser stage, upsampled and added to its input: x + up(BN(conv(stage(x)))).
 
-    What a place shows then depends on what stands around it, while the map keeps its stride; a feature pyramid of one step
-    (Lin et al. 2017, arXiv 1612.03144).
+    Each pixel then also depends on its surroundings, while the feature map keeps its stride. This is a feature pyramid with one
+    level (Lin et al. 2017, arXiv 1612.03144) and not part of the ResLink paper.
 
     Args:
         channels: Channels of input and output.
         dim: Channels of the coarser stage, which has half the side.
-        depth: Its residual blocks.
+        depth: Number of residual blocks in the coarser stage.
         residual: See ``ResidualBlock``.
         drop_rate: See ``ResidualBlock``.
     """
@@ -124,6 +124,6 @@ class Context(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns (B, channels, H, W) for x of the same shape."""
-        around = F.interpolate(self.norm(self.lateral(self.stage(x))), size=x.shape[-2:], mode="nearest")
-        return x + around
+        """Returns (B, channels, H, W) for x (B, channels, H, W)."""
+        coarse = self.norm(self.lateral(self.stage(x)))  # (B, channels, H/2, W/2)
+        return x + F.interpolate(coarse, size=x.shape[-2:], mode="nearest")

@@ -1,7 +1,10 @@
-"""ResLink, a residual network with area attention after the stem and before the head, and its variants.
+"""ResLink: a residual network with area attention after the stem and before the classifier.
 
-Source: ResLink, arXiv 2508.17259: 224×224×3 input, stem, area attention, residual blocks, downsampling, final area attention,
-global average pooling, dropout, dense. The paper leaves widths, depths and area sizes open; ``VARIANTS`` states ours.
+Paper: ResLink, arXiv 2508.17259. The order of the layers is that of the paper: 224×224×3 input, stem, area attention, residual
+blocks, downsampling, final area attention, global average pooling, dropout and a dense layer.
+
+Differences from the paper: it does not state widths, depths, area sizes and dropout rates; ``VARIANTS`` lists ours. The context
+stage and the ``pool_first`` stem are additions.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from reslink.errors import UsageError, nearest
+from reslink.errors import UsageError, suggest
 from reslink.networks.area_attention import AreaAttention
 from reslink.networks.blocks import Context, Stage, Stem
 
@@ -20,21 +23,21 @@ Attention = Literal["both", "first", "final", "none"]
 
 
 class ResLinkConfig(BaseModel):
-    """The shape of a ResLink network.
+    """Architecture of a ResLink network.
 
     Attributes:
-        in_channels: Channels of the input image.
-        num_classes: Number of logits; 1 is a single sigmoid logit of the positive class.
+        in_channels: Channels of the input.
+        num_classes: Number of logits; 1 gives a single sigmoid logit of the positive class.
         stem_dim: Channels after the stem.
         stem_order: ``norm_first`` as in the paper, ``pool_first`` for speed; see ``blocks.Stem``.
-        dims: Channels of each stage; every stage but the first halves the side.
-        depths: Residual blocks in each stage.
-        context_dim: Channels of a coarser stage that is laid back onto the last one before the final attention; 0 is none.
-        area_size: Side of an area, in pixels of the feature map.
-        attention: Which of the two area attentions are there.
-        residual: Whether residual blocks have their shortcut.
-        drop_rate: Share of channels dropped in each residual block.
-        head_drop_rate: Dropout before the dense layer.
+        dims: Channels of each stage; every stage except the first halves the side.
+        depths: Number of residual blocks of each stage.
+        context_dim: Channels of the context stage before the final attention (``blocks.Context``); 0 for no context.
+        area_size: Side of an attention area, in pixels of the feature map.
+        attention: Which of the two area attention layers to use.
+        residual: Whether residual blocks have a shortcut.
+        drop_rate: Channel dropout rate of each residual block.
+        head_drop_rate: Dropout rate before the dense layer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -55,29 +58,31 @@ class ResLinkConfig(BaseModel):
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
         if len(self.dims) != len(self.depths):
-            raise ValueError(f"dims has {len(self.dims)} stages and depths {len(self.depths)}; give one number a stage in both")
+            raise ValueError(
+                f"dims has {len(self.dims)} stages but depths has {len(self.depths)}; give one number per stage in both"
+            )
         if min(self.dims) < 4 or max(self.dims) > 2048:
-            raise ValueError(f"dims is {self.dims}; each width lies between 4 and 2048")
+            raise ValueError(f"dims is {self.dims}; each width must be between 4 and 2048")
         if min(self.depths) < 0 or max(self.depths) > 64:
-            raise ValueError(f"depths is {self.depths}; each depth lies between 0 and 64")
+            raise ValueError(f"depths is {self.depths}; each depth must be between 0 and 64")
         if self.depths[0] == 0 and self.dims[0] != self.stem_dim:
-            raise ValueError("the first stage has no block, so dims[0] must equal stem_dim")
+            raise ValueError("depths[0] is 0, so the first stage has no block and dims[0] must equal stem_dim")
         return self
 
     @property
     def stride(self) -> int:
-        """Input pixels between neighbouring pixels of the final feature map."""
+        """Stride of the final feature map in input pixels."""
         return int(4 * 2 ** (len(self.dims) - 1))
 
 
 VARIANTS: dict[str, ResLinkConfig] = {
-    # The paper's component map. It states the 7×7 stem, the order of the parts and the 224×224×3 input; open in the paper and
-    # chosen here: stem width 32, stage widths 32-96-192, two residual blocks a stage, areas of 7×7, dropout 0.05 and 0.2.
+    # The network of the paper, which states the 7×7 stem, the layer order and the 224×224×3 input. Our choices: stem width 32,
+    # stage widths 32-96-192, two residual blocks per stage, areas of 7×7, dropout 0.05 and 0.2.
     "reslink_paper": ResLinkConfig(),
-    # Pools before it normalises, half the stem, and spends its blocks where the map is small.
+    # Pools before normalization, has half the stem width, and has residual blocks only at low resolution.
     "reslink_small": ResLinkConfig(stem_dim=16, stem_order="pool_first", dims=(16, 64, 128), depths=(0, 2, 2)),
-    # The same with a coarser stage beside the last one. On a held-out fold the largest gain of all that was tried: a place of
-    # reslink_small sees too little of the head to tell where in it a lesion lies.
+    # reslink_small with a context stage. On a held-out fold this was the largest gain of all changes tried: the receptive field
+    # of reslink_small is too small to locate a lesion within the head.
     "reslink_context": ResLinkConfig(
         stem_dim=16, stem_order="pool_first", dims=(16, 64, 128), depths=(0, 2, 2), context_dim=144
     ),
@@ -85,21 +90,21 @@ VARIANTS: dict[str, ResLinkConfig] = {
 
 
 def variant_config(name: str, **changes: Any) -> ResLinkConfig:
-    """Returns the configuration of a named variant with some fields changed.
+    """Returns the configuration of a variant, with some fields changed.
 
     Args:
         name: One of ``VARIANTS``.
         **changes: Fields of ``ResLinkConfig``.
 
     Raises:
-        UsageError: If there is no such variant.
-        pydantic.ValidationError: If a change is not allowed.
+        UsageError: If the variant is unknown.
+        pydantic.ValidationError: If a changed field is invalid.
     """
     if name not in VARIANTS:
         raise UsageError(
-            f"There is no network variant {name!r}",
+            f"Unknown network variant {name!r}",
             f"The variants are {', '.join(VARIANTS)}",
-            nearest(name, VARIANTS),
+            suggest(name, VARIANTS),
         )
     return ResLinkConfig.model_validate({**VARIANTS[name].model_dump(), **changes})
 
@@ -108,15 +113,15 @@ class ResLink(nn.Module):
     """The ResLink network.
 
     Args:
-        config: Its shape.
+        config: The architecture.
 
     Attributes:
-        stem: Input to (B, stem_dim, H/4, W/4).
+        stem: ``Stem`` with output (B, stem_dim, H/4, W/4).
         first_attention: ``AreaAttention`` after the stem, or identity.
-        stages: Residual stages; the last one gives (B, dims[-1], H/stride, W/stride).
-        context: ``Context`` on the last stage, or identity.
-        final_attention: ``AreaAttention`` before pooling, or identity; the layer to explain with Grad-CAM.
-        head: Dropout and dense layer on the pooled features.
+        stages: Residual stages; the output of the last one is (B, dims[-1], H/stride, W/stride).
+        context: ``Context`` after the last stage, or identity.
+        final_attention: ``AreaAttention`` before pooling, or identity; the target layer for Grad-CAM.
+        head: Dropout and dense layer.
     """
 
     minimum_size = 64
@@ -141,24 +146,26 @@ class ResLink(nn.Module):
         )
         self.final_attention = _attention(config, "final", self.num_features)
         self.head = nn.Sequential(nn.Dropout(config.head_drop_rate), nn.Linear(self.num_features, config.num_classes))
-        self.apply(_initialise)
+        self.apply(_init_weights)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Returns the final feature map (B, D, H/stride, W/stride) of x (B, C, H, W), H and W at least 64.
+        """Returns the final feature map (B, num_features, H/stride, W/stride) of x (B, C, H, W), H and W at least 64.
 
         Raises:
-            ValueError: If the input has another number of channels or is too small.
+            ValueError: If the input has the wrong number of channels or is too small.
         """
         if x.ndim != 4 or x.shape[1] != self.config.in_channels or min(x.shape[-2:]) < self.minimum_size:
             raise ValueError(
-                f"ResLink was given a tensor of shape {tuple(x.shape)}; it takes (B, {self.config.in_channels}, H, W) with H "
-                f"and W at least {self.minimum_size}; preprocess images with the bundle's Preprocess"
+                f"ResLink got a tensor of shape {tuple(x.shape)}; it needs (B, {self.config.in_channels}, H, W) with "
+                f"H and W at least {self.minimum_size}. Preprocess images with the Preprocess of the bundle"
             )
-        features: Tensor = self.final_attention(self.context(self.stages(self.first_attention(self.stem(x)))))
+        x = self.first_attention(self.stem(x))  # (B, stem_dim, H/4, W/4)
+        x = self.context(self.stages(x))  # (B, num_features, H/stride, W/stride)
+        features: Tensor = self.final_attention(x)
         return features
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Returns logits (B, num_classes) of a feature map (B, D, h, w): global average pooling, dropout, dense."""
+        """Returns logits (B, num_classes) of a feature map (B, num_features, h, w)."""
         logits: Tensor = self.head(features.mean(dim=(2, 3)))
         return logits
 
@@ -167,35 +174,36 @@ class ResLink(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replaces the dense layer by a new one for another number of classes."""
+        """Replaces the dense layer with a newly initialized one for another number of classes."""
         self.config = self.config.model_copy(update={"num_classes": num_classes})
         self.head[-1] = nn.Linear(self.num_features, num_classes)
-        _initialise(self.head[-1])
+        _init_weights(self.head[-1])
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Returns optimizer groups: weight decay on convolution and dense weights, none on norms and biases.
+        """Returns optimizer parameter groups: weight decay on convolution and dense weights, none on norms and biases.
 
-        The first group, marked ``hidden``, holds the convolutions between the stem and the outputs (gates, dense layer).
+        The first group, marked ``hidden``, has the convolutions between the stem and the output layers (the last convolution of
+        each attention gate, and the dense layer).
         """
-        outputs = {id(m.gate.expand.weight) for m in self.modules() if isinstance(m, AreaAttention)}
-        outer = outputs | {id(self.stem.conv.weight)}
-        hidden = [p for p in self.parameters() if p.ndim == 4 and id(p) not in outer]
-        decayed = [p for p in self.parameters() if p.ndim == 2 or id(p) in outer]
-        plain = [p for p in self.parameters() if p.ndim == 1]
+        output_weights = {id(m.gate.expand.weight) for m in self.modules() if isinstance(m, AreaAttention)}
+        not_hidden = output_weights | {id(self.stem.conv.weight)}
+        hidden = [p for p in self.parameters() if p.ndim == 4 and id(p) not in not_hidden]
+        decayed = [p for p in self.parameters() if p.ndim == 2 or id(p) in not_hidden]
+        undecayed = [p for p in self.parameters() if p.ndim == 1]
         return [
             {"params": hidden, "weight_decay": weight_decay, "hidden": True},
             {"params": decayed, "weight_decay": weight_decay, "hidden": False},
-            {"params": plain, "weight_decay": 0.0, "hidden": False},
+            {"params": undecayed, "weight_decay": 0.0, "hidden": False},
         ]
 
 
-def _attention(config: ResLinkConfig, place: Literal["first", "final"], channels: int) -> nn.Module:
-    wanted = config.attention in ("both", place)
-    return AreaAttention(channels, config.area_size) if wanted else nn.Identity()
+def _attention(config: ResLinkConfig, position: Literal["first", "final"], channels: int) -> nn.Module:
+    enabled = config.attention in ("both", position)
+    return AreaAttention(channels, config.area_size) if enabled else nn.Identity()
 
 
-def _initialise(module: nn.Module) -> None:
-    """He initialisation for convolutions (He et al. 2015, arXiv 1502.01852), small normal weights for the dense layer."""
+def _init_weights(module: nn.Module) -> None:
+    """He initialization for convolutions (He et al. 2015, arXiv 1502.01852), small normal weights for the dense layer."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:
@@ -203,12 +211,12 @@ def _initialise(module: nn.Module) -> None:
     elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.01)
         nn.init.zeros_(module.bias)
-    elif isinstance(module, AreaAttention):  # gates start near one half, so that no area is shut before it was seen
+    elif isinstance(module, AreaAttention):  # initial weights near 0.5 suppress no area
         nn.init.normal_(module.gate.expand.weight, std=0.1)
 
 
-def build(config: ResLinkConfig, seed: int) -> ResLink:
-    """Returns a new network whose initial weights depend on the seed alone; the global random state is untouched."""
+def build_network(config: ResLinkConfig, seed: int) -> ResLink:
+    """Returns a new network with initial weights that depend only on the seed; the global random state is not changed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return ResLink(config)

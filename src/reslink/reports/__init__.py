@@ -1,1 +1,1 @@
-"""The page about a run, and its pictures."""
+"""Self-contained HTML reports of runs, evaluations, audits, comparisons and experiments."""

@@ -1,21 +1,22 @@
-"""The one way in which templates are read: escaped, strict about what is missing, with the filters of every page."""
+"""Loads the report templates: escaped, strict about missing values, with the filters and globals of every page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from reslink.reports.run import sections
+from reslink import __version__
+from reslink.metrics.classification import METRIC_NAMES
+from reslink.reports import formatting
+from reslink.reports.svg import COLORS
+
+RESEARCH_USE_ONLY = "Research use only – not for diagnosis"
 
 
-def template(name: str, **filters: Callable[..., Any]) -> Template:
+def load_template(name: str) -> Template:
     """Returns a template.
 
     Args:
-        name: Its file name, such as ``page.html.j2``.
-        filters: Those of this page, beside ``figure``, ``interval`` and ``signed``.
+        name: File name of the template, such as ``run.html.j2``.
     """
     environment = Environment(
         loader=PackageLoader("reslink.reports"),
@@ -24,6 +25,18 @@ def template(name: str, **filters: Callable[..., Any]) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shared = {"figure": sections.figure, "interval": sections.interval, "signed": sections.signed}
-    environment.filters |= shared | filters
+    environment.filters |= {
+        "number": formatting.format_number,
+        "difference": formatting.format_difference,
+        "interval": formatting.format_interval,
+        "p_value": formatting.format_p_value,
+        "count": formatting.format_count,
+        "sentence": formatting.start_sentence,
+    }
+    environment.globals |= {
+        "notice": RESEARCH_USE_ONLY,
+        "version": __version__,
+        "metric_names": METRIC_NAMES,
+        "colors": {name: light for name, (_, light) in COLORS.items()},
+    }
     return environment.get_template(name)

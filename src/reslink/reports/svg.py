@@ -1,16 +1,17 @@
-"""Charts that live inside the page: matplotlib's SVG, cleaned, with the colours of the page."""
+"""Charts inside a page: matplotlib's SVG, cleaned, in the colors of the page."""
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 from xml.etree import ElementTree
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS: Final[dict[str, tuple[str, str]]] = {
+COLORS: Final[dict[str, tuple[str, str]]] = {
     "ink": ("#0a0b01", "#1b1f24"),
     "soft": ("#0a0b02", "#59636e"),
     "grid": ("#0a0b03", "#d8dee4"),
@@ -21,15 +22,18 @@ COLOURS: Final[dict[str, tuple[str, str]]] = {
     "s5": ("#0a0b08", "#a16207"),
     "s6": ("#0a0b09", "#be185d"),
 }
-"""Name of a colour of the page: the placeholder that charts are drawn with, and its value where an SVG stands alone."""
+"""The colors of the page by name: the placeholder that charts are drawn with, and the value in a standalone SVG."""
 
-SERIES: Final = tuple(COLOURS[f"s{i}"][0] for i in range(1, 7))
+SERIES: Final = tuple(COLORS[f"s{i}"][0] for i in range(1, 7))
+DASHED: Final = (0, (4, 3))
 _SVG: Final = "{http://www.w3.org/2000/svg}"
+_MAX_LABEL: Final = 48
+LegendLocation = Literal["best", "lower right", "lower left", "upper left"]
 
 
-def colour(name: str) -> str:
-    """Returns the placeholder to draw with."""
-    return COLOURS[name][0]
+def color(name: str) -> str:
+    """Returns the placeholder of a color to draw with."""
+    return COLORS[name][0]
 
 
 @dataclass(frozen=True)
@@ -38,26 +42,26 @@ class Chart:
 
     Attributes:
         name: Short name, used for files and element ids.
-        title: What stands above it.
-        alt: What it shows, in words and numbers, for those who cannot see it.
-        drawn: The SVG of matplotlib with placeholder colours.
+        title: The caption.
+        alt: A description in words and numbers for readers who cannot see the chart.
+        svg: The SVG of matplotlib with placeholder colors.
     """
 
     name: str
     title: str
     alt: str
-    drawn: str
+    svg: str
 
     def standalone(self) -> str:
-        """Returns a whole SVG file in the light colours."""
-        text = self.drawn
-        for placeholder, light in COLOURS.values():
+        """Returns the content of an SVG file, in the light colors."""
+        text = self.svg
+        for placeholder, light in COLORS.values():
             text = text.replace(placeholder, light)
         return text
 
     def inline(self) -> str:
-        """Returns the ``<svg>`` element for a page: no address in it, ids of its own, the colours of the page."""
-        root = ElementTree.fromstring(self.drawn)  # noqa: S314  (written by matplotlib a moment ago)
+        """Returns the ``<svg>`` element for a page: no URLs, unique ids, the colors of the page."""
+        root = ElementTree.fromstring(self.svg)  # noqa: S314  (written by matplotlib a moment ago)
         for metadata in root.findall(f"{_SVG}metadata"):
             root.remove(metadata)
         for element in root.iter():
@@ -66,16 +70,16 @@ class Chart:
             root.attrib.pop(name, None)
         root.attrib |= {"class": "chart", "role": "img", "aria-label": self.alt}
         text = ElementTree.tostring(root, encoding="unicode")
-        for name, (placeholder, _) in COLOURS.items():
+        for name, (placeholder, _) in COLORS.items():
             text = text.replace(placeholder, f"var(--{name})")
         return text
 
 
-def draw(figure: Figure, name: str, title: str, alt: str) -> Chart:
-    """Turns a figure into a chart; the same figure gives the same bytes.
+def render_chart(figure: Figure, name: str, title: str, alt: str) -> Chart:
+    """Turns a matplotlib figure into a chart; the same figure gives the same bytes.
 
     Args:
-        figure: A figure drawn with placeholder colours.
+        figure: A figure drawn with placeholder colors.
         name: As in ``Chart``.
         title: As in ``Chart``.
         alt: As in ``Chart``.
@@ -84,6 +88,41 @@ def draw(figure: Figure, name: str, title: str, alt: str) -> Chart:
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return Chart(name, title, alt, buffer.getvalue())
+
+
+def new_axes(width: float, height: float, x_label: str = "", y_label: str = "") -> tuple[Figure, Axes]:
+    """Returns a transparent figure with axes in the style of the page.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        x_label: Label of the horizontal axis.
+        y_label: Label of the vertical axis.
+    """
+    figure = Figure(figsize=(width, height))
+    figure.patch.set_alpha(0)
+    axes = figure.subplots()
+    axes.patch.set_alpha(0)
+    axes.grid(color=color("grid"), lw=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=color("soft"), length=0, labelsize=10)
+    axes.set_xlabel(literal(x_label), color=color("soft"), size=11)
+    axes.set_ylabel(literal(y_label), color=color("soft"), size=11)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure, axes
+
+
+def add_legend(axes: Axes, location: LegendLocation = "best") -> None:
+    """Adds a legend in the style of the page."""
+    legend = axes.legend(loc=location, frameon=False, labelcolor=color("ink"), fontsize=10, handlelength=1.6)
+    legend.set_zorder(5)
+
+
+def literal(text: str, max_length: int = _MAX_LABEL) -> str:
+    """Returns text that matplotlib prints literally: shortened, no formula, no leading underscore (it hides a legend entry)."""
+    short = text if len(text) <= max_length else text[: max_length - 1] + "…"
+    return (" " + short if short.startswith("_") else short).replace("$", r"\$")
 
 
 def _clean(element: ElementTree.Element, prefix: str) -> None:

@@ -1,1 +1,1 @@
-"""Where the images are: an HTTP service with a page for people, and a DICOM node, around the classifier. No torch."""
+"""Serving: an HTTP service with a web page, a DICOM node and a DICOMweb client. Imports no torch."""

@@ -1,8 +1,8 @@
-"""Checkpoints: whole generations of a run's state, each checked by its hashes before it is used; no pickle.
+"""Checkpoints of a run: written atomically, verified by their hashes when read; no pickle.
 
-A generation is a folder ``000003-step-120`` with safetensors files, ``state.json`` and ``SHA256SUMS``. It is written
-under another name, synced and renamed, so that a process killed at any moment leaves the former generation or the new
-one, never a half. The last two are kept: when a disk has damaged the newest, the run goes on from the one before.
+A checkpoint is a folder ``000003-step-120`` with safetensors files, ``state.json`` and ``SHA256SUMS``. It is written under
+another name, synced and renamed, so a process that is killed at any moment leaves no partial checkpoint. The last two are
+kept: if the newest is damaged, the run resumes from the one before.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from reslink.errors import StorageError, TrainingError
-from reslink.files import sha256, sync_folder, write_atomic, write_json
+from reslink.errors import StorageError, TrainingError, write_failed
+from reslink.files import fsync_folder, sha256, write_atomic, write_json
 from reslink.training.monitoring.progress import Progress
 
-KEPT = 2
+KEPT_CHECKPOINTS = 2
 _SUMS = "SHA256SUMS"
 _STATE = "state.json"
 _PART = ".part-"
@@ -32,12 +32,12 @@ Tensors = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on as if it had never stopped.
+    """Everything that a run needs to resume with the same result.
 
     Attributes:
         step: Optimizer steps done.
-        state: Plain values: where the run stands, its records so far.
-        tensors: Groups of tensors by name: network, optimizer, best, average.
+        state: Plain values: progress, records and diagnostics of the run.
+        tensors: Tensors by name in the groups network, optimizer, best and average.
     """
 
     step: int
@@ -46,11 +46,11 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The generations in a folder.
+    """The checkpoints in a folder.
 
     Args:
-        folder: Where they lie; made when the first one is written.
-        progress: Hears about a damaged generation.
+        folder: The folder; created with the first checkpoint.
+        progress: Receives a message about each damaged checkpoint.
     """
 
     def __init__(self, folder: Path, progress: Progress) -> None:
@@ -58,10 +58,10 @@ class Checkpoints:
         self.progress = progress
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Writes a generation and removes all but the last two.
+        """Writes a checkpoint and removes all but the last two.
 
         Raises:
-            StorageError: If it cannot be written; the generations before it still stand.
+            StorageError: If it cannot be written; the earlier checkpoints are kept.
         """
         final = self.folder / f"{self._next_number():06d}-step-{checkpoint.step}"
         part = self.folder / f"{_PART}{final.name}"
@@ -70,49 +70,49 @@ class Checkpoints:
             part.mkdir(parents=True)
             _write(part, checkpoint)
             part.replace(final)
-            sync_folder(self.folder)
+            fsync_folder(self.folder)
         except OSError as error:
             raise _cannot_save(final, error.strerror or str(error)) from error
         except StorageError as error:
             raise _cannot_save(final, str(getattr(error.__cause__, "strerror", None) or error.given)) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        self._tidy()
+        self._remove_old()
         return final
 
     def load(self) -> Checkpoint | None:
-        """Returns the newest generation that is whole, None where there is none.
+        """Returns the newest intact checkpoint, None if there is none.
 
         Raises:
-            TrainingError: If there are generations but each is damaged.
+            TrainingError: If there are checkpoints but all are damaged.
         """
-        self._remove_parts()
-        found = self._generations()
-        for folder in reversed(found):
+        self._remove_partial()
+        folders = self._folders()
+        for folder in reversed(folders):
             try:
                 return _read(folder)
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 self.progress.message(f"The checkpoint {folder.name} is damaged ({error}); trying the one before.")
-        if found:
+        if folders:
             raise TrainingError(
                 f"Every checkpoint in {self.folder} is damaged",
-                "A run goes on from a checkpoint whose hashes fit",
-                "Start the run anew with --overwrite",
+                "A run is resumed from a checkpoint with matching hashes",
+                "Start again with --overwrite",
             )
         return None
 
-    def _generations(self) -> list[Path]:
+    def _folders(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*-step-*") if path.is_dir() and path.name[0] != ".")
 
     def _next_number(self) -> int:
-        found = self._generations()
-        return int(found[-1].name.split("-")[0]) + 1 if found else 1
+        folders = self._folders()
+        return int(folders[-1].name.split("-")[0]) + 1 if folders else 1
 
-    def _tidy(self) -> None:
-        for old in self._generations()[:-KEPT]:
+    def _remove_old(self) -> None:
+        for old in self._folders()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def _remove_parts(self) -> None:
+    def _remove_partial(self) -> None:
         for part in self.folder.glob(f"{_PART}*"):
             shutil.rmtree(part, ignore_errors=True)
 
@@ -141,8 +141,8 @@ def _read(folder: Path) -> Checkpoint:
 
 
 def _cannot_save(path: Path, reason: str) -> StorageError:
-    return StorageError(
-        f"The checkpoint {path} could not be written: {reason}",
-        "A run needs free space for three checkpoints; the last one that was written is intact",
-        "Free some space and run the same command with --resume",
+    return write_failed(
+        f"The checkpoint {path}",
+        reason,
+        "The previous checkpoint is intact. Free some space and run the same command with --resume",
     )

@@ -1,4 +1,4 @@
-"""What a run learns from: the images, mapped from disk, their classes and groups, and the part that each belongs to."""
+"""The data of a training run: images mapped from disk, their classes and groups, and the split of each."""
 
 from __future__ import annotations
 
@@ -15,137 +15,135 @@ from reslink.datasets import leakage, splits
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.grouping import group_cases
 from reslink.datasets.manifest import SPLITS, Manifest
-from reslink.datasets.near_duplicates import groups as twins
+from reslink.datasets.near_duplicates.groups import find_duplicates, leakage_groups
 from reslink.errors import UsageError
-from reslink.training.monitoring.progress import Progress, so_far
+from reslink.training.monitoring.progress import Progress, progress_callback
 from reslink.training.recipe.recipe import Recipe
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Materials:
-    """The readable cases of a data set, divided into parts.
+class TrainingData:
+    """The readable cases of a data set and their splits.
 
     Attributes:
         manifest: The cases that could be read, in the order of the cache.
         cache: Their pixels.
-        targets: (n,) class index of each.
-        groups: The group of each: patient, near copies, or both.
-        parts: The part of each: train, validation or test.
-        digest: SHA-256 of the whole data set, unreadable files included.
-        joined: The group of each, patients and near copies joined whatever the recipe groups by, without images that merely
-            look alike; found anew where None.
+        targets: (n,) class index of each case.
+        groups: The group of each case, as the recipe groups: patient, near duplicates, or both.
+        splits: The split of each case: train, validation or test.
+        digest: SHA-256 of the whole data set, including unreadable files.
+        joined_groups: The group of each case with patients and near duplicates joined, whatever the recipe groups by, and
+            without images that are only similar. Leakage is checked with these groups.
     """
 
     manifest: Manifest
     cache: PixelCache
     targets: Indices
     groups: Sequence[str]
-    parts: Sequence[str]
+    splits: Sequence[str]
     digest: str
-    joined: Sequence[str] | None = None
+    joined_groups: Sequence[str]
 
-    def indices(self, part: str) -> Indices:
-        """Returns where the cases of a part stand in the cache."""
-        return np.flatnonzero(np.array(self.parts) == part)
+    def indices(self, split: str) -> Indices:
+        """Returns the cache indices of the cases of a split."""
+        return np.flatnonzero(np.array(self.splits) == split)
 
     def names(self, indices: Indices) -> list[str]:
-        """Returns the names of cases, paths below the data set's root."""
+        """Returns the names of cases: paths relative to the data set's root."""
         return [self.manifest.cases[i].name for i in indices]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Returns the number of images of each class in each part."""
-        found = Counter(zip(self.parts, (case.label for case in self.manifest.cases), strict=True))
-        return {part: {label: found[part, label] for label in self.manifest.labels.names} for part in SPLITS}
+        """Returns the number of images of each class in each split."""
+        counts = Counter(zip(self.splits, (case.label for case in self.manifest.cases), strict=True))
+        return {split: {label: counts[split, label] for label in self.manifest.labels.names} for split in SPLITS}
 
-    def division(self, folds: int | None = None) -> str:
-        """Returns whether the data set states the parts, or with folds the fold (``given``), or they were drawn (``drawn``)."""
-        return "given" if is_stated(self.manifest, folds) else "drawn"
+    def split_source(self, folds: int | None = None) -> str:
+        """Returns ``given`` if the data set states the splits (or the folds), ``drawn`` if reslink drew them."""
+        return "given" if has_given_split(self.manifest, folds) else "drawn"
 
-    def linked(self) -> dict[str, str]:
-        """Returns why a case outside the training part is linked to it, by case name; empty for a clean division."""
-        return leakage.linked_cases(self.manifest, self.joined_groups(), self.parts)
+    def leaked_cases(self) -> dict[str, str]:
+        """Returns the leaked cases outside the training split, with the reason for each, by case name."""
+        return leakage.leaked_cases(self.manifest, self.joined_groups, self.splits)
 
     def training_images(self) -> TrainingImages:
-        """Returns the fingerprints of the training part, which the bundle keeps."""
-        return leakage.training_images(self.manifest, self.cache.thumbnails, self.joined_groups(), self.parts)
-
-    def joined_groups(self) -> Sequence[str]:
-        """Returns the group of each case, patients and near copies joined whatever the recipe groups by."""
-        return twins.groups(self.manifest, self.cache.thumbnails, alike=False) if self.joined is None else self.joined
+        """Returns the fingerprints of the training split for the bundle."""
+        return leakage.fingerprint_training_images(self.manifest, self.cache.thumbnails, self.joined_groups, self.splits)
 
 
-def open_materials(manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress) -> Materials:
-    """Decodes what is not decoded yet and divides the cases into parts.
+def open_training_data(manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress) -> TrainingData:
+    """Decodes the images that are not in the cache yet and assigns the splits.
 
     Args:
         manifest: The data set.
-        recipe: Its sections ``data`` and ``preprocess``, the seed, and ``trainer.workers`` are used.
-        folder: Where the decoded images are kept.
-        progress: Hears how far the decoding is, and which images could not be read.
+        recipe: The recipe; its sections ``data`` and ``preprocess``, the seed and ``trainer.workers`` are used.
+        folder: Folder of the cache.
+        progress: Receives the progress and the names of unreadable images.
 
     Raises:
-        UsageError: If too few images can be read, or the cases cannot be divided as asked.
-        GateError: If a patient or a set of near copies stands on two sides, and ``data.allow_leakage`` is not set.
+        UsageError: If too few images can be read, or the splits cannot be assigned as requested.
+        CheckFailedError: If a patient or a duplicate group appears in more than one split, without ``data.allow_leakage``.
     """
     cache = _open_cache(manifest, recipe, folder, progress)
     for name, reason in cache.failed.items():
         progress.message(f"{name} is left out: {reason}")
     for note in cache.notes:
         progress.message(f"Patients: {note}.")
-    read = cache.manifest
-    _check_classes(read, cache)
-    copies = twins.pairs(cache.thumbnails, [case.patient_id for case in read.cases])
-    joined = twins.groups(read, cache.thumbnails, copies, alike=False)
+    readable = cache.manifest
+    _check_classes(readable, cache)
+    duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in readable.cases])
+    joined = leakage_groups(readable, cache.thumbnails, duplicates, include_similar=False)
     by = recipe.data.group_by
-    groups = twins.groups(read, cache.thumbnails, copies) if by == "both" else group_cases(read, cache.thumbnails, by)
-    parts = divide(read, joined if is_stated(read, recipe.data.folds) else groups, recipe)
+    groups = (
+        leakage_groups(readable, cache.thumbnails, duplicates) if by == "both" else group_cases(readable, cache.thumbnails, by)
+    )
+    split_of = assign_splits(readable, joined if has_given_split(readable, recipe.data.folds) else groups, recipe)
     if not recipe.data.allow_leakage:
-        leakage.check_torn(read, joined, parts)
-    return Materials(
-        manifest=read,
+        leakage.check_group_leakage(readable, joined, split_of)
+    return TrainingData(
+        manifest=readable,
         cache=cache,
         targets=cache.targets,
         groups=groups,
-        parts=parts,
+        splits=split_of,
         digest=manifest.digest(cache.file_hashes),
-        joined=joined,
+        joined_groups=joined,
     )
 
 
 def _open_cache(manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress) -> PixelCache:
     progress.start(len(manifest), "Reading images")
     try:
-        return PixelCache.open(manifest, recipe.preprocess, folder, recipe.trainer.workers, so_far(progress))
+        return PixelCache.open(manifest, recipe.preprocess, folder, recipe.trainer.workers, progress_callback(progress))
     finally:
         progress.end()
 
 
-def is_stated(manifest: Manifest, folds: int | None) -> bool:
-    """Returns whether the data set states the parts of a division, or with folds the fold of its cases."""
+def has_given_split(manifest: Manifest, folds: int | None) -> bool:
+    """Returns whether the data set states the split of its cases, or with ``folds`` their fold."""
     return any(case.split if folds is None else case.extra.get("fold") for case in manifest.cases)
 
 
-def divide(manifest: Manifest, groups: Sequence[str], recipe: Recipe) -> list[str]:
-    """Returns the part of each case: train, validation or test; whole groups."""
+def assign_splits(manifest: Manifest, groups: Sequence[str], recipe: Recipe) -> list[str]:
+    """Returns the split of each case: train, validation or test; groups are never divided."""
     settings, allow = recipe.data, recipe.data.allow_leakage
     seed = (recipe.seed if settings.split_seed is None else settings.split_seed) % 2**32
     if settings.folds is None:
-        return list(splits.assign(manifest, groups, settings.fractions, seed, allow_leakage=allow))
-    found = splits.given_folds(manifest, groups, settings.folds, allow_leakage=allow)
-    if found is None:
-        found = splits.folds(manifest, groups, settings.folds, seed)
+        return list(splits.assign_splits(manifest, groups, settings.fractions, seed, allow_leakage=allow))
+    folds = splits.given_folds(manifest, groups, settings.folds, allow_leakage=allow)
+    if folds is None:
+        folds = splits.assign_folds(manifest, groups, settings.folds, seed)
     names = {settings.fold: "test", (settings.fold + 1) % settings.folds: "validation"}
-    return [names.get(fold, "train") for fold in found]
+    return [names.get(fold, "train") for fold in folds]
 
 
-def _check_classes(read: Manifest, cache: PixelCache) -> None:
-    found = Counter(case.label for case in read.cases)
-    for label in read.labels.names:
-        if found[label] < 2:
+def _check_classes(readable: Manifest, cache: PixelCache) -> None:
+    counts = Counter(case.label for case in readable.cases)
+    for label in readable.labels.names:
+        if counts[label] < 2:
             raise UsageError(
-                f"Of the class {label!r} {found[label]} images could be read, and {len(cache.failed)} files could not",
+                f"{counts[label]} images of the class {label!r} could be read, and {len(cache.failed)} files could not",
                 "Each class needs at least two images",
                 "Repair the files named above, or add others",
             )

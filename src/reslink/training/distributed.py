@@ -1,4 +1,4 @@
-"""Device, precision and processes, by Hugging Face Accelerate; and the promise that two runs give the same result."""
+"""Device, precision and processes with Hugging Face Accelerate, and deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ if TYPE_CHECKING:
 
 
 def make_accelerator(settings: TrainerSettings) -> Accelerator:
-    """Returns the accelerator of a run; under ``torchrun`` it joins the other processes.
+    """Returns the accelerator of a run; under ``torchrun`` it connects the processes.
 
     Args:
         settings: The section ``trainer`` of the recipe.
 
     Raises:
-        UsageError: If the device is not there, or the batch cannot be shared among the processes.
+        UsageError: If the device is not available, or the batch is too small for the processes.
     """
-    from accelerate import Accelerator  # two seconds that `reslink predict` need not wait for
+    from accelerate import Accelerator  # this import takes two seconds, which `reslink predict` does not need
     from accelerate.state import AcceleratorState
 
     _check_device(settings.device)
-    AcceleratorState._reset_state()  # Accelerate keeps one precision for the life of a process; each run states its own
+    AcceleratorState._reset_state()  # Accelerate keeps one precision per process, but each run has its own
     cpu = settings.device == "cpu" or (settings.device == "auto" and not _has_accelerator())
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if uses_bf16(settings, cpu=cpu) else "no")
     if settings.batch_size < 2 * accelerator.num_processes:
         raise UsageError(
             f"trainer.batch_size is {settings.batch_size} for {accelerator.num_processes} processes",
-            "Each process needs at least two images a step",
+            "Each process needs at least two images per step",
             f"Set trainer.batch_size to {2 * accelerator.num_processes} or more",
         )
     return accelerator
 
 
 def uses_bf16(settings: TrainerSettings, *, cpu: bool) -> bool:
-    """Returns whether the network computes in bfloat16; with ``auto`` where the processor has instructions for it."""
+    """Returns whether the network computes in bfloat16; ``auto`` means if the processor supports it."""
     if settings.precision != "auto":
         return settings.precision == "bf16"
     if cpu:
-        found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -55,29 +55,29 @@ def _has_accelerator() -> bool:
 
 
 def _check_device(name: str) -> None:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(name, True):
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(name, True):
         raise UsageError(
-            f"trainer.device is {name}, and this machine (or this build of torch) has none",
-            "Devices here: " + ", ".join(["cpu", *(device for device, found in there.items() if found)]),
+            f"trainer.device is {name}, which this machine (or this build of torch) does not have",
+            "Available devices: " + ", ".join(["cpu", *(device for device, present in available.items() if present)]),
             "Set trainer.device=auto, or install a build of torch for the device",
         )
 
 
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Refuses operations whose result may differ between two runs, inside the block.
+    """Forbids operations with non-deterministic results inside the block.
 
     Args:
-        wanted: Whether to; if not, nothing changes.
+        wanted: If false, nothing changes.
     """
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_deterministic_debug_mode()
     benchmark = torch.backends.cudnn.benchmark
     if wanted:
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms does the same and imports the whole compiler
         torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_deterministic_debug_mode(before)
         torch.backends.cudnn.benchmark = benchmark

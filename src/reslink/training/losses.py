@@ -1,7 +1,6 @@
-"""What training minimises: cross-entropy on K logits or a single one; smoothing, class weights, focal weight, mixup.
+"""Training losses: cross-entropy on K logits or a single one, with smoothing, class weights, focal weight and mixup.
 
-Targets are distributions over the classes, (B, K) rows that sum to 1, so that smoothing and mixup need no formula of
-their own.
+Targets are distributions over the classes, (B, K) rows that sum to 1, so smoothing and mixup need no extra formula.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Criterion:
 
 
 def two_logits(logits: Tensor) -> Tensor:
-    """Returns (B, 2) logits with the same probabilities for a single logit (B, 1); more logits stay as they are."""
+    """Returns (B, 2) logits with the same probabilities for a single logit (B, 1); more logits are returned unchanged."""
     return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
@@ -74,7 +73,7 @@ def focal_weight(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
 
 
 def class_weights(labels: Sequence[int] | NDArray[np.int64], num_classes: int) -> list[float]:
-    """Returns n / (K · n_class), K the classes that have images; 1 on average over the images.
+    """Returns n / (K · n_class) with K the number of classes that have images; the mean over the images is 1.
 
     Args:
         labels: Class index of every training image.
@@ -86,12 +85,12 @@ def class_weights(labels: Sequence[int] | NDArray[np.int64], num_classes: int) -
     return [float(weight) for weight in weights]
 
 
-def mixup(alpha: float, stream: np.random.Generator, *batches: Tensor) -> tuple[Tensor, ...]:
+def mixup(alpha: float, rng: np.random.Generator, *batches: Tensor) -> tuple[Tensor, ...]:
     """Mixes each image, target and mask with those of another image of the batch (Zhang et al. 2018, arXiv 1710.09412).
 
     Args:
-        alpha: Parameter of Beta(alpha, alpha); 0 returns the batch as it is.
-        stream: Source of the mixing share and the partners.
+        alpha: Parameter of Beta(alpha, alpha); 0 returns the batch unchanged.
+        rng: Draws the mixing share and the partners.
         *batches: Tensors with the same first dimension B.
 
     Returns:
@@ -99,44 +98,44 @@ def mixup(alpha: float, stream: np.random.Generator, *batches: Tensor) -> tuple[
     """
     if alpha == 0:
         return batches
-    share = float(stream.beta(alpha, alpha))
-    partners = torch.from_numpy(stream.permutation(len(batches[0])))
+    share = float(rng.beta(alpha, alpha))
+    partners = torch.from_numpy(rng.permutation(len(batches[0])))
     return tuple(share * batch + (1 - share) * batch[partners.to(batch.device)] for batch in batches)
 
 
-def share_inside(gates: Tensor, mask: Tensor) -> Tensor:
-    """Returns the share (B,) of an attention map's mass that lies inside a mask.
+def attention_share_inside(attention: Tensor, mask: Tensor) -> Tensor:
+    """Returns the share (B,) of an attention map's mass that is inside a mask.
 
     Args:
-        gates: (B, C, h, w) in (0, 1).
-        mask: (B, 1, H, W) in 0 to 1, 1 inside; brought to (h, w) by mean pooling.
+        attention: (B, C, h, w) attention weights in (0, 1).
+        mask: (B, 1, H, W) in 0 to 1, 1 inside; resized to (h, w) by mean pooling.
     """
-    height, width = gates.shape[-2:]
+    height, width = attention.shape[-2:]
     inside = F.adaptive_avg_pool2d(mask.float(), (height, width))
-    return (gates * inside).sum(dim=(1, 2, 3)) / (gates.sum(dim=(1, 2, 3)) + _EPSILON)
+    return (attention * inside).sum(dim=(1, 2, 3)) / (attention.sum(dim=(1, 2, 3)) + _EPSILON)
 
 
-def attention_loss(gates: Mapping[str, Tensor], mask: Tensor, settings: AttentionSupervisionSettings) -> Tensor:
+def attention_loss(attention: Mapping[str, Tensor], mask: Tensor, settings: AttentionSupervisionSettings) -> Tensor:
     """Returns −log of the share of attention inside the mask, (B,), mean over the supervised layers.
 
-    It is 0 when all attention is inside, and log(area / area of the mask) when the gates are the same everywhere. An
-    image whose mask is empty adds nothing.
+    It is 0 if all attention is inside, and log(area / area of the mask) if the attention is uniform. An image with an empty
+    mask adds nothing.
 
     Args:
-        gates: Gates (B, C, h, w) by layer name, as ``record_gates`` gives them.
-        mask: (B, 1, H, W), where attention should be.
+        attention: Attention weights (B, C, h, w) by layer name, from ``record_attention_weights``.
+        mask: (B, 1, H, W), target of the attention.
         settings: The section ``attention_supervision`` of the recipe.
     """
-    chosen = [value for name, value in gates.items() if settings.layers == "both" or name.startswith(settings.layers)]
+    chosen = [value for name, value in attention.items() if settings.layers == "both" or name.startswith(settings.layers)]
     if not chosen:
         return torch.zeros(len(mask), device=mask.device)
-    known = (mask.sum(dim=(1, 2, 3)) > 0).float()
-    terms = [-(share_inside(value.float(), mask) + _EPSILON).log() for value in chosen]
-    return torch.stack(terms).mean(dim=0) * known
+    has_mask = (mask.sum(dim=(1, 2, 3)) > 0).float()
+    terms = [-(attention_share_inside(value.float(), mask) + _EPSILON).log() for value in chosen]
+    return torch.stack(terms).mean(dim=0) * has_mask
 
 
 def target_mask(heads: Tensor, lesions: Tensor | None, settings: AttentionSupervisionSettings) -> Tensor:
-    """Returns where attention should be: the lesion where one is marked and asked for, the head elsewhere.
+    """Returns the target of the attention: the lesion if one is marked and requested, otherwise the head.
 
     Args:
         heads: (B, 1, H, W) in 0 to 1.

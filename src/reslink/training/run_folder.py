@@ -1,4 +1,4 @@
-"""The files of a run: who may write them, what a later run finds there, how a record is taken back to a checkpoint."""
+"""The files of a run folder: locking, writing, and truncating the metrics to a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ import torch
 
 from reslink.bundles import zoo
 from reslink.datasets.manifest import Manifest
-from reslink.errors import StorageError, UsageError
-from reslink.files import lock_folder, write_atomic, write_json
+from reslink.errors import UsageError, write_failed
+from reslink.files import lock_folder, storage_errors, write_atomic, write_json
 
 Row = dict[str, Any]
 
 CONFIG, ENVIRONMENT, SPLITS = "config.yaml", "environment.json", "splits.csv"
 METRICS, RESULTS, CHECKPOINTS, BUNDLE = "metrics.jsonl", "results.csv", "checkpoints", "bundle"
 FINISHED = f"{CHECKPOINTS}/finished.json"
-_LATER = ("predictions.csv", "evaluation.json", "figures", "report.html")
-_OURS = (CONFIG, ENVIRONMENT, SPLITS, METRICS, RESULTS, CHECKPOINTS, BUNDLE, *_LATER)
+_EVALUATION_FILES = ("predictions.csv", "evaluation.json", "figures", "report.html")
+_RUN_FILES = (CONFIG, ENVIRONMENT, SPLITS, METRICS, RESULTS, CHECKPOINTS, BUNDLE, *_EVALUATION_FILES)
 _PACKAGES = (
     "reslink",
     "torch",
@@ -46,47 +46,46 @@ class RunFolder:
     """The folder of one run.
 
     Args:
-        path: Where it is or will be.
+        path: The folder; created when it is locked.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @contextmanager
-    def claimed(self, *, resume: bool, overwrite: bool) -> Iterator[None]:
-        """Holds the folder for this process.
+    def locked(self, *, resume: bool, overwrite: bool) -> Iterator[None]:
+        """Locks the folder for this process.
 
         Raises:
-            UsageError: If it is in use, lies in a shipped bundle, or holds a run and neither ``resume`` nor ``overwrite`` is
-                asked for.
+            UsageError: If it is in use, belongs to a shipped bundle, or holds a run without ``resume`` or ``overwrite``.
         """
-        zoo.refuse_shipped(self.path)
+        zoo.check_not_shipped(self.path)
         if resume and overwrite:
             raise UsageError(
                 "--resume and --overwrite were both given",
-                "--resume goes on with the run that stands there, --overwrite removes it",
+                "--resume continues the run in the folder, --overwrite removes it",
                 "Choose one of them",
             )
         with self._locked():
             if overwrite:
                 self._clear()
             elif not resume and self._holds_a_run():
-                done = "a finished run" if self.finished() else "a run that has not ended"
+                kind = "a finished run" if self.finished() else "an unfinished run"
                 raise UsageError(
-                    f"{self.path} holds {done}",
+                    f"{self.path} holds {kind}",
                     "A new run needs a folder without one",
-                    "Choose another folder, or add --resume to go on with it or --overwrite to replace it",
+                    "Choose another folder, or add --resume to continue it or --overwrite to replace it",
                 )
-            self._sweep()
+            self._remove_partial_files()
             yield
 
-    def _sweep(self) -> None:
-        """Removes what a killed process left of files and of the bundle it was writing."""
-        for left in [*self.path.glob(".*.part"), *self.path.glob(".bundle.*.old")]:
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
+    def _remove_partial_files(self) -> None:
+        """Removes partial files and bundles of a killed process."""
+        for path in [*self.path.glob(".*.part"), *self.path.glob(".bundle.*.old")]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                left.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -94,22 +93,18 @@ class RunFolder:
             lock = lock_folder(self.path)
             lock.__enter__()
         except OSError as error:
-            raise StorageError(
-                f"The folder {self.path} cannot be made: {error.strerror}",
-                "--out names a folder that reslink may write to",
-                "Choose another folder",
-            ) from error
+            raise write_failed(self.path, error) from error
         try:
             yield
         finally:
             lock.__exit__(None, None, None)
 
     def _holds_a_run(self) -> bool:
-        return any((self.path / name).exists() for name in _OURS)
+        return any((self.path / name).exists() for name in _RUN_FILES)
 
     def _clear(self) -> None:
-        """Removes what a run writes, and nothing else."""
-        for name in _OURS:
+        """Removes the files of a run, and nothing else."""
+        for name in _RUN_FILES:
             path = self.path / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -117,36 +112,32 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def finished(self) -> Row | None:
-        """Returns what was noted at the end of the run, None while it has not ended."""
+        """Returns the summary of a finished run, None for an unfinished one."""
         path = self.path / FINISHED
         if not path.exists():
             return None
-        found: Row = json.loads(path.read_text())
-        return found
+        summary: Row = json.loads(path.read_text())
+        return summary
 
     def finish(self, summary: Row) -> None:
-        """Notes that the run has ended."""
+        """Writes the summary that marks the run as finished."""
         write_json(self.path / FINISHED, summary)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a line to ``metrics.jsonl``.
 
         Raises:
-            StorageError: If there is no space.
+            StorageError: If the line cannot be written.
         """
         line = json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
-        try:
-            with (self.path / METRICS).open("a", encoding="utf-8") as stream:
-                stream.write(line)
-        except OSError as error:
-            raise StorageError(
-                f"{self.path / METRICS} cannot be written: {error.strerror}",
-                "A run needs free space",
-                "Free some space and run the same command with --resume",
-            ) from error
+        with (
+            storage_errors(self.path / METRICS, "Free some space and run the same command with --resume"),
+            (self.path / METRICS).open("a", encoding="utf-8") as stream,
+        ):
+            stream.write(line)
 
     def metrics_size(self) -> int:
-        """Returns the size of ``metrics.jsonl`` in bytes, once all of it is on the disk."""
+        """Flushes ``metrics.jsonl`` to disk and returns its size in bytes."""
         path = self.path / METRICS
         if not path.exists():
             return 0
@@ -154,32 +145,32 @@ class RunFolder:
             os.fsync(stream.fileno())
         return path.stat().st_size
 
-    def take_back_metrics(self, size: int) -> bool:
-        """Cuts ``metrics.jsonl`` to what it was at a checkpoint; returns whether that much was there."""
+    def truncate_metrics(self, size: int) -> bool:
+        """Truncates ``metrics.jsonl`` to its size at a checkpoint; returns whether it was at least that long."""
         path = self.path / METRICS
         if not path.exists():
             path.touch()
         with path.open("r+b") as stream:
-            found = stream.seek(0, os.SEEK_END)
-            stream.truncate(min(size, found))
-        return found >= size
+            current = stream.seek(0, os.SEEK_END)
+            stream.truncate(min(size, current))
+        return current >= size
 
     def write_results(self, rows: Sequence[Row]) -> None:
-        """Writes ``results.csv``, one line an epoch."""
+        """Writes ``results.csv``, one line per epoch."""
         write_atomic(self.path / RESULTS, _csv(rows))
 
-    def write_splits(self, manifest: Manifest, parts: Sequence[str], groups: Sequence[str], hashes: Mapping[str, str]) -> None:
-        """Writes ``splits.csv``: which image is in which part, and why it could not be in another."""
+    def write_splits(self, manifest: Manifest, splits: Sequence[str], groups: Sequence[str], hashes: Mapping[str, str]) -> None:
+        """Writes ``splits.csv``: split, group and file hash of each image."""
         rows = [
             {
                 "sample_id": case.name,
                 "patient_id": case.patient_id or "",
                 "label": case.label,
-                "split": part,
+                "split": split,
                 "group": group,
                 "sha256": hashes[case.name],
             }
-            for case, part, group in zip(manifest.cases, parts, groups, strict=True)
+            for case, split, group in zip(manifest.cases, splits, groups, strict=True)
         ]
         write_atomic(self.path / SPLITS, _csv(rows))
 
@@ -194,12 +185,12 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that decide a result."""
+    """Returns the versions of Python and of the packages that affect the result."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def environment(device: torch.device, precision: str, processes: int) -> Row:
-    """Returns what a run was computed with; no name of host, user or folder."""
+    """Returns software, device, precision and processes of a run; no name of host, user or folder."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "versions": versions(),

@@ -1,4 +1,4 @@
-"""Which images make up a step, and how they become the network's input."""
+"""Plans the batches of an epoch and normalizes their pixels."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reslink.imaging.preprocess import Preprocess
-from reslink.training.seeding import numbers
+from reslink.training.seeding import numpy_generator
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """The part of one step's batch that one process works on.
+    """The part of a batch that one process works on.
 
     Attributes:
-        indices: Positions of its images in the cache.
-        share: What its mean loss is multiplied by, so that the mean over processes is the mean over the whole batch.
+        indices: Cache indices of its images.
+        share: Factor of its mean loss, so that the mean over processes is the mean over the whole batch.
     """
 
     indices: Indices
@@ -34,44 +34,41 @@ def plan_epoch(
 ) -> list[Indices]:
     """Returns the batches of an epoch: each image once, in a new order, in batches of nearly equal size.
 
-    There is no short last batch, whose BatchNorm statistics would be those of a few images.
+    There is no short last batch, so BatchNorm statistics never come from a few images.
 
     Args:
-        indices: Positions of the training images.
-        batch_size: Largest batch.
+        indices: Cache indices of the training images.
+        batch_size: Largest batch size.
         seed: The recipe's seed.
         epoch: From 1.
-        weights: For the weighted sampler: how likely each image is drawn; images are then drawn with replacement.
+        weights: Sampling weight of each image for the weighted sampler, which draws with replacement.
     """
-    stream = numbers(seed, "order", epoch)
-    if weights is None:
-        order = stream.permutation(indices)
-    else:
-        order = stream.choice(indices, size=len(indices), p=weights / weights.sum())
-    return np.array_split(order, -(-len(order) // batch_size))
+    rng, n = numpy_generator(seed, "order", epoch), len(indices)
+    order = rng.permutation(indices) if weights is None else rng.choice(indices, size=n, p=weights / weights.sum())
+    return np.array_split(order, -(-n // batch_size))
 
 
 def shard(batch: Indices, process: int, processes: int) -> Shard:
-    """Returns one process's part of a batch.
+    """Returns the part of a batch for one process.
 
     Args:
-        batch: Positions of all images of the step.
-        process: Which process, from 0.
-        processes: How many there are.
+        batch: Cache indices of all images of the step.
+        process: Index of the process, from 0.
+        processes: Number of processes.
     """
     own = batch[process::processes]
     return Shard(own, len(own) * processes / len(batch))
 
 
 def sampler_weights(targets: Sequence[int] | Indices) -> NDArray[np.float64]:
-    """Returns how likely each image is drawn so that each class is drawn equally often."""
+    """Returns sampling weights with which each class is drawn equally often."""
     labels = np.asarray(targets)
     counts = np.bincount(labels)
     return np.asarray(1.0 / counts[labels], dtype=np.float64)
 
 
-def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
-    """Does on the device what ``Preprocess.normalise`` does in NumPy.
+def normalize(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """Normalizes on the device, as ``Preprocess.normalize`` does in NumPy.
 
     Args:
         pixels: (B, planes, S, S) in 0 to 1.

@@ -1,7 +1,7 @@
-"""Random numbers that depend on the seed, their purpose and the step alone.
+"""Random numbers that depend only on the seed, their purpose and the step.
 
-Nothing has to be remembered for a run to go on: the numbers of step 120 are the same whether the run came there at once
-or after ten interruptions. The global state of torch, which dropout draws from, is forked and given back.
+Resuming needs no stored random state: the numbers of step 120 are the same with or without interruptions. The global state of
+torch, which dropout uses, is forked and restored.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ import numpy as np
 import torch
 
 
-def numbers(seed: int, purpose: str, *place: int) -> np.random.Generator:
-    """Returns a NumPy generator for one purpose at one place.
+def numpy_generator(seed: int, purpose: str, *position: int) -> np.random.Generator:
+    """Returns a NumPy generator for one purpose at one position of the run.
 
     Args:
         seed: The recipe's seed.
         purpose: Such as ``order`` or ``mixup``; different purposes are independent.
-        *place: Where in the run: epoch, step, process; each at least 0.
+        *position: Epoch, step, process; each at least 0.
     """
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(zlib.crc32(purpose.encode()), *place)))
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(zlib.crc32(purpose.encode()), *position)))
 
 
-def torch_seed(seed: int, purpose: str, *place: int) -> int:
-    """Returns a seed for torch, with the arguments of ``numbers``."""
-    return int(numbers(seed, purpose, *place).integers(2**62))
+def torch_seed(seed: int, purpose: str, *position: int) -> int:
+    """Returns a seed for torch, with the arguments of ``numpy_generator``."""
+    return int(numpy_generator(seed, purpose, *position).integers(2**62))
 
 
-def torch_numbers(seed: int, purpose: str, *place: int) -> torch.Generator:
-    """Returns a torch generator on the CPU, with the arguments of ``numbers``."""
-    return torch.Generator().manual_seed(torch_seed(seed, purpose, *place))
+def torch_generator(seed: int, purpose: str, *position: int) -> torch.Generator:
+    """Returns a torch generator on the CPU, with the arguments of ``numpy_generator``."""
+    return torch.Generator().manual_seed(torch_seed(seed, purpose, *position))
 
 
 @contextlib.contextmanager
-def forked(device: torch.device) -> Iterator[None]:
-    """Gives the global random state of torch back as it was, on the CPU and on the device."""
+def fork_random_state(device: torch.device) -> Iterator[None]:
+    """Restores the global random state of torch after the block, on the CPU and on the device."""
     devices = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield
 
 
-def seed_layers(device: torch.device, seed: int) -> None:
-    """Sets the generators that dropout draws from; only inside ``forked``."""
+def seed_dropout(device: torch.device, seed: int) -> None:
+    """Sets the generators that dropout draws from; only inside ``fork_random_state``."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

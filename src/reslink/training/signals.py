@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step that runs is finished, the state saved, and the user told how to go on."""
+"""Ctrl-C and SIGTERM: the current step is finished, the state is saved, and the message says how to resume."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Handlers = Mapping[signal.Signals, Callable[[int, FrameType | None], Any] | int 
 
 
 class Interrupted(ReslinkError):
-    """Training was stopped from outside; its state is saved (exit code 130)."""
+    """Training was stopped by a signal; its state is saved (exit code 130)."""
 
     exit_code = 130
 
 
 class StopFlag:
-    """Whether someone asked the run to stop."""
+    """Whether the run was asked to stop."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Turns the first SIGINT or SIGTERM inside the block into a flag; a second one acts as it would have before.
+    """Sets a flag at the first SIGINT or SIGTERM inside the block; a second one has its usual effect.
 
-    Outside the main thread, where Python has no signal handlers, the flag is never set.
+    Outside the main thread, where Python allows no signal handlers, the flag is never set.
     """
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
@@ -39,12 +39,12 @@ def stop_on_signals() -> Iterator[StopFlag]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        flag.asked = True
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
+        flag.requested = True
         _restore(before)
 
     for number in before:
-        signal.signal(number, ask)
+        signal.signal(number, request_stop)
     try:
         yield flag
     finally:

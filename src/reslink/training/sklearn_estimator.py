@@ -1,4 +1,4 @@
-"""A scikit-learn estimator over the package's own training: images in, ``fit``, ``predict_proba``."""
+"""A scikit-learn estimator that trains and predicts with reslink."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sklearn.exceptions import NotFittedError
 from reslink.bundles.bundle import Bundle
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, UsageError
-from reslink.imaging.formats.numpy_array import image_of
+from reslink.imaging.formats.numpy_array import image_from_array
 from reslink.imaging.image import Unit
 from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier, Prediction
@@ -32,22 +32,23 @@ Images: TypeAlias = NDArray[Any] | Sequence[str | Path | NDArray[Any]]
 class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """ResLink as a scikit-learn classifier of images.
 
-    ``fit`` writes arrays as files, and trains as ``reslink train`` does: the same preprocessing, division by group and near
-    copies, augmentation and choice of the epoch on a validation part. ``clone``, ``get_params``, ``set_params``, pipelines,
-    ``cross_val_score`` and ``GridSearchCV`` work. The generic checks of scikit-learn, which pass rows of features, do not: X is
-    three-dimensional or a list of paths, which the tags of the estimator say.
+    ``fit`` writes arrays as files and trains as ``reslink train`` does: the same preprocessing, group-wise split, augmentation
+    and choice of the epoch on a validation split. ``clone``, ``get_params``, ``set_params``, pipelines, ``cross_val_score`` and
+    ``GridSearchCV`` work. The generic checks of scikit-learn, which pass rows of features, do not: X is three-dimensional or a
+    list of paths, as the tags of the estimator state.
 
     Args:
-        recipe: A recipe in YAML; the default recipe where None. Its test share is not used: validation takes a fifth.
-        settings: Recipe keys and values that differ, such as ``{"trainer.epochs": 5}``.
-        unit: Of arrays: ``HU``, ``MR`` or ``grey``; only uint8 needs none.
-        out: Run folder that is kept, and must be new; where None all but the fitted model is thrown away.
-        seed: Of everything random.
+        recipe: YAML file or name of a published recipe; the default recipe if None. There is no test split; a fifth of the
+            images is used for validation.
+        settings: Changes of recipe keys, such as ``{"trainer.epochs": 5}``.
+        unit: Unit of arrays: ``HU``, ``MR`` or ``gray``; only uint8 needs none.
+        out: New run folder that is kept; if None, only the fitted model is kept.
+        seed: Random seed.
 
     Attributes:
         classes_: (K,) the classes, sorted, as in y.
-        bundle_: The trained bundle. With ``out`` it lies in ``out/bundle``; without, its files are gone after ``fit``.
-        classifier_: It, ready to predict.
+        bundle_: The trained bundle. With ``out`` it is in ``out/bundle``; without, its files are removed after ``fit``.
+        classifier_: The classifier of the bundle.
     """
 
     def __init__(
@@ -69,18 +70,18 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             X: (n, H, W) numbers, n paths, or n arrays (H, W).
-            y: (n,) classes: texts or whole numbers.
-            groups: (n,) patients, kept on one side of the division into training and validation; near copies are found anyway.
+            y: (n,) classes: strings or integers.
+            groups: (n,) patients; each stays in one split. Near duplicates are found in any case.
 
         Raises:
-            UsageError: If X, y and groups do not fit each other, an array has no unit, or there is one class alone.
+            UsageError: If X, y and groups do not match, an array has no unit, or there is only one class.
             InputError: If an image cannot be read.
         """
         images, targets = _checked(X), np.asarray(y)
         if targets.ndim != 1 or len(targets) != len(images) or (groups is not None and len(groups) != len(images)):
-            told = "no" if groups is None else len(groups)
+            n_groups = "no" if groups is None else len(groups)
             raise UsageError(
-                f"{len(images)} images, y of shape {targets.shape} and {told} groups were given",
+                f"{len(images)} images, y of shape {targets.shape} and {n_groups} groups were given",
                 "There is one class and one group for each image",
                 "Give y and groups in the order of X",
             )
@@ -104,9 +105,10 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             InputError: If an image cannot be read or holds several slices.
             NotFittedError: Before ``fit``.
         """
-        answers = list(self._answers(X))
+        predictions = list(self._predictions(X))
         names = self.classifier_.labels.names
-        return np.array([[(answer.probabilities or {})[name] for name in names] for answer in answers]).reshape(-1, len(names))
+        rows = [[(prediction.probabilities or {})[name] for name in names] for prediction in predictions]
+        return np.array(rows).reshape(-1, len(names))
 
     def predict(self, X: Images) -> NDArray[Any]:
         """Returns the classes (n,) at the operating point of the bundle.
@@ -115,7 +117,7 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             InputError: If an image cannot be read or holds several slices.
             NotFittedError: Before ``fit``.
         """
-        index = [self.classifier_.labels.index(str(answer.label)) for answer in self._answers(X)]
+        index = [self.classifier_.labels.index(str(prediction.label)) for prediction in self._predictions(X)]
         return np.asarray(self.classes_[np.array(index, dtype=np.int64)])
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -127,18 +129,20 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.non_deterministic = False
         return tags
 
-    def _answers(self, images: Images) -> Iterator[Prediction]:
+    def _predictions(self, images: Images) -> Iterator[Prediction]:
         if not hasattr(self, "classifier_"):
-            raise NotFittedError("This ResLinkClassifier has not been trained. It predicts once it is. Call fit(X, y) first.")
-        for answer in self.classifier_.predict(list(_checked(images)), unit=self.unit):
-            if answer.error is not None or answer.slice is not None:
-                fault = (answer.error or f"{answer.path} holds several slices").rstrip(".")
+            raise NotFittedError(
+                "This ResLinkClassifier is not fitted. Prediction needs a fitted estimator. Call fit(X, y) first."
+            )
+        for prediction in self.classifier_.predict(list(_checked(images)), unit=self.unit):
+            if prediction.error is not None or prediction.slice is not None:
+                fault = (prediction.error or f"{prediction.path} holds several slices").rstrip(".")
                 raise InputError(
                     f"An image cannot be used: {fault}",
-                    "There is one answer for each image",
-                    "Leave it out, or give one slice of a volume",
+                    "There is one prediction per image",
+                    "Remove it, or give one slice of a volume",
                 )
-            yield answer
+            yield prediction
 
     def _write(self, folder: Path, images: Images, names: list[str], groups: Sequence[Any] | None) -> Path:
         """Writes a table of the images, and arrays as files; returns the table."""
@@ -147,14 +151,14 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             rows = csv.writer(stream)
             rows.writerow(["path", "label", "patient_id"] if groups is not None else ["path", "label"])
             for i, (image, name) in enumerate(zip(images, names, strict=True)):
-                place = folder / f"{i:07d}"
-                path = _linked(place, image) if isinstance(image, str | Path) else _written(place, image, self.unit)
+                stem = folder / f"{i:07d}"
+                path = _link_file(stem, image) if isinstance(image, str | Path) else _write_array(stem, image, self.unit)
                 rows.writerow([path.name, name, groups[i]] if groups is not None else [path.name, name])
         return table
 
 
 def _checked(images: Images) -> Images:
-    """Refuses what is not a sequence of images, and a path that is not one file: its answers would not be in step with X."""
+    """Checks that X is a sequence of images, and that each path is one file, so there is one prediction per element."""
     if isinstance(images, np.ndarray) and images.dtype.kind in "OUS":
         images = list(images.ravel().tolist())
     if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim != 3):
@@ -164,28 +168,30 @@ def _checked(images: Images) -> Images:
         if not path.is_file():
             fault = "is a folder" if path.is_dir() else "does not exist"
             raise InputError(
-                f"{path} {fault}", "Each of X is one image", "Give the path of a file for each; no folder, no glob"
+                f"{path} {fault}",
+                "Each of X is one image",
+                "Give the path of one file per image; folders and globs are not allowed",
             )
     return images
 
 
-def _linked(place: Path, image: str | Path) -> Path:
-    """Links a file into the folder of the table, which names files below itself only."""
-    path = place.with_suffix(Path(image).suffix)
+def _link_file(stem: Path, image: str | Path) -> Path:
+    """Links a file into the folder of the table, as a table can only name files in its own folder."""
+    path = stem.with_suffix(Path(image).suffix)
     path.symlink_to(Path(image).resolve())
     return path
 
 
-def _written(place: Path, array: NDArray[Any], unit: Unit | None) -> Path:
-    """Writes an array as a file that the reader gives back with the same unit."""
-    image = image_of(np.asarray(array), unit)
-    path = place.with_suffix(".npy")
+def _write_array(stem: Path, array: NDArray[Any], unit: Unit | None) -> Path:
+    """Writes an array as a file that is read back with the same unit."""
+    image = image_from_array(np.asarray(array), unit)
+    path = stem.with_suffix(".npy")
     np.save(path, np.asarray(array) if image.white else image.pixels)
-    found = read_image(path)
-    if found.unit != image.unit:
+    read = read_image(path)
+    if read.unit != image.unit:
         raise UsageError(
-            f"An array is said to be {image.unit}, but a file of its numbers would be read as {found.unit}",
-            "HU are whole numbers that reach down to -200 or below; MR never does; grey is uint8 or uint16",
+            f"The unit of an array is {image.unit}, but a file with its values would be read as {read.unit}",
+            "HU are integers that reach -200 or less; MR never does; gray is uint8 or uint16",
             "Correct unit, or write files (DICOM, NIfTI or PNG) and give their paths",
         )
     return path

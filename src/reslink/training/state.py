@@ -1,53 +1,53 @@
-"""Where a run stands: plain values that each checkpoint holds."""
+"""The progress of a run as plain values, stored in each checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from reslink.training.run_folder import Row
-from reslink.training.validation import Judgement
+from reslink.training.validation import ValidationResult
 
 
 @dataclass
-class Position:
-    """Where a run stands; all of it is in each checkpoint.
+class TrainingState:
+    """The progress of a run.
 
     Attributes:
-        epoch: The epoch that runs, from 1.
-        step: Steps done in it.
-        total: Steps done in all.
-        loss: Sum of the losses of its images.
-        correct: Its images that were recognised.
-        seen: Its images so far.
-        seconds: Seconds that its steps took so far.
-        waited: How many of these went into copying images out of the cache.
-        best: The best epoch and what the validation part said about it.
-        stale: Epochs since then.
-        rows: One row for each epoch that is over.
-        done: Whether no epoch is left.
+        epoch: The current epoch, from 1.
+        step: Steps done in this epoch.
+        total_steps: Steps done in all epochs.
+        loss_sum: Sum of the losses of the images of this epoch.
+        correct: Correctly classified images of this epoch.
+        images: Images of this epoch so far.
+        seconds: Time of the steps of this epoch so far.
+        wait_seconds: Part of that time spent on copying images out of the cache.
+        best: The best epoch and its validation result.
+        epochs_since_best: Epochs since the best one.
+        rows: One row per finished epoch.
+        done: Whether training is finished.
     """
 
     epoch: int = 1
     step: int = 0
-    total: int = 0
-    loss: float = 0.0
+    total_steps: int = 0
+    loss_sum: float = 0.0
     correct: int = 0
-    seen: int = 0
+    images: int = 0
     seconds: float = 0.0
-    waited: float = 0.0
-    best: tuple[int, Judgement] | None = None
-    stale: int = 0
+    wait_seconds: float = 0.0
+    best: tuple[int, ValidationResult] | None = None
+    epochs_since_best: int = 0
     rows: list[Row] = field(default_factory=list)
     done: bool = False
 
     @classmethod
-    def of(cls, state: Row) -> Position:
-        """Returns the position that ``asdict`` made plain."""
-        best = state.pop("best")
-        return cls(**state, best=None if best is None else (best[0], Judgement(**best[1])))
+    def from_dict(cls, values: Row) -> TrainingState:
+        """Returns the state from the result of ``asdict``."""
+        best = values["best"]
+        return cls(**values | {"best": None if best is None else (best[0], ValidationResult(**best[1]))})
 
     def next_epoch(self) -> None:
-        """Goes to the start of the next epoch."""
+        """Moves to the start of the next epoch."""
         self.epoch, self.step = self.epoch + 1, 0
-        self.loss, self.correct, self.seen = 0.0, 0, 0
-        self.seconds, self.waited = 0.0, 0.0
+        self.loss_sum, self.correct, self.images = 0.0, 0, 0
+        self.seconds, self.wait_seconds = 0.0, 0.0

@@ -1,4 +1,4 @@
-"""The network in training: one step, its state, and the weights that are judged."""
+"""One optimizer step: the network, its optimizer, their state, and the copy that is evaluated."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from reslink.errors import TrainingError
-from reslink.networks.area_attention import AreaAttention, record_gates
-from reslink.networks.reslink import ResLink, build
+from reslink.networks.area_attention import AreaAttention, record_attention_weights
+from reslink.networks.reslink import ResLink, build_network
 from reslink.training.losses import Criterion, attention_loss
 from reslink.training.optim import build as optim
 from reslink.training.recipe.recipe import Recipe
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class NotFiniteError(Exception):
-    """A loss or a gradient is not a number; the step was not taken.
+    """A loss or a gradient is not finite; the step was not taken.
 
     Args:
-        what: Which of the two.
+        what: ``loss`` or ``gradient``.
     """
 
 
@@ -37,10 +37,10 @@ class Batch:
     """The input of one step in one process.
 
     Attributes:
-        x: (B, C, S, S) normalised images.
+        x: (B, C, S, S) normalized images.
         targets: (B, K) distributions over the classes.
-        mask: (B, 1, S, S), where attention should be; None without supervision.
-        share: What the mean loss is multiplied by.
+        mask: (B, 1, S, S), target of the attention; None without supervision.
+        share: Factor of the mean loss.
     """
 
     x: Tensor
@@ -50,15 +50,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one step showed, over all processes.
+class StepResult:
+    """The result of one step, over all processes.
 
     Attributes:
         loss: Mean loss of the batch.
-        correct: Images whose most probable class was the right one (the heavier one after mixup).
+        correct: Images whose most probable class is correct (the class with more weight after mixup).
         gradient_norm: Norm of the gradient before clipping.
         stop: Whether any process was asked to stop.
-        attention_gradient: Share of each attention layer in the squared norm of the gradient, 0 to 1.
+        attention_gradient: Share of each attention layer in the squared gradient norm, 0 to 1.
     """
 
     loss: float
@@ -69,7 +69,7 @@ class Step:
 
 
 class Learner:
-    """A network and what moves it.
+    """A network with its loss, optimizer and moving average.
 
     Args:
         recipe: The recipe.
@@ -78,44 +78,45 @@ class Learner:
         accelerator: Device, precision and processes.
 
     Attributes:
-        network: What is trained.
-        judged: What is validated and exported, as prediction will run it: eval mode, single precision; see ``refresh``.
+        network: The network in training.
+        eval_network: The copy that is validated and exported, as in prediction: eval mode, single precision. See
+            :meth:`update_eval_network`.
     """
 
     def __init__(self, recipe: Recipe, criterion: Criterion, num_classes: int, accelerator: Accelerator) -> None:
         self.recipe, self.criterion, self.accelerator = recipe, criterion, accelerator
         self.layout = torch.channels_last if recipe.trainer.channels_last else torch.contiguous_format
-        network = build(recipe.network(num_classes), torch_seed(recipe.seed, "weights"))
+        network = build_network(recipe.network(num_classes), torch_seed(recipe.seed, "weights"))
         self.network: ResLink = network.to(accelerator.device)
         self.network.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks it
         self.average = optim.moving_average(self.network, recipe.trainer.ema) if recipe.trainer.ema else None
-        self.judged: ResLink = copy.deepcopy(self.network).eval()
+        self.eval_network: ResLink = copy.deepcopy(self.network).eval()
         self.optimizer = optim.make_optimizer(self.network, recipe.optimizer)
         self.model = accelerator.prepare_model(self.network)
 
-    def refresh(self) -> None:
-        """Brings ``judged`` to the weights of now; called by all processes together.
+    def update_eval_network(self) -> None:
+        """Copies the current weights, or their moving average, to ``eval_network``; all processes call it together.
 
-        The moving average where there is one. BatchNorm's statistics are those of the first process, in all of them.
+        All processes get the BatchNorm statistics of the first one.
         """
         source = self.network if self.average is None else self.average.module
-        self.judged.load_state_dict(source.state_dict())
+        self.eval_network.load_state_dict(source.state_dict())
         if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast
 
-            for buffer in self.judged.buffers():
+            for buffer in self.eval_network.buffers():
                 buffer.copy_(broadcast(buffer))
 
-    def step(self, batch: Batch, lr: float, *, stop: bool = False) -> Step:
-        """Moves the weights by one batch.
+    def step(self, batch: Batch, lr: float, *, stop: bool = False) -> StepResult:
+        """Updates the weights with one batch.
 
         Args:
-            batch: This process's part.
+            batch: The part of this process.
             lr: The learning rate.
-            stop: Whether this process was asked to stop; passed on to the others.
+            stop: Whether this process was asked to stop; shared with the other processes.
 
         Raises:
-            NotFiniteError: If the loss or the gradient is not finite; weights and statistics are those before the step.
+            NotFiniteError: If the loss or the gradient is not finite; weights and statistics are then unchanged.
         """
         before = [buffer.clone() for buffer in self.network.buffers()]
         try:
@@ -126,13 +127,13 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             raise
 
-    def _step(self, batch: Batch, lr: float, stop: bool) -> Step:
-        watching: AbstractContextManager[dict[str, Tensor]] = (
-            record_gates(self.network) if batch.mask is not None else nullcontext({})
+    def _step(self, batch: Batch, lr: float, stop: bool) -> StepResult:
+        recording: AbstractContextManager[dict[str, Tensor]] = (
+            record_attention_weights(self.network) if batch.mask is not None else nullcontext({})
         )
-        with watching as gates:
+        with recording as attention_weights:
             logits = self.model(batch.x.contiguous(memory_format=self.layout)).float()
-        loss = self._losses(logits, batch, gates).mean() * batch.share
+        loss = self._losses(logits, batch, attention_weights).mean() * batch.share
         value, correct, stopping = self._over_processes(loss, _correct(logits, batch.targets), stop)
         if not math.isfinite(value):
             raise NotFiniteError("loss")
@@ -146,14 +147,14 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.network)
-        return Step(value, correct, norm, stopping, shares)
+        return StepResult(value, correct, norm, stopping, shares)
 
-    def _losses(self, logits: Tensor, batch: Batch, gates: Mapping[str, Tensor]) -> Tensor:
+    def _losses(self, logits: Tensor, batch: Batch, attention_weights: Mapping[str, Tensor]) -> Tensor:
         losses = self.criterion(logits, batch.targets)
         if batch.mask is None:
             return losses
         settings = self.recipe.attention_supervision
-        return losses + settings.weight * attention_loss(gates, batch.mask, settings)
+        return losses + settings.weight * attention_loss(attention_weights, batch.mask, settings)
 
     def _attention_shares(self) -> dict[str, float]:
         squares = {name: _square(module) for name, module in self.network.named_modules() if isinstance(module, AreaAttention)}
@@ -174,14 +175,14 @@ class Learner:
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Returns all tensors that the next step depends on."""
-        found = {"network": self.network.state_dict(), "optimizer": optim.optimizer_tensors(self.optimizer)}
-        return found if self.average is None else found | {"average": self.average.state_dict()}
+        tensors = {"network": self.network.state_dict(), "optimizer": optim.optimizer_tensors(self.optimizer)}
+        return tensors if self.average is None else tensors | {"average": self.average.state_dict()}
 
     def restore(self, tensors: Mapping[str, dict[str, Tensor]]) -> None:
-        """Puts back what ``tensors`` returned.
+        """Restores the result of ``tensors``.
 
         Raises:
-            TrainingError: If the network has other parts or shapes than that of the checkpoint.
+            TrainingError: If the network has other layers or shapes than that of the checkpoint.
         """
         try:
             self.network.load_state_dict(tensors["network"])
@@ -190,18 +191,18 @@ class Learner:
         except (RuntimeError, KeyError) as error:
             raise TrainingError(
                 "The checkpoint holds another network than the recipe builds now",
-                "A run goes on with the version of reslink that wrote its checkpoint",
-                "Go on with that version (environment.json in the folder of the run names it), or start anew with --overwrite",
+                "A run is resumed with the reslink version that wrote its checkpoint",
+                "Install that version (environment.json in the run folder names it), or start again with --overwrite",
             ) from error
         optim.restore_optimizer(self.optimizer, tensors["optimizer"])
 
 
 def _square(module: torch.nn.Module) -> float:
-    """Squared norm of the gradient of a module's parameters."""
+    """Returns the squared gradient norm of a module's parameters."""
     norms = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
     return float(norms) ** 2
 
 
 def _correct(logits: Tensor, targets: Tensor) -> int:
-    guesses = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
-    return int((guesses == targets.argmax(dim=1)).sum())
+    predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+    return int((predicted == targets.argmax(dim=1)).sum())

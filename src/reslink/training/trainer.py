@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.training import run_folder
-from reslink.training.data import Materials, open_materials
+from reslink.training.data import TrainingData, open_training_data
 from reslink.training.distributed import deterministic, make_accelerator
-from reslink.training.loop import Run, changes
+from reslink.training.loop import Run, differences
 from reslink.training.monitoring.diagnostics import Finding
-from reslink.training.monitoring.progress import Progress, Silent
+from reslink.training.monitoring.progress import Progress, SilentProgress
 from reslink.training.recipe.recipe import Recipe
 from reslink.training.run_folder import Row, RunFolder
-from reslink.training.seeding import forked
+from reslink.training.seeding import fork_random_state
 from reslink.training.signals import Interrupted, stop_on_signals
 
 if TYPE_CHECKING:
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
         folder: The run folder.
         bundle: Folder of the bundle.
         epochs: Epochs trained.
         best_epoch: The epoch whose weights are in the bundle.
-        validation: Loss, accuracy and AUROC of that epoch on the validation part.
-        findings: What the watch saw.
-        already_finished: Whether the run had ended before this call, which then did nothing.
+        validation: Loss, accuracy and AUROC of that epoch on the validation split.
+        findings: The findings of the diagnostics.
+        already_finished: Whether the run was already finished, so that this call did nothing.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ def train(
     overwrite: bool = False,
     progress: Progress | None = None,
     cache: str | Path | None = None,
-    materials: Materials | None = None,
+    training_data: TrainingData | None = None,
 ) -> RunResult:
     """Trains a network and writes the run folder.
 
@@ -68,36 +68,36 @@ def train(
         manifest: The data set.
         recipe: The settings.
         out: The run folder.
-        resume: Go on from the last checkpoint in ``out``, from the start if there is none; a finished run stays as is.
-        overwrite: Replace the run that stands in ``out``.
-        progress: Hears how the run goes.
-        cache: Folder of decoded images, which runs may share; ``out/cache`` where None.
-        materials: The data as it was opened and divided already; opened and divided by the recipe where None.
+        resume: Continue from the last checkpoint in ``out``, or from the start without one; a finished run is not changed.
+        overwrite: Replace the run in ``out``.
+        progress: Receives the progress.
+        cache: Folder of decoded images, which runs can share; ``out/cache`` if None.
+        training_data: The opened data with its splits; opened by the recipe if None.
 
     Returns:
-        What came of it.
+        Folders, epochs, validation metrics and findings.
 
     Raises:
-        UsageError: If ``out`` is in use or holds a run, settings and data do not fit, or data or recipe are not those
-            of the run that shall go on.
+        UsageError: If ``out`` is in use or holds a run, settings and data do not fit, or data or recipe differ from those of
+            the resumed run.
         DivergedError: If the loss or a gradient is not finite; the state before that step is saved.
-        StorageError: If something cannot be written; the last checkpoint is intact.
-        Interrupted: On Ctrl-C or SIGTERM, once the state is saved.
+        StorageError: If a file cannot be written; the last checkpoint is intact.
+        Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
     """
     accelerator = make_accelerator(recipe.trainer)
     folder = RunFolder(Path(out))
-    main = accelerator.is_main_process
-    listener = (progress or Silent()) if main else Silent()
+    is_main = accelerator.is_main_process
+    own_progress = (progress or SilentProgress()) if is_main else SilentProgress()
     try:
-        with folder.claimed(resume=resume, overwrite=overwrite) if main else contextlib.nullcontext():
+        with folder.locked(resume=resume, overwrite=overwrite) if is_main else contextlib.nullcontext():
             accelerator.wait_for_everyone()
-            opened = materials or (manifest, Path(cache) if cache else folder.path / "cache")
-            return _run(opened, recipe, folder, accelerator, listener)
-    except KeyboardInterrupt:  # while images are read, or the second Ctrl-C
+            data = training_data or (manifest, Path(cache) if cache else folder.path / "cache")
+            return _run(data, recipe, folder, accelerator, own_progress)
+    except KeyboardInterrupt:  # while images are read, or a second Ctrl-C
         raise Interrupted(
-            "Training was stopped at once",
-            "What was decoded and the last checkpoint are kept",
-            f"Run the same command with --resume to go on (run folder {folder.path})",
+            "Training was stopped immediately",
+            "Decoded images and the last checkpoint are kept",
+            f"Run the same command with --resume to continue (run folder {folder.path})",
         ) from None
     finally:
         if accelerator.num_processes > 1:
@@ -105,30 +105,30 @@ def train(
 
 
 def _run(
-    data: Materials | tuple[Manifest, Path], recipe: Recipe, folder: RunFolder, accelerator: Accelerator, progress: Progress
+    data: TrainingData | tuple[Manifest, Path], recipe: Recipe, folder: RunFolder, accelerator: Accelerator, progress: Progress
 ) -> RunResult:
     summary = folder.finished()
     if summary is not None:
         _check_recipe(summary["recipe"], recipe, folder)
-        progress.message(f"The run in {folder.path} is finished; nothing is left to do.")
+        progress.message(f"The run in {folder.path} is finished; there is nothing left to do.")
         return _result(folder, summary, already_finished=True)
     with accelerator.main_process_first():
-        materials = data if isinstance(data, Materials) else open_materials(data[0], recipe, data[1], progress)
-    with forked(accelerator.device), deterministic(recipe.trainer.deterministic), stop_on_signals() as stop:
-        run = Run(recipe, materials, folder, accelerator, progress, stop)
+        training_data = data if isinstance(data, TrainingData) else open_training_data(data[0], recipe, data[1], progress)
+    with fork_random_state(accelerator.device), deterministic(recipe.trainer.deterministic), stop_on_signals() as stop:
+        run = Run(recipe, training_data, folder, accelerator, progress, stop)
         run.begin()
-        run.all_epochs()
+        run.train_epochs()
         summary = run.export()
     return _result(folder, summary)
 
 
 def _check_recipe(before: Row, recipe: Recipe, folder: RunFolder) -> None:
-    found = list(changes(before, recipe.published()))
-    if found:
+    changes = list(differences(before, recipe.published()))
+    if changes:
         raise UsageError(
-            f"The finished run in {folder.path} had another recipe: {'; '.join(found[:5])}",
-            "--resume goes on with the same recipe",
-            "Choose another --out, or start anew with --overwrite",
+            f"The finished run in {folder.path} had another recipe: {'; '.join(changes[:5])}",
+            "--resume continues with the same recipe",
+            "Choose another --out, or start again with --overwrite",
         )
 
 

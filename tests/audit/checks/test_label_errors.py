@@ -7,21 +7,21 @@ import builtins
 import numpy as np
 import pytest
 
-from reslink.audit.checks.label_errors import quick_probabilities, suspects
-from reslink.audit.features.asymmetry import FEATURES
+from reslink.audit.checks.label_errors import quick_model_probabilities, suspected_errors
+from reslink.audit.features.asymmetry import NUM_FEATURES
 from reslink.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reslink.audit.checks.label_errors.TREES", 25)
-    monkeypatch.setattr("reslink.audit.checks.label_errors.MANY_FOLDS", 5)
+    monkeypatch.setattr("reslink.audit.checks.label_errors.SMALL_DATA_FOLDS", 5)
 
 
 def data(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features that tell the class apart, thumbnails that do not."""
+    """Returns features that predict the class, and thumbnails that do not."""
     targets = np.tile([0, 1], n // 2)
-    features = rng.normal(size=(n, FEATURES)).astype(np.float32)
+    features = rng.normal(size=(n, NUM_FEATURES)).astype(np.float32)
     features[:, :20] += 1.5 * targets[:, None]
     return features, rng.integers(0, 255, (n, 64, 64), np.uint8), targets
 
@@ -31,30 +31,30 @@ def test_flipped_labels_come_first(rng: np.random.Generator) -> None:
     flipped = rng.choice(200, 10, replace=False)
     given = targets.copy()
     given[flipped] = 1 - given[flipped]
-    y_prob = quick_probabilities(features, thumbnails, given, [str(i) for i in range(200)], 2, 0)
+    y_prob = quick_model_probabilities(features, thumbnails, given, [str(i) for i in range(200)], 2, 0)
     assert not isinstance(y_prob, str)
-    found = suspects(y_prob, given)
-    first = {suspect.row for suspect in found[:20]}
+    errors = suspected_errors(y_prob, given)
+    first = {error.row for error in errors[:20]}
     assert len(first & set(flipped.tolist())) >= 9
-    assert [suspect.score for suspect in found] == sorted(suspect.score for suspect in found)
-    assert all(suspect.suggested != suspect.given for suspect in found)
-    assert sum(suspect.confident for suspect in found) >= 8
+    assert [error.score for error in errors] == sorted(error.score for error in errors)
+    assert all(error.suggested != error.given for error in errors)
+    assert sum(error.confident for error in errors) >= 8
 
 
 def test_a_copy_with_the_right_label_does_not_help(rng: np.random.Generator) -> None:
-    """The copies of a case are judged by a model that saw none of them."""
+    """The copies of a case are scored by a model that was not fitted on any of them."""
     features, thumbnails, targets = data(60, rng)
     features[:] = rng.normal(size=features.shape)
     twice = (np.repeat(features, 4, axis=0), np.repeat(thumbnails, 4, axis=0), np.repeat(targets, 4))
-    y_prob = quick_probabilities(*twice, [str(i // 4) for i in range(240)], 2, 0)
+    y_prob = quick_model_probabilities(*twice, [str(i // 4) for i in range(240)], 2, 0)
     assert not isinstance(y_prob, str)
     assert (y_prob.argmax(axis=1) == twice[2]).mean() < 0.7
 
 
-def test_too_few_groups_are_said(rng: np.random.Generator) -> None:
+def test_too_few_groups_are_reported(rng: np.random.Generator) -> None:
     features, thumbnails, targets = data(8, rng)
-    said = quick_probabilities(features, thumbnails, targets, [str(i) for i in range(8)], 2, 0)
-    assert said == "a class has 4 independent groups of images, and a quick model needs at least 5"
+    reason = quick_model_probabilities(features, thumbnails, targets, [str(i) for i in range(8)], 2, 0)
+    assert reason == "a class has 4 independent groups of images, and a quick model needs at least 5"
 
 
 def test_without_cleanlab_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,5 +66,5 @@ def test_without_cleanlab_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
         return real(name, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("reslink.files.importlib.import_module", lambda name: without(name))
-    with pytest.raises(UsageError, match=r"needs the extra 'audit'.*reslink\[audit\]"):
-        suspects(np.full((4, 2), 0.5), np.array([0, 1, 0, 1]))
+    with pytest.raises(UsageError, match=r"The package 'cleanlab' is not installed.*audit"):
+        suspected_errors(np.full((4, 2), 0.5), np.array([0, 1, 0, 1]))

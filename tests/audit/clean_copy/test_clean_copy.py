@@ -1,4 +1,4 @@
-"""The clean copy holds no text, no identity and no doubles; the source stays what it was, byte for byte."""
+"""The clean copy contains no text, no identity and no exact duplicates; the source stays unchanged, byte for byte."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from reslink.audit.audit import audit
 from reslink.audit.burned_in_text import find_text
 from reslink.audit.clean_copy import clean_copy
 from reslink.audit.clean_copy.clean_copy import write_clean_copy
-from reslink.audit.clean_copy.files import NewUids
-from reslink.audit.identity import identifying
+from reslink.audit.clean_copy.files import UidMapper
+from reslink.audit.identity import identifying_attributes
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 from reslink.errors import InputError, StorageError, UsageError
@@ -82,7 +82,7 @@ def test_a_round_trip(tmp_path: Path, form: str, modality: str, suffix: str) -> 
         far = ~ndimage.binary_dilation(head, iterations=6)
         assert np.ptp(image.pixels[far]) == 0
         assert find_text(image) == []
-        assert identifying(case.path) == []
+        assert identifying_attributes(case.path) == []
         if case.mask is not None and old.mask is not None:
             np.testing.assert_array_equal(read_image(case.mask).pixels != 0, read_image(old.mask).pixels != 0)
 
@@ -91,10 +91,10 @@ def test_the_text_shortcut_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("reslink.audit.checks.shortcuts.TREES", 12)
     monkeypatch.setattr("reslink.audit.checks.label_errors.TREES", 12)
     manifest = Manifest.open(cohort(tmp_path, patients=36, size=192, faults={"text": 1.0}))
-    found = audit(manifest, workers=0)
-    clean = audit(Manifest.open(write_clean_copy(manifest, found, tmp_path / "clean").folder), workers=0)
-    assert found["burned_in_text"]
-    assert {gate["gate"] for gate in found["gates"] if gate["failed"]} == {"outside_head"}
+    result = audit(manifest, workers=0)
+    clean = audit(Manifest.open(write_clean_copy(manifest, result, tmp_path / "clean").folder), workers=0)
+    assert result["burned_in_text"]
+    assert {check["check"] for check in result["checks"] if check["failed"]} == {"outside_head"}
     assert clean["burned_in_text"] == []
     assert clean["identity"] == {}
     assert clean["verdict"] == "pass"
@@ -132,18 +132,18 @@ def test_no_word_of_a_dicom_header_survives(tmp_path: Path) -> None:
     manifest = rewritten(source, lines)
     copy = write_clean_copy(manifest, {}, tmp_path / "clean")
     for path in copy.folder.rglob("*"):
-        if path.is_file() and clean_copy.PRIVATE not in path.parts:
+        if path.is_file() and clean_copy.PRIVATE_FOLDER not in path.parts:
             content = path.read_bytes()
             assert CANARY not in content, path
             assert b"19510203" not in content
             assert b"20190304" not in content
             assert b"CANARY" not in path.name.encode()
-    assert copy.notes[0] == "The columns ward are left out, because they may identify a person"
-    assert copy.notes[-1].endswith("look at the pictures before you pass them on")
+    assert copy.notes[0] == "The columns ward were dropped, because they may identify a person"
+    assert copy.notes[-1].endswith("Review the images before you share them")
     assert len({line["patient_id"] for line in rows(copy.folder / "manifest.csv")}) == 4
 
 
-def test_dicom_files_stay_whole_and_linked(tmp_path: Path) -> None:
+def test_dicom_files_stay_valid_and_linked(tmp_path: Path) -> None:
     source = cohort(tmp_path, format="dicom", slices=2, patients=4)
     copy = write_clean_copy(Manifest.open(source), {}, tmp_path / "clean")
     pairs = [(pydicom.dcmread(source / c.source), pydicom.dcmread(copy.folder / c.path)) for c in copy.changes]
@@ -167,22 +167,22 @@ def test_other_pictures_lose_their_metadata_and_keep_their_pixels(tmp_path: Path
     source = cohort(tmp_path, patients=4)
     lines = rows(source / "manifest.csv")
     for line in lines:
-        grey = np.asarray(PIL.Image.open(source / line["path"]))
+        gray = np.asarray(PIL.Image.open(source / line["path"]))
         path = (source / line["path"]).with_suffix(f".{form.removesuffix('16')}")
         (source / line["path"]).unlink()
         line["path"] = f"images/{path.name}"
         exif = PIL.Image.Exif()
         exif[0x013B] = "CANARY"
         if form == "npy":
-            np.save(path, grey)
+            np.save(path, gray)
         elif form == "png16":
-            PIL.Image.fromarray(grey.astype(np.uint16) * 257).save(path)
+            PIL.Image.fromarray(gray.astype(np.uint16) * 257).save(path)
         elif form == "float.tif":
-            PIL.Image.fromarray(grey.astype(np.float32)).save(path, tiffinfo={315: "CANARY"})
+            PIL.Image.fromarray(gray.astype(np.float32)).save(path, tiffinfo={315: "CANARY"})
         elif form == "tif":
-            PIL.Image.fromarray(grey).save(path, tiffinfo={315: "CANARY"})
+            PIL.Image.fromarray(gray).save(path, tiffinfo={315: "CANARY"})
         else:
-            PIL.Image.fromarray(grey).convert("RGB").save(path, exif=exif)
+            PIL.Image.fromarray(gray).convert("RGB").save(path, exif=exif)
     manifest = rewritten(source, lines)
     copy = write_clean_copy(manifest, {}, tmp_path / "clean")
     assert copy.kept == 4
@@ -192,10 +192,10 @@ def test_other_pictures_lose_their_metadata_and_keep_their_pixels(tmp_path: Path
         head = head_mask(original)
         np.testing.assert_array_equal(image.pixels[head], original.pixels[head])
         assert CANARY not in (copy.folder / change.path).read_bytes()
-        assert identifying(copy.folder / change.path) == []
+        assert identifying_attributes(copy.folder / change.path) == []
 
 
-def test_a_nifti_file_keeps_its_place(tmp_path: Path) -> None:
+def test_a_nifti_file_keeps_its_position(tmp_path: Path) -> None:
     source = cohort(tmp_path, format="nifti", patients=4)
     for path in (source / "images").iterdir():
         image = nibabel.load(path)
@@ -212,7 +212,7 @@ def test_a_nifti_file_keeps_its_place(tmp_path: Path) -> None:
         assert kept.mean() > 0.2
 
 
-class TestLeftOut:
+class TestExcluded:
     @pytest.fixture
     def source(self, tmp_path: Path) -> Iterator[Path]:
         folder = cohort(tmp_path, patients=8)
@@ -235,24 +235,24 @@ class TestLeftOut:
         manifest = Manifest.open(source)
         near = [case.name for case in manifest.cases if case.label == "Tumor"][:2]
         copy = write_clean_copy(manifest, {"label_conflicts": [near]}, tmp_path / "clean")
-        left = {change.source: change.reason for change in copy.changes if change.done == "left out"}
-        same = [name for name, reason in left.items() if reason == "the same pixels stand under two labels"]
-        assert len(left) == 6
+        excluded = {change.source: change.reason for change in copy.changes if change.action == "excluded"}
+        same = [name for name, reason in excluded.items() if reason == "the same pixels have more than one label"]
+        assert len(excluded) == 6
         assert "images/conflict.png" in same
         assert len(same) == 2
-        assert [left[name] for name in near] == ["the same image stands under two labels"] * 2
-        assert "cannot be read" in left["images/broken.png"]
-        assert str(tmp_path) not in left["images/broken.png"]
-        [double] = [reason for reason in left.values() if reason.startswith("the same pixels as ")]
+        assert [excluded[name] for name in near] == ["the same image has more than one label"] * 2
+        assert "cannot be read" in excluded["images/broken.png"]
+        assert str(tmp_path) not in excluded["images/broken.png"]
+        [double] = [reason for reason in excluded.values() if reason.startswith("the same pixels as ")]
         assert double.removeprefix("the same pixels as ") in {change.source for change in copy.changes}
         assert {line["source"] for line in rows(copy.folder / "private" / "changes.csv")} == {c.name for c in manifest.cases}
         assert len(list((copy.folder / "images").iterdir())) == copy.kept == len(manifest) - 6
 
-    def test_a_split_stays_unless_it_leaks(self, source: Path, tmp_path: Path) -> None:
+    def test_a_split_is_kept_unless_it_leaks(self, source: Path, tmp_path: Path) -> None:
         manifest = Manifest.open(source)
-        kept = write_clean_copy(manifest, {"leaks": []}, tmp_path / "kept")
+        kept = write_clean_copy(manifest, {"group_leakage": []}, tmp_path / "kept")
         assert {line["split"] for line in rows(kept.folder / "manifest.csv")} == {"train"}
-        leaky = write_clean_copy(manifest, {"leaks": [{"paths": ["a", "b"]}]}, tmp_path / "leaky")
+        leaky = write_clean_copy(manifest, {"group_leakage": [{"paths": ["a", "b"]}]}, tmp_path / "leaky")
         assert "split" not in rows(leaky.folder / "manifest.csv")[0]
         assert "reslink split" in leaky.notes[0]
 
@@ -267,7 +267,7 @@ def test_letters_over_the_brain_are_filled(tmp_path: Path) -> None:
     assert any(box.in_head for box in find_text(original))
     copy = write_clean_copy(Manifest.open(source), {}, tmp_path / "clean")
     [change] = [change for change in copy.changes if change.source == f"images/{path.name}"]
-    assert "what looked like text was filled from its surroundings" in change.reason
+    assert "regions that look like text were filled from their surroundings" in change.reason
     image = read_image(copy.folder / change.path)
     assert find_text(image) == []
     region = np.s_[112:128, 84:150]
@@ -277,7 +277,7 @@ def test_letters_over_the_brain_are_filled(tmp_path: Path) -> None:
 def test_a_folder_that_is_in_use_or_in_the_data_is_refused(tmp_path: Path) -> None:
     manifest = Manifest.open(cohort(tmp_path, patients=4))
     for folder in (manifest.root / "clean", manifest.root, tmp_path):
-        with pytest.raises(UsageError, match=r"is not empty|inside the data set"):
+        with pytest.raises(UsageError, match=r"is not empty|overlaps the data set"):
             write_clean_copy(manifest, {}, folder)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thesis.txt").write_text("mine")
@@ -301,7 +301,7 @@ def test_what_stops_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_new_uids_follow_from_the_key_and_spare_those_of_the_standard() -> None:
-    one, other = NewUids(b"a"), NewUids(b"b")
+    one, other = UidMapper(b"a"), UidMapper(b"b")
     assert one("1.2.3") == one("1.2.3") != other("1.2.3")
     assert one("1.2.840.10008.1.2.1") == "1.2.840.10008.1.2.1"
 
@@ -317,50 +317,50 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
 class TestErrorsWhileItIsWritten:
     @staticmethod
     def failing(monkeypatch: pytest.MonkeyPatch, broken: set[Path]) -> None:
-        """The files named cannot be rewritten, as unusual DICOM files cannot."""
-        plain = clean_copy.clean_file
+        """Makes encoding of the given files fail, as it does for unusual DICOM files."""
+        plain = clean_copy.encode_clean_file
 
-        def clean_file(path: Path, name: str, *rest: Any) -> tuple[bytes, str]:
+        def encode_clean_file(path: Path, name: str, *rest: Any) -> tuple[bytes, str]:
             if path in broken:
-                raise InputError(f"{name} cannot be written anew", "Others can", "Convert it")
+                raise InputError(f"{name} cannot be encoded again", "Others can", "Convert it")
             return plain(path, name, *rest)
 
-        monkeypatch.setattr(clean_copy, "clean_file", clean_file)
+        monkeypatch.setattr(clean_copy, "encode_clean_file", encode_clean_file)
 
-    def test_an_exact_copy_stands_in_for_the_one_that_cannot_be_rewritten(
+    def test_an_exact_duplicate_replaces_a_file_that_cannot_be_encoded(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         source = cohort(tmp_path)
         lines = rows(source / "manifest.csv")
-        twin = source / "images" / "twin.png"
-        shutil.copy(source / lines[0]["path"], twin)
-        manifest = rewritten(source, [*lines, lines[0] | {"path": "images/twin.png"}])
-        for broken in (twin, source / lines[0]["path"]):  # in whichever order they are visited
+        duplicate = source / "images" / "duplicate.png"
+        shutil.copy(source / lines[0]["path"], duplicate)
+        manifest = rewritten(source, [*lines, lines[0] | {"path": "images/duplicate.png"}])
+        for broken in (duplicate, source / lines[0]["path"]):  # in either order of processing
             with monkeypatch.context() as patch:
                 self.failing(patch, {broken})
                 copy = write_clean_copy(manifest, {}, tmp_path / f"without {broken.stem}")
             assert copy.kept == len(lines)
             assert copy.failed in ((f"images/{broken.name}",), ())  # () where the good one came first
 
-    def test_it_is_known_which_readable_file_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_readable_files_are_listed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         manifest = Manifest.open(cohort(tmp_path))
         manifest.cases[1].path.write_bytes(b"broken")
         self.failing(monkeypatch, {manifest.cases[0].path})
         copy = write_clean_copy(manifest, {}, tmp_path / "clean")
         assert copy.failed == (manifest.cases[0].name,)
 
-    def test_of_two_labels_none_stays_even_if_one_cannot_be_rewritten(
+    def test_conflicting_labels_are_excluded_even_if_one_file_cannot_be_encoded(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         source = cohort(tmp_path)
         lines = rows(source / "manifest.csv")
         other = next(line for line in lines if line["label"] != lines[0]["label"])
-        shutil.copy(source / lines[0]["path"], source / "images" / "twin.png")
-        manifest = rewritten(source, [*lines, other | {"path": "images/twin.png", "mask": ""}])
+        shutil.copy(source / lines[0]["path"], source / "images" / "duplicate.png")
+        manifest = rewritten(source, [*lines, other | {"path": "images/duplicate.png", "mask": ""}])
         self.failing(monkeypatch, {manifest.cases[0].path})
         copy = write_clean_copy(manifest, {}, tmp_path / "clean")
-        left = {change.source for change in copy.changes if change.done == "left out"}
-        assert left == {lines[0]["path"], "images/twin.png"}
+        excluded = {change.source for change in copy.changes if change.action == "excluded"}
+        assert excluded == {lines[0]["path"], "images/duplicate.png"}
 
 
 def test_numbers_of_two_copies_do_not_lead_from_one_to_the_other(tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_numbers_of_two_copies_do_not_lead_from_one_to_the_other(tmp_path: Path)
     assert len(orders) == 2
 
 
-def test_names_in_the_list_of_changes_are_no_formulas(tmp_path: Path) -> None:
+def test_names_in_the_list_of_changes_are_not_formulas(tmp_path: Path) -> None:
     source = cohort(tmp_path)
     lines = rows(source / "manifest.csv")
     (source / lines[0]["path"]).rename(source / "=1+1.png")

@@ -1,4 +1,4 @@
-"""The numbers that the quick model looks at."""
+"""Asymmetry features."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from reslink.audit.features.asymmetry import FEATURES, LEVELS, SIDE, asymmetry_features, brain_mask, head_picture
+from reslink.audit.features.asymmetry import HEAD_SIDE, NUM_FEATURES, PERCENTILES, asymmetry_features, brain_mask, isolated_head
 from reslink.imaging.image import Image
 
 
 def picture(spot: tuple[int, int] | None = None, both: bool = False) -> np.ndarray:
     """A head with a skull, two dark ventricles and, on request, a bright spot on one side or on both."""
-    y, x = np.ogrid[:SIDE, :SIDE]
+    y, x = np.ogrid[:HEAD_SIDE, :HEAD_SIDE]
     distance = np.hypot((y - 63.5) / 60, (x - 63.5) / 50)
     pixels = np.where(distance < 1, 255, 0).astype(np.uint8)
-    grain = np.random.default_rng(0).integers(84, 97, (SIDE, SIDE // 2), np.uint8)
+    grain = np.random.default_rng(0).integers(84, 97, (HEAD_SIDE, HEAD_SIDE // 2), np.uint8)
     pixels[distance < 0.82] = np.hstack([grain, grain[:, ::-1]])[distance < 0.82]
     for column in (53, 74):
         pixels[np.hypot(y - 62, (x - column) * 2) < 16] = 40
     row, column = spot or (-99, -99)
-    for side in (column, SIDE - 1 - column) if both else (column,):
+    for side in (column, HEAD_SIDE - 1 - column) if both else (column,):
         pixels[np.hypot(y - row, x - side) < 7] = 200
     return pixels
 
 
 def unmatched(pixels: np.ndarray) -> float:
-    """The most bright contrast that the other half has nowhere near, at the second scale."""
-    return float(asymmetry_features(pixels)[len(LEVELS) + 22 + 6 + 8 + 3])
+    """Returns the largest bright contrast that the other half lacks, at the second scale."""
+    return float(asymmetry_features(pixels)[len(PERCENTILES) + 22 + 6 + 8 + 3])
 
 
-def test_the_brain_lies_inside_the_skull() -> None:
+def test_the_brain_is_inside_the_skull() -> None:
     pixels = picture()
     mask = brain_mask(pixels)
     assert mask.sum() > 4000
@@ -54,28 +54,28 @@ def test_the_same_on_both_sides_does_not() -> None:
 
 
 @pytest.mark.parametrize("turn", [lambda p: p[:, ::-1], lambda p: p[::-1], np.rot90, lambda p: p.T])
-def test_mirrored_and_rotated_copies_look_nearly_alike(turn: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_mirrored_and_rotated_heads_have_similar_features(turn: Callable[[np.ndarray], np.ndarray]) -> None:
     lesion = picture((40, 40))
     turned = np.ascontiguousarray(turn(lesion))
     assert unmatched(turned) == pytest.approx(unmatched(lesion), rel=0.3)
     assert unmatched(turned) > 3 * unmatched(np.ascontiguousarray(turn(picture())))
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((SIDE, SIDE), np.uint8), np.full((SIDE, SIDE), 255, np.uint8)])
+@pytest.mark.parametrize("pixels", [np.zeros((HEAD_SIDE, HEAD_SIDE), np.uint8), np.full((HEAD_SIDE, HEAD_SIDE), 255, np.uint8)])
 def test_a_blank_picture_gives_finite_numbers(pixels: np.ndarray) -> None:
-    found = asymmetry_features(pixels)
-    assert found.shape == (FEATURES,) == (79,)
-    assert np.isfinite(found).all()
+    features = asymmetry_features(pixels)
+    assert features.shape == (NUM_FEATURES,) == (79,)
+    assert np.isfinite(features).all()
 
 
 def test_noise_gives_finite_numbers(rng: np.random.Generator) -> None:
-    assert np.isfinite(asymmetry_features(rng.integers(0, 255, (SIDE, SIDE), np.uint8))).all()
+    assert np.isfinite(asymmetry_features(rng.integers(0, 255, (HEAD_SIDE, HEAD_SIDE), np.uint8))).all()
 
 
-def test_the_picture_is_that_of_the_head_alone() -> None:
+def test_only_the_head_is_visible() -> None:
     pixels = np.zeros((256, 256), np.float32)
     pixels[60:200, 70:190] = 100
     pixels[5:10, 5:10] = 255
-    shown = head_picture(Image(pixels, "grey", white=255.0))
-    assert shown.shape == (SIDE, SIDE)
+    shown = isolated_head(Image(pixels, "gray", white=255.0))
+    assert shown.shape == (HEAD_SIDE, HEAD_SIDE)
     assert (shown > 0).mean() > 0.5

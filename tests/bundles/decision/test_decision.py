@@ -1,6 +1,4 @@
-"""Decisions against formulas written out."""
-
-import json
+"""Decisions are compared with explicit formulas."""
 
 import numpy as np
 import pytest
@@ -91,72 +89,59 @@ def test_isotonic_curves_of_three_classes_add_up_to_one_and_never_divide_by_zero
 @pytest.mark.parametrize(
     ("before", "after"), [((), ()), ((0.1, 0.2), (0.1,)), ((0.3, 0.2), (0.1, 0.2)), ((0.1, 0.2), (0.2, 0.1)), ((0.1,), (1.5,))]
 )
-def test_a_curve_that_is_none(before, after):
+def test_an_invalid_curve_is_refused(before, after):
     with pytest.raises(ValidationError):
         curve(before, after)
 
 
-def sets(limits, coverage=0.9):
+def conformal(limits, coverage=0.9):
     return Conformal(coverage=coverage, limits=limits, n_images=100, n_groups=50)
 
 
-def test_nothing_fitted_abstains_from_nothing():
-    found = Decision().judge([[0.0, 3.0]])
-    assert (found.sets, found.ood_score, found.abstain, found.reasons) == (None, None, None, [[]])
+def test_without_fitted_parts_it_never_abstains():
+    found = Decision().decide([[0.0, 3.0]])
+    assert (found.prediction_sets, found.ood_score, found.abstain, found.reasons) == (None, None, None, [[]])
 
 
-def test_it_abstains_unless_the_set_is_the_label_alone():
+def test_it_abstains_unless_the_prediction_set_is_the_label_alone():
     logits = np.log([[0.05, 0.95], [0.45, 0.55], [0.7, 0.3]])
-    found = Decision(conformal=sets((0.4, 0.4))).judge(logits)
-    np.testing.assert_array_equal(found.sets, [[False, True], [False, False], [True, False]])
-    assert found.reasons == [[], ["no class is sure enough for the set at 0.9 coverage"], []]
-    both = Decision(conformal=sets((0.6, 0.6))).judge(logits)
-    assert both.reasons == [[], ["the set at 0.9 coverage holds 2 classes"], []]
-    moved = Decision(threshold=0.2, conformal=sets((0.4, 0.4))).judge(logits)
-    assert moved.reasons[2] == ["the set at 0.9 coverage does not hold the label"]
+    found = Decision(conformal=conformal((0.4, 0.4))).decide(logits)
+    np.testing.assert_array_equal(found.prediction_sets, [[False, True], [False, False], [True, False]])
+    assert found.reasons == [[], ["the prediction set at 0.9 coverage is empty"], []]
+    both = Decision(conformal=conformal((0.6, 0.6))).decide(logits)
+    assert both.reasons == [[], ["the prediction set at 0.9 coverage holds 2 classes"], []]
+    moved = Decision(threshold=0.2, conformal=conformal((0.4, 0.4))).decide(logits)
+    assert moved.reasons[2] == ["the prediction set at 0.9 coverage excludes the label"]
     np.testing.assert_array_equal(moved.predicted, [1, 1, 1])
     np.testing.assert_array_equal(moved.abstain, [False, True, True])
 
 
-def test_sets_rest_on_the_probabilities_before_calibration():
+def test_prediction_sets_use_uncalibrated_probabilities():
     logits = np.random.default_rng(0).normal(size=(50, 3)) * 3
-    plain = Decision(threshold=None, conformal=sets((0.5, 0.5, None))).judge(logits)
-    cooled = Decision(threshold=None, temperature=4.0, conformal=sets((0.5, 0.5, None))).judge(logits)
-    np.testing.assert_array_equal(plain.sets, cooled.sets)
-    assert plain.sets[:, 2].all(), "a class without a limit is in every set"
+    plain = Decision(threshold=None, conformal=conformal((0.5, 0.5, None))).decide(logits)
+    cooled = Decision(threshold=None, temperature=4.0, conformal=conformal((0.5, 0.5, None))).decide(logits)
+    np.testing.assert_array_equal(plain.prediction_sets, cooled.prediction_sets)
+    assert plain.prediction_sets[:, 2].all(), "a class without a limit is in every set"
 
 
 @pytest.mark.parametrize(
     "rule",
     [
-        Decision(threshold=None, conformal=sets((0.1, 0.1))),
+        Decision(threshold=None, conformal=conformal((0.1, 0.1))),
         Decision(threshold=None, isotonic=(curve((0.0,), (0.0,)),)),
     ],
 )
-def test_parts_for_another_number_of_classes(rule):
+def test_parts_for_another_number_of_classes_are_refused(rule):
     with pytest.raises(BundleError, match="for 3 classes"):
         rule.check_classes(3)
 
 
-def test_the_json_form_comes_back_without_the_arrays():
-    rule = Decision(isotonic=(curve((0.0, 1.0), (0.1, 0.9)),), conformal=sets((0.2, None)), arrays=DecisionArrays({}))
+def test_the_json_form_excludes_the_arrays():
+    rule = Decision(isotonic=(curve((0.0, 1.0), (0.1, 0.9)),), conformal=conformal((0.2, None)), arrays=DecisionArrays({}))
     text = rule.model_dump_json()
     assert "arrays" not in text
     assert Decision.model_validate_json(text) == rule.model_copy(update={"arrays": None})
     assert Decision.model_validate_json('{"threshold": 0.4, "temperature": 2.0, "threshold_source": "x"}').conformal is None
-
-
-def test_a_bundle_of_schema_version_1_has_a_decision_without_the_new_parts(saved):
-    path = saved.folder / "bundle.json"
-    record = json.loads(path.read_text())
-    record["schema_version"] = 1
-    record["decision"] = {"threshold": 0.4, "temperature": 1.5, "threshold_source": "Youden"}
-    for name in ("fingerprints", "decision_arrays"):
-        record.pop(name, None)
-    path.write_text(json.dumps(record))
-    found = Bundle.load(saved.folder)
-    assert found.decision == Decision(threshold=0.4, temperature=1.5, threshold_source="Youden")
-    assert not found.decision.abstains
 
 
 def test_a_decision_is_stored_beside_the_same_weights_or_not_at_all(saved, tmp_path):
@@ -166,7 +151,7 @@ def test_a_decision_is_stored_beside_the_same_weights_or_not_at_all(saved, tmp_p
     assert (tmp_path / "new" / "model.safetensors").read_bytes() == (saved.folder / "model.safetensors").read_bytes()
     assert Bundle.load(saved.folder).decision == Decision()
     with pytest.raises(BundleError, match="for 2 classes"):
-        saved.with_decision(Decision(conformal=sets((0.1, 0.1, 0.1))))
+        saved.with_decision(Decision(conformal=conformal((0.1, 0.1, 0.1))))
     assert Bundle.load(saved.folder).decision == Decision()
     back = Bundle.load(tmp_path / "new").with_decision(Decision())
     assert not (back.folder / "decision.safetensors").exists()
@@ -174,8 +159,8 @@ def test_a_decision_is_stored_beside_the_same_weights_or_not_at_all(saved, tmp_p
 
 def test_arrays_that_are_not_finite_are_refused(tmp_path):
     path = tmp_path / "decision.safetensors"
-    path.write_bytes(DecisionArrays({"features_centre": np.array([1.0, np.nan])}).to_bytes())
-    with pytest.raises(BundleError, match="features_centre is not finite"):
+    path.write_bytes(DecisionArrays({"features_mean": np.array([1.0, np.nan])}).to_bytes())
+    with pytest.raises(BundleError, match="features_mean is not finite"):
         DecisionArrays.read(path, sha256(path))
     path.write_bytes(b"not safetensors")
     with pytest.raises(BundleError, match="cannot be used"):

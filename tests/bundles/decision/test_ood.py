@@ -1,4 +1,4 @@
-"""The gate: distances against SciPy, and what it does with rows near and far."""
+"""The out-of-distribution detector: distances compared with SciPy, and rows inside and outside its limits."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from scipy.spatial.distance import mahalanobis
 
 from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.decision import Decision
-from reslink.bundles.decision.ood import REASONS, Gaussian, OodGate
+from reslink.bundles.decision.ood import REASONS, Gaussian, OODDetector
 from reslink.errors import BundleError, InputError, UsageError
 
 
@@ -16,12 +16,12 @@ def rows(rng):
 
 
 @pytest.fixture
-def gated(rows, rng):
-    """A decision whose gate was fitted on normal rows, with limits of 2."""
+def decision(rows, rng):
+    """A decision whose detector was fitted on normal rows, with limits of 2."""
     seen = rng.normal(size=(400, 33))
     arrays = Gaussian.fit(rows).arrays("features") | Gaussian.fit(seen).arrays("statistics")
-    gate = OodGate(limits={"statistics": 2.0, "features": 2.0}, retained=0.975, n_images=400, n_groups=400)
-    return Decision(ood=gate, arrays=DecisionArrays(arrays))
+    detector = OODDetector(limits={"statistics": 2.0, "features": 2.0}, retained=0.975, n_images=400, n_groups=400)
+    return Decision(ood=detector, arrays=DecisionArrays(arrays))
 
 
 def test_distances_are_those_of_scipy(rows):
@@ -46,7 +46,7 @@ def test_a_constant_column_gives_no_infinity(rows):
     flat = np.hstack([rows, np.ones((400, 1))])
     found = Gaussian.fit(flat).distance(flat)
     assert np.isfinite(found).all()
-    assert Gaussian.fit(flat).distance(flat[:1] + np.eye(7)[6])[0] > 1000, "what never varied and now does is far off"
+    assert Gaussian.fit(flat).distance(flat[:1] + np.eye(7)[6])[0] > 1000, "a change in a constant column is a large distance"
 
 
 def test_more_columns_than_rows(rng):
@@ -62,37 +62,39 @@ def test_rows_of_another_width_are_refused(rows, shape):
         Gaussian.fit(rows).distance(np.full((1, 6), np.nan))
 
 
-def test_near_is_kept_and_far_is_refused_with_its_reason(gated, rows, rng):
+def test_rows_outside_the_limits_abstain_with_a_reason(decision, rows, rng):
     logits, near = np.zeros((3, 2)), rng.normal(size=(3, 33)) * 0.5
     features = np.stack([rows[0], rows[1], rows[2] + 100])
     near[1] += 50
-    found = gated.judge(logits, features, near)
+    found = decision.decide(logits, features, near)
     np.testing.assert_array_equal(found.abstain, [False, True, True])
     assert found.reasons == [[], [REASONS["statistics"]], [REASONS["features"]]]
     np.testing.assert_array_equal(found.ood_score > 1, [False, True, True])
-    np.testing.assert_array_equal(found.predicted, [1, 1, 1], "an abstained case has its label all the same")
+    np.testing.assert_array_equal(found.predicted, [1, 1, 1], "an abstained case has a label as well")
 
 
-def test_a_gate_asks_for_more_than_logits(gated):
-    with pytest.raises(UsageError, match="Logits alone were given"):
-        gated.judge(np.zeros((1, 2)))
+def test_a_detector_needs_more_than_logits(decision):
+    with pytest.raises(UsageError, match="Only logits were given"):
+        decision.decide(np.zeros((1, 2)))
 
 
-def test_a_gate_without_its_arrays_is_no_gate(gated):
+def test_a_detector_without_arrays_is_refused(decision):
     with pytest.raises(BundleError, match="no arrays"):
-        gated.model_copy(update={"arrays": None}).judge(np.zeros((1, 2)), np.zeros((1, 6)), np.zeros((1, 33)))
-    with pytest.raises(BundleError, match="statistics_centre"):
-        gated.model_copy(update={"arrays": DecisionArrays({})}).ood.ratios({}, np.zeros((1, 6)), np.zeros((1, 33)))
+        decision.model_copy(update={"arrays": None}).decide(np.zeros((1, 2)), np.zeros((1, 6)), np.zeros((1, 33)))
+    with pytest.raises(BundleError, match="statistics_mean"):
+        decision.model_copy(update={"arrays": DecisionArrays({})}).ood.relative_distances(
+            {}, np.zeros((1, 6)), np.zeros((1, 33))
+        )
 
 
 @pytest.mark.parametrize("limits", [{}, {"statistics": 1.0}, {"statistics": 1.0, "features": 0.0}])
-def test_limits_that_are_none(gated, limits):
-    gate = gated.ood.model_copy(update={"limits": limits})
+def test_invalid_limits_are_refused(decision, limits):
+    detector = decision.ood.model_copy(update={"limits": limits})
     with pytest.raises(BundleError, match="limits"):
-        gate.ratios(gated.arrays.by_name, np.zeros((1, 6)), np.zeros((1, 33)))
+        detector.relative_distances(decision.arrays.by_name, np.zeros((1, 6)), np.zeros((1, 33)))
 
 
-def test_arrays_that_do_not_fit_each_other(gated):
-    arrays = dict(gated.arrays.by_name) | {"features_scale": np.ones(5)}
+def test_arrays_of_different_widths_are_refused(decision):
+    arrays = dict(decision.arrays.by_name) | {"features_scale": np.ones(5)}
     with pytest.raises(BundleError, match="features do not fit"):
-        gated.ood.ratios(arrays, np.zeros((1, 6)), np.zeros((1, 33)))
+        decision.ood.relative_distances(arrays, np.zeros((1, 6)), np.zeros((1, 33)))

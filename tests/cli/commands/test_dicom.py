@@ -1,4 +1,4 @@
-"""The verbs below ``reslink dicom``, as far as they need no archive."""
+"""``reslink dicom`` without an archive."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(*words):
     return CliRunner().invoke(app, ["dicom", *map(str, words)])
 
 
-def test_answer_writes_what_would_go_back(bundle, tmp_path):
+def test_answer_writes_the_results(bundle, tmp_path):
     series = pacs.write(tmp_path / "series", pacs.series(1))
     done = run("answer", bundle, series, "--out", tmp_path / "out", "--json")
     assert done.exit_code == 0, done.stderr
@@ -37,7 +37,7 @@ def test_answer_writes_what_would_go_back(bundle, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["map.dcm", "picture.dcm", "report.dcm"]
     again = run("answer", bundle, series, "--out", tmp_path / "out")
     assert again.exit_code == 2
-    assert "holds results already" in again.stderr
+    assert "already holds results" in again.stderr
     replaced = run("answer", bundle, series, "--out", tmp_path / "out", "--overwrite")
     assert replaced.exit_code == 0
     assert "Research use only" in replaced.stderr
@@ -54,10 +54,10 @@ def test_a_series_of_another_body_part_ends_with_1(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--send-to", "nowhere"), "'nowhere' does not name an archive"),
-        (("--send-to", "A@b:1", "--ae-title", "far too long a title"), "is no AE title"),
-        (("--send-to", "A@b:1", "--tls-cert", "cert.pem"), "One of --tls-cert and --tls-key was given"),
-        (("--send-to", "A@b:1", "--tls-ca", "ca.pem"), "--tls-ca was given, and neither --tls-cert"),
+        (("--send-to", "nowhere"), "'nowhere' is not the address of an archive"),
+        (("--send-to", "A@b:1", "--ae-title", "far too long a title"), "is not a valid AE title"),
+        (("--send-to", "A@b:1", "--tls-cert", "cert.pem"), "Only one of --tls-cert and --tls-key was given"),
+        (("--send-to", "A@b:1", "--tls-ca", "ca.pem"), "--tls-ca was given without --tls-cert"),
         (("--send-to", "A@b:1", "--map", "cams"), "cams"),
     ],
 )
@@ -68,7 +68,7 @@ def test_wrong_usage_of_listen_ends_with_2(bundle, tmp_path, words, message):
     assert not (tmp_path / "queue").exists()
 
 
-def test_an_address_that_is_no_web_root_ends_with_2(bundle, tmp_path):
+def test_a_url_that_is_not_a_dicomweb_root_ends_with_2(bundle, tmp_path):
     done = run("watch", bundle, "--queue", tmp_path / "queue", "--url", "pacs:8042")
     assert done.exit_code == 2
     assert "is not a DICOMweb root" in done.stderr

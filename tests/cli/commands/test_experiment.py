@@ -1,4 +1,4 @@
-"""``reslink study``: what the command says, and where."""
+"""``reslink experiment``: output of the command."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from typer.testing import CliRunner, Result
 from reslink.cli.main import app
 from reslink.datasets.manifest import Manifest
 from reslink.experiments.epochs import epochs
-from reslink.experiments.runner.experiment import Setting
+from reslink.experiments.runner.experiment import Experiment
 from reslink.files import lock_folder
 
-STUDIES = ("ablation", "epochs", "leakage", "shortcuts", "data-size", "robustness", "transfer")
+EXPERIMENTS = ("ablation", "epochs", "leakage", "shortcuts", "data-size", "robustness", "transfer")
 
 
 def invoke(*words: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "160"}).invoke(app, ["study", *map(str, words)])
+    return CliRunner(env={"COLUMNS": "160"}).invoke(app, ["experiment", *map(str, words)])
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_help_ends_with_examples(name: str) -> None:
     result = invoke(name, "--help")
     assert result.exit_code == 0
-    assert f"reslink study {name}" in result.stdout.partition("Examples:")[2]
+    assert f"reslink experiment {name}" in result.stdout.partition("Examples:")[2]
 
 
-def test_json_is_all_that_stands_on_stdout(patients: Manifest, setting: Callable[..., Setting]) -> None:
+def test_stdout_holds_only_json(toy_patients: Manifest, make_experiment: Callable[..., Experiment]) -> None:
     """The runs are there already, so the command only reads them."""
-    made = setting(patients, "trainer.epochs=5")
+    made = make_experiment(toy_patients, "trainer.epochs=5")
     before = epochs(made, [1, 2])
     sets = [word for key, value in _changes(made).items() for word in ("--set", f"{key}={value}")]
     result = invoke(
-        "epochs", patients.root, "--out", made.out, "--epochs", "1", "2", "--seeds", "1", "--jobs", "1", *sets, "--json"
+        "epochs", toy_patients.root, "--out", made.out, "--epochs", "1", "2", "--seeds", "1", "--jobs", "1", *sets, "--json"
     )
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["tables"] == before["tables"]
     assert found["research_use_only"] is True
-    spoken = invoke("epochs", patients.root, "--out", made.out, "--epochs", "1", "2", "--seeds", "1", "--jobs", "1", *sets)
+    spoken = invoke("epochs", toy_patients.root, "--out", made.out, "--epochs", "1", "2", "--seeds", "1", "--jobs", "1", *sets)
     assert spoken.stdout.splitlines() == before["answer"]
     assert "Research use only" in spoken.stderr
 
 
-def _changes(made: Setting) -> dict[str, object]:
+def _changes(made: Experiment) -> dict[str, object]:
     from reslink.training.recipe.recipe import Recipe
 
     usual, own = Recipe().dump(), made.recipe.dump()
@@ -59,15 +59,15 @@ def _changes(made: Setting) -> dict[str, object]:
     }
 
 
-def test_two_commands_do_not_write_one_study(patients: Manifest, tmp_path: Path) -> None:
+def test_two_commands_cannot_write_one_experiment(toy_patients: Manifest, tmp_path: Path) -> None:
     with lock_folder(tmp_path / "leakage"):
-        result = invoke("leakage", patients.root, "--out", tmp_path, "--jobs", "1")
+        result = invoke("leakage", toy_patients.root, "--out", tmp_path, "--jobs", "1")
     assert result.exit_code == 2
     assert "in use by another reslink process" in result.stderr
 
 
-def test_a_wrong_arm_names_the_nearest_one(patients: Manifest, tmp_path: Path) -> None:
-    result = invoke("ablation", patients.root, "--out", tmp_path, "--arms", "no_atention", "--jobs", "1")
+def test_a_wrong_condition_suggests_the_nearest(toy_patients: Manifest, tmp_path: Path) -> None:
+    result = invoke("ablation", toy_patients.root, "--out", tmp_path, "--conditions", "no_atention", "--jobs", "1")
     assert result.exit_code == 2
     assert "Did you mean 'no_attention'" in result.stderr
     assert not (tmp_path / "runs").exists()

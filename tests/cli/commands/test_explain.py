@@ -1,4 +1,4 @@
-"""``reslink explain``: what it says with an answer, which is what ``predict`` says of the same file."""
+"""``reslink explain``: output, abstentions, usage notes and overwriting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image as Picture
 from typer.testing import CliRunner, Result
 
-from reslink.bundles.pretrained import NO_GATE
+from reslink.bundles.pretrained import NO_OOD_DETECTOR
 from reslink.cli.main import app
 
 
@@ -26,7 +26,7 @@ def noise(tmp_path: Path) -> Path:
     return tmp_path / "noise.png"
 
 
-def test_it_says_that_the_bundle_abstains_as_predict_does(built_zoo: Path, noise: Path, tmp_path: Path) -> None:
+def test_abstentions_are_printed_as_by_predict(built_zoo: Path, noise: Path, tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), str(noise), "--backend", "torch"])
     done = explain(built_zoo / "ct", noise, tmp_path / "out")
     assert done.exit_code == 0, done.stderr
@@ -37,18 +37,16 @@ def test_it_says_that_the_bundle_abstains_as_predict_does(built_zoo: Path, noise
     assert (stored["abstain"], f"abstains: {'; '.join(stored['reasons'])}") == (True, said)
 
 
-def test_what_must_be_known_stands_below_the_answers(
-    built_zoo: Path, finished_run: Path, ring_heads: Path, tmp_path: Path
-) -> None:
+def test_usage_notes_follow_the_explanations(built_zoo: Path, finished_run: Path, ring_heads: Path, tmp_path: Path) -> None:
     done = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "out")
     assert "Its heads are drawn.\nResearch use only." in done.stderr
     ungated = explain(finished_run, ring_heads / "61.png", tmp_path / "other")
-    assert NO_GATE in ungated.stderr
+    assert NO_OOD_DETECTOR in ungated.stderr
     assert "abstains" not in ungated.stdout
-    assert NO_GATE not in explain(finished_run, ring_heads / "61.png", tmp_path / "json", "--json").output
+    assert NO_OOD_DETECTOR not in explain(finished_run, ring_heads / "61.png", tmp_path / "json", "--json").output
 
 
-def test_the_randomisation_check_is_said_and_a_failed_one_is_a_warning(
+def test_the_randomization_check_is_printed_and_a_failed_one_is_a_warning(
     built_zoo: Path, ring_heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [
@@ -62,10 +60,10 @@ def test_the_randomisation_check_is_said_and_a_failed_one_is_a_warning(
         str(tmp_path / "out"),
     ]
     for limit, said in (
-        (1.0, "Randomisation check of grad_cam passed: "),
-        (-1.0, "Warning: Randomisation check of grad_cam failed: "),
+        (1.0, "Randomization check of grad_cam passed: "),
+        (-1.0, "Warning: Randomization check of grad_cam failed: "),
     ):
-        monkeypatch.setattr("reslink.explain.sanity.LIMIT", limit)
+        monkeypatch.setattr("reslink.explain.randomization_check.LIMIT", limit)
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, done.stderr
         assert [line for line in done.stderr.splitlines() if line.startswith(said)], done.stderr
@@ -74,17 +72,17 @@ def test_the_randomisation_check_is_said_and_a_failed_one_is_a_warning(
         assert [json.loads(line)["label"] for line in told.stdout.splitlines()]
 
 
-def test_it_promises_no_pictures_where_nothing_was_explained(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+def test_no_pictures_are_announced_if_no_image_was_explained(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     none = explain(built_zoo / "ct", tmp_path / "none.png", tmp_path / "out")
     assert none.exit_code == 1
     assert "Pictures, maps" not in none.stderr
-    assert f"Nothing was explained; {tmp_path / 'out' / 'explain.json'} says why\n" in none.stderr
+    assert f"No image was explained; {tmp_path / 'out' / 'explain.json'} lists the errors\n" in none.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["explain.json"]
     some = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "seen")
     assert f"Pictures, maps and explain.json: {tmp_path / 'seen'}\n" in some.stderr
 
 
-def test_nothing_is_replaced_unasked(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+def test_nothing_is_overwritten_without_overwrite(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     scan = tmp_path / "61.png"
     scan.write_bytes((ring_heads / "61.png").read_bytes())
     done = explain(built_zoo / "ct", scan, tmp_path)
@@ -93,7 +91,7 @@ def test_nothing_is_replaced_unasked(built_zoo: Path, ring_heads: Path, tmp_path
     assert (tmp_path / "61_2.png").is_file()
     again = explain(built_zoo / "ct", scan, tmp_path)
     assert (again.exit_code, again.stdout) == (2, "")
-    assert "holds explanations already.\n  Nothing is replaced unasked.\n" in again.stderr
+    assert "already holds explanations.\n  Existing results are not overwritten without --overwrite.\n" in again.stderr
     replaced = explain(built_zoo / "ct", ring_heads / "62.png", tmp_path, "--overwrite")
     assert replaced.exit_code == 0, replaced.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["61.png", "62.npz", "62.png", "explain.json"]
@@ -101,17 +99,17 @@ def test_nothing_is_replaced_unasked(built_zoo: Path, ring_heads: Path, tmp_path
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": [{"panel": 3}]}', '{"images": [{}]}'])
-def test_an_explain_json_of_somebody_else_is_refused(built_zoo: Path, ring_heads: Path, tmp_path: Path, text: str) -> None:
+def test_a_foreign_explain_json_is_refused(built_zoo: Path, ring_heads: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "explain.json").write_text(text)
     for words in ((), ("--overwrite",)):
         done = explain(built_zoo / "ct", ring_heads / "61.png", tmp_path, *words)
         assert (done.exit_code, done.stdout) == (2, "")
-        assert "explain.json is there, and reslink did not write it.\n" in done.stderr
+        assert "explain.json exists, and reslink did not write it.\n" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["explain.json"]
     assert (tmp_path / "explain.json").read_text() == text
 
 
-def test_only_what_reslink_drew_makes_room(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+def test_only_pictures_of_reslink_are_overwritten(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = explain(built_zoo / "ct", ring_heads / "61.png", out)
     assert first.exit_code == 0
@@ -138,7 +136,7 @@ def test_only_what_reslink_drew_makes_room(built_zoo: Path, ring_heads: Path, tm
     assert (tmp_path / "above.png").is_file()
 
 
-def test_a_run_in_which_all_failed_may_be_run_again(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+def test_a_run_without_explanations_can_be_repeated(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     assert explain(built_zoo / "ct", tmp_path / "gone.png", tmp_path / "out").exit_code == 1
     assert explain(built_zoo / "ct", ring_heads / "61.png", tmp_path / "out").exit_code == 0
 
@@ -151,7 +149,7 @@ def test_an_interrupted_run_can_be_replaced(
 
     words = ["explain", str(built_zoo / "ct"), str(ring_heads / "61.png"), "--method", "grad_cam", "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr("reslink.explain.run.randomisation_checks", stopped)
+        patch.setattr("reslink.explain.explain_files.randomization_checks", stopped)
         assert CliRunner().invoke(app, words).exit_code == 130
     assert CliRunner().invoke(app, words).exit_code == 2
     assert CliRunner().invoke(app, [*words, "--overwrite"]).exit_code == 0

@@ -1,4 +1,4 @@
-"""``reslink models``, and the names it lists in place of the path of a bundle, for every verb that takes one."""
+"""``reslink models``, and the names it lists as bundle arguments of every command."""
 
 from __future__ import annotations
 
@@ -12,21 +12,43 @@ from typer.testing import CliRunner, Result
 
 from reslink.bundles import zoo
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.pretrained import shipping_of
+from reslink.bundles.pretrained import pretrained_info
 from reslink.cli.main import app
 from reslink.errors import BundleError
 from reslink.inference.classifier import Classifier
 
-VERBS = {
+COMMANDS = {
     "predict": ("predict", "{name}", "{data}/61.png", "--json"),
-    "evaluate": ("evaluate", "{name}", "{data}", "--split", "test", "--out", "judged", "--json"),
-    "explain": ("explain", "{name}", "{data}/61.png", "--method", "first_attention", "--no-sanity", "--out", "seen", "--json"),
+    "evaluate": ("evaluate", "{name}", "{data}", "--split", "test", "--out", "evaluated", "--json"),
+    "explain": (
+        "explain",
+        "{name}",
+        "{data}/61.png",
+        "--method",
+        "first_attention",
+        "--no-sanity",
+        "--out",
+        "explained",
+        "--json",
+    ),
     "compare": ("compare", "{name}", "./other", "--data", "{data}", "--split", "test", "--json"),
     "calibrate": ("calibrate", "{name}", "{data}", "--split", "validation", "--out", "mine", "--json"),
     "export": ("export", "{name}", "--format", "hf", "--images", "1", "--out", "exported", "--json"),
     "bench": ("bench", "{name}", "--images", "1", "--seconds", "0.1", "--backend", "torch", "--json"),
-    "robustness": ("study", "robustness", "{name}", "{data}", "--only", "noise", "--images", "8", "--out", "studies", "--json"),
-    "transfer": ("study", "transfer", "{name}", "{data}", "--images", "20", "--out", "studies", "--json"),
+    "robustness": (
+        "experiment",
+        "robustness",
+        "{name}",
+        "{data}",
+        "--only",
+        "noise",
+        "--images",
+        "8",
+        "--out",
+        "experiments",
+        "--json",
+    ),
+    "transfer": ("experiment", "transfer", "{name}", "{data}", "--images", "20", "--out", "experiments", "--json"),
 }
 
 
@@ -34,8 +56,8 @@ def invoke(*words: str | Path) -> Result:
     return CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(word) for word in words])
 
 
-def spoken(verb: str, name: str, data: Path) -> Result:
-    return invoke(*(word.format(name=name, data=data) for word in VERBS[verb]))
+def run_command(command: str, name: str, data: Path) -> Result:
+    return invoke(*(word.format(name=name, data=data) for word in COMMANDS[command]))
 
 
 @pytest.fixture
@@ -46,77 +68,80 @@ def elsewhere(tmp_path: Path, built_zoo: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_takes_a_name(verb: str, zoo_with_ct: Path, elsewhere: Path, ring_heads: Path) -> None:
-    result = spoken(verb, "ct", ring_heads)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_accepts_a_model_name(command: str, zoo_with_ct: Path, elsewhere: Path, ring_heads: Path) -> None:
+    result = run_command(command, "ct", ring_heads)
     assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)
-    used = {"evaluate": lambda: found["bundle_sha256"], "compare": lambda: found["models"]["ct"]["bundle_sha256"]}.get(verb)
+    result_json = json.loads(result.stdout)
+    used = {
+        "evaluate": lambda: result_json["bundle_sha256"],
+        "compare": lambda: result_json["models"]["ct"]["bundle_sha256"],
+    }.get(command)
     assert used is None or used() == Bundle.load("ct").weights_sha256
 
 
-def test_a_judgement_and_its_page_name_the_model_and_what_must_be_known(
+def test_an_evaluation_and_its_report_name_the_model_and_its_limitations(
     zoo_with_ct: Path, elsewhere: Path, ring_heads: Path
 ) -> None:
-    assert spoken("evaluate", "ct", ring_heads).exit_code == 0
-    found = json.loads((elsewhere / "judged" / "evaluation.json").read_text())
-    shipped = shipping_of(Bundle.load("ct").provenance)
+    assert run_command("evaluate", "ct", ring_heads).exit_code == 0
+    result_json = json.loads((elsewhere / "evaluated" / "evaluation.json").read_text())
+    shipped = pretrained_info(Bundle.load("ct").provenance)
     assert shipped is not None
-    assert (found["bundle"], found["read_first"]) == ("ct", [shipped.about])
-    page = (elsewhere / "judged" / "report.html").read_text()
+    assert (result_json["bundle"], result_json["usage_notes"]) == ("ct", [shipped.usage_notes])
+    page = (elsewhere / "evaluated" / "report.html").read_text()
     assert "<dt>Model</dt><dd>ct</dd>" in page
-    assert f"<strong>Know first:</strong> {shipped.about}" in page
-    measured = Bundle.load("other").with_metrics(found)
-    assert not {"bundle", "read_first", "failed"} & set(measured.metrics), "a bundle that is handed on tells no name of a run"
+    assert f"<strong>Usage note:</strong> {shipped.usage_notes}" in page
+    measured = Bundle.load("other").with_metrics(result_json)
+    assert not {"bundle", "usage_notes", "failed"} & set(measured.metrics), "a bundle that is handed on tells no name of a run"
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_names_the_nearest(verb: str, zoo_with_ct: Path, elsewhere: Path, ring_heads: Path) -> None:
-    result = spoken(verb, "ctt", ring_heads)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_suggests_the_nearest_name(command: str, zoo_with_ct: Path, elsewhere: Path, ring_heads: Path) -> None:
+    result = run_command(command, "ctt", ring_heads)
     assert result.exit_code == 2
-    assert "There is no folder ctt, and no bundle of that name ships with reslink.\n" in result.stderr
-    assert "Did you mean 'ct'.\n" in result.stderr
+    assert "There is no folder ctt, and no shipped model of that name.\n" in result.stderr
+    assert "Did you mean 'ct'?\n" in result.stderr
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_folder_of_that_name_is_written_as_a_path(verb: str, zoo_with_ct: Path, elsewhere: Path, ring_heads: Path) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_of_that_name_is_written_as_a_path(command: str, zoo_with_ct: Path, elsewhere: Path, ring_heads: Path) -> None:
     (elsewhere / "ct").mkdir()
     for written in ("./ct", "ct/"):
-        result = spoken(verb, written, ring_heads)
+        result = run_command(command, written, ring_heads)
         assert result.exit_code == 2
         assert f"Error: {written} is not a bundle: it holds no bundle.json.\n" in result.stderr
-        assert "Write ct alone, without ./ or another folder, for the bundle of that name" in result.stderr
+        assert "Write ct without ./ or another folder to use the shipped bundle of that name" in result.stderr
 
 
-def test_a_folder_of_that_name_that_is_not_meant_is_said(zoo_with_ct: Path, elsewhere: Path, ring_heads: Path) -> None:
+def test_a_folder_with_the_name_of_a_model_gives_a_warning(zoo_with_ct: Path, elsewhere: Path, ring_heads: Path) -> None:
     (elsewhere / "ct").mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        result = spoken("evaluate", "ct", ring_heads)
+        result = run_command("evaluate", "ct", ring_heads)
     assert result.exit_code == 0
-    assert result.stderr.count("Warning: ct is the bundle") == 1, "it is loaded twice and said once"
-    assert "Warning: ct is the bundle that ships with reslink; write ./ct for the folder here\n" in result.stderr
+    assert result.stderr.count("Warning: ct is the shipped model") == 1, "it is loaded twice and said once"
+    assert "Warning: ct is the shipped model; write ./ct to use the folder of that name\n" in result.stderr
 
 
-def test_the_service_and_the_dicom_node_take_a_name_too(zoo_with_ct: Path, elsewhere: Path) -> None:
+def test_the_service_and_the_dicom_node_accept_a_model_name(zoo_with_ct: Path, elsewhere: Path) -> None:
     from reslink.serving.dicom.classify import load_model
-    from reslink.serving.http.models import with_graph
+    from reslink.serving.http.models import load_onnx_bundle
 
     (elsewhere / "ct").mkdir()
     loaders = (
-        with_graph,
+        load_onnx_bundle,
         lambda name: load_model(name).classifier.bundle,
         lambda name: load_model(f"CT={name}").classifier.bundle,
     )
     for load in loaders:
-        with pytest.warns(UserWarning, match=r"write \./ct for the folder here"):
+        with pytest.warns(UserWarning, match=r"write \./ct to use the folder of that name"):
             assert load("ct").folder == zoo_with_ct / "ct"
         for written in ("./ct", "ct/"):
             with pytest.raises(BundleError, match=r"ct/? is not a bundle: it holds no bundle\.json"):
                 load(written)
 
 
-def test_python_takes_a_name_too(zoo_with_ct: Path) -> None:
+def test_the_classifier_accepts_a_model_name(zoo_with_ct: Path) -> None:
     assert Classifier.load("ct", device="cpu").bundle.folder == zoo_with_ct / "ct"
 
 
@@ -128,8 +153,8 @@ def test_calibrate_does_not_write_into_a_shipped_bundle(
     rest = [word.format(zoo=zoo_with_ct) for word in words]
     result = invoke("calibrate", "ct", ring_heads, "--split", "validation", *rest)
     assert result.exit_code == 2
-    assert "belongs to the bundles that ship with reslink.\n" in result.stderr
-    assert "Give a folder of your own with --out.\n" in result.stderr
+    assert "belongs to the shipped models of reslink.\n" in result.stderr
+    assert "Choose another folder with --out.\n" in result.stderr
     assert "Running the network" not in result.stderr, "it is refused before the work, not after it"
     assert {path: path.read_bytes() for path in zoo_with_ct.rglob("*") if path.is_file()} == before
 
@@ -149,17 +174,17 @@ def test_train_does_not_write_into_a_shipped_bundle(zoo_with_ct: Path, ring_head
     before = sorted(zoo_with_ct.rglob("*"))
     result = invoke("train", ring_heads, "--out", zoo_with_ct / "ct", "--overwrite")
     assert result.exit_code == 2
-    assert "Give a folder of your own with --out" in result.stderr
+    assert "Choose another folder with --out" in result.stderr
     assert sorted(zoo_with_ct.rglob("*")) == before
 
 
-def test_what_is_calibrated_anew_keeps_the_first_lines_and_drops_the_figures(
+def test_calibration_keeps_the_limitations_and_removes_the_metrics(
     zoo_with_ct: Path, elsewhere: Path, ring_heads: Path
 ) -> None:
-    assert spoken("calibrate", "ct", ring_heads).exit_code == 0
+    assert run_command("calibrate", "ct", ring_heads).exit_code == 0
     card = Path("mine/MODEL_CARD.md").read_text()
     assert "**Read this first.** Its heads are drawn." in card
-    assert "Nothing has been measured yet" in card
+    assert "This model has not been evaluated yet" in card
 
 
 def test_the_table(zoo_with_ct: Path) -> None:
@@ -167,9 +192,9 @@ def test_the_table(zoo_with_ct: Path) -> None:
     assert result.exit_code == 0
     rows = dict(line.split("\t") for line in result.stdout.splitlines())
     [model] = zoo.shipped()
-    accuracy = model.figures["accuracy"]
+    accuracy = model.metrics["accuracy"]
     assert rows[""] == "ct"
-    assert rows["tells apart"] == "heads with a spot from heads without"
+    assert rows["task"] == "heads with a spot from heads without"
     assert rows["classes"] == "Healthy, Tumor"
     assert rows["modality"] == "drawings"
     assert rows["input"] == "1×64×64"
@@ -177,19 +202,19 @@ def test_the_table(zoo_with_ct: Path) -> None:
     assert rows["size on disk"] == f"{model.bytes / 1e6:.1f} MB"
     interval = f"{accuracy['ci_low']:.3f} to {accuracy['ci_high']:.3f}"
     assert rows["accuracy"] == f"{accuracy['estimate']:.3f} ({interval}; n 30)"
-    assert rows["judged on"] == "30 images in 30 groups"
-    assert rows["licence of the weights"] == "CC BY-NC-SA 4.0; research use only"
-    assert rows["read first"] == "Its heads are drawn."
+    assert rows["evaluated on"] == "30 images in 30 groups"
+    assert rows["license of the weights"] == "CC BY-NC-SA 4.0; research use only"
+    assert rows["usage notes"] == "Its heads are drawn."
     assert "Research use only" in result.stderr
 
 
-def test_the_table_says_which_of_the_shipped_models_have_a_gate() -> None:
+def test_the_table_names_the_models_with_an_ood_detector() -> None:
     lines = [line.split("\t") for line in invoke("models").stdout.splitlines()]
     rows = {line[0]: dict(zip(lines[0][1:], line[1:], strict=True)) for line in lines}
-    for name, said in rows["out-of-distribution gate"].items():
-        has_gate = (zoo.SHIPPED / name / "bundle.json").read_text().count('"ood": null') == 0
-        assert said.startswith("abstains from" if has_gate else "none: answers to any picture")
-    assert rows["out-of-distribution gate"]["ct"] != rows["out-of-distribution gate"]["lgg"]
+    for name, text in rows["out-of-distribution detector"].items():
+        has_ood_detector = (zoo.SHIPPED / name / "bundle.json").read_text().count('"ood": null') == 0
+        assert text.startswith("abstains from" if has_ood_detector else "none: predicts any image")
+    assert rows["out-of-distribution detector"]["ct"] != rows["out-of-distribution detector"]["lgg"]
 
 
 def test_the_card_of_one(zoo_with_ct: Path) -> None:
@@ -203,21 +228,21 @@ def test_json(zoo_with_ct: Path) -> None:
     assert every["research_use_only"] is one["research_use_only"] is True
     assert every["models"] == [{key: value for key, value in one.items() if key != "research_use_only"}]
     assert one["name"] == "ct"
-    assert one["figures"]["auroc"]["method"]
+    assert one["metrics"]["auroc"]["method"]
 
 
 def test_a_wrong_name_names_the_nearest(zoo_with_ct: Path) -> None:
     result = invoke("models", "cct")
     assert result.exit_code == 2
-    assert "Error: No bundle called 'cct' ships with reslink.\n" in result.stderr
-    assert "Did you mean 'ct'.\n" in result.stderr
+    assert "Error: No shipped model is named 'cct'.\n" in result.stderr
+    assert "Did you mean 'ct'?\n" in result.stderr
 
 
 def test_an_installation_without_any_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "SHIPPED", tmp_path)
     result = invoke("models")
     assert result.exit_code == 0
-    assert result.stdout == "No model ships with this installation. Train one: reslink train DATA --out RUN\n"
+    assert result.stdout == "This installation has no models. Train one with: reslink train DATA --out RUN\n"
     assert json.loads(invoke("models", "--json").stdout) == {"models": [], "research_use_only": True}
     assert "none in this installation" in invoke("models", "ct").stderr
     assert json.loads(invoke("info", "--json").stdout)["models"] == []

@@ -1,4 +1,4 @@
-"""``reslink predict --pictures``: each answer with what the graph says of where the network looked, without torch."""
+"""``reslink predict``: output, pictures with attention maps, and the CSV table."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.pretrained import shipping_of
-from reslink.cli.console import RESEARCH
+from reslink.bundles.pretrained import pretrained_info
+from reslink.cli.console import RESEARCH_USE
 from reslink.cli.main import app
-from reslink.errors import UsageError
-from reslink.explain.graph_maps import about, graph_maps
-from reslink.export.parity import of_package
-from reslink.imaging.reading import read_image
-from reslink.inference.classifier import Classifier
 
 PROGRAM = """
 import sys
@@ -33,7 +28,7 @@ except SystemExit as end:
 """
 
 
-def test_every_answer_has_its_picture_and_no_torch_is_imported(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+def test_every_prediction_has_its_picture_without_torch(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     volume = np.stack([np.asarray(Picture.open(ring_heads / f"{i}.png").convert("L")) for i in (60, 61)])
     np.save(tmp_path / "volume.npy", volume)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")
@@ -50,60 +45,45 @@ def test_every_answer_has_its_picture_and_no_torch_is_imported(built_zoo: Path, 
     assert first.read_bytes() != again.read_bytes()
 
 
-def test_the_maps_are_those_of_the_network(built_zoo: Path, ring_heads: Path) -> None:
-    classifier = Classifier.load(built_zoo / "ct", device="cpu", backend="onnxruntime")
-    image = read_image(ring_heads / "61.png")
-    wanted = of_package(Bundle.load(built_zoo / "ct"), [image])
-    [answer] = classifier.predict(image)
-    assert about(classifier.labels, answer) == "Tumor"
-    for target, index in (("Healthy", 0), ("Tumor", 1)):
-        found = graph_maps(classifier, classifier.bundle.preprocess.pixels(image), target)
-        np.testing.assert_allclose(found["class_activation"], wanted["cam"][0, index], atol=1e-4)
-        for name in ("first_attention", "final_attention"):
-            np.testing.assert_allclose(found[name], wanted[name][0, 0], atol=1e-5)
-
-
 def test_a_backend_without_maps_is_refused_before_the_first_image(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "torch", "--pictures", str(tmp_path / "seen")]
     done = CliRunner().invoke(app, ["predict", *words])
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "The backend torch gives no maps beside its answer" in done.stderr
+    assert "The backend torch computes no maps" in done.stderr
     assert "reslink explain" in done.stderr
     assert not (tmp_path / "seen").exists()
-    with pytest.raises(UsageError, match="gives no maps"):
-        graph_maps(Classifier.load(built_zoo / "ct", "cpu", "torch"), np.zeros((1, 64, 64), np.uint8), "Tumor")
 
 
-def test_a_folder_in_place_of_the_table_is_refused_before_the_first_image(built_zoo: Path, tmp_path: Path) -> None:
+def test_a_folder_as_csv_file_is_refused_before_the_first_image(built_zoo: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), str(tmp_path / "none.png"), "--csv", str(tmp_path)])
     assert (done.exit_code, done.stdout) == (2, "")
     assert f"{tmp_path.name} is a folder" in done.stderr.replace("\n", "")
-    assert "answers.csv" in done.stderr
+    assert "predictions.csv" in done.stderr
     assert "does not exist" not in done.stderr, "the image was not looked at"
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("given", ["seen", "seen/more"])
-def test_a_file_in_place_of_the_pictures_is_refused_before_the_first_image(
+def test_a_file_as_picture_folder_is_refused_before_the_first_image(
     built_zoo: Path, ring_heads: Path, tmp_path: Path, given: str
 ) -> None:
     (tmp_path / "seen").write_text("mine")
     words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "onnxruntime", "--pictures", str(tmp_path / given)]
     done = CliRunner().invoke(app, ["predict", *words])
     assert (done.exit_code, done.stdout) == (2, "")
-    assert f"Error: {tmp_path / 'seen'} is a file.\n  --pictures names a folder.\n" in done.stderr
+    assert f"Error: {tmp_path / 'seen'} is a file.\n  --pictures must name a folder.\n" in done.stderr
     assert f"--pictures {tmp_path / 'seen-folder'}.\n" in done.stderr
     assert (tmp_path / "seen").read_text() == "mine"
 
 
-def test_an_image_that_is_not_read_is_named_in_a_folder(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_in_a_folder_is_named(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     (tmp_path / "61.png").write_bytes((ring_heads / "61.png").read_bytes())
     (tmp_path / "cine.gif").write_bytes(b"GIF89a")
     (tmp_path / "notes.txt").write_text("none")
     done = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), str(tmp_path), "--backend", "onnxruntime"])
     assert done.exit_code == 1
     assert [line.split("\t")[2] for line in done.stdout.splitlines()] == [str(tmp_path / "61.png")]
-    assert f"{tmp_path / 'cine.gif'}: is not an image that reslink knows" in done.stderr
+    assert f"{tmp_path / 'cine.gif'}: is not an image in a supported format" in done.stderr
     assert "notes.txt" not in done.stderr
 
 
@@ -113,7 +93,7 @@ def test_one_picture_is_counted_as_one(built_zoo: Path, ring_heads: Path, tmp_pa
     assert f"1 picture in {tmp_path / 'seen'}\n1 line, 0 failed" in done.stderr
 
 
-def test_no_picture_is_promised_where_none_was_made_and_a_long_name_stops_nothing(
+def test_no_picture_without_a_prediction_and_long_names_are_shortened(
     built_zoo: Path, ring_heads: Path, tmp_path: Path
 ) -> None:
     words = ["predict", str(built_zoo / "ct"), "--backend", "onnxruntime", "--pictures", str(tmp_path / "seen")]
@@ -126,40 +106,40 @@ def test_no_picture_is_promised_where_none_was_made_and_a_long_name_stops_nothin
     assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == [f"0001_{'n' * 80}.png", "0002_61.png"]
 
 
-def test_what_must_be_known_stands_below_the_answers(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+def test_usage_notes_follow_the_predictions(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "reslink", "predict", str(built_zoo / "ct"), str(ring_heads / "61.png")]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    shipped = shipping_of(Bundle.load(built_zoo / "ct").provenance)
+    shipped = pretrained_info(Bundle.load(built_zoo / "ct").provenance)
     assert shipped is not None
-    assert " ".join(shipped.about.split()) in " ".join(done.stderr.split())
+    assert " ".join(shipped.usage_notes.split()) in " ".join(done.stderr.split())
     assert "1 line, 0 failed" in done.stderr
 
 
-def test_where_nothing_was_classified_the_path_stands_once_and_no_answer_is_explained(built_zoo: Path, tmp_path: Path) -> None:
+def test_without_a_prediction_there_are_no_usage_notes(built_zoo: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     words = [sys.executable, "-m", "reslink", "predict", str(built_zoo / "ct"), "nowhere.png", "empty"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    missing, empty, counted, *rest = done.stderr.splitlines()
-    assert missing.startswith("nowhere.png: does not exist. A path names a file, a folder")
-    assert empty.startswith("empty: holds no image. ")
-    assert (counted, rest) == ("2 lines, 2 failed", [RESEARCH])
+    missing, empty, count, *notes = done.stderr.splitlines()
+    assert missing.startswith("nowhere.png: does not exist. A path is a file, a folder")
+    assert empty.startswith("empty: has no images. ")
+    assert (count, notes) == ("2 lines, 2 failed", [RESEARCH_USE])
 
 
-def test_a_threshold_that_decides_is_said(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+def test_the_threshold_of_the_label_is_printed(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     words = [str(ring_heads / "61.png"), "--backend", "torch"]
     bundle = Bundle.load(built_zoo / "ct")
-    for threshold, said in ((0.9375, True), (None, False)):
+    for threshold, printed in ((0.9375, True), (None, False)):
         rule = bundle.decision.model_copy(update={"threshold": threshold, "threshold_source": "a test"})
         folder = tmp_path / str(threshold)
         bundle.with_decision(rule, folder)
         done = CliRunner().invoke(app, ["predict", str(folder), *words])
         assert done.exit_code == 0, done.stderr
-        assert ("The label is Tumor from a probability of 0.9375 on (from: a test)" in done.stderr) == said
+        assert ("The label is Tumor at a probability of 0.9375 or more (threshold: a test)" in done.stderr) == printed
 
 
-def test_pictures_come_into_a_folder_with_nothing_else(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+def test_the_picture_folder_holds_nothing_else(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     scan, seen = tmp_path / "seen" / "0001_61.png", tmp_path / "seen"
     seen.mkdir()
     scan.write_bytes((ring_heads / "61.png").read_bytes())
@@ -167,7 +147,7 @@ def test_pictures_come_into_a_folder_with_nothing_else(built_zoo: Path, ring_hea
     for more in ((), ("--overwrite",)):
         refused = CliRunner().invoke(app, [*words, *more])
         assert (refused.exit_code, refused.stdout) == (2, "")
-        assert f"Error: {seen} holds 0001_61.png.\n  Pictures are written into a new or empty folder" in refused.stderr
+        assert f"Error: {seen} holds 0001_61.png.\n  The folder must be new or empty" in refused.stderr
     assert scan.read_bytes() == (ring_heads / "61.png").read_bytes()
     scan.unlink()
     assert CliRunner().invoke(app, words).exit_code == 0
@@ -186,13 +166,13 @@ def test_pictures_come_into_a_folder_with_nothing_else(built_zoo: Path, ring_hea
     assert "--overwrite was given without --pictures" in alone.stderr
 
 
-def test_a_table_replaces_an_earlier_one_and_nothing_else(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+def test_only_an_earlier_table_is_overwritten(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
     scan, table = tmp_path / "scan.png", tmp_path / "out.csv"
     scan.write_bytes((ring_heads / "61.png").read_bytes())
     words = ["predict", str(built_zoo / "ct"), str(scan), "--backend", "onnxruntime", "--csv"]
     refused = CliRunner().invoke(app, [*words, str(scan)])
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert f"Error: {scan} is there already and is no table of answers.\n  Only an earlier" in refused.stderr
+    assert f"Error: {scan} exists and is not a table of predictions.\n  Only an earlier" in refused.stderr
     assert scan.read_bytes() == (ring_heads / "61.png").read_bytes()
     for _ in range(2):
         assert CliRunner().invoke(app, [*words, str(table)]).exit_code == 0

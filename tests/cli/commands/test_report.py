@@ -1,4 +1,4 @@
-"""The verb report, as a user types it."""
+"""``reslink report``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def invoke(*words: str | Path) -> Result:
     return CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(word) for word in words])
 
 
-def test_report_lists_what_the_author_must_write(make_run: Callable[..., Path], tmp_path: Path) -> None:
+def test_report_lists_the_items_for_the_author(make_run: Callable[..., Path], tmp_path: Path) -> None:
     run = make_run()
     result = invoke("report", run, "--checklist", "claim")
     assert result.exit_code == 0
-    assert "42\tFunding\tthe author must write this" in result.stdout
+    assert "42\tFunding\tto be written by the author" in result.stdout
     assert (run / "review-claim.html").is_file()
     value = json.loads(invoke("report", run, "--checklist", "stard-ai", "--json").stdout)
     assert value["checklist"]["counts"]

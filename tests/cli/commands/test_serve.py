@@ -1,4 +1,4 @@
-"""``reslink serve``: what it refuses before it listens, and where it says that it does."""
+"""``reslink serve``: refusals before it listens, and the printed URL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def said(*words: str, **environment: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])
-def test_no_service_for_others_without_a_token(host: str, finished_run: Path) -> None:
+def test_a_public_address_needs_a_token(host: str, finished_run: Path) -> None:
     code, text = said(str(finished_run / "bundle"), "--host", host, RESLINK_TOKEN="")
     assert code == 2
     assert f"would listen on {host} without a token" in text
@@ -29,7 +29,7 @@ def test_no_service_for_others_without_a_token(host: str, finished_run: Path) ->
 
 
 @pytest.mark.parametrize("token", ["sh0rt", "with a space in its middle", "schlüssel-mit-umlaut"])
-def test_a_token_that_is_none(token: str, finished_run: Path) -> None:
+def test_an_invalid_token(token: str, finished_run: Path) -> None:
     code, text = said(str(finished_run / "bundle"), "--token", token)
     assert (code, "at least 16" in text) == (2, True)
     assert token not in text
@@ -43,7 +43,7 @@ def test_the_token_is_taken_from_the_environment(finished_run: Path) -> None:
 
 def test_a_bundle_without_a_graph(finished_run: Path) -> None:
     code, text = said(str(finished_run / "bundle"))
-    assert (code, "has no model.onnx" in text, 'pip install "reslink[export]"' in text) == (2, True, True)
+    assert (code, "has no model.onnx" in text, '"onnx>=' in text) == (2, True, True)
 
 
 def test_no_bundle(tmp_path: Path) -> None:
@@ -51,10 +51,10 @@ def test_no_bundle(tmp_path: Path) -> None:
     assert (code, "does not exist" in text) == (2, True)
 
 
-def test_a_port_that_is_taken(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from reslink.serving.http import models
 
-    monkeypatch.setattr(models, "with_graph", lambda _: None)
+    monkeypatch.setattr(models, "load_onnx_bundle", lambda _: None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -63,7 +63,7 @@ def test_a_port_that_is_taken(finished_run: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
-def test_it_says_where_it_listens(host: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_prints_the_url(host: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import uvicorn
 
     from reslink.serving.http import models
@@ -73,7 +73,7 @@ def test_it_says_where_it_listens(host: str, shown: str, monkeypatch: pytest.Mon
         socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError:
         pytest.skip(f"this machine has no {host}")
-    monkeypatch.setattr(models, "with_graph", lambda _: None)
+    monkeypatch.setattr(models, "load_onnx_bundle", lambda _: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(uvicorn.Server, "run", lambda _, sockets: bound.append(sockets[0].getsockname()[1]))
     code, text = said("bundle", "--host", host, "--port", "0")

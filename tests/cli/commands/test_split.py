@@ -59,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """The split of the data by twins, and what was said."""
+    """The split of the data by near duplicates, and the result of the command."""
     out = tmp_path_factory.mktemp("tables") / "split.csv"
     return out, invoke("split", data, "--out", out, "--json")
 
@@ -73,11 +73,11 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
     return {"/".join(row["path"].split("/")[-2:]): row for row in read(path)}
 
 
-def test_twins_stay_together_and_a_broken_file_is_named(whole: tuple[Path, Result]) -> None:
+def test_near_duplicates_stay_together_and_a_broken_file_is_named(whole: tuple[Path, Result]) -> None:
     out, result = whole
     assert result.exit_code == 1
-    assert "Tumor/broken.png is left out" in result.stderr
-    assert "No case has a patient_id, in the table or in a DICOM header: only near copies are kept together" in result.stderr
+    assert "Tumor/broken.png is skipped" in result.stderr
+    assert "No case has a patient_id in the table or in a DICOM header: only near duplicates are kept together" in result.stderr
     found = rows(out)
     assert len(found) == 36
     assert found["Tumor/00.png"]["group"] == found["Tumor/01.png"]["group"] != found["Tumor/02.png"]["group"]
@@ -109,7 +109,7 @@ def test_folds_and_a_table_for_people(data: Path, tmp_path: Path) -> None:
     [
         (("--folds", "3", "--fractions", "0.5", "0.2", "0.3"), 2, "--folds and --fractions were both given"),
         (("--folds", "3", "--keep-given"), 2, "--folds and --keep-given were both given"),
-        (("--keep-given",), 2, "--keep-given was set, and the data states no split"),
+        (("--keep-given",), 2, "--keep-given was set, but the data set has no split"),
         (("--fractions", "0.5", "0.2", "0.2"), 2, "The fractions are"),
         (("--fractions", "nan", "nan", "nan"), 2, "The fractions are"),
         (("--folds", "1"), 2, "at least 2 folds"),
@@ -126,7 +126,7 @@ def test_refused(data: Path, tmp_path: Path, words: tuple[str, ...], code: int, 
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_replaced_unasked(data: Path, tmp_path: Path) -> None:
+def test_a_file_is_not_overwritten_without_overwrite(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "split.csv"
     out.write_text("mine")
     result = invoke("split", data, "--out", out, "--group-by", "none")
@@ -137,9 +137,9 @@ def test_nothing_is_replaced_unasked(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def torn(data: Path, whole: tuple[Path, Result]) -> Path:
-    """A split in which the two twins of the tumours stand in train and test."""
-    out = data / "torn.csv"
+def leaky(data: Path, whole: tuple[Path, Result]) -> Path:
+    """A split in which two near duplicates are in train and test."""
+    out = data / "leaky.csv"
     lines = ["path,label,split"]
     for name, row in rows(whole[0]).items():
         side = {"Tumor/00.png": "train", "Tumor/01.png": "test"}.get(name, row["split"])
@@ -148,51 +148,51 @@ def torn(data: Path, whole: tuple[Path, Result]) -> Path:
     return out
 
 
-def test_train_refuses_a_torn_split_before_it_learns(torn: Path, tmp_path: Path) -> None:
-    result = train(torn, "--out", tmp_path / "run")
+def test_train_refuses_a_split_with_leakage_before_training(leaky: Path, tmp_path: Path) -> None:
+    result = train(leaky, "--out", tmp_path / "run")
     assert result.exit_code == 3
-    assert "near copies stands on two sides of the given split" in result.stderr
+    assert "near duplicates appears in two parts of the given split" in result.stderr
     assert "reslink split DATA" in result.stderr
     assert not (tmp_path / "run" / "bundle").exists()
 
 
 @pytest.mark.parametrize("by", ["none", "patient"])
-def test_train_refuses_to_tear_twins_itself(data: Path, tmp_path: Path, by: str) -> None:
-    for seed in range(4):  # some division tears one of the two pairs
+def test_train_refuses_to_separate_near_duplicates(data: Path, tmp_path: Path, by: str) -> None:
+    for seed in range(4):  # some split separates one of the two pairs
         result = train(data, "--out", tmp_path / str(seed), "--set", f"data.group_by={by}", "--set", f"data.split_seed={seed}")
         if result.exit_code:
             break
     assert result.exit_code == 3
-    assert "near copies stands on two sides of the split" in result.stderr
+    assert "near duplicates appears in two parts of the split" in result.stderr
 
 
-def test_allowed_leakage_is_said_everywhere(torn: Path, tmp_path: Path) -> None:
+def test_allowed_leakage_is_reported_everywhere(leaky: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    result = train(torn, "--out", run, "--allow-leakage", "--json")
+    result = train(leaky, "--out", run, "--allow-leakage", "--json")
     assert result.exit_code == 0, result.stderr
     said = json.loads(result.stdout)
-    assert (said["leakage"]["status"], said["leakage"]["n_linked"]) == ("allowed", 1)
+    assert (said["leakage"]["status"], said["leakage"]["n_leaked"]) == ("allowed", 1)
     assert said["metrics"]["accuracy"]["leakage"] is True
-    assert "are linked to the training data and were judged all the same" in result.stderr
-    assert "linked to the training data" in (run / "report.html").read_text()
+    assert "overlap with the training data and were evaluated because leakage was allowed" in result.stderr
+    assert "overlap with the training data" in (run / "report.html").read_text()
     judged = json.loads((run / "evaluation.json").read_text())
-    assert judged["linked"] == [{"path": "Tumor/01.png", "reason": "twin of a training image"}]
-    refused = invoke("evaluate", run, torn, "--split", "test", "--out", tmp_path / "judged", "--device", "cpu")
+    assert judged["leaked"] == [{"path": "Tumor/01.png", "reason": "near duplicate of a training image"}]
+    refused = invoke("evaluate", run, leaky, "--split", "test", "--out", tmp_path / "evaluated", "--device", "cpu")
     assert refused.exit_code == 3
-    assert "the first: Tumor/01.png, twin of a training image" in refused.stderr
-    rest = invoke("evaluate", run, torn, "--out", tmp_path / "judged", "--device", "cpu", "--json")
+    assert "the first is Tumor/01.png (near duplicate of a training image)" in refused.stderr
+    rest = invoke("evaluate", run, leaky, "--out", tmp_path / "evaluated", "--device", "cpu", "--json")
     assert rest.exit_code == 0, rest.stderr
     figures = json.loads(rest.stdout)
-    trained = sum(case.split == "train" for case in Manifest.open(torn).cases)
+    trained = sum(case.split == "train" for case in Manifest.open(leaky).cases)
     assert (figures["n"], figures["n_excluded"]) == (36 - trained - 1, trained + 1)
     assert "Tumor/01.png" in {case["path"] for case in figures["excluded"]}
-    assert "Left out:" in (tmp_path / "judged" / "report.html").read_text()
+    assert "Leaked cases excluded:" in (tmp_path / "evaluated" / "report.html").read_text()
 
 
-def test_the_figures_of_a_run_and_of_evaluate_are_the_same(whole: tuple[Path, Result], tmp_path: Path) -> None:
+def test_the_metrics_of_a_run_and_of_evaluate_are_the_same(whole: tuple[Path, Result], tmp_path: Path) -> None:
     run = tmp_path / "run"
     said = json.loads(train(whole[0], "--out", run, "--json").stdout)
-    result = invoke("evaluate", run, whole[0], "--split", "test", "--out", tmp_path / "judged", "--device", "cpu", "--json")
+    result = invoke("evaluate", run, whole[0], "--split", "test", "--out", tmp_path / "evaluated", "--device", "cpu", "--json")
     assert result.exit_code == 0, result.stderr
     figures = json.loads(result.stdout)
     assert figures["leakage"] == said["leakage"]
@@ -210,11 +210,11 @@ def test_the_fold_column_is_used_by_train(data: Path, tmp_path: Path) -> None:
     assert sides == {name: names[row["fold"]] for name, row in rows(table).items()}
     other = train(table, "--out", tmp_path / "other", "--set", "data.folds=4", "-q")
     assert other.exit_code == 2
-    assert "4 folds were asked for, and the column 'fold' holds 0, 1, 2" in other.stderr
+    assert "The recipe has 4 folds, but the column 'fold' holds 0, 1, 2" in other.stderr
 
 
 @pytest.fixture(scope="module")
-def torn_dicom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def leaky_dicom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 patients of two slices in class folders, one slice in Training and one in Testing."""
     root = tmp_path_factory.mktemp("dicom")
     settings = {"patients": 12, "slices": 2, "size": 128, "format": "dicom", "seed": 2}
@@ -229,8 +229,8 @@ def torn_dicom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestPatientsOfDicomHeaders:
     @pytest.mark.parametrize("by", ["both", "patient"])
-    def test_split_keeps_them_on_one_side(self, torn_dicom: Path, tmp_path: Path, by: str) -> None:
-        result = invoke("split", torn_dicom, "--out", tmp_path / "split.csv", "--group-by", by, "--json")
+    def test_split_keeps_them_in_one_split(self, leaky_dicom: Path, tmp_path: Path, by: str) -> None:
+        result = invoke("split", leaky_dicom, "--out", tmp_path / "split.csv", "--group-by", by, "--json")
         assert result.exit_code == 0, result.stderr
         assert json.loads(result.stdout)["n_patients"] == 12
         sides: dict[str, set[str]] = {}
@@ -240,15 +240,17 @@ class TestPatientsOfDicomHeaders:
         assert all(len(found) == 1 for found in sides.values())
         assert "patient_id" not in read(tmp_path / "split.csv")[0]
 
-    def test_train_and_keep_given_refuse_the_stated_split(self, torn_dicom: Path, tmp_path: Path) -> None:
-        kept = invoke("split", torn_dicom, "--out", tmp_path / "split.csv", "--keep-given")
-        trained = train(torn_dicom, "--out", tmp_path / "run")
+    def test_train_and_keep_given_refuse_the_stated_split(self, leaky_dicom: Path, tmp_path: Path) -> None:
+        kept = invoke("split", leaky_dicom, "--out", tmp_path / "split.csv", "--keep-given")
+        trained = train(leaky_dicom, "--out", tmp_path / "run")
         for result in (kept, trained):
             assert result.exit_code == 3
-            assert "A patient stands on two sides of the given split" in result.stderr
+            assert "A patient appears in two parts of the given split" in result.stderr
 
-    def test_evaluate_refuses_a_bundle_that_learned_from_the_patients(self, torn_dicom: Path, tmp_path: Path) -> None:
-        train(torn_dicom, "--out", tmp_path / "run", "--allow-leakage")
-        result = invoke("evaluate", tmp_path / "run", torn_dicom, "--split", "test", "--out", tmp_path / "o", "--device", "cpu")
+    def test_evaluate_refuses_a_bundle_trained_on_the_patients(self, leaky_dicom: Path, tmp_path: Path) -> None:
+        train(leaky_dicom, "--out", tmp_path / "run", "--allow-leakage")
+        result = invoke(
+            "evaluate", tmp_path / "run", leaky_dicom, "--split", "test", "--out", tmp_path / "o", "--device", "cpu"
+        )
         assert result.exit_code == 3
-        assert "of the split 'test' are linked to the training cases" in result.stderr
+        assert "of the split 'test' overlap with the training split" in result.stderr

@@ -1,4 +1,4 @@
-"""The index finds the codes that differ in few bits, and serves the search for twins in large sets."""
+"""The index finds the codes that differ in few bits, and is used for near-duplicate search in large data sets."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def flipped(codes: Codes, share: float, rng: np.random.Generator) -> Codes:
     return codes ^ np.packbits(rng.random((len(codes), hamming_index.BITS)) < share, axis=1)
 
 
-def found(index: hamming_index.Index, queries: Codes, distance: int) -> dict[tuple[int, int], int]:
+def found(index: hamming_index.HammingIndex, queries: Codes, distance: int) -> dict[tuple[int, int], int]:
     return {
         (int(query), int(row)): int(bits)
-        for part in index.near(queries, distance)
+        for part in index.search(queries, distance)
         for query, row, bits in zip(*part, strict=True)
     }
 
@@ -34,49 +34,47 @@ def test_near_codes_are_found_with_their_distance(share: float, least: float, rn
     codes = random_codes(rng, 2000)
     queries = flipped(codes[:400], share, rng)
     truth = np.unpackbits(codes[:400] ^ queries, axis=1).sum(axis=1)
-    hits = found(hamming_index.Index(codes), queries, 220)
+    hits = found(hamming_index.HammingIndex(codes), queries, 220)
     assert {query for query, row in hits if query != row} == set()
     assert len(hits) >= least * 400
     assert all(bits == truth[query] for (query, _), bits in hits.items())
 
 
-def test_what_lies_beyond_the_distance_is_left_out(rng: np.random.Generator) -> None:
+def test_codes_beyond_the_distance_are_left_out(rng: np.random.Generator) -> None:
     pytest.importorskip("faiss")
     codes = random_codes(rng, 50)
     near = codes.copy()
     near[:, 0] ^= 255
-    assert found(hamming_index.Index(codes), near, 7) == {}
-    assert len(found(hamming_index.Index(codes), near, 8)) == 50
+    assert found(hamming_index.HammingIndex(codes), near, 7) == {}
+    assert len(found(hamming_index.HammingIndex(codes), near, 8)) == 50
 
 
-def test_signs_tell_the_angle(rng: np.random.Generator) -> None:
+def test_the_distance_of_signs_gives_the_angle(rng: np.random.Generator) -> None:
     first = rng.normal(size=(300, 398)).astype(np.float32)
     second = 0.8 * first + 0.6 * rng.normal(size=first.shape).astype(np.float32)
-    bits = np.unpackbits(hamming_index.codes(first) ^ hamming_index.codes(second), axis=1).sum(axis=1)
+    bits = np.unpackbits(hamming_index.binary_codes(first) ^ hamming_index.binary_codes(second), axis=1).sum(axis=1)
     assert abs(bits.mean() / hamming_index.BITS - np.arccos(0.8) / np.pi) < 0.005
 
 
-def test_the_rotation_is_the_same_everywhere_and_turns_only() -> None:
+def test_the_rotation_is_fixed_and_orthogonal() -> None:
     rotation = hamming_index.rotation()
     assert np.allclose(rotation @ rotation.T, np.eye(hamming_index.BITS), atol=1e-4)
-    assert hamming_index.codes(np.array([[1.1, -2.3, 3.7, 0.9]], np.float32)).tobytes().hex()[:16] == "4d7d4551ca017884"
+    assert hamming_index.binary_codes(np.array([[1.1, -2.3, 3.7, 0.9]], np.float32)).tobytes().hex()[:16] == "4d7d4551ca017884"
 
 
-def test_without_faiss_the_way_to_get_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hamming_index, "available", lambda: False)
-    with pytest.raises(UsageError, match=r"needs faiss.*extra 'audit'.*pip install"):
-        hamming_index.Index(np.zeros((1, 128), np.uint8))
+def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hamming_index, "faiss_available", lambda: False)
+    with pytest.raises(UsageError, match=r"needs faiss.*extra 'audit'.*pip install .*faiss-cpu"):
+        hamming_index.HammingIndex(np.zeros((1, 128), np.uint8))
 
 
-def test_the_search_by_index_finds_what_the_search_of_all_pairs_finds(
-    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
-) -> None:
+def test_the_index_finds_the_same_pairs_as_a_full_search(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
     pytest.importorskip("faiss")
     y, x = np.mgrid[:64, :64] - 31.5
     inside = np.hypot(y / 30, x / 26) < 1
     slices = np.where(inside, rng.integers(60, 200, (20, 64, 64)), 0).astype(np.uint8)
     both = np.concatenate([slices, np.rot90(slices, 1, axes=(1, 2)), np.roll(slices[:, :, ::-1], 1, axis=1)])
-    of_all = [(pair.first, pair.second, pair.orientation) for pair in groups.pairs(both)]
+    of_all = [(pair.first, pair.second, pair.orientation) for pair in groups.find_duplicates(both)]
     assert len(of_all) == 60
-    monkeypatch.setattr(search, "MANY", 0)
-    assert [(pair.first, pair.second, pair.orientation) for pair in groups.pairs(both)] == of_all
+    monkeypatch.setattr(search, "INDEX_MIN_IMAGES", 0)
+    assert [(pair.first, pair.second, pair.orientation) for pair in groups.find_duplicates(both)] == of_all

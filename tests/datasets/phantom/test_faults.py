@@ -1,4 +1,4 @@
-"""The second scanner: it wrote a stated share of the tumour patients' files, and only the files tell."""
+"""The second scanner: it wrote a stated share of the tumor patients' files, and only the files tell."""
 
 from __future__ import annotations
 

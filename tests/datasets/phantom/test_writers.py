@@ -33,7 +33,7 @@ def _digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def _grey(path: Path) -> NDArray[np.uint8]:
+def _gray(path: Path) -> NDArray[np.uint8]:
     with PIL.Image.open(path) as image:
         return np.asarray(image)
 
@@ -46,10 +46,10 @@ def test_manifest_names_what_was_written(tmp_path: Path) -> None:
     assert len({row["patient_id"] for row in rows if row["label"] == "Tumor"}) == 3
     for row in rows:
         assert (folder / row["path"]).is_file()
-        assert _grey(folder / row["path"]).shape == (128, 128)
+        assert _gray(folder / row["path"]).shape == (128, 128)
         assert bool(row["mask"]) == (row["label"] == "Tumor")
         if row["mask"]:
-            mask = _grey(folder / row["mask"])
+            mask = _gray(folder / row["mask"])
             assert set(np.unique(mask)) == {0, 255}
             assert (mask > 0).sum() >= 30
     assert not (folder / "faults.json").exists()
@@ -57,7 +57,7 @@ def test_manifest_names_what_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["png", "dicom", "nifti"])
 def test_same_settings_write_the_same_bytes(tmp_path: Path, form: str) -> None:
-    settings = _settings(patients=2, format=form, faults={"twins": 0.5})
+    settings = _settings(patients=2, format=form, faults={"duplicates": 0.5})
     one = make_cohort(tmp_path / "one", settings, workers=1)
     two = make_cohort(tmp_path / "two", settings, workers=2)
     assert _digests(one) == _digests(two)
@@ -67,14 +67,31 @@ def test_same_settings_write_the_same_bytes(tmp_path: Path, form: str) -> None:
 
 def test_an_earlier_cohort_is_replaced_whole(tmp_path: Path) -> None:
     folder = make_cohort(tmp_path, _settings(faults={"text": 1.0}))
-    make_cohort(folder, _settings(patients=2))
+    make_cohort(folder, _settings(patients=2), overwrite=True)
     assert len(list((folder / "images").iterdir())) == 4
     assert not (folder / "faults.json").exists()
 
 
+def test_an_earlier_cohort_is_kept_without_overwrite(tmp_path: Path) -> None:
+    folder = make_cohort(tmp_path, _settings())
+    before = _digests(folder)
+    with pytest.raises(
+        UsageError, match=r"already holds a phantom cohort.*not overwritten without --overwrite.*add --overwrite"
+    ):
+        make_cohort(folder, _settings(patients=2))
+    assert _digests(folder) == before
+
+
+def test_an_unfinished_cohort_is_replaced(tmp_path: Path) -> None:
+    folder = make_cohort(tmp_path, _settings())
+    (folder / "manifest.csv").unlink()
+    make_cohort(folder, _settings(patients=2))
+    assert len(list((folder / "images").iterdir())) == 4
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"no phantom cohort.*Choose another folder"):
+    with pytest.raises(UsageError, match=r"do not belong to a phantom cohort.*Choose another folder"):
         make_cohort(tmp_path, _settings())
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
@@ -91,8 +108,8 @@ def test_progress_counts_patients(tmp_path: Path) -> None:
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_dicom_ct_holds_hounsfield_units_and_places(tmp_path: Path) -> None:
-    settings = _settings(patients=2, format="dicom", tumour_share=1.0)
+def test_dicom_ct_has_hounsfield_units_and_positions(tmp_path: Path) -> None:
+    settings = _settings(patients=2, format="dicom", tumor_share=1.0)
     folder = make_cohort(tmp_path, settings)
     items = [pydicom.dcmread(folder / row["path"]) for row in _rows(folder)]
     first = items[0]
@@ -102,14 +119,14 @@ def test_dicom_ct_holds_hounsfield_units_and_places(tmp_path: Path) -> None:
     assert len({item.SOPInstanceUID for item in items}) == 4
     assert len({item.SeriesInstanceUID for item in items}) == 2
     assert items[1].ImagePositionPatient[2] > first.ImagePositionPatient[2]
-    truth = render_patient(settings.seed, 1, tumour=True, slices=2, size=128).slices[0]
+    truth = render_patient(settings.seed, 1, tumor=True, slices=2, size=128).slices[0]
     hu = first.pixel_array * float(first.RescaleSlope) + float(first.RescaleIntercept)
     np.testing.assert_allclose(hu, np.clip(truth.pixels, -1024, 3071), atol=0.51)
     assert first.PixelSpacing[0] == pytest.approx(truth.spacing, abs=1e-5)
 
 
 def test_dicom_mr_is_mr_image_storage(tmp_path: Path) -> None:
-    folder = make_cohort(tmp_path, _settings(patients=1, format="dicom", modality="FLAIR", tumour_share=0.0))
+    folder = make_cohort(tmp_path, _settings(patients=1, format="dicom", modality="FLAIR", tumor_share=0.0))
     item = pydicom.dcmread(folder / _rows(folder)[0]["path"])
     assert item.SOPClassUID == pydicom.uid.MRImageStorage
     assert item.Modality == "MR"
@@ -118,14 +135,14 @@ def test_dicom_mr_is_mr_image_storage(tmp_path: Path) -> None:
 
 
 def test_nifti_is_canonical_and_its_mask_fits(tmp_path: Path) -> None:
-    settings = _settings(patients=1, format="nifti", tumour_share=1.0)
+    settings = _settings(patients=1, format="nifti", tumor_share=1.0)
     folder = make_cohort(tmp_path, settings)
     row = _rows(folder)[0]
     image, mask = nibabel.load(folder / row["path"]), nibabel.load(folder / row["mask"])
     assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
     assert image.shape == mask.shape == (128, 128, 1)
     np.testing.assert_array_equal(image.affine, mask.affine)
-    truth = render_patient(settings.seed, 1, tumour=True, slices=2, size=128).slices[0]
+    truth = render_patient(settings.seed, 1, tumor=True, slices=2, size=128).slices[0]
     shown = np.asarray(image.dataobj)[::-1, ::-1, 0].T  # radiological: front up, the patient's right at the left
     np.testing.assert_allclose(shown, truth.pixels, atol=0.51)
     np.testing.assert_array_equal(np.asarray(mask.dataobj)[::-1, ::-1, 0].T > 0, truth.mask)
@@ -136,26 +153,26 @@ def _planted(folder: Path, faults: dict[str, float]) -> tuple[dict[str, list[dic
     return json.loads((folder / "faults.json").read_text()), {row["path"]: row for row in _rows(folder)}
 
 
-@pytest.mark.parametrize("kind", ["twins", "mirrored_twins"])
-def test_twins_are_near_copies_under_new_patients(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["duplicates", "mirrored_duplicates"])
+def test_duplicates_are_planted_under_new_patients(tmp_path: Path, kind: str) -> None:
     report, rows = _planted(tmp_path, {kind: 0.25})
     assert len(report[kind]) == 5
     assert len(rows) == 25
     for item in report[kind]:
-        twin, source = _grey(tmp_path / item["path"]).astype(int), _grey(tmp_path / item["twin_of"]).astype(int)
-        twin = twin[:, ::-1] if kind == "mirrored_twins" else twin
-        assert np.abs(twin - source).mean() < 3
-        assert (twin != source).any()
-        assert rows[item["path"]]["patient_id"] != rows[item["twin_of"]]["patient_id"]
-        assert rows[item["path"]]["label"] == rows[item["twin_of"]]["label"]
+        duplicate, source = _gray(tmp_path / item["path"]).astype(int), _gray(tmp_path / item["duplicate_of"]).astype(int)
+        duplicate = duplicate[:, ::-1] if kind == "mirrored_duplicates" else duplicate
+        assert np.abs(duplicate - source).mean() < 3
+        assert (duplicate != source).any()
+        assert rows[item["path"]]["patient_id"] != rows[item["duplicate_of"]]["patient_id"]
+        assert rows[item["path"]]["label"] == rows[item["duplicate_of"]]["label"]
 
 
-def test_text_stands_on_the_stated_share_of_one_class(tmp_path: Path) -> None:
+def test_text_is_on_the_stated_share_of_one_class(tmp_path: Path) -> None:
     report, rows = _planted(tmp_path, {"text": 0.6})
     named = {item["path"] for item in report["text"]}
     assert len(named) == 6
     for path, row in rows.items():
-        bright = bool((_grey(tmp_path / path)[2:14, 2:26] > 200).sum() > 20)
+        bright = bool((_gray(tmp_path / path)[2:14, 2:26] > 200).sum() > 20)
         assert bright == (path in named)
         assert row["label"] == "Tumor" or path not in named
 
@@ -173,19 +190,19 @@ def test_wrong_labels_are_swapped_and_named(tmp_path: Path) -> None:
         assert rows[item["path"]]["mask"] == ""
 
 
-def test_faults_leave_the_sound_cases_as_they_are(tmp_path: Path) -> None:
+def test_faults_do_not_change_the_other_cases(tmp_path: Path) -> None:
     plain = _digests(make_cohort(tmp_path / "plain", _settings()))
-    faulty = _digests(make_cohort(tmp_path / "faulty", _settings(faults={"twins": 0.3, "wrong_labels": 0.3})))
+    faulty = _digests(make_cohort(tmp_path / "faulty", _settings(faults={"duplicates": 0.3, "wrong_labels": 0.3})))
     assert {name: plain[name] for name in plain if name.startswith("images/")}.items() <= faulty.items()
 
 
 def test_all_faults_together_do_not_overlap_text_and_wrong_labels(tmp_path: Path) -> None:
-    faults = PlantedFaults(twins=0.1, mirrored_twins=0.1, text=0.5, wrong_labels=0.3).model_dump()
+    faults = PlantedFaults(duplicates=0.1, mirrored_duplicates=0.1, text=0.5, wrong_labels=0.3).model_dump()
     report, rows = _planted(tmp_path, faults)
     counts = {kind: len(items) for kind, items in report.items()}
     assert counts == {
-        "twins": 2,
-        "mirrored_twins": 2,
+        "duplicates": 2,
+        "mirrored_duplicates": 2,
         "text": 5,
         "wrong_labels": 6,
         "scanner": 0,

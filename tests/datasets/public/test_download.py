@@ -17,9 +17,9 @@ import pytest
 
 from reslink.cli.commands.data import open_url
 from reslink.datasets.public import download
-from reslink.datasets.public.download import agree, fetch, keep_checksums
-from reslink.datasets.public.registry import Layout, RemoteFile, Source
-from reslink.errors import GateError, InputError, StorageError, UsageError
+from reslink.datasets.public.download import confirm_license, download_files, save_checksums
+from reslink.datasets.public.registry import Layout, PublicDataset, RemoteFile
+from reslink.errors import CheckFailedError, InputError, StorageError, UsageError
 
 
 def archive(*members):
@@ -77,7 +77,7 @@ class Served(BaseHTTPRequestHandler):
 def server():
     made = ThreadingHTTPServer(("127.0.0.1", 0), Served)
     made.plan = {"content": CONTENT, "cuts": [], "asked": [], "busy": []}
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield made
     made.shutdown()
@@ -89,19 +89,19 @@ def entry(server, sha256=None, **changes):
     port = server.server_address[1]
     file = RemoteFile(name="set.zip", url=f"http://127.0.0.1:{port}/set.zip", sha256=sha256)
     fields = {
-        "name": "toy", "title": "Toy", "page": "https://example.org/toy", "files": [file], "access": "open", "licence": "CC0",
+        "name": "toy", "title": "Toy", "page": "https://example.org/toy", "files": [file], "access": "open", "license": "CC0",
         "modality": "MR", "images": "2", "labels": {}, "layout": Layout(kind="folders"), "masks": "none", "patients": "none",
-        "faults": [], "overlaps": [], "evidence": "none",
+        "known_issues": [], "overlaps": [], "evidence": "none",
     }  # fmt: skip
-    return Source(**{**fields, **changes})
+    return PublicDataset(**{**fields, **changes})
 
 
-def test_a_file_is_fetched_whole_and_its_checksum_is_kept(server, tmp_path):
+def test_a_file_is_downloaded_and_its_checksum_is_saved(server, tmp_path):
     heard = []
-    [path] = fetch(entry(server), tmp_path, open_url, lambda *progress: heard.append(progress))
+    [path] = download_files(entry(server), tmp_path, open_url, lambda *progress: heard.append(progress))
     assert path.read_bytes() == CONTENT
     assert not (tmp_path / "checksums.json").exists()
-    keep_checksums(entry(server), tmp_path)
+    save_checksums(entry(server), tmp_path)
     pins = json.loads((tmp_path / "checksums.json").read_text())
     assert pins["set.zip"]["sha256"] == hashlib.sha256(CONTENT).hexdigest()
     assert pins["set.zip"]["pinned_by"] == "the first download"
@@ -109,57 +109,57 @@ def test_a_file_is_fetched_whole_and_its_checksum_is_kept(server, tmp_path):
     assert not list(tmp_path.glob("*.part*"))
 
 
-def test_a_file_that_is_there_is_verified_and_not_fetched_again(server, tmp_path):
-    fetch(entry(server), tmp_path, open_url)
-    fetch(entry(server), tmp_path, open_url)
+def test_an_existing_file_is_verified_and_not_downloaded_again(server, tmp_path):
+    download_files(entry(server), tmp_path, open_url)
+    download_files(entry(server), tmp_path, open_url)
     assert len(server.plan["asked"]) == 1
 
 
-def test_a_broken_connection_goes_on_at_its_end(server, tmp_path):
+def test_a_broken_connection_is_resumed(server, tmp_path):
     server.plan["cuts"] = [1_000_000, 500_000]
-    [path] = fetch(entry(server), tmp_path, open_url)
+    [path] = download_files(entry(server), tmp_path, open_url)
     assert path.read_bytes() == CONTENT
     starts = [int(asked[6:-1]) for asked in server.plan["asked"][1:]]
     assert len(starts) == 2
     assert 0 < starts[0] < starts[1] <= 1_500_000
 
 
-def test_an_interrupted_command_goes_on_when_it_is_run_again(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "TRIES", 1)
+def test_an_interrupted_command_is_resumed(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MAX_TRIES", 1)
     server.plan["cuts"] = [2_000_000]
-    with pytest.raises(InputError, match="Run the same command again; it goes on from here"):
-        fetch(entry(server), tmp_path, open_url)
+    with pytest.raises(InputError, match="Run the same command again; the download resumes from here"):
+        download_files(entry(server), tmp_path, open_url)
     there = (tmp_path / "set.zip.part").stat().st_size
     assert there > 0
-    [path] = fetch(entry(server), tmp_path, open_url)
+    [path] = download_files(entry(server), tmp_path, open_url)
     assert path.read_bytes() == CONTENT
     assert server.plan["asked"][1] == f"bytes={there}-"
 
 
-def test_a_file_that_changed_in_between_is_fetched_from_the_beginning(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "TRIES", 1)
+def test_a_changed_file_is_downloaded_from_the_beginning(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MAX_TRIES", 1)
     server.plan["cuts"] = [2_000_000]
     with pytest.raises(InputError):
-        fetch(entry(server), tmp_path, open_url)
+        download_files(entry(server), tmp_path, open_url)
     server.plan["content"] = OTHER
-    [path] = fetch(entry(server), tmp_path, open_url)
+    [path] = download_files(entry(server), tmp_path, open_url)
     assert path.read_bytes() == OTHER
 
 
-def test_a_server_without_ranges_begins_again(server, tmp_path):
+def test_a_server_without_ranges_restarts(server, tmp_path):
     server.plan |= {"cuts": [1_000_000], "ranges": False}
-    [path] = fetch(entry(server), tmp_path, open_url)
+    [path] = download_files(entry(server), tmp_path, open_url)
     assert path.read_bytes() == CONTENT
 
 
-def test_a_part_that_was_whole_already_is_taken(server, tmp_path):
-    fetch(entry(server), tmp_path, open_url)
+def test_a_complete_part_is_used(server, tmp_path):
+    download_files(entry(server), tmp_path, open_url)
     part = tmp_path / "set.zip.part"
     (tmp_path / "set.zip").rename(part)
     tag = f'"{hashlib.sha256(CONTENT).hexdigest()[:8]}"'
     url = entry(server).files[0].url
     (tmp_path / "set.zip.part.json").write_text(json.dumps({"url": url, "tag": tag, "total": len(CONTENT)}))
-    [path] = fetch(entry(server), tmp_path, open_url)
+    [path] = download_files(entry(server), tmp_path, open_url)
     assert path.read_bytes() == CONTENT
     assert not part.exists()
 
@@ -169,24 +169,24 @@ def test_a_file_with_another_checksum_is_removed_and_named(server, tmp_path, kep
     wrong = "0" * 64
     if kept:
         (tmp_path / "checksums.json").write_text(json.dumps({"set.zip": {"sha256": wrong}}))
-    with pytest.raises(InputError, match=f"set.zip is not the file that was expected.*not {wrong}") as caught:
-        fetch(entry(server, None if kept else wrong), tmp_path, open_url)
+    with pytest.raises(InputError, match=f"set.zip is not the expected file.*not {wrong}") as caught:
+        download_files(entry(server, None if kept else wrong), tmp_path, open_url)
     assert ("checksums.json" in str(caught.value)) is kept
     assert not (tmp_path / "set.zip").exists()
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500])
-def test_a_refusal_says_how_to_go_on_by_hand(server, tmp_path, status):
+def test_a_refused_request_describes_the_manual_download(server, tmp_path, status):
     server.plan["status"] = status
     with pytest.raises(InputError, match=f"status {status}.*reslink data import FOLDER --source toy"):
-        fetch(entry(server), tmp_path, open_url, pause=lambda _: None)
+        download_files(entry(server), tmp_path, open_url, pause=lambda _: None)
     assert len(server.plan["asked"]) == (5 if status == 500 else 1)
 
 
 def test_a_busy_server_is_asked_again_after_a_pause(server, tmp_path):
     pauses = []
     server.plan["busy"] = [503, 429, 502]
-    [path] = fetch(entry(server), tmp_path, open_url, pause=pauses.append)
+    [path] = download_files(entry(server), tmp_path, open_url, pause=pauses.append)
     assert path.read_bytes() == CONTENT
     assert pauses == [2, 4, 8]
 
@@ -194,80 +194,80 @@ def test_a_busy_server_is_asked_again_after_a_pause(server, tmp_path):
 @pytest.mark.parametrize(
     ("asks", "seconds"), [("7", 7), ("86400", 60), ("soon", 2), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("in half a minute", 2)]
 )
-def test_the_server_says_how_long_within_limits(server, tmp_path, asks, seconds):
+def test_retry_after_is_respected_within_limits(server, tmp_path, asks, seconds):
     pauses = []
     server.plan |= {"busy": [429], "retry": asks}
-    fetch(entry(server), tmp_path, open_url, pause=pauses.append)
+    download_files(entry(server), tmp_path, open_url, pause=pauses.append)
     assert pauses == [seconds]
 
 
-def test_the_server_may_name_a_time(server, tmp_path):
+def test_retry_after_may_be_a_date(server, tmp_path):
     pauses = []
     server.plan |= {"busy": [503], "retry": format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)}
-    fetch(entry(server), tmp_path, open_url, pause=pauses.append)
+    download_files(entry(server), tmp_path, open_url, pause=pauses.append)
     assert 20 < pauses[0] <= 30
 
 
-def test_a_page_instead_of_the_archive_is_removed_and_not_remembered(server, tmp_path):
+def test_a_page_instead_of_the_archive_is_removed(server, tmp_path):
     server.plan["content"] = PAGE
-    with pytest.raises(InputError, match=r"set\.zip is no ZIP file.*checksums\.json.*login.*data import FOLDER"):
-        fetch(entry(server), tmp_path, open_url)
+    with pytest.raises(InputError, match=r"set\.zip is not a ZIP file.*checksums\.json.*login.*data import FOLDER"):
+        download_files(entry(server), tmp_path, open_url)
     assert not [path for path in tmp_path.iterdir() if path.name != ".lock"]
     server.plan["content"] = CONTENT
-    [path] = fetch(entry(server), tmp_path, open_url)
+    [path] = download_files(entry(server), tmp_path, open_url)
     assert path.read_bytes() == CONTENT
 
 
-def test_a_page_that_an_earlier_version_remembered_is_forgotten(server, tmp_path):
+def test_a_page_saved_by_an_earlier_version_is_removed(server, tmp_path):
     (tmp_path / "set.zip").write_bytes(PAGE)
     pin = {"sha256": hashlib.sha256(PAGE).hexdigest(), "pinned_by": "the first download"}
     (tmp_path / "checksums.json").write_text(json.dumps({"set.zip": pin}))
-    with pytest.raises(InputError, match="is no ZIP file"):
-        fetch(entry(server), tmp_path, open_url)
-    [path] = fetch(entry(server), tmp_path, open_url)
+    with pytest.raises(InputError, match="is not a ZIP file"):
+        download_files(entry(server), tmp_path, open_url)
+    [path] = download_files(entry(server), tmp_path, open_url)
     assert path.read_bytes() == CONTENT
 
 
-def test_a_server_that_is_not_there_is_an_error_of_the_input(server, tmp_path):
+def test_an_unreachable_server_is_an_input_error(server, tmp_path):
     gone = entry(server)
     server.shutdown()
     server.server_close()
     with pytest.raises(InputError, match="could not be downloaded"):
-        fetch(gone, tmp_path, open_url)
+        download_files(gone, tmp_path, open_url)
 
 
-def test_a_set_that_must_be_asked_for_is_not_fetched(server, tmp_path):
-    with pytest.raises(UsageError, match="cannot be downloaded by a program: access is restricted"):
-        fetch(entry(server, files=[], access="restricted"), tmp_path, open_url)
+def test_a_restricted_data_set_is_not_downloaded(server, tmp_path):
+    with pytest.raises(UsageError, match=r"cannot be downloaded automatically\. Access: restricted"):
+        download_files(entry(server, files=[], access="restricted"), tmp_path, open_url)
 
 
-def test_a_full_disk_is_known_before_a_byte_is_written(server, tmp_path, monkeypatch):
+def test_free_space_is_checked_before_the_download(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(StorageError, match=r"30001.. more bytes, and 10 are free"):
-        fetch(entry(server), tmp_path, open_url)
+    with pytest.raises(StorageError, match=r"30001.. more bytes, but 10 are free"):
+        download_files(entry(server), tmp_path, open_url)
 
 
-def test_the_licence_is_asked_once_for_each_wording(server, tmp_path):
+def test_the_license_is_asked_once_for_each_wording(server, tmp_path):
     asked = []
 
     def ask(it):
         asked.append(it.terms)
         return True
 
-    agree(entry(server), tmp_path, ask)
-    agree(entry(server), tmp_path, ask)
+    confirm_license(entry(server), tmp_path, ask)
+    confirm_license(entry(server), tmp_path, ask)
     assert asked == ["CC0"]
-    agree(entry(server, licence="CC BY 4.0"), tmp_path, ask)
+    confirm_license(entry(server, license="CC BY 4.0"), tmp_path, ask)
     assert asked == ["CC0", "CC BY 4.0"]
 
 
-def test_without_the_licence_nothing_is_kept(server, tmp_path):
-    with pytest.raises(GateError, match="licence of toy was not agreed to"):
-        agree(entry(server), tmp_path / "data", lambda _: False)
+def test_without_the_license_nothing_is_kept(server, tmp_path):
+    with pytest.raises(CheckFailedError, match="license of toy was not accepted"):
+        confirm_license(entry(server), tmp_path / "data", lambda _: False)
     assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("url", ["http://example.org/a.zip", "file:///etc/passwd", "ftp://example.org/a"])
 def test_only_https_is_opened(url):
-    with pytest.raises(UsageError, match="is not an https address"), open_url(url, {}):
+    with pytest.raises(UsageError, match="is not an https URL"), open_url(url, {}):
         pass

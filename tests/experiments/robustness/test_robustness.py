@@ -1,4 +1,4 @@
-"""The robustness study, held against files that were corrupted, saved and predicted one by one."""
+"""The robustness experiment, compared with files that are corrupted, saved and predicted one by one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from reslink.datasets.corruptions import Original, corrupt
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, UsageError
 from reslink.experiments.robustness import predict_corrupted
-from reslink.experiments.robustness.robustness import robustness
+from reslink.experiments.robustness.robustness import RobustnessOptions, robustness
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
-from reslink.networks.reslink import ResLinkConfig, build
-from reslink.training.monitoring.progress import Silent
+from reslink.networks.reslink import ResLinkConfig, build_network
+from reslink.training.monitoring.progress import SilentProgress
 
 LABELS = Labels(("Healthy", "Tumor"))
 KINDS = ("noise", "jpeg", "crop")
@@ -33,7 +33,7 @@ KINDS = ("noise", "jpeg", "crop")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A bundle, and 24 pictures of 12 patients labelled as it calls them, so that it is always right."""
+    """A bundle, and 24 images of 12 patients with its predictions as labels, so its accuracy is 1."""
     place, rng = tmp_path_factory.mktemp("robustness"), np.random.default_rng(0)
     root = place / "data"
     root.mkdir()
@@ -43,7 +43,7 @@ def made(tmp_path_factory):
         picture = (np.hypot(y, x * (1 + 0.015 * i)) < 40) * (110 + texture)
         Picture.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(root / f"{i:02d}.png")
     config = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)
-    state = build(config, seed=1).state_dict()
+    state = build_network(config, seed=1).state_dict()
     state["head.1.weight"] *= 30
     bundle = Bundle({"name": "tiny", **config.model_dump(mode="json")}, Preprocess(size=64, channels=1), LABELS)
     plain = bundle.save(place / "bundle", state)
@@ -58,8 +58,8 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(made):
-    """The study of it, in ``made / "whole"``."""
-    return study(made / "bundle", made / "data", made / "whole", kinds=KINDS)
+    """The report of the experiment in ``made / "whole"``."""
+    return run(made / "bundle", made / "data", made / "whole", corruptions=KINDS)
 
 
 @pytest.fixture
@@ -72,17 +72,17 @@ def data(made, tmp_path):
     return Path(shutil.copytree(made / "data", tmp_path / "data"))
 
 
-def study(bundle, data, out, **options):
-    options = {"kinds": ("jpeg",), "device": "cpu", **options}
-    return robustness(bundle, Manifest.open(data, labels=LABELS), out, **options)
+def run(bundle, data, out, progress=None, **options):
+    options = RobustnessOptions(**{"corruptions": ("jpeg",), "device": "cpu", **options})
+    return robustness(bundle, Manifest.open(data, labels=LABELS), out, options, progress)
 
 
-def rows_of(result, name="figures"):
+def rows_of(result, name="metrics"):
     [table] = [table for table in result["tables"] if table["name"] == name]
     return {(row["kind"], row.get("severity")): row for row in table["rows"]}
 
 
-def test_each_figure_is_that_of_files_corrupted_and_predicted_by_hand(bundle, data, whole, tmp_path):
+def test_each_metric_equals_that_of_files_corrupted_and_predicted_one_by_one(bundle, data, whole, tmp_path):
     rows = rows_of(whole)
     assert set(rows) == {(None, 0), *((kind, severity) for kind in KINDS for severity in (1, 2, 3, 4, 5))}
     assert rows[None, 0]["accuracy"]["estimate"] == 1
@@ -102,10 +102,10 @@ def test_each_figure_is_that_of_files_corrupted_and_predicted_by_hand(bundle, da
     assert rows["noise", 5]["accuracy"]["ci_low"] <= rows["noise", 5]["accuracy"]["estimate"]
 
 
-def test_it_writes_table_json_and_page(made, whole):
+def test_it_writes_csv_json_and_page(made, whole):
     folder = made / "whole" / "robustness"
-    assert json.loads((folder / "study.json").read_text()) == whole
-    with (folder / "study.csv").open(newline="") as stream:
+    assert json.loads((folder / "experiment.json").read_text()) == whole
+    with (folder / "experiment.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert len(lines) == 15
     assert {line["kind"] for line in lines} == set(KINDS)
@@ -113,13 +113,13 @@ def test_it_writes_table_json_and_page(made, whole):
     assert "Research use only" in page
     assert page.count("<svg") == 3
     assert whole["research_use_only"] is True
-    assert "NaN" not in (folder / "study.json").read_text()
+    assert "NaN" not in (folder / "experiment.json").read_text()
 
 
-def test_an_interrupted_study_goes_on_and_gives_the_same(bundle, data, tmp_path, monkeypatch):
-    undisturbed = study(bundle, data, tmp_path / "undisturbed")
+def test_an_interrupted_experiment_resumes_with_the_same_result(bundle, data, tmp_path, monkeypatch):
+    undisturbed = run(bundle, data, tmp_path / "undisturbed")
 
-    class Stop(Silent):
+    class Stop(SilentProgress):
         done = 0
 
         def step(self, n=1, **_):
@@ -128,44 +128,46 @@ def test_an_interrupted_study_goes_on_and_gives_the_same(bundle, data, tmp_path,
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        study(bundle, data, tmp_path / "out", progress=Stop())
+        run(bundle, data, tmp_path / "out", progress=Stop())
     calls = []
-    copies = predict_corrupted.copies
-    monkeypatch.setattr(predict_corrupted, "copies", lambda case, *rest: calls.append(case.name) or copies(case, *rest))
-    assert study(bundle, data, tmp_path / "out") == undisturbed
+    original = predict_corrupted.corrupted_versions
+    monkeypatch.setattr(
+        predict_corrupted, "corrupted_versions", lambda case, *args: calls.append(case.name) or original(case, *args)
+    )
+    assert run(bundle, data, tmp_path / "out") == undisturbed
     assert 0 < len(calls) <= 24 - 9
 
 
 @pytest.mark.usefixtures("whole")
-def test_another_seed_in_the_same_folder_is_refused(made, bundle, data):
+def test_another_seed_in_the_same_folder_raises(made, bundle, data):
     with pytest.raises(UsageError, match="another bundle or other settings"):
-        study(bundle, data, made / "whole", kinds=KINDS, seed=1)
+        run(bundle, data, made / "whole", corruptions=KINDS, seed=1)
 
 
-def test_a_bad_file_is_named_and_the_others_go_on(bundle, data, tmp_path):
+def test_a_damaged_file_is_reported_and_the_others_continue(bundle, data, tmp_path):
     (data / "03.png").write_bytes(b"no image")
-    result = study(bundle, data, tmp_path / "out", images=None)
-    assert [one["run"] for one in result["failed"]] == ["03.png"]
+    result = run(bundle, data, tmp_path / "out", max_images=None)
+    assert [failure["run"] for failure in result["failed"]] == ["03.png"]
     assert str(tmp_path) not in result["failed"][0]["reason"]
     assert result["facts"]["Images"] == "23, 1 failed"
 
 
-def test_a_few_images_give_figures_without_intervals_and_say_so(bundle, data, tmp_path):
-    result = study(bundle, data, tmp_path / "out", images=6)
+def test_a_few_images_give_metrics_without_intervals(bundle, data, tmp_path):
+    result = run(bundle, data, tmp_path / "out", max_images=6)
     assert rows_of(result)["jpeg", 1]["auroc"]["ci_low"] is None
     assert any("fewer than 10 groups" in sentence for sentence in result["not_done"])
 
 
-def test_nothing_that_can_be_judged_is_an_error(bundle, data, tmp_path, monkeypatch):
-    def broken(*_):
-        raise InputError("It is broken", "It is whole", "Mend it")
+def test_no_evaluated_case_raises(bundle, data, tmp_path, monkeypatch):
+    def fail(*_):
+        raise InputError("The file is damaged", "Files must be complete", "Repair the file")
 
-    monkeypatch.setattr(predict_corrupted, "copies", broken)
-    with pytest.raises(InputError, match="Not one of 24 images could be judged"):
-        study(bundle, data, tmp_path / "out")
+    monkeypatch.setattr(predict_corrupted, "corrupted_versions", fail)
+    with pytest.raises(InputError, match="None of the 24 images can be evaluated"):
+        run(bundle, data, tmp_path / "out")
 
 
-def test_an_unknown_corruption_is_refused_before_any_work(bundle, data, tmp_path):
+def test_an_unknown_corruption_raises_before_any_work(bundle, data, tmp_path):
     with pytest.raises(UsageError, match="Did you mean 'noise'"):
-        robustness(bundle, Manifest.open(data, labels=LABELS), tmp_path / "out", kinds=["nois"])
+        robustness(bundle, Manifest.open(data, labels=LABELS), tmp_path / "out", RobustnessOptions(corruptions=("nois",)))
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Processes of a study: stopped, killed, refused; what is left goes on, and ends with the same bits."""
+"""The scheduler: interrupted and killed trials resume and end with identical weights."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from pathlib import Path
 import pytest
 
 from reslink.datasets.manifest import Manifest
-from reslink.experiments.runner.experiment import Setting
+from reslink.experiments.runner.experiment import Experiment
 from reslink.files import sha256
 from reslink.training.signals import Interrupted
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_stopped_killed_and_gone_on(patients: Manifest, setting: Callable[..., Setting], tmp_path: Path) -> None:
-    """A study is stopped by Ctrl-C in its first epoch; going on, one process is killed from outside, the other ends well."""
-    made = setting(patients, "trainer.epochs=3", seeds=(0, 1), out=tmp_path / "stopped", jobs=2)
-    trials = [made.trial("full", seed) for seed in made.seeds]
-    folders = [trial.folder(made.data, made.runs) for trial in trials]
+def test_interrupted_and_killed_trials_resume(
+    toy_patients: Manifest, make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """Ctrl-C interrupts the first epoch; after the restart one process is killed and the other completes."""
+    experiment = make_experiment(toy_patients, "trainer.epochs=3", seeds=(0, 1), out=tmp_path / "stopped", jobs=2)
+    trials = [experiment.make_trial("full", seed) for seed in experiment.seeds]
+    folders = [trial.folder(experiment.data, experiment.runs) for trial in trials]
     thread = threading.Thread(target=_interrupt_when, args=((folders[0] / "results.csv").exists,))
     thread.start()
     with pytest.raises(Interrupted, match="Run the same command again"):
-        made.do(trials[:1])
+        experiment.run_trials(trials[:1])
     thread.join()
     assert not multiprocessing.active_children()
     assert list((folders[0] / "checkpoints").iterdir())
@@ -34,16 +36,17 @@ def test_stopped_killed_and_gone_on(patients: Manifest, setting: Callable[..., S
 
     killer = threading.Thread(target=_kill, args=("full, seed 1",))
     killer.start()
-    failed = made.do(trials)
+    failures = experiment.run_trials(trials)
     killer.join()
-    assert list(failed) == [trials[1].key(made.data)]
-    assert "ended with the code -9" in failed[trials[1].key(made.data)]
+    assert list(failures) == [trials[1].key(experiment.data)]
+    assert "ended with exit code -9" in failures[trials[1].key(experiment.data)]
     assert (folders[0] / "predictions.csv").exists()
 
-    again = setting(patients, "trainer.epochs=3", seeds=(0,), out=tmp_path / "whole")
-    assert again.do([again.trial("full", 0)]) == {}
-    other = again.trial("full", 0).folder(again.data, again.runs)
-    assert sha256(other / "bundle" / "model.safetensors") == sha256(folders[0] / "bundle" / "model.safetensors")
+    uninterrupted = make_experiment(toy_patients, "trainer.epochs=3", seeds=(0,), out=tmp_path / "whole")
+    trial = uninterrupted.make_trial("full", 0)
+    assert uninterrupted.run_trials([trial]) == {}
+    reference = trial.folder(uninterrupted.data, uninterrupted.runs)
+    assert sha256(reference / "bundle" / "model.safetensors") == sha256(folders[0] / "bundle" / "model.safetensors")
 
 
 def _interrupt_when(ready: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""The transfer study: labels mapped, drops computed by hand, data that cannot be judged."""
+"""The transfer experiment: mapped labels, drops computed by hand, data that cannot be evaluated."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from scipy import ndimage
 from reslink.bundles.bundle import Bundle
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
-from reslink.experiments.transfer.transfer import transfer
+from reslink.experiments.transfer.transfer import TransferOptions, transfer
 from reslink.imaging.preprocess import Preprocess
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
-from reslink.networks.reslink import ResLinkConfig, build
+from reslink.networks.reslink import ResLinkConfig, build_network
 
 LABELS = Labels(("Healthy", "Tumor"))
 MAP = {"no_tumor": "Healthy", "glioma": "Tumor", "pituitary": "Tumor"}
 
 
 def write(root, seed, classifier=None, names=("Healthy", "Tumor"), wrong=0, n=40, grey=110):
-    """Pictures labelled as the network calls them, but for the first few, which are labelled the other way."""
+    """Images with the predictions of the network as labels, except the first few, which have the other label."""
     root.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:96, :96] - 48
@@ -46,10 +46,10 @@ def write(root, seed, classifier=None, names=("Healthy", "Tumor"), wrong=0, n=40
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A bundle in a folder with data like that learned from (``home``) and other data (``away``)."""
+    """A bundle in a folder with internal data (``home``) and external data (``away``)."""
     place = tmp_path_factory.mktemp("transfer")
     config = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)
-    state = build(config, seed=1).state_dict()
+    state = build_network(config, seed=1).state_dict()
     state["head.1.weight"] *= 30
     bundle = Bundle({"name": "tiny", **config.model_dump(mode="json")}, Preprocess(size=64, channels=1), LABELS)
     classifier = Classifier.load(bundle.save(place / "bundle", state).folder, "cpu")
@@ -60,8 +60,8 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(made):
-    """The study of both."""
-    return run(made / "bundle", [made / "away"], made / "out", rename=MAP, inside=made / "home")
+    """The report of the experiment."""
+    return run(made / "bundle", [made / "away"], made / "out", label_map=MAP, internal=made / "home")
 
 
 @pytest.fixture
@@ -70,104 +70,104 @@ def bundle(made, tmp_path):
 
 
 @pytest.fixture
-def inside(made):
+def internal(made):
     return made / "home"
 
 
 @pytest.fixture
-def outside(made):
+def external(made):
     return made / "away"
 
 
 def table(result, name):
-    [found] = [one for one in result["tables"] if one["name"] == name]
-    return found["rows"]
+    [rows] = [table["rows"] for table in result["tables"] if table["name"] == name]
+    return rows
 
 
-def run(bundle, others, out, **options):
-    return transfer(bundle, others, out, device="cpu", **options)
+def run(bundle, external, out, **options):
+    return transfer(bundle, external, out, TransferOptions(device="cpu", **options))
 
 
-def test_the_drop_is_that_counted_by_hand_and_flagged(result):
-    rows = {row["figure"]: row for row in table(result, "drop")}
+def test_the_drop_is_computed_and_flagged(result):
+    rows = {row["metric"]: row for row in table(result, "drop")}
     row = rows["accuracy"]
-    assert row["inside"]["estimate"] == pytest.approx(38 / 40)
-    assert row["outside"]["estimate"] == pytest.approx(24 / 40)
+    assert row["internal"]["estimate"] == pytest.approx(38 / 40)
+    assert row["external"]["estimate"] == pytest.approx(24 / 40)
     assert row["drop"]["estimate"] == pytest.approx(14 / 40)
     assert row["drop"]["ci_low"] < 14 / 40 < row["drop"]["ci_high"]
     assert row["flagged"] is True
     assert any("accuracy drops by 35.0 points" in sentence and "Flagged" in sentence for sentence in result["answer"])
 
 
-def test_each_label_of_the_other_data_is_counted_by_itself(result, outside):
+def test_the_accuracy_is_given_for_each_original_label(result, external):
     found = {row["label"]: row for row in table(result, "labels")}
-    with (outside / "manifest.csv").open(newline="") as stream:
+    with (external / "manifest.csv").open(newline="") as stream:
         given = [row["label"] for row in csv.DictReader(stream)]
     assert {label: row["n"] for label, row in found.items()} == {label: given.count(label) for label in MAP}
     right = [label for i, label in enumerate(given) if i >= 16]
     assert found["glioma"]["accuracy"]["estimate"] == pytest.approx(right.count("glioma") / given.count("glioma"))
 
 
-def test_what_differs_is_tabulated(result):
-    rows = {row["fact"]: row for row in table(result, "differences-1")}
-    wanted = {"modality", "plane", "side_px", "pixel_mm", "thickness_mm", "head_share", "head_tilt", "grey_mean", "sharpness"}
+def test_acquisition_differences_are_in_a_table(result):
+    rows = {row["feature"]: row for row in table(result, "differences-1")}
+    wanted = {"modality", "plane", "side_px", "pixel_mm", "thickness_mm", "head_share", "head_tilt", "gray_mean", "sharpness"}
     assert wanted <= set(rows)
     assert rows["side_px"]["difference"] == 0
-    assert rows["thickness_mm"]["inside"] == "not stated"
+    assert rows["thickness_mm"]["internal"] == "not stated"
 
 
-def test_without_inside_data_the_figures_of_the_bundle_are_used_and_a_class_can_be_left_out(bundle, outside, tmp_path):
+def test_without_internal_data_the_metrics_of_the_bundle_are_used_and_a_label_can_be_excluded(bundle, external, tmp_path):
     known = {"estimate": 0.65, "ci_low": 0.5, "ci_high": 0.7, "method": "m", "n": 50}
     Bundle.load(bundle).with_metrics({"n": 50, "metrics": {"accuracy": known}})
-    result = run(bundle, [outside], tmp_path / "out", rename={**MAP, "pituitary": None})
+    result = run(bundle, [external], tmp_path / "out", label_map={**MAP, "pituitary": None})
     assert {row["label"] for row in table(result, "labels")} == {"no_tumor", "glioma"}
-    assert "pituitary → left out" in result["facts"]["Labels"]
-    rows = {row["figure"]: row for row in table(result, "drop")}
-    assert rows["accuracy"]["drop"]["estimate"] == pytest.approx(0.65 - rows["accuracy"]["outside"]["estimate"])
+    assert "pituitary → excluded" in result["facts"]["Labels"]
+    rows = {row["metric"]: row for row in table(result, "drop")}
+    assert rows["accuracy"]["drop"]["estimate"] == pytest.approx(0.65 - rows["accuracy"]["external"]["estimate"])
     assert rows["accuracy"]["flagged"] is (rows["accuracy"]["drop"]["estimate"] > 0.1)
     assert rows["auroc"]["drop"]["estimate"] is None
-    assert result["facts"]["Inside figures"] == "50 images, as the bundle says"
-    assert any("--inside DATA" in sentence for sentence in result["not_done"])
+    assert result["facts"]["Internal metrics"] == "50 test images, from the bundle"
+    assert any("--internal DATA" in sentence for sentence in result["not_done"])
 
 
-def test_data_that_cannot_be_used_is_reported_and_sets_of_one_name_are_told_apart(bundle, outside, tmp_path):
+def test_unusable_data_is_reported_and_repeated_names_are_numbered(bundle, external, tmp_path):
     strange = write(tmp_path / "strange", 3, Classifier.load(bundle, "cpu"), ("normal", "tumour"))
     other = write(tmp_path / "elsewhere" / "away", 5, Classifier.load(bundle, "cpu"), ("no_tumor", "glioma"))
-    others = [strange, outside, tmp_path / "nowhere", other / "manifest.csv"]
-    result = run(bundle, others, tmp_path / "out", rename=MAP)
-    reasons = {one["run"]: one["reason"] for one in result["failed"]}
+    others = [strange, external, tmp_path / "nowhere", other / "manifest.csv"]
+    result = run(bundle, others, tmp_path / "out", label_map=MAP)
+    reasons = {failure["run"]: failure["reason"] for failure in result["failed"]}
     assert "--map LABEL=CLASS" in reasons["strange"]
     assert "does not exist" in reasons["nowhere"]
     assert all(row["drop"]["estimate"] is None for row in table(result, "drop"))
-    assert any(sentence.startswith("No drop:") for sentence in result["not_done"])
-    assert result["answer"] == ["away: no drop can be given.", "away-2: no drop can be given."]
+    assert any(sentence.startswith("Drop:") for sentence in result["not_done"])
+    assert result["answer"] == ["away: no drop is available.", "away-2: no drop is available."]
     assert {row["data"] for row in table(result, "drop")} == {"away", "away-2"}
     for name in ("away", "away-2"):
         assert (tmp_path / "out" / "transfer" / name / "evaluation.json").is_file()
         assert (tmp_path / "out" / "transfer" / name / "report.html").is_file()
 
 
-def test_a_class_that_the_bundle_does_not_know_and_a_label_in_no_data_are_refused(bundle, outside, tmp_path):
+def test_an_unknown_class_and_a_label_in_no_data_raise(bundle, external, tmp_path):
     with pytest.raises(UsageError, match="Did you mean 'Tumor'"):
-        run(bundle, [outside], tmp_path / "out", rename={"glioma": "Tumour"})
+        run(bundle, [external], tmp_path / "out", label_map={"glioma": "Tumour"})
     with pytest.raises(UsageError, match=r"No data set has the label 'gliomas'.*Did you mean 'glioma'"):
-        run(bundle, [outside], tmp_path / "out", rename={**MAP, "gliomas": "Tumor"})
-    with pytest.raises(UsageError, match="No other data"):
+        run(bundle, [external], tmp_path / "out", label_map={**MAP, "gliomas": "Tumor"})
+    with pytest.raises(UsageError, match="No external data"):
         run(bundle, [], tmp_path / "out")
 
 
-def test_it_writes_a_page_and_no_path(made, result):
+def test_it_writes_a_page_without_absolute_paths(made, result):
     folder = made / "out" / "transfer"
-    assert json.loads((folder / "study.json").read_text()) == result
+    assert json.loads((folder / "experiment.json").read_text()) == result
     page = (folder / "report.html").read_text()
     assert "more than 10 points" in page
     assert page.count("<svg") == 3
     assert str(made) not in page
 
 
-def test_manifest_keeps_the_label_that_was_given(outside):
-    manifest = Manifest.open(outside, labels=LABELS, rename=MAP)
+def test_manifest_keeps_the_label_that_was_given(external):
+    manifest = Manifest.open(external, labels=LABELS, rename=MAP)
     assert {case.label for case in manifest.cases} == {"Healthy", "Tumor"}
     assert {case.extra["given_label"] for case in manifest.cases} == set(MAP)
     with pytest.raises(UsageError, match="No case is left"):
-        Manifest.open(outside, labels=LABELS, rename=dict.fromkeys(MAP))
+        Manifest.open(external, labels=LABELS, rename=dict.fromkeys(MAP))

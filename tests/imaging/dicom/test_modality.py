@@ -8,7 +8,7 @@ from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from reslink.imaging.dicom.modality import is_head, why_alone
+from reslink.imaging.dicom.modality import is_head, series_exclusion_reason
 
 
 def header(**attributes: object) -> Dataset:
@@ -35,30 +35,30 @@ def test_the_part_of_the_body(attributes: dict[str, object], wanted: bool | None
     [
         ({}, None),
         ({"SOPClassUID": b.ENHANCED_CT}, None),
-        ({"SOPClassUID": b.SC_CLASS}, "not an image of CT or MR (Secondary Capture Image Storage)"),
-        ({"SOPClassUID": "1.2.3"}, "not an image of CT or MR (unknown kind)"),
+        ({"SOPClassUID": b.SC_CLASS}, "not a CT or MR image (Secondary Capture Image Storage)"),
+        ({"SOPClassUID": "1.2.3"}, "not a CT or MR image (unknown SOP class)"),
         ({"ImageType": "SCOUT"}, "scout, not a slice"),
         ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, None),
-        ({"BodyPartExamined": "CHEST"}, "its header says that it is of another part of the body"),
+        ({"BodyPartExamined": "CHEST"}, "its header states another part of the body"),
     ],
 )
 def test_why_an_object_counts_for_no_series(attributes: dict[str, object], why: str | None) -> None:
     ds = header()
     ds.update(b.item(**attributes))
-    assert why_alone(ds) == why
+    assert series_exclusion_reason(ds) == why
 
 
 @pytest.mark.parametrize(
     ("tag", "vr", "why"),
     [
-        (0x00080070, "FL", "its header does not say what it shows"),
+        (0x00080070, "FL", "its header is broken"),
         (0x00082218, "US", None),
-        (0x00180015, "FL", "its header does not say what it shows"),
-        (0x00080008, "FL", "its header does not say what it shows"),
+        (0x00180015, "FL", "its header is broken"),
+        (0x00080008, "FL", "its header is broken"),
     ],
 )
 def test_a_broken_value_is_no_error(tag: int, vr: str, why: str | None) -> None:
     ds = header()
     value = b"12" if vr == "US" else b"abc"
     ds[Tag(tag)] = RawDataElement(Tag(tag), vr, len(value), value, 0, False, True)
-    assert why_alone(ds) == why
+    assert series_exclusion_reason(ds) == why

@@ -1,14 +1,22 @@
-"""The order of DICOM files, from the place that their headers state."""
+"""DICOM files of a folder as one volume, in the order of the positions that their headers state."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import builders as b
+import nibabel
+import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import dcmread, uid
 
-from reslink.imaging.reading import find_images
+from reslink.errors import InputError
+from reslink.imaging.reading import find_images, read_image, read_series
+
+STORED = b.picture(48, 40).astype(np.uint16) * 16
+CT = {"Modality": "CT", "SOPClassUID": b.CT_CLASS, "RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "HU"}
+AXIAL = [1, 0, 0, 0, 1, 0]
 
 
 def write(folder: Path, places: list[float]) -> None:
@@ -39,3 +47,131 @@ def test_a_header_of_many_items_is_given_up_after_so_many_bytes(tmp_path: Path) 
     ds["ReferencedImageSequence"].is_undefined_length = True
     ds.save_as(path)
     assert find_images([tmp_path])[-1] == path
+
+
+def write_series(folder: Path, places: list[float], **attributes: Any) -> np.ndarray:
+    """Writes slices whose names say nothing about their order; slice i holds the value i."""
+    volume = np.stack([STORED + 100 * i for i in range(len(places))])
+    for i, z in enumerate(places):
+        tags = {"ImageOrientationPatient": AXIAL, "SeriesInstanceUID": "2.25.7", "PixelSpacing": [0.5, 0.5], **attributes}
+        ds = b.dataset(volume[i], **CT, ImagePositionPatient=[3, 4, z], SOPInstanceUID=f"2.25.{i + 1}", **tags)
+        (folder / f"{(i * 7) % 11:02d}").write_bytes(b.written(ds))
+    return volume
+
+
+def test_a_series_is_sorted_by_position(tmp_path: Path) -> None:
+    places = [5.0, -5.0, 0.0, 10.0]
+    volume = write_series(tmp_path, places)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden").write_bytes(b"x")
+    image = read_series(tmp_path)
+    np.testing.assert_array_equal(image.pixels, volume[np.argsort(places)] - 1024.0)
+    assert image.spacing == (5.0, 0.5, 0.5)
+    np.testing.assert_array_equal(read_image(tmp_path).pixels, image.pixels)
+    files = find_images([tmp_path])
+    assert [int(read_image(f).pixels[0, 0] - image.pixels[0, 0, 0]) for f in files] == [
+        int(v) for v in (image.pixels[:, 0, 0] - image.pixels[0, 0, 0])
+    ]
+
+
+def test_a_sagittal_series_is_sorted_along_its_own_normal(tmp_path: Path) -> None:
+    for i, x in enumerate([2.0, 0.0, 1.0]):
+        ds = b.dataset(
+            STORED + i, ImagePositionPatient=[x, 0, 0], ImageOrientationPatient=[0, 1, 0, 0, 0, -1], SeriesInstanceUID="2.25.7"
+        )
+        (tmp_path / f"{i}.dcm").write_bytes(b.written(ds))
+    # The normal of rows to the back and columns to the feet points to the patient's right: x falls.
+    np.testing.assert_array_equal(read_series(tmp_path).pixels[:, 0, 0] - STORED[0, 0], [0, 2, 1])
+
+
+def test_uneven_gaps_are_told(tmp_path: Path) -> None:
+    write_series(tmp_path, [0.0, 5.0, 15.0, 20.0])
+    with pytest.warns(UserWarning, match="uneven gaps between slices: 5.00 to 10.00 mm"):
+        read_series(tmp_path)
+
+
+def test_spacings_are_compared_where_the_first_slice_states_none(tmp_path: Path) -> None:
+    for i, spacing in enumerate((None, [0.5, 0.5], [0.6, 0.6])):
+        tags = {"ImageOrientationPatient": AXIAL, "SeriesInstanceUID": "2.25.7", "PixelSpacing": spacing}
+        (tmp_path / f"{i}.dcm").write_bytes(
+            b.written(b.dataset(STORED, **{**CT, **tags, "ImagePositionPatient": [3, 4, 5.0 * i]}))
+        )
+    with pytest.raises(InputError, match=r"2\.dcm and .*1\.dcm have different pixel spacings"):
+        read_series(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "odd.dcm is a localizer"),
+        ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "odd.dcm and .* have different orientations"),
+        ({"ImagePositionPatient": [3, 4, 5.0]}, "odd.dcm.* have the same position"),
+        ({"SeriesInstanceUID": "2.25.8"}, "odd.dcm and .* belong to different series"),
+        ({"PixelSpacing": [0.6, 0.6]}, "odd.dcm and .* have different pixel spacings"),
+        ({"ImagePositionPatient": None}, "odd.dcm does not state the position of its slice"),
+        ({"RescaleSlope": "nan"}, "odd.dcm cannot be read"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "odd.dcm and .* have different kinds of values"),
+    ],
+)
+def test_a_series_with_an_odd_file_is_refused_by_name(tmp_path: Path, odd: dict[str, Any], message: str) -> None:
+    write_series(tmp_path, [0.0, 5.0, 10.0])
+    common = {"ImageOrientationPatient": AXIAL, "SeriesInstanceUID": "2.25.7", "PixelSpacing": [0.5, 0.5]}
+    ds = b.dataset(STORED, **{**CT, **common, "ImagePositionPatient": [3, 4, 15.0], **odd})
+    (tmp_path / "odd.dcm").write_bytes(b.written(ds))
+    with pytest.raises(InputError, match=message):
+        read_series(tmp_path)
+
+
+def test_a_series_of_compressed_slices_uses_one_child(tmp_path: Path) -> None:
+    from reslink.imaging.sandbox import pool
+
+    pool._pool.close()  # other tests may have left idle children
+    for i in range(8):
+        tags = {"ImageOrientationPatient": AXIAL, "SeriesInstanceUID": "2.25.7", "ImagePositionPatient": [0, 0, i]}
+        (tmp_path / f"{i}.dcm").write_bytes(b.compressed(STORED + i, uid.JPEGLSLossless, **CT, **tags))
+    assert read_series(tmp_path).pixels.shape == (8, *STORED.shape)
+    assert len(pool._pool.idle) == 1
+
+
+@pytest.mark.data
+def test_the_ct_head(shared_data: Path) -> None:
+    folder = shared_data / "series" / "ct_head"
+    image = read_image(folder)
+    assert image.pixels.shape == (30, 512, 512)
+    assert (image.unit, image.modality) == ("HU", "CT")
+    assert image.spacing == pytest.approx((2.0, 0.507, 0.507))
+    middle = image.pixels[15]
+    assert np.median(middle[(middle > -1200) & (middle < -800)]) == pytest.approx(-1000, abs=20)  # air
+    head = middle[180:330, 180:330]
+    assert 25 <= np.median(head[(head > 0) & (head < 80)]) <= 42  # brain
+    # The skull grows smaller towards the vertex: from the feet to the head.
+    areas = [(plane > 300).sum() + ((plane > 0) & (plane < 80)).sum() for plane in image.pixels]
+    assert areas[-1] < areas[10]
+
+
+@pytest.mark.data
+def test_the_mr_head(shared_data: Path) -> None:
+    image = read_image(shared_data / "series" / "mr_head")
+    assert image.pixels.shape == (24, 256, 256)
+    assert (image.unit, image.modality) == ("MR", "MR")
+    assert image.spacing == pytest.approx((0.9, 0.859375, 0.859375), rel=1e-6)
+    steps = np.abs(np.diff(image.pixels[:, 60:200, 60:200], axis=0)).mean(axis=(1, 2))
+    shuffled = np.abs(image.pixels[0, 60:200, 60:200] - image.pixels[12, 60:200, 60:200]).mean()
+    assert steps.max() < shuffled  # neighbors are alike
+
+
+@pytest.mark.data
+def test_nifti_and_dicom_of_one_head_agree(shared_data: Path, tmp_path: Path) -> None:
+    """The same head through nibabel, with the affine of PS3.3 C.7.6.2.1.1, gives the same slices."""
+    files = [dcmread(p) for p in sorted((shared_data / "series" / "ct_head").iterdir())]
+    files.sort(key=lambda ds: float(ds.ImagePositionPatient[2]))
+    stored = np.stack([ds.pixel_array for ds in files], axis=-1)[::4, ::4]  # (row, column, slice)
+    first = files[0]
+    affine = np.diag([first.PixelSpacing[1] * 4.0, first.PixelSpacing[0] * 4.0, 2.0, 1.0])
+    affine[:3, 3] = first.ImagePositionPatient
+    lps_to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+    path = tmp_path / "head.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(stored.transpose(1, 0, 2), lps_to_ras @ affine), path)
+    from_nifti = read_image(path)
+    np.testing.assert_array_equal(from_nifti.pixels, read_image(shared_data / "series" / "ct_head").pixels[:, ::4, ::4])
+    assert (from_nifti.unit, from_nifti.spacing) == ("HU", pytest.approx((2.0, 2.028, 2.028)))

@@ -1,4 +1,4 @@
-"""Orthanc sends series to the node and gets results back, while the node is killed."""
+"""Orthanc and the DICOM node: results arrive once, also when the node is killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from dicomweb_client import DICOMwebClient
 from pydicom import dcmread
 
-from reslink.serving.dicom.series import key_of
+from reslink.serving.dicom.series import series_key
 
 SERIES = 10
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(1200)  # a machine that others use may be twent
 @pytest.mark.slow
 def test_ten_series_and_two_kills_give_ten_results_of_each_kind(need_orthanc: None, bundle: Path, tmp_path: Path) -> None:
     port = pacs.free_port()
-    sent = [pacs.series(number, tumour=number % 2 == 0) for number in range(SERIES)]
+    sent = [pacs.series(number, tumor=number % 2 == 0) for number in range(SERIES)]
     with (
         pacs.Orthanc(tmp_path / "orthanc", port, **pacs.ROUTE) as archive,
         pacs.Listener(bundle, tmp_path / "queue", f"ORTHANC@127.0.0.1:{archive.dicom}", port=port) as node,
@@ -35,21 +35,21 @@ def test_ten_series_and_two_kills_give_ten_results_of_each_kind(need_orthanc: No
             node.kill()
             node.start().wait()
         pacs.wait_for(lambda: len(archive.results()) >= 3 * SERIES, what="the result of every series")
-        time.sleep(3)  # a double would come now; so would an answer to an answer that is routed back
+        time.sleep(3)  # a duplicate would arrive now, and so would a result for a result that is routed stored
         studies = [str(one[0].StudyInstanceUID) for one in sent]
         assert archive.counts() == {(study, kind): 1 for study in studies for kind in pacs.CLASSES.values()}
-        _is_found_and_valid(archive, tmp_path, studies)
+        _check_results(archive, tmp_path, studies)
         assert node.stop() == 0
-    _holds_no_identity(node.said())
+    _check_no_patient_data(node.log_text())
     assert sorted(path.stem for path in (tmp_path / "queue" / "done").iterdir()) == sorted(
-        key_of(str(one[0].SeriesInstanceUID)) for one in sent
+        series_key(str(one[0].SeriesInstanceUID)) for one in sent
     )
     for state in ("incoming", "receiving", "working", "sending", "failed"):
         assert list((tmp_path / "queue" / state).iterdir()) == []
 
 
-def _is_found_and_valid(archive: pacs.Orthanc, folder: Path, studies: list[str]) -> None:
-    """Queries by DICOMweb, retrieves, and validates each kind of result."""
+def _check_results(archive: pacs.Orthanc, folder: Path, studies: list[str]) -> None:
+    """Finds, retrieves and validates each kind of result by DICOMweb."""
     client = DICOMwebClient(archive.web)
     for modality, kinds in (("SR", 1), ("OT", 2)):
         assert len(client.search_for_series(studies[0], search_filters={"Modality": modality})) == kinds
@@ -67,14 +67,16 @@ def _is_found_and_valid(archive: pacs.Orthanc, folder: Path, studies: list[str])
     assert ids == {f"SECRET{number:04d}" for number in range(SERIES)}
 
 
-def _holds_no_identity(said: str) -> None:
-    assert "series " in said
+def _check_no_patient_data(log: str) -> None:
+    assert "series " in log
     for word in ("SECRET", "2.25.", "P0001", "PHANTOM"):
-        assert word not in said
+        assert word not in log
 
 
-def test_results_that_come_back_are_let_go_and_a_second_run_replaces(need_orthanc: None, bundle: Path, tmp_path: Path) -> None:
-    """A route without a filter sends results to the node again; a series that is sent again gives the same objects."""
+def test_returned_results_are_discarded_and_a_second_run_replaces_them(
+    need_orthanc: None, bundle: Path, tmp_path: Path
+) -> None:
+    """A route without a filter returns results to the node; a series sent again gives the same objects."""
     with (
         pacs.Orthanc(tmp_path / "orthanc", OverwriteInstances=True) as archive,
         pacs.Listener(bundle, tmp_path / "queue", f"ORTHANC@127.0.0.1:{archive.dicom}") as node,
@@ -87,17 +89,17 @@ def test_results_that_come_back_are_let_go_and_a_second_run_replaces(need_orthan
         assert pacs.store(node.port, results) == [0, 0, 0]
         disguised = pacs.series(2, Manufacturer="reslink")
         assert pacs.store(node.port, disguised) == [0] * 10
-        assert node.said().count("let go: ") == 13
+        assert node.log_text().count("discarded: ") == 13
         assert len(list((tmp_path / "queue" / "receiving").iterdir())) == 0
         assert pacs.store(node.port, list(reversed(pacs.series(1)))) == [0] * 10
-        pacs.wait_for(lambda: node.said().count("results sent") == 2, what="the second answer")
+        pacs.wait_for(lambda: node.log_text().count("results sent") == 2, what="the second results")
         second = {str(one.SOPInstanceUID): one.InstanceCreationTime for one in archive.results()}
         assert node.stop() == 0
     assert first.keys() == second.keys()
     assert all(first[uid] != second[uid] for uid in first), "nothing was replaced"
 
 
-def test_the_web_client_answers_what_it_finds(need_orthanc: None, bundle: Path, tmp_path: Path) -> None:
+def test_the_dicomweb_client_classifies_new_series(need_orthanc: None, bundle: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from reslink.cli.main import app
@@ -107,7 +109,7 @@ def test_the_web_client_answers_what_it_finds(need_orthanc: None, bundle: Path, 
         archive.add(pacs.series(2, BodyPartExamined="CHEST"))
         archive.add(pacs.series(3, sequence="T1"))
         words = ["dicom", "watch", str(bundle), "--url", archive.web, "--queue", str(tmp_path / "queue"), "--days", "0"]
-        for _ in range(2):  # the second time there is nothing to do
+        for _ in range(2):  # the second run finds nothing new
             done = CliRunner().invoke(app, [*words, "--settle", "0", "--once"])
             assert done.exit_code == 0, done.stderr
             assert archive.counts() == {
@@ -117,28 +119,28 @@ def test_the_web_client_answers_what_it_finds(need_orthanc: None, bundle: Path, 
             assert "SECRET" not in done.stderr
 
 
-def test_the_map_comes_back_as_it_was(need_orthanc: None, bundle: Path, tmp_path: Path) -> None:
-    """The values of the map in the archive are those of the graph, on the pixels and in the place of the source."""
-    from reslink.serving.dicom.classify import answer, load_model
-    from reslink.serving.dicom.results import results
-    from reslink.serving.dicom.series import read_head
+def test_a_stored_map_has_its_original_values(need_orthanc: None, bundle: Path, tmp_path: Path) -> None:
+    """The map in the archive has the values of the ONNX model, with pixel grid and position of the source."""
+    from reslink.serving.dicom.classify import classify_series, load_model
+    from reslink.serving.dicom.results import create_results
+    from reslink.serving.dicom.series import read_head_series
 
     folder = pacs.write(tmp_path / "in", pacs.series(1))
-    told = answer(load_model(str(bundle)), read_head(folder))
+    result = classify_series(load_model(str(bundle)), read_head_series(folder))
     with pacs.Orthanc(tmp_path / "orthanc") as archive:
-        made = next(result for result in results(told) if result.kind == "map")
-        archive.ask("/instances", made.content)
+        parametric = next(one for one in create_results(result) if one.kind == "map")
+        archive.ask("/instances", parametric.content)
         [instance] = archive.ask("/instances")
-        back = dcmread(io.BytesIO(archive.bytes(f"/instances/{instance}/file")))
-    mapping = back.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
-    values = back.pixel_array * mapping.RealWorldValueSlope + mapping.RealWorldValueIntercept
-    assert told.maps is not None
-    assert told.seen is not None
+        stored = dcmread(io.BytesIO(archive.bytes(f"/instances/{instance}/file")))
+    mapping = stored.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    values = stored.pixel_array * mapping.RealWorldValueSlope + mapping.RealWorldValueIntercept
+    assert result.maps is not None
+    assert result.field_of_view is not None
     frames = {
         tuple(float(v) for v in frame.PlanePositionSequence[0].ImagePositionPatient): values[i]
-        for i, frame in enumerate(back.PerFrameFunctionalGroupsSequence)
+        for i, frame in enumerate(stored.PerFrameFunctionalGroupsSequence)
     }
-    assert len(frames) == len(told.series.chosen)
-    for i, index in enumerate(told.series.chosen):
-        frame = frames[tuple(float(v) for v in told.series.headers[index].ImagePositionPatient)]
-        assert np.abs(frame - told.maps[i])[told.seen[i]].max() <= mapping.RealWorldValueSlope
+    assert len(frames) == len(result.series.selected)
+    for i, index in enumerate(result.series.selected):
+        frame = frames[tuple(float(v) for v in result.series.headers[index].ImagePositionPatient)]
+        assert np.abs(frame - result.maps[i])[result.field_of_view[i]].max() <= mapping.RealWorldValueSlope

@@ -1,4 +1,4 @@
-"""The DICOMweb client, with an archive that is told how to fail."""
+"""The DICOMweb client with a fake archive that fails on demand."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from requests import HTTPError, Response
 from typer.testing import CliRunner
 
 from reslink.serving.dicom import dicomweb
-from reslink.serving.dicom.dicomweb import Watcher, WatchSettings, WebSender
+from reslink.serving.dicom.dicomweb import DicomWebSender, Watcher, WatchSettings
 from reslink.serving.dicom.pipeline import SendError
 from reslink.serving.dicom.queue import Queue
-from reslink.serving.dicom.series import key_of
+from reslink.serving.dicom.series import series_key
 
 
 class Archive:
-    """What a DICOMweb client shows of an archive."""
+    """A fake DICOMweb client."""
 
     def __init__(self, *series: list[Dataset]) -> None:
         self.series = {str(one[0].SeriesInstanceUID): list(one) for one in series}
@@ -38,14 +38,14 @@ class Archive:
         if self.down:
             raise ConnectionError("https://pacs.example/series?SECRET")
         self.filters.append(search_filters)
-        assert offset < 1000, "asks for ever"
-        found = [self._found(uid) for uid, one in self.series.items() if one[0].Modality in search_filters.values()]
-        return found[offset : offset + limit] if self.pages else found
+        assert offset < 1000, "endless search"
+        entries = [self._search_result(uid) for uid, one in self.series.items() if one[0].Modality in search_filters.values()]
+        return entries[offset : offset + limit] if self.pages else entries
 
     def search_for_instances(self, _, series, *, limit, offset):
         return [{"00080018": {"Value": [str(one.SOPInstanceUID)]}} for one in self.series[series]][offset : offset + limit]
 
-    def _found(self, uid: str):
+    def _search_result(self, uid: str):
         one = self.series[uid]
         values = {
             "0020000D": str(one[0].StudyInstanceUID),
@@ -77,54 +77,54 @@ def watcher(archive: Archive, queue: Queue, **settings: float) -> Watcher:
 
 
 def key(number: int) -> str:
-    return key_of(str(pacs.series(number)[0].SeriesInstanceUID))
+    return series_key(str(pacs.series(number)[0].SeriesInstanceUID))
 
 
 def test_a_series_is_fetched_once(queue):
     archive = Archive(pacs.series(1))
-    for wanted in (1, 0):
-        assert watcher(archive, queue).look() == wanted
-    assert queue.names("working") == [key(1)]
+    for expected in (1, 0):
+        assert watcher(archive, queue).poll() == expected
+    assert queue.keys("working") == [key(1)]
     assert len(archive.fetched) == 1
 
 
-def test_studies_of_yesterday_are_looked_for_too(queue):
-    """A study of 23:59 is whole after midnight only."""
+def test_studies_of_yesterday_are_searched_too(queue):
+    """A study of 23:59 is complete only after midnight."""
     archive = Archive()
-    watcher(archive, queue).look()
+    watcher(archive, queue).poll()
     yesterday = date.today() - timedelta(days=1)
     assert all(one["StudyDate"][:8] <= f"{yesterday:%Y%m%d}" for one in archive.filters)
     assert len(archive.filters) == 2
 
 
-def test_a_series_that_cannot_be_fetched_does_not_hold_up_the_others(queue, caplog):
+def test_a_series_that_cannot_be_fetched_does_not_block_the_others(queue, caplog):
     archive = Archive(pacs.series(1), pacs.series(2))
     archive.broken = {str(pacs.series(1)[0].SeriesInstanceUID)}
-    assert watcher(archive, queue).look() == 1
-    assert queue.names("working") == [key(2)]
+    assert watcher(archive, queue).poll() == 1
+    assert queue.keys("working") == [key(2)]
     assert f"series {key(1)}: could not be fetched (ValueError)" in caplog.text
     assert "SECRET" not in caplog.text
     archive.broken = set()
-    assert watcher(archive, queue).look() == 1
+    assert watcher(archive, queue).poll() == 1
 
 
-def test_a_series_that_comes_in_part_is_not_answered(queue, caplog):
+def test_a_partly_received_series_is_not_classified(queue, caplog):
     archive = Archive(pacs.series(1))
     archive.counts = {str(pacs.series(1)[0].SeriesInstanceUID): 12}
-    assert watcher(archive, queue).look() == 0
-    assert queue.names("working") == []
-    assert f"series {key(1)}: 10 of 12 instances came" in caplog.text
+    assert watcher(archive, queue).poll() == 0
+    assert queue.keys("working") == []
+    assert f"series {key(1)}: 10 of 12 instances received" in caplog.text
     archive.counts = {}
-    assert watcher(archive, queue).look() == 1
+    assert watcher(archive, queue).poll() == 1
 
 
-def test_another_part_of_the_body_is_not_even_fetched(queue, caplog):
+def test_another_body_part_is_not_fetched(queue, caplog):
     caplog.set_level(logging.INFO)
     archive = Archive(pacs.series(1, BodyPartExamined="CHEST"), pacs.series(2, BodyPartExamined=""))
     for _ in range(2):
-        watcher(archive, queue).look()
+        watcher(archive, queue).poll()
     assert archive.fetched == [str(pacs.series(2)[0].SeriesInstanceUID)]
-    assert caplog.text.count(f"series {key(1)}: let go: its header says that it is of another part of the body") == 1
+    assert caplog.text.count(f"series {key(1)}: discarded: its header states another part of the body") == 1
 
 
 def test_it_stops_between_two_series(queue):
@@ -132,39 +132,39 @@ def test_it_stops_between_two_series(queue):
     archive = Archive(pacs.series(1), pacs.series(2))
     fetch = archive.iter_series
     archive.iter_series = lambda *words: (stop.set(), fetch(*words))[1]
-    assert watcher(archive, queue).look(stop) == 1
+    assert watcher(archive, queue).poll(stop) == 1
 
 
 @pytest.mark.parametrize("pages", [True, False])
-def test_every_page_is_asked_for_and_none_for_ever(queue, monkeypatch, pages):
-    """Some archives answer with all series whatever the offset."""
+def test_every_result_page_is_requested_once(queue, monkeypatch, pages):
+    """Some archives return all series whatever the offset."""
     monkeypatch.setattr(dicomweb, "_PAGE", 2)
     archive = Archive(*(pacs.series(number, BodyPartExamined="CHEST") for number in range(4)), pacs.series(9))
     archive.pages = pages
-    assert watcher(archive, queue).look() == 1
-    assert queue.names("working") == [key(9)]
+    assert watcher(archive, queue).poll() == 1
+    assert queue.keys("working") == [key(9)]
 
 
-def test_instances_are_counted_where_the_archive_does_not_say_how_many(queue):
+def test_instances_are_counted_if_the_archive_does_not_state_their_number(queue):
     archive = Archive(pacs.series(1), pacs.series(2))
     archive.counts = {str(pacs.series(number)[0].SeriesInstanceUID): 0 for number in (1, 2)}
     client = watcher(archive, queue)
-    assert [client.look() for _ in range(2)] == [2, 0]
+    assert [client.poll() for _ in range(2)] == [2, 0]
     archive.series[str(pacs.series(2)[0].SeriesInstanceUID)].append(pacs.series(3)[0])
-    queue.answered(key(2), [], [])
+    queue.store_results(key(2), [], [])
     queue.finish(key(2))
-    assert client.look() == 1
+    assert client.poll() == 1
 
 
-@pytest.mark.parametrize(("reason", "lasting"), [(0xA700, False), (0xA900, True), (0xC000, True), (0x0122, True)])
-def test_what_the_archive_has_no_room_for_is_sent_again(tmp_path, reason, lasting):
+@pytest.mark.parametrize(("reason", "permanent"), [(0xA700, False), (0xA900, True), (0xC000, True), (0x0122, True)])
+def test_only_permanent_failures_are_permanent(tmp_path, reason, permanent):
     archive, item = Archive(), Dataset()
     item.FailureReason = reason
     archive.reply.FailedSOPSequence = Sequence([item])
     path = next(pacs.write(tmp_path, pacs.series(1)[:1]).iterdir())
     with pytest.raises(SendError, match=f"failure reason 0x{reason:04X}") as caught:
-        WebSender(archive).send(path)
-    assert caught.value.lasting is lasting
+        DicomWebSender(archive).send(path)
+    assert caught.value.permanent is permanent
 
 
 XML = (
@@ -177,7 +177,7 @@ JSON = '{{"00081198": {{"vr": "SQ", "Value": [{{"00081197": {{"vr": "US", "Value
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "why", "lasting"),
+    ("status", "body", "message", "permanent"),
     [
         (409, JSON.format(0xA700), "failure reason 0xA700", False),
         (409, XML.format(0xA700), "failure reason 0xA700", False),
@@ -191,7 +191,7 @@ JSON = '{{"00081198": {{"vr": "SQ", "Value": [{{"00081197": {{"vr": "US", "Value
         (503, "", "HTTP 503", False),
     ],
 )
-def test_a_conflict_lasts_where_its_reason_does(tmp_path, status, body, why, lasting):
+def test_a_conflict_is_permanent_if_its_reason_is(tmp_path, status, body, message, permanent):
     archive, response = Archive(), Response()
     response.status_code, response._content = status, body.encode()
 
@@ -201,8 +201,8 @@ def test_a_conflict_lasts_where_its_reason_does(tmp_path, status, body, why, las
     archive.store_instances = refuse
     path = next(pacs.write(tmp_path, pacs.series(1)[:1]).iterdir())
     with pytest.raises(SendError) as caught:
-        WebSender(archive).send(path)
-    assert (str(caught.value), caught.value.lasting) == (why, lasting)
+        DicomWebSender(archive).send(path)
+    assert (str(caught.value), caught.value.permanent) == (message, permanent)
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def watch(bundle, tmp_path, monkeypatch):
     from reslink.cli.main import app
 
     def run(archive: Archive, *words: str):
-        monkeypatch.setattr(dicomweb, "web_client", lambda *_: archive)
+        monkeypatch.setattr(dicomweb, "create_client", lambda *_: archive)
         return CliRunner().invoke(
             app, ["dicom", "watch", str(bundle), "--url", "http://x", "--queue", str(tmp_path / "queue"), "--once", *words]
         )
@@ -219,14 +219,14 @@ def watch(bundle, tmp_path, monkeypatch):
     return run
 
 
-def test_once_waits_until_what_it_sees_has_settled(watch):
+def test_once_waits_until_series_have_settled(watch):
     archive = Archive(pacs.series(1))
     done = watch(archive, "--settle", "0.3", "--period", "0.1")
     assert done.exit_code == 0, done.stderr
     assert len(archive.stored) == 3
 
 
-def test_once_says_that_the_archive_cannot_be_searched(watch):
+def test_once_reports_that_the_archive_cannot_be_searched(watch):
     archive = Archive()
     archive.down = True
     done = watch(archive)
@@ -235,7 +235,7 @@ def test_once_says_that_the_archive_cannot_be_searched(watch):
     assert "SECRET" not in done.stderr
 
 
-def test_once_says_what_could_not_be_sent(watch, tmp_path):
+def test_once_reports_unsent_results(watch, tmp_path):
     archive = Archive(pacs.series(1))
 
     def full(_):
@@ -244,7 +244,7 @@ def test_once_says_what_could_not_be_sent(watch, tmp_path):
     archive.store_instances = full
     done = watch(archive, "--settle", "0", "--retry", "100")
     assert done.exit_code == 1
-    assert "1 series could not be answered or sent" in done.stderr
+    assert "1 series could not be classified or sent" in done.stderr
     [record] = (tmp_path / "queue" / "sending").glob("*/record.json")
     assert json.loads(record.read_text())["results"] == 3
     assert dcmread(next(record.parent.glob("*.dcm"))).Manufacturer == "reslink"

@@ -1,4 +1,4 @@
-"""The way from a finished series to the archive, when things go wrong on it."""
+"""From a complete series to the archive, with failures on the way."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pacs
 import pytest
 
 from reslink.serving.dicom.classify import load_model
-from reslink.serving.dicom.pipeline import MOST_ATTEMPTS, Pipeline, SendError
+from reslink.serving.dicom.pipeline import MAX_ATTEMPTS, Pipeline, SendError
 from reslink.serving.dicom.queue import Queue
-from reslink.serving.dicom.series import key_of
+from reslink.serving.dicom.series import series_key
 
 
 class Archive:
-    """Takes results, or fails as it is told to."""
+    """Accepts results, or fails on demand."""
 
     def __init__(self) -> None:
         self.got: list[str] = []
@@ -51,7 +51,7 @@ def pipeline(queue, archive, bundle):
 def put(queue: Queue, datasets) -> str:
     import io
 
-    key = key_of(datasets[0].SeriesInstanceUID)
+    key = series_key(datasets[0].SeriesInstanceUID)
     for one in datasets:
         stream = io.BytesIO()
         one.save_as(stream, enforce_file_format=True)
@@ -60,18 +60,18 @@ def put(queue: Queue, datasets) -> str:
     return key
 
 
-def test_a_series_is_answered_and_sent(pipeline, queue, archive):
+def test_a_series_is_classified_and_sent(pipeline, queue, archive):
     key = put(queue, pacs.series(1))
-    assert pipeline.work()
-    assert pipeline.deliver()
+    assert pipeline.process_next()
+    assert pipeline.deliver_results()
     assert archive.got == ["0-map.dcm", "0-picture.dcm", "0-report.dcm"]
-    assert queue.record(key)["said"] == ["CT, 10 of 10 slices classified"]
-    assert not pipeline.work()
+    assert queue.record(key)["summary"] == ["CT, 10 of 10 slices classified"]
+    assert not pipeline.process_next()
 
 
-def test_what_was_sent_is_not_sent_again_after_a_fault(pipeline, queue, archive, caplog):
+def test_sent_results_are_not_sent_again_after_a_failure(pipeline, queue, archive, caplog):
     put(queue, pacs.series(1))
-    pipeline.work()
+    pipeline.process_next()
     archive.faults = []
     send, calls = archive.send, []
 
@@ -82,124 +82,124 @@ def test_what_was_sent_is_not_sent_again_after_a_fault(pipeline, queue, archive,
         send(path)
 
     archive.send = breaks
-    assert not pipeline.deliver()
-    assert "not sent (the association ended); again in" in caplog.text
-    assert not pipeline.deliver(), "it is too early"
+    assert not pipeline.deliver_results()
+    assert "not sent (the association ended); next attempt in" in caplog.text
+    assert not pipeline.deliver_results(), "the retry is not yet due"
     time.sleep(0.06)
-    assert pipeline.deliver()
+    assert pipeline.deliver_results()
     assert sorted(archive.got) == ["0-map.dcm", "0-picture.dcm", "0-report.dcm"]
 
 
-def test_what_is_refused_for_good_is_put_aside(pipeline, queue, archive):
+def test_permanently_refused_results_are_moved_to_failed(pipeline, queue, archive):
     key = put(queue, pacs.series(1))
-    pipeline.work()
-    archive.faults = [SendError("status 0xA900", lasting=True)]
-    assert pipeline.deliver()
+    pipeline.process_next()
+    archive.faults = [SendError("status 0xA900", permanent=True)]
+    assert pipeline.deliver_results()
     assert archive.got == ["0-picture.dcm", "0-report.dcm"]
     assert [path.name for path in (queue.folder / "failed" / key).iterdir()] == ["0-map.dcm"]
 
 
-def test_a_refused_series_gives_no_result_and_is_remembered(pipeline, queue, archive, caplog):
+def test_a_refused_series_has_no_results_but_a_record(pipeline, queue, archive, caplog):
     caplog.set_level(logging.INFO)
     key = put(queue, pacs.series(1, BodyPartExamined="CHEST"))
-    assert pipeline.work()
-    assert pipeline.deliver()
+    assert pipeline.process_next()
+    assert pipeline.deliver_results()
     assert archive.got == []
-    assert "refused: its header says that it is of another part of the body" in caplog.text
-    assert queue.record(key)["answered"] is False
+    assert "refused: its header states another part of the body" in caplog.text
+    assert queue.record(key)["classified"] is False
     assert "CHEST" not in caplog.text
 
 
-def test_a_bundle_for_the_other_modality_answers_nothing(queue, archive, bundle):
+def test_a_bundle_for_the_other_modality_gives_no_result(queue, archive, bundle):
     pipeline = Pipeline(queue, [load_model(f"MR={bundle}")], archive)
     key = put(queue, pacs.series(1))
-    pipeline.work()
-    pipeline.deliver()
+    pipeline.process_next()
+    pipeline.deliver_results()
     assert archive.got == []
-    assert queue.record(key)["said"] == ["no bundle is for CT"]
+    assert queue.record(key)["summary"] == ["no bundle classifies CT"]
 
 
-def test_two_bundles_give_two_answers(queue, archive, bundle):
+def test_two_bundles_give_two_sets_of_results(queue, archive, bundle):
     pipeline = Pipeline(queue, [load_model(str(bundle)), load_model(str(bundle), top=1)], archive)
     put(queue, pacs.series(1))
-    pipeline.work()
-    pipeline.deliver()
+    pipeline.process_next()
+    pipeline.deliver_results()
     assert len(archive.got) == 6
 
 
 def test_a_bug_in_one_series_does_not_stop_the_others(pipeline, queue, archive, monkeypatch, caplog):
     from reslink.serving.dicom import pipeline as dicom_pipeline
 
-    whole = dicom_pipeline.read_head
+    whole = dicom_pipeline.read_head_series
 
     def breaks(folder):
         if folder.name == bad:
             raise ZeroDivisionError("SECRET")
         return whole(folder)
 
-    monkeypatch.setattr(dicom_pipeline, "read_head", breaks)
+    monkeypatch.setattr(dicom_pipeline, "read_head_series", breaks)
     bad = put(queue, pacs.series(1))
     put(queue, pacs.series(2))
-    assert pipeline.work()
-    assert pipeline.work()
-    pipeline.deliver()
-    assert queue.names("failed") == [bad]
+    assert pipeline.process_next()
+    assert pipeline.process_next()
+    pipeline.deliver_results()
+    assert queue.keys("failed") == [bad]
     assert len(archive.got) == 3
     assert "ZeroDivisionError" in caplog.text
     assert "SECRET" not in caplog.text
 
 
-@pytest.mark.parametrize("step", ["answered", "read"])
-def test_a_full_disk_refuses_no_series(pipeline, queue, archive, monkeypatch, caplog, step):
-    """What the machine lacks is no fault of the series: it is answered once there is room again, however often that fails."""
+@pytest.mark.parametrize("step", ["store", "read"])
+def test_a_full_disk_delays_a_series(pipeline, queue, archive, monkeypatch, caplog, step):
+    """A failure of the machine does not count as an attempt: the series is classified once there is space again."""
     from reslink.errors import StorageError
     from reslink.serving.dicom import pipeline as dicom_pipeline
 
     key, full = put(queue, pacs.series(1)), True
 
-    def answered(*words):
+    def store_results(*words):
         if full:
             raise StorageError("a file could not be written: No space left on device", "Space is needed", "Free some")
-        Queue.answered(queue, *words)
+        Queue.store_results(queue, *words)
 
-    whole = dicom_pipeline.read_head
+    whole = dicom_pipeline.read_head_series
 
     def read(folder):
         if full:
             raise OSError(5, "Input/output error")
         return whole(folder)
 
-    if step == "answered":
-        monkeypatch.setattr(queue, "answered", answered)
+    if step == "store":
+        monkeypatch.setattr(queue, "store_results", store_results)
     else:
-        monkeypatch.setattr(dicom_pipeline, "read_head", read)
-    monkeypatch.setattr(dicom_pipeline, "LONGEST_WAIT", 0.0)
-    for _ in range(MOST_ATTEMPTS + 2):
-        assert not pipeline.work()
-    assert queue.names("working") == [key]
-    assert "again in" in caplog.text
+        monkeypatch.setattr(dicom_pipeline, "read_head_series", read)
+    monkeypatch.setattr(dicom_pipeline, "MAX_RETRY_SECONDS", 0.0)
+    for _ in range(MAX_ATTEMPTS + 2):
+        assert not pipeline.process_next()
+    assert queue.keys("working") == [key]
+    assert "next attempt in" in caplog.text
     full = False
-    assert pipeline.work()
-    assert pipeline.deliver()
+    assert pipeline.process_next()
+    assert pipeline.deliver_results()
     assert len(archive.got) == 3
 
 
-def test_a_result_that_cannot_be_read_does_not_hold_up_the_others(pipeline, queue, archive, caplog):
+def test_an_unreadable_result_does_not_block_the_others(pipeline, queue, archive, caplog):
     first, second = put(queue, pacs.series(1)), put(queue, pacs.series(2))
-    assert pipeline.work()
-    assert pipeline.work()
+    assert pipeline.process_next()
+    assert pipeline.process_next()
     (queue.folder / "sending" / first / "record.json").write_text("{")
-    pipeline.deliver()
-    assert queue.record(second)["answered"]
-    assert f"series {first}: not sent (JSONDecodeError); again in" in caplog.text
+    pipeline.deliver_results()
+    assert queue.record(second)["classified"]
+    assert f"series {first}: not sent (JSONDecodeError); next attempt in" in caplog.text
 
 
-def test_a_series_that_kills_the_process_is_put_aside_in_the_end(pipeline, queue, archive):
+def test_a_series_that_crashes_the_process_is_moved_to_failed(pipeline, queue, archive):
     key = put(queue, pacs.series(1))
-    for _ in range(MOST_ATTEMPTS):
-        queue.attempt(key)  # the process died after that
-    assert pipeline.work()
-    assert queue.names("failed") == [key]
+    for _ in range(MAX_ATTEMPTS):
+        queue.attempt(key)  # the process crashed after each attempt
+    assert pipeline.process_next()
+    assert queue.keys("failed") == [key]
     assert archive.got == []
 
 
@@ -208,12 +208,12 @@ def test_late_slices_alone_are_refused(tmp_path, archive, bundle, caplog):
     with Queue(tmp_path / "q", keep=0.0).opened() as queue:
         pipeline = Pipeline(queue, [load_model(str(bundle))], archive)
         put(queue, pacs.series(1)[:9])
-        pipeline.work()
-        pipeline.deliver()
+        pipeline.process_next()
+        pipeline.deliver_results()
         time.sleep(0.02)
         queue.expire()
         put(queue, pacs.series(1)[9:])
-        pipeline.work()
-        pipeline.deliver()
+        pipeline.process_next()
+        pipeline.deliver_results()
     assert len(archive.got) == 3
-    assert "late slices of a series that was answered before, 9 of its slices are gone" in caplog.text
+    assert "late slices of a series that was classified before, 9 of its earlier slices are gone" in caplog.text

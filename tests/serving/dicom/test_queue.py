@@ -1,4 +1,4 @@
-"""The queue: nothing is lost and nothing done twice, wherever a kill falls."""
+"""The queue: a crash at any time loses no series and repeats no result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def queue(tmp_path):
 
 
 def state_of(queue: Queue) -> dict[str, list[str]]:
-    return {state: sorted(queue.names(state)) for state in STATES if queue.names(state)}
+    return {state: sorted(queue.keys(state)) for state in STATES if queue.keys(state)}
 
 
 def test_a_series_goes_through_every_state(queue):
@@ -28,36 +28,36 @@ def test_a_series_goes_through_every_state(queue):
     assert state_of(queue) == {"receiving": ["k"]}
     assert queue.close("k")
     assert state_of(queue) == {"working": ["k"]}
-    queue.answered("k", [("0-report.dcm", b"r"), ("0-map.dcm", b"m")], ["CT"])
+    queue.store_results("k", [("0-report.dcm", b"r"), ("0-map.dcm", b"m")], ["CT"])
     assert state_of(queue) == {"sending": ["k"], "kept": ["k"]}
     assert [path.read_bytes() for path in queue.unsent("k")] == [b"m", b"r"]
     for path in queue.unsent("k"):
-        queue.sent(path)
+        queue.remove_sent(path)
     queue.finish("k")
     assert state_of(queue) == {"kept": ["k"], "done": ["k.json"]}
     assert queue.record("k")["results"] == 2
-    assert queue.record("k")["said"] == ["CT"]
+    assert queue.record("k")["summary"] == ["CT"]
 
 
-def test_an_instance_that_comes_twice_counts_once(queue):
+def test_an_instance_received_twice_counts_once(queue):
     queue.add("k", "1.1", b"a")
     queue.add("k", "1.1", b"b")
     [path] = (queue.folder / "receiving" / "k").glob("*.dcm")
     assert path.read_bytes() == b"b"
 
 
-def test_names_of_files_tell_no_uid(queue):
+def test_file_names_contain_no_uid(queue):
     queue.add("k", "1.2.840.99999", b"a")
     assert not list(queue.folder.rglob("*99999*"))
 
 
-def test_late_slices_join_the_ones_that_were_kept(queue):
+def test_late_slices_join_the_kept_slices(queue):
     queue.add("k", "1.1", b"a")
     queue.close("k")
-    queue.answered("k", [("r.dcm", b"r")], [])
+    queue.store_results("k", [("r.dcm", b"r")], [])
     queue.add("k", "1.2", b"b")
-    assert not queue.close("k"), "its first answer is still to be sent"
-    queue.sent(queue.unsent("k")[0])
+    assert not queue.close("k"), "its first results are not yet sent"
+    queue.remove_sent(queue.unsent("k")[0])
     queue.finish("k")
     assert queue.close("k")
     assert len(list((queue.folder / "working" / "k").glob("*.dcm"))) == 2
@@ -65,13 +65,13 @@ def test_late_slices_join_the_ones_that_were_kept(queue):
     assert "kept" not in state_of(queue)
 
 
-def test_late_slices_alone_are_known_as_such(tmp_path):
+def test_late_slices_alone_are_recognized(tmp_path):
     with Queue(tmp_path / "q", keep=0.0).opened() as queue:
         queue.add("k", "1.1", b"a")
         queue.add("k", "1.2", b"b")
         queue.close("k")
-        queue.answered("k", [("r.dcm", b"r")], [])
-        queue.sent(queue.unsent("k")[0])
+        queue.store_results("k", [("r.dcm", b"r")], [])
+        queue.remove_sent(queue.unsent("k")[0])
         queue.finish("k")
         time.sleep(0.02)
         queue.expire()
@@ -81,44 +81,44 @@ def test_late_slices_alone_are_known_as_such(tmp_path):
         assert queue.missing("k") == 2
 
 
-def answered_once(queue: Queue, *instances: str, results: int = 1, said: str = "") -> None:
+def classify_once(queue: Queue, *instances: str, results: int = 1, summary: str = "") -> None:
     for instance in instances:
         queue.add("k", instance, b"a")
     assert queue.close("k")
-    queue.answered("k", [(f"{i}.dcm", b"r") for i in range(results)], [said])
+    queue.store_results("k", [(f"{i}.dcm", b"r") for i in range(results)], [summary])
     for path in queue.unsent("k"):
-        queue.sent(path)
+        queue.remove_sent(path)
     queue.finish("k")
 
 
 def test_a_refusal_of_late_slices_does_not_make_later_ones_a_series(tmp_path):
     with Queue(tmp_path / "q", keep=0.0).opened() as queue:
-        answered_once(queue, "1.1", "1.2")
+        classify_once(queue, "1.1", "1.2")
         time.sleep(0.02)
         queue.expire()
-        answered_once(queue, "1.3", results=0, said="late")
+        classify_once(queue, "1.3", results=0, summary="late")
         queue.add("k", "1.4", b"d")
         assert queue.close("k")
-        assert queue.missing("k") == 2, "two late slices alone would be answered as a series"
+        assert queue.missing("k") == 2, "two late slices would be classified as a series"
 
 
-def test_slices_are_kept_as_long_as_late_ones_wait_for_them(tmp_path):
-    """The archive cannot be reached for longer than ``keep``: the late slice waits, and its fellows with it."""
+def test_slices_are_kept_while_late_slices_wait(tmp_path):
+    """If the archive cannot be reached for longer than ``keep``, the late slice and the earlier slices both wait."""
     with Queue(tmp_path / "q", keep=0.0).opened() as queue:
         queue.add("k", "1.1", b"a")
         queue.close("k")
-        queue.answered("k", [("r.dcm", b"r")], [])
+        queue.store_results("k", [("r.dcm", b"r")], [])
         queue.add("k", "1.2", b"b")
         assert not queue.close("k")
         time.sleep(0.02)
         queue.expire()
-        queue.sent(queue.unsent("k")[0])
+        queue.remove_sent(queue.unsent("k")[0])
         queue.finish("k")
         assert queue.close("k")
         assert queue.missing("k") == 0
 
 
-def test_a_full_disk_leaves_no_half_file(queue, monkeypatch):
+def test_a_full_disk_leaves_no_partial_file(queue, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
@@ -129,29 +129,29 @@ def test_a_full_disk_leaves_no_half_file(queue, monkeypatch):
     assert list((queue.folder / "incoming").iterdir()) == []
 
 
-def test_what_is_kept_is_deleted_in_time(tmp_path):
+def test_kept_slices_expire(tmp_path):
     with Queue(tmp_path / "q", keep=100.0).opened() as queue:
         queue.add("k", "1.1", b"a")
         queue.close("k")
-        queue.answered("k", [], ["refused"])
+        queue.store_results("k", [], ["refused"])
         queue.expire()
-        assert queue.names("kept") == ["k"]
+        assert queue.keys("kept") == ["k"]
         old = time.time() - 101
         os.utime(queue.folder / "kept" / "k", (old, old))
         queue.expire()
-        assert queue.names("kept") == []
+        assert queue.keys("kept") == []
 
 
-def test_only_one_process_holds_it(queue):
+def test_only_one_process_opens_it(queue):
     with pytest.raises(UsageError, match="is in use by another reslink process"), Queue(queue.folder).opened():
         pass
 
 
-def test_only_its_owner_may_look_inside(queue):
+def test_only_its_owner_can_read_it(queue):
     assert queue.folder.stat().st_mode & 0o077 == 0
 
 
-def test_the_mark_of_a_release_goes_with_the_next_slice(queue):
+def test_the_next_slice_removes_the_release_mark(queue):
     queue.add("k", "1.1", b"a")
     assert not queue.released("k")
     queue.release("k")
@@ -172,25 +172,25 @@ def test_attempts_are_counted_over_restarts(tmp_path):
 
 
 class Killed(BaseException):
-    """Stands for a kill: no code of the queue handles it."""
+    """Simulates a crash: no code of the queue handles it."""
 
 
 def life(queue: Queue, done: list[bytes]) -> None:
-    """What the node does, from the states that it finds, until nothing is left."""
-    for key in queue.names("receiving"):
+    """Processes everything in the queue, as the node does."""
+    for key in queue.keys("receiving"):
         queue.close(key)
-    for key in queue.names("working"):
+    for key in queue.keys("working"):
         content = b"+".join(path.read_bytes() for path in sorted((queue.folder / "working" / key).glob("*.dcm")))
-        queue.answered(key, [("r.dcm", content)], [])
-    for key in queue.to_send():
+        queue.store_results(key, [("r.dcm", content)], [])
+    for key in queue.keys_to_send():
         for path in queue.unsent(key):
             done.append(path.read_bytes())
-            queue.sent(path)
+            queue.remove_sent(path)
         queue.finish(key)
 
 
-def test_a_kill_before_any_step_of_the_file_system_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call that changes a name is the last one of a run once; the next runs end it, with the same result."""
+def test_a_crash_before_any_file_system_call_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call that changes the file system is once the last of a run; the following runs complete the work."""
     import shutil
 
     changing = [(Path, "replace"), (Path, "unlink"), (Path, "mkdir"), (shutil, "rmtree"), (os, "fsync")]
@@ -201,7 +201,7 @@ def test_a_kill_before_any_step_of_the_file_system_loses_nothing(tmp_path: Path,
         folder, sent, acknowledged = tmp_path / str(limit), [], set()
         left = [limit]
 
-        def counted(original, left=left):
+        def limited(original, left=left):
             def call(*args, **options):
                 left[0] -= 1
                 if left[0] == 0:
@@ -212,7 +212,7 @@ def test_a_kill_before_any_step_of_the_file_system_loses_nothing(tmp_path: Path,
 
         with monkeypatch.context() as patch:
             for owner, name in changing:
-                patch.setattr(owner, name, counted(getattr(owner, name)))
+                patch.setattr(owner, name, limited(getattr(owner, name)))
             try:
                 with Queue(folder).opened() as queue:
                     for number in (1, 2):
@@ -228,6 +228,6 @@ def test_a_kill_before_any_step_of_the_file_system_loses_nothing(tmp_path: Path,
             life(queue, sent)
             life(queue, sent)
             assert {part for content in sent for part in content.split(b"+")} == {b"1", b"2"}, f"lost at step {limit}"
-            assert set(sent) in ({b"1+2"}, {b"2+1"}), f"answered in parts at step {limit}"
+            assert set(sent) in ({b"1+2"}, {b"2+1"}), f"classified in parts at step {limit}"
             assert not set(state_of(queue)) - {"kept", "done"}, f"stuck at step {limit}"
     assert limit > 20

@@ -1,4 +1,4 @@
-"""Which received files are slices of a head, and what is said of the others."""
+"""Reading of head series, and refusal of everything else."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pacs
 import pytest
 from pydicom import Dataset
 
-from reslink.imaging.dicom.modality import refusal_of
-from reslink.imaging.limits import quiet
-from reslink.serving.dicom.series import RefusedSeries, key_of, read_head
+from reslink.imaging.dicom.modality import header_exclusion_reason
+from reslink.imaging.limits import silence_warnings
+from reslink.serving.dicom.series import RefusedSeriesError, read_head_series, series_key
 
 
 def moved(one):
-    """A position 4 mm up and 2 mm forward for each slice, as a tilted gantry has it."""
+    """The slice positions of a tilted gantry: 4 mm up and 2 mm forward per slice."""
     x, y, z = (float(v) for v in one.ImagePositionPatient)
     return [x, y + z / 4 * 2, z]
 
@@ -25,13 +25,13 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize(("sequence", "modality"), [("CT", "CT"), ("T1", "MR")])
 def test_a_head_is_read_in_order(folder, sequence, modality):
-    found = read_head(folder(list(reversed(pacs.series(1, sequence=sequence)))))
-    assert (found.modality, found.chosen, found.notes) == (modality, tuple(range(10)), ())
-    assert [int(header.InstanceNumber) for header in found.headers] == list(range(1, 11))
-    assert found.key == key_of(pacs.series(1)[0].SeriesInstanceUID)
+    series = read_head_series(folder(list(reversed(pacs.series(1, sequence=sequence)))))
+    assert (series.modality, series.selected, series.notes) == (modality, tuple(range(10)), ())
+    assert [int(header.InstanceNumber) for header in series.headers] == list(range(1, 11))
+    assert series.key == series_key(pacs.series(1)[0].SeriesInstanceUID)
     first = pacs.series(1, sequence=sequence)[0]
     stored = first.pixel_array * float(first.get("RescaleSlope", 1)) + float(first.get("RescaleIntercept", 0))
-    assert np.array_equal(found.slices[0].pixels, stored.astype(np.float32))
+    assert np.array_equal(series.slices[0].pixels, stored.astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -40,82 +40,80 @@ def test_a_head_is_read_in_order(folder, sequence, modality):
         ({"BodyPartExamined": "CHEST"}, "another part of the body"),
         ({"BodyPartExamined": "HEADNECK"}, "another part of the body"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "10 of its files left out: localizer, not a slice"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "not an image of CT or MR .Secondary Capture"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "not a CT or MR image .Secondary Capture"),
         ({"Manufacturer": "reslink"}, "a result of this package"),
-        ({"PixelSpacing": [4.0, 4.0]}, "what it shows is [0-9]+ by [0-9]+ mm"),
-        ({"PixelData": lambda one: bytes(len(one.PixelData))}, "no head was found"),
+        ({"PixelSpacing": [4.0, 4.0]}, "the object in it measures [0-9]+ by [0-9]+ mm"),
+        ({"PixelData": lambda one: bytes(len(one.PixelData))}, "no slice shows a head"),
         ({"PixelData": lambda one: one.PixelData[:100]}, "a file of the series cannot be read"),
-        ({"ImagePositionPatient": [0, 0, 0]}, "lie in the same place"),
+        ({"ImagePositionPatient": [0, 0, 0]}, "have the same position"),
     ],
 )
-def test_what_is_no_head_is_refused_and_nobody_is_named(folder, changes, message):
-    with pytest.raises(RefusedSeries, match=message) as caught:
-        read_head(folder(pacs.series(1, **changes)))
+def test_other_series_are_refused_without_patient_data(folder, changes, message):
+    with pytest.raises(RefusedSeriesError, match=message) as caught:
+        read_head_series(folder(pacs.series(1, **changes)))
     for word in ("SECRET", "2.25.", "/series"):
         assert word not in str(caught.value)
 
 
-def test_each_header_belongs_to_its_slice_however_long_it_is(folder):
-    """Files whose names fall as their places rise, with a private value of 70 kB before the place."""
+def test_long_headers_stay_with_their_slices(folder):
+    """File names are in reverse order, and a private value of 70 kB precedes the position."""
     slices = pacs.series(1)
     for one in slices:
         one.private_block(0x0019, "MAKER", create=True).add_new(1, "OB", bytes(70_000))
-    found = read_head(folder(slices[::-1]))
-    assert [int(header.InstanceNumber) for header in found.headers] == list(range(1, 11))
-    for one, image in zip(slices, found.slices, strict=True):
+    series = read_head_series(folder(slices[::-1]))
+    assert [int(header.InstanceNumber) for header in series.headers] == list(range(1, 11))
+    for one, image in zip(slices, series.slices, strict=True):
         assert np.array_equal(image.pixels, one.pixel_array * float(one.RescaleSlope) + float(one.RescaleIntercept))
 
 
-def test_a_localiser_among_slices_is_left_out(folder):
+def test_a_localizer_among_slices_is_left_out(folder):
     slices = pacs.series(1)
     slices[4].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-    found = read_head(folder(slices))
-    assert len(found.headers) == 9
-    assert found.notes[0] == "1 of its files left out: localizer, not a slice"
-    assert "uneven" in found.notes[1]
+    series = read_head_series(folder(slices))
+    assert len(series.headers) == 9
+    assert series.notes[0] == "1 of its files left out: localizer, not a slice"
+    assert "uneven" in series.notes[1]
 
 
 def test_a_tilted_gantry_is_noted_and_handled(folder):
-    found = read_head(folder(pacs.series(1, ImagePositionPatient=moved)))
-    assert found.notes == ("tilted gantry (27 degrees): slices are classified as they are",)
-    assert len(found.chosen) == 10
+    series = read_head_series(folder(pacs.series(1, ImagePositionPatient=moved)))
+    assert series.notes == ("tilted gantry (27 degrees): slices are classified without correction",)
+    assert len(series.selected) == 10
 
 
 def test_an_unstated_body_part_is_noted(folder):
-    assert read_head(folder(pacs.series(1, BodyPartExamined=""))).notes == (
-        "the header does not say which part of the body it is of",
-    )
+    assert read_head_series(folder(pacs.series(1, BodyPartExamined=""))).notes == ("the header does not state the body part",)
 
 
-def test_a_coded_region_counts_where_no_body_part_is_stated(folder):
+def test_a_coded_region_replaces_a_missing_body_part(folder):
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "69536005", "SCT", "Head"
-    assert read_head(folder(pacs.series(1, BodyPartExamined="", AnatomicRegionSequence=[item]))).notes == ()
+    assert read_head_series(folder(pacs.series(1, BodyPartExamined="", AnatomicRegionSequence=[item]))).notes == ()
     item.CodeValue = "51185008"
-    with pytest.raises(RefusedSeries, match="another part"):
-        read_head(folder(pacs.series(1, BodyPartExamined="", AnatomicRegionSequence=[item])))
+    with pytest.raises(RefusedSeriesError, match="another part"):
+        read_head_series(folder(pacs.series(1, BodyPartExamined="", AnatomicRegionSequence=[item])))
 
 
-def test_slices_with_little_of_the_head_are_not_chosen(folder):
+def test_slices_with_little_of_the_head_are_not_selected(folder):
     slices = pacs.series(1)
     small = np.full((128, 128), 0, np.uint16)
     whole = slices[0].pixel_array
     small[60:90, 50:80] = whole[60:90, 50:80]
     slices[0].PixelData = small.tobytes()
-    assert read_head(folder(slices)).chosen == tuple(range(1, 10))
+    assert read_head_series(folder(slices)).selected == tuple(range(1, 10))
 
 
-def test_values_that_no_result_could_carry_are_emptied(folder):
-    with quiet():  # pydicom warns of them
-        found = read_head(folder(pacs.series(1, StudyDate="2020.1.1", PatientSex="X", StudyTime="12")))
-    header = found.headers[0]
+def test_invalid_header_values_become_empty(folder):
+    with silence_warnings():  # pydicom warns about them
+        series = read_head_series(folder(pacs.series(1, StudyDate="2020.1.1", PatientSex="X", StudyTime="12")))
+    header = series.headers[0]
     assert (header.StudyDate, header.PatientSex, header.StudyTime) == ("", "", "12")
     assert header.AccessionNumber == ""
 
 
-def test_a_result_of_ours_is_known_whatever_it_claims_to_be():
+def test_results_of_reslink_are_recognized():
     header = Dataset()
     header.SOPClassUID, header.Manufacturer = "1.2.840.10008.5.1.4.1.1.2", " RESLINK "
-    assert refusal_of(header) == "a result of this package"
+    assert header_exclusion_reason(header) == "a result of this package"
     header.Manufacturer = "else"
-    assert refusal_of(header) is None
+    assert header_exclusion_reason(header) is None

@@ -1,4 +1,4 @@
-"""What the service answers: the same as the command line, file by file."""
+"""Responses of the service, compared with the predictions of the command line."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from uploaded import archive, dicom, head, nifti, png
 
 from reslink.inference.classifier import Classifier
 from reslink.serving.dicom import classify
-from reslink.serving.dicom.series import read_head
-from reslink.serving.http.handlers import Desk
+from reslink.serving.dicom.series import read_head_series
+from reslink.serving.http.handlers import RequestHandlers
 from reslink.serving.http.limits import Limits
 from reslink.serving.http.metrics import Metrics
 from reslink.serving.http.problems import Problem
 
 
 def offline(bundle: Path, files: dict[str, bytes], folder: Path) -> list[dict[str, object]]:
-    """What ``reslink predict`` says of the same bytes."""
+    """Predictions of ``reslink predict`` for the same bytes."""
     for name, content in files.items():
         (folder / name).write_bytes(content)
     classifier = Classifier.load(str(bundle), device="cpu", backend="torch")
-    return [found.as_dict() for found in classifier.predict([folder / name for name in files])]
+    return [prediction.as_dict() for prediction in classifier.predict([folder / name for name in files])]
 
 
-def test_every_format_gets_the_answer_of_the_command_line(service, bundles, tmp_path: Path) -> None:
+def test_every_format_gets_the_prediction_of_the_command_line(service, bundles, tmp_path: Path) -> None:
     files = {"a.png": png(1), "b.jpg": png(2, kind="JPEG"), "c.dcm": dicom(3), "d.nii": nifti(3)}
-    wanted = offline(bundles[0], files, tmp_path)
+    expected = offline(bundles[0], files, tmp_path)
     answer = service.post("/v1/predict", list(files.items()))
     assert answer.status_code == 200, answer.text
-    found = [one for file in answer.json()["files"] for one in file["answers"][0]["slices"]]
-    assert [file["kind"] for file in answer.json()["files"]] == ["PNG", "JPEG", "DICOM", "NIFTI"]
-    assert len(found) == len(wanted) == 6
-    for ours, theirs in zip(found, wanted, strict=True):
+    entries = [one for file in answer.json()["files"] for one in file["answers"][0]["slices"]]
+    assert [file["format"] for file in answer.json()["files"]] == ["PNG", "JPEG", "DICOM", "NIFTI"]
+    assert len(entries) == len(expected) == 6
+    for ours, theirs in zip(entries, expected, strict=True):
         assert ours["label"] == theirs["label"]
         assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-5)
-    assert len({round(one["probability"], 4) for one in found}) > 3, "the images do not differ, so this shows nothing"
+    assert len({round(one["probability"], 4) for one in entries}) > 3, "all images have the same prediction"
     assert "Research use only" in answer.json()["notice"]
 
 
@@ -54,22 +54,22 @@ def test_several_models_side_by_side(service, bundles, tmp_path: Path) -> None:
     by_model = {one["model"]: one["slices"][0] for one in answer["files"][0]["answers"]}
     assert list(by_model) == ["three", "head"]
     for bundle in bundles:
-        [wanted] = offline(bundle, files, tmp_path)
-        assert by_model[bundle.name]["probabilities"] == pytest.approx(wanted["probabilities"], abs=1e-5)
+        [expected] = offline(bundle, files, tmp_path)
+        assert by_model[bundle.name]["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
 
 
-def test_the_first_model_answers_where_none_is_named(service) -> None:
+def test_the_first_model_is_the_default(service) -> None:
     [file] = service.post("/v1/predict", [("a.png", png(5))]).json()["files"]
     assert [one["model"] for one in file["answers"]] == ["head"]
 
 
-def test_one_bad_file_is_reported_and_the_rest_goes_on(service) -> None:
+def test_one_bad_file_is_reported_and_the_others_are_classified(service) -> None:
     answer = service.post("/v1/predict", [("a.png", png(1)), ("b.png", png(2)[:200]), ("c.txt", b"hello"), ("d.png", png(3))])
     assert answer.status_code == 200
     files = answer.json()["files"]
     assert [file["problem"] and file["problem"]["status"] for file in files] == [None, 422, 415, None]
     assert "breaks off" in files[1]["problem"]["detail"] or "cannot be read" in files[1]["problem"]["detail"]
-    assert files[2]["problem"]["type"] == "urn:reslink:problem:wrong-kind"
+    assert files[2]["problem"]["type"] == "urn:reslink:problem:unsupported-format"
     assert files[0]["answers"][0]["slices"][0]["label"]
     assert files[3]["answers"][0]["slices"][0]["label"]
 
@@ -77,7 +77,7 @@ def test_one_bad_file_is_reported_and_the_rest_goes_on(service) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_slices_of_a_series_are_put_in_order(service, packed: bool) -> None:
     places = [30.0, 10.0, 20.0]
-    files = {f"{i}.dcm": dicom(i, place) for i, place in enumerate(places)}
+    files = {f"{i}.dcm": dicom(i, slot) for i, slot in enumerate(places)}
     sent = [("series.zip", archive(files | {"DICOMDIR": b"x", ".hidden": b"y"}))] if packed else list(files.items())
     answer = service.post("/v1/predict", sent).json()
     [series] = answer["series"]
@@ -92,40 +92,48 @@ def test_slices_of_two_series_are_kept_apart(service) -> None:
     assert [one["files"] for one in answer["series"]] == [[0, 2], [1, 3]]
 
 
-def test_a_series_has_one_answer_and_the_dicom_node_gives_the_same(service, bundles, tmp_path: Path) -> None:
-    """A slice with little of the head in it is left out by both; places are those in the series."""
+def test_a_series_has_the_same_prediction_as_in_the_dicom_node(service, bundles, tmp_path: Path) -> None:
+    """Both leave out a slice that shows little of the head. Positions are those in the series."""
     slices = pacs.series(1, slices=12)
     small, whole = np.zeros((128, 128), np.uint16), slices[0].pixel_array
     small[60:90, 50:80] = whole[60:90, 50:80]
     slices[0].PixelData = small.tobytes()
     folder = pacs.write(tmp_path, slices)
-    told = classify.answer(classify.load_model(str(bundles[0])), read_head(folder))
-    assert told.series.chosen == tuple(range(1, 12))
+    expected = classify.classify_series(classify.load_model(str(bundles[0])), read_head_series(folder))
+    assert expected.series.selected == tuple(range(1, 12))
     answer = service.post("/v1/predict", [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]).json()
     [series] = answer["series"]
-    [found] = series["study"]
-    wanted = told.study.as_dict()
-    assert (found["model"], found["label"], found["about"], found["slices"]) == ("head", wanted["label"], "Tumor", 11)
+    [prediction] = series["answers"]
+    series_prediction = expected.prediction.as_dict()
+    assert (prediction["model"], prediction["label"], prediction["score_class"], prediction["slices"]) == (
+        "head",
+        series_prediction["label"],
+        "Tumor",
+        11,
+    )
     for word in ("score", "ci_low", "ci_high"):
-        assert found[word] == pytest.approx(wanted[word], abs=1e-5), word
-    assert found["used"] == [told.series.chosen[i] for i in wanted["used"]]
-    assert (found["rule"], found["covers"]) == (wanted["rule"], wanted["covers"])
+        assert prediction[word] == pytest.approx(series_prediction[word], abs=1e-5), word
+    assert prediction["used"] == [expected.series.selected[i] for i in series_prediction["used"]]
+    assert (prediction["rule"], prediction["interval_scope"]) == (
+        series_prediction["rule"],
+        series_prediction["interval_scope"],
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"BodyPartExamined": "CHEST"}, "its header says that it is of another part of the body"),
+        ({"BodyPartExamined": "CHEST"}, "its header states another part of the body"),
         ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "mip, not a slice"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer, not a slice"),
-        ({"SOPClassUID": builders.SC_CLASS}, "not an image of CT or MR (Secondary Capture Image Storage)"),
+        ({"SOPClassUID": builders.SC_CLASS}, "not a CT or MR image (Secondary Capture Image Storage)"),
         ({"Manufacturer": "reslink"}, "a result of this package"),
-        ({"ImagePositionPatient": [0.0, 0.0, 5.0]}, "several of its slices lie in the same place"),
+        ({"ImagePositionPatient": [0.0, 0.0, 5.0]}, "several of its slices have the same position"),
     ],
 )
-def test_what_the_dicom_node_refuses_has_no_answer_as_a_whole(service, changes, why: str) -> None:
+def test_a_series_that_the_dicom_node_refuses_has_no_series_prediction(service, changes, why: str) -> None:
     answer = service.post("/v1/predict", [(f"{i}.dcm", dicom(i, float(i), **changes)) for i in range(3)]).json()
-    assert answer["series"] == [{"files": [0, 1, 2], "study": [], "notes": [why]}]
+    assert answer["series"] == [{"files": [0, 1, 2], "answers": [], "notes": [why]}]
     assert all(file["answers"][0]["slices"][0]["label"] for file in answer["files"])
 
 
@@ -141,39 +149,39 @@ COARSE, FINE = {"PixelSpacing": [0.9, 0.9]}, {"PixelSpacing": [0.5, 0.5]}
         (({}, {"columns": 70}, {}), "sizes"),
     ],
 )
-def test_slices_that_are_no_one_series_have_no_answer_as_a_whole(service, own, why: str) -> None:
+def test_inconsistent_slices_have_no_series_prediction(service, own, why: str) -> None:
     files = [(f"{i}.dcm", dicom(i, float(i), **changes)) for i, changes in enumerate(own)]
     answer = service.post("/v1/predict", files).json()
-    assert answer["series"] == [{"files": [0, 1, 2], "study": [], "notes": [f"its slices have different {why}"]}]
+    assert answer["series"] == [{"files": [0, 1, 2], "answers": [], "notes": [f"its slices have different {why}"]}]
     assert all(file["answers"][0]["slices"][0]["label"] for file in answer["files"])
 
 
-def test_a_localiser_among_slices_counts_for_nothing(service) -> None:
+def test_a_localizer_among_slices_is_ignored(service) -> None:
     files = [(f"{i}.dcm", dicom(i, float(i), ImageType=["LOCALIZER"] if i == 1 else None)) for i in range(4)]
     [series] = service.post("/v1/predict", files).json()["series"]
-    assert (series["files"], series["study"][0]["slices"], series["notes"]) == ([0, 2, 3], 3, [])
+    assert (series["files"], series["answers"][0]["slices"], series["notes"]) == ([0, 2, 3], 3, [])
 
 
 @pytest.mark.parametrize(("part", "answered"), [("HEAD", True), ("CHEST", False)])
-def test_a_file_of_many_frames_is_told_by_its_header_too(service, part: str, answered: bool) -> None:
+def test_the_header_of_a_multi_frame_file_is_checked(service, part: str, answered: bool) -> None:
     frames = np.stack([head(i).astype(np.uint16) for i in range(3)])
     content = builders.written(builders.dataset(frames, SOPClassUID=builders.ENHANCED_CT, BodyPartExamined=part))
     [series] = service.post("/v1/predict", [("a.dcm", content)]).json()["series"]
-    assert (bool(series["study"]), bool(series["notes"])) == (answered, not answered)
+    assert (bool(series["answers"]), bool(series["notes"])) == (answered, not answered)
 
 
 def test_one_slice_of_a_volume_is_no_series(service) -> None:
-    assert service.post("/v1/predict", [("a.nii", nifti(12))]).json()["series"][0]["study"][0]["slices"] == 12
-    assert service.post("/v1/predict", [("a.nii", nifti(12))], {"slice": "2"}).json()["series"][0]["study"] == []
+    assert service.post("/v1/predict", [("a.nii", nifti(12))]).json()["series"][0]["answers"][0]["slices"] == 12
+    assert service.post("/v1/predict", [("a.nii", nifti(12))], {"slice": "2"}).json()["series"][0]["answers"] == []
 
 
-def test_slices_of_another_direction_are_no_part_of_a_series(service) -> None:
+def test_slices_of_another_direction_are_not_part_of_a_series(service) -> None:
     across = {"ImageOrientationPatient": [0.0, 1, 0, 0, 0, -1]}
     files = [(f"{i}.dcm", dicom(i, float(i), **(across if i == 1 else {}))) for i in range(3)]
     assert [one["files"] for one in service.post("/v1/predict", files).json()["series"]] == [[0, 2]]
 
 
-def test_a_slice_that_is_asked_for(service) -> None:
+def test_a_single_slice_can_be_requested(service) -> None:
     [file] = service.post("/v1/predict", [("a.nii", nifti(3))], {"slice": "2"}).json()["files"]
     whole = service.post("/v1/predict", [("a.nii", nifti(3))]).json()["files"][0]["answers"][0]["slices"]
     [one] = file["answers"][0]["slices"]
@@ -181,10 +189,10 @@ def test_a_slice_that_is_asked_for(service) -> None:
     assert one["probability"] == pytest.approx(whole[2]["probability"], abs=1e-6)
     refused = service.post("/v1/predict", [("a.nii", nifti(3))], {"slice": "3"})
     assert refused.status_code == 422
-    assert "Ask for one of 0 to 2" in refused.json()["detail"]
+    assert "Request a slice from 0 to 2" in refused.json()["detail"]
 
 
-def test_explanations_are_the_outputs_of_the_graph(service, bundles) -> None:
+def test_explanations_are_the_outputs_of_the_onnx_model(service, bundles) -> None:
     image = png(4)
     answer = service.post("/v1/explain", [("a.png", image)]).json()["files"][0]["explanations"][0]
     classifier = Classifier.load(str(bundles[0]), device="cpu", backend="onnxruntime")
@@ -199,12 +207,12 @@ def test_explanations_are_the_outputs_of_the_graph(service, bundles) -> None:
     assert answer["target"] == "Tumor"
     strength = np.asarray(Picture.open(io.BytesIO(base64.b64decode(maps["class_activation"]["strength"]))))
     assert strength.shape == (96, 96) == tuple(answer["shape"])
-    drawn = np.asarray(Picture.open(io.BytesIO(base64.b64decode(maps["class_activation"]["overlay"]))))
-    assert drawn.shape == (96, 96, 3)
-    assert (drawn[strength == 0] == drawn[strength == 0][:, :1]).all(), "no evidence leaves the image grey"
+    render_map = np.asarray(Picture.open(io.BytesIO(base64.b64decode(maps["class_activation"]["overlay"]))))
+    assert render_map.shape == (96, 96, 3)
+    assert (render_map[strength == 0] == render_map[strength == 0][:, :1]).all(), "without evidence, the image stays gray"
 
 
-def test_class_activation_speaks_for_the_class_that_is_named(service) -> None:
+def test_class_activation_explains_the_requested_class(service) -> None:
     files = [("a.png", png(4))]
     lows = {
         name: service.post("/v1/explain", files, {"target": name}).json()["files"][0]["explanations"][0]["maps"][2]["low"]
@@ -216,14 +224,14 @@ def test_class_activation_speaks_for_the_class_that_is_named(service) -> None:
     assert "Did you mean 'Tumor'" in refused.json()["detail"]
 
 
-def test_a_member_of_an_archive_is_explained_alone(service) -> None:
+def test_one_member_of_an_archive_can_be_explained(service) -> None:
     packed = [("s.zip", archive({f"{i}.dcm": dicom(i, float(i)) for i in range(3)}))]
     answer = service.post("/v1/explain", packed, {"member": "1"}).json()
     assert [file["file"] for file in answer["files"]] == ["s.zip/1.dcm"]
     assert service.post("/v1/explain", packed, {"member": "9"}).status_code == 400
 
 
-def test_a_view_holds_the_values_of_the_file(service) -> None:
+def test_a_view_contains_the_values_of_the_file(service) -> None:
     [file] = service.post("/v1/view", [("a.dcm", dicom(3))]).json()["files"]
     values = np.frombuffer(zlib.decompress(base64.b64decode(file["data"])), "<i2").reshape(file["shape"])
     assert (file["unit"], file["scale"], file["offset"], file["step"]) == ("HU", 1.0, 0.0, 1)
@@ -234,17 +242,17 @@ def test_a_view_holds_the_values_of_the_file(service) -> None:
     assert "bone" in file["windows"]
 
 
-def test_answers_belong_to_their_requests_when_slices_share_a_batch(service, bundles, tmp_path: Path) -> None:
+def test_predictions_are_not_mixed_up_when_requests_share_a_batch(service, bundles, tmp_path: Path) -> None:
     images = {f"{i}.png": png(i) for i in range(24)}
-    wanted = {Path(str(one["path"])).name: one["probabilities"] for one in offline(bundles[0], images, tmp_path)}
+    expected = {Path(str(one["path"])).name: one["probabilities"] for one in offline(bundles[0], images, tmp_path)}
 
     def ask(name: str) -> tuple[str, dict[str, float]]:
         [file] = service.post("/v1/predict", [(name, images[name])]).json()["files"]
         return name, file["answers"][0]["slices"][0]["probabilities"]
 
     with ThreadPoolExecutor(12) as pool:
-        for name, found in pool.map(ask, list(images) * 3):
-            assert found == pytest.approx(wanted[name], abs=1e-5)
+        for name, probabilities in pool.map(ask, list(images) * 3):
+            assert probabilities == pytest.approx(expected[name], abs=1e-5)
     with service.client() as client:
         text = client.get("/metrics").text
     sizes = {line.split()[0]: float(line.split()[1]) for line in text.splitlines() if line.startswith("reslink_batch_slices")}
@@ -253,7 +261,7 @@ def test_answers_belong_to_their_requests_when_slices_share_a_batch(service, bun
     assert total > count, "no two slices shared a batch"
 
 
-def test_the_facts_of_the_service(service) -> None:
+def test_models_health_openapi_and_metrics(service) -> None:
     with service.client() as client:
         models = client.get("/v1/models").json()["models"]
         assert [(one["name"], one["classes"], one["positive"]) for one in models] == [
@@ -268,8 +276,8 @@ def test_the_facts_of_the_service(service) -> None:
         body = document["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]
         assert body["schema"]["required"] == ["files"]
         assert body["examples"]
-        assert {"rule", "score", "ci_low", "ci_high", "interval", "covers", "used"} <= set(
-            document["components"]["schemas"]["StudyAnswer"]["properties"]
+        assert {"rule", "score", "ci_low", "ci_high", "interval", "interval_scope", "used"} <= set(
+            document["components"]["schemas"]["SeriesAnswer"]["properties"]
         )
         metrics = client.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -283,7 +291,7 @@ def test_the_service_loads_no_torch(service) -> None:
         assert "libtorch" not in Path(f"/proc/{one.pid}/maps").read_text()
 
 
-def test_the_service_reports_to_nobody(service) -> None:
+def test_the_service_opens_no_outgoing_connection(service) -> None:
     service.post("/v1/predict", [("a.png", png(1))])
     process = psutil.Process(service.process.pid)
     for one in [process, *process.children(recursive=True)]:
@@ -293,20 +301,20 @@ def test_the_service_reports_to_nobody(service) -> None:
 
 
 def test_several_workers_share_a_port(serving) -> None:
-    with serving(workers=2, decoders=1) as running, ThreadPoolExecutor(8) as pool:
+    with serving(workers=2, decode_workers=1) as running, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda i: running.post("/v1/predict", [("a.png", png(i))]).status_code, range(16)))
         assert answers == [200] * 16
 
 
-def test_bytes_that_are_counted_after_the_end_of_a_request_are_refused() -> None:
-    """A thread that still unpacks when the time of its answer is over must not take memory for ever."""
-    desk = Desk([], None, Limits(), Metrics())  # type: ignore[arg-type]
-    with desk.memory() as hold:
+def test_memory_cannot_be_held_after_the_end_of_a_request() -> None:
+    """A thread that still unpacks after a timeout must not hold memory forever."""
+    handlers = RequestHandlers([], None, Limits(), Metrics())  # type: ignore[arg-type]
+    with handlers.memory() as hold:
         hold(1000)
     with pytest.raises(Problem):
         hold(1000)
-    assert desk.held_bytes == 0
+    assert handlers.held_bytes == 0
 
 
-def test_pictures_of_the_tests_differ() -> None:
+def test_the_test_images_differ() -> None:
     assert (head(1) != head(2)).any()

@@ -1,4 +1,4 @@
-"""Whom the network works for: nobody who has gone, and nobody alone for long."""
+"""Dynamic batching: cancelled jobs are skipped, and one request does not block others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 
 from reslink.inference.classifier import Prediction
 from reslink.serving.http.batching import Batcher, Pixels
-from reslink.serving.http.handlers import _predicted
-from reslink.serving.http.models import Hosted
+from reslink.serving.http.handlers import _predict_file
+from reslink.serving.http.models import ServedModel
 from reslink.serving.http.uploads.form import Upload
-from reslink.serving.http.worker import Prepared
+from reslink.serving.http.worker import PreparedFile
 
 
 def one_slice(number: int) -> Pixels:
@@ -41,8 +41,8 @@ def test_slices_of_requests_that_have_ended_are_not_computed() -> None:
         return [int(one.flat[0]) for one in pixels]
 
     async def ask(batcher: Batcher[int]) -> list[Any]:
-        jobs = [asyncio.ensure_future(batcher.answer(one_slice(number))) for number in range(6)]
-        jobs.append(asyncio.ensure_future(batcher.alone(lambda: computed.append(99) or 99)))
+        jobs = [asyncio.ensure_future(batcher.predict(one_slice(number))) for number in range(6)]
+        jobs.append(asyncio.ensure_future(batcher.run_exclusive(lambda: computed.append(99) or 99)))
         while not computed:
             await asyncio.sleep(0.001)
         for job in (jobs[1], jobs[2], jobs[4], jobs[6]):
@@ -58,19 +58,19 @@ def test_slices_of_requests_that_have_ended_are_not_computed() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_a_large_volume_leaves_room_for_other_requests(batch: int) -> None:
-    waiting: list[int] = []
+def test_a_large_volume_does_not_fill_the_queue(batch: int) -> None:
+    queued: list[int] = []
 
     def run(pixels: Pixels) -> list[Prediction]:
-        waiting.append(batcher.waiting + len(pixels))
+        queued.append(batcher.queue_size + len(pixels))
         return [Prediction("", label=str(one.flat[0])) for one in pixels]
 
     slices = [one_slice(number) if number != 7 else "why not" for number in range(100)]
     with batching(run, batch) as batcher:
-        hosted = Hosted("head", None, 0, batcher)  # type: ignore[arg-type]
-        file, prepared = Upload("a.nii", b""), Prepared(len(slices), "HU", "CT", {0: slices})
-        answer, _ = asyncio.run(_predicted(file, prepared, [hosted], 0))
-    assert max(waiting) <= 2 * batch
-    found = answer["answers"][0]["slices"]
-    assert [one["label"] for one in found] == [None if i == 7 else str(i) for i in range(100)]
-    assert found[7]["error"] == "why not"
+        model = ServedModel("head", None, 0, batcher)  # type: ignore[arg-type]
+        file, prepared = Upload("a.nii", b""), PreparedFile(len(slices), "HU", "CT", {0: slices})
+        answer, _ = asyncio.run(_predict_file(file, prepared, [model], 0))
+    assert max(queued) <= 2 * batch
+    entries = answer["answers"][0]["slices"]
+    assert [entry["label"] for entry in entries] == [None if i == 7 else str(i) for i in range(100)]
+    assert entries[7]["error"] == "why not"

@@ -1,4 +1,4 @@
-"""Requests made at random from the OpenAPI document: each is answered as the document says, and none is an error of ours."""
+"""Random requests generated from the OpenAPI document get the documented responses and no server error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that do not take their answer, on both event loops."""
+"""Slow clients: what uvicorn alone does with them, and what the timeouts change, on both event loops."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ import asyncio
 import functools
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reslink.serving.http import timeouts
 from reslink.serving.http.timeouts import TimedProtocol
 
 MIB = 1 << 20
-ANSWER = bytes(24 * MIB)  # more than the kernel keeps for a connection
+RESPONSE = bytes(24 * MIB)  # more than the kernel buffers for a connection
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+STALLS = {
+    "header": b"GET / HTTP/1.1\r\nHost:",
+    "body": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf",
+    "unread response": REQUEST,
+}
 
 
-async def whole_answer(_scope: Any, _receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
-    length = str(len(ANSWER)).encode()
+async def large_response(_scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+    while (await receive()).get("more_body", False):
+        pass
+    length = str(len(RESPONSE)).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
-    await send({"type": "http.response.body", "body": ANSWER})
+    await send({"type": "http.response.body", "body": RESPONSE})
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
-    """Runs a coroutine on one of the loops that a service may have."""
+    """Runs a coroutine on one of the event loops that the service may use."""
 
     def on_loop(coroutine: Any) -> Any:
         with asyncio.Runner(loop_factory=request.param) as runner:
@@ -43,18 +51,24 @@ def state() -> uvicorn.server.ServerState:
 
 
 @asynccontextmanager
-async def asked(connections: uvicorn.server.ServerState, **seconds: float) -> AsyncIterator[socket.socket]:
-    """A connection that has sent its request, and takes little at a time."""
-    config = uvicorn.Config(whole_answer, log_config=None, timeout_keep_alive=3600)
+async def connected(
+    connections: uvicorn.server.ServerState,
+    sent: bytes = REQUEST,
+    protocol: Callable[..., asyncio.Protocol] = TimedProtocol,
+    keep_alive: int = 3600,
+    **seconds: float,
+) -> AsyncIterator[socket.socket]:
+    """A client that has sent some bytes and reads nothing by itself."""
+    config = uvicorn.Config(large_response, log_config=None, timeout_keep_alive=keep_alive)
     config.load()
-    make = functools.partial(TimedProtocol, config=config, server_state=connections, app_state={}, **seconds)
+    make = functools.partial(protocol, config=config, server_state=connections, app_state={}, **seconds)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(make, "127.0.0.1", 0)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
         client.setblocking(False)
         await loop.sock_connect(client, server.sockets[0].getsockname())
-        await loop.sock_sendall(client, REQUEST)
+        await loop.sock_sendall(client, sent)
         try:
             async with asyncio.timeout(20):
                 yield client
@@ -64,39 +78,68 @@ async def asked(connections: uvicorn.server.ServerState, **seconds: float) -> As
                 one.transport.abort()
 
 
-async def gone(connections: uvicorn.server.ServerState) -> None:
-    while connections.connections:
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
         await asyncio.sleep(0.01)
 
 
+async def stalled(stack: AsyncExitStack, **options: Any) -> list[uvicorn.server.ServerState]:
+    """Opens one connection for each kind of stall."""
+    states = [state() for _ in STALLS]
+    for connections, sent in zip(states, STALLS.values(), strict=True):
+        await stack.enter_async_context(connected(connections, sent, **options))
+    await until(lambda: all(one.connections for one in states))
+    return states
+
+
+def test_uvicorn_alone_keeps_slow_clients(run) -> None:
+    """Its only timeout, for idle connections, expires without an effect. If this fails, timeouts.py may be unnecessary."""
+
+    async def wait() -> list[int]:
+        async with AsyncExitStack() as stack:
+            states = await stalled(stack, protocol=H11Protocol, keep_alive=1)
+            await asyncio.sleep(2)
+            return [len(one.connections) for one in states]
+
+    assert run(wait()) == [1, 1, 1]
+
+
+def test_every_slow_client_is_disconnected(run) -> None:
+    async def wait() -> None:
+        async with AsyncExitStack() as stack:
+            states = await stalled(stack, header_seconds=0.3, body_seconds=0.3)
+            await until(lambda: not any(one.connections for one in states))
+
+    run(wait())
+
+
 @pytest.mark.parametrize("header_seconds", [0.1, 3600.0], ids=["closing", "open"])
-def test_a_client_that_takes_nothing_is_dropped_with_its_answer(run, header_seconds: float) -> None:
+def test_a_client_that_reads_nothing_is_disconnected(run, header_seconds: float) -> None:
     async def stall() -> None:
         connections = state()
-        async with asked(connections, header_seconds=header_seconds, body_seconds=0.3):
-            while not connections.total_requests:
-                await asyncio.sleep(0.01)
-            assert connections.connections, "it was dropped before its time was over"
-            await gone(connections)
+        async with connected(connections, header_seconds=header_seconds, body_seconds=0.3):
+            await until(lambda: bool(connections.total_requests))
+            assert connections.connections, "it was disconnected before the timeout"
+            await until(lambda: not connections.connections)
 
     run(stall())
 
 
-def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(run) -> None:
+def test_a_client_that_reads_slowly_gets_the_whole_response(run) -> None:
     async def read() -> int:
-        connections, taken = state(), 0
-        async with asked(connections, header_seconds=3600.0, body_seconds=0.5) as client:
+        connections, received = state(), 0
+        async with connected(connections, header_seconds=3600.0, body_seconds=0.5) as client:
             loop = asyncio.get_running_loop()
-            while taken < len(ANSWER) and (data := await loop.sock_recv(client, 64 << 10)):
-                taken += len(data)
+            while received < len(RESPONSE) and (data := await loop.sock_recv(client, 64 << 10)):
+                received += len(data)
                 await asyncio.sleep(0.004)
-        return taken
+        return received
 
-    assert run(read()) >= len(ANSWER)
+    assert run(read()) >= len(RESPONSE)
 
 
 class Stuck(asyncio.Transport):
-    """A connection of which the other side takes nothing."""
+    """A connection whose client reads nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,17 +161,17 @@ class Stuck(asyncio.Transport):
         self.aborted.set()
 
 
-def test_the_408_of_a_slow_sender_is_not_waited_for_for_ever(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeouts, "_CLOSING_SECONDS", 0.1, raising=False)
+def test_the_408_response_to_a_slow_client_has_a_timeout(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeouts, "_CLOSE_SECONDS", 0.1)
 
     async def cut_off() -> bytes:
-        config = uvicorn.Config(whole_answer, log_config=None)
+        config = uvicorn.Config(large_response, log_config=None)
         config.load()
-        line = Stuck()
-        one = TimedProtocol(config=config, server_state=state(), app_state={}, header_seconds=0.1, body_seconds=3600.0)
-        one.connection_made(line)
+        transport = Stuck()
+        protocol = TimedProtocol(config=config, server_state=state(), app_state={}, header_seconds=0.1, body_seconds=3600.0)
+        protocol.connection_made(transport)
         async with asyncio.timeout(20):
-            await line.aborted.wait()
-        return line.left
+            await transport.aborted.wait()
+        return transport.left
 
     assert run(cut_off()).startswith(b"HTTP/1.1 408 ")

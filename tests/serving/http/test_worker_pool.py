@@ -1,4 +1,4 @@
-"""The processes that prepare files."""
+"""Memory use of the worker processes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from PIL import Image as Picture
 
 from reslink.imaging.preprocess import Preprocess
-from reslink.serving.http.worker import Wish
-from reslink.serving.http.worker_pool import Pool
+from reslink.serving.http.worker import PrepareRequest
+from reslink.serving.http.worker_pool import WorkerPool
 
 
 def _faults(process: int) -> int:
@@ -22,22 +22,22 @@ def _faults(process: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are read from /proc")
-def test_an_image_does_not_fault_in_the_memory_of_the_one_before(rng: np.random.Generator) -> None:
-    grey = np.kron(rng.integers(0, 255, (64, 64)), np.ones((8, 8))).astype(np.uint8)
+def test_memory_is_reused_from_one_image_to_the_next(rng: np.random.Generator) -> None:
+    gray = np.kron(rng.integers(0, 255, (64, 64)), np.ones((8, 8))).astype(np.uint8)
     stream = io.BytesIO()
-    Picture.fromarray(grey).save(stream, "PNG")
+    Picture.fromarray(gray).save(stream, "PNG")
 
-    async def faults(pool: Pool) -> int:
-        wish = Wish(ways=(0,))
+    async def faults(pool: WorkerPool) -> int:
+        request = PrepareRequest(preprocess_indices=(0,))
         for _ in range(5):
-            await pool.prepare(stream.getvalue(), wish)
+            await pool.prepare(stream.getvalue(), request)
         [process] = pool._executor._processes
         before = _faults(process)
         for _ in range(20):
-            await pool.prepare(stream.getvalue(), wish)
+            await pool.prepare(stream.getvalue(), request)
         return (_faults(process) - before) // 20
 
-    pool = Pool([Preprocess().model_dump_json()], 1)
+    pool = WorkerPool([Preprocess().model_dump_json()], 1)
     try:
         assert asyncio.run(faults(pool)) < 50
     finally:

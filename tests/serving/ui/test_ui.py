@@ -1,4 +1,4 @@
-"""The page in a real browser, with no other host to be reached."""
+"""The web page in a real browser without access to other hosts."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the package play
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None and os.environ.get("CI") != "true":
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if executable is None and os.environ.get("CI") != "true":
         pytest.skip("no chromium here: scripts/install-debian-packages installs it")
-    assert found is not None, "CI needs chromium: scripts/install-debian-packages"
+    assert executable is not None, "CI needs chromium: scripts/install-debian-packages"
     with playwright.sync_playwright() as driver:
         rules = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-        yield driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu", rules])
+        yield driver.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu", rules])
 
 
 @pytest.fixture
 def page(browser, service) -> Iterator[Any]:
-    """A page that must not complain, and must ask nobody but the service."""
+    """The page, which must log no error and send no request to another host."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     complaints: list[str] = []
     opened = context.new_page()
@@ -41,7 +41,7 @@ def page(browser, service) -> Iterator[Any]:
     opened.locator("#models-line", has_text="head").wait_for()
     yield opened
     context.close()
-    ours = ("422", "willReadFrequently")  # a refused file is an answer; the second comes from how these tests read the canvas
+    ours = ("422", "willReadFrequently")  # the status of a refused file; a warning about how these tests read the canvas
     assert [text for text in complaints if not any(word in text for word in ours)] == []
 
 
@@ -54,7 +54,7 @@ def give(page: Any, *files: tuple[str, bytes]) -> None:
     page.locator("#status", has_text=re.compile("ready|refused")).wait_for()
 
 
-def test_an_image_gets_its_answer_with_its_meaning(page, service) -> None:
+def test_an_image_gets_an_explained_prediction(page, service) -> None:
     give(page, ("a.png", png(4)))
     page.locator(".answer .label").first.wait_for()
     [answers] = service.post("/v1/predict", [("a.png", png(4))], {"model": ["head", "three"]}).json()["files"]
@@ -65,12 +65,17 @@ def test_an_image_gets_its_answer_with_its_meaning(page, service) -> None:
     value = 100 * answers["answers"][0]["slices"][0]["probabilities"]["Tumor"]
     text = cards.first.inner_text()
     assert f"Probability of Tumor: {value:.1f} %" in text
-    for meaning in ("not calibrated", "Tumor from 50.0 % on", "no sets were fitted", "this model has no gate"):
+    for meaning in (
+        "not calibrated",
+        "threshold for Tumor: 50.0 %",
+        "not fitted",
+        "this model has no out-of-distribution detector",
+    ):
         assert meaning in text
-    assert "it answers for any picture" in cards.first.locator(".first").inner_text()
+    assert "it gives an answer for any image" in cards.first.locator(".first").inner_text()
 
 
-def test_the_notice_is_always_in_sight(page) -> None:
+def test_the_notice_is_always_visible(page) -> None:
     give(page, ("a.png", png(4)))
     notice = page.locator(".notice").first
     assert "Research use only, not a medical device" in notice.inner_text()
@@ -79,33 +84,33 @@ def test_the_notice_is_always_in_sight(page) -> None:
     assert 0 <= box["y"] < 200
 
 
-def test_a_map_is_laid_over_the_image(page) -> None:
+def test_a_map_is_shown_over_the_image(page) -> None:
     give(page, ("a.png", png(4)))
     before = pixels(page)
     page.select_option("#map", "first_attention")
     page.locator("#map-note:not(:empty)").wait_for()
     after = pixels(page)
-    assert before["grey"], "without a map the image is grey"
-    assert not after["grey"]
+    assert before["gray"], "without a map the image is gray"
+    assert not after["gray"]
     page.locator("#opacity").fill("0")
     assert pixels(page) == before
-    assert "gates from" in page.locator("#map-note").inner_text()
+    assert "attention from" in page.locator("#map-note").inner_text()
 
 
 def pixels(page: Any) -> dict[str, Any]:
-    """Whether the canvas is grey, and its sum; measured in the browser."""
-    found = page.locator("#viewer").evaluate(
+    """Whether the canvas is gray, and the sum of its values; measured in the browser."""
+    measured = page.locator("#viewer").evaluate(
         """(canvas) => {
              const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-             let sum = 0, grey = true;
+             let sum = 0, gray = true;
              for (let i = 0; i < data.length; i += 4) {
                sum += data[i] + data[i + 1] + data[i + 2];
-               grey &&= data[i] === data[i + 1] && data[i] === data[i + 2];
+               gray &&= data[i] === data[i + 1] && data[i] === data[i + 2];
              }
-             return {sum, grey};
+             return {sum, gray};
            }"""
     )
-    return dict(found)
+    return dict(measured)
 
 
 def test_a_series_is_scrolled_with_the_keyboard_in_its_order(page) -> None:
@@ -126,43 +131,45 @@ def test_a_series_is_scrolled_with_the_keyboard_in_its_order(page) -> None:
     assert page.locator("#table tbody tr").count() == 3
 
 
-def test_a_series_has_an_answer_with_its_rule_and_interval(page, service) -> None:
+def test_a_series_has_a_prediction_with_rule_and_interval(page, service) -> None:
     files = [(f"{i:02}.dcm", dicom(i, float(i))) for i in range(12)]
     give(page, *files)
     [series] = service.post("/v1/predict", files, {"model": ["head", "three"]}).json()["series"]
-    cards = page.locator("#study .answer")
+    cards = page.locator("#series .answer")
     assert cards.locator("h3").all_inner_texts() == ["head, whole series", "three, whole series"]
-    text, found = cards.first.inner_text(), series["study"][0]
-    low, high = (f"{100 * found[word]:.1f} %" for word in ("ci_low", "ci_high"))
-    for words in (f"95 % interval {low} to {high}", found["rule"], "12 of 12 slices judged", "fitted on single slices"):
+    text, answer = cards.first.inner_text(), series["answers"][0]
+    low, high = (f"{100 * answer[word]:.1f} %" for word in ("ci_low", "ci_high"))
+    for words in (f"95 % interval {low} to {high}", answer["rule"], "12 of 12 slices classified", "fitted on single slices"):
         assert words in text
-    cards.first.get_by_role("button", name=f"Slice {found['used'][1] + 1}", exact=True).click()
-    assert page.locator("#slice-out").inner_text() == f"{found['used'][1] + 1} of 12"
+    cards.first.get_by_role("button", name=f"Slice {answer['used'][1] + 1}", exact=True).click()
+    assert page.locator("#slice-out").inner_text() == f"{answer['used'][1] + 1} of 12"
     with page.expect_download() as waiting:
         page.click("#save-csv")
     line = next(line for line in waiting.value.path().read_text().splitlines() if ",series,head," in line)
-    assert str(found["ci_low"])[:8] in line
+    assert str(answer["ci_low"])[:8] in line
     page.get_by_label("head", exact=True).first.uncheck()
-    page.wait_for_function("() => document.querySelectorAll('#study .answer').length === 1")
+    page.wait_for_function("() => document.querySelectorAll('#series .answer').length === 1")
 
 
-def test_few_slices_say_why_there_is_no_interval(page) -> None:
+def test_few_slices_state_why_there_is_no_interval(page) -> None:
     give(page, *[(f"{i}.dcm", dicom(i, float(i))) for i in range(3)])
-    assert "no interval: it rests on 3 blocks of neighbouring slices" in page.locator("#study .answer").first.inner_text()
+    assert "3 blocks of neighboring slices" in page.locator("#series .answer").first.inner_text()
 
 
-def test_a_series_without_an_answer_as_a_whole_says_why(page) -> None:
+def test_a_series_without_a_prediction_states_the_reason(page) -> None:
     give(page, *[(f"{i}.dcm", dicom(i, float(i), BodyPartExamined="CHEST")) for i in range(3)])
-    assert page.locator("#study .answer").count() == 0
-    assert "No answer for the whole series: its header says that it is of another part" in page.locator("#notes").inner_text()
+    assert page.locator("#series .answer").count() == 0
+    assert (
+        "No prediction for the whole series: its header states another part of the body" in page.locator("#notes").inner_text()
+    )
 
 
 def test_the_window_can_be_changed(page) -> None:
     give(page, ("a.dcm", dicom(3)))
-    assert (page.input_value("#centre"), page.input_value("#width")) == ("40", "80")
+    assert (page.input_value("#center"), page.input_value("#width")) == ("40", "80")
     before = pixels(page)["sum"]
     page.select_option("#preset", label="bone")
-    assert (page.input_value("#centre"), page.input_value("#width")) == ("600", "2800")
+    assert (page.input_value("#center"), page.input_value("#width")) == ("600", "2800")
     assert pixels(page)["sum"] != before
     page.locator("#viewer").press("0")
     assert pixels(page)["sum"] == before
@@ -172,7 +179,7 @@ def test_the_window_can_be_changed(page) -> None:
     assert pixels(page)["sum"] != before
 
 
-def test_a_bad_file_is_named_and_the_rest_is_there(page) -> None:
+def test_a_bad_file_is_reported_beside_the_others(page) -> None:
     give(page, ("bad.png", png(1)[:300]), ("<img src=x onerror=alert(1)>.png", png(2)))
     names = page.locator("#stacks button")
     assert names.count() == 2
@@ -181,34 +188,34 @@ def test_a_bad_file_is_named_and_the_rest_is_there(page) -> None:
     names.nth(0).click()
     assert "cannot be read" in page.locator("#answers .bad").inner_text()
     assert names.nth(0).locator("canvas").count() == 0
-    assert not page.is_visible("#save-png"), "there is no picture to keep"
+    assert not page.is_visible("#save-png"), "there is no image to save"
     assert page.is_visible("#save-csv")
     names.nth(1).click()
     assert page.is_visible("#save-png")
 
 
-def test_every_file_refused_is_an_answer_too(page) -> None:
+def test_a_request_with_only_refused_files_is_shown(page) -> None:
     give(page, ("bad.png", png(1)[:300]))
     assert "refused" in page.locator("#stacks button").inner_text()
 
 
 def test_downloads(page, tmp_path: Path) -> None:
     give(page, ("=a.png", png(4)))
-    found = {}
+    downloads = {}
     for kind in ("json", "csv", "png"):
         with page.expect_download() as waiting:
             page.click(f"#save-{kind}")
         waiting.value.save_as(tmp_path / kind)
-        found[kind] = (tmp_path / kind).read_bytes()
-    [image] = json.loads(found["json"])["images"]
+        downloads[kind] = (tmp_path / kind).read_bytes()
+    [image] = json.loads(downloads["json"])["images"]
     assert set(image["slices"][0]["answers"]) == {"head", "three"}
-    lines = found["csv"].decode().splitlines()
+    lines = downloads["csv"].decode().splitlines()
     assert "Research use only" in lines[0]
     assert lines[2].startswith("'=a.png,0,head,"), "a spreadsheet would run the name as a formula"
-    assert found["png"].startswith(b"\x89PNG")
+    assert downloads["png"].startswith(b"\x89PNG")
 
 
-def test_it_can_be_used_without_a_mouse_and_read_aloud(page) -> None:
+def test_keyboard_and_screen_reader_access(page) -> None:
     give(page, ("a.png", png(4)))
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, input, select, canvas[tabindex], [role=img]')]
@@ -226,13 +233,13 @@ def test_it_can_be_used_without_a_mouse_and_read_aloud(page) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 800, 1280])
-def test_nothing_runs_over_the_side(page, width: int) -> None:
+def test_nothing_overflows_the_page(page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 844})
     give(page, ("a-very-long-name-" * 8 + ".png", png(4)))
     assert page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
 
 
-def test_text_can_be_read_in_light_and_in_dark(page) -> None:
+def test_contrast_is_sufficient_in_both_themes(page) -> None:
     give(page, ("a.png", png(4)))
     for _ in range(2):
         poor = page.evaluate(CONTRAST)
@@ -248,8 +255,8 @@ CONTRAST = """() => {
   const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
   const behind = (e) => {
     for (; e; e = e.parentElement) {
-      const colour = numbers(getComputedStyle(e).backgroundColor);
-      if (colour.length < 4 || colour[3] > 0.5) return colour;
+      const color = numbers(getComputedStyle(e).backgroundColor);
+      if (color.length < 4 || color[3] > 0.5) return color;
     }
     return [255, 255, 255];
   };

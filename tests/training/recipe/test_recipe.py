@@ -11,18 +11,18 @@ from pydantic import BaseModel
 from reslink.errors import UsageError
 from reslink.networks.reslink import ResLinkConfig
 from reslink.training.recipe import schema
-from reslink.training.recipe.recipe import Recipe, keys, load_recipe, make_recipe
+from reslink.training.recipe.recipe import Recipe, keys, load_recipe, recipe_from_dict
 
 
-def test_the_defaults_are_a_recipe_and_survive_yaml(tmp_path: Path) -> None:
+def test_the_defaults_survive_yaml(tmp_path: Path) -> None:
     recipe = load_recipe()
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml())
     assert load_recipe(path) == recipe
-    assert make_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
+    assert recipe_from_dict(yaml.safe_load(recipe.to_yaml())) == recipe
 
 
-def test_sets_change_what_the_file_says_in_order(tmp_path: Path) -> None:
+def test_sets_change_the_file_in_order(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("trainer:\n  epochs: 7\n  batch_size: 16\noptimizer:\n  lr: 1e-3\n")
     recipe = load_recipe(path, ["trainer.epochs=9", "trainer.epochs=11", "model.variant=reslink_paper"])
@@ -96,7 +96,7 @@ def test_an_unknown_key_names_the_nearest(key: str, meant: str, tmp_path: Path) 
         ("augment.flip=2", r"augment.flip is 2.*at most 1"),
         ("trainer=5", r"trainer is 5.*a section with the keys epochs"),
         ("model.area_size=0", r"model.area_size is 0.*at least 1"),
-        ("model.dims=[16]", r"model.*dims has 1 stages and depths 3"),
+        ("model.dims=[16]", r"model.*dims has 1 stages but depths has 3"),
         ("model.variant=reslink_papr", r"reslink_papr.*Did you mean 'reslink_paper'"),
         ("model.stem_order=upside_down", r"model.stem_order is 'upside_down'.*norm_first, pool_first"),
         ("trainer.epochs", r"has no '='.*section.key=value"),
@@ -118,7 +118,7 @@ def test_a_wrong_value_names_the_key_and_what_is_allowed(change: str, message: s
         ("!!python/object/apply:os.system ['true']", "is not YAML"),
     ],
 )
-def test_a_file_that_is_no_recipe(text: str, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_recipe(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     with pytest.raises(UsageError, match=message):
@@ -130,14 +130,14 @@ def test_a_missing_file(tmp_path: Path) -> None:
         load_recipe(tmp_path / "nothing.yaml")
 
 
-def test_a_section_that_the_file_makes_a_number(tmp_path: Path) -> None:
+def test_a_section_that_is_a_number(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("trainer: 5\n")
     with pytest.raises(UsageError, match="'trainer' is 5"):
         load_recipe(path, ["trainer.epochs=3"])
 
 
-def test_the_published_recipe_has_nothing_of_this_machine() -> None:
+def test_published_settings_do_not_depend_on_the_machine() -> None:
     recipe = load_recipe(None, ["trainer.workers=3", "trainer.device=cpu"])
     assert recipe.published() == load_recipe().published()
     assert recipe.digest() == load_recipe().digest() != load_recipe(None, ["seed=1"]).digest()
@@ -161,7 +161,7 @@ def test_every_field_of_the_network_can_be_set() -> None:
 
 def test_the_number_of_logits_fits_the_classes() -> None:
     assert load_recipe(None, ["model.num_classes=1"]).network(2).num_classes == 1
-    with pytest.raises(UsageError, match=r"model\.num_classes is 1, and the data has 3 classes"):
+    with pytest.raises(UsageError, match=r"model\.num_classes is 1, but the data has 3 classes"):
         load_recipe(None, ["model.num_classes=1"]).network(3)
 
 

@@ -1,4 +1,4 @@
-"""What twins mean for a data set: groups of copies, copies on two sides of a split, one image under two labels."""
+"""Near duplicates in a data set: their groups, leakage between splits, and images with more than one label."""
 
 from __future__ import annotations
 
@@ -10,84 +10,89 @@ from typing import Any, Final
 import numpy as np
 
 from reslink.datasets.manifest import Case, Manifest
-from reslink.datasets.near_duplicates import groups as twins
-from reslink.datasets.near_duplicates.groups import TwinPair
+from reslink.datasets.near_duplicates.groups import DuplicatePair, connected_groups, find_duplicates, leakage_groups
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 
-SAME_IMAGE: Final = 0.94
-"""Correlation from which two images under two labels are called one image. Neighbouring slices may rightly have two labels:
-of the 2,799 slices of 88 glioma patients three pairs of neighbours with and without lesion are alike, at 0.934 at most."""
+MIN_CONFLICT_CORRELATION: Final = 0.94
+"""Minimum correlation at which two images with different labels count as the same image.
+
+Neighboring slices can correctly have different labels: among the 2,799 slices of 88 glioma patients, three pairs of neighbors
+with and without a lesion are near duplicates, with a correlation of at most 0.934."""
 
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Copies:
-    """Near copies in a data set.
+class NearDuplicates:
+    """Near duplicates in a data set.
 
     Attributes:
-        pairs: What is alike, row by row.
-        groups: (n,) group of each case for cross-validation: patients, near copies and images that look alike joined.
+        pairs: Pairs of near duplicates, by row.
+        groups: (n,) group of each case for cross-validation: cases of one patient, near duplicates and images that look
+            alike share a group.
     """
 
-    pairs: list[TwinPair]
+    pairs: list[DuplicatePair]
     groups: list[str]
 
     @classmethod
-    def find(cls, manifest: Manifest, thumbnails: Thumbnails) -> Copies:
-        """Looks for near copies, in all eight orientations.
+    def find(cls, manifest: Manifest, thumbnails: Thumbnails) -> NearDuplicates:
+        """Finds near duplicates in all eight orientations.
 
         Args:
             manifest: The cases.
-            thumbnails: (n, 64, 64) uint8, one a case.
+            thumbnails: (n, 64, 64) uint8, one per case.
         """
         patients = [case.patient_id for case in manifest.cases]
-        found = twins.pairs(thumbnails, patients)
-        return cls(found, twins.groups(manifest, thumbnails, found))
+        pairs = find_duplicates(thumbnails, patients)
+        return cls(pairs, leakage_groups(manifest, thumbnails, pairs))
 
-    def sets(self) -> list[list[int]]:
-        """Returns the groups of near copies, the largest first; patients play no part."""
-        return _sets(len(self.groups), ((pair.first, pair.second) for pair in self.pairs))
+    def duplicate_groups(self) -> list[list[int]]:
+        """Returns the rows of each group of near duplicates, the largest group first. Patients are ignored."""
+        return _connected(len(self.groups), ((pair.first, pair.second) for pair in self.pairs))
 
-    def conflicts(self, cases: Sequence[Case]) -> list[list[int]]:
-        """Returns the groups of one image under several labels, the largest first."""
-        return _sets(len(cases), ((p.first, p.second) for p in self.pairs if _conflict(cases[p.first], cases[p.second], p)))
-
-
-def _conflict(one: Case, other: Case, pair: TwinPair) -> bool:
-    return one.label != other.label and pair.correlation >= SAME_IMAGE
+    def label_conflicts(self, cases: Sequence[Case]) -> list[list[int]]:
+        """Returns the rows of each image that occurs with several labels, the largest group first."""
+        conflicting = (pair for pair in self.pairs if _labels_conflict(cases, pair))
+        return _connected(len(cases), ((pair.first, pair.second) for pair in conflicting))
 
 
-def leaks(cases: Sequence[Case], copies: Copies) -> list[dict[str, Any]]:
-    """Returns what stands on two sides of the split that the data set states.
+def _labels_conflict(cases: Sequence[Case], pair: DuplicatePair) -> bool:
+    return cases[pair.first].label != cases[pair.second].label and pair.correlation >= MIN_CONFLICT_CORRELATION
+
+
+def find_group_leakage(cases: Sequence[Case], near_duplicates: NearDuplicates) -> list[dict[str, Any]]:
+    """Returns the patients and the near duplicates that appear in more than one split.
 
     Args:
-        cases: The cases; those without a split play no part.
-        copies: Their near copies.
+        cases: The cases. Cases without a split are ignored.
+        near_duplicates: Their near duplicates.
 
     Returns:
-        One entry a patient and a group of near copies: ``kind`` (``patient`` or ``twins``), ``paths`` and ``splits``; a
-        patient is known by his paths, his id is not repeated.
+        One entry per patient and per group of near duplicates: ``kind`` (``patient`` or ``near_duplicates``), ``paths`` and
+        ``splits``. Patient IDs are not repeated.
     """
     patients: dict[str, list[int]] = defaultdict(list)
     for i, case in enumerate(cases):
         if case.patient_id is not None:
             patients[case.patient_id].append(i)
-    across = _sets(len(cases), ((p.first, p.second) for p in copies.pairs if _sides(cases, (p.first, p.second)) > 1))
-    found = [("patient", rows) for rows in patients.values()] + [("twins", rows) for rows in across]
+    across = ((pair.first, pair.second) for pair in near_duplicates.pairs)
+    duplicate_groups = _connected(len(cases), (rows for rows in across if _count_splits(cases, rows) > 1))
+    candidates = [("patient", rows) for rows in patients.values()] + [("near_duplicates", rows) for rows in duplicate_groups]
     return [
         {"kind": kind, "paths": [cases[i].name for i in rows], "splits": [cases[i].split for i in rows]}
-        for kind, rows in found
-        if _sides(cases, rows) > 1
+        for kind, rows in candidates
+        if _count_splits(cases, rows) > 1
     ]
 
 
-def _sides(cases: Sequence[Case], rows: Iterable[int]) -> int:
+def _count_splits(cases: Sequence[Case], rows: Iterable[int]) -> int:
     return len({cases[i].split for i in rows} - {None})
 
 
-def _sets(count: int, pairs: Iterable[Pair]) -> list[list[int]]:
+def _connected(count: int, pairs: Iterable[Pair]) -> list[list[int]]:
+    """Returns the connected components with at least two members, the largest first."""
     members: dict[int, list[int]] = defaultdict(list)
-    for i, group in enumerate(twins.united(count, np.array(list(pairs), np.intp).reshape(-1, 2))):
+    for i, group in enumerate(connected_groups(count, np.array(list(pairs), np.intp).reshape(-1, 2))):
         members[group].append(i)
     return sorted((rows for rows in members.values() if len(rows) > 1), key=lambda rows: (-len(rows), rows))

@@ -1,4 +1,4 @@
-"""Probes that see no brain: how well the class can be told from what should say nothing about it."""
+"""Shortcut probes: models that see no brain, or very little of it, and still try to predict the class."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction import DictVectorizer
 
-from reslink.audit.cross_validation import Floats, Ints, balanced_accuracy, fewest_groups, out_of_fold
-from reslink.audit.extract import Measured
-from reslink.audit.features.header import Header
-from reslink.audit.features.outside_head import FEATURES
+from reslink.audit.cross_validation import Floats, Ints, balanced_accuracy, min_groups_per_class, out_of_fold_probabilities
+from reslink.audit.extract import FileFeatures
+from reslink.audit.features.header import HeaderFeatures
+from reslink.audit.features.outside_head import FEATURE_NAMES
 from reslink.metrics.comparison import holm
 from reslink.metrics.intervals import MIN_GROUPS, Estimate
 
-ProbeName = Literal["file_facts", "outside_head", "histogram", "thumbnail"]
-GATES: Final[tuple[ProbeName, ...]] = ("file_facts", "outside_head")
-"""Probes that see nothing of the brain; the histogram and the thumbnail of the whole picture see it, and only inform."""
+ProbeName = Literal["file_metadata", "outside_head", "histogram", "thumbnail"]
+CHECKED_PROBES: Final[tuple[ProbeName, ...]] = ("file_metadata", "outside_head")
+"""Probes that see nothing of the brain. The histogram and the thumbnail of the whole image see it and are informational."""
 
 MARGIN: Final = 0.05
-"""A gate probe fails where its interval lies above chance by more than this."""
+"""A check fails if the probe's interval is above chance by more than this."""
 
-LEVEL: Final = 0.025
-"""One-sided, as the lower end of a 95 % interval."""
+SIGNIFICANCE_LEVEL: Final = 0.025
+"""One-sided, to match the lower end of a 95 % interval."""
 
 TREES: Final = 100
 
 
 @dataclass(frozen=True)
-class Shortcut:
-    """What one probe reached.
+class ProbeResult:
+    """The result of one probe.
 
     Attributes:
-        probe: Its name.
-        balanced_accuracy: Mean of the classes' sensitivities, out of fold, with its interval over groups.
+        probe: Name of the probe.
+        balanced_accuracy: Out-of-fold mean of the sensitivities (recalls) of the classes, with an interval over groups.
         chance: 1 / number of classes.
-        p_value: One-sided, against chance + 0.05 for a gate probe and against chance for the others; None without interval.
-        p_holm: The same after Holm's correction over the probes.
-        told_by: The features that the probe leaned on most, the first most.
-        rows: (m,) indices of the cases that the probe could look at.
+        p_value: One-sided, against chance + 0.05 for a check and against chance for an informational probe; None without an
+            interval.
+        p_holm: The p-value after Holm's correction over all probes.
+        top_features: The most important features, most important first.
+        rows: (m,) indices of the cases that the probe could use.
         y_prob: (m, K) out-of-fold probabilities.
     """
 
@@ -50,28 +51,28 @@ class Shortcut:
     balanced_accuracy: Estimate
     chance: float
     p_value: float | None
-    told_by: tuple[str, ...]
+    top_features: tuple[str, ...]
     rows: Ints
     y_prob: Floats
     p_holm: float | None = None
 
     @property
-    def gate(self) -> bool:
-        """Whether the verdict depends on this probe."""
-        return self.probe in GATES
+    def is_check(self) -> bool:
+        """Whether the verdict depends on this probe; other probes are informational."""
+        return self.probe in CHECKED_PROBES
 
     @property
     def above_chance(self) -> bool:
-        """Whether the 95 % interval lies above chance."""
+        """Whether the 95 % interval is above chance."""
         low = self.balanced_accuracy.ci_low
         return low is not None and low > self.chance
 
     @property
     def failed(self) -> bool:
-        """Whether a gate probe lies above chance + 0.05, by its own interval and after Holm's correction."""
+        """Whether a check is above chance + 0.05, both by its interval and after Holm's correction."""
         low = self.balanced_accuracy.ci_low
-        clear = low is not None and low > self.chance + MARGIN
-        return self.gate and clear and self.p_holm is not None and self.p_holm <= LEVEL
+        above_margin = low is not None and low > self.chance + MARGIN
+        return self.is_check and above_margin and self.p_holm is not None and self.p_holm <= SIGNIFICANCE_LEVEL
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form."""
@@ -80,123 +81,136 @@ class Shortcut:
             "balanced_accuracy": self.balanced_accuracy.as_dict(),
             "chance": self.chance,
             "above_chance": self.above_chance,
-            "gate": self.gate,
+            "is_check": self.is_check,
             "failed": self.failed,
             "p_value": self.p_value,
             "p_holm": self.p_holm,
-            "told_by": list(self.told_by),
+            "top_features": list(self.top_features),
         }
 
 
-def probe_all(
-    items: Sequence[Measured], targets: Ints, groups: Sequence[str], num_classes: int, seed: int = 0
-) -> Iterator[Shortcut | tuple[ProbeName, str]]:
+@dataclass(frozen=True)
+class _Cases:
+    """The labels of the cases that a probe can use.
+
+    Attributes:
+        rows: (m,) indices in the data set.
+        targets: (m,) class indices.
+        groups: (m,) group names.
+        num_classes: K.
+        seed: Seed of folds, forests and bootstrap.
+    """
+
+    rows: Ints
+    targets: Ints
+    groups: NDArray[np.str_]
+    num_classes: int
+    seed: int
+
+
+def run_probes(
+    items: Sequence[FileFeatures], targets: Ints, groups: Sequence[str], num_classes: int, seed: int = 0
+) -> Iterator[ProbeResult | tuple[ProbeName, str]]:
     """Runs the four probes, one after the other.
 
-    Each probe is a random forest (Breiman 2001) with balanced class weights, judged out of fold: ``StratifiedGroupKFold``
-    over the groups, so that no twin and no patient is on both sides.
+    Each probe is a random forest (Breiman 2001) with balanced class weights. It is evaluated out of fold with
+    ``StratifiedGroupKFold`` over the groups, so that no patient and no group of near duplicates is split between folds.
 
     Args:
-        items: What was measured of each case.
+        items: The features of each case.
         targets: (n,) class indices.
-        groups: The group of each case: patient, near copies, or both joined.
+        groups: The group of each case: patient, near duplicates, or both combined.
         num_classes: K.
-        seed: Of folds, forests and bootstrap.
+        seed: Seed of folds, forests and bootstrap.
 
     Yields:
-        What each probe reached, or its name and the reason why it could not be run; without Holm's correction, see
-        :func:`corrected`.
+        The result of each probe, or its name and the reason why it could not run. Holm's correction is not applied yet, see
+        :func:`with_holm_correction`.
     """
     names = np.asarray(groups, dtype=str)
-    for probe, inputs in _INPUTS.items():
-        rows = np.array([i for i, item in enumerate(items) if probe != "outside_head" or item.outside is not None], np.int64)
-        reason = _too_few(targets[rows], names[rows], num_classes)
+    for probe, probe_features in _PROBE_FEATURES.items():
+        usable = [i for i, item in enumerate(items) if probe != "outside_head" or item.outside_head is not None]
+        rows = np.array(usable, np.int64)
+        cases = _Cases(rows, targets[rows], names[rows], num_classes, seed)
+        reason = _skip_reason(cases)
         if reason:
             yield probe, reason
             continue
-        features, said = inputs([items[i] for i in rows])
-        yield _run(probe, features, said, rows, targets[rows], names[rows], num_classes, seed)
+        features, feature_names = probe_features([items[i] for i in rows])
+        yield _run_probe(probe, features, feature_names, cases)
 
 
-def corrected(found: Sequence[Shortcut]) -> list[Shortcut]:
+def with_holm_correction(probes: Sequence[ProbeResult]) -> list[ProbeResult]:
     """Returns the probes with Holm's correction over all of them (Holm 1979)."""
-    return [replace(probe, p_holm=p) for probe, p in zip(found, holm([probe.p_value for probe in found]), strict=True)]
+    return [replace(probe, p_holm=p) for probe, p in zip(probes, holm([probe.p_value for probe in probes]), strict=True)]
 
 
-def _too_few(targets: Ints, groups: NDArray[np.str_], num_classes: int) -> str:
-    fewest, count = fewest_groups(targets, groups, num_classes), len(np.unique(groups))
+def _skip_reason(cases: _Cases) -> str:
+    """Returns why a probe cannot run on these cases, '' if it can."""
+    fewest, count = min_groups_per_class(cases.targets, cases.groups, cases.num_classes), len(np.unique(cases.groups))
     if fewest < 2:
-        return f"a class has {fewest} independent groups of images that can be looked at, and cross-validation needs 2"
+        return f"a class has {fewest} independent groups of usable images, and cross-validation needs at least 2"
     if count < MIN_GROUPS:
-        return f"there are {count} independent groups of images, and fewer than {MIN_GROUPS} give no interval"
+        return f"there are {count} independent groups of images, and an interval needs at least {MIN_GROUPS}"
     return ""
 
 
-def _run(
-    probe: ProbeName,
-    features: Any,
-    said: Sequence[str],
-    rows: Ints,
-    targets: Ints,
-    groups: NDArray[np.str_],
-    num_classes: int,
-    seed: int,
-) -> Shortcut:
+def _run_probe(probe: ProbeName, features: Any, feature_names: Sequence[str], cases: _Cases) -> ProbeResult:
     def forest() -> RandomForestClassifier:
         return RandomForestClassifier(
-            TREES, min_samples_leaf=2, max_features="sqrt", class_weight="balanced_subsample", random_state=seed
+            TREES, min_samples_leaf=2, max_features="sqrt", class_weight="balanced_subsample", random_state=cases.seed
         )
 
-    chance = 1 / num_classes
-    if not said:
-        even = np.full((len(rows), num_classes), chance)
-        same = Estimate(chance, chance, chance, "every image has the same facts, which tell nothing", len(rows))
-        return Shortcut(probe, same, chance, 1.0, (), rows, even)
-    y_prob = out_of_fold(features, targets, groups, num_classes, forest, seed)
-    limit = chance + MARGIN if probe in GATES else chance
-    estimate, p_value = balanced_accuracy(targets, y_prob.argmax(axis=1), groups, num_classes, limit, seed)
-    best = _told_by(forest().fit(features, targets), said)
-    return Shortcut(probe, estimate, chance, p_value, best, rows, y_prob)
+    num_classes, chance = cases.num_classes, 1 / cases.num_classes
+    if not feature_names:
+        uniform = np.full((len(cases.rows), num_classes), chance)
+        estimate = Estimate(chance, chance, chance, "every image has the same features", len(cases.rows))
+        return ProbeResult(probe, estimate, chance, 1.0, (), cases.rows, uniform)
+    y_prob = out_of_fold_probabilities(features, cases.targets, cases.groups, num_classes, forest, cases.seed)
+    limit = chance + MARGIN if probe in CHECKED_PROBES else chance
+    estimate, p_value = balanced_accuracy(cases.targets, y_prob.argmax(axis=1), cases.groups, num_classes, limit, cases.seed)
+    top_features = _top_features(forest().fit(features, cases.targets), feature_names)
+    return ProbeResult(probe, estimate, chance, p_value, top_features, cases.rows, y_prob)
 
 
-def _told_by(forest: RandomForestClassifier, said: Sequence[str]) -> tuple[str, ...]:
-    """The features with the largest impurity-based importance; none where no tree has found anything to split by."""
+def _top_features(forest: RandomForestClassifier, feature_names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the features with the largest impurity-based importance; none if no tree found a split."""
     with np.errstate(invalid="ignore"):
         weights = np.nan_to_num(forest.feature_importances_)
-    best = [said[i] for i in np.argsort(-weights, kind="stable") if weights[i] > 0]
-    return tuple(dict.fromkeys(best))[:5]
+    ranked = [feature_names[i] for i in np.argsort(-weights, kind="stable") if weights[i] > 0]
+    return tuple(dict.fromkeys(ranked))[:5]
 
 
-def _header_features(items: Sequence[Measured]) -> tuple[Any, list[str]]:
-    """Texts become one column a category; what all files have alike is left out."""
-    headers: list[Header] = [item.header for item in items]
-    turner = DictVectorizer(dtype=np.float32, sparse=False)
-    matrix = turner.fit_transform(headers)
+def _metadata_features(items: Sequence[FileFeatures]) -> tuple[Any, list[str]]:
+    """Turns text into one column per category, and drops columns that are the same in all files."""
+    headers: list[HeaderFeatures] = [item.header for item in items]
+    vectorizer = DictVectorizer(dtype=np.float32, sparse=False)
+    matrix = vectorizer.fit_transform(headers)
     varied = np.flatnonzero(np.ptp(matrix, axis=0) > 0)
-    # A category that one file alone has can tell nothing of another file, and there may be thousands.
-    known = [i for i in varied if "=" not in turner.feature_names_[i] or int((matrix[:, i] > 0).sum()) > 1]
-    return matrix[:, known], [turner.feature_names_[i].split("=")[0] for i in known]
+    # A category of a single file says nothing about other files, and there may be thousands of them.
+    kept = [i for i in varied if "=" not in vectorizer.feature_names_[i] or int((matrix[:, i] > 0).sum()) > 1]
+    return matrix[:, kept], [vectorizer.feature_names_[i].split("=")[0] for i in kept]
 
 
-def _outside_features(items: Sequence[Measured]) -> tuple[Any, list[str]]:
-    matrix = np.stack([item.outside for item in items if item.outside is not None])
-    return matrix, list(FEATURES) if np.ptp(matrix, axis=0).any() else []
+def _outside_head_features(items: Sequence[FileFeatures]) -> tuple[Any, list[str]]:
+    matrix = np.stack([item.outside_head for item in items if item.outside_head is not None])
+    return matrix, list(FEATURE_NAMES) if np.ptp(matrix, axis=0).any() else []
 
 
-def _histograms(items: Sequence[Measured]) -> tuple[Any, list[str]]:
+def _histogram_features(items: Sequence[FileFeatures]) -> tuple[Any, list[str]]:
     matrix = np.stack([item.histogram for item in items])
-    return matrix, [f"grey level {i + 1} of {matrix.shape[1]}" for i in range(matrix.shape[1])]
+    return matrix, [f"gray level {i + 1} of {matrix.shape[1]}" for i in range(matrix.shape[1])]
 
 
-def _thumbnails(items: Sequence[Measured]) -> tuple[Any, list[str]]:
-    matrix = np.stack([item.tiny.reshape(-1) for item in items])
-    side = items[0].tiny.shape[0]
+def _thumbnail_features(items: Sequence[FileFeatures]) -> tuple[Any, list[str]]:
+    matrix = np.stack([item.tiny_thumbnail.reshape(-1) for item in items])
+    side = items[0].tiny_thumbnail.shape[0]
     return matrix, [f"pixel in row {i // side + 1}, column {i % side + 1} of {side}" for i in range(matrix.shape[1])]
 
 
-_INPUTS: Final[dict[ProbeName, Callable[[Sequence[Measured]], tuple[Any, list[str]]]]] = {
-    "file_facts": _header_features,
-    "outside_head": _outside_features,
-    "histogram": _histograms,
-    "thumbnail": _thumbnails,
+_PROBE_FEATURES: Final[dict[ProbeName, Callable[[Sequence[FileFeatures]], tuple[Any, list[str]]]]] = {
+    "file_metadata": _metadata_features,
+    "outside_head": _outside_head_features,
+    "histogram": _histogram_features,
+    "thumbnail": _thumbnail_features,
 }

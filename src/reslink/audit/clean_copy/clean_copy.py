@@ -1,4 +1,4 @@
-"""A clean copy of a data set: no text, nothing outside the head, no identity, no doubles, no conflicting labels."""
+"""Clean copy of a data set: no text, nothing outside the head, no identity, no exact duplicates, no conflicting labels."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from reslink.audit.clean_copy.files import NewUids, clean_file, mask_file
+from reslink.audit.clean_copy.files import UidMapper, encode_clean_file, encode_mask
 from reslink.audit.clean_copy.pixels import clean_pixels
-from reslink.audit.identity import identifying
+from reslink.audit.identity import identifying_attributes
 from reslink.datasets.manifest import Case, Manifest
-from reslink.datasets.patient_ids import with_header_patients
-from reslink.datasets.printable_names import listable
+from reslink.datasets.patient_ids import add_header_patients
+from reslink.datasets.printable_names import drop_unprintable
 from reslink.errors import InputError, ReslinkError, UsageError
-from reslink.files import sha256, spreadsheet_text, write_atomic
+from reslink.files import escape_formula, sha256, write_atomic
 from reslink.imaging.image import Image
 from reslink.imaging.reading import read_image
-from reslink.training.monitoring.progress import Progress, Silent
+from reslink.training.monitoring.progress import Progress, SilentProgress
 
-PRIVATE: Final = "private"
-"""Folder of the copy that names the sources and is not to be passed on."""
+PRIVATE_FOLDER: Final = "private"
+"""Folder of the copy that names the source files. Do not share it."""
 
 _COLUMNS: Final = ("path", "label", "patient_id", "mask", "split")
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one case.
+    """What happened to one case.
 
     Attributes:
-        source: The case's name in the data set.
-        path: Its path in the copy, '' where it was left out.
-        done: ``copied``, ``cleaned`` or ``left out``.
-        reason: What was done to it and why, in words.
+        source: Name of the case in the data set.
+        path: Its path in the copy, '' if it was excluded.
+        action: ``copied``, ``cleaned`` or ``excluded``.
+        reason: The changes or the reason for the exclusion, in words.
     """
 
     source: str
     path: str
-    done: str
+    action: str
     reason: str
 
 
 @dataclass(frozen=True)
 class CleanCopy:
-    """A clean copy that was written.
+    """Result of writing a clean copy.
 
     Attributes:
-        folder: Holds ``images/``, ``masks/``, ``manifest.csv`` and ``private/changes.csv``.
-        changes: One a case, in the order of the data set.
-        notes: What holds for the copy as a whole.
-        failed: Cases that could be read and are missing, or lack their mask, because of an error.
+        folder: Contains ``images/``, ``masks/``, ``manifest.csv`` and ``private/changes.csv``.
+        changes: One per case, in the order of the data set.
+        notes: Notes about the whole copy.
+        failed: Readable cases that are missing, or lack their mask, because of an error.
     """
 
     folder: Path
@@ -65,12 +65,12 @@ class CleanCopy:
     @property
     def kept(self) -> int:
         """Number of cases in the copy."""
-        return sum(change.done != "left out" for change in self.changes)
+        return sum(change.action != "excluded" for change in self.changes)
 
 
 @dataclass
 class _Written:
-    """A case that stands in the copy for now."""
+    """A case that has been written to the copy."""
 
     case: Case
     path: str
@@ -83,72 +83,69 @@ class _Written:
 def write_clean_copy(
     manifest: Manifest, audit: Mapping[str, Any], out: str | Path, *, progress: Progress | None = None
 ) -> CleanCopy:
-    """Writes a clean copy of a data set into a new folder; the source is only read.
+    """Writes a clean copy of a data set into a new folder; the source is not changed.
 
-    In every image what lies outside the head is blanked and letters are filled; the file is written anew without metadata, a
-    DICOM file under the Basic Application Level Confidentiality Profile (PS3.15 Annex E), with one new UID for each old one.
-    Left out are cases that cannot be read, exact copies of another case, and one image under two labels, all of it. Files get
-    numbers for names and patients new names, in an order without meaning. Columns other than path, label, patient_id, mask and
-    split are left out, since nobody knows what they hold; the split too where the audit found leaks.
+    In every image the pixels outside the head are blanked and letters are filled. The file is encoded again without metadata;
+    DICOM files follow the Basic Application Level Confidentiality Profile (PS3.15 Annex E), with a new UID for each old one.
+    Unreadable cases, exact duplicates of another case, and all images with more than one label are excluded. Files and patients
+    get new names, in random order. Columns other than path, label, patient_id, mask and split are dropped, because their
+    content is unknown; the split is also dropped if the audit found leakage.
 
-    The folder appears when it is whole. Its ``private/changes.csv`` names the sources: it is for the owner of the data.
+    The folder appears only when the copy is complete. Its ``private/changes.csv`` names the source files and is for the owner
+    of the data only.
 
     Args:
         manifest: The data set.
-        audit: The result of the audit; ``label_conflicts`` and ``leaks`` are used.
+        audit: Result of the audit; ``label_conflicts`` and ``group_leakage`` are used.
         out: A new or empty folder, outside the data set.
-        progress: Told about every case.
+        progress: Receives the progress.
 
     Returns:
-        The copy and what became of each case.
+        The copy and what happened to each case.
 
     Raises:
-        UsageError: If the folder is not empty or not apart from the data set, or nothing is left for the copy.
-        StorageError: If a file cannot be written; then there is no copy.
+        UsageError: If the folder is not empty or overlaps the data set, or if no case is left for the copy.
+        StorageError: If a file cannot be written. No copy is left behind.
     """
     folder = Path(out).absolute()
-    check_apart(folder, manifest)
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    check_output_folder(folder, manifest)
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
     try:
-        copy = _Copy(manifest, audit, part, progress or Silent()).write()
+        copy = _CopyWriter(manifest, audit, partial, progress or SilentProgress()).write()
         if folder.exists():
             folder.rmdir()
-        part.replace(folder)
+        partial.replace(folder)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return replace(copy, folder=folder)
 
 
-def check_apart(folder: Path, manifest: Manifest) -> None:
-    """Refuses a folder for a clean copy that is not empty, or not apart from the data set.
+def check_output_folder(folder: Path, manifest: Manifest) -> None:
+    """Checks the output folder of a clean copy.
 
     Raises:
-        UsageError: If it is one of these.
+        UsageError: If the folder is not empty, or overlaps the data set.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(
-            f"{folder} is not empty", "A clean copy is written into a new or empty folder", "Choose another folder"
-        )
+        raise UsageError(f"{folder} is not empty", "A clean copy needs a new or empty folder", "Choose another folder")
     resolved = folder.resolve()
     sources = {manifest.root.resolve(), *(case.path.resolve().parent for case in manifest.cases)}
     if any(resolved.is_relative_to(source) or source.is_relative_to(resolved) for source in sources):
-        raise UsageError(
-            f"{folder} lies inside the data set", "A clean copy stands apart from its source", "Choose a folder elsewhere"
-        )
+        raise UsageError(f"{folder} overlaps the data set", "A clean copy must be outside its source", "Choose another folder")
 
 
-class _Copy:
-    """The copy while it is written."""
+class _CopyWriter:
+    """Writes a clean copy case by case."""
 
     def __init__(self, manifest: Manifest, audit: Mapping[str, Any], folder: Path, progress: Progress) -> None:
-        listed, self._unlisted = listable(manifest)
-        self._manifest, _ = with_header_patients(listed)
+        listed, self._unprintable = drop_unprintable(manifest)
+        self._manifest, _ = add_header_patients(listed)
         self._folder, self._progress = folder, progress
         self._conflicts = {name for group in audit.get("label_conflicts") or () for name in group}
-        self._leaks = bool(audit.get("leaks"))
-        self._new_uid = NewUids(secrets.token_bytes(32))
+        self._has_leakage = bool(audit.get("group_leakage"))
+        self._new_uid = UidMapper(secrets.token_bytes(32))
         self._patients: dict[str, str] = {}
-        self._left_out: dict[str, str] = {}
+        self._excluded: dict[str, str] = {}
         self._written: dict[str, _Written] = {}
         self._by_pixels: dict[str, list[str]] = {}
         self._first: dict[str, str] = {}
@@ -157,7 +154,7 @@ class _Copy:
     def write(self) -> CleanCopy:
         cases = self._manifest.cases
         order = list(range(len(cases)))
-        secrets.SystemRandom().shuffle(order)  # so that no number tells a label or leads back to the source
+        secrets.SystemRandom().shuffle(order)  # so that the numbers reveal neither a label nor the source
         self._progress.start(len(cases), "Writing the clean copy")
         try:
             for number, index in enumerate(order, start=1):
@@ -165,49 +162,53 @@ class _Copy:
                 self._progress.step()
         finally:
             self._progress.end()
-        self._take_out_conflicts()
+        self._exclude_conflicts()
         if not self._written:
-            raise UsageError("No case is left for a clean copy", "At least one case can be read", self._first_reason())
-        unlisted = (Change(name, "", "left out", reason) for name, reason in self._unlisted.items())
-        changes = (*map(self._change, cases), *unlisted)
-        write_atomic(self._folder / PRIVATE / "changes.csv", _csv(("source", "path", "done", "reason"), _rows(changes)))
+            raise UsageError(
+                "No case is left for a clean copy", "A clean copy needs at least one readable case", self._first_reason()
+            )
+        unprintable = (Change(name, "", "excluded", reason) for name, reason in self._unprintable.items())
+        changes = (*map(self._change, cases), *unprintable)
+        write_atomic(
+            self._folder / PRIVATE_FOLDER / "changes.csv", _csv(("source", "path", "action", "reason"), _rows(changes))
+        )
         write_atomic(self._folder / "manifest.csv", self._table())
         return CleanCopy(self._folder, changes, self._notes(), tuple(sorted(self._failed)))
 
     def _first_reason(self) -> str:
-        return next(iter(self._left_out.values()), "The data set is empty")
+        return next(iter(self._excluded.values()), "The data set is empty")
 
     def _add(self, case: Case, number: str) -> None:
-        """Writes one case, or notes why not."""
+        """Writes one case, or records why it is excluded."""
         if case.name in self._conflicts:
-            self._left_out[case.name] = "the same image stands under two labels"
+            self._excluded[case.name] = "the same image has more than one label"
             return
-        before = ""
+        digest = ""
         try:
             image = _one_slice(read_image(case.path), case.name)
-            before = _digest(image)
-            self._by_pixels.setdefault(before, []).append(case.name)
-            if before in self._first:
-                self._left_out[case.name] = f"the same pixels as {self._first[before]}"
+            digest = _digest(image)
+            self._by_pixels.setdefault(digest, []).append(case.name)
+            if digest in self._first:
+                self._excluded[case.name] = f"the same pixels as {self._first[digest]}"
                 return
             clean = clean_pixels(image)
-            content, suffix = clean_file(case.path, case.name, image, clean, self._new_uid)
+            content, suffix = encode_clean_file(case.path, case.name, image, clean, self._new_uid)
         except ReslinkError as error:
-            self._left_out[case.name] = str(error).replace(str(case.path), case.name)
-            self._failed += [case.name] if before else []
+            self._excluded[case.name] = str(error).replace(str(case.path), case.name)
+            self._failed += [case.name] if digest else []
             return
-        self._first[before] = case.name
+        self._first[digest] = case.name
         write_atomic(self._folder / "images" / f"{number}{suffix}", content)
-        told = identifying(case.path)
-        reasons = [*clean.notes, *([f"removed: {', '.join(told)}"] if told else [])]
+        removed = identifying_attributes(case.path)
+        reasons = [*clean.notes, *([f"removed: {', '.join(removed)}"] if removed else [])]
         mask = self._mask(case, number, reasons)
-        self._written[case.name] = _Written(case, f"images/{number}{suffix}", mask, self._patient(case), before, reasons)
+        self._written[case.name] = _Written(case, f"images/{number}{suffix}", mask, self._patient(case), digest, reasons)
 
     def _mask(self, case: Case, number: str, reasons: list[str]) -> str:
         if case.mask is None:
             return ""
         try:
-            content = mask_file(_one_slice(read_image(case.mask), f"The mask of {case.name}"))
+            content = encode_mask(_one_slice(read_image(case.mask), f"The mask of {case.name}"))
         except ReslinkError as error:
             reasons.append(str(error).replace(str(case.mask), f"the mask of {case.name}"))
             self._failed.append(case.name)
@@ -216,20 +217,21 @@ class _Copy:
         return f"masks/{number}.png"
 
     def _patient(self, case: Case) -> str:
-        """A new name, the same for the same patient."""
-        known = case.patient_id
-        return self._patients.setdefault(known, f"P{len(self._patients) + 1:05d}") if known else ""
+        """Returns the new name of the patient."""
+        if not case.patient_id:
+            return ""
+        return self._patients.setdefault(case.patient_id, f"P{len(self._patients) + 1:05d}")
 
-    def _take_out_conflicts(self) -> None:
-        """Of exact copies under two labels none stays."""
+    def _exclude_conflicts(self) -> None:
+        """Excludes all exact duplicates that have more than one label."""
         labels = {case.name: case.label for case in self._manifest.cases}
         for names in self._by_pixels.values():
             if len({labels[name] for name in names}) > 1:
                 for name in names:
-                    self._take_out(name, "the same pixels stand under two labels")
+                    self._exclude(name, "the same pixels have more than one label")
 
-    def _take_out(self, name: str, why: str) -> None:
-        self._left_out[name] = why
+    def _exclude(self, name: str, reason: str) -> None:
+        self._excluded[name] = reason
         written = self._written.pop(name, None)
         if written is not None:
             for path in (written.path, written.mask):
@@ -237,8 +239,8 @@ class _Copy:
                     (self._folder / path).unlink()
 
     def _change(self, case: Case) -> Change:
-        if case.name in self._left_out:
-            return Change(case.name, "", "left out", self._left_out[case.name])
+        if case.name in self._excluded:
+            return Change(case.name, "", "excluded", self._excluded[case.name])
         written = self._written[case.name]
         return Change(case.name, written.path, "cleaned" if written.reasons else "copied", "; ".join(written.reasons))
 
@@ -249,7 +251,7 @@ class _Copy:
                 "label": item.case.label,
                 "patient_id": item.patient,
                 "mask": item.mask,
-                "split": "" if self._leaks else item.case.split or "",
+                "split": "" if self._has_leakage else item.case.split or "",
             }
             for item in sorted(self._written.values(), key=lambda item: item.path)
         ]
@@ -258,21 +260,22 @@ class _Copy:
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
-        if self._leaks and any(item.case.split for item in self._written.values()):
+        if self._has_leakage and any(item.case.split for item in self._written.values()):
             notes.append(
-                "The split is left out, because near copies or patients stood on both sides; make one with reslink split"
+                "The split was dropped, because near duplicates or patients were in more than one split. "
+                "Make a new one with reslink split"
             )
         dropped = sorted({name for case in self._manifest.cases for name in case.extra})
         if dropped:
-            notes.append(f"The columns {', '.join(dropped)} are left out, because they may identify a person")
-        notes.append("Faint, small or single letters over the head may be left: look at the pictures before you pass them on")
+            notes.append(f"The columns {', '.join(dropped)} were dropped, because they may identify a person")
+        notes.append("Faint, small or single letters over the head may remain. Review the images before you share them")
         return tuple(notes)
 
 
 def _one_slice(image: Image, name: str) -> Image:
     slices = image.slices()
     if len(slices) != 1:
-        raise InputError(f"{name} holds {len(slices)} slices", "A case is one slice", "Save the slices as files of their own")
+        raise InputError(f"{name} has {len(slices)} slices", "A case is one slice", "Save each slice as a separate file")
     return slices[0]
 
 
@@ -282,8 +285,8 @@ def _digest(image: Image) -> str:
 
 
 def _rows(changes: tuple[Change, ...]) -> list[dict[str, str]]:
-    """For people, who open it in a spreadsheet."""
-    return [{name: spreadsheet_text(text) for name, text in vars(change).items()} for change in changes]
+    """Returns the rows of the table, safe to open in a spreadsheet."""
+    return [{name: escape_formula(text) for name, text in vars(change).items()} for change in changes]
 
 
 def _csv(columns: list[str] | tuple[str, ...], rows: list[dict[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""The pixels of a clean copy: nothing outside the head, no letters anywhere."""
+"""Pixels of a clean copy: nothing outside the head, no letters anywhere."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from reslink.audit.burned_in_text import Box, find_text
-from reslink.imaging.head_mask import head_mask, measured
+from reslink.audit.burned_in_text import TextBox, find_text
+from reslink.imaging.head_mask import head_mask, valid_pixels
 from reslink.imaging.image import Image
 
-AIR: Final = -1000.0
-"""HU of what is blanked in CT."""
+AIR_HU: Final = -1000.0
+"""HU of blanked pixels in CT."""
 
-ROUNDS: Final = 3
-"""How often what is left of letters is looked for again."""
+MAX_TEXT_ROUNDS: Final = 3
+"""Maximum number of rounds of text detection and filling."""
 
 Mask = NDArray[np.bool_]
 Plane = NDArray[np.float32]
@@ -25,13 +25,13 @@ Plane = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class CleanPixels:
-    """The pixels of an image without what does not belong to the head.
+    """Pixels of an image without text and without anything outside the head.
 
     Attributes:
-        pixels: (H, W) float32 in the image's unit; equal to the image's where ``changed`` is False.
-        changed: Which pixels are new.
-        background: The value of what was blanked.
-        notes: What was done, in words.
+        pixels: (H, W) float32 in the unit of the image; unchanged where ``changed`` is False.
+        changed: Mask of the changed pixels.
+        background: Value of the blanked pixels.
+        notes: Description of the changes.
     """
 
     pixels: Plane
@@ -41,38 +41,38 @@ class CleanPixels:
 
 
 def clean_pixels(image: Image) -> CleanPixels:
-    """Blanks what lies outside the head, and fills letters in the head from what surrounds them.
+    """Blanks the pixels outside the head, and fills letters inside the head from their surroundings.
 
-    Blanked is what lies more than about 1 % of the image's side outside the head: there the value becomes air (−1000 HU, black,
-    or white in a negative). Where no head is found, only letters are filled. A filled region shows the Gaussian mean of what
-    lies around it: nothing of the letters is left, and nothing diagnostic may be read from it.
+    Pixels outside the head and a margin of about 1 % of the longer side become air (−1000 HU, black, or white in a negative).
+    If no head is found, only letters are filled. A filled region shows the Gaussian mean of its surroundings: it keeps no
+    trace of the letters, and must not be used for diagnosis.
 
     Args:
         image: One slice, (H, W), any unit; not changed.
 
     Returns:
-        The pixels and what was done to them.
+        The pixels and a description of the changes.
     """
     head, background = head_mask(image), _background(image)
-    pixels = np.where(measured(image), image.pixels, np.float32(background))
+    pixels = np.where(valid_pixels(image), image.pixels, np.float32(background))
     notes: list[str] = []
     if head.any():
-        outside = ~_grown(head, max(1, round(max(head.shape) / 100)))
+        outside = ~_dilate(head, max(1, round(max(head.shape) / 100)))
         if (pixels[outside] != background).any():
-            notes.append("outside the head blanked")
+            notes.append("pixels outside the head were blanked")
         pixels[outside] = background
     else:
-        notes.append("no head found, so nothing blanked around it")
-    pixels = _without_letters(image, pixels, notes)
+        notes.append("no head was found, so nothing was blanked outside it")
+    pixels = _remove_letters(image, pixels, notes)
     return CleanPixels(pixels, np.asarray(pixels != image.pixels), background, tuple(notes))
 
 
 def _background(image: Image) -> float:
     if image.unit == "HU":
-        return AIR
-    valid = measured(image)
+        return AIR_HU
+    valid = valid_pixels(image)
     low, high = (float(image.pixels[valid].min()), float(image.pixels[valid].max())) if valid.any() else (0.0, 0.0)
-    if image.unit == "grey":
+    if image.unit == "gray":
         low, high = 0.0, image.white or high
     elif low > 0:
         low = 0.0
@@ -81,32 +81,32 @@ def _background(image: Image) -> float:
     return high if negative else low
 
 
-def _grown(mask: Mask, radius: int) -> Mask:
+def _dilate(mask: Mask, radius: int) -> Mask:
     return np.asarray(ndimage.distance_transform_edt(~mask) <= radius)
 
 
-def _without_letters(image: Image, pixels: Plane, notes: list[str]) -> Plane:
-    found = 0
-    for _ in range(ROUNDS):
+def _remove_letters(image: Image, pixels: Plane, notes: list[str]) -> Plane:
+    count = 0
+    for _ in range(MAX_TEXT_ROUNDS):
         boxes = find_text(replace(image, pixels=pixels.copy(), padding=None))
         if not boxes:
             break
-        found += len(boxes)
-        pixels = _filled(pixels, boxes)
+        count += len(boxes)
+        pixels = _fill(pixels, boxes)
     else:
-        notes.append("something that looks like text may be left: look at it")
-    if found:
-        notes.append("what looked like text was filled from its surroundings")
+        notes.append("some text may remain: review the image")
+    if count:
+        notes.append("regions that look like text were filled from their surroundings")
     return pixels
 
 
-def _filled(pixels: Plane, boxes: list[Box]) -> Plane:
-    """Replaces boxes by the Gaussian mean of what lies around them (normalised convolution, Knutsson and Westin 1993)."""
+def _fill(pixels: Plane, boxes: list[TextBox]) -> Plane:
+    """Replaces boxes by the Gaussian mean of their surroundings (normalized convolution, Knutsson and Westin 1993)."""
     hole = np.zeros(pixels.shape, np.bool_)
     for box in boxes:
-        box.grown(2).of(hole)[...] = True
-    size = max(3.0, max(min(box.height, box.width) for box in boxes) / 2)
-    known = ndimage.gaussian_filter((~hole).astype(np.float64), size, mode="nearest")
-    mean = ndimage.gaussian_filter(np.where(hole, 0.0, pixels).astype(np.float64), size, mode="nearest")
-    values = np.where(known > 1e-6, mean / np.maximum(known, 1e-6), float(pixels[~hole].mean()) if (~hole).any() else 0.0)
+        box.expanded(2).crop(hole)[...] = True
+    sigma = max(3.0, max(min(box.height, box.width) for box in boxes) / 2)
+    weight = ndimage.gaussian_filter((~hole).astype(np.float64), sigma, mode="nearest")
+    mean = ndimage.gaussian_filter(np.where(hole, 0.0, pixels).astype(np.float64), sigma, mode="nearest")
+    values = np.where(weight > 1e-6, mean / np.maximum(weight, 1e-6), float(pixels[~hole].mean()) if (~hole).any() else 0.0)
     return np.where(hole, np.rint(values), pixels).astype(np.float32)

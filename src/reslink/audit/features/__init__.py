@@ -1,1 +1,1 @@
-"""What the audit measures in each file: image statistics, header, asymmetry, pixels outside the head."""
+"""Features that the audit extracts from each file: image, header, asymmetry, pixels outside the head."""

@@ -1,4 +1,4 @@
-"""What one image says about itself beside its diagnosis: size, the head's shape, grey levels, air and brain in HU."""
+"""Image features for the file quality checks: size, shape of the head, gray levels, air and brain in HU."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from scipy import ndimage
 
-from reslink.imaging.decode import HEAD_BYTES, kind_of
-from reslink.imaging.head_mask import head_mask, measured
+from reslink.imaging.decode import HEAD_BYTES, detect_image_format
+from reslink.imaging.head_mask import head_mask, valid_pixels
 from reslink.imaging.image import Image
-from reslink.imaging.limits import quiet, read_regular
+from reslink.imaging.limits import read_regular_file, silence_warnings
 
 THUMBNAIL: Final = 24
-"""Side of the small picture of the head from which its orientation is told."""
+"""Side of the small picture of the head that shows its orientation."""
 
 Mask = NDArray[np.bool_]
 Plane = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Facts of one slice; small, so that those of a whole data set fit in memory.
+class ImageFeatures:
+    """Features of one slice, small enough to keep those of a whole data set in memory.
 
     Attributes:
         shape: (H, W) in pixels.
-        unit: ``HU``, ``MR`` or ``grey``.
-        modality: ``CT`` or ``MR`` where the file says so, else ''.
-        plane: ``axial``, ``coronal`` or ``sagittal`` where a DICOM file says so, else ''.
-        contrast: Spread of the grey values between the 0.5th and 99.5th percentile, as a part of what the bit depth can hold;
-            in HU for HU; for MR relative to the largest value.
-        head: (height, width) of the head in pixels, (0, 0) where none was found.
-        head_share: Part of the image that is head.
+        unit: ``HU``, ``MR`` or ``gray``.
+        modality: ``CT`` or ``MR`` if the file states it, else ''.
+        plane: ``axial``, ``coronal`` or ``sagittal`` if a DICOM file states it, else ''.
+        contrast: Range of the gray values between the 0.5th and 99.5th percentile: as a share of the bit depth for pictures,
+            in HU for HU, relative to the largest value for MR.
+        head: (height, width) of the head in pixels, (0, 0) if none was found.
+        head_share: Share of the image that is head.
         roundness: Overlap (intersection over union) of the head with the ellipse of the same second moments, 0 to 1.
-        background: Part of the pixels outside the head that are in the darkest tenth.
-        roughness: Share of the head's grey variance that differs between neighbouring pixels; near 1 for noise.
+        background: Share of the pixels outside the head that are in the darkest tenth.
+        roughness: Share of the variance inside the head that is between neighboring pixels; near 1 for noise.
         white: Share of the head that is as bright as its brightest parts: high in CT, whose skull is white in a brain window.
-        level: Median grey of the head without what is white, 0 to 1.
-        air: Median HU outside the head, None where it is not HU or nothing is outside.
-        brain: Median HU of the head between −200 and 200 HU, None where it is not HU.
-        dense: Share of the pixels above 900 HU, 0 where it is not HU.
-        thumbnail: (24, 24) picture of the head, 0 to 255, centred, aspect kept.
+        level: Median gray value of the head without its white parts, 0 to 1.
+        air: Median HU outside the head; None if the unit is not HU or nothing is outside.
+        brain: Median HU of the head between −200 and 200 HU; None if the unit is not HU.
+        dense: Share of the pixels above 900 HU; 0 if the unit is not HU.
+        thumbnail: (24, 24) picture of the head, 0 to 255, centerd, aspect kept.
     """
 
     shape: tuple[int, int]
@@ -65,25 +65,25 @@ class Facts:
     thumbnail: NDArray[np.uint8]
 
 
-def facts(image: Image, path: str | Path | None = None) -> Facts:
-    """Measures one slice.
+def image_features(image: Image, path: str | Path | None = None) -> ImageFeatures:
+    """Returns the features of one slice.
 
     Args:
         image: (H, W), any unit; not changed.
-        path: Its file, from which a DICOM file's plane is read; None to go without.
+        path: The file, used to read the plane of a DICOM file; None leaves the plane empty.
 
     Returns:
-        The facts; what needs a head is 0 where none was found.
+        The features; those that need a head are 0 if none was found.
     """
-    head, valid = head_mask(image), measured(image)
-    grey = _grey(image, valid, head)
-    found = bool(head.any())
+    head, valid = head_mask(image), valid_pixels(image)
+    gray = _to_gray(image, valid, head)
+    has_head = bool(head.any())
     outside = valid & ~ndimage.binary_dilation(head, iterations=3)
-    bright = grey > 0.95
-    plain = head & ~bright
-    hu = image.unit == "HU"
+    bright = gray > 0.95
+    not_white = head & ~bright
+    is_hu = image.unit == "HU"
     soft = head & (np.abs(image.pixels) < 200)
-    return Facts(
+    return ImageFeatures(
         shape=(image.pixels.shape[0], image.pixels.shape[1]),
         unit=image.unit,
         modality=image.modality or "",
@@ -91,36 +91,36 @@ def facts(image: Image, path: str | Path | None = None) -> Facts:
         contrast=_contrast(image, valid),
         head=_extent(head),
         head_share=float(head.mean()),
-        roundness=_roundness(head) if found else 0.0,
-        background=_share(grey[outside] < 0.1, empty=1.0),
-        roughness=_roughness(grey, head) if found else 0.0,
+        roundness=_roundness(head) if has_head else 0.0,
+        background=_share(gray[outside] < 0.1, empty=1.0),
+        roughness=_roughness(gray, head) if has_head else 0.0,
         white=_share(bright[head]),
-        level=_median(grey[plain]) or 0.0,
-        air=_median(image.pixels[outside]) if hu else None,
-        brain=_median(image.pixels[soft]) if hu else None,
-        dense=_share(image.pixels[valid] > 900) if hu else 0.0,
-        thumbnail=_thumbnail(grey, head),
+        level=_median(gray[not_white]) or 0.0,
+        air=_median(image.pixels[outside]) if is_hu else None,
+        brain=_median(image.pixels[soft]) if is_hu else None,
+        dense=_share(image.pixels[valid] > 900) if is_hu else 0.0,
+        thumbnail=_thumbnail(gray, head),
     )
 
 
 def plane_of_file(path: str | Path) -> str:
-    """Returns the anatomical plane that a DICOM file claims (PS3.3 C.7.6.2.1.1), '' where there is none."""
-    from reslink.imaging.dicom.read import parse
+    """Returns the anatomical plane that a DICOM file states (PS3.3 C.7.6.2.1.1), '' if there is none."""
+    from reslink.imaging.dicom.read import parse_dataset
 
     try:
-        data = read_regular(path)
-        if kind_of(data[:HEAD_BYTES]) != "DICOM":
+        data = read_regular_file(path)
+        if detect_image_format(data[:HEAD_BYTES]) != "DICOM":
             return ""
-        with quiet():
-            cosines = np.asarray(parse(data, "the file").get("ImageOrientationPatient"), np.float64)
+        with silence_warnings():
+            cosines = np.asarray(parse_dataset(data, "the file").get("ImageOrientationPatient"), np.float64)
         normal = np.abs(np.cross(cosines[:3], cosines[3:]))
-    except Exception:  # noqa: BLE001 - the libraries below raise dozens of kinds of error for a broken file
+    except Exception:  # noqa: BLE001 - the libraries raise many kinds of errors for a broken file
         return ""
     return ("sagittal", "coronal", "axial")[int(normal.argmax())]
 
 
-def _grey(image: Image, valid: Mask, head: Mask) -> Plane:
-    """0 to 1: HU in the brain window, else from the lowest value to the head's 99.5th percentile."""
+def _to_gray(image: Image, valid: Mask, head: Mask) -> Plane:
+    """Scales to 0 to 1: HU by the brain window, other units from the lowest value to the 99.5th percentile of the head."""
     low, high = 0.0, 80.0
     if image.unit != "HU" and valid.any():
         low = float(image.pixels[valid].min())
@@ -136,8 +136,8 @@ def _contrast(image: Image, valid: Mask) -> float:
     if not values.size:
         return 0.0
     low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
-    whole = {"HU": 1.0, "grey": image.white or 255.0}.get(image.unit, float(np.abs(values).max()) or 1.0)
-    return (high - low) / whole
+    full_range = {"HU": 1.0, "gray": image.white or 255.0}.get(image.unit, float(np.abs(values).max()) or 1.0)
+    return (high - low) / full_range
 
 
 def _extent(mask: Mask) -> tuple[int, int]:
@@ -154,7 +154,7 @@ def _median(values: NDArray[np.floating]) -> float | None:
 
 
 def _roundness(head: Mask) -> float:
-    """Overlap with the ellipse of the same centre and second moments."""
+    """Returns the overlap with the ellipse of the same center and second moments."""
     y, x = (axis.astype(np.float64) for axis in np.nonzero(head))
     spread = np.cov(y, x) + np.eye(2) / 12
     rows, columns = np.indices(head.shape)
@@ -163,21 +163,25 @@ def _roundness(head: Mask) -> float:
     return float((head & ellipse).sum() / (head | ellipse).sum())
 
 
-def _roughness(grey: Plane, head: Mask) -> float:
-    """Variance between neighbours over twice the variance: 1 for white noise, near 0 for a smooth picture."""
-    both = head[:, 1:] & head[:, :-1]
-    variance = float(grey[head].var())
-    return float(np.square(np.diff(grey, axis=1)[both]).mean() / (2 * variance)) if variance > 0 and both.any() else 0.0
+def _roughness(gray: Plane, head: Mask) -> float:
+    """Returns the variance between neighbors over twice the variance: 1 for white noise, near 0 for a smooth picture."""
+    both_inside = head[:, 1:] & head[:, :-1]
+    variance = float(gray[head].var())
+    return (
+        float(np.square(np.diff(gray, axis=1)[both_inside]).mean() / (2 * variance))
+        if variance > 0 and both_inside.any()
+        else 0.0
+    )
 
 
-def _thumbnail(grey: Plane, head: Mask) -> NDArray[np.uint8]:
-    """The head alone, in the middle of a square."""
+def _thumbnail(gray: Plane, head: Mask) -> NDArray[np.uint8]:
+    """Returns the head, centered in a square."""
     if not head.any():
         return np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
     (top, left), (height, width) = (int(np.flatnonzero(head.any(axis=a))[0]) for a in (1, 0)), _extent(head)
     side = max(height, width)
     square = np.zeros((side, side), np.uint8)
     y, x = (side - height) // 2, (side - width) // 2
-    shown = np.where(head, grey, 0)[top : top + height, left : left + width]
-    square[y : y + height, x : x + width] = np.rint(255 * shown)
+    crop = np.where(head, gray, 0)[top : top + height, left : left + width]
+    square[y : y + height, x : x + width] = np.rint(255 * crop)
     return np.asarray(Picture.fromarray(square).resize((THUMBNAIL, THUMBNAIL), Picture.Resampling.BOX))

@@ -1,4 +1,4 @@
-"""What the pixels outside the head say: background, table, frame, letters, never the head or its outline."""
+"""Features of the pixels outside the head: background, table, frame, letters; never the head or its outline."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from scipy import ndimage
 
-from reslink.imaging.head_mask import Mask, head_mask, measured
+from reslink.imaging.head_mask import Mask, head_mask, valid_pixels
 from reslink.imaging.image import Image
 
 MARGIN: Final = 1 / 24
-"""Pixels nearer to the head than this part of the longer side are left out: scalp, ringing and blocks of JPEG."""
+"""Pixels closer to the head than this share of the longer side are excluded: scalp, ringing and JPEG blocks."""
 
-SIDE: Final = 128
-"""Working size of the margin."""
+WORKING_SIDE: Final = 128
+"""Side at which the margin is computed, in pixels."""
 
-SMALLEST: Final = 25
-"""A zone with fewer pixels outside the head says nothing."""
+MIN_ZONE_PIXELS: Final = 25
+"""Minimum number of pixels outside the head for a zone to have features."""
 
-BRIGHT: Final = 0.35
-"""Part of white from which a pixel stands out from a dark background, as letters and frames do."""
+BRIGHT_LEVEL: Final = 0.35
+"""Share of white above which a pixel is bright on a dark background, such as letters and frames."""
 
 HU_RANGE: Final = (-1024.0, 400.0)
 BORDER: Final = 0.03
@@ -36,53 +36,53 @@ _ZONES: Final = (
     *("top border", "bottom border", "left border", "right border"),
 )
 _MEASURES: Final = ("mean", "spread", "95th percentile", "99.5th percentile", "share of bright pixels", "fine structure")
-FEATURES: Final = tuple(f"{measure}, {zone}" for zone in _ZONES for measure in _MEASURES)
-"""What each number of ``outside_features`` is, in words."""
+FEATURE_NAMES: Final = tuple(f"{measure}, {zone}" for zone in _ZONES for measure in _MEASURES)
+"""What each number of ``outside_head_features`` is, in words."""
 
 Values = NDArray[np.float32]
 
 
-def outside(image: Image) -> Mask:
-    """Returns which pixels of an (H, W) image lie outside the head and its margin, and were measured."""
-    return measured(image) & ~_widened(head_mask(image))
+def outside_head_mask(image: Image) -> Mask:
+    """Returns the valid pixels of an (H, W) image that are outside the head and its margin."""
+    return valid_pixels(image) & ~_with_margin(head_mask(image))
 
 
-def outside_features(image: Image) -> Values | None:
-    """Measures what lies outside the head.
+def outside_head_features(image: Image) -> Values | None:
+    """Returns the features of the pixels outside the head.
 
-    The picture has thirteen zones of fixed place: everything, four corners, four sides, four strips along the border. Of
-    each it takes mean, spread, two high percentiles, share of bright pixels and fine structure, over the pixels outside the
-    head alone. Percentiles and means do not grow with the number of pixels, and a zone that the head fills repeats the value
-    of the whole, so that the size and outline of the head, which belong to the patient, leave no mark.
+    The image has thirteen fixed zones: everything, four corners, four sides, four strips along the border. The features of a
+    zone are mean, standard deviation, two high percentiles, share of bright pixels and fine structure, over the pixels outside
+    the head only. They do not depend on the number of pixels, and a zone that the head fills repeats the values of the whole
+    image, so that the size and outline of the head, which belong to the patient, do not leak into the features.
 
     Args:
         image: One slice, (H, W).
 
     Returns:
-        (78,) float32; HU are brought to 0..1 over -1024..400, grey values by their white, MR intensities are as stored. None
-        where no head is found, or nothing lies outside it.
+        (78,) float32. HU are scaled from -1024..400 to 0..1, gray values by their white; MR intensities stay as stored. None
+        if no head is found, or no pixel is outside it.
     """
-    free = outside(image)
-    if not head_mask(image).any() or int(free.sum()) < SMALLEST:
+    outside = outside_head_mask(image)
+    if not head_mask(image).any() or int(outside.sum()) < MIN_ZONE_PIXELS:
         return None
     values = _scaled(image)
     fine = np.abs(ndimage.laplace(values))
-    whole = _measures(values[free], fine[free])
-    rows = [whole]
+    whole = _measures(values[outside], fine[outside])
+    zones = [whole]
     for zone in _zones(values.shape):
-        inside = free[zone]
-        enough = int(inside.sum()) >= SMALLEST
-        rows.append(_measures(values[zone][inside], fine[zone][inside]) if enough else whole)
-    return np.concatenate(rows).astype(np.float32)
+        mask = outside[zone]
+        enough = int(mask.sum()) >= MIN_ZONE_PIXELS
+        zones.append(_measures(values[zone][mask], fine[zone][mask]) if enough else whole)
+    return np.concatenate(zones).astype(np.float32)
 
 
 def _measures(values: Values, fine: Values) -> Values:
     high, top = np.percentile(values, (95, 99.5))
-    return np.array([values.mean(), values.std(), high, top, (values > BRIGHT).mean(), fine.mean()], np.float32)
+    return np.array([values.mean(), values.std(), high, top, (values > BRIGHT_LEVEL).mean(), fine.mean()], np.float32)
 
 
 def _scaled(image: Image) -> Values:
-    pixels = np.where(measured(image), image.pixels, np.float32(0))
+    pixels = np.where(valid_pixels(image), image.pixels, np.float32(0))
     if image.unit == "HU":
         low, high = HU_RANGE
         return np.asarray((np.clip(pixels, low, high) - low) / (high - low), np.float32)
@@ -92,20 +92,20 @@ def _scaled(image: Image) -> Values:
 
 
 def _zones(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Four corners, four sides, four strips along the border."""
+    """Yields four corners, four sides and four strips along the border."""
     height, width = shape
-    for part, corners in ((CORNER, True), (BORDER, False)):
-        h, w = max(2, round(part * height)), max(2, round(part * width))
+    for share, with_corners in ((CORNER, True), (BORDER, False)):
+        h, w = max(2, round(share * height)), max(2, round(share * width))
         top, bottom, left, right, every = slice(0, h), slice(-h, None), slice(0, w), slice(-w, None), slice(None)
-        if corners:
+        if with_corners:
             yield from ((top, left), (top, right), (bottom, left), (bottom, right))
         yield from ((top, every), (bottom, every), (every, left), (every, right))
 
 
-def _widened(head: Mask) -> Mask:
-    """The head with its margin, found on a small copy."""
+def _with_margin(head: Mask) -> Mask:
+    """Returns the head with its margin, computed on a small copy."""
     height, width = head.shape
-    small = Pillow.fromarray(head.astype(np.uint8) * np.uint8(255)).resize((SIDE, SIDE), Pillow.Resampling.BOX)
-    wide = ndimage.distance_transform_edt(np.asarray(small) == 0) <= MARGIN * SIDE
+    small = Pillow.fromarray(head.astype(np.uint8) * np.uint8(255)).resize((WORKING_SIDE, WORKING_SIDE), Pillow.Resampling.BOX)
+    wide = ndimage.distance_transform_edt(np.asarray(small) == 0) <= MARGIN * WORKING_SIDE
     grown = Pillow.fromarray(np.asarray(wide).astype(np.uint8) * np.uint8(255))
     return np.asarray(grown.resize((width, height), Pillow.Resampling.NEAREST)) > 127

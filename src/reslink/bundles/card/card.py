@@ -1,18 +1,18 @@
-"""The model card of a bundle: Hugging Face's front matter and sections, filled with what is known and measured."""
+"""The model card of a bundle, with the front matter and sections of Hugging Face's template."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import yaml
 
-from reslink.bundles.card.sections import again, data, decision, label_rule, limits
-from reslink.bundles.pretrained import Shipping, shipping_of
-
-if TYPE_CHECKING:
-    from reslink.bundles.bundle import Bundle
+from reslink.bundles.card.sections import data_section, decision_section, label_rule, limitations, reproduction
+from reslink.bundles.decision.decision import Decision
+from reslink.bundles.pretrained import PretrainedInfo, pretrained_info
+from reslink.imaging.preprocess import Preprocess
+from reslink.labels import Labels
 
 RESEARCH_USE_ONLY = "Research use only. Not a medical device; not for diagnosis or treatment of any patient."
 
@@ -22,7 +22,7 @@ _TEMPLATE = """\
 
 # {title}
 
-{about}**{research}**
+{usage_notes}**{research}**
 
 ## Model details
 
@@ -31,7 +31,7 @@ _TEMPLATE = """\
 - Decision: {decision}.
 - Weights: `model.safetensors`, SHA-256 `{sha256}`.
 - Paper: ResLink, arXiv [2508.17259](https://arxiv.org/abs/2508.17259).
-- Licence of the weights: {licence}. The code of reslink is Apache-2.0; that licence does not extend to these weights.
+- License of the weights: {license}. The code of reslink is Apache-2.0; that license does not cover these weights.
 
 ## Uses
 
@@ -41,17 +41,17 @@ Out of scope: any clinical use, triage without a reader, images of another body 
 
 ## Bias, risks and limitations
 
-- The figures below hold for data like the evaluation data and for nothing else.
-- A network may use scanner, text or positioning instead of the lesion; look at what `reslink explain` shows first.
-- Class proportions of the data set the PPV and NPV; at another prevalence they differ.
-{limits}
+- The metrics below hold only for data like the evaluation data.
+- A network can use the scanner, text or positioning instead of the lesion; look at the maps of `reslink explain` first.
+- PPV and NPV depend on the class proportions; at another prevalence they differ.
+{limitations}
 ## How to use
 
 ```
 reslink predict BUNDLE IMAGE... --json
 ```
 
-{call}{data}## Training
+{usage}{data}## Training
 
 {training}
 
@@ -65,7 +65,7 @@ Preprocessing, the same in training and prediction:
 
 {evaluation}
 
-{decided}## Technical specifications
+{decision_section}## Technical specifications
 
 Architecture:
 
@@ -80,25 +80,57 @@ Architecture:
 ResLink, arXiv:2508.17259.
 """
 
-_NAME = "`BUNDLE` is the folder that holds this card, or its name where it ships with reslink (`reslink models`).\n\n"
+_BUNDLE_NAME = "`BUNDLE` is the folder that holds this card, or the model's name in `reslink models`.\n\n"
 
 
-def model_card(bundle: Bundle) -> str:
+class CardSource(Protocol):
+    """The values of a bundle that its model card shows."""
+
+    @property
+    def architecture(self) -> Mapping[str, Any]:
+        """Fields of ``ResLinkConfig`` and ``name``."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The preprocessing."""
+
+    @property
+    def labels(self) -> Labels:
+        """The classes."""
+
+    @property
+    def decision(self) -> Decision:
+        """The decision."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """The content of ``evaluation.json``; empty before an evaluation."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Data, versions, license, recipe."""
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """SHA-256 of the weights; None before the bundle is saved."""
+
+
+def model_card(bundle: CardSource) -> str:
     """Returns the text of ``MODEL_CARD.md``.
 
     The front matter and the order of the sections follow the template of Hugging Face
-    (https://huggingface.co/docs/hub/model-cards). Figures come from ``bundle.metrics`` and nowhere else; where nothing
-    was measured the card says so.
+    (https://huggingface.co/docs/hub/model-cards). All metrics come from ``bundle.metrics``; without an evaluation the card
+    says so.
 
     Args:
-        bundle: The bundle; ``weights_sha256`` is named where it is set.
+        bundle: The bundle.
     """
-    known, story = bundle.provenance, shipping_of(bundle.provenance)
+    provenance, info = bundle.provenance, pretrained_info(bundle.provenance)
     outputs = bundle.architecture["num_classes"]
     return _TEMPLATE.format(
         front=_front_matter(bundle),
-        title=story.title if story else f"ResLink: {' / '.join(bundle.labels.names)}",
-        about=f"**Read this first.** {story.about}\n\n" if story else "",
+        title=info.title if info else f"ResLink: {' / '.join(bundle.labels.names)}",
+        usage_notes=f"**Read this first.** {info.usage_notes}\n\n" if info else "",
         research=RESEARCH_USE_ONLY,
         name=bundle.architecture.get("name", "ResLink"),
         channels=bundle.preprocess.channels,
@@ -106,54 +138,53 @@ def model_card(bundle: Bundle) -> str:
         outputs=outputs,
         plural="" if outputs == 1 else "s",
         labels=", ".join(f"`{name}`" for name in bundle.labels.names),
-        decision=label_rule(bundle) + _temperature(bundle),
+        decision=label_rule(bundle.decision, bundle.labels) + _temperature(bundle.decision),
         sha256=bundle.weights_sha256 or "not saved yet",
-        licence=_licence(known) or "not stated; it follows that of the training data",
-        uses=_uses(known, story),
-        limits=limits(story) if story else "",
-        call=_NAME if story else "",
-        data=data(story) if story else "",
-        training=_training(known, story),
+        license=_license(provenance) or "not stated; it follows that of the training data",
+        uses=_uses(provenance, info),
+        limitations=limitations(info) if info else "",
+        usage=_BUNDLE_NAME if info else "",
+        data=data_section(info) if info else "",
+        training=_training(provenance, info),
         preprocess=_json(bundle.preprocess.model_dump(mode="json")),
         evaluation=_evaluation(bundle.metrics),
-        decided=decision(bundle),
+        decision_section=decision_section(bundle.decision, bundle.labels, bundle.metrics),
         architecture=_json(bundle.architecture),
-        versions=_bullets("Versions", known.get("versions")),
+        versions=_bullets("Versions", provenance.get("versions")),
     )
 
 
-def _front_matter(bundle: Bundle) -> str:
-    licence = _licence(bundle.provenance)
-    front: dict[str, Any] = {"license": "other" if licence else "unknown"}
-    if licence:
-        front["license_name"] = licence
+def _front_matter(bundle: CardSource) -> str:
+    license_name = _license(bundle.provenance)
+    front: dict[str, Any] = {"license": "other" if license_name else "unknown"}
+    if license_name:
+        front["license_name"] = license_name
     front |= {
         "library_name": "reslink",
         "pipeline_tag": "image-classification",
         "tags": ["medical-imaging", "brain", "reslink", "area-attention", "research-use-only"],
     }
-    if measured := list(_rows(bundle.metrics)):
-        front["metrics"] = [name for name, *_ in measured]
+    if rows := list(_metric_rows(bundle.metrics)):
+        front["metrics"] = [name for name, *_ in rows]
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
 
 
-def _licence(provenance: Mapping[str, Any]) -> str | None:
-    stated = str(provenance.get("licence") or provenance.get("license") or "unknown")
+def _license(provenance: Mapping[str, Any]) -> str | None:
+    stated = str(provenance.get("license") or "unknown")
     return None if stated.lower().startswith(("unknown", "none", "not stated")) else stated
 
 
-def _temperature(bundle: Bundle) -> str:
-    divisor = bundle.decision.temperature
-    return "" if divisor == 1 else f"; logits divided by {divisor:g}"
+def _temperature(decision: Decision) -> str:
+    return "" if decision.temperature == 1 else f"; logits divided by {decision.temperature:g}"
 
 
-def _uses(provenance: Mapping[str, Any], story: Shipping | None) -> str:
+def _uses(provenance: Mapping[str, Any], info: PretrainedInfo | None) -> str:
     use = str(provenance.get("intended_use") or "Research on the classification of brain images.")
-    return f"It tells apart: {story.tells_apart}. Images: {story.modality}.\n\n{use}" if story else use
+    return f"Task: {info.task}. Images: {info.modality}.\n\n{use}" if info else use
 
 
-def _training(provenance: Mapping[str, Any], story: Shipping | None) -> str:
-    parts = [again(story) if story else "", _bullets("Data", provenance.get("data"))]
+def _training(provenance: Mapping[str, Any], info: PretrainedInfo | None) -> str:
+    parts = [reproduction(info) if info else "", _bullets("Data", provenance.get("data"))]
     if "seed" in provenance:
         parts.append(f"Seed: {provenance['seed']}.")
     if provenance.get("recipe"):
@@ -162,7 +193,7 @@ def _training(provenance: Mapping[str, Any], story: Shipping | None) -> str:
 
 
 def _bullets(title: str, values: Any) -> str:
-    """Returns a titled list of a dictionary's plain values, or one line for anything else; empty for nothing."""
+    """Returns a titled list of a dictionary's values, or one line for any other value; empty for no value."""
     if not values:
         return ""
     if not isinstance(values, Mapping):
@@ -175,32 +206,32 @@ def _plain(value: Any) -> str:
 
 
 def _evaluation(metrics: Mapping[str, Any]) -> str:
-    rows = list(_rows(metrics))
+    rows = list(_metric_rows(metrics))
     if not rows:
-        return "Nothing has been measured yet. Run `reslink evaluate BUNDLE DATA --out DIR`."
+        return "This model has not been evaluated yet. Run `reslink evaluate BUNDLE DATA --out DIR`."
     lines = ["| metric | estimate | 95 % interval | n | method |", "|---|---|---|---|---|"]
     lines += [f"| {name} | {estimate} | {interval} | {n} | {method} |" for name, estimate, interval, n, method in rows]
     return "\n".join([*_cases(metrics), *_leakage(metrics), *lines])
 
 
 def _leakage(metrics: Mapping[str, Any]) -> list[str]:
-    """Returns what the evaluation says of its split and of links to the training images."""
-    part = {"test": "The part of the data that was held out from training. "}.get(str(metrics.get("split")), "")
-    found = metrics.get("leakage")
-    said = f"{found['message']}." if isinstance(found, Mapping) and found.get("message") else ""
-    return [f"{part}{said}".strip(), ""] if part or said else []
+    """Returns the split of the evaluation and the result of its leakage check."""
+    split = {"test": "The test split, held out from training. "}.get(str(metrics.get("split")), "")
+    leakage = metrics.get("leakage")
+    message = f"{leakage['message']}." if isinstance(leakage, Mapping) and leakage.get("message") else ""
+    return [f"{split}{message}".strip(), ""] if split or message else []
 
 
 def _cases(metrics: Mapping[str, Any]) -> list[str]:
     if "n" not in metrics:
         return []
-    groups = f" in {metrics['n_groups']} groups (patients, near copies together)" if "n_groups" in metrics else ""
+    groups = f" in {metrics['n_groups']} groups (patients, with near duplicates joined)" if "n_groups" in metrics else ""
     positive = f" The positive class is `{metrics['positive']}`." if metrics.get("positive") else ""
     return [f"{metrics['n']} images{groups}.{positive}", ""]
 
 
-def _rows(metrics: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str, str]]:
-    """Yields name, estimate, interval, n and method of what was measured, as texts."""
+def _metric_rows(metrics: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str, str]]:
+    """Yields name, estimate, interval, n and method of each metric as text."""
     for name, value in metrics.get("metrics", metrics).items():
         if isinstance(value, Mapping) and value.get("estimate") is not None:
             low, high = value.get("ci_low"), value.get("ci_high")

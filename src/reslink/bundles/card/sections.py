@@ -1,103 +1,100 @@
-"""Sections of the model card: source, limits and findings of a bundle that ships; the decision of any bundle."""
+"""Sections of the model card: data, limitations and reproduction of a shipped bundle; the decision of any bundle."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reslink.bundles.decision.decision import Decision
-
-if TYPE_CHECKING:
-    from reslink.bundles.bundle import Bundle
-    from reslink.bundles.pretrained import Shipping
+from reslink.bundles.pretrained import PretrainedInfo
+from reslink.labels import Labels
 
 
-def data(story: Shipping) -> str:
-    """Returns where the images come from, under which licence, what is wrong with them, and what an audit found."""
-    source, nothing = story.origin, "The data was not audited for this card. Run `reslink audit DATA --out DIR`."
+def data_section(info: PretrainedInfo) -> str:
+    """Returns the source of the images, its license and known issues, and the findings of an audit."""
+    source, no_audit = info.source, "The data was not audited for this card. Run `reslink audit DATA --out DIR`."
     parts = [
         "## Data",
         f"Source: {source.title} (`{source.name}` in `reslink data list`), <{source.page}>.",
-        f"Licence of the source: {source.licence.rstrip('.')}.",
-        story.copy_of_data,
-        "Known to be wrong with the source:\n\n" + _list(source.faults),
+        f"License of the source: {source.license.rstrip('.')}.",
+        info.data_processing,
+        "Known issues of the source:\n\n" + _list(source.known_issues),
         "## Leakage and shortcuts",
-        _list(story.findings) if story.findings else nothing,
+        _list(info.audit_findings) if info.audit_findings else no_audit,
     ]
     return "\n\n".join(part for part in parts if part) + "\n\n"
 
 
-def limits(story: Shipping) -> str:
-    """Returns the further limits as lines of a list."""
-    return _list(story.limits) + "\n"
+def limitations(info: PretrainedInfo) -> str:
+    """Returns the further limitations as list items."""
+    return _list(info.limitations) + "\n"
 
 
-def again(story: Shipping) -> str:
-    """Returns how the bundle is made again."""
-    commands = "\n".join(story.reproduce)
+def reproduction(info: PretrainedInfo) -> str:
+    """Returns the commands that build the bundle again."""
+    commands = "\n".join(info.reproduce)
     return (
-        f"Made again by (`DATA` stands for the folder of the images of `{story.origin.name}`, `RUN` for a new folder):\n\n"
-        f"```\n{commands}\n```"
+        f"Commands that reproduce this model (`DATA` is the folder of the images of `{info.source.name}`, `RUN` a new"
+        f" folder):\n\n```\n{commands}\n```"
     )
 
 
-def label_rule(bundle: Bundle) -> str:
+def label_rule(decision: Decision, labels: Labels) -> str:
     """Returns in one line how probabilities become a label."""
-    rule = bundle.decision
-    if rule.threshold is None:
+    if decision.threshold is None:
         return "the most probable class"
-    return f"`{bundle.labels.positive}` from a probability of {rule.threshold:g} on (from: {rule.threshold_source})"
+    return f"`{labels.positive}` at a probability of {decision.threshold:g} or more (threshold: {decision.threshold_source})"
 
 
-def decision(bundle: Bundle) -> str:
-    """Returns what ``reslink calibrate`` fitted and what it does on the judged images; empty where nothing was fitted."""
-    if bundle.decision.fitted_on is None:
+def decision_section(decision: Decision, labels: Labels, metrics: Mapping[str, Any]) -> str:
+    """Returns what ``reslink calibrate`` fitted and its effect on the evaluated images; empty where nothing was fitted."""
+    if decision.fitted_on is None:
         return ""
-    lines = [*_fitted(bundle.decision, label_rule(bundle)), *_abstaining(bundle.metrics.get("selective"))]
+    lines = [*_fitted(decision, label_rule(decision, labels)), *_abstention(metrics.get("selective"))]
     return "## Decision\n\n" + _list(lines) + "\n\n"
 
 
-def _fitted(rule: Decision, label: str) -> Iterator[str]:
-    yield f"Operating point: {label}."
-    how = "isotonic curves" if rule.isotonic else f"temperature {rule.temperature:.4g}"
-    yield f"Calibration of the probabilities: {how}."
-    if rule.conformal is None:
+def _fitted(decision: Decision, rule: str) -> Iterator[str]:
+    yield f"Operating point: {rule}."
+    method = "isotonic curves" if decision.isotonic else f"temperature {decision.temperature:.4g}"
+    yield f"Calibration of the probabilities: {method}."
+    if decision.conformal is None:
         yield "Prediction sets: none."
     else:
-        over = "within each class" if rule.conformal.per_class else "over all cases"
-        yield f"Prediction sets (split conformal): sets at {rule.conformal.coverage:g} coverage {over}."
-    if rule.ood is None:
-        yield "Gate: none."
+        scope = "within each class" if decision.conformal.per_class else "over all cases"
+        yield f"Prediction sets (split conformal): {decision.conformal.coverage:g} coverage {scope}."
+    if decision.ood is None:
+        yield "Out-of-distribution detector: none."
     else:
         yield (
-            "Gate: the out-of-distribution gate abstains from images unlike the calibration images; its"
-            f" limits were set to keep {rule.ood.retained:g} of them."
+            "Out-of-distribution detector: the model abstains from images unlike the calibration images; the limits"
+            f" retain {decision.ood.retained:g} of the calibration images."
         )
-    if (used := rule.fitted_on) is not None:
-        warning = " Some of them the network may have learned from." if used.leakage else ""
-        yield f"Fitted on {used.n_images} images in {used.n_groups} groups (data `{used.digest[:12]}…`).{warning}"
-        if used.caveat:
-            yield f"Caveat: {used.caveat}."
+    if (data := decision.fitted_on) is not None:
+        warning = " Some of them may have been used to train the network." if data.leakage else ""
+        yield f"Fitted on {data.n_images} images in {data.n_groups} groups (data `{data.digest[:12]}…`).{warning}"
+        if data.caveat:
+            yield f"Caveat: {data.caveat}."
 
 
-def _abstaining(found: Any) -> Iterator[str]:
-    """Yields what sets and gate did on the judged images."""
-    if not isinstance(found, Mapping):
+def _abstention(selective: Any) -> Iterator[str]:
+    """Yields the effect of prediction sets and OOD detector on the evaluated images."""
+    if not isinstance(selective, Mapping):
         return
-    if isinstance(sets := found.get("sets"), Mapping):
-        yield f"On the judged images the sets hold the true class in {_share(sets['coverage'])}."
-    if found.get("n_refused") is not None:
-        yield f"The gate refuses {found['n_refused']} of {found['coverage']['n']} judged images."
-    if found.get("coverage"):
-        answered = found["metrics"].get("accuracy")
-        right = f"; accuracy of the answered ones {_share(answered)}" if answered else ""
-        yield f"It answers {_share(found['coverage'])} of the judged images and abstains from the rest{right}."
+    if isinstance(sets := selective.get("prediction_sets"), Mapping):
+        yield f"The prediction sets contain the true class for {_share(sets['coverage'])} of the evaluated images."
+    if selective.get("n_out_of_distribution") is not None:
+        yield f"The detector flags {selective['n_out_of_distribution']} of {selective['coverage']['n']} evaluated images."
+    if selective.get("coverage"):
+        accuracy = selective["metrics"].get("accuracy")
+        result = f"; accuracy on the answered images {_share(accuracy)}" if accuracy else ""
+        yield f"The model answers {_share(selective['coverage'])} of the evaluated images and abstains from the others{result}."
 
 
-def _share(figure: Mapping[str, Any]) -> str:
-    low, high = figure["ci_low"], figure["ci_high"]
+def _share(estimate: Mapping[str, Any]) -> str:
+    low, high = estimate["ci_low"], estimate["ci_high"]
     interval = "" if low is None or high is None else f" (95 % interval {low:.3f} to {high:.3f})"
-    return f"{figure['estimate']:.3f}{interval}" if figure["estimate"] is not None else "an undefined share"
+    return f"{estimate['estimate']:.3f}{interval}" if estimate["estimate"] is not None else "an undefined share"
 
 
 def _list(lines: Iterable[str]) -> str:

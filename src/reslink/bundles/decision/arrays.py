@@ -1,4 +1,4 @@
-"""The arrays of a decision, kept in ``decision.safetensors`` beside ``bundle.json``."""
+"""The arrays of a decision, stored in ``decision.safetensors`` beside ``bundle.json``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.errors import BundleError
-from reslink.files import sha256
+from reslink.bundles.verified_files import read_arrays
+from reslink.errors import unusable_bundle
 
 
 @dataclass(frozen=True, eq=False)
 class DecisionArrays:
-    """Arrays by name; two of them are equal if their files are.
+    """Arrays by name; two objects are equal if their files are.
 
     Attributes:
-        by_name: What :class:`reslink.bundles.decision.ood.OodGate` compares with, and ``images``, (n, 128) uint8: fingerprints
-            of the images that the decision was fitted on (``reslink.datasets.near_duplicates.fingerprints``).
+        by_name: The distributions of :class:`reslink.bundles.decision.ood.OODDetector`, and ``images``, (n, 128) uint8:
+            fingerprints of the calibration images (``reslink.datasets.near_duplicates.fingerprints``).
     """
 
     by_name: Mapping[str, NDArray[Any]]
@@ -39,35 +39,17 @@ class DecisionArrays:
 
     @classmethod
     def read(cls, path: Path, expected: str) -> DecisionArrays:
-        """Reads the file that ``to_bytes`` made; the bytes that are checked are the bytes that are used.
+        """Reads a file that ``to_bytes`` made.
 
         Args:
             path: The file.
-            expected: Its SHA-256, as ``bundle.json`` says.
+            expected: Its SHA-256, as ``bundle.json`` states it.
 
         Raises:
-            BundleError: If it is missing, is not the one that was saved, or holds a number that is not finite.
+            BundleError: If the file is missing, differs from the saved one, or holds a number that is not finite.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        try:
-            content = path.read_bytes()
-            found = sha256(content)
-            arrays = load(content) if found == expected else {}
-        except (OSError, SafetensorError) as error:
-            raise _unusable(path, str(error)) from error
-        if found != expected:
-            raise _unusable(path, f"its SHA-256 is {found[:12]}…, but bundle.json says {expected[:12]}…")
+        arrays = read_arrays(path, expected)
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise _unusable(path, f"{name} is not finite")
+                raise unusable_bundle(path, f"{name} is not finite")
         return cls(arrays)
-
-
-def _unusable(path: Path, fault: str) -> BundleError:
-    return BundleError(
-        f"{path} cannot be used: {fault}",
-        "The arrays of the decision are the ones that the bundle was saved with",
-        "Copy the whole bundle again, or run reslink calibrate again",
-    )

@@ -1,4 +1,4 @@
-"""Parts of a decision that ``reslink calibrate`` fits: isotonic curves, conformal limits, and on what they were fitted."""
+"""The parts of a decision that ``reslink calibrate`` fits: isotonic curves, conformal limits, and the data behind them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Floats: TypeAlias = NDArray[np.float64]
 
 
-ONCE_USED: Final = (
-    "if training chose the epoch by this validation part, threshold, temperature and coverage rest on images that were "
-    "already used to choose, and may promise a little too much"
+REUSED_VALIDATION_CAVEAT: Final = (
+    "training may have chosen the epoch on this validation split; threshold, temperature and coverage then rest on images "
+    "that were already used for a choice, and can be slightly optimistic"
 )
 
 
 class IsotonicCurve(BaseModel):
-    """A rising curve of straight lines from the network's probability of a class to a calibrated one.
+    """A non-decreasing piecewise linear curve from the network's probability of a class to the calibrated one.
 
     Zadrozny and Elkan 2002 (KDD), "Transforming classifier scores into accurate multiclass probability estimates".
 
     Attributes:
-        before: Probabilities of the network, rising, 0 to 1.
-        after: Calibrated probabilities, never falling, 0 to 1.
+        before: Probabilities of the network, sorted, 0 to 1.
+        after: Calibrated probabilities, non-decreasing, 0 to 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -34,29 +34,29 @@ class IsotonicCurve(BaseModel):
     after: tuple[float, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _rises(self) -> Self:
+    def _check_monotonic(self) -> Self:
         values = np.array([self.before, self.after]) if len(self.before) == len(self.after) else np.array([[math.nan]])
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1 or (np.diff(values, axis=1) < 0).any():
-            raise ValueError("before and after are rising numbers from 0 to 1, as many of one as of the other")
+            raise ValueError("before and after are non-decreasing numbers from 0 to 1, equally many")
         return self
 
     def __call__(self, probabilities: Floats) -> Floats:
-        """Returns calibrated probabilities; beyond its ends the curve is level."""
+        """Returns calibrated probabilities; the curve is constant beyond its ends."""
         return np.interp(probabilities, self.before, self.after)
 
 
 class Conformal(BaseModel):
     """Split-conformal prediction sets (:mod:`reslink.metrics.conformal`).
 
-    They rest on the probabilities of the network as they are, without temperature or isotonic curve, which were fitted on
-    the same images: so the coverage is not spoilt by that fit.
+    They use the uncalibrated probabilities of the network. Temperature and isotonic curves are fitted on the same images,
+    and would bias the coverage.
 
     Attributes:
         coverage: Share of cases whose set holds the true class, above 0 and below 1.
-        per_class: Whether it holds within each class.
-        limits: The score up to which each class belongs to the set; null where it always does, for want of images.
-        n_images: Images that it was fitted on.
-        n_groups: Their groups (patients, near copies together).
+        per_class: Whether the coverage holds within each class.
+        limits: Highest score at which each class belongs to the set; null where it always does, for lack of images.
+        n_images: Number of calibration images.
+        n_groups: Number of their groups (patients, with near duplicates joined).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -70,7 +70,7 @@ class Conformal(BaseModel):
 
     @property
     def quantiles(self) -> Floats:
-        """(K,) limits, infinity where a class always belongs to the set."""
+        """(K,) limits, infinity for a class that always belongs to the set."""
         return np.array([math.inf if limit is None else limit for limit in self.limits])
 
 
@@ -79,13 +79,13 @@ class FittedOn(BaseModel):
 
     Attributes:
         digest: SHA-256 of the data set (``Manifest.digest``).
-        n_images: Images.
-        n_groups: Groups (patients, near copies together).
+        n_images: Number of images.
+        n_groups: Number of groups (patients, with near duplicates joined).
         split: The split of the data set that was used, null for all.
         counts: Images by class.
         method: ``temperature`` or ``isotonic``.
-        operating_point: As it was asked for, such as ``sensitivity=0.95``.
-        leakage: Whether images were used that the network may have learned from.
+        operating_point: The requested operating point, such as ``sensitivity=0.95``.
+        leakage: Whether some images may have been used to train the network.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -101,5 +101,5 @@ class FittedOn(BaseModel):
 
     @property
     def caveat(self) -> str:
-        """What to say of data by which the epoch of the weights was chosen, which a validation part is; empty for other."""
-        return ONCE_USED if self.split == "validation" else ""
+        """The warning for a validation split, on which training may have chosen the epoch; empty for other data."""
+        return REUSED_VALIDATION_CAVEAT if self.split == "validation" else ""

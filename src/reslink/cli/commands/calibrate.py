@@ -1,4 +1,4 @@
-"""``reslink calibrate``: fits the decision of a bundle on data that the network did not learn from."""
+"""``reslink calibrate``: fits the decision of a bundle on held-out data."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from reslink.cli.command import refuse_earlier
 from reslink.cli.console import Console
-from reslink.cli.options import AllowLeakage, BatchSize, BundleFolder, Data, Device, Json, Overwrite
+from reslink.cli.options import FOLDER, AllowLeakage, BatchSize, BundleFolder, Data, Device, Json, Overwrite, Split
+from reslink.files import check_overwrite
 
 if TYPE_CHECKING:
     from reslink.bundles.decision.decision import Decision
 
 _CALIBRATION = (("ece", "ECE"), ("brier", "Brier score"))
-_FIGURES = (
+_METRICS = (
     ("accuracy", "accuracy"),
     ("sensitivity", "sensitivity (recall)"),
     ("specificity", "specificity"),
-    ("retained", "kept by the gate"),
+    ("retained", "accepted by the OOD detector"),
     ("answered", "answered"),
 )
 
@@ -34,77 +34,74 @@ def calibrate(
     console: Console,
     bundle: BundleFolder,
     data: Data,
-    method: Annotated[
-        Literal["temperature", "isotonic"], typer.Option("--method", help="How probabilities are calibrated.")
-    ] = "temperature",
+    method: Annotated[Literal["temperature", "isotonic"], typer.Option("--method", help="Calibration method.")] = "temperature",
     operating_point: Annotated[
         str,
         typer.Option(
             "--operating-point",
             metavar="POINT",
-            help="default (0.5), youden, accuracy, sensitivity=0.95, specificity=0.95, or cost=FN:FP such as cost=5:1.",
+            help="Operating point: default (0.5), youden, accuracy, sensitivity=0.95, specificity=0.95, or cost=FN:FP.",
         ),
     ] = "default",
     coverage: Annotated[
-        float, typer.Option("--coverage", help="Share of cases whose prediction set holds the true class.")
+        float,
+        typer.Option("--coverage", help="Coverage of the prediction sets: share of cases whose set holds the true class."),
     ] = 0.95,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Keep the coverage within each class.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Hold the coverage within each class.")] = False,
     sets: Annotated[bool, typer.Option("--sets/--no-sets", help="Fit prediction sets.")] = True,
-    ood: Annotated[bool, typer.Option("--ood/--no-ood", help="Fit the gate that refuses images of another kind.")] = True,
+    ood: Annotated[bool, typer.Option("--ood/--no-ood", help="Fit the out-of-distribution detector.")] = True,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="NEWBUNDLE", help="Folder of the new bundle; BUNDLE itself if not given."),
+        typer.Option("--out", "-o", metavar="NEWBUNDLE", help="Folder of the new bundle; default: update BUNDLE in place."),
+        FOLDER,
     ] = None,
-    split: Annotated[
-        Literal["all", "train", "validation", "test"],
-        typer.Option("--split", help="Only cases whose column 'split' says so."),
-    ] = "all",
+    split: Split = "all",
     batch_size: BatchSize = 32,
     device: Device = "auto",
     allow_leakage: AllowLeakage = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Fit calibration, operating point, prediction sets and out-of-distribution gate; predict and evaluate then use them.
+    """Fit calibration, operating point, prediction sets and out-of-distribution detector; predict and evaluate then use them.
 
-    Use data that the network did not learn from. Near copies of training images are left out.
+    Use data that was not used for training. Near duplicates of training images are skipped.
     """
-    refuse_earlier(out, "bundle.json", "a bundle", overwrite)
+    check_overwrite(out, "bundle.json", "a bundle", overwrite)
     from reslink.bundles.bundle import Bundle
     from reslink.bundles.decision.calibration import FittedOn
     from reslink.datasets.manifest import Manifest
     from reslink.evaluation.calibrate import calibrate_bundle
-    from reslink.evaluation.fitting import Wishes
+    from reslink.evaluation.cases import RunOptions
+    from reslink.evaluation.fitting import DecisionOptions
     from reslink.metrics.operating_point import OperatingPoint
 
-    wishes = Wishes(method, OperatingPoint.parse(operating_point), coverage if sets else None, per_class, ood)
-    former = Bundle.load(bundle)
-    manifest = Manifest.open(data, labels=former.labels)
+    options = DecisionOptions(method, OperatingPoint.parse(operating_point), coverage if sets else None, per_class, ood)
+    previous = Bundle.load(bundle)
+    manifest = Manifest.open(data, labels=previous.labels)
     progress = console.progress()
     try:
         result = calibrate_bundle(
             bundle,
             manifest,
             out,
-            wishes=wishes,
-            split=None if split == "all" else split,
-            device=device,
-            batch_size=batch_size,
-            allow_leakage=allow_leakage,
+            decision_options=options,
             progress=progress,
+            options=RunOptions(
+                split=None if split == "all" else split, device=device, batch_size=batch_size, allow_leakage=allow_leakage
+            ),
         )
     finally:
         progress.end()
     for name, reason in result["failed"].items():
-        console.warn(f"{name} is left out: {reason}")
-    for note in (*result["notes"], *_leakage(result), *_lost(former.decision, result["decision"])):
+        console.warn(f"{name} is skipped: {reason}")
+    for note in (*result["notes"], *_leakage(result), *_lost_parts(previous.decision, result["decision"])):
         console.warn(f"Warning: {note}.")
     if caveat := FittedOn.model_validate(result["decision"]["fitted_on"]).caveat:
         console.note(f"{caveat[0].upper()}{caveat[1:]}.")
     if json:
         console.json(result)
     else:
-        _say(console, result)
+        _print_result(console, result)
     if result["failed"]:
         raise typer.Exit(1)
 
@@ -113,56 +110,56 @@ def _leakage(result: dict[str, Any]) -> list[str]:
     return [] if result["leakage"]["status"] == "none found" else [result["leakage"]["message"]]
 
 
-def _lost(former: Decision, decision: dict[str, Any]) -> list[str]:
-    """Returns what the bundle had before and no longer has, a sentence each without its full stop."""
+def _lost_parts(previous: Decision, decision: dict[str, Any]) -> list[str]:
+    """Returns one sentence, without its final period, for each part of the previous decision that the new one lacks."""
     lost = []
-    if former.threshold not in (None, decision["threshold"]) and decision["threshold_source"] == "default":
-        before = f"{former.threshold:.4g} ({former.threshold_source})"
-        lost.append(f"The new threshold is the default; the one before was {before}. --operating-point fits one")
-    if former.conformal is not None and decision["conformal"] is None:
-        lost.append("The new decision has no prediction sets; the one before had")
-    if former.ood is not None and decision["ood"] is None:
-        lost.append("The new decision has no out-of-distribution gate; the one before had")
+    if previous.threshold not in (None, decision["threshold"]) and decision["threshold_source"] == "default":
+        threshold = f"{previous.threshold:.4g} ({previous.threshold_source})"
+        lost.append(f"The new threshold is the default; the previous one was {threshold}. Fit one with --operating-point")
+    if previous.conformal is not None and decision["conformal"] is None:
+        lost.append("The new decision has no prediction sets; the previous one had")
+    if previous.ood is not None and decision["ood"] is None:
+        lost.append("The new decision has no out-of-distribution detector; the previous one had")
     return lost
 
 
-def _say(console: Console, result: dict[str, Any]) -> None:
-    decision, checked = result["decision"], result["held_out"]
+def _print_result(console: Console, result: dict[str, Any]) -> None:
+    decision, cross_fit = result["decision"], result["cross_fit"]
     rows = [("images", f"{result['n']} in {result['n_groups']} groups")]
-    how = "isotonic" if decision["isotonic"] else f"temperature {decision['temperature']:.3f}"
-    rows.append(("calibration", how))
+    method = "isotonic" if decision["isotonic"] else f"temperature {decision['temperature']:.3f}"
+    rows.append(("calibration", method))
     if decision["threshold"] is not None:
         rows.append(("threshold", f"{decision['threshold']:.4f} ({decision['threshold_source']})"))
-    rows.append(("prediction sets", _sets(decision["conformal"])))
-    rows.append(("out-of-distribution gate", "none" if decision["ood"] is None else "fitted"))
+    rows.append(("prediction sets", _describe_sets(decision["conformal"])))
+    rows.append(("out-of-distribution detector", "none" if decision["ood"] is None else "fitted"))
     console.table(("part", "value"), rows, title="Decision")
-    if checked["reason"]:
-        console.warn(f"Warning: Nothing was checked on held-out groups. {checked['reason']}.")
+    if cross_fit["reason"]:
+        console.warn(f"Warning: The decision was not evaluated on held-out groups. {cross_fit['reason']}.")
     else:
-        _checked(console, checked)
-    console.note(f"bundle: {result['bundle']}; figures that it held are gone, run reslink evaluate on other data")
+        _print_held_out(console, cross_fit)
+    console.note(f"bundle: {result['bundle']}; its earlier metrics were removed, run reslink evaluate on other data")
     console.research_use_only()
 
 
-def _sets(fitted: dict[str, Any] | None) -> str:
-    if fitted is None:
+def _describe_sets(conformal: dict[str, Any] | None) -> str:
+    if conformal is None:
         return "none"
-    return f"{fitted['coverage']:g} {'in each class' if fitted['per_class'] else 'over all cases'}"
+    return f"coverage {conformal['coverage']:g} {'in each class' if conformal['per_class'] else 'over all cases'}"
 
 
-def _checked(console: Console, checked: dict[str, Any]) -> None:
-    """Writes a table of the figures on held-out groups."""
-    from reslink.cli.pipeline import figure_row
+def _print_held_out(console: Console, cross_fit: dict[str, Any]) -> None:
+    """Prints a table of the metrics on held-out groups."""
+    from reslink.cli.metrics_table import metric_row
 
-    found = {f"{title} {when}": checked[name][when] for name, title in _CALIBRATION for when in ("before", "after")}
-    found |= {title: checked[name] for name, title in _FIGURES if checked[name] is not None}
-    if (sets := checked["sets"]) is not None:
-        found["coverage of the sets"] = sets["coverage"]
-        found |= {f"coverage of the sets, {name}": value for name, value in sets["coverage_by_class"].items()}
-        found["classes in a set, mean"] = sets["mean_size"]
-    rows = [figure_row(title, value) for title, value in found.items()]
-    console.table(("figure", ">estimate", "95 % interval", ">n", "method"), rows, title="On held-out groups")
+    metrics = {f"{title} {when}": cross_fit[name][when] for name, title in _CALIBRATION for when in ("before", "after")}
+    metrics |= {title: cross_fit[name] for name, title in _METRICS if cross_fit[name] is not None}
+    if (sets := cross_fit["prediction_sets"]) is not None:
+        metrics["coverage of the prediction sets"] = sets["coverage"]
+        metrics |= {f"coverage of the prediction sets, {name}": value for name, value in sets["coverage_by_class"].items()}
+        metrics["mean size of a prediction set"] = sets["mean_size"]
+    rows = [metric_row(title, metric) for title, metric in metrics.items()]
+    console.table(("metric", ">estimate", "95 % interval", ">n", "method"), rows, title="On held-out groups")
     if sets is not None:
-        console.note(f"Of {checked['n']} held-out sets {sets['n_empty']} are empty.")
-    for note in checked["notes"]:
+        console.note(f"{sets['n_empty']} of {cross_fit['n']} held-out prediction sets are empty.")
+    for note in cross_fit["notes"]:
         console.warn(f"Warning: {note}.")

@@ -1,4 +1,4 @@
-"""``reslink compare``: two bundles or more on the same cases."""
+"""``reslink compare``: compares bundles on the same cases."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from reslink.cli.command import refuse_earlier
+from reslink.api.data_argument import read_patients
 from reslink.cli.console import Console
-from reslink.cli.options import AllowLeakage, BatchSize, Device, Json, Overwrite
+from reslink.cli.options import (
+    AllowLeakage,
+    BatchSize,
+    BootstrapSeed,
+    Device,
+    Json,
+    OptionalOutFolder,
+    Overwrite,
+    Split,
+)
+from reslink.files import check_overwrite
 
 EXAMPLES = (
     "reslink compare runs/a/bundle runs/b/bundle --data other-hospital/ --out compared",
@@ -27,76 +37,77 @@ def compare(
         list[str],
         typer.Argument(
             metavar="BUNDLE BUNDLE...",
-            help="Two bundle or run folders, or names of 'reslink models', or more.",
+            help="Two or more bundle or run folders, or model names from 'reslink models'.",
             show_default=False,
         ),
     ],
     data: Annotated[
         Path,
         typer.Option(
-            "--data", "-d", metavar="DATA", help="Class folders, a folder with a manifest.csv, or a CSV.", show_default=False
+            "--data",
+            "-d",
+            metavar="DATA",
+            help="A folder with one folder per class, a folder with a manifest.csv, or a CSV.",
+            show_default=False,
         ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)] = None,
-    split: Annotated[
-        Literal["all", "train", "validation", "test"],
-        typer.Option("--split", help="Only cases whose column 'split' says so."),
-    ] = "all",
+    out: OptionalOutFolder = None,
+    split: Split = "all",
     batch_size: BatchSize = 32,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
+    seed: BootstrapSeed = 0,
     allow_leakage: AllowLeakage = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Compare bundles on the same cases: differences with 95 % intervals, DeLong and exact McNemar with Holm's correction.
+    """Compare bundles on the same cases: differences with 95 % intervals, DeLong and exact McNemar tests with Holm correction.
 
-    With --out it writes comparison.json, report.html and the evaluation of each bundle.
+    --out writes comparison.json, report.html and the evaluation of each bundle.
     """
     from reslink.bundles.bundle import Bundle
     from reslink.datasets.manifest import Manifest
-    from reslink.datasets.patient_ids import with_header_patients
-    from reslink.evaluation.compare import check_labels, compare_bundles, names_of
+    from reslink.evaluation.compare import common_labels, compare_bundles, short_names
+    from reslink.evaluation.evaluate import EvaluationOptions
     from reslink.files import write_json
     from reslink.reports.compare import comparison_report
 
-    refuse_earlier(out, "comparison.json", "a comparison", overwrite)
-    loaded = [Bundle.load(bundle) for bundle in bundles]  # a wrong one is said before anything is decoded
-    check_labels([(name, bundle.labels.names) for name, bundle in zip(names_of(bundles), loaded, strict=True)])
-    manifest, note = with_header_patients(Manifest.open(data, labels=loaded[0].labels))
-    if note:
-        console.warn(f"Patients: {note}.")
+    check_overwrite(out, "comparison.json", "a comparison", overwrite)
+    loaded = [Bundle.load(bundle) for bundle in bundles]  # so that a wrong bundle is reported before images are read
+    common_labels([(name, bundle.labels.names) for name, bundle in zip(short_names(bundles), loaded, strict=True)])
+    manifest = read_patients(Manifest.open(data, labels=loaded[0].labels))
     with _folder(out) as folder:
         result = compare_bundles(
             bundles,
             manifest,
             folder,
-            split=None if split == "all" else split,
-            device=device,
-            batch_size=batch_size,
-            seed=seed,
-            allow_leakage=allow_leakage,
+            EvaluationOptions(
+                split=None if split == "all" else split,
+                device=device,
+                batch_size=batch_size,
+                seed=seed,
+                allow_leakage=allow_leakage,
+            ),
             progress=console.progress(),
         )
     if out is not None:
         write_json(out / "comparison.json", result)
         console.note(f"report: {comparison_report(out)}")
-    for case, missing in result["left_out"].items():
-        console.warn(f"{case} is left out: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
+    for case, missing in result["excluded"].items():
+        console.warn(f"{case} is skipped: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
     for name, model in result["models"].items():
         if (leaks := model["leakage"]) and leaks["status"] != "none found":
             console.warn(f"Warning: {name}: {leaks['message']}.")
     if json:
         console.json(result)
     else:
-        _say(console, result)
+        _print_comparison(console, result)
     if any(model["failed"] for model in result["models"].values()):
         raise typer.Exit(1)
 
 
 @contextlib.contextmanager
 def _folder(out: Path | None) -> Iterator[Path]:
-    """Gives the folder of the evaluations; decoded images in it, or all of it where none is asked for, are gone at the end."""
+    """Gives the folder of the evaluations. Decoded images are removed at the end; without ``out``, so is the folder."""
     if out is None:
         with tempfile.TemporaryDirectory(prefix="reslink-compare-") as name:
             yield Path(name)
@@ -107,41 +118,41 @@ def _folder(out: Path | None) -> Iterator[Path]:
         shutil.rmtree(out / ".cache", ignore_errors=True)
 
 
-def _say(console: Console, result: dict[str, Any]) -> None:
-    from reslink.metrics.classification import NAMES
+def _print_comparison(console: Console, result: dict[str, Any]) -> None:
+    from reslink.metrics.classification import METRIC_NAMES
 
     for pair in result["comparisons"]:
-        tests = {test["figure"]: test for test in pair["tests"]}
+        tests = {test["metric"]: test for test in pair["tests"]}
         rows = []
         for key, gap in pair["differences"].items():
-            values = [_figure(result["models"][pair[side]]["metrics"][key]["estimate"]) for side in ("a", "b")]
+            values = [_number(result["models"][pair[side]]["metrics"][key]["estimate"]) for side in ("a", "b")]
             interval = "–" if gap["ci_low"] is None else f"{gap['ci_low']:+.3f} to {gap['ci_high']:+.3f}"
             p = tests.get(key, {})
-            figures = (NAMES[key], *values, _figure(gap["estimate"], "+"), interval, _p(p), _p(p, "p_holm"))
-            rows.append((*figures, p.get("name", ""), _why_not(gap, p)))
+            estimates = (METRIC_NAMES[key], *values, _number(gap["estimate"], "+"), interval, _p(p), _p(p, "p_holm"))
+            rows.append((*estimates, p.get("name", ""), _missing_reason(gap, p)))
         head = (
-            "figure",
+            "metric",
             f">{pair['a']}",
             f">{pair['b']}",
             ">difference",
             "95 % interval",
             ">p",
-            ">p, Holm",
+            ">p (Holm)",
             "test",
-            "why none",
+            "reason",
         )
         console.table(head, rows, title=f"{pair['a']} and {pair['b']} on {result['n']} images")
     console.research_use_only()
 
 
-def _why_not(gap: dict[str, Any], test: dict[str, Any]) -> str:
-    """Returns why there is no interval, or else no test."""
+def _missing_reason(gap: dict[str, Any], test: dict[str, Any]) -> str:
+    """Returns why there is no interval, or why there is no test; empty if both exist."""
     if gap["ci_low"] is None:
         return str(gap["method"])
     return str(test["method"]) if test and test["p_value"] is None else ""
 
 
-def _figure(value: float | None, sign: str = "") -> str:
+def _number(value: float | None, sign: str = "") -> str:
     return "–" if value is None else f"{value:{sign}.3f}"
 
 

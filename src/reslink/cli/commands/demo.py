@@ -1,4 +1,4 @@
-"""``reslink demo``: the whole way on synthetic heads, from images to a page."""
+"""``reslink demo``: trains, evaluates and explains a model on synthetic heads."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from reslink.cli.command import refuse_file
 from reslink.cli.console import Console
-from reslink.cli.options import Json, Overwrite, Resume, Set
+from reslink.cli.options import FOLDER, Json, Overwrite, Resume, Set
 
 EXAMPLES = (
     "reslink demo",
@@ -25,43 +24,49 @@ RECIPE = (
     "attention_supervision.weight=1",
     "attention_supervision.target=lesion",
 )
-"""Where the demo differs from the default recipe: small images, many steps, lesion masks that guide the attention."""
+"""Changes to the default recipe: small images, many steps, and attention supervised by lesion masks."""
 
 
 def demo(
     console: Console,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.")] = Path("demo"),
-    patients: Annotated[int, typer.Option("--patients", min=12, help="How many synthetic patients.")] = 128,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder."), FOLDER] = Path("demo"),
+    patients: Annotated[int, typer.Option("--patients", min=12, help="Number of synthetic patients.")] = 128,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of images, split and training.")] = 0,
     sets: Set = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Make synthetic CT heads, train, judge, explain, predict new heads, and write DIR/report.html."""
-    refuse_file(out, "--out")
-    from reslink.cli.pipeline import learn, predict_to_csv, summarise
+    """Make synthetic CT heads, train, evaluate, explain, predict new heads, and write DIR/report.html."""
+    from reslink.api.predict import predict
+    from reslink.api.train import run_training
+    from reslink.cli.metrics_table import print_run_summary
     from reslink.datasets.manifest import Manifest
     from reslink.training.recipe.recipe import load_recipe
     from reslink.training.run_folder import RunFolder
 
     began = time.monotonic()
     recipe = load_recipe(None, [*RECIPE, *(sets or ()), f"seed={seed}"])
-    heads, fresh = out / "heads", out / "new"
-    with RunFolder(out).claimed(resume=resume, overwrite=overwrite):  # a refusal leaves the heads of the run that stands there
-        _draw(console, heads, patients, seed)
-    summary = learn(console, Manifest.open(heads), recipe, out, resume=resume, overwrite=overwrite)
-    _draw(console, fresh, 4, (seed + 1_000_003) % 2**32)
-    table = predict_to_csv(console, out / "bundle", [fresh / "images"], fresh / "predictions.csv")
-    summarise(console, summary | {"new_heads": str(table), "seconds": round(time.monotonic() - began)}, json)
+    heads, new_heads = out / "heads", out / "new"
+    with RunFolder(out).locked(resume=resume, overwrite=overwrite):  # if refused, the heads of the existing run are kept
+        _make_heads(console, heads, patients, seed)
+    summary = run_training(Manifest.open(heads), recipe, out, resume=resume, overwrite=overwrite, progress=console.progress())
+    if not summary:  # not the first process of a distributed training
+        raise typer.Exit
+    _make_heads(console, new_heads, 4, (seed + 1_000_003) % 2**32)
+    table = new_heads / "predictions.csv"
+    predict(out / "bundle", new_heads / "images", csv=table)
+    console.detail(f"Predicted: {table}")
+    print_run_summary(console, summary | {"new_heads": str(table), "seconds": round(time.monotonic() - began)}, json)
 
 
-def _draw(console: Console, folder: Path, patients: int, seed: int) -> None:
+def _make_heads(console: Console, folder: Path, patients: int, seed: int) -> None:
     from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 
     progress = console.progress()
     progress.start(patients, f"Drawing {patients} patients")
     try:
-        make_cohort(folder, PhantomSettings.parse({"patients": patients, "seed": seed}), progress=lambda *_: progress.step())
+        settings = PhantomSettings.parse({"patients": patients, "seed": seed})
+        make_cohort(folder, settings, on_progress=lambda *_: progress.step(), overwrite=True)
     finally:
         progress.end()

@@ -1,4 +1,4 @@
-"""``reslink describe``: what a network is made of, what it costs, and what it sees."""
+"""``reslink describe``: layers, cost and receptive fields of a network."""
 
 from __future__ import annotations
 
@@ -22,76 +22,76 @@ EXAMPLES = (
 
 def describe(
     console: Console,
-    variant: Annotated[str, typer.Argument(metavar="VARIANT", help="A variant, such as reslink_small.")],
+    variant: Annotated[str, typer.Argument(metavar="VARIANT", help="Network variant, such as reslink_small.")],
     sets: Set = None,
     size: Annotated[
-        int | None, typer.Option("--size", min=64, max=1024, help="Side of the input; the recipe's if not given.")
+        int | None, typer.Option("--size", min=64, max=1024, help="Input size in pixels; default: that of the recipe.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Print parameters and FLOPs by layer, receptive fields, and what attention costs as the map grows."""
+    """Print parameters and FLOPs by layer, receptive fields, and the cost of attention by feature map size."""
     from reslink.training.recipe.recipe import load_recipe
 
-    _refuse_shipped(variant)
+    _check_not_a_bundle(variant)
     recipe = load_recipe(None, [f"model.variant={variant}", *(sets or ())])
     config = recipe.network()
-    facts = description(config, size or recipe.preprocess.size) | {"variant": recipe.model.variant}
+    description = describe_network(config, size or recipe.preprocess.size) | {"variant": recipe.model.variant}
     if json:
-        console.json(facts, indent=2)
+        console.json(description, indent=2)
     else:
-        _show(console, facts)
+        _print_description(console, description)
 
 
-def _refuse_shipped(name: str) -> None:
+def _check_not_a_bundle(name: str) -> None:
     from reslink.bundles import zoo
 
     if name in zoo.names():
         raise UsageError(
-            f"{name} is a bundle that ships with reslink, not a network variant",
-            "describe takes a variant, such as reslink_small",
+            f"{name} is a shipped model, not a network variant",
+            "reslink describe takes a variant, such as reslink_small",
             f"Run reslink models {name}",
         )
 
 
-def description(config: ResLinkConfig, size: int) -> dict[str, Any]:
-    """Returns what ``describe --json`` prints.
+def describe_network(config: ResLinkConfig, size: int) -> dict[str, Any]:
+    """Returns the output of ``describe --json``.
 
     Args:
-        config: The network's shape.
-        size: Side of the square input in pixels.
+        config: The configuration of the network.
+        size: Side length of the square input in pixels.
     """
-    from reslink.networks.analysis import attention_cost, flops_by_layer, parameters, receptive_fields
-    from reslink.networks.reslink import build
+    from reslink.networks.analysis import attention_cost, count_parameters, flops_by_layer, receptive_fields
+    from reslink.networks.reslink import build_network
 
-    network = build(config, seed=0)
+    network = build_network(config, seed=0)
     layers = flops_by_layer(config, size)
-    sides = [size // 4 * factor for factor in (1, 2, 4)]
+    map_sizes = [size // 4 * factor for factor in (1, 2, 4)]
     return {
         "input": [config.in_channels, size, size],
         "config": config.model_dump(mode="json"),
-        "parameters": parameters(network),
+        "parameters": count_parameters(network),
         "flops": sum(layer.flops for layer in layers),
         "layers": [asdict(layer) for layer in layers],
         "receptive_fields": [asdict(field) for field in receptive_fields(network, size)],
-        "attention_cost": [asdict(cost) for cost in attention_cost(sides, config.stem_dim, config.area_size)],
+        "attention_cost": [asdict(cost) for cost in attention_cost(map_sizes, config.stem_dim, config.area_size)],
     }
 
 
-def _show(console: Console, facts: dict[str, Any]) -> None:
-    layers = facts["layers"]
+def _print_description(console: Console, description: dict[str, Any]) -> None:
+    layers = description["layers"]
     rows = [(row["name"], row["kind"], f"{row['parameters']:,}", f"{row['flops'] / 1e6:,.2f}") for row in layers]
-    rows.append(("all", "", f"{facts['parameters']:,}", f"{facts['flops'] / 1e6:,.2f}"))
-    size = "×".join(map(str, facts["input"]))
-    console.table(("layer", "kind", ">parameters", ">MFLOPs"), rows, title=f"{facts['variant']}, one image of {size}")
+    rows.append(("all", "", f"{description['parameters']:,}", f"{description['flops'] / 1e6:,.2f}"))
+    size = "×".join(map(str, description["input"]))
+    console.table(("layer", "kind", ">parameters", ">MFLOPs"), rows, title=f"{description['variant']}, one image of {size}")
     fields = [
         (row["stage"], str(row["stride"]), str(row["size"]), str(row["size_with_attention"]))
-        for row in facts["receptive_fields"]
+        for row in description["receptive_fields"]
     ]
     title = "Receptive field in input pixels"
     console.table(("after", ">stride", ">convolutions", ">with attention areas"), fields, title=title)
     costs = [
         (f"{row['side']}×{row['side']}", f"{row['area'] / 1e6:,.2f}", f"{row['self_attention'] / 1e6:,.2f}")
-        for row in facts["attention_cost"]
+        for row in description["attention_cost"]
     ]
-    title = "MFLOPs of attention as the map grows"
+    title = "MFLOPs of attention by feature map size"
     console.table(("map", ">area attention", ">dot-product self-attention"), costs, title=title)

@@ -1,4 +1,4 @@
-"""``reslink dicom``: series come in from a PACS, answers go back to it."""
+"""``reslink dicom``: receives series from a PACS and returns results."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from reslink.cli.command import refuse_earlier, refuse_file
 from reslink.cli.console import Console
-from reslink.cli.options import Json, Overwrite, wanted_threads
+from reslink.cli.options import FOLDER, Json, OutFolder, Overwrite, threads_from_environment
 from reslink.errors import InputError, UsageError
+from reslink.files import check_overwrite
 
 if TYPE_CHECKING:
     from reslink.serving.dicom.classify import Model
@@ -35,115 +35,130 @@ Bundles = Annotated[
     list[str],
     typer.Argument(
         metavar="BUNDLE...",
-        help="Bundle folders or names; CT= or MR= before one says for which series it is.",
+        help="Bundle folders or model names; a prefix CT= or MR= limits a bundle to one modality.",
         show_default=False,
     ),
 ]
 QueueFolder = Annotated[
-    Path, typer.Option("--queue", metavar="DIR", help="Folder of the queue; one process at a time.", show_default=False)
+    Path,
+    typer.Option("--queue", metavar="DIR", help="Folder of the queue; only one process may use it.", show_default=False),
+    FOLDER,
 ]
 MapName = Annotated[
     Literal["auto", "first_attention", "final_attention", "cam"],
-    typer.Option("--map", help="What the map and the picture show."),
+    typer.Option("--map", help="Map in the parametric map and the picture."),
 ]
-Top = Annotated[int, typer.Option("--top", min=1, help="Slices that make the answer of a series.")]
-Keep = Annotated[float, typer.Option("--keep", min=0, help="Seconds for which slices are kept, so that late ones join them.")]
-Retry = Annotated[float, typer.Option("--retry", min=0.1, help="Seconds until a result is sent again; doubles each time.")]
+Top = Annotated[int, typer.Option("--top", min=1, help="Number of slices that are averaged for a series.")]
+Keep = Annotated[
+    float, typer.Option("--keep", min=0, help="Seconds for which slices are kept, so that late slices can join their series.")
+]
+Retry = Annotated[
+    float, typer.Option("--retry", min=0.1, help="Seconds before a failed result is sent again; doubled after each failure.")
+]
 
 
 def listen(
     console: Console,
     bundles: Bundles,
     queue: QueueFolder,
-    send_to: Annotated[str, typer.Option("--send-to", metavar="AET@HOST:PORT", help="Where results go.", show_default=False)],
+    send_to: Annotated[
+        str, typer.Option("--send-to", metavar="AET@HOST:PORT", help="Receiver of the results.", show_default=False)
+    ],
     ae_title: Annotated[str, typer.Option("--ae-title", help="AE title of this node.")] = "RESLINK",
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for any.")] = 11112,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 selects a free port.")] = 11112,
     allow: Annotated[
-        list[str] | None, typer.Option("--allow", metavar="AE", help="AE title that may call; may be given again.")
+        list[str] | None, typer.Option("--allow", metavar="AE", help="AE title that may connect; repeatable; default: all.")
     ] = None,
-    settle: Annotated[float, typer.Option("--settle", min=0, help="Seconds after the end of the last association.")] = 5.0,
+    settle: Annotated[
+        float, typer.Option("--settle", min=0, help="Seconds to wait after the last association has ended.")
+    ] = 5.0,
     quiet_time: Annotated[
-        float, typer.Option("--quiet-time", min=0, help="Seconds without a new slice while an association is open.")
+        float, typer.Option("--quiet-time", min=0, help="Seconds to wait for a new slice while an association is open.")
     ] = 60.0,
     keep: Keep = 600.0,
     retry: Retry = 2.0,
     map_name: MapName = "auto",
     top: Top = 3,
-    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate of this node; listens with TLS.")] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Key of the certificate.")] = None,
-    tls_ca: Annotated[Path | None, typer.Option("--tls-ca", help="Who signs the certificates of the others.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate of this node; enables TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Private key of the certificate.")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option("--tls-ca", help="CA certificate that signs the certificates of the peers.")
+    ] = None,
     send_tls: Annotated[bool, typer.Option("--send-tls", help="Send results with TLS.")] = False,
 ) -> None:
-    """Be a DICOM node: take series of head CT and MR by C-STORE, send reports, pictures and maps back.
+    """Run a DICOM node: receive series of head CT and MR by C-STORE, and send reports, pictures and maps back.
 
-    A kill loses nothing and doubles nothing: start the same command again. SIGTERM and Ctrl-C finish the series at hand.
+    After a crash, run the same command again: no result is lost or sent twice. SIGTERM and Ctrl-C finish the current series.
     """
-    refuse_file(queue, "--queue")
-    from reslink.serving.addresses import Peer, is_loopback
+    from reslink.serving.addresses import is_loopback
+    from reslink.serving.dicom.peer import Peer
     from reslink.serving.dicom.pipeline import Pipeline
     from reslink.serving.dicom.queue import Queue
-    from reslink.serving.dicom.storage_scp import Node, NodeSettings, StoreSender, client_context, serve, server_context
+    from reslink.serving.dicom.storage_scp import Node, NodeSettings, StoreSender, client_context, run_node, server_context
 
     peer = Peer.parse(send_to)
     _check_titles(ae_title, *(allow or ()))
     if (tls_cert is None) != (tls_key is None):
-        raise UsageError("One of --tls-cert and --tls-key was given", "TLS needs a certificate and its key", "Give both")
+        raise UsageError("Only one of --tls-cert and --tls-key was given", "TLS needs both", "Use both options")
     if tls_ca is not None and tls_cert is None and not send_tls:
         raise UsageError(
-            "--tls-ca was given, and neither --tls-cert with --tls-key nor --send-tls",
-            "An authority is asked only where there is TLS: without it the node would let everybody in",
-            "Add --tls-cert and --tls-key to listen with TLS, or --send-tls to send with it; or leave --tls-ca out",
+            "--tls-ca was given without --tls-cert and --tls-key or --send-tls",
+            "The CA certificate is used only with TLS; without TLS the node would accept every peer",
+            "Add --tls-cert and --tls-key to listen with TLS, add --send-tls to send with TLS, or remove --tls-ca",
         )
     tls = None if tls_cert is None or tls_key is None else server_context(tls_cert, tls_key, tls_ca)
     sending = client_context(tls_ca, tls_cert, tls_key) if send_tls else None
     if tls is None and not is_loopback(host):
-        console.warn(f"Warning: {host} is listened on without TLS; whoever reaches the port sees what is sent.")
+        console.warn(f"Warning: the node listens on {host} without TLS; images and results are sent unencrypted.")
     settings = NodeSettings(ae_title, host, port, tuple(allow or ()), settle, quiet_time, tls)
-    models = _models(console, bundles, map_name, top)
+    models = _load_models(console, bundles, map_name, top)
     with Queue(queue, keep).opened() as opened, _until_stopped(console) as stop:
         pipeline = Pipeline(opened, models, StoreSender(peer, ae_title, sending), retry)
         with Node(settings, opened).listening() as node:
             console.note(f"{ae_title} listens on {host}:{node.port}; results go to {send_to}")
             console.research_use_only()
-            serve(node, stop, pipeline.run(stop))
+            run_node(node, stop, pipeline.start(stop))
 
 
 def watch(
     console: Console,
     bundles: Bundles,
-    url: Annotated[str, typer.Option("--url", metavar="ROOT", help="DICOMweb root of the archive.", show_default=False)],
+    url: Annotated[str, typer.Option("--url", metavar="ROOT", help="DICOMweb root URL of the archive.", show_default=False)],
     queue: QueueFolder,
-    days: Annotated[int, typer.Option("--days", min=0, help="Studies of so many days up to today; 0 for all.")] = 2,
-    period: Annotated[float, typer.Option("--period", min=0.1, help="Seconds between two searches.")] = 30.0,
-    settle: Annotated[float, typer.Option("--settle", min=0, help="Seconds for which a series must not grow.")] = 60.0,
+    days: Annotated[int, typer.Option("--days", min=0, help="Age limit of studies in days; 0 for no limit.")] = 2,
+    period: Annotated[float, typer.Option("--period", min=0.1, help="Seconds between searches.")] = 30.0,
+    settle: Annotated[
+        float, typer.Option("--settle", min=0, help="Seconds without a new slice before a series counts as complete.")
+    ] = 60.0,
     credentials: Annotated[
-        Path | None, typer.Option("--credentials", metavar="FILE", help="Holds 'user:password' or 'Bearer TOKEN'.")
+        Path | None, typer.Option("--credentials", metavar="FILE", help="File with 'user:password' or 'Bearer TOKEN'.")
     ] = None,
-    tls_ca: Annotated[Path | None, typer.Option("--tls-ca", help="Who signs the archive's certificate.")] = None,
-    once: Annotated[bool, typer.Option("--once", help="Search until nothing is left to do, then end.")] = False,
+    tls_ca: Annotated[
+        Path | None, typer.Option("--tls-ca", help="CA certificate that signs the certificate of the archive.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop when no series is left.")] = False,
     retry: Retry = 2.0,
     map_name: MapName = "auto",
     top: Top = 3,
 ) -> None:
-    """Be a DICOMweb client: look for new series of head CT and MR in an archive, store reports, pictures and maps there."""
-    refuse_file(queue, "--queue")
-    from reslink.serving.dicom.dicomweb import Watcher, WatchSettings, WebSender, web_client
+    """Run a DICOMweb client: find new series of head CT and MR in an archive, and store reports, pictures and maps there."""
+    from reslink.serving.dicom.dicomweb import DicomWebSender, Watcher, WatchSettings, create_client
     from reslink.serving.dicom.pipeline import Pipeline
     from reslink.serving.dicom.queue import Queue
 
-    client = web_client(url, credentials.read_text().strip() if credentials else None, tls_ca)
-    models = _models(console, bundles, map_name, top)
+    client = create_client(url, credentials.read_text().strip() if credentials else None, tls_ca)
+    models = _load_models(console, bundles, map_name, top)
     modalities = sorted({model.modality for model in models if model.modality}) if all(m.modality for m in models) else None
     with Queue(queue, keep=0.0).opened() as opened, _until_stopped(console) as stop:
-        pipeline = Pipeline(opened, models, WebSender(client), retry)
+        pipeline = Pipeline(opened, models, DicomWebSender(client), retry)
         watcher = Watcher(client, opened, WatchSettings(days, period, settle), modalities or ("CT", "MR"))
-        console.note(f"{url} is watched for series of {' and '.join(modalities or ('CT', 'MR'))}")
+        console.note(f"Watching {url} for series of {' and '.join(modalities or ('CT', 'MR'))}")
         console.research_use_only()
         if once:
             _drain(watcher, pipeline, stop)
             return
-        threads = pipeline.run(stop)
+        threads = pipeline.start(stop)
         watcher.run(stop)
         for thread in threads:
             thread.join()
@@ -151,42 +166,41 @@ def watch(
 
 def answer(
     console: Console,
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle folder or name.", show_default=False)],
-    series: Annotated[Path, typer.Argument(metavar="SERIES", help="A folder of DICOM slices.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle folder or model name.", show_default=False)],
+    series: Annotated[Path, typer.Argument(metavar="SERIES", help="Folder of DICOM slices.", show_default=False)],
+    out: OutFolder,
     map_name: MapName = "auto",
     top: Top = 3,
     json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write what would go back to the PACS for one series into a folder: report.dcm, picture.dcm, map.dcm."""
+    """Write the results for one series to a folder instead of a PACS: report.dcm, picture.dcm, map.dcm."""
     from reslink.files import write_atomic
-    from reslink.serving.dicom.classify import answer as found
-    from reslink.serving.dicom.classify import load_model
-    from reslink.serving.dicom.results import results
-    from reslink.serving.dicom.series import read_head
+    from reslink.serving.dicom.classify import classify_series, load_model
+    from reslink.serving.dicom.results import create_results
+    from reslink.serving.dicom.series import read_head_series
 
-    refuse_earlier(out, "report.dcm", "results", overwrite)
-    told = found(load_model(bundle, map_name, top, wanted_threads()), read_head(series))
-    made = results(told)
-    for result in made:
+    check_overwrite(out, "report.dcm", "results", overwrite)
+    answered = classify_series(load_model(bundle, map_name, top, threads_from_environment()), read_head_series(series))
+    files = create_results(answered)
+    for result in files:
         write_atomic(out / f"{result.kind}.dcm", result.content)
     if json:
-        console.json(told.study.as_dict() | {"notes": list(told.series.notes)}, indent=2)
+        console.json(answered.prediction.as_dict() | {"notes": list(answered.series.notes)}, indent=2)
         return
-    study = told.study
-    interval = "" if study.ci_low is None else f"\t{study.ci_low:.3f} to {study.ci_high:.3f}"
-    console.data(f"{study.label}\tP({study.about}) {study.score:.3f}{interval}")
-    for note in (*study.reasons, *told.series.notes):
+    prediction = answered.prediction
+    interval = "" if prediction.ci_low is None else f"\t{prediction.ci_low:.3f} to {prediction.ci_high:.3f}"
+    console.data(f"{prediction.label}\tP({prediction.score_class}) {prediction.score:.3f}{interval}")
+    for note in (*prediction.reasons, *answered.series.notes):
         console.note(f"Note: {note}.")
-    console.note(f"{len(made)} files in {out}. {study.rule}.")
+    console.note(f"{len(files)} files in {out}. {prediction.rule}.")
     console.research_use_only()
 
 
-def _models(console: Console, bundles: list[str], map_name: str, top: int) -> list[Model]:
+def _load_models(console: Console, bundles: list[str], map_name: str, top: int) -> list[Model]:
     from reslink.serving.dicom.classify import load_model
 
-    models = [load_model(text, map_name, top, wanted_threads()) for text in bundles]
+    models = [load_model(text, map_name, top, threads_from_environment()) for text in bundles]
     for model in models:
         console.detail(f"{model.name}: {model.modality or 'CT and MR'}, map {model.map_name or 'none'}")
     return models
@@ -196,36 +210,38 @@ def _check_titles(*titles: str) -> None:
     for title in titles:
         if not (1 <= len(title.strip()) <= 16 and title.isascii() and "\\" not in title):
             raise UsageError(
-                f"{title!r} is no AE title", "An AE title has 1 to 16 ASCII characters, no backslash", "Shorten it"
+                f"{title!r} is not a valid AE title",
+                "An AE title has 1 to 16 ASCII characters and no backslash",
+                "Correct the title",
             )
 
 
 def _drain(watcher: Watcher, pipeline: Pipeline, stop: threading.Event) -> None:
-    """Searches, answers and sends until nothing is left, or what is left cannot be fetched, answered or sent.
+    """Searches, classifies and sends until no series is left, or the remaining series fail.
 
     Raises:
-        InputError: If something is left, and nobody stopped it.
+        InputError: If a series is left, unless the command was stopped.
     """
     while not stop.is_set():
-        done = watcher.look(stop)
-        while not stop.is_set() and (pipeline.work() or pipeline.deliver()):
+        done = watcher.poll(stop)
+        while not stop.is_set() and (pipeline.process_next() or pipeline.deliver_results()):
             done += 1
-        if not done and not watcher.waiting:
+        if not done and not watcher.growing:
             break
         if not done:
             stop.wait(watcher.settings.period)
-    left = watcher.failed + sum(len(watcher.queue.names(state)) for state in ("working", "sending"))
+    left = watcher.failed + sum(len(watcher.queue.keys(state)) for state in ("working", "sending"))
     if left and not stop.is_set():
         raise InputError(
-            f"{left} series could not be answered or sent",
-            "The log says why; what was fetched is in the queue",
+            f"{left} series could not be classified or sent",
+            "The log holds the reasons; fetched images stay in the queue",
             "Run the same command again",
         )
 
 
 @contextmanager
 def _until_stopped(console: Console) -> Iterator[threading.Event]:
-    """Gives an event that SIGTERM and Ctrl-C set, and has the log of the node said line by line."""
+    """Gives an event that SIGTERM and Ctrl-C set; the log of the node is printed meanwhile."""
     stop, logger = threading.Event(), logging.getLogger("reslink")
     level = logger.level
     if not console.quiet:
@@ -240,9 +256,9 @@ def _until_stopped(console: Console) -> Iterator[threading.Event]:
         logger.setLevel(level)
 
 
-def sub_app(examples: Callable[..., str], verb: Callable[..., Callable[..., None]]) -> typer.Typer:
-    """Returns the verbs below ``reslink dicom``."""
-    app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Answer series of head CT and MR from a PACS.")
+def sub_app(examples: Callable[..., str], as_command: Callable[..., Callable[..., None]]) -> typer.Typer:
+    """Returns ``reslink dicom`` with its commands."""
+    app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Classify series of head CT and MR from a PACS.")
     for function in (listen, watch, answer):
-        app.command(function.__name__, epilog=examples(*EXAMPLES[function.__name__]))(verb(function))
+        app.command(function.__name__, epilog=examples(*EXAMPLES[function.__name__]))(as_command(function))
     return app

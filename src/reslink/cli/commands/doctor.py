@@ -1,4 +1,4 @@
-"""``reslink doctor``: is this installation sound, and what to do where it is not."""
+"""``reslink doctor``: checks this installation and gives advice."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import Json
+from reslink.cli.options import Json, available_cores
+from reslink.files import install_command
 
 EXAMPLES = (
     "reslink doctor",
@@ -29,27 +31,36 @@ _DECODERS = {"openjpeg": "dicom", "jpeg_ls": "dicom", "rle": "dicom", "gdcm": "g
 
 @dataclass(frozen=True)
 class Check:
-    """What one look found: ``ok``, ``warning`` (works, but) or ``failed``, in words, and what to do."""
+    """The result of one check.
+
+    Attributes:
+        name: The name of the check.
+        status: ``ok``, ``warning`` (works with a limitation) or ``failed``.
+        details: The result in words.
+        advice: The next step for the user; empty if none is needed.
+    """
 
     name: str
     status: Literal["ok", "warning", "failed"]
-    found: str
+    details: str
     advice: str = ""
 
 
 def doctor(
     console: Console,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder where runs would be written.")] = Path(),
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for runs, to be checked.")] = Path(),
     json: Json = False,
 ) -> None:
-    """Check Python, packages, torch, threads, memory, disk and DICOM decoders; exit code 1 if a check failed."""
-    looks = (_python, _packages, _torch, _threads, _arithmetic, _memory, _decoders)
-    checks = [*(look() for look in looks), _writing(out), _space(out)]
+    """Check Python, packages, torch, threads, memory, disk and DICOM decoders. Exit code 1 if a check failed."""
+    functions = [_python, _packages, _torch]
+    if find_spec("torch") is not None:
+        functions += [_threads, _arithmetic]
+    checks = [*(function() for function in functions), _memory(), _decoders(), _writing(out), _space(out)]
     failed = any(check.status == "failed" for check in checks)
     if json:
         console.json({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=2)
     else:
-        console.table(("check", "status", "found", "advice"), [(c.name, c.status, c.found, c.advice) for c in checks])
+        console.table(("check", "status", "details", "advice"), [(c.name, c.status, c.details, c.advice) for c in checks])
     if failed:
         raise typer.Exit(1)
 
@@ -72,18 +83,20 @@ def _missing(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _required() -> tuple[str, ...]:
-    """Returns a module of each package that reslink's own metadata requires; the package's name where it is missing."""
+    """Returns one module of each package that reslink requires; the name of the package if it is missing."""
     modules: dict[str, str] = {}
     for module, packages in metadata.packages_distributions().items():
         for package in packages:
-            if _plain(module) == _plain(package) or (_plain(package) not in modules and not module.startswith("_")):
-                modules[_plain(package)] = module
-    wanted = [text for text in metadata.requires("reslink") or [] if "extra ==" not in text]
-    names = [re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0] for text in wanted]
-    return tuple(modules.get(_plain(name), name) for name in names)
+            if _normalized(module) == _normalized(package) or (
+                _normalized(package) not in modules and not module.startswith("_")
+            ):
+                modules[_normalized(package)] = module
+    required = [text for text in metadata.requires("reslink") or [] if "extra ==" not in text]
+    names = [re.split(r"[^A-Za-z0-9._-]", text, maxsplit=1)[0] for text in required]
+    return tuple(modules.get(_normalized(name), name) for name in names)
 
 
-def _plain(package: str) -> str:
+def _normalized(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
@@ -92,35 +105,34 @@ def _packages() -> Check:
     missing = _missing(required)
     if not missing:
         return Check("packages", "ok", f"{len(required)} required packages can be imported")
-    advice = "Run: pip install --force-reinstall reslink"
+    advice = f"Run: python -m pip install {' '.join(missing)}"
     return Check("packages", "failed", "; ".join(f"{name}: {why}" for name, why in missing.items()), advice)
 
 
 def _torch() -> Check:
+    if find_spec("torch") is None:
+        return Check("torch", "ok", "not installed", f"Needed only to train and to explain. Run: {install_command('train')}")
     import torch
 
-    found = f"torch {torch.__version__}"
+    version = f"torch {torch.__version__}"
     if torch.cuda.is_available():
-        return Check("torch", "ok", f"{found}, CUDA {torch.version.cuda}: {torch.cuda.get_device_name(0)}")
+        return Check("torch", "ok", f"{version}, CUDA {torch.version.cuda}: {torch.cuda.get_device_name(0)}")
     if torch.backends.mps.is_available():
-        return Check("torch", "ok", f"{found}, Apple GPU (--device mps)")
+        return Check("torch", "ok", f"{version}, Apple GPU (--device mps)")
     if torch.version.cuda is not None:
-        advice = "Update the NVIDIA driver, or install the smaller CPU build (docs/how-to/choose-torch.md)"
-        return Check("torch", "warning", f"{found} is a CUDA build, but no GPU answers; the CPU is used", advice)
-    return Check("torch", "ok", f"{found}, CPU build")
+        advice = "Update the NVIDIA driver, or install the smaller CPU build of torch"
+        return Check("torch", "warning", f"{version} is a CUDA build, but no GPU is available; the CPU is used", advice)
+    return Check("torch", "ok", f"{version}, CPU build")
 
 
 def _threads() -> Check:
     import torch
 
-    threads, cores = (
-        torch.get_num_threads(),
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-    )
-    found = f"{threads} threads on {cores} cores"
+    threads, cores = torch.get_num_threads(), available_cores()
+    details = f"{threads} threads on {cores} cores"
     if threads > cores:
-        return Check("threads", "warning", found, f"More threads than cores slow training: set OMP_NUM_THREADS={cores}")
-    return Check("threads", "ok", found)
+        return Check("threads", "warning", details, f"More threads than cores slow training: set OMP_NUM_THREADS={cores}")
+    return Check("threads", "ok", details)
 
 
 def _arithmetic() -> Check:
@@ -146,7 +158,7 @@ def _memory() -> Check:
             "memory",
             "warning",
             f"{free:.1f} GiB free",
-            "Training takes up to 2 GB: close programs or lower --batch-size",
+            "Training needs up to 2 GB: close other programs or lower --batch-size",
         )
     return Check("memory", "ok", f"{free:.1f} GiB free")
 
@@ -156,14 +168,14 @@ def _writing(folder: Path) -> Check:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".reslink-doctor-") as stream:
             stream.write(b"x")
     except OSError as error:
-        return Check("writing", "failed", f"{folder.resolve()}: {error.strerror}", "Choose a folder that you may write to")
-    return Check("writing", "ok", f"{folder.resolve()} can be written")
+        return Check("writing", "failed", f"{folder.resolve()}: {error.strerror}", "Choose a folder with write permission")
+    return Check("writing", "ok", f"{folder.resolve()} is writable")
 
 
 def _space(folder: Path) -> Check:
     free = shutil.disk_usage(folder if folder.exists() else Path()).free / 2**30
     if free < 1:
-        return Check("disk", "warning", f"{free:.1f} GiB free", "A run needs its images once more as cache: free some space")
+        return Check("disk", "warning", f"{free:.1f} GiB free", "A run stores a copy of its images as a cache: free some space")
     return Check("disk", "ok", f"{free:.1f} GiB free")
 
 
@@ -172,5 +184,5 @@ def _decoders() -> Check:
     if not missing:
         return Check("DICOM decoders", "ok", "JPEG 2000, JPEG-LS, RLE and JPEG lossless")
     extras = sorted({_DECODERS[name] for name in missing})
-    advice = f'Only for compressed DICOM: pip install "reslink[{",".join(extras)}]"'
+    advice = f"Needed only for compressed DICOM files. Run: {install_command(*extras)}"
     return Check("DICOM decoders", "warning", f"missing: {', '.join(missing)}", advice)

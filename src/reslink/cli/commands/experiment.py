@@ -1,23 +1,25 @@
-"""``reslink study``: experiments of many training runs, each one command."""
+"""``reslink experiment``: experiments of many training runs or evaluations, one command each."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from reslink.cli.command import refuse_file
-from reslink.cli.commands import experiment_bundle
 from reslink.cli.console import Console
-from reslink.cli.multi_value_options import Spread
-from reslink.cli.options import Data, Json, Recipe, Set
+from reslink.cli.experiment_output import print_experiment
+from reslink.cli.multi_value_options import MultiValueCommand
+from reslink.cli.options import FOLDER, BundleFolder, Data, Device, Json, Overwrite, Recipe, Set, available_cores
 from reslink.errors import UsageError
 
 if TYPE_CHECKING:
-    from reslink.experiments.runner.experiment import Setting
+    from reslink.experiments.runner.experiment import Experiment
+    from reslink.training.monitoring.progress import Progress
 
 Out = Annotated[
     Path,
@@ -25,40 +27,84 @@ Out = Annotated[
         "--out",
         "-o",
         metavar="DIR",
-        help="Folder of studies; those of one data set share their runs in it.",
+        help="Folder of the experiments; experiments on one data set share their runs in it.",
         show_default=False,
     ),
+    FOLDER,
 ]
 Seeds = Annotated[
-    list[int], typer.Option("--seeds", metavar="N...", min=0, help="How many seeds; several numbers are the seeds themselves.")
+    list[int],
+    typer.Option("--seeds", metavar="N...", min=0, help="Number of seeds, or two or more seeds."),
 ]
-Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="How often each image is seen.", show_default=False)]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", min=1, help="Number of epochs; default: that of the recipe.", show_default=False)
+]
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", "-j", min=1, help="Runs at once, one thread each.", show_default="one a processor")
+    int | None,
+    typer.Option("--jobs", "-j", min=1, help="Number of parallel runs with one thread each.", show_default="one per core"),
 ]
+DrawSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the drawn images and the bootstrap.")]
 
 _SEEDS, _LENGTHS, _AREA_SIZES = [3], [5, 10, 20], [1, 14]
 _PERCENT: list[float] = [5, 10, 25, 50, 100]
 
 EXAMPLES = {
-    "ablation": ("reslink study ablation images/ --out studies/ct --seeds 3 --jobs 2",),
-    "epochs": ("reslink study epochs images/ --out studies/ct --epochs 5 10 20",),
-    "leakage": ("reslink study leakage images/ --out studies/ct --seeds 3",),
-    "shortcuts": ("reslink study shortcuts images/ --out studies/ct --seeds 0 1 2",),
-    "data-size": ("reslink study data-size images/ --out studies/ct --percent 5 10 25 50 100",),
+    "ablation": ("reslink experiment ablation images/ --out experiments/ct --seeds 3 --jobs 2",),
+    "epochs": ("reslink experiment epochs images/ --out experiments/ct --epochs 5 10 20",),
+    "leakage": ("reslink experiment leakage images/ --out experiments/ct --seeds 3",),
+    "shortcuts": ("reslink experiment shortcuts images/ --out experiments/ct --seeds 0 1 2",),
+    "data-size": ("reslink experiment data-size images/ --out experiments/ct --percent 5 10 25 50 100",),
+    "robustness": (
+        "reslink experiment robustness runs/first images/ --out experiments/ct",
+        "reslink experiment robustness runs/first images/ --out experiments/ct --only noise jpeg --images 100",
+    ),
+    "transfer": (
+        "reslink experiment transfer runs/ct mri/ --internal ct/ --map no_tumor=Healthy --map glioma=Tumor --out transfer",
+        "reslink experiment transfer runs/ct hospital-b.csv hospital-c.csv --out experiments/ct --json",
+    ),
 }
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The options of every experiment that trains.
+
+    Attributes:
+        data: The data set.
+        out: Folder of the experiments.
+        seeds: Number of seeds, or the seeds.
+        epochs: Number of epochs; None for the value of the recipe.
+        recipe: The recipe; None for the default recipe.
+        sets: Changes to the recipe.
+        jobs: Number of parallel runs; None for one per core.
+        json: Whether the result is printed as JSON.
+    """
+
+    data: Path
+    out: Path
+    seeds: Sequence[int]
+    epochs: int | None
+    recipe: Path | None
+    sets: Sequence[str] | None
+    jobs: int | None
+    json: bool
 
 
 def ablation(
     console: Console,
     data: Data,
     out: Out,
-    arms: Annotated[
+    conditions: Annotated[
         list[str] | None,
-        typer.Option("--arms", metavar="ARM...", help="Only these beside the full network.", show_default=False),
+        typer.Option(
+            "--conditions",
+            metavar="NAME...",
+            help="Conditions to compare with the full network; default: all.",
+            show_default=False,
+        ),
     ] = None,
     area_sizes: Annotated[
-        list[int], typer.Option("--area-sizes", metavar="N...", min=0, help="Areas to compare; 0 for none.")
+        list[int], typer.Option("--area-sizes", metavar="N...", min=0, help="Area sizes to compare; 0 for none.")
     ] = _AREA_SIZES,
     seeds: Seeds = _SEEDS,
     epochs: Epochs = None,
@@ -67,44 +113,36 @@ def ablation(
     jobs: Jobs = None,
     json: Json = False,
 ) -> None:
-    """What is each part of the network worth? Trains it without one part at a time.
+    """Measure what each part of the network contributes, by training without one part at a time.
 
-    Figures with intervals and tests, how steadily it trains, where attention lies in right and wrong cases, and what
-    the borders between areas cost. Run the same command again to go on after an interruption.
+    Reports metrics with intervals and tests, training stability, attention in correct and wrong cases, and the
+    effect of area borders. Run the same command again to continue after an interruption.
     """
-    from reslink.experiments.ablation.ablation import ablation as study
+    from reslink.experiments.ablation.ablation import ablation as run
 
-    sizes = [side for side in area_sizes if side]
-    _run(
-        console,
-        "ablation",
-        data,
-        out,
-        seeds,
-        epochs,
-        recipe,
-        sets,
-        jobs,
-        json,
-        lambda setting: study(setting, arms or (), sizes),
-    )
+    sizes = [size for size in area_sizes if size]
+    options = TrainingOptions(data, out, seeds, epochs, recipe, sets, jobs, json)
+    _run(console, "ablation", options, lambda experiment: run(experiment, conditions or (), sizes))
 
 
 def epochs(
     console: Console,
     data: Data,
     out: Out,
-    epochs: Annotated[list[int], typer.Option("--epochs", metavar="N...", min=1, help="Lengths to compare.")] = _LENGTHS,
+    epochs: Annotated[
+        list[int], typer.Option("--epochs", metavar="N...", min=1, help="Numbers of epochs to compare.")
+    ] = _LENGTHS,
     seeds: Seeds = _SEEDS,
     recipe: Recipe = None,
     sets: Set = None,
     jobs: Jobs = None,
     json: Json = False,
 ) -> None:
-    """Are five epochs enough, and is the network over- or under-fitted after them?"""
-    from reslink.experiments.epochs import epochs as study
+    """Compare numbers of epochs, and detect over- and underfitting."""
+    from reslink.experiments.epochs import epochs as run
 
-    _run(console, "epochs", data, out, seeds, None, recipe, sets, jobs, json, lambda setting: study(setting, epochs))
+    options = TrainingOptions(data, out, seeds, None, recipe, sets, jobs, json)
+    _run(console, "epochs", options, lambda experiment: run(experiment, epochs))
 
 
 def leakage(
@@ -118,10 +156,10 @@ def leakage(
     jobs: Jobs = None,
     json: Json = False,
 ) -> None:
-    """How much better do figures look on a random split than on one that keeps patients and near copies together?"""
-    from reslink.experiments.leakage import leakage as study
+    """Measure how much a random split inflates the metrics, compared with a split without leakage."""
+    from reslink.experiments.leakage import leakage as run
 
-    _run(console, "leakage", data, out, seeds, epochs, recipe, sets, jobs, json, study)
+    _run(console, "leakage", TrainingOptions(data, out, seeds, epochs, recipe, sets, jobs, json), run)
 
 
 def shortcuts(
@@ -135,10 +173,10 @@ def shortcuts(
     jobs: Jobs = None,
     json: Json = False,
 ) -> None:
-    """How much can a network tell without the brain? Trained on whole images, isolated heads, and what is no head."""
-    from reslink.experiments.shortcuts import shortcuts as study
+    """Measure what a network can predict without the brain: train on whole images, on isolated heads and outside the head."""
+    from reslink.experiments.shortcuts import shortcuts as run
 
-    _run(console, "shortcuts", data, out, seeds, epochs, recipe, sets, jobs, json, study)
+    _run(console, "shortcuts", TrainingOptions(data, out, seeds, epochs, recipe, sets, jobs, json), run)
 
 
 def data_size(
@@ -146,9 +184,11 @@ def data_size(
     data: Data,
     out: Out,
     percent: Annotated[
-        list[float], typer.Option("--percent", metavar="N...", help="Parts of the patients to learn from.")
+        list[float], typer.Option("--percent", metavar="N...", help="Percentages of the training patients to compare.")
     ] = _PERCENT,
-    same: Annotated[Literal["steps", "epochs"], typer.Option("--same", help="What is the same for each part.")] = "steps",
+    same: Annotated[
+        Literal["steps", "epochs"], typer.Option("--same", help="What all percentages have in common: steps or epochs.")
+    ] = "steps",
     seeds: Seeds = _SEEDS,
     epochs: Epochs = None,
     recipe: Recipe = None,
@@ -156,12 +196,162 @@ def data_size(
     jobs: Jobs = None,
     json: Json = False,
 ) -> None:
-    """How do figures grow with the number of patients, and would more of them help?"""
-    from reslink.experiments.data_size import data_size as study
+    """Measure how the metrics grow with the number of patients."""
+    from reslink.experiments.data_size import data_size as run
 
-    _run(
-        console, "data-size", data, out, seeds, epochs, recipe, sets, jobs, json, lambda setting: study(setting, percent, same)
-    )
+    options = TrainingOptions(data, out, seeds, epochs, recipe, sets, jobs, json)
+    _run(console, "data-size", options, lambda experiment: run(experiment, percent, same))
+
+
+def _run(console: Console, name: str, options: TrainingOptions, run: Callable[[Experiment], dict[str, Any]]) -> None:
+    """Runs an experiment that trains, and prints its result."""
+    from reslink.datasets.manifest import Manifest
+    from reslink.files import check_folder_path
+    from reslink.training.recipe.recipe import load_recipe
+
+    folder = options.out / name
+    check_folder_path(folder)
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    from reslink.experiments.runner.experiment import Experiment
+
+    changes = [*(options.sets or []), *([] if options.epochs is None else [f"trainer.epochs={options.epochs}"])]
+    recipe = load_recipe(options.recipe, changes)
+    manifest = Manifest.open(options.data, class_order=recipe.data.class_order)
+    seeds, jobs = expand_seeds(options.seeds), options.jobs or _default_jobs(recipe.trainer.device)
+    with _locked(console, folder) as progress:
+        result = run(Experiment(manifest, recipe, options.out, seeds, jobs, progress))
+    print_experiment(console, result, folder, options.json)
+
+
+@contextmanager
+def _locked(console: Console, folder: Path) -> Iterator[Progress]:
+    """Locks the folder of an experiment and gives the progress display."""
+    from reslink.files import lock_folder
+
+    progress = console.progress()
+    try:
+        with lock_folder(folder):
+            yield progress
+    finally:
+        progress.end()
+
+
+def expand_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """Returns 0 to N − 1 for a single number N, otherwise the given seeds.
+
+    Raises:
+        UsageError: If the list is empty or the number is below 1.
+    """
+    if len(seeds) > 1:
+        return tuple(seeds)
+    if not seeds or seeds[0] < 1:
+        raise UsageError("--seeds has no seed", "An experiment needs at least one run of each condition", "Use --seeds 3")
+    return tuple(range(seeds[0]))
+
+
+def _default_jobs(device: str) -> int:
+    """Returns one run per core, or one run if runs would share a GPU."""
+    import torch
+
+    if device not in ("auto", "cpu") or (device == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available())):
+        return 1
+    return available_cores()
+
+
+def robustness(
+    console: Console,
+    bundle: BundleFolder,
+    data: Data,
+    out: Out,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="NAME...", help="Corruptions to apply, such as noise jpeg; default: all.", show_default=False
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option("--images", min=0, help="Number of images, drawn at random; 0 for all.")] = 300,
+    device: Device = "auto",
+    seed: DrawSeed = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Measure the metrics of a bundle under eleven corruptions (noise, motion, JPEG, window, ...) at five severities each.
+
+    Each corruption is applied to the original image. Images from the training data of the bundle are skipped. Run the same
+    command again to continue after an interruption.
+    """
+    from reslink.bundles.bundle import Bundle
+    from reslink.datasets.manifest import Manifest
+    from reslink.experiments.robustness.robustness import RobustnessOptions
+    from reslink.experiments.robustness.robustness import robustness as run
+    from reslink.files import check_folder_path
+
+    folder = out / "robustness"
+    check_folder_path(folder)
+    manifest = Manifest.open(data, labels=Bundle.load(bundle).labels)
+    with _locked(console, folder) as progress:
+        options = RobustnessOptions(tuple(only or ()), images or None, device, seed, overwrite)
+        result = run(bundle, manifest, out, options, progress)
+    print_experiment(console, result, folder, json)
+
+
+def transfer(
+    console: Console,
+    bundle: BundleFolder,
+    others: Annotated[
+        list[Path],
+        typer.Argument(metavar="OTHER_DATA...", help="Data sets of another hospital, scanner or modality.", show_default=False),
+    ],
+    out: Out,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="LABEL=CLASS",
+            help="Class of the bundle for a label of the other data; LABEL= skips its cases; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    internal: Annotated[
+        Path | None,
+        typer.Option("--internal", metavar="DATA", help="Data set like the training data, for comparison.", show_default=False),
+    ] = None,
+    images: Annotated[
+        int, typer.Option("--images", min=0, help="Number of images per data set, drawn at random; 0 for all.")
+    ] = 0,
+    device: Device = "auto",
+    seed: DrawSeed = 0,
+    json: Json = False,
+) -> None:
+    """Measure how the metrics of a bundle drop on other data, with intervals, and how the data differ."""
+    from reslink.experiments.transfer.transfer import TransferOptions
+    from reslink.experiments.transfer.transfer import transfer as run
+    from reslink.files import check_folder_path
+
+    folder = out / "transfer"
+    check_folder_path(folder)
+    label_map = parse_label_map(maps or ())
+    with _locked(console, folder) as progress:
+        options = TransferOptions(label_map, internal, images or None, device, seed)
+        result = run(bundle, others, out, options, progress)
+    print_experiment(console, result, folder, json)
+
+
+def parse_label_map(texts: Sequence[str]) -> dict[str, str | None]:
+    """Returns the class of each label from texts ``LABEL=CLASS``; None for a label whose cases are skipped.
+
+    Raises:
+        UsageError: If a text has no '=', or a label has two classes.
+    """
+    label_map: dict[str, str | None] = {}
+    for text in texts:
+        label, equals, name = (part.strip() for part in text.partition("="))
+        if not equals or not label:
+            raise UsageError(f"--map {text!r} has no label or no '='", "The form is LABEL=CLASS", "Use --map glioma=Tumor")
+        if label_map.setdefault(label, name or None) != (name or None):
+            raise UsageError(f"--map gives {label!r} two classes", "A label maps to one class", "Remove one of them")
+    return label_map
 
 
 _COMMANDS = {
@@ -170,98 +360,20 @@ _COMMANDS = {
     "leakage": leakage,
     "shortcuts": shortcuts,
     "data-size": data_size,
+    "robustness": robustness,
+    "transfer": transfer,
 }
 
 
-def _run(
-    console: Console,
-    name: str,
-    data: Path,
-    out: Path,
-    seeds: Sequence[int],
-    epochs: int | None,
-    recipe: Path | None,
-    sets: Sequence[str] | None,
-    jobs: int | None,
-    json: bool,
-    study: Callable[[Setting], dict[str, Any]],
-) -> None:
-    """Opens what a study needs, runs it and says what came of it."""
-    refuse_file(out / name, "--out")
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    from reslink.datasets.manifest import Manifest
-    from reslink.experiments.runner.experiment import Setting
-    from reslink.files import lock_folder
-    from reslink.training.recipe.recipe import load_recipe
-
-    settings = load_recipe(recipe, [*(sets or []), *([] if epochs is None else [f"trainer.epochs={epochs}"])])
-    manifest = Manifest.open(data, class_order=settings.data.class_order)
-    progress = console.progress()
-    try:
-        with lock_folder(out / name):
-            result = study(
-                Setting(manifest, settings, out, chosen_seeds(seeds), jobs or _jobs(settings.trainer.device), progress)
-            )
-    finally:
-        progress.end()
-    tell(console, result, out / name, json)
-
-
-def chosen_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
-    """Returns 0 to N − 1 for a single N, else the numbers given.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    if len(seeds) > 1:
-        return tuple(seeds)
-    if not seeds or seeds[0] < 1:
-        raise UsageError("No seed is left", "A study needs at least one run of each arm", "Write --seeds 3")
-    return tuple(range(seeds[0]))
-
-
-def _jobs(device: str) -> int:
-    """One run a processor, or one in all where they would share a GPU."""
-    import torch
-
-    if device not in ("auto", "cpu") or (device == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available())):
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def tell(console: Console, result: dict[str, Any], folder: Path, json: bool) -> None:
-    """Says what a study found: one JSON object, or for people the answers and where the page is."""
-    if json:
-        console.json(result, indent=2)
-    else:
-        for sentence in result["answer"]:
-            console.data(sentence)
-    for one in result["failed"]:
-        console.warn(f"Warning: {one['run']} failed: {one['reason']}")
-    if not json:
-        for sentence in result["not_done"]:
-            console.note(f"Not done: {sentence}")
-        console.note(f"report: {folder / 'report.html'}")
-        console.research_use_only()
-    if result["failed"]:
-        raise typer.Exit(1)
-
-
-def sub_app(examples: Callable[..., str], verb: Callable[..., Callable[..., None]]) -> typer.Typer:
-    """Returns ``reslink study`` with its commands.
+def sub_app(examples: Callable[..., str], as_command: Callable[..., Callable[..., None]]) -> typer.Typer:
+    """Returns ``reslink experiment`` with its commands.
 
     Args:
-        examples: Makes the end of a help text of commands.
-        verb: Makes a function a command.
+        examples: Formats commands as the end of a help text.
+        as_command: Wraps a function as a command.
     """
-    app = typer.Typer(
-        no_args_is_help=True, help="Experiments of many runs, each one command: trained, tested and told in a page."
-    )
+    app = typer.Typer(no_args_is_help=True, help="Experiments of many runs, one command each, with a report.")
     for name, function in _COMMANDS.items():
-        app.command(name, cls=Spread, epilog=examples(*EXAMPLES[name]))(verb(function))
-    app.command("robustness", cls=Spread, epilog=examples(*experiment_bundle.EXAMPLES["robustness"]))(
-        verb(experiment_bundle.robustness)
-    )
-    app.command("transfer", epilog=examples(*experiment_bundle.EXAMPLES["transfer"]))(verb(experiment_bundle.transfer))
+        cls = None if name == "transfer" else MultiValueCommand
+        app.command(name, cls=cls, epilog=examples(*EXAMPLES[name]))(as_command(function))
     return app

@@ -1,4 +1,4 @@
-"""``reslink explain``: where the network looks."""
+"""``reslink explain``: attention and attribution maps of images."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslink.cli.command import refuse_file, replaced_unasked
 from reslink.cli.console import Console
-from reslink.cli.options import BundleFolder, Device, Images, Json, Overwrite
-from reslink.cli.prediction_text import abstention, failure, known_first
-from reslink.errors import InputError
+from reslink.cli.options import BundleFolder, Device, Images, Json, OutFolder, Overwrite
+from reslink.cli.prediction_text import abstention_text, error_line, print_usage_notes
 
 if TYPE_CHECKING:
-    from reslink.explain.run import Explanation
-    from reslink.explain.sanity import RandomisationCheck
-    from reslink.labels import Labels
+    from reslink.explain.explain_files import Explanation
+    from reslink.explain.randomization_check import RandomizationCheck
 
 EXAMPLES = (
     "reslink explain runs/first/bundle scan.png --out explained",
@@ -29,133 +26,96 @@ def explain(
     console: Console,
     bundle: BundleFolder,
     paths: Images,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
+    out: OutFolder,
     target: Annotated[
         str | None,
-        typer.Option("--class", metavar="NAME", help="The class to explain; default: the positive one of two."),
+        typer.Option(
+            "--class",
+            metavar="NAME",
+            help="Class to explain; default: the positive class of two, otherwise the predicted class.",
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", help="first_attention, final_attention, grad_cam, integrated_gradients, occlusion; may be repeated."
+            "--method",
+            help="first_attention, final_attention, grad_cam, integrated_gradients or occlusion; repeatable; default: all.",
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="At most so many images; a slice of a volume is one.", show_default=False),
+        typer.Option("--limit", min=1, help="Maximum number of images (each volume slice counts as one).", show_default=False),
     ] = None,
-    sanity: Annotated[bool, typer.Option(help="Compare the maps with those of randomised weights.")] = True,
+    sanity: Annotated[bool, typer.Option(help="Compare the maps with those of randomized weights.")] = True,
     device: Device = "auto",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Draw attention, Grad-CAM, integrated gradients and occlusion over images.
+    """Draw attention maps, Grad-CAM, integrated gradients and occlusion maps over images.
 
-    A PATH that is a CSV is read as a manifest; with its lesion masks it is measured whether the maps meet the lesion.
+    A PATH that is a CSV is read as a data set; the maps are then compared with its lesion masks.
     """
-    refuse_file(out, "--out")
-    from reslink.explain.picture_names import earlier_pictures
+    from reslink.api.explain import run_explain
 
-    if earlier_pictures(out) and not overwrite:
-        raise replaced_unasked(out, "explanations")
-    from reslink.explain.run import METHODS, explain_paths
-    from reslink.inference.classifier import Classifier
-
-    classifier = Classifier.load(bundle, device=device)
-    files, masks = _files(paths, classifier.labels)
-    checks: list[RandomisationCheck] = []
-    progress = console.progress()
-    steps = len(files[:limit])
-    progress.start(steps + sanity, "Explaining")  # the randomisation check takes as long as an image or longer
-    try:
-        done = explain_paths(
-            classifier,
-            files,
-            out,
-            methods=tuple(method or METHODS),
-            masks=masks,
-            target=target,
-            sanity=sanity,
-            limit=limit,
-            overwrite=overwrite,
-            progress=lambda explanation: None if explanation.slice else progress.step(),  # a volume is one step
-            checked=checks.append,
-        )
-        if sanity:
-            progress.step()
-    finally:
-        progress.end()
+    output = run_explain(
+        bundle,
+        paths,
+        out,
+        target=target,
+        methods=method,
+        limit=limit,
+        sanity=sanity,
+        device=device,
+        overwrite=overwrite,
+        progress=console.progress(),
+    )
+    failed = [explanation for explanation in output.explanations if explanation.error is not None]
     if json:
-        for explanation in done:
+        for explanation in output.explanations:
             console.json(explanation.as_dict())
-        _show_checks(console, [check for check in checks if not check.passed])
+        _print_checks(console, [check for check in output.checks if not check.passed])
     else:
-        _show(console, done, out)
-        _show_checks(console, checks)
-        if any(explanation.panel is not None for explanation in done):
+        _print_explanations(console, output.explanations, out)
+        _print_checks(console, output.checks)
+        if len(failed) < len(output.explanations):
             console.note(f"Pictures, maps and explain.json: {out}")
         else:
-            console.note(f"Nothing was explained; {out / 'explain.json'} says why")
-        known_first(console, classifier.bundle, answered=any(explanation.error is None for explanation in done))
-    if any(explanation.error is not None for explanation in done):
+            console.note(f"No image was explained; {out / 'explain.json'} lists the errors")
+        print_usage_notes(console, output.bundle, predicted=len(failed) < len(output.explanations))
+    if failed:
         raise typer.Exit(1)
 
 
-def _files(paths: list[str], labels: Labels) -> tuple[list[str | Path], dict[str, Path]]:
-    from reslink.datasets.manifest import Manifest
-
-    files: list[str | Path] = []
-    masks: dict[str, Path] = {}
-    for path in paths:
-        if not path.lower().endswith(".csv") and not (Path(path) / "manifest.csv").is_file():
-            files += _found(path)
-            continue
-        cases = Manifest.open(path, labels=labels).cases
-        files += [case.path for case in cases]
-        masks |= {str(case.path): case.mask for case in cases if case.mask is not None}
-    return files, masks
-
-
-def _found(path: str) -> Sequence[str | Path]:
-    """Returns the images of a path; a path that has none stands for itself and is reported later."""
-    from reslink.imaging.reading import find_images
-
-    try:
-        return find_images([path])
-    except InputError:
-        return [path]
-
-
-def _show(console: Console, done: list[Explanation], out: Path) -> None:
-    for explanation in done:
+def _print_explanations(console: Console, explanations: list[Explanation], out: Path) -> None:
+    for explanation in explanations:
         if explanation.error is not None:
-            console.warn(failure(explanation.path, explanation.path, explanation.error))
+            console.warn(error_line(explanation.path, explanation.path, explanation.error))
         elif explanation.probability is not None:
-            abstains = abstention(explanation.abstain, explanation.reasons)
+            abstains = abstention_text(explanation.abstain, explanation.reasons)
             console.data(f"{explanation.label}\t{explanation.probability:.3f}\t{out / str(explanation.panel)}{abstains}")
-    means = measured(done)
-    if means:
-        console.table(("map", ">lesions", ">pointing game", ">energy inside", ">IoU"), means)
+    rows = localization_rows(explanations)
+    if rows:
+        console.table(("map", ">lesions", ">pointing game", ">energy inside", ">IoU"), rows)
 
 
-def _show_checks(console: Console, checks: Sequence[RandomisationCheck]) -> None:
+def _print_checks(console: Console, checks: Sequence[RandomizationCheck]) -> None:
     for check in checks:
-        said = f"Randomisation check of {check.method} {check.verdict}"
-        console.note(said) if check.passed else console.warn(f"Warning: {said}")
+        text = f"Randomization check of {check.method} {check.verdict}"
+        console.note(text) if check.passed else console.warn(f"Warning: {text}")
 
 
-def measured(done: list[Explanation]) -> list[tuple[str, ...]]:
-    """Returns a row a method: cases with a lesion, share of hits, mean energy inside, mean IoU."""
+def localization_rows(explanations: list[Explanation]) -> list[tuple[str, ...]]:
+    """Returns one row per method: number of cases with a lesion mask, pointing-game rate, mean energy inside, mean IoU."""
     rows = []
-    for name in dict.fromkeys(name for explanation in done for name in explanation.methods or {}):
-        found: list[dict[str, Any]] = [e.methods[name] for e in done if e.methods and name in e.methods]
-        hits = [numbers for numbers in found if "pointing_game" in numbers]
-        if hits:
-            means = (_mean(hits, key) for key in ("pointing_game", "energy_inside", "iou"))
-            rows.append((name, str(len(hits)), *means))
+    for name in dict.fromkeys(name for explanation in explanations for name in explanation.methods or {}):
+        measures: list[dict[str, Any]] = [e.methods[name] for e in explanations if e.methods and name in e.methods]
+        with_mask = [values for values in measures if "pointing_game" in values]
+        if with_mask:
+            means = (_mean(with_mask, key) for key in ("pointing_game", "energy_inside", "iou"))
+            rows.append((name, str(len(with_mask)), *means))
     return rows
 
 
-def _mean(found: list[dict[str, Any]], key: str) -> str:
-    values = [float(numbers[key]) for numbers in found if numbers[key] is not None]
+def _mean(measures: list[dict[str, Any]], key: str) -> str:
+    values = [float(row[key]) for row in measures if row[key] is not None]
     return f"{sum(values) / len(values):.3f}" if values else "–"

@@ -1,15 +1,14 @@
-"""``reslink export``: a bundle in another party's format, once it was found to give the same answers."""
+"""``reslink export``: converts a bundle to another format and checks that the outputs agree."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from reslink.cli.command import refuse_earlier
 from reslink.cli.console import Console
-from reslink.cli.options import BundleFolder, Json, Overwrite
+from reslink.cli.options import BundleFolder, Json, OutFolder, Overwrite
+from reslink.files import check_overwrite
 
 EXAMPLES = (
     "reslink export ct --format onnx --out ct-onnx",
@@ -23,28 +22,28 @@ def export(
     bundle: BundleFolder,
     form: Annotated[
         Literal["onnx", "openvino", "torch-export", "monai", "hf"],
-        typer.Option("--format", "-f", help="What is written.", show_default=False),
+        typer.Option("--format", "-f", help="Output format.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the export.", show_default=False)],
+    out: OutFolder,
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="FOLDER", help="Images for the parity gate; synthetic heads if not given.", show_default=False
+            "--data", metavar="FOLDER", help="Images for the parity check; default: synthetic heads.", show_default=False
         ),
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="Images that the gate compares on.")] = 32,
+    images: Annotated[int, typer.Option("--images", min=1, help="Number of images for the parity check.")] = 32,
     precision: Annotated[
-        Literal["fp32", "bf16"], typer.Option("--precision", help="Under what OpenVINO is compared.")
+        Literal["fp32", "bf16"], typer.Option("--precision", help="Precision of OpenVINO in the parity check.")
     ] = "fp32",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Export a bundle to another runtime; a gate compares its answers with the package's and says no (3) if they differ.
+    """Export a bundle to another runtime. A parity check compares the outputs; exit code 3 if they differ.
 
-    The folder holds the files of the format, manifest.json, parity.json, labels, licence, model card and a NumPy reference of
+    The folder holds the files of the format, manifest.json, parity.json, labels, license, model card and a NumPy reference of
     the preprocessing.
     """
-    refuse_earlier(out, "manifest.json", "an export", overwrite)
+    check_overwrite(out, "manifest.json", "an export", overwrite)
     from reslink.bundles.bundle import Bundle
     from reslink.export.folder import export as write
     from reslink.export.parity import Inputs
@@ -52,22 +51,22 @@ def export(
     loaded = Bundle.load(bundle)
     inputs = Inputs.synthetic(images) if data is None else Inputs.read(data, images)
     for reason in inputs.failed:
-        console.warn(f"Warning: the gate leaves out {reason}")
+        console.warn(f"Warning: the parity check skips {reason}")
     if data is None:
-        console.note("The gate compares on synthetic heads; --data FOLDER takes real images.")
+        console.note("The parity check uses synthetic heads; use --data FOLDER for real images.")
     report = write(loaded, form, out, inputs, precision=precision)
     if json:
         console.json(report | {"out": str(out)})
     else:
-        _say(console, report)
-        console.note(f"Written to {out}; manifest.json says what goes in and what comes out.")
+        _print_report(console, report)
+        console.note(f"Written to {out}; manifest.json describes inputs and outputs.")
         console.research_use_only()
 
 
-def _say(console: Console, report: dict[str, Any]) -> None:
+def _print_report(console: Console, report: dict[str, Any]) -> None:
     rows = [
-        (name, str(found["images"]), f"{found['probabilities']:.2g}", f"{report['tolerance']:g}", str(found["labels"]))
-        for name, found in report["files"].items()
+        (name, str(file["images"]), f"{file['probabilities']:.2g}", f"{report['tolerance']:g}", str(file["labels"]))
+        for name, file in report["files"].items()
     ]
-    columns = ("file", ">images", ">largest difference of a probability", ">allowed", ">other labels")
-    console.table(columns, rows, title=f"Read back by {report['loader']}")
+    columns = ("file", ">images", ">largest probability difference", ">tolerance", ">changed labels")
+    console.table(columns, rows, title=f"Loaded with {report['loader']}")

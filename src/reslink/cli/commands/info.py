@@ -1,13 +1,14 @@
-"""``reslink info``: what this installation can do, for people and for machines."""
+"""``reslink info``: lists the capabilities of this installation."""
 
 from __future__ import annotations
 
 import platform
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 from reslink import __version__
-from reslink.cli.console import RESEARCH, Console
+from reslink.cli.console import RESEARCH_USE, Console
 from reslink.cli.options import Json
 
 EXAMPLES = (
@@ -28,10 +29,10 @@ _PACKAGES = (
     "accelerate",
 )
 EXIT_CODES = {
-    "0": "done",
-    "1": "an input or a write failed; the rest was done where it could be",
-    "2": "wrong option, setting, data set or bundle",
-    "3": "a check said no",
+    "0": "success",
+    "1": "an input could not be read or an output could not be written; other inputs were processed",
+    "2": "an option, setting, data set or bundle is invalid",
+    "3": "a check failed",
     "130": "stopped by Ctrl-C",
 }
 _READS = {
@@ -42,39 +43,38 @@ _READS = {
 
 
 def info(console: Console, json: Json = False) -> None:
-    """Print versions, variants, formats, windows, metrics, devices and exit codes. Opens no connection."""
-    facts = capabilities()
+    """Print versions, network variants, formats, windows, metrics, devices and exit codes."""
+    values = capabilities()
     if json:
-        console.json(facts, indent=2)
+        console.json(values, indent=2)
         return
-    console.table(("what", "this installation"), [(name, _words(value)) for name, value in facts.items()])
+    console.table(("property", "value"), [(name, _as_text(value)) for name, value in values.items()])
     console.research_use_only()
 
 
 def capabilities() -> dict[str, Any]:
-    """Returns what this installation can do, from the same tables that the verbs use."""
+    """Returns the capabilities of this installation, from the same tables that the commands use."""
     from reslink.bundles import zoo
-    from reslink.metrics.classification import NAMES
-    from reslink.networks.reslink import VARIANTS
+    from reslink.metrics.classification import METRIC_NAMES
 
     return {
         "name": "reslink",
         "version": __version__,
-        "intended_use": RESEARCH,
+        "intended_use": RESEARCH_USE,
         "python": platform.python_version(),
-        "packages": {name: _package(name) for name in _PACKAGES},
+        "packages": {name: _package_version(name) for name in _PACKAGES},
         "devices": _devices(),
-        "variants": list(VARIANTS),
+        "variants": _variants(),
         "models": zoo.names(),
         "reads": _READS,
         "windows": _windows(),
-        "metrics": list(NAMES),
+        "metrics": list(METRIC_NAMES),
         "exit_codes": EXIT_CODES,
         "bundle_schema_version": _schema_version(),
     }
 
 
-def _package(name: str) -> str | None:
+def _package_version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -82,10 +82,21 @@ def _package(name: str) -> str | None:
 
 
 def _devices() -> list[str]:
+    if find_spec("torch") is None:
+        return ["cpu"]
     import torch
 
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def _variants() -> list[str]:
+    """Returns the network variants that can be trained: none without torch."""
+    if find_spec("torch") is None:
+        return []
+    from reslink.networks.reslink import VARIANTS
+
+    return list(VARIANTS)
 
 
 def _windows() -> list[str]:
@@ -102,7 +113,7 @@ def _schema_version() -> int:
     return SCHEMA_VERSION
 
 
-def _words(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {_words(item)}" for key, item in value.items())
+        return "; ".join(f"{key}: {_as_text(item)}" for key, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,4 +1,4 @@
-"""``reslink models``: the bundles that ship with reslink, which any command takes by name."""
+"""``reslink models``: lists the shipped models."""
 
 from __future__ import annotations
 
@@ -23,34 +23,35 @@ EXAMPLES = (
 def models(
     console: Console,
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Print the model card of this one.", show_default=False)
+        str | None, typer.Argument(metavar="[NAME]", help="Print the model card of this model.", show_default=False)
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the models that ship with reslink, or print the card of one. Every command takes such a name for BUNDLE.
+    """List the shipped models, or print the model card of one. Every command accepts a model name as BUNDLE.
 
-    A folder that is called like one of them is meant only when written as a path: ./ct.
+    To use a folder with the same name as a model, write it as a path: ./ct.
     """
     from reslink.bundles import zoo
 
     if name is not None:
-        _one(console, zoo.model(name), json)
+        _print_card(console, zoo.model(name), json)
         return
-    found = zoo.shipped()
+    shipped = zoo.shipped()
     if json:
-        console.json({"models": [model.as_dict() for model in found], "research_use_only": True}, indent=2)
+        console.json({"models": [model.as_dict() for model in shipped], "research_use_only": True}, indent=2)
         return
-    if not found:
-        console.data("No model ships with this installation. Train one: reslink train DATA --out RUN")
+    if not shipped:
+        console.data("This installation has no models. Train one with: reslink train DATA --out RUN")
         return
-    facts = [dict(_facts(model)) for model in found]
-    rows = [(key, *(one.get(key, "–") for one in facts)) for key in dict.fromkeys(key for one in facts for key in one)]
-    console.table(("", *(model.name for model in found)), rows, title="Models that ship with reslink")
-    console.note("The card of one: reslink models NAME")
+    columns = [dict(_properties(model)) for model in shipped]
+    titles = dict.fromkeys(title for column in columns for title in column)
+    rows = [(title, *(column.get(title, "–") for column in columns)) for title in titles]
+    console.table(("", *(model.name for model in shipped)), rows, title="Shipped models")
+    console.note("Print a model card with: reslink models NAME")
     console.research_use_only()
 
 
-def _one(console: Console, model: ShippedModel, json: bool) -> None:
+def _print_card(console: Console, model: ShippedModel, json: bool) -> None:
     if json:
         console.json(model.as_dict() | {"research_use_only": True}, indent=2)
         return
@@ -58,30 +59,30 @@ def _one(console: Console, model: ShippedModel, json: bool) -> None:
     console.research_use_only()
 
 
-def _facts(model: ShippedModel) -> Iterator[tuple[str, str]]:
-    """Yields what the table says of a model: a name and a text each."""
-    from reslink.metrics.classification import NAMES
+def _properties(model: ShippedModel) -> Iterator[tuple[str, str]]:
+    """Yields the rows of a model in the table: title and text."""
+    from reslink.metrics.classification import METRIC_NAMES
 
-    channels, height, width = model.input
-    yield "tells apart", model.tells_apart
+    channels, height, width = model.input_shape
+    yield "task", model.task
     yield "classes", ", ".join(model.classes)
     yield "modality", model.modality
     yield "input", f"{channels}×{height}×{width}"
     yield "size on disk", f"{model.bytes / 1e6:.1f} MB"
     yield "parameters", f"{model.parameters:,}"
-    for name, figure in model.figures.items():
-        yield NAMES[name], _figure(figure)
-    if not model.figures:
-        yield "figures", "nothing was measured"
+    for name, metric in model.metrics.items():
+        yield METRIC_NAMES[name], _estimate(metric)
+    if not model.metrics:
+        yield "metrics", "none measured"
     elif model.n_groups is not None:
-        yield "judged on", f"{max(figure['n'] for figure in model.figures.values())} images in {model.n_groups} groups"
-    gate = "abstains from images unlike its own" if model.has_gate else "none: answers to any picture, of whatever it is"
-    yield "out-of-distribution gate", gate
-    yield "licence of the weights", model.licence
-    yield "read first", model.about
+        yield "evaluated on", f"{max(metric['n'] for metric in model.metrics.values())} images in {model.n_groups} groups"
+    detector = "abstains from images unlike its training data" if model.has_ood_detector else "none: predicts any image"
+    yield "out-of-distribution detector", detector
+    yield "license of the weights", model.license
+    yield "usage notes", model.usage_notes
 
 
-def _figure(figure: Mapping[str, Any]) -> str:
-    low, high = figure["ci_low"], figure["ci_high"]
+def _estimate(metric: Mapping[str, Any]) -> str:
+    low, high = metric["ci_low"], metric["ci_high"]
     interval = "no interval" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-    return f"{figure['estimate']:.3f} ({interval}; n {figure['n']})"
+    return f"{metric['estimate']:.3f} ({interval}; n {metric['n']})"

@@ -1,16 +1,14 @@
-"""``reslink phantom``: a cohort of synthetic heads to try everything on."""
+"""``reslink phantom``: writes synthetic heads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from reslink.cli.command import refuse_file
 from reslink.cli.console import Console
-from reslink.cli.options import Set
+from reslink.cli.options import OutFolder, Overwrite
 from reslink.errors import UsageError
 
 EXAMPLES = (
@@ -21,31 +19,39 @@ EXAMPLES = (
 
 def phantom(
     console: Console,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
-    patients: Annotated[int, typer.Option("--patients", min=1, help="How many patients.")] = 40,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed makes other heads.")] = 0,
-    sets: Set = None,
+    out: OutFolder,
+    patients: Annotated[int, typer.Option("--patients", min=1, help="Number of patients.")] = 40,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the heads.")] = 0,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set a property of the heads, such as modality=T1, slices=3 or faults.text=0.5; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write synthetic CT or MR heads with and without lesions: images, lesion masks and manifest.csv."""
-    refuse_file(out, "--out")
     from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 
-    settings = PhantomSettings.parse(tree(sets or ()) | {"patients": patients, "seed": seed})
+    settings = PhantomSettings.parse(parse_settings(sets or ()) | {"patients": patients, "seed": seed})
     progress = console.progress()
     progress.start(patients, "Drawing patients")
     try:
-        make_cohort(out, settings, progress=lambda *_: progress.step())
+        make_cohort(out, settings, on_progress=lambda *_: progress.step(), overwrite=overwrite)
     finally:
         progress.end()
     console.note(f"{patients} patients in {out}")
     console.data(str(out / "manifest.csv"))
 
 
-def tree(sets: Iterable[str]) -> dict[str, Any]:
-    """Returns the nested values of texts ``a.b=value``, each value read as YAML.
+def parse_settings(sets: Iterable[str]) -> dict[str, Any]:
+    """Returns the nested dictionary of texts ``a.b=value``; each value is read as YAML.
 
     Raises:
-        UsageError: If a text has no '=', its value is not YAML, or a key is a value and a section.
+        UsageError: If a text has no '=', its value is not YAML, or a key is both a value and a section.
     """
     import yaml
 
@@ -53,15 +59,15 @@ def tree(sets: Iterable[str]) -> dict[str, Any]:
     for text in sets:
         key, equals, value = text.partition("=")
         if not equals:
-            raise UsageError(f"--set {text!r} has no '='", "It is key=value", f"Write --set {text}=VALUE")
+            raise UsageError(f"--set {text!r} has no '='", "The form is KEY=VALUE", f"Use --set {text}=VALUE")
         *sections, name = key.split(".")
         node = values
         for section in sections:
             node = node.setdefault(section, {})
             if not isinstance(node, dict):
-                raise UsageError(f"{section!r} is a value and a section", "A key is one of them", "Correct --set")
+                raise UsageError(f"{section!r} is both a value and a section", "A key is one of them", "Correct --set")
         try:
             node[name] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise UsageError(f"--set {text!r} has a value that cannot be read", "It is YAML", "Quote it") from None
+            raise UsageError(f"The value of --set {text!r} is not valid", "Values are YAML", "Quote the value") from None
     return values

@@ -1,4 +1,4 @@
-"""``reslink report``: the page that a reviewer wants."""
+"""``reslink report``: writes a report for reviewers."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from reslink.cli.options import Json
 
 EXAMPLES = (
     "reslink report runs/first",
-    "reslink report runs/first --checklist claim --with studies/ct --with audited",
+    "reslink report runs/first --checklist claim --with experiments/ct --with audited",
 )
 
 
 def report(
     console: Console,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that train or evaluate wrote.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of train or evaluate.", show_default=False)],
     checklist: Annotated[
         Literal["claim", "stard-ai", "tripod-ai"] | None,
-        typer.Option("--checklist", help="Fill a reporting checklist as far as the run can.", show_default=False),
+        typer.Option("--checklist", help="Reporting checklist to fill in; default: none.", show_default=False),
     ] = None,
     others: Annotated[
         list[Path] | None,
         typer.Option(
             "--with",
             metavar="DIR",
-            help="A folder of audit, study or evaluate on outside data; may be given again.",
+            help="Output folder of audit, experiment, or evaluate on external data; repeatable.",
             show_default=False,
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the page a reviewer wants: flow, partition, table, figures, calibration, outside data, failures, checklist."""
+    """Write a report for reviewers: flow diagram, splits, metrics, calibration, external validation, failures, checklist."""
     from reslink.reports.checklist.checklist import fill
     from reslink.reports.checklist.evidence import read_evidence
-    from reslink.reports.checklist.page import review_page
-    from reslink.reports.run.flow_diagram import flow_of
+    from reslink.reports.checklist.page import write_review
+    from reslink.reports.run.flow_diagram import case_flow
 
     evidence = read_evidence(run, others or ())
     filled = fill(checklist, evidence) if checklist else None
-    page = review_page(run, evidence, filled)
+    page = write_review(run, evidence, filled)
     if json:
-        boxes = [vars(box) for box in flow_of(evidence.run)]
+        boxes = [vars(box) for box in case_flow(evidence.run)]
         value = {"report": str(page), "flow": boxes, "checklist": None if filled is None else filled.as_dict()}
         console.json(value | {"research_use_only": True}, indent=2)
         return
     if filled is not None:
         for item in filled.items:
             if item.author:
-                console.data(f"{item.number}\t{item.topic}\tthe author must write this: {item.author}")
+                console.data(f"{item.number}\t{item.topic}\tto be written by the author: {item.author}")
         console.note(", ".join(f"{n} {status}" for status, n in filled.counts.items()))
     console.note(f"report: {page}")
     console.research_use_only()

@@ -1,14 +1,13 @@
-"""``reslink serve``: bundles behind HTTP, with a page for people."""
+"""``reslink serve``: the HTTP service."""
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal
 
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import wanted_threads
+from reslink.cli.options import available_cores, threads_from_environment
 
 EXAMPLES = (
     "reslink serve runs/first/bundle",
@@ -21,11 +20,13 @@ def serve(
     console: Console,
     bundles: Annotated[
         list[str],
-        typer.Argument(metavar="BUNDLE...", help="Bundle folders, or names of 'reslink models'.", show_default=False),
+        typer.Argument(metavar="BUNDLE...", help="Bundle folders, or model names from 'reslink models'.", show_default=False),
     ],
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 for any that is free.")] = 8000,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Processes, each with its own models.")] = 1,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 selects a free port.")] = 8000,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, max=64, help="Number of processes; each loads its own models.")
+    ] = 1,
     token: Annotated[
         str | None,
         typer.Option(
@@ -33,41 +34,44 @@ def serve(
             envvar="RESLINK_TOKEN",
             show_envvar=True,
             show_default=False,
-            help="What clients must show; needed off loopback. The command line can be seen by others: use the variable.",
+            help="Token that clients must send, required unless --host is loopback. Prefer the variable: options are visible.",
         ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", metavar="NAME", help="A further name by which it may be called.", show_default=False),
+        typer.Option(
+            "--allow-host", metavar="NAME", help="Further host name that clients may use; repeatable.", show_default=False
+        ),
     ] = None,
-    backend: Annotated[Literal["onnxruntime", "openvino"], typer.Option("--backend", help="What computes.")] = "onnxruntime",
+    backend: Annotated[
+        Literal["onnxruntime", "openvino"], typer.Option("--backend", help="Backend that computes.")
+    ] = "onnxruntime",
 ) -> None:
-    """Serve bundles over HTTP: a page for people at /, and /v1/predict and /v1/explain for programs. Nothing is stored.
+    """Serve bundles over HTTP: a web page at /, and /v1/predict and /v1/explain for programs. Uploads are not stored.
 
-    Ctrl-C or SIGTERM ends it; requests under way are answered first.
+    Ctrl-C or SIGTERM stops the service after running requests have been answered.
     """
     from reslink.serving.http import server
 
-    server.check_exposed(host, token)
+    server.require_token(host, token)
     from reslink.files import optional_import
 
     optional_import("fastapi", "serve")
     from reslink.serving.http.app import Settings
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     settings = Settings(
         tuple(bundles),
         host,
         token,
         tuple(allow_host or ()),
         backend,
-        wanted_threads() or 1,
-        max(1, cores // workers),
+        threads_from_environment() or 1,
+        max(1, available_cores() // workers),
         quiet=console.quiet,
     )
 
     def listening(url: str) -> None:
-        console.note(f"{url} (Ctrl-C ends it)")
+        console.note(f"{url} (stop with Ctrl-C)")
         console.research_use_only()
 
     server.serve(settings, port, workers, listening)

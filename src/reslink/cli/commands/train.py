@@ -1,4 +1,4 @@
-"""``reslink train``: from images to a model, its figures and its page."""
+"""``reslink train``: trains and evaluates a classifier."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from reslink.cli.command import refuse_file
 from reslink.cli.console import Console
-from reslink.cli.options import AllowLeakage, Data, Json, Overwrite, Recipe, Resume, Seed, Set
+from reslink.cli.options import FOLDER, AllowLeakage, Data, Json, Overwrite, Recipe, Resume, Set
 
 EXAMPLES = (
     "reslink train images/ --out runs/first",
@@ -21,31 +20,54 @@ EXAMPLES = (
 def train(
     console: Console,
     data: Data,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder of the run.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Run folder.", show_default=False), FOLDER],
     recipe: Recipe = None,
     sets: Set = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="How often each image is seen.", show_default=False)] = None,
-    seed: Seed = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="Images a step.", show_default=False)] = None,
-    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default=False)] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Number of epochs; default: that of the recipe.", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", min=0, help="Seed of split, weights and augmentation; default: that of the recipe.", show_default=False
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", "-b", help="Number of images per training step; default: that of the recipe.", show_default=False
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Device: auto, cpu, cuda or mps; default: that of the recipe.", show_default=False),
+    ] = None,
     allow_leakage: AllowLeakage = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Train a classifier on a folder of class folders or a CSV, judge it on held-out cases, and write report.html.
+    """Train a classifier, evaluate it on held-out cases, and write report.html.
 
-    The cases are split by patient; near copies stay together. Ctrl-C saves the state, and --resume goes on from it.
+    Cases are split by patient, and near duplicates stay in one split. Ctrl-C saves the state; --resume continues from there.
     """
-    refuse_file(out, "--out")
-    from reslink.cli.pipeline import learn, summarise
-    from reslink.datasets.manifest import Manifest
-    from reslink.training.recipe.recipe import load_recipe
+    from reslink.api.train import train as train_run
+    from reslink.cli.metrics_table import print_run_summary
 
-    own = {"trainer.epochs": epochs, "seed": seed, "trainer.batch_size": batch_size, "trainer.device": device}
-    own |= {"data.allow_leakage": "true" if allow_leakage else None}
-    chosen = [*(sets or []), *(f"{key}={value}" for key, value in own.items() if value is not None)]
-    settings = load_recipe(recipe, chosen)
-    manifest = Manifest.open(data, class_order=settings.data.class_order)
-    summary = learn(console, manifest, settings, out, resume=resume, overwrite=overwrite)
-    summarise(console, summary, json)
+    summary = train_run(
+        data,
+        out,
+        recipe=recipe,
+        settings=sets or (),
+        epochs=epochs,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        allow_leakage=allow_leakage,
+        resume=resume,
+        overwrite=overwrite,
+        progress=console.progress(),
+    )
+    if not summary:  # not the first process of a distributed training
+        raise typer.Exit
+    print_run_summary(console, summary, json)

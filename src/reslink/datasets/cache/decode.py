@@ -1,4 +1,7 @@
-"""From files to rows of the cache, in this process or in several; imports no torch, so that a worker starts quickly."""
+"""Decoding of image files into cache rows, in this process or in worker processes.
+
+This module does not import torch, so that workers start quickly.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from reslink.datasets.near_duplicates.thumbnails import thumbnail
+from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
@@ -28,13 +31,13 @@ from reslink.imaging.reading import read_image
 
 HEAD_SIZE = 56
 
-Grey = NDArray[np.uint8]
+UInt8Array = NDArray[np.uint8]
 
-_AHEAD = 8
+_JOBS_PER_WORKER = 8
 
 
 class Named(Protocol):
-    """Anything with a name for messages."""
+    """An object with a name for messages."""
 
     @property
     def name(self) -> str:
@@ -46,15 +49,15 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Job:
+class DecodeJob:
     """One case to decode.
 
     Attributes:
-        name: The case's name, for messages.
-        path: The image.
-        mask: The lesion mask, or None.
-        preprocess: What is done to the image.
-        with_mask: Whether a row of the mask array is wanted even for a case without a mask.
+        name: Name of the case, for messages.
+        path: The image file.
+        mask: The lesion mask file, or None.
+        preprocess: The preprocessing of the image.
+        with_mask: Return a mask even for a case without a mask file, filled with zeros.
     """
 
     name: str
@@ -65,170 +68,170 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """The rows of one case.
+class DecodedCase:
+    """The cache rows of one case.
 
     Attributes:
-        pixels: (planes, S, S).
-        head: (56, 56), 1 where the head is.
-        thumbnail: (64, 64) of the isolated head, for the search for near copies, whatever the settings say.
-        mask: (S, S), 1 where the lesion is; None where the data set has no masks.
+        pixels: (planes, S, S) uint8.
+        head: (56, 56) uint8, 1 inside the head.
+        thumbnail: (64, 64) uint8 of the isolated head, for near-duplicate search; independent of ``preprocess``.
+        mask: (S, S) uint8, 1 inside the lesion; None if the data set has no masks.
     """
 
-    pixels: Grey
-    head: Grey
-    thumbnail: Grey
-    mask: Grey | None
+    pixels: UInt8Array
+    head: UInt8Array
+    thumbnail: UInt8Array
+    mask: UInt8Array | None
 
 
-def decode(job: Job) -> Decoded | str:
+def decode_case(job: DecodeJob) -> DecodedCase | str:
     """Reads and preprocesses one case.
 
     Returns:
-        Its rows, or the message that says why it cannot be used.
+        Its rows, or a message with the reason why it cannot be used.
     """
     try:
         image = read_slice(job.path, job.name)
         pixels = job.preprocess.pixels(image)
-        head = _head(job.preprocess.head(image))
-        return Decoded(pixels, head, thumbnail(image), _mask(job, image))
+        head = _head_mask(job.preprocess.resized_head_mask(image))
+        return DecodedCase(pixels, head, make_thumbnail(image), _lesion_mask(job, image))
     except ReslinkError as error:
-        text = str(error).replace(str(job.path), job.name)  # no absolute path goes into results
+        text = str(error).replace(str(job.path), job.name)  # results contain no absolute paths
         return text if job.mask is None else text.replace(str(job.mask), f"the mask of {job.name}")
     except MemoryError:
-        return f"{job.name} needs more memory than there is"
+        return f"{job.name} needs more memory than is available"
 
 
-def decode_all(jobs: Sequence[Job], workers: int) -> Generator[Decoded | str, None, None]:
-    """Decodes cases in order, as ``each`` does its jobs.
+def decode_all(jobs: Sequence[DecodeJob], workers: int) -> Generator[DecodedCase | str, None, None]:
+    """Decodes cases in order; see ``map_jobs``.
 
     Yields:
-        What ``decode`` returns, in the order of the jobs.
+        The results of ``decode_case``, in the order of the jobs.
     """
-    yield from each(decode, jobs, workers)
+    yield from map_jobs(decode_case, jobs, workers)
 
 
-def each(work: Callable[[J], R | str], jobs: Sequence[J], workers: int) -> Generator[R | str, None, None]:
-    """Does jobs in order; one that kills its process is reported and left out like any other bad file.
+def map_jobs(function: Callable[[J], R | str], jobs: Sequence[J], workers: int) -> Generator[R | str, None, None]:
+    """Applies a function to jobs in order, in worker processes; a job that kills its worker is reported, not fatal.
 
     Args:
-        work: What is done to each job; a function of a module, since worker processes import it.
+        function: Applied to each job; a module-level function, because worker processes import it.
         jobs: The jobs.
-        workers: Processes to use; 0 works in this one.
+        workers: Number of worker processes; 0 uses this process.
 
     Yields:
-        What ``work`` returns, in the order of the jobs; a message for a job that kills its process.
+        The results in the order of the jobs; a message for a job that kills its worker.
 
     Raises:
         UsageError: If no worker process can be started.
     """
     if workers == 0:
-        yield from map(work, jobs)
+        yield from map(function, jobs)
         return
     done = 0
     while done < len(jobs):
         try:
-            for result in _in_pool(work, jobs[done:], workers):
+            for result in _run_in_pool(function, jobs[done:], workers):
                 yield result
                 done += 1
         except BrokenProcessPool:
-            yield _alone(work, jobs[done])
+            yield _run_isolated(function, jobs[done])
             done += 1
 
 
-def _in_pool(work: Callable[[J], R | str], jobs: Sequence[J], workers: int) -> Iterator[R | str]:
-    """Yields results in order with a bounded number of cases under way, so that memory stays small."""
-    rest = iter(jobs)
-    with _pool(workers) as pool:
-        waiting: deque[Future[R | str]] = deque()
+def _run_in_pool(function: Callable[[J], R | str], jobs: Sequence[J], workers: int) -> Iterator[R | str]:
+    """Yields results in order with a bounded number of pending jobs, which limits memory use."""
+    pending = iter(jobs)
+    with _worker_pool(workers) as pool:
+        futures: deque[Future[R | str]] = deque()
         try:
-            waiting.extend(pool.submit(work, job) for job in itertools.islice(rest, workers * _AHEAD))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(work, job) for job in itertools.islice(rest, 1))
+            futures.extend(pool.submit(function, job) for job in itertools.islice(pending, workers * _JOBS_PER_WORKER))
+            while futures:
+                yield futures.popleft().result()
+                futures.extend(pool.submit(function, job) for job in itertools.islice(pending, 1))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _alone(work: Callable[[J], R | str], job: J) -> R | str:
-    """Does the job that may have killed a worker in a worker of its own."""
-    with _pool(1) as pool:
+def _run_isolated(function: Callable[[J], R | str], job: J) -> R | str:
+    """Runs a job that may have killed a worker in a fresh worker."""
+    with _worker_pool(1) as pool:
         try:
             pool.submit(os.getpid).result()
         except BrokenProcessPool as error:
-            raise _no_workers() from error
+            raise _no_workers_error() from error
         try:
-            return pool.submit(work, job).result()
+            return pool.submit(function, job).result()
         except BrokenProcessPool:
-            return f"{job.name} kills the process that decodes it. It is left out. Save the image again"
+            return f"{job.name} crashes the process that decodes it and is left out. Save the image again"
 
 
-def refuse_in_worker() -> None:
-    """Stops a script that runs again because a worker imports it; it would wait for the lock of its own parent.
+def check_not_in_worker() -> None:
+    """Stops a script that a starting worker process imports; otherwise it would wait for the lock of its own parent.
 
     Raises:
-        UsageError: If this process is such a worker, still importing.
+        UsageError: If this process is a worker that is still importing its main module.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing asks itself
-        raise _no_workers()
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # multiprocessing makes the same check
+        raise _no_workers_error()
 
 
-def _no_workers() -> UsageError:
+def _no_workers_error() -> UsageError:
     return UsageError(
         "The worker processes that decode images cannot be started",
-        'A script that starts them has its main part under: if __name__ == "__main__"',
-        "Add that line to the script, or set workers=0",
+        'A script that starts them must guard its main code with: if __name__ == "__main__"',
+        "Add this guard to the script, or set workers=0",
     )
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def _worker_pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
 
 
 def _start_worker() -> None:
-    """Leaves Ctrl-C to the main process, and ends with it when that is killed."""
+    """Makes a worker ignore Ctrl-C, which the main process handles, and exit when the main process dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_exit_with_parent, args=(parent.sentinel,), daemon=True).start()
 
 
-def _end_with(sentinel: int) -> None:
+def _exit_with_parent(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)
 
 
 def read_slice(path: Path, name: str) -> Image:
-    """Reads a file that holds one slice, whatever its format.
+    """Reads a file with one slice, in any format.
 
     Raises:
-        InputError: If it cannot be read, or holds several slices; the message calls it by ``name`` then.
+        InputError: If the file cannot be read, or has several slices; the message then uses ``name``.
     """
     image = read_image(path)
     slices = image.slices()
     if len(slices) != 1:
         raise InputError(
             f"{name} holds {len(slices)} slices",
-            "A case is one slice: a volume has no single label here",
-            "Save the slices as files of their own, with the same patient_id",
+            "A case is one slice, because a volume has no single label",
+            "Save each slice as its own file, with the same patient_id",
         )
     return slices[0]
 
 
-def _head(mask: NDArray[np.bool_]) -> Grey:
+def _head_mask(mask: NDArray[np.bool_]) -> UInt8Array:
     small = Picture.fromarray(mask.astype(np.uint8) * np.uint8(255)).resize((HEAD_SIZE, HEAD_SIZE), Picture.Resampling.BOX)
     return (np.asarray(small) > 127).astype(np.uint8)
 
 
-def _mask(job: Job, image: Image) -> Grey | None:
+def _lesion_mask(job: DecodeJob, image: Image) -> UInt8Array | None:
     if job.mask is None:
         side = job.preprocess.size
         return np.zeros((side, side), np.uint8) if job.with_mask else None
     mask = read_slice(job.mask, f"The mask of {job.name}").pixels
     if mask.shape != image.pixels.shape:
         raise InputError(
-            f"The mask of {job.name} has {mask.shape} pixels, the image {image.pixels.shape}",
-            "A mask has as many rows and columns as its image",
-            "Save the mask in the size of the image",
+            f"The mask of {job.name} has {mask.shape} pixels, but the image has {image.pixels.shape}",
+            "A mask has the same size as its image",
+            "Save the mask at the size of the image",
         )
-    return job.preprocess.place(image).to_network(mask).astype(np.uint8)
+    return job.preprocess.placement(image).to_network(mask).astype(np.uint8)

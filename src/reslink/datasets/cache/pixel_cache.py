@@ -1,4 +1,4 @@
-"""Every image is decoded once, into arrays that are mapped from disk; a batch is one copy out of them."""
+"""Pixel cache: each image is decoded once into memory-mapped arrays, from which batches are copied."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.datasets.cache.decode import HEAD_SIZE, Decoded, Job, decode_all, refuse_in_worker
-from reslink.datasets.cache.storage import Index, RowWriter, code_digest, open_rows
+from reslink.datasets.cache.decode import HEAD_SIZE, DecodedCase, DecodeJob, check_not_in_worker, decode_all
+from reslink.datasets.cache.storage import CacheIndex, RowWriter, code_digest, open_rows
 from reslink.datasets.manifest import Case, Manifest, file_hash
-from reslink.datasets.near_duplicates.thumbnails import SIDE as THUMBNAIL_SIZE
-from reslink.datasets.patient_ids import HeaderPatient, header_patients, with_header_patients
+from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE
+from reslink.datasets.patient_ids import HeaderPatient, add_header_patients, read_header_patients
 from reslink.errors import InputError, UsageError
 from reslink.files import lock_folder, sha256
 from reslink.imaging.preprocess import Preprocess
 
-if TYPE_CHECKING:  # torch is imported where a batch is made, so that a cache can be filled and judged without it
+if TYPE_CHECKING:  # torch is imported only to make batches, so that the cache works without it
     import torch
 
 Progress = Callable[[int, int], None]
-Grey = NDArray[np.uint8]
+UInt8Array = NDArray[np.uint8]
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 
-_SAVE_EVERY = 2.0
-_MANY = 400
+_SAVE_SECONDS = 2.0
+_MIN_IMAGES_FOR_WORKERS = 400
 
 
 @dataclass(frozen=True, eq=False)
 class PixelCache:
-    """The preprocessed images of a data set, mapped from disk: a row for each case that could be read.
+    """The preprocessed images of a data set, memory-mapped, with one row per readable case.
 
     Attributes:
-        manifest: The cases that were read, in the order of the rows; a patient that the data set does not state is that of
-            the DICOM header, as a hash.
-        pixels: (n, planes, S, S) uint8, read-only: what ``Preprocess.pixels`` returns.
-        heads: (n, 56, 56) uint8, 1 where the head is.
-        thumbnails: (n, 64, 64) uint8 of the isolated head, for ``twins.groups``.
-        masks: (n, S, S) uint8, 1 where the lesion is; zeros for a case without a mask. None where no case has a mask.
-        has_mask: (n,) whether the case has a mask file.
-        targets: (n,) int64 class index.
-        hashes: SHA-256 of each image file that has a row.
-        file_hashes: SHA-256 of every image file by case name, also of those that failed, for ``Manifest.digest``.
-        failed: Why a case has no row, by its name.
-        kept: Index in the manifest that was given for each row.
-        notes: What should be said of the data set as a whole.
+        manifest: The readable cases, in row order. Patient ids that the data set does not state come from the DICOM headers,
+            as hashes.
+        pixels: (n, planes, S, S) uint8, read-only: the result of ``Preprocess.pixels``.
+        heads: (n, 56, 56) uint8, 1 inside the head.
+        thumbnails: (n, 64, 64) uint8 of the isolated head, for near-duplicate search.
+        masks: (n, S, S) uint8, 1 inside the lesion; zeros for a case without a mask. None if no case has a mask.
+        has_mask: (n,) bool, whether the case has a mask file.
+        targets: (n,) int64 class indices.
+        hashes: SHA-256 of the image file of each row.
+        file_hashes: SHA-256 of every image file by case name, also of failed cases, for ``Manifest.digest``.
+        failed: Case name to the reason why the case has no row.
+        kept: Index of each row in the original manifest.
+        notes: Remarks about the data set as a whole, for the user.
     """
 
     manifest: Manifest
-    pixels: Grey
-    heads: Grey
-    thumbnails: Grey
-    masks: Grey | None
+    pixels: UInt8Array
+    heads: UInt8Array
+    thumbnails: UInt8Array
+    masks: UInt8Array | None
     has_mask: NDArray[np.bool_]
     targets: NDArray[np.int64]
     hashes: list[str]
@@ -74,50 +74,52 @@ class PixelCache:
         preprocess: Preprocess,
         folder: str | Path,
         workers: int | None = None,
-        progress: Progress | None = None,
+        on_progress: Progress | None = None,
     ) -> PixelCache:
-        """Opens the cache of a data set and fills it first where that has not been done.
+        """Opens the cache of a data set, and fills it if needed.
 
-        Rows are kept by the hash of the file's content, the settings and the code that decodes: a file that has
-        changed is decoded again, one that stands in another cache of the same folder is copied. An interrupted run
-        goes on where it was stopped. If another process is filling the same cache, this one waits for it.
+        Rows are identified by the hashes of the file content, the settings and the decoding code. A changed file is decoded
+        again; a row in another cache of the same folder is copied. An interrupted run is resumed. If another process is
+        filling the same cache, this one waits for it.
 
         Args:
             manifest: The cases.
-            preprocess: What is done to each image.
-            folder: Where caches lie; each data set has a folder of its own inside.
-            workers: Processes that decode; 0 decodes in this process, None chooses by the number of cases.
-            progress: Called with the number of cases done and their total.
+            preprocess: The preprocessing of the images.
+            folder: The folder of all caches; each data set gets its own subfolder.
+            workers: Number of worker processes; 0 decodes in this process, None chooses by the number of cases.
+            on_progress: Called with the number of finished cases and the total.
 
         Raises:
-            UsageError: If not one image can be read.
+            UsageError: If no image can be read.
             StorageError: If the folder cannot be written to.
         """
-        refuse_in_worker()
-        sources = _Sources.of(manifest)
+        check_not_in_worker()
+        sources = _SourceFiles.of(manifest)
         recipe = sha256(preprocess.digest() + code_digest())
-        place = Path(folder) / sha256("\n".join([recipe, *sources.keys]))[:16]
-        index = _usable(place, recipe, sources.keys, _shapes(preprocess, manifest))
+        cache_folder = Path(folder) / sha256("\n".join([recipe, *sources.keys]))[:16]
+        index = _read_complete(cache_folder, recipe, sources.keys, _shapes(preprocess, manifest))
         if index is None:
-            with lock_folder(place, wait=True):
-                index = _usable(place, recipe, sources.keys, _shapes(preprocess, manifest))
-                index = index or _fill(place, Index(recipe, sources.keys), manifest, sources, preprocess, workers, progress)
-        return _opened(cls, place, index, manifest, sources, _shapes(preprocess, manifest))
+            with lock_folder(cache_folder, wait=True):
+                index = _read_complete(cache_folder, recipe, sources.keys, _shapes(preprocess, manifest))
+                index = index or _fill(
+                    cache_folder, CacheIndex(recipe, sources.keys), manifest, sources, preprocess, workers, on_progress
+                )
+        return _open_filled(cls, cache_folder, index, manifest, sources, _shapes(preprocess, manifest))
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def batch(self, indices: Indices) -> torch.Tensor:
-        """Returns the pixels of some rows, (B, planes, S, S) uint8, as a copy that may be changed."""
-        return _tensor(self.pixels, indices)
+        """Returns the pixels of some rows, (B, planes, S, S) uint8, as a writable copy."""
+        return _gather(self.pixels, indices)
 
     def batch_heads(self, indices: Indices) -> torch.Tensor:
         """Returns the head masks of some rows, (B, 1, 56, 56) uint8, 1 inside."""
-        return _tensor(self.heads, indices)[:, None]
+        return _gather(self.heads, indices)[:, None]
 
     def batch_masks(self, indices: Indices) -> torch.Tensor | None:
-        """Returns the lesion masks of some rows, (B, 1, S, S) uint8, 1 inside; None where no case has a mask."""
-        return None if self.masks is None else _tensor(self.masks, indices)[:, None]
+        """Returns the lesion masks of some rows, (B, 1, S, S) uint8, 1 inside; None if no case has a mask."""
+        return None if self.masks is None else _gather(self.masks, indices)[:, None]
 
     def batches(
         self,
@@ -127,14 +129,14 @@ class PixelCache:
         shuffle: bool = False,
         drop_last: bool = False,
     ) -> Iterator[NDArray[np.int64]]:
-        """Yields the rows of one epoch, each row once, batch by batch.
+        """Yields the rows of one epoch in batches; each row appears once.
 
         Args:
-            indices: The rows to go through.
+            indices: The rows to iterate over.
             batch_size: Rows in a batch; the last may be smaller.
-            generator: Decides the order of a shuffle; it is used once, before the first batch.
-            shuffle: Mix the rows.
-            drop_last: Leave out a last batch that is smaller.
+            generator: Random generator of the shuffle; used once, before the first batch.
+            shuffle: Shuffle the rows.
+            drop_last: Drop a last batch that is smaller than ``batch_size``.
 
         Raises:
             UsageError: If the batch size is below 1.
@@ -151,10 +153,10 @@ class PixelCache:
 
 
 @dataclass(frozen=True)
-class _Sources:
-    """The content hashes of a data set's files, and the patients that their headers name.
+class _SourceFiles:
+    """The content hashes of the files of a data set, and the patients in their headers.
 
-    Headers are read whenever a cache is opened, as the hashes are: so nothing of a patient is kept in the cache.
+    Headers are read each time a cache is opened, so that the cache stores nothing about patients.
     """
 
     keys: list[str]
@@ -163,19 +165,21 @@ class _Sources:
     patients: list[HeaderPatient]
 
     @classmethod
-    def of(cls, manifest: Manifest) -> _Sources:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the GIL, reading waits for disks
-            found = list(pool.map(_hashes, manifest.cases))
+    def of(cls, manifest: Manifest) -> _SourceFiles:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the GIL, and reading waits for disks
+            hashes = list(pool.map(_hash_files, manifest.cases))
         stated = all(case.patient_id is not None for case in manifest.cases)
-        patients = [HeaderPatient()] * len(manifest) if stated else header_patients(manifest.cases)
-        missing = {i: pair for i, pair in enumerate(found) if isinstance(pair, str)}
-        keys = ["missing" if isinstance(pair, str) else " ".join(pair) for pair in found]
-        known = {case.name: pair[0] for case, pair in zip(manifest.cases, found, strict=True) if not isinstance(pair, str)}
-        return cls(keys, known, missing, patients)
+        patients = [HeaderPatient()] * len(manifest) if stated else read_header_patients(manifest.cases)
+        missing = {i: pair for i, pair in enumerate(hashes) if isinstance(pair, str)}
+        keys = ["missing" if isinstance(pair, str) else " ".join(pair) for pair in hashes]
+        image_hashes = {
+            case.name: pair[0] for case, pair in zip(manifest.cases, hashes, strict=True) if not isinstance(pair, str)
+        }
+        return cls(keys, image_hashes, missing, patients)
 
 
-def _hashes(case: Case) -> tuple[str, str] | str:
-    """The hashes of image and mask, or why they cannot be had."""
+def _hash_files(case: Case) -> tuple[str, str] | str:
+    """Returns the hashes of image and mask, or the reason why a file cannot be read."""
     try:
         image = file_hash(case.path, case.name)
         return image, file_hash(case.mask, f"The mask of {case.name}") if case.mask else "-"
@@ -184,7 +188,7 @@ def _hashes(case: Case) -> tuple[str, str] | str:
 
 
 def _shapes(preprocess: Preprocess, manifest: Manifest) -> dict[str, tuple[int, ...]]:
-    """Shape of a row of each array."""
+    """Returns the shape of a row of each array."""
     side = preprocess.size
     shapes: dict[str, tuple[int, ...]] = {
         "pixels": (preprocess.planes, side, side),
@@ -194,58 +198,58 @@ def _shapes(preprocess: Preprocess, manifest: Manifest) -> dict[str, tuple[int, 
     return {**shapes, "masks": (side, side)} if any(case.mask for case in manifest.cases) else shapes
 
 
-def _usable(place: Path, recipe: str, keys: list[str], shapes: Mapping[str, tuple[int, ...]]) -> Index | None:
-    """The index of a complete cache whose arrays are all there."""
-    index = Index.read(place)
+def _read_complete(folder: Path, recipe: str, keys: list[str], shapes: Mapping[str, tuple[int, ...]]) -> CacheIndex | None:
+    """Returns the index of a complete cache with all of its arrays, or None."""
+    index = CacheIndex.read(folder)
     if index is None or not index.complete or (index.recipe, index.keys) != (recipe, keys):
         return None
-    whole = all(open_rows(place, name, (len(index.kept), *shape)) is not None for name, shape in shapes.items())
-    return index if whole else None
+    complete = all(open_rows(folder, name, (len(index.kept), *shape)) is not None for name, shape in shapes.items())
+    return index if complete else None
 
 
 def _fill(
-    place: Path,
-    fresh: Index,
+    folder: Path,
+    new_index: CacheIndex,
     manifest: Manifest,
-    sources: _Sources,
+    sources: _SourceFiles,
     preprocess: Preprocess,
     workers: int | None,
-    progress: Progress | None,
-) -> Index:
-    """Decodes what is missing, in order, and writes the index every few seconds and at the end, however that comes."""
+    on_progress: Progress | None,
+) -> CacheIndex:
+    """Decodes the missing rows in order; writes the index every few seconds and at the end, also after an error."""
     shapes = _shapes(preprocess, manifest)
-    index = _resumable(place, fresh, shapes)
-    with RowWriter(place, shapes, len(index.kept)) as writer:
+    index = _read_partial(folder, new_index, shapes)
+    with RowWriter(folder, shapes, len(index.kept)) as writer:
         saved = time.monotonic()
         try:
-            for rows in _rows(place, index, manifest, sources, preprocess, workers):
-                _take(index, writer, rows)
-                if progress:
-                    progress(index.done, len(index.keys))
-                if time.monotonic() - saved > _SAVE_EVERY:
+            for rows in _case_rows(folder, index, manifest, sources, preprocess, workers):
+                _store(index, writer, rows)
+                if on_progress:
+                    on_progress(index.done, len(index.keys))
+                if time.monotonic() - saved > _SAVE_SECONDS:
                     writer.sync()
-                    index.write(place)
+                    index.write(folder)
                     saved = time.monotonic()
             writer.finish(len(index.kept))
         finally:
             writer.sync()
-            index.write(place)
+            index.write(folder)
     return index
 
 
-def _resumable(place: Path, fresh: Index, shapes: Mapping[str, tuple[int, ...]]) -> Index:
-    """The index of an interrupted run whose arrays hold all the rows it speaks of, else the fresh one."""
-    found = Index.read(place)
-    if found is None or found.complete or (found.recipe, found.keys) != (fresh.recipe, fresh.keys):
-        return fresh
+def _read_partial(folder: Path, new_index: CacheIndex, shapes: Mapping[str, tuple[int, ...]]) -> CacheIndex:
+    """Returns the index of an interrupted run if its arrays hold all of its rows, otherwise the new index."""
+    partial = CacheIndex.read(folder)
+    if partial is None or partial.complete or (partial.recipe, partial.keys) != (new_index.recipe, new_index.keys):
+        return new_index
     for name, shape in shapes.items():
-        path = place / f"{name}.npy"
-        if not path.exists() or path.stat().st_size < len(found.kept) * int(np.prod(shape)):
-            return fresh
-    return found
+        path = folder / f"{name}.npy"
+        if not path.exists() or path.stat().st_size < len(partial.kept) * int(np.prod(shape)):
+            return new_index
+    return partial
 
 
-def _take(index: Index, writer: RowWriter, rows: Mapping[str, Grey] | str) -> None:
+def _store(index: CacheIndex, writer: RowWriter, rows: Mapping[str, UInt8Array] | str) -> None:
     if isinstance(rows, str):
         index.failed[index.done] = rows
     else:
@@ -254,85 +258,87 @@ def _take(index: Index, writer: RowWriter, rows: Mapping[str, Grey] | str) -> No
     index.done += 1
 
 
-def _rows(
-    place: Path, index: Index, manifest: Manifest, sources: _Sources, preprocess: Preprocess, workers: int | None
-) -> Iterator[Mapping[str, Grey] | str]:
-    """Yields the rows of each case from ``index.done`` on, or why it has none."""
-    todo = range(index.done, len(index.keys))
-    known = _rows_elsewhere(place, index, _shapes(preprocess, manifest))
+def _case_rows(
+    folder: Path, index: CacheIndex, manifest: Manifest, sources: _SourceFiles, preprocess: Preprocess, workers: int | None
+) -> Iterator[Mapping[str, UInt8Array] | str]:
+    """Yields the rows of each case from ``index.done`` on, or the reason why it has none."""
+    remaining = range(index.done, len(index.keys))
+    available = _rows_of_other_caches(folder, index, _shapes(preprocess, manifest))
     with_mask = any(case.mask for case in manifest.cases)
     jobs = [
-        Job(case.name, case.path, case.mask, preprocess, with_mask)
-        for case in (manifest.cases[i] for i in todo if i not in sources.missing and index.keys[i] not in known)
+        DecodeJob(case.name, case.path, case.mask, preprocess, with_mask)
+        for case in (manifest.cases[i] for i in remaining if i not in sources.missing and index.keys[i] not in available)
     ]
-    chosen = workers_for(len(jobs)) if workers is None else workers
+    chosen = choose_workers(len(jobs)) if workers is None else workers
     with contextlib.closing(decode_all(jobs, chosen)) as decoded:
-        for i in todo:
+        for i in remaining:
             if i in sources.missing:
                 yield sources.missing[i]
-            elif index.keys[i] in known:
-                arrays, row = known[index.keys[i]]
+            elif index.keys[i] in available:
+                arrays, row = available[index.keys[i]]
                 yield {name: array[row] for name, array in arrays.items()}
             else:
                 yield _as_rows(next(decoded))
 
 
-def _as_rows(decoded: Decoded | str) -> Mapping[str, Grey] | str:
+def _as_rows(decoded: DecodedCase | str) -> Mapping[str, UInt8Array] | str:
     if isinstance(decoded, str):
         return decoded
     rows = {"pixels": decoded.pixels, "heads": decoded.head, "thumbnails": decoded.thumbnail}
     return rows if decoded.mask is None else {**rows, "masks": decoded.mask}
 
 
-def _rows_elsewhere(place: Path, index: Index, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[dict[str, Grey], int]]:
-    """Rows of the same recipe in complete caches beside this one, by key."""
-    known: dict[str, tuple[dict[str, Grey], int]] = {}
-    for folder in sorted(place.parent.iterdir()):
-        other = Index.read(folder) if folder != place else None
+def _rows_of_other_caches(
+    folder: Path, index: CacheIndex, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[dict[str, UInt8Array], int]]:
+    """Returns rows with the same recipe in the other complete caches of the folder, by key."""
+    available: dict[str, tuple[dict[str, UInt8Array], int]] = {}
+    for other_folder in sorted(folder.parent.iterdir()):
+        other = CacheIndex.read(other_folder) if other_folder != folder else None
         if other is None or not other.complete or other.recipe != index.recipe:
             continue
-        arrays = {name: open_rows(folder, name, (len(other.kept), *shape)) for name, shape in shapes.items()}
-        whole = {name: array for name, array in arrays.items() if array is not None}
-        if len(whole) == len(shapes):
-            known.update((other.keys[case], (whole, row)) for row, case in enumerate(other.kept))
-    return known
+        arrays = {name: open_rows(other_folder, name, (len(other.kept), *shape)) for name, shape in shapes.items()}
+        mapped = {name: array for name, array in arrays.items() if array is not None}
+        if len(mapped) == len(shapes):
+            available.update((other.keys[case], (mapped, row)) for row, case in enumerate(other.kept))
+    return available
 
 
-def workers_for(n: int) -> int:
-    """Processes worth starting for n images: none for a few hundred, which are done before a process has started."""
+def choose_workers(n_images: int) -> int:
+    """Returns the number of worker processes to use; 0 for a few hundred images, which finish before a worker starts."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors, 8) if n >= _MANY and processors > 1 else 0
+    return min(processors, 8) if n_images >= _MIN_IMAGES_FOR_WORKERS and processors > 1 else 0
 
 
-def _opened(
+def _open_filled(
     cls: type[PixelCache],
-    place: Path,
-    index: Index,
+    folder: Path,
+    index: CacheIndex,
     manifest: Manifest,
-    sources: _Sources,
+    sources: _SourceFiles,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> PixelCache:
     if not index.kept:
         raise UsageError(
-            f"Not one of the {len(index.keys)} images can be read; the first: {next(iter(index.failed.values()))}",
-            "The data set needs images that reslink can read: PNG, JPEG, TIFF, WebP, BMP, NPY, DICOM, NIfTI",
-            "Look at one of the files",
+            f"None of the {len(index.keys)} images can be read",
+            "At least one of them must be readable",
+            f"The first error: {next(iter(index.failed.values())).removesuffix('.')}",
         )
-    arrays = {name: open_rows(place, name, (len(index.kept), *shape)) for name, shape in shapes.items()}
+    arrays = {name: open_rows(folder, name, (len(index.kept), *shape)) for name, shape in shapes.items()}
     pixels, heads, thumbnails = (arrays[name] for name in ("pixels", "heads", "thumbnails"))
     if pixels is None or heads is None or thumbnails is None:
-        raise UsageError(f"The cache {place} has vanished", "It stays as long as it is used", "Run the command again")
-    whole, note = with_header_patients(manifest, sources.patients)
-    part = whole.subset(index.kept)
+        raise UsageError(f"The cache {folder} was deleted", "The cache must exist while it is in use", "Run the command again")
+    full_manifest, note = add_header_patients(manifest, sources.patients)
+    readable = full_manifest.subset(index.kept)
     return cls(
-        manifest=part,
+        manifest=readable,
         pixels=pixels,
         heads=heads,
         thumbnails=thumbnails,
         masks=arrays.get("masks"),
-        has_mask=np.array([case.mask is not None for case in part.cases], np.bool_),
-        targets=np.array(part.targets, np.int64),
-        hashes=[sources.hashes[case.name] for case in part.cases],
+        has_mask=np.array([case.mask is not None for case in readable.cases], np.bool_),
+        targets=np.array(readable.targets, np.int64),
+        hashes=[sources.hashes[case.name] for case in readable.cases],
         file_hashes=sources.hashes,
         failed={manifest.cases[i].name: message for i, message in sorted(index.failed.items())},
         kept=list(index.kept),
@@ -340,7 +346,7 @@ def _opened(
     )
 
 
-def _tensor(array: Grey, indices: Indices) -> torch.Tensor:
+def _gather(array: UInt8Array, indices: Indices) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(np.asarray(array[np.asarray(indices, np.int64)]))

@@ -1,4 +1,4 @@
-"""The files of a pixel cache: arrays that grow row by row and are mapped from disk when they are whole."""
+"""Storage of the pixel cache: arrays that grow row by row and are memory-mapped when complete."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import importlib.metadata
 import importlib.resources
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,38 +18,37 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from reslink.errors import StorageError
-from reslink.files import sha256, write_json
+from reslink.files import sha256, storage_errors, write_json
 
-Grey = NDArray[np.uint8]
+UInt8Array = NDArray[np.uint8]
 
 _VERSION = 1
-_CODE = ("datasets/cache/decode.py", "datasets/near_duplicates/thumbnails.py")  # beside all of imaging
+_DECODING_MODULES = ("datasets/cache/decode.py", "datasets/near_duplicates/thumbnails.py")  # beside all of imaging
 _PACKAGES = ("numpy", "opencv-python-headless", "pillow", "scipy", "pydicom", "nibabel")
 
 
 def code_digest() -> str:
-    """Returns the SHA-256 of what makes the rows besides the settings: the code that decodes and the packages below it.
+    """Returns the SHA-256 of the decoding code and the versions of the packages that it uses.
 
-    A cache is never used by a version of reslink that would have filled it in another way.
+    A cache is never used by a version of reslink that might decode differently.
     """
     parts = [f"cache {_VERSION}", *(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)]
     package = Path(str(importlib.resources.files("reslink")))
-    for file in sorted([*(package / "imaging").rglob("*.py"), *(package / path for path in _CODE)]):
+    for file in sorted([*(package / "imaging").rglob("*.py"), *(package / path for path in _DECODING_MODULES)]):
         parts.append(sha256(file.read_bytes()))
     return sha256("\n".join(parts))
 
 
 @dataclass
-class Index:
-    """What the rows of a cache are; written as JSON beside the arrays.
+class CacheIndex:
+    """Index of the rows of a cache; written as JSON beside the arrays.
 
     Attributes:
-        recipe: Digest of the settings and the code that made the rows; rows with the same recipe and key are equal.
-        keys: For each case the hashes of its image and mask.
-        done: How many cases have been tried, from the first on.
-        kept: The cases that have a row, in the order of the rows.
-        failed: Messages of the cases that have none.
+        recipe: Digest of the settings and the decoding code; rows with the same recipe and key are equal.
+        keys: The hashes of image and mask of each case.
+        done: Number of processed cases, from the first.
+        kept: Index of the case of each row.
+        failed: Case index to the reason why the case has no row.
     """
 
     recipe: str
@@ -59,17 +59,17 @@ class Index:
 
     @property
     def complete(self) -> bool:
-        """Whether every case has been tried."""
+        """Whether all cases are processed."""
         return self.done == len(self.keys)
 
     def write(self, folder: Path) -> None:
-        """Writes ``index.json``, whole or not at all."""
+        """Writes ``index.json`` atomically."""
         failed = {str(case): message for case, message in self.failed.items()}
         write_json(folder / "index.json", {**vars(self), "failed": failed})
 
     @classmethod
-    def read(cls, folder: Path) -> Index | None:
-        """Returns the index of a cache folder, None where there is none that can be used."""
+    def read(cls, folder: Path) -> CacheIndex | None:
+        """Returns the index of a cache folder, or None if it is missing or unusable."""
         try:
             value = json.loads((folder / "index.json").read_text(encoding="utf-8"))
             return cls(**{**value, "failed": {int(case): message for case, message in value["failed"].items()}})
@@ -78,17 +78,17 @@ class Index:
 
 
 class RowWriter:
-    """Appends uint8 rows to ``.npy`` files, one a name.
+    """Appends uint8 rows to one ``.npy`` file per name.
 
-    Plain writes, not a writable map: a full disk is an error here, and would kill the process there.
+    Uses plain writes instead of a writable memory map: a full disk raises an error, where a map would kill the process.
 
     Args:
-        folder: Where the files lie.
+        folder: The folder of the files.
         shapes: Shape of a row by name.
-        rows: Rows to keep of files that stand there from an interrupted run; what follows them is cut off.
+        rows: Number of rows to keep from an interrupted run; later rows are removed.
 
     Raises:
-        StorageError: If the files cannot be written, also later.
+        StorageError: If a file cannot be written, now or in a later call.
     """
 
     def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]], rows: int) -> None:
@@ -109,24 +109,24 @@ class RowWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for stream in self._files.values():
-            with contextlib.suppress(OSError):  # a full disk has been reported by sync
+            with contextlib.suppress(OSError):  # sync has already reported a full disk
                 stream.close()
 
-    def append(self, rows: Mapping[str, Grey]) -> None:
-        """Writes one row to each file."""
+    def append(self, rows: Mapping[str, UInt8Array]) -> None:
+        """Appends one row to each file."""
         with self._guarded():
             for name, stream in self._files.items():
                 stream.write(np.ascontiguousarray(rows[name]).data)
 
     def sync(self) -> None:
-        """Brings all rows to the disk."""
+        """Flushes all rows to disk."""
         with self._guarded():
             for stream in self._files.values():
                 stream.flush()
                 os.fsync(stream.fileno())
 
     def finish(self, rows: int) -> None:
-        """Writes the number of rows into the headers, which numpy leaves room for."""
+        """Writes the number of rows into the headers, which numpy pads for this purpose."""
         with self._guarded():
             for name in self._files:
                 self._header(name, rows)
@@ -138,19 +138,14 @@ class RowWriter:
         shape = (rows, *self._shapes[name])
         npy.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StorageError(
-                f"The cache {self._folder} could not be written: {error.strerror or error}",
-                "The cache needs a folder that may be written to, with room for every preprocessed image",
-                "Free some space or choose another folder, then run the same command again; it goes on from here",
-            ) from error
+    def _guarded(self) -> AbstractContextManager[None]:
+        return storage_errors(
+            f"The cache {self._folder}",
+            "Free some space or choose another folder, then run the same command again to continue",
+        )
 
 
-def open_rows(folder: Path, name: str, shape: tuple[int, ...]) -> Grey | None:
+def open_rows(folder: Path, name: str, shape: tuple[int, ...]) -> UInt8Array | None:
     """Maps an array of a cache for reading; None where it is missing, cut short or of another shape."""
     try:
         array = npy.open_memmap(folder / f"{name}.npy", mode="r")

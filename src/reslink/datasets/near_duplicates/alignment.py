@@ -1,8 +1,8 @@
-"""Lays one thumbnail on another: shift by phase-free correlation, then zoom and shift to parts of a pixel.
+"""Alignment of thumbnails: whole-pixel shift by cross-correlation, then zoom and shift with subpixel accuracy.
 
-Crops move and magnify the head in its thumbnail. The fine search is Gauss-Newton on the squared difference up to a
-factor, which climbs the correlation coefficient (Evangelidis and Psarakis, "Parametric image alignment using enhanced
-correlation coefficient maximization", IEEE PAMI 2008); OpenCV has it for one pair at a time only.
+A crop shifts and magnifies the head in its thumbnail. The refinement is Gauss-Newton on the squared difference up to a
+factor, which maximizes the correlation coefficient (Evangelidis and Psarakis, "Parametric image alignment using enhanced
+correlation coefficient maximization", IEEE PAMI 2008). OpenCV implements it for one pair at a time only.
 """
 
 from __future__ import annotations
@@ -14,116 +14,120 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from reslink.datasets.near_duplicates.features import Features
-from reslink.datasets.near_duplicates.thumbnails import SIDE
+from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE
 
-FARTHEST: Final = 12
-"""Pixels of a thumbnail that a crop of 10 % may shift the head by."""
+MAX_SHIFT: Final = 12
+"""Largest shift in thumbnail pixels that a crop of 10 % causes."""
 
-WIDEST: Final = 0.3
-"""Largest logarithm of the zoom."""
+MAX_LOG_ZOOM: Final = 0.3
+"""Largest absolute logarithm of the zoom."""
 
-OVERLAP: Final = 0.5
-"""Part of the smaller head that both thumbnails must show."""
+MIN_OVERLAP: Final = 0.5
+"""Share of the smaller head that both thumbnails must show."""
 
 Pose = NDArray[np.float32]
-"""(b, 3): logarithm of the zoom of the sampled plane, shift down, shift right."""
+"""(b, 3) logarithm of the zoom of the sampled plane, shift down, shift right, in pixels."""
 
-_CENTRE: Final = (SIDE - 1) / 2
-_OFFSETS: Final = (np.arange(SIDE) - _CENTRE).astype(np.float32)
+_CENTER: Final = (THUMBNAIL_SIZE - 1) / 2
+_OFFSETS: Final = (np.arange(THUMBNAIL_SIZE) - _CENTER).astype(np.float32)
 
 
-def shifted(fixed: Features, moving: Features, log_zoom: NDArray[np.float32]) -> tuple[Pose, NDArray[np.float32]]:
-    """Finds the whole-pixel shift at which two sets of planes are most alike.
+def find_shift(fixed: Features, moving: Features, log_zoom: NDArray[np.float32]) -> tuple[Pose, NDArray[np.float32]]:
+    """Finds the whole-pixel shift with the highest correlation for each pair of planes.
 
     Args:
         fixed: (b, 64, 64) local contrast.
         moving: (b, 64, 64) local contrast.
-        log_zoom: (b,) logarithm of the step in ``moving`` that matches one pixel in ``fixed``.
+        log_zoom: (b,) logarithm of the step in ``moving`` that corresponds to one pixel in ``fixed``.
 
     Returns:
-        The pose of each pair, and the correlation of the planes there, 0 outside the heads.
+        The pose of each pair, and the correlation of the planes in it; pixels outside the heads count as 0.
     """
     pose = np.zeros((len(fixed), 3), np.float32)
     pose[:, 0] = log_zoom
-    zoomed = sample(moving, pose)
-    found = fft.irfft2(fft.rfft2(fixed) * np.conj(fft.rfft2(zoomed)), s=(SIDE, SIDE))
-    middle = np.roll(found, (FARTHEST, FARTHEST), axis=(1, 2))[:, : 2 * FARTHEST + 1, : 2 * FARTHEST + 1].reshape(
-        len(fixed), (2 * FARTHEST + 1) ** 2
+    zoomed = resample(moving, pose)
+    correlation = fft.irfft2(fft.rfft2(fixed) * np.conj(fft.rfft2(zoomed)), s=(THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    middle = np.roll(correlation, (MAX_SHIFT, MAX_SHIFT), axis=(1, 2))[:, : 2 * MAX_SHIFT + 1, : 2 * MAX_SHIFT + 1].reshape(
+        len(fixed), (2 * MAX_SHIFT + 1) ** 2
     )
     best = middle.argmax(axis=1)
-    down, right = np.divmod(best, 2 * FARTHEST + 1)
-    pose[:, 1:] = (FARTHEST - np.stack([down, right], axis=1)) * np.exp(pose[:, :1])
+    down, right = np.divmod(best, 2 * MAX_SHIFT + 1)
+    pose[:, 1:] = (MAX_SHIFT - np.stack([down, right], axis=1)) * np.exp(pose[:, :1])
     lengths = np.sqrt(np.square(fixed).sum((1, 2)) * np.square(zoomed).sum((1, 2)))
     return pose, np.asarray(middle[np.arange(len(best)), best] / np.maximum(lengths, 1e-6), np.float32)
 
 
-def refined(fixed: Features, moving: Features, pose: Pose, steps: int) -> tuple[Pose, NDArray[np.float32]]:
-    """Improves zoom and shift.
+def refine_pose(fixed: Features, moving: Features, pose: Pose, steps: int) -> tuple[Pose, NDArray[np.float32]]:
+    """Refines zoom and shift by Gauss-Newton steps.
 
     Args:
         fixed: (b, 64, 64) local contrast.
         moving: (b, 64, 64) local contrast.
-        pose: (b, 3) where to start.
-        steps: How many Gauss-Newton steps.
+        pose: (b, 3) initial poses.
+        steps: Number of Gauss-Newton steps.
 
     Returns:
-        The best pose of each pair, and the correlation over the part that both planes show there.
+        The best pose of each pair, and the correlation over the area that both planes show in it.
     """
-    slopes, solution = _newton(fixed)
+    gradients, inverse_hessian = _gauss_newton(fixed)
     pose = pose.copy()
     best, value = pose.copy(), np.full(len(fixed), -1, np.float32)
     for step in range(steps + 1):
-        laid = sample(moving, pose)
-        now, rest = _compared(fixed, laid)
-        better = now > value
-        best[better], value[better] = pose[better], now[better]
+        warped = resample(moving, pose)
+        correlation, residual = _correlate(fixed, warped)
+        better = correlation > value
+        best[better], value[better] = pose[better], correlation[better]
         if step < steps:
-            change = solution @ (slopes @ rest)
+            change = inverse_hessian @ (gradients @ residual)
             pose += np.clip(change[:, :, 0], (-0.05, -2, -2), (0.05, 2, 2)).astype(np.float32)
-            np.clip(pose, (-WIDEST, -FARTHEST, -FARTHEST), (WIDEST, FARTHEST, FARTHEST), out=pose)
-    seen = sample((moving != 0).astype(np.float32), best) > 0.99  # what was mixed with the outside is no contrast
-    return best, _compared(fixed, sample(moving, best) * seen)[0]
+            np.clip(pose, (-MAX_LOG_ZOOM, -MAX_SHIFT, -MAX_SHIFT), (MAX_LOG_ZOOM, MAX_SHIFT, MAX_SHIFT), out=pose)
+    inside = resample((moving != 0).astype(np.float32), best) > 0.99  # pixels interpolated with the background hold no contrast
+    return best, _correlate(fixed, resample(moving, best) * inside)[0]
 
 
-def sample(planes: Features, pose: Pose) -> Features:
-    """Samples planes with bilinear interpolation, 0 beyond their edge.
+def resample(planes: Features, pose: Pose) -> Features:
+    """Resamples (b, 64, 64) planes in poses (b, 3) with bilinear interpolation, 0 beyond their edge.
 
-    Rows and columns are interpolated one after the other by matrix products; scipy.ndimage does one plane at a time, which
-    takes many times as long.
+    Rows and columns are interpolated one after the other by matrix products. scipy.ndimage takes one plane at a time, which
+    is many times slower.
     """
     step = np.exp(pose[:, :1])
-    rows, columns = (_hats(step * _OFFSETS + np.float32(_CENTRE) + pose[:, axis, None]) for axis in (1, 2))
+    rows, columns = (_interpolation_weights(step * _OFFSETS + np.float32(_CENTER) + pose[:, axis, None]) for axis in (1, 2))
     return np.asarray(rows @ planes @ columns.transpose(0, 2, 1), np.float32)
 
 
-def _hats(positions: Features) -> Features:
-    """(b, 64, 64) weights of linear interpolation: row i holds those of the pixels around position i."""
-    pixels = np.arange(SIDE, dtype=np.float32)
+def _interpolation_weights(positions: Features) -> Features:
+    """(b, 64, 64) weights of linear interpolation; row i holds the weights of the pixels around position i."""
+    pixels = np.arange(THUMBNAIL_SIZE, dtype=np.float32)
     return np.asarray(np.maximum(np.float32(1) - np.abs(positions[:, :, None] - pixels), np.float32(0)), np.float32)
 
 
-def _compared(fixed: Features, laid: Features) -> tuple[NDArray[np.float32], Features]:
-    """The correlation where both planes have contrast, 0 where that is too little, and the difference there."""
-    inside, other = fixed != 0, laid != 0
-    common = inside & other
-    a, b = fixed * common, laid * common
-    along = np.einsum("ijk,ijk->i", a, b)
-    power, mine = np.einsum("ijk,ijk->i", b, b), np.einsum("ijk,ijk->i", a, a)
-    least = OVERLAP * np.minimum(np.count_nonzero(inside, axis=(1, 2)), np.count_nonzero(other, axis=(1, 2)))
-    enough = np.count_nonzero(common, axis=(1, 2)) >= np.maximum(least, 1)
-    value = np.where(enough, along / np.maximum(np.sqrt(power * mine), 1e-6), 0)
-    rest = a - b * (along / np.maximum(power, 1e-6))[:, None, None]
-    return np.asarray(value, np.float32), rest.reshape(len(fixed), SIDE * SIDE, 1)
+def _correlate(fixed: Features, warped: Features) -> tuple[NDArray[np.float32], Features]:
+    """Returns the correlation where both planes have contrast (0 if the overlap is too small), and the residual there."""
+    inside_fixed, inside_warped = fixed != 0, warped != 0
+    common = inside_fixed & inside_warped
+    a, b = fixed * common, warped * common
+    dot = np.einsum("ijk,ijk->i", a, b)
+    power_warped, power_fixed = np.einsum("ijk,ijk->i", b, b), np.einsum("ijk,ijk->i", a, a)
+    min_pixels = MIN_OVERLAP * np.minimum(
+        np.count_nonzero(inside_fixed, axis=(1, 2)), np.count_nonzero(inside_warped, axis=(1, 2))
+    )
+    enough = np.count_nonzero(common, axis=(1, 2)) >= np.maximum(min_pixels, 1)
+    value = np.where(enough, dot / np.maximum(np.sqrt(power_warped * power_fixed), 1e-6), 0)
+    residual = a - b * (dot / np.maximum(power_warped, 1e-6))[:, None, None]
+    return np.asarray(value, np.float32), residual.reshape(len(fixed), THUMBNAIL_SIZE * THUMBNAIL_SIZE, 1)
 
 
-def _newton(fixed: Features) -> tuple[Features, Features]:
-    """The slopes of the fixed planes along zoom and shift, (b, 3, 4096), and the inverse of their products, (b, 3, 3).
+def _gauss_newton(fixed: Features) -> tuple[Features, Features]:
+    """Returns the gradients of the fixed planes by zoom and shift, (b, 3, 4096), and the inverse of their Hessian, (b, 3, 3).
 
-    Those of the moving planes differ from them by little near the solution, and would have to be made anew at each step.
+    Near the optimum, the gradients of the moving planes are almost the same, but would have to be recomputed at each step.
     """
     down, right = np.zeros_like(fixed), np.zeros_like(fixed)
     down[:, 1:-1] = (fixed[:, 2:] - fixed[:, :-2]) / 2
     right[:, :, 1:-1] = (fixed[:, :, 2:] - fixed[:, :, :-2]) / 2
-    slopes = np.stack([down * _OFFSETS[:, None] + right * _OFFSETS, down, right], axis=1).reshape(len(fixed), 3, SIDE * SIDE)
-    curvature = slopes @ slopes.transpose(0, 2, 1) + np.eye(3, dtype=np.float32) * np.float32(1e-2)
-    return slopes, np.linalg.inv(curvature)
+    gradients = np.stack([down * _OFFSETS[:, None] + right * _OFFSETS, down, right], axis=1).reshape(
+        len(fixed), 3, THUMBNAIL_SIZE * THUMBNAIL_SIZE
+    )
+    hessian = gradients @ gradients.transpose(0, 2, 1) + np.eye(3, dtype=np.float32) * np.float32(1e-2)
+    return gradients, np.linalg.inv(hessian)

@@ -1,4 +1,4 @@
-"""What near copies have in common: local contrast inside the head, and how much of it there is at each frequency."""
+"""Features for near-duplicate search: local contrast inside the head, and its Fourier spectrum."""
 
 from __future__ import annotations
 
@@ -9,153 +9,157 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from reslink.datasets.near_duplicates.thumbnails import SIDE, Thumbnails, check
+from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE, Thumbnails, check_thumbnails
 
-COARSE: Final = 32
+COARSE_SIZE: Final = 32
 ORIENTATIONS: Final = 8
-CHUNK: Final = 512
-RADIUS: Final = 16
-"""Highest frequency of a spectrum, in cycles a thumbnail."""
+CHUNK_SIZE: Final = 512
+MAX_FREQUENCY: Final = 16
+"""Highest frequency of a spectrum, in cycles per thumbnail."""
 
-WHITE: Final = 220
-RIM: Final = 7
-DEEP: Final = 10
+SKULL_INTENSITY: Final = 220
+OUTLINE_DEPTH: Final = 7
+SKULL_DEPTH: Final = 10
 
 Features = NDArray[np.float32]
 
 
-def features(thumbnails: Thumbnails) -> Features:
-    """Returns coarse local contrast: value minus local mean, divided by local deviation.
+def outline_free_contrast(thumbnails: Thumbnails) -> Features:
+    """Returns coarse local contrast: value minus local mean, divided by the local standard deviation.
 
-    The outline of the skull alone makes any two heads alike, so it plays no part.
+    The outline of the skull is left out, because it makes any two heads look alike.
 
     Args:
-        thumbnails: (n, 64, 64) uint8 from ``thumbnails.thumbnail``: the isolated head, 0 outside.
+        thumbnails: (n, 64, 64) uint8 from ``make_thumbnail``: the isolated head, 0 outside.
 
     Returns:
-        (n, 64, 64) float32, mostly within -3..3; 0 outside the head and near its edge.
+        (n, 64, 64) float32, mostly between -3 and 3; 0 outside the head and near its edge.
 
     Raises:
         UsageError: If the thumbnails have another shape or type.
     """
-    check(thumbnails)
+    check_thumbnails(thumbnails)
     result = np.zeros(thumbnails.shape, np.float32)
-    for start in range(0, len(result), CHUNK):
-        part = thumbnails[start : start + CHUNK]
-        inside = np.stack([ndimage.binary_erosion(ndimage.binary_fill_holes(t > 8), iterations=4) for t in part])
-        result[start : start + CHUNK] = _contrast(part, inside.astype(np.float32), (1.0, 4.0, 4.0))
+    for start in range(0, len(result), CHUNK_SIZE):
+        chunk = thumbnails[start : start + CHUNK_SIZE]
+        inside = np.stack([ndimage.binary_erosion(ndimage.binary_fill_holes(t > 8), iterations=4) for t in chunk])
+        result[start : start + CHUNK_SIZE] = _contrast(chunk, inside.astype(np.float32), (1.0, 4.0, 4.0))
     return result
 
 
-def structure(thumbnails: Thumbnails) -> Features:
-    """Returns local contrast of the soft tissue at the scale of sulci and ventricles, without skull, (n, 64, 64) float32."""
-    return _in_chunks(thumbnails, (0.7, 3.0, 4.5))
+def structure_contrast(thumbnails: Thumbnails) -> Features:
+    """Returns the local contrast of soft tissue at the scale of sulci and ventricles, (n, 64, 64) float32."""
+    return _soft_tissue_contrast(thumbnails, (0.7, 3.0, 4.5))
 
 
-def texture(thumbnails: Thumbnails) -> Features:
-    """Returns local contrast at the scale of single pixels of the thumbnail, (n, 64, 64) float32.
+def texture_contrast(thumbnails: Thumbnails) -> Features:
+    """Returns the local contrast of soft tissue at the scale of single thumbnail pixels, (n, 64, 64) float32.
 
-    Neighbouring slices have the same structure, but only copies have the same texture.
+    Neighboring slices share their structure, but only near duplicates share their texture.
     """
-    return _in_chunks(thumbnails, (0.5, 1.5, 2.25))
+    return _soft_tissue_contrast(thumbnails, (0.5, 1.5, 2.25))
 
 
-def coarse(planes: Features) -> Features:
-    """Returns the means of 2×2 pixels, (n, 32, 32)."""
-    step = SIDE // COARSE
-    return np.asarray(planes.reshape(-1, COARSE, step, COARSE, step).mean((2, 4)))
+def downsample(planes: Features) -> Features:
+    """Returns (n, 32, 32) means of 2×2 pixels of (n, 64, 64) planes."""
+    step = THUMBNAIL_SIZE // COARSE_SIZE
+    return np.asarray(planes.reshape(-1, COARSE_SIZE, step, COARSE_SIZE, step).mean((2, 4)))
 
 
 def spectra(planes: Features, zoom: float = 1.0) -> Features:
-    """Returns how the magnitudes of low frequencies deviate from their ring's mean; a shift of the head does not change that.
+    """Returns shift-invariant spectra: low-frequency magnitudes minus the mean of their ring.
 
     Args:
         planes: (n, 64, 64) local contrast.
-        zoom: As if the planes were shown this much larger.
+        zoom: Magnification of the planes.
 
     Returns:
-        (n, 33, 33) float32: square roots of the magnitudes of the frequencies -16..16 cycles a plane, less the mean at that
-        distance from frequency 0, each of length 1; 0 below 1.5 and above 16 cycles. Turned by 180° it is the same, so 4
-        orientations of it stand for 8 of the plane.
+        (n, 33, 33) float32, each of length 1: square roots of the magnitudes at -16 to 16 cycles per plane, minus the mean at
+        the same distance from frequency 0; 0 below 1.5 and above 16 cycles. A spectrum does not change under rotation by
+        180°, so its 4 orientations cover the 8 of the plane.
     """
-    parts = [np.zeros((0, 2 * RADIUS + 1, 2 * RADIUS + 1), np.float32)]
-    parts += [_spectra(planes[start : start + CHUNK], zoom) for start in range(0, len(planes), CHUNK)]
-    return np.concatenate(parts)
+    chunks = [np.zeros((0, 2 * MAX_FREQUENCY + 1, 2 * MAX_FREQUENCY + 1), np.float32)]
+    chunks += [_chunk_spectra(planes[start : start + CHUNK_SIZE], zoom) for start in range(0, len(planes), CHUNK_SIZE)]
+    return np.concatenate(chunks)
 
 
-def _spectra(planes: Features, zoom: float) -> Features:
-    waves, (kept, rings) = _waves(zoom), _rings()
-    half = np.abs(waves @ planes.astype(np.complex64) @ waves[RADIUS:].T)
-    whole = np.sqrt(np.concatenate([half[:, ::-1, :0:-1], half], axis=2)).reshape(len(planes), -1)
-    whole[:, kept] -= (whole[:, kept] @ rings) @ (rings > 0).T
-    whole[:, ~kept] = 0
-    return unit(whole.reshape(len(planes), 2 * RADIUS + 1, -1)).reshape(len(planes), 2 * RADIUS + 1, -1)
+def _chunk_spectra(planes: Features, zoom: float) -> Features:
+    fourier_rows, (kept, rings) = _fourier_rows(zoom), _rings()
+    half_plane = np.abs(fourier_rows @ planes.astype(np.complex64) @ fourier_rows[MAX_FREQUENCY:].T)
+    spectrum_rows = np.sqrt(np.concatenate([half_plane[:, ::-1, :0:-1], half_plane], axis=2)).reshape(len(planes), -1)
+    spectrum_rows[:, kept] -= (spectrum_rows[:, kept] @ rings) @ (rings > 0).T
+    spectrum_rows[:, ~kept] = 0
+    return unit_rows(spectrum_rows.reshape(len(planes), 2 * MAX_FREQUENCY + 1, -1)).reshape(
+        len(planes), 2 * MAX_FREQUENCY + 1, -1
+    )
 
 
-def half(looks: Features) -> Features:
-    """Returns the rows of spectra to compare, (n, 398), each of length 1: half of the plane, since the rest is the same."""
-    kept = _rings()[0].reshape(looks.shape[1:]).copy()
-    kept[:RADIUS], kept[RADIUS, :RADIUS] = False, False
-    return np.asarray(looks[:, kept] * np.float32(np.sqrt(2)), np.float32)
+def half_spectra(spectrum_planes: Features) -> Features:
+    """Returns (n, 398) rows of length 1: the half plane of each spectrum, as the other half is equal."""
+    kept = _rings()[0].reshape(spectrum_planes.shape[1:]).copy()
+    kept[:MAX_FREQUENCY], kept[MAX_FREQUENCY, :MAX_FREQUENCY] = False, False
+    return np.asarray(spectrum_planes[:, kept] * np.float32(np.sqrt(2)), np.float32)
 
 
-def oriented(planes: Features, orientation: int) -> Features:
-    """Returns (n, s, s) planes turned by 90° ``orientation % 4`` times, and mirrored left to right from 4 on."""
-    turned = np.rot90(planes, orientation % 4, axes=(1, 2))
-    return turned[:, :, ::-1] if orientation >= 4 else turned
+def orient(planes: Features, orientation: int) -> Features:
+    """Returns (n, s, s) planes rotated by 90° ``orientation % 4`` times and, from orientation 4, flipped left to right."""
+    rotated = np.rot90(planes, orientation % 4, axes=(1, 2))
+    return rotated[:, :, ::-1] if orientation >= 4 else rotated
 
 
-def unit(planes: Features) -> Features:
-    """Returns (n, s * s) rows of length 1; a blank plane stays 0."""
+def unit_rows(planes: Features) -> Features:
+    """Returns (n, s * s) rows of length 1; blank planes stay 0."""
     flat = planes.reshape(len(planes), planes.shape[1] * planes.shape[2])
     return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6), np.float32)
 
 
-def _in_chunks(thumbnails: Thumbnails, widths: tuple[float, float, float]) -> Features:
-    check(thumbnails)
+def _soft_tissue_contrast(thumbnails: Thumbnails, widths: tuple[float, float, float]) -> Features:
+    check_thumbnails(thumbnails)
     result = np.zeros(thumbnails.shape, np.float32)
-    for start in range(0, len(result), CHUNK):
-        part = thumbnails[start : start + CHUNK]
-        result[start : start + CHUNK] = _contrast(part, np.stack([_soft(t) for t in part]).astype(np.float32), widths)
+    for start in range(0, len(result), CHUNK_SIZE):
+        chunk = thumbnails[start : start + CHUNK_SIZE]
+        result[start : start + CHUNK_SIZE] = _contrast(
+            chunk, np.stack([_soft_tissue_mask(t) for t in chunk]).astype(np.float32), widths
+        )
     return result
 
 
-def _soft(thumbnail: Thumbnails) -> NDArray[np.bool_]:
-    """Soft tissue: the head without what is white and near its outline, skull or scalp."""
+def _soft_tissue_mask(thumbnail: Thumbnails) -> NDArray[np.bool_]:
+    """Mask of the soft tissue: the head without bright pixels near its outline (skull and scalp)."""
     head = ndimage.binary_fill_holes(thumbnail > 8)
-    depth = ndimage.distance_transform_edt(np.pad(head, 1, mode="edge"))[1:-1, 1:-1]  # what a crop cuts is no outline
-    white = head & (thumbnail >= WHITE) & (depth <= DEEP)
-    pieces, _ = ndimage.label(white, np.ones((3, 3)))
-    outer = np.unique(pieces[(depth > 0) & (depth <= RIM)])
-    return np.asarray(ndimage.binary_erosion(head & ~np.isin(pieces, outer[outer > 0]), iterations=2))
+    depth = ndimage.distance_transform_edt(np.pad(head, 1, mode="edge"))[1:-1, 1:-1]  # the edge of a crop is not an outline
+    white = head & (thumbnail >= SKULL_INTENSITY) & (depth <= SKULL_DEPTH)
+    components, _ = ndimage.label(white, np.ones((3, 3)))
+    outer_components = np.unique(components[(depth > 0) & (depth <= OUTLINE_DEPTH)])
+    return np.asarray(ndimage.binary_erosion(head & ~np.isin(components, outer_components[outer_components > 0]), iterations=2))
 
 
 def _contrast(thumbnails: Thumbnails, weight: Features, widths: tuple[float, float, float]) -> Features:
-    """Gaussian widths in pixels: what is smoothed away, the local mean, the local deviation."""
-    fine = _mean(thumbnails.astype(np.float32), weight, widths[0])
-    contrast = (fine - _mean(fine, weight, widths[1])) * weight
-    deviation = np.sqrt(_mean(contrast * contrast, weight, widths[2]))
+    """Local contrast; ``widths`` are the Gaussian widths in pixels of smoothing, local mean and local deviation."""
+    fine = _weighted_mean(thumbnails.astype(np.float32), weight, widths[0])
+    contrast = (fine - _weighted_mean(fine, weight, widths[1])) * weight
+    deviation = np.sqrt(_weighted_mean(contrast * contrast, weight, widths[2]))
     return np.asarray(contrast / (deviation + 2) * weight, np.float32)
 
 
-def _mean(values: Features, weight: Features, sigma: float) -> Features:
-    """Gaussian mean over the pixels with weight."""
+def _weighted_mean(values: Features, weight: Features, sigma: float) -> Features:
+    """Weighted Gaussian mean."""
     axes = (0.0, sigma, sigma)
     total = ndimage.gaussian_filter(values * weight, axes, truncate=3)
     return np.asarray(total / np.maximum(ndimage.gaussian_filter(weight, axes, truncate=3), 0.05))
 
 
 @cache
-def _waves(zoom: float) -> NDArray[np.complex64]:
-    """(33, 64): rows of a discrete Fourier transform at the frequencies -16..16, times the zoom."""
-    cycles = np.arange(-RADIUS, RADIUS + 1)[:, None] * zoom * np.arange(SIDE) / SIDE
+def _fourier_rows(zoom: float) -> NDArray[np.complex64]:
+    """(33, 64) rows of a discrete Fourier transform at the frequencies -16 to 16, times the zoom."""
+    cycles = np.arange(-MAX_FREQUENCY, MAX_FREQUENCY + 1)[:, None] * zoom * np.arange(THUMBNAIL_SIZE) / THUMBNAIL_SIZE
     return np.asarray(np.exp(-2j * np.pi * cycles), np.complex64)
 
 
 @cache
 def _rings() -> tuple[NDArray[np.bool_], Features]:
-    """Which of the 33 × 33 frequencies count, and (counted, 17) weights whose products are the means of the rings."""
-    distance = np.hypot(*np.mgrid[-RADIUS : RADIUS + 1, -RADIUS : RADIUS + 1]).ravel()
-    kept = (distance >= 1.5) & (distance <= RADIUS)
-    member = np.rint(distance[kept])[:, None] == np.arange(RADIUS + 1)
+    """Returns the mask of the 33×33 frequencies in use, and (used, 17) weights that average each ring."""
+    distance = np.hypot(*np.mgrid[-MAX_FREQUENCY : MAX_FREQUENCY + 1, -MAX_FREQUENCY : MAX_FREQUENCY + 1]).ravel()
+    kept = (distance >= 1.5) & (distance <= MAX_FREQUENCY)
+    member = np.rint(distance[kept])[:, None] == np.arange(MAX_FREQUENCY + 1)
     return kept, np.asarray(member / np.maximum(member.sum(axis=0), 1), np.float32)

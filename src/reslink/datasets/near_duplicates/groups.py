@@ -1,7 +1,7 @@
-"""Near copies: the same slice again, mirrored, rotated, re-encoded, resized, cropped, framed, brighter or darker.
+"""Near duplicates and groups: the same slice flipped, rotated, re-encoded, resized, cropped, framed, brighter or darker.
 
-Candidates do not come from ImageHash: of 250 pairs in the head CT set that correlate above 0.85, its 64-bit pHash brings
-93 % within 10 bits, together with 1.2 % of all other pairs, and an image would need eight hashes.
+ImageHash is not used: of 250 pairs in the head CT set that correlate above 0.85, its 64-bit pHash finds 93 % within 10 bits,
+together with 1.2 % of all other pairs, and each image would need eight hashes.
 """
 
 from __future__ import annotations
@@ -16,45 +16,54 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from reslink.datasets.near_duplicates import hamming_index
-from reslink.datasets.near_duplicates.features import CHUNK, ORIENTATIONS, Features, coarse, features, oriented, unit
-from reslink.datasets.near_duplicates.search import MANY, SURELY, matches
-from reslink.datasets.near_duplicates.thumbnails import SIDE, Thumbnails, thumbnail
+from reslink.datasets.near_duplicates.features import (
+    CHUNK_SIZE,
+    ORIENTATIONS,
+    Features,
+    downsample,
+    orient,
+    outline_free_contrast,
+    unit_rows,
+)
+from reslink.datasets.near_duplicates.search import INDEX_CORRELATION, INDEX_MIN_IMAGES, find_matches
+from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE, Thumbnails
 from reslink.errors import UsageError
 
 if TYPE_CHECKING:
     from reslink.datasets.manifest import Manifest
 
-__all__ = ["SIDE", "Thumbnails", "TwinPair", "groups", "pairs", "thumbnail", "twin_groups"]
+MIN_STRUCTURE: Final = (0.9, 0.95)
+MIN_TEXTURE: Final = (0.88, 0.68)
+"""Near duplicates reach one of these two pairs of (structure, texture) correlations; strong compression degrades texture
+first. Other levels and patients reach 0.90 and 0.78 in phantoms. Of 2,799 FLAIR slices without duplicates, 3 pairs of
+neighbors pass."""
 
-SAME_STRUCTURE: Final = (0.9, 0.95)
-SAME_TEXTURE: Final = (0.88, 0.68)
-"""Twins have one of these two pairs of correlations; strong compression spoils texture first. Slices of other levels and
-patients reach 0.90 and 0.78 in phantoms; of 2,799 FLAIR slices without copies 3 pairs of neighbours pass."""
+MIN_STRUCTURE_ACROSS_PATIENTS: Final = 0.94
+"""Correlation of structure that near duplicates of two known patients must reach."""
 
-SAME_ACROSS_PATIENTS: Final = 0.94
-"""Structure that images of two known patients must have in common."""
+CANDIDATE_CORRELATION: Final = 0.65
+SIMILAR_CORRELATION: Final = 0.8
+"""Correlation of similar images: in the head CT set these are near duplicates and neighboring slices; below 0.78 other heads
+mix in."""
 
-CANDIDATE: Final = 0.65
-CONFIRMED: Final = 0.8
-"""Images that look alike: on the head CT set these are copies and neighbouring slices; below 0.78 other heads mix in."""
-
-CONFIRMED_ACROSS_PATIENTS: Final = 0.9
-"""Between two known patients: of 88 glioma patients no two reach 0.85; synthetic heads, whose skulls are alike, reach 0.88."""
+SIMILAR_CORRELATION_ACROSS_PATIENTS: Final = 0.9
+"""The same between two known patients: no two of 88 glioma patients reach 0.85; synthetic heads, whose skulls are similar,
+reach 0.88."""
 
 SHIFTS: Final = tuple((y, x) for y in (-2, -1, 0, 1, 2) for x in (-2, -1, 0, 1, 2))
 
 
 @dataclass(frozen=True)
-class TwinPair:
-    """Two images that show the same slice.
+class DuplicatePair:
+    """A pair of near duplicates: two images of the same slice.
 
     Attributes:
-        first: Row of the one thumbnail.
-        second: Row of the other, larger than ``first``.
-        correlation: Of the structure inside the head after alignment, 0 to 1.
-        orientation: How the second must be turned and mirrored to match the first: by 90° counterclockwise
-            ``orientation % 4`` times, then, from 4 on, mirrored left to right.
-        exact: Whether the two thumbnails are equal in every pixel.
+        first: Row of the first thumbnail.
+        second: Row of the second thumbnail, larger than ``first``.
+        correlation: Correlation of the structure inside the head after alignment, 0 to 1.
+        orientation: Transformation of the second image that matches the first: ``orientation % 4`` rotations by 90°
+            counterclockwise, then, from 4, a left-right flip.
+        exact: Whether the two thumbnails are identical.
     """
 
     first: int
@@ -64,110 +73,117 @@ class TwinPair:
     exact: bool
 
 
-def pairs(thumbnails: Thumbnails, patients: Sequence[str | None] | None = None) -> list[TwinPair]:
-    """Finds copies: the same slice re-encoded, resized, brighter, darker, framed, cropped, mirrored or rotated by 90°.
+def find_duplicates(thumbnails: Thumbnails, patients: Sequence[str | None] | None = None) -> list[DuplicatePair]:
+    """Finds near duplicates: one slice re-encoded, resized, brighter, darker, framed, cropped, flipped or rotated by 90°.
 
-    A crop may take up to 10 % of each side, also of the head. All pairs are compared by spectra of their texture, in all
-    orientations and at a few zooms; those that are alike are aligned, and are twins where both structure and texture
-    correlate. Neighbouring slices have much of their structure in common, but not their texture.
+    A crop may remove up to 10 % at each side, also of the head. All pairs are compared by the spectra of their texture, in all
+    orientations and at a few zooms. Similar pairs are aligned; they are near duplicates if both structure and texture
+    correlate. Neighboring slices share much of their structure, but not their texture.
 
     Args:
-        thumbnails: (n, 64, 64) uint8 from ``thumbnail``: the isolated head, 0 outside.
-        patients: The patient of each image, None where not known; images of two known patients must be more alike.
+        thumbnails: (n, 64, 64) uint8 from ``make_thumbnail``: the isolated head, 0 outside.
+        patients: The patient of each image, None if unknown; images of two known patients must be more similar.
 
     Returns:
         The pairs, ordered by ``first`` and ``second``.
 
     Raises:
-        UsageError: If the thumbnails have another shape or type, or there are more or fewer patients.
+        UsageError: If the thumbnails have another shape or type, or their number differs from that of the patients.
     """
-    found, textures = matches(thumbnails)
-    least = np.zeros(len(found), np.float32)
+    matches, textures = find_matches(thumbnails)
+    min_structure = np.zeros(len(matches), np.float32)
     if patients is not None:
         _check_count(len(patients), len(thumbnails))
-        least[_across(patients, found.first, found.second)] = SAME_ACROSS_PATIENTS
-    ways = zip(SAME_STRUCTURE, SAME_TEXTURE, strict=True)
-    alike = np.any([(found.structure >= structure) & (textures >= texture) for structure, texture in ways], axis=0)
-    sure = found.at(alike & (found.structure >= least))
-    equal = {pair: TwinPair(*pair, 1.0, 0, exact=True) for pair in _equal(thumbnails)}
-    rows = zip(sure.first.tolist(), sure.second.tolist(), sure.structure.tolist(), sure.orientation.tolist(), strict=True)
-    for first, second, value, orientation in rows:
-        if (first, second) not in equal:
-            same = np.array_equal(thumbnails[first], thumbnails[second])
-            equal[first, second] = TwinPair(first, second, min(value, 1.0), 0 if same else orientation, exact=same)
-    return [equal[pair] for pair in sorted(equal)]
+        min_structure[_show_two_patients(patients, matches.first, matches.second)] = MIN_STRUCTURE_ACROSS_PATIENTS
+    limits = zip(MIN_STRUCTURE, MIN_TEXTURE, strict=True)
+    similar = np.any([(matches.structure >= structure) & (textures >= texture) for structure, texture in limits], axis=0)
+    confirmed = matches.select(similar & (matches.structure >= min_structure))
+    duplicates = {pair: DuplicatePair(*pair, 1.0, 0, exact=True) for pair in _identical_pairs(thumbnails)}
+    columns = (confirmed.first, confirmed.second, confirmed.structure, confirmed.orientation)
+    for first, second, correlation, orientation in zip(*(column.tolist() for column in columns), strict=True):
+        if (first, second) not in duplicates:
+            exact = np.array_equal(thumbnails[first], thumbnails[second])
+            pair = DuplicatePair(first, second, min(correlation, 1.0), 0 if exact else orientation, exact=exact)
+            duplicates[first, second] = pair
+    return [duplicates[pair] for pair in sorted(duplicates)]
 
 
-def _equal(thumbnails: Thumbnails) -> list[tuple[int, int]]:
-    """Links each thumbnail that is not blank to the first one with the same pixels."""
-    return [pair for pair in _links([t.tobytes() if t.any() else None for t in thumbnails]) if pair[0] != pair[1]]
+def _identical_pairs(thumbnails: Thumbnails) -> list[tuple[int, int]]:
+    """Pairs each thumbnail that is not blank with the first identical one."""
+    return [pair for pair in _pairs_of_equal_keys([t.tobytes() if t.any() else None for t in thumbnails]) if pair[0] != pair[1]]
 
 
-def twin_groups(thumbnails: Thumbnails) -> list[int]:
-    """Groups copies, as ``pairs`` finds them.
+def duplicate_groups(thumbnails: Thumbnails) -> list[int]:
+    """Groups near duplicates, as ``find_duplicates`` finds them.
 
     Args:
-        thumbnails: (n, 64, 64) uint8 from ``thumbnail``: the isolated head, 0 outside.
+        thumbnails: (n, 64, 64) uint8 from ``make_thumbnail``: the isolated head, 0 outside.
 
     Returns:
-        n group numbers from 0 in the order of first appearance; images with the same number are copies of each
-        other, directly or through others.
+        n group numbers from 0 in the order of first appearance. Images with the same number are near duplicates of each other,
+        directly or through others.
 
     Raises:
         UsageError: If the thumbnails have another shape or type.
     """
-    return united(len(thumbnails), _ends(pairs(thumbnails)))
+    return connected_groups(len(thumbnails), _pair_rows(find_duplicates(thumbnails)))
 
 
-def _ends(found: Sequence[TwinPair]) -> NDArray[np.intp]:
-    return np.array([(pair.first, pair.second) for pair in found], np.intp).reshape(-1, 2)
+def _pair_rows(pairs: Sequence[DuplicatePair]) -> NDArray[np.intp]:
+    return np.array([(pair.first, pair.second) for pair in pairs], np.intp).reshape(-1, 2)
 
 
-def _compared(thumbnails: Thumbnails) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Rows (i, j, orientation) of images that look alike, and the correlation of each."""
-    fine = features(thumbnails)
-    rows = _candidates(fine)
-    return rows, _correlation(fine, rows)
+def _find_similar(thumbnails: Thumbnails) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Returns rows (i, j, orientation) of similar images, and the correlation of each."""
+    contrast = outline_free_contrast(thumbnails)
+    rows = _find_candidates(contrast)
+    return rows, _best_correlation(contrast, rows)
 
 
-def groups(
-    manifest: Manifest, thumbnails: Thumbnails, copies: Sequence[TwinPair] | None = None, *, alike: bool = True
+def leakage_groups(
+    manifest: Manifest,
+    thumbnails: Thumbnails,
+    duplicates: Sequence[DuplicatePair] | None = None,
+    *,
+    include_similar: bool = True,
 ) -> list[str]:
-    """Joins patients, twins and images that look alike: cases of one group are kept on one side of a split.
+    """Joins patients, near duplicates and similar images into groups; the cases of a group belong in one split.
 
-    To be on the safe side this joins more than ``pairs``: where patients are not known, images that look alike may be
-    neighbouring slices of one. Cases of two known patients are joined only from a higher correlation.
+    To be on the safe side, this joins more than ``find_duplicates``: if patients are unknown, similar images may be
+    neighboring slices of one patient. Cases of two known patients are joined only from a higher correlation.
 
     Args:
-        manifest: The cases, with ``patient_id`` where known.
-        thumbnails: (n, 64, 64), one a case in the same order.
-        copies: What ``pairs`` found among them, given their patients; None looks for them.
-        alike: Whether images that merely look alike are joined. A split that is drawn keeps them together; a split that the
-            data states is refused for patients and twins alone.
+        manifest: The cases, with ``patient_id`` if known.
+        thumbnails: (n, 64, 64) uint8, one per case in the same order.
+        duplicates: The result of ``find_duplicates`` with their patients; None computes it.
+        include_similar: Also join similar images that are not near duplicates. A new split keeps them together; a split that
+            the data states is checked only for patients and near duplicates.
 
     Returns:
-        One group name a case: the name of the first case of its group.
+        One group name per case: the name of the first case of its group.
 
     Raises:
-        UsageError: If there are more or fewer thumbnails than cases.
+        UsageError: If the numbers of thumbnails and cases differ.
     """
     cases = manifest.cases
     _check_count(len(cases), len(thumbnails))
     patients = [case.patient_id for case in cases]
-    links = np.array(_links(patients), np.intp).reshape(-1, 2)
-    ends = [_ends(pairs(thumbnails, patients) if copies is None else copies), links]
-    if alike:
-        ends.append(_look_alikes(thumbnails, patients))
-    joined = united(len(cases), np.concatenate(ends))
+    same_patient = np.array(_pairs_of_equal_keys(patients), np.intp).reshape(-1, 2)
+    joined_pairs = [_pair_rows(find_duplicates(thumbnails, patients) if duplicates is None else duplicates), same_patient]
+    if include_similar:
+        joined_pairs.append(_similar_pairs(thumbnails, patients))
+    joined = connected_groups(len(cases), np.concatenate(joined_pairs))
     first: dict[int, str] = {}
     return [first.setdefault(number, case.name) for number, case in zip(joined, cases, strict=True)]
 
 
-def _look_alikes(thumbnails: Thumbnails, patients: Sequence[str | None]) -> NDArray[np.intp]:
-    """Rows (i, j) of images that look alike; of two known patients only those that look much alike."""
-    rows, value = _compared(thumbnails)
-    needed = np.where(_across(patients, rows[:, 0], rows[:, 1]), CONFIRMED_ACROSS_PATIENTS, CONFIRMED)
-    return rows[value >= needed, :2]
+def _similar_pairs(thumbnails: Thumbnails, patients: Sequence[str | None]) -> NDArray[np.intp]:
+    """Returns rows (i, j) of similar images; two known patients need a higher correlation."""
+    rows, correlation = _find_similar(thumbnails)
+    required = np.where(
+        _show_two_patients(patients, rows[:, 0], rows[:, 1]), SIMILAR_CORRELATION_ACROSS_PATIENTS, SIMILAR_CORRELATION
+    )
+    return rows[correlation >= required, :2]
 
 
 def _check_count(cases: int, thumbnails: int) -> None:
@@ -175,84 +191,90 @@ def _check_count(cases: int, thumbnails: int) -> None:
         raise UsageError(
             f"{thumbnails} thumbnails were given for {cases} cases",
             "Each case has one thumbnail",
-            "Make a manifest of the cases that could be read",
+            "Use the manifest of the cases that could be read (PixelCache.manifest)",
         )
 
 
-def _across(patients: Sequence[str | None], first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Which pairs show two known patients."""
+def _show_two_patients(patients: Sequence[str | None], first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Returns whether each pair shows two different known patients."""
     numbers = {patient: number for number, patient in enumerate(sorted({p for p in patients if p is not None}))}
     number = np.array([-1 if patient is None else numbers[patient] for patient in patients], np.intp)
-    one, other = number[first], number[second]
-    return np.asarray((one >= 0) & (other >= 0) & (one != other))
+    first_number, second_number = number[first], number[second]
+    return np.asarray((first_number >= 0) & (second_number >= 0) & (first_number != second_number))
 
 
-def _links(keys: Sequence[object]) -> list[tuple[int, int]]:
-    """Links each item to the first one with the same key; None links nothing."""
+def _pairs_of_equal_keys(keys: Sequence[object]) -> list[tuple[int, int]]:
+    """Pairs each item with the first one of the same key; items with key None are left out."""
     first: dict[object, int] = {}
     return [(first.setdefault(key, i), i) for i, key in enumerate(keys) if key is not None]
 
 
-def united(count: int, pairs: NDArray[np.intp]) -> list[int]:
-    """Returns the group of each of some items that pairs join, directly or through others.
+def connected_groups(count: int, pairs: NDArray[np.intp]) -> list[int]:
+    """Returns the group (connected component) of each item.
 
     Args:
         count: Number of items.
-        pairs: (n, 2) rows of the items of each pair.
+        pairs: (n, 2) indices of the two items of each pair.
 
     Returns:
-        Numbers from 0 in the order of first appearance.
+        ``count`` group numbers from 0 in the order of first appearance.
     """
     graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    _, names = connected_components(graph, directed=False)
+    _, components = connected_components(graph, directed=False)
     order: dict[int, int] = {}
-    return [order.setdefault(int(name), len(order)) for name in names]
+    return [order.setdefault(int(component), len(order)) for component in components]
 
 
-def _candidates(fine: Features) -> NDArray[np.intp]:
-    """Rows (i, j, orientation) of pairs that come near at 32×32, i < j; many images are compared by an index."""
-    small = coarse(fine)
-    plain, found = unit(small), [np.zeros((0, 3), np.intp)]
-    near = _near_by_index(plain) if len(fine) > MANY and hamming_index.available() else _near(plain)
+def _find_candidates(contrast: Features) -> NDArray[np.intp]:
+    """Returns rows (i, j, orientation), i < j, of pairs similar at 32×32; many images are compared by an index."""
+    small = downsample(contrast)
+    plain, candidates = unit_rows(small), [np.zeros((0, 3), np.intp)]
+    search = (
+        _search_index(plain)
+        if len(contrast) > INDEX_MIN_IMAGES and hamming_index.faiss_available()
+        else _search_all_pairs(plain)
+    )
     for orientation in range(ORIENTATIONS):
-        for i, j in near(unit(oriented(small, orientation))):
+        for i, j in search(unit_rows(orient(small, orientation))):
             later = i < j
-            found.append(np.stack([i[later], j[later], np.full_like(i[later], orientation)], axis=1))
-    return np.concatenate(found)
+            candidates.append(np.stack([i[later], j[later], np.full_like(i[later], orientation)], axis=1))
+    return np.concatenate(candidates)
 
 
-def _near(rows: Features) -> Callable[[Features], Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]]:
-    """Finds the rows that come near by comparing all to all."""
+def _search_all_pairs(rows: Features) -> Callable[[Features], Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]]:
+    """Returns a search for similar rows that compares all pairs."""
 
-    def near(others: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        for start in range(0, len(rows), CHUNK):
-            i, j = np.nonzero(rows[start : start + CHUNK] @ others[start:].T > CANDIDATE)
+    def search(others: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        for start in range(0, len(rows), CHUNK_SIZE):
+            i, j = np.nonzero(rows[start : start + CHUNK_SIZE] @ others[start:].T > CANDIDATE_CORRELATION)
             yield i + start, j + start
 
-    return near
+    return search
 
 
-def _near_by_index(rows: Features) -> Callable[[Features], Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]]:
-    """The same by an index of their signs, which misses some of those that shifts alone make alike."""
-    index = hamming_index.Index(hamming_index.codes(rows))
+def _search_index(rows: Features) -> Callable[[Features], Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]]:
+    """Returns a search by an index of signs, which misses some pairs that are similar only after a shift."""
+    index = hamming_index.HammingIndex(hamming_index.binary_codes(rows))
 
-    def near(others: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        for j, i, _ in index.near(hamming_index.codes(others), int(np.arccos(SURELY) / np.pi * hamming_index.BITS)):
+    def search(others: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        for j, i, _ in index.search(
+            hamming_index.binary_codes(others), int(np.arccos(INDEX_CORRELATION) / np.pi * hamming_index.BITS)
+        ):
             yield i, j
 
-    return near
+    return search
 
 
-def _correlation(fine: Features, pairs: NDArray[np.intp]) -> NDArray[np.float32]:
-    """The best correlation of each pair over small shifts, second image turned as the pair says."""
+def _best_correlation(contrast: Features, pairs: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Returns the highest correlation of each pair over small shifts, with the second image in the orientation of the pair."""
     best = np.zeros(len(pairs), np.float32)
     for orientation in range(ORIENTATIONS):
-        mine = np.flatnonzero(pairs[:, 2] == orientation)
-        for start in range(0, len(mine), CHUNK):
-            rows = mine[start : start + CHUNK]
-            first = unit(fine[pairs[rows, 0]])
-            second = unit(oriented(fine[pairs[rows, 1]], orientation)).reshape(-1, SIDE, SIDE)
+        selected = np.flatnonzero(pairs[:, 2] == orientation)
+        for start in range(0, len(selected), CHUNK_SIZE):
+            rows = selected[start : start + CHUNK_SIZE]
+            first = unit_rows(contrast[pairs[rows, 0]])
+            second = unit_rows(orient(contrast[pairs[rows, 1]], orientation)).reshape(-1, THUMBNAIL_SIZE, THUMBNAIL_SIZE)
             for shift in SHIFTS:
-                moved = np.roll(second, shift, axis=(1, 2)).reshape(len(rows), -1)
-                best[rows] = np.maximum(best[rows], np.einsum("ij,ij->i", first, moved))
+                shifted = np.roll(second, shift, axis=(1, 2)).reshape(len(rows), -1)
+                best[rows] = np.maximum(best[rows], np.einsum("ij,ij->i", first, shifted))
     return best

@@ -1,8 +1,8 @@
-"""An index of binary codes: finds those that differ in few bits without comparing all to all, by faiss (extra ``audit``).
+"""Index of binary codes for nearest-neighbor search by Hamming distance, with faiss (extra ``audit``).
 
-Codes are compared where they agree in all but one of the bits of any one of 24 hashes (multi-index hashing: Norouzi, Punjani
-and Fleet, "Fast search in Hamming space with multi-index hashing", CVPR 2012). A hash has so many bits that a bucket holds
-less than one code, so that the work for one code hardly grows with their number.
+Two codes are compared if at least one of their 24 hashes differs in at most one bit (multi-index hashing: Norouzi, Punjani
+and Fleet, "Fast search in Hamming space with multi-index hashing", CVPR 2012). The hashes are long enough that a bucket
+holds less than one code on average, so that the work per query hardly grows with the number of codes.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from numpy.typing import NDArray
 from scipy.linalg import hadamard
 
 from reslink.errors import UsageError
+from reslink.files import install_command
 
 BITS: Final = 1024
 BYTES: Final = BITS // 8
 SEED: Final = b"reslink fingerprint 1"
 HASHES: Final = 24
-FEW: Final = 200_000
-"""Codes up to which a hash has 20 bits; beyond it has 24."""
+MAX_CODES_OF_20_BITS: Final = 200_000
+"""Up to this number of codes a hash has 20 bits, beyond it 24."""
 
-QUERIES: Final = 8192
+QUERY_BATCH: Final = 8192
 
 Codes = NDArray[np.uint8]
 Numbers = NDArray[np.intp]
 
 
-def available() -> bool:
-    """Whether faiss is installed."""
+def faiss_available() -> bool:
+    """Returns whether faiss is installed."""
     return importlib.util.find_spec("faiss") is not None
 
 
@@ -54,20 +55,20 @@ def rotation() -> NDArray[np.float32]:
     return result
 
 
-def codes(rows: NDArray[np.float32]) -> Codes:
+def binary_codes(rows: NDArray[np.float32]) -> Codes:
     """Returns the signs of rows after the rotation (SimHash: Charikar, STOC 2002, section 3).
 
     Args:
-        rows: (n, k) with k up to 1,024.
+        rows: (n, k) float32, k up to 1,024.
 
     Returns:
-        (n, 128) uint8; all 0 for a row of zeros. Two rows at an angle of a (radians) differ in about 1024 a / π bits.
+        (n, 128) uint8; all 0 for a row of zeros. Two rows at an angle of a radians differ in about 1024 a / π bits.
     """
     return np.packbits(rows @ rotation()[:, : rows.shape[1]].T > 0, axis=1)
 
 
-class Index:
-    """Codes that can be searched for those near a given one.
+class HammingIndex:
+    """Index of binary codes, searchable by Hamming distance.
 
     Args:
         rows: (n, 128) uint8.
@@ -77,31 +78,33 @@ class Index:
     """
 
     def __init__(self, rows: Codes) -> None:
-        if not available():
+        if not faiss_available():
             raise UsageError(
-                "The index of near copies needs faiss, which is not installed",
-                "It comes with the extra 'audit'",
-                "Install it with pip install 'reslink[audit]'",
+                "The index of near duplicates needs faiss, which is not installed",
+                "It belongs to the extra 'audit' of reslink",
+                f"Run: {install_command('audit')}",
             )
         with warnings.catch_warnings():  # SWIG types have no __module__, which Python 3.12 deprecates
             warnings.simplefilter("ignore", DeprecationWarning)
             import faiss
 
-        self._index: Any = faiss.IndexBinaryMultiHash(BITS, HASHES, 20 if len(rows) <= FEW else 24)
+        self._index: Any = faiss.IndexBinaryMultiHash(BITS, HASHES, 20 if len(rows) <= MAX_CODES_OF_20_BITS else 24)
         self._index.nflip = 1
         self._index.add(np.ascontiguousarray(rows))
 
-    def near(self, queries: Codes, distance: int) -> Iterator[tuple[Numbers, Numbers, Numbers]]:
-        """Yields rows of queries and of the indexed codes that differ in at most ``distance`` bits, and in how many.
+    def search(self, queries: Codes, distance: int) -> Iterator[tuple[Numbers, Numbers, Numbers]]:
+        """Yields batches of (query row, indexed row, distance) for pairs that differ in at most ``distance`` bits.
 
-        A pair is missed where no hash agrees: of those that differ in 10 % of the bits less than 1 in 1,000, in 15 % about
-        1 in 100 (among more than 200,000 codes 7 in 100), in 20 % about 2 in 10 (45 in 100).
+        The search is approximate. It misses fewer than 1 in 1,000 of the pairs that differ in 10 % of the bits, about 1 in 100
+        at 15 % (7 in 100 with more than 200,000 codes) and 2 in 10 at 20 % (45 in 100).
 
         Args:
             queries: (m, 128) uint8.
-            distance: Bits.
+            distance: Largest Hamming distance in bits.
         """
-        for start in range(0, len(queries), QUERIES):
-            limits, far, rows = self._index.range_search(np.ascontiguousarray(queries[start : start + QUERIES]), distance + 1)
+        for start in range(0, len(queries), QUERY_BATCH):
+            limits, distances, rows = self._index.range_search(
+                np.ascontiguousarray(queries[start : start + QUERY_BATCH]), distance + 1
+            )
             counts = np.diff(limits.astype(np.intp))
-            yield np.repeat(np.arange(start, start + len(counts)), counts), rows.astype(np.intp), far.astype(np.intp)
+            yield np.repeat(np.arange(start, start + len(counts)), counts), rows.astype(np.intp), distances.astype(np.intp)

@@ -1,8 +1,9 @@
-"""The healthy head of the phantom: signed distances in millimetres, cut at one level.
+"""Anatomy of the healthy phantom head: signed distances in millimeters on one slice.
 
-Coordinates are those of a standard head in millimetres: x to the patient's left, y to the front, z to the top, the origin
-between the foramina of Monro. A signed distance is negative inside. Sizes follow textbook adult anatomy (Mai et al., *Atlas of
-the Human Brain*): skull 6 to 10 mm, cortex 2.5 to 3 mm, sulci 10 to 20 mm deep, frontal horns and bodies above the foramina.
+Coordinates are those of a standard head in millimeters: x to the patient's left, y to the front, z to the top, with
+the origin between the foramina of Monro. Signed distances are negative inside. Sizes follow textbook adult anatomy (Mai et
+al., *Atlas of the Human Brain*): skull 6 to 10 mm, cortex 2.5 to 3 mm, sulci 10 to 20 mm deep, frontal horns and bodies above
+the foramina.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def as_field(values: ArrayLike) -> Field:
 
 
 _BRAIN = (66.0, 83.0, 70.0)  # half-axes of the inner table
-_BRAIN_CENTRE = (0.0, 0.0, 6.0)
+_BRAIN_CENTER = (0.0, 0.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Waves:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, count: int, lowest: tuple[float, ...], highest: tuple[float, ...]) -> Waves:
-        """Draws ``count`` waves with even wave numbers between two bounds (radians per unit) and random signs."""
+        """Draws ``count`` waves with uniform wave numbers between two bounds (radians per unit) and random signs."""
         size = rng.uniform(lowest, highest, size=(count, len(lowest)))
         sign = rng.choice([-1.0, 1.0], size=size.shape)
         return cls((size * sign).astype(np.float32), rng.uniform(0, 2 * np.pi, count).astype(np.float32))
@@ -60,11 +61,11 @@ class Waves:
 
 @dataclass(frozen=True)
 class Head:
-    """What differs between two heads; lengths in mm, angles in radians.
+    """The parameters of one head; lengths in mm, angles in radians.
 
     Attributes:
         age: Years; older heads have wider ventricles and sulci.
-        scale: Width, length and height against the standard head.
+        scale: Width, length and height relative to the standard head.
         turn: Rotation in the image plane.
         shift: Position in the image, x and y.
         tilt: Slope of the slice plane, side to side and front to back.
@@ -72,7 +73,7 @@ class Head:
         sulci: Half-width of a sulcus at the surface.
         skull: Thickness of the vault.
         fat, skin: Thickness of the scalp's fat and of the skin.
-        leukoaraiosis: 0 to 1, how much white matter is gliotic.
+        leukoaraiosis: Amount of gliotic white matter, 0 to 1.
         choroid, pineal, pallidum: Radius of a calcification, 0 for none.
         folding, meander, depth, wobble, patches: Random fields of cortex, of asymmetry, of the skull and of gliosis.
     """
@@ -99,14 +100,14 @@ class Head:
 
 
 def _waves_around(rng: np.random.Generator, count: int, low: int, high: int, inward: float, up: float) -> Waves:
-    """Waves over (angle, depth, level) with whole wave numbers around the head, so that there is no seam."""
+    """Waves over (angle, depth, level), with whole wave numbers around the head to avoid a seam."""
     waves = Waves.draw(rng, count, (low, inward / 4, up / 4), (high, inward, up))
     waves.vectors[:, 0] = np.round(waves.vectors[:, 0])
     return waves
 
 
 def draw_head(rng: np.random.Generator) -> Head:
-    """Draws a head; nothing here knows whether the patient has a lesion."""
+    """Draws a head; it does not depend on whether the patient has a lesion."""
     age = float(rng.uniform(20, 88))
     old = (age - 20) / 68
     size = rng.normal(1.0, 0.035)
@@ -137,13 +138,13 @@ def draw_head(rng: np.random.Generator) -> Head:
 
 
 def slice_points(head: Head, level: float, size: int, spacing: float) -> Points:
-    """Returns where the pixels of a slice lie in the standard head.
+    """Returns the coordinates of the pixels of a slice in the standard head.
 
     Args:
         head: The head.
-        level: Height of the slice's middle above the foramina of Monro, in mm of the standard head.
+        level: Height of the slice center above the foramina of Monro, in mm of the standard head.
         size: Pixels along each side.
-        spacing: Millimetres between pixel centres.
+        spacing: Millimeters between pixel centers.
     """
     steps = (np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)) * np.float32(spacing)
     right, front = np.meshgrid(steps - np.float32(head.shift[0]), -steps - np.float32(head.shift[1]))
@@ -154,9 +155,9 @@ def slice_points(head: Head, level: float, size: int, spacing: float) -> Points:
     return Points(x, y, z)
 
 
-def ellipsoid(p: Points, centre: tuple[float, float, float], radii: tuple[float, float, float]) -> Field:
+def ellipsoid(p: Points, center: tuple[float, float, float], radii: tuple[float, float, float]) -> Field:
     """Signed distance to an ellipsoid, to first order (exact on the surface)."""
-    x, y, z = (a - np.float32(c) for a, c in zip((p.x, p.y, p.z), centre, strict=True))
+    x, y, z = (a - np.float32(c) for a, c in zip((p.x, p.y, p.z), center, strict=True))
     rx, ry, rz = (np.float32(r) for r in radii)
     near = np.sqrt((x / rx) ** 2 + (y / ry) ** 2 + (z / rz) ** 2)
     slope = np.sqrt((x / rx**2) ** 2 + (y / ry**2) ** 2 + (z / rz**2) ** 2)
@@ -179,7 +180,7 @@ def tube(p: Points, nodes: NDArray[np.float64], flat: float = 1.0) -> Field:
 def inner_table(p: Points) -> Field:
     """Signed distance to the inner surface of the skull: an egg, narrower in front."""
     narrow = 1 + np.float32(0.0009) * np.clip(p.y, -40, 90)
-    return ellipsoid(Points(p.x * narrow, p.y, p.z), _BRAIN_CENTRE, _BRAIN)
+    return ellipsoid(Points(p.x * narrow, p.y, p.z), _BRAIN_CENTER, _BRAIN)
 
 
 # Nodes of the left half: x, y, z, radius in mm.
@@ -238,6 +239,6 @@ def skull_base(p: Points) -> Field:
     return np.minimum(tube(half, _PETROUS), tube(half, _SPHENOID))
 
 
-def callosal_room(p: Points) -> Field:
-    """Signed distance to where the hemispheres join: corpus callosum and what lies below it."""
+def callosal_region(p: Points) -> Field:
+    """Signed distance to the region that joins the hemispheres: the corpus callosum and structures below."""
     return ellipsoid(p, (0, -3, 4), (1e3, 41, 25))

@@ -1,7 +1,7 @@
-"""A cohort of synthetic heads with and without lesions, for demos, tests and planted faults.
+"""Phantom cohorts: synthetic heads with and without lesions, for demos, tests and planted faults.
 
-No image comes from a person. Every patient has an anatomy, a scanner and, in the tumour class, one lesion with oedema and
-mass effect. Age, head, scanner and slice levels are drawn alike in both classes, so that only the lesion tells them apart.
+No image comes from a person. Every patient has an anatomy, a scanner and, in the tumor class, one lesion with edema and
+mass effect. Age, head, scanner and slice levels have the same distribution in both classes; only the lesion differs.
 """
 
 from __future__ import annotations
@@ -21,42 +21,43 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from reslink import files
 from reslink.datasets.phantom import writers as output
 from reslink.datasets.phantom.anatomy import Head, draw_head
-from reslink.datasets.phantom.faults import Planted, PlantedFaults, Row, plant
+from reslink.datasets.phantom.faults import PhantomCase, PlannedCohort, PlantedFaults, plant_faults
 from reslink.datasets.phantom.lesion import Lesion, draw_lesion
 from reslink.datasets.phantom.render import RenderedSlice, Scanner, render
 from reslink.datasets.phantom.tissue import MR_SCALE, Sequence, tissue_values
-from reslink.errors import ReslinkError, UsageError, nearest
+from reslink.errors import ReslinkError, UsageError, suggest
 
-SMALLEST_MASK = 30
-"""Every slice of a tumour patient shows at least this many pixels of the lesion."""
+MIN_MASK_PIXELS = 30
+"""Every slice of a tumor patient shows at least this many lesion pixels."""
 
+_MANIFEST = "manifest.csv"
 _SETTINGS_FILE = "phantom.json"
 _SALT = 0x5048414E
 
 
 def _generator(seed: int, *path: int) -> np.random.Generator:
-    """Returns the generator of one purpose.
+    """Returns the random generator for one purpose.
 
-    The salt keeps it apart from ``default_rng(seed)``, with which a user may shuffle the patients: numpy pads seeds with zeros,
-    so that ``default_rng([seed, 0])`` would deal out the labels in the order of that very shuffle.
+    The salt separates it from ``default_rng(seed)``, with which a user may shuffle the patients. Numpy pads seeds with zeros,
+    so that without the salt ``default_rng([seed, 0])`` would assign the labels in the order of that shuffle.
     """
     return np.random.default_rng([_SALT, seed, *(part + 1 for part in path)])
 
 
 class PhantomSettings(BaseModel):
-    """What a cohort is made from; the same settings give the same bytes.
+    """Settings of a cohort; equal settings give equal bytes.
 
     Attributes:
         patients: Number of patients.
-        seed: Of everything random.
-        modality: ``CT`` in HU, or the contrast of an MR sequence.
-        slices: Slices a patient; in tumour patients each goes through the lesion.
-        size: Pixels along each side; the field of view stays 232 mm.
-        format: ``png`` (8 bit; CT in the window 40/80), ``dicom`` or ``nifti`` (HU or MR intensity), one file a slice.
-        tumour_share: Share of the patients with a lesion, 0 to 1, met to the nearest patient.
+        seed: Random seed.
+        modality: ``CT`` in HU, or an MR contrast.
+        slices: Slices per patient; in tumor patients each passes through the lesion.
+        size: Pixels along each side; the field of view is always 232 mm.
+        format: ``png`` (8 bit; CT in the window 40/80), ``dicom`` or ``nifti`` (HU or MR intensity), one file per slice.
+        tumor_share: Share of patients with a lesion, 0 to 1, rounded to whole patients.
         faults: Shares of planted faults.
         healthy: Name of the class without a lesion.
-        tumour: Name of the class with one.
+        tumor: Name of the class with a lesion.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -67,42 +68,42 @@ class PhantomSettings(BaseModel):
     slices: int = Field(default=3, ge=1, le=40)
     size: int = Field(default=256, ge=128, le=1024)
     format: output.FileFormat = "png"
-    tumour_share: float = Field(default=0.5, ge=0, le=1)
+    tumor_share: float = Field(default=0.5, ge=0, le=1)
     faults: PlantedFaults = PlantedFaults()
     healthy: str = Field(default="Healthy", min_length=1)
-    tumour: str = Field(default="Tumor", min_length=1)
+    tumor: str = Field(default="Tumor", min_length=1)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        if self.healthy.strip().casefold() == self.tumour.strip().casefold():
-            raise ValueError("'healthy' and 'tumour' need names that differ in more than case")
+        if self.healthy.strip().casefold() == self.tumor.strip().casefold():
+            raise ValueError("'healthy' and 'tumor' need names that differ in more than case")
         return self
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Builds settings from what a user wrote.
+        """Builds settings from user input.
 
         Args:
-            values: Setting to value, ``faults`` as a mapping.
+            values: Setting to value; ``faults`` is a mapping.
 
         Raises:
-            UsageError: If a setting is unknown (with the nearest name) or its value is not allowed.
+            UsageError: If a setting is unknown (the message has the nearest name), or a value is not allowed.
         """
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise _usage_error(cls, error) from None
+            raise _settings_error(cls, error) from None
 
 
-def _usage_error(model: type[BaseModel], error: ValidationError) -> UsageError:
+def _settings_error(model: type[BaseModel], error: ValidationError) -> UsageError:
     first = error.errors()[0]
     name = ".".join(map(str, first["loc"])) or "settings"
     if first["type"] == "extra_forbidden":
-        known = PlantedFaults.model_fields if len(first["loc"]) > 1 else model.model_fields
+        allowed = PlantedFaults.model_fields if len(first["loc"]) > 1 else model.model_fields
         return UsageError(
             f"The phantom has no setting {name!r}",
-            f"Its settings are {', '.join(known)}",
-            nearest(str(first["loc"][-1]), known),
+            f"Its settings are {', '.join(allowed)}",
+            suggest(str(first["loc"][-1]), allowed),
         )
     return UsageError(
         f"The phantom's setting {name!r} cannot be {first['input']!r}",
@@ -120,8 +121,8 @@ class Patient:
         scanner: The scanner and its settings.
         values: Tissue name to HU or MR intensity.
         lesion: The lesion, or None in a healthy patient.
-        levels: Height of each slice in mm above the foramina of Monro.
-        slices: The rendered slices, one a level.
+        levels: Height of each slice above the foramina of Monro in mm.
+        slices: The rendered slices, one per level.
     """
 
     head: Head
@@ -148,158 +149,167 @@ def draw_scanner(sequence: Sequence, rng: np.random.Generator) -> Scanner:
     )
 
 
-def _levels(head: Head, lesion: Lesion, slices: int) -> tuple[float, ...]:
-    """Heights of slices that all pass through the middle half of the lesion."""
-    x, y, z = lesion.centre
+def _slice_levels(head: Head, lesion: Lesion, slices: int) -> tuple[float, ...]:
+    """Returns the heights of slices that all pass through the middle half of the lesion."""
+    x, y, z = lesion.center
     middle = z - head.tilt[0] * x - head.tilt[1] * y
     offsets = np.linspace(-0.5, 0.5, slices) * lesion.radius if slices > 1 else np.zeros(1)
     return tuple(float(middle + offset) for offset in offsets)
 
 
 def render_patient(
-    seed: int, index: int, *, tumour: bool, sequence: Sequence = "CT", slices: int = 3, size: int = 256
+    seed: int, index: int, *, tumor: bool, sequence: Sequence = "CT", slices: int = 3, size: int = 256
 ) -> Patient:
     """Renders one patient of a cohort as arrays.
 
-    The head, the scanner and the levels do not depend on ``tumour``: a healthy patient is the same person without the lesion.
+    Head, scanner and levels do not depend on ``tumor``: the healthy patient is the same person without the lesion.
 
     Args:
-        seed: Of the cohort.
-        index: Number of the patient in the cohort, from 1.
-        tumour: Whether the patient has a lesion.
+        seed: Seed of the cohort.
+        index: Patient number in the cohort, from 1.
+        tumor: Whether the patient has a lesion.
         sequence: ``CT`` or the MR contrast.
         slices: Number of slices.
         size: Pixels along each side.
 
     Returns:
-        The patient; each slice of a tumour patient has a mask of at least 30 pixels.
+        The patient; each slice of a tumor patient has a mask of at least 30 pixels.
     """
     base = _generator(seed, index, 0)
     head, scanner = draw_head(base), draw_scanner(sequence, base)
     values = tissue_values(sequence, base)
     for attempt in range(50):
         lesion = draw_lesion(_generator(seed, index, 1, attempt))
-        levels = _levels(head, lesion, slices)
+        levels = _slice_levels(head, lesion, slices)
         noise = [_generator(seed, index, 2, number) for number in range(slices)]
-        shown = lesion if tumour else None
+        shown = lesion if tumor else None
         planes = [render(head, scanner, values, at, rng, shown, size) for at, rng in zip(levels, noise, strict=True)]
-        if not tumour or min(int(plane.mask.sum()) for plane in planes) >= SMALLEST_MASK:
+        if not tumor or min(int(plane.mask.sum()) for plane in planes) >= MIN_MASK_PIXELS:
             return Patient(head, scanner, values, shown, levels, tuple(planes))
     raise ReslinkError(
-        f"Patient {index} of the phantom found no place for a lesion",
-        "50 places were tried",
-        "Choose another seed and report this as a fault of reslink",
+        f"No site for a lesion was found in patient {index} of the phantom",
+        "50 sites were tried",
+        "Choose another seed, and report this as a bug of reslink",
     )
 
 
 def render_slice(
-    seed: int, index: int, *, level: float | None = None, tumour: bool = False, sequence: Sequence = "CT", size: int = 256
+    seed: int, index: int, *, level: float | None = None, tumor: bool = False, sequence: Sequence = "CT", size: int = 256
 ) -> RenderedSlice:
-    """Renders one slice as arrays, through the lesion's middle or at a stated level.
+    """Renders one slice as arrays, through the center of the lesion or at a given level.
 
     Args:
-        seed: Of the cohort.
-        index: Number of the patient.
-        level: Height in mm above the foramina of Monro, −30 to 60; None for the middle of the (real or would-be) lesion.
-        tumour: Whether the patient has a lesion.
+        seed: Seed of the cohort.
+        index: Patient number in the cohort, from 1.
+        level: Height above the foramina of Monro in mm, −30 to 60; None for the center of the lesion, or of the site where a
+            healthy patient would have it.
+        tumor: Whether the patient has a lesion.
         sequence: ``CT`` or the MR contrast.
         size: Pixels along each side.
     """
-    patient = render_patient(seed, index, tumour=tumour, sequence=sequence, slices=1, size=size)
+    patient = render_patient(seed, index, tumor=tumor, sequence=sequence, slices=1, size=size)
     if level is None:
         return patient.slices[0]
     rng = _generator(seed, index, 3)
     return render(patient.head, patient.scanner, patient.values, level, rng, patient.lesion, size)
 
 
-def plan(settings: PhantomSettings) -> Planted:
-    """Returns the cases of a cohort and its planted faults, without rendering any."""
+def plan_cohort(settings: PhantomSettings) -> PlannedCohort:
+    """Returns the cases of a cohort with their planted faults, without rendering them."""
     rng = _generator(settings.seed, 0)
-    count = round(settings.patients * settings.tumour_share)
-    tumours = {int(index) for index in rng.permutation(settings.patients)[:count]}
+    count = round(settings.patients * settings.tumor_share)
+    tumors = {int(index) for index in rng.permutation(settings.patients)[:count]}
     rows = [
-        Row(
+        PhantomCase(
             patient=index + 1,
             number=number,
-            label=settings.tumour if index in tumours else settings.healthy,
-            tumour=index in tumours,
+            label=settings.tumor if index in tumors else settings.healthy,
+            tumor=index in tumors,
             source=(index + 1, number),
         )
         for index in range(settings.patients)
         for number in range(settings.slices)
     ]
-    names = (settings.healthy, settings.tumour)
-    return plant(rows, settings.faults, names, _generator(settings.seed, 0, 1))
+    names = (settings.healthy, settings.tumor)
+    return plant_faults(rows, settings.faults, names, _generator(settings.seed, 0, 1))
 
 
 def make_cohort(
-    out: str | Path, settings: PhantomSettings, progress: Callable[[int, int], None] | None = None, workers: int = 2
+    out: str | Path,
+    settings: PhantomSettings,
+    on_progress: Callable[[int, int], None] | None = None,
+    workers: int = 2,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Writes a cohort: ``images/``, ``masks/``, ``manifest.csv``, ``phantom.json`` and, with faults, ``faults.json``.
 
     The manifest (``path,label,patient_id,mask``) is written last. The mask column is empty for slices without a lesion and
-    for wrongly labelled ones. Masks are 8-bit PNG (0 and 255), NIfTI with the image's affine where the images are NIfTI;
-    they mark the lesion, not its oedema. The same settings write the same bytes, whatever the number of workers.
+    for cases with a wrong label. Masks are 8-bit PNG (0 and 255), or NIfTI with the affine of the image if the images are
+    NIfTI. They mark the lesion without its edema. Equal settings write equal bytes, whatever the number of workers.
 
     Args:
-        out: A new or empty folder, or one that holds an earlier cohort, which is replaced.
-        settings: What to make.
-        progress: Called with (patients done, patients).
-        workers: Threads that render.
+        out: A new or empty folder, or the folder of an earlier cohort.
+        settings: The settings of the cohort.
+        on_progress: Called with the number of finished patients and the total.
+        workers: Number of rendering threads.
+        overwrite: Replace an earlier cohort; an unfinished one is always replaced.
 
     Returns:
         The folder.
 
     Raises:
-        UsageError: If the folder holds anything but an earlier cohort.
+        UsageError: If the folder contains an earlier cohort without ``overwrite``, or other files.
         StorageError: If a file cannot be written.
     """
     folder = Path(out)
-    _clear(folder)
+    _remove_earlier_cohort(folder, overwrite)
     files.write_json(folder / _SETTINGS_FILE, settings.model_dump())
-    planted = plan(settings)
-    by_source: dict[int, list[Row]] = {}
+    planted = plan_cohort(settings)
+    by_source: dict[int, list[PhantomCase]] = {}
     for row in planted.rows:
         by_source.setdefault(row.source[0], []).append(row)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         jobs = pool.map(lambda item: _write_patient(folder, settings, *item), by_source.items())
         for done, _ in enumerate(jobs, start=1):
-            if progress is not None:
-                progress(done, settings.patients)
+            if on_progress is not None:
+                on_progress(done, settings.patients)
     if any(value > 0 for value in settings.faults.model_dump().values()):
         files.write_json(folder / "faults.json", planted.report(output.SUFFIXES[settings.format]))
-    files.write_atomic(folder / "manifest.csv", _manifest(planted.rows, settings))
+    files.write_atomic(folder / _MANIFEST, _manifest_csv(planted.rows, settings))
     return folder
 
 
-def _clear(folder: Path) -> None:
-    """Takes away an earlier cohort; refuses a folder with anything else in it."""
+def _remove_earlier_cohort(folder: Path, overwrite: bool) -> None:
+    """Removes an earlier cohort; refuses a complete one without ``overwrite``, and a folder with other files."""
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists() and not (folder / _SETTINGS_FILE).is_file():
         raise UsageError(
-            f"{folder} holds files that are no phantom cohort",
-            "A cohort is written into a new or empty folder, or replaces an earlier cohort",
+            f"{folder} contains files that do not belong to a phantom cohort",
+            "The output folder must be new or empty, or hold an earlier cohort",
             "Choose another folder",
         )
-    for name in ("manifest.csv", "faults.json"):
+    if (folder / _MANIFEST).exists() and not overwrite:
+        raise files.exists_error(folder, "a phantom cohort")
+    for name in (_MANIFEST, "faults.json"):
         (folder / name).unlink(missing_ok=True)
     for name in ("images", "masks"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _write_patient(folder: Path, settings: PhantomSettings, index: int, rows: list[Row]) -> None:
+def _write_patient(folder: Path, settings: PhantomSettings, index: int, rows: list[PhantomCase]) -> None:
     patient = render_patient(
         settings.seed,
         index,
-        tumour=rows[0].tumour,
+        tumor=rows[0].tumor,
         sequence=settings.modality,
         slices=settings.slices,
         size=settings.size,
     )
     for row in rows:
         plane = patient.slices[row.source[1]]
-        place = output.Place(
+        info = output.SliceInfo(
             row.patient_id,
             row.number,
             plane.level * patient.head.scale[2],
@@ -309,19 +319,21 @@ def _write_patient(folder: Path, settings: PhantomSettings, index: int, rows: li
             settings.seed,
             row.scanner,
         )
-        files.write_atomic(folder / _image_name(row, settings), _encode(_picture(row, plane, settings), settings, place))
-        if row.tumour:
+        files.write_atomic(
+            folder / _image_name(row, settings), _encode_image(_apply_faults(row, plane, settings), settings, info)
+        )
+        if row.tumor:
             mask = (plane.mask[:, ::-1] if row.mirrored else plane.mask).astype(np.uint8) * 255
             nifti = settings.format == "nifti"
-            content = output.write_nifti(mask, place) if nifti else output.write_png(mask)
+            content = output.write_nifti(mask, info) if nifti else output.write_png(mask)
             files.write_atomic(folder / _mask_name(row, settings), content)
 
 
-def _picture(row: Row, plane: RenderedSlice, settings: PhantomSettings) -> np.typing.NDArray[np.float32]:
-    """The slice with what was planted on it."""
+def _apply_faults(row: PhantomCase, plane: RenderedSlice, settings: PhantomSettings) -> np.typing.NDArray[np.float32]:
+    """Returns the pixels of the slice with its planted faults."""
     pixels = plane.pixels
     ct = settings.modality == "CT"
-    if row.twin:
+    if row.duplicate:
         rng = _generator(settings.seed, row.patient, 4)
         extra = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(0.15 * plane.noise_sd)
         pixels = pixels[:, ::-1] if row.mirrored else pixels
@@ -331,28 +343,28 @@ def _picture(row: Row, plane: RenderedSlice, settings: PhantomSettings) -> np.ty
     return pixels
 
 
-def _encode(pixels: np.typing.NDArray[np.float32], settings: PhantomSettings, place: output.Place) -> bytes:
+def _encode_image(pixels: np.typing.NDArray[np.float32], settings: PhantomSettings, info: output.SliceInfo) -> bytes:
     ct = settings.modality == "CT"
     if settings.format == "png":
-        return output.write_png(output.to_grey(pixels, ct), colour=place.second_scanner)
+        return output.write_png(output.to_gray(pixels, ct), as_rgb=info.second_scanner)
     if settings.format == "nifti":
-        return output.write_nifti(pixels, place)
-    return output.write_dicom(pixels, ct, settings.modality, place)
+        return output.write_nifti(pixels, info)
+    return output.write_dicom(pixels, ct, settings.modality, info)
 
 
-def _image_name(row: Row, settings: PhantomSettings) -> str:
+def _image_name(row: PhantomCase, settings: PhantomSettings) -> str:
     return f"images/{row.stem}{output.SUFFIXES[settings.format]}"
 
 
-def _mask_name(row: Row, settings: PhantomSettings) -> str:
+def _mask_name(row: PhantomCase, settings: PhantomSettings) -> str:
     return f"masks/{row.stem}{'.nii.gz' if settings.format == 'nifti' else '.png'}"
 
 
-def _manifest(rows: tuple[Row, ...], settings: PhantomSettings) -> str:
+def _manifest_csv(rows: tuple[PhantomCase, ...], settings: PhantomSettings) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["path", "label", "patient_id", "mask"])
     for row in rows:
-        shown = row.tumour and row.label == settings.tumour
+        shown = row.tumor and row.label == settings.tumor
         writer.writerow([_image_name(row, settings), row.label, row.patient_id, _mask_name(row, settings) if shown else ""])
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""The cases of a cohort and the faults planted in it on request: twins, text or a scanner on one class, wrong labels."""
+"""Planted faults of a phantom cohort: near duplicates, text or a scanner confounded with one class, wrong labels."""
 
 from __future__ import annotations
 
@@ -12,81 +12,81 @@ class PlantedFaults(BaseModel):
     """Shares of planted faults, each from 0 (none) to 1.
 
     Attributes:
-        twins: Near copies that are added under new patients, as a share of the cases.
-        mirrored_twins: The same, with left and right exchanged.
-        text: Share of the tumour cases that bear burned-in letters; no healthy case does.
-        wrong_labels: Share of the cases that stand under the other label.
-        scanner: Share of the tumour patients whose files a second scanner wrote; no healthy patient's. Only the files tell:
-            DICOM by manufacturer, model, kernel and scan options, NIfTI by its type of numbers, PNG by its colour mode.
+        duplicates: Near duplicates added under new patients, as a share of the cases.
+        mirrored_duplicates: The same, flipped left to right.
+        text: Share of tumor cases with burned-in text; healthy cases have none.
+        wrong_labels: Share of cases with the label of the other class.
+        scanner: Share of tumor patients from a second scanner, which scans no healthy patient. Only the files differ: DICOM in
+            manufacturer, model, kernel and scan options, NIfTI in its number type, PNG in its color mode.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    twins: float = Field(default=0.0, ge=0, le=1)
-    mirrored_twins: float = Field(default=0.0, ge=0, le=1)
+    duplicates: float = Field(default=0.0, ge=0, le=1)
+    mirrored_duplicates: float = Field(default=0.0, ge=0, le=1)
     text: float = Field(default=0.0, ge=0, le=1)
     wrong_labels: float = Field(default=0.0, ge=0, le=1)
     scanner: float = Field(default=0.0, ge=0, le=1)
 
 
 @dataclass(frozen=True)
-class Row:
+class PhantomCase:
     """One case of the cohort before it is rendered.
 
     Attributes:
-        patient: Number of the patient in the manifest, from 1.
-        number: Number of the slice within that patient, from 0.
-        label: As the manifest gives it.
-        tumour: Whether the slice truly shows a lesion.
-        source: Patient and slice number of what is rendered; its own but for twins.
-        twin: Whether it is a near copy of ``source``.
-        mirrored: Whether left and right are exchanged.
-        text: Whether letters are burned in.
-        scanner: Whether the second scanner wrote the file.
+        patient: Patient number in the manifest, from 1.
+        number: Slice number of the patient, from 0.
+        label: Label in the manifest.
+        tumor: Whether the slice shows a lesion.
+        source: Patient and slice number to render; its own except for near duplicates.
+        duplicate: Whether it is a near duplicate of ``source``.
+        mirrored: Whether it is flipped left to right.
+        text: Whether it has burned-in text.
+        scanner: Whether it is from the second scanner.
     """
 
     patient: int
     number: int
     label: str
-    tumour: bool
+    tumor: bool
     source: tuple[int, int]
-    twin: bool = False
+    duplicate: bool = False
     mirrored: bool = False
     text: bool = False
     scanner: bool = False
 
     @property
     def patient_id(self) -> str:
-        """Such as ``P0001``."""
+        """Patient id, such as ``P0001``."""
         return f"P{self.patient:04d}"
 
     @property
     def stem(self) -> str:
-        """Name of the files without folder and suffix; tells nothing about the label."""
+        """File name without folder and suffix; does not reveal the label."""
         return f"{self.patient_id}_{self.number:02d}"
 
 
 @dataclass(frozen=True)
-class Planted:
-    """The rows with the faults, and what ``faults.json`` says about them."""
+class PlannedCohort:
+    """The cases with planted faults, and the original cases of wrong labels."""
 
-    rows: tuple[Row, ...]
-    wrong: tuple[Row, ...]
+    rows: tuple[PhantomCase, ...]
+    wrong: tuple[PhantomCase, ...]
 
     def report(self, suffix: str) -> dict[str, list[dict[str, str]]]:
-        """Returns every planted item by kind of fault, paths as in the manifest."""
+        """Returns the content of ``faults.json``: the planted cases by kind of fault, with paths as in the manifest."""
         source = {(row.patient, row.number): row for row in self.rows}
 
-        def path(row: Row) -> str:
+        def path(row: PhantomCase) -> str:
             return f"images/{row.stem}{suffix}"
 
-        def copies(mirrored: bool) -> list[dict[str, str]]:
-            found = [row for row in self.rows if row.twin and row.mirrored is mirrored]
-            return [{"path": path(row), "twin_of": path(source[row.source])} for row in found]
+        def duplicates(mirrored: bool) -> list[dict[str, str]]:
+            rows = [row for row in self.rows if row.duplicate and row.mirrored is mirrored]
+            return [{"path": path(row), "duplicate_of": path(source[row.source])} for row in rows]
 
         return {
-            "twins": copies(mirrored=False),
-            "mirrored_twins": copies(mirrored=True),
+            "duplicates": duplicates(mirrored=False),
+            "mirrored_duplicates": duplicates(mirrored=True),
             "text": [{"path": path(row), "label": row.label} for row in self.rows if row.text],
             "wrong_labels": [
                 {"path": path(row), "label": row.label, "true_label": old.label}
@@ -97,37 +97,41 @@ class Planted:
         }
 
 
-def plant(rows: list[Row], faults: PlantedFaults, names: tuple[str, str], rng: np.random.Generator) -> Planted:
-    """Plants the faults: shares are met to the nearest whole case.
+def plant_faults(
+    rows: list[PhantomCase], faults: PlantedFaults, names: tuple[str, str], rng: np.random.Generator
+) -> PlannedCohort:
+    """Plants faults; shares are rounded to whole cases.
 
-    Twins are added after the last patient, each as a patient of its own, and copy the label and letters of their source only in
-    what the picture shows; a wrong label is never put on a case with letters.
+    Near duplicates are added after the last patient, each as a new patient, with the true label of their source and
+    without burned-in text. Cases with text never get a wrong label.
 
     Args:
         rows: The cohort without faults.
         faults: The shares.
-        names: Name of the healthy and of the tumour class.
-        rng: Generator of the faults alone, so that the sound cases stay what they are.
+        names: Names of the healthy and the tumor class.
+        rng: Random generator used only for faults, so that the other cases do not change.
     """
     total = len(rows)
-    tumours = [index for index, row in enumerate(rows) if row.tumour]
-    with_text = set(_pick(tumours, faults.text, len(tumours), rng))
+    tumors = [index for index, row in enumerate(rows) if row.tumor]
+    with_text = set(_choose(tumors, faults.text, len(tumors), rng))
     result = [replace(row, text=index in with_text) for index, row in enumerate(rows)]
-    free = [index for index in range(total) if index not in with_text]
-    wrong = _pick(free, faults.wrong_labels, total, rng)
+    without_text = [index for index in range(total) if index not in with_text]
+    wrong = _choose(without_text, faults.wrong_labels, total, rng)
     patient = max((row.patient for row in rows), default=0)
-    for share, mirrored in ((faults.twins, False), (faults.mirrored_twins, True)):
-        for index in _pick(list(range(total)), share, total, rng):
+    for share, mirrored in ((faults.duplicates, False), (faults.mirrored_duplicates, True)):
+        for index in _choose(list(range(total)), share, total, rng):
             patient += 1
-            result.append(replace(result[index], patient=patient, number=0, twin=True, mirrored=mirrored, text=False))
+            result.append(replace(result[index], patient=patient, number=0, duplicate=True, mirrored=mirrored, text=False))
     originals = tuple(result[index] for index in wrong)
     for index in wrong:
-        result[index] = replace(result[index], label=names[0] if result[index].tumour else names[1])
-    ill = sorted({row.patient for row in rows if row.tumour})
-    second = {ill[index] for index in _pick(list(range(len(ill))), faults.scanner, len(ill), rng)}
-    return Planted(tuple(replace(row, scanner=row.source[0] in second) for row in result), originals)
+        result[index] = replace(result[index], label=names[0] if result[index].tumor else names[1])
+    tumor_patients = sorted({row.patient for row in rows if row.tumor})
+    second_scanner = {
+        tumor_patients[index] for index in _choose(list(range(len(tumor_patients))), faults.scanner, len(tumor_patients), rng)
+    }
+    return PlannedCohort(tuple(replace(row, scanner=row.source[0] in second_scanner) for row in result), originals)
 
 
-def _pick(candidates: list[int], share: float, of: int, rng: np.random.Generator) -> list[int]:
-    count = min(round(share * of), len(candidates))
+def _choose(candidates: list[int], share: float, total: int, rng: np.random.Generator) -> list[int]:
+    count = min(round(share * total), len(candidates))
     return sorted(int(index) for index in rng.choice(candidates, count, replace=False)) if count else []

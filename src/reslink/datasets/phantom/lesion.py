@@ -1,8 +1,8 @@
-"""The lesions of the phantom: shape, mass effect, oedema, and the bound on their contrast.
+"""Lesions of the phantom: shape, mass effect, edema, and a limit on their contrast.
 
-Four kinds are drawn: a ring-enhancing mass with a necrotic core, a solid mass of uneven enhancement, an infiltrating lesion
-without a sharp border, and a mass with a haemorrhagic part. The mask is the lesion itself (rim, core, solid or bloody part),
-never the oedema around it.
+Four kinds are drawn: a ring-enhancing mass with a necrotic core, a solid mass with uneven enhancement, an infiltrating lesion
+without a sharp border, and a mass with a hemorrhagic part. The mask is the lesion itself (rim, core, solid or hemorrhagic
+part), without the edema around it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from reslink.datasets.phantom.anatomy import Field, Head, Points, Waves, inner_table
 
-Kind = Literal["ring", "solid", "infiltrative", "haemorrhagic"]
+LesionKind = Literal["ring", "solid", "infiltrative", "hemorrhagic"]
 
 MAX_CONTRAST_TO_NOISE = 2.3
-"""Bound on |mean lesion − mean parenchyma| / noise SD before noise; measured after noise it stays below 3."""
+"""Limit of |mean lesion − mean parenchyma| / noise SD before noise; after noise it stays below 3."""
 
-MAX_OEDEMA_TO_NOISE = 2.4
-"""Bound on |oedema − white matter| / noise SD, so that the lesion's bound can be met against both."""
+MAX_EDEMA_TO_NOISE = 2.4
+"""Limit of |edema − white matter| / noise SD, so that the lesion can meet its limit against both."""
 
-LARGEST_DIAMETER = 35.0
-SMALLEST_DIAMETER = 21.0
-_MARGIN = 5.0  # mm of brain between the lesion's middle part and the inner table
+MAX_DIAMETER = 35.0
+MIN_DIAMETER = 21.0
+_MARGIN = 5.0  # mm of brain between the middle of the lesion and the inner table
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,25 @@ class Lesion:
     """One lesion in the standard head; lengths in mm.
 
     Attributes:
-        kind: What it looks like.
-        centre: Its middle (x, y, z).
+        kind: Type of lesion.
+        center: Center (x, y, z).
         radii: Half-axes before ``turn``.
         turn: Rotation about z in radians.
-        lobes: Random field that makes the border irregular.
-        irregular: Depth of these irregularities.
-        oedema: How far the oedema reaches.
-        push: Largest displacement of the brain around it (mass effect).
+        lobes: Random field of the irregular border.
+        irregular: Depth of the irregularities.
+        edema: Width of the edema.
+        push: Largest displacement of the surrounding brain (mass effect).
         rim: Thickness of the enhancing rim.
-        bleed: Middle and radius of the haemorrhagic part, in the lesion's own coordinates.
+        bleed: Center and radius of the hemorrhagic part, in the coordinates of the lesion.
     """
 
-    kind: Kind
-    centre: tuple[float, float, float]
+    kind: LesionKind
+    center: tuple[float, float, float]
     radii: tuple[float, float, float]
     turn: float
     lobes: Waves
     irregular: float
-    oedema: float
+    edema: float
     push: float
     rim: float
     bleed: tuple[float, float, float]
@@ -63,7 +63,7 @@ class Lesion:
 
 
 def draw_site(rng: np.random.Generator, radius: float) -> tuple[float, float, float]:
-    """Draws a place in a hemisphere, above the skull base, where a lesion of this radius fits."""
+    """Draws a position in a hemisphere, above the skull base, where a lesion of this radius fits."""
     while True:
         x, y, z = rng.uniform((14, -62, -2), (56, 60, 46))
         point = Points(*(np.array([v], np.float32) for v in (x, y, z)))
@@ -73,20 +73,20 @@ def draw_site(rng: np.random.Generator, radius: float) -> tuple[float, float, fl
 
 def draw_lesion(rng: np.random.Generator) -> Lesion:
     """Draws a lesion of 21 to 35 mm diameter."""
-    radius = float(rng.uniform(SMALLEST_DIAMETER, LARGEST_DIAMETER) / 2)
+    radius = float(rng.uniform(MIN_DIAMETER, MAX_DIAMETER) / 2)
     stretch = rng.uniform(0.82, 1.18, 3)
     radii = radius * stretch / np.mean(stretch)
-    kind: Kind = get_args(Kind)[int(rng.choice(4, p=(0.4, 0.28, 0.12, 0.2)))]
+    kind: LesionKind = get_args(LesionKind)[int(rng.choice(4, p=(0.4, 0.28, 0.12, 0.2)))]
     bleed = rng.uniform(-0.35, 0.35, 2) * radius
     low, high = 1.2 / radius, 3.2 / radius
     return Lesion(
         kind=kind,
-        centre=draw_site(rng, radius),
+        center=draw_site(rng, radius),
         radii=(float(radii[0]), float(radii[1]), float(radii[2])),
         turn=float(rng.uniform(0, np.pi)),
         lobes=Waves.draw(rng, 6, (low, low, low / 2), (high, high, high / 2)),
         irregular=float(rng.uniform(0.05, 0.13) * radius),
-        oedema=float(rng.uniform(7, 13)),
+        edema=float(rng.uniform(7, 13)),
         push=float(min(rng.uniform(0.3, 0.6) * radius, 9.0)),
         rim=float(rng.uniform(2.8, 3.8)),
         bleed=(float(bleed[0]), float(bleed[1]), float(rng.uniform(0.4, 0.5) * radius)),
@@ -94,8 +94,8 @@ def draw_lesion(rng: np.random.Generator) -> Lesion:
 
 
 def lesion_distance(p: Points, lesion: Lesion) -> tuple[Field, Field]:
-    """Returns the signed distances to the lesion and to its haemorrhagic part, in mm."""
-    dx, dy, dz = (a - np.float32(c) for a, c in zip((p.x, p.y, p.z), lesion.centre, strict=True))
+    """Returns the signed distances to the lesion and to its hemorrhagic part, in mm."""
+    dx, dy, dz = (a - np.float32(c) for a, c in zip((p.x, p.y, p.z), lesion.center, strict=True))
     cos, sin = np.float32(np.cos(lesion.turn)), np.float32(np.sin(lesion.turn))
     u, v = cos * dx + sin * dy, cos * dy - sin * dx
     rx, ry, rz = (np.float32(r) for r in lesion.radii)
@@ -107,16 +107,16 @@ def lesion_distance(p: Points, lesion: Lesion) -> tuple[Field, Field]:
 
 
 def displace(p: Points, lesion: Lesion, depth: Field) -> Points:
-    """Returns where the tissue seen at ``p`` would lie without the lesion: the mass pushes the brain outwards.
+    """Returns the undisplaced position of the tissue at ``p``: the mass pushes the brain outward.
 
-    The shift follows a Gaussian around the lesion and fades to nothing at the inner table, which does not move.
+    The shift follows a Gaussian around the lesion and decreases to 0 at the inner table, which does not move.
 
     Args:
         p: Pixels of the slice.
         lesion: The lesion.
-        depth: Millimetres inside the inner table.
+        depth: Depth below the inner table in mm.
     """
-    dx, dy, dz = (a - np.float32(c) for a, c in zip((p.x, p.y, p.z), lesion.centre, strict=True))
+    dx, dy, dz = (a - np.float32(c) for a, c in zip((p.x, p.y, p.z), lesion.center, strict=True))
     far = np.sqrt(dx * dx + dy * dy + dz * dz) + np.float32(1e-3)
     reach = np.float32(28 + lesion.radius)
     amount = np.float32(lesion.push) * np.exp(-((far / reach) ** 2)) / (far + np.float32(0.3 * lesion.radius))
@@ -124,8 +124,8 @@ def displace(p: Points, lesion: Lesion, depth: Field) -> Points:
     return Points(p.x - amount * dx, p.y - amount * dy, p.z - amount * dz)
 
 
-def wobble(p: Points, head: Head) -> Points:
-    """Bends the standard brain a little, so that no head is symmetric; 1 to 2 mm, in every patient."""
+def bend_brain(p: Points, head: Head) -> Points:
+    """Deforms the standard brain by 1 to 2 mm, so that no head is symmetric."""
     bend = np.float32(1.1) * head.wobble(p.x, p.y, p.z)
     return Points(p.x + bend, p.y + np.float32(1.1) * head.wobble(p.y, p.x, p.z), p.z)
 
@@ -133,17 +133,17 @@ def wobble(p: Points, head: Head) -> Points:
 def limit_contrast(
     clean: Field, cover: Field, distance: Field, parenchyma: NDArray[np.bool_], noise_sd: float
 ) -> tuple[Field, float]:
-    """Shifts the lesion's values until its contrast-to-noise ratio is within the bound.
+    """Shifts the values of the lesion until its contrast-to-noise ratio is within the limit.
 
     The ratio is |mean lesion − mean surrounding parenchyma| / noise SD (noise-limited contrast: Rose, *J. Opt. Soc. Am.*
-    38:196, 1948). It is held for four readings of the surroundings: mean and median of the parenchyma within 10 mm of the
-    lesion, oedema included, and mean and median of the parenchyma beyond.
+    38:196, 1948). It holds against four references: mean and median of the parenchyma within 10 mm of the lesion, including
+    edema, and mean and median of the remaining parenchyma.
 
     Args:
         clean: (H, W) values without noise.
-        cover: (H, W) how much of a pixel may be shifted, 0 to 1.
+        cover: (H, W) share of a pixel that may be shifted, 0 to 1.
         distance: (H, W) signed distance to the lesion in mm.
-        parenchyma: (H, W) pixels of grey or white matter.
+        parenchyma: (H, W) pixels of gray or white matter.
         noise_sd: Standard deviation of the noise in the brain.
 
     Returns:
@@ -152,13 +152,13 @@ def limit_contrast(
     inside = distance < 0
     near = parenchyma & (distance > 1) & (distance < 10)
     far = parenchyma & (distance >= 10)
-    around = [float(of(clean[part])) for part in (near, far) if part.sum() >= 50 for of in (np.mean, np.median)]
-    if not inside.any() or not around:
+    references = [float(of(clean[region])) for region in (near, far) if region.sum() >= 50 for of in (np.mean, np.median)]
+    if not inside.any() or not references:
         return clean, 0.0
-    room = MAX_CONTRAST_TO_NOISE * noise_sd
+    limit = MAX_CONTRAST_TO_NOISE * noise_sd
     mean = float(clean[inside].mean())
-    low, high = max(around) - room, min(around) + room
-    wanted = float(np.clip(mean, min(low, high), max(low, high)))
+    low, high = max(references) - limit, min(references) + limit
+    target = float(np.clip(mean, min(low, high), max(low, high)))
     weight = max(float(cover[inside].mean()), 1e-3)
-    shifted = (clean + np.float32((wanted - mean) / weight) * cover).astype(np.float32)
-    return shifted, max(abs(wanted - value) for value in around) / noise_sd
+    shifted = (clean + np.float32((target - mean) / weight) * cover).astype(np.float32)
+    return shifted, max(abs(target - value) for value in references) / noise_sd

@@ -1,4 +1,4 @@
-"""What the scanner does to the phantom: blur, quantum noise and beam hardening in CT, bias field and Rician noise in MR."""
+"""Scanner physics of the phantom: blur, quantum noise and beam hardening in CT, bias field and Rician noise in MR."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def quantum_noise(shape: tuple[int, int], spacing: float, cutoff: float, rng: np
 
     Args:
         shape: Rows and columns.
-        spacing: Millimetres between pixel centres.
+        spacing: Millimeters between pixel centers.
         cutoff: Frequency at which the kernel falls to 1/e, in line pairs per mm; about 0.35 (soft) to 0.6 (sharp).
-        rng: The slice's generator.
+        rng: The random generator of the slice.
     """
     rows = np.fft.fftfreq(shape[0], spacing)[:, None]
     columns = np.fft.rfftfreq(shape[1], spacing)[None, :]
@@ -37,16 +37,16 @@ def quantum_noise(shape: tuple[int, int], spacing: float, cutoff: float, rng: np
 
 @functools.lru_cache(maxsize=2)
 def _projector(size: int, angles: int) -> tuple[scipy.sparse.csr_matrix, int]:
-    """System matrix of a parallel-beam scanner: rows are rays (angle, bin), columns pixels; and the bins an angle."""
+    """Returns the system matrix of a parallel-beam scanner (rays by angle and bin × pixels), and the bins per angle."""
     bins = int(np.ceil(size * 1.5))
     steps = np.arange(size) - (size - 1) / 2
     x, y = (axis.ravel() for axis in np.meshgrid(steps, steps))
     rows, weights = [], []
     for number, angle in enumerate(np.arange(angles) * np.pi / angles):
-        place = x * np.cos(angle) + y * np.sin(angle) + (bins - 1) / 2
-        low = np.floor(place).astype(int)
+        position = x * np.cos(angle) + y * np.sin(angle) + (bins - 1) / 2
+        low = np.floor(position).astype(int)
         rows += [number * bins + low, number * bins + low + 1]
-        weights += [1 - (place - low), place - low]
+        weights += [1 - (position - low), position - low]
     columns = np.tile(np.arange(size * size), 2 * angles)
     matrix = (np.concatenate(weights), (np.concatenate(rows), columns))
     return scipy.sparse.csr_matrix(matrix, shape=(angles * bins, size * size), dtype=np.float32), bins
@@ -57,12 +57,12 @@ def beam_hardening(hu: Field, spacing: float, strength: float) -> Field:
 
     To second order a water-corrected projection through bone falls short by β·(p_water·p_bone + 3·p_bone²) (form: Joseph and
     Spital, *J. Comput. Assist. Tomogr.* 2:100, 1978; the weight of the bone term is chosen so that the bar between the petrous
-    ridges is seen as in patients). Its filtered back projection gives the dark bands between dense bones and the cupping
+    ridges looks as in patients). Its filtered back projection gives the dark bands between dense bones and the cupping
     inside the skull.
 
     Args:
         hu: (N, N) image in HU.
-        spacing: Millimetres between pixel centres.
+        spacing: Millimeters between pixel centers.
         strength: β, about 0.02 for a real scanner.
     """
     zoom = _COARSE / hu.shape[0]

@@ -1,4 +1,4 @@
-"""One slice of the phantom: tissues painted over each other in the order in which they lie, then the scanner."""
+"""Rendering of a phantom slice: tissues painted from outside to inside, then the scanner simulation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FIELD_OF_VIEW = 232.0
 """Side of the image in mm."""
 
 TISSUES = (
-    "air", "headrest", "skin", "fat", "muscle", "table", "diploe", "dense_bone", "csf", "grey", "white", "nuclei", "cerebellum",
-    "falx", "blood", "calcium", "gliosis", "oedema", "rim", "necrosis", "solid", "infiltrate",
+    "air", "headrest", "skin", "fat", "muscle", "table", "diploe", "dense_bone", "csf", "gray", "white", "nuclei", "cerebellum",
+    "falx", "blood", "calcium", "gliosis", "edema", "rim", "necrosis", "solid", "infiltrate",
 )  # fmt: skip
-"""Names of the numbers in ``RenderedSlice.tissue``."""
+"""Tissue names, indexed by the values of ``RenderedSlice.tissue``."""
 
 MIXED = 255
-"""Number in ``RenderedSlice.tissue`` of pixels that hold more than one tissue."""
+"""Value in ``RenderedSlice.tissue`` of pixels with more than one tissue."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Scanner:
 
     Attributes:
         sequence: ``CT`` or the MR contrast.
-        noise_sd: Standard deviation of the noise in the brain: HU, or MR intensity.
-        cutoff: Of the CT kernel, line pairs per mm.
-        blur: Standard deviation of the point spread, mm.
+        noise_sd: Standard deviation of the noise in the brain, in HU or MR intensity.
+        cutoff: Cutoff frequency of the CT kernel in line pairs per mm.
+        blur: Standard deviation of the point spread function in mm.
         hardening: Strength of beam hardening (CT).
         bias: Strength of the coil's bias field (MR).
-        gain: Factor on MR intensities; offset in HU for CT (calibration drift).
+        gain: Factor on MR intensities, or offset in HU for CT (calibration drift).
         headrest: Whether the headrest is in view (CT).
     """
 
@@ -59,12 +59,12 @@ class RenderedSlice:
     Attributes:
         pixels: (N, N) float32, HU for CT, intensity for MR.
         clean: The same before noise, beam hardening and bias field.
-        mask: (N, N) bool, the lesion without its oedema.
-        tissue: (N, N) uint8, index into ``TISSUES`` where a pixel and its neighbours hold one tissue, else ``MIXED``.
+        mask: (N, N) bool, the lesion without its edema.
+        tissue: (N, N) uint8, index into ``TISSUES`` where a pixel and its neighbors hold one tissue, else ``MIXED``.
         brain: (N, N) bool, inside the inner table.
         noise_sd: Standard deviation of the noise in the brain.
-        contrast_to_noise: Of the lesion against the parenchyma, see ``phantom_lesion.limit_contrast``; 0 without a lesion.
-        spacing: Millimetres between pixel centres.
+        contrast_to_noise: Of the lesion against the parenchyma (``lesion.limit_contrast``); 0 without a lesion.
+        spacing: Millimeters between pixel centers.
         level: Height in mm above the foramina of Monro.
     """
 
@@ -81,7 +81,7 @@ class RenderedSlice:
 
 @dataclass
 class _Canvas:
-    """Values and tissue numbers while a slice is painted."""
+    """Values and tissue indices of a slice while it is painted."""
 
     values: dict[str, float]
     spacing: float
@@ -89,11 +89,11 @@ class _Canvas:
     tissue: NDArray[np.uint8]
 
     def cover(self, distance: Field, soft: float = 1.0) -> Field:
-        """How much of each pixel lies inside a border."""
+        """Returns the share of each pixel inside a border."""
         return as_field(np.clip(np.float32(0.5) - distance / np.float32(self.spacing * soft), 0, 1))
 
     def paint(self, name: str, cover: Field) -> Field:
-        """Paints a tissue over what is there and returns its cover."""
+        """Paints a tissue over the existing ones and returns its cover."""
         self.value += cover * (np.float32(self.values[name]) - self.value)
         self.tissue[(cover > 0.03) & (cover < 0.97)] = MIXED
         self.tissue[cover >= 0.97] = TISSUES.index(name)
@@ -143,18 +143,18 @@ def render(
 
 
 def _pure(tissue: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Marks as mixed what has another tissue among its eight neighbours, so that the scanner's blur mixes no others in."""
+    """Marks as mixed what has another tissue among its eight neighbors, so that the scanner's blur mixes no others in."""
     same = scipy.ndimage.minimum_filter(tissue, 3) == scipy.ndimage.maximum_filter(tissue, 3)
     return np.where(same, tissue, np.uint8(MIXED)).astype(np.uint8)
 
 
 def _pushed(p: Points, inner: Field, head: Head, lesion: Lesion | None) -> tuple[Points, Field]:
-    """Where the tissue of each pixel comes from, and how much the sulci there are pressed shut (0 to 1)."""
+    """Returns the undisplaced position of the tissue of each pixel, and the compression of its sulci (0 to 1)."""
     near = np.zeros_like(inner)
-    q = lesions.wobble(p, head)
+    q = lesions.bend_brain(p, head)
     if lesion is None:
         return q, near
-    x, y, z = (a - np.float32(c) for a, c in zip((p.x, p.y, p.z), lesion.centre, strict=True))
+    x, y, z = (a - np.float32(c) for a, c in zip((p.x, p.y, p.z), lesion.center, strict=True))
     near = np.exp(-(x * x + y * y + z * z) / np.float32((lesion.radius + 10) ** 2))
     return lesions.displace(q, lesion, -inner), near
 
@@ -180,7 +180,7 @@ def _paint_skull(canvas: _Canvas, p: Points, inner: Field, head: Head) -> None:
 
 
 def _paint_brain(canvas: _Canvas, q: Points, inner: Field, head: Head, near: Field) -> NDArray[np.bool_]:
-    """Paints brain and fluid; returns where there is parenchyma."""
+    """Paints brain and fluid; returns the mask of the parenchyma."""
     old = (head.age - 20) / 68
     depth = as_field(-inner - np.float32(0.8 + 1.6 * old) * (1 + 0.4 * np.clip(q.y / 80, -1, 1)))
     ventricles, cisterns = anatomy.fluid_spaces(q, head)
@@ -189,7 +189,7 @@ def _paint_brain(canvas: _Canvas, q: Points, inner: Field, head: Head, near: Fie
     fissure = _fissure(q, head, near)
     border = np.minimum(np.minimum(depth, crest), np.minimum(fissure, cisterns))
     thickness = np.float32(3.1)
-    canvas.paint("grey", canvas.cover(-depth))
+    canvas.paint("gray", canvas.cover(-depth))
     canvas.paint("white", canvas.cover(thickness - border, 1.4))
     _paint_gliosis(canvas, q, ventricles, border, head)
     canvas.paint("nuclei", canvas.cover(np.maximum(anatomy.nuclei(q, head), 1.2 - ventricles), 1.6))
@@ -201,10 +201,10 @@ def _paint_brain(canvas: _Canvas, q: Points, inner: Field, head: Head, near: Fie
 
 
 def _sulci(q: Points, depth: Field, head: Head, near: Field, spacing: float) -> tuple[Field, Field]:
-    """Signed distance to the sulci, and distance to their middle line.
+    """Returns the signed distance to the sulci, and the distance to their center line.
 
-    A sulcus follows the zero line of a narrow-band random field over angle, depth and level; the field over its gradient is the
-    distance to that line.
+    A sulcus follows the zero line of a narrow-band random field over angle, depth and level; the field divided by its gradient
+    is the distance to that line.
     """
     angle = np.arctan2(q.y / 83, q.x / 66)
     bent = angle + np.float32(0.11) * head.meander(angle, depth, q.z)
@@ -220,13 +220,13 @@ def _sulci(q: Points, depth: Field, head: Head, near: Field, spacing: float) -> 
 
 def _fissure(q: Points, head: Head, near: Field) -> Field:
     """Signed distance to the fissure between the hemispheres."""
-    room = anatomy.callosal_room(q)
+    callosum = anatomy.callosal_region(q)
     width = np.float32(0.35 + 0.5 * head.sulci) * (1 - 0.7 * near) + 0.25 * np.clip(np.abs(q.y) - 50, 0, 20) / 10
-    return as_field(np.maximum(np.abs(q.x) - width, -room))
+    return as_field(np.maximum(np.abs(q.x) - width, -callosum))
 
 
 def _paint_gliosis(canvas: _Canvas, q: Points, ventricles: Field, border: Field, head: Head) -> None:
-    """White matter that is darker around the ventricles and in patches (leukoaraiosis), more with age."""
+    """Paints darker white matter around the ventricles and in patches (leukoaraiosis), which increases with age."""
     caps = np.clip(1 - ventricles / np.float32(3 + 9 * head.leukoaraiosis), 0, 1)
     patches = np.clip(head.patches(q.x, q.y, q.z) - np.float32(2.1 - 1.2 * head.leukoaraiosis), 0, 1)
     amount = np.clip(caps + patches * (ventricles < 22), 0, 1) * np.float32(0.15 + 0.85 * head.leukoaraiosis)
@@ -234,7 +234,7 @@ def _paint_gliosis(canvas: _Canvas, q: Points, ventricles: Field, border: Field,
 
 
 def _paint_hindbrain(canvas: _Canvas, q: Points, depth: Field, head: Head) -> None:
-    """Cerebellum, its folia and the brainstem, where the slice lies that low."""
+    """Paints cerebellum, its folia and the brainstem if the slice is low enough."""
     if float(q.z.min()) > 0:
         return
     cerebellum = anatomy.ellipsoid(q, (0, -46, -30), (54, 36, 22))
@@ -242,21 +242,21 @@ def _paint_hindbrain(canvas: _Canvas, q: Points, depth: Field, head: Head) -> No
     canvas.paint("csf", np.minimum(canvas.cover(cerebellum - 0.5, 1.5), canvas.cover(1 - depth)))
     canvas.paint("cerebellum", inside)
     folia = np.cos(cerebellum * np.float32(1.5) + head.meander(np.arctan2(q.y + 46, q.x), depth, q.z))
-    rind = inside * np.clip(1 + cerebellum / 14, 0, 1)
-    canvas.value += rind * folia * np.float32(0.05 * (canvas.values["csf"] - canvas.values["cerebellum"]))
+    cortex = inside * np.clip(1 + cerebellum / 14, 0, 1)
+    canvas.value += cortex * folia * np.float32(0.05 * (canvas.values["csf"] - canvas.values["cerebellum"]))
     canvas.paint("white", canvas.cover(anatomy.ellipsoid(q, (0, -9, -24), (13, 11, 19)), 1.5))
 
 
 def _paint_lesion(
     canvas: _Canvas, p: Points, inner: Field, lesion: Lesion, parenchyma: NDArray[np.bool_], noise_sd: float
 ) -> tuple[NDArray[np.bool_], float]:
-    """Paints oedema and lesion; returns the mask and the contrast-to-noise ratio."""
+    """Paints edema and lesion; returns the mask and the contrast-to-noise ratio."""
     distance, bleed = lesions.lesion_distance(p, lesion)
     inside = canvas.cover(inner + 2)
     white = np.clip((canvas.values["nuclei"] - canvas.value) / (canvas.values["nuclei"] - canvas.values["white"]), 0, 1)
-    reach = np.clip(1.5 - 1.5 * distance / np.float32(lesion.oedema), 0, 1) * parenchyma
-    most = lesions.MAX_OEDEMA_TO_NOISE * noise_sd
-    swelling = float(np.clip(canvas.values["oedema"] - canvas.values["white"], -most, most))
+    reach = np.clip(1.5 - 1.5 * distance / np.float32(lesion.edema), 0, 1) * parenchyma
+    limit = lesions.MAX_EDEMA_TO_NOISE * noise_sd
+    swelling = float(np.clip(canvas.values["edema"] - canvas.values["white"], -limit, limit))
     canvas.value += reach * (0.3 + 0.7 * white) * np.float32(swelling)
     before = canvas.value.copy()
     blood = _paint_mass(canvas, p, distance, bleed, inside, lesion)
@@ -267,52 +267,52 @@ def _paint_lesion(
     canvas.value, ratio = lesions.limit_contrast(
         canvas.value, cover * (1 - blood), outside.astype(np.float32), parenchyma & (inner < -3), noise_sd
     )
-    canvas.tissue[(distance < lesion.oedema) & (distance > -1) & (inner < 0)] = MIXED
+    canvas.tissue[(distance < lesion.edema) & (distance > -1) & (inner < 0)] = MIXED
     return mask, ratio
 
 
 def _paint_mass(canvas: _Canvas, p: Points, distance: Field, bleed: Field, inside: Field, lesion: Lesion) -> Field:
-    """Paints the lesion's own tissues and returns the cover of its blood."""
-    all_of_it = canvas.cover(distance - 1) * inside
+    """Paints the tissues of the lesion and returns the cover of its blood."""
+    whole_lesion = canvas.cover(distance - 1) * inside
     blood = np.zeros_like(distance)
     if lesion.kind == "infiltrative":
-        canvas.paint("infiltrate", all_of_it * np.clip(0.45 - distance / 8, 0, 0.85))
+        canvas.paint("infiltrate", whole_lesion * np.clip(0.45 - distance / 8, 0, 0.85))
         foci = lesion.lobes(*(a * np.float32(1.5) for a in (p.x, p.y, p.z)))
-        canvas.paint("rim", all_of_it * np.clip(1.6 * foci - 1.2, 0, 0.8))
+        canvas.paint("rim", whole_lesion * np.clip(1.6 * foci - 1.2, 0, 0.8))
         return blood
     ring = lesion.kind == "ring"
-    canvas.paint("rim" if ring else "solid", all_of_it)
+    canvas.paint("rim" if ring else "solid", whole_lesion)
     if not ring:
         clumps = lesion.lobes(*(a * np.float32(1.4) for a in (p.x, p.y, p.z)))
-        canvas.paint("rim", all_of_it * np.clip(2 * clumps - 0.4, 0, 1))
+        canvas.paint("rim", whole_lesion * np.clip(2 * clumps - 0.4, 0, 1))
     else:
         canvas.paint("necrosis", canvas.cover(distance + np.float32(lesion.rim), 1.6) * inside)
-    if lesion.kind == "haemorrhagic":
+    if lesion.kind == "hemorrhagic":
         blood = canvas.paint("blood", canvas.cover(bleed, 1.5) * inside)
     return blood
 
 
 def _paint_bone_inside(canvas: _Canvas, p: Points, q: Points, inner: Field, head: Head) -> None:
     """Paints falx, sinus, calcifications and the skull base."""
-    room = anatomy.callosal_room(q)
-    falx = np.maximum(np.abs(q.x) - np.float32(0.55), 9 - room)
+    callosum = anatomy.callosal_region(q)
+    falx = np.maximum(np.abs(q.x) - np.float32(0.55), 9 - callosum)
     canvas.paint("falx", np.minimum(canvas.cover(falx), canvas.cover(inner)))
     sinus = np.hypot(p.x, p.y + 80.5) - np.float32(2.2 + head.skin / 2)
     canvas.paint("falx", np.minimum(canvas.cover(sinus), canvas.cover(inner)))
     half = Points(np.abs(q.x), q.y, q.z)
-    for radius, centre, points in (
+    for radius, center, points in (
         (head.choroid, (21.0 + 2 * head.ventricles, -34.0, 12.0), half),
         (head.pineal, (0.0, -25.0, 1.0), q),
         (head.pallidum, (21.0, 2.0, 1.0), half),
     ):
         if radius > 0:
-            canvas.paint("calcium", canvas.cover(anatomy.ellipsoid(points, centre, (radius, radius * 1.3, radius * 2.2)), 1.4))
+            canvas.paint("calcium", canvas.cover(anatomy.ellipsoid(points, center, (radius, radius * 1.3, radius * 2.2)), 1.4))
     if float(p.z.min()) < -5:
         canvas.paint("dense_bone", np.minimum(canvas.cover(anatomy.skull_base(p)), canvas.cover(inner - 3)))
 
 
 def _scan(clean: Field, inner: Field, spacing: float, scanner: Scanner, rng: np.random.Generator) -> Field:
-    """Turns true values into what the scanner stores."""
+    """Simulates the scanner: returns the stored values."""
     sharp = scipy.ndimage.gaussian_filter(clean, scanner.blur / spacing, mode="nearest", truncate=3)
     if scanner.sequence != "CT":
         coil = physics.bias_field((clean.shape[0], clean.shape[1]), scanner.bias, rng)
@@ -326,5 +326,5 @@ def _scan(clean: Field, inner: Field, spacing: float, scanner: Scanner, rng: np.
 
 
 def _noise_map(inner: Field) -> Field:
-    """CT noise is strongest where the beam crosses most of the head: 1.1 in the middle, 0.9 under the skull, less in air."""
+    """Returns relative CT noise: strongest in the center of the head (1.1), 0.9 under the skull, less in air."""
     return as_field(np.clip(0.9 - inner / 300, 0.55, 1.15))

@@ -1,10 +1,10 @@
-"""What each tissue of the phantom looks like: Hounsfield units for CT, spin-echo signal for MR.
+"""Tissue values of the phantom: Hounsfield units for CT, spin-echo signal for MR.
 
-CT numbers lie inside the published ranges (Buzug, *Computed Tomography*, 2008, p. 475; Kamalian et al., *Handb. Clin. Neurol.*
-135:3, 2016): grey matter 37 to 41, white matter 20 to 34, CSF 0 to 15, blood 50 to 75, bone 300 to 2000, fat −120 to −50,
+CT numbers are within the published ranges (Buzug, *Computed Tomography*, 2008, p. 475; Kamalian et al., *Handb. Clin. Neurol.*
+135:3, 2016): gray matter 37 to 41, white matter 20 to 34, CSF 0 to 15, blood 50 to 75, bone 300 to 2000, fat −120 to −50,
 air −1000. Contrast agent lifts an enhancing rim to 65 to 73. MR relaxation times at 3 T follow Wansapura et al., *J. Magn.
-Reson. Imaging* 9:531, 1999 (grey, white), Lin et al., ibid. 13:898, 2001 (CSF) and de Bazelaire et al., *Radiology* 230:652,
-2004 (fat, muscle); those of oedema and tumour are typical values between white matter and CSF.
+Reson. Imaging* 9:531, 1999 (gray, white), Lin et al., ibid. 13:898, 2001 (CSF) and de Bazelaire et al., *Radiology* 230:652,
+2004 (fat, muscle); those of edema and tumor are typical values between white matter and CSF.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 Sequence = Literal["CT", "T1", "T2", "FLAIR"]
 
 HU_RANGES: dict[str, tuple[float, float]] = {
-    "grey": (37.0, 41.0),
+    "gray": (37.0, 41.0),
     "white": (20.0, 34.0),
     "csf": (0.0, 15.0),
     "blood": (50.0, 75.0),
@@ -25,9 +25,9 @@ HU_RANGES: dict[str, tuple[float, float]] = {
     "fat": (-120.0, -50.0),
     "air": (-1000.0, -1000.0),
 }
-"""Published range of each tissue in HU, lowest and highest, that the noise-free phantom keeps to."""
+"""Published range of each tissue in HU (lowest, highest); the noise-free phantom stays within it."""
 
-# Tissue: mean and half-width of the even spread between patients, in HU.
+# Tissue: mean and half-width of the uniform distribution between patients, in HU.
 _CT: dict[str, tuple[float, float]] = {
     "air": (-1000.0, 0.0),
     "skin": (54.0, 11.0),
@@ -37,7 +37,7 @@ _CT: dict[str, tuple[float, float]] = {
     "diploe": (560.0, 120.0),
     "dense_bone": (1500.0, 200.0),
     "csf": (7.0, 2.5),
-    "grey": (39.0, 1.2),
+    "gray": (39.0, 1.2),
     "nuclei": (39.0, 1.2),
     "white": (28.5, 1.8),
     "cerebellum": (34.5, 1.5),
@@ -45,7 +45,7 @@ _CT: dict[str, tuple[float, float]] = {
     "blood": (66.0, 5.0),
     "calcium": (220.0, 90.0),
     "gliosis": (16.5, 2.5),
-    "oedema": (20.5, 1.5),
+    "edema": (20.5, 1.5),
     "rim": (69.0, 4.0),
     "necrosis": (11.0, 3.0),
     "solid": (42.0, 2.0),
@@ -71,7 +71,7 @@ _MR: dict[str, Relaxation] = {
     "diploe": Relaxation(0.45, 500.0, 55.0),
     "dense_bone": Relaxation(0.06, 1000.0, 20.0),
     "csf": Relaxation(1.00, 4200.0, 1500.0),
-    "grey": Relaxation(0.82, 1331.0, 105.0),
+    "gray": Relaxation(0.82, 1331.0, 105.0),
     "nuclei": Relaxation(0.80, 1240.0, 92.0),
     "white": Relaxation(0.69, 832.0, 79.6),
     "cerebellum": Relaxation(0.79, 1180.0, 96.0),
@@ -79,7 +79,7 @@ _MR: dict[str, Relaxation] = {
     "blood": Relaxation(0.70, 700.0, 62.0),
     "calcium": Relaxation(0.20, 900.0, 25.0),
     "gliosis": Relaxation(0.80, 1250.0, 118.0),
-    "oedema": Relaxation(0.82, 1300.0, 122.0),
+    "edema": Relaxation(0.82, 1300.0, 122.0),
     "rim": Relaxation(0.80, 640.0, 112.0),
     "necrosis": Relaxation(0.88, 1700.0, 150.0),
     "solid": Relaxation(0.82, 1050.0, 118.0),
@@ -101,7 +101,7 @@ def _spin_echo(tissue: Relaxation, tr: float, te: float, ti: float | None) -> fl
 
 
 def _protocol(sequence: Sequence, rng: np.random.Generator) -> tuple[float, float, float | None]:
-    """Repetition, echo and inversion time in ms, as they differ between scanners."""
+    """Draws repetition, echo and inversion time in ms, which differ between scanners."""
     if sequence == "T1":
         return float(rng.uniform(480, 650)), float(rng.uniform(9, 14)), None
     if sequence == "T2":
@@ -114,7 +114,7 @@ def tissue_values(sequence: Sequence, rng: np.random.Generator) -> dict[str, flo
 
     Args:
         sequence: ``CT`` for Hounsfield units, else the MR contrast.
-        rng: The patient's generator.
+        rng: The random generator of the patient.
 
     Returns:
         Tissue name to HU (CT), or to intensity with white matter at ``MR_SCALE`` (MR).

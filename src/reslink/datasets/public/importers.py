@@ -1,4 +1,4 @@
-"""Public data sets as they come, made into a manifest: labels, patients, masks, given splits."""
+"""Import of public data sets: writes a manifest with labels, patients, masks and given splits."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from reslink.datasets.manifest import image_files
-from reslink.datasets.public.conversion import CONVERTERS, Converted
-from reslink.datasets.public.registry import ClassFolder, Source, sources
+from reslink.datasets.public.conversion import CONVERTERS, ConversionResult
+from reslink.datasets.public.registry import ClassFolder, PublicDataset, public_datasets
 from reslink.errors import InputError, UsageError
 from reslink.files import write_atomic
 
 COLUMNS = ("path", "label", "patient_id", "mask", "split", "given_label", "source")
-_DEPTH = 4
+_MAX_DEPTH = 4
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What became of an import.
+class ImportResult:
+    """The result of an import.
 
     Attributes:
         source: Name of the data set.
-        manifest: The table that was written.
-        counts: Cases by label.
-        patients: How many patients are known; None where none is.
-        masks: Cases with a mask.
-        failed: Why a file was left out, by its name.
+        manifest: Path of the written manifest.
+        counts: Number of cases by label.
+        patients: Number of known patients, or None.
+        masks: Number of cases with a mask.
+        failed: File name to the reason why the file was left out.
     """
 
     source: str
@@ -41,106 +41,110 @@ class Imported:
     failed: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the JSON form."""
+        """Returns the result as JSON-compatible values."""
         return {**vars(self), "manifest": str(self.manifest), "counts": dict(self.counts)}
 
 
-def recognise(folder: Path) -> tuple[Source, Path] | None:
-    """Returns the known data set whose layout a folder has, and the folder inside where it begins.
+def detect_data_set(folder: Path) -> tuple[PublicDataset, Path] | None:
+    """Detects a registered data set by its folder layout; returns it with the folder where the layout begins, or None.
 
     Args:
         folder: The folder of the unpacked data set.
     """
-    for entry in sources().values():
-        root = None if entry.layout.common else root_of(entry, folder)
+    for entry in public_datasets().values():
+        root = None if entry.layout.common else find_layout_root(entry, folder)
         if root is not None:
             return entry, root
     return None
 
 
-def root_of(entry: Source, folder: Path) -> Path | None:
-    """Returns the folder, at most four levels down, where the layout of a data set begins; None where there is none."""
-    has = CONVERTERS[entry.layout.kind].fits if entry.layout.kind != "folders" else _has_folders(entry.layout.folders)
-    return next((place for place in _below(folder) if has(place)), None)
+def find_layout_root(entry: PublicDataset, folder: Path) -> Path | None:
+    """Returns the folder, at most four levels down, where the layout of a data set begins, or None."""
+    has_layout = CONVERTERS[entry.layout.kind].fits if entry.layout.kind != "folders" else _has_folders(entry.layout.folders)
+    return next((candidate for candidate in _walk_folders(folder) if has_layout(candidate)), None)
 
 
 def import_folder(
     folder: Path,
-    source: Source | None = None,
+    source: PublicDataset | None = None,
     out: Path | None = None,
     *,
     binary: bool = False,
     overwrite: bool = False,
-    heard: Callable[[int, int], None] | None = None,
-) -> Imported:
-    """Writes the manifest of a public data set, and its slices as images where they must be cut out or converted.
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ImportResult:
+    """Writes the manifest of a public data set, and converts its slices to image files if needed.
 
     Args:
         folder: The unpacked data set.
-        source: Which one it is; recognised by its layout if not given.
-        out: Where slices that are cut out go, with ``manifest.csv``; ``reslink`` inside the folder if not given. Images
-            that can be used as they are stay where they are, with ``manifest.csv`` beside them.
-        binary: Whether labels become Healthy and Tumor (for ct_ich Healthy and Haemorrhage).
-        overwrite: Whether a ``manifest.csv`` that stands there may be replaced.
-        heard: Hears files done and their total.
+        source: The data set; detected by its layout if None.
+        out: Output folder of converted slices and ``manifest.csv``; ``reslink`` inside the folder if None. Images that
+            need no conversion stay in place, with ``manifest.csv`` beside them.
+        binary: Map labels to Healthy and Tumor (for ct_ich, Healthy and Hemorrhage).
+        overwrite: Replace an existing ``manifest.csv``.
+        on_progress: Called with the number of finished files and the total.
 
     Raises:
-        UsageError: If the folder has no layout that is known, or not that of the source, or a manifest stands there.
-        InputError: If not one image can be used.
-        StorageError: If something cannot be written.
+        UsageError: If the layout is unknown or is not that of ``source``, or a manifest exists.
+        InputError: If no image can be used.
+        StorageError: If a file cannot be written.
     """
-    entry, root = _found(folder, source)
+    entry, root = _locate(folder, source)
     converts = entry.layout.kind != "folders"
-    place = (out or folder / "reslink") if converts else root
-    table = place / "manifest.csv"
+    out_folder = (out or folder / "reslink") if converts else root
+    table = out_folder / "manifest.csv"
     if table.exists() and not overwrite:
-        raise UsageError(f"{table} is there already", "Nothing is replaced unasked", "Add --overwrite, or use it as it is")
+        raise UsageError(
+            f"{table} exists",
+            "Existing files are not overwritten without --overwrite",
+            "Add --overwrite, or use the existing file",
+        )
     if converts:
-        converted = CONVERTERS[entry.layout.kind].convert(root, place, heard)
+        converted = CONVERTERS[entry.layout.kind].convert(root, out_folder, on_progress)
     else:
-        converted = Converted(list(_in_folders(entry.layout.folders, root)))
-    rows = [_row(case, entry, binary) for case in converted.cases]
+        converted = ConversionResult(list(_cases_of_folders(entry.layout.folders, root)))
+    rows = [_manifest_row(case, entry, binary) for case in converted.cases]
     if not rows:
         first = next(iter(converted.failed.items()), ("", "the folders are empty"))
         raise InputError(
-            f"Not one image of {folder} can be used; the first: {first[0]} {first[1]}",
-            f"{entry.name} holds {entry.images}",
+            f"No image of {folder} can be used. The first: {first[0]} {first[1]}",
+            f"{entry.name} contains {entry.images}",
             "Unpack it again",
         )
-    write_atomic(table, _csv(rows))
+    write_atomic(table, _manifest_csv(rows))
     patients = {row["patient_id"] for row in rows if row.get("patient_id")}
     counts = dict(sorted(Counter(row["label"] for row in rows).items()))
     masks = sum(bool(row.get("mask")) for row in rows)
-    return Imported(entry.name, table, counts, len(patients) or None, masks, converted.failed)
+    return ImportResult(entry.name, table, counts, len(patients) or None, masks, converted.failed)
 
 
-def _found(folder: Path, source: Source | None) -> tuple[Source, Path]:
+def _locate(folder: Path, source: PublicDataset | None) -> tuple[PublicDataset, Path]:
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder}", "FOLDER is an unpacked data set", "Check the path")
+        raise UsageError(f"The folder {folder} does not exist", "FOLDER is an unpacked data set", "Check the path")
     if source is None:
-        found = recognise(folder)
+        match = detect_data_set(folder)
     else:
-        root = root_of(source, folder)
-        found = None if root is None else (source, root)
-    if found is None:
-        wanted = "a known data set" if source is None else source.name
+        root = find_layout_root(source, folder)
+        match = None if root is None else (source, root)
+    if match is None:
+        expected = "a registered data set" if source is None else source.name
         raise UsageError(
-            f"{folder} does not have the layout of {wanted}",
-            f"The known ones are {', '.join(sources())}; see reslink data list",
-            "Unpack all of it, name the set with --source, or write a manifest.csv yourself (path,label,patient_id,mask)",
+            f"{folder} does not have the layout of {expected}",
+            f"The registered data sets are {', '.join(public_datasets())}; see reslink data list",
+            "Unpack all files, name the data set with --source, or write your own manifest.csv (path,label,patient_id,mask)",
         )
-    return found
+    return match
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Yields a folder and those inside, the nearest first."""
+def _walk_folders(folder: Path) -> Iterator[Path]:
+    """Yields a folder and its subfolders, level by level."""
     level = [folder]
-    for _ in range(_DEPTH):
+    for _ in range(_MAX_DEPTH):
         yield from level
-        level = [inner for outer in level for inner in _folders(outer)]
+        level = [inner for outer in level for inner in _subfolders(outer)]
 
 
-def _folders(folder: Path) -> list[Path]:
+def _subfolders(folder: Path) -> list[Path]:
     try:
         return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))[:1000]
     except OSError:
@@ -148,25 +152,25 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _has_folders(folders: Iterable[ClassFolder]) -> Callable[[Path], bool]:
-    return lambda place: all(_inside(place, folder.path) is not None for folder in folders)
+    return lambda root: all(_find_subfolder(root, folder.path) is not None for folder in folders)
 
 
-def _inside(place: Path, path: str) -> Path | None:
-    """Returns a folder below another one, whatever the case of its name."""
+def _find_subfolder(folder: Path, path: str) -> Path | None:
+    """Returns a subfolder by its case-insensitive path, or None."""
     for part in path.split("/"):
-        names = {entry.name.casefold(): entry for entry in _folders(place)}
+        names = {entry.name.casefold(): entry for entry in _subfolders(folder)}
         if part.casefold() not in names:
             return None
-        place = names[part.casefold()]
-    return place
+        folder = names[part.casefold()]
+    return folder
 
 
-def _in_folders(folders: Iterable[ClassFolder], root: Path) -> Iterator[dict[str, str]]:
+def _cases_of_folders(folders: Iterable[ClassFolder], root: Path) -> Iterator[dict[str, str]]:
     for folder in folders:
-        place = _inside(root, folder.path)
-        masks = None if folder.masks is None else _inside(root, folder.masks)
+        images = _find_subfolder(root, folder.path)
+        masks = None if folder.masks is None else _find_subfolder(root, folder.masks)
         by_stem = {file.stem: file for file in sorted(masks.iterdir())} if masks else {}
-        for file in image_files(place) if place else ():
+        for file in image_files(images) if images else ():
             mask = by_stem.get(file.stem)
             yield {
                 "path": file.relative_to(root).as_posix(),
@@ -177,14 +181,14 @@ def _in_folders(folders: Iterable[ClassFolder], root: Path) -> Iterator[dict[str
             }
 
 
-def _row(case: dict[str, str], entry: Source, binary: bool) -> dict[str, str]:
+def _manifest_row(case: dict[str, str], entry: PublicDataset, binary: bool) -> dict[str, str]:
     common = entry.labels[case["given_label"]]
     only_two = set(entry.labels) <= {"yes", "no"}
     label = common if binary or only_two else case["given_label"]
     return {"patient_id": "", "mask": "", "split": "", **case, "label": label, "source": entry.name}
 
 
-def _csv(rows: list[dict[str, str]]) -> str:
+def _manifest_csv(rows: list[dict[str, str]]) -> str:
     stream = io.StringIO()
     names = [*COLUMNS, *dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)]
     writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""The public data sets that reslink knows: licence, layout, labels, masks, what is wrong with them, what they overlap."""
+"""Registry of public data sets: license, layout, labels, masks, known issues and overlaps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from reslink.errors import UsageError, nearest
+from reslink.errors import UsageError, suggest
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -18,9 +18,9 @@ class RemoteFile(BaseModel):
     """A file to download.
 
     Attributes:
-        name: Its name here.
-        url: Where it lies.
-        sha256: Its checksum where the publisher or an inspection states one; None: that of the first download holds.
+        name: Local file name.
+        url: Address of the file.
+        sha256: Checksum stated by the publisher or an inspection; None uses the checksum of the first download.
     """
 
     model_config = _STRICT
@@ -31,14 +31,14 @@ class RemoteFile(BaseModel):
 
 
 class ClassFolder(BaseModel):
-    """A folder whose images have one label.
+    """A folder of images with one label.
 
     Attributes:
-        path: Below the root of the data set; upper and lower case do not matter.
-        label: The label as the data set has it.
-        split: The side that the data set puts it on.
-        masks: The folder of masks that are called like the images.
-        columns: Further columns of the manifest.
+        path: Path relative to the root of the data set; case-insensitive.
+        label: The label in the data set.
+        split: The split stated by the data set.
+        masks: The folder of masks with the same names as the images.
+        columns: Additional manifest columns.
     """
 
     model_config = _STRICT
@@ -51,12 +51,12 @@ class ClassFolder(BaseModel):
 
 
 class Layout(BaseModel):
-    """How the files of a data set lie.
+    """The folder layout of a data set.
 
     Attributes:
-        kind: ``folders`` of images, or one that needs its images cut out or converted.
+        kind: ``folders`` of images, or a layout that needs conversion.
         folders: The class folders.
-        common: Whether other sets lie in the same way, so that the set must be named.
+        common: Whether other data sets have the same layout, so that it does not identify this one.
     """
 
     model_config = _STRICT
@@ -66,25 +66,25 @@ class Layout(BaseModel):
     common: bool = False
 
 
-class Source(BaseModel):
+class PublicDataset(BaseModel):
     """A public data set.
 
     Attributes:
         name: Short name.
-        title: Its title, author and year.
-        page: Where it is described.
-        files: What to download; empty where access must be asked for.
+        title: Title, author and year.
+        page: Web page of the data set.
+        files: Files to download; empty if access must be requested.
         access: Who may download.
-        licence: What is known of its licence; None where nothing is.
-        modality: CT or MR, and what kind of image.
-        images: How many.
-        labels: Its labels, and which of the two common classes each is.
-        layout: How its files lie.
-        masks: Where masks are and how they become labels of slices.
-        patients: How patients are known.
-        faults: What is known to be wrong with it.
-        overlaps: Other sets that hold some of its images.
-        evidence: Where these statements come from.
+        license: License of the data; None if unknown.
+        modality: CT or MR, and the type of image.
+        images: Number of images.
+        labels: Label of the data set to common class.
+        layout: Its folder layout.
+        masks: Location of the masks, and how they become slice labels.
+        patients: How patients are identified.
+        known_issues: Known problems of the data.
+        overlaps: Other data sets with some of the same images.
+        evidence: Source of these statements.
     """
 
     model_config = _STRICT
@@ -94,37 +94,39 @@ class Source(BaseModel):
     page: str
     files: list[RemoteFile]
     access: str
-    licence: str | None
+    license: str | None
     modality: str
     images: str
     labels: dict[str, str]
     layout: Layout
     masks: str
     patients: str
-    faults: list[str]
+    known_issues: list[str]
     overlaps: list[str]
     evidence: str
 
     @property
     def terms(self) -> str:
-        """What a user agrees to before a download."""
-        return self.licence or f"No licence is known. Read {self.page} before you use the data"
+        """The license text that a user accepts before a download."""
+        return self.license or f"No license is known. Read {self.page} before you use the data"
 
 
 @cache
-def sources() -> dict[str, Source]:
-    """Returns the known data sets by name."""
-    text = resources.files("reslink.datasets").joinpath("sources.yaml").read_text(encoding="utf-8")
-    return {entry["name"]: Source.model_validate(entry) for entry in yaml.safe_load(text)}
+def public_datasets() -> dict[str, PublicDataset]:
+    """Returns the registered data sets by name."""
+    text = resources.files("reslink.datasets.public").joinpath("data_sets.yaml").read_text(encoding="utf-8")
+    return {entry["name"]: PublicDataset.model_validate(entry) for entry in yaml.safe_load(text)}
 
 
-def source(name: str) -> Source:
-    """Returns a data set.
+def get_public_dataset(name: str) -> PublicDataset:
+    """Returns a registered data set by name.
 
     Raises:
-        UsageError: If there is none of this name, with the nearest.
+        UsageError: If the name is unknown; the message has the nearest one.
     """
-    known = sources()
-    if name not in known:
-        raise UsageError(f"There is no data set {name!r}", f"The known ones are {', '.join(known)}", nearest(name, known))
-    return known[name]
+    registered = public_datasets()
+    if name not in registered:
+        raise UsageError(
+            f"Unknown data set {name!r}", f"The registered data sets are {', '.join(registered)}", suggest(name, registered)
+        )
+    return registered[name]

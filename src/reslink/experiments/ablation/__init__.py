@@ -1,1 +1,1 @@
-"""Ablation: what each part of the network contributes."""
+"""The ablation experiment."""

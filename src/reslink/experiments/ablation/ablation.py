@@ -1,19 +1,19 @@
-"""Ablation: what each part of the network is worth, how steadily it trains, and where its attention lies."""
+"""The ablation experiment: the contribution of each component of the network, its stability, and its attention."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from reslink.errors import UsageError, nearest
-from reslink.experiments.ablation.tables import answers, attention_table, border_table, stability_table
-from reslink.experiments.report import Study
-from reslink.experiments.runner.compare_arms import Comparison
-from reslink.experiments.runner.experiment import Setting
+from reslink.errors import UsageError, suggest
+from reslink.experiments.ablation.tables import attention_table, border_table, conclusions, stability_table
+from reslink.experiments.report import ExperimentReport
+from reslink.experiments.runner.comparison import Comparison
+from reslink.experiments.runner.experiment import Experiment
 
-Changes = dict[str, Any]
+Overrides = dict[str, Any]
 
-ARMS: dict[str, tuple[str, Changes]] = {
+CONDITIONS: dict[str, tuple[str, Overrides]] = {
     "full": ("full network", {}),
     "no_attention": ("no attention", {"model.attention": "none"}),
     "first_only": ("first attention only", {"model.attention": "first"}),
@@ -22,66 +22,72 @@ ARMS: dict[str, tuple[str, Changes]] = {
     "neither": ("neither attention nor residual links", {"model.attention": "none", "model.residual": False}),
     "no_dropout": ("no dropout", {"model.drop_rate": 0.0, "model.head_drop_rate": 0.0}),
 }
-"""Name of an arm: what a table calls it, and what of the recipe it changes."""
+"""Condition to its title and its overrides of the recipe."""
 
 AREA_SIZES = (1, 14)
-"""Each pixel an area of its own; and the whole final map of 14×14 one area, without a border."""
+"""Each pixel is an area of its own; and the whole final 14×14 map is one area, without a border."""
 
 
-def ablation(setting: Setting, arms: Sequence[str] = (), area_sizes: Sequence[int] = AREA_SIZES) -> dict[str, Any]:
-    """Trains the network without one of its parts at a time, and compares.
+def ablation(experiment: Experiment, conditions: Sequence[str] = (), area_sizes: Sequence[int] = AREA_SIZES) -> dict[str, Any]:
+    """Trains the network without one component at a time, and compares with the full network.
 
     Args:
-        setting: Data, recipe, seeds and folder.
-        arms: Names of ``ARMS`` to train besides the full network; all where empty.
-        area_sizes: Sides of areas to compare with that of the recipe.
+        experiment: Data, recipe, seeds and folder.
+        conditions: Names of ``CONDITIONS`` to train besides the full network; empty for all.
+        area_sizes: Area sizes to compare with that of the recipe.
 
     Returns:
-        What ``study.json`` holds; it is written with a page to ``ablation`` in the folder of studies.
+        The contents of ``experiment.json``, which is written with a page to ``ablation`` in the folder of experiments.
 
     Raises:
-        UsageError: If there is no such arm, or the data cannot be used.
-        Interrupted: On Ctrl-C; the same call goes on.
+        UsageError: If a condition is unknown, or the data cannot be used.
+        Interrupted: On Ctrl-C; the same call resumes.
     """
-    chosen = _chosen(setting, arms, area_sizes)
+    selected = _select_conditions(experiment, conditions, area_sizes)
     trials = [
-        setting.trial(arm, seed, changes, attention=True) for arm, (_, changes) in chosen.items() for seed in setting.seeds
+        experiment.make_trial(condition, seed, overrides, measure_attention=True)
+        for condition, (_, overrides) in selected.items()
+        for seed in experiment.seeds
     ]
-    found = Comparison.of(setting, trials, {arm: title for arm, (title, _) in chosen.items()})
-    attention, borders = attention_table(found), border_table(found)
-    study = Study(
+    comparison = Comparison.run(experiment, trials, {condition: title for condition, (title, _) in selected.items()})
+    attention, borders = attention_table(comparison), border_table(comparison)
+    report = ExperimentReport(
         name="ablation",
         title="Ablation",
-        question="What is each part of the network worth: attention, residual links, dropout, the size of an area?",
-        answer=[*found.warnings, *answers(found)],
-        facts=found.facts(),
-        tables=[found.figures("Figures on the test part"), stability_table(found), attention, borders],
-        charts=[found.chart("accuracy"), found.chart("auroc")],
-        runs=found.run_rows(),
-        failed=found.failures,
-        not_done=_not_done(setting),
+        question="What do attention, residual links, dropout and the area size contribute?",
+        answer=[*comparison.warnings, *conclusions(comparison, attention)],
+        facts=comparison.facts(),
+        tables=[comparison.metrics_table("Metrics on the test split"), stability_table(comparison), attention, borders],
+        charts=[comparison.difference_chart("accuracy"), comparison.difference_chart("auroc")],
+        runs=comparison.run_rows(),
+        failed=comparison.failures,
+        not_done=_not_done(experiment),
     )
-    return study.write(setting.out / study.name)
+    return report.write(experiment.out / report.name)
 
 
-def _chosen(setting: Setting, arms: Sequence[str], area_sizes: Sequence[int]) -> dict[str, tuple[str, Changes]]:
-    for arm in arms:
-        if arm not in ARMS:
-            raise UsageError(f"There is no arm {arm!r}", f"The arms are {', '.join(ARMS)}", nearest(arm, ARMS))
-    names = ["full", *(arm for arm in arms if arm != "full")] if arms else list(ARMS)
-    usual = setting.recipe.network(len(setting.manifest.labels)).area_size
-    sizes = {
-        f"area_{side}": (f"areas of {side}×{side} (full: {usual}×{usual})", {"model.area_size": side})
-        for side in area_sizes
-        if side != usual
+def _select_conditions(
+    experiment: Experiment, conditions: Sequence[str], area_sizes: Sequence[int]
+) -> dict[str, tuple[str, Overrides]]:
+    for name in conditions:
+        if name not in CONDITIONS:
+            raise UsageError(
+                f"The condition {name!r} is unknown", f"Conditions are {', '.join(CONDITIONS)}", suggest(name, CONDITIONS)
+            )
+    names = ["full", *(name for name in conditions if name != "full")] if conditions else list(CONDITIONS)
+    default = experiment.recipe.network(len(experiment.manifest.labels)).area_size
+    by_area_size = {
+        f"area_{size}": (f"areas of {size}×{size} (full: {default}×{default})", {"model.area_size": size})
+        for size in area_sizes
+        if size != default
     }
-    return {name: ARMS[name] for name in names} | sizes
+    return {name: CONDITIONS[name] for name in names} | by_area_size
 
 
-def _not_done(setting: Setting) -> list[str]:
+def _not_done(experiment: Experiment) -> list[str]:
     reasons = []
-    if setting.cache.masks is None:
-        reasons.append("α inside and outside the lesion: the data has no lesion masks. The head stands in for it.")
-    if len(setting.seeds) < 2:
-        reasons.append("Spread over seeds: there is one seed.")
+    if experiment.cache.masks is None:
+        reasons.append("α inside and outside the lesion: the data has no lesion masks. The head is used instead.")
+    if len(experiment.seeds) < 2:
+        reasons.append("Spread over seeds: there is only one seed.")
     return reasons

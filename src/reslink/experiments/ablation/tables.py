@@ -1,4 +1,4 @@
-"""The tables of the ablation study besides the figures: stability, gates in right and wrong cases, area borders."""
+"""Tables of the ablation experiment: training stability, attention by region, effect of area borders."""
 
 from __future__ import annotations
 
@@ -9,225 +9,241 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.experiments.report import Row, Table
-from reslink.experiments.runner.compare_arms import COMPARED, Comparison, finite
-from reslink.experiments.runner.results import Record
-from reslink.experiments.runner.seed_statistics import Floats, OverSeeds, Runs, Sample
-from reslink.networks.analysis import parameters
+from reslink.experiments.runner.comparison import COMPARED_METRICS, Comparison, none_if_nan
+from reslink.experiments.runner.results import TrialResult
+from reslink.experiments.runner.seed_statistics import Floats, SeedBootstrap, SeedEstimate, TrialSample
+from reslink.networks.analysis import count_parameters
 from reslink.networks.area_attention import AreaAttention
-from reslink.networks.reslink import build
-from reslink.reports.run.sections import signed
+from reslink.networks.reslink import build_network
+from reslink.reports.formatting import format_difference
 
 LAYERS = ("first", "final")
 REGIONS = ("head", "lesion")
-DIVERGED = ("learning-rate-diverges", "loss-not-finite")
+DIVERGENCE_FINDINGS = ("learning-rate-diverges", "loss-not-finite")
 
 
-def stability_table(found: Comparison) -> Table:
-    """Returns how steadily each arm trains."""
+def stability_table(comparison: Comparison) -> Table:
+    """Returns the stability of the training of each condition."""
     columns: dict[str, tuple[str, Any]] = {
         "title": ("", "text"),
         "spread_accuracy": ("SD over seeds, accuracy", "number"),
         "spread_auroc": ("SD over seeds, AUROC", "number"),
         "worst_accuracy": ("lowest accuracy of a seed", "number"),
         "gradient_median": ("gradient norm, median", "number"),
-        "gradient_highest": ("gradient norm, highest", "number"),
-        "clipped": ("steps clipped", "percent"),
+        "gradient_max": ("gradient norm, maximum", "number"),
+        "clipped": ("clipped steps", "percent"),
         "diverged": ("diverged runs", "text"),
     }
     for layer in LAYERS:
-        columns[f"{layer}_share"] = (f"gradient in {layer} attention", "percent")
-        columns[f"{layer}_weights"] = (f"weights in {layer} attention", "percent")
+        columns[f"{layer}_gradient_share"] = (f"gradient in {layer} attention", "percent")
+        columns[f"{layer}_parameter_share"] = (f"parameters in {layer} attention", "percent")
     note = (
-        "Gradient norms are those before clipping, at about 20 steps an epoch. Gradient in attention: share of the squared "
-        "norm, median over these steps; beside it the share of the network's weights that the layer holds. A run counts as "
-        "diverged if its loss ran away or was not finite."
+        "Gradient norms are measured before clipping, at about 20 steps per epoch. Gradient in attention: share of the squared "
+        "norm, median over these steps; compare with the share of the network's parameters in the layer. A run counts as "
+        "diverged if its loss grew without bound or was not finite."
     )
-    return Table("stability", "Stability", columns, [_stability(found, arm) for arm in found.titles], note)
+    rows = [_stability_row(comparison, condition) for condition in comparison.titles]
+    return Table("stability", "Stability", columns, rows, note)
 
 
-def _stability(found: Comparison, arm: str) -> Row:
-    records, all_of_arm = found.of_arm(arm), [r for r in found.records if r.trial.arm == arm]
-    steps = [step for record in records for step in record.steps]
+def _stability_row(comparison: Comparison, condition: str) -> Row:
+    successful = comparison.successful_of(condition)
+    results = [result for result in comparison.results if result.trial.condition == condition]
+    steps = [step for result in successful for step in result.steps]
     norms = np.array([step["gradient_norm"] for step in steps])
-    clip = found.setting.recipe.optimizer.clip_norm
-    diverged = sum(r.diverged or bool(set(r.findings) & set(DIVERGED)) for r in all_of_arm)
-    worst = [found.runs.points[arm, r.trial.seed]["accuracy"] for r in records]
+    clip_norm = comparison.experiment.recipe.optimizer.clip_norm
+    diverged = sum(result.diverged or bool(set(result.findings) & set(DIVERGENCE_FINDINGS)) for result in results)
+    accuracies = [comparison.bootstrap.points[condition, result.trial.seed]["accuracy"] for result in successful]
     row: Row = {
-        "arm": arm,
-        "title": found.titles[arm],
-        "spread_accuracy": found.runs.spread(arm, "accuracy"),
-        "spread_auroc": found.runs.spread(arm, "auroc"),
-        "worst_accuracy": min(worst) if worst else None,
+        "condition": condition,
+        "title": comparison.titles[condition],
+        "spread_accuracy": comparison.bootstrap.spread(condition, "accuracy"),
+        "spread_auroc": comparison.bootstrap.spread(condition, "auroc"),
+        "worst_accuracy": min(accuracies) if accuracies else None,
         "gradient_median": float(np.median(norms)) if len(norms) else None,
-        "gradient_highest": float(norms.max()) if len(norms) else None,
-        "clipped": float((norms > clip).mean()) if clip and len(norms) else None,
-        "diverged": f"{diverged} of {len(all_of_arm)}",
+        "gradient_max": float(norms.max()) if len(norms) else None,
+        "clipped": float((norms > clip_norm).mean()) if clip_norm and len(norms) else None,
+        "diverged": f"{diverged} of {len(results)}",
     }
-    weights = _weight_shares(found, all_of_arm[0]) if all_of_arm else {}
+    parameter_shares = _parameter_shares(comparison, results[0]) if results else {}
     for layer in LAYERS:
-        shares = [step[f"{layer}_attention_gradient_share"] for step in steps if f"{layer}_attention_gradient_share" in step]
-        row[f"{layer}_share"] = float(np.median(shares)) if shares else None
-        row[f"{layer}_weights"] = weights.get(layer)
+        column = f"{layer}_attention_gradient_share"
+        shares = [step[column] for step in steps if column in step]
+        row[f"{layer}_gradient_share"] = float(np.median(shares)) if shares else None
+        row[f"{layer}_parameter_share"] = parameter_shares.get(layer)
     return row
 
 
-def _weight_shares(found: Comparison, record: Record) -> dict[str, float]:
-    network = build(record.trial.recipe.network(len(found.setting.manifest.labels)), 0)
-    total = parameters(network)
+def _parameter_shares(comparison: Comparison, result: TrialResult) -> dict[str, float]:
+    network = build_network(result.trial.recipe.network(len(comparison.experiment.manifest.labels)), 0)
+    total = count_parameters(network)
     modules = {name: module for name, module in network.named_modules() if isinstance(module, AreaAttention)}
-    return {name.removesuffix("_attention"): parameters(module) / total for name, module in modules.items()}
+    return {name.removesuffix("_attention"): count_parameters(module) / total for name, module in modules.items()}
 
 
-def attention_table(found: Comparison) -> Table:
-    """Returns the mean of α inside and outside head and lesion, in right and in wrong cases."""
+def attention_table(comparison: Comparison) -> Table:
+    """Returns the mean of α inside and outside head and lesion, for correct and for wrong cases."""
     columns: dict[str, tuple[str, Any]] = {
         "title": ("", "text"),
         "layer": ("attention", "text"),
         "region": ("region", "text"),
-        "right_inside": ("α inside, right cases", "number"),
-        "right_outside": ("α outside, right", "number"),
+        "correct_inside": ("α inside, correct cases", "number"),
+        "correct_outside": ("α outside, correct cases", "number"),
         "wrong_inside": ("α inside, wrong cases", "number"),
-        "wrong_outside": ("α outside, wrong", "number"),
+        "wrong_outside": ("α outside, wrong cases", "number"),
         "contrast": ("α inside − outside, all cases", "test"),
-        "difference": ("the same, right less wrong cases", "test"),
+        "difference": ("α inside − outside, correct minus wrong cases", "test"),
         "wrong_cases": ("wrong cases", "count"),
     }
     rows = [
         row
-        for arm in found.titles
+        for condition in comparison.titles
         for layer in LAYERS
         for region in REGIONS
-        if (row := _attention(found, arm, layer, region)) is not None
+        if (row := _attention_row(comparison, condition, layer, region)) is not None
     ]
     note = (
-        "Mean of the gates α in a region, averaged over the test cases of all seeds. Lesion: against the rest of the head, in "
-        "cases with a lesion. Outside the head the image is black where the head is isolated. p is not corrected."
+        "Mean of the attention weights α in a region, averaged over the test cases of all seeds. Lesion: compared with the "
+        "rest of the head, in cases with a lesion. Outside the head the image is black if the head is isolated. p is "
+        "not corrected."
     )
-    return Table("attention", "Where the attention lies", columns, rows, note)
+    return Table("attention", "Attention by region", columns, rows, note)
 
 
-def _attention(found: Comparison, arm: str, layer: str, region: str) -> Row | None:
-    records = [r for r in found.of_arm(arm) if f"{layer} inside {region}" in r.attention]
-    pairs = [(r.attention[f"{layer} inside {region}"], r.attention[f"{layer} outside {region}"]) for r in records]
+def _attention_row(comparison: Comparison, condition: str, layer: str, region: str) -> Row | None:
+    inside_column, outside_column = f"{layer} inside {region}", f"{layer} outside {region}"
+    results = [result for result in comparison.successful_of(condition) if inside_column in result.attention]
+    pairs = [(result.attention[inside_column], result.attention[outside_column]) for result in results]
     if not any(np.isfinite(inside - outside).any() for inside, outside in pairs):
         return None
-    right = np.concatenate([r.cases.right for r in records])
+    correct = np.concatenate([result.predictions.correct for result in results])
     inside, outside = (np.concatenate(values) for values in zip(*pairs, strict=True))
-    known = np.isfinite(inside - outside)
-    runs = Runs({(arm, r.trial.seed): _contrast(r, i - o) for r, (i, o) in zip(records, pairs, strict=True)})
+    defined = np.isfinite(inside - outside)
+    samples = {
+        (condition, result.trial.seed): _contrast_sample(result, in_region - out_of_region)
+        for result, (in_region, out_of_region) in zip(results, pairs, strict=True)
+    }
+    bootstrap = SeedBootstrap(samples)
     return {
-        "arm": arm,
-        "title": found.titles[arm],
+        "condition": condition,
+        "title": comparison.titles[condition],
         "layer": layer,
         "region": region,
-        "right_inside": _average(inside, known & right),
-        "right_outside": _average(outside, known & right),
-        "wrong_inside": _average(inside, known & ~right),
-        "wrong_outside": _average(outside, known & ~right),
-        "contrast": _signed_mean(runs, arm, "contrast").as_dict(),
-        "difference": _signed_mean(runs, arm, "right less wrong").as_dict(),
-        "wrong_cases": int((known & ~right).sum()),
+        "correct_inside": _mean_of(inside, defined & correct),
+        "correct_outside": _mean_of(outside, defined & correct),
+        "wrong_inside": _mean_of(inside, defined & ~correct),
+        "wrong_outside": _mean_of(outside, defined & ~correct),
+        "contrast": _signed_mean(bootstrap, condition, "contrast").as_dict(),
+        "difference": _signed_mean(bootstrap, condition, "correct minus wrong").as_dict(),
+        "wrong_cases": int((defined & ~correct).sum()),
     }
 
 
-def _signed_mean(runs: Runs, arm: str, figure: str) -> OverSeeds:
-    return runs.mean(arm, figure, limits=(-1.0, 1.0))
+def _signed_mean(bootstrap: SeedBootstrap, condition: str, metric: str) -> SeedEstimate:
+    return bootstrap.mean(condition, metric, limits=(-1.0, 1.0))
 
 
-def _contrast(record: Record, contrast: Floats) -> Sample:
-    """The mean contrast of a run's cases, and its difference between right and wrong ones."""
-    known = np.isfinite(contrast)
-    values, right = np.where(known, contrast, 0.0), record.cases.right
+def _contrast_sample(result: TrialResult, contrast: Floats) -> TrialSample:
+    """Returns the mean contrast of a trial's cases, and its difference between correct and wrong cases."""
+    defined = np.isfinite(contrast)
+    values, correct = np.where(defined, contrast, 0.0), result.predictions.correct
 
-    def mean(weights: Floats, cases: NDArray[np.bool_]) -> Floats:
-        total = weights @ cases.astype(np.float64)
-        summed = weights @ (values * cases)
+    def mean(weights: Floats, selected: NDArray[np.bool_]) -> Floats:
+        total = weights @ selected.astype(np.float64)
+        summed = weights @ (values * selected)
         return np.asarray(np.divide(summed, total, out=np.full(len(total), np.nan), where=total > 0))
 
     def statistic(weights: Floats) -> dict[str, Floats]:
-        apart = mean(weights, known & right) - mean(weights, known & ~right)
-        return {"contrast": mean(weights, known), "right less wrong": apart}
+        difference = mean(weights, defined & correct) - mean(weights, defined & ~correct)
+        return {"contrast": mean(weights, defined), "correct minus wrong": difference}
 
-    return Sample(record.cases.groups, statistic)
-
-
-def _average(values: Floats, chosen: NDArray[np.bool_]) -> float | None:
-    return float(values[chosen].mean()) if chosen.any() else None
+    return TrialSample(result.predictions.groups, statistic)
 
 
-def border_table(found: Comparison) -> Table:
-    """Returns what the borders between areas cost: how much changes where the grid of areas is moved by half an area."""
+def _mean_of(values: Floats, selected: NDArray[np.bool_]) -> float | None:
+    return float(values[selected].mean()) if selected.any() else None
+
+
+def border_table(comparison: Comparison) -> Table:
+    """Returns the effect of the borders between areas: the change when the grid of areas is shifted by half an area."""
     columns: dict[str, tuple[str, Any]] = {
         "title": ("", "text"),
         "probability_change": ("mean change of the probability", "number"),
-        "flipped": ("other label", "percent"),
-        "accuracy": ("accuracy, grid moved less grid as trained", "test"),
+        "flipped": ("changed labels", "percent"),
+        "accuracy": ("accuracy, shifted minus trained grid", "test"),
     }
     for layer in LAYERS:
         columns[f"{layer}_ratio"] = (f"step of α at borders / within areas, {layer}", "number")
-    rows = [row for arm in found.titles if (row := _borders(found, arm)) is not None]
+    rows = [row for condition in comparison.titles if (row := _border_row(comparison, condition)) is not None]
     note = (
-        "The grid of areas is moved by half an area while the image stays, so whatever changes is due to where borders fall. "
-        "Steps of α: mean difference between neighbouring pixels of two areas, divided by that within an area; 1 means that "
-        "borders cannot be seen in the gates. An area of one pixel has no half to be moved by."
+        "The grid of areas is shifted by half an area while the image stays in place, so all changes come from the positions "
+        "of the borders. Step of α: mean difference between neighboring pixels of two areas, divided by that within an area; 1 "
+        "means that borders are invisible in the attention weights. Areas of one pixel cannot be shifted."
     )
-    return Table("borders", "What the borders between areas cost", columns, rows, note)
+    return Table("borders", "Effect of area borders", columns, rows, note)
 
 
-def _borders(found: Comparison, arm: str) -> Row | None:
-    records = [r for r in found.of_arm(arm) if r.attention]
-    if not records or records[0].trial.recipe.network(len(found.setting.manifest.labels)).area_size < 2:
+def _border_row(comparison: Comparison, condition: str) -> Row | None:
+    labels = comparison.experiment.manifest.labels
+    results = [result for result in comparison.successful_of(condition) if result.attention]
+    if not results or results[0].trial.recipe.network(len(labels)).area_size < 2:
         return None
-    names = found.setting.manifest.labels.names
-    moved = {r.trial.seed: np.stack([r.attention[f"shifted p_{name}"] for name in names], axis=1) for r in records}
-    change = np.concatenate([np.abs(moved[r.trial.seed] - r.cases.scores).sum(axis=1) / 2 for r in records])
-    calls = {r.trial.seed: _calls(r, moved[r.trial.seed]) for r in records}
-    flipped = np.concatenate([calls[r.trial.seed] != r.cases.calls for r in records])
-    runs = Runs({(arm, r.trial.seed): _moved_accuracy(r, calls[r.trial.seed]) for r in records})
-    row: Row = {
-        "arm": arm,
-        "title": found.titles[arm],
-        "probability_change": float(change.mean()),
-        "flipped": float(flipped.mean()),
-        "accuracy": _signed_mean(runs, arm, "accuracy").as_dict(),
+    shifted = [np.stack([result.attention[f"shifted p_{name}"] for name in labels.names], axis=1) for result in results]
+    shifted_labels = [_predict(result, y_prob) for result, y_prob in zip(results, shifted, strict=True)]
+    originals = [result.predictions for result in results]
+    changes = [np.abs(y_prob - own.y_prob).sum(axis=1) / 2 for y_prob, own in zip(shifted, originals, strict=True)]
+    flipped = [y_pred != own.y_pred for y_pred, own in zip(shifted_labels, originals, strict=True)]
+    samples = {
+        (condition, result.trial.seed): _accuracy_change_sample(result, y_pred)
+        for result, y_pred in zip(results, shifted_labels, strict=True)
     }
-    return row | {f"{layer}_ratio": _ratio(records, layer) for layer in LAYERS}
+    row: Row = {
+        "condition": condition,
+        "title": comparison.titles[condition],
+        "probability_change": float(np.concatenate(changes).mean()),
+        "flipped": float(np.concatenate(flipped).mean()),
+        "accuracy": _signed_mean(SeedBootstrap(samples), condition, "accuracy").as_dict(),
+    }
+    return row | {f"{layer}_ratio": _step_ratio(results, layer) for layer in LAYERS}
 
 
-def _calls(record: Record, scores: Floats) -> NDArray[np.int64]:
-    """Labels of probabilities by the threshold that the run's own calls were made with."""
+def _predict(result: TrialResult, y_prob: Floats) -> NDArray[np.int64]:
+    """Returns labels by the decision rule of the trial's own bundle."""
     from reslink.bundles.bundle import Bundle
 
-    return np.asarray(Bundle.load(record.folder / "bundle").decision.predict(scores), np.int64)
+    return np.asarray(Bundle.load(result.folder / "bundle").decision.predict(y_prob), np.int64)
 
 
-def _moved_accuracy(record: Record, calls: NDArray[np.int64]) -> Sample:
-    change = np.asarray(calls == record.cases.truth, np.float64) - record.cases.right
+def _accuracy_change_sample(result: TrialResult, y_pred: NDArray[np.int64]) -> TrialSample:
+    change = np.asarray(y_pred == result.predictions.y_true, np.float64) - result.predictions.correct
 
     def statistic(weights: Floats) -> dict[str, Floats]:
         return {"accuracy": weights @ change / np.maximum(weights.sum(axis=1), 1e-9)}
 
-    return Sample(record.cases.groups, statistic)
+    return TrialSample(result.predictions.groups, statistic)
 
 
-def _ratio(records: Sequence[Record], layer: str) -> float | None:
-    at, within = f"{layer} step at borders", f"{layer} step within areas"
-    if not all(at in r.attention for r in records):
+def _step_ratio(results: Sequence[TrialResult], layer: str) -> float | None:
+    border_column, inner_column = f"{layer} step at borders", f"{layer} step within areas"
+    if not all(border_column in result.attention for result in results):
         return None
-    above = float(np.mean([np.nanmean(r.attention[at]) if np.isfinite(r.attention[at]).any() else np.nan for r in records]))
-    below = float(np.mean([np.nanmean(r.attention[within]) for r in records]))
-    return finite(above / below) if below > 0 else None
+    border_steps = [result.attention[border_column] for result in results]
+    at_borders = float(np.mean([np.nanmean(step) if np.isfinite(step).any() else np.nan for step in border_steps]))
+    within = float(np.mean([np.nanmean(result.attention[inner_column]) for result in results]))
+    return none_if_nan(at_borders / within) if within > 0 else None
 
 
-def answers(found: Comparison) -> list[str]:
-    """Returns what the ablation says, in sentences."""
-    said = [sentence for figure in COMPARED for sentence in found.summary(figure)]
-    for row in attention_table(found).rows:
+def conclusions(comparison: Comparison, attention: Table) -> list[str]:
+    """Returns the conclusions of the ablation, in sentences."""
+    sentences = [sentence for metric in COMPARED_METRICS for sentence in comparison.summary(metric)]
+    for row in attention.rows:
         low, high = row["difference"]["ci_low"], row["difference"]["ci_high"]
-        if row["arm"] == found.reference and low is not None and high is not None:
-            verdict = "no difference was shown" if low <= 0 <= high else "a difference"
-            said.append(
-                f"α inside less outside the {row['region']}, {row['layer']} attention: in right cases less in wrong cases "
-                f"{signed(row['difference']['estimate'])} ({signed(low)} to {signed(high)}): {verdict}."
+        if row["condition"] == comparison.reference and low is not None and high is not None:
+            verdict = "not significant" if low <= 0 <= high else "significant"
+            value = format_difference(row["difference"]["estimate"])
+            interval = f"{format_difference(low)} to {format_difference(high)}"
+            sentences.append(
+                f"α inside minus outside the {row['region']}, {row['layer']} attention, correct minus wrong cases: "
+                f"{value} ({interval}), {verdict}."
             )
-    return said
+    return sentences

@@ -1,1 +1,1 @@
-"""Robustness: metrics under image corruptions."""
+"""The robustness experiment."""

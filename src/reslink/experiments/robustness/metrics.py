@@ -1,8 +1,7 @@
-"""Figures of the same cases under several conditions, each with its interval and its paired drop."""
+"""Metrics of the same cases under several corruptions, each with its interval and its paired drop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,74 +10,83 @@ from numpy.typing import NDArray
 
 from reslink.bundles.decision.decision import Decision
 from reslink.datasets.cache.pixel_cache import PixelCache
-from reslink.datasets.near_duplicates import groups as twins
-from reslink.experiments.robustness.predict_corrupted import CorruptedAnswers, conditions
+from reslink.datasets.near_duplicates.groups import leakage_groups
+from reslink.experiments.robustness.predict_corrupted import CorruptedPredictions, Corruptions
 from reslink.labels import Labels
-from reslink.metrics.classification import estimates
-from reslink.metrics.differences import Answers, differences
+from reslink.metrics.classification import classification_metrics
+from reslink.metrics.differences import Predictions, metric_differences
 from reslink.metrics.intervals import Estimate, mean_interval
 
 Floats: TypeAlias = NDArray[np.float64]
+Level: TypeAlias = tuple[str, int]
+"""Kind and severity of a corruption."""
+
+ORIGINAL: Level = ("", 0)
 
 
 @dataclass(frozen=True)
-class Curves:
-    """The figures of the images as they are and of each condition.
+class RobustnessMetrics:
+    """The metrics of the original images and of each corruption.
 
     Attributes:
-        plain: Figures of the images as they are, by name.
-        conditions: For each kind and severity: the figures, and by how much accuracy and AUROC drop.
+        original: Metrics of the original images, by name.
+        corrupted: For each kind and severity: the metrics, and the drops (original minus corrupted).
         mean_accuracy: Accuracy over all corruptions and severities.
-        abstained: Share of cases that the bundle would rather not answer, by kind and severity; ("", 0) as they are. None
-            where the bundle has nothing to abstain by.
-        n: Cases.
-        n_groups: Patients or twin groups.
+        abstained: Share of cases on which the model abstains, by kind and severity, and for ``ORIGINAL``. None if the
+            bundle has no abstention.
+        n: Number of cases.
+        n_groups: Number of patients or duplicate groups.
         labels: The classes.
     """
 
-    plain: dict[str, Estimate]
-    conditions: dict[tuple[str, int], tuple[dict[str, Estimate], dict[str, Estimate]]]
+    original: dict[str, Estimate]
+    corrupted: dict[Level, tuple[dict[str, Estimate], dict[str, Estimate]]]
     mean_accuracy: Estimate
-    abstained: dict[tuple[str, int], float] | None
+    abstained: dict[Level, float] | None
     n: int
     n_groups: int
     labels: Labels
 
     @classmethod
-    def of(cls, found: CorruptedAnswers, cache: PixelCache, decision: Decision, kinds: Sequence[str], seed: int) -> Curves:
-        """Returns the figures of answers.
+    def compute(
+        cls, predictions: CorruptedPredictions, cache: PixelCache, decision: Decision, corruptions: Corruptions
+    ) -> RobustnessMetrics:
+        """Returns the metrics of predictions.
 
         Args:
-            found: The answers.
-            cache: Where the cases come from.
-            decision: How logits become classes.
-            kinds: Names of corruptions, as in the answers.
-            seed: Seed of the bootstrap.
+            predictions: The predictions.
+            cache: The cache with the cases.
+            decision: The decision rule for the logits.
+            corruptions: The corruptions of the predictions; their seed is also that of the bootstrap.
         """
-        of_row = twins.groups(cache.manifest, cache.thumbnails)
-        groups = [of_row[row] for row in found.rows]
-        truth, names = cache.targets[found.rows], cache.manifest.labels.names
-        plain, *others = [_answers(found.logits[:, c], decision) for c in range(found.logits.shape[1])]
+        seed, levels = corruptions.seed, corruptions.levels
+        group_of_row = leakage_groups(cache.manifest, cache.thumbnails)
+        groups = [group_of_row[row] for row in predictions.rows]
+        y_true, names = cache.targets[predictions.rows], cache.manifest.labels.names
+        original, *corrupted = [_decide(logits, decision) for logits in np.moveaxis(predictions.logits, 1, 0)]
 
-        def figures(one: Answers) -> dict[str, Estimate]:
-            return estimates(truth, one.y_prob, one.y_pred, groups, names, seed)[0]
+        def metrics(version: Predictions) -> dict[str, Estimate]:
+            return classification_metrics(y_true, version.y_prob, version.y_pred, groups, names, seed)[0]
 
+        by_level = {
+            level: (metrics(version), metric_differences(y_true, original, version, groups, names, seed))
+            for level, version in zip(levels, corrupted, strict=True)
+        }
+        abstained = None
+        if predictions.abstained is not None:
+            abstained = dict(zip([ORIGINAL, *levels], predictions.abstained.mean(axis=0).tolist(), strict=True))
+        correct_share = np.mean([version.y_pred == y_true for version in corrupted], axis=0)
         return cls(
-            figures(plain),
-            {
-                condition: (figures(one), differences(truth, plain, one, groups, names, seed))
-                for condition, one in zip(conditions(kinds), others, strict=True)
-            },
-            mean_accuracy=mean_interval(np.mean([one.y_pred == truth for one in others], axis=0), groups, seed),
-            abstained=None
-            if found.abstained is None
-            else dict(zip([("", 0), *conditions(kinds)], found.abstained.mean(axis=0).tolist(), strict=True)),
-            n=len(truth),
+            original=metrics(original),
+            corrupted=by_level,
+            mean_accuracy=mean_interval(correct_share, groups, seed),
+            abstained=abstained,
+            n=len(y_true),
             n_groups=len(set(groups)),
             labels=cache.manifest.labels,
         )
 
 
-def _answers(logits: Floats, decision: Decision) -> Answers:
+def _decide(logits: Floats, decision: Decision) -> Predictions:
     probabilities = decision.probabilities(logits)
-    return Answers(probabilities, decision.predict(probabilities))
+    return Predictions(probabilities, decision.predict(probabilities))

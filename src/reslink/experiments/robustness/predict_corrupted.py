@@ -1,10 +1,10 @@
-"""The answers of a classifier to corrupted copies of images, case by case, with the next cases prepared meanwhile."""
+"""Predictions of a classifier for corrupted versions of images, case by case, with the next cases prepared in threads."""
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -16,7 +16,7 @@ from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.corruptions import SEVERITIES, Original, corrupt
 from reslink.datasets.manifest import Case
 from reslink.errors import ReslinkError
-from reslink.experiments.robustness.prediction_store import Answer, KeptAnswers
+from reslink.experiments.robustness.prediction_store import CasePrediction, PredictionStore
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier
@@ -26,18 +26,36 @@ Floats: TypeAlias = NDArray[np.float64]
 Pixels: TypeAlias = NDArray[np.uint8]
 
 _WORKERS = 2
-_AHEAD = 4
+_PREFETCH = 4
 
 
 @dataclass(frozen=True)
-class CorruptedAnswers:
-    """What the network gave for the cases that could be judged.
+class Corruptions:
+    """The corruptions of an experiment.
 
     Attributes:
-        rows: (n,) their rows in the cache.
-        logits: (n, conditions, K): the image as it is, then each kind at severities 1 to 5.
-        abstained: (n, conditions) whether it would rather not answer; None where the bundle has nothing to abstain by.
-        failed: Why a case was left out, by its name.
+        kinds: Names of corruptions.
+        seed: Seed of their random numbers.
+    """
+
+    kinds: tuple[str, ...]
+    seed: int
+
+    @property
+    def levels(self) -> list[tuple[str, int]]:
+        """Kind and severity of each corrupted version."""
+        return [(kind, severity) for kind in self.kinds for severity in SEVERITIES]
+
+
+@dataclass(frozen=True)
+class CorruptedPredictions:
+    """The predictions for the original and the corrupted versions of each case.
+
+    Attributes:
+        rows: (n,) rows of the cases in the cache.
+        logits: (n, versions, K): the original image, then each kind at severities 1 to 5.
+        abstained: (n, versions) whether the model abstains; None if the bundle has no abstention.
+        failed: The reason of each failure by case name.
     """
 
     rows: NDArray[np.int64]
@@ -46,105 +64,92 @@ class CorruptedAnswers:
     failed: dict[str, str]
 
 
-def conditions(kinds: Sequence[str]) -> list[tuple[str, int]]:
-    """Returns kind and severity of each condition after the first, which is the image as it is."""
-    return [(kind, severity) for kind in kinds for severity in SEVERITIES]
-
-
-def copies(case: Case, preprocess: Preprocess, kinds: Sequence[str], seed: int) -> Pixels:
-    """Returns the image as it is and its corrupted copies, preprocessed.
+def corrupted_versions(case: Case, preprocess: Preprocess, corruptions: Corruptions) -> Pixels:
+    """Returns the original image and its corrupted versions, preprocessed.
 
     Args:
         case: The case; one slice.
-        preprocess: What is done to each copy, as to any image.
-        kinds: Names of corruptions.
-        seed: Seed of the corruptions.
+        preprocess: The preprocessing of each version.
+        corruptions: The corruptions.
 
     Returns:
-        (conditions, planes, S, S) uint8.
+        (versions, planes, S, S) uint8.
 
     Raises:
-        InputError: If the file cannot be read or holds nothing that can be corrupted.
+        InputError: If the file cannot be read or its image cannot be corrupted.
     """
-    original = Original(read_image(case.path).slices()[0], case.name, seed)
-    corrupted = (preprocess.pixels(corrupt(original, kind, severity)) for kind, severity in conditions(kinds))
+    original = Original(read_image(case.path).slices()[0], case.name, corruptions.seed)
+    corrupted = (preprocess.pixels(corrupt(original, kind, severity)) for kind, severity in corruptions.levels)
     return np.stack([preprocess.pixels(original.image), *corrupted])
 
 
-def corrupted_answers(
-    classifier: Classifier,
-    cache: PixelCache,
-    wanted: Sequence[int],
-    kept: KeptAnswers,
-    kinds: Sequence[str],
-    seed: int,
-    progress: Progress,
-) -> CorruptedAnswers:
-    """Judges cases of a cache with all their corrupted copies; goes on after a case that cannot be judged.
+def predict_corrupted(
+    classifier: Classifier, cache: PixelCache, store: PredictionStore, corruptions: Corruptions, progress: Progress
+) -> CorruptedPredictions:
+    """Predicts all versions of all cases of a cache; failing cases are reported and the others continue.
 
     Args:
         classifier: The classifier.
-        cache: Where the cases are.
-        wanted: Their rows.
-        kept: Answers that stand there already are not computed again; new ones are kept.
-        kinds: Names of corruptions.
-        seed: Seed of the corruptions.
-        progress: Hears how far it is.
+        cache: The cases.
+        store: Stored predictions are not computed again; new ones are added.
+        corruptions: The corruptions.
+        progress: Receives the progress.
     """
     rows: list[int] = []
-    answers: list[Answer] = []
+    predictions: list[CasePrediction] = []
     failed = dict(cache.failed)
-    progress.start(len(wanted), "Judging corrupted copies")
+    progress.start(len(cache), "Evaluating corrupted images")
     try:
-        for row, found in _each(classifier, cache, wanted, kept, kinds, seed):
-            if isinstance(found, str):
-                failed[cache.manifest.cases[row].name] = found
+        for row, prediction in _predict_cases(classifier, cache, store, corruptions):
+            if isinstance(prediction, str):
+                failed[cache.manifest.cases[row].name] = prediction
             else:
                 rows.append(row)
-                answers.append(found)
+                predictions.append(prediction)
             progress.step()
     finally:
         progress.end()
-    flags = [answer.abstained for answer in answers if answer.abstained is not None]
-    logits = np.array([answer.logits for answer in answers], np.float64)
-    return CorruptedAnswers(np.array(rows, np.int64), logits, np.array(flags) if flags else None, failed)
+    abstained = [prediction.abstained for prediction in predictions if prediction.abstained is not None]
+    logits = np.array([prediction.logits for prediction in predictions], np.float64)
+    return CorruptedPredictions(np.array(rows, np.int64), logits, np.array(abstained) if abstained else None, failed)
 
 
-def _each(
-    classifier: Classifier, cache: PixelCache, wanted: Sequence[int], kept: KeptAnswers, kinds: Sequence[str], seed: int
-) -> Iterator[tuple[int, Answer | str]]:
-    """Yields the row of each case and its answers, or why it has none."""
+def _predict_cases(
+    classifier: Classifier, cache: PixelCache, store: PredictionStore, corruptions: Corruptions
+) -> Iterator[tuple[int, CasePrediction | str]]:
+    """Yields the row of each case with its predictions, or with the reason of a failure."""
     preprocess = classifier.bundle.preprocess
-    keys = {row: f"{cache.hashes[row]} {cache.manifest.cases[row].name}" for row in wanted}  # a copy has another name
-    known = {row: kept.get(key) for row, key in keys.items()}
-    todo = [row for row, found in known.items() if found is None]
-    jobs = ((cache.manifest.cases[row], preprocess, kinds, seed) for row in todo)
+    # a duplicate file has another name, and so another seed
+    keys = {row: f"{cache.hashes[row]} {cache.manifest.cases[row].name}" for row in range(len(cache))}
+    stored = {row: store.get(key) for row, key in keys.items()}
+    missing = [row for row, prediction in stored.items() if prediction is None]
+    jobs = ((cache.manifest.cases[row], preprocess, corruptions) for row in missing)
     with ThreadPoolExecutor(_WORKERS) as pool:
-        waiting: deque[Future[Pixels | str]] = deque(pool.submit(_prepared, *job) for job in itertools.islice(jobs, _AHEAD))
-        for row, found in known.items():
-            if found is not None:
-                yield row, found
+        queue: deque[Future[Pixels | str]] = deque(pool.submit(_prepare, *job) for job in itertools.islice(jobs, _PREFETCH))
+        for row, prediction in stored.items():
+            if prediction is not None:
+                yield row, prediction
                 continue
-            pixels = waiting.popleft().result()
-            waiting.extend(pool.submit(_prepared, *job) for job in itertools.islice(jobs, 1))
-            yield row, _answered(classifier, pixels, kept, keys[row])
+            pixels = queue.popleft().result()
+            queue.extend(pool.submit(_prepare, *job) for job in itertools.islice(jobs, 1))
+            yield row, _predict(classifier, pixels, store, keys[row])
 
 
-def _prepared(case: Case, preprocess: Preprocess, kinds: Sequence[str], seed: int) -> Pixels | str:
+def _prepare(case: Case, preprocess: Preprocess, corruptions: Corruptions) -> Pixels | str:
     try:
-        return copies(case, preprocess, kinds, seed)
+        return corrupted_versions(case, preprocess, corruptions)
     except ReslinkError as error:
-        return str(error).replace(str(case.path), case.name)  # no absolute path goes into results
+        return str(error).replace(str(case.path), case.name)  # results contain no absolute paths
 
 
-def _answered(classifier: Classifier, pixels: Pixels | str, kept: KeptAnswers, key: str) -> Answer | str:
+def _predict(classifier: Classifier, pixels: Pixels | str, store: PredictionStore, key: str) -> CasePrediction | str:
     if isinstance(pixels, str):
         return pixels
     outputs = classifier.outputs(pixels)
     logits = outputs.logits.astype(np.float64)
     if not np.isfinite(logits).all():
-        return "The network gave a value that is not finite. Use another bundle."
-    verdicts = classifier.bundle.decision.judge(logits, outputs.features, outputs.statistics)
-    answer = Answer(logits, verdicts.abstain)
-    kept.put(key, answer)
-    return answer
+        return "The network returned a non-finite value. Use another bundle."
+    verdicts = classifier.bundle.decision.decide(logits, outputs.features, outputs.statistics)
+    prediction = CasePrediction(logits, verdicts.abstain)
+    store.put(key, prediction)
+    return prediction

@@ -1,4 +1,4 @@
-"""Answers kept case by case as a study goes, so that an interrupted one goes on where it was stopped."""
+"""A file of predictions per case, so an interrupted experiment can resume."""
 
 from __future__ import annotations
 
@@ -19,55 +19,55 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a classifier gave for one case under several conditions.
+class CasePrediction:
+    """The outputs of a classifier for one case in several versions.
 
     Attributes:
-        logits: (conditions, K).
-        abstained: (conditions,) whether it would rather not answer; None where its bundle has nothing to abstain by.
+        logits: (versions, K).
+        abstained: (versions,) whether the model abstains; None if its bundle has no abstention.
     """
 
     logits: Floats
     abstained: NDArray[np.bool_] | None
 
 
-_FILE = "answers.jsonl"
+_FILE = "predictions.jsonl"
 
 
-class KeptAnswers:
-    """``answers.jsonl`` in the folder of a study: a line of settings, then a line for each case.
+class PredictionStore:
+    """``predictions.jsonl`` in the folder of an experiment: a line of settings, then one line per case.
 
-    A line that was cut off by a kill is left out and computed again.
+    An incomplete last line, left by a killed process, is ignored; its case is computed again.
 
     Args:
-        folder: The folder of the study.
-        settings: What the answers depend on; other settings in the file are refused.
-        overwrite: Whether answers made with other settings may be replaced.
+        folder: The folder of the experiment.
+        settings: The settings that determine the predictions; a file with other settings is an error.
+        overwrite: Whether predictions with other settings may be replaced.
 
     Raises:
-        UsageError: If the folder holds answers made with other settings and may not be overwritten.
-        StorageError: If the file cannot be written, also later.
+        UsageError: If the folder has predictions with other settings and ``overwrite`` is False.
+        StorageError: If the file cannot be written, now or later.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self._path = folder / _FILE
-        self._first = json.dumps({"settings": sha256(json.dumps(settings, sort_keys=True))})
+        self._header = json.dumps({"settings": sha256(json.dumps(settings, sort_keys=True))})
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []
-        if lines and lines[0] != self._first:
+        if lines and lines[0] != self._header:
             if not overwrite:
                 raise UsageError(
-                    f"{folder} holds a study made with another bundle or other settings",
-                    "A study goes on in its folder with the same bundle and settings",
+                    f"{folder} has results of another bundle or other settings",
+                    "An experiment can only resume with the same bundle and settings",
                     "Choose another --out, or add --overwrite",
                 )
             lines = []
-        self._known = dict(found for found in map(_entry, lines[1:]) if found)
-        kept = [_line(key, answer) for key, answer in self._known.items()]
-        write_atomic(self._path, "\n".join([self._first, *kept]) + "\n")
+        self._stored = dict(entry for entry in map(_parse_line, lines[1:]) if entry)
+        kept = [_line(key, prediction) for key, prediction in self._stored.items()]
+        write_atomic(self._path, "\n".join([self._header, *kept]) + "\n")
         self._stream: TextIO | None = None
 
-    def __enter__(self) -> KeptAnswers:
-        with _Guard(self._path):
+    def __enter__(self) -> PredictionStore:
+        with _StorageErrors(self._path):
             self._stream = self._path.open("a", encoding="utf-8")
         return self
 
@@ -75,36 +75,36 @@ class KeptAnswers:
         if self._stream is not None:
             self._stream.close()
 
-    def get(self, key: str) -> Answer | None:
-        """Returns the answers to a case, or None where they are not there yet."""
-        return self._known.get(key)
+    def get(self, key: str) -> CasePrediction | None:
+        """Returns the predictions for a case, or None if they are not stored."""
+        return self._stored.get(key)
 
-    def put(self, key: str, answer: Answer) -> None:
-        """Keeps the answers to a case."""
+    def put(self, key: str, prediction: CasePrediction) -> None:
+        """Stores the predictions for a case."""
         if self._stream is None:
-            raise StorageError("The answers are closed", "They are written inside a with block", "Open them first")
-        with _Guard(self._path):
-            self._stream.write(_line(key, answer) + "\n")
+            raise StorageError("The prediction store is closed", "It is writable inside a with block", "Use a with block")
+        with _StorageErrors(self._path):
+            self._stream.write(_line(key, prediction) + "\n")
             self._stream.flush()
 
 
-def _line(key: str, answer: Answer) -> str:
-    abstained = None if answer.abstained is None else answer.abstained.tolist()
-    return json.dumps({"key": key, "logits": answer.logits.tolist(), "abstained": abstained}, allow_nan=False)
+def _line(key: str, prediction: CasePrediction) -> str:
+    abstained = None if prediction.abstained is None else prediction.abstained.tolist()
+    return json.dumps({"key": key, "logits": prediction.logits.tolist(), "abstained": abstained}, allow_nan=False)
 
 
-def _entry(line: str) -> tuple[str, Answer] | None:
+def _parse_line(line: str) -> tuple[str, CasePrediction] | None:
     try:
         entry = json.loads(line)
         logits, abstained = np.array(entry["logits"], np.float64), entry["abstained"]
-        answer = Answer(logits, None if abstained is None else np.array(abstained, np.bool_))
-        return (entry["key"], answer) if logits.ndim == 2 and np.isfinite(logits).all() else None
+        prediction = CasePrediction(logits, None if abstained is None else np.array(abstained, np.bool_))
+        return (entry["key"], prediction) if logits.ndim == 2 and np.isfinite(logits).all() else None
     except (ValueError, KeyError, TypeError):
         return None
 
 
-class _Guard:
-    """Makes an error of the file system one that says what to do."""
+class _StorageErrors:
+    """Converts file system errors to :class:`StorageError`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -116,6 +116,6 @@ class _Guard:
         if isinstance(error, OSError):
             raise StorageError(
                 f"{self._path} could not be written: {error.strerror or error}",
-                "A study needs a folder that it may write to, with free space",
-                "Free some space, then run the same command again; it goes on from here",
+                "An experiment needs a writable folder with free space",
+                "Free some space, then run the same command again to resume",
             ) from error

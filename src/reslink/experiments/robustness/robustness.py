@@ -1,86 +1,105 @@
-"""How a classifier bears what goes wrong on the way to the file: corruptions at five severities, on the same cases."""
+"""The robustness experiment: metrics of a bundle under image corruptions at five severities, on the same cases."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reslink.datasets.corruptions import CORRUPTIONS, known
+from reslink.datasets.corruptions import CORRUPTIONS, get_corruption
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError
-from reslink.experiments.robustness.metrics import Curves
-from reslink.experiments.robustness.predict_corrupted import CorruptedAnswers, corrupted_answers
-from reslink.experiments.robustness.prediction_store import KeptAnswers
-from reslink.experiments.robustness.tables import report
-from reslink.experiments.sampling import open_cache, sample, unlinked, unseen
+from reslink.experiments.robustness.metrics import RobustnessMetrics
+from reslink.experiments.robustness.predict_corrupted import CorruptedPredictions, Corruptions, predict_corrupted
+from reslink.experiments.robustness.prediction_store import PredictionStore
+from reslink.experiments.robustness.tables import make_report
+from reslink.experiments.sampling import exclude_near_duplicates, exclude_training_cases, open_cache, sample_cases
 from reslink.inference.classifier import Classifier
-from reslink.training.monitoring.progress import Progress, Silent
+from reslink.training.monitoring.progress import Progress, SilentProgress
 
 _VERSION = 1
-"""Part of what kept answers depend on: counts up when the same corruption begins to give other pixels."""
+"""Stored predictions depend on it; increase it when the same corruption produces other pixels."""
+
+
+@dataclass(frozen=True)
+class RobustnessOptions:
+    """Options of the robustness experiment.
+
+    Attributes:
+        corruptions: Names of :data:`reslink.datasets.corruptions.CORRUPTIONS`; empty for all.
+        max_images: Maximum number of images, sampled at random and stratified by class; None takes all.
+        device: See :func:`reslink.inference.devices.pick_device`.
+        seed: Seed of the sample, the corruptions and the bootstrap.
+        overwrite: Whether results with other settings in the output folder may be replaced.
+    """
+
+    corruptions: tuple[str, ...] = ()
+    max_images: int | None = 300
+    device: str = "auto"
+    seed: int = 0
+    overwrite: bool = False
 
 
 def robustness(
     bundle: str | Path,
     manifest: Manifest,
     out: Path,
-    *,
-    kinds: Sequence[str] = (),
-    images: int | None = 300,
-    device: str = "auto",
-    seed: int = 0,
-    overwrite: bool = False,
+    options: RobustnessOptions | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Judges a bundle on corrupted copies of the same images; writes ``out/robustness``.
+    """Evaluates a bundle on corrupted versions of the same images and writes ``out/robustness``.
 
-    Each corruption acts on the original image; head search, window and resize follow as for any other image. The random
-    numbers of a case are the same at each severity. All figures are over the same cases, so that a drop is paired.
+    Each corruption changes the original image; head detection, window and resize follow as for any image. The random
+    numbers of a case are the same at each severity. All metrics use the same cases, so drops are paired.
 
     Args:
-        bundle: The folder of a bundle, or of the run that holds it, or the name of a shipped bundle.
+        bundle: The folder of a bundle or of the run with it, or the name of a shipped bundle.
         manifest: The cases, with labels of the bundle. They should be new to the network.
-        out: Folder of studies; this one stands in ``robustness`` inside and goes on there after an interruption.
-        kinds: Names of :data:`reslink.datasets.corruptions.CORRUPTIONS`; none means all.
-        images: Cases to judge at most, drawn at random with the classes in their shares; None takes all.
-        device: See :func:`reslink.inference.devices.pick_device`.
-        seed: Seed of the drawing, the corruptions and the bootstrap.
-        overwrite: Whether a study with other settings in ``out`` may be replaced.
-        progress: Hears how far it is.
+        out: Folder of experiments; results are in ``robustness``, and an interrupted experiment resumes there.
+        options: The options; None for the defaults.
+        progress: Receives the progress.
 
     Returns:
-        What ``study.json`` holds: its table ``figures`` has a row for each corruption and severity with the figures of
-        the corrupted images and ``drop_accuracy`` and ``drop_auroc``, those of the images as they are less these.
+        The contents of ``experiment.json``. Its table ``metrics`` has a row for each corruption and severity, with the
+        metrics of the corrupted images and ``drop_accuracy`` and ``drop_auroc``: original minus corrupted.
 
     Raises:
         BundleError: If the bundle cannot be used.
-        UsageError: If a corruption is unknown, ``out`` holds a study with other settings, or not one case can be read.
-        InputError: If not one case can be judged.
+        UsageError: If a corruption is unknown, ``out`` has results with other settings, or no case can be read.
+        InputError: If no case can be evaluated.
         StorageError: If the results cannot be written.
     """
-    chosen = tuple(dict.fromkeys(kinds)) or tuple(CORRUPTIONS)
-    levels = {kind: known(kind).levels for kind in chosen}
-    classifier, listener = Classifier.load(bundle, device=device), progress or Silent()
-    sha, preprocess = classifier.bundle.weights_sha256, classifier.bundle.preprocess
-    decision = classifier.bundle.decision.model_dump(mode="json")
-    depends_on = {"version": _VERSION, "bundle": sha, "preprocess": preprocess.digest(), "levels": levels, "seed": seed}
-    depends_on["decision"] = decision
-    new, left_out = unseen(manifest, classifier.bundle)
-    with KeptAnswers(out / "robustness", depends_on, overwrite=overwrite) as kept:
-        chosen_cases, linked = unlinked(new, classifier.bundle, out / "cache", listener)
-        cache = open_cache(sample(chosen_cases, images, seed), preprocess, out / "cache", listener)
-        found = corrupted_answers(classifier, cache, range(len(cache)), kept, chosen, seed, listener)
-    _check_some(found)
-    curves = Curves.of(found, cache, classifier.bundle.decision, chosen, seed)
-    known_images = classifier.bundle.training_images is not None
-    return report(curves, manifest.root.name, sha, found.failed, [*left_out, *linked], known_images).write(out / "robustness")
+    options, progress = options or RobustnessOptions(), progress or SilentProgress()
+    corruptions = Corruptions(tuple(dict.fromkeys(options.corruptions)) or tuple(CORRUPTIONS), options.seed)
+    levels = {kind: get_corruption(kind).levels for kind in corruptions.kinds}
+    classifier = Classifier.load(bundle, device=options.device)
+    bundle_sha, preprocess = classifier.bundle.weights_sha256, classifier.bundle.preprocess
+    settings = {
+        "version": _VERSION,
+        "bundle": bundle_sha,
+        "preprocess": preprocess.digest(),
+        "levels": levels,
+        "seed": options.seed,
+        "decision": classifier.bundle.decision.model_dump(mode="json"),
+    }
+    new_cases, training_cases = exclude_training_cases(manifest, classifier.bundle)
+    with PredictionStore(out / "robustness", settings, overwrite=options.overwrite) as store:
+        new_cases, duplicates = exclude_near_duplicates(new_cases, classifier.bundle, out / "cache", progress)
+        selected = sample_cases(new_cases, options.max_images, options.seed)
+        cache = open_cache(selected, preprocess, out / "cache", progress)
+        predictions = predict_corrupted(classifier, cache, store, corruptions, progress)
+    _check_not_empty(predictions)
+    metrics = RobustnessMetrics.compute(predictions, cache, classifier.bundle.decision, corruptions)
+    excluded = [*training_cases, *duplicates]
+    report = make_report(metrics, manifest.root.name, classifier.bundle, predictions.failed, excluded)
+    return report.write(out / "robustness")
 
 
-def _check_some(found: CorruptedAnswers) -> None:
-    if not len(found.rows):
+def _check_not_empty(predictions: CorruptedPredictions) -> None:
+    if not len(predictions.rows):
+        first = next(iter(predictions.failed.values()))
         raise InputError(
-            f"Not one of {len(found.failed)} images could be judged; the first: {next(iter(found.failed.values()))}",
-            "A study needs images that can be read and judged",
-            "Look at one of the files",
+            f"None of the {len(predictions.failed)} images can be evaluated; the first: {first}",
+            "An experiment needs readable images",
+            "Check one of the files",
         )

@@ -1,1 +1,1 @@
-"""What all experiments share: training runs, their schedule, results and statistics."""
+"""Trials of an experiment: schedule, run, evaluate and compare them."""

@@ -1,4 +1,4 @@
-"""What a study works with: the data opened once, the settings, and where its runs and results stand."""
+"""The setup of an experiment: data, recipe and seeds, from which trials are made and run."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.grouping import group_cases
-from reslink.datasets.leakage import check_torn
+from reslink.datasets.leakage import check_group_leakage
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
-from reslink.experiments.runner.input_masking import open_look
-from reslink.experiments.runner.run_spec import PLAIN, Data, Trial
-from reslink.experiments.runner.scheduler import run_all
-from reslink.training.data import divide
-from reslink.training.monitoring.progress import Progress, so_far
-from reslink.training.recipe.recipe import Recipe, make_recipe
+from reslink.experiments.runner.input_masking import open_view
+from reslink.experiments.runner.scheduler import run_trials
+from reslink.experiments.runner.trial import RECIPE_VIEW, SharedData, Trial
+from reslink.training.data import assign_splits
+from reslink.training.monitoring.progress import Progress, progress_callback
+from reslink.training.recipe.recipe import Recipe, recipe_from_dict
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a study works with.
+class Experiment:
+    """The setup of an experiment.
 
     Attributes:
         manifest: The data set.
-        recipe: The settings that all runs share.
-        out: Folder of studies; runs in ``out/runs``, decoded images in ``out/cache``, results in ``out/<study>``.
-        seeds: One run of each arm for each.
-        jobs: Training processes at once; 0 trains in this process.
-        progress: Hears how it goes.
+        recipe: The settings that all trials share.
+        out: Folder of experiments: trials in ``out/runs``, decoded images in ``out/cache``, results in ``out/<name>``.
+        seeds: Each condition is trained once with each seed.
+        jobs: Number of training processes; 0 trains in this process.
+        progress: Receives the progress.
     """
 
     manifest: Manifest
@@ -44,108 +44,108 @@ class Setting:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise UsageError(
-                f"The seeds are {list(self.seeds)}", "Seeds are different numbers from 0 on", "Write for example --seeds 3"
+                f"The seeds are {list(self.seeds)}",
+                "Seeds must be different numbers, 0 or higher",
+                "Use for example --seeds 3",
             )
         if self.jobs < 0:
-            raise UsageError(f"{self.jobs} jobs were asked for", "At least one run goes on at a time", "Write --jobs 2")
+            raise UsageError(f"The number of jobs is {self.jobs}", "It must be 1 or higher", "Use for example --jobs 2")
 
     @property
     def runs(self) -> Path:
-        """Folder of all runs."""
+        """Folder of all trials."""
         return self.out / "runs"
 
     @cached_property
     def cache(self) -> PixelCache:
-        """The images as the recipe has them, decoded now if they are not."""
-        return self.look(PLAIN)
+        """The images with the preprocessing of the recipe, decoded if necessary."""
+        return self.open_view(RECIPE_VIEW)
 
-    def look(self, look: str) -> PixelCache:
-        """Decodes the images of a look before any run needs them.
+    def open_view(self, view: str) -> PixelCache:
+        """Decodes the images of a view before any trial needs them.
 
         Raises:
-            UsageError: If other images can be read than under the recipe's own settings.
+            UsageError: If other images can be read than with the recipe's own preprocessing.
         """
         self.progress.start(len(self.manifest), "Reading images")
-        workers = self.recipe.trainer.workers
+        workers, on_progress = self.recipe.trainer.workers, progress_callback(self.progress)
         try:
-            cache = open_look(self.manifest, self.recipe.preprocess, look, self.out / "cache", workers, so_far(self.progress))
+            cache = open_view(self.manifest, self.recipe.preprocess, view, self.out / "cache", workers, on_progress)
         finally:
             self.progress.end()
-        if look == PLAIN:
+        if view == RECIPE_VIEW:
             for name, reason in cache.failed.items():
-                self.progress.message(f"{name} is left out: {reason}")
+                self.progress.message(f"{name} is skipped: {reason}")
         elif cache.kept != self.cache.kept:
+            only_one = sorted(set(cache.failed) ^ set(self.cache.failed))
             raise UsageError(
-                f"Some images can be read in one way only: {', '.join(sorted(set(cache.failed) ^ set(self.cache.failed)))}",
-                "A study compares the same images",
-                "Leave these images out",
+                f"With only one of the two preprocessings, these images can be read: {', '.join(only_one)}",
+                "All conditions need the same images",
+                "Remove these images",
             )
         return cache
 
     @cached_property
-    def data(self) -> Data:
-        """What all runs share."""
+    def data(self) -> SharedData:
+        """The data that all trials share."""
         groups = tuple(group_cases(self.cache.manifest, self.cache.thumbnails, "both"))
-        return Data(self.manifest, self.manifest.digest(self.cache.file_hashes), groups, self.out / "cache")
+        return SharedData(self.manifest, self.manifest.digest(self.cache.file_hashes), groups, self.out / "cache")
 
     @cached_property
-    def kept_together(self) -> Sequence[str]:
-        """What never stands on two sides, as the recipe's ``data.group_by`` says."""
+    def split_groups(self) -> Sequence[str]:
+        """The groups that a split keeps together, by the recipe's ``data.group_by``."""
         by = self.recipe.data.group_by
         return self.data.groups if by == "both" else group_cases(self.cache.manifest, self.cache.thumbnails, by)
 
-    def changed(self, seed: int, changes: dict[str, Any] | None = None) -> Recipe:
-        """Returns the recipe with a seed and some changes ``section.key`` to value.
+    def make_recipe(self, seed: int, overrides: dict[str, Any] | None = None) -> Recipe:
+        """Returns the recipe with a seed and overrides of the form ``section.key`` to value.
 
         Raises:
-            UsageError: If a change is not allowed.
+            UsageError: If an override is not allowed.
         """
         tree = self.recipe.dump() | {"seed": seed}
-        for key, value in (changes or {}).items():
+        for key, value in (overrides or {}).items():
             section, name = key.split(".")
             tree[section][name] = value
-        recipe = make_recipe(tree)
+        recipe = recipe_from_dict(tree)
         recipe.network(len(self.manifest.labels))
         return recipe
 
-    def parts(self, recipe: Recipe, groups: Sequence[str] | None = None, *, given: bool = True) -> tuple[str, ...]:
-        """Returns the part of each readable case, as ``reslink train`` would divide them.
+    def split(self, recipe: Recipe, groups: Sequence[str] | None = None, *, use_given: bool = True) -> tuple[str, ...]:
+        """Returns the split of each readable case, computed as ``reslink train`` does.
 
         Args:
             recipe: Its section ``data`` and its seed are used.
-            groups: What stays together; as the recipe says where None.
-            given: Whether a split that the data states is kept.
+            groups: The groups that stay together; None takes those of the recipe.
+            use_given: Whether a split in the data is used.
         """
         manifest = self.cache.manifest
-        if not given:
+        if not use_given:
             manifest = replace(manifest, cases=tuple(replace(case, split=None) for case in manifest.cases))
-        return tuple(divide(manifest, groups or self.kept_together, recipe))
+        return tuple(assign_splits(manifest, groups or self.split_groups, recipe))
 
-    def trial(self, arm: str, seed: int, changes: dict[str, Any] | None = None, **more: Any) -> Trial:
-        """Returns a run on the split of its seed.
+    def make_trial(self, condition: str, seed: int, overrides: dict[str, Any] | None = None, **options: Any) -> Trial:
+        """Returns a trial on the split of its seed; ``options`` are further fields of :class:`Trial`.
 
         Raises:
-            GateError: If a patient or near copies stand on two sides of it, and ``data.allow_leakage`` is not set.
+            CheckFailedError: If a patient or near duplicates are in more than one split, unless ``data.allow_leakage``
+                is set.
         """
-        recipe = self.changed(seed, changes)
-        if seed not in self._parts:
-            self._parts[seed] = self.parts(recipe)
+        recipe = self.make_recipe(seed, overrides)
+        if seed not in self._splits:
+            self._splits[seed] = self.split(recipe)
             if not recipe.data.allow_leakage:
-                check_torn(self.cache.manifest, self.data.groups, self._parts[seed])
-        return Trial(arm, seed, recipe, self._parts[seed], **more)
+                check_group_leakage(self.cache.manifest, self.data.groups, self._splits[seed])
+        return Trial(condition, seed, recipe, self._splits[seed], **options)
 
     @cached_property
-    def _parts(self) -> dict[int, tuple[str, ...]]:
-        """The parts of a seed, which no arm changes."""
+    def _splits(self) -> dict[int, tuple[str, ...]]:
+        """The split of each seed, the same for all conditions."""
         return {}
 
-    def do(self, trials: Iterable[Trial]) -> dict[str, str]:
-        """Does what is left to do of the trials; returns why one failed, by its key."""
-        wanted = list(trials)
-        self._say(wanted)
-        return run_all(wanted, self.data, self.runs, self.jobs, self.progress)
-
-    def _say(self, trials: Sequence[Trial]) -> None:
-        keys = {trial.key(self.data): trial for trial in trials}
-        there = sum(trial.done(trial.folder(self.data, self.runs)) for trial in keys.values())
-        self.progress.message(f"{len(keys)} runs; {there} are done already.")
+    def run_trials(self, trials: Iterable[Trial]) -> dict[str, str]:
+        """Runs the trials that are not complete; returns the reason of each failure by trial key."""
+        by_key = {trial.key(self.data): trial for trial in trials}
+        complete = sum(trial.is_complete(trial.folder(self.data, self.runs)) for trial in by_key.values())
+        self.progress.message(f"{len(by_key)} runs, {complete} of them already complete.")
+        return run_trials(list(by_key.values()), self.data, self.runs, self.jobs, self.progress)

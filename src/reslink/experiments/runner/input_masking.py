@@ -1,4 +1,4 @@
-"""What of an image a network is shown: all of it, the head, or what is not head."""
+"""Input views: the whole image, the head only, or everything except the head."""
 
 from __future__ import annotations
 
@@ -13,61 +13,61 @@ from scipy import ndimage
 
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
-from reslink.experiments.runner.run_spec import PLAIN
+from reslink.experiments.runner.trial import RECIPE_VIEW
 from reslink.imaging.preprocess import Preprocess
 
-Grey = NDArray[np.uint8]
+Gray = NDArray[np.uint8]
 
-LOOKS: Final[dict[str, str]] = {
-    PLAIN: "as the recipe says",
+VIEWS: Final[dict[str, str]] = {
+    RECIPE_VIEW: "preprocessed as in the recipe",
     "whole": "the whole image",
-    "isolated": "the head alone, cropped to it",
-    "inside": "the head alone, in its place",
-    "outside": "what lies outside the head, the head blacked out",
+    "isolated": "only the head, cropped",
+    "inside": "only the head, not cropped",
+    "outside": "everything except the head, which is black",
     "outline": "the outline of the head: white inside, black outside",
 }
-"""Name of a look, and what it shows."""
+"""Name and description of each input view."""
 
 MARGIN: Final = 1
-"""Cells of the 56×56 head mask by which the head is widened before it is blacked out, so that no rim of it stays."""
+"""Cells of the 56×56 head mask by which the mask is dilated, so no edge of the head remains visible."""
 
 
-def preprocess_of(look: str, preprocess: Preprocess) -> Preprocess:
-    """Returns the settings that decode the images of a look."""
-    return preprocess if look == PLAIN else preprocess.model_copy(update={"isolate_head": look == "isolated"})
+def view_preprocess(view: str, preprocess: Preprocess) -> Preprocess:
+    """Returns the preprocessing of a view."""
+    return preprocess if view == RECIPE_VIEW else preprocess.model_copy(update={"isolate_head": view == "isolated"})
 
 
-def open_look(
+def open_view(
     manifest: Manifest,
     preprocess: Preprocess,
-    look: str,
+    view: str,
     folder: Path,
     workers: int | None = 0,
-    progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> PixelCache:
-    """Opens the images of a data set under a look.
+    """Opens the images of a data set in a view.
 
     Args:
         manifest: The cases.
-        preprocess: Settings of the recipe.
-        look: One of ``LOOKS``.
-        folder: Where decoded images are kept.
-        workers: Processes that decode what is not decoded yet; see :meth:`PixelCache.open`.
-        progress: Called with the number of cases done and their total.
+        preprocess: Preprocessing of the recipe.
+        view: One of ``VIEWS``.
+        folder: Folder of decoded images.
+        workers: Processes that decode missing images; see :meth:`PixelCache.open`.
+        on_progress: Called with the number of decoded cases and the total.
     """
-    cache = PixelCache.open(manifest, preprocess_of(look, preprocess), folder, workers, progress)
-    if look not in ("inside", "outside", "outline"):
+    cache = PixelCache.open(manifest, view_preprocess(view, preprocess), folder, workers, on_progress)
+    if view not in ("inside", "outside", "outline"):
         return cache
-    return replace(cache, pixels=cast("Grey", _Masked(cache.pixels, cache.heads, look)))
+    return replace(cache, pixels=cast("Gray", _MaskedPixels(cache.pixels, cache.heads, view)))
 
 
 @dataclass(frozen=True, eq=False)
-class _Masked:
-    """Pixels of a cache that are masked when they are taken; indexed with rows like the array itself."""
+class _MaskedPixels:
+    """Pixels of a cache that are masked on access; indexed by rows like the array itself."""
 
-    pixels: Grey
-    heads: Grey
-    look: str
+    pixels: Gray
+    heads: Gray
+    view: str
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,39 +76,39 @@ class _Masked:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, rows: Any) -> Grey:
+    def __getitem__(self, rows: Any) -> Gray:
         pixels, heads = np.asarray(self.pixels[rows]), np.asarray(self.heads[rows])
         single = heads.ndim == 2
-        shown = masked(pixels[None] if single else pixels, heads[None] if single else heads, self.look)
-        return shown[0] if single else shown
+        masked = mask_pixels(pixels[None] if single else pixels, heads[None] if single else heads, self.view)
+        return masked[0] if single else masked
 
 
-def masked(pixels: Grey, heads: Grey, look: str) -> Grey:
-    """Blacks out the head or what lies outside it.
+def mask_pixels(pixels: Gray, heads: Gray, view: str) -> Gray:
+    """Blacks out the head or everything else.
 
-    An image in which no head was found is black throughout under ``outside`` and ``inside``, so that no brain is shown
-    where none was meant to be.
+    An image without a detected head is completely black in ``outside`` and ``inside``: otherwise the view would show the
+    brain where the mask failed.
 
     Args:
         pixels: (B, planes, S, S) uint8 of the whole image.
         heads: (B, 56, 56) uint8, 1 where the head is.
-        look: ``inside``, ``outside`` or ``outline``.
+        view: ``inside``, ``outside`` or ``outline``.
 
     Returns:
-        Of the shape of ``pixels``.
+        The masked pixels, in the shape of ``pixels``.
     """
     size = pixels.shape[-1]
-    found = np.asarray(heads.any(axis=(1, 2)), np.bool_)
-    if look == "outline":
-        return np.ascontiguousarray(np.broadcast_to(_enlarged(heads, size)[:, None] * np.uint8(255), pixels.shape))
-    if look == "inside":
-        return np.asarray(pixels * _enlarged(heads, size)[:, None], np.uint8)
+    has_head = np.asarray(heads.any(axis=(1, 2)), np.bool_)
+    if view == "outline":
+        return np.ascontiguousarray(np.broadcast_to(_upsample(heads, size)[:, None] * np.uint8(255), pixels.shape))
+    if view == "inside":
+        return np.asarray(pixels * _upsample(heads, size)[:, None], np.uint8)
     cross = ndimage.generate_binary_structure(2, 2)[None]
-    wide = ndimage.binary_dilation(heads, cross, iterations=MARGIN) | ~found[:, None, None]
-    return np.asarray(pixels * ~_enlarged(wide, size)[:, None], np.uint8)
+    dilated = ndimage.binary_dilation(heads, cross, iterations=MARGIN) | ~has_head[:, None, None]
+    return np.asarray(pixels * ~_upsample(dilated, size)[:, None], np.uint8)
 
 
-def _enlarged(cells: NDArray[Any], size: int) -> NDArray[Any]:
-    """Masks (B, 56, 56) at the nearest pixels of (B, size, size)."""
-    at = (np.arange(size) * cells.shape[-1]) // size
-    return np.asarray(cells[:, at][:, :, at])
+def _upsample(cells: NDArray[Any], size: int) -> NDArray[Any]:
+    """Returns masks (B, 56, 56) enlarged to (B, size, size) by nearest neighbors."""
+    nearest = (np.arange(size) * cells.shape[-1]) // size
+    return np.asarray(cells[:, nearest][:, :, nearest])

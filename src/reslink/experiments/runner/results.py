@@ -1,4 +1,4 @@
-"""What the runs of a study left behind, read back: predictions, gates, gradients, epochs."""
+"""The results of a trial, read from its folder: predictions, metrics by epoch, gradients, attention weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.experiments.runner.run_spec import ATTENTION, PLAIN, STOPPED, Data, Trial
+from reslink.experiments.runner.trial import ATTENTION, DIVERGED, RECIPE_VIEW, SharedData, Trial, predictions_file
 from reslink.labels import Labels
-from reslink.metrics.classification import replicates
+from reslink.metrics.classification import weighted_metrics
 from reslink.training.run_folder import FINISHED, METRICS
 
 Floats = NDArray[np.float64]
@@ -23,65 +23,77 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Cases:
-    """The judged cases of a run.
+class TrialPredictions:
+    """The predictions of a trial for its test cases.
 
     Attributes:
-        names: (n,) their names.
-        groups: (n,) patient or twin group.
-        truth: (n,) class indices.
-        scores: (n, K) probabilities.
-        calls: (n,) predicted class indices.
+        names: (n,) names of the cases.
+        groups: (n,) patient or duplicate group.
+        y_true: (n,) class indices.
+        y_prob: (n, K) probabilities.
+        y_pred: (n,) predicted class indices.
     """
 
     names: list[str]
     groups: list[str]
-    truth: Ints
-    scores: Floats
-    calls: Ints
+    y_true: Ints
+    y_prob: Floats
+    y_pred: Ints
 
     @classmethod
-    def read(cls, path: Path, labels: Labels) -> Cases:
+    def read(cls, path: Path, labels: Labels) -> TrialPredictions:
         """Reads ``predictions.csv``."""
-        rows = _rows(path)
+        rows = _read_csv(path)
         return cls(
             names=[row["sample_id"] for row in rows],
             groups=[row["group"] for row in rows],
-            truth=np.array([labels.index(row["label"]) for row in rows], np.int64),
-            scores=np.array([[float(row[f"p_{name}"]) for name in labels.names] for row in rows], np.float64),
-            calls=np.array([labels.index(row["prediction"]) for row in rows], np.int64),
+            y_true=np.array([labels.index(row["label"]) for row in rows], np.int64),
+            y_prob=np.array([[float(row[f"p_{name}"]) for name in labels.names] for row in rows], np.float64),
+            y_pred=np.array([labels.index(row["prediction"]) for row in rows], np.int64),
         )
 
-    def figures(self, weights: Floats) -> dict[str, Floats]:
-        """Returns every metric of weighted samples (m, n), each (m,), for a bootstrap."""
-        found = replicates(weights, self.truth, self.scores, self.calls)
-        return {name.removeprefix("all "): values for name, values in found.items() if name.startswith("all ")}
+    def subset(self, selected: NDArray[np.bool_]) -> TrialPredictions:
+        """Returns the selected cases, (n,) booleans."""
+        rows = np.flatnonzero(selected)
+        return TrialPredictions(
+            [self.names[i] for i in rows],
+            [self.groups[i] for i in rows],
+            self.y_true[rows],
+            self.y_prob[rows],
+            self.y_pred[rows],
+        )
 
-    def rests_on(self) -> dict[str, int]:
-        """Returns by metric the fewest groups that it rests on: those with a case of each class that it needs."""
+    def metrics(self, weights: Floats) -> dict[str, Floats]:
+        """Returns every metric of weighted samples (m, n), each (m,), for a bootstrap."""
+        metrics = weighted_metrics(weights, self.y_true, self.y_prob, self.y_pred)
+        return {name.removeprefix("all "): values for name, values in metrics.items() if name.startswith("all ")}
+
+    def effective_groups(self) -> dict[str, int]:
+        """Returns the number of groups that determine a metric: those with a case of the rarest class that it needs."""
         groups = np.asarray(self.groups, dtype=str)
-        inside = [len(np.unique(groups[self.truth == k])) for k in range(self.scores.shape[1])]
-        outside = [len(np.unique(groups[self.truth != k])) for k in range(self.scores.shape[1])]
-        positive = slice(1, 2) if len(inside) == 2 else slice(None)
-        sensitivity, specificity = min(inside[positive]), min(outside[positive])
+        num_classes = self.y_prob.shape[1]
+        in_class = [len(np.unique(groups[self.y_true == k])) for k in range(num_classes)]
+        out_of_class = [len(np.unique(groups[self.y_true != k])) for k in range(num_classes)]
+        counted = slice(1, 2) if num_classes == 2 else slice(None)
+        sensitivity, specificity = min(in_class[counted]), min(out_of_class[counted])
         return {"sensitivity": sensitivity, "specificity": specificity, "auroc": min(sensitivity, specificity)}
 
     @property
-    def right(self) -> NDArray[np.bool_]:
-        """(n,) whether the call is right."""
-        return np.asarray(self.truth == self.calls, np.bool_)
+    def correct(self) -> NDArray[np.bool_]:
+        """(n,) whether the prediction is correct."""
+        return np.asarray(self.y_true == self.y_pred, np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
-    """One run that is over.
+class TrialResult:
+    """The result of a trial.
 
     Attributes:
-        trial: What it was.
-        folder: Where it stands.
+        trial: The trial.
+        folder: Its folder.
         labels: The classes.
-        failure: Why it has no result; None where it has.
-        diverged: Whether training itself stopped because loss or gradient was not finite.
+        failure: The reason for a missing result; None if there is a result.
+        diverged: Whether training stopped because the loss or a gradient was not finite.
     """
 
     trial: Trial
@@ -91,29 +103,29 @@ class Record:
     diverged: bool = False
 
     @classmethod
-    def read(cls, trial: Trial, data: Data, runs: Path, failed: Mapping[str, str]) -> Record:
-        """Reads what came of a trial."""
+    def read(cls, trial: Trial, data: SharedData, runs: Path, failures: Mapping[str, str]) -> TrialResult:
+        """Reads the result of a trial."""
         folder, labels = trial.folder(data, runs), data.manifest.labels
-        stopped = folder / STOPPED
-        if stopped.exists():
-            return cls(trial, folder, labels, json.loads(stopped.read_text())["reason"], diverged=True)
-        reason = failed.get(trial.key(data))
-        if reason is None and not trial.done(folder):
-            reason = "It left no result"
+        diverged = folder / DIVERGED
+        if diverged.exists():
+            return cls(trial, folder, labels, json.loads(diverged.read_text())["reason"], diverged=True)
+        reason = failures.get(trial.key(data))
+        if reason is None and not trial.is_complete(folder):
+            reason = "The run left no result"
         return cls(trial, folder, labels, reason)
 
     @cached_property
-    def cases(self) -> Cases:
-        """The test cases."""
-        return self.judged(PLAIN)
+    def predictions(self) -> TrialPredictions:
+        """The predictions for the test cases."""
+        return self.predictions_on(RECIPE_VIEW)
 
-    def judged(self, look: str) -> Cases:
-        """Returns the test cases under a look."""
-        return Cases.read(self.folder / ("predictions.csv" if look == PLAIN else f"looks/{look}.csv"), self.labels)
+    def predictions_on(self, view: str) -> TrialPredictions:
+        """Returns the predictions for the test cases in a view."""
+        return TrialPredictions.read(self.folder / predictions_file(view), self.labels)
 
     @cached_property
     def epochs(self) -> list[dict[str, Any]]:
-        """Rows by epoch."""
+        """One row per epoch."""
         return [row for row in self._metrics if row["kind"] == "epoch"]
 
     @cached_property
@@ -123,21 +135,21 @@ class Record:
 
     @cached_property
     def findings(self) -> list[str]:
-        """Codes of what the diagnostics found."""
+        """Codes of the findings of the training diagnostics."""
         return [row["code"] for row in self._metrics if row["kind"] == "finding"]
 
     @cached_property
     def best_epoch(self) -> int:
-        """The epoch whose weights were judged."""
+        """The epoch whose weights were evaluated."""
         return int(json.loads((self.folder / FINISHED).read_text())["best_epoch"])
 
     @cached_property
     def attention(self) -> dict[str, Floats]:
-        """Columns of ``attention.csv``, NaN where a region is empty; no column where nothing was measured."""
+        """Columns of ``attention.csv``, NaN where a region is empty; no column if attention was not measured."""
         path = self.folder / ATTENTION
         if not path.exists():
             return {}
-        rows = _rows(path)
+        rows = _read_csv(path)
         return {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else ())}
 
     @cached_property
@@ -146,11 +158,11 @@ class Record:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def read_all(trials: Sequence[Trial], data: Data, runs: Path, failed: Mapping[str, str]) -> list[Record]:
-    """Reads what came of all trials."""
-    return [Record.read(trial, data, runs, failed) for trial in trials]
+def read_results(trials: Sequence[Trial], data: SharedData, runs: Path, failures: Mapping[str, str]) -> list[TrialResult]:
+    """Reads the results of all trials."""
+    return [TrialResult.read(trial, data, runs, failures) for trial in trials]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))

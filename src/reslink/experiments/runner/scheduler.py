@@ -1,4 +1,4 @@
-"""Several trials at once, each in a process of its own with one thread, so that one that fails takes no other with it."""
+"""Runs several trials at once, each in its own process with one thread, so a failing trial does not affect the others."""
 
 from __future__ import annotations
 
@@ -15,59 +15,59 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from reslink.datasets.cache.decode import refuse_in_worker
+from reslink.datasets.cache.decode import check_not_in_worker
 from reslink.errors import ReslinkError
-from reslink.experiments.runner.run_spec import Data, Trial
-from reslink.training.monitoring.progress import Progress, Silent
+from reslink.experiments.runner.trial import SharedData, Trial
+from reslink.training.monitoring.progress import Progress, SilentProgress
 from reslink.training.signals import Interrupted
 
 GRACE = 120.0
-"""Seconds that processes have to save their state when the study is stopped."""
+"""Seconds that processes have to save their state when the experiment is stopped."""
 
 
-def run_all(trials: Sequence[Trial], data: Data, runs: Path, jobs: int, progress: Progress) -> dict[str, str]:
-    """Does what is left to do of some trials.
+def run_trials(trials: Sequence[Trial], data: SharedData, runs: Path, jobs: int, progress: Progress) -> dict[str, str]:
+    """Runs the trials that are not complete.
 
     Args:
-        trials: The runs; two with the same key are done once.
-        data: What they learn from.
-        runs: Folder of all runs.
-        jobs: Processes at once; 0 does one after the other in this process, with as many threads as it has.
-        progress: Hears of epochs and failures.
+        trials: The trials; two with the same key are run once.
+        data: The data.
+        runs: Folder of all trials.
+        jobs: Number of processes; 0 runs one trial after the other in this process, with all its threads.
+        progress: Receives epochs and failures.
 
     Returns:
-        Why a trial failed, by its key; empty where all went well.
+        The reason of each failure by trial key; empty if all succeeded.
 
     Raises:
-        Interrupted: On Ctrl-C, once the running trials have saved their state.
-        UsageError: In a script that is imported again by its own processes, for want of ``if __name__ == "__main__"``.
+        Interrupted: On Ctrl-C, after the running trials have saved their state.
+        UsageError: In a script without ``if __name__ == "__main__"``, which its own processes import again.
     """
-    refuse_in_worker()
-    left = {trial.key(data): trial for trial in trials if not trial.done(trial.folder(data, runs))}
-    if not left:
+    check_not_in_worker()
+    pending = {trial.key(data): trial for trial in trials if not trial.is_complete(trial.folder(data, runs))}
+    if not pending:
         return {}
-    progress.start(sum(trial.recipe.trainer.epochs for trial in left.values()), f"Training {len(left)} runs, epochs")
+    progress.start(sum(trial.recipe.trainer.epochs for trial in pending.values()), f"Training {len(pending)} runs, epochs")
     try:
-        return _Pool(left, data, runs, jobs, progress).run() if jobs else _here(left, data, runs, progress)
+        return _Scheduler(pending, data, runs, jobs, progress).run() if jobs else _run_here(pending, data, runs, progress)
     finally:
         progress.end()
 
 
-def _here(left: dict[str, Trial], data: Data, runs: Path, progress: Progress) -> dict[str, str]:
-    """Does the trials in this process."""
-    from reslink.experiments.runner.run_one import perform
+def _run_here(pending: dict[str, Trial], data: SharedData, runs: Path, progress: Progress) -> dict[str, str]:
+    """Runs the trials in this process."""
+    from reslink.experiments.runner.run_trial import run_trial
 
-    failed: dict[str, str] = {}
-    for key, trial in left.items():
+    failures: dict[str, str] = {}
+    for key, trial in pending.items():
         try:
-            perform(trial, data, runs, Silent())
+            run_trial(trial, data, runs, SilentProgress())
         except Interrupted:
             raise
         except (ReslinkError, OSError) as error:
-            failed[key] = str(error)
+            failures[key] = str(error)
             progress.message(f"{trial.name} failed: {error}")
         progress.step(trial.recipe.trainer.epochs)
-    return failed
+    return failures
 
 
 @dataclass
@@ -80,53 +80,52 @@ class _Running:
     failure: str | None = None
 
 
-class _Pool:
-    def __init__(self, left: dict[str, Trial], data: Data, runs: Path, jobs: int, progress: Progress) -> None:
-        self.waiting = list(left.items())
+class _Scheduler:
+    def __init__(self, pending: dict[str, Trial], data: SharedData, runs: Path, jobs: int, progress: Progress) -> None:
+        self.pending = list(pending.items())
         self.data, self.runs, self.jobs, self.progress = data, runs, jobs, progress
         self.running: list[_Running] = []
-        self.failed: dict[str, str] = {}
-        self.total = len(left)
+        self.failures: dict[str, str] = {}
+        self.total = len(pending)
 
     def run(self) -> dict[str, str]:
         try:
-            while self.waiting or self.running:
-                while self.waiting and len(self.running) < self.jobs:
-                    self.running.append(self._start(*self.waiting.pop(0)))
-                self._listen()
+            while self.pending or self.running:
+                while self.pending and len(self.running) < self.jobs:
+                    self.running.append(self._start(*self.pending.pop(0)))
+                self._read_all_messages()
         except KeyboardInterrupt:
             self._stop()
-            done = self.total - len(self.waiting) - len(self.running)
+            complete = self.total - len(self.pending) - len(self.running)
             raise Interrupted(
-                f"The study was stopped after {done} of {self.total} runs",
-                "Runs that were under way have saved their state",
-                "Run the same command again to go on",
+                f"The experiment was interrupted after {complete} of {self.total} runs",
+                "The unfinished runs have saved their state",
+                "Run the same command again to resume",
             ) from None
         except BaseException:
             self._stop()
             raise
-        return self.failed
+        return self.failures
 
     def _start(self, key: str, trial: Trial) -> _Running:
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_child, args=(trial, self.data, self.runs, sender), name=trial.name)
-        with _no_interrupt():  # the child inherits it, so that Ctrl-C reaches the parent alone
+        process = context.Process(target=_trial_process, args=(trial, self.data, self.runs, sender), name=trial.name)
+        with _ignore_interrupt():  # inherited by the child, so Ctrl-C reaches only the parent
             process.start()
         sender.close()
         return _Running(key, trial, process, receiver)
 
-    def _listen(self) -> None:
+    def _read_all_messages(self) -> None:
         connection.wait([run.messages for run in self.running], timeout=1.0)
         for run in list(self.running):
-            over = self._take(run)
-            if over:
+            if self._read_messages(run):
                 run.process.join()
                 self.running.remove(run)
-                self._ended(run)
+                self._finish(run)
 
-    def _take(self, run: _Running) -> bool:
-        """Takes what a process has said; returns whether it is over."""
+    def _read_messages(self, run: _Running) -> bool:
+        """Reads the messages of a process; returns whether the process has ended."""
         try:
             while run.messages.poll():
                 kind, text = run.messages.recv()
@@ -141,31 +140,31 @@ class _Pool:
             return True
         return False
 
-    def _ended(self, run: _Running) -> None:
+    def _finish(self, run: _Running) -> None:
         code = run.process.exitcode
         if code and run.failure is None:
-            run.failure = f"Its process ended with the code {code}, which may mean that memory ran out"
+            run.failure = f"The process ended with exit code {code}, possibly because memory ran out"
         if run.failure is not None:
-            self.failed[run.key] = run.failure
+            self.failures[run.key] = run.failure
             self.progress.message(f"{run.trial.name} failed: {run.failure}")
         self.progress.step(run.trial.recipe.trainer.epochs - run.epochs)
 
     def _stop(self) -> None:
-        """Asks the processes to save their state, and ends those that do not."""
+        """Asks the processes to save their state, and kills those that do not end in time."""
         for run in self.running:
             run.process.terminate()
-        self.progress.message("Stopping: the runs under way save their state.")
-        until = time.monotonic() + GRACE
+        self.progress.message("Stopping: the running trials save their state.")
+        deadline = time.monotonic() + GRACE
         try:
             for run in self.running:
-                run.process.join(max(0.0, until - time.monotonic()))
+                run.process.join(max(0.0, deadline - time.monotonic()))
         finally:
             for run in self.running:
                 run.process.kill()
 
 
 @contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
+def _ignore_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -176,8 +175,8 @@ def _no_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-class _Relay:
-    """Passes on what the parent should hear."""
+class _ProgressRelay:
+    """Sends the progress of a trial to the parent process."""
 
     def __init__(self, messages: Connection) -> None:
         self.messages = messages
@@ -198,34 +197,34 @@ class _Relay:
         self.label = ""
 
 
-def _child(trial: Trial, data: Data, runs: Path, messages: Connection) -> None:
-    """The process of one trial."""
+def _trial_process(trial: Trial, data: SharedData, runs: Path, messages: Connection) -> None:
+    """Runs one trial in its own process."""
     with contextlib.suppress(OSError):
-        os.setsid()  # Ctrl-C in the terminal reaches the parent, which asks each process once to stop
-    _end_with_parent()
+        os.setsid()  # Ctrl-C in the terminal reaches the parent, which stops each process
+    _stop_with_parent()
     import torch
 
-    from reslink.experiments.runner.run_one import perform
+    from reslink.experiments.runner.run_trial import run_trial
 
     torch.set_num_threads(1)
     try:
-        perform(trial, data, runs, _Relay(messages))
+        run_trial(trial, data, runs, _ProgressRelay(messages))
     except ReslinkError as error:
         messages.send(("failed", str(error)))
-    except Exception as error:  # noqa: BLE001  (one run that fails, for whatever reason, is named, and the others go on)
+    except Exception as error:  # noqa: BLE001  (any failure is reported, and the other trials continue)
         messages.send(("failed", f"{type(error).__name__}: {error}"))
     finally:
         messages.close()
 
 
-def _end_with_parent() -> None:
-    """Asks this process to save its state and end when its parent is gone."""
+def _stop_with_parent() -> None:
+    """Stops this process, with its state saved, when the parent process ends."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
 
-    def wait() -> None:
+    def watch() -> None:
         connection.wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,1 +1,1 @@
-"""Transfer: a trained bundle evaluated on another data set."""
+"""The transfer experiment."""

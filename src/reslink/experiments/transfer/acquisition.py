@@ -1,4 +1,4 @@
-"""What can differ between two data sets before any network is asked: size, resolution, head, orientation, grey values."""
+"""Acquisition features of images, independent of any network: size, resolution, head, orientation, gray values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from scipy.stats import ks_2samp, wasserstein_distance
 
 from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError
-from reslink.imaging.dicom.geometry import plane_of
+from reslink.imaging.dicom.geometry import slice_plane
 from reslink.imaging.head_mask import head_mask
 from reslink.imaging.image import Image
-from reslink.imaging.limits import quiet
+from reslink.imaging.limits import silence_warnings
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 from reslink.training.monitoring.progress import Progress
@@ -27,47 +27,47 @@ from reslink.training.monitoring.progress import Progress
 Floats: TypeAlias = NDArray[np.float64]
 
 BINS: Final = 64
-NUMBERS: Final = {
+NUMERIC_FEATURES: Final = {
     "side_px": "Longer side, pixels",
     "aspect": "Width over height",
     "pixel_mm": "Pixel spacing, mm",
     "thickness_mm": "Slice thickness, mm",
-    "head_share": "Share of the image that is head",
+    "head_share": "Head area over image area",
     "head_mm": "Longer extent of the head, mm",
     "head_aspect": "Head: long axis over short axis",
     "head_tilt": "Head: long axis against the vertical, degrees",
-    "grey_mean": "Grey inside the head, mean (0 to 1)",
-    "grey_sd": "Grey inside the head, standard deviation",
-    "black": "Head pixels that are black",
-    "white": "Head pixels that are white",
-    "sharpness": "Sharpness: standard deviation of the Laplacian over that of the grey values",
+    "gray_mean": "Gray inside the head, mean (0 to 1)",
+    "gray_sd": "Gray inside the head, standard deviation",
+    "black": "Black share of the head pixels",
+    "white": "White share of the head pixels",
+    "sharpness": "Sharpness: standard deviation of the Laplacian over that of the gray values",
 }
-WORDS: Final = {"modality": "Modality", "plane": "Plane"}
+CATEGORICAL_FEATURES: Final = {"modality": "Modality", "plane": "Plane"}
 
 
 @dataclass(frozen=True)
 class Acquisition:
-    """What is known of one image; None where the file does not say or no head was found.
+    """Acquisition features of one image; None if the file does not state a value or no head was detected.
 
-    ``grey_mean`` to ``histogram`` are of the network's input, the rest of the original.
+    ``gray_mean`` to ``histogram`` describe the network's input, the other features the original image.
 
     Attributes:
         modality: CT, MR or ``not stated``.
         plane: axial, coronal, sagittal, oblique or ``not stated``.
         side_px: Pixels of the longer side.
         aspect: Width over height.
-        pixel_mm: Millimetres between pixel centres, mean of both axes.
+        pixel_mm: Millimetres between pixel centers, mean of both axes.
         thickness_mm: Slice thickness in millimetres.
         head_share: Head pixels over all pixels.
         head_mm: Longer extent of the head in millimetres.
         head_aspect: Long axis of the head over the short one, from the second moments of its mask.
         head_tilt: Angle of the long axis against the vertical in degrees, 0 to 90.
-        grey_mean: Mean inside the head, 0 to 1.
-        grey_sd: Standard deviation inside the head.
+        gray_mean: Mean inside the head, 0 to 1.
+        gray_sd: Standard deviation inside the head.
         black: Share of head pixels below 0.05.
         white: Share of head pixels above 0.95.
-        sharpness: Standard deviation of the Laplacian inside the head over ``grey_sd``.
-        histogram: (64,) shares of grey values inside the head; sum 1, or all 0 without a head.
+        sharpness: Standard deviation of the Laplacian inside the head over ``gray_sd``.
+        histogram: (64,) shares of gray values inside the head; sum 1, or all 0 without a head.
     """
 
     modality: str
@@ -80,36 +80,36 @@ class Acquisition:
     head_mm: float | None
     head_aspect: float | None
     head_tilt: float | None
-    grey_mean: float | None
-    grey_sd: float | None
+    gray_mean: float | None
+    gray_sd: float | None
     black: float | None
     white: float | None
     sharpness: float | None
     histogram: Floats
 
 
-def acquisitions(manifest: Manifest, preprocess: Preprocess, progress: Progress) -> list[Acquisition]:
-    """Returns what is known of each image that can be read; the others are left out.
+def measure_acquisitions(manifest: Manifest, preprocess: Preprocess, progress: Progress) -> list[Acquisition]:
+    """Returns the features of each readable image; the others are skipped.
 
     Args:
         manifest: The cases.
-        preprocess: What makes the network's input.
-        progress: Hears how far it is.
+        preprocess: The preprocessing of the network's input.
+        progress: Receives the progress.
     """
-    found = []
+    acquisitions = []
     progress.start(len(manifest), f"Measuring {manifest.root.name}")
     try:
         for case in manifest.cases:
-            with contextlib.suppress(ReslinkError):  # a file that cannot be read is reported where it is judged
-                found.append(acquisition(case.path, preprocess))
+            with contextlib.suppress(ReslinkError):  # the evaluation reports unreadable files
+                acquisitions.append(measure_acquisition(case.path, preprocess))
             progress.step()
     finally:
         progress.end()
-    return found
+    return acquisitions
 
 
-def acquisition(path: Path, preprocess: Preprocess) -> Acquisition:
-    """Returns what is known of one image.
+def measure_acquisition(path: Path, preprocess: Preprocess) -> Acquisition:
+    """Returns the features of one image.
 
     Raises:
         InputError: If it cannot be read.
@@ -127,17 +127,17 @@ def acquisition(path: Path, preprocess: Preprocess) -> Acquisition:
         pixel_mm=pixel,
         thickness_mm=thickness,
         head_share=float(head.mean()),
-        **_shape(head, pixel),
-        **_grey(image, preprocess),
+        **_head_shape(head, pixel),
+        **_gray_values(image, preprocess),
     )
 
 
-def _shape(head: NDArray[np.bool_], pixel: float | None) -> dict[str, Any]:
+def _head_shape(head: NDArray[np.bool_], pixel: float | None) -> dict[str, Any]:
     if not head.any():
         return {"head_mm": None, "head_aspect": None, "head_tilt": None}
-    where = np.argwhere(head).astype(np.float64)
-    extent = float((where.max(axis=0) - where.min(axis=0)).max() + 1)
-    values, vectors = np.linalg.eigh(np.cov(where.T))
+    positions = np.argwhere(head).astype(np.float64)
+    extent = float((positions.max(axis=0) - positions.min(axis=0)).max() + 1)
+    values, vectors = np.linalg.eigh(np.cov(positions.T))
     row, column = vectors[:, -1]
     return {
         "head_mm": None if pixel is None else extent * pixel,
@@ -146,18 +146,18 @@ def _shape(head: NDArray[np.bool_], pixel: float | None) -> dict[str, Any]:
     }
 
 
-def _grey(image: Image, preprocess: Preprocess) -> dict[str, Any]:
+def _gray_values(image: Image, preprocess: Preprocess) -> dict[str, Any]:
     pixels = preprocess.pixels(image)[0].astype(np.float64) / 255
-    inside = pixels[preprocess.head(image)]
+    inside = pixels[preprocess.resized_head_mask(image)]
     if not inside.size:
-        names = ("grey_mean", "grey_sd", "black", "white", "sharpness")
+        names = ("gray_mean", "gray_sd", "black", "white", "sharpness")
         return {**dict.fromkeys(names), "histogram": np.zeros(BINS)}
     counts, _ = np.histogram(inside, BINS, (0, 1))
     spread = float(inside.std())
-    edges = ndimage.laplace(pixels)[preprocess.head(image)]
+    edges = ndimage.laplace(pixels)[preprocess.resized_head_mask(image)]
     return {
-        "grey_mean": float(inside.mean()),
-        "grey_sd": spread,
+        "gray_mean": float(inside.mean()),
+        "gray_sd": spread,
         "black": float((inside < 0.05).mean()),
         "white": float((inside > 0.95).mean()),
         "sharpness": float(edges.std()) / spread if spread > 0 else None,
@@ -166,16 +166,16 @@ def _grey(image: Image, preprocess: Preprocess) -> dict[str, Any]:
 
 
 def _from_header(path: Path) -> tuple[str, float | None]:
-    """The plane and the slice thickness that a DICOM file states (PS3.3 C.7.6.2)."""
+    """Returns plane and slice thickness from a DICOM header (PS3.3 C.7.6.2)."""
     from pydicom import dcmread
 
     tags = ["ImageOrientationPatient", "ImagePositionPatient", "SliceThickness"]
     try:
-        with quiet():
+        with silence_warnings():
             dataset = dcmread(path, stop_before_pixels=True, specific_tags=tags)
-            plane, stated = plane_of(dataset), dataset.get("SliceThickness")
+            plane, stated = slice_plane(dataset), dataset.get("SliceThickness")
             thickness = float(stated) if stated else None
-    except Exception:  # noqa: BLE001  (not DICOM, or one of the dozens of errors of a header that is odd)
+    except Exception:  # noqa: BLE001  (not DICOM, or any of the many errors of an invalid header)
         return "not stated", None
     if plane is None:
         return "not stated", thickness
@@ -184,25 +184,25 @@ def _from_header(path: Path) -> tuple[str, float | None]:
     return (name if normal.max() > np.cos(np.radians(30)) else "oblique"), thickness
 
 
-def compared(inside: Sequence[Acquisition], outside: Sequence[Acquisition]) -> list[dict[str, Any]]:
-    """Returns a row for each fact: quartiles or shares in both, and how far they are apart.
+def compare_acquisitions(internal: Sequence[Acquisition], external: Sequence[Acquisition]) -> list[dict[str, Any]]:
+    """Returns a row for each feature: quartiles or shares of both data sets, and their difference.
 
     Args:
-        inside: Images like those learned from; may be empty, then nothing is compared.
-        outside: Images of the other data.
+        internal: Images from the source of the training data; if empty, nothing is compared.
+        external: Images of the external data.
 
     Returns:
-        ``fact``, ``title``, ``inside``, ``outside`` (texts), ``difference`` (outside less inside in pooled standard
-        deviations; for words half the sum of differences of shares, 0 to 1; None where one side has no value), ``ks``
-        (Kolmogorov–Smirnov statistic, 0 to 1) and ``large`` (|difference| of 0.8 or more, for words 0.2: Cohen 1988,
-        section 2.2).
+        ``feature``, ``title``, ``internal``, ``external`` (texts), ``difference`` (external minus internal in pooled
+        standard deviations; for categories half the sum of absolute differences of the shares, 0 to 1; None if a data set
+        has no value), ``ks`` (Kolmogorov–Smirnov statistic, 0 to 1) and ``large`` (|difference| of 0.8 or more, for
+        categories 0.2: Cohen 1988, section 2.2).
     """
-    rows = [_words(fact, inside, outside) for fact in WORDS]
-    return rows + [_numbers(fact, inside, outside) for fact in NUMBERS]
+    rows = [_compare_categories(feature, internal, external) for feature in CATEGORICAL_FEATURES]
+    return rows + [_compare_numbers(feature, internal, external) for feature in NUMERIC_FEATURES]
 
 
-def _numbers(fact: str, inside: Sequence[Acquisition], outside: Sequence[Acquisition]) -> dict[str, Any]:
-    a, b = (_known(fact, part) for part in (inside, outside))
+def _compare_numbers(feature: str, internal: Sequence[Acquisition], external: Sequence[Acquisition]) -> dict[str, Any]:
+    a, b = (_values(feature, images) for images in (internal, external))
     difference, statistic = None, None
     if len(a) > 1 and len(b) > 1:
         spread = float(np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2))
@@ -210,12 +210,13 @@ def _numbers(fact: str, inside: Sequence[Acquisition], outside: Sequence[Acquisi
         difference = gap / spread if spread > 1e-9 else (0.0 if abs(gap) < 1e-9 else None)
         statistic = float(ks_2samp(a, b).statistic)
     large = (difference is not None and abs(difference) >= 0.8) or (difference is None and statistic == 1.0)
-    texts = {"inside": _quartiles(a, len(inside)), "outside": _quartiles(b, len(outside))}
-    return {"fact": fact, "title": NUMBERS[fact], **texts, "difference": difference, "ks": statistic, "large": large}
+    texts = {"internal": _quartiles(a, len(internal)), "external": _quartiles(b, len(external))}
+    names = {"feature": feature, "title": NUMERIC_FEATURES[feature]}
+    return {**names, **texts, "difference": difference, "ks": statistic, "large": large}
 
 
-def _known(fact: str, images: Sequence[Acquisition]) -> Floats:
-    return np.array([value for image in images if (value := getattr(image, fact)) is not None], np.float64)
+def _values(feature: str, images: Sequence[Acquisition]) -> Floats:
+    return np.array([value for image in images if (value := getattr(image, feature)) is not None], np.float64)
 
 
 def _quartiles(values: Floats, n: int) -> str:
@@ -223,19 +224,20 @@ def _quartiles(values: Floats, n: int) -> str:
         return "no images given"
     if not len(values):
         return "not stated"
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    of = "" if len(values) == n else f", stated for {len(values)} of {n}"
-    return f"{middle:.3g} ({low:.3g} to {high:.3g}){of}"
+    low, median, high = np.percentile(values, (25, 50, 75))
+    coverage = "" if len(values) == n else f", stated for {len(values)} of {n}"
+    return f"{median:.3g} ({low:.3g} to {high:.3g}){coverage}"
 
 
-def _words(fact: str, inside: Sequence[Acquisition], outside: Sequence[Acquisition]) -> dict[str, Any]:
-    a, b = (Counter(getattr(image, fact) for image in part) for part in (inside, outside))
+def _compare_categories(feature: str, internal: Sequence[Acquisition], external: Sequence[Acquisition]) -> dict[str, Any]:
+    a, b = (Counter(getattr(image, feature) for image in images) for images in (internal, external))
     difference = None
-    if inside and outside:
-        difference = sum(abs(a[word] / len(inside) - b[word] / len(outside)) for word in a | b) / 2
+    if internal and external:
+        difference = sum(abs(a[word] / len(internal) - b[word] / len(external)) for word in a | b) / 2
     large = difference is not None and difference >= 0.2
-    texts = {"inside": _shares(a), "outside": _shares(b)}
-    return {"fact": fact, "title": WORDS[fact], **texts, "difference": difference, "ks": None, "large": large}
+    texts = {"internal": _shares(a), "external": _shares(b)}
+    names = {"feature": feature, "title": CATEGORICAL_FEATURES[feature]}
+    return {**names, **texts, "difference": difference, "ks": None, "large": large}
 
 
 def _shares(counts: Counter[str]) -> str:
@@ -243,15 +245,15 @@ def _shares(counts: Counter[str]) -> str:
     return ", ".join(f"{word} {n / total:.0%}" for word, n in counts.most_common()) if total else "no images given"
 
 
-def histogram(images: Sequence[Acquisition]) -> Floats:
-    """Returns (64,) the mean shares of grey values inside the head; all 0 where there is none."""
+def mean_histogram(images: Sequence[Acquisition]) -> Floats:
+    """Returns (64,) the mean shares of gray values inside the head; all 0 without images."""
     return np.mean([image.histogram for image in images], axis=0) if images else np.zeros(BINS)
 
 
-def grey_distance(inside: Sequence[Acquisition], outside: Sequence[Acquisition]) -> float | None:
-    """Returns the Wasserstein distance of the two grey distributions, 0 to 1; None where one has no head."""
-    a, b = histogram(inside), histogram(outside)
+def gray_distance(internal: Sequence[Acquisition], external: Sequence[Acquisition]) -> float | None:
+    """Returns the Wasserstein distance of the two gray distributions, 0 to 1; None if one has no head."""
+    a, b = mean_histogram(internal), mean_histogram(external)
     if not a.any() or not b.any():
         return None
-    centres = (np.arange(BINS) + 0.5) / BINS
-    return float(wasserstein_distance(centres, centres, a, b))
+    centers = (np.arange(BINS) + 0.5) / BINS
+    return float(wasserstein_distance(centers, centers, a, b))

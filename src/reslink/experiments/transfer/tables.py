@@ -1,250 +1,309 @@
-"""What the transfer study says: sentences, tables and charts."""
+"""The report of the transfer experiment: conclusions, tables and charts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from reslink.bundles.bundle import Bundle
-from reslink.experiments.report import Row, Study, Table
-from reslink.experiments.robustness.tables import by_reason
-from reslink.experiments.transfer.acquisition import BINS, compared, grey_distance, histogram
-from reslink.metrics.classification import NAMES
-from reslink.metrics.intervals import Estimate
-from reslink.metrics.paired_proportions import difference_of_records
-from reslink.reports.run.flow_diagram import abstains
+from reslink.experiments.report import ExperimentReport, Row, Table
+from reslink.experiments.robustness.tables import NO_FINGERPRINTS, count_by_reason
+from reslink.experiments.transfer.acquisition import BINS, compare_acquisitions, gray_distance, mean_histogram
+from reslink.experiments.transfer.evaluation import DatasetEvaluation
+from reslink.metrics.classification import METRIC_NAMES
+from reslink.metrics.intervals import Estimate, undefined
+from reslink.metrics.paired_proportions import independent_difference
+from reslink.reports.run.flow_diagram import can_abstain
 
-if TYPE_CHECKING:
-    from reslink.experiments.transfer.transfer import Judgement
-
-FIGURES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc")
-FLAG = 0.1
+METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc")
+LARGE_DROP = 0.1
 """A drop of more than ten points is flagged."""
 
 
-def report(bundle: Bundle, own: Judgement | None, judged: Sequence[Judgement], rename: Mapping[str, str | None]) -> Study:
-    """Returns the study.
+@dataclass(frozen=True)
+class _Evaluations:
+    """The evaluations of an experiment.
+
+    Attributes:
+        internal: Evaluation of the internal data; None if none was given.
+        external: Evaluations of the external data sets without a failure.
+        reference: The evaluation of the internal data, or the test metrics in the bundle.
+    """
+
+    internal: DatasetEvaluation | None
+    external: Sequence[DatasetEvaluation]
+    reference: Mapping[str, Any]
+
+    @property
+    def all(self) -> list[DatasetEvaluation]:
+        """The internal data, if it was evaluated, and the external data sets."""
+        internal = [self.internal] if self.internal is not None and self.internal.evaluation else []
+        return [*internal, *self.external]
+
+
+def make_report(
+    bundle: Bundle,
+    internal: DatasetEvaluation | None,
+    external: Sequence[DatasetEvaluation],
+    label_map: Mapping[str, str | None],
+) -> ExperimentReport:
+    """Returns the report.
 
     Args:
-        bundle: What was judged.
-        own: The inside data, judged; None where none was given.
-        judged: The other data sets.
-        rename: What their labels stood for.
+        bundle: The bundle.
+        internal: Evaluation of the internal data; None if none was given.
+        external: Evaluations of the external data sets.
+        label_map: The class of each label of the external data.
     """
-    good = [one for one in judged if not one.failure]
-    inside = own.evaluation if own is not None and own.evaluation else bundle.metrics
-    rows = [row for one in good for row in _drops(inside, one)]
-    return Study(
+    successful = [dataset for dataset in external if not dataset.failure]
+    reference = internal.evaluation if internal is not None and internal.evaluation else bundle.metrics
+    evaluations = _Evaluations(internal, successful, reference)
+    rows = [row for dataset in successful for row in _drop_rows(reference, dataset)]
+    return ExperimentReport(
         name="transfer",
-        title=f"Transfer to {', '.join(one.name for one in judged)}",
-        question="What is left of the figures on data of another site, scanner or modality, and what is different about it?",
-        answer=_answer(rows, good),
-        facts=_facts(bundle, own, good, rename),
-        tables=[_drop_table(rows), _labels(good), _abstained(own, good), *_differences(own, good), _left_out(good)],
-        charts=_charts(own, good, inside, rows),
-        runs=[_flat(row) for row in rows],
-        failed=[{"run": one.name, "reason": one.failure} for one in judged if one.failure],
-        not_done=list(_not_done(bundle, own, inside, good)),
+        title=f"Transfer to {', '.join(dataset.name for dataset in external)}",
+        question="How do the metrics change on data of another site, scanner or modality, and how does that data differ?",
+        answer=_answer(rows, successful),
+        facts=_facts(bundle, evaluations, label_map),
+        tables=[
+            _drop_table(rows),
+            _label_table(evaluations),
+            _abstention_table(evaluations),
+            *_acquisition_tables(evaluations),
+            _excluded_table(evaluations),
+        ],
+        charts=_charts(evaluations, rows),
+        runs=[_flat_row(row) for row in rows],
+        failed=[{"run": dataset.name, "reason": dataset.failure} for dataset in external if dataset.failure],
+        not_done=list(_not_done(bundle, evaluations)),
     )
 
 
-def _drops(inside: Mapping[str, Any], other: Judgement) -> list[Row]:
-    known = inside.get("metrics", {})
+def _drop_rows(reference: Mapping[str, Any], dataset: DatasetEvaluation) -> list[Row]:
+    internal_metrics = reference.get("metrics", {})
     rows = []
-    for name in FIGURES:
-        outside = other.evaluation["metrics"][name]
-        drop = difference_of_records(known.get(name), outside)
-        flagged = drop.estimate is not None and drop.estimate > FLAG + 1e-9  # ten points are not more than ten
-        figures = {"inside": known.get(name), "outside": outside, "drop": drop.as_dict()}
-        rows.append({"data": other.name, "figure": name, "title": NAMES[name], **figures, "flagged": flagged})
-    return [{**row, "flag": "more than 10 points" if row["flagged"] else ""} for row in rows]
+    for name in METRICS:
+        internal, external = internal_metrics.get(name), dataset.evaluation["metrics"][name]
+        drop = _drop(internal, external)
+        flagged = drop.estimate is not None and drop.estimate > LARGE_DROP + 1e-9  # exactly ten points are not flagged
+        row: Row = {"data": dataset.name, "metric": name, "title": METRIC_NAMES[name], "internal": internal}
+        row |= {"external": external, "drop": drop.as_dict(), "flagged": flagged}
+        rows.append(row | {"flag": "more than 10 points" if flagged else ""})
+    return rows
 
 
-def _facts(
-    bundle: Bundle, own: Judgement | None, good: Sequence[Judgement], rename: Mapping[str, str | None]
-) -> dict[str, Any]:
+def _drop(internal: Mapping[str, Any] | None, external: Mapping[str, Any]) -> Estimate:
+    if internal is None:
+        return undefined("the internal value is unknown", 0)
+    return independent_difference(Estimate.from_dict(internal), Estimate.from_dict(external))
+
+
+def _facts(bundle: Bundle, evaluations: _Evaluations, label_map: Mapping[str, str | None]) -> dict[str, Any]:
     positive = bundle.labels.positive
     facts = {"Classes": ", ".join(bundle.labels.names) + (f" (positive: {positive})" if positive else "")}
-    facts["Inside figures"] = _inside(bundle, own)
-    for one in good:
-        failed, left_out = one.evaluation["n_failed"], len(one.left_out) + len(one.evaluation.get("excluded", ()))
-        more = (f", {failed} failed" if failed else "") + (f", {left_out} left out" if left_out else "")
-        facts[f"Images of {one.name}"] = f"{one.evaluation['n']} in {one.evaluation['n_groups']} groups{more}"
-    if rename:
-        facts["Labels"] = ", ".join(f"{label} → {name or 'left out'}" for label, name in rename.items())
+    facts["Internal metrics"] = _internal_source(bundle, evaluations.internal)
+    for dataset in evaluations.external:
+        evaluation = dataset.evaluation
+        n_failed, n_excluded = evaluation["n_failed"], len(dataset.excluded) + len(evaluation.get("excluded", ()))
+        losses = (f", {n_failed} failed" if n_failed else "") + (f", {n_excluded} excluded" if n_excluded else "")
+        facts[f"Images of {dataset.name}"] = f"{evaluation['n']} in {evaluation['n_groups']} groups{losses}"
+    if label_map:
+        facts["Labels"] = ", ".join(f"{label} → {name or 'excluded'}" for label, name in label_map.items())
     return facts | {"Weights SHA-256": (bundle.weights_sha256 or "")[:16]}
 
 
-def _inside(bundle: Bundle, own: Judgement | None) -> str:
-    if own is not None and own.evaluation:
-        left = f"; {len(own.left_out)} that were learned from are left out" if own.left_out else ""
-        return f"{own.evaluation['n']} images of the inside data given{left}"
-    return f"{bundle.metrics['n']} images, as the bundle says" if bundle.metrics.get("n") else "none known"
+def _internal_source(bundle: Bundle, internal: DatasetEvaluation | None) -> str:
+    if internal is not None and internal.evaluation:
+        excluded = f"; {len(internal.excluded)} training images are excluded" if internal.excluded else ""
+        return f"{internal.evaluation['n']} images of the internal data{excluded}"
+    return f"{bundle.metrics['n']} test images, from the bundle" if bundle.metrics.get("n") else "unknown"
 
 
-def _answer(rows: Sequence[Row], good: Sequence[Judgement]) -> list[str]:
+def _answer(rows: Sequence[Row], external: Sequence[DatasetEvaluation]) -> list[str]:
     sentences = []
-    for one in good:
-        own = {row["figure"]: row for row in rows if row["data"] == one.name}
-        flagged = [own[name] for name in FIGURES if own[name]["flagged"]]
+    for dataset in external:
+        by_metric = {row["metric"]: row for row in rows if row["data"] == dataset.name}
+        flagged = [row for row in by_metric.values() if row["flagged"]]
         for row in flagged:
-            sentences.append(f"{one.name}: {row['title']} drops by {_points(row['drop'])}: {_told(row)}. Flagged.")
-        if not flagged:
-            known = [name for name in FIGURES if own[name]["drop"]["estimate"] is not None]
-            said = f"no figure drops by more than 10 points ({_told(own['accuracy'])})" if known else "no drop can be given"
-            sentences.append(f"{one.name}: {said}.")
+            drop = _points(row["drop"])
+            sentences.append(f"{dataset.name}: {row['title']} drops by {drop} ({_both_values(row)}). Flagged.")
+        if flagged:
+            continue
+        if all(row["drop"]["estimate"] is None for row in by_metric.values()):
+            sentences.append(f"{dataset.name}: no drop is available.")
+        else:
+            values = _both_values(by_metric["accuracy"])
+            sentences.append(f"{dataset.name}: no metric drops by more than 10 points ({values}).")
     return sentences
 
 
 def _points(drop: Mapping[str, Any]) -> str:
-    spread = "" if drop["ci_low"] is None else f" (95 % interval {100 * drop['ci_low']:.1f} to {100 * drop['ci_high']:.1f})"
-    return f"{100 * drop['estimate']:.1f} points{spread}"
+    interval = "" if drop["ci_low"] is None else f" (95 % interval {100 * drop['ci_low']:.1f} to {100 * drop['ci_high']:.1f})"
+    return f"{100 * drop['estimate']:.1f} points{interval}"
 
 
-def _told(row: Row) -> str:
-    inside, outside = (None if row[key] is None else row[key]["estimate"] for key in ("inside", "outside"))
-    words = ["not known" if value is None else f"{value:.3f}" for value in (inside, outside)]
-    return f"{row['title']} {words[0]} inside, {words[1]} outside"
+def _both_values(row: Row) -> str:
+    values = (None if row[key] is None else row[key]["estimate"] for key in ("internal", "external"))
+    internal, external = ("unknown" if value is None else f"{value:.3f}" for value in values)
+    return f"{row['title']} {internal} internal, {external} external"
 
 
 def _drop_table(rows: Sequence[Row]) -> Table:
     columns: dict[str, tuple[str, Any]] = {
         "data": ("Data", "text"),
-        "title": ("Figure", "text"),
-        "inside": ("inside", "estimate"),
-        "outside": ("outside", "estimate"),
+        "title": ("Metric", "text"),
+        "internal": ("internal", "estimate"),
+        "external": ("external", "estimate"),
         "drop": ("drop", "test"),
         "flag": ("", "text"),
     }
     note = (
-        "Drop: inside less outside. Accuracy also moves with the share of each class, which differs between data sets; "
+        "Drop: internal minus external. Accuracy also depends on the class frequencies, which differ between data sets; "
         "sensitivity, specificity, balanced accuracy and AUROC do not. Interval of the drop: MOVER (Zou and Donner 2008) "
-        "from the intervals of the two figures, which run over patients or twin groups."
+        "from the intervals of the two metrics over patients or duplicate groups."
     )
-    return Table("drop", "Inside and outside", columns, rows, note)
+    return Table("drop", "Internal and external metrics", columns, rows, note)
 
 
-def _labels(good: Sequence[Judgement]) -> Table:
-    """How often each label of the other data, as it stood there, was called what it stands for."""
-    columns: dict[str, tuple[str, Any]] = {"data": ("Data", "text"), "label": ("Label there", "text"), "n": ("images", "count")}
-    columns["accuracy"] = ("called right", "estimate")
-    rows = []
-    for one in good:
-        parts = one.evaluation.get("subgroups", {}).get("given_label", {})
-        rows += [
-            {"data": one.name, "label": label, "n": part["n"], "accuracy": part["metrics"]["accuracy"]}
-            for label, part in parts.items()
-        ]
-    return Table("labels", "By label of the other data", columns, rows)
+def _label_table(evaluations: _Evaluations) -> Table:
+    """Returns the accuracy for each original label of the external data."""
+    columns: dict[str, tuple[str, Any]] = {
+        "data": ("Data", "text"),
+        "label": ("Original label", "text"),
+        "n": ("images", "count"),
+        "accuracy": ("correctly classified", "estimate"),
+    }
+    rows = [
+        {"data": dataset.name, "label": label, "n": subgroup["n"], "accuracy": subgroup["metrics"]["accuracy"]}
+        for dataset in evaluations.external
+        for label, subgroup in dataset.evaluation.get("subgroups", {}).get("given_label", {}).items()
+    ]
+    return Table("labels", "Accuracy by original label", columns, rows)
 
 
-def _abstained(own: Judgement | None, good: Sequence[Judgement]) -> Table:
-    """How often the bundle would rather not answer, where it has sets or a gate."""
+def _abstention_table(evaluations: _Evaluations) -> Table:
+    """Returns the share of abstentions, if the bundle has prediction sets or an OOD detector."""
     columns: dict[str, tuple[str, Any]] = {"data": ("Data", "text"), "abstained": ("abstained", "percent")}
-    rows: list[Row] = []
-    for one in ([own] if own and own.evaluation else []) + list(good):
-        if abstains(one.evaluation):
-            rows.append({"data": one.name, "abstained": one.evaluation["selective"]["n_abstained"] / one.evaluation["n"]})
-    return Table("abstained", "Abstained", columns, rows, "All figures above are over all images, abstained ones included.")
+    rows: list[Row] = [
+        {"data": dataset.name, "abstained": dataset.evaluation["selective"]["n_abstained"] / dataset.evaluation["n"]}
+        for dataset in evaluations.all
+        if can_abstain(dataset.evaluation)
+    ]
+    return Table("abstained", "Abstentions", columns, rows, "All metrics above include the images with an abstention.")
 
 
-def _differences(own: Judgement | None, good: Sequence[Judgement]) -> Iterator[Table]:
+def _acquisition_tables(evaluations: _Evaluations) -> Iterator[Table]:
     columns: dict[str, tuple[str, Any]] = {
         "title": ("", "text"),
-        "inside": ("inside", "text"),
-        "outside": ("outside", "text"),
+        "internal": ("internal", "text"),
+        "external": ("external", "text"),
         "difference": ("difference", "number"),
         "ks": ("KS", "number"),
-        "mark": ("", "text"),
+        "flag": ("", "text"),
     }
     note = (
-        "Median (quartiles), or shares. Difference: outside less inside in pooled standard deviations, 0.8 and more is "
-        "called large (Cohen 1988); for words half the summed differences of the shares. KS: the Kolmogorov–Smirnov "
-        "statistic, 0 for equal and 1 for separate distributions. Grey values are those of the network's input."
+        "Median (quartiles), or shares. Difference: external minus internal in pooled standard deviations; 0.8 and more is "
+        "called large (Cohen 1988). For categories it is half the sum of the absolute differences of the shares. KS: the "
+        "Kolmogorov–Smirnov statistic, 0 for equal and 1 for separate distributions. Gray values are those of the network's "
+        "input."
     )
-    for i, one in enumerate(good):
-        rows = compared(own.images if own else (), one.images)
-        said = [{**row, "mark": "large" if row["large"] else ""} for row in rows]
-        images = f"{len(own.images) if own else 0} images inside, {len(one.images)} of {one.name}"
-        name = f"differences-{i + 1}"
-        yield Table(name, f"What differs: {one.name}", columns, said, f"{images}. {note}")
+    internal = evaluations.internal.acquisitions if evaluations.internal else ()
+    for i, dataset in enumerate(evaluations.external):
+        rows = compare_acquisitions(internal, dataset.acquisitions)
+        flagged = [{**row, "flag": "large" if row["large"] else ""} for row in rows]
+        sizes = f"{len(internal)} internal images, {len(dataset.acquisitions)} of {dataset.name}"
+        title = f"Acquisition differences: {dataset.name}"
+        yield Table(f"differences-{i + 1}", title, columns, flagged, f"{sizes}. {note}")
 
 
-def _left_out(good: Sequence[Judgement]) -> Table:
-    columns: dict[str, tuple[str, Any]] = {"data": ("Data", "text"), "reason": ("Why", "text"), "n": ("images", "count")}
-    columns["first"] = ("The first", "text")
+def _excluded_table(evaluations: _Evaluations) -> Table:
+    columns: dict[str, tuple[str, Any]] = {
+        "data": ("Data", "text"),
+        "reason": ("Reason", "text"),
+        "n": ("images", "count"),
+        "examples": ("Examples", "text"),
+    }
     rows: list[Row] = [
-        {"data": one.name, **row} for one in good for row in by_reason([*one.left_out, *one.evaluation.get("excluded", ())])
+        {"data": dataset.name, **row}
+        for dataset in evaluations.external
+        for row in count_by_reason([*dataset.excluded, *dataset.evaluation.get("excluded", ())])
     ]
-    return Table("excluded", "Left out: learned from", columns, rows)
+    return Table("excluded", "Excluded training images and near duplicates", columns, rows)
 
 
-def _charts(
-    own: Judgement | None, good: Sequence[Judgement], inside: Mapping[str, Any], rows: Sequence[Row]
-) -> list[dict[str, Any]]:
-    return [_interval_chart(inside, rows, name) for name in ("balanced_accuracy", "auroc")] + _grey_chart(own, good)
+def _charts(evaluations: _Evaluations, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    intervals = [_interval_chart(evaluations, rows, name) for name in ("balanced_accuracy", "auroc")]
+    return intervals + _gray_chart(evaluations)
 
 
-def _interval_chart(inside: Mapping[str, Any], rows: Sequence[Row], name: str) -> dict[str, Any]:
-    own = inside.get("metrics", {}).get(name)
-    entries = [("inside", own)] if own else []
-    entries += [(row["data"], row["outside"]) for row in rows if row["figure"] == name]
+def _interval_chart(evaluations: _Evaluations, rows: Sequence[Row], metric: str) -> dict[str, Any]:
+    internal = evaluations.reference.get("metrics", {}).get(metric)
+    values = [("internal", internal)] if internal else []
+    values += [(row["data"], row["external"]) for row in rows if row["metric"] == metric]
     return {
         "kind": "intervals",
-        "name": f"transfer-{name}",
-        "title": NAMES[name],
-        "axis": NAMES[name],
+        "name": f"transfer-{metric}",
+        "title": METRIC_NAMES[metric],
+        "axis": METRIC_NAMES[metric],
         "reference": None,
         "rows": [
-            {"label": label, **{key: found[key] for key in ("estimate", "ci_low", "ci_high")}, "points": []}
-            for label, found in entries
+            {"label": label, **{key: value[key] for key in ("estimate", "ci_low", "ci_high")}, "points": []}
+            for label, value in values
         ],
     }
 
 
-def _grey_chart(own: Judgement | None, good: Sequence[Judgement]) -> list[dict[str, Any]]:
-    measured = [one for one in ([own] if own else []) + list(good) if one.images]
+def _gray_chart(evaluations: _Evaluations) -> list[dict[str, Any]]:
+    internal = [evaluations.internal] if evaluations.internal else []
+    measured = [dataset for dataset in [*internal, *evaluations.external] if dataset.acquisitions]
     if not measured:
         return []
-    centres = [(i + 0.5) / BINS for i in range(1, BINS - 1)]
+    centers = [(i + 0.5) / BINS for i in range(1, BINS - 1)]
     return [
         {
             "kind": "lines",
-            "name": "grey",
-            "title": "Grey values inside the head, without the blackest and the whitest 1/64",
-            "axis_x": "grey value of the network's input",
+            "name": "gray",
+            "title": "Gray values inside the head, without the darkest and the brightest 1/64",
+            "axis_x": "gray value of the network's input",
             "axis_y": "share of the head's pixels",
             "reference": None,
             "series": [
-                {"label": one.name, "x": centres, "y": histogram(one.images)[1:-1].tolist(), "low": None, "high": None}
-                for one in measured
+                {
+                    "label": dataset.name,
+                    "x": centers,
+                    "y": mean_histogram(dataset.acquisitions)[1:-1].tolist(),
+                    "low": None,
+                    "high": None,
+                }
+                for dataset in measured
             ],
         }
     ]
 
 
-def _flat(row: Row) -> Row:
-    flat: Row = {"data": row["data"], "figure": row["figure"], "flagged": row["flagged"]}
-    for key in ("inside", "outside", "drop"):
-        found = row[key] or {}
-        flat |= {key: found.get("estimate"), f"{key}_low": found.get("ci_low"), f"{key}_high": found.get("ci_high")}
+def _flat_row(row: Row) -> Row:
+    flat: Row = {"data": row["data"], "metric": row["metric"], "flagged": row["flagged"]}
+    for key in ("internal", "external", "drop"):
+        value = row[key] or {}
+        flat |= {key: value.get("estimate"), f"{key}_ci_low": value.get("ci_low"), f"{key}_ci_high": value.get("ci_high")}
     return flat
 
 
-def _not_done(bundle: Bundle, own: Judgement | None, inside: Mapping[str, Any], good: Sequence[Judgement]) -> Iterator[str]:
-    if own is not None and own.failure:
-        yield f"The inside data could not be judged: {own.failure}"
-    if not inside.get("metrics"):
-        yield "No drop: the bundle holds no figures of its own test part. Give data like that learned from: --inside DATA."
-    if own is None:
-        yield "What differs is not compared, as no inside data was given: --inside DATA."
-    for one in good:
-        for name in FIGURES:
-            found = Estimate(**one.evaluation["metrics"][name])
-            if found.estimate is None or found.ci_low is None:
-                yield f"{one.name}, {NAMES[name]}: {found.method}."
-        distance = grey_distance(own.images, one.images) if own else None
-        if own is not None and distance is None:
-            yield f"{one.name}: no grey values to compare, as no head was found."
+def _not_done(bundle: Bundle, evaluations: _Evaluations) -> Iterator[str]:
+    internal = evaluations.internal
+    if internal is not None and internal.failure:
+        yield f"The internal data could not be evaluated: {internal.failure}"
+    if not evaluations.reference.get("metrics"):
+        yield "Drop: the bundle has no test metrics. Add data from the source of the training data: --internal DATA."
+    if internal is None:
+        yield "Acquisition differences: no internal data was given: --internal DATA."
+    for dataset in evaluations.external:
+        for name in METRICS:
+            estimate = Estimate.from_dict(dataset.evaluation["metrics"][name])
+            if estimate.estimate is None or estimate.ci_low is None:
+                yield f"{dataset.name}, {METRIC_NAMES[name]}: {estimate.method}."
+        if internal is not None and gray_distance(internal.acquisitions, dataset.acquisitions) is None:
+            yield f"{dataset.name}, gray values: no head was detected."
     if bundle.training_images is None:
-        yield "Near copies of training images cannot be told, as this bundle holds no fingerprints of them."
+        yield NO_FINGERPRINTS

@@ -1,4 +1,4 @@
-"""How a classifier does on data of another site, scanner or modality, and what is different about that data."""
+"""The transfer experiment: metrics of a bundle on data of another site, scanner or modality, and how that data differs."""
 
 from __future__ import annotations
 
@@ -9,169 +9,125 @@ from typing import Any
 
 from reslink.bundles.bundle import Bundle
 from reslink.datasets.manifest import Manifest
-from reslink.errors import ReslinkError, UsageError, nearest
-from reslink.evaluation.evaluate import evaluate_bundle
-from reslink.experiments.sampling import sample, unseen
-from reslink.experiments.transfer.acquisition import Acquisition, acquisitions
-from reslink.experiments.transfer.tables import report
-from reslink.reports.run.page import evaluation_report
-from reslink.training.monitoring.progress import Progress, Silent
+from reslink.errors import ReslinkError, UsageError, suggest
+from reslink.experiments.transfer.evaluation import DatasetEvaluation, DatasetEvaluator
+from reslink.experiments.transfer.tables import make_report
+from reslink.training.monitoring.progress import Progress, SilentProgress
 
-MEASURED = 300
-"""Images of a data set whose acquisition is measured, drawn at random."""
+LabelMap = Mapping[str, str | None]
+"""The class of each label of the external data; None excludes its cases."""
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """A data set, judged.
+class TransferOptions:
+    """Options of the transfer experiment.
 
     Attributes:
-        name: The data set's name.
-        evaluation: ``evaluation.json``; empty where it could not be judged.
-        images: What is known of some of its images.
-        left_out: Its images that the network learned from.
-        failure: Why it could not be judged.
+        label_map: The class of each label of the external data; None excludes its cases. A label that a data set does not
+            have is ignored there.
+        internal: Data from the same source as the training data; its training cases are excluded.
+        max_images: Maximum number of images per data set, sampled at random; None takes all.
+        device: See :func:`reslink.inference.devices.pick_device`.
+        seed: Seed of the sample and the bootstrap.
     """
 
-    name: str
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    images: Sequence[Acquisition] = ()
-    left_out: Sequence[Mapping[str, str]] = ()
-    failure: str | None = None
+    label_map: LabelMap = field(default_factory=dict)
+    internal: str | Path | None = None
+    max_images: int | None = None
+    device: str = "auto"
+    seed: int = 0
 
 
 def transfer(
     bundle: str | Path,
-    others: Sequence[str | Path],
+    external: Sequence[str | Path],
     out: Path,
-    *,
-    rename: Mapping[str, str | None] | None = None,
-    inside: str | Path | None = None,
-    images: int | None = None,
-    device: str = "auto",
-    seed: int = 0,
+    options: TransferOptions | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Judges a bundle on other data; writes ``out/transfer``, with an evaluation of each data set inside.
+    """Evaluates a bundle on external data; writes ``out/transfer``, with an evaluation of each data set inside.
 
-    The drop is the figure on data like that learned from (``inside``, or else what the bundle says of its own test part)
-    less the figure on the other data. A data set that cannot be judged is reported and the others go on.
+    The drop is the metric on internal data (``internal``, or else the test metrics in the bundle) minus the metric on
+    external data. A data set that cannot be evaluated is reported, and the others continue.
 
     Args:
-        bundle: The folder of a bundle, or of the run that holds it, or the name of a shipped bundle.
-        others: Data sets of another site, scanner or modality.
-        out: Folder of studies.
-        rename: The class that a label of the other data stands for; None leaves its cases out. A label that a data set
-            does not have is passed over there.
-        inside: Data like that which the network learned from; its images that were learned from are left out.
-        images: Cases to judge at most of each data set, drawn at random; None takes all.
-        device: See :func:`reslink.inference.devices.pick_device`.
-        seed: Seed of the drawing and the bootstrap.
-        progress: Hears how far it is.
+        bundle: The folder of a bundle or of the run with it, or the name of a shipped bundle.
+        external: Data sets of another site, scanner or modality.
+        out: Folder of experiments.
+        options: The options; None for the defaults.
+        progress: Receives the progress.
 
     Returns:
-        What ``study.json`` holds: its table ``drop`` has a row for each data set and figure: ``inside``, ``outside``,
-        ``drop`` and whether it is ``flagged`` (more than ten points).
+        The contents of ``experiment.json``. Its table ``drop`` has a row for each data set and metric: ``internal``,
+        ``external``, ``drop``, and whether it is ``flagged`` (more than ten points).
 
     Raises:
         BundleError: If the bundle cannot be used.
-        UsageError: If there is no other data, or a label to map is in none of the data sets or stands for no class.
+        UsageError: If external data is missing, or a mapped label is in no data set or has an unknown class.
         StorageError: If the results cannot be written.
     """
-    loaded, listener, folder = Bundle.load(bundle), progress or Silent(), out / "transfer"
-    if not others:
-        raise UsageError("No other data was given", "Transfer is measured on other data", "Name at least one data set")
-    judge = _Judge(loaded, folder, out / "cache", images, device, seed, listener)
-    opened = _opened(others, loaded, rename or {})
-    own = None if inside is None else judge("inside", Manifest.open(inside, labels=loaded.labels))
-    judged = [judge(name, data) if isinstance(data, Manifest) else Judgement(name, failure=data) for name, data in opened]
-    if own is not None and own.failure:
-        listener.message(f"The inside data could not be judged: {own.failure}")
-    return report(loaded, own, judged, rename or {}).write(folder)
+    options, progress = options or TransferOptions(), progress or SilentProgress()
+    loaded, folder = Bundle.load(bundle), out / "transfer"
+    if not external:
+        raise UsageError("No external data was given", "Transfer is measured on external data", "Name at least one data set")
+    evaluator = DatasetEvaluator(loaded, folder, out / "cache", options.max_images, options.device, options.seed, progress)
+    manifests = _open_manifests(external, loaded, options.label_map)
+    internal = None
+    if options.internal is not None:
+        internal = evaluator.evaluate("internal", Manifest.open(options.internal, labels=loaded.labels))
+    evaluations = [
+        evaluator.evaluate(name, manifest) if isinstance(manifest, Manifest) else DatasetEvaluation(name, failure=manifest)
+        for name, manifest in manifests
+    ]
+    if internal is not None and internal.failure:
+        progress.message(f"The internal data could not be evaluated: {internal.failure}")
+    return make_report(loaded, internal, evaluations, options.label_map).write(folder)
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """Judges one data set after the other in the same way."""
-
-    bundle: Bundle
-    folder: Path
-    cache: Path
-    images: int | None
-    device: str
-    seed: int
-    progress: Progress
-
-    def __call__(self, name: str, manifest: Manifest) -> Judgement:
-        """Judges a data set, or says why that cannot be done."""
-        assert self.bundle.folder is not None  # noqa: S101  (it was loaded)
-        left_out: list[dict[str, str]] = []
-        try:
-            new, left_out = unseen(manifest, self.bundle)
-            chosen = sample(new, self.images, self.seed)
-            renamed = any("given_label" in case.extra for case in chosen.cases)
-            self.progress.message(f"Judging {len(chosen)} images of {name}")
-            evaluation = evaluate_bundle(
-                self.bundle.folder,
-                chosen,
-                self.folder / name,
-                device=self.device,
-                by=("given_label",) if renamed else (),
-                explain_masks=False,
-                cache_folder=self.cache,
-                seed=self.seed,
-            )
-            evaluation_report(self.folder / name)
-            images = acquisitions(sample(chosen, MEASURED, self.seed), self.bundle.preprocess, self.progress)
-        except ReslinkError as error:
-            return Judgement(name, left_out=left_out, failure=str(error))
-        return Judgement(name, evaluation, images, left_out)
-
-
-def _opened(others: Sequence[str | Path], bundle: Bundle, rename: Mapping[str, str | None]) -> list[tuple[str, Manifest | str]]:
-    """Opens the data sets under names that differ; one that cannot be used is there as the reason."""
-    for label, name in rename.items():
+def _open_manifests(external: Sequence[str | Path], bundle: Bundle, label_map: LabelMap) -> list[tuple[str, Manifest | str]]:
+    """Opens the data sets under distinct names; for one that cannot be used, the reason replaces the manifest."""
+    for label, name in label_map.items():
         if name is not None and name not in bundle.labels.names:
             raise UsageError(
-                f"The label {label!r} is to stand for {name!r}, which the bundle does not know",
+                f"The label {label!r} is mapped to {name!r}, which is not a class of the bundle",
                 f"Its classes are {', '.join(bundle.labels.names)}",
-                nearest(name, bundle.labels.names),
+                suggest(name, bundle.labels.names),
             )
-    unused, names = set(rename), _names(others)
-    found: list[tuple[str, Manifest | str]] = []
-    for name, data in zip(names, others, strict=True):
+    unused, names = set(label_map), _dataset_names(external)
+    manifests: list[tuple[str, Manifest | str]] = []
+    for name, data in zip(names, external, strict=True):
         try:
-            manifest = Manifest.open(data, labels=bundle.labels, rename=rename)
+            manifest = Manifest.open(data, labels=bundle.labels, rename=label_map)
         except ReslinkError as error:
-            found.append((name, _with_map(error)))
+            manifests.append((name, _with_map_hint(error)))
             continue
         unused -= {case.extra.get("given_label") for case in manifest.cases}
-        found.append((name, manifest))
-    _check_used(unused, rename, [manifest for _, manifest in found if isinstance(manifest, Manifest)])
-    return found
+        manifests.append((name, manifest))
+    _check_labels_used(unused, label_map, [manifest for _, manifest in manifests if isinstance(manifest, Manifest)])
+    return manifests
 
 
-def _check_used(unused: set[str], rename: Mapping[str, str | None], opened: Sequence[Manifest]) -> None:
-    """Refuses a label to map that no data set has; one whose cases are left out leaves no trace and is not checked."""
-    known = sorted({case.extra["given_label"] for manifest in opened for case in manifest.cases})
+def _check_labels_used(unused: set[str], label_map: LabelMap, manifests: Sequence[Manifest]) -> None:
+    """Refuses a mapped label that no data set has; excluded labels leave no trace in a manifest and are not checked."""
+    present = sorted({case.extra["given_label"] for manifest in manifests for case in manifest.cases})
     for label in sorted(unused):
-        if known and rename[label] is not None:
+        if present and label_map[label] is not None:
             raise UsageError(
-                f"No data set has the label {label!r}", f"The labels found are {', '.join(known)}", nearest(label, known)
+                f"No data set has the label {label!r}", f"The labels are {', '.join(present)}", suggest(label, present)
             )
 
 
-def _names(others: Sequence[str | Path]) -> list[str]:
-    """Names the data sets after their folders, with a number where two are called alike."""
+def _dataset_names(external: Sequence[str | Path]) -> list[str]:
+    """Returns the folder name of each data set, with a number where names repeat."""
     names: list[str] = []
-    for data in others:
+    for data in external:
         path = Path(data).absolute()
         name = path.parent.name if path.name == "manifest.csv" else path.stem or "data"
-        same = sum(other == name or other.startswith(f"{name}-") for other in [*names, "inside"])
+        same = sum(other == name or other.startswith(f"{name}-") for other in [*names, "internal"])
         names.append(name if not same else f"{name}-{same + 1}")
     return names
 
 
-def _with_map(error: ReslinkError) -> str:
-    hint = " Say what it stands for: --map LABEL=CLASS." if "which the model does not know" in error.given else ""
+def _with_map_hint(error: ReslinkError) -> str:
+    hint = " Map the label to a class: --map LABEL=CLASS." if "which is not a class of the model" in error.given else ""
     return str(error) + hint

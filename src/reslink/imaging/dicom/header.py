@@ -1,4 +1,4 @@
-"""The first elements of a DICOM file, without its pixels."""
+"""Read the first elements of a DICOM file, without its pixels."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import BinaryIO
 from pydicom import Dataset, uid
 from pydicom.filereader import read_partial
 
-from reslink.imaging.decode import HEAD_BYTES, kind_of
-from reslink.imaging.dicom.read import parse, transfer_syntax
-from reslink.imaging.limits import open_regular, quiet, read_regular
+from reslink.imaging.decode import HEAD_BYTES, detect_image_format
+from reslink.imaging.dicom.read import parse_dataset, transfer_syntax
+from reslink.imaging.limits import open_regular_file, read_regular_file, silence_warnings
 
 _META_BYTES = 1 << 16
 
 
-def first_elements(path: Path, last: int) -> Dataset | None:
-    """Returns the elements of a DICOM file up to a tag; what follows, the pixels too, is not read.
+def read_elements_until(path: Path, last: int) -> Dataset | None:
+    """Returns the elements of a DICOM file up to a tag; later elements, such as the pixels, are not read.
 
     Args:
         path: Any file.
-        last: The last tag that is wanted.
+        last: The last tag to read.
 
     Returns:
-        The elements, or None where the file is no DICOM file or its header is broken, which the reader of images reports.
+        The elements, or None if the file is not DICOM or its header is broken.
     """
     try:
-        with os.fdopen(open_regular(path), "rb") as stream:
+        with os.fdopen(open_regular_file(path), "rb") as stream:
             head = stream.read(_META_BYTES)
-            if kind_of(head[:HEAD_BYTES]) != "DICOM":
+            if detect_image_format(head[:HEAD_BYTES]) != "DICOM":
                 return None
-            with quiet():
-                return _read(path, stream, head, last)
-    except Exception:  # noqa: BLE001 - the libraries below raise dozens of kinds of error for a broken file
+            with silence_warnings():
+                return _read_elements(path, stream, head, last)
+    except Exception:  # noqa: BLE001 - the libraries raise many kinds of errors for a broken file
         return None
 
 
-def _read(path: Path, stream: BinaryIO, head: bytes, last: int) -> Dataset:
-    bare = head[128:132] != b"DICM"
-    if not bare and transfer_syntax(head) in ("", uid.DeflatedExplicitVRLittleEndian):
-        return parse(read_regular(path), "the file")  # inflates within limits
+def _read_elements(path: Path, stream: BinaryIO, head: bytes, last: int) -> Dataset:
+    no_preamble = head[128:132] != b"DICM"
+    if not no_preamble and transfer_syntax(head) in ("", uid.DeflatedExplicitVRLittleEndian):
+        return parse_dataset(read_regular_file(path), "the file")  # inflates within limits
     stream.seek(0)
-    return read_partial(stream, stop_when=lambda tag, _vr, _length: int(tag) > last, force=bare)
+    return read_partial(stream, stop_when=lambda tag, _vr, _length: int(tag) > last, force=no_preamble)

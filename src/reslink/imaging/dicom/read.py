@@ -1,6 +1,6 @@
-"""DICOM files: single frames, multi-frame images, enhanced CT and MR, in physical values.
+"""Read DICOM files in physical values: single frames, multi-frame images, enhanced CT and MR.
 
-Attributes and their meaning are those of PS3.3: C.7.6.3 Image Pixel, C.7.5.1.1.2 Pixel Padding, C.11.1 Modality LUT,
+Attributes follow PS3.3: C.7.6.3 Image Pixel, C.7.5.1.1.2 Pixel Padding, C.11.1 Modality LUT,
 C.11.2 VOI LUT, C.7.6.16 Multi-frame Functional Groups.
 """
 
@@ -18,14 +18,23 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
 from reslink.errors import InputError
 from reslink.imaging.dicom.frames import NATIVE, stored_frames
-from reslink.imaging.dicom.geometry import Plane, order_of, plane_of, step_of
-from reslink.imaging.dicom.modality import why_alone
+from reslink.imaging.dicom.geometry import Plane, slice_distance, slice_order, slice_plane
+from reslink.imaging.dicom.modality import series_exclusion_reason
 from reslink.imaging.image import Image, Modality, Unit
-from reslink.imaging.limits import MIB, check_rescale, check_size, damaged, finite_float32, quiet, too_large, unsupported
+from reslink.imaging.limits import (
+    MIB,
+    check_rescale,
+    check_size,
+    damaged_error,
+    finite_float32,
+    silence_warnings,
+    too_large_error,
+    unsupported_error,
+)
 
-PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+PIXEL_ATTRIBUTES = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_QUICK_ELEMENTS, _QUICK_HEADER = 1000, 1 << 16
+_MAX_SIMPLE_ELEMENTS, _MAX_SIMPLE_HEADER = 1000, 1 << 16
 _MAX_INFLATED = 160 * MIB  # 64 megapixels of 16 bits, and a header
 _LONG_VR = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 _HU_TYPES = ("", "HU", "HU_MOD", "US")
@@ -33,11 +42,11 @@ _MODALITIES: dict[str, Modality] = {"CT": "CT", "MR": "MR"}
 
 
 def transfer_syntax(data: bytes) -> str:
-    """Returns the transfer syntax that the file meta information names, or '' (PS3.10, section 7.1)."""
-    at = _find_meta(data, 0x0010)
-    if at is None:
+    """Returns the transfer syntax in the file meta information, or '' (PS3.10, section 7.1)."""
+    span = _find_meta(data, 0x0010)
+    if span is None:
         return ""
-    start, end = at
+    start, end = span
     return data[start:end].rstrip(b"\0 ").decode("ascii", "replace")
 
 
@@ -56,17 +65,17 @@ def _find_meta(data: bytes, element: int) -> tuple[int, int] | None:
     return None
 
 
-def quick(data: bytes) -> bool:
-    """Whether a file is plain enough to be read in this process.
+def is_simple(data: bytes) -> bool:
+    """Whether a file is simple enough to be read in this process.
 
-    It is where it is uncompressed and little endian, and its elements other than the pixels are few, small and of stated
-    length: sequences without one are parsed at once, and a file of a megabyte can hold 100 000 items.
+    A simple file is uncompressed and little endian, and its elements other than the pixels are few, small and have a defined
+    length. Sequences of undefined length are parsed eagerly, and a file of a megabyte can contain 100,000 items.
     """
     syntax = transfer_syntax(data)
     if syntax not in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
         return False
     at, elements, pixels = 132, 0, 0
-    while at + 12 <= len(data) and elements <= _QUICK_ELEMENTS:
+    while at + 12 <= len(data) and elements <= _MAX_SIMPLE_ELEMENTS:
         explicit = syntax == uid.ExplicitVRLittleEndian or data[at : at + 2] == b"\x02\0"
         if explicit and data[at + 4 : at + 6] not in _LONG_VR:
             start, length = at + 8, int.from_bytes(data[at + 6 : at + 8], "little")
@@ -78,14 +87,14 @@ def quick(data: bytes) -> bool:
             return False
         pixels += length if data[at : at + 4] == b"\xe0\x7f\x10\0" else 0
         at, elements = start + length, elements + 1
-    return elements <= _QUICK_ELEMENTS and len(data) - pixels <= _QUICK_HEADER
+    return elements <= _MAX_SIMPLE_ELEMENTS and len(data) - pixels <= _MAX_SIMPLE_HEADER
 
 
-def parse(data: bytes, name: str) -> Dataset:
+def parse_dataset(data: bytes, name: str) -> Dataset:
     """Returns the data set of a file in memory.
 
     Raises:
-        InputError: If it is not DICOM or a deflated data set is cut short or inflates beyond the limit.
+        InputError: If it is not DICOM, or a deflated data set is truncated or inflates beyond the limit.
     """
     syntax = transfer_syntax(data)
     if syntax == uid.DeflatedExplicitVRLittleEndian:
@@ -98,34 +107,34 @@ def parse(data: bytes, name: str) -> Dataset:
 
 
 def _inflate(data: bytes, name: str) -> bytes:
-    """Returns a deflated file as an explicit little endian one; pydicom would inflate without a limit."""
+    """Returns a deflated file as an explicit little endian file; pydicom inflates without a limit."""
     syntax, length = _find_meta(data, 0x0010), _find_meta(data, 0x0000)
     if syntax is None or length is None:
-        raise damaged(name, "its file meta information is broken")
+        raise damaged_error(name, "its file meta information is broken")
     start = length[1] + int.from_bytes(data[length[0] : length[1]], "little")
     inflate = zlib.decompressobj(-15)
     try:
         body = inflate.decompress(data[start:], _MAX_INFLATED)
     except zlib.error as error:
-        raise damaged(name, "its deflated data is broken") from error
+        raise damaged_error(name, "its deflated data is broken") from error
     if inflate.unconsumed_tail:
-        raise too_large(name, "inflates to more than the limit", f"{_MAX_INFLATED} bytes")
+        raise too_large_error(name, "inflates to more than the limit", f"{_MAX_INFLATED} bytes")
     if not inflate.eof:
-        raise damaged(name, "its deflated data breaks off")
+        raise damaged_error(name, "its deflated data is truncated")
     plain = str(uid.ExplicitVRLittleEndian).encode().ljust(syntax[1] - syntax[0], b"\0")
     return data[: syntax[0]] + plain + data[syntax[1] : start] + body
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One DICOM file as read: its image and where it lies."""
+    """A DICOM file: its image and its position."""
 
     image: Image
     plane: Plane | None
     series: str
     localizer: bool
-    refused: str | None
-    """Why it counts for no series that has an answer as a whole."""
+    excluded: str | None
+    """Why it is not part of a series that can be classified; None if it is."""
 
 
 def read_dicom(data: bytes, name: str) -> Image:
@@ -136,62 +145,65 @@ def read_dicom(data: bytes, name: str) -> Image:
         name: File name for messages.
 
     Returns:
-        (H, W), or (D, H, W) for several frames, in order along their normal. HU for CT with a rescale; ``grey``
-        for colour and secondary captures; else unit ``MR`` (arbitrary intensity).
+        (H, W), or (D, H, W) for several frames, ordered along their normal. The unit is HU for CT with a rescale, ``gray`` for
+        color and secondary captures, else ``MR`` (arbitrary intensity).
 
     Raises:
-        InputError: If there are no pixels, or they are not whole, or the header is not plausible.
+        InputError: If pixels are missing or incomplete, or the header is not plausible.
     """
     return read_slice(data, name).image
 
 
 def read_slice(data: bytes, name: str) -> Slice:
-    """Reads one DICOM file with its place in space; errors as in :func:`read_dicom`."""
-    with quiet():
-        dataset = parse(data, name)
+    """Reads one DICOM file with its position; errors as in :func:`read_dicom`."""
+    with silence_warnings():
+        dataset = parse_dataset(data, name)
         _check_header(dataset, name)
-        plane = plane_of(dataset)
-        image = _image(dataset, name)
-        kinds = [str(word).upper() for word in _listed(dataset.get("ImageType"))]
+        plane = slice_plane(dataset)
+        image = _to_image(dataset, name)
+        image_type = [str(value).upper() for value in _as_list(dataset.get("ImageType"))]
         series = str(dataset.get("SeriesInstanceUID", ""))
-        return Slice(image, plane, series, "LOCALIZER" in kinds, why_alone(dataset))
+        return Slice(image, plane, series, "LOCALIZER" in image_type, series_exclusion_reason(dataset))
 
 
 def _check_header(dataset: Dataset, name: str) -> None:
-    if not any(word in dataset for word in PIXELS):
+    if not any(keyword in dataset for keyword in PIXEL_ATTRIBUTES):
         raise InputError(
             f"{name} is a DICOM file without pixels ({_class_name(dataset)})",
             "A DICOM image has pixel data",
-            "Give the images of the study; reports, plans and structure sets hold none",
+            "Use the images of the study; reports, plans and structure sets have no pixels",
         )
-    for word in ("Rows", "Columns"):
-        if not isinstance(dataset.get(word), int):
-            raise damaged(name, f"the DICOM attribute {word} is missing")
-    dataset.SamplesPerPixel = _whole(dataset, "SamplesPerPixel", (1, 3), 1, name)
+    for keyword in ("Rows", "Columns"):
+        if not isinstance(dataset.get(keyword), int):
+            raise damaged_error(name, f"the DICOM attribute {keyword} is missing")
+    dataset.SamplesPerPixel = _checked_int(dataset, "SamplesPerPixel", (1, 3), 1, name)
     if "PixelData" in dataset:
-        allocated = _whole(dataset, "BitsAllocated", (1, 8, 16, 32), None, name)
-        stored = _whole(dataset, "BitsStored", range(1, allocated + 1), allocated, name)
-        high = _whole(dataset, "HighBit", range(stored - 1, allocated), stored - 1, name)
+        allocated = _checked_int(dataset, "BitsAllocated", (1, 8, 16, 32), None, name)
+        stored = _checked_int(dataset, "BitsStored", range(1, allocated + 1), allocated, name)
+        high = _checked_int(dataset, "HighBit", range(stored - 1, allocated), stored - 1, name)
         dataset.BitsStored, dataset.HighBit = stored, high
-        dataset.PixelRepresentation = _whole(dataset, "PixelRepresentation", (0, 1), 0, name)
+        dataset.PixelRepresentation = _checked_int(dataset, "PixelRepresentation", (0, 1), 0, name)
         if dataset.SamplesPerPixel == 3 and (allocated > 16 or dataset.PixelRepresentation):
-            raise unsupported(name, "is a colour image of 32-bit or signed values", "Colour has 8 or 16 bits a sample")
+            raise unsupported_error(
+                name, "is a color image with 32-bit or signed values", "Color images have 8 or 16 bits per sample"
+            )
     else:
         dataset.BitsAllocated = 32 if "FloatPixelData" in dataset else 64
     check_size(dataset.Columns, dataset.Rows, name, _frame_count(dataset, name))
 
 
 def _class_name(dataset: Dataset) -> str:
-    kind = dataset.get("SOPClassUID")
-    return kind.name if isinstance(kind, uid.UID) and kind.is_valid and kind.name != kind else "unknown kind"
+    sop_class = dataset.get("SOPClassUID")
+    is_known = isinstance(sop_class, uid.UID) and sop_class.is_valid and sop_class.name != sop_class
+    return sop_class.name if is_known else "unknown SOP class"
 
 
-def _whole(dataset: Dataset, word: str, allowed: tuple[int, ...] | range, default: int | None, name: str) -> int:
-    value = dataset.get(word)
+def _checked_int(dataset: Dataset, keyword: str, allowed: tuple[int, ...] | range, default: int | None, name: str) -> int:
+    value = dataset.get(keyword)
     if value is None or value == "":
         value = default
     if not isinstance(value, int) or value not in allowed:
-        raise damaged(name, f"the DICOM attribute {word} is {'missing' if value is None else 'not plausible'}")
+        raise damaged_error(name, f"the DICOM attribute {keyword} is {'missing' if value is None else 'not plausible'}")
     return int(value)
 
 
@@ -199,54 +211,54 @@ def _frame_count(dataset: Dataset, name: str) -> int:
     try:
         return int(dataset.get("NumberOfFrames") or 1)
     except (TypeError, ValueError):
-        raise damaged(name, "the DICOM attribute NumberOfFrames is not a number") from None
+        raise damaged_error(name, "the DICOM attribute NumberOfFrames is not a number") from None
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     if value is None or value == "":
         return []
     return [value] if isinstance(value, str | int | float) else list(value)
 
 
-def _group(dataset: Dataset, frame: int, word: str) -> Dataset | None:
+def _functional_group(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:
     """Returns the functional group of a frame, its own before the shared one."""
     for sequence, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
         groups = dataset.get(sequence)
-        if groups and index < len(groups) and groups[index].get(word):
-            found = groups[index].get(word)[0]
-            return found if isinstance(found, Dataset) else None
+        if groups and index < len(groups) and groups[index].get(keyword):
+            group = groups[index].get(keyword)[0]
+            return group if isinstance(group, Dataset) else None
     return None
 
 
-def _image(dataset: Dataset, name: str) -> Image:
+def _to_image(dataset: Dataset, name: str) -> Image:
     count = _frame_count(dataset, name)
     photometric = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
-    colour = photometric == "PALETTE COLOR" or dataset.SamplesPerPixel == 3
+    color = photometric == "PALETTE COLOR" or dataset.SamplesPerPixel == 3
     pixels = np.empty((count, dataset.Rows, dataset.Columns), np.float32)
     padding: NDArray[np.bool_] | None = None
     for i, frame in enumerate(stored_frames(dataset, count, name)):
-        if colour:
+        if color:
             pixels[i] = _luminance(apply_color_lut(frame, dataset) if photometric == "PALETTE COLOR" else frame)
             continue
-        values = unmasked(frame, dataset)
+        values = mask_unused_bits(frame, dataset)
         mask = _padding(values, dataset)
         if mask is not None:
             padding = np.zeros(pixels.shape, np.bool_) if padding is None else padding
             padding[i] = mask
         pixels[i] = _rescaled(values, dataset, i, name)
-    planes = [plane_of(dataset, i) for i in range(count)]
-    order = order_of(planes, name) if count > 1 else None
+    planes = [slice_plane(dataset, i) for i in range(count)]
+    order = slice_order(planes, name) if count > 1 else None
     if order is not None:
         pixels, padding = pixels[order], None if padding is None else padding[order]
     if count == 1:
         pixels, padding = pixels[0], None if padding is None else padding[0]
-    unit = "grey" if colour else _unit(dataset)
+    unit = "gray" if color else _unit(dataset)
     return Image(
         finite_float32(pixels, name),
         unit=unit,
         modality=_MODALITIES.get(str(dataset.get("Modality", ""))),
         spacing=_spacing(dataset, planes, order),
-        white=_white(dataset, photometric) if unit == "grey" else None,
+        white=_white(dataset, photometric) if unit == "gray" else None,
         padding=padding,
         inverted=photometric == "MONOCHROME1",
         window=_window(dataset),
@@ -254,8 +266,8 @@ def _image(dataset: Dataset, name: str) -> Image:
     )
 
 
-def unmasked(frame: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
-    """Returns a stored frame, native or RLE, without what stands in its unused bits (overlays, in old files)."""
+def mask_unused_bits(frame: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
+    """Returns a stored native or RLE frame with its unused bits cleared; old files store overlays in them."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if frame.dtype.kind == "f" or (syntax not in NATIVE and syntax != uid.RLELossless):
         return frame
@@ -281,7 +293,7 @@ def _padding(values: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_] | None
 
 
 def _as_stored(value: int, dataset: Dataset) -> int:
-    """Returns a padding value with the sign that the pixels have; files often write it with the other one."""
+    """Returns a padding value with the signedness of the pixels; files often store it with the other one."""
     bits = int(dataset.BitsAllocated)
     value %= 1 << bits
     negative = dataset.PixelRepresentation and value >= 1 << (bits - 1)
@@ -289,7 +301,7 @@ def _as_stored(value: int, dataset: Dataset) -> int:
 
 
 def _transformation(dataset: Dataset, frame: int) -> Dataset:
-    return _group(dataset, frame, "PixelValueTransformationSequence") or dataset
+    return _functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset
 
 
 def _rescaled(values: NDArray[Any], dataset: Dataset, frame: int, name: str) -> NDArray[np.float32]:
@@ -304,18 +316,18 @@ def _rescaled(values: NDArray[Any], dataset: Dataset, frame: int, name: str) -> 
     return np.asarray(values * slope + intercept, dtype=np.float32)
 
 
-def _number(source: Dataset, word: str, default: float, name: str) -> float:
-    value = source.get(word)
+def _number(source: Dataset, keyword: str, default: float, name: str) -> float:
+    value = source.get(keyword)
     if value is None or value == "":
         return default
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise damaged(name, f"the DICOM attribute {word} is not a number") from None
+        raise damaged_error(name, f"the DICOM attribute {keyword} is not a number") from None
 
 
 def _luminance(rgb: NDArray[Any]) -> NDArray[np.float32]:
-    """Returns BT.601 luminance in whole steps; exact where the three are equal."""
+    """Returns BT.601 luminance as integers; exact if the three channels are equal."""
     red, green, blue = (rgb[..., i].astype(np.int64) for i in range(3))
     return np.asarray((299 * red + 587 * green + 114 * blue + 500) // 1000, dtype=np.float32)
 
@@ -324,40 +336,40 @@ def _unit(dataset: Dataset) -> Unit:
     capture = str(dataset.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE)
     source = _transformation(dataset, 0)
     rescaled = source.get("RescaleSlope") not in (None, "") or source.get("RescaleIntercept") not in (None, "")
-    plain = dataset.get("BitsStored", 32) <= (16 if capture else 8) and not dataset.get("PixelRepresentation")
-    if plain and (capture or not rescaled):
-        return "grey"
-    kind = str(source.get("RescaleType") or "").strip().upper()
-    return "HU" if dataset.get("Modality") == "CT" and rescaled and kind in _HU_TYPES else "MR"
+    is_picture = dataset.get("BitsStored", 32) <= (16 if capture else 8) and not dataset.get("PixelRepresentation")
+    if is_picture and (capture or not rescaled):
+        return "gray"
+    rescale_type = str(source.get("RescaleType") or "").strip().upper()
+    return "HU" if dataset.get("Modality") == "CT" and rescaled and rescale_type in _HU_TYPES else "MR"
 
 
 def _white(dataset: Dataset, photometric: str) -> float:
     if photometric == "PALETTE COLOR":
-        descriptor = _listed(dataset.get("RedPaletteColorLookupTableDescriptor"))
+        descriptor = _as_list(dataset.get("RedPaletteColorLookupTableDescriptor"))
         return float(2 ** (16 if len(descriptor) == 3 and int(descriptor[2]) == 16 else 8) - 1)
     return float(2 ** dataset.get("BitsStored", 16) - 1)
 
 
 def _window(dataset: Dataset) -> tuple[float, float] | None:
-    source = _group(dataset, 0, "FrameVOILUTSequence") or dataset
+    source = _functional_group(dataset, 0, "FrameVOILUTSequence") or dataset
     try:
-        centre, width = (float(_listed(source.get(word))[0]) for word in ("WindowCenter", "WindowWidth"))
+        center, width = (float(_as_list(source.get(keyword))[0]) for keyword in ("WindowCenter", "WindowWidth"))
     except (IndexError, TypeError, ValueError):
         return None
-    return (centre, width) if np.isfinite([centre, width]).all() and width >= 1 else None
+    return (center, width) if np.isfinite([center, width]).all() and width >= 1 else None
 
 
 def _spacing(dataset: Dataset, planes: list[Plane | None], order: list[int] | None) -> tuple[float, ...] | None:
-    measures = _group(dataset, 0, "PixelMeasuresSequence") or dataset
-    for word in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+    measures = _functional_group(dataset, 0, "PixelMeasuresSequence") or dataset
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         try:
-            rows, columns = (float(v) for v in _listed(measures.get(word)))
+            rows, columns = (float(v) for v in _as_list(measures.get(keyword)))
         except (TypeError, ValueError):
             continue
         if not (0 < rows < 1e3 and 0 < columns < 1e3):
             continue
         if len(planes) == 1:
             return rows, columns
-        step = step_of([planes[i] for i in order]) if order else None
-        return (step, rows, columns) if step else None
+        distance = slice_distance([planes[i] for i in order]) if order else None
+        return (distance, rows, columns) if distance else None
     return None

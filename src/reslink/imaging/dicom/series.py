@@ -1,4 +1,4 @@
-"""A folder of DICOM files as one volume, and the order of such files."""
+"""Read the DICOM files of a folder as one volume, and sort DICOM files by slice position."""
 
 from __future__ import annotations
 
@@ -17,30 +17,37 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 
 from reslink.errors import InputError
-from reslink.imaging.decode import HEAD_BYTES, kind_of
-from reslink.imaging.dicom.geometry import SAME_PLACE, Plane, distances, plane_of, step_of, warn_uneven
-from reslink.imaging.image import Image, likeness_of
-from reslink.imaging.limits import MAX_SERIES_PIXELS, MIB, check_size, open_regular, quiet, too_large
+from reslink.imaging.decode import HEAD_BYTES, detect_image_format
+from reslink.imaging.dicom.geometry import (
+    MIN_SLICE_DISTANCE,
+    Plane,
+    distances_along_normal,
+    slice_distance,
+    slice_plane,
+    warn_uneven_spacing,
+)
+from reslink.imaging.image import Image, slice_format
+from reslink.imaging.limits import MAX_SERIES_PIXELS, MIB, check_size, open_regular_file, silence_warnings, too_large_error
 
 Reader = Callable[[Path], tuple[Image, dict[str, Any]]]
 
-_PLACE: Final = (0x0020000E, 0x00200032, 0x00200037)
+_POSITION_TAGS: Final = (0x0020000E, 0x00200032, 0x00200037)
 """Series Instance UID, Image Position Patient and Image Orientation Patient."""
 
 _HEADER_BYTES: Final = 1 << 18
 
 
 @dataclass(frozen=True)
-class _Member:
+class _SeriesSlice:
     path: Path
     image: Image
     plane: Plane
 
 
-def head_of(path: Path, size: int = HEAD_BYTES) -> bytes:
-    """Returns the first bytes of a regular file, nothing where it cannot be read."""
+def read_first_bytes(path: Path, size: int = HEAD_BYTES) -> bytes:
+    """Returns the first bytes of a regular file; empty if it cannot be read."""
     try:
-        handle = open_regular(path)
+        handle = open_regular_file(path)
     except InputError:
         return b""
     with os.fdopen(handle, "rb") as stream:
@@ -48,107 +55,109 @@ def head_of(path: Path, size: int = HEAD_BYTES) -> bytes:
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """Returns the DICOM files of a folder by content, sorted by name; hidden files and DICOMDIR are skipped."""
+    """Returns the DICOM files of a folder, detected by content and sorted by name. Hidden files and DICOMDIR are skipped."""
     names = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name.upper() != "DICOMDIR")
-    return [path for path in names if kind_of(head_of(path)) == "DICOM"]
+    return [path for path in names if detect_image_format(read_first_bytes(path)) == "DICOM"]
 
 
 def read_folder(folder: Path, read: Reader) -> Image:
     """Reads a folder of DICOM files as a volume.
 
     Args:
-        folder: Holds the files of one series; files that are not DICOM are ignored.
-        read: Reads one file and says where it lies.
+        folder: A folder with the files of one series; files that are not DICOM are ignored.
+        read: Reads one file and returns its geometry.
 
     Returns:
-        (D, H, W) in order along the normal of the slices, from the feet to the head for axial ones.
+        (D, H, W), ordered along the normal of the slices, from the feet to the head for axial slices.
 
     Raises:
-        InputError: If there is no DICOM file, or a file cannot be read, is a localiser, belongs to another series, has
-            another orientation, size or unit, or lies where another one lies.
+        InputError: If there are no DICOM files, or a file cannot be read, is a localizer, belongs to another series, has a
+            different orientation, size or unit, or has the position of another file.
     """
     paths = dicom_files(folder)
     if not paths:
         raise InputError(
-            f"{folder} holds no DICOM file",
+            f"{folder} has no DICOM files",
             "A folder is read as a DICOM series",
-            "Give the folder that holds the slices",
+            "Use the folder that contains the slices",
         )
-    return read_files(paths, folder, read)[0]
+    return read_slices(paths, folder, read)[0]
 
 
-def read_files(paths: Sequence[Path], folder: Path, read: Reader) -> tuple[Image, list[Path]]:
+def read_slices(paths: Sequence[Path], folder: Path, read: Reader) -> tuple[Image, list[Path]]:
     """Reads DICOM files as a volume, as :func:`read_folder` does.
 
     Args:
-        paths: At least one file; sorted by name, so that the same files give the same order.
-        folder: Where they lie, for messages.
+        paths: At least one file; sorted by name, so that the order is reproducible.
+        folder: Their folder, for messages.
         read: As for :func:`read_folder`.
 
     Returns:
-        The volume, and the file of each of its slices.
+        The volume, and the file of each slice.
     """
-    image, facts = read(paths[0])
+    image, geometry = read(paths[0])
     if len(paths) == 1:
         return image, [paths[0]]
     check_size(image.pixels.shape[-1], image.pixels.shape[-2], str(paths[0]), 1)
     if math.prod(image.pixels.shape) * len(paths) > MAX_SERIES_PIXELS:
-        raise too_large(str(folder), f"holds {len(paths)} slices", f"{MAX_SERIES_PIXELS // MIB} megapixels a series")
-    first = _member(paths[0], image, facts)
-    members = [first]
+        raise too_large_error(str(folder), f"has {len(paths)} slices", f"{MAX_SERIES_PIXELS // MIB} megapixels per series")
+    first = _series_slice(paths[0], image, geometry)
+    slices = [first]
     for path in paths[1:]:
-        image, others = read(path)
-        member = _member(path, image, others)
-        _check_alike(member, first, others["series"] == facts["series"])
-        members.append(member)
+        image, other_geometry = read(path)
+        series_slice = _series_slice(path, image, other_geometry)
+        _check_consistent(series_slice, first, other_geometry["series"] == geometry["series"])
+        slices.append(series_slice)
         if first.image.spacing is None:
-            first = member
-    return _stack(members, folder)
+            first = series_slice
+    return _stack(slices, folder)
 
 
-def _refuse(given: str, allowed: str) -> InputError:
-    return InputError(given, allowed, "Put the files of one series into a folder of their own")
+def _series_error(given: str, allowed: str) -> InputError:
+    return InputError(given, allowed, "Put the files of each series into a separate folder")
 
 
-def _member(path: Path, image: Image, facts: dict[str, Any]) -> _Member:
-    if facts["localizer"]:
-        raise _refuse(f"{path} is a localiser", "A series holds parallel slices and no localiser")
+def _series_slice(path: Path, image: Image, geometry: dict[str, Any]) -> _SeriesSlice:
+    if geometry["localizer"]:
+        raise _series_error(f"{path} is a localizer", "A series has parallel slices and no localizer")
     if image.pixels.ndim != 2:
-        raise _refuse(f"{path} holds several frames", "A series is made of files of one slice each")
-    if facts["position"] is None:
-        raise _refuse(
-            f"{path} does not say where its slice lies",
-            "Each slice has ImagePositionPatient and ImageOrientationPatient",
+        raise _series_error(f"{path} has several frames", "Each file of a series has one slice")
+    if geometry["position"] is None:
+        raise _series_error(
+            f"{path} does not state the position of its slice",
+            "Each slice needs ImagePositionPatient and ImageOrientationPatient",
         )
-    return _Member(path, image, Plane(*(np.array(facts[word]) for word in ("position", "rows", "columns"))))
+    return _SeriesSlice(path, image, Plane(*(np.array(geometry[key]) for key in ("position", "rows", "columns"))))
 
 
-def _check_alike(member: _Member, first: _Member, same_series: bool) -> None:
+def _check_consistent(member: _SeriesSlice, first: _SeriesSlice, same_series: bool) -> None:
     pair = f"{member.path} and {first.path}"
     if not same_series:
-        raise _refuse(f"{pair} belong to different series", "A folder is read as one series")
+        raise _series_error(f"{pair} belong to different series", "A folder contains one series")
     if not member.plane.same_direction(first.plane):
-        raise _refuse(f"{pair} have different orientations", "The slices of a series are parallel")
-    different = likeness_of(member.image).difference(likeness_of(first.image))
-    if different:
-        raise _refuse(f"{pair} have different {different}", "The slices of a series have one size, unit and spacing")
+        raise _series_error(f"{pair} have different orientations", "The slices of a series are parallel")
+    difference = slice_format(member.image).difference(slice_format(first.image))
+    if difference:
+        raise _series_error(f"{pair} have different {difference}", "The slices of a series have one size, unit and spacing")
 
 
-def _stack(members: list[_Member], folder: Path) -> tuple[Image, list[Path]]:
-    along = distances([member.plane for member in members])
+def _stack(slices: list[_SeriesSlice], folder: Path) -> tuple[Image, list[Path]]:
+    along = distances_along_normal([member.plane for member in slices])
     order = np.argsort(along, kind="stable")
-    ordered = [members[int(i)] for i in order]
+    ordered = [slices[int(i)] for i in order]
     gaps = np.diff(along[order])
-    for i in np.flatnonzero(gaps < SAME_PLACE):
-        raise _refuse(f"{ordered[i].path} and {ordered[i + 1].path} lie in the same place", "A series has one slice a position")
-    warn_uneven(gaps, str(folder))
+    for i in np.flatnonzero(gaps < MIN_SLICE_DISTANCE):
+        raise _series_error(
+            f"{ordered[i].path} and {ordered[i + 1].path} have the same position", "A series has one slice per position"
+        )
+    warn_uneven_spacing(gaps, str(folder))
     first = ordered[0].image
-    step = step_of([member.plane for member in ordered])
+    distance = slice_distance([member.plane for member in ordered])
     volume = Image(
         np.stack([member.image.pixels for member in ordered]),
         unit=first.unit,
         modality=first.modality,
-        spacing=(step, *first.spacing) if step and first.spacing else None,
+        spacing=(distance, *first.spacing) if distance and first.spacing else None,
         white=first.white,
         padding=_stacked_padding(ordered),
         inverted=first.inverted,
@@ -158,7 +167,7 @@ def _stack(members: list[_Member], folder: Path) -> tuple[Image, list[Path]]:
     return volume, [member.path for member in ordered]
 
 
-def _stacked_padding(members: Sequence[_Member]) -> NDArray[np.bool_] | None:
+def _stacked_padding(members: Sequence[_SeriesSlice]) -> NDArray[np.bool_] | None:
     if all(member.image.padding is None for member in members):
         return None
     shape = members[0].image.pixels.shape
@@ -166,48 +175,48 @@ def _stacked_padding(members: Sequence[_Member]) -> NDArray[np.bool_] | None:
 
 
 def sorted_by_position(paths: Sequence[Path]) -> list[Path]:
-    """Returns DICOM files by series, those of a series in order along their normal.
+    """Returns DICOM files grouped by series, the slices of a series ordered along their normal.
 
-    Files whose header cannot be read, or that have no place, keep their order by name, after the others.
+    Files with an unreadable header or without a position come last, in the given order.
     """
     series: dict[str, list[tuple[Path, Plane]]] = {}
-    rest = []
+    unsorted = []
     for path in paths:
-        header = _place(path)
-        plane = None if header is None else plane_of(header)
+        header = _read_position(path)
+        plane = None if header is None else slice_plane(header)
         if header is None or plane is None:
-            rest.append(path)
+            unsorted.append(path)
         else:
             series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, plane))
     result: list[Path] = []
     for members in series.values():
-        along = distances([plane for _, plane in members])
+        along = distances_along_normal([plane for _, plane in members])
         result += [members[int(i)][0] for i in np.argsort(along, kind="stable")]
-    return result + rest
+    return result + unsorted
 
 
-class _Skimmed(io.BufferedReader):
-    """A file that ends once 256 KiB of it were read; what is skipped does not count."""
+class _LimitedReader(io.BufferedReader):
+    """A file that ends after 256 KiB were read; skipped bytes do not count."""
 
-    left = _HEADER_BYTES
+    remaining = _HEADER_BYTES
 
     def read(self, size: int | None = -1) -> bytes:
-        """Returns so many bytes, fewer at the end."""
-        wanted = self.left if size is None or size < 0 else min(size, self.left)
-        self.left -= wanted
-        return super().read(wanted)
+        """Returns up to ``size`` bytes, fewer at the end."""
+        count = self.remaining if size is None or size < 0 else min(size, self.remaining)
+        self.remaining -= count
+        return super().read(count)
 
 
-def _place(path: Path) -> Dataset | None:
-    """Returns the few attributes that say where a slice lies; long values before them are skipped."""
+def _read_position(path: Path) -> Dataset | None:
+    """Returns the attributes for the position of a slice; long values before them are skipped."""
     try:
-        with quiet(), _Skimmed(io.FileIO(open_regular(path))) as stream:
-            found = read_partial(
+        with silence_warnings(), _LimitedReader(io.FileIO(open_regular_file(path))) as stream:
+            header = read_partial(
                 stream,
-                stop_when=lambda tag, _vr, _length: int(tag) > max(_PLACE),
-                specific_tags=[BaseTag(tag) for tag in _PLACE],
+                stop_when=lambda tag, _vr, _length: int(tag) > max(_POSITION_TAGS),
+                specific_tags=[BaseTag(tag) for tag in _POSITION_TAGS],
                 force=True,
             )
-            return found if "ImagePositionPatient" in found else None
-    except Exception:  # noqa: BLE001 - a broken header has no place; reading the file will say what is wrong
+            return header if "ImagePositionPatient" in header else None
+    except Exception:  # noqa: BLE001 - a broken header has no position; reading the file reports the error
         return None

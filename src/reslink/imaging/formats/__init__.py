@@ -1,1 +1,1 @@
-"""Readers and integrity checks of PNG, JPEG, TIFF, NIfTI and NumPy files."""
+"""Readers and integrity checks for PNG, JPEG, TIFF, WebP, BMP, NIfTI and NumPy files."""

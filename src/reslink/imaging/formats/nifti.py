@@ -1,6 +1,6 @@
-"""NIfTI-1 and NIfTI-2 files, plain and gzipped, as axial slices.
+"""Read NIfTI-1 and NIfTI-2 files, plain and gzipped, as axial slices.
 
-The header is checked against the file before anything is allocated (nifti1.h: sizeof_hdr, dim, datatype, vox_offset).
+The header is checked against the file before memory is allocated (nifti1.h: sizeof_hdr, dim, datatype, vox_offset).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from reslink.imaging.limits import (
     MIB,
     check_rescale,
     check_size,
-    damaged,
+    damaged_error,
     finite_float32,
-    guess_unit_is_hu,
-    too_large,
-    unsupported,
+    looks_like_hu,
+    too_large_error,
+    unsupported_error,
     warn,
 )
 
@@ -49,24 +49,24 @@ def read_nifti(data: bytes, name: str) -> Image:
         name: File name for messages.
 
     Returns:
-        (D, H, W) axial slices from the feet to the head, each as radiologists see them (front up, the patient's right
-        on the left), or (H, W) for a single one. Unit HU where :func:`~reslink.imaging.limits.guess_unit_is_hu` says so,
-        else ``MR``.
+        (D, H, W) axial slices from the feet to the head in radiological orientation (anterior up, the patient's right on
+        the left), or (H, W) for a single slice. The unit is HU if :func:`~reslink.imaging.limits.looks_like_hu` says so, else
+        ``MR``.
 
     Raises:
-        InputError: If the file is cut short, too large, or holds something other than one number a voxel.
+        InputError: If the file is truncated, too large, or has more than one number per voxel.
     """
-    zipped = data[:2] == GZIP
-    header = header_of(first_bytes(data, name), name)
-    needed, all_volumes = _needed(header, name)
-    whole = _inflate_all(data, needed, all_volumes + _MAX_EXTENSIONS, name) if zipped else data
-    if len(whole) < needed:
-        raise damaged(name, f"the NIfTI data has {len(whole)} bytes, the header claims {needed}")
-    return _image(header, whole, name)
+    gzipped = data[:2] == GZIP
+    header = parse_header(read_first_bytes(data, name), name)
+    needed, all_volumes = _required_bytes(header, name)
+    content = _inflate_all(data, needed, all_volumes + _MAX_EXTENSIONS, name) if gzipped else data
+    if len(content) < needed:
+        raise damaged_error(name, f"the NIfTI data has {len(content)} bytes, but the header requires {needed}")
+    return _to_image(header, content, name)
 
 
-def first_bytes(data: bytes, name: str) -> bytes:
-    """Returns the first bytes of a NIfTI file, at least its header, inflated where it is gzipped."""
+def read_first_bytes(data: bytes, name: str) -> bytes:
+    """Returns the first bytes of a NIfTI file, at least its header, inflated if it is gzipped."""
     return _inflate(data, 1024, name) if data[:2] == GZIP else data[:1024]
 
 
@@ -75,90 +75,90 @@ def _inflate(data: bytes, limit: int, name: str) -> bytes:
     try:
         return zlib.decompressobj(wbits=31).decompress(data, limit)
     except zlib.error as error:
-        raise damaged(name, "its gzip data is broken") from error
+        raise damaged_error(name, "its gzip data is broken") from error
 
 
 def _inflate_all(data: bytes, needed: int, limit: int, name: str) -> bytes:
-    """Returns the bytes that are needed of a gzip file, and proves the checksum over all of it."""
+    """Returns the needed first bytes of a gzip file, and checks the checksum of the whole file."""
     inflate = zlib.decompressobj(wbits=31)
     try:
         body = inflate.decompress(data, needed)
-        more = len(body)
-        while not inflate.eof and inflate.unconsumed_tail and more <= limit:
-            more += len(inflate.decompress(inflate.unconsumed_tail, MIB))
+        total = len(body)
+        while not inflate.eof and inflate.unconsumed_tail and total <= limit:
+            total += len(inflate.decompress(inflate.unconsumed_tail, MIB))
     except zlib.error as error:
-        raise damaged(name, "its gzip data is broken") from error
-    if more > limit:
-        raise too_large(name, "inflates to more than its header claims", f"{limit} bytes")
+        raise damaged_error(name, "its gzip data is broken") from error
+    if total > limit:
+        raise too_large_error(name, "inflates to more than its header gives", f"{limit} bytes")
     if not inflate.eof:
-        raise damaged(name, "its gzip data breaks off")
+        raise damaged_error(name, "its gzip data is truncated")
     return body
 
 
-def header_of(head: bytes, name: str) -> Any:
-    """Returns nibabel's header of the first bytes of a NIfTI file, not zipped.
+def parse_header(head: bytes, name: str) -> Any:
+    """Returns nibabel's header of the first, inflated bytes of a NIfTI file.
 
     Raises:
-        InputError: If it is not the header of a single NIfTI file.
+        InputError: If it is not the header of a single-file NIfTI.
     """
     if not is_nifti(head) or len(head) < 348:
-        raise damaged(name, "it is not a NIfTI file")
-    second = head[4:8] in (b"n+2\0", b"ni2\0")
-    if (head[4:8] if second else head[344:348]) in (b"ni1\0", b"ni2\0"):
-        raise unsupported(name, "is the header of a NIfTI pair", "Single NIfTI files (.nii, .nii.gz) are read")
-    kind: Any = nibabel.Nifti2Header if second else nibabel.Nifti1Header
-    if len(head) < kind.sizeof_hdr:
-        raise damaged(name, "the NIfTI header breaks off")
-    return kind(head[: kind.sizeof_hdr], check=False)
+        raise damaged_error(name, "it is not a NIfTI file")
+    is_nifti2 = head[4:8] in (b"n+2\0", b"ni2\0")
+    if (head[4:8] if is_nifti2 else head[344:348]) in (b"ni1\0", b"ni2\0"):
+        raise unsupported_error(name, "is the header of a NIfTI pair", "Single-file NIfTI (.nii, .nii.gz) is supported")
+    header_class: Any = nibabel.Nifti2Header if is_nifti2 else nibabel.Nifti1Header
+    if len(head) < header_class.sizeof_hdr:
+        raise damaged_error(name, "the NIfTI header is truncated")
+    return header_class(head[: header_class.sizeof_hdr], check=False)
 
 
-def _needed(header: Any, name: str) -> tuple[int, int]:
-    """Returns how many bytes are needed for the first volume, and for all of them."""
+def _required_bytes(header: Any, name: str) -> tuple[int, int]:
+    """Returns the number of bytes up to the end of the first volume, and of all volumes."""
     axes = int(header["dim"][0])
     shape = [int(n) for n in header["dim"][1 : axes + 1]] if 2 <= axes <= 7 else []
     if not shape or min(shape) < 1:
-        raise damaged(name, f"the NIfTI header claims {axes} axes of {shape}")
+        raise damaged_error(name, f"the NIfTI header gives {axes} axes of {shape}")
     if math.prod(shape[4:]) > 1:
-        raise unsupported(name, f"has {axes} axes", "Volumes have 2 or 3 axes, or a fourth for time")
+        raise unsupported_error(name, f"has {axes} axes", "Volumes have 2 or 3 axes, or a fourth axis for time")
     try:
         dtype = header.get_data_dtype()
     except (nibabel.spatialimages.HeaderDataError, KeyError) as error:
-        raise damaged(name, "the NIfTI header claims an unknown type of numbers") from error
+        raise damaged_error(name, "the NIfTI header gives an unknown data type") from error
     if dtype.kind not in "uif" or dtype.itemsize > 8:
-        raise unsupported(name, f"holds {dtype} a voxel", "One number of up to 64 bits a voxel is read")
+        raise unsupported_error(name, f"has {dtype} voxels", "Voxels are integers or floating point numbers of up to 64 bits")
     shape += [1] * (4 - len(shape))
     if max(shape[:3]) > MAX_SIDE or math.prod(shape[:3]) > MAX_PIXELS:
-        raise too_large(name, f"claims {shape[:3]} voxels", f"{MAX_SIDE} a side and {MAX_PIXELS // MIB} million in all")
+        raise too_large_error(name, f"has {shape[:3]} voxels", f"{MAX_SIDE} per axis and {MAX_PIXELS // MIB} million in total")
     size = int(math.prod(shape[:3]) * dtype.itemsize)
     if size > MAX_DECODED_BYTES:
-        raise too_large(name, f"has {size} bytes of voxels", f"{MAX_DECODED_BYTES} bytes")
+        raise too_large_error(name, f"has {size} bytes of voxels", f"{MAX_DECODED_BYTES} bytes")
     offset = float(header["vox_offset"])
     if not header.sizeof_hdr <= offset <= _MAX_EXTENSIONS:
-        raise damaged(name, f"the NIfTI header claims that voxels begin at byte {offset:g}")
+        raise damaged_error(name, f"the NIfTI header gives an invalid voxel offset, {offset:g}")
     if shape[3] > 1:
-        warn(f"{name} holds {shape[3]} volumes; the first is taken")
+        warn(f"{name} has {shape[3]} volumes; the first one is used")
     return int(offset) + size, int(offset) + size * shape[3]
 
 
-def _image(header: Any, data: bytes, name: str) -> Image:
+def _to_image(header: Any, data: bytes, name: str) -> Image:
     axes = int(header["dim"][0])
     shape = tuple(int(n) for n in header["dim"][1 : min(axes, 3) + 1])
     shape += (1,) * (3 - len(shape))
     stored = np.frombuffer(data, header.get_data_dtype(), count=math.prod(shape), offset=int(header["vox_offset"]))
     volume: Any = _NIFTI(stored.reshape(shape, order="F"), _affine(header, name))
     canonical = _canonical(volume)
-    pixels, spacing = _as_seen(np.asarray(canonical.dataobj), canonical.header.get_zooms())
+    pixels, spacing = _radiological_view(np.asarray(canonical.dataobj), canonical.header.get_zooms())
     check_size(pixels.shape[-1], pixels.shape[-2], name, frames=1 if pixels.ndim == 2 else pixels.shape[0])
     pixels = _scaled(finite_float32(pixels, name), header, name)
-    hu = guess_unit_is_hu(pixels)
+    hu = looks_like_hu(pixels)
     return Image(pixels, "HU" if hu else "MR", modality="CT" if hu else None, spacing=spacing, source=name)
 
 
-def _as_seen(voxels: NDArray[Any], zooms: Sequence[float]) -> tuple[NDArray[Any], tuple[float, ...]]:
-    """Returns axial slices, or the one plane of a file that holds one, as radiologists see them, with their spacing.
+def _radiological_view(voxels: NDArray[Any], zooms: Sequence[float]) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """Returns axial slices, or the plane of a file with a single plane, in radiological orientation, with their spacing.
 
-    ``voxels`` are RAS: x to the right, y to the front, z to the head. On the screen columns go to the patient's left, rows
-    to the back or, for sagittal and coronal planes, to the feet; a sagittal plane has the front on the left.
+    ``voxels`` are RAS: x to the right, y to the front, z to the head. In the result, columns go to the patient's left, rows to
+    the back or, for sagittal and coronal planes, to the feet; a sagittal plane has the front on the left.
     """
     slices = voxels.transpose(2, 1, 0)[:, ::-1, ::-1]
     x, y, z = (float(zoom) for zoom in zooms[:3])
@@ -174,12 +174,12 @@ def _as_seen(voxels: NDArray[Any], zooms: Sequence[float]) -> tuple[NDArray[Any]
 def _affine(header: Any, name: str) -> NDArray[np.float64]:
     affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise damaged(name, "the NIfTI header does not say where its voxels lie")
+        raise damaged_error(name, "the NIfTI header has no valid voxel positions")
     return affine
 
 
 def _scaled(values: NDArray[np.float32], header: Any, name: str) -> NDArray[np.float32]:
-    """Applies scl_slope and scl_inter; a slope of 0 or NaN means none (nifti1.h)."""
+    """Applies scl_slope and scl_inter; a slope of 0 or NaN means no scaling (nifti1.h)."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or np.isnan(slope):
         return values
@@ -190,11 +190,11 @@ def _scaled(values: NDArray[np.float32], header: Any, name: str) -> NDArray[np.f
     return finite_float32(np.add(scaled, np.float32(intercept), out=scaled), name)
 
 
-def stored_indices(header: Any, name: str) -> NDArray[np.intp]:
-    """Returns where in the stored voxels each pixel of :func:`read_nifti` lies.
+def voxel_indices(header: Any, name: str) -> NDArray[np.intp]:
+    """Returns the index of the stored voxel for each pixel of :func:`read_nifti`.
 
     Args:
-        header: As from :func:`header_of`.
+        header: Result of :func:`parse_header`.
         name: File name for messages.
 
     Returns:
@@ -203,6 +203,6 @@ def stored_indices(header: Any, name: str) -> NDArray[np.intp]:
     axes = int(header["dim"][0])
     shape = tuple(int(n) for n in header["dim"][1 : min(axes, 3) + 1])
     shape += (1,) * (3 - len(shape))
-    places = np.arange(math.prod(shape), dtype=np.int64).reshape(shape, order="F")
-    canonical: Any = _canonical(_NIFTI(places, _affine(header, name), dtype=np.int64))
-    return _as_seen(np.asarray(canonical.dataobj), canonical.header.get_zooms())[0]
+    indices = np.arange(math.prod(shape), dtype=np.int64).reshape(shape, order="F")
+    canonical: Any = _canonical(_NIFTI(indices, _affine(header, name), dtype=np.int64))
+    return _radiological_view(np.asarray(canonical.dataobj), canonical.header.get_zooms())[0]

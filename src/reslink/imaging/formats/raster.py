@@ -1,7 +1,7 @@
-"""PNG, JPEG, TIFF, WebP and BMP: pictures, returned as grey values.
+"""Read PNG, JPEG, TIFF, WebP and BMP pictures as gray values.
 
-Colour becomes luminance (ITU-R BT.601, as Pillow's ``convert("L")``); what is transparent becomes black; the EXIF
-orientation is applied; of an animation the first frame is taken, with a warning.
+Color is converted to luminance (ITU-R BT.601, as Pillow's ``convert("L")``), transparent pixels become black, and the EXIF
+orientation is applied. The first frame of an animation is used, with a warning.
 """
 
 from __future__ import annotations
@@ -17,45 +17,54 @@ from PIL import ImageOps
 
 from reslink.imaging.formats import jpeg_integrity, png_integrity
 from reslink.imaging.image import Image
-from reslink.imaging.limits import MIB, QUICK_PIXELS, check_size, damaged, finite_float32, quiet, unsupported, warn
+from reslink.imaging.limits import (
+    MAX_IN_PROCESS_PIXELS,
+    MIB,
+    check_size,
+    damaged_error,
+    finite_float32,
+    silence_warnings,
+    unsupported_error,
+    warn,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-# Codecs inside TIFF that report a missing row as an error. JPEG and fax codes inside TIFF fill it in silence.
+# TIFF codecs that report missing rows as an error. JPEG and fax codecs fill them silently.
 _TIFF_COMPRESSIONS = {"raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "zstd", "lzma"}
 
 
-def quick(kind: str, data: bytes, name: str) -> bool:
-    """Whether a picture is so small and plain that it is decoded in this process: PNG, JPEG or BMP of up to 4 Mpx."""
-    size = _claimed_size(kind, data, name)
+def is_small(kind: str, data: bytes, name: str) -> bool:
+    """Whether a PNG, JPEG or BMP is small enough (up to 4 megapixels) to be decoded in this process."""
+    pixels = _size_in_header(kind, data, name)
     if kind == "JPEG" and b"\xff\xc2" in data:
-        return size <= MIB  # progressive: up to 100 passes
-    return size <= QUICK_PIXELS
+        return pixels <= MIB  # progressive: up to 100 passes
+    return pixels <= MAX_IN_PROCESS_PIXELS
 
 
-def _claimed_size(kind: str, data: bytes, name: str) -> int:
+def _size_in_header(kind: str, data: bytes, name: str) -> int:
     if kind == "PNG":
         return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
     if kind == "JPEG":
-        return jpeg_integrity.claimed_size(data, name)
+        return jpeg_integrity.claimed_pixels(data, name)
     width, height, compression = _bmp_header(data, name)
-    return width * height if compression in (0, 3) else QUICK_PIXELS + 1
+    return width * height if compression in (0, 3) else MAX_IN_PROCESS_PIXELS + 1
 
 
 def read_raster(kind: str, data: bytes, name: str) -> Image:
     """Decodes a picture.
 
     Args:
-        kind: ``PNG``, ``JPEG``, ``TIFF``, ``WEBP`` or ``BMP``, as found from the content.
+        kind: ``PNG``, ``JPEG``, ``TIFF``, ``WEBP`` or ``BMP``, detected from the content.
         data: The whole file.
         name: File name for messages.
 
     Returns:
-        A grey image, 0 to 255 or 65535; a floating point TIFF keeps its values, with unit ``MR`` (arbitrary intensity).
+        A gray image, 0 to 255 or 65535. A floating point TIFF keeps its values, with unit ``MR`` (arbitrary intensity).
 
     Raises:
-        InputError: If the file is not whole, too large or of a kind that is not read.
+        InputError: If the file is incomplete, too large or in an unsupported format.
     """
     if kind == "PNG":
         return _read_png(data, name)
@@ -64,12 +73,12 @@ def read_raster(kind: str, data: bytes, name: str) -> Image:
     if kind == "BMP":
         _check_bmp(data, name)
     if kind == "WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
-        raise damaged(name, "the WebP data breaks off")
+        raise damaged_error(name, "the WebP data is truncated")
     return _to_image(_open(kind, data, name), name)
 
 
 def _open(kind: str, data: bytes, name: str) -> PillowImage:
-    with quiet():
+    with silence_warnings():
         picture = Pillow.open(io.BytesIO(data), formats=[kind])
         check_size(*picture.size, name)
         if kind == "TIFF":
@@ -82,79 +91,78 @@ def _open(kind: str, data: bytes, name: str) -> PillowImage:
 
 
 def _warn_animated(name: str) -> None:
-    warn(f"{name} holds several frames; the first is taken")
+    warn(f"{name} has several frames; the first one is used")
 
 
 def _read_png(data: bytes, name: str) -> Image:
-    found = png_integrity.survey(data, name)
-    picture = Pillow.open(io.BytesIO(found.clean), formats=["PNG"])
+    structure = png_integrity.check_chunks(data, name)
+    picture = Pillow.open(io.BytesIO(structure.clean), formats=["PNG"])
     picture.load()
-    if found.animated:
+    if structure.animated:
         _warn_animated(name)
     return _to_image(picture, name)
 
 
 def _read_jpeg(data: bytes, name: str) -> Image:
-    found = jpeg_integrity.survey(data, name)
-    check_size(found.width, found.height, name)
-    if found.kind == 0xC3 or found.precision != 8:
-        raise unsupported(name, "is a lossless or 12-bit JPEG", "Baseline and progressive 8-bit JPEG are read")
-    whole = data[: found.end]
-    picture = decode_jpeg(whole)
-    prove_whole(whole, found, np.asarray(picture), name)
+    structure = jpeg_integrity.scan_markers(data, name)
+    check_size(structure.width, structure.height, name)
+    if structure.process == 0xC3 or structure.precision != 8:
+        raise unsupported_error(name, "is a lossless or 12-bit JPEG", "Baseline and progressive 8-bit JPEG are supported")
+    stream = data[: structure.end]
+    picture = decode_jpeg(stream)
+    check_complete(stream, structure, np.asarray(picture), name)
     return _to_image(picture, name)
 
 
 def decode_jpeg(data: bytes) -> PillowImage:
     """Returns the decoded picture of a baseline or progressive JPEG stream."""
-    with quiet() if b"Exif\0" in data[:65536] else contextlib.nullcontext() as complaints:
+    with silence_warnings() if b"Exif\0" in data[:65536] else contextlib.nullcontext() as caught:
         picture = Pillow.open(io.BytesIO(data), formats=["JPEG"])
         picture.load()
-    picture.info["complaints"] = bool(complaints)
+    picture.info["had_warnings"] = bool(caught)
     return picture
 
 
-def prove_whole(data: bytes, found: jpeg_integrity.Survey, pixels: NDArray[np.uint8], name: str) -> None:
-    """Proves that a decoded JPEG is whole.
+def check_complete(data: bytes, structure: jpeg_integrity.JpegStructure, pixels: NDArray[np.uint8], name: str) -> None:
+    """Checks that a decoded JPEG is complete.
 
-    libjpeg fills what is missing with zero blocks, so that the last block comes out in one mid-grey. Where it does, or
-    where the picture came in several scans, the stream is decoded again with filler at the end of each scan: a whole
-    picture stays as it is.
+    libjpeg fills missing data with zero blocks, so that the last block is uniformly mid-gray. If it is, or if the picture has
+    several scans, the stream is decoded again with filler at the end of each scan: a complete picture does not change.
 
     Raises:
         InputError: If the picture changes.
     """
-    top, left = found.tail()
-    grey = bool((np.abs(pixels[top:, left:].astype(np.int16) - 128) <= 1).all())
-    if not grey and len(found.scans) == 1 and len(found.sampling) < 4:
+    top, left = structure.last_mcu()
+    is_gray = bool((np.abs(pixels[top:, left:].astype(np.int16) - 128) <= 1).all())
+    if not is_gray and len(structure.scans) == 1 and len(structure.sampling) < 4:
         return
-    if not np.array_equal(np.asarray(decode_jpeg(jpeg_integrity.with_filler(data, found))), pixels):
-        raise damaged(name, "a part of the JPEG picture is missing")
+    if not np.array_equal(np.asarray(decode_jpeg(jpeg_integrity.with_filler(data, structure))), pixels):
+        raise damaged_error(name, "a part of the JPEG picture is missing")
 
 
 def _to_image(picture: PillowImage, name: str) -> Image:
     upright = _upright(picture, name)
-    plane, white = _grey(upright, name)
+    plane, white = _gray(upright, name)
     pixels = finite_float32(plane, name)
-    return Image(pixels, unit="grey" if white else "MR", white=white, source=name)
+    return Image(pixels, unit="gray" if white else "MR", white=white, source=name)
 
 
 def _upright(picture: PillowImage, name: str) -> PillowImage:
     if "exif" not in picture.info:
         return picture
     try:
-        with quiet() as complaints:
+        with silence_warnings() as caught:
             upright = ImageOps.exif_transpose(picture)
-        if not complaints and not picture.info.get("complaints"):
+        if not caught and not picture.info.get("had_warnings"):
             return upright
-    except Exception:  # noqa: BLE001 - broken metadata raises many kinds of error
+    except Exception:  # noqa: BLE001 - broken metadata raises many kinds of errors
         upright = picture
     warn(f"{name} has broken EXIF data; its orientation may be wrong")
     return upright
 
 
-def _grey(picture: PillowImage, name: str) -> tuple[NDArray[np.generic], float | None]:
-    """Returns the grey plane and its white, None for values without one."""
+def _gray(picture: PillowImage, name: str) -> tuple[NDArray[np.generic], float | None]:
+    """Returns the gray plane and its maximum, None for floating point values."""
     mode = picture.mode
     if mode in ("RGBA", "LA", "PA", "La", "RGBa") or (mode in ("P", "L", "RGB", "1") and "transparency" in picture.info):
         picture = _over_black(picture)
@@ -162,30 +170,30 @@ def _grey(picture: PillowImage, name: str) -> tuple[NDArray[np.generic], float |
     if mode == "L":
         return np.asarray(picture), 255.0
     if mode in ("1", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"):
-        middle = picture if mode in ("1", "RGB") else picture.convert("RGB")
-        return np.asarray(middle.convert("L")), 255.0
+        rgb = picture if mode in ("1", "RGB") else picture.convert("RGB")
+        return np.asarray(rgb.convert("L")), 255.0
     if mode.startswith("I;16"):
         return _over_black_16(np.asarray(picture), picture), 65535.0
     if mode == "I":
         plane = np.asarray(picture)
         if plane.min() < 0 or plane.max() > 65535:
-            raise unsupported(name, "holds 32-bit whole numbers", "Pictures have 8 or 16 bits, or floating point")
+            raise unsupported_error(name, "has 32-bit integers", "Pictures have 8 or 16 bits, or floating point values")
         return plane, 65535.0
     if mode == "F":
         return np.asarray(picture), None
-    raise unsupported(name, f"has the pixel format {mode!r}", "Grey, RGB, RGBA, palette and CMYK pictures are read")
+    raise unsupported_error(name, f"has the pixel format {mode!r}", "Gray, RGB, RGBA, palette and CMYK pictures are supported")
 
 
 def _over_black(picture: PillowImage) -> PillowImage:
-    full = picture.convert("RGBA")
-    if full.getchannel("A").getextrema() == (255, 255):
-        return full.convert("RGB")
-    return Pillow.alpha_composite(Pillow.new("RGBA", full.size, (0, 0, 0, 255)), full).convert("RGB")
+    rgba = picture.convert("RGBA")
+    if rgba.getchannel("A").getextrema() == (255, 255):
+        return rgba.convert("RGB")
+    return Pillow.alpha_composite(Pillow.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
 
 
 def _over_black_16(plane: NDArray[np.generic], picture: PillowImage) -> NDArray[np.generic]:
-    clear = picture.info.get("transparency")
-    return np.where(plane == clear, 0, plane) if isinstance(clear, int) else plane
+    transparent = picture.info.get("transparency")
+    return np.where(plane == transparent, 0, plane) if isinstance(transparent, int) else plane
 
 
 def _bmp_header(data: bytes, name: str) -> tuple[int, int, int]:
@@ -194,7 +202,7 @@ def _bmp_header(data: bytes, name: str) -> tuple[int, int, int]:
     if size == 12:
         return int.from_bytes(data[18:20], "little"), int.from_bytes(data[20:22], "little"), 0
     if size < 40 or len(data) < 34:
-        raise damaged(name, "the BMP header is broken")
+        raise damaged_error(name, "the BMP header is broken")
     height = abs(int.from_bytes(data[22:26], "little", signed=True))
     return int.from_bytes(data[18:22], "little", signed=True), height, int.from_bytes(data[30:34], "little")
 
@@ -207,22 +215,24 @@ def _check_bmp(data: bytes, name: str) -> None:
         bits = int.from_bytes(data[depth_at : depth_at + 2], "little")
         needed = int.from_bytes(data[10:14], "little") + (width * bits + 31) // 32 * 4 * height
         if bits == 0 or len(data) < needed:
-            raise damaged(name, f"the BMP data has {len(data)} bytes, the header claims {needed}")
+            raise damaged_error(name, f"the BMP data has {len(data)} bytes, but the header requires {needed}")
 
 
 def _check_tiff(picture: PillowImage, name: str) -> None:
-    """Checks that the file names a strip or tile for each part of the picture (TIFF 6.0, sections 3 and 15)."""
+    """Checks that the file lists all strips or tiles of the picture (TIFF 6.0, sections 3 and 15)."""
     compression = str(picture.info.get("compression", "raw"))
     if compression not in _TIFF_COMPRESSIONS:
-        raise unsupported(name, f"is a TIFF with {compression} inside", "TIFF is read with LZW, deflate or no compression")
+        raise unsupported_error(
+            name, f"is a TIFF with {compression} compression", "TIFF is supported with LZW, deflate or no compression"
+        )
     tags = picture.tag_v2  # type: ignore[attr-defined]
-    width, height = int(tags[256]), int(tags[257])  # as stored; picture.size is as turned upright
+    width, height = int(tags[256]), int(tags[257])  # as stored; picture.size has the orientation applied
     if 322 in tags:
-        parts = -(-width // int(tags[322])) * -(-height // int(tags[323]))
+        expected = -(-width // int(tags[322])) * -(-height // int(tags[323]))
         offsets = tags.get(324, ())
     else:
-        parts = -(-height // min(int(tags.get(278, height)), height))
+        expected = -(-height // min(int(tags.get(278, height)), height))
         offsets = tags.get(273, ())
     planes = int(tags.get(277, 1)) if tags.get(284, 1) == 2 else 1
-    if len(offsets) != parts * planes:
-        raise damaged(name, f"the TIFF names {len(offsets)} of {parts * planes} parts of the picture")
+    if len(offsets) != expected * planes:
+        raise damaged_error(name, f"the TIFF lists {len(offsets)} of {expected * planes} strips or tiles")

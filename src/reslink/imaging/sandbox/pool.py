@@ -1,7 +1,7 @@
-"""Decoding in a child process with limits: a decoder that crashes, hangs or eats memory costs one file, no more.
+"""Decode files in child processes with limits, so that a decoder that crashes, hangs or runs out of memory affects one file.
 
-The children are kept and used again, so that a series of compressed slices is quick. They are started by
-``subprocess``, which also works inside daemonic multiprocessing workers, and each process keeps its own.
+The child processes are reused, so that a series of compressed slices is fast. They are started with ``subprocess``, which also
+works inside daemonic multiprocessing workers. Each process has its own pool.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import numpy as np
 
 from reslink.errors import InputError
 from reslink.imaging.image import Image
-from reslink.imaging.limits import MAX_PIXELS, damaged, warn
+from reslink.imaging.limits import MAX_PIXELS, damaged_error, warn
 
-SECONDS = 4.0  # of work, a file; as good as elapsed time unless the machine is overloaded
-PATIENCE = 20.0  # of elapsed time, a file, where other programs take the processors
+CPU_SECONDS = 4.0  # processor time per file
+WALL_SECONDS = 20.0  # elapsed time per file; only reached if other programs use the processors
 _MAX_LINE = 1 << 20
 
 
-class _Child:
-    """One child process that serves one request at a time."""
+class _DecoderProcess:
+    """A child process that handles one request at a time."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -36,19 +36,19 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        if self._line() != b"ready\n":
+        if self._read_line() != b"ready\n":
             self.close()
             raise OSError("the decoding process did not start")
 
-    def _line(self) -> bytes:
+    def _read_line(self) -> bytes:
         return self.process.stdout.readline(_MAX_LINE) if self.process.stdout else b""
 
-    def ask(self, request: dict[str, Any], payload: bytes | None) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
-        """Returns the head and the arrays of the answer.
+    def send(self, request: dict[str, Any], payload: bytes | None) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
+        """Sends a request; returns the header and the arrays of the response.
 
         Raises:
             OSError: If the child had ended before the request was sent.
-            EOFError: If it ended while it was at work.
+            EOFError: If it ended during the request.
         """
         stream = self.process.stdin
         if stream is None or self.process.poll() is not None:
@@ -60,18 +60,18 @@ class _Child:
             stream.flush()
         except BrokenPipeError:
             raise EOFError from None
-        line = self._line()
+        line = self._read_line()
         if not line.endswith(b"\n"):
             raise EOFError
-        head = json.loads(line)
-        return head, [] if "error" in head else self._arrays(head)
+        header = json.loads(line)
+        return header, [] if "error" in header else self._read_arrays(header)
 
-    def _arrays(self, head: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
-        shape = tuple(int(n) for n in head["shape"])
+    def _read_arrays(self, header: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
+        shape = tuple(int(n) for n in header["shape"])
         if not 0 < int(np.prod(shape)) <= MAX_PIXELS:
             raise EOFError
         arrays: list[np.ndarray[Any, Any]] = [np.empty(shape, np.float32)]
-        if head["padding"]:
+        if header["padding"]:
             arrays.append(np.empty(shape, np.bool_))
         for array in arrays:
             view = array.reshape(-1).view(np.uint8).data
@@ -81,15 +81,15 @@ class _Child:
 
     def close(self) -> int:
         """Ends the child and returns its exit code, negative for a signal."""
-        self.disown()
+        self.close_pipes()
         try:
             return self.process.wait(1)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
 
-    def disown(self) -> None:
-        """Closes the pipes; a child whose input ends ends."""
+    def close_pipes(self) -> None:
+        """Closes the pipes; the child ends when its input ends."""
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 try:
@@ -99,103 +99,111 @@ class _Child:
 
 
 class _Pool:
-    """The children that wait for work; a thread takes one out while it uses it."""
+    """The idle child processes; a thread takes one out while it uses it."""
 
     def __init__(self) -> None:
-        self.idle: list[_Child] = []
+        self.idle: list[_DecoderProcess] = []
         self.lock = threading.Lock()
-        self.inherited: list[_Child] = []
+        self.inherited: list[_DecoderProcess] = []
 
-    def take(self) -> _Child:
+    def acquire(self) -> _DecoderProcess:
         with self.lock:
             while self.idle:
                 child = self.idle.pop()
                 if child.process.poll() is None:
                     return child
                 child.close()
-        return _Child()
+        return _DecoderProcess()
 
-    def give(self, child: _Child) -> None:
+    def release(self, child: _DecoderProcess) -> None:
         with self.lock:
             self.idle.append(child)
 
     def close(self) -> None:
-        """Ends all idle children, at the end of the program."""
+        """Ends all idle child processes at exit."""
         while self.idle:
             self.idle.pop().close()
 
-    def forget(self) -> None:
-        """Lets go, after a fork, of the parent's children; kept referenced, since they are not ours to end."""
+    def release_after_fork(self) -> None:
+        """Releases the child processes of the parent after a fork.
+
+        They stay referenced, because Popen would otherwise wait for processes that are not ours.
+        """
         self.lock = threading.Lock()
         for child in self.idle:
-            child.disown()
+            child.close_pipes()
         self.inherited += self.idle
         self.idle = []
 
 
 _pool = _Pool()
 atexit.register(_pool.close)
-os.register_at_fork(after_in_child=_pool.forget)
+os.register_at_fork(after_in_child=_pool.release_after_fork)
 
 
-def decode_in_child(kind: str, source: Path | bytes, name: str) -> tuple[Image, dict[str, Any]]:
+def decode_in_sandbox(file_format: str, source: Path | bytes, name: str) -> tuple[Image, dict[str, Any]]:
     """Decodes a file in a child process.
 
     Args:
-        kind: As for :func:`reslink.imaging.decode.decode`.
-        source: The path, which the child opens, or the bytes.
+        file_format: As for :func:`reslink.imaging.decode.decode`.
+        source: The path, which the child process opens, or the bytes.
         name: File name for messages.
 
     Returns:
-        The image and facts that the decoder found.
+        The image, and its geometry for a DICOM slice.
 
     Raises:
-        InputError: What the decoder raised, or that it died or took too long.
+        InputError: If the decoder raises one, crashes or takes too long.
     """
     payload = source if isinstance(source, bytes) else None
-    request: dict[str, Any] = {"kind": kind, "name": name, "seconds": SECONDS, "patience": PATIENCE}
+    request: dict[str, Any] = {
+        "file_format": file_format,
+        "name": name,
+        "cpu_seconds": CPU_SECONDS,
+        "wall_seconds": WALL_SECONDS,
+    }
     if isinstance(source, Path):
         request["path"] = str(source.absolute())
     else:
         request["size"] = len(source)
     child = _start(name)
     try:
-        head, arrays = child.ask(request, payload)
+        header, arrays = child.send(request, payload)
     except (OSError, EOFError, ValueError, KeyError):
-        raise _death(child.close(), name) from None
+        raise _crash_error(child.close(), name) from None
     except BaseException:
-        child.process.kill()  # Ctrl-C in the middle of an answer: the stream is of no use any more
+        child.process.kill()  # Ctrl-C in the middle of a response: the stream cannot be used any more
         child.close()
         raise
-    _pool.give(child)
-    for message in head.get("warnings", ()):
+    _pool.release(child)
+    for message in header.get("warnings", ()):
         warn(message)
-    if "error" in head:
-        raise InputError(*head["error"])
-    return _to_image(head, arrays, name), head["facts"]
+    if "error" in header:
+        raise InputError(*header["error"])
+    return _to_image(header, arrays, name), header["geometry"]
 
 
-def _start(name: str) -> _Child:
+def _start(name: str) -> _DecoderProcess:
     try:
-        return _pool.take()
+        return _pool.acquire()
     except OSError as error:
         raise InputError(
             f"{name} cannot be decoded: {error}",
-            "Risky formats are decoded in a process of their own",
-            "Check that Python can start processes, and that there is memory left",
+            "Compressed and large files are decoded in a separate process",
+            "Check that Python can start processes and that enough memory is free",
         ) from error
 
 
-def _death(code: int, name: str) -> InputError:
+def _crash_error(code: int, name: str) -> InputError:
     import signal
 
     if code in (-signal.SIGPROF, -signal.SIGALRM):
-        return damaged(name, f"decoding took longer than {SECONDS:g} seconds")
-    return damaged(name, f"the decoder died on it (code {code})")
+        return damaged_error(name, f"decoding took longer than {CPU_SECONDS:g} seconds")
+    return damaged_error(name, f"the decoder crashed (exit code {code})")
 
 
-def _to_image(head: dict[str, Any], arrays: list[np.ndarray[Any, Any]], name: str) -> Image:
-    fields = dict(head["fields"])
-    for word in ("spacing", "window"):
-        fields[word] = tuple(fields[word]) if fields[word] else None
+def _to_image(header: dict[str, Any], arrays: list[np.ndarray[Any, Any]], name: str) -> Image:
+    fields = dict(header["fields"])
+    for field in ("spacing", "window"):
+        fields[field] = tuple(fields[field]) if fields[field] else None
     return Image(arrays[0], padding=arrays[1] if len(arrays) > 1 else None, source=name, **fields)

@@ -1,9 +1,9 @@
-"""The child process that decodes risky files: ``python -m reslink.imaging.sandbox.worker``, started by ``child.py``.
+"""The child process that decodes files: ``python -m reslink.imaging.sandbox.worker``, started by ``pool.py``.
 
-It reads requests from standard input and answers on standard output: a line of JSON, then raw bytes; never a pickle.
-Its memory is limited by RLIMIT_AS and each request by two timers, of work (SIGPROF) and of waiting (SIGALRM), whose
-default action ends the process also inside a C library. macOS accepts RLIMIT_AS and does not keep it: there the size
-checks from the header alone limit memory.
+It reads requests from standard input and writes responses to standard output: a line of JSON, then raw bytes; never a pickle.
+RLIMIT_AS limits its memory. Two timers limit each request, one for processor time (SIGPROF) and one for elapsed time
+(SIGALRM); their default action ends the process even inside a C library. macOS accepts RLIMIT_AS but does not enforce it: there
+only the size checks of the headers limit memory.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from numpy.typing import NDArray
 
 from reslink.errors import InputError
 
-HEADROOM = 900 << 20  # bytes of address space beyond what the loaded libraries take
+HEADROOM = 900 << 20  # bytes of address space in addition to the loaded libraries
 
 
 def limit_memory() -> None:
-    """Limits the address space to what is in use now and some headroom; forbids core dumps, which would hold pixels."""
+    """Limits the address space to the current size plus headroom; disables core dumps, which would contain pixels."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError, ValueError):  # no /proc outside Linux
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM, used + HEADROOM))
 
 
-def answer(request: dict[str, Any], payload: bytes | None) -> tuple[dict[str, Any], list[NDArray[Any]]]:
-    """Returns the head and the blocks of bytes of the answer to one request."""
+def handle(request: dict[str, Any], payload: bytes | None) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """Returns the header and the arrays of the response to one request."""
     from reslink.imaging.decode import decode
-    from reslink.imaging.limits import ImagingWarning, damaged, read_regular
+    from reslink.imaging.limits import ImagingWarning, damaged_error, read_regular_file
 
-    _start_clock(request["kind"], request["seconds"], request["patience"])
+    _start_timers(request["file_format"], request["cpu_seconds"], request["wall_seconds"])
     name = str(request["name"])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            data = read_regular(request["path"]) if payload is None else payload
-            image, facts = decode(request["kind"], data, name)
+            data = read_regular_file(request["path"]) if payload is None else payload
+            image, geometry = decode(request["file_format"], data, name)
         except InputError as error:
             return {"error": [error.given, error.allowed, error.next_step]}, []
-        except Exception as error:  # noqa: BLE001 - whatever a library raises is a bad file
-            refusal = damaged(name, f"its content is broken or too large ({type(error).__name__})")
-            return {"error": [refusal.given, refusal.allowed, refusal.next_step]}, []
-    head = {
+        except Exception as error:  # noqa: BLE001 - any error of a library means a broken file
+            damaged = damaged_error(name, f"its content is broken or too large ({type(error).__name__})")
+            return {"error": [damaged.given, damaged.allowed, damaged.next_step]}, []
+    header = {
         "shape": image.pixels.shape,
         "padding": image.padding is not None,
         "warnings": [str(w.message) for w in caught if w.category is ImagingWarning],
-        "facts": facts,
+        "geometry": geometry,
         "fields": {
             "unit": image.unit,
             "modality": image.modality,
@@ -65,52 +65,52 @@ def answer(request: dict[str, Any], payload: bytes | None) -> tuple[dict[str, An
             "window": image.window,
         },
     }
-    return head, [image.pixels] if image.padding is None else [image.pixels, image.padding]
+    return header, [image.pixels] if image.padding is None else [image.pixels, image.padding]
 
 
-def _start_clock(kind: str, seconds: float, patience: float) -> None:
-    """Lets this process live on for some seconds of work, and some more of waiting for its turn on a busy machine."""
-    from reslink.imaging.decode import prepare
+def _start_timers(file_format: str, cpu_seconds: float, wall_seconds: float) -> None:
+    """Ends this process after some processor time, or after more elapsed time on a busy machine."""
+    from reslink.imaging.decode import import_decoder
 
-    prepare(kind)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, patience)
+    import_decoder(file_format)
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+    signal.setitimer(signal.ITIMER_REAL, wall_seconds)
 
 
-def _stop_clock() -> None:
+def _stop_timers() -> None:
     signal.setitimer(signal.ITIMER_PROF, 0)
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answers requests until standard input ends."""
+def serve(requests: IO[bytes], responses: IO[bytes]) -> None:
+    """Handles requests until standard input ends."""
     while line := requests.readline():
         request = json.loads(line)
         size = request.get("size")
         payload = None if size is None else requests.read(size)
-        head, blocks = answer(request, payload)
-        answers.write(json.dumps(head).encode() + b"\n")
-        for block in blocks:
-            answers.write(block.reshape(-1).view(np.uint8).data)
-        answers.flush()
-        del payload, blocks
-        _stop_clock()
+        header, arrays = handle(request, payload)
+        responses.write(json.dumps(header).encode() + b"\n")
+        for array in arrays:
+            responses.write(array.reshape(-1).view(np.uint8).data)
+        responses.flush()
+        del payload, arrays
+        _stop_timers()
 
 
 def main() -> None:
-    """Serves on the original standard output; what libraries print goes nowhere."""
-    answers = os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+    """Serves on the original standard output; output of libraries is discarded."""
+    responses = os.fdopen(os.dup(1), "wb")
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes our input
-    limit_memory()  # numpy is loaded by now, so that the memory of its threads does not count
-    answers.write(b"ready\n")
-    answers.flush()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and closes our input
+    limit_memory()  # after NumPy was imported, so that the memory of its threads does not count
+    responses.write(b"ready\n")
+    responses.flush()
     with contextlib.suppress(BrokenPipeError):
-        serve(sys.stdin.buffer, answers)
+        serve(sys.stdin.buffer, responses)
 
 
 if __name__ == "__main__":

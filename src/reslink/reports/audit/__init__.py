@@ -1,1 +1,1 @@
-"""The page of an audit."""
+"""The HTML report of an audit."""

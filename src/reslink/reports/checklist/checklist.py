@@ -1,4 +1,4 @@
-"""Reporting checklists, each item filled from a run or marked for the author."""
+"""Reporting checklists: each item is filled from a run or left to the author."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import yaml
 
-from reslink.errors import UsageError, nearest
-from reslink.reports.checklist.answers import FACTS
+from reslink.errors import UsageError, suggest
+from reslink.reports.checklist.answers import ANSWERS
 from reslink.reports.checklist.evidence import Evidence
 
-Status = Literal["filled", "partly filled", "the author must write this"]
+Status = Literal["filled", "partly filled", "to be written by the author"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Item:
         number: Its number in the checklist.
         topic: What it asks for.
         status: Whether the run answers it.
-        text: What the run says; empty where it says nothing.
-        author: What the author must write; empty where nothing is missing.
+        text: The answer from the run; empty if there is none.
+        author: What the author must write; empty if nothing is missing.
     """
 
     number: str
@@ -42,13 +42,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Checklist:
-    """A checklist, filled as far as a run can fill it.
+    """A checklist, filled from a run.
 
     Attributes:
         name: Such as ``claim``.
         title: Its title.
-        reference: Where it was published.
-        note: What to know about its numbers.
+        reference: Its publication.
+        note: A remark on the numbers of its items.
         items: Its items in order.
     """
 
@@ -60,7 +60,7 @@ class Checklist:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Items by status."""
+        """Number of items by status."""
         return dict(Counter(item.status for item in self.items))
 
     def as_dict(self) -> dict[str, Any]:
@@ -69,14 +69,14 @@ class Checklist:
 
 
 @cache
-def _known() -> dict[str, Any]:
+def _definitions() -> dict[str, Any]:
     text = resources.files("reslink.reports").joinpath("checklists.yaml").read_text(encoding="utf-8")
     return dict(yaml.safe_load(text))
 
 
 def names() -> list[str]:
     """Returns the names of the checklists."""
-    return list(_known())
+    return list(_definitions())
 
 
 def fill(name: str, evidence: Evidence) -> Checklist:
@@ -84,24 +84,26 @@ def fill(name: str, evidence: Evidence) -> Checklist:
 
     Args:
         name: ``claim``, ``stard-ai`` or ``tripod-ai``.
-        evidence: The run and what belongs to it.
+        evidence: The run, with its audit, experiments and external evaluations.
 
     Raises:
-        UsageError: If there is no such checklist, with the nearest.
+        UsageError: If there is no such checklist; the message names the nearest.
     """
-    known = _known()
-    if name not in known:
-        raise UsageError(f"There is no checklist {name!r}", f"The known ones are {', '.join(known)}", nearest(name, known))
-    entry = known[name]
-    items = tuple(_item(item, evidence) for item in entry["items"])
-    return Checklist(name, entry["title"], entry["reference"], entry["note"], items)
+    definitions = _definitions()
+    if name not in definitions:
+        raise UsageError(
+            f"There is no checklist {name!r}", f"The checklists are {', '.join(definitions)}", suggest(name, definitions)
+        )
+    definition = definitions[name]
+    items = tuple(_fill_item(item, evidence) for item in definition["items"])
+    return Checklist(name, definition["title"], definition["reference"], definition["note"], items)
 
 
-def _item(item: dict[str, str], evidence: Evidence) -> Item:
-    found = FACTS[item["fill"]](evidence) if "fill" in item else None
-    text, missing = ("", "") if found is None else (found.text, found.missing)
+def _fill_item(item: dict[str, str], evidence: Evidence) -> Item:
+    answer = ANSWERS[item["answer"]](evidence) if "answer" in item else None
+    text, missing = ("", "") if answer is None else (answer.text, answer.missing)
     author = "; ".join(part for part in (item.get("author", ""), missing) if part)
     if not text and not author:
-        author = "the files of the run say nothing about it"
-    status: Status = "the author must write this" if not text else "partly filled" if author else "filled"
+        author = "not stated in the files of the run"
+    status: Status = "to be written by the author" if not text else "partly filled" if author else "filled"
     return Item(item["number"], item["topic"], status, text, author)

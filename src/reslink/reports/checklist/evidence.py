@@ -1,4 +1,4 @@
-"""What a reviewer's page is made from: a run and what was found about it elsewhere."""
+"""The input of the report for reviewers: a run, with its audit, experiments and external evaluations."""
 
 from __future__ import annotations
 
@@ -11,36 +11,38 @@ from typing import Any
 from reslink.errors import InputError, UsageError
 from reslink.reports.run.run_folder import RunFolder, read_run
 
+_FILES = ("audit.json", "experiment.json", "evaluation.json")
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """A run, and the audit, studies and outside evaluations that belong to it.
+    """A run, and the audit, experiments and external evaluations that belong to it.
 
     Attributes:
-        run: The files of the run, or of an evaluation.
+        run: The contents of the run or evaluation folder.
         audit: ``audit.json`` of its data.
-        studies: ``study.json`` by the name of the study; of two of one name the last.
-        outside: ``evaluation.json`` of other data by the name of its folder.
+        experiments: ``experiment.json`` by the name of the experiment; the last one of each name.
+        external: ``evaluation.json`` of external data by the name of its folder.
     """
 
     run: RunFolder
     audit: dict[str, Any] | None = None
-    studies: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    outside: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    experiments: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    external: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """``evaluation.json`` of the run, empty where it has none."""
+        """``evaluation.json`` of the run; empty if it has none."""
         return self.run.evaluation or {}
 
     @property
     def bundle(self) -> dict[str, Any]:
-        """``bundle.json`` of the run, empty where it has none."""
+        """``bundle.json`` of the run; empty if it has none."""
         return self.run.bundle or {}
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings of the run: its ``config.yaml``, or what the bundle says of them."""
+        """The settings of the run: ``config.yaml``, or the recipe in the bundle."""
         return self.run.config or (self.bundle.get("provenance") or {}).get("recipe") or {}
 
 
@@ -48,84 +50,91 @@ def read_evidence(run: Path, others: Sequence[Path] = ()) -> Evidence:
     """Reads a run and further folders.
 
     Args:
-        run: A folder that ``reslink train`` or ``reslink evaluate`` wrote.
-        others: Folders with an ``audit.json``, a ``study.json`` or an ``evaluation.json``; in a folder of studies each
-            study is taken.
+        run: An output folder of ``reslink train`` or ``reslink evaluate``.
+        others: Folders with an ``audit.json``, an ``experiment.json`` or an ``evaluation.json``; a folder of experiments adds
+            each of them.
 
     Raises:
-        UsageError: If a folder holds none of these, belongs to another model or is the run itself, or the run holds no
+        UsageError: If a folder holds none of these, belongs to another model or is the run itself, or the run has no
             ``evaluation.json``.
-        InputError: If a file of the run is broken, or there is no such folder.
+        InputError: If a file of the run is invalid, or there is no such folder.
     """
     files = read_run(run)
     if files.evaluation is None:
         raise UsageError(
             f"{run} holds no evaluation.json",
-            "The page is about a run or an evaluation that has ended",
-            "Give a folder that reslink train or reslink evaluate wrote",
+            "The report needs a finished run or evaluation",
+            "Give an output folder of reslink train or reslink evaluate",
         )
-    _check_whole(run, files.evaluation)
-    audit, studies, outside = None, {}, {}
+    _check_complete(run, files.evaluation)
+    audit, experiments, external = None, {}, {}
     for folder in others:
-        found = [place for place in [folder, *sorted(folder.glob("*/"))] if place.is_dir()]
-        known = 0
-        for place in found:
-            for name in ("audit.json", "study.json", "evaluation.json"):
-                value = _json(place / name)
-                if value is None or (place != folder and name == "evaluation.json"):
-                    continue
-                known += 1
-                _check_same_model(run, files, place, name, value)
-                if name == "audit.json":
-                    audit = value
-                elif name == "study.json":
-                    studies[str(value.get("study", place.name))] = value
-                else:
-                    outside[place.resolve().name] = value
-        if not known:
+        contents = list(_contents(folder))
+        if not contents:
             raise UsageError(
-                f"{folder} holds no audit.json, study.json or evaluation.json",
-                "--with names a folder that reslink audit, reslink study or reslink evaluate wrote",
+                f"{folder} holds no audit.json, experiment.json or evaluation.json",
+                "--with needs an output folder of reslink audit, reslink experiment or reslink evaluate",
                 "Check the path",
             )
-    return Evidence(files, audit, studies, outside)
+        for path, content in contents:
+            _check_same_model(run, files, path, content)
+            if path.name == "audit.json":
+                audit = content
+            elif path.name == "experiment.json":
+                experiments[str(content.get("experiment", path.parent.name))] = content
+            else:
+                external[path.parent.resolve().name] = content
+    return Evidence(files, audit, experiments, external)
 
 
-def _check_whole(place: Path, evaluation: Mapping[str, Any]) -> None:
-    lacking = [key for key in ("n", "metrics", "confusion_matrix", "labels") if key not in evaluation]
-    if lacking or not isinstance(evaluation["metrics"], dict):
+def _contents(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Returns the known JSON files of a folder and its subfolders; evaluations in subfolders are ignored."""
+    contents = []
+    for subfolder in [path for path in [folder, *sorted(folder.glob("*/"))] if path.is_dir()]:
+        for name in _FILES if subfolder == folder else _FILES[:2]:
+            content = _read_object(subfolder / name)
+            if content is not None:
+                contents.append((subfolder / name, content))
+    return contents
+
+
+def _check_complete(folder: Path, evaluation: Mapping[str, Any]) -> None:
+    missing = [key for key in ("n", "metrics", "confusion_matrix", "labels") if key not in evaluation]
+    if missing or not isinstance(evaluation["metrics"], dict):
         raise InputError(
-            f"{place}/evaluation.json cannot be used: {', '.join(lacking) or 'metrics'} is missing or of another kind",
-            "The page needs an evaluation.json as reslink train and reslink evaluate write it",
+            f"{folder}/evaluation.json cannot be used: {', '.join(missing) or 'metrics'} is missing or has the wrong type",
+            "The report needs an evaluation.json as reslink train and reslink evaluate write it",
             "Evaluate again",
         )
 
 
-def _check_same_model(run: Path, files: RunFolder, place: Path, name: str, found: Mapping[str, Any]) -> None:
-    """Figures of other weights would stand on the page as this model's own."""
+def _check_same_model(run: Path, files: RunFolder, path: Path, content: Mapping[str, Any]) -> None:
+    """Refuses results of other weights, because the page would show them as results of this model."""
+    folder = path.parent
     weights = (files.bundle or {}).get("weights") or {}
-    mine = str((files.evaluation or {}).get("bundle_sha256") or weights.get("sha256") or "")
-    if name == "evaluation.json":
-        _check_whole(place, found)
-        theirs = str(found.get("bundle_sha256") or "")
-        if place.resolve() == run.resolve():
+    run_sha = str((files.evaluation or {}).get("bundle_sha256") or weights.get("sha256") or "")
+    other_sha = ""
+    if path.name == "evaluation.json":
+        _check_complete(folder, content)
+        other_sha = str(content.get("bundle_sha256") or "")
+        if folder.resolve() == run.resolve():
             raise UsageError(
-                f"{place} is the run itself",
-                "--with names evaluations of the same model on other data",
-                "Leave it out, or give the folder of reslink evaluate on outside data",
+                f"{folder} is the run itself",
+                "--with needs evaluations of the same model on other data",
+                "Omit it, or give an output folder of reslink evaluate on external data",
             )
-    else:
-        theirs = str((found.get("facts") or {}).get("Weights SHA-256") or "") if name == "study.json" else ""
-    if mine and theirs and not mine.startswith(theirs):
+    elif path.name == "experiment.json":
+        other_sha = str((content.get("facts") or {}).get("Weights SHA-256") or "")
+    if run_sha and other_sha and not run_sha.startswith(other_sha):
         raise UsageError(
-            f"{place} is about another model (weights {theirs[:16]}, the run has {mine[:16]})",
-            "The page shows figures of one model",
-            "Give evaluations and studies of this run's bundle",
+            f"{folder} belongs to another model (weights {other_sha[:16]}, the run has {run_sha[:16]})",
+            "The report describes one model",
+            "Give evaluations and experiments with the bundle of this run",
         )
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    """Returns a JSON object; None where there is none that can be read."""
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """Returns a JSON object; None if the file is missing or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""The page of an experiment."""
+"""The HTML report of an experiment."""

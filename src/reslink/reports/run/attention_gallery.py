@@ -1,4 +1,4 @@
-"""The attention gallery: where the network looked in right and in wrong cases."""
+"""The attention gallery: attention and Grad-CAM maps of correct and wrong cases."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class GalleryCase:
         label: True class.
         predicted: Predicted class.
         probability: Probability of the predicted class.
-        right: Whether they are the same.
-        maps: What stands beside the image, from left to right.
+        correct: Whether the prediction is correct.
+        maps: Names of the maps beside the image, from left to right.
         mask: Whether the lesion is drawn as a contour.
     """
 
@@ -45,7 +45,7 @@ class GalleryCase:
     label: str
     predicted: str
     probability: float
-    right: bool
+    correct: bool
     maps: list[str]
     mask: bool
 
@@ -56,36 +56,36 @@ def attention_gallery(
     predictions: str | Path,
     out: str | Path,
     *,
-    right: int = 6,
-    wrong: int = 6,
+    n_correct: int = 6,
+    n_wrong: int = 6,
 ) -> list[GalleryCase]:
-    """Draws right and wrong cases of an evaluation, and writes ``gallery_NN.png`` and ``gallery.json``.
+    """Draws correct and wrong cases of an evaluation, and writes ``gallery_NN.png`` and ``gallery.json``.
 
-    Wrong cases come first, the surest first; then right cases of each class in turn, the surest first. A two-class
-    network is explained for its positive class, one of more for the class predicted.
+    Wrong cases come first, ordered by confidence; then correct cases of each class in turn, ordered by confidence. A two-class
+    network is explained for its positive class, a network with more classes for the predicted class.
 
     Args:
         classifier: The bundle that made the predictions.
         manifest: The cases, with their files and masks.
         predictions: ``predictions.csv`` of the evaluation.
-        out: The folder ``figures`` of the run; a gallery that stands there is replaced.
-        right: Right cases at most.
-        wrong: Wrong cases at most.
+        out: The ``figures`` folder of the run; an existing gallery is replaced.
+        n_correct: Maximum number of correct cases.
+        n_wrong: Maximum number of wrong cases.
 
     Returns:
-        The cases drawn; a file that can no longer be read is left out.
+        The drawn cases; files that can no longer be read are skipped.
 
     Raises:
         StorageError: If the pictures cannot be written.
     """
     with Path(predictions).open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    folder, known = Path(out), {case.name: case for case in manifest.cases}
+    folder, case_of = Path(out), {case.name: case for case in manifest.cases}
     for old in folder.glob("gallery*"):
         old.unlink()
     drawn: list[GalleryCase] = []
-    for row in chosen(rows, right, wrong):
-        case = known.get(row["sample_id"].removeprefix("'")) or known.get(row["sample_id"])
+    for row in select_gallery_cases(rows, n_correct, n_wrong):
+        case = case_of.get(row["sample_id"].removeprefix("'")) or case_of.get(row["sample_id"])
         shown = None if case is None else _draw(classifier, case, row, f"gallery_{len(drawn) + 1:02d}.png")
         if shown is not None:
             drawn.append(shown[0])
@@ -94,29 +94,29 @@ def attention_gallery(
     return drawn
 
 
-def chosen(rows: Iterable[Mapping[str, str]], right: int, wrong: int) -> list[Mapping[str, str]]:
-    """Returns the rows of ``predictions.csv`` to show: surest wrong ones, then surest right ones of each class in turn.
+def select_gallery_cases(rows: Iterable[Mapping[str, str]], n_correct: int, n_wrong: int) -> list[Mapping[str, str]]:
+    """Returns the rows of ``predictions.csv`` to show: wrong cases by confidence, then correct cases of each class in turn.
 
-    Each patient or twin group is shown once before one is shown again.
+    Each patient or duplicate group is shown once before one is shown again.
 
     Args:
         rows: With ``label``, ``prediction``, ``group`` and ``p_<class>``.
-        right: Right rows at most.
-        wrong: Wrong rows at most.
+        n_correct: Maximum number of correct cases.
+        n_wrong: Maximum number of wrong cases.
     """
-    ranked = sorted(rows, key=_sureness, reverse=True)
-    mistakes = _spread([row for row in ranked if row["label"] != row["prediction"]])
+    ranked = sorted(rows, key=_confidence, reverse=True)
+    wrong = _groups_in_turn([row for row in ranked if row["label"] != row["prediction"]])
     by_class: dict[str, list[Mapping[str, str]]] = {}
     for row in ranked:
         if row["label"] == row["prediction"]:
             by_class.setdefault(row["label"], []).append(row)
-    turns = sorted((i, label) for label, found in by_class.items() for i in range(len(found)))
-    spread = {label: _spread(found) for label, found in by_class.items()}
-    return [*mistakes[:wrong], *(spread[label][i] for i, label in turns[:right])]
+    correct = {label: _groups_in_turn(class_rows) for label, class_rows in by_class.items()}
+    order = sorted((i, label) for label, class_rows in correct.items() for i in range(len(class_rows)))
+    return [*wrong[:n_wrong], *(correct[label][i] for i, label in order[:n_correct])]
 
 
-def _spread(rows: list[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """Puts the first row of each group before the second of any."""
+def _groups_in_turn(rows: list[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """Puts the first row of each group before the second row of any."""
     seen: Counter[str] = Counter()
     turns = []
     for row in rows:
@@ -125,20 +125,20 @@ def _spread(rows: list[Mapping[str, str]]) -> list[Mapping[str, str]]:
     return [rows[i] for i in sorted(range(len(rows)), key=lambda i: turns[i])]
 
 
-def _sureness(row: Mapping[str, str]) -> float:
+def _confidence(row: Mapping[str, str]) -> float:
     return float(row[f"p_{row['prediction']}"])
 
 
 def _draw(classifier: Classifier, case: Case, row: Mapping[str, str], file: str) -> tuple[GalleryCase, bytes] | None:
-    """Returns a case and its picture, None where a file can no longer be read."""
-    from reslink.explain.display import TITLES, for_display, least_span
-    from reslink.explain.maps import heat_maps
+    """Returns a case and its picture; None if a file can no longer be read."""
+    from reslink.explain.display import TITLES, display_values, min_display_span
+    from reslink.explain.heat_maps import heat_maps
 
     preprocess, labels = classifier.bundle.preprocess, classifier.labels
     try:
         image = read_image(case.path).slices()[0]
         pixels = preprocess.pixels(image)
-        mask = None if case.mask is None else preprocess.place(image).to_network(read_image(case.mask).slices()[0].pixels)
+        mask = None if case.mask is None else preprocess.placement(image).to_network(read_image(case.mask).slices()[0].pixels)
     except StorageError:
         raise
     except ReslinkError:
@@ -146,17 +146,19 @@ def _draw(classifier: Classifier, case: Case, row: Mapping[str, str], file: str)
     target = 1 if labels.binary else labels.index(row["prediction"])
     heats = heat_maps(classifier, pixels, target, ("final_attention", "grad_cam"))
     drawn = [np.repeat(pixels[0][..., None], 3, axis=2)]
-    drawn += [overlay(pixels[0], for_display(name, heat), mask, least=least_span(name)) for name, heat in heats.items()]
-    about = GalleryCase(
+    drawn += [
+        overlay(pixels[0], display_values(name, heat), mask, min_span=min_display_span(name)) for name, heat in heats.items()
+    ]
+    gallery_case = GalleryCase(
         file,
         row["label"],
         row["prediction"],
-        _sureness(row),
+        _confidence(row),
         row["label"] == row["prediction"],
         [TITLES[name] for name in heats],
         mask is not None and bool(mask.any()),
     )
-    return about, _png(drawn)
+    return gallery_case, _png(drawn)
 
 
 def _png(tiles: list[NDArray[np.uint8]]) -> bytes:

@@ -1,4 +1,4 @@
-"""The flow of images and patients through a run, as STARD 2015 (item 19) wants it drawn."""
+"""The flow of images and patients through a run, as required by STARD 2015 (item 19)."""
 
 from __future__ import annotations
 
@@ -11,66 +11,71 @@ from reslink.reports.run.sections import split_table
 
 
 @dataclass(frozen=True)
-class Box:
-    """A box of the diagram.
+class FlowStep:
+    """A box of the flow diagram.
 
     Attributes:
-        title: What the images of the box are.
-        count: How many images; None where that is not known.
-        groups: How many patients or twin groups; None where that is not known.
-        out: Whether these images leave the way here.
-        detail: Words below the numbers.
+        title: What the images of this box are.
+        n_images: Number of images; None if unknown.
+        n_groups: Number of patients or duplicate groups; None if unknown.
+        excluded: Whether these images leave the flow here.
+        detail: Text below the numbers.
     """
 
     title: str
-    count: int | None
-    groups: int | None = None
-    out: bool = False
+    n_images: int | None
+    n_groups: int | None = None
+    excluded: bool = False
     detail: str = ""
 
 
-def flow_of(run: RunFolder) -> list[Box]:
-    """Returns the boxes from the first to the last.
+def case_flow(run: RunFolder) -> list[FlowStep]:
+    """Returns the boxes of the flow diagram from first to last.
 
     Args:
-        run: The files of a run or of an evaluation.
+        run: The contents of a run or evaluation folder.
     """
     evaluation = run.evaluation or {}
-    boxes = _partition(run)
-    failed, excluded = evaluation.get("n_failed", 0), len(evaluation.get("excluded") or ())
-    if excluded:
-        reasons = sorted({str(one["reason"]) for one in evaluation["excluded"]})
-        boxes.append(Box("Left out: linked to the training or calibration data", excluded, out=True, detail="; ".join(reasons)))
-    if failed:
-        boxes.append(Box("Left out: could not be read or judged", failed, out=True))
-    boxes.append(Box("Judged", evaluation.get("n"), evaluation.get("n_groups"), detail=_classes(evaluation)))
+    steps = _split_steps(run)
+    n_failed, n_excluded = evaluation.get("n_failed", 0), len(evaluation.get("excluded") or ())
+    if n_excluded:
+        reasons = "; ".join(sorted({str(case["reason"]) for case in evaluation["excluded"]}))
+        steps.append(FlowStep("Excluded: overlap with the training or calibration data", n_excluded, None, True, reasons))
+    if n_failed:
+        steps.append(FlowStep("Excluded: could not be read or predicted", n_failed, excluded=True))
+    steps.append(FlowStep("Evaluated", evaluation.get("n"), evaluation.get("n_groups"), detail=_class_counts(evaluation)))
+    if can_abstain(evaluation):
+        selective = evaluation["selective"]
+        reasons = ", ".join(f"{name}: {n}" for name, n in (selective.get("reasons") or {}).items())
+        steps.append(FlowStep("Abstained", selective["n_abstained"], excluded=True, detail=reasons))
+        steps.append(FlowStep("Answered", selective.get("n_covered")))
+    return steps
+
+
+def can_abstain(evaluation: Mapping[str, Any]) -> bool:
+    """Returns whether the evaluated bundle has prediction sets or an out-of-distribution detector."""
     selective = evaluation.get("selective") or {}
-    if abstains(evaluation):
-        why = ", ".join(f"{name}: {n}" for name, n in (selective.get("reasons") or {}).items())
-        boxes.append(Box("Abstained", selective["n_abstained"], out=True, detail=why))
-        boxes.append(Box("Answered", selective.get("n_covered")))
-    return boxes
+    return selective.get("prediction_sets") is not None or selective.get("n_out_of_distribution") is not None
 
 
-def abstains(evaluation: Mapping[str, Any]) -> bool:
-    """Whether the network that was judged had sets or a gate to abstain by."""
-    selective = evaluation.get("selective") or {}
-    return selective.get("sets") is not None or selective.get("n_refused") is not None
-
-
-def _partition(run: RunFolder) -> list[Box]:
+def _split_steps(run: RunFolder) -> list[FlowStep]:
     table = split_table(run.splits)
     if table is None:
         return []
-    sides = dict(zip(table["splits"], table["lines"][-1][1], strict=True))
-    boxes = [Box("Images that could be read", table["images"], table["groups"])]
-    learned = [(name, *cells) for name, cells in sides.items() if name != "test"]
-    titles = {"train": "Learned from: train", "validation": "Epoch chosen by: validation"}
-    boxes += [Box(titles.get(name, f"Not judged: {name}"), n, groups, out=True) for name, n, groups in learned]
-    return [*boxes, Box("Test part", *sides["test"])] if "test" in sides else boxes
+    counts = dict(zip(table["splits"], table["lines"][-1][1], strict=True))
+    titles = {"train": "Training split", "validation": "Validation split (choice of the epoch)"}
+    return [
+        FlowStep("Readable images", table["images"], table["groups"]),
+        *(
+            FlowStep(titles.get(name, f"Not evaluated: {name}"), images, groups, excluded=True)
+            for name, (images, groups) in counts.items()
+            if name != "test"
+        ),
+        *([FlowStep("Test split", *counts["test"])] if "test" in counts else []),
+    ]
 
 
-def _classes(evaluation: dict[str, Any]) -> str:
-    found = evaluation.get("confusion_matrix") or {}
-    rows = zip(found.get("labels") or (), found.get("counts") or (), strict=False)
+def _class_counts(evaluation: Mapping[str, Any]) -> str:
+    matrix = evaluation.get("confusion_matrix") or {}
+    rows = zip(matrix.get("labels") or (), matrix.get("counts") or (), strict=False)
     return ", ".join(f"{name}: {sum(row)}" for name, row in rows)

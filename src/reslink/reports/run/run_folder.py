@@ -1,4 +1,4 @@
-"""What stands in a run folder, read without a guess: a part that is missing is None, one that is broken is named."""
+"""Reads the files of a run folder for the report: a missing file is None, an invalid file raises an error with its name."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from reslink.errors import InputError
 Row = dict[str, str]
 T = TypeVar("T")
 
-_GALLERY_LIMIT = 4_000_000
-"""Bytes of one picture; the page holds them all."""
+_MAX_PICTURE_BYTES = 4_000_000
+"""The page embeds every picture, so larger ones are skipped."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,21 @@ class Predictions:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of a run or of an evaluation; what is not there is None or empty.
+    """The contents of a run or evaluation folder; missing files are None or empty.
 
     Attributes:
-        name: The folder's own name, without the path to it.
+        name: Name of the folder, without its path.
         config: ``config.yaml``.
         environment: ``environment.json``.
         splits: Rows of ``splits.csv``.
-        epochs: Rows by epoch from ``metrics.jsonl``, or ``results.csv``.
-        findings: What the diagnostics said: ``code``, ``message``, ``advice``, ``epoch``.
+        epochs: One row per epoch from ``metrics.jsonl``, or ``results.csv``.
+        findings: Findings of the training diagnostics: ``code``, ``message``, ``advice``, ``epoch``.
         evaluation: ``evaluation.json``.
         predictions: ``predictions.csv``.
         bundle: ``bundle/bundle.json``.
-        sanity: Randomisation checks, from ``figures/sanity.json``.
-        pictures: File name to PNG bytes of ``figures/gallery*.png``.
-        gallery: ``figures/gallery.json``: what each picture shows.
+        randomization_checks: ``figures/sanity.json``.
+        pictures: PNG bytes of ``figures/gallery*.png`` by file name.
+        gallery: ``figures/gallery.json``: the case of each picture.
     """
 
     name: str
@@ -68,7 +68,7 @@ class RunFolder:
     evaluation: dict[str, Any] | None = None
     predictions: Predictions | None = None
     bundle: dict[str, Any] | None = None
-    sanity: list[dict[str, Any]] = field(default_factory=list)
+    randomization_checks: list[dict[str, Any]] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
     gallery: list[dict[str, Any]] = field(default_factory=list)
 
@@ -79,11 +79,8 @@ def read_run(folder: Path) -> RunFolder:
     Args:
         folder: The folder.
 
-    Returns:
-        What stands there.
-
     Raises:
-        InputError: If there is no such folder, or a file in it is broken; the file is named.
+        InputError: If there is no such folder, or a file in it is invalid; the message names the file.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder", "A report is written from a run folder", "Check the path")
@@ -100,14 +97,14 @@ def read_run(folder: Path) -> RunFolder:
         evaluation=evaluation,
         predictions=_read(folder / "predictions.csv", lambda text: _predictions(text, _class_names(bundle, evaluation))),
         bundle=bundle,
-        sanity=_read(folder / "figures" / "sanity.json", _json) or [],
+        randomization_checks=_read(folder / "figures" / "sanity.json", _json) or [],
         pictures=_pictures(folder / "figures"),
         gallery=_read(folder / "figures" / "gallery.json", _json) or [],
     )
 
 
 def data_uri(png: bytes) -> str:
-    """Returns PNG bytes as an address that holds them."""
+    """Returns PNG bytes as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
@@ -119,8 +116,8 @@ def _read(path: Path, parse: Callable[[str], T]) -> T | None:
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, csv.Error) as error:
         raise InputError(
             f"{path} cannot be used for the report ({type(error).__name__}: {error})",
-            "The files of a run are as reslink wrote them",
-            "Put the file back, or train or evaluate again",
+            "A report needs the files of a run as reslink wrote them",
+            "Restore the file, or train or evaluate again",
         ) from error
 
 
@@ -147,15 +144,15 @@ def _numbers(row: Row) -> dict[str, Any]:
 
 
 def _epochs(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines that speak about a whole epoch, one an epoch, the last one where a run was resumed."""
+    """Returns one line per epoch; a resumed run can hold several, of which the last counts."""
     rows = [line for line in lines if line.get("kind") == "epoch"]
     return list({row["epoch"]: row for row in rows}.values())
 
 
 def _findings(lines: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
-    """Each finding once, as first seen; None where the folder is not that of a training run."""
-    found = {line["code"]: line for line in reversed(lines) if line.get("kind") == "finding"}
-    return list(reversed(found.values())) if lines else None
+    """Returns the first finding of each code; None if the folder is not a training run."""
+    by_code = {line["code"]: line for line in reversed(lines) if line.get("kind") == "finding"}
+    return list(reversed(by_code.values())) if lines else None
 
 
 def _class_names(bundle: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> tuple[str, ...] | None:
@@ -183,4 +180,4 @@ def _predictions(text: str, names: tuple[str, ...] | None) -> Predictions | None
 
 def _pictures(folder: Path) -> dict[str, bytes]:
     files = sorted(folder.glob("gallery*.png")) if folder.is_dir() else []
-    return {file.name: file.read_bytes() for file in files if file.stat().st_size <= _GALLERY_LIMIT}
+    return {file.name: file.read_bytes() for file in files if file.stat().st_size <= _MAX_PICTURE_BYTES}

@@ -1,1 +1,1 @@
-"""The DICOM node and the DICOMweb client."""
+"""DICOM node and DICOMweb client: receive series, send results."""

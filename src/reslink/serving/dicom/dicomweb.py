@@ -1,4 +1,4 @@
-"""A DICOMweb client: finds head CT and MR by QIDO-RS, fetches them by WADO-RS, stores results by STOW-RS (PS3.18)."""
+"""DICOMweb client: finds head CT and MR series (QIDO-RS), fetches them (WADO-RS), stores results (STOW-RS; PS3.18)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from pydicom import Dataset, dcmread
 
 from reslink.errors import ReslinkError, UsageError
 from reslink.files import optional_import, write_json
-from reslink.imaging.dicom.modality import OTHER_PART, is_other_part, refusal_of
-from reslink.imaging.limits import quiet
-from reslink.serving.dicom.pipeline import SendError, Session, lasts
+from reslink.imaging.dicom.modality import OTHER_BODY_PART, header_exclusion_reason, is_other_body_part
+from reslink.imaging.limits import silence_warnings
+from reslink.serving.dicom.identifiers import EXTRA
+from reslink.serving.dicom.pipeline import SendError, Session, is_permanent_failure
 from reslink.serving.dicom.queue import Queue
-from reslink.serving.dicom.results import EXTRA
-from reslink.serving.dicom.series import key_of
+from reslink.serving.dicom.series import series_key
 
 log = logging.getLogger(__name__)
 
 MODALITIES: Final = ("CT", "MR")
 TIMEOUT: Final = (10.0, 120.0)
-"""Seconds to connect, and to wait for the next bytes."""
+"""Timeouts in seconds: to connect, and to receive the next bytes."""
 
 _PAGE: Final = 200
 _STUDY, _SERIES, _INSTANCE, _COUNT, _BODY = "0020000D", "0020000E", "00080018", "00201209", "00180015"
@@ -39,12 +39,12 @@ _WATCHED: Final = "watched"
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """What is looked for, and how often.
+    """Settings of the search for new series.
 
     Attributes:
-        days: Only studies of so many days up to today; 0 for all. With 1, a study of the minutes before midnight is missed.
+        days: Number of study days up to today; 0 for all. With 1, a study shortly before midnight is missed.
         period: Seconds between two searches.
-        settle: Seconds for which the number of instances of a series must stay the same before it is fetched.
+        settle: Seconds for which the number of instances of a series must be constant before it is fetched.
     """
 
     days: int = 2
@@ -56,42 +56,42 @@ class SearchError(ReslinkError):
     """The archive could not be searched.
 
     Args:
-        why: The kind of error; its message may quote an address.
+        reason: Type of the error. Its message may quote an address and is not used.
     """
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__(
-            f"The archive could not be searched ({why})",
-            "It is a DICOMweb root that answers QIDO-RS",
-            "See that it runs, and that --url, --credentials and --tls-ca are right",
+            f"The archive could not be searched ({reason})",
+            "--url must be a DICOMweb root that supports QIDO-RS",
+            "Check that the archive runs, and check --url, --credentials and --tls-ca",
         )
 
 
 @dataclass(frozen=True)
-class _Found:
-    study: str
-    series: str
+class _SeriesEntry:
+    study_uid: str
+    series_uid: str
     instances: int
-    """0 where the archive did not say."""
+    """0 if the archive did not state it."""
     body_part: str
 
 
-def web_client(url: str, credentials: str | None = None, ca: Path | None = None) -> Any:
-    """Returns a client of a DICOMweb root, such as ``https://pacs.example/dicom-web``.
+def create_client(url: str, credentials: str | None = None, ca: Path | None = None) -> Any:
+    """Returns a client for a DICOMweb root such as ``https://pacs.example/dicom-web``.
 
     Args:
-        url: The root.
+        url: The DICOMweb root.
         credentials: ``user:password``, or ``Bearer TOKEN``.
-        ca: Certificates that sign the archive's, in PEM.
+        ca: Certificate authority of the archive, in PEM format.
 
     Raises:
-        UsageError: If dicomweb-client is not installed, or the address is not one of HTTP.
+        UsageError: If dicomweb-client is not installed, or the address is not an HTTP URL.
     """
     library: Any = optional_import("dicomweb_client", EXTRA)
     sessions: Any = optional_import("dicomweb_client.session_utils", EXTRA)
     logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)
     if not url.startswith(("http://", "https://")):
-        raise UsageError(f"{url!r} is not a DICOMweb root", "It begins with https:// or http://", "Give --url as in the docs")
+        raise UsageError(f"{url!r} is not a DICOMweb root", "It must begin with https:// or http://", "Correct --url")
     session = sessions.create_session()
     if ca is not None:
         session.verify = str(ca)
@@ -103,11 +103,11 @@ def web_client(url: str, credentials: str | None = None, ca: Path | None = None)
     return library.DICOMwebClient(url.rstrip("/"), session=session, timeout=TIMEOUT)
 
 
-class WebSender:
+class DicomWebSender:
     """Stores results by STOW-RS.
 
     Args:
-        client: From :func:`web_client`.
+        client: From :func:`create_client`.
     """
 
     def __init__(self, client: Any) -> None:
@@ -122,50 +122,50 @@ class WebSender:
         """See :class:`reslink.serving.dicom.pipeline.Session`."""
         try:
             reply = self._client.store_instances([dcmread(path)])
-        except Exception as error:  # noqa: BLE001  (the client raises those of requests, and its own)
-            raise _refused(error) from None
+        except Exception as error:  # noqa: BLE001  (the client raises errors of requests and its own)
+            raise _send_error(error) from None
         if reply.get("FailedSOPSequence"):
-            raise _failed(int(reply.FailedSOPSequence[0].get("FailureReason") or 0xC000))
+            raise _refused_instance(int(reply.FailedSOPSequence[0].get("FailureReason") or 0xC000))
 
 
-def _refused(error: Exception) -> SendError:
-    """Returns what an error of the client means; a 409 lasts only where its body names a reason that lasts."""
+def _send_error(error: Exception) -> SendError:
+    """Converts an error of the client. A 409 is permanent only if its body states a permanent reason."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
-    reason = _reason(response.content) if response is not None and status == 409 else None
+    reason = _failure_reason(response.content) if response is not None and status == 409 else None
     if reason is not None:
-        return _failed(reason)
-    return SendError(f"HTTP {status}" if status else type(error).__name__, lasting=status in (400, 415))
+        return _refused_instance(reason)
+    return SendError(f"HTTP {status}" if status else type(error).__name__, permanent=status in (400, 415))
 
 
-def _failed(reason: int) -> SendError:
-    return SendError(f"failure reason 0x{reason:04X}", lasting=lasts(reason))
+def _refused_instance(reason: int) -> SendError:
+    return SendError(f"failure reason 0x{reason:04X}", permanent=is_permanent_failure(reason))
 
 
-def _reason(body: bytes) -> int | None:
-    """Returns the Failure Reason that a body names, in DICOM JSON or XML; None where it names none."""
+def _failure_reason(body: bytes) -> int | None:
+    """Returns the Failure Reason in a response body, in DICOM JSON or XML; None if there is none."""
     try:
         if body.lstrip().startswith(b"<"):
-            root = ElementTree.fromstring(body)  # noqa: S314  (the client reads every reply so)
+            root = ElementTree.fromstring(body)  # noqa: S314  (the client parses every reply this way)
             [item] = root.findall(".//{*}DicomAttribute[@tag='00081197']")
             return int("".join(item.itertext()))
         return int(Dataset.from_json(body.decode()).FailedSOPSequence[0].FailureReason)
-    except Exception:  # noqa: BLE001  (an archive may answer with anything)
+    except Exception:  # noqa: BLE001  (an archive may send any content)
         return None
 
 
 class Watcher:
-    """Finds series that have come in whole, and fetches them into a queue.
+    """Finds complete series in an archive and fetches them into a queue.
 
     Args:
-        client: From :func:`web_client`.
-        queue: Opened.
-        settings: What it looks for.
-        modalities: Of the series that it looks for.
+        client: From :func:`create_client`.
+        queue: An opened queue.
+        settings: Settings of the search.
+        modalities: Modalities to search for.
 
     Attributes:
-        waiting: Series of the last search that may still grow.
-        failed: Series of the last search that could not be fetched whole; the next search tries again.
+        growing: Number of series in the last search that may still grow.
+        failed: Number of series in the last search that could not be fetched completely; the next search tries again.
     """
 
     def __init__(
@@ -173,39 +173,39 @@ class Watcher:
     ) -> None:
         self.queue, self.settings = queue, settings or WatchSettings()
         self._client, self._modalities = client, tuple(modalities)
-        self.waiting = self.failed = 0
-        self._seen: dict[str, tuple[int, float]] = {}
+        self.growing = self.failed = 0
+        self._instance_counts: dict[str, tuple[int, float]] = {}
         self._folder = queue.folder / _WATCHED
         self._folder.mkdir(exist_ok=True)
 
-    def look(self, stop: threading.Event | None = None) -> int:
-        """Searches once; fetches what is new and has not grown for long enough. Returns how many series were fetched.
+    def poll(self, stop: threading.Event | None = None) -> int:
+        """Searches once and fetches new, complete series; returns how many.
 
         Args:
-            stop: Once it is set, no further series is fetched.
+            stop: After it is set, no further series is fetched.
 
         Raises:
             SearchError: If the archive cannot be searched.
         """
-        count = self.waiting = self.failed = 0
-        for found in self._search():
+        count = self.growing = self.failed = 0
+        for series in self._search():
             if stop is not None and stop.is_set():
                 break
-            key = key_of(found.series)
+            key = series_key(series.series_uid)
             try:
-                instances = found.instances or self._count(found)
-                if instances not in (0, self._known(key)) and self._settled(key, instances):
-                    count += self._fetch(found, key, instances)
-            except Exception as error:  # noqa: BLE001  (the client raises those of requests, pydicom and its own)
+                instances = series.instances or self._count(series)
+                if instances not in (0, self._fetched_instances(key)) and self._settled(key, instances):
+                    count += self._fetch(series, key, instances)
+            except Exception as error:  # noqa: BLE001  (the client raises errors of requests, pydicom and its own)
                 self.failed += 1
                 log.warning("series %s: could not be fetched (%s)", key, type(error).__name__)
         return count
 
     def run(self, stop: threading.Event) -> None:
-        """Searches again and again until ``stop`` is set; goes on when the archive cannot be reached."""
+        """Searches periodically until ``stop`` is set, also while the archive cannot be reached."""
         while not stop.is_set():
             try:
-                self.look(stop)
+                self.poll(stop)
                 self.queue.expire()
             except SearchError as error:
                 log.warning("%s", error.given)
@@ -215,67 +215,67 @@ class Watcher:
 
     def _settled(self, key: str, instances: int) -> bool:
         now = time.monotonic()
-        before, since = self._seen.get(key, (-1, now))
+        before, since = self._instance_counts.get(key, (-1, now))
         if before != instances:
             since = now
-            self._seen[key] = instances, now
+            self._instance_counts[key] = instances, now
         settled = now - since >= self.settings.settle
-        self.waiting += not settled
+        self.growing += not settled
         return settled
 
-    def _search(self) -> list[_Found]:
-        """Returns what may be heads; all of it before anything is fetched, as the pages shift while an archive grows."""
+    def _search(self) -> list[_SeriesEntry]:
+        """Returns all matching series before any is fetched, as result pages shift while an archive grows."""
         try:
-            return [found for modality in self._modalities for found in self._pages(modality)]
-        except Exception as error:  # noqa: BLE001  (the client raises those of requests, and its own)
+            return [series for modality in self._modalities for series in self._search_modality(modality)]
+        except Exception as error:  # noqa: BLE001  (the client raises errors of requests and its own)
             raise SearchError(type(error).__name__) from None
 
-    def _pages(self, modality: str) -> Iterator[_Found]:
+    def _search_modality(self, modality: str) -> Iterator[_SeriesEntry]:
         filters = {"Modality": modality}
         if self.settings.days:
             today = date.today()
             filters["StudyDate"] = f"{today - timedelta(days=self.settings.days - 1):%Y%m%d}-{today:%Y%m%d}"
         fields = ["NumberOfSeriesRelatedInstances", "BodyPartExamined"]
-        for item in _each(partial(self._client.search_for_series, fields=fields, search_filters=filters), _SERIES):
-            study, series, count, part = (_value(item, tag) for tag in (_STUDY, _SERIES, _COUNT, _BODY))
-            if study:
-                yield _Found(str(study), str(series), int(count or 0), str(part or ""))
+        for item in _search_pages(partial(self._client.search_for_series, fields=fields, search_filters=filters), _SERIES):
+            study_uid, series_uid, count, body_part = (_value(item, tag) for tag in (_STUDY, _SERIES, _COUNT, _BODY))
+            if study_uid:
+                yield _SeriesEntry(str(study_uid), str(series_uid), int(count or 0), str(body_part or ""))
 
-    def _count(self, found: _Found) -> int:
-        """Returns how many instances a series has, for an archive that does not say so in its answer to a search."""
-        search = partial(self._client.search_for_instances, found.study, found.series)
-        return sum(1 for _ in _each(search, _INSTANCE))
+    def _count(self, series: _SeriesEntry) -> int:
+        """Counts the instances of a series, for an archive that does not state it in search results."""
+        search = partial(self._client.search_for_instances, series.study_uid, series.series_uid)
+        return sum(1 for _ in _search_pages(search, _INSTANCE))
 
-    def _known(self, key: str) -> int:
-        """Returns how many instances a series had when it was fetched; -1 where it was not."""
+    def _fetched_instances(self, key: str) -> int:
+        """Returns the number of instances that a series had when it was fetched; -1 if it was not."""
         try:
             return int((self._folder / key).read_text())
         except (FileNotFoundError, ValueError):
             return -1
 
-    def _fetch(self, found: _Found, key: str, instances: int) -> int:
-        """Fetches a series whole and closes it; what a kill cuts off is fetched again."""
-        came = kept = 0
-        if is_other_part(found.body_part):
-            log.info("series %s: let go: %s", key, OTHER_PART)
+    def _fetch(self, series: _SeriesEntry, key: str, instances: int) -> int:
+        """Fetches a series and closes it; a series interrupted by a crash is fetched again."""
+        received = kept = 0
+        if is_other_body_part(series.body_part):
+            log.info("series %s: discarded: %s", key, OTHER_BODY_PART)
             write_json(self._folder / key, instances)
             return 0
-        for dataset in self._client.iter_series(found.study, found.series):
-            came, kept = came + 1, kept + self._keep(dataset, key)
-        if came < instances:
+        for dataset in self._client.iter_series(series.study_uid, series.series_uid):
+            received, kept = received + 1, kept + self._keep(dataset, key)
+        if received < instances:
             self.failed += 1
-            log.warning("series %s: %d of %d instances came; it will be fetched again", key, came, instances)
+            log.warning("series %s: %d of %d instances received; it will be fetched again", key, received, instances)
             return 0
         if kept == 0:
-            log.info("series %s: let go: none of its %d instances is a slice", key, instances)
+            log.info("series %s: discarded: none of its %d instances is a slice", key, instances)
         elif not self.queue.close(key):
-            return 0  # its last answer is still on its way
+            return 0  # its earlier results are not yet sent
         write_json(self._folder / key, instances)
         return int(kept > 0)
 
     def _keep(self, dataset: Dataset, key: str) -> bool:
-        with quiet():
-            if refusal_of(dataset) is not None:
+        with silence_warnings():
+            if header_exclusion_reason(dataset) is not None:
                 return False
             stream = io.BytesIO()
             dataset.save_as(stream, enforce_file_format=True)
@@ -283,8 +283,8 @@ class Watcher:
         return True
 
 
-def _each(search: Callable[..., list[dict[str, Any]]], tag: str) -> Iterator[dict[str, Any]]:
-    """Yields what a search finds, page by page, each UID once; ends at a page without a new one, as some ignore ``offset``."""
+def _search_pages(search: Callable[..., list[dict[str, Any]]], tag: str) -> Iterator[dict[str, Any]]:
+    """Yields search results page by page, each UID once, until a page has no new UID, as some archives ignore ``offset``."""
     seen: set[Any] = {None}
     for offset in range(0, 1 << 30, _PAGE):
         page = search(limit=_PAGE, offset=offset)

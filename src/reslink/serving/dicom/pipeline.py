@@ -1,4 +1,4 @@
-"""From a finished series in the queue to results at the archive: what the DICOM node and the DICOMweb client share."""
+"""Classifies complete series from the queue and sends the results; shared by the DICOM node and the DICOMweb client."""
 
 from __future__ import annotations
 
@@ -11,69 +11,69 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from reslink.errors import ReslinkError, StorageError
-from reslink.serving.dicom.classify import Model, answer
+from reslink.serving.dicom.classify import Model, classify_series
 from reslink.serving.dicom.queue import Queue
-from reslink.serving.dicom.results import results
-from reslink.serving.dicom.series import nameless, read_head
+from reslink.serving.dicom.results import create_results
+from reslink.serving.dicom.series import read_head_series, redact_paths
 
 log = logging.getLogger(__name__)
 
-MOST_ATTEMPTS: Final = 10
-"""A series on which the process died this often is put aside."""
+MAX_ATTEMPTS: Final = 10
+"""A series during which the process crashed this often is moved to ``failed``."""
 
-LONGEST_WAIT: Final = 300.0
-"""Seconds between attempts to reach an archive, or to answer a series while the disk is full, at most."""
+MAX_RETRY_SECONDS: Final = 300.0
+"""Longest time between two attempts to reach an archive, or to classify a series while the disk is full."""
 
 
 class SendError(Exception):
-    """A result did not reach the archive.
+    """The archive did not accept a result.
 
     Args:
-        why: What is said in the log; no identity.
-        lasting: Whether the archive will never take it.
+        reason: Reason for the log, without patient data.
+        permanent: Whether the archive will never accept it.
     """
 
-    def __init__(self, why: str, lasting: bool = False) -> None:
-        super().__init__(why)
-        self.lasting = lasting
+    def __init__(self, reason: str, permanent: bool = False) -> None:
+        super().__init__(reason)
+        self.permanent = permanent
 
 
-def lasts(status: int) -> bool:
-    """Whether an archive that refused an object will refuse it again (PS3.4 B.2.3, PS3.7 annex C): not where it lacked room.
+def is_permanent_failure(status: int) -> bool:
+    """Returns whether an archive will refuse an object again (PS3.4 B.2.3, PS3.7 annex C), unlike after a lack of space.
 
     Args:
-        status: Of C-STORE, or the Failure Reason of STOW-RS.
+        status: Status of C-STORE, or Failure Reason of STOW-RS.
     """
     return status >> 8 in (0xA9, 0x01) or status >> 12 == 0xC
 
 
 class Session(Protocol):
-    """An open way to the archive."""
+    """An open connection to the archive."""
 
     def send(self, path: Path) -> None:
-        """Sends a file; returns once the archive has it.
+        """Sends a file; returns when the archive has acknowledged it.
 
         Raises:
-            SendError: If it does not.
+            SendError: If the archive refuses it or cannot be reached.
         """
 
 
 class Sender(Protocol):
-    """Opens ways to the archive."""
+    """Opens connections to the archive."""
 
     def session(self) -> AbstractContextManager[Session]:
-        """Opens one; raises SendError where the archive cannot be reached."""
+        """Opens a connection; raises SendError if the archive cannot be reached."""
 
 
 class Pipeline:
-    """Answers the series of a queue and sends the results.
+    """Classifies the series of a queue and sends the results.
 
     Args:
-        queue: Opened.
-        models: At least one.
-        sender: The way to the archive.
-        retry: Seconds before the second attempt where the archive or this machine failed; each further one waits twice as
-            long, up to five minutes.
+        queue: An opened queue.
+        models: At least one model.
+        sender: Connects to the archive.
+        retry: Seconds before the second attempt after a failure of the archive or of this machine. Each further attempt waits
+            twice as long, up to five minutes.
     """
 
     def __init__(self, queue: Queue, models: Sequence[Model], sender: Sender, retry: float = 2.0) -> None:
@@ -81,67 +81,67 @@ class Pipeline:
         self._failures: dict[str, int] = {}
         self._next: dict[str, float] = {}
 
-    def work(self) -> bool:
-        """Answers the series that waits longest, if there is one; returns whether there was."""
-        key = next((key for key in self.queue.names("working") if self._is_due(key)), None)
+    def process_next(self) -> bool:
+        """Classifies the series that has waited longest; returns whether there was one."""
+        key = next((key for key in self.queue.keys("working") if self._is_due(key)), None)
         if key is None:
             return False
         try:
-            self._work_on(key)
-        except (OSError, MemoryError, StorageError) as error:  # a fault of this machine and not of the series
-            self.queue.take_back_attempt(key)
-            self._later(key, "not answered", type(error).__name__)
+            self._process(key)
+        except (OSError, MemoryError, StorageError) as error:  # a failure of this machine, not of the series
+            self.queue.reset_attempts(key)
+            self._retry_later(key, "not classified", type(error).__name__)
             return False
-        except Exception as error:  # noqa: BLE001  (a series that no one thought of must not stop the others)
-            log.error("series %s: put aside, %s", key, type(error).__name__)
+        except Exception as error:  # noqa: BLE001  (an unexpected series must not stop the others)
+            log.error("series %s: failed (%s)", key, type(error).__name__)
             self.queue.fail(key)
-        self._in_time(key)
+        self._reset_retry(key)
         return True
 
-    def _work_on(self, key: str) -> None:
-        if self.queue.attempt(key) > MOST_ATTEMPTS:
-            log.error("series %s: put aside after %d attempts", key, MOST_ATTEMPTS)
+    def _process(self, key: str) -> None:
+        if self.queue.attempt(key) > MAX_ATTEMPTS:
+            log.error("series %s: failed after %d attempts", key, MAX_ATTEMPTS)
             self.queue.fail(key)
             return
         try:
-            self._answer(key)
+            self._classify(key)
         except StorageError:
             raise
         except ReslinkError as error:
-            why = nameless(error.given, self.queue.folder)
-            log.info("series %s: refused: %s", key, why)
-            self.queue.answered(key, [], [why])
+            reason = redact_paths(error.given, self.queue.folder)
+            log.info("series %s: refused: %s", key, reason)
+            self.queue.store_results(key, [], [reason])
 
-    def _answer(self, key: str) -> None:
+    def _classify(self, key: str) -> None:
         missing = self.queue.missing(key)
         if missing:
-            raise _Late(missing)
-        begun = time.monotonic()
-        series = read_head(self.queue.folder / "working" / key)
-        models = [model for model in self.models if model.takes(series)]
+            raise _LateSlicesError(missing)
+        start = time.monotonic()
+        series = read_head_series(self.queue.folder / "working" / key)
+        models = [model for model in self.models if model.accepts(series)]
         if not models:
-            raise _NoModel(series.modality)
+            raise _NoModelError(series.modality)
         files = [
             (f"{number}-{result.kind}.dcm", result.content)
             for number, model in enumerate(models)
-            for result in results(answer(model, series))
+            for result in create_results(classify_series(model, series))
         ]
-        said = [f"{series.modality}, {len(series.chosen)} of {len(series.headers)} slices classified", *series.notes]
-        self.queue.answered(key, files, said)
-        log.info("series %s: %s; %d results in %.1f s", key, "; ".join(said), len(files), time.monotonic() - begun)
+        summary = [f"{series.modality}, {len(series.selected)} of {len(series.headers)} slices classified", *series.notes]
+        self.queue.store_results(key, files, summary)
+        log.info("series %s: %s; %d results in %.1f s", key, "; ".join(summary), len(files), time.monotonic() - start)
 
-    def deliver(self) -> bool:
-        """Sends the results of every series whose turn it is; returns whether one was sent."""
+    def deliver_results(self) -> bool:
+        """Sends the results of every series that is due; returns whether any were sent."""
         progress = False
-        for key in filter(self._is_due, self.queue.to_send()):
+        for key in filter(self._is_due, self.queue.keys_to_send()):
             try:
                 self._send(key)
             except SendError as error:
-                self._later(key, "not sent", str(error))
-            except Exception as error:  # noqa: BLE001  (a result that no one can read must not hold up the others)
-                self._later(key, "not sent", type(error).__name__)
+                self._retry_later(key, "not sent", str(error))
+            except Exception as error:  # noqa: BLE001  (an unreadable result must not block the others)
+                self._retry_later(key, "not sent", type(error).__name__)
             else:
-                self._in_time(key)
+                self._reset_retry(key)
                 progress = True
         return progress
 
@@ -158,67 +158,67 @@ class Pipeline:
         try:
             session.send(path)
         except SendError as error:
-            if not error.lasting:
+            if not error.permanent:
                 raise
-            log.error("series %s: the archive does not take the %s (%s); it is put aside", key, path.stem, error)
+            log.error("series %s: the archive refuses the %s permanently (%s); it is moved to failed", key, path.stem, error)
             self.queue.set_aside(path)
         else:
-            self.queue.sent(path)
+            self.queue.remove_sent(path)
 
     def _is_due(self, key: str) -> bool:
         return time.monotonic() >= self._next.get(key, 0.0)
 
-    def _in_time(self, key: str) -> None:
+    def _reset_retry(self, key: str) -> None:
         self._failures.pop(key, None)
         self._next.pop(key, None)
 
-    def _later(self, key: str, what: str, why: str) -> None:
+    def _retry_later(self, key: str, event: str, reason: str) -> None:
         count = self._failures[key] = self._failures.get(key, 0) + 1
-        wait = min(LONGEST_WAIT, self.retry * 2 ** min(count - 1, 16))
+        wait = min(MAX_RETRY_SECONDS, self.retry * 2 ** min(count - 1, 16))
         self._next[key] = time.monotonic() + wait
-        log.warning("series %s: %s (%s); again in %.0f s", key, what, why, wait)
+        log.warning("series %s: %s (%s); next attempt in %.0f s", key, event, reason, wait)
 
-    def run(self, stop: threading.Event, pause: float = 0.2) -> list[threading.Thread]:
-        """Starts to work and to deliver, each in a thread of its own, until ``stop`` is set.
+    def start(self, stop: threading.Event, pause: float = 0.2) -> list[threading.Thread]:
+        """Starts one thread that classifies and one that sends, until ``stop`` is set.
 
-        A thread that stops finishes the series it is at.
+        A thread finishes its current series before it stops.
         """
         threads = [
-            threading.Thread(target=self._loop, args=(step, stop, pause), name=step.__name__)
-            for step in (self.work, self.deliver)
+            threading.Thread(target=self._loop, args=(task, stop, pause), name=task.__name__)
+            for task in (self.process_next, self.deliver_results)
         ]
         for thread in threads:
             thread.start()
         return threads
 
-    def _loop(self, step: _Step, stop: threading.Event, pause: float) -> None:
+    def _loop(self, task: _Task, stop: threading.Event, pause: float) -> None:
         while not stop.is_set():
             try:
-                idle = not step()
-            except Exception as error:  # noqa: BLE001  (a full disk, say: the thread must live on)
-                log.error("%s: %s", step.__name__, error.__class__.__name__)
+                idle = not task()
+            except Exception as error:  # noqa: BLE001  (for example a full disk: the thread must continue)
+                log.error("%s: %s", task.__name__, error.__class__.__name__)
                 idle = True
             if idle:
                 stop.wait(pause)
 
 
-class _Step(Protocol):
+class _Task(Protocol):
     __name__: str
 
     def __call__(self) -> bool: ...
 
 
-class _Late(ReslinkError):
+class _LateSlicesError(ReslinkError):
     def __init__(self, missing: int) -> None:
         super().__init__(
-            f"late slices of a series that was answered before, {missing} of its slices are gone",
-            "A series is answered as a whole",
+            f"late slices of a series that was classified before, {missing} of its earlier slices are gone",
+            "A series can only be classified as a whole",
             "Send the whole series again",
         )
 
 
-class _NoModel(ReslinkError):
+class _NoModelError(ReslinkError):
     def __init__(self, modality: str) -> None:
         super().__init__(
-            f"no bundle is for {modality}", "Each bundle is for CT, MR or both", "Start the node with another bundle"
+            f"no bundle classifies {modality}", "A bundle classifies CT, MR or both", "Start the node with another bundle"
         )

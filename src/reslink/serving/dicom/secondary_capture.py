@@ -1,4 +1,4 @@
-"""The picture of an answer as a secondary capture: slices, attention over them, and the banner, burned in."""
+"""Secondary capture: a picture of the prediction with slices, attention maps and a research banner."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from pydicom import Dataset
 
 from reslink import __version__
 from reslink.bundles.onnx_graph import CAM
-from reslink.explain.display import GATE_SPAN, original
+from reslink.explain.display import MIN_ATTENTION_SPAN, display_image
 from reslink.explain.overlay import overlay
-from reslink.serving.dicom.classify import Answer
-from reslink.serving.dicom.results import BANNER, identification, plain, software
+from reslink.serving.dicom.classify import SeriesResult
+from reslink.serving.dicom.identifiers import BANNER, ascii_value, equipment_attributes, identification_attributes
 
 _TILE: Final = 320
 _GAP: Final = 16
-_MOST: Final = 3
-_WIDTH: Final = _MOST * _TILE + (_MOST + 1) * _GAP
-_INK, _SOFT, _PAPER, _WARNING = (232, 234, 237), (170, 178, 188), (17, 20, 24), (176, 0, 32)
+_MAX_SLICES: Final = 3
+_WIDTH: Final = _MAX_SLICES * _TILE + (_MAX_SLICES + 1) * _GAP
+_TEXT, _MUTED, _BACKGROUND, _WARNING = (232, 234, 237), (170, 178, 188), (17, 20, 24), (176, 0, 32)
 
 
-def capture(answer: Answer) -> Dataset:
-    """Returns the picture as a secondary capture in colour.
+def secondary_capture(result: SeriesResult) -> Dataset:
+    """Returns the picture as a color secondary capture.
 
     Args:
-        answer: The answer.
+        result: The predictions for the series.
     """
-    header = answer.series.headers[answer.series.chosen[answer.study.used[0]]]
-    made = sc.SCImage.from_ref_dataset(
-        ref_dataset=header,
-        pixel_array=draw(answer),
+    sources = [result.series.headers[result.series.selected[i]] for i in result.prediction.used]
+    image = sc.SCImage.from_ref_dataset(
+        ref_dataset=sources[0],
+        pixel_array=draw(result),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
         patient_orientation=("L", "P"),
         transfer_syntax_uid="1.2.840.10008.1.2.1",
-        **identification(answer, "picture"),
-        **software(answer.model),
+        **identification_attributes(result, "picture"),
+        **equipment_attributes(result.model),
     )
-    made.PatientOrientation = []  # several slices on one picture
-    made.ConversionType = "WSD"
-    made.BurnedInAnnotation = "NO"  # the letters name the model, never the patient
-    made.BodyPartExamined = "HEAD"
-    made.ImageComments = plain(BANNER)
-    made.DerivationDescription = plain(f"slices and attention, {BANNER}", 1024)
-    made.SourceImageSequence = [_reference(answer.series.headers[answer.series.chosen[i]]) for i in answer.study.used]
-    return made
+    image.PatientOrientation = []  # the picture shows several slices
+    image.ConversionType = "WSD"
+    image.BurnedInAnnotation = "NO"  # the text names the model, never the patient
+    image.BodyPartExamined = "HEAD"
+    image.ImageComments = ascii_value(BANNER)
+    image.DerivationDescription = ascii_value(f"slices and attention, {BANNER}", 1024)
+    image.SourceImageSequence = [_reference(header) for header in sources]
+    return image
 
 
 def _reference(header: Dataset) -> Dataset:
@@ -61,25 +61,24 @@ def _reference(header: Dataset) -> Dataset:
     return item
 
 
-def draw(answer: Answer) -> NDArray[np.uint8]:
-    """Returns the picture, (H, W, 3) uint8: a banner, the answer, the slices that make it with and without the map."""
-    shown = answer.study.used[:_MOST]
-    lines = _foot(answer)
-    top, foot = 150, 24 + 20 * len(lines)
-    rows = 1 if answer.maps is None else 2
-    height = top + rows * (_TILE + _GAP) + 24 + foot + 40
-    page = Picture.new("RGB", (_WIDTH, height), _PAPER)
+def draw(result: SeriesResult) -> NDArray[np.uint8]:
+    """Returns the picture, (H, W, 3) uint8: banner, prediction, and up to three slices with and without their map."""
+    lines = _footer_lines(result)
+    top, footer = 150, 24 + 20 * len(lines)
+    rows = 1 if result.maps is None else 2
+    height = top + rows * (_TILE + _GAP) + 24 + footer + 40
+    page = Picture.new("RGB", (_WIDTH, height), _BACKGROUND)
     pen = ImageDraw.Draw(page)
-    _banner(pen, 0)
-    _banner(pen, height - 40)
-    _heading(pen, answer)
-    for column, index in enumerate(shown):
+    _draw_banner(pen, 0)
+    _draw_banner(pen, height - 40)
+    _draw_heading(pen, result)
+    for column, index in enumerate(result.prediction.used[:_MAX_SLICES]):
         x = _GAP + column * (_TILE + _GAP)
-        pen.text((x, top - 24), _caption(answer, index), _INK, _font(15))
-        for row, tile in enumerate(_tiles(answer, index)):
+        pen.text((x, top - 24), _caption(result, index), _TEXT, _font(15))
+        for row, tile in enumerate(_tiles(result, index)):
             page.paste(tile, (x, top + row * (_TILE + _GAP)))
     for number, line in enumerate(lines):
-        pen.text((_GAP, height - 40 - foot + 20 * number), line, _SOFT, _font(14))
+        pen.text((_GAP, height - 40 - footer + 20 * number), line, _MUTED, _font(14))
     return np.array(page)
 
 
@@ -87,41 +86,45 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _banner(pen: ImageDraw.ImageDraw, y: int) -> None:
+def _draw_banner(pen: ImageDraw.ImageDraw, y: int) -> None:
     pen.rectangle((0, y, _WIDTH, y + 40), fill=_WARNING)
     pen.text((_WIDTH // 2, y + 20), BANNER, (255, 255, 255), _font(22), anchor="mm")
 
 
-def _heading(pen: ImageDraw.ImageDraw, answer: Answer) -> None:
-    study = answer.study
-    interval = "no interval" if study.ci_low is None else f"95 % interval {study.ci_low:.2f} to {study.ci_high:.2f}"
-    abstains = "   the model abstains" if study.abstain else ""
-    pen.text((_GAP, 50), f"{plain(study.label)}{abstains}", _INK, _font(28))
-    pen.text((_GAP, 92), f"P({plain(study.about)}) = {study.score:.2f}, {interval}; preliminary, not verified", _INK, _font(18))
+def _draw_heading(pen: ImageDraw.ImageDraw, result: SeriesResult) -> None:
+    prediction = result.prediction
+    label, score_class = ascii_value(prediction.label), ascii_value(prediction.score_class)
+    interval = "no interval" if prediction.ci_low is None else f"95 % CI {prediction.ci_low:.2f} to {prediction.ci_high:.2f}"
+    abstention = "   the model abstains" if prediction.abstain else ""
+    probability = f"P({score_class}) = {prediction.score:.2f}, {interval}; preliminary, not verified"
+    pen.text((_GAP, 50), f"{label}{abstention}", _TEXT, _font(28))
+    pen.text((_GAP, 92), probability, _TEXT, _font(18))
 
 
-def _caption(answer: Answer, index: int) -> str:
-    value = (answer.predictions[index].probabilities or {})[answer.study.about]
-    place = answer.series.chosen[index] + 1
-    return f"slice {place} of {len(answer.series.slices)}: P({plain(answer.study.about, 16)}) = {value:.2f}"
+def _caption(result: SeriesResult, index: int) -> str:
+    score_class = result.prediction.score_class
+    probability = (result.slice_predictions[index].probabilities or {})[score_class]
+    number, total = result.series.selected[index] + 1, len(result.series.slices)
+    return f"slice {number} of {total}: P({ascii_value(score_class, 16)}) = {probability:.2f}"
 
 
-def _tiles(answer: Answer, index: int) -> list[Picture.Image]:
-    """Returns the slice, and the slice under its map where there is one."""
-    image = answer.series.slices[answer.series.chosen[index]]
-    grey = original(answer.model.classifier.bundle.preprocess, image)
-    tiles = [np.repeat(grey[..., None], 3, axis=2)]
-    if answer.maps is not None and answer.seen is not None:
-        heat, seen = answer.maps[index], answer.seen[index]
-        gates = answer.model.map_name != CAM
-        shown = np.where(seen, heat - (heat[seen].min() if gates and seen.any() else 0), 0).astype(np.float32)
-        tiles.append(overlay(grey, shown, least=GATE_SPAN if gates else 0.0))
+def _tiles(result: SeriesResult, index: int) -> list[Picture.Image]:
+    """Returns the slice and, with a map, the slice below its map."""
+    image = result.series.slices[result.series.selected[index]]
+    gray = display_image(result.model.classifier.bundle.preprocess, image)
+    tiles = [np.repeat(gray[..., None], 3, axis=2)]
+    if result.maps is not None and result.field_of_view is not None:
+        heat, inside = result.maps[index], result.field_of_view[index]
+        is_attention = result.model.map_name != CAM
+        low = heat[inside].min() if is_attention and inside.any() else 0
+        drawn = np.where(inside, heat - low, 0).astype(np.float32)
+        tiles.append(overlay(gray, drawn, min_span=MIN_ATTENTION_SPAN if is_attention else 0.0))
     spacing = image.spacing or (1.0, 1.0)
-    return [_fitted(tile, (spacing[0], spacing[1])) for tile in tiles]
+    return [_square_tile(tile, (spacing[0], spacing[1])) for tile in tiles]
 
 
-def _fitted(pixels: NDArray[np.uint8], spacing: tuple[float, float]) -> Picture.Image:
-    """Returns a square tile with the picture in its middle, true to the size of its pixels."""
+def _square_tile(pixels: NDArray[np.uint8], spacing: tuple[float, float]) -> Picture.Image:
+    """Returns a square tile with the image in its center, scaled by the pixel spacing."""
     height, width = pixels.shape[0] * spacing[0], pixels.shape[1] * spacing[1]
     scale = _TILE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -132,17 +135,17 @@ def _fitted(pixels: NDArray[np.uint8], spacing: tuple[float, float]) -> Picture.
     return tile
 
 
-def _foot(answer: Answer) -> list[str]:
-    model, study = answer.model, answer.study
+def _footer_lines(result: SeriesResult) -> list[str]:
+    model, prediction = result.model, result.prediction
     threshold = model.classifier.bundle.decision.threshold
     rule = "most probable class" if threshold is None else f"threshold {threshold:.3f} of single slices"
-    shown = "no map" if model.map_name is None else model.map_name.replace("_", " ")
+    map_name = "no map" if model.map_name is None else model.map_name.replace("_", " ")
     texts = [
-        f"Model {plain(model.name)}, weights {model.weights[:12]}, reslink {__version__}; {rule}",
-        f"Rule: {study.rule}",
-        f"Interval: {study.interval}; which slices were looked at, not errors of the model",
-        f"Colour: {shown}, bright = high; it shows where the network looks, not a lesion",
+        f"Model {ascii_value(model.name)}, weights {model.weights[:12]}, reslink {__version__}; {rule}",
+        f"Rule: {prediction.rule}",
+        f"Interval: {prediction.interval}; it covers the choice of slices, not errors of the model",
+        f"Color: {map_name}, bright = high; it shows what the network used, not a lesion",
     ]
-    texts += [f"The model abstains: {'; '.join(study.reasons)}"] if study.abstain else []
-    texts += [f"Note: {note}" for note in answer.series.notes]
-    return [line for text in texts for line in textwrap.wrap(plain(text, 1024), 130)]
+    texts += [f"The model abstains: {'; '.join(prediction.reasons)}"] if prediction.abstain else []
+    texts += [f"Note: {note}" for note in result.series.notes]
+    return [line for text in texts for line in textwrap.wrap(ascii_value(text, 1024), 130)]

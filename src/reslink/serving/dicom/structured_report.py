@@ -1,8 +1,7 @@
-"""An answer as a DICOM structured report, template TID 1500 (PS3.16)."""
+"""Structured report: the predictions of a series as DICOM SR with template TID 1500 (PS3.16)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from highdicom import sr
@@ -13,38 +12,43 @@ from pydicom.sr.coding import Code
 
 from reslink import __version__
 from reslink.imaging.dicom.modality import MANUFACTURER
-from reslink.inference.series import COVERS
-from reslink.serving.dicom.classify import Answer
-from reslink.serving.dicom.results import BANNER, Naming, device_uid, identification, plain, software
+from reslink.inference.series import INTERVAL_SCOPE
+from reslink.serving.dicom.classify import SeriesResult
+from reslink.serving.dicom.identifiers import (
+    BANNER,
+    ResultUIDs,
+    ascii_value,
+    device_uid,
+    equipment_attributes,
+    identification_attributes,
+)
 
 SCHEME: Final = "99RESLINK"
-"""Coding scheme of class names, which mean what the model's card says and nothing that a terminology could promise."""
+"""Coding scheme of class names. Their meaning is that of the model card, not of a medical terminology."""
 
 _PROCEDURES: Final = {"CT": codes.LN.CTUnspecifiedBodyRegion, "MR": codes.LN.MRIUnspecifiedBodyRegion}
-_LONGEST_TEXT: Final = 1024
+_MAX_TEXT: Final = 1024
 
 
-def report(answer: Answer) -> Dataset:
-    """Returns the report: the study's answer with its interval, and the probability of each slice.
+def structured_report(result: SeriesResult) -> Dataset:
+    """Returns the report: the prediction for the series with its interval, and the probability of each slice.
 
-    It is COMPLETE, UNVERIFIED and PRELIMINARY. The observer is a device. Algorithm name, version, threshold, rule and what the
-    interval covers stand with the measurements.
+    The report is COMPLETE, UNVERIFIED and PRELIMINARY, and the observer is a device. The measurements state algorithm name,
+    version, threshold, rule and the scope of the interval.
 
     Args:
-        answer: The answer.
+        result: The predictions for the series.
     """
-    series, names = answer.series, Naming(answer)
-    algorithm = _algorithm(answer)
-    site = sr.FindingSite(codes.SCT.Head)
-    groups = [_study_group(answer, names, algorithm, site)]
-    groups += [_slice_group(answer, names, algorithm, site, i) for i in range(len(series.chosen))]
+    series = result.series
+    groups = [_series_group(result)]
+    groups += [_slice_group(result, i) for i in range(len(series.selected))]
     content = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=_observer(answer)),
+        observation_context=sr.ObservationContext(observer_device_context=_observer(result)),
         procedure_reported=_PROCEDURES[series.modality],
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    evidence = [series.headers[i] for i in series.chosen]
+    evidence = [series.headers[i] for i in series.selected]
     return sr.Comprehensive3DSR(
         evidence=evidence,
         content=content[0],
@@ -54,81 +58,85 @@ def report(answer: Answer) -> Dataset:
         coding_schemes=[
             CodingSchemeIdentificationItem(SCHEME, name="class names of reslink bundles", responsible_organization=MANUFACTURER)
         ],
-        **identification(answer, "report"),
-        **software(answer.model),
+        **identification_attributes(result, "report"),
+        **equipment_attributes(result.model),
     )
 
 
-def _observer(answer: Answer) -> Any:
+def _observer(result: SeriesResult) -> Any:
     return sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-            uid=device_uid(answer.model),
+            uid=device_uid(result.model),
             name="reslink",
             manufacturer_name=MANUFACTURER,
-            model_name=plain(answer.model.name),
-            serial_number=answer.model.weights[:32],
+            model_name=ascii_value(result.model.name),
+            serial_number=result.model.weights[:32],
         ),
     )
 
 
-def _algorithm(answer: Answer) -> Any:
+def _algorithm(result: SeriesResult) -> Any:
     return sr.AlgorithmIdentification(
-        name=plain(f"reslink {answer.model.name}"),
-        version=f"{__version__}; weights SHA-256 {answer.model.weights}; settings SHA-256 {answer.model.settings}",
-        parameters=[plain(text, _LONGEST_TEXT) for text in parameters(answer)],
+        name=ascii_value(f"reslink {result.model.name}"),
+        version=f"{__version__}; weights SHA-256 {result.model.weights}; settings SHA-256 {result.model.settings}",
+        parameters=[ascii_value(text, _MAX_TEXT) for text in algorithm_parameters(result)],
     )
 
 
-def parameters(answer: Answer) -> list[str]:
-    """Returns what a reader must know to judge the answer, a sentence each."""
-    decision, study = answer.model.classifier.bundle.decision, answer.study
-    threshold = "most probable class" if decision.threshold is None else f"{study.about} from {decision.threshold:.4f} on"
+def algorithm_parameters(result: SeriesResult) -> list[str]:
+    """Returns what a reader needs to interpret the report, one sentence each."""
+    decision, prediction = result.model.classifier.bundle.decision, result.prediction
+    threshold = "most probable class" if decision.threshold is None else f"{prediction.score_class} {decision.threshold:.4f}"
     calibrated = "calibrated" if decision.fitted_on is not None else "not calibrated"
-    told = [
+    texts = [
         BANNER,
         f"Threshold: {threshold} ({decision.threshold_source}), fitted on single slices; probabilities {calibrated}",
-        f"Rule: {study.rule}",
-        f"Interval of 95 %: {study.interval}",
-        COVERS,
+        f"Rule: {prediction.rule}",
+        f"Interval of 95 %: {prediction.interval}",
+        INTERVAL_SCOPE,
     ]
-    if study.abstain:
-        told.append(f"The model abstains: {'; '.join(study.reasons)}")
-    return told + [f"Note: {note}" for note in answer.series.notes]
+    if prediction.abstain:
+        texts.append(f"The model abstains: {'; '.join(prediction.reasons)}")
+    return texts + [f"Note: {note}" for note in result.series.notes]
 
 
-def _study_group(answer: Answer, names: Naming, algorithm: Any, site: Any) -> Any:
-    study = answer.study
-    shown = [answer.series.headers[answer.series.chosen[i]] for i in study.used]
+def _series_group(result: SeriesResult) -> Any:
+    """Returns the measurement group of the series: the probability of each class, and the predicted class."""
+    prediction = result.prediction
+    sources = [result.series.headers[result.series.selected[i]] for i in prediction.used]
     return sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=names.tracking("study"), identifier="answer for the series"),
-        algorithm_id=algorithm,
-        finding_sites=[site],
-        measurements=[_measurement(name, value, answer) for name, value in study.probabilities.items()],
-        qualitative_evaluations=[*_evaluations(answer)],
-        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(header) for header in shown],
+        tracking_identifier=sr.TrackingIdentifier(
+            uid=ResultUIDs(result).tracking("series"), identifier="prediction for the series"
+        ),
+        algorithm_id=_algorithm(result),
+        finding_sites=[sr.FindingSite(codes.SCT.Head)],
+        measurements=[_measurement(name, value, result) for name, value in prediction.probabilities.items()],
+        qualitative_evaluations=_evaluations(result),
+        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(header) for header in sources],
     )
 
 
-def _evaluations(answer: Answer) -> Sequence[Any]:
-    """Returns the predicted class and, with two classes, what that is among normal, abnormal and equivocal (CID 3209)."""
-    study, labels = answer.study, answer.model.classifier.labels
-    found = [sr.QualitativeEvaluation(name=codes.DCM.Finding, value=_class(study.label))]
+def _evaluations(result: SeriesResult) -> list[Any]:
+    """Returns the predicted class and, with two classes, an impression: normal, abnormal or equivocal (CID 3209)."""
+    prediction, labels = result.prediction, result.model.classifier.labels
+    evaluations = [sr.QualitativeEvaluation(name=codes.DCM.Finding, value=_class_code(prediction.label))]
     if labels.binary:
-        result = codes.SCT.ImagingResultAbnormal if study.label == labels.names[1] else codes.SCT.ImagingResultNormal
-        if study.abstain:
-            result = codes.CID3209.ImagingResultEquivocal
-        found.append(sr.QualitativeEvaluation(name=codes.DCM.Impression, value=result))
-    return found
+        positive = prediction.label == labels.names[1]
+        impression = codes.SCT.ImagingResultAbnormal if positive else codes.SCT.ImagingResultNormal
+        if prediction.abstain:
+            impression = codes.CID3209.ImagingResultEquivocal
+        evaluations.append(sr.QualitativeEvaluation(name=codes.DCM.Impression, value=impression))
+    return evaluations
 
 
-def _measurement(name: str, value: float, answer: Answer) -> Any:
-    """Returns the probability of a class; with the interval where it is the class that the interval is about."""
-    study, properties = answer.study, None
-    if name == study.about and study.ci_low is not None and study.ci_high is not None:
+def _measurement(name: str, value: float, result: SeriesResult) -> Any:
+    """Returns the probability of a class, with the interval if it is the class of the score."""
+    prediction, properties = result.prediction, None
+    if name == prediction.score_class and prediction.ci_low is not None and prediction.ci_high is not None:
         properties = sr.MeasurementProperties(
-            upper_measurement_uncertainty=_rounded(max(0.0, study.ci_high - value)),
-            lower_measurement_uncertainty=_rounded(max(0.0, value - study.ci_low)),
+            upper_measurement_uncertainty=_rounded(max(0.0, prediction.ci_high - value)),
+            lower_measurement_uncertainty=_rounded(max(0.0, value - prediction.ci_low)),
         )
     return sr.Measurement(
         name=codes.DCM.Probability,
@@ -136,35 +144,33 @@ def _measurement(name: str, value: float, answer: Answer) -> Any:
         value=_rounded(value),
         unit=codes.UCUM.NoUnits,
         derivation=codes.SCT.Mean,
-        method=_class(name),
+        method=_class_code(name),
         properties=properties,
     )
 
 
-def _slice_group(answer: Answer, names: Naming, algorithm: Any, site: Any, index: int) -> Any:
-    """Returns the probability of the class that the answer is about in one slice."""
-    header, prediction = answer.series.headers[answer.series.chosen[index]], answer.predictions[index]
-    value = (prediction.probabilities or {})[answer.study.about]
+def _slice_group(result: SeriesResult, index: int) -> Any:
+    """Returns the measurement group of one slice: the probability of the score's class."""
+    position, score_class = result.series.selected[index], result.prediction.score_class
+    header = result.series.headers[position]
+    value = (result.slice_predictions[index].probabilities or {})[score_class]
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
-            uid=names.tracking(header.SOPInstanceUID), identifier=f"slice {answer.series.chosen[index] + 1}"
+            uid=ResultUIDs(result).tracking(header.SOPInstanceUID), identifier=f"slice {position + 1}"
         ),
-        algorithm_id=algorithm if index == 0 else None,
-        finding_sites=[site],
+        algorithm_id=_algorithm(result) if index == 0 else None,
+        finding_sites=[sr.FindingSite(codes.SCT.Head)],
         measurements=[
             sr.Measurement(
-                name=codes.DCM.Probability,
-                value=_rounded(value),
-                unit=codes.UCUM.NoUnits,
-                method=_class(answer.study.about),
+                name=codes.DCM.Probability, value=_rounded(value), unit=codes.UCUM.NoUnits, method=_class_code(score_class)
             )
         ],
         source_images=[sr.SourceImageForMeasurementGroup.from_source_image(header)],
     )
 
 
-def _class(name: str) -> Code:
-    return Code(plain(name, 16), SCHEME, plain(name))
+def _class_code(name: str) -> Code:
+    return Code(ascii_value(name, 16), SCHEME, ascii_value(name))
 
 
 def _rounded(value: float) -> float:

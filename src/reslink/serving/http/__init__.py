@@ -1,1 +1,1 @@
-"""The HTTP service."""
+"""HTTP service: classification, maps and a web page."""

@@ -1,4 +1,4 @@
-"""Slices of many requests through one network together: whatever comes within a few milliseconds is one batch."""
+"""Dynamic batching: slices of concurrent requests run through one network together."""
 
 from __future__ import annotations
 
@@ -14,115 +14,115 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-A = TypeVar("A")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
-class _Job(Generic[A]):
-    """One slice, or a call that wants the network for itself."""
+class _Job(Generic[ResultT]):
+    """One slice to predict, or a call that needs the network for itself."""
 
     pixels: Pixels | None
-    call: Callable[[], A] | None
+    call: Callable[[], ResultT] | None
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[A]
+    future: asyncio.Future[ResultT]
 
 
-class Batcher(Generic[A]):
-    """A thread that owns a network and feeds it batches; what nobody waits for any more it leaves out.
+class Batcher(Generic[ResultT]):
+    """A thread that owns a network and runs it on batches. Jobs of cancelled requests are skipped.
 
     Args:
-        run: Takes (B, planes, S, S) uint8 and returns an answer a slice.
-        batch: Largest B.
-        gather_seconds: How long the first slice of a batch waits for others.
-        measure: Called with the size of each batch and the seconds that it took.
+        run: Maps (B, planes, S, S) uint8 to one result per slice.
+        batch_size: Largest B.
+        wait_seconds: How long the first slice of a batch waits for others.
+        on_batch: Called with the size of each batch and its duration in seconds.
     """
 
     def __init__(
         self,
-        run: Callable[[Pixels], list[A]],
-        batch: int,
-        gather_seconds: float,
-        measure: Callable[[int, float], None] = lambda _size, _seconds: None,
+        run: Callable[[Pixels], list[ResultT]],
+        batch_size: int,
+        wait_seconds: float,
+        on_batch: Callable[[int, float], None] = lambda _size, _seconds: None,
     ) -> None:
-        self.batch = batch
-        self._run, self._gather, self._measure = run, gather_seconds, measure
-        self._jobs: queue.SimpleQueue[_Job[A] | None] = queue.SimpleQueue()
+        self.batch_size = batch_size
+        self._run, self._wait_seconds, self._on_batch = run, wait_seconds, on_batch
+        self._jobs: queue.SimpleQueue[_Job[ResultT] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="network", daemon=True)
         self._thread.start()
 
     @property
-    def waiting(self) -> int:
-        """Slices that wait for the network."""
+    def queue_size(self) -> int:
+        """Number of jobs in the queue."""
         return self._jobs.qsize()
 
-    async def answer(self, pixels: Pixels) -> A:
-        """Returns the answer to one slice, (planes, S, S) uint8."""
-        return await self._put(pixels, None)
+    async def predict(self, pixels: Pixels) -> ResultT:
+        """Returns the result for one slice, (planes, S, S) uint8."""
+        return await self._submit(pixels, None)
 
-    async def alone(self, call: Callable[[], A]) -> A:
+    async def run_exclusive(self, call: Callable[[], ResultT]) -> ResultT:
         """Calls a function in the network's thread, between two batches."""
-        return await self._put(None, call)
+        return await self._submit(None, call)
 
-    async def _put(self, pixels: Pixels | None, call: Callable[[], A] | None) -> A:
+    async def _submit(self, pixels: Pixels | None, call: Callable[[], ResultT] | None) -> ResultT:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[A] = loop.create_future()
+        future: asyncio.Future[ResultT] = loop.create_future()
         self._jobs.put(_Job(pixels, call, loop, future))
         return await future
 
     def close(self) -> None:
-        """Ends the thread once all that waits is answered."""
+        """Ends the thread after all queued jobs."""
         self._jobs.put(None)
         self._thread.join()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             batch, last = [job], False
-            end = time.monotonic() + self._gather
-            while batch[-1].call is None and len(batch) < self.batch:
+            deadline = time.monotonic() + self._wait_seconds
+            while batch[-1].call is None and len(batch) < self.batch_size:
                 try:
-                    more = self._jobs.get(timeout=max(0.0, end - time.monotonic()))
+                    next_job = self._jobs.get(timeout=max(0.0, deadline - time.monotonic()))
                 except queue.Empty:
                     break
-                if more is None:
+                if next_job is None:
                     last = True
                     break
-                batch.append(more)
-            self._do([one for one in batch if one.call is None])
-            self._do([one for one in batch if one.call is not None])
+                batch.append(next_job)
+            self._execute([job for job in batch if job.call is None])
+            self._execute([job for job in batch if job.call is not None])
             if last:
                 return
 
-    def _do(self, jobs: list[_Job[A]]) -> None:
-        jobs = [job for job in jobs if not job.future.done()]  # its request took too long, or failed elsewhere
+    def _execute(self, jobs: list[_Job[ResultT]]) -> None:
+        jobs = [job for job in jobs if not job.future.done()]  # done: the request timed out or failed elsewhere
         if not jobs:
             return
-        began = time.monotonic()
+        start = time.monotonic()
         try:
-            answers = self._answers(jobs)
-        except Exception as error:  # noqa: BLE001  (whatever a runtime raises belongs to the requests, not to this thread)
-            _tell(jobs, [error] * len(jobs))
+            results = self._results(jobs)
+        except Exception as error:  # noqa: BLE001  (an error of the runtime fails the requests, not this thread)
+            _deliver(jobs, [error] * len(jobs))
             return
-        self._measure(len(jobs), time.monotonic() - began)
-        _tell(jobs, answers)
+        self._on_batch(len(jobs), time.monotonic() - start)
+        _deliver(jobs, results)
 
-    def _answers(self, jobs: list[_Job[A]]) -> list[A]:
+    def _results(self, jobs: list[_Job[ResultT]]) -> list[ResultT]:
         if jobs[0].call is not None:
             return [jobs[0].call()]
         return self._run(np.stack([job.pixels for job in jobs if job.pixels is not None]))
 
 
-def _tell(jobs: list[_Job[A]], answers: list[A] | list[Exception]) -> None:
-    for job, answer in zip(jobs, answers, strict=True):
+def _deliver(jobs: list[_Job[ResultT]], results: list[ResultT] | list[Exception]) -> None:
+    for job, result in zip(jobs, results, strict=True):
         try:
-            job.loop.call_soon_threadsafe(_set, job.future, answer)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+            job.loop.call_soon_threadsafe(_resolve, job.future, result)
+        except RuntimeError:  # the event loop is closed, so nobody waits for the result
             continue
 
 
-def _set(future: asyncio.Future[Any], answer: Any) -> None:
+def _resolve(future: asyncio.Future[Any], result: Any) -> None:
     if future.done():
         return
-    if isinstance(answer, Exception):
-        future.set_exception(answer)
+    if isinstance(result, Exception):
+        future.set_exception(result)
     else:
-        future.set_result(answer)
+        future.set_result(result)

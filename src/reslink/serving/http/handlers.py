@@ -1,4 +1,4 @@
-"""Where requests are answered: so many at a time, so many bytes at a time, files side by side, slices in batches."""
+"""Request handlers of the upload routes: limits on concurrency and memory, file preparation, predictions and maps."""
 
 from __future__ import annotations
 
@@ -11,48 +11,50 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from reslink.errors import InputError, UsageError, nearest
-from reslink.explain.graph_maps import Maps
-from reslink.imaging.dicom.geometry import SAME_PLACE, Plane, distances
+import numpy as np
+
+from reslink.errors import InputError, UsageError, as_sentence, suggest
+from reslink.explain.onnx_maps import Maps
+from reslink.imaging.dicom.geometry import MIN_SLICE_DISTANCE, Plane, distances_along_normal
 from reslink.inference.classifier import Prediction
-from reslink.inference.series import chosen_slices, study_answer
+from reslink.inference.series import aggregate_slices, select_slices
 from reslink.serving.http.limits import Limits
 from reslink.serving.http.metrics import Metrics
-from reslink.serving.http.models import Hosted, drawn
-from reslink.serving.http.problems import NOTICE, Problem, bad_request, busy, too_large, unreadable
-from reslink.serving.http.uploads.form import Form, Upload, form_of
-from reslink.serving.http.uploads.multipart import read_form
-from reslink.serving.http.worker import Look, Prepared, View, Wish
-from reslink.serving.http.worker_pool import Pool
+from reslink.serving.http.models import ServedModel, render_map
+from reslink.serving.http.problems import NOTICE, Problem, bad_request, busy, too_large, unreadable_file
+from reslink.serving.http.uploads.form import Form, Upload, receive_form, unpack_form
+from reslink.serving.http.worker import DisplaySlice, PreparedFile, PrepareRequest
+from reslink.serving.http.worker_pool import WorkerPool
 
-R = TypeVar("R")
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 Json = dict[str, Any]
 
-_CROWDED: Final = "several of its slices lie in the same place"
+_SAME_POSITION: Final = "several of its slices have the same position"
 
 
-class Desk:
-    """Answers uploads.
+class RequestHandlers:
+    """Handlers of ``/v1/predict``, ``/v1/explain`` and ``/v1/view``.
 
     Args:
-        hosted: The models, the first of which answers where none is named.
-        pool: Prepares files.
-        limits: Of the service.
+        models: The models; the first is the default model.
+        pool: Worker processes that prepare files.
+        limits: Limits of the service.
         metrics: Counts files and load.
     """
 
-    def __init__(self, hosted: Sequence[Hosted], pool: Pool, limits: Limits, metrics: Metrics) -> None:
-        self.models = {one.name: one for one in hosted}
+    def __init__(self, models: Sequence[ServedModel], pool: WorkerPool, limits: Limits, metrics: Metrics) -> None:
+        self.models = {model.name: model for model in models}
         self.pool, self.limits, self.metrics = pool, limits, metrics
-        self.under_way = self.held_bytes = 0
+        self.active_requests = self.held_bytes = 0
         self._lock = threading.Lock()
 
     @contextmanager
     def memory(self) -> Iterator[Callable[[int], None]]:
-        """Gives a request a function that counts the bytes that it keeps, from any thread, and refuses once the block ended.
+        """Counts the memory of one request; yields a thread-safe function that adds bytes, and that raises after the block.
 
         Raises:
-            Problem: With status 503, if all requests together would keep too much.
+            Problem: With status 503 if all requests together would hold too much memory.
         """
         mine, ended = 0, False
 
@@ -60,7 +62,7 @@ class Desk:
             nonlocal mine
             with self._lock:
                 if ended or self.held_bytes + size > self.limits.held_bytes:
-                    raise busy("The requests under way hold all the memory that they may", 5)
+                    raise busy("The active requests use all the memory that the service allows", 5)
                 mine, self.held_bytes = mine + size, self.held_bytes + size
 
         try:
@@ -68,137 +70,146 @@ class Desk:
         finally:
             with self._lock:
                 self.held_bytes, ended = self.held_bytes - mine, True
-            self.metrics.load(self.under_way, self.held_bytes)
+            self.metrics.set_load(self.active_requests, self.held_bytes)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Gives a request, once it is read, its place among those that are worked on: slow senders take none.
+    def slot(self) -> Iterator[None]:
+        """Occupies one of the slots for concurrent requests. Requests take it once received, so slow senders block none.
 
         Raises:
-            Problem: With status 503, if there is none.
+            Problem: With status 503 if all slots are in use.
         """
-        self.check_room()
-        self.under_way += 1
-        self.metrics.load(self.under_way, self.held_bytes)
+        self.check_free_slot()
+        self.active_requests += 1
+        self.metrics.set_load(self.active_requests, self.held_bytes)
         try:
             yield
         finally:
-            self.under_way -= 1
-            self.metrics.load(self.under_way, self.held_bytes)
+            self.active_requests -= 1
+            self.metrics.set_load(self.active_requests, self.held_bytes)
 
-    def check_room(self) -> None:
-        """Refuses a request where as many are worked on as may be.
-
-        Raises:
-            Problem: With status 503, if so.
-        """
-        if self.under_way >= self.limits.waiting:
-            raise busy(f"{self.under_way} requests are under way")
-
-    async def answer(self, content_type: str, stream: AsyncIterator[bytes], work: Callable[[Form], Awaitable[Json]]) -> Json:
-        """Reads a request and works on it, within the time that an answer may take.
+    def check_free_slot(self) -> None:
+        """Checks for a free slot.
 
         Raises:
-            Problem: If there is no answer.
+            Problem: With status 503 if all slots are in use.
         """
-        self.check_room()
+        if self.active_requests >= self.limits.concurrent_requests:
+            raise busy(f"The service is processing {self.active_requests} requests")
+
+    async def handle(self, content_type: str, stream: AsyncIterator[bytes], handler: Callable[[Form], Awaitable[Json]]) -> Json:
+        """Receives a form and calls a handler with it, within the time limit.
+
+        Raises:
+            Problem: If the request cannot be processed.
+        """
+        self.check_free_slot()
         with self.memory() as hold:
-            parts = await read_form(content_type, stream, self.limits, hold)
-            with self.place():
-                try:
+            received = await receive_form(content_type, stream, self.limits, hold)
+            try:
+                with self.slot():
                     async with asyncio.timeout(self.limits.answer_seconds):
-                        return await work(await form_of(parts, self.limits, hold))
-                except TimeoutError:
-                    raise busy(f"The answer took longer than {self.limits.answer_seconds:g} seconds", 10) from None
+                        return await handler(await unpack_form(received, self.limits, hold))
+            except TimeoutError:
+                raise busy(f"The request took longer than {self.limits.answer_seconds:g} seconds", 10) from None
+            finally:
+                await received.close()
 
     async def predict(self, form: Form) -> Json:
-        """Returns the answer of ``/v1/predict``."""
-        chosen = self._chosen(form)
-        wish = Wish(tuple({one.way for one in chosen}), form.number("slice"), areas=True, most_slices=self.limits.slices)
-        prepared = await self._prepare(form, wish)
-        found = await self._side_by_side(
-            list(zip(form.files, prepared, strict=True)), lambda pair: _predicted(pair[0], pair[1], chosen, wish.slice or 0)
+        """Returns the response of ``/v1/predict``."""
+        models = self._requested_models(form)
+        request = PrepareRequest(
+            _preprocess_indices(models), form.number("slice"), head_areas=True, max_slices=self.limits.slices
         )
-        files = [answer for answer, _ in found]
-        _refuse_if_all_failed(files)
-        series = _series(prepared)
-        for one in (one for one in series if not one["notes"]):
-            members = [(prepared[i], found[i][1]) for i in one["files"]]
-            one["study"] = await asyncio.to_thread(_study, members, chosen)
+        prepared = await self._prepare(form, request)
+        results = await self._run_limited(
+            list(zip(form.files, prepared, strict=True)),
+            lambda pair: _predict_file(pair[0], pair[1], models, request.slice or 0),
+        )
+        files = [response for response, _ in results]
+        _raise_if_all_failed(files)
+        series = _group_series(prepared)
+        for group in (group for group in series if not group["notes"]):
+            members = [(prepared[i], results[i][1]) for i in group["files"]]
+            group["answers"] = await asyncio.to_thread(_series_predictions, members, models)
         return {"notice": NOTICE, "files": files, "series": series}
 
     async def explain(self, form: Form) -> Json:
-        """Returns the answer of ``/v1/explain``: one slice of each file, the first if none is named."""
-        chosen, target, member = self._chosen(form), form.one("target"), form.number("member")
+        """Returns the response of ``/v1/explain``: one slice of each file, by default the first."""
+        models, target, member = self._requested_models(form), form.value("target"), form.number("member")
         if member is not None:
             form.files = [file for file in form.files if file.member == member]
         if not form.files:
-            raise bad_request("no-such-member", "There is no such file", f"No archive has a member {member}, counted from 0.")
-        wish = Wish(tuple({one.way for one in chosen}), form.number("slice") or 0, look=True, most_slices=self.limits.slices)
-        prepared = await self._prepare(form, wish)
+            detail = f"No archive has a member {member}. Members are counted from 0. Choose another member."
+            raise bad_request("no-such-member", "The archive member does not exist", detail)
+        index = form.number("slice") or 0
+        request = PrepareRequest(_preprocess_indices(models), index, display=True, max_slices=self.limits.slices)
+        prepared = await self._prepare(form, request)
         pairs = list(zip(form.files, prepared, strict=True))
         try:
-            files = await self._side_by_side(pairs, lambda pair: _explained(pair[0], pair[1], chosen, target, wish.slice or 0))
+            files = await self._run_limited(pairs, lambda pair: _explain_file(pair[0], pair[1], models, target, index))
         except UsageError as error:
-            raise bad_request("no-such-class", "There is no such class", error) from error
-        _refuse_if_all_failed(files)
+            raise bad_request("no-such-class", "The class does not exist", error) from error
+        _raise_if_all_failed(files)
         return {"notice": NOTICE, "files": files}
 
     async def view(self, form: Form) -> Json:
-        """Returns the answer of ``/v1/view``."""
-        most = max(1, self.limits.shown_pixels // len(form.files))
-        prepared = await self._prepare(form, Wish(view=most, most_slices=self.limits.slices))
-        files = await asyncio.to_thread(lambda: [_viewed(*pair) for pair in zip(form.files, prepared, strict=True)])
-        _refuse_if_all_failed(files)
-        return {"notice": NOTICE, "files": files, "series": _series(prepared)}
+        """Returns the response of ``/v1/view``."""
+        pixels = max(1, self.limits.view_pixels // len(form.files))
+        prepared = await self._prepare(form, PrepareRequest(view_pixels=pixels, max_slices=self.limits.slices))
+        files = await asyncio.to_thread(lambda: [_view_file(*pair) for pair in zip(form.files, prepared, strict=True)])
+        _raise_if_all_failed(files)
+        return {"notice": NOTICE, "files": files, "series": _group_series(prepared)}
 
-    def _chosen(self, form: Form) -> list[Hosted]:
+    def _requested_models(self, form: Form) -> list[ServedModel]:
         names = list(dict.fromkeys(name for name in form.fields.get("model", ()) if name))
         for name in names:
             if name not in self.models:
-                raise _no_model(name[:80], list(self.models))
+                raise _unknown_model(name[:80], list(self.models))
         return [self.models[name] for name in names] or [next(iter(self.models.values()))]
 
-    async def _prepare(self, form: Form, wish: Wish) -> list[Prepared | None]:
-        """Prepares files; the first that is one slice too many ends it, as what is prepared stays in memory."""
+    async def _prepare(self, form: Form, request: PrepareRequest) -> list[PreparedFile | None]:
+        """Prepares the files; stops at the first slice beyond the limit, as prepared slices stay in memory."""
         total = 0
 
-        async def one(file: Upload) -> Prepared | None:
+        async def prepare(file: Upload) -> PreparedFile | None:
             nonlocal total
             sent = len(file.data)
-            prepared = await self._prepare_one(file, wish)
+            prepared = await self._prepare_file(file, request)
             total += 0 if prepared is None else prepared.slices
             if total > self.limits.slices:
-                raise too_large(f"The files hold {total} slices or more", f"{self.limits.slices} slices")
+                raise too_large(f"The files have {total} slices or more", f"{self.limits.slices} slices")
             form.hold((0 if prepared is None else prepared.size) - sent)
             return prepared
 
-        return await self._side_by_side(form.files, one)
+        return await self._run_limited(form.files, prepare)
 
-    async def _prepare_one(self, file: Upload, wish: Wish) -> Prepared | None:
+    async def _prepare_file(self, file: Upload, request: PrepareRequest) -> PreparedFile | None:
         prepared = None
         if file.problem is None:
             try:
-                prepared = await self.pool.prepare(file.data, wish)
+                prepared = await self.pool.prepare(file.data, request)
             except InputError as error:
-                file.problem = unreadable(error)
+                file.problem = unreadable_file(error)
             file.data = b""
-        self.metrics.file("refused" if prepared is None else "read")
+        self.metrics.count_file("refused" if prepared is None else "read")
         return prepared
 
-    async def _side_by_side(self, items: Sequence[Any], work: Callable[[Any], Awaitable[R]]) -> list[R]:
-        """Works on a few items of a request at a time, so that a long series leaves room for other requests."""
-        return await _few_at_a_time(items, work, self.pool.processes)
+    async def _run_limited(self, items: Sequence[ItemT], work: Callable[[ItemT], Awaitable[ResultT]]) -> list[ResultT]:
+        """Processes few items of one request at a time, so that a long series does not block other requests."""
+        return await _gather_limited(items, work, self.pool.processes)
 
 
-async def _few_at_a_time(items: Sequence[Any], work: Callable[[Any], Awaitable[R]], most: int) -> list[R]:
-    room = asyncio.Semaphore(most)
+async def _gather_limited(
+    items: Sequence[ItemT], work: Callable[[ItemT], Awaitable[ResultT]], concurrency: int
+) -> list[ResultT]:
+    semaphore = asyncio.Semaphore(concurrency)
 
-    async def one(item: Any) -> R:
-        async with room:
+    async def run(item: ItemT) -> ResultT:
+        async with semaphore:
             return await work(item)
 
-    tasks = [asyncio.ensure_future(one(item)) for item in items]
+    tasks = [asyncio.ensure_future(run(item)) for item in items]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -206,144 +217,155 @@ async def _few_at_a_time(items: Sequence[Any], work: Callable[[Any], Awaitable[R
             task.cancel()
 
 
-def _no_model(name: str, known: Sequence[str]) -> Problem:
-    told = f"There is no model {name!r}. The models are {', '.join(known)}. {nearest(name, known)}."
-    return bad_request("no-such-model", "There is no such model", told)
+def _preprocess_indices(models: Sequence[ServedModel]) -> tuple[int, ...]:
+    return tuple({model.preprocess_index for model in models})
 
 
-async def _predicted(
-    file: Upload, prepared: Prepared | None, chosen: Sequence[Hosted], first: int
+def _unknown_model(name: str, names: Sequence[str]) -> Problem:
+    detail = f"The model {name!r} does not exist. Available models: {', '.join(names)}. {as_sentence(suggest(name, names))}"
+    return bad_request("no-such-model", "The model does not exist", detail)
+
+
+async def _predict_file(
+    file: Upload, prepared: PreparedFile | None, models: Sequence[ServedModel], first: int
 ) -> tuple[Json, dict[str, list[Prediction]]]:
-    """Returns the answer to a file, and its predictions by model."""
+    """Returns the response for a file, and its predictions by model."""
     if prepared is None:
-        return _head(file, prepared), {}
+        return _file_entry(file, prepared), {}
     by_model: dict[str, list[Prediction]] = {}
-    for one in chosen:
-        slices, most = prepared.pixels[one.way], 2 * one.batcher.batch
-        by_model[one.name] = await _few_at_a_time(slices, functools.partial(_slice, one), most)
+    for model in models:
+        slices, concurrency = prepared.pixels[model.preprocess_index], 2 * model.batcher.batch_size
+        by_model[model.name] = await _gather_limited(slices, functools.partial(_predict_slice, model), concurrency)
     answers = [
-        {"model": name, "slices": [_plain(answer, i) for i, answer in enumerate(found, first)]}
-        for name, found in by_model.items()
+        {"model": name, "slices": [_slice_entry(prediction, i) for i, prediction in enumerate(predictions, first)]}
+        for name, predictions in by_model.items()
     ]
-    return {**_head(file, prepared), "answers": answers}, by_model
+    return {**_file_entry(file, prepared), "answers": answers}, by_model
 
 
-async def _slice(hosted: Hosted, pixels: Any) -> Prediction:
-    return Prediction("", error=pixels) if isinstance(pixels, str) else await hosted.predict(pixels)
+async def _predict_slice(model: ServedModel, pixels: Any) -> Prediction:
+    return Prediction("", error=pixels) if isinstance(pixels, str) else await model.predict(pixels)
 
 
-def _plain(answer: Prediction, index: int) -> Json:
-    plain = answer.as_dict()
-    del plain["path"]
-    return {"slice": index, **plain}
+def _slice_entry(prediction: Prediction, index: int) -> Json:
+    entry = prediction.as_dict()
+    del entry["path"]
+    return {"slice": index, **entry}
 
 
-def _head(file: Upload, prepared: Prepared | None) -> Json:
-    """Returns what every answer says of a file."""
+def _file_entry(file: Upload, prepared: PreparedFile | None) -> Json:
+    """Returns the members that describe a file in every response."""
     problem = None if file.problem is None else file.problem.as_dict()
-    head: Json = {"file": file.name, "part": file.part, "member": file.member, "kind": file.kind, "problem": problem}
+    entry: Json = {"file": file.name, "part": file.part, "member": file.member, "format": file.format, "problem": problem}
     if prepared is not None:
-        head |= {"slices": prepared.slices, "unit": prepared.unit, "modality": prepared.modality, "notes": prepared.notes}
-    return head
+        entry |= {"slices": prepared.slices, "unit": prepared.unit, "modality": prepared.modality, "notes": prepared.notes}
+    return entry
 
 
-async def _explained(file: Upload, prepared: Prepared | None, chosen: Sequence[Hosted], target: str | None, index: int) -> Json:
+async def _explain_file(
+    file: Upload, prepared: PreparedFile | None, models: Sequence[ServedModel], target: str | None, index: int
+) -> Json:
     if prepared is None:
-        return _head(file, prepared)
+        return _file_entry(file, prepared)
     explanations = []
-    for one in chosen:
-        pixels, look = prepared.pixels[one.way][0], prepared.looks[one.way][0]
+    for model in models:
+        pixels, display = prepared.pixels[model.preprocess_index][0], prepared.display[model.preprocess_index][0]
         if isinstance(pixels, str):
-            file.problem = unreadable(InputError(pixels, "A slice holds a head", "Send another one"))
+            file.problem = unreadable_file(InputError(pixels, "A slice must show a head", "Choose another slice"))
             break
-        answer, about, maps = await one.explain(pixels, target)
-        pictures = await asyncio.to_thread(_drawn, look, maps, about)
-        shape = list(look.grey.shape)
-        explanations.append({"model": one.name, "target": about, "shape": shape, "maps": pictures, **_plain(answer, index)})
-    return {**_head(file, prepared), "explanations": explanations}
+        prediction, explained, maps = await model.explain(pixels, target)
+        rendered = await asyncio.to_thread(_render_maps, display, maps, explained)
+        shape = list(display.gray.shape)
+        entry = _slice_entry(prediction, index)
+        explanations.append({"model": model.name, "target": explained, "shape": shape, "maps": rendered, **entry})
+    return {**_file_entry(file, prepared), "explanations": explanations}
 
 
-def _drawn(look: Look, maps: Maps, target: str) -> list[Json]:
-    return [drawn(look, name, heat, target) for name, heat in maps.items()]
+def _render_maps(display: DisplaySlice, maps: Maps, target: str) -> list[Json]:
+    return [render_map(display, name, heat, target) for name, heat in maps.items()]
 
 
-def _viewed(file: Upload, prepared: Prepared | None) -> Json:
-    head = _head(file, prepared)
+def _view_file(file: Upload, prepared: PreparedFile | None) -> Json:
+    entry = _file_entry(file, prepared)
     if prepared is None or prepared.view is None:
-        return head
-    view: View = prepared.view
-    facts = {entry.name: getattr(view, entry.name) for entry in dataclasses.fields(view) if entry.name != "packed"}
-    return head | facts | {"data": base64.b64encode(view.packed).decode()}
+        return entry
+    view = prepared.view
+    members = {field.name: getattr(view, field.name) for field in dataclasses.fields(view) if field.name != "packed"}
+    return entry | members | {"data": base64.b64encode(view.packed).decode()}
 
 
-def _series(prepared: Sequence[Prepared | None]) -> list[Json]:
-    """Returns the files of each series: a volume, or two and more parallel DICOM slices in order along their normal.
+def _group_series(prepared: Sequence[PreparedFile | None]) -> list[Json]:
+    """Groups the files of each series: a volume, or two and more parallel DICOM slices, ordered along their normal.
 
-    What the DICOM node would not answer is a series of its own, with a note that says why.
+    A series that the DICOM node would refuse gets a note with the reason.
     """
-    groups: dict[tuple[str, str | None], list[list[tuple[int, Plane]]]] = {}
-    found = [_one([i], one.facts.get("refused")) for i, one in enumerate(prepared) if one is not None and one.slices > 1]
-    for i, one in enumerate(prepared):
-        if one is None or one.slices != 1 or one.facts.get("position") is None:
-            continue
-        plane = Plane(*(_array(one.facts[word]) for word in ("position", "rows", "columns")))
-        parallel = groups.setdefault((one.facts["series"], one.facts["refused"]), [])
-        group = next((members for members in parallel if plane.same_direction(members[0][1])), None)
-        if group is None:
-            parallel.append(group := [])
-        group.append((i, plane))
-    for (_, why), members in ((key, group) for key, parallel in groups.items() for group in parallel):
+    volumes = [(i, file) for i, file in enumerate(prepared) if file is not None and file.slices > 1]
+    series = [_series_entry([i], file.geometry.get("excluded")) for i, file in volumes]
+    for (_, refusal), members in _parallel_slices(prepared):
         if len(members) > 1:
-            along = distances([plane for _, plane in members])
-            order = along.argsort(kind="stable")
-            crowded = (along[order][1:] - along[order][:-1] < SAME_PLACE).any()
+            distances = distances_along_normal([plane for _, plane in members])
+            order = distances.argsort(kind="stable")
+            overlapping = (distances[order][1:] - distances[order][:-1] < MIN_SLICE_DISTANCE).any()
             files = [members[int(i)][0] for i in order]
-            why = why or (_CROWDED if crowded else _unlike([prepared[i] for i in files]))
-            found.append(_one(files, why))
-    return found
+            reason = refusal or (_SAME_POSITION if overlapping else _format_difference([prepared[i] for i in files]))
+            series.append(_series_entry(files, reason))
+    return series
 
 
-def _unlike(slices: Sequence[Prepared | None]) -> str | None:
-    alike = [one.likeness for one in slices if one is not None and one.likeness is not None]
-    alike.sort(key=lambda one: one.spacing is None)  # the first is compared with all others: one that states its spacing
-    different = next((found for other in alike if (found := alike[0].difference(other))), None)
-    return f"its slices have different {different}" if different else None
+def _parallel_slices(
+    prepared: Sequence[PreparedFile | None],
+) -> list[tuple[tuple[str, str | None], list[tuple[int, Plane]]]]:
+    """Returns the DICOM slices of each series and direction, as index and plane, with the series UID and a refusal."""
+    groups: dict[tuple[str, str | None], list[list[tuple[int, Plane]]]] = {}
+    for i, file in enumerate(prepared):
+        if file is None or file.slices != 1 or file.geometry.get("position") is None:
+            continue
+        plane = Plane(*(np.array(file.geometry[name]) for name in ("position", "rows", "columns")))
+        directions = groups.setdefault((file.geometry["series"], file.geometry["excluded"]), [])
+        group = next((members for members in directions if plane.same_direction(members[0][1])), None)
+        if group is None:
+            directions.append(group := [])
+        group.append((i, plane))
+    return [(key, group) for key, directions in groups.items() for group in directions]
 
 
-def _one(files: list[int], why: str | None) -> Json:
-    return {"files": files, "study": [], "notes": [] if why is None else [why]}
+def _format_difference(slices: Sequence[PreparedFile | None]) -> str | None:
+    formats = [file.slice_format for file in slices if file is not None and file.slice_format is not None]
+    formats.sort(key=lambda one: one.spacing is None)  # compares the others with a slice that states its spacing
+    difference = next((text for other in formats if (text := formats[0].difference(other))), None)
+    return f"its slices have different {difference}" if difference else None
 
 
-def _array(values: Sequence[float]) -> Any:
-    import numpy as np
-
-    return np.array(values)
+def _series_entry(files: list[int], reason: str | None) -> Json:
+    return {"files": files, "answers": [], "notes": [] if reason is None else [reason]}
 
 
-def _study(members: Sequence[tuple[Prepared | None, dict[str, list[Prediction]]]], chosen: Sequence[Hosted]) -> list[Json]:
-    """Returns the answer for a series as a whole, a model each; none where only one slice of a volume was asked for.
+def _series_predictions(
+    members: Sequence[tuple[PreparedFile | None, dict[str, list[Prediction]]]], models: Sequence[ServedModel]
+) -> list[Json]:
+    """Returns the prediction of each model for a series; empty if only one slice of a volume was requested.
 
     Args:
         members: The files of the series in order, each with its predictions by model.
-        chosen: The models.
+        models: The models.
     """
-    areas = [area for one, _ in members if one is not None for area in one.areas]
-    if len(areas) != sum(one.slices for one, _ in members if one is not None):
+    areas = [area for file, _ in members if file is not None for area in file.head_areas]
+    if len(areas) != sum(file.slices for file, _ in members if file is not None):
         return []
-    judged, found = chosen_slices(areas), []
-    for model in chosen:
-        predictions = [answer for _, by_model in members for answer in by_model[model.name]]
-        if any(predictions[i].error is None for i in judged):
-            answer = study_answer(predictions, model.classifier.bundle.decision, judged=judged)
-            found.append({"model": model.name, **answer.as_dict()})
-    return found
+    selected, answers = select_slices(areas), []
+    for model in models:
+        predictions = [prediction for _, by_model in members for prediction in by_model[model.name]]
+        if any(predictions[i].error is None for i in selected):
+            aggregated = aggregate_slices(predictions, model.classifier.bundle.decision, selected=selected)
+            answers.append({"model": model.name, **aggregated.as_dict()})
+    return answers
 
 
-def _refuse_if_all_failed(files: Sequence[Json]) -> None:
-    """Makes the problems of files the problem of the request where no file is left.
+def _raise_if_all_failed(files: Sequence[Json]) -> None:
+    """Raises the first file's problem for the whole request if every file has one.
 
     Raises:
-        Problem: If every file has a problem; with the status of the first.
+        Problem: If every file has a problem.
     """
     problems = [file["problem"] for file in files]
     if any(problem is None for problem in problems):

@@ -1,4 +1,4 @@
-"""What one request, and all of them together, may take."""
+"""Size, time and concurrency limits of the HTTP service."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of the service; what goes beyond gets a 4xx answer, or 503 where it is the sum of all requests.
+    """Limits of the service. A request beyond one gets a 4xx response, or 503 for a limit on all requests together.
 
     Attributes:
-        body_bytes: Of one request; the readers have their own limits on pixels (``imaging/guard.py``).
-        files: Parts of one request, and members of one archive.
-        unpacked_bytes: Of all members of one archive together.
-        slices: Of one request.
-        shown_pixels: Of one answer of ``/v1/view``; larger volumes are thinned out.
-        header_seconds: From the first byte of a request, or the connection, to the end of its header.
-        body_seconds: From there to the end of its body; also for each megabyte of the answer that the client takes.
-        answer_seconds: From there to the answer.
-        waiting: Requests under way at a time.
-        held_bytes: Of all bodies under way at a time, and of what was prepared of them for the networks.
-        batch: Slices that a network sees at a time.
-        gather_seconds: How long a network waits for more slices once it has one.
+        body_bytes: Size of one request body. The image readers have their own pixel limits (``imaging/limits.py``).
+        files: Files of one request, and members of one archive.
+        unpacked_bytes: Total size of the members of one archive.
+        slices: Slices of one request.
+        view_pixels: Pixels of one ``/v1/view`` response; larger volumes are subsampled.
+        header_seconds: Time to receive a request header, from the connection or its first byte.
+        body_seconds: Time to receive a request body, and for the client to read each megabyte of the response.
+        answer_seconds: Time to process a received request.
+        concurrent_requests: Requests processed at a time.
+        held_bytes: Memory for the bodies and preprocessed images of all active requests.
+        batch_size: Slices in one network batch.
+        batch_wait_seconds: How long a network waits for more slices after the first one of a batch.
     """
 
     body_bytes: int = 256 * MIB
     files: int = 1024
     unpacked_bytes: int = 256 * MIB
     slices: int = 2048
-    shown_pixels: int = 16 * MIB
+    view_pixels: int = 16 * MIB
     header_seconds: float = 10.0
     body_seconds: float = 60.0
     answer_seconds: float = 60.0
-    waiting: int = 64
+    concurrent_requests: int = 64
     held_bytes: int = 1024 * MIB
-    batch: int = 16
-    gather_seconds: float = 0.003
+    batch_size: int = 16
+    batch_wait_seconds: float = 0.003

@@ -1,4 +1,4 @@
-"""What every request passes, in and out: who may come in, what is counted, and the headers that keep a browser in bounds."""
+"""ASGI middleware around every request: access checks, security headers, metrics and the access log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reslink.serving.addresses import is_loopback
 from reslink.serving.http import access_log
 from reslink.serving.http.limits import MIB, Limits
 from reslink.serving.http.metrics import Metrics
-from reslink.serving.http.problems import Problem, fault, too_large
+from reslink.serving.http.problems import Problem, internal_error, too_large
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,10 +23,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN: Final = ("/", "/health/live", "/health/ready")
-"""Routes that need no token, besides the files of the page under ``/ui/``: they tell nothing of images."""
+PUBLIC_ROUTES: Final = ("/", "/health/live", "/health/ready")
+"""Routes that need no token, besides the files of the web page below ``/ui/``. They reveal nothing about images."""
 
-HEADERS: Final = (
+SECURITY_HEADERS: Final = (
     (
         b"content-security-policy",
         b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -38,70 +38,80 @@ HEADERS: Final = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
-_LINGER_BYTES: Final = 4 * MIB
-_LINGER_SECONDS: Final = 0.5
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
+_DRAIN_BYTES: Final = 4 * MIB
+_DRAIN_SECONDS: Final = 0.5
+_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
 @dataclass
-class _Visit:
-    """One request on its way: what was read of it, and what was answered."""
+class _Exchange:
+    """One request and its response: counts what was received, and adds headers to what is sent.
+
+    Attributes:
+        receive: ASGI callable that receives the next part of the body.
+        send: ASGI callable that sends a part of the response.
+        length: Stated length of the body; None if not stated.
+        complete: Whether the whole body was received.
+        received: Bytes of the body received so far.
+        status: Status of the response; 0 before it starts.
+        held_back: End of a response that was sent before the whole body was received.
+    """
 
     receive: Receive
     send: Send
     length: int | None
-    read: bool = False
-    taken: int = 0
+    complete: bool = False
+    received: int = 0
     status: int = 0
-    late: list[Message] = field(default_factory=list)
+    held_back: list[Message] = field(default_factory=list)
 
-    async def take(self) -> Message:
-        """Receives, and notes whether the body has ended."""
+    async def receive_message(self) -> Message:
+        """Receives a part of the body and records whether it was the last."""
         message = await self.receive()
-        self.taken += len(message.get("body", b""))
-        self.read = self.read or message["type"] == "http.disconnect" or not message.get("more_body", False)
+        self.received += len(message.get("body", b""))
+        self.complete = self.complete or message["type"] == "http.disconnect" or not message.get("more_body", False)
         return message
 
-    async def answer(self, message: Message) -> None:
-        """Sends with the headers of every answer; holds back the end of an answer that comes before the end of its body."""
+    async def send_message(self, message: Message) -> None:
+        """Adds the security headers; holds back the end of a response that precedes the end of the request body."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            extra = [(b"connection", b"close")] if self._long() else []
-            message = {**message, "headers": [*message.get("headers", ()), *HEADERS, *extra]}
-        elif not message.get("more_body", False) and not self.read:
-            self.late.append({"type": "http.response.body", "body": b""})
+            close = [] if self._is_drainable() else [(b"connection", b"close")]
+            message = {**message, "headers": [*message.get("headers", ()), *SECURITY_HEADERS, *close]}
+        elif not message.get("more_body", False) and not self.complete:
+            self.held_back.append({"type": "http.response.body", "body": b""})
             message = {**message, "more_body": True}
         await self.send(message)
 
-    def _long(self) -> bool:
-        """Whether more of the body is to come than is worth reading."""
-        return not self.read and (self.length is None or self.length - self.taken > _LINGER_BYTES)
+    def _is_drainable(self) -> bool:
+        """Whether the rest of the body is short enough to receive and discard, so that the connection can be kept."""
+        return self.complete or (self.length is not None and self.length - self.received <= _DRAIN_BYTES)
 
-    async def end(self) -> None:
-        """Throws away what the client still sends, so that it sees the answer before the connection ends, and ends."""
-        if not self.late:
+    async def finish(self) -> None:
+        """Discards what the client still sends, so that it sees the response before the connection closes."""
+        if not self.held_back:
             return
-        most = self.taken + _LINGER_BYTES
+        limit = self.received + _DRAIN_BYTES
         try:
-            async with asyncio.timeout(_LINGER_SECONDS):
-                while not self.read and self.taken <= most:
-                    await self.take()
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while not self.complete and self.received <= limit:
+                    await self.receive_message()
         except TimeoutError:
             pass
-        await self.send(self.late.pop())
+        await self.send(self.held_back.pop())
 
 
-class Door:
-    """The outermost part of the service.
+class ServiceMiddleware:
+    """The outermost ASGI application of the service.
 
     Args:
-        app: What lies behind it.
-        limits: Of the service.
+        app: The wrapped application.
+        limits: Limits of the service.
         metrics: Counts requests.
-        token: What clients show; None where none is asked for.
-        hosts: Names by which the service may be called; None for any. Keeps pages of other sites from reaching a service on
-            loopback by a name of their own.
-        routes: The known paths, by which requests are counted.
+        token: Token that clients must send; None if none is required.
+        hosts: Accepted values of the Host header; None for any. They stop pages of other sites from reaching a service on
+            loopback under a name of their own (DNS rebinding).
+        routes: Known paths, by which requests are counted.
     """
 
     def __init__(
@@ -119,50 +129,52 @@ class Door:
         self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request; an error that nobody expected is an answer too."""
+        """Handles one request. An unexpected exception becomes a response with status 500."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, number = time.monotonic(), next(self._numbers)
+        start, number = time.monotonic(), next(self._numbers)
         headers = dict(scope["headers"])
-        visit = _Visit(receive, send, _length(headers), read=_is_empty(headers))
+        exchange = _Exchange(receive, send, _content_length(headers), complete=_has_no_body(headers))
         try:
-            await self._serve(scope, visit, headers)
-        except Exception as error:  # noqa: BLE001  (the last door: what comes here is a bug, and is said to be one)
-            access_log.fault(number, error)
-            if not visit.status:
-                await _problem(fault(), scope, visit)
-        await visit.end()
+            await self._handle(scope, exchange, headers)
+        except Exception as error:  # noqa: BLE001  (the outermost handler: anything that arrives here is a bug)
+            access_log.log_unexpected_error(number, error)
+            if not exchange.status:
+                await _send_problem(internal_error(), scope, exchange)
+        await exchange.finish()
         route = self._route(scope["path"])
-        seconds = time.monotonic() - began
-        self._metrics.request(route, visit.status, seconds)
-        access_log.request(number, _method(scope["method"]), route, visit.status, seconds)
+        seconds = time.monotonic() - start
+        self._metrics.count_request(route, exchange.status, seconds)
+        access_log.log_request(number, _method(scope["method"]), route, exchange.status, seconds)
 
-    async def _serve(self, scope: Scope, visit: _Visit, headers: dict[bytes, bytes]) -> None:
+    async def _handle(self, scope: Scope, exchange: _Exchange, headers: dict[bytes, bytes]) -> None:
         try:
-            self._check(scope["path"], headers)
-            if visit.length is not None and visit.length > self._limits.body_bytes:
-                raise too_large("The body is too long", f"{self._limits.body_bytes} bytes")
+            self._check_access(scope["path"], headers)
+            if exchange.length is not None and exchange.length > self._limits.body_bytes:
+                raise too_large("The request body is too long", f"{self._limits.body_bytes} bytes")
         except Problem as problem:
-            await _problem(problem, scope, visit)
+            await _send_problem(problem, scope, exchange)
             return
-        await self._app(scope, visit.take, visit.answer)
+        await self._app(scope, exchange.receive_message, exchange.send_message)
 
-    def _check(self, path: str, headers: dict[bytes, bytes]) -> None:
+    def _check_access(self, path: str, headers: dict[bytes, bytes]) -> None:
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        if self._hosts is not None and _name(host) not in self._hosts:
-            raise _forbidden("wrong-host", f"This service is called {' or '.join(self._hosts)}.")
+        if self._hosts is not None and _without_port(host) not in self._hosts:
+            detail = f"The Host header names another host. The service accepts {' or '.join(self._hosts)}. Use such an address."
+            raise _forbidden("wrong-host", detail)
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1").lower().partition("://")[2] != host:
-            raise _forbidden("wrong-origin", "Pages of other sites may not use this service.")
-        if self._token is not None and not (path in OPEN or path.startswith("/ui/")):
-            kind, _, shown = headers.get(b"authorization", b"").partition(b" ")
-            if kind.lower() != b"bearer" or not hmac.compare_digest(shown.strip(), self._token):
+            detail = "The request comes from a page of another site. Only the service's own page may call it. Use that page."
+            raise _forbidden("wrong-origin", detail)
+        if self._token is not None and not (path in PUBLIC_ROUTES or path.startswith("/ui/")):
+            scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
                 raise Problem(
                     HTTPStatus.UNAUTHORIZED,
                     "no-token",
                     "The token is missing or wrong",
-                    "This service asks for a token. Send the header: Authorization: Bearer TOKEN.",
+                    "The token is missing or wrong. The service requires it. Send the header Authorization: Bearer TOKEN.",
                 )
 
     def _route(self, path: str) -> str:
@@ -170,15 +182,19 @@ class Door:
 
 
 def allowed_hosts(host: str, names: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Returns the names by which a service may be called: on loopback those of this machine, else those given, or any."""
-    known = tuple(_name(name.lower()) for name in names)
+    """Returns the accepted host names of a service, None for any.
+
+    Args:
+        host: Address that the service listens on. On loopback, the names of loopback are accepted.
+        names: Further accepted names.
+    """
+    further = tuple(_without_port(name.lower()) for name in names)
     if is_loopback(host):
-        return tuple(dict.fromkeys((*_LOOPBACK, f"[{host}]" if ":" in host else host, *known)))
-    return known or None
+        return tuple(dict.fromkeys((*_LOOPBACK_NAMES, f"[{host}]" if ":" in host else host, *further)))
+    return further or None
 
 
-def _name(host: str) -> str:
-    """Returns a host without its port."""
+def _without_port(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0] + "]"
     return host.partition(":")[0]
@@ -188,16 +204,16 @@ def _forbidden(name: str, detail: str) -> Problem:
     return Problem(HTTPStatus.FORBIDDEN, name, "The request comes from elsewhere", detail)
 
 
-async def _problem(problem: Problem, scope: Scope, visit: _Visit) -> None:
-    await problem.response()(scope, visit.take, visit.answer)
+async def _send_problem(problem: Problem, scope: Scope, exchange: _Exchange) -> None:
+    await problem.response()(scope, exchange.receive_message, exchange.send_message)
 
 
-def _length(headers: dict[bytes, bytes]) -> int | None:
-    found = headers.get(b"content-length", b"")
-    return int(found) if found.isdigit() else None
+def _content_length(headers: dict[bytes, bytes]) -> int | None:
+    value = headers.get(b"content-length", b"")
+    return int(value) if value.isdigit() else None
 
 
-def _is_empty(headers: dict[bytes, bytes]) -> bool:
+def _has_no_body(headers: dict[bytes, bytes]) -> bool:
     return b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"
 
 

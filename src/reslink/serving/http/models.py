@@ -1,4 +1,4 @@
-"""The bundles of a service: each with its network in a thread, and what it says about a slice."""
+"""Models of the service: loaded bundles, each with a network thread, and rendering of their maps."""
 
 from __future__ import annotations
 
@@ -15,65 +15,68 @@ from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.onnx_graph import CAM
-from reslink.bundles.pretrained import read_first
-from reslink.bundles.storage import called
-from reslink.errors import BundleError, UsageError, nearest
+from reslink.bundles.pretrained import usage_notes
+from reslink.bundles.storage import bundle_name
+from reslink.errors import BundleError, UsageError, suggest
 from reslink.explain import display
-from reslink.explain.graph_maps import Maps, about, graph_maps
+from reslink.explain.onnx_maps import Maps, explained_class, onnx_maps
 from reslink.explain.overlay import overlay, unit_range
+from reslink.files import install_command
 from reslink.inference.backends import OnnxRuntimeBackend, OpenVinoBackend, load_backend
 from reslink.inference.classifier import Classifier, Prediction
 from reslink.serving.http.batching import Batcher, Pixels
 from reslink.serving.http.limits import Limits
-from reslink.serving.http.worker import Look
+from reslink.serving.http.worker import DisplaySlice
 
 BACKENDS: Final = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
-class Hosted:
-    """A bundle in the service.
+class ServedModel:
+    """A bundle loaded by the service.
 
     Attributes:
-        name: What requests call it.
+        name: Name of the model in requests.
         classifier: The loaded bundle.
-        way: The place of its preprocessing among those of the service.
+        preprocess_index: Index of its preprocessing in the list that the workers were started with.
         batcher: The thread that owns its network.
     """
 
     name: str
     classifier: Classifier
-    way: int
+    preprocess_index: int
     batcher: Batcher[Any]
 
     async def predict(self, pixels: Pixels) -> Prediction:
-        """Returns the answer to one slice, (planes, S, S) uint8."""
-        return cast(Prediction, await self.batcher.answer(pixels))
+        """Returns the prediction for one slice, (planes, S, S) uint8."""
+        return cast(Prediction, await self.batcher.predict(pixels))
 
     async def explain(self, pixels: Pixels, target: str | None) -> tuple[Prediction, str, Maps]:
-        """Returns the answer to one slice, the class that the class activation speaks for, and the maps of the graph.
+        """Returns the prediction for one slice, the explained class, and the maps of the ONNX model.
 
         Args:
             pixels: (planes, S, S) uint8.
-            target: A class; if not given, the positive of two, the predicted of more.
+            target: Class to explain; default: the positive class of two, or the predicted class of more.
 
         Raises:
-            UsageError: If there is no such class.
+            UsageError: If the class does not exist.
         """
-        if target is not None and target not in self.classifier.labels.names:
-            names = self.classifier.labels.names
+        names = self.classifier.labels.names
+        if target is not None and target not in names:
             raise UsageError(
-                f"There is no class {target!r}", f"The classes of {self.name} are {', '.join(names)}", nearest(target, names)
+                f"The class {target!r} does not exist",
+                f"The classes of {self.name} are {', '.join(names)}",
+                suggest(target, names),
             )
-        return cast(tuple[Prediction, str, Maps], await self.batcher.alone(lambda: self._explain(pixels, target)))
+        return cast(tuple[Prediction, str, Maps], await self.batcher.run_exclusive(lambda: self._explain(pixels, target)))
 
     def _explain(self, pixels: Pixels, target: str | None) -> tuple[Prediction, str, Maps]:
-        answer = self.classifier.predict_pixels(pixels[None])[0]
-        spoken_for = about(self.classifier.labels, answer, target)
-        return answer, spoken_for, graph_maps(self.classifier, pixels, spoken_for)
+        prediction = self.classifier.predict_pixels(pixels[None])[0]
+        explained = explained_class(self.classifier.labels, prediction, target)
+        return prediction, explained, onnx_maps(self.classifier, pixels, explained)
 
-    def about(self) -> dict[str, Any]:
-        """Returns what ``/v1/models`` says of it."""
+    def description(self) -> dict[str, Any]:
+        """Returns the entry of ``/v1/models``."""
         bundle, decision = self.classifier.bundle, self.classifier.bundle.decision
         return {
             "name": self.name,
@@ -88,15 +91,15 @@ class Hosted:
                 "threshold_source": decision.threshold_source,
                 "calibrated": decision.fitted_on is not None,
                 "coverage": None if decision.conformal is None else decision.conformal.coverage,
-                "ood_gate": decision.ood is not None,
+                "ood_detector": decision.ood is not None,
             },
-            "maps": {name: title for name, title in display.TITLES.items() if name in self._maps()},
-            "read_first": read_first(bundle.provenance, gated=decision.ood is not None),
-            "licence": str(bundle.provenance.get("licence", "not stated")),
+            "maps": {name: title for name, title in display.TITLES.items() if name in self._map_names()},
+            "usage_notes": usage_notes(bundle.provenance, has_ood_detector=decision.ood is not None),
+            "license": str(bundle.provenance.get("license", "not stated")),
             "intended_use": str(bundle.provenance.get("intended_use", "")),
         }
 
-    def _maps(self) -> set[str]:
+    def _map_names(self) -> set[str]:
         names = cast(OnnxRuntimeBackend | OpenVinoBackend, self.classifier.backend).names
         return {display.CLASS_ACTIVATION if name == CAM else name for name in names}
 
@@ -106,92 +109,93 @@ def load(
     limits: Limits,
     backend: str = "onnxruntime",
     threads: int = 1,
-    measure: Callable[[str, int, float], None] = lambda _name, _size, _seconds: None,
-) -> tuple[list[Hosted], list[str]]:
-    """Loads bundles; imports no torch.
+    on_batch: Callable[[str, int, float], None] = lambda _name, _size, _seconds: None,
+) -> tuple[list[ServedModel], list[str]]:
+    """Loads bundles, without torch.
 
     Args:
-        bundles: Folders or names of shipped bundles, each with an ONNX graph.
-        limits: Of the service.
+        bundles: Folders or names of shipped bundles, each with an ONNX model.
+        limits: Limits of the service.
         backend: One of ``BACKENDS``.
         threads: Threads of each network.
-        measure: Called with the model's name, the size of each batch and the seconds that it took.
+        on_batch: Called with the name of the model, the size of each batch and its duration in seconds.
 
     Returns:
-        The bundles in order, and their different preprocessings as JSON.
+        The models in order, and their distinct preprocessings as JSON.
 
     Raises:
-        BundleError: If one cannot be used, or has no graph.
+        BundleError: If a bundle cannot be used, or has no ONNX model.
         UsageError: If the backend is not installed.
     """
-    hosted: list[Hosted] = []
-    ways: list[str] = []
-    for bundle, name in zip(bundles, names_of(bundles), strict=True):
-        loaded = with_graph(bundle)
+    models: list[ServedModel] = []
+    preprocesses: list[str] = []
+    for bundle, name in zip(bundles, model_names(bundles), strict=True):
+        loaded = load_onnx_bundle(bundle)
         classifier = Classifier(loaded, backend=load_backend(backend, loaded, threads))
-        way = loaded.preprocess.model_dump_json()
-        if way not in ways:
-            ways.append(way)
+        preprocess = loaded.preprocess.model_dump_json()
+        if preprocess not in preprocesses:
+            preprocesses.append(preprocess)
         batcher = Batcher(
             classifier.predict_pixels,
-            limits.batch,
-            limits.gather_seconds,
-            lambda size, seconds, name=name: measure(name, size, seconds),  # type: ignore[misc]
+            limits.batch_size,
+            limits.batch_wait_seconds,
+            lambda size, seconds, name=name: on_batch(name, size, seconds),  # type: ignore[misc]
         )
-        hosted.append(Hosted(name, classifier, ways.index(way), batcher))
-    return hosted, ways
+        models.append(ServedModel(name, classifier, preprocesses.index(preprocess), batcher))
+    return models, preprocesses
 
 
-def with_graph(bundle: str) -> Bundle:
-    """Returns a bundle that a service can run.
+def load_onnx_bundle(bundle: str) -> Bundle:
+    """Loads a bundle that the service can run.
 
     Raises:
-        BundleError: If it cannot be used, or has no ONNX graph.
+        BundleError: If it cannot be used, or has no ONNX model.
     """
     loaded = Bundle.load(bundle)
     if loaded.onnx_model is None:
         raise BundleError(
             f"{bundle} has no model.onnx",
-            "The service runs the ONNX graph of a bundle, which reslink train writes where the extra 'export' is installed",
-            'Run pip install "reslink[export]" and train again',
+            "The service runs the ONNX model of a bundle, which reslink train writes if the extra 'train' is installed",
+            f"Run {install_command('train')} and train again",
         )
     return loaded
 
 
-def names_of(bundles: Sequence[str]) -> list[str]:
-    """Returns what requests call bundles: the name of the folder, or of the run that it lies in; numbered where equal."""
-    found: list[str] = []
+def model_names(bundles: Sequence[str]) -> list[str]:
+    """Returns the names of bundles in requests: the folder or run name, with a number if it occurs more than once."""
+    names: list[str] = []
     for bundle in bundles:
-        base = called(Path(bundle))
+        base = bundle_name(Path(bundle))
         name, count = base, 1
-        while name in found:
+        while name in names:
             count += 1
             name = f"{base}-{count}"
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
-def drawn(look: Look, name: str, heat: NDArray[np.float32], target: str) -> dict[str, Any]:
-    """Returns a map as an answer holds it.
+def render_map(display_slice: DisplaySlice, name: str, heat: NDArray[np.float32], target: str) -> dict[str, Any]:
+    """Returns the response entry of a map.
 
     Args:
-        look: The slice as its bundle sees it.
-        name: A key of ``shown.TITLES``.
-        heat: The map in the network's square, at any resolution.
-        target: The class that it speaks for, if it is one that does.
+        display_slice: The slice for display.
+        name: A key of ``display.TITLES``.
+        heat: The map over the network input, at any resolution.
+        target: The class that the class activation map explains.
 
     Returns:
-        Its numbers, ``strength`` (a grey PNG, base64, as large as the image: 255 is strongest) and ``overlay`` (a colour PNG).
+        Its statistics, ``strength`` (gray PNG in base64, of the size of the image; 255 is strongest) and ``overlay`` (color PNG
+        in base64).
     """
-    found = display.shown_map(name, heat, look.place, target)
-    strength = np.rint(255 * unit_range(found.drawn, found.least)).astype(np.uint8)
+    rendered = display.display_map(name, heat, display_slice.placement, target)
+    strength = np.rint(255 * unit_range(rendered.drawn, rendered.min_span)).astype(np.uint8)
     return {
         "name": name,
-        "title": found.title,
-        "note": found.note,
-        **found.numbers,
+        "title": rendered.title,
+        "note": rendered.note,
+        **rendered.statistics,
         "strength": png(strength),
-        "overlay": png(overlay(look.grey, found.drawn, least=found.least)),
+        "overlay": png(overlay(display_slice.gray, rendered.drawn, min_span=rendered.min_span)),
     }
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI does not know of uploads that it does not parse."""
+"""OpenAPI document: describes the upload forms, which FastAPI does not parse itself."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "model": {
         "type": "array",
         "items": {"type": "string", "maxLength": 80},
-        "description": "Names of models, see /v1/models; may be given again. If not given, the first.",
+        "description": "Name of a model, see /v1/models; may be repeated. Default: the first model.",
     },
     "slice": {
         "type": "integer",
         "minimum": 0,
         "maximum": 999_999,
-        "description": "The only slice wanted of each file, from 0. /v1/explain takes the first if it is not given.",
+        "description": "The only slice to process of each file, from 0. Default: all slices; for /v1/explain, the first slice.",
     },
     "member": {
         "type": "integer",
         "minimum": 0,
         "maximum": 999_999,
-        "description": "The only member wanted of each archive, from 0, as an answer counts them.",
+        "description": "The only member to process of each archive, from 0, as numbered in the response.",
     },
     "target": {
         "type": "string",
         "maxLength": 80,
-        "description": "The class that the class activation speaks for; if not given, the positive of two or the predicted.",
+        "description": "Class to explain. Default: the positive class of two, or the predicted class of more.",
     },
 }
 _FILES = {
     "type": "array",
     "items": {"type": "string", "format": "binary"},
     "minItems": 1,
-    "description": "PNG, JPEG, TIFF, WebP, BMP, NPY, DICOM or NIfTI, by content; or zip archives of them.",
+    "description": "PNG, JPEG, TIFF, WebP, BMP, NPY, DICOM or NIfTI files, or zip archives of them. "
+    "The format is detected from the content.",
 }
 _ONE_FILE = (
     '--X\r\nContent-Disposition: form-data; name="files"; filename="scan.dcm"\r\n'
@@ -44,7 +45,7 @@ _ONE_FILE = (
 
 
 def upload_body(*fields: str) -> dict[str, Any]:
-    """Returns the request body of a route that takes files and some fields."""
+    """Returns the request body of a route that takes files and the given fields."""
     schema = {
         "type": "object",
         "required": ["files"],
@@ -54,8 +55,13 @@ def upload_body(*fields: str) -> dict[str, Any]:
     return {"required": True, "content": {"multipart/form-data": {"schema": schema, "examples": {"one file": example}}}}
 
 
-def described(app: FastAPI, *, token: bool) -> None:
-    """Makes the application describe itself, with its token where one is asked for, and with examples of its problems."""
+def install_openapi(app: FastAPI, *, token: bool) -> None:
+    """Replaces the OpenAPI document of the application by a complete one.
+
+    Args:
+        app: The application.
+        token: Whether the service requires a token.
+    """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -79,7 +85,7 @@ def _document(app: FastAPI, token: bool) -> dict[str, Any]:
 
 
 def _use_problem_type(responses: dict[str, Any]) -> None:
-    """Problems come as ``application/problem+json``; FastAPI describes them as plain JSON beside it."""
+    """Describes errors as ``application/problem+json`` only; FastAPI adds plain JSON."""
     for response in responses.values():
         content = response.get("content", {})
         if "application/problem+json" in content:

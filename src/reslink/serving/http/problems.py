@@ -1,4 +1,4 @@
-"""Errors of the service as problem details (RFC 9457)."""
+"""Error responses of the service as problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ NOTICE: Final = "Research use only. Not a medical device; not for diagnosis."
 
 
 class Problem(Exception):
-    """A request, or one of its files, that gets no answer.
+    """A request, or one of its files, that cannot be processed.
 
     Args:
-        status: The HTTP status.
-        name: What kind of problem it is: the last part of its ``type``.
-        title: The same in words, without what is special to this case.
+        status: HTTP status code.
+        name: Kind of problem, the last part of its ``type``.
+        title: Short description of this kind of problem.
         detail: What was given, what is allowed, and what to do next.
-        retry_after: Seconds after which to try again, for 503.
-        **extra: Further members of the answer, such as ``errors``.
+        retry_after: Seconds after which to try again, for status 503.
+        **extra: Further members of the response, such as ``errors``.
     """
 
     def __init__(self, status: int, name: str, title: str, detail: str, retry_after: int | None = None, **extra: Any) -> None:
@@ -32,7 +32,7 @@ class Problem(Exception):
         self.retry_after, self.extra = retry_after, extra
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the members of the answer."""
+        """Returns the members of the response."""
         return {
             "type": f"urn:reslink:problem:{self.name}",
             "title": self.title,
@@ -42,7 +42,7 @@ class Problem(Exception):
         }
 
     def response(self) -> Response:
-        """Returns the answer."""
+        """Returns the HTTP response."""
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
         if self.status == HTTPStatus.UNAUTHORIZED:
             headers["www-authenticate"] = 'Bearer realm="reslink"'
@@ -50,38 +50,36 @@ class Problem(Exception):
 
 
 def bad_request(name: str, title: str, error: ReslinkError | str) -> Problem:
-    """Returns the problem of a request that cannot be understood."""
+    """Returns the problem of a malformed request (400)."""
     return Problem(HTTPStatus.BAD_REQUEST, name, title, str(error))
 
 
-def too_large(what: str, limit: str) -> Problem:
-    """Returns the problem of a request beyond a limit."""
+def too_large(given: str, limit: str) -> Problem:
+    """Returns the problem of a request beyond a limit (413)."""
     return Problem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "too-large",
         "The request is too large",
-        f"{what}. The limit is {limit}. Send less.",
+        f"{given}. The limit is {limit}. Send less.",
     )
 
 
-def unreadable(error: InputError) -> Problem:
-    """Returns the problem of a file that is no image that can be read."""
+def unreadable_file(error: InputError) -> Problem:
+    """Returns the problem of a file that cannot be decoded as an image (422)."""
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "unreadable-file", "The file cannot be read", str(error))
 
 
-def wrong_kind(detail: str) -> Problem:
-    """Returns the problem of a file of a kind that is not taken."""
-    return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "wrong-kind", "The file is of another kind", detail)
+def unsupported_format(detail: str) -> Problem:
+    """Returns the problem of a file whose format is not accepted (415)."""
+    return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-format", "The file format is not supported", detail)
 
 
 def busy(detail: str, retry_after: int = 1) -> Problem:
-    """Returns the problem of a service that has too much to do."""
-    return Problem(
-        HTTPStatus.SERVICE_UNAVAILABLE, "busy", "The service has too much to do", f"{detail}. Try again later.", retry_after
-    )
+    """Returns the problem of an overloaded service (503)."""
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", "The service is busy", f"{detail}. Try again later.", retry_after)
 
 
-def fault() -> Problem:
-    """Returns the problem of an error that nobody expected."""
-    detail = "This is a bug in reslink. The log says where."
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "fault", "The service made a mistake", detail)
+def internal_error() -> Problem:
+    """Returns the problem of an unexpected exception (500)."""
+    detail = "This is a bug in reslink. The log of the service shows where it happened."
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "fault", "Internal error", detail)

@@ -1,4 +1,4 @@
-"""The forms of the answers, for the OpenAPI document: what a client may rely on."""
+"""Response schemas of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from reslink.serving.http.problems import NOTICE
 
 
 class ProblemDetails(BaseModel):
-    """An error as RFC 9457 has it."""
+    """An error as defined by RFC 9457."""
 
     type: str = Field(examples=["urn:reslink:problem:too-large"])
     title: str = Field(examples=["The request is too large"])
     status: int = Field(examples=[413])
-    detail: str = Field(examples=["The body is too long. The limit is 268435456 bytes. Send less."])
-    errors: list[FileProblem] | None = Field(None, description="Where no file could be answered: the problem of each.")
+    detail: str = Field(examples=["The request body is too long. The limit is 268435456 bytes. Send less."])
+    errors: list[FileProblem] | None = Field(None, description="The problem of each file, if every file has one.")
 
 
 class FileProblem(BaseModel):
@@ -27,78 +27,81 @@ class FileProblem(BaseModel):
 
 
 class SliceAnswer(BaseModel):
-    """What a model says about a slice: see ``Prediction``."""
+    """The prediction of a model for one slice."""
 
     slice: int = Field(description="Position in the file, from 0.", examples=[0])
     label: str | None = Field(examples=["Tumor"])
-    probability: float | None = Field(description="Of the label, 0 to 1.", examples=[0.93])
+    probability: float | None = Field(description="Probability of the label, 0 to 1.", examples=[0.93])
     probabilities: dict[str, float] | None = Field(examples=[{"Healthy": 0.07, "Tumor": 0.93}])
-    set: list[str] | None = Field(description="Conformal set; null where the bundle has none.", examples=[["Tumor"]])
-    abstain: bool | None = Field(description="Whether the bundle would rather not answer.", examples=[False])
+    prediction_set: list[str] | None = Field(
+        description="Conformal prediction set; null if the bundle has none.", examples=[["Tumor"]]
+    )
+    abstain: bool | None = Field(description="Whether the model abstains; null if it never does.", examples=[False])
     reasons: list[str] | None = Field(description="Why it abstains.", examples=[[]])
-    ood_score: float | None = Field(description="Above 1: unlike the calibration images.", examples=[0.4])
+    ood_score: float | None = Field(description="Out-of-distribution score; the model abstains above 1.", examples=[0.4])
     error: str | None = None
 
 
 class ModelAnswer(BaseModel):
-    """What a model says about the slices of a file."""
+    """The predictions of a model for the slices of a file."""
 
     model: str = Field(examples=["ct"])
     slices: list[SliceAnswer]
 
 
 class FileAnswer(BaseModel):
-    """What is said about a file, or why nothing is."""
+    """The predictions for a file, or its problem."""
 
-    file: str = Field(description="As the client calls it; a member of an archive after the archive's name.")
-    part: int = Field(description="Its place, or that of its archive, among the files sent.")
-    member: int | None = Field(None, description="Its place in its archive; null outside one.")
-    kind: str | None = Field(None, examples=["PNG"])
-    slices: int | None = Field(None, description="How many the file holds.")
+    file: str = Field(description="File name given by the client; for a member of an archive, after the name of the archive.")
+    part: int = Field(description="Position of the file, or of its archive, among the sent files.")
+    member: int | None = Field(None, description="Position in the archive; null outside an archive.")
+    format: str | None = Field(None, examples=["PNG"])
+    slices: int | None = Field(None, description="Number of slices in the file.")
     unit: str | None = Field(None, examples=["HU"])
-    notes: list[str] = Field([], description="What should be known about the file.")
+    notes: list[str] = Field([], description="Warnings about the file.")
     answers: list[ModelAnswer] = []
     problem: ProblemDetails | None = None
 
 
-class StudyAnswer(BaseModel):
-    """What a model says about a series as a whole: the same as ``reslink dicom answer`` says of it."""
+class SeriesAnswer(BaseModel):
+    """The prediction of a model for a whole series, identical to that of the DICOM node."""
 
     model: str = Field(examples=["ct"])
     label: str = Field(examples=["Tumor"])
-    probability: float = Field(description="Of the label by the rule, 0 to 1.", examples=[0.91])
+    probability: float = Field(description="Probability of the label, aggregated by the rule, 0 to 1.", examples=[0.91])
     probabilities: dict[str, float] = Field(examples=[{"Healthy": 0.09, "Tumor": 0.91}])
-    about: str = Field(description="The class that the score and its interval speak of.", examples=["Tumor"])
-    score: float = Field(description="The probability of that class by the rule.", examples=[0.91])
-    ci_low: float | None = Field(description="Lower end of the 95 % interval; null where there is none.", examples=[0.84])
+    score_class: str = Field(description="The class of the score and its interval.", examples=["Tumor"])
+    score: float = Field(description="Probability of that class, aggregated by the rule.", examples=[0.91])
+    ci_low: float | None = Field(description="Lower end of the 95 % interval; null without an interval.", examples=[0.84])
     ci_high: float | None = Field(examples=[0.95])
-    interval: str = Field(description="How the interval was made, or why there is none.")
-    rule: str = Field(description="How the slices were put together.")
-    slices: int = Field(description="Slices that were judged: those that show enough of the head.", examples=[24])
+    interval: str = Field(description="Method of the interval, or why there is none.")
+    rule: str = Field(description="How the slices were aggregated.")
+    slices: int = Field(description="Number of classified slices: those that show enough of the head.", examples=[24])
     used: list[int] = Field(
-        description="Places in the series, from 0, of the slices that make the answer.", examples=[[9, 10, 8]]
+        description="Positions in the series, from 0, of the slices that the prediction is computed from.",
+        examples=[[9, 10, 8]],
     )
     abstain: bool | None = Field(examples=[False])
     reasons: list[str] = Field(examples=[[]])
-    covers: str = Field(description="What the interval covers, and what it does not.")
+    interval_scope: str = Field(description="Which uncertainty the interval covers, and which it does not.")
 
 
 class Series(BaseModel):
     """The files of one series: a volume, or DICOM slices."""
 
-    files: list[int] = Field(description="Places in ``files``, in order along the normal of the slices.")
-    study: list[StudyAnswer] = Field(
+    files: list[int] = Field(description="Positions in ``files``, ordered along the normal of the slices.")
+    answers: list[SeriesAnswer] = Field(
         [],
-        description="The answer for the series as a whole, a model each; none where one slice was asked for or shows no head, "
-        "and where notes say why.",
+        description="One prediction per model for the whole series; empty if one slice was requested, no slice shows a head, "
+        "or the notes give another reason.",
     )
     notes: list[str] = Field(
-        [], description="Why there is no answer for the series as a whole.", examples=[["localizer, not a slice"]]
+        [], description="Why there is no prediction for the whole series.", examples=[["localizer, not a slice"]]
     )
 
 
 class Predictions(BaseModel):
-    """The answer of ``/v1/predict``."""
+    """The response of ``/v1/predict``."""
 
     notice: str = NOTICE
     files: list[FileAnswer]
@@ -110,59 +113,57 @@ class MapAnswer(BaseModel):
 
     name: str = Field(examples=["first_attention"])
     title: str
-    note: str = Field(description="What it says in a few words.")
+    note: str = Field(description="Short description of the map.")
     low: float
     high: float
-    flat: bool = Field(
-        description="Whether nothing can be drawn: it is the same everywhere, or has nothing above 0 within the image."
-    )
-    peak: list[int] = Field(description="Row and column of the strongest place.")
-    strength: str = Field(description="A grey PNG in base64, as large as the image; 255 is strongest.")
-    overlay: str = Field(description="The map over the image: a colour PNG in base64.")
+    flat: bool = Field(description="Whether the map is constant, or has no positive value within the image.")
+    peak: list[int] = Field(description="Row and column of the maximum.")
+    strength: str = Field(description="Gray PNG in base64, of the size of the image; 255 is strongest.")
+    overlay: str = Field(description="The map over the image: color PNG in base64.")
 
 
 class Explanation(SliceAnswer):
-    """The answer to a slice with its maps."""
+    """The prediction for a slice with its maps."""
 
     model: str
-    target: str = Field(description="The class that the class activation speaks for.")
+    target: str = Field(description="The class that the class activation map explains.")
     shape: list[int] = Field(description="Rows and columns of the image.")
     maps: list[MapAnswer]
 
 
 class FileExplanation(BaseModel):
-    """The explanations of one slice of a file, a model each, or why there is none."""
+    """One explanation per model for one slice of a file, or its problem."""
 
     file: str
     part: int
     member: int | None = None
-    kind: str | None = None
+    format: str | None = None
     notes: list[str] = []
     explanations: list[Explanation] = []
     problem: ProblemDetails | None = None
 
 
 class Explanations(BaseModel):
-    """The answer of ``/v1/explain``."""
+    """The response of ``/v1/explain``."""
 
     notice: str = NOTICE
     files: list[FileExplanation]
 
 
 class FileView(BaseModel):
-    """The pixels of a file for a viewer: value = scale · number + offset."""
+    """The pixels of a file for a viewer: value = scale · stored value + offset."""
 
     file: str
     part: int
     member: int | None = None
-    kind: str | None = None
+    format: str | None = None
     unit: str | None = None
     modality: str | None = None
-    shape: list[int] | None = Field(None, description="Slices, rows, columns of what is sent.")
-    step: int | None = Field(None, description="Pixels of the file between neighbouring values sent.")
+    shape: list[int] | None = Field(None, description="Slices, rows and columns of the data.")
+    step: int | None = Field(None, description="Subsampling step of rows and columns.")
     scale: float | None = None
     offset: float | None = None
-    window: list[float] | None = Field(None, description="Centre and width to begin with.")
+    window: list[float] | None = Field(None, description="Initial window center and width.")
     windows: dict[str, list[float]] = {}
     inverted: bool = False
     spacing: list[float] | None = None
@@ -171,21 +172,21 @@ class FileView(BaseModel):
 
 
 class Views(BaseModel):
-    """The answer of ``/v1/view``."""
+    """The response of ``/v1/view``."""
 
     notice: str = NOTICE
     files: list[FileView]
     series: list[Series]
 
 
-class DecisionFacts(BaseModel):
-    """By what a model decides."""
+class DecisionRule(BaseModel):
+    """Decision rule of a model."""
 
     threshold: float | None
     threshold_source: str
     calibrated: bool
     coverage: float | None
-    ood_gate: bool
+    ood_detector: bool
 
 
 class Model(BaseModel):
@@ -198,22 +199,22 @@ class Model(BaseModel):
     backend: str
     input: list[int]
     window: str
-    decision: DecisionFacts
+    decision: DecisionRule
     maps: dict[str, str]
-    read_first: list[str] = Field(description="What must be known before an answer of the model is used.")
-    licence: str
+    usage_notes: list[str] = Field(description="Limitations to read before using the model.")
+    license: str
     intended_use: str
 
 
 class Models(BaseModel):
-    """The answer of ``/v1/models``; the first is the one that answers where none is named."""
+    """The response of ``/v1/models``; the first model is the default."""
 
     notice: str = NOTICE
     models: list[Model]
 
 
 class Health(BaseModel):
-    """The answer of the health checks."""
+    """The response of the health checks."""
 
     status: str
 

@@ -1,4 +1,4 @@
-"""Runs the service: binds first, so that what is wrong is said before anything is loaded; then one process or several."""
+"""Runs the service with uvicorn, in one process or several. The address is bound before the models are loaded."""
 
 from __future__ import annotations
 
@@ -17,41 +17,40 @@ from reslink.serving.addresses import is_loopback
 _BACKLOG = 2048
 
 
-def check_exposed(host: str, token: str | None) -> None:
-    """Refuses a service that others can reach without a token.
+def require_token(host: str, token: str | None) -> None:
+    """Checks that a service beyond loopback has a token of at least 16 characters.
 
     Raises:
-        UsageError: If it would be one, or the token is shorter than 16 characters.
+        UsageError: If the token is missing or too weak.
     """
     if token is None and not is_loopback(host):
         raise UsageError(
             f"The service would listen on {host} without a token",
-            "Only on loopback (127.0.0.1) is none asked for",
-            "Set RESLINK_TOKEN, or give --token",
+            "Only a service on loopback (127.0.0.1) needs no token",
+            "Set RESLINK_TOKEN or use --token",
         )
     if token is not None and (len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token):
         raise UsageError(
-            "The token is too short, or holds signs that a header cannot",
-            "A token has at least 16 letters, digits and signs of ASCII",
-            "Make one: openssl rand -hex 24",
+            "The token is too short, or contains characters that a header cannot",
+            "A token has at least 16 printable ASCII characters without spaces",
+            "Create one with: openssl rand -hex 24",
         )
 
 
-def serve(settings: Any, port: int, workers: int, listening: Callable[[str], None] = lambda _url: None) -> None:
-    """Serves until the process is told to end (SIGTERM, Ctrl-C); requests under way are answered first.
+def serve(settings: Any, port: int, workers: int, on_listening: Callable[[str], None] = lambda _url: None) -> None:
+    """Serves until SIGTERM or Ctrl-C. Active requests are completed first.
 
     Args:
-        settings: How it runs, ``http.Settings``.
-        port: To listen on; 0 for any that is free.
-        workers: Processes, each with its own models.
-        listening: Called with the URL once the address is taken, before the models are loaded.
+        settings: Settings of the service, ``app.Settings``.
+        port: Port to listen on; 0 for any free port.
+        workers: Service processes, each with its own models.
+        on_listening: Called with the URL when the address is bound, before the models are loaded.
 
     Raises:
-        UsageError: If a package of the extra is missing, the service would be open to others without a token, or the address
-            cannot be listened on.
+        UsageError: If a package of the extra is missing, the token is missing, or the address cannot be bound.
         BundleError: If a bundle cannot be used.
     """
-    check_exposed(settings.host, settings.token)
+    require_token(settings.host, settings.token)
     for name in ("fastapi", "python_multipart", "prometheus_client", "uvicorn"):
         optional_import(name, "serve")
     from uvicorn import Server
@@ -60,35 +59,37 @@ def serve(settings: Any, port: int, workers: int, listening: Callable[[str], Non
     from reslink.serving.http import models
 
     for bundle in settings.bundles:
-        models.with_graph(bundle)
+        models.load_onnx_bundle(bundle)
     _raise_open_files()
     config = _config(settings, port, workers)
-    with _listening(settings.host, port) as own:
-        listening(_url(own))
+    with _bind(settings.host, port) as server_socket:
+        on_listening(_url(server_socket))
         if workers == 1:
-            signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again at its end, which is then exit code 0
-            Server(config).run([own])
+            signal.signal(
+                signal.SIGTERM, lambda *_: None
+            )  # uvicorn raises the signal again at its end; ignored, it gives exit code 0
+            Server(config).run([server_socket])
         else:
-            Multiprocess(config, [own]).run()
+            Multiprocess(config, [server_socket]).run()
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens; uvicorn's own way leaves one open, and ends the process, where it cannot."""
+def _bind(host: str, port: int) -> socket.socket:
+    """Returns a listening socket. uvicorn's own function leaks a socket and exits the process on failure."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        own = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        server_socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise UsageError(
             f"The service cannot listen on {host}:{port}: {error.strerror or error}",
-            "An address is one of this machine, and a port that no other program listens on",
+            "The address must belong to this machine, and the port must be free",
             "Choose another --port",
         ) from error
-    own.set_inheritable(True)
-    return own
+    server_socket.set_inheritable(True)
+    return server_socket
 
 
-def _url(own: socket.socket) -> str:
-    host, port = own.getsockname()[:2]
+def _url(server_socket: socket.socket) -> str:
+    host, port = server_socket.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
@@ -99,7 +100,7 @@ def _config(settings: Any, port: int, workers: int) -> Any:
     from reslink.serving.http.timeouts import TimedProtocol
 
     limits = settings.limits
-    protocol: Any = functools.partial(  # uvicorn calls it as it would its class
+    protocol: Any = functools.partial(  # uvicorn calls it like a protocol class
         TimedProtocol, header_seconds=limits.header_seconds, body_seconds=limits.body_seconds
     )
     return Config(
@@ -122,9 +123,9 @@ def _config(settings: Any, port: int, workers: int) -> Any:
 
 
 def _raise_open_files() -> None:
-    """Allows as many connections as the system lets us, so that idle ones do not keep others out."""
+    """Raises the limit on open files as far as allowed, so that idle connections do not block new ones."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    if soft < wanted:
+    limit = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft < limit:
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -1,7 +1,7 @@
-"""From the bytes of a file to what networks and people see, in a process of its own; imports no network runtime.
+"""Worker process: decodes an uploaded file and preprocesses its slices for the networks and the viewer.
 
-Each process works on one file at a time, so that what the readers warn of belongs to that file, and leaves the loop of the
-service alone. What is risky goes on to the guarded child process of ``imaging/child.py``, as everywhere.
+It imports no network runtime. Each process handles one file at a time, so that warnings of the readers belong to that file and
+the event loop stays free. Risky decoders still run in the sandboxed child process of ``imaging/sandbox``.
 """
 
 from __future__ import annotations
@@ -23,65 +23,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.errors import InputError
-from reslink.explain.display import original
+from reslink.explain.display import display_image
 from reslink.imaging.head_mask import head_mask
-from reslink.imaging.image import Image, Likeness, likeness_of
-from reslink.imaging.limits import MIB, ImagingWarning, damaged
+from reslink.imaging.image import Image, SliceFormat, slice_format
+from reslink.imaging.limits import MIB, ImagingWarning, damaged_error
 from reslink.imaging.preprocess import WINDOWS, Placement, Preprocess
-from reslink.imaging.reading import read_with_place
+from reslink.imaging.reading import read_with_geometry
 
-NAME: Final = "the image"
-"""What messages call a file, whose real name stays with the client."""
+DISPLAY_NAME: Final = "the image"
+"""What messages call an uploaded file. They never contain its real name."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 
-_ways: list[Preprocess] = []
+_preprocesses: list[Preprocess] = []
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is wanted of a file.
+class PrepareRequest:
+    """What to compute from a file.
 
     Attributes:
-        ways: Which preprocessings to apply, by their place in the list that the process was started with.
-        slice: The only slice wanted, from 0; None for all.
-        areas: Whether the size of the head is wanted where the file may be part of a series.
-        look: Whether the slice is also wanted as it is explained: windowed, with the place of the network's square.
-        view: Pixels that may be sent to a viewer; 0 where none are wanted.
-        most_slices: More are refused.
+        preprocess_indices: Preprocessings to apply, as indices into the list that the worker was started with.
+        slice: The only slice to prepare, from 0; None for all.
+        head_areas: Whether to measure the head in each slice of a volume or series.
+        display: Whether to also return the windowed slice with the position of the network input in it.
+        view_pixels: Maximum number of pixels for the viewer; 0 for no viewer volume.
+        max_slices: A file with more slices is refused.
     """
 
-    ways: tuple[int, ...] = ()
+    preprocess_indices: tuple[int, ...] = ()
     slice: int | None = None
-    areas: bool = False
-    look: bool = False
-    view: int = 0
-    most_slices: int = 2048
+    head_areas: bool = False
+    display: bool = False
+    view_pixels: int = 0
+    max_slices: int = 2048
 
 
 @dataclass(frozen=True)
-class Look:
-    """A slice as it is explained by one preprocessing: (H, W) uint8, and where the network's square lies in it."""
-
-    grey: NDArray[np.uint8]
-    place: Placement
-
-
-@dataclass(frozen=True)
-class View:
-    """A volume for a viewer.
+class DisplaySlice:
+    """A slice as it is shown below an attention map.
 
     Attributes:
-        shape: (D, H, W) of the values sent.
-        step: Pixels of the file between neighbouring values, across and down; slices are never left out.
-        packed: The values as little-endian int16, compressed by zlib.
-        scale: Value of the file = ``scale`` · value sent + ``offset``.
+        gray: (H, W) uint8, windowed.
+        placement: Position of the network input in the slice.
+    """
+
+    gray: NDArray[np.uint8]
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class ViewerVolume:
+    """A volume for the viewer of the web page.
+
+    Attributes:
+        shape: (D, H, W) of the values.
+        step: Subsampling step of rows and columns; slices are never left out.
+        packed: The values as little-endian int16, compressed with zlib.
+        scale: Value in the file = ``scale`` · stored value + ``offset``.
         offset: See ``scale``.
-        window: Centre and width to begin with.
-        windows: Named centres and widths; empty but for CT.
+        window: Initial window center and width.
+        windows: Named window centers and widths; empty except for CT.
         inverted: Whether high values are shown dark.
-        spacing: Millimetres between values down and across; None where the file does not say.
+        spacing: Millimeters between values, (rows, columns); None if the file does not state it.
     """
 
     shape: tuple[int, int, int]
@@ -96,172 +101,185 @@ class View:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A file, ready for the networks.
+class PreparedFile:
+    """A decoded file, ready for the networks.
 
     Attributes:
-        slices: How many it holds.
-        unit: ``HU``, ``MR`` or ``grey``.
-        modality: ``CT`` or ``MR`` where the file says so.
-        pixels: For each way that was wanted, the wanted slices: (planes, S, S) uint8, or why there is none.
-        areas: Pixels of the head in each wanted slice; empty where they were not wanted, or the file is no part of a series.
-        looks: As ``pixels``, where they were wanted.
-        view: Where it was wanted.
-        facts: Where a DICOM slice lies: see ``reading.read_with_place``.
-        likeness: What it must share with the other slices of its series; None for a volume.
-        notes: What the readers warned of.
+        slices: Number of slices in the file.
+        unit: ``HU``, ``MR`` or ``gray``.
+        modality: ``CT`` or ``MR`` if the file states it.
+        pixels: By index of the preprocessing: the requested slices, (planes, S, S) uint8 each, or an error message.
+        head_areas: Pixels of the head in each requested slice; empty if not requested, or for a file that cannot belong to a
+            series.
+        display: By index of the preprocessing: the requested slices for display.
+        view: The volume for the viewer, if requested.
+        geometry: Position of a DICOM slice, from ``reading.read_with_geometry``.
+        slice_format: Properties that all slices of a series share; None for a volume.
+        notes: Warnings of the readers.
     """
 
     slices: int
     unit: str
     modality: str | None
     pixels: dict[int, list[NDArray[np.uint8] | str]] = field(default_factory=dict)
-    areas: list[int] = field(default_factory=list)
-    looks: dict[int, list[Look]] = field(default_factory=dict)
-    view: View | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    likeness: Likeness | None = None
+    head_areas: list[int] = field(default_factory=list)
+    display: dict[int, list[DisplaySlice]] = field(default_factory=dict)
+    view: ViewerVolume | None = None
+    geometry: dict[str, Any] = field(default_factory=dict)
+    slice_format: SliceFormat | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
     def size(self) -> int:
-        """Bytes of the pixels that it keeps."""
-        pixels = sum(one.nbytes for slices in self.pixels.values() for one in slices if not isinstance(one, str))
-        looks = sum(one.grey.nbytes for slices in self.looks.values() for one in slices)
-        return pixels + looks + (0 if self.view is None else len(self.view.packed))
+        """Bytes of memory that the pixels take."""
+        pixels = sum(plane.nbytes for slices in self.pixels.values() for plane in slices if not isinstance(plane, str))
+        display = sum(plane.gray.nbytes for slices in self.display.values() for plane in slices)
+        return pixels + display + (0 if self.view is None else len(self.view.packed))
 
 
-def start(ways: Sequence[str]) -> None:
-    """Makes this process ready: its preprocessings, its signals, and its end when the service is killed."""
+def initialize(preprocesses: Sequence[str]) -> None:
+    """Initializes the worker process: its preprocessings and its signal handlers.
+
+    Args:
+        preprocesses: The preprocessings as JSON.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the service ends it, once the answers are out
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the service ends its workers after the last response
     _keep_freed_memory()
-    _ways[:] = [Preprocess.model_validate_json(text) for text in ways]
+    _preprocesses[:] = [Preprocess.model_validate_json(text) for text in preprocesses]
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_exit_with_parent, args=(parent.sentinel,), daemon=True).start()
 
 
 def _keep_freed_memory() -> None:
-    """Lets glibc keep up to 64 MiB of freed memory, and ask for pieces of over 16 MiB apart, which go back at once.
+    """Lets glibc keep up to 64 MiB of freed memory, and map blocks above 16 MiB separately.
 
-    Otherwise it gives back the top of the heap after every image, and the next image faults it in again: a thousand page
-    faults and 2.7 ms of system time for 512×512 pixels. See mallopt(3); the numbers are those of malloc.h.
+    By default glibc returns the top of the heap after each image, and the next image faults it in again: a thousand page
+    faults and 2.7 ms of system time for 512×512 pixels. See mallopt(3); the constants are those of malloc.h.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has no mallopt
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, 64 * MIB)
         mallopt(_M_MMAP_THRESHOLD, 16 * MIB)
 
 
-def _end_with(sentinel: int) -> None:
+def _exit_with_parent(sentinel: int) -> None:
     connection.wait([sentinel])
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def warm(_: int) -> int:
-    """Starts the guarded child process and imports the readers; returns the process's number."""
+def warm_up(_: int) -> int:
+    """Starts the sandboxed child process and imports the readers; returns the process ID."""
     for blank in (b"\0" * 128 + b"DICM" + b"\0" * 64, b"\x1f\x8b"):
         try:
-            read_with_place(blank)
+            read_with_geometry(blank)
         except InputError:
             continue
     return os.getpid()
 
 
-def prepare(data: bytes, wish: Wish) -> Prepared:
-    """Reads a file and does what is wanted with it.
+def prepare(data: bytes, request: PrepareRequest) -> PreparedFile:
+    """Decodes a file and computes what was requested.
 
     Raises:
-        InputError: If it cannot be read, or holds too many slices or not the one that is wanted.
+        InputError: If the file cannot be read, has too many slices, or lacks the requested slice.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            return _prepare(data, wish, caught)
+            return _prepare(data, request, caught)
         except MemoryError as error:
-            raise damaged(NAME, "it needs more memory than there is") from error
+            raise damaged_error(DISPLAY_NAME, "it needs more memory than there is") from error
 
 
-def _prepare(data: bytes, wish: Wish, caught: list[warnings.WarningMessage]) -> Prepared:
-    image, facts = read_with_place(data)
-    planes = image.slices()
-    chosen = _chosen(planes, wish)
-    view = _view(image, wish.view) if wish.view else None
-    pixels = {way: [_pixels(_ways[way], plane) for plane in chosen] for way in wish.ways}
-    looks = {way: [_look(_ways[way], plane) for plane in chosen] for way in wish.ways} if wish.look else {}
-    stacked = len(planes) > 1 or facts.get("position") is not None
-    areas = [int(head_mask(plane).sum()) for plane in chosen] if wish.areas and stacked else []
-    notes = [str(w.message) for w in caught if issubclass(w.category, ImagingWarning)]
-    likeness = likeness_of(image) if len(planes) == 1 else None
-    return Prepared(len(planes), image.unit, image.modality, pixels, areas, looks, view, facts, likeness, notes)
+def _prepare(data: bytes, request: PrepareRequest, caught: list[warnings.WarningMessage]) -> PreparedFile:
+    image, geometry = read_with_geometry(data)
+    slices = image.slices()
+    selected = _select_slices(slices, request)
+    indices = request.preprocess_indices
+    in_series = len(slices) > 1 or geometry.get("position") is not None
+    return PreparedFile(
+        slices=len(slices),
+        unit=image.unit,
+        modality=image.modality,
+        pixels={i: [_network_pixels(_preprocesses[i], plane) for plane in selected] for i in indices},
+        head_areas=[int(head_mask(plane).sum()) for plane in selected] if request.head_areas and in_series else [],
+        display={i: [_display_slice(_preprocesses[i], plane) for plane in selected] for i in indices}
+        if request.display
+        else {},
+        view=_viewer_volume(image, request.view_pixels) if request.view_pixels else None,
+        geometry=geometry,
+        slice_format=slice_format(image) if len(slices) == 1 else None,
+        notes=[str(warning.message) for warning in caught if issubclass(warning.category, ImagingWarning)],
+    )
 
 
-def _chosen(planes: list[Image], wish: Wish) -> list[Image]:
-    if len(planes) > wish.most_slices:
+def _select_slices(slices: list[Image], request: PrepareRequest) -> list[Image]:
+    if len(slices) > request.max_slices:
         raise InputError(
-            f"{NAME} holds {len(planes)} slices",
-            f"At most {wish.most_slices} slices are taken at a time",
-            "Send a part of it",
+            f"{DISPLAY_NAME} has {len(slices)} slices",
+            f"A request may contain at most {request.max_slices} slices",
+            "Send fewer slices",
         )
-    if wish.slice is None:
-        return planes
-    if wish.slice >= len(planes):
+    if request.slice is None:
+        return slices
+    if request.slice >= len(slices):
         raise InputError(
-            f"Slice {wish.slice} was asked for",
-            f"{NAME} holds {len(planes)} slices, counted from 0",
-            f"Ask for one of 0 to {len(planes) - 1}",
+            f"Slice {request.slice} was requested",
+            f"{DISPLAY_NAME} has {len(slices)} slices, counted from 0",
+            f"Request a slice from 0 to {len(slices) - 1}",
         )
-    return planes[wish.slice : wish.slice + 1]
+    return slices[request.slice : request.slice + 1]
 
 
-def _pixels(way: Preprocess, plane: Image) -> NDArray[np.uint8] | str:
+def _network_pixels(preprocess: Preprocess, plane: Image) -> NDArray[np.uint8] | str:
     try:
-        return way.pixels(plane)
+        return preprocess.pixels(plane)
     except InputError as error:
         return str(error)
 
 
-def _look(way: Preprocess, plane: Image) -> Look:
-    return Look(original(way, plane), way.place(plane))
+def _display_slice(preprocess: Preprocess, plane: Image) -> DisplaySlice:
+    return DisplaySlice(display_image(preprocess, plane), preprocess.placement(plane))
 
 
-def _view(image: Image, most: int) -> View:
+def _viewer_volume(image: Image, max_pixels: int) -> ViewerVolume:
     volume = image.pixels if image.pixels.ndim == 3 else image.pixels[None]
     step = 1
-    while volume[:, ::step, ::step].size > most and step < min(volume.shape[1:]):
+    while volume[:, ::step, ::step].size > max_pixels and step < min(volume.shape[1:]):
         step += 1
     values = volume[:, ::step, ::step]
-    scale, offset = _span(values)
-    whole = values if (scale, offset) == (1.0, 0.0) else (values - np.float32(offset)) / np.float32(scale)
-    packed = zlib.compress(np.rint(np.clip(whole, -32768, 32767)).astype("<i2").tobytes(), 1)
+    scale, offset = _scale_and_offset(values)
+    stored = values if (scale, offset) == (1.0, 0.0) else (values - np.float32(offset)) / np.float32(scale)
+    packed = zlib.compress(np.rint(np.clip(stored, -32768, 32767)).astype("<i2").tobytes(), 1)
     depth, height, width = values.shape
     spacing = None if image.spacing is None else tuple(step * length for length in image.spacing[-2:])
-    return View(
+    return ViewerVolume(
         (depth, height, width),
         step,
         packed,
         scale,
         offset,
-        _window(image, values),
+        _initial_window(image, values),
         dict(WINDOWS) if image.unit == "HU" else {},
         image.inverted,
         None if spacing is None else (spacing[0], spacing[1]),
     )
 
 
-def _span(values: NDArray[np.float32]) -> tuple[float, float]:
-    """How values fit into 16 bits: as they are where they are whole and small, else stretched over the range."""
+def _scale_and_offset(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Returns the scale and offset that fit values into 16 bits; small whole numbers are kept as they are."""
     low, high = float(values.min()), float(values.max())
     if low >= -32768 and high <= 32767 and high - low > 50 and np.array_equal(values, np.rint(values)):
         return 1.0, 0.0
     return max((high - low) / 65535, 1e-12), (low + high) / 2
 
 
-def _window(image: Image, values: NDArray[np.float32]) -> tuple[float, float]:
+def _initial_window(image: Image, values: NDArray[np.float32]) -> tuple[float, float]:
     if image.unit == "HU":
         return WINDOWS["brain"]
-    if image.unit == "grey" and image.white == 255:
+    if image.unit == "gray" and image.white == 255:
         return 127.5, 255.0
     low, high = (float(v) for v in np.percentile(values[:: max(1, len(values) // 16)], (0.5, 99.5)))
     if high <= low:

@@ -1,4 +1,4 @@
-"""The processes that prepare files: as many as there are processors, started before the first request."""
+"""Pool of worker processes that decode and preprocess uploaded files."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from concurrent.futures.process import BrokenProcessPool
 
 from reslink.serving.http import worker
 from reslink.serving.http.problems import busy
-from reslink.serving.http.worker import Prepared, Wish
+from reslink.serving.http.worker import PreparedFile, PrepareRequest
 
 
-class Pool:
-    """Processes that prepare files.
+class WorkerPool:
+    """Worker processes, started before the first request.
 
     Args:
-        ways: The preprocessings, as JSON.
-        processes: How many, at least 1.
+        preprocesses: The preprocessings as JSON.
+        processes: Number of processes, at least 1.
     """
 
-    def __init__(self, ways: Sequence[str], processes: int) -> None:
-        self._ways, self.processes = tuple(ways), processes
-        self._executor = self._new()
+    def __init__(self, preprocesses: Sequence[str], processes: int) -> None:
+        self._preprocesses, self.processes = tuple(preprocesses), processes
+        self._executor = self._new_executor()
 
-    def _new(self) -> ProcessPoolExecutor:
+    def _new_executor(self) -> ProcessPoolExecutor:
         spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks and the open connections
-        return ProcessPoolExecutor(self.processes, spawn, worker.start, (self._ways,))
+        return ProcessPoolExecutor(self.processes, spawn, worker.initialize, (self._preprocesses,))
 
-    async def warm(self) -> None:
-        """Starts all processes, with their guarded children."""
+    async def warm_up(self) -> None:
+        """Starts all processes and their sandboxed children."""
         loop = asyncio.get_running_loop()
-        await asyncio.gather(*(loop.run_in_executor(self._executor, worker.warm, i) for i in range(2 * self.processes)))
+        await asyncio.gather(*(loop.run_in_executor(self._executor, worker.warm_up, i) for i in range(2 * self.processes)))
 
-    async def prepare(self, data: bytes, wish: Wish) -> Prepared:
-        """Prepares a file.
+    async def prepare(self, data: bytes, request: PrepareRequest) -> PreparedFile:
+        """Prepares a file in a worker process.
 
         Raises:
-            InputError: If the file is at fault.
-            Problem: With status 503, if the process died; the next request finds a new one.
+            InputError: If the file cannot be read.
+            Problem: With status 503 if a worker died; the next request starts a new pool.
         """
         executor = self._executor
         try:
-            return await asyncio.get_running_loop().run_in_executor(executor, worker.prepare, data, wish)
+            return await asyncio.get_running_loop().run_in_executor(executor, worker.prepare, data, request)
         except BrokenProcessPool as error:
             if self._executor is executor:
-                self._executor = self._new()
+                self._executor = self._new_executor()
                 executor.shutdown(wait=False)
-            raise busy("A process that decodes images ended") from error
+            raise busy("A worker process that decodes images ended") from error
 
     def close(self) -> None:
         """Ends the processes."""

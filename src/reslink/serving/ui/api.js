@@ -1,4 +1,4 @@
-// The requests of the page. What a file is, the service finds from its content, so each goes without a type of its own.
+// Requests to the service. The service detects the format of a file from its content, so files are sent without a type.
 
 let token = '';
 
@@ -6,25 +6,25 @@ export function useToken(text) {
   token = text;
 }
 
-export class Refused extends Error {
+export class RequestError extends Error {
   constructor(status, problem) {
-    super(problem.detail || problem.title || `The service answered ${status}.`);
+    super(problem.detail || problem.title || `The service responded with status ${status}.`);
     this.status = status;
     this.problem = problem;
   }
 }
 
-async function ask(path, options = {}) {
+async function request(path, options = {}) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  for (let tries = 0; ; tries++) {
-    const answer = await fetch(path, { ...options, headers });
-    if (answer.ok) return answer.json();
-    if (answer.status === 503 && tries < 5) {
-      const seconds = Number(answer.headers.get('Retry-After')) || 1;
+  for (let attempt = 0; ; attempt++) {
+    const response = await fetch(path, { ...options, headers });
+    if (response.ok) return response.json();
+    if (response.status === 503 && attempt < 5) {
+      const seconds = Number(response.headers.get('Retry-After')) || 1;
       await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
       continue;
     }
-    throw new Refused(answer.status, await answer.json().catch(() => ({})));
+    throw new RequestError(response.status, await response.json().catch(() => ({})));
   }
 }
 
@@ -37,17 +37,17 @@ function form(files, fields) {
   return { method: 'POST', body };
 }
 
-// A request of which every file is refused is an answer too: of each file, why.
-async function perFile(path, files, fields) {
+// If every file is refused, returns the problem of each file instead of an error.
+async function requestFiles(path, files, fields) {
   try {
-    return await ask(path, form(files, fields));
+    return await request(path, form(files, fields));
   } catch (error) {
-    if (!(error instanceof Refused) || !error.problem.errors) throw error;
+    if (!(error instanceof RequestError) || !error.problem.errors) throw error;
     return { files: error.problem.errors.map((one) => ({ file: one.file, problem: one.problem })), series: [] };
   }
 }
 
-export const models = () => ask('/v1/models');
-export const predict = (files, names) => perFile('/v1/predict', files, { model: names });
-export const view = (files) => perFile('/v1/view', files, {});
-export const explain = (file, model, slice, member) => perFile('/v1/explain', [file], { model, slice, member });
+export const models = () => request('/v1/models');
+export const predict = (files, names) => requestFiles('/v1/predict', files, { model: names });
+export const view = (files) => requestFiles('/v1/view', files, {});
+export const explain = (file, model, slice, member) => requestFiles('/v1/explain', [file], { model, slice, member });

@@ -1,10 +1,10 @@
-// Elements, built from text that is only ever shown as text.
+// Builds elements; their content is always text, never HTML.
 
 export const $ = (id) => document.getElementById(id);
 
 export function el(name, attributes = {}, ...children) {
-  const space = ['svg', 'rect', 'line', 'title'].includes(name) ? 'http://www.w3.org/2000/svg' : 'http://www.w3.org/1999/xhtml';
-  const element = document.createElementNS(space, name);
+  const namespace = ['svg', 'rect', 'line', 'title'].includes(name) ? 'http://www.w3.org/2000/svg' : 'http://www.w3.org/1999/xhtml';
+  const element = document.createElementNS(namespace, name);
   for (const [key, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith('on')) element.addEventListener(key.slice(2), value);

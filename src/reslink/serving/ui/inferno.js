@@ -1,4 +1,4 @@
-// matplotlib's "inferno" (CC0), every eighth of its 256 colours; between them it is a straight line.
+// matplotlib's "inferno" (CC0), every eighth of its 256 colors, with linear interpolation between them.
 export const INFERNO = [
   [0, 0, 4], [4, 3, 18], [11, 7, 36], [21, 11, 55], [33, 12, 74],
   [47, 10, 91], [61, 9, 101], [74, 12, 107], [87, 16, 110], [100, 21, 110],

@@ -1,4 +1,4 @@
-// Downloads: the answers as JSON and CSV, the view as a PNG with the notice in it.
+// Downloads: predictions as JSON and CSV, and the view as PNG with the notice.
 
 export const NOTICE = 'Research use only, not a medical device. Not for diagnosis.';
 
@@ -11,38 +11,38 @@ function save(blob, name) {
 }
 
 export function saveJson(stacks) {
-  const files = stacks.map(({ name, problem, notes, study, slices }) => ({
-    name, problem: problem ?? null, notes, study,
+  const files = stacks.map(({ name, problem, notes, seriesAnswers, slices }) => ({
+    name, problem: problem ?? null, notes, series: seriesAnswers,
     slices: slices.map(({ file, index, answers }) => ({ file, slice: index, answers })),
   }));
   save(new Blob([JSON.stringify({ notice: NOTICE, images: files }, null, 2)], { type: 'application/json' }), 'reslink.json');
 }
 
-// A cell; one that a spreadsheet would run as a formula gets a ' before it (OWASP, CSV injection).
+// A CSV cell. A text that a spreadsheet would run as a formula gets a leading ' (OWASP, CSV injection).
 function cell(value) {
   const text = value === null || value === undefined ? '' : String(value);
   const safe = typeof value === 'string' && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
   return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
-// Columns of a series as a whole; empty in the rows of slices.
-const WHOLE = ['about', 'score', 'ci_low', 'ci_high', 'rule'];
+// Columns of whole series; empty in the rows of slices.
+const SERIES_COLUMNS = ['score_class', 'score', 'ci_low', 'ci_high', 'rule'];
 
 export function saveCsv(stacks) {
   const classes = [...new Set(stacks.flatMap((s) => s.slices.flatMap((one) => Object.values(one.answers).flatMap((a) => Object.keys(a.probabilities ?? {})))))];
-  const rows = [['file', 'slice', 'model', 'label', 'probability', ...classes.map((name) => `p_${name}`), 'set', 'abstain', 'reasons', 'ood_score', 'error', ...WHOLE]];
+  const rows = [['file', 'slice', 'model', 'label', 'probability', ...classes.map((name) => `p_${name}`), 'prediction_set', 'abstain', 'reasons', 'ood_score', 'error', ...SERIES_COLUMNS]];
   for (const stack of stacks) {
     if (stack.problem) rows.push([stack.name, '', '', '', '', ...classes.map(() => ''), '', '', '', '', stack.problem.detail]);
-    for (const found of stack.study) {
-      const by = classes.map((name) => found.probabilities[name]);
-      const whole = WHOLE.map((word) => found[word]);
-      rows.push([stack.name, 'series', found.model, found.label, found.probability, ...by, '', found.abstain, found.reasons.join('; '), '', '', ...whole]);
+    for (const answer of stack.seriesAnswers) {
+      const values = classes.map((name) => answer.probabilities[name]);
+      const whole = SERIES_COLUMNS.map((word) => answer[word]);
+      rows.push([stack.name, 'series', answer.model, answer.label, answer.probability, ...values, '', answer.abstain, answer.reasons.join('; '), '', '', ...whole]);
     }
     for (const { file, index, answers } of stack.slices) {
       for (const [model, answer] of Object.entries(answers)) {
-        const by = classes.map((name) => answer.probabilities?.[name]);
-        const verdict = [answer.set?.join('|'), answer.abstain, answer.reasons?.join('; '), answer.ood_score, answer.error];
-        rows.push([file, index, model, answer.label, answer.probability, ...by, ...verdict]);
+        const values = classes.map((name) => answer.probabilities?.[name]);
+        const verdict = [answer.prediction_set?.join('|'), answer.abstain, answer.reasons?.join('; '), answer.ood_score, answer.error];
+        rows.push([file, index, model, answer.label, answer.probability, ...values, ...verdict]);
       }
     }
   }

@@ -1,24 +1,23 @@
-// The viewer: one slice on a canvas, with its window, zoom and a map over it.
+// The viewer: one slice on a canvas, with window, zoom and an attention map.
 //
-// Own code instead of niivue or cornerstone3D: what is needed is one grey plane and one map over it, which is 200 lines of
-// canvas; either of those is megabytes that a page without an internet would carry, and needs WebGL, which a hospital's
-// remote desktop often lacks.
+// niivue and cornerstone3D are not used: the page must work without an internet connection, they add megabytes, and they need
+// WebGL, which remote desktops in hospitals often lack. One gray plane with one map takes 200 lines.
 
 import { INFERNO } from '/ui/inferno.js';
 import { canvasOf } from '/ui/volume.js';
 
 const OPACITY = 255;
 
-function colour(strength) {
-  const place = (strength / 255) * (INFERNO.length - 1);
-  const first = Math.min(Math.floor(place), INFERNO.length - 2);
-  return [0, 1, 2].map((i) => INFERNO[first][i] + (place - first) * (INFERNO[first + 1][i] - INFERNO[first][i]));
+function color(strength) {
+  const position = (strength / 255) * (INFERNO.length - 1);
+  const first = Math.min(Math.floor(position), INFERNO.length - 2);
+  return [0, 1, 2].map((i) => INFERNO[first][i] + (position - first) * (INFERNO[first + 1][i] - INFERNO[first][i]));
 }
 
-const COLOURS = Array.from({ length: 256 }, (_, i) => colour(i));
+const COLORS = Array.from({ length: 256 }, (_, i) => color(i));
 
-// Decodes the strength of a map, a grey PNG, and returns it in colour: none is clear, the strongest is opaque.
-export async function heatOf(base64) {
+// Decodes a map (gray PNG) into colors: 0 is transparent, the highest value is opaque.
+export async function decodeMap(base64) {
   const picture = new Image();
   picture.src = `data:image/png;base64,${base64}`;
   await picture.decode();
@@ -30,7 +29,7 @@ export async function heatOf(base64) {
   const image = context.getImageData(0, 0, canvas.width, canvas.height);
   for (let i = 0; i < image.data.length; i += 4) {
     const strength = image.data[i];
-    const [red, green, blue] = COLOURS[strength];
+    const [red, green, blue] = COLORS[strength];
     image.data.set([red, green, blue, OPACITY * Math.sqrt(strength / 255)], i);
   }
   return canvasOf(image);
@@ -44,11 +43,11 @@ export class Viewer extends EventTarget {
     this.heat = null;
     this.opacity = 0.7;
     this.slice = 0;
-    this.listen();
+    this.addListeners();
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
-  // Shows a slice of a volume; the window and the place stay where `keep` is true.
+  // Shows a slice of a volume; `keep` retains window, zoom and position.
   show(volume, slice, keep) {
     this.volume = volume;
     this.slice = slice;
@@ -57,7 +56,7 @@ export class Viewer extends EventTarget {
       this.window = [...volume.window];
       this.reset();
     }
-    this.grey = null;
+    this.gray = null;
     this.draw();
   }
 
@@ -66,11 +65,11 @@ export class Viewer extends EventTarget {
     this.shift = [0, 0];
   }
 
-  setWindow(centre, width) {
-    this.window = [centre, Math.max(width, 1e-6)];
-    this.grey = null;
+  setWindow(center, width) {
+    this.window = [center, Math.max(width, 1e-6)];
+    this.gray = null;
     this.draw();
-    this.tell('window');
+    this.emit('window');
   }
 
   setHeat(heat) {
@@ -83,8 +82,8 @@ export class Viewer extends EventTarget {
     this.draw();
   }
 
-  tell(what, detail) {
-    this.dispatchEvent(new CustomEvent(what, { detail }));
+  emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
   draw() {
@@ -97,25 +96,25 @@ export class Viewer extends EventTarget {
   }
 
   paint(context, width, height, ratio) {
-    this.grey ??= this.volume.picture(this.slice, this.window);
-    const [across, down] = [this.volume.width, this.volume.height * this.volume.aspect];
-    const scale = Math.min(width / across, height / down) * this.zoom;
-    const left = (width - across * scale) / 2 + this.shift[0] * ratio;
-    const top = (height - down * scale) / 2 + this.shift[1] * ratio;
+    this.gray ??= this.volume.picture(this.slice, this.window);
+    const [columns, rows] = [this.volume.width, this.volume.height * this.volume.aspect];
+    const scale = Math.min(width / columns, height / rows) * this.zoom;
+    const left = (width - columns * scale) / 2 + this.shift[0] * ratio;
+    const top = (height - rows * scale) / 2 + this.shift[1] * ratio;
     context.globalAlpha = 1;
     context.fillStyle = '#000';
     context.fillRect(0, 0, width, height);
     context.imageSmoothingEnabled = scale < 3;
-    context.drawImage(this.grey, left, top, across * scale, down * scale);
+    context.drawImage(this.gray, left, top, columns * scale, rows * scale);
     if (this.heat) {
       context.globalAlpha = this.opacity;
       context.imageSmoothingEnabled = true;
-      context.drawImage(this.heat, left, top, across * scale, down * scale);
+      context.drawImage(this.heat, left, top, columns * scale, rows * scale);
       context.globalAlpha = 1;
     }
   }
 
-  listen() {
+  addListeners() {
     let last = null;
     this.canvas.addEventListener('pointerdown', (event) => {
       last = [event.clientX, event.clientY];
@@ -138,7 +137,7 @@ export class Viewer extends EventTarget {
     this.draw();
   }
 
-  // To the right is a wider window, downwards a lower centre, as on a workstation.
+  // Dragging right widens the window, and dragging up or down moves its center, as on a workstation.
   drag(x, y) {
     const step = Math.max(this.volume.window[1], this.window[1]) / 400;
     this.setWindow(this.window[0] + y * step, Math.max(this.window[1] + x * step, step));
@@ -148,7 +147,7 @@ export class Viewer extends EventTarget {
     if (!this.volume) return;
     event.preventDefault();
     if (event.ctrlKey) this.setZoom(this.zoom * (event.deltaY < 0 ? 1.15 : 1 / 1.15));
-    else this.tell('step', Math.sign(event.deltaY));
+    else this.emit('step', Math.sign(event.deltaY));
   }
 
   key(event) {
@@ -156,19 +155,19 @@ export class Viewer extends EventTarget {
     const move = { ArrowUp: [0, 20], ArrowDown: [0, -20], ArrowLeft: [20, 0], ArrowRight: [-20, 0] }[event.key];
     const step = this.volume.window[1] / 40;
     const actions = {
-      ArrowUp: () => this.tell('step', -1),
-      ArrowDown: () => this.tell('step', 1),
-      PageUp: () => this.tell('step', -5),
-      PageDown: () => this.tell('step', 5),
-      Home: () => this.tell('step', -Infinity),
-      End: () => this.tell('step', Infinity),
+      ArrowUp: () => this.emit('step', -1),
+      ArrowDown: () => this.emit('step', 1),
+      PageUp: () => this.emit('step', -5),
+      PageDown: () => this.emit('step', 5),
+      Home: () => this.emit('step', -Infinity),
+      End: () => this.emit('step', Infinity),
       ArrowLeft: () => this.setWindow(this.window[0], Math.max(this.window[1] - step, step)),
       ArrowRight: () => this.setWindow(this.window[0], this.window[1] + step),
       '+': () => this.setZoom(this.zoom * 1.25),
       '=': () => this.setZoom(this.zoom * 1.25),
       '-': () => this.setZoom(this.zoom / 1.25),
-      m: () => this.tell('next-map'),
-      M: () => this.tell('next-map'),
+      m: () => this.emit('next-map'),
+      M: () => this.emit('next-map'),
       0: () => (this.reset(), this.setWindow(...this.volume.window)),
     };
     const action = event.shiftKey && move ? () => this.move(...move) : actions[event.key];

@@ -1,8 +1,8 @@
-// The values of a file as the service sends them, and how they become grey.
+// The pixel values of a file as the service sends them, and their conversion to gray values.
 
 export class Volume {
   static async from(sent) {
-    const packed = Uint8Array.from(atob(sent.data), (sign) => sign.charCodeAt(0));
+    const packed = Uint8Array.from(atob(sent.data), (character) => character.charCodeAt(0));
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream('deflate'));
     const bytes = new DataView(await new Response(stream).arrayBuffer());
     const values = new Int16Array(bytes.byteLength / 2);
@@ -23,18 +23,18 @@ export class Volume {
     this.values = values;
   }
 
-  // Returns a canvas with one slice; low..high become black..white (DICOM PS3.3 C.11.2.1.3.2, LINEAR_EXACT).
-  picture(slice, [centre, width]) {
+  // Returns a canvas with one slice; the window becomes black to white (DICOM PS3.3 C.11.2.1.3.2, LINEAR_EXACT).
+  picture(slice, [center, width]) {
     const size = this.width * this.height;
-    const low = (centre - width / 2 - this.offset) / this.scale;
+    const low = (center - width / 2 - this.offset) / this.scale;
     const factor = (255 * this.scale) / width;
     const image = new ImageData(this.width, this.height);
-    const from = slice * size;
+    const start = slice * size;
     for (let i = 0; i < size; i++) {
-      let grey = (this.values[from + i] - low) * factor;
-      grey = grey < 0 ? 0 : grey > 255 ? 255 : grey;
-      if (this.inverted) grey = 255 - grey;
-      image.data[4 * i] = image.data[4 * i + 1] = image.data[4 * i + 2] = grey;
+      let gray = (this.values[start + i] - low) * factor;
+      gray = gray < 0 ? 0 : gray > 255 ? 255 : gray;
+      if (this.inverted) gray = 255 - gray;
+      image.data[4 * i] = image.data[4 * i + 1] = image.data[4 * i + 2] = gray;
       image.data[4 * i + 3] = 255;
     }
     return canvasOf(image);

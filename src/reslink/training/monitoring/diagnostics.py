@@ -1,7 +1,7 @@
-"""The watch over a run: signs of a training that goes wrong, with what to do about each.
+"""Training diagnostics: rules that detect a failing training run and advise what to do.
 
-Every rule is a plain function from figures to a finding or None, so that each can be tested with a planted fault.
-Thresholds are set so that healthy runs are silent; they are judgements of ours, stated beside each rule.
+Every rule is a function from measurements to a finding or None, so each can be tested with a planted fault. The thresholds
+are our choice, stated beside each rule, and are set so that healthy runs have no findings.
 """
 
 from __future__ import annotations
@@ -12,26 +12,32 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reslink.training.monitoring.layer_statistics import BatchNormSign, GateSign
+import numpy as np
+from numpy.typing import NDArray
 
-GATE_BRIGHT, GATE_DEAD, GATE_SPREAD = 0.95, 0.05, 0.05
-OUTSIDE_RATIO, OUTSIDE_AREA = 1.5, 0.05
-GAP = 0.10
-SMALL_BATCH = 8
-STRAYED_CHANNELS = 0.25
-STEPS_TO_SETTLE = 50
-DIVERGED, FIRST, WINDOW = 2.0, 3, 10
+from reslink.errors import InputError
+from reslink.metrics.delong import CorrelatedAUROCs, delong, delong_macro
+from reslink.training.monitoring.layer_statistics import AttentionStatistics, BatchNormStatistics
+
+ATTENTION_SATURATED, ATTENTION_DEAD, MIN_ATTENTION_STD = 0.95, 0.05, 0.05
+OUTSIDE_RATIO, MIN_OUTSIDE_AREA = 1.5, 0.05
+MAX_GAP = 0.10
+MIN_BATCH = 8
+MAX_DRIFTED_CHANNELS = 0.25
+MIN_STEPS = 50
+DIVERGENCE_RATIO, FIRST_LOSSES, RECENT_LOSSES = 2.0, 3, 10
 FILES_LEFT_OUT = "files-left-out"
-_SHOWN = 5
+_SHOWN_NAMES = 5
+_Z_95 = 1.96
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A sign that something is wrong.
+    """A problem that the diagnostics found.
 
     Attributes:
-        code: Fixed name of the sign, such as ``gates-bright``.
-        message: What was seen, with figures.
+        code: Fixed name of the problem, such as ``attention-saturated-first_attention``.
+        message: The observation, with numbers.
         advice: What to do.
         epoch: When it was first seen.
     """
@@ -46,63 +52,65 @@ class Finding:
         return {"kind": "finding", **asdict(self)}
 
 
-def gates_uniform(sign: GateSign, epoch: int) -> Finding | None:
-    """Says that the gates of an attention are open, or shut, everywhere."""
-    if sign.spread >= GATE_SPREAD:
+def attention_uniform(statistics: AttentionStatistics, epoch: int) -> Finding | None:
+    """Reports attention weights that are near 1, or near 0, everywhere."""
+    if statistics.std >= MIN_ATTENTION_STD:
         return None
-    seen = f"The gates of {sign.layer} have mean {sign.mean:.3f} and standard deviation {sign.spread:.3f}"
-    if sign.mean > GATE_BRIGHT:
+    spread = f"mean {statistics.mean:.3f} and standard deviation {statistics.std:.3f}"
+    observed = f"The attention weights of {statistics.layer} have {spread}"
+    if statistics.mean > ATTENTION_SATURATED:
         return Finding(
-            f"gates-bright-{sign.layer}",
-            f"{seen}: open everywhere, so that it attends to nothing in particular",
-            "Compare with model.attention=none; if the figures are the same, leave this attention out, or guide it "
+            f"attention-saturated-{statistics.layer}",
+            f"{observed}: they are near 1 everywhere, so the layer selects no region",
+            "Compare with model.attention=none; if the metrics are the same, remove this attention layer, or supervise it "
             "with attention_supervision.weight=0.1",
             epoch,
         )
-    if sign.mean < GATE_DEAD:
+    if statistics.mean < ATTENTION_DEAD:
         return Finding(
-            f"gates-dead-{sign.layer}",
-            f"{seen}: shut everywhere, so that little of the image passes",
+            f"attention-dead-{statistics.layer}",
+            f"{observed}: they are near 0 everywhere, so little of the image reaches the next layer",
             "Lower optimizer.lr or optimizer.weight_decay, or lengthen optimizer.warmup",
             epoch,
         )
     return None
 
 
-def attention_outside(sign: GateSign, epoch: int) -> Finding | None:
-    """Says that attention prefers what is not head: skull rim, table, background."""
-    if sign.outside is None or sign.inside is None or sign.area_outside < OUTSIDE_AREA:
+def attention_outside(statistics: AttentionStatistics, epoch: int) -> Finding | None:
+    """Reports attention that prefers the outside of the head: skull rim, table, background."""
+    if statistics.outside is None or statistics.inside is None or statistics.area_outside < MIN_OUTSIDE_AREA:
         return None
-    if sign.outside <= OUTSIDE_RATIO * sign.inside:
+    if statistics.outside <= OUTSIDE_RATIO * statistics.inside:
         return None
     return Finding(
-        f"attention-outside-{sign.layer}",
-        f"The gates of {sign.layer} have mean {sign.outside:.2f} outside the head and {sign.inside:.2f} inside",
+        f"attention-outside-{statistics.layer}",
+        f"The attention weights of {statistics.layer} have mean {statistics.outside:.2f} outside the head"
+        f" and {statistics.inside:.2f} inside",
         "Keep preprocess.isolate_head=true, and set attention_supervision.weight=0.1 with target head",
         epoch,
     )
 
 
 def train_validation_gap(rows: Sequence[dict[str, Any]], images: int, epoch: int) -> Finding | None:
-    """Says that training images are recognised and validation images are not, for two epochs in a row.
+    """Reports a gap between training and validation accuracy in two epochs in a row.
 
-    The gap in accuracy must exceed 0.10 and two standard errors of the validation accuracy.
+    The gap must exceed 0.10 and two standard errors of the validation accuracy.
 
     Args:
-        rows: One an epoch, with ``train_accuracy`` and ``val_accuracy``.
+        rows: One per epoch, with ``train_accuracy`` and ``val_accuracy``.
         images: Number of validation images.
-        epoch: Now.
+        epoch: The current epoch.
     """
     if len(rows) < 2:
         return None
     gaps = [_gap_beyond_chance(row["train_accuracy"], row["val_accuracy"], images) for row in rows[-2:]]
-    if min(gaps) <= GAP:
+    if min(gaps) <= MAX_GAP:
         return None
     train, validation = rows[-1]["train_accuracy"], rows[-1]["val_accuracy"]
     return Finding(
         "train-validation-gap",
         f"Accuracy is {train:.3f} on training images and {validation:.3f} on validation images",
-        "Stronger augment settings, loss.mixup=0.2, a larger optimizer.weight_decay or fewer epochs; or more patients",
+        "Use stronger augmentation, loss.mixup=0.2, a larger optimizer.weight_decay, fewer epochs or more patients",
         epoch,
     )
 
@@ -112,83 +120,148 @@ def _gap_beyond_chance(train: float, validation: float, images: int) -> float:
     return train - validation - 2 * math.sqrt(share * (1 - share) / images)
 
 
-def batch_statistics(sign: BatchNormSign, batch_size: int, steps: int, epoch: int) -> Finding | None:
-    """Says that what BatchNorm remembers is not what images show.
+def batch_statistics(statistics: BatchNormStatistics, batch_size: int, steps: int, epoch: int) -> Finding | None:
+    """Reports running BatchNorm statistics that do not match the images, or batches that are too small.
 
-    A channel has strayed when its running variance is off by more than a factor of four from that of a large batch, or
-    its running mean by more than a standard deviation. Batches below eight images are named in any case.
+    A channel has drifted when its running variance is off by more than a factor of four from that of a large batch, or its
+    running mean by more than a standard deviation. Batches of fewer than eight images are always reported.
 
     Args:
-        sign: What was measured.
-        batch_size: Images a step in one process.
+        statistics: The measurement.
+        batch_size: Images per step in one process.
         steps: Steps done.
-        epoch: Now.
+        epoch: The current epoch.
     """
-    small = batch_size < SMALL_BATCH
-    if not small and (steps < STEPS_TO_SETTLE or sign.strayed <= STRAYED_CHANNELS):
+    small = batch_size < MIN_BATCH
+    if not small and (steps < MIN_STEPS or statistics.drifted <= MAX_DRIFTED_CHANNELS):
         return None
     return Finding(
         "unstable-batch-statistics",
-        f"Each process sees {batch_size} images a step, and BatchNorm's running statistics are far from those of a "
-        f"large batch in {sign.strayed:.0%} of {sign.channels} channels",
-        f"Use batches of at least {SMALL_BATCH} images in each process (trainer.batch_size), or trainer.ema=0.99, "
+        f"Each process uses {batch_size} images per step, and BatchNorm's running statistics are far from those of a "
+        f"large batch in {statistics.drifted:.0%} of {statistics.channels} channels",
+        f"Use batches of at least {MIN_BATCH} images in each process (trainer.batch_size), or trainer.ema=0.99, "
         "which steadies the statistics",
         epoch,
     )
 
 
+def no_better_than_chance(
+    targets: NDArray[np.int64], probabilities: NDArray[np.float64], groups: Sequence[str], epoch: int
+) -> Finding | None:
+    """Reports a model whose validation AUROC is not significantly above 0.5.
+
+    The 95 % interval is AUROC ± 1.96 standard errors (DeLong). It is over groups if each class has at least two groups, else
+    over images. Without two images of each class there is no interval and no finding.
+
+    Args:
+        targets: (n,) class indices of the validation split.
+        probabilities: (n, K).
+        groups: (n,) the patient or duplicate group of each image.
+        epoch: The epoch of the exported weights.
+    """
+    auroc = _auroc(targets, probabilities, groups)
+    if auroc is None:
+        return None
+    value, half_width = float(auroc.values[0]), _Z_95 * math.sqrt(max(float(auroc.covariance[0, 0]), 0.0))
+    low, high = max(value - half_width, 0.0), min(value + half_width, 1.0)
+    if low > 0.5:
+        return None
+    return Finding(
+        "no-better-than-chance",
+        f"The model is not shown to be better than chance: its AUROC on {len(targets)} validation images is {value:.3f}"
+        f" (95 % interval {low:.3f} to {high:.3f}; chance is 0.5)",
+        "Train for more epochs (trainer.epochs) or on more patients, and check that labels and images match",
+        epoch,
+    )
+
+
+def _auroc(targets: NDArray[np.int64], probabilities: NDArray[np.float64], groups: Sequence[str]) -> CorrelatedAUROCs | None:
+    for units in (groups, [str(i) for i in range(len(targets))]):
+        try:
+            if probabilities.shape[1] == 2:
+                return delong(targets, probabilities[:, 1], units)
+            return delong_macro(targets, probabilities[None], units)
+        except InputError:  # a class has fewer than two groups or images
+            continue
+    return None
+
+
+def class_never_predicted(
+    targets: NDArray[np.int64], predicted: NDArray[np.int64], names: Sequence[str], epoch: int
+) -> Finding | None:
+    """Reports classes of the validation split that the model never predicts.
+
+    Args:
+        targets: (n,) class indices of the validation split.
+        predicted: (n,) predicted class indices.
+        names: The class names.
+        epoch: The epoch of the exported weights.
+    """
+    counts = {names[k]: int((targets == k).sum()) for k in np.setdiff1d(targets, predicted)}
+    if not counts:
+        return None
+    missing = ", ".join(f"{name} ({n} images)" for name, n in counts.items())
+    return Finding(
+        "class-never-predicted",
+        f"The model is no better than chance for a class that it never predicts on the validation split: {missing}",
+        "Train for more epochs (trainer.epochs), set loss.imbalance=weights for rare classes, or decision.threshold=youden",
+        epoch,
+    )
+
+
 def loss_not_finite(what: str, epoch: int, step: int, names: Sequence[str]) -> Finding:
-    """Says which images made the loss or the gradient not a number."""
+    """Reports the images for which the loss or the gradient is not a number."""
     return Finding(
         "loss-not-finite",
         f"The {what} is not finite in epoch {epoch}, step {step}, with these images: {', '.join(names)}",
-        "Look at these images; if they are sound, lower optimizer.lr, or set optimizer.clip_norm=1 or trainer.precision=fp32",
+        "Check these images; if they are intact, lower optimizer.lr, or set optimizer.clip_norm=1 or trainer.precision=fp32",
         epoch,
     )
 
 
 def files_left_out(names: Sequence[str], cases: int) -> Finding:
-    """Says which files could not be read, and so play no part in the run."""
-    shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    """Reports the files that could not be read and are not part of the run."""
+    shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "")
     return Finding(
         FILES_LEFT_OUT,
         f"{len(names)} of {cases} files could not be read and were left out: {shown}",
-        "Mend the files or take them out of the data set",
+        "Repair or remove these files",
         0,
     )
 
 
-class Divergence:
-    """Watches the loss of each step for a learning rate that is too high.
+class DivergenceDetector:
+    """Detects a learning rate that is too high from the loss of each step.
 
-    It fires when the mean of the last ten losses is above twice the mean of the first three, which is that of a network
-    that knows nothing yet, about log K.
+    It reports a finding when the mean of the last ten losses is above twice the mean of the first three, which is about
+    log K for an untrained network.
     """
 
     def __init__(self) -> None:
-        self.start: list[float] = []
-        self.recent: deque[float] = deque(maxlen=WINDOW)
+        self.first: list[float] = []
+        self.recent: deque[float] = deque(maxlen=RECENT_LOSSES)
 
     def add(self, loss: float, lr: float, epoch: int) -> Finding | None:
-        """Takes the loss of a step; returns a finding when it has run away."""
-        if len(self.start) < FIRST:
-            self.start.append(loss)
+        """Adds the loss of a step; returns a finding if the loss diverges."""
+        if len(self.first) < FIRST_LOSSES:
+            self.first.append(loss)
             return None
         self.recent.append(loss)
-        first, now = sum(self.start) / FIRST, sum(self.recent) / WINDOW
-        if len(self.recent) < WINDOW or now <= DIVERGED * first:
+        first, now = sum(self.first) / FIRST_LOSSES, sum(self.recent) / RECENT_LOSSES
+        if len(self.recent) < RECENT_LOSSES or now <= DIVERGENCE_RATIO * first:
             return None
         return Finding(
             "learning-rate-diverges",
-            f"The loss rose from {first:.3g} at the start to {now:.3g} over the last {WINDOW} steps (learning rate {lr:.3g})",
+            f"The loss rose from {first:.3g} at the start to {now:.3g} over the last {RECENT_LOSSES} steps"
+            f" (learning rate {lr:.3g})",
             "Stop, and start again with optimizer.lr ten times lower, or a longer optimizer.warmup",
             epoch,
         )
 
     def state(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps."""
-        return {"start": self.start, "recent": list(self.recent)}
+        """Returns the state for a checkpoint."""
+        return {"first": self.first, "recent": list(self.recent)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Puts back what ``state`` returned."""
-        self.start, self.recent = list(state["start"]), deque(state["recent"], maxlen=WINDOW)
+        """Restores the result of ``state``."""
+        self.first, self.recent = list(state["first"]), deque(state["recent"], maxlen=RECENT_LOSSES)

@@ -1,4 +1,4 @@
-"""Looks at a run after each step and epoch, tells each finding once, and remembers it over interruptions."""
+"""Runs the diagnostics after each step, each epoch and at the end; reports each finding once, also across interruptions."""
 
 from __future__ import annotations
 
@@ -6,43 +6,52 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from reslink.training.batch_loader import Feeder
+import torch
+from torch import Tensor
+
+from reslink.bundles.decision.decision import Decision
+from reslink.training.batch_loader import BatchLoader
 from reslink.training.monitoring import diagnostics
-from reslink.training.monitoring.diagnostics import Divergence, Finding
-from reslink.training.monitoring.layer_statistics import BatchNormSign, GateSign, batch_norm_sign, gate_signs
+from reslink.training.monitoring.diagnostics import DivergenceDetector, Finding
+from reslink.training.monitoring.layer_statistics import (
+    AttentionStatistics,
+    BatchNormStatistics,
+    attention_statistics,
+    batch_norm_statistics,
+)
 from reslink.training.step import Learner
 
 _CHUNK = 32
 
 
-class Watch:
+class Monitor:
     """The diagnostics of one run.
 
     Args:
-        learner: What is watched.
-        feeder: Gives the validation images.
-        batch_size: Images a step in one process.
+        learner: The network in training.
+        batch_loader: Loads the validation images.
+        batch_size: Images per step in one process.
     """
 
-    def __init__(self, learner: Learner, feeder: Feeder, batch_size: int) -> None:
-        self.learner, self.feeder, self.batch_size = learner, feeder, batch_size
-        self.divergence = Divergence()
+    def __init__(self, learner: Learner, batch_loader: BatchLoader, batch_size: int) -> None:
+        self.learner, self.batch_loader, self.batch_size = learner, batch_loader, batch_size
+        self.divergence = DivergenceDetector()
         self.findings: list[Finding] = []
         self.enabled = learner.recipe.diagnostics.enabled
-        self.images = feeder.materials.indices("validation")
+        self.images = batch_loader.training_data.indices("validation")
 
-    def before(self) -> list[Finding]:
-        """Returns what there is to say before the first step."""
-        cache = self.feeder.materials.cache
+    def before_training(self) -> list[Finding]:
+        """Returns the findings on the data before the first step."""
+        cache = self.batch_loader.training_data.cache
         cases = len(cache.manifest) + len(cache.failed)
-        return self._new([diagnostics.files_left_out(sorted(cache.failed), cases)] if cache.failed else [])
+        return self._add([diagnostics.files_left_out(sorted(cache.failed), cases)] if cache.failed else [])
 
     def after_step(self, loss: float, lr: float, epoch: int) -> list[Finding]:
-        """Returns what is new after a step."""
-        return self._new([self.divergence.add(loss, lr, epoch)]) if self.enabled else []
+        """Returns the new findings after a step."""
+        return self._add([self.divergence.add(loss, lr, epoch)]) if self.enabled else []
 
     def after_epoch(self, rows: Sequence[dict[str, Any]], steps: int, epoch: int) -> tuple[list[Finding], dict[str, float]]:
-        """Returns what is new after an epoch, and figures of each attention layer for its row.
+        """Returns the new findings after an epoch, and statistics of each attention layer for its row.
 
         Args:
             rows: The rows of the epochs so far.
@@ -51,41 +60,65 @@ class Watch:
         """
         if not self.enabled:
             return [], {}
-        gates, norms = self._look()
-        found = [diagnostics.gates_uniform(sign, epoch) for sign in gates]
-        found += [diagnostics.attention_outside(sign, epoch) for sign in gates]
-        found.append(diagnostics.batch_statistics(norms, self.batch_size, steps, epoch))
-        found.append(diagnostics.train_validation_gap(rows, len(self.images), epoch))
-        return self._new(found), _figures(gates)
+        attention, batch_norm = self._measure_layers()
+        findings = [diagnostics.attention_uniform(statistics, epoch) for statistics in attention]
+        findings += [diagnostics.attention_outside(statistics, epoch) for statistics in attention]
+        findings.append(diagnostics.batch_statistics(batch_norm, self.batch_size, steps, epoch))
+        findings.append(diagnostics.train_validation_gap(rows, len(self.images), epoch))
+        return self._add(findings), _attention_columns(attention)
 
-    def _look(self) -> tuple[list[GateSign], BatchNormSign]:
-        """Evenly spaced validation images, so that all classes are among them."""
-        wanted = min(len(self.images), self.learner.recipe.diagnostics.images)
-        chosen = self.images[[round(i * (len(self.images) - 1) / max(wanted - 1, 1)) for i in range(wanted)]]
-        network = self.learner.judged
+    def after_training(self, logits: Tensor, decision: Decision, epoch: int) -> list[Finding]:
+        """Returns the new findings on the exported model.
+
+        Args:
+            logits: (n, K) of the validation split.
+            decision: The decision of the exported model.
+            epoch: The epoch of its weights.
+        """
+        if not self.enabled or not torch.isfinite(logits).all():
+            return []
+        data = self.batch_loader.training_data
+        targets, groups = data.targets[self.images], [data.joined_groups[i] for i in self.images]
+        probabilities = decision.probabilities(logits.numpy())
+        return self._add(
+            [
+                diagnostics.no_better_than_chance(targets, probabilities, groups, epoch),
+                diagnostics.class_never_predicted(targets, decision.predict(probabilities), data.manifest.labels.names, epoch),
+            ]
+        )
+
+    def _measure_layers(self) -> tuple[list[AttentionStatistics], BatchNormStatistics]:
+        """Measures evenly spaced validation images, which cover all classes."""
+        count = min(len(self.images), self.learner.recipe.diagnostics.images)
+        chosen = self.images[[round(i * (len(self.images) - 1) / max(count - 1, 1)) for i in range(count)]]
+        network, loader = self.learner.eval_network, self.batch_loader
         chunks = [chosen[start : start + _CHUNK] for start in range(0, len(chosen), _CHUNK)]
-        gates = gate_signs(network, ((self.feeder.plain(chunk), self.feeder.heads(chunk)) for chunk in chunks))
-        return gates, batch_norm_sign(network, self.feeder.plain(chosen[:: max(1, len(chosen) // _CHUNK)]))
+        attention = attention_statistics(network, ((loader.eval_batch(chunk), loader.head_masks(chunk)) for chunk in chunks))
+        return attention, batch_norm_statistics(network, loader.eval_batch(chosen[:: max(1, len(chosen) // _CHUNK)]))
 
-    def _new(self, found: Sequence[Finding | None]) -> list[Finding]:
-        known = {finding.code for finding in self.findings}
-        fresh = [finding for finding in found if finding is not None and finding.code not in known]
-        self.findings += fresh
-        return fresh
+    def _add(self, findings: Sequence[Finding | None]) -> list[Finding]:
+        reported = {finding.code for finding in self.findings}
+        new = [finding for finding in findings if finding is not None and finding.code not in reported]
+        self.findings += new
+        return new
 
     def state(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps."""
+        """Returns the state for a checkpoint."""
         return {"findings": [asdict(finding) for finding in self.findings], "divergence": self.divergence.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Puts back what ``state`` returned."""
+        """Restores the result of ``state``."""
         self.findings = [Finding(**finding) for finding in state["findings"]]
         self.divergence.restore(state["divergence"])
 
 
-def _figures(gates: Sequence[GateSign]) -> dict[str, float]:
-    return {f"{sign.layer}_{name}": value for sign in gates for name, value in _of(sign).items()}
-
-
-def _of(sign: GateSign) -> dict[str, float]:
-    return {"mean": sign.mean, "sd": sign.spread, "mass_outside_head": sign.mass_outside}
+def _attention_columns(attention: Sequence[AttentionStatistics]) -> dict[str, float]:
+    return {
+        f"{statistics.layer}_{name}": value
+        for statistics in attention
+        for name, value in (
+            ("mean", statistics.mean),
+            ("sd", statistics.std),
+            ("mass_outside_head", statistics.mass_outside),
+        )
+    }

@@ -1,4 +1,4 @@
-"""How a long job tells what it is doing, without knowing who listens."""
+"""The progress protocol: how long jobs report what they are doing."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Progress(Protocol):
-    """Listens to a long job; the command line shows a bar, a test a list, a service a log."""
+    """Receives the progress of a long job; the command line draws a bar, a service writes a log."""
 
     def start(self, total_steps: int, label: str) -> None:
-        """A part of the job begins.
+        """Begins a phase of the job.
 
         Args:
-            total_steps: Steps of this part, 0 where unknown.
-            label: What it is, such as ``Epoch 1 of 5``.
+            total_steps: Steps of this phase, 0 if unknown.
+            label: Name of the phase, such as ``Epoch 1 of 5``.
         """
 
     def step(self, n: int = 1, **values: float) -> None:
-        """Some steps are done.
+        """Reports finished steps.
 
         Args:
-            n: How many.
-            **values: Figures worth showing, such as ``loss``.
+            n: Number of steps.
+            **values: Values to show, such as ``loss``.
         """
 
     def message(self, text: str) -> None:
-        """Something that a person should read, such as a warning."""
+        """Reports a text for the user, such as a warning."""
 
     def end(self) -> None:
-        """The part that was started last is over."""
+        """Ends the phase that was started last."""
 
 
-def so_far(progress: Progress) -> Callable[[int, int], None]:
-    """Returns a listener to what is done so far, of how many, that tells a ``Progress`` of the steps between."""
-    told = 0
+def progress_callback(progress: Progress) -> Callable[[int, int], None]:
+    """Returns a callback ``(done, total)`` that forwards the newly finished steps to a ``Progress``."""
+    reported = 0
 
-    def hear(done: int, _total: int) -> None:
-        nonlocal told
-        progress.step(done - told)
-        told = done
+    def on_progress(done: int, _total: int) -> None:
+        nonlocal reported
+        progress.step(done - reported)
+        reported = done
 
-    return hear
+    return on_progress
 
 
-class Silent:
-    """A listener that shows nothing."""
+class SilentProgress:
+    """A progress that shows nothing."""
 
     def start(self, total_steps: int, label: str) -> None:
         """Shows nothing."""

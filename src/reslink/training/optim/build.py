@@ -1,4 +1,4 @@
-"""How weights move: optimizers, learning rate as a function of the step, the moving average of the weights."""
+"""Builds the optimizer; computes the learning rate of a step and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_optimizer(network: ResLink, settings: OptimizerSettings) -> torch.optim
     """Returns the optimizer of a recipe; norms and biases have no weight decay.
 
     Args:
-        network: The network; its parameters are already on their device.
+        network: The network, already on its device.
         settings: The section ``optimizer`` of the recipe.
     """
     groups = network.parameter_groups(settings.weight_decay)
@@ -42,22 +42,22 @@ def learning_rate(step: int, total: int, settings: OptimizerSettings) -> float:
         total: Number of steps of the whole run.
         settings: The section ``optimizer`` of the recipe.
     """
-    top, rise = settings.lr, settings.warmup * total
+    peak, warmup = settings.lr, settings.warmup * total
     if settings.schedule == "onecycle":
-        if step < rise:
-            return _cosine(top / _ONECYCLE_START, top, step / rise)
-        return _cosine(top, top / _ONECYCLE_START / _ONECYCLE_END, _share(step - rise, total - 1 - rise))
-    if step < rise:
-        return top * (step + 1) / (rise + 1)
-    return top if settings.schedule == "constant" else _cosine(top, 0.0, _share(step - rise, total - rise))
+        if step < warmup:
+            return _cosine(peak / _ONECYCLE_START, peak, step / warmup)
+        return _cosine(peak, peak / _ONECYCLE_START / _ONECYCLE_END, _fraction(step - warmup, total - 1 - warmup))
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    return peak if settings.schedule == "constant" else _cosine(peak, 0.0, _fraction(step - warmup, total - warmup))
 
 
-def _share(part: float, whole: float) -> float:
-    return min(1.0, max(0.0, part / whole)) if whole > 0 else 1.0
+def _fraction(part: float, total: float) -> float:
+    return min(1.0, max(0.0, part / total)) if total > 0 else 1.0
 
 
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -69,19 +69,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     """Returns the exponential moving average of a network's weights and BatchNorm statistics.
 
-    The decay of update n is min(decay, (1 + n) / (10 + n)), so that the first updates forget the initial weights.
+    The decay of update n is min(decay, (1 + n) / (10 + n)), so the initial weights are forgotten in the first updates.
 
     Args:
-        network: The network, copied.
+        network: The network, which is copied.
         decay: Share of the average that each update keeps, in (0, 1).
     """
 
     def update(averaged: Any, current: Any, count: Tensor | int) -> None:
         n = int(count)
-        keep = min(decay, (1 + n) / (10 + n))
+        current_decay = min(decay, (1 + n) / (10 + n))
         for mean, value in zip(averaged, current, strict=True):
             if mean.is_floating_point():
-                mean.lerp_(value, 1 - keep)
+                mean.lerp_(value, 1 - current_decay)
             else:
                 mean.copy_(value)
 
@@ -99,18 +99,18 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts back what ``optimizer_tensors`` returned, in the memory layout that the running optimizer would have.
+    """Restores the result of ``optimizer_tensors`` in the memory layout of an uninterrupted run.
 
-    The layout matters: the same sum over another layout may differ in the last bit.
+    The same sum over another layout can differ in the last bit.
     """
     parameters = _parameters(optimizer)
     for key, value in tensors.items():
         number, name = key.split(".", 1)
         parameter = parameters[int(number)]
         device = parameter.device if optimizer.defaults.get("fused") else value.device
-        same = value.shape == parameter.shape and value.ndim > 0
-        home = torch.empty_like(parameter) if same else torch.empty_like(value, device=device)
-        optimizer.state[parameter][name] = home.copy_(value)
+        same_shape = value.shape == parameter.shape and value.ndim > 0
+        target = torch.empty_like(parameter) if same_shape else torch.empty_like(value, device=device)
+        optimizer.state[parameter][name] = target.copy_(value)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

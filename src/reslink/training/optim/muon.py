@@ -1,8 +1,8 @@
-"""Muon: hidden convolutions move along the orthogonalised momentum, everything else by AdamW.
+"""Muon: optimizes hidden convolutions along the orthogonalized momentum, all other parameters with AdamW.
 
-Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the scale that lets one learning rate
-serve both is that of Liu et al. 2025, arXiv 2502.16982, section 2.2. Own code, since ``torch.optim.Muon`` takes matrices only:
-a convolution is seen here as the matrix (out_channels, in_channels · height · width). A test holds both equal on a matrix.
+Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". The scale that allows one learning rate
+for both optimizers is that of Liu et al. 2025, arXiv 2502.16982, section 2.2. ``torch.optim.Muon`` accepts only matrices.
+Here a convolution is treated as the matrix (out_channels, in_channels · height · width). A test compares both on a matrix.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 MOMENTUM = 0.95
 RMS = 0.2
-"""Root mean square of an AdamW update, which the orthogonal update is scaled to."""
+"""Root mean square of an AdamW update; the orthogonal update is scaled to it."""
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW whose groups marked ``hidden`` are moved by Muon instead.
+    """AdamW that uses Muon for parameter groups marked ``hidden``.
 
     Args:
         groups: Parameter groups with the key ``hidden``.
@@ -34,15 +34,15 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Moves all parameters that have a gradient."""
+        """Updates all parameters that have a gradient."""
         for group in self.param_groups:
             for parameter in group["params"] if group["hidden"] else ():
                 if parameter.grad is not None:
-                    self._move(parameter, parameter.grad, group["lr"], group["weight_decay"])
-                    parameter.grad = None  # AdamW leaves a parameter without a gradient alone
+                    self._update(parameter, parameter.grad, group["lr"], group["weight_decay"])
+                    parameter.grad = None  # AdamW skips parameters without a gradient
         super().step()
 
-    def _move(self, parameter: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
+    def _update(self, parameter: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
@@ -51,16 +51,16 @@ class Muon(torch.optim.AdamW):
         matrix = update.reshape(len(update), -1)
         parameter.mul_(1 - lr * weight_decay)
         scale = RMS * max(matrix.shape) ** 0.5
-        parameter.add_(orthogonalised(matrix).reshape(update.shape), alpha=-lr * scale)
+        parameter.add_(orthogonalize(matrix).reshape(update.shape), alpha=-lr * scale)
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
+def orthogonalize(matrix: Tensor) -> Tensor:
     """Returns a matrix with nearly the same singular vectors and all singular values near 1.
 
     Newton–Schulz iteration X ← (aI + bG + cG²) X, G = XXᵀ, with the coefficients of Jordan et al. 2024. Every factor is a
-    polynomial of the first G, so the factors are multiplied on the short side alone and X is touched twice: 0.7 of the
-    time of the usual form in bfloat16 for these convolutions. In single precision throughout: an eigenvalue of G that rounding
-    makes negative grows without bound, and those of bfloat16 are large enough to do so within five steps.
+    polynomial of the first G. So the factors are multiplied in the short dimension and X is used only twice, which takes 0.7 of
+    the time of the usual form in bfloat16 for these convolutions. Single precision is required: rounding in bfloat16 can make
+    eigenvalues of G negative, and these grow without bound within five steps.
 
     Args:
         matrix: (M, N).
@@ -79,8 +79,8 @@ def orthogonalised(matrix: Tensor) -> Tensor:
         factor = _factor(gram)
         product = factor @ product
     x = product @ x
-    found: Tensor = (x.T if tall else x).to(matrix.dtype)
-    return found
+    result: Tensor = (x.T if tall else x).to(matrix.dtype)
+    return result
 
 
 def _factor(gram: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What pydantic says about a recipe, in the words of the person who wrote it."""
+"""Converts pydantic's errors on a recipe to messages in the terms of the recipe."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reslink.errors import UsageError, nearest
+from reslink.errors import UsageError, suggest
 
 _FLAGS = {"trainer.epochs": "--epochs", "seed": "--seed"}
 _KINDS = {
     "integer": "a whole number",
     "number": "a number",
     "boolean": "true or false",
-    "string": "a text",
+    "string": "a string",
     "null": "null",
 }
 
 
-class Schema:
-    """The JSON schema of a settings class, asked by dotted names.
+class SettingsSchema:
+    """The JSON schema of a settings class, with lookup by dotted names.
 
     Args:
-        schema: What ``model_json_schema`` returns.
+        schema: The result of ``model_json_schema``.
     """
 
     def __init__(self, schema: dict[str, Any]) -> None:
@@ -34,7 +34,7 @@ class Schema:
         yield from self._below(self._schema, "")
 
     def allowed(self, path: Sequence[str]) -> str:
-        """Returns in words what a setting takes."""
+        """Returns the allowed values of a setting in words."""
         node = self._schema
         for part in path:
             node = self._resolve(node).get("properties", {}).get(part, {})
@@ -76,56 +76,60 @@ def _range(node: dict[str, Any]) -> str:
 
 
 def nearest_key(key: str, options: Iterable[str]) -> str:
-    """Returns the phrase that names the setting most likely meant, by its last part first.
+    """Returns the phrase that suggests the setting most likely meant; the last part of the name counts first.
 
     Args:
-        key: What the user wrote, dotted or not.
+        key: The name that the user wrote, dotted or not.
         options: The dotted names of all settings.
     """
     choices = list(options)
     section, _, name = key.rpartition(".")
     same_name = [choice for choice in choices if choice.rpartition(".")[2] == name]
     if same_name:
-        return nearest(key, same_name) if len(same_name) > 1 else f"Did you mean {same_name[0]!r}"
+        return suggest(key, same_name) if len(same_name) > 1 else f"Did you mean {same_name[0]!r}?"
     siblings = [choice for choice in choices if section and choice.startswith(section + ".")]
-    phrase = nearest(key, siblings) if siblings else ""
+    phrase = suggest(key, siblings) if siblings else ""
     if phrase.startswith("Did"):
         return phrase
     by_name = {choice.rpartition(".")[2]: choice for choice in reversed(choices)}
-    close = nearest(name, by_name)
+    close = suggest(name, by_name)
     if close.startswith("Did"):
-        return f"Did you mean {by_name[close.split(chr(39))[1]]!r}"
-    return nearest(key, siblings or [choice for choice in choices if "." not in choice])
+        return f"Did you mean {by_name[close.split(chr(39))[1]]!r}?"
+    return suggest(key, siblings or [choice for choice in choices if "." not in choice])
 
 
 def explain(error: ValidationError, schema: dict[str, Any], prefix: tuple[str, ...] = ()) -> UsageError:
-    """Returns the first complaint of pydantic in three parts.
+    """Returns pydantic's first error as a message in three parts.
 
     Args:
-        error: What pydantic raised.
+        error: The error of pydantic.
         schema: JSON schema of the settings class that raised it.
-        prefix: Where these settings stand in the recipe.
+        prefix: Path of these settings in the recipe.
     """
     first = error.errors(include_url=False)[0]
-    asked = Schema(schema)
-    path = _settings_path([str(part) for part in first["loc"]], set(asked.keys()), unknown=first["type"] == "extra_forbidden")
+    settings = SettingsSchema(schema)
+    path = _settings_path(
+        [str(part) for part in first["loc"]], set(settings.keys()), unknown=first["type"] == "extra_forbidden"
+    )
     key = ".".join([*prefix, *path])
     if first["type"] == "extra_forbidden":
-        here = [".".join([*prefix, name]) for name in asked.keys()]  # noqa: SIM118 - not a dictionary
-        return UsageError(f"The recipe has the unknown key {key!r}", "A recipe has known keys only", nearest_key(key, here))
+        known = [".".join([*prefix, name]) for name in settings.keys()]  # noqa: SIM118 - not a dictionary
+        return UsageError(f"The recipe has the unknown key {key!r}", "A recipe has only known keys", nearest_key(key, known))
     if first["type"] == "value_error":
         reason = str(first["ctx"]["error"])
-        return UsageError(f"The recipe's {key or 'settings'}: {reason}", "The settings fit together", f"Change {key or 'it'}")
+        return UsageError(
+            f"The recipe's {key or 'settings'}: {reason}", "The settings must fit together", f"Change {key or 'it'}"
+        )
     flag = f" ({_FLAGS[key]} {first['input']})" if key in _FLAGS else ""
     return UsageError(
         f"{key} is {_shown(first['input'])}{flag}",
-        f"It is {asked.allowed(path)}",
-        f"Correct it in the recipe, by --set {key}=…" + (f" or by {_FLAGS[key]}" if key in _FLAGS else ""),
+        f"It is {settings.allowed(path)}",
+        f"Correct it in the recipe, with --set {key}=…" + (f" or with {_FLAGS[key]}" if key in _FLAGS else ""),
     )
 
 
 def _settings_path(loc: list[str], known: set[str], *, unknown: bool) -> list[str]:
-    """Cuts what pydantic adds behind a setting: indices of lists, names of alternatives."""
+    """Removes what pydantic appends to the name of a setting: list indices, names of alternatives."""
     if unknown:
         return loc
     while loc and ".".join(loc) not in known:

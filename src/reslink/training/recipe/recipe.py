@@ -1,10 +1,11 @@
-"""A training recipe: YAML file, changes by dotted keys, strict checks."""
+"""A training recipe: reads the YAML file, applies changes by dotted keys, checks strictly."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from reslink.errors import UsageError
 from reslink.files import sha256
 from reslink.imaging.preprocess import Preprocess
 from reslink.networks.reslink import ResLinkConfig, variant_config
-from reslink.training.recipe.errors import Schema, explain, nearest_key
+from reslink.training.recipe.errors import SettingsSchema, explain, nearest_key
+from reslink.training.recipe.published import find_recipe
 from reslink.training.recipe.schema import (
     AttentionSupervisionSettings,
     DataSettings,
@@ -33,20 +35,20 @@ Tree = dict[str, Any]
 
 
 class Recipe(Section):
-    """Everything that decides the result of a training run but the data.
+    """All settings of a training run besides the data.
 
     Attributes:
         seed: Seed of the split, the initial weights, the order of images, augmentation and dropout.
-        data: How cases are divided into parts.
+        data: Splits and groups of the cases.
         preprocess: From a slice to the network's input.
         model: The network.
-        optimizer: How weights move.
-        augment: How training images are varied.
-        loss: What is minimised.
-        trainer: How long, on what, and what is kept.
-        decision: How a probability becomes a label.
-        diagnostics: The watch over the run.
-        attention_supervision: A loss term on the attention gates.
+        optimizer: Optimizer and learning rate.
+        augment: Augmentation of the training images.
+        loss: The loss.
+        trainer: Epochs, batches, device and exported weights.
+        decision: From a probability to a label.
+        diagnostics: The diagnostics of the run.
+        attention_supervision: A loss term on the attention weights.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -62,15 +64,15 @@ class Recipe(Section):
     attention_supervision: AttentionSupervisionSettings = AttentionSupervisionSettings()
 
     def dump(self) -> Tree:
-        """Returns the recipe as plain lists, numbers and texts."""
+        """Returns the recipe as lists, numbers and strings."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """Returns the whole recipe as YAML that ``load_recipe`` reads back to an equal one."""
+        """Returns the whole recipe as YAML; ``load_recipe`` reads it back to an equal recipe."""
         return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
 
     def published(self) -> Tree:
-        """Returns what of the recipe decides the weights: all but the number of decoding processes and the device."""
+        """Returns the settings that affect the weights: all but the number of decoding processes and the device."""
         tree = self.dump()
         for key in _LOCAL:
             section, name = key.split(".")
@@ -82,13 +84,13 @@ class Recipe(Section):
         return sha256(json.dumps(self.published(), sort_keys=True, separators=(",", ":")))
 
     def network(self, num_classes: int | None = None) -> ResLinkConfig:
-        """Returns the network's configuration for data with some number of classes.
+        """Returns the configuration of the network for data with ``num_classes`` classes.
 
         Args:
-            num_classes: Classes of the data; where None, what ``model.num_classes`` says, or 2.
+            num_classes: Classes of the data; if None, ``model.num_classes``, or 2.
 
         Raises:
-            UsageError: If the variant is unknown, or a field of ``model`` cannot be used.
+            UsageError: If the variant is unknown, or a field of ``model`` is invalid.
         """
         stated = self.model.num_classes
         if num_classes is None:
@@ -96,7 +98,7 @@ class Recipe(Section):
         outputs = num_classes if stated is None else stated
         if outputs != num_classes and (outputs, num_classes) != (1, 2):
             raise UsageError(
-                f"model.num_classes is {outputs}, and the data has {num_classes} classes",
+                f"model.num_classes is {outputs}, but the data has {num_classes} classes",
                 "It equals the number of classes, or is 1 (a single sigmoid logit) with two classes",
                 "Leave model.num_classes out",
             )
@@ -115,7 +117,7 @@ _LOCAL = ("trainer.workers", "trainer.device")
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, which YAML 1.1 takes for a text, and refuses a key that is given twice."""
+    """Reads 1e-3 as a number, which is a string in YAML 1.1, and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -134,27 +136,26 @@ def load_recipe(path: str | Path | None = None, sets: Iterable[str] = ()) -> Rec
     """Reads a recipe and changes single settings.
 
     Args:
-        path: YAML file; the defaults where None.
-        sets: Changes ``section.key=value`` in order; values are YAML (``0.1``, ``true``, ``[0.8, 0.1, 0.1]``).
+        path: YAML file or name of a published recipe; the default recipe if None.
+        sets: Changes ``section.key=value``, applied in order; values are YAML (``0.1``, ``true``, ``[0.8, 0.1, 0.1]``).
 
     Returns:
         The checked recipe.
 
     Raises:
-        UsageError: If the file cannot be read, a key is unknown (with the nearest one) or a value is out of its range.
+        UsageError: If the recipe cannot be read, a key is unknown (the nearest is named) or a value is out of range.
     """
-    tree = {} if path is None else _read(Path(path))
+    tree = {} if path is None else _read(find_recipe(path))
     for change in sets:
         key, value = _parse(change)
         _put(tree, key, value)
     recipe = _validated(tree)
-    # says now, not after the images are read, what is wrong with the network
-    recipe.network()
+    recipe.network()  # raises errors of the network settings now, not after the images are read
     return recipe
 
 
-def make_recipe(tree: Tree) -> Recipe:
-    """Checks a recipe that is already a tree of plain values, such as that of a bundle.
+def recipe_from_dict(tree: Tree) -> Recipe:
+    """Checks a recipe in the form of nested dictionaries, such as that of a bundle.
 
     Raises:
         UsageError: As in ``load_recipe``.
@@ -175,8 +176,8 @@ def _read(path: Path) -> Tree:
     except OSError as error:
         raise UsageError(
             f"The recipe {path} cannot be read: {error.strerror}",
-            "--recipe takes a YAML file",
-            "Check the path, or leave --recipe out for the defaults",
+            "--recipe takes a YAML file or the name of a published recipe",
+            "Check the path, or omit --recipe for the defaults",
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise _not_a_recipe(path, " ".join(str(error).split())) from error
@@ -209,13 +210,13 @@ def _parse(change: str) -> tuple[str, Any]:
     except yaml.YAMLError as error:
         raise UsageError(
             f"The value of --set {change!r} cannot be read",
-            "A value is a number, a word, true, false, null or a list such as [0.8, 0.1, 0.1]",
-            "Put a text with special characters in quotes",
+            "A value is a number, a string, true, false, null or a list such as [0.8, 0.1, 0.1]",
+            "Put a string with special characters in quotes",
         ) from error
 
 
 def _put(tree: Tree, key: str, value: Any) -> None:
-    if key not in set(keys()):
+    if key not in keys():
         raise UsageError(
             f"--set {key} is not a setting",
             "A setting is written section.key=value",
@@ -224,13 +225,14 @@ def _put(tree: Tree, key: str, value: Any) -> None:
     *parents, name = key.split(".")
     branch = tree
     for parent in parents:
-        below = branch.setdefault(parent, {})
-        if not isinstance(below, dict):
-            raise UsageError(f"The recipe's {parent!r} is {below!r}", "A section has keys below it", "Correct the recipe")
-        branch = below
+        section = branch.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise UsageError(f"The recipe's {parent!r} is {section!r}", "A section has keys", "Correct the recipe")
+        branch = section
     branch[name] = value
 
 
-def keys() -> Iterator[str]:
-    """Yields the dotted names of all settings, sections included."""
-    yield from Schema(Recipe.model_json_schema()).keys()
+@cache  # pydantic takes longer for the schema than for a whole recipe
+def keys() -> tuple[str, ...]:
+    """Returns the dotted names of all settings, sections included."""
+    return tuple(SettingsSchema(Recipe.model_json_schema()).keys())

@@ -1,4 +1,4 @@
-"""The sections of a training recipe: what can be set, within which range, and what happens if nothing is set."""
+"""The sections of a training recipe: settings, ranges and defaults."""
 
 from __future__ import annotations
 
@@ -6,59 +6,61 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from reslink.datasets.grouping import GroupBy
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, strict, and closed to unknown keys."""
+    """A section of a recipe: frozen and strict, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
-    """How cases are divided into parts.
+    """Splits and groups of the cases.
 
     Attributes:
         fractions: Shares of training, validation and test cases; sum 1. Not used with ``folds``.
-        class_order: Class names in the order of the outputs; sorted where None. With two, the last is the positive one.
-        group_by: What never stands on two sides: cases of one patient, near copies of one image, or both.
+        class_order: Class names in the order of the outputs; sorted if None. With two, the last is the positive one.
+        group_by: Cases that stay in one split: those of a patient, near duplicates, or both.
         folds: Number of folds for cross-validation, or None for a single split.
-        fold: Which fold is the test part, from 0; the next one is the validation part.
-        split_seed: Seed of the division; the recipe's ``seed`` where None.
-        allow_leakage: Accept that a patient or near copies stand on two sides; every figure then says so.
+        fold: The fold of the test split, from 0; the next one is the validation split.
+        split_seed: Seed of the split; the recipe's ``seed`` if None.
+        allow_leakage: Accept a patient or near duplicates in more than one split; all metrics are then marked.
     """
 
     fractions: tuple[Share, Share, Share] = (0.75, 0.1, 0.15)
     class_order: tuple[str, ...] | None = None
-    group_by: Literal["both", "patient", "twin", "none"] = "both"
+    group_by: GroupBy = "both"
     folds: int | None = Field(default=None, ge=3, le=100)
     fold: int = Field(default=0, ge=0)
     split_seed: int | None = Field(default=None, ge=0, lt=2**63)
     allow_leakage: bool = False
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
+    def _check_splits(self) -> Self:
         if abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions[:2]) <= 0:
-            raise ValueError(f"fractions are {list(self.fractions)}; they sum to 1, training and validation above 0")
+            raise ValueError(f"fractions are {list(self.fractions)}; they sum to 1, with training and validation above 0")
         if self.fold >= (self.folds or 1):
-            raise ValueError(f"fold is {self.fold}; it lies between 0 and folds - 1, and needs data.folds to be set")
+            raise ValueError(f"fold is {self.fold}; it is between 0 and folds - 1, and needs data.folds")
         return self
 
 
 class ModelSettings(Section):
-    """The network: a variant by name, and any field of ``ResLinkConfig`` that shall differ from it.
+    """The network: a variant by name, and fields of ``ResLinkConfig`` that differ from it.
 
     Attributes:
         variant: ``reslink_context``, ``reslink_small`` or ``reslink_paper``.
-        num_classes: Number of logits; the number of classes where None. 1 with two classes is a single sigmoid logit.
+        num_classes: Number of logits; the number of classes if None. 1 with two classes is a single sigmoid logit.
         stem_dim: Channels after the stem.
-        stem_order: Order of the parts of the stem.
+        stem_order: Order of the layers of the stem.
         dims: Channels of each stage.
         depths: Residual blocks of each stage.
-        context_dim: Channels of a coarser stage that is laid back onto the last one; 0 is none.
+        context_dim: Channels of a coarser stage that is added back to the last one; 0 is none.
         area_size: Side of an attention area in pixels of the feature map.
-        attention: Which of the two area attentions are there.
-        residual: Whether residual blocks have their shortcut.
+        attention: Which of the two area attention layers are used.
+        residual: Whether residual blocks have a shortcut.
         drop_rate: Dropout in the residual blocks.
         head_drop_rate: Dropout before the dense layer.
     """
@@ -77,19 +79,19 @@ class ModelSettings(Section):
     head_drop_rate: float | None = None
 
     def changes(self) -> dict[str, Any]:
-        """Returns the fields that differ from the variant, but for ``num_classes``."""
+        """Returns the fields that differ from the variant, except ``num_classes``."""
         return self.model_dump(exclude={"variant", "num_classes"}, exclude_none=True)
 
 
 class OptimizerSettings(Section):
-    """How weights move.
+    """Optimizer and learning rate.
 
     Attributes:
         name: ``muon`` for the hidden convolutions with AdamW for the rest (Jordan et al. 2024; Liu et al. 2025, arXiv
             2502.16982), ``adamw`` (Loshchilov & Hutter 2019, arXiv 1711.05101), ``adam`` (Kingma & Ba 2015, arXiv
             1412.6980) or ``sgd``.
-        lr: Highest learning rate.
-        weight_decay: Weight decay of convolution and dense weights; norms and biases have none.
+        lr: Peak learning rate.
+        weight_decay: Weight decay of convolution and dense weights; not used for norms and biases.
         momentum: Momentum of ``sgd``.
         schedule: ``onecycle`` (Smith & Topin 2018, arXiv 1708.07120), ``cosine`` (Loshchilov & Hutter 2017, arXiv
             1608.03983) or ``constant``; each after a warm-up.
@@ -107,12 +109,12 @@ class OptimizerSettings(Section):
 
 
 class LossSettings(Section):
-    """What is minimised: cross-entropy, or binary cross-entropy for a single logit.
+    """The loss: cross-entropy, or binary cross-entropy for a single logit.
 
     Attributes:
         label_smoothing: Share of the target that is spread over all classes (Szegedy et al. 2016, arXiv 1512.00567).
-        imbalance: ``none``; ``weights``: rare classes weigh more in the loss; ``sampler``: images of rare classes are
-            drawn more often; ``focal``: easy images weigh less (Lin et al. 2017, arXiv 1708.02002).
+        imbalance: ``none``; ``weights``: rare classes have more weight in the loss; ``sampler``: images of rare classes are
+            drawn more often; ``focal``: easy images have less weight (Lin et al. 2017, arXiv 1708.02002).
         focal_gamma: Exponent of the focal loss.
         mixup: Parameter of the Beta distribution of mixup (Zhang et al. 2018, arXiv 1710.09412); 0 is no mixup.
     """
@@ -124,19 +126,19 @@ class LossSettings(Section):
 
 
 class TrainerSettings(Section):
-    """How long, on what, and what is kept.
+    """Epochs, batches, device and exported weights.
 
     Attributes:
-        epochs: Times that each training image is seen.
+        epochs: Passes over the training images.
         batch_size: Images of one optimizer step, over all processes.
-        precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the processor computes in it.
-        ema: Decay of the moving average of the weights, which is then judged and exported; 0 is no average.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 if the processor supports it.
+        ema: Decay of the moving average of the weights, which is validated and exported; 0 is no average.
         early_stopping: Epochs without a better validation AUROC after which training ends; 0 is never.
-        export: Weights that go into the bundle: those of the ``best`` epoch by validation AUROC (by loss among equals),
-            or of the ``last`` one.
-        channels_last: Memory layout that most processors convolve faster in.
-        deterministic: Refuse operations whose result may differ between two runs.
-        workers: Processes that decode images on first sight; as many as there are processors where None.
+        export: Weights in the bundle: those of the ``best`` epoch by validation AUROC (by loss for equal AUROC), or of the
+            ``last`` one.
+        channels_last: Memory layout with faster convolutions on most processors.
+        deterministic: Forbid operations with non-deterministic results.
+        workers: Processes that decode images into the cache; one per processor if None.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         checkpoint_steps: Steps between two checkpoints within an epoch; 0 is one checkpoint at the end of each epoch.
     """
@@ -155,22 +157,22 @@ class TrainerSettings(Section):
 
 
 class DecisionSettings(Section):
-    """How a probability becomes a label with two classes.
+    """From a probability to a label with two classes.
 
     Attributes:
-        threshold: Probability of the positive class from which it is named; or how it is chosen on the validation part:
-            ``youden`` (sensitivity + specificity, Youden 1950) or ``accuracy``.
+        threshold: Lowest probability of the positive class that gives its label; or the criterion that selects it on the
+            validation split: ``youden`` (sensitivity + specificity, Youden 1950) or ``accuracy``.
     """
 
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["youden", "accuracy"] = 0.5
 
 
 class DiagnosticsSettings(Section):
-    """The watch over a training run.
+    """The diagnostics of a training run.
 
     Attributes:
-        enabled: Whether the run is watched; a loss that is not finite stops it in any case.
-        images: Validation images whose gates are looked at after each epoch.
+        enabled: Whether the diagnostics run; a loss that is not finite stops the run in any case.
+        images: Validation images whose attention is measured after each epoch.
     """
 
     enabled: bool = True
@@ -178,13 +180,13 @@ class DiagnosticsSettings(Section):
 
 
 class AttentionSupervisionSettings(Section):
-    """A loss term that moves attention to where it should be.
+    """A loss term that moves the attention to a target region.
 
     Attributes:
         weight: Weight of the term; 0 is none.
-        target: ``head``: attention outside the head costs; ``lesion``: attention outside the lesion costs where a
-            lesion mask is known, outside the head elsewhere.
-        layers: Which attention is supervised.
+        target: ``head``: penalize attention outside the head; ``lesion``: penalize attention outside the lesion if there is a
+            lesion mask, otherwise outside the head.
+        layers: The attention layers that are supervised.
     """
 
     weight: float = Field(default=0.0, ge=0, le=100)

@@ -1,1 +1,1 @@
-"""Uploaded files: form, archives and content types."""
+"""Uploaded files: multipart form, zip archives and format detection."""

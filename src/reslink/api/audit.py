@@ -1,0 +1,157 @@
+"""``reslink.audit``: a data set checked before training."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reslink.api.data_argument import Data, open_manifest
+from reslink.api.progress import ShowProgress, resolve_progress
+from reslink.errors import UsageError
+from reslink.files import check_folder_path, check_overwrite
+
+if TYPE_CHECKING:
+    from reslink.audit.clean_copy.clean_copy import CleanCopy
+    from reslink.datasets.manifest import Manifest
+
+
+def audit(
+    data: Data,
+    *,
+    out: str | Path | None = None,
+    fix: str | Path | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: ShowProgress = False,
+) -> dict[str, Any]:
+    """Checks a data set for leakage, near duplicates, shortcuts, burned-in text, identity, label errors and broken files.
+
+    Args:
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
+        out: Folder for ``audit.json`` and ``report.html``; None writes nothing.
+        fix: Folder for a clean copy of the data set; None makes no copy.
+        seed: Seed of folds, forests and bootstrap.
+        workers: Number of processes that read files; 0 reads in this process, None selects the number.
+        overwrite: Replace an earlier audit in ``out``.
+        progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
+
+    Returns:
+        The content of ``audit.json``. ``verdict`` is ``pass``, ``fail`` or ``incomplete``; ``checks`` lists each check with
+        ``failed`` and ``reason``. A failed check raises no error here.
+
+    Raises:
+        UsageError: If the data set cannot be opened, or a folder cannot be used.
+
+    Example:
+        >>> import reslink
+        >>> result = reslink.audit("images/", out="audited")  # doctest: +SKIP
+        >>> result["verdict"]  # doctest: +SKIP
+        'pass'
+    """
+    return run_audit(
+        data,
+        None if out is None else Path(out),
+        None if fix is None else Path(fix),
+        seed=seed,
+        workers=workers,
+        overwrite=overwrite,
+        progress=progress,
+    ).result
+
+
+@dataclass(frozen=True)
+class AuditOutput:
+    """An audit and the files that it wrote.
+
+    Attributes:
+        result: The content of ``audit.json``.
+        page: The report; None if no folder was given.
+        clean_copy: The clean copy; None if none was made.
+    """
+
+    result: dict[str, Any]
+    page: Path | None
+    clean_copy: CleanCopy | None
+
+
+def run_audit(
+    data: Data,
+    out: Path | None,
+    fix: Path | None,
+    *,
+    seed: int,
+    workers: int | None,
+    overwrite: bool,
+    progress: ShowProgress,
+) -> AuditOutput:
+    """Audits a data set; see :func:`audit`."""
+    from reslink.audit.audit import audit as audit_manifest
+    from reslink.audit.clean_copy.clean_copy import write_clean_copy
+    from reslink.reports.audit.page import audit_report
+
+    manifest = open_manifest(data, for_training=False)
+    if out is not None:
+        _check_out(out, manifest, overwrite)
+    if fix is not None:
+        _check_fix(fix, manifest, out)
+    listener = resolve_progress(progress)
+    try:
+        result = audit_manifest(manifest, out, progress=listener, seed=seed, workers=workers)
+        page = None if out is None else audit_report(result, manifest, out)
+        clean_copy = None if fix is None else write_clean_copy(manifest, result, fix, progress=listener)
+    finally:
+        listener.end()
+    return AuditOutput(result, page, clean_copy)
+
+
+def _check_out(out: Path, manifest: Manifest, overwrite: bool) -> None:
+    """Checks the output folder before the first file is read.
+
+    Raises:
+        UsageError: If the folder holds an audit, is inside the class folders of the data, or is not writable.
+    """
+    check_overwrite(out, "audit.json", "an audit", overwrite)
+    root = manifest.root.resolve()
+    if not manifest.columns and out.resolve().is_relative_to(root):
+        raise UsageError(
+            f"--out {out} is inside the data set {root}",
+            "Every folder in there is a class of the data set",
+            "Choose a folder elsewhere with --out",
+        )
+    _check_writable(out, "--out")
+
+
+def _check_fix(fix: Path, manifest: Manifest, out: Path | None) -> None:
+    """Checks the folder of the clean copy before the first file is read.
+
+    Raises:
+        UsageError: If the folder is not new or empty, overlaps with the data or the audit, or is not writable.
+    """
+    from reslink.audit.clean_copy.clean_copy import check_output_folder
+
+    check_folder_path(fix, "--fix")
+    check_output_folder(fix.absolute(), manifest)
+    if out is not None and out.resolve().is_relative_to(fix.resolve()):
+        raise UsageError(
+            f"The audit would be written to {out}, inside the clean copy {fix}",
+            "A clean copy must not contain the audit, which names the original files",
+            "Choose another --out or --fix",
+        )
+    _check_writable(fix.absolute().parent, "--fix")
+
+
+def _check_writable(folder: Path, option: str) -> None:
+    """Creates a temporary file in the folder, or in its nearest existing parent."""
+    existing = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()), folder)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{existing} is not writable: {error.strerror or error}",
+            f"{option} needs a folder with write permission",
+            f"Choose another folder with {option}",
+        ) from error

@@ -1,0 +1,72 @@
+"""``reslink.evaluate``: metrics of a bundle on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from reslink.api.data_argument import Data, open_manifest, read_patients
+from reslink.files import check_overwrite
+
+
+def evaluate(
+    bundle: str | Path,
+    data: Data,
+    out: str | Path,
+    *,
+    split: Literal["train", "validation", "test"] | None = None,
+    by: Sequence[str] = (),
+    batch_size: int = 32,
+    device: str = "auto",
+    seed: int = 0,
+    allow_leakage: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Evaluates a bundle on a data set, and writes ``evaluation.json``, ``predictions.csv`` and ``report.html``.
+
+    Args:
+        bundle: The name of a shipped model, or the folder of a bundle or run.
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
+        out: Output folder.
+        split: Evaluate only the cases of this split; None for all cases.
+        by: Columns of the data set; metrics are also computed for each of their values.
+        batch_size: Number of images per batch.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        seed: Seed of the bootstrap.
+        allow_leakage: Also evaluate cases that overlap with the training data; the metrics are then marked.
+        overwrite: Replace an earlier evaluation in ``out``.
+
+    Returns:
+        The content of ``evaluation.json``. ``metrics`` holds ``estimate``, ``ci_low``, ``ci_high``, ``n`` and ``method`` of
+        each metric; ``failed`` holds the error of each case that could not be read.
+
+    Raises:
+        UsageError: If the bundle does not know a label, no case is in the split, or ``out`` holds an evaluation.
+        CheckFailedError: If a patient or near duplicate appears in more than one split.
+
+    Example:
+        >>> import reslink
+        >>> result = reslink.evaluate("runs/first/bundle", "other-hospital/", "evaluated")  # doctest: +SKIP
+        >>> result["metrics"]["auroc"]["estimate"]  # doctest: +SKIP
+        0.93
+    """
+    from reslink.bundles.bundle import Bundle
+    from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
+    from reslink.reports.run.page import evaluation_report
+
+    folder = Path(out)
+    check_overwrite(folder, "evaluation.json", "an evaluation", overwrite)
+    loaded = Bundle.load(bundle)
+    manifest = read_patients(open_manifest(data, labels=loaded.labels))
+    options = EvaluationOptions(
+        device=device,
+        split=split,
+        subgroup_columns=(by,) if isinstance(by, str) else by,
+        batch_size=batch_size,
+        seed=seed,
+        allow_leakage=allow_leakage,
+    )
+    result = evaluate_bundle(loaded, manifest, folder, options)
+    evaluation_report(folder)
+    return result

@@ -1,0 +1,259 @@
+"""``reslink.predict``: predictions for images, a CSV table of them, and pictures with attention maps."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from reslink.errors import UsageError
+from reslink.files import check_folder_path, escape_formula, storage_errors, write_atomic
+
+if TYPE_CHECKING:
+    from reslink.imaging.image import Image, Unit
+    from reslink.inference.classifier import Classifier, Prediction, Source
+
+
+def predict(
+    bundle: str | Path,
+    images: Source | Iterable[Source],
+    *,
+    batch_size: int = 32,
+    device: str = "auto",
+    backend: str = "auto",
+    csv: str | Path | None = None,
+    pictures: str | Path | None = None,
+    overwrite: bool = False,
+    unit: Unit | None = None,
+) -> list[Prediction]:
+    """Predicts the class of images. Torch is imported only if the backend is torch.
+
+    Args:
+        bundle: The name of a shipped model, or the folder of a bundle or run.
+        images: A file, folder, glob or DICOM series, an ``Image``, an array (H, W) or (D, H, W), or several of these.
+        batch_size: Number of slices per batch.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        backend: ``auto``, ``torch``, ``onnxruntime`` or ``openvino``; ``auto`` selects ONNX Runtime on the CPU if possible.
+        csv: A CSV file for the predictions; None writes none.
+        pictures: A folder for pictures with attention maps; None draws none.
+        overwrite: Replace earlier pictures in ``pictures``.
+        unit: Unit of arrays: ``HU``, ``MR`` or ``gray``. Optional for uint8.
+
+    Returns:
+        One prediction per slice, in order. An unreadable file gives a prediction with an error.
+
+    Raises:
+        BundleError: If the bundle cannot be used.
+        UsageError: If an option is invalid.
+
+    Example:
+        >>> import reslink
+        >>> [prediction] = reslink.predict("ct", "scan.png")  # doctest: +SKIP
+        >>> prediction.label, prediction.probability  # doctest: +SKIP
+        ('Tumor', 0.974)
+    """
+    from reslink.inference.classifier import Classifier, as_sources
+
+    classifier = Classifier.load(bundle, device=device, backend=backend)
+    return list(
+        iter_predictions(
+            classifier,
+            as_sources(images),
+            batch_size=batch_size,
+            csv_file=None if csv is None else Path(csv),
+            pictures=None if pictures is None else Path(pictures),
+            overwrite=overwrite,
+            unit=unit,
+        )
+    )
+
+
+def iter_predictions(
+    classifier: Classifier,
+    sources: Iterable[Source],
+    *,
+    batch_size: int = 32,
+    csv_file: Path | None = None,
+    pictures: Path | None = None,
+    overwrite: bool = False,
+    unit: Unit | None = None,
+) -> Iterator[Prediction]:
+    """Yields predictions, and writes each to the CSV file and the picture folder, if given.
+
+    Args:
+        classifier: The classifier.
+        sources: The images.
+        batch_size: Number of slices per batch.
+        csv_file: The CSV file; it is complete once the iterator ends.
+        pictures: The folder of the pictures.
+        overwrite: Replace earlier pictures.
+        unit: Unit of arrays.
+
+    Raises:
+        UsageError: If the CSV file or the folder cannot be used; raised before the first image is read.
+    """
+    if overwrite and pictures is None:
+        raise UsageError(
+            "--overwrite was given without --pictures",
+            "It replaces earlier pictures; an earlier CSV table is always replaced",
+            "Remove it, or add --pictures",
+        )
+    drawer = None if pictures is None else PictureFolder(classifier, pictures, overwrite)
+    with ExitStack() as stack:
+        table = None if csv_file is None else stack.enter_context(open_table(csv_file, classifier.labels.names))
+        results = classifier.predict_with_images(sources, batch_size, unit=unit, keep_images=drawer is not None)
+        for prediction, image in results:
+            if table is not None:
+                table.write(prediction)
+            if drawer is not None and image is not None and prediction.error is None:
+                drawer.write(prediction, image)
+            yield prediction
+
+
+class PictureFolder:
+    """A folder with one PNG per prediction, in order: ``0001_scan.png``, ``0002_volume_slice_7.png``.
+
+    Args:
+        classifier: The classifier that makes the predictions.
+        folder: The folder; created if missing, otherwise it must be empty.
+        overwrite: Whether the folder may hold earlier pictures; they are removed before the first new picture.
+
+    Raises:
+        UsageError: If the backend provides no maps, the path is a file, or the folder holds other files.
+    """
+
+    def __init__(self, classifier: Classifier, folder: Path, overwrite: bool = False) -> None:
+        from reslink.explain.onnx_maps import require_map_backend
+
+        require_map_backend(classifier.backend)
+        check_folder_path(folder, "--pictures")
+        self._earlier = _earlier_pictures(folder, overwrite)
+        self._classifier, self._folder, self._count = classifier, folder, 0
+
+    def write(self, prediction: Prediction, image: Image) -> None:
+        """Draws one prediction over its slice."""
+        from reslink.explain.display import display_map
+        from reslink.explain.onnx_maps import explained_class, onnx_maps
+        from reslink.explain.picture_files import picture_stem
+        from reslink.explain.prediction_picture import draw_prediction
+
+        while self._earlier:
+            self._earlier.pop().unlink(missing_ok=True)
+        self._count += 1
+        bundle = self._classifier.bundle
+        target = explained_class(bundle.labels, prediction)
+        placement = bundle.preprocess.placement(image)
+        heat_maps = onnx_maps(self._classifier, bundle.preprocess.pixels(image), target)
+        maps = [display_map(method, heat_map, placement, target) for method, heat_map in heat_maps.items()]
+        suffix = "" if prediction.slice is None else f"_slice_{prediction.slice}"
+        name = f"{self._count:04d}_{picture_stem(Path(prediction.path))}{suffix}.png"
+        write_atomic(self._folder / name, draw_prediction(bundle, image, prediction, maps))
+
+
+def _earlier_pictures(folder: Path, overwrite: bool) -> list[Path]:
+    """Returns the pictures of an earlier run. Hidden files such as ``.DS_Store`` are ignored.
+
+    Raises:
+        UsageError: If the folder holds other files, or pictures without ``overwrite``.
+    """
+    from reslink.explain.picture_files import is_reslink_picture
+
+    existing = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    others = [path for path in existing if not (re.fullmatch(r"\d{4,}_.*\.png", path.name) and is_reslink_picture(path))]
+    if others:
+        count = len(others) - 1
+        raise UsageError(
+            f"{folder} holds {others[0].name}" + (f" and {count} other file{'s' if count > 1 else ''}" if count else ""),
+            "The folder must be new or empty; --overwrite replaces only pictures that reslink drew",
+            "Choose another folder with --pictures",
+        )
+    if existing and not overwrite:
+        raise UsageError(
+            f"{folder} already holds pictures of an earlier run",
+            "Existing pictures are not overwritten without --overwrite",
+            "Add --overwrite, or choose another --pictures",
+        )
+    return existing
+
+
+@contextmanager
+def open_table(csv_file: Path, class_names: tuple[str, ...]) -> Iterator[PredictionTable]:
+    """Opens a CSV table of predictions. The file appears when the block ends, and not at all if the block fails.
+
+    Raises:
+        UsageError: If the path is a folder, or an existing file is not a table of predictions.
+        StorageError: If the file cannot be written.
+    """
+    if csv_file.is_dir():
+        raise UsageError(
+            f"{csv_file} is a folder", "--csv must name a file", f"For example, use --csv {csv_file / 'predictions.csv'}"
+        )
+    if csv_file.exists() and not _is_prediction_table(csv_file, class_names):
+        raise UsageError(
+            f"{csv_file} exists and is not a table of predictions",
+            "Only an earlier table of predictions is overwritten",
+            "Choose another file with --csv",
+        )
+    part = csv_file.with_name(f".{csv_file.name}.{os.getpid()}.part")
+    try:
+        with storage_errors(csv_file):
+            csv_file.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("w", newline="", encoding="utf-8") as stream:
+                yield PredictionTable(csv.writer(stream), class_names)
+            part.replace(csv_file)
+    finally:
+        with suppress(OSError):  # a parent of the path may be a file
+            part.unlink(missing_ok=True)
+
+
+def _is_prediction_table(path: Path, class_names: tuple[str, ...]) -> bool:
+    """Returns whether a file is empty, or a table of predictions for the same classes."""
+    if not path.is_file():
+        return False
+    text = io.StringIO()
+    PredictionTable(csv.writer(text), class_names)
+    header = text.getvalue().encode()
+    with path.open("rb") as stream:
+        return stream.read(len(header)) in (b"", header)
+
+
+class _Writer(Protocol):
+    def writerow(self, row: list[Any], /) -> object: ...
+
+
+class PredictionTable:
+    """Rows of predictions: path, slice, label, probability, error, ``p_<class>`` for each class, and the decision.
+
+    A path that a spreadsheet would run as a formula is written with a leading ``'``.
+    """
+
+    def __init__(self, writer: _Writer, class_names: tuple[str, ...]) -> None:
+        self._writer, self._class_names = writer, class_names
+        probabilities = [f"p_{name}" for name in class_names]
+        decision = ["prediction_set", "abstain", "ood_score", "reasons"]
+        writer.writerow(["path", "slice", "label", "probability", "error", *probabilities, *decision])
+
+    def write(self, prediction: Prediction) -> None:
+        """Writes one prediction; missing values stay empty."""
+        probabilities = prediction.probabilities or {}
+        prediction_set = None if prediction.prediction_set is None else "|".join(prediction.prediction_set)
+        abstain = None if prediction.abstain is None else str(prediction.abstain).lower()
+        self._writer.writerow(
+            [
+                escape_formula(prediction.path),
+                prediction.slice,
+                prediction.label,
+                prediction.probability,
+                prediction.error and escape_formula(prediction.error),
+                *(probabilities.get(name) for name in self._class_names),
+                prediction_set,
+                abstain,
+                prediction.ood_score,
+                "; ".join(prediction.reasons or ()),
+            ]
+        )

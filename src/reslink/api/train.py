@@ -1,0 +1,249 @@
+"""``reslink.train``: training, evaluation on the test split, attention gallery and report in one run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reslink.api.data_argument import Data, open_manifest
+from reslink.api.onnx_model import add_onnx_model
+from reslink.api.progress import ShowProgress, resolve_progress
+from reslink.files import lock_folder, write_json
+
+if TYPE_CHECKING:
+    from reslink.bundles.bundle import Bundle
+    from reslink.datasets.manifest import Manifest
+    from reslink.training.monitoring.progress import Progress
+    from reslink.training.recipe.recipe import Recipe
+
+GALLERY_METHODS = ("final_attention", "grad_cam")
+GALLERY_CHECKED_IMAGES = 16
+"""Number of test images for the model-randomization check."""
+
+_log = logging.getLogger(__name__)
+
+
+def train(
+    data: Data,
+    out: str | Path,
+    *,
+    recipe: str | Path | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    epochs: int | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    allow_leakage: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: ShowProgress = False,
+) -> dict[str, Any]:
+    """Trains a classifier, evaluates it on held-out cases, and writes the bundle and ``report.html`` to a run folder.
+
+    Cases are split by patient; near duplicates stay in one split. Imports torch. Sets the environment variable
+    ``CUBLAS_WORKSPACE_CONFIG`` if it is unset, which makes CUDA deterministic; this has no effect if CUDA is already in use.
+
+    Args:
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
+        out: The run folder.
+        recipe: A recipe in YAML; None for the default recipe.
+        settings: Recipe keys and values, such as ``{"model.variant": "reslink_paper"}``, or texts such as ``"seed=3"``.
+        epochs: Number of epochs; None for the value of the recipe.
+        seed: Seed of weights, split, batches and augmentation; None for the value of the recipe.
+        batch_size: Number of images per training step; None for the value of the recipe.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; None for the value of the recipe.
+        allow_leakage: Accept a given split in which a patient or near duplicate appears twice.
+        resume: Resume the run in ``out``, or start a new one.
+        overwrite: Replace the run in ``out``.
+        progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
+
+    Returns:
+        The paths of the run, bundle and report, the metrics of the test split, the findings during training, and the unreadable
+        files. Empty in all but the first process of a distributed training.
+
+    Raises:
+        UsageError: If a setting is invalid, the data set does not match the recipe, or ``out`` holds a run.
+        TrainingError: If the training fails.
+
+    Example:
+        >>> import reslink
+        >>> run = reslink.train("images/", "runs/first", epochs=5, progress=True)  # doctest: +SKIP
+        >>> reslink.predict(run["bundle"], "scan.png")  # doctest: +SKIP
+        [Prediction(scan.png: Tumor, probability 0.974)]
+    """
+    from reslink.training.recipe.recipe import load_recipe
+
+    loaded = load_recipe(
+        None if recipe is None else Path(recipe),
+        [
+            *_setting_texts(settings),
+            *_setting_texts(
+                {
+                    "trainer.epochs": epochs,
+                    "seed": seed,
+                    "trainer.batch_size": batch_size,
+                    "trainer.device": device,
+                    "data.allow_leakage": allow_leakage or None,
+                }
+            ),
+        ],
+    )
+    manifest = open_manifest(data, class_order=loaded.data.class_order)
+    return run_training(manifest, loaded, Path(out), resume=resume, overwrite=overwrite, progress=progress)
+
+
+def _setting_texts(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Returns settings as texts ``key=value``; a value None is left out."""
+    if not isinstance(settings, Mapping):
+        return list(settings)
+    return [f"{key}={_yaml(value)}" for key, value in settings.items() if value is not None]
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def run_training(
+    manifest: Manifest, recipe: Recipe, out: Path, *, resume: bool, overwrite: bool, progress: ShowProgress
+) -> dict[str, Any]:
+    """Trains, evaluates on the test split, draws the attention gallery and writes the report.
+
+    Args:
+        manifest: The data set.
+        recipe: The recipe.
+        out: The run folder.
+        resume: Resume the run in ``out``, or start a new one.
+        overwrite: Replace the run in ``out``.
+        progress: As for :func:`train`.
+
+    Returns:
+        As for :func:`train`.
+    """
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # cuBLAS reads it when CUDA starts; without it, it is not deterministic
+    from reslink.bundles.bundle import Bundle
+    from reslink.reports.run.page import run_report
+    from reslink.training.trainer import train as train_network
+
+    listener = resolve_progress(progress)
+    try:
+        result = train_network(manifest, recipe, out, resume=resume, overwrite=overwrite, progress=listener)
+    finally:
+        listener.end()
+    if os.environ.get("RANK", "0") != "0":  # one of several processes of torchrun; the first process does the rest
+        return {}
+    try:
+        with lock_folder(out):
+            bundle = add_onnx_model(Bundle.load(result.bundle))
+            evaluation = _evaluate_test_split(manifest, recipe, out, bundle, listener)
+            report = run_report(out)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "Stopped during the evaluation; the model is saved.\n"
+            f"  Run the same command with --resume to evaluate it (run folder {out})."
+        ) from None
+    return {
+        "run": str(out),
+        "bundle": str(result.bundle),
+        "report": str(report),
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "n_test": evaluation.get("n", 0),
+        "left_out": _unreadable_cases(manifest, out / "splits.csv"),
+        "metrics": evaluation.get("metrics", {}),
+        "leakage": evaluation.get("leakage"),
+        "localization": evaluation.get("localization", {}),
+        "findings": [asdict(finding) for finding in result.findings],
+    }
+
+
+def _evaluate_test_split(manifest: Manifest, recipe: Recipe, out: Path, bundle: Bundle, progress: Progress) -> dict[str, Any]:
+    """Evaluates the bundle of a run on its test split, stores the metrics in the bundle, and draws the gallery.
+
+    Returns:
+        The content of ``evaluation.json``; empty if the run has no test split.
+    """
+    from reslink.datasets.patient_ids import add_header_patients
+    from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
+
+    # Patients are read for the whole data set, as they were for the split.
+    cases = _test_cases(add_header_patients(manifest)[0], out / "splits.csv")
+    if not len(cases):
+        _log.warning("The run has no test split; the model is not evaluated.")
+        return {}
+    progress.message(f"Evaluating {len(cases)} test images")
+    options = EvaluationOptions(
+        device=recipe.trainer.device,
+        split="test",
+        cache_folder=out / "cache",
+        batch_size=recipe.trainer.batch_size,
+        seed=recipe.seed,
+        allow_leakage=recipe.data.allow_leakage,
+        leaked_cases=read_leaked_cases(out),
+    )
+    evaluation = evaluate_bundle(bundle, cases, out, options)
+    evaluated = bundle.with_metrics(evaluation)
+    write_gallery(out, evaluated, cases, recipe.trainer.device, progress)
+    return evaluation
+
+
+def read_splits(table: Path) -> dict[str, str]:
+    """Returns the split of each readable case by name, from the ``splits.csv`` of a run."""
+    with table.open(newline="", encoding="utf-8") as stream:
+        return {row["sample_id"]: row["split"] for row in csv.DictReader(stream)}
+
+
+def read_leaked_cases(run: Path) -> dict[str, str] | None:
+    """Returns why a case of a run overlaps with the training split, by case name; None if the run did not check it."""
+    from reslink.training.run_folder import RunFolder
+
+    return (RunFolder(run).finished() or {}).get("leaked")
+
+
+def _test_cases(manifest: Manifest, splits: Path) -> Manifest:
+    split_of = read_splits(splits)
+    cases = tuple(replace(case, split="test") for case in manifest.cases if split_of.get(case.name) == "test")
+    return replace(manifest, cases=cases)
+
+
+def _unreadable_cases(manifest: Manifest, splits: Path) -> list[str]:
+    """Returns the cases without a row in ``splits.csv``: they could not be read."""
+    readable = read_splits(splits)
+    return [case.name for case in manifest.cases if case.name not in readable]
+
+
+def write_gallery(run: Path, bundle: Bundle, cases: Manifest, device: str, progress: Progress) -> None:
+    """Writes ``figures/gallery_*.png``, ``figures/gallery.json`` and ``figures/sanity.json`` for the report of a run.
+
+    Args:
+        run: The run folder, with ``predictions.csv`` and ``cache/``.
+        bundle: The bundle of the run.
+        cases: The evaluated cases.
+        device: Device of the network.
+        progress: Receives the progress.
+    """
+    from reslink.datasets.cache.pixel_cache import PixelCache
+    from reslink.explain.explain_files import randomization_checks
+    from reslink.inference.classifier import Classifier
+    from reslink.reports.run.attention_gallery import attention_gallery
+
+    progress.start(2, "Drawing attention maps")
+    try:
+        classifier = Classifier.load(bundle, device=device)
+        attention_gallery(classifier, cases, run / "predictions.csv", run / "figures")
+        progress.step()
+        cache = PixelCache.open(cases, classifier.bundle.preprocess, run / "cache")
+        rows = range(0, len(cache), max(1, len(cache) // GALLERY_CHECKED_IMAGES))
+        pixels = [cache.pixels[row] for row in rows][:GALLERY_CHECKED_IMAGES]
+        checks = randomization_checks(classifier, pixels, GALLERY_METHODS)
+        write_json(run / "figures" / "sanity.json", [check.as_dict() for check in checks])
+        progress.step()
+    finally:
+        progress.end()

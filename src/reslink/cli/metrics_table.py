@@ -1,0 +1,64 @@
+"""Printed metrics: a table with intervals, leakage warnings, and the summary of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from reslink.cli.console import Console
+
+HEADLINE_METRICS = ("accuracy", "sensitivity", "specificity", "ppv", "auroc")
+
+
+def print_run_summary(console: Console, summary: dict[str, Any], json: bool) -> None:
+    """Prints the summary of a run: one JSON object, or for people the metrics, the findings and the paths.
+
+    Raises:
+        typer.Exit: With code 1 if files could not be read.
+    """
+    for name in summary["left_out"]:
+        console.warn(f"Warning: {name} could not be read and was skipped.")
+    warn_of_leakage(console, summary["leakage"])
+    if json:
+        console.json(summary, indent=2)
+    else:
+        _print_for_people(console, summary)
+    if summary["left_out"]:
+        raise typer.Exit(1)
+
+
+def _print_for_people(console: Console, summary: dict[str, Any]) -> None:
+    from reslink.training.monitoring.diagnostics import FILES_LEFT_OUT
+
+    print_metrics(console, summary["metrics"], HEADLINE_METRICS, f"{summary['n_test']} test images")
+    for finding in summary["findings"]:
+        if finding["code"] != FILES_LEFT_OUT:  # these files were listed above
+            console.warn(f"Warning: {finding['message']}. {finding['advice']}. ({finding['code']}, epoch {finding['epoch']})")
+    for name in ("bundle", "report", "new_heads"):
+        if summary.get(name):
+            console.note(f"{name.replace('_', ' ')}: {summary[name]}")
+    console.research_use_only()
+
+
+def warn_of_leakage(console: Console, leakage: dict[str, Any] | None) -> None:
+    """Prints a warning if evaluated images overlap with the training data."""
+    if leakage and leakage["status"] != "none found":
+        console.warn(f"Warning: {leakage['message']}.")
+
+
+def print_metrics(console: Console, metrics: dict[str, Any], names: tuple[str, ...], title: str) -> None:
+    """Prints a table of metrics with their 95 % intervals; an undefined metric shows the reason."""
+    from reslink.metrics.classification import METRIC_NAMES
+
+    rows = [metric_row(METRIC_NAMES[name], metrics[name]) for name in names if metrics.get(name) is not None]
+    if rows:
+        console.table(("metric", ">estimate", "95 % interval", ">n", "method"), rows, title=title)
+
+
+def metric_row(title: str, metric: dict[str, Any]) -> tuple[str, str, str, str, str]:
+    """Returns a table row: title, estimate, 95 % interval, n and method."""
+    interval = "–" if metric["ci_low"] is None else f"{metric['ci_low']:.3f} to {metric['ci_high']:.3f}"
+    value = "–" if metric["estimate"] is None else f"{metric['estimate']:.3f}"
+    method = f"{metric['method']}; overlaps with the training data" if metric.get("leakage") else str(metric["method"])
+    return (title, value, interval, str(metric["n"]), method)

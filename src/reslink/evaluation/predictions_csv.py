@@ -1,0 +1,106 @@
+"""The predictions of a bundle for labeled cases, and ``predictions.csv``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reslink.bundles.decision.decision import Decision, DecisionResults
+from reslink.datasets.manifest import Manifest
+from reslink.files import escape_formula, write_atomic
+from reslink.labels import Labels
+
+Floats: TypeAlias = NDArray[np.float64]
+
+COLUMNS = ("sample_id", "patient_id", "path", "split", "label", "logit", "prob", "prediction", "group")
+_DECISION_COLUMNS = ("prediction_set", "abstain", "ood_score", "reasons")
+
+
+@dataclass(frozen=True)
+class CasePredictions:
+    """The predictions for n cases, and the cases that failed.
+
+    Attributes:
+        rows: (n,) rows of the cases in the cache.
+        manifest: The n cases.
+        groups: (n,) patient or duplicate group of each case.
+        logits: (n, K), or (n, 1).
+        probabilities: (n, K).
+        failed: Error message by case name.
+        decision_results: Prediction sets, out-of-distribution scores and reasons to abstain; None if only labels were
+            computed.
+    """
+
+    rows: NDArray[np.int64]
+    manifest: Manifest
+    groups: list[str]
+    logits: Floats
+    probabilities: Floats
+    failed: dict[str, str]
+    decision_results: DecisionResults | None = None
+
+
+def write_predictions(path: Path, cases: CasePredictions, labels: Labels, decision: Decision) -> Path:
+    """Writes ``predictions.csv`` with one row per case.
+
+    ``label`` is the true class. With two classes, ``logit`` is the log-odds of the positive class before temperature scaling
+    and ``prob`` its probability; with more, both belong to the predicted class. A column ``p_<class>`` follows for each class,
+    then ``prediction_set`` (class names separated by ``|``), ``abstain`` (true or false), ``ood_score`` and ``reasons``; these
+    are empty if the bundle has neither prediction sets nor an out-of-distribution detector. ``path`` is relative to the data
+    set. Names that a spreadsheet would run as a formula get a leading ``'``.
+
+    Args:
+        path: The file.
+        cases: The predictions.
+        labels: The K classes.
+        decision: The decision of the bundle.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
+    predicted = decision.predict(cases.probabilities)
+    shown = np.ones_like(predicted) if labels.binary else predicted
+    probabilities = np.take_along_axis(cases.probabilities, shown[:, None], axis=1)[:, 0]
+    logits = _shown_logits(cases.logits, shown)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(f"p_{name}" for name in labels.names), *_DECISION_COLUMNS])
+    for i, case in enumerate(cases.manifest.cases):
+        writer.writerow(
+            [
+                *(escape_formula(text) for text in (case.name, case.patient_id or "", case.name)),
+                case.split or "",
+                case.label,
+                repr(float(logits[i])),
+                repr(float(probabilities[i])),
+                labels.names[predicted[i]],
+                escape_formula(cases.groups[i]),
+                *(repr(float(p)) for p in cases.probabilities[i]),
+                *_decision_cells(cases.decision_results, labels, i),
+            ]
+        )
+    return write_atomic(path, stream.getvalue())
+
+
+def _decision_cells(results: DecisionResults | None, labels: Labels, i: int) -> list[str]:
+    """Returns the cells of one case in the order of ``_DECISION_COLUMNS``."""
+    if results is None or results.abstain is None:
+        return [""] * len(_DECISION_COLUMNS)
+    classes = "" if results.prediction_sets is None else "|".join(np.array(labels.names)[results.prediction_sets[i]])
+    score = "" if results.ood_score is None else repr(float(results.ood_score[i]))
+    return [escape_formula(classes), str(bool(results.abstain[i])).lower(), score, "; ".join(results.reasons[i])]
+
+
+def _shown_logits(logits: Floats, shown: NDArray[np.int64]) -> Floats:
+    """Returns the logit of each case for the ``logit`` column."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    if logits.shape[1] == 2:
+        return logits[:, 1] - logits[:, 0]
+    return np.take_along_axis(logits, shown[:, None], axis=1)[:, 0]

@@ -1,0 +1,104 @@
+"""Runs one trial: train, evaluate, measure attention; steps with existing results are skipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from reslink.datasets.cache.pixel_cache import PixelCache
+from reslink.errors import DivergedError, ReslinkError
+from reslink.evaluation import leakage
+from reslink.evaluation.evaluate import evaluate_cases
+from reslink.evaluation.predictions_csv import CasePredictions, write_predictions
+from reslink.experiments.runner.attention_statistics import measure_attention
+from reslink.experiments.runner.input_masking import open_view
+from reslink.experiments.runner.trial import ATTENTION, DIVERGED, RECIPE_VIEW, SharedData, Trial, predictions_file
+from reslink.files import lock_folder, write_json
+from reslink.inference.classifier import Classifier
+from reslink.training.data import TrainingData
+from reslink.training.monitoring.progress import Progress
+from reslink.training.run_folder import BUNDLE, FINISHED
+from reslink.training.trainer import train
+
+BATCH = 32
+
+
+def run_trial(trial: Trial, data: SharedData, runs: Path, progress: Progress) -> None:
+    """Runs the steps of a trial that are not complete.
+
+    Args:
+        trial: The trial.
+        data: The data.
+        runs: Folder of all trials.
+        progress: Receives the progress of the training.
+
+    Raises:
+        ReslinkError: If training or evaluation fails. If the loss becomes non-finite, the folder records it instead,
+            because a new attempt would fail in the same way.
+    """
+    folder = trial.folder(data, runs)
+    with lock_folder(runs / "locks" / folder.name, wait=True):  # another experiment may run the same trial
+        if trial.is_complete(folder):
+            return
+        cache = open_view(data.manifest, trial.recipe.preprocess, trial.view, data.cache)
+        training_data = make_training_data(trial, data, cache)
+        try:
+            if not (folder / FINISHED).exists():
+                train(data.manifest, trial.recipe, folder, resume=True, progress=progress, training_data=training_data)
+        except DivergedError as error:
+            write_json(folder / DIVERGED, {"reason": str(error)})
+            return
+        _evaluate(trial, training_data, folder, RECIPE_VIEW)
+        for view in trial.test_views:
+            view_cache = open_view(data.manifest, trial.recipe.preprocess, view, data.cache)
+            _evaluate(trial, make_training_data(trial, data, view_cache), folder, view)
+        if trial.measures_attention:
+            measure_attention(Classifier.load(folder / BUNDLE), training_data, folder / ATTENTION)
+
+
+def make_training_data(trial: Trial, data: SharedData, cache: PixelCache) -> TrainingData:
+    """Returns the training data of a trial, with the images of a cache."""
+    return TrainingData(cache.manifest, cache, cache.targets, data.groups, trial.splits, data.digest, joined_groups=data.groups)
+
+
+def _evaluate(trial: Trial, training_data: TrainingData, folder: Path, view: str) -> None:
+    """Writes the predictions for the test split, and the metrics with intervals."""
+    table = folder / predictions_file(view)
+    if table.exists():
+        return
+    classifier = Classifier.load(folder / BUNDLE)
+    cases = _predict(classifier, training_data)
+    decision = classifier.bundle.decision
+    y_true = training_data.targets[cases.rows]
+    result = evaluate_cases(y_true, cases.probabilities, cases.groups, classifier.labels, decision, seed=trial.seed)
+    result |= {"split": "test", "view": trial.view if view == RECIPE_VIEW else view, "failed": cases.failed, "n_failed": 0}
+    result["bundle_sha256"] = classifier.bundle.weights_sha256
+    leaked = _leaked(training_data, cases)
+    leakage.mark_leakage(result, leaked)
+    result |= leaked.as_dict()
+    write_json(folder / "evaluation.json" if view == RECIPE_VIEW else table.with_suffix(".json"), result)
+    write_predictions(table, cases, classifier.labels, decision)
+
+
+def _leaked(training_data: TrainingData, cases: CasePredictions) -> leakage.Leakage:
+    """Returns the leaked test cases. They are allowed: an experiment with such cases includes them on purpose."""
+    reasons = training_data.leaked_cases()
+    names = [case.name for case in cases.manifest.cases]
+    return leakage.Leakage(names, {i: reasons[name] for i, name in enumerate(names) if name in reasons}, allowed=True)
+
+
+def _predict(classifier: Classifier, training_data: TrainingData) -> CasePredictions:
+    rows = training_data.indices("test")
+    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    logits = np.concatenate([classifier.logits(training_data.cache.batch(batch)) for batch in batches]).astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise ReslinkError("The network returned non-finite values", "Metrics need finite logits", "Lower optimizer.lr")
+    return CasePredictions(
+        rows=rows,
+        manifest=training_data.manifest.subset(rows.tolist()),
+        groups=[training_data.groups[row] for row in rows],
+        logits=logits,
+        probabilities=classifier.bundle.decision.probabilities(logits),
+        failed={},
+    )

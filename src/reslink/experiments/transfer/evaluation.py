@@ -1,0 +1,90 @@
+"""Evaluation of one data set in the transfer experiment: metrics, acquisition features, excluded cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reslink.bundles.bundle import Bundle
+from reslink.datasets.manifest import Manifest
+from reslink.errors import ReslinkError
+from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
+from reslink.experiments.sampling import exclude_training_cases, sample_cases
+from reslink.experiments.transfer.acquisition import Acquisition, measure_acquisitions
+from reslink.reports.run.page import evaluation_report
+from reslink.training.monitoring.progress import Progress
+
+MEASURED_IMAGES = 300
+"""Number of images of a data set whose acquisition is measured, sampled at random."""
+
+
+@dataclass(frozen=True)
+class DatasetEvaluation:
+    """The evaluation of one data set.
+
+    Attributes:
+        name: Name of the data set.
+        evaluation: Contents of ``evaluation.json``; empty after a failure.
+        acquisitions: Acquisition features of a sample of its images.
+        excluded: Its images that are in the training data, with the reason.
+        failure: The reason of a failure.
+    """
+
+    name: str
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    acquisitions: Sequence[Acquisition] = ()
+    excluded: Sequence[Mapping[str, str]] = ()
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class DatasetEvaluator:
+    """Evaluates data sets with the same bundle and options.
+
+    Attributes:
+        bundle: The bundle.
+        folder: Output folder; each data set has a folder inside.
+        cache: Folder of decoded images.
+        max_images: Maximum number of images per data set; None takes all.
+        device: See :func:`reslink.inference.devices.pick_device`.
+        seed: Seed of the sample and the bootstrap.
+        progress: Receives the progress.
+    """
+
+    bundle: Bundle
+    folder: Path
+    cache: Path
+    max_images: int | None
+    device: str
+    seed: int
+    progress: Progress
+
+    def evaluate(self, name: str, manifest: Manifest) -> DatasetEvaluation:
+        """Evaluates a data set; a failure is part of the result."""
+        assert self.bundle.folder is not None  # noqa: S101  (a loaded bundle has a folder)
+        excluded: list[dict[str, str]] = []
+        try:
+            new_cases, excluded = exclude_training_cases(manifest, self.bundle)
+            selected = sample_cases(new_cases, self.max_images, self.seed)
+            renamed = any("given_label" in case.extra for case in selected.cases)
+            self.progress.message(f"Evaluating {len(selected)} images of {name}")
+            evaluation = evaluate_bundle(
+                self.bundle.folder,
+                selected,
+                self.folder / name,
+                EvaluationOptions(
+                    device=self.device,
+                    subgroup_columns=("given_label",) if renamed else (),
+                    localization=False,
+                    cache_folder=self.cache,
+                    seed=self.seed,
+                ),
+            )
+            evaluation_report(self.folder / name)
+            measured = sample_cases(selected, MEASURED_IMAGES, self.seed)
+            acquisitions = measure_acquisitions(measured, self.bundle.preprocess, self.progress)
+        except ReslinkError as error:
+            return DatasetEvaluation(name, excluded=excluded, failure=str(error))
+        return DatasetEvaluation(name, evaluation, acquisitions, excluded)

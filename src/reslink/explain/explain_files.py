@@ -1,0 +1,327 @@
+"""Explains the predictions for image files: writes a panel and the maps of each image, and one ``explain.json``."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reslink.errors import InputError, ReslinkError, UsageError, suggest
+from reslink.explain.attention import attention_maps
+from reslink.explain.display import display_map
+from reslink.explain.heat_maps import METHODS, heat_maps, localization_measures
+from reslink.explain.onnx_maps import explained_class
+from reslink.explain.panel import RESEARCH_USE_ONLY
+from reslink.explain.picture_files import INDEX, picture_stem, previous_pictures
+from reslink.explain.prediction_picture import draw_prediction
+from reslink.explain.randomization_check import RandomizationCheck, randomization_check
+from reslink.files import write_atomic, write_json
+from reslink.imaging.image import Image
+from reslink.imaging.reading import find_images, read_image
+from reslink.inference.classifier import Classifier
+
+__all__ = ["METHODS", "ExplainOptions", "Explanation", "explain_paths"]
+
+_CHECK_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """Options of :func:`explain_paths`.
+
+    Attributes:
+        methods: Some of ``METHODS``; attention layers that the network does not have are left out.
+        masks: Image path to lesion mask, of the same size as the image; nonzero pixels are lesion.
+        target: The class to explain; default: the positive class of two, or the predicted class of more.
+        randomization_check: Whether to run the model-randomization check on the first 16 images.
+        limit: Maximum number of images (each volume slice counts as one, and so does an unreadable file).
+        overwrite: Whether to remove the pictures and maps of an earlier run, which the folder's ``explain.json`` lists.
+    """
+
+    methods: Sequence[str] = METHODS
+    masks: Mapping[str, str | Path] = field(default_factory=dict)
+    target: str | None = None
+    randomization_check: bool = True
+    limit: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The explanation of one image or slice.
+
+    Attributes:
+        path: The image file.
+        slice: Index of the slice in a file with several slices, else None.
+        label: Predicted class, None if the image could not be read.
+        probability: Probability of the predicted class.
+        probabilities: Class name to probability; the sum is 1.
+        target: The class that Grad-CAM, integrated gradients and occlusion explain.
+        panel: Name of the PNG in the output folder.
+        maps: Name of the ``.npz`` in the output folder, with one float16 (H, W) map per method on the original image.
+        methods: Statistics of each map: ``low``, ``high``, ``flat``, ``peak`` (row, column in the original image), and with a
+            lesion mask the measures of ``localize``.
+        abstain: Whether the model abstains; None for a bundle without prediction sets and OOD detector.
+        reasons: Why it abstains; None as above.
+        ood_score: Out-of-distribution score; the model abstains above 1. None without an OOD detector.
+        error: Why the image could not be explained, else None.
+    """
+
+    path: str
+    slice: int | None = None
+    label: str | None = None
+    probability: float | None = None
+    probabilities: dict[str, float] | None = None
+    target: str | None = None
+    panel: str | None = None
+    maps: str | None = None
+    methods: dict[str, dict[str, Any]] | None = None
+    abstain: bool | None = None
+    reasons: list[str] | None = None
+    ood_score: float | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the JSON form."""
+        return asdict(self)
+
+
+def explain_paths(
+    classifier: Classifier,
+    paths: Iterable[str | Path],
+    out: str | Path,
+    options: ExplainOptions | None = None,
+    *,
+    on_explanation: Callable[[Explanation], None] | None = None,
+    on_check: Callable[[RandomizationCheck], None] | None = None,
+) -> list[Explanation]:
+    """Explains images and writes ``<name>.png``, ``<name>.npz`` and one ``explain.json`` to a folder.
+
+    Args:
+        classifier: The loaded bundle; its network is unchanged afterwards.
+        paths: Files, folders, globs or DICOM series, as for ``predict``. An unreadable file or path is reported, and the others
+            are still explained.
+        out: Output folder, created if missing. Existing files are never overwritten, except for an earlier ``explain.json`` and
+            what ``options.overwrite`` allows; a new name is chosen.
+        options: Options; default: all methods.
+        on_explanation: Called after each image.
+        on_check: Called with each model-randomization check.
+
+    Returns:
+        One explanation per image or slice, in order.
+
+    Raises:
+        UsageError: If a method or the target class is unknown, or reslink did not write the folder's ``explain.json``.
+        StorageError: If the folder cannot be written to.
+    """
+    options = options or ExplainOptions()
+    _check_methods(options.methods)
+    if options.target is not None:
+        classifier.labels.index(options.target)  # raises for an unknown class
+    files = list(paths)
+    explainer = _Explainer(classifier, Path(out), options, files)
+    explanations: list[Explanation] = []
+    checks: list[RandomizationCheck] = []
+    try:
+        for source in itertools.islice(_read_slices(files), options.limit):
+            explanations.append(explainer.explain(source))
+            if on_explanation is not None:
+                on_explanation(explanations[-1])
+        if options.randomization_check and explainer.check_images:
+            checks += randomization_checks(classifier, explainer.check_images, options.methods)
+    except KeyboardInterrupt:
+        explainer.write_index(explanations, checks)  # so that a later run can replace the pictures drawn so far
+        raise
+    if on_check is not None:
+        for check in checks:
+            on_check(check)
+    explainer.write_index(explanations, checks)
+    return explanations
+
+
+@dataclass(frozen=True)
+class _SourceSlice:
+    """One slice of an image file, or the reason why the file could not be read."""
+
+    path: Path
+    slice: int | None
+    image: Image | None
+    error: str | None
+
+
+def _read_slices(paths: Iterable[str | Path]) -> Iterator[_SourceSlice]:
+    for path in paths:
+        try:
+            files = find_images([path])
+        except InputError as error:
+            yield _SourceSlice(Path(path), None, None, str(error))
+            continue
+        for file in files:
+            yield from _slices_of(file)
+
+
+def _slices_of(file: Path) -> Iterator[_SourceSlice]:
+    try:
+        images = read_image(file).slices()
+    except ReslinkError as error:
+        yield _SourceSlice(file, None, None, str(error))
+        return
+    for i, image in enumerate(images):
+        yield _SourceSlice(file, i if len(images) > 1 else None, image, None)
+
+
+class _Explainer:
+    """Explains slices one at a time and writes their files.
+
+    Attributes:
+        check_images: Network input of the first images, for the model-randomization check.
+    """
+
+    def __init__(self, classifier: Classifier, folder: Path, options: ExplainOptions, files: Sequence[str | Path]) -> None:
+        self._classifier, self._folder, self._options = classifier, folder, options
+        self._masks = {_key(path): Path(mask) for path, mask in options.masks.items()}
+        previous = previous_pictures(folder)  # called without overwrite too: it refuses a foreign explain.json
+        inputs = {*map(_key, files), *map(_key, self._masks.values())}
+        self._names = _FileNames(folder, previous if options.overwrite else (), inputs)
+        self.check_images: list[NDArray[np.uint8]] = []
+
+    def explain(self, source: _SourceSlice) -> Explanation:
+        """Explains one slice. A problem of the image becomes part of the explanation; a write error is raised."""
+        if source.image is None:
+            return Explanation(str(source.path), source.slice, error=source.error)
+        classifier, preprocess = self._classifier, self._classifier.bundle.preprocess
+        try:
+            mask = _read_mask(self._masks.get(_key(source.path)), source, source.image)
+            pixels = preprocess.pixels(source.image)
+            prediction = classifier.prediction(classifier.classify(pixels[None]), 0, str(source.path), source.slice)
+        except (InputError, UsageError) as error:
+            return Explanation(str(source.path), source.slice, error=str(error))
+        if len(self.check_images) < _CHECK_IMAGES:
+            self.check_images.append(pixels)
+        target = explained_class(classifier.labels, prediction, self._options.target)
+        heats = heat_maps(classifier, pixels, classifier.labels.index(target), self._options.methods)
+        placement = preprocess.placement(source.image)
+        maps = [display_map(name, heat, placement, target) for name, heat in heats.items()]
+        network_mask = None if mask is None else placement.to_network(mask)
+        stem = self._names.take(source.path, source.slice)
+        write_atomic(self._folder / f"{stem}.png", draw_prediction(classifier.bundle, source.image, prediction, maps, mask))
+        write_atomic(self._folder / f"{stem}.npz", _npz({m.name: m.on_image for m in maps}))
+        return Explanation(
+            path=prediction.path,
+            slice=prediction.slice,
+            label=prediction.label,
+            probability=prediction.probability,
+            probabilities=prediction.probabilities,
+            target=target,
+            panel=f"{stem}.png",
+            maps=f"{stem}.npz",
+            methods={m.name: m.statistics | localization_measures(heats[m.name], network_mask) for m in maps},
+            abstain=prediction.abstain,
+            reasons=None if prediction.reasons is None else list(prediction.reasons),
+            ood_score=prediction.ood_score,
+        )
+
+    def write_index(self, explanations: Sequence[Explanation], checks: Sequence[RandomizationCheck]) -> None:
+        """Writes ``explain.json``."""
+        self._names.remove_previous()
+        write_json(
+            self._folder / INDEX,
+            {
+                "notice": RESEARCH_USE_ONLY,
+                "images": [explanation.as_dict() for explanation in explanations],
+                "randomization_checks": [check.as_dict() for check in checks],
+            },
+        )
+
+
+def _npz(heats: Mapping[str, NDArray[np.float32]]) -> bytes:
+    buffer = io.BytesIO()
+    limit = float(np.finfo(np.float16).max)
+    halves = {name: np.clip(heat, -limit, limit).astype(np.float16) for name, heat in heats.items()}
+    np.savez_compressed(buffer, **halves)  # type: ignore[arg-type]  # numpy types its own option as a bool
+    return buffer.getvalue()
+
+
+def _read_mask(path: Path | None, source: _SourceSlice, image: Image) -> NDArray[np.bool_] | None:
+    if path is None:
+        return None
+    slices = read_image(path).slices()
+    pixels = slices[source.slice if source.slice is not None and source.slice < len(slices) else 0].pixels
+    if pixels.shape != image.pixels.shape:
+        raise InputError(
+            f"The mask {path} has the shape {pixels.shape}, its image {image.pixels.shape}",
+            "A mask must have the same rows and columns as its image",
+            "Use a mask in the size of the original image",
+        )
+    return np.asarray(pixels != 0)
+
+
+def randomization_checks(
+    classifier: Classifier, images: Sequence[NDArray[np.uint8]], methods: Sequence[str]
+) -> list[RandomizationCheck]:
+    """Runs the model-randomization check of each available method.
+
+    Args:
+        classifier: The network and its preprocessing.
+        images: (planes, S, S) uint8 each, from ``Preprocess.pixels``.
+        methods: Names of maps; only attention layers and Grad-CAM are checked.
+    """
+    x = torch.from_numpy(classifier.bundle.preprocess.normalize(np.stack(images)))
+    available = (*attention_maps(classifier.network, x[:1]), "grad_cam")
+    return [randomization_check(classifier.network, x, name) for name in methods if name in available]
+
+
+def _check_methods(methods: Sequence[str]) -> None:
+    for name in methods:
+        if name not in METHODS:
+            raise UsageError(
+                f"The method {name!r} does not exist", f"Available methods: {', '.join(METHODS)}", suggest(name, METHODS)
+            )
+
+
+def _key(path: str | Path) -> str:
+    return str(Path(path).resolve())
+
+
+class _FileNames:
+    """Chooses a portable and unused file name for each image, also on file systems that ignore case.
+
+    Args:
+        folder: Output folder.
+        previous: Pictures of an earlier run, which are removed with their maps when the first name is chosen.
+        keep: Files that are never removed, such as the images themselves.
+    """
+
+    def __init__(self, folder: Path, previous: Sequence[Path], keep: Container[str]) -> None:
+        self._folder, self._previous, self._keep = folder, previous, keep
+        self._taken: set[str] | None = None
+
+    def remove_previous(self) -> set[str]:
+        """Removes the pictures of the earlier run, and returns the names that are in use."""
+        if self._taken is None:
+            for picture in self._previous:
+                for file in (picture, picture.with_suffix(".npz")):
+                    if _key(file) not in self._keep:
+                        file.unlink(missing_ok=True)
+            existing = self._folder.iterdir() if self._folder.is_dir() else ()
+            self._taken = {"explain"} | {path.stem.casefold() for path in existing}
+        return self._taken
+
+    def take(self, path: Path, index: int | None) -> str:
+        """Returns a new name for an image or slice."""
+        taken = self.remove_previous()
+        stem = picture_stem(path)
+        base = stem if index is None else f"{stem}_slice{index:03d}"
+        name, count = base, 1
+        while name.casefold() in taken:
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name.casefold())
+        return name

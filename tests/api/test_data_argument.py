@@ -1,0 +1,29 @@
+"""Data sets as arguments."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from reslink.api.data_argument import open_manifest, read_patients
+from reslink.datasets.manifest import Manifest
+
+
+def test_a_path_is_opened_and_a_manifest_is_returned_unchanged(heads: Path) -> None:
+    manifest = open_manifest(heads)
+    assert len(manifest) == 28
+    assert open_manifest(manifest) is manifest
+
+
+def test_a_note_about_patients_is_logged(
+    heads: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = Manifest.open(heads)
+    for note, messages in (("2 headers name no patient", ["Patients: 2 headers name no patient."]), ("", [])):
+        caplog.clear()
+        monkeypatch.setattr("reslink.datasets.patient_ids.add_header_patients", lambda given, note=note: (given, note))
+        with caplog.at_level(logging.WARNING, "reslink"):
+            assert read_patients(manifest) is manifest
+        assert [record.getMessage() for record in caplog.records] == messages

@@ -1,0 +1,45 @@
+"""``reslink.explain``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as Picture
+
+import reslink
+from reslink.api.explain import _files_and_masks
+from reslink.errors import UsageError
+from reslink.labels import Labels
+
+
+def test_it_writes_pictures_and_returns_explanations(
+    trained: dict[str, Any], image: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = {"methods": ["final_attention"], "sanity": False, "device": "cpu"}
+    [explanation] = reslink.explain(trained["bundle"], image, tmp_path / "out", target="Tumor", **words)
+    assert (explanation.target, explanation.panel) == ("Tumor", f"{image.stem}.png")
+    assert (tmp_path / "out" / f"{image.stem}.png").is_file()
+    [stored] = json.loads((tmp_path / "out" / "explain.json").read_text())["images"]
+    assert stored["label"] == explanation.label
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(UsageError, match="already holds explanations"):
+        reslink.explain(trained["bundle"], image, tmp_path / "out", **words)
+
+
+def test_a_data_set_brings_its_lesion_masks(trained: dict[str, Any], heads: Path, tmp_path: Path) -> None:
+    explanations = reslink.explain(trained["bundle"], heads, tmp_path / "out", methods=["grad_cam"], sanity=False, device="cpu")
+    assert any("pointing_game" in explanation.methods["grad_cam"] for explanation in explanations if explanation.methods)
+
+
+def test_the_images_of_a_folder_are_listed_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    images = [tmp_path / name for name in ("two/a.png", "two/b.png", "c.png")]
+    for path in images:
+        Picture.new("L", (8, 8)).save(path)
+    missing = str(tmp_path / "missing.png")
+    files, masks = _files_and_masks([missing, str(tmp_path / "two"), str(images[2])], Labels(("A", "B")))
+    assert [str(path) for path in files] == [missing, *map(str, images)]
+    assert masks == {}

@@ -1,0 +1,53 @@
+"""Printed metrics and run summaries."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import typer
+
+from reslink.cli.console import Console
+from reslink.cli.metrics_table import print_metrics, print_run_summary
+
+
+def estimate(value: float | None, low: float | None, high: float | None, method: str) -> dict[str, Any]:
+    return {"estimate": value, "ci_low": low, "ci_high": high, "method": method, "n": 4}
+
+
+def test_metrics_show_intervals_or_the_reason_why_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"auroc": estimate(0.9, 0.8, 1.0, "bootstrap"), "ppv": estimate(None, None, None, "undefined: none")}
+    print_metrics(Console(), metrics, ("ppv", "auroc", "f1"), "x")
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "PPV (precision)\t–\t–\t4\tundefined: none",
+        "AUROC\t0.900\t0.800 to 1.000\t4\tbootstrap",
+    ]
+
+
+def test_a_summary_for_people_lists_findings_and_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    finding = {"code": "gap", "message": "A gap", "advice": "Mind it", "epoch": 1}
+    summary = {
+        "metrics": {},
+        "n_test": 0,
+        "findings": [finding],
+        "bundle": "run/bundle",
+        "report": "run/report.html",
+        "left_out": [],
+        "leakage": None,
+    }
+    print_run_summary(Console(), summary, json=False)
+    said = capsys.readouterr().err.splitlines()
+    assert said[:3] == ["Warning: A gap. Mind it. (gap, epoch 1)", "bundle: run/bundle", "report: run/report.html"]
+    assert said[3].startswith("Research use only")
+
+
+def test_a_summary_with_unreadable_files_lists_them_and_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    finding = {"code": "files-left-out", "message": "1 of 9 files", "advice": "Mend it", "epoch": 0}
+    summary = {"metrics": {}, "n_test": 0, "findings": [finding], "left_out": ["a/b.png"], "leakage": None}
+    with pytest.raises(typer.Exit) as ended:
+        print_run_summary(Console(), summary, json=True)
+    out = capsys.readouterr()
+    assert ended.value.exit_code == 1
+    assert json.loads(out.out) == summary
+    assert out.err.splitlines() == ["Warning: a/b.png could not be read and was skipped."]

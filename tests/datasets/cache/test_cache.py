@@ -1,0 +1,379 @@
+"""The cache: decoded once, whole or resumed, the same from one process or several."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Picture
+
+from reslink.datasets.cache import decode, pixel_cache, storage
+from reslink.datasets.cache.decode import DecodeJob, decode_all
+from reslink.datasets.cache.pixel_cache import PixelCache
+from reslink.datasets.manifest import Manifest
+from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
+from reslink.errors import StorageError, UsageError
+from reslink.imaging.preprocess import Preprocess
+from reslink.imaging.reading import read_image
+
+SMALL = Preprocess(size=64)
+
+
+def head(rng: np.random.Generator, side: int = 80) -> NDArray[np.uint8]:
+    """A disc with a bright rim: enough of a head for the head mask."""
+    y, x = np.mgrid[:side, :side] - side / 2
+    radius = np.hypot(y / 1.1, x)
+    gray = np.where(radius < side * 0.36, 100 + rng.normal(0, 12, (side, side)), 0)
+    return np.where((radius > side * 0.32) & (radius < side * 0.36), 255, gray).clip(0, 255).astype(np.uint8)
+
+
+def save(array: NDArray[np.uint8], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Picture.fromarray(array).save(path)
+
+
+@pytest.fixture
+def data(tmp_path: Path, rng: np.random.Generator) -> Path:
+    root = tmp_path / "data"
+    for i in range(12):
+        save(head(rng), root / ("a" if i < 6 else "b") / f"{i:02}.png")
+    return root
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the cases decoded in this process."""
+    names: list[str] = []
+    plain = decode.decode_case
+
+    def watched(job: DecodeJob) -> decode.DecodedCase | str:
+        names.append(job.name)
+        return plain(job)
+
+    monkeypatch.setattr(decode, "decode_case", watched)
+    return names
+
+
+def open_cache(data: Path, folder: str = "cache", **options: object) -> PixelCache:
+    return PixelCache.open(Manifest.open(data), SMALL, data.parent / folder, **options)  # type: ignore[arg-type]
+
+
+def test_rows_are_the_preprocessed_images(data: Path) -> None:
+    manifest = Manifest.open(data)
+    cache = open_cache(data)
+    assert (cache.pixels.shape, cache.heads.shape, cache.thumbnails.shape) == ((12, 1, 64, 64), (12, 56, 56), (12, 64, 64))
+    assert isinstance(cache.pixels, np.memmap)
+    assert not cache.pixels.flags.writeable
+    for row, case in enumerate(manifest.cases):
+        image = read_image(case.path)
+        np.testing.assert_array_equal(cache.pixels[row], SMALL.pixels(image))
+        np.testing.assert_array_equal(cache.thumbnails[row], make_thumbnail(image))
+        assert cache.heads[row].mean() == pytest.approx(SMALL.resized_head_mask(image).mean(), abs=0.02)
+    assert cache.kept == list(range(12))
+    assert (cache.masks, cache.has_mask.any(), cache.failed) == (None, False, {})
+    assert list(cache.targets) == manifest.targets
+    assert len(cache) == 12
+    assert manifest.digest(cache.file_hashes) == manifest.digest()
+
+
+def test_second_open_decodes_nothing(data: Path, decoded: list[str]) -> None:
+    first = open_cache(data)
+    assert len(decoded) == 12
+    second = open_cache(data)
+    assert len(decoded) == 12
+    np.testing.assert_array_equal(first.pixels, second.pixels)
+
+
+def test_only_what_changed_is_decoded_again(data: Path, decoded: list[str], rng: np.random.Generator) -> None:
+    open_cache(data)
+    decoded.clear()
+    save(head(rng), data / "b" / "06.png")
+    save(head(rng), data / "b" / "99.png")
+    (data / "a" / "00.png").unlink()
+    cache = open_cache(data)
+    assert sorted(decoded) == ["b/06.png", "b/99.png"]
+    for row, case in enumerate(cache.manifest.cases):
+        np.testing.assert_array_equal(cache.pixels[row], SMALL.pixels(read_image(case.path)))
+
+
+def test_settings_and_code_are_part_of_the_key(data: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    open_cache(data)
+    PixelCache.open(Manifest.open(data), SMALL.model_copy(update={"isolate_head": False}), data.parent / "cache")
+    assert len(decoded) == 24
+    monkeypatch.setattr(pixel_cache, "code_digest", lambda: "another version")
+    open_cache(data)
+    assert len(decoded) == 36
+
+
+@pytest.mark.parametrize("package", ["opencv-python-headless", "pillow"])
+def test_another_version_of_a_decoding_package_is_another_key(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, known = storage.code_digest(), importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0" if name == package else known(name))
+    assert storage.code_digest() != before
+
+
+def test_bad_files_are_named_and_left_out(data: Path) -> None:
+    (data / "a" / "01.png").write_bytes(b"no image")
+    whole = (data / "b" / "07.png").read_bytes()
+    (data / "b" / "07.png").write_bytes(whole[: len(whole) // 2])
+    np.save(data / "b" / "08.npy", np.zeros((3, 20, 20), np.uint8))
+    cache = open_cache(data)
+    assert sorted(cache.failed) == ["a/01.png", "b/07.png", "b/08.npy"]
+    assert "b/08.npy holds 3 slices" in cache.failed["b/08.npy"]
+    names = [case.name for case in cache.manifest.cases]
+    assert names == [Manifest.open(data).cases[i].name for i in cache.kept]
+    assert not {*names} & {*cache.failed}
+    assert len(cache.pixels) == len(names) == 10
+    np.testing.assert_array_equal(cache.pixels[-1], SMALL.pixels(read_image(data / "b" / "11.png")))
+    again = open_cache(data)
+    assert again.failed == cache.failed
+    (file,) = (data.parent / "cache").glob("*/pixels.npy")
+    np.testing.assert_array_equal(np.load(file), cache.pixels)
+
+
+def test_nothing_readable(data: Path) -> None:
+    for path in data.rglob("*.png"):
+        path.write_bytes(path.name.encode())
+    with pytest.raises(UsageError, match=r"None of the 12 images can be read\..*The first error: "):
+        open_cache(data)
+
+
+class TestMasks:
+    @pytest.fixture
+    def masked(self, data: Path) -> Path:
+        rows = ["path,label,mask"]
+        for path in sorted(data.rglob("*.png")):
+            name = path.relative_to(data).as_posix()
+            if name.startswith("b/"):
+                mask = np.zeros((80, 80), np.uint8)
+                mask[30:50, 35:45] = 1 if name == "b/06.png" else 255
+                save(mask, data / "masks" / path.name)
+            rows.append(f"{name},{name[0]},{f'masks/{path.name}' if name.startswith('b/') else ''}")
+        (data / "manifest.csv").write_text("\n".join(rows) + "\n")
+        return data
+
+    def test_are_aligned_with_the_image(self, masked: Path) -> None:
+        cache = open_cache(masked)
+        assert cache.masks is not None
+        assert list(cache.has_mask) == [False] * 6 + [True] * 6
+        assert cache.masks[:6].max() == 0
+        for row in range(6, 12):
+            place = SMALL.placement(read_image(cache.manifest.cases[row].path))
+            mask = np.asarray(Picture.open(masked / "masks" / f"{row:02}.png"))
+            np.testing.assert_array_equal(cache.masks[row], place.to_network(mask))
+            assert set(np.unique(cache.masks[row])) == {0, 1}
+        batch = cache.batch_masks([6, 0])
+        assert batch is not None
+        assert (tuple(batch.shape), batch.dtype) == ((2, 1, 64, 64), torch.uint8)
+
+    def test_of_another_size_fails_its_case(self, masked: Path) -> None:
+        save(np.ones((80, 81), np.uint8), masked / "masks" / "07.png")
+        (masked / "masks" / "08.png").write_bytes(b"no mask")
+        cache = open_cache(masked)
+        assert sorted(cache.failed) == ["b/07.png", "b/08.png"]
+        assert r"mask of b/07.png has (80, 81) pixels, but the image has (80, 80)" in cache.failed["b/07.png"]
+
+    def test_are_part_of_the_key(self, masked: Path, decoded: list[str]) -> None:
+        open_cache(masked)
+        decoded.clear()
+        save(np.ones((80, 80), np.uint8), masked / "masks" / "07.png")
+        assert open_cache(masked).masks[7].mean() > 0.5  # type: ignore[index]
+        assert decoded == ["b/07.png"]
+
+
+class TestInterruption:
+    @staticmethod
+    def stop_at(count: int) -> object:
+        def progress(done: int, total: int) -> None:
+            assert total == 12
+            if done == count:
+                raise KeyboardInterrupt
+
+        return progress
+
+    def test_an_interrupted_run_is_resumed(self, data: Path, decoded: list[str]) -> None:
+        (data / "a" / "01.png").write_bytes(b"no image")
+        with pytest.raises(KeyboardInterrupt):
+            open_cache(data, on_progress=self.stop_at(7))
+        assert len(decoded) == 7
+        resumed = open_cache(data)
+        assert len(decoded) == 12
+        fresh = open_cache(data, "elsewhere")
+        for name in ("pixels", "heads", "thumbnails"):
+            np.testing.assert_array_equal(getattr(resumed, name), getattr(fresh, name))
+        assert (resumed.kept, resumed.failed) == (fresh.kept, fresh.failed)
+
+    def test_killed_after_more_rows_than_the_index_says(self, data: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            open_cache(data, on_progress=self.stop_at(5))
+        (file,) = (data.parent / "cache").glob("*/pixels.npy")
+        with file.open("ab") as stream:
+            stream.write(b"half a row")
+        np.testing.assert_array_equal(open_cache(data).pixels, open_cache(data, "elsewhere").pixels)
+
+    @pytest.mark.parametrize("damage", ["cut", "gone", "index"])
+    def test_a_damaged_cache_is_rebuilt(self, data: Path, decoded: list[str], damage: str) -> None:
+        whole = np.array(open_cache(data).pixels)
+        (folder,) = (entry for entry in (data.parent / "cache").iterdir())
+        file = folder / ("index.json" if damage == "index" else "heads.npy")
+        if damage == "gone":
+            file.unlink()
+        else:
+            os.truncate(file, file.stat().st_size - 100)
+        np.testing.assert_array_equal(open_cache(data).pixels, whole)
+        assert len(decoded) == 24
+
+    def test_a_killed_process_is_resumed(self, data: Path, decoded: list[str]) -> None:
+        code = (
+            "import os, signal, sys\n"
+            "from pathlib import Path\n"
+            "from reslink.datasets.cache import pixel_cache\n"
+            "from reslink.datasets.manifest import Manifest\n"
+            "from reslink.imaging.preprocess import Preprocess\n"
+            "pixel_cache._SAVE_SECONDS = 0\n"
+            "stop = lambda done, total: done == 8 and os.kill(os.getpid(), signal.SIGKILL)\n"
+            "data = Path(sys.argv[1])\n"
+            "pixel_cache.PixelCache.open(Manifest.open(data), Preprocess(size=64), data.parent / 'cache', 0, stop)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(data)], check=False)
+        assert done.returncode == -9
+        cache = open_cache(data)
+        assert len(decoded) == 5
+        np.testing.assert_array_equal(cache.pixels, open_cache(data, "elsewhere").pixels)
+
+    def test_full_disk(self, data: Path) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+        try:
+            with pytest.raises(StorageError, match=r"cache .* could not be written: File too large"):
+                open_cache(data)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        np.testing.assert_array_equal(open_cache(data).pixels, open_cache(data, "elsewhere").pixels)
+
+    def test_waits_for_another_process(self, data: Path, decoded: list[str]) -> None:
+        done = open_cache(data)
+        (folder,) = (data.parent / "cache").iterdir()
+        index = (folder / "index.json").read_text()
+        (folder / "index.json").write_text(json.dumps({**json.loads(index), "done": 3}))
+        with (folder / ".lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            found: list[PixelCache] = []
+            waiting = threading.Thread(target=lambda: found.append(open_cache(data)))
+            waiting.start()
+            time.sleep(0.3)
+            assert not found
+            (folder / "index.json").write_text(index)
+        waiting.join(20)
+        np.testing.assert_array_equal(found[0].pixels, done.pixels)
+        assert len(decoded) == 12
+
+
+class TestWorkers:
+    def test_give_the_same_as_one_process(self, data: Path) -> None:
+        (data / "a" / "01.png").write_bytes(b"no image")
+        calls: list[tuple[int, int]] = []
+        several = open_cache(data, workers=2, on_progress=lambda done, total: calls.append((done, total)))
+        single = open_cache(data, "elsewhere", workers=0)
+        np.testing.assert_array_equal(several.pixels, single.pixels)
+        assert (several.kept, several.failed) == (single.kept, single.failed)
+        assert calls == [(i + 1, 12) for i in range(12)]
+
+    def test_a_file_that_kills_its_worker_is_left_out(self, data: Path) -> None:
+        class Bomb:
+            """Ends the process that unpickles it."""
+
+            def __reduce__(self) -> tuple[object, tuple[int]]:
+                return os._exit, (9,)
+
+        paths = sorted(data.rglob("*.png"))[:4]
+        jobs = [DecodeJob(path.name, path, None, SMALL, False) for path in paths]
+        jobs[2] = DecodeJob("bomb.png", Bomb(), None, SMALL, False)  # type: ignore[arg-type]
+        results = list(decode_all(jobs, 1))
+        assert [isinstance(result, str) for result in results] == [False, False, True, False]
+        assert "bomb.png crashes the process that decodes it" in str(results[2])
+
+    def test_a_script_without_a_main_guard_is_refused(self, data: Path, tmp_path: Path) -> None:
+        script = tmp_path / "script.py"
+        script.write_text(
+            "from reslink.datasets.cache.pixel_cache import PixelCache\n"
+            "from reslink.datasets.manifest import Manifest\n"
+            "from reslink.imaging.preprocess import Preprocess\n"
+            f"PixelCache.open(Manifest.open({str(data)!r}), Preprocess(size=64), {str(tmp_path / 'c')!r}, workers=1)\n"
+        )
+        done = subprocess.run([sys.executable, str(script)], check=False, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1
+        assert "UsageError: The worker processes that decode images cannot be started" in done.stderr
+
+    def test_import_no_torch(self) -> None:
+        code = "import sys, reslink.datasets.cache.pixel_cache, reslink.datasets.cache.decode; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+    def test_none_for_a_few_images(self) -> None:
+        assert pixel_cache.choose_workers(100) == 0
+
+
+class TestBatches:
+    def test_a_batch_is_a_copy(self, data: Path) -> None:
+        cache = open_cache(data)
+        batch = cache.batch(np.array([3, 1, 3]))
+        assert (batch.dtype, tuple(batch.shape)) == (torch.uint8, (3, 1, 64, 64))
+        np.testing.assert_array_equal(batch.numpy(), cache.pixels[[3, 1, 3]])
+        batch.zero_()
+        assert cache.pixels[3].any()
+        assert tuple(cache.batch_heads([0]).shape) == (1, 1, 56, 56)
+        assert cache.batch_masks([0]) is None
+
+    @pytest.mark.parametrize(("drop_last", "sizes"), [(False, [5, 5, 2]), (True, [5, 5])])
+    def test_each_row_once(self, data: Path, drop_last: bool, sizes: list[int]) -> None:
+        cache = open_cache(data)
+        generator = torch.Generator().manual_seed(1)
+        found = list(cache.batches(range(12), 5, generator, shuffle=True, drop_last=drop_last))
+        assert [len(rows) for rows in found] == sizes
+        rows = np.concatenate(found)
+        assert len(set(rows)) == len(rows)
+        assert list(rows) != sorted(rows)
+        again = list(cache.batches(range(12), 5, torch.Generator().manual_seed(1), shuffle=True, drop_last=drop_last))
+        np.testing.assert_array_equal(np.concatenate(again), rows)
+
+    def test_in_order_without_shuffle(self, data: Path) -> None:
+        found = open_cache(data).batches([7, 2, 5], 2)
+        assert [list(rows) for rows in found] == [[7, 2], [5]]
+
+    def test_empty_batches_are_refused(self, data: Path) -> None:
+        with pytest.raises(UsageError, match="The batch size is 0"):
+            open_cache(data).batches([1], 0)
+
+
+@pytest.mark.data
+def test_a_batch_of_real_images_costs_little(shared_data: Path, tmp_path: Path) -> None:
+    manifest = Manifest.open(shared_data / "ct").subset(range(0, 3693, 100))
+    cache = PixelCache.open(manifest, Preprocess(), tmp_path, workers=0)
+    assert not cache.failed
+    rows = np.arange(32)
+    cache.batch(rows)
+    start = time.thread_time()
+    for _ in range(10):
+        cache.batch(rows)
+    assert (time.thread_time() - start) / 320 < 0.0012
+
+
+def test_a_deleted_file_is_named(data: Path, tmp_path: Path) -> None:
+    manifest = Manifest.open(data)
+    (data / "a" / "02.png").unlink()
+    cache = PixelCache.open(manifest, SMALL, tmp_path / "cache")
+    assert list(cache.failed) == ["a/02.png"]
+    assert "No such file" in cache.failed["a/02.png"]
+    assert cache.kept == [0, 1, *range(3, 12)]

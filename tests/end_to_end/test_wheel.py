@@ -1,0 +1,169 @@
+"""The wheel, installed outside the clone: its core works without torch, and it trains beside the other packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Installation:
+    """A virtual environment that holds the wheel.
+
+    Args:
+        folder: Folder of the environment.
+        work: Empty folder in which its commands run.
+    """
+
+    def __init__(self, folder: Path, work: Path) -> None:
+        venv.create(folder, with_pip=False, symlinks=True)
+        self.python, self.work = folder / "bin" / "python", work
+        self.packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+
+    def install(self, *words: str) -> None:
+        """Runs pip of the environment that runs the tests, for this one."""
+        pip = [sys.executable, "-m", "pip", "--python", str(self.python), "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--no-compile", *words], check=True, cwd=self.work)
+
+    def command(self, *words: str) -> list[str]:
+        return [str(self.python), "-m", "reslink", *words]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self._run(self.command(*words))
+
+    def evaluates(self, program: str) -> str:
+        """Returns what a line of Python prints."""
+        return self._run([str(self.python), "-c", program]).stdout.strip()
+
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=self.work, env=plain_environment(), capture_output=True, text=True, check=False)
+
+    def succeeds(self, *words: str) -> str:
+        result = self.run(*words)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+
+def plain_environment() -> dict[str, str]:
+    """Returns the environment without the variables that would lead Python back to the clone."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV_"))}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", str(folder), str(ROOT)], check=True)
+    [file] = folder.glob("reslink-*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def core(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The wheel with the extra ``serve`` and nothing else: no torch."""
+    installation = Installation(tmp_path_factory.mktemp("core"), tmp_path_factory.mktemp("core_work"))
+    installation.install("-c", str(ROOT / "constraints.txt"), f"{wheel}[serve]")
+    return installation
+
+
+@pytest.fixture(scope="module")
+def whole(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The wheel beside the packages of the environment that runs the tests, in which only reslink comes from the wheel."""
+    installation = Installation(tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("whole_work"))
+    installation.install("--no-deps", str(wheel))
+    # Not a .pth file: a .pth file of the other folder, such as that of an editable installation, is not read in this way.
+    (installation.packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return installation
+
+
+@pytest.fixture(scope="module")
+def heads(core: Installation) -> str:
+    core.succeeds("phantom", "--out", "heads", "--patients", "12", "--seed", "1")
+    return "heads"
+
+
+def answers(address: str, process: subprocess.Popen[bytes]) -> bool:
+    """Waits until an address answers; False if the process ends first."""
+    while process.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.2)
+    return False
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number: int = free.getsockname()[1]
+    return number
+
+
+def test_the_core_has_no_torch(core: Installation) -> None:
+    absent = "import importlib.util as u; print([n for n in ('torch', 'captum', 'accelerate', 'onnx') if u.find_spec(n)])"
+    assert core.evaluates(absent) == "[]"
+
+
+def test_the_core_predicts_with_a_shipped_model(core: Installation, heads: str) -> None:
+    image = sorted((core.work / heads / "images").rglob("*.png"))[0]
+    [line] = core.succeeds("predict", "ct", str(image), "--json").splitlines()
+    assert set(json.loads(line)["probabilities"]) == {"Healthy", "Tumor"}
+
+
+def test_the_core_audits_and_splits(core: Installation, heads: str) -> None:
+    result = core.run("audit", heads, "--out", "audited")
+    assert result.returncode in (0, 3), result.stderr  # 3: a check failed, which these heads may make it do
+    assert (core.work / "audited" / "report.html").stat().st_size > 10_000
+    core.succeeds("split", heads, "--out", "split.csv")
+    assert len((core.work / "split.csv").read_text().splitlines()) > 12
+
+
+def test_the_core_serves_a_shipped_model(core: Installation, port: int) -> None:
+    command, log = core.command("serve", "ct", "--port", str(port)), core.work / "serve.log"
+    with log.open("w") as stream, subprocess.Popen(command, cwd=core.work, env=plain_environment(), stderr=stream) as process:
+        try:
+            assert answers(f"http://127.0.0.1:{port}/v1/models", process), log.read_text()
+        finally:
+            process.terminate()
+    assert process.returncode == 0, log.read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("train", "heads", "--out", "run"), ("evaluate", "ct", "heads", "--out", "e"), ("explain", "ct", "heads", "--out", "x")],
+)
+def test_what_needs_torch_names_the_packages_to_install(words: tuple[str, ...], core: Installation, heads: str) -> None:
+    result = core.run(*words)
+    assert result.returncode == 2
+    assert "is not installed" in result.stderr
+    assert 'python -m pip install "accelerate' in result.stderr
+    assert "torch" in result.stderr
+
+
+def test_doctor_and_info_work_without_torch(core: Installation) -> None:
+    assert json.loads(core.succeeds("info", "--json"))["packages"]["torch"] is None
+    report = json.loads(core.succeeds("doctor", "--json"))
+    assert report["ok"]
+
+
+def test_the_wheel_trains_with_a_published_recipe(whole: Installation) -> None:
+    whole.succeeds("phantom", "--out", "heads", "--patients", "12", "--seed", "1")
+    fast = ("--set", "preprocess.size=64", "--epochs", "1", "--seed", "1")
+    whole.succeeds("train", "heads", "--out", "run", "--recipe", "small", *fast)
+    assert (whole.work / "run" / "report.html").exists()
+    assert whole.succeeds("predict", "run/bundle", "heads/images").count("\n") > 12
+    assert Path(whole.evaluates("import reslink; print(reslink.__file__)")).is_relative_to(whole.packages)

@@ -1,0 +1,87 @@
+"""Metrics of subgroups."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reslink.datasets.manifest import Case, Manifest
+from reslink.errors import UsageError
+from reslink.evaluation.subgroups import LabeledPredictions, assign_subgroups, check_columns, subgroups
+from reslink.labels import Labels
+from reslink.metrics.classification import point_metrics
+from reslink.metrics.differences import Predictions
+
+LABELS = Labels(("Healthy", "Tumor"))
+
+
+def cohort(rng, n=120, names=LABELS.names):
+    y_true = rng.integers(0, len(names), n)
+    logits = rng.normal(size=(n, len(names)))
+    logits[np.arange(n), y_true] += 1.5
+    return y_true, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def cases(values, column="scanner"):
+    return [Case(Path(f"/{i}.png"), "Tumor", name=f"{i}.png", extra={column: value}) for i, value in enumerate(values)]
+
+
+def test_metrics_of_each_value_of_a_column(rng):
+    y_true, y_prob = cohort(rng)
+    predictions, values = Predictions(y_prob, y_prob.argmax(axis=1)), ["A", "B", ""] * 40
+    labeled = LabeledPredictions(y_true, predictions, [str(i) for i in range(120)], LABELS)
+    found = subgroups(cases(values), ["scanner"], labeled)["scanner"]
+    assert list(found) == ["A", "B", "not stated"]
+    inside = np.array(values) == "B"
+    expected = point_metrics(y_true[inside], y_prob[inside], predictions.y_pred[inside])
+    others = point_metrics(y_true[~inside], y_prob[~inside], predictions.y_pred[~inside])
+    assert found["B"]["n"] == found["B"]["n_groups"] == 40
+    for name in ("accuracy", "auroc"):
+        assert found["B"]["metrics"][name]["estimate"] == pytest.approx(expected[name])
+        assert found["B"]["difference_from_others"][name]["estimate"] == pytest.approx(expected[name] - others[name])
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_subgroup_with_more_errors_is_visible(rng):
+    y_true, y_prob = cohort(rng, n=300)
+    broken = np.arange(300) % 3 == 0
+    y_prob[broken] = 0.5 + rng.uniform(-0.4, 0.4, (100, 1)) * [1, -1]
+    labeled = LabeledPredictions(y_true, Predictions(y_prob, y_prob.argmax(axis=1)), [str(i) for i in range(300)], LABELS)
+    found = subgroups(cases(np.where(broken, "old", "new").tolist()), ["scanner"], labeled)["scanner"]
+    assert (
+        found["old"]["difference_from_others"]["auroc"]["ci_high"]
+        < 0
+        < found["new"]["difference_from_others"]["auroc"]["ci_low"]
+    )
+
+
+def test_a_single_value_has_no_difference(rng):
+    y_true, y_prob = cohort(rng)
+    labeled = LabeledPredictions(y_true, Predictions(y_prob, y_prob.argmax(axis=1)), [str(i) for i in range(120)], LABELS)
+    found = subgroups(cases(["A"] * 120), ["scanner"], labeled)["scanner"]["A"]
+    assert found["difference_from_others"]["accuracy"]["method"] == "undefined: there is no other case to compare with"
+
+
+def test_many_numbers_are_split_at_their_quartiles():
+    ages = [f"{age:03d}Y" for age in range(40)] + [""]
+    found = assign_subgroups(cases(ages, "age"), "age")
+    assert list(dict.fromkeys(found)) == [
+        "0 to under 9.75",
+        "9.75 to under 19.5",
+        "19.5 to under 29.25",
+        "29.25 to 39",
+        "not stated",
+    ]
+    assert [found.count(name) for name in dict.fromkeys(found)] == [10, 10, 10, 10, 1]
+
+
+def test_an_unknown_column_is_refused():
+    manifest = Manifest(tuple(cases(["A", "B"])), LABELS, Path("/"))
+    with pytest.raises(UsageError, match=r"no column 'scaner'.*Did you mean 'scanner'"):
+        check_columns(manifest, ["scaner"])
+    with pytest.raises(UsageError, match=r"patient_id, path and label cannot be used"):
+        check_columns(manifest, ["patient_id"])
+    names = Manifest(tuple(cases([f"name {i}" for i in range(30)])), LABELS, Path("/"))
+    with pytest.raises(UsageError, match=r"has 30 different values, and not all are numbers.*at most 20"):
+        check_columns(names, ["scanner"])

@@ -1,0 +1,37 @@
+"""The setup of an experiment: splits with leakage and invalid seeds raise errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reslink.datasets.manifest import Manifest
+from reslink.errors import CheckFailedError, UsageError
+from reslink.experiments.epochs import epochs
+from reslink.experiments.runner.experiment import Experiment
+
+MakeExperiment = Callable[..., Experiment]
+
+
+def test_a_given_split_with_a_patient_in_two_splits_raises(
+    toy_patients: Manifest, make_experiment: MakeExperiment, tmp_path: Path
+) -> None:
+    splits = ["train", "test", "train", "validation"]
+    rows = [f"{case.path.name},{case.label},{case.patient_id},{splits[i % 4]}" for i, case in enumerate(toy_patients.cases)]
+    for case in toy_patients.cases:
+        (tmp_path / case.path.name).write_bytes(case.path.read_bytes())
+    (tmp_path / "leaky.csv").write_text("path,label,patient_id,split\n" + "\n".join(rows) + "\n")
+    with pytest.raises(CheckFailedError, match="A patient appears in two"):
+        epochs(make_experiment(Manifest.open(tmp_path / "leaky.csv")), [1, 2])
+
+
+def test_a_random_split_with_leakage_raises(toy_patients: Manifest, make_experiment: MakeExperiment) -> None:
+    with pytest.raises(CheckFailedError, match="A patient appears in two"):
+        epochs(make_experiment(toy_patients, "data.group_by=none"), [1, 2])
+
+
+def test_repeated_seeds_raise(toy_patients: Manifest, make_experiment: MakeExperiment) -> None:
+    with pytest.raises(UsageError, match="different numbers"):
+        make_experiment(toy_patients, seeds=(1, 1))

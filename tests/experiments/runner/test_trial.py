@@ -1,0 +1,29 @@
+"""The key of a trial: a hash of everything that determines its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reslink.datasets.manifest import Manifest
+from reslink.experiments.runner.experiment import Experiment
+from reslink.experiments.runner.trial import SharedData, Trial
+
+
+def test_the_key_depends_on_all_that_determines_the_weights(
+    toy_patients: Manifest, make_experiment: Callable[..., Experiment]
+) -> None:
+    experiment = make_experiment(toy_patients)
+    data = SharedData(toy_patients, "digest", ("a",), experiment.out)
+    splits = ("train", "test")
+    trial = Trial("full", 0, experiment.make_recipe(0), splits)
+    more_workers = make_experiment(toy_patients, "trainer.workers=3").make_recipe(0)
+    same = Trial("other name", 0, more_workers, splits, measure_attention=True)
+    others = [
+        Trial("full", 0, experiment.make_recipe(1), splits),
+        Trial("full", 0, experiment.make_recipe(0, {"model.attention": "none"}), splits),
+        Trial("full", 0, experiment.make_recipe(0), ("test", "train")),
+        Trial("full", 0, experiment.make_recipe(0), splits, view="outside"),
+    ]
+    assert same.key(data) == trial.key(data)
+    assert len({trial.key(data), *(other.key(data) for other in others)}) == 5
+    assert trial.key(data) != trial.key(SharedData(toy_patients, "another digest", ("a",), experiment.out))

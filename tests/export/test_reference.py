@@ -1,0 +1,42 @@
+"""``preprocess_reference.py`` needs no reslink, and an export with a wrong one is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reslink.bundles.bundle import Bundle
+from reslink.errors import CheckFailedError
+from reslink.export.folder import export
+from reslink.export.parity import Inputs
+from reslink.export.reference import reference_source
+from reslink.imaging.image import Image
+from reslink.imaging.preprocess import Preprocess
+
+
+def test_a_different_reference_is_refused(saved: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def darker(settings: Preprocess) -> str:
+        return reference_source(settings).replace("np.clip(unit, 0, 255, out=unit)", "np.clip(unit, 0, 254, out=unit)")
+
+    monkeypatch.setattr("reslink.export.reference.reference_source", darker)
+    with pytest.raises(CheckFailedError, match=r"preprocess_reference.py differs from the package in \d+ pixels"):
+        export(saved, "hf", tmp_path / "out", Inputs.synthetic(2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_reference_runs_alone(some_images: list[Image], tmp_path: Path) -> None:
+    from PIL import Image as Picture
+
+    image = some_images[3]
+    Picture.fromarray(image.pixels.astype(np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "preprocess_reference.py").write_text(reference_source(Preprocess(size=64)))
+    hide = "import sys; sys.modules |= dict.fromkeys(['reslink', 'pydantic', 'torch', 'scipy']); import runpy; "
+    program = hide + "sys.argv = ['', 'a.png', 'out.npz']; runpy.run_path('preprocess_reference.py', run_name='__main__')"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
+    with np.load(tmp_path / "out.npz") as found:
+        np.testing.assert_array_equal(found["pixels"][0], Preprocess(size=64).pixels(image))
+        assert set(found) == {"pixels", "image", "keep", "box", "hounsfield", "inverted"}

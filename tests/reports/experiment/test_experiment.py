@@ -1,0 +1,102 @@
+"""The report of an experiment: complete, escaped, self-contained, with a reason for each missing number."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reslink.errors import InputError
+from reslink.reports.experiment.charts import draw_chart
+from reslink.reports.experiment.page import experiment_report, p_value_note
+from reslink.reports.formatting import format_difference
+
+ESTIMATE = {"estimate": 0.9, "ci_low": 0.8, "ci_high": 0.95, "method": "exact", "n": 20}
+TESTED = ESTIMATE | {"estimate": -0.05, "ci_low": -0.1, "ci_high": 0.0, "p_value": 0.01, "p_holm": 0.02}
+MISSING = {"estimate": None, "ci_low": None, "ci_high": None, "method": "undefined: one class", "n": 3}
+
+
+def experiment() -> dict[str, Any]:
+    columns = [
+        {"key": "title", "title": "", "kind": "text"},
+        {"key": "accuracy", "title": "accuracy", "kind": "estimate"},
+        {"key": "difference", "title": "difference", "kind": "test"},
+        {"key": "share", "title": "share", "kind": "percent"},
+    ]
+    rows = [
+        {"title": "<b>full</b>", "accuracy": ESTIMATE, "difference": None, "share": 0.25},
+        {"title": "none", "accuracy": MISSING, "difference": TESTED, "share": None},
+    ]
+    interval = {"label": "none", "estimate": -0.05, "ci_low": -0.1, "ci_high": 0.0, "points": [-0.04, -0.06]}
+    chart = {"kind": "intervals", "name": "d", "title": "Difference", "axis": "difference", "reference": 0, "rows": [interval]}
+    return {
+        "experiment": "ablation",
+        "title": "Ablation",
+        "question": "What is it worth?",
+        "answer": ["Little <script>alert(1)</script>."],
+        "facts": {"Data": "toy"},
+        "tables": [{"name": "metrics", "title": "Metrics", "columns": columns, "rows": rows, "note": "A note."}],
+        "charts": [chart],
+        "runs": [],
+        "failed": [{"run": "none, seed 1", "reason": "memory ran out"}],
+        "not_done": ["No masks."],
+        "research_use_only": True,
+    }
+
+
+def page(folder: Path, value: dict[str, Any]) -> str:
+    (folder / "experiment.json").write_text(json.dumps(value))
+    return experiment_report(folder).read_text()
+
+
+def test_the_page_is_complete(tmp_path: Path) -> None:
+    text = page(tmp_path, experiment())
+    for words in (
+        "Research use only",
+        "0.800 to 0.950",
+        "−0.050",
+        "−0.100 to +0.000",
+        "p = 0.020",
+        "25.0&nbsp;%",
+        "memory ran out",
+        "No masks.",
+    ):
+        assert words in text
+    assert 'title="undefined: one class"' in text
+    assert (tmp_path / "figures" / "d.svg").exists()
+
+
+def test_the_page_has_no_script_and_no_request(tmp_path: Path) -> None:
+    text = page(tmp_path, experiment())
+    assert "<script" not in text
+    assert "<b>full</b>" not in text
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', text)
+
+
+def test_a_missing_answer_is_stated(tmp_path: Path) -> None:
+    text = page(tmp_path, experiment() | {"answer": [], "charts": [], "tables": []})
+    assert "There is no answer" in text
+
+
+def test_a_folder_without_an_experiment_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"experiment\.json"):
+        experiment_report(tmp_path)
+
+
+def test_lines_skip_missing_values() -> None:
+    series = [{"label": "accuracy", "x": [5, 10], "y": [0.5, None], "low": [0.4, None], "high": [0.6, None]}]
+    chart = {"kind": "lines", "name": "c", "title": "Curve", "axis_x": "x", "axis_y": "y", "log_x": True, "series": series}
+    drawn = draw_chart(chart)
+    assert drawn is not None
+    assert drawn.alt == "Curve: accuracy: 0.500 at 5."
+    assert draw_chart(chart | {"series": [series[0] | {"y": [None, None]}]}) is None
+
+
+def test_signs_and_p_values() -> None:
+    assert (format_difference(-0.05), format_difference(0.0), format_difference(None)) == ("−0.050", "+0.000", "–")
+    assert p_value_note({"p_value": 0.2, "p_holm": 0.0004}) == "p < 0.001"
+    assert p_value_note({"p_value": 0.2, "p_holm": None}) == "p = 0.200"
+    assert p_value_note({"p_value": None}) == ""

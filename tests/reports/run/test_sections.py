@@ -1,0 +1,95 @@
+"""The data of the sections of a run report."""
+
+from __future__ import annotations
+
+from reslink.metrics.classification import METRIC_NAMES
+from reslink.reports.run.run_folder import RunFolder, read_run
+from reslink.reports.run.sections import (
+    confusion_matrix,
+    facts,
+    flatten_settings,
+    gallery,
+    headline_metrics,
+    leakage_notice,
+    learning_curve_columns,
+    split_table,
+)
+
+
+def test_the_bar_of_a_metric_is_its_interval_in_percent():
+    estimate = {"estimate": 0.9, "ci_low": 0.8, "ci_high": 0.95}
+    undefined = {"estimate": None, "ci_low": None, "ci_high": None}
+    first, second = headline_metrics({"metrics": {"accuracy": undefined, "auroc": estimate, "brier": estimate}})
+    assert first == {"name": METRIC_NAMES["auroc"], "estimate": estimate, "bar": {"x": 80.0, "width": 15.0}, "dot": 90.0}
+    assert (second["bar"], second["dot"]) == (None, None)
+    assert headline_metrics(None) == []
+
+
+def test_the_split_table_counts_images_and_groups():
+    rows = [
+        {"sample_id": name, "label": label, "split": split, "group": group, "patient_id": patient}
+        for name, label, split, group, patient in (
+            ("1", "a", "train", "g1", "p1"),
+            ("2", "a", "train", "g1", "p1"),
+            ("3", "b", "test", "g2", "p1"),
+            ("4", "a", "validation", "g3", ""),
+        )
+    ]
+    table = split_table(rows)
+    assert table["splits"] == ["train", "validation", "test"]
+    assert table["lines"] == [
+        ("a", [(2, 1), (1, 1), (0, 0)]),
+        ("b", [(0, 0), (0, 0), (1, 1)]),
+        ("All", [(2, 1), (1, 1), (1, 1)]),
+    ]
+    assert (table["images"], table["groups"], table["shared"]) == (4, 3, 1), "p1 is in two splits"
+    assert split_table([]) is None
+
+
+def test_nested_settings_become_rows():
+    settings = {"model": {"dims": [8, 16], "name": None}, "seed": 3}
+    assert flatten_settings(settings) == [("model.dims", "8, 16"), ("model.name", "–"), ("seed", "3")]
+    assert flatten_settings({}) == []
+
+
+def test_the_shares_of_a_confusion_matrix_are_by_row():
+    table = confusion_matrix({"confusion_matrix": {"labels": ["a", "b"], "counts": [[3, 1], [0, 0]]}})
+    assert [[cell["share"] for cell in row["cells"]] for row in table["rows"]] == [[0.75, 0.25], [0, 0]]
+    assert confusion_matrix({}) is None
+
+
+def test_leakage_is_stated_unless_there_is_none():
+    for status, title in (("unknown", "Leakage not checked"), ("excluded", "Leaked cases excluded"), ("allowed", "Leakage")):
+        notice = leakage_notice({"leakage": {"status": status, "message": "why"}})
+        assert notice == {"title": title, "message": "why", "allowed": status == "allowed"}
+    assert leakage_notice({"leakage": {"status": "none"}}) is leakage_notice(None) is None
+
+
+def test_the_facts_of_a_run(make_run):
+    assert facts(read_run(make_run())) == [
+        ("Classes", "Healthy, Tumor (positive: Tumor)"),
+        ("Evaluated cases", "60 (test split)"),
+        ("Patients or duplicate groups", "30"),
+        ("Network", "reslink_small"),
+        ("Seed", "7"),
+        ("Epochs", "3"),
+    ]
+    assert facts(RunFolder("empty")) == []
+
+
+def test_the_columns_of_the_learning_curves():
+    epochs = [{"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_auroc": 0.5, "val_f1": 0.5}]
+    assert learning_curve_columns(epochs, "loss") == {"train_loss": "training", "val_loss": "validation"}
+    assert learning_curve_columns(epochs, "score") == {"val_auroc": "AUROC"}
+
+
+def test_a_picture_without_an_entry_is_still_shown():
+    first, second = gallery(
+        RunFolder(
+            "run",
+            pictures={"gallery_01.png": b"a", "gallery-wrong_cases.png": b"b"},
+            gallery=[{"file": "gallery_01.png", "label": "Tumor"}],
+        )
+    )
+    assert (first["case"], first["title"]) == ({"file": "gallery_01.png", "label": "Tumor"}, "Correct and wrong cases")
+    assert (second["case"], second["title"]) == (None, "wrong cases")

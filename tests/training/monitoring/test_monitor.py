@@ -1,0 +1,62 @@
+"""The diagnostics of whole runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from reslink.training.recipe.recipe import Recipe
+from reslink.training.trainer import train
+
+
+def test_a_run_with_a_wild_learning_rate_is_reported(
+    toy: object, recipe: Callable[..., Recipe], tmp_path: object, cache: object, listener: object
+) -> None:
+    wild = recipe(
+        "model.variant=reslink_small",  # has no normalization after its sums
+        "optimizer.name=sgd",
+        "optimizer.lr=20",
+        "optimizer.schedule=constant",
+        "trainer.epochs=4",
+        "optimizer.warmup=0.5",
+        "optimizer.clip_norm=0",
+        "optimizer.weight_decay=0",
+    )
+    result = train(toy, wild, tmp_path / "run", cache=cache, progress=listener)
+    assert "learning-rate-diverges" in {finding.code for finding in result.findings}
+    assert any(text.startswith("learning-rate-diverges: The loss rose from") for text in listener.messages)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"kind": "finding", "code": "learning-rate-diverges"' in lines
+
+
+def test_small_batches_are_reported(toy: object, recipe: Callable[..., Recipe], tmp_path: object, cache: object) -> None:
+    result = train(toy, recipe("trainer.batch_size=2", "trainer.epochs=1"), tmp_path / "run", cache=cache)
+    findings = {finding.code: finding for finding in result.findings}
+    assert "2 images per step" in findings["unstable-batch-statistics"].message
+    silent = recipe("trainer.batch_size=2", "trainer.epochs=1", "diagnostics.enabled=false")
+    assert train(toy, silent, tmp_path / "silent", cache=cache).findings == ()
+
+
+def test_a_run_that_learns_nothing_is_reported(
+    toy: object, recipe: Callable[..., Recipe], tmp_path: object, cache: object, listener: object
+) -> None:
+    """With a learning rate of almost 0 the network stays at its initial weights."""
+    stuck = recipe("optimizer.lr=1e-9", "trainer.epochs=1", "data.fractions=[0.4, 0.5, 0.1]")
+    result = train(toy, stuck, tmp_path / "run", cache=cache, progress=listener)
+    codes = {finding.code for finding in result.findings}
+    assert codes & {"no-better-than-chance", "class-never-predicted"}
+    assert any("better than chance" in message for message in listener.messages)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert all(f'"kind": "finding", "code": "{code}"' in lines for code in codes)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_healthy_runs_are_silent(
+    seed: int, toy: object, recipe: Callable[..., Recipe], tmp_path: object, cache: object, listener: object
+) -> None:
+    averaged = ("trainer.ema=0.998", "optimizer.schedule=cosine") if seed % 2 else ()
+    made = recipe(f"seed={seed}", "trainer.epochs=12", *averaged)
+    result = train(toy, made, tmp_path / "run", cache=cache, progress=listener)
+    assert result.findings == ()
+    assert listener.messages == []

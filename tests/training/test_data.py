@@ -1,0 +1,84 @@
+"""The readable cases of a run and their splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reslink.datasets.manifest import Case, Manifest
+from reslink.errors import CheckFailedError, UsageError
+from reslink.labels import Labels
+from reslink.training.data import assign_splits, has_given_split, open_training_data
+from reslink.training.recipe.recipe import Recipe
+
+
+def manifest_of(n: int, **columns: Any) -> tuple[Manifest, list[str]]:
+    """Returns a data set of two classes and ``n`` groups of two cases; ``columns`` maps a row to its values."""
+    rows = range(2 * n)
+    cases = tuple(
+        Case(Path(f"/{i}.png"), "ab"[i // 2 % 2], name=f"{i}.png", **{name: value(i) for name, value in columns.items()})
+        for i in rows
+    )
+    return Manifest(cases, Labels(("a", "b")), Path("/")), [f"g{i // 2}" for i in rows]
+
+
+def test_groups_are_never_divided_and_the_seed_decides(recipe: Callable[..., Recipe]) -> None:
+    manifest, groups = manifest_of(16)
+    splits = assign_splits(manifest, groups, recipe("seed=1"))
+    assert splits == assign_splits(manifest, groups, recipe("seed=2", "data.split_seed=1"))
+    assert splits != assign_splits(manifest, groups, recipe("seed=2"))
+    assert set(splits) == {"train", "validation", "test"}
+    assert all(splits[i] == splits[i + 1] for i in range(0, 32, 2))
+
+
+def test_every_case_is_once_in_the_test_fold(recipe: Callable[..., Recipe]) -> None:
+    manifest, groups = manifest_of(16)
+    by_fold = [assign_splits(manifest, groups, recipe("data.folds=4", f"data.fold={fold}")) for fold in range(4)]
+    for splits in zip(*by_fold, strict=True):
+        assert sorted(splits) == ["test", "train", "train", "validation"]
+
+
+def test_given_splits_and_folds_are_kept(recipe: Callable[..., Recipe]) -> None:
+    names = ("train", "train", "validation", "test")
+    manifest, groups = manifest_of(8, split=lambda i: names[i // 2 % 4])
+    assert has_given_split(manifest, None)
+    assert not has_given_split(manifest, 4)
+    assert assign_splits(manifest, groups, recipe()) == [names[i // 2 % 4] for i in range(16)]
+    manifest, groups = manifest_of(8, extra=lambda i: {"fold": str(i // 4 % 2)})
+    assert has_given_split(manifest, 2)
+    assert not has_given_split(manifest, None)
+
+
+def test_the_training_data_of_a_run(marked: Manifest, recipe: Callable[..., Recipe], cache: Path, listener: Any) -> None:
+    data = open_training_data(marked, recipe("data.group_by=patient", "data.allow_leakage=false"), cache, listener)
+    counts = data.counts()
+    assert {label: sum(counts[split][label] for split in counts) for label in ("Healthy", "Tumor")} == {
+        "Healthy": 24,
+        "Tumor": 24,
+    }
+    rows = [data.indices(split) for split in counts]
+    assert sorted(row for part in rows for row in part) == list(range(48))
+    assert data.names(rows[0])[:1] == [data.manifest.cases[rows[0][0]].name]
+    assert (data.split_source(), data.leaked_cases()) == ("drawn", {})
+    assert listener.open == 0
+
+
+def test_a_patient_in_two_splits_stops_the_run(
+    marked: Manifest, recipe: Callable[..., Recipe], cache: Path, listener: Any
+) -> None:
+    with pytest.raises(CheckFailedError, match=r"A patient appears in two .*--allow-leakage"):
+        open_training_data(marked, recipe("data.group_by=none", "data.allow_leakage=false"), cache, listener)
+    allowed = open_training_data(marked, recipe("data.group_by=none"), cache, listener)
+    assert set(allowed.leaked_cases()) <= set(
+        allowed.names(allowed.indices("test")) + allowed.names(allowed.indices("validation"))
+    )
+    assert allowed.leaked_cases()
+
+
+def test_each_class_needs_two_images(marked: Manifest, recipe: Callable[..., Recipe], cache: Path, listener: Any) -> None:
+    few = marked.subset([*range(24), 30])
+    with pytest.raises(UsageError, match="1 images of the class 'Tumor' could be read, and 0 files could not"):
+        open_training_data(few, recipe(), cache, listener)
