@@ -1,4 +1,4 @@
-# demo · test · check · bench: each does its own set-up. Variables: PYTHON, TORCH_INDEX, PIP_EXTRA, DATA.
+# demo · test · check · docs · bench: each does its own set-up. Variables: PYTHON, TORCH_INDEX, PIP_EXTRA, DATA.
 #
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu   takes torch's CPU build from there (Linux default: CUDA build)
 #   make test PYTHON=python3.12                                  names the Python to use
@@ -10,12 +10,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_EXTRA)
 
-.PHONY: help demo test check bench soak recipe-keys clean
+.PHONY: help demo test check docs bench soak recipe-keys clean
 
 help:
-	@echo "make demo    install, then train, judge and explain a model on synthetic heads: demo/report.html"
+	@echo "make demo    install, then train, evaluate and explain a model on synthetic heads: demo/report.html"
 	@echo "make test    install, then lint, types, import contract and tests"
 	@echo "make check   lint, types and import contract only"
+	@echo "make docs    build the documentation site with its examples: docs/_build/html/index.html"
 	@echo "make bench   time training steps, attention, prediction and the service beside peers; DATA=FOLDER: training too (hours)"
 	@echo "make soak    200 series through Orthanc and the DICOM node, which is killed 20 times"
 
@@ -29,6 +30,10 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.base
 	@$(PIP) --group dev
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	@$(PIP) --group docs
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.base
@@ -46,7 +51,12 @@ check: $(VENV)/.dev
 
 test: $(VENV)/.dev check
 	@scripts/install-debian-packages
-	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
+
+# a warning, a reference that leads nowhere and an example that fails each fail the build
+docs: $(VENV)/.docs
+	@$(BIN)/sphinx-build -W -n --keep-going -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 # the peers' learning rates are tried at the shortest budget; RECIPE is that of our network
 TIME_TO_RESULT = $(BIN)/python benchmarks/time_to_result.py run "$(DATA)" --out runs/time_to_result.jsonl $(if $(RECIPE),--recipe "$(RECIPE)")
@@ -67,4 +77,4 @@ recipe-keys: $(VENV)/.dev
 	@$(BIN)/python scripts/recipe_reference.py --write
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) demo docs/_build docs/_generated docs/auto_examples .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,10 +1,10 @@
-"""Accuracy of a recipe over seeds, each seed with a split of its own: trains as a user would and reads evaluation.json.
+"""Trains a recipe with several seeds and prints the mean metrics of the test split.
 
 Run: python benchmarks/accuracy.py DATA --out FOLDER [--seeds 0 1 2] [-- any option of reslink train]
 
-The interval is the mean over seeds of the lower and of the upper ends of the runs' own
-95 % intervals (bootstrap over patients or near-copy groups), so it is about as wide as that of one
-run: seeds are no new patients.
+Each seed has its own split unless ``data.split_seed`` is set. The interval is the mean over seeds of the lower and of the upper
+ends of the runs' own 95 % intervals (bootstrap over patients or duplicate groups). It is about as wide as the interval of one
+run, because more seeds do not add patients.
 """
 
 from __future__ import annotations
@@ -18,55 +18,55 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FIGURES = ("accuracy", "ppv", "sensitivity", "specificity", "auroc")
+METRICS = ("accuracy", "ppv", "sensitivity", "specificity", "auroc")
 
 
-def trained(data: Path, out: Path, seed: int, options: list[str]) -> dict[str, Any]:
-    """Returns evaluation.json of a run; a finished run is only judged again, one with other options refused."""
+def train_seed(data: Path, out: Path, seed: int, options: list[str]) -> dict[str, Any]:
+    """Trains one seed and returns its evaluation.json; a finished run is only evaluated again."""
     run = out / f"seed{seed}"
     command = [sys.executable, "-m", "reslink", "train", str(data), "--out", str(run), "--seed", str(seed), "--resume"]
     subprocess.run([*command, *options], check=True)
-    found: dict[str, Any] = json.loads((run / "evaluation.json").read_text())
-    return found
+    evaluation: dict[str, Any] = json.loads((run / "evaluation.json").read_text())
+    return evaluation
 
 
 def seconds(run: Path) -> float:
-    """Returns the training seconds of a run, validation and decoding left out."""
+    """Returns the training seconds of a run without validation and decoding."""
     with (run / "results.csv").open(newline="") as stream:
         return sum(float(row["seconds"]) for row in csv.DictReader(stream))
 
 
 def table(results: list[dict[str, Any]]) -> list[str]:
-    """Returns one line a figure: mean over seeds, mean interval, and each seed."""
+    """Returns one line per metric: mean over seeds, mean interval, and the value of each seed."""
     lines = []
-    for name in FIGURES:
-        found = [result["metrics"][name] for result in results]
-        if any(entry["estimate"] is None for entry in found):
-            lines.append(f"{name:12s} undefined: {found[0]['method']}")
+    for name in METRICS:
+        entries = [result["metrics"][name] for result in results]
+        if any(entry["estimate"] is None for entry in entries):
+            lines.append(f"{name:12s} undefined: {entries[0]['method']}")
             continue
-        mean = statistics.mean(entry["estimate"] for entry in found)
+        mean = statistics.mean(entry["estimate"] for entry in entries)
         ends = [
-            f"{statistics.mean(e[key] for e in found):.3f}" if all(e[key] is not None for e in found) else "–"
+            f"{statistics.mean(e[key] for e in entries):.3f}" if all(e[key] is not None for e in entries) else "–"
             for key in ("ci_low", "ci_high")
         ]
-        seeds = " ".join(f"{entry['estimate']:.3f}" for entry in found)
-        lines.append(f"{name:12s} {mean:.3f}  [{ends[0]}, {ends[1]}]  seeds {seeds}  n {found[0]['n']}")
-    for method in ("first_attention", "final_attention", "grad_cam", "centre"):
-        found = [r["localization"]["methods"][method]["pointing_game"]["estimate"] for r in results if r["localization"]]
-        if found:
-            lines.append(f"pointing {method:16s} {statistics.mean(found):.3f}  n {results[0]['localization']['n']}")
+        seeds = " ".join(f"{entry['estimate']:.3f}" for entry in entries)
+        lines.append(f"{name:12s} {mean:.3f}  [{ends[0]}, {ends[1]}]  seeds {seeds}  n {entries[0]['n']}")
+    for method in ("first_attention", "final_attention", "grad_cam", "center"):
+        entries = [r["localization"]["methods"][method]["pointing_game"]["estimate"] for r in results if r["localization"]]
+        if entries:
+            lines.append(f"pointing {method:16s} {statistics.mean(entries):.3f}  n {results[0]['localization']['n']}")
     return lines
 
 
 def main() -> None:
-    """Trains what is missing and prints the table."""
+    """Trains the missing seeds and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("data", type=Path, help="data set")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to train")
     own, options = parser.parse_known_args()
     options = [option for option in options if option != "--"]
-    results = [trained(own.data, own.out, seed, options) for seed in own.seeds]
+    results = [train_seed(own.data, own.out, seed, options) for seed in own.seeds]
     print(f"{own.data.name}: reslink train {' '.join(options)}")
     print("\n".join(table(results)))
     print(f"training seconds {[round(seconds(own.out / f'seed{seed}')) for seed in own.seeds]}")

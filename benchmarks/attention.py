@@ -1,15 +1,15 @@
-"""Area attention beside other attention of equal width, at the same two places of `reslink_small`.
+"""Compares area attention with other attention of equal width at the same two places of `reslink_small`.
 
 Run: python benchmarks/attention.py [--rounds 15] [--size 224] [--precision bf16] [--sides 14 28 56 112]
      python benchmarks/attention.py --data DATA --epochs 5 --seeds 0 1 2 --out RESULTS.jsonl
 
-Times are of processor time of one thread, forward and backward. Each round times every kind once, in turn; a ratio is the
-median over rounds of (time of the kind) / (time of area attention) in the same round. The two dot-product kinds stand as
-residual branches after a LayerNorm, as in their sources, without the MLP that follows there.
+Times are processor time of one thread for forward and backward. Each round times every kind once, in turn. A ratio is
+the median over rounds of (time of the kind) / (time of area attention) in the same round. The two dot-product kinds are
+residual branches after a LayerNorm, as in their papers, without the MLP that follows there.
 
-With --data each network is trained by our recipe: same images, split (data.split_seed = 0), order, augmentation and schedule.
-The weight matrices of every kind of attention are moved by Muon, as those of area attention. AUROC and accuracy are of the test
-part, with 95 % intervals over groups. A run that stands in the file already is not made again. Research use only.
+With --data each network is trained with the same images, split (data.split_seed = 0), order, augmentation and schedule.
+Muon optimizes the weight matrices of every kind of attention. AUROC and accuracy are those of the test split, with 95 %
+intervals over groups. Runs that are already in the file are skipped. Research use only.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError
 from reslink.networks.area_attention import AreaAttention
-from reslink.networks.reslink import ResLink, ResLinkConfig, build, variant_config
-from reslink.training.data import open_materials
-from reslink.training.monitoring.progress import Silent
+from reslink.networks.reslink import ResLink, ResLinkConfig, build_network, variant_config
+from reslink.training.data import open_training_data
+from reslink.training.monitoring.progress import SilentProgress
 from reslink.training.optim.muon import Muon
 from reslink.training.recipe.recipe import load_recipe
 from reslink.training.recipe.schema import OptimizerSettings
@@ -47,7 +47,7 @@ from reslink.training.seeding import torch_seed
 
 PLACES = ("first_attention", "final_attention")
 HEAD_WIDTH = 32
-"""Channels of a head of dot-product attention, as in Swin (arXiv 2103.14030, section 3.3)."""
+"""Channels per head of dot-product attention, as in Swin (arXiv 2103.14030, section 3.3)."""
 SQUEEZE = 16
 """Reduction of SE and CBAM in their papers; the hidden layer keeps at least ``LEAST_HIDDEN`` channels."""
 LEAST_HIDDEN = 4
@@ -58,9 +58,9 @@ def _hidden(channels: int) -> int:
 
 
 class CBAM(nn.Module):
-    """Channel gates, then pixel gates: Woo et al. 2018, arXiv 1807.06521, equations 2 and 3 (r = 16, 7×7 convolution).
+    """Channel attention, then spatial attention: Woo et al. 2018, arXiv 1807.06521, eq. 2 and 3 (r = 16, 7×7 convolution).
 
-    Own code: no installed library has it; MONAI's SE layer has the channel part with mean pooling alone.
+    No installed library has it. MONAI's SE layer is the channel part with mean pooling only.
 
     Args:
         channels: Channels C of the map.
@@ -73,7 +73,7 @@ class CBAM(nn.Module):
         self.spatial = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the gated map, same shape as x (B, C, H, W)."""
+        """Returns the weighted map, same shape as x (B, C, H, W)."""
         channel = torch.sigmoid(self.shared(x.mean(dim=(2, 3))) + self.shared(x.amax(dim=(2, 3))))
         x = x * channel[..., None, None]
         pooled = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
@@ -81,9 +81,9 @@ class CBAM(nn.Module):
 
 
 class WindowSelfAttention(nn.Module):
-    """x + W-MSA(LN(x)) in windows that do not overlap, with relative positions: Liu et al. 2021, arXiv 2103.14030, eq. 3 and 4.
+    """x + W-MSA(LN(x)) in non-overlapping windows with relative positions: Liu et al. 2021, arXiv 2103.14030, eq. 3 and 4.
 
-    MONAI's ``WindowAttention`` computes it; filling at the border is masked out of every window.
+    Uses MONAI's ``WindowAttention``. Padding at the border is masked.
 
     Args:
         channels: Channels C of the map.
@@ -108,7 +108,7 @@ class WindowSelfAttention(nn.Module):
         return x + attended[:, :height, :width].permute(0, 3, 1, 2)
 
     def _mask(self, x: Tensor, size: Sequence[int], height: int, width: int) -> Tensor:
-        """Returns (windows, pixels, pixels): −100 where a window would look at filling, as Swin masks."""
+        """Returns (windows, pixels, pixels): −100 where a window would attend to padding, as in Swin."""
         filled = x.new_ones(1, size[1], size[2], 1, dtype=torch.float32)
         filled[:, :height, :width] = 0
         windows: Tensor = window_partition(filled, self.window).squeeze(-1)
@@ -116,7 +116,7 @@ class WindowSelfAttention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + MSA(LN(x)), every pixel with every other: Vaswani et al. 2017, arXiv 1706.03762, by torch's own fused kernel.
+    """x + MSA(LN(x)) over all pixels: Vaswani et al. 2017, arXiv 1706.03762, with torch's fused kernel.
 
     Args:
         channels: Channels C of the map.
@@ -135,7 +135,7 @@ class SelfAttention(nn.Module):
 
 
 def _squeeze(channels: int, _area: int) -> nn.Module:
-    """Hu et al. 2018, arXiv 1709.01507, by MONAI."""
+    """Squeeze and excitation of MONAI: Hu et al. 2018, arXiv 1709.01507."""
     return cast(nn.Module, ChannelSELayer(spatial_dims=2, in_channels=channels, r=channels // _hidden(channels)))
 
 
@@ -149,47 +149,46 @@ KINDS: Mapping[str, Callable[[int, int], nn.Module]] = {
 }
 
 
-def swapped(kind: str, config: ResLinkConfig, seed: int = 0) -> ResLink:
-    """Returns a network whose two attentions are of a kind; all else has the same initial weights for every kind.
+def with_attention(kind: str, config: ResLinkConfig, seed: int = 0) -> ResLink:
+    """Returns a network with another kind of attention at both places; all other initial weights are the same for every kind.
 
     Args:
         kind: One of ``KINDS``.
-        config: The network.
-        seed: Seed of the weights.
+        config: Configuration of the network.
+        seed: Seed of the initial weights.
     """
-    network = build(config, seed)
+    network = build_network(config, seed)
     if kind == "area":
         return network
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        for place, channels in zip(PLACES, (config.stem_dim, config.dims[-1]), strict=True):
-            setattr(network, place, KINDS[kind](channels, config.area_size))
+        for module_name, channels in zip(PLACES, (config.stem_dim, config.dims[-1]), strict=True):
+            setattr(network, module_name, KINDS[kind](channels, config.area_size))
     return network
 
 
 def optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Returns Muon with AdamW, the weight matrices of other attention among the hidden ones.
+    """Returns Muon with AdamW; Muon also optimizes the weight matrices of other attention.
 
-    A table of positions and a convolution to one channel are no hidden matrices: AdamW moves them, as the outputs of area
-    attention.
+    AdamW optimizes position tables and convolutions to one channel, as it does for the outputs of area attention.
     """
     assert isinstance(network, ResLink)
     hidden, decayed, plain = network.parameter_groups(settings.weight_decay)
-    for place in PLACES:
-        module = getattr(network, place)
+    for module_name in PLACES:
+        module = getattr(network, module_name)
         if isinstance(module, AreaAttention):
             continue
-        own = {id(p): (name, p) for name, p in module.named_parameters() if p.ndim > 1}
+        added = {id(p): (name, p) for name, p in module.named_parameters() if p.ndim > 1}
         for group in (hidden, decayed):
-            group["params"] = [p for p in group["params"] if id(p) not in own]
-        for name, parameter in own.values():
+            group["params"] = [p for p in group["params"] if id(p) not in added]
+        for name, parameter in added.values():
             inner = parameter.ndim == 2 and "position" not in name
             (hidden if inner else decayed)["params"].append(parameter)
     return Muon([hidden, decayed, plain], settings.lr, fused=True)
 
 
 def flops(module: nn.Module, shape: Sequence[int]) -> int:
-    """Returns the FLOPs of convolutions and matrix products of one forward pass, a multiplication and an addition as two.
+    """Returns the FLOPs of convolutions and matrix products of one forward pass; a multiply-add counts as two.
 
     Args:
         module: The module; not changed.
@@ -201,7 +200,7 @@ def flops(module: nn.Module, shape: Sequence[int]) -> int:
 
 
 def _pass(module: nn.Module, x: Tensor, *, bf16: bool) -> float:
-    """Returns the processor time of forward and backward, with the gradient of the input."""
+    """Returns the processor time of forward and backward, including the gradient of the input."""
     module.zero_grad(set_to_none=True)
     x.grad, start = None, time.process_time()
     with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
@@ -211,7 +210,7 @@ def _pass(module: nn.Module, x: Tensor, *, bf16: bool) -> float:
 
 
 def rounds(modules: Mapping[str, Sequence[tuple[nn.Module, Tensor]]], count: int, *, bf16: bool) -> dict[str, list[float]]:
-    """Times modules in turn, ``count`` times each after one round that only warms up; returns seconds by name."""
+    """Times the modules in turn, ``count`` times each after one warm-up round; returns seconds by name."""
     seconds: dict[str, list[float]] = {name: [] for name in modules}
     for index in range(count + 1):
         for name, parts in modules.items():
@@ -235,40 +234,40 @@ def _module(kind: str, channels: int, area: int) -> nn.Module:
     return _channels_last(KINDS[kind](channels, area)).train()
 
 
-def _ratio(found: Mapping[str, list[float]], kind: str) -> float:
-    return statistics.median(own / area for own, area in zip(found[kind], found["area"], strict=True))
+def _ratio(seconds: Mapping[str, list[float]], kind: str) -> float:
+    return statistics.median(time / area for time, area in zip(seconds[kind], seconds["area"], strict=True))
 
 
 def costs(options: argparse.Namespace) -> list[str]:
-    """Returns the table of what each kind costs at its two places and in the whole network."""
+    """Returns the table of the cost of each kind at its two places and in the whole network."""
     config = variant_config("reslink_small", area_size=options.area_size)
     bf16 = options.precision == "bf16"
-    places = [(config.stem_dim, options.size // 4), (config.dims[-1], options.size // config.stride)]
+    maps = [(config.stem_dim, options.size // 4), (config.dims[-1], options.size // config.stride)]
     alone = {
-        kind: [(_module(kind, c, config.area_size), _map(options.batch_size, c, side)) for c, side in places]
+        kind: [(_module(kind, c, config.area_size), _map(options.batch_size, c, side)) for c, side in maps]
         for kind in KINDS
         if kind != "none"
     }
     images = _map(options.batch_size, 3, options.size)
-    whole = {kind: [(_channels_last(swapped(kind, config)), images)] for kind in KINDS}
+    whole = {kind: [(_channels_last(with_attention(kind, config)), images)] for kind in KINDS}
     both, networks = rounds(alone, options.rounds, bf16=bf16), rounds(whole, options.rounds, bf16=bf16)
     lines = [
         f"`reslink_small`, {options.size}×{options.size}, batch {options.batch_size}, {options.precision}, one thread; maps "
-        + " and ".join(f"{side}×{side}×{c}" for c, side in places),
+        + " and ".join(f"{side}×{side}×{c}" for c, side in maps),
         "",
         "| attention | parameters | MFLOPs an image | ms, both places | × area | × area, whole network |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for kind in KINDS:
-        count = sum(p.numel() for part, _ in alone.get(kind, []) for p in part.parameters())
-        work = sum(flops(_module(kind, c, config.area_size), (1, c, side, side)) for c, side in places) if count else 0
+        count = sum(p.numel() for module, _ in alone.get(kind, []) for p in module.parameters())
+        work = sum(flops(_module(kind, c, config.area_size), (1, c, side, side)) for c, side in maps) if count else 0
         ms = f"{1000 * statistics.median(both[kind]):.1f} | {_ratio(both, kind):.2f}" if kind in both else "– | –"
         lines.append(f"| {kind} | {count:,} | {work / 1e6:.2f} | {ms} | {_ratio(networks, kind):.2f} |")
     return lines
 
 
 def growth(options: argparse.Namespace) -> list[str]:
-    """Returns the table of the time of each kind as the side of the map grows."""
+    """Returns the table of the time of each kind by side of the map."""
     kinds = [kind for kind in KINDS if kind != "none"]
     lines = [
         f"ms of forward and backward on maps of {options.channels} channels, batch {options.growth_batch}, {options.precision}",
@@ -302,64 +301,76 @@ def _slope(sides: Sequence[int], ms: Sequence[float]) -> str:
 
 
 def accuracy(options: argparse.Namespace) -> None:
-    """Trains every kind with every seed and prints what each reaches on the test part."""
+    """Trains every kind with every seed and prints the metrics of the test split."""
     changes = [f"trainer.epochs={options.epochs}", "data.split_seed=0", "trainer.device=cpu"]
-    materials = open_materials(Manifest.open(options.data), load_recipe(options.recipe, changes), options.cache, Silent())
+    training_data = open_training_data(
+        Manifest.open(options.data), load_recipe(options.recipe, changes), options.cache, SilentProgress()
+    )
     for seed in options.seeds:
         recipe = load_recipe(options.recipe, [*changes, f"seed={seed}"])
         for kind in options.kinds:
-            who = {"data": options.data.name, "data_digest": materials.digest, "kind": kind, "recipe_digest": recipe.digest()}
+            who = {
+                "data": options.data.name,
+                "data_digest": training_data.digest,
+                "kind": kind,
+                "recipe_digest": recipe.digest(),
+            }
             rows = budget_tables.read(options.out)
             if any(all(row.get(key) == value for key, value in who.items()) for row in rows):
                 continue
-            network = swapped(kind, recipe.network(len(materials.manifest.labels)), torch_seed(seed, "weights"))
-            trainee = budget.Trainee(recipe, materials, network, partial(optimizer, settings=recipe.optimizer))
+            network = with_attention(kind, recipe.network(len(training_data.manifest.labels)), torch_seed(seed, "weights"))
+            trainee = budget.Trainee(recipe, training_data, network, partial(optimizer, settings=recipe.optimizer))
             clock = budget.Steps(recipe.trainer.epochs * trainee.steps_an_epoch())
             trainee.train(clock)
-            last = budget.moment_row(trainee.look(clock, last=True))
+            last = budget.moment_row(trainee.evaluate(clock, last=True))
             row = {**who, "seed": seed, "epochs": options.epochs, "seconds": round(clock.used, 1), "validation": last}
-            budget_tables.append(options.out, {**row, **budget.test_figures(trainee)})
-            print(f"{options.data.name} {kind} seed {seed}: {_figures([budget_tables.read(options.out)[-1]])}", flush=True)
+            budget_tables.append(options.out, {**row, **budget.test_metrics(trainee)})
+            print(f"{options.data.name} {kind} seed {seed}: {_metrics([budget_tables.read(options.out)[-1]])}", flush=True)
     print("\n".join(accuracy_table(budget_tables.read(options.out))))
 
 
-def _figures(rows: Sequence[dict[str, Any]]) -> str:
-    found = [budget_tables.interval(rows, name) for name in ("auroc", "accuracy")]
-    return " | ".join([*found, f"{statistics.median(row['seconds'] for row in rows):.0f} s"])
+def _metrics(rows: Sequence[dict[str, Any]]) -> str:
+    metrics = [budget_tables.interval(rows, name) for name in ("auroc", "accuracy")]
+    return " | ".join([*metrics, f"{statistics.median(row['seconds'] for row in rows):.0f} s"])
 
 
 def accuracy_table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the table of a file of results: mean over seeds, and the mean ends of the intervals."""
+    """Returns the table of a results file: means over seeds, with the mean ends of the intervals."""
     lines = [
         "| data, epochs | attention | seeds | test AUROC | test accuracy | training, one thread |",
         "|---|---|--:|--:|--:|--:|",
     ]
     for data, epochs in dict.fromkeys((row["data"], row["epochs"]) for row in rows):
         for kind in KINDS:
-            own = [row for row in rows if (row["data"], row["epochs"], row["kind"]) == (data, epochs, kind)]
-            if own:
-                lines.append(f"| {data}, {epochs} | {kind} | {len(own)} | {_figures(own)} |")
+            matching = [row for row in rows if (row["data"], row["epochs"], row["kind"]) == (data, epochs, kind)]
+            if matching:
+                lines.append(f"| {data}, {epochs} | {kind} | {len(matching)} | {_metrics(matching)} |")
     return lines
 
 
 def main() -> None:
-    """Prints the tables of cost, or with --data that of accuracy."""
+    """Prints the tables of cost, or with --data the table of accuracy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--size", type=int, default=224, help="side of the network's input")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per step")
+    parser.add_argument("--size", type=int, default=224, help="side of the input in pixels")
     parser.add_argument("--area-size", type=int, default=7, help="side of an area and of a window")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--sides", type=int, nargs="+", default=[14, 28, 56, 112], help="sides of the map")
-    parser.add_argument("--channels", type=int, default=64, help="channels of the growing map")
-    parser.add_argument("--growth-batch", type=int, default=2)
-    parser.add_argument("--data", type=Path, help="train on this data set instead")
-    parser.add_argument("--recipe", type=Path, default=Path(__file__).resolve().parents[1] / "recipes" / "small_20.yaml")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--out", type=Path, default=Path("runs/attention.jsonl"), help="file of results, a JSON object a line")
-    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="folder of decoded images")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="precision of autocast")
+    parser.add_argument("--sides", type=int, nargs="+", default=[14, 28, 56, 112], help="sides of the map in pixels")
+    parser.add_argument("--channels", type=int, default=64, help="channels of the map with growing side")
+    parser.add_argument("--growth-batch", type=int, default=2, help="images per step for growing maps")
+    parser.add_argument("--data", type=Path, help="train on this data set instead of timing")
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        default=Path("small_20"),
+        help="recipe of the runs: a YAML file or the name of a published recipe",
+    )
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds to train")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of attention")
+    parser.add_argument("--out", type=Path, default=Path("runs/attention.jsonl"), help="results file, one JSON object per line")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="cache of decoded images")
     options = parser.parse_args()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""How `reslink predict FOLDER` grows from one file to many: time an image, memory of the process; used by prediction.py."""
+"""Measures time per image and memory of `reslink predict FOLDER` by number of files; used by prediction.py."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from reslink.cli.commands.bench import measured_process
+from reslink.cli.commands.bench import run_measured
 
 LINKS = 30_000
-"""Names that one file is given at most; file systems allow 65,000 or fewer."""
+"""Maximum number of hard links to a file; file systems allow 65,000 or fewer."""
 
 
 def report(bundle: str, images: Sequence[bytes], most: int, clock: str) -> None:
-    """Prints a row for 1, 10, 100 … files; a child process reads them all, as a user would start it.
+    """Prints a row for 1, 10, 100 … files; each is a run of the command in a child process.
 
     Args:
-        bundle: Its ``model.onnx`` is run.
-        images: Contents of different files; the folder holds them again and again, under names of their own.
-        most: Files of the last row.
+        bundle: Bundle with a ``model.onnx``.
+        images: Contents of the files; the folder repeats them under different names.
+        most: Number of files in the last row.
         clock: ``wall`` or ``cpu``.
     """
     print(f"\nreslink predict FOLDER --json as a process, {clock} clock\n")
     print("| files | seconds | ms an image beyond the first row | peak memory, MiB |\n|--:|--:|--:|--:|")
     first = 0.0
     for count in _counts(most):
-        with tempfile.TemporaryDirectory(prefix="reslink-growth-") as made:
-            _fill(Path(made), images, count)
-            words = [sys.executable, "-m", "reslink", "predict", str(bundle), f"{made}/files", "--json", "--device", "cpu"]
-            cost = measured_process(words)
+        with tempfile.TemporaryDirectory(prefix="reslink-growth-") as folder:
+            _fill(Path(folder), images, count)
+            words = [sys.executable, "-m", "reslink", "predict", str(bundle), f"{folder}/files", "--json", "--device", "cpu"]
+            cost = run_measured(words)
         if cost.exit_code:
             raise SystemExit(f"reslink predict failed on {count} files with exit code {cost.exit_code}")
         seconds = cost.cpu_seconds if clock == "cpu" else cost.seconds

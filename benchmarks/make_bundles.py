@@ -1,12 +1,12 @@
-"""Builds a bundle that ships with the package from a finished run.
+"""Builds a shipped bundle of the package from a finished run.
 
     python benchmarks/make_bundles.py ct RUN --data DATA --audit audit.json
 
-RUN is what `reslink train` wrote and DATA what it was trained on: the decision is then fitted on the validation part of the
-run and the figures are those of its test part. Without --data, RUN is a run or bundle that was calibrated already and holds
-the figures of its held-out part. The texts of the card come from benchmarks/shipped.yaml. Nothing is written unless
-the decision is whole, the figures rest on a clean split, the stated command is the one that trained it, the bundle is
-smaller than 10 MB, and no file of it tells a path, a host or a user.
+RUN is a folder of `reslink train` and DATA its training data: the decision is then fitted on the validation split of the run,
+and the model is evaluated on the test split. Without --data, RUN is a run or bundle that is already calibrated and evaluated on
+held-out data. The texts of the card come from benchmarks/shipped.yaml. Nothing is written unless the decision is complete,
+the metrics come from a split without leakage, the stated command gives the recipe of the run, the bundle is smaller than
+10 MB, and none of its files reveals a path, a host or a user.
 """
 
 from __future__ import annotations
@@ -28,32 +28,40 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from reslink.api.train import read_leaked_cases, read_splits
 from reslink.bundles import zoo
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.pretrained import MOST_BYTES, Origin, Shipping, audit_findings, missing_parts, traces
-from reslink.bundles.record import first_fault
-from reslink.cli.pipeline import linked, parts
+from reslink.bundles.pretrained import (
+    MAX_BUNDLE_BYTES,
+    DataSource,
+    PretrainedInfo,
+    find_private_strings,
+    missing_components,
+    summarize_audit,
+)
+from reslink.bundles.record import first_error
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.public.registry import source
-from reslink.errors import BundleError, ReslinkError, UsageError, nearest
+from reslink.datasets.public.registry import get_public_dataset
+from reslink.errors import BundleError, ReslinkError, UsageError, suggest
 from reslink.evaluation.calibrate import calibrate_bundle
-from reslink.evaluation.evaluate import evaluate_bundle
-from reslink.evaluation.fitting import Wishes
-from reslink.evaluation.leakage import LEFT_OUT, NONE
+from reslink.evaluation.cases import RunOptions
+from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
+from reslink.evaluation.fitting import DecisionOptions
+from reslink.evaluation.leakage import EXCLUDED, NONE
 from reslink.export.onnx import check_parity, to_onnx
 from reslink.metrics.operating_point import OperatingPoint
-from reslink.training.loop import changes
+from reslink.training.loop import differences
 from reslink.training.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-CLEAN = (NONE, LEFT_OUT)
-"""What an evaluation says of links to the training images where its figures rest on none."""
+CLEAN = (NONE, EXCLUDED)
+"""The leakage status of an evaluation without leaked cases."""
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Calibration(BaseModel):
-    """What `reslink calibrate` is asked for."""
+    """Options of `reslink calibrate`."""
 
     model_config = _STRICT
 
@@ -62,35 +70,37 @@ class Calibration(BaseModel):
     coverage: float = 0.95
     per_class: bool = False
 
-    def wishes(self) -> Wishes:
-        """Returns them as the fit takes them."""
-        return Wishes(self.method, OperatingPoint.parse(self.operating_point), self.coverage, self.per_class)
+    def decision_options(self) -> DecisionOptions:
+        """Returns the options in the form that the fit takes."""
+        return DecisionOptions(self.method, OperatingPoint.parse(self.operating_point), self.coverage, self.per_class)
 
 
 class Texts(BaseModel):
-    """An entry of benchmarks/shipped.yaml; `source` is a name of `reslink data list`, the rest as in `Shipping`."""
+    """An entry of benchmarks/shipped.yaml; `source` is a name of `reslink data list`, the others as in `PretrainedInfo`."""
 
     model_config = _STRICT
 
     title: str
-    about: str
-    tells_apart: str
+    usage_notes: str
+    task: str
     modality: str
     source: str
-    copy_of_data: str = ""
-    licence: str = Field(min_length=1)
-    limits: list[str]
-    lacks: list[str] = []
+    data_processing: str = ""
+    license: str = Field(min_length=1)
+    limitations: list[str]
+    missing_components: list[str] = []
     calibrate: Calibration = Calibration()
     reproduce: list[str]
 
-    def shipping(self, audit: Path | None) -> Shipping:
-        """Returns what the bundle is to say of itself."""
-        known = source(self.source)
-        origin = Origin(name=known.name, title=known.title, page=known.page, licence=known.terms, faults=known.faults)
-        own = self.model_dump(exclude={"source", "licence", "calibrate"})
-        found = [] if audit is None else audit_findings(_read_json(audit))
-        return Shipping(origin=origin, findings=found, **own)
+    def pretrained_info(self, audit: Path | None) -> PretrainedInfo:
+        """Returns the description of the bundle."""
+        dataset = get_public_dataset(self.source)
+        source = DataSource(
+            name=dataset.name, title=dataset.title, page=dataset.page, license=dataset.terms, known_issues=dataset.known_issues
+        )
+        texts = self.model_dump(exclude={"source", "license", "calibrate"})
+        findings = [] if audit is None else summarize_audit(_read_json(audit))
+        return PretrainedInfo(source=source, audit_findings=findings, **texts)
 
 
 def _read_json(path: Path) -> Any:
@@ -104,160 +114,173 @@ def read_texts(path: Path) -> dict[str, Texts]:
     """Returns the texts of every bundle by name.
 
     Raises:
-        UsageError: If the file does not hold what it should.
+        UsageError: If the file is not YAML, or an entry is invalid.
     """
     try:
         return {name: Texts.model_validate(entry) for name, entry in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
     except (ValidationError, yaml.YAMLError, AttributeError) as error:
-        fault = first_fault(error) if isinstance(error, ValidationError) else str(error)
-        raise UsageError(f"{path.name} cannot be used: {fault}", "It holds an entry a bundle", "Correct the file") from error
+        fault = first_error(error) if isinstance(error, ValidationError) else str(error)
+        raise UsageError(f"{path.name} cannot be used: {fault}", "It holds one entry per bundle", "Correct the file") from error
 
 
-def halved(bundle: Bundle, folder: Path) -> Bundle:
-    """Saves a bundle with its weights rounded to half precision, and the graph of the rounded network beside them.
+def half_precision(bundle: Bundle, folder: Path) -> Bundle:
+    """Saves a bundle with its weights rounded to half precision, and the ONNX graph of the rounded network.
 
-    All that is fitted and judged afterwards is that of the rounded weights, whose answers torch and the graph share.
+    The decision is fitted and evaluated after the rounding, so torch and the graph give the same answers.
     """
     state = bundle.network().state_dict()
-    small = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in state.items()}
-    saved = bundle.save(folder, small)
+    rounded = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in state.items()}
+    saved = bundle.save(folder, rounded)
     graph = to_onnx(saved)
     check_parity(saved, graph)
     return saved.with_onnx(graph)
 
 
-def decided(run: Path, data: Path, wanted: Calibration, place: Path) -> Bundle:
-    """Fits the decision on the validation part of a run and judges the bundle on its test part."""
+def calibrate_and_evaluate(run: Path, data: Path, calibration: Calibration, work: Path) -> Bundle:
+    """Fits the decision on the validation split of a run and evaluates the bundle on its test split."""
     if not (run / "splits.csv").is_file():
         raise UsageError(f"{run} holds no splits.csv", "--data goes with a run of reslink train", "Give the run itself")
-    first = halved(Bundle.load(run), place / "halved")
-    part = parts(run / "splits.csv")
-    manifest = Manifest.open(data, labels=first.labels)
+    rounded = half_precision(Bundle.load(run), work / "rounded")
+    split_of = read_splits(run / "splits.csv")
+    manifest = Manifest.open(data, labels=rounded.labels)
 
     def cases_of(split: Literal["validation", "test"]) -> Manifest:
-        found = tuple(replace(case, split=split) for case in manifest.cases if part.get(case.name) == split)
-        if len(found) != sum(side == split for side in part.values()):
+        cases = tuple(replace(case, split=split) for case in manifest.cases if split_of.get(case.name) == split)
+        if len(cases) != sum(name == split for name in split_of.values()):
             raise UsageError(f"{data} is not the data of {run}", "The run names its cases in splits.csv", "Give its DATA")
-        return replace(manifest, cases=found)
+        return replace(manifest, cases=cases)
 
-    calibrated = place / "calibrated"
-    told = calibrate_bundle(place / "halved", cases_of("validation"), calibrated, wishes=wanted.wishes(), split="validation")
-    print(*told["notes"], sep="\n", end="\n" if told["notes"] else "")
-    figures = evaluate_bundle(calibrated, cases_of("test"), place / "judged", split="test", linked=linked(run))
-    return Bundle.load(calibrated).with_metrics(figures)
+    calibrated = work / "calibrated"
+    options = calibration.decision_options()
+    result = calibrate_bundle(
+        work / "rounded", cases_of("validation"), calibrated, decision_options=options, options=RunOptions(split="validation")
+    )
+    for note in result["notes"]:
+        print(note)
+    metrics = evaluate_bundle(
+        calibrated, cases_of("test"), work / "evaluation", EvaluationOptions(split="test", leaked_cases=read_leaked_cases(run))
+    )
+    return Bundle.load(calibrated).with_metrics(metrics)
 
 
-def check(bundle: Bundle, commands: Sequence[str], lacks: Sequence[str] = ()) -> None:
-    """Refuses a bundle that lacks more than is said, was not judged on a clean split, or was trained otherwise than is said.
+def check(bundle: Bundle, commands: Sequence[str], missing: Sequence[str] = ()) -> None:
+    """Checks that a bundle is complete, evaluated without leakage, and trained with the stated recipe.
+
+    Args:
+        bundle: The bundle.
+        commands: The stated commands that reproduce it.
+        missing: Parts of the decision that the description names as missing.
 
     Raises:
-        BundleError: With all that is missing.
+        BundleError: With all faults.
     """
-    faults = [f"the decision has no {part}" for part in missing_parts(bundle.decision) if part not in lacks]
+    faults = [f"the decision has no {name}" for name in missing_components(bundle.decision) if name not in missing]
     leakage = bundle.metrics.get("leakage") or {}
     if bundle.metrics.get("split") != "test" or not bundle.metrics.get("metrics"):
-        faults.append("it holds no figures of a test part")
+        faults.append("it holds no metrics of a test split")
     elif leakage.get("status") not in CLEAN:
-        faults.append(f"its figures are not known to be clean: {leakage.get('message', 'nothing is said of leakage')}")
-    faults += recipe_faults(commands, bundle.provenance.get("recipe") or {})
+        faults.append(f"its metrics may be affected by leakage: {leakage.get('message', 'leakage was not checked')}")
+    faults += recipe_differences(commands, bundle.provenance.get("recipe") or {})
     if faults:
         raise BundleError(
             "The bundle cannot ship: " + "; ".join(faults),
-            "A shipped bundle has a whole decision, figures of a clean test part, and the command that makes it again",
-            "Give --data DATA to calibrate and judge it, or correct benchmarks/shipped.yaml",
+            "It needs a complete decision, metrics of a test split without leakage, and the commands that reproduce it",
+            "Give --data DATA to calibrate and evaluate it, or correct benchmarks/shipped.yaml",
         )
 
 
-def recipe_faults(commands: Sequence[str], trained: dict[str, Any]) -> Iterator[str]:
-    """Yields where the recipe of the stated training command differs from the one in the bundle."""
+def recipe_differences(commands: Sequence[str], trained: dict[str, Any]) -> Iterator[str]:
+    """Yields the differences between the recipe of the stated training command and the recipe in the bundle."""
     stated = [list(dropwhile(lambda word: "=" in word, shlex.split(command))) for command in commands]
     training = next((words for words in stated if words[:2] == ["reslink", "train"]), None)
     if training is None:
         yield "reproduce names no 'reslink train'"
         return
     parser = argparse.ArgumentParser()
-    parser.add_argument("--recipe", type=Path)
+    parser.add_argument("--recipe")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--seed")
     parser.add_argument("--epochs")
-    known, _ = parser.parse_known_args(training[2:])
-    own = {"seed": known.seed, "trainer.epochs": known.epochs}
-    sets = [*known.set, *(f"{key}={value}" for key, value in own.items() if value is not None)]
-    now = load_recipe(known.recipe and ROOT / known.recipe, sets).published()
-    for change in changes(trained, _like(trained, now)):
+    options, _ = parser.parse_known_args(training[2:])
+    named = {"seed": options.seed, "trainer.epochs": options.epochs}
+    sets = [*options.set, *(f"{key}={value}" for key, value in named.items() if value is not None)]
+    recipe = load_recipe(options.recipe, sets).published()
+    for change in differences(trained, _common_keys(trained, recipe)):
         yield f"reproduce does not give the recipe of the run: {change}"
 
 
-def _like(trained: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Returns of a tree the keys that another has: a recipe of an older version lacks keys that were added since."""
+def _common_keys(trained: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    """Returns the recipe without the keys that were added after the training."""
     return {
-        key: _like(trained[key], value) if isinstance(value, dict) and isinstance(trained[key], dict) else value
-        for key, value in now.items()
+        key: _common_keys(trained[key], value) if isinstance(value, dict) and isinstance(trained[key], dict) else value
+        for key, value in recipe.items()
         if key in trained
     }
 
 
 def build(name: str, run: Path, into: Path, texts: Path, *, audit: Path | None = None, data: Path | None = None) -> Path:
-    """Builds a bundle and puts it into a folder of shipped bundles, in place of an older one.
+    """Builds a bundle in a folder of shipped bundles; replaces an older one.
 
     Returns:
         The folder of the bundle.
 
     Raises:
-        ReslinkError: If it cannot ship; what stood there before still stands.
+        ReslinkError: If it cannot ship; an older bundle is then kept.
     """
-    known = read_texts(texts)
-    if name not in known:
-        raise UsageError(f"{texts.name} has no entry {name!r}", f"It has {', '.join(known)}", nearest(name, known))
-    wanted = known[name]
-    with tempfile.TemporaryDirectory(prefix="reslink-ship-") as made:
-        place = Path(made)
-        bundle = Bundle.load(run) if data is None else decided(run, data, wanted.calibrate, place)
-        check(bundle, wanted.reproduce, wanted.lacks)
-        provenance = bundle.provenance | {"licence": wanted.licence, "shipped": wanted.shipping(audit).model_dump(mode="json")}
-        told = replace(bundle, provenance=provenance)
-        final = told.with_decision(bundle.decision, place / name).with_metrics(bundle.metrics)
-        return put(final.folder or place / name, into / name)
+    entries = read_texts(texts)
+    if name not in entries:
+        raise UsageError(f"{texts.name} has no entry {name!r}", f"It has {', '.join(entries)}", suggest(name, entries))
+    entry = entries[name]
+    with tempfile.TemporaryDirectory(prefix="reslink-ship-") as folder:
+        work = Path(folder)
+        bundle = Bundle.load(run) if data is None else calibrate_and_evaluate(run, data, entry.calibrate, work)
+        check(bundle, entry.reproduce, entry.missing_components)
+        info = entry.pretrained_info(audit).model_dump(mode="json")
+        described = replace(bundle, provenance=bundle.provenance | {"license": entry.license, "pretrained": info})
+        described.with_decision(bundle.decision, work / name).with_metrics(bundle.metrics)
+        return install(work / name, into / name)
 
 
-def put(made: Path, target: Path) -> Path:
-    """Moves a bundle to its place once its size and its files are found right.
+def install(built: Path, target: Path) -> Path:
+    """Copies a bundle to its target after a check of its size and its texts.
 
     Raises:
-        BundleError: If it is too large, or a file tells where or by whom it was made.
+        BundleError: If it is too large, or a file contains a path, a host or a user name.
     """
-    size = zoo.size_of(made)
-    found = traces(made, {platform.node(), getpass.getuser(), Path.home().name})
-    if size >= MOST_BYTES or found:
+    size = zoo.folder_size(built)
+    private = find_private_strings(built, {platform.node(), getpass.getuser(), Path.home().name})
+    if size >= MAX_BUNDLE_BYTES or private:
         raise BundleError(
-            f"The bundle has {size:,} bytes and tells: {'; '.join(found) or 'nothing private'}",
-            f"A shipped bundle has less than {MOST_BYTES:,} bytes and no path, host or user name",
-            "Train a smaller network, or take the words out of benchmarks/shipped.yaml or the data's names",
+            f"The bundle has {size:,} bytes and private strings: {'; '.join(private) or 'none'}",
+            f"A shipped bundle has less than {MAX_BUNDLE_BYTES:,} bytes and no path, host or user name",
+            "Train a smaller network, or remove the words from benchmarks/shipped.yaml or the names of the data",
         )
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(made, part)
+    shutil.copytree(built, part)
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
     return target
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Builds one bundle and prints where it lies and how large it is."""
+    """Builds one bundle and prints its folder and size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="the entry of benchmarks/shipped.yaml, such as ct")
     parser.add_argument("run", type=Path)
     parser.add_argument("--audit", type=Path, help="audit.json of the data")
-    parser.add_argument("--data", type=Path, help="the data of the run: calibrate and judge it here")
-    parser.add_argument("--into", type=Path, default=ROOT / "src" / "reslink" / "bundles" / "shipped", help="where bundles lie")
+    parser.add_argument("--data", type=Path, help="the data of the run, to calibrate and evaluate the bundle")
+    parser.add_argument(
+        "--into", type=Path, default=ROOT / "src" / "reslink" / "bundles" / "shipped", help="folder of the shipped bundles"
+    )
     parser.add_argument("--texts", type=Path, default=ROOT / "benchmarks" / "shipped.yaml", help="the texts of the cards")
-    own = parser.parse_args(args)
+    options = parser.parse_args(args)
     try:
-        made = build(own.name, own.run, own.into, own.texts, audit=own.audit, data=own.data)
+        target = build(options.name, options.run, options.into, options.texts, audit=options.audit, data=options.data)
     except ReslinkError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"{made}: {zoo.size_of(made):,} bytes")
+    print(f"{target}: {zoo.folder_size(target):,} bytes")
     return 0
 
 

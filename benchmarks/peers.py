@@ -1,8 +1,7 @@
-"""The networks that a user would take instead of ResLink, each from scratch, and how they are trained.
+"""The networks that reslink is compared with, each from scratch, and their optimizer.
 
-Nothing here makes a peer weaker than its own definition: MONAI's networks are as MONAI builds them (but for the faster of its
-two Swish functions, which compute the same), the Kaggle CNN starts from the weights that Keras draws, and norms and biases have
-no weight decay, as in ours.
+MONAI's networks are used as MONAI builds them (with the faster of its two equivalent Swish functions). The Kaggle CNN
+starts from the initial weights of Keras. Norms and biases have no weight decay, as in reslink.
 """
 
 from __future__ import annotations
@@ -16,18 +15,17 @@ from torch import Tensor, nn
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 0.05
 WARMUP = 0.05
-"""Share of a run over which the learning rate of a peer rises."""
+"""Warm-up of the learning rate as a share of the run."""
 
 KAGGLE_WIDTHS = (32, 64, 128, 128)
 KAGGLE_SMALLEST = 46
-"""With a smaller side nothing is left after the fourth pooling."""
+"""Smallest side; below it the fourth pooling has an empty output."""
 
 
 class KaggleCNN(nn.Module):
     """The CNN of the usual Kaggle notebook: four stages of 3×3 convolution, ReLU and 2×2 max-pool, then dense layers.
 
-    As in Keras the convolutions do not pad, weights are drawn from the uniform distribution of Glorot & Bengio 2010 and biases
-    start at 0.
+    As in Keras the convolutions do not pad, weights are drawn as by Glorot & Bengio 2010 (uniform) and biases are 0.
 
     Args:
         in_channels: Channels of the input.
@@ -41,7 +39,7 @@ class KaggleCNN(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, size: int) -> None:
         super().__init__()
         if size < KAGGLE_SMALLEST:
-            raise ValueError(f"the side is {size}; it is at least {KAGGLE_SMALLEST}; choose a larger --size")
+            raise ValueError(f"the side is {size}; it must be at least {KAGGLE_SMALLEST}; choose a larger --size")
         stages: list[nn.Module] = []
         side = size
         for before, after in zip((in_channels, *KAGGLE_WIDTHS), KAGGLE_WIDTHS, strict=False):
@@ -78,7 +76,7 @@ def _efficientnet(channels: int, classes: int, _size: int) -> nn.Module:
     from monai.networks.nets import EfficientNetBN
 
     network = EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=channels, num_classes=classes)
-    network.set_swish(memory_efficient=False)  # the same function without a second computation in the backward pass
+    network.set_swish(memory_efficient=False)  # the same function without recomputation in the backward pass
     return cast(nn.Module, network)
 
 
@@ -99,14 +97,14 @@ TITLES = {
 
 
 def build_peer(name: str, channels: int, classes: int, size: int, seed: int = 0) -> nn.Module:
-    """Returns a new peer whose weights depend on the seed alone; the global random state is untouched.
+    """Returns a new peer with weights that depend on the seed only; the global random state is not changed.
 
     Args:
         name: One of ``PEERS``.
         channels: Channels of the input.
         classes: Number of logits K.
         size: Side of the square input.
-        seed: Seed of the weights.
+        seed: Seed of the initial weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -114,7 +112,7 @@ def build_peer(name: str, channels: int, classes: int, size: int, seed: int = 0)
 
 
 def adamw(network: nn.Module, lr: float = LEARNING_RATE, weight_decay: float = WEIGHT_DECAY) -> torch.optim.AdamW:
-    """Returns AdamW with weight decay on convolution and dense weights, none on norms and biases."""
+    """Returns AdamW with weight decay on convolution and dense weights, but not on norms and biases."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},

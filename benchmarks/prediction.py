@@ -1,16 +1,16 @@
-"""Prediction beside peers: one image from bytes to answer, a folder, the start of the process, growth, and int8.
+"""Measures prediction of reslink and its peers: one image, a folder, process start, many files, and int8.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/prediction.py BUNDLE [--data FOLDER] [--growth 1000]
      OMP_NUM_THREADS=1 python benchmarks/prediction.py BUNDLE --int8 --data DATA --splits RUN/splits.csv
 
-BUNDLE has a model.onnx. Without --data the images are synthetic CT heads of 256×256; with it, images of the folder, decoded
-and saved as PNG. Every subject works once a round, in turn, so that a slow moment of the machine hits all alike, and answers
-once untimed before, so that none finds the caches of another; a ratio is the median over rounds of (time of the peer) / (time
-of the subject) in the same round. --clock cpu counts processor time, for a machine on which other work runs beside: the wait
-for a core is then left out.
+BUNDLE has a model.onnx. Without --data the images are synthetic CT heads of 256×256; with it, images of the folder,
+decoded and saved as PNG. Every subject runs once per round, in turn, so that a slow moment of the machine affects all
+alike. Each runs once untimed before, so that its caches are warm. A ratio is the median over rounds of (time of the
+peer) / (time of the subject) in the same round. --clock cpu measures processor time, for a machine with other jobs.
 
-A peer is used as its user would write it: decode with Pillow, resize, normalise, network in eager torch, softmax; no head mask,
-no calibration, no sets, no gate. Its weights are as drawn: the time does not depend on them.
+A peer is used as its user would write it: decode with Pillow, resize, normalize, network in eager torch, softmax. It
+has no head mask, calibration, prediction sets or OOD detector. Its weights are untrained, which does not change the
+time.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from PIL import Image as Picture
 from torch.utils.data import DataLoader, Dataset
 
 from reslink.bundles.bundle import Bundle
-from reslink.cli.commands.bench import _has_bf16, _processor, measured_process
+from reslink.cli.commands.bench import _has_bf16, _processor, run_measured
 from reslink.datasets.phantom.cohort import render_slice
-from reslink.datasets.phantom.writers import to_grey, write_png
+from reslink.datasets.phantom.writers import to_gray, write_png
 from reslink.errors import ReslinkError
 from reslink.imaging.reading import find_images, read_image
 from reslink.inference.backends import OnnxRuntimeBackend, OpenVinoBackend
@@ -53,8 +53,8 @@ Rounds: TypeAlias = dict[str, list[float]]
 def pictures(data: Path | None, count: int, side: int = 256) -> list[bytes]:
     """Returns PNG files of one size: images of a folder in even steps, or synthetic heads."""
     if data is None:
-        planes = (render_slice(0, i + 1, tumour=i % 2 == 1, size=side) for i in range(count))
-        return [write_png(to_grey(plane.pixels, ct=True)) for plane in planes]
+        planes = (render_slice(0, i + 1, tumor=i % 2 == 1, size=side) for i in range(count))
+        return [write_png(to_gray(plane.pixels, ct=True)) for plane in planes]
     files = find_images([data])
     return [_png(file, side) for file in files[:: max(1, len(files) // count)][:count]]
 
@@ -67,25 +67,25 @@ def _png(file: Path, side: int) -> bytes:
 
 
 def ours(classifier: Classifier) -> Answer:
-    """Returns the whole way of a classifier: decode, head mask, resize, network, calibration, sets, gate."""
+    """Returns the full pipeline: decode, head mask, resize, network, calibration, prediction sets, OOD detector."""
 
     def answer(content: bytes) -> object:
         pixels = classifier.bundle.preprocess.pixels(read_image(content).slices()[0])
-        return classifier.judge(pixels[None])
+        return classifier.classify(pixels[None])
 
     return answer
 
 
 def plain_pixels(content: bytes | Path, size: int) -> torch.Tensor:
-    """Returns (3, size, size), as a user of a peer would write it."""
+    """Returns (3, size, size) pixels, as a user of a peer would write it."""
     with Picture.open(io.BytesIO(content) if isinstance(content, bytes) else content) as picture:
-        grey = picture.convert("L").resize((size, size), Picture.Resampling.BILINEAR)
-    values = (torch.from_numpy(np.asarray(grey, dtype=np.float32) / 255) - 0.25) / 0.25
+        gray = picture.convert("L").resize((size, size), Picture.Resampling.BILINEAR)
+    values = (torch.from_numpy(np.asarray(gray, dtype=np.float32) / 255) - 0.25) / 0.25
     return values.expand(3, size, size)
 
 
 def peer(name: str, size: int) -> Answer:
-    """Returns the plain way of a peer for one image."""
+    """Returns the plain pipeline of a peer for one image."""
     network = build_peer(name, 3, 2, size).eval()
 
     def answer(content: bytes) -> object:
@@ -95,31 +95,31 @@ def peer(name: str, size: int) -> Answer:
     return answer
 
 
-def subjects(bundle: str, quantised: bytes | None) -> dict[str, Answer]:
-    """Returns all that is timed, by name; the peers once at the side of the bundle and once at 224."""
-    found: dict[str, Answer] = {}
+def subjects(bundle: str, quantized: bytes | None) -> dict[str, Answer]:
+    """Returns everything that is timed, by name; each peer at the side of the bundle and at 224."""
+    answers: dict[str, Answer] = {}
     for backend in ("onnxruntime", "openvino", "torch"):
-        found[backend] = ours(Classifier.load(bundle, "cpu", backend, threads=torch.get_num_threads()))
+        answers[backend] = ours(Classifier.load(bundle, "cpu", backend, threads=torch.get_num_threads()))
     if _has_bf16():
-        found["openvino bf16"] = ours(
+        answers["openvino bf16"] = ours(
             Classifier.load(bundle, "cpu", "openvino", threads=torch.get_num_threads(), precision="bf16")
         )
     loaded = Bundle.load(bundle)
-    if quantised is not None:
+    if quantized is not None:
         for name, kind in (("onnxruntime int8", OnnxRuntimeBackend), ("openvino int8", OpenVinoBackend)):
-            found[name] = ours(Classifier(loaded, backend=kind(quantised, torch.get_num_threads())))
+            answers[name] = ours(Classifier(loaded, backend=kind(quantized, torch.get_num_threads())))
     for size in dict.fromkeys((loaded.preprocess.size, PEER_SIZE)):
-        found |= {f"{name} {size}": peer(name, size) for name in PEERS}
-    return found
+        answers |= {f"{name} {size}": peer(name, size) for name in PEERS}
+    return answers
 
 
 def timed_rounds(
-    found: Mapping[str, Work], rounds: int, clock: Callable[[], float], warm: Mapping[str, Work] | None = None
+    works: Mapping[str, Work], rounds: int, clock: Callable[[], float], warm: Mapping[str, Work] | None = None
 ) -> Rounds:
-    """Times every subject once a round, in turn; the first round only warms up."""
-    taken: Rounds = {name: [] for name in found}
+    """Times every subject once per round, in turn; the first round is a warm-up."""
+    taken: Rounds = {name: [] for name in works}
     for index in range(rounds + 1):
-        for name, work in found.items():
+        for name, work in works.items():
             if warm is not None:
                 warm[name]()
             began = clock()
@@ -130,15 +130,15 @@ def timed_rounds(
 
 
 def ratio(taken: Rounds, peer_name: str, name: str) -> float:
-    """Returns how many times longer the peer took, as the median over rounds."""
+    """Returns the median over rounds of (time of the peer) / (time of the subject)."""
     return statistics.median(p / t for p, t in zip(taken[peer_name], taken[name], strict=True))
 
 
-def latency(bundle: str, images: Sequence[bytes], rounds: int, clock: str, quantised: bytes | None) -> None:
-    """Prints the table of one image from bytes to answer; a round is one image, the images take turns."""
-    found = subjects(bundle, quantised)
+def latency(bundle: str, images: Sequence[bytes], rounds: int, clock: str, quantized: bytes | None) -> None:
+    """Prints the table of one image from bytes to answer; each round uses the next image."""
+    answers = subjects(bundle, quantized)
     size = Bundle.load(bundle).preprocess.size
-    turns = {name: _in_turn(answer, images) for name, answer in found.items()}
+    turns = {name: _in_turn(answer, images) for name, answer in answers.items()}
     taken = timed_rounds(turns, rounds, CLOCKS[clock], warm=turns)
     firsts = [f"{FIRST} {side}" for side in dict.fromkeys((size, PEER_SIZE))]
     heading = "".join(f" times faster than {TITLES[FIRST]} at {name.rsplit(' ', 1)[1]} |" for name in firsts)
@@ -156,8 +156,8 @@ def _in_turn(answer: Answer, images: Sequence[bytes]) -> Work:
 
 
 def _title(name: str, size: int) -> str:
-    word, _, rest = name.partition(" ")
-    return f"{TITLES[word]}, {rest}×{rest}, eager torch" if word in TITLES else f"reslink {size}×{size}, {name}"
+    word, _, size_text = name.partition(" ")
+    return f"{TITLES[word]}, {size_text}×{size_text}, eager torch" if word in TITLES else f"reslink {size}×{size}, {name}"
 
 
 class _Files(Dataset[torch.Tensor]):
@@ -171,13 +171,13 @@ class _Files(Dataset[torch.Tensor]):
         return plain_pixels(self.files[index], self.size)
 
 
-def our_folder(classifier: Classifier, made: str, batch_size: int) -> Work:
-    """Returns a classifier over a folder."""
-    return lambda: list(classifier.predict([made], batch_size=batch_size))
+def our_folder(classifier: Classifier, folder: str, batch_size: int) -> Work:
+    """Returns prediction of a folder by a classifier."""
+    return lambda: list(classifier.predict([folder], batch_size=batch_size))
 
 
 def plain_folder(files: Sequence[Path], size: int, batch_size: int) -> Work:
-    """Returns a resnet18 over a folder: torch's DataLoader, batches, softmax."""
+    """Returns prediction of a folder by resnet18: torch's DataLoader, batches, softmax."""
     network = build_peer("resnet18", 3, 2, size).eval()
 
     def work() -> object:
@@ -189,16 +189,16 @@ def plain_folder(files: Sequence[Path], size: int, batch_size: int) -> Work:
 
 
 def folder(bundle: str, images: Sequence[bytes], rounds: int, clock: str, batch_size: int) -> None:
-    """Prints the table of images a second over a folder of files."""
-    with tempfile.TemporaryDirectory(prefix="reslink-folder-") as made:
-        files = [Path(made) / f"{i:05d}.png" for i in range(len(images))]
+    """Prints the table of images per second over a folder of files."""
+    with tempfile.TemporaryDirectory(prefix="reslink-folder-") as work_folder:
+        files = [Path(work_folder) / f"{i:05d}.png" for i in range(len(images))]
         for file, content in zip(files, images, strict=True):
             file.write_bytes(content)
         size = Bundle.load(bundle).preprocess.size
         work: dict[str, Work] = {}
         for backend in ("onnxruntime", "openvino"):
             classifier = Classifier.load(bundle, "cpu", backend, threads=torch.get_num_threads())
-            work[backend] = our_folder(classifier, made, batch_size)
+            work[backend] = our_folder(classifier, work_folder, batch_size)
         sides = dict.fromkeys((size, PEER_SIZE))
         work |= {f"resnet18 {side}": plain_folder(files, side, batch_size) for side in sides}
         work |= {f"resnet18 {side}, one by one": plain_folder(files, side, 1) for side in sides}
@@ -219,20 +219,20 @@ try:
 except SystemExit as end:
     sys.exit(70 if "torch" in sys.modules else end.code)
 """
-"""Ends with 70 where torch was imported."""
+"""Exits with 70 if torch was imported."""
 
 
 def cold_start(bundle: str, image: bytes, starts: int, clock: str) -> None:
-    """Prints how long ``reslink predict`` takes as a process on one image, and whether it imported torch."""
+    """Prints the time of ``reslink predict`` as a process on one image, and whether it imports torch."""
     print(f"\nreslink predict on one image as a process, median of {starts} starts, {clock} clock\n")
     print("| backend | seconds | peak memory, MiB | imports torch |\n|---|--:|--:|---|")
-    with tempfile.TemporaryDirectory(prefix="reslink-start-") as made:
-        file = Path(made) / "one.png"
+    with tempfile.TemporaryDirectory(prefix="reslink-start-") as work_folder:
+        file = Path(work_folder) / "one.png"
         file.write_bytes(image)
         for backend in ("onnxruntime", "openvino", "torch"):
             words = ["predict", str(bundle), str(file), "--json", "--device", "cpu", "--backend", backend]
-            runs = [measured_process([sys.executable, "-m", "reslink", *words]) for _ in range(starts)]
-            code = measured_process([sys.executable, "-c", _CHECK, *words]).exit_code
+            runs = [run_measured([sys.executable, "-m", "reslink", *words]) for _ in range(starts)]
+            code = run_measured([sys.executable, "-c", _CHECK, *words]).exit_code
             if code not in (0, 70) or any(run.exit_code for run in runs):
                 raise SystemExit(f"reslink predict --backend {backend} failed")
             second = statistics.median(run.cpu_seconds if clock == "cpu" else run.seconds for run in runs)
@@ -242,17 +242,19 @@ def cold_start(bundle: str, image: bytes, starts: int, clock: str) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Prints every table."""
-    own = _options().parse_args(args)
-    if own.int8 and not (own.data and own.splits):
-        raise SystemExit("--int8 needs --data DATA and --splits RUN/splits.csv: it is calibrated on the validation part")
-    if "int8" in (own.only or ()) and not own.int8:
-        raise SystemExit("--only int8 was given without --int8; add --int8 --data DATA --splits RUN/splits.csv")
-    for name in own.only or ():
+    options = _options().parse_args(args)
+    if options.int8 and not (options.data and options.splits):
+        raise SystemExit(
+            "--int8 was given without --data or --splits. It is calibrated on the validation split. Add both options."
+        )
+    if "int8" in (options.only or ()) and not options.int8:
+        raise SystemExit("--only int8 was given without --int8. Add --int8 --data DATA --splits RUN/splits.csv.")
+    for name in options.only or ():
         if name not in PARTS:
             raise SystemExit(f"There is no part {name!r}. The parts are {', '.join(PARTS)}.")
-    print(f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, bundle {Path(own.bundle).name}")
+    print(f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, bundle {Path(options.bundle).name}")
     try:
-        for _ in _parts(own):
+        for _ in _parts(options):
             sys.stdout.flush()
     except ReslinkError as error:
         raise SystemExit(f"Error: {error}") from error
@@ -262,41 +264,41 @@ def main(args: Sequence[str] | None = None) -> None:
 PARTS = ("int8", "latency", "folder", "start", "growth")
 
 
-def _parts(own: argparse.Namespace) -> Iterator[None]:
-    wanted = set(own.only or PARTS)
-    images = pictures(own.data, own.images)
-    quantised = None
-    if own.int8:
-        quantised = int8.quantised(own.bundle, own.data, own.splits)
-        if "int8" in wanted:
-            int8.report(own.bundle, quantised, own.data, own.splits)
+def _parts(options: argparse.Namespace) -> Iterator[None]:
+    selected = set(options.only or PARTS)
+    images = pictures(options.data, options.images)
+    quantized = None
+    if options.int8:
+        quantized = int8.quantized(options.bundle, options.data, options.splits)
+        if "int8" in selected:
+            int8.report(options.bundle, quantized, options.data, options.splits)
             yield
-    if "latency" in wanted:
-        latency(own.bundle, images, own.rounds, own.clock, quantised)
+    if "latency" in selected:
+        latency(options.bundle, images, options.rounds, options.clock, quantized)
         yield
-    if "folder" in wanted:
-        folder(own.bundle, images * 2, max(3, own.rounds // 10), own.clock, own.batch_size)
+    if "folder" in selected:
+        folder(options.bundle, images * 2, max(3, options.rounds // 10), options.clock, options.batch_size)
         yield
-    if "start" in wanted:
-        cold_start(own.bundle, images[0], 5, own.clock)
+    if "start" in selected:
+        cold_start(options.bundle, images[0], 5, options.clock)
         yield
-    if "growth" in wanted:
-        growth.report(own.bundle, images, own.growth, own.clock)
+    if "growth" in selected:
+        growth.report(options.bundle, images, options.growth, options.clock)
         yield
 
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", help="folder or name of a bundle that ships")
-    parser.add_argument("--data", type=Path, help="a folder of images; for --int8 the data of the run")
+    parser.add_argument("bundle", help="bundle folder or name of a shipped model")
+    parser.add_argument("--data", type=Path, help="folder of images; for --int8 the data set of the run")
     parser.add_argument("--splits", type=Path, help="splits.csv of the run, for --int8")
-    parser.add_argument("--int8", action="store_true", help="quantise the graph and say what it costs")
-    parser.add_argument("--images", type=int, default=32, help="different images")
-    parser.add_argument("--rounds", type=int, default=64, help="of the latency; the folder takes a tenth")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--growth", type=int, default=1000, metavar="MOST", help="most files of the growth: 1, 10, … MOST")
-    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
-    parser.add_argument("--only", nargs="+", metavar="PART", help="of int8, latency, folder, start, growth")
+    parser.add_argument("--int8", action="store_true", help="quantize the ONNX model and measure its accuracy")
+    parser.add_argument("--images", type=int, default=32, help="number of different images")
+    parser.add_argument("--rounds", type=int, default=64, help="rounds of the latency; a folder takes a tenth")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per batch of a folder")
+    parser.add_argument("--growth", type=int, default=1000, metavar="MOST", help="number of files: 1, 10, … MOST")
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="wall clock or processor time")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="parts to run: int8, latency, folder, start, growth")
     return parser
 
 

@@ -1,11 +1,11 @@
-"""Compares recipes by cross-validation on the development part of a data set; the test part is never looked at.
+"""Compares recipes by cross-validation on the development part of a data set; the test split is not used.
 
     python benchmarks/search.py DATA --out FOLDER --trial base --trial context --folds 3 --fold 0
 
-The test part is that of ``data.split_seed: 0``, as in the recipes that ship. What is left, training and validation
-parts together, is divided into folds by patient and near-copy group; each trial trains on all but one of them and is judged
-on that one with the weights of the last epoch. Trials are named in benchmarks/trials.yaml, as changes of the default recipe.
-A finished trial is not trained again.
+The test split is that of ``data.split_seed: 0``, as in the published recipes. The rest (training and validation splits)
+is divided into folds by patient and duplicate group. Each trial is trained on all but one fold and evaluated on that
+fold with the weights of the last epoch. Trials are named in benchmarks/trials.yaml, as changes of the default recipe.
+Finished trials are skipped.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import yaml
 from reslink.bundles.bundle import Bundle
 from reslink.datasets import splits
 from reslink.datasets.manifest import Manifest
-from reslink.errors import ReslinkError, UsageError, nearest
+from reslink.errors import ReslinkError, UsageError, suggest
 from reslink.explain.localize import localization
-from reslink.training.data import Materials, open_materials
-from reslink.training.monitoring.progress import Silent
+from reslink.training.data import TrainingData, open_training_data
+from reslink.training.monitoring.progress import SilentProgress
 from reslink.training.recipe.recipe import Recipe, load_recipe
 from reslink.training.trainer import train
 
@@ -40,11 +40,11 @@ def recipe_of(trials: dict[str, Any], name: str, seed: int) -> Recipe:
     """Returns the recipe of a trial, with the weights of the last epoch in the bundle.
 
     Raises:
-        UsageError: If there is no such trial.
+        UsageError: If there is no trial of this name.
     """
     if name not in trials["trials"]:
         raise UsageError(
-            f"There is no trial {name!r}", f"{TRIALS.name} has {', '.join(trials['trials'])}", nearest(name, trials["trials"])
+            f"There is no trial {name!r}", f"{TRIALS.name} has {', '.join(trials['trials'])}", suggest(name, trials["trials"])
         )
     always = ["data.split_seed=0", "trainer.export=last", f"seed={seed}"]
     changes = [change for change in changes_of(trials, name) if not change.startswith(VARIATION)]
@@ -52,92 +52,96 @@ def recipe_of(trials: dict[str, Any], name: str, seed: int) -> Recipe:
 
 
 def variation_of(trials: dict[str, Any], name: str) -> str | None:
-    """Returns the variation that a trial asks for, one of benchmarks/variations.py, or None."""
+    """Returns the variation of a trial, a name in benchmarks/variations.py, or None."""
     return next((change.removeprefix(VARIATION) for change in changes_of(trials, name) if change.startswith(VARIATION)), None)
 
 
 def changes_of(trials: dict[str, Any], name: str) -> list[str]:
-    """Returns the changes of a trial, those of the parts that it names included."""
+    """Returns the changes of a trial, including those of its parts."""
     return [change for item in trials["trials"][name] for change in ([item] if isinstance(item, str) else item)]
 
 
-def folded(found: Materials, folds: int, fold: int) -> Materials:
-    """Returns the data with one fold of the development part for validation and the others for training."""
-    inside = np.flatnonzero(np.array(found.parts) != "test").tolist()
-    numbers = splits.folds(found.manifest.subset(inside), [found.groups[i] for i in inside], folds, 0)
-    parts = list(found.parts)
+def folded(data: TrainingData, folds: int, fold: int) -> TrainingData:
+    """Returns the data with one fold of the development data as validation split and the others as training split."""
+    inside = np.flatnonzero(np.array(data.splits) != "test").tolist()
+    numbers = splits.assign_folds(data.manifest.subset(inside), [data.groups[i] for i in inside], folds, 0)
+    split_names = list(data.splits)
     for index, number in zip(inside, numbers, strict=True):
-        parts[index] = "validation" if number == fold else "train"
-    return replace(found, parts=parts)
+        split_names[index] = "validation" if number == fold else "train"
+    return replace(data, splits=split_names)
 
 
-def judged(name: str, recipe: Recipe, found: Materials, run: Path, *, resume: bool = True) -> dict[str, Any]:
-    """Trains a trial and returns its row; without ``resume`` a run that was cut short begins anew."""
-    done, of = run / "trial.json", {"recipe_digest": recipe.digest(), "data_digest": found.digest}
-    if not done.exists():
-        start, anew = time.process_time(), not (resume and run.exists())
-        result = train(found.manifest, recipe, run, resume=resume, overwrite=not resume, materials=found)
-        figures = {
+def run_trial(name: str, recipe: Recipe, data: TrainingData, run: Path, *, resume: bool = True) -> dict[str, Any]:
+    """Trains a trial and returns its row; without ``resume`` an interrupted run is started again."""
+    record, digests = run / "trial.json", {"recipe_digest": recipe.digest(), "data_digest": data.digest}
+    if not record.exists():
+        start, is_new = time.process_time(), not (resume and run.exists())
+        result = train(data.manifest, recipe, run, resume=resume, overwrite=not resume, training_data=data)
+        metrics = {
             "trial": name,
-            **of,
+            **digests,
             **{name.removeprefix("val_"): value for name, value in result.validation.items()},
-            "cpu_seconds": round(time.process_time() - start, 1) if anew else None,  # what an earlier process took is not known
-            **pointing(result.bundle, found),
+            "cpu_seconds": round(time.process_time() - start, 1)
+            if is_new
+            else None,  # the time of an earlier process is unknown
+            **pointing(result.bundle, data),
         }
-        done.write_text(json.dumps(figures))
-    row: dict[str, Any] = json.loads(done.read_text())
-    if any(row.get(key) != value for key, value in of.items()):
+        record.write_text(json.dumps(metrics))
+    row: dict[str, Any] = json.loads(record.read_text())
+    if any(row.get(key) != value for key, value in digests.items()):
         raise UsageError(
             f"{run} holds {name} with other settings or images",
-            "A trial is made once in a folder",
+            "A folder holds one run per trial",
             "Choose another folder for --out",
         )
     return row
 
 
-def pointing(bundle: Path, found: Materials) -> dict[str, float]:
-    """Returns the pointing game of the final attention on the fold's lesions; nothing where no mask is known."""
-    loaded, fold = Bundle.load(bundle), found.indices("validation")
-    known = localization(loaded.network(), found.cache, fold, loaded.labels, preprocess=loaded.preprocess)["methods"]
-    return {"pointing": known["final_attention"]["pointing_game"]["estimate"]} if "final_attention" in known else {}
+def pointing(bundle: Path, data: TrainingData) -> dict[str, float]:
+    """Returns the pointing game of the final attention on the lesions of the fold; empty without lesion masks."""
+    loaded, fold = Bundle.load(bundle), data.indices("validation")
+    methods = localization(loaded.network(), data.cache, fold, loaded.labels, preprocess=loaded.preprocess)["methods"]
+    return {"pointing": methods["final_attention"]["pointing_game"]["estimate"]} if "final_attention" in methods else {}
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Trains what is missing and prints a table."""
+    """Trains the missing trials and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--trial", action="append", help="a name in trials.yaml; all where none is given")
-    parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
-    own = parser.parse_args(args)
+    parser.add_argument("data", type=Path, help="data set")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--trial", action="append", help="name in trials.yaml; all by default")
+    parser.add_argument("--folds", type=int, default=3, help="number of folds")
+    parser.add_argument("--fold", type=int, default=0, help="held-out fold, from 0")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the runs")
+    options = parser.parse_args(args)
     try:
-        compare(own)
+        compare(options)
     except ReslinkError as error:
         raise SystemExit(f"Error: {error}") from error
 
 
-def compare(own: argparse.Namespace) -> None:
-    """Trains and prints one trial after the other.
+def compare(options: argparse.Namespace) -> None:
+    """Trains and prints the trials one by one.
 
     Raises:
-        ReslinkError: If there is no such trial or fold, or another process trains one of them in the same folder.
+        ReslinkError: If a trial or fold does not exist, or another process trains in the same folder.
     """
-    if not 0 <= own.fold < own.folds or own.folds < 2:
+    if not 0 <= options.fold < options.folds or options.folds < 2:
         raise UsageError(
-            f"--fold {own.fold} of --folds {own.folds} was asked for",
-            "There are two folds or more, and the first is 0",
-            f"Choose --fold 0 to {max(own.folds, 2) - 1}",
+            f"--fold {options.fold} was given with --folds {options.folds}",
+            "There are at least two folds, numbered from 0",
+            f"Choose --fold 0 to {max(options.folds, 2) - 1}",
         )
     trials = yaml.safe_load(TRIALS.read_text(encoding="utf-8"))
     print("| trial | accuracy | AUROC | cross-entropy | pointing | processor seconds |\n|---|--:|--:|--:|--:|--:|")
-    for name in own.trial or trials["trials"]:
-        recipe = recipe_of(trials, name, own.seed)
-        data = folded(open_materials(Manifest.open(own.data), recipe, own.out / "cache", Silent()), own.folds, own.fold)
-        run, variation = own.out / f"{own.data.name}_{own.folds}_{own.fold}_{name}_{own.seed}", variation_of(trials, name)
-        with variations.varied(variation, recipe, data):
-            row = judged(name, recipe, data, run, resume=variation is None)  # a checkpoint knows no variation
+    for name in options.trial or trials["trials"]:
+        recipe = recipe_of(trials, name, options.seed)
+        all_data = open_training_data(Manifest.open(options.data), recipe, options.out / "cache", SilentProgress())
+        data = folded(all_data, options.folds, options.fold)
+        run = options.out / f"{options.data.name}_{options.folds}_{options.fold}_{name}_{options.seed}"
+        variation = variation_of(trials, name)
+        with variations.apply_variation(variation, recipe, data):
+            row = run_trial(name, recipe, data, run, resume=variation is None)  # a checkpoint does not store the variation
         point = f"{row['pointing']:.3f}" if "pointing" in row else "–"
         seconds = "–" if row["cpu_seconds"] is None else f"{row['cpu_seconds']:.0f}"
         print(f"| {name} | {row['accuracy']:.3f} | {row['auroc']:.4f} | {row['loss']:.3f} | {point} | {seconds} |", flush=True)

@@ -1,7 +1,7 @@
-"""Changes of the network and of its start that benchmarks/search.py tries and no recipe offers, by name.
+"""Changes of the network and of its start for benchmarks/search.py that no recipe offers, by name.
 
-A trial in benchmarks/trials.yaml asks for one by ``variation=NAME`` among its changes. Every ``ResLink`` that is built while a
-variation holds has it, the one that is trained and the one that is judged.
+A trial in benchmarks/trials.yaml selects one with ``variation=NAME``. While a variation is active, every new
+``ResLink`` has it, for training and for evaluation.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslink.errors import UsageError, nearest
-from reslink.networks.area_attention import AreaAttention, AreaGate, whole_areas
-from reslink.networks.reslink import ResLink, ResLinkConfig, _initialise, build
-from reslink.training import step as learner
-from reslink.training.data import Materials
+from reslink.errors import UsageError, suggest
+from reslink.networks.area_attention import AreaAttention, AreaGate, pad_to_areas
+from reslink.networks.reslink import ResLink, ResLinkConfig, _init_weights, build_network
+from reslink.training import step as training_step
+from reslink.training.data import TrainingData
 from reslink.training.optim.build import learning_rate, make_optimizer, set_learning_rate
 from reslink.training.recipe.recipe import Recipe
-from reslink.training.sampling import normalise, to_unit
-from reslink.training.seeding import numbers, torch_seed
+from reslink.training.sampling import normalize, to_unit
+from reslink.training.seeding import numpy_generator, torch_seed
 
 GROUPS = 8
 """Groups of GroupNorm (Wu & He 2018, arXiv 1803.08494)."""
 
 GROWTH = (0.6, 0.8, 1.0)
-"""Sides of the input in the three thirds of a training with growing images, as parts of the recipe's."""
+"""Side of the input in each third of the training with growing images, as a share of the side of the recipe."""
 
 LEAST_SIDE = 64
 
 
 class ChannelGate(AreaGate):
-    """One gate for each area and channel, instead of one for each pixel."""
+    """One attention weight per area and channel instead of one per pixel."""
 
     def __init__(self, channels: int, area_size: int, hidden_channels: int) -> None:
         super().__init__(channels, area_size, hidden_channels)
@@ -43,12 +43,12 @@ class ChannelGate(AreaGate):
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns α, (B, C, H, W) in (0, 1)."""
-        described = F.relu(self.norm(self.reduce(whole_areas(features, self.area_size))))
+        described = F.relu(self.norm(self.reduce(pad_to_areas(features, self.area_size))))
         return spread(torch.sigmoid(self.expand(described)), self.area_size, features)
 
 
 class StatisticsGate(AreaGate):
-    """One gate for each area, from mean, maximum and standard deviation of its channels."""
+    """One attention weight per area, from mean, maximum and standard deviation of its channels."""
 
     def __init__(self, channels: int, area_size: int, hidden_channels: int) -> None:
         super().__init__(channels, area_size, hidden_channels)
@@ -58,7 +58,7 @@ class StatisticsGate(AreaGate):
     def forward(self, features: Tensor) -> Tensor:
         """Returns α, (B, 1, H, W) in (0, 1)."""
         side = self.area_size
-        x = whole_areas(features, side).float()  # the variance is a small difference of large numbers
+        x = pad_to_areas(features, side).float()  # the variance is a small difference of large numbers, so fp32
         mean = F.avg_pool2d(x, side)
         variance = (F.avg_pool2d(x.square(), side) - mean.square()).clamp_min(1e-6)
         described = F.relu(self.norm(self.reduce(torch.cat([mean, F.max_pool2d(x, side), variance.sqrt()], dim=1))))
@@ -66,9 +66,9 @@ class StatisticsGate(AreaGate):
 
 
 class SeveralAreas(AreaGate):
-    """The mean of the gates of areas of three sides: the recipe's, a half and twice that.
+    """The mean of the attention weights for three area sizes: that of the recipe, half and twice that.
 
-    The others stand in an ``AreaAttention`` each, so that the optimizer and the first weights treat them as the network's own.
+    Each additional gate is part of an ``AreaAttention``, so optimizer and initialization treat it like those of the network.
     """
 
     def __init__(self, channels: int, area_size: int, hidden_channels: int) -> None:
@@ -86,31 +86,31 @@ class SeveralAreas(AreaGate):
 
 
 def spread(gates: Tensor, side: int, features: Tensor) -> Tensor:
-    """Lays one gate an area out over the pixels of a map."""
+    """Expands one weight per area to the pixels of a map."""
     height, width = features.shape[-2:]
     return F.interpolate(gates, scale_factor=side, mode="nearest")[..., :height, :width]
 
 
 def _gate(kind: type[AreaGate]) -> Callable[[ResLink, int], None]:
     def change(network: ResLink, _steps: int) -> None:
-        for module in [found for found in network.modules() if isinstance(found, AreaAttention)]:
+        for module in [m for m in network.modules() if isinstance(m, AreaAttention)]:
             old = module.gate
             module.gate = kind(old.reduce.in_channels, old.area_size, old.reduce.out_channels)
-            module.apply(_initialise)
+            module.apply(_init_weights)
 
     return change
 
 
 def _everywhere(network: ResLink, _steps: int) -> None:
-    """Area attention behind each stage that has a block, too."""
+    """Adds area attention after each stage that has a block."""
     for stage, channels in zip(network.stages, network.config.dims, strict=True):
         assert isinstance(stage, nn.Sequential)
         if len(stage):
-            stage.append(AreaAttention(channels, network.config.area_size).apply(_initialise))
+            stage.append(AreaAttention(channels, network.config.area_size).apply(_init_weights))
 
 
 def _group_norm(network: ResLink, _steps: int) -> None:
-    """GroupNorm everywhere but in the gates, which would then see the whole map."""
+    """Uses GroupNorm except in the gates, which would then depend on the whole map."""
     for parent in [module for module in network.modules() if not isinstance(module, AreaGate)]:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
@@ -118,16 +118,16 @@ def _group_norm(network: ResLink, _steps: int) -> None:
 
 
 def _growing(network: ResLink, steps: int) -> None:
-    """Smaller input in the first two thirds of the training steps."""
+    """Uses a smaller input in the first two thirds of the training steps."""
     seen = 0
 
     def shrink(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
         nonlocal seen
         if not module.training:
             return None
-        part = GROWTH[min(len(GROWTH) - 1, len(GROWTH) * seen // steps)]
+        share = GROWTH[min(len(GROWTH) - 1, len(GROWTH) * seen // steps)]
         seen += 1
-        side = max(LEAST_SIDE, round(inputs[0].shape[-1] * part / 32) * 32)
+        side = max(LEAST_SIDE, round(inputs[0].shape[-1] * share / 32) * 32)
         return (F.interpolate(inputs[0], size=side, mode="bilinear", antialias=True),)
 
     network.register_forward_pre_hook(shrink)
@@ -142,70 +142,70 @@ CHANGES: dict[str, Callable[[ResLink, int], None]] = {
     "growing": _growing,
 }
 TURNED = "turned_first"
-"""A start from the same images without their labels: first the network tells by how many quarters an image was turned
-(Gidaris et al. 2018, arXiv 1803.07728), for as many epochs as it is then trained."""
+"""Pretraining without labels: the network predicts the rotation of an image in quarter turns, for as many epochs as the
+training (Gidaris et al. 2018, arXiv 1803.07728)."""
 NAMES = (*CHANGES, TURNED)
 
 
 @contextmanager
-def varied(name: str | None, recipe: Recipe, found: Materials) -> Iterator[None]:
-    """Every network that is built inside the block has a variation.
+def apply_variation(name: str | None, recipe: Recipe, data: TrainingData) -> Iterator[None]:
+    """Applies a variation to every network that is built inside the block.
 
     Args:
-        name: One of ``NAMES``; None for no variation.
-        recipe: The recipe that will be trained.
-        found: What it will be trained on.
+        name: One of ``NAMES``, or None.
+        recipe: Recipe of the training.
+        data: Data of the training.
 
     Raises:
-        UsageError: If there is no such variation.
+        UsageError: If the name is unknown.
     """
     if name is None:
         yield
         return
     if name not in NAMES:
-        raise UsageError(f"There is no variation {name!r}", f"They are {', '.join(NAMES)}", nearest(name, NAMES))
-    plain, build_plain = ResLink.__init__, build
-    steps = recipe.trainer.epochs * math.ceil(len(found.indices("train")) / recipe.trainer.batch_size)
+        raise UsageError(f"There is no variation {name!r}", f"They are {', '.join(NAMES)}", suggest(name, NAMES))
+    plain, build_plain = ResLink.__init__, build_network
+    steps = recipe.trainer.epochs * math.ceil(len(data.indices("train")) / recipe.trainer.batch_size)
 
     def changed(self: ResLink, config: ResLinkConfig) -> None:
         plain(self, config)
         CHANGES[name](self, steps)
 
-    def taught(config: ResLinkConfig, seed: int) -> ResLink:
-        return turned(build_plain(config, seed), recipe, found)
+    def pretrained(config: ResLinkConfig, seed: int) -> ResLink:
+        return pretrain_on_rotations(build_plain(config, seed), recipe, data)
 
     try:
         if name == TURNED:
-            learner.build = taught  # type: ignore[attr-defined]
+            training_step.build_network = pretrained  # type: ignore[attr-defined]
         else:
             ResLink.__init__ = changed  # type: ignore[method-assign]
         yield
     finally:
-        ResLink.__init__, learner.build = plain, build_plain  # type: ignore[method-assign, attr-defined]
+        ResLink.__init__, training_step.build_network = plain, build_plain  # type: ignore[method-assign, attr-defined]
 
 
-def turned(network: ResLink, recipe: Recipe, found: Materials) -> ResLink:
-    """Teaches a network by how many quarters each training image was turned, and gives it a new dense layer afterwards.
+def pretrain_on_rotations(network: ResLink, recipe: Recipe, data: TrainingData) -> ResLink:
+    """Pretrains a network on the rotation of the training images and resets its dense layer.
 
-    Images are not varied otherwise; sums are in bfloat16.
+    There is no other augmentation; the precision is bf16.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(torch_seed(recipe.seed, "turned"))
-        return _turned(network, recipe, found)
+        return _pretrain_on_rotations(network, recipe, data)
 
 
-def _turned(network: ResLink, recipe: Recipe, found: Materials) -> ResLink:
-    classes, indices, size = network.config.num_classes, found.indices("train"), recipe.trainer.batch_size
+def _pretrain_on_rotations(network: ResLink, recipe: Recipe, data: TrainingData) -> ResLink:
+    classes, indices, size = network.config.num_classes, data.indices("train"), recipe.trainer.batch_size
     network.reset_classifier(4)
     network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotation lacks it
-    epochs, places = recipe.trainer.epochs, len(indices) // size
-    optimizer, total = make_optimizer(network, recipe.optimizer), epochs * places
-    orders = [numbers(recipe.seed, "order", epoch).permutation(indices) for epoch in range(epochs)]
+    epochs, steps_per_epoch = recipe.trainer.epochs, len(indices) // size
+    optimizer, total = make_optimizer(network, recipe.optimizer), epochs * steps_per_epoch
+    orders = [numpy_generator(recipe.seed, "order", epoch).permutation(indices) for epoch in range(epochs)]
     for step in range(total):
-        epoch, place = divmod(step, places)
-        batch = np.sort(orders[epoch][place * size : (place + 1) * size])
-        quarters = numbers(recipe.seed, "turn", epoch, place).integers(4, size=len(batch))
-        x = normalise(to_unit(found.cache.batch(batch), torch.device("cpu")), recipe.preprocess)
+        epoch, position = divmod(step, steps_per_epoch)
+        batch = np.sort(orders[epoch][position * size : (position + 1) * size])
+        quarters = numpy_generator(recipe.seed, "turn", epoch, position).integers(4, size=len(batch))
+        x = normalize(to_unit(data.cache.batch(batch), torch.device("cpu")), recipe.preprocess)
         x = torch.stack([torch.rot90(image, int(turn), (1, 2)) for image, turn in zip(x, quarters, strict=True)])
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(x.contiguous(memory_format=torch.channels_last))

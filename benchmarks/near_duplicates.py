@@ -1,0 +1,223 @@
+"""Measures the near-duplicate search: recall of planted copies, time and memory, and the index of fingerprints.
+
+Run: python benchmarks/near_duplicates.py planted [--patients 60] [--seed 0]
+     python benchmarks/near_duplicates.py copies DATA [--images 150] [--seed 1]
+     python benchmarks/near_duplicates.py fingerprints DATA [--seed 0]
+     python benchmarks/near_duplicates.py search [--count 10000]
+     python benchmarks/near_duplicates.py index [--counts 10000 100000 1000000] [--threads 2]
+
+- ``planted`` searches slices of phantoms (CT, T1, FLAIR, T2; two neighboring slices per patient, 192×192) and changed
+  copies of them.
+- ``copies`` does the same with images of a data set.
+- ``fingerprints`` splits a data set by group, 30 % held out, and counts the held-out images that the fingerprints of
+  the rest flag.
+- ``search`` times the search among different thumbnails, a twentieth of them copies.
+- ``index`` times the index on random fingerprints, a twentieth of them copies in which 5 to 15 % of the bits differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from reslink.datasets.manifest import Manifest
+from reslink.datasets.near_duplicates import fingerprints, hamming_index
+from reslink.datasets.near_duplicates.groups import find_duplicates, leakage_groups
+from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
+from reslink.datasets.phantom.cohort import render_patient
+from reslink.datasets.phantom.duplicates import DUPLICATE_KINDS, GrayImage
+from reslink.datasets.phantom.tissue import Sequence
+from reslink.datasets.phantom.writers import to_gray
+from reslink.imaging.image import Image
+from reslink.imaging.reading import read_image
+
+SEQUENCES: tuple[Sequence, ...] = ("CT", "T1", "CT", "FLAIR", "CT", "T2")
+COPIED = 20
+
+
+def slices(patients: int, seed: int) -> list[GrayImage]:
+    """Renders two slices per patient."""
+    pictures = []
+    for index in range(patients):
+        sequence = SEQUENCES[index % len(SEQUENCES)]
+        patient = render_patient(seed, index + 1, tumor=bool(index % 2), sequence=sequence, slices=2, size=192)
+        pictures += [to_gray(plane.pixels, sequence == "CT") for plane in patient.slices]
+    return pictures
+
+
+def planted(patients: int, seed: int) -> dict[str, object]:
+    """Returns the recall of each kind of copy and the precision over all pairs."""
+    rng, pictures = np.random.default_rng(seed), slices(patients, seed)
+    source, kinds = list(range(len(pictures))), [""] * len(pictures)
+    for kind, change in DUPLICATE_KINDS.items():
+        for row in rng.permutation(2 * patients)[:patients].tolist():
+            source.append(row)
+            kinds.append(kind)
+            pictures.append(change(pictures[row], rng))
+    thumbnails = np.stack([make_thumbnail(Image(picture.astype(np.float32), "gray", white=255)) for picture in pictures])
+    start = time.process_time()
+    pairs = {(pair.first, pair.second) for pair in find_duplicates(thumbnails)}
+    seconds = time.process_time() - start
+    of = np.array(source)
+    first = 2 * patients
+    hits = {kind: [(source[i], i) in pairs for i in range(first, len(source)) if kinds[i] == kind] for kind in DUPLICATE_KINDS}
+    stored = fingerprints.make_fingerprints(thumbnails[:first])
+    links = [(row, i + first) for i, row, _ in fingerprints.match_fingerprints(stored, thumbnails[first:])]
+    matched = {i for row, i in links if of[i] == row}
+    return {
+        "images": len(source),
+        "recall": float(np.mean([hit for row in hits.values() for hit in row])),
+        "precision": float(np.mean([of[i] == of[j] for i, j in pairs])),
+        "pairs": len(pairs),
+        "cpu_seconds": seconds,
+        "recall_by_kind": {kind: float(np.mean(row)) for kind, row in hits.items()},
+        "fingerprint_recall": len(matched) / (len(source) - first),
+        "fingerprint_precision": float(np.mean([of[i] == row for row, i in links])),
+    }
+
+
+def thumbnails_of(job: tuple[Path, int | None]) -> list[GrayImage]:
+    """Returns the thumbnail of an image and, with a seed, those of a copy of each kind."""
+    path, seed = job
+    image = read_image(path)
+    if seed is None:
+        return [make_thumbnail(image)]
+    low, high = float(image.pixels.min()), float(image.pixels.max())
+    gray = np.clip((image.pixels - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
+    rng = np.random.default_rng(seed)
+    changed = [change(gray, rng) for change in DUPLICATE_KINDS.values()]
+    return [make_thumbnail(image), *(make_thumbnail(Image(c.astype(np.float32), "gray", white=255)) for c in changed)]
+
+
+def copies(data: Path, count: int, seed: int) -> dict[str, object]:
+    """Returns the recall of copies of real images, and the pairs of different images that were found."""
+    manifest = Manifest.open(data)
+    rows = np.random.default_rng(seed).permutation(len(manifest))[:count].tolist()
+    with ProcessPoolExecutor() as pool:
+        jobs = [(manifest.cases[row].path, seed * 1000 + i) for i, row in enumerate(rows)]
+        thumbnails = list(pool.map(thumbnails_of, jobs, chunksize=5))
+    width = len(DUPLICATE_KINDS) + 1
+    pairs = {(pair.first, pair.second) for pair in find_duplicates(np.concatenate(thumbnails))}
+    recall = {
+        kind: float(np.mean([(i * width, i * width + k) in pairs for i in range(len(rows))]))
+        for k, kind in enumerate(DUPLICATE_KINDS, start=1)
+    }
+    across = sorted({(rows[a // width], rows[b // width]) for a, b in pairs if a // width != b // width})
+    return {
+        "images": len(rows),
+        "recall": float(np.mean(list(recall.values()))),
+        "recall_by_kind": recall,
+        "pairs_of_different_images": [[manifest.cases[a].name, manifest.cases[b].name] for a, b in across],
+    }
+
+
+def flagged_by_fingerprints(data: Path, seed: int) -> dict[str, object]:
+    """Returns the number of images of other groups that the fingerprints of a training split flag."""
+    manifest = Manifest.open(data)
+    with ProcessPoolExecutor() as pool:
+        thumbnails = np.concatenate(list(pool.map(thumbnails_of, [(case.path, None) for case in manifest.cases], chunksize=40)))
+    pairs = find_duplicates(thumbnails, [case.patient_id for case in manifest.cases])
+    groups = np.array(leakage_groups(manifest, thumbnails, pairs))
+    names = sorted(set(groups.tolist()))
+    held_out = set(np.random.default_rng(seed).permutation(names)[: int(0.3 * len(names))].tolist())
+    other = np.array([group in held_out for group in groups])
+    flagged = fingerprints.match_fingerprints(fingerprints.make_fingerprints(thumbnails[~other]), thumbnails[other])
+    return {
+        "images": len(manifest),
+        "groups": len(names),
+        "pairs": len(pairs),
+        "mirrored_or_rotated": sum(pair.orientation != 0 for pair in pairs),
+        "held_out": int(other.sum()),
+        "flagged": len({query for query, _, _ in flagged}),
+    }
+
+
+def search(count: int) -> dict[str, float]:
+    """Returns time and peak memory of the search among a number of thumbnails."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64] - 31.5
+    radius = np.hypot(y / 30, x / 26)
+    coarse = ndimage.gaussian_filter(rng.normal(size=(count, 64, 64)).astype(np.float32), (0, 2, 2))
+    fine = coarse * 200 + rng.normal(size=coarse.shape).astype(np.float32) * 8
+    heads = np.where(radius < 0.9, np.clip(110 + fine, 20, 200), np.where(radius < 1, 255, 0)).astype(np.uint8)
+    copied = count // COPIED
+    heads[-copied:] = np.rot90(heads[:copied], 1, axes=(1, 2))[:, :, ::-1]
+    del coarse, fine
+    wall, cpu = time.perf_counter(), time.process_time()
+    pairs = {(pair.first, pair.second) for pair in find_duplicates(heads)}
+    return {
+        "images": count,
+        "seconds": time.perf_counter() - wall,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "recall": float(np.mean([(i, count - copied + i) in pairs for i in range(copied)])),
+        "false_pairs": len(pairs - {(i, count - copied + i) for i in range(copied)}),
+    }
+
+
+def index(count: int, threads: int) -> dict[str, float]:
+    """Returns time and recall of the index with one query per fingerprint."""
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+    rng, copied = np.random.default_rng(0), count // COPIED
+    rows = rng.integers(0, 256, (count, hamming_index.BYTES), dtype=np.uint8)
+    for i in range(copied):
+        rows[count - copied + i] = rows[i] ^ np.packbits(rng.random(hamming_index.BITS) < rng.uniform(0.05, 0.15))
+    start, hits, false = time.perf_counter(), 0, 0
+    built = hamming_index.HammingIndex(rows)
+    middle = time.perf_counter()
+    for query, row, _ in built.search(rows, 215):
+        right = np.abs(query - row) == count - copied
+        hits += int(np.count_nonzero(right))
+        false += int(np.count_nonzero(~right & (query != row)))
+    return {
+        "fingerprints": count,
+        "build_seconds": middle - start,
+        "search_seconds": time.perf_counter() - middle,
+        "microseconds_each": (time.perf_counter() - start) / count * 1e6,
+        "recall": hits / 2 / copied,
+        "false_pairs": false / 2,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def main() -> None:
+    """Prints one JSON object per measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["planted", "copies", "fingerprints", "search", "index"], help="measurement")
+    parser.add_argument("data", type=Path, nargs="?", help="data set, for copies and fingerprints")
+    parser.add_argument("--images", type=int, default=150, help="images to copy")
+    parser.add_argument("--patients", type=int, default=60, help="synthetic patients")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--count", type=int, default=10_000, help="thumbnails of search")
+    parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="fingerprints of index")
+    parser.add_argument("--threads", type=int, default=2, help="threads of index")
+    options = parser.parse_args()
+    if options.what == "planted":
+        print(json.dumps(planted(options.patients, options.seed), indent=2))
+    elif options.what in ("copies", "fingerprints"):
+        if options.data is None:
+            parser.error(f"{options.what} needs DATA")
+        measured = (
+            copies(options.data, options.images, options.seed)
+            if options.what == "copies"
+            else flagged_by_fingerprints(options.data, options.seed)
+        )
+        print(json.dumps(measured, indent=2))
+    elif options.what == "search":
+        print(json.dumps(search(options.count), indent=2))
+    else:
+        for count in options.counts:
+            print(json.dumps(index(count, options.threads)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
