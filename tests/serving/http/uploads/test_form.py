@@ -131,5 +131,5 @@ def test_a_file_without_a_filename_is_refused_and_not_dropped() -> None:
         limits, hold = Limits(), lambda _size: None
         await unpack_form(await receive_form("multipart/form-data; boundary=b", stream(), limits, hold), limits, hold)
 
-    with pytest.raises(Problem, match="has no filename"):
+    with pytest.raises(Problem, match="A file has no name"):
         asyncio.run(receive_and_unpack())
