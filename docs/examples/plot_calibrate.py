@@ -38,7 +38,7 @@ def make_heads(name, patients, seed):
 
 training = make_heads("training", patients=72, seed=0)
 calibration = make_heads("calibration", patients=60, seed=1)
-test = make_heads("test", patients=60, seed=2)
+test = make_heads("test", patients=50, seed=2)
 print(test)
 
 # %%

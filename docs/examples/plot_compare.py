@@ -78,8 +78,8 @@ for name, model in result["models"].items():
         print(f"{name}: {metric} {model['metrics'][metric]['estimate']:.3f}")
 
 # %%
-# DeLong's test compares the AUROC, McNemar's test the rest. ``p_holm`` is corrected for all
-# tests of the comparison.
+# DeLong's test compares the AUROC, and McNemar's test compares the other metrics. ``p_holm``
+# is corrected for all tests of the comparison.
 for test_result in comparison["tests"]:
     p_holm = test_result["p_holm"]
     print(f"{test_result['metric']:<12} {test_result['name']:<10} p (Holm) = {p_holm:.3g}")

@@ -25,7 +25,7 @@ HEIGHTS = np.linspace(-15, 55, 24)  # mm
 
 def make_slice(seed, patient, height):
     plane = render_slice(seed, patient, level=height, tumor=True, sequence="T1", size=128)
-    return plane.pixels + 600 * plane.mask, plane.mask, plane.spacing
+    return plane.pixels + 400 * plane.mask, plane.mask, plane.spacing
 
 
 X, y, groups = [], [], []

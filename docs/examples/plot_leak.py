@@ -23,7 +23,7 @@ import reslink
 from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 
 folder = Path(tempfile.mkdtemp())
-settings = {"patients": 24, "slices": 3, "size": 128, "faults": {"mirrored_duplicates": 0.1}}
+settings = {"patients": 20, "slices": 3, "size": 128, "faults": {"mirrored_duplicates": 0.1}}
 make_cohort(folder, PhantomSettings.parse(settings))
 
 with (folder / "manifest.csv").open(newline="") as stream:

@@ -19,7 +19,7 @@ import numpy as np
 from reslink.datasets.phantom.cohort import render_patient
 
 X, y, groups = [], [], []
-for number in range(1, 41):
+for number in range(1, 37):
     tumor = number % 2 == 0
     patient = render_patient(0, number, tumor=tumor, sequence="T1", slices=2, size=128)
     for plane in patient.slices:
@@ -44,7 +44,7 @@ network = {
     "preprocess.size": 64,
     "preprocess.channels": 1,
     "model.variant": "reslink_small",
-    "trainer.epochs": 10,
+    "trainer.epochs": 8,
     "trainer.batch_size": 8,
     "trainer.ema": 0,
     "trainer.workers": 0,
