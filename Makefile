@@ -49,7 +49,7 @@ check: $(VENV)/.dev
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-test: $(VENV)/.dev check
+test: $(VENV)/.dev $(VENV)/.docs check
 	@scripts/install-debian-packages
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
 

@@ -20,13 +20,11 @@ class DicomResult:
     Attributes:
         kind: ``report``, ``picture`` or ``map``.
         sop_class: SOP Class UID.
-        sop_instance: SOP Instance UID, identical for the same slices, weights and settings.
         content: The whole file.
     """
 
     kind: str
     sop_class: str
-    sop_instance: str
     content: bytes
 
 
@@ -61,4 +59,4 @@ def _encode(kind: str, dataset: Dataset) -> DicomResult:
     stream = io.BytesIO()
     dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     dataset.save_as(stream, enforce_file_format=True)
-    return DicomResult(kind, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), stream.getvalue())
+    return DicomResult(kind, str(dataset.SOPClassUID), stream.getvalue())
