@@ -49,6 +49,8 @@ check: $(VENV)/.dev
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+# without bytecode, each of the processes that the tests start would compile the package again
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.dev $(VENV)/.docs check
 	@scripts/install-debian-packages
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20

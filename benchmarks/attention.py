@@ -362,8 +362,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="train on this data set instead of timing")
     parser.add_argument(
         "--recipe",
-        type=Path,
-        default=Path("small_20"),
+        default="small_20",
         help="recipe of the runs: a YAML file or the name of a published recipe",
     )
     parser.add_argument("--epochs", type=int, default=5, help="epochs of each run")

@@ -27,7 +27,8 @@ from reslink.errors import ReslinkError, UsageError
 from reslink.evaluation.cases import run_network
 from reslink.evaluation.fitting import NO_OOD_DETECTOR, NO_PREDICTION_SETS, CalibrationData, DecisionOptions, fit_decision
 from reslink.imaging.image import Image
-from reslink.imaging.reading import find_images, read_image
+from reslink.imaging.reading import read_image
+from reslink.imaging.search import find_images
 from reslink.inference.classifier import Classifier, Outputs
 from reslink.labels import Labels
 

@@ -25,12 +25,14 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reslink.api.train import read_leaked_cases, read_splits
 from reslink.bundles import zoo
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.pretrained import (
     MAX_BUNDLE_BYTES,
     DataSource,
@@ -40,15 +42,19 @@ from reslink.bundles.pretrained import (
     summarize_audit,
 )
 from reslink.bundles.record import first_error
+from reslink.bundles.scope import Scope
+from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
+from reslink.datasets.near_duplicates.groups import leakage_groups
 from reslink.datasets.public.registry import get_public_dataset
 from reslink.errors import BundleError, ReslinkError, UsageError, suggest
 from reslink.evaluation.calibrate import calibrate_bundle
 from reslink.evaluation.cases import RunOptions
 from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
-from reslink.evaluation.fitting import DecisionOptions
+from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_ood_detector
 from reslink.evaluation.leakage import EXCLUDED, NONE
 from reslink.export.onnx import check_parity, to_onnx
+from reslink.imaging.input_statistics import input_statistics
 from reslink.metrics.operating_point import OperatingPoint
 from reslink.training.loop import differences
 from reslink.training.recipe.recipe import load_recipe
@@ -89,8 +95,14 @@ class Texts(BaseModel):
     license: str = Field(min_length=1)
     limitations: list[str]
     missing_components: list[str] = []
+    scope: dict[str, Any] = {}
     calibrate: Calibration = Calibration()
     reproduce: list[str]
+
+    @property
+    def bundle_scope(self) -> Scope:
+        """The images that the bundle is for."""
+        return Scope.model_validate_json(json.dumps(self.scope))
 
     def pretrained_info(self, audit: Path | None) -> PretrainedInfo:
         """Returns the description of the bundle."""
@@ -98,7 +110,7 @@ class Texts(BaseModel):
         source = DataSource(
             name=dataset.name, title=dataset.title, page=dataset.page, license=dataset.terms, known_issues=dataset.known_issues
         )
-        texts = self.model_dump(exclude={"source", "license", "calibrate"})
+        texts = self.model_dump(exclude={"source", "license", "calibrate", "scope"})
         findings = [] if audit is None else summarize_audit(_read_json(audit))
         return PretrainedInfo(source=source, audit_findings=findings, **texts)
 
@@ -136,7 +148,32 @@ def half_precision(bundle: Bundle, folder: Path) -> Bundle:
     return saved.with_onnx(graph)
 
 
-def calibrate_and_evaluate(run: Path, data: Path, calibration: Calibration, work: Path) -> Bundle:
+def with_statistics_detector(bundle: Bundle, manifest: Manifest, work: Path) -> Bundle:
+    """Adds an out-of-distribution detector of input statistics, where the validation split has too few patients for features.
+
+    Args:
+        bundle: A calibrated bundle.
+        manifest: The training and validation cases.
+        work: Folder for the pixel cache.
+    """
+    cache = PixelCache.open(manifest, bundle.preprocess, work / "cache")
+    n = len(cache)
+    cases = CalibrationData(
+        logits=np.zeros((n, len(bundle.labels))),
+        features=np.zeros((n, 1)),
+        statistics=input_statistics(np.asarray(cache.pixels)),
+        y_true=cache.targets,
+        groups=leakage_groups(cache.manifest, cache.thumbnails),
+    )
+    notes: list[str] = []
+    detector, arrays = fit_ood_detector(cases, notes, ("statistics",))
+    if detector is None or arrays is None or bundle.decision.arrays is None:
+        raise UsageError("; ".join(notes) or "The bundle is not calibrated", "A detector needs 40 groups", "Add data")
+    merged = DecisionArrays({**bundle.decision.arrays.by_name, **arrays.by_name})
+    return bundle.with_decision(bundle.decision.model_copy(update={"ood": detector, "arrays": merged}))
+
+
+def calibrate_and_evaluate(run: Path, data: Path, calibration: Calibration, scope: Scope, work: Path) -> Bundle:
     """Fits the decision on the validation split of a run and evaluates the bundle on its test split."""
     if not (run / "splits.csv").is_file():
         raise UsageError(f"{run} holds no splits.csv", "--data goes with a run of reslink train", "Give the run itself")
@@ -144,9 +181,10 @@ def calibrate_and_evaluate(run: Path, data: Path, calibration: Calibration, work
     split_of = read_splits(run / "splits.csv")
     manifest = Manifest.open(data, labels=rounded.labels)
 
-    def cases_of(split: Literal["validation", "test"]) -> Manifest:
-        cases = tuple(replace(case, split=split) for case in manifest.cases if split_of.get(case.name) == split)
-        if len(cases) != sum(name == split for name in split_of.values()):
+    def cases_of(*splits: Literal["train", "validation", "test"]) -> Manifest:
+        named = [(case, split_of.get(case.name)) for case in manifest.cases]
+        cases = tuple(replace(case, split=split) for case, split in named if split in splits)
+        if len(cases) != sum(name in splits for name in split_of.values()):
             raise UsageError(f"{data} is not the data of {run}", "The run names its cases in splits.csv", "Give its DATA")
         return replace(manifest, cases=cases)
 
@@ -157,6 +195,10 @@ def calibrate_and_evaluate(run: Path, data: Path, calibration: Calibration, work
     )
     for note in result["notes"]:
         print(note)
+    decided = Bundle.load(calibrated)
+    if decided.decision.ood is None:
+        decided = with_statistics_detector(decided, cases_of("train", "validation"), work)
+    replace(decided, scope=scope).with_decision(decided.decision)
     metrics = evaluate_bundle(
         calibrated, cases_of("test"), work / "evaluation", EvaluationOptions(split="test", leaked_cases=read_leaked_cases(run))
     )
@@ -233,10 +275,13 @@ def build(name: str, run: Path, into: Path, texts: Path, *, audit: Path | None =
     entry = entries[name]
     with tempfile.TemporaryDirectory(prefix="reslink-ship-") as folder:
         work = Path(folder)
-        bundle = Bundle.load(run) if data is None else calibrate_and_evaluate(run, data, entry.calibrate, work)
+        bundle = (
+            Bundle.load(run) if data is None else calibrate_and_evaluate(run, data, entry.calibrate, entry.bundle_scope, work)
+        )
         check(bundle, entry.reproduce, entry.missing_components)
         info = entry.pretrained_info(audit).model_dump(mode="json")
         described = replace(bundle, provenance=bundle.provenance | {"license": entry.license, "pretrained": info})
+        described = replace(described, scope=entry.bundle_scope)
         described.with_decision(bundle.decision, work / name).with_metrics(bundle.metrics)
         return install(work / name, into / name)
 

@@ -38,7 +38,8 @@ from reslink.cli.commands.bench import _has_bf16, _processor, run_measured
 from reslink.datasets.phantom.cohort import render_slice
 from reslink.datasets.phantom.writers import to_gray, write_png
 from reslink.errors import ReslinkError
-from reslink.imaging.reading import find_images, read_image
+from reslink.imaging.reading import read_image
+from reslink.imaging.search import find_images
 from reslink.inference.backends import OnnxRuntimeBackend, OpenVinoBackend
 from reslink.inference.classifier import Classifier
 

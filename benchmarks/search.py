@@ -46,7 +46,7 @@ def recipe_of(trials: dict[str, Any], name: str, seed: int) -> Recipe:
         raise UsageError(
             f"There is no trial {name!r}", f"{TRIALS.name} has {', '.join(trials['trials'])}", suggest(name, trials["trials"])
         )
-    always = ["data.split_seed=0", "trainer.export=last", f"seed={seed}"]
+    always = ["data.split_seed=0", "data.allow_conflicts=true", "trainer.export=last", f"seed={seed}"]
     changes = [change for change in changes_of(trials, name) if not change.startswith(VARIATION)]
     return load_recipe(None, [*trials["always"], *changes, *always])
 

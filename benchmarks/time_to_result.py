@@ -46,15 +46,15 @@ from reslink.training.seeding import torch_seed
 
 OURS = budget_tables.OURS
 NETWORKS = (OURS, *peers.PEERS)
-RECIPE = Path("small_20")
+RECIPE = "small_20"
 MOMENTS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.7)
 Row = dict[str, Any]
 
 
-def own_recipe(path: Path, seed: int, size: int | None) -> Recipe:
+def own_recipe(recipe: str, seed: int, size: int | None) -> Recipe:
     """Returns the recipe of reslink with the split that all runs share."""
-    changes = ["data.split_seed=0", f"seed={seed}", "trainer.device=cpu"]
-    return load_recipe(path, changes + ([] if size is None else [f"preprocess.size={size}"]))
+    changes = ["data.split_seed=0", "data.allow_conflicts=true", f"seed={seed}", "trainer.device=cpu"]
+    return load_recipe(recipe, changes + ([] if size is None else [f"preprocess.size={size}"]))
 
 
 def peer_recipe(ours: Recipe, lr: float) -> Recipe:
@@ -185,9 +185,7 @@ def parser() -> argparse.ArgumentParser:
     train = verbs.add_parser("run", help="train the missing runs")
     train.add_argument("data", type=Path, help="data set")
     train.add_argument("--out", type=Path, required=True, help="results file, one JSON object per line")
-    train.add_argument(
-        "--recipe", type=Path, default=RECIPE, help="recipe of reslink: a YAML file or the name of a published recipe"
-    )
+    train.add_argument("--recipe", default=RECIPE, help="recipe of reslink: a YAML file or the name of a published recipe")
     train.add_argument("--budgets", type=_positive, nargs="+", default=[1.0, 3.0, 10.0], help="budgets in minutes")
     train.add_argument("--cores", type=_positive, default=2.0, help="cores of a budget")
     train.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds to train")

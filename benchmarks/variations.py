@@ -19,10 +19,10 @@ from reslink.errors import UsageError, suggest
 from reslink.networks.area_attention import AreaAttention, AreaGate, pad_to_areas
 from reslink.networks.reslink import ResLink, ResLinkConfig, _init_weights, build_network
 from reslink.training import step as training_step
+from reslink.training.batch_loader import normalize, to_unit
 from reslink.training.data import TrainingData
 from reslink.training.optim.build import learning_rate, make_optimizer, set_learning_rate
 from reslink.training.recipe.recipe import Recipe
-from reslink.training.sampling import normalize, to_unit
 from reslink.training.seeding import numpy_generator, torch_seed
 
 GROUPS = 8

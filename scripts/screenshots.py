@@ -102,6 +102,7 @@ def main() -> None:
         def shot(name: str, page: Page, scroll: str = "") -> None:
             page.wait_for_load_state("networkidle")
             page.wait_for_timeout(500)  # for the last drawing on the canvas
+            page.evaluate("scrollTo(0, 0)")
             if scroll:
                 page.locator(scroll).first.scroll_into_view_if_needed()
             picture = Picture.open(io.BytesIO(page.screenshot())).convert("RGB")
@@ -115,7 +116,7 @@ def main() -> None:
         shot("result", page)
         page = opened(browser, address, DESKTOP, pictures)
         page.uncheck(f"#models input[value='{Path(bundle).name}']")
-        page.locator("#stacks button", has_text="abstains").first.click()
+        page.locator("#stacks button", has_text="No answer").first.click()
         shot("abstained", page)
         shot("dark", opened(browser, address, DESKTOP, pictures, "dark"))
         shot("phone", opened(browser, address, PHONE, pictures[:1]), ".answer")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import gc
 import importlib.util
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -22,7 +25,56 @@ if TYPE_CHECKING:
     from reslink.datasets.manifest import Manifest
     from reslink.experiments.runner.experiment import Experiment
 
+gc.disable()  # until all test files are imported: what they import stays, and searching it for garbage takes half of the time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts a job in the background ignores it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the files that have slow tests, so that none of them is left to one worker at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Enables garbage collection, without what was imported."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escapes surrogates in captured output, because pytest-xdist sends only UTF-8 and would end the whole run."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Failed audits are remembered in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Fills a folder that no test changes, once for all workers of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, done = root / name, root / f"{name}.done"
+        with (root / f"{name}.lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture
@@ -38,6 +90,22 @@ def shared_data() -> Path:
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def few_trees() -> Iterator[None]:
+    """Lets the models of an audit have few trees."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reslink.audit.checks.shortcuts.TREES", 10)
+        patch.setattr("reslink.audit.checks.label_errors.TREES", 30)
+        patch.setattr("reslink.audit.checks.label_errors.SMALL_DATA_FOLDS", 5)
+        yield
+
+
+@pytest.fixture
+def without_onnx_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a training end without ``model.onnx``, which takes longer to export than a tiny network to train."""
+    monkeypatch.setattr("reslink.api.train.add_onnx_model", lambda bundle: bundle)
 
 
 @pytest.fixture(scope="session")
@@ -121,12 +189,18 @@ def ship_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def built_zoo(
-    make_bundles: ModuleType, finished_run: Path, ring_heads: Path, ship_texts: Path, tmp_path_factory: pytest.TempPathFactory
+    make_bundles: ModuleType,
+    finished_run: Path,
+    ring_heads: Path,
+    ship_texts: Path,
+    make_once: Callable[[str, Callable[[Path], None]], Path],
 ) -> Path:
     """A folder of shipped bundles with one, called ct, that was built as the real ones are."""
-    into = tmp_path_factory.mktemp("zoo") / "shipped"
-    make_bundles.build("ct", finished_run, into, ship_texts, data=ring_heads)
-    return into
+
+    def build(folder: Path) -> None:
+        make_bundles.build("ct", finished_run, folder / "shipped", ship_texts, data=ring_heads)
+
+    return make_once("zoo", build) / "shipped"
 
 
 @pytest.fixture

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.metadata
+import io
+import json
 import os
 import re
 import subprocess
@@ -14,7 +17,7 @@ import pytest
 
 import reslink
 from reslink.errors import StorageError, UsageError
-from reslink.files import install_command, lock_folder, optional_import, sha256, write_atomic, write_json
+from reslink.files import csv_text, install_command, lock_folder, optional_import, sha256, write_atomic, write_json
 
 
 def test_write_makes_folders_and_replaces(tmp_path: Path) -> None:
@@ -118,3 +121,17 @@ def test_a_clone_that_is_not_installed_installs_itself(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("reslink.files.metadata.requires", requires)
     assert install_command("serve", "dicom") == 'python -m pip install -e ".[serve,dicom]"'
+
+
+@pytest.mark.parametrize("cell", ["a\rb", "\r", "a\nb", "a\r\nb", 'a"b', "a,b", " a ", "", "Ä"])
+def test_every_cell_of_a_csv_can_be_read_again(cell: str) -> None:
+    text = csv_text(("name", "number"), [{"name": cell, "number": 1, "other": 2}, {"name": "x"}])
+    assert text.startswith("name,number\n")
+    assert list(csv.reader(io.StringIO(text, newline=""), strict=True)) == [["name", "number"], [cell, "1"], ["x", ""]]
+
+
+def test_text_with_a_byte_that_is_not_utf8_is_written(tmp_path: Path) -> None:
+    name = os.fsdecode(b"m\xe9d.png")
+    path = write_json(tmp_path / "x.json", {"Köpfe": name})
+    assert "Köpfe" in path.read_text(encoding="utf-8")
+    assert json.loads(path.read_text(encoding="utf-8")) == {"Köpfe": name}

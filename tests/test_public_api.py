@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import reslink
-from reslink.datasets.manifest import Case
+from reslink.datasets.case import Case
 from reslink.labels import Labels
 
 
@@ -67,7 +67,7 @@ class TestViews:
     def test_bundle_and_classifier(self, finished_run: Path) -> None:
         bundle = reslink.Bundle.load(finished_run)
         assert repr(bundle).startswith("Bundle(name: ")
-        assert "network: tiny, classes: Healthy / Tumor, input: 1×64×64" in repr(bundle)
+        assert "network: tiny, classes: Healthy / Tumor, images: CT or MR of the head, input: 1×64×64" in repr(bundle)
         assert "<td style='text-align:left'>Healthy / Tumor</td>" in bundle._repr_html_()
         classifier = reslink.Classifier.load(finished_run, device="cpu")
         assert repr(classifier) == f"Classifier(backend: torch, {bundle!r})"

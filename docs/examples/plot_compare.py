@@ -70,7 +70,7 @@ long = train("ten-epochs", epochs=10)
 # a model are excluded for both.
 from reslink.evaluation.compare import compare_bundles
 
-result = compare_bundles([long, short], test, folder / "compared")
+result = compare_bundles({"ten-epochs": long, "three-epochs": short}, test, folder / "compared")
 [comparison] = result["comparisons"]
 print("compared cases:", result["n"], "of", len(test))
 for name, model in result["models"].items():

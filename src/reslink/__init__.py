@@ -21,7 +21,7 @@ _MODULES = {
     "Classifier": "inference.classifier",
     "Image": "imaging.image",
     "Manifest": "datasets.manifest",
-    "Prediction": "inference.classifier",
+    "Prediction": "inference.prediction",
     "Preprocess": "imaging.preprocess",
     "ResLinkClassifier": "training.sklearn_estimator",
     "ResLinkDecisiond": "inference.monai_transforms",
@@ -48,6 +48,8 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'reslink' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")
     value = getattr(importlib.import_module(f"reslink.{_MODULES[name]}"), name)
+    if _MODULES[name].startswith("api."):
+        value = importlib.import_module("reslink.parameter_names").with_parameter_names(value)
     globals()[name] = value
     return value
 

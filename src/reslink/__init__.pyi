@@ -10,10 +10,10 @@ from reslink.imaging.image import Image as Image
 from reslink.imaging.preprocess import Preprocess as Preprocess
 from reslink.imaging.reading import read_image as read_image
 from reslink.inference.classifier import Classifier as Classifier
-from reslink.inference.classifier import Prediction as Prediction
 from reslink.inference.monai_transforms import ResLinkDecisiond as ResLinkDecisiond
 from reslink.inference.monai_transforms import ResLinkPreprocessd as ResLinkPreprocessd
 from reslink.inference.monai_transforms import load_network as load_network
+from reslink.inference.prediction import Prediction as Prediction
 from reslink.training.sklearn_estimator import ResLinkClassifier as ResLinkClassifier
 
 __version__: str

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from reslink.parameter_names import with_parameter_names
+
 
 class CallablePackage(ModuleType):
     """A package whose call runs the function of the same name in :mod:`reslink.api`."""
@@ -27,5 +29,4 @@ class CallablePackage(ModuleType):
 
     def _function(self) -> Callable[..., Any]:
         name = self.__name__.rpartition(".")[2]
-        function: Callable[..., Any] = getattr(importlib.import_module(f"reslink.api.{name}"), name)
-        return function
+        return with_parameter_names(getattr(importlib.import_module(f"reslink.api.{name}"), name))

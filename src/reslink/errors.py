@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 
 class ReslinkError(Exception):
@@ -80,13 +82,100 @@ def suggest(name: str, options: Iterable[str]) -> str:
         options: The allowed names.
 
     Returns:
-        ``Did you mean 'x'?`` or, if no option is similar, ``Choose one of a, b, c``.
+        ``Did you mean 'x'?`` or, if no option is spelled almost so or all similar options mean something else,
+        ``Choose one of a, b, c``.
     """
     choices = list(options)
-    matches = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    if matches:
-        return f"Did you mean {matches[0]!r}?"
-    return "Choose one of " + ", ".join(choices)
+    match = nearest(name, choices)
+    return "Choose one of " + ", ".join(choices) if match is None else f"Did you mean {match!r}?"
+
+
+_SIMILAR: Final = 0.75
+"""Smallest share of letters in common (``difflib`` ratio) of two spellings of one name."""
+
+_ABBREVIATION: Final = 3
+"""Smallest number of letters of an abbreviation, such as ``val`` for ``validation``."""
+
+_NEGATIONS: Final = ("no", "not", "non", "un", "in", "dis", "de", "ab", "anti", "without")
+_OPPOSITES: Final = (
+    *(("min", "max"), ("low", "high"), ("lower", "upper"), ("first", "last"), ("first", "final"), ("best", "worst")),
+    *(("best", "last"), ("in", "out"), ("on", "off"), ("en", "dis"), ("include", "exclude"), ("before", "after")),
+    *(("pre", "post"), ("hypo", "hyper"), ("left", "right"), ("start", "end"), ("up", "down"), ("with", "without")),
+    *(("train", "test"), ("positive", "negative"), ("more", "less"), ("row", "column")),
+)
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """Returns the option that is spelled almost like a name; None if there is none, or if it means something else.
+
+    A word and its opposite (``min`` and ``max``, ``healthy`` and ``unhealthy``), and names with other numbers, mean something
+    else. An abbreviation must fit one option only.
+    """
+    scores = {option: _similarity(name, option) for option in options}
+    best = max(scores, key=lambda option: scores[option], default="")
+    if not best or scores[best] == 1:
+        return best or None
+    letters = "".join(_words(name))
+    longer = [option for option in scores if len(letters) >= _ABBREVIATION and "".join(_words(option)).startswith(letters)]
+    if len(longer) > 1:
+        return None
+    if longer and scores[best] < _SIMILAR:
+        return None if _differs_in_meaning(_words(name), _words(longer[0])) else longer[0]
+    return best if scores[best] >= _SIMILAR else None
+
+
+def _similarity(name: str, option: str) -> float:
+    """Returns how similar two spellings are, 0 to 1; 0 if they differ in meaning."""
+    if name.casefold() == option.casefold():
+        return 1.0
+    words, other = _words(name), _words(option)
+    if _differs_in_meaning(words, other):
+        return 0.0
+    if len(words) == len(other) and min(map(_ratio, words, other), default=0.0) < 0.5:
+        return 0.0  # another word at the end of a long key
+    return _ratio("".join(words), "".join(other))
+
+
+def _words(name: str) -> list[str]:
+    """Returns the words of a name in lower case; the value after ``=`` is left out."""
+    return re.findall(r"[^\W_]+", name.partition("=")[0].casefold())
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()
+
+
+def _differs_in_meaning(words: Sequence[str], other: Sequence[str]) -> bool:
+    """Returns whether two names have other numbers, or differ in a negation or an opposite."""
+    if not set(re.findall(r"\d+", " ".join(words))) <= set(re.findall(r"\d+", " ".join(other))):
+        return True
+    only, only_other = sorted(set(words) - set(other)), sorted(set(other) - set(words))
+    for mine, theirs in ((only, other), (only_other, words)):
+        if any(word in _NEGATIONS and not "".join(theirs).startswith(word) for word in mine):
+            return True
+    pairs = [(a, b) for a in only for b in only_other]
+    return any(_are_opposites(a, b) or _are_opposites(b, a) for a, b in pairs)
+
+
+def _are_opposites(a: str, b: str) -> bool:
+    """Returns whether b is the negation of a, or the same word with the opposite of a part of it."""
+    return b in {negation + a for negation in _NEGATIONS} | {a.replace(x, y) for x, y in _OPPOSITES if x in a}
+
+
+def check_choice(kind: str, name: str, choices: Iterable[str]) -> None:
+    """Checks that a name is one of the allowed ones.
+
+    Args:
+        kind: What the name is one of, in the singular, such as ``backend``.
+        name: The name that the user wrote.
+        choices: The allowed names.
+
+    Raises:
+        UsageError: If it is none of them, with the nearest one.
+    """
+    names = list(choices)
+    if name not in names:
+        raise UsageError(f"There is no {kind} {name!r}", f"The {kind}s are {', '.join(names)}", suggest(name, names))
 
 
 RETRY_WRITE = "Free some space or choose another folder, then run the same command again"

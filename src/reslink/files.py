@@ -1,29 +1,36 @@
-"""Atomic writes, hashes, folder locks, and imports of optional packages."""
+"""Atomic writes, CSV, hashes, folder locks, and imports of optional packages."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
 import hashlib
 import importlib
+import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from reslink.errors import RETRY_WRITE, UsageError, write_failed
 
+if TYPE_CHECKING:
+    from _csv import Writer as CsvWriter
+
 
 def write_atomic(path: str | Path, content: bytes | str) -> Path:
-    """Writes a file atomically: temporary file, fsync, rename, fsync of the folder.
+    r"""Writes a file atomically: temporary file, fsync, rename, fsync of the folder.
 
     Args:
         path: The file to write; its folder is created if missing.
-        content: Bytes, or text that is written as UTF-8.
+        content: Bytes, or text that is written as UTF-8; a surrogate, which UTF-8 cannot hold, becomes ``\udce9``. In JSON
+            that is its escape.
 
     Returns:
         The path of the written file.
@@ -32,7 +39,7 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
         StorageError: If the file cannot be written (no space, no permission); an existing file stays unchanged.
     """
     target = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     part: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -164,12 +171,22 @@ def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
         yield
 
 
-_TELEMETRY_OFF: Final = {"onnxruntime": ("ORT_DISABLE_TELEMETRY",)}
+_TELEMETRY_VARIABLES: Final = {"onnxruntime": "ORT_DISABLE_TELEMETRY"}
 """Environment variables, by package, that are set before the package is imported.
 
 ONNX Runtime 1.29 and later sends telemetry to its vendor and keeps a device ID and a database in the home folder. Only this
 variable, set before the import, prevents both (see its Privacy.md). reslink handles patient images, so it is always set.
 """
+
+_TELEMETRY_MODULES: Final = {"openvino": "openvino_telemetry"}
+"""Modules that send telemetry, by the package that imports them. They are made impossible to import before the package is.
+
+OpenVINO sends an event to an analytics host when it is imported, and keeps an ID in ``~/intel``. No variable prevents this. If
+the module is missing, OpenVINO uses a module of its own without function.
+"""
+
+TELEMETRY_PACKAGES: Final = (*_TELEMETRY_VARIABLES, *_TELEMETRY_MODULES)
+"""Packages whose telemetry is switched off by :func:`optional_import`."""
 
 
 def optional_import(name: str, extra: str) -> ModuleType:
@@ -182,12 +199,19 @@ def optional_import(name: str, extra: str) -> ModuleType:
     Raises:
         UsageError: If the package is not installed. The message holds the command that installs it.
     """
-    for variable in _TELEMETRY_OFF.get(name.split(".")[0], ()):
-        os.putenv(variable, "1")
+    _switch_telemetry_off(name.split(".")[0])
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise missing_package(name.split(".")[0], extra) from error
+
+
+def _switch_telemetry_off(package: str) -> None:
+    if variable := _TELEMETRY_VARIABLES.get(package):
+        os.putenv(variable, "1")
+    module = _TELEMETRY_MODULES.get(package)
+    if module is not None and package not in sys.modules:
+        sys.modules[module] = None  # type: ignore[assignment]  # so that its import raises ImportError
 
 
 def missing_package(package: str, extra: str) -> UsageError:
@@ -240,3 +264,30 @@ def _packages_of(extra: str, visited: set[str]) -> Iterator[str]:
 def escape_formula(text: str) -> str:
     """Returns the text with a leading ``'`` if a spreadsheet would run it as a formula (OWASP, CSV injection)."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+class _NewlineStream:
+    r"""Ends each row of a CSV with a newline.
+
+    With ``lineterminator="\\n"``, Python 3.11 does not quote a carriage return in a cell, and the table cannot be read again.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, row: str) -> int:
+        return self._stream.write(row.removesuffix("\r\n") + "\n")
+
+
+def csv_writer(stream: TextIO) -> CsvWriter:
+    """Returns a CSV writer: rows end with a newline, and cells with a separator, a quote or any line end are quoted."""
+    return csv.writer(_NewlineStream(stream), lineterminator="\r\n")
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """Returns a CSV table with a header. A missing value is an empty cell; keys that are not columns are ignored."""
+    stream = io.StringIO()
+    writer = csv_writer(stream)
+    writer.writerow(columns)
+    writer.writerows([row.get(name) for name in columns] for row in rows)
+    return stream.getvalue()

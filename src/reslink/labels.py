@@ -1,11 +1,99 @@
-"""The class names of a task and their order."""
+"""The class names of a task and their order, and the spellings of labels and patient ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Context, Decimal
+from typing import Final
 
 from reslink.errors import UsageError, suggest
+from reslink.printable_names import printable
+
+MISSING: Final = frozenset({"", "nan", "na", "n/a", "n.a.", "#n/a", "<na>", "nat", "null", "none", "-", "--", "?"})
+"""How tables write a missing value, in lower case."""
+
+RARE: Final = 3
+"""A class with fewer cases may be a misspelled name of another class."""
+
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?")
+_ENUMERATED = re.compile(r"[ivx]+|.{0,3}|.*\d.*")
+"""Words that differ on purpose: Roman numerals, single letters and abbreviations, and words with digits."""
+
+
+def clean_text(text: str) -> str:
+    """Returns a label or patient id in its normal form: NFC, no invisible characters, single spaces."""
+    if text.isascii() and text.isprintable():  # most names; a table can have thousands
+        return " ".join(text.split())
+    visible = (char for char in text if unicodedata.category(char) != "Cf")
+    printed = (" " if unicodedata.category(char) in ("Cc", "Zs", "Zl", "Zp") else char for char in visible)
+    return " ".join(unicodedata.normalize("NFC", "".join(printed)).split())
+
+
+def is_missing(text: str) -> bool:
+    """Returns whether a cell states no value: it is empty, or a word such as ``nan``, ``N/A``, ``null`` or ``-``."""
+    return clean_text(text).casefold() in MISSING
+
+
+def spelling_key(text: str) -> str:
+    """Returns what all spellings of a name have in common that differ only in case, spacing or number format.
+
+    ``Tumor`` and ``tumor``, ``no tumor`` and ``No_Tumor``, ``1`` and ``1.0``, ``P1`` and ``p01`` have the same key.
+    """
+    plain = unicodedata.normalize("NFKC", clean_text(text)).casefold()
+    if _NUMBER.fullmatch(plain):
+        return str(Decimal(plain.replace(",", ".")).normalize(Context(prec=len(plain) + 1)))
+    plain = re.sub(r"(?<![\d.,])(\d+)[.,]0+$", r"\1", plain)
+    plain = re.sub(r"(?<![\d.,])0+(?=\d)", "", plain)
+    plain = re.sub(r"(?<=\d)[\s_-]+(?=\d)", "\0", plain)  # 1-23 is not 12-3
+    return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", "", plain)
+
+
+def spelling_conflicts(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Returns the pairs of different names that have the same :func:`spelling_key`."""
+    first: dict[str, str] = {}
+    pairs = ((first.setdefault(spelling_key(name), name), name) for name in dict.fromkeys(names))
+    return [(former, name) for former, name in pairs if former != name]
+
+
+def misspelled_class(counts: Mapping[str, int]) -> tuple[str, str] | None:
+    """Returns a class with fewer than three cases and the larger class within two typing errors of it; None if there is none.
+
+    Args:
+        counts: The number of cases of each class.
+    """
+    for rare in sorted((name for name, n in counts.items() if n < RARE), key=lambda name: (counts[name], name)):
+        others = [name for name in counts if counts[name] >= counts[rare] and _may_be_typo(rare, name)]
+        near = [name for name in others if _edits(spelling_key(rare), spelling_key(name)) <= 2]
+        if near:
+            return rare, min(near, key=lambda name: (_edits(spelling_key(rare), spelling_key(name)), -counts[name], name))
+    return None
+
+
+def _may_be_typo(name: str, other: str) -> bool:
+    """Returns whether two names differ in words, and neither is the other one with a prefix (normal, abnormal)."""
+    if name == other or name.casefold().endswith(other.casefold()) or other.casefold().endswith(name.casefold()):
+        return False
+    words, others = name.casefold().split(), other.casefold().split()
+    if len(words) != len(others):
+        return not any(char.isdigit() for char in name + other)
+    different = [pair for pair in zip(words, others, strict=True) if pair[0] != pair[1]]
+    return not any(_ENUMERATED.fullmatch(word) for pair in different for word in pair)
+
+
+def _edits(a: str, b: str) -> int:
+    """Returns the number of inserted, removed, replaced or swapped characters between two texts."""
+    rows = [list(range(len(b) + 1))]
+    for i, char in enumerate(a, start=1):
+        row = [i]
+        for j, other in enumerate(b, start=1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (char != other)))
+            if i > 1 and j > 1 and (a[i - 2], char) == (other, b[j - 2]):
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 @dataclass(frozen=True)
@@ -15,7 +103,7 @@ class Labels:
     With two classes the last one is the positive class; sensitivity, PPV and AUROC refer to it.
 
     Attributes:
-        names: At least two names. Names that differ only in case are not allowed.
+        names: At least two names. Names that differ only in case, spacing or number format are not allowed.
     """
 
     names: tuple[str, ...]
@@ -28,17 +116,21 @@ class Labels:
                 "A classifier needs at least two classes",
                 "Add images of another class: one folder per class, or one name per class in the column 'label'",
             )
-        seen: dict[str, str] = {}
+        if not all(name.strip() for name in self.names):
+            raise UsageError("A class name is empty", "Every class needs a name", "Fill in the column 'label'")
         for name in self.names:
-            if not name.strip():
-                raise UsageError("A class name is empty", "Every class needs a name", "Fill in the column 'label'")
-            other = seen.setdefault(name.strip().casefold(), name)
-            if other is not name:
+            if name.encode(errors="ignore").decode() != name:
                 raise UsageError(
-                    f"The class names {other!r} and {name!r} differ only in case or spaces",
-                    "Class names must differ in more than case and spaces",
-                    "Rename one of them, or merge them if they mean the same class",
+                    f"The class name '{printable(name)}' is not UTF-8",
+                    "A class name is text; only names of files and folders below it may be any bytes",
+                    "Rename the folder of the class",
                 )
+        for name, other in spelling_conflicts(self.names):
+            raise UsageError(
+                f"The class names {name!r} and {other!r} differ only in case, spacing or number format",
+                "Class names must differ in more than that",
+                "Rename one of them, or merge them if they mean the same class",
+            )
 
     @classmethod
     def sorted_from(cls, names: Iterable[str]) -> Labels:
@@ -55,9 +147,10 @@ class Labels:
         labels = cls.sorted_from(names)
         if order is None:
             return labels
+        order = [clean_text(name) for name in order]
         if sorted(order) != list(labels.names):
             raise UsageError(
-                f"The class order {list(order)} does not match the classes of the data",
+                f"The class order {order} does not match the classes of the data",
                 f"The order must name each of {list(labels.names)} exactly once",
                 "Correct the setting 'data.class_order'",
             )

@@ -12,11 +12,7 @@ import reslink
 from reslink.cli.main import app
 from reslink.errors import UsageError
 
-
-@pytest.fixture(autouse=True)
-def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reslink.audit.checks.shortcuts.TREES", 10)
-    monkeypatch.setattr("reslink.audit.checks.label_errors.TREES", 30)
+pytestmark = pytest.mark.usefixtures("few_trees")
 
 
 def test_it_returns_what_the_command_prints(heads: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image as Picture
 
 import reslink
-from reslink.api.explain import _files_and_masks
+from reslink.api.explain import _files_of
 from reslink.errors import UsageError
+from reslink.explain.explain_files import ExplainOptions
 from reslink.labels import Labels
 
 
@@ -40,6 +41,6 @@ def test_the_images_of_a_folder_are_listed_one_by_one(tmp_path: Path) -> None:
     for path in images:
         Picture.new("L", (8, 8)).save(path)
     missing = str(tmp_path / "missing.png")
-    files, masks = _files_and_masks([missing, str(tmp_path / "two"), str(images[2])], Labels(("A", "B")))
+    files, options = _files_of([missing, str(tmp_path / "two"), str(images[2])], Labels(("A", "B")), ExplainOptions())
     assert [str(path) for path in files] == [missing, *map(str, images)]
-    assert masks == {}
+    assert (options.masks, options.units) == ({}, {})

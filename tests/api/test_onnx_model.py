@@ -63,6 +63,6 @@ def test_a_failure_leaves_the_bundle_unchanged(
     assert onnx_model.add_onnx_model(Bundle.load(folder)).onnx_model is None
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage().startswith("Warning: model.onnx was not written")
+    assert record.getMessage().startswith("model.onnx was not written")
     assert fault.args[0] in record.getMessage()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

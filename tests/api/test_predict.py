@@ -14,7 +14,7 @@ import reslink
 from reslink.api import predict as predict_module
 from reslink.errors import UsageError
 from reslink.imaging import reading
-from reslink.inference.classifier import Prediction
+from reslink.inference.prediction import Prediction
 
 
 def test_one_image_many_images_and_an_array_give_the_same(
@@ -36,9 +36,9 @@ def test_csv_and_pictures(trained: dict[str, Any], image: Path, tmp_path: Path) 
     assert [row["label"] for row in rows] == [predictions[0].label, ""]
     assert "missing.png" in rows[1]["error"]
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == [f"0001_{image.stem}.png"]
-    with pytest.raises(UsageError, match=r"already holds pictures of an earlier run.*Add --overwrite"):
+    with pytest.raises(UsageError, match=r"already holds pictures of an earlier run.*Add overwrite=True"):
         reslink.predict(trained["bundle"], image, pictures=tmp_path / "pictures", backend="onnxruntime", device="cpu")
-    with pytest.raises(UsageError, match="without --pictures"):
+    with pytest.raises(UsageError, match="without pictures=…"):
         reslink.predict(trained["bundle"], image, overwrite=True)
 
 

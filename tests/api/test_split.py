@@ -26,5 +26,5 @@ def test_no_patient_is_in_two_splits(heads: Path, tmp_path: Path, capfd: pytest.
 def test_folds(heads: Path, tmp_path: Path) -> None:
     summary = reslink.split(reslink.Manifest.open(heads), tmp_path / "folds.csv", folds=3, group_by="patient")
     assert sum(summary["fold_sizes"]) == 28
-    with pytest.raises(UsageError, match="--folds and --fractions"):
+    with pytest.raises(UsageError, match="folds=… and fractions=…"):
         reslink.split(heads, tmp_path / "x.csv", folds=3, fractions=(0.6, 0.2, 0.2))

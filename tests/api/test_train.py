@@ -14,7 +14,8 @@ import reslink
 from reslink.api.train import _test_cases
 from reslink.bundles.bundle import Bundle
 from reslink.cli.main import app
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.labels import Labels
 
@@ -49,6 +50,13 @@ def test_nothing_is_printed_and_settings_may_be_texts(heads: Path, tmp_path: Pat
         reslink.train(heads, tmp_path / "run", settings=["trainer.epoch=3"])
     assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_text_of_a_mapping_stays_a_text(heads: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"optimizer\.lr is '1e-3'\. It is a number"):
+        reslink.train(heads, tmp_path / "run", settings={"optimizer.lr": "1e-3"})
+    with pytest.raises(UsageError, match=r"settings=\['trainer\.epoch'\] is not a setting"):
+        reslink.train(heads, tmp_path / "run", settings={"trainer.epoch": 3})
 
 
 def test_only_the_test_split_of_a_run_is_evaluated(tmp_path: Path) -> None:

@@ -128,6 +128,12 @@ def test_real_heads_raise_hardly_any_alarm_and_planted_letters_are_found(shared_
     assert found >= 0.85 * count
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 37])
+def test_percentiles_are_those_of_numpy(rng: np.random.Generator, count: int) -> None:
+    values = rng.random(count, np.float32)
+    np.testing.assert_allclose(burned_in_text._percentiles(values, (0.5, 0.9)), np.percentile(values, (50, 90)), rtol=1e-6)
+
+
 def test_a_flat_or_tiny_image_has_no_text() -> None:
     assert find_text(picture(np.full((64, 64), 7, np.uint8))) == []
     assert find_text(picture(np.arange(64, dtype=np.uint8).reshape(8, 8))) == []

@@ -52,3 +52,26 @@ def test_a_damaged_json_is_refused(saved, text):
     (saved.folder / "bundle.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(BundleError, match=r"bundle\.json"):
         Bundle.load(saved.folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v["provenance"].update(a=10**400),
+        lambda v: v["preprocess"].update(size=10**30),
+        lambda v: v.update(schema_version=10**4000),
+        lambda v: v["architecture"].update(num_classes=-(10**25)),
+        lambda v: v["metrics"].update(a=eval("[" * 90 + "]" * 90)),
+    ],
+)
+def test_a_hostile_value_is_refused(rewrite, saved, change):
+    rewrite(saved.folder, change)
+    with pytest.raises(BundleError, match=r"is damaged \(.*(digits|levels deep)"):
+        Bundle.load(saved.folder)
+
+
+def test_a_number_that_is_too_large_is_refused(saved):
+    path = saved.folder / "bundle.json"
+    path.write_text(path.read_text().replace('"schema_version"', '"a": 1e999, "schema_version"'))
+    with pytest.raises(BundleError, match="too large"):
+        Bundle.load(saved.folder)

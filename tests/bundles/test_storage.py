@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.decision.calibration import FittedOn
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.storage import bundle_name, replace_folder
 from reslink.errors import BundleError, StorageError
@@ -14,6 +15,39 @@ from reslink.errors import BundleError, StorageError
 
 def test_a_run_is_accepted_for_its_bundle(saved, tmp_path):
     assert Bundle.load(tmp_path).weights_sha256 == saved.weights_sha256
+
+
+def calibrated(bundle, saved, state, folder):
+    fitted_on = FittedOn(
+        digest="ab" * 32,
+        n_images=8,
+        n_groups=8,
+        split=None,
+        counts={"Healthy": 4, "Tumor": 4},
+        method="temperature",
+        operating_point="youden",
+    )
+    dataclasses.replace(bundle, decision=Decision(threshold=0.3, fitted_on=fitted_on)).save(folder, state)
+
+
+def test_a_run_stands_for_its_calibrated_bundle_and_it_is_said(bundle, saved, network, tmp_path, caplog):
+    calibrated(bundle, saved, network.state_dict(), tmp_path / "calibrated")
+    assert Bundle.load(tmp_path).decision.threshold == 0.3
+    assert f"{tmp_path} stands for its calibrated bundle, {tmp_path / 'calibrated'}" in caplog.text
+    assert Bundle.load(saved.folder).decision.threshold != 0.3
+
+
+def test_several_calibrated_bundles_are_named(bundle, saved, network, tmp_path):
+    for name in ("first", "second"):
+        calibrated(bundle, saved, network.state_dict(), tmp_path / name)
+    with pytest.raises(BundleError, match=r"holds 2 calibrated bundles: first, second.*Give the folder of one of them"):
+        Bundle.load(tmp_path)
+
+
+def test_a_bundle_of_other_weights_inside_a_run_is_not_taken(bundle, saved, network, tmp_path, caplog):
+    calibrated(bundle, saved, {name: value * 2 for name, value in network.state_dict().items()}, tmp_path / "other")
+    assert Bundle.load(tmp_path).folder == saved.folder
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -116,3 +118,25 @@ def test_a_misspelt_option_names_the_right_one() -> None:
 def test_the_help_lists_the_common_options() -> None:
     _, out, _ = invoke(lambda _: None, "--help")
     assert all(option in out for option in ("--quiet", "--verbose", "--offline", "--debug"))
+
+
+@pytest.mark.filterwarnings("default")
+def test_messages_and_logs_escape_names() -> None:
+    name = os.fsdecode(b"m\xe9d\r\n.png")
+    assert invoke(raising(InputError(f"{name} is broken", "B", "C"))) == (
+        1,
+        "",
+        "Error: m\\xe9d\\r\\n.png is broken.\n  B.\n  C.\n",
+    )
+
+    def act(_: Console) -> None:
+        logging.getLogger("reslink.test").warning("%s is left out", name)
+        warnings.warn(f"{name} is odd", ImagingWarning, stacklevel=2)
+
+    assert invoke(act)[2].splitlines() == [r"m\xe9d\r\n.png is left out", r"Warning: m\xe9d\r\n.png is odd"]
+
+
+def test_help_texts_do_not_need_docstrings() -> None:
+    program = "from reslink.cli import main, command; print(main.train.train.__doc__, command.help_text(main.train.train))"
+    done = subprocess.run([sys.executable, "-OO", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("None Train a classifier, evaluate it on held-out cases")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 
 import pytest
 
@@ -83,3 +84,62 @@ def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> N
     assert "loss 0.25" in text
     assert "[epoch] done" in text
     assert text.endswith("after\n")
+
+
+FORGED = os.fsdecode(b"m\xe9d\r\x1b[2KHealthy\t0.001\n.png")
+SHOWN = r"m\xe9d\r\x1b[2KHealthy\t0.001\n.png"
+
+
+def test_a_name_cannot_write_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(verbose=True)
+    for write in (console.note, console.detail, console.warn, console.data):
+        write(f"{FORGED} cannot be read")
+    console.row("Tumor", FORGED)
+    console.table(("name",), [(FORGED,)])
+    console.warn("first", "second")
+    out, err = capsys.readouterr()
+    assert err == f"{SHOWN} cannot be read\n" * 3 + "first\nsecond\n"
+    assert out == f"{SHOWN} cannot be read\nTumor\t{SHOWN}\nname\n{SHOWN}\n"
+
+
+def test_a_table_on_a_terminal_shows_names_as_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr("sys.stdout", stream)
+    Console().table(("[red]name",), [(FORGED,)], title=f"[bold]{FORGED}")
+    text = stream.getvalue()
+    assert SHOWN in text
+    assert "[red]name" in text
+    assert not set(text) & set("\r\t\udce9")
+    assert "\x1b[2K" not in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "iso-8859-1", "cp1252"])
+@pytest.mark.parametrize("name", [FORGED, "Köpfe → 日本 😀", "c1 \x9b2K", "\u202egnp", "\ud800"])
+def test_json_is_utf8_for_any_name_and_terminal(monkeypatch: pytest.MonkeyPatch, encoding: str, name: str) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
+    monkeypatch.setattr("sys.stdout", stream)
+    Console().json({"path": name})
+    Console().json({name: [name]}, indent=2)
+    line, rest = raw.getvalue().decode("utf-8").split("\n", 1)
+    assert json.loads(line) == {"path": name}
+    assert json.loads(rest) == {name: [name]}
+    assert (line + rest.replace("\n", "")).isprintable()
+    assert "日" not in name or ("日" in line) == (encoding == "utf-8")
+
+
+def test_progress_escapes_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ProgressBar().message(FORGED)
+    lines = Console().progress()
+    lines.start(1, FORGED)
+    lines.message(FORGED)
+    assert capsys.readouterr().err == f"{SHOWN}\n{SHOWN}: 1 step\n{SHOWN}\n"
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    bar = ProgressBar()
+    bar.start(1, f"[red]{FORGED}")
+    bar.message(FORGED)
+    bar.end()
+    assert "[red]m" in stream.getvalue()
+    assert not set(stream.getvalue()) & set("\t\udce9")
+    assert "\x1b[2KHealthy" not in stream.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from reslink import __version__
-from reslink.cli.main import app
+from reslink.cli.main import _output_stream, app
 
 
 def invoke(*words: str | Path) -> Result:
@@ -50,3 +51,73 @@ def test_completion_for_the_shell_is_there() -> None:
     words = [sys.executable, "-m", "reslink", "--show-completion", "bash"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=named)
     assert "_RESLINK_COMPLETE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written"), [("ascii", rb"\xc4 \u2192"), ("iso-8859-1", b"\xc4 \\u2192"), ("utf-8", "Ä →".encode())]
+)
+def test_a_terminal_of_any_encoding_shows_every_text(encoding: str, written: bytes) -> None:
+    raw = io.BytesIO()
+    stream = _output_stream(io.TextIOWrapper(raw, encoding=encoding))
+    stream.write("Ä →")
+    stream.flush()
+    assert raw.getvalue() == written
+
+
+def test_without_a_standard_output_the_command_still_works() -> None:
+    with _output_stream(None) as stream:
+        assert stream.write("text") == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "suggested"), [("--ou", "--out"), ("--jsn", "--json"), ("--only", None), ("--no-quiet", None), ("--max", None)]
+)
+def test_only_an_option_of_the_same_meaning_is_suggested(option: str, suggested: str | None) -> None:
+    said = " ".join(invoke("evaluate", "b", "d", option, "x").stderr.replace("│", " ").split())
+    assert f"No such option: {option}" in said
+    assert ("Possible options" in said) == (suggested is not None)
+    assert suggested is None or f"(Possible options: {suggested})" in said
+
+
+EARLY = """
+import sys
+from reslink.cli.main import app
+from typer.testing import CliRunner
+for line in sys.stdin:
+    *words, expected = line.rstrip("\\n").split("|")
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, words)
+    heavy = sorted({"torch", "sklearn", "pandas", "onnxruntime"} & set(sys.modules))
+    assert result.exit_code == 2 and expected in " ".join(result.stderr.split()) and not heavy, (words, result.stderr, heavy)
+"""
+
+
+def test_a_typing_error_is_reported_before_anything_heavy_is_imported(
+    tmp_path: Path, built_zoo: Path, ring_heads: Path
+) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("path,lable\na.png,x\n")
+    ct, out = built_zoo / "ct", tmp_path / "out"
+    lines = [
+        f"train|{ring_heads}|--out|{out}|--set|trainer.epoch=3|Did you mean 'trainer.epochs'?",
+        f"train|{ring_heads}|--out|{out}|--recipe|contex_20|Did you mean 'context_20'?",
+        f"train|{ring_heads}|--out|{out}|--set|model.variant=reslink_smal|Did you mean 'reslink_small'?",
+        f"train|{table}|--out|{out}|has no column 'label'",
+        f"train|{tmp_path / 'none'}|--out|{out}|does not exist",
+        f"predict|{ct}|{ring_heads}|--device|cpuu|Did you mean 'cpu'?",
+        f"predict|{ct}|{ring_heads}|--backend|onnxruntim|Did you mean 'onnxruntime'?",
+        f"explain|{ct}|{ring_heads}|--out|{out}|--class|Tumour|Did you mean 'Tumor'?",
+        f"explain|{ct}|{ring_heads}|--out|{out}|--method|gradcam|Did you mean 'grad_cam'?",
+        f"evaluate|{ct}|{ring_heads}|--out|{out}|--by|splitt|Did you mean 'split'?",
+        f"split|{ring_heads}|--out|{out}|--folds|1|--folds",
+        f"audit|{tmp_path / 'none'}|does not exist",
+        f"calibrate|{ct}|{ring_heads}|--operating-point|yuden|Did you mean 'youden'?",
+        f"compare|{ct}|{tmp_path / 'none'}|--data|{ring_heads}|{tmp_path.name}",
+        f"experiment|ablation|{ring_heads}|--out|{out}|--set|trainer.epoch=3|Did you mean 'trainer.epochs'?",
+        f"experiment|robustness|{ct}|{ring_heads}|--out|{out}|--only|noize|Did you mean 'noise'?",
+        f"experiment|transfer|{ct}|{ring_heads}|--out|{out}|--map|x=Tumour|Did you mean 'Tumor'?",
+        "describe|reslink_smal|Did you mean 'reslink_small'?",
+    ]
+    words = [sys.executable, "-c", EARLY]
+    done = subprocess.run(words, input="\n".join(lines), capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not out.exists()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
+from typing import Any
 
-from reslink.cli.options import threads_from_environment
+import pytest
+import typer
+
+from reslink.cli.main import app
+from reslink.cli.options import parse_split, threads_from_environment
 
 
 @pytest.mark.parametrize(("value", "threads"), [("3", 3), ("4,2", 4), ("", None), ("many", None), ("0", None), ("-1", None)])
@@ -13,3 +18,35 @@ def test_threads_of_the_environment(value: str, threads: int | None, monkeypatch
     assert threads_from_environment() == threads
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert threads_from_environment() is None
+
+
+def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    for word, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*words, word))
+        else:
+            yield " ".join((*words, word)), command
+
+
+def test_every_command_that_reads_a_data_set_takes_columns_and_root() -> None:
+    found = {}
+    for name, command in commands(typer.main.get_command(app)):
+        metavars = {parameter.metavar for parameter in command.params}
+        options = {option for parameter in command.params for option in parameter.opts}
+        if metavars & {"DATA", "OTHER_DATA..."}:
+            found[name] = {"--columns", "--root"} <= options
+    assert found == dict.fromkeys(found, True)
+    assert {"train", "split", "audit", "evaluate", "calibrate", "compare", "experiment epochs", "experiment transfer"} <= {
+        *found
+    }
+
+
+@pytest.mark.parametrize("text", ["validation", "val", "valid", "VAL", "dev"])
+def test_a_split_has_the_spellings_of_data_sets(text: str) -> None:
+    assert parse_split(text) == "validation"
+    assert (parse_split("all"), parse_split("Testing"), parse_split("training")) == ("all", "test", "train")
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(typer.BadParameter, match="'tst' is not one of 'all', 'train', 'validation', 'test'"):
+        parse_split("tst")

@@ -11,6 +11,17 @@ import pytest
 
 MOST_MODULES = 15
 MOST_MODULES_OF = {"cli/commands": 25, "datasets": 25}
+MOST_MODULES_OF_ONE_TEST = 5
+"""A test file named after its package serves a package of at most this many modules."""
+
+TESTED_ELSEWHERE = {
+    "audit/extract.py": "audit/test_audit.py",
+    "cli/commands/evaluate.py": "end_to_end/test_workflow.py",
+    "cli/commands/train.py": "end_to_end/test_workflow.py",
+    "datasets/near_duplicates/features.py": "datasets/near_duplicates/test_fingerprints.py",
+    "datasets/near_duplicates/thumbnails.py": "datasets/near_duplicates/test_groups.py",
+}
+"""Modules whose tests need the fixtures of another test file."""
 
 
 def import_circle(imports: Mapping[str, Iterable[str]]) -> list[str]:
@@ -27,14 +38,15 @@ def modules_of(package: Path) -> list[str]:
 
 
 def untested(source: Path, tests: Path) -> list[str]:
-    """Returns the modules that have neither ``test_<module>.py`` in the mirrored folder of tests/ nor in their package."""
+    """Returns the modules without a test: ``test_<module>.py`` in the mirrored folder, or one for their small package."""
     missing = []
     for path in sorted(source.rglob("*.py")):
         if path.stem in ("__init__", "__main__"):
             continue
         folder = tests / path.parent.relative_to(source)
-        of_module, of_package = folder / f"test_{path.stem}.py", folder / f"test_{path.parent.name}.py"
-        if not of_module.exists() and not (path.parent != source and of_package.exists()):
+        small = path.parent != source and len(modules_of(path.parent)) <= MOST_MODULES_OF_ONE_TEST
+        tested = (folder / f"test_{path.stem}.py").exists() or (small and (folder / f"test_{path.parent.name}.py").exists())
+        if not tested:
             missing.append(str(path.relative_to(source)))
     return missing
 
@@ -70,8 +82,9 @@ def test_no_package_holds_too_many_modules(root: Path) -> None:
     assert {name: n for name, n in counts.items() if n > MOST_MODULES_OF.get(name, MOST_MODULES)} == {}
 
 
-def test_every_module_has_a_test_file_of_its_own_or_of_its_package(root: Path) -> None:
-    assert untested(root / "src" / "reslink", root / "tests") == []
+def test_every_module_has_a_test_file_of_its_own_or_of_its_small_package(root: Path) -> None:
+    assert untested(root / "src" / "reslink", root / "tests") == sorted(TESTED_ELSEWHERE)
+    assert all((root / "tests" / test).exists() for test in TESTED_ELSEWHERE.values())
 
 
 def test_every_test_file_mirrors_a_module_or_a_package(root: Path) -> None:
@@ -85,3 +98,11 @@ def test_a_module_without_a_test_is_noticed(test: str, missing: list[str], tmp_p
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert untested(tmp_path / "src", tmp_path / "tests") == missing
+
+
+@pytest.mark.parametrize(("modules", "missing"), [(MOST_MODULES_OF_ONE_TEST, 0), (MOST_MODULES_OF_ONE_TEST + 1, 6)])
+def test_one_test_file_serves_a_small_package_only(modules: int, missing: int, tmp_path: Path) -> None:
+    for name in ("src/a/__init__.py", "tests/a/test_a.py", *(f"src/a/m{i}.py" for i in range(modules))):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert len(untested(tmp_path / "src", tmp_path / "tests")) == missing

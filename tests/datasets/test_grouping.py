@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reslink.datasets.case import Case
 from reslink.datasets.grouping import group_cases
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.labels import Labels
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reslink.datasets.case import Case
 from reslink.datasets.leakage import (
     CALIBRATION_REASONS,
     NEAR_DUPLICATE,
@@ -15,7 +16,7 @@ from reslink.datasets.leakage import (
     leakage_reasons,
     leaked_cases,
 )
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.manifest import Manifest
 from reslink.errors import CheckFailedError
 from reslink.labels import Labels
 

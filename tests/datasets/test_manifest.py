@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
+import csv
+import io
+import unicodedata
 from pathlib import Path
 
 import pytest
-from PIL import Image as Picture
+from hypothesis import HealthCheck, given, settings, strategies
 
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, UsageError
-from reslink.imaging.reading import find_images
 from reslink.labels import Labels
 
 
@@ -36,195 +37,6 @@ def images(tmp_path: Path) -> Path:
 FOUR = "a1.png,a\na2.png,a\nb1.png,b\nb2.png,b\n"
 
 
-class TestFolder:
-    def test_each_folder_is_a_class_and_order_is_by_name(self, tmp_path: Path) -> None:
-        put(tmp_path, "Tumor/2.png", "Tumor/deep/1.dcm", "Healthy/1.png", "Healthy/2.png")
-        manifest = Manifest.open(tmp_path)
-        assert manifest.labels.names == ("Healthy", "Tumor")
-        assert [case.name for case in manifest.cases] == [
-            "Healthy/1.png",
-            "Healthy/2.png",
-            "Tumor/2.png",
-            "Tumor/deep/1.dcm",
-        ]
-        assert manifest.targets == [0, 0, 1, 1]
-        assert all(case.path.is_absolute() and case.path.is_file() for case in manifest.cases)
-        assert (manifest.root, len(manifest)) == (tmp_path, 4)
-
-    def test_non_image_files_are_skipped(self, tmp_path: Path) -> None:
-        put(tmp_path, "a/1.png", "a/2", "b/1.png", "b/2.png", "masks/1.png", "Masks2/x.png", "Masks2/y.png")
-        put(tmp_path, ".git/config", "a/.hidden.png", "a/Thumbs.db", "a/notes.txt", "a/README", "b/masks/1.png")
-        manifest = Manifest.open(tmp_path)
-        assert manifest.labels.names == ("Masks2", "a", "b")
-        assert [case.name for case in manifest.cases if case.label == "a"] == ["a/1.png", "a/2"]
-        assert [case.name for case in manifest.cases if case.label == "b"] == ["b/1.png", "b/2.png"]
-
-    def test_folders_named_like_splits_contain_the_classes(self, tmp_path: Path) -> None:
-        put(tmp_path, *(f"{s}/{c}/{i}.png" for s in ("Training", "Testing") for c in ("a", "b") for i in range(2)))
-        manifest = Manifest.open(tmp_path)
-        assert manifest.labels.names == ("a", "b")
-        assert {(case.name.split("/")[0], case.split) for case in manifest.cases} == {
-            ("Training", "train"),
-            ("Testing", "test"),
-        }
-
-    def test_a_relative_path_and_a_trailing_slash_are_fine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        put(tmp_path, "d/a/1.png", "d/a/2.png", "d/b/1.png", "d/b/2.png")
-        monkeypatch.chdir(tmp_path)
-        assert Manifest.open("d/").root == tmp_path / "d"
-
-    def test_classes_may_be_links(self, tmp_path: Path) -> None:
-        put(tmp_path, "real/a/1.png", "real/a/2.png", "real/b/1.png", "real/b/2.png")
-        (tmp_path / "view").mkdir()
-        (tmp_path / "view" / "x").symlink_to(tmp_path / "real" / "a")
-        (tmp_path / "view" / "y").symlink_to(tmp_path / "real" / "b")
-        assert Manifest.open(tmp_path / "view").cases[0].name == "x/1.png"
-
-    @pytest.mark.parametrize(
-        ("names", "message"),
-        [
-            ((), "is empty"),
-            (("1.png", "2.png"), "no class folders and no manifest.csv"),
-            (("a/1.png", "a/2.png"), "only the class 'a'"),
-            (("a/1.png", "a/2.png", "b/1.png"), "class 'b' has only one case"),
-            (("a/1.png", "a/2.png", "b/.keep"), "class folder 'b' .* has no images"),
-            (("Tumor/1.png", "Tumor/2.png", "tumor/1.png", "tumor/2.png"), "'Tumor' and 'tumor'"),
-            (("a/1.png", "a/2.png", "a /1.png", "a /2.png"), "same name apart from spaces"),
-            (("train/1.png", "test/a/1.png"), "named like a split but has no class folders"),
-        ],
-    )
-    def test_refused(self, tmp_path: Path, names: tuple[str, ...], message: str) -> None:
-        with pytest.raises(UsageError, match=message):
-            Manifest.open(put(tmp_path, *names))
-
-    def test_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"nowhere does not exist\. DATA is a folder of class folders"):
-            Manifest.open(tmp_path / "nowhere")
-
-
-class TestTable:
-    def test_all_columns(self, images: Path) -> None:
-        table(
-            images,
-            "path,label,patient_id,mask,split,age\n"
-            "a1.png,a,p1,,train,40\na2.png,a,p2,,val,\nb1.png,b,p3,m/b1.png,Testing,60\nb2.png,b,,,train,70\n",
-        )
-        manifest = Manifest.open(images)
-        one, two, three, four = manifest.cases
-        assert (one.patient_id, one.split, one.mask, dict(one.extra)) == ("p1", "train", None, {"age": "40"})
-        assert (two.split, three.split, three.mask) == ("validation", "test", images / "m" / "b1.png")
-        assert (four.patient_id, four.name) == (None, "b2.png")
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            codecs.BOM_UTF8 + f"path,label\n{FOUR}".encode(),
-            f"path;label\n{FOUR}".replace(",", ";"),
-            f"Path\tLABEL\r\n{FOUR}".replace(",", "\t").replace("\n", "\r\n"),
-            f"\n\npath,label\n\n{FOUR}\n , \n",
-            f"label, path\n{''.join(f'{r[7]} , {r[:6]}' + chr(10) for r in FOUR.split())}",
-            f"path,label\n{FOUR}{FOUR}",
-            f"path,label\n{FOUR}".replace("a1.png", "./m/../a1.png"),
-            f"path,label\n{FOUR}".replace("a1.png", '"a1.png"'),
-            f"path,label\n{FOUR}".encode("utf-16"),
-        ],
-        ids=["bom", "semicolon", "tab", "blank lines", "spaces", "twice alike", "dots", "quotes", "utf-16"],
-    )
-    def test_ways_of_writing_the_same(self, images: Path, text: str | bytes) -> None:
-        manifest = Manifest.open(table(images, text, "cohort.csv"))
-        assert [(case.name, case.label) for case in manifest.cases] == [
-            ("a1.png", "a"),
-            ("a2.png", "a"),
-            ("b1.png", "b"),
-            ("b2.png", "b"),
-        ]
-
-    def test_backslashes_of_windows(self, images: Path) -> None:
-        table(
-            images,
-            f"path,label,mask\n{FOUR.replace(chr(10), ',' + chr(10))}".replace("b1.png,b,", "b1.png,b,m\\b1.png"),
-        )
-        assert Manifest.open(images).cases[2].mask == images / "m" / "b1.png"
-
-    def test_a_table_in_the_folder_comes_before_class_folders(self, images: Path) -> None:
-        put(images, "x/1.png", "y/1.png")
-        table(images, f"path,label\n{FOUR}")
-        assert Manifest.open(images).labels.names == ("a", "b")
-
-    def test_a_table_that_may_not_be_read(self, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        table(images, f"path,label\n{FOUR}")
-
-        def forbidden(path: Path) -> bytes:
-            raise PermissionError(13, "Permission denied", str(path))
-
-        monkeypatch.setattr(Path, "read_bytes", forbidden)
-        with pytest.raises(UsageError, match=r"manifest\.csv cannot be read: Permission denied.*DATA is a folder.*permissions"):
-            Manifest.open(images)
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("", "no column 'path'.*; it is empty"),
-            ("file,label\na1.png,a\n", "no column 'path'.*Add the column 'path'"),
-            ("path,lable\na1.png,a\n", "no column 'label'.*Did you mean 'lable'. Rename it to 'label'"),
-            ("path,label,label\na1.png,a,b\n", "two columns 'label'"),
-            ("path,label\n", "no rows below its header"),
-            ("path,label\na1.png,a\na2.png,a\n", "only the class 'a'"),
-            ("path,label\na1.png,a\na2.png,a\nb1.png,b\n", "class 'b' has only one case"),
-            ("path,label\na1.png,Tumor\na2.png,Tumor\nb1.png,tumor\nb2.png,tumor\n", "'Tumor' and 'tumor'"),
-            (
-                b"path,label\na1.png,\xff\xfe\xfa\n",
-                "cannot be read as text: it is not UTF-8.*DATA is a folder.*Give the folder",
-            ),
-            (b"\xff\xfep\x00a", "cannot be read as text: it is not UTF-16.*save the table as"),
-            ('path,label\na1.png,"a\n', "is not CSV"),
-        ],
-    )
-    def test_refused(self, images: Path, text: str | bytes, message: str) -> None:
-        table(images, text)
-        with pytest.raises(UsageError, match=message):
-            Manifest.open(images)
-
-    @pytest.mark.parametrize(
-        ("row", "message"),
-        [
-            ("nowhere.png,a", "Row 6 of manifest.csv names 'nowhere.png', which does not exist"),
-            (",a", "Row 6 of manifest.csv has no 'path'"),
-            ("m/b1.png,", "Row 6 of manifest.csv has no 'label'"),
-            ("m/b1.png,a,,,,,", None),
-            ("m/b1.png,a,x,y,z,w,v", "Row 6 of manifest.csv has 7 cells, but the header has 5"),
-            ("a1.png,b", "Row 6 of manifest.csv names 'a1.png' again with the label 'b', but row 2 has 'a'"),
-            ("a1.png,a,p1", "names 'a1.png' again with other details than row 2"),
-            ("../secret.png,a", "Row 6 .*'../secret.png', which is outside"),
-            ("m/../../secret.png,a", "is outside"),
-            ("..\\secret.png,a", "is outside"),
-            ("/etc/passwd,a", "Row 6 .*'/etc/passwd', which is outside"),
-            ("m/b1.png,a,,/etc/passwd,", "is outside"),
-            ("m/b1.png,a,,nowhere.png,", "Row 6 .*'nowhere.png', which does not exist"),
-            ("m/b1.png,a,,,tset", "Row 6 .*the split 'tset'.*Did you mean 'test'"),
-            ("m,a", "Row 6 .*names the folder 'm'.*a volume or a series has no single label"),
-            ("m/b1.png\0,a", "Row 6 .*control character"),
-        ],
-    )
-    def test_row_refused_by_its_number(self, images: Path, row: str, message: str | None) -> None:
-        (images.parent / "secret.png").write_bytes(b"x")
-        table(images, f"path,label,patient_id,mask,split\n{FOUR}{row}\n")
-        if message is None:
-            assert len(Manifest.open(images)) == 5
-            return
-        with pytest.raises(UsageError, match=message):
-            Manifest.open(images)
-
-    def test_an_absolute_path_below_the_table_is_fine(self, images: Path) -> None:
-        table(images, f"path,label\n{FOUR}".replace("a1.png", str(images / "a1.png")))
-        assert Manifest.open(images).cases[0].name == "a1.png"
-
-    def test_cells_beyond_the_limit_of_csv(self, images: Path) -> None:
-        table(images, f"path,label\n{FOUR}{'x' * 200_000},a\n")
-        with pytest.raises(UsageError, match=r"Row 6 of .* is not CSV"):
-            Manifest.open(images)
-
-
 class TestClasses:
     def test_a_stated_order(self, images: Path) -> None:
         table(images, f"path,label\n{FOUR}")
@@ -246,6 +58,160 @@ class TestClasses:
         table(images, f"path,label\n{FOUR}".replace(",b", ",Tumour"))
         with pytest.raises(UsageError, match=r"b1.png has the label 'Tumour'.*Did you mean 'Tumor'"):
             Manifest.open(images, labels=Labels(("a", "Tumor")))
+
+
+class TestSpellings:
+    """Labels and patients that mean the same are the same or are refused, in tables and folders."""
+
+    def data(self, root: Path, kind: str, labels: list[str], patients: list[str] | None = None) -> Path:
+        """24 images with labels and patients in turn, as a table or as class folders."""
+        names = [f"{i:02}.png" for i in range(24)]
+        if kind == "folders":
+            return put(root, *(f"{labels[i % len(labels)]}/{name}" for i, name in enumerate(names)))
+        patients = patients or ["P{i}"]
+        lines = [f"{n},{labels[i % len(labels)]},{patients[i % len(patients)].format(i=i)}" for i, n in enumerate(names)]
+        return table(put(root, *names), "\n".join(["path,label,patient_id", *lines]))
+
+    @pytest.mark.parametrize("kind", ["table", "folders"])
+    @pytest.mark.parametrize(
+        ("labels", "names"),
+        [
+            (["L\u00e9sion", "Healthy", "Le\u0301sion"], ("Healthy", "L\u00e9sion")),
+            (["Tumor", "Healthy", "Tu\u200bmor", "\ufeffHealthy"], ("Healthy", "Tumor")),
+            (["no tumor", "tumor", "no\u00a0tumor", "no  tumor"], ("no tumor", "tumor")),
+        ],
+    )
+    def test_invisible_differences_make_no_class(
+        self, tmp_path: Path, kind: str, labels: list[str], names: tuple[str, ...]
+    ) -> None:
+        assert Manifest.open(self.data(tmp_path, kind, labels)).labels.names == names
+
+    @pytest.mark.parametrize("kind", ["table", "folders"])
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            (["0", "1", "1.0"], r"labels '1' \(8 cases\) and '1.0' \(8 cases\) differ only in case, spacing or number format"),
+            (["Tumor", "x", "tumor"], "'Tumor' .* and 'tumor'"),
+            (["No Tumor", "x", "no_tumor"], "'No Tumor' .* and 'no_tumor'"),
+            (["01", "2", "1"], "'0?1' .* and '0?1'"),
+        ],
+    )
+    def test_spellings_of_one_class_are_refused(self, tmp_path: Path, kind: str, labels: list[str], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            Manifest.open(self.data(tmp_path, kind, labels))
+
+    @pytest.mark.parametrize("name", ["nan", "NA", "null", "None", "-"])
+    def test_a_class_folder_of_missing_labels(self, tmp_path: Path, name: str) -> None:
+        data = self.data(tmp_path, "folders", ["Tumor", name])
+        with pytest.raises(UsageError, match=f"The class folder of {name}/01.png is named '{name}', which means"):
+            Manifest.open(data)
+        assert Manifest.open(data, class_order=[name, "Tumor"]).labels.positive == "Tumor"
+
+    @pytest.mark.parametrize("kind", ["table", "folders"])
+    def test_a_rare_class_near_another_one(self, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+        data = self.data(tmp_path, kind, ["Healthy", "Tumor"] * 11 + ["Helthy", "Tumor"])
+        message = r"The name of the class 'Helthy' \(1 case\) is close to that of 'Healthy' \(11 cases\)"
+        with pytest.raises(UsageError, match=message + r".*Correct the label.*class_order=\[Healthy, Helthy, Tumor\]"):
+            Manifest.open(data)
+        assert len(Manifest.open(data, for_training=False).labels) == 3
+        assert "'Helthy' (1 case) is close to that of 'Healthy'" in caplog.text
+
+    def test_confirmed_classes_may_be_near(self, tmp_path: Path) -> None:
+        data = self.data(tmp_path, "table", ["Healthy", "Tumor"] * 10 + ["Tumour"] * 2)
+        assert len(Manifest.open(data, class_order=["Healthy", "Tumor", "Tumour"]).labels) == 3
+
+    @pytest.mark.parametrize(
+        ("patients", "message"),
+        [
+            (["P{i}", "p0"], r"patients 'P0' \(1 case\) and 'p0' \(12 cases\) differ only in case"),
+            (["7", "8", "7.0"], r"patients '7' \(8 cases\) and '7.0'"),
+            (["sub-01", "x", "sub_1"], "patients 'sub-01' .* and 'sub_1'"),
+            (["1", "1.0", "2", "2.0"], r"'1' \(6 cases\) and '1.0' \(6 cases\) .*\(as do 1 other pairs\)"),
+        ],
+    )
+    def test_spellings_of_one_patient_are_refused(self, tmp_path: Path, patients: list[str], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            Manifest.open(self.data(tmp_path, "table", ["a", "b"], patients))
+
+    def test_invisible_differences_make_no_patient(self, tmp_path: Path) -> None:
+        manifest = Manifest.open(self.data(tmp_path, "table", ["a", "b"], ["Ren\u00e9", "Rene\u0301", "x", "\u200bx\u00a0"]))
+        assert {case.patient_id for case in manifest.cases} == {"Ren\u00e9", "x"}
+
+    def test_class_names_of_a_model_keep_their_spelling(self, tmp_path: Path) -> None:
+        manifest = Manifest.open(self.data(tmp_path, "table", ["a", "L\u00e9sion"]), labels=Labels(("a", "Le\u0301sion")))
+        assert manifest.targets == [0, 1] * 12
+
+    def test_a_stated_order_in_another_form(self, tmp_path: Path) -> None:
+        manifest = Manifest.open(self.data(tmp_path, "table", ["a", "L\u00e9sion"]), class_order=["Le\u0301sion", "a"])
+        assert manifest.labels.names == ("L\u00e9sion", "a")
+
+
+@pytest.fixture(scope="module")
+def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return put(tmp_path_factory.mktemp("meaning"), *(f"images/dé{i % 3}/{i:02}.png" for i in range(12)), "tables/x")
+
+
+class TestMeaning:
+    """A manifest's meaning does not depend on how it is written."""
+
+    HEADERS = (
+        ("path", "file", "Image Path", "FileName"),
+        ("label", "Class", "diagnosis", "TARGET"),
+        ("patient_id", "Subject-ID", "PatientID", "mrn"),
+        ("source", "Hospital", "site"),
+        ("split", "Set", "partition"),
+    )
+
+    @given(drawn=strategies.data())
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_in_any_writing(self, share: Path, drawn: strategies.DataObject) -> None:
+        folder = share / drawn.draw(strategies.sampled_from([".", "tables", "images"]))
+        headers = [drawn.draw(strategies.sampled_from(spellings)) for spellings in self.HEADERS]
+        order = drawn.draw(strategies.permutations(range(5)))
+        form = drawn.draw(strategies.sampled_from(["NFC", "NFD"]))
+        separator = drawn.draw(strategies.sampled_from(",;\t"))
+        end = drawn.draw(strategies.sampled_from(["\n", "\r\n", "\r"]))
+        start = drawn.draw(strategies.sampled_from(["", f"sep={separator}{end}", end * 2]))
+        rows = drawn.draw(strategies.permutations(range(12)))
+        stream = io.StringIO()
+        writer = csv.writer(stream, delimiter=separator, lineterminator=end)
+        writer.writerow([headers[i] for i in order])
+        for i in rows:
+            style = drawn.draw(strategies.sampled_from(["relative", "dots", "absolute", "uri", "backslash"]))
+            cells = [self.spelled(share, i, style), f"Klasse ä{i % 2}", f"Pé{i // 3}", f"Ort {i % 2}", "train"]
+            cells[1] = drawn.draw(strategies.sampled_from([cells[1], f" {cells[1]}\u200b", cells[1].replace(" ", "\u00a0")]))
+            writer.writerow([unicodedata.normalize(form, cells[i]) for i in order])
+        encoding = drawn.draw(strategies.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+        path = folder / "cohort.csv"
+        path.write_bytes((start + stream.getvalue()).encode(encoding))
+        manifest = Manifest.open(path, root=share / "tables")
+        path.unlink()
+        cases = sorted(manifest.cases, key=lambda case: case.path.name)
+        assert [(case.name, case.label, case.patient_id, case.source, case.split) for case in cases] == [
+            (f"dé{i % 3}/{i:02}.png", f"Klasse ä{i % 2}", f"Pé{i // 3}", f"Ort {i % 2}", "train") for i in range(12)
+        ]
+        assert [case.path for case in cases] == [share / f"images/dé{i % 3}/{i:02}.png" for i in range(12)]
+        assert manifest.digest() == self.digest(share)
+        assert set(manifest.column_roles.items()) == set(
+            zip(("path", "label", "patient_id", "source", "split"), headers, strict=True)
+        )
+
+    def spelled(self, share: Path, i: int, style: str) -> str:
+        path = share / f"images/dé{i % 3}/{i:02}.png"
+        relative = f"../images/dé{i % 3}/{i:02}.png"
+        return {
+            "relative": relative,
+            "dots": f"./../tables/.././images/dé{i % 3}//{i:02}.png",
+            "absolute": str(path),
+            "uri": path.as_uri(),
+            "backslash": relative.replace("/", "\\"),
+        }[style]
+
+    def digest(self, share: Path) -> str:
+        """Returns the digest of the data set in the plainest writing."""
+        lines = [f"../images/dé{i % 3}/{i:02}.png,Klasse ä{i % 2},Pé{i // 3},train" for i in range(12)]
+        path = table(share / "tables", "\n".join(["path,label,patient_id,split", *lines]), "plain.csv")
+        return Manifest.open(path).digest()
 
 
 class TestDigest:
@@ -297,11 +263,3 @@ def test_the_real_sets(shared_data: Path, name: str, n: int, classes: int, patie
     assert (len(manifest), len(manifest.labels)) == (n, classes)
     assert len({case.patient_id for case in manifest.cases} - {None}) == patients
     assert sum(case.mask is not None for case in manifest.cases) == masks
-
-
-def test_mask_folders_are_ignored(tmp_path: Path) -> None:
-    for name in ("images/a.png", "masks/a.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Picture.new("L", (64, 64), 9).save(tmp_path / name)
-    assert find_images([tmp_path]) == [tmp_path / "images" / "a.png"]
-    assert find_images([tmp_path / "masks"]) == [tmp_path / "masks" / "a.png"]

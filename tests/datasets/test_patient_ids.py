@@ -9,8 +9,9 @@ import pydicom
 import pytest
 
 from reslink.datasets.cache.pixel_cache import PixelCache
-from reslink.datasets.manifest import Case, Manifest
-from reslink.datasets.patient_ids import HeaderPatient, add_header_patients, read_header_patient
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
+from reslink.datasets.patient_ids import HeaderPatient, PatientNotes, add_header_patients, read_header_patient
 from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 from reslink.datasets.split_table import write_split_table
 from reslink.imaging.preprocess import Preprocess
@@ -67,6 +68,12 @@ class TestOneHeader:
             found.add(read_header_patient(path).patient)
         assert len(found) == 2
 
+    def test_the_frames_of_reference_of_the_standard_do_not_stand_for_a_patient(self, data: Path) -> None:
+        path = Manifest.open(data).cases[0].path
+        assert read_header_patient(path).frame_of_reference
+        changed(path, lambda item: setattr(item, "FrameOfReferenceUID", "1.2.840.10008.1.4.1.1"))  # Talairach atlas
+        assert read_header_patient(path).frame_of_reference == ""
+
     def test_deflated_bare_and_spaced_headers(self, data: Path, tmp_path: Path) -> None:
         path = Manifest.open(data).cases[0].path
         plain = read_header_patient(path)
@@ -89,7 +96,49 @@ class TestCases:
         found, note = add_header_patients(cases("Ann", None, None, None), headers)
         assert patients(found) == ["Ann", "Ann", "dicom-h2", None]
         assert [case.stated_patient for case in found.cases] == ["Ann", "", "", ""]
-        assert note == ""
+        assert not any(note)
+
+    @pytest.mark.parametrize("shared", ["study", "series", "frame_of_reference"])
+    def test_files_of_one_examination_are_one_patient_whatever_their_patient_id(self, shared: str) -> None:
+        headers = [HeaderPatient(patient, **{shared: uid}) for patient, uid in [("a", "u"), ("b", "u"), ("", "u"), ("c", "v")]]
+        found, note = add_header_patients(cases(None, None, None, None), headers)
+        assert patients(found) == ["dicom-a", "dicom-a", "dicom-a", "dicom-c"]
+        assert note.joined.startswith("1 joined with another one, because of a shared DICOM study")
+
+    def test_without_any_patient_id_the_examination_is_the_patient(self) -> None:
+        headers = [HeaderPatient(study="s"), HeaderPatient(study="s", series="x"), HeaderPatient(series="x"), HeaderPatient()]
+        found, note = add_header_patients(cases(None, None, None, None), headers)
+        assert patients(found) == ["dicom-s", "dicom-s", "dicom-s", None]
+        assert not any(note)
+
+    def test_stated_patients_who_share_an_examination_are_joined_and_stay_as_stated_in_the_table(self) -> None:
+        headers = [HeaderPatient("h", "s"), HeaderPatient("h", "s"), HeaderPatient("i", "t")]
+        found, note = add_header_patients(cases("Bob", "Ann", "Cid"), headers)
+        assert patients(found) == ["Ann", "Ann", "Cid"]
+        assert [case.stated_patient for case in found.cases] == ["Bob", "Ann", "Cid"]
+        assert note.joined.startswith("1 joined")
+        assert add_header_patients(found, headers) == (found, PatientNotes())
+
+    def test_the_patient_id_of_the_header_does_not_join_stated_patients(self) -> None:
+        found, _ = add_header_patients(cases("Ann", "Bob", "Cid"), [HeaderPatient("site", study) for study in "stu"])
+        assert patients(found) == ["Ann", "Bob", "Cid"]
+
+    def test_the_order_of_the_cases_does_not_matter(self) -> None:
+        headers = [
+            HeaderPatient("b", "s"),
+            HeaderPatient("a", "s"),
+            HeaderPatient("", "", "", "f"),
+            HeaderPatient("a", "", "", "f"),
+        ]
+        for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
+            found, _ = add_header_patients(cases(None, None, None, None), [headers[i] for i in order])
+            assert patients(found) == ["dicom-a"] * 4
+
+    @pytest.mark.parametrize("shared", ["study", "series", "frame_of_reference"])
+    def test_a_uid_that_all_files_of_several_patients_share_is_not_used(self, shared: str) -> None:
+        found, note = add_header_patients(cases(None, None, None), [HeaderPatient(name, **{shared: "u"}) for name in "abb"])
+        assert patients(found) == ["dicom-a", "dicom-b", "dicom-b"]
+        assert shared.replace("_", " ") in note.unused
 
     @pytest.mark.parametrize(
         ("headers", "used"),
@@ -104,7 +153,7 @@ class TestCases:
     def test_an_id_shared_by_all_files_of_several_studies_is_not_used(self, headers: list[tuple[str, str]], used: bool) -> None:
         found, note = add_header_patients(cases(None, None, None), [HeaderPatient(*header) for header in headers])
         assert ("dicom-h" in patients(found)) is used
-        assert bool(note) is not used
+        assert bool(note.unused) is not used
 
     def test_the_digest_and_a_table_do_not_contain_it(self, data: Path, tmp_path: Path) -> None:
         before = Manifest.open(data)
@@ -129,5 +178,5 @@ class TestThePixelCache:
         for case in Manifest.open(data).cases:
             changed(case.path, lambda item: setattr(item, "PatientID", "SITE"))
         cache = PixelCache.open(Manifest.open(data), SMALL, tmp_path / "cache", workers=0)
-        assert set(patients(cache.manifest)) == {None}
+        assert len(set(patients(cache.manifest))) == 4  # the studies tell them apart
         assert "with a Patient ID have the same one" in cache.notes[0]

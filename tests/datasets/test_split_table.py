@@ -10,7 +10,7 @@ import pytest
 from reslink.datasets.grouping import group_cases
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.split_table import drop_given_split, split_columns, write_split_table
-from reslink.errors import CheckFailedError, UsageError
+from reslink.errors import CheckFailedError
 
 HEADER = "scanner,Path,label,mask,patient_id,split,age"
 
@@ -122,19 +122,25 @@ class TestPathsOutsideTheFolder:
     def table(self, data: Path) -> Path:
         return written(data, data.parent / "tables" / "split.csv")
 
-    def test_one_that_stays_inside_makes_the_others_refused(self, table: Path) -> None:
+    def test_a_file_beside_the_table_changes_no_path(self, table: Path) -> None:
+        before = [case.path for case in Manifest.open(table).cases]
         (table.parent / "own.png").write_bytes(b"x")
         lines = table.read_text().splitlines()
         table.write_text("\n".join([*lines, lines[-1].replace("../data/b/23.png", "own.png")]))
-        with pytest.raises(UsageError, match=r"is outside .*all its paths begin with"):
-            Manifest.open(table)
+        manifest = Manifest.open(table)
+        assert [case.path for case in manifest.cases] == [*before, table.parent / "own.png"]
+        assert manifest.root == table.parent.parent
+        assert [case.name for case in manifest.cases[-2:]] == ["data/b/23.png", "tables/own.png"]
 
-    def test_not_up_to_the_root_of_the_disk(self, table: Path) -> None:
+    def test_up_to_the_root_of_the_disk_no_name_is_an_absolute_path(self, table: Path) -> None:
         up = "../" * 30
         lines = table.read_text().splitlines()
         table.write_text("\n".join([*lines, lines[-1].replace("../data/b/23.png", f"{up}etc/passwd")]))
-        with pytest.raises(UsageError, match="is outside"):
-            Manifest.open(table)
+        manifest = Manifest.open(table)
+        assert [case.name for case in manifest.cases[-2:]] == ["data/b/23.png", "etc/passwd"]
+        assert str(manifest.cases[-1].path) == "/etc/passwd"
+        written = write_split_table(table.with_name("again.csv"), manifest, {"split": ["train"] * len(manifest)})
+        assert [case.path for case in Manifest.open(written).cases] == [case.path for case in manifest.cases]
 
     def test_through_a_link_to_the_table_s_folder(self, table: Path, tmp_path: Path) -> None:
         (tmp_path / "far" / "away").mkdir(parents=True)

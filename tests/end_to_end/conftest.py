@@ -36,19 +36,23 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """The run folder of ``reslink train`` in this process, its stdout and its stderr."""
+def trained(cohort: Path, make_once: Callable[[str, Callable[[Path], None]], Path]) -> tuple[Path, str, str]:
+    """The run folder of ``reslink train`` in a process of the tests, its stdout and its stderr."""
     from reslink.cli.main import app
     from reslink.cli.offline import block_network
 
-    out = tmp_path_factory.mktemp("runs") / "first"
-    words = ["train", str(cohort), "--out", str(out), "--epochs", "2", "--seed", "5", "--json", "--offline", *QUICK]
-    try:
-        done = CliRunner(env={"COLUMNS": "200"}).invoke(app, words)
-    finally:
-        block_network(False)
-    assert done.exit_code == 0, done.stderr
-    return out, done.stdout, done.stderr
+    def train_first(folder: Path) -> None:
+        words = ["train", str(cohort), "--out", str(folder / "run"), "--epochs", "2", "--seed", "5", "--json", "--offline"]
+        try:
+            done = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*words, *QUICK])
+        finally:
+            block_network(False)
+        assert done.exit_code == 0, done.stderr
+        (folder / "stdout").write_text(done.stdout)
+        (folder / "stderr").write_text(done.stderr)
+
+    folder = make_once("first_run", train_first)
+    return folder / "run", (folder / "stdout").read_text(), (folder / "stderr").read_text()
 
 
 @pytest.fixture(scope="session")

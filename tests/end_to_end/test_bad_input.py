@@ -92,6 +92,7 @@ def test_an_unreadable_image_among_good_ones(bundle: Path, images: list[Path], t
     assert [row["error"] is None for row in rows] == [True, False, True]
 
 
+@pytest.mark.usefixtures("without_onnx_model")
 def test_training_skips_an_unreadable_image_and_reports_it(classes: Path, tmp_path: Path, train: Invoke) -> None:
     (classes / "Healthy" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
     result = train(classes, "--out", tmp_path / "run", "--epochs", "1", "--set", "data.group_by=none", "--allow-leakage")

@@ -33,6 +33,7 @@ def output_types(cell: Any) -> list[list[str]]:
 
 
 @pytest.mark.filterwarnings("default")  # of the kernel's own machinery
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     monkeypatch.setenv("HOME", str(tmp_path))

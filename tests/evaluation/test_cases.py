@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.evaluation.cases import pixel_cache_folder, select_cases
 from reslink.labels import Labels

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
+from reslink.bundles.scope import Scope
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, StorageError, UsageError
 from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle, evaluate_cases
@@ -194,3 +196,19 @@ def test_a_folder_that_cannot_be_written_is_reported(bundle, data, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match=r"could not be written.*choose another folder"):
         evaluate_bundle(bundle, Manifest.open(data), tmp_path / "file" / "out", EvaluationOptions(device="cpu"))
+
+
+def test_images_outside_the_scope_count_as_abstained_with_the_reason(bundle, data, tmp_path):
+    limited = replace(Bundle.load(bundle), scope=Scope(modality="MR"))
+    limited = limited.with_decision(limited.decision, tmp_path / "limited")
+    rows = [[f"{i:02d}.npy", LABELS.names[i % 2], f"p{i}", "", "test"] for i in range(20)]
+    for name, *_ in rows:
+        gray = np.asarray(Picture.open((data / name).with_suffix(".png")), np.float32)
+        np.save(data / name, np.where(gray > 0, gray / 4, -1000))
+    write_manifest(data, rows)
+    result = evaluate_bundle(limited, Manifest.open(data, labels=LABELS), tmp_path / "out", EvaluationOptions())
+    reason = "the file is CT, and the model is for MR of the head"
+    assert result["selective"]["reasons"] == {reason: 20}
+    assert result["selective"]["n_abstained"] == 20
+    plain = evaluate_bundle(bundle, Manifest.open(data, labels=LABELS), tmp_path / "plain", EvaluationOptions())
+    assert reason not in json.dumps(plain)

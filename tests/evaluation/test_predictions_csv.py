@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from reslink.bundles.decision.decision import Decision, DecisionResults
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
 from reslink.evaluation.predictions_csv import CasePredictions, write_predictions
 from reslink.labels import Labels
 
@@ -29,6 +30,7 @@ def predictions(logits: np.ndarray, labels: Labels, tmp_path: Path, results: Dec
         logits,
         exponent / exponent.sum(axis=1, keepdims=True),
         {},
+        [f"{i:064x}" for i in range(len(logits))],
         results,
     )
 

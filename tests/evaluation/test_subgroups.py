@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reslink.datasets.manifest import Case, Manifest
-from reslink.errors import UsageError
-from reslink.evaluation.subgroups import LabeledPredictions, assign_subgroups, check_columns, subgroups
+from reslink.datasets.case import Case
+from reslink.evaluation.subgroups import LabeledPredictions, subgroups
 from reslink.labels import Labels
 from reslink.metrics.classification import point_metrics
 from reslink.metrics.differences import Predictions
@@ -61,27 +60,3 @@ def test_a_single_value_has_no_difference(rng):
     labeled = LabeledPredictions(y_true, Predictions(y_prob, y_prob.argmax(axis=1)), [str(i) for i in range(120)], LABELS)
     found = subgroups(cases(["A"] * 120), ["scanner"], labeled)["scanner"]["A"]
     assert found["difference_from_others"]["accuracy"]["method"] == "undefined: there is no other case to compare with"
-
-
-def test_many_numbers_are_split_at_their_quartiles():
-    ages = [f"{age:03d}Y" for age in range(40)] + [""]
-    found = assign_subgroups(cases(ages, "age"), "age")
-    assert list(dict.fromkeys(found)) == [
-        "0 to under 9.75",
-        "9.75 to under 19.5",
-        "19.5 to under 29.25",
-        "29.25 to 39",
-        "not stated",
-    ]
-    assert [found.count(name) for name in dict.fromkeys(found)] == [10, 10, 10, 10, 1]
-
-
-def test_an_unknown_column_is_refused():
-    manifest = Manifest(tuple(cases(["A", "B"])), LABELS, Path("/"))
-    with pytest.raises(UsageError, match=r"no column 'scaner'.*Did you mean 'scanner'"):
-        check_columns(manifest, ["scaner"])
-    with pytest.raises(UsageError, match=r"patient_id, path and label cannot be used"):
-        check_columns(manifest, ["patient_id"])
-    names = Manifest(tuple(cases([f"name {i}" for i in range(30)])), LABELS, Path("/"))
-    with pytest.raises(UsageError, match=r"has 30 different values, and not all are numbers.*at most 20"):
-        check_columns(names, ["scanner"])

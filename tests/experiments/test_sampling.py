@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from reslink.bundles.bundle import Bundle
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.experiments.sampling import exclude_training_cases, sample_cases
 from reslink.files import sha256

@@ -10,17 +10,20 @@ import pytest
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
 from reslink.explain.display import (
+    clip_map,
     display_image,
+    display_map,
     display_values,
     map_note,
     map_statistics,
     min_display_span,
     prediction_caption,
     prediction_heading,
+    visible_pixels,
 )
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
-from reslink.inference.classifier import Prediction
+from reslink.inference.prediction import Prediction
 from reslink.labels import Labels
 
 PLAIN = Preprocess(size=96, mean=0.0, std=1.0, isolate_head=False)
@@ -76,11 +79,15 @@ def test_heading_and_caption_state_the_abstention():
 
 def test_a_note_says_when_a_map_is_constant():
     numbers = {"flat": False, "low": 0.2, "high": 0.75}
-    assert map_note("final_attention", numbers, "Tumor") == "attention from 0.20 to 0.75"
-    assert map_note("grad_cam", numbers, "Tumor") == map_note("occlusion", numbers, "Tumor") == "evidence for Tumor, up to 0.75"
-    assert map_note("grad_cam", numbers | {"high": 0.003841}, "Tumor") == "evidence for Tumor, up to 0.0038"
-    assert map_note("grad_cam", numbers | {"high": 1234.5}, "Tumor") == "evidence for Tumor, up to 1234"
-    assert map_note("integrated_gradients", numbers, "Tumor") == "evidence for Tumor, smoothed"
+    assert map_note("final_attention", numbers, "Tumor") == "weights 0.20 to 0.75 of 1"
+    for name in ("grad_cam", "class_activation"):
+        assert (
+            map_note(name, numbers, "Tumor") == map_note(name, numbers | {"high": 15}, "Tumor") == "relative evidence for Tumor"
+        )
+    for value, text in ((0.75, "0.75"), (0.003841, "0.0038"), (1234.5, "1234")):
+        note = map_note("occlusion", numbers | {"high": value}, "Tumor")
+        assert note == f"hiding it lowers the Tumor logit by up to {text}"
+    assert map_note("integrated_gradients", numbers, "Tumor") == "relative evidence for Tumor, smoothed"
     assert map_note("final_attention", numbers | {"flat": True}, "Tumor") == "constant: no location stands out"
     assert map_note("grad_cam", numbers | {"flat": True}, "Tumor") == "constant: no location stands out"
     assert map_note("grad_cam", numbers | {"flat": True, "low": -1.0}, "Tumor") == "no evidence for Tumor in the image"
@@ -92,3 +99,52 @@ def test_a_map_without_positive_values_in_the_image_is_flat(value, flat):
     image[3, 4] = value
     assert map_statistics(square, image) == {"low": -1, "high": 1, "flat": flat, "peak": [3, 4]}
     assert map_statistics(np.full((8, 8), 0.3, np.float32), image)["flat"]
+
+
+@pytest.fixture
+def head() -> Image:
+    """A bright disc on a dark ground, off the center."""
+    y, x = np.mgrid[:96, :96]
+    disc = np.hypot(y - 50, x - 40) < 30
+    return Image((disc * 120).astype(np.float32), "gray", white=255)
+
+
+@pytest.mark.parametrize("name", ["final_attention", "grad_cam", "occlusion"])
+def test_maps_are_drawn_only_on_the_head(name, head):
+    preprocess = Preprocess(size=64)
+    visible = visible_pixels(preprocess, head)
+    assert visible[50, 40]
+    assert not visible[2, 2]
+    heat = np.full((4, 4), 0.2, np.float32)
+    heat[1, 1] = 0.9
+    shown = display_map(name, heat, preprocess.placement(head), "Tumor")
+    clipped = clip_map(shown, visible)
+    assert shown.drawn[~visible].any() or name == "final_attention"
+    assert not clipped.drawn[~visible].any()
+    assert clipped.drawn[visible].max() > 0
+    assert clipped.statistics == shown.statistics
+    np.testing.assert_array_equal(clipped.on_image, shown.on_image)
+    assert clipped.note == shown.note
+
+
+def test_attention_is_drawn_from_its_minimum_in_the_head(head):
+    preprocess = Preprocess(size=64)
+    heat = np.full((64, 64), 0.5, np.float32)
+    heat[:4, :4] = 0.1  # a corner outside the head
+    heat[30:34, 30:34] = 0.9
+    clipped = clip_map(display_map("final_attention", heat, preprocess.placement(head), ""), visible_pixels(preprocess, head))
+    assert np.median(clipped.drawn[visible_pixels(preprocess, head)]) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_peak_outside_the_head_is_said(head):
+    preprocess = Preprocess(size=64)
+    heat = np.full((8, 8), 0.1, np.float32)
+    heat[0, 0] = 1
+    shown = display_map("grad_cam", heat, preprocess.placement(head), "Tumor")
+    assert clip_map(shown, visible_pixels(preprocess, head)).note == "peak outside the head; relative evidence for Tumor"
+
+
+def test_everything_is_visible_without_a_head_mask(head):
+    assert visible_pixels(PLAIN, head).all()
+    blank = Image(np.zeros((32, 40), np.float32), "gray", white=255)
+    assert visible_pixels(Preprocess(size=64), blank).all()

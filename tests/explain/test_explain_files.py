@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ import torch
 from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.scope import Scope
 from reslink.errors import StorageError, UsageError
 from reslink.explain.attention import attention_maps
+from reslink.explain.display import DEFAULT_METHODS
 from reslink.explain.explain_files import METHODS, ExplainOptions, explain_paths
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
@@ -52,12 +56,15 @@ def test_panel_maps_and_statistics_of_one_image(classifier, drawn, tmp_path):
     source, mask = picture(tmp_path / "scan.png"), lesion(tmp_path / "mask.png")
     (explanation,) = explain_paths(classifier, [source], tmp_path / "out", ExplainOptions(masks={str(source): mask}))
     words = [text for text, _ in drawn[0][1]]
-    assert {f"Tumor  {explanation.probability:.1%}", "cyan: lesion mask", "evidence for Tumor, smoothed", "Occlusion"} <= set(
-        words
-    )
+    assert {
+        f"Tumor  {explanation.probability:.1%}",
+        "cyan: lesion mask",
+        "relative evidence for Tumor, smoothed",
+        "Occlusion",
+    } <= set(words)
     assert (explanation.label, explanation.target, explanation.error) == ("Tumor", "Tumor", None)
     assert sum(explanation.probabilities.values()) == pytest.approx(1)
-    assert list(explanation.methods) == ["grad_cam", "integrated_gradients", "occlusion"]
+    assert list(explanation.methods) == ["occlusion", "integrated_gradients", "grad_cam"]
     for name, numbers in explanation.methods.items():
         row, column = numbers["peak"]
         slack = 20 if name == "occlusion" else 4  # squares of 32 at a stride of 16, in an image of 96
@@ -134,7 +141,7 @@ def test_the_class_to_explain_can_be_chosen(classifier, drawn, tmp_path):
 
 
 def test_an_unknown_method_is_named(classifier, tmp_path):
-    with pytest.raises(UsageError, match=r"method 'gradcam' does not exist.*Did you mean 'grad_cam'"):
+    with pytest.raises(UsageError, match=r"no method 'gradcam'.*Did you mean 'grad_cam'"):
         explain_paths(classifier, [picture(tmp_path / "a.png")], tmp_path / "out", ExplainOptions(["gradcam"]))
     assert not (tmp_path / "out").exists()
 
@@ -161,7 +168,11 @@ def test_every_method_runs_on_a_saved_bundle(tmp_path):
     )
     bundle.save(tmp_path / "bundle", build_network(config, seed=0).state_dict())
     loaded = Classifier.load(tmp_path / "bundle", device="cpu")
-    (explanation,) = explain_paths(loaded, [picture(tmp_path / "scan.png")], tmp_path / "out")
+    source = picture(tmp_path / "scan.png")
+    (usual,) = explain_paths(loaded, [source], tmp_path / "usual", ExplainOptions(randomization_check=False))
+    assert tuple(usual.methods) == DEFAULT_METHODS
+    assert set(DEFAULT_METHODS) == set(METHODS) - {"first_attention"}, "the first attention is drawn on request only"
+    (explanation,) = explain_paths(loaded, [source], tmp_path / "out", ExplainOptions(METHODS))
     assert tuple(explanation.methods) == METHODS
     assert len(json.loads((tmp_path / "out" / "explain.json").read_text())["randomization_checks"]) == 3
     pixels = loaded.bundle.preprocess.pixels(read_image(tmp_path / "scan.png"))
@@ -172,3 +183,40 @@ def test_every_method_runs_on_a_saved_bundle(tmp_path):
         heat = np.load(tmp_path / "out" / "scan.npz")[name]
         assert heat.shape == (192, 192)
         assert heat[tuple(numbers["peak"])] == heat.max()
+
+
+def test_maps_of_a_turned_dicom_file_are_on_its_stored_pixels(classifier, tmp_path):
+    sys.path.insert(0, str(Path(__file__).parents[1] / "imaging"))
+    import builders
+
+    gray = np.asarray(Picture.open(picture(tmp_path / "scan.png")))
+    mask = np.asarray(Picture.open(lesion(tmp_path / "mask.png")))
+    found = {}
+    for name, turn, cosines in (("a", lambda a: a, [1, 0, 0, 0, 1, 0]), ("b", lambda a: a.T[:, ::-1], [0, -1, 0, 1, 0, 0])):
+        source = tmp_path / f"{name}.dcm"
+        stored = np.ascontiguousarray(turn(gray))
+        source.write_bytes(builders.written(builders.dataset(stored, ImageOrientationPatient=cosines)))
+        Picture.fromarray(np.ascontiguousarray(turn(mask))).save(tmp_path / f"{name}.png")
+        options = ExplainOptions(("grad_cam",), {str(source): tmp_path / f"{name}.png"}, randomization_check=False)
+        (explanation,) = explain_paths(classifier, [source], tmp_path / name, options)
+        with np.load(tmp_path / name / explanation.maps) as maps:
+            found[name] = maps["grad_cam"], explanation.methods["grad_cam"]
+        row, column = explanation.methods["grad_cam"]["peak"]
+        assert found[name][0][row, column] == found[name][0].max()
+    np.testing.assert_array_equal(found["b"][0], found["a"][0].T[:, ::-1])
+    assert found["a"][0].std() > 0
+    for measure in ("pointing_game", "energy_inside", "iou"):
+        assert found["a"][1][measure] == found["b"][1][measure]
+
+
+def test_an_image_that_the_model_is_not_for_gets_its_reason_and_no_picture(classifier, tmp_path):
+    bundle = replace(classifier.bundle, scope=Scope(modality="CT"))
+    limited = Classifier(bundle, classifier.network, torch.device("cpu"))
+    np.save(tmp_path / "mr.npy", np.random.default_rng(0).normal(500, 100, (64, 64)).astype(np.float32))
+    options = ExplainOptions(("grad_cam",), unit="mr", randomization_check=False)
+    [explanation] = explain_paths(limited, [tmp_path / "mr.npy"], tmp_path / "out", options)
+    assert (explanation.label, explanation.panel, explanation.error) == (None, None, None)
+    assert (explanation.abstain, explanation.reasons) == (True, ["the file is MR, and the model is for CT of the head"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["explain.json"]
+    [explained] = explain_paths(classifier, [tmp_path / "mr.npy"], tmp_path / "all", options)
+    assert explained.label is not None

@@ -12,7 +12,8 @@ from reslink.errors import UsageError
 from reslink.explain.onnx_maps import explained_class, onnx_maps
 from reslink.export.parity import reference_outputs
 from reslink.imaging.reading import read_image
-from reslink.inference.classifier import Classifier, Prediction
+from reslink.inference.classifier import Classifier
+from reslink.inference.prediction import Prediction
 from reslink.labels import Labels
 
 

@@ -26,6 +26,16 @@ def test_the_hot_spot_is_bright_and_the_rest_stays_gray(gray):
     assert (hot[..., 0] >= gray[10:14, 30:36]).all()
 
 
+def test_only_visible_pixels_are_colored(gray):
+    heat = np.tile(np.linspace(0, 1, 60, dtype=np.float32), (40, 1))
+    visible = np.zeros((40, 60), bool)
+    visible[:, 20:40] = True
+    rgb = overlay(gray, heat, visible=visible)
+    np.testing.assert_array_equal(rgb[~visible], np.repeat(gray[~visible][:, None], 3, axis=1))
+    assert (rgb[:, 39, 0] > rgb[:, 39, 2]).all(), "the highest visible value is the brightest"
+    np.testing.assert_array_equal(overlay(gray, heat, visible=np.zeros((40, 60), bool)), overlay(gray, heat))
+
+
 def test_higher_is_hotter_never_the_other_way():
     ramp = np.tile(np.linspace(0, 1, 256, dtype=np.float32), (4, 1))
     rgb = overlay(np.zeros((4, 256), np.uint8), ramp).astype(int).sum(axis=2)[0]

@@ -87,7 +87,7 @@ def test_an_empty_background_does_not_count(images, patch_net):
 
 
 def test_unknown_maps_and_missing_layers_are_refused(patch_net, images):
-    with pytest.raises(UsageError, match=r"map 'gradcam' does not exist.*Did you mean 'grad_cam'"):
+    with pytest.raises(UsageError, match=r"no map 'gradcam'.*Did you mean 'grad_cam'"):
         randomization_check(patch_net, images, "gradcam")
     network = build_network(variant_config("reslink_small", attention="first"), seed=0)
     with pytest.raises(UsageError, match="no layer final_attention"):

@@ -9,7 +9,7 @@ import pytest
 
 from reslink.bundles.bundle import Bundle
 from reslink.errors import BundleError, CheckFailedError, UsageError
-from reslink.export import folder, parity
+from reslink.export import parity
 from reslink.export.folder import FORMATS, export
 from reslink.export.parity import Inputs
 
@@ -17,10 +17,10 @@ from reslink.export.parity import Inputs
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> str:
     """The format that is written quickest, with wrong probabilities."""
-    real = FORMATS["hf"]
+    real = FORMATS["hf"].exporter.read_back
 
     def faulty(bundle: Bundle, place: Path):
-        for name, runner in real.read_back(bundle, place):
+        for name, runner in real(bundle, place):
 
             def call(fed: parity.Arrays, runner: parity.Runner = runner) -> parity.Arrays:
                 found = runner.call(fed)
@@ -28,7 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> str:
 
             yield name, replace(runner, call=call)
 
-    monkeypatch.setitem(folder.FORMATS, "hf", replace(real, read_back=faulty))
+    monkeypatch.setattr(FORMATS["hf"].exporter, "read_back", faulty)
     return "hf"
 
 

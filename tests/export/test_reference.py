@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 from reslink.bundles.bundle import Bundle
 from reslink.errors import CheckFailedError
 from reslink.export.folder import export
-from reslink.export.parity import Inputs
-from reslink.export.reference import reference_source
+from reslink.export.parity import Inputs, Runner
+from reslink.export.reference import reference_pixels, reference_source
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
 
@@ -40,3 +41,25 @@ def test_the_reference_runs_alone(some_images: list[Image], tmp_path: Path) -> N
     with np.load(tmp_path / "out.npz") as found:
         np.testing.assert_array_equal(found["pixels"][0], Preprocess(size=64).pixels(image))
         assert set(found) == {"pixels", "image", "keep", "box", "hounsfield", "inverted"}
+
+
+def test_the_reference_knows_pixels_that_are_not_square(some_images: list[Image], tmp_path: Path) -> None:
+    images = [replace(image, spacing=(1.0, 2.0)) for image in some_images[:2]]
+    path = tmp_path / "preprocess_reference.py"
+    path.write_text(reference_source(Preprocess(size=64)))
+    for image, pixels in zip(images, reference_pixels(path, images), strict=True):
+        np.testing.assert_array_equal(pixels, Preprocess(size=64).pixels(image))
+
+
+def test_a_graph_gets_square_pixels(saved: Bundle, some_images: list[Image]) -> None:
+    sent: list[tuple[int, ...]] = []
+
+    def call(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        sent.append(inputs["image"].shape)
+        assert inputs["keep"].shape == inputs["image"].shape
+        return {"label": np.zeros(len(inputs["image"]))}
+
+    image = replace(some_images[0], spacing=(1.0, 2.0))
+    Runner(saved, ("image", "keep", "box"), call)([image])
+    height, width = image.pixels.shape
+    assert sent == [(1, height, 2 * width)]

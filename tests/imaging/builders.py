@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import struct
 import warnings
 import zlib
@@ -186,3 +187,43 @@ def npy(array: NDArray[Any]) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=True)
     return stream.getvalue()
+
+
+def tiff(
+    values: np.ndarray,
+    photometric: int | None,
+    *,
+    big: bool = False,
+    tile: int | None = None,
+    strips: int = 1,
+    bits: int | None = None,
+    width: int | None = None,
+    **more: Any,
+) -> bytes:
+    """An uncompressed TIFF; ``more`` are tags as ``t266=2``."""
+    order = ">" if big else "<"
+    stored = values.astype(values.dtype.newbyteorder(order))
+    height, columns = stored.shape
+    if tile:
+        corners = itertools.product(range(0, height, tile), range(0, columns, tile))
+        padded = np.pad(stored, ((0, -height % tile), (0, -columns % tile)))
+        parts = [padded[y : y + tile, x : x + tile].tobytes() for y, x in corners]
+        layout, tags = (324, 325), {322: (tile,), 323: (tile,)}
+    else:
+        rows = -(-height // strips)
+        parts = [stored[y : y + rows].tobytes() for y in range(0, height, rows)]
+        layout, tags = (273, 279), {278: (rows,)}
+    starts = [8 + sum(map(len, parts[:i])) for i in range(len(parts))]
+    tags |= {256: (width or columns,), 257: (height,), 258: (bits or stored.itemsize * 8,), 259: (1,), 277: (1,)}
+    tags |= {339: ({"u": 1, "i": 2, "f": 3}[values.dtype.kind],), layout[0]: tuple(starts), layout[1]: tuple(map(len, parts))}
+    tags |= {} if photometric is None else {262: (photometric,)}
+    tags |= {int(tag[1:]): (value,) for tag, value in more.items()}
+    at = 8 + sum(map(len, parts))
+    end, directory, tail = at + 2 + 12 * len(tags) + 4, struct.pack(f"{order}H", len(tags)), b""
+    for tag, numbers in sorted(tags.items()):
+        is_float = isinstance(numbers[0], float)
+        body = struct.pack(f"{order}{len(numbers)}{'f' if is_float else 'I'}", *numbers)
+        directory += struct.pack(f"{order}HHI", tag, 11 if is_float else 4, len(numbers))
+        directory += body if len(body) == 4 else struct.pack(f"{order}I", end + len(tail))
+        tail += body if len(body) > 4 else b""
+    return (b"MM\0*" if big else b"II*\0") + struct.pack(f"{order}I", at) + b"".join(parts) + directory + bytes(4) + tail

@@ -1,7 +1,7 @@
 """The hostile corpus: files that lie, break off, explode or only look odd, made by code and always the same.
 
-Each entry is (name, content, verdict). The verdict is ``good`` (must be read), ``bad`` (must be refused)
-or ``any`` (either, but an image must be whole and finite).
+Each entry is (name, content, verdict). The content of a file that takes long to make is a function. The verdict is ``good``
+(must be read), ``bad`` (must be refused) or ``any`` (either, but an image must be whole and finite).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import builders as b
@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from pydicom import uid
 from pydicom.encaps import encapsulate
 
-Entry = tuple[str, bytes, str]
+Entry = tuple[str, bytes | Callable[[], bytes], str]
 
 PICTURE = b.picture()
 HEIGHT, WIDTH = PICTURE.shape
@@ -56,11 +56,11 @@ def pngs() -> Iterator[Entry]:
     yield "png interlaced short", b.png(WIDTH, HEIGHT, ROWS, interlace=1), "bad"
     yield "png interlace 2", b.png(WIDTH, HEIGHT, ROWS, interlace=2), "bad"
     yield "png chunk of 2 GiB", signature + ihdr + struct.pack(">I", 2**31 - 1) + b"IDAT" + b"x" * 50, "bad"
-    yield "png text bomb", b.png(WIDTH, HEIGHT, ROWS, extra=b.chunk(b"zTXt", b"a\0\0" + _zeros(30))), "good"
-    yield "png profile bomb", b.png(WIDTH, HEIGHT, ROWS, extra=b.chunk(b"iCCP", b"a\0\0" + _zeros(30))), "good"
-    yield "png bomb", b.png(10_000, 10_000, b"\0" * 100_010_000), "bad"
-    yield "png data bomb", b.png(WIDTH, HEIGHT, b"\0" * 60_000_000), "bad"
-    yield "png of 64 megapixels", b.png(8192, 8192, b"\0" * (1 + 8192) * 8192), "good"
+    yield "png text bomb", lambda: b.png(WIDTH, HEIGHT, ROWS, extra=b.chunk(b"zTXt", b"a\0\0" + _zeros(30))), "good"
+    yield "png profile bomb", lambda: b.png(WIDTH, HEIGHT, ROWS, extra=b.chunk(b"iCCP", b"a\0\0" + _zeros(30))), "good"
+    yield "png bomb", lambda: b.png(10_000, 10_000, b"\0" * 100_010_000), "bad"
+    yield "png data bomb", lambda: b.png(WIDTH, HEIGHT, b"\0" * 60_000_000), "bad"
+    yield "png of 64 megapixels", lambda: b.png(8192, 8192, b"\0" * (1 + 8192) * 8192), "good"
     yield "png of 64 megapixels and 4 channels of 16 bits", b.png(8192, 8192, b"\0" * 99, depth=16, color=6), "bad"
     yield "png 1x1", b.png(1, 1, b"\0\0"), "bad"
     yield "png of many chunks", signature + ihdr + b.chunk(b"tEXt", b"") * 101_000 + idat + iend, "bad"
@@ -68,8 +68,13 @@ def pngs() -> Iterator[Entry]:
     yield "png deflate garbage", signature + ihdr + b.chunk(b"IDAT", b"\x78\x9c" + b"\xaa" * 200) + iend, "bad"
 
 
-def _zeros(megabytes: int) -> bytes:
-    return zlib.compress(bytes(megabytes << 20), 1)
+def _zeros(megabytes: int, wbits: int = zlib.MAX_WBITS) -> bytes:
+    return zlib.compress(bytes(megabytes << 20), 1, wbits)
+
+
+def content(entry: bytes | Callable[[], bytes]) -> bytes:
+    """Returns the content of an entry."""
+    return entry if isinstance(entry, bytes) else entry()
 
 
 def jpegs() -> Iterator[Entry]:
@@ -133,7 +138,7 @@ def other_rasters() -> Iterator[Entry]:
     start = deflate.index(b"\x78\x9c" if b"\x78\x9c" in deflate else b"\x78")
     deflate[start + 20 : start + 60] = b"\xff" * 40
     yield "tiff deflate broken", bytes(deflate), "bad"
-    yield "tiff huge", b.saved(Pillow.new("1", (12_000, 12_000)), "TIFF", compression="tiff_lzw"), "bad"
+    yield "tiff huge", lambda: b.saved(Pillow.new("1", (12_000, 12_000)), "TIFF", compression="tiff_lzw"), "bad"
     yield "tiff nan", b.saved(Pillow.fromarray(np.full((32, 32), np.nan, np.float32)), "TIFF"), "bad"
     webp = b.saved(GRAY.convert("RGB"), "WEBP", lossless=True)
     yield "webp cut", webp[:-10], "bad"
@@ -198,8 +203,7 @@ def dicoms() -> Iterator[Entry]:
     yield "dicom deflated", deflated, "good"
     yield "dicom deflated cut", deflated[:-40], "bad"
     meta = 132 + 12 + int.from_bytes(deflated[140:144], "little")
-    bomb = zlib.compressobj(1, zlib.DEFLATED, -15)
-    yield "dicom deflate bomb", deflated[:meta] + bomb.compress(bytes(300 << 20)) + bomb.flush(), "bad"
+    yield "dicom deflate bomb", lambda: deflated[:meta] + _zeros(300, -15), "bad"
     body = good[meta_length(good) :]
     head = good[: meta_length(good)]
     nest = b"\x40\0\x00\xa7SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"
@@ -260,8 +264,8 @@ def niftis() -> Iterator[Entry]:
     yield "nifti header only", good[:348], "bad"
     yield "nifti gz cut", b.zipped(good)[:-20], "bad"
     yield "nifti gz of header", b.zipped(good[:352]), "bad"
-    yield "gz bomb of zeros", b.zipped(bytes(100 << 20)), "bad"
-    yield "gz bomb after nifti", b.zipped(good + bytes(100 << 20)), "bad"
+    yield "gz bomb of zeros", lambda: b.zipped(bytes(100 << 20)), "bad"
+    yield "gz bomb after nifti", lambda: b.zipped(good + bytes(100 << 20)), "bad"
     yield "gz in gz", b.zipped(b.zipped(good)), "bad"
     yield "gz header only", b"\x1f\x8b\x08\0", "bad"
     yield "nifti 18 GB", b.nifti(volume, dim=[3, 32000, 32000, 9, 1, 1, 1, 1])[:377], "bad"

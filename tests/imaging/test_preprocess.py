@@ -20,7 +20,15 @@ from scipy import ndimage
 
 from reslink.errors import InputError
 from reslink.imaging.image import Image
-from reslink.imaging.preprocess import WINDOWS, Preprocess, _as_uint8_if_exact, _percentile_range, _scaled, uint8_quantiles
+from reslink.imaging.preprocess import (
+    WINDOWS,
+    Preprocess,
+    _as_uint8_if_exact,
+    _percentile_range,
+    _scaled,
+    square_pixels,
+    uint8_quantiles,
+)
 
 SMALL = Preprocess(size=64)
 
@@ -322,3 +330,58 @@ def test_counted_quantiles_are_those_of_numpy(n, top, rng):
 def test_counted_quantiles_keep_the_order_of_the_fractions():
     values = np.arange(101, dtype=np.uint8)
     assert uint8_quantiles(values, (0.9, 0.1, 0.5)).tolist() == [90, 10, 50]
+
+
+def flattened(image: Image, axis: int) -> Image:
+    """The same head with half as many pixels along an axis: means of pairs, and the spacing says so."""
+    pixels = np.moveaxis(image.pixels, axis, 0)
+    halved = np.moveaxis((pixels[::2] + pixels[1::2]) / 2, 0, axis)
+    return replace(image, pixels=np.ascontiguousarray(halved), spacing=(2.0, 1.0) if axis == 0 else (1.0, 2.0))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("unit", ["gray", "HU"])
+def test_pixels_that_are_not_square_keep_the_shape_of_the_head(axis, unit):
+    image = head() if unit == "gray" else Image(head().pixels * 0.35 - np.where(head().pixels == 0, 1000, 0), "HU")
+    square, other = SMALL.pixels(replace(image, spacing=(1.0, 1.0))), SMALL.pixels(flattened(image, axis))
+    assert np.abs(square.astype(int) - other.astype(int)).mean() < 4
+    squeezed = SMALL.pixels(replace(flattened(image, axis), spacing=None))
+    assert np.abs(square.astype(int) - squeezed.astype(int)).mean() > 12, "without its spacing the head is squeezed"
+
+
+def test_square_pixels_are_not_resampled():
+    for spacing in (None, (0.5, 0.5), (0.4883, 0.4882)):
+        image = replace(head(), spacing=spacing)
+        assert square_pixels(image) is image
+        np.testing.assert_array_equal(SMALL.pixels(image), SMALL.pixels(head()))
+        assert SMALL.placement(image).square_shape is None
+
+
+def test_maps_and_masks_keep_their_place_on_pixels_that_are_not_square():
+    lesion = np.zeros((200, 200), np.float32)
+    lesion[60:76, 110:130] = 1
+    image = flattened(head(), 0)
+    placement = SMALL.placement(image)
+    mask = placement.to_network(lesion[::2])
+    assert ndimage.center_of_mass(mask) == pytest.approx(
+        ndimage.center_of_mass(SMALL.placement(head()).to_network(lesion)), abs=0.6
+    )
+    back = placement.to_image(mask.astype(np.float32))
+    assert back.shape == (100, 200)
+    assert ndimage.center_of_mass(back) == pytest.approx((33.75, 119.5), abs=1.5)
+
+
+def test_padding_stays_padding_on_pixels_that_are_not_square():
+    image = flattened(head(), 1)
+    padding = np.zeros(image.pixels.shape, np.bool_)
+    padding[:, :20] = True
+    square = square_pixels(replace(image, padding=padding))
+    assert square.pixels.shape == square.padding.shape == (200, 200)
+    assert square.padding[:, :40].all()
+    assert not square.padding[:, 42:].any()
+
+
+def test_an_implausible_shape_of_pixels_is_refused_and_a_long_one_is_bounded():
+    with pytest.raises(InputError, match=r"pixels of 1 x 40 mm.*a factor of at most 32.*Correct the pixel spacing"):
+        SMALL.pixels(replace(head(), spacing=(1.0, 40.0)))
+    assert max(square_pixels(replace(head(), spacing=(1.0, 30.0))).pixels.shape) == 4096

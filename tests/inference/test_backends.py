@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -94,6 +95,33 @@ def test_a_gpu_is_used_with_torch(bundle_folder, monkeypatch):
     assert choose_backend("auto", bundle, "auto") == "onnxruntime"
 
 
+def hostile_graph(bundle: Bundle) -> bytes:
+    """The graph of a bundle with an endless loop in front of its end."""
+    model = onnx.load_from_string(bundle.onnx())
+    flag = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, []) for name in ("round", "go")]
+    again = onnx.helper.make_tensor_value_info("again", onnx.TensorProto.BOOL, [])
+    body = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["go"], ["again"])], "body", flag, [again])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
+    model.graph.node.append(onnx.helper.make_node("Loop", ["", "yes"], [], body=body))
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_hostile_model_is_refused_before_a_runtime_sees_it(bundle_folder, tmp_path, monkeypatch, backend):
+    bundle = Bundle.load(bundle_folder)
+    hostile = bundle.with_onnx(hostile_graph(bundle), tmp_path / "hostile")
+    monkeypatch.setattr("onnxruntime.InferenceSession", None)
+    with pytest.raises(BundleError, match=r"it uses the operator Loop, which no image classifier needs"):
+        Classifier.load(hostile.folder, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_error_of_a_runtime_is_one_of_the_bundle(bundle_folder, backend):
+    loaded = backends.load_backend(backend, Bundle.load(bundle_folder), 1)
+    with pytest.raises(BundleError, match=f"{backend} cannot run model"):
+        loaded.run(np.zeros((1, 1, 64, 64), np.uint8), ["no such output"])
+
+
 def test_impossible_backends_are_refused(bundle_folder, make_bundle, monkeypatch):
     bundle = Bundle.load(bundle_folder)
     with pytest.raises(
@@ -102,7 +130,7 @@ def test_impossible_backends_are_refused(bundle_folder, make_bundle, monkeypatch
         Classifier.load(bundle_folder, backend="onnxruntim")
     with pytest.raises(BundleError, match=r"has no model\.onnx"):
         Classifier.load(make_bundle(), backend="onnxruntime")
-    with pytest.raises(BundleError, match=r"onnxruntime cannot run model\.onnx .*--backend torch"):
+    with pytest.raises(BundleError, match=r"model\.onnx cannot be used: it is not an ONNX model\. .*--backend torch"):
         OnnxRuntimeBackend(b"not a graph", 1)
     with pytest.raises(UsageError, match="There is no device 'gpu0'"):
         choose_backend("auto", bundle, "gpu0")

@@ -14,9 +14,11 @@ from reslink.bundles.decision.decision import Decision
 from reslink.errors import BundleError, UsageError
 from reslink.imaging.image import Image
 from reslink.imaging.reading import read_image
-from reslink.inference.classifier import Classifier, Prediction
+from reslink.inference.classifier import Classifier
+from reslink.inference.prediction import Prediction
 
 KEYS = ["path", "label", "probability", "probabilities", "prediction_set", "abstain", "reasons", "ood_score", "error"]
+KEYS += ["threshold", "certainty", "notes"]
 
 
 def test_the_keys_of_a_prediction(classifier, pictures):
@@ -72,7 +74,11 @@ def test_an_unreadable_file_gives_an_error_in_its_position(classifier, pictures,
     assert [p.error is None for p in predictions] == [False, True, False, True, False]
     assert "broken.png" in predictions[0].error
     assert "absent.png" in predictions[2].error
-    assert predictions[0].as_dict() == dict.fromkeys(KEYS, None) | {"path": str(bad), "error": predictions[0].error}
+    assert predictions[0].as_dict() == dict.fromkeys(KEYS, None) | {
+        "path": str(bad),
+        "error": predictions[0].error,
+        "notes": [],
+    }
 
 
 def test_predictions_are_streamed(classifier, pictures, tmp_path):
@@ -230,8 +236,8 @@ def test_an_array_is_not_modified(classifier):
 def test_arrays_without_a_unit_are_refused(classifier):
     with pytest.raises(UsageError, match=r'array of float64 was given without a unit.*Use unit="HU"'):
         classifier.predict(np.zeros((80, 80)))
-    with pytest.raises(UsageError, match=r"unit 'hu' is not valid.*(Did you mean|Choose one of)"):
-        classifier.predict(np.zeros((80, 80)), unit="hu")
+    with pytest.raises(UsageError, match=r"unit 'HUU' is not valid.*(Did you mean|Choose one of)"):
+        classifier.predict(np.zeros((80, 80)), unit="HUU")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import InputError, UsageError
-from reslink.inference.classifier import Prediction
+from reslink.inference.prediction import Prediction
 from reslink.inference.series import INTERVAL_SCOPE, aggregate_slices, select_slices
 
 

@@ -69,3 +69,25 @@ def test_newcombe_interval_of_two_independent_proportions():
     assert independent_difference(wilson_interval(0, 0), wilson_interval(1, 2)).estimate is None
     alone = independent_difference(wilson_interval(3, 4), without_interval(0.5, "few", 4))
     assert (alone.estimate, alone.ci_low, alone.method) == (0.25, None, "no interval: few")
+
+
+def test_few_or_no_disagreements_still_have_an_interval():
+    result = paired_difference(np.repeat([1.0, 0.0], [3, 97]), np.arange(100))
+    assert result.estimate == pytest.approx(0.03)
+    assert result.method == "Agresti-Min interval of paired proportions over 100 groups"
+    assert result.ci_low < 0.03 < result.ci_high
+    same = paired_difference(np.zeros(100), np.arange(100))
+    assert same.ci_low < 0 < same.ci_high, "100 cases that agree do not show that all do"
+    assert paired_difference(np.zeros(0), np.zeros(0, int)).estimate is None
+    assert paired_difference(np.ones(40), np.arange(40) % 2).method.startswith("no interval: only 2 groups")
+
+
+def test_agresti_min_computed_by_hand():
+    """12 cases that only the first gets right, 4 that only the second does, of 100: Wald's interval of (12.5 − 4.5) / 102."""
+    differences = np.repeat([1.0, -1.0, 0.0], [12, 4, 84])
+    result = paired_difference(differences, np.arange(100))
+    center = 8 / 102
+    spread = np.sqrt((17 / 102 - center**2) / 102 * 100 / 99)
+    assert (result.estimate, result.ci_low, result.ci_high) == pytest.approx(
+        (0.08, center - 1.98422 * spread, center + 1.98422 * spread), abs=1e-5
+    )

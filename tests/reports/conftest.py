@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -27,6 +28,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def png(path: Path, shape: tuple[int, int] = (32, 100)) -> None:
     Picture.fromarray(np.random.default_rng(1).integers(0, 255, shape).astype(np.uint8)).save(path)
+
+
+def image_hash(folder: Path, i: int) -> str:
+    """The SHA-256 of an image; runs in folders of other names have other images."""
+    return hashlib.sha256(f"{folder.name}/{i}".encode()).hexdigest()
 
 
 def write_run(folder: Path, names: tuple[str, ...] = ("Healthy", "Tumor"), n: int = 60) -> Path:
@@ -67,6 +73,7 @@ def write_run(folder: Path, names: tuple[str, ...] = ("Healthy", "Tumor"), n: in
     predictions = [
         {"sample_id": f"images/{i}.png", "label": names[y_true[i]], "prediction": names[y_pred[i]], "group": groups[i]}
         | {f"p_{name}": repr(float(y_prob[i, k])) for k, name in enumerate(names)}
+        | {"sha256": image_hash(folder, i)}
         for i in range(n)
     ]
     (folder / "predictions.csv").write_text(table(predictions))
@@ -77,7 +84,7 @@ def write_run(folder: Path, names: tuple[str, ...] = ("Healthy", "Tumor"), n: in
             "label": names[i % len(names)],
             "split": ("train", "train", "validation", "test")[i // 2 % 4],
             "group": f"patient {i // 2}",
-            "sha256": "0",
+            "sha256": image_hash(folder, i),
         }
         for i in range(80)
     ]

@@ -26,11 +26,12 @@ logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 TINY = {"stem_dim": 8, "dims": (8, 16), "depths": (1, 1)}
 RUNNER = """
 import sys, json
-from reslink.serving.http import server
-from reslink.serving.http.app import Settings
-from reslink.serving.http.limits import Limits
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the worker processes run this file too, and need none of it, as under the command line
+    from reslink.serving.http import server
+    from reslink.serving.http.app import Settings
+    from reslink.serving.http.limits import Limits
+
     settings, limits, port, workers = json.loads(sys.argv[1])
     settings["bundles"] = tuple(settings["bundles"])
     server.serve(Settings(**settings, limits=Limits(**limits)), port, workers)
@@ -38,8 +39,13 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def bundles(make_once: Callable[[str, Callable[[Path], None]], Path]) -> list[Path]:
     """Two bundles with graphs, one for two classes and one for three; images differ in their probabilities."""
+    root = make_once("served_bundles", _make_bundles)
+    return [root / "head", root / "three"]
+
+
+def _make_bundles(root: Path) -> None:
     from reslink.bundles.bundle import Bundle
     from reslink.bundles.decision.decision import Decision
     from reslink.export.onnx import to_onnx
@@ -47,7 +53,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     from reslink.labels import Labels
     from reslink.networks.reslink import ResLinkConfig, build_network
 
-    root, folders = tmp_path_factory.mktemp("bundles"), []
     for name, names in (("head", ("Healthy", "Tumor")), ("three", ("glioma", "none", "other"))):
         config = ResLinkConfig(num_classes=len(names), **TINY)
         state = build_network(config, seed=1).state_dict()
@@ -58,8 +63,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             Labels(names),
             Decision.default(len(names)),
         ).save(root / name, state)
-        folders.append(bundle.with_onnx(to_onnx(bundle)).folder)
-    return folders
+        bundle.with_onnx(to_onnx(bundle))
 
 
 @dataclass

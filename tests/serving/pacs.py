@@ -230,8 +230,8 @@ def echo(port: int, calling: str = "TEST", called: str = "RESLINK", **options: A
     return bool(status) and status.Status == 0
 
 
-def store(port: int, datasets: Sequence[Dataset], calling: str = "TEST", **options: Any) -> list[int]:
-    """Sends data sets in one association; returns the status of each acknowledged one."""
+def store(port: int, datasets: Sequence[Dataset], calling: str = "TEST", abort: bool = False, **options: Any) -> list[int]:
+    """Sends data sets in one association, which is released or aborted; returns the status of each acknowledged one."""
     entity = AE(calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = 120
     for kind in sorted({str(one.SOPClassUID) for one in datasets}):
@@ -248,7 +248,9 @@ def store(port: int, datasets: Sequence[Dataset], calling: str = "TEST", **optio
         if not status:
             break
         statuses.append(int(status.Status))
-    if association.is_established:
+    if association.is_established and abort:
+        association.abort()
+    elif association.is_established:
         association.release()
     return statuses
 

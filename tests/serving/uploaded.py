@@ -9,6 +9,7 @@ import builders
 import nibabel
 import numpy as np
 from PIL import Image as Picture
+from pydicom.uid import CTImageStorage
 
 
 def head(seed: int, size: int = 96) -> np.ndarray:
@@ -30,6 +31,7 @@ def png(seed: int, size: int = 96, kind: str = "PNG") -> bytes:
 def dicom(seed: int, position: float = 0.0, columns: int | None = None, **attributes: object) -> bytes:
     pixels = head(seed).astype(np.int16)[:, :columns] - 20  # HU
     place = {
+        "SOPClassUID": CTImageStorage,
         "Modality": "CT",
         "RescaleSlope": 1,
         "RescaleIntercept": 0,

@@ -11,7 +11,8 @@ import torch
 
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
-from reslink.training.batch_loader import BatchLoader
+from reslink.imaging.preprocess import Preprocess
+from reslink.training.batch_loader import BatchLoader, normalize, to_unit
 from reslink.training.data import TrainingData
 from reslink.training.losses import Criterion
 from reslink.training.recipe.recipe import Recipe
@@ -67,3 +68,10 @@ def test_the_target_of_the_attention(make_loader: Callable[..., BatchLoader], ta
     assert has_lesion.tolist() == [False, True, False, True]
     assert torch.equal(mask[has_lesion], lesions[has_lesion]) == (target == "lesion")
     assert (mask[~has_lesion].mean(dim=(1, 2, 3)) > 0.2).all(), "the head, if no lesion is marked"
+
+
+@pytest.mark.parametrize("settings", [Preprocess(), Preprocess(channels=1), Preprocess(window="three", mean=0.1)])
+def test_the_device_normalizes_as_numpy_does(settings: Preprocess, rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 256, (3, settings.planes, 8, 8), dtype=np.uint8)
+    found = normalize(to_unit(torch.from_numpy(pixels), torch.device("cpu")), settings)
+    np.testing.assert_allclose(found.numpy(), settings.normalize(pixels), rtol=1e-5, atol=1e-6)

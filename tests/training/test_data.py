@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
 from reslink.errors import CheckFailedError, UsageError
 from reslink.labels import Labels
 from reslink.training.data import assign_splits, has_given_split, open_training_data
@@ -64,6 +66,21 @@ def test_the_training_data_of_a_run(marked: Manifest, recipe: Callable[..., Reci
     assert data.names(rows[0])[:1] == [data.manifest.cases[rows[0][0]].name]
     assert (data.split_source(), data.leaked_cases()) == ("drawn", {})
     assert listener.open == 0
+
+
+def test_an_image_with_two_labels_stops_the_run(
+    marked: Manifest, recipe: Callable[..., Recipe], cache: Path, listener: Any
+) -> None:
+    healthy = next(case for case in marked.cases if case.label == "Healthy")
+    again = replace(healthy, label="Tumor", name="again.png")
+    conflicting = replace(marked, cases=(*marked.cases, again))
+    with pytest.raises(
+        CheckFailedError, match=r"2 of 49 images .*Healthy/000\.png \(Healthy\) and again\.png .*--allow-conflicts"
+    ):
+        open_training_data(conflicting, recipe(), cache, listener)
+    allowed = open_training_data(conflicting, recipe("data.allow_conflicts=true"), cache, listener)
+    assert (allowed.label_conflicts or "").startswith("2 of 49 images")
+    assert open_training_data(marked, recipe(), cache, listener).label_conflicts is None
 
 
 def test_a_patient_in_two_splits_stops_the_run(

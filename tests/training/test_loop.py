@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import multiprocessing
 import os
@@ -71,6 +72,7 @@ def newest(run: Path) -> str:
     return max((path.name for path in (run / "checkpoints").glob("0*-step-*")), default="")
 
 
+@pytest.mark.slow
 def test_four_kills_at_random_moments(
     whole: tuple[Recipe, Path], server: Any, toy: Manifest, cache: Path, tmp_path: Path
 ) -> None:
@@ -200,9 +202,7 @@ def test_resume_without_a_run_starts_one_and_with_a_finished_one_does_nothing(
     first = train(toy, made, tmp_path / "run", cache=cache, resume=True)
     monkeypatch.setattr(run_module.Run, "__init__", None)  # nothing may be trained
     second = train(toy, made, tmp_path / "run", cache=cache, resume=True, progress=listener)
-    assert second.already_finished
-    assert not first.already_finished
-    assert (second.best_epoch, second.validation) == (first.best_epoch, first.validation)
+    assert second == first
     assert listener.messages == [f"The run in {tmp_path / 'run'} is finished; there is nothing left to do."]
     with pytest.raises(UsageError, match=r"finished run.*had another recipe: seed was 0, is 1"):
         train(toy, recipe("trainer.epochs=1", "seed=1"), tmp_path / "run", cache=cache, resume=True)
@@ -245,3 +245,22 @@ def test_a_folder_that_cannot_be_created(toy: Manifest, recipe: Callable[..., Re
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"could not be written: [Nn]ot a directory.*another folder"):
         train(toy, recipe(), tmp_path / "file" / "run", cache=cache)
+
+
+def test_each_epoch_tells_its_validation_metrics() -> None:
+    row = {"epoch": 3, "train_loss": 0.41234, "val_loss": 0.5, "val_accuracy": 0.81, "val_auroc": 0.9234, "lr": 0.1}
+    text = "Epoch 3: training loss 0.412, validation loss 0.500, validation accuracy 0.810, validation AUROC 0.923"
+    assert run_module._epoch_text(row, is_best=True) == f"{text} (best so far)"
+    assert run_module._epoch_text(row | {"val_auroc": None}, is_best=False) == text.rpartition(",")[0]
+
+
+def test_the_metrics_of_each_epoch_reach_the_listener(
+    toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path, listener: Any
+) -> None:
+    train(toy, recipe("trainer.epochs=2"), tmp_path / "run", cache=cache, progress=listener)
+    lines = [text for text in listener.messages if text.startswith("Epoch ")]
+    with (tmp_path / "run" / "results.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [line.split(":")[0] for line in lines] == ["Epoch 1", "Epoch 2"]
+    assert all(f"validation loss {float(row['val_loss']):.3f}" in line for row, line in zip(rows, lines, strict=True))
+    assert sum("best so far" in line for line in lines) >= 1

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.labels import Labels
 from reslink.training.run_folder import RunFolder, versions

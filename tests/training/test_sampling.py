@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from reslink.imaging.preprocess import Preprocess
-from reslink.training.sampling import normalize, plan_epoch, sampler_weights, shard, to_unit
+from reslink.training.sampling import plan_epoch, sampler_weights, shard
 
 
 @pytest.mark.parametrize(("n", "size"), [(33, 32), (64, 32), (5, 8), (97, 16), (2, 2)])
@@ -43,10 +41,3 @@ def test_the_sampler_draws_each_class_equally_often() -> None:
     drawn = np.concatenate(plan_epoch(np.arange(1000), 32, 0, 1, sampler_weights(targets)))
     assert len(drawn) == 1000
     assert 0.45 < targets[drawn].mean() < 0.55
-
-
-@pytest.mark.parametrize("settings", [Preprocess(), Preprocess(channels=1), Preprocess(window="three", mean=0.1)])
-def test_the_device_normalizes_as_numpy_does(settings: Preprocess, rng: np.random.Generator) -> None:
-    pixels = rng.integers(0, 256, (3, settings.planes, 8, 8), dtype=np.uint8)
-    found = normalize(to_unit(torch.from_numpy(pixels), torch.device("cpu")), settings)
-    np.testing.assert_allclose(found.numpy(), settings.normalize(pixels), rtol=1e-5, atol=1e-6)

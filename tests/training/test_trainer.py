@@ -21,6 +21,8 @@ from reslink.errors import TrainingError, UsageError
 from reslink.files import sha256
 from reslink.networks.area_attention import record_attention_weights
 from reslink.training import losses, validation
+from reslink.training.data import open_training_data
+from reslink.training.monitoring.progress import SilentProgress
 from reslink.training.recipe.recipe import Recipe, load_recipe
 from reslink.training.step import Learner
 from reslink.training.trainer import RunResult, train
@@ -189,12 +191,14 @@ OPTIONS = (
 )
 
 
+@pytest.mark.slow
 def test_every_option_reaches_the_weights(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path) -> None:
     """Each of them trains to other weights than the recipe without it, and than each other option."""
     found = {}
+    data = open_training_data(toy, recipe("data.split_seed=0"), cache, SilentProgress())
     for number, option in enumerate(("seed=0", *OPTIONS)):
-        made = recipe("trainer.epochs=1", "diagnostics.images=1", "trainer.export=last", option)
-        result = train(toy, made, tmp_path / str(number), cache=cache)
+        made = recipe("trainer.epochs=1", "diagnostics.images=1", "trainer.export=last", "data.split_seed=0", option)
+        result = train(toy, made, tmp_path / str(number), training_data=data)
         found[option] = sha256(result.bundle / "model.safetensors")
     assert len(set(found.values())) == len(found), found
 
@@ -211,7 +215,7 @@ def test_class_weights_reach_the_weights(recipe: Make, marked: Manifest, cache: 
 
 def test_layout_and_workers_do_not_change_the_result(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path) -> None:
     for name in ("trainer.channels_last=false", "trainer.precision=bf16", "trainer.deterministic=false"):
-        result = train(toy, recipe(name), tmp_path / name, cache=cache)
+        result = train(toy, recipe(name, "trainer.epochs=1"), tmp_path / name, cache=cache)
         assert result.validation["val_loss"] is not None
         environment = json.loads((result.folder / "environment.json").read_text())
         assert environment["precision"] == ("bf16" if "bf16" in name else "no")
@@ -237,7 +241,7 @@ def test_bf16_computes_in_bf16_and_keeps_single_precision_weights(
 
 
 def test_a_single_logit(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path) -> None:
-    made = recipe("model.num_classes=1", "trainer.epochs=6", "optimizer.lr=0.01", "decision.threshold=youden")
+    made = recipe("model.num_classes=1", "trainer.epochs=2", "optimizer.lr=0.01", "decision.threshold=youden")
     result = train(toy, made, tmp_path / "run", cache=cache)
     bundle = Bundle.load(result.bundle)
     assert bundle.architecture["num_classes"] == 1

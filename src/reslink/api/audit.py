@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reslink.api.data_argument import Data, open_manifest
+from reslink.api.audit_memory import remember_audit
+from reslink.api.data_argument import Columns, Data, open_manifest
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.errors import UsageError
 from reslink.files import check_folder_path, check_overwrite
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 def audit(
     data: Data,
     *,
+    columns: Columns = None,
+    root: str | Path | None = None,
+    unit: str | None = None,
     out: str | Path | None = None,
     fix: str | Path | None = None,
     seed: int = 0,
@@ -31,6 +35,9 @@ def audit(
 
     Args:
         data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
+        columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
+        root: Folder that the paths in a table start from; None for the folder of the table.
+        unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
         out: Folder for ``audit.json`` and ``report.html``; None writes nothing.
         fix: Folder for a clean copy of the data set; None makes no copy.
         seed: Seed of folds, forests and bootstrap.
@@ -55,6 +62,9 @@ def audit(
         data,
         None if out is None else Path(out),
         None if fix is None else Path(fix),
+        columns=columns,
+        root=root,
+        unit=unit,
         seed=seed,
         workers=workers,
         overwrite=overwrite,
@@ -82,17 +92,20 @@ def run_audit(
     out: Path | None,
     fix: Path | None,
     *,
+    columns: Columns,
+    root: str | Path | None,
+    unit: str | None,
     seed: int,
     workers: int | None,
     overwrite: bool,
     progress: ShowProgress,
 ) -> AuditOutput:
     """Audits a data set; see :func:`audit`."""
+    manifest = open_manifest(data, for_training=False, columns=columns, root=root, unit=unit)
     from reslink.audit.audit import audit as audit_manifest
     from reslink.audit.clean_copy.clean_copy import write_clean_copy
     from reslink.reports.audit.page import audit_report
 
-    manifest = open_manifest(data, for_training=False)
     if out is not None:
         _check_out(out, manifest, overwrite)
     if fix is not None:
@@ -104,6 +117,7 @@ def run_audit(
         clean_copy = None if fix is None else write_clean_copy(manifest, result, fix, progress=listener)
     finally:
         listener.end()
+    remember_audit(result["data_digest"], [check["check"] for check in result["checks"] if check["failed"]])
     return AuditOutput(result, page, clean_copy)
 
 
@@ -117,7 +131,7 @@ def _check_out(out: Path, manifest: Manifest, overwrite: bool) -> None:
     root = manifest.root.resolve()
     if not manifest.columns and out.resolve().is_relative_to(root):
         raise UsageError(
-            f"--out {out} is inside the data set {root}",
+            f"The output folder {out} is inside the data set {root}",
             "Every folder in there is a class of the data set",
             "Choose a folder elsewhere with --out",
         )

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from reslink.errors import UsageError
 
 if TYPE_CHECKING:
     from reslink.datasets.manifest import Manifest
 
 Data: TypeAlias = "str | Path | Manifest"
 """A folder with one folder per class, a folder with a manifest.csv, a CSV, or an opened manifest."""
+
+Columns: TypeAlias = Mapping[str, str] | Sequence[str] | None
+"""Role to column of a table, such as ``{"patient": "MRN"}``, or texts such as ``"patient=MRN"``."""
 
 _log = logging.getLogger(__name__)
 
@@ -27,14 +33,21 @@ def open_manifest(data: Data, **options: Any) -> Manifest:
     """
     from reslink.datasets.manifest import Manifest
 
-    return data if isinstance(data, Manifest) else Manifest.open(data, **options)
+    if not isinstance(data, Manifest):
+        return Manifest.open(data, **options)
+    for option in ("columns", "root"):
+        if options.get(option):
+            raise UsageError(
+                f"--{option} was given for an opened manifest", "It describes a table", "Give it to Manifest.open instead"
+            )
+    return data
 
 
 def read_patients(manifest: Manifest) -> Manifest:
     """Returns the manifest with patients from DICOM headers where the table names none; logs a warning if a header has none."""
     from reslink.datasets.patient_ids import add_header_patients
 
-    manifest, note = add_header_patients(manifest)
-    if note:
-        _log.warning("Patients: %s.", note)
+    manifest, notes = add_header_patients(manifest)
+    if any(notes):
+        _log.warning("Patients: %s.", notes)
     return manifest

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from reslink.api.data_argument import Data, open_manifest, read_patients
+from reslink.api.data_argument import Columns, Data, open_manifest, read_patients
 from reslink.files import check_overwrite
 
 
@@ -15,6 +15,9 @@ def evaluate(
     data: Data,
     out: str | Path,
     *,
+    columns: Columns = None,
+    root: str | Path | None = None,
+    unit: str | None = None,
     split: Literal["train", "validation", "test"] | None = None,
     by: Sequence[str] = (),
     batch_size: int = 32,
@@ -29,6 +32,9 @@ def evaluate(
         bundle: The name of a shipped model, or the folder of a bundle or run.
         data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
         out: Output folder.
+        columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
+        root: Folder that the paths in a table start from; None for the folder of the table.
+        unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
         split: Evaluate only the cases of this split; None for all cases.
         by: Columns of the data set; metrics are also computed for each of their values.
         batch_size: Number of images per batch.
@@ -52,17 +58,20 @@ def evaluate(
         0.93
     """
     from reslink.bundles.bundle import Bundle
+    from reslink.evaluation.subgroup_columns import check_columns
+
+    folder, columns_of_subgroups = Path(out), (by,) if isinstance(by, str) else by
+    check_overwrite(folder, "evaluation.json", "an evaluation", overwrite)
+    loaded = Bundle.load(bundle)
+    manifest = read_patients(open_manifest(data, labels=loaded.labels, columns=columns, root=root, unit=unit))
+    check_columns(manifest, columns_of_subgroups)
     from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
     from reslink.reports.run.page import evaluation_report
 
-    folder = Path(out)
-    check_overwrite(folder, "evaluation.json", "an evaluation", overwrite)
-    loaded = Bundle.load(bundle)
-    manifest = read_patients(open_manifest(data, labels=loaded.labels))
     options = EvaluationOptions(
         device=device,
         split=split,
-        subgroup_columns=(by,) if isinstance(by, str) else by,
+        subgroup_columns=columns_of_subgroups,
         batch_size=batch_size,
         seed=seed,
         allow_leakage=allow_leakage,

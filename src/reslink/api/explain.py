@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reslink.api.progress import ShowProgress, resolve_progress
-from reslink.errors import InputError
+from reslink.errors import InputError, check_choice
 from reslink.files import check_folder_path, exists_error
+from reslink.training.monitoring.progress import phase
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
-    from reslink.explain.explain_files import Explanation
+    from reslink.explain.explain_files import ExplainOptions, Explanation
     from reslink.explain.randomization_check import RandomizationCheck
     from reslink.labels import Labels
 
@@ -26,6 +27,7 @@ def explain(
     target: str | None = None,
     methods: Sequence[str] | None = None,
     limit: int | None = None,
+    unit: str | None = None,
     sanity: bool = True,
     device: str = "auto",
     overwrite: bool = False,
@@ -39,9 +41,10 @@ def explain(
             set; its lesion masks are then compared with the maps.
         out: Output folder for pictures, maps and ``explain.json``.
         target: The class to explain; default: the positive class of two, or the predicted class of more.
-        methods: Names of the methods; default: ``first_attention``, ``final_attention``, ``grad_cam``,
-            ``integrated_gradients`` and ``occlusion``.
+        methods: Names of the methods; default: ``final_attention``, ``grad_cam``, ``integrated_gradients`` and
+            ``occlusion``. ``first_attention`` is drawn only if it is named.
         limit: Maximum number of images (each slice of a volume counts as one); None for all.
+        unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
         sanity: Whether to compare the maps with those of a network with randomized weights.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         overwrite: Replace earlier explanations in ``out``.
@@ -59,18 +62,32 @@ def explain(
         >>> explanation.panel  # doctest: +SKIP
         'scan.png'
     """
-    return run_explain(
-        bundle,
-        [images] if isinstance(images, str | Path) else images,
-        Path(out),
-        target=target,
-        methods=methods,
-        limit=limit,
-        sanity=sanity,
-        device=device,
-        overwrite=overwrite,
-        progress=progress,
-    ).explanations
+    loaded, checked_methods = check_and_load(bundle, target, methods)
+    from reslink.explain.explain_files import ExplainOptions
+
+    paths = [images] if isinstance(images, str | Path) else images
+    options = ExplainOptions(
+        checked_methods, target=target, randomization_check=sanity, limit=limit, overwrite=overwrite, unit=unit
+    )
+    return run_explain(loaded, paths, Path(out), options, device, progress).explanations
+
+
+def check_and_load(bundle: str | Path, target: str | None, methods: Sequence[str] | None) -> tuple[Bundle, tuple[str, ...]]:
+    """Returns the bundle and the methods, by default ``DEFAULT_METHODS``, before torch is imported.
+
+    Raises:
+        BundleError: If the bundle cannot be used.
+        UsageError: If the class or a method does not exist.
+    """
+    from reslink.bundles.bundle import Bundle
+    from reslink.explain.display import DEFAULT_METHODS, METHODS
+
+    for name in methods or ():
+        check_choice("method", name, METHODS)
+    loaded = Bundle.load(bundle)
+    if target is not None:
+        loaded.labels.index(target)  # raises for an unknown class
+    return loaded, tuple(methods or DEFAULT_METHODS)
 
 
 @dataclass(frozen=True)
@@ -89,55 +106,47 @@ class ExplainOutput:
 
 
 def run_explain(
-    bundle: str | Path,
+    bundle: Bundle,
     images: Iterable[str | Path],
     out: Path,
-    *,
-    target: str | None,
-    methods: Sequence[str] | None,
-    limit: int | None,
-    sanity: bool,
+    options: ExplainOptions,
     device: str,
-    overwrite: bool,
     progress: ShowProgress,
 ) -> ExplainOutput:
-    """Explains images; see :func:`explain`."""
+    """Explains images; see :func:`explain`. The lesion masks of a data set are added to the options."""
+    from reslink.explain.explain_files import explain_paths
     from reslink.explain.picture_files import previous_pictures
-
-    check_folder_path(out)
-    if previous_pictures(out) and not overwrite:
-        raise exists_error(out, "explanations")
-    from reslink.explain.explain_files import METHODS, ExplainOptions, explain_paths
     from reslink.inference.classifier import Classifier
 
+    check_folder_path(out)
+    if previous_pictures(out) and not options.overwrite:
+        raise exists_error(out, "explanations")
     classifier = Classifier.load(bundle, device=device)
-    if target is not None:
-        classifier.labels.index(target)  # raises for an unknown class
-    files, masks = _files_and_masks(images, classifier.labels)
+    files, options = _files_of(images, classifier.labels, options)
     checks: list[RandomizationCheck] = []
     listener = resolve_progress(progress)
-    listener.start(len(files[:limit]) + sanity, "Explaining")  # the randomization check takes as long as an image or longer
-    try:
+    steps = len(files[: options.limit]) + options.randomization_check  # which takes as long as an image or longer
+    with phase(listener, steps, "Explaining"):
         explanations = explain_paths(
             classifier,
             files,
             out,
-            ExplainOptions(tuple(methods or METHODS), masks, target, sanity, limit, overwrite),
+            options,
             on_explanation=lambda explanation: None if explanation.slice else listener.step(),  # a volume is one step
             on_check=checks.append,
         )
-        if sanity:
+        if options.randomization_check:
             listener.step()
-    finally:
-        listener.end()
     return ExplainOutput(classifier.bundle, explanations, checks)
 
 
-def _files_and_masks(paths: Iterable[str | Path], labels: Labels) -> tuple[list[str | Path], dict[str, Path]]:
+def _files_of(paths: Iterable[str | Path], labels: Labels, options: ExplainOptions) -> tuple[list[str | Path], ExplainOptions]:
+    """Returns the images, and the options with the lesion masks and units of data sets among the paths."""
     from reslink.datasets.manifest import Manifest
 
     files: list[str | Path] = []
     masks: dict[str, Path] = {}
+    units: dict[str, str] = {}
     for path in paths:
         if not str(path).lower().endswith(".csv") and not (Path(path) / "manifest.csv").is_file():
             files += _images_in(path)
@@ -145,12 +154,13 @@ def _files_and_masks(paths: Iterable[str | Path], labels: Labels) -> tuple[list[
         cases = Manifest.open(path, labels=labels).cases
         files += [case.path for case in cases]
         masks |= {str(case.path): case.mask for case in cases if case.mask is not None}
-    return files, masks
+        units |= {str(case.path): case.unit for case in cases if case.unit is not None}
+    return files, replace(options, masks=masks, units=units)
 
 
 def _images_in(path: str | Path) -> Sequence[str | Path]:
     """Returns the images in a path; a path without images is returned itself, so that its error is reported later."""
-    from reslink.imaging.reading import find_images
+    from reslink.imaging.search import find_images
 
     try:
         return find_images([path])

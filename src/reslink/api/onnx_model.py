@@ -39,10 +39,10 @@ def add_onnx_model(bundle: Bundle) -> Bundle:
         parity = check_parity(bundle, graph)
         extended = bundle.with_onnx(graph)
     except ReslinkError as error:
-        _log.warning("Warning: model.onnx was not written. %s", error)
+        _log.warning("model.onnx was not written. %s", error)
         return bundle
     except Exception as error:  # noqa: BLE001  (exporters raise any exception type; the trained bundle must not be lost)
-        _log.warning("Warning: model.onnx was not written (%s: %s).", type(error).__name__, str(error).splitlines()[:1])
+        _log.warning("model.onnx was not written (%s: %s).", type(error).__name__, str(error).partition("\n")[0])
         return bundle
     _log.info("model.onnx: logits of %d synthetic heads agree with torch within %.1g.", parity.images, parity.logits)
     return extended

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from reslink.errors import UsageError
 from reslink.files import check_folder_path, escape_formula, storage_errors, write_atomic
+from reslink.printable_names import escape_name, printable
 
 if TYPE_CHECKING:
     from reslink.imaging.image import Image, Unit
-    from reslink.inference.classifier import Classifier, Prediction, Source
+    from reslink.inference.classifier import Classifier, Source
+    from reslink.inference.prediction import Prediction
+    from reslink.inference.series_answers import SeriesMode
 
 
 def predict(
@@ -30,6 +33,7 @@ def predict(
     pictures: str | Path | None = None,
     overwrite: bool = False,
     unit: Unit | None = None,
+    series: SeriesMode = "each",
 ) -> list[Prediction]:
     """Predicts the class of images. Torch is imported only if the backend is torch.
 
@@ -42,7 +46,9 @@ def predict(
         csv: A CSV file for the predictions; None writes none.
         pictures: A folder for pictures with attention maps; None draws none.
         overwrite: Replace earlier pictures in ``pictures``.
-        unit: Unit of arrays: ``HU``, ``MR`` or ``gray``. Optional for uint8.
+        unit: ``HU``, ``MR`` or ``gray``, of arrays (optional for uint8) and of files that state none, such as NIfTI and NPY.
+        series: ``each`` for one prediction per slice; ``auto`` to add one for each series (a volume, or DICOM slices), ``only``
+            for series without their slices. The prediction for a series is a ``SeriesAnswer``.
 
     Returns:
         One prediction per slice, in order. An unreadable file gives a prediction with an error.
@@ -69,6 +75,7 @@ def predict(
             pictures=None if pictures is None else Path(pictures),
             overwrite=overwrite,
             unit=unit,
+            series=series,
         )
     )
 
@@ -82,6 +89,7 @@ def iter_predictions(
     pictures: Path | None = None,
     overwrite: bool = False,
     unit: Unit | None = None,
+    series: SeriesMode = "each",
 ) -> Iterator[Prediction]:
     """Yields predictions, and writes each to the CSV file and the picture folder, if given.
 
@@ -92,11 +100,14 @@ def iter_predictions(
         csv_file: The CSV file; it is complete once the iterator ends.
         pictures: The folder of the pictures.
         overwrite: Replace earlier pictures.
-        unit: Unit of arrays.
+        unit: Unit of arrays, and of files that state none.
+        series: As for :func:`predict`.
 
     Raises:
         UsageError: If the CSV file or the folder cannot be used; raised before the first image is read.
     """
+    from reslink.inference.series_answers import predict_series
+
     if overwrite and pictures is None:
         raise UsageError(
             "--overwrite was given without --pictures",
@@ -106,11 +117,11 @@ def iter_predictions(
     drawer = None if pictures is None else PictureFolder(classifier, pictures, overwrite)
     with ExitStack() as stack:
         table = None if csv_file is None else stack.enter_context(open_table(csv_file, classifier.labels.names))
-        results = classifier.predict_with_images(sources, batch_size, unit=unit, keep_images=drawer is not None)
+        results = predict_series(classifier, sources, batch_size, mode=series, unit=unit, keep_images=drawer is not None)
         for prediction, image in results:
             if table is not None:
                 table.write(prediction)
-            if drawer is not None and image is not None and prediction.error is None:
+            if drawer is not None and image is not None and prediction.probabilities is not None:
                 drawer.write(prediction, image)
             yield prediction
 
@@ -149,7 +160,7 @@ class PictureFolder:
         target = explained_class(bundle.labels, prediction)
         placement = bundle.preprocess.placement(image)
         heat_maps = onnx_maps(self._classifier, bundle.preprocess.pixels(image), target)
-        maps = [display_map(method, heat_map, placement, target) for method, heat_map in heat_maps.items()]
+        maps = [display_map(name, heat, placement, target) for name, heat in heat_maps.items() if name != "first_attention"]
         suffix = "" if prediction.slice is None else f"_slice_{prediction.slice}"
         name = f"{self._count:04d}_{picture_stem(Path(prediction.path))}{suffix}.png"
         write_atomic(self._folder / name, draw_prediction(bundle, image, prediction, maps))
@@ -229,31 +240,38 @@ class _Writer(Protocol):
 class PredictionTable:
     """Rows of predictions: path, slice, label, probability, error, ``p_<class>`` for each class, and the decision.
 
-    A path that a spreadsheet would run as a formula is written with a leading ``'``.
+    ``series_slices`` is the number of combined slices in the row of a whole series, and empty in the row of a slice.
+    A path that a spreadsheet would run as a formula is written with a leading ``'``, and a path that is not printable with
+    escapes (:func:`reslink.printable_names.escape_name`).
     """
 
     def __init__(self, writer: _Writer, class_names: tuple[str, ...]) -> None:
         self._writer, self._class_names = writer, class_names
         probabilities = [f"p_{name}" for name in class_names]
-        decision = ["prediction_set", "abstain", "ood_score", "reasons"]
+        decision = ["prediction_set", "abstain", "ood_score", "reasons", "threshold", "certainty", "series_slices"]
         writer.writerow(["path", "slice", "label", "probability", "error", *probabilities, *decision])
 
     def write(self, prediction: Prediction) -> None:
         """Writes one prediction; missing values stay empty."""
+        from reslink.inference.series_answers import SeriesAnswer
+
         probabilities = prediction.probabilities or {}
         prediction_set = None if prediction.prediction_set is None else "|".join(prediction.prediction_set)
         abstain = None if prediction.abstain is None else str(prediction.abstain).lower()
         self._writer.writerow(
             [
-                escape_formula(prediction.path),
+                escape_formula(escape_name(prediction.path)),
                 prediction.slice,
                 prediction.label,
                 prediction.probability,
-                prediction.error and escape_formula(prediction.error),
+                prediction.error and escape_formula(printable(prediction.error)),
                 *(probabilities.get(name) for name in self._class_names),
                 prediction_set,
                 abstain,
                 prediction.ood_score,
                 "; ".join(prediction.reasons or ()),
+                prediction.threshold,
+                prediction.certainty,
+                prediction.result.slices if isinstance(prediction, SeriesAnswer) and prediction.result else None,
             ]
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from reslink.printable_names import printable
 from reslink.training.monitoring.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class ProgressBar:
 
         self.end()
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -51,7 +52,7 @@ class ProgressBar:
             TextColumn("{task.fields[values]}"),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task(label, total=total_steps, values="")
+        self._task = self._bar.add_task(printable(label), total=total_steps, values="")
         self._bar.start()
 
     def step(self, n: int = 1, **values: Any) -> None:
@@ -62,9 +63,9 @@ class ProgressBar:
     def message(self, text: str) -> None:
         """Prints a line above the bar."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(printable(text), markup=False, highlight=False)
         else:
-            sys.stderr.write(text + "\n")
+            sys.stderr.write(printable(text) + "\n")
             sys.stderr.flush()
 
     def end(self) -> None:

@@ -7,27 +7,29 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reslink.api.data_argument import Data, open_manifest, read_patients
+from reslink.api.data_argument import Columns, Data, open_manifest, read_patients
 from reslink.api.progress import ShowProgress, resolve_progress
+from reslink.datasets.case import DEFAULT_FRACTIONS
 from reslink.errors import UsageError
 
 if TYPE_CHECKING:
     from reslink.datasets.manifest import Manifest
     from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 
-FRACTIONS = (0.7, 0.15, 0.15)
-"""Default shares of train, validation and test."""
-
 
 def split(
     data: Data,
     out: str | Path,
     *,
+    columns: Columns = None,
+    root: str | Path | None = None,
+    unit: str | None = None,
     fractions: tuple[float, float, float] | None = None,
     folds: int | None = None,
     group_by: Literal["patient", "duplicate", "both", "none"] = "both",
     seed: int = 0,
     keep_given: bool = False,
+    allow_conflicts: bool = False,
     overwrite: bool = False,
     progress: ShowProgress = False,
 ) -> dict[str, Any]:
@@ -39,11 +41,16 @@ def split(
     Args:
         data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
         out: The CSV to write.
-        fractions: Shares of train, validation and test, with sum 1; None for 0.7, 0.15, 0.15.
+        columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
+        root: Folder that the paths in a table start from; None for the folder of the table.
+        unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
+        fractions: Shares of train, validation and test, with sum 1; None for 0.75, 0.1, 0.15.
         folds: Number of cross-validation folds, instead of ``fractions``.
         group_by: Which cases stay in one split: those of a patient, near duplicates, both, or none.
         seed: Selects among equally good splits.
         keep_given: Keep the split of the data set; a missing split is drawn from the training cases.
+        allow_conflicts: Accept identical images and near duplicates with different labels. Near duplicates are compared if
+            ``group_by`` is ``both`` or ``duplicate``, identical files always.
         overwrite: Replace an existing file.
         progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
 
@@ -53,7 +60,7 @@ def split(
 
     Raises:
         UsageError: If options exclude each other, ``out`` exists, or a class has too few groups.
-        CheckFailedError: If ``keep_given`` keeps a split in which a group appears twice.
+        CheckFailedError: If an image has several labels, or ``keep_given`` keeps a split in which a group appears twice.
 
     Example:
         >>> import reslink
@@ -62,29 +69,39 @@ def split(
         {'train': 28, 'validation': 6, 'test': 6}
     """
     from reslink.datasets.grouping import group_cases
-    from reslink.datasets.printable_names import drop_unprintable
+    from reslink.datasets.label_conflicts import check_label_conflicts, hash_same_sizes, label_conflicts
+    from reslink.datasets.near_duplicates.groups import find_duplicates
     from reslink.datasets.split_table import drop_given_split, split_columns, write_split_table
 
     table = Path(out)
     _check_options(table, fractions, folds, keep_given, overwrite)
-    manifest, left_out = drop_unprintable(open_manifest(data))
-    manifest = read_patients(manifest)
-    thumbnails = None
+    manifest = read_patients(open_manifest(data, columns=columns, root=root, unit=unit))
+    left_out: dict[str, str] = {}
+    thumbnails, duplicates = None, None
     if group_by in ("both", "duplicate"):
-        manifest, thumbnails, unreadable = _read_thumbnails(manifest, table, progress)
-        left_out |= unreadable
+        manifest, thumbnails, hashes, left_out = _read_thumbnails(manifest, table, progress)
+        duplicates = find_duplicates(thumbnails, [case.patient_id for case in manifest.cases])
+    else:
+        hashes = hash_same_sizes(manifest.cases)
+    if not allow_conflicts:
+        check_label_conflicts(manifest.cases, label_conflicts(manifest.cases, duplicates or (), hashes))
     if keep_given and not any(case.split for case in manifest.cases):
         raise UsageError(
             "--keep-given was set, but the data set has no split",
             "A split is a column 'split' with train, validation or test, or the folders Training and Testing",
             "Correct the column, or remove --keep-given",
         )
-    groups = group_cases(manifest, thumbnails, group_by, include_similar=not keep_given)
+    groups = group_cases(manifest, thumbnails, group_by, duplicates, include_similar=not keep_given)
     cases = manifest if keep_given else drop_given_split(manifest)
-    columns = split_columns(cases, groups, fractions or FRACTIONS, folds, seed)
-    write_split_table(table, manifest, columns)
-    options = {"group_by": group_by, "seed": seed, "folds": folds, "fractions": None if folds else fractions or FRACTIONS}
-    return _summary(manifest, columns, table) | options | {"left_out": left_out}
+    new_columns = split_columns(cases, groups, fractions or DEFAULT_FRACTIONS, folds, seed)
+    write_split_table(table, manifest, new_columns)
+    options = {
+        "group_by": group_by,
+        "seed": seed,
+        "folds": folds,
+        "fractions": None if folds else fractions or DEFAULT_FRACTIONS,
+    }
+    return _summary(manifest, new_columns, table) | options | {"left_out": left_out}
 
 
 def _check_options(
@@ -103,25 +120,24 @@ def _check_options(
         )
 
 
-def _read_thumbnails(manifest: Manifest, out: Path, progress: ShowProgress) -> tuple[Manifest, Thumbnails, dict[str, str]]:
-    """Reads every image once; returns the readable cases, their thumbnails, and the errors of the other cases."""
+def _read_thumbnails(
+    manifest: Manifest, out: Path, progress: ShowProgress
+) -> tuple[Manifest, Thumbnails, list[str], dict[str, str]]:
+    """Reads every image once; returns the readable cases, their thumbnails and hashes, and the errors of the other cases."""
     import numpy as np
 
     from reslink.datasets.cache.pixel_cache import PixelCache
     from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE
     from reslink.imaging.preprocess import Preprocess
-    from reslink.training.monitoring.progress import progress_callback
+    from reslink.training.monitoring.progress import phase, progress_callback
 
     listener = resolve_progress(progress)
     out.parent.mkdir(parents=True, exist_ok=True)
-    listener.start(len(manifest), "Reading images")
     preprocess = Preprocess(size=THUMBNAIL_SIZE, channels=1)
-    try:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".cache-") as folder:
-            cache = PixelCache.open(manifest, preprocess, folder, on_progress=progress_callback(listener))
-            return cache.manifest, np.array(cache.thumbnails), cache.failed
-    finally:
-        listener.end()
+    in_out = tempfile.TemporaryDirectory(dir=out.parent, prefix=".cache-")
+    with phase(listener, len(manifest), "Reading images"), in_out as folder:
+        cache = PixelCache.open(manifest, preprocess, folder, on_progress=progress_callback(listener))
+        return cache.manifest, np.array(cache.thumbnails), cache.hashes, cache.failed
 
 
 def _summary(manifest: Manifest, columns: dict[str, list[str]], out: Path) -> dict[str, Any]:
@@ -136,5 +152,7 @@ def _summary(manifest: Manifest, columns: dict[str, list[str]], out: Path) -> di
         "images": {name: {label: images[name, label] for label in manifest.labels.names} for name in splits},
         "groups": {name: sum(split_of_group == name for split_of_group, _ in pairs) for name in splits},
         "fold_sizes": [n for _, n in sorted(Counter(map(int, columns["fold"])).items())] if "fold" in columns else None,
+        "columns": dict(manifest.column_roles),
+        "data_notes": list(manifest.notes),
         "research_use_only": True,
     }

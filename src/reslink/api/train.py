@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reslink.api.data_argument import Data, open_manifest
+from reslink.api.audit_memory import failed_checks
+from reslink.api.data_argument import Columns, Data, open_manifest
 from reslink.api.onnx_model import add_onnx_model
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.files import lock_folder, write_json
+from reslink.training.monitoring.progress import phase
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
     from reslink.datasets.manifest import Manifest
+    from reslink.training.data import TrainingData
     from reslink.training.monitoring.progress import Progress
     from reslink.training.recipe.recipe import Recipe
 
@@ -33,6 +35,9 @@ def train(
     data: Data,
     out: str | Path,
     *,
+    columns: Columns = None,
+    root: str | Path | None = None,
+    unit: str | None = None,
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     epochs: int | None = None,
@@ -40,6 +45,7 @@ def train(
     batch_size: int | None = None,
     device: str | None = None,
     allow_leakage: bool = False,
+    allow_conflicts: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     progress: ShowProgress = False,
@@ -52,13 +58,18 @@ def train(
     Args:
         data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
         out: The run folder.
-        recipe: A recipe in YAML; None for the default recipe.
+        columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
+        root: Folder that the paths in a table start from; None for the folder of the table.
+        unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
+        recipe: A recipe in YAML, or the name of a published recipe; None for the default recipe.
         settings: Recipe keys and values, such as ``{"model.variant": "reslink_paper"}``, or texts such as ``"seed=3"``.
+            A text value of a mapping stays a text; only texts with ``=`` are read as YAML.
         epochs: Number of epochs; None for the value of the recipe.
         seed: Seed of weights, split, batches and augmentation; None for the value of the recipe.
         batch_size: Number of images per training step; None for the value of the recipe.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; None for the value of the recipe.
         allow_leakage: Accept a given split in which a patient or near duplicate appears twice.
+        allow_conflicts: Accept identical images and near duplicates with different labels.
         resume: Resume the run in ``out``, or start a new one.
         overwrite: Replace the run in ``out``.
         progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
@@ -69,6 +80,7 @@ def train(
 
     Raises:
         UsageError: If a setting is invalid, the data set does not match the recipe, or ``out`` holds a run.
+        CheckFailedError: If a split leaks, or an image has several labels.
         TrainingError: If the training fails.
 
     Example:
@@ -79,34 +91,18 @@ def train(
     """
     from reslink.training.recipe.recipe import load_recipe
 
-    loaded = load_recipe(
-        None if recipe is None else Path(recipe),
-        [
-            *_setting_texts(settings),
-            *_setting_texts(
-                {
-                    "trainer.epochs": epochs,
-                    "seed": seed,
-                    "trainer.batch_size": batch_size,
-                    "trainer.device": device,
-                    "data.allow_leakage": allow_leakage or None,
-                }
-            ),
-        ],
-    )
-    manifest = open_manifest(data, class_order=loaded.data.class_order)
+    options = {
+        "trainer.epochs": epochs,
+        "seed": seed,
+        "trainer.batch_size": batch_size,
+        "trainer.device": device,
+        "data.allow_leakage": allow_leakage or None,
+        "data.allow_conflicts": allow_conflicts or None,
+    }
+    changes: Iterable[str | tuple[str, Any]] = settings.items() if isinstance(settings, Mapping) else settings
+    loaded = load_recipe(recipe, [*changes, *((key, value) for key, value in options.items() if value is not None)])
+    manifest = open_manifest(data, class_order=loaded.data.class_order, columns=columns, root=root, unit=unit)
     return run_training(manifest, loaded, Path(out), resume=resume, overwrite=overwrite, progress=progress)
-
-
-def _setting_texts(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:
-    """Returns settings as texts ``key=value``; a value None is left out."""
-    if not isinstance(settings, Mapping):
-        return list(settings)
-    return [f"{key}={_yaml(value)}" for key, value in settings.items() if value is not None]
-
-
-def _yaml(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def run_training(
@@ -134,7 +130,9 @@ def run_training(
 
     listener = resolve_progress(progress)
     try:
-        result = train_network(manifest, recipe, out, resume=resume, overwrite=overwrite, progress=listener)
+        result = train_network(
+            manifest, recipe, out, resume=resume, overwrite=overwrite, progress=listener, on_data=_warn_of_failed_audit
+        )
     finally:
         listener.end()
     if os.environ.get("RANK", "0") != "0":  # one of several processes of torchrun; the first process does the rest
@@ -157,11 +155,26 @@ def run_training(
         "best_epoch": result.best_epoch,
         "n_test": evaluation.get("n", 0),
         "left_out": _unreadable_cases(manifest, out / "splits.csv"),
+        "data_notes": list(manifest.notes),
         "metrics": evaluation.get("metrics", {}),
         "leakage": evaluation.get("leakage"),
         "localization": evaluation.get("localization", {}),
         "findings": [asdict(finding) for finding in result.findings],
     }
+
+
+def _warn_of_failed_audit(data: TrainingData) -> None:
+    """Repeats the failed checks of an earlier audit of the same images and labels."""
+    from reslink.datasets.manifest import images_digest
+
+    hashes = data.cache.file_hashes
+    failed = failed_checks(images_digest((hashes[case.name], case.label) for case in data.manifest.cases))
+    if failed:
+        _log.warning(
+            "The last audit of these images and labels failed (%s). Metrics may describe the data set rather than the model. "
+            "Run reslink audit for the details.",
+            ", ".join(failed),
+        )
 
 
 def _evaluate_test_split(manifest: Manifest, recipe: Recipe, out: Path, bundle: Bundle, progress: Progress) -> dict[str, Any]:
@@ -234,8 +247,7 @@ def write_gallery(run: Path, bundle: Bundle, cases: Manifest, device: str, progr
     from reslink.inference.classifier import Classifier
     from reslink.reports.run.attention_gallery import attention_gallery
 
-    progress.start(2, "Drawing attention maps")
-    try:
+    with phase(progress, 2, "Drawing attention maps"):
         classifier = Classifier.load(bundle, device=device)
         attention_gallery(classifier, cases, run / "predictions.csv", run / "figures")
         progress.step()
@@ -245,5 +257,3 @@ def write_gallery(run: Path, bundle: Bundle, cases: Manifest, device: str, progr
         checks = randomization_checks(classifier, pixels, GALLERY_METHODS)
         write_json(run / "figures" / "sanity.json", [check.as_dict() for check in checks])
         progress.step()
-    finally:
-        progress.end()

@@ -20,10 +20,11 @@ from reslink.audit.checks.shortcuts import MARGIN, ProbeResult, run_probes, with
 from reslink.audit.extract import CaseFile, FileFeatures, extract_features
 from reslink.datasets.cache.decode import check_not_in_worker, map_jobs
 from reslink.datasets.cache.pixel_cache import choose_workers
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.case import Case
+from reslink.datasets.label_conflicts import label_conflicts
+from reslink.datasets.manifest import Manifest, images_digest
 from reslink.datasets.near_duplicates.groups import DuplicatePair
 from reslink.datasets.patient_ids import add_header_patients
-from reslink.datasets.printable_names import drop_unprintable
 from reslink.errors import UsageError
 from reslink.files import write_json
 from reslink.training.monitoring.progress import Progress, SilentProgress
@@ -74,6 +75,7 @@ class Audit:
         suspected_errors: Likely label errors, worst first.
         findings: Problems of single files.
         skipped: Name of each check that was skipped, with the reason.
+        patients_joined: How many patients were joined because they share an examination; '' if none.
         class_names: The classes that occur in ``cases``.
     """
 
@@ -85,12 +87,13 @@ class Audit:
     suspected_errors: list[SuspectedError] = field(default_factory=list)
     findings: list[file_quality.Finding] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    patients_joined: str = ""
     class_names: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form."""
         leakage = find_group_leakage(self.cases, self.near_duplicates)
-        conflicts = self.near_duplicates.label_conflicts(self.cases)
+        conflicts = label_conflicts(self.cases, self.near_duplicates.pairs, [item.sha256 for item in self.items])
         checks = [self._leakage_check(leakage), _conflict_check(len(conflicts)), *self._shortcut_checks()]
         return {
             "reslink": __version__,
@@ -110,6 +113,7 @@ class Audit:
             "skipped_checks": [{"check": check, "reason": reason} for check, reason in self.skipped.items()],
             "checks": [asdict(check) for check in checks],
             "verdict": self._verdict(checks),
+            "data_digest": images_digest((item.sha256, case.label) for case, item in zip(self.cases, self.items, strict=True)),
             "notice": RESEARCH_NOTICE,
         }
 
@@ -205,7 +209,9 @@ def audit(
         UsageError: If no image can be read.
         StorageError: If ``out`` cannot be written.
     """
-    result = run_audit(manifest, progress=progress, seed=seed, workers=workers).as_dict()
+    audited = run_audit(manifest, progress=progress, seed=seed, workers=workers)
+    notes = [*manifest.notes, *([audited.patients_joined] if audited.patients_joined else [])]
+    result = audited.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": notes}
     if out is not None:
         write_json(Path(out) / "audit.json", result)
     return result
@@ -215,11 +221,9 @@ def run_audit(manifest: Manifest, *, progress: Progress | None = None, seed: int
     """Audits a data set like :func:`audit`, but returns objects."""
     check_not_in_worker()
     progress = progress or SilentProgress()
-    manifest, unprintable = drop_unprintable(manifest)
     results = list(_extract_all(manifest, progress, choose_workers(len(manifest)) if workers is None else workers))
     items = [item for item in results if isinstance(item, FileFeatures)]
-    errors = {case.name: item for case, item in zip(manifest.cases, results, strict=True) if isinstance(item, str)}
-    unreadable = errors | unprintable
+    unreadable = {case.name: item for case, item in zip(manifest.cases, results, strict=True) if isinstance(item, str)}
     if not items:
         raise UsageError(
             f"None of the {len(unreadable)} images can be read",
@@ -227,21 +231,28 @@ def run_audit(manifest: Manifest, *, progress: Progress | None = None, seed: int
             f"The first error: {next(iter(unreadable.values())).removesuffix('.')}",
         )
     readable = manifest.subset(i for i, item in enumerate(results) if isinstance(item, FileFeatures))
-    readable, unused_ids = add_header_patients(readable, [item.patient for item in items])
+    readable, patient_notes = add_header_patients(readable, [item.patient for item in items])
     progress.start(1, "Comparing images")
     near_duplicates = NearDuplicates.find(readable, np.stack([item.thumbnail for item in items]))
     progress.step()
     progress.end()
-    result = Audit(readable.cases, items, unreadable, near_duplicates, class_names=manifest.labels.names)
-    result.skipped |= {"patients from DICOM headers": unused_ids} if unused_ids else {}
+    result = Audit(
+        readable.cases,
+        items,
+        unreadable,
+        near_duplicates,
+        patients_joined=patient_notes.joined,
+        class_names=manifest.labels.names,
+    )
+    result.skipped |= {"patients from DICOM headers": patient_notes.unused} if patient_notes.unused else {}
     _check_labels(result, readable, progress, seed)
-    _check_files(result, [case.name for case in manifest.cases], results, unprintable)
+    _check_files(result, [case.name for case in manifest.cases], results)
     return result
 
 
 def _extract_all(manifest: Manifest, progress: Progress, workers: int) -> Iterator[FileFeatures | str]:
     progress.start(len(manifest), "Reading images")
-    files = [CaseFile(case.name, case.path) for case in manifest.cases]
+    files = [CaseFile(case.name, case.path, case.unit) for case in manifest.cases]
     with closing(map_jobs(extract_features, files, workers)) as results:
         for item in results:
             yield item
@@ -249,10 +260,10 @@ def _extract_all(manifest: Manifest, progress: Progress, workers: int) -> Iterat
     progress.end()
 
 
-def _check_files(result: Audit, names: Sequence[str], items: Sequence[FileFeatures | str], unprintable: dict[str, str]) -> None:
+def _check_files(result: Audit, names: Sequence[str], items: Sequence[FileFeatures | str]) -> None:
     """Runs the checks of single files, and reports text whose words could not be counted."""
     features = [item if isinstance(item, str) else item.image for item in items]
-    result.findings, skipped = file_quality.check_files([*names, *unprintable], [*features, *unprintable.values()])
+    result.findings, skipped = file_quality.check_files(names, features)
     result.skipped |= {f"files: {kind}": reason for kind, reason in skipped.items()}
     uncounted = sum(bool(item.text_boxes) and item.word_count is None for item in result.items)
     if uncounted:

@@ -242,9 +242,21 @@ def _letter_row(numbers: NDArray[Any], number: int, span: tuple[slice, ...], val
         return None
     mask = numbers[span] == number
     fill = mask.sum() / (height * width)
-    core, top = np.percentile(values[span][mask], (50, 90))
-    contrast = float(np.percentile(strokes[span][mask], 90))
+    core, top = _percentiles(values[span][mask], (0.5, 0.9))
+    [contrast] = _percentiles(strokes[span][mask], (0.9,))
     return rows.start, rows.stop, columns.start, columns.stop, top, contrast, (top - core) / contrast, fill
+
+
+def _percentiles(values: Plane, shares: Sequence[float]) -> list[float]:
+    """Returns ``np.quantile(values, shares)``, which takes ten times as long for the few pixels of a letter."""
+    ordered = np.sort(values).tolist()
+    result = []
+    for share in shares:
+        place = share * (len(ordered) - 1)
+        low = ordered[int(place)]
+        high = ordered[min(int(place) + 1, len(ordered) - 1)]
+        result.append(low + (place - int(place)) * (high - low))
+    return result
 
 
 def _group_into_lines(letters: _Letters) -> list[_Letters]:

@@ -39,10 +39,12 @@ class CaseFile:
     Attributes:
         name: Name of the case, for messages.
         path: The file.
+        unit: Unit of the values, if the data set states it.
     """
 
     name: str
     path: Path
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def extract_features(file: CaseFile) -> FileFeatures | str:
         The features, or a message that explains why the file cannot be used. The message contains no absolute path.
     """
     try:
-        image = read_slice(file.path, file.name)
+        image = read_slice(file.path, file.name, file.unit)
         text_boxes = find_text(image)
         tiny = Pillow.fromarray(_to_uint8(image)).resize((TINY_SIDE, TINY_SIDE), Pillow.Resampling.BOX)
         return FileFeatures(

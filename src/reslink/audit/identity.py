@@ -14,7 +14,7 @@ from pydicom import Dataset
 
 from reslink.audit.deidentification import action_of, is_empty_or_dummy, name_of
 from reslink.imaging.decode import HEAD_BYTES, detect_image_format
-from reslink.imaging.limits import MAX_FILE_BYTES, silence_warnings
+from reslink.imaging.limits import GZIP, MAX_FILE_BYTES, silence_warnings
 
 _TECHNICAL_EXIF: Final = frozenset(
     {"Orientation", "XResolution", "YResolution", "ResolutionUnit", "ColorSpace", "YCbCrPositioning", "ExifOffset"}
@@ -179,7 +179,7 @@ def _in_webp(data: bytes) -> Iterator[str]:
 def _in_nifti(data: bytes) -> Iterator[str]:
     from reslink.imaging.formats import nifti
 
-    if data.startswith(nifti.GZIP) and data[3] & 0b11000:
+    if data.startswith(GZIP) and data[3] & 0b11000:
         yield "gzip file name or comment"
     head = nifti.read_first_bytes(data, "the file")
     second = head[4:8] in (b"n+2\0", b"ni2\0")

@@ -28,6 +28,7 @@ from reslink.bundles.record import (
     OnnxRecord,
     read_record,
 )
+from reslink.bundles.scope import Scope
 from reslink.errors import BundleError
 from reslink.files import install_command, sha256, write_atomic
 from reslink.imaging.preprocess import Preprocess
@@ -57,6 +58,7 @@ class Bundle:
         preprocess: From an image to the input of the network.
         labels: The classes in the order of the network's outputs; with two, the last one is the positive class.
         decision: From logits to probabilities and a label.
+        scope: The images that the bundle is for.
         metrics: The content of ``evaluation.json``; empty before an evaluation.
         provenance: ``data`` (a dictionary: name, digest, counts), ``versions``, ``license`` (of the weights),
             ``intended_use``, ``recipe``, ``seed``; no path, host or user name.
@@ -70,6 +72,7 @@ class Bundle:
     preprocess: Preprocess
     labels: Labels
     decision: Decision = field(default_factory=Decision)
+    scope: Scope = field(default_factory=Scope)
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     training_images: TrainingImages | None = field(default=None, compare=False, repr=False)
@@ -93,6 +96,7 @@ class Bundle:
             "name": self.name or (None if self.folder is None else self.folder.name),
             "network": self.architecture.get("name"),
             "classes": " / ".join(self.labels.names),
+            "images": str(self.scope),
             "input": f"{self.preprocess.channels}×{self.preprocess.size}×{self.preprocess.size}",
             "threshold": None if threshold is None else f"{threshold:.3g}",
             "prediction sets": "no" if self.decision.conformal is None else f"coverage {self.decision.conformal.coverage:g}",
@@ -154,6 +158,7 @@ class Bundle:
             preprocess=record.preprocess,
             labels=Labels(tuple(record.labels)),
             decision=record.decision.model_copy(update={"arrays": arrays}),
+            scope=record.scope,
             metrics=record.metrics,
             provenance=record.provenance,
             training_images=TrainingImages.read(path / FINGERPRINTS, fingerprints.sha256) if fingerprints else None,
@@ -181,6 +186,11 @@ class Bundle:
     def name(self) -> str | None:
         """Name of its folder, or of the run that holds it in ``bundle/``; None before it is saved."""
         return None if self.folder is None else storage.bundle_name(self.folder)
+
+    @property
+    def checks_modality(self) -> bool:
+        """Whether the modality detector is used: the bundle has a modality, and its preprocessing isolates the head."""
+        return self.scope.modality is not None and self.preprocess.isolate_head
 
     @property
     def calibration_images(self) -> TrainingImages | None:
@@ -284,6 +294,7 @@ def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
         preprocess=bundle.preprocess,
         labels=list(bundle.labels.names),
         decision=bundle.decision,
+        scope=bundle.scope,
         weights=FileRecord(file=WEIGHTS, sha256=bundle.weights_sha256 or "", bytes=weights_bytes),
         onnx=bundle.onnx_model,
         fingerprints=files.get(FINGERPRINTS),

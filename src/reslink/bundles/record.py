@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reslink.bundles.decision.decision import Decision
+from reslink.bundles.scope import Scope
 from reslink.errors import BundleError, unusable_bundle
 from reslink.imaging.preprocess import Preprocess
+from reslink.settings_text import parse_json
 
 BUNDLE_JSON: Final = "bundle.json"
 WEIGHTS: Final = "model.safetensors"
@@ -18,7 +19,7 @@ MODEL_CARD: Final = "MODEL_CARD.md"
 FINGERPRINTS: Final = "fingerprints.safetensors"
 DECISION: Final = "decision.safetensors"
 ONNX_MODEL: Final = "model.onnx"
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 MAX_JSON_BYTES: Final = 4 << 20
 """A ``bundle.json`` has some kilobytes; a file larger than this was not written by reslink."""
 
@@ -49,6 +50,7 @@ class BundleRecord(BaseModel):
     preprocess: Preprocess
     labels: list[str]
     decision: Decision
+    scope: Scope
     weights: FileRecord
     onnx: OnnxRecord | None = None
     fingerprints: FileRecord | None = None
@@ -95,16 +97,12 @@ def _read_text(path: Path) -> str:
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text, finite=True)
+    except ValueError as error:
         _raise_not_json(path, f"is damaged ({error})")
     if not isinstance(value, dict):
         _raise_not_json(path, "holds no JSON object")
     return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
 
 
 def _raise_not_json(path: Path, fault: str) -> NoReturn:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from reslink.bundles.record import first_error
 from reslink.errors import BundleError
 from reslink.files import sha256
+from reslink.settings_text import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,7 @@ def count_parameters(path: Path) -> int:
     with path.open("rb") as stream:
         start = stream.read(8 + MAX_HEADER_BYTES)
     _check_header(start, path)
-    entries = json.loads(start[8 : 8 + int.from_bytes(start[:8], "little")])
+    entries = parse_json(start[8 : 8 + int.from_bytes(start[:8], "little")])
     trained = (name for name in entries if name != "__metadata__" and not name.endswith(_BUFFERS))
     return sum(math.prod(entries[name]["shape"]) for name in trained)
 
@@ -108,8 +109,8 @@ def _check_header(start: bytes, path: Path) -> None:
         fault = f"its header claims {length} bytes" if len(start) >= 8 else "it ends within its header"
     else:
         try:
-            json.loads(start[8 : 8 + length])
-        except (ValueError, RecursionError):
+            parse_json(start[8 : 8 + length])
+        except ValueError:
             fault = "its header is not JSON"
     if fault:
         raise BundleError(

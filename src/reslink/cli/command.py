@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import functools
 import inspect
@@ -9,7 +10,7 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec, get_args
@@ -22,6 +23,7 @@ from reslink.cli.offline import block_network
 from reslink.cli.options import FolderOption
 from reslink.errors import ReslinkError, StorageError
 from reslink.files import check_folder_path, missing_package
+from reslink.printable_names import printable
 
 P = ParamSpec("P")
 
@@ -68,8 +70,20 @@ def as_command(function: Callable[Concatenate[Console, P], None]) -> Callable[..
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
         for name, annotation in _COMMON.items()
     ]
+    run.__doc__ = help_text(function)
     run.__signature__ = signature.replace(parameters=[*own, *common])  # type: ignore[attr-defined]
     return run
+
+
+def help_text(function: Callable[..., Any]) -> str | None:
+    """Returns the docstring of a function, also where ``python -OO`` has removed it: then it is read from the source."""
+    if function.__doc__ is not None or sys.flags.optimize < 2:
+        return function.__doc__
+    try:
+        [definition] = ast.parse(inspect.getsource(function)).body
+    except OSError:  # an installation without sources
+        return None
+    return ast.get_docstring(definition) if isinstance(definition, ast.FunctionDef) else None
 
 
 def _folder_option(annotation: Any) -> str | None:
@@ -89,39 +103,36 @@ def _errors(console: Console, debug: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
     except KeyboardInterrupt as error:
-        _fail(console, debug, error, str(error) or "Stopped by Ctrl-C.", 130)
+        _fail(console, debug, error, (str(error) or "Stopped by Ctrl-C.").splitlines(), 130)
     except ReslinkError as error:
-        _fail(console, debug, error, _three_parts(error), error.exit_code)
+        _fail(console, debug, error, error.sentences(), error.exit_code)
     except MemoryError as error:
-        _fail(console, debug, error, "Out of memory. Try a smaller --batch-size.", 1)
+        _fail(console, debug, error, ["Out of memory. Try a smaller --batch-size."], 1)
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
-        _fail(console, debug, error, _three_parts(_storage_error(error)), 1)
+        _fail(console, debug, error, _storage_error(error).sentences(), 1)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in _TRAIN_PACKAGES:
             _fail_with_bug(console, debug, error)
         missing = missing_package(package, "train")
-        _fail(console, debug, error, _three_parts(missing), missing.exit_code)
+        _fail(console, debug, error, missing.sentences(), missing.exit_code)
     except Exception as error:  # noqa: BLE001  (any other exception is a bug, and is reported as one)
         _fail_with_bug(console, debug, error)
 
 
 def _fail_with_bug(console: Console, debug: bool, error: Exception) -> None:
-    text = f"{type(error).__name__}: {error}"
-    _fail(console, debug, error, text + "\n  This is a bug in reslink. Run again with --debug and report the traceback.", 1)
+    advice = "This is a bug in reslink. Run again with --debug and report the traceback."
+    _fail(console, debug, error, [f"{type(error).__name__}: {error}", advice], 1)
 
 
-def _fail(console: Console, debug: bool, error: BaseException, text: str, code: int) -> None:
+def _fail(console: Console, debug: bool, error: BaseException, lines: Sequence[str], code: int) -> None:
     if debug:
-        console.warn("".join(traceback.format_exception(error)).rstrip())
-    console.warn(text if code == 130 else f"Error: {text}")
+        console.warn(*"".join(traceback.format_exception(error)).rstrip().splitlines())
+    first, *others = lines
+    console.warn(first if code == 130 else f"Error: {first}", *(f"  {line.strip()}" for line in others))
     raise typer.Exit(code) from None
-
-
-def _three_parts(error: ReslinkError) -> str:
-    return "\n  ".join(error.sentences())
 
 
 def _storage_error(error: OSError) -> StorageError:
@@ -130,6 +141,11 @@ def _storage_error(error: OSError) -> StorageError:
         "reslink needs read and write permission and free disk space there",
         "Check the path and the disk space, then run the same command again",
     )
+
+
+class _PrintableFormatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(record.message)
 
 
 @contextmanager
@@ -143,7 +159,7 @@ def _warnings(console: Console) -> Iterator[None]:
 
     logger = logging.getLogger("reslink")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_PrintableFormatter())
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if console.verbose else logging.WARNING)

@@ -1,8 +1,13 @@
-"""Output of commands: data to stdout, messages to stderr."""
+"""Output of commands: data to stdout, messages to stderr.
+
+Names of files and texts of others cannot write lines of their own making or control a terminal: every character that is not
+printable is written as an escape, see :mod:`reslink.printable_names`.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from reslink.api.progress import ProgressBar, format_values
+from reslink.printable_names import printable
+from reslink.reports.formatting import format_count
 
 RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis."
 
@@ -29,24 +36,33 @@ class Console:
     def note(self, text: str) -> None:
         """Prints a message to stderr, unless quiet."""
         if not self.quiet:
-            _write_line(sys.stderr, text)
+            self.warn(text)
 
     def detail(self, text: str) -> None:
         """Prints a message to stderr if verbose."""
         if self.verbose:
-            _write_line(sys.stderr, text)
+            self.warn(text)
 
-    def warn(self, text: str) -> None:
+    def warn(self, *lines: str) -> None:
         """Prints a warning or error to stderr, also when quiet."""
-        _write_line(sys.stderr, text)
+        _write_line(sys.stderr, "\n".join(map(printable, lines)))
 
-    def data(self, text: str) -> None:
-        """Prints one line of the result to stdout and flushes it."""
-        _write_line(sys.stdout, text)
+    def data(self, *lines: str) -> None:
+        """Prints lines of the result to stdout and flushes them."""
+        _write_line(sys.stdout, "\n".join(map(printable, lines)))
+
+    def row(self, *cells: str) -> None:
+        """Prints one line of the result to stdout, with a tab between its cells."""
+        _write_line(sys.stdout, "\t".join(map(printable, cells)))
 
     def json(self, value: Any, indent: int | None = None) -> None:
-        """Prints one JSON value to stdout. NaN raises ``ValueError``: it is not JSON."""
-        self.data(json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False))
+        r"""Prints one JSON value to stdout, as UTF-8 for any terminal. NaN raises ``ValueError``: it is not JSON.
+
+        A byte of a file name that is not UTF-8 is written as an escape of JSON, such as ``\udce9``: in Python,
+        ``os.fsencode(json.loads(line)["path"])`` is the name in bytes.
+        """
+        text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=not _writes_utf8(sys.stdout))
+        _write_line(sys.stdout, _NOT_ASCII.sub(_json_escape, text))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
         """Prints a table to stdout: with borders on a terminal, tab-separated in a file or pipe.
@@ -58,17 +74,18 @@ class Console:
         """
         if not sys.stdout.isatty():
             for row in ([name.lstrip(">") for name in columns], *rows):
-                self.data("\t".join(row))
+                self.row(*row)
             return
         from rich.console import Console as Terminal
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title, title_justify="left")
+        table = Table(title=Text(printable(title or "")) or None, title_justify="left")
         for name in columns:
-            table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+            heading = Text(printable(name.lstrip(">")))
+            table.add_column(heading, justify="right" if name.startswith(">") else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         Terminal(file=sys.stdout).print(table)
 
     def research_use_only(self) -> None:
@@ -82,9 +99,20 @@ class Console:
         return ProgressLines(self)
 
 
+_NOT_ASCII = re.compile(r"[^\n -~]")
+
+
 def _write_line(stream: TextIO, text: str) -> None:
     stream.write(text + "\n")
     stream.flush()
+
+
+def _writes_utf8(stream: TextIO) -> bool:
+    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf8")
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    return match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1]
 
 
 class ProgressLines:
@@ -104,7 +132,7 @@ class ProgressLines:
         self._done, self._total, self._label = 0, total_steps, label
         self._started = self._last_line = time.monotonic()
         self._values = {}
-        self._console.note(f"{label}: {pluralize(total_steps, 'step')}")
+        self._console.note(f"{label}: {format_count(total_steps, 'step')}")
 
     def step(self, n: int = 1, **values: Any) -> None:
         """Advances by n steps, and prints a line if the last line is old enough."""
@@ -126,11 +154,6 @@ class ProgressLines:
         if self._label:
             seconds = time.monotonic() - self._started
             self._console.note(
-                f"{self._label}: {pluralize(self._done, 'step')} in {seconds:.1f} s {format_values(self._values)}".rstrip()
+                f"{self._label}: {format_count(self._done, 'step')} in {seconds:.1f} s {format_values(self._values)}".rstrip()
             )
             self._label = ""
-
-
-def pluralize(n: int, noun: str) -> str:
-    """Returns a number with its noun, such as ``1 step`` or ``3 steps``."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

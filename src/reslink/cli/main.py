@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
+from typer._click.exceptions import NoSuchOption
 from typer.core import TyperGroup
 
 from reslink import __version__
-from reslink.cli.command import as_command
+from reslink.cli.command import as_command, help_text
 from reslink.cli.commands import (
     audit,
     bench,
@@ -36,7 +40,7 @@ from reslink.cli.commands import (
     split,
     train,
 )
-from reslink.errors import suggest
+from reslink.errors import nearest, suggest
 
 _INVALID_CHOICE = re.compile(r"(?:Value error, )?('.*' is not one of (.+)\.)", re.DOTALL)
 
@@ -47,17 +51,22 @@ def _examples(*commands: str) -> str:
 
 
 class _Group(TyperGroup):
-    """Suggests the nearest value if an option has an invalid one."""
+    """Suggests the nearest value if an option has an invalid one, and the nearest option if there is none of that name."""
 
     def invoke(self, ctx: Any) -> Any:
         """Runs a command."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            if match := _INVALID_CHOICE.fullmatch(error.message):
-                given = match[1].removeprefix("'").split("' is not one of ", 1)[0]
-                suggestion = suggest(given, re.findall(r"'([^']*)'", match[2]))
-                error.message = f"{match[1]} {suggestion}" if suggestion.startswith("Did") else match[1]
+            if choice := _INVALID_CHOICE.fullmatch(error.message):
+                given = choice[1].removeprefix("'").split("' is not one of ", 1)[0]
+                suggestion = suggest(given, re.findall(r"'([^']*)'", choice[2]))
+                error.message = f"{choice[1]} {suggestion}" if suggestion.startswith("Did") else choice[1]
+            raise
+        except NoSuchOption as error:
+            options = [] if error.ctx is None else [name for option in error.ctx.command.params for name in option.opts]
+            match = nearest(error.option_name, [name for name in options if name.startswith("--")])
+            error.possibilities = [match] if match else None
             raise
 
 
@@ -86,7 +95,6 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -94,6 +102,8 @@ def root(
 ) -> None:
     """Train, evaluate, explain and run brain CT and MR tumor classifiers. Research use only."""
 
+
+app.callback(help=help_text(root))(root)
 
 for _panel, _modules in _COMMANDS.items():
     for _module in _modules:
@@ -113,7 +123,17 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: The words after ``reslink``; default: those of this process.
     """
+    sys.stdout, sys.stderr = map(_output_stream, (sys.stdout, sys.stderr))
     try:
         app(args, prog_name="reslink")
     except KeyboardInterrupt:  # a second Ctrl-C while another error was being printed
         sys.exit(130)
+
+
+def _output_stream(stream: TextIO | None) -> TextIO:
+    """Returns the stream with escapes for what its encoding lacks; a stream that the process started without is discarded."""
+    if stream is None:
+        return Path(os.devnull).open("w", encoding="utf-8")
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return stream

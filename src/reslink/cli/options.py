@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from reslink.datasets.case import SPLIT_NAMES
+
 
 class FolderOption:
     """Marks an option that names an output folder; :func:`reslink.cli.command.as_command` checks its value."""
@@ -15,11 +17,51 @@ class FolderOption:
 
 FOLDER = FolderOption()
 
+
+def parse_split(text: str) -> str:
+    """Returns a split in the spelling of reslink; ``val`` and ``dev`` are ``validation``, as in the tables of data sets.
+
+    Raises:
+        typer.BadParameter: If there is no such split.
+    """
+    split = {"all": "all", **SPLIT_NAMES}.get(text.casefold())
+    if split is None:
+        raise typer.BadParameter(f"{text!r} is not one of 'all', 'train', 'validation', 'test'.")
+    return split
+
+
 Data = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
         help="A folder with one folder per class, a folder with a manifest.csv, or a CSV.",
+        show_default=False,
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns",
+        metavar="ROLE=COLUMN",
+        help="Columns of the table for path, label, patient, source, mask, split or unit; repeatable. Default: by their names.",
+        show_default=False,
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        metavar="DIR",
+        help="Folder that the paths in the table start from; default: the folder of the table.",
+        show_default=False,
+    ),
+]
+Unit = Annotated[
+    str | None,
+    typer.Option(
+        "--unit",
+        metavar="UNIT",
+        help="Unit of values in files that state none, such as NIfTI and NPY: hu, mr or gray; default: by the histogram.",
         show_default=False,
     ),
 ]
@@ -41,7 +83,12 @@ OptionalOutFolder = Annotated[
 ]
 Split = Annotated[
     Literal["all", "train", "validation", "test"],
-    typer.Option("--split", help="Use only the cases with this value in the column 'split'."),
+    typer.Option(
+        "--split",
+        parser=parse_split,
+        metavar="SPLIT",
+        help="Use only the cases of this split: all, train, validation (or val) or test.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout and nothing else.")]
 BootstrapSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")]
@@ -59,12 +106,15 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing
 AllowLeakage = Annotated[
     bool, typer.Option("--allow-leakage", help="Continue despite train/test leakage; the results are marked.")
 ]
+AllowConflicts = Annotated[
+    bool, typer.Option("--allow-conflicts", help="Continue although identical or near-duplicate images have different labels.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe key; repeatable.", show_default=False),
 ]
 Recipe = Annotated[
-    Path | None,
+    str | None,  # not a Path, which would make ./phantom and phantom the same
     typer.Option(
         "--recipe", "-c", "--config", metavar="FILE", help="Recipe in YAML; default: the default recipe.", show_default=False
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from reslink.cli.console import Console
@@ -10,10 +10,33 @@ from reslink.cli.console import Console
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
 
+NO_ANSWER = "no answer"
 
-def abstention_text(abstain: bool | None, reasons: Sequence[str] | None) -> str:
-    """Returns the last column of a printed prediction, with its tab: why the model abstains, or an empty text."""
-    return f"\tabstains: {'; '.join(reasons or ())}" if abstain else ""
+
+def prediction_cells(
+    label: str, probabilities: Mapping[str, float], threshold: float | None, certainty: str | None, interval: str = ""
+) -> tuple[str, str]:
+    """Returns the first cells of a printed prediction: the answer, and the probability that it comes from.
+
+    Args:
+        label: The predicted class.
+        probabilities: The probability of each class. With two classes that of the positive one is shown, otherwise that of the
+            label.
+        threshold: The probability from which the positive class is the label, if there is one.
+        certainty: The word for it, such as ``clear``; ``no answer`` takes the place of the label.
+        interval: The interval of the probability, if there is one.
+    """
+    shown = list(probabilities)[1] if len(probabilities) == 2 else label
+    details = [f"threshold {threshold:.3f}"] if threshold is not None else []
+    if certainty not in (None, NO_ANSWER):
+        details.append(str(certainty))
+    text = f"P({shown}) {probabilities[shown]:.3f}" + (f", 95 % interval {interval}" if interval else "")
+    return (NO_ANSWER if certainty == NO_ANSWER else label), text + (f" ({', '.join(details)})" if details else "")
+
+
+def abstention_cells(abstain: bool | None, reasons: Sequence[str] | None) -> list[str]:
+    """Returns the last cell of a printed prediction: why the model abstains; empty if it does not."""
+    return [f"abstains: {'; '.join(reasons or ())}"] if abstain else []
 
 
 def error_line(name: str, path: str, error: str | None) -> str:

@@ -20,7 +20,7 @@ from PIL import Image as Picture
 from scipy import ndimage
 
 from reslink.datasets.kspace_artifacts import simulate_ghosting, simulate_motion
-from reslink.errors import InputError, UsageError, suggest
+from reslink.errors import InputError, UsageError, check_choice
 from reslink.imaging.head_mask import head_mask, valid_pixels
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import WINDOWS
@@ -142,9 +142,7 @@ def get_corruption(kind: str) -> Corruption:
     Raises:
         UsageError: If the corruption is unknown; the message has the nearest name.
     """
-    if kind not in CORRUPTIONS:
-        allowed = f"The corruptions are {', '.join(CORRUPTIONS)}"
-        raise UsageError(f"Unknown corruption {kind!r}", allowed, suggest(kind, CORRUPTIONS))
+    check_choice("corruption", kind, CORRUPTIONS)
     return CORRUPTIONS[kind]
 
 

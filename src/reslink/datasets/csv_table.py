@@ -1,20 +1,31 @@
-"""A tolerant CSV reader: byte order marks, semicolons or tabs, blank lines, headers in any case."""
+"""A tolerant CSV reader: byte order marks, commas, semicolons or tabs, the line ``sep=;`` of Excel, blank lines."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import io
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from reslink.errors import UsageError, suggest
+from reslink.errors import UsageError
+from reslink.labels import clean_text, is_missing
 
 DATA_FORMATS = "DATA is a folder of class folders, a folder with a manifest.csv, or a CSV file with columns path,label"
 """The accepted forms of a data set, for error messages."""
 
+
+def data_error(given: str, next_step: str) -> UsageError:
+    """Returns an error that names the accepted forms of a data set."""
+    return UsageError(given, DATA_FORMATS, next_step)
+
+
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SEPARATORS = ",;\t|"
+_SEPARATOR_LINE = re.compile(r"""\s*["']?sep *= *(?P<separator>\t|\S)(?P=separator)*["']?[^\S\r\n]*(\r\n|\r|\n|$)""", re.I)
+"""The first line that Excel reads as the choice of the separator."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +47,12 @@ class Row:
         return self.cells.get(column, "")
 
     def require(self, column: str) -> str:
-        """Returns a cell that must not be empty.
+        """Returns a cell that must state a value.
 
         Raises:
-            UsageError: If the cell is empty.
+            UsageError: If the cell is empty, or holds a word for a missing value.
         """
-        if not self.get(column):
+        if is_missing(self.get(column)):
             raise self.error(
                 f"has no {column!r}", f"Each row needs a value in the column {column!r}", "Add the value, or remove the row"
             )
@@ -52,29 +63,43 @@ class Row:
         return UsageError(f"Row {self.number} of {self.table} {problem}", allowed, next_step)
 
 
-def read_table(path: Path, columns: Sequence[str], required: Sequence[str]) -> list[Row]:
+@dataclass(frozen=True)
+class Table:
+    """The rows of a CSV file.
+
+    Attributes:
+        name: Name of the file.
+        headers: The column names, in order, as in the file; columns without a name are left out.
+        rows: The rows, in order.
+    """
+
+    name: str
+    headers: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def column(self, header: str) -> list[str]:
+        """Returns the cells of a column, one per row."""
+        return [row.get(header) for row in self.rows]
+
+
+def read_table(path: Path) -> Table:
     """Reads a CSV file.
 
-    The encoding is UTF-8, with or without a byte order mark, or UTF-16 with one. The separator is a comma, semicolon or
-    tab, whichever is most frequent in the header (``csv.Sniffer`` is misled by paths with such characters). Blank lines
-    are skipped.
-
-    Args:
-        path: The file.
-        columns: The known columns; upper and lower case do not matter in their headers.
-        required: The columns that the table must have.
-
-    Returns:
-        The rows in order. Other columns are kept under their own header.
+    The encoding is UTF-8, with or without a byte order mark, or UTF-16 with one. The separator is stated by a first line
+    such as ``sep=;``, or is the comma, semicolon, tab or vertical bar that is most frequent in the header (``csv.Sniffer`` is
+    misled by paths with such characters). Blank lines are skipped.
 
     Raises:
-        UsageError: If the file is not such a text file, lacks a required column, or has a row with more cells than the header.
+        UsageError: If the file is not such a text file, has two columns of one name, or a row with more cells than the header.
     """
     lines = _parse_lines(path, _read_text(path))
-    _, header = next(lines, (1, []))
-    names = [_normalize_header(name, columns) for name in header]
-    _check_header(path, names, required)
-    return [_row(path, number, names, cells) for number, cells in lines]
+    _, names = next(lines, (1, []))
+    names = [clean_text(name) for name in names]
+    headers = tuple(name for name in names if name)
+    duplicate = next((name for name in headers if headers.count(name) > 1), None)
+    if duplicate:
+        raise UsageError(f"{path} has two columns {duplicate!r}", "Column names must be unique", "Rename one of the columns")
+    return Table(path.name, headers, tuple(_row(path, number, names, cells) for number, cells in lines))
 
 
 def _read_text(path: Path) -> str:
@@ -97,45 +122,25 @@ def _read_text(path: Path) -> str:
 
 def _parse_lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yields the line number and stripped cells of each line that is not blank."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = max(",;\t", key=first.count)
+    separator, skipped = "", 0
+    if stated := _SEPARATOR_LINE.match(text):
+        separator, text = stated["separator"], text[stated.end() :]
+        skipped = max(1, stated[0].count("\n"))
+    if not separator:
+        header = next((line for line in text.splitlines() if line.strip()), "")
+        separator = max(_SEPARATORS, key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for cells in reader:
             stripped = [cell.strip() for cell in cells]
             if any(stripped):
-                yield reader.line_num, stripped
+                yield reader.line_num + skipped, stripped
     except csv.Error as error:
         raise UsageError(
-            f"Row {reader.line_num} of {path} is not CSV: {error}",
+            f"Row {reader.line_num + skipped} of {path} is not CSV: {error}",
             "Separate cells by commas, semicolons or tabs, and close all quotes",
             "Correct the row",
         ) from error
-
-
-def _normalize_header(name: str, columns: Sequence[str]) -> str:
-    return name.casefold() if name.casefold() in columns else name
-
-
-def _check_header(path: Path, names: list[str], required: Sequence[str]) -> None:
-    given = [name for name in names if name]
-    for column in required:
-        if column not in given:
-            raise UsageError(
-                f"{path} has no column {column!r}",
-                f"The first row must name the columns {', '.join(required)}; it is {', '.join(given) or 'empty'}",
-                _rename_advice(column, given),
-            )
-    duplicate = next((name for name in given if given.count(name) > 1), None)
-    if duplicate:
-        raise UsageError(f"{path} has two columns {duplicate!r}", "Column names must be unique", "Rename one of the columns")
-
-
-def _rename_advice(column: str, given: list[str]) -> str:
-    hint = suggest(column, given) if given else ""
-    if hint.startswith("Did you mean"):
-        return f"{hint} Rename it to {column!r}"
-    return f"Add the column {column!r}"
 
 
 def _row(path: Path, number: int, names: list[str], cells: list[str]) -> Row:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.near_duplicates.groups import leakage_groups
+from reslink.datasets.near_duplicates.groups import DuplicatePair, leakage_groups
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.errors import UsageError, suggest
 
 GroupBy = Literal["patient", "duplicate", "both", "none"]
 
 
-def group_cases(manifest: Manifest, thumbnails: Thumbnails | None, by: GroupBy, *, include_similar: bool = True) -> list[str]:
+def group_cases(
+    manifest: Manifest,
+    thumbnails: Thumbnails | None,
+    by: GroupBy,
+    duplicates: Sequence[DuplicatePair] | None = None,
+    *,
+    include_similar: bool = True,
+) -> list[str]:
     """Returns the group of each case; all cases of a group belong in the same split.
 
     Args:
@@ -21,6 +29,7 @@ def group_cases(manifest: Manifest, thumbnails: Thumbnails | None, by: GroupBy, 
         thumbnails: (n, 64, 64) uint8, one per case; not needed for ``patient`` and ``none``.
         by: ``patient`` groups the cases of one patient; a case without a patient id is its own group. ``duplicate`` groups
             near duplicates of one image, whatever their patient. ``both`` joins the two. ``none`` groups nothing.
+        duplicates: The result of ``find_duplicates`` with the patients, which ``both`` uses; None computes it.
         include_similar: Also group images that look alike but are not near duplicates; see ``leakage_groups``.
 
     Returns:
@@ -43,8 +52,9 @@ def group_cases(manifest: Manifest, thumbnails: Thumbnails | None, by: GroupBy, 
         raise UsageError(
             "No thumbnails were given", f"Grouping by {by} compares the images", "Open a PixelCache and pass its thumbnails"
         )
-    grouped = manifest if by == "both" else _without_patients(manifest)
-    return leakage_groups(grouped, thumbnails, include_similar=include_similar)
+    if by == "both":
+        return leakage_groups(manifest, thumbnails, duplicates, include_similar=include_similar)
+    return leakage_groups(_without_patients(manifest), thumbnails, include_similar=include_similar)
 
 
 def _without_patients(manifest: Manifest) -> Manifest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import itertools
 import os
@@ -10,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reslink.datasets.manifest import Case, Manifest, Split
+from reslink.datasets.case import DEFAULT_FRACTIONS, Case, Split
+from reslink.datasets.manifest import Manifest
 from reslink.datasets.splits import assign_folds, assign_splits
-from reslink.files import write_atomic
+from reslink.files import csv_writer, write_atomic
+from reslink.printable_names import escape_name
 
 _STANDARD_COLUMNS = ("path", "label", "patient_id", "mask", "split")
 _READ_BY_TRAIN = ("fold",)
@@ -27,7 +28,7 @@ def drop_given_split(manifest: Manifest) -> Manifest:
 def split_columns(
     manifest: Manifest,
     groups: Sequence[str],
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    fractions: tuple[float, float, float] = DEFAULT_FRACTIONS,
     n_folds: int | None = None,
     seed: int = 0,
 ) -> dict[str, list[str]]:
@@ -82,7 +83,7 @@ def write_split_table(path: Path, manifest: Manifest, added: Mapping[str, Sequen
     same = {header for header, values in added.items() if [row.get(header, "") for row in rows] == list(values)}
     names = _column_names([header for header in headers if header not in same], added)
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = csv_writer(stream)
     writer.writerow([*names.values(), *added])
     for row, *values in zip(rows, *added.values(), strict=True):
         writer.writerow([*(row.get(header, "") for header in names), *values])
@@ -106,10 +107,20 @@ def _cells(case: Case, manifest: Manifest, table: Path) -> dict[str, str]:
     prefix = os.path.relpath(os.path.realpath(manifest.root), os.path.realpath(table.parent))
 
     def relative(file: Path) -> str:
-        return (Path(prefix) / file.relative_to(manifest.root)).as_posix()
+        below = file.is_relative_to(manifest.root)
+        return escape_name(Path(prefix, file.relative_to(manifest.root)).as_posix() if below else _relative(file, table.parent))
 
     values = (relative(case.path), case.label, case.stated_patient, relative(case.mask) if case.mask else "", case.split or "")
     return dict(zip(_STANDARD_COLUMNS, values, strict=True)) | dict(case.extra)
+
+
+def _relative(file: Path, folder: Path) -> str:
+    """Returns the path from a folder to a file, or the absolute path if they are on different drives of Windows."""
+    real = Path(os.path.realpath(file.parent), file.name)
+    try:
+        return Path(os.path.relpath(real, os.path.realpath(folder))).as_posix()
+    except ValueError:
+        return real.as_posix()
 
 
 def _headers(manifest: Manifest, rows: Sequence[Mapping[str, str]]) -> list[str]:

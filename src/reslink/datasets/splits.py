@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from sklearn.model_selection import StratifiedGroupKFold
 
+from reslink.datasets.case import DEFAULT_FRACTIONS, SPLITS, Split
 from reslink.datasets.leakage import check_group_leakage
-from reslink.datasets.manifest import SPLITS, Manifest, Split
+from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 
 _SHUFFLES = 8
@@ -37,7 +38,7 @@ class _Groups:
 def assign_splits(
     manifest: Manifest,
     groups: Sequence[str],
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    fractions: tuple[float, float, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
     *,
     allow_leakage: bool = False,
@@ -160,7 +161,7 @@ def _check_fractions(fractions: tuple[float, float, float]) -> None:
         raise UsageError(
             f"The fractions are {fractions}",
             "Give three shares for train, validation and test that sum to 1; the share of train is above 0",
-            "Use 0.7, 0.15, 0.15",
+            "Use 0.75, 0.1, 0.15",
         )
 
 

@@ -24,7 +24,7 @@ from reslink.evaluation.cross_fit import cross_fit_metrics
 from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_decision
 from reslink.inference.classifier import Classifier, Outputs
 from reslink.labels import Labels
-from reslink.training.monitoring.progress import Progress, SilentProgress, progress_callback
+from reslink.training.monitoring.progress import Progress, SilentProgress, phase, progress_callback
 
 Rows: TypeAlias = NDArray[np.int64]
 
@@ -123,8 +123,5 @@ def _calibration_data(outputs: Outputs, rows: Rows, cache: PixelCache, groups: l
 
 
 def _open_cache(manifest: Manifest, classifier: Classifier, folder: Path, progress: Progress) -> PixelCache:
-    progress.start(len(manifest), "Decoding")
-    try:
+    with phase(progress, len(manifest), "Decoding"):
         return PixelCache.open(manifest, classifier.bundle.preprocess, folder, on_progress=progress_callback(progress))
-    finally:
-        progress.end()

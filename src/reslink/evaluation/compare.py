@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles import zoo
+from reslink.bundles.bundle import Bundle
 from reslink.datasets.manifest import Manifest
 from reslink.errors import CheckFailedError, InputError, UsageError
 from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
@@ -23,7 +23,8 @@ from reslink.labels import Labels
 from reslink.metrics.classification import classification_metrics
 from reslink.metrics.comparison import PairedTest, delong_test, holm, mcnemar
 from reslink.metrics.differences import Predictions, metric_differences
-from reslink.training.monitoring.progress import Progress, SilentProgress
+from reslink.settings_text import read_json
+from reslink.training.monitoring.progress import Progress, SilentProgress, phase
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -52,7 +53,7 @@ class ModelEvaluation:
             InputError: If a file is missing or invalid.
         """
         try:
-            evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+            evaluation = read_json(folder / "evaluation.json")
             with (folder / "predictions.csv").open(newline="", encoding="utf-8") as stream:
                 rows = {row["sample_id"]: row for row in csv.DictReader(stream)}
             labels = evaluation["labels"]
@@ -80,7 +81,7 @@ class ModelEvaluation:
 
 
 def compare_bundles(
-    bundles: Sequence[str | Path],
+    bundles: Mapping[str, str | Path | Bundle],
     manifest: Manifest,
     out: Path,
     options: EvaluationOptions | None = None,
@@ -89,7 +90,7 @@ def compare_bundles(
     """Evaluates bundles on the same data set and compares them on the cases that all of them could evaluate.
 
     Args:
-        bundles: At least two shipped models, bundles or runs; each keeps its own preprocessing and threshold.
+        bundles: At least two shipped models, bundles or runs by name; each keeps its own preprocessing and threshold.
         manifest: The cases.
         out: Output folder; it gets a subfolder with the evaluation of each bundle.
         options: Options of the evaluations. Localization is never measured, and the decoded images are kept in ``out/.cache``.
@@ -99,20 +100,17 @@ def compare_bundles(
         See :func:`compare`.
 
     Raises:
-        UsageError: If there are fewer than two bundles, one is given twice, or their classes differ.
+        UsageError: If the classes differ.
         ReslinkError: As :func:`reslink.evaluation.evaluate.evaluate_bundle` and :func:`compare`.
     """
-    progress, names = progress or SilentProgress(), short_names(bundles)
+    progress = progress or SilentProgress()
     options = replace(options or EvaluationOptions(), localization=False, cache_folder=out / ".cache")
-    progress.start(len(names), "Evaluating")
-    try:
-        for name, bundle in zip(names, bundles, strict=True):
+    with phase(progress, len(bundles), "Evaluating"):
+        for name, bundle in bundles.items():
             with _name_in_error(name):
                 evaluate_bundle(bundle, manifest, out / name, options)
             progress.step()
-    finally:
-        progress.end()
-    return compare([ModelEvaluation.read(name, out / name) for name in names], options.seed)
+    return compare([ModelEvaluation.read(name, out / name) for name in bundles], options.seed)
 
 
 @contextlib.contextmanager

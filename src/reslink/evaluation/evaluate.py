@@ -21,7 +21,8 @@ from reslink.evaluation.cases import RunOptions, pixel_cache_folder, run_network
 from reslink.evaluation.class_statistics import class_statistics
 from reslink.evaluation.predictions_csv import CasePredictions, write_predictions
 from reslink.evaluation.selective import selective_metrics
-from reslink.evaluation.subgroups import LabeledPredictions, check_columns, subgroups
+from reslink.evaluation.subgroup_columns import check_columns
+from reslink.evaluation.subgroups import LabeledPredictions, subgroups
 from reslink.files import write_json
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
@@ -112,7 +113,8 @@ def evaluate_bundle(
         The content of ``evaluation.json``: the result of :func:`evaluate_cases`, and ``failed`` (error message by case name),
         ``n_failed``, ``selective`` (:func:`reslink.evaluation.selective.selective_metrics`), ``subgroups`` (by column and
         value), ``split``, ``bundle`` (its name), ``bundle_sha256`` (hash of its weights), ``usage_notes`` (of a shipped model),
-        and ``excluded``, ``leaked`` and ``leakage`` (:meth:`reslink.evaluation.leakage.Leakage.as_dict`).
+        ``columns`` (role to header of the table), ``data_notes`` (:attr:`Manifest.notes`), and ``excluded``, ``leaked``
+        and ``leakage`` (:meth:`reslink.evaluation.leakage.Leakage.as_dict`).
 
     Raises:
         BundleError: If the bundle cannot be used.
@@ -134,7 +136,7 @@ def evaluate_bundle(
         localization = _localization(classifier, cache, cases, options) if options.localization else {}
     result = _metrics(classifier, cases, options) | {"localization": localization}
     leakage.mark_leakage(result, leaks)
-    result |= leaks.as_dict()
+    result |= leaks.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": [*manifest.notes, *cache.notes]}
     write_predictions(out / "predictions.csv", cases, classifier.labels, classifier.bundle.decision)
     write_json(out / "evaluation.json", result)
     return result
@@ -145,7 +147,7 @@ def _predict(
 ) -> CasePredictions:
     """Runs the network on some rows; a case whose outputs are not finite counts as failed."""
     finite_rows, outputs, not_finite = run_network(classifier, cache, rows, batch_size)
-    results = classifier.bundle.decision.decide(outputs.logits, outputs.features, outputs.statistics)
+    results = classifier.decide(outputs, stated=[cache.stated[row] for row in finite_rows])
     return CasePredictions(
         rows=finite_rows,
         manifest=cache.manifest.subset(finite_rows.tolist()),
@@ -153,6 +155,7 @@ def _predict(
         logits=np.asarray(outputs.logits, dtype=np.float64),
         probabilities=results.probabilities,
         failed=dict(cache.failed) | not_finite,
+        hashes=[cache.hashes[row] for row in finite_rows],
         decision_results=results,
     )
 

@@ -239,7 +239,9 @@ def fit_prediction_sets(
     )
 
 
-def fit_ood_detector(cases: CalibrationData, notes: list[str]) -> tuple[OODDetector | None, DecisionArrays | None]:
+def fit_ood_detector(
+    cases: CalibrationData, notes: list[str], components: Sequence[str] = COMPONENTS
+) -> tuple[OODDetector | None, DecisionArrays | None]:
     """Returns the out-of-distribution detector and its arrays; None, with a note, if there are too few groups.
 
     Each distance is measured with a fit that leaves the groups of its fold out, so that the limits hold for new cases.
@@ -247,6 +249,7 @@ def fit_ood_detector(cases: CalibrationData, notes: list[str]) -> tuple[OODDetec
     Args:
         cases: The calibration cases; their labels are not used.
         notes: Receives the notes.
+        components: The distances to fit. Input statistics alone do not depend on the network, so that training images fit, too.
     """
     if cases.n_groups < MIN_GROUPS_OOD:
         notes.append(f"{NO_OOD_DETECTOR}: there are {cases.n_groups} groups; it needs {MIN_GROUPS_OOD}")
@@ -257,21 +260,21 @@ def fit_ood_detector(cases: CalibrationData, notes: list[str]) -> tuple[OODDetec
         notes.append(f"{NO_OOD_DETECTOR}: {error.given}")
         return None, None
     values = {"statistics": cases.statistics, "features": cases.features}
-    distances = {name: np.zeros(len(cases)) for name in COMPONENTS}
+    distances = {name: np.zeros(len(cases)) for name in components}
     for fit_rows, held_out_rows in folds:
-        for name in COMPONENTS:
+        for name in components:
             distances[name][held_out_rows] = Gaussian.fit(values[name][fit_rows]).distance(values[name][held_out_rows])
-    separate = {name: max(np.quantile(distances[name], RETAINED, method="higher"), _MIN_LIMIT) for name in COMPONENTS}
+    separate = {name: max(np.quantile(distances[name], RETAINED, method="higher"), _MIN_LIMIT) for name in components}
     # Two separate limits would together retain less than RETAINED, so both are scaled by one factor.
-    scale = np.quantile(np.max([distances[name] / separate[name] for name in COMPONENTS], axis=0), RETAINED, method="higher")
+    scale = np.quantile(np.max([distances[name] / separate[name] for name in components], axis=0), RETAINED, method="higher")
     detector = OODDetector(
-        limits={name: float(max(separate[name] * scale, _MIN_LIMIT)) for name in COMPONENTS},
+        limits={name: float(max(separate[name] * scale, _MIN_LIMIT)) for name in components},
         retained=RETAINED,
         n_images=len(cases),
         n_groups=cases.n_groups,
     )
     arrays: dict[str, Floats] = {}
-    for name in COMPONENTS:
+    for name in components:
         arrays |= Gaussian.fit(values[name]).arrays(name)
     return detector, DecisionArrays(arrays)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from reslink.bundles.decision.decision import Decision, DecisionResults
 from reslink.datasets.manifest import Manifest
-from reslink.files import escape_formula, write_atomic
+from reslink.files import csv_writer, escape_formula, write_atomic
 from reslink.labels import Labels
 
 Floats: TypeAlias = NDArray[np.float64]
 
 COLUMNS = ("sample_id", "patient_id", "path", "split", "label", "logit", "prob", "prediction", "group")
 _DECISION_COLUMNS = ("prediction_set", "abstain", "ood_score", "reasons")
+_HASH = "sha256"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class CasePredictions:
         logits: (n, K), or (n, 1).
         probabilities: (n, K).
         failed: Error message by case name.
+        hashes: (n,) SHA-256 of the image files, as in ``splits.csv`` of a run; empty if unknown.
         decision_results: Prediction sets, out-of-distribution scores and reasons to abstain; None if only labels were
             computed.
     """
@@ -43,6 +45,7 @@ class CasePredictions:
     logits: Floats
     probabilities: Floats
     failed: dict[str, str]
+    hashes: Sequence[str] = ()
     decision_results: DecisionResults | None = None
 
 
@@ -52,8 +55,8 @@ def write_predictions(path: Path, cases: CasePredictions, labels: Labels, decisi
     ``label`` is the true class. With two classes, ``logit`` is the log-odds of the positive class before temperature scaling
     and ``prob`` its probability; with more, both belong to the predicted class. A column ``p_<class>`` follows for each class,
     then ``prediction_set`` (class names separated by ``|``), ``abstain`` (true or false), ``ood_score`` and ``reasons``; these
-    are empty if the bundle has neither prediction sets nor an out-of-distribution detector. ``path`` is relative to the data
-    set. Names that a spreadsheet would run as a formula get a leading ``'``.
+    are empty if the bundle has neither prediction sets nor an out-of-distribution detector. The last column is the ``sha256``
+    of the image file. ``path`` is relative to the data set. Names that a spreadsheet would run as formulas get a leading ``'``.
 
     Args:
         path: The file.
@@ -69,8 +72,8 @@ def write_predictions(path: Path, cases: CasePredictions, labels: Labels, decisi
     probabilities = np.take_along_axis(cases.probabilities, shown[:, None], axis=1)[:, 0]
     logits = _shown_logits(cases.logits, shown)
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(f"p_{name}" for name in labels.names), *_DECISION_COLUMNS])
+    writer = csv_writer(stream)
+    writer.writerow([*COLUMNS, *(f"p_{name}" for name in labels.names), *_DECISION_COLUMNS, _HASH])
     for i, case in enumerate(cases.manifest.cases):
         writer.writerow(
             [
@@ -83,6 +86,7 @@ def write_predictions(path: Path, cases: CasePredictions, labels: Labels, decisi
                 escape_formula(cases.groups[i]),
                 *(repr(float(p)) for p in cases.probabilities[i]),
                 *_decision_cells(cases.decision_results, labels, i),
+                cases.hashes[i] if cases.hashes else "",
             ]
         )
     return write_atomic(path, stream.getvalue())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from reslink.files import write_atomic, write_json
+from reslink.files import csv_text, write_atomic, write_json
 from reslink.reports.experiment.page import experiment_report
 
 ColumnKind = Literal["text", "estimate", "test", "number", "percent", "count"]
@@ -99,15 +97,8 @@ class ExperimentReport:
         """
         content = self.as_dict()
         write_json(folder / "experiment.json", content)
-        write_atomic(folder / "experiment.csv", _csv(self.runs))
+        write_atomic(
+            folder / "experiment.csv", csv_text(list(dict.fromkeys(name for row in self.runs for name in row)), self.runs)
+        )
         experiment_report(folder)
         return content
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    stream = io.StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(stream, fieldnames=names, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
-    return stream.getvalue()

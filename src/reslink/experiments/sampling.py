@@ -14,7 +14,7 @@ from reslink.datasets.near_duplicates.groups import leakage_groups
 from reslink.errors import UsageError
 from reslink.evaluation import leakage
 from reslink.imaging.preprocess import Preprocess
-from reslink.training.monitoring.progress import Progress, progress_callback
+from reslink.training.monitoring.progress import Progress, phase, progress_callback
 
 ExcludedCases = list[dict[str, str]]
 """``path`` and ``reason`` of each excluded case."""
@@ -55,11 +55,8 @@ def open_cache(manifest: Manifest, preprocess: Preprocess, folder: Path, progres
         UsageError: If no image can be read.
         StorageError: If the folder is not writable.
     """
-    progress.start(len(manifest), "Reading images")
-    try:
+    with phase(progress, len(manifest), "Reading images"):
         return PixelCache.open(manifest, preprocess, folder, on_progress=progress_callback(progress))
-    finally:
-        progress.end()
 
 
 def exclude_training_cases(manifest: Manifest, bundle: Bundle) -> tuple[Manifest, ExcludedCases]:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from reslink.experiments.report import ExperimentReport, Row, Table
-from reslink.experiments.runner.comparison import METRICS, Comparison, capitalize, difference_sentence, trial_sample
+from reslink.experiments.runner.comparison import METRICS, Comparison, difference_sentence, trial_sample
 from reslink.experiments.runner.experiment import Experiment
 from reslink.experiments.runner.input_masking import MARGIN, VIEWS
 from reslink.experiments.runner.seed_statistics import SeedBootstrap
 from reslink.experiments.runner.trial import RECIPE_VIEW, Trial
 from reslink.metrics.classification import METRIC_NAMES
+from reslink.reports.formatting import start_sentence
 
 CONDITIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "isolated": ("isolated head", RECIPE_VIEW, ("whole",)),
@@ -144,7 +145,7 @@ def _chart(comparison: Comparison, metric: str) -> dict[str, Any]:
     return {
         "kind": "intervals",
         "name": metric,
-        "title": f"{capitalize(METRIC_NAMES[metric])}, trained and evaluated on the same view",
+        "title": f"{start_sentence(METRIC_NAMES[metric])}, trained and evaluated on the same view",
         "axis": METRIC_NAMES[metric],
         "reference": 0.5 if metric == "auroc" else None,
         "rows": rows,

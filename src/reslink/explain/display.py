@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,26 +11,36 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from reslink.imaging.head_mask import head_mask
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Placement, Preprocess
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
-    from reslink.inference.classifier import Prediction
+    from reslink.inference.prediction import Prediction
 
 ATTENTION_LAYERS: Final = ("first_attention", "final_attention")
 """The attention layers of a ResLink."""
+
+METHODS: Final = (*ATTENTION_LAYERS, "grad_cam", "integrated_gradients", "occlusion")
+"""The explanation methods."""
+
+DEFAULT_METHODS: Final = ("occlusion", "integrated_gradients", "grad_cam", "final_attention")
+"""The methods of pictures, the one that finds most lesions first (docs/benchmarks/accuracy.md, "Localization of lesions").
+
+The first attention is drawn on request only: it repeats the grid of its areas in every image.
+"""
 
 CLASS_ACTIVATION: Final = "class_activation"
 """The class activation map of an ONNX model; with torch, Grad-CAM takes its place."""
 
 TITLES: Final = {
-    "first_attention": "First attention α",
     "final_attention": "Final attention α",
     "class_activation": "Class activation",
     "grad_cam": "Grad-CAM",
     "integrated_gradients": "Integrated gradients",
     "occlusion": "Occlusion",
+    "first_attention": "First attention α",
 }
 MIN_ATTENTION_SPAN: Final = 0.2
 """Smallest range of attention weights, which lie in (0, 1), that is stretched to the full color scale."""
@@ -80,6 +90,27 @@ def display_map(name: str, heat: NDArray[np.float32], placement: Placement, targ
     return DisplayMap(name, note, statistics, on_image, on_image if drawn is heat else placement.to_image(drawn))
 
 
+def visible_pixels(preprocess: Preprocess, image: Image) -> NDArray[np.bool_]:
+    """Returns the pixels of a slice that the network sees, (H, W): the head if it is isolated and found, else all."""
+    head = head_mask(image) if preprocess.isolate_head else None
+    return np.ones(image.pixels.shape, np.bool_) if head is None or not head.any() else head
+
+
+def clip_map(shown: DisplayMap, visible: NDArray[np.bool_]) -> DisplayMap:
+    """Returns a map that is drawn only where the network sees the image; its statistics and ``on_image`` stay.
+
+    A coarse map reaches beyond the head when it is resized. If its maximum lies there, the note says so.
+
+    Args:
+        shown: The map.
+        visible: (H, W), from ``visible_pixels``.
+    """
+    low = shown.drawn[visible].min() if shown.name in ATTENTION_LAYERS and visible.any() else 0
+    drawn = np.where(visible, shown.drawn - low, 0).astype(np.float32)
+    outside = not shown.statistics["flat"] and not visible[tuple(shown.statistics["peak"])]
+    return replace(shown, drawn=drawn, note=f"peak outside the head; {shown.note}" if outside else shown.note)
+
+
 def is_flat(heat: NDArray[np.float32]) -> bool:
     """Returns whether a map is constant: its range is at most a millionth of its largest absolute value."""
     span = float(heat.max() - heat.min())
@@ -103,13 +134,18 @@ def map_statistics(heat: NDArray[np.float32], on_image: NDArray[np.float32]) -> 
         ``low``, ``high``, ``flat`` (the map is constant, or has no positive value within the image) and ``peak`` (row and
         column in the original image).
     """
-    peak = np.unravel_index(int(on_image.argmax()), on_image.shape)
     return {
         "low": float(heat.min()),
         "high": float(heat.max()),
         "flat": is_flat(heat) or is_flat(np.maximum(on_image, 0)),
-        "peak": [int(peak[0]), int(peak[1])],
+        "peak": peak(on_image),
     }
+
+
+def peak(on_image: NDArray[np.float32]) -> list[int]:
+    """Returns row and column of the highest value of a map."""
+    row, column = np.unravel_index(int(on_image.argmax()), on_image.shape)
+    return [int(row), int(column)]
 
 
 def display_values(name: str, heat: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -150,14 +186,18 @@ def prediction_caption(prediction: Prediction, bundle: Bundle) -> str:
 
 
 def map_note(name: str, statistics: Mapping[str, Any], target: str) -> str:
-    """Returns a short description of a map: the range of attention, or the explained class and its highest evidence."""
+    """Returns a short description of the values of a map: their range and unit, or that they are relative.
+
+    Grad-CAM, class activation and integrated gradients have no unit that could be compared between images.
+    """
     if statistics["flat"]:
         negative = name not in ATTENTION_LAYERS and statistics["low"] < 0
         return f"no evidence for {target} in the image" if negative else "constant: no location stands out"
     if name in ATTENTION_LAYERS:
-        return f"attention from {statistics['low']:.2f} to {statistics['high']:.2f}"
-    scale = "smoothed" if name == "integrated_gradients" else f"up to {_short(statistics['high'])}"
-    return f"evidence for {target}, {scale}"
+        return f"weights {statistics['low']:.2f} to {statistics['high']:.2f} of 1"
+    if name == "occlusion":
+        return f"hiding it lowers the {target} logit by up to {_short(statistics['high'])}"
+    return f"relative evidence for {target}" + (", smoothed" if name == "integrated_gradients" else "")
 
 
 def _short(value: float) -> str:

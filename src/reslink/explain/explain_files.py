@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reslink.errors import InputError, ReslinkError, UsageError, suggest
+from reslink.errors import InputError, ReslinkError, UsageError, check_choice
 from reslink.explain.attention import attention_maps
-from reslink.explain.display import display_map
-from reslink.explain.heat_maps import METHODS, heat_maps, localization_measures
+from reslink.explain.display import DEFAULT_METHODS, METHODS, display_map, peak
+from reslink.explain.heat_maps import heat_maps, localization_measures
 from reslink.explain.onnx_maps import explained_class
 from reslink.explain.panel import RESEARCH_USE_ONLY
 from reslink.explain.picture_files import INDEX, picture_stem, previous_pictures
@@ -24,8 +24,11 @@ from reslink.explain.prediction_picture import draw_prediction
 from reslink.explain.randomization_check import RandomizationCheck, randomization_check
 from reslink.files import write_atomic, write_json
 from reslink.imaging.image import Image
-from reslink.imaging.reading import find_images, read_image
+from reslink.imaging.lesion_mask import aligned_mask
+from reslink.imaging.reading import read_image
+from reslink.imaging.search import find_images
 from reslink.inference.classifier import Classifier
+from reslink.inference.prediction import Prediction
 
 __all__ = ["METHODS", "ExplainOptions", "Explanation", "explain_paths"]
 
@@ -43,14 +46,18 @@ class ExplainOptions:
         randomization_check: Whether to run the model-randomization check on the first 16 images.
         limit: Maximum number of images (each volume slice counts as one, and so does an unreadable file).
         overwrite: Whether to remove the pictures and maps of an earlier run, which the folder's ``explain.json`` lists.
+        unit: Unit of the values of files that state none: ``hu``, ``mr`` or ``gray``; None decides by the values.
+        units: Image path to unit, for images with a unit of their own.
     """
 
-    methods: Sequence[str] = METHODS
+    methods: Sequence[str] = DEFAULT_METHODS
     masks: Mapping[str, str | Path] = field(default_factory=dict)
     target: str | None = None
     randomization_check: bool = True
     limit: int | None = None
     overwrite: bool = False
+    unit: str | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,18 +67,20 @@ class Explanation:
     Attributes:
         path: The image file.
         slice: Index of the slice in a file with several slices, else None.
-        label: Predicted class, None if the image could not be read.
+        label: Predicted class; None if the image could not be read, or if the model is not for it (``reasons``).
         probability: Probability of the predicted class.
         probabilities: Class name to probability; the sum is 1.
         target: The class that Grad-CAM, integrated gradients and occlusion explain.
         panel: Name of the PNG in the output folder.
-        maps: Name of the ``.npz`` in the output folder, with one float16 (H, W) map per method on the original image.
-        methods: Statistics of each map: ``low``, ``high``, ``flat``, ``peak`` (row, column in the original image), and with a
+        maps: Name of the ``.npz`` in the output folder, with one float16 (H, W) map per method on the rows and columns of the
+            file (of a NIfTI file: of ``read_image``).
+        methods: Statistics of each map: ``low``, ``high``, ``flat``, ``peak`` (row and column in the map), and with a
             lesion mask the measures of ``localize``.
         abstain: Whether the model abstains; None for a bundle without prediction sets and OOD detector.
         reasons: Why it abstains; None as above.
         ood_score: Out-of-distribution score; the model abstains above 1. None without an OOD detector.
         error: Why the image could not be explained, else None.
+        notes: What the file does not state and was assumed, see ``Image.notes``.
     """
 
     path: str
@@ -87,6 +96,7 @@ class Explanation:
     reasons: list[str] | None = None
     ood_score: float | None = None
     error: str | None = None
+    notes: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form."""
@@ -110,7 +120,7 @@ def explain_paths(
             are still explained.
         out: Output folder, created if missing. Existing files are never overwritten, except for an earlier ``explain.json`` and
             what ``options.overwrite`` allows; a new name is chosen.
-        options: Options; default: all methods.
+        options: Options; default: all methods but the first attention.
         on_explanation: Called after each image.
         on_check: Called with each model-randomization check.
 
@@ -130,7 +140,7 @@ def explain_paths(
     explanations: list[Explanation] = []
     checks: list[RandomizationCheck] = []
     try:
-        for source in itertools.islice(_read_slices(files), options.limit):
+        for source in itertools.islice(_read_slices(files, options), options.limit):
             explanations.append(explainer.explain(source))
             if on_explanation is not None:
                 on_explanation(explanations[-1])
@@ -156,7 +166,7 @@ class _SourceSlice:
     error: str | None
 
 
-def _read_slices(paths: Iterable[str | Path]) -> Iterator[_SourceSlice]:
+def _read_slices(paths: Iterable[str | Path], options: ExplainOptions) -> Iterator[_SourceSlice]:
     for path in paths:
         try:
             files = find_images([path])
@@ -164,12 +174,12 @@ def _read_slices(paths: Iterable[str | Path]) -> Iterator[_SourceSlice]:
             yield _SourceSlice(Path(path), None, None, str(error))
             continue
         for file in files:
-            yield from _slices_of(file)
+            yield from _slices_of(file, options.units.get(str(file), options.unit))
 
 
-def _slices_of(file: Path) -> Iterator[_SourceSlice]:
+def _slices_of(file: Path, unit: str | None) -> Iterator[_SourceSlice]:
     try:
-        images = read_image(file).slices()
+        images = read_image(file, unit).slices()
     except ReslinkError as error:
         yield _SourceSlice(file, None, None, str(error))
         return
@@ -197,12 +207,18 @@ class _Explainer:
         if source.image is None:
             return Explanation(str(source.path), source.slice, error=source.error)
         classifier, preprocess = self._classifier, self._classifier.bundle.preprocess
+        refused = classifier.bundle.scope.refusal(source.image.stated)
+        if refused is not None:
+            return self._refused(classifier.refused_prediction(refused, str(source.path), source.slice), source.image)
         try:
             mask = _read_mask(self._masks.get(_key(source.path)), source, source.image)
             pixels = preprocess.pixels(source.image)
-            prediction = classifier.prediction(classifier.classify(pixels[None]), 0, str(source.path), source.slice)
+            results = classifier.classify(pixels[None], [source.image.stated])
+            prediction = classifier.prediction(results, 0, str(source.path), source.slice)
         except (InputError, UsageError) as error:
             return Explanation(str(source.path), source.slice, error=str(error))
+        if prediction.is_refused:
+            return self._refused(prediction, source.image)
         if len(self.check_images) < _CHECK_IMAGES:
             self.check_images.append(pixels)
         target = explained_class(classifier.labels, prediction, self._options.target)
@@ -212,7 +228,8 @@ class _Explainer:
         network_mask = None if mask is None else placement.to_network(mask)
         stem = self._names.take(source.path, source.slice)
         write_atomic(self._folder / f"{stem}.png", draw_prediction(classifier.bundle, source.image, prediction, maps, mask))
-        write_atomic(self._folder / f"{stem}.npz", _npz({m.name: m.on_image for m in maps}))
+        stored = {m.name: source.image.to_stored(m.on_image) for m in maps}
+        write_atomic(self._folder / f"{stem}.npz", _npz(stored))
         return Explanation(
             path=prediction.path,
             slice=prediction.slice,
@@ -222,11 +239,20 @@ class _Explainer:
             target=target,
             panel=f"{stem}.png",
             maps=f"{stem}.npz",
-            methods={m.name: m.statistics | localization_measures(heats[m.name], network_mask) for m in maps},
+            methods={
+                m.name: m.statistics | {"peak": peak(stored[m.name])} | localization_measures(heats[m.name], network_mask)
+                for m in maps
+            },
             abstain=prediction.abstain,
             reasons=None if prediction.reasons is None else list(prediction.reasons),
             ood_score=prediction.ood_score,
+            notes=source.image.notes,
         )
+
+    def _refused(self, prediction: Prediction, image: Image) -> Explanation:
+        """Returns the explanation of an image that the model is not for: the reason, and no picture."""
+        reasons = list(prediction.reasons or ())
+        return Explanation(prediction.path, prediction.slice, abstain=True, reasons=reasons, notes=image.notes)
 
     def write_index(self, explanations: Sequence[Explanation], checks: Sequence[RandomizationCheck]) -> None:
         """Writes ``explain.json``."""
@@ -253,7 +279,8 @@ def _read_mask(path: Path | None, source: _SourceSlice, image: Image) -> NDArray
     if path is None:
         return None
     slices = read_image(path).slices()
-    pixels = slices[source.slice if source.slice is not None and source.slice < len(slices) else 0].pixels
+    mask = slices[source.slice if source.slice is not None and source.slice < len(slices) else 0]
+    pixels = aligned_mask(mask, image).pixels
     if pixels.shape != image.pixels.shape:
         raise InputError(
             f"The mask {path} has the shape {pixels.shape}, its image {image.pixels.shape}",
@@ -280,10 +307,7 @@ def randomization_checks(
 
 def _check_methods(methods: Sequence[str]) -> None:
     for name in methods:
-        if name not in METHODS:
-            raise UsageError(
-                f"The method {name!r} does not exist", f"Available methods: {', '.join(METHODS)}", suggest(name, METHODS)
-            )
+        check_choice("method", name, METHODS)
 
 
 def _key(path: str | Path) -> str:

@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 
 from reslink.explain.attention import attention_maps
 from reslink.explain.attribution import grad_cam, integrated_gradients, occlusion
-from reslink.explain.display import ATTENTION_LAYERS
+from reslink.explain.display import ATTENTION_LAYERS, METHODS
 from reslink.explain.evaluation_mode import resize_maps
 from reslink.explain.localize import MEASURES, measure
 from reslink.inference.classifier import Classifier
-
-METHODS = (*ATTENTION_LAYERS, "grad_cam", "integrated_gradients", "occlusion")
 
 
 def heat_maps(

@@ -10,26 +10,27 @@ from numpy.typing import NDArray
 from reslink.bundles.onnx_graph import CAM
 from reslink.errors import UsageError
 from reslink.explain.display import ATTENTION_LAYERS, CLASS_ACTIVATION
-from reslink.inference.backends import Backend, OnnxRuntimeBackend, OpenVinoBackend, Pixels
+from reslink.inference.backends import Backend, GraphBackend, Pixels
 
 if TYPE_CHECKING:
-    from reslink.inference.classifier import Classifier, Prediction
+    from reslink.inference.classifier import Classifier
+    from reslink.inference.prediction import Prediction
     from reslink.labels import Labels
 
 Maps: TypeAlias = dict[str, NDArray[np.float32]]
 
 
-def require_map_backend(backend: Backend) -> OnnxRuntimeBackend | OpenVinoBackend:
+def require_map_backend(backend: Backend) -> GraphBackend:
     """Returns the backend if it can compute maps.
 
     Raises:
         UsageError: If it does not run the ONNX model of a bundle.
     """
-    if not isinstance(backend, OnnxRuntimeBackend | OpenVinoBackend):
+    if not isinstance(backend, GraphBackend):
         raise UsageError(
             f"The backend {backend.name} computes no maps",
             "The backends onnxruntime and openvino compute maps from the bundle's model.onnx",
-            "Use a bundle with model.onnx and --backend onnxruntime, or run reslink explain",
+            "Use --backend onnxruntime, which needs a bundle with model.onnx, or run reslink explain",
         )
     return backend
 

@@ -21,6 +21,7 @@ def overlay(
     mask: NDArray[np.bool_] | None = None,
     *,
     min_span: float = 0.0,
+    visible: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
     """Draws a heat map over a gray image. High values are bright and opaque; the image stays visible where the map is low.
 
@@ -29,11 +30,15 @@ def overlay(
         heat: (H, W) or smaller, of any range; resized to the image. Negative values count as 0.
         mask: (H, W) bool lesion mask, drawn as a cyan contour, or None.
         min_span: As in ``unit_range``.
+        visible: (H, W) bool, the only pixels that are colored; None for all. If none is True, all are.
 
     Returns:
         (H, W, 3) uint8. A constant map gives the gray image.
     """
-    strength = unit_range(_resize(heat, gray.shape), min_span)[..., None]
+    resized = _resize(heat, gray.shape)
+    if visible is not None and visible.any():
+        resized = np.where(visible, resized, 0).astype(np.float32)
+    strength = unit_range(resized, min_span)[..., None]
     base = np.repeat(gray[..., None].astype(np.float32), 3, axis=2)
     color = colormaps[COLORMAP](strength[..., 0])[..., :3].astype(np.float32) * 255
     opacity = _OPACITY * np.sqrt(strength)

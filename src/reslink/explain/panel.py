@@ -6,6 +6,7 @@ import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,14 @@ from reslink.explain.overlay import COLORMAP, overlay
 from reslink.explain.picture_files import SOFTWARE
 
 RESEARCH_USE_ONLY = "Research use only – not for diagnosis"
+_KEY = (
+    "Color is drawn only where the network sees the image.",
+    "Each map has its own scale: compare places within a map, not the brightness of two maps.",
+    "Attention: how strongly an area is weighted.",
+    "Grad-CAM, integrated gradients: where the evidence comes from.",
+    "Occlusion: how much the result depends on a place.",
+)
+"""How to read the maps; fills the first empty place of a panel."""
 NO_OUTLINE = "The maps show what the network used; they do not outline a lesion"
 _MAX_PIXELS = 640
 _TILE_WIDTH, _IMAGE_WIDTH, _ROW_GAP, _FOOTER, _HEADING_LINE = 3.4, 3.13, 0.62, 0.78, 0.24
@@ -80,6 +89,8 @@ def draw_panel(
         axes.set_axis_off()
         if i < len(tiles):
             _draw_tile(axes, gray, tiles[i], mask)
+        elif i == len(tiles) > 4:
+            _draw_key(axes)
     _draw_footer(figure, height, has_mask=mask is not None, has_maps=len(tiles) > 1)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor=_BACKGROUND, metadata={"Software": SOFTWARE})
@@ -100,11 +111,19 @@ def _draw_tile(axes: Axes, gray: NDArray[np.uint8], tile: Tile, mask: NDArray[np
     axes.set_anchor("NW")
     above: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points", "parse_math": False}
     axes.annotate(tile.title, xytext=(0, 19), color=_TEXT, size=10.5, weight="bold", **above)
-    first, *further = _wrap(tile.note, 0.87 * 72 * _TILE_WIDTH, _NOTE_SIZE) or [""]
+    first, *further = _wrap(tile.note, 72 * _IMAGE_WIDTH, _NOTE_SIZE) or ("",)
     axes.annotate(f"{first}…" if further else first, xytext=(0, 5), color=_MUTED, size=_NOTE_SIZE, **above)
 
 
-def _wrap(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
+def _draw_key(axes: Axes) -> None:
+    lines = "\n\n".join("\n".join(_wrap(text, 0.8 * 72 * _TILE_WIDTH, _CAPTION_SIZE)) for text in _KEY)
+    above: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate("Reading the maps", (0, 1), xytext=(0, 19), color=_TEXT, size=10.5, weight="bold", **above)
+    axes.annotate(lines, (0, 1), xytext=(0, 5), va="top", color=_MUTED, size=_CAPTION_SIZE, linespacing=1.3, **above)
+
+
+@lru_cache(maxsize=256)
+def _wrap(text: str, width: float, size: float, weight: str = "normal") -> tuple[str, ...]:
     """Wraps a text to a width in points. Characters that the font lacks, such as Japanese ones, become ``?``.
 
     matplotlib's own wrapping does not break long words, and knows the number of lines only after drawing.
@@ -115,7 +134,7 @@ def _wrap(text: str, width: float, size: float, weight: str = "normal") -> list[
     letters = len(text)
     while letters > 1 and any(_text_width(font, line, size) > width for line in textwrap.wrap(text, letters)):
         letters -= max(1, letters // 50)
-    return textwrap.wrap(text, max(1, letters))
+    return tuple(textwrap.wrap(text, max(1, letters)))
 
 
 def _text_width(font: FT2Font, line: str, size: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +10,7 @@ from PIL import Image as Picture
 
 from reslink.errors import UsageError
 from reslink.imaging.reading import SUFFIXES
+from reslink.settings_text import read_json
 
 INDEX: Final = "explain.json"
 SOFTWARE: Final = "reslink"
@@ -47,7 +47,7 @@ def previous_pictures(folder: Path) -> list[Path]:
         UsageError: If reslink did not write ``explain.json``.
     """
     try:
-        index: dict[str, Any] = json.loads((folder / INDEX).read_bytes())
+        index: dict[str, Any] = read_json(folder / INDEX)
         names = [image["panel"] for image in index["images"] if image["panel"] is not None]
         return [folder / name for name in names if name == Path(name).name and is_reslink_picture(folder / name)]
     except (FileNotFoundError, NotADirectoryError):

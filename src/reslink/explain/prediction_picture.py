@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.explain.display import DisplayMap, display_image, prediction_caption, prediction_heading
+from reslink.explain.display import (
+    DisplayMap,
+    clip_map,
+    display_image,
+    prediction_caption,
+    prediction_heading,
+    visible_pixels,
+)
 from reslink.explain.panel import Tile, draw_panel
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
     from reslink.imaging.image import Image
-    from reslink.inference.classifier import Prediction
+    from reslink.inference.prediction import Prediction
 
 
 def draw_prediction(
@@ -36,6 +43,8 @@ def draw_prediction(
     Returns:
         A PNG.
     """
-    tiles = [Tile("Image", "", None), *(Tile(m.title, m.note, m.drawn, m.min_span) for m in maps)]
+    visible = visible_pixels(bundle.preprocess, image)
+    clipped = [clip_map(one, visible) for one in maps]
+    tiles = [Tile("Image", "", None), *(Tile(m.title, m.note, m.drawn, m.min_span) for m in clipped)]
     image_pixels, caption = display_image(bundle.preprocess, image), prediction_caption(prediction, bundle)
     return draw_panel(image_pixels, tiles, prediction_heading(prediction), caption, mask)

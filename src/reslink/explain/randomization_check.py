@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from reslink.errors import UsageError, suggest
+from reslink.errors import UsageError, check_choice
 from reslink.explain.attention import attention_maps
 from reslink.explain.attribution import grad_cam, integrated_gradients
 from reslink.explain.display import ATTENTION_LAYERS, is_flat
@@ -153,9 +153,7 @@ def _resolve(method: str | MapFunction, network: nn.Module, x: Tensor) -> tuple[
     if method in ATTENTION_LAYERS:
         _needs_attention(network, method)
         return method, lambda net, batch: attention_maps(net, batch)[method]
-    if method not in ("grad_cam", "integrated_gradients"):
-        names = ("grad_cam", "integrated_gradients", *ATTENTION_LAYERS)
-        raise UsageError(f"The map {method!r} does not exist", f"Available maps: {', '.join(names)}", suggest(method, names))
+    check_choice("map", method, ("grad_cam", "integrated_gradients", *ATTENTION_LAYERS))
     target = predicted_classes(network, x)
     explain = grad_cam if method == "grad_cam" else integrated_gradients
     return method, lambda net, batch: explain(net, batch, target)

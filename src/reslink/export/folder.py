@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from reslink import __version__
 from reslink.bundles import storage
 from reslink.bundles.card.card import RESEARCH_USE_ONLY, model_card
 from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS, PIXELS
-from reslink.errors import UsageError, suggest
+from reslink.errors import UsageError, check_choice
 from reslink.export import huggingface, monai, onnx, openvino, parity, reference, torch_export
 from reslink.export.graph import BOX, HOUNSFIELD, IMAGE, INVERTED, KEEP, LABEL, PROBABILITIES, SLICE
 from reslink.export.parity import Inputs, Runner
@@ -43,26 +44,24 @@ class Format:
     """How one format is written and read back.
 
     Attributes:
-        write: Writes the files into a folder and returns their names.
-        read_back: Yields each file as run by the loader of the format.
+        exporter: Its module, with ``FILES``, ``write`` and ``read_back``, which yields each file as run by the loader.
         loader: Name of that loader.
         packages: Packages whose versions are recorded.
         opset: The ONNX operator set; None for other formats.
     """
 
-    write: Callable[[Bundle, Path], tuple[str, ...]]
-    read_back: Reader
+    exporter: ModuleType
     loader: str
     packages: tuple[str, ...]
     opset: int | None = None
 
 
 FORMATS: Final = {
-    "onnx": Format(onnx.write, onnx.read_back, "onnxruntime.InferenceSession", ("onnx", "onnxruntime", "torch"), onnx.OPSET),
-    "openvino": Format(openvino.write, openvino.read_back, "openvino.Core", ("openvino", "onnx", "torch"), onnx.OPSET),
-    "torch-export": Format(torch_export.write, torch_export.read_back, "torch.export.load", ("torch",)),
-    "monai": Format(monai.write, monai.read_back, "monai.bundle.load and ConfigParser", ("monai", "torch")),
-    "hf": Format(huggingface.write, huggingface.read_back, "safetensors.torch.load_file", ("safetensors", "torch")),
+    "onnx": Format(onnx, "onnxruntime.InferenceSession", ("onnx", "onnxruntime", "torch"), onnx.OPSET),
+    "openvino": Format(openvino, "openvino.Core", ("openvino", "onnx", "torch"), onnx.OPSET),
+    "torch-export": Format(torch_export, "torch.export.load", ("torch",)),
+    "monai": Format(monai, "monai.bundle.load and ConfigParser", ("monai", "torch")),
+    "hf": Format(huggingface, "safetensors.torch.load_file", ("safetensors", "torch")),
 }
 
 _INPUTS: Final = {
@@ -102,16 +101,16 @@ def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precis
         BundleError: If the bundle is not saved, or ``out`` has other content.
         StorageError: If it cannot be written.
     """
-    if form not in FORMATS:
-        raise UsageError(f"There is no format {form!r}", f"The formats are {', '.join(FORMATS)}", suggest(form, FORMATS))
+    check_choice("format", form, FORMATS)
     if precision != "fp32" and form != "openvino":
         raise UsageError(f"--precision {precision} was given for {form}", "Only openvino supports it", "Omit --precision")
     chosen = FORMATS[form]
     with storage.replace_folder(Path(out), MANIFEST, "export") as folder:
-        files = chosen.write(bundle, folder)
-        reader = partial(chosen.read_back, precision=precision) if form == "openvino" else chosen.read_back
+        chosen.exporter.write(bundle, folder)
+        read_back = chosen.exporter.read_back
+        reader = partial(read_back, precision=precision) if form == "openvino" else read_back
         report = {"format": form, **_check_parity(bundle, chosen, folder, inputs, reader, precision)}
-        _write_common(bundle, form, folder, files, report)
+        _write_common(bundle, form, folder, report)
     return report
 
 
@@ -142,16 +141,16 @@ def _check_parity(
     }
 
 
-def _write_common(bundle: Bundle, form: str, folder: Path, files: tuple[str, ...], report: dict[str, Any]) -> None:
+def _write_common(bundle: Bundle, form: str, folder: Path, report: dict[str, Any]) -> None:
     """Writes the files that all formats have in common."""
     write_json(folder / PARITY, report)
     write_json(folder / LABELS, {"names": list(bundle.labels.names), "positive": bundle.labels.positive})
     write_atomic(folder / CARD, model_card(bundle))
     write_atomic(folder / LICENSE, _license(bundle))
-    write_json(folder / MANIFEST, _manifest(bundle, form, folder, files))
+    write_json(folder / MANIFEST, _manifest(bundle, form, folder))
 
 
-def _manifest(bundle: Bundle, form: str, folder: Path, files: tuple[str, ...]) -> dict[str, Any]:
+def _manifest(bundle: Bundle, form: str, folder: Path) -> dict[str, Any]:
     """Returns the machine-readable description of an export."""
     preprocess, decision = bundle.preprocess, bundle.decision
     graphs: dict[str, dict[str, tuple[str, ...]]] = {
@@ -162,7 +161,10 @@ def _manifest(bundle: Bundle, form: str, folder: Path, files: tuple[str, ...]) -
     return {
         "format": form,
         "opset": FORMATS[form].opset,
-        "files": {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in files},
+        "files": {
+            name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}
+            for name in FORMATS[form].exporter.FILES
+        },
         "inputs": {file: [_input(name) for name in names] for file, names in graphs.get(form, {}).items()},
         "outputs": _OUTPUTS | dict.fromkeys(_attention_layers(bundle), "(B, 1, h, w) float32, attention weights"),
         "labels": list(bundle.labels.names),

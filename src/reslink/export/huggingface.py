@@ -21,6 +21,7 @@ from reslink.export.parity import Arrays, Runner
 from reslink.files import write_atomic, write_json
 from reslink.imaging.preprocess import Preprocess
 from reslink.networks.reslink import ResLink, ResLinkConfig
+from reslink.settings_text import read_json
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
@@ -50,11 +51,8 @@ network.load_state_dict(load_file("model.safetensors"))
 """
 
 
-def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
+def write(bundle: Bundle, folder: Path) -> None:
     """Writes the four files; the weights are those of the bundle to the byte.
-
-    Returns:
-        The names of the files.
 
     Raises:
         BundleError: If the bundle is not saved, or its weights changed since it was loaded.
@@ -67,7 +65,6 @@ def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
     processor = {"image_processor_type": "reslink.imaging.preprocess.Preprocess", **bundle.preprocess.model_dump(mode="json")}
     write_json(folder / PREPROCESSOR, processor)
     write_atomic(folder / CARD, model_card(bundle).rstrip() + "\n" + _USE)
-    return FILES
 
 
 def config_of(bundle: Bundle) -> dict[str, Any]:
@@ -88,8 +85,8 @@ def read_back(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Runner]]:
     """Yields the weights as ``safetensors`` and reslink read them from the exported files."""
     from safetensors.torch import load_file
 
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    settings = json.loads((folder / PREPROCESSOR).read_text(encoding="utf-8"))
+    config = read_json(folder / CONFIG)
+    settings = read_json(folder / PREPROCESSOR)
     settings.pop("image_processor_type")
     preprocess, decision = Preprocess.model_validate(settings), Decision.model_validate_json(json.dumps(config["decision"]))
     network = ResLink(ResLinkConfig.model_validate(config["network"])).eval()

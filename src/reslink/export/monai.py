@@ -34,11 +34,8 @@ CARD: Final = "docs/README.md"
 FILES: Final = (METADATA, INFERENCE, MODEL, CARD)
 
 
-def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
+def write(bundle: Bundle, folder: Path) -> None:
     """Writes the four files; does not need MONAI.
-
-    Returns:
-        The names of the files.
 
     Raises:
         BundleError: If the bundle is not saved, or its weights do not fit.
@@ -49,7 +46,6 @@ def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
     write_json(folder / INFERENCE, _inference(bundle))
     torch.save(dict(bundle.network().state_dict()), folder / MODEL)
     write_atomic(folder / CARD, model_card(bundle))
-    return FILES
 
 
 def read_back(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Runner]]:

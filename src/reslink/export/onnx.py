@@ -68,11 +68,8 @@ def to_onnx(bundle: Bundle) -> bytes:
         return graph_bytes(NetworkGraph(bundle.network(), bundle.preprocess), (PIXELS,), bundle)
 
 
-def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
+def write(bundle: Bundle, folder: Path) -> None:
     """Writes ``model.onnx``, whose input is a slice and its head, and ``network.onnx``, whose input is pixels.
-
-    Returns:
-        The names of the files.
 
     Raises:
         BundleError: If the bundle is not saved, or its weights do not fit.
@@ -80,7 +77,6 @@ def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
     """
     for name, (graph, inputs) in FILES.items():
         write_atomic(folder / name, whole_bytes(graph, inputs, bundle))
-    return tuple(FILES)
 
 
 def whole_bytes(kind: type[WholeGraph | PixelGraph], inputs: tuple[str, ...], bundle: Bundle) -> bytes:

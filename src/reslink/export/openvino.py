@@ -27,11 +27,8 @@ FILES: Final = ("network.xml", "network.bin")
 _HINTS: Final = {"fp32": "f32", "bf16": "bf16"}
 
 
-def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
+def write(bundle: Bundle, folder: Path) -> None:
     """Writes ``network.xml`` and ``network.bin``, weights in float32.
-
-    Returns:
-        The names of the files.
 
     Raises:
         UsageError: If openvino, onnx or onnxscript is not installed.
@@ -39,7 +36,6 @@ def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
     library: Any = optional_import("openvino", "openvino")
     model = library.Core().read_model(onnx.whole_bytes(PixelGraph, (PIXELS,), bundle))
     library.save_model(model, folder / FILES[0], compress_to_fp16=False)
-    return FILES
 
 
 def read_back(bundle: Bundle, folder: Path, precision: Precision = "fp32") -> Iterator[tuple[str, Runner]]:

@@ -17,7 +17,9 @@ from reslink.datasets.phantom.cohort import render_slice
 from reslink.errors import CheckFailedError, InputError, ReslinkError
 from reslink.export.graph import BOX, HOUNSFIELD, IMAGE, INVERTED, KEEP, LABEL, PROBABILITIES
 from reslink.imaging.image import Image
-from reslink.imaging.reading import find_images, read_image
+from reslink.imaging.preprocess import square_pixels
+from reslink.imaging.reading import read_image
+from reslink.imaging.search import find_images
 from reslink.inference.backends import TorchBackend
 from reslink.networks.area_attention import record_attention_weights
 
@@ -132,6 +134,7 @@ class Runner:
 
     def __call__(self, images: Sequence[Image]) -> Arrays:
         """Returns the outputs of all images, in order."""
+        images = [square_pixels(image) for image in images]  # a graph takes square pixels
         prepare = self.prepare or (lambda batch: make_inputs(self.bundle, batch, self.inputs))
         rows: list[Arrays] = [{} for _ in images]
         for chosen in _batches(images, any_size=IMAGE not in self.inputs):

@@ -23,7 +23,7 @@ from reslink.imaging.preprocess import Preprocess
 NAME: Final = "preprocess_reference.py"
 
 _MODULES: Final = (image, morphology, head_mask, preprocess)
-_FIELDS: Final = ("pixels", "unit", "white", "padding", "inverted")
+_FIELDS: Final = ("pixels", "unit", "spacing", "white", "padding", "inverted")
 _OMITTED: Final = {"VERSION", "_as_tuple", "model_config", "_check_percentiles", "digest"}
 """Definitions that need pydantic or belong to caches."""
 
@@ -58,6 +58,7 @@ PREPROCESS = Preprocess()
 
 def inputs(image: Image) -> dict[str, np.ndarray]:
     """Returns the inputs of a model that takes a slice and its head, as a batch of one."""
+    image = square_pixels(image)
     keep, box = PREPROCESS.isolate(image)
     return {
         "image": image.pixels[None],

@@ -19,11 +19,8 @@ _TRACES: Final = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_nod
 """Metadata of torch for each node of the program, which can hold file names of this machine."""
 
 
-def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
+def write(bundle: Bundle, folder: Path) -> None:
     """Writes ``model.pt2``; ``program.module()`` takes the inputs in order and returns a dictionary of outputs.
-
-    Returns:
-        The names of the files.
 
     Raises:
         BundleError: If the bundle is not saved, or its weights do not fit.
@@ -37,7 +34,6 @@ def write(bundle: Bundle, folder: Path) -> tuple[str, ...]:
         for key in _TRACES:
             node.meta.pop(key, None)
     torch.export.save(program, folder / FILES[0])
-    return FILES
 
 
 def read_back(bundle: Bundle, folder: Path) -> Iterator[tuple[str, Runner]]:

@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reslink.imaging.orientation import Kind, Orientation
+
 Unit = Literal["HU", "MR", "gray"]
 Modality = Literal["CT", "MR"]
+Plane = Literal["axial", "coronal", "sagittal"]
+
+
+class Stated(NamedTuple):
+    """What a file states about its content; None for what it does not state.
+
+    Attributes:
+        modality: ``CT`` or ``MR``.
+        sequence: Contrast of MR, such as T1, T2 or FLAIR.
+        plane: ``axial``, ``coronal`` or ``sagittal``.
+        excluded: Why it is no slice of a head CT or MR, such as a localizer.
+    """
+
+    modality: Modality | None = None
+    sequence: str | None = None
+    plane: Plane | None = None
+    excluded: str | None = None
+
+
+NOTHING_STATED: Final = Stated()
+"""Of files such as PNG and JPEG."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +50,12 @@ class Image:
         inverted: Whether high values are shown dark (DICOM MONOCHROME1). Preprocessing inverts after the window is applied.
         window: Center and width proposed by the file (DICOM VOI LUT Module, PS3.3 C.11.2), or None.
         source: File name for messages; never a patient name.
+        orientation: How the stored rows and columns were turned to the radiological view; None if the file does not state its
+            orientation, and the pixels are as stored.
+        excluded: Why the header says that this is no slice of a head CT or MR, such as a localizer; None if it may be one.
+        sequence: Contrast of MR, such as T1, T2 or FLAIR, if the file states it.
+        plane: ``axial``, ``coronal`` or ``sagittal`` if the file states it.
+        notes: What the file does not state and was assumed, one sentence each, without a file name. Predictions carry it.
     """
 
     pixels: NDArray[np.float32]
@@ -38,9 +67,23 @@ class Image:
     inverted: bool = False
     window: tuple[float, float] | None = None
     source: str = ""
+    orientation: Orientation | None = None
+    notes: tuple[str, ...] = ()
+    excluded: str | None = None
+    sequence: str | None = None
+    plane: Plane | None = None
 
     def __post_init__(self) -> None:
         self.pixels.setflags(write=False)
+
+    @property
+    def stated(self) -> Stated:
+        """What the file states about its content."""
+        return Stated(self.modality, self.sequence, self.plane, self.excluded)
+
+    def to_stored(self, plane: NDArray[Kind]) -> NDArray[Kind]:
+        """Returns a plane with the rows and columns of the image in those of the file."""
+        return plane if self.orientation is None else self.orientation.to_stored(plane)
 
     def slices(self) -> list[Image]:
         """Returns the (H, W) slices of a volume in order; a single slice returns itself."""
@@ -65,11 +108,13 @@ class SliceFormat(NamedTuple):
         shape: Shape of the pixels.
         values: Unit, whether high values are shown dark, and the maximum of a picture.
         spacing: Distance between pixel centers in millimeters, or None.
+        orientation: As in :class:`Image`.
     """
 
     shape: tuple[int, ...]
     values: tuple[Unit, bool, float | None]
     spacing: tuple[float, ...] | None
+    orientation: Orientation | None = None
 
     def difference(self, other: SliceFormat) -> str | None:
         """Returns the plural name of the first property that differs; None if both slices can be in one series."""
@@ -79,9 +124,11 @@ class SliceFormat(NamedTuple):
             return "kinds of values"
         if self.spacing and other.spacing and not np.allclose(self.spacing, other.spacing, rtol=1e-3):
             return "pixel spacings"
+        if self.orientation != other.orientation:
+            return "orientations"
         return None
 
 
 def slice_format(image: Image) -> SliceFormat:
     """Returns the properties that a slice must share with the others of its series."""
-    return SliceFormat(image.pixels.shape, (image.unit, image.inverted, image.white), image.spacing)
+    return SliceFormat(image.pixels.shape, (image.unit, image.inverted, image.white), image.spacing, image.orientation)

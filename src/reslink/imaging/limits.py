@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from reslink.errors import InputError
 
 MIB = 1 << 20
+GZIP = b"\x1f\x8b"  # the first bytes of gzipped data
 MAX_FILE_BYTES = 512 * MIB
 MAX_PIXELS = 64 * MIB  # all frames of one file: 512 x 512 x 256
 MAX_SERIES_PIXELS = 128 * MIB
@@ -119,19 +120,6 @@ def finite_float32(pixels: NDArray[np.generic], name: str) -> NDArray[np.float32
     if pixels.dtype.kind not in "bu" and values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
         raise damaged_error(name, "it contains values that are not finite (NaN or infinity)")
     return values
-
-
-def looks_like_hu(values: NDArray[np.float32]) -> bool:
-    """Whether values without a unit are probably Hounsfield units.
-
-    NIfTI and NPY store no unit. Values count as HU if they are integers (to within 0.001), the minimum is −200 or below, and
-    all are within −32768 to 32767. Air is −1000 HU and fat −100 HU; MR magnitudes are never negative.
-    """
-    low, high = float(values.min()), float(values.max())
-    if not (-32768 <= low <= -200 and high <= 32767):
-        return False
-    sample = values.reshape(-1)[:: max(1, values.size // 100_000)]
-    return bool(np.abs(sample - np.rint(sample)).max() <= 1e-3)
 
 
 def open_regular_file(path: str | Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final, Literal, TypeVar
 
 import cv2
@@ -27,6 +27,12 @@ WINDOWS: Final[dict[str, tuple[float, float]]] = {
 """Center and width in HU (Radiopaedia.org, "Windowing (CT)": brain, subdural, stroke, temporal bones)."""
 
 THREE_WINDOWS: Final = ("brain", "subdural", "bone")
+MAX_PIXEL_ASPECT: Final = 32
+"""Maximum ratio of the two sides of a pixel."""
+
+MAX_SQUARE_SIDE: Final = 4096
+"""Maximum side in pixels of an image that is resampled to square pixels."""
+
 MARGIN: Final = 0.04
 """Margin around the head, as a share of its height and width."""
 
@@ -45,12 +51,13 @@ class Placement:
 
     Attributes:
         shape: (H, W) of the original image.
-        top: First row of the crop in the original.
-        left: First column of the crop in the original.
+        top: First row of the crop in the image with square pixels.
+        left: First column of the crop in the image with square pixels.
         height: Rows of the crop.
         width: Columns of the crop.
         size: Side of the network's input in pixels.
         head_found: Whether a head was found; without one the crop is the whole image. None if the head is not isolated.
+        square_shape: (H, W) of the image with square pixels; None if the pixels of the original are square.
     """
 
     shape: tuple[int, int]
@@ -60,6 +67,7 @@ class Placement:
     width: int
     size: int
     head_found: bool | None
+    square_shape: tuple[int, int] | None = None
 
     @property
     def side(self) -> int:
@@ -84,7 +92,10 @@ class Placement:
                 "A mask has the same shape as its image",
                 "Use the mask in the size of the original image",
             )
-        return self.resize((self.crop(mask) != 0).astype(np.uint8) * np.uint8(255)) > 127
+        inside = (mask != 0).astype(np.uint8) * np.uint8(255)
+        if self.square_shape is not None:
+            inside = np.asarray(cv2.resize(inside, self.square_shape[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+        return self.resize(self.crop(inside)) > 127
 
     def to_image(self, heatmap: NDArray[np.floating]) -> Values:
         """Maps a map of the network's input square, at any resolution, back to the original image.
@@ -106,12 +117,14 @@ class Placement:
             )
         small = Picture.fromarray(np.ascontiguousarray(heatmap, np.float32))
         square = np.asarray(small.resize((self.side, self.side), Picture.Resampling.BILINEAR))
-        full = np.zeros(self.shape, np.float32)
+        full = np.zeros(self.square_shape or self.shape, np.float32)
         self.crop(full)[...] = self._crop_padding(square)
-        return full
+        if self.square_shape is None:
+            return full
+        return np.asarray(cv2.resize(full, self.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
     def crop(self, plane: NDArray[Kind]) -> NDArray[Kind]:
-        """Returns the crop of an (H, W) plane as a view, (height, width)."""
+        """Returns the crop of an (H, W) plane with square pixels as a view, (height, width)."""
         return plane[self.top : self.top + self.height, self.left : self.left + self.width]
 
     def resize(self, crop: Gray) -> Gray:
@@ -126,6 +139,36 @@ class Placement:
     def _crop_padding(self, square: NDArray[Kind]) -> NDArray[Kind]:
         y, x = (self.side - self.height) // 2, (self.side - self.width) // 2
         return square[y : y + self.height, x : x + self.width]
+
+
+def square_pixels(image: Image) -> Image:
+    """Returns a slice with square pixels: the same object if its spacing is not stated or equal to within 1 %.
+
+    Otherwise the coarser axis is resampled (bilinear) to the spacing of the finer one.
+
+    Raises:
+        InputError: If the two spacings differ by a factor of more than ``MAX_PIXEL_ASPECT``.
+    """
+    if image.spacing is None or image.pixels.ndim != 2 or abs(image.spacing[0] / image.spacing[1] - 1) <= 0.01:
+        return image
+    fine, coarse = sorted(image.spacing)
+    if coarse > MAX_PIXEL_ASPECT * fine:
+        raise InputError(
+            f"{image.source or 'The image'} has pixels of {image.spacing[0]:g} x {image.spacing[1]:g} mm",
+            f"The spacings of rows and columns differ by a factor of at most {MAX_PIXEL_ASPECT}",
+            "Correct the pixel spacing in the file",
+        )
+    extents = [count * spacing for count, spacing in zip(image.pixels.shape, image.spacing, strict=True)]
+    step = max(fine, max(extents) / MAX_SQUARE_SIDE)
+    height, width = (max(1, round(extent / step)) for extent in extents)
+    shrinks = height < image.pixels.shape[0] or width < image.pixels.shape[1]
+
+    def resampled(plane: Values) -> Values:
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(plane, (width, height), interpolation=interpolation), np.float32)
+
+    padding = None if image.padding is None else resampled(image.padding.astype(np.float32)) > 0
+    return replace(image, pixels=resampled(image.pixels), spacing=(step, step), padding=padding)
 
 
 def _as_tuple(value: object) -> object:
@@ -178,7 +221,7 @@ class Preprocess(BaseModel):
         """Applies all steps except the normalization. Their result can be cached.
 
         Values are mapped linearly from the window to 0..255 (DICOM PS3.3 C.11.2.1.3.2, LINEAR_EXACT), inverted for
-        MONOCHROME1, and set to 0 outside the head and for invalid pixels.
+        MONOCHROME1, and set to 0 outside the head and for invalid pixels. Pixels that are not square are resampled first.
 
         Args:
             image: One slice, (H, W); not changed.
@@ -189,6 +232,7 @@ class Preprocess(BaseModel):
         Raises:
             InputError: If the image is a volume or has no pixels.
         """
+        image = square_pixels(image)
         mask, placement = self.isolate(image)
         keep, values = placement.crop(mask), _as_uint8_if_exact(placement.crop(image.pixels), image.white)
         ranges = self._value_ranges(image, values[keep])
@@ -198,6 +242,9 @@ class Preprocess(BaseModel):
         """Returns the mask of the pixels that are kept, (H, W) booleans, and the position of the network's input square.
 
         The mask is the head, or all valid pixels if no head is isolated or found.
+
+        Args:
+            image: One slice with square pixels, see :func:`square_pixels`.
 
         Raises:
             InputError: If the image is a volume or has no pixels.
@@ -221,11 +268,16 @@ class Preprocess(BaseModel):
 
     def placement(self, image: Image) -> Placement:
         """Returns the position of the network's input square in the image."""
-        return self._placement(image, self._head(image))
+        square = square_pixels(image)
+        placement = self._placement(square, self._head(square))
+        if square is image:
+            return placement
+        return replace(placement, shape=image.pixels.shape, square_shape=square.pixels.shape)
 
     def resized_head_mask(self, image: Image) -> Mask:
         """Returns the head mask in the network's input square, (size, size), also if the head is not isolated."""
         _check_slice(image)
+        image = square_pixels(image)
         mask = head_mask(image)
         return self._placement(image, mask if self.isolate_head else None).to_network(mask)
 

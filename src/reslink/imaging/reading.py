@@ -7,15 +7,14 @@ others are decoded in a child process with limits.
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from reslink.errors import InputError
-from reslink.imaging.decode import HEAD_BYTES, decode, decodes_in_process, detect_image_format
-from reslink.imaging.image import Image
+from reslink.imaging.decode import HEAD_BYTES, decode, decodes_in_process, detect_image_format, unsupported_format
+from reslink.imaging.image import Image, Unit
 from reslink.imaging.limits import (
     FORMATS,
     MAX_FILE_BYTES,
@@ -27,19 +26,32 @@ from reslink.imaging.limits import (
     unsupported_error,
 )
 from reslink.imaging.sandbox.pool import decode_in_sandbox
+from reslink.imaging.units import parse_unit
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".npy", ".dcm", ".nii", ".nii.gz")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".bmp", ".npy"),
+    *(".dcm", ".dcm.gz", ".ima", ".nii", ".nii.gz"),
+)
 """Files with these suffixes are treated as images even if their content is broken."""
 
-_UNSUPPORTED_SUFFIXES = (".gif", ".jp2", ".heic", ".mha", ".mhd", ".nrrd")
+_UNSUPPORTED_SUFFIXES = (
+    *(".gif", ".jp2", ".j2k", ".jpx", ".jpf", ".jls", ".jxl", ".heic", ".heif", ".avif", ".pgm", ".ppm", ".pbm", ".svs"),
+    *(".mha", ".mhd", ".nrrd", ".nhdr", ".mgh", ".mgz", ".mnc", ".img", ".hdr", ".img.gz", ".hdr.gz"),
+)
 """Suffixes of unsupported image formats. These files are reported instead of being skipped silently."""
 
 
-def read_image(source: str | Path | bytes) -> Image:
+def is_image_name(name: str) -> bool:
+    """Returns whether a file name has the suffix of an image format, supported or not."""
+    return name.lower().endswith((*SUFFIXES, *_UNSUPPORTED_SUFFIXES))
+
+
+def read_image(source: str | Path | bytes, unit: str | None = None) -> Image:
     """Reads an image, a volume or a folder with a DICOM series.
 
     Args:
         source: A PNG, JPEG, TIFF, WebP, BMP, NPY, DICOM or NIfTI file; a folder of DICOM files; or the bytes of a file.
+        unit: ``hu``, ``mr`` or ``gray``, for files that state no unit, such as NIfTI and NPY; None decides by the histogram.
 
     Returns:
         (H, W), or (D, H, W) for a volume: HU for CT, arbitrary intensities for MR, gray values for pictures.
@@ -49,7 +61,7 @@ def read_image(source: str | Path | bytes) -> Image:
     """
     if not isinstance(source, bytes) and _is_folder(source):
         return read_series(source)
-    return _read(source, None)[0]
+    return _read(source, None, parse_unit(unit))[0]
 
 
 def read_series(folder: str | Path) -> Image:
@@ -97,11 +109,12 @@ def read_series_files(files: Sequence[Path], folder: Path) -> tuple[Image, list[
         raise damaged_error(str(folder), error.strerror or str(error)) from error
 
 
-def read_with_geometry(data: bytes) -> tuple[Image, dict[str, Any]]:
-    """Reads a file from memory like :func:`read_image`, and returns its geometry.
+def read_with_geometry(source: str | Path | bytes, unit: str | None = None) -> tuple[Image, dict[str, Any]]:
+    """Reads a file like :func:`read_image`, and returns its geometry.
 
     Args:
-        data: The whole file.
+        source: The file, or all its bytes.
+        unit: As for :func:`read_image`.
 
     Returns:
         The image, and for a DICOM file its geometry: ``position``, ``rows``, ``columns`` (None if not stated), ``series``,
@@ -111,41 +124,7 @@ def read_with_geometry(data: bytes) -> tuple[Image, dict[str, Any]]:
     Raises:
         InputError: As for :func:`read_image`.
     """
-    return _read(data, "SLICE")
-
-
-def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Lists the image files of some paths.
-
-    Args:
-        paths: Files, folders and globs. Folders are searched recursively; hidden files, and files that are not images by
-            content or suffix, are skipped.
-
-    Returns:
-        Each file once, in the given order. Files of a folder are sorted by name; the slices of a DICOM series are sorted by
-        position along their normal and follow the other images.
-
-    Raises:
-        InputError: If a path does not exist, a glob matches nothing, or a folder has no images.
-    """
-    return list(dict.fromkeys(file for given in paths for file in iter_images(given)))
-
-
-def iter_images(given: str | Path) -> Iterator[Path]:
-    """Yields the files that :func:`find_images` lists for one path while it searches, with constant memory.
-
-    Raises:
-        InputError: As for :func:`find_images`. For a folder without images it is raised after the search.
-    """
-    paths = _expand_path(given)
-    seen: set[Path] | None = set() if len(paths) > 1 else None  # a glob may match a folder and the files in it
-    for path in paths:
-        for file in _images_in(path) if path.is_dir() else [path]:
-            if seen is None:
-                yield file
-            elif file not in seen:
-                seen.add(file)
-                yield file
+    return _read(source, "SLICE", parse_unit(unit))
 
 
 def _is_folder(source: str | Path) -> bool:
@@ -155,7 +134,7 @@ def _is_folder(source: str | Path) -> bool:
         return False
 
 
-def _read(source: str | Path | bytes, dicom_format: str | None) -> tuple[Image, dict[str, Any]]:
+def _read(source: str | Path | bytes, dicom_format: str | None, unit: Unit | None = None) -> tuple[Image, dict[str, Any]]:
     """Returns an image and its geometry; every error is an InputError. ``dicom_format`` replaces the format DICOM."""
     name = "the image" if isinstance(source, bytes) else str(source)
     try:
@@ -165,8 +144,8 @@ def _read(source: str | Path | bytes, dicom_format: str | None) -> tuple[Image, 
         if dicom_format and file_format == "DICOM":
             file_format = dicom_format
         if complete and decodes_in_process(file_format, data, name):
-            return decode(file_format, data, name)
-        return decode_in_sandbox(file_format, data if isinstance(source, bytes) else Path(source), name)
+            return decode(file_format, data, name, unit)
+        return decode_in_sandbox(file_format, data if isinstance(source, bytes) else Path(source), name, unit)
     except (InputError, ImagingWarning):
         raise
     except Exception as error:  # the libraries raise many kinds of errors for a broken file
@@ -188,59 +167,7 @@ def _read_start(path: str | Path) -> tuple[bytes, bool]:
 def _check_format(head: bytes, name: str) -> str:
     file_format = detect_image_format(head)
     if file_format is None:
-        raise unsupported_error(name, "is not an image in a supported format", f"The supported formats are {FORMATS}")
-    return file_format
-
-
-def _expand_path(given: str | Path) -> list[Path]:
-    if os.path.lexists(given):
-        return [Path(given)]
-    # Path.glob does not support absolute globs.
-    matches = sorted(glob.glob(str(given), recursive=True)) if glob.has_magic(str(given)) else []  # noqa: PTH207
-    if not matches:
-        raise InputError(
-            f"{given} does not exist",
-            "A path is a file, a folder or a glob",
-            "Check the path for typing errors",
-        )
-    return [Path(match) for match in matches]
-
-
-def _images_in(folder: Path) -> Iterator[Path]:
-    from reslink.imaging.dicom.series import sorted_by_position
-
-    empty = True
-    for paths in _walk_folders(folder):
-        slices: list[Path] = []
-        for path in paths:
-            file_format = _format_in_folder(path)
-            if file_format == "DICOM":
-                slices.append(path)
-            elif file_format:
-                empty = False
-                yield path
-        empty = empty and not slices
-        yield from sorted_by_position(slices)
-    if empty:
-        raise InputError(f"{folder} has no images", f"The supported formats are {FORMATS}", "Choose a folder with images")
-
-
-MASK_FOLDERS = ("mask", "masks", "__macosx")
-"""Names of folders that are skipped unless they are given explicitly."""
-
-
-def _walk_folders(folder: Path) -> Iterator[Iterator[Path]]:
-    """Yields the files of a folder and of each folder below, sorted by name, without hidden files and mask folders."""
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name.casefold() not in MASK_FOLDERS)
-        visible = sorted(name for name in files if not name.startswith(".") and name.upper() != "DICOMDIR")
-        yield map(Path(root).joinpath, visible)
-
-
-def _format_in_folder(path: Path) -> str | None:
-    from reslink.imaging.dicom.series import read_first_bytes
-
-    file_format = detect_image_format(read_first_bytes(path))
-    if file_format is None and path.name.lower().endswith((*SUFFIXES, *_UNSUPPORTED_SUFFIXES)):
-        return "broken"
+        known = unsupported_format(head)
+        problem = f"is a file in the format {known}" if known else "is not an image in a supported format"
+        raise unsupported_error(name, problem, f"The supported formats are {FORMATS}")
     return file_format

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, get_
 import numpy as np
 from numpy.typing import NDArray
 
+from reslink.bundles.onnx_check import GraphCheck
 from reslink.bundles.onnx_graph import FEATURES, LOGITS, PIXELS
-from reslink.errors import BundleError, UsageError, suggest
+from reslink.errors import BundleError, UsageError, check_choice
 from reslink.files import optional_import
 from reslink.inference.devices import is_cpu
 
@@ -91,7 +93,52 @@ class TorchBackend:
         return x.contiguous(memory_format=torch.channels_last)
 
 
-class OnnxRuntimeBackend:
+class GraphBackend(ABC):
+    """Runs the ONNX model of a bundle, after :class:`reslink.bundles.onnx_check.GraphCheck` has accepted it.
+
+    Args:
+        graph: The result of ``Bundle.onnx``.
+
+    Attributes:
+        name: See :class:`Backend`.
+        names: The names of the model's outputs.
+
+    Raises:
+        BundleError: If the model is refused.
+    """
+
+    name: str
+    names: tuple[str, ...]
+
+    def __init__(self, graph: bytes) -> None:
+        self._graph_check = GraphCheck(graph)
+
+    def run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]:
+        """Returns the named outputs of the model, such as the maps listed in :mod:`reslink.bundles.onnx_graph`.
+
+        Raises:
+            BundleError: If the model is too large for these pixels, or the runtime cannot run it.
+        """
+        self._graph_check.check(pixels.shape)
+        try:
+            return self._run(pixels, names)
+        except Exception as error:  # the runtimes raise many exception types
+            raise _unusable(self.name, error) from error
+
+    @abstractmethod
+    def _run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]: ...
+
+    def logits(self, pixels: Pixels) -> Floats:
+        """See :class:`Backend`."""
+        return self.run(pixels, (LOGITS,))[0]
+
+    def outputs(self, pixels: Pixels) -> tuple[Floats, Floats]:
+        """See :class:`Backend`."""
+        logits, features = self.run(pixels, (LOGITS, FEATURES))
+        return logits, features
+
+
+class OnnxRuntimeBackend(GraphBackend):
     """Runs the ONNX model in ONNX Runtime, on the CPU.
 
     Args:
@@ -107,6 +154,7 @@ class OnnxRuntimeBackend:
 
     def __init__(self, graph: bytes, threads: int) -> None:
         runtime: Any = optional_import("onnxruntime", EXTRAS[self.name])
+        super().__init__(graph)
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
@@ -118,28 +166,14 @@ class OnnxRuntimeBackend:
             self._session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime raises many exception types for models that it cannot load
             raise _unusable(self.name, error) from error
+        self.names = tuple(output.name for output in self._session.get_outputs())
 
-    def logits(self, pixels: Pixels) -> Floats:
-        """See :class:`Backend`."""
-        return self.run(pixels, (LOGITS,))[0]
-
-    def outputs(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """See :class:`Backend`."""
-        logits, features = self.run(pixels, (LOGITS, FEATURES))
-        return logits, features
-
-    def run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]:
-        """Returns the named outputs of the model, such as the maps listed in :mod:`reslink.bundles.onnx_graph`."""
+    def _run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]:
         outputs: list[Floats] = self._session.run(list(names), {PIXELS: pixels})
         return outputs
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the model's outputs."""
-        return tuple(output.name for output in self._session.get_outputs())
 
-
-class OpenVinoBackend:
+class OpenVinoBackend(GraphBackend):
     """Runs the ONNX model in OpenVINO, on the CPU.
 
     Args:
@@ -156,6 +190,7 @@ class OpenVinoBackend:
 
     def __init__(self, graph: bytes, threads: int, precision: Precision = "fp32") -> None:
         library: Any = optional_import("openvino", EXTRAS[self.name])
+        super().__init__(graph)
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
@@ -165,28 +200,13 @@ class OpenVinoBackend:
             core = library.Core()
             compiled = core.compile_model(core.read_model(graph), "CPU", settings)
             self._request = compiled.create_infer_request()
-            self._names = tuple(output.get_any_name() for output in compiled.outputs)
+            self.names = tuple(output.get_any_name() for output in compiled.outputs)
         except Exception as error:  # see above
             raise _unusable(self.name, error) from error
 
-    def logits(self, pixels: Pixels) -> Floats:
-        """See :class:`Backend`."""
-        return self.outputs(pixels)[0]
-
-    def outputs(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """See :class:`Backend`."""
-        logits, features = self.run(pixels, (LOGITS, FEATURES))
-        return logits, features
-
-    def run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]:
-        """Returns the named outputs of the model, such as the maps listed in :mod:`reslink.bundles.onnx_graph`."""
+    def _run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]:
         outputs = self._request.infer({PIXELS: np.ascontiguousarray(pixels)}, share_inputs=True)
         return [np.array(outputs[name], dtype=np.float32) for name in names]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the model's outputs."""
-        return self._names
 
 
 def choose_backend(name: str, bundle: Bundle, device: str) -> str:
@@ -201,8 +221,7 @@ def choose_backend(name: str, bundle: Bundle, device: str) -> str:
     Raises:
         UsageError: If the backend does not exist, or does not run on the device.
     """
-    if name not in BACKENDS:
-        raise UsageError(f"There is no backend {name!r}", f"The backends are {', '.join(BACKENDS)}", suggest(name, BACKENDS))
+    check_choice("backend", name, BACKENDS)
     if name == "auto":
         ready = bundle.onnx_model is not None and find_spec("onnxruntime") is not None and is_cpu(device)
         return "onnxruntime" if ready else "torch"
@@ -242,12 +261,7 @@ def check_backend_options(threads: int | None, precision: str) -> None:
     Raises:
         UsageError: If no backend has the precision, or ``threads`` is below 1.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(
-            f"There is no precision {precision!r}",
-            f"The precisions are {', '.join(PRECISIONS)}",
-            suggest(precision, PRECISIONS),
-        )
+    check_choice("precision", precision, PRECISIONS)
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}", "A backend needs at least one thread", "Use threads=1")
 

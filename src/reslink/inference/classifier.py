@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -15,12 +16,15 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import DecisionResults
 from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.imaging.formats.numpy_array import image_from_array, invalid_source_error
-from reslink.imaging.image import Image, Unit
+from reslink.imaging.head_mask import head_mask
+from reslink.imaging.image import Image, Stated, Unit, slice_format
 from reslink.imaging.input_statistics import input_statistics
-from reslink.imaging.reading import iter_images, read_image
+from reslink.imaging.reading import read_image, read_with_geometry
+from reslink.imaging.search import iter_series
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend
 from reslink.inference.devices import pick_device
+from reslink.inference.prediction import Prediction, Slice
 from reslink.labels import Labels
 from reslink.notebook import html_table
 
@@ -33,85 +37,6 @@ if TYPE_CHECKING:
 Source: TypeAlias = str | Path | Image | NDArray[Any]
 """An input of :meth:`Classifier.predict`: a path, an image, or an array of pixels."""
 _SINGLE_SOURCE = (str, Path, Image, np.ndarray)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one slice, or the error that prevented it.
-
-    Attributes:
-        path: The path of the file, or the name of an image or array in memory.
-        slice: Position in a file with several slices, from 0; None for a file with one slice.
-        label: The predicted class; None if there is an error.
-        probability: The probability of ``label``, 0 to 1.
-        probabilities: The probability of each class; their sum is 1.
-        prediction_set: The classes in the conformal prediction set, in the order of the labels; None if the bundle has no
-            prediction sets. The set may be empty.
-        abstain: Whether the model abstains; None if the bundle has neither prediction sets nor an OOD detector. ``label`` is
-            filled in even if the model abstains.
-        reasons: Why the model abstains; empty if it does not, None if ``abstain`` is None.
-        ood_score: Out-of-distribution score: the distance from the calibration images relative to the limit, so that
-            the model abstains above 1. None if the bundle has no OOD detector.
-        error: Why there is no prediction; None if there is one.
-    """
-
-    path: str
-    slice: int | None = None
-    label: str | None = None
-    probability: float | None = None
-    probabilities: dict[str, float] | None = None
-    prediction_set: tuple[str, ...] | None = None
-    abstain: bool | None = None
-    reasons: tuple[str, ...] | None = None
-    ood_score: float | None = None
-    error: str | None = None
-
-    def __repr__(self) -> str:
-        name = self.path or "array"
-        source = name if self.slice is None else f"{name} slice {self.slice}"
-        if self.error is not None or self.probability is None:
-            return f"Prediction({source}: error {self.error!r})"
-        abstains = f", abstains: {'; '.join(self.reasons or ())}" if self.abstain else ""
-        return f"Prediction({source}: {self.label}, probability {self.probability:.3f}{abstains})"
-
-    def _repr_html_(self) -> str:
-        probabilities = {f"probability of {name}": f"{p:.3f}" for name, p in (self.probabilities or {}).items()}
-        rows = {
-            "file": self.path,
-            "slice": self.slice,
-            "label": self.label,
-            **probabilities,
-            "prediction set": None if self.prediction_set is None else ", ".join(self.prediction_set) or "empty",
-            "abstains": "; ".join(self.reasons or ()) if self.abstain else None,
-            "OOD score": None if self.ood_score is None else f"{self.ood_score:.3g}",
-            "error": self.error,
-        }
-        return html_table("Prediction", rows)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the JSON form; it has the key ``slice`` only for files with several slices."""
-        source = {"path": self.path} if self.slice is None else {"path": self.path, "slice": self.slice}
-        return source | {
-            "label": self.label,
-            "probability": self.probability,
-            "probabilities": self.probabilities,
-            "prediction_set": None if self.prediction_set is None else list(self.prediction_set),
-            "abstain": self.abstain,
-            "reasons": None if self.reasons is None else list(self.reasons),
-            "ood_score": self.ood_score,
-            "error": self.error,
-        }
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """One slice in the queue: its preprocessed pixels, or its error."""
-
-    path: str
-    index: int | None
-    pixels: Pixels | None
-    error: str | None = None
-    image: Image | None = None
 
 
 def as_sources(source: Source | Iterable[Source]) -> Iterable[Source]:
@@ -261,38 +186,51 @@ class Classifier:
         array = self._checked(pixels)
         logits, features = self.backend.outputs(array)
         if statistics is None:
-            statistics = self.bundle.decision.ood is not None
+            statistics = self._needs_statistics
         return Outputs(logits, features, input_statistics(array) if statistics else None)
 
-    def classify(self, pixels: Pixels | torch.Tensor) -> DecisionResults:
+    def classify(self, pixels: Pixels | torch.Tensor, stated: Sequence[Stated] | None = None) -> DecisionResults:
         """Applies the network and the bundle's decision to preprocessed slices.
 
         Args:
             pixels: As for :meth:`logits`.
+            stated: As for :meth:`decide`.
 
         Raises:
             UsageError: If the pixels have a different shape or type.
             InputError: If an output of the network is not finite.
         """
-        if self.bundle.decision.ood is None:
-            return self.bundle.decision.decide(self.logits(pixels))
-        return self.decide(self.outputs(pixels))
+        if self._needs_statistics:
+            return self.decide(self.outputs(pixels), stated=stated)
+        results = self.bundle.decision.decide(self.logits(pixels))
+        return results if stated is None else results.with_refusals(self.bundle.scope.refusals(stated, None))
 
-    def decide(self, outputs: Outputs, pixels: Pixels | None = None) -> DecisionResults:
-        """Applies the bundle's decision to network outputs.
+    @property
+    def _needs_statistics(self) -> bool:
+        """Whether the input statistics decide: with an OOD detector, or a scope that the modality detector checks."""
+        return self.bundle.decision.ood is not None or self.bundle.checks_modality
+
+    def decide(self, outputs: Outputs, pixels: Pixels | None = None, stated: Sequence[Stated] | None = None) -> DecisionResults:
+        """Applies the bundle's decision to network outputs, and its scope to what the files state.
 
         Args:
             outputs: The result of :meth:`outputs`.
-            pixels: As for :meth:`logits`. Needed only if the bundle has an OOD detector and ``outputs`` has no statistics.
+            pixels: As for :meth:`logits`. Needed only if ``outputs`` has no statistics, and the bundle has an OOD detector or a
+                modality.
+            stated: What the file of each slice states; images outside the scope of the bundle are then refused. None does not
+                check the scope.
 
         Raises:
             UsageError: If the bundle has an OOD detector, and neither statistics nor pixels are given.
             InputError: If a value is not finite.
         """
         statistics = outputs.statistics
-        if statistics is None and pixels is not None and self.bundle.decision.ood is not None:
+        if statistics is None and pixels is not None and self._needs_statistics:
             statistics = input_statistics(pixels)
-        return self.bundle.decision.decide(outputs.logits, outputs.features, statistics)
+        results = self.bundle.decision.decide(outputs.logits, outputs.features, statistics)
+        if stated is None:
+            return results
+        return results.with_refusals(self.bundle.scope.refusals(stated, statistics if self.bundle.checks_modality else None))
 
     @overload  # a string is one source, although it is also an iterable of strings
     def predict(  # type: ignore[overload-overlap]
@@ -314,7 +252,7 @@ class Classifier:
             source: A file, a folder (all images in it; a DICOM series ordered by slice position) or a glob; an ``Image``; an
                 array (H, W) or (D, H, W); or an iterable of these.
             batch_size: Number of slices per batch, at least 1.
-            unit: Unit of arrays: ``HU``, ``MR`` or ``gray``. Optional for uint8.
+            unit: ``HU``, ``MR`` or ``gray``, of arrays (optional for uint8) and of files that state none, such as NIfTI.
 
         Returns:
             One prediction per slice: a list for one source, a lazy iterator for an iterable.
@@ -334,7 +272,7 @@ class Classifier:
         Args:
             sources: As for :meth:`predict`.
             batch_size: Number of slices per batch, at least 1.
-            unit: Unit of arrays.
+            unit: Unit of arrays, and of files that state none.
             keep_images: Whether to yield the slices; they are kept in memory for one batch.
 
         Returns:
@@ -343,12 +281,40 @@ class Classifier:
         Raises:
             UsageError: As for :meth:`predict`.
         """
+        return (
+            (prediction, item.image)
+            for prediction, item in self.predict_slices(sources, batch_size, unit=unit, keep_images=keep_images)
+        )
+
+    def predict_slices(
+        self,
+        sources: Iterable[Source],
+        batch_size: int = 32,
+        *,
+        unit: Unit | None = None,
+        keep_images: bool = False,
+        measure: bool = False,
+    ) -> Iterator[tuple[Prediction, Slice]]:
+        """Predicts several sources and yields each prediction with its slice, without pixels.
+
+        Args:
+            sources: As for :meth:`predict`.
+            batch_size: Number of slices per batch, at least 1.
+            unit: Unit of arrays, and of files that state none.
+            keep_images: Whether the slices keep their images.
+            measure: Whether to read what decides about the series of a slice: geometry, format and head area.
+
+        Raises:
+            UsageError: As for :meth:`predict`.
+        """
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise UsageError(f"The batch size is {batch_size}", "The batch size must be a positive integer", "Use 32")
-        return self._stream(self._slices(sources, unit), int(batch_size), keep_images)
+        return self._stream(self._slices(sources, unit, measure), int(batch_size), keep_images)
 
     def predict_pixels(self, pixels: Pixels | torch.Tensor) -> list[Prediction]:
         """Predicts preprocessed slices. A slice whose outputs are not finite gets an error; the others get a prediction.
+
+        The scope of the bundle is not checked, see :meth:`refusal`.
 
         Args:
             pixels: As for :meth:`logits`.
@@ -359,12 +325,10 @@ class Classifier:
         Raises:
             UsageError: If the pixels have a different shape or type.
         """
-        return [p for p, _ in self._predict_batch([_Slice("", None, row) for row in self._checked(pixels)])]
+        return [p for p, _ in self._predict_batch([Slice("", None, row) for row in self._checked(pixels)])]
 
-    def _stream(
-        self, slices: Iterable[_Slice], batch_size: int, keep_images: bool
-    ) -> Iterator[tuple[Prediction, Image | None]]:
-        batch: list[_Slice] = []
+    def _stream(self, slices: Iterable[Slice], batch_size: int, keep_images: bool) -> Iterator[tuple[Prediction, Slice]]:
+        batch: list[Slice] = []
         readable = 0
         for item in slices:
             batch.append(item if keep_images else replace(item, image=None))
@@ -374,58 +338,81 @@ class Classifier:
                 batch, readable = [], 0
         yield from self._predict_batch(batch)
 
-    def _slices(self, sources: Iterable[Source], unit: Unit | None) -> Iterator[_Slice]:
+    def _slices(self, sources: Iterable[Source], unit: Unit | None, measure: bool) -> Iterator[Slice]:
         """Reads and preprocesses one slice at a time; an unreadable file or slice gives an item with its error."""
         for source in sources:
             if isinstance(source, Image):
-                yield from self._slices_of(source.source or "image", partial(_identity, source))
+                yield from self._slices_of(Slice(source.source or "image", None, None), partial(_identity, source), measure)
                 continue
             if isinstance(source, np.ndarray):
-                yield from self._slices_of("array", partial(image_from_array, source, unit))
+                yield from self._slices_of(Slice("array", None, None), partial(image_from_array, source, unit), measure)
                 continue
             if not isinstance(source, _SINGLE_SOURCE):
                 raise invalid_source_error(source)
+            folder = "" if os.path.isfile(source) else str(source)  # noqa: PTH113  (Path.is_file raises for a long name)
             try:
-                for file in iter_images(source):
-                    yield from self._slices_of(str(file), partial(read_image, file))
+                for files in iter_series(source):
+                    for position, file in enumerate(files):
+                        item = Slice(str(file), position if len(files) > 1 else None, None, folder=folder)
+                        read = partial(read_with_geometry, file, unit) if measure else partial(read_image, file, unit)
+                        yield from self._slices_of(item, read, measure)
             except ReslinkError as error:
-                yield _Slice(str(source), None, None, str(error))
+                yield Slice(str(source), None, None, str(error))
 
-    def _slices_of(self, name: str, read: Callable[[], Image]) -> Iterator[_Slice]:
+    def _slices_of(
+        self, file: Slice, read: Callable[[], Image | tuple[Image, dict[str, Any]]], measure: bool
+    ) -> Iterator[Slice]:
+        """Yields the slices of a file, which is given without pixels."""
         try:
-            planes = read().slices()
+            content = read()
+            image, geometry = (content, {}) if isinstance(content, Image) else content
+            planes, file = image.slices(), replace(file, notes=image.notes)
         except UsageError:
             raise
         except ReslinkError as error:
-            yield _Slice(name, None, None, str(error))
+            yield replace(file, error=str(error))
             return
+        refused = self.bundle.scope.refusal(image.stated)
+        file = replace(file, count=len(planes), geometry=geometry, stated=image.stated, refused=refused)
         for position, plane in enumerate(planes):
-            index = position if len(planes) > 1 else None
+            item = replace(file, index=position, image=plane) if len(planes) > 1 else replace(file, image=plane)
             try:
-                yield _Slice(name, index, self.bundle.preprocess.pixels(plane), image=plane)
+                item = item if refused else replace(item, pixels=self.bundle.preprocess.pixels(plane))
             except ReslinkError as error:
-                yield _Slice(name, index, None, str(error))
+                yield replace(item, error=str(error))
+                continue
+            yield _measured(item, plane) if measure else item
 
-    def _predict_batch(self, items: Sequence[_Slice]) -> Iterator[tuple[Prediction, Image | None]]:
-        """Yields one prediction per item, in order, with its image."""
-        pixels = [item.pixels for item in items if item.pixels is not None]
-        results = iter(self._decide_rows(self.outputs(np.stack(pixels))) if pixels else ())
+    def _predict_batch(self, items: Sequence[Slice]) -> Iterator[tuple[Prediction, Slice]]:
+        """Yields one prediction per item, in order, with the item without its pixels."""
+        rows = [(item.pixels, item.stated) for item in items if item.pixels is not None]
+        stated = [content for _, content in rows if content is not None]
+        results = iter(self._decide_rows(self.outputs(np.stack([row for row, _ in rows])), stated) if rows else ())
         for item in items:
+            if item.refused is not None:
+                prediction = self.refused_prediction(item.refused, item.path, item.index)
+                yield replace(prediction, notes=item.notes), item
+                continue
             result = item.error if item.pixels is None else next(results)
             if isinstance(result, str | None):
-                yield Prediction(item.path, item.index, error=result), item.image
+                yield Prediction(item.path, item.index, error=result, notes=item.notes), replace(item, pixels=None)
             else:
-                yield self.prediction(*result, item.path, item.index), item.image
+                prediction = replace(self.prediction(*result, item.path, item.index), notes=item.notes)
+                yield prediction, replace(item, pixels=None)
 
-    def _decide_rows(self, outputs: Outputs) -> list[tuple[DecisionResults, int] | str]:
+    def _decide_rows(self, outputs: Outputs, stated: Sequence[Stated]) -> list[tuple[DecisionResults, int] | str]:
         """Returns for each slice the results and its row in them, or its error; if a batch fails, each slice is tried alone."""
         try:
-            results = self.decide(outputs)
+            results = self.decide(outputs, stated=stated or None)
             return [(results, row) for row in range(len(outputs.logits))]
         except InputError as error:
             if len(outputs.logits) == 1:
                 return [str(error)]
-            return [result for row in range(len(outputs.logits)) for result in self._decide_rows(outputs.row(row))]
+            return [
+                result
+                for row in range(len(outputs.logits))
+                for result in self._decide_rows(outputs.row(row), stated[row : row + 1])
+            ]
 
     def prediction(self, results: DecisionResults, row: int, path: str, index: int | None = None) -> Prediction:
         """Returns one row of decision results as a prediction.
@@ -436,10 +423,12 @@ class Classifier:
             path: Path or name of the source.
             index: Position of the slice in a file with several slices; None for a file with one.
         """
+        if results.refused and results.refused[row]:
+            return self.refused_prediction(results.reasons[row][0], path, index)
         names = self.labels.names
         label = names[int(results.predicted[row])]
         by_class = dict(zip(names, (float(p) for p in results.probabilities[row]), strict=True))
-        abstain, sets = results.abstain, results.prediction_sets
+        abstain, sets = results.abstain if self.bundle.decision.abstains else None, results.prediction_sets
         return Prediction(
             path,
             index,
@@ -450,7 +439,24 @@ class Classifier:
             abstain=None if abstain is None else bool(abstain[row]),
             reasons=None if abstain is None else tuple(results.reasons[row]),
             ood_score=None if results.ood_score is None else float(results.ood_score[row]),
+            threshold=self.bundle.decision.threshold,
+            certainty=self.bundle.decision.certainty(list(by_class.values()), None if abstain is None else bool(abstain[row])),
         )
+
+    def refusal(self, pixels: Pixels, stated: Stated) -> str | None:
+        """Returns why a slice is outside the scope of the bundle, by its file or its look; None if it is not.
+
+        Args:
+            pixels: (planes, S, S) uint8 from ``Preprocess.pixels``.
+            stated: What the file states.
+        """
+        by_look = self.bundle.checks_modality and stated.modality is None
+        return self.bundle.scope.refusals([stated], input_statistics(pixels[None]) if by_look else None)[0]
+
+    def refused_prediction(self, reason: str, path: str, index: int | None = None) -> Prediction:
+        """Returns the prediction for a slice that is outside the scope of the bundle: no label, but the reason."""
+        threshold = self.bundle.decision.threshold
+        return Prediction(path, index, abstain=True, reasons=(reason,), threshold=threshold, certainty="no answer")
 
     def _checked(self, pixels: Pixels | torch.Tensor) -> Pixels:
         """Returns the pixels as an array; raises ``UsageError`` if shape or type is wrong."""
@@ -468,3 +474,10 @@ class Classifier:
 
 def _identity(image: Image) -> Image:
     return image
+
+
+def _measured(item: Slice, plane: Image) -> Slice:
+    """Returns the slice with format and head area, if it may belong to a series."""
+    if item.count == 1 and item.geometry.get("position") is None:
+        return item
+    return replace(item, slice_format=slice_format(plane), head_area=int(head_mask(plane).sum()))

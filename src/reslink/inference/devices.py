@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         UsageError: If the name is unknown, or the device is not available.
     """
+    check_device_name(name)
     import torch
 
     options = _available()
@@ -31,12 +33,25 @@ def pick_device(name: str = "auto") -> torch.device:
     chosen = {"auto": cuda or "cpu", "cuda": cuda}.get(name, name)
     if chosen in options:
         return torch.device(chosen)
-    exists = name.split(":")[0] in ("cuda", "mps")
     raise UsageError(
-        f"The device {name!r} is not available here" if exists else f"There is no device {name!r}",
+        f"The device {name!r} is not available here",
         f"The available devices are {', '.join(['auto', *options])}",
-        "Use --device auto" if exists else suggest(name, ["auto", *options]),
+        "Use --device auto",
     )
+
+
+def check_device_name(name: str) -> None:
+    """Checks the name of a device without torch.
+
+    Raises:
+        UsageError: If there is no device of this kind.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise UsageError(
+            f"There is no device {name!r}",
+            "A device is auto, cpu, cuda, cuda:N with the number of a GPU, or mps",
+            suggest(name, ("auto", "cpu", "cuda", "mps")),
+        )
 
 
 def is_cpu(name: str) -> bool:

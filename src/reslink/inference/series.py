@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import InputError, UsageError
-from reslink.inference.classifier import Prediction
+from reslink.inference.prediction import Prediction
 from reslink.metrics.intervals import MIN_GROUPS, Estimate, GroupBootstrap, bootstrap_interval, too_few_groups, without_interval
 
 TOP_SLICES: Final = 3
@@ -150,7 +150,8 @@ def aggregate_slices(
     score_class = 1 if len(names) == 2 else predicted
     interval = _interval(rows[order][:, score_class], order, count, draws, seed, float(mean[score_class]))
     used = tuple(positions[int(i)] for i in order[:count])
-    abstain, reasons = _abstention([predictions[i] for i in positions], [predictions[i] for i in used])
+    evaluated = [predictions[i] for i in candidates if predictions[i].error is None]  # with the refused slices
+    abstain, reasons = _abstention(evaluated, [predictions[i] for i in used])
     return SeriesPrediction(
         label=names[predicted],
         probability=float(mean[predicted]),

@@ -14,14 +14,7 @@ from reslink.errors import InputError
 from reslink.metrics.delong import delong, delong_macro
 from reslink.metrics.intervals import (
     MIN_GROUPS,
-    Estimate,
-    GroupBootstrap,
-    bootstrap_interval,
-    too_few_groups,
-    undefined,
-    without_interval,
 )
-from reslink.metrics.paired_proportions import paired_difference
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -164,28 +157,3 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         highest = max(highest, min(1.0, p * (len(ordered) - rank)))
         corrected[i] = highest
     return corrected
-
-
-def mean_difference(
-    values_a: ArrayLike, values_b: ArrayLike, groups: Sequence[str], seed: int = 0, draws: int = 1000
-) -> Estimate:
-    """Returns the mean of a value per case of one classifier minus that of another, with its interval over groups.
-
-    Args:
-        values_a: (n,) the value of the first, such as 1 for a correct prediction; finite, 0 to 1.
-        values_b: (n,) the value of the second on the same cases.
-        groups: (n,) the patient or duplicate group of each case.
-        seed: Seed of the draws.
-        draws: Number of bootstrap draws.
-    """
-    differences = np.asarray(values_a, dtype=np.float64) - np.asarray(values_b, dtype=np.float64)
-    n = len(differences)
-    if not differences.size:
-        return undefined("no cases", 0)
-    bootstrap, mean = GroupBootstrap(groups, draws, seed), float(differences.mean())
-    if bootstrap.n_groups < MIN_GROUPS:
-        return without_interval(mean, too_few_groups(bootstrap.n_groups), n)
-    if np.isin(differences, (-1.0, 0.0, 1.0)).all():
-        return paired_difference(differences, bootstrap.index)
-    drawn = bootstrap.apply(lambda weights: {"mean": weights @ differences / weights.sum(axis=1)})
-    return bootstrap_interval(mean, drawn["mean"], n, bootstrap.n_groups, limits=(-1.0, 1.0))

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
+import scipy  # imports scipy.stats at its first use: half a second that a service does not need to start
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
-from scipy.stats import binomtest
-from scipy.stats import t as student
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -74,7 +73,7 @@ def without_interval(estimate: float, reason: str, n: int) -> Estimate:
     return Estimate(estimate, None, None, f"no interval: {reason}", n)
 
 
-def wilson_interval(successes: int, n: int, unit: str = "cases") -> Estimate:
+def wilson_interval(successes: int, n: int) -> Estimate:
     """Returns a proportion with its score interval (Wilson 1927, JASA 22:209).
 
     Its coverage is 95 % on average over all proportions. The exact interval of Clopper and Pearson 1934 covers 97 to 99 %
@@ -83,12 +82,8 @@ def wilson_interval(successes: int, n: int, unit: str = "cases") -> Estimate:
     Args:
         successes: Number of successes.
         n: Number of independent trials.
-        unit: Name of the trials, for ``method``.
     """
-    if n == 0:
-        return undefined("no cases", 0)
-    interval = binomtest(successes, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
-    return Estimate(successes / n, float(interval.low), float(interval.high), f"Wilson score over {unit}", n)
+    return _binomial_interval(successes, n, "wilson", "Wilson score over cases")
 
 
 def exact_binomial_interval(successes: int, n: int, unit: str = "cases") -> Estimate:
@@ -99,12 +94,14 @@ def exact_binomial_interval(successes: int, n: int, unit: str = "cases") -> Esti
         n: Number of independent trials.
         unit: Name of the trials, for ``method``.
     """
+    return _binomial_interval(successes, n, "exact", f"exact binomial (Clopper-Pearson) over {unit}")
+
+
+def _binomial_interval(successes: int, n: int, method: str, name: str) -> Estimate:
     if n == 0:
         return undefined("no cases", 0)
-    interval = binomtest(successes, n).proportion_ci(confidence_level=CONFIDENCE, method="exact")
-    return Estimate(
-        successes / n, float(interval.low), float(interval.high), f"exact binomial (Clopper-Pearson) over {unit}", n
-    )
+    interval = scipy.stats.binomtest(successes, n).proportion_ci(confidence_level=CONFIDENCE, method=method)
+    return Estimate(successes / n, float(interval.low), float(interval.high), name, n)
 
 
 def proportion_interval(success: NDArray[np.bool_], groups: NDArray[np.int64], *, one_case_per_group: bool) -> Estimate | None:
@@ -247,7 +244,7 @@ def bootstrap_interval(
 
 def expanded_tail(n_groups: int) -> float:
     """Returns the lower normal quantile for a bootstrap of g groups: −√(g / (g − 1)) t, which tends to −1.96."""
-    quantile = float(student.ppf((1 + CONFIDENCE) / 2, n_groups - 1))
+    quantile = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, n_groups - 1))
     return -quantile * float(np.sqrt(n_groups / (n_groups - 1)))
 
 

@@ -8,7 +8,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import roc_curve
 
 from reslink.errors import InputError, UsageError, suggest
 
@@ -90,6 +89,8 @@ def choose_threshold(point: OperatingPoint, y_true: ArrayLike, y_prob: ArrayLike
         raise InputError(
             "All cases are of one class", "An operating point needs cases of both classes", "Add cases of the other class"
         )
+    from sklearn.metrics import roc_curve  # slow to import; a misspelled operating point is reported at once
+
     fpr, tpr, cuts = roc_curve(truth, scores, drop_intermediate=False)
     if scores.max() >= 1:  # the first cut is above 1, which is not a valid threshold
         fpr, tpr, cuts = fpr[1:], tpr[1:], cuts[1:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from reslink.files import write_atomic
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.jinja import load_template
 from reslink.reports.run.evaluation_charts import forest_plot
+from reslink.settings_text import read_json
 
 TABLE_METRICS = ("auroc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "mcc", "brier", "ece")
 _CHART_METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "auprc")
@@ -33,7 +33,7 @@ def comparison_report(folder: str | Path) -> Path:
     folder = Path(folder)
     path = folder / "comparison.json"
     try:
-        comparison = json.loads(path.read_text(encoding="utf-8"))
+        comparison = read_json(path)
         pairs = [_pair(i, pair, comparison["models"]) for i, pair in enumerate(comparison["comparisons"])]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reslink.datasets.augment import Augment
+from reslink.imaging.preprocess import Preprocess
 from reslink.training.data import TrainingData
 from reslink.training.losses import Criterion, mixup, target_mask
 from reslink.training.recipe.recipe import Recipe
-from reslink.training.sampling import Indices, Shard, normalize, to_unit
+from reslink.training.sampling import Indices, Shard
 from reslink.training.seeding import numpy_generator, torch_generator
 from reslink.training.step import Batch
 
@@ -82,3 +83,22 @@ class BatchLoader:
     def _attention_target(self, masks: Tensor) -> Tensor:
         lesions = masks[:, 1:] if masks.shape[1] == 2 else None
         return target_mask(masks[:, :1], lesions, self.recipe.attention_supervision)
+
+
+def normalize(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """Normalizes on the device, as ``Preprocess.normalize`` does in NumPy.
+
+    Args:
+        pixels: (B, planes, S, S) in 0 to 1.
+        preprocess: The settings.
+
+    Returns:
+        (B, channels, S, S).
+    """
+    values = (pixels - preprocess.mean) / preprocess.std
+    return values if values.shape[1] == preprocess.channels else values.expand(-1, preprocess.channels, -1, -1)
+
+
+def to_unit(pixels: Tensor, device: torch.device) -> Tensor:
+    """Returns uint8 pixels as float32 in 0 to 1 on the device."""
+    return pixels.to(device, non_blocking=True).float().div_(255)

@@ -7,7 +7,6 @@ kept: if the newest is damaged, the run resumes from the one before.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from reslink.errors import StorageError, TrainingError, write_failed
 from reslink.files import fsync_folder, sha256, write_atomic, write_json
+from reslink.settings_text import parse_json
 from reslink.training.monitoring.progress import Progress
 
 KEPT_CHECKPOINTS = 2
@@ -135,7 +135,7 @@ def _read(folder: Path) -> Checkpoint:
     for name, expected in sums.items():
         if sha256(content[name]) != expected:
             raise ValueError(f"{name} does not have the hash in {_SUMS}")
-    state = json.loads(content.pop(_STATE))
+    state = parse_json(content.pop(_STATE))
     tensors = {name.removesuffix(".safetensors"): load_tensors(data) for name, data in content.items()}
     return Checkpoint(state.pop("step"), state, tensors)
 

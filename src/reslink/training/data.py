@@ -11,16 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.fingerprints import TrainingImages
+from reslink.bundles.scope import Scope
 from reslink.datasets import leakage, splits
 from reslink.datasets.cache.pixel_cache import PixelCache
+from reslink.datasets.case import SPLITS
 from reslink.datasets.grouping import group_cases
-from reslink.datasets.manifest import SPLITS, Manifest
+from reslink.datasets.label_conflicts import check_label_conflicts, describe_conflicts, label_conflicts
+from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import find_duplicates, leakage_groups
 from reslink.errors import UsageError
-from reslink.training.monitoring.progress import Progress, progress_callback
+from reslink.imaging.input_statistics import input_statistics
+from reslink.imaging.preprocess import Preprocess
+from reslink.training.monitoring.progress import Progress, phase, progress_callback
 from reslink.training.recipe.recipe import Recipe
 
 Indices = NDArray[np.int64]
+
+_SCOPE_IMAGES = 300
+"""Number of training images that the modality detector looks at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +44,7 @@ class TrainingData:
         digest: SHA-256 of the whole data set, including unreadable files.
         joined_groups: The group of each case with patients and near duplicates joined, whatever the recipe groups by, and
             without images that are only similar. Leakage is checked with these groups.
+        label_conflicts: A sentence about images with several labels that ``data.allow_conflicts`` accepts; None without them.
     """
 
     manifest: Manifest
@@ -45,6 +54,7 @@ class TrainingData:
     splits: Sequence[str]
     digest: str
     joined_groups: Sequence[str]
+    label_conflicts: str | None = None
 
     def indices(self, split: str) -> Indices:
         """Returns the cache indices of the cases of a split."""
@@ -67,6 +77,13 @@ class TrainingData:
         """Returns the leaked cases outside the training split, with the reason for each, by case name."""
         return leakage.leaked_cases(self.manifest, self.joined_groups, self.splits)
 
+    def scope(self, preprocess: Preprocess) -> Scope:
+        """Returns the images that a bundle of this data is for, by what the training files state, or by how they look."""
+        rows = self.indices("train")
+        sample = rows[np.unique(np.linspace(0, len(rows) - 1, _SCOPE_IMAGES).astype(np.int64))]
+        statistics = input_statistics(np.asarray(self.cache.pixels[sample])) if preprocess.isolate_head else None
+        return Scope.of_training([self.cache.stated[row] for row in rows], statistics)
+
     def training_images(self) -> TrainingImages:
         """Returns the fingerprints of the training split for the bundle."""
         return leakage.fingerprint_training_images(self.manifest, self.cache.thumbnails, self.joined_groups, self.splits)
@@ -83,21 +100,22 @@ def open_training_data(manifest: Manifest, recipe: Recipe, folder: Path, progres
 
     Raises:
         UsageError: If too few images can be read, or the splits cannot be assigned as requested.
-        CheckFailedError: If a patient or a duplicate group appears in more than one split, without ``data.allow_leakage``.
+        CheckFailedError: If a patient or a duplicate group appears in more than one split, without ``data.allow_leakage``, or
+            the same image has several labels, without ``data.allow_conflicts``.
     """
     cache = _open_cache(manifest, recipe, folder, progress)
     for name, reason in cache.failed.items():
         progress.message(f"{name} is left out: {reason}")
     for note in cache.notes:
-        progress.message(f"Patients: {note}.")
+        progress.message(f"{note}.")
     readable = cache.manifest
     _check_classes(readable, cache)
     duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in readable.cases])
+    conflicts = label_conflicts(readable.cases, duplicates, cache.hashes)
+    if not recipe.data.allow_conflicts:
+        check_label_conflicts(readable.cases, conflicts)
     joined = leakage_groups(readable, cache.thumbnails, duplicates, include_similar=False)
-    by = recipe.data.group_by
-    groups = (
-        leakage_groups(readable, cache.thumbnails, duplicates) if by == "both" else group_cases(readable, cache.thumbnails, by)
-    )
+    groups = group_cases(readable, cache.thumbnails, recipe.data.group_by, duplicates)
     split_of = assign_splits(readable, joined if has_given_split(readable, recipe.data.folds) else groups, recipe)
     if not recipe.data.allow_leakage:
         leakage.check_group_leakage(readable, joined, split_of)
@@ -109,15 +127,13 @@ def open_training_data(manifest: Manifest, recipe: Recipe, folder: Path, progres
         splits=split_of,
         digest=manifest.digest(cache.file_hashes),
         joined_groups=joined,
+        label_conflicts=describe_conflicts(readable.cases, conflicts) if conflicts else None,
     )
 
 
 def _open_cache(manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress) -> PixelCache:
-    progress.start(len(manifest), "Reading images")
-    try:
+    with phase(progress, len(manifest), "Reading images"):
         return PixelCache.open(manifest, recipe.preprocess, folder, recipe.trainer.workers, progress_callback(progress))
-    finally:
-        progress.end()
 
 
 def has_given_split(manifest: Manifest, folds: int | None) -> bool:

@@ -21,7 +21,7 @@ from reslink.training.losses import Criterion
 from reslink.training.monitoring import diagnostics
 from reslink.training.monitoring.diagnostics import Finding
 from reslink.training.monitoring.monitor import Monitor
-from reslink.training.monitoring.progress import Progress
+from reslink.training.monitoring.progress import Progress, phase
 from reslink.training.optim.build import learning_rate
 from reslink.training.recipe.recipe import Recipe
 from reslink.training.run_folder import Row, RunFolder
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _STEP_RECORDS_PER_EPOCH = 20
+_EPOCH_METRICS = {
+    "train_loss": "training loss",
+    "val_loss": "validation loss",
+    "val_accuracy": "validation accuracy",
+    "val_auroc": "validation AUROC",
+}
 _INTENDED_USE = "Research on the classification of brain images that look like the training data."
 
 
@@ -157,12 +163,9 @@ class Run:
     def train_epochs(self) -> None:
         """Trains until the last epoch or early stopping."""
         while not self.state.done:
-            self.progress.start(self.steps_per_epoch, f"Epoch {self.state.epoch} of {self.recipe.trainer.epochs}")
-            self.progress.step(self.state.step)
-            try:
+            with phase(self.progress, self.steps_per_epoch, f"Epoch {self.state.epoch} of {self.recipe.trainer.epochs}"):
+                self.progress.step(self.state.step)
                 self._epoch()
-            finally:
-                self.progress.end()
 
     def _epoch(self) -> None:
         stopping = False
@@ -251,6 +254,7 @@ class Run:
             findings, attention = self.monitor.after_epoch([*state.rows, row], state.total_steps, state.epoch)
             row |= attention
             self._report(findings)
+            self.progress.message(_epoch_text(row, is_best=state.best is not None and state.best[0] == state.epoch))
             self.folder.append({"kind": "epoch", **row})
             self.folder.write_results([*state.rows, row])
         state.rows.append(row)
@@ -318,19 +322,22 @@ class Run:
             "findings": findings,
             "recipe": self.recipe.published(),
             "leaked": self.training_data.leaked_cases(),
+            "data_notes": list(self.training_data.manifest.notes),
         }
 
     def _bundle(self, summary: Row, decision: Decision) -> Bundle:
         recipe, data = self.recipe, self.training_data
-        split_source = data.split_source(recipe.data.folds)
+        origin: Row = {"digest": data.digest, "images": data.counts(), "split_source": data.split_source(recipe.data.folds)}
+        origin |= {"columns": dict(data.manifest.column_roles)} if data.manifest.column_roles else {}
         return Bundle(
             architecture={**recipe.network(self.num_classes).model_dump(mode="json"), "name": recipe.model.variant},
             preprocess=recipe.preprocess,
             labels=data.manifest.labels,
             decision=decision,
+            scope=data.scope(recipe.preprocess),
             training_images=data.training_images(),
             provenance={
-                "data": {"digest": data.digest, "images": data.counts(), "split_source": split_source},
+                "data": origin,
                 "versions": run_folder.versions(),
                 "license": "not stated by the data",
                 "intended_use": _INTENDED_USE,
@@ -340,6 +347,12 @@ class Run:
                 "validation": summary["validation"],
             },
         )
+
+
+def _epoch_text(row: Row, is_best: bool) -> str:
+    """Returns the metrics of an epoch as a line for people."""
+    values = [f"{title} {row[key]:.3f}" for key, title in _EPOCH_METRICS.items() if row.get(key) is not None]
+    return f"Epoch {row['epoch']}: {', '.join(values)}{' (best so far)' if is_best else ''}"
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
-import io
 import json
 import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ import torch
 from reslink.bundles import zoo
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError, write_failed
-from reslink.files import lock_folder, storage_errors, write_atomic, write_json
+from reslink.files import csv_text, lock_folder, storage_errors, write_atomic, write_json
+from reslink.settings_text import read_json
 
 Row = dict[str, Any]
 
@@ -116,7 +116,7 @@ class RunFolder:
         path = self.path / FINISHED
         if not path.exists():
             return None
-        summary: Row = json.loads(path.read_text())
+        summary: Row = read_json(path)
         return summary
 
     def finish(self, summary: Row) -> None:
@@ -176,17 +176,17 @@ class RunFolder:
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    stream = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
-    return stream.getvalue()
+    return csv_text(list(rows[0]), rows) if rows else ""
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that affect the result."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **_package_versions()}
+
+
+@cache  # reading the metadata of an installed package takes milliseconds
+def _package_versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def environment(device: torch.device, precision: str, processes: int) -> Row:

@@ -1,4 +1,4 @@
-"""Plans the batches of an epoch and normalizes their pixels."""
+"""Plans the batches of an epoch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from reslink.imaging.preprocess import Preprocess
 from reslink.training.seeding import numpy_generator
 
 Indices = NDArray[np.int64]
@@ -65,22 +62,3 @@ def sampler_weights(targets: Sequence[int] | Indices) -> NDArray[np.float64]:
     labels = np.asarray(targets)
     counts = np.bincount(labels)
     return np.asarray(1.0 / counts[labels], dtype=np.float64)
-
-
-def normalize(pixels: Tensor, preprocess: Preprocess) -> Tensor:
-    """Normalizes on the device, as ``Preprocess.normalize`` does in NumPy.
-
-    Args:
-        pixels: (B, planes, S, S) in 0 to 1.
-        preprocess: The settings.
-
-    Returns:
-        (B, channels, S, S).
-    """
-    values = (pixels - preprocess.mean) / preprocess.std
-    return values if values.shape[1] == preprocess.channels else values.expand(-1, preprocess.channels, -1, -1)
-
-
-def to_unit(pixels: Tensor, device: torch.device) -> Tensor:
-    """Returns uint8 pixels as float32 in 0 to 1 on the device."""
-    return pixels.to(device, non_blocking=True).float().div_(255)

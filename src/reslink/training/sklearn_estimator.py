@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,8 @@ from reslink.errors import InputError, UsageError
 from reslink.imaging.formats.numpy_array import image_from_array
 from reslink.imaging.image import Unit
 from reslink.imaging.reading import read_image
-from reslink.inference.classifier import Classifier, Prediction
+from reslink.inference.classifier import Classifier
+from reslink.inference.prediction import Prediction
 from reslink.labels import Labels
 from reslink.training.recipe.recipe import load_recipe
 from reslink.training.trainer import train
@@ -89,7 +89,7 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         names = [str(value) for value in self.classes_]
         Labels(tuple(names))
         changes = {"data.class_order": names, "data.fractions": [0.8, 0.2, 0.0], "seed": self.seed, **(self.settings or {})}
-        recipe = load_recipe(self.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+        recipe = load_recipe(self.recipe, changes.items())
         with tempfile.TemporaryDirectory(prefix="reslink-") as scratch:
             table = self._write(Path(scratch), images, [str(value) for value in targets], groups)
             manifest = Manifest.open(table, class_order=names)
@@ -135,8 +135,9 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "This ResLinkClassifier is not fitted. Prediction needs a fitted estimator. Call fit(X, y) first."
             )
         for prediction in self.classifier_.predict(list(_checked(images)), unit=self.unit):
-            if prediction.error is not None or prediction.slice is not None:
-                fault = (prediction.error or f"{prediction.path} holds several slices").rstrip(".")
+            if prediction.label is None or prediction.slice is not None:
+                refusal = "; ".join(prediction.reasons or ()) or f"{prediction.path} holds several slices"
+                fault = (prediction.error or refusal).rstrip(".")
                 raise InputError(
                     f"An image cannot be used: {fault}",
                     "There is one prediction per image",
@@ -176,7 +177,7 @@ def _checked(images: Images) -> Images:
 
 
 def _link_file(stem: Path, image: str | Path) -> Path:
-    """Links a file into the folder of the table, as a table can only name files in its own folder."""
+    """Links a file into the folder of the table, so that a file that X names twice is two cases."""
     path = stem.with_suffix(Path(image).suffix)
     path.symlink_to(Path(image).resolve())
     return path

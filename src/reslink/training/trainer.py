@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,6 @@ class RunResult:
         best_epoch: The epoch whose weights are in the bundle.
         validation: Loss, accuracy and AUROC of that epoch on the validation split.
         findings: The findings of the diagnostics.
-        already_finished: Whether the run was already finished, so that this call did nothing.
     """
 
     folder: Path
@@ -44,7 +44,6 @@ class RunResult:
     best_epoch: int
     validation: dict[str, float | None]
     findings: tuple[Finding, ...] = ()
-    already_finished: bool = False
 
 
 def train(
@@ -57,6 +56,7 @@ def train(
     progress: Progress | None = None,
     cache: str | Path | None = None,
     training_data: TrainingData | None = None,
+    on_data: Callable[[TrainingData], None] | None = None,
 ) -> RunResult:
     """Trains a network and writes the run folder.
 
@@ -73,6 +73,7 @@ def train(
         progress: Receives the progress.
         cache: Folder of decoded images, which runs can share; ``out/cache`` if None.
         training_data: The opened data with its splits; opened by the recipe if None.
+        on_data: Called with the opened data before training, in the first process.
 
     Returns:
         Folders, epochs, validation metrics and findings.
@@ -92,7 +93,7 @@ def train(
         with folder.locked(resume=resume, overwrite=overwrite) if is_main else contextlib.nullcontext():
             accelerator.wait_for_everyone()
             data = training_data or (manifest, Path(cache) if cache else folder.path / "cache")
-            return _run(data, recipe, folder, accelerator, own_progress)
+            return _run(data, recipe, folder, accelerator, own_progress, on_data if is_main else None)
     except KeyboardInterrupt:  # while images are read, or a second Ctrl-C
         raise Interrupted(
             "Training was stopped immediately",
@@ -105,15 +106,22 @@ def train(
 
 
 def _run(
-    data: TrainingData | tuple[Manifest, Path], recipe: Recipe, folder: RunFolder, accelerator: Accelerator, progress: Progress
+    data: TrainingData | tuple[Manifest, Path],
+    recipe: Recipe,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    progress: Progress,
+    on_data: Callable[[TrainingData], None] | None,
 ) -> RunResult:
     summary = folder.finished()
     if summary is not None:
         _check_recipe(summary["recipe"], recipe, folder)
         progress.message(f"The run in {folder.path} is finished; there is nothing left to do.")
-        return _result(folder, summary, already_finished=True)
+        return _result(folder, summary)
     with accelerator.main_process_first():
         training_data = data if isinstance(data, TrainingData) else open_training_data(data[0], recipe, data[1], progress)
+    if on_data is not None:
+        on_data(training_data)
     with fork_random_state(accelerator.device), deterministic(recipe.trainer.deterministic), stop_on_signals() as stop:
         run = Run(recipe, training_data, folder, accelerator, progress, stop)
         run.begin()
@@ -132,7 +140,7 @@ def _check_recipe(before: Row, recipe: Recipe, folder: RunFolder) -> None:
         )
 
 
-def _result(folder: RunFolder, summary: Row, *, already_finished: bool = False) -> RunResult:
+def _result(folder: RunFolder, summary: Row) -> RunResult:
     return RunResult(
         folder=folder.path,
         bundle=folder.path / run_folder.BUNDLE,
@@ -140,5 +148,4 @@ def _result(folder: RunFolder, summary: Row, *, already_finished: bool = False) 
         best_epoch=summary["best_epoch"],
         validation=summary["validation"],
         findings=tuple(Finding(**finding) for finding in summary["findings"]),
-        already_finished=already_finished,
     )

@@ -1,22 +1,20 @@
-"""Near duplicates: groups, train/test leakage, label conflicts."""
+"""Near duplicates: groups and train/test leakage."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from reslink.audit.checks.duplicates import NearDuplicates, find_group_leakage
-from reslink.datasets.manifest import Case, Split
+from reslink.datasets.case import Case, Split
 from reslink.datasets.near_duplicates.groups import DuplicatePair
 
 
-def case(name: str, label: str = "A", patient: str | None = None, split: Split | None = None) -> Case:
-    return Case(Path(name), label, patient_id=patient, split=split, name=name)
+def case(name: str, patient: str | None = None, split: Split | None = None) -> Case:
+    return Case(Path(name), "A", patient_id=patient, split=split, name=name)
 
 
 def pair(first: int, second: int, correlation: float = 0.97) -> DuplicatePair:
-    return DuplicatePair(first=first, second=second, correlation=correlation, orientation=0, exact=False)
+    return DuplicatePair(first=first, second=second, correlation=correlation, orientation=0)
 
 
 def near_duplicates(cases: list[Case], *pairs: DuplicatePair) -> NearDuplicates:
@@ -26,17 +24,6 @@ def near_duplicates(cases: list[Case], *pairs: DuplicatePair) -> NearDuplicates:
 def test_groups_are_connected_components_the_largest_first() -> None:
     cases = [case(name) for name in "abcdef"]
     assert near_duplicates(cases, pair(4, 5), pair(0, 1), pair(1, 3)).duplicate_groups() == [[0, 1, 3], [4, 5]]
-
-
-def test_one_image_under_two_labels_is_a_conflict() -> None:
-    cases = [case("a", "A"), case("b", "B"), case("c", "A")]
-    assert near_duplicates(cases, pair(0, 1), pair(1, 2, 0.92)).label_conflicts(cases) == [[0, 1]]
-
-
-@pytest.mark.parametrize(("correlation", "conflicts"), [(0.93, 0), (0.96, 1)])
-def test_neighboring_slices_of_a_patient_may_have_two_labels(correlation: float, conflicts: int) -> None:
-    cases = [case("a", "A", "p"), case("b", "B", "p")]
-    assert len(near_duplicates(cases, pair(0, 1, correlation)).label_conflicts(cases)) == conflicts
 
 
 def test_leakage_of_near_duplicates_and_patients() -> None:

@@ -6,8 +6,9 @@ import builtins
 
 import numpy as np
 import pytest
+from sklearn.preprocessing import QuantileTransformer
 
-from reslink.audit.checks.label_errors import quick_model_probabilities, suspected_errors
+from reslink.audit.checks.label_errors import _normal_scores, quick_model_probabilities, suspected_errors
 from reslink.audit.features.asymmetry import NUM_FEATURES
 from reslink.errors import UsageError
 
@@ -68,3 +69,13 @@ def test_without_cleanlab_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("reslink.files.importlib.import_module", lambda name: without(name))
     with pytest.raises(UsageError, match=r"The package 'cleanlab' is not installed.*audit"):
         suspected_errors(np.full((4, 2), 0.5), np.array([0, 1, 0, 1]))
+
+
+def test_normal_scores_are_those_of_scikit_learn(rng: np.random.Generator) -> None:
+    values = np.concatenate([rng.normal(size=(200, 3)), rng.integers(0, 3, (200, 2))], axis=1)
+    ranks, scores = (
+        QuantileTransformer(n_quantiles=50, output_distribution=form).fit(values).transform(np.r_[values, -9 + 0 * values[:1]])
+        for form in ("uniform", "normal")
+    )
+    np.testing.assert_allclose(_normal_scores(ranks), scores, atol=1e-6)
+    assert np.abs(scores).max() > 5, "the ends are among them"

@@ -87,10 +87,9 @@ def test_a_round_trip(tmp_path: Path, form: str, modality: str, suffix: str) -> 
             np.testing.assert_array_equal(read_image(case.mask).pixels != 0, read_image(old.mask).pixels != 0)
 
 
-def test_the_text_shortcut_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reslink.audit.checks.shortcuts.TREES", 12)
-    monkeypatch.setattr("reslink.audit.checks.label_errors.TREES", 12)
-    manifest = Manifest.open(cohort(tmp_path, patients=36, size=192, faults={"text": 1.0}))
+@pytest.mark.usefixtures("few_trees")
+def test_the_text_shortcut_is_gone(tmp_path: Path) -> None:
+    manifest = Manifest.open(cohort(tmp_path, patients=30, size=128, faults={"text": 1.0}))
     result = audit(manifest, workers=0)
     clean = audit(Manifest.open(write_clean_copy(manifest, result, tmp_path / "clean").folder), workers=0)
     assert result["burned_in_text"]
@@ -210,6 +209,33 @@ def test_a_nifti_file_keeps_its_position(tmp_path: Path) -> None:
         kept = np.asarray(new.dataobj) > -1000
         np.testing.assert_array_equal(np.asarray(new.dataobj)[kept], np.asarray(old.dataobj)[kept])
         assert kept.mean() > 0.2
+
+
+def test_a_dicom_file_keeps_its_stored_direction(tmp_path: Path) -> None:
+    source = cohort(tmp_path, format="dicom", patients=4)
+    for path in (source / "images").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = np.ascontiguousarray(dataset.pixel_array.T[:, ::-1]).tobytes()
+        dataset.ImageOrientationPatient = [0, -1, 0, 1, 0, 0]
+        dataset.save_as(path)
+    for path in (source / "masks").iterdir():
+        PIL.Image.fromarray(np.ascontiguousarray(np.asarray(PIL.Image.open(path)).T[:, ::-1])).save(path)
+    copy = write_clean_copy(Manifest.open(source), {}, tmp_path / "clean")
+    masks = {row["path"]: row["mask"] for row in rows(source / "manifest.csv")}
+    clean_masks = {row["path"]: row["mask"] for row in rows(copy.folder / "manifest.csv")}
+    assert copy.changes
+    for change in copy.changes:
+        old, new = pydicom.dcmread(source / change.source), pydicom.dcmread(copy.folder / change.path)
+        assert new.ImageOrientationPatient == old.ImageOrientationPatient
+        kept = new.pixel_array == old.pixel_array
+        assert 0.2 < kept.mean() < 1
+        assert head_mask(read_image(source / change.source)).sum() <= kept.sum() * 1.05
+        if masks[change.source]:
+            before, after = (
+                np.asarray(PIL.Image.open(folder / name))
+                for folder, name in ((source, masks[change.source]), (copy.folder, clean_masks[change.path]))
+            )
+            np.testing.assert_array_equal(after > 0, before > 0)
 
 
 class TestExcluded:
@@ -378,7 +404,7 @@ def test_names_in_the_list_of_changes_are_not_formulas(tmp_path: Path) -> None:
     assert "'=1+1.png" in {line["source"] for line in rows(copy.folder / "private" / "changes.csv")}
 
 
-def test_patients_of_dicom_headers_get_names_unless_all_share_one(tmp_path: Path) -> None:
+def test_patients_of_dicom_headers_get_names_also_if_only_their_studies_tell_them_apart(tmp_path: Path) -> None:
     source = cohort(tmp_path, format="dicom", slices=2, size=128)
     lines = [{"path": line["path"], "label": line["label"]} for line in rows(source / "manifest.csv")]
     copy = write_clean_copy(rewritten(source, lines), {}, tmp_path / "clean")
@@ -388,4 +414,10 @@ def test_patients_of_dicom_headers_get_names_unless_all_share_one(tmp_path: Path
         item.PatientID = "SITE"
         item.save_as(source / line["path"])
     copy = write_clean_copy(Manifest.open(source), {}, tmp_path / "again")
+    assert len({line["patient_id"] for line in rows(copy.folder / "manifest.csv")}) == 4
+    for line in lines:
+        item = pydicom.dcmread(source / line["path"])
+        item.StudyInstanceUID = item.SeriesInstanceUID = item.FrameOfReferenceUID = ""
+        item.save_as(source / line["path"])
+    copy = write_clean_copy(Manifest.open(source), {}, tmp_path / "third")
     assert "patient_id" not in rows(copy.folder / "manifest.csv")[0]

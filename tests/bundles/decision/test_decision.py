@@ -165,3 +165,31 @@ def test_arrays_that_are_not_finite_are_refused(tmp_path):
     path.write_bytes(b"not safetensors")
     with pytest.raises(BundleError, match="cannot be used"):
         DecisionArrays.read(path, sha256(path))
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.224, 0.5, 0.9])
+def test_an_answer_is_clear_where_its_odds_are_four_times_those_of_the_threshold(threshold):
+    decision = Decision(threshold=threshold, temperature=1.5)
+    at_threshold = threshold / (1 - threshold)
+    for p in np.linspace(0.001, 0.999, 500):
+        ratio = p / (1 - p) / at_threshold
+        if abs(abs(np.log(ratio)) - np.log(4)) > 1e-6:
+            expected = "clear" if abs(np.log(ratio)) > np.log(4) else "uncertain"
+            assert decision.certainty([1 - p, p], None) == expected
+    assert decision.certainty([0.5, 0.5], True) == "no answer"
+
+
+def test_with_more_classes_the_second_class_decides_how_clear_an_answer_is():
+    decision = Decision(threshold=None, temperature=2.0)
+    assert decision.certainty([0.1, 0.75, 0.15], False) == "clear"
+    assert decision.certainty([0.1, 0.7, 0.2], False) == "uncertain"
+
+
+def test_without_calibration_nothing_is_known_and_a_prediction_set_decides():
+    assert Decision().certainty([0.001, 0.999], None) == "uncalibrated"
+    assert Decision.default(3).certainty([0.001, 0.998, 0.001], None) == "uncalibrated"
+    sets = Decision(
+        threshold=0.5, conformal=Conformal(coverage=0.9, per_class=False, limits=(0.3, 0.3), n_images=9, n_groups=9)
+    )
+    assert sets.certainty([0.45, 0.55], False) == "clear"
+    assert sets.certainty([0.45, 0.55], True) == "no answer"

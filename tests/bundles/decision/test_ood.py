@@ -87,11 +87,20 @@ def test_a_detector_without_arrays_is_refused(decision):
         )
 
 
-@pytest.mark.parametrize("limits", [{}, {"statistics": 1.0}, {"statistics": 1.0, "features": 0.0}])
+@pytest.mark.parametrize("limits", [{}, {"names": 1.0}, {"statistics": 1.0, "features": 0.0}])
 def test_invalid_limits_are_refused(decision, limits):
     detector = decision.ood.model_copy(update={"limits": limits})
     with pytest.raises(BundleError, match="limits"):
         detector.relative_distances(decision.arrays.by_name, np.zeros((1, 6)), np.zeros((1, 33)))
+
+
+def test_a_detector_of_statistics_alone_needs_no_features(decision):
+    detector = decision.ood.model_copy(update={"limits": {"statistics": 2.0}})
+    arrays = {name: array for name, array in decision.arrays.by_name.items() if name.startswith("statistics")}
+    statistics = np.ones((3, 33))
+    [(name, distance)] = detector.relative_distances(arrays, np.zeros((3, 6)), statistics).items()
+    assert name == "statistics"
+    np.testing.assert_allclose(distance, Gaussian.from_arrays("statistics", arrays).distance(statistics) / 2)
 
 
 def test_arrays_of_different_widths_are_refused(decision):

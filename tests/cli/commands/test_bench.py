@@ -76,7 +76,7 @@ def test_one_backend_on_own_images(bundle: Path, tmp_path: Path) -> None:
     assert [line.split("\t")[0] for line in lines] == ["backend", "torch", "backend", "torch"]
     assert lines[1].split("\t")[1] == "given images"
     assert str(tmp_path) not in result.output, "the output can be shared: it holds no path"
-    assert "0.gif: is not an image in a supported format" in result.stderr
+    assert "0.gif: is a file in the format GIF" in result.stderr
     [files] = bench._user_images(tmp_path / "ward", 2, Console(quiet=True)).values()
     assert [file.name for file in files] == ["0.png", "1.png"], "another image for the one that cannot be read"
     for i in range(3):

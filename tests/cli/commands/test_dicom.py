@@ -43,6 +43,23 @@ def test_answer_writes_the_results(bundle, tmp_path):
     assert "Research use only" in replaced.stderr
 
 
+def test_an_incomplete_series_is_marked_or_refused(bundle, tmp_path):
+    slices = pacs.series(1, size=64)
+    series = pacs.write(tmp_path / "series", slices[:4] + slices[6:])
+    refused = run("answer", bundle, series, "--out", tmp_path / "out", "--incomplete", "refuse")
+    assert refused.exit_code == 1
+    assert "the series is incomplete: 1 gap between its slices" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    done = run("answer", bundle, series, "--out", tmp_path / "out")
+    assert done.exit_code == 0
+    assert "The series is incomplete; the model abstains." in done.stderr
+    found = json.loads(run("answer", bundle, series, "--out", tmp_path / "out", "--overwrite", "--json").stdout)
+    assert found["abstain"] is True
+    assert len(found["incomplete"]) == 1
+    whole = json.loads(run("answer", bundle, pacs.write(tmp_path / "whole", slices), "--out", tmp_path / "o", "--json").stdout)
+    assert whole["incomplete"] == []
+
+
 def test_a_series_of_another_body_part_ends_with_1(bundle, tmp_path):
     series = pacs.write(tmp_path / "series", pacs.series(1, BodyPartExamined="CHEST"))
     done = run("answer", bundle, series, "--out", tmp_path / "out")

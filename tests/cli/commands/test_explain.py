@@ -11,7 +11,9 @@ from PIL import Image as Picture
 from typer.testing import CliRunner, Result
 
 from reslink.bundles.pretrained import NO_OOD_DETECTOR
+from reslink.cli.commands.explain import localization_rows
 from reslink.cli.main import app
+from reslink.explain.explain_files import Explanation
 
 
 def explain(bundle: Path, image: Path, out: Path, *words: str) -> Result:
@@ -169,3 +171,12 @@ def test_a_limit_counts_slices_and_every_kind_of_path(built_zoo: Path, ring_head
     named = [Path(image["path"]).name for image in json.loads((tmp_path / "mixed" / "explain.json").read_text())["images"]]
     assert named == ["gone.png", "61.png"], "one that cannot be read counts too"
     assert "Explaining: 2 steps in" in mixed.stderr
+
+
+def test_localization_is_averaged_over_the_cases_with_a_lesion_mask() -> None:
+    hit = {"pointing_game": 1.0, "energy_inside": 0.5, "iou": 0.2}
+    miss = {"pointing_game": 0.0, "energy_inside": 0.1, "iou": None}
+    found = [Explanation("a", methods={"final_attention": hit}), Explanation("b", methods={"final_attention": miss})]
+    done = [*found, Explanation("c")]
+    assert localization_rows(done) == [("final_attention", "2", "0.500", "0.300", "0.200")]
+    assert localization_rows([Explanation("a", methods={"final_attention": {"low": 0.0}})]) == []

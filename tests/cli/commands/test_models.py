@@ -64,6 +64,7 @@ def run_command(command: str, name: str, data: Path) -> Result:
 def elsewhere(tmp_path: Path, built_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder of a user, with a bundle of theirs."""
     shutil.copytree(built_zoo / "ct", tmp_path / "other")
+    monkeypatch.setattr("reslink.cli.commands.bench.COLD_STARTS", 1)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -35,7 +36,9 @@ def test_every_prediction_has_its_picture_without_torch(built_zoo: Path, ring_he
     words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "broken.png", "volume.npy", "--pictures", "seen", "--json"]
     done = subprocess.run([sys.executable, "-c", PROGRAM, "predict", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert [json.loads(line)["error"] is None for line in done.stdout.splitlines()] == [True, False, True, True]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["error"] is None for line in lines] == [True, False, True, True, True]
+    assert ["series" in line for line in lines] == [False] * 4 + [True]
     names = ["0001_61.png", "0002_volume_slice_0.png", "0003_volume_slice_1.png"]
     assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == names
     assert "3 pictures in seen" in done.stderr
@@ -83,7 +86,7 @@ def test_an_unreadable_image_in_a_folder_is_named(built_zoo: Path, ring_heads: P
     done = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), str(tmp_path), "--backend", "onnxruntime"])
     assert done.exit_code == 1
     assert [line.split("\t")[2] for line in done.stdout.splitlines()] == [str(tmp_path / "61.png")]
-    assert f"{tmp_path / 'cine.gif'}: is not an image in a supported format" in done.stderr
+    assert f"{tmp_path / 'cine.gif'}: is a file in the format GIF" in done.stderr
     assert "notes.txt" not in done.stderr
 
 
@@ -185,3 +188,57 @@ def test_only_an_earlier_table_is_overwritten(built_zoo: Path, ring_heads: Path,
     below = CliRunner().invoke(app, [*words, str(scan / "out.csv")])
     assert below.exit_code == 1
     assert f"Error: {scan / 'out.csv'} could not be written: " in below.stderr
+
+
+def test_an_orientation_that_is_not_stated_is_said_once(built_zoo: Path, tmp_path: Path) -> None:
+    from pydicom import dcmread
+
+    from reslink.datasets.phantom import writers
+    from reslink.datasets.phantom.cohort import render_slice
+
+    info = writers.SliceInfo("P0001", 0, 0.0, 232 / 96, 4.0, 50, 5)
+    content = writers.write_dicom(render_slice(5, 1, tumor=True, sequence="CT", size=96).pixels, True, "CT", info)
+    for i in range(3):
+        path = tmp_path / f"{i}.dcm"
+        path.write_bytes(content)
+        if i:
+            dataset = dcmread(path)
+            del dataset.ImageOrientationPatient
+            dataset.save_as(path)
+    words = ["predict", str(built_zoo / "ct"), *(str(tmp_path / f"{i}.dcm") for i in range(3))]
+    done = CliRunner().invoke(app, words)
+    assert " ".join(done.stderr.split()).count("2 lines: the file does not state its orientation") == 1
+    done = CliRunner().invoke(app, [*words, "--json"])
+    notes = [json.loads(line)["notes"] for line in done.stdout.splitlines()]
+    assert [len(note) for note in notes[:3]] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(("mode", "code", "lines"), [("auto", 0, 3), ("each", 0, 2), ("only", 1, 1)])
+def test_a_volume_without_a_head_fails_only_if_its_series_was_asked_for(
+    built_zoo: Path, tmp_path: Path, mode: str, code: int, lines: int
+) -> None:
+    np.save(tmp_path / "v.npy", np.zeros((2, 64, 64), np.uint8))
+    words = ["predict", str(built_zoo / "ct"), str(tmp_path / "v.npy"), "--series", mode]
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, len(done.stdout.splitlines())) == (code, min(lines, 2) if mode != "only" else 0), done.stderr
+    assert ("no answer for the series of 2 slices" in done.stderr) == (mode != "each")
+    table = tmp_path / "p.csv"
+    assert CliRunner().invoke(app, [*words, "--csv", str(table)]).exit_code == code
+    assert len(table.read_text().splitlines()) == lines + 1
+
+
+def test_a_series_has_a_line_and_a_row_of_its_own(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    volume = np.stack([np.asarray(Picture.open(ring_heads / f"{i}.png").convert("L")) for i in (60, 61)])
+    np.save(tmp_path / "v.npy", volume)
+    words = ["predict", str(built_zoo / "ct"), str(tmp_path / "v.npy")]
+    done = CliRunner().invoke(app, words)
+    *_, last = done.stdout.splitlines()
+    assert last.split("\t")[1].startswith("P(Tumor) 0.")
+    assert "(threshold 0." in last
+    assert last.split("\t")[2] == f"{tmp_path / 'v.npy'} series of 2 slices"
+    CliRunner().invoke(app, [*words, "--csv", str(tmp_path / "p.csv")])
+    with (tmp_path / "p.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["series_slices"] for row in rows] == ["", "", "2"]
+    assert len({row["threshold"] for row in rows}) == 1
+    assert all(row["certainty"] for row in rows)

@@ -28,6 +28,13 @@ def test_a_public_address_needs_a_token(host: str, finished_run: Path) -> None:
     assert "Set RESLINK_TOKEN" in text
 
 
+def test_a_further_host_name_needs_a_token(finished_run: Path) -> None:
+    code, text = said(str(finished_run / "bundle"), "--allow-host", "reslink.example.org", RESLINK_TOKEN="")
+    assert code == 2
+    assert "would answer to the host name reslink.example.org without a token" in text
+    assert "Set RESLINK_TOKEN" in text
+
+
 @pytest.mark.parametrize("token", ["sh0rt", "with a space in its middle", "schlüssel-mit-umlaut"])
 def test_an_invalid_token(token: str, finished_run: Path) -> None:
     code, text = said(str(finished_run / "bundle"), "--token", token)

@@ -126,6 +126,51 @@ def test_refused(data: Path, tmp_path: Path, words: tuple[str, ...], code: int, 
     assert not list(tmp_path.iterdir())
 
 
+def conflicting(data: Path, root: Path, change: str) -> Path:
+    """Four heads a class; the first of Healthy is also in Tumor."""
+    for label in ("Healthy", "Tumor"):
+        (root / label).mkdir()
+        for i in range(2, 6):
+            (root / label / f"{i}.png").write_bytes((data / label / f"{i:02}.png").read_bytes())
+    if change == "identical":
+        (root / "Tumor" / "again.png").write_bytes((data / "Healthy" / "02.png").read_bytes())
+        return root
+    with Picture.open(data / "Healthy" / "02.png") as picture:
+        changed = picture.transpose(Picture.Transpose.FLIP_LEFT_RIGHT) if change == "mirrored" else picture.resize((120, 120))
+        changed.save(root / "Tumor" / "again.png")
+    return root
+
+
+@pytest.mark.parametrize("change", ["identical", "mirrored", "resized"])
+def test_an_image_with_two_labels_stops_the_split(data: Path, tmp_path: Path, change: str) -> None:
+    heads = conflicting(data, tmp_path, change)
+    result = invoke("split", heads, "--out", tmp_path / "split.csv")
+    assert result.exit_code == 3
+    assert "2 of 9 images have a copy or near duplicate with another label: Healthy/2.png (Healthy) and Tumor/again.png" in (
+        result.stderr
+    )
+    assert "--allow-conflicts" in result.stderr
+    assert not (tmp_path / "split.csv").exists()
+    assert invoke("split", heads, "--out", tmp_path / "split.csv", "--allow-conflicts").exit_code == 0
+
+
+@pytest.mark.parametrize("group_by", ["none", "patient", "duplicate"])
+def test_identical_files_stop_a_split_by_any_group(data: Path, tmp_path: Path, group_by: str) -> None:
+    heads = conflicting(data, tmp_path, "identical")
+    result = invoke("split", heads, "--out", tmp_path / "split.csv", "--group-by", group_by)
+    assert result.exit_code == 3, result.output
+
+
+def test_train_and_experiment_stop_too(data: Path, tmp_path: Path) -> None:
+    heads = conflicting(data, tmp_path, "mirrored")
+    result = train(heads, "--out", tmp_path / "run")
+    assert result.exit_code == 3
+    assert "2 of 9 images" in result.stderr
+    result = invoke("experiment", "leakage", heads, "--out", tmp_path / "x", *(w for t in TINY[:-2] for w in ("--set", t)))
+    assert result.exit_code == 3
+    assert "2 of 9 images" in result.stderr
+
+
 def test_a_file_is_not_overwritten_without_overwrite(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "split.csv"
     out.write_text("mine")
@@ -166,6 +211,7 @@ def test_train_refuses_to_separate_near_duplicates(data: Path, tmp_path: Path, b
     assert "near duplicates appears in two parts of the split" in result.stderr
 
 
+@pytest.mark.usefixtures("without_onnx_model")
 def test_allowed_leakage_is_reported_everywhere(leaky: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = train(leaky, "--out", run, "--allow-leakage", "--json")
@@ -200,6 +246,7 @@ def test_the_metrics_of_a_run_and_of_evaluate_are_the_same(whole: tuple[Path, Re
     assert figures["metrics"] == said["metrics"]
 
 
+@pytest.mark.usefixtures("without_onnx_model")
 def test_the_fold_column_is_used_by_train(data: Path, tmp_path: Path) -> None:
     table = tmp_path / "folds.csv"
     invoke("split", data, "--out", table, "--folds", "3", "--seed", "7")
@@ -247,6 +294,7 @@ class TestPatientsOfDicomHeaders:
             assert result.exit_code == 3
             assert "A patient appears in two parts of the given split" in result.stderr
 
+    @pytest.mark.usefixtures("without_onnx_model")
     def test_evaluate_refuses_a_bundle_trained_on_the_patients(self, leaky_dicom: Path, tmp_path: Path) -> None:
         train(leaky_dicom, "--out", tmp_path / "run", "--allow-leakage")
         result = invoke(

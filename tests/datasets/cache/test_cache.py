@@ -336,19 +336,7 @@ class TestBatches:
         assert tuple(cache.batch_heads([0]).shape) == (1, 1, 56, 56)
         assert cache.batch_masks([0]) is None
 
-    @pytest.mark.parametrize(("drop_last", "sizes"), [(False, [5, 5, 2]), (True, [5, 5])])
-    def test_each_row_once(self, data: Path, drop_last: bool, sizes: list[int]) -> None:
-        cache = open_cache(data)
-        generator = torch.Generator().manual_seed(1)
-        found = list(cache.batches(range(12), 5, generator, shuffle=True, drop_last=drop_last))
-        assert [len(rows) for rows in found] == sizes
-        rows = np.concatenate(found)
-        assert len(set(rows)) == len(rows)
-        assert list(rows) != sorted(rows)
-        again = list(cache.batches(range(12), 5, torch.Generator().manual_seed(1), shuffle=True, drop_last=drop_last))
-        np.testing.assert_array_equal(np.concatenate(again), rows)
-
-    def test_in_order_without_shuffle(self, data: Path) -> None:
+    def test_rows_stay_in_order(self, data: Path) -> None:
         found = open_cache(data).batches([7, 2, 5], 2)
         assert [list(rows) for rows in found] == [[7, 2], [5]]
 
@@ -377,3 +365,35 @@ def test_a_deleted_file_is_named(data: Path, tmp_path: Path) -> None:
     assert list(cache.failed) == ["a/02.png"]
     assert "No such file" in cache.failed["a/02.png"]
     assert cache.kept == [0, 1, *range(3, 12)]
+
+
+def test_mixed_units_and_remarks_of_the_readers_are_said_once(data: Path, rng: np.random.Generator) -> None:
+    hu = np.where(head(rng) == 255, 900, np.where(head(rng) > 0, 30, -1000)).astype(np.float32)
+    for i in range(3):
+        np.save(data / "a" / f"{i}.npy", hu + 1024)
+        np.save(data / "b" / f"{i}.npy", hu + rng.normal(0, 5, hu.shape))
+    for folder in ("cache", "cache", "again"):  # the remarks are stored with the rows
+        cache = open_cache(data, folder)
+        units, remark = cache.notes
+        assert units.startswith(
+            "Units: the data set mixes 12 images in gray values, 6 images in CT in HU. CT in HU gets a fixed"
+        )
+        assert remark == "3 images, the first: holds HU + 1024 by its histogram; the values are converted to HU"
+    for path in data.glob("?/??.png"):
+        path.unlink()
+    assert [note for note in open_cache(data).notes if note.startswith("Units")] == []
+
+
+def test_the_stated_unit_decides_the_pixels_and_is_part_of_the_key(data: Path, rng: np.random.Generator) -> None:
+    for path in data.glob("?/??.png"):
+        hu = np.where(np.asarray(Picture.open(path)) > 0, rng.normal(30, 5, (80, 80)), -1000.0)
+        path.unlink()
+        np.save(path.with_suffix(".npy"), hu)
+    caches = {
+        unit: PixelCache.open(Manifest.open(data, unit=unit), SMALL, data.parent / "cache") for unit in (None, "hu", "mr")
+    }
+    case = caches["mr"].manifest.cases[0]
+    np.testing.assert_array_equal(caches["mr"].pixels[0], SMALL.pixels(read_image(case.path, "mr")))
+    np.testing.assert_array_equal(caches["hu"].pixels[0], caches[None].pixels[0])
+    assert (caches["mr"].pixels[0] != caches["hu"].pixels[0]).any()
+    assert len({tuple(cache.hashes) for cache in caches.values()}) == 1

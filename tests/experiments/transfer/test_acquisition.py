@@ -10,7 +10,8 @@ from PIL import Image as Picture
 from pydicom.data import get_testdata_file
 from scipy import ndimage
 
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
 from reslink.experiments.transfer.acquisition import (
     CATEGORICAL_FEATURES,
     NUMERIC_FEATURES,

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from reslink.imaging.dicom.geometry import Plane, slice_distance, slice_order, slice_plane, warn_uneven_spacing
+from reslink.imaging.dicom.geometry import (
+    Plane,
+    frame_orientation,
+    slice_distance,
+    slice_order,
+    slice_plane,
+    warn_uneven_spacing,
+)
 from reslink.imaging.limits import ImagingWarning
+from reslink.imaging.orientation import Orientation
 
 AXIAL = [1, 0, 0, 0, 1, 0]
 
@@ -59,3 +67,37 @@ def test_a_gap_of_more_than_a_tenth_is_uneven() -> None:
     warn_uneven_spacing(np.array([5.0, 5.4, 5.0]), "it")
     with pytest.warns(ImagingWarning, match=r"it has uneven gaps between slices: 5\.00 to 6\.00 mm, median 5\.00 mm"):
         warn_uneven_spacing(np.array([5.0, 6.0, 5.0]), "it")
+
+
+@pytest.mark.parametrize(
+    ("letters", "expected"),
+    [
+        (["L", "P"], Orientation()),
+        (["R", "P"], Orientation(columns_reversed=True)),
+        (["L", "A"], Orientation(rows_reversed=True)),
+        (["P", "L"], Orientation(transposed=True)),
+        (["A", "R"], Orientation(True, True, True)),
+        (["A", "F"], Orientation(columns_reversed=True)),
+        (["LPF", "PR"], Orientation()),
+        (["P", "H"], Orientation(rows_reversed=True)),
+        (["L", "R"], None),
+        (["L"], None),
+        (["L", ""], None),
+        (["X", "P"], None),
+        (["LE", "V"], None),
+        ("L", None),
+        (None, None),
+    ],
+)
+def test_patient_orientation_is_used_where_the_cosines_are_missing(letters: object, expected: Orientation | None) -> None:
+    dataset = Dataset()
+    if letters is not None:
+        dataset.PatientOrientation = letters
+    assert frame_orientation(dataset) == expected
+    dataset.ImageOrientationPatient = [0, 1, 0, 1, 0, 0]
+    assert frame_orientation(dataset) == Orientation(transposed=True)
+
+
+def test_the_normal_in_view_goes_from_the_feet_to_the_head() -> None:
+    for orientation in (AXIAL, [1, 0, 0, 0, -1, 0], [-1, 0, 0, 0, 1, 0], [0, 1, 0, 1, 0, 0], [0, -1, 0, 1, 0, 0]):
+        np.testing.assert_array_equal(plane([1, 2, 3], orientation).in_view().normal, [0, 0, 1])

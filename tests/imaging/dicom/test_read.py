@@ -8,10 +8,12 @@ from typing import Any
 import builders as b
 import numpy as np
 import pytest
+from pydicom import uid
 from pydicom.sequence import Sequence
 
 from reslink.errors import InputError
 from reslink.imaging.image import Image
+from reslink.imaging.orientation import Orientation
 from reslink.imaging.reading import read_image
 
 STORED = b.picture(48, 40).astype(np.uint16) * 16
@@ -85,6 +87,22 @@ def test_padding_written_with_the_wrong_sign_is_understood() -> None:
     image = read_image(b.written(ds))
     assert image.padding is not None
     assert image.padding.sum() == 9
+
+
+def test_monochrome1_does_not_change_hounsfield_units() -> None:
+    """The rescale gives HU; MONOCHROME1 only says how they are shown."""
+    negative = (4095 - STORED.astype(np.int32)).astype(np.uint16)
+    attributes = {**CT, "PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": -1, "RescaleIntercept": 4095 - 3000}
+    image = read(negative, **attributes)
+    assert (image.unit, image.inverted) == ("HU", False)
+    np.testing.assert_array_equal(image.pixels, STORED.astype(float) - 3000)
+
+
+def test_inverted_values_with_the_rescale_of_the_original_are_no_hounsfield_units() -> None:
+    air = np.zeros((32, 32), np.uint16)
+    air[8:24, 8:24] = 1064
+    with pytest.raises(InputError, match=r"MONOCHROME1 CT image with 3071 HU at its border.*as MONOCHROME2"):
+        read(4095 - air, **CT, PhotometricInterpretation="MONOCHROME1")
 
 
 def test_monochrome1_is_marked_and_not_inverted() -> None:
@@ -187,3 +205,80 @@ def test_headers_that_lie_are_refused(attributes: dict[str, Any], message: str) 
         data = b.written(b.dataset(STORED, **{**CT, "SOPClassUID": b.MR_CLASS, **attributes}))
     with pytest.raises(InputError, match=message):
         read_image(data)
+
+
+AXES = [np.eye(3)[axis] * sign for axis in range(3) for sign in (1, -1)]
+PLANES = [(rows, columns) for rows in AXES for columns in AXES if not rows @ columns]
+
+
+def stored_in(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """A slice of 40 x 48 mm with pixels of 1 x 0.5 mm whose values depend on the place in the patient, and its geometry."""
+    row, column = np.mgrid[:40, :96]
+    place = np.multiply.outer(rows, column * 0.5) + np.multiply.outer(columns, row * 1.0)
+    values = (500 + 7 * place[0] + 3 * place[1] - 2 * place[2]).astype(np.int16)
+    cosines = [float(v) for v in (*rows, *columns)]
+    return values, {"ImageOrientationPatient": cosines, "ImagePositionPatient": [5, 6, 7], "PixelSpacing": [1, 0.5]}
+
+
+def as_nifti(values: np.ndarray, geometry: dict[str, Any]) -> bytes:
+    """The same slice with the affine of PS3.3 C.7.6.2.1.1."""
+    rows, columns = np.reshape(geometry["ImageOrientationPatient"], (2, 3))
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1], affine[:3, 2] = rows * 0.5, columns * 1.0, np.cross(rows, columns) * 3
+    affine[:3, 3] = geometry["ImagePositionPatient"]
+    return b.nifti(values.T[:, :, None], np.diag([-1.0, -1, 1, 1]) @ affine)
+
+
+@pytest.mark.parametrize(("rows", "columns"), PLANES)
+def test_any_stored_direction_gives_the_view_of_nifti(rows: np.ndarray, columns: np.ndarray) -> None:
+    values, geometry = stored_in(rows, columns)
+    image = read_image(b.written(b.dataset(values, **geometry)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the unit
+        nifti = read_image(as_nifti(values, geometry))
+    np.testing.assert_array_equal(image.pixels, nifti.pixels)
+    assert image.spacing == nifti.spacing
+    np.testing.assert_array_equal(image.to_stored(image.pixels), values)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("cosines", [[1, 0, 0, 0, -1, 0], [-1, 0, 0, 0, -1, 0], [0, 1, 0, 1, 0, 0]])
+def test_frames_of_any_direction_go_from_the_feet_to_the_head(shared: bool, cosines: list[float]) -> None:
+    """Also where the direction is stated for each frame, and the normal of the stored frames points to the feet."""
+    volume = np.stack([STORED, STORED + 1, STORED + 2])
+    attributes = enhanced([4.0, -1.0, 1.5], [{}] * 3)
+    orientation = b.sequence(ImageOrientationPatient=cosines)
+    groups = attributes["SharedFunctionalGroupsSequence" if shared else "PerFrameFunctionalGroupsSequence"]
+    if not shared:
+        del attributes["SharedFunctionalGroupsSequence"][0].PlaneOrientationSequence
+    for group in groups:
+        group.PlaneOrientationSequence = orientation
+    image = read(volume, **attributes)
+    turned = {-1: STORED[::-1, ::-1], 1: STORED[::-1], 0: STORED.T}[cosines[0]]
+    np.testing.assert_array_equal(image.pixels, np.stack([turned + 1, turned + 2, turned]))
+
+
+def test_padding_is_turned_with_the_pixels() -> None:
+    signed = STORED.astype(np.int16)
+    signed[:5, :7] = -2000
+    image = read(signed, **CT, PixelPaddingValue=-2000, ImageOrientationPatient=[0, 1, 0, 1, 0, 0])
+    assert image.padding is not None
+    np.testing.assert_array_equal(image.padding, signed.T == -2000)
+
+
+def test_color_and_compressed_pixels_are_turned() -> None:
+    rgb = np.repeat(b.picture()[..., None], 3, axis=-1)
+    image = read(rgb, SOPClassUID=b.SC_CLASS, PatientOrientation=["P", "R"])
+    np.testing.assert_array_equal(image.pixels, b.picture().T[:, ::-1])
+    image = read_image(b.compressed(STORED, uid.JPEGLSLossless, ImageOrientationPatient=[0, 1, 0, 1, 0, 0]))
+    np.testing.assert_array_equal(image.pixels, STORED.T)
+    assert image.orientation == Orientation(transposed=True)
+
+
+def test_frames_of_several_directions_are_refused() -> None:
+    attributes = enhanced([0.0, 1.0], [{}] * 2)
+    attributes["PerFrameFunctionalGroupsSequence"][1].PlaneOrientationSequence = b.sequence(
+        ImageOrientationPatient=[1, 0, 0, 0, -1, 0]
+    )
+    with pytest.raises(InputError, match="frames of several orientations"):
+        read(np.stack([STORED, STORED]), **attributes)

@@ -12,7 +12,8 @@ import pytest
 from pydicom import dcmread, uid
 
 from reslink.errors import InputError
-from reslink.imaging.reading import find_images, read_image, read_series
+from reslink.imaging.reading import read_image, read_series
+from reslink.imaging.search import find_images
 
 STORED = b.picture(48, 40).astype(np.uint16) * 16
 CT = {"Modality": "CT", "SOPClassUID": b.CT_CLASS, "RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "HU"}
@@ -74,6 +75,17 @@ def test_a_series_is_sorted_by_position(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("cosines", [[1, 0, 0, 0, -1, 0], [-1, 0, 0, 0, -1, 0], [0, 1, 0, 1, 0, 0]])
+def test_a_series_of_any_direction_is_the_same_volume(tmp_path: Path, cosines: list[float]) -> None:
+    """From the feet to the head in the radiological view, also where the normal of the stored slices points to the feet."""
+    places = [5.0, -5.0, 0.0, 10.0]
+    volume = write_series(tmp_path, places, ImageOrientationPatient=cosines)[np.argsort(places)] - 1024.0
+    turned = {-1: volume[:, ::-1, ::-1], 1: volume[:, ::-1], 0: volume.swapaxes(1, 2)}[cosines[0]]
+    image = read_series(tmp_path)
+    np.testing.assert_array_equal(image.pixels, turned)
+    np.testing.assert_array_equal(np.stack([read_image(file).pixels for file in find_images([tmp_path])]), turned)
+
+
 def test_a_sagittal_series_is_sorted_along_its_own_normal(tmp_path: Path) -> None:
     for i, x in enumerate([2.0, 0.0, 1.0]):
         ds = b.dataset(
@@ -105,12 +117,13 @@ def test_spacings_are_compared_where_the_first_slice_states_none(tmp_path: Path)
     [
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "odd.dcm is a localizer"),
         ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "odd.dcm and .* have different orientations"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, -1, 0]}, "odd.dcm and .* have different orientations"),
         ({"ImagePositionPatient": [3, 4, 5.0]}, "odd.dcm.* have the same position"),
         ({"SeriesInstanceUID": "2.25.8"}, "odd.dcm and .* belong to different series"),
         ({"PixelSpacing": [0.6, 0.6]}, "odd.dcm and .* have different pixel spacings"),
         ({"ImagePositionPatient": None}, "odd.dcm does not state the position of its slice"),
         ({"RescaleSlope": "nan"}, "odd.dcm cannot be read"),
-        ({"PhotometricInterpretation": "MONOCHROME1"}, "odd.dcm and .* have different kinds of values"),
+        ({"RescaleSlope": "", "RescaleIntercept": "", "RescaleType": ""}, "odd.dcm and .* have different kinds of values"),
     ],
 )
 def test_a_series_with_an_odd_file_is_refused_by_name(tmp_path: Path, odd: dict[str, Any], message: str) -> None:

@@ -13,8 +13,10 @@ import pytest
 from reslink.errors import InputError
 from reslink.imaging.reading import read_image
 
-# A head in the scene: axial slices (z, y from the front, x from the patient's right), as they should come back.
-SCENE = np.random.default_rng(3).integers(-1000, 1000, (20, 24, 28)).astype(np.int16)
+_RNG = np.random.default_rng(3)
+# Axial slices (z, y from the front, x from the patient's right), as they should come back, with the histogram of a head CT.
+SCENE = _RNG.choice([-1000, 0, 40, 1000], (20, 24, 28), p=[0.4, 0.1, 0.4, 0.1]) + _RNG.integers(-30, 30, (20, 24, 28))
+SCENE = SCENE.astype(np.int16)
 ZOOMS = (3.0, 2.0, 1.0)
 
 
@@ -52,9 +54,9 @@ def test_the_version_2_and_the_big_endian_forms() -> None:
 
 def test_scaling_is_applied() -> None:
     array, affine = ras()
-    image = read_image(b.nifti(array, affine, scl_slope=0.5, scl_inter=7))
-    np.testing.assert_allclose(image.pixels, SCENE * 0.5 + 7)
-    assert image.unit == "MR"  # halves are no Hounsfield units
+    image = read_image(b.nifti(array * 2 - 14, affine, scl_slope=0.5, scl_inter=7))
+    np.testing.assert_allclose(image.pixels, SCENE)
+    assert image.unit == "HU"
 
 
 @pytest.mark.parametrize("slope", [0.0, np.nan])

@@ -121,7 +121,7 @@ def test_bombs_stay_below_a_gibibyte(tmp_path: Path) -> None:
         "png data bomb",
     ]
     for i, name in enumerate(names):
-        (tmp_path / f"{i}.bin").write_bytes(entries[name])
+        (tmp_path / f"{i}.bin").write_bytes(corpus.content(entries[name]))
     # VmHWM starts at 0 in each program, unlike ru_maxrss, which a child inherits from its parent.
     code = (
         "import sys; from pathlib import Path; from reslink.imaging.reading import read_image\n"

@@ -103,7 +103,21 @@ def test_external_data_is_listed_by_name(run, make_run):
     other = make_run(name="hospital-b")
     evidence = read_evidence(run, [other])
     assert "hospital-b: accuracy" in item(fill("claim", evidence), "32").text
-    assert "hospital-b" in write_review(run, evidence).read_text().partition('id="external"')[2]
+    section = write_review(run, evidence).read_text().partition('id="external"')[2]
+    assert "external: none of the 60 images is in the data of the run" in section
+    assert "External data were not evaluated" not in section
+
+
+def test_an_evaluation_of_the_runs_own_data_is_not_external(run, make_run):
+    again = make_run(name="again")
+    (again / "predictions.csv").write_text((run / "predictions.csv").read_text())
+    evidence = read_evidence(run, [again])
+    claim = item(fill("claim", evidence), "32")
+    assert "again is not external data (internal (held-out): 60 of 60 images are in the data of the run)" in claim.text
+    assert "reslink experiment transfer" in claim.author
+    section = write_review(run, evidence).read_text().partition('id="external"')[2]
+    assert "internal (held-out): 60 of 60 images" in section
+    assert "External data were not evaluated" in section
 
 
 def test_results_of_another_model_are_refused(run, make_run, tmp_path):
@@ -112,7 +126,7 @@ def test_results_of_another_model_are_refused(run, make_run, tmp_path):
     with pytest.raises(UsageError, match=r"hospital-b belongs to another model \(weights cdcdcdcdcdcdcdcd, the run has abab"):
         read_evidence(run, [other])
     change(other, bundle_sha256="ab" * 32)
-    assert read_evidence(run, [other]).external
+    assert read_evidence(run, [other]).evaluations
     (tmp_path / "experiment.json").write_text(json.dumps({"experiment": "transfer", "facts": {"Weights SHA-256": "cd" * 8}}))
     with pytest.raises(UsageError, match="belongs to another model"):
         read_evidence(run, [tmp_path])

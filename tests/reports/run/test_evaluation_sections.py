@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reslink.datasets.manifest import Case
+from reslink.datasets.case import Case
 from reslink.evaluation.class_statistics import class_statistics
 from reslink.evaluation.subgroups import LabeledPredictions, subgroups
 from reslink.labels import Labels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.run.run_folder import RunFolder, read_run
 from reslink.reports.run.sections import (
@@ -12,6 +14,7 @@ from reslink.reports.run.sections import (
     headline_metrics,
     leakage_notice,
     learning_curve_columns,
+    run_settings,
     split_table,
 )
 
@@ -71,10 +74,38 @@ def test_the_facts_of_a_run(make_run):
         ("Evaluated cases", "60 (test split)"),
         ("Patients or duplicate groups", "30"),
         ("Network", "reslink_small"),
+        ("Split", "train 50 %, validation 25 %, test 25 %"),
         ("Seed", "7"),
         ("Epochs", "3"),
     ]
     assert facts(RunFolder("empty")) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "split", "shown"),
+    [
+        ({"split_source": "given"}, {}, "train 50 %, test 50 %; stated by the data", False),
+        ({"split_source": "drawn"}, {}, "train 50 %, test 50 %; drawn", True),
+        ({"split_source": "drawn"}, {"folds": 5}, "train 50 %, test 50 %; drawn", False),
+        ({}, {}, "train 50 %, test 50 %", True),
+    ],
+)
+def test_the_split_is_the_one_that_was_used(data, settings, split, shown):
+    rows = [{"sample_id": f"{i}", "label": "a", "group": f"{i}", "split": ("train", "test")[i % 2]} for i in range(4)]
+    config = {"data": {"fractions": [0.75, 0.1, 0.15], "folds": None, **settings}}
+    run = RunFolder("run", config=config, splits=rows, bundle={"labels": ["a", "b"], "provenance": {"data": data}})
+    assert ("Split", split) in facts(run)
+    assert ("data.fractions" in dict(run_settings(run))) is shown
+
+
+def test_columns_are_stated_where_their_names_are_not_those_of_the_roles():
+    canonical = {"path": "path", "label": "Label"}
+    other = {"path": "path", "label": "Dx", "patient_id": "MRN <b>"}
+    assert "Columns" not in dict(facts(RunFolder("run", evaluation={"columns": canonical})))
+    stated = dict(facts(RunFolder("run", evaluation={"columns": other})))["Columns"]
+    assert stated == "path: path, label: Dx, patient_id: MRN <b>"
+    bundle = {"labels": [], "provenance": {"data": {"columns": other}}}
+    assert dict(facts(RunFolder("run", bundle=bundle)))["Columns"].endswith("patient_id: MRN <b>")
 
 
 def test_the_columns_of_the_learning_curves():

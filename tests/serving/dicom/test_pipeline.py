@@ -11,7 +11,7 @@ import pytest
 
 from reslink.serving.dicom.classify import load_model
 from reslink.serving.dicom.pipeline import MAX_ATTEMPTS, Pipeline, SendError
-from reslink.serving.dicom.queue import Queue
+from reslink.serving.dicom.queue import REFUSED, Queue
 from reslink.serving.dicom.series import series_key
 
 
@@ -132,10 +132,10 @@ def test_a_bug_in_one_series_does_not_stop_the_others(pipeline, queue, archive, 
 
     whole = dicom_pipeline.read_head_series
 
-    def breaks(folder):
+    def breaks(folder, **options):
         if folder.name == bad:
             raise ZeroDivisionError("SECRET")
-        return whole(folder)
+        return whole(folder, **options)
 
     monkeypatch.setattr(dicom_pipeline, "read_head_series", breaks)
     bad = put(queue, pacs.series(1))
@@ -164,10 +164,10 @@ def test_a_full_disk_delays_a_series(pipeline, queue, archive, monkeypatch, capl
 
     whole = dicom_pipeline.read_head_series
 
-    def read(folder):
+    def read(folder, **options):
         if full:
             raise OSError(5, "Input/output error")
-        return whole(folder)
+        return whole(folder, **options)
 
     if step == "store":
         monkeypatch.setattr(queue, "store_results", store_results)
@@ -217,3 +217,22 @@ def test_late_slices_alone_are_refused(tmp_path, archive, bundle, caplog):
         pipeline.deliver_results()
     assert len(archive.got) == 3
     assert "late slices of a series that was classified before, 9 of its earlier slices are gone" in caplog.text
+
+
+@pytest.mark.parametrize(("policy", "results"), [("mark", 3), ("refuse", 0)])
+def test_a_series_with_a_refused_slice_is_marked_or_refused(queue, archive, bundle, caplog, policy, results):
+    caplog.set_level(logging.INFO)
+    slices = pacs.series(1)
+    queue.mark(series_key(slices[0].SeriesInstanceUID), slices[9].SOPInstanceUID, REFUSED)
+    key = put(queue, slices[:9])
+    pipeline = Pipeline(queue, [load_model(str(bundle))], archive, incomplete=policy)
+    pipeline.process_next()
+    pipeline.deliver_results()
+    assert len(archive.got) == results
+    assert "1 of its slices was refused and did not arrive later" in caplog.text
+    assert "incomplete" in queue.record(key)["summary"][-1]
+    put(queue, slices[9:])
+    pipeline.process_next()
+    pipeline.deliver_results()
+    assert len(archive.got) == results + 3, "the slice joins the others, and the series is classified as a whole"
+    assert not any("incomplete" in text for text in queue.record(key)["summary"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reslink.errors import UsageError
-from reslink.serving.dicom.queue import STATES, Queue
+from reslink.serving.dicom.queue import EXCLUDED, REFUSED, STATES, Queue
 
 
 @pytest.fixture
@@ -231,3 +231,65 @@ def test_a_crash_before_any_file_system_call_loses_nothing(tmp_path: Path, monke
             assert set(sent) in ({b"1+2"}, {b"2+1"}), f"classified in parts at step {limit}"
             assert not set(state_of(queue)) - {"kept", "done"}, f"stuck at step {limit}"
     assert limit > 20
+
+
+def test_a_refused_slice_is_remembered_until_it_arrives(tmp_path):
+    with Queue(tmp_path / "q").opened() as queue:
+        queue.add("k", "1.1", b"a")
+        for instance in ("1.2", "1.2", "1.3"):
+            queue.mark("k", instance, REFUSED)
+    with Queue(tmp_path / "q").opened() as queue:  # after a restart
+        assert queue.count_marks("receiving", "k", REFUSED) == 2
+        queue.add("k", "1.2", b"b")
+        assert queue.count_marks("receiving", "k", REFUSED) == 1
+        queue.close("k")
+        assert queue.missing_slices("k") == ["1 of its slices was refused and did not arrive later"]
+        queue.store_results("k", [], [])
+        queue.finish("k")
+        queue.add("k", "1.4", b"d")
+        queue.close("k")
+        assert queue.missing_slices("k") == ["1 of its slices was refused and did not arrive later"], "the mark was kept"
+        queue.store_results("k", [], [])
+        queue.finish("k")
+        queue.add("k", "1.3", b"c")
+        queue.close("k")
+        assert queue.missing_slices("k") == []
+
+
+def test_a_mark_that_cannot_be_written_is_written_later(queue, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "touch", full)
+        patch.setattr(Path, "mkdir", full)
+        queue.mark("k", "1.1", REFUSED)
+        assert queue.count_marks("receiving", "k", REFUSED) == 1
+    queue.add("k", "1.2", b"b")
+    assert len(list((queue.folder / "receiving" / "k").glob("*.refused"))) == 1
+
+
+def test_an_excluded_instance_begins_no_series_but_is_counted(queue):
+    queue.mark("k", "1.1", EXCLUDED)
+    assert queue.keys("receiving") == []
+    queue.add("k", "1.2", b"b")
+    queue.mark("k", "1.3", EXCLUDED)
+    queue.close("k")
+    assert queue.count_marks("working", "k", EXCLUDED) == 2
+
+
+def test_marks_without_a_series_do_not_pile_up(queue):
+    for number in range(1100):
+        queue.mark(str(number), "1.1", EXCLUDED)
+    assert len(queue._unwritten_marks) == 1000
+
+
+def test_an_interrupted_series_is_marked_until_it_is_sent_again(queue):
+    queue.add("k", "1.1", b"a")
+    queue.close("k", interrupted=True)
+    assert queue.missing_slices("k") == ["its transfer ended without a release, so that slices may be missing"]
+    queue.store_results("k", [], [])
+    queue.finish("k")
+    queue.add("k", "1.1", b"a")
+    queue.close("k")
+    assert queue.missing_slices("k") == []

@@ -19,9 +19,11 @@ from pynetdicom import AE, evt
 
 from reslink.errors import UsageError
 from reslink.imaging.limits import silence_warnings
+from reslink.serving.dicom.limits import AssociationLimits
 from reslink.serving.dicom.peer import Peer
 from reslink.serving.dicom.pipeline import SendError
-from reslink.serving.dicom.queue import Queue
+from reslink.serving.dicom.queue import REFUSED, Queue
+from reslink.serving.dicom.series import read_head_series
 from reslink.serving.dicom.storage_scp import (
     RESULT_CLASSES,
     Node,
@@ -80,11 +82,8 @@ def test_a_full_disk_is_a_failure_status(node_of, queue, monkeypatch):
 
 
 def test_a_too_large_object_is_not_buffered_in_memory(node_of, queue, monkeypatch, caplog):
-    from reslink.serving.dicom import storage_scp
-
     slices = pacs.series(1)
-    slices[4].PixelData = bytes(1 << 20)
-    monkeypatch.setattr(storage_scp, "MAX_FILE_BYTES", 1 << 18)
+    slices[4].PixelData = bytes(400 << 10)
     sizes, store = [], Node._store
 
     def measured(node, event):
@@ -92,12 +91,13 @@ def test_a_too_large_object_is_not_buffered_in_memory(node_of, queue, monkeypatc
         return store(node, event)
 
     monkeypatch.setattr(Node, "_store", measured)
-    with node_of() as node:
+    with node_of(limits=AssociationLimits(object_bytes=1 << 18)) as node:
         assert pacs.store(node.port, slices) == [0] * 4 + [0xA700] + [0] * 5
         [series] = (queue.folder / "receiving").iterdir()
         assert len(list(series.glob("*.dcm"))) == 9
     assert len(sizes) == 10
-    assert max(sizes) < 1 << 19
+    assert max(sizes) <= 1 << 18
+    assert queue.count_marks("receiving", series.name, REFUSED) == 1
     assert "an instance of more than 0 MiB was refused" in caplog.text
 
 
@@ -150,6 +150,75 @@ def test_a_released_series_is_complete_after_settling(node_of, queue):
         assert node.close_finished() == 0
         pacs.wait_for(node.close_finished, what="the series")
         assert len(queue.keys("working")) == 1
+
+
+def fill_disk_after(queue: Queue, monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
+    """Lets the queue store a number of instances and refuse the others; returns the refusals, to be emptied for space."""
+    add, calls = queue.add, [0]
+
+    def limited(*words):
+        calls[0] += 1
+        if calls[0] > count:
+            raise OSError(28, "No space left on device")
+        add(*words)
+
+    monkeypatch.setattr(queue, "add", limited)
+    return calls
+
+
+def test_a_series_with_refused_slices_waits_for_them(node_of, queue, monkeypatch):
+    """18 of 20 slices are refused by a full disk; the other two are no series."""
+    slices = pacs.series(1, slices=20, size=64)
+    with node_of(settle=0.0, quiet=1000) as node:
+        with monkeypatch.context() as patch:
+            fill_disk_after(queue, patch, 2)
+            assert pacs.store(node.port, slices) == [0, 0] + [0xA700] * 18
+        pacs.wait_for(lambda: queue.released(queue.keys("receiving")[0]), 20, "the release")
+        assert node.close_finished() == 0
+        assert pacs.store(node.port, slices[2:]) == [0] * 18
+        pacs.wait_for(node.close_finished, 20, "the series")
+        [key] = queue.keys("working")
+        assert queue.missing_slices(key) == []
+
+
+@pytest.mark.parametrize("cause", ["refused", "gap", "stated number", "aborted"])
+def test_missing_slices_are_waited_for_until_the_quiet_time(node_of, queue, monkeypatch, cause):
+    slices = pacs.series(1, slices=10, size=64, **({"NumberOfSeriesRelatedInstances": 10} if cause == "stated number" else {}))
+    sent = slices[:4] + slices[5:] if cause == "gap" else slices[:7]
+    with node_of(settle=0.0, quiet=0.2) as node:
+        if cause == "refused":
+            fill_disk_after(queue, monkeypatch, 7)
+            sent = slices
+        pacs.store(node.port, sent, abort=cause == "aborted")
+        pacs.wait_for(lambda: not node._open, 20, "the end of the association")
+        assert node.close_finished() == 0
+        pacs.wait_for(node.close_finished, 20, "the series")
+    [key] = queue.keys("working")
+    series = read_head_series(queue.folder / "working" / key, missing=queue.missing_slices(key))
+    words = {"refused": "refused", "gap": "1 gap", "stated number": "state 10 instances, 7 arrived", "aborted": "release"}
+    [reason] = series.incomplete
+    assert words[cause] in reason
+
+
+def test_localizers_that_are_not_stored_count_as_arrived(node_of, queue):
+    slices = pacs.series(1, slices=10, size=64, NumberOfSeriesRelatedInstances=11)
+    other = pacs.series(1, slices=11, size=64, Manufacturer="reslink")[10]
+    with node_of(settle=0.0, quiet=1000) as node:
+        assert pacs.store(node.port, [other, *slices]) == [0] * 11
+        pacs.wait_for(node.close_finished, 20, "the series")
+
+
+def test_a_series_in_an_open_association_is_not_interrupted(node_of, queue):
+    """A sender may send several series in one association."""
+    with node_of(settle=0.0, quiet=0.0) as node:
+        entity = AE("TEST")
+        entity.add_requested_context("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1")
+        association = entity.associate("127.0.0.1", node.port, ae_title="RESLINK")
+        association.send_c_store(pacs.series(1)[0])
+        assert node.close_finished() == 1
+        [key] = queue.keys("working")
+        assert queue.missing_slices(key) == []
+        association.release()
 
 
 def test_a_series_of_an_aborted_association_waits_for_the_rest(node_of, queue):
@@ -301,9 +370,7 @@ def report(tmp_path):
 @pytest.mark.parametrize("status", [0x0000, 0xB000])
 def test_a_result_is_sent(archive, report, status):
     peer, got = archive(status)
-    sender = StoreSender(peer, "RESLINK")
-    assert sender.echo()
-    with sender.session() as session:
+    with StoreSender(peer, "RESLINK").session() as session:
         session.send(report)
     assert len(got) == 1
 

@@ -134,7 +134,31 @@ def test_a_series_has_the_same_prediction_as_in_the_dicom_node(service, bundles,
 def test_a_series_that_the_dicom_node_refuses_has_no_series_prediction(service, changes, why: str) -> None:
     answer = service.post("/v1/predict", [(f"{i}.dcm", dicom(i, float(i), **changes)) for i in range(3)]).json()
     assert answer["series"] == [{"files": [0, 1, 2], "answers": [], "notes": [why]}]
-    assert all(file["answers"][0]["slices"][0]["label"] for file in answer["files"])
+    for file in answer["files"]:
+        [entry] = file["answers"][0]["slices"]
+        if "ImagePositionPatient" in changes:
+            assert entry["label"]
+        else:
+            assert (entry["label"], entry["abstain"], entry["reasons"], entry["error"]) == (None, True, [why], None)
+
+
+def test_maps_of_an_image_that_is_no_slice_of_a_head_are_refused_with_the_reason(service) -> None:
+    answer = service.post("/v1/explain", [("0.dcm", dicom(0, 0.0, BodyPartExamined="FOOT"))])
+    [explanation] = answer.json()["files"][0]["explanations"]
+    assert answer.status_code == 200
+    assert (explanation["label"], explanation["maps"], explanation["target"]) == (None, [], None)
+    assert explanation["reasons"] == ["its header states another part of the body"]
+
+
+def test_the_field_unit_states_the_unit(service) -> None:
+    content = io.BytesIO()
+    np.save(content, np.where(head(3) > 20, 35.0, -1000.0))
+    for unit, stated in (("", ("HU", "CT")), ("mr", ("MR", "MR")), ("hu", ("HU", "CT"))):
+        answer = service.post("/v1/predict", [("a.npy", content.getvalue())], {"unit": unit}).json()
+        assert (answer["files"][0]["unit"], answer["files"][0]["modality"]) == stated
+    wrong = service.post("/v1/predict", [("a.npy", content.getvalue())], {"unit": "kelvin"})
+    assert wrong.status_code == 400
+    assert "The units are HU, MR and gray" in wrong.json()["detail"]
 
 
 COARSE, FINE = {"PixelSpacing": [0.9, 0.9]}, {"PixelSpacing": [0.5, 0.5]}
@@ -268,7 +292,7 @@ def test_models_health_openapi_and_metrics(service) -> None:
             ("head", ["Healthy", "Tumor"], "Tumor"),
             ("three", ["glioma", "none", "other"], None),
         ]
-        assert list(models[0]["maps"]) == ["first_attention", "final_attention", "class_activation"]
+        assert list(models[0]["maps"]) == ["final_attention", "class_activation", "first_attention"]
         assert client.get("/health/live").json() == {"status": "live"}
         assert client.get("/health/ready").json() == {"status": "ready"}
         document = client.get("/openapi.json").json()

@@ -6,12 +6,13 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from reslink.inference.classifier import Prediction
+from reslink.inference.prediction import Prediction
 from reslink.serving.http.batching import Batcher, Pixels
 from reslink.serving.http.handlers import _predict_file
 from reslink.serving.http.models import ServedModel
@@ -62,12 +63,13 @@ def test_a_large_volume_does_not_fill_the_queue(batch: int) -> None:
     queued: list[int] = []
 
     def run(pixels: Pixels) -> list[Prediction]:
-        queued.append(batcher.queue_size + len(pixels))
+        queued.append(batcher._jobs.qsize() + len(pixels))
         return [Prediction("", label=str(one.flat[0])) for one in pixels]
 
     slices = [one_slice(number) if number != 7 else "why not" for number in range(100)]
     with batching(run, batch) as batcher:
-        model = ServedModel("head", None, 0, batcher)  # type: ignore[arg-type]
+        classifier = SimpleNamespace(refusal=lambda _pixels, _stated: None)
+        model = ServedModel("head", classifier, 0, batcher)  # type: ignore[arg-type]
         file, prepared = Upload("a.nii", b""), PreparedFile(len(slices), "HU", "CT", {0: slices})
         answer, _ = asyncio.run(_predict_file(file, prepared, [model], 0))
     assert max(queued) <= 2 * batch

@@ -65,10 +65,15 @@ def test_names_are_unique() -> None:
 def test_the_strength_of_a_map_has_the_size_of_the_image() -> None:
     heat = np.zeros((4, 4), np.float32)
     heat[1, 2] = 1
-    display_slice = DisplaySlice(np.full((32, 48), 90, np.uint8), Placement((32, 48), 0, 0, 32, 48, 64, None))
+    visible = np.ones((32, 48), bool)
+    visible[:, 40:] = False
+    display_slice = DisplaySlice(np.full((32, 48), 90, np.uint8), Placement((32, 48), 0, 0, 32, 48, 64, None), visible)
     entry = models.render_map(display_slice, "class_activation", heat, "Tumor")
     pictures = {name: np.asarray(Picture.open(io.BytesIO(base64.b64decode(entry[name])))) for name in ("strength", "overlay")}
     assert (pictures["strength"].shape, pictures["overlay"].shape) == ((32, 48), (32, 48, 3))
     assert pictures["strength"].max() == 255
+    assert pictures["strength"][:, 36:40].any(), "the map reaches the border of what the network sees"
+    assert not pictures["strength"][:, 40:].any()
+    assert (pictures["overlay"][:, 40:] == 90).all()
     assert pictures["strength"][tuple(entry["peak"])] == 255
     assert (entry["name"], entry["high"], entry["flat"]) == ("class_activation", 1.0, False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from reslink.inference.classifier import Prediction
+from reslink.inference.prediction import Prediction
 from reslink.serving.http import problems, schemas
 
 SCHEMAS = [value for value in vars(schemas).values() if isinstance(value, type) and value.__module__ == schemas.__name__]

@@ -54,6 +54,32 @@ def test_the_viewer_gets_the_values_of_the_file() -> None:
     assert (view.shape, view.step, view.spacing, view.window) == ((1, 96, 96), 1, (1.0, 1.0), (40.0, 80.0))
 
 
+def viewed(data: bytes) -> worker.ViewerVolume:
+    view = prepare(data, PrepareRequest(view_pixels=96 * 96 * 3)).view
+    assert view is not None
+    return view
+
+
+def test_the_viewer_gets_sides_position_thickness_and_description() -> None:
+    told = {"SliceThickness": 2.5, "SeriesDescription": " Head\x1b 2.0 ", "PatientName": "Doe^Jane"}
+    view = viewed(dicom(1, -30.5, **told))
+    assert (view.edges, view.location, view.thickness) == (("R", "L", "A", "P"), -30.5, 2.5)
+    assert view.description == r"Head\x1b 2.0"
+    assert viewed(dicom(1, **told | {"SeriesDescription": "CT of JANE"})).description == "", "a part of the name"
+    turned = viewed(dicom(1, ImageOrientationPatient=[-1.0, 0, 0, 0, -1, 0]))
+    assert turned.edges == ("R", "L", "A", "P"), "the pixels are in the radiological view"
+    sagittal = viewed(dicom(1, ImageOrientationPatient=[0, 1.0, 0, 0, 0, -1]))
+    assert sagittal.edges == ("A", "P", "H", "F")
+
+
+def test_the_viewer_gets_nothing_that_the_file_does_not_state() -> None:
+    for data in (png(1), dicom(1, ImagePositionPatient=None, ImageOrientationPatient=None)):
+        view = viewed(data)
+        assert (view.edges, view.location, view.thickness, view.description) == (None, None, None, "")
+    volume = viewed(nifti(3))
+    assert (volume.edges, volume.location, volume.thickness) == (("R", "L", "A", "P"), None, 1.0)
+
+
 def test_a_volume_beyond_the_limit_is_subsampled() -> None:
     view = prepare(nifti(3), PrepareRequest(view_pixels=3 * 50 * 50)).view
     assert (view.shape, view.step) == ((3, 48, 48), 2)
@@ -65,3 +91,19 @@ def test_a_volume_beyond_the_limit_is_subsampled() -> None:
 def test_messages_never_name_the_file() -> None:
     with pytest.raises(InputError, match=r"^the image"):
         prepare(png(1)[:200], PrepareRequest((0,)))
+
+
+def test_an_orientation_that_is_not_stated_is_a_note_of_dicom_and_not_of_pictures() -> None:
+    [note] = prepare(dicom(1, ImageOrientationPatient=None), PrepareRequest((0,))).notes
+    assert "does not state its orientation" in note
+    assert prepare(dicom(1), PrepareRequest((0,))).notes == prepare(png(1), PrepareRequest((0,))).notes == []
+
+
+def test_a_slice_of_another_stored_direction_gives_the_same_pixels() -> None:
+    hu = head(1).astype(np.int16) - 20
+    turned = np.ascontiguousarray(hu[::-1, ::-1])
+    prone = dicom(1, PixelData=turned.tobytes(), ImageOrientationPatient=[-1.0, 0, 0, 0, -1, 0])
+    expected, found = (prepare(data, PrepareRequest((0,))) for data in (dicom(1), prone))
+    np.testing.assert_array_equal(found.pixels[0], expected.pixels[0])
+    assert found.slice_format is not None
+    assert found.geometry["rows"] == expected.geometry["rows"] == [1, 0, 0]

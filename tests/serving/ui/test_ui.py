@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from uploaded import dicom, png
+from uploaded import dicom, head, png
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 
@@ -58,21 +58,19 @@ def test_an_image_gets_an_explained_prediction(page, service) -> None:
     give(page, ("a.png", png(4)))
     page.locator(".answer .label").first.wait_for()
     [answers] = service.post("/v1/predict", [("a.png", png(4))], {"model": ["head", "three"]}).json()["files"]
-    cards = page.locator(".answer")
-    assert cards.locator("h3").all_inner_texts() == ["head", "three"]
+    rows = page.locator(".answer")
+    assert rows.locator("th").all_inner_texts() == ["head", "three"]
     for i, one in enumerate(answers["answers"]):
-        assert cards.nth(i).locator(".label").inner_text() == one["slices"][0]["label"]
+        assert rows.nth(i).locator(".label").inner_text() == one["slices"][0]["label"]
     value = 100 * answers["answers"][0]["slices"][0]["probabilities"]["Tumor"]
-    text = cards.first.inner_text()
-    assert f"Probability of Tumor: {value:.1f} %" in text
-    for meaning in (
-        "not calibrated",
-        "threshold for Tumor: 50.0 %",
-        "not fitted",
-        "this model has no out-of-distribution detector",
-    ):
-        assert meaning in text
-    assert "it gives an answer for any image" in cards.first.locator(".first").inner_text()
+    text = rows.first.inner_text()
+    assert f"Tumor {value:.1f} %" in text
+    assert "threshold 50.0 %" in text
+    page.get_by_text("How these numbers were obtained").click()
+    details = page.locator("#details").inner_text()
+    for meaning in ("not calibrated", "threshold for Tumor: 50.0 %", "not fitted", "no out-of-distribution detector"):
+        assert meaning in details
+    assert page.get_by_text("it gives an answer for any image").count() == 2, "once for each model"
 
 
 def test_the_notice_is_always_visible(page) -> None:
@@ -94,7 +92,7 @@ def test_a_map_is_shown_over_the_image(page) -> None:
     assert not after["gray"]
     page.locator("#opacity").fill("0")
     assert pixels(page) == before
-    assert "attention from" in page.locator("#map-note").inner_text()
+    assert "First attention α: " in page.locator("#map-note").inner_text()
 
 
 def pixels(page: Any) -> dict[str, Any]:
@@ -135,33 +133,72 @@ def test_a_series_has_a_prediction_with_rule_and_interval(page, service) -> None
     files = [(f"{i:02}.dcm", dicom(i, float(i))) for i in range(12)]
     give(page, *files)
     [series] = service.post("/v1/predict", files, {"model": ["head", "three"]}).json()["series"]
-    cards = page.locator("#series .answer")
-    assert cards.locator("h3").all_inner_texts() == ["head, whole series", "three, whole series"]
-    text, answer = cards.first.inner_text(), series["answers"][0]
-    low, high = (f"{100 * answer[word]:.1f} %" for word in ("ci_low", "ci_high"))
-    for words in (f"95 % interval {low} to {high}", answer["rule"], "12 of 12 slices classified", "fitted on single slices"):
+    rows, answer = page.locator("#answers .answer"), series["answers"][0]
+    assert rows.locator("th").all_inner_texts() == ["head", "three"]
+    assert page.locator("#answers caption").inner_text() == "Whole series, 12 slices"
+    low, high = (f"{100 * answer[word]:.1f}" for word in ("ci_low", "ci_high"))
+    assert f"95 % interval {low}\N{EN DASH}{high} %" in rows.first.inner_text()
+    page.get_by_text("How these numbers were obtained").click()
+    text = page.locator("#details").inner_text()
+    for words in (answer["rule"], "12 of 12 slices classified", "fitted on single slices", answer["interval"]):
         assert words in text
-    cards.first.get_by_role("button", name=f"Slice {answer['used'][1] + 1}", exact=True).click()
+    page.locator("#details").get_by_role("button", name=f"Slice {answer['used'][1] + 1}", exact=True).first.click()
     assert page.locator("#slice-out").inner_text() == f"{answer['used'][1] + 1} of 12"
+    assert page.locator(".chart figcaption").first.inner_text() == "head: probability of Tumor by slice"
+    assert page.locator(".chart").first.locator(".x span").all_inner_texts() == ["slice 1", "12"]
+    assert page.locator(".legend li").all_inner_texts() == ["answer", "no answer", "threshold", "shown slice"]
     with page.expect_download() as waiting:
         page.click("#save-csv")
     line = next(line for line in waiting.value.path().read_text().splitlines() if ",series,head," in line)
     assert str(answer["ci_low"])[:8] in line
     page.get_by_label("head", exact=True).first.uncheck()
-    page.wait_for_function("() => document.querySelectorAll('#series .answer').length === 1")
+    page.wait_for_function("() => document.querySelectorAll('#answers .answer').length === 1")
 
 
 def test_few_slices_state_why_there_is_no_interval(page) -> None:
     give(page, *[(f"{i}.dcm", dicom(i, float(i))) for i in range(3)])
-    assert "3 blocks of neighboring slices" in page.locator("#series .answer").first.inner_text()
+    assert "3 blocks of neighboring slices" in page.locator("#details").text_content()
 
 
 def test_a_series_without_a_prediction_states_the_reason(page) -> None:
     give(page, *[(f"{i}.dcm", dicom(i, float(i), BodyPartExamined="CHEST")) for i in range(3)])
-    assert page.locator("#series .answer").count() == 0
-    assert (
-        "No prediction for the whole series: its header states another part of the body" in page.locator("#notes").inner_text()
-    )
+    rows = page.locator("#answers .answer")
+    assert rows.locator(".label").all_inner_texts() == ["No answer", "No answer"]
+    assert "its header states another part of the body" in rows.first.locator(".why").inner_text()
+    sizes = [rows.first.locator(part).evaluate("(e) => parseFloat(getComputedStyle(e).fontSize)") for part in (".label", "li")]
+    assert sizes[0] > 1.4 * sizes[1]
+
+
+def test_the_viewer_states_what_the_file_states(page) -> None:
+    told = {"SliceThickness": 2, "SeriesDescription": "Head <b>2.0", "PatientName": "Doe^Jane", "PixelSpacing": [0.5, 0.5]}
+    give(page, ("a.dcm", dicom(3, 12.5, **told)))
+    assert page.locator("#about").inner_text() == "CT · Head <b>2.0"
+    assert page.locator("#place").inner_text() == "position 12.5 mm\nthickness 2 mm"
+    assert page.locator("#preset option").all_inner_texts() == ["brain", "subdural", "stroke", "bone", "custom"]
+    box = page.locator("#viewer").bounding_box()
+    side, (x, y) = min(box["width"], box["height"]), (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.move(x + 0.5 * side / 96, y + 0.5 * side / 96)
+    assert page.locator("#value").inner_text() == f"{int(head(3)[48, 48]) - 20} HU"
+    page.click("#ruler")
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + side / 4, y)
+    assert page.locator("#value").inner_text() == "12.0 mm", "a quarter of 96 pixels of 0.5 mm"
+    page.mouse.up()
+    assert marked(page), "R and L"
+    give(page, ("b.png", png(4)))
+    page.locator("#stacks button").nth(1).click()
+    assert not marked(page), "a picture does not state its orientation"
+    assert page.locator("#place").inner_text() == page.locator("#about").inner_text() == ""
+    assert not page.is_visible("#preset")
+
+
+def marked(page: Any) -> bool:
+    """Whether there are white pixels at the left and right border, where the image is black."""
+    script = """(canvas) => [0, canvas.width - 24 * devicePixelRatio].every((x) =>
+        canvas.getContext('2d').getImageData(x, canvas.height / 2 - 12, 24 * devicePixelRatio, 24).data
+          .some((v, i) => i % 4 === 0 && v > 200))"""
+    return bool(page.locator("#viewer").evaluate(script))
 
 
 def test_the_window_can_be_changed(page) -> None:
@@ -186,7 +223,7 @@ def test_a_bad_file_is_reported_beside_the_others(page) -> None:
     assert "refused" in names.nth(0).inner_text()
     assert "<img src=x onerror=alert(1)>.png" in names.nth(1).inner_text()
     names.nth(0).click()
-    assert "cannot be read" in page.locator("#answers .bad").inner_text()
+    assert "cannot be read" in page.locator("#problem").inner_text()
     assert names.nth(0).locator("canvas").count() == 0
     assert not page.is_visible("#save-png"), "there is no image to save"
     assert page.is_visible("#save-csv")
@@ -216,7 +253,7 @@ def test_downloads(page, tmp_path: Path) -> None:
 
 
 def test_keyboard_and_screen_reader_access(page) -> None:
-    give(page, ("a.png", png(4)))
+    give(page, ("a.dcm", dicom(4)))
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, input, select, canvas[tabindex], [role=img]')]
              .filter((e) => !e.closest('[hidden]'))
@@ -228,7 +265,7 @@ def test_keyboard_and_screen_reader_access(page) -> None:
     for _ in range(40):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("() => document.activeElement.id || document.activeElement.tagName"))
-    assert reached >= {"pick", "viewer", "map", "opacity", "preset", "save-json", "theme"}
+    assert reached >= {"pick", "viewer", "map", "opacity", "preset", "ruler", "save-json", "theme"}
     assert page.locator("#status").get_attribute("aria-live") == "polite"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
+from reslink.training.monitoring.monitor import Monitor
 from reslink.training.recipe.recipe import Recipe
 from reslink.training.trainer import train
 
@@ -60,3 +62,15 @@ def test_healthy_runs_are_silent(
     result = train(toy, made, tmp_path / "run", cache=cache, progress=listener)
     assert result.findings == ()
     assert listener.messages == []
+
+
+@pytest.mark.parametrize("conflicts", [None, "2 of 9 images have a copy or near duplicate with another label: a and b"])
+def test_accepted_label_conflicts_are_reported(conflicts: str | None) -> None:
+    data = SimpleNamespace(
+        label_conflicts=conflicts,
+        cache=SimpleNamespace(manifest=[1], failed={}),
+        indices=lambda _split: [],
+    )
+    learner = SimpleNamespace(recipe=SimpleNamespace(diagnostics=SimpleNamespace(enabled=False)))
+    findings = Monitor(learner, SimpleNamespace(training_data=data), batch_size=8).before_training()
+    assert [(finding.code, finding.message) for finding in findings] == ([("label-conflicts", conflicts)] if conflicts else [])

@@ -20,12 +20,19 @@ def test_every_published_recipe_can_be_loaded(name: str) -> None:
 
 def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("context_20").write_text("seed: 9\n")
     Path("mine").write_text("seed: 8\n")
-    assert published.find_recipe("context_20") == published.PUBLISHED / "context_20.yaml"
-    assert load_recipe(tmp_path / "context_20").seed == 9
     assert load_recipe("mine").seed == 8
+    assert published.find_recipe("context_20") == published.PUBLISHED / "context_20.yaml"
     assert published.find_recipe("context_20.yaml") == Path("context_20.yaml")
+
+
+@pytest.mark.parametrize("file", ["context_20", "context_20.yaml"])
+def test_a_published_name_wins_over_a_file_with_a_warning(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(file).write_text("seed: 9\n")
+    with pytest.warns(UserWarning, match=f"context_20 is the published recipe; write ./{file} to use the file"):
+        assert load_recipe("context_20").seed == 0
+    assert load_recipe(f"./{file}").seed == load_recipe(Path(file)).seed == load_recipe(tmp_path / file).seed == 9
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:

@@ -187,3 +187,38 @@ def test_all_keys_are_listed() -> None:
 def test_no_class_at_all_is_refused() -> None:
     with pytest.raises(UsageError, match=r"model.num_classes"):
         load_recipe(None, ["model.num_classes=0"])
+
+
+NESTED_ALIASES = "seed: 1\na: &a [x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (NESTED_ALIASES, "values, aliases"),
+        ("seed: " + "[" * 3000, "levels deep"),
+        ("seed: " + "9" * 5000, "digits"),
+        ("seed: 0x" + "f" * 9000, "digits"),
+        ("seed: 2001-02-30", "day is out of range"),
+        ("2001-02-03: 1", "a key is a word"),
+        ("seed: " + "x" * 300_000, "KiB"),
+    ],
+)
+def test_a_hostile_recipe_is_refused_at_once(text: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=reason) as caught:
+        load_recipe(path)
+    assert caught.value.exit_code == 2
+    assert len(str(caught.value)) < 800
+    if "\n" not in text and text.startswith("seed: "):
+        with pytest.raises(UsageError, match="cannot be read"):
+            load_recipe(sets=[text.replace(": ", "=")])
+
+
+def test_aliases_can_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("augment: &a {}\ntrainer: {epochs: 3}\ndecision: *a\n")
+    assert load_recipe(path).trainer.epochs == 3

@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import DuplicatePair, connected_groups, find_duplicates, leakage_groups
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
-
-MIN_CONFLICT_CORRELATION: Final = 0.94
-"""Minimum correlation at which two images with different labels count as the same image.
-
-Neighboring slices can correctly have different labels: among the 2,799 slices of 88 glioma patients, three pairs of neighbors
-with and without a lesion are near duplicates, with a correlation of at most 0.934."""
 
 Pair = tuple[int, int]
 
@@ -50,15 +45,6 @@ class NearDuplicates:
     def duplicate_groups(self) -> list[list[int]]:
         """Returns the rows of each group of near duplicates, the largest group first. Patients are ignored."""
         return _connected(len(self.groups), ((pair.first, pair.second) for pair in self.pairs))
-
-    def label_conflicts(self, cases: Sequence[Case]) -> list[list[int]]:
-        """Returns the rows of each image that occurs with several labels, the largest group first."""
-        conflicting = (pair for pair in self.pairs if _labels_conflict(cases, pair))
-        return _connected(len(cases), ((pair.first, pair.second) for pair in conflicting))
-
-
-def _labels_conflict(cases: Sequence[Case], pair: DuplicatePair) -> bool:
-    return cases[pair.first].label != cases[pair.second].label and pair.correlation >= MIN_CONFLICT_CORRELATION
 
 
 def find_group_leakage(cases: Sequence[Case], near_duplicates: NearDuplicates) -> list[dict[str, Any]]:

@@ -8,10 +8,11 @@ from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 from sklearn.ensemble import ExtraTreesClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import QuantileTransformer
+from sklearn.preprocessing import FunctionTransformer, QuantileTransformer
 
 from reslink.audit.cross_validation import FOLDS, min_groups_per_class, out_of_fold_probabilities
 from reslink.files import optional_import
@@ -24,6 +25,9 @@ SMALL_DATA_FOLDS: Final = 10
 COARSE_SIDE: Final = 16
 MIN_GROUPS: Final = 5
 """Minimum number of groups per class. With fewer, a quick model learns nothing useful."""
+
+RANK_MARGIN: Final = 1e-7
+"""Ranks are at least this far from 0 and 1, whose normal quantiles are infinite."""
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -111,9 +115,19 @@ def quick_model_probabilities(
 
 def _quick_model(cases: int, seed: int) -> VotingClassifier:
     trees = ExtraTreesClassifier(TREES, min_samples_leaf=3, max_features=0.3, class_weight="balanced", random_state=seed)
-    ranks = QuantileTransformer(n_quantiles=min(50, cases // 2), output_distribution="normal", random_state=seed)
-    linear = make_pipeline(ranks, LogisticRegression(C=0.02, max_iter=500, class_weight="balanced"))
+    ranks = QuantileTransformer(n_quantiles=min(50, cases // 2), random_state=seed)
+    regression = LogisticRegression(C=0.02, max_iter=500, class_weight="balanced")
+    linear = make_pipeline(ranks, FunctionTransformer(_normal_scores), regression)
     return VotingClassifier([("trees", trees), ("linear", linear)], voting="soft")
+
+
+def _normal_scores(ranks: Floats) -> Floats:
+    """Returns the standard normal quantiles of ranks from 0 to 1.
+
+    They are those of ``QuantileTransformer(output_distribution="normal")``, which computes them one feature at a time and
+    takes a third of the time of the whole audit of a small data set.
+    """
+    return np.asarray(ndtri(np.clip(ranks, RANK_MARGIN, 1 - RANK_MARGIN)))
 
 
 def _log_loss(y_prob: Floats, targets: Ints) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -14,14 +12,15 @@ from typing import Any, Final
 from reslink.audit.clean_copy.files import UidMapper, encode_clean_file, encode_mask
 from reslink.audit.clean_copy.pixels import clean_pixels
 from reslink.audit.identity import identifying_attributes
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
 from reslink.datasets.patient_ids import add_header_patients
-from reslink.datasets.printable_names import drop_unprintable
 from reslink.errors import InputError, ReslinkError, UsageError
-from reslink.files import escape_formula, sha256, write_atomic
+from reslink.files import csv_text, escape_formula, sha256, write_atomic
 from reslink.imaging.image import Image
+from reslink.imaging.lesion_mask import aligned_mask
 from reslink.imaging.reading import read_image
-from reslink.training.monitoring.progress import Progress, SilentProgress
+from reslink.training.monitoring.progress import Progress, SilentProgress, phase
 
 PRIVATE_FOLDER: Final = "private"
 """Folder of the copy that names the source files. Do not share it."""
@@ -138,8 +137,7 @@ class _CopyWriter:
     """Writes a clean copy case by case."""
 
     def __init__(self, manifest: Manifest, audit: Mapping[str, Any], folder: Path, progress: Progress) -> None:
-        listed, self._unprintable = drop_unprintable(manifest)
-        self._manifest, _ = add_header_patients(listed)
+        self._manifest, _ = add_header_patients(manifest)
         self._folder, self._progress = folder, progress
         self._conflicts = {name for group in audit.get("label_conflicts") or () for name in group}
         self._has_leakage = bool(audit.get("group_leakage"))
@@ -155,22 +153,18 @@ class _CopyWriter:
         cases = self._manifest.cases
         order = list(range(len(cases)))
         secrets.SystemRandom().shuffle(order)  # so that the numbers reveal neither a label nor the source
-        self._progress.start(len(cases), "Writing the clean copy")
-        try:
+        with phase(self._progress, len(cases), "Writing the clean copy"):
             for number, index in enumerate(order, start=1):
                 self._add(cases[index], f"{number:06d}")
                 self._progress.step()
-        finally:
-            self._progress.end()
         self._exclude_conflicts()
         if not self._written:
             raise UsageError(
                 "No case is left for a clean copy", "A clean copy needs at least one readable case", self._first_reason()
             )
-        unprintable = (Change(name, "", "excluded", reason) for name, reason in self._unprintable.items())
-        changes = (*map(self._change, cases), *unprintable)
+        changes = tuple(map(self._change, cases))
         write_atomic(
-            self._folder / PRIVATE_FOLDER / "changes.csv", _csv(("source", "path", "action", "reason"), _rows(changes))
+            self._folder / PRIVATE_FOLDER / "changes.csv", csv_text(("source", "path", "action", "reason"), _rows(changes))
         )
         write_atomic(self._folder / "manifest.csv", self._table())
         return CleanCopy(self._folder, changes, self._notes(), tuple(sorted(self._failed)))
@@ -185,7 +179,7 @@ class _CopyWriter:
             return
         digest = ""
         try:
-            image = _one_slice(read_image(case.path), case.name)
+            image = _one_slice(read_image(case.path, case.unit), case.name)
             digest = _digest(image)
             self._by_pixels.setdefault(digest, []).append(case.name)
             if digest in self._first:
@@ -201,14 +195,15 @@ class _CopyWriter:
         write_atomic(self._folder / "images" / f"{number}{suffix}", content)
         removed = identifying_attributes(case.path)
         reasons = [*clean.notes, *([f"removed: {', '.join(removed)}"] if removed else [])]
-        mask = self._mask(case, number, reasons)
+        mask = self._mask(case, image, number, reasons)
         self._written[case.name] = _Written(case, f"images/{number}{suffix}", mask, self._patient(case), digest, reasons)
 
-    def _mask(self, case: Case, number: str, reasons: list[str]) -> str:
+    def _mask(self, case: Case, image: Image, number: str, reasons: list[str]) -> str:
         if case.mask is None:
             return ""
         try:
-            content = encode_mask(_one_slice(read_image(case.mask), f"The mask of {case.name}"))
+            mask = aligned_mask(_one_slice(read_image(case.mask), f"The mask of {case.name}"), image)
+            content = encode_mask(image.to_stored(mask.pixels))
         except ReslinkError as error:
             reasons.append(str(error).replace(str(case.mask), f"the mask of {case.name}"))
             self._failed.append(case.name)
@@ -256,7 +251,7 @@ class _CopyWriter:
             for item in sorted(self._written.values(), key=lambda item: item.path)
         ]
         columns = [name for name in _COLUMNS if name in ("path", "label") or any(row[name] for row in rows)]
-        return _csv(columns, rows)
+        return csv_text(columns, rows)
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
@@ -287,11 +282,3 @@ def _digest(image: Image) -> str:
 def _rows(changes: tuple[Change, ...]) -> list[dict[str, str]]:
     """Returns the rows of the table, safe to open in a spreadsheet."""
     return [{name: escape_formula(text) for name, text in vars(change).items()} for change in changes]
-
-
-def _csv(columns: list[str] | tuple[str, ...], rows: list[dict[str, str]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()

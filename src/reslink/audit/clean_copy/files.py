@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -159,6 +160,8 @@ def _dicom(data: bytes, name: str, image: Image, clean: CleanPixels, new_uid: Ca
 
 def _stored_values(dataset: Dataset, name: str, image: Image, clean: CleanPixels) -> NDArray[Any]:
     """Returns the values to store: unchanged pixels keep the stored value of the file."""
+    image = replace(image, pixels=image.to_stored(image.pixels))
+    clean = replace(clean, pixels=image.to_stored(clean.pixels), changed=image.to_stored(clean.changed))
     frame = next(stored_frames(dataset, 1, name))
     if frame.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
         dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
@@ -198,8 +201,8 @@ def _describe(dataset: Dataset, stored: NDArray[Any]) -> None:
     dataset.add_new("PixelData", "OB" if bits == 8 else "OW", content + b"\0" * (len(content) % 2))
 
 
-def encode_mask(mask: Image) -> bytes:
+def encode_mask(pixels: NDArray[np.float32]) -> bytes:
     """Encodes a lesion mask as PNG with values 0 and 255."""
     stream = io.BytesIO()
-    Pillow.fromarray((mask.pixels != 0).astype(np.uint8) * np.uint8(255)).save(stream, "PNG")
+    Pillow.fromarray((pixels != 0).astype(np.uint8) * np.uint8(255)).save(stream, "PNG")
     return stream.getvalue()

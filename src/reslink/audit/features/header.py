@@ -17,7 +17,7 @@ from PIL import JpegImagePlugin
 
 from reslink.files import sha256
 from reslink.imaging.decode import HEAD_BYTES, detect_image_format
-from reslink.imaging.limits import MAX_FILE_BYTES, silence_warnings
+from reslink.imaging.limits import GZIP, MAX_FILE_BYTES, silence_warnings
 
 MAX_NUMBER: Final = 1e30
 
@@ -136,7 +136,7 @@ def _nifti_features(data: bytes) -> HeaderFeatures:
 
     from reslink.imaging.formats import nifti
 
-    gzipped = data.startswith(nifti.GZIP)
+    gzipped = data.startswith(GZIP)
     head = zlib.decompressobj(wbits=31).decompress(data, 1 << 16) if gzipped else data
     header = nifti.parse_header(head, "the file")
     features: HeaderFeatures = _size_features(float(header["dim"][1]), float(header["dim"][2]))

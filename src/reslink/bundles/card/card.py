@@ -11,6 +11,7 @@ import yaml
 from reslink.bundles.card.sections import data_section, decision_section, label_rule, limitations, reproduction
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.pretrained import PretrainedInfo, pretrained_info
+from reslink.bundles.scope import Scope
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
 
@@ -29,6 +30,7 @@ _TEMPLATE = """\
 - Network: {name}, {channels} input channels at {size}×{size} pixels, {outputs} output{plural}.
 - Classes, in the order of the outputs: {labels}.
 - Decision: {decision}.
+- Images: {scope}; others are refused ({scope_source}).
 - Weights: `model.safetensors`, SHA-256 `{sha256}`.
 - Paper: ResLink, arXiv [2508.17259](https://arxiv.org/abs/2508.17259).
 - License of the weights: {license}. The code of reslink is Apache-2.0; that license does not cover these weights.
@@ -103,6 +105,10 @@ class CardSource(Protocol):
         """The decision."""
 
     @property
+    def scope(self) -> Scope:
+        """The images that it is for."""
+
+    @property
     def metrics(self) -> Mapping[str, Any]:
         """The content of ``evaluation.json``; empty before an evaluation."""
 
@@ -139,6 +145,8 @@ def model_card(bundle: CardSource) -> str:
         plural="" if outputs == 1 else "s",
         labels=", ".join(f"`{name}`" for name in bundle.labels.names),
         decision=label_rule(bundle.decision, bundle.labels) + _temperature(bundle.decision),
+        scope=bundle.scope,
+        scope_source=bundle.scope.source,
         sha256=bundle.weights_sha256 or "not saved yet",
         license=_license(provenance) or "not stated; it follows that of the training data",
         uses=_uses(provenance, info),

@@ -39,7 +39,7 @@ class DecisionArrays:
 
     @classmethod
     def read(cls, path: Path, expected: str) -> DecisionArrays:
-        """Reads a file that ``to_bytes`` made.
+        """Reads the arrays of a decision from a file.
 
         Args:
             path: The file.

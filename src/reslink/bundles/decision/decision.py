@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +17,11 @@ from reslink.bundles.decision.ood import REASONS, OODDetector
 from reslink.errors import BundleError, InputError, UsageError
 from reslink.metrics.conformal import prediction_sets
 
+Certainty: TypeAlias = Literal["clear", "uncertain", "uncalibrated", "no answer"]
+
+CLEAR_ODDS: Final = 4.0
+"""An answer is clear if the odds of its class are at least this many times those at which another class would be chosen."""
+
 
 @dataclass(frozen=True)
 class DecisionResults:
@@ -26,7 +33,9 @@ class DecisionResults:
         prediction_sets: (n, K) whether each class belongs to the conformal set; None where none was fitted.
         ood_score: (n,) 0 and up, out of distribution above 1; None where no detector was fitted.
         reasons: The reasons to abstain, one list per case; empty where there is none.
-        abstain: (n,) whether the model abstains; None where neither prediction sets nor a detector were fitted.
+        refused: Whether each case is outside the scope of the bundle, so that its label means nothing; empty if not decided.
+        abstain: (n,) whether the model abstains; None where neither prediction sets nor a detector were fitted, and no case is
+            refused.
     """
 
     probabilities: NDArray[np.float64]
@@ -34,13 +43,19 @@ class DecisionResults:
     prediction_sets: NDArray[np.bool_] | None
     ood_score: NDArray[np.float64] | None
     reasons: list[list[str]]
+    refused: tuple[bool, ...] = ()
 
     @property
     def abstain(self) -> NDArray[np.bool_] | None:
         """(n,) whether there is a reason to abstain; None where nothing was fitted that could give a reason."""
-        if self.prediction_sets is None and self.ood_score is None:
+        if self.prediction_sets is None and self.ood_score is None and not any(self.refused):
             return None
         return np.array([bool(reasons) for reasons in self.reasons], dtype=np.bool_)
+
+    def with_refusals(self, refusals: Sequence[str | None]) -> DecisionResults:
+        """Returns the results with a reason for each refused case; None for a case that is not refused."""
+        reasons = [[*([text] if text else []), *known] for text, known in zip(refusals, self.reasons, strict=True)]
+        return replace(self, reasons=reasons, refused=tuple(text is not None for text in refusals))
 
 
 class Decision(BaseModel):
@@ -81,6 +96,37 @@ class Decision(BaseModel):
     def abstains(self) -> bool:
         """Whether it can abstain: it has prediction sets or a detector."""
         return self.conformal is not None or self.ood is not None
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the probabilities were calibrated."""
+        return self.fitted_on is not None or self.temperature != 1 or bool(self.isotonic)
+
+    def certainty(self, probabilities: Sequence[float], abstain: bool | None) -> Certainty:
+        """Returns in one word how far an answer can be relied on, with what the bundle has.
+
+        Args:
+            probabilities: (K,) the probability of each class.
+            abstain: Whether the model abstains.
+
+        Returns:
+            ``no answer`` if the model abstains. ``uncalibrated`` if the bundle has neither prediction sets nor calibrated
+            probabilities, so that nothing is known. With prediction sets ``clear``: the set holds this class alone. Otherwise
+            ``clear`` if the odds are ``CLEAR_ODDS`` times those at the threshold (with more than two classes: the class is
+            that many times as probable as the second), and ``uncertain`` if they are not.
+        """
+        if abstain:
+            return "no answer"
+        if self.conformal is not None:
+            return "clear"
+        if not self.is_calibrated:
+            return "uncalibrated"
+        if self.threshold is None:
+            second, first = sorted(probabilities)[-2:]
+        else:
+            positive, threshold = probabilities[1], self.threshold
+            second, first = sorted((positive * (1 - threshold), (1 - positive) * threshold))
+        return "clear" if first >= CLEAR_ODDS * second else "uncertain"
 
     def probabilities(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Returns the probability of every class.

@@ -90,7 +90,8 @@ class OODDetector(BaseModel):
     """The distance limits of the detector; the distributions are stored in the arrays of the decision.
 
     An image has two distances: one of its input statistics (:mod:`reslink.imaging.input_statistics`), one of the network's
-    pooled features. Each is divided by its limit. The larger result is the OOD score; above 1 the model abstains.
+    pooled features. Each is divided by its limit. The larger result is the OOD score; above 1 the model abstains. A detector
+    may have only one of them.
 
     Attributes:
         limits: Distance up to which an image counts as similar to the calibration images, by component.
@@ -120,10 +121,14 @@ class OODDetector(BaseModel):
             BundleError: If the limits or the arrays are not those of a detector.
             InputError: If features or statistics have another width or are not finite.
         """
-        if set(self.limits) != set(COMPONENTS) or not all(limit > 0 for limit in self.limits.values()):
+        if not self.limits or not set(self.limits) <= set(COMPONENTS) or not all(limit > 0 for limit in self.limits.values()):
             raise _invalid_detector(f"it holds limits for {', '.join(self.limits) or 'nothing'}")
         rows = {"statistics": statistics, "features": features}
-        return {name: Gaussian.from_arrays(name, arrays).distance(rows[name]) / self.limits[name] for name in COMPONENTS}
+        return {
+            name: Gaussian.from_arrays(name, arrays).distance(rows[name]) / self.limits[name]
+            for name in COMPONENTS
+            if name in self.limits
+        }
 
 
 def _invalid_detector(fault: str) -> BundleError:

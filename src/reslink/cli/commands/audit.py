@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import FOLDER, Data, Json, Overwrite
+from reslink.cli.options import FOLDER, Columns, Data, Json, Overwrite, Root, Unit
 from reslink.errors import CheckFailedError
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ def audit(
         ),
         FOLDER,
     ] = None,
+    columns: Columns = None,
+    root: Root = None,
+    unit: Unit = None,
     fix: Annotated[
         Path | None,
         typer.Option(
@@ -61,7 +64,18 @@ def audit(
 
     if out is None and fix is None and not json:
         out = Path("audit")
-    output = run_audit(data, out, fix, seed=seed, workers=workers, overwrite=overwrite, progress=console.progress())
+    output = run_audit(
+        data,
+        out,
+        fix,
+        columns=columns,
+        root=root,
+        unit=unit,
+        seed=seed,
+        workers=workers,
+        overwrite=overwrite,
+        progress=console.progress(),
+    )
     if output.clean_copy is not None and fix is not None:
         _print_clean_copy(console, output.clean_copy, fix)
     for item in output.result["files"]["corrupt"]:

@@ -19,7 +19,8 @@ import typer
 from reslink.cli.console import Console
 from reslink.cli.options import BatchSize, Json, available_cores, threads_from_environment
 from reslink.cli.prediction_text import error_line
-from reslink.errors import InputError, ReslinkError, UsageError, suggest
+from reslink.errors import InputError, ReslinkError, check_choice
+from reslink.training.monitoring.progress import phase
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
@@ -107,8 +108,7 @@ def bench(
 def _check_backends(names: Sequence[str]) -> tuple[str, ...]:
     options = ("torch", *RUNTIMES)
     for name in names:
-        if name not in options:
-            raise UsageError(f"There is no backend {name!r}", f"The backends are {', '.join(options)}", suggest(name, options))
+        check_choice("backend", name, options)
     return tuple(names)
 
 
@@ -128,7 +128,8 @@ def _load_bundle(given: str, copy: Path) -> tuple[Bundle, str]:
 
 def _user_images(folder: Path, images: int, console: Console) -> Images:
     """Finds the first readable images of the user. The results do not contain their paths, so that they can be shared."""
-    from reslink.imaging.reading import iter_images, read_image
+    from reslink.imaging.reading import read_image
+    from reslink.imaging.search import iter_images
 
     readable: list[Path] = []
     for file in iter_images(folder):
@@ -155,9 +156,8 @@ def _synthetic_images(images: int, folder: Path, console: Console) -> Images:
     from reslink.datasets.phantom.writers import to_gray, write_png
 
     progress = console.progress()
-    progress.start(images * len(SIZES), "Drawing heads")
     images_by_size: Images = {}
-    try:
+    with phase(progress, images * len(SIZES), "Drawing heads"):
         for size in SIZES:
             files = [folder / f"{size}_{i}.png" for i in range(images)]
             for i, file in enumerate(files):
@@ -165,8 +165,6 @@ def _synthetic_images(images: int, folder: Path, console: Console) -> Images:
                 file.write_bytes(write_png(to_gray(plane.pixels, ct=True)))
                 progress.step()
             images_by_size[f"PNG {size}×{size}"] = files
-    finally:
-        progress.end()
     return images_by_size
 
 
@@ -184,11 +182,8 @@ def _measure(
         elif not selected:
             skipped.append({"backend": name, "reason": reason})
     progress = console.progress()
-    progress.start(len(runs) * (len(images) + 2), "Measuring")
-    try:
+    with phase(progress, len(runs) * (len(images) + 2), "Measuring"):
         return [_row(bundle, images, run, seconds, batch_size, progress.step) for run in runs], skipped
-    finally:
-        progress.end()
 
 
 def _unavailable_reason(name: str, bundle: Bundle) -> str | None:

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import FOLDER, AllowLeakage, BatchSize, BundleFolder, Data, Device, Json, Overwrite, Split
+from reslink.cli.options import (
+    FOLDER,
+    AllowLeakage,
+    BatchSize,
+    BundleFolder,
+    Columns,
+    Data,
+    Device,
+    Json,
+    Overwrite,
+    Root,
+    Split,
+    Unit,
+)
 from reslink.files import check_overwrite
 
 if TYPE_CHECKING:
@@ -55,6 +68,9 @@ def calibrate(
         typer.Option("--out", "-o", metavar="NEWBUNDLE", help="Folder of the new bundle; default: update BUNDLE in place."),
         FOLDER,
     ] = None,
+    columns: Columns = None,
+    root: Root = None,
+    unit: Unit = None,
     split: Split = "all",
     batch_size: BatchSize = 32,
     device: Device = "auto",
@@ -70,14 +86,16 @@ def calibrate(
     from reslink.bundles.bundle import Bundle
     from reslink.bundles.decision.calibration import FittedOn
     from reslink.datasets.manifest import Manifest
+    from reslink.metrics.operating_point import OperatingPoint
+
+    point = OperatingPoint.parse(operating_point)
+    previous = Bundle.load(bundle)
+    manifest = Manifest.open(data, labels=previous.labels, columns=columns, root=root, unit=unit)
     from reslink.evaluation.calibrate import calibrate_bundle
     from reslink.evaluation.cases import RunOptions
     from reslink.evaluation.fitting import DecisionOptions
-    from reslink.metrics.operating_point import OperatingPoint
 
-    options = DecisionOptions(method, OperatingPoint.parse(operating_point), coverage if sets else None, per_class, ood)
-    previous = Bundle.load(bundle)
-    manifest = Manifest.open(data, labels=previous.labels)
+    options = DecisionOptions(method, point, coverage if sets else None, per_class, ood)
     progress = console.progress()
     try:
         result = calibrate_bundle(

@@ -17,11 +17,14 @@ from reslink.cli.options import (
     AllowLeakage,
     BatchSize,
     BootstrapSeed,
+    Columns,
     Device,
     Json,
     OptionalOutFolder,
     Overwrite,
+    Root,
     Split,
+    Unit,
 )
 from reslink.files import check_overwrite
 
@@ -52,6 +55,9 @@ def compare(
         ),
     ],
     out: OptionalOutFolder = None,
+    columns: Columns = None,
+    root: Root = None,
+    unit: Unit = None,
     split: Split = "all",
     batch_size: BatchSize = 32,
     device: Device = "auto",
@@ -66,18 +72,20 @@ def compare(
     """
     from reslink.bundles.bundle import Bundle
     from reslink.datasets.manifest import Manifest
+
+    check_overwrite(out, "comparison.json", "a comparison", overwrite)
+    opened = [Bundle.load(bundle) for bundle in bundles]
     from reslink.evaluation.compare import common_labels, compare_bundles, short_names
     from reslink.evaluation.evaluate import EvaluationOptions
     from reslink.files import write_json
     from reslink.reports.compare import comparison_report
 
-    check_overwrite(out, "comparison.json", "a comparison", overwrite)
-    loaded = [Bundle.load(bundle) for bundle in bundles]  # so that a wrong bundle is reported before images are read
-    common_labels([(name, bundle.labels.names) for name, bundle in zip(short_names(bundles), loaded, strict=True)])
-    manifest = read_patients(Manifest.open(data, labels=loaded[0].labels))
+    loaded = dict(zip(short_names(bundles), opened, strict=True))
+    labels = common_labels([(name, bundle.labels.names) for name, bundle in loaded.items()])
+    manifest = read_patients(Manifest.open(data, labels=labels, columns=columns, root=root, unit=unit))
     with _folder(out) as folder:
         result = compare_bundles(
-            bundles,
+            loaded,
             manifest,
             folder,
             EvaluationOptions(

@@ -47,11 +47,11 @@ def list_sets(
         console.json([entry.model_dump(mode="json") for entry in chosen], indent=2)
         return
     for entry in chosen:
-        console.data(_describe(entry, full=name is not None))
+        console.data(*_describe(entry, full=name is not None))
     console.note("If a license is unknown, read the page of the data set before you use it.")
 
 
-def _describe(entry: PublicDataset, *, full: bool) -> str:
+def _describe(entry: PublicDataset, *, full: bool) -> list[str]:
     lines = [
         f"{entry.name}: {entry.title}",
         f"  images: {entry.images}; {entry.modality}",
@@ -63,7 +63,7 @@ def _describe(entry: PublicDataset, *, full: bool) -> str:
         lines += [f"  masks: {entry.masks}", f"  patients: {entry.patients}"]
         sums = [file.sha256 or "not published; the checksum of the first download is stored" for file in entry.files]
         lines += [f"  sha256: {text}" for text in sums] + [f"  evidence: {entry.evidence}"]
-    return "\n".join([*lines, *(f"  known issue: {issue}" for issue in entry.known_issues)])
+    return [*lines, *(f"  known issue: {issue}" for issue in entry.known_issues)]
 
 
 def download(
@@ -148,7 +148,7 @@ def _ask_license(console: Console, entry: PublicDataset) -> bool:
     Raises:
         UsageError: If there is no terminal.
     """
-    console.warn(f"{entry.title}\n{entry.page}\nLicense: {entry.terms}")
+    console.warn(entry.title, entry.page, f"License: {entry.terms}")
     if not sys.stdin.isatty():
         raise UsageError(
             f"The license of {entry.name} must be accepted, and there is no terminal for the question",

@@ -10,6 +10,7 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import FOLDER, Json, Overwrite, Resume, Set
+from reslink.training.monitoring.progress import phase
 
 EXAMPLES = (
     "reslink demo",
@@ -64,9 +65,6 @@ def _make_heads(console: Console, folder: Path, patients: int, seed: int) -> Non
     from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 
     progress = console.progress()
-    progress.start(patients, f"Drawing {patients} patients")
-    try:
+    with phase(progress, patients, f"Drawing {patients} patients"):
         settings = PhantomSettings.parse({"patients": patients, "seed": seed})
         make_cohort(folder, settings, on_progress=lambda *_: progress.step(), overwrite=True)
-    finally:
-        progress.end()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reslink.serving.dicom.classify import Model
     from reslink.serving.dicom.dicomweb import Watcher
     from reslink.serving.dicom.pipeline import Pipeline
+    from reslink.serving.dicom.series import Series
 
 EXAMPLES = {
     "listen": (
@@ -55,6 +56,10 @@ Keep = Annotated[
 Retry = Annotated[
     float, typer.Option("--retry", min=0.1, help="Seconds before a failed result is sent again; doubled after each failure.")
 ]
+Incomplete = Annotated[
+    Literal["mark", "refuse"],
+    typer.Option("--incomplete", help="Series with missing slices: classify and mark as incomplete, or refuse."),
+]
 
 
 def listen(
@@ -74,10 +79,14 @@ def listen(
         float, typer.Option("--settle", min=0, help="Seconds to wait after the last association has ended.")
     ] = 5.0,
     quiet_time: Annotated[
-        float, typer.Option("--quiet-time", min=0, help="Seconds to wait for a new slice while an association is open.")
+        float,
+        typer.Option(
+            "--quiet-time", min=0, help="Seconds to wait for a slice that is missing, or while a sender is connected."
+        ),
     ] = 60.0,
     keep: Keep = 600.0,
     retry: Retry = 2.0,
+    incomplete: Incomplete = "mark",
     map_name: MapName = "auto",
     top: Top = 3,
     tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate of this node; enables TLS.")] = None,
@@ -114,7 +123,7 @@ def listen(
     settings = NodeSettings(ae_title, host, port, tuple(allow or ()), settle, quiet_time, tls)
     models = _load_models(console, bundles, map_name, top)
     with Queue(queue, keep).opened() as opened, _until_stopped(console) as stop:
-        pipeline = Pipeline(opened, models, StoreSender(peer, ae_title, sending), retry)
+        pipeline = Pipeline(opened, models, StoreSender(peer, ae_title, sending), retry, incomplete)
         with Node(settings, opened).listening() as node:
             console.note(f"{ae_title} listens on {host}:{node.port}; results go to {send_to}")
             console.research_use_only()
@@ -139,6 +148,7 @@ def watch(
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Stop when no series is left.")] = False,
     retry: Retry = 2.0,
+    incomplete: Incomplete = "mark",
     map_name: MapName = "auto",
     top: Top = 3,
 ) -> None:
@@ -151,7 +161,7 @@ def watch(
     models = _load_models(console, bundles, map_name, top)
     modalities = sorted({model.modality for model in models if model.modality}) if all(m.modality for m in models) else None
     with Queue(queue, keep=0.0).opened() as opened, _until_stopped(console) as stop:
-        pipeline = Pipeline(opened, models, DicomWebSender(client), retry)
+        pipeline = Pipeline(opened, models, DicomWebSender(client), retry, incomplete)
         watcher = Watcher(client, opened, WatchSettings(days, period, settle), modalities or ("CT", "MR"))
         console.note(f"Watching {url} for series of {' and '.join(modalities or ('CT', 'MR'))}")
         console.research_use_only()
@@ -169,6 +179,7 @@ def answer(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle folder or model name.", show_default=False)],
     series: Annotated[Path, typer.Argument(metavar="SERIES", help="Folder of DICOM slices.", show_default=False)],
     out: OutFolder,
+    incomplete: Incomplete = "mark",
     map_name: MapName = "auto",
     top: Top = 3,
     json: Json = False,
@@ -181,20 +192,27 @@ def answer(
     from reslink.serving.dicom.series import read_head_series
 
     check_overwrite(out, "report.dcm", "results", overwrite)
-    answered = classify_series(load_model(bundle, map_name, top, threads_from_environment()), read_head_series(series))
+    model = load_model(bundle, map_name, top, threads_from_environment())
+    answered = classify_series(model, read_head_series(series, policy=incomplete))
     files = create_results(answered)
     for result in files:
         write_atomic(out / f"{result.kind}.dcm", result.content)
     if json:
-        console.json(answered.prediction.as_dict() | {"notes": list(answered.series.notes)}, indent=2)
+        console.json(answered.prediction.as_dict() | _notes(answered.series), indent=2)
         return
     prediction = answered.prediction
-    interval = "" if prediction.ci_low is None else f"\t{prediction.ci_low:.3f} to {prediction.ci_high:.3f}"
-    console.data(f"{prediction.label}\tP({prediction.score_class}) {prediction.score:.3f}{interval}")
+    interval = [] if prediction.ci_low is None else [f"{prediction.ci_low:.3f} to {prediction.ci_high:.3f}"]
+    console.row(prediction.label, f"P({prediction.score_class}) {prediction.score:.3f}", *interval)
+    if answered.series.incomplete:
+        console.warn("The series is incomplete; the model abstains.")
     for note in (*prediction.reasons, *answered.series.notes):
         console.note(f"Note: {note}.")
     console.note(f"{len(files)} files in {out}. {prediction.rule}.")
     console.research_use_only()
+
+
+def _notes(series: Series) -> dict[str, list[str]]:
+    return {"notes": list(series.notes), "incomplete": list(series.incomplete)}
 
 
 def _load_models(console: Console, bundles: list[str], map_name: str, top: int) -> list[Model]:

@@ -9,22 +9,28 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import Json, available_cores
-from reslink.files import install_command
+from reslink.errors import UsageError
+from reslink.files import TELEMETRY_PACKAGES, install_command, optional_import
 
 EXAMPLES = (
     "reslink doctor",
     "reslink doctor --out runs --json",
 )
+
+_LIBRARY = re.compile(r"^\"?([^,\"\n]*\.(?:so|dylib|dll)(?:\.[^,\"\n]*)?)\"?,", re.MULTILINE)
+"""A file of machine code in the list of files of a package."""
 
 _DECODERS = {"openjpeg": "dicom", "jpeg_ls": "dicom", "rle": "dicom", "gdcm": "gdcm"}
 
@@ -55,10 +61,20 @@ def doctor(
     functions = [_python, _packages, _torch]
     if find_spec("torch") is not None:
         functions += [_threads, _arithmetic]
-    checks = [*(function() for function in functions), _memory(), _decoders(), _writing(out), _space(out)]
+    libraries = native_libraries()
+    checks = [
+        *(function() for function in functions),
+        _memory(),
+        _decoders(),
+        _telemetry(),
+        _libraries(libraries),
+        _writing(out),
+        _space(out),
+    ]
     failed = any(check.status == "failed" for check in checks)
     if json:
-        console.json({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=2)
+        listed = [asdict(library) for library in libraries]
+        console.json({"ok": not failed, "checks": [asdict(check) for check in checks], "native_libraries": listed}, indent=2)
     else:
         console.table(("check", "status", "details", "advice"), [(c.name, c.status, c.details, c.advice) for c in checks])
     if failed:
@@ -186,3 +202,45 @@ def _decoders() -> Check:
     extras = sorted({_DECODERS[name] for name in missing})
     advice = f"Needed only for compressed DICOM files. Run: {install_command(*extras)}"
     return Check("DICOM decoders", "warning", f"missing: {', '.join(missing)}", advice)
+
+
+def _telemetry() -> Check:
+    """Imports the runtimes that send telemetry as the other commands do, and looks whether they can."""
+    installed = [name for name in TELEMETRY_PACKAGES if find_spec(name) is not None]
+    for name in installed:
+        with suppress(UsageError):  # a broken installation is not a matter of telemetry
+            optional_import(name, name)
+    if sys.modules.get("openvino_telemetry") is not None:
+        return Check("telemetry", "failed", "openvino_telemetry is loaded", "Report this, and remove openvino-telemetry")
+    return Check("telemetry", "ok", f"off in {' and '.join(installed)}" if installed else "no package that sends any")
+
+
+@dataclass(frozen=True)
+class NativeLibrary:
+    """A library in machine code that the wheel of a package bundles.
+
+    Attributes:
+        package: Name of the package.
+        version: Version of the package.
+        file: Name of the file, which often holds the version of the library.
+    """
+
+    package: str
+    version: str
+    file: str
+
+
+def native_libraries() -> list[NativeLibrary]:
+    """Returns the libraries in the folders ``PACKAGE.libs`` and ``.dylibs``, and all others whose name begins with ``lib``."""
+    found = []
+    for package in metadata.distributions():
+        for line in _LIBRARY.findall(package.read_text("RECORD") or ""):  # package.files is slow for large packages
+            path = PurePosixPath(line)
+            if path.parts[0].endswith(".libs") or ".dylibs" in path.parts or path.name.startswith("lib"):
+                found.append(NativeLibrary(str(package.metadata["Name"]), package.version, path.name))
+    return sorted(found, key=lambda library: (library.package.lower(), library.file))
+
+
+def _libraries(libraries: Sequence[NativeLibrary]) -> Check:
+    packages = {library.package for library in libraries}
+    return Check("native libraries", "ok", f"{len(libraries)} bundled by {len(packages)} packages; --json lists them")

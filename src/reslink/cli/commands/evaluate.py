@@ -12,12 +12,15 @@ from reslink.cli.options import (
     BatchSize,
     BootstrapSeed,
     BundleFolder,
+    Columns,
     Data,
     Device,
     Json,
     OutFolder,
     Overwrite,
+    Root,
     Split,
+    Unit,
 )
 
 EXAMPLES = (
@@ -32,6 +35,9 @@ def evaluate(
     bundle: BundleFolder,
     data: Data,
     out: OutFolder,
+    columns: Columns = None,
+    root: Root = None,
+    unit: Unit = None,
     split: Split = "all",
     by: Annotated[
         list[str] | None,
@@ -54,6 +60,9 @@ def evaluate(
         bundle,
         data,
         out,
+        columns=columns,
+        root=root,
+        unit=unit,
         split=None if split == "all" else split,
         by=by or (),
         batch_size=batch_size,

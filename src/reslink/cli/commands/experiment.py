@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from reslink.cli.console import Console
 from reslink.cli.experiment_output import print_experiment
 from reslink.cli.multi_value_options import MultiValueCommand
-from reslink.cli.options import FOLDER, BundleFolder, Data, Device, Json, Overwrite, Recipe, Set, available_cores
-from reslink.errors import UsageError
+from reslink.cli.options import (
+    FOLDER,
+    AllowConflicts,
+    BundleFolder,
+    Columns,
+    Data,
+    Device,
+    Json,
+    Overwrite,
+    Recipe,
+    Root,
+    Set,
+    Unit,
+    available_cores,
+)
+from reslink.errors import UsageError, check_choice
 
 if TYPE_CHECKING:
-    from reslink.experiments.runner.experiment import Experiment
     from reslink.training.monitoring.progress import Progress
 
 Out = Annotated[
@@ -45,7 +60,10 @@ Jobs = Annotated[
 ]
 DrawSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the drawn images and the bootstrap.")]
 
-_SEEDS, _LENGTHS, _AREA_SIZES = [3], [5, 10, 20], [1, 14]
+Run: TypeAlias = Callable[[Any], dict[str, Any]]
+"""Runs an :class:`reslink.experiments.runner.experiment.Experiment` and returns the contents of ``experiment.json``."""
+
+_LENGTHS, _AREA_SIZES = [5, 10, 20], [1, 14]
 _PERCENT: list[float] = [5, 10, 25, 50, 100]
 
 EXAMPLES = {
@@ -67,33 +85,38 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """The options of every experiment that trains.
+    """The options of every experiment that trains; each becomes an option of its command.
 
     Attributes:
         data: The data set.
         out: Folder of the experiments.
+        columns: Columns of the table by role.
+        root: Folder that the paths in the table start from.
+        unit: Unit of the images for which neither file nor table states one.
         seeds: Number of seeds, or the seeds.
         epochs: Number of epochs; None for the value of the recipe.
         recipe: The recipe; None for the default recipe.
         sets: Changes to the recipe.
+        allow_conflicts: Whether images with several labels are accepted.
         jobs: Number of parallel runs; None for one per core.
         json: Whether the result is printed as JSON.
     """
 
-    data: Path
-    out: Path
-    seeds: Sequence[int]
-    epochs: int | None
-    recipe: Path | None
-    sets: Sequence[str] | None
-    jobs: int | None
-    json: bool
+    data: Data
+    out: Out
+    columns: Columns = None
+    root: Root = None
+    unit: Unit = None
+    seeds: Seeds = (3,)  # type: ignore[assignment]  # a dataclass refuses a list; typer makes one of it
+    epochs: Epochs = None
+    recipe: Recipe = None
+    sets: Set = None
+    allow_conflicts: AllowConflicts = False
+    jobs: Jobs = None
+    json: Json = False
 
 
 def ablation(
-    console: Console,
-    data: Data,
-    out: Out,
     conditions: Annotated[
         list[str] | None,
         typer.Option(
@@ -106,13 +129,7 @@ def ablation(
     area_sizes: Annotated[
         list[int], typer.Option("--area-sizes", metavar="N...", min=0, help="Area sizes to compare; 0 for none.")
     ] = _AREA_SIZES,
-    seeds: Seeds = _SEEDS,
-    epochs: Epochs = None,
-    recipe: Recipe = None,
-    sets: Set = None,
-    jobs: Jobs = None,
-    json: Json = False,
-) -> None:
+) -> Run:
     """Measure what each part of the network contributes, by training without one part at a time.
 
     Reports metrics with intervals and tests, training stability, attention in correct and wrong cases, and the
@@ -120,90 +137,68 @@ def ablation(
     """
     from reslink.experiments.ablation.ablation import ablation as run
 
-    sizes = [size for size in area_sizes if size]
-    options = TrainingOptions(data, out, seeds, epochs, recipe, sets, jobs, json)
-    _run(console, "ablation", options, lambda experiment: run(experiment, conditions or (), sizes))
+    return lambda experiment: run(experiment, conditions or (), [size for size in area_sizes if size])
 
 
 def epochs(
-    console: Console,
-    data: Data,
-    out: Out,
     epochs: Annotated[
         list[int], typer.Option("--epochs", metavar="N...", min=1, help="Numbers of epochs to compare.")
     ] = _LENGTHS,
-    seeds: Seeds = _SEEDS,
-    recipe: Recipe = None,
-    sets: Set = None,
-    jobs: Jobs = None,
-    json: Json = False,
-) -> None:
+) -> Run:
     """Compare numbers of epochs, and detect over- and underfitting."""
     from reslink.experiments.epochs import epochs as run
 
-    options = TrainingOptions(data, out, seeds, None, recipe, sets, jobs, json)
-    _run(console, "epochs", options, lambda experiment: run(experiment, epochs))
+    return lambda experiment: run(experiment, epochs)
 
 
-def leakage(
-    console: Console,
-    data: Data,
-    out: Out,
-    seeds: Seeds = _SEEDS,
-    epochs: Epochs = None,
-    recipe: Recipe = None,
-    sets: Set = None,
-    jobs: Jobs = None,
-    json: Json = False,
-) -> None:
+def leakage() -> Run:
     """Measure how much a random split inflates the metrics, compared with a split without leakage."""
     from reslink.experiments.leakage import leakage as run
 
-    _run(console, "leakage", TrainingOptions(data, out, seeds, epochs, recipe, sets, jobs, json), run)
+    return run
 
 
-def shortcuts(
-    console: Console,
-    data: Data,
-    out: Out,
-    seeds: Seeds = _SEEDS,
-    epochs: Epochs = None,
-    recipe: Recipe = None,
-    sets: Set = None,
-    jobs: Jobs = None,
-    json: Json = False,
-) -> None:
+def shortcuts() -> Run:
     """Measure what a network can predict without the brain: train on whole images, on isolated heads and outside the head."""
     from reslink.experiments.shortcuts import shortcuts as run
 
-    _run(console, "shortcuts", TrainingOptions(data, out, seeds, epochs, recipe, sets, jobs, json), run)
+    return run
 
 
 def data_size(
-    console: Console,
-    data: Data,
-    out: Out,
     percent: Annotated[
         list[float], typer.Option("--percent", metavar="N...", help="Percentages of the training patients to compare.")
     ] = _PERCENT,
     same: Annotated[
         Literal["steps", "epochs"], typer.Option("--same", help="What all percentages have in common: steps or epochs.")
     ] = "steps",
-    seeds: Seeds = _SEEDS,
-    epochs: Epochs = None,
-    recipe: Recipe = None,
-    sets: Set = None,
-    jobs: Jobs = None,
-    json: Json = False,
-) -> None:
+) -> Run:
     """Measure how the metrics grow with the number of patients."""
     from reslink.experiments.data_size import data_size as run
 
-    options = TrainingOptions(data, out, seeds, epochs, recipe, sets, jobs, json)
-    _run(console, "data-size", options, lambda experiment: run(experiment, percent, same))
+    return lambda experiment: run(experiment, percent, same)
 
 
-def _run(console: Console, name: str, options: TrainingOptions, run: Callable[[Experiment], dict[str, Any]]) -> None:
+def _training_command(name: str, function: Callable[..., Run]) -> Callable[..., None]:
+    """Returns the command of an experiment that trains: the options of ``function``, and those of TrainingOptions."""
+    own = inspect.signature(function, eval_str=True).parameters
+    data, out, *shared = (
+        parameter
+        for parameter in inspect.signature(TrainingOptions, eval_str=True).parameters.values()
+        if parameter.name not in own  # the experiment epochs has its own --epochs
+    )
+
+    @functools.wraps(function)
+    def command(console: Console, **options: Any) -> None:
+        values = {parameter: options.pop(parameter) for parameter in own}
+        _run(console, name, TrainingOptions(**options), lambda experiment: function(**values)(experiment))
+
+    console = inspect.Parameter("console", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    command.__signature__ = inspect.Signature([console, data, out, *own.values(), *shared])  # type: ignore[attr-defined]
+    return command
+
+
+def _run(console: Console, name: str, options: TrainingOptions, run: Run) -> None:
     """Runs an experiment that trains, and prints its result."""
     from reslink.datasets.manifest import Manifest
     from reslink.files import check_folder_path
@@ -213,12 +208,16 @@ def _run(console: Console, name: str, options: TrainingOptions, run: Callable[[E
     check_folder_path(folder)
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    changes = [*(options.sets or []), *([] if options.epochs is None else [f"trainer.epochs={options.epochs}"])]
+    changes += ["data.allow_conflicts=true"] if options.allow_conflicts else []
+    recipe = load_recipe(options.recipe, changes)
+    manifest = Manifest.open(
+        options.data, class_order=recipe.data.class_order, columns=options.columns, root=options.root, unit=options.unit
+    )
+    seeds = expand_seeds(options.seeds)
     from reslink.experiments.runner.experiment import Experiment
 
-    changes = [*(options.sets or []), *([] if options.epochs is None else [f"trainer.epochs={options.epochs}"])]
-    recipe = load_recipe(options.recipe, changes)
-    manifest = Manifest.open(options.data, class_order=recipe.data.class_order)
-    seeds, jobs = expand_seeds(options.seeds), options.jobs or _default_jobs(recipe.trainer.device)
+    jobs = options.jobs or _default_jobs(recipe.trainer.device)
     with _locked(console, folder) as progress:
         result = run(Experiment(manifest, recipe, options.out, seeds, jobs, progress))
     print_experiment(console, result, folder, options.json)
@@ -264,6 +263,9 @@ def robustness(
     bundle: BundleFolder,
     data: Data,
     out: Out,
+    columns: Columns = None,
+    root: Root = None,
+    unit: Unit = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -282,17 +284,22 @@ def robustness(
     command again to continue after an interruption.
     """
     from reslink.bundles.bundle import Bundle
+    from reslink.datasets.corruptions import CORRUPTIONS
     from reslink.datasets.manifest import Manifest
-    from reslink.experiments.robustness.robustness import RobustnessOptions
-    from reslink.experiments.robustness.robustness import robustness as run
     from reslink.files import check_folder_path
 
     folder = out / "robustness"
     check_folder_path(folder)
-    manifest = Manifest.open(data, labels=Bundle.load(bundle).labels)
+    for name in only or ():
+        check_choice("corruption", name, CORRUPTIONS)
+    loaded = Bundle.load(bundle)
+    manifest = Manifest.open(data, labels=loaded.labels, columns=columns, root=root, unit=unit)
+    from reslink.experiments.robustness.robustness import RobustnessOptions
+    from reslink.experiments.robustness.robustness import robustness as run
+
     with _locked(console, folder) as progress:
         options = RobustnessOptions(tuple(only or ()), images or None, device, seed, overwrite)
-        result = run(bundle, manifest, out, options, progress)
+        result = run(loaded, manifest, out, options, progress)
     print_experiment(console, result, folder, json)
 
 
@@ -317,6 +324,9 @@ def transfer(
         Path | None,
         typer.Option("--internal", metavar="DATA", help="Data set like the training data, for comparison.", show_default=False),
     ] = None,
+    columns: Columns = None,
+    root: Root = None,
+    unit: Unit = None,
     images: Annotated[
         int, typer.Option("--images", min=0, help="Number of images per data set, drawn at random; 0 for all.")
     ] = 0,
@@ -325,15 +335,20 @@ def transfer(
     json: Json = False,
 ) -> None:
     """Measure how the metrics of a bundle drop on other data, with intervals, and how the data differ."""
-    from reslink.experiments.transfer.transfer import TransferOptions
-    from reslink.experiments.transfer.transfer import transfer as run
+    from reslink.bundles.bundle import Bundle
     from reslink.files import check_folder_path
 
     folder = out / "transfer"
     check_folder_path(folder)
     label_map = parse_label_map(maps or ())
+    loaded = Bundle.load(bundle)
+    for name in filter(None, label_map.values()):
+        loaded.labels.index(name)  # raises for an unknown class
+    from reslink.experiments.transfer.transfer import TransferOptions
+    from reslink.experiments.transfer.transfer import transfer as run
+
     with _locked(console, folder) as progress:
-        options = TransferOptions(label_map, internal, images or None, device, seed)
+        options = TransferOptions(label_map, internal, images or None, device, seed, columns, root, unit)
         result = run(bundle, others, out, options, progress)
     print_experiment(console, result, folder, json)
 
@@ -354,12 +369,14 @@ def parse_label_map(texts: Sequence[str]) -> dict[str, str | None]:
     return label_map
 
 
-_COMMANDS = {
+_TRAINING: dict[str, Callable[..., Run]] = {
     "ablation": ablation,
     "epochs": epochs,
     "leakage": leakage,
     "shortcuts": shortcuts,
     "data-size": data_size,
+}
+_COMMANDS = {name: _training_command(name, function) for name, function in _TRAINING.items()} | {
     "robustness": robustness,
     "transfer": transfer,
 }

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import BundleFolder, Device, Images, Json, OutFolder, Overwrite
-from reslink.cli.prediction_text import abstention_text, error_line, print_usage_notes
+from reslink.cli.options import BundleFolder, Device, Images, Json, OutFolder, Overwrite, Unit
+from reslink.cli.prediction_text import NO_ANSWER, abstention_cells, error_line, prediction_cells, print_usage_notes
 
 if TYPE_CHECKING:
+    from reslink.bundles.decision.decision import Decision
     from reslink.explain.explain_files import Explanation
     from reslink.explain.randomization_check import RandomizationCheck
 
@@ -39,13 +40,15 @@ def explain(
         list[str] | None,
         typer.Option(
             "--method",
-            help="first_attention, final_attention, grad_cam, integrated_gradients or occlusion; repeatable; default: all.",
+            help="final_attention, grad_cam, integrated_gradients, occlusion or first_attention; repeatable; "
+            "default: all but first_attention.",
         ),
     ] = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", min=1, help="Maximum number of images (each volume slice counts as one).", show_default=False),
     ] = None,
+    unit: Unit = None,
     sanity: Annotated[bool, typer.Option(help="Compare the maps with those of randomized weights.")] = True,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -55,27 +58,20 @@ def explain(
 
     A PATH that is a CSV is read as a data set; the maps are then compared with its lesion masks.
     """
-    from reslink.api.explain import run_explain
+    from reslink.api.explain import check_and_load, run_explain
 
-    output = run_explain(
-        bundle,
-        paths,
-        out,
-        target=target,
-        methods=method,
-        limit=limit,
-        sanity=sanity,
-        device=device,
-        overwrite=overwrite,
-        progress=console.progress(),
-    )
+    loaded, methods = check_and_load(bundle, target, method)
+    from reslink.explain.explain_files import ExplainOptions
+
+    options = ExplainOptions(methods, target=target, randomization_check=sanity, limit=limit, overwrite=overwrite, unit=unit)
+    output = run_explain(loaded, paths, out, options, device, console.progress())
     failed = [explanation for explanation in output.explanations if explanation.error is not None]
     if json:
         for explanation in output.explanations:
             console.json(explanation.as_dict())
         _print_checks(console, [check for check in output.checks if not check.passed])
     else:
-        _print_explanations(console, output.explanations, out)
+        _print_explanations(console, output.explanations, out, output.bundle.decision)
         _print_checks(console, output.checks)
         if len(failed) < len(output.explanations):
             console.note(f"Pictures, maps and explain.json: {out}")
@@ -86,13 +82,18 @@ def explain(
         raise typer.Exit(1)
 
 
-def _print_explanations(console: Console, explanations: list[Explanation], out: Path) -> None:
+def _print_explanations(console: Console, explanations: list[Explanation], out: Path, decision: Decision) -> None:
     for explanation in explanations:
         if explanation.error is not None:
             console.warn(error_line(explanation.path, explanation.path, explanation.error))
+        elif explanation.label is None:
+            console.row(NO_ANSWER, "refused", explanation.path, *(explanation.reasons or ()))
         elif explanation.probability is not None:
-            abstains = abstention_text(explanation.abstain, explanation.reasons)
-            console.data(f"{explanation.label}\t{explanation.probability:.3f}\t{out / str(explanation.panel)}{abstains}")
+            probabilities = explanation.probabilities or {}
+            certainty = decision.certainty(list(probabilities.values()), explanation.abstain)
+            cells = prediction_cells(str(explanation.label), probabilities, decision.threshold, certainty)
+            abstains = abstention_cells(explanation.abstain, explanation.reasons)
+            console.row(*cells, str(out / str(explanation.panel)), *abstains)
     rows = localization_rows(explanations)
     if rows:
         console.table(("map", ">lesions", ">pointing game", ">energy inside", ">IoU"), rows)

@@ -94,7 +94,7 @@ def _variants() -> list[str]:
     """Returns the network variants that can be trained: none without torch."""
     if find_spec("torch") is None:
         return []
-    from reslink.networks.reslink import VARIANTS
+    from reslink.networks.config import VARIANTS
 
     return list(VARIANTS)
 

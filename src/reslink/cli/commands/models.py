@@ -55,7 +55,7 @@ def _print_card(console: Console, model: ShippedModel, json: bool) -> None:
     if json:
         console.json(model.as_dict() | {"research_use_only": True}, indent=2)
         return
-    console.data(model.card().rstrip())
+    console.data(*model.card().rstrip().splitlines())
     console.research_use_only()
 
 

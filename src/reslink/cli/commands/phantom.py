@@ -10,6 +10,7 @@ import typer
 from reslink.cli.console import Console
 from reslink.cli.options import OutFolder, Overwrite
 from reslink.errors import UsageError
+from reslink.training.monitoring.progress import phase
 
 EXAMPLES = (
     "reslink phantom --out heads --patients 40 --seed 1",
@@ -38,11 +39,8 @@ def phantom(
 
     settings = PhantomSettings.parse(parse_settings(sets or ()) | {"patients": patients, "seed": seed})
     progress = console.progress()
-    progress.start(patients, "Drawing patients")
-    try:
+    with phase(progress, patients, "Drawing patients"):
         make_cohort(out, settings, on_progress=lambda *_: progress.step(), overwrite=overwrite)
-    finally:
-        progress.end()
     console.note(f"{patients} patients in {out}")
     console.data(str(out / "manifest.csv"))
 
@@ -53,7 +51,7 @@ def parse_settings(sets: Iterable[str]) -> dict[str, Any]:
     Raises:
         UsageError: If a text has no '=', its value is not YAML, or a key is both a value and a section.
     """
-    import yaml
+    from reslink.settings_text import parse_yaml
 
     values: dict[str, Any] = {}
     for text in sets:
@@ -67,7 +65,7 @@ def parse_settings(sets: Iterable[str]) -> dict[str, Any]:
             if not isinstance(node, dict):
                 raise UsageError(f"{section!r} is both a value and a section", "A key is one of them", "Correct --set")
         try:
-            node[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            node[name] = parse_yaml(value)
+        except ValueError:
             raise UsageError(f"The value of --set {text!r} is not valid", "Values are YAML", "Quote the value") from None
     return values

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from reslink.cli.console import Console, pluralize
-from reslink.cli.options import FOLDER, Backend, BatchSize, BundleFolder, Device, Images, Json, threads_from_environment
-from reslink.cli.prediction_text import abstention_text, error_line, print_usage_notes
+from reslink.cli.console import Console
+from reslink.cli.options import FOLDER, Backend, BatchSize, BundleFolder, Device, Images, Json, Unit, threads_from_environment
+from reslink.cli.prediction_text import NO_ANSWER, abstention_cells, error_line, prediction_cells, print_usage_notes
 from reslink.errors import UsageError
+from reslink.reports.formatting import format_count
 
 if TYPE_CHECKING:
-    from reslink.inference.classifier import Prediction
+    from reslink.inference.prediction import Prediction
+
+SeriesMode = Literal["auto", "each", "only"]
 
 EXAMPLES = (
     "reslink predict runs/first/bundle scan.png",
@@ -39,50 +42,82 @@ def predict(
         ),
         FOLDER,
     ] = None,
+    unit: Unit = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
     backend: Backend = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite earlier pictures in the folder.")] = False,
+    series: Annotated[
+        SeriesMode,
+        typer.Option("--series", help="auto: each slice, then each series; each: only slices; only: series without slices."),
+    ] = "auto",
 ) -> None:
-    """Predict the class of images: files, folders, DICOM series or globs. A volume gives one line per slice.
+    """Predict the class of images: files, folders, DICOM series or globs. A volume or series also gets an answer of its own.
 
-    An unreadable file gives a line with its error; the other files are still predicted, and the exit code is 1.
+    An unreadable file gives a line with its error; the other files are still predicted, and the exit code is 1. An image that
+    the model is not for gets no answer, but the reason.
     """
     if json and csv_file is not None:
         raise UsageError("--json and --csv were both given", "Only one output format is possible", "Remove one of them")
     from reslink.api.predict import iter_predictions
+    from reslink.imaging.orientation import NOT_STATED
+    from reslink.imaging.units import parse_unit
     from reslink.inference.classifier import Classifier
+    from reslink.inference.series_answers import SeriesAnswer
 
     classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads_from_environment())
-    failed = total = abstained = 0
+    failed = total = abstained = refused = unoriented = predicted = drawn = 0
     predictions = iter_predictions(
-        classifier, paths, batch_size=batch_size, csv_file=csv_file, pictures=pictures, overwrite=overwrite
+        classifier,
+        paths,
+        batch_size=batch_size,
+        csv_file=csv_file,
+        pictures=pictures,
+        overwrite=overwrite,
+        unit=parse_unit(unit),
+        series=series,
     )
     for prediction in predictions:
         total += 1
-        failed += prediction.error is not None
-        abstained += prediction.abstain is True
+        unoriented += NOT_STATED in prediction.notes
+        # Slices that have answers, but form no series, are no failure.
+        failed += prediction.error is not None and not (series == "auto" and isinstance(prediction, SeriesAnswer))
+        abstained += prediction.abstain is True and not prediction.is_refused
+        refused += prediction.is_refused
+        predicted += prediction.label is not None
+        drawn += prediction.label is not None and not isinstance(prediction, SeriesAnswer)
         if json:
             console.json(prediction.as_dict())
         elif csv_file is None:
             _print_prediction(console, prediction)
-    predicted = total - failed
-    if pictures is not None and predicted:
-        console.note(f"{pluralize(predicted, 'picture')} in {pictures}")
+    if pictures is not None and drawn:
+        console.note(f"{format_count(drawn, 'picture')} in {pictures}")
     if not json:
         abstentions = f", {abstained} abstained from" if classifier.bundle.decision.abstains and predicted else ""
+        refusals = f", {refused} refused" if refused else ""
         written = f", written to {csv_file}" if csv_file else ""
-        console.note(f"{pluralize(total, 'line')}, {failed} failed{abstentions}{written}")
+        console.note(f"{format_count(total, 'line')}, {failed} failed{refusals}{abstentions}{written}")
+        if unoriented:
+            console.note(f"{format_count(unoriented, 'line')}: {NOT_STATED}")
         print_usage_notes(console, classifier.bundle, predicted=predicted > 0)
     if failed:
         raise typer.Exit(1)
 
 
 def _print_prediction(console: Console, prediction: Prediction) -> None:
-    """Prints label, probability, file and the reasons of an abstention, separated by tabs; an error goes to stderr."""
-    name = prediction.path if prediction.slice is None else f"{prediction.path} slice {prediction.slice}"
-    if prediction.error is not None or prediction.probability is None:
+    """Prints answer, probability, file and the reasons of an abstention, separated by tabs; an error goes to stderr."""
+    from reslink.inference.series_answers import SeriesAnswer
+
+    name, interval = prediction.path if prediction.slice is None else f"{prediction.path} slice {prediction.slice}", ""
+    if isinstance(prediction, SeriesAnswer) and (result := prediction.result) is not None:
+        name = f"{prediction.path} series of {result.slices} slices"
+        interval = "" if result.ci_low is None else f"{result.ci_low:.3f} to {result.ci_high:.3f}"
+    if prediction.is_refused:
+        console.row(NO_ANSWER, "refused", name, *(prediction.reasons or ()))
+    elif prediction.error is not None or prediction.label is None or prediction.probabilities is None:
         console.warn(error_line(name, prediction.path, prediction.error))
     else:
-        abstains = abstention_text(prediction.abstain, prediction.reasons)
-        console.data(f"{prediction.label}\t{prediction.probability:.3f}\t{name}{abstains}")
+        cells = prediction_cells(
+            prediction.label, prediction.probabilities, prediction.threshold, prediction.certainty, interval
+        )
+        console.row(*cells, name, *abstention_cells(prediction.abstain, prediction.reasons))

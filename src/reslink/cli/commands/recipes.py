@@ -26,23 +26,18 @@ def recipes(
     json: Json = False,
 ) -> None:
     """List the published recipes with their results, or print one as YAML. --recipe accepts their names."""
-    from reslink.errors import UsageError, suggest
+    from reslink.errors import check_choice
     from reslink.training.recipe import published
 
     if name is None:
         _list(console, published.published_recipes(), json)
         return
-    if name not in published.names():
-        raise UsageError(
-            f"There is no published recipe {name!r}",
-            "reslink recipes lists the names",
-            suggest(name, published.names()),
-        )
+    check_choice("published recipe", name, published.names())
     path = published.PUBLISHED / f"{name}.yaml"
     if json:
         console.json(published.PublishedRecipe.read(path).as_dict(), indent=2)
         return
-    console.data(path.read_text(encoding="utf-8").rstrip())
+    console.data(*path.read_text(encoding="utf-8").rstrip().splitlines())
 
 
 def _list(console: Console, entries: Sequence[PublishedRecipe], json: bool) -> None:

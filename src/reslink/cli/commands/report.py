@@ -51,7 +51,7 @@ def report(
     if filled is not None:
         for item in filled.items:
             if item.author:
-                console.data(f"{item.number}\t{item.topic}\tto be written by the author: {item.author}")
+                console.row(str(item.number), item.topic, f"to be written by the author: {item.author}")
         console.note(", ".join(f"{n} {status}" for status, n in filled.counts.items()))
     console.note(f"report: {page}")
     console.research_use_only()

@@ -34,7 +34,7 @@ def serve(
             envvar="RESLINK_TOKEN",
             show_envvar=True,
             show_default=False,
-            help="Token that clients must send, required unless --host is loopback. Prefer the variable: options are visible.",
+            help="Token that clients must send; required unless all hosts are loopback. The variable is safer than the option.",
         ),
     ] = None,
     allow_host: Annotated[
@@ -53,7 +53,7 @@ def serve(
     """
     from reslink.serving.http import server
 
-    server.require_token(host, token)
+    server.require_token(host, token, allow_host or ())
     from reslink.files import optional_import
 
     optional_import("fastapi", "serve")

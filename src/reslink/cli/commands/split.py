@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import Data, Json
+from reslink.cli.options import AllowConflicts, Columns, Data, Json, Root, Unit
+from reslink.datasets.case import DEFAULT_FRACTIONS
 
 EXAMPLES = (
     "reslink split images/ --out split.csv",
@@ -21,19 +22,22 @@ def split(
     console: Console,
     data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="CSV file to write.", show_default=False)],
+    columns: Columns = None,
+    root: Root = None,
+    unit: Unit = None,
     fractions: Annotated[
         tuple[float, float, float] | None,
         typer.Option(
             "--fractions",
             metavar="TRAIN VALIDATION TEST",
             help="Shares of the splits; their sum is 1.",
-            show_default="0.7 0.15 0.15",
+            show_default=" ".join(map(str, DEFAULT_FRACTIONS)),
         ),
     ] = None,
     folds: Annotated[
         int | None,
         typer.Option(
-            "--folds", metavar="K", help="Number of cross-validation folds, instead of --fractions.", show_default=False
+            "--folds", min=2, metavar="K", help="Number of cross-validation folds, instead of --fractions.", show_default=False
         ),
     ] = None,
     group_by: Annotated[
@@ -45,6 +49,7 @@ def split(
         bool,
         typer.Option("--keep-given", help="Keep the split of DATA; a missing split is drawn from the training cases."),
     ] = False,
+    allow_conflicts: AllowConflicts = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
     json: Json = False,
 ) -> None:
@@ -59,11 +64,15 @@ def split(
     summary = split_data(
         data,
         out,
+        columns=columns,
+        root=root,
+        unit=unit,
         fractions=fractions,
         folds=folds,
         group_by=group_by,
         seed=seed,
         keep_given=keep_given,
+        allow_conflicts=allow_conflicts,
         overwrite=overwrite,
         progress=console.progress(),
     )

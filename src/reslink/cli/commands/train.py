@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import FOLDER, AllowLeakage, Data, Json, Overwrite, Recipe, Resume, Set
+from reslink.cli.options import (
+    FOLDER,
+    AllowConflicts,
+    AllowLeakage,
+    Columns,
+    Data,
+    Json,
+    Overwrite,
+    Recipe,
+    Resume,
+    Root,
+    Set,
+    Unit,
+)
 
 EXAMPLES = (
     "reslink train images/ --out runs/first",
@@ -21,6 +34,9 @@ def train(
     console: Console,
     data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Run folder.", show_default=False), FOLDER],
+    columns: Columns = None,
+    root: Root = None,
+    unit: Unit = None,
     recipe: Recipe = None,
     sets: Set = None,
     epochs: Annotated[
@@ -43,6 +59,7 @@ def train(
         typer.Option("--device", help="Device: auto, cpu, cuda or mps; default: that of the recipe.", show_default=False),
     ] = None,
     allow_leakage: AllowLeakage = False,
+    allow_conflicts: AllowConflicts = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -57,6 +74,9 @@ def train(
     summary = train_run(
         data,
         out,
+        columns=columns,
+        root=root,
+        unit=unit,
         recipe=recipe,
         settings=sets or (),
         epochs=epochs,
@@ -64,6 +84,7 @@ def train(
         batch_size=batch_size,
         device=device,
         allow_leakage=allow_leakage,
+        allow_conflicts=allow_conflicts,
         resume=resume,
         overwrite=overwrite,
         progress=console.progress(),

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -25,7 +26,9 @@ from PIL import Image as Picture
 
 from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.errors import InputError, ReslinkError, UsageError
-from reslink.imaging.image import Image
+from reslink.imaging.image import NOTHING_STATED, Image, Stated
+from reslink.imaging.lesion_mask import aligned_mask
+from reslink.imaging.limits import ImagingWarning
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 
@@ -58,6 +61,7 @@ class DecodeJob:
         mask: The lesion mask file, or None.
         preprocess: The preprocessing of the image.
         with_mask: Return a mask even for a case without a mask file, filled with zeros.
+        unit: Unit of the values, if the data set states it.
     """
 
     name: str
@@ -65,6 +69,7 @@ class DecodeJob:
     mask: Path | None
     preprocess: Preprocess
     with_mask: bool
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,18 @@ class DecodedCase:
         head: (56, 56) uint8, 1 inside the head.
         thumbnail: (64, 64) uint8 of the isolated head, for near-duplicate search; independent of ``preprocess``.
         mask: (S, S) uint8, 1 inside the lesion; None if the data set has no masks.
+        unit: Unit of the values: HU, MR or gray.
+        notes: What the reader assumed or converted, without the name of the file.
+        stated: What the file states about its content.
     """
 
     pixels: UInt8Array
     head: UInt8Array
     thumbnail: UInt8Array
     mask: UInt8Array | None
+    unit: str = "gray"
+    notes: tuple[str, ...] = ()
+    stated: Stated = NOTHING_STATED
 
 
 def decode_case(job: DecodeJob) -> DecodedCase | str:
@@ -91,15 +102,24 @@ def decode_case(job: DecodeJob) -> DecodedCase | str:
         Its rows, or a message with the reason why it cannot be used.
     """
     try:
-        image = read_slice(job.path, job.name)
+        image, notes = _read_with_notes(job)
         pixels = job.preprocess.pixels(image)
         head = _head_mask(job.preprocess.resized_head_mask(image))
-        return DecodedCase(pixels, head, make_thumbnail(image), _lesion_mask(job, image))
+        return DecodedCase(pixels, head, make_thumbnail(image), _lesion_mask(job, image), image.unit, notes, image.stated)
     except ReslinkError as error:
         text = str(error).replace(str(job.path), job.name)  # results contain no absolute paths
         return text if job.mask is None else text.replace(str(job.mask), f"the mask of {job.name}")
     except MemoryError:
         return f"{job.name} needs more memory than is available"
+
+
+def _read_with_notes(job: DecodeJob) -> tuple[Image, tuple[str, ...]]:
+    """Returns the image, and the warnings of its reader as notes, which are reported once for the whole data set."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ImagingWarning)
+        image = read_slice(job.path, job.name, job.unit)
+    texts = [str(warning.message).removeprefix(f"{job.path} ") for warning in caught if warning.category is ImagingWarning]
+    return image, tuple(dict.fromkeys((*image.notes, *texts)))
 
 
 def decode_all(jobs: Sequence[DecodeJob], workers: int) -> Generator[DecodedCase | str, None, None]:
@@ -201,13 +221,18 @@ def _exit_with_parent(sentinel: int) -> None:
     os._exit(1)
 
 
-def read_slice(path: Path, name: str) -> Image:
+def read_slice(path: Path, name: str, unit: str | None = None) -> Image:
     """Reads a file with one slice, in any format.
+
+    Args:
+        path: The file.
+        name: Its name for messages.
+        unit: As for ``read_image``.
 
     Raises:
         InputError: If the file cannot be read, or has several slices; the message then uses ``name``.
     """
-    image = read_image(path)
+    image = read_image(path, unit)
     slices = image.slices()
     if len(slices) != 1:
         raise InputError(
@@ -227,7 +252,7 @@ def _lesion_mask(job: DecodeJob, image: Image) -> UInt8Array | None:
     if job.mask is None:
         side = job.preprocess.size
         return np.zeros((side, side), np.uint8) if job.with_mask else None
-    mask = read_slice(job.mask, f"The mask of {job.name}").pixels
+    mask = aligned_mask(read_slice(job.mask, f"The mask of {job.name}"), image).pixels
     if mask.shape != image.pixels.shape:
         raise InputError(
             f"The mask of {job.name} has {mask.shape} pixels, but the image has {image.pixels.shape}",

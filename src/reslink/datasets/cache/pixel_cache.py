@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,11 +18,13 @@ from numpy.typing import NDArray
 
 from reslink.datasets.cache.decode import HEAD_SIZE, DecodedCase, DecodeJob, check_not_in_worker, decode_all
 from reslink.datasets.cache.storage import CacheIndex, RowWriter, code_digest, open_rows
-from reslink.datasets.manifest import Case, Manifest, file_hash
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest, file_hash
 from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE
 from reslink.datasets.patient_ids import HeaderPatient, add_header_patients, read_header_patients
 from reslink.errors import InputError, UsageError
 from reslink.files import lock_folder, sha256
+from reslink.imaging.image import Stated
 from reslink.imaging.preprocess import Preprocess
 
 if TYPE_CHECKING:  # torch is imported only to make batches, so that the cache works without it
@@ -52,6 +56,7 @@ class PixelCache:
         failed: Case name to the reason why the case has no row.
         kept: Index of each row in the original manifest.
         notes: Remarks about the data set as a whole, for the user.
+        stated: What the file of each row states about its content.
     """
 
     manifest: Manifest
@@ -66,6 +71,7 @@ class PixelCache:
     failed: dict[str, str]
     kept: list[int]
     notes: tuple[str, ...] = ()
+    stated: tuple[Stated, ...] = ()
 
     @classmethod
     def open(
@@ -121,22 +127,8 @@ class PixelCache:
         """Returns the lesion masks of some rows, (B, 1, S, S) uint8, 1 inside; None if no case has a mask."""
         return None if self.masks is None else _gather(self.masks, indices)[:, None]
 
-    def batches(
-        self,
-        indices: Indices,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        shuffle: bool = False,
-        drop_last: bool = False,
-    ) -> Iterator[NDArray[np.int64]]:
-        """Yields the rows of one epoch in batches; each row appears once.
-
-        Args:
-            indices: The rows to iterate over.
-            batch_size: Rows in a batch; the last may be smaller.
-            generator: Random generator of the shuffle; used once, before the first batch.
-            shuffle: Shuffle the rows.
-            drop_last: Drop a last batch that is smaller than ``batch_size``.
+    def batches(self, indices: Indices, batch_size: int) -> Iterator[NDArray[np.int64]]:
+        """Yields rows in batches, in order; the last batch may be smaller.
 
         Raises:
             UsageError: If the batch size is below 1.
@@ -144,12 +136,7 @@ class PixelCache:
         if batch_size < 1:
             raise UsageError(f"The batch size is {batch_size}", "A batch has at least one image", "Use 32")
         rows = np.asarray(indices, np.int64)
-        if shuffle:
-            import torch
-
-            rows = rows[torch.randperm(len(rows), generator=generator).numpy()]
-        stop = len(rows) - len(rows) % batch_size if drop_last else len(rows)
-        return (rows[start : start + batch_size] for start in range(0, stop, batch_size))
+        return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
 @dataclass(frozen=True)
@@ -168,10 +155,12 @@ class _SourceFiles:
     def of(cls, manifest: Manifest) -> _SourceFiles:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the GIL, and reading waits for disks
             hashes = list(pool.map(_hash_files, manifest.cases))
-        stated = all(case.patient_id is not None for case in manifest.cases)
-        patients = [HeaderPatient()] * len(manifest) if stated else read_header_patients(manifest.cases)
+        patients = read_header_patients(manifest.cases)
         missing = {i: pair for i, pair in enumerate(hashes) if isinstance(pair, str)}
-        keys = ["missing" if isinstance(pair, str) else " ".join(pair) for pair in hashes]
+        keys = [
+            "missing" if isinstance(pair, str) else " ".join((*pair, *([case.unit] if case.unit else ())))
+            for case, pair in zip(manifest.cases, hashes, strict=True)
+        ]
         image_hashes = {
             case.name: pair[0] for case, pair in zip(manifest.cases, hashes, strict=True) if not isinstance(pair, str)
         }
@@ -249,24 +238,37 @@ def _read_partial(folder: Path, new_index: CacheIndex, shapes: Mapping[str, tupl
     return partial
 
 
-def _store(index: CacheIndex, writer: RowWriter, rows: Mapping[str, UInt8Array] | str) -> None:
-    if isinstance(rows, str):
-        index.failed[index.done] = rows
+@dataclass(frozen=True)
+class _Row:
+    """The row of one case in each array, the unit of its values, the remarks of the reader, and what the file states."""
+
+    arrays: Mapping[str, UInt8Array]
+    unit: str
+    notes: list[str]
+    stated: list[str | None]
+
+
+def _store(index: CacheIndex, writer: RowWriter, row: _Row | str) -> None:
+    if isinstance(row, str):
+        index.failed[index.done] = row
     else:
-        writer.append(rows)
+        writer.append(row.arrays)
         index.kept.append(index.done)
+        index.units.append(row.unit)
+        index.notes.append(row.notes)
+        index.stated.append(row.stated)
     index.done += 1
 
 
 def _case_rows(
     folder: Path, index: CacheIndex, manifest: Manifest, sources: _SourceFiles, preprocess: Preprocess, workers: int | None
-) -> Iterator[Mapping[str, UInt8Array] | str]:
-    """Yields the rows of each case from ``index.done`` on, or the reason why it has none."""
+) -> Iterator[_Row | str]:
+    """Yields the row of each case from ``index.done`` on, or the reason why it has none."""
     remaining = range(index.done, len(index.keys))
     available = _rows_of_other_caches(folder, index, _shapes(preprocess, manifest))
     with_mask = any(case.mask for case in manifest.cases)
     jobs = [
-        DecodeJob(case.name, case.path, case.mask, preprocess, with_mask)
+        DecodeJob(case.name, case.path, case.mask, preprocess, with_mask, case.unit)
         for case in (manifest.cases[i] for i in remaining if i not in sources.missing and index.keys[i] not in available)
     ]
     chosen = choose_workers(len(jobs)) if workers is None else workers
@@ -275,24 +277,27 @@ def _case_rows(
             if i in sources.missing:
                 yield sources.missing[i]
             elif index.keys[i] in available:
-                arrays, row = available[index.keys[i]]
-                yield {name: array[row] for name, array in arrays.items()}
+                arrays, other, row = available[index.keys[i]]
+                yield _Row(
+                    {name: array[row] for name, array in arrays.items()}, other.units[row], other.notes[row], other.stated[row]
+                )
             else:
-                yield _as_rows(next(decoded))
+                yield _as_row(next(decoded))
 
 
-def _as_rows(decoded: DecodedCase | str) -> Mapping[str, UInt8Array] | str:
+def _as_row(decoded: DecodedCase | str) -> _Row | str:
     if isinstance(decoded, str):
         return decoded
-    rows = {"pixels": decoded.pixels, "heads": decoded.head, "thumbnails": decoded.thumbnail}
-    return rows if decoded.mask is None else {**rows, "masks": decoded.mask}
+    arrays = {"pixels": decoded.pixels, "heads": decoded.head, "thumbnails": decoded.thumbnail}
+    masks = {} if decoded.mask is None else {"masks": decoded.mask}
+    return _Row(arrays | masks, decoded.unit, list(decoded.notes), list(decoded.stated))
 
 
 def _rows_of_other_caches(
     folder: Path, index: CacheIndex, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[dict[str, UInt8Array], int]]:
-    """Returns rows with the same recipe in the other complete caches of the folder, by key."""
-    available: dict[str, tuple[dict[str, UInt8Array], int]] = {}
+) -> dict[str, tuple[dict[str, UInt8Array], CacheIndex, int]]:
+    """Returns rows with the same recipe in the other complete caches of the folder, by key, with the index of that cache."""
+    available: dict[str, tuple[dict[str, UInt8Array], CacheIndex, int]] = {}
     for other_folder in sorted(folder.parent.iterdir()):
         other = CacheIndex.read(other_folder) if other_folder != folder else None
         if other is None or not other.complete or other.recipe != index.recipe:
@@ -300,7 +305,7 @@ def _rows_of_other_caches(
         arrays = {name: open_rows(other_folder, name, (len(other.kept), *shape)) for name, shape in shapes.items()}
         mapped = {name: array for name, array in arrays.items() if array is not None}
         if len(mapped) == len(shapes):
-            available.update((other.keys[case], (mapped, row)) for row, case in enumerate(other.kept))
+            available.update((other.keys[case], (mapped, other, row)) for row, case in enumerate(other.kept))
     return available
 
 
@@ -328,7 +333,7 @@ def _open_filled(
     pixels, heads, thumbnails = (arrays[name] for name in ("pixels", "heads", "thumbnails"))
     if pixels is None or heads is None or thumbnails is None:
         raise UsageError(f"The cache {folder} was deleted", "The cache must exist while it is in use", "Run the command again")
-    full_manifest, note = add_header_patients(manifest, sources.patients)
+    full_manifest, patient_notes = add_header_patients(manifest, sources.patients)
     readable = full_manifest.subset(index.kept)
     return cls(
         manifest=readable,
@@ -342,8 +347,39 @@ def _open_filled(
         file_hashes=sources.hashes,
         failed={manifest.cases[i].name: message for i, message in sorted(index.failed.items())},
         kept=list(index.kept),
-        notes=(note,) if note else (),
+        notes=(
+            *(f"Patients: {note}" for note in patient_notes if note),
+            *unit_notes(index.units),
+            *_reader_notes(index.notes),
+            *_excluded_notes(index.stated),
+        ),
+        stated=tuple(Stated(*row) for row in index.stated),  # type: ignore[arg-type]  # names from JSON
     )
+
+
+def unit_notes(units: Sequence[str]) -> list[str]:
+    """Returns a note if the images of a data set have different units."""
+    if len(set(units)) < 2:
+        return []
+    names = {"HU": "CT in HU", "MR": "arbitrary intensities", "gray": "gray values"}
+    counts = ", ".join(f"{count} images in {names[unit]}" for unit, count in Counter(units).most_common())
+    return [
+        f"Units: the data set mixes {counts}. CT in HU gets a fixed window, other values are scaled by percentiles, and a "
+        "model can learn this difference. State the unit with --unit or the column 'unit' if an image was read wrongly"
+    ]
+
+
+def _excluded_notes(stated: Sequence[Sequence[str | None]]) -> list[str]:
+    """Returns a note for each reason why files are no slices of a head by their header; they are used all the same."""
+    counts = Counter(reason for *_, reason in stated if reason)
+    return [f"{count} {'image is' if count == 1 else 'images are'} no slice of a head: {why}" for why, count in counts.items()]
+
+
+def _reader_notes(notes: Sequence[Sequence[str]]) -> list[str]:
+    """Returns each remark of the readers with the number of images that it holds for; numbers in remarks do not matter."""
+    counts = Counter(re.sub(r"-?\d[\d.e+-]*", "#", note) for row in notes for note in row)
+    first = {re.sub(r"-?\d[\d.e+-]*", "#", note): note for row in reversed(notes) for note in row}
+    return [f"{count} {'image' if count == 1 else 'images, the first'}: {first[key]}" for key, count in counts.items()]
 
 
 def _gather(array: UInt8Array, indices: Indices) -> torch.Tensor:

@@ -49,6 +49,9 @@ class CacheIndex:
         done: Number of processed cases, from the first.
         kept: Index of the case of each row.
         failed: Case index to the reason why the case has no row.
+        units: Unit of the values of each row: HU, MR or gray.
+        notes: Remarks of the reader about each row.
+        stated: What the file of each row states: modality, sequence, plane, and why it is no slice of a head.
     """
 
     recipe: str
@@ -56,6 +59,9 @@ class CacheIndex:
     done: int = 0
     kept: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
+    units: list[str] = field(default_factory=list)
+    notes: list[list[str]] = field(default_factory=list)
+    stated: list[list[str | None]] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:

@@ -22,6 +22,7 @@ OUTLINE_DEPTH: Final = 7
 SKULL_DEPTH: Final = 10
 
 Features = NDArray[np.float32]
+Masks = NDArray[np.bool_]
 
 
 def outline_free_contrast(thumbnails: Thumbnails) -> Features:
@@ -47,17 +48,39 @@ def outline_free_contrast(thumbnails: Thumbnails) -> Features:
     return result
 
 
-def structure_contrast(thumbnails: Thumbnails) -> Features:
-    """Returns the local contrast of soft tissue at the scale of sulci and ventricles, (n, 64, 64) float32."""
-    return _soft_tissue_contrast(thumbnails, (0.7, 3.0, 4.5))
+def soft_tissue_masks(thumbnails: Thumbnails) -> Masks:
+    """Returns the masks of the soft tissue, (n, 64, 64): the head without bright pixels near its outline (skull and scalp).
+
+    Raises:
+        UsageError: If the thumbnails have another shape or type.
+    """
+    check_thumbnails(thumbnails)
+    masks = np.zeros(thumbnails.shape, np.bool_)
+    for i, thumbnail in enumerate(thumbnails):
+        masks[i] = _soft_tissue_mask(thumbnail)
+    return masks
 
 
-def texture_contrast(thumbnails: Thumbnails) -> Features:
+def structure_contrast(thumbnails: Thumbnails, masks: Masks | None = None) -> Features:
+    """Returns the local contrast of soft tissue at the scale of sulci and ventricles, (n, 64, 64) float32.
+
+    Args:
+        thumbnails: (n, 64, 64) uint8 from ``make_thumbnail``.
+        masks: The result of ``soft_tissue_masks``; computed if None.
+    """
+    return _soft_tissue_contrast(thumbnails, masks, (0.7, 3.0, 4.5))
+
+
+def texture_contrast(thumbnails: Thumbnails, masks: Masks | None = None) -> Features:
     """Returns the local contrast of soft tissue at the scale of single thumbnail pixels, (n, 64, 64) float32.
 
     Neighboring slices share their structure, but only near duplicates share their texture.
+
+    Args:
+        thumbnails: (n, 64, 64) uint8 from ``make_thumbnail``.
+        masks: The result of ``soft_tissue_masks``; computed if None.
     """
-    return _soft_tissue_contrast(thumbnails, (0.5, 1.5, 2.25))
+    return _soft_tissue_contrast(thumbnails, masks, (0.5, 1.5, 2.25))
 
 
 def downsample(planes: Features) -> Features:
@@ -113,19 +136,16 @@ def unit_rows(planes: Features) -> Features:
     return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6), np.float32)
 
 
-def _soft_tissue_contrast(thumbnails: Thumbnails, widths: tuple[float, float, float]) -> Features:
-    check_thumbnails(thumbnails)
+def _soft_tissue_contrast(thumbnails: Thumbnails, masks: Masks | None, widths: tuple[float, float, float]) -> Features:
+    masks = soft_tissue_masks(thumbnails) if masks is None else masks
     result = np.zeros(thumbnails.shape, np.float32)
     for start in range(0, len(result), CHUNK_SIZE):
-        chunk = thumbnails[start : start + CHUNK_SIZE]
-        result[start : start + CHUNK_SIZE] = _contrast(
-            chunk, np.stack([_soft_tissue_mask(t) for t in chunk]).astype(np.float32), widths
-        )
+        chunk = np.s_[start : start + CHUNK_SIZE]
+        result[chunk] = _contrast(thumbnails[chunk], masks[chunk].astype(np.float32), widths)
     return result
 
 
 def _soft_tissue_mask(thumbnail: Thumbnails) -> NDArray[np.bool_]:
-    """Mask of the soft tissue: the head without bright pixels near its outline (skull and scalp)."""
     head = ndimage.binary_fill_holes(thumbnail > 8)
     depth = ndimage.distance_transform_edt(np.pad(head, 1, mode="edge"))[1:-1, 1:-1]  # the edge of a crop is not an outline
     white = head & (thumbnail >= SKULL_INTENSITY) & (depth <= SKULL_DEPTH)

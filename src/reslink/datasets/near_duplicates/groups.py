@@ -63,14 +63,12 @@ class DuplicatePair:
         correlation: Correlation of the structure inside the head after alignment, 0 to 1.
         orientation: Transformation of the second image that matches the first: ``orientation % 4`` rotations by 90°
             counterclockwise, then, from 4, a left-right flip.
-        exact: Whether the two thumbnails are identical.
     """
 
     first: int
     second: int
     correlation: float
     orientation: int
-    exact: bool
 
 
 def find_duplicates(thumbnails: Thumbnails, patients: Sequence[str | None] | None = None) -> list[DuplicatePair]:
@@ -98,19 +96,19 @@ def find_duplicates(thumbnails: Thumbnails, patients: Sequence[str | None] | Non
     limits = zip(MIN_STRUCTURE, MIN_TEXTURE, strict=True)
     similar = np.any([(matches.structure >= structure) & (textures >= texture) for structure, texture in limits], axis=0)
     confirmed = matches.select(similar & (matches.structure >= min_structure))
-    duplicates = {pair: DuplicatePair(*pair, 1.0, 0, exact=True) for pair in _identical_pairs(thumbnails)}
+    duplicates = {pair: DuplicatePair(*pair, 1.0, 0) for pair in _identical_pairs(thumbnails)}
     columns = (confirmed.first, confirmed.second, confirmed.structure, confirmed.orientation)
     for first, second, correlation, orientation in zip(*(column.tolist() for column in columns), strict=True):
         if (first, second) not in duplicates:
-            exact = np.array_equal(thumbnails[first], thumbnails[second])
-            pair = DuplicatePair(first, second, min(correlation, 1.0), 0 if exact else orientation, exact=exact)
+            identical = np.array_equal(thumbnails[first], thumbnails[second])
+            pair = DuplicatePair(first, second, min(correlation, 1.0), 0 if identical else orientation)
             duplicates[first, second] = pair
     return [duplicates[pair] for pair in sorted(duplicates)]
 
 
 def _identical_pairs(thumbnails: Thumbnails) -> list[tuple[int, int]]:
     """Pairs each thumbnail that is not blank with the first identical one."""
-    return [pair for pair in _pairs_of_equal_keys([t.tobytes() if t.any() else None for t in thumbnails]) if pair[0] != pair[1]]
+    return [pair for pair in pairs_of_equal_keys([t.tobytes() if t.any() else None for t in thumbnails]) if pair[0] != pair[1]]
 
 
 def duplicate_groups(thumbnails: Thumbnails) -> list[int]:
@@ -168,7 +166,7 @@ def leakage_groups(
     cases = manifest.cases
     _check_count(len(cases), len(thumbnails))
     patients = [case.patient_id for case in cases]
-    same_patient = np.array(_pairs_of_equal_keys(patients), np.intp).reshape(-1, 2)
+    same_patient = np.array(pairs_of_equal_keys(patients), np.intp).reshape(-1, 2)
     joined_pairs = [_pair_rows(find_duplicates(thumbnails, patients) if duplicates is None else duplicates), same_patient]
     if include_similar:
         joined_pairs.append(_similar_pairs(thumbnails, patients))
@@ -203,7 +201,7 @@ def _show_two_patients(patients: Sequence[str | None], first: NDArray[np.intp], 
     return np.asarray((first_number >= 0) & (second_number >= 0) & (first_number != second_number))
 
 
-def _pairs_of_equal_keys(keys: Sequence[object]) -> list[tuple[int, int]]:
+def pairs_of_equal_keys(keys: Sequence[object]) -> list[tuple[int, int]]:
     """Pairs each item with the first one of the same key; items with key None are left out."""
     first: dict[object, int] = {}
     return [(first.setdefault(key, i), i) for i, key in enumerate(keys) if key is not None]

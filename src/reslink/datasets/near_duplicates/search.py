@@ -22,6 +22,7 @@ from reslink.datasets.near_duplicates.features import (
     Features,
     half_spectra,
     orient,
+    soft_tissue_masks,
     spectra,
     structure_contrast,
     texture_contrast,
@@ -115,9 +116,10 @@ def find_matches(thumbnails: Thumbnails) -> tuple[Matches, Values]:
     Raises:
         UsageError: If the thumbnails have another shape or type.
     """
-    texture = texture_contrast(thumbnails)
+    masks = soft_tissue_masks(thumbnails)
+    texture = texture_contrast(thumbnails, masks)
     candidates = find_candidates(texture)
-    structure = structure_contrast(thumbnails)
+    structure = structure_contrast(thumbnails, masks)
     aligned = Matches.concatenate(
         [Matches.empty(), *(align_pairs(structure, structure, batch) for batch in candidates.batches())]
     ).best_per_pair()

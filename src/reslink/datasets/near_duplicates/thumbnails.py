@@ -91,6 +91,8 @@ def _remove_frame(image: Image) -> Image:
         top, bottom = top + up, bottom - down
         before, after = _frame_widths(unit[top:bottom, left:right].T)
         left, right = left + before, right - after
+        if not (up or down or before or after):
+            break
     if bottom - top < unit.shape[0] / 2 or right - left < unit.shape[1] / 2:
         return image
     return _crop(image, slice(top, bottom), slice(left, right)) if (bottom - top, right - left) != unit.shape else image
@@ -98,13 +100,19 @@ def _remove_frame(image: Image) -> Image:
 
 def _frame_widths(unit: NDArray[np.float32]) -> tuple[int, int]:
     """Returns the number of frame rows at the first and at the last edge."""
-    return (_frame_rows(unit), _frame_rows(unit[::-1])) if unit.size else (0, 0)
+    if not unit.size:
+        return 0, 0
+    uniform = unit.std(axis=1) < UNIFORM_DEVIATION
+    return _frame_rows(unit, uniform), _frame_rows(unit[::-1], uniform[::-1])
 
 
-def _frame_rows(unit: NDArray[np.float32]) -> int:
+def _frame_rows(unit: NDArray[np.float32], uniform: Mask) -> int:
     """Returns the number of uniform rows as bright as the first, if the rows after them are brighter or darker."""
-    levels = np.median(unit, axis=1)
-    same_as_first = (unit.std(axis=1) < UNIFORM_DEVIATION) & (np.abs(levels - levels[0]) <= FRAME_STEP / 2)
+    if not uniform[0]:
+        return 0
+    needed = len(unit) if uniform.all() else int(uniform.argmin()) + 3
+    levels = np.median(unit[:needed], axis=1)
+    same_as_first = uniform[:needed] & (np.abs(levels - levels[0]) <= FRAME_STEP / 2)
     rows = int(same_as_first.argmin())
     return rows if rows and np.abs(levels[rows : rows + 3] - levels[0]).max() > FRAME_STEP else 0
 

@@ -6,7 +6,6 @@ mass effect. Age, head, scanner and slice levels have the same distribution in b
 
 from __future__ import annotations
 
-import csv
 import io
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from reslink import files
 from reslink.datasets.phantom import writers as output
 from reslink.datasets.phantom.anatomy import Head, draw_head
-from reslink.datasets.phantom.faults import PhantomCase, PlannedCohort, PlantedFaults, plant_faults
+from reslink.datasets.phantom.faults import PhantomCase, PlannedCohort, PlantedFaults, burn_text, plant_faults
 from reslink.datasets.phantom.lesion import Lesion, draw_lesion
 from reslink.datasets.phantom.render import RenderedSlice, Scanner, render
 from reslink.datasets.phantom.tissue import MR_SCALE, Sequence, tissue_values
@@ -339,7 +338,7 @@ def _apply_faults(row: PhantomCase, plane: RenderedSlice, settings: PhantomSetti
         pixels = pixels[:, ::-1] if row.mirrored else pixels
         pixels = pixels + np.float32(0.1 * plane.noise_sd) + extra
     if row.text:
-        pixels = output.burn_text(pixels, "L  120kV" if ct else f"L  {settings.modality}", 1000.0 if ct else 3 * MR_SCALE)
+        pixels = burn_text(pixels, "L  120kV" if ct else f"L  {settings.modality}", 1000.0 if ct else 3 * MR_SCALE)
     return pixels
 
 
@@ -362,7 +361,7 @@ def _mask_name(row: PhantomCase, settings: PhantomSettings) -> str:
 
 def _manifest_csv(rows: tuple[PhantomCase, ...], settings: PhantomSettings) -> str:
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = files.csv_writer(stream)
     writer.writerow(["path", "label", "patient_id", "mask"])
     for row in rows:
         shown = row.tumor and row.label == settings.tumor

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -135,3 +139,19 @@ def plant_faults(
 def _choose(candidates: list[int], share: float, total: int, rng: np.random.Generator) -> list[int]:
     count = min(round(share * total), len(candidates))
     return sorted(int(index) for index in rng.choice(candidates, count, replace=False)) if count else []
+
+
+def burn_text(pixels: NDArray[np.float32], text: str, value: float) -> NDArray[np.float32]:
+    """Returns a copy with text burned into the upper left corner, as some scanners do.
+
+    Args:
+        pixels: (N, N) HU or intensity.
+        text: The text.
+        value: Value of the text pixels.
+    """
+    picture = PIL.Image.new("L", (pixels.shape[1], pixels.shape[0]))
+    font = PIL.ImageFont.load_default(size=max(10, pixels.shape[0] // 18))
+    margin = max(2, pixels.shape[0] // 40)
+    PIL.ImageDraw.Draw(picture).text((margin, margin), text, fill=255, font=font)
+    letters = np.asarray(picture, np.float32) / 255
+    return (pixels + letters * (np.float32(value) - pixels)).astype(np.float32)

@@ -63,7 +63,6 @@ class RenderedSlice:
         tissue: (N, N) uint8, index into ``TISSUES`` where a pixel and its neighbors hold one tissue, else ``MIXED``.
         brain: (N, N) bool, inside the inner table.
         noise_sd: Standard deviation of the noise in the brain.
-        contrast_to_noise: Of the lesion against the parenchyma (``lesion.limit_contrast``); 0 without a lesion.
         spacing: Millimeters between pixel centers.
         level: Height in mm above the foramina of Monro.
     """
@@ -74,7 +73,6 @@ class RenderedSlice:
     tissue: NDArray[np.uint8]
     brain: NDArray[np.bool_]
     noise_sd: float
-    contrast_to_noise: float
     spacing: float
     level: float
 
@@ -133,13 +131,13 @@ def render(
     _paint_skull(canvas, p, inner, head)
     q, near = _pushed(p, inner, head, lesion)
     parenchyma = _paint_brain(canvas, q, inner, head, near)
-    mask, ratio = np.zeros((size, size), np.bool_), 0.0
+    mask = np.zeros((size, size), np.bool_)
     if lesion is not None:
-        mask, ratio = _paint_lesion(canvas, p, inner, lesion, parenchyma, scanner.noise_sd)
+        mask = _paint_lesion(canvas, p, inner, lesion, parenchyma, scanner.noise_sd)
     _paint_bone_inside(canvas, p, q, inner, head)
     clean = canvas.value
     pixels = _scan(clean, inner, spacing, scanner, rng)
-    return RenderedSlice(pixels, clean, mask, _pure(canvas.tissue), inner < -1, scanner.noise_sd, ratio, spacing, level)
+    return RenderedSlice(pixels, clean, mask, _pure(canvas.tissue), inner < -1, scanner.noise_sd, spacing, level)
 
 
 def _pure(tissue: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -249,8 +247,8 @@ def _paint_hindbrain(canvas: _Canvas, q: Points, depth: Field, head: Head) -> No
 
 def _paint_lesion(
     canvas: _Canvas, p: Points, inner: Field, lesion: Lesion, parenchyma: NDArray[np.bool_], noise_sd: float
-) -> tuple[NDArray[np.bool_], float]:
-    """Paints edema and lesion; returns the mask and the contrast-to-noise ratio."""
+) -> NDArray[np.bool_]:
+    """Paints edema and lesion; returns the mask."""
     distance, bleed = lesions.lesion_distance(p, lesion)
     inside = canvas.cover(inner + 2)
     white = np.clip((canvas.values["nuclei"] - canvas.value) / (canvas.values["nuclei"] - canvas.values["white"]), 0, 1)
@@ -264,11 +262,11 @@ def _paint_lesion(
     canvas.value = before + (canvas.value - before) * cover
     mask = (distance < 0) & (inner < -2)
     outside = np.where(mask, distance, np.maximum(distance, 0))
-    canvas.value, ratio = lesions.limit_contrast(
+    canvas.value = lesions.limit_contrast(
         canvas.value, cover * (1 - blood), outside.astype(np.float32), parenchyma & (inner < -3), noise_sd
     )
     canvas.tissue[(distance < lesion.edema) & (distance > -1) & (inner < 0)] = MIXED
-    return mask, ratio
+    return mask
 
 
 def _paint_mass(canvas: _Canvas, p: Points, distance: Field, bleed: Field, inside: Field, lesion: Lesion) -> Field:

@@ -16,17 +16,6 @@ import numpy as np
 
 Sequence = Literal["CT", "T1", "T2", "FLAIR"]
 
-HU_RANGES: dict[str, tuple[float, float]] = {
-    "gray": (37.0, 41.0),
-    "white": (20.0, 34.0),
-    "csf": (0.0, 15.0),
-    "blood": (50.0, 75.0),
-    "bone": (300.0, 2000.0),
-    "fat": (-120.0, -50.0),
-    "air": (-1000.0, -1000.0),
-}
-"""Published range of each tissue in HU (lowest, highest); the noise-free phantom stays within it."""
-
 # Tissue: mean and half-width of the uniform distribution between patients, in HU.
 _CT: dict[str, tuple[float, float]] = {
     "air": (-1000.0, 0.0),

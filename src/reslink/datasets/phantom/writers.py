@@ -11,8 +11,6 @@ from typing import Literal
 import nibabel
 import numpy as np
 import PIL.Image
-import PIL.ImageDraw
-import PIL.ImageFont
 import pydicom
 import pydicom.uid
 from numpy.typing import NDArray
@@ -158,19 +156,3 @@ def _add_geometry(item: Dataset, info: SliceInfo, rows: int, columns: int) -> No
     item.SliceThickness = f"{info.thickness:.2f}"
     item.SamplesPerPixel, item.PhotometricInterpretation = 1, "MONOCHROME2"
     item.Rows, item.Columns = rows, columns
-
-
-def burn_text(pixels: Field, text: str, value: float) -> Field:
-    """Returns a copy with text burned into the upper left corner, as some scanners do.
-
-    Args:
-        pixels: (N, N) HU or intensity.
-        text: The text.
-        value: Value of the text pixels.
-    """
-    picture = PIL.Image.new("L", (pixels.shape[1], pixels.shape[0]))
-    font = PIL.ImageFont.load_default(size=max(10, pixels.shape[0] // 18))
-    margin = max(2, pixels.shape[0] // 40)
-    PIL.ImageDraw.Draw(picture).text((margin, margin), text, fill=255, font=font)
-    letters = np.asarray(picture, np.float32) / 255
-    return (pixels + letters * (np.float32(value) - pixels)).astype(np.float32)

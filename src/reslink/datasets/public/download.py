@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -18,6 +17,7 @@ from reslink.datasets.manifest import file_hash
 from reslink.datasets.public.registry import PublicDataset, RemoteFile
 from reslink.errors import CheckFailedError, InputError, StorageError, UsageError
 from reslink.files import lock_folder, sha256, storage_errors, write_json
+from reslink.settings_text import read_json
 
 CHUNK_SIZE: Final = 1 << 20
 MAX_TRIES: Final = 5
@@ -310,6 +310,6 @@ def _file_size(path: Path) -> int:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError):
         return None

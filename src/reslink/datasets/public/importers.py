@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reslink.datasets.manifest import image_files
+from reslink.datasets.class_folders import image_files
 from reslink.datasets.public.conversion import CONVERTERS, ConversionResult
 from reslink.datasets.public.registry import ClassFolder, PublicDataset, public_datasets
 from reslink.errors import InputError, UsageError
-from reslink.files import write_atomic
+from reslink.files import csv_text, write_atomic
 
 COLUMNS = ("path", "label", "patient_id", "mask", "split", "given_label", "source")
 _MAX_DEPTH = 4
@@ -189,9 +187,5 @@ def _manifest_row(case: dict[str, str], entry: PublicDataset, binary: bool) -> d
 
 
 def _manifest_csv(rows: list[dict[str, str]]) -> str:
-    stream = io.StringIO()
     names = [*COLUMNS, *dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)]
-    writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    return csv_text(names, rows)

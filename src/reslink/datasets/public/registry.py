@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from reslink.errors import UsageError, suggest
+from reslink.errors import check_choice
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -125,8 +125,5 @@ def get_public_dataset(name: str) -> PublicDataset:
         UsageError: If the name is unknown; the message has the nearest one.
     """
     registered = public_datasets()
-    if name not in registered:
-        raise UsageError(
-            f"Unknown data set {name!r}", f"The registered data sets are {', '.join(registered)}", suggest(name, registered)
-        )
+    check_choice("registered data set", name, registered)
     return registered[name]

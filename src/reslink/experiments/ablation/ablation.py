@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reslink.errors import UsageError, suggest
+from reslink.errors import check_choice
 from reslink.experiments.ablation.tables import attention_table, border_table, conclusions, stability_table
 from reslink.experiments.report import ExperimentReport
 from reslink.experiments.runner.comparison import Comparison
@@ -70,10 +70,7 @@ def _select_conditions(
     experiment: Experiment, conditions: Sequence[str], area_sizes: Sequence[int]
 ) -> dict[str, tuple[str, Overrides]]:
     for name in conditions:
-        if name not in CONDITIONS:
-            raise UsageError(
-                f"The condition {name!r} is unknown", f"Conditions are {', '.join(CONDITIONS)}", suggest(name, CONDITIONS)
-            )
+        check_choice("condition", name, CONDITIONS)
     names = ["full", *(name for name in conditions if name != "full")] if conditions else list(CONDITIONS)
     default = experiment.recipe.network(len(experiment.manifest.labels)).area_size
     by_area_size = {

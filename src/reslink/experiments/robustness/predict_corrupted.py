@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.datasets.cache.pixel_cache import PixelCache
+from reslink.datasets.case import Case
 from reslink.datasets.corruptions import SEVERITIES, Original, corrupt
-from reslink.datasets.manifest import Case
 from reslink.errors import ReslinkError
 from reslink.experiments.robustness.prediction_store import CasePrediction, PredictionStore
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier
-from reslink.training.monitoring.progress import Progress
+from reslink.training.monitoring.progress import Progress, phase
 
 Floats: TypeAlias = NDArray[np.float64]
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -78,7 +78,7 @@ def corrupted_versions(case: Case, preprocess: Preprocess, corruptions: Corrupti
     Raises:
         InputError: If the file cannot be read or its image cannot be corrupted.
     """
-    original = Original(read_image(case.path).slices()[0], case.name, corruptions.seed)
+    original = Original(read_image(case.path, case.unit).slices()[0], case.name, corruptions.seed)
     corrupted = (preprocess.pixels(corrupt(original, kind, severity)) for kind, severity in corruptions.levels)
     return np.stack([preprocess.pixels(original.image), *corrupted])
 
@@ -98,8 +98,7 @@ def predict_corrupted(
     rows: list[int] = []
     predictions: list[CasePrediction] = []
     failed = dict(cache.failed)
-    progress.start(len(cache), "Evaluating corrupted images")
-    try:
+    with phase(progress, len(cache), "Evaluating corrupted images"):
         for row, prediction in _predict_cases(classifier, cache, store, corruptions):
             if isinstance(prediction, str):
                 failed[cache.manifest.cases[row].name] = prediction
@@ -107,8 +106,6 @@ def predict_corrupted(
                 rows.append(row)
                 predictions.append(prediction)
             progress.step()
-    finally:
-        progress.end()
     abstained = [prediction.abstained for prediction in predictions if prediction.abstained is not None]
     logits = np.array([prediction.logits for prediction in predictions], np.float64)
     return CorruptedPredictions(np.array(rows, np.int64), logits, np.array(abstained) if abstained else None, failed)

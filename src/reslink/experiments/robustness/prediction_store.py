@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from reslink.errors import StorageError, UsageError
 from reslink.files import sha256, write_atomic
+from reslink.settings_text import parse_json
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -95,7 +96,7 @@ def _line(key: str, prediction: CasePrediction) -> str:
 
 def _parse_line(line: str) -> tuple[str, CasePrediction] | None:
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
         logits, abstained = np.array(entry["logits"], np.float64), entry["abstained"]
         prediction = CasePrediction(logits, None if abstained is None else np.array(abstained, np.bool_))
         return (entry["key"], prediction) if logits.ndim == 2 and np.isfinite(logits).all() else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reslink.bundles.bundle import Bundle
 from reslink.datasets.corruptions import CORRUPTIONS, get_corruption
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError
@@ -41,7 +42,7 @@ class RobustnessOptions:
 
 
 def robustness(
-    bundle: str | Path,
+    bundle: str | Path | Bundle,
     manifest: Manifest,
     out: Path,
     options: RobustnessOptions | None = None,
@@ -53,7 +54,7 @@ def robustness(
     numbers of a case are the same at each severity. All metrics use the same cases, so drops are paired.
 
     Args:
-        bundle: The folder of a bundle or of the run with it, or the name of a shipped bundle.
+        bundle: The folder of a bundle or of the run with it, the name of a shipped bundle, or a loaded bundle.
         manifest: The cases, with labels of the bundle. They should be new to the network.
         out: Folder of experiments; results are in ``robustness``, and an interrupted experiment resumes there.
         options: The options; None for the defaults.

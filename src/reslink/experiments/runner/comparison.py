@@ -17,7 +17,7 @@ from reslink.experiments.runner.seed_statistics import Floats, SeedBootstrap, Se
 from reslink.experiments.runner.trial import Trial
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.metrics.intervals import Estimate
-from reslink.reports.formatting import format_difference
+from reslink.reports.formatting import format_difference, start_sentence
 from reslink.reports.run.sections import flatten_settings
 from reslink.training.recipe.recipe import Recipe
 
@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def failures(self) -> list[dict[str, str]]:
-        """Name and reason of each trial without a result."""
+        """Name and reason of each trial of the comparison without a result."""
         return [{"run": result.trial.name, "reason": result.failure} for result in self.results if result.failure]
 
     @cached_property
@@ -126,7 +126,7 @@ class Comparison:
         return {
             "kind": "intervals",
             "name": f"{metric}-differences",
-            "title": f"{capitalize(METRIC_NAMES[metric])}: difference to «{self.titles[self.reference]}»",
+            "title": f"{start_sentence(METRIC_NAMES[metric])}: difference to «{self.titles[self.reference]}»",
             "axis": "difference",
             "reference": 0.0,
             "rows": rows,
@@ -155,7 +155,7 @@ class Comparison:
 
     def summary(self, metric: str) -> list[str]:
         """Returns the conditions with and without a significant difference in a metric, in sentences."""
-        name, reference, tests = capitalize(METRIC_NAMES[metric]), self.titles[self.reference], self.differences[metric]
+        name, reference, tests = start_sentence(METRIC_NAMES[metric]), self.titles[self.reference], self.differences[metric]
         significant = [condition for condition, test in tests.items() if is_significant(test)]
         others = [self.titles[condition] for condition in tests if condition not in significant]
         sentences = []
@@ -224,7 +224,7 @@ def trial_sample(predictions: TrialPredictions) -> TrialSample:
 def difference_sentence(name: str, reference: str, metric: str, test: SeedEstimate) -> str:
     """Returns a difference in words: its value, its interval, and whether it is significant."""
     estimate = test.estimate
-    subject = capitalize(f"{name} compared with {reference}, {METRIC_NAMES.get(metric, metric)}")
+    subject = start_sentence(f"{name} compared with {reference}, {METRIC_NAMES.get(metric, metric)}")
     if estimate.estimate is None:
         return f"{subject}: no difference available ({estimate.method})."
     if estimate.ci_low is None or estimate.ci_high is None:
@@ -245,11 +245,6 @@ def is_significant(test: SeedEstimate) -> bool:
 def _with_interval(estimate: Estimate) -> str:
     values = (format_difference(value) for value in (estimate.estimate, estimate.ci_low, estimate.ci_high) if value is not None)
     return "{} ({} to {})".format(*values)
-
-
-def capitalize(text: str) -> str:
-    """Returns a text with its first letter in upper case."""
-    return text[:1].upper() + text[1:]
 
 
 def none_if_nan(value: float | None) -> float | None:

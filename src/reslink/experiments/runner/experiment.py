@@ -10,14 +10,16 @@ from typing import Any
 
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.grouping import group_cases
+from reslink.datasets.label_conflicts import check_label_conflicts, describe_conflicts, label_conflicts
 from reslink.datasets.leakage import check_group_leakage
 from reslink.datasets.manifest import Manifest
+from reslink.datasets.near_duplicates.groups import find_duplicates
 from reslink.errors import UsageError
 from reslink.experiments.runner.input_masking import open_view
 from reslink.experiments.runner.scheduler import run_trials
 from reslink.experiments.runner.trial import RECIPE_VIEW, SharedData, Trial
 from reslink.training.data import assign_splits
-from reslink.training.monitoring.progress import Progress, progress_callback
+from reslink.training.monitoring.progress import Progress, phase, progress_callback
 from reslink.training.recipe.recipe import Recipe, recipe_from_dict
 
 
@@ -67,12 +69,9 @@ class Experiment:
         Raises:
             UsageError: If other images can be read than with the recipe's own preprocessing.
         """
-        self.progress.start(len(self.manifest), "Reading images")
         workers, on_progress = self.recipe.trainer.workers, progress_callback(self.progress)
-        try:
+        with phase(self.progress, len(self.manifest), "Reading images"):
             cache = open_view(self.manifest, self.recipe.preprocess, view, self.out / "cache", workers, on_progress)
-        finally:
-            self.progress.end()
         if view == RECIPE_VIEW:
             for name, reason in cache.failed.items():
                 self.progress.message(f"{name} is skipped: {reason}")
@@ -87,8 +86,19 @@ class Experiment:
 
     @cached_property
     def data(self) -> SharedData:
-        """The data that all trials share."""
-        groups = tuple(group_cases(self.cache.manifest, self.cache.thumbnails, "both"))
+        """The data that all trials share.
+
+        Raises:
+            CheckFailedError: If an image has several labels, unless ``data.allow_conflicts`` is set.
+        """
+        cache, cases = self.cache, self.cache.manifest.cases
+        duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in cases])
+        conflicts = label_conflicts(cases, duplicates, cache.hashes)
+        if not self.recipe.data.allow_conflicts:
+            check_label_conflicts(cases, conflicts)
+        elif conflicts:
+            self.progress.message(f"{describe_conflicts(cases, conflicts)}.")
+        groups = tuple(group_cases(cache.manifest, cache.thumbnails, "both", duplicates))
         return SharedData(self.manifest, self.manifest.digest(self.cache.file_hashes), groups, self.out / "cache")
 
     @cached_property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from reslink.experiments.runner.trial import ATTENTION, DIVERGED, RECIPE_VIEW, SharedData, Trial, predictions_file
 from reslink.labels import Labels
 from reslink.metrics.classification import weighted_metrics
+from reslink.settings_text import parse_json, read_json
 from reslink.training.run_folder import FINISHED, METRICS
 
 Floats = NDArray[np.float64]
@@ -108,7 +108,7 @@ class TrialResult:
         folder, labels = trial.folder(data, runs), data.manifest.labels
         diverged = folder / DIVERGED
         if diverged.exists():
-            return cls(trial, folder, labels, json.loads(diverged.read_text())["reason"], diverged=True)
+            return cls(trial, folder, labels, read_json(diverged)["reason"], diverged=True)
         reason = failures.get(trial.key(data))
         if reason is None and not trial.is_complete(folder):
             reason = "The run left no result"
@@ -141,7 +141,7 @@ class TrialResult:
     @cached_property
     def best_epoch(self) -> int:
         """The epoch whose weights were evaluated."""
-        return int(json.loads((self.folder / FINISHED).read_text())["best_epoch"])
+        return int(read_json(self.folder / FINISHED)["best_epoch"])
 
     @cached_property
     def attention(self) -> dict[str, Floats]:
@@ -155,7 +155,7 @@ class TrialResult:
     @cached_property
     def _metrics(self) -> list[dict[str, Any]]:
         path = self.folder / METRICS
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [parse_json(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def read_results(trials: Sequence[Trial], data: SharedData, runs: Path, failures: Mapping[str, str]) -> list[TrialResult]:

@@ -11,7 +11,7 @@ from reslink.errors import DivergedError, ReslinkError
 from reslink.evaluation import leakage
 from reslink.evaluation.evaluate import evaluate_cases
 from reslink.evaluation.predictions_csv import CasePredictions, write_predictions
-from reslink.experiments.runner.attention_statistics import measure_attention
+from reslink.experiments.runner.attention_on_test_cases import measure_attention
 from reslink.experiments.runner.input_masking import open_view
 from reslink.experiments.runner.trial import ATTENTION, DIVERGED, RECIPE_VIEW, SharedData, Trial, predictions_file
 from reslink.files import lock_folder, write_json
@@ -101,4 +101,5 @@ def _predict(classifier: Classifier, training_data: TrainingData) -> CasePredict
         logits=logits,
         probabilities=classifier.bundle.decision.probabilities(logits),
         failed={},
+        hashes=[training_data.cache.hashes[row] for row in rows],
     )

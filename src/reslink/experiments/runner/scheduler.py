@@ -18,7 +18,7 @@ from pathlib import Path
 from reslink.datasets.cache.decode import check_not_in_worker
 from reslink.errors import ReslinkError
 from reslink.experiments.runner.trial import SharedData, Trial
-from reslink.training.monitoring.progress import Progress, SilentProgress
+from reslink.training.monitoring.progress import Progress, SilentProgress, phase
 from reslink.training.signals import Interrupted
 
 GRACE = 120.0
@@ -46,11 +46,10 @@ def run_trials(trials: Sequence[Trial], data: SharedData, runs: Path, jobs: int,
     pending = {trial.key(data): trial for trial in trials if not trial.is_complete(trial.folder(data, runs))}
     if not pending:
         return {}
-    progress.start(sum(trial.recipe.trainer.epochs for trial in pending.values()), f"Training {len(pending)} runs, epochs")
-    try:
+    with phase(
+        progress, sum(trial.recipe.trainer.epochs for trial in pending.values()), f"Training {len(pending)} runs, epochs"
+    ):
         return _Scheduler(pending, data, runs, jobs, progress).run() if jobs else _run_here(pending, data, runs, progress)
-    finally:
-        progress.end()
 
 
 def _run_here(pending: dict[str, Trial], data: SharedData, runs: Path, progress: Progress) -> dict[str, str]:

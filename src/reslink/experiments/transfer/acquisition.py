@@ -17,16 +17,18 @@ from scipy.stats import ks_2samp, wasserstein_distance
 from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError
 from reslink.imaging.dicom.geometry import slice_plane
+from reslink.imaging.dicom.header import read_elements_until
 from reslink.imaging.head_mask import head_mask
 from reslink.imaging.image import Image
 from reslink.imaging.limits import silence_warnings
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
-from reslink.training.monitoring.progress import Progress
+from reslink.training.monitoring.progress import Progress, phase
 
 Floats: TypeAlias = NDArray[np.float64]
 
 BINS: Final = 64
+_LAST_TAG: Final = 0x00200037  # Image Orientation Patient; Slice Thickness and Image Position precede it
 NUMERIC_FEATURES: Final = {
     "side_px": "Longer side, pixels",
     "aspect": "Width over height",
@@ -97,24 +99,21 @@ def measure_acquisitions(manifest: Manifest, preprocess: Preprocess, progress: P
         progress: Receives the progress.
     """
     acquisitions = []
-    progress.start(len(manifest), f"Measuring {manifest.root.name}")
-    try:
+    with phase(progress, len(manifest), f"Measuring {manifest.root.name}"):
         for case in manifest.cases:
             with contextlib.suppress(ReslinkError):  # the evaluation reports unreadable files
-                acquisitions.append(measure_acquisition(case.path, preprocess))
+                acquisitions.append(measure_acquisition(case.path, preprocess, case.unit))
             progress.step()
-    finally:
-        progress.end()
     return acquisitions
 
 
-def measure_acquisition(path: Path, preprocess: Preprocess) -> Acquisition:
+def measure_acquisition(path: Path, preprocess: Preprocess, unit: str | None = None) -> Acquisition:
     """Returns the features of one image.
 
     Raises:
         InputError: If it cannot be read.
     """
-    image = read_image(path).slices()[0]
+    image = read_image(path, unit).slices()[0]
     height, width = image.pixels.shape
     head = head_mask(image)
     pixel = float(np.mean(image.spacing)) if image.spacing else None
@@ -167,12 +166,11 @@ def _gray_values(image: Image, preprocess: Preprocess) -> dict[str, Any]:
 
 def _from_header(path: Path) -> tuple[str, float | None]:
     """Returns plane and slice thickness from a DICOM header (PS3.3 C.7.6.2)."""
-    from pydicom import dcmread
-
-    tags = ["ImageOrientationPatient", "ImagePositionPatient", "SliceThickness"]
     try:
         with silence_warnings():
-            dataset = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+            dataset = read_elements_until(path, _LAST_TAG)
+            if dataset is None:
+                return "not stated", None
             plane, stated = slice_plane(dataset), dataset.get("SliceThickness")
             thickness = float(stated) if stated else None
     except Exception:  # noqa: BLE001  (not DICOM, or any of the many errors of an invalid header)

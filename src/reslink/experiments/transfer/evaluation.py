@@ -63,7 +63,6 @@ class DatasetEvaluator:
 
     def evaluate(self, name: str, manifest: Manifest) -> DatasetEvaluation:
         """Evaluates a data set; a failure is part of the result."""
-        assert self.bundle.folder is not None  # noqa: S101  (a loaded bundle has a folder)
         excluded: list[dict[str, str]] = []
         try:
             new_cases, excluded = exclude_training_cases(manifest, self.bundle)
@@ -71,7 +70,7 @@ class DatasetEvaluator:
             renamed = any("given_label" in case.extra for case in selected.cases)
             self.progress.message(f"Evaluating {len(selected)} images of {name}")
             evaluation = evaluate_bundle(
-                self.bundle.folder,
+                self.bundle,
                 selected,
                 self.folder / name,
                 EvaluationOptions(

@@ -12,6 +12,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError, UsageError, suggest
 from reslink.experiments.transfer.evaluation import DatasetEvaluation, DatasetEvaluator
 from reslink.experiments.transfer.tables import make_report
+from reslink.labels import clean_text
 from reslink.training.monitoring.progress import Progress, SilentProgress
 
 LabelMap = Mapping[str, str | None]
@@ -29,6 +30,9 @@ class TransferOptions:
         max_images: Maximum number of images per data set, sampled at random; None takes all.
         device: See :func:`reslink.inference.devices.pick_device`.
         seed: Seed of the sample and the bootstrap.
+        columns: Role to column of the tables (``Manifest.open``).
+        root: Folder that the paths in the tables start from; None for the folder of each table.
+        unit: Unit of the images for which neither file nor table states one (``Manifest.open``).
     """
 
     label_map: LabelMap = field(default_factory=dict)
@@ -36,6 +40,9 @@ class TransferOptions:
     max_images: int | None = None
     device: str = "auto"
     seed: int = 0
+    columns: Sequence[str] | None = None
+    root: Path | None = None
+    unit: str | None = None
 
 
 def transfer(
@@ -71,21 +78,27 @@ def transfer(
     if not external:
         raise UsageError("No external data was given", "Transfer is measured on external data", "Name at least one data set")
     evaluator = DatasetEvaluator(loaded, folder, out / "cache", options.max_images, options.device, options.seed, progress)
-    manifests = _open_manifests(external, loaded, options.label_map)
+    manifests = _open_manifests(external, loaded, options)
     internal = None
     if options.internal is not None:
-        internal = evaluator.evaluate("internal", Manifest.open(options.internal, labels=loaded.labels))
+        manifest = Manifest.open(
+            options.internal, labels=loaded.labels, columns=options.columns, root=options.root, unit=options.unit
+        )
+        internal = evaluator.evaluate("internal", manifest)
     evaluations = [
-        evaluator.evaluate(name, manifest) if isinstance(manifest, Manifest) else DatasetEvaluation(name, failure=manifest)
-        for name, manifest in manifests
+        evaluator.evaluate(name, opened) if isinstance(opened, Manifest) else DatasetEvaluation(name, failure=opened)
+        for name, opened in manifests
     ]
     if internal is not None and internal.failure:
         progress.message(f"The internal data could not be evaluated: {internal.failure}")
     return make_report(loaded, internal, evaluations, options.label_map).write(folder)
 
 
-def _open_manifests(external: Sequence[str | Path], bundle: Bundle, label_map: LabelMap) -> list[tuple[str, Manifest | str]]:
+def _open_manifests(
+    external: Sequence[str | Path], bundle: Bundle, options: TransferOptions
+) -> list[tuple[str, Manifest | str]]:
     """Opens the data sets under distinct names; for one that cannot be used, the reason replaces the manifest."""
+    label_map = {clean_text(label): name for label, name in options.label_map.items()}
     for label, name in label_map.items():
         if name is not None and name not in bundle.labels.names:
             raise UsageError(
@@ -97,7 +110,9 @@ def _open_manifests(external: Sequence[str | Path], bundle: Bundle, label_map: L
     manifests: list[tuple[str, Manifest | str]] = []
     for name, data in zip(names, external, strict=True):
         try:
-            manifest = Manifest.open(data, labels=bundle.labels, rename=label_map)
+            manifest = Manifest.open(
+                data, labels=bundle.labels, rename=label_map, columns=options.columns, root=options.root, unit=options.unit
+            )
         except ReslinkError as error:
             manifests.append((name, _with_map_hint(error)))
             continue

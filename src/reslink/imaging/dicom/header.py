@@ -38,8 +38,7 @@ def read_elements_until(path: Path, last: int) -> Dataset | None:
 
 
 def _read_elements(path: Path, stream: BinaryIO, head: bytes, last: int) -> Dataset:
-    no_preamble = head[128:132] != b"DICM"
-    if not no_preamble and transfer_syntax(head) in ("", uid.DeflatedExplicitVRLittleEndian):
+    if head[128:132] != b"DICM" or transfer_syntax(head) in ("", uid.DeflatedExplicitVRLittleEndian):
         return parse_dataset(read_regular_file(path), "the file")  # inflates within limits
     stream.seek(0)
-    return read_partial(stream, stop_when=lambda tag, _vr, _length: int(tag) > last, force=no_preamble)
+    return read_partial(stream, stop_when=lambda tag, _vr, _length: int(tag) > last)

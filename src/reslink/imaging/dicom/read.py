@@ -7,8 +7,9 @@ C.11.2 VOI LUT, C.7.6.16 Multi-frame Functional Groups.
 from __future__ import annotations
 
 import io
+import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
 from reslink.errors import InputError
 from reslink.imaging.dicom.frames import NATIVE, stored_frames
-from reslink.imaging.dicom.geometry import Plane, slice_distance, slice_order, slice_plane
-from reslink.imaging.dicom.modality import series_exclusion_reason
+from reslink.imaging.dicom.geometry import Plane, frame_orientation, slice_distance, slice_order, slice_plane
+from reslink.imaging.dicom.modality import series_exclusion_reason, stated_sequence
 from reslink.imaging.image import Image, Modality, Unit
 from reslink.imaging.limits import (
+    GZIP,
     MIB,
     check_rescale,
     check_size,
@@ -31,6 +33,8 @@ from reslink.imaging.limits import (
     too_large_error,
     unsupported_error,
 )
+from reslink.imaging.orientation import AS_STORED, NOT_STATED, Orientation
+from reslink.printable_names import printable
 
 PIXEL_ATTRIBUTES = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -38,6 +42,8 @@ _MAX_SIMPLE_ELEMENTS, _MAX_SIMPLE_HEADER = 1000, 1 << 16
 _MAX_INFLATED = 160 * MIB  # 64 megapixels of 16 bits, and a header
 _LONG_VR = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 _HU_TYPES = ("", "HU", "HU_MOD", "US")
+_MAX_BORDER_HU = 500.0
+_MAX_DESCRIPTION = 64  # characters, the limit of the value representation LO
 _MODALITIES: dict[str, Modality] = {"CT": "CT", "MR": "MR"}
 
 
@@ -71,6 +77,9 @@ def is_simple(data: bytes) -> bool:
     A simple file is uncompressed and little endian, and its elements other than the pixels are few, small and have a defined
     length. Sequences of undefined length are parsed eagerly, and a file of a megabyte can contain 100,000 items.
     """
+    if data[:2] == GZIP:
+        return False
+    data = with_preamble(data, "the file")
     syntax = transfer_syntax(data)
     if syntax not in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
         return False
@@ -96,14 +105,39 @@ def parse_dataset(data: bytes, name: str) -> Dataset:
     Raises:
         InputError: If it is not DICOM, or a deflated data set is truncated or inflates beyond the limit.
     """
+    data = with_preamble(data, name)
     syntax = transfer_syntax(data)
     if syntax == uid.DeflatedExplicitVRLittleEndian:
         data = _inflate(data, name)
-    dataset = dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+    dataset = dcmread(io.BytesIO(data))
     if "TransferSyntaxUID" not in dataset.file_meta:
-        explicit = data[4:6].isalpha() and data[4:6].isupper()
+        explicit = dataset.is_implicit_VR is False
         dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian if explicit else uid.ImplicitVRLittleEndian
     return dataset
+
+
+def with_preamble(data: bytes, name: str) -> bytes:
+    """Returns a file in the form of PS3.10: not gzipped, with a preamble and with file meta information.
+
+    Accepted are files that begin with their file meta information (group 2) or with ``DICM``, and data sets without meta
+    information that begin with group 8; their transfer syntax is detected from the first element.
+
+    Raises:
+        InputError: If gzipped data is broken, truncated or inflates beyond the limit.
+    """
+    if data[:2] == GZIP:
+        data = _inflate_bounded(data, 31, "gzip", name)
+    if data[128:132] == b"DICM":
+        return data
+    if data[:4] == b"DICM":
+        return bytes(128) + data
+    if data[:2] == b"\2\0":
+        return bytes(128) + b"DICM" + data
+    explicit = data[4:6].isalpha() and data[4:6].isupper()
+    syntax = uid.ExplicitVRLittleEndian if explicit else uid.ImplicitVRLittleEndian
+    value = str(uid.ExplicitVRBigEndian if data[:2] == b"\0\x08" else syntax).encode()
+    value += b"\0" * (len(value) % 2)
+    return bytes(128) + b"DICM" + b"\2\0\x10\0UI" + len(value).to_bytes(2, "little") + value + data
 
 
 def _inflate(data: bytes, name: str) -> bytes:
@@ -112,17 +146,22 @@ def _inflate(data: bytes, name: str) -> bytes:
     if syntax is None or length is None:
         raise damaged_error(name, "its file meta information is broken")
     start = length[1] + int.from_bytes(data[length[0] : length[1]], "little")
-    inflate = zlib.decompressobj(-15)
+    body = _inflate_bounded(data[start:], -15, "deflated", name)
+    plain = str(uid.ExplicitVRLittleEndian).encode().ljust(syntax[1] - syntax[0], b"\0")
+    return data[: syntax[0]] + plain + data[syntax[1] : start] + body
+
+
+def _inflate_bounded(data: bytes, wbits: int, kind: str, name: str) -> bytes:
+    inflate = zlib.decompressobj(wbits)
     try:
-        body = inflate.decompress(data[start:], _MAX_INFLATED)
+        body = inflate.decompress(data, _MAX_INFLATED)
     except zlib.error as error:
-        raise damaged_error(name, "its deflated data is broken") from error
+        raise damaged_error(name, f"its {kind} data is broken") from error
     if inflate.unconsumed_tail:
         raise too_large_error(name, "inflates to more than the limit", f"{_MAX_INFLATED} bytes")
     if not inflate.eof:
-        raise damaged_error(name, "its deflated data is truncated")
-    plain = str(uid.ExplicitVRLittleEndian).encode().ljust(syntax[1] - syntax[0], b"\0")
-    return data[: syntax[0]] + plain + data[syntax[1] : start] + body
+        raise damaged_error(name, f"its {kind} data is truncated")
+    return body
 
 
 @dataclass(frozen=True)
@@ -135,6 +174,10 @@ class Slice:
     localizer: bool
     excluded: str | None
     """Why it is not part of a series that can be classified; None if it is."""
+    thickness: float | None = None
+    """Slice Thickness in millimeters; None if it is not stated."""
+    description: str = ""
+    """Series Description; empty if it is not stated, or contains a part of the patient's name."""
 
 
 def read_dicom(data: bytes, name: str) -> Image:
@@ -145,8 +188,9 @@ def read_dicom(data: bytes, name: str) -> Image:
         name: File name for messages.
 
     Returns:
-        (H, W), or (D, H, W) for several frames, ordered along their normal. The unit is HU for CT with a rescale, ``gray`` for
-        color and secondary captures, else ``MR`` (arbitrary intensity).
+        (H, W), or (D, H, W) for several frames, ordered along their normal, in the radiological view if the file states its
+        orientation. The unit is HU for CT with a rescale, ``gray`` for color and secondary captures, else ``MR`` (arbitrary
+        intensity).
 
     Raises:
         InputError: If pixels are missing or incomplete, or the header is not plausible.
@@ -159,11 +203,30 @@ def read_slice(data: bytes, name: str) -> Slice:
     with silence_warnings():
         dataset = parse_dataset(data, name)
         _check_header(dataset, name)
-        plane = slice_plane(dataset)
+        stored_plane = slice_plane(dataset)
+        plane = None if stored_plane is None else stored_plane.in_view()
         image = _to_image(dataset, name)
         image_type = [str(value).upper() for value in _as_list(dataset.get("ImageType"))]
         series = str(dataset.get("SeriesInstanceUID", ""))
-        return Slice(image, plane, series, "LOCALIZER" in image_type, series_exclusion_reason(dataset))
+        excluded, (thickness, description) = series_exclusion_reason(dataset), (_thickness(dataset), _description(dataset))
+        plane_name = None if stored_plane is None else stored_plane.name
+        image = replace(image, excluded=excluded, sequence=stated_sequence(dataset), plane=plane_name)
+        return Slice(image, plane, series, "LOCALIZER" in image_type, excluded, thickness, description)
+
+
+def _thickness(dataset: Dataset) -> float | None:
+    try:
+        value = float((_functional_group(dataset, 0, "PixelMeasuresSequence") or dataset).get("SliceThickness") or 0)
+    except (TypeError, ValueError):
+        return None
+    return value if 0 < value < 1e3 else None
+
+
+def _description(dataset: Dataset) -> str:
+    """Returns Series Description for display, without control characters."""
+    text = printable(str(dataset.get("SeriesDescription") or "")).strip()[:_MAX_DESCRIPTION]
+    parts = [part for part in re.split(r"\W+", str(dataset.get("PatientName") or "")) if len(part) > 2]
+    return "" if any(part.casefold() in text.casefold() for part in parts) else text
 
 
 def _check_header(dataset: Dataset, name: str) -> None:
@@ -234,36 +297,69 @@ def _to_image(dataset: Dataset, name: str) -> Image:
     count = _frame_count(dataset, name)
     photometric = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
     color = photometric == "PALETTE COLOR" or dataset.SamplesPerPixel == 3
-    pixels = np.empty((count, dataset.Rows, dataset.Columns), np.float32)
+    orientation = _frames_orientation(dataset, count, name)
+    turn = orientation or AS_STORED
+    pixels = np.empty((count, *turn.shape(dataset.Rows, dataset.Columns)), np.float32)
     padding: NDArray[np.bool_] | None = None
     for i, frame in enumerate(stored_frames(dataset, count, name)):
         if color:
-            pixels[i] = _luminance(apply_color_lut(frame, dataset) if photometric == "PALETTE COLOR" else frame)
+            rgb = apply_color_lut(frame, dataset) if photometric == "PALETTE COLOR" else frame
+            pixels[i] = turn.to_view(_luminance(rgb))
             continue
         values = mask_unused_bits(frame, dataset)
         mask = _padding(values, dataset)
         if mask is not None:
             padding = np.zeros(pixels.shape, np.bool_) if padding is None else padding
-            padding[i] = mask
-        pixels[i] = _rescaled(values, dataset, i, name)
-    planes = [slice_plane(dataset, i) for i in range(count)]
+            padding[i] = turn.to_view(mask)
+        pixels[i] = turn.to_view(_rescaled(values, dataset, i, name))
+    planes = [None if plane is None else plane.in_view() for plane in (slice_plane(dataset, i) for i in range(count))]
     order = slice_order(planes, name) if count > 1 else None
     if order is not None:
         pixels, padding = pixels[order], None if padding is None else padding[order]
     if count == 1:
         pixels, padding = pixels[0], None if padding is None else padding[0]
     unit = "gray" if color else _unit(dataset)
+    inverted = photometric == "MONOCHROME1" and unit != "HU"  # HU have one meaning, however they are displayed
+    if photometric == "MONOCHROME1" and unit == "HU":
+        _check_air(pixels, padding, name)
     return Image(
         finite_float32(pixels, name),
         unit=unit,
         modality=_MODALITIES.get(str(dataset.get("Modality", ""))),
-        spacing=_spacing(dataset, planes, order),
+        spacing=_spacing(dataset, turn, planes, order),
         white=_white(dataset, photometric) if unit == "gray" else None,
         padding=padding,
-        inverted=photometric == "MONOCHROME1",
+        inverted=inverted,
         window=_window(dataset),
         source=name,
+        orientation=orientation,
+        notes=() if orientation is not None else (NOT_STATED,),
     )
+
+
+def _frames_orientation(dataset: Dataset, count: int, name: str) -> Orientation | None:
+    """Returns how all frames are turned to the radiological view; None if it is not stated."""
+    orientations = {frame_orientation(dataset, i) for i in range(count)}
+    if len(orientations) > 1:
+        raise InputError(
+            f"{name} has frames of several orientations",
+            "All frames of a file have rows and columns in the same directions",
+            "Save the frames of each orientation as separate files",
+        )
+    return orientations.pop()
+
+
+def _check_air(pixels: NDArray[np.float32], padding: NDArray[np.bool_] | None, name: str) -> None:
+    """Checks that HU stored as MONOCHROME1 are HU: some files have inverted values with the rescale of the original."""
+    valid = np.ones(pixels.shape, np.bool_) if padding is None else ~padding
+    sides = [pixels[side][valid[side]] for side in (np.s_[..., 0, :], np.s_[..., -1, :], np.s_[..., 0], np.s_[..., -1])]
+    border = np.concatenate(sides)
+    if border.size and float(np.median(border)) > _MAX_BORDER_HU:
+        raise InputError(
+            f"{name} is a MONOCHROME1 CT image with {np.median(border):.0f} HU at its border",
+            "The border of a CT image is air at -1000 HU; values that were inverted have no unit",
+            "Export the file again as MONOCHROME2",
+        )
 
 
 def mask_unused_bits(frame: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
@@ -359,7 +455,9 @@ def _window(dataset: Dataset) -> tuple[float, float] | None:
     return (center, width) if np.isfinite([center, width]).all() and width >= 1 else None
 
 
-def _spacing(dataset: Dataset, planes: list[Plane | None], order: list[int] | None) -> tuple[float, ...] | None:
+def _spacing(
+    dataset: Dataset, turn: Orientation, planes: list[Plane | None], order: list[int] | None
+) -> tuple[float, ...] | None:
     measures = _functional_group(dataset, 0, "PixelMeasuresSequence") or dataset
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         try:
@@ -368,6 +466,7 @@ def _spacing(dataset: Dataset, planes: list[Plane | None], order: list[int] | No
             continue
         if not (0 < rows < 1e3 and 0 < columns < 1e3):
             continue
+        rows, columns = (columns, rows) if turn.transposed else (rows, columns)
         if len(planes) == 1:
             return rows, columns
         distance = slice_distance([planes[i] for i in order]) if order else None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ from reslink.imaging.dicom.geometry import (
     slice_plane,
     warn_uneven_spacing,
 )
-from reslink.imaging.image import Image, slice_format
+from reslink.imaging.dicom.header import read_elements_until
+from reslink.imaging.image import Image, SliceFormat, slice_format
 from reslink.imaging.limits import MAX_SERIES_PIXELS, MIB, check_size, open_regular_file, silence_warnings, too_large_error
 
 Reader = Callable[[Path], tuple[Image, dict[str, Any]]]
@@ -35,6 +36,8 @@ _POSITION_TAGS: Final = (0x0020000E, 0x00200032, 0x00200037)
 """Series Instance UID, Image Position Patient and Image Orientation Patient."""
 
 _HEADER_BYTES: Final = 1 << 18
+
+SAME_POSITION: Final = "several of its slices have the same position"
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,11 @@ def _stack(slices: list[_SeriesSlice], folder: Path) -> tuple[Image, list[Path]]
         inverted=first.inverted,
         window=first.window,
         source=folder.name,
+        orientation=first.orientation,
+        notes=first.notes,
+        excluded=first.excluded,
+        sequence=first.sequence,
+        plane=first.plane,
     )
     return volume, [member.path for member in ordered]
 
@@ -174,10 +182,10 @@ def _stacked_padding(members: Sequence[_SeriesSlice]) -> NDArray[np.bool_] | Non
     return np.stack([np.zeros(shape, np.bool_) if m.image.padding is None else m.image.padding for m in members])
 
 
-def sorted_by_position(paths: Sequence[Path]) -> list[Path]:
-    """Returns DICOM files grouped by series, the slices of a series ordered along their normal.
+def group_files(paths: Sequence[Path]) -> list[list[Path]]:
+    """Returns the DICOM files of each series, ordered along the normal of their slices.
 
-    Files with an unreadable header or without a position come last, in the given order.
+    Files with an unreadable header or without a position come last, in the given order, each by itself.
     """
     series: dict[str, list[tuple[Path, Plane]]] = {}
     unsorted = []
@@ -187,12 +195,74 @@ def sorted_by_position(paths: Sequence[Path]) -> list[Path]:
         if header is None or plane is None:
             unsorted.append(path)
         else:
-            series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, plane))
-    result: list[Path] = []
+            series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, plane.in_view()))
+    result: list[list[Path]] = []
     for members in series.values():
         along = distances_along_normal([plane for _, plane in members])
-        result += [members[int(i)][0] for i in np.argsort(along, kind="stable")]
-    return result + unsorted
+        result.append([members[int(i)][0] for i in np.argsort(along, kind="stable")])
+    return result + [[path] for path in unsorted]
+
+
+class SeriesGroup(NamedTuple):
+    """The files of one series.
+
+    Attributes:
+        indices: Positions of the files in the given list, ordered along the normal of the slices.
+        refusal: Why it cannot be classified as a series; None if it can be.
+        gaps: (n - 1,) distances between neighboring slices in millimeters.
+    """
+
+    indices: list[int]
+    refusal: str | None
+    gaps: NDArray[np.float64]
+
+
+def group_slices(slices: Sequence[tuple[Mapping[str, Any], SliceFormat | None] | None]) -> list[SeriesGroup]:
+    """Returns the series in some files with one slice each: two or more parallel slices of the same DICOM series.
+
+    Args:
+        slices: Geometry of each file (see ``read_with_geometry``) and its format; None for a file that is not one DICOM slice.
+
+    Returns:
+        The series. They are refused for the same reasons as by the DICOM node.
+    """
+    series = []
+    for refusal, members in _parallel_slices(slices):
+        if len(members) < 2:
+            continue
+        distances = distances_along_normal([plane for _, plane in members])
+        order = distances.argsort(kind="stable")
+        indices = [members[int(i)][0] for i in order]
+        gaps = np.diff(distances[order])
+        overlapping = bool((gaps < MIN_SLICE_DISTANCE).any())
+        formats = [entry[1] for i in indices if (entry := slices[i]) is not None and entry[1] is not None]
+        reason = refusal or (SAME_POSITION if overlapping else _format_difference(formats))
+        series.append(SeriesGroup(indices, reason, gaps))
+    return series
+
+
+def _parallel_slices(
+    slices: Sequence[tuple[Mapping[str, Any], SliceFormat | None] | None],
+) -> list[tuple[str | None, list[tuple[int, Plane]]]]:
+    """Returns the slices of each series and direction, as index and plane, with the refusal of the series."""
+    groups: dict[tuple[str, str | None], list[list[tuple[int, Plane]]]] = {}
+    for i, entry in enumerate(slices):
+        if entry is None or entry[0].get("position") is None:
+            continue
+        geometry = entry[0]
+        plane = Plane(*(np.array(geometry[name]) for name in ("position", "rows", "columns")))
+        directions = groups.setdefault((geometry["series"], geometry["excluded"]), [])
+        group = next((members for members in directions if plane.same_direction(members[0][1])), None)
+        if group is None:
+            directions.append(group := [])
+        group.append((i, plane))
+    return [(refusal, group) for (_, refusal), directions in groups.items() for group in directions]
+
+
+def _format_difference(formats: list[SliceFormat]) -> str | None:
+    formats.sort(key=lambda one: one.spacing is None)  # compares the others with a slice that states its spacing
+    difference = next((text for other in formats if (text := formats[0].difference(other))), None)
+    return f"its slices have different {difference}" if difference else None
 
 
 class _LimitedReader(io.BufferedReader):
@@ -209,13 +279,15 @@ class _LimitedReader(io.BufferedReader):
 
 def _read_position(path: Path) -> Dataset | None:
     """Returns the attributes for the position of a slice; long values before them are skipped."""
+    if not read_first_bytes(path, 132).endswith(b"DICM"):
+        header = read_elements_until(path, max(_POSITION_TAGS))
+        return header if header is not None and "ImagePositionPatient" in header else None
     try:
         with silence_warnings(), _LimitedReader(io.FileIO(open_regular_file(path))) as stream:
             header = read_partial(
                 stream,
                 stop_when=lambda tag, _vr, _length: int(tag) > max(_POSITION_TAGS),
                 specific_tags=[BaseTag(tag) for tag in _POSITION_TAGS],
-                force=True,
             )
             return header if "ImagePositionPatient" in header else None
     except Exception:  # noqa: BLE001 - a broken header has no position; reading the file reports the error

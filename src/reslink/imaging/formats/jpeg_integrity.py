@@ -14,9 +14,12 @@ from reslink.imaging.limits import damaged_error, unsupported_error
 
 MAX_SCANS = 100
 
-# A marker that ends entropy-coded data: not a stuffed zero, restart marker or fill byte.
-_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# A marker that ends entropy-coded data: not a stuffed zero or restart marker. Fill bytes before it are not data.
+_END_OF_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
+_RESTART_MARKERS = range(0xD0, 0xD8)
+"""They have no segment."""
+
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 # Bytes that decode to something other than zero blocks, and contain no marker.
 _FILLER = bytes((17 * i * i + 91 * i + 60) % 251 for i in range(96))
@@ -97,14 +100,17 @@ def scan_markers(data: bytes, name: str) -> JpegStructure:
 
 
 def _next_marker(data: bytes, at: int, name: str) -> tuple[int, int]:
-    """Returns the second byte of the next marker and the start of its segment."""
-    match = _MARKER.match(data, at)
-    if match is None:
-        raise damaged_error(name, "the JPEG data ends before its end marker")
-    return data[match.end() - 1], match.end()
+    """Returns the second byte of the next marker and the start of its segment. As in libjpeg, other bytes are skipped."""
+    while match := _MARKER.search(data, at):
+        marker, at = data[match.end() - 1], match.end()
+        if marker not in _RESTART_MARKERS:
+            return marker, at
+    raise damaged_error(name, "the JPEG data ends before its end marker")
 
 
 def _read_segment(data: bytes, marker: int, at: int, structure: JpegStructure, name: str) -> int:
+    if marker == 0xD8:
+        raise damaged_error(name, "the JPEG data contains two pictures")
     length = int.from_bytes(data[at : at + 2], "big")
     body, after = data[at + 2 : at + length], at + length
     if length < 2 or after > len(data):

@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.imaging.image import Image
+from reslink.imaging.image import Image, Unit
 from reslink.imaging.limits import (
+    GZIP,
     MAX_DECODED_BYTES,
     MAX_PIXELS,
     MAX_SIDE,
@@ -23,14 +25,13 @@ from reslink.imaging.limits import (
     check_rescale,
     check_size,
     damaged_error,
-    finite_float32,
-    looks_like_hu,
     too_large_error,
     unsupported_error,
     warn,
 )
+from reslink.imaging.orientation import AS_STORED, NOT_STATED
+from reslink.imaging.units import image_of_values
 
-GZIP = b"\x1f\x8b"
 _MAX_EXTENSIONS = 16 * MIB
 _NIFTI: Any = nibabel.Nifti1Image
 _canonical: Any = nibabel.as_closest_canonical
@@ -41,17 +42,17 @@ def is_nifti(data: bytes) -> bool:
     return data[344:348] in (b"n+1\0", b"ni1\0") or data[4:8] in (b"n+2\0", b"ni2\0")
 
 
-def read_nifti(data: bytes, name: str) -> Image:
+def read_nifti(data: bytes, name: str, unit: Unit | None = None) -> Image:
     """Reads a NIfTI file.
 
     Args:
         data: The whole file, gzipped or not.
         name: File name for messages.
+        unit: The unit stated by the user; None decides by the histogram (:mod:`reslink.imaging.units`).
 
     Returns:
         (D, H, W) axial slices from the feet to the head in radiological orientation (anterior up, the patient's right on
-        the left), or (H, W) for a single slice. The unit is HU if :func:`~reslink.imaging.limits.looks_like_hu` says so, else
-        ``MR``.
+        the left), or (H, W) for a single slice. The unit is HU, or ``MR`` for arbitrary intensities.
 
     Raises:
         InputError: If the file is truncated, too large, or has more than one number per voxel.
@@ -62,7 +63,7 @@ def read_nifti(data: bytes, name: str) -> Image:
     content = _inflate_all(data, needed, all_volumes + _MAX_EXTENSIONS, name) if gzipped else data
     if len(content) < needed:
         raise damaged_error(name, f"the NIfTI data has {len(content)} bytes, but the header requires {needed}")
-    return _to_image(header, content, name)
+    return _to_image(header, content, name, unit)
 
 
 def read_first_bytes(data: bytes, name: str) -> bytes:
@@ -140,18 +141,19 @@ def _required_bytes(header: Any, name: str) -> tuple[int, int]:
     return int(offset) + size, int(offset) + size * shape[3]
 
 
-def _to_image(header: Any, data: bytes, name: str) -> Image:
+def _to_image(header: Any, data: bytes, name: str, unit: Unit | None) -> Image:
     axes = int(header["dim"][0])
     shape = tuple(int(n) for n in header["dim"][1 : min(axes, 3) + 1])
     shape += (1,) * (3 - len(shape))
     stored = np.frombuffer(data, header.get_data_dtype(), count=math.prod(shape), offset=int(header["vox_offset"]))
-    volume: Any = _NIFTI(stored.reshape(shape, order="F"), _affine(header, name))
+    volume: Any = _NIFTI(stored.reshape(shape, order="F"), _affine(header, name), dtype=stored.dtype)
     canonical = _canonical(volume)
     pixels, spacing = _radiological_view(np.asarray(canonical.dataobj), canonical.header.get_zooms())
     check_size(pixels.shape[-1], pixels.shape[-2], name, frames=1 if pixels.ndim == 2 else pixels.shape[0])
-    pixels = _scaled(finite_float32(pixels, name), header, name)
-    hu = looks_like_hu(pixels)
-    return Image(pixels, "HU" if hu else "MR", modality="CT" if hu else None, spacing=spacing, source=name)
+    image = image_of_values(_scaled(pixels, header, name), name, unit, spacing=spacing)
+    if header["qform_code"] or header["sform_code"]:
+        return replace(image, orientation=AS_STORED)  # already in the radiological view
+    return replace(image, notes=(*image.notes, NOT_STATED))
 
 
 def _radiological_view(voxels: NDArray[Any], zooms: Sequence[float]) -> tuple[NDArray[Any], tuple[float, ...]]:
@@ -178,16 +180,18 @@ def _affine(header: Any, name: str) -> NDArray[np.float64]:
     return affine
 
 
-def _scaled(values: NDArray[np.float32], header: Any, name: str) -> NDArray[np.float32]:
-    """Applies scl_slope and scl_inter; a slope of 0 or NaN means no scaling (nifti1.h)."""
+def _scaled(values: NDArray[Any], header: Any, name: str) -> NDArray[Any]:
+    """Applies scl_slope and scl_inter; a slope of 0 or NaN means no scaling (nifti1.h). NaN and infinity stay."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or np.isnan(slope):
         return values
     check_rescale(slope, intercept, name)
     if (slope, intercept) == (1.0, 0.0):
         return values
-    scaled = np.multiply(values, np.float32(slope), out=values if values.flags.writeable else None)
-    return finite_float32(np.add(scaled, np.float32(intercept), out=scaled), name)
+    with np.errstate(all="ignore"):
+        scaled: NDArray[np.float32] = np.multiply(values, np.float32(slope), dtype=np.float32, casting="unsafe")
+        scaled += np.float32(intercept)
+        return scaled
 
 
 def voxel_indices(header: Any, name: str) -> NDArray[np.intp]:

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.errors import UsageError, suggest
+from reslink.errors import UsageError
 from reslink.imaging.image import Image, Unit
 from reslink.imaging.limits import (
     MAX_DECODED_BYTES,
     check_size,
     damaged_error,
-    finite_float32,
-    looks_like_hu,
     too_large_error,
     unsupported_error,
 )
+from reslink.imaging.units import image_of_values, parse_unit
 
 _WHITE = {("u", 1): 255.0, ("u", 2): 65535.0}
 
 
-def read_array(data: bytes, name: str) -> Image:
+def read_array(data: bytes, name: str, unit: Unit | None = None) -> Image:
     """Reads an array of shape (H, W) or (D, H, W).
 
-    uint8 and uint16 are gray values. Other numbers are HU if :func:`~reslink.imaging.limits.looks_like_hu` says so, else
-    arbitrary intensities (unit ``MR``).
+    Args:
+        data: The whole file.
+        name: File name for messages.
+        unit: The unit stated by the user. None decides by the histogram (:mod:`reslink.imaging.units`): HU, gray values for
+            uint8 and uint16, or arbitrary intensities (``MR``).
 
     Raises:
         InputError: If the array has objects or text, another number of axes, is truncated or too large.
@@ -54,13 +56,9 @@ def read_array(data: bytes, name: str) -> Image:
     if len(data) < start + size:
         raise damaged_error(name, f"the NPY data has {len(data) - start} bytes, but the header requires {size}")
     values = np.frombuffer(data, dtype, count=math.prod(shape), offset=start)
-    pixels = finite_float32(values.reshape(shape, order="F" if fortran else "C"), name)
-    white = _WHITE.get((dtype.kind, dtype.itemsize))
-    if white:
-        return Image(pixels, unit="gray", white=white, source=name)
-    if looks_like_hu(pixels):
-        return Image(pixels, unit="HU", modality="CT", source=name)
-    return Image(pixels, unit="MR", source=name)
+    return image_of_values(
+        values.reshape(shape, order="F" if fortran else "C"), name, unit, white=_WHITE.get((dtype.kind, dtype.itemsize))
+    )
 
 
 def image_from_array(array: NDArray[Any], unit: Unit | None = None, source: str = "array") -> Image:
@@ -68,8 +66,8 @@ def image_from_array(array: NDArray[Any], unit: Unit | None = None, source: str 
 
     Args:
         array: (H, W), or (D, H, W) for a volume; integers or floating point numbers; not changed.
-        unit: ``HU`` for CT, ``MR`` for arbitrary intensities, ``gray`` for a picture. The default for uint8 is ``gray``; other
-            types need a unit.
+        unit: ``HU`` for CT, ``MR`` for arbitrary intensities, ``gray`` for a picture, in any case. The default for uint8 is
+            ``gray``; other types need a unit.
         source: Name for messages.
 
     Raises:
@@ -83,8 +81,7 @@ def image_from_array(array: NDArray[Any], unit: Unit | None = None, source: str 
             "The unit is HU, MR or gray; only uint8 arrays have a default, gray",
             'Use unit="HU" for CT, unit="MR" for MR, unit="gray" for a picture',
         )
-    if unit is not None and unit not in get_args(Unit):
-        raise UsageError(f"The unit {unit!r} is not valid", "The units are HU, MR and gray", suggest(str(unit), get_args(Unit)))
+    stated = parse_unit(unit)
     if array.dtype.kind not in "uif" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] in (3, 4)):
         raise unsupported_error(
             source,
@@ -92,10 +89,9 @@ def image_from_array(array: NDArray[Any], unit: Unit | None = None, source: str 
             "Arrays are (H, W) or (D, H, W) of integers or floating point numbers, not color pictures",
         )
     check_size(array.shape[-1], array.shape[-2], source, frames=array.shape[0] if array.ndim == 3 else 1)
-    pixels = finite_float32(array, source)
-    pixels = pixels.copy() if np.may_share_memory(pixels, array) else pixels  # because an image makes its pixels read-only
-    white = _WHITE.get((array.dtype.kind, array.dtype.itemsize)) if unit in (None, "gray") else None
-    return Image(pixels, unit or "gray", "CT" if unit == "HU" else "MR" if unit == "MR" else None, white=white, source=source)
+    white = _WHITE.get((array.dtype.kind, array.dtype.itemsize)) if stated in (None, "gray") else None
+    values = array.copy() if array.dtype == np.float32 else array  # because an image makes its pixels read-only
+    return image_of_values(values, source, stated or "gray", white=white)
 
 
 def invalid_source_error(source: object) -> UsageError:

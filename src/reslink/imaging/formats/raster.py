@@ -13,26 +13,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
-from reslink.imaging.formats import jpeg_integrity, png_integrity
+from reslink.imaging.formats import jpeg_integrity, png_integrity, tiff
 from reslink.imaging.image import Image
 from reslink.imaging.limits import (
     MAX_IN_PROCESS_PIXELS,
     MIB,
     check_size,
     damaged_error,
-    finite_float32,
     silence_warnings,
     unsupported_error,
     warn,
 )
+from reslink.imaging.units import image_of_values
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
-
-# TIFF codecs that report missing rows as an error. JPEG and fax codecs fill them silently.
-_TIFF_COMPRESSIONS = {"raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "zstd", "lzma"}
 
 
 def is_small(kind: str, data: bytes, name: str) -> bool:
@@ -61,7 +58,8 @@ def read_raster(kind: str, data: bytes, name: str) -> Image:
         name: File name for messages.
 
     Returns:
-        A gray image, 0 to 255 or 65535. A floating point TIFF keeps its values, with unit ``MR`` (arbitrary intensity).
+        A gray image, 0 to 255 or 65535, 0 is black. A TIFF of signed or floating point values keeps its values, see
+        :func:`reslink.imaging.formats.tiff.read_gray`.
 
     Raises:
         InputError: If the file is incomplete, too large or in an unsupported format.
@@ -70,6 +68,8 @@ def read_raster(kind: str, data: bytes, name: str) -> Image:
         return _read_png(data, name)
     if kind == "JPEG":
         return _read_jpeg(data, name)
+    if kind == "TIFF":
+        return _read_tiff(data, name)
     if kind == "BMP":
         _check_bmp(data, name)
     if kind == "WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
@@ -81,13 +81,25 @@ def _open(kind: str, data: bytes, name: str) -> PillowImage:
     with silence_warnings():
         picture = Pillow.open(io.BytesIO(data), formats=[kind])
         check_size(*picture.size, name)
-        if kind == "TIFF":
-            _check_tiff(picture, name)
         animated = getattr(picture, "n_frames", 1) > 1
         picture.load()
     if animated:
         _warn_animated(name)
     return picture
+
+
+def _read_tiff(data: bytes, name: str) -> Image:
+    tags, more = tiff.read_tags(data, name)
+    image = tiff.read_gray(data, tags, name)
+    if image is None:
+        try:
+            return _to_image(_open("TIFF", data, name), name)
+        except UnidentifiedImageError:
+            allowed = "TIFF is supported with gray of 1 to 32 bits or floating point, and color of 8 or 16 bits"
+            raise unsupported_error(name, tiff.describe(tags), allowed) from None
+    if more:
+        _warn_animated(name)
+    return image
 
 
 def _warn_animated(name: str) -> None:
@@ -143,8 +155,7 @@ def check_complete(data: bytes, structure: jpeg_integrity.JpegStructure, pixels:
 def _to_image(picture: PillowImage, name: str) -> Image:
     upright = _upright(picture, name)
     plane, white = _gray(upright, name)
-    pixels = finite_float32(plane, name)
-    return Image(pixels, unit="gray" if white else "MR", white=white, source=name)
+    return image_of_values(plane, name, white=white)
 
 
 def _upright(picture: PillowImage, name: str) -> PillowImage:
@@ -216,23 +227,3 @@ def _check_bmp(data: bytes, name: str) -> None:
         needed = int.from_bytes(data[10:14], "little") + (width * bits + 31) // 32 * 4 * height
         if bits == 0 or len(data) < needed:
             raise damaged_error(name, f"the BMP data has {len(data)} bytes, but the header requires {needed}")
-
-
-def _check_tiff(picture: PillowImage, name: str) -> None:
-    """Checks that the file lists all strips or tiles of the picture (TIFF 6.0, sections 3 and 15)."""
-    compression = str(picture.info.get("compression", "raw"))
-    if compression not in _TIFF_COMPRESSIONS:
-        raise unsupported_error(
-            name, f"is a TIFF with {compression} compression", "TIFF is supported with LZW, deflate or no compression"
-        )
-    tags = picture.tag_v2  # type: ignore[attr-defined]
-    width, height = int(tags[256]), int(tags[257])  # as stored; picture.size has the orientation applied
-    if 322 in tags:
-        expected = -(-width // int(tags[322])) * -(-height // int(tags[323]))
-        offsets = tags.get(324, ())
-    else:
-        expected = -(-height // min(int(tags.get(278, height)), height))
-        offsets = tags.get(273, ())
-    planes = int(tags.get(277, 1)) if tags.get(284, 1) == 2 else 1
-    if len(offsets) != expected * planes:
-        raise damaged_error(name, f"the TIFF lists {len(offsets)} of {expected * planes} strips or tiles")

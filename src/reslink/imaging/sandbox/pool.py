@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from reslink.errors import InputError
-from reslink.imaging.image import Image
+from reslink.imaging.image import Image, Unit
 from reslink.imaging.limits import MAX_PIXELS, damaged_error, warn
+from reslink.imaging.orientation import Orientation
 
 CPU_SECONDS = 4.0  # processor time per file
 WALL_SECONDS = 20.0  # elapsed time per file; only reached if other programs use the processors
@@ -141,13 +142,16 @@ atexit.register(_pool.close)
 os.register_at_fork(after_in_child=_pool.release_after_fork)
 
 
-def decode_in_sandbox(file_format: str, source: Path | bytes, name: str) -> tuple[Image, dict[str, Any]]:
+def decode_in_sandbox(
+    file_format: str, source: Path | bytes, name: str, unit: Unit | None = None
+) -> tuple[Image, dict[str, Any]]:
     """Decodes a file in a child process.
 
     Args:
         file_format: As for :func:`reslink.imaging.decode.decode`.
         source: The path, which the child process opens, or the bytes.
         name: File name for messages.
+        unit: The unit stated by the user, for files that state none.
 
     Returns:
         The image, and its geometry for a DICOM slice.
@@ -159,6 +163,7 @@ def decode_in_sandbox(file_format: str, source: Path | bytes, name: str) -> tupl
     request: dict[str, Any] = {
         "file_format": file_format,
         "name": name,
+        "unit": unit,
         "cpu_seconds": CPU_SECONDS,
         "wall_seconds": WALL_SECONDS,
     }
@@ -206,4 +211,6 @@ def _to_image(header: dict[str, Any], arrays: list[np.ndarray[Any, Any]], name: 
     fields = dict(header["fields"])
     for field in ("spacing", "window"):
         fields[field] = tuple(fields[field]) if fields[field] else None
+    fields["orientation"] = Orientation(*fields["orientation"]) if fields["orientation"] else None
+    fields["notes"] = tuple(fields["notes"])
     return Image(arrays[0], padding=arrays[1] if len(arrays) > 1 else None, source=name, **fields)

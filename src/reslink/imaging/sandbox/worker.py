@@ -45,7 +45,7 @@ def handle(request: dict[str, Any], payload: bytes | None) -> tuple[dict[str, An
         warnings.simplefilter("always")
         try:
             data = read_regular_file(request["path"]) if payload is None else payload
-            image, geometry = decode(request["file_format"], data, name)
+            image, geometry = decode(request["file_format"], data, name, request["unit"])
         except InputError as error:
             return {"error": [error.given, error.allowed, error.next_step]}, []
         except Exception as error:  # noqa: BLE001 - any error of a library means a broken file
@@ -63,6 +63,11 @@ def handle(request: dict[str, Any], payload: bytes | None) -> tuple[dict[str, An
             "white": image.white,
             "inverted": image.inverted,
             "window": image.window,
+            "orientation": image.orientation,
+            "notes": image.notes,
+            "excluded": image.excluded,
+            "sequence": image.sequence,
+            "plane": image.plane,
         },
     }
     return header, [image.pixels] if image.padding is None else [image.pixels, image.padding]

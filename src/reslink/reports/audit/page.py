@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.printable_names import escape_name
 from reslink.files import write_atomic
+from reslink.printable_names import escape_name
 from reslink.reports.audit.thumbnails import Pictures
 from reslink.reports.formatting import start_sentence
 from reslink.reports.jinja import load_template

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.checklist.evidence import Evidence
+from reslink.reports.checklist.origin import EXTERNAL
 from reslink.reports.formatting import format_interval, format_number
 from reslink.reports.run.flow_diagram import can_abstain, case_flow
 from reslink.reports.run.sections import class_names, split_table
@@ -189,11 +190,17 @@ def _robustness(e: Evidence) -> Answer:
 
 
 def _external(e: Evidence) -> Answer:
-    texts = [f"{name}: {_performance_text(evaluation)}" for name, evaluation in e.external.items()]
+    is_external = {name: other.origin.kind == EXTERNAL for name, other in e.evaluations.items()}
+    texts = [
+        f"{name}: {_performance_text(other.evaluation)}"
+        if is_external[name]
+        else f"{name} is not external data ({other.origin.kind}: {other.origin.reason})."
+        for name, other in e.evaluations.items()
+    ]
     if "transfer" in e.experiments:
         texts.append(" ".join(e.experiments["transfer"].get("answer") or ()))
     missing = "external data were not evaluated: run reslink experiment transfer and add its folder with --with"
-    return Answer(" ".join(texts), "" if texts else missing)
+    return Answer(" ".join(texts), "" if any(is_external.values()) or "transfer" in e.experiments else missing)
 
 
 def _explainability(e: Evidence) -> Answer:
@@ -272,6 +279,12 @@ def _blinding(_: Evidence) -> Answer:
 
 
 def _abstention(e: Evidence) -> Answer:
+    decision = e.bundle.get("decision") or {}
+    if not can_abstain(e.evaluation) and (decision.get("conformal") or decision.get("ood")):
+        return Answer(
+            "The model was calibrated after these metrics were measured, so they know no abstention",
+            "evaluate the run again with reslink evaluate, and write the report of that folder",
+        )
     if not can_abstain(e.evaluation):
         return Answer("The model answers every case: it has no prediction sets and no out-of-distribution detector")
     n_abstained = e.evaluation["selective"]["n_abstained"]

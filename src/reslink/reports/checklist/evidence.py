@@ -1,34 +1,48 @@
-"""The input of the report for reviewers: a run, with its audit, experiments and external evaluations."""
+"""The input of the report for reviewers: a run, with its audit, experiments and further evaluations."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reslink.errors import InputError, UsageError
-from reslink.reports.run.run_folder import RunFolder, read_run
+from reslink.reports.checklist.origin import Origin, origin_of
+from reslink.reports.run.run_folder import RunFolder, read_csv_rows, read_run
+from reslink.settings_text import read_json
 
 _FILES = ("audit.json", "experiment.json", "evaluation.json")
 
 
 @dataclass(frozen=True)
+class OtherEvaluation:
+    """Another evaluation of the model of a run.
+
+    Attributes:
+        evaluation: Its ``evaluation.json``.
+        origin: Whether its images are the run's own or external.
+    """
+
+    evaluation: dict[str, Any]
+    origin: Origin
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """A run, and the audit, experiments and external evaluations that belong to it.
+    """A run, and the audit, experiments and further evaluations that belong to it.
 
     Attributes:
         run: The contents of the run or evaluation folder.
         audit: ``audit.json`` of its data.
         experiments: ``experiment.json`` by the name of the experiment; the last one of each name.
-        external: ``evaluation.json`` of external data by the name of its folder.
+        evaluations: Other evaluations of its model, by the name of their folder.
     """
 
     run: RunFolder
     audit: dict[str, Any] | None = None
     experiments: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    external: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    evaluations: Mapping[str, OtherEvaluation] = field(default_factory=dict)
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -67,7 +81,7 @@ def read_evidence(run: Path, others: Sequence[Path] = ()) -> Evidence:
             "Give an output folder of reslink train or reslink evaluate",
         )
     _check_complete(run, files.evaluation)
-    audit, experiments, external = None, {}, {}
+    audit, experiments, evaluations = None, {}, {}
     for folder in others:
         contents = list(_contents(folder))
         if not contents:
@@ -83,8 +97,9 @@ def read_evidence(run: Path, others: Sequence[Path] = ()) -> Evidence:
             elif path.name == "experiment.json":
                 experiments[str(content.get("experiment", path.parent.name))] = content
             else:
-                external[path.parent.resolve().name] = content
-    return Evidence(files, audit, experiments, external)
+                origin = origin_of(files, content, read_csv_rows(path.with_name("predictions.csv")))
+                evaluations[path.parent.resolve().name] = OtherEvaluation(content, origin)
+    return Evidence(files, audit, experiments, evaluations)
 
 
 def _contents(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -120,8 +135,8 @@ def _check_same_model(run: Path, files: RunFolder, path: Path, content: Mapping[
         if folder.resolve() == run.resolve():
             raise UsageError(
                 f"{folder} is the run itself",
-                "--with needs evaluations of the same model on other data",
-                "Omit it, or give an output folder of reslink evaluate on external data",
+                "--with takes other evaluations of the same model",
+                "Omit it, or give another output folder of reslink evaluate",
             )
     elif path.name == "experiment.json":
         other_sha = str((content.get("facts") or {}).get("Weights SHA-256") or "")
@@ -136,7 +151,7 @@ def _check_same_model(run: Path, files: RunFolder, path: Path, content: Mapping[
 def _read_object(path: Path) -> dict[str, Any] | None:
     """Returns a JSON object; None if the file is missing or holds something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

@@ -11,6 +11,7 @@ from reslink.reports import charts
 from reslink.reports.checklist.answers import ANSWERS
 from reslink.reports.checklist.checklist import Checklist
 from reslink.reports.checklist.evidence import Evidence
+from reslink.reports.checklist.origin import EXTERNAL
 from reslink.reports.jinja import load_template
 from reslink.reports.run import evaluation_charts, evaluation_sections, sections
 from reslink.reports.run.flow_diagram import case_flow
@@ -54,7 +55,8 @@ def _sections(evidence: Evidence) -> dict[str, Any]:
         "charts": _charts(evidence),
         "class_tables": evaluation_sections.class_tables(evaluation),
         "subgroups": evaluation_sections.subgroup_tables(evaluation),
-        "external": _external_rows(evidence),
+        "other_data": _other_data(evidence),
+        "external": any(row["origin"] == EXTERNAL for row in _other_data(evidence)),
         "experiments": [experiments[name] for name in ("robustness", "transfer") if name in experiments],
         "abstention": ANSWERS["abstention"](evidence).text,
         "excluded": evaluation.get("excluded") or [],
@@ -76,20 +78,24 @@ def _charts(evidence: Evidence) -> list[Chart]:
     return [chart for chart in drawn if chart is not None]
 
 
-def _external_rows(evidence: Evidence) -> list[dict[str, Any]]:
-    """Returns a row per external data set, from ``reslink evaluate`` or a transfer experiment."""
+def _other_data(evidence: Evidence) -> list[dict[str, Any]]:
+    """Returns a row per other evaluation and per external data set of a transfer experiment, with the origin of its images."""
     rows = [
         {
             "data": name,
-            "n": evaluation.get("n"),
-            "cells": [evaluation.get("metrics", {}).get(key) for key in EXTERNAL_METRICS],
+            "n": other.evaluation.get("n"),
+            "cells": [other.evaluation.get("metrics", {}).get(key) for key in EXTERNAL_METRICS],
+            "origin": other.origin.kind,
+            "reason": other.origin.reason,
         }
-        for name, evaluation in evidence.external.items()
+        for name, other in evidence.evaluations.items()
     ]
     by_data: dict[str, dict[str, Mapping[str, Any]]] = {}
     for table in (evidence.experiments.get("transfer") or {}).get("tables", ()):
         for row in table["rows"] if table["name"] == "drop" else ():
             by_data.setdefault(row["data"], {})[row["metric"]] = row["external"]
     for name, metrics in by_data.items():
-        rows.append({"data": name, "n": metrics["accuracy"]["n"], "cells": [metrics.get(key) for key in EXTERNAL_METRICS]})
+        cells = [metrics.get(key) for key in EXTERNAL_METRICS]
+        reason = "images of the run's training and validation data were left out"
+        rows.append({"data": name, "n": metrics["accuracy"]["n"], "cells": cells, "origin": EXTERNAL, "reason": reason})
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from reslink.files import write_atomic
 from reslink.reports.experiment.charts import draw_charts
 from reslink.reports.formatting import format_p_value
 from reslink.reports.jinja import load_template
+from reslink.settings_text import read_json
 
 
 def experiment_report(folder: str | Path) -> Path:
@@ -47,7 +47,7 @@ def p_value_note(test: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        experiment: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        experiment: dict[str, Any] = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read: {error}", "reslink experiment writes experiment.json", "Run the experiment again"

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from reslink.datasets.manifest import Case, Manifest
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError, StorageError
 from reslink.explain.overlay import overlay
 from reslink.files import write_atomic, write_json
+from reslink.imaging.lesion_mask import aligned_mask
 from reslink.imaging.reading import read_image
 
 if TYPE_CHECKING:
@@ -136,9 +138,12 @@ def _draw(classifier: Classifier, case: Case, row: Mapping[str, str], file: str)
 
     preprocess, labels = classifier.bundle.preprocess, classifier.labels
     try:
-        image = read_image(case.path).slices()[0]
+        image = read_image(case.path, case.unit).slices()[0]
         pixels = preprocess.pixels(image)
-        mask = None if case.mask is None else preprocess.placement(image).to_network(read_image(case.mask).slices()[0].pixels)
+        mask = None
+        if case.mask is not None:
+            lesion = aligned_mask(read_image(case.mask).slices()[0], image)
+            mask = preprocess.placement(image).to_network(lesion.pixels)
     except StorageError:
         raise
     except ReslinkError:
@@ -146,8 +151,10 @@ def _draw(classifier: Classifier, case: Case, row: Mapping[str, str], file: str)
     target = 1 if labels.binary else labels.index(row["prediction"])
     heats = heat_maps(classifier, pixels, target, ("final_attention", "grad_cam"))
     drawn = [np.repeat(pixels[0][..., None], 3, axis=2)]
+    head = preprocess.resized_head_mask(image) if preprocess.isolate_head else np.ones(pixels.shape[1:], np.bool_)
     drawn += [
-        overlay(pixels[0], display_values(name, heat), mask, min_span=min_display_span(name)) for name, heat in heats.items()
+        overlay(pixels[0], display_values(name, heat), mask, min_span=min_display_span(name), visible=head)
+        for name, heat in heats.items()
     ]
     gallery_case = GalleryCase(
         file,
@@ -169,5 +176,5 @@ def _png(tiles: list[NDArray[np.uint8]]) -> bytes:
         small = Picture.fromarray(tile).resize((_SIDE, _SIDE), Picture.Resampling.BICUBIC)
         strip[:, left : left + _SIDE] = np.asarray(small)
     buffer = io.BytesIO()
-    Picture.fromarray(strip).save(buffer, "PNG", optimize=True)
+    Picture.fromarray(strip).save(buffer, "PNG")
     return buffer.getvalue()

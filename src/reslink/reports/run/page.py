@@ -73,7 +73,7 @@ def render(files: RunFolder, drawn: list[Chart], kind: str) -> str:
         randomization_checks=sections.randomization_checks(files.randomization_checks),
         findings=files.findings,
         split=sections.split_table(files.splits),
-        settings=sections.flatten_settings(files.config),
+        settings=sections.run_settings(files),
         environment=sections.flatten_settings(files.environment),
         bundle=sections.bundle_settings(files.bundle),
     )

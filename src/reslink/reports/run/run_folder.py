@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import csv
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from reslink.bundles.storage import bundle_of_run
 from reslink.errors import InputError
+from reslink.settings_text import parse_json, parse_yaml
 
 Row = dict[str, str]
 T = TypeVar("T")
@@ -53,7 +53,8 @@ class RunFolder:
         findings: Findings of the training diagnostics: ``code``, ``message``, ``advice``, ``epoch``.
         evaluation: ``evaluation.json``.
         predictions: ``predictions.csv``.
-        bundle: ``bundle/bundle.json``.
+        prediction_rows: The same as rows.
+        bundle: ``bundle.json`` of the bundle that the run stands for (:func:`~reslink.bundles.storage.bundle_of_run`).
         randomization_checks: ``figures/sanity.json``.
         pictures: PNG bytes of ``figures/gallery*.png`` by file name.
         gallery: ``figures/gallery.json``: the case of each picture.
@@ -67,6 +68,7 @@ class RunFolder:
     findings: list[dict[str, Any]] | None = None
     evaluation: dict[str, Any] | None = None
     predictions: Predictions | None = None
+    prediction_rows: list[Row] = field(default_factory=list)
     bundle: dict[str, Any] | None = None
     randomization_checks: list[dict[str, Any]] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
@@ -84,23 +86,34 @@ def read_run(folder: Path) -> RunFolder:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder", "A report is written from a run folder", "Check the path")
-    evaluation = _read(folder / "evaluation.json", _json)
-    bundle = _read(folder / "bundle" / "bundle.json", _json)
+    evaluation = _read(folder / "evaluation.json", parse_json)
+    trained = folder / "bundle" / "bundle.json"
+    bundle = _read(bundle_of_run(folder) / trained.name if trained.is_file() else trained, parse_json)
     lines = _read(folder / "metrics.jsonl", _json_lines) or []
     return RunFolder(
         name=folder.resolve().name,
-        config=_read(folder / "config.yaml", yaml.safe_load),
-        environment=_read(folder / "environment.json", _json),
+        config=_read(folder / "config.yaml", parse_yaml),
+        environment=_read(folder / "environment.json", parse_json),
         splits=_read(folder / "splits.csv", _rows),
         epochs=_epochs(lines) or [_numbers(row) for row in _read(folder / "results.csv", _rows) or []],
         findings=_findings(lines),
         evaluation=evaluation,
         predictions=_read(folder / "predictions.csv", lambda text: _predictions(text, _class_names(bundle, evaluation))),
+        prediction_rows=read_csv_rows(folder / "predictions.csv"),
         bundle=bundle,
-        randomization_checks=_read(folder / "figures" / "sanity.json", _json) or [],
+        randomization_checks=_read(folder / "figures" / "sanity.json", parse_json) or [],
         pictures=_pictures(folder / "figures"),
-        gallery=_read(folder / "figures" / "gallery.json", _json) or [],
+        gallery=_read(folder / "figures" / "gallery.json", parse_json) or [],
     )
+
+
+def read_csv_rows(path: Path) -> list[Row]:
+    """Reads the rows of a CSV file that reslink wrote; none if it is missing.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    return _read(path, _rows) or []
 
 
 def data_uri(png: bytes) -> str:
@@ -113,7 +126,7 @@ def _read(path: Path, parse: Callable[[str], T]) -> T | None:
         return None
     try:
         return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise InputError(
             f"{path} cannot be used for the report ({type(error).__name__}: {error})",
             "A report needs the files of a run as reslink wrote them",
@@ -121,12 +134,8 @@ def _read(path: Path, parse: Callable[[str], T]) -> T | None:
         ) from error
 
 
-def _json(text: str) -> Any:
-    return json.loads(text)
-
-
 def _json_lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [parse_json(line) for line in text.splitlines() if line.strip()]
 
 
 def _rows(text: str) -> list[Row]:

@@ -68,9 +68,38 @@ def facts(files: RunFolder) -> list[tuple[str, str]]:
         rows.append(("Model", evaluation["bundle"]))
     variant = (bundle.get("architecture") or {}).get("name") or (config.get("model") or {}).get("variant")
     rows += [("Network", str(variant))] if variant else []
+    rows += _data_facts(files)
     rows += [("Seed", str(config["seed"]))] if "seed" in config else []
     rows += [("Epochs", str(len(files.epochs)))] if files.epochs else []
     return rows
+
+
+def _data_facts(files: RunFolder) -> list[tuple[str, str]]:
+    """Returns the split that was used, and which columns of the table were used for what."""
+    data = _data_provenance(files)
+    columns = (files.evaluation or {}).get("columns") or data.get("columns") or {}
+    rows = []
+    if table := split_table(files.splits):
+        shares = (images / table["images"] for images, _ in table["lines"][-1][1])
+        parts = ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(table["splits"], shares, strict=True))
+        source = {"given": "; stated by the data", "drawn": "; drawn"}.get(str(data.get("split_source")), "")
+        rows.append(("Split", parts + source))
+    if any(header.casefold() != role for role, header in columns.items()):
+        rows.append(("Columns", ", ".join(f"{role}: {header}" for role, header in columns.items())))
+    return rows
+
+
+def _data_provenance(files: RunFolder) -> Mapping[str, Any]:
+    provenance = (files.bundle or {}).get("provenance") or {}
+    return provenance.get("data") or {}
+
+
+def run_settings(files: RunFolder) -> list[tuple[str, str]]:
+    """Returns the settings of a run; without the shares of the splits if the data stated the split or it has folds."""
+    rows = flatten_settings(files.config)
+    folds = ((files.config or {}).get("data") or {}).get("folds")
+    unused = _data_provenance(files).get("split_source") == "given" or folds is not None
+    return [row for row in rows if not (unused and row[0] == "data.fractions")]
 
 
 def confusion_matrix(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:

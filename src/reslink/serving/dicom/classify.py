@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS
-from reslink.bundles.pretrained import pretrained_info
-from reslink.errors import UsageError, suggest
+from reslink.errors import UsageError, check_choice
 from reslink.explain.onnx_maps import require_map_backend
 from reslink.files import sha256
 from reslink.imaging.image import Modality
 from reslink.imaging.preprocess import Placement
 from reslink.inference.backends import load_backend
-from reslink.inference.classifier import Classifier, Outputs, Prediction
+from reslink.inference.classifier import Classifier, Outputs
+from reslink.inference.prediction import Prediction
 from reslink.inference.series import TOP_SLICES, SeriesPrediction, aggregate_slices
 from reslink.serving.dicom.series import Series
 
@@ -68,6 +68,7 @@ class Model:
             "version": RESULT_VERSION,
             "preprocess": bundle.preprocess.digest(),
             "labels": bundle.labels.names,
+            "scope": bundle.scope.model_dump(mode="json"),
             "decision": bundle.decision.model_dump(mode="json"),
             "arrays": None if arrays is None else sha256(arrays.to_bytes()),
             "architecture": bundle.architecture,
@@ -77,8 +78,9 @@ class Model:
         return sha256(json.dumps(parts, sort_keys=True))
 
     def accepts(self, series: Series) -> bool:
-        """Returns whether the model classifies the modality of a series."""
-        return self.modality in (None, series.modality)
+        """Returns whether the model is for the modality, sequence and plane of a series."""
+        stated = series.slices[0].stated
+        return self.modality in (None, series.modality) and self.classifier.bundle.scope.refusal(stated) is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +92,8 @@ class SeriesResult:
         series: The series.
         slice_predictions: One prediction per selected slice, in order.
         prediction: The prediction for the series.
-        maps: (n, H, W) float32, the map of each selected slice in the coordinates of the slice, 0 outside the network input;
-            None without a map.
+        maps: (n, H, W) float32, the map of each selected slice on the pixels of ``series.slices``, 0 outside the network
+            input; None without a map.
         field_of_view: (n, H, W) bool, the area of the network input; None without a map.
     """
 
@@ -108,7 +110,7 @@ def load_model(text: str, map_name: str = "auto", top: int = TOP_SLICES, threads
 
     Args:
         text: A bundle folder or the name of a shipped bundle; the prefix ``CT=`` or ``MR=`` restricts it to one modality.
-            Without a prefix, a shipped bundle classifies its own modality and any other bundle both.
+            Without a prefix, a bundle classifies its own modality.
         map_name: One of ``MAPS``.
         top: Number of slices that the series prediction averages, at least 1.
         threads: Threads of ONNX Runtime.
@@ -121,8 +123,7 @@ def load_model(text: str, map_name: str = "auto", top: int = TOP_SLICES, threads
     path = rest if equals and prefix.upper() in _MODALITIES else text
     bundle = Bundle.load(path)
     backend = require_map_backend(load_backend("onnxruntime", bundle, threads))
-    info = pretrained_info(bundle.provenance)
-    modality = _modality(prefix if path == rest else (info.modality if info else ""))
+    modality = _modality(prefix) if path == rest else bundle.scope.modality
     if top < 1:
         raise UsageError(f"The number of slices is {top}", "At least one slice must be averaged", "Use --top 3")
     return Model(
@@ -141,8 +142,7 @@ def _model_name(bundle: Bundle, text: str) -> str:
 
 
 def _select_map(name: str, outputs: Sequence[str]) -> str | None:
-    if name not in MAPS:
-        raise UsageError(f"The map {name!r} does not exist", f"Available maps: {', '.join(MAPS)}", suggest(name, MAPS))
+    check_choice("map", name, MAPS)
     if name == "auto":
         return next((option for option in ("final_attention", "first_attention", CAM) if option in outputs), None)
     if name not in outputs:
@@ -152,7 +152,7 @@ def _select_map(name: str, outputs: Sequence[str]) -> str | None:
 
 
 def classify_series(model: Model, series: Series) -> SeriesResult:
-    """Classifies the selected slices of a series and aggregates their predictions.
+    """Classifies the selected slices of a series and aggregates their predictions; of an incomplete series, it abstains.
 
     Args:
         model: A model that accepts the series.
@@ -172,6 +172,9 @@ def classify_series(model: Model, series: Series) -> SeriesResult:
         maps += batch_maps
         placements += batch_placements
     prediction = aggregate_slices(predictions, model.classifier.bundle.decision, top=model.top)
+    if series.incomplete:
+        reason = f"the series is incomplete: {'; '.join(series.incomplete)}"
+        prediction = replace(prediction, abstain=True, reasons=(reason, *prediction.reasons))
     if model.map_name is None:
         return SeriesResult(model, series, tuple(predictions), prediction, None, None)
     class_index = model.classifier.labels.names.index(prediction.score_class)
@@ -190,12 +193,10 @@ def _classify_batch(
     pixels = np.stack([preprocess.pixels(image) for image in images])
     outputs = [LOGITS, FEATURES, *([model.map_name] if model.map_name else [])]
     logits, features, *maps = require_map_backend(classifier.backend).run(pixels, outputs)
-    results = classifier.decide(Outputs(logits, features, None), pixels)
+    results = classifier.decide(Outputs(logits, features, None), pixels, [image.stated for image in images])
     predictions = [classifier.prediction(results, row, series.key, index) for row, index in enumerate(indices)]
     return predictions, list(maps[0]) if maps else [], [preprocess.placement(image) for image in images]
 
 
 def _field_of_view(placement: Placement) -> NDArray[np.bool_]:
-    mask = np.zeros(placement.shape, np.bool_)
-    placement.crop(mask)[...] = True
-    return mask
+    return placement.to_image(np.ones((1, 1), np.float32)) > 0.5

@@ -26,7 +26,7 @@ _EXPLANATIONS: Final = {
 
 
 def parametric_map(result: SeriesResult) -> Dataset:
-    """Returns the map: one frame per selected slice, with the pixel grid and plane of the slice.
+    """Returns the map: one frame per selected slice, with the stored pixel grid and plane of the slice.
 
     Pixels outside the network input have the lowest value of the map.
 
@@ -36,7 +36,8 @@ def parametric_map(result: SeriesResult) -> Dataset:
     series = result.series
     headers = [_with_frame_of_reference(series.headers[i]) for i in series.selected]
     assert result.maps is not None and result.field_of_view is not None  # noqa: S101, PT018  (checked by the caller)
-    stored, slope, low = quantize(result.maps, result.field_of_view)
+    first = series.slices[0]  # all slices of a series are turned in the same way
+    stored, slope, low = quantize(first.to_stored(result.maps), first.to_stored(result.field_of_view))
     name = result.model.map_name or ""
     mapping = pm.RealWorldValueMapping(
         lut_label=ascii_value(name, 16),

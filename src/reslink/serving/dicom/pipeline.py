@@ -12,7 +12,8 @@ from typing import Final, Protocol
 
 from reslink.errors import ReslinkError, StorageError
 from reslink.serving.dicom.classify import Model, classify_series
-from reslink.serving.dicom.queue import Queue
+from reslink.serving.dicom.completeness import IncompletePolicy
+from reslink.serving.dicom.queue import EXCLUDED, Queue
 from reslink.serving.dicom.results import create_results
 from reslink.serving.dicom.series import read_head_series, redact_paths
 
@@ -74,10 +75,19 @@ class Pipeline:
         sender: Connects to the archive.
         retry: Seconds before the second attempt after a failure of the archive or of this machine. Each further attempt waits
             twice as long, up to five minutes.
+        incomplete: Whether incomplete series are classified and marked, or refused.
     """
 
-    def __init__(self, queue: Queue, models: Sequence[Model], sender: Sender, retry: float = 2.0) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        models: Sequence[Model],
+        sender: Sender,
+        retry: float = 2.0,
+        incomplete: IncompletePolicy = "mark",
+    ) -> None:
         self.queue, self.models, self.sender, self.retry = queue, tuple(models), sender, retry
+        self.incomplete = incomplete
         self._failures: dict[str, int] = {}
         self._next: dict[str, float] = {}
 
@@ -117,7 +127,12 @@ class Pipeline:
         if missing:
             raise _LateSlicesError(missing)
         start = time.monotonic()
-        series = read_head_series(self.queue.folder / "working" / key)
+        series = read_head_series(
+            self.queue.folder / "working" / key,
+            not_stored=self.queue.count_marks("working", key, EXCLUDED),
+            missing=self.queue.missing_slices(key),
+            policy=self.incomplete,
+        )
         models = [model for model in self.models if model.accepts(series)]
         if not models:
             raise _NoModelError(series.modality)
@@ -127,6 +142,7 @@ class Pipeline:
             for result in create_results(classify_series(model, series))
         ]
         summary = [f"{series.modality}, {len(series.selected)} of {len(series.headers)} slices classified", *series.notes]
+        summary += [f"incomplete: {reason}" for reason in series.incomplete]
         self.queue.store_results(key, files, summary)
         log.info("series %s: %s; %d results in %.1f s", key, "; ".join(summary), len(files), time.monotonic() - start)
 

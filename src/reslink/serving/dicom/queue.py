@@ -27,6 +27,14 @@ failed series and results, and records of completed series without patient data.
 RECORD_SECONDS: Final = 30 * 24 * 3600.0
 """How long the record of a completed series is kept."""
 
+REFUSED: Final = ".refused"
+"""Suffix of the mark of an instance that was refused and has to be sent again."""
+
+EXCLUDED: Final = ".excluded"
+"""Suffix of the mark of an instance that was accepted but not stored, as it is no slice."""
+
+_MAX_SERIES_WITH_MARKS: Final = 1000
+_INTERRUPTED: Final = ".interrupted"
 _ATTEMPTS: Final = ".attempts"
 _RELEASED: Final = ".released"
 
@@ -44,6 +52,7 @@ class Queue:
     def __init__(self, folder: Path, keep: float = 600.0) -> None:
         self.folder, self.keep = folder, keep
         self._lock = threading.Lock()
+        self._unwritten_marks: dict[str, set[str]] = {}
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Queue]:
@@ -99,9 +108,54 @@ class Queue:
         series.mkdir(exist_ok=True)
         (series / _RELEASED).unlink(missing_ok=True)
         partial.replace(series / name)
+        (series / name).with_suffix(REFUSED).unlink(missing_ok=True)
+        self._unwritten_marks.get(key, set()).discard(Path(name).stem + REFUSED)
+        self._write_marks(key)
         fsync_folder(series)
         if new:
             fsync_folder(series.parent)
+
+    def mark(self, key: str, instance: str, kind: str) -> None:
+        """Remembers an instance that is not stored: on disk if possible, as its disk may be full.
+
+        Args:
+            key: Key of its series.
+            instance: SOP Instance UID.
+            kind: ``REFUSED``, which begins a series of its own, or ``EXCLUDED``, which does not.
+        """
+        series = self.folder / "receiving" / key
+        with self._lock:
+            while key not in self._unwritten_marks and len(self._unwritten_marks) >= _MAX_SERIES_WITH_MARKS:
+                self._unwritten_marks.pop(next(iter(self._unwritten_marks)))
+            self._unwritten_marks.setdefault(key, set()).add(f"{sha256(instance)[:32]}{kind}")
+            if kind == REFUSED:
+                with contextlib.suppress(OSError):
+                    series.mkdir(exist_ok=True)
+                (series / _RELEASED).unlink(missing_ok=True)
+            self._write_marks(key)
+
+    def _write_marks(self, key: str) -> None:
+        series, names = self.folder / "receiving" / key, self._unwritten_marks.get(key, set())
+        if series.exists():
+            with contextlib.suppress(OSError):
+                for name in sorted(names):
+                    (series / name).touch()
+                    names.discard(name)
+        if not names:
+            self._unwritten_marks.pop(key, None)
+
+    def count_marks(self, state: str, key: str, kind: str) -> int:
+        """Returns how many instances of a series have a mark of a kind, see :meth:`mark`."""
+        written = {path.name for path in (self.folder / state / key).glob(f"*{kind}")}
+        unwritten = self._unwritten_marks.get(key, set()) if state == "receiving" else set()
+        return len(written | {name for name in unwritten if name.endswith(kind)})
+
+    def missing_slices(self, key: str) -> list[str]:
+        """Returns why a series to classify may be incomplete, as far as its transfer tells."""
+        refused, series = self.count_marks("working", key, REFUSED), self.folder / "working" / key
+        reasons = [f"{refused} of its slices {'was' if refused == 1 else 'were'} refused and did not arrive later"]
+        interrupted = (series / _INTERRUPTED).exists()
+        return reasons[: bool(refused)] + ["its transfer ended without a release, so that slices may be missing"] * interrupted
 
     def release(self, key: str) -> None:
         """Marks that the association of the last slice was released regularly. The next slice removes the mark."""
@@ -112,8 +166,12 @@ class Queue:
         """Returns whether the series has the mark of :meth:`release`, which survives a crash."""
         return (self.folder / "receiving" / key / _RELEASED).exists()
 
-    def close(self, key: str) -> bool:
-        """Moves a complete series, with its earlier slices that were kept, to the series to classify.
+    def close(self, key: str, interrupted: bool = False) -> bool:
+        """Moves a series, with its earlier slices that were kept, to the series to classify.
+
+        Args:
+            key: Key of the series.
+            interrupted: Whether its association ended without a release.
 
         Returns:
             Whether it was moved; False while its earlier results are not yet sent.
@@ -127,8 +185,14 @@ class Queue:
                 for path in _instances(kept):
                     if not (series / path.name).exists():
                         path.replace(series / path.name)
+                for path in [*kept.glob(f"*{REFUSED}"), *kept.glob(f"*{EXCLUDED}")]:
+                    if not (series / path.name).with_suffix(".dcm").exists():
+                        path.replace(series / path.name)
                 fsync_folder(series)
                 self._delete(kept)
+            self._write_marks(key)
+            if interrupted:
+                (series / _INTERRUPTED).touch()
             series.replace(target)
             fsync_folder(target.parent)
             return True

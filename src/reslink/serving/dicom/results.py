@@ -19,12 +19,10 @@ class DicomResult:
 
     Attributes:
         kind: ``report``, ``picture`` or ``map``.
-        sop_class: SOP Class UID.
         content: The whole file.
     """
 
     kind: str
-    sop_class: str
     content: bytes
 
 
@@ -59,4 +57,4 @@ def _encode(kind: str, dataset: Dataset) -> DicomResult:
     stream = io.BytesIO()
     dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     dataset.save_as(stream, enforce_file_format=True)
-    return DicomResult(kind, str(dataset.SOPClassUID), stream.getvalue())
+    return DicomResult(kind, stream.getvalue())

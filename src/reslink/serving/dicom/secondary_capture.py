@@ -14,7 +14,7 @@ from pydicom import Dataset
 
 from reslink import __version__
 from reslink.bundles.onnx_graph import CAM
-from reslink.explain.display import MIN_ATTENTION_SPAN, display_image
+from reslink.explain.display import MIN_ATTENTION_SPAN, display_image, visible_pixels
 from reslink.explain.overlay import overlay
 from reslink.serving.dicom.classify import SeriesResult
 from reslink.serving.dicom.identifiers import BANNER, ascii_value, equipment_attributes, identification_attributes
@@ -24,6 +24,7 @@ _GAP: Final = 16
 _MAX_SLICES: Final = 3
 _WIDTH: Final = _MAX_SLICES * _TILE + (_MAX_SLICES + 1) * _GAP
 _TEXT, _MUTED, _BACKGROUND, _WARNING = (232, 234, 237), (170, 178, 188), (17, 20, 24), (176, 0, 32)
+_ALERT: Final = (255, 138, 128)
 
 
 def secondary_capture(result: SeriesResult) -> Dataset:
@@ -96,6 +97,8 @@ def _draw_heading(pen: ImageDraw.ImageDraw, result: SeriesResult) -> None:
     label, score_class = ascii_value(prediction.label), ascii_value(prediction.score_class)
     interval = "no interval" if prediction.ci_low is None else f"95 % CI {prediction.ci_low:.2f} to {prediction.ci_high:.2f}"
     abstention = "   the model abstains" if prediction.abstain else ""
+    if result.series.incomplete:
+        pen.text((_WIDTH - _GAP, 50), "INCOMPLETE SERIES", _ALERT, _font(28), anchor="ra")
     probability = f"P({score_class}) = {prediction.score:.2f}, {interval}; preliminary, not verified"
     pen.text((_GAP, 50), f"{label}{abstention}", _TEXT, _font(28))
     pen.text((_GAP, 92), probability, _TEXT, _font(18))
@@ -114,7 +117,8 @@ def _tiles(result: SeriesResult, index: int) -> list[Picture.Image]:
     gray = display_image(result.model.classifier.bundle.preprocess, image)
     tiles = [np.repeat(gray[..., None], 3, axis=2)]
     if result.maps is not None and result.field_of_view is not None:
-        heat, inside = result.maps[index], result.field_of_view[index]
+        heat = result.maps[index]
+        inside = result.field_of_view[index] & visible_pixels(result.model.classifier.bundle.preprocess, image)
         is_attention = result.model.map_name != CAM
         low = heat[inside].min() if is_attention and inside.any() else 0
         drawn = np.where(inside, heat - low, 0).astype(np.float32)

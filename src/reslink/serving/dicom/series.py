@@ -21,9 +21,10 @@ from reslink.imaging.dicom.modality import HEAD_BODY_PARTS, MODALITIES, OTHER_BO
 from reslink.imaging.dicom.series import dicom_files
 from reslink.imaging.head_mask import head_mask
 from reslink.imaging.image import Image, Modality
-from reslink.imaging.limits import ImagingWarning
+from reslink.imaging.limits import ImagingWarning, silence_warnings
 from reslink.imaging.reading import read_series_files
 from reslink.inference.series import select_slices
+from reslink.serving.dicom.completeness import IncompletePolicy, missing_slices
 
 TILT_DEGREES: Final = 0.5
 """Smallest gantry angle that is reported as tilted."""
@@ -60,6 +61,7 @@ class Series:
         slices: The images, in the same order.
         selected: Indices of the slices to classify, in order.
         notes: Notes for the reader, one sentence each without a full stop, and without patient data.
+        incomplete: Why slices of it are missing; empty for a complete series.
     """
 
     key: str
@@ -68,6 +70,7 @@ class Series:
     slices: tuple[Image, ...]
     selected: tuple[int, ...]
     notes: tuple[str, ...]
+    incomplete: tuple[str, ...] = ()
 
 
 def series_key(series_uid: str) -> str:
@@ -75,7 +78,9 @@ def series_key(series_uid: str) -> str:
     return sha256(series_uid)[:16]
 
 
-def read_head_series(folder: Path) -> Series:
+def read_head_series(
+    folder: Path, *, not_stored: int = 0, missing: Sequence[str] = (), policy: IncompletePolicy = "mark"
+) -> Series:
     """Reads a folder of received files.
 
     Localizers and other objects than CT or MR images are left out, with a note. Slices of a tilted gantry are classified
@@ -83,10 +88,20 @@ def read_head_series(folder: Path) -> Series:
 
     Args:
         folder: Files of one series, with any file names.
+        not_stored: Number of its instances that arrived and are not in the folder.
+        missing: What is known about missing slices, in addition to what the headers tell.
+        policy: Whether an incomplete series is read, or refused.
 
     Raises:
-        RefusedSeriesError: If no slice shows a head, or the slices do not form a series.
+        RefusedSeriesError: If no slice shows a head, the slices do not form a series, or it is refused as incomplete.
     """
+    incomplete = (*missing, *missing_by_headers(folder, not_stored))
+    if incomplete and policy == "refuse":
+        raise RefusedSeriesError(
+            f"the series is incomplete: {'; '.join(incomplete)}",
+            "Only complete series are classified with --incomplete refuse",
+            "Send the whole series again, or use --incomplete mark",
+        )
     paths, notes = _image_files(folder)
     notes += _check_body_part(_header(paths[0]))
     with warnings.catch_warnings(record=True) as caught:
@@ -100,7 +115,22 @@ def read_head_series(folder: Path) -> Series:
     notes += _tilt_notes(headers)
     selected = _select_head_slices(slices)
     modality = MODALITIES[headers[0].SOPClassUID]
-    return Series(series_key(str(headers[0].SeriesInstanceUID)), modality, headers, slices, selected, tuple(notes))
+    key = series_key(str(headers[0].SeriesInstanceUID))
+    return Series(key, modality, headers, slices, selected, tuple(notes), incomplete)
+
+
+def missing_by_headers(folder: Path, not_stored: int = 0) -> list[str]:
+    """Returns why slices of a series are missing, as far as its headers tell.
+
+    Args:
+        folder: Files of one series.
+        not_stored: Number of its instances that arrived and are not in the folder.
+    """
+    paths = dicom_files(folder)
+    headers = [header for path in paths if (header := read_elements_until(path, _LAST_TAG)) is not None]
+    with silence_warnings():  # pydicom quotes invalid values
+        slices = [header for header in headers if header_exclusion_reason(header) is None]
+        return missing_slices(slices, len(paths) + not_stored)
 
 
 def _image_files(folder: Path) -> tuple[list[Path], list[str]]:

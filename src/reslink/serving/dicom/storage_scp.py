@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,12 +20,12 @@ from reslink.errors import UsageError
 from reslink.files import optional_import
 from reslink.imaging.dicom.frames import NATIVE, PLUGINS
 from reslink.imaging.dicom.modality import exclusion_reason
-from reslink.imaging.limits import MAX_FILE_BYTES
 from reslink.serving.dicom.identifiers import EXTRA
+from reslink.serving.dicom.limits import AssociationLimits
 from reslink.serving.dicom.peer import Peer
 from reslink.serving.dicom.pipeline import SendError, Session, is_permanent_failure
-from reslink.serving.dicom.queue import Queue
-from reslink.serving.dicom.series import series_key
+from reslink.serving.dicom.queue import EXCLUDED, REFUSED, Queue
+from reslink.serving.dicom.series import missing_by_headers, series_key
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -60,8 +60,10 @@ class NodeSettings:
         port: TCP port; 0 for any free port.
         allow: Accepted calling AE titles; empty for all.
         settle: Seconds from the release of the association of the last slice until a series counts as complete.
-        quiet: Seconds without a new slice until a series counts as complete while its association is open, or was aborted.
+        quiet: Seconds without a new slice until a series is closed while its association is open or was aborted, or slices are
+            missing.
         tls: TLS context from ``server_context``; None without TLS.
+        limits: Limits on the peers.
     """
 
     title: str = "RESLINK"
@@ -71,6 +73,7 @@ class NodeSettings:
     settle: float = 5.0
     quiet: float = 60.0
     tls: ssl.SSLContext | None = None
+    limits: AssociationLimits = field(default_factory=AssociationLimits)
 
 
 class Node:
@@ -86,7 +89,7 @@ class Node:
         self._lock = threading.Lock()
         self._last = dict.fromkeys(queue.keys("receiving"), time.monotonic())
         self._open: dict[int, set[str]] = {}
-        self._too_large: set[int] = set()
+        self._lacking: dict[str, tuple[float, bool]] = {}
         self._server: Any = None
 
     @property
@@ -102,53 +105,67 @@ class Node:
             UsageError: If pynetdicom is not installed, or the address cannot be bound.
         """
         network = _import_pynetdicom()
+        from reslink.serving.dicom.association_server import LimitedServer
+
         entity = network.AE(self.settings.title)
         entity.require_called_aet = True
         entity.require_calling_aet = list(self.settings.allow)
-        entity.maximum_associations, entity.network_timeout = 16, 60
+        limits = self.settings.limits
+        entity.maximum_associations = limits.associations + limits.connections  # the server counts associations only
+        entity.acse_timeout, entity.network_timeout = limits.request_seconds, limits.idle_seconds
         for context in network.AllStoragePresentationContexts:
             entity.add_supported_context(context.abstract_syntax, transfer_syntaxes())
         entity.add_supported_context(_VERIFICATION)
         events = network.evt
         handlers = [
-            (events.EVT_PDU_RECV, self._discard_too_large),
             (events.EVT_C_STORE, self._store),
             (events.EVT_RELEASED, self._released),
             (events.EVT_CONN_CLOSE, self._closed),
         ]
         try:
             address = (self.settings.host, self.settings.port)
-            self._server = entity.start_server(address, block=False, evt_handlers=handlers, ssl_context=self.settings.tls)
+            contexts, title = entity.supported_contexts, self.settings.title
+            self._server = LimitedServer(limits, entity, address, title, contexts, self.settings.tls, handlers)
         except OSError as error:
             raise UsageError(
                 f"The node cannot listen on {self.settings.host}:{self.settings.port}: {error.strerror or error}",
                 "The address must belong to this machine, and the port must be free",
                 "Stop the other process, or choose another --port",
             ) from error
+        threading.Thread(target=self._server.serve_forever, name="dicom", daemon=True).start()
         try:
             yield self
         finally:
             self._server.shutdown()
 
     def close_finished(self) -> int:
-        """Closes the complete series; returns how many."""
+        """Closes the complete series, and those whose missing slices did not arrive in time; returns how many."""
         now, count = time.monotonic(), 0
         for key in self.queue.keys("receiving"):
             with self._lock:
-                is_open = any(key in keys for keys in self._open.values()) or not self.queue.released(key)
-                is_due = now - self._last.setdefault(key, now) >= (self.settings.quiet if is_open else self.settings.settle)
-            if is_due and self.queue.close(key):
+                last, is_open = self._last.setdefault(key, now), any(key in keys for keys in self._open.values())
+            released = self.queue.released(key)
+            is_due = now - last >= self.settings.settle and released and not is_open and not self._lacks_slices(key, last)
+            is_due = is_due or now - last >= self.settings.quiet
+            if is_due and self.queue.close(key, interrupted=not (released or is_open)):
                 count += 1
                 with self._lock:
                     self._last.pop(key, None)
+                    self._lacking.pop(key, None)
         return count
+
+    def _lacks_slices(self, key: str, last: float) -> bool:
+        """Returns whether slices of a series are missing; its headers are read once after each of its slices."""
+        before = self._lacking.get(key)
+        if before is None or before[0] != last:
+            excluded = self.queue.count_marks("receiving", key, EXCLUDED)
+            is_lacking = self.queue.count_marks("receiving", key, REFUSED) > 0
+            is_lacking = is_lacking or bool(missing_by_headers(self.queue.folder / "receiving" / key, excluded))
+            before = self._lacking[key] = last, is_lacking
+        return before[1]
 
     def _store(self, event: Any) -> int:
         """Handles a C-STORE: returns success when the instance is stored durably, or is not needed."""
-        if id(event.assoc) in self._too_large:
-            self._too_large.discard(id(event.assoc))
-            log.warning("an instance of more than %d MiB was refused", MAX_FILE_BYTES >> 20)
-            return OUT_OF_RESOURCES
         try:
             content = event.encoded_dataset(include_meta=True)
             header = read_identifiers(content)
@@ -156,19 +173,22 @@ class Node:
             reason = exclusion_reason(header["SOPClassUID"][0], header["ImageType"], header["Manufacturer"][0])
         except Exception as error:  # noqa: BLE001  (pydicom raises anything for a broken data set)
             log.warning("an instance could not be parsed (%s)", type(error).__name__)
-            return CANNOT_UNDERSTAND
+            return OUT_OF_RESOURCES if event.request.is_too_large else CANNOT_UNDERSTAND
         key = series_key(series)
         if reason is not None:
             log.info("series %s: an instance was discarded: %s", key, reason)
+            self.queue.mark(key, instance, EXCLUDED)
             return SUCCESS
+        if event.request.is_too_large:
+            log.warning("series %s: an instance of more than %d MiB was refused", key, self.settings.limits.object_bytes >> 20)
+            self._refuse(key, instance)
+            return OUT_OF_RESOURCES
         return self._keep(event.assoc, key, instance, content)
 
-    def _discard_too_large(self, event: Any) -> None:
-        """Discards the received part of an object beyond the size limit, as pynetdicom buffers whole messages in memory."""
-        message = event.assoc.dimse.message
-        if message is not None and message.data_set.tell() > MAX_FILE_BYTES:
-            message.data_set = io.BytesIO()
-            self._too_large.add(id(event.assoc))
+    def _refuse(self, key: str, instance: str) -> None:
+        with self._lock:
+            self._last[key] = time.monotonic()
+        self.queue.mark(key, instance, REFUSED)
 
     def _keep(self, association: Association, key: str, instance: str, content: bytes) -> int:
         with self._lock:
@@ -178,6 +198,7 @@ class Node:
             self.queue.add(key, instance, content)
         except OSError as error:
             log.error("series %s: an instance could not be written (%s)", key, error.strerror)
+            self._refuse(key, instance)
             return OUT_OF_RESOURCES
         with self._lock:
             self._last[key] = time.monotonic()
@@ -194,7 +215,6 @@ class Node:
         """Removes an association; returns the series that it sent instances of."""
         with self._lock:
             keys = self._open.pop(id(event.assoc), set())
-            self._too_large.discard(id(event.assoc))
             self._last.update(dict.fromkeys(keys, time.monotonic()))
         return keys
 
@@ -250,20 +270,6 @@ class StoreSender:
             yield _StoreSession(association)
         finally:
             association.release()
-
-    def echo(self) -> bool:
-        """Returns whether the archive responds to a C-ECHO."""
-        network = _import_pynetdicom()
-        entity = network.AE(self.title)
-        entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = 10
-        entity.add_requested_context(_VERIFICATION)
-        tls = None if self.tls is None else (self.tls, self.peer.host)
-        association = entity.associate(self.peer.host, self.peer.port, ae_title=self.peer.title, tls_args=tls)
-        if not association.is_established:
-            return False
-        status = association.send_c_echo()
-        association.release()
-        return bool(status) and status.Status == SUCCESS
 
 
 class _StoreSession:

@@ -33,8 +33,8 @@ _MAX_TEXT: Final = 1024
 def structured_report(result: SeriesResult) -> Dataset:
     """Returns the report: the prediction for the series with its interval, and the probability of each slice.
 
-    The report is COMPLETE, UNVERIFIED and PRELIMINARY, and the observer is a device. The measurements state algorithm name,
-    version, threshold, rule and the scope of the interval.
+    The report is COMPLETE (PARTIAL for an incomplete series), UNVERIFIED and PRELIMINARY, and the observer is a device. The
+    measurements state algorithm name, version, threshold, rule and the scope of the interval.
 
     Args:
         result: The predictions for the series.
@@ -52,7 +52,7 @@ def structured_report(result: SeriesResult) -> Dataset:
     return sr.Comprehensive3DSR(
         evidence=evidence,
         content=content[0],
-        is_complete=True,
+        is_complete=not series.incomplete,
         is_final=False,
         is_verified=False,
         coding_schemes=[
@@ -91,6 +91,7 @@ def algorithm_parameters(result: SeriesResult) -> list[str]:
     calibrated = "calibrated" if decision.fitted_on is not None else "not calibrated"
     texts = [
         BANNER,
+        *(f"INCOMPLETE SERIES: {reason}" for reason in result.series.incomplete),
         f"Threshold: {threshold} ({decision.threshold_source}), fitted on single slices; probabilities {calibrated}",
         f"Rule: {prediction.rule}",
         f"Interval of 95 %: {prediction.interval}",

@@ -145,10 +145,10 @@ def _add_upload_routes(app: FastAPI) -> None:
             openapi_extra={"requestBody": upload_body(*fields)},
         )
 
-    explain_fields = ("model", "slice", "member", "target")
-    add("/v1/predict", Predictions, "Classify files", ("model", "slice"), lambda handlers: handlers.predict)
+    explain_fields = ("model", "slice", "member", "target", "unit")
+    add("/v1/predict", Predictions, "Classify files", ("model", "slice", "unit"), lambda handlers: handlers.predict)
     add("/v1/explain", Explanations, "Maps of one slice per file", explain_fields, lambda handlers: handlers.explain)
-    add("/v1/view", Views, "Pixels for a viewer", (), lambda handlers: handlers.view)
+    add("/v1/view", Views, "Pixels for a viewer", ("unit",), lambda handlers: handlers.view)
 
 
 def _add_service_routes(app: FastAPI, metrics: Metrics) -> None:

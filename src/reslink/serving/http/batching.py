@@ -50,11 +50,6 @@ class Batcher(Generic[ResultT]):
         self._thread = threading.Thread(target=self._work, name="network", daemon=True)
         self._thread.start()
 
-    @property
-    def queue_size(self) -> int:
-        """Number of jobs in the queue."""
-        return self._jobs.qsize()
-
     async def predict(self, pixels: Pixels) -> ResultT:
         """Returns the result for one slice, (planes, S, S) uint8."""
         return await self._submit(pixels, None)

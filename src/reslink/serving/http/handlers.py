@@ -9,14 +9,14 @@ import functools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
-
-import numpy as np
+from typing import Any, TypeVar
 
 from reslink.errors import InputError, UsageError, as_sentence, suggest
 from reslink.explain.onnx_maps import Maps
-from reslink.imaging.dicom.geometry import MIN_SLICE_DISTANCE, Plane, distances_along_normal
-from reslink.inference.classifier import Prediction
+from reslink.imaging.dicom.series import group_slices
+from reslink.imaging.image import Stated, Unit
+from reslink.imaging.units import parse_unit
+from reslink.inference.prediction import Prediction
 from reslink.inference.series import aggregate_slices, select_slices
 from reslink.serving.http.limits import Limits
 from reslink.serving.http.metrics import Metrics
@@ -29,8 +29,6 @@ from reslink.serving.http.worker_pool import WorkerPool
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 Json = dict[str, Any]
-
-_SAME_POSITION: Final = "several of its slices have the same position"
 
 
 class RequestHandlers:
@@ -119,7 +117,11 @@ class RequestHandlers:
         """Returns the response of ``/v1/predict``."""
         models = self._requested_models(form)
         request = PrepareRequest(
-            _preprocess_indices(models), form.number("slice"), head_areas=True, max_slices=self.limits.slices
+            _preprocess_indices(models),
+            form.number("slice"),
+            head_areas=True,
+            max_slices=self.limits.slices,
+            unit=_unit(form),
         )
         prepared = await self._prepare(form, request)
         results = await self._run_limited(
@@ -143,7 +145,9 @@ class RequestHandlers:
             detail = f"No archive has a member {member}. Members are counted from 0. Choose another member."
             raise bad_request("no-such-member", "The archive member does not exist", detail)
         index = form.number("slice") or 0
-        request = PrepareRequest(_preprocess_indices(models), index, display=True, max_slices=self.limits.slices)
+        request = PrepareRequest(
+            _preprocess_indices(models), index, display=True, max_slices=self.limits.slices, unit=_unit(form)
+        )
         prepared = await self._prepare(form, request)
         pairs = list(zip(form.files, prepared, strict=True))
         try:
@@ -156,7 +160,9 @@ class RequestHandlers:
     async def view(self, form: Form) -> Json:
         """Returns the response of ``/v1/view``."""
         pixels = max(1, self.limits.view_pixels // len(form.files))
-        prepared = await self._prepare(form, PrepareRequest(view_pixels=pixels, max_slices=self.limits.slices))
+        prepared = await self._prepare(
+            form, PrepareRequest(view_pixels=pixels, max_slices=self.limits.slices, unit=_unit(form))
+        )
         files = await asyncio.to_thread(lambda: [_view_file(*pair) for pair in zip(form.files, prepared, strict=True)])
         _raise_if_all_failed(files)
         return {"notice": NOTICE, "files": files, "series": _group_series(prepared)}
@@ -221,6 +227,14 @@ def _preprocess_indices(models: Sequence[ServedModel]) -> tuple[int, ...]:
     return tuple({model.preprocess_index for model in models})
 
 
+def _unit(form: Form) -> Unit | None:
+    """Returns the unit that the client states, None if it states none."""
+    try:
+        return parse_unit(form.value("unit"))
+    except UsageError as error:
+        raise bad_request("bad-field", "The unit does not exist", error) from error
+
+
 def _unknown_model(name: str, names: Sequence[str]) -> Problem:
     detail = f"The model {name!r} does not exist. Available models: {', '.join(names)}. {as_sentence(suggest(name, names))}"
     return bad_request("no-such-model", "The model does not exist", detail)
@@ -235,7 +249,8 @@ async def _predict_file(
     by_model: dict[str, list[Prediction]] = {}
     for model in models:
         slices, concurrency = prepared.pixels[model.preprocess_index], 2 * model.batcher.batch_size
-        by_model[model.name] = await _gather_limited(slices, functools.partial(_predict_slice, model), concurrency)
+        predict = functools.partial(_predict_slice, model, prepared.stated)
+        by_model[model.name] = await _gather_limited(slices, predict, concurrency)
     answers = [
         {"model": name, "slices": [_slice_entry(prediction, i) for i, prediction in enumerate(predictions, first)]}
         for name, predictions in by_model.items()
@@ -243,13 +258,13 @@ async def _predict_file(
     return {**_file_entry(file, prepared), "answers": answers}, by_model
 
 
-async def _predict_slice(model: ServedModel, pixels: Any) -> Prediction:
-    return Prediction("", error=pixels) if isinstance(pixels, str) else await model.predict(pixels)
+async def _predict_slice(model: ServedModel, stated: Stated, pixels: Any) -> Prediction:
+    return Prediction("", error=pixels) if isinstance(pixels, str) else await model.predict(pixels, stated)
 
 
 def _slice_entry(prediction: Prediction, index: int) -> Json:
     entry = prediction.as_dict()
-    del entry["path"]
+    del entry["path"], entry["notes"]  # the file has them
     return {"slice": index, **entry}
 
 
@@ -273,9 +288,14 @@ async def _explain_file(
         if isinstance(pixels, str):
             file.problem = unreadable_file(InputError(pixels, "A slice must show a head", "Choose another slice"))
             break
+        shape = list(display.gray.shape)
+        refused = await model.refusal(pixels, prepared.stated)
+        if refused is not None:
+            entry = _slice_entry(refused, index)
+            explanations.append({"model": model.name, "target": None, "shape": shape, "maps": [], **entry})
+            continue
         prediction, explained, maps = await model.explain(pixels, target)
         rendered = await asyncio.to_thread(_render_maps, display, maps, explained)
-        shape = list(display.gray.shape)
         entry = _slice_entry(prediction, index)
         explanations.append({"model": model.name, "target": explained, "shape": shape, "maps": rendered, **entry})
     return {**_file_entry(file, prepared), "explanations": explanations}
@@ -301,39 +321,8 @@ def _group_series(prepared: Sequence[PreparedFile | None]) -> list[Json]:
     """
     volumes = [(i, file) for i, file in enumerate(prepared) if file is not None and file.slices > 1]
     series = [_series_entry([i], file.geometry.get("excluded")) for i, file in volumes]
-    for (_, refusal), members in _parallel_slices(prepared):
-        if len(members) > 1:
-            distances = distances_along_normal([plane for _, plane in members])
-            order = distances.argsort(kind="stable")
-            overlapping = (distances[order][1:] - distances[order][:-1] < MIN_SLICE_DISTANCE).any()
-            files = [members[int(i)][0] for i in order]
-            reason = refusal or (_SAME_POSITION if overlapping else _format_difference([prepared[i] for i in files]))
-            series.append(_series_entry(files, reason))
-    return series
-
-
-def _parallel_slices(
-    prepared: Sequence[PreparedFile | None],
-) -> list[tuple[tuple[str, str | None], list[tuple[int, Plane]]]]:
-    """Returns the DICOM slices of each series and direction, as index and plane, with the series UID and a refusal."""
-    groups: dict[tuple[str, str | None], list[list[tuple[int, Plane]]]] = {}
-    for i, file in enumerate(prepared):
-        if file is None or file.slices != 1 or file.geometry.get("position") is None:
-            continue
-        plane = Plane(*(np.array(file.geometry[name]) for name in ("position", "rows", "columns")))
-        directions = groups.setdefault((file.geometry["series"], file.geometry["excluded"]), [])
-        group = next((members for members in directions if plane.same_direction(members[0][1])), None)
-        if group is None:
-            directions.append(group := [])
-        group.append((i, plane))
-    return [(key, group) for key, directions in groups.items() for group in directions]
-
-
-def _format_difference(slices: Sequence[PreparedFile | None]) -> str | None:
-    formats = [file.slice_format for file in slices if file is not None and file.slice_format is not None]
-    formats.sort(key=lambda one: one.spacing is None)  # compares the others with a slice that states its spacing
-    difference = next((text for other in formats if (text := formats[0].difference(other))), None)
-    return f"its slices have different {difference}" if difference else None
+    slices = [None if file is None or file.slices != 1 else (file.geometry, file.slice_format) for file in prepared]
+    return series + [_series_entry(group.indices, group.refusal) for group in group_slices(slices)]
 
 
 def _series_entry(files: list[int], reason: str | None) -> Json:
@@ -355,7 +344,7 @@ def _series_predictions(
     selected, answers = select_slices(areas), []
     for model in models:
         predictions = [prediction for _, by_model in members for prediction in by_model[model.name]]
-        if any(predictions[i].error is None for i in selected):
+        if any(predictions[i].probabilities is not None for i in selected):
             aggregated = aggregate_slices(predictions, model.classifier.bundle.decision, selected=selected)
             answers.append({"model": model.name, **aggregated.as_dict()})
     return answers

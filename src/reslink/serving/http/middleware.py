@@ -7,6 +7,7 @@ import hmac
 import itertools
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
@@ -38,8 +39,10 @@ SECURITY_HEADERS: Final = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
-_DRAIN_BYTES: Final = 4 * MIB
-_DRAIN_SECONDS: Final = 0.5
+_KEEP_ALIVE_BYTES: Final = 4 * MIB
+"""If no more of a body is left after its response, the connection is kept."""
+_DRAIN_PAUSE_SECONDS: Final = 1.0
+"""A client that sends nothing for so long has seen the response."""
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -85,19 +88,23 @@ class _Exchange:
 
     def _is_drainable(self) -> bool:
         """Whether the rest of the body is short enough to receive and discard, so that the connection can be kept."""
-        return self.complete or (self.length is not None and self.length - self.received <= _DRAIN_BYTES)
+        return self.complete or (self.length is not None and self.length - self.received <= _KEEP_ALIVE_BYTES)
 
-    async def finish(self) -> None:
-        """Discards what the client still sends, so that it sees the response before the connection closes."""
+    async def finish(self, limits: Limits) -> None:
+        """Discards what the client still sends, so that it sees the response before the connection closes.
+
+        Many clients send the whole body before they read; if the connection closes meanwhile, they see a reset instead.
+
+        Args:
+            limits: Up to twice the largest body is discarded, for as long as a body may take.
+        """
         if not self.held_back:
             return
-        limit = self.received + _DRAIN_BYTES
-        try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                while not self.complete and self.received <= limit:
-                    await self.receive_message()
-        except TimeoutError:
-            pass
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limits.body_seconds):
+                while not self.complete and self.received <= 2 * limits.body_bytes:
+                    async with asyncio.timeout(_DRAIN_PAUSE_SECONDS):
+                        await self.receive_message()
         await self.send(self.held_back.pop())
 
 
@@ -142,7 +149,7 @@ class ServiceMiddleware:
             access_log.log_unexpected_error(number, error)
             if not exchange.status:
                 await _send_problem(internal_error(), scope, exchange)
-        await exchange.finish()
+        await exchange.finish(self._limits)
         route = self._route(scope["path"])
         seconds = time.monotonic() - start
         self._metrics.count_request(route, exchange.status, seconds)

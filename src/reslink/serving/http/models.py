@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from collections.abc import Callable, Sequence
@@ -22,8 +23,10 @@ from reslink.explain import display
 from reslink.explain.onnx_maps import Maps, explained_class, onnx_maps
 from reslink.explain.overlay import overlay, unit_range
 from reslink.files import install_command
-from reslink.inference.backends import OnnxRuntimeBackend, OpenVinoBackend, load_backend
-from reslink.inference.classifier import Classifier, Prediction
+from reslink.imaging.image import Stated
+from reslink.inference.backends import GraphBackend, load_backend
+from reslink.inference.classifier import Classifier
+from reslink.inference.prediction import Prediction
 from reslink.serving.http.batching import Batcher, Pixels
 from reslink.serving.http.limits import Limits
 from reslink.serving.http.worker import DisplaySlice
@@ -47,9 +50,15 @@ class ServedModel:
     preprocess_index: int
     batcher: Batcher[Any]
 
-    async def predict(self, pixels: Pixels) -> Prediction:
-        """Returns the prediction for one slice, (planes, S, S) uint8."""
-        return cast(Prediction, await self.batcher.predict(pixels))
+    async def predict(self, pixels: Pixels, stated: Stated) -> Prediction:
+        """Returns the prediction for one slice, (planes, S, S) uint8, with what its file states."""
+        refused = await self.refusal(pixels, stated)
+        return refused or cast(Prediction, await self.batcher.predict(pixels))
+
+    async def refusal(self, pixels: Pixels, stated: Stated) -> Prediction | None:
+        """Returns the prediction without a label for a slice that the model is not for; None for others."""
+        reason = await asyncio.to_thread(self.classifier.refusal, pixels, stated)
+        return None if reason is None else self.classifier.refused_prediction(reason, "")
 
     async def explain(self, pixels: Pixels, target: str | None) -> tuple[Prediction, str, Maps]:
         """Returns the prediction for one slice, the explained class, and the maps of the ONNX model.
@@ -86,6 +95,8 @@ class ServedModel:
             "backend": self.classifier.backend.name,
             "input": [bundle.preprocess.channels, bundle.preprocess.size, bundle.preprocess.size],
             "window": bundle.preprocess.window,
+            "images": str(bundle.scope),
+            "modality": bundle.scope.modality,
             "decision": {
                 "threshold": decision.threshold,
                 "threshold_source": decision.threshold_source,
@@ -100,7 +111,7 @@ class ServedModel:
         }
 
     def _map_names(self) -> set[str]:
-        names = cast(OnnxRuntimeBackend | OpenVinoBackend, self.classifier.backend).names
+        names = cast(GraphBackend, self.classifier.backend).names
         return {display.CLASS_ACTIVATION if name == CAM else name for name in names}
 
 
@@ -187,7 +198,8 @@ def render_map(display_slice: DisplaySlice, name: str, heat: NDArray[np.float32]
         Its statistics, ``strength`` (gray PNG in base64, of the size of the image; 255 is strongest) and ``overlay`` (color PNG
         in base64).
     """
-    rendered = display.display_map(name, heat, display_slice.placement, target)
+    on_image = display.display_map(name, heat, display_slice.placement, target)
+    rendered = display.clip_map(on_image, display_slice.visible)
     strength = np.rint(255 * unit_range(rendered.drawn, rendered.min_span)).astype(np.uint8)
     return {
         "name": name,

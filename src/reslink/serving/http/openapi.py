@@ -25,6 +25,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "maximum": 999_999,
         "description": "The only member to process of each archive, from 0, as numbered in the response.",
     },
+    "unit": {
+        "type": "string",
+        "enum": ["hu", "mr", "gray"],
+        "description": "Unit of the values of files that state none, such as NIfTI and NPY. Default: by the histogram.",
+    },
     "target": {
         "type": "string",
         "maxLength": 80,

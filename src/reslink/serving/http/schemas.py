@@ -30,7 +30,9 @@ class SliceAnswer(BaseModel):
     """The prediction of a model for one slice."""
 
     slice: int = Field(description="Position in the file, from 0.", examples=[0])
-    label: str | None = Field(examples=["Tumor"])
+    label: str | None = Field(
+        description="The class; null if there is an error, or if the image is not what the model is for.", examples=["Tumor"]
+    )
     probability: float | None = Field(description="Probability of the label, 0 to 1.", examples=[0.93])
     probabilities: dict[str, float] | None = Field(examples=[{"Healthy": 0.07, "Tumor": 0.93}])
     prediction_set: list[str] | None = Field(
@@ -40,6 +42,12 @@ class SliceAnswer(BaseModel):
     reasons: list[str] | None = Field(description="Why it abstains.", examples=[[]])
     ood_score: float | None = Field(description="Out-of-distribution score; the model abstains above 1.", examples=[0.4])
     error: str | None = None
+    threshold: float | None = Field(
+        None, description="With two classes, the probability from which the positive class is the label.", examples=[0.22]
+    )
+    certainty: str | None = Field(
+        None, description="One of clear, uncertain, uncalibrated and no answer; null if there is an error.", examples=["clear"]
+    )
 
 
 class ModelAnswer(BaseModel):
@@ -126,7 +134,7 @@ class Explanation(SliceAnswer):
     """The prediction for a slice with its maps."""
 
     model: str
-    target: str = Field(description="The class that the class activation map explains.")
+    target: str | None = Field(description="The class that the class activation map explains; null if the image is refused.")
     shape: list[int] = Field(description="Rows and columns of the image.")
     maps: list[MapAnswer]
 
@@ -167,6 +175,12 @@ class FileView(BaseModel):
     windows: dict[str, list[float]] = {}
     inverted: bool = False
     spacing: list[float] | None = None
+    edges: list[str] | None = Field(
+        None, description="Sides of the patient (R, L, A, P, H, F) at the left, right, top and bottom; null if not stated."
+    )
+    thickness: float | None = Field(None, description="Slice thickness, or the distance between slices, in mm.")
+    location: float | None = Field(None, description="Position of a single slice along its normal, in mm.")
+    description: str = Field("", description="Series Description of a DICOM file.")
     data: str | None = Field(None, description="Little-endian int16, zlib, base64.")
     problem: ProblemDetails | None = None
 
@@ -199,6 +213,8 @@ class Model(BaseModel):
     backend: str
     input: list[int]
     window: str
+    images: str = Field(description="The images that the model is for.", examples=["axial CT of the head"])
+    modality: str | None = Field(description="Modality of these images; null for any.", examples=["CT"])
     decision: DecisionRule
     maps: dict[str, str]
     usage_notes: list[str] = Field(description="Limitations to read before using the model.")

@@ -6,7 +6,7 @@ import functools
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,8 +17,13 @@ from reslink.serving.addresses import is_loopback
 _BACKLOG = 2048
 
 
-def require_token(host: str, token: str | None) -> None:
-    """Checks that a service beyond loopback has a token of at least 16 characters.
+def require_token(host: str, token: str | None, hosts: Sequence[str] = ()) -> None:
+    """Checks that a service that others can reach has a token of at least 16 characters.
+
+    Args:
+        host: Address to listen on.
+        token: Token that clients must send; None if none is required.
+        hosts: Further host names that clients may use. Another name than one of loopback means a proxy that others can reach.
 
     Raises:
         UsageError: If the token is missing or too weak.
@@ -28,6 +33,13 @@ def require_token(host: str, token: str | None) -> None:
             f"The service would listen on {host} without a token",
             "Only a service on loopback (127.0.0.1) needs no token",
             "Set RESLINK_TOKEN or use --token",
+        )
+    public = [name for name in hosts if not is_loopback(name.rpartition(":")[0] if name.count(":") == 1 else name.strip("[]"))]
+    if token is None and public:
+        raise UsageError(
+            f"The service would answer to the host name {public[0]} without a token",
+            "Only the names of loopback (localhost, 127.0.0.1) need no token, as a proxy lets others in under another name",
+            "Set RESLINK_TOKEN or use --token, or omit --allow-host",
         )
     if token is not None and (len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token):
         raise UsageError(
@@ -50,7 +62,7 @@ def serve(settings: Any, port: int, workers: int, on_listening: Callable[[str], 
         UsageError: If a package of the extra is missing, the token is missing, or the address cannot be bound.
         BundleError: If a bundle cannot be used.
     """
-    require_token(settings.host, settings.token)
+    require_token(settings.host, settings.token, settings.hosts)
     for name in ("fastapi", "python_multipart", "prometheus_client", "uvicorn"):
         optional_import(name, "serve")
     from uvicorn import Server

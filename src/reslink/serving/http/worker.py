@@ -14,7 +14,7 @@ import sys
 import threading
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any, Final
@@ -23,10 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.errors import InputError
-from reslink.explain.display import display_image
+from reslink.explain.display import display_image, visible_pixels
+from reslink.imaging.dicom.geometry import Plane
 from reslink.imaging.head_mask import head_mask
-from reslink.imaging.image import Image, SliceFormat, slice_format
+from reslink.imaging.image import NOTHING_STATED, Image, SliceFormat, Stated, Unit, slice_format
 from reslink.imaging.limits import MIB, ImagingWarning, damaged_error
+from reslink.imaging.orientation import view_edges
 from reslink.imaging.preprocess import WINDOWS, Placement, Preprocess
 from reslink.imaging.reading import read_with_geometry
 
@@ -50,6 +52,7 @@ class PrepareRequest:
         display: Whether to also return the windowed slice with the position of the network input in it.
         view_pixels: Maximum number of pixels for the viewer; 0 for no viewer volume.
         max_slices: A file with more slices is refused.
+        unit: Unit of the values of a file that states none; None decides by the histogram.
     """
 
     preprocess_indices: tuple[int, ...] = ()
@@ -58,6 +61,7 @@ class PrepareRequest:
     display: bool = False
     view_pixels: int = 0
     max_slices: int = 2048
+    unit: Unit | None = None
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,12 @@ class DisplaySlice:
     Attributes:
         gray: (H, W) uint8, windowed.
         placement: Position of the network input in the slice.
+        visible: (H, W) bool, the pixels that the network sees.
     """
 
     gray: NDArray[np.uint8]
     placement: Placement
+    visible: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,10 @@ class ViewerVolume:
         windows: Named window centers and widths; empty except for CT.
         inverted: Whether high values are shown dark.
         spacing: Millimeters between values, (rows, columns); None if the file does not state it.
+        edges: Sides of the patient (R, L, A, P, H, F) at the left, right, top and bottom of the view; None if not stated.
+        thickness: Stated thickness of a slice in millimeters, or the distance between the slices of a volume; None if unknown.
+        location: Position of a single slice along its normal in millimeters; None if not stated.
+        description: Description of the series; empty if there is none.
     """
 
     shape: tuple[int, int, int]
@@ -98,6 +108,10 @@ class ViewerVolume:
     windows: dict[str, tuple[float, float]]
     inverted: bool
     spacing: tuple[float, float] | None
+    edges: tuple[str, str, str, str] | None = None
+    thickness: float | None = None
+    location: float | None = None
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,8 @@ class PreparedFile:
         view: The volume for the viewer, if requested.
         geometry: Position of a DICOM slice, from ``reading.read_with_geometry``.
         slice_format: Properties that all slices of a series share; None for a volume.
-        notes: Warnings of the readers.
+        stated: What the file states about its content.
+        notes: Warnings of the readers, and what they assumed.
     """
 
     slices: int
@@ -128,12 +143,13 @@ class PreparedFile:
     geometry: dict[str, Any] = field(default_factory=dict)
     slice_format: SliceFormat | None = None
     notes: list[str] = field(default_factory=list)
+    stated: Stated = NOTHING_STATED
 
     @property
     def size(self) -> int:
         """Bytes of memory that the pixels take."""
         pixels = sum(plane.nbytes for slices in self.pixels.values() for plane in slices if not isinstance(plane, str))
-        display = sum(plane.gray.nbytes for slices in self.display.values() for plane in slices)
+        display = sum(2 * plane.gray.nbytes for slices in self.display.values() for plane in slices)
         return pixels + display + (0 if self.view is None else len(self.view.packed))
 
 
@@ -194,7 +210,7 @@ def prepare(data: bytes, request: PrepareRequest) -> PreparedFile:
 
 
 def _prepare(data: bytes, request: PrepareRequest, caught: list[warnings.WarningMessage]) -> PreparedFile:
-    image, geometry = read_with_geometry(data)
+    image, geometry = read_with_geometry(data, request.unit)
     slices = image.slices()
     selected = _select_slices(slices, request)
     indices = request.preprocess_indices
@@ -203,16 +219,23 @@ def _prepare(data: bytes, request: PrepareRequest, caught: list[warnings.Warning
         slices=len(slices),
         unit=image.unit,
         modality=image.modality,
+        stated=image.stated,
         pixels={i: [_network_pixels(_preprocesses[i], plane) for plane in selected] for i in indices},
         head_areas=[int(head_mask(plane).sum()) for plane in selected] if request.head_areas and in_series else [],
         display={i: [_display_slice(_preprocesses[i], plane) for plane in selected] for i in indices}
         if request.display
         else {},
-        view=_viewer_volume(image, request.view_pixels) if request.view_pixels else None,
+        view=_viewer_volume(image, geometry, request.view_pixels) if request.view_pixels else None,
         geometry=geometry,
         slice_format=slice_format(image) if len(slices) == 1 else None,
-        notes=[str(warning.message) for warning in caught if issubclass(warning.category, ImagingWarning)],
+        notes=_notes(image, caught),
     )
+
+
+def _notes(image: Image, caught: list[warnings.WarningMessage]) -> list[str]:
+    """Returns the warnings of the readers, and what they assumed without a warning."""
+    warned = [str(warning.message) for warning in caught if issubclass(warning.category, ImagingWarning)]
+    return warned + [note for note in image.notes if not any(note in text for text in warned)]
 
 
 def _select_slices(slices: list[Image], request: PrepareRequest) -> list[Image]:
@@ -241,10 +264,10 @@ def _network_pixels(preprocess: Preprocess, plane: Image) -> NDArray[np.uint8] |
 
 
 def _display_slice(preprocess: Preprocess, plane: Image) -> DisplaySlice:
-    return DisplaySlice(display_image(preprocess, plane), preprocess.placement(plane))
+    return DisplaySlice(display_image(preprocess, plane), preprocess.placement(plane), visible_pixels(preprocess, plane))
 
 
-def _viewer_volume(image: Image, max_pixels: int) -> ViewerVolume:
+def _viewer_volume(image: Image, geometry: Mapping[str, Any], max_pixels: int) -> ViewerVolume:
     volume = image.pixels if image.pixels.ndim == 3 else image.pixels[None]
     step = 1
     while volume[:, ::step, ::step].size > max_pixels and step < min(volume.shape[1:]):
@@ -265,7 +288,28 @@ def _viewer_volume(image: Image, max_pixels: int) -> ViewerVolume:
         dict(WINDOWS) if image.unit == "HU" else {},
         image.inverted,
         None if spacing is None else (spacing[0], spacing[1]),
+        _edges(image, geometry),
+        geometry.get("thickness") or (image.spacing[0] if image.spacing is not None and image.pixels.ndim == 3 else None),
+        _location(geometry) if depth == 1 else None,
+        geometry.get("description", ""),
     )
+
+
+def _edges(image: Image, geometry: Mapping[str, Any]) -> tuple[str, str, str, str] | None:
+    """Returns the sides of the patient at the left, right, top and bottom; None where the plane is not known."""
+    if image.orientation is None:
+        return None
+    if geometry.get("rows") is not None:
+        return view_edges(np.array(geometry["rows"]), np.array(geometry["columns"]))
+    is_axial_volume = not geometry and image.pixels.ndim == 3  # a NIfTI file; DICOM files have a geometry
+    return view_edges(np.array([1.0, 0, 0]), np.array([0, 1.0, 0])) if is_axial_volume else None
+
+
+def _location(geometry: Mapping[str, Any]) -> float | None:
+    if geometry.get("position") is None:
+        return None
+    plane = Plane(*(np.array(geometry[key]) for key in ("position", "rows", "columns")))
+    return float(plane.position @ plane.normal)
 
 
 def _scale_and_offset(values: NDArray[np.float32]) -> tuple[float, float]:

@@ -1,9 +1,9 @@
 // The page: uploads files, shows predictions, and displays one stack in the viewer at a time.
 
 import * as api from '/ui/api.js';
-import { $, el, percent } from '/ui/dom.js';
+import { $, el } from '/ui/dom.js';
 import { droppedFiles, visibleFiles } from '/ui/files.js';
-import { seriesCard, seriesText, shownClass, sliceCard, strip, table } from '/ui/predictions.js';
+import { answerTable, chart, details, legend, limitations, probabilityText, shortText, table, verdict } from '/ui/predictions.js';
 import { saveCsv, saveJson, savePng } from '/ui/save.js';
 import { addAnswers, stacksOf } from '/ui/stacks.js';
 import { decodeMap, Viewer } from '/ui/viewer.js';
@@ -15,9 +15,7 @@ const state = { models: [], stacks: [], current: null, map: '', mapModel: '', ma
 
 const selectedModels = () => state.models.filter((model) => $('models').querySelector(`input[value="${CSS.escape(model.name)}"]`)?.checked ?? true);
 const currentSlice = () => state.current?.slices[state.current.now];
-// The selected models, each with its prediction for the whole series.
-const seriesAnswers = () =>
-  selectedModels().flatMap((model) => (state.current?.seriesAnswers ?? []).filter((answer) => answer.model === model.name).map((answer) => [model, answer]));
+const seriesAnswer = ({ name }) => state.current.seriesAnswers.find((answer) => answer.model === name) ?? null;
 
 function showStatus(text, bad = false) {
   $('status').textContent = text;
@@ -92,8 +90,8 @@ function showStacks() {
 }
 
 function stackButton(stack) {
-  const words = el('span', {}, stack.name, el('small', {}, summary(stack)));
-  if (stack.problem) words.querySelector('small').classList.add('bad');
+  const words = el('span', {}, stack.name, ...[stack.about, ...summary(stack)].filter(Boolean).map((line) => el('small', {}, line)));
+  if (stack.problem) for (const line of words.querySelectorAll('small')) line.classList.add('bad');
   const middle = stack.slices[stack.now];
   return el('button', { type: 'button', 'aria-pressed': String(stack === state.current), onclick: () => openStack(stack) }, middle && thumbnail(middle), words);
 }
@@ -107,11 +105,12 @@ function thumbnail({ volume, index }) {
   return picture;
 }
 
+// The answer of each model, one line each.
 function summary(stack) {
-  if (stack.problem) return 'refused';
-  if (stack.slices.length > 1 && stack.seriesAnswers.length) return stack.seriesAnswers.map((answer) => `${answer.label} ${percent(answer.probability)}${answer.abstain ? ', abstains' : ''}`).join(' · ');
-  if (stack.slices.length > 1) return `${stack.slices.length} slices`;
-  return Object.values(stack.slices[0]?.answers ?? {}).map((answer) => (answer.error ? 'error' : `${answer.label} ${percent(answer.probability)}${answer.abstain ? ', abstains' : ''}`)).join(' · ');
+  if (stack.problem) return ['refused'];
+  const many = stack.slices.length > 1;
+  const answers = many ? stack.seriesAnswers.map((answer) => [answer.model, answer]) : Object.entries(stack.slices[0]?.answers ?? {});
+  return answers.map(([name, answer]) => `${name}: ${shortText(answer)}`);
 }
 
 function openStack(stack) {
@@ -127,6 +126,7 @@ function openStack(stack) {
   }
   document.querySelector('.image').hidden = false;
   fillPresets(currentSlice().volume);
+  chooseMapModel(stack);
   goTo(stack.now, false);
 }
 
@@ -145,7 +145,10 @@ function goTo(position, keep = true) {
 
 function fillPresets(volume) {
   const named = Object.entries(volume.windows).map(([name, window]) => el('option', { value: window.join(' ') }, name));
-  $('preset').replaceChildren(el('option', { value: volume.window.join(' ') }, named.length ? 'default' : 'full'), ...named, el('option', { value: '' }, 'custom'));
+  $('preset').parentElement.hidden = !named.length; // only CT has named windows
+  const initial = volume.window.join(' ');
+  const unnamed = named.some(({ value }) => value === initial) ? [] : [el('option', { value: initial }, 'default')];
+  $('preset').replaceChildren(...unnamed, ...named, el('option', { value: '' }, 'custom'));
 }
 
 // Shows window and slice: in the corner, in the fields, and for screen readers.
@@ -157,9 +160,19 @@ function showWindow() {
   const match = [...$('preset').options].find(({ value }) => value === `${center} ${width}`);
   $('preset').value = match ? match.value : '';
   $('corner').textContent = `C ${short(center)} W ${short(width)}${viewer.volume.unit === 'HU' ? ' HU' : ''}`;
+  $('about').textContent = viewer.volume.about;
+  $('place').textContent = placeText();
   const where = state.current.slices.length > 1 ? `, slice ${state.current.now + 1} of ${state.current.slices.length}` : '';
   const label = Object.values(currentSlice().answers).map((answer) => answer.label).filter(Boolean).join(', ');
   $('viewer').setAttribute('aria-label', `${state.current.name}${where}${label ? `: ${label}` : ''}`);
+}
+
+// Number, position and thickness of the slice, as far as the file states them.
+function placeText() {
+  const { location, thickness } = currentSlice().volume;
+  const { now, slices } = state.current;
+  const words = [slices.length > 1 && `slice ${now + 1} of ${slices.length}`, location !== null && `position ${location.toFixed(1)} mm`, thickness && `thickness ${Number(thickness.toFixed(2))} mm`];
+  return words.filter(Boolean).join('\n');
 }
 
 function showPredictions() {
@@ -167,20 +180,39 @@ function showPredictions() {
   if (!stack) return;
   const models = selectedModels();
   const slice = currentSlice();
-  const series = seriesAnswers();
-  $('series').replaceChildren(...series.map(([model, answer]) => seriesCard(model, answer, stack.slices.length, goTo)));
-  const inSeries = new Set(series.map(([{ name }]) => name));
-  const suffix = stack.slices.length > 1 ? `, slice ${stack.now + 1}` : '';
-  const cards = slice
-    ? models.filter(({ name }) => slice.answers[name]).map((model) => sliceCard(model, slice.answers[model.name], suffix, inSeries.has(model.name)))
-    : [];
-  if (stack.problem) cards.unshift(el('p', { class: 'bad' }, stack.problem.detail));
-  $('answers').replaceChildren(...cards);
   const many = stack.slices.length > 1;
-  $('strip').replaceChildren(...(many ? models.map((model) => strip(model, stack.slices.map((s) => s.answers[model.name]), stack.now, goTo)) : []));
-  $('table-box').hidden = !many;
-  if (many) $('table').replaceChildren(...table(models, stack.slices, goTo));
+  $('problem').hidden = !stack.problem;
+  $('problem').textContent = stack.problem?.detail ?? '';
+  const sliceRows = slice ? models.filter(({ name }) => slice.answers[name]).map((model) => [model, slice.answers[model.name]]) : [];
+  const seriesRows = many ? models.map((model) => [model, seriesAnswer(model), whyNoAnswer(stack, model)]) : [];
+  const rows = many ? seriesRows : sliceRows;
+  $('answers').replaceChildren(...(rows.length ? [answerTable(many ? `Whole series, ${stack.slices.length} slices` : stack.name, rows)] : []));
+  for (const id of ['slice-box', 'table-box']) $(id).hidden = !many;
+  $('slice-answers').replaceChildren(...(many ? [answerTable(`Slice ${stack.now + 1}`, sliceRows)] : []));
+  $('slice-summary').textContent = `Slice ${stack.now + 1}: ${sliceRows.map(([{ name }, answer]) => `${name} ${verdict(answer)}`).join(', ')}`;
+  const answering = models.filter(({ name }) => stack.slices.some(({ answers }) => answers[name]?.probabilities));
+  const charts = answering.map((model) => chart(model, stack.slices.map((one) => one.answers[model.name]), stack.now, goTo));
+  $('strip').replaceChildren(...(many && answering.length ? [...charts, legend(answering)] : []));
+  $('table').replaceChildren(...(many ? table(models, stack.slices, goTo) : []));
+  $('details-box').hidden = !answering.length;
+  $('details').replaceChildren(...(slice ? details(answering.map((model) => [model, many ? seriesAnswer(model) : null, slice.answers[model.name]]), stack.slices.length, goTo) : []));
+  $('limitations').replaceChildren(...limitations(answering));
   $('notes').replaceChildren(...stack.notes.map((text) => el('li', {}, text)));
+}
+
+// Why a model has no answer for a series.
+function whyNoAnswer(stack, { name }) {
+  const refused = stack.slices.map(({ answers }) => answers[name]).filter((answer) => answer && !answer.label);
+  return stack.seriesNote ?? refused.map(({ error, reasons }) => error ?? reasons?.join('; ')).find(Boolean) ?? 'no slice shows enough of the head';
+}
+
+// Maps of a model without an answer are of no use: another model is chosen, if one has an answer.
+function chooseMapModel(stack) {
+  const answers = ({ name }) => stack.slices.some((slice) => slice.answers[name]?.label);
+  const current = state.models.find(({ name }) => name === state.mapModel);
+  state.mapModel = ([current, ...state.models].find(answers) ?? current).name;
+  $('map-model').value = state.mapModel;
+  fillMaps();
 }
 
 function fillMaps() {
@@ -225,13 +257,11 @@ function nextMap() {
 
 // The predictions as text, for the saved PNG.
 function summaryLines() {
+  const many = state.current.slices.length > 1;
+  const line = (model, answer, where) => `${model.name}${where}: ${verdict(answer)}. ${answer.probabilities ? probabilityText(model, answer) : answer.error ?? (answer.reasons ?? []).join('; ')}`;
+  const series = selectedModels().filter((model) => many && seriesAnswer(model)).map((model) => line(model, seriesAnswer(model), ', whole series'));
   const slice = currentSlice();
-  const series = seriesAnswers().map(([{ name }, answer]) => `${name}, whole series: ${answer.label}. ${seriesText(answer)}${answer.abstain ? ' – the model abstains' : ''}`);
-  const single = selectedModels().filter(({ name }) => slice.answers[name]).map((model) => {
-    const answer = slice.answers[model.name];
-    const value = answer.probabilities?.[shownClass(model, answer)];
-    return `${model.name}: ${answer.label}, probability of ${shownClass(model, answer)} ${percent(value)}${answer.abstain ? ' – the model abstains' : ''}`;
-  });
+  const single = selectedModels().filter(({ name }) => slice.answers[name]).map((model) => line(model, slice.answers[model.name], many ? `, slice ${state.current.now + 1}` : ''));
   return [...series, ...single];
 }
 
@@ -271,7 +301,11 @@ function addListeners() {
   }
   $('zoom-in').addEventListener('click', () => viewer.setZoom(viewer.zoom * 1.25));
   $('zoom-out').addEventListener('click', () => viewer.setZoom(viewer.zoom / 1.25));
-  $('fit').addEventListener('click', () => (viewer.reset(), viewer.draw()));
+  $('fit').addEventListener('click', () => (viewer.reset(), viewer.setWindow(...viewer.volume.window)));
+  $('ruler').addEventListener('click', () => {
+    viewer.setMeasuring(!viewer.measuring);
+    $('ruler').setAttribute('aria-pressed', String(viewer.measuring));
+  });
   $('map').addEventListener('change', showMap);
   $('map-model').addEventListener('change', () => ((state.mapModel = $('map-model').value), fillMaps(), showMap()));
   $('opacity').addEventListener('input', () => ((viewer.opacity = $('opacity').value / 100), viewer.draw()));
@@ -281,6 +315,7 @@ function addListeners() {
   viewer.addEventListener('step', ({ detail }) => goTo(state.current.now + Math.max(-1e6, Math.min(1e6, detail))));
   viewer.addEventListener('window', showWindow);
   viewer.addEventListener('next-map', nextMap);
+  viewer.addEventListener('point', ({ detail }) => ($('value').textContent = detail));
 }
 
 setTheme(matchMedia('(prefers-color-scheme: dark)').matches);

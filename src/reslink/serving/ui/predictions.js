@@ -1,11 +1,14 @@
-// Prediction cards: label, probability, operating point and abstention of each model.
+// Predictions: the table of answers by model, the charts by slice, and the details behind the numbers.
 
 import { el, percent } from '/ui/dom.js';
 
 // The class whose probability is shown: the positive class of two, or the predicted class of more.
 export const shownClass = (model, answer) => model.positive ?? answer.label;
 
-function probabilityBar(value, threshold, text, interval = null) {
+// The label, or the abstention; `answer` is null if there is none.
+export const verdict = (answer) => (!answer || answer.error || answer.abstain ? 'No answer' : answer.label);
+
+function probabilityBar(value, threshold, text, interval) {
   const fill = el('div', { class: 'fill' });
   fill.style.width = `${100 * value}%`;
   const bar = el('div', { class: 'scale', role: 'img', 'aria-label': text }, fill);
@@ -23,96 +26,98 @@ function probabilityBar(value, threshold, text, interval = null) {
   return bar;
 }
 
-function details(model, answer) {
+// Probability of a class, with the interval of a series, as text.
+export function probabilityText(model, answer) {
+  const shown = answer.score_class ?? shownClass(model, answer);
+  const interval = (answer.ci_low ?? null) === null ? '' : `, 95 % interval ${percent(answer.ci_low)} to ${percent(answer.ci_high)}`;
+  return `Probability of ${shown}: ${percent(answer.score ?? answer.probabilities[shown])}${interval}`;
+}
+
+function probabilityCell(model, answer) {
+  if (!answer?.probabilities) return el('td', {}, '–');
+  const shown = answer.score_class ?? shownClass(model, answer);
+  const value = answer.score ?? answer.probabilities[shown];
+  const { threshold } = model.decision;
+  const interval = (answer.ci_low ?? null) === null ? null : [answer.ci_low, answer.ci_high];
+  const words = [interval && `95 % interval ${(100 * interval[0]).toFixed(1)}–${percent(interval[1])}`, threshold !== null && `threshold ${percent(threshold)}`];
+  return el(
+    'td', {}, `${shown} ${percent(value)}`,
+    probabilityBar(value, threshold, probabilityText(model, answer), interval),
+    ...words.filter(Boolean).map((text) => el('small', {}, text)),
+  );
+}
+
+// One row per model: [model, answer, why there is no answer]. An abstention is shown in large letters and its label in small ones.
+export function answerTable(caption, rows) {
+  const bodies = rows.map(([model, answer, why]) => {
+    const declined = verdict(answer) === 'No answer';
+    const reasons = answer?.error ? [answer.error] : answer ? (answer.abstain ? answer.reasons : []) : [why];
+    const small = declined && answer?.label ? el('small', {}, `The model abstains. Its label would be ${answer.label}.`) : null;
+    const first = el('tr', {}, el('th', { scope: 'row', title: model.name }, model.name), el('td', {}, el('span', { class: 'label' }, verdict(answer)), small), probabilityCell(model, answer));
+    const second = reasons?.length ? el('tr', { class: 'why' }, el('td', { colspan: 3 }, el('ul', {}, ...reasons.map((reason) => el('li', {}, reason))))) : null;
+    return el('tbody', { class: declined ? 'answer abstains' : 'answer' }, first, second);
+  });
+  const head = el('tr', {}, ...['Model', 'Answer', 'Probability'].map((word) => el('th', { scope: 'col' }, word)));
+  return el('table', { class: 'answers' }, el('caption', {}, caption), el('thead', {}, head), ...bodies);
+}
+
+// The limitations of each model, once.
+export function limitations(models) {
+  const known = models.filter(({ usage_notes: notes }) => notes.length);
+  if (!known.length) return [];
+  return [el('h3', {}, 'Limitations'), ...known.flatMap(({ name, usage_notes: notes }) => notes.map((text) => el('p', { class: 'first' }, el('b', {}, `${name}: `), text)))];
+}
+
+// How the numbers of each model were obtained; `series` and `slice` are its answers, or null.
+export function details(rows, total, choose) {
+  const scope = rows.map(([, series]) => series?.interval_scope).find(Boolean);
+  return [...rows.flatMap(([model, series, slice]) => modelDetails(model, series, slice, total, choose)), scope ? el('p', { class: 'soft' }, `What the interval covers: ${scope}`) : null].filter(Boolean);
+}
+
+function modelDetails(model, series, slice, total, choose) {
   const { threshold, threshold_source: source, calibrated, coverage, ood_detector: detector } = model.decision;
+  const set = slice?.prediction_set;
   const rows = [
-    [
-      'Probability',
-      calibrated ? 'calibrated on images outside the training set' : 'not calibrated: a score, not a frequency',
-    ],
-    [
-      'Operating point',
-      threshold === null ? 'the most probable class' : `threshold for ${model.positive}: ${percent(threshold)} (${source})`,
-    ],
-    ['Prediction set', answer.prediction_set === null ? 'not fitted' : `${answer.prediction_set.join(', ') || 'none'} (${percent(coverage)} coverage)`],
+    ['Probability', calibrated ? 'calibrated on images outside the training set' : 'not calibrated: a score, not a frequency'],
+    ['Operating point', threshold === null ? 'the most probable class' : `threshold for ${model.positive}: ${percent(threshold)} (${source})${series ? ', fitted on single slices' : ''}`],
+    ['Prediction set', set ? `${set.join(', ') || 'none'} (${percent(coverage)} coverage)${series ? ', this slice' : ''}` : 'not fitted'],
     [
       'Out of distribution',
-      !detector || answer.ood_score === null
+      !detector || (slice?.ood_score ?? null) === null
         ? 'not checked: this model has no out-of-distribution detector'
-        : `${answer.ood_score > 1 ? 'yes' : 'no'} (score ${answer.ood_score.toFixed(2)}; the model abstains above 1)`,
+        : `${slice.ood_score > 1 ? 'yes' : 'no'} (score ${slice.ood_score.toFixed(2)}; the model abstains above 1)${series ? ', this slice' : ''}`,
     ],
   ];
-  return el('dl', {}, ...rows.flatMap(([term, text]) => [el('dt', {}, term), el('dd', {}, text)]));
-}
-
-function abstention(reasons) {
-  const list = el('ul', {}, ...(reasons || []).map((reason) => el('li', {}, reason)));
-  return el('div', { class: 'abstain' }, 'The model abstains: do not use this prediction.', list);
-}
-
-const usageNotes = (model) => model.usage_notes.map((text) => el('p', { class: 'first' }, text));
-
-// The prediction of one model for one slice.
-export function sliceCard(model, answer, suffix, inSeries = false) {
-  const box = el('article', { class: answer.abstain ? 'answer abstains' : 'answer' }, el('h3', {}, model.name + suffix));
-  if (answer.error) {
-    box.append(el('p', { class: 'bad' }, answer.error));
-    return box;
+  if (slice?.error) rows.splice(2, 2);
+  if (series) {
+    const used = series.used.slice(0, 8).map((i) => el('button', { type: 'button', onclick: () => choose(i) }, `Slice ${i + 1}`));
+    rows.push(['Rule', `${series.rule}; ${series.slices} of ${total} slices classified`], ['Averaged slices', el('span', { class: 'row' }, ...used)], ['Interval', series.interval]);
   }
-  const shown = shownClass(model, answer);
-  const value = answer.probabilities[shown];
-  box.append(el('p', { class: 'label' }, answer.label));
-  if (answer.abstain) box.append(abstention(answer.reasons));
-  const text = `Probability of ${shown}: ${percent(value)}`;
-  box.append(el('p', {}, text), probabilityBar(value, model.decision.threshold, text), ...(inSeries ? [] : usageNotes(model)), details(model, answer));
-  return box;
+  return [el('h3', {}, model.name), el('dl', {}, ...rows.flatMap(([term, text]) => [el('dt', {}, term), el('dd', {}, text)]))];
 }
 
-// The probability of a series with its interval, as text.
-export function seriesText({ score_class: shown, score, ci_low: low, ci_high: high }) {
-  return `Probability of ${shown}: ${percent(score)}${low === null ? '' : `, 95 % interval ${percent(low)} to ${percent(high)}`}`;
-}
-
-// The prediction of one model for a whole series; `choose` shows one of the averaged slices.
-export function seriesCard(model, answer, total, choose) {
-  const { threshold } = model.decision;
-  const interval = answer.ci_low === null ? null : [answer.ci_low, answer.ci_high];
-  const box = el('article', { class: answer.abstain ? 'answer series abstains' : 'answer series' });
-  box.append(el('h3', {}, `${answer.model}, whole series`), el('p', { class: 'label' }, answer.label));
-  if (answer.abstain) box.append(abstention(answer.reasons));
-  const text = seriesText(answer);
-  const used = answer.used.slice(0, 8).map((i) => el('button', { type: 'button', onclick: () => choose(i) }, `Slice ${i + 1}`));
-  const point = threshold === null ? 'the most probable class' : `threshold for ${model.positive}: ${percent(threshold)}, fitted on single slices`;
-  const rows = [
-    ['Rule', `${answer.rule}; ${answer.slices} of ${total} slices classified`],
-    ['Operating point', point],
-    ['Interval', answer.interval],
-  ];
-  box.append(
-    el('p', {}, text),
-    probabilityBar(answer.score, threshold, text, interval),
-    el('p', { class: 'row', role: 'group', 'aria-label': 'Averaged slices' }, ...used),
-    ...usageNotes(model),
-    el('dl', {}, ...rows.flatMap(([term, words]) => [el('dt', {}, term), el('dd', {}, words)])),
-    el('details', { class: 'soft' }, el('summary', {}, 'What the interval covers'), el('p', {}, answer.interval_scope)),
-  );
-  return box;
-}
-
-// One bar per slice: the probability of the shown class.
-export function strip(model, answers, current, choose) {
+// One bar per slice: the probability of the shown class, with title and axes.
+export function chart(model, answers, current, choose) {
+  const title = `${model.name}: probability of ${model.positive ?? 'the most probable class'} by slice`;
   const svg = el('svg', { class: 'strip', viewBox: `0 0 ${answers.length} 100`, preserveAspectRatio: 'none', role: 'img' });
-  svg.setAttribute('aria-label', `${model.name}: probability of ${model.positive ?? 'the label'} by slice; the table contains the numbers`);
+  svg.setAttribute('aria-label', `${title}; the table of all slices contains the numbers`);
   answers.forEach((answer, i) => {
     const value = answer?.probabilities?.[shownClass(model, answer)] ?? 0;
-    const classes = [answer?.abstain ? 'abstains' : '', i === current ? 'here' : ''].join(' ').trim();
+    const classes = [verdict(answer) === 'No answer' ? 'abstains' : '', i === current ? 'here' : ''].join(' ').trim();
     const bar = { x: i + 0.1, y: 100 - 100 * value, width: 0.8, height: Math.max(100 * value, 1), class: classes || null };
-    const title = el('title', {}, `Slice ${i + 1}: ${percent(value)}`);
-    svg.append(el('rect', { ...bar, onclick: () => choose(i) }, title));
+    svg.append(el('rect', { ...bar, onclick: () => choose(i) }, el('title', {}, `Slice ${i + 1}: ${percent(value)}`)));
   });
   const { threshold } = model.decision;
   if (threshold !== null) svg.append(el('line', { x1: 0, x2: answers.length, y1: 100 - 100 * threshold, y2: 100 - 100 * threshold }));
-  return svg;
+  const here = el('div', { class: 'here-mark' });
+  here.style.left = `${(100 * (current + 0.5)) / answers.length}%`;
+  const axis = (name, ...words) => el('div', { class: name, 'aria-hidden': 'true' }, ...words.map((word) => el('span', {}, word)));
+  return el('figure', { class: 'chart' }, el('figcaption', {}, title), axis('y', '100 %', '50 %', '0 %'), el('div', { class: 'plot' }, svg, here), axis('x', 'slice 1', String(answers.length)));
+}
+
+export function legend(models) {
+  const entries = [['answer', 'answer'], ['abstains', 'no answer'], ...(models.some(({ decision }) => decision.threshold !== null) ? [['threshold', 'threshold']] : []), ['here-key', 'shown slice']];
+  return el('ul', { class: 'legend', 'aria-label': 'Legend' }, ...entries.map(([name, text]) => el('li', {}, el('i', { class: name }), text)));
 }
 
 // Table of the predictions for all slices.
@@ -121,12 +126,15 @@ export function table(models, slices, choose) {
   for (const model of models) head.append(el('th', { scope: 'col' }, model.name));
   const rows = slices.map((slice, i) => {
     const row = el('tr', {}, el('td', {}, el('button', { type: 'button', onclick: () => choose(i) }, String(i + 1))));
-    for (const model of models) {
-      const answer = slice.answers[model.name];
-      const text = !answer ? '–' : answer.error ? 'error' : `${answer.label} ${percent(answer.probability)}${answer.abstain ? ', abstains' : ''}`;
-      row.append(el('td', {}, text));
-    }
+    for (const model of models) row.append(el('td', {}, shortText(slice.answers[model.name])));
     return row;
   });
   return [el('thead', {}, head), el('tbody', {}, ...rows)];
+}
+
+// An answer in a few words.
+export function shortText(answer) {
+  if (!answer) return '–';
+  if (verdict(answer) === 'No answer') return answer.label ? `No answer (${answer.label} ${percent(answer.probability)})` : 'No answer';
+  return `${answer.label} ${percent(answer.probability)}`;
 }

@@ -61,6 +61,7 @@ export function savePng(viewer, lines) {
   context.clip();
   viewer.paint(context, 720, 720, 720 / viewer.canvas.getBoundingClientRect().width);
   context.restore();
+  [context.textAlign, context.textBaseline] = ['left', 'alphabetic'];
   context.fillStyle = '#000';
   context.fillRect(0, 720, canvas.width, canvas.height - 720);
   context.font = '15px sans-serif';

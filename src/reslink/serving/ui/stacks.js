@@ -27,10 +27,12 @@ function stackOf(positions, files, viewed, volumes, predicted) {
     return Array.from({ length: depth }, (_, index) => ({ position, file, source, member, index, volume: volumes[position], answers: {} }));
   });
   const stack = {
-    name: positions.length > 1 ? `Series of ${positions.length} files` : sent[0].file,
+    name: positions.length > 1 ? sent[0].description || `Series of ${positions.length} files` : sent[0].file,
+    about: [sent[0].modality, slices.length > 1 && `${slices.length} slices`].filter(Boolean).join(' · '),
     problem: sent[0].problem,
     notes: [],
     seriesAnswers: [],
+    seriesNote: null,
     positions,
     files,
     slices,
@@ -55,7 +57,7 @@ export function addAnswers(stack, predicted) {
     }
   }
   const series = predicted.series.find((one) => one.files.includes(stack.positions[0]));
-  for (const text of series?.notes ?? []) notes.add(`No prediction for the whole series: ${text}.`);
+  stack.seriesNote = series?.notes?.join('; ') || null;
   stack.notes = [...notes];
   stack.seriesAnswers = stack.slices.length > 1 ? (series?.answers ?? []) : [];
 }

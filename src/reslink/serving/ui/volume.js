@@ -19,8 +19,28 @@ export class Volume {
     this.step = sent.step;
     this.window = sent.window;
     this.windows = sent.windows || {};
+    this.spacing = sent.spacing ?? null; // millimeters between rows and between columns
+    this.edges = sent.edges ?? null; // sides of the patient at the left, right, top and bottom
+    this.thickness = sent.thickness ?? null;
+    this.location = sent.location ?? null;
+    this.about = [sent.modality, sent.description].filter(Boolean).join(' · ');
     this.aspect = sent.spacing ? sent.spacing[0] / sent.spacing[1] : 1;
     this.values = values;
+  }
+
+  // Returns the value at a row and column as text, or '' outside the image.
+  valueText(slice, row, column) {
+    if (row < 0 || column < 0 || row >= this.height || column >= this.width) return '';
+    const value = this.scale * this.values[(slice * this.height + row) * this.width + column] + this.offset;
+    const number = Math.abs(value) >= 10 || Number.isInteger(value) ? value.toFixed(0) : value.toPrecision(3);
+    return { HU: `${number} HU`, gray: `gray ${number}` }[this.unit] ?? `value ${number}`;
+  }
+
+  // Returns the distance of two points, [row, column] each, as text: in millimeters if the file states the spacing.
+  distanceText([row, column], [otherRow, otherColumn]) {
+    const [rows, columns] = this.spacing ?? [this.step, this.step];
+    const length = Math.hypot((row - otherRow) * rows, (column - otherColumn) * columns);
+    return this.spacing ? `${length.toFixed(1)} mm` : `${length.toFixed(0)} pixels`;
   }
 
   // Returns a canvas with one slice; the window becomes black to white (DICOM PS3.3 C.11.2.1.3.2, LINEAR_EXACT).

@@ -230,6 +230,11 @@ def files_left_out(names: Sequence[str], cases: int) -> Finding:
     )
 
 
+def label_conflicts(message: str) -> Finding:
+    """Reports images with several labels that the recipe accepts."""
+    return Finding("label-conflicts", message, "Correct the labels; reslink audit lists all of these images", 0)
+
+
 class DivergenceDetector:
     """Detects a learning rate that is too high from the loss of each step.
 

@@ -42,9 +42,10 @@ class Monitor:
 
     def before_training(self) -> list[Finding]:
         """Returns the findings on the data before the first step."""
-        cache = self.batch_loader.training_data.cache
+        cache, conflicts = self.batch_loader.training_data.cache, self.batch_loader.training_data.label_conflicts
         cases = len(cache.manifest) + len(cache.failed)
-        return self._add([diagnostics.files_left_out(sorted(cache.failed), cases)] if cache.failed else [])
+        findings = [diagnostics.files_left_out(sorted(cache.failed), cases)] if cache.failed else []
+        return self._add([*findings, *([diagnostics.label_conflicts(conflicts)] if conflicts else [])])
 
     def after_step(self, loss: float, lr: float, epoch: int) -> list[Finding]:
         """Returns the new findings after a step."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 
@@ -31,6 +32,16 @@ class Progress(Protocol):
 
     def end(self) -> None:
         """Ends the phase that was started last."""
+
+
+@contextmanager
+def phase(progress: Progress, total_steps: int, label: str) -> Iterator[None]:
+    """Begins a phase of a job, and ends it with the block, also after an error."""
+    progress.start(total_steps, label)
+    try:
+        yield
+    finally:
+        progress.end()
 
 
 def progress_callback(progress: Progress) -> Callable[[int, int], None]:

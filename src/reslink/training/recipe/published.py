@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -68,15 +70,21 @@ def published_recipes() -> list[PublishedRecipe]:
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
-    """Returns the file of a recipe: a published one for a name without folder or suffix, otherwise the given path.
+    """Returns the file of a recipe: a published one for its name, otherwise the given path.
+
+    A string without a ``/`` is first looked up among the names: ``phantom`` is the published recipe, ``./phantom`` the file of
+    that name. A warning says so if there is such a file, or ``phantom.yaml``. A ``Path`` is always a path.
 
     Raises:
         UsageError: If a name is neither a published recipe nor an existing file, with the nearest name.
     """
     path = Path(name_or_path)
-    if path.suffix or len(path.parts) != 1:
+    if isinstance(name_or_path, Path) or path.suffix or os.sep in name_or_path:
         return path
-    if path.name in names():
+    if name_or_path in names():
+        for file in (path, path.with_suffix(".yaml")):
+            if file.exists():
+                warnings.warn(f"{path} is the published recipe; write ./{file} to use the file of that name", stacklevel=2)
         return PUBLISHED / f"{path.name}.yaml"
     if path.is_file():
         return path

@@ -12,11 +12,12 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from reslink.datasets.augment import AugmentSettings
+from reslink.datasets.augment_settings import AugmentSettings
 from reslink.errors import UsageError
 from reslink.files import sha256
 from reslink.imaging.preprocess import Preprocess
-from reslink.networks.reslink import ResLinkConfig, variant_config
+from reslink.networks.config import ResLinkConfig, variant_config
+from reslink.settings_text import parse_yaml, read_yaml
 from reslink.training.recipe.errors import SettingsSchema, explain, nearest_key
 from reslink.training.recipe.published import find_recipe
 from reslink.training.recipe.schema import (
@@ -132,12 +133,13 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_recipe(path: str | Path | None = None, sets: Iterable[str] = ()) -> Recipe:
+def load_recipe(path: str | Path | None = None, sets: Iterable[str | tuple[str, Any]] = ()) -> Recipe:
     """Reads a recipe and changes single settings.
 
     Args:
-        path: YAML file or name of a published recipe; the default recipe if None.
-        sets: Changes ``section.key=value``, applied in order; values are YAML (``0.1``, ``true``, ``[0.8, 0.1, 0.1]``).
+        path: YAML file or name of a published recipe; the default recipe if None. See :func:`find_recipe`.
+        sets: Changes, applied in order: texts ``section.key=value`` with a value in YAML (``0.1``, ``true``,
+            ``[0.8, 0.1, 0.1]``), or pairs of key and value.
 
     Returns:
         The checked recipe.
@@ -147,7 +149,7 @@ def load_recipe(path: str | Path | None = None, sets: Iterable[str] = ()) -> Rec
     """
     tree = {} if path is None else _read(find_recipe(path))
     for change in sets:
-        key, value = _parse(change)
+        key, value = _parse(change) if isinstance(change, str) else change
         _put(tree, key, value)
     recipe = _validated(tree)
     recipe.network()  # raises errors of the network settings now, not after the images are read
@@ -172,15 +174,15 @@ def _validated(tree: Tree) -> Recipe:
 
 def _read(path: Path) -> Tree:
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader with one more number format
+        tree = read_yaml(path, _Loader)
     except OSError as error:
         raise UsageError(
             f"The recipe {path} cannot be read: {error.strerror}",
             "--recipe takes a YAML file or the name of a published recipe",
             "Check the path, or omit --recipe for the defaults",
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _not_a_recipe(path, " ".join(str(error).split())) from error
+    except ValueError as error:
+        raise _not_a_recipe(path, str(error)) from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -206,8 +208,8 @@ def _parse(change: str) -> tuple[str, Any]:
             "Write for example --set trainer.epochs=10",
         )
     try:
-        return key, yaml.load(text, _Loader)  # noqa: S506 - as above
-    except yaml.YAMLError as error:
+        return key, parse_yaml(text, _Loader)
+    except ValueError as error:
         raise UsageError(
             f"The value of --set {change!r} cannot be read",
             "A value is a number, a string, true, false, null or a list such as [0.8, 0.1, 0.1]",

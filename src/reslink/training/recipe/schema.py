@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from reslink.datasets.case import DEFAULT_FRACTIONS
 from reslink.datasets.grouping import GroupBy
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -28,15 +29,17 @@ class DataSettings(Section):
         fold: The fold of the test split, from 0; the next one is the validation split.
         split_seed: Seed of the split; the recipe's ``seed`` if None.
         allow_leakage: Accept a patient or near duplicates in more than one split; all metrics are then marked.
+        allow_conflicts: Accept identical images and near duplicates with different labels.
     """
 
-    fractions: tuple[Share, Share, Share] = (0.75, 0.1, 0.15)
+    fractions: tuple[Share, Share, Share] = DEFAULT_FRACTIONS
     class_order: tuple[str, ...] | None = None
     group_by: GroupBy = "both"
     folds: int | None = Field(default=None, ge=3, le=100)
     fold: int = Field(default=0, ge=0)
     split_seed: int | None = Field(default=None, ge=0, lt=2**63)
     allow_leakage: bool = False
+    allow_conflicts: bool = False
 
     @model_validator(mode="after")
     def _check_splits(self) -> Self:

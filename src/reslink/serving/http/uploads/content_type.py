@@ -20,8 +20,8 @@ _FORMATS_BY_TYPE: Final = {
     "application/dicom": {"DICOM"},
     "application/zip": {ZIP},
     "application/x-zip-compressed": {ZIP},
-    "application/gzip": {"NIFTI"},
-    "application/x-gzip": {"NIFTI"},
+    "application/gzip": {"NIFTI", "DICOM"},
+    "application/x-gzip": {"NIFTI", "DICOM"},
 }
 _FOREIGN_MAGIC: Final = (
     b"MZ",

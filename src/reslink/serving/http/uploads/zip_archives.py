@@ -10,6 +10,7 @@ from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Final
 
+from reslink.imaging.search import is_system_folder
 from reslink.serving.http.limits import Limits
 from reslink.serving.http.problems import Problem, bad_request, too_large
 
@@ -79,8 +80,9 @@ def _select_members(infos: list[zipfile.ZipInfo], limits: Limits) -> list[zipfil
 
 def _is_visible_file(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return bool(parts) and not hidden and parts[-1].upper() != "DICOMDIR"  # "." has no parts
+    if not parts or any(map(is_system_folder, parts[:-1])):  # "." has no parts
+        return False
+    return not parts[-1].startswith(".") and parts[-1].upper() != "DICOMDIR"
 
 
 def check_name(name: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from reslink.experiments.runner.attention_statistics import _step_means, shifted_areas
+from reslink.experiments.runner.attention_on_test_cases import _step_means, shifted_areas
 from reslink.networks.area_attention import AreaAttention, AreaGate
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslink.files import write_atomic
+from reslink.files import csv_writer, write_atomic
 from reslink.inference.classifier import Classifier
 from reslink.networks.area_attention import AreaAttention, AreaGate, record_attention_weights
+from reslink.training.batch_loader import normalize, to_unit
 from reslink.training.data import Indices, TrainingData
-from reslink.training.sampling import normalize, to_unit
 
 BATCH = 32
 Columns = dict[str, Tensor]
@@ -42,7 +41,7 @@ def measure_attention(classifier: Classifier, training_data: TrainingData, path:
     batches = [_measure_batch(classifier, training_data, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
     columns = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = csv_writer(stream)
     writer.writerow(columns)
     writer.writerows(["" if value != value else repr(value) for value in row] for row in zip(*columns.values(), strict=True))
     write_atomic(path, stream.getvalue())

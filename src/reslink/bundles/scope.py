@@ -1,0 +1,101 @@
+"""What images a bundle is for, and the one rule that decides whether an image is classified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from reslink.bundles.modality_detector import modality_detector
+from reslink.imaging.image import Modality, Plane, Stated
+
+MIN_SHARE: Final = 0.98
+"""A bundle has a modality, sequence or plane if at least this share of its training images has it."""
+
+
+class Scope(BaseModel):
+    """The images that a bundle is for.
+
+    Attributes:
+        modality: ``CT`` or ``MR``; None if the training images do not tell, so that any image is classified.
+        sequences: Contrasts of MR, such as ``FLAIR``; empty for any.
+        planes: ``axial``, ``coronal``, ``sagittal``; empty for any.
+        body_part: Part of the body. DICOM files that state another part are refused by every bundle.
+        source: Where this comes from, for the model card.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    modality: Modality | None = None
+    sequences: tuple[str, ...] = ()
+    planes: tuple[Plane, ...] = ()
+    body_part: Literal["head"] = "head"
+    source: str = "not known"
+
+    def __str__(self) -> str:
+        words = [*self.planes, *self.sequences, self.modality or "CT or MR"]
+        return f"{' '.join(words)} of the {self.body_part}"
+
+    @classmethod
+    def of_training(cls, stated: Sequence[Stated], statistics: NDArray[np.float64] | None) -> Self:
+        """Returns the scope of a bundle that was trained on some images.
+
+        Args:
+            stated: What the file of each training image states.
+            statistics: (n, 33) input statistics of some training images, for the modality detector if no file states a
+                modality; None if the preprocessing does not isolate the head.
+        """
+        known, source = [item.modality for item in stated], "stated by the training files"
+        if not any(known) and statistics is not None:
+            known, source = modality_detector().classify(statistics), "recognized in the training images"
+        modality = _common(known)
+        return cls(
+            modality=modality,
+            sequences=_all_of(item.sequence for item in stated) if modality == "MR" else (),
+            planes=_all_of(item.plane for item in stated),
+            source=source if modality else "not known: the training images do not have one modality",
+        )
+
+    def refusal(self, stated: Stated) -> str | None:
+        """Returns why an image is not classified, by what its file states; None if it is, or if the file states nothing."""
+        if stated.excluded is not None:
+            return stated.excluded
+        if self.modality and stated.modality and stated.modality != self.modality:
+            return f"the file is {stated.modality}, and the model is for {self}"
+        if self.sequences and stated.sequence and stated.sequence not in self.sequences:
+            return f"the file is {stated.sequence}, and the model is for {self}"
+        if self.planes and stated.plane and stated.plane not in self.planes:
+            return f"the slice is {stated.plane}, and the model is for {self}"
+        return None
+
+    def refusals(self, stated: Sequence[Stated], statistics: NDArray[np.float64] | None) -> list[str | None]:
+        """Returns for each image why it is not classified, by its file, or by its look where the file states no modality.
+
+        Args:
+            stated: What the file of each image states.
+            statistics: (n, 33) from ``input_statistics``, of isolated heads; None if only the files decide.
+        """
+        refusals = [self.refusal(item) for item in stated]
+        rows = [i for i, item in enumerate(stated) if item.modality is None and refusals[i] is None]
+        if self.modality is None or statistics is None or not rows:
+            return refusals
+        for i, look in zip(rows, modality_detector().classify(statistics[rows]), strict=True):
+            if look is None:
+                refusals[i] = f"it looks like neither CT nor MR of a head, and the model is for {self}"
+            elif look != self.modality:
+                refusals[i] = f"it looks like {look}, and the model is for {self}"
+        return refusals
+
+
+def _common(values: Sequence[Modality | None]) -> Modality | None:
+    """Returns the modality that nearly all images have, or None."""
+    return next((name for name in ("CT", "MR") if values and values.count(name) >= MIN_SHARE * len(values)), None)
+
+
+def _all_of(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Returns the values that occur; empty if one is not known."""
+    names = set(values)
+    return () if None in names else tuple(sorted(names))

@@ -1,0 +1,75 @@
+"""One image of a data set with its label, patient, mask and split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from reslink.printable_names import escape_name
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+DEFAULT_FRACTIONS = (0.75, 0.1, 0.15)
+"""Shares of train, validation and test where nothing else is stated."""
+
+Unit = Literal["hu", "mr", "gray"]
+UNITS: tuple[Unit, ...] = ("hu", "mr", "gray")
+UNIT_NAMES: dict[str, Unit] = {"hu": "hu", "mr": "mr", "gray": "gray", "grey": "gray"}
+"""How data sets spell the units, in lower case."""
+
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "holdout": "test",
+}
+"""How data sets spell the splits, in lower case."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its label and metadata.
+
+    Attributes:
+        path: Absolute path of the image file.
+        label: The class name, as in ``Manifest.labels``.
+        patient_id: The patient, if known. Cases of one patient always belong in the same split.
+        mask: Absolute path of the lesion mask: an image of the same size in which every nonzero value is lesion.
+        split: The split stated by the data set, if any.
+        source: The hospital, scanner or data set that the image comes from, if stated.
+        unit: The unit of the stored pixel values, if stated: hu, mr or gray.
+        name: The path relative to the root, see :func:`case_name`; unique in the data set.
+        extra: The other columns of the table, by header.
+        patient_from_header: Whether ``patient_id`` was read from a DICOM header (``patient_ids.add_header_patients``).
+        patient_in_table: The patient that the data set states, where DICOM headers join it to another; None elsewhere.
+    """
+
+    path: Path
+    label: str
+    patient_id: str | None = None
+    mask: Path | None = None
+    split: Split | None = None
+    source: str | None = None
+    unit: Unit | None = None
+    name: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    patient_from_header: bool = False
+    patient_in_table: str | None = None
+
+    @property
+    def stated_patient(self) -> str:
+        """The patient stated by the data set, or '' if it states none."""
+        return (self.patient_in_table if self.patient_from_header else self.patient_id) or ""
+
+
+def case_name(path: Path, root: Path) -> str:
+    """Returns the name of a case: its path relative to the root, with forward slashes, as printable text (``escape_name``)."""
+    return escape_name(path.relative_to(root).as_posix())

@@ -1,0 +1,104 @@
+"""Label conflicts: an image and its copies or near duplicates that have different labels."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from reslink.datasets.case import Case
+from reslink.datasets.near_duplicates.groups import DuplicatePair, connected_groups
+from reslink.errors import CheckFailedError
+from reslink.files import sha256
+from reslink.printable_names import printable
+
+MIN_CONFLICT_CORRELATION: Final = 0.94
+"""Minimum correlation at which two images with different labels count as the same image.
+
+Neighboring slices can correctly have different labels: among the 2,799 slices of 88 glioma patients, three pairs of neighbors
+with and without a lesion are near duplicates, with a correlation of at most 0.934."""
+
+_SHOWN_PAIRS: Final = 3
+
+
+def label_conflicts(
+    cases: Sequence[Case], pairs: Iterable[DuplicatePair] = (), hashes: Sequence[str] | None = None
+) -> list[list[int]]:
+    """Returns the rows of each image that occurs with several labels, the largest group first.
+
+    Args:
+        cases: The cases.
+        pairs: Their near duplicates.
+        hashes: SHA-256 of the file of each case; None leaves out the comparison of files.
+    """
+    near = ((pair.first, pair.second) for pair in pairs if pair.correlation >= MIN_CONFLICT_CORRELATION)
+    same = () if hashes is None else _pairs_with_two_labels(cases, hashes)
+    conflicting = [pair for pair in (*near, *same) if cases[pair[0]].label != cases[pair[1]].label]
+    members: dict[int, list[int]] = defaultdict(list)
+    for i, group in enumerate(connected_groups(len(cases), np.array(conflicting, np.intp).reshape(-1, 2))):
+        members[group].append(i)
+    return sorted((rows for rows in members.values() if len(rows) > 1), key=lambda rows: (-len(rows), rows))
+
+
+def check_label_conflicts(cases: Sequence[Case], conflicts: Sequence[Sequence[int]]) -> None:
+    """Refuses images with several labels.
+
+    Args:
+        cases: The cases.
+        conflicts: The result of :func:`label_conflicts`.
+
+    Raises:
+        CheckFailedError: If there is a conflict; the message has the number of images and names some pairs.
+    """
+    if conflicts:
+        raise CheckFailedError(
+            describe_conflicts(cases, conflicts),
+            "Identical images and near duplicates have one label; otherwise the model learns noise and its metrics are wrong",
+            "Remove the wrong files or correct their labels; reslink audit DATA lists all of them. "
+            "Or add --allow-conflicts to use them as they are",
+        )
+
+
+def describe_conflicts(cases: Sequence[Case], conflicts: Sequence[Sequence[int]]) -> str:
+    """Returns a sentence, without the final period, with the number of images with several labels and some pairs."""
+    shown = [_describe_pair(cases, rows) for rows in conflicts[:_SHOWN_PAIRS]]
+    more = ", and more" if len(conflicts) > _SHOWN_PAIRS else ""
+    return f"{sum(map(len, conflicts))} of {len(cases)} images have a copy or near duplicate with another label: " + (
+        ", ".join(shown) + more
+    )
+
+
+def hash_same_sizes(cases: Sequence[Case]) -> list[str]:
+    """Returns a key of each file that only identical files share. Files whose size is unique are not read."""
+    sizes = [_file_size(case) for case in cases]
+    labels: dict[int, set[str]] = defaultdict(set)
+    for case, size in zip(cases, sizes, strict=True):
+        labels[size].add(case.label)
+    return [
+        sha256(case.path) if size >= 0 and len(labels[size]) > 1 else case.name for case, size in zip(cases, sizes, strict=True)
+    ]
+
+
+def _file_size(case: Case) -> int:
+    """Returns the size of a file, -1 if it cannot be read; reading the image reports that."""
+    return case.path.stat().st_size if os.access(case.path, os.R_OK) else -1
+
+
+def _pairs_with_two_labels(cases: Sequence[Case], hashes: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Yields pairs of rows that connect all copies of each file with several labels."""
+    rows_by_hash: dict[str, list[int]] = defaultdict(list)
+    for row, key in enumerate(hashes):
+        rows_by_hash[key].append(row)
+    for rows in rows_by_hash.values():
+        other = next((row for row in rows if cases[row].label != cases[rows[0]].label), None)
+        if other is not None:
+            yield from ((row, other if cases[row].label == cases[rows[0]].label else rows[0]) for row in rows)
+
+
+def _describe_pair(cases: Sequence[Case], rows: Sequence[int]) -> str:
+    first = cases[rows[0]]
+    second = next(cases[row] for row in rows if cases[row].label != first.label)
+    return " and ".join(f"{printable(case.name)} ({case.label})" for case in (first, second))

@@ -1,0 +1,184 @@
+"""Cases from a CSV table."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from reslink.datasets.case import SPLIT_NAMES, SPLITS, UNIT_NAMES, UNITS, Case
+from reslink.datasets.columns import Role, find_columns
+from reslink.datasets.csv_table import Row, Table, data_error, read_table
+from reslink.datasets.table_paths import find_file, move_below, name_files
+from reslink.errors import UsageError, suggest
+from reslink.labels import clean_text, is_missing
+
+_SHORTENED: Final = re.compile(r"\d([.,]\d+)?E\+\d+")
+"""A long number as spreadsheets write it by default."""
+
+_RENAMED: tuple[Role, ...] = ("path", "label", "patient_id", "mask", "split")
+"""Roles whose column is a field of the case and gets the name of the role; the columns of the others stay as they are."""
+
+
+@dataclass(frozen=True)
+class TableCases:
+    """The cases of a table.
+
+    Attributes:
+        cases: The cases, in row order.
+        root: The folder that the names of the cases are relative to.
+        columns: The headers, in order; those of path, label, patient, mask and split have the names of these roles.
+        roles: Role to header in the file.
+        inferred: See :class:`reslink.datasets.columns.ColumnRoles`.
+        notes: Sentences about columns that are not used.
+    """
+
+    cases: list[Case]
+    root: Path
+    columns: tuple[str, ...] = ()
+    roles: Mapping[str, str] = field(default_factory=dict)
+    inferred: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def cases_of_table(
+    path: Path, columns: Mapping[Role, str] | None = None, root: Path | None = None, classes: Collection[str] = ()
+) -> TableCases:
+    """Reads a table.
+
+    Args:
+        path: The CSV file.
+        columns: Role to header, as chosen by the user; the other roles are inferred (:func:`find_columns`).
+        root: The folder that relative paths start from; None for the folder of the table.
+        classes: Known class names, which are labels even if they look like a missing value.
+
+    Raises:
+        UsageError: If the table or one of its rows cannot be used; the message has the number of the row.
+    """
+    table = read_table(path)
+    found = find_columns(table, columns or {})
+    if not table.rows:
+        raise data_error(f"{path} has no rows below its header", "Add a row for each image")
+    _check_labels_stated(table, found.headers["label"], classes)
+    reader = _Reader(table, found.headers, root or path.parent)
+    cases: dict[Path, tuple[int, Case]] = {}
+    for row, files in zip(table.rows, reader.files, strict=True):
+        case = reader.case(row, files)
+        first, former = cases.setdefault(case.path, (row.number, case))
+        if former != case:
+            raise _conflict_error(row, first, former, case)
+    return TableCases(
+        [case for _, case in cases.values()],
+        reader.root,
+        tuple(reader.new_names.values()),
+        {str(role): header for role, header in found.headers.items()},
+        found.inferred,
+        (*found.notes, *_notes_on_patients(table, found.headers.get("patient_id", ""))),
+    )
+
+
+def _check_labels_stated(table: Table, header: str, classes: Collection[str]) -> None:
+    missing = [row for row in table.rows if is_missing(row.get(header)) and clean_text(row.get(header)) not in classes]
+    if missing:
+        row, cell = missing[0], missing[0].get(header)
+        rows = f"; {len(missing)} rows have none" if len(missing) > 1 else ""
+        raise row.error(
+            f"has no {header!r}{f' (the cell is {cell!r})' if cell else ''}{rows}",
+            f"Each row needs a class in the column {header!r}; words such as nan, NA, null, None and - mean that it is missing",
+            "Fill in the label, remove such rows, or give the class a name that says what it is",
+        )
+
+
+def _notes_on_patients(table: Table, header: str) -> list[str]:
+    """Returns sentences about patient ids that may join different patients."""
+    patients = {clean_text(cell) for cell in table.column(header) if not is_missing(cell)}
+    shortened = next((patient for patient in sorted(patients) if _SHORTENED.fullmatch(patient)), None)
+    column = f"The column {header!r} of {table.name}"
+    if shortened:
+        return [f"{column} holds {shortened}, a number that a spreadsheet shortened: different patients may look the same"]
+    return [f"{column} names a single patient for all images"] if len(patients) == 1 and len(table.rows) > 1 else []
+
+
+class _Reader:
+    """Makes cases of rows.
+
+    Attributes:
+        files: Image and mask of each row.
+        root: The folder that the names of the cases are relative to.
+        new_names: Header in the file to header in the manifest.
+    """
+
+    def __init__(self, table: Table, headers: Mapping[Role, str], folder: Path) -> None:
+        self._headers = headers
+        self.files = self._find_files(table, folder)
+        images, masks = [image for image, _ in self.files], [mask for _, mask in self.files if mask is not None]
+        if not all(image.is_relative_to(folder) for image in images):
+            folder = Path(os.path.realpath(folder))
+        self._names, self.root = name_files(images, masks, folder)
+        self.new_names = _new_names(table.headers, headers)
+
+    def _find_files(self, table: Table, folder: Path) -> list[tuple[Path, Path | None]]:
+        """Returns image and mask of each row; through the real folder if a path leaves the folder."""
+        files = [self._files_of(row, folder) for row in table.rows]
+        real = Path(os.path.realpath(folder))
+        if real == folder or all(image.is_relative_to(folder) for image, _ in files):
+            return files
+        return [self._files_of(row, real) for row in table.rows]
+
+    def _files_of(self, row: Row, folder: Path) -> tuple[Path, Path | None]:
+        image = find_file(row, self._headers["path"], folder)
+        header = self._headers.get("mask", "")
+        mask = None if is_missing(row.get(header)) else find_file(row, header, folder)
+        return move_below(image, folder), mask and move_below(mask, folder)
+
+    def case(self, row: Row, files: tuple[Path, Path | None]) -> Case:
+        image, mask = files
+        return Case(
+            path=image,
+            label=self._text(row, "label"),
+            patient_id=self._stated(row, "patient_id"),
+            mask=mask,
+            split=self._choice(row, "split", SPLIT_NAMES, SPLITS),
+            source=self._stated(row, "source"),
+            unit=self._choice(row, "unit", UNIT_NAMES, UNITS),
+            name=self._names[image],
+            extra={name: row.get(header) for header, name in self.new_names.items() if name not in _RENAMED},
+        )
+
+    def _text(self, row: Row, role: Role) -> str:
+        return clean_text(row.get(self._headers.get(role, "")))
+
+    def _stated(self, row: Row, role: Role) -> str | None:
+        text = self._text(row, role)
+        return None if is_missing(text) else text
+
+    def _choice(self, row: Row, role: Role, names: Mapping[str, Any], allowed: Sequence[str]) -> Any:
+        text = self._stated(row, role)
+        if text is None:
+            return None
+        if text.casefold() not in names:
+            raise row.error(f"has the {role} {text!r}", f"A {role} is one of {', '.join(allowed)}", suggest(text, allowed))
+        return names[text.casefold()]
+
+
+def _new_names(headers: Sequence[str], used: Mapping[Role, str]) -> dict[str, str]:
+    """Returns the header of each column in the manifest: a used one has the name of its role, an unused one loses it."""
+    roles = {used[role]: role for role in _RENAMED if role in used}
+    names = dict.fromkeys(headers, "")
+    for header in headers:
+        name: str = roles.get(header, header)
+        while header not in roles and (name.casefold() in _RENAMED or (name != header and name in headers)):
+            name = f"given_{name}"
+        names[header] = name
+    return names
+
+
+def _conflict_error(row: Row, first: int, former: Case, case: Case) -> UsageError:
+    if former.label != case.label:
+        difference = f"with the label {case.label!r}, but row {first} has {former.label!r}"
+    else:
+        difference = f"with other details than row {first}"
+    return row.error(f"names {case.name!r} again {difference}", "Each image has one row", "Remove one of the two rows")

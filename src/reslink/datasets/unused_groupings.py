@@ -1,0 +1,86 @@
+"""Signs that a data set without patients has some after all: a column that is not used, or ids in file names."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Final
+
+from reslink.datasets.case import Case
+from reslink.imaging.dicom.header import read_elements_until
+from reslink.labels import clean_text, is_missing
+
+_IDENTIFIER: Final = re.compile(
+    r"(^|[^a-z])(id|ids|uid|pid|nr|no|num|number|key|code|patient|subject|case|study|studies|exam|examination|series|scan|session"
+    r"|visit|volume|accession|person|participant|animal|specimen|group|grp|folder)([^a-z]|$)|(?<=[a-z])(ID|UID|Id|Uid|Nr|No)$"
+)
+_OWN_COLUMNS: Final = re.compile(r"given_.*|fold|group|index|split")
+_SLICE_NUMBER: Final = re.compile(
+    r"[\W_]*(slice|slc|sl|image|img|im|frame|fr|axial|ax|z|s|i|page|aug|copy|v)?[\W_]*\(?\d+\)?$", re.I
+)
+_MIN_GROUPS: Final = 4
+_MIN_IMAGES: Final = 1.5
+"""Images per group below which a column does not group."""
+
+
+def unused_grouping(cases: Sequence[Case]) -> str:
+    """Returns a sentence that names what seems to group the images although no patient is stated, or ''.
+
+    A column groups if its values repeat and its name is that of an identifier, or its equal values follow each other. File
+    names group if they are numbered slices after an id, such as ``P012_slice3.png``, or if there is a folder for each id.
+    """
+    if any(case.patient_id is not None for case in cases):
+        return ""
+    found = [f"the column {header!r} ({_count(values)})" for header, values in _columns(cases) if _groups(header, values)]
+    ids = [] if found else _ids_of_names(cases)
+    if ids:
+        first = next(case.name for case, name in zip(cases, ids, strict=True) if name)
+        found = [f"file names such as {first} ({_count(ids)})"]
+    if not found or _is_dicom(cases[0]):  # the patients of DICOM files are in their headers
+        return ""
+    how = "name the column with --columns patient=COLUMN" if not ids else "add a column patient_id to a table of the images"
+    return f"No patient is stated, but {' and '.join(found)} may group the images of a patient. If so, {how}"
+
+
+def _columns(cases: Sequence[Case]) -> list[tuple[str, list[str]]]:
+    headers = dict.fromkeys(header for case in cases for header in case.extra)
+    used = {case.source for case in cases}
+    columns = [(header, [clean_text(case.extra.get(header, "")) for case in cases]) for header in headers]
+    return [(header, values) for header, values in columns if not _OWN_COLUMNS.fullmatch(header) and not set(values) <= used]
+
+
+def _groups(header: str, values: Sequence[str]) -> bool:
+    stated = [value for value in values if not is_missing(value)]
+    groups = len(set(stated))
+    if groups < _MIN_GROUPS or len(stated) < _MIN_IMAGES * groups or len(stated) < 0.8 * len(values):
+        return False
+    runs = 1 + sum(a != b for a, b in itertools.pairwise(stated))
+    return bool(_IDENTIFIER.search(header) or _IDENTIFIER.search(header.lower())) or runs <= 1.25 * groups
+
+
+def _ids_of_names(cases: Sequence[Case]) -> list[str]:
+    """Returns the id in the name of each file, or its folder; empty if neither groups the images."""
+    paths = [PurePosixPath(case.name) for case in cases]
+    stems = [_SLICE_NUMBER.sub("", path.name.split(".")[0]) for path in paths]
+    ids = [stem if any(map(str.isdigit, stem)) else "" for stem in stems]
+    labels = {clean_text(case.label).casefold() for case in cases}
+    folders = [str(path.parent) if path.parent.name.casefold() not in labels else "" for path in paths]
+    return next((names for names in (ids, folders) if _repeat(names)), [])
+
+
+def _repeat(names: Sequence[str]) -> bool:
+    stated = [name for name in names if name]
+    groups = len(set(stated))
+    return groups >= _MIN_GROUPS and len(stated) >= max(_MIN_IMAGES * groups, 0.8 * len(names))
+
+
+def _count(values: Sequence[str]) -> str:
+    counts = Counter(value for value in values if not is_missing(value))
+    return f"{len(counts)} values for {sum(counts.values())} images"
+
+
+def _is_dicom(case: Case) -> bool:
+    return read_elements_until(case.path, 0x00080018) is not None

@@ -1,0 +1,310 @@
+"""Find the image files of folders and globs. Links are followed, and everything that is skipped is counted."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+from typing import Final
+
+from reslink.errors import InputError
+from reslink.imaging.decode import HEAD_BYTES, detect_image_format, unsupported_format
+from reslink.imaging.limits import FORMATS, open_regular_file
+from reslink.imaging.reading import is_image_name
+from reslink.printable_names import printable
+
+MASK_FOLDERS: Final = frozenset({"mask", "masks"})
+"""Names of folders with lesion masks, which are skipped unless they are given explicitly."""
+
+_SYSTEM_FOLDERS: Final = frozenset(
+    {"__macosx", "system volume information", "lost+found", "#recycle", "#snapshot", "~snapshot", "recycler", "recycled"}
+    | {"network trash folder", "temporary items", "found.000", "__pycache__", "node_modules"}
+)
+"""Folders of operating systems, network storage and archives, in lower case."""
+
+_SYSTEM_PREFIXES: Final = (".", "$", "@")
+"""Hidden folders, ``$RECYCLE.BIN`` of Windows, and ``@eaDir`` or ``@Recycle`` of network storage."""
+
+_MAX_NAMES: Final = 3
+"""Number of skipped files or folders that a note names."""
+
+_log = logging.getLogger(__name__)
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """Lists the image files of some paths.
+
+    Args:
+        paths: Files, folders and globs. Folders are searched recursively through links. Hidden files, folders of the operating
+            system, mask folders, and files that are not images by content or suffix, are skipped; a log record counts them.
+
+    Returns:
+        Each file once, in the given order. Files of a folder are sorted by name; the slices of a DICOM series are sorted by
+        position along their normal and follow the other images.
+
+    Raises:
+        InputError: If a path does not exist, a glob matches nothing, or a folder has no images.
+    """
+    return list(dict.fromkeys(file for given in paths for file in iter_images(given)))
+
+
+def iter_images(given: str | Path) -> Iterator[Path]:
+    """Yields the files that :func:`find_images` lists for one path while it searches, with constant memory.
+
+    Raises:
+        InputError: As for :func:`find_images`. For a folder without images it is raised after the search.
+    """
+    for files in iter_series(given):
+        yield from files
+
+
+def iter_series(given: str | Path) -> Iterator[list[Path]]:
+    """Yields the files of :func:`iter_images`, each by itself, but those of a DICOM series in a folder together.
+
+    Raises:
+        InputError: As for :func:`iter_images`.
+    """
+    paths = _expand_path(given)
+    seen: set[Path] | None = set() if len(paths) > 1 else None  # a glob may match a folder and the files in it
+    searched: list[Path] = []
+    for path in paths:
+        if any(path.is_relative_to(folder) for folder in searched) and path.is_dir():
+            continue
+        searched += [path] if path.is_dir() else []
+        for files in _images_in(path) if path.is_dir() else [[path]]:
+            new = files if seen is None else [file for file in files if file not in seen]
+            if seen is not None:
+                seen.update(new)
+            if new:
+                yield new
+
+
+def is_system_folder(name: str) -> bool:
+    """Returns whether a folder is hidden, or belongs to an operating system, network storage or an archive program."""
+    return name.startswith(_SYSTEM_PREFIXES) or name.casefold() in _SYSTEM_FOLDERS
+
+
+def is_skipped_folder(name: str) -> bool:
+    """Returns whether a search skips a folder: that of a system, or of masks."""
+    return is_system_folder(name) or name.casefold() in MASK_FOLDERS
+
+
+class FolderSearch:
+    """A search for the image files below a folder.
+
+    Links to files and folders are followed. A folder is visited once: a link is skipped if it leads to a folder that was
+    visited, to a folder that is visited under its own name, or to a parent of the searched folder.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._real_root = Path(os.path.realpath(root))
+        self._visited: set[object] = set()
+        self._files: Counter[str] = Counter()
+        self._folders: Counter[str] = Counter()
+        self._named: dict[str, list[str]] = {}
+
+    def walk(self) -> Iterator[list[Path]]:
+        """Yields the visible files of the folder, then of each folder below, sorted by name.
+
+        Raises:
+            OSError: If the searched folder cannot be read. A folder below it is skipped and counted.
+        """
+        waiting = [self.root]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                if not self._visit_first(folder):
+                    continue
+                with os.scandir(folder) as entries:
+                    ordered = sorted(entries, key=lambda entry: entry.name)
+            except OSError:
+                if folder == self.root:
+                    raise
+                self._skip_folder(folder, "unreadable")
+                continue
+            yield [Path(entry.path) for entry in ordered if self._is_candidate(entry)]
+            waiting += [Path(entry.path) for entry in reversed(ordered) if self._is_visited(entry)]
+
+    def is_image(self, path: Path) -> bool:
+        """Returns whether a file is an image by its suffix or content; other files are counted. Most need not be opened."""
+        return is_image_name(path.name) or self.image_format(path) is not None
+
+    def image_format(self, path: Path) -> str | None:
+        """Returns the format of a file by its content; ``broken`` for an image that cannot be read, None for others."""
+        file_format, kind = None, _kind(path.name)
+        try:
+            handle = open_regular_file(path)
+        except InputError as error:
+            if isinstance(error.__cause__, OSError):
+                kind = "unreadable"
+        else:
+            with os.fdopen(handle, "rb") as stream:
+                head = stream.read(HEAD_BYTES)
+                file_format = detect_image_format(head) or ("broken" if unsupported_format(head) else None)
+        if file_format is None:
+            if is_image_name(path.name):
+                return "broken"
+            self.skip_file(path, kind)
+        return file_format
+
+    def skip_file(self, path: Path, kind: str) -> None:
+        """Counts a file as skipped.
+
+        Args:
+            path: The file.
+            kind: Its suffix, or what it is; unreadable files and broken links are also named.
+        """
+        self._files[kind] += 1
+        if kind in ("unreadable", "broken link"):
+            self._name(kind, path)
+
+    def notes(self) -> tuple[str, ...]:
+        """Returns sentences that count what was skipped, without the final period; complete after :meth:`walk`."""
+        notes = []
+        for counts, noun in ((self._files, "file"), (self._folders, "folder")):
+            total = counts.total()
+            if total:
+                ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+                verb = f"{noun} was" if total == 1 else f"{noun}s were"
+                notes.append(f"{total} {verb} skipped: {', '.join(f'{n} {kind}' for kind, n in ordered)}")
+        for kind, names in self._named.items():
+            total = self._files[kind] + self._folders[kind]
+            more = f" and {total - len(names)} more" if total > len(names) else ""
+            notes.append(f"{kind.capitalize()}: {', '.join(names)}{more}")
+        return tuple(notes)
+
+    def log_notes(self) -> None:
+        """Logs the notes as one warning with the name of the folder."""
+        notes = self.notes()
+        if notes:
+            _log.warning("%s: %s.", printable(self.root.name or str(self.root)), ". ".join(notes))
+
+    def _visit_first(self, folder: Path) -> bool:
+        status = folder.stat()
+        key = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+        if key in self._visited:
+            self._folders["linked twice"] += 1
+            return False
+        self._visited.add(key)
+        return True
+
+    def _is_candidate(self, entry: os.DirEntry[str]) -> bool:
+        """Returns whether an entry may be an image; another file is counted."""
+        if _is_folder(entry):
+            return False
+        path = Path(entry.path)
+        if entry.name.startswith("."):
+            self.skip_file(path, "hidden")
+        elif entry.name.upper() == "DICOMDIR":
+            self.skip_file(path, "DICOMDIR")
+        elif os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():  # noqa: PTH113  (as for _is_folder)
+            return True
+        elif _is_broken_link(entry) and is_image_name(entry.name):
+            return True  # reading reports the broken link
+        else:
+            self.skip_file(path, "broken link" if _is_broken_link(entry) else "not a regular file")
+        return False
+
+    def _is_visited(self, entry: os.DirEntry[str]) -> bool:
+        """Returns whether an entry is a folder to visit; another folder is counted."""
+        if not _is_folder(entry):
+            return False
+        if is_skipped_folder(entry.name):
+            self._folders[printable(entry.name)] += 1
+        elif entry.is_symlink() and self._leads_back(entry.path):
+            self._folders["linked twice"] += 1
+        else:
+            return True
+        return False
+
+    def _leads_back(self, link: str) -> bool:
+        """Returns whether a link leads to a parent of the root, or to a folder that is visited under its own name."""
+        target = Path(os.path.realpath(link))
+        if self._real_root.is_relative_to(target):
+            return True
+        inside = target.is_relative_to(self._real_root)
+        return inside and not any(map(is_skipped_folder, target.relative_to(self._real_root).parts))
+
+    def _skip_folder(self, folder: Path, kind: str) -> None:
+        self._folders[kind] += 1
+        self._name(kind, folder)
+
+    def _name(self, kind: str, path: Path) -> None:
+        names = self._named.setdefault(kind, [])
+        if len(names) < _MAX_NAMES:
+            names.append(printable(path.relative_to(self.root).as_posix()))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # A link needs os.path, which returns False for a loop of links; the methods of an entry raise an error.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # noqa: PTH112
+
+
+def _is_broken_link(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110
+
+
+def _kind(name: str) -> str:
+    """Returns how a skipped file is counted: by its suffix, if that looks like one."""
+    suffix = PurePath(name).suffix.casefold()
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else "without a file type"
+
+
+def _expand_path(given: str | Path) -> list[Path]:
+    if os.path.lexists(given):
+        return [Path(given)]
+    # Path.glob does not support absolute globs.
+    matches = sorted(glob.glob(str(given), recursive=True)) if glob.has_magic(str(given)) else []  # noqa: PTH207
+    if not matches:
+        raise InputError(
+            f"{given} does not exist",
+            "A path is a file, a folder or a glob",
+            "Check the path for typing errors",
+        )
+    return [Path(match) for match in matches]
+
+
+def _is_without_pixels(path: Path, search: FolderSearch) -> bool:
+    """Returns whether a DICOM file is a report, a presentation state or the like, which is counted as skipped."""
+    from reslink.imaging.dicom.header import read_elements_until
+    from reslink.imaging.dicom.modality import is_without_pixels
+
+    header = read_elements_until(path, 0x00080016)
+    if header is None or not is_without_pixels(str(header.get("SOPClassUID") or "")):
+        return False
+    search.skip_file(path, "DICOM without pixels")
+    return True
+
+
+def _images_in(folder: Path) -> Iterator[list[Path]]:
+    search, empty = FolderSearch(folder), True
+    try:
+        for paths in search.walk():
+            slices: list[Path] = []
+            for path in paths:
+                file_format = search.image_format(path)
+                if file_format == "DICOM":
+                    slices += [] if _is_without_pixels(path, search) else [path]
+                elif file_format:
+                    empty = False
+                    yield [path]
+            if slices:
+                from reslink.imaging.dicom.series import group_files
+
+                empty = False
+                yield from group_files(slices)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read: {error.strerror or error}", "A folder must be readable", "Check its permissions"
+        ) from error
+    search.log_notes()
+    if empty:
+        raise InputError(f"{folder} has no images", f"The supported formats are {FORMATS}", "Choose a folder with images")

@@ -1,0 +1,138 @@
+"""The prediction for one slice, and the slice on its way to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reslink.bundles.decision.decision import Certainty
+from reslink.imaging.image import Image, SliceFormat, Stated
+from reslink.inference.backends import Pixels
+from reslink.notebook import html_table
+from reslink.printable_names import printable
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one slice, or the error that prevented it.
+
+    Attributes:
+        path: The path of the file, or the name of an image or array in memory.
+        slice: Position in a file with several slices, or of a DICOM file in the series of its folder, from 0; None for others.
+        label: The predicted class; None if there is an error, or if the image is refused: its file states something else than
+            the model is for, or it looks so. ``reasons`` then says why.
+        probability: The probability of ``label``, 0 to 1.
+        probabilities: The probability of each class; their sum is 1.
+        prediction_set: The classes in the conformal prediction set, in the order of the labels; None if the bundle has no
+            prediction sets. The set may be empty.
+        abstain: Whether the model abstains; None if the bundle has neither prediction sets nor an OOD detector. ``label`` is
+            filled in even if the model abstains.
+        reasons: Why the model abstains; empty if it does not, None if ``abstain`` is None.
+        ood_score: Out-of-distribution score: the distance from the calibration images relative to the limit, so that
+            the model abstains above 1. None if the bundle has no OOD detector.
+        error: Why there is no prediction; None if there is one.
+        threshold: With two classes, the lowest probability of the positive (last) class that gives the positive label; None
+            with more classes, or if the most probable class is chosen.
+        certainty: ``clear``, ``uncertain``, ``uncalibrated`` or ``no answer``, see
+            :meth:`reslink.bundles.decision.decision.Decision.certainty`; None if there is an error.
+        notes: What the file does not state and was assumed, see ``Image.notes``.
+    """
+
+    path: str
+    slice: int | None = None
+    label: str | None = None
+    probability: float | None = None
+    probabilities: dict[str, float] | None = None
+    prediction_set: tuple[str, ...] | None = None
+    abstain: bool | None = None
+    reasons: tuple[str, ...] | None = None
+    ood_score: float | None = None
+    error: str | None = None
+    threshold: float | None = None
+    certainty: Certainty | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the image is outside the scope of the model, so that there is no label."""
+        return self.error is None and self.label is None
+
+    def __repr__(self) -> str:
+        name = printable(self.path or "array")
+        source = name if self.slice is None else f"{name} slice {self.slice}"
+        if self.error is not None:
+            return f"Prediction({source}: error {self.error!r})"
+        if self.probability is None:
+            return f"Prediction({source}: refused, {'; '.join(self.reasons or ())})"
+        abstains = f", abstains: {'; '.join(self.reasons or ())}" if self.abstain else ""
+        return f"Prediction({source}: {self.label}, probability {self.probability:.3f}{abstains})"
+
+    def _repr_html_(self) -> str:
+        probabilities = {f"probability of {name}": f"{p:.3f}" for name, p in (self.probabilities or {}).items()}
+        rows = {
+            "file": printable(self.path),
+            "slice": self.slice,
+            "label": self.label,
+            **probabilities,
+            "prediction set": None if self.prediction_set is None else ", ".join(self.prediction_set) or "empty",
+            "threshold": self.threshold,
+            "certainty": self.certainty,
+            "refused" if self.is_refused else "abstains": "; ".join(self.reasons or ()) if self.abstain else None,
+            "OOD score": None if self.ood_score is None else f"{self.ood_score:.3g}",
+            "notes": "; ".join(self.notes) or None,
+            "error": self.error,
+        }
+        return html_table("Prediction", rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the JSON form; it has the key ``slice`` only for files with several slices."""
+        source = {"path": self.path} if self.slice is None else {"path": self.path, "slice": self.slice}
+        return source | {
+            "label": self.label,
+            "probability": self.probability,
+            "probabilities": self.probabilities,
+            "prediction_set": None if self.prediction_set is None else list(self.prediction_set),
+            "abstain": self.abstain,
+            "reasons": None if self.reasons is None else list(self.reasons),
+            "ood_score": self.ood_score,
+            "error": self.error,
+            "threshold": self.threshold,
+            "certainty": self.certainty,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice in the queue: its preprocessed pixels, or its error.
+
+    Attributes:
+        path: The path of the file, or the name of an image or array.
+        index: As ``Prediction.slice``.
+        pixels: (planes, S, S) uint8; None if there is an error.
+        error: Why there are no pixels.
+        image: The slice.
+        notes: As ``Image.notes``.
+        count: Number of slices in the file.
+        folder: The folder or glob that the file was found in; empty for other files.
+        geometry: As ``read_with_geometry`` returns it; empty if it was not read.
+        slice_format: What the slice shares with the others of its series; None if it was not read.
+        head_area: Number of pixels of the head, for slices that may belong to a series; None if it was not measured.
+        stated: What the file states about its content; None does not check the scope of the bundle.
+        refused: Why the slice is not classified, by what its file states; None if it is. It has no pixels then.
+    """
+
+    path: str
+    index: int | None
+    pixels: Pixels | None
+    error: str | None = None
+    image: Image | None = None
+    notes: tuple[str, ...] = ()
+    count: int = 1
+    folder: str = ""
+    geometry: Mapping[str, Any] = field(default_factory=dict)
+    slice_format: SliceFormat | None = None
+    head_area: int | None = None
+    stated: Stated | None = None
+    refused: str | None = None

@@ -1,0 +1,145 @@
+"""Predictions of files and folders with an answer for each series in them: a volume, or the DICOM slices of one series."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, get_args
+
+from reslink.bundles.decision.decision import Decision
+from reslink.errors import check_choice
+from reslink.imaging.dicom.geometry import warn_uneven_spacing
+from reslink.imaging.dicom.series import group_slices
+from reslink.imaging.image import Image, Unit
+from reslink.inference.classifier import Classifier, Source
+from reslink.inference.prediction import Prediction, Slice
+from reslink.inference.series import SeriesPrediction, aggregate_slices, select_slices
+
+SeriesMode = Literal["auto", "each", "only"]
+MODES: Final[tuple[str, ...]] = get_args(SeriesMode)
+
+NO_HEAD: Final = "no slice shows a head"
+
+Member = tuple[Prediction, Slice]
+
+
+@dataclass(frozen=True)
+class SeriesAnswer(Prediction):
+    """The prediction for a whole series, or in ``error`` why there is none.
+
+    ``path`` is the file of a volume, or the folder that contains the slices; ``slice`` is None.
+
+    Attributes:
+        files: The files of the series, ordered by slice position.
+        result: How the slices were combined; None if there is an error.
+    """
+
+    files: tuple[str, ...] = ()
+    result: SeriesPrediction | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the JSON form; it has the key ``series``."""
+        details = {} if self.result is None else self.result.as_dict()
+        shared = super().as_dict()
+        return shared | {"series": {"files": list(self.files)} | {k: v for k, v in details.items() if k not in shared}}
+
+
+def predict_series(
+    classifier: Classifier,
+    sources: Iterable[Source],
+    batch_size: int = 32,
+    *,
+    mode: SeriesMode = "auto",
+    unit: Unit | None = None,
+    keep_images: bool = False,
+) -> Iterator[tuple[Prediction, Image | None]]:
+    """Predicts several sources, and their series by the rule of the HTTP service and the DICOM node.
+
+    The answer for a volume follows its slices. The answers for the DICOM series of a folder follow the slices of the folder,
+    and those for DICOM files that are given one by one come last.
+
+    Args:
+        classifier: The classifier.
+        sources: As for :meth:`Classifier.predict`.
+        batch_size: Number of slices per batch, at least 1.
+        mode: ``each`` gives one prediction per slice; ``auto`` adds one per series; ``only`` leaves out the slices of series.
+        unit: Unit of arrays.
+        keep_images: Whether to yield the slices.
+
+    Returns:
+        A lazy iterator of predictions and slices, as ``Classifier.predict_with_images``; some of them a :class:`SeriesAnswer`.
+
+    Raises:
+        UsageError: If an option is invalid.
+    """
+    check_choice("mode for series", mode, MODES)
+    slices = classifier.predict_slices(sources, batch_size, unit=unit, keep_images=keep_images, measure=mode != "each")
+    if mode == "each":
+        return ((prediction, item.image) for prediction, item in slices)
+    return _with_series(slices, classifier.bundle.decision, only=mode == "only")
+
+
+def _with_series(slices: Iterable[Member], decision: Decision, only: bool) -> Iterator[tuple[Prediction, Image | None]]:
+    waiting: dict[str, list[Member]] = {}  # DICOM slices by the folder that was searched
+    volume: list[Member] = []
+    folder = ""
+    for prediction, item in slices:
+        if item.folder != folder:
+            yield from _answers(waiting.pop(folder, []), decision, only) if folder else ()
+            folder = item.folder
+        positioned = item.count == 1 and item.geometry.get("position") is not None
+        if not only or (item.count == 1 and not positioned):
+            yield prediction, item.image
+        if positioned:
+            waiting.setdefault(folder, []).append((prediction, item if only else replace(item, image=None)))
+        elif item.count > 1:
+            volume.append((prediction, replace(item, image=None)))
+            if len(volume) == item.count:
+                yield _answer(volume, item.path, decision, item.geometry.get("excluded")), None
+                volume = []
+    for members in waiting.values():
+        yield from _answers(members, decision, only)
+
+
+def _answers(members: list[Member], decision: Decision, only: bool) -> Iterator[tuple[Prediction, Image | None]]:
+    """Yields the answer for each DICOM series among some slices; with ``only``, the slices outside a series come first."""
+    series = group_slices([(item.geometry, item.slice_format) for _, item in members])
+    in_series = {i for group in series for i in group.indices}
+    if only:
+        yield from ((prediction, item.image) for i, (prediction, item) in enumerate(members) if i not in in_series)
+    for group in series:
+        slices = [members[i] for i in group.indices]
+        folder = os.path.commonpath([os.path.dirname(item.path) for _, item in slices]) or "."  # noqa: PTH120
+        if group.refusal is None:
+            warn_uneven_spacing(group.gaps, folder)
+        yield _answer(slices, folder, decision, group.refusal), None
+
+
+def _answer(members: list[Member], path: str, decision: Decision, refusal: str | None) -> SeriesAnswer:
+    """Returns the answer for the slices of a series, ordered by position."""
+    files = tuple(dict.fromkeys(item.path for _, item in members))
+    selected = select_slices([item.head_area or 0 for _, item in members])
+    predictions = [prediction for prediction, _ in members]
+    notes = tuple(dict.fromkeys(note for prediction in predictions for note in prediction.notes))
+    if members and all(prediction.is_refused for prediction in predictions):
+        return SeriesAnswer(path, abstain=True, reasons=predictions[0].reasons, certainty="no answer", files=files, notes=notes)
+    if refusal is None and not any(predictions[i].probabilities is not None for i in selected):
+        refusal = next((predictions[i].error for i in selected), None) or NO_HEAD
+    if refusal is not None:
+        error = f"no answer for the series of {len(members)} slices: {refusal}"
+        return SeriesAnswer(path, error=error, files=files, notes=notes)
+    result = aggregate_slices(predictions, decision, selected=selected)
+    return SeriesAnswer(
+        path,
+        label=result.label,
+        probability=result.probability,
+        probabilities=result.probabilities,
+        abstain=result.abstain,
+        reasons=None if result.abstain is None else result.reasons,
+        threshold=decision.threshold,
+        certainty=decision.certainty(list(result.probabilities.values()), result.abstain),
+        notes=notes,
+        files=files,
+        result=result,
+    )

@@ -1,0 +1,110 @@
+"""The scope of a bundle: what it classifies, by what a file states and by the look of an image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reslink.bundles.bundle import Bundle
+from reslink.bundles.scope import Scope
+from reslink.datasets.phantom.cohort import render_slice
+from reslink.datasets.phantom.tissue import Sequence
+from reslink.imaging.image import Image, Stated
+from reslink.imaging.input_statistics import input_statistics
+from reslink.imaging.preprocess import Preprocess
+from reslink.networks.reslink import ResLink
+
+FLAIR = Scope(modality="MR", sequences=("FLAIR",), planes=("axial",))
+
+
+@pytest.mark.parametrize(
+    ("stated", "reason"),
+    [
+        (Stated(), None),
+        (Stated("MR"), None),
+        (Stated("MR", "FLAIR", "axial"), None),
+        (Stated("CT"), "the file is CT, and the model is for axial FLAIR MR of the head"),
+        (Stated("MR", "T1"), "the file is T1, and the model is for axial FLAIR MR of the head"),
+        (Stated("MR", None, "sagittal"), "the slice is sagittal, and the model is for axial FLAIR MR of the head"),
+        (Stated("MR", "FLAIR", "axial", "localizer, not a slice"), "localizer, not a slice"),
+        (Stated("CT", excluded="its header states another part of the body"), "its header states another part of the body"),
+    ],
+)
+def test_a_file_that_states_something_else_is_refused(stated: Stated, reason: str | None) -> None:
+    assert FLAIR.refusal(stated) == reason
+
+
+def test_a_bundle_without_a_modality_refuses_only_what_is_no_slice_of_a_head() -> None:
+    for stated in (Stated("CT"), Stated("MR", "T2", "coronal")):
+        assert Scope().refusal(stated) is None
+    assert Scope().refusal(Stated(excluded="scout, not a slice")) == "scout, not a slice"
+
+
+def statistics(*sequences: Sequence, size: int = 192, patients: int = 3) -> np.ndarray:
+    """Input statistics of pictures of synthetic heads, windowed as pictures are."""
+    rows = []
+    for sequence in sequences:
+        for index in range(1, patients + 1):
+            values = render_slice(7, index, level=15.0, sequence=sequence, size=256).pixels
+            low, high = (0, 80) if sequence == "CT" else np.percentile(values, (1, 99.7))
+            gray = np.clip((values - low) / (high - low), 0, 1) * 255
+            picture = Image(gray.astype(np.float32), "gray", white=255.0)
+            rows.append(Preprocess(size=size).pixels(picture))
+    return input_statistics(np.stack(rows))
+
+
+@pytest.mark.parametrize("size", [96, 192, 224])
+def test_the_look_decides_where_a_file_states_nothing(size: int) -> None:
+    looks = statistics("CT", "T1", "FLAIR", size=size)
+    ct = Scope(modality="CT").refusals([Stated()] * 9, looks)
+    assert ct[:3] == [None] * 3
+    assert set(ct[3:]) == {"it looks like MR, and the model is for CT of the head"}
+    mr = Scope(modality="MR").refusals([Stated()] * 9, looks)
+    assert set(mr[:3]) == {"it looks like CT, and the model is for MR of the head"}
+    assert mr[3:] == [None] * 6
+
+
+def test_what_a_file_states_wins_over_its_look() -> None:
+    looks = statistics("CT", "T1")
+    assert Scope(modality="MR").refusals([Stated("MR")] * 6, looks) == [None] * 6
+    assert Scope(modality="CT").refusals([Stated("MR")] * 6, looks) == [Scope(modality="CT").refusal(Stated("MR"))] * 6
+    assert Scope(modality="CT").refusals([Stated()] * 6, None) == [None] * 6
+    assert Scope().refusals([Stated()] * 6, looks) == [None] * 6
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ([Stated("CT", None, "axial")] * 5, ("CT", (), ("axial",))),
+        ([Stated("MR", "T1", "axial"), Stated("MR", "T2", "axial")], ("MR", ("T1", "T2"), ("axial",))),
+        ([Stated("MR", "T1"), Stated("MR", None, "axial")], ("MR", (), ())),
+        ([Stated("CT"), Stated("MR")], (None, (), ())),
+        ([Stated("CT"), Stated()], (None, (), ())),
+    ],
+)
+def test_training_files_state_the_scope(stated: list[Stated], expected: tuple[object, ...]) -> None:
+    scope = Scope.of_training(stated, None)
+    assert (scope.modality, scope.sequences, scope.planes) == expected
+
+
+def test_the_look_of_training_pictures_gives_the_modality_only_if_they_agree() -> None:
+    ct, mr = statistics("CT"), statistics("T1")
+    assert Scope.of_training([Stated()] * 3, ct).modality == "CT"
+    assert Scope.of_training([Stated()] * 3, mr).source == "recognized in the training images"
+    assert Scope.of_training([Stated()] * 6, np.concatenate([ct, mr])).modality is None
+    assert Scope.of_training([Stated()] * 3, None).modality is None
+    assert Scope.of_training([Stated("MR")] * 3, ct).modality == "MR"
+
+
+def test_a_bundle_keeps_its_scope(bundle: Bundle, network: ResLink, tmp_path: Path) -> None:
+    saved = replace(bundle, scope=FLAIR).save(tmp_path / "bundle", network.state_dict())
+    assert Bundle.load(saved.folder).scope == FLAIR  # type: ignore[arg-type]
+    assert "Images: axial FLAIR MR of the head; others are refused" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "text"), [("ct", "axial CT"), ("mri4", "T1 MR"), ("lgg", "axial FLAIR MR")])
+def test_the_shipped_bundles_state_what_they_are_for(name: str, text: str) -> None:
+    assert str(Bundle.load(name).scope) == f"{text} of the head"

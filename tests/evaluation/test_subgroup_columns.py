@@ -1,0 +1,41 @@
+"""Subgroups from a column of the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
+from reslink.errors import UsageError
+from reslink.evaluation.subgroup_columns import assign_subgroups, check_columns
+from reslink.labels import Labels
+
+
+def cases(values: list[str], column: str = "scanner") -> list[Case]:
+    return [Case(Path(f"/{i}.png"), "Tumor", name=f"{i}.png", extra={column: value}) for i, value in enumerate(values)]
+
+
+def test_many_numbers_are_split_at_their_quartiles() -> None:
+    ages = [f"{age:03d}Y" for age in range(40)] + [""]
+    found = assign_subgroups(cases(ages, "age"), "age")
+    assert list(dict.fromkeys(found)) == [
+        "0 to under 9.75",
+        "9.75 to under 19.5",
+        "19.5 to under 29.25",
+        "29.25 to 39",
+        "not stated",
+    ]
+    assert [found.count(name) for name in dict.fromkeys(found)] == [10, 10, 10, 10, 1]
+
+
+def test_an_unknown_column_is_refused() -> None:
+    manifest = Manifest(tuple(cases(["A", "B"])), Labels(("Healthy", "Tumor")), Path("/"))
+    with pytest.raises(UsageError, match=r"no column 'scaner'.*Did you mean 'scanner'"):
+        check_columns(manifest, ["scaner"])
+    with pytest.raises(UsageError, match=r"patient_id, path and label cannot be used"):
+        check_columns(manifest, ["patient_id"])
+    names = Manifest(tuple(cases([f"name {i}" for i in range(30)])), Labels(("Healthy", "Tumor")), Path("/"))
+    with pytest.raises(UsageError, match=r"has 30 different values, and not all are numbers.*at most 20"):
+        check_columns(names, ["scanner"])

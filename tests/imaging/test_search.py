@@ -1,0 +1,215 @@
+"""Searches find every image once, through links, and count what they skip."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import builders as b
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from pydicom import uid
+
+from reslink.errors import InputError
+from reslink.imaging.reading import read_image
+from reslink.imaging.search import FolderSearch, find_images, is_skipped_folder, iter_images
+
+GRAY = Pillow.new("L", (32, 32), 90)
+PNG = b.saved(GRAY, "PNG")
+
+
+def put(root: Path, *names: str, data: bytes = PNG) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def names(root: Path, searched: Path | None = None) -> list[str]:
+    return [path.relative_to(searched or root).as_posix() for path in find_images([searched or root])]
+
+
+def notes(root: Path) -> tuple[str, ...]:
+    search = FolderSearch(root)
+    for files in search.walk():
+        for path in files:
+            search.is_image(path)
+    return search.notes()
+
+
+def test_images_are_found_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, *(f"{i:02d}.png" for i in range(20)))
+    checked: list[Path] = []
+    detect = FolderSearch.image_format
+    monkeypatch.setattr(FolderSearch, "image_format", lambda self, path: checked.append(path) or detect(self, path))
+    images = iter_images(tmp_path)
+    assert next(images) == tmp_path / "00.png"
+    assert checked == [tmp_path / "00.png"], "the other files are not checked yet"
+    assert [path.name for path in images] == [f"{i:02d}.png" for i in range(1, 20)]
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "00.png").rename(tmp_path / "sub" / "00.png")
+    images = list(iter_images(str(tmp_path / "**")))  # matches the folder, its subfolder, and all files of both
+    assert len(images) == len(set(images)) == 20
+
+
+def test_find_images(tmp_path: Path) -> None:
+    put(tmp_path, "b.png", "a.jpg", "sub/c.bin", ".hidden.png", "sub/.x/d.png")
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "head.NRRD").write_bytes(b"NRRD0004")
+    for ending in ("gif", "heic", "jp2", "mha", "mhd"):
+        (tmp_path / f"other.{ending}").write_bytes(b"GIF89a")
+    (tmp_path / "manifest.csv").write_text("path,label")
+    others = ["other.gif", "other.heic", "other.jp2", "other.mha", "other.mhd"]
+    assert names(tmp_path) == ["a.jpg", "b.png", "broken.png", "head.NRRD", *others, "sub/c.bin"]
+    with pytest.raises(InputError, match=r"head\.NRRD is a file in the format NRRD"):
+        read_image(tmp_path / "head.NRRD")
+    assert [p.name for p in find_images([tmp_path / "b.png", str(tmp_path / "*.png"), tmp_path / "b.png"])] == [
+        "b.png",
+        "broken.png",
+    ]
+    assert [p.name for p in find_images([str(tmp_path / "**" / "c.*")])] == ["c.bin"]
+    with pytest.raises(InputError, match=r"nowhere\.png does not exist"):
+        find_images([tmp_path / "nowhere.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty has no images"):
+        find_images([tmp_path / "empty"])
+
+
+def test_mask_folders_are_skipped_unless_given(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.png", "masks/a.png", "Mask/a.png")
+    assert names(tmp_path) == ["images/a.png"]
+    assert names(tmp_path, tmp_path / "masks") == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("$RECYCLE.BIN", "@eaDir", "@Recycle", "#recycle", "__MACOSX", ".ipynb_checkpoints", "System Volume Information"),
+        *("lost+found", ".Trash-1000", ".git", "Recycler", "MASKS", "__pycache__", "#snapshot"),
+    ],
+)
+def test_folders_of_systems_are_skipped_and_counted(tmp_path: Path, folder: str) -> None:
+    put(tmp_path, "a.png", f"{folder}/b.png", f"sub/{folder}/c.png", "sub/d.png")
+    assert names(tmp_path) == ["a.png", "sub/d.png"]
+    assert notes(tmp_path) == (f"2 folders were skipped: 2 {folder}",)
+
+
+@pytest.mark.parametrize("folder", ["Tumor", "no tumor", "0", "1", "+", "x@y", "trash", "lost", "macosx"])
+def test_other_folders_are_searched(folder: str) -> None:
+    assert not is_skipped_folder(folder)
+
+
+def test_skipped_files_are_counted_by_kind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(tmp_path, "a.png", "a", "scan.img0001", "._a.png", ".DS_Store", "x/.hidden.jpg", "DICOMDIR")
+    put(tmp_path, "a.txt", "b.TXT", "x/c.txt", "README", "Thumbs.db", "a.png:Zone.Identifier", "odd.n o", data=b"text")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    assert names(tmp_path) == ["a", "a.png", "scan.img0001"]
+    assert notes(tmp_path) == (
+        "14 files were skipped: 3 .txt, 3 hidden, 3 without a file type, 2 broken link, 1 .db, 1 DICOMDIR, "
+        "1 not a regular file",
+        "Broken link: gone, loop",
+    )
+    [record] = caplog.records
+    assert record.getMessage() == f"{tmp_path.name}: {'. '.join(notes(tmp_path))}."
+
+
+def test_images_with_any_name_are_found_and_known_names_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "a.png", "b.JPEG", "c.nii.gz", "d", "e.txt", "f.dat")
+    opened: list[str] = []
+    detect = FolderSearch.image_format
+    monkeypatch.setattr(FolderSearch, "image_format", lambda self, path: opened.append(path.name) or detect(self, path))
+    search = FolderSearch(tmp_path)
+    assert [p.name for files in search.walk() for p in files if search.is_image(p)] == [
+        *("a.png", "b.JPEG", "c.nii.gz", "d", "e.txt", "f.dat")
+    ]
+    assert opened == ["d", "e.txt", "f.dat"]
+
+
+def test_a_broken_link_to_an_image_is_reported_by_reading(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("nowhere.png")
+    assert names(tmp_path) == ["a.png"]
+    with pytest.raises(InputError, match=r"a\.png cannot be opened: No such file"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("denied", ["folder", "file"])
+def test_unreadable_files_and_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denied: str) -> None:
+    put(tmp_path, "a.png", "Tumor/P1/b.png", "Tumor/scan")
+    original = {"folder": os.scandir, "file": os.open}[denied]
+
+    def refuse(path: str | Path, *args: object) -> object:
+        if Path(path).name in ("P1", "scan"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *args)
+
+    monkeypatch.setattr(os, original.__name__, refuse)
+    what = "Tumor/P1" if denied == "folder" else "Tumor/scan"
+    assert notes(tmp_path) == (f"1 {denied} was skipped: 1 unreadable", f"Unreadable: {what}")
+
+
+def test_an_unreadable_folder_that_was_given_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"cannot be read: Permission denied\. A folder must be readable\. Check"):
+        find_images([tmp_path])
+
+
+class TestLinks:
+    """``real`` holds the images; ``d`` is searched."""
+
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        put(tmp_path, "real/P1/1.png", "real/P2/2.png", "d/Tumor/0.png")
+        return tmp_path / "d"
+
+    def test_links_to_folders_and_files_are_followed(self, data: Path) -> None:
+        (data / "Tumor" / "P1").symlink_to("../../real/P1")
+        (data / "Tumor" / "2.png").symlink_to(data.parent / "real" / "P2" / "2.png")
+        (data / "Healthy").symlink_to("../real")
+        assert names(data) == ["Healthy/P1/1.png", "Healthy/P2/2.png", "Tumor/0.png", "Tumor/2.png"]
+        assert notes(data) == ("1 folder was skipped: 1 linked twice",), "P1 was found in Healthy"
+
+    def test_the_folder_itself_may_be_a_link(self, data: Path) -> None:
+        (data.parent / "link").symlink_to("d")
+        assert names(data.parent / "link") == ["Tumor/0.png"]
+
+    @pytest.mark.parametrize("target", [".", "..", "../..", "../../real/P1", "/"])
+    def test_loops_end(self, data: Path, target: str) -> None:
+        (data.parent / "real" / "P1" / "back").symlink_to("../..")  # two loops through each other
+        (data / "Tumor" / "loop").symlink_to(target)
+        found = names(data)
+        assert found == (["Tumor/0.png", "Tumor/loop/1.png"] if "real" in target else ["Tumor/0.png"])
+        assert "linked twice" in notes(data)[0]
+
+    def test_a_folder_of_the_search_is_found_under_its_own_name(self, data: Path) -> None:
+        (data / "A").symlink_to("Tumor")  # before the folder, by name
+        (data / "Z").symlink_to("Tumor")
+        assert names(data) == ["Tumor/0.png"]
+        assert notes(data) == ("2 folders were skipped: 2 linked twice",)
+
+    def test_a_link_into_a_hidden_store_is_followed(self, data: Path) -> None:
+        put(data, ".git/annex/x/3.png")
+        (data / "Tumor" / "P3").symlink_to("../.git/annex/x")
+        (data / "Tumor" / "4.png").symlink_to("../.git/annex/x/3.png")
+        assert names(data) == ["Tumor/0.png", "Tumor/4.png", "Tumor/P3/3.png"]
+
+
+def test_dicom_objects_without_pixels_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    classes = (uid.ComprehensiveSRStorage, uid.GrayscaleSoftcopyPresentationStateStorage, uid.EncapsulatedPDFStorage)
+    for number, sop_class in enumerate(classes):
+        report = b.dataset(np.zeros((16, 16), np.uint8), SOPClassUID=sop_class)
+        del report.PixelData
+        (tmp_path / f"{number}.dcm").write_bytes(b.written(report))
+    with pytest.raises(InputError, match="has no images"):
+        find_images([tmp_path])
+    (tmp_path / "slice.dcm").write_bytes(b.written(b.dataset(np.zeros((16, 16), np.uint8))))
+    caplog.clear()
+    assert find_images([tmp_path]) == [tmp_path / "slice.dcm"]
+    assert "3 files were skipped: 3 DICOM without pixels" in caplog.text
+    assert find_images([tmp_path / "0.dcm"]) == [tmp_path / "0.dcm"]  # reading reports it
