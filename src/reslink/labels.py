@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Context, Decimal
 from typing import Final
 
 from reslink.errors import UsageError, suggest
@@ -18,9 +17,12 @@ MISSING: Final = frozenset({"", "nan", "na", "n/a", "n.a.", "#n/a", "<na>", "nat
 RARE: Final = 3
 """A class with fewer cases may be a misspelled name of another class."""
 
-_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?")
-_ENUMERATED = re.compile(r"[ivx]+|.{0,3}|.*\d.*")
-"""Words that differ on purpose: Roman numerals, single letters and abbreviations, and words with digits."""
+_NUMBER = re.compile(r"(?=.*\d)\+?(-?)0*(\d*)(?:[.,](\d*))?")
+_SHORT: Final = 3
+_ROMAN_OR_SHORT = re.compile(rf"[ivx]+|.{{0,{_SHORT}}}")
+"""Two such words differ on purpose: Roman numerals, single letters and abbreviations."""
+_PREFIXES: Final = frozenset({"a", "ab", "an", "bi", "de", "dis", "im", "in", "ir", "mis", "no", "non", "re", "un"})
+"""Beginnings that make another word of a word (normal, abnormal)."""
 
 
 def clean_text(text: str) -> str:
@@ -43,8 +45,9 @@ def spelling_key(text: str) -> str:
     ``Tumor`` and ``tumor``, ``no tumor`` and ``No_Tumor``, ``1`` and ``1.0``, ``P1`` and ``p01`` have the same key.
     """
     plain = unicodedata.normalize("NFKC", clean_text(text)).casefold()
-    if _NUMBER.fullmatch(plain):
-        return str(Decimal(plain.replace(",", ".")).normalize(Context(prec=len(plain) + 1)))
+    if (number := _NUMBER.fullmatch(plain)) is not None:
+        sign, whole, fraction = number.groups(default="")
+        return f"{sign}{whole or '0'}" + (f".{fraction}" if fraction.strip("0") else "")  # 1.10 is not 1.1
     plain = re.sub(r"(?<![\d.,])(\d+)[.,]0+$", r"\1", plain)
     plain = re.sub(r"(?<![\d.,])0+(?=\d)", "", plain)
     plain = re.sub(r"(?<=\d)[\s_-]+(?=\d)", "\0", plain)  # 1-23 is not 12-3
@@ -66,21 +69,36 @@ def misspelled_class(counts: Mapping[str, int]) -> tuple[str, str] | None:
     """
     for rare in sorted((name for name, n in counts.items() if n < RARE), key=lambda name: (counts[name], name)):
         others = [name for name in counts if counts[name] >= counts[rare] and _may_be_typo(rare, name)]
-        near = [name for name in others if _edits(spelling_key(rare), spelling_key(name)) <= 2]
+        near = [name for name in others if _edits(spelling_key(rare), spelling_key(name)) <= _allowed_edits(rare, name)]
         if near:
             return rare, min(near, key=lambda name: (_edits(spelling_key(rare), spelling_key(name)), -counts[name], name))
     return None
 
 
+def _allowed_edits(name: str, other: str) -> int:
+    """Returns how many typing errors two names of the same class can differ by: one if a name is short, otherwise two."""
+    return 1 if min(len(name), len(other)) <= _SHORT else 2
+
+
 def _may_be_typo(name: str, other: str) -> bool:
     """Returns whether two names differ in words, and neither is the other one with a prefix (normal, abnormal)."""
-    if name == other or name.casefold().endswith(other.casefold()) or other.casefold().endswith(name.casefold()):
+    a, b = sorted((name.casefold(), other.casefold()), key=len)
+    if a == b or (b.endswith(a) and _is_prefix(b.removesuffix(a))):
         return False
-    words, others = name.casefold().split(), other.casefold().split()
+    words, others = (re.split(r"[\s_-]+", text) for text in (a, b))
     if len(words) != len(others):
         return not any(char.isdigit() for char in name + other)
     different = [pair for pair in zip(words, others, strict=True) if pair[0] != pair[1]]
-    return not any(_ENUMERATED.fullmatch(word) for pair in different for word in pair)
+    return not any(any(map(str.isdigit, one + two)) or _are_roman_or_short(one, two) for one, two in different)
+
+
+def _is_prefix(text: str) -> bool:
+    """Returns whether a text in front of a name is a word of its own, or a prefix of the language."""
+    return text[-1:] in (" ", "_", "-") or text in _PREFIXES
+
+
+def _are_roman_or_short(*words: str) -> bool:
+    return all(map(_ROMAN_OR_SHORT.fullmatch, words))
 
 
 def _edits(a: str, b: str) -> int:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reslink.api.data_argument import open_manifest, read_patients
 from reslink.datasets.manifest import Manifest
+from reslink.errors import UsageError
 
 
 def test_a_path_is_opened_and_a_manifest_is_returned_unchanged(heads: Path) -> None:
     manifest = open_manifest(heads)
     assert len(manifest) == 28
     assert open_manifest(manifest) is manifest
+
+
+def test_a_unit_is_stated_for_a_manifest_too(heads: Path) -> None:
+    manifest = Manifest.open(heads)
+    stated = replace(manifest, cases=(replace(manifest.cases[0], unit="MR"), *manifest.cases[1:]))
+    units = [case.unit for case in open_manifest(stated, unit="hu").cases]
+    assert units == ["MR", *["HU"] * 27], "a unit of the table stays"
+    with pytest.raises(UsageError, match="The unit 'bogus' is not valid"):
+        open_manifest(manifest, unit="bogus")
+    for option in ("columns", "root"):
+        with pytest.raises(UsageError, match=f"--{option} was given for an opened manifest"):
+            open_manifest(manifest, **{option: "x"})
 
 
 def test_a_note_about_patients_is_logged(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image as Picture
 
@@ -44,3 +45,18 @@ def test_the_images_of_a_folder_are_listed_one_by_one(tmp_path: Path) -> None:
     files, options = _files_of([missing, str(tmp_path / "two"), str(images[2])], Labels(("A", "B")), ExplainOptions())
     assert [str(path) for path in files] == [missing, *map(str, images)]
     assert (options.masks, options.units) == ({}, {})
+
+
+def test_a_table_is_read_with_its_columns_root_and_units(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    names = ["a.npy", "b.npy"]
+    for name in names:
+        np.save(tmp_path / "pictures" / name, np.zeros((8, 8), np.float32))
+    table = tmp_path / "table.csv"
+    table.write_text("first,second,Dx,unit\na.npy,x,A,mr\nb.npy,y,B,hu\n")
+    options = ExplainOptions(columns=["path=first", "label=Dx"], root=tmp_path / "pictures")
+    files, found = _files_of([table], Labels(("A", "B")), options)
+    assert files == [tmp_path / "pictures" / name for name in names]
+    assert found.units == {str(files[0]): "MR", str(files[1]): "HU"}
+    with pytest.raises(UsageError, match="No table was given, but --columns or --root"):
+        _files_of([files[0]], Labels(("A", "B")), options)

@@ -50,7 +50,8 @@ def test_pictures_that_show_no_head_look_like_neither(rng: np.random.Generator) 
 def test_the_detector_is_data_with_the_record_of_its_fit() -> None:
     value = json.loads(FILE.read_text())
     assert {name: entry["modality"] for name, entry in value["record"]["data"].items()} == {
-        "ct": "CT", "ct_ich": "CT", "ct_rsna": "CT", "ct_phe": "CT", "mri4": "MR", "lgg": "MR"
+        "ct": "CT", "ct_ich": "CT", "ct_rsna": "CT", "ct_phe": "CT", "mri4": "MR", "lgg": "MR",
+        "ct_windows": "CT",
     }  # fmt: skip
     assert all(entry["license"] for entry in value["record"]["data"].values())
     assert FILE.stat().st_size < 100_000
@@ -62,3 +63,14 @@ def test_the_detector_is_data_with_the_record_of_its_fit() -> None:
 @pytest.mark.parametrize(("sequence", "modality"), [("CT", "CT"), ("T1", "MR"), ("T2", "MR"), ("FLAIR", "MR")])
 def test_pictures_of_heads(sequence: Sequence, modality: str) -> None:
     assert modality_detector().classify(statistics(sequence)) == [modality] * 3
+
+
+@pytest.mark.parametrize(("width", "center"), [(80, 40), (400, 40), (1800, 400), (2000, 0), (3000, 500)])
+def test_pictures_of_ct_at_any_window(width: int, center: int) -> None:
+    """Heads of other seeds than those of the fit."""
+    looks = []
+    for index in range(1, 5):
+        hu = render_slice(7, index, level=5.0 * index, sequence="CT", size=256).pixels
+        gray = np.rint(np.clip((hu - center) / width + 0.5, 0, 1) * 255)
+        looks.append(Preprocess(size=192).pixels(Image(gray.astype(np.float32), "gray", white=255.0)))
+    assert modality_detector().classify(input_statistics(np.stack(looks))) == ["CT"] * 4

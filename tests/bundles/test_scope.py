@@ -83,6 +83,12 @@ def test_what_a_file_states_wins_over_its_look() -> None:
         ([Stated("MR", "T1"), Stated("MR", None, "axial")], ("MR", (), ())),
         ([Stated("CT"), Stated("MR")], (None, (), ())),
         ([Stated("CT"), Stated()], (None, (), ())),
+        ([Stated("MR", "FLAIR", "axial")] * 999 + [Stated("MR")], ("MR", ("FLAIR",), ("axial",))),
+        ([Stated("MR", "FLAIR", "axial")] * 999 + [Stated("MR", "T1", "coronal")], ("MR", ("FLAIR",), ("axial",))),
+        ([Stated("MR", "FLAIR", "axial")] * 97 + [Stated("MR", "T1", "axial")] * 3, ("MR", ("FLAIR", "T1"), ("axial",))),
+        ([Stated("MR", "FLAIR", "axial")] * 97 + [Stated()] * 3, (None, (), ())),
+        ([Stated("CT", None, "axial")] * 97 + [Stated("CT")] * 3, ("CT", (), ())),
+        ([], (None, (), ())),
     ],
 )
 def test_training_files_state_the_scope(stated: list[Stated], expected: tuple[object, ...]) -> None:
@@ -96,7 +102,10 @@ def test_the_look_of_training_pictures_gives_the_modality_only_if_they_agree() -
     assert Scope.of_training([Stated()] * 3, mr).source == "recognized in the training images"
     assert Scope.of_training([Stated()] * 6, np.concatenate([ct, mr])).modality is None
     assert Scope.of_training([Stated()] * 3, None).modality is None
-    assert Scope.of_training([Stated("MR")] * 3, ct).modality == "MR"
+    assert Scope.of_training([Stated("CT"), *[Stated()] * 99], ct).modality == "CT", "one DICOM among pictures"
+    assert Scope.of_training([Stated("MR"), *[Stated()] * 99], ct).modality == "CT"
+    assert Scope.of_training([*[Stated("MR")] * 9, Stated()], ct).modality is None
+    assert Scope.of_training([*[Stated("MR")] * 9, Stated()], mr).modality == "MR"
 
 
 def test_a_bundle_keeps_its_scope(bundle: Bundle, network: ResLink, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_any_other_folder_needs_no_slash(zoo_with_ct: Path, elsewhere: Path) -> 
     assert zoo.resolve(".") == Path()
 
 
-@pytest.mark.parametrize("written", ["c", "CT", "ctt", "ct1"])
+@pytest.mark.parametrize("written", ["CT", "ctt"])
 def test_a_wrong_name_names_the_nearest(zoo_with_ct: Path, written: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     said = rf"There is no folder {written}, and no shipped.*or the name of a shipped model: ct\. Did you mean 'ct'\?$"

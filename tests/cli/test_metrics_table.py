@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.metrics_table import print_metrics, print_run_summary
+from reslink.cli.metrics_table import print_metrics, print_run_summary, warn_of_refused
 
 
 def estimate(value: float | None, low: float | None, high: float | None, method: str) -> dict[str, Any]:
@@ -51,3 +51,14 @@ def test_a_summary_with_unreadable_files_lists_them_and_ends_with_1(capsys: pyte
     assert ended.value.exit_code == 1
     assert json.loads(out.out) == summary
     assert out.err.splitlines() == ["Warning: a/b.png could not be read and was skipped."]
+
+
+def test_refused_images_are_counted_by_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = {"a.dcm": "the file is CT", "b.dcm": "the file is T1", "c.dcm": "the file is CT"}
+    warn_of_refused(Console(), refused)
+    assert capsys.readouterr().err.splitlines() == [
+        "Warning: 2 images refused and not counted: the file is CT.",
+        "Warning: 1 image refused and not counted: the file is T1.",
+    ]
+    warn_of_refused(Console(verbose=True), refused)
+    assert "b.dcm: the file is T1" in capsys.readouterr().err

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+import reslink
 from reslink.cli.main import app
-from reslink.cli.options import parse_split, threads_from_environment
+from reslink.cli.options import parse_split, parse_unit_option, threads_from_environment
+from reslink.errors import UsageError
 
 
 @pytest.mark.parametrize(("value", "threads"), [("3", 3), ("4,2", 4), ("", None), ("many", None), ("0", None), ("-1", None)])
@@ -45,6 +49,24 @@ def test_every_command_that_reads_a_data_set_takes_columns_and_root() -> None:
 def test_a_split_has_the_spellings_of_data_sets(text: str) -> None:
     assert parse_split(text) == "validation"
     assert (parse_split("all"), parse_split("Testing"), parse_split("training")) == ("all", "test", "train")
+
+
+def test_a_unit_is_parsed_before_the_command_runs() -> None:
+    assert [parse_unit_option(text) for text in ("hu", "HU", "Mr", "grey")] == ["HU", "HU", "MR", "gray"]
+    names = [name for name, command in commands(typer.main.get_command(app)) if any("--unit" in p.opts for p in command.params)]
+    assert {"predict", "explain", "train", "evaluate", "audit", "experiment transfer"} <= {*names}
+    for name in names:
+        result = CliRunner().invoke(app, [*name.split(), "--unit", "foo"])
+        assert result.exit_code == 2, name
+        assert "The unit 'foo' is not valid. The units are HU, MR and gray" in " ".join(
+            result.output.replace("│", " ").split()
+        ), name
+
+
+@pytest.mark.parametrize("function", [reslink.predict, partial(reslink.explain, out="explained")])
+def test_a_function_names_an_unknown_unit_before_it_loads_a_model(function: Any) -> None:
+    with pytest.raises(UsageError, match="The unit 'foo' is not valid"):
+        function("no-such-bundle", "no-such-file.png", unit="foo")
 
 
 def test_an_unknown_split_is_refused() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reslink.datasets.class_folders import cases_of_folder
+from reslink.datasets.case import SPLIT_NAMES
+from reslink.datasets.class_folders import _split_of, cases_of_folder
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 
@@ -63,8 +64,10 @@ def test_non_image_files_are_skipped_and_counted(tmp_path: Path, caplog: pytest.
     assert manifest.notes == (
         "5 files were skipped: 2 hidden, 1 .db, 1 .txt, 1 without a file type",
         "6 folders were skipped: 2 masks, 1 $RECYCLE.BIN, 1 .git, 1 @eaDir, 1 __MACOSX",
+        "No folder is named like a finding; the classes are Masks2, a and b",
     )
-    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path.name}: {'. '.join(manifest.notes)}."]
+    skipped, classes_note = ". ".join(manifest.notes[:2]), manifest.notes[2]
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path.name}: {skipped}.", f"{classes_note}."]
 
 
 def test_images_are_recognized_by_content(tmp_path: Path) -> None:
@@ -103,6 +106,33 @@ class TestLinks:
             (tmp_path / "d" / label / patient).symlink_to(tmp_path / "real" / patient)
         assert read(tmp_path / "d") == ({("Tumor", None): 9, ("Healthy", None): 6}, ())
 
+    @pytest.mark.parametrize(
+        ("link", "target"),
+        [("train", "pool/a"), ("test_set", "pool/a"), ("Valid", "pool"), ("splits/val2017", "../pool/a"), ("test", ".")],
+    )
+    def test_a_split_that_links_to_folders_of_the_data_set_is_refused(self, tmp_path: Path, link: str, target: str) -> None:
+        classes(tmp_path, "pool/a/{Tumor,Healthy}", "pool/b/{Tumor,Healthy}")
+        (tmp_path / link).parent.mkdir(exist_ok=True)
+        (tmp_path / link).symlink_to(target)
+        with pytest.raises(UsageError, match=rf"{link} is a link to a folder that is read under its own name") as caught:
+            cases_of_folder(tmp_path)
+        assert str(tmp_path) not in str(caught.value)
+
+    def test_a_split_that_links_to_a_split_already_visited_is_refused(self, tmp_path: Path) -> None:
+        classes(tmp_path / "d", "train/{Tumor,Healthy}")
+        classes(tmp_path, "real/{Tumor,Healthy}")
+        (tmp_path / "d" / "test").symlink_to("../real")
+        (tmp_path / "d" / "val").symlink_to("../real")
+        with pytest.raises(UsageError, match="val is a link to a folder that is read under its own name"):
+            cases_of_folder(tmp_path / "d")
+
+    def test_splits_may_be_links(self, tmp_path: Path) -> None:
+        classes(tmp_path, "pool/a/{Tumor,Healthy}", "pool/b/{Tumor,Healthy}", n=1)
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / "train").symlink_to("../pool/a")
+        (tmp_path / "d" / "test").symlink_to("../pool/b")
+        assert read(tmp_path / "d") == ({(name, part): 1 for name in ("Tumor", "Healthy") for part in ("train", "test")}, ())
+
     def test_a_class_linked_under_another_name_is_counted_once(self, tmp_path: Path) -> None:
         classes(tmp_path, "{Tumor,Healthy}")
         (tmp_path / "Cancer").symlink_to("Tumor")
@@ -140,10 +170,10 @@ class TestSplits:
 
     @pytest.mark.parametrize("other", ["runs/classify/train", "weights", "extra", "runs/exp", "Results/figures"])
     def test_other_folders_beside_splits_are_skipped_and_named(self, tmp_path: Path, other: str) -> None:
-        classes(tmp_path, "Training/{a,b}", "Testing/{a,b}", other)
+        classes(tmp_path, "Training/{yes,no}", "Testing/{yes,no}", other)
         put(tmp_path, "logo.png", "Training/x.png", "logs/log.txt")
         counts, notes = read(tmp_path)
-        assert counts == {(label, split): 3 for label in "ab" for split in ("train", "test")}
+        assert counts == {(label, split): 3 for label in ("yes", "no") for split in ("train", "test")}
         name = other.split("/")[0]
         assert notes == (
             "1 file was skipped: 1 .txt",
@@ -187,8 +217,8 @@ class TestSplits:
             Manifest.open(tmp_path)
 
     def test_a_class_that_a_split_lacks_is_named(self, tmp_path: Path) -> None:
-        classes(tmp_path, "train/{a,b,c}", "test/{a,b}")
-        assert read(tmp_path)[1] == ("The test split has no image of c",)
+        classes(tmp_path, "train/{a,b,tumor}", "test/{a,b}")
+        assert read(tmp_path)[1] == ("The test split has no image of tumor",)
 
 
 def _other(names: str) -> list[str]:
@@ -214,7 +244,7 @@ class TestWrappers:
         put(tmp_path, "d/__MACOSX/x.png", "d/runs/y.txt")
         counts, notes = read(tmp_path / "d")
         assert counts == read(expected)[0]
-        assert notes[-1] == f"The class folders are in {wrapper}"
+        assert f"The class folders are in {wrapper}" in notes
         assert all(case.name.startswith(wrapper) for case in Manifest.open(tmp_path / "d").cases)
 
     def test_the_only_class_is_not_a_wrapper(self, tmp_path: Path) -> None:
@@ -313,6 +343,39 @@ class TestNotClasses:
         with pytest.raises(UsageError, match=rf"The {len(names)} folders in .* look like patients.*column.* patient_id"):
             Manifest.open(tmp_path)
 
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ["class01", "class02"],
+            ["Class_01", "Class_02", "Class_03"],
+            ["grade-01", "grade-02"],
+            ["label 10", "label 11"],
+            [f"type{i:02}" for i in range(25)],
+        ],
+    )
+    def test_numbered_classes_are_no_patients(self, tmp_path: Path, names: list[str]) -> None:
+        found, notes = read(classes(tmp_path, *names))
+        assert sorted(label for label, _ in found) == sorted(names)
+        assert len(notes) == 1
+
+    @pytest.mark.parametrize(
+        ("folders", "shown"),
+        [
+            (["hospital_{a,b}"], "hospital_a and hospital_b"),
+            (["day{1,2}"], "day1 and day2"),
+            (["{CT,MR}"], "CT and MR"),
+            (["train/scanner_{1,2}", "test/scanner_{1,2}"], "scanner_1 and scanner_2"),
+            (["site_{1,2}/train", "site_{1,2}/test"], "site_1 and site_2"),
+            (["{0,1,2,3,4,5}"], "0, 1, 2, 3 and 2 more"),
+        ],
+    )
+    def test_classes_that_name_no_finding_are_noted(self, tmp_path: Path, folders: list[str], shown: str) -> None:
+        assert read(classes(tmp_path, *folders))[1] == (f"No folder is named like a finding; the classes are {shown}",)
+
+    @pytest.mark.parametrize("folders", [["{yes,no}"], ["tumor", "other"], ["train/{glioma,x}", "test/{glioma,x}"]])
+    def test_classes_that_name_a_finding_need_no_note(self, tmp_path: Path, folders: list[str]) -> None:
+        assert read(classes(tmp_path, *folders))[1] == ()
+
     def test_many_classes_with_many_images_are_fine(self, tmp_path: Path) -> None:
         classes(tmp_path, *(f"{chr(97 + i)} T1" for i in range(22)), n=12)
         assert len(Manifest.open(tmp_path).labels) == 22
@@ -371,3 +434,7 @@ def test_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere does not exist\. DATA is a folder of class folders"):
         Manifest.open(tmp_path / "nowhere")
+
+
+def test_every_word_for_a_split_names_a_split_folder() -> None:
+    assert {name: _split_of(f"{name}_set") for name in SPLIT_NAMES} == SPLIT_NAMES

@@ -56,6 +56,23 @@ def test_the_cells_must_fit_the_role(headers: str, cells: list[str], role: str, 
     assert find_columns(table(headers, *rows), {}).headers.get(role) == header  # type: ignore[call-overload]
 
 
+@pytest.mark.parametrize(
+    ("header", "cells", "shown"),
+    [
+        ("patient", ["0", "1", "0"], "'0', '1'"),
+        ("Case", ["case", "control", ""], "'case', 'control'"),
+        ("pid", ["", "", ""], "nothing"),
+    ],
+)
+def test_a_column_named_like_patients_that_is_not_used_is_named(header: str, cells: list[str], shown: str) -> None:
+    rows = [f"{i}.png,a,{cell},{i}" for i, cell in enumerate(cells)]
+    assert find_columns(table(f"path,label,{header},age", *rows), {}).notes == (
+        f"The column {header!r} of t.csv is not used as patient_id: it holds {shown}",
+    )
+    assert find_columns(table(f"path,label,{header},MRN", *rows), {}).notes == ()  # the patients are in another column
+    assert find_columns(table(f"path,label,{header},age", *rows), {"patient_id": ""}).notes == ()
+
+
 def test_a_split_in_other_words_is_refused_later_and_not_ignored() -> None:
     assert find_columns(table("path,label,split", "1.png,a,x"), {}).headers["split"] == "split"
 

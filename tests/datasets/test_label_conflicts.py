@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reslink.datasets.case import Case
-from reslink.datasets.label_conflicts import check_label_conflicts, hash_same_sizes, label_conflicts
+from reslink.datasets.label_conflicts import check_label_conflicts, label_conflicts
 from reslink.datasets.near_duplicates.groups import DuplicatePair
 from reslink.errors import CheckFailedError
 
@@ -58,17 +58,3 @@ def test_the_message_has_the_number_and_names_some_pairs() -> None:
     )
     assert "--allow-conflicts" in caught.value.next_step
     check_label_conflicts(cases, [])
-
-
-def test_only_files_of_the_same_size_and_other_labels_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = []
-    for name, label, content in (("a", "A", "xx"), ("b", "B", "xx"), ("c", "B", "yy"), ("d", "A", "long"), ("e", "A", "long")):
-        (tmp_path / name).write_text(content)
-        cases.append(Case(tmp_path / name, label, name=name))
-    cases.append(Case(tmp_path / "gone", "B", name="gone"))
-    read: list[str] = []
-    original = Path.open
-    monkeypatch.setattr(Path, "open", lambda self, *args, **kwargs: read.append(self.name) or original(self, *args, **kwargs))
-    hashes = hash_same_sizes(cases)
-    assert label_conflicts(cases, (), hashes) == [[0, 1]]
-    assert (hashes[3:], sorted(read)) == (["d", "e", "gone"], ["a", "b", "c"])

@@ -226,7 +226,7 @@ class TestColumns:
         assert manifest.cases[2].extra == {"fold": "2", "set": "x"}
         assert "'set' of manifest.csv is not used as split: it holds 'x'" in "\n".join(manifest.notes)
 
-    @pytest.mark.parametrize(("cell", "unit"), [("HU", "hu"), ("mr", "mr"), ("grey", "gray"), ("Gray", "gray"), ("", None)])
+    @pytest.mark.parametrize(("cell", "unit"), [("HU", "HU"), ("mr", "MR"), ("grey", "gray"), ("Gray", "gray"), ("", None)])
     def test_source_and_unit(self, twelve: Path, cell: str, unit: str | None) -> None:
         text = rows("path,label,patient_id").splitlines()
         lines = [f"{text[0]},Hospital,unit", *(f"{line},north,{'mr' if i else cell}" for i, line in enumerate(text[1:]))]

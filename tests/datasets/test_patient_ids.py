@@ -140,6 +140,18 @@ class TestCases:
         assert patients(found) == ["dicom-a", "dicom-b", "dicom-b"]
         assert shared.replace("_", " ") in note.unused
 
+    @pytest.mark.parametrize("shared", ["study", "series", "frame_of_reference"])
+    def test_a_uid_that_is_not_used_names_no_patient(self, shared: str) -> None:
+        headers = [HeaderPatient(name, **{shared: "u"}) for name in ("a", "b", "", "")]
+        found, note = add_header_patients(cases(None, None, None, None), headers)
+        assert shared.replace("_", " ") in note.unused
+        assert patients(found) == ["dicom-a", "dicom-b", None, None]
+
+    def test_another_uid_names_the_patient_if_the_study_is_not_used(self) -> None:
+        headers = [HeaderPatient(name, "u", series) for name, series in [("a", "x"), ("b", "y"), ("", "z"), ("", "z")]]
+        found, _ = add_header_patients(cases(None, None, None, None), headers)
+        assert patients(found) == ["dicom-a", "dicom-b", "dicom-z", "dicom-z"]
+
     @pytest.mark.parametrize(
         ("headers", "used"),
         [

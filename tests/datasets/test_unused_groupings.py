@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,17 +89,35 @@ def test_running_numbers_are_no_ids(name: Callable[[int], str]) -> None:
     assert unused_grouping(cases(name=name)) == ""
 
 
+def with_patients(rows: list[Case], n: int) -> list[Case]:
+    """Returns the cases, of which the first n state a patient."""
+    return [replace(case, patient_id=f"p{i}") if i < n else case for i, case in enumerate(rows)]
+
+
+@pytest.mark.parametrize("n", [1, 8, 24])
+def test_a_few_stated_patients_do_not_end_the_search(n: int) -> None:
+    sentence = unused_grouping(with_patients(cases(study_uid=lambda i: i // 4), n))
+    assert sentence.startswith(f"{40 - n} of 40 images state no patient, but the column 'study_uid' (")
+    assert "complete the column patient_id" in sentence
+    sentence = unused_grouping(with_patients(cases(name=lambda i: f"P{i // 4:03}_slice{i % 4}.png"), n))
+    assert f"{40 - n} of 40 images state no patient, but file names such as P{n // 4:03}_slice{n % 4}.png (" in sentence
+
+
+def test_images_without_a_patient_are_counted_although_nothing_groups_them() -> None:
+    sentence = unused_grouping(with_patients(cases(), 38))
+    assert sentence == "2 of 40 images state no patient; each of them counts as a patient of its own"
+
+
 def test_stated_patients_end_the_search() -> None:
-    grouped = cases(study_uid=lambda i: i // 4)
-    assert unused_grouping([*grouped[:-1], Case(Path("/x"), "a", "p1", extra=grouped[0].extra)]) == ""
+    assert unused_grouping(with_patients(cases(study_uid=lambda i: i // 4), 40)) == ""
 
 
 def test_it_is_a_warning_of_every_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for i in range(24):
-        path = tmp_path / "ab"[i % 2] / f"P{i // 4:02}_{i % 4}.png"
+        path = tmp_path / ("no", "yes")[i % 2] / f"P{i // 4:02}_{i % 4}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
     manifest = Manifest.open(tmp_path)
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert record.getMessage() == f"{manifest.notes[-1]}."
-    assert "file names such as a/P00_0.png (6 values for 24 images) may group the images of a patient" in record.getMessage()
+    assert "file names such as no/P00_0.png (6 values for 24 images) may group the images of a patient" in record.getMessage()

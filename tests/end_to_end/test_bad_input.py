@@ -15,6 +15,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from typer.testing import Result
 
+from reslink.bundles.record import SCHEMA_VERSION
+
 Invoke = Callable[..., Result]
 
 
@@ -79,7 +81,7 @@ def test_two_classes_equal_but_for_case(cohort: Path, tmp_path: Path, train: Inv
     labels = ("Tumor", "tumor", "Tumor", "tumor")
     rows = [f"{name},{label}" for name, label in zip(names, labels, strict=True)]
     (tmp_path / "manifest.csv").write_text("\n".join(["path,label", *rows]))
-    refused(train(tmp_path, "--out", tmp_path / "run"), 2, "'Tumor'", "'tumor'", "case", "Rename one of them")
+    refused(train(tmp_path, "--out", tmp_path / "run"), 2, "'Tumor'", "'tumor'", "case", "rename one of them")
 
 
 def test_an_unreadable_image_among_good_ones(bundle: Path, images: list[Path], tmp_path: Path, invoke: Invoke) -> None:
@@ -156,7 +158,13 @@ def test_a_bundle_of_a_newer_version(bundle: Path, images: list[Path], tmp_path:
     shutil.copytree(bundle, tmp_path / "newer")
     record = json.loads((bundle / "bundle.json").read_text()) | {"schema_version": 99}
     (tmp_path / "newer" / "bundle.json").write_text(json.dumps(record))
-    refused(invoke("predict", tmp_path / "newer", images[0]), 2, "schema version 99", "schema version 4", "Update reslink")
+    refused(
+        invoke("predict", tmp_path / "newer", images[0]),
+        2,
+        "schema version 99",
+        f"schema version {SCHEMA_VERSION}",
+        "Update reslink",
+    )
 
 
 def test_a_label_that_the_bundle_does_not_know(bundle: Path, classes: Path, tmp_path: Path, invoke: Invoke) -> None:

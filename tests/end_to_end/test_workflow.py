@@ -106,6 +106,9 @@ def test_predict_json(bundle: Path, images: list[Path], invoke: Invoke) -> None:
             "reasons",
             "ood_score",
             "error",
+            "threshold",
+            "certainty",
+            "notes",
         ]
         assert list(row["probabilities"]) == ["Healthy", "Tumor"]
         assert sum(row["probabilities"].values()) == pytest.approx(1)

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.fingerprints import TrainingImages
+from reslink.bundles.scope import Scope
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.fingerprints import make_fingerprints
 from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
-from reslink.errors import BundleError, UsageError
+from reslink.errors import BundleError, InputError, UsageError
 from reslink.evaluation.calibrate import calibrate_bundle
 from reslink.evaluation.cases import RunOptions
 from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
@@ -320,3 +321,34 @@ def test_the_command(bundle, data, tmp_path):
     tried = CliRunner().invoke(app, ["predict", str(out), str(data / "70.png"), str(data / "71.png"), "--json"])
     assert tried.exit_code == 0
     assert json.loads(tried.stdout.splitlines()[0])["ood_score"] is not None
+
+
+def test_images_outside_the_scope_do_not_fit_the_decision(bundle, data, tmp_path):
+    limited = replace(Bundle.load(bundle), scope=Scope(modality="CT")).save(
+        tmp_path / "limited", Bundle.load(bundle).network().state_dict()
+    )
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    rows = list(csv.DictReader((root / "manifest.csv").read_text().splitlines()))[:60]
+    for i, row in enumerate(rows):
+        gray = np.asarray(Picture.open(root / row["path"]), np.float32)
+        row["path"], row["unit"] = f"{i:02d}.npy", "mr" if i < 12 else "hu"
+        np.save(root / row["path"], gray if i < 12 else np.where(gray > 0, gray / 4, -1000))
+
+    def calibrated_on(rows, name):
+        with (root / "manifest.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        return calibrate_bundle(limited.folder, Manifest.open(root), tmp_path / name, options=RunOptions(device="cpu"))
+
+    found, without = calibrated_on(rows, "with"), calibrated_on(rows[12:], "without")
+    reason = "the file is MR, and the model is for CT of the head"
+    assert (found["n"], found["n_refused"]) == (48, 12)
+    assert found["refused"] == {f"{i:02d}.npy": reason for i in range(12)}
+    assert (without["n"], without["refused"]) == (48, {})
+    assert found["decision"]["temperature"] == without["decision"]["temperature"]
+    assert found["decision"]["fitted_on"]["counts"] == without["decision"]["fitted_on"]["counts"]
+    with pytest.raises(InputError, match=f"All 12 images are refused; the first: {reason}"):
+        calibrated_on(rows[:12], "none")
+    assert not (tmp_path / "none").exists()

@@ -13,12 +13,16 @@ from reslink.bundles.decision.decision import Decision
 from reslink.bundles.scope import Scope
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, StorageError, UsageError
+from reslink.evaluation.compare import ModelEvaluation, compare
 from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle, evaluate_cases
 from reslink.imaging.preprocess import Preprocess
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.networks.reslink import ResLinkConfig, build_network
+from reslink.reports.run.flow_diagram import case_flow
+from reslink.reports.run.page import evaluation_report
+from reslink.reports.run.run_folder import read_run
 
 LABELS = Labels(("Healthy", "Tumor"))
 
@@ -198,17 +202,46 @@ def test_a_folder_that_cannot_be_written_is_reported(bundle, data, tmp_path):
         evaluate_bundle(bundle, Manifest.open(data), tmp_path / "file" / "out", EvaluationOptions(device="cpu"))
 
 
-def test_images_outside_the_scope_count_as_abstained_with_the_reason(bundle, data, tmp_path):
+def test_images_outside_the_scope_are_refused_and_not_counted(bundle, data, tmp_path):
     limited = replace(Bundle.load(bundle), scope=Scope(modality="MR"))
     limited = limited.with_decision(limited.decision, tmp_path / "limited")
     rows = [[f"{i:02d}.npy", LABELS.names[i % 2], f"p{i}", "", "test"] for i in range(20)]
     for name, *_ in rows:
         gray = np.asarray(Picture.open((data / name).with_suffix(".png")), np.float32)
-        np.save(data / name, np.where(gray > 0, gray / 4, -1000))
-    write_manifest(data, rows)
+        np.save(data / name, np.where(gray > 0, gray / 4, -1000) if name < "08" else gray * 3.3)  # CT, then MR
+    units = ["" if name < "08" else "mr" for name, *_ in rows]
+    with (data / "manifest.csv").open("w", newline="") as stream:
+        table = [["path", "label", "unit"], *([name, label, unit] for (name, label, *_), unit in zip(rows, units, strict=True))]
+        csv.writer(stream).writerows(table)
     result = evaluate_bundle(limited, Manifest.open(data, labels=LABELS), tmp_path / "out", EvaluationOptions())
     reason = "the file is CT, and the model is for MR of the head"
-    assert result["selective"]["reasons"] == {reason: 20}
-    assert result["selective"]["n_abstained"] == 20
+    assert (result["n"], result["n_refused"], result["n_failed"]) == (12, 8, 0)
+    assert result["refused"] == {f"{i:02d}.npy": reason for i in range(8)}
+    assert np.sum(result["confusion_matrix"]["counts"]) == result["metrics"]["accuracy"]["n"] == 12
+    assert result["selective"]["n_abstained"] == 0
+    table = {row["sample_id"]: row for row in read_csv(tmp_path / "out" / "predictions.csv")}
+    assert len(table) == 20
+    classifier = Classifier(limited)
+    for (name, *_), unit in zip(rows, units, strict=True):
+        [one], row = classifier.predict(data / name, unit=unit or None), table[name]
+        assert row["prediction"] == (one.label or "")
+        if one.is_refused:
+            empty = ("logit", "prob", "prediction", "p_Healthy", "p_Tumor", "prediction_set", "ood_score")
+            assert [row[key] for key in empty] == [""] * 7
+            assert (row["abstain"], row["reasons"]) == ("true", reason)
+    answered = [row for row in table.values() if row["prediction"]]
+    right = np.mean([row["label"] == row["prediction"] for row in answered])
+    assert result["metrics"]["accuracy"]["estimate"] == pytest.approx(right)
+    page = evaluation_report(tmp_path / "out").read_text()
+    assert f"8 more were refused, because the model is not for them ({reason})" in page
+    steps = [(step.n_images, step.detail) for step in case_flow(read_run(tmp_path / "out")) if "scope" in step.title]
+    assert steps == [(8, reason)]
     plain = evaluate_bundle(bundle, Manifest.open(data, labels=LABELS), tmp_path / "plain", EvaluationOptions())
-    assert reason not in json.dumps(plain)
+    assert (plain["n"], plain["refused"]) == (20, {})
+    models = [ModelEvaluation.read(name, tmp_path / name) for name in ("out", "plain")]
+    assert compare(models)["n"] == 12
+    assert models[0].exclusion_reasons()["00.npy"] == reason
+    write_manifest(data, rows[:8])
+    with pytest.raises(InputError, match=f"All 8 images are refused; the first: {reason}. The model is for MR of the head"):
+        evaluate_bundle(limited, Manifest.open(data, labels=LABELS), tmp_path / "none", EvaluationOptions())
+    assert not (tmp_path / "none" / "evaluation.json").exists()

@@ -39,3 +39,20 @@ def test_an_unknown_column_is_refused() -> None:
     names = Manifest(tuple(cases([f"name {i}" for i in range(30)])), Labels(("Healthy", "Tumor")), Path("/"))
     with pytest.raises(UsageError, match=r"has 30 different values, and not all are numbers.*at most 20"):
         check_columns(names, ["scanner"])
+
+
+@pytest.mark.parametrize("header", ["hospital", "Site", "source"])
+def test_the_source_is_a_subgroup_whatever_its_column_is_called(tmp_path: Path, header: str) -> None:
+    rows = [f"{i}.png,{'ab'[i % 2]},{site}" for i, site in enumerate(["north", "south", "", "north"])]
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(b"x")
+    (tmp_path / "manifest.csv").write_text("\n".join([f"path,label,{header}", *rows]))
+    manifest = Manifest.open(tmp_path)
+    check_columns(manifest, ["source", header])
+    assert assign_subgroups(manifest.cases, "source") == ["north", "south", "not stated", "north"]
+    assert assign_subgroups(manifest.cases, header) == ["north", "south", "not stated", "north"]
+
+
+def test_without_a_source_it_is_no_subgroup() -> None:
+    with pytest.raises(UsageError, match=r"no column 'source'.*Subgroup columns are split, scanner;"):
+        assign_subgroups(cases(["A", "B"]), "source")

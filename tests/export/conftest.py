@@ -108,6 +108,8 @@ def check_export(saved: Bundle, heads: Inputs, tmp_path: Path) -> Callable[[str,
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
         assert all(sha256(tmp_path / "out" / name) == entry["sha256"] for name, entry in manifest["files"].items())
         assert manifest["labels"] == ["Healthy", "Tumor"]
+        assert manifest["scope"] == saved.scope.model_dump(mode="json")
+        assert "refusal of images outside the scope" in manifest["not_exported"]
         assert manifest["opset"] == (18 if form in ("onnx", "openvino") else None)
         assert set(manifest["steps"]) == {*report["files"]}
         assert "research use only" in manifest["research_use_only"].lower()

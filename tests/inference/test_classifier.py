@@ -97,6 +97,19 @@ def test_predictions_are_streamed(classifier, pictures, tmp_path):
     assert len(taken) == 3, "a batch is read, no more"
 
 
+def test_errors_count_for_the_size_of_a_batch(classifier, pictures, tmp_path):
+    """One readable slice must not hold any number of errors back."""
+    taken = []
+
+    def sources():
+        for path in (pictures[0], *[tmp_path / "absent.png"] * 50):
+            taken.append(path)
+            yield path
+
+    assert next(classifier.predict(sources(), batch_size=4)).error is None
+    assert len(taken) == 4
+
+
 def test_a_volume_gives_one_prediction_per_slice(classifier, pictures, tmp_path):
     volume = np.stack([read_image(path).pixels for path in pictures[:3]]).astype(np.uint8)
     np.save(tmp_path / "volume.npy", volume)

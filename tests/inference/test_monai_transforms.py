@@ -1,5 +1,7 @@
 """The transforms, alone and in MONAI's Compose, give the same results as the classifier."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,13 @@ def test_wrong_arguments_are_refused(folder, tmp_path):
         step({"image": tmp_path / "no.png"})
     with pytest.raises(InputError, match="not finite"):
         ResLinkDecisiond("pred", folder)({"pred": np.array([np.nan, 0])})
+
+
+def test_a_file_is_read_with_the_unit_as_an_array_is(tmp_path: Path) -> None:
+    values = np.zeros((64, 64), np.float32)
+    values[16:48, 16:48] = np.linspace(-300, 1500, 32)
+    np.save(tmp_path / "a.npy", values)
+    for unit in ("HU", "MR", "gray"):
+        transform = ResLinkPreprocessd("image", bundle="ct", unit=unit)
+        of_file, of_array = (transform({"image": image})["image"] for image in (str(tmp_path / "a.npy"), values))
+        np.testing.assert_array_equal(of_file, of_array)

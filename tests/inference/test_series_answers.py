@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_a_series_in_a_folder_is_ordered_numbered_and_answered(classifier, tmp_p
 def test_the_answer_is_that_of_the_dicom_node(classifier, tmp_path):
     from reslink.serving.dicom.series import read_head_series
 
-    write_series(tmp_path / "s", positions=[float(z) for z in range(0, 70, 5)])
+    write_series(tmp_path / "s", positions=[float(z) for z in range(0, 70, 5)], StudyInstanceUID=generate_uid())
     [answer] = run(classifier, tmp_path / "s", mode="only")
     series = read_head_series(tmp_path / "s")
     slices = [prediction for image in series.slices for prediction in classifier.predict(image)]
@@ -169,3 +170,23 @@ def test_slices_that_do_not_show_the_head_are_not_averaged(classifier, tmp_path)
 def test_an_unknown_mode_is_refused(classifier):
     with pytest.raises(UsageError, match="no mode for series 'al'"):
         predict_series(classifier, [], mode="al")
+
+
+def test_only_series_keep_no_images_in_memory(classifier, tmp_path, monkeypatch):
+    write_series(tmp_path / "s")
+    write_series(tmp_path / "s" / "z", positions=(0.0,))
+    alive, images, predict_slices = [], [], classifier.predict_slices
+
+    def watched(*args, **options):
+        for member in predict_slices(*args, **options):
+            images.append(weakref.ref(member[1].image))
+            yield member
+            del member
+            alive.append(sum(image() is not None for image in images))
+
+    monkeypatch.setattr(classifier, "predict_slices", watched)
+    stream = predict_series(classifier, [tmp_path / "s"], batch_size=1, mode="only", keep_images=True)
+    answers = [(Path(prediction.path).name, image is not None) for prediction, image in stream]
+    assert answers == [("0.dcm", True), ("s", False)], "a slice outside a series keeps its image"
+    assert len(alive) == 6
+    assert max(alive) <= 3

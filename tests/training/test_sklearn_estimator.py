@@ -13,7 +13,11 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.utils import get_tags
 
+from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, UsageError
+from reslink.imaging.formats.numpy_array import image_from_array
+from reslink.imaging.image import Unit
+from reslink.imaging.reading import read_image
 from reslink.training.sklearn_estimator import ResLinkClassifier
 
 SETTINGS = {
@@ -113,8 +117,6 @@ def test_wrong_input_is_named(fitted: ResLinkClassifier) -> None:
         fitted.predict(images[0])
     with pytest.raises(UsageError, match="float64 was given without a unit"):
         plain.fit(images.astype(float), ill)
-    with pytest.raises(UsageError, match="unit of an array is HU, but a file with its values would be read as MR"):
-        ResLinkClassifier(settings=SETTINGS, unit="HU").fit(images.astype(float), ill)
     with pytest.raises(UsageError, match=r"trainer\.epoch is not a setting.*'trainer\.epochs'"):
         ResLinkClassifier(settings={"trainer.epoch": 1}).fit(images, ill)
     with pytest.raises(InputError, match=r"no\.png does not exist"):
@@ -137,3 +139,29 @@ def test_a_path_to_several_files_is_refused(fitted: ResLinkClassifier, tmp_path:
                 ask([tmp_path / "0.png", several])
     Image.fromarray(images[0]).save(tmp_path / "[0].png")
     assert fitted.predict([tmp_path / "[0].png", str(tmp_path / "1.png")]).shape == (2,)
+
+
+@pytest.mark.parametrize("unit", ["HU", "MR", "gray"])
+@pytest.mark.parametrize(("low", "dtype"), [(0, np.float64), (-1000, np.float32), (0, np.uint16), (0, np.uint8)])
+def test_fit_reads_arrays_as_predict_does(unit: Unit, low: int, dtype: type, tmp_path: Path, monkeypatch) -> None:
+    """The histograms of these arrays say something else than most of the units."""
+    arrays = np.where(drawn(4)[0] > 0, drawn(4)[0] // 3, low).astype(dtype)
+    opened: list[Manifest] = []
+
+    def stop(manifest: Manifest, *_: object, **__: object) -> None:
+        opened.append(manifest)
+        for case, array in zip(manifest.cases, arrays, strict=True):
+            read, expected = read_image(case.path, case.unit), image_from_array(array, unit)
+            assert (read.unit, read.modality, read.white) == (unit, expected.modality, expected.white)
+            np.testing.assert_array_equal(read.pixels, expected.pixels)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reslink.training.sklearn_estimator.train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ResLinkClassifier(settings=SETTINGS, unit=unit).fit(arrays, [0, 0, 1, 1], groups=list("abcd"))
+    assert [case.patient_id for case in opened[0].cases] == list("abcd")
+    path = tmp_path / "values.npy"
+    np.save(path, arrays[0].astype(np.float32) if unit == "HU" else arrays[0])
+    with pytest.raises(KeyboardInterrupt):
+        ResLinkClassifier(settings=SETTINGS, unit=unit).fit([path, *arrays[1:]], [0, 0, 1, 1])
+    assert opened[1].cases[0].unit == unit, "files get the unit, as in predict"

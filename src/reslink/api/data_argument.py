@@ -25,7 +25,7 @@ def open_manifest(data: Data, **options: Any) -> Manifest:
     """Returns the manifest of a data set.
 
     Args:
-        data: A path, or a manifest, which is returned unchanged.
+        data: A path, or a manifest, which is returned unchanged; only ``unit`` is added where it states none.
         **options: Options of ``Manifest.open``.
 
     Raises:
@@ -40,7 +40,8 @@ def open_manifest(data: Data, **options: Any) -> Manifest:
             raise UsageError(
                 f"--{option} was given for an opened manifest", "It describes a table", "Give it to Manifest.open instead"
             )
-    return data
+    unit = options.get("unit")
+    return data if unit is None else data.with_unit(unit)
 
 
 def read_patients(manifest: Manifest) -> Manifest:

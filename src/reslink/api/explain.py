@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reslink.api.data_argument import Columns
 from reslink.api.progress import ShowProgress, resolve_progress
-from reslink.errors import InputError, check_choice
+from reslink.errors import InputError, UsageError, check_choice
 from reslink.files import check_folder_path, exists_error
 from reslink.training.monitoring.progress import phase
 
@@ -27,6 +28,8 @@ def explain(
     target: str | None = None,
     methods: Sequence[str] | None = None,
     limit: int | None = None,
+    columns: Columns = None,
+    root: str | Path | None = None,
     unit: str | None = None,
     sanity: bool = True,
     device: str = "auto",
@@ -44,6 +47,8 @@ def explain(
         methods: Names of the methods; default: ``final_attention``, ``grad_cam``, ``integrated_gradients`` and
             ``occlusion``. ``first_attention`` is drawn only if it is named.
         limit: Maximum number of images (each slice of a volume counts as one); None for all.
+        columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
+        root: Folder that the paths in a table start from; None for the folder of the table.
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
         sanity: Whether to compare the maps with those of a network with randomized weights.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
@@ -54,7 +59,8 @@ def explain(
         One explanation per image or slice, with the prediction, the file names and the measures of each map.
 
     Raises:
-        UsageError: If a method or class is unknown, or ``out`` holds explanations.
+        UsageError: If a method, class or unit is unknown, ``out`` holds explanations, or ``columns`` or ``root`` is given
+            without a table.
 
     Example:
         >>> import reslink
@@ -62,12 +68,22 @@ def explain(
         >>> explanation.panel  # doctest: +SKIP
         'scan.png'
     """
+    from reslink.imaging.unit_names import parse_unit
+
+    stated = parse_unit(unit)
     loaded, checked_methods = check_and_load(bundle, target, methods)
     from reslink.explain.explain_files import ExplainOptions
 
     paths = [images] if isinstance(images, str | Path) else images
     options = ExplainOptions(
-        checked_methods, target=target, randomization_check=sanity, limit=limit, overwrite=overwrite, unit=unit
+        checked_methods,
+        target=target,
+        randomization_check=sanity,
+        limit=limit,
+        overwrite=overwrite,
+        unit=stated,
+        columns=columns,
+        root=root,
     )
     return run_explain(loaded, paths, Path(out), options, device, progress).explanations
 
@@ -147,14 +163,18 @@ def _files_of(paths: Iterable[str | Path], labels: Labels, options: ExplainOptio
     files: list[str | Path] = []
     masks: dict[str, Path] = {}
     units: dict[str, str] = {}
+    n_tables = 0
     for path in paths:
         if not str(path).lower().endswith(".csv") and not (Path(path) / "manifest.csv").is_file():
             files += _images_in(path)
             continue
-        cases = Manifest.open(path, labels=labels).cases
+        n_tables += 1
+        cases = Manifest.open(path, labels=labels, columns=options.columns, root=options.root).cases
         files += [case.path for case in cases]
         masks |= {str(case.path): case.mask for case in cases if case.mask is not None}
         units |= {str(case.path): case.unit for case in cases if case.unit is not None}
+    if (options.columns or options.root) and not n_tables:
+        raise UsageError("No table was given, but --columns or --root", "Both describe a table", "Remove them, or give a CSV")
     return files, replace(options, masks=masks, units=units)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from reslink.imaging.image import Image, Unit
     from reslink.inference.classifier import Classifier, Source
     from reslink.inference.prediction import Prediction
-    from reslink.inference.series_answers import SeriesMode
+    from reslink.inference.series_mode import SeriesMode
 
 
 def predict(
@@ -63,8 +63,10 @@ def predict(
         >>> prediction.label, prediction.probability  # doctest: +SKIP
         ('Tumor', 0.974)
     """
+    from reslink.imaging.unit_names import parse_unit
     from reslink.inference.classifier import Classifier, as_sources
 
+    stated = parse_unit(unit)
     classifier = Classifier.load(bundle, device=device, backend=backend)
     return list(
         iter_predictions(
@@ -74,7 +76,7 @@ def predict(
             csv_file=None if csv is None else Path(csv),
             pictures=None if pictures is None else Path(pictures),
             overwrite=overwrite,
-            unit=unit,
+            unit=stated,
             series=series,
         )
     )

@@ -49,8 +49,8 @@ def split(
         group_by: Which cases stay in one split: those of a patient, near duplicates, both, or none.
         seed: Selects among equally good splits.
         keep_given: Keep the split of the data set; a missing split is drawn from the training cases.
-        allow_conflicts: Accept identical images and near duplicates with different labels. Near duplicates are compared if
-            ``group_by`` is ``both`` or ``duplicate``, identical files always.
+        allow_conflicts: Accept identical images and near duplicates with different labels, which are compared whatever
+            ``group_by`` is.
         overwrite: Replace an existing file.
         progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
 
@@ -69,22 +69,17 @@ def split(
         {'train': 28, 'validation': 6, 'test': 6}
     """
     from reslink.datasets.grouping import group_cases
-    from reslink.datasets.label_conflicts import check_label_conflicts, hash_same_sizes, label_conflicts
+    from reslink.datasets.label_conflicts import check_label_conflicts, label_conflicts
     from reslink.datasets.near_duplicates.groups import find_duplicates
     from reslink.datasets.split_table import drop_given_split, split_columns, write_split_table
 
     table = Path(out)
     _check_options(table, fractions, folds, keep_given, overwrite)
     manifest = read_patients(open_manifest(data, columns=columns, root=root, unit=unit))
-    left_out: dict[str, str] = {}
-    thumbnails, duplicates = None, None
-    if group_by in ("both", "duplicate"):
-        manifest, thumbnails, hashes, left_out = _read_thumbnails(manifest, table, progress)
-        duplicates = find_duplicates(thumbnails, [case.patient_id for case in manifest.cases])
-    else:
-        hashes = hash_same_sizes(manifest.cases)
+    manifest, thumbnails, hashes, left_out = _read_thumbnails(manifest, table, progress)
+    duplicates = find_duplicates(thumbnails, [case.patient_id for case in manifest.cases])
     if not allow_conflicts:
-        check_label_conflicts(manifest.cases, label_conflicts(manifest.cases, duplicates or (), hashes))
+        check_label_conflicts(manifest.cases, label_conflicts(manifest.cases, duplicates, hashes))
     if keep_given and not any(case.split for case in manifest.cases):
         raise UsageError(
             "--keep-given was set, but the data set has no split",

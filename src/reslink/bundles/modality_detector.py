@@ -32,7 +32,7 @@ class ModalityDetector:
         scale: (d,) their standard deviation.
         weights: (d,) coefficients of the standardized statistics; positive for MR.
         intercept: Their intercept.
-        heads: A normal distribution of the statistics of each modality.
+        heads: Normal distributions of the statistics: of CT in a brain window, CT at other windows, and MR.
         limit: Distance up to which an image counts as a head.
     """
 
@@ -40,7 +40,7 @@ class ModalityDetector:
     scale: Floats
     weights: Floats
     intercept: float
-    heads: dict[Modality, Gaussian]
+    heads: dict[str, Gaussian]
     limit: float
 
     def probability_of_mr(self, statistics: Floats) -> Floats:

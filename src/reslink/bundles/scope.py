@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, Self
 
@@ -13,7 +14,7 @@ from reslink.bundles.modality_detector import modality_detector
 from reslink.imaging.image import Modality, Plane, Stated
 
 MIN_SHARE: Final = 0.98
-"""A bundle has a modality, sequence or plane if at least this share of its training images has it."""
+"""A bundle has a modality, or sequences or planes, if at least this share of its training images has them."""
 
 
 class Scope(BaseModel):
@@ -45,17 +46,16 @@ class Scope(BaseModel):
 
         Args:
             stated: What the file of each training image states.
-            statistics: (n, 33) input statistics of some training images, for the modality detector if no file states a
-                modality; None if the preprocessing does not isolate the head.
+            statistics: (n, 33) input statistics of some training images whose file states no modality; the modality detector
+                decides about these images. None or empty if there are none, or if the preprocessing does not isolate the head.
         """
-        known, source = [item.modality for item in stated], "stated by the training files"
-        if not any(known) and statistics is not None:
-            known, source = modality_detector().classify(statistics), "recognized in the training images"
-        modality = _common(known)
+        looks = modality_detector().classify(statistics) if statistics is not None and len(statistics) else []
+        modality = _common([item.modality for item in stated], looks)
+        source = "recognized in the training images" if looks else "stated by the training files"
         return cls(
             modality=modality,
-            sequences=_all_of(item.sequence for item in stated) if modality == "MR" else (),
-            planes=_all_of(item.plane for item in stated),
+            sequences=_frequent(item.sequence for item in stated) if modality == "MR" else (),
+            planes=_frequent(item.plane for item in stated),
             source=source if modality else "not known: the training images do not have one modality",
         )
 
@@ -90,12 +90,24 @@ class Scope(BaseModel):
         return refusals
 
 
-def _common(values: Sequence[Modality | None]) -> Modality | None:
-    """Returns the modality that nearly all images have, or None."""
-    return next((name for name in ("CT", "MR") if values and values.count(name) >= MIN_SHARE * len(values)), None)
+def _common(stated: Sequence[Modality | None], looks: Sequence[Modality | None]) -> Modality | None:
+    """Returns the modality that nearly all images have, or None; ``looks`` is a sample of those that state none."""
+    n_silent = stated.count(None)
+    for name in ("CT", "MR"):
+        n = stated.count(name) + (n_silent * looks.count(name) / len(looks) if looks else 0)
+        if stated and n >= MIN_SHARE * len(stated):
+            return name
+    return None
 
 
-def _all_of(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Returns the values that occur; empty if one is not known."""
-    names = set(values)
-    return () if None in names else tuple(sorted(names))
+def _frequent(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Returns the most frequent values that nearly all images have together; empty if too many images state none."""
+    counts = Counter(values)
+    needed, found = MIN_SHARE * counts.total(), []
+    del counts[None]
+    for value, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if needed <= 0:
+            break
+        found.append(value)
+        needed -= n
+    return tuple(sorted(found)) if needed <= 0 else ()

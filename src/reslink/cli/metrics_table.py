@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import typer
 
 from reslink.cli.console import Console
+from reslink.reports.formatting import format_count
 
 HEADLINE_METRICS = ("accuracy", "sensitivity", "specificity", "ppv", "auroc")
 
@@ -45,6 +47,14 @@ def warn_of_leakage(console: Console, leakage: dict[str, Any] | None) -> None:
     """Prints a warning if evaluated images overlap with the training data."""
     if leakage and leakage["status"] != "none found":
         console.warn(f"Warning: {leakage['message']}.")
+
+
+def warn_of_refused(console: Console, refused: dict[str, str]) -> None:
+    """Prints how many images are outside the scope of the model, by reason; with ``--verbose`` also which."""
+    for reason, n in Counter(refused.values()).items():
+        console.warn(f"Warning: {format_count(n, 'image')} refused and not counted: {reason}.")
+    for name, reason in refused.items():
+        console.detail(f"{name}: {reason}")
 
 
 def print_metrics(console: Console, metrics: dict[str, Any], names: tuple[str, ...], title: str) -> None:

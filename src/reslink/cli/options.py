@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from reslink.datasets.case import SPLIT_NAMES
+from reslink.errors import UsageError
+from reslink.imaging.unit_names import parse_unit
 
 
 class FolderOption:
@@ -28,6 +30,18 @@ def parse_split(text: str) -> str:
     if split is None:
         raise typer.BadParameter(f"{text!r} is not one of 'all', 'train', 'validation', 'test'.")
     return split
+
+
+def parse_unit_option(text: str) -> str | None:
+    """Returns the unit that ``--unit`` names, before any model is loaded.
+
+    Raises:
+        typer.BadParameter: If there is no such unit.
+    """
+    try:
+        return parse_unit(text)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 Data = Annotated[
@@ -57,9 +71,10 @@ Root = Annotated[
     ),
 ]
 Unit = Annotated[
-    str | None,
+    Literal["HU", "MR", "gray"] | None,
     typer.Option(
         "--unit",
+        parser=parse_unit_option,
         metavar="UNIT",
         help="Unit of values in files that state none, such as NIfTI and NPY: hu, mr or gray; default: by the histogram.",
         show_default=False,

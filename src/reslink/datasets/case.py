@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from reslink.printable_names import escape_name
+
+if TYPE_CHECKING:
+    from reslink.imaging.image import Unit
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 DEFAULT_FRACTIONS = (0.75, 0.1, 0.15)
 """Shares of train, validation and test where nothing else is stated."""
-
-Unit = Literal["hu", "mr", "gray"]
-UNITS: tuple[Unit, ...] = ("hu", "mr", "gray")
-UNIT_NAMES: dict[str, Unit] = {"hu": "hu", "mr": "mr", "gray": "gray", "grey": "gray"}
-"""How data sets spell the units, in lower case."""
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -45,7 +43,7 @@ class Case:
         mask: Absolute path of the lesion mask: an image of the same size in which every nonzero value is lesion.
         split: The split stated by the data set, if any.
         source: The hospital, scanner or data set that the image comes from, if stated.
-        unit: The unit of the stored pixel values, if stated: hu, mr or gray.
+        unit: The unit of the stored pixel values, if stated: HU, MR or gray.
         name: The path relative to the root, see :func:`case_name`; unique in the data set.
         extra: The other columns of the table, by header.
         patient_from_header: Whether ``patient_id`` was read from a DICOM header (``patient_ids.add_header_patients``).

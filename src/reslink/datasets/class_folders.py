@@ -26,7 +26,7 @@ _LAYOUTS: Final = (
 _USE_TABLE: Final = "list the images in a manifest.csv"
 
 _SPLIT_FOLDER: Final = re.compile(
-    r"(\d{0,2}|data|dataset|images?)(train|training|valid|validation|val|dev|test|testing|holdout)"
+    rf"(\d{{0,2}}|data|dataset|images?)({'|'.join(SPLIT_NAMES)})"
     r"(|set|sets|data|dataset|images?|imgs?|pictures|slices|scans|split|subset|folder|cases|samples|files|\d+)*"
 )
 """A folder named like a split, in lower case without separators: ``train_set``, ``testing-data``, ``val2017``."""
@@ -51,6 +51,9 @@ _PATIENT: Final = re.compile(
     r"\d+\w*|\d{3,}"
 )
 """A folder named like a patient or a study, in lower case without separators."""
+
+_NUMBERED_CLASS: Final = re.compile(r"(class|label|category|grade|stage|type|level|score)\d+")
+"""A folder named like a class with a number, in lower case without separators."""
 
 _ID: Final = re.compile(r"\d{2}")
 _ID_END: Final = re.compile(r"\d{2,}[a-z]?$")
@@ -110,12 +113,14 @@ def cases_of_folder(root: Path) -> tuple[list[Case], tuple[str, ...]]:
         The cases, and sentences about everything below the folder that is not used; they are also logged.
 
     Raises:
-        UsageError: If the layout is none of these or has several meanings, or a class folder has no images.
+        UsageError: If the layout is none of these or has several meanings, a class folder has no images, or a split is a link
+            to a folder that is read under its own name.
         OSError: If the folder cannot be read.
     """
     search = FolderSearch(root)
     tree = _read_tree(search)
     search.log_notes()
+    _check_split_links(search)
     reader = _LayoutReader(root)
     cases = reader.read(tree)
     for note in reader.notes:
@@ -143,6 +148,16 @@ def _read_tree(search: FolderSearch) -> _Folder:
     return tree
 
 
+def _check_split_links(search: FolderSearch) -> None:
+    for link in search.linked_twice:
+        if _split_of(link.name):
+            raise UsageError(
+                f"{printable(link.relative_to(search.root).as_posix())} is a link to a folder that is read under its own name",
+                "A folder of a data set is read once, so that a split which links to another folder of it would be lost",
+                "Move the folder to the place of the link, or list the images with their splits in a manifest.csv",
+            )
+
+
 class _LayoutReader:
     """Reads the cases of one data set, and notes which files and folders are not used.
 
@@ -156,6 +171,13 @@ class _LayoutReader:
 
     def read(self, tree: _Folder) -> list[Case]:
         """Returns the cases."""
+        cases = self._read_layout(tree)
+        classes = sorted({case.label for case in cases})
+        if not any(map(_names_finding, classes)):
+            self.notes.append(f"No folder is named like a finding; the classes are {_join(classes)}")
+        return cases
+
+    def _read_layout(self, tree: _Folder) -> list[Case]:
         top = self._enter_wrappers(tree)
         if any(_split_of(folder.name) for folder in top.children):
             return self._cases_of_splits(top)
@@ -295,6 +317,8 @@ class _LayoutReader:
     def _check_patients(self, top: _Folder, folders: Sequence[_Folder]) -> None:
         """Refuses folders that are patients and not classes."""
         keys = [_key(folder.name) for folder in folders]
+        if all(map(_NUMBERED_CLASS.fullmatch, keys)):
+            return
         named = len(folders) > 1 and all(map(_PATIENT.fullmatch, keys))
         named = named or (len(folders) > _MAX_NUMBERS and all(key.isdigit() for key in keys))
         stems = {_ID_END.sub("", key) for key in keys}

@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from reslink.datasets.case import SPLIT_NAMES, UNIT_NAMES
+from reslink.datasets.case import SPLIT_NAMES
 from reslink.datasets.csv_table import Table
 from reslink.errors import UsageError, suggest
+from reslink.imaging.unit_names import UNIT_NAMES
 from reslink.labels import clean_text, is_missing
 
 Role = Literal["path", "label", "patient_id", "source", "mask", "split", "unit"]
@@ -153,7 +154,7 @@ def _guess(table: Table, role: Role, taken: Collection[str], notes: list[str]) -
     spelled = spelled or [header for header in table.headers if header_key(header) in _FALLBACKS.get(role, "").split()]
     fitting = [header for header in spelled if _fits(table, role, header)]
     canonical = next((header for header in fitting or spelled if header.casefold() == role and role != "unit"), "")
-    if role in _CONTENT and not canonical:
+    if (role in _CONTENT and not canonical) or (role == "patient_id" and not fitting and not canonical):
         notes += [_misfit_note(table, role, header) for header in spelled if header not in fitting]
     best = canonical or next(iter(fitting), "")
     others = [header for header in fitting if _cells(table, header) != _cells(table, best)]

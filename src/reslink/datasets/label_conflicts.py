@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
@@ -12,7 +11,6 @@ import numpy as np
 from reslink.datasets.case import Case
 from reslink.datasets.near_duplicates.groups import DuplicatePair, connected_groups
 from reslink.errors import CheckFailedError
-from reslink.files import sha256
 from reslink.printable_names import printable
 
 MIN_CONFLICT_CORRELATION: Final = 0.94
@@ -69,22 +67,6 @@ def describe_conflicts(cases: Sequence[Case], conflicts: Sequence[Sequence[int]]
     return f"{sum(map(len, conflicts))} of {len(cases)} images have a copy or near duplicate with another label: " + (
         ", ".join(shown) + more
     )
-
-
-def hash_same_sizes(cases: Sequence[Case]) -> list[str]:
-    """Returns a key of each file that only identical files share. Files whose size is unique are not read."""
-    sizes = [_file_size(case) for case in cases]
-    labels: dict[int, set[str]] = defaultdict(set)
-    for case, size in zip(cases, sizes, strict=True):
-        labels[size].add(case.label)
-    return [
-        sha256(case.path) if size >= 0 and len(labels[size]) > 1 else case.name for case, size in zip(cases, sizes, strict=True)
-    ]
-
-
-def _file_size(case: Case) -> int:
-    """Returns the size of a file, -1 if it cannot be read; reading the image reports that."""
-    return case.path.stat().st_size if os.access(case.path, os.R_OK) else -1
 
 
 def _pairs_with_two_labels(cases: Sequence[Case], hashes: Sequence[str]) -> Iterator[tuple[int, int]]:

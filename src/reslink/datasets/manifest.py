@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reslink.datasets.case import UNIT_NAMES, UNITS, Case
+from reslink.datasets.case import Case
 from reslink.datasets.class_folders import cases_of_folder
 from reslink.datasets.columns import parse_columns
 from reslink.datasets.csv_table import data_error
@@ -19,6 +19,7 @@ from reslink.datasets.manifest_table import TableCases, cases_of_table
 from reslink.datasets.unused_groupings import unused_grouping
 from reslink.errors import InputError, UsageError, suggest
 from reslink.files import sha256
+from reslink.imaging.unit_names import parse_unit
 from reslink.labels import Labels, clean_text, is_missing, misspelled_class, spelling_conflicts
 from reslink.notebook import html_table
 
@@ -135,6 +136,14 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.cases)
+
+    def with_unit(self, unit: str) -> Manifest:
+        """Returns the data set with a unit of the images for which neither file nor table states one: hu, mr or gray.
+
+        Raises:
+            UsageError: If there is no such unit.
+        """
+        return replace(self, cases=tuple(_with_unit(self.cases, unit)))
 
     @property
     def targets(self) -> list[int]:
@@ -290,9 +299,7 @@ def _check_counts(counts: Mapping[str, int]) -> None:
 
 def _with_unit(cases: Iterable[Case], unit: str) -> list[Case]:
     """Returns the cases with a unit where they have none."""
-    stated = UNIT_NAMES.get(unit.strip().casefold())
-    if stated is None:
-        raise UsageError(f"The unit {unit!r} is not valid", "The units are hu, mr and gray", suggest(unit, UNITS))
+    stated = parse_unit(unit)
     return [case if case.unit else replace(case, unit=stated) for case in cases]
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from reslink.datasets.case import SPLIT_NAMES, SPLITS, UNIT_NAMES, UNITS, Case
+from reslink.datasets.case import SPLIT_NAMES, SPLITS, Case
 from reslink.datasets.columns import Role, find_columns
 from reslink.datasets.csv_table import Row, Table, data_error, read_table
 from reslink.datasets.table_paths import find_file, move_below, name_files
 from reslink.errors import UsageError, suggest
+from reslink.imaging.unit_names import UNIT_NAMES, UNITS
 from reslink.labels import clean_text, is_missing
 
 _SHORTENED: Final = re.compile(r"\d([.,]\d+)?E\+\d+")

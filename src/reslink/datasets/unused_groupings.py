@@ -1,4 +1,4 @@
-"""Signs that a data set without patients has some after all: a column that is not used, or ids in file names."""
+"""Signs that images without a patient belong to some after all: a column that is not used, or ids in file names."""
 
 from __future__ import annotations
 
@@ -27,22 +27,28 @@ _MIN_IMAGES: Final = 1.5
 
 
 def unused_grouping(cases: Sequence[Case]) -> str:
-    """Returns a sentence that names what seems to group the images although no patient is stated, or ''.
+    """Returns a sentence on the images that state no patient, with what seems to group them, or ''.
+
+    The sentence is '' if all images state a patient, or if none does and nothing seems to group them.
 
     A column groups if its values repeat and its name is that of an identifier, or its equal values follow each other. File
     names group if they are numbered slices after an id, such as ``P012_slice3.png``, or if there is a folder for each id.
     """
-    if any(case.patient_id is not None for case in cases):
+    rows = [case for case in cases if case.patient_id is None]
+    if not rows or _is_dicom(rows[0]):  # the patients of DICOM files are in their headers
         return ""
-    found = [f"the column {header!r} ({_count(values)})" for header, values in _columns(cases) if _groups(header, values)]
-    ids = [] if found else _ids_of_names(cases)
+    found = [f"the column {header!r} ({_count(values)})" for header, values in _columns(rows) if _groups(header, values)]
+    ids = [] if found else _ids_of_names(rows)
     if ids:
-        first = next(case.name for case, name in zip(cases, ids, strict=True) if name)
+        first = next(case.name for case, name in zip(rows, ids, strict=True) if name)
         found = [f"file names such as {first} ({_count(ids)})"]
-    if not found or _is_dicom(cases[0]):  # the patients of DICOM files are in their headers
-        return ""
     how = "name the column with --columns patient=COLUMN" if not ids else "add a column patient_id to a table of the images"
-    return f"No patient is stated, but {' and '.join(found)} may group the images of a patient. If so, {how}"
+    lead = "No patient is stated"
+    if len(rows) < len(cases):
+        lead, how = f"{len(rows)} of {len(cases)} images state no patient", "complete the column patient_id"
+    if found:
+        return f"{lead}, but {' and '.join(found)} may group the images of a patient. If so, {how}"
+    return f"{lead}; each of them counts as a patient of its own" if len(rows) < len(cases) else ""
 
 
 def _columns(cases: Sequence[Case]) -> list[tuple[str, list[str]]]:

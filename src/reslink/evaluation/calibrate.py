@@ -19,7 +19,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.fingerprints import make_fingerprints
 from reslink.datasets.near_duplicates.groups import leakage_groups
 from reslink.evaluation import leakage
-from reslink.evaluation.cases import RunOptions, pixel_cache_folder, run_network, select_cases
+from reslink.evaluation.cases import RunOptions, pixel_cache_folder, refused_cases, run_network, select_cases
 from reslink.evaluation.cross_fit import cross_fit_metrics
 from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_decision
 from reslink.inference.classifier import Classifier, Outputs
@@ -53,14 +53,14 @@ def calibrate_bundle(
 
     Returns:
         ``bundle`` (its folder), ``n``, ``n_groups``, ``split``, ``excluded``, ``n_excluded``, ``leaked``, ``leakage``,
-        ``n_failed``, ``failed``, ``decision``, ``notes`` (why a component could not be fitted), ``cross_fit`` (see
-        :func:`reslink.evaluation.cross_fit.cross_fit_metrics`), ``research_use_only``.
+        ``n_failed``, ``failed``, ``n_refused``, ``refused`` (reason by case name), ``decision``, ``notes`` (why a component
+        could not be fitted), ``cross_fit`` (see :func:`reslink.evaluation.cross_fit.cross_fit_metrics`), ``research_use_only``.
 
     Raises:
         BundleError: If the bundle cannot be used, or ``out`` holds something else; the latter is checked before any work.
         UsageError: If the bundle does not know a label, a class is missing, there are too few groups, no threshold reaches the
             operating point, or a shipped model would be replaced.
-        InputError: If the network returns no finite value for any case.
+        InputError: If the network returns no finite value for any case, or every case is outside the scope of the bundle.
         CheckFailedError: If every case overlaps with the training data.
         StorageError: If the new bundle cannot be written; the previous files are kept.
     """
@@ -77,6 +77,10 @@ def calibrate_bundle(
         leaks = leakage.find_leakage(uncalibrated, manifest, cache, groups, folder, options)
         progress.message(f"Running the network on {len(leaks.rows)} images")
         rows, outputs, not_finite = run_network(classifier, cache, leaks.rows, options.batch_size, statistics=True)
+        results = classifier.decide(outputs, stated=[cache.stated[row] for row in rows])
+        refused = refused_cases(classifier, results, cache.manifest.subset(rows.tolist()))
+        kept = np.array([reason is None for reason in results.refusals])
+        rows, outputs = rows[kept], outputs.subset(kept)
         cases = _calibration_data(outputs, rows, cache, groups, classifier.labels)
         used = cache.manifest.subset(rows.tolist())
         fingerprints = make_fingerprints(np.asarray(cache.thumbnails[rows]))
@@ -102,6 +106,8 @@ def calibrate_bundle(
         **leaks.as_dict(),
         "n_failed": len(cache.failed) + len(not_finite),
         "failed": dict(cache.failed) | not_finite,
+        "n_refused": len(refused),
+        "refused": refused,
         "decision": fitted.model_dump(mode="json"),
         "notes": notes,
         "cross_fit": cross_fit,

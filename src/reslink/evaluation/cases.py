@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from reslink.bundles.decision.decision import DecisionResults
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, UsageError, suggest, write_failed
@@ -119,3 +120,24 @@ def run_network(
         )
     outputs = Outputs(logits[finite], features[finite], np.concatenate(input_statistics)[finite] if input_statistics else None)
     return rows[finite], outputs, {cache.manifest.cases[row].name: NOT_FINITE for row in rows[~finite]}
+
+
+def refused_cases(classifier: Classifier, results: DecisionResults, manifest: Manifest) -> dict[str, str]:
+    """Returns why cases are outside the scope of the bundle, by case name; such a case has no prediction.
+
+    Args:
+        classifier: The classifier.
+        results: The result of ``classifier.decide`` for the cases.
+        manifest: The cases.
+
+    Raises:
+        InputError: If every case is refused.
+    """
+    refused = {case.name: text for case, text in zip(manifest.cases, results.refusals, strict=True) if text is not None}
+    if len(refused) == len(manifest):
+        raise InputError(
+            f"All {len(refused)} images are refused; the first: {next(iter(refused.values()))}",
+            f"The model is for {classifier.bundle.scope}",
+            "Use a model for these images, or state their unit if it was read wrongly",
+        )
+    return refused

@@ -55,7 +55,7 @@ class ModelEvaluation:
         try:
             evaluation = read_json(folder / "evaluation.json")
             with (folder / "predictions.csv").open(newline="", encoding="utf-8") as stream:
-                rows = {row["sample_id"]: row for row in csv.DictReader(stream)}
+                rows = {row["sample_id"]: row for row in csv.DictReader(stream) if row["prediction"] != ""}
             labels = evaluation["labels"]
             for row in rows.values():
                 _ = [float(row[f"p_{label}"]) for label in labels], row["group"], row["prediction"], row["label"]
@@ -69,7 +69,7 @@ class ModelEvaluation:
 
     def exclusion_reasons(self) -> dict[str, str]:
         """Returns why each case was not evaluated, by name; empty for an evaluated case."""
-        failed = self.evaluation.get("failed") or {}
+        failed = (self.evaluation.get("failed") or {}) | (self.evaluation.get("refused") or {})
         excluded = {case["path"]: case["reason"] for case in self.evaluation.get("excluded") or ()}
         return dict.fromkeys(self.rows, "") | failed | excluded
 

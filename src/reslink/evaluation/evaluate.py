@@ -17,7 +17,7 @@ from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import leakage_groups
 from reslink.evaluation import leakage
-from reslink.evaluation.cases import RunOptions, pixel_cache_folder, run_network, select_cases
+from reslink.evaluation.cases import RunOptions, pixel_cache_folder, refused_cases, run_network, select_cases
 from reslink.evaluation.class_statistics import class_statistics
 from reslink.evaluation.predictions_csv import CasePredictions, write_predictions
 from reslink.evaluation.selective import selective_metrics
@@ -100,8 +100,8 @@ def evaluate_bundle(
     """Evaluates a bundle on a data set and writes ``evaluation.json`` and ``predictions.csv``.
 
     Images pass through the same cache and preprocessing as in training. Cases that cannot be read are counted and listed
-    under ``failed``; the others are evaluated. Cases that overlap with the training data are excluded and listed under
-    ``excluded`` (:mod:`reslink.evaluation.leakage`).
+    under ``failed``, and those outside the scope of the bundle under ``refused``; the others are evaluated. Cases that
+    overlap with the training data are excluded and listed under ``excluded`` (:mod:`reslink.evaluation.leakage`).
 
     Args:
         bundle: The name of a shipped model, the folder of a bundle or run, or a loaded bundle.
@@ -111,15 +111,16 @@ def evaluate_bundle(
 
     Returns:
         The content of ``evaluation.json``: the result of :func:`evaluate_cases`, and ``failed`` (error message by case name),
-        ``n_failed``, ``selective`` (:func:`reslink.evaluation.selective.selective_metrics`), ``subgroups`` (by column and
-        value), ``split``, ``bundle`` (its name), ``bundle_sha256`` (hash of its weights), ``usage_notes`` (of a shipped model),
-        ``columns`` (role to header of the table), ``data_notes`` (:attr:`Manifest.notes`), and ``excluded``, ``leaked``
-        and ``leakage`` (:meth:`reslink.evaluation.leakage.Leakage.as_dict`).
+        ``n_failed``, ``refused`` (reason by case name), ``n_refused``, ``selective``
+        (:func:`reslink.evaluation.selective.selective_metrics`), ``subgroups`` (by column and value), ``split``, ``bundle``
+        (its name), ``bundle_sha256`` (hash of its weights), ``usage_notes`` (of a shipped model), ``columns`` (role to header
+        of the table), ``data_notes`` (:attr:`Manifest.notes`), and ``excluded``, ``leaked`` and ``leakage``
+        (:meth:`reslink.evaluation.leakage.Leakage.as_dict`).
 
     Raises:
         BundleError: If the bundle cannot be used.
         UsageError: If the bundle does not know a label, no case is in the split, or no case can be read.
-        InputError: If the network returns no finite value for any case.
+        InputError: If the network returns no finite value for any case, or every case is refused.
         CheckFailedError: If a patient or near duplicate of the split is also in the training split, or every case overlaps
             with the training data.
         StorageError: If the results cannot be written.
@@ -133,8 +134,11 @@ def evaluate_bundle(
         groups = leakage_groups(cache.manifest, cache.thumbnails)
         leaks = leakage.find_leakage(classifier.bundle, manifest, cache, groups, folder, options)
         cases = _predict(classifier, cache, groups, leaks.rows, options.batch_size)
-        localization = _localization(classifier, cache, cases, options) if options.localization else {}
-    result = _metrics(classifier, cases, options) | {"localization": localization}
+        refused = refused_cases(classifier, cases.decision_results, cases.manifest) if cases.decision_results else {}
+        in_scope = cases.in_scope()
+        localization = _localization(classifier, cache, in_scope, options) if options.localization else {}
+    result = _metrics(classifier, in_scope, options) | {"localization": localization}
+    result |= {"n_refused": len(refused), "refused": refused}
     leakage.mark_leakage(result, leaks)
     result |= leaks.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": [*manifest.notes, *cache.notes]}
     write_predictions(out / "predictions.csv", cases, classifier.labels, classifier.bundle.decision)

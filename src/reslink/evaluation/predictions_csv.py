@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -48,6 +48,22 @@ class CasePredictions:
     hashes: Sequence[str] = ()
     decision_results: DecisionResults | None = None
 
+    def in_scope(self) -> CasePredictions:
+        """Returns the predictions without the refused cases, which are outside the scope of the bundle."""
+        if self.decision_results is None or not any(self.decision_results.refused):
+            return self
+        kept = np.flatnonzero(~np.array(self.decision_results.refused))
+        return replace(
+            self,
+            rows=self.rows[kept],
+            manifest=self.manifest.subset(kept.tolist()),
+            groups=[self.groups[row] for row in kept],
+            logits=self.logits[kept],
+            probabilities=self.probabilities[kept],
+            hashes=[self.hashes[row] for row in kept.tolist()] if self.hashes else (),
+            decision_results=self.decision_results.subset(kept),
+        )
+
 
 def write_predictions(path: Path, cases: CasePredictions, labels: Labels, decision: Decision) -> Path:
     """Writes ``predictions.csv`` with one row per case.
@@ -55,8 +71,9 @@ def write_predictions(path: Path, cases: CasePredictions, labels: Labels, decisi
     ``label`` is the true class. With two classes, ``logit`` is the log-odds of the positive class before temperature scaling
     and ``prob`` its probability; with more, both belong to the predicted class. A column ``p_<class>`` follows for each class,
     then ``prediction_set`` (class names separated by ``|``), ``abstain`` (true or false), ``ood_score`` and ``reasons``; these
-    are empty if the bundle has neither prediction sets nor an out-of-distribution detector. The last column is the ``sha256``
-    of the image file. ``path`` is relative to the data set. Names that a spreadsheet would run as formulas get a leading ``'``.
+    are empty if the bundle has neither prediction sets nor an out-of-distribution detector. A refused case has ``abstain`` and
+    ``reasons``, but nothing else that the model computes. The last column is the ``sha256`` of the image file. ``path`` is
+    relative to the data set. Names that a spreadsheet would run as formulas get a leading ``'``.
 
     Args:
         path: The file.
@@ -74,17 +91,19 @@ def write_predictions(path: Path, cases: CasePredictions, labels: Labels, decisi
     stream = io.StringIO()
     writer = csv_writer(stream)
     writer.writerow([*COLUMNS, *(f"p_{name}" for name in labels.names), *_DECISION_COLUMNS, _HASH])
+    refused = cases.decision_results.refused if cases.decision_results else ()
     for i, case in enumerate(cases.manifest.cases):
+        answered = not (refused and refused[i])
+        numbers = [repr(float(value)) if answered else "" for value in (logits[i], probabilities[i], *cases.probabilities[i])]
         writer.writerow(
             [
                 *(escape_formula(text) for text in (case.name, case.patient_id or "", case.name)),
                 case.split or "",
                 case.label,
-                repr(float(logits[i])),
-                repr(float(probabilities[i])),
-                labels.names[predicted[i]],
+                *numbers[:2],
+                labels.names[predicted[i]] if answered else "",
                 escape_formula(cases.groups[i]),
-                *(repr(float(p)) for p in cases.probabilities[i]),
+                *numbers[2:],
                 *_decision_cells(cases.decision_results, labels, i),
                 cases.hashes[i] if cases.hashes else "",
             ]
@@ -96,6 +115,8 @@ def _decision_cells(results: DecisionResults | None, labels: Labels, i: int) -> 
     """Returns the cells of one case in the order of ``_DECISION_COLUMNS``."""
     if results is None or results.abstain is None:
         return [""] * len(_DECISION_COLUMNS)
+    if results.refused and results.refused[i]:
+        return ["", "true", "", results.reasons[i][0]]
     classes = "" if results.prediction_sets is None else "|".join(np.array(labels.names)[results.prediction_sets[i]])
     score = "" if results.ood_score is None else repr(float(results.ood_score[i]))
     return [escape_formula(classes), str(bool(results.abstain[i])).lower(), score, "; ".join(results.reasons[i])]

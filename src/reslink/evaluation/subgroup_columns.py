@@ -14,7 +14,6 @@ from reslink.errors import UsageError, suggest
 MAX_SUBGROUPS = 20
 """A column with more different values is split at its quartiles if they are numbers, and refused otherwise."""
 NOT_STATED = "not stated"
-_CASE_FIELDS = ("split",)
 
 
 def check_columns(manifest: Manifest, columns: Sequence[str]) -> None:
@@ -32,19 +31,22 @@ def assign_subgroups(cases: Sequence[Case], column: str) -> list[str]:
 
     Args:
         cases: The n cases.
-        column: ``split``, or an extra column of the table.
+        column: ``split``, ``source`` if the data set states one, or an extra column of the table.
 
     Raises:
         UsageError: If no case has the column, or it has too many different values that are not numbers.
     """
-    available = dict.fromkeys(_CASE_FIELDS) | dict.fromkeys(key for case in cases for key in case.extra)
+    fields: dict[str, list[str]] = {"split": [case.split or "" for case in cases]}
+    if any(case.source for case in cases):
+        fields["source"] = [case.source or "" for case in cases]
+    available = dict.fromkeys(fields) | dict.fromkeys(key for case in cases for key in case.extra)
     if column not in available:
         raise UsageError(
             f"The data has no column {column!r} for subgroups",
             f"Subgroup columns are {', '.join(available)}; patient_id, path and label cannot be used",
             suggest(column, available),
         )
-    values = [((case.split or "") if column == "split" else case.extra.get(column, "")).strip() for case in cases]
+    values = [value.strip() for value in fields.get(column) or [case.extra.get(column, "") for case in cases]]
     if len(set(values) - {""}) <= MAX_SUBGROUPS:
         return [value or NOT_STATED for value in values]
     numbers = [number_of(value) for value in values]

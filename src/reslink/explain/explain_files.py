@@ -46,8 +46,10 @@ class ExplainOptions:
         randomization_check: Whether to run the model-randomization check on the first 16 images.
         limit: Maximum number of images (each volume slice counts as one, and so does an unreadable file).
         overwrite: Whether to remove the pictures and maps of an earlier run, which the folder's ``explain.json`` lists.
-        unit: Unit of the values of files that state none: ``hu``, ``mr`` or ``gray``; None decides by the values.
+        unit: Unit of the values of files that state none: ``HU``, ``MR`` or ``gray``; None decides by the values.
         units: Image path to unit, for images with a unit of their own.
+        columns: Role to column of the tables among the paths, as for ``Manifest.open``.
+        root: Folder that the paths in these tables start from; None for the folder of each table.
     """
 
     methods: Sequence[str] = DEFAULT_METHODS
@@ -58,6 +60,8 @@ class ExplainOptions:
     overwrite: bool = False
     unit: str | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] | Sequence[str] | None = None
+    root: str | Path | None = None
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,7 @@ def _manifest(bundle: Bundle, form: str, folder: Path) -> dict[str, Any]:
         "inputs": {file: [_input(name) for name in names] for file, names in graphs.get(form, {}).items()},
         "outputs": _OUTPUTS | dict.fromkeys(_attention_layers(bundle), "(B, 1, h, w) float32, attention weights"),
         "labels": list(bundle.labels.names),
+        "scope": bundle.scope.model_dump(mode="json"),
         "preprocess": {
             "settings": preprocess.model_dump(mode="json"),
             "digest": preprocess.digest(),
@@ -177,7 +178,10 @@ def _manifest(bundle: Bundle, form: str, folder: Path) -> dict[str, Any]:
         },
         "decision": decision.model_dump(mode="json", include={"threshold", "temperature", "threshold_source", "isotonic"}),
         "steps": _steps(form),
-        "not_exported": ["prediction sets", "out-of-distribution detector"] if decision.abstains else [],
+        "not_exported": [
+            "refusal of images outside the scope",
+            *(["prediction sets", "out-of-distribution detector"] if decision.abstains else []),
+        ],
         "weights_sha256": bundle.weights_sha256,
         "license": str(bundle.provenance.get("license", "not stated")),
         "reslink": __version__,

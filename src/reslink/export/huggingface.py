@@ -77,6 +77,7 @@ def config_of(bundle: Bundle) -> dict[str, Any]:
         "num_labels": len(names),
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
+        "scope": bundle.scope.model_dump(mode="json"),
         "decision": bundle.decision.model_dump(mode="json", include={"temperature", "threshold", "isotonic"}),
     }
 

@@ -132,6 +132,7 @@ def _metadata(bundle: Bundle) -> dict[str, Any]:
         "authors": "The user of reslink who trained it",
         "copyright": f"License of the weights: {bundle.provenance.get('license', 'not stated')}",
         "intended_use": str(bundle.provenance.get("intended_use", "Research")) + f" {RESEARCH_USE_ONLY}",
+        "scope": bundle.scope.model_dump(mode="json"),
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}},
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.machinery
 import importlib.util
 import inspect
 import re
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +94,13 @@ def reference_source(settings: Preprocess) -> str:
     return _HEAD.format(version=__version__, imports="\n".join(used)) + text
 
 
+class _NoBytecodeLoader(importlib.machinery.SourceFileLoader):
+    """Loads a module without writing ``__pycache__`` beside it, which would be in the export."""
+
+    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
+        pass
+
+
 def reference_pixels(path: Path, images: Sequence[PackageImage]) -> list[NDArray[np.uint8]]:
     """Returns the pixels that a written reference computes from slices, (planes, S, S) uint8 each.
 
@@ -100,7 +108,8 @@ def reference_pixels(path: Path, images: Sequence[PackageImage]) -> list[NDArray
         path: The file, which is run as a separate module.
         images: Slices as read by the package.
     """
-    spec = importlib.util.spec_from_file_location(f"{path.stem}_under_test", path)
+    name = f"{path.stem}_under_test"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_NoBytecodeLoader(name, str(path)))
     assert spec is not None and spec.loader is not None  # noqa: S101, PT018  (a .py file has both)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up their module here

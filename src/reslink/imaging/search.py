@@ -101,10 +101,14 @@ class FolderSearch:
 
     Args:
         root: The folder.
+
+    Attributes:
+        linked_twice: The links that were skipped; complete after :meth:`walk`.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.linked_twice: list[Path] = []
         self._real_root = Path(os.path.realpath(root))
         self._visited: set[object] = set()
         self._files: Counter[str] = Counter()
@@ -191,7 +195,7 @@ class FolderSearch:
         status = folder.stat()
         key = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
         if key in self._visited:
-            self._folders["linked twice"] += 1
+            self._skip_link(folder)
             return False
         self._visited.add(key)
         return True
@@ -220,7 +224,7 @@ class FolderSearch:
         if is_skipped_folder(entry.name):
             self._folders[printable(entry.name)] += 1
         elif entry.is_symlink() and self._leads_back(entry.path):
-            self._folders["linked twice"] += 1
+            self._skip_link(Path(entry.path))
         else:
             return True
         return False
@@ -232,6 +236,10 @@ class FolderSearch:
             return True
         inside = target.is_relative_to(self._real_root)
         return inside and not any(map(is_skipped_folder, target.relative_to(self._real_root).parts))
+
+    def _skip_link(self, link: Path) -> None:
+        self._folders["linked twice"] += 1
+        self.linked_twice.append(link)
 
     def _skip_folder(self, folder: Path, kind: str) -> None:
         self._folders[kind] += 1

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.errors import InputError, UsageError, suggest
+from reslink.errors import InputError
 from reslink.imaging.image import Image, Unit
 from reslink.imaging.limits import damaged_error, finite_float32, warn
 
@@ -22,8 +22,6 @@ Values: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
 Certainty: TypeAlias = Literal["sure", "probably", "perhaps", "no"]
 """How certain it is that values are HU. The two in the middle cause a warning; ``probably`` is read as HU."""
-
-UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 
 _SAMPLES: Final = 200_000
 _MIN_LEVELS: Final = 16
@@ -80,21 +78,6 @@ class _Shares:
     wide: float
     bone: float
     peak: float
-
-
-def parse_unit(text: str | None) -> Unit | None:
-    """Returns the unit named by ``hu``, ``mr`` or ``gray``, in any case; None for None.
-
-    Raises:
-        UsageError: If there is no such unit.
-    """
-    if text is None:
-        return None
-    by_name: dict[str, Unit] = {"hu": "HU", "mr": "MR", "gray": "gray", "grey": "gray"}
-    unit = by_name.get(text.strip().casefold())
-    if unit is None:
-        raise UsageError(f"The unit {text!r} is not valid", "The units are HU, MR and gray", suggest(text, UNITS))
-    return unit
 
 
 def image_of_values(

@@ -66,10 +66,13 @@ class Outputs:
     features: NDArray[np.float32]
     statistics: NDArray[np.float64] | None
 
+    def subset(self, rows: slice | NDArray[np.bool_]) -> Outputs:
+        """Returns the outputs of some slices."""
+        return Outputs(self.logits[rows], self.features[rows], None if self.statistics is None else self.statistics[rows])
+
     def row(self, index: int) -> Outputs:
         """Returns the outputs of one slice, B = 1."""
-        row = slice(index, index + 1)
-        return Outputs(self.logits[row], self.features[row], None if self.statistics is None else self.statistics[row])
+        return self.subset(slice(index, index + 1))
 
 
 class Classifier:
@@ -333,7 +336,7 @@ class Classifier:
         for item in slices:
             batch.append(item if keep_images else replace(item, image=None))
             readable += item.pixels is not None
-            if readable in (0, batch_size):  # only errors so far, or a full batch
+            if not readable or len(batch) == batch_size:  # without pixels, an error or a refusal does not wait
                 yield from self._predict_batch(batch)
                 batch, readable = [], 0
         yield from self._predict_batch(batch)

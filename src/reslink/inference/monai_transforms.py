@@ -183,7 +183,7 @@ def _array_of(value: Any) -> Any:
 
 
 def _image_of(value: Any, unit: Unit | None) -> Image:
-    image = read_image(value) if isinstance(value, str | Path) else value
+    image = read_image(value, unit) if isinstance(value, str | Path) else value
     if not isinstance(image, Image):
         array = _array_of(value)
         image = image_from_array(array[0] if array.ndim == 3 and len(array) == 1 else array, unit)

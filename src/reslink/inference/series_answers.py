@@ -5,19 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import check_choice
-from reslink.imaging.dicom.geometry import warn_uneven_spacing
-from reslink.imaging.dicom.series import group_slices
 from reslink.imaging.image import Image, Unit
 from reslink.inference.classifier import Classifier, Source
 from reslink.inference.prediction import Prediction, Slice
 from reslink.inference.series import SeriesPrediction, aggregate_slices, select_slices
-
-SeriesMode = Literal["auto", "each", "only"]
-MODES: Final[tuple[str, ...]] = get_args(SeriesMode)
+from reslink.inference.series_mode import MODES, SeriesMode
 
 NO_HEAD: Final = "no slice shows a head"
 
@@ -81,29 +77,57 @@ def predict_series(
 
 
 def _with_series(slices: Iterable[Member], decision: Decision, only: bool) -> Iterator[tuple[Prediction, Image | None]]:
-    waiting: dict[str, list[Member]] = {}  # DICOM slices by the folder that was searched
+    waiting: dict[str, _Folder] = {}  # DICOM slices by the folder that was searched
     volume: list[Member] = []
     folder = ""
     for prediction, item in slices:
         if item.folder != folder:
-            yield from _answers(waiting.pop(folder, []), decision, only) if folder else ()
+            if folder in waiting and folder:
+                yield from _answers(waiting.pop(folder).members, decision, only)
             folder = item.folder
         positioned = item.count == 1 and item.geometry.get("position") is not None
         if not only or (item.count == 1 and not positioned):
             yield prediction, item.image
         if positioned:
-            waiting.setdefault(folder, []).append((prediction, item if only else replace(item, image=None)))
+            waiting.setdefault(folder, _Folder()).add(prediction, item if only else replace(item, image=None))
         elif item.count > 1:
             volume.append((prediction, replace(item, image=None)))
             if len(volume) == item.count:
                 yield _answer(volume, item.path, decision, item.geometry.get("excluded")), None
                 volume = []
-    for members in waiting.values():
-        yield from _answers(members, decision, only)
+    for slices_of_folder in waiting.values():
+        yield from _answers(slices_of_folder.members, decision, only)
+
+
+class _Folder:
+    """The DICOM slices of a folder. Those of a series drop their images, so that a large folder does not fill the memory."""
+
+    def __init__(self) -> None:
+        self.members: list[Member] = []
+        self._first: dict[tuple[str | None, str | None], list[int]] = {}  # the first slice of each direction, by series
+
+    def add(self, prediction: Prediction, item: Slice) -> None:
+        from reslink.imaging.dicom.series import group_slices
+
+        firsts = self._first.setdefault((item.geometry["series"], item.geometry["excluded"]), [])
+        first = next((i for i in firsts if group_slices([(self.members[i][1].geometry, None), (item.geometry, None)])), None)
+        if first is None:
+            firsts.append(len(self.members))
+            self.members.append((prediction, item))
+            return
+        self.members[first] = _without_image(*self.members[first])
+        self.members.append(_without_image(prediction, item))
+
+
+def _without_image(prediction: Prediction, item: Slice) -> Member:
+    return prediction, replace(item, image=None)
 
 
 def _answers(members: list[Member], decision: Decision, only: bool) -> Iterator[tuple[Prediction, Image | None]]:
     """Yields the answer for each DICOM series among some slices; with ``only``, the slices outside a series come first."""
+    from reslink.imaging.dicom.geometry import warn_uneven_spacing
+    from reslink.imaging.dicom.series import group_slices
+
     series = group_slices([(item.geometry, item.slice_format) for _, item in members])
     in_series = {i for group in series for i in group.indices}
     if only:

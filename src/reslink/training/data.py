@@ -80,9 +80,12 @@ class TrainingData:
     def scope(self, preprocess: Preprocess) -> Scope:
         """Returns the images that a bundle of this data is for, by what the training files state, or by how they look."""
         rows = self.indices("train")
-        sample = rows[np.unique(np.linspace(0, len(rows) - 1, _SCOPE_IMAGES).astype(np.int64))]
-        statistics = input_statistics(np.asarray(self.cache.pixels[sample])) if preprocess.isolate_head else None
-        return Scope.of_training([self.cache.stated[row] for row in rows], statistics)
+        stated = [self.cache.stated[row] for row in rows]
+        silent = rows[[item.modality is None for item in stated]]
+        if not len(silent) or not preprocess.isolate_head:
+            return Scope.of_training(stated, None)
+        sample = silent[np.unique(np.linspace(0, len(silent) - 1, _SCOPE_IMAGES).astype(np.int64))]
+        return Scope.of_training(stated, input_statistics(np.asarray(self.cache.pixels[sample])))
 
     def training_images(self) -> TrainingImages:
         """Returns the fingerprints of the training split for the bundle."""

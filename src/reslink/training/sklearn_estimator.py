@@ -18,7 +18,6 @@ from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, UsageError
 from reslink.imaging.formats.numpy_array import image_from_array
 from reslink.imaging.image import Unit
-from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier
 from reslink.inference.prediction import Prediction
 from reslink.labels import Labels
@@ -92,7 +91,7 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         recipe = load_recipe(self.recipe, changes.items())
         with tempfile.TemporaryDirectory(prefix="reslink-") as scratch:
             table = self._write(Path(scratch), images, [str(value) for value in targets], groups)
-            manifest = Manifest.open(table, class_order=names)
+            manifest = Manifest.open(table, class_order=names, unit=self.unit)
             folder = Path(scratch) / "run" if self.out is None else Path(self.out)
             self.bundle_ = Bundle.load(train(manifest, recipe, folder, cache=Path(scratch) / "cache").bundle)
             self.classifier_ = Classifier(self.bundle_)
@@ -150,11 +149,14 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         table = folder / "manifest.csv"
         with table.open("w", newline="", encoding="utf-8") as stream:
             rows = csv.writer(stream)
-            rows.writerow(["path", "label", "patient_id"] if groups is not None else ["path", "label"])
+            rows.writerow(["path", "label", "unit", *(["patient_id"] if groups is not None else [])])
             for i, (image, name) in enumerate(zip(images, names, strict=True)):
-                stem = folder / f"{i:07d}"
-                path = _link_file(stem, image) if isinstance(image, str | Path) else _write_array(stem, image, self.unit)
-                rows.writerow([path.name, name, groups[i]] if groups is not None else [path.name, name])
+                stem, unit = folder / f"{i:07d}", ""
+                if isinstance(image, str | Path):
+                    path = _link_file(stem, image)
+                else:
+                    path, unit = _write_array(stem, image, self.unit)
+                rows.writerow([path.name, name, unit, *([groups[i]] if groups is not None else [])])
         return table
 
 
@@ -183,16 +185,9 @@ def _link_file(stem: Path, image: str | Path) -> Path:
     return path
 
 
-def _write_array(stem: Path, array: NDArray[Any], unit: Unit | None) -> Path:
-    """Writes an array as a file that is read back with the same unit."""
+def _write_array(stem: Path, array: NDArray[Any], unit: Unit | None) -> tuple[Path, Unit]:
+    """Writes an array as a file; returns it with the unit to read it with."""
     image = image_from_array(np.asarray(array), unit)
     path = stem.with_suffix(".npy")
-    np.save(path, np.asarray(array) if image.white else image.pixels)
-    read = read_image(path)
-    if read.unit != image.unit:
-        raise UsageError(
-            f"The unit of an array is {image.unit}, but a file with its values would be read as {read.unit}",
-            "HU are integers that reach -200 or less; MR never does; gray is uint8 or uint16",
-            "Correct unit, or write files (DICOM, NIfTI or PNG) and give their paths",
-        )
-    return path
+    np.save(path, np.asarray(array, np.float32) if image.unit == "HU" else np.asarray(array))  # 8 bits would be no HU
+    return path, image.unit

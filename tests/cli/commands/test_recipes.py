@@ -34,7 +34,7 @@ def test_one_recipe_is_printed_as_yaml() -> None:
 
 
 def test_an_unknown_recipe() -> None:
-    result = invoke("recipes", "context_21")
+    result = invoke("recipes", "contxt_20")
     assert result.exit_code == 2
-    assert "There is no published recipe 'context_21'" in result.stderr
+    assert "There is no published recipe 'contxt_20'" in result.stderr
     assert "Did you mean 'context_20'" in result.stderr

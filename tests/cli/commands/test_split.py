@@ -97,7 +97,8 @@ def test_the_table_is_a_data_set(whole: tuple[Path, Result]) -> None:
 
 def test_folds_and_a_table_for_people(data: Path, tmp_path: Path) -> None:
     result = invoke("split", data, "--out", tmp_path / "folds.csv", "--folds", "3", "--group-by", "none")
-    assert result.exit_code == 0
+    assert result.exit_code == 1
+    assert "Tumor/broken.png is skipped" in result.stderr
     assert "Nothing is kept together" in result.stderr
     assert "Research use only" in result.stderr
     assert "written:" in result.stderr
@@ -112,7 +113,7 @@ def test_folds_and_a_table_for_people(data: Path, tmp_path: Path) -> None:
         (("--keep-given",), 2, "--keep-given was set, but the data set has no split"),
         (("--fractions", "0.5", "0.2", "0.2"), 2, "The fractions are"),
         (("--fractions", "nan", "nan", "nan"), 2, "The fractions are"),
-        (("--folds", "1"), 2, "at least 2 folds"),
+        (("--folds", "1"), 2, "Input should be greater than or equal to 2"),
         (("--folds", "400"), 2, "needs at least 400 groups"),
         (("--group-by", "patients"), 2, "patients"),
     ],
@@ -154,11 +155,18 @@ def test_an_image_with_two_labels_stops_the_split(data: Path, tmp_path: Path, ch
     assert invoke("split", heads, "--out", tmp_path / "split.csv", "--allow-conflicts").exit_code == 0
 
 
+@pytest.mark.parametrize("change", ["identical", "mirrored", "resized"])
 @pytest.mark.parametrize("group_by", ["none", "patient", "duplicate"])
-def test_identical_files_stop_a_split_by_any_group(data: Path, tmp_path: Path, group_by: str) -> None:
-    heads = conflicting(data, tmp_path, "identical")
+def test_an_image_with_two_labels_stops_a_split_by_any_group(data: Path, tmp_path: Path, group_by: str, change: str) -> None:
+    heads = conflicting(data, tmp_path, change)
     result = invoke("split", heads, "--out", tmp_path / "split.csv", "--group-by", group_by)
     assert result.exit_code == 3, result.output
+    assert "2 of 9 images have a copy or near duplicate with another label: Healthy/2.png (Healthy) and Tumor/again.png" in (
+        result.stderr
+    )
+    words = ("split", heads, "--out", tmp_path / "split.csv", "--group-by", group_by, "--allow-conflicts", "--json")
+    groups = json.loads(invoke(*words).stdout)["n_groups"]
+    assert groups == (8 if group_by == "duplicate" else 9)  # the comparison groups nothing
 
 
 def test_train_and_experiment_stop_too(data: Path, tmp_path: Path) -> None:
@@ -177,7 +185,7 @@ def test_a_file_is_not_overwritten_without_overwrite(data: Path, tmp_path: Path)
     result = invoke("split", data, "--out", out, "--group-by", "none")
     assert (result.exit_code, out.read_text()) == (2, "mine")
     assert "add --overwrite" in result.stderr
-    assert invoke("split", data, "--out", out, "--group-by", "none", "--overwrite").exit_code == 0
+    assert invoke("split", data, "--out", out, "--group-by", "none", "--overwrite").exit_code == 1  # of the broken file
     assert invoke("split", data, "--out", tmp_path, "--group-by", "none").exit_code == 2
 
 

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
+from reslink.bundles.scope import Scope
 from reslink.datasets.corruptions import Original, corrupt
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, UsageError
@@ -171,3 +172,20 @@ def test_an_unknown_corruption_raises_before_any_work(bundle, data, tmp_path):
     with pytest.raises(UsageError, match="Did you mean 'noise'"):
         robustness(bundle, Manifest.open(data, labels=LABELS), tmp_path / "out", RobustnessOptions(corruptions=("nois",)))
     assert not (tmp_path / "out").exists()
+
+
+def test_images_outside_the_scope_are_left_out(bundle, data, tmp_path):
+    limited = replace(Bundle.load(bundle), scope=Scope(modality="MR"))
+    rows = list(csv.DictReader((data / "manifest.csv").read_text().splitlines()))
+    for i, row in enumerate(rows):
+        gray = np.asarray(Picture.open(data / row["path"]), np.float32)
+        row["path"], row["unit"] = f"{i:02d}.npy", "hu" if i < 4 else "mr"
+        np.save(data / row["path"], np.where(gray > 0, gray / 4, -1000) if i < 4 else gray)
+    with (data / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    result = run(limited, data, tmp_path / "out")
+    reason = "The image is refused: the file is CT, and the model is for MR of the head"
+    assert result["failed"] == [{"run": f"{i:02d}.npy", "reason": reason} for i in range(4)]
+    assert {row["accuracy"]["n"] for row in rows_of(result).values()} == {20}

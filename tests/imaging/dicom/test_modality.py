@@ -106,6 +106,23 @@ def test_a_broken_value_is_no_error(tag: int, vr: str, why: str | None) -> None:
         ({"SeriesDescription": "T1 and T2"}, None),
         ({"Modality": "CT", "SeriesDescription": "T1"}, None),
         ({"EchoTime": 0, "RepetitionTime": 500}, "T1"),
+        *[
+            ({"EchoTime": 3.5, "RepetitionTime": 23, "ScanningSequence": "GR", "SeriesDescription": words}, None)
+            for words in (
+                *("TOF_3D_multi-slab", "3DTOF COW", "ce-MRA carotids", "MRV sagittal", "MR Angiography", "PC_3D venc30"),
+                *("phase contrast", "gre_field_mapping", "T1 perfusion DCE", "Fieldmap", "pCASL", "B1 map"),
+            )
+        ],
+        ({"EchoTime": 3.5, "RepetitionTime": 23, "ScanningSequence": "GR", "ProtocolName": "TOF"}, None),
+        ({"EchoTime": 3.5, "RepetitionTime": 23, "ScanningSequence": "GR", "AngioFlag": "Y"}, None),
+        ({"EchoTime": 3.5, "RepetitionTime": 23, "ScanningSequence": "GR", "AngioFlag": "N"}, "T1"),
+        ({"EchoTime": 3.5, "RepetitionTime": 23, "ScanningSequence": "GR", "SeriesDescription": "T1 SPACE flow comp"}, "T1"),
+        *[
+            ({"SeriesDescription": words}, "T1")
+            for words in ("sag T1-FLAIR", "sag T1 FLAIR", "T1_FLAIR", "T1FLAIR", "T1w-FLAIR", "t1_tirm_tra_dark-fluid")
+        ],
+        ({"SeriesDescription": "T2-FLAIR"}, "FLAIR"),
+        ({"SeriesDescription": "T1 and FLAIR"}, "FLAIR"),
     ],
 )
 def test_the_sequence(attributes: dict[str, object], sequence: str | None) -> None:

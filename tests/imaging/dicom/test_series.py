@@ -12,7 +12,9 @@ import pytest
 from pydicom import dcmread, uid
 
 from reslink.errors import InputError
-from reslink.imaging.reading import read_image, read_series
+from reslink.imaging.dicom.series import group_files, group_slices
+from reslink.imaging.image import slice_format
+from reslink.imaging.reading import read_image, read_series, read_with_geometry
 from reslink.imaging.search import find_images
 
 STORED = b.picture(48, 40).astype(np.uint16) * 16
@@ -73,6 +75,22 @@ def test_a_series_is_sorted_by_position(tmp_path: Path) -> None:
     assert [int(read_image(f).pixels[0, 0] - image.pixels[0, 0, 0]) for f in files] == [
         int(v) for v in (image.pixels[:, 0, 0] - image.pixels[0, 0, 0])
     ]
+
+
+@pytest.mark.parametrize("uids", [("", ""), (None, None), ("2.25.7", "")])
+def test_files_without_a_series_uid_are_no_series(tmp_path: Path, uids: tuple[str | None, str | None]) -> None:
+    """They may be of different patients."""
+    write_series(tmp_path, [0.0, 5.0])
+    for path, uid_of_series in zip(sorted(tmp_path.iterdir()), uids, strict=True):
+        ds = dcmread(path)
+        del ds.SeriesInstanceUID
+        if uid_of_series is not None:
+            ds.SeriesInstanceUID = uid_of_series
+        ds.save_as(path)
+    files = sorted(tmp_path.iterdir())
+    assert group_files(files) == [[path] for path in files]
+    slices = [(geometry, slice_format(image)) for image, geometry in map(read_with_geometry, files)]
+    assert group_slices(slices) == []
 
 
 @pytest.mark.parametrize("cosines", [[1, 0, 0, 0, -1, 0], [-1, 0, 0, 0, -1, 0], [0, 1, 0, 1, 0, 0]])

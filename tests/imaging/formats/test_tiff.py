@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from reslink.datasets.phantom.cohort import render_slice
 from reslink.errors import InputError
+from reslink.imaging.limits import ImagingWarning
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 
@@ -139,3 +141,22 @@ def test_what_cannot_be_honored_is_refused_in_words(data: bytes, message: str) -
     with pytest.raises(InputError, match=message) as caught:
         read_image(data)
     assert caught.value.next_step
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("kind", ["u2", "i2", "inverted"])
+def test_stored_hu_are_converted_as_in_a_png(kind: str, layout: dict[str, Any]) -> None:
+    values = np.clip(np.rint(render_slice(4, 1, level=0.0, sequence="CT", size=128).pixels) + 1024, 0, 4095).astype(np.uint16)
+    stored = 65535 - values if kind == "inverted" else values.astype(kind)
+    with pytest.warns(ImagingWarning, match=r"holds HU \+ 1024 by its histogram"):
+        expected = read_image(b.saved(Pillow.fromarray(values), "PNG"))
+    with pytest.warns(ImagingWarning, match=r"holds HU \+ 1024 by its histogram"):
+        image = read_image(b.tiff(stored, 0 if kind == "inverted" else 1, **layout))
+    np.testing.assert_array_equal(image.pixels, expected.pixels)
+    np.testing.assert_array_equal(image.pixels, values - 1024.0)
+    assert (image.unit, image.modality, image.white) == (expected.unit, expected.modality, expected.white) == ("HU", "CT", None)
+
+
+def test_other_16_bit_values_are_gray() -> None:
+    for image in (read_image(b.tiff(WIDE, 1)), read_image(b.tiff((WIDE // 4).astype(np.int16), 1))):
+        assert (image.unit, image.modality, image.white) == ("gray", None, 65535.0)

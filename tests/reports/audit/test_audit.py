@@ -14,6 +14,7 @@ from PIL import Image as Picture
 
 from reslink.audit.checks.file_quality import KINDS
 from reslink.datasets.manifest import Manifest
+from reslink.imaging.image import Unit
 from reslink.reports.audit.page import audit_report, render, turned
 from reslink.reports.audit.thumbnails import Pictures
 
@@ -143,3 +144,13 @@ def test_a_vanished_file_leaves_a_gap(manifest: Manifest, audit: dict[str, Any])
 )
 def test_a_turn_is_said_in_words(orientation: int, words: str) -> None:
     assert turned(orientation) == words
+
+
+def test_thumbnails_are_read_with_the_stated_unit(tmp_path: Path) -> None:
+    values = np.zeros((64, 64), np.float32)
+    values[16:48, 16:48] = np.linspace(-300, 1500, 32)
+    np.save(tmp_path / "a.npy", values)
+    units: tuple[Unit | None, ...] = ("HU", "MR", None)
+    hu, mr, plain = (Pictures({"a": tmp_path / "a.npy"}, {}, {"a": unit}).whole("a") for unit in units)
+    assert len({hu, mr}) == 2
+    assert plain == mr

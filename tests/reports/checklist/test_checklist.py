@@ -110,14 +110,49 @@ def test_external_data_is_listed_by_name(run, make_run):
 
 def test_an_evaluation_of_the_runs_own_data_is_not_external(run, make_run):
     again = make_run(name="again")
-    (again / "predictions.csv").write_text((run / "predictions.csv").read_text())
+    header, *rows = (run / "predictions.csv").read_text().splitlines(keepends=True)
+    held_out = [row for i, row in enumerate(rows) if i // 2 % 4 == 3]  # as in the fixture
+    (again / "predictions.csv").write_text("".join([header, *held_out]))
     evidence = read_evidence(run, [again])
     claim = item(fill("claim", evidence), "32")
-    assert "again is not external data (internal (held-out): 60 of 60 images are in the data of the run)" in claim.text
+    assert "again is not external data (internal (held-out): 14 of 14 images are in the data of the run)" in claim.text
     assert "reslink experiment transfer" in claim.author
     section = write_review(run, evidence).read_text().partition('id="external"')[2]
-    assert "internal (held-out): 60 of 60 images" in section
+    assert "internal (held-out): 14 of 14 images" in section
     assert "External data were not evaluated" in section
+
+
+def test_an_evaluation_of_the_training_split_is_not_held_out(run, make_run):
+    again = make_run(name="again")
+    rows = (run / "predictions.csv").read_text().splitlines(keepends=True)
+    (again / "predictions.csv").write_text("".join(rows[:5]))  # the first four images of splits.csv are of the training split
+    section = write_review(run, read_evidence(run, [again])).read_text().partition('id="external"')[2]
+    assert "internal (training data): 4 of 4 images are in the data of the run (4 train)" in section
+    assert "held-out" not in section
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("run", "internal (training data)"), ("hospital-b", "external"), ("", "unknown")],
+)
+def test_the_data_of_a_transfer_experiment_is_external_only_if_its_files_are(run, make_run, tmp_path, name, kind):
+    folder = tmp_path / "experiments" / "transfer"
+    (folder / "site").mkdir(parents=True)
+    if name:
+        data = run if name == "run" else make_run(name=name)
+        for file in ("evaluation.json", "predictions.csv"):
+            (folder / "site" / file).write_text((data / file).read_text())
+    accuracy = {"estimate": 0.8, "ci_low": 0.7, "ci_high": 0.9, "method": "bootstrap", "n": 60}
+    drop = {"name": "drop", "rows": [{"data": "site", "metric": "accuracy", "external": accuracy}]}
+    experiment = {"experiment": "transfer", "title": "Transfer to site", "answer": ["The accuracy is 0.8."], "tables": [drop]}
+    (folder / "experiment.json").write_text(json.dumps(experiment))
+    evidence = read_evidence(run, [tmp_path / "experiments"])
+    section = write_review(run, evidence).read_text().partition('id="external"')[2]
+    assert f"<td>{kind}: " in section
+    assert ("External data were not evaluated" in section) == (kind != "external")
+    answer = item(fill("claim", evidence), "32")
+    assert (f"site is not external data ({kind}: " in answer.text) == (kind != "external")
+    assert ("external data were not evaluated" in answer.author) == (kind != "external")
 
 
 def test_results_of_another_model_are_refused(run, make_run, tmp_path):

@@ -32,6 +32,46 @@ def test_the_share_of_the_runs_images_decides(names: str, evaluation: dict[str, 
     assert origin_of(RUN, evaluation, rows(names)).kind == kind
 
 
+SPLIT_RUN = RunFolder(
+    "run",
+    splits=[
+        {"sample_id": name, "sha256": name * 64, "split": split}
+        for name, split in zip("abcdef", ["train", "train", "validation", "test", "test", "train"], strict=True)
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "evaluation", "kind", "reason"),
+    [
+        ("ab", {}, "internal (training data)", "2 of 2 images are in the data of the run (2 train)"),
+        ("c", {}, "internal (training data)", "1 of 1 images are in the data of the run (1 validation)"),
+        ("de", {}, "internal (held-out)", "2 of 2 images are in the data of the run"),
+        ("abcde", {}, "internal (training data)", "5 of 5 images are in the data of the run (2 train, 1 validation, 2 test)"),
+        ("dea", {}, "internal (training data)", "3 of 3 images are in the data of the run (1 train, 2 test)"),
+        ("axyz", {}, "partly internal", "1 of 4 images are in the data of the run (1 train)"),
+        ("dxyz", {}, "partly internal", "1 of 4 images are in the data of the run"),
+        (
+            "dz",
+            {"leaked": [{"path": "z.png"}]},
+            "internal (training data)",
+            "2 of 2 images are in the data of the run (1 test)",
+        ),
+    ],
+)
+def test_images_of_training_and_validation_are_not_held_out(
+    names: str, evaluation: dict[str, Any], kind: str, reason: str
+) -> None:
+    origin = origin_of(SPLIT_RUN, evaluation, rows(names))
+    assert (origin.kind, origin.reason) == (kind, reason)
+
+
+def test_a_file_in_two_splits_is_not_held_out() -> None:
+    twice = [{"sample_id": str(i), "sha256": "a" * 64, "split": split} for i, split in enumerate(("train", "test"))]
+    for splits in (twice, twice[::-1]):
+        assert origin_of(RunFolder("run", splits=splits), {}, rows("a")).kind == "internal (training data)"
+
+
 def test_the_reason_counts_the_images() -> None:
     origin = origin_of(RUN, {"excluded": [{"path": "d.png"}]}, rows("axyz"))
     assert origin.reason == "1 of 4 images are in the data of the run, 1 more overlap with its training data and were left out"
@@ -39,6 +79,8 @@ def test_the_reason_counts_the_images() -> None:
 
 def test_an_evaluation_folder_without_a_split_is_compared_by_its_predictions() -> None:
     assert origin_of(RunFolder("evaluated", prediction_rows=rows("ab")), {}, rows("ab")).kind == "internal (held-out)"
+    of_other_data = [row | {"split": "train"} for row in rows("ab")]
+    assert origin_of(RunFolder("evaluated", prediction_rows=of_other_data), {}, rows("ab")).kind == "internal (held-out)"
 
 
 def test_without_hashes_it_is_unknown() -> None:

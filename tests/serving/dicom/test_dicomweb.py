@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from reslink.serving.dicom import dicomweb
 from reslink.serving.dicom.dicomweb import DicomWebSender, Watcher, WatchSettings
 from reslink.serving.dicom.pipeline import SendError
-from reslink.serving.dicom.queue import Queue
-from reslink.serving.dicom.series import series_key
+from reslink.serving.dicom.queue import EXCLUDED, Queue
+from reslink.serving.dicom.series import missing_by_headers, series_key
 
 
 class Archive:
@@ -86,6 +86,17 @@ def test_a_series_is_fetched_once(queue):
         assert watcher(archive, queue).poll() == expected
     assert queue.keys("working") == [key(1)]
     assert len(archive.fetched) == 1
+
+
+def test_localizers_that_are_not_stored_count_as_arrived(queue):
+    slices = pacs.series(1, size=64, NumberOfSeriesRelatedInstances=9)
+    slices[0].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    del slices[1:3]
+    slices.append(pacs.series(1, slices=11, size=64, Manufacturer="reslink")[10])
+    assert watcher(Archive(slices), queue).poll() == 1
+    assert queue.count_marks("working", key(1), EXCLUDED) == 2
+    assert missing_by_headers(queue.folder / "working" / key(1), not_stored=2) == []
+    assert missing_by_headers(queue.folder / "working" / key(1)) == ["its headers state 9 instances, 7 arrived"]
 
 
 def test_studies_of_yesterday_are_searched_too(queue):

@@ -284,10 +284,30 @@ def test_marks_without_a_series_do_not_pile_up(queue):
     assert len(queue._unwritten_marks) == 1000
 
 
+def test_endless_marks_of_one_series_do_not_pile_up(queue):
+    for number in range(1100):
+        queue.mark("k", f"1.{number}", EXCLUDED)
+    assert len(queue._unwritten_marks["k"]) == 1000
+    queue.mark("k", "2.1", REFUSED)
+    assert queue.count_marks("receiving", "k", REFUSED) == 1, "excluded instances leave room for refused ones"
+
+
+def test_marks_are_counted_under_the_lock(queue):
+    """Another thread may add one at the same time."""
+
+    class Marks(set[str]):
+        def __iter__(self):
+            assert queue._lock.locked()
+            return super().__iter__()
+
+    queue._unwritten_marks["k"] = Marks({"1.refused"})
+    assert queue.count_marks("receiving", "k", REFUSED) == 1
+
+
 def test_an_interrupted_series_is_marked_until_it_is_sent_again(queue):
     queue.add("k", "1.1", b"a")
     queue.close("k", interrupted=True)
-    assert queue.missing_slices("k") == ["its transfer ended without a release, so that slices may be missing"]
+    assert queue.missing_slices("k") == ["its association was not released, so that slices may be missing"]
     queue.store_results("k", [], [])
     queue.finish("k")
     queue.add("k", "1.1", b"a")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pacs
 import pytest
@@ -9,6 +11,7 @@ from pydicom import Dataset
 
 from reslink.imaging.dicom.modality import header_exclusion_reason
 from reslink.imaging.limits import silence_warnings
+from reslink.imaging.reading import read_series_files
 from reslink.serving.dicom.series import RefusedSeriesError, read_head_series, series_key
 
 
@@ -46,6 +49,9 @@ def test_a_head_is_read_in_order(folder, sequence, modality):
         ({"PixelData": lambda one: bytes(len(one.PixelData))}, "no slice shows a head"),
         ({"PixelData": lambda one: one.PixelData[:100]}, "a file of the series cannot be read"),
         ({"ImagePositionPatient": [0, 0, 0]}, "have the same position"),
+        ({"SOPClassUID": ""}, "10 of its files left out: its header has no SOPClassUID, by which results refer to it"),
+        ({"StudyInstanceUID": None}, "its header has no StudyInstanceUID"),
+        ({"SeriesInstanceUID": ""}, "its header has no SeriesInstanceUID"),
     ],
 )
 def test_other_series_are_refused_without_patient_data(folder, changes, message):
@@ -83,6 +89,15 @@ def test_a_tilted_gantry_is_noted_and_handled(folder):
 
 def test_an_unstated_body_part_is_noted(folder):
     assert read_head_series(folder(pacs.series(1, BodyPartExamined=""))).notes == ("the header does not state the body part",)
+
+
+def test_the_notes_of_the_images_are_notes_of_the_series(folder, monkeypatch):
+    def read(paths, where):
+        image, ordered = read_series_files(paths, where)
+        return replace(image, notes=("the orientation is not stated",)), ordered
+
+    monkeypatch.setattr("reslink.serving.dicom.series.read_series_files", read)
+    assert read_head_series(folder(pacs.series(1))).notes == ("the orientation is not stated",)
 
 
 def test_a_coded_region_replaces_a_missing_body_part(folder):

@@ -23,7 +23,7 @@ from reslink.serving.dicom.limits import AssociationLimits
 from reslink.serving.dicom.peer import Peer
 from reslink.serving.dicom.pipeline import SendError
 from reslink.serving.dicom.queue import REFUSED, Queue
-from reslink.serving.dicom.series import read_head_series
+from reslink.serving.dicom.series import read_head_series, series_key
 from reslink.serving.dicom.storage_scp import (
     RESULT_CLASSES,
     Node,
@@ -208,16 +208,19 @@ def test_localizers_that_are_not_stored_count_as_arrived(node_of, queue):
         pacs.wait_for(node.close_finished, 20, "the series")
 
 
-def test_a_series_in_an_open_association_is_not_interrupted(node_of, queue):
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_silent_association_may_lack_slices_unless_it_went_on_to_another_series(node_of, queue, goes_on):
     """A sender may send several series in one association."""
     with node_of(settle=0.0, quiet=0.0) as node:
         entity = AE("TEST")
         entity.add_requested_context("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1")
         association = entity.associate("127.0.0.1", node.port, ae_title="RESLINK")
-        association.send_c_store(pacs.series(1)[0])
-        assert node.close_finished() == 1
-        [key] = queue.keys("working")
-        assert queue.missing_slices(key) == []
+        numbers = (1, 2) if goes_on else (1,)
+        for number in numbers:
+            association.send_c_store(pacs.series(number)[0])
+        assert node.close_finished() == len(numbers)
+        reasons = [queue.missing_slices(series_key(pacs.series(number)[0].SeriesInstanceUID)) for number in numbers]
+        assert reasons == [[]] * goes_on + [["its association was not released, so that slices may be missing"]]
         association.release()
 
 
@@ -292,12 +295,24 @@ def test_a_given_authority_is_the_only_one(certificates):
     assert authority["subject"] == ((("commonName", "127.0.0.1"),),)
 
 
-def test_silent_clients_do_not_block_others(node_of, certificates):
-    ours, key = certificates / "ours.pem", certificates / "ours.key"
-    with node_of(tls=server_context(ours, key, None)) as node, ExitStack() as silent:
-        for _ in range(6):
-            silent.enter_context(socket.create_connection(("127.0.0.1", node.port)))
-        assert pacs.echo(node.port, tls_args=(client_context(ours), "127.0.0.1"))
+@pytest.mark.parametrize("first", [b"", b"\x16\x03\x01\x02\0"], ids=["silent", "half a handshake"])
+def test_unfinished_tls_handshakes_block_nobody(node_of, certificates, first):
+    """The context is a plain one, as a caller of NodeSettings may give; pynetdicom shakes hands in the thread that accepts."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "ours.pem", certificates / "ours.key")
+    limits = AssociationLimits(request_seconds=0.5)
+    with node_of(tls=context, limits=limits) as node, ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", node.port))) for _ in range(6)]
+        for connection in silent:
+            connection.sendall(first)
+        begin = time.monotonic()
+        assert pacs.echo(node.port, tls_args=(client_context(certificates / "ours.pem"), "127.0.0.1"))
+        for connection in silent:
+            connection.settimeout(20)
+            with suppress(ConnectionError):
+                while connection.recv(1 << 10):  # an alert may precede the end
+                    pass
+        assert time.monotonic() - begin < 10
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -169,7 +169,7 @@ COARSE, FINE = {"PixelSpacing": [0.9, 0.9]}, {"PixelSpacing": [0.5, 0.5]}
     [
         ((FINE, COARSE, FINE), "pixel spacings"),
         (({"PixelSpacing": None}, FINE, COARSE), "pixel spacings"),
-        (({}, {"PhotometricInterpretation": "MONOCHROME1"}, {}), "kinds of values"),
+        (({}, {"RescaleSlope": None, "RescaleIntercept": None}, {}), "kinds of values"),
         (({}, {"columns": 70}, {}), "sizes"),
     ],
 )

@@ -52,6 +52,23 @@ class DecisionResults:
             return None
         return np.array([bool(reasons) for reasons in self.reasons], dtype=np.bool_)
 
+    @property
+    def refusals(self) -> list[str | None]:
+        """Why each case is refused; None for a case that is not."""
+        flags = self.refused or (False,) * len(self.reasons)
+        return [reasons[0] if flag else None for reasons, flag in zip(self.reasons, flags, strict=True)]
+
+    def subset(self, rows: NDArray[np.int64]) -> DecisionResults:
+        """Returns the results of some cases."""
+        return DecisionResults(
+            self.probabilities[rows],
+            self.predicted[rows],
+            None if self.prediction_sets is None else self.prediction_sets[rows],
+            None if self.ood_score is None else self.ood_score[rows],
+            [self.reasons[row] for row in rows],
+            tuple(self.refused[row] for row in rows) if self.refused else (),
+        )
+
     def with_refusals(self, refusals: Sequence[str | None]) -> DecisionResults:
         """Returns the results with a reason for each refused case; None for a case that is not refused."""
         reasons = [[*([text] if text else []), *known] for text, known in zip(refusals, self.reasons, strict=True)]

@@ -91,6 +91,7 @@ def calibrate(
     point = OperatingPoint.parse(operating_point)
     previous = Bundle.load(bundle)
     manifest = Manifest.open(data, labels=previous.labels, columns=columns, root=root, unit=unit)
+    from reslink.cli.metrics_table import warn_of_refused
     from reslink.evaluation.calibrate import calibrate_bundle
     from reslink.evaluation.cases import RunOptions
     from reslink.evaluation.fitting import DecisionOptions
@@ -112,6 +113,7 @@ def calibrate(
         progress.end()
     for name, reason in result["failed"].items():
         console.warn(f"{name} is skipped: {reason}")
+    warn_of_refused(console, result["refused"])
     for note in (*result["notes"], *_leakage(result), *_lost_parts(previous.decision, result["decision"])):
         console.warn(f"Warning: {note}.")
     if caveat := FittedOn.model_validate(result["decision"]["fitted_on"]).caveat:

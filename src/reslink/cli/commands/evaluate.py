@@ -54,7 +54,7 @@ def evaluate(
 ) -> None:
     """Evaluate a bundle on a data set: metrics with 95 % intervals. Writes evaluation.json and report.html."""
     from reslink.api.evaluate import evaluate as evaluate_data
-    from reslink.cli.metrics_table import print_metrics, warn_of_leakage
+    from reslink.cli.metrics_table import print_metrics, warn_of_leakage, warn_of_refused
 
     result = evaluate_data(
         bundle,
@@ -73,6 +73,7 @@ def evaluate(
     )
     for name, reason in result["failed"].items():
         console.warn(f"{name} is skipped: {reason}")
+    warn_of_refused(console, result["refused"])
     warn_of_leakage(console, result["leakage"])
     for case in [*result["excluded"], *result["leaked"]]:
         console.detail(f"{case['path']}: {case['reason']}")

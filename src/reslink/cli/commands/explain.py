@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import BundleFolder, Device, Images, Json, OutFolder, Overwrite, Unit
+from reslink.cli.options import BundleFolder, Columns, Device, Images, Json, OutFolder, Overwrite, Root, Unit
 from reslink.cli.prediction_text import NO_ANSWER, abstention_cells, error_line, prediction_cells, print_usage_notes
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def explain(
         int | None,
         typer.Option("--limit", min=1, help="Maximum number of images (each volume slice counts as one).", show_default=False),
     ] = None,
+    columns: Columns = None,
+    root: Root = None,
     unit: Unit = None,
     sanity: Annotated[bool, typer.Option(help="Compare the maps with those of randomized weights.")] = True,
     device: Device = "auto",
@@ -63,7 +65,16 @@ def explain(
     loaded, methods = check_and_load(bundle, target, method)
     from reslink.explain.explain_files import ExplainOptions
 
-    options = ExplainOptions(methods, target=target, randomization_check=sanity, limit=limit, overwrite=overwrite, unit=unit)
+    options = ExplainOptions(
+        methods,
+        target=target,
+        randomization_check=sanity,
+        limit=limit,
+        overwrite=overwrite,
+        unit=unit,
+        columns=columns,
+        root=root,
+    )
     output = run_explain(loaded, paths, out, options, device, console.progress())
     failed = [explanation for explanation in output.explanations if explanation.error is not None]
     if json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,12 +11,11 @@ from reslink.cli.console import Console
 from reslink.cli.options import FOLDER, Backend, BatchSize, BundleFolder, Device, Images, Json, Unit, threads_from_environment
 from reslink.cli.prediction_text import NO_ANSWER, abstention_cells, error_line, prediction_cells, print_usage_notes
 from reslink.errors import UsageError
+from reslink.inference.series_mode import SeriesMode
 from reslink.reports.formatting import format_count
 
 if TYPE_CHECKING:
     from reslink.inference.prediction import Prediction
-
-SeriesMode = Literal["auto", "each", "only"]
 
 EXAMPLES = (
     "reslink predict runs/first/bundle scan.png",
@@ -61,7 +60,6 @@ def predict(
         raise UsageError("--json and --csv were both given", "Only one output format is possible", "Remove one of them")
     from reslink.api.predict import iter_predictions
     from reslink.imaging.orientation import NOT_STATED
-    from reslink.imaging.units import parse_unit
     from reslink.inference.classifier import Classifier
     from reslink.inference.series_answers import SeriesAnswer
 
@@ -74,7 +72,7 @@ def predict(
         csv_file=csv_file,
         pictures=pictures,
         overwrite=overwrite,
-        unit=parse_unit(unit),
+        unit=unit,
         series=series,
     )
     for prediction in predictions:

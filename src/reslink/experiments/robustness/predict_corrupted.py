@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,6 +17,7 @@ from reslink.datasets.case import Case
 from reslink.datasets.corruptions import SEVERITIES, Original, corrupt
 from reslink.errors import ReslinkError
 from reslink.experiments.robustness.prediction_store import CasePrediction, PredictionStore
+from reslink.imaging.image import Stated
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier
@@ -106,9 +107,17 @@ def predict_corrupted(
                 rows.append(row)
                 predictions.append(prediction)
             progress.step()
-    abstained = [prediction.abstained for prediction in predictions if prediction.abstained is not None]
+    abstained = _abstained(predictions)
     logits = np.array([prediction.logits for prediction in predictions], np.float64)
-    return CorruptedPredictions(np.array(rows, np.int64), logits, np.array(abstained) if abstained else None, failed)
+    return CorruptedPredictions(np.array(rows, np.int64), logits, abstained, failed)
+
+
+def _abstained(predictions: Sequence[CasePrediction]) -> NDArray[np.bool_] | None:
+    """Returns (n, versions) whether the model abstains or refuses; None if it never can."""
+    if all(prediction.abstained is None for prediction in predictions):
+        return None
+    rows = [np.zeros(len(one.logits), np.bool_) if one.abstained is None else one.abstained for one in predictions]
+    return np.array(rows)
 
 
 def _predict_cases(
@@ -129,7 +138,7 @@ def _predict_cases(
                 continue
             pixels = queue.popleft().result()
             queue.extend(pool.submit(_prepare, *job) for job in itertools.islice(jobs, 1))
-            yield row, _predict(classifier, pixels, store, keys[row])
+            yield row, _predict(classifier, pixels, cache.stated[row], store, keys[row])
 
 
 def _prepare(case: Case, preprocess: Preprocess, corruptions: Corruptions) -> Pixels | str:
@@ -139,14 +148,18 @@ def _prepare(case: Case, preprocess: Preprocess, corruptions: Corruptions) -> Pi
         return str(error).replace(str(case.path), case.name)  # results contain no absolute paths
 
 
-def _predict(classifier: Classifier, pixels: Pixels | str, store: PredictionStore, key: str) -> CasePrediction | str:
+def _predict(
+    classifier: Classifier, pixels: Pixels | str, stated: Stated, store: PredictionStore, key: str
+) -> CasePrediction | str:
     if isinstance(pixels, str):
         return pixels
     outputs = classifier.outputs(pixels)
     logits = outputs.logits.astype(np.float64)
     if not np.isfinite(logits).all():
         return "The network returned a non-finite value. Use another bundle."
-    verdicts = classifier.bundle.decision.decide(logits, outputs.features, outputs.statistics)
-    prediction = CasePrediction(logits, verdicts.abstain)
+    results = classifier.decide(outputs, stated=[stated] * len(logits))
+    if results.refusals[0] is not None:  # the original image
+        return f"The image is refused: {results.refusals[0]}"
+    prediction = CasePrediction(logits, results.abstain)
     store.put(key, prediction)
     return prediction

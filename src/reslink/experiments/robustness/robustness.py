@@ -18,7 +18,7 @@ from reslink.experiments.sampling import exclude_near_duplicates, exclude_traini
 from reslink.inference.classifier import Classifier
 from reslink.training.monitoring.progress import Progress, SilentProgress
 
-_VERSION = 1
+_VERSION = 2
 """Stored predictions depend on it; increase it when the same corruption produces other pixels."""
 
 
@@ -81,6 +81,7 @@ def robustness(
         "preprocess": preprocess.digest(),
         "levels": levels,
         "seed": options.seed,
+        "scope": classifier.bundle.scope.model_dump(mode="json"),
         "decision": classifier.bundle.decision.model_dump(mode="json"),
     }
     new_cases, training_cases = exclude_training_cases(manifest, classifier.bundle)

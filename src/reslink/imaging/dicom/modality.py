@@ -72,7 +72,7 @@ _CONTRASTS: Final = {
 """Sequence by Acquisition Contrast."""
 
 _SEQUENCE_WORDS: Final = {
-    "FLAIR": r"(?<!t1 )(?<!t1_)flair|dark.?fluid",
+    "FLAIR": r"flair|dark.?fluid",
     "DWI": r"dwi|diffusion|trace",
     "T2*": r"swi|t2\*|t2.?star|hemo",
     "T1": r"t1|mprage|bravo|spgr",
@@ -80,6 +80,15 @@ _SEQUENCE_WORDS: Final = {
     "PD": r"\bpd\b|_pd_",
 }
 """Words in the names of series, by sequence."""
+
+_T1_FLAIR: Final = r"t1w?[\s_-]?flair|t1\S*dark.?fluid"
+"""Names of T1 FLAIR, whose contrast is T1."""
+
+_OTHER_SEQUENCE: Final = (
+    r"tof|(?<![a-z])(ce.?)?mr[av](?![a-z])|angio|venogra|(?<![a-z])pca?(?![a-z])|phase.?contrast|flow(?!.?comp)"
+    r"|perf|(?<![a-z])(p?c?asl|dsc|dce)(?![a-z])|field|b[01].?map"
+)
+"""Words of angiography, phase contrast, perfusion and field maps, whose times are those of T1 or T2*."""
 
 OTHER_BODY_PART: Final = "its header states another part of the body"
 
@@ -157,7 +166,7 @@ def stated_sequence(header: Dataset) -> str | None:
     """Returns the contrast of an MR image: T1, T2, FLAIR, PD, T2*, DWI and others; None if the header states none, or for CT.
 
     Acquisition Contrast of enhanced objects decides (PS3.3 C.8.13.3), else the times of the acquisition, else the words of the
-    series. Doubtful headers state nothing.
+    series. Doubtful headers state nothing, nor do those of angiography, perfusion and field maps.
     """
     try:
         return _sequence(header)
@@ -169,7 +178,13 @@ def _sequence(header: Dataset) -> str | None:
     if str(header.get("Modality") or "").strip().upper() != "MR":
         return None
     contrast = _CONTRASTS.get(str(header.get("AcquisitionContrast") or "").strip().upper())
-    return contrast or _sequence_of_times(header) or _sequence_of_words(header)
+    if contrast:
+        return contrast
+    words = f"{header.get('SeriesDescription') or ''} {header.get('ProtocolName') or ''}".lower()
+    is_angiography = str(header.get("AngioFlag") or "").strip().upper() == "Y"
+    if is_angiography or re.search(_OTHER_SEQUENCE, words):
+        return None
+    return _sequence_of_times(header) or _sequence_of_words(words)
 
 
 def _sequence_of_times(header: Dataset) -> str | None:
@@ -194,8 +209,8 @@ def _sequence_of_times(header: Dataset) -> str | None:
     return "T2" if echo >= 70 and repetition >= 2000 else None
 
 
-def _sequence_of_words(header: Dataset) -> str | None:
-    words = f"{header.get('SeriesDescription') or ''} {header.get('ProtocolName') or ''}".lower()
+def _sequence_of_words(words: str) -> str | None:
+    words = re.sub(_T1_FLAIR, "t1", words)
     found = {name for name, pattern in _SEQUENCE_WORDS.items() if re.search(pattern, words)}
     found -= {"T1", "T2"} if found & {"FLAIR", "DWI", "T2*"} else set()  # t2_flair
     return found.pop() if len(found) == 1 else None

@@ -207,7 +207,7 @@ def read_slice(data: bytes, name: str) -> Slice:
         plane = None if stored_plane is None else stored_plane.in_view()
         image = _to_image(dataset, name)
         image_type = [str(value).upper() for value in _as_list(dataset.get("ImageType"))]
-        series = str(dataset.get("SeriesInstanceUID", ""))
+        series = str(dataset.get("SeriesInstanceUID") or "").strip()
         excluded, (thickness, description) = series_exclusion_reason(dataset), (_thickness(dataset), _description(dataset))
         plane_name = None if stored_plane is None else stored_plane.name
         image = replace(image, excluded=excluded, sequence=stated_sequence(dataset), plane=plane_name)

@@ -167,7 +167,7 @@ def _stack(slices: list[_SeriesSlice], folder: Path) -> tuple[Image, list[Path]]
         window=first.window,
         source=folder.name,
         orientation=first.orientation,
-        notes=first.notes,
+        notes=tuple(dict.fromkeys(note for member in ordered for note in member.image.notes)),
         excluded=first.excluded,
         sequence=first.sequence,
         plane=first.plane,
@@ -185,17 +185,19 @@ def _stacked_padding(members: Sequence[_SeriesSlice]) -> NDArray[np.bool_] | Non
 def group_files(paths: Sequence[Path]) -> list[list[Path]]:
     """Returns the DICOM files of each series, ordered along the normal of their slices.
 
-    Files with an unreadable header or without a position come last, in the given order, each by itself.
+    Files with an unreadable header, without a position or without a Series Instance UID come last, in the given order, each by
+    itself.
     """
     series: dict[str, list[tuple[Path, Plane]]] = {}
     unsorted = []
     for path in paths:
         header = _read_position(path)
         plane = None if header is None else slice_plane(header)
-        if header is None or plane is None:
+        series_uid = "" if header is None else str(header.get("SeriesInstanceUID") or "").strip()
+        if plane is None or not series_uid:
             unsorted.append(path)
         else:
-            series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, plane.in_view()))
+            series.setdefault(series_uid, []).append((path, plane.in_view()))
     result: list[list[Path]] = []
     for members in series.values():
         along = distances_along_normal([plane for _, plane in members])
@@ -224,7 +226,8 @@ def group_slices(slices: Sequence[tuple[Mapping[str, Any], SliceFormat | None] |
         slices: Geometry of each file (see ``read_with_geometry``) and its format; None for a file that is not one DICOM slice.
 
     Returns:
-        The series. They are refused for the same reasons as by the DICOM node.
+        The series, which are refused for the same reasons as by the DICOM node. A file without a Series Instance UID belongs to
+        none.
     """
     series = []
     for refusal, members in _parallel_slices(slices):
@@ -247,7 +250,7 @@ def _parallel_slices(
     """Returns the slices of each series and direction, as index and plane, with the refusal of the series."""
     groups: dict[tuple[str, str | None], list[list[tuple[int, Plane]]]] = {}
     for i, entry in enumerate(slices):
-        if entry is None or entry[0].get("position") is None:
+        if entry is None or entry[0].get("position") is None or not entry[0]["series"]:
             continue
         geometry = entry[0]
         plane = Plane(*(np.array(geometry[name]) for name in ("position", "rows", "columns")))

@@ -18,7 +18,8 @@ from reslink.imaging.limits import (
     too_large_error,
     unsupported_error,
 )
-from reslink.imaging.units import image_of_values, parse_unit
+from reslink.imaging.unit_names import parse_unit
+from reslink.imaging.units import image_of_values
 
 _WHITE = {("u", 1): 255.0, ("u", 2): 65535.0}
 

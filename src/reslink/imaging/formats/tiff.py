@@ -114,9 +114,9 @@ def read_gray(data: bytes, tags: Tags, name: str) -> Image | None:
         name: File name for messages.
 
     Returns:
-        Gray values from 0 to 65535 for unsigned integers, with 0 as black: WhiteIsZero is inverted at the maximum of the bit
-        depth. Signed and floating point pixels keep their values and have no unit; with WhiteIsZero they are subtracted from
-        the largest value, stated by SMaxSampleValue or else of the picture.
+        Gray values from 0 to 65535 for unsigned integers, with 0 as black, unless they look like stored HU, as in PNG:
+        WhiteIsZero is inverted at the maximum of the bit depth. Signed and floating point pixels keep their values and have no
+        unit; with WhiteIsZero they are subtracted from the largest value, stated by SMaxSampleValue or else of the picture.
     """
     bits, kind = tags.get(_BITS, (1,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0]
     code = _TYPES.get((bits, 1 if kind == 4 else kind))
@@ -141,7 +141,7 @@ def read_gray(data: bytes, tags: Tags, name: str) -> Image | None:
 def _gray_image(plane: NDArray[Any], name: str) -> Image:
     if plane.max() > 65535:
         raise unsupported_error(name, "has 32-bit integers", "Pictures have 8 or 16 bits, or floating point values")
-    return Image(np.ascontiguousarray(plane, np.float32), unit="gray", white=65535.0, source=name)
+    return image_of_values(plane, name, white=65535.0)
 
 
 def _raw_rows(data: bytes, tags: Tags, item_size: int, name: str) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from reslink.audit.features.outside_head import outside_head_mask
 from reslink.datasets.cache.decode import read_slice
 from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError
-from reslink.imaging.image import Image
+from reslink.imaging.image import Image, Unit
 
 MAX_LENGTH: Final = 168
 """Length of the longer edge of a thumbnail in pixels."""
@@ -37,16 +37,19 @@ class Pictures:
     Attributes:
         paths: File of each case, by case name.
         boxes: Regions that look like text, by case name, in pixels of the file.
+        units: The stated unit of each case, by case name.
     """
 
     paths: Mapping[str, Path]
     boxes: Mapping[str, list[dict[str, Any]]]
+    units: Mapping[str, Unit | None] = field(default_factory=dict)
     _read: dict[str, tuple[Gray, Gray] | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, manifest: Manifest, audit: Mapping[str, Any]) -> Pictures:
         """Returns the thumbnails of an audited data set."""
-        return cls({case.name: case.path for case in manifest.cases}, audit["text_boxes"])
+        units = {case.name: case.unit for case in manifest.cases}
+        return cls({case.name: case.path for case in manifest.cases}, audit["text_boxes"], units)
 
     def whole(self, name: str, orientation: int = 0) -> str:
         """Returns a thumbnail as a data URI; empty if the file can no longer be read.
@@ -75,7 +78,7 @@ class Pictures:
         return self._read[name]
 
     def _draw(self, name: str) -> tuple[Gray, Gray]:
-        image = read_slice(self.paths[name], name)
+        image = read_slice(self.paths[name], name, self.units.get(name))
         gray = _gray(image)
         for box in self.boxes.get(name, ()):
             _blur(gray, box)

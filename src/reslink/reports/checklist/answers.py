@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.checklist.evidence import Evidence
-from reslink.reports.checklist.origin import EXTERNAL
+from reslink.reports.checklist.origin import EXTERNAL, Origin
 from reslink.reports.formatting import format_interval, format_number
 from reslink.reports.run.flow_diagram import can_abstain, case_flow
 from reslink.reports.run.sections import class_names, split_table
@@ -190,17 +190,23 @@ def _robustness(e: Evidence) -> Answer:
 
 
 def _external(e: Evidence) -> Answer:
-    is_external = {name: other.origin.kind == EXTERNAL for name, other in e.evaluations.items()}
+    evaluated = {name: other.origin for name, other in e.evaluations.items()}
     texts = [
-        f"{name}: {_performance_text(other.evaluation)}"
-        if is_external[name]
-        else f"{name} is not external data ({other.origin.kind}: {other.origin.reason})."
-        for name, other in e.evaluations.items()
+        f"{name}: {_performance_text(e.evaluations[name].evaluation)}"
+        if origin.kind == EXTERNAL
+        else _not_external(name, origin)
+        for name, origin in evaluated.items()
     ]
     if "transfer" in e.experiments:
         texts.append(" ".join(e.experiments["transfer"].get("answer") or ()))
+        texts += [_not_external(name, origin) for name, origin in e.transfer_origins.items() if origin.kind != EXTERNAL]
     missing = "external data were not evaluated: run reslink experiment transfer and add its folder with --with"
-    return Answer(" ".join(texts), "" if any(is_external.values()) or "transfer" in e.experiments else missing)
+    origins = [*evaluated.values(), *e.transfer_origins.values()]
+    return Answer(" ".join(texts), "" if any(origin.kind == EXTERNAL for origin in origins) else missing)
+
+
+def _not_external(name: str, origin: Origin) -> str:
+    return f"{name} is not external data ({origin.kind}: {origin.reason})."
 
 
 def _explainability(e: Evidence) -> Answer:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from reslink.datasets.case import SPLITS
 from reslink.reports.run.run_folder import Row, RunFolder
 
-Kind = Literal["external", "internal (held-out)", "partly internal", "unknown"]
-EXTERNAL, INTERNAL, PARTLY_INTERNAL, UNKNOWN = get_args(Kind)
+Kind = Literal["external", "internal (held-out)", "internal (training data)", "partly internal", "unknown"]
+EXTERNAL, HELD_OUT, TRAINING_DATA, PARTLY_INTERNAL, UNKNOWN = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Origin:
     """Where the images of an evaluation come from, seen from a run.
 
     Attributes:
-        kind: ``external``, ``internal (held-out)``, ``partly internal`` or ``unknown``.
+        kind: ``external``, ``internal (held-out)``, ``internal (training data)``, ``partly internal`` or ``unknown``.
         reason: The evidence, as a clause.
     """
 
@@ -37,20 +39,35 @@ def origin_of(run: RunFolder, evaluation: Mapping[str, Any], predictions: Sequen
         predictions: Rows of its ``predictions.csv``.
 
     Returns:
-        ``external`` if none of the evaluated images belongs to the run, ``internal (held-out)`` if at least half of all images
-        do, otherwise ``partly internal``; ``unknown`` without file hashes.
+        ``external`` if none of the evaluated images belongs to the run. If at least half of all images do, ``internal (training
+        data)`` if one of them is in the training or validation split or overlaps with the training data, otherwise
+        ``internal (held-out)``. With fewer, ``partly internal``; ``unknown`` without file hashes.
     """
-    own = {row.get("sha256") for row in [*(run.splits or ()), *run.prediction_rows]} - {None, ""}
+    split_of = _splits_of_files(run)
     overlapping = {str(entry["path"]) for key in ("excluded", "leaked") for entry in evaluation.get(key) or ()}
     evaluated = [row for row in predictions if row.get("sha256")]
-    if not own or not evaluated:
+    if not split_of or not evaluated:
         return Origin(UNKNOWN, "the files hold no hashes of the images; evaluate again with this version")
-    shared = [row for row in evaluated if row["sha256"] in own or row.get("path") in overlapping]
+    shared = [row for row in evaluated if row["sha256"] in split_of or row.get("path") in overlapping]
+    splits = Counter(split_of.get(row["sha256"], "") for row in shared)
+    is_training = bool(splits["train"] or splits["validation"] or any(row.get("path") in overlapping for row in shared))
     n_excluded = len(evaluation.get("excluded") or ())
     total = len(evaluated) + n_excluded
     left_out = f", {n_excluded} more overlap with its training data and were left out" if n_excluded else ""
+    counts = (
+        f" ({', '.join(f'{splits[name]} {name}' for name in SPLITS if splits[name])})" if is_training and any(splits) else ""
+    )
+    reason = f"{len(shared)} of {len(evaluated)} images are in the data of the run{counts}{left_out}"
     if 2 * (len(shared) + n_excluded) >= total:
-        return Origin(INTERNAL, f"{len(shared)} of {len(evaluated)} images are in the data of the run{left_out}")
+        return Origin(TRAINING_DATA if is_training else HELD_OUT, reason)
     if shared:
-        return Origin(PARTLY_INTERNAL, f"{len(shared)} of {len(evaluated)} images are in the data of the run{left_out}")
+        return Origin(PARTLY_INTERNAL, reason)
     return Origin(EXTERNAL, f"none of the {len(evaluated)} images is in the data of the run{left_out}")
+
+
+def _splits_of_files(run: RunFolder) -> dict[str, str]:
+    """Returns the split of each file of a run by its SHA-256, '' if unknown; of several splits, the first of ``SPLITS``."""
+    rows = [(row["sha256"], row.get("split") or "") for row in run.splits or () if row.get("sha256")]
+    rows.sort(key=lambda row: SPLITS.index(row[1]) if row[1] in SPLITS else len(SPLITS), reverse=True)
+    predicted = {row["sha256"]: "" for row in run.prediction_rows if row.get("sha256")}  # its splits are those of other data
+    return predicted | dict(rows)

@@ -96,6 +96,14 @@ def _other_data(evidence: Evidence) -> list[dict[str, Any]]:
             by_data.setdefault(row["data"], {})[row["metric"]] = row["external"]
     for name, metrics in by_data.items():
         cells = [metrics.get(key) for key in EXTERNAL_METRICS]
-        reason = "images of the run's training and validation data were left out"
-        rows.append({"data": name, "n": metrics["accuracy"]["n"], "cells": cells, "origin": EXTERNAL, "reason": reason})
+        origin = evidence.transfer_origins[name]
+        rows.append(
+            {
+                "data": name,
+                "n": metrics["accuracy"]["n"],
+                "cells": cells,
+                "origin": origin.kind,
+                "reason": origin.reason,
+            }
+        )
     return rows

@@ -81,7 +81,7 @@ def attention_gallery(
         StorageError: If the pictures cannot be written.
     """
     with Path(predictions).open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+        rows = [row for row in csv.DictReader(stream) if row["prediction"] != ""]  # not the refused cases
     folder, case_of = Path(out), {case.name: case for case in manifest.cases}
     for old in folder.glob("gallery*"):
         old.unlink()

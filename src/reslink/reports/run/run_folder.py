@@ -173,7 +173,7 @@ def _class_names(bundle: dict[str, Any] | None, evaluation: dict[str, Any] | Non
 
 
 def _predictions(text: str, names: tuple[str, ...] | None) -> Predictions | None:
-    rows = _rows(text)
+    rows = [row for row in _rows(text) if row["prediction"] != ""]  # not the refused cases
     if not rows:
         return None
     columns = [key for key in rows[0] if key.startswith("p_")]

@@ -85,6 +85,13 @@ class LimitedServer(ThreadedAssociationServer):
         """Returns the size of the objects that are being received."""
         return sum(_messages(peer).size for peer in self.peers(established=True))
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accepts a connection. The TLS handshake follows with the first read, in its own thread, as it would block others."""
+        connection, address = cast(socket.socket, self.socket).accept()
+        if self.ssl_context is not None:
+            connection = self.ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
     def verify_request(self, *_: object) -> bool:
         """Closes the oldest connections without an association to make room for a new one."""
         waiting = self.peers(established=False)

@@ -23,7 +23,7 @@ from reslink.imaging.dicom.modality import OTHER_BODY_PART, header_exclusion_rea
 from reslink.imaging.limits import silence_warnings
 from reslink.serving.dicom.identifiers import EXTRA
 from reslink.serving.dicom.pipeline import SendError, Session, is_permanent_failure
-from reslink.serving.dicom.queue import Queue
+from reslink.serving.dicom.queue import EXCLUDED, Queue
 from reslink.serving.dicom.series import series_key
 
 log = logging.getLogger(__name__)
@@ -276,6 +276,7 @@ class Watcher:
     def _keep(self, dataset: Dataset, key: str) -> bool:
         with silence_warnings():
             if header_exclusion_reason(dataset) is not None:
+                self.queue.mark(key, str(dataset.get("SOPInstanceUID", "")), EXCLUDED)
                 return False
             stream = io.BytesIO()
             dataset.save_as(stream, enforce_file_format=True)

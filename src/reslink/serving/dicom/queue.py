@@ -34,6 +34,9 @@ EXCLUDED: Final = ".excluded"
 """Suffix of the mark of an instance that was accepted but not stored, as it is no slice."""
 
 _MAX_SERIES_WITH_MARKS: Final = 1000
+_MAX_UNWRITTEN_MARKS: Final = 1000
+"""Marks of one kind of one series that are kept in memory."""
+
 _INTERRUPTED: Final = ".interrupted"
 _ATTEMPTS: Final = ".attempts"
 _RELEASED: Final = ".released"
@@ -127,7 +130,9 @@ class Queue:
         with self._lock:
             while key not in self._unwritten_marks and len(self._unwritten_marks) >= _MAX_SERIES_WITH_MARKS:
                 self._unwritten_marks.pop(next(iter(self._unwritten_marks)))
-            self._unwritten_marks.setdefault(key, set()).add(f"{sha256(instance)[:32]}{kind}")
+            names = self._unwritten_marks.setdefault(key, set())
+            if sum(name.endswith(kind) for name in names) < _MAX_UNWRITTEN_MARKS:
+                names.add(f"{sha256(instance)[:32]}{kind}")
             if kind == REFUSED:
                 with contextlib.suppress(OSError):
                     series.mkdir(exist_ok=True)
@@ -146,16 +151,17 @@ class Queue:
 
     def count_marks(self, state: str, key: str, kind: str) -> int:
         """Returns how many instances of a series have a mark of a kind, see :meth:`mark`."""
-        written = {path.name for path in (self.folder / state / key).glob(f"*{kind}")}
-        unwritten = self._unwritten_marks.get(key, set()) if state == "receiving" else set()
-        return len(written | {name for name in unwritten if name.endswith(kind)})
+        with self._lock:
+            written = {path.name for path in (self.folder / state / key).glob(f"*{kind}")}
+            unwritten = self._unwritten_marks.get(key, set()) if state == "receiving" else set()
+            return len(written | {name for name in unwritten if name.endswith(kind)})
 
     def missing_slices(self, key: str) -> list[str]:
         """Returns why a series to classify may be incomplete, as far as its transfer tells."""
         refused, series = self.count_marks("working", key, REFUSED), self.folder / "working" / key
         reasons = [f"{refused} of its slices {'was' if refused == 1 else 'were'} refused and did not arrive later"]
         interrupted = (series / _INTERRUPTED).exists()
-        return reasons[: bool(refused)] + ["its transfer ended without a release, so that slices may be missing"] * interrupted
+        return reasons[: bool(refused)] + ["its association was not released, so that slices may be missing"] * interrupted
 
     def release(self, key: str) -> None:
         """Marks that the association of the last slice was released regularly. The next slice removes the mark."""
@@ -171,7 +177,7 @@ class Queue:
 
         Args:
             key: Key of the series.
-            interrupted: Whether its association ended without a release.
+            interrupted: Whether its association was not released after its last slice.
 
         Returns:
             Whether it was moved; False while its earlier results are not yet sent.

@@ -32,6 +32,9 @@ TILT_DEGREES: Final = 0.5
 HEAD_MM: Final = (90.0, 330.0)
 """Smallest and largest extent of a head in millimeters; a trunk is wider."""
 
+_REQUIRED_UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+"""Results refer to their images by these."""
+
 _LAST_TAG: Final = 0x7FDFFFFF
 _REQUIRED_ATTRIBUTES: Final = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
@@ -111,6 +114,7 @@ def read_head_series(
         except ReslinkError as error:
             raise RefusedSeriesError(redact_paths(error.given, folder), error.allowed, error.next_step) from None
     notes += ["the gaps between its slices are uneven" for warning in caught if "uneven" in str(warning.message)][:1]
+    notes += image.notes
     slices, headers = tuple(image.slices()), tuple(_header(path) for path in paths)
     notes += _tilt_notes(headers)
     selected = _select_head_slices(slices)
@@ -139,7 +143,7 @@ def _image_files(folder: Path) -> tuple[list[Path], list[str]]:
     left_out: Counter[str] = Counter()
     for path in dicom_files(folder):
         header = read_elements_until(path, _LAST_TAG)
-        reason = "cannot be read" if header is None else header_exclusion_reason(header)
+        reason = "cannot be read" if header is None else header_exclusion_reason(header) or _missing_uid(header)
         if reason is None:
             kept.append(path)
         else:
@@ -148,6 +152,12 @@ def _image_files(folder: Path) -> tuple[list[Path], list[str]]:
     if not kept:
         raise _refusal("; ".join(notes) or "it has no file", "Only series of CT or MR slices are classified")
     return kept, notes
+
+
+def _missing_uid(header: Dataset) -> str | None:
+    """Returns a reason to leave a file out if results cannot refer to it."""
+    name = next((name for name in _REQUIRED_UIDS if not header.get(name)), None)
+    return None if name is None else f"its header has no {name}, by which results refer to it"
 
 
 def _refusal(given: str, allowed: str) -> RefusedSeriesError:

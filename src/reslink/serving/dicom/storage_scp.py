@@ -40,9 +40,6 @@ OUT_OF_RESOURCES: Final = 0xA700
 RESULT_CLASSES: Final = (uid.Comprehensive3DSRStorage, uid.SecondaryCaptureImageStorage, uid.ParametricMapStorage)
 """SOP classes of the results."""
 
-HANDSHAKE_SECONDS: Final = 10.0
-"""Timeout of each step of the TLS handshake."""
-
 EXPIRE_SECONDS: Final = 30.0
 """Seconds between two searches for expired slices and records."""
 
@@ -62,7 +59,7 @@ class NodeSettings:
         settle: Seconds from the release of the association of the last slice until a series counts as complete.
         quiet: Seconds without a new slice until a series is closed while its association is open or was aborted, or slices are
             missing.
-        tls: TLS context from ``server_context``; None without TLS.
+        tls: TLS context for listening, such as that of ``server_context``; None without TLS.
         limits: Limits on the peers.
     """
 
@@ -88,7 +85,7 @@ class Node:
         self.settings, self.queue = settings, queue
         self._lock = threading.Lock()
         self._last = dict.fromkeys(queue.keys("receiving"), time.monotonic())
-        self._open: dict[int, set[str]] = {}
+        self._open: dict[int, list[str]] = {}  # the series of each association, the current one last
         self._lacking: dict[str, tuple[float, bool]] = {}
         self._server: Any = None
 
@@ -143,11 +140,13 @@ class Node:
         now, count = time.monotonic(), 0
         for key in self.queue.keys("receiving"):
             with self._lock:
-                last, is_open = self._last.setdefault(key, now), any(key in keys for keys in self._open.values())
+                last = self._last.setdefault(key, now)
+                associations = [keys for keys in self._open.values() if key in keys]
+                is_open, was_left = bool(associations), any(keys[-1] != key for keys in associations)
             released = self.queue.released(key)
             is_due = now - last >= self.settings.settle and released and not is_open and not self._lacks_slices(key, last)
             is_due = is_due or now - last >= self.settings.quiet
-            if is_due and self.queue.close(key, interrupted=not (released or is_open)):
+            if is_due and self.queue.close(key, interrupted=not (released or was_left)):
                 count += 1
                 with self._lock:
                     self._last.pop(key, None)
@@ -192,7 +191,10 @@ class Node:
 
     def _keep(self, association: Association, key: str, instance: str, content: bytes) -> int:
         with self._lock:
-            self._open.setdefault(id(association), set()).add(key)
+            keys = self._open.setdefault(id(association), [])
+            if key in keys:
+                keys.remove(key)
+            keys.append(key)
             self._last[key] = time.monotonic()
         try:
             self.queue.add(key, instance, content)
@@ -211,10 +213,10 @@ class Node:
     def _closed(self, event: Any) -> None:
         self._forget(event)
 
-    def _forget(self, event: Any) -> set[str]:
+    def _forget(self, event: Any) -> list[str]:
         """Removes an association; returns the series that it sent instances of."""
         with self._lock:
-            keys = self._open.pop(id(event.assoc), set())
+            keys = self._open.pop(id(event.assoc), [])
             self._last.update(dict.fromkeys(keys, time.monotonic()))
         return keys
 
@@ -311,7 +313,7 @@ def server_context(cert: Path, key: Path, ca: Path | None) -> ssl.SSLContext:
     Raises:
         UsageError: If a file cannot be used.
     """
-    return _load_certificates(_DeferredHandshakeContext(ssl.PROTOCOL_TLS_SERVER), cert, key, ca)
+    return _load_certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key, ca)
 
 
 def client_context(ca: Path | None, cert: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
@@ -324,15 +326,6 @@ def client_context(ca: Path | None, cert: Path | None = None, key: Path | None =
     if ca is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     return _load_certificates(context, cert, key, ca)
-
-
-class _DeferredHandshakeContext(ssl.SSLContext):
-    """Defers the handshake to the thread of the association, as pynetdicom's own handshake blocks all other clients."""
-
-    def wrap_socket(self, sock: Any, *args: Any, **options: Any) -> ssl.SSLSocket:
-        """Returns the socket without a handshake, and with a timeout for it."""
-        sock.settimeout(HANDSHAKE_SECONDS)
-        return super().wrap_socket(sock, *args, **options | {"do_handshake_on_connect": False})
 
 
 def _load_certificates(context: ssl.SSLContext, cert: Path | None, key: Path | None, ca: Path | None) -> ssl.SSLContext:
