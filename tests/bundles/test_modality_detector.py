@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,19 +15,6 @@ from reslink.datasets.phantom.tissue import Sequence
 from reslink.imaging.image import Image, Stated
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.preprocess import Preprocess
-
-
-def statistics(*sequences: Sequence, size: int = 192, patients: int = 3) -> np.ndarray:
-    """Input statistics of pictures of synthetic heads, windowed as pictures are."""
-    rows = []
-    for sequence in sequences:
-        for index in range(1, patients + 1):
-            values = render_slice(7, index, level=15.0, sequence=sequence, size=256).pixels
-            low, high = (0, 80) if sequence == "CT" else np.percentile(values, (1, 99.7))
-            gray = np.clip((values - low) / (high - low), 0, 1) * 255
-            picture = Image(gray.astype(np.float32), "gray", white=255.0)
-            rows.append(Preprocess(size=size).pixels(picture))
-    return input_statistics(np.stack(rows))
 
 
 def test_pictures_that_show_no_head_look_like_neither(rng: np.random.Generator) -> None:
@@ -47,7 +35,7 @@ def test_pictures_that_show_no_head_look_like_neither(rng: np.random.Generator) 
     ]
 
 
-def test_the_detector_is_data_with_the_record_of_its_fit() -> None:
+def test_the_detector_is_data_with_the_record_of_its_fit(head_statistics: Callable[..., np.ndarray]) -> None:
     value = json.loads(FILE.read_text())
     assert {name: entry["modality"] for name, entry in value["record"]["data"].items()} == {
         "ct": "CT", "ct_ich": "CT", "ct_rsna": "CT", "ct_phe": "CT", "mri4": "MR", "lgg": "MR",
@@ -55,14 +43,14 @@ def test_the_detector_is_data_with_the_record_of_its_fit() -> None:
     }  # fmt: skip
     assert all(entry["license"] for entry in value["record"]["data"].values())
     assert FILE.stat().st_size < 100_000
-    looks = statistics("CT", "T1")
+    looks = head_statistics("CT", "T1")
     again = ModalityDetector.from_dict(json.loads(json.dumps(modality_detector().as_dict())))
     np.testing.assert_array_equal(again.probability_of_mr(looks), modality_detector().probability_of_mr(looks))
 
 
 @pytest.mark.parametrize(("sequence", "modality"), [("CT", "CT"), ("T1", "MR"), ("T2", "MR"), ("FLAIR", "MR")])
-def test_pictures_of_heads(sequence: Sequence, modality: str) -> None:
-    assert modality_detector().classify(statistics(sequence)) == [modality] * 3
+def test_pictures_of_heads(sequence: Sequence, modality: str, head_statistics: Callable[..., np.ndarray]) -> None:
+    assert modality_detector().classify(head_statistics(sequence)) == [modality] * 3
 
 
 @pytest.mark.parametrize(("width", "center"), [(80, 40), (400, 40), (1800, 400), (2000, 0), (3000, 500)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,7 @@ import pytest
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.scope import Scope
-from reslink.datasets.phantom.cohort import render_slice
-from reslink.datasets.phantom.tissue import Sequence
-from reslink.imaging.image import Image, Stated
-from reslink.imaging.input_statistics import input_statistics
-from reslink.imaging.preprocess import Preprocess
+from reslink.imaging.image import Stated
 from reslink.networks.reslink import ResLink
 
 FLAIR = Scope(modality="MR", sequences=("FLAIR",), planes=("axial",))
@@ -43,22 +40,9 @@ def test_a_bundle_without_a_modality_refuses_only_what_is_no_slice_of_a_head() -
     assert Scope().refusal(Stated(excluded="scout, not a slice")) == "scout, not a slice"
 
 
-def statistics(*sequences: Sequence, size: int = 192, patients: int = 3) -> np.ndarray:
-    """Input statistics of pictures of synthetic heads, windowed as pictures are."""
-    rows = []
-    for sequence in sequences:
-        for index in range(1, patients + 1):
-            values = render_slice(7, index, level=15.0, sequence=sequence, size=256).pixels
-            low, high = (0, 80) if sequence == "CT" else np.percentile(values, (1, 99.7))
-            gray = np.clip((values - low) / (high - low), 0, 1) * 255
-            picture = Image(gray.astype(np.float32), "gray", white=255.0)
-            rows.append(Preprocess(size=size).pixels(picture))
-    return input_statistics(np.stack(rows))
-
-
 @pytest.mark.parametrize("size", [96, 192, 224])
-def test_the_look_decides_where_a_file_states_nothing(size: int) -> None:
-    looks = statistics("CT", "T1", "FLAIR", size=size)
+def test_the_look_decides_where_a_file_states_nothing(size: int, head_statistics: Callable[..., np.ndarray]) -> None:
+    looks = head_statistics("CT", "T1", "FLAIR", size=size)
     ct = Scope(modality="CT").refusals([Stated()] * 9, looks)
     assert ct[:3] == [None] * 3
     assert set(ct[3:]) == {"it looks like MR, and the model is for CT of the head"}
@@ -67,8 +51,8 @@ def test_the_look_decides_where_a_file_states_nothing(size: int) -> None:
     assert mr[3:] == [None] * 6
 
 
-def test_what_a_file_states_wins_over_its_look() -> None:
-    looks = statistics("CT", "T1")
+def test_what_a_file_states_wins_over_its_look(head_statistics: Callable[..., np.ndarray]) -> None:
+    looks = head_statistics("CT", "T1")
     assert Scope(modality="MR").refusals([Stated("MR")] * 6, looks) == [None] * 6
     assert Scope(modality="CT").refusals([Stated("MR")] * 6, looks) == [Scope(modality="CT").refusal(Stated("MR"))] * 6
     assert Scope(modality="CT").refusals([Stated()] * 6, None) == [None] * 6
@@ -96,8 +80,10 @@ def test_training_files_state_the_scope(stated: list[Stated], expected: tuple[ob
     assert (scope.modality, scope.sequences, scope.planes) == expected
 
 
-def test_the_look_of_training_pictures_gives_the_modality_only_if_they_agree() -> None:
-    ct, mr = statistics("CT"), statistics("T1")
+def test_the_look_of_training_pictures_gives_the_modality_only_if_they_agree(
+    head_statistics: Callable[..., np.ndarray],
+) -> None:
+    ct, mr = head_statistics("CT"), head_statistics("T1")
     assert Scope.of_training([Stated()] * 3, ct).modality == "CT"
     assert Scope.of_training([Stated()] * 3, mr).source == "recognized in the training images"
     assert Scope.of_training([Stated()] * 6, np.concatenate([ct, mr])).modality is None

@@ -6,19 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from data_files import put
 
 from reslink.datasets.case import SPLIT_NAMES
 from reslink.datasets.class_folders import _split_of, cases_of_folder
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
-
-
-def put(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return root
 
 
 def classes(root: Path, *folders: str, n: int = 3) -> Path:

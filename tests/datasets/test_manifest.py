@@ -8,33 +8,12 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from data_files import FOUR, put, table
 from hypothesis import HealthCheck, given, settings, strategies
 
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, UsageError
 from reslink.labels import Labels
-
-
-def put(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return root
-
-
-def table(root: Path, text: str | bytes, name: str = "manifest.csv") -> Path:
-    path = root / name
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return put(tmp_path, "a1.png", "a2.png", "b1.png", "b2.png", "m/b1.png")
-
-
-FOUR = "a1.png,a\na2.png,a\nb1.png,b\nb2.png,b\n"
 
 
 class TestClasses:

@@ -41,6 +41,7 @@ def write_review(folder: Path, evidence: Evidence, checklist: Checklist | None =
 
 def _sections(evidence: Evidence) -> dict[str, Any]:
     run, evaluation, experiments = evidence.run, evidence.evaluation, evidence.experiments
+    other_data = _other_data(evidence)
     return {
         "name": run.name,
         "facts": sections.facts(run),
@@ -55,8 +56,8 @@ def _sections(evidence: Evidence) -> dict[str, Any]:
         "charts": _charts(evidence),
         "class_tables": evaluation_sections.class_tables(evaluation),
         "subgroups": evaluation_sections.subgroup_tables(evaluation),
-        "other_data": _other_data(evidence),
-        "external": any(row["origin"] == EXTERNAL for row in _other_data(evidence)),
+        "other_data": other_data,
+        "external": any(row["origin"] == EXTERNAL for row in other_data),
         "experiments": [experiments[name] for name in ("robustness", "transfer") if name in experiments],
         "abstention": ANSWERS["abstention"](evidence).text,
         "excluded": evaluation.get("excluded") or [],

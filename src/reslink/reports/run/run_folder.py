@@ -90,6 +90,8 @@ def read_run(folder: Path) -> RunFolder:
     trained = folder / "bundle" / "bundle.json"
     bundle = _read(bundle_of_run(folder) / trained.name if trained.is_file() else trained, parse_json)
     lines = _read(folder / "metrics.jsonl", _json_lines) or []
+    names = _class_names(bundle, evaluation)
+    rows, predictions = _read(folder / "predictions.csv", lambda text: _rows_and_predictions(text, names)) or ([], None)
     return RunFolder(
         name=folder.resolve().name,
         config=_read(folder / "config.yaml", parse_yaml),
@@ -98,8 +100,8 @@ def read_run(folder: Path) -> RunFolder:
         epochs=_epochs(lines) or [_numbers(row) for row in _read(folder / "results.csv", _rows) or []],
         findings=_findings(lines),
         evaluation=evaluation,
-        predictions=_read(folder / "predictions.csv", lambda text: _predictions(text, _class_names(bundle, evaluation))),
-        prediction_rows=read_csv_rows(folder / "predictions.csv"),
+        predictions=predictions,
+        prediction_rows=rows,
         bundle=bundle,
         randomization_checks=_read(folder / "figures" / "sanity.json", parse_json) or [],
         pictures=_pictures(folder / "figures"),
@@ -172,8 +174,12 @@ def _class_names(bundle: dict[str, Any] | None, evaluation: dict[str, Any] | Non
     return None
 
 
-def _predictions(text: str, names: tuple[str, ...] | None) -> Predictions | None:
-    rows = [row for row in _rows(text) if row["prediction"] != ""]  # not the refused cases
+def _rows_and_predictions(text: str, names: tuple[str, ...] | None) -> tuple[list[Row], Predictions | None]:
+    rows = _rows(text)
+    return rows, _predictions([row for row in rows if row["prediction"] != ""], names)  # not the refused cases
+
+
+def _predictions(rows: list[Row], names: tuple[str, ...] | None) -> Predictions | None:
     if not rows:
         return None
     columns = [key for key in rows[0] if key.startswith("p_")]
