@@ -21,10 +21,14 @@ import numpy as np
 import pytest
 import yaml
 
+from reslink.files import TELEMETRY_PACKAGES, switch_telemetry_off
+
 if TYPE_CHECKING:
     from reslink.datasets.manifest import Manifest
     from reslink.experiments.runner.experiment import Experiment
 
+for package in TELEMETRY_PACKAGES:  # before a test imports one of them, with pytest.importorskip for example
+    switch_telemetry_off(package)
 gc.disable()  # until all test files are imported: what they import stays, and searching it for garbage takes half of the time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts a job in the background ignores it
 

@@ -199,14 +199,15 @@ def optional_import(name: str, extra: str) -> ModuleType:
     Raises:
         UsageError: If the package is not installed. The message holds the command that installs it.
     """
-    _switch_telemetry_off(name.split(".")[0])
+    switch_telemetry_off(name.split(".")[0])
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise missing_package(name.split(".")[0], extra) from error
 
 
-def _switch_telemetry_off(package: str) -> None:
+def switch_telemetry_off(package: str) -> None:
+    """Switches the telemetry of a package off, if it has any. Call it before the package is imported."""
     if variable := _TELEMETRY_VARIABLES.get(package):
         os.putenv(variable, "1")
     module = _TELEMETRY_MODULES.get(package)
