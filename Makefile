@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_EXTRA)
 
-.PHONY: help demo test check docs bench soak recipe-keys clean
+.PHONY: help demo test pytest check docs bench soak recipe-keys clean
 
 help:
 	@echo "make demo    install, then train, evaluate and explain a model on synthetic heads: demo/report.html"
@@ -49,10 +49,14 @@ check: $(VENV)/.dev
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-# without bytecode, each of the processes that the tests start would compile the package again
-test: export PYTHONDONTWRITEBYTECODE :=
-test: $(VENV)/.dev $(VENV)/.docs check
+# the checks use one core, so the tests start beside them; where a check fails, its message stands above those of the tests
+test: $(VENV)/.dev $(VENV)/.docs
 	@scripts/install-debian-packages
+	@$(MAKE) --no-print-directory -j 2 check pytest
+
+# without bytecode, each of the processes that the tests start would compile the package again
+pytest: export PYTHONDONTWRITEBYTECODE :=
+pytest: $(VENV)/.dev $(VENV)/.docs
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
 
 # a warning, a reference that leads nowhere and an example that fails each fail the build

@@ -318,7 +318,7 @@ def accuracy(options: argparse.Namespace) -> None:
             rows = budget_tables.read(options.out)
             if any(all(row.get(key) == value for key, value in who.items()) for row in rows):
                 continue
-            network = with_attention(kind, recipe.network(len(training_data.manifest.labels)), torch_seed(seed, "weights"))
+            network = with_attention(kind, recipe.reslink(len(training_data.manifest.labels)), torch_seed(seed, "weights"))
             trainee = budget.Trainee(recipe, training_data, network, partial(optimizer, settings=recipe.optimizer))
             clock = budget.Steps(recipe.trainer.epochs * trainee.steps_an_epoch())
             trainee.train(clock)

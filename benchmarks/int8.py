@@ -26,7 +26,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.onnx_graph import CAM, PIXELS
 from reslink.imaging.reading import read_image
-from reslink.inference.backends import Backend, Floats, OnnxRuntimeBackend, OpenVinoBackend, Pixels
+from reslink.inference.backends import Backend, Floats, GraphBackend, Pixels
 from reslink.metrics.differences import Predictions, metric_differences
 from reslink.metrics.intervals import Estimate
 
@@ -98,12 +98,12 @@ def report(bundle: str, graph: bytes, data: Path, splits: Path) -> None:
     rows = _rows(splits, "test")
     pixels, groups = _pixels(loaded, data, rows), [row["group"] for row in rows]
     truth = np.array([loaded.labels.names.index(row["label"]) for row in rows])
-    plain = _answers(loaded, OnnxRuntimeBackend(loaded.onnx(), 1), pixels)
+    plain = _answers(loaded, GraphBackend("onnxruntime", loaded.onnx(), 1), pixels)
     print(f"\nint8 on {len(rows)} test images ({len(set(groups))} groups): int8 minus fp32, 95 % interval over groups\n")
     print("| runtime | accuracy fp32 | int8 | difference | AUROC | changed labels | within 0.5 points | probability |")
     print("|---|--:|--:|--:|--:|--:|---|---|")
-    for name, kind in (("ONNX Runtime", OnnxRuntimeBackend), ("OpenVINO", OpenVinoBackend)):
-        small = _answers(loaded, kind(graph, 1), pixels)
+    for name, runtime in (("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")):
+        small = _answers(loaded, GraphBackend(runtime, graph, 1), pixels)
         differences = metric_differences(truth, small, plain, groups, loaded.labels.names)
         accuracies = [float((one.y_pred == truth).mean()) for one in (plain, small)]
         shown = [_with_interval(differences[metric]) for metric in ("accuracy", "auroc")]

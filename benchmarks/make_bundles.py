@@ -56,7 +56,7 @@ from reslink.evaluation.leakage import EXCLUDED, NONE
 from reslink.export.onnx import check_parity, to_onnx
 from reslink.imaging.input_statistics import input_statistics
 from reslink.metrics.operating_point import OperatingPoint
-from reslink.training.loop import differences
+from reslink.training.recipe.differences import differences
 from reslink.training.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,13 +157,16 @@ def with_statistics_detector(bundle: Bundle, manifest: Manifest, work: Path) -> 
         work: Folder for the pixel cache.
     """
     cache = PixelCache.open(manifest, bundle.preprocess, work / "cache")
-    n = len(cache)
+    statistics = input_statistics(np.asarray(cache.pixels))
+    kept = np.flatnonzero([reason is None for reason in bundle.scope.refusals(cache.stated, statistics)])
+    groups = leakage_groups(cache.manifest, cache.thumbnails)
     cases = CalibrationData(
-        logits=np.zeros((n, len(bundle.labels))),
-        features=np.zeros((n, 1)),
-        statistics=input_statistics(np.asarray(cache.pixels)),
-        y_true=cache.targets,
-        groups=leakage_groups(cache.manifest, cache.thumbnails),
+        logits=np.zeros((len(kept), len(bundle.labels))),
+        features=np.zeros((len(kept), 1)),
+        statistics=statistics[kept],
+        y_true=cache.targets[kept],
+        groups=[groups[row] for row in kept],
+        n_refused=len(cache) - len(kept),
     )
     notes: list[str] = []
     detector, arrays = fit_ood_detector(cases, notes, ("statistics",))
@@ -177,7 +180,7 @@ def calibrate_and_evaluate(run: Path, data: Path, calibration: Calibration, scop
     """Fits the decision on the validation split of a run and evaluates the bundle on its test split."""
     if not (run / "splits.csv").is_file():
         raise UsageError(f"{run} holds no splits.csv", "--data goes with a run of reslink train", "Give the run itself")
-    rounded = half_precision(Bundle.load(run), work / "rounded")
+    rounded = half_precision(replace(Bundle.load(run), scope=scope), work / "rounded")
     split_of = read_splits(run / "splits.csv")
     manifest = Manifest.open(data, labels=rounded.labels)
 
@@ -197,8 +200,7 @@ def calibrate_and_evaluate(run: Path, data: Path, calibration: Calibration, scop
         print(note)
     decided = Bundle.load(calibrated)
     if decided.decision.ood is None:
-        decided = with_statistics_detector(decided, cases_of("train", "validation"), work)
-    replace(decided, scope=scope).with_decision(decided.decision)
+        with_statistics_detector(decided, cases_of("train", "validation"), work)
     metrics = evaluate_bundle(
         calibrated, cases_of("test"), work / "evaluation", EvaluationOptions(split="test", leaked_cases=read_leaked_cases(run))
     )

@@ -1,16 +1,19 @@
 """The networks that reslink is compared with, each from scratch, and their optimizer.
 
-MONAI's networks are used as MONAI builds them (with the faster of its two equivalent Swish functions). The Kaggle CNN
+MONAI's networks are those of ``reslink train --network``. The Kaggle CNN
 starts from the initial weights of Keras. Norms and biases have no weight decay, as in reslink.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from reslink.networks.build import monai_network
+from reslink.networks.external_config import ExternalConfig
 
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 0.05
@@ -60,30 +63,17 @@ class KaggleCNN(nn.Module):
         return logits
 
 
-def _densenet(channels: int, classes: int, _size: int) -> nn.Module:
-    from monai.networks.nets import DenseNet121
-
-    return cast(nn.Module, DenseNet121(spatial_dims=2, in_channels=channels, out_channels=classes))
-
-
-def _resnet(channels: int, classes: int, _size: int) -> nn.Module:
-    from monai.networks.nets import resnet18
-
-    return cast(nn.Module, resnet18(spatial_dims=2, n_input_channels=channels, num_classes=classes, conv1_t_stride=2))
-
-
-def _efficientnet(channels: int, classes: int, _size: int) -> nn.Module:
-    from monai.networks.nets import EfficientNetBN
-
-    network = EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=channels, num_classes=classes)
-    network.set_swish(memory_efficient=False)  # the same function without recomputation in the backward pass
-    return cast(nn.Module, network)
+def _monai(name: str) -> Callable[[int, int, int], nn.Module]:
+    """Returns the builder of a network of MONAI, as ``reslink train --network`` builds it."""
+    return lambda channels, classes, size: monai_network(
+        ExternalConfig(name=name, source="monai", in_channels=channels, num_classes=classes, size=size)
+    )
 
 
 PEERS: Mapping[str, Callable[[int, int, int], nn.Module]] = {
-    "densenet121": _densenet,
-    "resnet18": _resnet,
-    "efficientnet_b0": _efficientnet,
+    "densenet121": _monai("densenet121"),
+    "resnet18": _monai("resnet18"),
+    "efficientnet_b0": _monai("efficientnet_b0"),
     "kaggle_cnn": KaggleCNN,
 }
 """Builders by name; each takes channels, classes and side of the input."""

@@ -40,7 +40,7 @@ from reslink.datasets.phantom.writers import to_gray, write_png
 from reslink.errors import ReslinkError
 from reslink.imaging.reading import read_image
 from reslink.imaging.search import find_images
-from reslink.inference.backends import OnnxRuntimeBackend, OpenVinoBackend
+from reslink.inference.backends import GraphBackend
 from reslink.inference.classifier import Classifier
 
 Answer: TypeAlias = Callable[[bytes], object]
@@ -107,8 +107,9 @@ def subjects(bundle: str, quantized: bytes | None) -> dict[str, Answer]:
         )
     loaded = Bundle.load(bundle)
     if quantized is not None:
-        for name, kind in (("onnxruntime int8", OnnxRuntimeBackend), ("openvino int8", OpenVinoBackend)):
-            answers[name] = ours(Classifier(loaded, backend=kind(quantized, torch.get_num_threads())))
+        for name in ("onnxruntime", "openvino"):
+            graph = GraphBackend(name, quantized, torch.get_num_threads())
+            answers[f"{name} int8"] = ours(Classifier(loaded, backend=graph))
     for size in dict.fromkeys((loaded.preprocess.size, PEER_SIZE)):
         answers |= {f"{name} {size}": peer(name, size) for name in PEERS}
     return answers

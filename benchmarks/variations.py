@@ -164,24 +164,24 @@ def apply_variation(name: str | None, recipe: Recipe, data: TrainingData) -> Ite
         return
     if name not in NAMES:
         raise UsageError(f"There is no variation {name!r}", f"They are {', '.join(NAMES)}", suggest(name, NAMES))
-    plain, build_plain = ResLink.__init__, build_network
+    plain, build_any = ResLink.__init__, training_step.build_network  # type: ignore[attr-defined]
     steps = recipe.trainer.epochs * math.ceil(len(data.indices("train")) / recipe.trainer.batch_size)
 
     def changed(self: ResLink, config: ResLinkConfig) -> None:
         plain(self, config)
         CHANGES[name](self, steps)
 
-    def pretrained(config: ResLinkConfig, seed: int) -> ResLink:
-        return pretrain_on_rotations(build_plain(config, seed), recipe, data)
+    def pretrained(config: ResLinkConfig, seed: int, _builder: None = None) -> ResLink:
+        return pretrain_on_rotations(build_network(config, seed), recipe, data)
 
     try:
         if name == TURNED:
-            training_step.build_network = pretrained  # type: ignore[attr-defined]
+            training_step.build_network = pretrained  # type: ignore[attr-defined, assignment]
         else:
             ResLink.__init__ = changed  # type: ignore[method-assign]
         yield
     finally:
-        ResLink.__init__, training_step.build_network = plain, build_plain  # type: ignore[method-assign, attr-defined]
+        ResLink.__init__, training_step.build_network = plain, build_any  # type: ignore[method-assign, attr-defined]
 
 
 def pretrain_on_rotations(network: ResLink, recipe: Recipe, data: TrainingData) -> ResLink:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import functools
 import gc
 import importlib.util
+import json
 import os
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: weights are compa
 
 import numpy as np
 import pytest
+import typer.testing
 import yaml
 
 from reslink.files import TELEMETRY_PACKAGES, switch_telemetry_off
@@ -40,8 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Enables garbage collection, without what was imported."""
+    """Enables garbage collection, without what was imported, and less often than by default."""
     gc.freeze()
+    gc.set_threshold(5000, 10, 10)
     gc.enable()
 
 
@@ -58,6 +63,28 @@ def cache_folder_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Failed audits are remembered in a folder of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_command_line() -> Iterator[None]:
+    """A ``CliRunner`` would build all commands again for each call, which takes longer than most of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", functools.cache(typer.testing._get_command))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def onnx_functions_of_torch() -> Iterator[None]:
+    """Each export to ONNX would parse the source of torch's ONNX functions again, which takes a third of its time."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
         yield
 
 
@@ -101,7 +128,7 @@ def few_trees() -> Iterator[None]:
     """Lets the models of an audit have few trees."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("reslink.audit.checks.shortcuts.TREES", 10)
-        patch.setattr("reslink.audit.checks.label_errors.TREES", 30)
+        patch.setattr("reslink.audit.checks.label_errors.TREES", 10)
         patch.setattr("reslink.audit.checks.label_errors.SMALL_DATA_FOLDS", 5)
         yield
 
@@ -304,3 +331,37 @@ def make_experiment(experiments_folder: Path) -> Callable[..., Experiment]:
         return Experiment(manifest, load_recipe(None, [*TINY_RECIPE, *overrides]), out, seeds, jobs, SilentProgress())
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_run_files() -> Callable[..., Path]:
+    """Writes the files of a run that ``reslink runs`` reads: of three planned epochs, finished or interrupted."""
+    interval = {"ci_low": 0.7, "ci_high": 0.95, "method": "BCa bootstrap over 40 groups, 1000 draws", "n": 40}
+    best = {"loss": 0.6, "accuracy": 0.8, "auroc": 0.85}
+
+    def write(folder: Path, *, epochs: int = 3, finished: bool = True, auroc: float = 0.9, seed: int = 7) -> Path:
+        rows = [
+            {"kind": "epoch", "epoch": e, "train_loss": 1 / e, "val_loss": 1.2 / e, "val_auroc": 1 - 0.3 / e}
+            for e in range(1, epochs + 1)
+        ]
+        files: dict[str, object] = {
+            "config.yaml": {"seed": seed, "model": {"variant": "reslink_small"}, "trainer": {"epochs": 3}},
+            "checkpoints/000002-step-8/state.json": {"sources": {"data": "cd" * 32}, "training": {"best": [2, best]}},
+        }
+        if finished:
+            metrics = {"accuracy": {"estimate": auroc - 0.05, **interval}, "auroc": {"estimate": auroc, **interval}}
+            leakage = {"status": "none found", "message": "No case is a near duplicate of a training image"}
+            validation = {f"val_{name}": value for name, value in best.items()}
+            files |= {
+                "checkpoints/finished.json": {"epochs": 3, "best_epoch": 2, "validation": validation},
+                "bundle/bundle.json": {"provenance": {"data": {"digest": "cd" * 32}}, "weights": {"sha256": "ab" * 32}},
+                "evaluation.json": {"n": 40, "metrics": metrics, "leakage": leakage, "bundle_sha256": "ab" * 32},
+            }
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(json.dumps(content))  # JSON is YAML too
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "splits.csv").write_text("sample_id,split\n" + "".join(f"{i}.png,train\n" for i in range(5)))
+        return folder
+
+    return write

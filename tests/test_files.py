@@ -17,7 +17,17 @@ import pytest
 
 import reslink
 from reslink.errors import StorageError, UsageError
-from reslink.files import csv_text, install_command, lock_folder, optional_import, sha256, write_atomic, write_json
+from reslink.files import (
+    csv_text,
+    install_command,
+    is_locked,
+    lock_folder,
+    optional_import,
+    replace_folder,
+    sha256,
+    write_atomic,
+    write_json,
+)
 
 
 def test_write_makes_folders_and_replaces(tmp_path: Path) -> None:
@@ -66,10 +76,13 @@ def test_a_folder_has_one_holder_and_a_killed_holder_lets_go(tmp_path: Path) -> 
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
+    assert is_locked(tmp_path)
     with pytest.raises(UsageError, match="in use by another reslink process"), lock_folder(tmp_path):
         pass
     holder.kill()
     holder.communicate()
+    assert not is_locked(tmp_path)
+    assert not is_locked(tmp_path / "missing")
     with lock_folder(tmp_path):
         pass
 
@@ -95,6 +108,17 @@ def test_an_install_command_names_packages_and_resolves_extras_within_extras(mon
     assert install_command("two") == 'python -m pip install "b>=2"'
     assert install_command("all") == 'python -m pip install "a>=1" "b>=2" "d>=4"'
     assert install_command("one", "two") == 'python -m pip install "a>=1" "b>=2"'
+
+
+def test_an_error_while_writing_leaves_no_folder(tmp_path: Path) -> None:
+    def fail_while_writing() -> None:
+        with replace_folder(tmp_path / "new" / "export", "export.json", "export") as part:
+            (part / "half").write_text("half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail_while_writing()
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_every_extra_has_an_install_command() -> None:

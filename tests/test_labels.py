@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from reslink.errors import UsageError
-from reslink.labels import Labels, clean_text, is_missing, misspelled_class, spelling_conflicts, spelling_key
+from reslink.labels import (
+    Labels,
+    alternative_spelling,
+    clean_text,
+    is_missing,
+    misspelled_class,
+    mixed_codes,
+    spelling_conflicts,
+    spelling_key,
+)
 
 
 def test_sorted_by_name_and_the_last_of_two_is_positive() -> None:
@@ -145,3 +154,48 @@ def test_missing_values(word: str) -> None:
 )
 def test_a_rare_class_that_looks_misspelled(counts: dict[str, int], pair: tuple[str, str] | None) -> None:
     assert misspelled_class(counts) == pair
+
+
+@pytest.mark.parametrize(
+    ("names", "pair"),
+    [
+        (["Healthy", "Tumor", "Tumour"], ("Tumor", "Tumour")),
+        (["glioma", "gliomas", "other"], ("glioma", "gliomas")),
+        (["Haemorrhage", "hemorrhages"], ("Haemorrhage", "hemorrhages")),
+        (["ischaemia", "ischemia"], ("ischaemia", "ischemia")),
+        (["Tumor", "Tumor - Copy"], ("Tumor", "Tumor - Copy")),
+        (["Tumor", "Tumor (2)"], ("Tumor", "Tumor (2)")),
+        (["type (1)", "type (2)"], None),
+        (["tumor", "no_tumor"], None),
+        (["MS", "M"], None),
+        (["class", "clas"], None),
+        (["grade 1", "grade 2", "grade 3"], None),
+    ],
+)
+def test_one_class_under_two_names(names: list[str], pair: tuple[str, str] | None) -> None:
+    assert alternative_spelling(names) == pair
+
+
+@pytest.mark.parametrize(
+    ("names", "pair"),
+    [
+        (["0", "1", "False", "True"], ("0", "False")),
+        (["0", "1", "no", "yes"], ("0", "no")),
+        (["0", "1", "Tumor"], ("0", "Tumor")),
+        (["False", "True", "no", "yes"], ("False", "no")),
+        (["Healthy", "Tumor", "no", "yes"], ("Healthy", "no")),
+        (["N", "Y", "neg", "pos"], ("N", "neg")),
+        (["0", "1", "2"], None),
+        (["0", "Tumor"], None),
+        (["no", "unclear", "yes"], None),
+        (["no", "tumor", "metastasis"], None),
+        (["N", "P", "T"], None),
+        (["F", "O", "P", "T"], None),
+        (["1", "2", "3", "no_tumor"], None),
+        (["1", "2", "3", "glioma", "no_tumor"], ("1", "glioma")),
+        (["T", "F", "no", "yes"], ("T", "no")),
+        (["glioma", "meningioma", "no_tumor"], None),
+    ],
+)
+def test_labels_of_two_codes(names: list[str], pair: tuple[str, str] | None) -> None:
+    assert mixed_codes(names) == pair

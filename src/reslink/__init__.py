@@ -30,6 +30,7 @@ _MODULES = {
     "load_network": "inference.monai_transforms",
     "predict": "api.predict",
     "read_image": "imaging.reading",
+    "runs": "api.runs",
     "split": "api.split",
     "train": "api.train",
 }

@@ -2,6 +2,7 @@ from reslink.api.audit import audit as audit
 from reslink.api.evaluate import evaluate as evaluate
 from reslink.api.explain import explain as explain
 from reslink.api.predict import predict as predict
+from reslink.api.runs import runs as runs
 from reslink.api.split import split as split
 from reslink.api.train import train as train
 from reslink.bundles.bundle import Bundle as Bundle

@@ -1,4 +1,4 @@
-"""Atomic writes, CSV, hashes, folder locks, and imports of optional packages."""
+"""Atomic writes of files and folders, CSV, hashes, folder locks, and imports of optional packages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -124,6 +125,71 @@ def exists_error(out: Path, content: str) -> UsageError:
     )
 
 
+@contextlib.contextmanager
+def replace_folder(target: Path, marker: str, what: str) -> Iterator[Path]:
+    """Yields an empty folder to fill, and renames it to ``target`` when the block ends without an error.
+
+    An existing ``target`` is moved aside first and moved back if the rename fails. If the process is killed between these
+    two renames, the old folder remains beside ``target`` under a hidden name.
+
+    Args:
+        target: The folder.
+        marker: The file that identifies an old ``target``; no other folder with content is replaced.
+        what: Name of the content for messages, such as ``bundle``.
+
+    Raises:
+        UsageError: If ``target`` is a file or a folder with other content.
+        StorageError: If the folder cannot be created or renamed.
+    """
+    check_replaceable(target, marker, what)
+    with storage_errors(f"The {what} {target}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        part.mkdir()
+    try:
+        yield part
+        with storage_errors(f"The {what} {target}"):
+            _swap(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def check_replaceable(target: Path, marker: str, what: str) -> None:
+    """Checks that :func:`replace_folder` accepts a folder; call it before long work whose result is written there.
+
+    Args:
+        target: The folder.
+        marker: As in :func:`replace_folder`.
+        what: As in :func:`replace_folder`.
+
+    Raises:
+        UsageError: If ``target`` is a file or a folder with other content.
+    """
+    if not target.exists():
+        return
+    if not target.is_dir() or (any(target.iterdir()) and not (target / marker).is_file()):
+        article = "an" if what[0] in "aeiou" else "a"
+        raise UsageError(
+            f"{target} exists and is not {article} {what}",
+            f"{article.capitalize()} {what} is written to a new folder, an empty one, or over an older {what}",
+            "Choose another folder",
+        )
+
+
+def _swap(part: Path, target: Path) -> None:
+    if not target.exists():
+        part.rename(target)
+        return
+    old = part.with_suffix(".old")
+    target.rename(old)
+    try:
+        part.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def fsync_folder(folder: Path) -> None:
     """Flushes a folder's entries (new and renamed files) to disk."""
     handle = os.open(folder, os.O_RDONLY)
@@ -171,21 +237,38 @@ def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
         yield
 
 
-_TELEMETRY_VARIABLES: Final = {"onnxruntime": "ORT_DISABLE_TELEMETRY"}
+def is_locked(folder: Path) -> bool:
+    """Returns whether a process holds the lock of a folder; nothing is written."""
+    try:
+        with (folder / ".lock").open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+_TELEMETRY_VARIABLES: Final = {
+    "onnxruntime": {"ORT_DISABLE_TELEMETRY": "1"},
+    "mlflow": {"MLFLOW_DISABLE_TELEMETRY": "true"},
+    "wandb": {"WANDB_ERROR_REPORTING": "false"},
+}
 """Environment variables, by package, that are set before the package is imported.
 
 ONNX Runtime 1.29 and later sends telemetry to its vendor and keeps a device ID and a database in the home folder. Only this
-variable, set before the import, prevents both (see its Privacy.md). reslink handles patient images, so it is always set.
+variable, set before the import, prevents both (see its Privacy.md). MLflow 3.2 and later sends telemetry from a thread that its
+import starts; wandb reports its errors. reslink handles patient images, so these variables are always set.
 """
 
-_TELEMETRY_MODULES: Final = {"openvino": "openvino_telemetry"}
+TELEMETRY_MODULES: Final = {"openvino": "openvino_telemetry"}
 """Modules that send telemetry, by the package that imports them. They are made impossible to import before the package is.
 
 OpenVINO sends an event to an analytics host when it is imported, and keeps an ID in ``~/intel``. No variable prevents this. If
 the module is missing, OpenVINO uses a module of its own without function.
 """
 
-TELEMETRY_PACKAGES: Final = (*_TELEMETRY_VARIABLES, *_TELEMETRY_MODULES)
+TELEMETRY_PACKAGES: Final = (*_TELEMETRY_VARIABLES, *TELEMETRY_MODULES)
 """Packages whose telemetry is switched off by :func:`optional_import`."""
 
 
@@ -208,9 +291,8 @@ def optional_import(name: str, extra: str) -> ModuleType:
 
 def switch_telemetry_off(package: str) -> None:
     """Switches the telemetry of a package off, if it has any. Call it before the package is imported."""
-    if variable := _TELEMETRY_VARIABLES.get(package):
-        os.putenv(variable, "1")
-    module = _TELEMETRY_MODULES.get(package)
+    os.environ.update(_TELEMETRY_VARIABLES.get(package, {}))
+    module = TELEMETRY_MODULES.get(package)
     if module is not None and package not in sys.modules:
         sys.modules[module] = None  # type: ignore[assignment]  # so that its import raises ImportError
 

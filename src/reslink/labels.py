@@ -18,6 +18,11 @@ RARE: Final = 3
 """A class with fewer cases may be a misspelled name of another class."""
 
 _NUMBER = re.compile(r"(?=.*\d)\+?(-?)0*(\d*)(?:[.,](\d*))?")
+_CODES: Final = tuple(map(frozenset, ("yn", ("yes", "no"), ("true", "false"), ("pos", "neg"), ("positive", "negative"))))
+"""Pairs of words for the two answers of one question, in lower case; data sets with different pairs were put together."""
+_BRITISH: Final = (("tumour", "tumor"), ("haem", "hem"), ("oedema", "edema"), ("aemi", "emi"))
+_COPY: Final = re.compile(r"[\W_]*(copy|kopie|copie)?[\W_]*(\(\d+\))?$")
+"""What file managers append to the name of a copied folder."""
 _SHORT: Final = 3
 _ROMAN_OR_SHORT = re.compile(rf"[ivx]+|.{{0,{_SHORT}}}")
 """Two such words differ on purpose: Roman numerals, single letters and abbreviations."""
@@ -73,6 +78,41 @@ def misspelled_class(counts: Mapping[str, int]) -> tuple[str, str] | None:
         if near:
             return rare, min(near, key=lambda name: (_edits(spelling_key(rare), spelling_key(name)), -counts[name], name))
     return None
+
+
+def alternative_spelling(names: Iterable[str]) -> tuple[str, str] | None:
+    """Returns two class names that are one word: in British and American spelling, singular and plural, or a copied folder."""
+    first: dict[str, str] = {}
+    for name in names:
+        key = _word_key(spelling_key(name))
+        former = first.get(key) or first.get(_word_key(_COPY.sub("", spelling_key(name))))
+        if former is not None and former != name:
+            return former, name
+        first[key] = name
+    return None
+
+
+def _word_key(key: str) -> str:
+    for british, american in _BRITISH:
+        key = key.replace(british, american)
+    return key.removesuffix("s") if len(key) > _SHORT and not key.endswith(("ss", "is")) else key
+
+
+def mixed_codes(names: Iterable[str]) -> tuple[str, str] | None:
+    """Returns two of three or more class names that are written in different ways: ``1`` and ``Tumor``, ``yes`` and ``True``.
+
+    Beside ``yes`` and ``no``, or at least three numbers, two words (``Healthy`` and ``Tumor``) are a different way; one
+    (``unclear``) is not.
+    """
+    ways: dict[str, list[str]] = {}
+    keys = {name: spelling_key(name) for name in names}
+    for name, key in keys.items():
+        codes = next((min(pair) for pair in _CODES if key in pair and pair <= set(keys.values())), "word")
+        ways.setdefault("number" if _NUMBER.fullmatch(key) else codes, []).append(name)
+    if len(ways.get("word", [])) == 1 and len(ways.get("number", [])) not in (1, 2):
+        del ways["word"]
+    first = [way[0] for way in ways.values()]
+    return (first[0], first[1]) if len(keys) > 2 and len(first) > 1 else None
 
 
 def _allowed_edits(name: str, other: str) -> int:

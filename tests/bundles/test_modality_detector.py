@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from sklearn.svm import SVC
 
+from reslink.bundles.decision.ood import Gaussian
 from reslink.bundles.modality_detector import FILE, ModalityDetector, modality_detector
 from reslink.bundles.scope import Scope
 from reslink.datasets.phantom.cohort import render_slice
@@ -39,13 +41,24 @@ def test_the_detector_is_data_with_the_record_of_its_fit(head_statistics: Callab
     value = json.loads(FILE.read_text())
     assert {name: entry["modality"] for name, entry in value["record"]["data"].items()} == {
         "ct": "CT", "ct_ich": "CT", "ct_rsna": "CT", "ct_phe": "CT", "mri4": "MR", "lgg": "MR",
-        "ct_windows": "CT",
+        "ct_narrow": "CT", "ct_wide": "CT",
     }  # fmt: skip
     assert all(entry["license"] for entry in value["record"]["data"].values())
     assert FILE.stat().st_size < 100_000
     looks = head_statistics("CT", "T1")
     again = ModalityDetector.from_dict(json.loads(json.dumps(modality_detector().as_dict())))
-    np.testing.assert_array_equal(again.probability_of_mr(looks), modality_detector().probability_of_mr(looks))
+    np.testing.assert_allclose(again.score(looks), modality_detector().score(looks), atol=0.02)  # four digits
+
+
+def test_the_score_is_that_of_scikit_learn(rng: np.random.Generator) -> None:
+    rows = np.concatenate([rng.normal(size=(60, 5)), rng.normal(size=(60, 5)) + 1])
+    model = SVC(C=2.0, gamma=0.1).fit(rows / 2 - 1, np.arange(120) >= 60)
+    detector = ModalityDetector(
+        mean=np.full(5, 2.0), scale=np.full(5, 2.0), support=model.support_vectors_, weights=model.dual_coef_[0],
+        intercept=float(model.intercept_[0]), gamma=0.1, heads={"all": Gaussian.fit(rows)}, limit=1e9,
+    )  # fmt: skip
+    np.testing.assert_allclose(detector.score(rows), model.decision_function(rows / 2 - 1), atol=1e-9)
+    assert detector.classify(rows) == ["MR" if mr else "CT" for mr in model.predict(rows / 2 - 1)]
 
 
 @pytest.mark.parametrize(("sequence", "modality"), [("CT", "CT"), ("T1", "MR"), ("T2", "MR"), ("FLAIR", "MR")])

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from reslink.bundles.onnx_check import GraphCheck
+from reslink.bundles.onnx_check import MAX_LIVE_VALUES, GraphCheck
 from reslink.errors import BundleError
 
 SHIPPED = Path(__file__).parents[2] / "src" / "reslink" / "bundles" / "shipped"
@@ -83,6 +83,14 @@ def add_empty_tensor(made: onnx.ModelProto) -> None:
     made.graph.initializer.add(name="w", dims=[1 << 40], data_type=TensorProto.FLOAT)
 
 
+def add_graphs(made: onnx.ModelProto) -> None:
+    made.graph.node[1].attribute.append(helper.make_attribute("bodies", [body("a")]))
+
+
+def add_sparse_attribute(made: onnx.ModelProto) -> None:
+    made.graph.node[0].attribute.add(name="s").sparse_tensor.CopyFrom(onnx.SparseTensorProto())
+
+
 def rename_input(made: onnx.ModelProto) -> None:
     made.graph.input[0].name = made.graph.node[0].input[0] = "image"
 
@@ -94,6 +102,10 @@ def add_input(made: onnx.ModelProto) -> None:
 def doubled(times: int) -> list[onnx.NodeProto]:
     names = ["start", *(f"d{i}" for i in range(times))]
     return [node("Concat", [a, a], [b], axis=3) for a, b in pairwise(names)]
+
+
+def large_tensors(count: int) -> list[onnx.NodeProto]:
+    return [node("Pad", ["start", "pads"], [f"x{i}"]) for i in range(count)]
 
 
 HUGE = [8, 1024, 1024, 1024]
@@ -111,6 +123,24 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "custom domain": (model([node("Relu", ["start"], ["x"], domain="evil")]), "operator evil.Relu"),
     "custom operator set": (model([], change=lambda m: m.opset_import.append(helper.make_opsetid("evil", 1))), "operator sets"),
     "no operator set": (model([], change=lambda m: m.ClearField("opset_import")), "operator sets"),
+    "known number of a custom operator set": (
+        model([], change=lambda m: m.opset_import.append(helper.make_opsetid("evil", 13))),
+        "operator sets",
+    ),
+    "old operator set": (
+        model([], change=lambda m: setattr(m.opset_import[0], "version", 7)),
+        "operator sets 7|operator sets '' 7",
+    ),
+    "list of graphs": (model([node("Relu", ["start"], ["x"])], change=add_graphs), "a graph of its own"),
+    "training": (model([], change=lambda m: m.training_info.add()), "training steps"),
+    "sparse tensor": (model([], change=lambda m: m.graph.sparse_initializer.add()), "sparse tensors"),
+    "sparse tensor of an operator": (model([], change=add_sparse_attribute), "sparse tensors"),
+    "input of floats": (
+        model([], change=lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.FLOAT)),
+        "the type 1 ",
+    ),
+    "many operators": (model([node("Identity", ["start"], ["x"])] * 20_001), "operations, more than 20000"),
+    "more outputs": (model([node("Cast", ["start"], ["x", "y"], to=TensorProto.FLOAT)]), "more outputs"),
     "external data": (model([], change=add_external), "another file"),
     "external data of a constant": (model([], change=add_external_attribute), "another file"),
     "tensor without data": (model([], change=add_empty_tensor), "0 of 1.1e"),
@@ -174,8 +204,11 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),
     "doubling": (model(doubled(40)), "Concat makes"),
     "many large tensors": (
-        model([node("Pad", ["start", "pads"], [f"x{i}"]) for i in range(90)], constant("pads", [0, 0, 0, 0, 0, 0, 4000, 1500])),
-        "values and",
+        model(
+            [*large_tensors(90), node("Sum", [f"x{i}" for i in range(90)], ["x"])],
+            constant("pads", [0, 0, 0, 0, 0, 0, 4000, 1500]),
+        ),
+        "values at the same time",
     ),
     "much work": (
         model(
@@ -206,6 +239,21 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "negative size": (model([node("ConstantOfShape", ["n"], ["x"])], constant("n", [-5, 3])), "ConstantOfShape makes"),
     "stride of zero": (model([node("MaxPool", ["start"], ["x"], kernel_shape=[1, 1], strides=[0, 0])]), "do not fit"),
     "shapes that do not fit": (model([node("Reshape", ["start", "n"], ["x"])], constant("n", [7, 7])), "do not fit"),
+    "name that is not UTF-8": (
+        model([node("Relu", ["name_of_tensor"], ["x"])]).replace(b"name_of_tensor", b"name_of_\xff\xfe_sor"),
+        "used before it is computed",
+    ),
+    **{
+        f"einsum {equation}": (
+            model([node("Einsum", ["start", "start"], ["x"], equation=equation)]),
+            "an operation Einsum do not fit",
+        )
+        for equation in ("bhxx,bhyd->bhy", "bhx,bhyd->bhy", "bhxd,bhyd", "bhxd,bhyd->bhz", "...d,...d->...", "bhxd->bhxd")
+    },
+    "einsum that is too large": (
+        model([node("Einsum", ["start", "start"], ["x"], equation="bhxd,stuv->bhxdstuv")], size=128),
+        "Einsum makes a tensor of",
+    ),
     "missing input": (model([node("MatMul", ["start"], ["x"])]), "lacks an input"),
     "other input": (model([], change=rename_input), "its inputs are image"),
     "two inputs": (model([], change=add_input), "its inputs are pixels, more"),
@@ -235,9 +283,18 @@ def test_a_size_that_explodes_with_the_batch_is_refused() -> None:
     power += [node("Mul", ["b" if i == 0 else f"p{i - 1}", "b"], [f"p{i}"]) for i in range(6)]
     power += [node("Unsqueeze", ["p5", "axis"], ["n"]), node("ConstantOfShape", ["n"], ["x"])]
     check = GraphCheck(model(power, constant("zero", 0), constant("axis", [0])))
-    check.check((2, 1, 64, 64))
+    check.rows_at_once((2, 1, 64, 64))
     with pytest.raises(BundleError, match="ConstantOfShape makes a tensor of"):
-        check.check((32, 1, 64, 64))
+        check.rows_at_once((32, 1, 64, 64))
+
+
+def test_only_tensors_that_are_needed_at_the_same_time_count_together() -> None:
+    nodes = [op for i, pad in enumerate(large_tensors(90)) for op in (pad, node("ReduceMax", [f"x{i}"], [f"m{i}"]))]
+    check = GraphCheck(model(nodes, constant("pads", [0, 0, 0, 0, 0, 0, 4000, 1500])))
+    each, start = 4064 * 1564, 64 * 64
+    expected = next(rows for rows in (32, 16, 8, 4, 2, 1) if rows * (each + start) < MAX_LIVE_VALUES)
+    assert check.rows_at_once((32, 1, 64, 64)) == expected
+    assert check.rows_at_once((1, 1, 64, 64)) == 1
 
 
 @pytest.mark.parametrize("name", ["ct", "mri4", "lgg"])
@@ -245,4 +302,4 @@ def test_shipped_models_pass(name: str) -> None:
     content = (SHIPPED / name / "model.onnx").read_bytes()
     check = GraphCheck(content)
     sizes = [dim.dim_value for dim in onnx.load_from_string(content).graph.input[0].type.tensor_type.shape.dim]
-    check.check((64, *sizes[1:]))
+    assert check.rows_at_once((64, *sizes[1:])) == 64

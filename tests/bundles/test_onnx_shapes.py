@@ -36,6 +36,7 @@ NODES = [
     node("Squeeze", ["start", "n1"], ["flat"]),
     node("Unsqueeze", ["flat", "n1"], ["deep"]),
     node("MatMul", ["deep", "start"], ["product"]),
+    node("Einsum", ["start", "start"], ["scores"], equation="bhxd, bhyd->bhxy"),
     node("Resize", ["start", "", "scales"], ["up"]),
     node("GlobalAveragePool", ["start"], ["g"]),
     node("ConvTranspose", ["start", "kernel"], ["ct"], strides=[2, 2], output_padding=[1, 1]),
@@ -47,6 +48,29 @@ NODES = [
     node("Where", ["yes", "start", "one"], ["where"]),
     node("Range", ["r0", "r9", "r1"], ["range"]),
 ]
+SIZES = [
+    node("Neg", ["parts"], ["negative"]),
+    node("Equal", ["parts", "n1"], ["equal"]),
+    node("Not", ["equal"], ["other"]),
+    node("Where", ["equal", "negative", "parts"], ["chosen"]),
+    node("ReduceProd", ["parts"], ["count"], keepdims=0),
+    node("ReduceMax", ["parts"], ["largest"]),
+    node("Mod", ["parts", "n3"], ["rest"]),
+    node("Pow", ["n3", "parts"], ["power"]),
+    node("Max", ["parts", "n3"], ["at_least"]),
+    node("Min", ["parts", "n3", "n1"], ["at_most"]),
+    node("Less", ["parts", "n3"], ["small"]),
+    node("Cast", ["parts"], ["numbers"], to=TensorProto.FLOAT),
+    node("Sqrt", ["numbers"], ["root"]),
+    node("Floor", ["root"], ["whole"]),
+    node("Cast", ["whole"], ["whole_sizes"], to=TensorProto.INT64),
+    node("Reshape", ["pads", "pairs"], ["by_axis"]),
+    node("Slice", ["by_axis", "n1", "all_but_n9", "n0", "back"], ["reversed"]),
+    node("Transpose", ["reversed"], ["by_side"], perm=[1, 0]),
+    node("Split", ["by_side"], ["side", "last_side"], axis=0),
+    node("Expand", ["n3", "pairs"], ["threes"]),
+]
+"""How exporters compute sizes, such as the pads of a convolution."""
 TENSORS = [
     *(constant(f"n{i}", [i]) for i in (0, 1, 3)),
     constant("n9", [9999]),
@@ -57,6 +81,9 @@ TENSORS = [
     constant("pads", [0, 0, 1, 2, 0, 0, 3, -4]),
     constant("dense", np.ones((2, 4096)), np.float32),
     constant("yes", [True], np.bool_),
+    constant("pairs", [4, 2]),
+    constant("all_but_n9", [-9999]),
+    constant("back", [-1]),
     *(constant(f"r{i}", i) for i in (0, 1, 9)),
 ]
 
@@ -64,20 +91,20 @@ TENSORS = [
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_shapes_are_those_of_the_runtime(batch: int) -> None:
     """ONNX Runtime computes every tensor, and its shape is the computed one."""
-    names = [name for one in NODES for name in one.output]
+    names = [name for one in (*NODES, *SIZES) for name in one.output]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("logits", "features")]
     ends = [node("ReduceMean", ["start"], ["features"], axes=[2, 3], keepdims=0), node("Identity", ["features"], ["logits"])]
     start = node("Cast", ["pixels"], ["start"], to=TensorProto.FLOAT)
     pixels_info = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 1, 64, 64])
     values += [onnx.ValueInfoProto(name=name) for name in names]
-    graph = helper.make_graph([start, *NODES, *ends], "g", [pixels_info], values, TENSORS)
+    graph = helper.make_graph([start, *NODES, *SIZES, *ends], "g", [pixels_info], values, TENSORS)
     content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString()
     check = GraphCheck(content)
     pixels = np.zeros((batch, 1, 64, 64), np.uint8)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = dict(zip(names, session.run(names, {"pixels": pixels}), strict=True))
     sizes = _Sizes(check._initial, pixels.shape)
-    sizes.run(check._model.graph.node)
+    sizes.run(check._model.graph)
     assert {name: sizes.tensors[name].shape for name in names} == {name: value.shape for name, value in found.items()}
-    for name in ("s", "batch", "sizes", "range"):
+    for name in ("s", "batch", "sizes", "range", *(name for one in SIZES for name in one.output)):
         assert np.array_equal(sizes.tensors[name].values, found[name])

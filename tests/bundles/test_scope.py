@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.scope import Scope
+from reslink.bundles.scope import Scope, refused_texts
 from reslink.imaging.image import Stated
 from reslink.networks.reslink import ResLink
 
@@ -103,3 +103,14 @@ def test_a_bundle_keeps_its_scope(bundle: Bundle, network: ResLink, tmp_path: Pa
 @pytest.mark.parametrize(("name", "text"), [("ct", "axial CT"), ("mri4", "T1 MR"), ("lgg", "axial FLAIR MR")])
 def test_the_shipped_bundles_state_what_they_are_for(name: str, text: str) -> None:
     assert str(Bundle.load(name).scope) == f"{text} of the head"
+
+
+def test_refused_images_are_counted_by_reason_or_without_the_reasons() -> None:
+    """A bundle does not store the names of the refused images, and so not the reasons."""
+    refused = {"a.dcm": "the file is CT", "b.dcm": "the file is T1", "c.dcm": "the file is CT"}
+    assert refused_texts({"n_refused": 3, "refused": refused}) == [
+        "2 images refused and not counted: the file is CT",
+        "1 image refused and not counted: the file is T1",
+    ]
+    assert refused_texts({"n_refused": 3}) == ["3 images refused and not counted"]
+    assert refused_texts({"n_refused": 0, "refused": {}}) == refused_texts({}) == []

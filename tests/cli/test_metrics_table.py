@@ -33,18 +33,21 @@ def test_a_summary_for_people_lists_findings_and_paths(capsys: pytest.CaptureFix
         "findings": [finding],
         "bundle": "run/bundle",
         "report": "run/report.html",
+        "n_refused": 1,
+        "refused": {"a.dcm": "the file is CT"},
         "left_out": [],
         "leakage": None,
     }
     print_run_summary(Console(), summary, json=False)
     said = capsys.readouterr().err.splitlines()
+    assert said.pop(0) == "Warning: 1 image refused and not counted: the file is CT."
     assert said[:3] == ["Warning: A gap. Mind it. (gap, epoch 1)", "bundle: run/bundle", "report: run/report.html"]
     assert said[3].startswith("Research use only")
 
 
 def test_a_summary_with_unreadable_files_lists_them_and_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     finding = {"code": "files-left-out", "message": "1 of 9 files", "advice": "Mend it", "epoch": 0}
-    summary = {"metrics": {}, "n_test": 0, "findings": [finding], "left_out": ["a/b.png"], "leakage": None}
+    summary = {"metrics": {}, "n_test": 0, "findings": [finding], "left_out": ["a/b.png"], "leakage": None, "refused": {}}
     with pytest.raises(typer.Exit) as ended:
         print_run_summary(Console(), summary, json=True)
     out = capsys.readouterr()
@@ -55,10 +58,10 @@ def test_a_summary_with_unreadable_files_lists_them_and_ends_with_1(capsys: pyte
 
 def test_refused_images_are_counted_by_reason(capsys: pytest.CaptureFixture[str]) -> None:
     refused = {"a.dcm": "the file is CT", "b.dcm": "the file is T1", "c.dcm": "the file is CT"}
-    warn_of_refused(Console(), refused)
+    warn_of_refused(Console(), {"refused": refused})
     assert capsys.readouterr().err.splitlines() == [
         "Warning: 2 images refused and not counted: the file is CT.",
         "Warning: 1 image refused and not counted: the file is T1.",
     ]
-    warn_of_refused(Console(verbose=True), refused)
+    warn_of_refused(Console(verbose=True), {"refused": refused})
     assert "b.dcm: the file is T1" in capsys.readouterr().err

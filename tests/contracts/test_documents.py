@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 GENERATED = ("_build", "_generated", "auto_examples")
 WRITTEN_BESIDE_GENERATED = {"index.md", "weights-license.md"}
-FILE_ENDINGS = {"keras", "onnx", "pt", "pt2", "safetensors"}
+FILE_ENDINGS = {"json", "keras", "onnx", "pt", "pt2", "safetensors"}
 
 
 def written_pages() -> list[Path]:
@@ -244,3 +244,13 @@ def test_the_container_installs_nothing_but_the_versions_that_are_tested(root: P
     assert len(installs) == 1
     assert "-c /src/constraints.txt" in installs[0]
     assert '"/src[serve,pacs,gdcm]"' in installs[0], "the image is built without torch"
+
+
+def test_the_security_page_says_how_to_report_and_what_is_exposed() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert headings[:2] == ["Report a vulnerability", "Scope"]
+    assert "Bundled native libraries" in headings
+    libraries = text.partition("## Bundled native libraries")[2]
+    assert all(word in libraries for word in ("OpenCV", "FFmpeg", "OpenSSL", "reslink doctor --json"))
+    assert "SECURITY.md" in (DOCS / "user-guide" / "security.md").read_text()

@@ -365,6 +365,22 @@ class TestNotClasses:
     def test_classes_that_name_no_finding_are_noted(self, tmp_path: Path, folders: list[str], shown: str) -> None:
         assert read(classes(tmp_path, *folders))[1] == (f"No folder is named like a finding; the classes are {shown}",)
 
+    @pytest.mark.parametrize(
+        ("folders", "shown"),
+        [
+            (["{Healthy,Tumor,augmented}"], "augmented is a class although its folder is"),
+            (["{Healthy,Tumor,_old,New folder}"], "New folder and _old are classes although their folders are"),
+            (["train/{glioma,meningioma,raw}", "test/{glioma,meningioma,raw}"], "raw is a class although its folder is"),
+            (["Healthy/{train,test}", "Tumor/{train,test}", "done/{train,test}"], "done is a class although its folder is"),
+            (["{glioma,meningioma,no_tumor,other}"], ""),
+            (["{Ependymoma,Papilloma,Carcinomas,Normal}"], ""),
+            (["{Healthy,raw}"], ""),
+        ],
+    )
+    def test_a_folder_beside_the_classes_is_noted(self, tmp_path: Path, folders: list[str], shown: str) -> None:
+        notes = [note for note in read(classes(tmp_path, *folders))[1] if "finding" in note]
+        assert [note.startswith(f"{shown} not named like a finding; the classes are") for note in notes] == [True] * bool(shown)
+
     @pytest.mark.parametrize("folders", [["{yes,no}"], ["tumor", "other"], ["train/{glioma,x}", "test/{glioma,x}"]])
     def test_classes_that_name_a_finding_need_no_note(self, tmp_path: Path, folders: list[str]) -> None:
         assert read(classes(tmp_path, *folders))[1] == ()

@@ -97,3 +97,35 @@ def test_names_of_the_roles_need_no_word() -> None:
 def test_two_columns_named_like_the_choice() -> None:
     with pytest.raises(UsageError, match="has no column 'who_is'"):
         find_columns(table("path,label,Who Is,who-is", "1.png,a,p,p"), {"patient_id": "who_is"})
+
+
+@pytest.mark.parametrize("header", ["set", "subset", "fold", "phase"])
+def test_a_misspelled_split_is_not_ignored(header: str) -> None:
+    roles = find_columns(table(f"path,label,{header}", "a,x,Train", "b,x,tets", "c,y,test"), {})
+    assert roles.headers["split"] == header
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "note"),
+    [
+        (
+            "Teilmenge",
+            ["train", "test"],
+            "holds test and train, but is not used. If it is the split, use --columns split=Teilmenge",
+        ),
+        ("cohort", ["Dev", "TRAIN"], "holds dev and train, but is not used"),
+        ("is_test", ["0", "1"], "seems to state a split by 0 and 1, but is not used"),
+        ("Training Set", ["True", "False"], "seems to state a split by false and true"),
+        ("val", ["no", "yes"], "seems to state a split by no and yes"),
+        ("sex", ["0", "1"], None),
+        ("test", ["2.5", "3.1"], None),
+        ("Teilmenge", ["train", "other"], None),
+        ("Teilmenge", ["train", "train"], None),
+    ],
+)
+def test_a_split_under_another_name_is_named(header: str, cells: list[str], note: str | None) -> None:
+    rows = [f"{i},x,{cell}" for i, cell in enumerate(cells)]
+    notes = find_columns(table(f"path,label,{header}", *rows), {}).notes
+    assert [note in text and repr(header) in text for text in notes] == ([True] if note else [])
+    assert not find_columns(table(f"path,label,{header},split", *(f"{row},train" for row in rows)), {}).notes
+    assert not find_columns(table(f"path,label,{header}", *rows), {"split": ""}).notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import unicodedata
 from pathlib import Path
 
@@ -87,6 +88,25 @@ class TestSpellings:
         assert Manifest.open(data, class_order=[name, "Tumor"]).labels.positive == "Tumor"
 
     @pytest.mark.parametrize("kind", ["table", "folders"])
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            (["0", "1", "True", "False"], r"labels '0' \(6 cases\) and 'False' \(6 cases\) are two ways to write labels"),
+            (["Healthy", "Tumor", "Tumour"], r"classes 'Tumor' \(8 cases\) and 'Tumour' \(8 cases\) look like one class"),
+        ],
+    )
+    def test_one_class_in_two_ways(
+        self, tmp_path: Path, kind: str, labels: list[str], message: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        data = self.data(tmp_path, kind, labels)
+        with pytest.raises(UsageError, match=message + r".*Correct the label.*data.class_order"):
+            Manifest.open(data)
+        assert Manifest.open(data, class_order=labels).labels.names == tuple(labels)
+        assert not re.search(message, caplog.text)
+        assert len(Manifest.open(data, for_training=False).labels) == len(labels)
+        assert re.search(message, caplog.text)
+
+    @pytest.mark.parametrize("kind", ["table", "folders"])
     def test_a_rare_class_near_another_one(self, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
         data = self.data(tmp_path, kind, ["Healthy", "Tumor"] * 11 + ["Helthy", "Tumor"])
         message = r"The name of the class 'Helthy' \(1 case\) is close to that of 'Healthy' \(11 cases\)"
@@ -148,7 +168,7 @@ class TestMeaning:
         headers = [drawn.draw(strategies.sampled_from(spellings)) for spellings in self.HEADERS]
         order = drawn.draw(strategies.permutations(range(5)))
         form = drawn.draw(strategies.sampled_from(["NFC", "NFD"]))
-        separator = drawn.draw(strategies.sampled_from(",;\t"))
+        separator = drawn.draw(strategies.sampled_from(",;\t|"))
         end = drawn.draw(strategies.sampled_from(["\n", "\r\n", "\r"]))
         start = drawn.draw(strategies.sampled_from(["", f"sep={separator}{end}", end * 2]))
         rows = drawn.draw(strategies.permutations(range(12)))
@@ -156,7 +176,7 @@ class TestMeaning:
         writer = csv.writer(stream, delimiter=separator, lineterminator=end)
         writer.writerow([headers[i] for i in order])
         for i in rows:
-            style = drawn.draw(strategies.sampled_from(["relative", "dots", "absolute", "uri", "backslash"]))
+            style = drawn.draw(strategies.sampled_from(["relative", "dots", "absolute", "uri", "backslash", "plain uri"]))
             cells = [self.spelled(share, i, style), f"Klasse ä{i % 2}", f"Pé{i // 3}", f"Ort {i % 2}", "train"]
             cells[1] = drawn.draw(strategies.sampled_from([cells[1], f" {cells[1]}\u200b", cells[1].replace(" ", "\u00a0")]))
             writer.writerow([unicodedata.normalize(form, cells[i]) for i in order])
@@ -183,6 +203,7 @@ class TestMeaning:
             "dots": f"./../tables/.././images/dé{i % 3}//{i:02}.png",
             "absolute": str(path),
             "uri": path.as_uri(),
+            "plain uri": f"FILE://localhost{path}",
             "backslash": relative.replace("/", "\\"),
         }[style]
 
@@ -242,3 +263,9 @@ def test_the_real_sets(shared_data: Path, name: str, n: int, classes: int, patie
     assert (len(manifest), len(manifest.labels)) == (n, classes)
     assert len({case.patient_id for case in manifest.cases} - {None}) == patients
     assert sum(case.mask is not None for case in manifest.cases) == masks
+
+
+@pytest.mark.parametrize("data", [[{"path": "a.png", "label": "a"}], 7, None])
+def test_a_data_set_that_is_no_path(data: object) -> None:
+    with pytest.raises(UsageError, match=rf"The data set is a {type(data).__name__}.*Save a DataFrame with to_csv"):
+        Manifest.open(data)

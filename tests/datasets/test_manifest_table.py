@@ -284,6 +284,60 @@ class TestColumns:
         assert notes == (() if note is None else (notes[0],))
         assert note is None or f"The column 'MRN' of manifest.csv {note}" in notes[0]
 
+    def test_repeated_rows_are_counted(self, images: Path) -> None:
+        table(images, f"path,label\n{FOUR}{FOUR}a1.png,a\n")
+        assert Manifest.open(images).notes == ("5 rows repeat other ones and are left out: each image counts once",)
+
+    def test_a_column_that_is_no_split_can_be_left_out(self, images: Path) -> None:
+        rows = [row + "," + split for row, split in zip(FOUR.split(), ("train", "train", "test", "excluded"), strict=True)]
+        data = table(images, "\n".join(["path,label,subset", *rows]))
+        with pytest.raises(
+            UsageError, match=r"'excluded'.*Add --columns split= if the column 'subset' is no split\. Choose one"
+        ):
+            Manifest.open(data)
+        assert {case.split for case in Manifest.open(data, columns={"split": ""}).cases} == {None}
+
+    def test_a_data_set_in_a_folder_named_like_a_class_has_no_note(self, tmp_path: Path) -> None:
+        names = [f"tumor/{i}.png" for i in range(4)]
+        put(tmp_path, *names)
+        text = "\n".join(
+            ["path,label", *(f"{name},{label}" for name, label in zip(names, ["Tumor", "Healthy"] * 2, strict=True))]
+        )
+        assert Manifest.open(table(tmp_path, text)).notes == ()
+
+    @pytest.mark.parametrize(
+        ("names", "labels", "note"),
+        [
+            (
+                ["Healthy/1.png", "Tumor/2.png"],
+                ["Tumor", "Tumor"],
+                "1 of 4 images have another label than their folder names, such as",
+            ),
+            (["x/healthy/1.png", "x/tumor_/2.png"], ["Tumor", "Healthy"], "such as x/healthy/1.png with the label 'Tumor'"),
+            (
+                ["Training/x/1.png", "test/x/2.png"],
+                ["Tumor", "Healthy"],
+                "The paths name the splits test and train, but the table",
+            ),
+            (["Healthy/1.png", "Tumor/2.png"], ["Healthy", "Tumor"], None),
+            (["Healthy/Tumor/1.png", "Tumor/2.png"], ["Healthy", "Tumor"], None),
+            (["1/1.png", "0/2.png"], ["0", "1"], None),
+            (["train/1.png", "train/2.png"], ["Healthy", "Tumor"], None),
+        ],
+    )
+    def test_folders_that_say_something_else(
+        self, tmp_path: Path, names: list[str], labels: list[str], note: str | None
+    ) -> None:
+        classes = sorted({*labels, "Healthy"}) if "0" not in labels else ["0", "1"]
+        names, labels = [*names, "m.png", "n.png"], [*labels, classes[0], classes[1]]
+        put(tmp_path, *names)
+        text = "\n".join(["path,label", *map(",".join, zip(names, labels, strict=True))])
+        notes = Manifest.open(table(tmp_path, text), for_training=False).notes
+        assert [note in sentence for sentence in notes] == ([True] if note else [])
+        split = text.replace("\n", ",train\n").replace("label,train", "label,split") + ",train"
+        given = Manifest.open(table(tmp_path, split), for_training=False)
+        assert not any("splits" in sentence for sentence in given.notes)
+
     def test_none_of_the_columns_is_meant(self, twelve: Path) -> None:
         path = table(twelve, rows("path,label,patient_id"))
         manifest = Manifest.open(path, columns=["patient="])

@@ -11,7 +11,7 @@ import pytest
 
 from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.unused_groupings import unused_grouping
+from reslink.datasets.unused_groupings import augmented_copies, unused_grouping
 
 
 def cases(n: int = 40, name: Callable[[int], str] = "{:03}.png".format, **columns: Callable[[int], object]) -> list[Case]:
@@ -121,3 +121,41 @@ def test_it_is_a_warning_of_every_command(tmp_path: Path, caplog: pytest.LogCapt
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert record.getMessage() == f"{manifest.notes[-1]}."
     assert "file names such as no/P00_0.png (6 values for 24 images) may group the images of a patient" in record.getMessage()
+
+
+def test_patients_that_only_number_the_images() -> None:
+    rows = with_patients(cases(name=lambda i: f"P{i // 4:03}_slice{i % 4}.png"), 40)
+    assert (
+        "Nearly every image states a patient of its own, but file names such as P000_slice0.png (10 values"
+        in unused_grouping(rows)
+    )
+    assert unused_grouping(with_patients(cases(), 40)) == ""
+    shared = [replace(case, patient_id=str(i // 2)) for i, case in enumerate(rows)]
+    assert unused_grouping(shared) == ""
+
+
+@pytest.mark.parametrize(
+    ("image", "copy"),
+    [
+        ("train/7.png", "test/7_rot15.png"),
+        ("a/P1_3.jpg", "a/P1_3_hflip.jpg"),
+        ("a/Y1.JPG", "a/aug_Y1_0_1234.jpg"),
+        ("a/Y1.JPG", "b/rot30_y1.png"),
+        ("a/scan (3).png", "a/scan (3) - Copy (2).png"),
+        ("a/7.nii.gz", "a/7-elastic-2.nii.gz"),
+    ],
+)
+def test_augmented_copies_are_named(image: str, copy: str) -> None:
+    rows = cases(2, name=lambda i: (image, copy)[i])
+    note = f"1 file is named like an augmented copy of another image, such as {copy} of {image}. "
+    assert augmented_copies(rows).startswith(note)
+    assert augmented_copies([replace(case, patient_id="p1") for case in rows]) == ""
+    assert augmented_copies([replace(case, patient_id=f"p{i}") for i, case in enumerate(rows)]).startswith(note)
+    assert augmented_copies(rows[1:]) == ""
+
+
+@pytest.mark.parametrize(
+    "names", [("7.png", "7_2.png"), ("7.png", "8_rot15.png"), ("noise.png", "flip.png"), ("contrast_1.png", "contrast_2.png")]
+)
+def test_other_names_are_no_augmented_copies(names: tuple[str, str]) -> None:
+    assert augmented_copies(cases(2, name=lambda i: names[i])) == ""

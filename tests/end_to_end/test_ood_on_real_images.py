@@ -7,6 +7,7 @@ from PIL import ImageDraw
 from sklearn.metrics import roc_auc_score
 
 from reslink.bundles.decision.decision import Decision
+from reslink.bundles.modality_detector import modality_detector
 from reslink.datasets.manifest import Manifest
 from reslink.evaluation.fitting import CalibrationData, fit_ood_detector
 from reslink.imaging.image import Image
@@ -78,3 +79,12 @@ def test_a_detector_for_ct_accepts_ct_and_rejects_mr_and_other_images(shared_dat
 
 def score(rule, statistics):
     return rule.decide(np.zeros((len(statistics), 2)), np.zeros((len(statistics), 4)), statistics).ood_score
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("width", "center"), [(80, 40), (200, 75), (1800, 400), (3000, 500)])
+def test_windowed_pictures_of_the_base_of_the_skull_do_not_look_like_mr(shared_data, width, center):
+    planes = [read_image(path).pixels for path in sorted((shared_data / "series" / "ct_rsna").glob("*.dcm"))]
+    pictures = [Image(np.rint(np.clip((hu - center) / width + 0.5, 0, 1) * 255), "gray", white=255.0) for hu in planes]
+    pixels = np.stack([Preprocess(size=192).pixels(picture) for picture in pictures])
+    assert modality_detector().classify(input_statistics(pixels)).count("MR") == 0

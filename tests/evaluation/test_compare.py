@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reslink.errors import InputError, UsageError
-from reslink.evaluation.compare import ModelEvaluation, compare, short_names
+from reslink.evaluation.compare import ModelEvaluation, compare
 from reslink.reports.compare import comparison_report
 
 NAMES = ("Healthy", "Tumor")
@@ -82,15 +82,6 @@ def test_allowed_leakage_marks_every_metric(rng):
     found = compare([model(rng, "a", 1.0), model(rng, "b", 1.0, leakage="allowed")])
     assert all(gap["leakage"] for gap in found["comparisons"][0]["differences"].values())
     assert found["models"]["a"]["metrics"]["auroc"]["leakage"]
-
-
-def test_names_are_short_and_different(tmp_path):
-    assert short_names([tmp_path / "a" / "bundle", tmp_path / "b"]) == ["a", "b"]
-    assert short_names([tmp_path / "x" / "seed0", tmp_path / "y" / "seed0" / "bundle"]) == ["x-seed0", "y-seed0"]
-    with pytest.raises(UsageError, match="2 bundles were given, 1 of them different"):
-        short_names([tmp_path / "a", tmp_path / "a" / "bundle"])
-    with pytest.raises(UsageError, match="needs at least two different bundles"):
-        short_names([tmp_path / "a"])
 
 
 def test_a_broken_folder_is_named(tmp_path):

@@ -233,8 +233,8 @@ def test_images_outside_the_scope_are_refused_and_not_counted(bundle, data, tmp_
     right = np.mean([row["label"] == row["prediction"] for row in answered])
     assert result["metrics"]["accuracy"]["estimate"] == pytest.approx(right)
     page = evaluation_report(tmp_path / "out").read_text()
-    assert f"8 more were refused, because the model is not for them ({reason})" in page
-    steps = [(step.n_images, step.detail) for step in case_flow(read_run(tmp_path / "out")) if "scope" in step.title]
+    assert f"Measured on 12 cases; 8 images refused and not counted: {reason}. Below" in page
+    steps = [(step.n_images, step.detail) for step in case_flow(read_run(tmp_path / "out")) if "Refused" in step.title]
     assert steps == [(8, reason)]
     plain = evaluate_bundle(bundle, Manifest.open(data, labels=LABELS), tmp_path / "plain", EvaluationOptions())
     assert (plain["n"], plain["refused"]) == (20, {})

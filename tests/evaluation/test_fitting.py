@@ -1,5 +1,7 @@
 """Fitting a decision: against scikit-learn, a grid, and what is planted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
@@ -187,6 +189,22 @@ def test_the_ood_detector_retains_new_cases_of_the_same_kind(rng, n_groups):
         assert (far["features"] > 1).all()
         np.testing.assert_allclose(far["statistics"], ratios["statistics"])
     assert 0.95 < np.mean(kept) < 0.995
+
+
+@pytest.mark.parametrize("n_refused", [0, 8, 14, 40])
+def test_images_that_the_modality_detector_refuses_are_part_of_the_share_that_is_declined(rng, n_refused):
+    """Refused and flagged images together are 2.5 % of all, but at least 1 % of the others are flagged."""
+    flagged = []
+    for _ in range(4):
+        drawn, new = calibration_data(rng, 1000 - n_refused), calibration_data(rng, 2000)
+        cases = replace(drawn, n_refused=n_refused)
+        detector, arrays = fit_ood_detector(cases, [], ("statistics",))
+        assert detector.retained == pytest.approx(min(0.99, 1 - (25 - n_refused) / len(cases)), abs=1e-4)
+        ratios = detector.relative_distances(arrays.by_name, new.features, new.statistics)
+        flagged.append((ratios["statistics"] > 1).mean())
+    assert np.mean(flagged) == pytest.approx(max((25 - n_refused) / (1000 - n_refused), 0.01), rel=0.35)
+    half = cases.take(np.arange(len(cases) // 2))
+    assert abs(half.n_refused - n_refused / 2) <= 0.5
 
 
 def test_constant_features_leave_a_detector_of_the_input_statistics(rng):

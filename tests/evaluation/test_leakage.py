@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import pytest
 from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.fingerprints import TrainingImages
 from reslink.datasets import leakage
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.grouping import group_cases
 from reslink.datasets.manifest import Manifest
+from reslink.datasets.near_duplicates.fingerprints import make_fingerprints
 from reslink.errors import CheckFailedError
 from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
 from reslink.imaging.preprocess import Preprocess
@@ -132,6 +135,40 @@ def test_allowed_leakage_marks_every_metric(trained: Path, tmp_path: Path) -> No
     assert [case["path"] for case in found["leaked"]] == [f"00{i}.png" for i in range(4)]
     estimates = [*found["metrics"].values(), *(value for label in found["per_class"].values() for value in label.values())]
     assert all(value["leakage"] is True for value in estimates)
+
+
+def child_of(parent: Path, folder: Path, manifest: Manifest | None = None) -> Path:
+    """A bundle that was fine-tuned from another one, on the training cases of a manifest or on nothing."""
+    trained_on = TrainingImages(np.zeros((0, 128), np.uint8), np.zeros((0, 32), np.uint8))
+    if manifest is not None:
+        cache = PixelCache.open(manifest, PREPROCESS, folder / "cache", workers=0)
+        trained_on = TrainingImages(make_fingerprints(np.asarray(cache.thumbnails)), trained_on.cleared)
+    made = Bundle.load(parent)
+    child = replace(made, training_images=trained_on, lineage=made.lineage_of_child(), onnx_model=None)
+    saved = child.save(folder / "child", made.network().state_dict()).folder
+    assert saved is not None
+    return saved
+
+
+def test_what_an_ancestor_saw_is_excluded_from_the_evaluation_of_its_child(trained: Path, tmp_path: Path) -> None:
+    child = child_of(trained, tmp_path, write(tmp_path / "own", cohort(300, 4, "train")))
+    grandchild = child_of(child, tmp_path / "next")
+    rows = [("900", "a", "x", ""), *cohort(2, 1, ""), *cohort(300, 2, ""), *cohort(100, 8, "")]
+    manifest = write(tmp_path / "new", rows, {"900": head(5)[:, ::-1]})
+    for bundle in (child, grandchild):
+        result = evaluated(bundle, manifest, tmp_path / bundle.parent.name)
+        assert [case["path"] for case in result["excluded"]] == ["900.png", "002.png", "300.png", "301.png"]
+        assert (result["n"], result["leakage"]["status"]) == (8, "excluded")
+    assert evaluated(trained, manifest, tmp_path / "parent")["n"] == 10
+
+
+def test_a_child_is_unknown_if_its_parent_is(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "data", cohort(0, 8, "train"))
+    child = child_of(bundle_of(manifest, tmp_path, fingerprints=False), tmp_path)
+    for known in (None, {}):  # in an evaluation, and at the end of the training
+        result = evaluated(child, manifest, tmp_path / "out", leaked_cases=known)
+        assert result["leakage"]["status"] == "unknown"
+        assert "or of those of an ancestor" in result["leakage"]["message"]
 
 
 def test_training_images_alone_are_refused(trained: Path, tmp_path: Path) -> None:

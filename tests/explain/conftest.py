@@ -82,8 +82,8 @@ def drawn(monkeypatch) -> list[tuple[Bbox, list[tuple[str, Bbox]]]]:
     figures = []
 
     class Kept(Figure):
-        def savefig(self, *args, **kwargs):
-            super().savefig(*args, **kwargs)
+        def savefig(self, *_, **__):
+            self.draw_without_rendering()  # lays out the texts, without the pixels
             renderer = FigureCanvasAgg(self).get_renderer()
             texts = [text for text in self.findobj(Text) if text.get_text() and text.get_visible()]
             figures.append((self.bbox, [(text.get_text(), text.get_window_extent(renderer)) for text in texts]))

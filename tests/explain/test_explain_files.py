@@ -18,6 +18,7 @@ from reslink.errors import StorageError, UsageError
 from reslink.explain.attention import attention_maps
 from reslink.explain.display import DEFAULT_METHODS
 from reslink.explain.explain_files import METHODS, ExplainOptions, explain_paths
+from reslink.imaging.head_mask import SEVERAL_HEADS
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier
@@ -74,8 +75,7 @@ def test_panel_maps_and_statistics_of_one_image(classifier, drawn, tmp_path):
         if name != "occlusion":
             assert numbers["pointing_game"] == 1.0
             assert numbers["iou"] > 0.3
-    with Picture.open(tmp_path / "out" / "scan.png") as drawn:
-        assert drawn.width > 800
+    assert drawn[0][0].width > 800
     with np.load(tmp_path / "out" / "scan.npz", allow_pickle=False) as maps:
         assert set(maps) == set(explanation.methods)
         assert maps["grad_cam"].shape == (192, 192)
@@ -220,3 +220,12 @@ def test_an_image_that_the_model_is_not_for_gets_its_reason_and_no_picture(class
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["explain.json"]
     [explained] = explain_paths(classifier, [tmp_path / "mr.npy"], tmp_path / "all", options)
     assert explained.label is not None
+
+
+def test_a_contact_sheet_gets_its_reason_and_no_picture(classifier, tmp_path):
+    y, x = np.mgrid[:96, :96] - 47.5
+    head = np.where(np.hypot(y / 1.2, x) < 34, 120, 0).astype(np.uint8)
+    Picture.fromarray(np.tile(head, (2, 2))).save(tmp_path / "sheet.png")
+    [explanation] = explain_paths(classifier, [tmp_path / "sheet.png"], tmp_path / "out", ExplainOptions(("grad_cam",)))
+    assert (explanation.label, explanation.panel, explanation.error) == (None, None, None)
+    assert (explanation.abstain, explanation.reasons) == (True, [SEVERAL_HEADS])

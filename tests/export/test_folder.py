@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reslink.bundles.bundle import Bundle
-from reslink.errors import BundleError, CheckFailedError, UsageError
+from reslink.errors import CheckFailedError, UsageError
 from reslink.export import parity
 from reslink.export.folder import FORMATS, export
 from reslink.export.parity import Inputs
@@ -47,6 +47,6 @@ def test_wrong_options_are_named(saved: Bundle, heads: Inputs, tmp_path: Path) -
     with pytest.raises(UsageError, match="--precision bf16 was given for hf"):
         export(saved, "hf", tmp_path / "out", heads, precision="bf16")
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(BundleError, match="exists and is not an export"):
+    with pytest.raises(UsageError, match="exists and is not an export"):
         export(saved, "hf", tmp_path, heads)
     assert (tmp_path / "mine.txt").read_text() == "mine"

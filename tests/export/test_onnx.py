@@ -15,7 +15,7 @@ from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS
 from reslink.errors import BundleError, CheckFailedError, UsageError
 from reslink.export.onnx import OPSET, check_parity, to_onnx
 from reslink.imaging.preprocess import Preprocess
-from reslink.inference.backends import OnnxRuntimeBackend, TorchBackend
+from reslink.inference.backends import GraphBackend, TorchBackend
 from reslink.networks.area_attention import record_attention_weights
 
 CASES = {
@@ -37,7 +37,7 @@ def pixels_for(bundle, n=5):
 @pytest.mark.parametrize("case", CASES)
 def test_the_graph_equals_torch(make_saved, case):
     bundle = make_saved(**CASES[case])
-    runtime, pixels = OnnxRuntimeBackend(to_onnx(bundle), threads=1), pixels_for(bundle)
+    runtime, pixels = GraphBackend("onnxruntime", to_onnx(bundle), threads=1), pixels_for(bundle)
     network = bundle.network()
     logits, features = TorchBackend(network, bundle.preprocess, torch.device("cpu")).outputs(pixels)
     with torch.no_grad(), record_attention_weights(network) as gates:

@@ -14,6 +14,7 @@ from PIL import Image as Pillow
 from pydicom import uid
 
 from reslink.errors import InputError
+from reslink.files import sha256
 from reslink.imaging.decode import HEAD_BYTES, decode, decodes_in_process, detect_image_format, unsupported_format
 from reslink.imaging.dicom.header import read_elements_until
 from reslink.imaging.reading import read_image
@@ -190,16 +191,19 @@ def test_every_format_has_its_decoder(file_format: str) -> None:
 
 def test_a_slice_has_its_geometry() -> None:
     tags = {"ImagePositionPatient": [1, 2, 3], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SeriesInstanceUID": "2.25.7"}
+    tags |= {"StudyInstanceUID": "2.25.6", "PatientID": "P"}
     _, geometry = decode("SLICE", b.written(b.dataset(PICTURE, **tags)), "it")
     assert geometry == {
         "position": [1, 2, 3],
         "rows": [1, 0, 0],
         "columns": [0, 1, 0],
         "series": "2.25.7",
+        "owner": ["2.25.6", sha256("P"), ""],
         "localizer": False,
         "excluded": None,
         "thickness": None,
         "description": "",
+        "acquisition": "",
     }
 
 

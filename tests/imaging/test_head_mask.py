@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from reslink.imaging.head_mask import _sorted_median, head_mask
+from reslink.imaging.head_mask import SEVERAL_HEADS, _sorted_median, head_mask, holds_several_heads, stated_content
 from reslink.imaging.image import Image
+from reslink.imaging.reading import read_image
 
 Kind = Literal["HU", "ct", "mr"]
 LEVELS: dict[Kind, tuple[float, float, float, float]] = {  # air, scalp, skull, brain
@@ -182,6 +185,122 @@ def _real(shared_data: Path, name: str, count: int) -> list[Image]:
         rows = list(csv.DictReader(stream))
     paths = [shared_data / name / row["path"] for row in rows[:: len(rows) // count]]
     return [Image(np.asarray(Picture.open(path).convert("L"), np.float32), "gray") for path in paths]
+
+
+def sheet(
+    tiles: Sequence[NDArray[np.float32]], columns: int, gap: int = 0, level: float = 0, *, text: bool = False
+) -> NDArray[np.float32]:
+    """Tiles of one size in rows, with a gap around each and two lines of text in each; missing tiles are black."""
+    tiles = [tile.copy() for tile in tiles]
+    for tile in tiles if text else ():
+        for top in (3, tile.shape[0] - 4):
+            cv2.putText(tile, "W80 L40 12/30", (2, top + 2), cv2.FONT_HERSHEY_PLAIN, 0.6, 255.0, 1)
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    framed = [np.pad(tile, ((0, gap), (0, gap)), constant_values=level) for tile in tiles]
+    rows = [np.hstack(framed[first : first + columns]) for first in range(0, len(framed), columns)]
+    return np.pad(np.vstack(rows), ((gap, 0), (gap, 0)), constant_values=level)
+
+
+@pytest.mark.parametrize(("gap", "level"), [(0, 0), (6, 0), (6, 255), (2, 255), (6, 128), (20, 255)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (2, 1), (1, 3), (2, 2), (3, 4), (5, 6)])
+@pytest.mark.parametrize("kind", ["ct", "mr"])
+def test_contact_sheets_hold_several_heads(
+    kind: Kind, rows: int, columns: int, gap: int, level: float, rng: np.random.Generator
+) -> None:
+    tiles = [synthetic(kind, rng, 128)[0].pixels for _ in range(rows * columns)]
+    pixels = sheet(tiles, columns, gap, level, text=gap > 2)
+    assert holds_several_heads(Image(pixels, "gray"))
+    assert holds_several_heads(Image(255 - pixels, "gray"))
+
+
+def test_other_pictures_of_several_heads(rng: np.random.Generator) -> None:
+    ct, mr, hu = (synthetic(kind, rng, 128)[0].pixels for kind in ("ct", "mr", "HU"))
+    half = cv2.resize(mr, (96, 96))[:, 8:-8]
+    views = sheet([np.pad(half, ((16, 16), (24, 24))), mr, mr.T.copy()], 2, 2, 60)
+    pictures = {
+        "a volume stored as one mosaic": Image(np.tile(hu, (3, 3)), "HU", "CT"),
+        "two modalities": Image(sheet([ct, mr], 2), "gray"),
+        "the last row is half empty": Image(sheet([mr] * 4, 3), "gray"),
+        "three views": Image(views, "gray"),
+        "with the tools of a viewer": Image(np.pad(sheet([mr] * 4, 2), ((30, 0), (60, 0)), constant_values=70), "gray"),
+        "16 bits": Image(sheet([mr] * 4, 2) * 257, "gray", white=65535.0),
+        "MONOCHROME1": Image(255 - sheet([mr] * 4, 2), "MR", inverted=True),
+    }
+    assert {name: holds_several_heads(image) for name, image in pictures.items()} == dict.fromkeys(pictures, True)
+
+
+def test_single_slices_hold_one_head(rng: np.random.Generator) -> None:
+    images = {}
+    for kind in ("HU", "ct", "mr"):
+        image, _ = synthetic(kind, rng)
+        air, scalp, _, brain = LEVELS[kind]
+        images[kind] = image.pixels
+        table = image.pixels.copy()
+        table[244:250], table[236:239, 60:196] = 200, 100
+        images[f"{kind} table and holder"] = table
+        base = image.pixels.copy()
+        for x in (-35, 35):  # eyes
+            base[np.roll(ellipse(256, 18, 18), (-60, x), (0, 1))] = scalp
+        base[np.roll(ellipse(256, 18, 40), -20, 0)] = air  # sinuses
+        images[f"{kind} skull base"] = base
+        brain_only = np.full((256, 256), air, np.float32)
+        brain_only[ellipse(256, 90, 70)] = brain
+        brain_only[:, 124:132] = air  # hemispheres of a stripped brain
+        images[f"{kind} hemispheres"] = brain_only
+        ears = image.pixels.copy()
+        for x in (-105, 105):
+            ears[np.roll(ellipse(256, 14, 8), x, 1)] = scalp
+        images[f"{kind} ears and pads"] = ears
+        images[f"{kind} close"] = image.pixels[30:226, 50:206]
+        flat = np.full((96, 96), air, np.float32)
+        flat[ellipse(96, 45, 45)] = brain
+        images[f"{kind} flat and filling the picture"] = flat
+        vertex = np.full((256, 256), air, np.float32)
+        for x in (-14, 14):
+            vertex[np.roll(ellipse(256, 16, 11), x, 1)] = brain
+        images[f"{kind} vertex"] = vertex
+    found = {
+        name: holds_several_heads(Image(pixels.astype(np.float32), "HU" if name.startswith("HU") else "gray"))
+        for name, pixels in images.items()
+    }
+    assert found == dict.fromkeys(images, False)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 300), (40, 40)])
+@pytest.mark.parametrize("value", [0.0, 77.0, np.nan])
+def test_a_blank_picture_holds_no_heads(shape: tuple[int, int], value: float) -> None:
+    assert not holds_several_heads(Image(np.full(shape, value, np.float32), "gray"))
+
+
+def test_the_content_of_a_volume_is_that_of_its_middle_slice(rng: np.random.Generator) -> None:
+    one, many = synthetic("mr", rng)[0].pixels, np.tile(synthetic("mr", rng, 128)[0].pixels, (2, 2))
+    usual, mosaics = Image(np.stack([many, one, many]), "MR", "MR"), Image(np.stack([one, many, one]), "MR", "MR")
+    assert (stated_content(usual), stated_content(mosaics)) == (usual.stated, mosaics.stated._replace(excluded=SEVERAL_HEADS))
+    localizer = Image(many, "MR", "MR", excluded="localizer, not a slice")
+    assert stated_content(localizer) == localizer.stated
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["ct", "mri4", "lgg", "ct_rsna", "ct_ich", "ct_phe"])
+def test_real_slices_hold_one_head_and_their_sheets_several(shared_data: Path, name: str) -> None:
+    images = _real(shared_data, name, 60)
+    assert sum(map(holds_several_heads, images)) <= 1  # all: 4 of 14,231
+    tiles = [cv2.resize(image.pixels, (128, 128), interpolation=cv2.INTER_AREA) for image in images]
+    sheets = [
+        sheet(tiles[first : first + rows * columns], columns, gap, level, text=gap > 0)
+        for rows, columns in ((2, 2), (3, 4), (5, 6))
+        for gap, level in ((0, 0), (6, 0), (6, 255))
+        for first in range(0, 60 - rows * columns + 1, 10)
+    ]
+    assert all(holds_several_heads(Image(pixels, "gray")) for pixels in sheets)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["ct_head", "mr_head", "ct_rsna"])
+def test_real_dicom_slices_hold_one_head(shared_data: Path, name: str) -> None:
+    images = [read_image(path) for path in sorted((shared_data / "series" / name).glob("*.dcm"))]
+    assert images
+    assert not any(map(holds_several_heads, images))
 
 
 @pytest.mark.data

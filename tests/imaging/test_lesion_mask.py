@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 
 from reslink.datasets.cache.decode import DecodeJob, decode_case
 from reslink.imaging.image import Image
-from reslink.imaging.lesion_mask import aligned_mask
+from reslink.imaging.lesion_mask import aligned_mask, encode_mask
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 
@@ -76,3 +76,8 @@ def test_images_state_what_they_do_not_know() -> None:
     assert unknown.slices()[0].notes == unknown.notes
     assert read_image(png(STORED)).notes == ()
     assert Image(np.zeros((16, 16), np.float32), unit="MR").orientation is None
+
+
+def test_an_encoded_mask_has_two_values() -> None:
+    mask = np.array([[0, 0.5, 1], [7, 0, -1]], np.float32)
+    assert np.asarray(Pillow.open(io.BytesIO(encode_mask(mask)))).tolist() == [[0, 255, 255], [255, 0, 255]]

@@ -213,3 +213,37 @@ def test_dicom_objects_without_pixels_are_skipped_and_counted(tmp_path: Path, ca
     assert find_images([tmp_path]) == [tmp_path / "slice.dcm"]
     assert "3 files were skipped: 3 DICOM without pixels" in caplog.text
     assert find_images([tmp_path / "0.dcm"]) == [tmp_path / "0.dcm"]  # reading reports it
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["7.png", "8.jpg"], ["7_mask.png", "8_Mask.png"]),
+        (["benign (1).png"], ["benign (1)_mask.png", "benign (1)_mask_1.png"]),
+        (
+            ["7.png"],
+            ["7_seg.png", "7-segmentation.tif", "7_gt.png", "7_roi_2.png", "7_lesion_mask.png", "7mask.png", "mask_7.png"],
+        ),
+        (["B_1_t1.nii.gz", "B_1_flair.nii.gz"], ["B_1_seg.nii.gz"]),
+        (["head.01.png"], ["head.01_mask.png", "mask_head.01.nii.gz"]),
+        (["mask_1.2.png", "1.3.png"], []),
+        (["seg_1.png", "seg_2.png"], []),
+        (["7_mask.png", "8_mask.png"], []),
+        (["labels.png", "mask.png", "7.png"], []),
+        (["unmasked_7.png", "9.png"], []),
+    ],
+)
+def test_masks_beside_their_images_are_skipped_and_counted(tmp_path: Path, images: list[str], masks: list[str]) -> None:
+    put(tmp_path, *images, *masks)
+    assert names(tmp_path) == sorted(images)
+    verb = "file was" if len(masks) == 1 else "files were"
+    counted = f"{len(masks)} {verb} skipped: {len(masks)} named like the mask of an image"
+    assert notes(tmp_path) == ((counted,) if masks else ())
+    assert find_images([tmp_path / name for name in masks]) == [tmp_path / name for name in masks]
+
+
+@pytest.mark.parametrize("folder", ["Tumor_mask", "lesion masks", "Segmentations", "ROI", "Ground Truth", "gt"])
+def test_folders_of_masks_are_skipped_by_their_words(folder: str) -> None:
+    assert is_skipped_folder(folder)
+    assert not is_skipped_folder("lgg-mri-segmentation")
+    assert not is_skipped_folder("unmasked")

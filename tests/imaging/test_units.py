@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from reslink.bundles.scope import Scope
 from reslink.datasets.phantom.cohort import render_slice
 from reslink.datasets.phantom.tissue import Sequence
 from reslink.errors import InputError, UsageError
@@ -68,6 +69,8 @@ HU_STORED: dict[str, Change] = {
     "clipped to 0 and 100, resampled": lambda v: np.clip(ndimage.shift(v, (0.4, 0, 0), order=1, mode="nearest"), 0, 100),
     "corners of -3024": lambda v: np.where(_corners(v), -3024, v),
     "64-bit integers": lambda v: np.rint(v).astype(np.int64),
+    "brain and skull without fat": lambda v: np.where((v > -20) & (v < 70) | (v > 300), v, -1000),
+    "brain alone, background of -1000": lambda v: np.where(_center(v, 1.3), v, -1000),
 }
 
 
@@ -128,9 +131,9 @@ MR_STORED: dict[str, Change] = {
 }
 
 
-def _center(values: Values) -> NDArray[np.bool_]:
+def _center(values: Values, shrink: float = 1.0) -> NDArray[np.bool_]:
     x, y = np.ogrid[-1 : 1 : values.shape[0] * 1j, -1 : 1 : values.shape[1] * 1j]
-    return np.broadcast_to((np.hypot(x * 1.8, y * 1.5) < 1)[..., None], values.shape)
+    return np.broadcast_to((np.hypot(x * 1.8, y * 1.5) < 1 / shrink)[..., None], values.shape)
 
 
 @pytest.mark.parametrize("sequence", ["T1", "T2", "FLAIR"])
@@ -160,6 +163,60 @@ def test_a_stated_unit_decides(ct: Values, unit: str, expected: tuple[str, str |
     assert (image.unit, image.modality) == expected
     assert texts == []
     np.testing.assert_array_equal(image.pixels, ct.transpose(2, 1, 0).astype(np.float32))
+
+
+DOUBTFUL: dict[str, Change] = {
+    "percentiles clipped, -100 to 100": lambda v: 200 * _clipped(v) - 100,
+    "percentiles clipped, -150 to 250": lambda v: 400 * _clipped(v) - 150,
+    "a small brain on a background of -1000": lambda v: np.where(_center(v, 3.3), 300 * v / v.max() - 200, -1000),
+    "a brain on a background of -1000": lambda v: np.where(_center(v) & (v > 0), 250 * v / v.max(), -1000),
+    "a head on a background of -1024": lambda v: np.where(v > 0.15 * v.max(), 200 * v / v.max(), -1024),
+}
+
+
+def _clipped(values: Values) -> Values:
+    low, high = np.percentile(values, (40, 95))
+    return np.clip((values - low) / (high - low), 0, 1)
+
+
+def slice_file(kind: str, plane: NDArray[np.floating]) -> bytes:
+    """Returns one slice as a file that states no unit."""
+    if kind == "NIfTI":
+        return nibabel.Nifti1Image(plane.T[:, :, None], AFFINE, dtype=np.float32).to_bytes()
+    return b.npy(plane) if kind == "NPY" else b.tiff(plane.astype(np.float32), 1)
+
+
+def warned(data: bytes, unit: str | None = None) -> tuple[Image, int]:
+    """Returns the image and the number of warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        return read_image(data, unit), len(caught)
+
+
+@pytest.mark.parametrize("kind", ["NIfTI", "NPY", "TIFF"])
+@pytest.mark.parametrize("storage", DOUBTFUL)
+def test_mr_that_may_be_hu_states_no_modality(kind: str, storage: str) -> None:
+    data = slice_file(kind, DOUBTFUL[storage](volume("FLAIR"))[..., 1].T)
+    image, count = warned(data)
+    assert (image.unit, image.modality, count) == ("HU", None, 1)
+    assert [Scope(modality=modality).refusal(image.stated) for modality in ("CT", "MR")] == [None, None]
+    stated, count = warned(data, "mr")
+    assert (stated.unit, stated.modality, count) == ("MR", "MR", 0)
+    stated, count = warned(data, "hu")
+    assert (stated.unit, stated.modality, count) == ("HU", "CT", 0)
+
+
+@pytest.mark.parametrize("kind", ["NIfTI", "NPY", "TIFF"])
+@pytest.mark.parametrize("offset", [0, 1024])
+def test_hu_beyond_doubt_state_ct_unless_the_user_states_another_unit(ct: Values, kind: str, offset: int) -> None:
+    plane = ct[..., 1].T + offset
+    data = slice_file(kind, plane)
+    image, _ = warned(data)
+    assert (image.unit, image.modality) == ("HU", "CT")
+    for unit, modality in (("mr", "MR"), ("gray", None)):
+        stated, count = warned(data, unit)
+        assert (stated.modality, count) == (modality, 0)
+        np.testing.assert_allclose(stated.pixels, plane, atol=1e-3)
 
 
 def test_units_that_do_not_exist_or_contradict_the_file_are_refused(ct: Values) -> None:

@@ -1,11 +1,14 @@
 """A small classifier with random weights, and pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
+from reslink.export.onnx import to_onnx
 from reslink.imaging.preprocess import Preprocess
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
@@ -28,6 +31,18 @@ def make_bundle(tmp_path):
         return bundle.save(tmp_path / name, state).folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory) -> Path:
+    """A bundle with its graph."""
+    config = ResLinkConfig(**TINY)
+    state = build_network(config, seed=1).state_dict()
+    state["head.1.weight"] *= 30
+    architecture = {"name": "tiny", **config.model_dump(mode="json")}
+    bundle = Bundle(architecture, Preprocess(size=64), Labels(("Healthy", "Tumor")), Decision())
+    saved = bundle.save(tmp_path_factory.mktemp("with_onnx") / "bundle", state)
+    return saved.with_onnx(to_onnx(saved)).folder
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,27 +11,10 @@ import torch
 
 from reslink import files
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision.decision import Decision
 from reslink.errors import BundleError, UsageError
-from reslink.export.onnx import to_onnx
-from reslink.imaging.preprocess import Preprocess
 from reslink.inference import backends, devices
-from reslink.inference.backends import OnnxRuntimeBackend, choose_backend, default_threads
+from reslink.inference.backends import GraphBackend, choose_backend, default_threads
 from reslink.inference.classifier import Classifier
-from reslink.labels import Labels
-from reslink.networks.reslink import ResLinkConfig, build_network
-
-
-@pytest.fixture(scope="module")
-def bundle_folder(tmp_path_factory) -> Path:
-    """A bundle with its graph."""
-    config = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1))
-    state = build_network(config, seed=1).state_dict()
-    state["head.1.weight"] *= 30
-    architecture = {"name": "tiny", **config.model_dump(mode="json")}
-    bundle = Bundle(architecture, Preprocess(size=64), Labels(("Healthy", "Tumor")), Decision())
-    saved = bundle.save(tmp_path_factory.mktemp("twin") / "bundle", state)
-    return saved.with_onnx(to_onnx(saved)).folder
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
@@ -131,7 +113,7 @@ def test_impossible_backends_are_refused(bundle_folder, make_bundle, monkeypatch
     with pytest.raises(BundleError, match=r"has no model\.onnx"):
         Classifier.load(make_bundle(), backend="onnxruntime")
     with pytest.raises(BundleError, match=r"model\.onnx cannot be used: it is not an ONNX model\. .*--backend torch"):
-        OnnxRuntimeBackend(b"not a graph", 1)
+        GraphBackend("onnxruntime", b"not a graph", 1)
     with pytest.raises(UsageError, match="There is no device 'gpu0'"):
         choose_backend("auto", bundle, "gpu0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -14,6 +14,7 @@ from pydicom import uid
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.scope import Scope
 from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort, render_slice
+from reslink.imaging.head_mask import SEVERAL_HEADS
 from reslink.imaging.image import Image
 from reslink.inference.classifier import Classifier
 from reslink.inference.prediction import Prediction
@@ -105,6 +106,18 @@ def test_arrays_and_nifti_state_their_modality_by_the_unit(make_bundle, tmp_path
         [prediction] = classifier.predict(source, unit=unit)  # type: ignore[arg-type]
         check_refused(prediction, "the file is CT")
     assert classifier.predict(tmp_path / "hu.npy", unit="MR")[0].label is not None  # what the user states decides
+
+
+def test_a_contact_sheet_is_refused_by_every_bundle_however_it_is_given(make_bundle, tmp_path: Path) -> None:
+    values = np.tile(render_slice(7, 2, level=15.0, size=128).pixels, (2, 3))
+    gray = (np.clip(values / 80, 0, 1) * 255).astype(np.uint8)
+    Picture.fromarray(gray).save(tmp_path / "sheet.png")
+    np.save(tmp_path / "volume.npy", np.stack([values] * 3))
+    for number, scope in enumerate((Scope(), CT, FLAIR)):
+        classifier = Classifier.load(make_bundle(name=f"b{number}", scope=scope), device="cpu")
+        for source in (tmp_path / "sheet.png", tmp_path / "volume.npy", gray, Image(gray.astype(np.float32), "gray")):
+            for prediction in classifier.predict(source):
+                check_refused(prediction, SEVERAL_HEADS)
 
 
 def test_pictures_are_refused_by_their_look_in_batches_and_others_keep_their_answer(make_bundle, tmp_path: Path) -> None:

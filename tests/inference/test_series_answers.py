@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.uid import CTImageStorage, generate_uid
 
 from reslink.errors import UsageError
+from reslink.imaging.dicom.series import ALTERNATING_ACQUISITIONS
 from reslink.imaging.limits import ImagingWarning
 from reslink.inference.classifier import Classifier
 from reslink.inference.series import aggregate_slices, select_slices
@@ -38,6 +40,7 @@ def write_series(folder: Path, positions=POSITIONS, uid: str | None = None, **ch
     for i, z in enumerate(positions):
         fields = {
             "SeriesInstanceUID": uid,
+            "SOPInstanceUID": f"2.25.{i + 1}",
             "SOPClassUID": CTImageStorage,
             "Modality": "CT",
             "BodyPartExamined": "HEAD",
@@ -151,6 +154,17 @@ def test_a_series_without_a_head_has_no_answer(classifier, tmp_path):
     np.save(tmp_path / "v.npy", np.zeros((3, 64, 64), np.uint8))
     *_, answer = run(classifier, tmp_path / "v.npy")
     assert "no answer for the series of 3 slices" in answer.error
+
+
+def test_acquisitions_at_alternating_positions_are_noted(classifier, tmp_path):
+    write_series(tmp_path / "s")
+    for number, path in enumerate(sorted((tmp_path / "s").iterdir(), key=lambda path: dcmread(path).ImagePositionPatient[2])):
+        dataset = dcmread(path)
+        dataset.AcquisitionNumber = 1 + number % 2
+        dataset.save_as(path)
+    [answer] = run(classifier, tmp_path / "s", mode="only")
+    assert answer.label is not None
+    assert answer.notes[-1] == ALTERNATING_ACQUISITIONS
 
 
 def test_a_gap_is_warned_of(classifier, tmp_path):

@@ -157,3 +157,10 @@ def test_equal_scores_share_a_bin():
 def test_bad_probabilities_are_refused(probabilities):
     with pytest.raises(InputError, match="cannot be used"):
         calibration_estimates([0, 1], probabilities, ["a", "b"])
+
+
+def test_a_single_patient_has_estimates_without_intervals():
+    """Without the only group, every weight of the jackknife is 0."""
+    estimates = calibration_estimates([True, False], [0.7, 0.4], ["p0", "p0"], draws=10)
+    assert estimates["uncertainty"]["estimate"] == 0.25
+    assert estimates["uncertainty"]["ci_low"] is None

@@ -48,3 +48,9 @@ def test_few_groups_and_invalid_thresholds(case):
     assert row["method"].startswith("no interval: only 4 groups")
     with pytest.raises(InputError, match="No decision curve"):
         decision_curve(*case, alone(300), thresholds=[1.0])
+
+
+def test_a_single_patient_has_no_interval():
+    """Without the only group, every weight of the jackknife is 0."""
+    [row] = decision_curve([True, False], [0.7, 0.4], ["p0", "p0"], thresholds=[0.5])
+    assert (row["net_benefit"], row["ci_low"]) == (0.5, None)

@@ -172,9 +172,9 @@ def make_bundle(folder: Path, **changes: object) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(make_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A bundle of two classes with both attentions."""
-    return make_bundle(tmp_path_factory.mktemp("pacs") / "tiny")
+    return make_once("bundle_for_pacs", lambda folder: make_bundle(folder / "tiny")) / "tiny"
 
 
 @pytest.fixture

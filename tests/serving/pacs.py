@@ -93,12 +93,13 @@ def open_port(port: int) -> bool:
 
 
 def wait_for(ready: Callable[[], Any], seconds: float = 300.0, what: str = "it") -> Any:
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.01
     while time.monotonic() < end:
         value = ready()
         if value:
             return value
-        time.sleep(0.1)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
     raise AssertionError(f"{what} was not ready in {seconds} s")
 
 
@@ -159,6 +160,11 @@ class Orthanc:
             stream = io.BytesIO()
             dataset.save_as(stream, enforce_file_format=True)
             self.ask("/instances", stream.getvalue())
+
+    def count(self) -> int:
+        """Number of all results."""
+        query = {"Level": "Instance", "Query": {"Manufacturer": "reslink"}}
+        return len(self.ask("/tools/find", json.dumps(query).encode()))
 
     def results(self) -> list[Dataset]:
         """Headers of all results."""
@@ -257,5 +263,5 @@ def store(port: int, datasets: Sequence[Dataset], calling: str = "TEST", abort: 
 
 def errors_of(path: Path) -> list[str]:
     """Errors that dciodvfy reports for a file."""
-    done = subprocess.run([str(DCIODVFY), "-new", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(DCIODVFY), "-new", str(path)], capture_output=True, text=True, errors="replace", check=False)
     return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]

@@ -66,6 +66,26 @@ def test_the_training_data_of_a_run(marked: Manifest, recipe: Callable[..., Reci
     assert data.names(rows[0])[:1] == [data.manifest.cases[rows[0][0]].name]
     assert (data.split_source(), data.leaked_cases()) == ("drawn", {})
     assert listener.open == 0
+    [summary] = data.summary()
+    validation = f"validation {len(rows[1])} (Healthy {counts['validation']['Healthy']}, Tumor {counts['validation']['Tumor']})"
+    patients = {case.patient_id for case in data.manifest.cases}
+    assert summary.startswith(f"Images: train {len(rows[0])} (Healthy ")
+    assert validation in summary
+    assert summary.endswith(f"; {len(patients)} patients; the split is drawn.")
+
+
+def test_a_class_that_a_given_split_lacks_is_named(
+    marked: Manifest, recipe: Callable[..., Recipe], cache: Path, listener: Any
+) -> None:
+    drawn = open_training_data(marked, recipe("data.group_by=patient", "data.allow_leakage=false"), cache, listener)
+    pairs = zip(drawn.manifest.cases, drawn.splits, strict=True)
+    given = [replace(case, split=split) for case, split in pairs if (case.label, split) != ("Tumor", "validation")]
+    data = open_training_data(replace(marked, cases=tuple(given)), recipe("data.allow_leakage=false"), cache, listener)
+    assert data.counts()["validation"]["Tumor"] == 0
+    summary, lacking = data.summary()
+    assert "Tumor 0)" in summary
+    assert summary.endswith("the split is given.")
+    assert lacking == "The validation split has no image of Tumor; metrics that need them are undefined."
 
 
 def test_an_image_with_two_labels_stops_the_run(

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -15,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from reslink.bundles.bundle import Bundle
 from reslink.datasets.manifest import Manifest
 from reslink.errors import StorageError, TrainingError, UsageError
 from reslink.files import lock_folder, sha256
 from reslink.training import loop as run_module
-from reslink.training.recipe.recipe import Recipe
+from reslink.training.optim.build import learning_rate
+from reslink.training.recipe.recipe import Recipe, load_recipe
 from reslink.training.signals import Interrupted
 from reslink.training.step import Learner
 from reslink.training.trainer import train
+from reslink.training.validation import ValidationResult
 
 # Everything that a run carries from step to step: average, mixup, dropout, momentum, early stopping, checkpoints within epochs.
 CARRIED = ("trainer.ema=0.9", "loss.mixup=0.2", "trainer.checkpoint_steps=2", "trainer.epochs=4", "trainer.early_stopping=3")
@@ -264,3 +269,109 @@ def test_the_metrics_of_each_epoch_reach_the_listener(
     assert [line.split(":")[0] for line in lines] == ["Epoch 1", "Epoch 2"]
     assert all(f"validation loss {float(row['val_loss']):.3f}" in line for row, line in zip(rows, lines, strict=True))
     assert sum("best so far" in line for line in lines) >= 1
+
+
+@pytest.fixture(scope="module")
+def finished(toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train(toy, recipe(*CARRIED, "trainer.epochs=2"), folder, cache=cache)
+    return folder
+
+
+def test_a_finished_run_is_extended_and_says_so(
+    finished: Path, toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path, listener: Any
+) -> None:
+    run, made = tmp_path / "run", recipe(*CARRIED)  # four epochs
+    shutil.copytree(finished, run)
+    result = train(toy, made, run, cache=cache, resume=True, progress=listener)
+    assert result.epochs == 4
+    assert "The finished run is extended from 2 to 4 epochs." in listener.messages
+    stated = [{"after_epoch": 2, "from_epochs": 2, "to_epochs": 4}]
+    assert json.loads((run / "checkpoints" / "finished.json").read_text())["extensions"] == stated
+    assert Bundle.load(run / "bundle").provenance["extensions"] == stated
+    assert load_recipe(run / "config.yaml").trainer.epochs == 4
+    assert Bundle.load(run / "bundle").provenance["recipe"] == made.published()
+    old, new = ((folder / "results.csv").read_text().splitlines() for folder in (finished, run))
+    assert new[:3] == old
+    with (run / "results.csv").open() as stream:
+        rates = [float(row["lr"]) for row in csv.DictReader(stream)]
+    steps = json.loads(next(path for path in run.glob("checkpoints/*/state.json")).read_text())["step"] // 4
+    assert rates[2:] == [learning_rate(steps * epoch - 1, steps * 4, made.optimizer) for epoch in (3, 4)]
+    assert train(toy, made, run, cache=cache, resume=True) == result  # nothing is left to do
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_an_extension_that_was_stopped_ends_with_the_same_bits(
+    finished: Path, toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path, step: int
+) -> None:
+    for name in ("whole", "stopped"):
+        shutil.copytree(finished, tmp_path / name)
+    train(toy, recipe(*CARRIED), tmp_path / "whole", cache=cache, resume=True)
+    with pytest.raises(Interrupted):
+        train(toy, recipe(*CARRIED), tmp_path / "stopped", cache=cache, resume=True, progress=StopAt(step, signal.SIGINT))
+    assert not (tmp_path / "stopped" / "checkpoints" / "finished.json").exists()
+    with pytest.raises(UsageError, match=r"trainer\.epochs was 4, is 2"):
+        train(toy, recipe(*CARRIED, "trainer.epochs=2"), tmp_path / "stopped", cache=cache, resume=True)
+    train(toy, recipe(*CARRIED), tmp_path / "stopped", cache=cache, resume=True)
+    assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
+
+
+def test_an_extension_that_was_killed_before_its_first_checkpoint_extends_once(
+    finished: Path, toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+
+    def kill(_self: run_module.Run) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module.Run, "save", kill)
+        with pytest.raises(InterruptedError):
+            train(toy, recipe(*CARRIED), run, cache=cache, resume=True)
+    assert not (run / "checkpoints" / "finished.json").exists()  # else the run would count as finished
+    assert train(toy, recipe(*CARRIED), run, cache=cache, resume=True).epochs == 4
+    assert len(Bundle.load(run / "bundle").provenance["extensions"]) == 1
+
+
+def test_a_run_that_stopped_early_is_extended(
+    toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reslink.training.loop.evaluate_validation", lambda *_: ValidationResult(0.5, 0.5, 0.5))
+    short = train(toy, recipe("trainer.early_stopping=2", "trainer.epochs=6"), tmp_path / "run", cache=cache)
+    longer = train(toy, recipe("trainer.early_stopping=2", "trainer.epochs=9"), tmp_path / "run", cache=cache, resume=True)
+    assert (short.epochs, longer.epochs) == (3, 5)  # again two epochs without a better one
+
+
+def test_only_more_epochs_extend(finished: Path, toy: Manifest, recipe: Callable[..., Recipe], cache: Path) -> None:
+    before = fingerprint(finished)
+    for sets, words in (
+        (("trainer.epochs=1",), r"trainer.epochs was 2, is 1\. --resume continues with the same recipe, or with more epochs"),
+        (("trainer.epochs=3", "optimizer.lr=0.1"), "optimizer.lr was 0.002, is 0.1; trainer.epochs was 2, is 3"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            train(toy, recipe(*CARRIED, *sets), finished, cache=cache, resume=True)
+    assert fingerprint(finished) == before
+
+
+def test_a_fine_tuned_run_that_was_stopped_ends_with_the_same_bits(
+    finished: Path, toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path
+) -> None:
+    sets = ("seed=3", "data.split_seed=0", "init.freeze=[stem]", "init.lr_factor=0.5", f"init.parent={finished}")
+    train(toy, recipe(*CARRIED, *sets, "trainer.epochs=2"), tmp_path / "whole", cache=cache)
+    stop = StopAt(2, signal.SIGINT)
+    with pytest.raises(Interrupted):
+        train(toy, recipe(*CARRIED, *sets, "trainer.epochs=2"), tmp_path / "stopped", cache=cache, progress=stop)
+    with pytest.raises(UsageError, match=r"init\.lr_factor was 0\.5, is 0\.3"):
+        train(
+            toy,
+            recipe(*CARRIED, *sets, "trainer.epochs=2", "init.lr_factor=0.3"),
+            tmp_path / "stopped",
+            cache=cache,
+            resume=True,
+        )
+    train(toy, recipe(*CARRIED, *sets, "trainer.epochs=2"), tmp_path / "stopped", cache=cache, resume=True)
+    assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
+    stems = [Bundle.load(run / "bundle").network().stem.state_dict() for run in (finished, tmp_path / "whole")]
+    assert all(torch.equal(stems[0][name], stems[1][name]) for name in stems[0])

@@ -30,6 +30,16 @@ def test_partial_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
         assert not list(run.path.glob(".bundle.*"))
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_bundle_that_was_moved_aside_by_a_killed_process_is_moved_back(tmp_path: Path, overwrite: bool) -> None:
+    run = RunFolder(tmp_path / "run")
+    (run.path / ".bundle.ab12.old").mkdir(parents=True)
+    (run.path / ".bundle.ab12.old" / "model.safetensors").write_bytes(b"whole")
+    with run.locked(resume=not overwrite, overwrite=overwrite):
+        assert (run.path / "bundle" / "model.safetensors").exists() is not overwrite
+    assert not list(run.path.glob(".bundle.*"))
+
+
 @pytest.mark.parametrize(("finished", "kind"), [(False, "an unfinished run"), (True, "a finished run")])
 def test_a_folder_with_a_run_needs_resume_or_overwrite(run: RunFolder, finished: bool, kind: str) -> None:
     (run.path / "notes.txt").write_text("mine")

@@ -6,7 +6,9 @@ import csv
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +326,97 @@ def test_supervision_moves_attention_to_the_lesion(marked: Manifest, recipe: Mak
         assert masks is not None
         shares[weight] = float(losses.attention_share_inside(gates["first_attention"], masks).mean())
     assert shares[1] > 1.5 * shares[0]
+
+
+@pytest.fixture(scope="module")
+def parent(toy_patients: Manifest, recipe: Make, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A run on the split of seed 0."""
+    made = recipe("trainer.epochs=1", "data.group_by=both", "data.allow_leakage=false")
+    return train(toy_patients, made, tmp_path_factory.mktemp("parent") / "run", cache=cache)
+
+
+def splits_of(run: RunResult) -> dict[str, dict[str, str]]:
+    with (run.folder / "splits.csv").open() as stream:
+        return {row["sample_id"]: row for row in csv.DictReader(stream)}
+
+
+def tune(parent: Path, *sets: str) -> Recipe:
+    """A recipe of a child that states nothing about the network."""
+    common = ("trainer.epochs=1", "trainer.batch_size=8", "trainer.precision=fp32", "trainer.device=cpu", "trainer.workers=0")
+    return load_recipe(None, [("init.parent", str(parent)), "trainer.ema=0.9", *common, *sets])
+
+
+def test_a_child_on_the_split_of_its_parent(
+    parent: RunResult, toy_patients: Manifest, cache: Path, tmp_path: Path, listener: Any
+) -> None:
+    made = tune(parent.folder, "seed=3", "data.split_seed=0", "init.freeze=[stem, first_attention]")
+    child = train(toy_patients, made, tmp_path / "child", cache=cache, progress=listener)
+    ours, theirs = Bundle.load(child.bundle), Bundle.load(parent.bundle)
+    assert ours.preprocess == theirs.preprocess
+    assert ours.architecture == theirs.architecture
+    weights, before = ours.network().state_dict(), theirs.network().state_dict()
+    same = {name for name in weights if torch.equal(weights[name], before[name])}
+    assert same == {name for name in weights if name.startswith(("stem.", "first_attention."))}
+    assert [ancestor.weights_sha256 for ancestor in ours.lineage] == [theirs.weights_sha256]
+    assert "seen_by_ancestors" not in ours.provenance["data"]
+    assert "seen-by-ancestors" not in {finding.code for finding in child.findings}
+    record = json.loads((child.folder / "init.json").read_text())
+    assert (record["new"], record["freeze"], len(record["taken_over"])) == ({}, ["stem", "first_attention"], len(weights))
+    assert any(text.startswith("Taken over: ") for text in listener.messages)
+
+    again = train(
+        toy_patients,
+        load_recipe(child.folder / "config.yaml", [("init.parent", str(parent.bundle))]),
+        tmp_path / "2",
+        cache=cache,
+    )
+    assert Bundle.load(again.bundle).weights_sha256 == ours.weights_sha256
+    grandchild = train(toy_patients, tune(child.folder, "data.split_seed=0"), tmp_path / "3", cache=cache)
+    lineage = [ancestor.weights_sha256 for ancestor in Bundle.load(grandchild.bundle).lineage]
+    assert lineage == [ours.weights_sha256, theirs.weights_sha256]
+
+
+def test_a_child_carries_the_license_of_its_parent(
+    parent: RunResult, toy_patients: Manifest, cache: Path, tmp_path: Path
+) -> None:
+    shipped = tmp_path / "licensed"
+    made = Bundle.load(parent.bundle)
+    replace(made, provenance={**made.provenance, "license": "CC BY-NC-SA 4.0; research only"}).save(
+        shipped, made.network().state_dict()
+    )
+    child = Bundle.load(train(toy_patients, tune(shipped, "data.split_seed=0"), tmp_path / "child", cache=cache).bundle)
+    assert child.provenance["license"] == child.lineage[0].license == "CC BY-NC-SA 4.0; research only"
+
+
+def test_validation_and_test_images_that_the_parent_saw_are_left_out(
+    parent: RunResult, toy_patients: Manifest, cache: Path, tmp_path: Path, listener: Any
+) -> None:
+    child = train(toy_patients, tune(parent.folder, "seed=1"), tmp_path / "child", cache=cache, progress=listener)
+    trained = {row["patient_id"] for row in splits_of(parent).values() if row["split"] == "train"}
+    marked = train(toy_patients, tune(parent.folder, "seed=1", "data.allow_leakage=true"), tmp_path / "allowed", cache=cache)
+    rows, all_rows = splits_of(child), splits_of(marked)
+    expected = {n for n, row in all_rows.items() if row["split"] in ("validation", "test") and row["patient_id"] in trained}
+    assert expected
+    assert {name for name, row in rows.items() if row["split"] == "unused"} == expected
+    assert {row["split"] for row in rows.values()} == {"train", "validation", "test", "unused"}
+    assert Bundle.load(child.bundle).provenance["data"]["seen_by_ancestors"] == len(expected)
+    [finding] = [finding for finding in child.findings if finding.code == "seen-by-ancestors"]
+    assert f"{len(expected)} of the validation and test images, or on their patients. They are left out" in finding.message
+    assert any(text.startswith("seen-by-ancestors: ") for text in listener.messages)
+
+    assert set(json.loads((marked.folder / "checkpoints" / "finished.json").read_text())["leaked"]) == expected
+    assert any("every metric may be too high" in finding.message for finding in marked.findings)
+
+
+def test_a_parent_in_the_run_folder_is_kept(parent: RunResult, toy_patients: Manifest, cache: Path) -> None:
+    with pytest.raises(UsageError, match=r"lies in the run folder.*another run folder.*--resume"):
+        train(toy_patients, tune(parent.folder), parent.folder, cache=cache, overwrite=True)
+    assert (parent.bundle / "model.safetensors").is_file()
+
+
+def test_a_wrong_module_costs_no_run(parent: RunResult, toy_patients: Manifest, cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(parent.folder, run)
+    with pytest.raises(UsageError, match="no module"):
+        train(toy_patients, tune(parent.folder, "init.freeze=[steem]"), run, cache=cache, overwrite=True)
+    assert (run / "bundle" / "model.safetensors").is_file()

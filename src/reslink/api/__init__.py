@@ -1,1 +1,1 @@
-"""The commands as Python functions: train, evaluate, explain, predict, audit and split."""
+"""The commands as Python functions: train, evaluate, explain, predict, audit, split and runs."""

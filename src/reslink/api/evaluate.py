@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from reslink.api.data_argument import Columns, Data, open_manifest, read_patients
 from reslink.files import check_overwrite
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reslink.networks.entry_points import Builder
 
 
 def evaluate(
@@ -21,6 +26,7 @@ def evaluate(
     split: Literal["train", "validation", "test"] | None = None,
     by: Sequence[str] = (),
     batch_size: int = 32,
+    network: str | Builder | nn.Module | None = None,
     device: str = "auto",
     seed: int = 0,
     allow_leakage: bool = False,
@@ -38,6 +44,8 @@ def evaluate(
         split: Evaluate only the cases of this split; None for all cases.
         by: Columns of the data set; metrics are also computed for each of their values.
         batch_size: Number of images per batch.
+        network: Your own network that the bundle was trained with, as for :func:`reslink.train`; not needed for others, nor on
+            the CPU with the ONNX model of the bundle.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         seed: Seed of the bootstrap.
         allow_leakage: Also evaluate cases that overlap with the training data; the metrics are then marked.
@@ -59,12 +67,17 @@ def evaluate(
     """
     from reslink.bundles.bundle import Bundle
     from reslink.evaluation.subgroup_columns import check_columns
+    from reslink.inference.devices import check_device_name
 
     folder, columns_of_subgroups = Path(out), (by,) if isinstance(by, str) else by
     check_overwrite(folder, "evaluation.json", "an evaluation", overwrite)
-    loaded = Bundle.load(bundle)
+    check_device_name(device)
+    loaded = Bundle.load(bundle, network)
     manifest = read_patients(open_manifest(data, labels=loaded.labels, columns=columns, root=root, unit=unit))
     check_columns(manifest, columns_of_subgroups)
+    from reslink.evaluation.cases import select_cases
+
+    select_cases(manifest, loaded.labels, split)  # a typing error is found before the slow imports
     from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
     from reslink.reports.run.page import evaluation_report
 

@@ -14,10 +14,13 @@ from reslink.files import check_folder_path, exists_error
 from reslink.training.monitoring.progress import phase
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from reslink.bundles.bundle import Bundle
     from reslink.explain.explain_files import ExplainOptions, Explanation
     from reslink.explain.randomization_check import RandomizationCheck
     from reslink.labels import Labels
+    from reslink.networks.entry_points import Builder
 
 
 def explain(
@@ -32,6 +35,7 @@ def explain(
     root: str | Path | None = None,
     unit: str | None = None,
     sanity: bool = True,
+    network: str | Builder | nn.Module | None = None,
     device: str = "auto",
     overwrite: bool = False,
     progress: ShowProgress = False,
@@ -51,6 +55,7 @@ def explain(
         root: Folder that the paths in a table start from; None for the folder of the table.
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
         sanity: Whether to compare the maps with those of a network with randomized weights.
+        network: Your own network that the bundle was trained with, as for :func:`reslink.train`; not needed for others.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         overwrite: Replace earlier explanations in ``out``.
         progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
@@ -71,7 +76,7 @@ def explain(
     from reslink.imaging.unit_names import parse_unit
 
     stated = parse_unit(unit)
-    loaded, checked_methods = check_and_load(bundle, target, methods)
+    loaded, checked_methods = check_and_load(bundle, target, methods, network)
     from reslink.explain.explain_files import ExplainOptions
 
     paths = [images] if isinstance(images, str | Path) else images
@@ -88,7 +93,9 @@ def explain(
     return run_explain(loaded, paths, Path(out), options, device, progress).explanations
 
 
-def check_and_load(bundle: str | Path, target: str | None, methods: Sequence[str] | None) -> tuple[Bundle, tuple[str, ...]]:
+def check_and_load(
+    bundle: str | Path, target: str | None, methods: Sequence[str] | None, network: str | Builder | nn.Module | None = None
+) -> tuple[Bundle, tuple[str, ...]]:
     """Returns the bundle and the methods, by default ``DEFAULT_METHODS``, before torch is imported.
 
     Raises:
@@ -100,7 +107,7 @@ def check_and_load(bundle: str | Path, target: str | None, methods: Sequence[str
 
     for name in methods or ():
         check_choice("method", name, METHODS)
-    loaded = Bundle.load(bundle)
+    loaded = Bundle.load(bundle, network)
     if target is not None:
         loaded.labels.index(target)  # raises for an unknown class
     return loaded, tuple(methods or DEFAULT_METHODS)

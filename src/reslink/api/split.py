@@ -68,14 +68,14 @@ def split(
         >>> summary["groups"]  # doctest: +SKIP
         {'train': 28, 'validation': 6, 'test': 6}
     """
-    from reslink.datasets.grouping import group_cases
+    table = Path(out)
+    _check_options(table, fractions, folds, keep_given, overwrite)
+    manifest = read_patients(open_manifest(data, columns=columns, root=root, unit=unit))
+    from reslink.datasets.grouping import group_cases  # slow imports, after typing errors were found
     from reslink.datasets.label_conflicts import check_label_conflicts, label_conflicts
     from reslink.datasets.near_duplicates.groups import find_duplicates
     from reslink.datasets.split_table import drop_given_split, split_columns, write_split_table
 
-    table = Path(out)
-    _check_options(table, fractions, folds, keep_given, overwrite)
-    manifest = read_patients(open_manifest(data, columns=columns, root=root, unit=unit))
     manifest, thumbnails, hashes, left_out = _read_thumbnails(manifest, table, progress)
     duplicates = find_duplicates(thumbnails, [case.patient_id for case in manifest.cases])
     if not allow_conflicts:

@@ -14,15 +14,20 @@ from reslink.api.audit_memory import failed_checks
 from reslink.api.data_argument import Columns, Data, open_manifest
 from reslink.api.onnx_model import add_onnx_model
 from reslink.api.progress import ShowProgress, resolve_progress
+from reslink.errors import InputError
 from reslink.files import lock_folder, write_json
+from reslink.networks.entry_points import Builder, as_builder
 from reslink.training.monitoring.progress import phase
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from reslink.bundles.bundle import Bundle
     from reslink.datasets.manifest import Manifest
     from reslink.training.data import TrainingData
     from reslink.training.monitoring.progress import Progress
     from reslink.training.recipe.recipe import Recipe
+    from reslink.training.tracking.tracking import Tracking
 
 GALLERY_METHODS = ("final_attention", "grad_cam")
 GALLERY_CHECKED_IMAGES = 16
@@ -40,6 +45,9 @@ def train(
     unit: str | None = None,
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
+    network: str | Builder | nn.Module | None = None,
+    init: str | Path | None = None,
+    freeze: Sequence[str] = (),
     epochs: int | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
@@ -48,6 +56,7 @@ def train(
     allow_conflicts: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    track: str | Sequence[str] = (),
     progress: ShowProgress = False,
 ) -> dict[str, Any]:
     """Trains a classifier, evaluates it on held-out cases, and writes the bundle and ``report.html`` to a run folder.
@@ -64,23 +73,33 @@ def train(
         recipe: A recipe in YAML, or the name of a published recipe; None for the default recipe.
         settings: Recipe keys and values, such as ``{"model.variant": "reslink_paper"}``, or texts such as ``"seed=3"``.
             A text value of a mapping stays a text; only texts with ``=`` are read as YAML.
+        network: The network; None for that of the recipe. The name of a variant, such as ``"densenet121"``; an entry point,
+            ``"package.module:callable"`` or ``"file.py:callable"``; a callable ``(in_channels, num_classes, **options)``; or a
+            torch module, which is copied.
+        init: Start from the weights of this shipped model, bundle or run; None for the value of the recipe (from scratch).
+        freeze: Modules of the parent that are not trained, such as ``["stem"]``.
         epochs: Number of epochs; None for the value of the recipe.
         seed: Seed of weights, split, batches and augmentation; None for the value of the recipe.
         batch_size: Number of images per training step; None for the value of the recipe.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; None for the value of the recipe.
         allow_leakage: Accept a given split in which a patient or near duplicate appears twice.
         allow_conflicts: Accept identical images and near duplicates with different labels.
-        resume: Resume the run in ``out``, or start a new one.
+        resume: Resume the run in ``out``, or start a new one. More ``epochs`` extend a finished run.
         overwrite: Replace the run in ``out``.
+        track: Trackers that record the run in its folder: ``tensorboard``, ``mlflow``, ``wandb``. They change neither weights
+            nor recipe, and open no network connection.
         progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
 
     Returns:
-        The paths of the run, bundle and report, the metrics of the test split, the findings during training, and the unreadable
-        files. Empty in all but the first process of a distributed training.
+        The paths of the run, bundle and report, the metrics of the test split, its refused images (``n_refused``, and under
+        ``refused`` why, by case name), the findings during training, the unreadable files, and under ``tracking`` the number of
+        records that each tracker lost. Empty in all but the first process of a distributed training.
 
     Raises:
-        UsageError: If a setting is invalid, the data set does not match the recipe, or ``out`` holds a run.
+        UsageError: If a setting or tracker is invalid, the package of a tracker is missing, the data set does not match the
+            recipe, or ``out`` holds a run.
         CheckFailedError: If a split leaks, or an image has several labels.
+        InputError: If every test image is refused; the run is kept.
         TrainingError: If the training fails.
 
     Example:
@@ -89,9 +108,13 @@ def train(
         >>> reslink.predict(run["bundle"], "scan.png")  # doctest: +SKIP
         [Prediction(scan.png: Tumor, probability 0.974)]
     """
-    from reslink.training.recipe.recipe import load_recipe
+    from reslink.training.recipe.inheritance import parent_setting
+    from reslink.training.recipe.recipe import load_recipe, network_settings
+    from reslink.training.tracking.tracking import Tracking
 
     options = {
+        "init.parent": None if init is None else parent_setting(init),
+        "init.freeze": list(freeze) or None,
         "trainer.epochs": epochs,
         "seed": seed,
         "trainer.batch_size": batch_size,
@@ -100,13 +123,28 @@ def train(
         "data.allow_conflicts": allow_conflicts or None,
     }
     changes: Iterable[str | tuple[str, Any]] = settings.items() if isinstance(settings, Mapping) else settings
-    loaded = load_recipe(recipe, [*changes, *((key, value) for key, value in options.items() if value is not None)])
+    stated = [(key, value) for key, value in options.items() if value is not None]
+    loaded = load_recipe(recipe, [*changes, *network_settings(network).items(), *stated])
+    if network is not None and not isinstance(network, str):
+        loaded = loaded.with_builder(as_builder(network))
+    tracking = Tracking([track] if isinstance(track, str) else track, Path(out))
     manifest = open_manifest(data, class_order=loaded.data.class_order, columns=columns, root=root, unit=unit)
-    return run_training(manifest, loaded, Path(out), resume=resume, overwrite=overwrite, progress=progress)
+    with tracking:
+        summary = run_training(
+            manifest, loaded, Path(out), resume=resume, overwrite=overwrite, progress=progress, tracking=tracking
+        )
+    return summary | ({"tracking": {name: tracking.failed[name] for name in tracking.names}} if summary and track else {})
 
 
 def run_training(
-    manifest: Manifest, recipe: Recipe, out: Path, *, resume: bool, overwrite: bool, progress: ShowProgress
+    manifest: Manifest,
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+    progress: ShowProgress,
+    tracking: Tracking | None = None,
 ) -> dict[str, Any]:
     """Trains, evaluates on the test split, draws the attention gallery and writes the report.
 
@@ -117,6 +155,7 @@ def run_training(
         resume: Resume the run in ``out``, or start a new one.
         overwrite: Replace the run in ``out``.
         progress: As for :func:`train`.
+        tracking: Records the run; None to record nothing.
 
     Returns:
         As for :func:`train`.
@@ -131,7 +170,14 @@ def run_training(
     listener = resolve_progress(progress)
     try:
         result = train_network(
-            manifest, recipe, out, resume=resume, overwrite=overwrite, progress=listener, on_data=_warn_of_failed_audit
+            manifest,
+            recipe,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            progress=listener,
+            on_data=_warn_of_failed_audit,
+            tracking=tracking,
         )
     finally:
         listener.end()
@@ -139,9 +185,15 @@ def run_training(
         return {}
     try:
         with lock_folder(out):
-            bundle = add_onnx_model(Bundle.load(result.bundle))
+            bundle = add_onnx_model(Bundle.load(result.bundle, recipe.builder()))
             evaluation = _evaluate_test_split(manifest, recipe, out, bundle, listener)
             report = run_report(out)
+        if tracking is not None:
+            tracking.evaluation(evaluation)
+            tracking.gallery(out / "figures")
+    except InputError as error:  # every test image is outside the scope of the bundle, for example
+        run_report(out)
+        raise _not_evaluated(error, out, result.bundle) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             "Stopped during the evaluation; the model is saved.\n"
@@ -154,6 +206,8 @@ def run_training(
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "n_test": evaluation.get("n", 0),
+        "n_refused": evaluation.get("n_refused", 0),
+        "refused": evaluation.get("refused", {}),
         "left_out": _unreadable_cases(manifest, out / "splits.csv"),
         "data_notes": list(manifest.notes),
         "metrics": evaluation.get("metrics", {}),
@@ -161,6 +215,14 @@ def run_training(
         "localization": evaluation.get("localization", {}),
         "findings": [asdict(finding) for finding in result.findings],
     }
+
+
+def _not_evaluated(error: InputError, out: Path, bundle: Path) -> InputError:
+    return InputError(
+        f"The model is trained, but its test split cannot be evaluated. {error.given}",
+        error.allowed,
+        f"The run is kept in {out}. Evaluate {bundle} on other images with reslink evaluate, or train again on corrected data",
+    )
 
 
 def _warn_of_failed_audit(data: TrainingData) -> None:

@@ -63,7 +63,7 @@ def identifying_attributes(path: str | Path) -> list[str]:
 
 
 def _in_dicom(data: bytes) -> Iterator[str]:
-    from reslink.imaging.dicom.read import parse_dataset
+    from reslink.imaging.dicom.file_format import parse_dataset
 
     dataset = parse_dataset(data, "the file")
     meta: Any = dataset.file_meta

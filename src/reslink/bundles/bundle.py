@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,7 @@ from reslink.bundles.card.card import model_card
 from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.fingerprints import DIGEST, TrainingImages
+from reslink.bundles.lineage import Ancestor, fingerprint_files, read_lineage
 from reslink.bundles.record import (
     BUNDLE_JSON,
     DECISION,
@@ -30,18 +32,21 @@ from reslink.bundles.record import (
 )
 from reslink.bundles.scope import Scope
 from reslink.errors import BundleError
-from reslink.files import install_command, sha256, write_atomic
+from reslink.files import install_command, replace_folder, sha256, write_atomic
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
+from reslink.networks.entry_points import Builder, as_builder
 from reslink.notebook import html_table
 
 if TYPE_CHECKING:
-    from reslink.networks.reslink import ResLink
+    from torch import nn
+
+    from reslink.networks.network import Network
 
 
 __all__ = ["SCHEMA_VERSION", "Bundle"]
 
-_NOT_STORED: Final = ("failed", "excluded", "leaked", "bundle", "usage_notes")
+_NOT_STORED: Final = ("failed", "refused", "excluded", "leaked", "bundle", "usage_notes")
 """Entries of ``evaluation.json`` that are not stored in a bundle."""
 
 
@@ -50,11 +55,12 @@ class Bundle:
     """A trained network with its preprocessing, labels, decision, metrics and provenance.
 
     On disk a bundle is a folder with ``model.safetensors``, ``bundle.json`` and ``MODEL_CARD.md``. It can also hold
-    ``fingerprints.safetensors`` (of the training images), ``decision.safetensors`` and ``model.onnx``. Loading a bundle does
-    not import torch; :meth:`network` does, and :meth:`save`, which checks the weights against the architecture.
+    ``fingerprints.safetensors`` (of the training images), ``ancestor_N.safetensors`` (the same of its ancestors),
+    ``decision.safetensors`` and ``model.onnx``. Loading a bundle does not import torch; :meth:`network` does, and :meth:`save`,
+    which checks the weights against the architecture.
 
     Attributes:
-        architecture: The fields of ``ResLinkConfig`` and ``name``, the name of the variant.
+        architecture: The fields of ``ResLinkConfig`` and ``name``, the name of the variant; or those of ``ExternalConfig``.
         preprocess: From an image to the input of the network.
         labels: The classes in the order of the network's outputs; with two, the last one is the positive class.
         decision: From logits to probabilities and a label.
@@ -63,9 +69,11 @@ class Bundle:
         provenance: ``data`` (a dictionary: name, digest, counts), ``versions``, ``license`` (of the weights),
             ``intended_use``, ``recipe``, ``seed``; no path, host or user name.
         training_images: Fingerprints of the training images; None if unknown.
+        lineage: The ancestors of a fine-tuned network, from its parent back to the first one; empty if trained from scratch.
         weights_sha256: SHA-256 of ``model.safetensors``; None before the bundle is saved.
         onnx_model: The record of ``model.onnx``, the same network for other runtimes than torch; None if there is none.
         folder: Folder of the bundle; None before it is saved.
+        builder: Builds your own network, of which the folder holds only the weights; None for other networks.
     """
 
     architecture: dict[str, Any]
@@ -76,9 +84,11 @@ class Bundle:
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     training_images: TrainingImages | None = field(default=None, compare=False, repr=False)
+    lineage: tuple[Ancestor, ...] = field(default=(), compare=False)
     weights_sha256: str | None = None
     onnx_model: OnnxRecord | None = None
     folder: Path | None = None
+    builder: Builder | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_fit(self)
@@ -118,25 +128,28 @@ class Bundle:
             The same bundle with ``weights_sha256`` and ``folder`` set, without an ONNX model (see :meth:`with_onnx`).
 
         Raises:
-            BundleError: If a weight is not finite, a name or shape does not fit the architecture, or the folder has other
-                content.
+            BundleError: If a weight is not finite, or a name or shape does not fit the architecture.
+            UsageError: If the folder has other content, or belongs to the shipped models.
             StorageError: If it cannot be written; the previous content is then kept.
         """
         target = Path(folder)
         arrays = weights.to_arrays(tensors)
         weights.check_finite(arrays)
-        weights.check_shapes({name: array.shape for name, array in arrays.items()}, self.architecture)
+        weights.check_shapes({name: array.shape for name, array in arrays.items()}, self.architecture, self.builder)
         content = weights.to_bytes(arrays)
         saved = replace(self, weights_sha256=sha256(content), onnx_model=None, folder=target)
         _write(saved, content, None)
         return saved
 
     @classmethod
-    def load(cls, folder: str | Path) -> Bundle:
+    def load(cls, folder: str | Path, network: str | Builder | nn.Module | None = None) -> Bundle:
         """Loads a bundle and compares the checksum of its weights, without reading them into memory. Imports no torch.
+
+        A bundle never runs code. One with your own network is used through its ONNX model, unless you pass the network.
 
         Args:
             folder: A bundle, a run that holds one in ``bundle/``, or the name of a shipped bundle, such as ``ct``.
+            network: Your own network, as for :func:`reslink.train`; not needed for other networks.
 
         Returns:
             The checked bundle.
@@ -162,9 +175,11 @@ class Bundle:
             metrics=record.metrics,
             provenance=record.provenance,
             training_images=TrainingImages.read(path / FINGERPRINTS, fingerprints.sha256) if fingerprints else None,
+            lineage=read_lineage(path, record.lineage),
             weights_sha256=record.weights.sha256,
             onnx_model=record.onnx,
             folder=path,
+            builder=None if network is None else as_builder(network),
         )
 
     def with_metrics(self, metrics: Mapping[str, Any]) -> Bundle:
@@ -188,9 +203,46 @@ class Bundle:
         return None if self.folder is None else storage.bundle_name(self.folder)
 
     @property
+    def can_build_network(self) -> bool:
+        """Whether :meth:`network` needs neither your own code nor a package that is not installed."""
+        source = self.architecture.get("source")
+        if source == "monai":
+            return find_spec("monai") is not None
+        return source != "entry_point" or self.builder is not None
+
+    @property
     def checks_modality(self) -> bool:
         """Whether the modality detector is used: the bundle has a modality, and its preprocessing isolates the head."""
         return self.scope.modality is not None and self.preprocess.isolate_head
+
+    @property
+    def seen_images(self) -> tuple[TrainingImages, ...]:
+        """The known fingerprints of the images that the weights were trained on: by this network, and by its ancestors."""
+        images = (self.training_images, *(ancestor.training_images for ancestor in self.lineage))
+        return tuple(known for known in images if known is not None)
+
+    @property
+    def knows_seen_images(self) -> bool:
+        """Whether the training images of this network and of every ancestor are known."""
+        return len(self.seen_images) == 1 + len(self.lineage)
+
+    def lineage_of_child(self) -> tuple[Ancestor, ...]:
+        """Returns the ancestors of a network that starts from the weights of this bundle.
+
+        Raises:
+            BundleError: If the bundle is not saved.
+        """
+        if self.folder is None or self.weights_sha256 is None:
+            raise BundleError("The bundle has no weights yet", "A network starts from a saved bundle", "Call save() first")
+        own = Ancestor.make(
+            self.training_images,
+            name=self.name if zoo.is_shipped(self.folder) else None,
+            weights_sha256=self.weights_sha256,
+            license=str(self.provenance.get("license", "not stated")),
+            labels=list(self.labels.names),
+            data_digest=(self.provenance.get("data") or {}).get("digest"),
+        )
+        return (own, *self.lineage)
 
     @property
     def calibration_images(self) -> TrainingImages | None:
@@ -210,7 +262,8 @@ class Bundle:
             folder: Missing, empty, or an older bundle. If not given, the bundle's own folder, whose content is replaced.
 
         Raises:
-            BundleError: If the bundle is not saved, the decision does not fit it, or the folder has other content.
+            BundleError: If the bundle is not saved, or the decision does not fit it.
+            UsageError: If the folder has other content.
             StorageError: If it cannot be written; the previous content is then kept.
         """
         if self.folder is None:
@@ -227,7 +280,8 @@ class Bundle:
             folder: Missing, empty, or an older bundle. If not given, the bundle's own folder, whose content is replaced.
 
         Raises:
-            BundleError: If the bundle is not saved, its weights changed since it was loaded, or the folder has other content.
+            BundleError: If the bundle is not saved, or its weights changed since it was loaded.
+            UsageError: If the folder has other content.
             StorageError: If it cannot be written; the previous content is then kept.
         """
         if self.folder is None or self.weights_sha256 is None:
@@ -253,22 +307,27 @@ class Bundle:
             )
         return onnx_graph.read_graph(self.folder / ONNX_MODEL, self.onnx_model)
 
-    def network(self) -> ResLink:
+    def network(self, builder: Builder | None = None) -> Network:
         """Returns the network with its weights, in eval mode on the CPU. Imports torch; does not change its random state.
+
+        Args:
+            builder: Builds your own network, if :meth:`load` did not get it.
 
         Raises:
             BundleError: If the bundle is not saved, the weights changed since it was loaded, or they do not fit.
+            UsageError: If the bundle has your own network and no builder, or MONAI is needed and not installed.
         """
         if self.folder is None or self.weights_sha256 is None:
             raise BundleError("The bundle has no weights yet", "A network is built from a saved bundle", "Call save() first")
-        return weights.load_network(self.folder / WEIGHTS, self.weights_sha256, self.architecture)
+        return weights.load_network(self.folder / WEIGHTS, self.weights_sha256, self.architecture, builder or self.builder)
 
 
 def _write(bundle: Bundle, content: bytes, graph: bytes | None) -> None:
     """Replaces the folder of a bundle by its files, with the given weights and ONNX graph."""
     if bundle.folder is None:
         raise BundleError("The bundle has no folder", "A bundle is written to a folder", "Call save() first")
-    with storage.replace_folder(bundle.folder) as new:
+    zoo.check_not_shipped(bundle.folder)
+    with replace_folder(bundle.folder, BUNDLE_JSON, "bundle") as new:
         write_atomic(new / WEIGHTS, content)
         if graph is not None:
             write_atomic(new / ONNX_MODEL, graph)
@@ -280,7 +339,8 @@ def _write(bundle: Bundle, content: bytes, graph: bytes | None) -> None:
 def _array_files(bundle: Bundle) -> dict[str, bytes]:
     """Returns the content of the array files beside the weights, by file name."""
     files = {FINGERPRINTS: bundle.training_images, DECISION: bundle.decision.arrays}
-    return {name: arrays.to_bytes() for name, arrays in files.items() if arrays is not None}
+    own = {name: arrays.to_bytes() for name, arrays in files.items() if arrays is not None}
+    return own | fingerprint_files(bundle.lineage)
 
 
 def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
@@ -299,6 +359,7 @@ def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
         onnx=bundle.onnx_model,
         fingerprints=files.get(FINGERPRINTS),
         decision_arrays=files.get(DECISION),
+        lineage=list(bundle.lineage),
         metrics=bundle.metrics,
         provenance=bundle.provenance,
     )

@@ -21,32 +21,38 @@ from reslink.imaging.image import Modality
 Floats = NDArray[np.float64]
 
 FILE: Final = Path(__file__).with_suffix(".json")
+_ARRAYS: Final = ("mean", "scale", "support", "weights")
 
 
 @dataclass(frozen=True, eq=False)
 class ModalityDetector:
-    """A logistic regression between CT and MR, and the distance from the heads of both.
+    """A support vector machine between CT and MR with a Gaussian kernel, and the distance from the heads of both.
 
     Attributes:
         mean: (d,) mean of the statistics.
         scale: (d,) their standard deviation.
-        weights: (d,) coefficients of the standardized statistics; positive for MR.
-        intercept: Their intercept.
+        support: (m, d) support vectors: standardized statistics of some images of the fit.
+        weights: (m,) their coefficients; positive for MR.
+        intercept: Added to the sum.
+        gamma: The kernel is exp(-gamma · squared distance).
         heads: Normal distributions of the statistics: of CT in a brain window, CT at other windows, and MR.
         limit: Distance up to which an image counts as a head.
     """
 
     mean: Floats
     scale: Floats
+    support: Floats
     weights: Floats
     intercept: float
+    gamma: float
     heads: dict[str, Gaussian]
     limit: float
 
-    def probability_of_mr(self, statistics: Floats) -> Floats:
-        """Returns (n,) the probability that each image is MR, if it is CT or MR."""
-        logits = (statistics - self.mean) / self.scale @ self.weights + self.intercept
-        return np.asarray(1 / (1 + np.exp(-np.clip(logits, -50, 50))))
+    def score(self, statistics: Floats) -> Floats:
+        """Returns (n,) above 0 for images that look more like MR than like CT; most images are beyond 1 or -1."""
+        rows = (statistics - self.mean) / self.scale
+        squared = (rows**2).sum(axis=1)[:, None] - 2 * rows @ self.support.T + (self.support**2).sum(axis=1)
+        return np.asarray(np.exp(-self.gamma * np.maximum(squared, 0)) @ self.weights + self.intercept)
 
     def classify(self, statistics: Floats) -> list[Modality | None]:
         """Returns the modality of each image; None for an image that looks like neither.
@@ -55,25 +61,25 @@ class ModalityDetector:
             statistics: (n, 33) from ``input_statistics``, of pixels with an isolated head.
         """
         distance = np.min([head.distance(statistics) for head in self.heads.values()], axis=0)
-        is_mr = self.probability_of_mr(statistics) > 0.5
+        is_mr = self.score(statistics) > 0
         return [None if far else "MR" if mr else "CT" for far, mr in zip(distance > self.limit, is_mr, strict=True)]
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the JSON form, with six digits."""
+        """Returns the JSON form, with four digits."""
         heads = {name: {key: _rounded(value) for key, value in vars(head).items()} for name, head in self.heads.items()}
-        arrays = {name: _rounded(getattr(self, name)) for name in ("mean", "scale", "weights")}
-        return {**arrays, "intercept": self.intercept, "heads": heads, "limit": self.limit}
+        arrays = {name: _rounded(getattr(self, name)) for name in _ARRAYS}
+        return {**arrays, "intercept": self.intercept, "gamma": self.gamma, "heads": heads, "limit": self.limit}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ModalityDetector:
         """Returns the detector of a JSON form."""
         heads = {name: Gaussian(**{key: np.array(item) for key, item in head.items()}) for name, head in value["heads"].items()}
-        arrays = {name: np.array(value[name]) for name in ("mean", "scale", "weights")}
-        return cls(**arrays, intercept=value["intercept"], heads=heads, limit=value["limit"])
+        values: dict[str, Any] = {name: np.array(value[name]) for name in _ARRAYS}
+        return cls(heads=heads, intercept=value["intercept"], gamma=value["gamma"], limit=value["limit"], **values)
 
 
 def _rounded(array: Floats) -> Any:
-    return np.vectorize(lambda number: float(f"{number:.6g}"))(array).tolist()
+    return np.vectorize(lambda number: float(f"{number:.4g}"))(array).tolist()
 
 
 @lru_cache(maxsize=1)

@@ -23,8 +23,8 @@ from reslink.files import optional_import
 MAX_NODES: Final = 20_000
 MAX_TENSOR_VALUES: Final = 1 << 25
 """Values of one tensor for one slice: 128 MiB as float32."""
-MAX_ALL_VALUES: Final = 1 << 29
-"""Values of all tensors for one slice: 2 GiB."""
+MAX_LIVE_VALUES: Final = 1 << 28
+"""Values of the tensors that are needed at the same time: 1 GiB. A larger batch runs in parts."""
 MAX_OPERATIONS: Final = 2e11
 """Multiplications for one slice; the largest common classifiers need a fifth of it."""
 OPSETS: Final = range(9, 27)
@@ -58,6 +58,9 @@ class GraphCheck:
         content: The file.
         path: Its path, for messages.
 
+    Attributes:
+        slice_shape: Sizes of the input for one slice, or for the batch that the model demands.
+
     Raises:
         BundleError: If it is no ONNX model, has an operator, input or part that is not allowed, or is too large for one slice.
     """
@@ -71,22 +74,35 @@ class GraphCheck:
         if fault := _structure_fault(self._model):
             raise self._refusal(fault)
         self._initial = {tensor.name: SizedTensor.of(tensor) for tensor in self._model.graph.initializer}
-        self._checked: set[Shape] = set()
+        self._live: dict[Shape, int] = {}
         batch, *image = _input_sizes(self._model)
-        self.check((batch or 1, *image))
+        self.slice_shape: Shape = (batch or 1, *image)
+        self.rows_at_once(self.slice_shape)
 
-    def check(self, shape: Shape) -> None:
-        """Checks the sizes of all tensors for an input of a shape, (B, planes, S, S); a shape is checked once.
+    def rows_at_once(self, shape: Shape) -> int:
+        """Returns how many slices of a batch can run at once in the memory of ``MAX_LIVE_VALUES``, at least 1.
+
+        Args:
+            shape: Sizes of the input, (B, planes, S, S).
 
         Raises:
-            BundleError: If a tensor or the work is too large, or a shape cannot be computed.
+            BundleError: If a tensor, the memory or the work for one slice is too large, or a shape cannot be computed.
         """
-        if shape not in self._checked:
+        rows = max(1, shape[0])
+        while (live := self._live_values((rows, *shape[1:]))) > MAX_LIVE_VALUES and rows > 1:
+            rows = (rows + 1) // 2
+        if live > MAX_LIVE_VALUES:
+            raise self._refusal(f"it needs {live:.3g} values at the same time")
+        return rows
+
+    def _live_values(self, shape: Shape) -> int:
+        """Returns the largest number of values that are needed at the same time; each shape is computed once."""
+        if shape not in self._live:
             try:
-                _Sizes(self._initial, shape).run(self._model.graph.node)
+                self._live[shape] = _Sizes(self._initial, shape).run(self._model.graph)
             except UnknownSizeError as error:
                 raise self._refusal(str(error)) from None
-            self._checked.add(shape)
+        return self._live[shape]
 
     def _refusal(self, reason: str) -> BundleError:
         return BundleError(
@@ -174,20 +190,28 @@ def _node_fault(node: Any) -> str:
 
 
 class _Sizes:
-    """Computes the shapes of all tensors."""
+    """Computes the shapes of all tensors, and the values that are needed at the same time."""
 
     def __init__(self, initial: Mapping[str, SizedTensor], shape: Shape) -> None:
         self.tensors = {**initial, PIXELS: SizedTensor(shape)}
-        self.batch, self.total, self.operations = shape[0], 0, 0.0
+        self.batch, self.live, self.operations = shape[0], 0, 0.0
 
-    def run(self, nodes: Any) -> None:
-        """Computes the outputs of all operations, which are stored in the order of their execution."""
-        for node in nodes:
+    def run(self, graph: Any) -> int:
+        """Computes the outputs of all operations, which are stored in the order of their execution.
+
+        Returns:
+            The largest number of values that are needed at the same time.
+        """
+        largest, last_uses = 0, _last_uses(graph)
+        for i, node in enumerate(graph.node):
             call = Call(node, self.tensors)
             try:
                 self._run(call, list(node.output))
             except (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError) as error:
                 raise UnknownSizeError(f"the sizes of an operation {call.name} do not fit") from error
+            largest = max(largest, self.live)
+            self.live -= sum(math.prod(self.tensors[name].shape) for name in last_uses.get(i, ()))
+        return largest
 
     def _run(self, call: Call, names: list[str]) -> None:
         outputs = RULES[call.name](call)
@@ -202,7 +226,17 @@ class _Sizes:
         count = math.prod(tensor.shape)
         if min(tensor.shape, default=0) < 0 or count > MAX_TENSOR_VALUES * self.batch:
             raise UnknownSizeError(f"an operation {call.name} makes a tensor of {count:.3g} values")
-        self.total += count
+        self.live += count
         self.operations += count * work_per_value(call)
-        if self.total > MAX_ALL_VALUES * self.batch or self.operations > MAX_OPERATIONS * self.batch:
-            raise UnknownSizeError(f"it needs {self.total:.3g} values and {self.operations:.3g} multiplications")
+        if self.operations > MAX_OPERATIONS * self.batch:
+            raise UnknownSizeError(f"it needs {self.operations:.3g} multiplications")
+
+
+def _last_uses(graph: Any) -> dict[int, list[str]]:
+    """Returns the computed tensors that are not needed after an operation, by its position; outputs are needed to the end."""
+    last = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    last |= {name: i for i, node in enumerate(graph.node) for name in node.input if name in last}
+    uses: dict[int, list[str]] = {}
+    for name in last.keys() - {value.name for value in graph.output}:
+        uses.setdefault(last[name], []).append(name)
+    return uses

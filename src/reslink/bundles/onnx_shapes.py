@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -42,8 +43,8 @@ class SizedTensor:
 
 
 def shown(names: Any) -> str:
-    """Returns names for a message: the first ones, with escaped control characters."""
-    return ", ".join(list(names)[:8]).encode("unicode_escape").decode()[:80] or "none"
+    """Returns names for a message: the first ones, with escaped control characters. A name that is not UTF-8 is bytes."""
+    return ", ".join(map(str, list(names)[:8])).encode("unicode_escape").decode()[:80] or "none"
 
 
 class Call:
@@ -113,6 +114,9 @@ def work_per_value(call: Call) -> float:
         return math.prod(weight[1:] if call.name == "Conv" else (weight[0], *weight[2:]))
     if call.name in ("MatMul", "Gemm"):
         return call.shape()[-1 if call.name == "MatMul" or not call.integer("transA", 0) else 0] if call.shape() else 1
+    if call.name == "Einsum":
+        sizes, output = _einsum_sizes(call)
+        return math.prod(size for letter, size in sizes.items() if letter not in output)
     if call.name in ("MaxPool", "AveragePool"):
         return math.prod(call.integers("kernel_shape"))
     reduced = math.prod(call.shape()) if call.name.startswith(("Reduce", "Global", "Arg")) else 1
@@ -132,12 +136,27 @@ def _cast(call: Call) -> list[SizedTensor]:
     return [SizedTensor(call.shape(), None if values is None or kind is None else values.astype(kind))]
 
 
-_ARITHMETIC: Final[dict[str, Callable[[Values, Values], Values]]] = {
+_ARITHMETIC: Final[dict[str, Callable[..., Any]]] = {
     "Add": np.add,
     "Sub": np.subtract,
     "Mul": np.multiply,
     "Div": lambda a, b: a // b if a.dtype.kind in "iu" else a / b,
+    "Mod": np.mod,
+    "Pow": lambda a, b: np.power(a, b).astype(a.dtype),
+    "Where": np.where,
+    "Equal": np.equal,
+    "Less": np.less,
+    "Greater": np.greater,
+    "LessOrEqual": np.less_equal,
+    "GreaterOrEqual": np.greater_equal,
+    "And": np.logical_and,
+    "Or": np.logical_or,
+    "Min": lambda *values: functools.reduce(np.minimum, values),
+    "Max": lambda *values: functools.reduce(np.maximum, values),
+    **{"Abs": np.abs, "Neg": np.negative, "Not": np.logical_not, "Sign": np.sign, "Sqrt": np.sqrt},
+    **{"Floor": np.floor, "Ceil": np.ceil, "Round": np.round},
 }
+"""The operators with which exporters compute sizes."""
 
 
 def _broadcast(call: Call) -> list[SizedTensor]:
@@ -145,7 +164,8 @@ def _broadcast(call: Call) -> list[SizedTensor]:
     known = [tensor.values for tensor in call.inputs if tensor is not None and tensor.values is not None]
     if len(known) < len(call.inputs) or call.name not in _ARITHMETIC or math.prod(shape) > MAX_KNOWN_VALUES:
         return [SizedTensor(shape)]
-    return [SizedTensor(shape, np.asarray(_ARITHMETIC[call.name](known[0], known[1])))]
+    with np.errstate(all="ignore"):
+        return [SizedTensor(shape, np.asarray(_ARITHMETIC[call.name](*known)))]
 
 
 def _window(call: Call) -> list[SizedTensor]:
@@ -198,8 +218,19 @@ def _reduce(call: Call) -> list[SizedTensor]:
     if not axes and call.integer("noop_with_empty_axes", 0):
         return [SizedTensor(shape)]
     chosen = {_axis(axis, rank) for axis in axes} or set(range(rank))
-    keep = call.integer("keepdims", 1)
-    return [SizedTensor([1 if i in chosen else size for i, size in enumerate(shape) if keep or i not in chosen])]
+    keep, values = bool(call.integer("keepdims", 1)), call.tensor().values
+    reduced = [1 if i in chosen else size for i, size in enumerate(shape) if keep or i not in chosen]
+    if values is None or call.name not in _REDUCTIONS:
+        return [SizedTensor(reduced)]
+    return [SizedTensor(reduced, np.asarray(_REDUCTIONS[call.name](values, axis=tuple(chosen), keepdims=keep)))]
+
+
+_REDUCTIONS: Final[dict[str, Callable[..., Any]]] = {
+    "ReduceProd": np.prod,
+    "ReduceSum": np.sum,
+    "ReduceMax": np.max,
+    "ReduceMin": np.min,
+}
 
 
 def _axis(axis: int, rank: int) -> int:
@@ -221,6 +252,27 @@ def _matmul(call: Call) -> list[SizedTensor]:
     if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
         raise ValueError
     return [SizedTensor((*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1]))]
+
+
+def _einsum(call: Call) -> list[SizedTensor]:
+    sizes, output = _einsum_sizes(call)
+    return [SizedTensor([sizes[letter] for letter in output])]
+
+
+def _einsum_sizes(call: Call) -> tuple[dict[str, int], str]:
+    """Returns the size of each index of a product of two tensors, and the output's indices; none repeats in a tensor."""
+    terms, _, output = call.text("equation", "").replace(" ", "").partition("->")
+    first, second = terms.split(",")
+    sizes: dict[str, int] = {}
+    for term, shape in ((first, call.shape(0)), (second, call.shape(1))):
+        for letter, size in zip(term, shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                raise ValueError
+    if not output or not all(term.isalpha() and len(set(term)) == len(term) for term in (first, second, output)):
+        raise ValueError
+    if set(output) - set(sizes):
+        raise ValueError
+    return sizes, output
 
 
 def _reshape(call: Call) -> list[SizedTensor]:
@@ -249,7 +301,8 @@ def _transpose(call: Call) -> list[SizedTensor]:
     order = call.integers("perm", list(range(len(shape)))[::-1])
     if sorted(order) != list(range(len(shape))):
         raise ValueError
-    return [SizedTensor([shape[i] for i in order])]
+    values = call.tensor().values
+    return [SizedTensor([shape[i] for i in order], None if values is None else values.transpose(order))]
 
 
 def _squeeze(call: Call) -> list[SizedTensor]:
@@ -267,7 +320,9 @@ def _unsqueeze(call: Call) -> list[SizedTensor]:
 
 
 def _expand(call: Call) -> list[SizedTensor]:
-    return [SizedTensor(np.broadcast_shapes(call.shape(), tuple(int(size) for size in call.values(1))))]
+    shape, values = np.broadcast_shapes(call.shape(), tuple(int(size) for size in call.values(1))), call.tensor().values
+    known = values is not None and math.prod(shape) <= MAX_KNOWN_VALUES
+    return [SizedTensor(shape, np.broadcast_to(values, shape) if known and values is not None else None)]
 
 
 def _tile(call: Call) -> list[SizedTensor]:
@@ -294,7 +349,9 @@ def _split(call: Call) -> list[SizedTensor]:
     sizes = stated or [min(each, shape[axis] - i * each) for i in range(call.outputs)]
     if sum(sizes) != shape[axis]:
         raise ValueError
-    return [SizedTensor([*shape[:axis], size, *shape[axis + 1 :]]) for size in sizes]
+    values = call.tensor().values
+    parts = [None] * len(sizes) if values is None else np.split(values, np.cumsum(sizes)[:-1], axis)
+    return [SizedTensor([*shape[:axis], size, *shape[axis + 1 :]], part) for size, part in zip(sizes, parts, strict=True)]
 
 
 def _slice(call: Call) -> list[SizedTensor]:
@@ -389,8 +446,10 @@ def _names(text: str, rule: Rule) -> dict[str, Rule]:
 
 
 RULES: Final[dict[str, Rule]] = {
-    **_names("Abs Ceil Clip Cos Elu Erf Exp Floor Gelu HardSigmoid HardSwish LeakyRelu Log LogSoftmax LRN Mish Neg Not", _same),
-    **_names("Reciprocal Relu Round Selu Sigmoid Sign Sin Softmax Softplus Softsign Sqrt Tanh ThresholdedRelu Trilu", _same),
+    **_names("Clip Cos Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Log LogSoftmax LRN Mish", _same),
+    **_names("Reciprocal Relu Selu Sigmoid Sin Softmax Softplus Softsign Tanh ThresholdedRelu Trilu", _same),
+    **_names("Abs Ceil Floor Neg Not Round Sign Sqrt", _broadcast),
+    **_names("QuantizeLinear DequantizeLinear", _same),
     **_names("GroupNormalization InstanceNormalization LpNormalization MeanVarianceNormalization CumSum ScatterND", _same),
     **_names("BatchNormalization LayerNormalization Dropout IsNaN IsInf", lambda call: [SizedTensor(call.shape())]),
     **_names(
@@ -407,6 +466,7 @@ RULES: Final[dict[str, Rule]] = {
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "ConvTranspose": _conv_transpose,
+    "Einsum": _einsum,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,

@@ -8,6 +8,7 @@ from typing import Any, Final, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reslink.bundles.decision.decision import Decision
+from reslink.bundles.lineage import Ancestor
 from reslink.bundles.scope import Scope
 from reslink.errors import BundleError, unusable_bundle
 from reslink.imaging.preprocess import Preprocess
@@ -55,6 +56,7 @@ class BundleRecord(BaseModel):
     onnx: OnnxRecord | None = None
     fingerprints: FileRecord | None = None
     decision_arrays: FileRecord | None = None
+    lineage: list[Ancestor] = []
     metrics: dict[str, Any]
     provenance: dict[str, Any]
 

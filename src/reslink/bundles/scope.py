@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 import numpy as np
@@ -88,6 +88,17 @@ class Scope(BaseModel):
             elif look != self.modality:
                 refusals[i] = f"it looks like {look}, and the model is for {self}"
         return refusals
+
+
+def refused_texts(evaluation: Mapping[str, Any]) -> list[str]:
+    """Returns how many images of an evaluation were refused, a clause for each reason; empty without any.
+
+    Args:
+        evaluation: With ``n_refused``, and the reasons by case name under ``refused`` if they are known.
+    """
+    reasons = Counter((evaluation.get("refused") or {}).values())
+    counts = {f": {reason}": n for reason, n in reasons.items()} or {"": evaluation.get("n_refused") or 0}
+    return [f"{n} image{'' if n == 1 else 's'} refused and not counted{reason}" for reason, n in counts.items() if n]
 
 
 def _common(stated: Sequence[Modality | None], looks: Sequence[Modality | None]) -> Modality | None:

@@ -1,18 +1,13 @@
-"""Finds the folder of a bundle and replaces folders atomically."""
+"""Finds the folder of a bundle, and its name."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import secrets
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from reslink.bundles import zoo
 from reslink.bundles.record import BUNDLE_JSON, WEIGHTS, read_record
 from reslink.errors import BundleError
-from reslink.files import storage_errors
 
 _log = logging.getLogger(__name__)
 
@@ -93,74 +88,6 @@ def _next_step(path: Path) -> str:
     if (path / "checkpoints").is_dir() or (path / "config.yaml").is_file():
         return "This run is not finished; resume it with reslink train DATA --out RUN --resume"
     return _pretrained_hint(path, "Give a folder that reslink train wrote, such as RUN/bundle")
-
-
-@contextlib.contextmanager
-def replace_folder(target: Path, marker: str = BUNDLE_JSON, what: str = "bundle") -> Iterator[Path]:
-    """Yields an empty folder to fill, and renames it to ``target`` when the block ends without an error.
-
-    An existing ``target`` is moved aside first and moved back if the rename fails. If the process is killed between these
-    two renames, the old folder remains beside ``target`` under a hidden name.
-
-    Args:
-        target: The folder.
-        marker: The file that identifies an old ``target``; no other folder with content is replaced.
-        what: Name of the content for messages.
-
-    Raises:
-        BundleError: If ``target`` is a file or a folder with other content.
-        UsageError: If ``target`` is a shipped bundle.
-        StorageError: If the folder cannot be created or renamed.
-    """
-    check_replaceable(target, marker, what)
-    with storage_errors(f"The {what} {target}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-        part.mkdir()
-    try:
-        yield part
-        with storage_errors(f"The {what} {target}"):
-            _swap(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def check_replaceable(target: Path, marker: str = BUNDLE_JSON, what: str = "bundle") -> None:
-    """Checks that :func:`replace_folder` accepts a folder; call it before long work whose result is written there.
-
-    Args:
-        target: The folder.
-        marker: As in :func:`replace_folder`.
-        what: As in :func:`replace_folder`.
-
-    Raises:
-        BundleError: If ``target`` is a file or a folder with other content.
-        UsageError: If ``target`` is a shipped bundle.
-    """
-    zoo.check_not_shipped(target)
-    if not target.exists():
-        return
-    if not target.is_dir() or (any(target.iterdir()) and not (target / marker).is_file()):
-        article = "an" if what[0] in "aeiou" else "a"
-        raise BundleError(
-            f"{target} exists and is not {article} {what}",
-            f"{article.capitalize()} {what} is written to a new folder, an empty one, or over an older {what}",
-            "Choose another folder",
-        )
-
-
-def _swap(part: Path, target: Path) -> None:
-    if not target.exists():
-        part.rename(target)
-        return
-    old = part.with_suffix(".old")
-    target.rename(old)
-    try:
-        part.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def bundle_name(folder: Path) -> str:

@@ -20,7 +20,8 @@ from reslink.settings_text import parse_json
 if TYPE_CHECKING:
     import torch
 
-    from reslink.networks.reslink import ResLink
+    from reslink.networks.entry_points import Builder
+    from reslink.networks.network import Network
 
 Array: TypeAlias = NDArray[Any]
 TensorLike: TypeAlias = "Array | torch.Tensor"
@@ -129,13 +130,20 @@ def _check_hash(digest: str, expected: str, path: Path) -> None:
         )
 
 
-def load_network(path: Path, expected: str, architecture: Mapping[str, Any]) -> ResLink:
+def load_network(path: Path, expected: str, architecture: Mapping[str, Any], builder: Builder | None = None) -> Network:
     """Returns the network of an architecture with the weights of a file, in eval mode.
 
     The file is read once, so the checked bytes are the loaded bytes.
 
+    Args:
+        path: The weight file.
+        expected: SHA-256 of the file.
+        architecture: The architecture.
+        builder: Builds the network of an entry point.
+
     Raises:
         BundleError: If the file changed, or a name, a shape or a value does not fit.
+        UsageError: As :func:`build_network`.
     """
     import torch
     from safetensors import SafetensorError
@@ -150,46 +158,51 @@ def load_network(path: Path, expected: str, architecture: Mapping[str, Any]) -> 
         raise BundleError(
             f"{path} cannot be loaded: {error}", "The weights are a complete safetensors file", "Restore it or train again"
         ) from error
-    network = build_network(architecture)
+    network = build_network(architecture, builder)
     _compare({name: array.shape for name, array in arrays.items()}, _state_shapes(network))
     check_finite(arrays)
     network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
     return network.eval()
 
 
-def build_network(architecture: Mapping[str, Any]) -> ResLink:
+def build_network(architecture: Mapping[str, Any], builder: Builder | None = None) -> Network:
     """Returns the untrained network of an architecture; does not change torch's random state.
+
+    Args:
+        architecture: The architecture. It never names code that is run.
+        builder: Builds the network of an entry point.
 
     Raises:
         BundleError: If this version does not know the architecture, with the invalid field.
+        UsageError: If the builder is missing or does not fit, or MONAI is not installed.
     """
-    import torch
+    from reslink.networks import build
+    from reslink.networks.config import ResLinkConfig
+    from reslink.networks.external_config import ExternalConfig
 
-    from reslink.networks.reslink import ResLink, ResLinkConfig
-
-    fields = {key: value for key, value in architecture.items() if key != "name"}
+    external = "source" in architecture
+    fields = {key: value for key, value in architecture.items() if external or key != "name"}
     try:
-        config = ResLinkConfig.model_validate_json(json.dumps(fields))
+        config = (ExternalConfig if external else ResLinkConfig).model_validate_json(json.dumps(fields))
     except ValidationError as error:
         raise BundleError(
             f"The architecture of the bundle cannot be built: {first_error(error)}",
-            "The architecture holds the fields of ResLinkConfig",
+            "The architecture holds the fields of ResLinkConfig or ExternalConfig",
             "Use the version of reslink that wrote it, or train again",
         ) from error
-    with torch.random.fork_rng(devices=[]):
-        return ResLink(config)
+    return build.build_network(config, 0, builder)
 
 
-def check_shapes(shapes: Shapes, architecture: Mapping[str, Any]) -> None:
+def check_shapes(shapes: Shapes, architecture: Mapping[str, Any], builder: Builder | None = None) -> None:
     """Checks names and shapes of weights against an architecture. Imports torch.
 
     Raises:
         BundleError: With the names that are missing, unknown, or of another shape.
     """
-    _compare(shapes, _state_shapes(build_network(architecture)))
+    _compare(shapes, _state_shapes(build_network(architecture, builder)))
 
 
-def _state_shapes(network: ResLink) -> dict[str, tuple[int, ...]]:
+def _state_shapes(network: Network) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 

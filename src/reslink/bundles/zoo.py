@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -119,6 +121,13 @@ def names(folder: Path | None = None) -> list[str]:
     return sorted(file.parent.name for file in root.glob(f"[!.]*/{BUNDLE_JSON}"))
 
 
+@cache
+def onnx_digests() -> frozenset[str]:
+    """Returns the SHA-256 of the ONNX models of the shipped bundles."""
+    records = [json.loads((SHIPPED / name / BUNDLE_JSON).read_bytes()) for name in names()]
+    return frozenset(record["onnx"]["sha256"] for record in records if record.get("onnx"))
+
+
 def model(name: str, folder: Path | None = None) -> ShippedModel:
     """Returns a shipped bundle by name.
 
@@ -174,14 +183,19 @@ def resolve(name_or_path: str | Path, folder: Path | None = None) -> Path:
     )
 
 
+def is_shipped(target: Path) -> bool:
+    """Returns whether a path is the folder of the shipped bundles, or inside it."""
+    root, resolved = SHIPPED.resolve(), target.resolve()
+    return resolved == root or root in resolved.parents
+
+
 def check_not_shipped(target: Path) -> None:
     """Checks that a path is outside the folder of the shipped bundles, which are read-only.
 
     Raises:
         UsageError: If it is inside.
     """
-    root, resolved = SHIPPED.resolve(), target.resolve()
-    if resolved == root or root in resolved.parents:
+    if is_shipped(target):
         raise UsageError(
             f"{target} belongs to the shipped models of reslink",
             "Shipped models are read-only: a changed one would no longer match its model card",

@@ -36,6 +36,7 @@ from reslink.cli.commands import (
     predict,
     recipes,
     report,
+    runs,
     serve,
     split,
     train,
@@ -83,7 +84,7 @@ app = typer.Typer(
 
 _TRAIN, _USE, _INSPECT = "Train and evaluate", "Use a model", "Inspect"
 _COMMANDS = {
-    _TRAIN: (demo, split, recipes, train, calibrate, evaluate, compare),
+    _TRAIN: (demo, split, recipes, train, calibrate, evaluate, compare, runs),
     _USE: (models, predict, explain, export, serve),
     _INSPECT: (audit, report, describe, bench, phantom, info, doctor),
 }

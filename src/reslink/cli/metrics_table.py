@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import typer
 
+from reslink.bundles.scope import refused_texts
 from reslink.cli.console import Console
-from reslink.reports.formatting import format_count
 
 HEADLINE_METRICS = ("accuracy", "sensitivity", "specificity", "ppv", "auroc")
 
@@ -22,6 +22,7 @@ def print_run_summary(console: Console, summary: dict[str, Any], json: bool) -> 
     for name in summary["left_out"]:
         console.warn(f"Warning: {name} could not be read and was skipped.")
     warn_of_leakage(console, summary["leakage"])
+    warn_of_refused(console, summary)
     if json:
         console.json(summary, indent=2)
     else:
@@ -49,11 +50,11 @@ def warn_of_leakage(console: Console, leakage: dict[str, Any] | None) -> None:
         console.warn(f"Warning: {leakage['message']}.")
 
 
-def warn_of_refused(console: Console, refused: dict[str, str]) -> None:
+def warn_of_refused(console: Console, evaluation: Mapping[str, Any]) -> None:
     """Prints how many images are outside the scope of the model, by reason; with ``--verbose`` also which."""
-    for reason, n in Counter(refused.values()).items():
-        console.warn(f"Warning: {format_count(n, 'image')} refused and not counted: {reason}.")
-    for name, reason in refused.items():
+    for text in refused_texts(evaluation):
+        console.warn(f"Warning: {text}.")
+    for name, reason in evaluation["refused"].items():
         console.detail(f"{name}: {reason}")
 
 

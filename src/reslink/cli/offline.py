@@ -24,6 +24,20 @@ def block_network(offline: bool) -> None:
     _state["offline"] = offline
 
 
+def check_sockets(option: str, reason: str) -> None:
+    """Checks that an option which needs a socket on this machine was not given with ``--offline``.
+
+    Raises:
+        UsageError: If it was.
+    """
+    if _state["offline"]:
+        raise UsageError(
+            f"{option} and --offline were both given",
+            f"{reason}, and --offline allows none",
+            f"Remove {option} or --offline",
+        )
+
+
 def _block(event: str, _: tuple[object, ...]) -> None:
     if _state["offline"] and event in _BLOCKED:
         raise UsageError(

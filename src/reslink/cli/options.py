@@ -86,6 +86,15 @@ BundleFolder = Annotated[
         metavar="BUNDLE", help="A bundle folder such as RUN/bundle, or a model name from 'reslink models'.", show_default=False
     ),
 ]
+OwnNetwork = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        metavar="CODE",
+        help="Your own network that the bundle was trained with: package.module:callable or file.py:callable.",
+        show_default=False,
+    ),
+]
 Images = Annotated[
     list[str],
     typer.Argument(metavar="PATH...", help="Image files, folders, DICOM series or globs.", show_default=False),

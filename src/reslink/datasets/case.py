@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
+UNUSED = "unused"
+"""The split of a case that a run neither trains nor evaluates on."""
+
 DEFAULT_FRACTIONS = (0.75, 0.1, 0.15)
 """Shares of train, validation and test where nothing else is stated."""
 

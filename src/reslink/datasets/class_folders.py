@@ -41,9 +41,12 @@ _DIAGNOSIS: Final = re.compile(
     r"yes|no|(ab)?normal|healthy|controls?|sick|diseased?|pathology|pathological|positive|negative|benign|malignant|cancer"
     r"|(no|non)?tumou?rs?|gliomas?|glioblastoma|gbm|[lh]gg|meningiomas?|pituitary|adenoma|schwannoma|metastas[ie]s|lymphoma"
     r"|lesions?|ha?emorrhag(e|ic)|bleed|stroke|ischa?emi(a|c)|infarct|edema|fracture|alzheimers?|dementia|(non)?demented"
-    r"|parkinsons?|epilepsy|sclerosis|ms|aneurysm|cyst|abscess|hydrocephalus|atrophy"
+    r"|parkinsons?|epilepsy|sclerosis|ms|aneurysm|cyst|abscess|hydrocephalus|atrophy|\w{4,}(omas?|itis|osis)"
 )
 """A word that names a finding; it tells a folder of a class from a folder of a hospital, a scanner or a fold."""
+
+_REST_CLASS: Final = re.compile(r"(all)?others?|rest|none|nothing|background|unknown|unclear|inconclusive")
+"""A class of what is none of the findings, in lower case without separators."""
 
 _FOLD: Final = re.compile(r"(fold|folds|cv|kfold|split|partition)\d+")
 _PATIENT: Final = re.compile(
@@ -173,8 +176,13 @@ class _LayoutReader:
         """Returns the cases."""
         cases = self._read_layout(tree)
         classes = sorted({case.label for case in cases})
-        if not any(map(_names_finding, classes)):
+        others = [name for name in classes if not _names_finding(name)]
+        if others == classes:
             self.notes.append(f"No folder is named like a finding; the classes are {_join(classes)}")
+        unusual = [name for name in others if not _REST_CLASS.fullmatch(_key(name))]
+        if unusual and len(classes) - len(others) > 1:
+            verb = "is a class although its folder is" if len(unusual) == 1 else "are classes although their folders are"
+            self.notes.append(f"{_join(unusual)} {verb} not named like a finding; the classes are {_join(classes)}")
         return cases
 
     def _read_layout(self, tree: _Folder) -> list[Case]:

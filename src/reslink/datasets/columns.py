@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,6 +129,8 @@ def find_columns(table: Table, chosen: Mapping[Role, str]) -> ColumnRoles:
             headers[role] = header
         elif role in REQUIRED:
             raise _missing_column(table, role)
+    if "split" not in headers and "split" not in chosen:
+        notes += _unused_split_notes(table, headers.values())
     inferred = [
         f"{header!r} is used as {role}" for role, header in headers.items() if role in chosen or header.casefold() != role
     ]
@@ -168,6 +171,29 @@ def _guess(table: Table, role: Role, taken: Collection[str], notes: list[str]) -
     return best
 
 
+_SPLIT_FLAG: Final = re.compile(r"(is|in|for)?(train(ing)?|val(id|idation)?|test(ing)?|holdout)(set|split|data|flag)?")
+
+
+def _unused_split_notes(table: Table, used: Collection[str]) -> list[str]:
+    """Returns sentences about columns that seem to state the split by their cells, or by yes and no."""
+    notes = []
+    for header in table.headers:
+        cells = {cell.casefold() for cell in _cells(table, header) if not is_missing(cell)}
+        if header in used or len(cells) < 2:
+            continue
+        if cells <= SPLIT_NAMES.keys():
+            notes.append(
+                f"The column {header!r} of {table.name} holds {' and '.join(sorted(cells))}, but is not used. If it is the "
+                f"split, use --columns split={header}"
+            )
+        elif _SPLIT_FLAG.fullmatch(header_key(header)) and cells <= _YES_OR_NO | {"0.0", "1.0"}:
+            notes.append(
+                f"The column {header!r} of {table.name} seems to state a split by {' and '.join(sorted(cells))}, but is not "
+                "used. Write train, validation or test into a column split to use it"
+            )
+    return notes
+
+
 def _cells(table: Table, header: str) -> list[str]:
     return [clean_text(cell) for cell in table.column(header)]
 
@@ -180,7 +206,7 @@ def _fits(table: Table, role: Role, header: str) -> bool:
     """Returns whether the cells of a column can be those of a role."""
     cells = {cell.casefold() for cell in _cells(table, header) if not is_missing(cell)}
     if role in _CONTENT:
-        return bool(cells) and cells <= _CONTENT[role].keys()
+        return bool(cells) and 2 * len(cells & _CONTENT[role].keys()) >= len(cells)  # a wrong word is an error of its row
     if role == "patient_id":
         return not cells <= _YES_OR_NO
     return bool(cells) or role in REQUIRED

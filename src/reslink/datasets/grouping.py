@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from reslink.datasets.manifest import Manifest
-from reslink.datasets.near_duplicates.groups import DuplicatePair, leakage_groups
-from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.errors import UsageError, suggest
+
+if TYPE_CHECKING:
+    from reslink.datasets.manifest import Manifest
+    from reslink.datasets.near_duplicates.groups import DuplicatePair
+    from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 
 GroupBy = Literal["patient", "duplicate", "both", "none"]
 
@@ -52,6 +54,8 @@ def group_cases(
         raise UsageError(
             "No thumbnails were given", f"Grouping by {by} compares the images", "Open a PixelCache and pass its thumbnails"
         )
+    from reslink.datasets.near_duplicates.groups import leakage_groups  # slow to import
+
     if by == "both":
         return leakage_groups(manifest, thumbnails, duplicates, include_similar=include_similar)
     return leakage_groups(_without_patients(manifest), thumbnails, include_similar=include_similar)

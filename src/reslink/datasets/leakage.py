@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.fingerprints import DIGEST, TrainingImages
+from reslink.datasets.case import UNUSED
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.fingerprints import make_fingerprints, match_fingerprints
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
@@ -99,23 +100,77 @@ def fingerprint_training_images(
     return TrainingImages(fingerprints, _thumbnail_digests(thumbnails, false_matches))
 
 
-def find_training_duplicates(images: TrainingImages, thumbnails: Thumbnails) -> dict[int, float]:
-    """Finds near duplicates of the images that a bundle was trained or calibrated on.
+def find_training_duplicates(seen: Iterable[TrainingImages], thumbnails: Thumbnails) -> dict[int, float]:
+    """Finds near duplicates of the images that a network was trained or calibrated on.
 
     Args:
-        images: The fingerprints in the bundle.
+        seen: Fingerprints in the bundle: those of its own images, and those of each ancestor.
         thumbnails: (m, 64, 64) uint8 of the cases.
 
     Returns:
         Case index to the highest estimated correlation with one of the fingerprinted images. Cases without a match are left
         out, and so are those that training compared and cleared.
     """
+    highest: dict[int, float] = {}
+    for images in seen:
+        for row, correlation in _find_in(images, thumbnails).items():
+            highest[row] = max(highest.get(row, 0.0), correlation)
+    return highest
+
+
+def _find_in(images: TrainingImages, thumbnails: Thumbnails) -> dict[int, float]:
+    """Returns the matches with the images of one network; what it cleared counts for its own images only."""
     cleared = {row.tobytes() for row in images.cleared}
     highest: dict[int, float] = defaultdict(float)
     for query, _, correlation in match_fingerprints(images.fingerprints, np.asarray(thumbnails)):
         highest[query] = max(highest[query], correlation)
     digests = _thumbnail_digests(thumbnails, sorted(highest))
     return {i: highest[i] for i, digest in zip(sorted(highest), digests, strict=True) if digest.tobytes() not in cleared}
+
+
+def seen_by_ancestors(
+    manifest: Manifest,
+    groups: Sequence[str],
+    thumbnails: Thumbnails,
+    splits: Sequence[str],
+    seen: Sequence[TrainingImages],
+) -> dict[int, str]:
+    """Returns the cases of the validation and test splits that an ancestor was trained on, and why, by case index.
+
+    The rule is that of an evaluation: a certain match also marks the other images of its patient and duplicate group.
+
+    Args:
+        manifest: The cases.
+        groups: The group of each case: patients and near duplicates joined.
+        thumbnails: (n, 64, 64) uint8, one per case.
+        splits: The split of each case.
+        seen: Fingerprints of the training images of each ancestor.
+    """
+    reasons = leakage_reasons(manifest, groups, find_training_duplicates(seen, thumbnails)) if seen else {}
+    return {i: reason for i, reason in sorted(reasons.items()) if splits[i] in ("validation", "test")}
+
+
+def without_seen(splits: Sequence[str], seen: Collection[int], *, can_be_allowed: bool = True) -> list[str]:
+    """Returns the splits, ``unused`` for the cases that an ancestor was trained on.
+
+    Args:
+        splits: The split of each case.
+        seen: The indices of these cases.
+        can_be_allowed: Whether the command has ``--allow-leakage``, which the error then names.
+
+    Raises:
+        CheckFailedError: If no case of the validation or of the test split remains.
+    """
+    result = [UNUSED if i in seen else split for i, split in enumerate(splits)]
+    for name in ("validation", "test"):
+        if name in splits and name not in result:
+            raise CheckFailedError(
+                f"An ancestor of the network was trained on every image of the {name} split, or on its patient",
+                "Validation and test need images that no ancestor was trained on",
+                "Use the split of the parent (its data.split_seed, or a split column), or other images"
+                + (". Or add --allow-leakage; every metric is then marked" if can_be_allowed else ""),
+            )
+    return result
 
 
 def leakage_reasons(

@@ -16,11 +16,19 @@ from reslink.datasets.class_folders import cases_of_folder
 from reslink.datasets.columns import parse_columns
 from reslink.datasets.csv_table import data_error
 from reslink.datasets.manifest_table import TableCases, cases_of_table
-from reslink.datasets.unused_groupings import unused_grouping
+from reslink.datasets.unused_groupings import augmented_copies, unused_grouping
 from reslink.errors import InputError, UsageError, suggest
 from reslink.files import sha256
 from reslink.imaging.unit_names import parse_unit
-from reslink.labels import Labels, clean_text, is_missing, misspelled_class, spelling_conflicts
+from reslink.labels import (
+    Labels,
+    alternative_spelling,
+    clean_text,
+    is_missing,
+    misspelled_class,
+    mixed_codes,
+    spelling_conflicts,
+)
 from reslink.notebook import html_table
 
 _log = logging.getLogger(__name__)
@@ -117,10 +125,10 @@ class Manifest:
         cases = read.cases if rename is None else _rename_labels(read.cases, rename)
         cases = cases if unit is None else _with_unit(cases, unit)
         _check_spellings(cases)
-        grouping = unused_grouping(cases)
-        if grouping:
-            _log.warning("%s.", grouping)
-        notes = (*read.notes, *([grouping] if grouping else []))
+        groupings = [sentence for sentence in (unused_grouping(cases), augmented_copies(cases)) if sentence]
+        for sentence in groupings:
+            _log.warning("%s.", sentence)
+        notes = (*read.notes, *groupings)
         manifest = functools.partial(cls, root=read.root, columns=read.columns, notes=notes, column_roles=read.roles)
         if labels is not None:
             return manifest(tuple(_with_known_labels(cases, labels)), labels)
@@ -129,7 +137,7 @@ class Manifest:
             return manifest(tuple(cases), Labels((cases[0].label, f"not {cases[0].label}")))
         ordered = Labels.ordered(counts, class_order)
         if class_order is None:
-            _check_typos(counts, stop=for_training)
+            _check_class_names(counts, stop=for_training)
         if for_training:
             _check_counts(counts)
         return manifest(tuple(cases), ordered)
@@ -214,6 +222,10 @@ def _read_cases(
     data: str | Path, columns: Mapping[str, str] | Sequence[str] | None, root: str | Path | None, known: Collection[str]
 ) -> TableCases:
     """Reads a table or class folders."""
+    if not isinstance(data, str | os.PathLike):
+        raise data_error(
+            f"The data set is a {type(data).__name__}", "Save a DataFrame with to_csv, and give the path of the file"
+        )
     source = Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
     table = source / "manifest.csv" if source.is_dir() else source
     if not source.exists():
@@ -269,22 +281,45 @@ def _cases_text(n: int) -> str:
     return f"{n} case{'' if n == 1 else 's'}"
 
 
-def _check_typos(counts: Mapping[str, int], *, stop: bool) -> None:
-    """Refuses, or reports, a class with few cases whose name is close to that of another class."""
-    pair = misspelled_class(counts)
-    if pair is None:
+def _check_class_names(counts: Mapping[str, int], *, stop: bool) -> None:
+    """Refuses, or reports, two class names that probably mean the same class."""
+    found = _class_named_twice(counts)
+    if found is None:
         return
-    rare, near = (f"{name!r} ({_cases_text(counts[name])})" for name in pair)
-    given = f"The name of the class {rare} is close to that of {near}"
+    given, allowed = found
     if not stop:
         _log.warning("%s.", given)
         return
     order = ", ".join(sorted(counts))
     raise UsageError(
         given,
-        "A class with fewer than 3 cases may be a misspelled label",
+        allowed,
         f"Correct the label, or confirm the classes with data.class_order=[{order}] in the recipe",
     )
+
+
+def _class_named_twice(counts: Mapping[str, int]) -> tuple[str, str] | None:
+    """Returns what is wrong with two class names, and what is allowed."""
+
+    def named(name: str) -> str:
+        return f"{name!r} ({_cases_text(counts[name])})"
+
+    if (pair := misspelled_class(counts)) is not None:
+        return (
+            f"The name of the class {named(pair[0])} is close to that of {named(pair[1])}",
+            "A class with fewer than 3 cases may be a misspelled label",
+        )
+    if (pair := alternative_spelling(sorted(counts))) is not None:
+        return (
+            f"The classes {named(pair[0])} and {named(pair[1])} look like one class in two spellings",
+            "Each class has one name",
+        )
+    if (pair := mixed_codes(sorted(counts))) is not None:
+        return (
+            f"The labels {named(pair[0])} and {named(pair[1])} are two ways to write labels",
+            f"All labels are numbers, or words, or yes and no, or True and False; these are {', '.join(sorted(counts))}",
+        )
+    return None
 
 
 def _check_counts(counts: Mapping[str, int]) -> None:

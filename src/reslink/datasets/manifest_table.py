@@ -15,9 +15,9 @@ from reslink.datasets.csv_table import Row, Table, data_error, read_table
 from reslink.datasets.table_paths import find_file, move_below, name_files
 from reslink.errors import UsageError, suggest
 from reslink.imaging.unit_names import UNIT_NAMES, UNITS
-from reslink.labels import clean_text, is_missing
+from reslink.labels import clean_text, is_missing, spelling_key
 
-_SHORTENED: Final = re.compile(r"\d([.,]\d+)?E\+\d+")
+_SHORTENED: Final = re.compile(r"\d([.,]\d+)?E\+\d+", re.I)
 """A long number as spreadsheets write it by default."""
 
 _RENAMED: tuple[Role, ...] = ("path", "label", "patient_id", "mask", "split")
@@ -77,7 +77,12 @@ def cases_of_table(
         tuple(reader.new_names.values()),
         {str(role): header for role, header in found.headers.items()},
         found.inferred,
-        (*found.notes, *_notes_on_patients(table, found.headers.get("patient_id", ""))),
+        (
+            *found.notes,
+            *_notes_on_patients(table, found.headers.get("patient_id", "")),
+            *_repeated_rows_note(len(table.rows) - len(cases)),
+            *_folder_notes([case for _, case in cases.values()]),
+        ),
     )
 
 
@@ -101,6 +106,39 @@ def _notes_on_patients(table: Table, header: str) -> list[str]:
     if shortened:
         return [f"{column} holds {shortened}, a number that a spreadsheet shortened: different patients may look the same"]
     return [f"{column} names a single patient for all images"] if len(patients) == 1 and len(table.rows) > 1 else []
+
+
+def _repeated_rows_note(n: int) -> list[str]:
+    if n <= 0:
+        return []
+    rows = "row repeats another one" if n == 1 else "rows repeat other ones"
+    return [f"{n} {rows} and {'is' if n == 1 else 'are'} left out: each image counts once"]
+
+
+def _folder_notes(cases: Sequence[Case]) -> list[str]:
+    """Returns sentences about images in a folder that is named like another class or split than their own."""
+    labels = {key for case in cases if not (key := spelling_key(case.label)).isdigit()}
+    notes = []
+    named = [_named_in_path(case, labels) for case in cases]
+    wrong = [case for case, names in zip(cases, named, strict=True) if names - {spelling_key(case.label)}]
+    if wrong and any(names != named[0] for names in named):  # else it is the folder of the whole data set
+        notes.append(
+            f"{len(wrong)} of {len(cases)} images have another label than their folder names, such as {wrong[0].name} with the "
+            f"label {wrong[0].label!r}. Check the table if the folders are those of the classes"
+        )
+    splits = {SPLIT_NAMES[part] for case in cases for part in _named_in_path(case, SPLIT_NAMES)}
+    if len(splits) > 1 and not any(case.split for case in cases):
+        notes.append(
+            f"The paths name the splits {' and '.join(sorted(splits))}, but the table states no split: reslink draws "
+            "a new one. Add a column split to keep the given split"
+        )
+    return notes
+
+
+def _named_in_path(case: Case, names: Collection[str]) -> set[str]:
+    """Returns the only one of some names that a folder of an image has, as a set; empty if it has none or several."""
+    found = {key for part in case.name.split("/")[:-1] if (key := spelling_key(part)) in names}
+    return found if len(found) == 1 else set()
 
 
 class _Reader:
@@ -161,7 +199,8 @@ class _Reader:
         if text is None:
             return None
         if text.casefold() not in names:
-            raise row.error(f"has the {role} {text!r}", f"A {role} is one of {', '.join(allowed)}", suggest(text, allowed))
+            next_step = f"Add --columns {role}= if the column {self._headers[role]!r} is no {role}. {suggest(text, allowed)}"
+            raise row.error(f"has the {role} {text!r}", f"A {role} is one of {', '.join(allowed)}", next_step)
         return names[text.casefold()]
 
 

@@ -16,7 +16,6 @@ from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import connected_groups, pairs_of_equal_keys
 from reslink.files import sha256
-from reslink.imaging.dicom.header import read_elements_until
 
 _LAST_TAG: Final = 0x00200052  # Frame of Reference UID
 _MIN_FILES: Final = 3
@@ -70,6 +69,8 @@ class PatientNotes(NamedTuple):
 
 def read_header_patient(path: Path) -> HeaderPatient:
     """Reads the patient, study, series and frame of reference from the header of a file; pixels are not read."""
+    from reslink.imaging.dicom.header import read_elements_until  # imports pydicom, which is slow
+
     header = read_elements_until(path, _LAST_TAG)
     if header is None:
         return HeaderPatient()

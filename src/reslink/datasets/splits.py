@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from sklearn.model_selection import StratifiedGroupKFold
 
 from reslink.datasets.case import DEFAULT_FRACTIONS, SPLITS, Split
 from reslink.datasets.leakage import check_group_leakage
@@ -101,6 +99,8 @@ def assign_folds(manifest: Manifest, groups: Sequence[str], n_folds: int, seed: 
     _check_enough(table, manifest, n_folds, f"{n_folds} folds")
     order = _order_by_name(manifest)
     targets = np.array(manifest.targets)[order]
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import
+
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     result = np.empty(len(manifest), np.int64)
     for fold, (_, inside) in enumerate(splitter.split(order, targets, table.of_case[order])):
@@ -269,6 +269,8 @@ def _solve_exactly(class_shares: Counts, target: Counts) -> SplitIndices:
     Raises:
         UsageError: If there is no such assignment.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import
+
     n, n_splits = len(class_shares), len(target)
     one_split_per_group = np.kron(np.eye(n), np.ones(n_splits))
     held = (class_shares[:, class_shares.sum(axis=0) > 0] > 0).astype(float)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles import storage
+from reslink.bundles import zoo
+from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.calibration import FittedOn
 from reslink.bundles.decision.decision import Decision
+from reslink.bundles.record import BUNDLE_JSON
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.fingerprints import make_fingerprints
@@ -22,6 +24,7 @@ from reslink.evaluation import leakage
 from reslink.evaluation.cases import RunOptions, pixel_cache_folder, refused_cases, run_network, select_cases
 from reslink.evaluation.cross_fit import cross_fit_metrics
 from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_decision
+from reslink.files import check_replaceable
 from reslink.inference.classifier import Classifier, Outputs
 from reslink.labels import Labels
 from reslink.training.monitoring.progress import Progress, SilentProgress, phase, progress_callback
@@ -30,7 +33,7 @@ Rows: TypeAlias = NDArray[np.int64]
 
 
 def calibrate_bundle(
-    bundle: str | Path,
+    bundle: str | Path | Bundle,
     manifest: Manifest,
     out: Path | None = None,
     decision_options: DecisionOptions | None = None,
@@ -44,7 +47,7 @@ def calibrate_bundle(
     in the bundle, so that ``evaluate`` excludes them in turn.
 
     Args:
-        bundle: The name of a shipped model, or the folder of a bundle or run.
+        bundle: The name of a shipped model, the folder of a bundle or run, or a loaded bundle.
         manifest: The cases; the bundle must know their labels.
         out: The folder of the new bundle; None replaces the bundle itself.
         decision_options: The components to fit.
@@ -68,8 +71,9 @@ def calibrate_bundle(
     progress = progress or SilentProgress()
     classifier = Classifier.load(bundle, options.device)
     uncalibrated = replace(classifier.bundle, decision=Decision.default(len(classifier.labels)))
-    target = out or classifier.bundle.folder or Path(bundle)
-    storage.check_replaceable(target)
+    target = out or cast(Path, classifier.bundle.folder)  # a bundle that has weights is saved
+    zoo.check_not_shipped(target)
+    check_replaceable(target, BUNDLE_JSON, "bundle")
     selected = select_cases(manifest, classifier.labels, options.split)
     with pixel_cache_folder(target.absolute().parent, options.cache_folder) as folder:
         cache = _open_cache(selected, classifier, folder, progress)
@@ -80,8 +84,9 @@ def calibrate_bundle(
         results = classifier.decide(outputs, stated=[cache.stated[row] for row in rows])
         refused = refused_cases(classifier, results, cache.manifest.subset(rows.tolist()))
         kept = np.array([reason is None for reason in results.refusals])
+        by_look = [classifier.bundle.scope.refusal(cache.stated[row]) is None for row in rows[~kept]]
         rows, outputs = rows[kept], outputs.subset(kept)
-        cases = _calibration_data(outputs, rows, cache, groups, classifier.labels)
+        cases = replace(_calibration_data(outputs, rows, cache, groups, classifier.labels), n_refused=sum(by_look))
         used = cache.manifest.subset(rows.tolist())
         fingerprints = make_fingerprints(np.asarray(cache.thumbnails[rows]))
         digest = used.digest(cache.file_hashes)

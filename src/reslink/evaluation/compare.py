@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles import zoo
 from reslink.bundles.bundle import Bundle
 from reslink.datasets.manifest import Manifest
-from reslink.errors import CheckFailedError, InputError, UsageError
+from reslink.errors import CheckFailedError, InputError
+from reslink.evaluation.compared_models import common_labels
 from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
 from reslink.evaluation.leakage import ALLOWED, mark_estimates
 from reslink.labels import Labels
@@ -122,28 +122,6 @@ def _name_in_error(name: str) -> Iterator[None]:
         raise CheckFailedError(f"{name}: {error.given}", error.allowed, error.next_step) from error
 
 
-def short_names(paths: Sequence[str | Path]) -> list[str]:
-    """Returns a short, unique name for each bundle: its run or folder, with parent folders where two are the same.
-
-    Raises:
-        UsageError: If there are fewer than two, or one is given twice.
-        BundleError: If a text is neither the name of a shipped model nor an existing path.
-    """
-    parts = [[part for part in zoo.resolve(path).resolve().parts if part != "/"] for path in paths]
-    parts = [names[:-1] if names[-1:] == ["bundle"] and len(names) > 1 else names for names in parts]
-    if len(parts) < 2 or len({tuple(names) for names in parts}) < len(parts):
-        raise UsageError(
-            f"{len(parts)} bundles were given, {len({tuple(names) for names in parts})} of them different",
-            "A comparison needs at least two different bundles",
-            "Give each bundle once",
-        )
-    for depth in range(1, max(map(len, parts)) + 1):
-        candidates = ["-".join(names[-depth:]) for names in parts]
-        if len(set(candidates)) == len(candidates):
-            return candidates
-    return [f"{i + 1}-{names[-1]}" for i, names in enumerate(parts)]
-
-
 def compare(evaluations: Sequence[ModelEvaluation], seed: int = 0) -> dict[str, Any]:
     """Compares models on the cases that all of them evaluated.
 
@@ -241,26 +219,6 @@ def _paired_tests(
 
 def _no_case() -> PairedTest:
     return PairedTest("McNemar", None, None, "no test: there is no case of the class", 0)
-
-
-def common_labels(classes: Sequence[tuple[str, Sequence[str]]]) -> Labels:
-    """Returns the classes that models have in common.
-
-    Args:
-        classes: Name and classes of each model.
-
-    Raises:
-        UsageError: If they differ.
-    """
-    first_name, first = classes[0]
-    for name, names in classes[1:]:
-        if sorted(names) != sorted(first) or (len(first) == 2 and list(names) != list(first)):
-            raise UsageError(
-                f"The classes differ: {first_name} has {', '.join(first)}, {name} has {', '.join(names)}",
-                "Compared models need the same classes and, with two classes, the same positive class",
-                "Compare bundles of one task",
-            )
-    return Labels(tuple(first))
 
 
 def _true_classes(evaluations: Sequence[ModelEvaluation], cases: Sequence[str], labels: Labels) -> Ints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
 from reslink.metrics.classification import classification_metrics, confusion_matrix
 from reslink.metrics.differences import Predictions
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,10 @@ def _localization(
 ) -> dict[str, Any]:
     """Measures whether the maps point at the lesion; empty if no case has a lesion mask."""
     if cache.masks is None:
+        return {}
+    if not classifier.bundle.can_build_network:
+        name = classifier.bundle.architecture["name"]
+        _log.warning("Whether the maps of %s point at the lesions is not measured: it is not built without its code.", name)
         return {}
     from reslink.explain.localize import localization
 

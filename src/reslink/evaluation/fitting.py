@@ -9,8 +9,6 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.calibration import Conformal, IsotonicCurve
@@ -27,7 +25,11 @@ Method: TypeAlias = Literal["temperature", "isotonic"]
 
 METHODS: Final = ("temperature", "isotonic")
 RETAINED: Final = 0.975
-"""Share of calibration images within the limits of the out-of-distribution detector; of new images, 95 % or more are."""
+"""Share of calibration images that neither the modality detector nor the out-of-distribution detector declines."""
+
+MAX_RETAINED: Final = 0.99
+"""Largest share within the limits of the out-of-distribution detector. If the modality detector declines many images already,
+the limits would otherwise be the distance of the most unusual image."""
 
 MIN_GROUPS: Final = 10
 MIN_GROUPS_OOD: Final = 40
@@ -85,6 +87,7 @@ class CalibrationData:
         statistics: (n, 33) from ``input_statistics``.
         y_true: (n,) class indices.
         groups: (n,) patient or duplicate group of each case.
+        n_refused: Number of further images that the modality detector refused. They count as declined.
     """
 
     logits: Floats
@@ -92,6 +95,7 @@ class CalibrationData:
     statistics: Floats
     y_true: Ints
     groups: Sequence[str]
+    n_refused: int = 0
 
     def __len__(self) -> int:
         return len(self.y_true)
@@ -104,7 +108,18 @@ class CalibrationData:
     def take(self, rows: Ints) -> CalibrationData:
         """Returns the cases of some rows."""
         arrays = (self.logits[rows], self.features[rows], self.statistics[rows], self.y_true[rows])
-        return CalibrationData(*arrays, [self.groups[row] for row in rows])
+        n_refused = round(self.n_refused * len(rows) / len(self))
+        return CalibrationData(*arrays, [self.groups[row] for row in rows], n_refused)
+
+    @property
+    def retained(self) -> float:
+        """Share of the cases within the limits of the out-of-distribution detector.
+
+        It is chosen so that modality and out-of-distribution detector together decline 1 - ``RETAINED`` of all images, but the
+        latter at least 1 - ``MAX_RETAINED`` of the cases.
+        """
+        flagged = (1 - RETAINED) * (len(self) + self.n_refused) - self.n_refused
+        return min(1 - flagged / len(self), MAX_RETAINED)
 
 
 def fit_decision(cases: CalibrationData, options: DecisionOptions, labels: Labels) -> tuple[Decision, list[str]]:
@@ -181,6 +196,9 @@ def fit_temperature(logits: Floats, y_true: Ints) -> float:
         logits: (n, K), or (n, 1).
         y_true: (n,) class indices.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax  # slow to import
+
     values = two_column_logits(logits)
 
     def cross_entropy(log_temperature: float) -> float:
@@ -264,12 +282,13 @@ def fit_ood_detector(
     for fit_rows, held_out_rows in folds:
         for name in components:
             distances[name][held_out_rows] = Gaussian.fit(values[name][fit_rows]).distance(values[name][held_out_rows])
-    separate = {name: max(np.quantile(distances[name], RETAINED, method="higher"), _MIN_LIMIT) for name in components}
-    # Two separate limits would together retain less than RETAINED, so both are scaled by one factor.
-    scale = np.quantile(np.max([distances[name] / separate[name] for name in components], axis=0), RETAINED, method="higher")
+    share = cases.retained
+    separate = {name: max(np.quantile(distances[name], share, method="higher"), _MIN_LIMIT) for name in components}
+    # Two separate limits would together retain less than the share, so both are scaled by one factor.
+    scale = np.quantile(np.max([distances[name] / separate[name] for name in components], axis=0), share, method="higher")
     detector = OODDetector(
         limits={name: float(max(separate[name] * scale, _MIN_LIMIT)) for name in components},
-        retained=RETAINED,
+        retained=round(share, 4),
         n_images=len(cases),
         n_groups=cases.n_groups,
     )

@@ -23,7 +23,6 @@ from reslink.datasets.leakage import (
 )
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import leakage_groups
-from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.errors import CheckFailedError, UsageError
 from reslink.evaluation.cases import RunOptions
 
@@ -32,7 +31,8 @@ NONE: Final = "none found"
 EXCLUDED: Final = "excluded"
 ALLOWED: Final = "allowed"
 _UNKNOWN: Final = (
-    "The bundle holds no fingerprints of its training images, so it is unknown whether the network was trained on these images"
+    "The bundle holds no fingerprints of its training images, or of those of an ancestor, so it is unknown whether the network "
+    "was trained on these images"
 )
 
 
@@ -132,10 +132,10 @@ def find_leakage(
     names, given = [case.name for case in cache.manifest.cases], options.leaked_cases
     if given is not None:
         reasons = {row: given[name] for row, name in enumerate(names) if name in given}
-        return Leakage(names, reasons, options.allow_leakage)
-    trained = _match(bundle.training_images, cache.thumbnails)
+        return Leakage(names, reasons, options.allow_leakage, fingerprints_available=bundle.knows_seen_images)
+    trained = find_training_duplicates(bundle.seen_images, cache.thumbnails)
     # The exemptions in training_images do not apply to calibration images.
-    calibrated = _match(bundle.calibration_images, cache.thumbnails)
+    calibrated = find_training_duplicates(_calibration_images(bundle), cache.thumbnails)
     between_splits = _leaked_between_splits(bundle, manifest, cache, folder, options.split, matched=bool(trained or calibrated))
     if between_splits and not options.allow_leakage:
         raise _leaking_split(names, between_splits, options.split)
@@ -144,14 +144,14 @@ def find_leakage(
         **leakage_reasons(cache.manifest, groups, trained),
         **between_splits,
     }
-    leaks = Leakage(names, reasons, options.allow_leakage, fingerprints_available=bundle.training_images is not None)
+    leaks = Leakage(names, reasons, options.allow_leakage, fingerprints_available=bundle.knows_seen_images)
     if not len(leaks.rows):
         raise _all_leaked(leaks)
     return leaks
 
 
-def _match(images: TrainingImages | None, thumbnails: Thumbnails) -> dict[int, float]:
-    return {} if images is None else find_training_duplicates(images, thumbnails)
+def _calibration_images(bundle: Bundle) -> tuple[TrainingImages, ...]:
+    return () if bundle.calibration_images is None else (bundle.calibration_images,)
 
 
 def mark_leakage(result: Any, leakage: Leakage) -> None:
@@ -181,7 +181,7 @@ def _leaked_between_splits(
     cases = cache.manifest.cases
     train_rows = [i for i, case in enumerate(manifest.cases) if case.split == "train"]
     shared_patients = {case.patient_id for case in cases} & {manifest.cases[i].patient_id for i in train_rows} - {None}
-    if bundle.training_images is None:
+    if not bundle.seen_images:
         return {row: SAME_PATIENT for row, case in enumerate(cases) if case.patient_id in shared_patients}
     candidates = train_rows if matched else [i for i in train_rows if manifest.cases[i].patient_id in shared_patients]
     if not candidates:
@@ -193,8 +193,7 @@ def _leaked_between_splits(
 
 def _overlap(bundle: Bundle, cache: PixelCache, candidates: PixelCache) -> dict[int, str]:
     """Returns the rows that overlap with those candidates that the bundle was trained or calibrated on."""
-    images = (bundle.training_images, bundle.calibration_images)
-    trained: set[int] = set().union(*(_match(known, candidates.thumbnails) for known in images))
+    trained = find_training_duplicates([*bundle.seen_images, *_calibration_images(bundle)], candidates.thumbnails)
     both = replace(cache.manifest, cases=(*cache.manifest.cases, *candidates.manifest.cases))
     groups = leakage_groups(both, np.concatenate([cache.thumbnails, candidates.thumbnails]), include_similar=False)
     trained_groups = {groups[len(cache) + row] for row in trained}

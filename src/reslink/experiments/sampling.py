@@ -94,12 +94,12 @@ def exclude_near_duplicates(
 ) -> tuple[Manifest, ExcludedCases]:
     """Returns the cases that are not near duplicates of a bundle's training images, and the excluded cases.
 
-    No case is excluded if the bundle has no fingerprints of its training images.
+    No case is excluded if the bundle has no fingerprints of training images.
 
     Raises:
         CheckFailedError: If every case is excluded.
     """
-    if bundle.training_images is None:
+    if not bundle.seen_images:
         return manifest, []
     cache = open_cache(manifest, bundle.preprocess, folder, progress)
     groups = leakage_groups(cache.manifest, cache.thumbnails)

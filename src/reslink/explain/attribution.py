@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reslink.errors import UsageError
 from reslink.explain.evaluation_mode import evaluation_mode, gradient_input, resize_maps, to_numpy
+from reslink.networks.network import Network
 
 Target = int | Sequence[int] | NDArray[np.int64]
 Scores = Callable[[Tensor, Tensor], Tensor]
@@ -124,23 +125,28 @@ def occlusion(
     return to_numpy(maps.mean(dim=1))
 
 
+def has_feature_map(network: nn.Module) -> bool:
+    """Returns whether Grad-CAM can explain a network: not a transformer, whose tokens are not a feature map."""
+    return not isinstance(network, Network) or network.explanation_layer is not None
+
+
 def default_layer(network: nn.Module) -> nn.Module:
-    """Returns the default layer for Grad-CAM: ``final_attention`` of a ResLink, else the last convolution.
+    """Returns the default layer for Grad-CAM: the explanation layer of a reslink network, else the last convolution.
 
     Raises:
         UsageError: If the network has neither.
     """
-    layer = getattr(network, "final_attention", None)
-    if isinstance(layer, nn.Module):
-        return layer
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    if not convolutions:
+    if isinstance(network, Network):
+        layer = network.explanation_layer
+    else:
+        layer = next((module for module in reversed(list(network.modules())) if isinstance(module, nn.Conv2d)), None)
+    if layer is None:
         raise UsageError(
             f"{type(network).__name__} has no convolution for Grad-CAM",
             "Grad-CAM needs a layer whose output is a (B, C, h, w) feature map",
             "Name a layer: grad_cam(network, x, target, layer=network.some_layer)",
         )
-    return convolutions[-1]
+    return layer
 
 
 def _targets(x: Tensor, target: Target, network: nn.Module) -> Tensor:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from reslink.errors import InputError, ReslinkError, UsageError, check_choice
 from reslink.explain.attention import attention_maps
+from reslink.explain.attribution import has_feature_map
 from reslink.explain.display import DEFAULT_METHODS, METHODS, display_map, peak
 from reslink.explain.heat_maps import heat_maps, localization_measures
 from reslink.explain.onnx_maps import explained_class
@@ -23,7 +24,8 @@ from reslink.explain.picture_files import INDEX, picture_stem, previous_pictures
 from reslink.explain.prediction_picture import draw_prediction
 from reslink.explain.randomization_check import RandomizationCheck, randomization_check
 from reslink.files import write_atomic, write_json
-from reslink.imaging.image import Image
+from reslink.imaging.head_mask import stated_content
+from reslink.imaging.image import NOTHING_STATED, Image, Stated
 from reslink.imaging.lesion_mask import aligned_mask
 from reslink.imaging.reading import read_image
 from reslink.imaging.search import find_images
@@ -168,6 +170,7 @@ class _SourceSlice:
     slice: int | None
     image: Image | None
     error: str | None
+    stated: Stated = NOTHING_STATED
 
 
 def _read_slices(paths: Iterable[str | Path], options: ExplainOptions) -> Iterator[_SourceSlice]:
@@ -183,12 +186,13 @@ def _read_slices(paths: Iterable[str | Path], options: ExplainOptions) -> Iterat
 
 def _slices_of(file: Path, unit: str | None) -> Iterator[_SourceSlice]:
     try:
-        images = read_image(file, unit).slices()
+        image = read_image(file, unit)
     except ReslinkError as error:
         yield _SourceSlice(file, None, None, str(error))
         return
-    for i, image in enumerate(images):
-        yield _SourceSlice(file, i if len(images) > 1 else None, image, None)
+    planes, stated = image.slices(), stated_content(image)
+    for i, plane in enumerate(planes):
+        yield _SourceSlice(file, i if len(planes) > 1 else None, plane, None, stated)
 
 
 class _Explainer:
@@ -211,13 +215,13 @@ class _Explainer:
         if source.image is None:
             return Explanation(str(source.path), source.slice, error=source.error)
         classifier, preprocess = self._classifier, self._classifier.bundle.preprocess
-        refused = classifier.bundle.scope.refusal(source.image.stated)
+        refused = classifier.bundle.scope.refusal(source.stated)
         if refused is not None:
             return self._refused(classifier.refused_prediction(refused, str(source.path), source.slice), source.image)
         try:
             mask = _read_mask(self._masks.get(_key(source.path)), source, source.image)
             pixels = preprocess.pixels(source.image)
-            results = classifier.classify(pixels[None], [source.image.stated])
+            results = classifier.classify(pixels[None], [source.stated])
             prediction = classifier.prediction(results, 0, str(source.path), source.slice)
         except (InputError, UsageError) as error:
             return Explanation(str(source.path), source.slice, error=str(error))
@@ -305,7 +309,7 @@ def randomization_checks(
         methods: Names of maps; only attention layers and Grad-CAM are checked.
     """
     x = torch.from_numpy(classifier.bundle.preprocess.normalize(np.stack(images)))
-    available = (*attention_maps(classifier.network, x[:1]), "grad_cam")
+    available = [*attention_maps(classifier.network, x[:1]), *(["grad_cam"] if has_feature_map(classifier.network) else [])]
     return [randomization_check(classifier.network, x, name) for name in methods if name in available]
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from reslink.explain.attention import attention_maps
-from reslink.explain.attribution import grad_cam, integrated_gradients, occlusion
+from reslink.explain.attribution import grad_cam, has_feature_map, integrated_gradients, occlusion
 from reslink.explain.display import ATTENTION_LAYERS, METHODS
 from reslink.explain.evaluation_mode import resize_maps
 from reslink.explain.localize import MEASURES, measure
@@ -29,15 +29,17 @@ def heat_maps(
 
     Returns:
         Method to a square float32 map, in the order of ``methods``: attention at the resolution of its feature map, the others
-        (S, S). Attention layers that the network does not have are left out.
+        (S, S). Attention layers that the network does not have are left out, and
+        Grad-CAM for a network without a feature map.
     """
     preprocess, network = classifier.bundle.preprocess, classifier.network
     x = torch.from_numpy(preprocess.normalize(pixels[None]))
     background = (0.0 - preprocess.mean) / preprocess.std
+    cam = {"grad_cam": lambda: grad_cam(network, x, target)} if has_feature_map(network) else {}
     attention = attention_maps(network, x) if set(ATTENTION_LAYERS) & set(methods) else {}
     computations: dict[str, Callable[[], NDArray[np.float32]]] = {
         **{name: lambda weights=weights: weights for name, weights in attention.items()},  # type: ignore[misc]
-        "grad_cam": lambda: grad_cam(network, x, target),
+        **cam,
         "integrated_gradients": lambda: integrated_gradients(network, x, target, baseline=background),
         "occlusion": lambda: occlusion(network, x, target, baseline=background),
     }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reslink.explain.attention import attention_maps
-from reslink.explain.attribution import grad_cam
+from reslink.explain.attribution import grad_cam, has_feature_map
 from reslink.explain.evaluation_mode import resize_maps
 from reslink.explain.randomization_check import predicted_classes
 from reslink.imaging.preprocess import Preprocess
@@ -133,7 +133,8 @@ def _maps(
     size = (int(x.shape[-2]), int(x.shape[-1]))
     maps = {name: resize_maps(weights, size) for name, weights in attention_maps(network, x).items()}
     target = 1 if labels.binary else predicted_classes(network, x)
-    maps["grad_cam"] = grad_cam(network, x, target)
+    if has_feature_map(network):
+        maps["grad_cam"] = grad_cam(network, x, target)
     maps["center"] = np.repeat(center_gaussian(size[0])[None], len(x), axis=0)
     return maps
 

@@ -17,11 +17,13 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ft2font import FT2Font
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from reslink.explain.overlay import COLORMAP, overlay
 from reslink.explain.picture_files import SOFTWARE
+from reslink.imaging.orientation import Edges
 
 RESEARCH_USE_ONLY = "Research use only – not for diagnosis"
 _KEY = (
@@ -38,7 +40,26 @@ _TILE_WIDTH, _IMAGE_WIDTH, _ROW_GAP, _FOOTER, _HEADING_LINE = 3.4, 3.13, 0.62, 0
 """Inches: width of a tile, width of the image in it, gap between rows, height of the footer, height of a heading line."""
 _HEADING_SIZE, _CAPTION_SIZE, _NOTE_SIZE = 14, 8.5, 8
 """Font sizes in points: heading, caption below it, note above a tile."""
+_EDGE_PLACES, _EDGE_SIZE = ((0.0, 0.5), (1.0, 0.5), (0.5, 1.0), (0.5, 0.0)), 9
+"""Letters of the sides of the patient: places in a tile (left, right, top, bottom) and font size in points."""
 _TEXT, _MUTED, _BACKGROUND = "#e8eaed", "#9aa3ad", "#111418"
+
+
+@dataclass(frozen=True)
+class ShownSlice:
+    """The slice that every tile of a panel shows.
+
+    Attributes:
+        gray: (H, W) uint8, the displayed image.
+        mask: (H, W) lesion mask, drawn as a contour, or None.
+        aspect: Height of a pixel over its width.
+        edges: Sides of the patient at the left, right, top and bottom, drawn as letters; None if they are unknown.
+    """
+
+    gray: NDArray[np.uint8]
+    mask: NDArray[np.bool_] | None = None
+    aspect: float = 1.0
+    edges: Edges | None = None
 
 
 @dataclass(frozen=True)
@@ -58,24 +79,21 @@ class Tile:
     min_span: float = 0.0
 
 
-def draw_panel(
-    gray: NDArray[np.uint8], tiles: Sequence[Tile], heading: str, caption: str, mask: NDArray[np.bool_] | None = None
-) -> bytes:
+def draw_panel(shown: ShownSlice, tiles: Sequence[Tile], heading: str, caption: str) -> bytes:
     """Draws up to four tiles in one row, or more in rows of three, below a heading. The footer holds the color scale.
 
     Args:
-        gray: (H, W) uint8, the displayed image.
+        shown: The slice.
         tiles: At least one.
         heading: Label and probability, drawn literally, also ``$``; long headings are wrapped.
         caption: File name and further lines in small type; long lines are wrapped.
-        mask: (H, W) lesion mask, drawn as a contour, or None.
 
     Returns:
         A PNG.
     """
     columns = max(2, len(tiles)) if len(tiles) <= 4 else 3  # the footer needs the width of two tiles
     rows = -(-len(tiles) // columns)
-    image_height = _IMAGE_WIDTH * min(1.6, max(0.25, gray.shape[0] / gray.shape[1]))
+    image_height = _IMAGE_WIDTH * min(1.6, max(0.25, shown.aspect * shown.gray.shape[0] / shown.gray.shape[1]))
     text_width = 0.94 * 72 * _TILE_WIDTH * columns
     heading_lines = _wrap(heading, text_width, _HEADING_SIZE, "bold")
     caption_lines = [part for line in caption.split("\n") for part in _wrap(line, text_width, _CAPTION_SIZE)]
@@ -88,10 +106,10 @@ def draw_panel(
     for i, axes in enumerate(grid.flat):
         axes.set_axis_off()
         if i < len(tiles):
-            _draw_tile(axes, gray, tiles[i], mask)
+            _draw_tile(axes, shown, tiles[i])
         elif i == len(tiles) > 4:
             _draw_key(axes)
-    _draw_footer(figure, height, has_mask=mask is not None, has_maps=len(tiles) > 1)
+    _draw_footer(figure, height, has_mask=shown.mask is not None, has_maps=len(tiles) > 1)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor=_BACKGROUND, metadata={"Software": SOFTWARE})
     return buffer.getvalue()
@@ -105,10 +123,18 @@ def _draw_heading(figure: Figure, heading_lines: Sequence[str], caption_lines: S
     figure.text(0.02, 1 - below / height, caption, color=_MUTED, size=_CAPTION_SIZE, **literal)
 
 
-def _draw_tile(axes: Axes, gray: NDArray[np.uint8], tile: Tile, mask: NDArray[np.bool_] | None) -> None:
-    heat = np.zeros(gray.shape, np.float32) if tile.heat is None else tile.heat
-    axes.imshow(_reduced(overlay(gray, heat, mask, min_span=tile.min_span)), interpolation="bilinear")
+def _draw_tile(axes: Axes, shown: ShownSlice, tile: Tile) -> None:
+    heat = np.zeros(shown.gray.shape, np.float32) if tile.heat is None else tile.heat
+    picture = _reduced(overlay(shown.gray, heat, shown.mask, min_span=tile.min_span))
+    extent = (0, shown.gray.shape[1], shown.gray.shape[0], 0)  # rounding of the reduced size does not change the aspect
+    axes.imshow(picture, interpolation="bilinear", extent=extent, aspect=shown.aspect)
     axes.set_anchor("NW")
+    for letter, (x, y) in zip(shown.edges or "", _EDGE_PLACES, strict=False):
+        horizontal, vertical = {0.0: "left", 1.0: "right"}.get(x, "center"), {0.0: "bottom", 1.0: "top"}.get(y, "center")
+        inwards = (3 - 6 * x, 3 - 6 * y)
+        where: dict[str, Any] = {"xycoords": "axes fraction", "xytext": inwards, "textcoords": "offset points"}
+        style: dict[str, Any] = {"size": _EDGE_SIZE, "weight": "bold", "ha": horizontal, "va": vertical}
+        axes.annotate(letter, (x, y), color=_TEXT, path_effects=[withStroke(linewidth=2, foreground="black")], **where, **style)
     above: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points", "parse_math": False}
     axes.annotate(tile.title, xytext=(0, 19), color=_TEXT, size=10.5, weight="bold", **above)
     first, *further = _wrap(tile.note, 72 * _IMAGE_WIDTH, _NOTE_SIZE) or ("",)

@@ -16,7 +16,7 @@ from reslink.explain.display import (
     prediction_heading,
     visible_pixels,
 )
-from reslink.explain.panel import Tile, draw_panel
+from reslink.explain.panel import ShownSlice, Tile, draw_panel
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
@@ -46,5 +46,6 @@ def draw_prediction(
     visible = visible_pixels(bundle.preprocess, image)
     clipped = [clip_map(one, visible) for one in maps]
     tiles = [Tile("Image", "", None), *(Tile(m.title, m.note, m.drawn, m.min_span) for m in clipped)]
-    image_pixels, caption = display_image(bundle.preprocess, image), prediction_caption(prediction, bundle)
-    return draw_panel(image_pixels, tiles, prediction_heading(prediction), caption, mask)
+    aspect = image.spacing[0] / image.spacing[1] if image.spacing else 1.0
+    shown = ShownSlice(display_image(bundle.preprocess, image), mask, aspect, image.edges)
+    return draw_panel(shown, tiles, prediction_heading(prediction), prediction_caption(prediction, bundle))

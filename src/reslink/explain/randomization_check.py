@@ -18,6 +18,7 @@ from reslink.explain.attention import attention_maps
 from reslink.explain.attribution import grad_cam, integrated_gradients
 from reslink.explain.display import ATTENTION_LAYERS, is_flat
 from reslink.explain.evaluation_mode import evaluation_mode, gradient_input, resize_maps
+from reslink.networks.adapter import AdaptedNetwork
 
 Maps = NDArray[np.float32]
 MapFunction = Callable[[nn.Module, Tensor], Maps]
@@ -112,9 +113,9 @@ def _cascade(network: nn.Module, x: Tensor, maps_of: MapFunction, seed: int) -> 
 
 
 def _blocks(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yields the blocks of a network that have weights, in order; plain ``Sequential`` and ``ModuleList`` are expanded."""
+    """Yields the blocks with weights of a network, in order; plain ``Sequential``, ``ModuleList`` and adapters are expanded."""
     for name, child in module.named_children():
-        if type(child) in (nn.Sequential, nn.ModuleList):
+        if type(child) in (nn.Sequential, nn.ModuleList) or isinstance(module, AdaptedNetwork):
             yield from _blocks(child, f"{prefix}{name}.")
         elif next(child.parameters(), None) is not None:
             yield prefix + name, child

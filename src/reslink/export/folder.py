@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from reslink import __version__
-from reslink.bundles import storage
+from reslink.bundles import zoo
 from reslink.bundles.card.card import RESEARCH_USE_ONLY, model_card
 from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS, PIXELS
 from reslink.errors import UsageError, check_choice
 from reslink.export import huggingface, monai, onnx, openvino, parity, reference, torch_export
 from reslink.export.graph import BOX, HOUNSFIELD, IMAGE, INVERTED, KEEP, LABEL, PROBABILITIES, SLICE
 from reslink.export.parity import Inputs, Runner
-from reslink.files import sha256, write_atomic, write_json
+from reslink.files import replace_folder, sha256, write_atomic, write_json
 from reslink.imaging.preprocess import WINDOWS
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ FORMATS: Final = {
     "hf": Format(huggingface, "safetensors.torch.load_file", ("safetensors", "torch")),
 }
 
+_RESLINK_ONLY: Final = ("monai", "hf")
+
 _INPUTS: Final = {
     IMAGE: ("float32", "(B, H, W)", "the measured values of the slice: HU, MR intensity or gray values"),
     KEEP: ("bool", "(B, H, W)", "the pixels of the head, or the measured pixels without head isolation"),
@@ -97,15 +99,22 @@ def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precis
 
     Raises:
         CheckFailedError: If the answers differ by more than the tolerance; nothing is written then.
-        UsageError: If there is no such format or precision, or a package is not installed.
-        BundleError: If the bundle is not saved, or ``out`` has other content.
+        UsageError: If there is no such format or precision, a package is not installed, or ``out`` has other content.
+        BundleError: If the bundle is not saved.
         StorageError: If it cannot be written.
     """
     check_choice("format", form, FORMATS)
     if precision != "fp32" and form != "openvino":
         raise UsageError(f"--precision {precision} was given for {form}", "Only openvino supports it", "Omit --precision")
+    if form in _RESLINK_ONLY and "source" in bundle.architecture:
+        raise UsageError(
+            f"The network of the bundle is {bundle.architecture['name']}, which {form} cannot hold",
+            f"The formats {' and '.join(_RESLINK_ONLY)} are for a ResLink, which their readers build",
+            f"Choose {', '.join(name for name in FORMATS if name not in _RESLINK_ONLY)}",
+        )
     chosen = FORMATS[form]
-    with storage.replace_folder(Path(out), MANIFEST, "export") as folder:
+    zoo.check_not_shipped(Path(out))
+    with replace_folder(Path(out), MANIFEST, "export") as folder:
         chosen.exporter.write(bundle, folder)
         read_back = chosen.exporter.read_back
         reader = partial(read_back, precision=precision) if form == "openvino" else read_back
@@ -218,6 +227,8 @@ def _input(name: str) -> dict[str, str]:
 
 
 def _attention_layers(bundle: Bundle) -> list[str]:
+    if "source" in bundle.architecture:
+        return ["first_attention", "final_attention"] if bundle.architecture["source"] == "notebook" else []
     layers = {"both": ("first", "final"), "first": ("first",), "final": ("final",)}
     return [f"{layer}_attention" for layer in layers.get(str(bundle.architecture.get("attention", "both")), ())]
 

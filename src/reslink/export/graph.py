@@ -18,7 +18,8 @@ from reslink.bundles.decision.calibration import IsotonicCurve
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS, PIXELS
 from reslink.imaging.preprocess import THREE_WINDOWS, WINDOWS, Preprocess
-from reslink.networks.area_attention import AreaAttention, record_attention_weights
+from reslink.networks.area_attention import record_attention_weights
+from reslink.networks.network import Network
 from reslink.networks.reslink import ResLink
 
 if TYPE_CHECKING:
@@ -47,16 +48,25 @@ _BITS: Final = 22
 
 
 class NetworkGraph(nn.Module):
-    """The network with normalization folded into the first convolution, and with maps as outputs.
+    """The network with normalization, and with maps as outputs. A ResLink has it folded into its first convolution.
 
     ``(pixels / 255 − mean) / std``, repeated to the channels, then the convolution without bias, equals the convolution of
     ``pixels − 255·mean`` with weights that are summed over repeated channels and divided by ``255·std``. Both pad with 0.
     """
 
-    def __init__(self, network: ResLink, preprocess: Preprocess) -> None:
+    def __init__(self, network: Network, preprocess: Preprocess) -> None:
         super().__init__()
-        self.network = network
-        self.black = 255 * preprocess.mean
+        folded = isinstance(network, ResLink)
+        self.network, self.channels = network, int(preprocess.planes if folded else preprocess.channels)
+        self.offset, self.factor = 255 * preprocess.mean, None if folded else 1 / (255 * preprocess.std)
+        if isinstance(network, ResLink):
+            self._fold_normalization(network, preprocess)
+        with torch.no_grad(), record_attention_weights(network) as attention:
+            maps = network.forward_with_features(torch.zeros(2, self.channels, preprocess.size, preprocess.size))[2]
+        self.names = [LOGITS, FEATURES, *([] if maps is None else [CAM]), *attention]
+
+    @staticmethod
+    def _fold_normalization(network: ResLink, preprocess: Preprocess) -> None:
         original = network.stem.conv
         repeated = preprocess.planes < original.in_channels
         weight = original.weight.sum(dim=1, keepdim=True) if repeated else original.weight
@@ -65,15 +75,21 @@ class NetworkGraph(nn.Module):
         folded.weight = nn.Parameter(weight.detach() / (255 * preprocess.std), requires_grad=False)
         network.stem.conv = folded
         network.config = network.config.model_copy(update={"in_channels": preprocess.planes})
-        self.names = [LOGITS, FEATURES, CAM, *(name for name, m in network.named_modules() if isinstance(m, AreaAttention))]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Returns the outputs in the order of ``names``."""
+        x = pixels.float() - self.offset
+        if self.factor is not None:
+            x = (x * self.factor).expand(-1, self.channels, -1, -1)
         with record_attention_weights(self.network) as attention:
-            maps = self.network.forward_features(pixels.float() - self.black)
-        dense = cast(nn.Linear, self.network.head[-1])
-        cam = F.conv2d(maps, dense.weight[:, :, None, None])
-        return self.network.forward_head(maps), maps.mean(dim=(2, 3)), cam, *(attention[name] for name in self.names[3:])
+            logits, features, maps = self.network.forward_with_features(x)
+        cam = [] if maps is None else [class_maps(self.network, maps)]
+        return logits, features, *cam, *attention.values()
+
+
+def class_maps(network: Network, maps: Tensor) -> Tensor:
+    """Returns class activation maps (B, K, h, w) of the feature map (B, D, h, w) whose mean are the features."""
+    return F.conv2d(maps, cast(nn.Linear, network.dense).weight[:, :, None, None])
 
 
 class DecisionGraph(nn.Module):

@@ -31,7 +31,8 @@ from reslink.export.graph import (
 )
 from reslink.export.parity import Parity
 from reslink.files import optional_import, write_atomic
-from reslink.inference.backends import OnnxRuntimeBackend, Pixels
+from reslink.inference.backends import GraphBackend, Pixels
+from reslink.inference.trial_run import trust
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
@@ -65,7 +66,9 @@ def to_onnx(bundle: Bundle) -> bytes:
         UsageError: If the packages are not installed, with the extra that installs them.
     """
     with _quiet(), torch.random.fork_rng(devices=[]):
-        return graph_bytes(NetworkGraph(bundle.network(), bundle.preprocess), (PIXELS,), bundle)
+        graph = graph_bytes(NetworkGraph(bundle.network(), bundle.preprocess), (PIXELS,), bundle)
+    trust(graph)
+    return graph
 
 
 def write(bundle: Bundle, folder: Path) -> None:
@@ -162,7 +165,7 @@ def check_parity(bundle: Bundle, graph: bytes | None = None, images: int = 4, to
         UsageError: If onnxruntime is not installed.
     """
     optional_import("onnxruntime", _EXTRA)
-    runtime = OnnxRuntimeBackend(bundle.onnx() if graph is None else graph, threads=1)
+    runtime = GraphBackend("onnxruntime", bundle.onnx() if graph is None else graph, threads=1)
     heads = parity.synthetic_heads(images)
     expected = parity.reference_outputs(bundle, heads)
     actual = parity.Runner(bundle, (PIXELS,), lambda inputs: _run_with_decision(runtime, bundle, inputs[PIXELS]))(heads)
@@ -178,7 +181,7 @@ def check_parity(bundle: Bundle, graph: bytes | None = None, images: int = 4, to
     return result
 
 
-def _run_with_decision(runtime: OnnxRuntimeBackend, bundle: Bundle, pixels: Pixels) -> parity.Arrays:
+def _run_with_decision(runtime: GraphBackend, bundle: Bundle, pixels: Pixels) -> parity.Arrays:
     """Returns the outputs of the stored graph, which ends at the logits, and the decision on them."""
     outputs: parity.Arrays = dict(zip(runtime.names, runtime.run(pixels, runtime.names), strict=True))
     finite = np.nan_to_num(outputs[LOGITS])  # the comparison reports logits that are not finite

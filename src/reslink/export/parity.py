@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS, PIXELS
 from reslink.datasets.phantom.cohort import render_slice
@@ -44,7 +43,7 @@ class Parity:
     Attributes:
         images: Number of compared images.
         logits: Largest difference of a logit.
-        features: Largest difference of a pooled feature.
+        features: Largest difference of a pooled feature, divided by the largest feature if that is above 1.
         probabilities: Largest difference of a probability of the bundle's decision.
         labels: Images with another class.
         maps: Largest difference of a class activation map or attention map, divided by its largest value if that is above 1; 0
@@ -186,17 +185,17 @@ def reference_outputs(bundle: Bundle, images: Sequence[Image]) -> Arrays:
     """Returns the outputs of the package: ``Preprocess``, the network in torch, and the ``Decision``."""
     network = bundle.network()
     backend = TorchBackend(network, bundle.preprocess, torch.device("cpu"))
-    dense = cast(nn.Linear, network.head[-1]).weight.detach().numpy()
 
     def call(inputs: Arrays) -> Arrays:
         pixels = inputs[PIXELS]
         with torch.inference_mode(), record_attention_weights(network) as attention:
-            maps = network.forward_features(torch.from_numpy(bundle.preprocess.normalize(pixels)))
+            maps = network.forward_with_features(torch.from_numpy(bundle.preprocess.normalize(pixels)))[2]
         logits, features = backend.outputs(pixels)
         probabilities = bundle.decision.probabilities(logits)
-        cam = np.einsum("kd,bdhw->bkhw", dense, maps.numpy())
         labels = bundle.decision.predict(probabilities)
-        outputs = {PROBABILITIES: probabilities, LABEL: labels, LOGITS: logits, FEATURES: features, CAM: cam}
+        outputs: Arrays = {PROBABILITIES: probabilities, LABEL: labels, LOGITS: logits, FEATURES: features}
+        if maps is not None and network.dense is not None:
+            outputs[CAM] = np.einsum("kd,bdhw->bkhw", network.dense.weight.detach().numpy(), maps.numpy())
         return outputs | {name: weights.numpy() for name, weights in attention.items()} | {PIXELS: pixels}
 
     return Runner(bundle, (PIXELS,), call)(images)
@@ -205,6 +204,7 @@ def reference_outputs(bundle: Bundle, images: Sequence[Image]) -> Arrays:
 def compare(expected: Mapping[str, NDArray[Any]], actual: Mapping[str, NDArray[Any]]) -> Parity:
     """Returns the largest differences of two sets of outputs: NaN for NaN values, infinity for other shapes or no output."""
     largest = {name: _largest(expected[name], actual[name]) if name in actual else float("inf") for name in _COMPARED}
+    largest[FEATURES] /= max(1.0, float(np.abs(expected[FEATURES]).max()))
     map_names = [name for name in actual if name in expected and expected[name].ndim == 4 and name != PIXELS]
     maps = [_largest(expected[name], actual[name]) / max(1.0, float(np.abs(expected[name]).max())) for name in map_names]
     pixels = int((expected[PIXELS] != actual[PIXELS]).sum()) if PIXELS in actual else None

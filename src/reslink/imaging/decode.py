@@ -139,7 +139,7 @@ def decode(file_format: str, data: bytes, name: str, unit: Unit | None = None) -
     if file_format in RASTER:
         from reslink.imaging.formats.raster import read_raster
 
-        return with_stated_unit(read_raster(file_format, data, name), unit), {}
+        return read_raster(file_format, data, name, unit), {}
     if file_format == "NPY":
         from reslink.imaging.formats.numpy_array import read_array
 
@@ -169,10 +169,12 @@ def _decode_slice(data: bytes, name: str) -> tuple[Image, dict[str, Any]]:
         "rows": None if plane is None else plane.rows.tolist(),
         "columns": None if plane is None else plane.columns.tolist(),
         "series": dicom_slice.series,
+        "owner": dicom_slice.owner,
         "localizer": dicom_slice.localizer,
         "excluded": dicom_slice.excluded,
         "thickness": dicom_slice.thickness,
         "description": dicom_slice.description,
+        "acquisition": dicom_slice.acquisition,
     }
 
 
@@ -183,7 +185,7 @@ def decodes_in_process(file_format: str, data: bytes, name: str) -> bool:
     if file_format == "NPY":
         return True
     if file_format in ("DICOM", "SLICE"):
-        from reslink.imaging.dicom.read import is_simple
+        from reslink.imaging.dicom.file_format import is_simple
 
         return len(data) <= MAX_IN_PROCESS_DICOM_BYTES and is_simple(data)
     if file_format in ("PNG", "JPEG", "BMP") and len(data) <= MAX_IN_PROCESS_BYTES:

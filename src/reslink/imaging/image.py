@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.imaging.orientation import Kind, Orientation
+from reslink.imaging.orientation import Edges, Kind, Orientation
 
 Unit = Literal["HU", "MR", "gray"]
 Modality = Literal["CT", "MR"]
@@ -43,7 +43,7 @@ class Image:
         pixels: (H, W) or (D, H, W) float32, read-only. HU for CT (rescale applied), raw intensity for MR, gray values otherwise
             (0 to ``white``); never windowed, never inverted.
         unit: ``HU``, ``MR`` (arbitrary intensity) or ``gray`` (a picture that was windowed before it was saved).
-        modality: ``CT`` or ``MR`` if the file states it, else None.
+        modality: ``CT`` or ``MR`` if the file or the user states it, or HU are certain by the histogram; else None.
         spacing: Distance between pixel centers along each axis of ``pixels`` in millimeters, or None if not stated.
         white: For ``gray``, the maximum of the file's bit depth (255 or 65535); None otherwise.
         padding: Boolean mask, shaped like ``pixels``, of pixels without a measurement (DICOM Pixel Padding Value), or None.
@@ -55,6 +55,8 @@ class Image:
         excluded: Why the header says that this is no slice of a head CT or MR, such as a localizer; None if it may be one.
         sequence: Contrast of MR, such as T1, T2 or FLAIR, if the file states it.
         plane: ``axial``, ``coronal`` or ``sagittal`` if the file states it.
+        edges: Sides of the patient at the left, right, top and bottom (R, L, A, P, H, F) if the file states them; also of each
+            slice of a volume.
         notes: What the file does not state and was assumed, one sentence each, without a file name. Predictions carry it.
     """
 
@@ -72,6 +74,7 @@ class Image:
     excluded: str | None = None
     sequence: str | None = None
     plane: Plane | None = None
+    edges: Edges | None = None
 
     def __post_init__(self) -> None:
         self.pixels.setflags(write=False)

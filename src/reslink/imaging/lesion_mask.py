@@ -1,8 +1,13 @@
-"""Bring a lesion mask into the orientation of its image."""
+"""Lesion masks: brings one into the orientation of its image, and encodes one."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from reslink.imaging.image import Image
 
@@ -22,3 +27,10 @@ def aligned_mask(mask: Image, image: Image) -> Image:
     if mask.orientation is not None and image.orientation is None:
         return replace(mask, pixels=mask.orientation.to_stored(mask.pixels), orientation=None)
     return mask
+
+
+def encode_mask(pixels: NDArray[np.float32]) -> bytes:
+    """Encodes a lesion mask as PNG with values 0 and 255."""
+    stream = io.BytesIO()
+    Pillow.fromarray((pixels != 0).astype(np.uint8) * np.uint8(255)).save(stream, "PNG")
+    return stream.getvalue()

@@ -6,12 +6,14 @@ sagittal plane has the front on the left. NIfTI files are read in the same view.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Kind = TypeVar("Kind", bound=np.generic)
+Edges: TypeAlias = tuple[str, str, str, str]
+"""The sides of the patient at the left, right, top and bottom of a plane, as letters of DICOM."""
 
 
 class Orientation(NamedTuple):
@@ -76,7 +78,7 @@ def closest_orientation(along_row: NDArray[np.float64], along_column: NDArray[np
     return Orientation(transposed, bool(downwards < 0), bool(horizontal[across] < 0))
 
 
-def view_edges(along_row: NDArray[np.float64], along_column: NDArray[np.float64]) -> tuple[str, str, str, str]:
+def view_edges(along_row: NDArray[np.float64], along_column: NDArray[np.float64]) -> Edges:
     """Returns the sides of the patient at the left, right, top and bottom of a plane, by its closest patient axes.
 
     The letters are those of DICOM (PS3.3 C.7.6.1.1.1): R, L (right, left), A, P (front, back), H, F (head, feet).

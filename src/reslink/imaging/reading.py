@@ -118,8 +118,8 @@ def read_with_geometry(source: str | Path | bytes, unit: str | None = None) -> t
 
     Returns:
         The image, and for a DICOM file its geometry: ``position``, ``rows``, ``columns`` (None if not stated), ``series``,
-        ``localizer`` and ``excluded``, the reason why it is not part of a series that can be classified. Empty for other
-        files.
+        ``owner`` (study and patient), ``localizer`` and ``excluded``, the reason why it is not part of a series that can be
+        classified. Empty for other files.
 
     Raises:
         InputError: As for :func:`read_image`.

@@ -17,8 +17,15 @@ from reslink.imaging.limits import FORMATS, open_regular_file
 from reslink.imaging.reading import is_image_name
 from reslink.printable_names import printable
 
-MASK_FOLDERS: Final = frozenset({"mask", "masks"})
-"""Names of folders with lesion masks, which are skipped unless they are given explicitly."""
+_MASK_FOLDER: Final = re.compile(r".*masks?|seg(mentation)?s?|rois?|gt|ground[\W_]*truths?")
+"""Names, in lower case, of folders with lesion masks, which are skipped unless they are given explicitly."""
+
+_MASK_WORD: Final = r"(masks?|seg(mentation)?s?|rois?|gt|ground[\W_]*truths?|labels?|annotations?|contours?)"
+_MASK_FILE: Final = re.compile(
+    rf"(?P<image>.+?)[\W_]+((lesion|tumou?r|brain|pred|binary|manual|gt)[\W_]*)?{_MASK_WORD}[\W_]*\d*|{_MASK_WORD}[\W_]+(?P<of>.+)"
+    r"|(?P<joined>.+)masks?"
+)
+"""Stem, in lower case, of a file that is the mask of an image if there is that image beside it."""
 
 _SYSTEM_FOLDERS: Final = frozenset(
     {"__macosx", "system volume information", "lost+found", "#recycle", "#snapshot", "~snapshot", "recycler", "recycled"}
@@ -40,7 +47,8 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 
     Args:
         paths: Files, folders and globs. Folders are searched recursively through links. Hidden files, folders of the operating
-            system, mask folders, and files that are not images by content or suffix, are skipped; a log record counts them.
+            system, masks (:func:`mask_files` and folders of masks), and files that are not images by content or suffix, are
+            skipped; a log record counts them.
 
     Returns:
         Each file once, in the given order. Files of a folder are sorted by name; the slices of a DICOM series are sorted by
@@ -90,7 +98,23 @@ def is_system_folder(name: str) -> bool:
 
 def is_skipped_folder(name: str) -> bool:
     """Returns whether a search skips a folder: that of a system, or of masks."""
-    return is_system_folder(name) or name.casefold() in MASK_FOLDERS
+    return is_system_folder(name) or _MASK_FOLDER.fullmatch(name.casefold()) is not None
+
+
+def mask_files(files: Iterable[Path]) -> set[Path]:
+    """Returns the files of a folder that are masks of other files in it by their names.
+
+    A mask is named like its image with a word: ``7.png`` and ``7_mask.png``, ``mask_7.png`` or ``7_seg_2.png``. The last word
+    of the image may differ: ``BraTS_1_t1.nii.gz`` and ``BraTS_1_seg.nii.gz``.
+    """
+    names = {file: file.name.casefold().removesuffix(".gz").rpartition(".")[0] for file in files}
+    stems = {file: re.sub(r"[\W_]+$", "", name) for file, name in names.items()}
+    named = {file: match for file, stem in stems.items() if (match := _MASK_FILE.fullmatch(stem))}
+    if not named:
+        return set()
+    images = {stem for file, stem in stems.items() if file not in named}
+    images |= {re.sub(r"[\W_]+[^\W_]+$", "", stem) for stem in images}
+    return {file for file, match in named.items() if not images.isdisjoint(match.group("image", "of", "joined"))}
 
 
 class FolderSearch:
@@ -134,7 +158,7 @@ class FolderSearch:
                     raise
                 self._skip_folder(folder, "unreadable")
                 continue
-            yield [Path(entry.path) for entry in ordered if self._is_candidate(entry)]
+            yield self._without_masks([Path(entry.path) for entry in ordered if self._is_candidate(entry)])
             waiting += [Path(entry.path) for entry in reversed(ordered) if self._is_visited(entry)]
 
     def is_image(self, path: Path) -> bool:
@@ -199,6 +223,12 @@ class FolderSearch:
             return False
         self._visited.add(key)
         return True
+
+    def _without_masks(self, files: list[Path]) -> list[Path]:
+        masks = mask_files(path for path in files if is_image_name(path.name))
+        for path in masks:
+            self.skip_file(path, "named like the mask of an image")
+        return [path for path in files if path not in masks]
 
     def _is_candidate(self, entry: os.DirEntry[str]) -> bool:
         """Returns whether an entry may be an image; another file is counted."""
@@ -278,6 +308,15 @@ def _expand_path(given: str | Path) -> list[Path]:
             "Check the path for typing errors",
         )
     return [Path(match) for match in matches]
+
+
+def check_exists(path: str | Path) -> None:
+    """Checks that a path exists, or that a glob matches something, before slow work.
+
+    Raises:
+        InputError: If not.
+    """
+    _expand_path(path)
 
 
 def _is_without_pixels(path: Path, search: FolderSearch) -> bool:

@@ -23,6 +23,9 @@ Mask: TypeAlias = NDArray[np.bool_]
 Certainty: TypeAlias = Literal["sure", "probably", "perhaps", "no"]
 """How certain it is that values are HU. The two in the middle cause a warning; ``probably`` is read as HU."""
 
+NO_HU: Final = "its header states CT without a rescale to HU, and its values are no HU by their histogram"
+"""Why a DICOM file is not classified; a unit that the user states lifts it."""
+
 _SAMPLES: Final = 200_000
 _MIN_LEVELS: Final = 16
 """An image has more values than this; a mask has fewer."""
@@ -34,6 +37,9 @@ _SOFT: Final = (-20.0, 90.0)
 """HU of brain, blood and muscle, with noise."""
 
 _BONE: Final = 300.0
+_FAT: Final = (-200.0, -20.0)
+_MIN_FAT: Final = 0.02
+"""Share of fat and of partial volume of skin and air. Heads in CT have 0.045 and more; MR on a background of -1000 has none."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,31 @@ _LAYOUTS: Final = (
 
 
 @dataclass(frozen=True)
+class _Guess:
+    """What the histogram says about values.
+
+    Attributes:
+        layout: How HU are stored; None for values that are probably no HU.
+        is_certain: Whether the values are HU beyond doubt, so that the image counts as stated CT.
+        note: What the user should know, or None.
+    """
+
+    layout: _Layout | None
+    is_certain: bool
+    note: str | None = None
+
+
+_NOTHING: Final = _Guess(None, False)
+
+
+@dataclass(frozen=True)
 class _Shares:
     """Shares of a histogram in HU.
 
     Attributes:
         air: Share of all values below -800 HU. The other shares are of the values above.
         gap: From -800 to -200 HU, where a head has only partial volume, hair and foam.
+        fat: From -200 to -20 HU.
         soft: Soft tissue with noise.
         wide: From -200 to 200 HU: fat and soft tissue.
         bone: Above 300 HU.
@@ -74,6 +99,7 @@ class _Shares:
 
     air: float
     gap: float
+    fat: float
     soft: float
     wide: float
     bone: float
@@ -89,6 +115,9 @@ def image_of_values(
     spacing: tuple[float, ...] | None = None,
 ) -> Image:
     """Returns the image of values whose file states no unit.
+
+    The image has the modality CT only if HU are stated by the user, or certain by range and histogram. A doubtful guess decides
+    the unit alone: the modality then counts as not stated.
 
     Values that are not finite become padding if they surround the head; a warning says so. Where the histogram shows beyond
     doubt that HU are stored with an offset or a scale, they are converted; a warning says so. An ambiguous histogram causes a
@@ -111,17 +140,16 @@ def image_of_values(
             "HU need 16 bits or floating point numbers; an 8-bit picture holds gray values",
             "Omit the unit, or state gray",
         )
-    layout = None
+    guess = _NOTHING
     if unit == "HU" or (unit is None and white != 255):
-        sample = _sample(pixels if padding is None else pixels[~padding])
-        layout, note = _stored_unit(sample, unit, white)
-        notes += [note] if note else []
+        guess = _guess(_sample(pixels if padding is None else pixels[~padding]), unit, white)
+        notes += [guess.note] if guess.note else []
     for note in notes:
         warn(f"{name} {note}")
     image = Image(pixels, "MR", spacing=spacing, padding=padding, source=name, notes=tuple(notes))
-    if layout is not None:
-        hu = pixels if layout == _HU else pixels * np.float32(layout.scale) - np.float32(layout.offset)
-        return replace(image, pixels=hu, unit="HU", modality="CT")
+    if guess.layout is not None:
+        hu = pixels if guess.layout == _HU else pixels * np.float32(guess.layout.scale) - np.float32(guess.layout.offset)
+        return replace(image, pixels=hu, unit="HU", modality="CT" if guess.is_certain else None)
     if unit == "gray" or (unit is None and white):
         return replace(image, unit="gray", white=white or _white_of(pixels))
     return replace(image, modality="MR" if unit == "MR" else None)
@@ -147,7 +175,8 @@ def with_stated_unit(image: Image, unit: Unit | None) -> Image:
         )
     if unit == "HU":
         hu = image_of_values(image.pixels, image.source, unit, white=image.white)
-        return replace(image, pixels=hu.pixels, unit="HU", modality="CT", white=None)
+        excluded = None if image.excluded == NO_HU else image.excluded
+        return replace(image, pixels=hu.pixels, unit="HU", modality="CT", white=None, excluded=excluded)
     white = (image.white or _white_of(image.pixels)) if unit == "gray" else None
     return replace(image, unit=unit, modality="MR" if unit == "MR" else image.modality, white=white)
 
@@ -221,8 +250,8 @@ def _sample(values: Values) -> Values:
     return values.reshape(-1)[:: max(1, values.size // _SAMPLES)]
 
 
-def _stored_unit(sample: Values, unit: Unit | None, white: float | None) -> tuple[_Layout | None, str | None]:
-    """Returns how HU are stored, or None for values that are probably no HU; and a note for the user, or None.
+def _guess(sample: Values, unit: Unit | None, white: float | None) -> _Guess:
+    """Returns whether values are HU and how they are stored.
 
     Args:
         sample: (n,) values.
@@ -232,17 +261,26 @@ def _stored_unit(sample: Values, unit: Unit | None, white: float | None) -> tupl
     certainty = "sure" if unit == "HU" else "no" if white else _certainty_of_hu(sample)
     stored = _stored_layout(sample) if unit == "HU" or certainty == "no" else None
     if stored is not None:
-        return stored, f"holds {stored.text} by its histogram; the values are converted to HU"
+        best, shares = stored
+        note = f"holds {best.text} by its histogram; the values are converted to HU"
+        return _Guess(best, unit == "HU" or _is_ct_beyond_doubt(shares), note)
     if certainty == "no" and not white and _may_be_stored(sample):
         certainty = "perhaps"
     layout = _HU if certainty in ("sure", "probably") else None
     if certainty in ("sure", "no"):
-        return layout, None
-    return layout, (
+        return _Guess(layout, certainty == "sure")
+    text = (
         f"has values from {sample.min():g} to {sample.max():g} and is read as {'HU' if layout else 'arbitrary intensities'}. "
         "By its range and histogram it may be CT in HU or not. "
         "State the unit: --unit hu, mr or gray, or the column 'unit' of a table"
     )
+    return _Guess(layout, False, text)
+
+
+def stored_as(values: Values) -> str | None:
+    """Returns in words how HU are stored with an offset or a scale, if the histogram leaves no doubt; else None."""
+    stored = _stored_layout(_sample(values))
+    return None if stored is None else stored[0].text
 
 
 def _shares(hu: Values) -> _Shares | None:
@@ -259,6 +297,7 @@ def _shares(hu: Values) -> _Shares | None:
     return _Shares(
         air=1 - body.size / hu.size,
         gap=share(_AIR, -200),
+        fat=share(*_FAT),
         soft=share(*_SOFT),
         wide=share(-200, 200),
         bone=float((body > _BONE).mean()),
@@ -270,6 +309,11 @@ def _is_head_ct(shares: _Shares) -> bool:
     """Whether a histogram with air is that of a head CT beyond doubt, with a skull or without."""
     whole = shares.soft >= 0.45 and shares.gap <= 0.2 and 0.02 <= shares.bone <= 0.4
     return shares.air >= 0.02 and (whole or (shares.soft >= 0.85 and shares.gap <= 0.1))
+
+
+def _is_ct_beyond_doubt(shares: _Shares) -> bool:
+    """Whether values over air are CT and not MR with such a background: there is fat, or only a brain and bone."""
+    return shares.fat >= _MIN_FAT or (shares.soft + shares.bone >= 0.9 and 20 <= shares.peak <= 45)
 
 
 def _certainty_of_hu(sample: Values) -> Certainty:
@@ -285,12 +329,13 @@ def _certainty_with_air(sample: Values) -> Certainty:
     shares = _shares(sample)
     air = sample[(sample <= _AIR) & (sample > -1300)]
     if shares is None or shares.air >= 0.95:
-        return "sure"
+        return "probably"  # too little else: a slice of the vertex, or MR with such a background
     air_is_typical = shares.air >= 0.02 and (not air.size or -1100 <= float(np.median(air)) <= -900)
     typical = (shares.soft >= 0.25 and shares.gap <= 0.3) or (shares.wide >= 0.5 and shares.gap <= 0.15)
-    if air_is_typical and (typical or _is_head_ct(shares)):
+    if air_is_typical and _is_ct_beyond_doubt(shares) and (typical or _is_head_ct(shares)):
         return "sure"
-    return "probably" if shares.gap <= 0.3 and shares.wide >= 0.25 and shares.bone <= 0.5 else "perhaps"
+    likely = typical or (shares.gap <= 0.3 and shares.wide >= 0.25 and shares.bone <= 0.5)
+    return "probably" if likely else "perhaps"
 
 
 def _certainty_clipped(sample: Values, low: float, high: float) -> Certainty:
@@ -326,10 +371,10 @@ def _candidates(sample: Values) -> Iterator[tuple[_Layout, _Shares]]:
                 yield layout, shares
 
 
-def _stored_layout(sample: Values) -> _Layout | None:
-    """Returns the offset or scale of stored HU, if the histogram leaves no doubt."""
-    found = [(abs(shares.peak - 32), layout) for layout, shares in _candidates(sample) if _is_head_ct(shares)]
-    return min(found, key=lambda pair: pair[0])[1] if found else None
+def _stored_layout(sample: Values) -> tuple[_Layout, _Shares] | None:
+    """Returns the offset or scale of stored HU with the shares in HU, if the histogram leaves no doubt."""
+    found = [(layout, shares) for layout, shares in _candidates(sample) if _is_head_ct(shares)]
+    return min(found, key=lambda pair: abs(pair[1].peak - 32)) if found else None
 
 
 def _may_be_stored(sample: Values) -> bool:

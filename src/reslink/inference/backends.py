@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +15,16 @@ from numpy.typing import NDArray
 from reslink.bundles.onnx_check import GraphCheck
 from reslink.bundles.onnx_graph import FEATURES, LOGITS, PIXELS
 from reslink.errors import BundleError, UsageError, check_choice
-from reslink.files import optional_import
 from reslink.inference.devices import is_cpu
+from reslink.inference.runtimes import import_runtime, load_runtime
+from reslink.inference.trial_run import try_model
 
 if TYPE_CHECKING:
     import torch
 
     from reslink.bundles.bundle import Bundle
     from reslink.imaging.preprocess import Preprocess
-    from reslink.networks.reslink import ResLink
+    from reslink.networks.network import Network
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float32]
@@ -33,8 +33,6 @@ Precision = Literal["fp32", "bf16"]
 
 BACKENDS: Final[tuple[str, ...]] = get_args(BackendName)
 PRECISIONS: Final[tuple[str, ...]] = get_args(Precision)
-EXTRAS: Final = {"torch": "train", "onnxruntime": "onnx", "openvino": "openvino"}
-"""The extra of reslink that installs the package of a backend."""
 
 
 class Backend(Protocol):
@@ -66,7 +64,7 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(self, network: ResLink, preprocess: Preprocess, device: torch.device) -> None:
+    def __init__(self, network: Network, preprocess: Preprocess, device: torch.device) -> None:
         self.network, self.device = network, device
         self._preprocess = preprocess
 
@@ -82,8 +80,7 @@ class TorchBackend:
         import torch
 
         with torch.inference_mode(), _exact():
-            maps = self.network.forward_features(self._input(pixels))
-            logits, features = self.network.forward_head(maps), maps.mean(dim=(2, 3))
+            logits, features, _ = self.network.forward_with_features(self._input(pixels))
         return _numpy(logits), _numpy(features)
 
     def _input(self, pixels: Pixels) -> torch.Tensor:
@@ -93,25 +90,37 @@ class TorchBackend:
         return x.contiguous(memory_format=torch.channels_last)
 
 
-class GraphBackend(ABC):
-    """Runs the ONNX model of a bundle, after :class:`reslink.bundles.onnx_check.GraphCheck` has accepted it.
+class GraphBackend:
+    """Runs the ONNX model of a bundle in ONNX Runtime or OpenVINO, on the CPU.
+
+    :class:`reslink.bundles.onnx_check.GraphCheck` has to accept the model, and a model that is neither shipped nor made by this
+    process first runs in a child process, see :mod:`reslink.inference.trial_run`.
 
     Args:
+        name: ``onnxruntime`` or ``openvino``.
         graph: The result of ``Bundle.onnx``.
+        threads: Number of threads, at least 1.
+        precision: ``bf16``, for OpenVINO only, is faster on processors that support it (AMX, AVX-512 BF16), but less accurate.
 
     Attributes:
         name: See :class:`Backend`.
         names: The names of the model's outputs.
 
     Raises:
-        BundleError: If the model is refused.
+        UsageError: If the package is not installed.
+        BundleError: If the model is refused, or the runtime cannot run it.
     """
 
-    name: str
-    names: tuple[str, ...]
-
-    def __init__(self, graph: bytes) -> None:
+    def __init__(self, name: str, graph: bytes, threads: int, precision: Precision = "fp32") -> None:
+        import_runtime(name)
+        self.name = name
         self._graph_check = GraphCheck(graph)
+        try_model(graph, PIXELS, self._graph_check.slice_shape, name, precision)
+        try:
+            self._runtime = load_runtime(name, graph, threads, precision)
+        except Exception as error:  # the runtimes raise many exception types for models that they cannot load
+            raise _unusable(name, error) from error
+        self.names = self._runtime.names
 
     def run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]:
         """Returns the named outputs of the model, such as the maps listed in :mod:`reslink.bundles.onnx_graph`.
@@ -119,14 +128,12 @@ class GraphBackend(ABC):
         Raises:
             BundleError: If the model is too large for these pixels, or the runtime cannot run it.
         """
-        self._graph_check.check(pixels.shape)
+        rows = self._graph_check.rows_at_once(pixels.shape)
         try:
-            return self._run(pixels, names)
+            parts = [self._runtime.run(PIXELS, pixels[i : i + rows], names) for i in range(0, max(1, len(pixels)), rows)]
         except Exception as error:  # the runtimes raise many exception types
             raise _unusable(self.name, error) from error
-
-    @abstractmethod
-    def _run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]: ...
+        return parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     def logits(self, pixels: Pixels) -> Floats:
         """See :class:`Backend`."""
@@ -136,77 +143,6 @@ class GraphBackend(ABC):
         """See :class:`Backend`."""
         logits, features = self.run(pixels, (LOGITS, FEATURES))
         return logits, features
-
-
-class OnnxRuntimeBackend(GraphBackend):
-    """Runs the ONNX model in ONNX Runtime, on the CPU.
-
-    Args:
-        graph: The result of ``Bundle.onnx``.
-        threads: Number of threads per operation, at least 1.
-
-    Raises:
-        UsageError: If onnxruntime is not installed.
-        BundleError: If onnxruntime cannot run the model.
-    """
-
-    name = "onnxruntime"
-
-    def __init__(self, graph: bytes, threads: int) -> None:
-        runtime: Any = optional_import("onnxruntime", EXTRAS[self.name])
-        super().__init__(graph)
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3  # errors only
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "0"
-        )  # so that idle threads leave the cores to image decoding
-        try:
-            self._session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime raises many exception types for models that it cannot load
-            raise _unusable(self.name, error) from error
-        self.names = tuple(output.name for output in self._session.get_outputs())
-
-    def _run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]:
-        outputs: list[Floats] = self._session.run(list(names), {PIXELS: pixels})
-        return outputs
-
-
-class OpenVinoBackend(GraphBackend):
-    """Runs the ONNX model in OpenVINO, on the CPU.
-
-    Args:
-        graph: The result of ``Bundle.onnx``.
-        threads: Number of threads, at least 1.
-        precision: ``bf16`` is faster on processors that support it (AMX, AVX-512 BF16), but less accurate.
-
-    Raises:
-        UsageError: If openvino is not installed.
-        BundleError: If openvino cannot run the model.
-    """
-
-    name = "openvino"
-
-    def __init__(self, graph: bytes, threads: int, precision: Precision = "fp32") -> None:
-        library: Any = optional_import("openvino", EXTRAS[self.name])
-        super().__init__(graph)
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
-        }
-        try:
-            core = library.Core()
-            compiled = core.compile_model(core.read_model(graph), "CPU", settings)
-            self._request = compiled.create_infer_request()
-            self.names = tuple(output.get_any_name() for output in compiled.outputs)
-        except Exception as error:  # see above
-            raise _unusable(self.name, error) from error
-
-    def _run(self, pixels: Pixels, names: Sequence[str]) -> list[Floats]:
-        outputs = self._request.infer({PIXELS: np.ascontiguousarray(pixels)}, share_inputs=True)
-        return [np.array(outputs[name], dtype=np.float32) for name in names]
 
 
 def choose_backend(name: str, bundle: Bundle, device: str) -> str:
@@ -248,11 +184,9 @@ def load_backend(name: str, bundle: Bundle, threads: int | None = None, precisio
         BundleError: If the bundle has no ONNX model, or the backend cannot run it.
     """
     check_backend_options(threads, precision)
-    if name == "openvino":
-        return OpenVinoBackend(bundle.onnx(), threads or default_threads(), precision)
-    if precision != "fp32":
+    if name != "openvino" and precision != "fp32":
         raise precision_error(name, precision)
-    return OnnxRuntimeBackend(bundle.onnx(), threads or default_threads())
+    return GraphBackend(name, bundle.onnx(), threads or default_threads(), precision)
 
 
 def check_backend_options(threads: int | None, precision: str) -> None:

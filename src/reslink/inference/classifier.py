@@ -16,7 +16,7 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import DecisionResults
 from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.imaging.formats.numpy_array import image_from_array, invalid_source_error
-from reslink.imaging.head_mask import head_mask
+from reslink.imaging.head_mask import head_mask, stated_content
 from reslink.imaging.image import Image, Stated, Unit, slice_format
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import read_image, read_with_geometry
@@ -31,7 +31,7 @@ from reslink.notebook import html_table
 if TYPE_CHECKING:
     import torch
 
-    from reslink.networks.reslink import ResLink
+    from reslink.networks.network import Network
 
 
 Source: TypeAlias = str | Path | Image | NDArray[Any]
@@ -97,7 +97,7 @@ class Classifier:
     def __init__(
         self,
         bundle: Bundle,
-        network: ResLink | None = None,
+        network: Network | None = None,
         device: str | torch.device = "cpu",
         backend: Backend | None = None,
     ) -> None:
@@ -151,7 +151,7 @@ class Classifier:
         return torch.device(self._device)
 
     @cached_property
-    def network(self) -> ResLink:
+    def network(self) -> Network:
         """The torch network in eval mode on ``device``, for any backend. Imports torch."""
         if self._network is not None:
             return self._network
@@ -375,8 +375,9 @@ class Classifier:
         except ReslinkError as error:
             yield replace(file, error=str(error))
             return
-        refused = self.bundle.scope.refusal(image.stated)
-        file = replace(file, count=len(planes), geometry=geometry, stated=image.stated, refused=refused)
+        stated = stated_content(image)
+        refused = self.bundle.scope.refusal(stated)
+        file = replace(file, count=len(planes), geometry=geometry, stated=stated, refused=refused)
         for position, plane in enumerate(planes):
             item = replace(file, index=position, image=plane) if len(planes) > 1 else replace(file, image=plane)
             try:

@@ -24,13 +24,13 @@ from reslink.imaging.reading import read_image
 from reslink.labels import Labels
 
 if TYPE_CHECKING:
-    from reslink.networks.reslink import ResLink
+    from reslink.networks.network import Network
 
 Keys = Hashable | Iterable[Hashable]
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def load_network(bundle: str | Path) -> ResLink:
+def load_network(bundle: str | Path) -> Network:
     """Returns the network of a bundle as a torch module, in eval mode on the CPU. Imports torch.
 
     The network takes (B, C, S, S) float32, the output of :class:`ResLinkPreprocessd`, and returns logits (B, K) or (B, 1).

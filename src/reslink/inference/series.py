@@ -135,8 +135,9 @@ def aggregate_slices(
     candidates = range(len(predictions)) if selected is None else selected
     positions = [i for i in candidates if predictions[i].probabilities is not None]
     if not positions:
+        reason = next((text for one in predictions for text in (one.error, *(one.reasons or ())) if text), None)
         raise InputError(
-            "No slice of the series could be evaluated",
+            f"No slice of the series could be evaluated{f': {reason}' if reason else ''}",
             "A series needs at least one readable slice",
             "Read the errors of the slices",
         )

@@ -137,15 +137,17 @@ def _answers(members: list[Member], decision: Decision, only: bool) -> Iterator[
         folder = os.path.commonpath([os.path.dirname(item.path) for _, item in slices]) or "."  # noqa: PTH120
         if group.refusal is None:
             warn_uneven_spacing(group.gaps, folder)
-        yield _answer(slices, folder, decision, group.refusal), None
+        yield _answer(slices, folder, decision, group.refusal, group.notes), None
 
 
-def _answer(members: list[Member], path: str, decision: Decision, refusal: str | None) -> SeriesAnswer:
+def _answer(
+    members: list[Member], path: str, decision: Decision, refusal: str | None, of_series: tuple[str, ...] = ()
+) -> SeriesAnswer:
     """Returns the answer for the slices of a series, ordered by position."""
     files = tuple(dict.fromkeys(item.path for _, item in members))
     selected = select_slices([item.head_area or 0 for _, item in members])
     predictions = [prediction for prediction, _ in members]
-    notes = tuple(dict.fromkeys(note for prediction in predictions for note in prediction.notes))
+    notes = tuple(dict.fromkeys([*(note for prediction in predictions for note in prediction.notes), *of_series]))
     if members and all(prediction.is_refused for prediction in predictions):
         return SeriesAnswer(path, abstain=True, reasons=predictions[0].reasons, certainty="no answer", files=files, notes=notes)
     if refusal is None and not any(predictions[i].probabilities is not None for i in selected):

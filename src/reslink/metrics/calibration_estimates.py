@@ -143,9 +143,9 @@ def _brier_decomposition(weights: Floats, truth: Bools, probabilities: Floats, b
     cases = weights @ member
     observed = np.divide(weights @ (member * truth[:, None]), cases, out=np.zeros_like(cases), where=cases > 0)
     predicted = np.divide(weights @ (member * probabilities[:, None]), cases, out=np.zeros_like(cases), where=cases > 0)
-    base = weights @ truth / total
-    reliability = (cases * (predicted - observed) ** 2).sum(axis=1) / total
-    resolution = (cases * (observed - base[:, None]) ** 2).sum(axis=1) / total
+    base = ratio(weights @ truth, total)  # NaN without the only group
+    reliability = ratio((cases * (predicted - observed) ** 2).sum(axis=1), total)
+    resolution = ratio((cases * (observed - base[:, None]) ** 2).sum(axis=1), total)
     uncertainty = base * (1 - base)
     within_bin = brier_score_loss(weights, truth, probabilities) - (reliability - resolution + uncertainty)
     return {"reliability": reliability, "resolution": resolution, "uncertainty": uncertainty, "within_bin": within_bin}

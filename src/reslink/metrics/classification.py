@@ -93,15 +93,9 @@ def point_metrics(y_true: ArrayLike, y_prob: ArrayLike, y_pred: ArrayLike, pos_l
 def _one_vs_rest(y_true: Bools, y_prob: Floats, y_pred: Bools) -> PointMetrics:
     """Returns every metric of one class against the rest."""
     both = bool(y_true.any() and not y_true.all())
+    table = weighted.confusion_matrices(np.ones((1, len(y_true))), y_true.astype(int), y_pred.astype(int), 2)
     return {
-        "accuracy": float(sk.accuracy_score(y_true, y_pred)),
-        "balanced_accuracy": float(sk.balanced_accuracy_score(y_true, y_pred)) if both else None,
-        "sensitivity": _none_if_nan(sk.recall_score(y_true, y_pred, zero_division=np.nan)),
-        "specificity": _none_if_nan(sk.recall_score(~y_true, ~y_pred, zero_division=np.nan)),
-        "ppv": _none_if_nan(sk.precision_score(y_true, y_pred, zero_division=np.nan)),
-        "npv": _none_if_nan(sk.precision_score(~y_true, ~y_pred, zero_division=np.nan)),
-        "f1": _none_if_nan(sk.f1_score(y_true, y_pred, zero_division=np.nan)),
-        "mcc": float(sk.matthews_corrcoef(y_true, y_pred)) if both else None,
+        **{name: _none_if_nan(value.item()) for name, value in weighted.metrics_from_confusion(table).items()},
         "auroc": float(sk.roc_auc_score(y_true, y_prob)) if both else None,
         "auprc": float(sk.average_precision_score(y_true, y_prob)) if both else None,
         "brier": brier_score_loss(y_true, y_prob),

@@ -17,6 +17,7 @@ from reslink.metrics.intervals import (
     too_few_groups,
     without_interval,
 )
+from reslink.metrics.weighted import ratio
 
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -38,8 +39,7 @@ def net_benefit(weights: Floats, y_true: Bools, y_prob: Floats, thresholds: Floa
     """
     treated = y_prob[:, None] >= thresholds
     value = np.where(y_true[:, None], 1.0, -thresholds / (1 - thresholds))
-    benefit: Floats = weights @ (treated * value) / weights.sum(axis=1, keepdims=True)
-    return benefit
+    return ratio(weights @ (treated * value), weights.sum(axis=1, keepdims=True))
 
 
 def decision_curve(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from reslink.networks.area_attention import AreaAttention
@@ -94,12 +94,21 @@ def flops_by_layer(config: ResLinkConfig, size: int = 224) -> list[LayerCost]:
         One entry per layer with parameters, in the order of the forward pass.
     """
     with torch.device("meta"), torch.inference_mode():
-        network = ResLink(config).eval()
-        with FlopCounterMode(display=False) as counter:
-            network(torch.empty(1, config.in_channels, size, size))
-    counts = counter.get_flop_counts()
+        return layer_costs(ResLink(config).eval(), torch.empty(1, config.in_channels, size, size))
+
+
+def layer_costs(network: nn.Module, x: Tensor) -> list[LayerCost]:
+    """Counts the FLOPs of convolutions and matrix products per layer of any network in evaluation mode.
+
+    Args:
+        network: The network.
+        x: One image, on the device of the network.
+    """
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(x)
+    counts, kind = counter.get_flop_counts(), type(network).__name__
     return [
-        LayerCost(name, type(module).__name__, count_parameters(module), sum(counts.get(f"ResLink.{name}", {}).values()))
+        LayerCost(name, type(module).__name__, count_parameters(module), sum(counts.get(f"{kind}.{name}", {}).values()))
         for name, module in network.named_modules()
         if not list(module.children()) and count_parameters(module)
     ]

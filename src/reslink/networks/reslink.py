@@ -9,7 +9,7 @@ stage and the ``pool_first`` stem are additions.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from reslink.networks.area_attention import AreaAttention
 from reslink.networks.blocks import Context, Stage, Stem
 from reslink.networks.config import VARIANTS, ResLinkConfig, variant_config
+from reslink.networks.network import Network
 
 __all__ = ["VARIANTS", "ResLink", "ResLinkConfig", "build_network", "variant_config"]
 
 
-class ResLink(nn.Module):
+class ResLink(Network):
     """The ResLink network.
 
     Args:
@@ -84,6 +85,21 @@ class ResLink(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits (B, num_classes) of x (B, C, H, W)."""
         return self.forward_head(self.forward_features(x))
+
+    def forward_with_features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See :class:`reslink.networks.network.Network`."""
+        maps = self.forward_features(x)
+        return self.forward_head(maps), maps.mean(dim=(2, 3)), maps
+
+    @property
+    def dense(self) -> nn.Linear | None:
+        """See :class:`reslink.networks.network.Network`."""
+        return cast(nn.Linear, self.head[-1])
+
+    @property
+    def explanation_layer(self) -> nn.Module | None:
+        """See :class:`reslink.networks.network.Network`."""
+        return self.final_attention
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replaces the dense layer with a newly initialized one for another number of classes."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,8 @@ class TrainingData:
         digest: SHA-256 of the whole data set, including unreadable files.
         joined_groups: The group of each case with patients and near duplicates joined, whatever the recipe groups by, and
             without images that are only similar. Leakage is checked with these groups.
+        seen_by_ancestors: Why a case of the validation or test split was left out, because an ancestor of a fine-tuned network
+            was trained on it or its patient, by case name. With ``data.allow_leakage`` these cases are not left out.
         label_conflicts: A sentence about images with several labels that ``data.allow_conflicts`` accepts; None without them.
     """
 
@@ -55,6 +57,7 @@ class TrainingData:
     digest: str
     joined_groups: Sequence[str]
     label_conflicts: str | None = None
+    seen_by_ancestors: Mapping[str, str] = field(default_factory=dict)
 
     def indices(self, split: str) -> Indices:
         """Returns the cache indices of the cases of a split."""
@@ -73,9 +76,25 @@ class TrainingData:
         """Returns ``given`` if the data set states the splits (or the folds), ``drawn`` if reslink drew them."""
         return "given" if has_given_split(self.manifest, folds) else "drawn"
 
+    def summary(self, folds: int | None = None) -> list[str]:
+        """Returns sentences with the number of images of each class in each split, of patients, and with missing classes."""
+        counts = self.counts()
+        sizes = [
+            f"{split} {sum(n.values())} ({', '.join(f'{label} {k}' for label, k in n.items())})" for split, n in counts.items()
+        ]
+        patients = len({case.patient_id for case in self.manifest.cases if case.patient_id is not None})
+        lacking = [
+            f"The {split} split has no image of {', '.join(label for label, k in n.items() if not k)}; "
+            "metrics that need them are undefined."
+            for split, n in counts.items()
+            if any(n.values()) and not all(n.values())
+        ]
+        return [f"Images: {', '.join(sizes)}; {patients or 'no'} patients; the split is {self.split_source(folds)}.", *lacking]
+
     def leaked_cases(self) -> dict[str, str]:
         """Returns the leaked cases outside the training split, with the reason for each, by case name."""
-        return leakage.leaked_cases(self.manifest, self.joined_groups, self.splits)
+        leaked = leakage.leaked_cases(self.manifest, self.joined_groups, self.splits)
+        return {**self.seen_by_ancestors, **leaked}
 
     def scope(self, preprocess: Preprocess) -> Scope:
         """Returns the images that a bundle of this data is for, by what the training files state, or by how they look."""
@@ -92,7 +111,9 @@ class TrainingData:
         return leakage.fingerprint_training_images(self.manifest, self.cache.thumbnails, self.joined_groups, self.splits)
 
 
-def open_training_data(manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress) -> TrainingData:
+def open_training_data(
+    manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress, seen: Sequence[TrainingImages] = ()
+) -> TrainingData:
     """Decodes the images that are not in the cache yet and assigns the splits.
 
     Args:
@@ -100,11 +121,13 @@ def open_training_data(manifest: Manifest, recipe: Recipe, folder: Path, progres
         recipe: The recipe; its sections ``data`` and ``preprocess``, the seed and ``trainer.workers`` are used.
         folder: Folder of the cache.
         progress: Receives the progress and the names of unreadable images.
+        seen: Fingerprints of the training images of each ancestor of a fine-tuned network; such images are left out of the
+            validation and test splits.
 
     Raises:
         UsageError: If too few images can be read, or the splits cannot be assigned as requested.
-        CheckFailedError: If a patient or a duplicate group appears in more than one split, without ``data.allow_leakage``, or
-            the same image has several labels, without ``data.allow_conflicts``.
+        CheckFailedError: If a patient or a duplicate group appears in more than one split, or an ancestor has seen a whole
+            split, without ``data.allow_leakage``; or if the same image has several labels, without ``data.allow_conflicts``.
     """
     cache = _open_cache(manifest, recipe, folder, progress)
     for name, reason in cache.failed.items():
@@ -122,6 +145,9 @@ def open_training_data(manifest: Manifest, recipe: Recipe, folder: Path, progres
     split_of = assign_splits(readable, joined if has_given_split(readable, recipe.data.folds) else groups, recipe)
     if not recipe.data.allow_leakage:
         leakage.check_group_leakage(readable, joined, split_of)
+    leaked = leakage.seen_by_ancestors(readable, joined, cache.thumbnails, split_of, seen)
+    if not recipe.data.allow_leakage:
+        split_of = leakage.without_seen(split_of, leaked)
     return TrainingData(
         manifest=readable,
         cache=cache,
@@ -131,6 +157,7 @@ def open_training_data(manifest: Manifest, recipe: Recipe, folder: Path, progres
         digest=manifest.digest(cache.file_hashes),
         joined_groups=joined,
         label_conflicts=describe_conflicts(readable.cases, conflicts) if conflicts else None,
+        seen_by_ancestors={readable.cases[i].name: reason for i, reason in leaked.items()},
     )
 
 

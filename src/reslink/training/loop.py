@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -15,21 +14,24 @@ from reslink.errors import DivergedError, TrainingError, UsageError
 from reslink.files import sha256, write_atomic, write_json
 from reslink.training import run_folder
 from reslink.training.batch_loader import BatchLoader
-from reslink.training.checkpoint import Checkpoint, Checkpoints
+from reslink.training.checkpoints.checkpoint import Checkpoint, Checkpoints
+from reslink.training.checkpoints.state import TrainingState
 from reslink.training.data import TrainingData
+from reslink.training.initialization import Initialization
 from reslink.training.losses import Criterion
 from reslink.training.monitoring import diagnostics
-from reslink.training.monitoring.diagnostics import Finding
+from reslink.training.monitoring.diagnostics import FILES_LEFT_OUT, NOT_SLICES, Finding
 from reslink.training.monitoring.monitor import Monitor
 from reslink.training.monitoring.progress import Progress, phase
 from reslink.training.optim.build import learning_rate
+from reslink.training.recipe.differences import differences
 from reslink.training.recipe.recipe import Recipe
 from reslink.training.run_folder import Row, RunFolder
 from reslink.training.sampling import Indices, plan_epoch, sampler_weights, shard
 from reslink.training.seeding import seed_dropout, torch_seed
 from reslink.training.signals import Interrupted, StopFlag
-from reslink.training.state import TrainingState
 from reslink.training.step import Learner, NotFiniteError, StepResult
+from reslink.training.tracking.tracking import Tracking
 from reslink.training.validation import ValidationResult, compute_logits, evaluate_validation, make_decision
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ class Run:
         accelerator: Device, precision and processes.
         progress: Receives the progress and the findings.
         stop: Set when the user asks to stop.
+        initialization: The weights of the parent; None to train from scratch.
+        tracking: Records the run; None to record nothing.
     """
 
     def __init__(
@@ -65,14 +69,17 @@ class Run:
         accelerator: Accelerator,
         progress: Progress,
         stop: StopFlag,
+        initialization: Initialization | None = None,
+        tracking: Tracking | None = None,
     ) -> None:
         self.recipe, self.training_data, self.folder = recipe, training_data, folder
         self.accelerator, self.progress, self.stop = accelerator, progress, stop
+        self.initialization, self.tracking = initialization, tracking or Tracking()
         self.num_classes = len(training_data.manifest.labels)
         self.training, self.validation = training_data.indices("train"), training_data.indices("validation")
         labels = training_data.targets[self.training]
         criterion = Criterion(recipe.loss, labels, self.num_classes)
-        self.learner = Learner(recipe, criterion, self.num_classes, accelerator)
+        self.learner = Learner(recipe, criterion, self.num_classes, accelerator, initialization)
         self.batch_loader = BatchLoader(recipe, training_data, criterion, accelerator.device, accelerator.process_index)
         self.monitor = Monitor(self.learner, self.batch_loader, recipe.trainer.batch_size // accelerator.num_processes)
         self.sample_weights = sampler_weights(labels) if recipe.loss.imbalance == "sampler" else None
@@ -98,12 +105,24 @@ class Run:
                     "A run can be resumed by the version that started it",
                     "Start again with --overwrite",
                 )
-            self._check_same_sources(checkpoint.state["sources"])
+            before = checkpoint.state["sources"]
+            extends = checkpoint.state["training"]["done"] and is_extension(before["recipe"], self.recipe.published())
+            self._check_same_sources(before | {"recipe": self.recipe.published()} if extends else before)
             self._restore(checkpoint)
+            if extends:
+                self._extend(before["recipe"]["trainer"]["epochs"])
             self.progress.message(f"Resuming in epoch {self.state.epoch} after step {self.state.total_steps}.")
+            self._start_tracking()
         elif self.accelerator.is_main_process:
+            self._start_tracking()
             self._write_first_files()
         self.accelerator.wait_for_everyone()
+
+    def _start_tracking(self) -> None:
+        data, state = self.training_data, self.state
+        images = {split: sum(counts.values()) for split, counts in data.counts().items()}
+        settings = {**self.recipe.published(), "data_digest": data.digest, "images": images}
+        self.tracking.start(settings, state.rows, epoch=None if state.done else state.epoch)
 
     def _write_first_files(self) -> None:
         path = self.folder.path
@@ -111,11 +130,19 @@ class Run:
         precision = self.accelerator.mixed_precision
         processes = self.accelerator.num_processes
         write_json(path / run_folder.ENVIRONMENT, run_folder.environment(self.accelerator.device, precision, processes))
+        if self.initialization is not None:
+            write_json(path / run_folder.INIT, self.initialization.record())
+            for text in self.initialization.messages():
+                self.progress.message(text)
         data = self.training_data
+        for text in data.summary(self.recipe.data.folds):
+            self.progress.message(text)
         self.folder.write_splits(data.manifest, data.splits, data.joined_groups, data.cache.file_hashes)
         self.folder.truncate_metrics(0)
-        for finding in self.monitor.before_training():  # not printed: each file was named when it was read
+        for finding in self.monitor.before_training():
             self._record(finding.as_row())
+            if finding.code not in (FILES_LEFT_OUT, NOT_SLICES):  # these were printed when the images were read
+                self._print(finding)
         self.save()
 
     def _sources(self) -> Row:
@@ -157,6 +184,22 @@ class Run:
         self.best_weights = checkpoint.tensors.get("best", {})
         if self.accelerator.is_main_process and not self.folder.truncate_metrics(checkpoint.state["metrics_bytes"]):
             self.progress.message("metrics.jsonl has lost lines since the checkpoint; results.csv is complete.")
+
+    def _extend(self, from_epochs: int) -> None:
+        """Continues a finished run. Its further epochs follow the learning rates of a run with the new number of epochs."""
+        state, to_epochs = self.state, self.recipe.trainer.epochs
+        row = {"after_epoch": state.epoch, "from_epochs": from_epochs, "to_epochs": to_epochs}
+        state.extensions.append(row)
+        state.done, state.epochs_since_best = False, 0
+        state.next_epoch()
+        self.progress.message(f"The finished run is extended from {from_epochs} to {to_epochs} epochs.")
+        if (
+            self.accelerator.is_main_process
+        ):  # before the checkpoint, so that a kill in between leaves no run marked as finished
+            self.folder.reopen()
+            write_atomic(self.folder.path / run_folder.CONFIG, self.recipe.to_yaml())
+        self._record({"kind": "extension", **row})
+        self.save()
 
     # Epochs and steps
 
@@ -236,11 +279,16 @@ class Run:
     def _record(self, row: Row) -> None:
         if self.accelerator.is_main_process:
             self.folder.append(row)
+            if row["kind"] == "finding":
+                self.tracking.finding(row)
 
     def _report(self, findings: list[Finding]) -> None:
         for finding in findings:
             self._record(finding.as_row())
-            self.progress.message(f"{finding.code}: {finding.message}. {finding.advice}.")
+            self._print(finding)
+
+    def _print(self, finding: Finding) -> None:
+        self.progress.message(f"{finding.code}: {finding.message}. {finding.advice}.")
 
     def _end_epoch(self) -> None:
         state = self.state
@@ -256,6 +304,7 @@ class Run:
             self._report(findings)
             self.progress.message(_epoch_text(row, is_best=state.best is not None and state.best[0] == state.epoch))
             self.folder.append({"kind": "epoch", **row})
+            self.tracking.epoch(row)
             self.folder.write_results([*state.rows, row])
         state.rows.append(row)
         patience = self.recipe.trainer.early_stopping
@@ -323,29 +372,38 @@ class Run:
             "recipe": self.recipe.published(),
             "leaked": self.training_data.leaked_cases(),
             "data_notes": list(self.training_data.manifest.notes),
+            **self._extensions(),
         }
+
+    def _extensions(self) -> Row:
+        return {"extensions": self.state.extensions} if self.state.extensions else {}
 
     def _bundle(self, summary: Row, decision: Decision) -> Bundle:
         recipe, data = self.recipe, self.training_data
+        parent = None if self.initialization is None else self.initialization.parent
         origin: Row = {"digest": data.digest, "images": data.counts(), "split_source": data.split_source(recipe.data.folds)}
+        origin |= {"seen_by_ancestors": len(data.seen_by_ancestors)} if data.seen_by_ancestors else {}
         origin |= {"columns": dict(data.manifest.column_roles)} if data.manifest.column_roles else {}
         return Bundle(
-            architecture={**recipe.network(self.num_classes).model_dump(mode="json"), "name": recipe.model.variant},
+            architecture=recipe.architecture(self.num_classes),
             preprocess=recipe.preprocess,
             labels=data.manifest.labels,
             decision=decision,
             scope=data.scope(recipe.preprocess),
             training_images=data.training_images(),
+            lineage=() if parent is None else parent.lineage_of_child(),
             provenance={
                 "data": origin,
                 "versions": run_folder.versions(),
-                "license": "not stated by the data",
+                "license": "not stated by the data" if parent is None else parent.provenance.get("license", "not stated"),
                 "intended_use": _INTENDED_USE,
                 "recipe": recipe.published(),
                 "seed": recipe.seed,
                 "epoch": summary["best_epoch"],
                 "validation": summary["validation"],
+                **self._extensions(),
             },
+            builder=recipe.builder(),
         )
 
 
@@ -355,11 +413,7 @@ def _epoch_text(row: Row, is_best: bool) -> str:
     return f"Epoch {row['epoch']}: {', '.join(values)}{' (best so far)' if is_best else ''}"
 
 
-def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Yields the differences between two nested dictionaries: dotted names with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif before != now:
-        label = name.removeprefix("recipe.")
-        yield f"{label} has changed" if label == "data" else f"{label} was {before}, is {now}"
+def is_extension(before: Row, now: Row) -> bool:
+    """Returns whether a recipe differs from an earlier one only in that it has more epochs."""
+    epochs = before["trainer"]["epochs"]
+    return bool(now["trainer"]["epochs"] > epochs and before == now | {"trainer": now["trainer"] | {"epochs": epochs}})

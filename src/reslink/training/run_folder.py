@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import json
 import os
@@ -11,9 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from reslink.bundles import zoo
 from reslink.datasets.manifest import Manifest
@@ -21,13 +20,19 @@ from reslink.errors import UsageError, write_failed
 from reslink.files import csv_text, lock_folder, storage_errors, write_atomic, write_json
 from reslink.settings_text import read_json
 
+if TYPE_CHECKING:
+    import torch
+
 Row = dict[str, Any]
 
-CONFIG, ENVIRONMENT, SPLITS = "config.yaml", "environment.json", "splits.csv"
-METRICS, RESULTS, CHECKPOINTS, BUNDLE = "metrics.jsonl", "results.csv", "checkpoints", "bundle"
+CONFIG, ENVIRONMENT, SPLITS, INIT = "config.yaml", "environment.json", "splits.csv", "init.json"
+METRICS, RESULTS, CHECKPOINTS, BUNDLE, TRACKING = "metrics.jsonl", "results.csv", "checkpoints", "bundle", "tracking"
 FINISHED = f"{CHECKPOINTS}/finished.json"
+LOSS_NOT_FINITE = "loss-not-finite"
+"""The finding of a run that stopped because its loss or a gradient was not a number."""
+
 _EVALUATION_FILES = ("predictions.csv", "evaluation.json", "figures", "report.html")
-_RUN_FILES = (CONFIG, ENVIRONMENT, SPLITS, METRICS, RESULTS, CHECKPOINTS, BUNDLE, *_EVALUATION_FILES)
+_RUN_FILES = (CONFIG, ENVIRONMENT, SPLITS, INIT, METRICS, RESULTS, CHECKPOINTS, BUNDLE, TRACKING, *_EVALUATION_FILES)
 _PACKAGES = (
     "reslink",
     "torch",
@@ -67,6 +72,7 @@ class RunFolder:
                 "Choose one of them",
             )
         with self._locked():
+            self._restore_bundle()
             if overwrite:
                 self._clear()
             elif not resume and self._holds_a_run():
@@ -78,6 +84,12 @@ class RunFolder:
                 )
             self._remove_partial_files()
             yield
+
+    def _restore_bundle(self) -> None:
+        """Moves the bundle back that a process was replacing when it was killed; see :func:`replace_folder`."""
+        for old in self.path.glob(f".{BUNDLE}.*.old"):
+            if not (self.path / BUNDLE).exists():
+                old.rename(self.path / BUNDLE)
 
     def _remove_partial_files(self) -> None:
         """Removes partial files and bundles of a killed process."""
@@ -123,6 +135,10 @@ class RunFolder:
         """Writes the summary that marks the run as finished."""
         write_json(self.path / FINISHED, summary)
 
+    def reopen(self) -> None:
+        """Removes the mark of a finished run."""
+        (self.path / FINISHED).unlink(missing_ok=True)
+
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a line to ``metrics.jsonl``.
 
@@ -154,6 +170,12 @@ class RunFolder:
             current = stream.seek(0, os.SEEK_END)
             stream.truncate(min(size, current))
         return current >= size
+
+    def read_results(self) -> list[Row]:
+        """Returns the rows of ``results.csv``, one per epoch, with their values as numbers."""
+        with (self.path / RESULTS).open(newline="", encoding="utf-8") as stream:
+            rows = [{key: float(text) for key, text in row.items() if text} for row in csv.DictReader(stream)]
+        return [row | {"epoch": int(row["epoch"])} for row in rows]
 
     def write_results(self, rows: Sequence[Row]) -> None:
         """Writes ``results.csv``, one line per epoch."""
@@ -191,6 +213,8 @@ def _package_versions() -> dict[str, str]:
 
 def environment(device: torch.device, precision: str, processes: int) -> Row:
     """Returns software, device, precision and processes of a run; no name of host, user or folder."""
+    import torch  # here, so that the files of a run are read without it
+
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "versions": versions(),

@@ -93,7 +93,7 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             table = self._write(Path(scratch), images, [str(value) for value in targets], groups)
             manifest = Manifest.open(table, class_order=names, unit=self.unit)
             folder = Path(scratch) / "run" if self.out is None else Path(self.out)
-            self.bundle_ = Bundle.load(train(manifest, recipe, folder, cache=Path(scratch) / "cache").bundle)
+            self.bundle_ = Bundle.load(train(manifest, recipe, folder, cache=Path(scratch) / "cache").bundle, recipe.builder())
             self.classifier_ = Classifier(self.bundle_)
         return self
 

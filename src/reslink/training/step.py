@@ -14,7 +14,9 @@ from torch import Tensor
 
 from reslink.errors import TrainingError
 from reslink.networks.area_attention import AreaAttention, record_attention_weights
-from reslink.networks.reslink import ResLink, build_network
+from reslink.networks.build import build_network
+from reslink.networks.network import Network
+from reslink.training.initialization import Initialization
 from reslink.training.losses import Criterion, attention_loss
 from reslink.training.optim import build as optim
 from reslink.training.recipe.recipe import Recipe
@@ -76,6 +78,7 @@ class Learner:
         criterion: The loss.
         num_classes: Number of classes of the data.
         accelerator: Device, precision and processes.
+        initialization: The weights of the parent; None to train from scratch.
 
     Attributes:
         network: The network in training.
@@ -83,15 +86,25 @@ class Learner:
             :meth:`update_eval_network`.
     """
 
-    def __init__(self, recipe: Recipe, criterion: Criterion, num_classes: int, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        criterion: Criterion,
+        num_classes: int,
+        accelerator: Accelerator,
+        initialization: Initialization | None = None,
+    ) -> None:
         self.recipe, self.criterion, self.accelerator = recipe, criterion, accelerator
         self.layout = torch.channels_last if recipe.trainer.channels_last else torch.contiguous_format
-        network = build_network(recipe.network(num_classes), torch_seed(recipe.seed, "weights"))
-        self.network: ResLink = network.to(accelerator.device)
+        network = build_network(recipe.network(num_classes), torch_seed(recipe.seed, "weights"), recipe.builder())
+        if initialization is not None:
+            initialization.apply(network)
+        self.network: Network = network.to(accelerator.device)
         self.network.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's annotation lacks it
         self.average = optim.moving_average(self.network, recipe.trainer.ema) if recipe.trainer.ema else None
-        self.eval_network: ResLink = copy.deepcopy(self.network).eval()
-        self.optimizer = optim.make_optimizer(self.network, recipe.optimizer)
+        self.eval_network: Network = copy.deepcopy(self.network).eval()
+        lr_factors = {} if initialization is None else initialization.lr_factors()
+        self.optimizer = optim.make_optimizer(self.network, recipe.optimizer, lr_factors)
         self.model = accelerator.prepare_model(self.network)
 
     def update_eval_network(self) -> None:

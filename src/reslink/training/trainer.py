@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING
 
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
+from reslink.networks.adapter import check_training
+from reslink.networks.build import build_network
 from reslink.training import run_folder
 from reslink.training.data import TrainingData, open_training_data
 from reslink.training.distributed import deterministic, make_accelerator
-from reslink.training.loop import Run, differences
+from reslink.training.initialization import Initialization
+from reslink.training.loop import Run, is_extension
 from reslink.training.monitoring.diagnostics import Finding
 from reslink.training.monitoring.progress import Progress, SilentProgress
+from reslink.training.recipe.differences import differences
 from reslink.training.recipe.recipe import Recipe
 from reslink.training.run_folder import Row, RunFolder
 from reslink.training.seeding import fork_random_state
 from reslink.training.signals import Interrupted, stop_on_signals
+from reslink.training.tracking.tracking import Tracking
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -57,6 +62,7 @@ def train(
     cache: str | Path | None = None,
     training_data: TrainingData | None = None,
     on_data: Callable[[TrainingData], None] | None = None,
+    tracking: Tracking | None = None,
 ) -> RunResult:
     """Trains a network and writes the run folder.
 
@@ -68,12 +74,14 @@ def train(
         manifest: The data set.
         recipe: The settings.
         out: The run folder.
-        resume: Continue from the last checkpoint in ``out``, or from the start without one; a finished run is not changed.
+        resume: Continue from the last checkpoint in ``out``, or from the start without one. A finished run is not changed,
+            unless the recipe has more epochs: then it is trained for the missing epochs.
         overwrite: Replace the run in ``out``.
         progress: Receives the progress.
         cache: Folder of decoded images, which runs can share; ``out/cache`` if None.
         training_data: The opened data with its splits; opened by the recipe if None.
         on_data: Called with the opened data before training, in the first process.
+        tracking: Records the run, in the first process.
 
     Returns:
         Folders, epochs, validation metrics and findings.
@@ -88,12 +96,18 @@ def train(
     accelerator = make_accelerator(recipe.trainer)
     folder = RunFolder(Path(out))
     is_main = accelerator.is_main_process
+    _check_network(recipe, len(manifest.labels))
+    initialization = Initialization.from_recipe(recipe, manifest.labels)  # before the folder is cleared and images are read
+    if initialization is not None:
+        _check_parent_is_kept(initialization, folder.path)
     own_progress = (progress or SilentProgress()) if is_main else SilentProgress()
     try:
         with folder.locked(resume=resume, overwrite=overwrite) if is_main else contextlib.nullcontext():
             accelerator.wait_for_everyone()
             data = training_data or (manifest, Path(cache) if cache else folder.path / "cache")
-            return _run(data, recipe, folder, accelerator, own_progress, on_data if is_main else None)
+            own_tracking = (tracking or Tracking()) if is_main else Tracking()
+            on_data = on_data if is_main else None
+            return _run(data, recipe, folder, accelerator, own_progress, on_data, initialization, own_tracking)
     except KeyboardInterrupt:  # while images are read, or a second Ctrl-C
         raise Interrupted(
             "Training was stopped immediately",
@@ -112,22 +126,43 @@ def _run(
     accelerator: Accelerator,
     progress: Progress,
     on_data: Callable[[TrainingData], None] | None,
+    initialization: Initialization | None,
+    tracking: Tracking,
 ) -> RunResult:
     summary = folder.finished()
-    if summary is not None:
+    if summary is not None and not is_extension(summary["recipe"], recipe.published()):
         _check_recipe(summary["recipe"], recipe, folder)
         progress.message(f"The run in {folder.path} is finished; there is nothing left to do.")
+        if accelerator.is_main_process:
+            tracking.start(summary["recipe"], folder.read_results(), epoch=None)
         return _result(folder, summary)
     with accelerator.main_process_first():
-        training_data = data if isinstance(data, TrainingData) else open_training_data(data[0], recipe, data[1], progress)
+        seen = () if initialization is None else initialization.parent.seen_images
+        training_data = data if isinstance(data, TrainingData) else open_training_data(data[0], recipe, data[1], progress, seen)
     if on_data is not None:
         on_data(training_data)
     with fork_random_state(accelerator.device), deterministic(recipe.trainer.deterministic), stop_on_signals() as stop:
-        run = Run(recipe, training_data, folder, accelerator, progress, stop)
+        run = Run(recipe, training_data, folder, accelerator, progress, stop, initialization, tracking)
         run.begin()
         run.train_epochs()
         summary = run.export()
     return _result(folder, summary)
+
+
+def _check_network(recipe: Recipe, num_classes: int) -> None:
+    """Builds a network that is not a ResLink once, so that its faults are found before the images are read."""
+    if recipe.model.is_external:
+        check_training(build_network(recipe.network(num_classes), 0, recipe.builder()))
+
+
+def _check_parent_is_kept(initialization: Initialization, out: Path) -> None:
+    parent = initialization.parent.folder
+    if parent is not None and parent.resolve().is_relative_to(out.resolve()):
+        raise UsageError(
+            f"The parent {parent} lies in the run folder {out}",
+            "A fine-tuned network is written to another run folder than its parent",
+            "Choose another --out, or omit --init and add --resume to train the same run for more epochs",
+        )
 
 
 def _check_recipe(before: Row, recipe: Recipe, folder: RunFolder) -> None:
@@ -135,7 +170,7 @@ def _check_recipe(before: Row, recipe: Recipe, folder: RunFolder) -> None:
     if changes:
         raise UsageError(
             f"The finished run in {folder.path} had another recipe: {'; '.join(changes[:5])}",
-            "--resume continues with the same recipe",
+            "--resume continues with the same recipe, or with more epochs",
             "Choose another --out, or start again with --overwrite",
         )
 

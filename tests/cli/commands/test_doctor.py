@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -23,6 +24,8 @@ def test_doctor_passes_here(tmp_path: Path) -> None:
     assert found["ok"] is True
     assert {check["name"] for check in found["checks"]} >= {"python", "packages", "torch", "threads", "memory", "writing"}
     assert not list(tmp_path.iterdir())
+    listed = {(one["package"], one["version"], one["file"]) for one in found["native_libraries"]}
+    assert listed == {(library.package, library.version, library.file) for library in doctor.native_libraries()}
 
 
 def test_doctor_advises_where_something_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +57,20 @@ def test_bundled_native_libraries_are_listed() -> None:
     assert {("opencv-python-headless", "libavcodec"), ("opencv-python-headless", "libssl")} <= libraries
     assert any(package == "pillow" and file.startswith("libjpeg") for package, file in libraries)
     assert all(re.search(r"\.(so|dylib|dll)", library.file) for library in doctor.native_libraries())
+
+
+def test_libraries_of_every_kind_of_wheel_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux wheels have them in PACKAGE.libs, those of macOS in .dylibs, and some in the package itself."""
+    files = (
+        *("some.libs/zstd-1a2b.so.1", "some/.dylibs/avcodec.61.dylib", "some/lib/libcuda.so.12", "some.libs/avformat.dll"),
+        *("some/_extension.cpython-311-x86_64-linux-gnu.so", "some/library.py", "some.libs/README"),
+    )
+    record = "\n".join(f"{file},sha256=x,1" for file in files)
+    package = SimpleNamespace(metadata={"Name": "some"}, version="2", read_text={"RECORD": record}.get)
+    monkeypatch.setattr(doctor.metadata, "distributions", lambda: [package])
+    assert [library.file for library in doctor.native_libraries()] == [
+        *("avcodec.61.dylib", "avformat.dll", "libcuda.so.12", "zstd-1a2b.so.1")
+    ]
 
 
 def test_telemetry_that_is_loaded_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

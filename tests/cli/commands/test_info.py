@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 from typer.testing import CliRunner, Result
@@ -19,7 +20,8 @@ def invoke(*words: str | Path) -> Result:
 def test_info_lists_the_capabilities() -> None:
     facts = json.loads(invoke("info", "--json").stdout)
     assert facts["version"] == __version__
-    assert facts["variants"] == ["reslink_paper", "reslink_small", "reslink_context"]
+    assert facts["variants"][:4] == ["reslink_paper", "reslink_small", "reslink_context", "reslink_notebook"]
+    assert ("densenet121" in facts["variants"]) is (find_spec("monai") is not None)
     assert {"brain", "subdural", "stroke", "bone", "three"} == set(facts["windows"])
     assert "auroc" in facts["metrics"]
     assert facts["devices"][0] == "cpu"

@@ -70,7 +70,7 @@ def test_a_port_in_use(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
-def test_it_prints_the_url(host: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_prints_the_url(host: str, shown: str, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import uvicorn
 
     from reslink.serving.http import models
@@ -83,7 +83,7 @@ def test_it_prints_the_url(host: str, shown: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(models, "load_onnx_bundle", lambda _: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(uvicorn.Server, "run", lambda _, sockets: bound.append(sockets[0].getsockname()[1]))
-    code, text = said("bundle", "--host", host, "--port", "0")
+    code, text = said(str(finished_run / "bundle"), "--host", host, "--port", "0")
     assert code == 0
     assert re.findall(r"http://\S+", text) == [f"http://{shown}:{bound[0]}/"]
     assert "research use only" in text.lower()

@@ -243,6 +243,7 @@ def test_allowed_leakage_is_reported_everywhere(leaky: Path, tmp_path: Path) -> 
     assert "Leaked cases excluded:" in (tmp_path / "evaluated" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("without_onnx_model")
 def test_the_metrics_of_a_run_and_of_evaluate_are_the_same(whole: tuple[Path, Result], tmp_path: Path) -> None:
     run = tmp_path / "run"
     said = json.loads(train(whole[0], "--out", run, "--json").stdout)

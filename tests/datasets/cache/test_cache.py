@@ -25,8 +25,11 @@ from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.errors import StorageError, UsageError
+from reslink.imaging.head_mask import SEVERAL_HEADS
+from reslink.imaging.image import NOTHING_STATED, Stated
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
+from reslink.imaging.units import NO_HU
 
 SMALL = Preprocess(size=64)
 
@@ -141,6 +144,11 @@ def test_bad_files_are_named_and_left_out(data: Path) -> None:
     assert again.failed == cache.failed
     (file,) = (data.parent / "cache").glob("*/pixels.npy")
     np.testing.assert_array_equal(np.load(file), cache.pixels)
+
+
+def test_a_contact_sheet_is_stated_as_such(data: Path, rng: np.random.Generator) -> None:
+    save(np.tile(head(rng), (2, 2)), data / "a" / "00.png")
+    assert [stated.excluded for stated in open_cache(data).stated] == [SEVERAL_HEADS, *[None] * 11]
 
 
 def test_nothing_readable(data: Path) -> None:
@@ -369,19 +377,36 @@ def test_a_deleted_file_is_named(data: Path, tmp_path: Path) -> None:
 
 def test_mixed_units_and_remarks_of_the_readers_are_said_once(data: Path, rng: np.random.Generator) -> None:
     hu = np.where(head(rng) == 255, 900, np.where(head(rng) > 0, 30, -1000)).astype(np.float32)
+    hu[:4] = -100  # fat
     for i in range(3):
         np.save(data / "a" / f"{i}.npy", hu + 1024)
         np.save(data / "b" / f"{i}.npy", hu + rng.normal(0, 5, hu.shape))
     for folder in ("cache", "cache", "again"):  # the remarks are stored with the rows
         cache = open_cache(data, folder)
-        units, remark = cache.notes
+        units, remark, few = cache.notes
         assert units.startswith(
             "Units: the data set mixes 12 images in gray values, 6 images in CT in HU. CT in HU gets a fixed"
         )
         assert remark == "3 images, the first: holds HU + 1024 by its histogram; the values are converted to HU"
+        assert few.startswith("3 images, the first: holds only a few different values, as masks and blank images do")
     for path in data.glob("?/??.png"):
         path.unlink()
     assert [note for note in open_cache(data).notes if note.startswith("Units")] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_few"),
+    [("mask", True), ("mask.jpg", True), ("label map", True), ("blank", True), ("head", False), ("dark head", False)],
+)
+def test_images_that_look_like_masks_are_counted(data: Path, rng: np.random.Generator, kind: str, has_few: bool) -> None:
+    gray = np.clip(head(rng) * 0.5 + rng.normal(20, 5, (80, 80)), 0, 255).astype(np.uint8)
+    mask = np.zeros((80, 80), np.uint8)
+    mask[30:40, 30:45], mask[32:36, 32:36] = 2, 4
+    pixels = {"label map": mask, "blank": np.zeros_like(mask), "head": gray, "dark head": gray // 8}.get(kind, (mask > 0) * 255)
+    for i in range(2):
+        Picture.fromarray(pixels.astype(np.uint8)).save(data / "b" / f"m{i}{'.jpg' if kind == 'mask.jpg' else '.png'}")
+    notes = open_cache(data).notes
+    assert [note.startswith("2 images, the first: holds only a few different values") for note in notes] == [True] * has_few
 
 
 def test_the_stated_unit_decides_the_pixels_and_is_part_of_the_key(data: Path, rng: np.random.Generator) -> None:
@@ -397,3 +422,11 @@ def test_the_stated_unit_decides_the_pixels_and_is_part_of_the_key(data: Path, r
     np.testing.assert_array_equal(caches["hu"].pixels[0], caches[None].pixels[0])
     assert (caches["mr"].pixels[0] != caches["hu"].pixels[0]).any()
     assert len({tuple(cache.hashes) for cache in caches.values()}) == 1
+
+
+def test_files_that_a_model_refuses_are_counted_by_reason() -> None:
+    localizer = Stated("CT", excluded="localizer, not a slice")
+    assert pixel_cache._excluded_notes([localizer, NOTHING_STATED, localizer, Stated(excluded=NO_HU)]) == [
+        "A model refuses 2 images: localizer, not a slice",
+        f"A model refuses 1 image: {NO_HU}",
+    ]

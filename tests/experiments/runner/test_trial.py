@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from reslink.datasets.manifest import Manifest
 from reslink.experiments.runner.experiment import Experiment
 from reslink.experiments.runner.trial import SharedData, Trial
+from reslink.training.recipe.recipe import load_recipe, network_settings
 
 
 def test_the_key_depends_on_all_that_determines_the_weights(
@@ -27,3 +29,14 @@ def test_the_key_depends_on_all_that_determines_the_weights(
     assert same.key(data) == trial.key(data)
     assert len({trial.key(data), *(other.key(data) for other in others)}) == 5
     assert trial.key(data) != trial.key(SharedData(toy_patients, "another digest", ("a",), experiment.out))
+
+
+def test_the_key_depends_on_the_code_of_your_own_network(toy_patients: Manifest, tmp_path: Path) -> None:
+    code = tmp_path / "nets.py"
+    code.write_text("def build(): ...\n")
+    data = SharedData(toy_patients, "digest", ("a",), tmp_path)
+    recipe = load_recipe(None, network_settings(f"{code}:build").items())
+    key = Trial("full", 0, recipe, ("train",)).key(data)
+    assert Trial("full", 0, recipe, ("train",)).key(data) == key
+    code.write_text("def build(): return 1\n")
+    assert Trial("full", 0, recipe, ("train",)).key(data) != key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image as Picture
 from scipy import ndimage
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.scope import Scope
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.experiments.transfer.transfer import TransferOptions, transfer
@@ -171,3 +173,34 @@ def test_manifest_keeps_the_label_that_was_given(external):
     assert {case.extra["given_label"] for case in manifest.cases} == set(MAP)
     with pytest.raises(UsageError, match="No case is left"):
         Manifest.open(external, labels=LABELS, rename=dict.fromkeys(MAP))
+
+
+def test_refused_images_are_counted_beside_the_metrics(made, tmp_path):
+    """Of the internal data 4 images are CT, of the external data 6; a data set of CT alone fails."""
+    loaded = replace(Bundle.load(made / "bundle"), scope=Scope(modality="MR"))
+    bundle = loaded.with_decision(loaded.decision, tmp_path / "mr").folder
+    rng = np.random.default_rng(0)
+    for name, n, n_ct in (("home", 12, 4), ("away", 14, 6), ("ct", 3, 3)):
+        (tmp_path / name).mkdir()
+        rows = ["path,label,unit"]
+        for i in range(n):
+            head, unit = np.hypot(*(np.mgrid[:64, :64] - 32)) < 28, "hu" if i < n_ct else "mr"
+            texture = np.kron(rng.uniform(0.2, 1, (16, 16)), np.ones((4, 4)))
+            pixels = np.where(head, texture * 80, -1000) if unit == "hu" else head * texture * 900
+            np.save(tmp_path / name / f"{i:02d}.npy", pixels)
+            rows.append(f"{i:02d}.npy,{LABELS.names[i % 2]},{unit}")
+        (tmp_path / name / "manifest.csv").write_text("\n".join(rows))
+    result = run(bundle, [tmp_path / "away", tmp_path / "ct"], tmp_path / "out", internal=tmp_path / "home")
+    text = "refused and not counted: the file is CT, and the model is for MR of the head"
+    assert result["facts"]["Internal metrics"] == f"8 images of the internal data; 4 images {text}"
+    assert result["facts"]["Images of away"].startswith("8 in ")
+    assert result["facts"]["Images of away"].endswith(f"; 6 images {text}")
+    assert {(row["data"], row["n_refused"]) for row in table(result, "drop")} == {("away", 6)}
+    assert f"away: 6 images {text}." in result["answer"]
+    [failure] = result["failed"]
+    assert (failure["run"], failure["reason"][:26]) == ("ct", "All 3 images are refused; ")
+    page = (tmp_path / "out" / "transfer" / "report.html").read_text()
+    assert "efused images</th>" in page
+    assert f"6 images {text}" in page
+    with (tmp_path / "out" / "transfer" / "experiment.csv").open(newline="") as stream:
+        assert {row["n_refused"] for row in csv.DictReader(stream)} == {"6"}

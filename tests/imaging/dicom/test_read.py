@@ -11,10 +11,12 @@ import pytest
 from pydicom import uid
 from pydicom.sequence import Sequence
 
+from reslink.datasets.phantom.cohort import render_slice
 from reslink.errors import InputError
 from reslink.imaging.image import Image
-from reslink.imaging.orientation import Orientation
+from reslink.imaging.orientation import NOT_STATED, Orientation
 from reslink.imaging.reading import read_image
+from reslink.imaging.units import NO_HU
 
 STORED = b.picture(48, 40).astype(np.uint16) * 16
 CT = {"Modality": "CT", "SOPClassUID": b.CT_CLASS, "RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "HU"}
@@ -46,6 +48,91 @@ def test_a_secondary_capture_is_gray() -> None:
 
 def test_ct_without_a_rescale_is_not_called_hu() -> None:
     assert read(**{**CT, "RescaleSlope": "", "RescaleIntercept": "", "RescaleType": ""}).unit == "MR"
+
+
+HEAD = np.rint(render_slice(4, 1, level=10.0, sequence="CT", size=128).pixels).astype(np.int32).clip(-1024, 3071)
+
+
+LUT = {"LUTDescriptor": [4096, 0, 16], "ModalityLUTType": "US", "LUTData": np.arange(4096, dtype="<u2").tobytes()}
+
+
+@pytest.mark.parametrize(("offset", "lut"), [(0, None), (1024, None), (1024, LUT)])
+def test_the_histogram_decides_about_ct_without_a_rescale(offset: int, lut: dict[str, Any] | None) -> None:
+    """As about NIfTI and NPY."""
+    tags = {"Modality": "CT", "SOPClassUID": b.CT_CLASS, "PixelRepresentation": int(not offset)}
+    tags |= {} if lut is None else {"ModalityLUTSequence": b.sequence(**lut)}
+    image = read((HEAD + offset).astype(np.int16), **tags)
+    np.testing.assert_array_equal(image.pixels, HEAD)
+    assert (image.unit, image.modality, image.excluded) == ("HU", "CT", None)
+    assert image.notes[-1] == "its header states no rescale to HU; its values are read as HU by their histogram"
+
+
+@pytest.mark.parametrize(
+    ("array", "tags", "reason"),
+    [
+        (STORED, {"RescaleSlope": "", "RescaleIntercept": "", "RescaleType": ""}, NO_HU),
+        (HEAD + 1024, {"RescaleIntercept": 0}, "its header states HU, but its values are HU + 1024 by their histogram"),
+        (HEAD + 1000, {"RescaleIntercept": ""}, "its header states HU, but its values are HU + 1000 by their histogram"),
+        (HEAD.clip(0, 80) * 800, {"RescaleIntercept": 0}, "its header states HU, but its values exceed 32767"),
+        *[
+            (HEAD + 1024, {"RescaleType": kind}, f"its header states that its values are {kind}, not HU")
+            for kind in ("OD", "Z_EFF", "MGML", "EDW", "PCT")
+        ],
+    ],
+)
+def test_ct_without_hounsfield_units_is_not_classified(array: np.ndarray, tags: dict[str, Any], reason: str) -> None:
+    image = read(array.clip(0).astype(np.uint16), **{**CT, "BodyPartExamined": "HEAD", **tags})
+    assert (image.unit, image.modality) == ("MR", "CT")
+    assert image.excluded == reason
+
+
+@pytest.mark.parametrize(("top", "intercept"), [(1023, 0), (4095, 0), (4095, -1024)])
+def test_a_picture_with_its_window_burned_in_is_not_classified_although_it_states_hu(top: int, intercept: int) -> None:
+    rng = np.random.default_rng(3)
+    head = HEAD + rng.normal(0, 4, HEAD.shape)
+    for low, high in ((0, 80), (-50, 130)):
+        array = np.rint((head.clip(low, high) - low) / (high - low) * top).astype(np.uint16)
+        image = read(array, **{**CT, "BodyPartExamined": "HEAD", "RescaleIntercept": intercept})
+        assert (
+            image.excluded
+            == "its header states HU, but its values are those of a picture with its window burned in, by their histogram"
+        )
+
+
+@pytest.mark.parametrize("top", [200, 1000, 3071])
+def test_hounsfield_units_may_be_clipped(top: int) -> None:
+    image = read((HEAD.clip(None, top) + 1024).astype(np.uint16), **{**CT, "BodyPartExamined": "HEAD"})
+    assert (image.unit, image.excluded) == ("HU", None)
+
+
+def test_a_unit_that_the_user_states_lifts_the_exclusion_of_ct_without_a_rescale() -> None:
+    noise = b.written(b.dataset(STORED, Modality="CT", SOPClassUID=b.CT_CLASS, BodyPartExamined="HEAD"))
+    assert (read_image(noise).excluded, read_image(noise, "hu").excluded) == (NO_HU, None)
+
+
+def test_ct_of_eight_bits_is_a_picture_also_with_a_rescale_by_one() -> None:
+    image = read((HEAD.clip(0, 80) * 3).astype(np.uint8), **{**CT, "RescaleIntercept": 0})
+    assert (image.unit, image.modality, image.white) == ("gray", "CT", 255.0)
+
+
+def test_a_brain_without_its_skull_is_in_hounsfield_units() -> None:
+    image = read(HEAD.clip(0, 80).astype(np.uint16), **{**CT, "BodyPartExamined": "HEAD", "RescaleIntercept": 0})
+    assert (image.unit, image.excluded) == ("HU", None)
+
+
+@pytest.mark.parametrize("kind", ["HU", "hu", "US", "HOUNSFIELD", ""])
+def test_rescale_types_of_hounsfield_units(kind: str) -> None:
+    image = read((HEAD + 1024).astype(np.uint16), **{**CT, "RescaleType": kind})
+    assert (image.unit, image.excluded, image.notes) == ("HU", None, (NOT_STATED,))
+
+
+@pytest.mark.parametrize("modality", [None, "", "ct", " CT "])
+@pytest.mark.parametrize("sop_class", [b.CT_CLASS, b.ENHANCED_CT])
+def test_the_sop_class_states_a_missing_modality(modality: str | None, sop_class: str) -> None:
+    image = read((HEAD + 1024).astype(np.uint16), **{**CT, "SOPClassUID": sop_class, "Modality": modality})
+    assert (image.unit, image.modality, image.excluded) == ("HU", "CT", None)
+    np.testing.assert_array_equal(image.pixels, HEAD)
+    assert read(SOPClassUID=b.MR_CLASS, Modality=modality if modality in (None, "") else "mr").modality == "MR"
 
 
 def test_signed_pixels_keep_their_sign() -> None:

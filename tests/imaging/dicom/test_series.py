@@ -12,7 +12,7 @@ import pytest
 from pydicom import dcmread, uid
 
 from reslink.errors import InputError
-from reslink.imaging.dicom.series import group_files, group_slices
+from reslink.imaging.dicom.series import ALTERNATING_ACQUISITIONS, SEVERAL_OWNERS, group_files, group_slices
 from reslink.imaging.image import slice_format
 from reslink.imaging.reading import read_image, read_series, read_with_geometry
 from reslink.imaging.search import find_images
@@ -93,6 +93,61 @@ def test_files_without_a_series_uid_are_no_series(tmp_path: Path, uids: tuple[st
     assert group_slices(slices) == []
 
 
+@pytest.mark.parametrize(
+    ("owners", "groups"),
+    [
+        (["A", "A", "B", "B"], [([0, 1], None), ([2, 3], None)]),
+        (["A", "B", "C", "D"], [([0, 1, 2, 3], SEVERAL_OWNERS)]),
+        (["A", "A", "A", "B"], [([0, 1, 2, 3], SEVERAL_OWNERS)]),
+        (["A", "", "A", ""], [([0, 1, 2, 3], None)]),
+        (["^Some", "^Some", "^One", "^One"], [([0, 1], None), ([2, 3], None)]),
+        (["A", "A", "^Some", "^One"], [([0, 1, 2, 3], None)]),
+    ],
+)
+def test_slices_of_several_patients_with_one_series_uid(
+    tmp_path: Path, owners: list[str], groups: list[tuple[list[int], str | None]]
+) -> None:
+    """Some programs write one Series Instance UID into the files of all patients; others write a new patient into each file."""
+    slices = []
+    for i, owner in enumerate(owners):
+        tags = {"ImageOrientationPatient": AXIAL, "ImagePositionPatient": [3, 4, 5.0 * i], "SeriesInstanceUID": "2.25.7"}
+        tags["PatientName" if "^" in owner else "PatientID"] = owner
+        (tmp_path / f"{i}.dcm").write_bytes(b.written(b.dataset(STORED, **{**CT, **tags})))
+        image, geometry = read_with_geometry(tmp_path / f"{i}.dcm")
+        slices.append((geometry, slice_format(image)))
+    assert [(group.indices, group.refusal) for group in group_slices(slices)] == groups
+    if len(groups) == 1 and groups[0][1] is None:
+        assert read_series(tmp_path).pixels.shape == (4, *STORED.shape)
+    else:
+        with pytest.raises(InputError, match="belong to different series, studies or patients"):
+            read_series(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("acquisitions", "alternate"),
+    [
+        ("ABABAB", True),
+        ("AABBAA", True),
+        ("AAABBB", False),
+        ("ABCDEF", False),
+        ("AABBCC", False),
+        ("AAAAAA", False),
+        ("      ", False),
+    ],
+)
+def test_acquisitions_at_alternating_positions_are_noted(tmp_path: Path, acquisitions: str, alternate: bool) -> None:
+    for i, acquisition in enumerate(acquisitions):
+        tags = {"ImageOrientationPatient": AXIAL, "ImagePositionPatient": [3, 4, 2.5 * i], "SeriesInstanceUID": "2.25.7"}
+        if acquisition != " ":
+            tags["AcquisitionNumber"] = ord(acquisition)
+        (tmp_path / f"{i}.dcm").write_bytes(b.written(b.dataset(STORED, **{**CT, **tags})))
+    slices = [(geometry, slice_format(image)) for image, geometry in map(read_with_geometry, sorted(tmp_path.iterdir()))]
+    [group] = group_slices(slices)
+    expected = (ALTERNATING_ACQUISITIONS,) if alternate else ()
+    assert (group.refusal, group.notes) == (None, expected)
+    assert tuple(note for note in read_series(tmp_path).notes if "acquisitions" in note) == expected
+
+
 @pytest.mark.parametrize("cosines", [[1, 0, 0, 0, -1, 0], [-1, 0, 0, 0, -1, 0], [0, 1, 0, 1, 0, 0]])
 def test_a_series_of_any_direction_is_the_same_volume(tmp_path: Path, cosines: list[float]) -> None:
     """From the feet to the head in the radiological view, also where the normal of the stored slices points to the feet."""
@@ -138,6 +193,8 @@ def test_spacings_are_compared_where_the_first_slice_states_none(tmp_path: Path)
         ({"ImageOrientationPatient": [1, 0, 0, 0, -1, 0]}, "odd.dcm and .* have different orientations"),
         ({"ImagePositionPatient": [3, 4, 5.0]}, "odd.dcm.* have the same position"),
         ({"SeriesInstanceUID": "2.25.8"}, "odd.dcm and .* belong to different series"),
+        ({"StudyInstanceUID": "2.25.8"}, "odd.dcm and .* belong to different series, studies or patients"),
+        ({"PatientID": "other"}, "odd.dcm and .* belong to different series, studies or patients"),
         ({"PixelSpacing": [0.6, 0.6]}, "odd.dcm and .* have different pixel spacings"),
         ({"ImagePositionPatient": None}, "odd.dcm does not state the position of its slice"),
         ({"RescaleSlope": "nan"}, "odd.dcm cannot be read"),
@@ -145,8 +202,9 @@ def test_spacings_are_compared_where_the_first_slice_states_none(tmp_path: Path)
     ],
 )
 def test_a_series_with_an_odd_file_is_refused_by_name(tmp_path: Path, odd: dict[str, Any], message: str) -> None:
-    write_series(tmp_path, [0.0, 5.0, 10.0])
-    common = {"ImageOrientationPatient": AXIAL, "SeriesInstanceUID": "2.25.7", "PixelSpacing": [0.5, 0.5]}
+    owner = {"StudyInstanceUID": "2.25.6", "PatientID": "P"}
+    write_series(tmp_path, [0.0, 5.0, 10.0], **owner)
+    common = {"ImageOrientationPatient": AXIAL, "SeriesInstanceUID": "2.25.7", "PixelSpacing": [0.5, 0.5], **owner}
     ds = b.dataset(STORED, **{**CT, **common, "ImagePositionPatient": [3, 4, 15.0], **odd})
     (tmp_path / "odd.dcm").write_bytes(b.written(ds))
     with pytest.raises(InputError, match=message):

@@ -138,3 +138,29 @@ def test_a_gzip_bomb_is_refused() -> None:
     data = b.zipped(b.nifti(*ras()) + bytes(100 << 20))
     with pytest.raises(InputError, match="inflates to more than its header gives"):
         read_image(data)
+
+
+@pytest.mark.parametrize(
+    ("cut", "edges"),
+    [
+        (np.s_[:, :, :], ("R", "L", "A", "P")),
+        (np.s_[:, :, 5:6], ("R", "L", "A", "P")),
+        (np.s_[:, 5:6, :], ("R", "L", "H", "F")),
+        (np.s_[5:6, :, :], ("A", "P", "H", "F")),
+    ],
+)
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1)])
+def test_the_sides_of_the_patient(cut: tuple[slice, ...], edges: tuple[str, ...], flips: tuple[int, ...]) -> None:
+    """A bright corner at the right, front and top of the head is where the letters say."""
+    array, affine = ras()
+    stored = np.zeros_like(array[cut])
+    stored[-(stored.shape[0] // 2) :, -(stored.shape[1] // 2) :, -(stored.shape[2] // 2) :] = 1000
+    target = np.array([[axis, flip] for axis, flip in enumerate(flips)])
+    image = read_image(nibabel.Nifti1Image(stored, affine).as_reoriented(target).to_bytes(), "mr").slices()[-1]
+    assert image.edges == edges
+    rows, columns = np.nonzero(image.pixels)
+    center_row, center_column = rows.mean() / image.pixels.shape[0], columns.mean() / image.pixels.shape[1]
+    assert (edges[0] in "RA") == (center_column < 0.5)
+    assert (edges[2] in "AH") == (center_row < 0.5)
+    unstated = b.nifti(array[cut], affine, qform_code=0, sform_code=0)
+    assert read_image(unstated, "mr").edges is None

@@ -32,7 +32,7 @@ def test_arrays_that_are_not_images_are_refused(array: np.ndarray, message: str)
 
 
 def test_units_of_arrays() -> None:
-    ct = np.where(PICTURE > 100, 40, -1000).astype(np.int16)
+    ct = np.select([PICTURE > 100, PICTURE > 85], [40, -100], -1000).astype(np.int16)  # soft tissue, fat, air
     assert read_image(b.npy(ct)).unit == "HU"
     assert read_image(b.npy(ct.astype(np.float64))).unit == "HU"
     assert read_image(b.npy(ct / 7)).unit == "MR"

@@ -126,6 +126,19 @@ def test_transparent_pixels_are_black() -> None:
     np.testing.assert_array_equal(pixels[8:], PICTURE[8:])
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PNG of 8 bits", "PNG of 16 bits"])
+def test_a_fully_transparent_picture_is_an_error(mode: str) -> None:
+    if mode in ("RGBA", "LA"):
+        image = GRAY.convert(mode)
+        image.putalpha(0)
+        data = b.saved(image, "PNG")
+    else:
+        blank = np.full(SHAPE, 7, np.uint8 if "8" in mode else np.uint16)
+        data = b.saved(Pillow.fromarray(blank), "PNG", transparency=7)
+    with pytest.raises(InputError, match=r"is fully transparent.*without an alpha channel"):
+        read_image(data)
+
+
 def test_color_becomes_luminance() -> None:
     colors = np.zeros((32, 48, 3), np.uint8)
     colors[:, :16, 0] = colors[:, 16:32, 1] = colors[:, 32:, 2] = 255

@@ -19,6 +19,7 @@ from pydicom import uid
 from reslink.errors import InputError
 from reslink.imaging.reading import read_image
 from reslink.imaging.sandbox import pool
+from reslink.imaging.sandbox.guarded_process import GuardedProcess
 
 STORED = b.picture(64, 48).astype(np.uint16) * 16
 
@@ -50,6 +51,13 @@ def test_a_child_that_dies_at_work_costs_one_file(monkeypatch: pytest.MonkeyPatc
         read_image(COMPRESSED)
     assert victim.process.returncode == -signal.SIGKILL
     assert read_image(COMPRESSED).pixels.shape == STORED.shape
+
+
+def test_modules_of_the_working_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of images from somebody else may hold a file with the name of a standard module."""
+    (tmp_path / "resource.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    assert GuardedProcess("reslink.imaging.sandbox.worker").close() == 0
 
 
 def test_a_child_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_external_data_is_listed_by_name(run, make_run):
     evidence = read_evidence(run, [other])
     assert "hospital-b: accuracy" in item(fill("claim", evidence), "32").text
     section = write_review(run, evidence).read_text().partition('id="external"')[2]
-    assert "external: none of the 60 images is in the data of the run" in section
+    assert "external: none of the 60 files is in the data of the run; copies of its " in section
     assert "External data were not evaluated" not in section
 
 
@@ -267,3 +267,15 @@ def test_a_run_without_evaluation_and_a_folder_without_results_are_refused(run, 
         read_evidence(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="Did you mean 'claim'"):
         fill("claims", read_evidence(run))
+
+
+def test_refused_images_stand_beside_every_number(run):
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    reason = "the file is CT, and the model is for MR of the head"
+    evaluation |= {"n_refused": 2, "refused": {"a.dcm": reason, "b.dcm": reason}}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    claim = fill("claim", read_evidence(run))
+    text = f"2 images refused and not counted: {reason}"
+    for number in ("13", "19", "35", "36"):
+        assert text in item(claim, number).text, number
+    assert "Refused and not counted: 2" in item(claim, "33").text

@@ -86,3 +86,14 @@ def test_an_evaluation_folder_without_a_split_is_compared_by_its_predictions() -
 def test_without_hashes_it_is_unknown() -> None:
     assert origin_of(RUN, {}, [{"path": "a.png"}]).kind == "unknown"
     assert origin_of(RunFolder("run"), {}, rows("a")).kind == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("leakage", "images"), [({"status": "none found"}, "test images"), ({"status": "unknown"}, "images"), (None, "images")]
+)
+def test_external_data_say_what_could_not_be_compared(leakage: dict[str, Any] | None, images: str) -> None:
+    """Copies of training images in another format are found by the fingerprints of the bundle, if it has them."""
+    reason = origin_of(RUN, {"leakage": leakage}, rows("xyz")).reason
+    assert reason == (
+        f"none of the 3 files is in the data of the run; copies of its {images} in another file format are not recognized"
+    )

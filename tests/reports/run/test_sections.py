@@ -49,6 +49,27 @@ def test_the_split_table_counts_images_and_groups():
     assert split_table([]) is None
 
 
+def test_an_image_that_is_not_used_leaks_nothing():
+    rows = [
+        {"sample_id": str(i), "label": "a", "split": split, "group": "g1", "patient_id": "p1"}
+        for i, split in enumerate(("test", "unused"))
+    ]
+    table = split_table(rows)
+    assert (table["splits"], table["shared"], table["images"], table["groups"]) == (["test", "unused"], 0, 2, 1)
+
+
+def test_a_fine_tuned_and_extended_run_says_so():
+    lineage = [
+        {"name": None, "weights_sha256": "ab" * 32, "license": "CC BY 4.0", "labels": ["a", "b"]},
+        {"name": "ct", "weights_sha256": "cd" * 32, "license": "CC BY 4.0", "labels": ["a", "b"]},
+    ]
+    extensions = [{"after_epoch": 1, "from_epochs": 1, "to_epochs": 2}]
+    bundle = {"labels": ["a", "b"], "lineage": lineage, "provenance": {"extensions": extensions}}
+    rows = dict(facts(RunFolder("run", bundle=bundle, epochs=[{}, {}])))
+    assert rows["Epochs"] == "2 (extended after epoch 1)"
+    assert rows["Fine-tuned from"] == ("a bundle (weights abababababab…), which was fine-tuned from ct (weights cdcdcdcdcdcd…)")
+
+
 def test_nested_settings_become_rows():
     settings = {"model": {"dims": [8, 16], "name": None}, "seed": 3}
     assert flatten_settings(settings) == [("model.dims", "8, 16"), ("model.name", "–"), ("seed", "3")]

@@ -50,6 +50,7 @@ INCOMPLETE = {
     "two of twenty": headers([EVEN[3], EVEN[17]], [4, 18]),
     "every second": headers(EVEN[::2], list(range(1, 21, 2))),
     "thin slices stated": headers([0.0, 5.0, 15.0], SpacingBetweenSlices=5.0) + headers([20.0, 25.0], SpacingBetweenSlices=5.0),
+    "stated distance at one end": headers([0.0, 5.0, 10.0, 20.0, 30.0], SpacingBetweenSlices=5.0),
     "stated number": headers(EVEN[:10], NumberOfSeriesRelatedInstances=20),
     "stated in one header": [*headers(EVEN[:9]), *headers([45.0], NumberOfSeriesRelatedInstances="20")],
     "stated by the acquisition": headers(EVEN[:10], ImagesInAcquisition=20, AcquisitionNumber=1),

@@ -30,11 +30,11 @@ def test_ten_series_and_two_kills_give_ten_results_of_each_kind(need_orthanc: No
         for one in sent:
             archive.add(one)
         for done, pause in ((1, 0.3), (4, 0.05)):  # while it works on one of the next
-            pacs.wait_for(lambda done=done: sum(archive.counts().values()) >= 3 * done, what=f"the result of {done} series")
+            pacs.wait_for(lambda done=done: archive.count() >= 3 * done, what=f"the result of {done} series")
             time.sleep(pause)
             node.kill()
             node.start().wait()
-        pacs.wait_for(lambda: len(archive.results()) >= 3 * SERIES, what="the result of every series")
+        pacs.wait_for(lambda: archive.count() >= 3 * SERIES, what="the result of every series")
         time.sleep(3)  # a duplicate would arrive now, and so would a result for a result that is routed stored
         studies = [str(one[0].StudyInstanceUID) for one in sent]
         assert archive.counts() == {(study, kind): 1 for study in studies for kind in pacs.CLASSES.values()}
@@ -82,7 +82,7 @@ def test_returned_results_are_discarded_and_a_second_run_replaces_them(
         pacs.Listener(bundle, tmp_path / "queue", f"ORTHANC@127.0.0.1:{archive.dicom}") as node,
     ):
         assert pacs.store(node.port, pacs.series(1)) == [0] * 10
-        pacs.wait_for(lambda: len(archive.results()) == 3, what="the results")
+        pacs.wait_for(lambda: archive.count() == 3, what="the results")
         first = {str(one.SOPInstanceUID): one.InstanceCreationTime for one in archive.results()}
         results = [dcmread(io.BytesIO(archive.bytes(f"/instances/{one}/file"))) for one in archive.ask("/instances")]
         assert {pacs.CLASSES[one.SOPClassUID] for one in results} == set(pacs.CLASSES.values())

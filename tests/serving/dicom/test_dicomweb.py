@@ -167,7 +167,25 @@ def test_instances_are_counted_if_the_archive_does_not_state_their_number(queue)
     assert client.poll() == 1
 
 
-@pytest.mark.parametrize(("reason", "permanent"), [(0xA700, False), (0xA900, True), (0xC000, True), (0x0122, True)])
+REASONS = [(0xA700, False), (0x0110, False), (0x0124, False), (0xA900, True), (0xC000, True), (0x0122, True)]
+
+
+def test_a_result_that_the_archive_has_is_sent(tmp_path):
+    archive, item, response = Archive(), Dataset(), Response()
+    item.FailureReason = 0x0111
+    archive.reply.FailedSOPSequence = Sequence([item])
+    path = next(pacs.write(tmp_path, pacs.series(1)[:1]).iterdir())
+    DicomWebSender(archive).send(path)
+    response.status_code, response._content = 409, JSON.format(0x0111).encode()
+
+    def refuse(_):
+        raise HTTPError("https://pacs.example/SECRET", response=response)
+
+    archive.store_instances = refuse
+    DicomWebSender(archive).send(path)
+
+
+@pytest.mark.parametrize(("reason", "permanent"), REASONS)
 def test_only_permanent_failures_are_permanent(tmp_path, reason, permanent):
     archive, item = Archive(), Dataset()
     item.FailureReason = reason

@@ -90,13 +90,15 @@ def test_sent_results_are_not_sent_again_after_a_failure(pipeline, queue, archiv
     assert sorted(archive.got) == ["0-map.dcm", "0-picture.dcm", "0-report.dcm"]
 
 
-def test_permanently_refused_results_are_moved_to_failed(pipeline, queue, archive):
+def test_permanently_refused_results_are_moved_to_failed(pipeline, queue, archive, caplog):
+    caplog.set_level(logging.INFO)
     key = put(queue, pacs.series(1))
     pipeline.process_next()
     archive.faults = [SendError("status 0xA900", permanent=True)]
     assert pipeline.deliver_results()
     assert archive.got == ["0-picture.dcm", "0-report.dcm"]
     assert [path.name for path in (queue.folder / "failed" / key).iterdir()] == ["0-map.dcm"]
+    assert "2 of 3 results sent" in caplog.text
 
 
 def test_a_refused_series_has_no_results_but_a_record(pipeline, queue, archive, caplog):
@@ -216,7 +218,7 @@ def test_late_slices_alone_are_refused(tmp_path, archive, bundle, caplog):
         pipeline.process_next()
         pipeline.deliver_results()
     assert len(archive.got) == 3
-    assert "late slices of a series that was classified before, 9 of its earlier slices are gone" in caplog.text
+    assert "late slices of a series that was received before, 9 of its earlier slices are gone" in caplog.text
 
 
 @pytest.mark.parametrize(("policy", "results"), [("mark", 3), ("refuse", 0)])

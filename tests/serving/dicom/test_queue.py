@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reslink.errors import UsageError
-from reslink.serving.dicom.queue import EXCLUDED, REFUSED, STATES, Queue
+from reslink.serving.dicom.queue import EXCLUDED, REFUSED, REPLACED, STATES, Queue
 
 
 @pytest.fixture
@@ -44,6 +44,13 @@ def test_an_instance_received_twice_counts_once(queue):
     queue.add("k", "1.1", b"b")
     [path] = (queue.folder / "receiving" / "k").glob("*.dcm")
     assert path.read_bytes() == b"b"
+
+
+def test_an_instance_that_arrives_again_with_other_content_is_counted(queue):
+    for instance, content in (("1.1", b"a"), ("1.1", b"a"), ("1.2", b"b"), ("1.2", b"c"), ("1.2", b"d")):
+        queue.add("k", instance, content)
+    assert queue.close("k")
+    assert queue.count_marks("working", "k", REPLACED) == 1
 
 
 def test_file_names_contain_no_uid(queue):
@@ -100,6 +107,49 @@ def test_a_refusal_of_late_slices_does_not_make_later_ones_a_series(tmp_path):
         queue.add("k", "1.4", b"d")
         assert queue.close("k")
         assert queue.missing("k") == 2, "two late slices would be classified as a series"
+
+
+@pytest.mark.parametrize("is_failed", [False, True])
+@pytest.mark.parametrize("again", ["1", "2"])
+def test_late_slices_of_a_series_without_results_are_no_series(tmp_path, is_failed, again):
+    """Programs that correct a series may give its slices other UIDs."""
+    with Queue(tmp_path / "q", keep=0.0).opened() as queue:
+        for i in range(4):
+            queue.add("k", f"1.{i}", b"a")
+        assert queue.close("k")
+        if is_failed:
+            queue.fail("k")
+        else:
+            queue.store_results("k", [], ["incomplete"])
+            queue.finish("k")
+            time.sleep(0.02)
+            queue.expire()
+        for _ in range(2):
+            queue.add("k", "1.8", b"b")
+            assert queue.close("k")
+            assert queue.missing("k") == 4, "one late slice would be classified as a series"
+            queue.store_results("k", [], ["late"])
+            queue.finish("k")
+            time.sleep(0.02)
+            queue.expire()
+        for i in range(3):
+            queue.add("k", f"{again}.{i}", b"c")
+        assert queue.close("k")
+        assert queue.missing("k") == 0, "a series was corrected: one of its slices was removed"
+
+
+def test_a_failed_series_keeps_the_results_that_were_refused_before(queue):
+    classified = [("0-report.dcm", b"r")]
+    queue.add("k", "1.1", b"a")
+    queue.close("k")
+    queue.store_results("k", classified, [])
+    queue.set_aside(queue.unsent("k")[0])
+    queue.finish("k")
+    queue.add("k", "1.2", b"b")
+    queue.close("k")
+    queue.fail("k")
+    assert (queue.folder / "failed" / "k" / "0-report.dcm").read_bytes() == b"r"
+    assert len(list((queue.folder / "failed" / "k").glob("*.dcm"))) == 3
 
 
 def test_slices_are_kept_while_late_slices_wait(tmp_path):

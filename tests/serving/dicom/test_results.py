@@ -48,6 +48,135 @@ def test_every_result_belongs_to_the_patient_and_study_of_the_source(series_resu
         assert "research use only" in dataset.SeriesDescription
 
 
+@pytest.fixture(scope="module")
+def five_slices(bundle, tmp_path_factory):
+    folder = pacs.write(tmp_path_factory.mktemp("five"), pacs.series(1)[3:8])
+    return classify_series(load_model(str(bundle)), read_head_series(folder))
+
+
+def results_of(classified, folder, change=None, **changes):
+    """The results of five classified slices with changed headers."""
+    slices = pacs.series(1, **changes)[3:8]
+    for i, one in enumerate(slices):
+        if change is not None:
+            change(one, i)
+    series = read_head_series(pacs.write(folder / "slices", slices))
+    results = create_results(replace(classified, series=series))
+    return {result.kind: read(result) for result in results}
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("ISO_IR 100", "Müller^Jürgen"),
+        ("ISO_IR 192", "山田^太郎"),
+        ("GB18030", "王^小东"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["ISO 2022 IR 13", "ISO 2022 IR 87"], "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+        ("ISO_IR 144", "Люкceмбypг"),
+        ("", "Plain^Name"),
+        (None, "Plain^Name"),
+    ],
+)
+@pytest.mark.parametrize("frame", ["2.25.4", None])
+def test_names_in_any_character_set_are_those_of_the_source(five_slices, tmp_path, character_set, name, frame):
+    results = results_of(
+        five_slices,
+        tmp_path,
+        SpecificCharacterSet=character_set,
+        PatientName=name,
+        ReferringPhysicianName=name,
+        FrameOfReferenceUID=frame,
+    )
+    assert list(results) == ["report", "picture", "map"]
+    for dataset in results.values():
+        assert (str(dataset.PatientName), str(dataset.ReferringPhysicianName)) == (name, name)
+        assert (dataset.get("SpecificCharacterSet") or None) == (character_set or None)
+
+
+def test_the_issuers_of_numbers_are_those_of_the_source(five_slices, tmp_path):
+    """An archive of several hospitals knows a patient by number and issuer."""
+    issuer = Dataset()
+    issuer.LocalNamespaceEntityID = "RIS"
+    changes = {"IssuerOfPatientID": "HOSPITAL", "IssuerOfAccessionNumberSequence": [issuer]}
+    for dataset in results_of(five_slices, tmp_path, **changes).values():
+        assert dataset.IssuerOfPatientID == "HOSPITAL"
+        assert dataset.IssuerOfAccessionNumberSequence[0].LocalNamespaceEntityID == "RIS"
+
+
+@pytest.mark.parametrize(("stated", "expected"), [("YES", "YES"), ("NO", "NO"), (None, "NO")])
+def test_a_picture_of_slices_with_burned_in_text_says_so(five_slices, tmp_path, stated, expected):
+    assert results_of(five_slices, tmp_path, BurnedInAnnotation=stated)["picture"].BurnedInAnnotation == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("PatientBirthDate", "19501399", ""),
+        ("StudyDate", "20209999", ""),
+        ("StudyTime", "256199", ""),
+        ("StudyTime", "101112", "101112"),
+        ("PatientName", ["A^B", "C^D"], ""),
+        ("PatientID", ["1", "2"], ["1", "2"]),
+        ("AccessionNumber", "A" * 40, "A" * 40),
+        ("SliceThickness", ["1", "2"], None),
+        ("SliceThickness", None, None),
+        ("Modality", None, None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value:UserWarning", "ignore:The value length:UserWarning")
+def test_values_that_break_the_standard_lose_no_result(five_slices, tmp_path, name, value, expected):
+    results = results_of(five_slices, tmp_path, **{name: value})
+    assert list(results) == ["report", "picture", "map"]
+    if expected is not None:
+        assert [str(dataset[name].value) for dataset in results.values()] == [str(expected)] * 3
+
+
+def without_spacing(one, _):
+    del one.PixelSpacing
+
+
+def without_all_frames_of_reference(one, i):
+    if i != 2:
+        del one.FrameOfReferenceUID
+
+
+def with_the_spacing_of_the_detector(one, _):
+    del one.PixelSpacing
+    one.ImagerPixelSpacing = [1.8, 1.9]
+
+
+def in_another_direction(one, _):
+    one.PixelSpacing, one.ImageOrientationPatient = [1.8, 1.9], [0, 1, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "spacing"),
+    [
+        (without_spacing, None),
+        (without_all_frames_of_reference, [232 / 128] * 2),
+        (with_the_spacing_of_the_detector, [1.8, 1.9]),
+        (in_another_direction, [1.8, 1.9]),
+    ],
+)
+def test_a_map_is_placed_as_its_slices_or_left_out(five_slices, tmp_path, change, spacing):
+    results = results_of(five_slices, tmp_path, change)
+    assert list(results) == ["report", "picture", "map"][: 3 if spacing else 2]
+    if spacing is None:
+        assert "there is no map" in results["report"].to_json()
+    else:
+        measures = results["map"].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        assert [float(value) for value in measures.PixelSpacing] == pytest.approx(spacing, abs=1e-5)
+
+
+def test_one_slice_without_a_position_has_no_map(bundle, tmp_path):
+    one = pacs.series(1)[5]
+    del one.ImagePositionPatient
+    series = read_head_series(pacs.write(tmp_path, [one]))
+    assert [result.kind for result in create_results(classify_series(load_model(str(bundle)), series))] == ["report", "picture"]
+
+
 @pytest.mark.data
 @pytest.mark.parametrize(("name", "slices"), [("ct_head", 30), ("mr_head", 24)])
 def test_results_of_a_real_series_are_valid(shared_data, need_dciodvfy, bundle, tmp_path, name, slices):

@@ -10,6 +10,7 @@ import pytest
 from pydicom import Dataset
 
 from reslink.imaging.dicom.modality import header_exclusion_reason
+from reslink.imaging.dicom.series import ALTERNATING_ACQUISITIONS
 from reslink.imaging.limits import silence_warnings
 from reslink.imaging.reading import read_series_files
 from reslink.serving.dicom.series import RefusedSeriesError, read_head_series, series_key
@@ -52,6 +53,12 @@ def test_a_head_is_read_in_order(folder, sequence, modality):
         ({"SOPClassUID": ""}, "10 of its files left out: its header has no SOPClassUID, by which results refer to it"),
         ({"StudyInstanceUID": None}, "its header has no StudyInstanceUID"),
         ({"SeriesInstanceUID": ""}, "its header has no SeriesInstanceUID"),
+        ({"StudyInstanceUID": ["1.2", "1.3"]}, "its header has no StudyInstanceUID"),
+        ({"RescaleType": "Z_EFF"}, "its header states that its values are Z_EFF, not HU"),
+        ({"PatientID": lambda one: f"SECRET{int(one.InstanceNumber) > 5}"}, "belong to different series, studies or patients"),
+        ({"StudyInstanceUID": lambda one: f"2.25.{one.InstanceNumber}"}, "belong to different series, studies or patients"),
+        ({"FrameOfReferenceUID": lambda one: f"2.25.{one.InstanceNumber}"}, "its slices have several frames of reference"),
+        ({"SOPInstanceUID": "2.25.1"}, "several of its slices have the same SOP Instance UID"),
     ],
 )
 def test_other_series_are_refused_without_patient_data(folder, changes, message):
@@ -59,6 +66,14 @@ def test_other_series_are_refused_without_patient_data(folder, changes, message)
         read_head_series(folder(pacs.series(1, **changes)))
     for word in ("SECRET", "2.25.", "/series"):
         assert word not in str(caught.value)
+
+
+def test_a_series_of_mosaics_is_refused(folder):
+    datasets = pacs.series(1)
+    for one in datasets:
+        one.PixelData = np.tile(one.pixel_array[::2, ::2], (2, 2)).tobytes()
+    with pytest.raises(RefusedSeriesError, match="several heads in one picture"):
+        read_head_series(folder(datasets))
 
 
 def test_long_headers_stay_with_their_slices(folder):
@@ -70,6 +85,27 @@ def test_long_headers_stay_with_their_slices(folder):
     assert [int(header.InstanceNumber) for header in series.headers] == list(range(1, 11))
     for one, image in zip(slices, series.slices, strict=True):
         assert np.array_equal(image.pixels, one.pixel_array * float(one.RescaleSlope) + float(one.RescaleIntercept))
+
+
+def test_a_file_of_two_frames_is_refused(folder):
+    one = pacs.series(1)[5]
+    one.NumberOfFrames, one.PixelData = 2, one.PixelData * 2
+    with pytest.raises(RefusedSeriesError, match="one of its files has several frames"):
+        read_head_series(folder([one]))
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value:UserWarning")
+@pytest.mark.parametrize("modality", [None, "ct"])
+def test_a_series_without_a_valid_modality_is_that_of_its_sop_class(folder, modality):
+    expected = read_head_series(folder(pacs.series(1)))
+    series = read_head_series(folder(pacs.series(1, Modality=modality)))
+    assert (series.modality, series.slices[0].unit, series.selected) == ("CT", "HU", expected.selected)
+
+
+def test_instances_with_changed_content_are_noted(folder):
+    assert read_head_series(folder(pacs.series(1)), replaced=2).notes == (
+        "2 of its instances arrived again with other content; the last ones are used",
+    )
 
 
 def test_a_localizer_among_slices_is_left_out(folder):
@@ -85,6 +121,11 @@ def test_a_tilted_gantry_is_noted_and_handled(folder):
     series = read_head_series(folder(pacs.series(1, ImagePositionPatient=moved)))
     assert series.notes == ("tilted gantry (27 degrees): slices are classified without correction",)
     assert len(series.selected) == 10
+
+
+def test_acquisitions_at_alternating_positions_are_noted(folder):
+    datasets = pacs.series(1, AcquisitionNumber=lambda one: int(one.InstanceNumber) % 2)
+    assert read_head_series(folder(datasets)).notes == (ALTERNATING_ACQUISITIONS,)
 
 
 def test_an_unstated_body_part_is_noted(folder):

@@ -274,7 +274,8 @@ def certificates(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tls")
     for name in ("ours", "other"):
         subject = "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:TRUE"
-        words = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 {subject} -keyout {name}.key -out {name}.pem"
+        key = f"-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.key"
+        words = f"openssl req -x509 {key} -days 2 {subject} -out {name}.pem"
         subprocess.run(words.split(), cwd=folder, check=True, capture_output=True)
     return folder
 
@@ -382,7 +383,10 @@ def report(tmp_path):
     return next(pacs.write(tmp_path / "report", [one]).iterdir())
 
 
-@pytest.mark.parametrize("status", [0x0000, 0xB000])
+PERMANENT = [(0xA700, False), (0x0110, False), (0x0124, False), (0xA900, True), (0xC123, True), (0x0122, True)]
+
+
+@pytest.mark.parametrize("status", [0x0000, 0xB000, 0x0111])
 def test_a_result_is_sent(archive, report, status):
     peer, got = archive(status)
     with StoreSender(peer, "RESLINK").session() as session:
@@ -390,7 +394,7 @@ def test_a_result_is_sent(archive, report, status):
     assert len(got) == 1
 
 
-@pytest.mark.parametrize(("status", "permanent"), [(0xA700, False), (0xA900, True), (0xC123, True), (0x0122, True)])
+@pytest.mark.parametrize(("status", "permanent"), PERMANENT)
 def test_only_permanent_failures_are_permanent(archive, report, status, permanent):
     peer, _ = archive(status)
     with StoreSender(peer, "RESLINK").session() as session, pytest.raises(SendError, match=f"0x{status:04X}") as caught:

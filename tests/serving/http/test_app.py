@@ -16,6 +16,8 @@ import pytest
 from PIL import Image as Picture
 from uploaded import archive, dicom, head, nifti, png
 
+from reslink.imaging.dicom.series import ALTERNATING_ACQUISITIONS
+from reslink.imaging.units import NO_HU
 from reslink.inference.classifier import Classifier
 from reslink.serving.dicom import classify
 from reslink.serving.dicom.series import read_head_series
@@ -142,6 +144,12 @@ def test_a_series_that_the_dicom_node_refuses_has_no_series_prediction(service, 
             assert (entry["label"], entry["abstain"], entry["reasons"], entry["error"]) == (None, True, [why], None)
 
 
+def test_acquisitions_at_alternating_positions_are_answered_with_a_note(service) -> None:
+    files = [(f"{i}.dcm", dicom(i, 5.0 * i, AcquisitionNumber=1 + i % 2)) for i in range(4)]
+    [series] = service.post("/v1/predict", files).json()["series"]
+    assert (len(series["answers"]) > 0, series["notes"]) == (True, [ALTERNATING_ACQUISITIONS])
+
+
 def test_maps_of_an_image_that_is_no_slice_of_a_head_are_refused_with_the_reason(service) -> None:
     answer = service.post("/v1/explain", [("0.dcm", dicom(0, 0.0, BodyPartExamined="FOOT"))])
     [explanation] = answer.json()["files"][0]["explanations"]
@@ -161,6 +169,21 @@ def test_the_field_unit_states_the_unit(service) -> None:
     assert "The units are HU, MR and gray" in wrong.json()["detail"]
 
 
+def test_a_series_that_no_model_is_for_has_the_reason(service) -> None:
+    files = [(f"{i}.dcm", dicom(i, float(i), RescaleType="Z_EFF")) for i in range(2)]
+    answer = service.post("/v1/predict", files).json()
+    reason = "its header states that its values are Z_EFF, not HU"
+    assert answer["series"] == [{"files": [0, 1], "answers": [], "notes": [reason]}]
+    assert [file["answers"][0]["slices"][0]["reasons"] for file in answer["files"]] == [[reason]] * 2
+
+
+def test_slices_of_two_patients_are_two_series(service) -> None:
+    """Some programs write the same Series Instance UID into the files of every patient."""
+    files = [(f"{i}.dcm", dicom(i, float(i), PatientID=f"P{i % 2}")) for i in range(4)]
+    answer = service.post("/v1/predict", files).json()
+    assert [series["files"] for series in answer["series"]] == [[0, 2], [1, 3]]
+
+
 COARSE, FINE = {"PixelSpacing": [0.9, 0.9]}, {"PixelSpacing": [0.5, 0.5]}
 
 
@@ -177,7 +200,11 @@ def test_inconsistent_slices_have_no_series_prediction(service, own, why: str) -
     files = [(f"{i}.dcm", dicom(i, float(i), **changes)) for i, changes in enumerate(own)]
     answer = service.post("/v1/predict", files).json()
     assert answer["series"] == [{"files": [0, 1, 2], "answers": [], "notes": [f"its slices have different {why}"]}]
-    assert all(file["answers"][0]["slices"][0]["label"] for file in answer["files"])
+    for file in answer["files"]:
+        [prediction] = file["answers"][0]["slices"]
+        no_hu = why == "kinds of values" and file["file"] == "1.dcm"
+        assert prediction["label"] is None if no_hu else prediction["label"]
+        assert (prediction["reasons"] == [NO_HU]) is no_hu
 
 
 def test_a_localizer_among_slices_is_ignored(service) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from reslink.errors import UsageError
-from reslink.serving.http.server import require_token
+from reslink.serving.http.app import Settings
+from reslink.serving.http.server import require_token, serve
 
 
 def test_loopback_needs_no_token():
@@ -27,6 +28,11 @@ def test_a_further_host_name_needs_one(name: str):
     assert name in caught.value.given
     assert "RESLINK_TOKEN" in caught.value.next_step
     require_token("127.0.0.1", "a" * 16, [name])
+
+
+def test_a_service_that_is_started_in_python_needs_one_too():
+    with pytest.raises(UsageError, match=r"would answer to the host name reslink\.example\.org"):
+        serve(Settings(("ct",), hosts=("reslink.example.org",)), 0, 1)
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.2", "::1", "[::1]", "localhost:8000"])

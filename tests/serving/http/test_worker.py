@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 
 import numpy as np
 import pytest
+from PIL import Image as Picture
 from uploaded import dicom, head, nifti, png
 
 from reslink.errors import InputError
-from reslink.imaging.head_mask import head_mask
+from reslink.imaging.head_mask import SEVERAL_HEADS, head_mask
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 from reslink.serving.http import worker
@@ -39,6 +41,14 @@ def test_one_slice_can_be_requested() -> None:
         prepare(nifti(3), PrepareRequest((0,), slice=3))
     with pytest.raises(InputError, match=r"has 3 slices.*at most 2 slices"):
         prepare(nifti(3), PrepareRequest((0,), max_slices=2))
+
+
+def test_a_contact_sheet_is_stated_as_such() -> None:
+    several, single = (np.tile(head(1), count) for count in ((2, 3), (1, 1)))
+    for pixels, excluded in ((several, SEVERAL_HEADS), (single, None)):
+        content = io.BytesIO()
+        Picture.fromarray(pixels).save(content, "PNG")
+        assert prepare(content.getvalue(), PrepareRequest((0,))).stated.excluded == excluded
 
 
 def test_heads_are_measured_only_where_there_can_be_a_series() -> None:

@@ -169,6 +169,44 @@ def test_a_series_without_a_prediction_states_the_reason(page) -> None:
     assert sizes[0] > 1.4 * sizes[1]
 
 
+def test_an_abstention_is_no_answer_in_large_letters_with_its_label_in_small_ones(page) -> None:
+    """The models of the service never abstain; the predictions of one are changed on their way to the page."""
+
+    def abstain(route: Any) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        for answers in [
+            *(one["answers"][0]["slices"] for one in body["files"]),
+            *([one["answers"][0]] for one in body["series"]),
+        ]:
+            for entry in answers:
+                entry |= {"abstain": True, "reasons": ["unlike the <training> data"]}
+        route.fulfill(response=answer, json=body)
+
+    page.route("**/v1/predict", abstain)
+    give(page, *[(f"{i}.dcm", dicom(i, float(i))) for i in range(3)])
+    for table in page.locator("table.answers").all():  # of the series, and folded, of the shown slice
+        declined, answered = table.locator("tbody").all()
+        assert declined.locator(".label").text_content() == "No answer"
+        assert declined.get_attribute("class") == "answer abstains"
+        assert re.fullmatch(
+            r"The model abstains\. Its label would be (Healthy|Tumor)\.", declined.locator("td small").first.text_content()
+        )
+        assert declined.locator(".why li").text_content() == "unlike the <training> data"
+        large, small = (
+            declined.locator(part).first.evaluate("(e) => parseFloat(getComputedStyle(e).fontSize)")
+            for part in (".label", "small")
+        )
+        assert large > 1.4 * small
+        assert answered.get_attribute("class") == "answer"
+        assert answered.locator(".label").text_content() in ("glioma", "none", "other")
+    assert page.locator("table.answers").count() == 2
+    assert page.locator(".strip").first.locator("rect.abstains").count() == 3
+    cells = page.locator("#table tbody td:nth-child(2)").all_text_contents()
+    assert all(re.fullmatch(r"No answer \((Healthy|Tumor) [\d.]+ %\)", text) for text in cells)
+    assert len(cells) == 3
+
+
 def test_the_viewer_states_what_the_file_states(page) -> None:
     told = {"SliceThickness": 2, "SeriesDescription": "Head <b>2.0", "PatientName": "Doe^Jane", "PixelSpacing": [0.5, 0.5]}
     give(page, ("a.dcm", dicom(3, 12.5, **told)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from reslink.imaging.image import Stated
 from reslink.training.monitoring import diagnostics
 from reslink.training.monitoring.diagnostics import DivergenceDetector
 from reslink.training.monitoring.layer_statistics import AttentionStatistics, BatchNormStatistics
@@ -82,6 +83,23 @@ def test_a_diverging_loss() -> None:
     assert "learning rate 0.1" in reported[0].message
 
 
+@pytest.mark.parametrize(("floor", "n_findings"), [(0.0, 1), (0.69, 0)])
+def test_twice_the_low_loss_of_a_fine_tuned_network_is_no_divergence(floor: float, n_findings: int) -> None:
+    detector = DivergenceDetector(floor)
+    findings = [detector.add(loss, 0.001, 1) for loss in [0.05] * 3 + [0.15] * 10]
+    assert len([finding for finding in findings if finding]) == n_findings
+
+
+def test_images_that_an_ancestor_saw_are_counted() -> None:
+    assert diagnostics.seen_by_ancestors(0, allowed=False) is None
+    left_out, used = (diagnostics.seen_by_ancestors(7, allowed=allowed) for allowed in (False, True))
+    assert left_out is not None
+    assert used is not None
+    assert "on 7 of the validation and test images" in left_out.message
+    assert left_out.message.endswith("They are left out")
+    assert used.message.endswith("every metric may be too high")
+
+
 def test_the_divergence_detector_is_restored() -> None:
     one, other = DivergenceDetector(), DivergenceDetector()
     for i in range(15):
@@ -147,3 +165,21 @@ def test_a_class_that_is_never_predicted() -> None:
     assert finding is not None
     assert (finding.code, finding.epoch) == ("class-never-predicted", 2)
     assert finding.message.endswith("on the validation split: glioma (3 images)")
+
+
+def test_files_of_two_modalities_are_reported_by_class() -> None:
+    stated = [Stated("CT"), Stated("CT"), Stated("MR", "T1"), Stated(), Stated("CT")]
+    finding = diagnostics.mixed_modalities(stated, ["Tumor", "Healthy", "Healthy", "Healthy", "Tumor"])
+    assert finding is not None
+    assert finding.message.endswith("more than one modality: Healthy (CT 1, MR 1, not stated 1), Tumor (CT 2)")
+    assert "Train one model per modality" in finding.advice
+    assert diagnostics.mixed_modalities([Stated("MR", "T1"), Stated("MR", "T2"), Stated()], ["a", "b", "b"]) is None
+
+
+def test_files_that_are_no_slices_of_a_head_are_reported() -> None:
+    stated = [Stated("CT", excluded="localizer, not a slice"), Stated("CT"), Stated(excluded="localizer, not a slice")]
+    finding = diagnostics.not_slices(stated)
+    assert finding is not None
+    assert finding.message.startswith("2 of 3 images")
+    assert finding.message.endswith("2: localizer, not a slice")
+    assert diagnostics.not_slices(stated[1:2]) is None

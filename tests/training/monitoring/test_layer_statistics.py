@@ -50,6 +50,14 @@ def test_attention_inside_and_outside_the_head() -> None:
     assert finding.code == "attention-outside-first_attention"
 
 
+def test_frozen_batch_norm_layers_are_not_measured() -> None:
+    """They keep the statistics of another data set on purpose."""
+    network = build_network(TINY, 0).eval()
+    every = batch_norm_statistics(network, images())
+    network.stem.norm.requires_grad_(False)
+    assert every.channels - batch_norm_statistics(network, images()).channels == network.stem.norm.num_features
+
+
 @pytest.mark.parametrize("fault", [None, "variance", "mean"])
 def test_batch_statistics_of_a_network_with_a_planted_fault(fault: str | None) -> None:
     network = build_network(TINY, 0).train()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from reslink.datasets.manifest import Manifest
+from reslink.labels import Labels
 from reslink.training.monitoring.monitor import Monitor
-from reslink.training.recipe.recipe import Recipe
+from reslink.training.recipe.recipe import Recipe, load_recipe
 from reslink.training.trainer import train
 
 
@@ -61,16 +64,18 @@ def test_healthy_runs_are_silent(
     made = recipe(f"seed={seed}", "trainer.epochs=12", *averaged)
     result = train(toy, made, tmp_path / "run", cache=cache, progress=listener)
     assert result.findings == ()
-    assert [message for message in listener.messages if not message.startswith("Epoch ")] == []
+    assert listener.messages[0].startswith("Images: train ")
+    assert [message for message in listener.messages[1:] if not message.startswith("Epoch ")] == []
 
 
 @pytest.mark.parametrize("conflicts", [None, "2 of 9 images have a copy or near duplicate with another label: a and b"])
 def test_accepted_label_conflicts_are_reported(conflicts: str | None) -> None:
     data = SimpleNamespace(
         label_conflicts=conflicts,
-        cache=SimpleNamespace(manifest=[1], failed={}),
+        seen_by_ancestors={},
+        cache=SimpleNamespace(manifest=Manifest((), Labels(("a", "b")), Path()), failed={}, stated=()),
         indices=lambda _split: [],
     )
-    learner = SimpleNamespace(recipe=SimpleNamespace(diagnostics=SimpleNamespace(enabled=False)))
+    learner = SimpleNamespace(recipe=load_recipe(None, ["diagnostics.enabled=false"]))
     findings = Monitor(learner, SimpleNamespace(training_data=data), batch_size=8).before_training()
     assert [(finding.code, finding.message) for finding in findings] == ([("label-conflicts", conflicts)] if conflicts else [])

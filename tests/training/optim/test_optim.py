@@ -161,3 +161,23 @@ def test_orthogonalize_follows_its_polynomial_for_small_and_missing_singular_val
     found = u.T @ orthogonalize(((u * values) @ v.T).float()).double() @ v
     torch.testing.assert_close(found.diagonal(), expected, rtol=0, atol=0.02)
     assert (found - found.diagonal().diag()).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw", "adam", "sgd"])
+def test_weights_with_a_factor_move_less_and_frozen_ones_not(name: str) -> None:
+    network, plain = build_network(TINY, 0), build_network(TINY, 0)
+    network.stem.requires_grad_(False)
+    slow = {name for name, _ in network.named_parameters() if name.startswith("stages.")}
+    settings = OptimizerSettings(name=name, lr=0.01, weight_decay=0.1)
+    optimizer, other = optim.make_optimizer(network, settings, dict.fromkeys(slow, 0.25)), optim.make_optimizer(plain, settings)
+    for one in (optimizer, other):
+        optim.set_learning_rate(one, 0.008)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {id(p): 0.002 if key in slow else 0.008 for key, p in network.named_parameters() if not key.startswith("stem.")}
+    assert rates == expected
+    before = {key: value.clone() for key, value in network.named_parameters()}
+    _step(network, optimizer, 0)
+    _step(plain, other, 0)
+    for (key, value), full in zip(network.named_parameters(), plain.parameters(), strict=True):
+        factor = 0 if key.startswith("stem.") else 0.25 if key in slow else 1
+        torch.testing.assert_close(value - before[key], factor * (full - before[key]), rtol=1e-3, atol=1e-6)

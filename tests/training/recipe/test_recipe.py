@@ -1,17 +1,17 @@
-"""Recipes: every setting by file and by --set, and what is said about a wrong one."""
+"""Recipes: settings by file and by --set."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from reslink.errors import UsageError
-from reslink.networks.reslink import ResLinkConfig
+from reslink.networks.external_config import ExternalConfig
 from reslink.training.recipe import schema
-from reslink.training.recipe.recipe import Recipe, keys, load_recipe, recipe_from_dict
+from reslink.training.recipe.recipe import keys, load_recipe, network_settings, recipe_from_dict
 
 
 def test_the_defaults_survive_yaml(tmp_path: Path) -> None:
@@ -52,64 +52,6 @@ def test_values_are_read_as_yaml(change: str, section: str, name: str, value: ob
 
 
 @pytest.mark.parametrize(
-    ("key", "meant"),
-    [
-        ("trainer.epoch", "trainer.epochs"),
-        ("epochs", "trainer.epochs"),
-        ("lr", "optimizer.lr"),
-        ("optimizer.learning_rate", "optimizer."),
-        ("trainer.lr", "optimizer.lr"),
-        ("loss.label_smooth", "loss.label_smoothing"),
-        ("preproces.isolate_head", "preprocess.isolate_head"),
-        ("sed", "seed"),
-    ],
-)
-def test_an_unknown_key_names_the_nearest(key: str, meant: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=rf"{key} is not a setting.*(Did you mean|Choose one of).*{meant}"):
-        load_recipe(None, [f"{key}=1"])
-    path = tmp_path / "recipe.yaml"
-    *parents, name = key.split(".")
-    path.write_text(yaml.safe_dump({parents[0]: {name: 1}} if parents else {name: 1}))
-    first = parents[0] if parents and parents[0] == "preproces" else key
-    with pytest.raises(UsageError, match=f"unknown key '{first}'.*{meant.split('.')[0]}"):
-        load_recipe(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("trainer.epochs=0", r"trainer.epochs is 0 \(--epochs 0\). It is a whole number at least 1 and at most 10000"),
-        ("trainer.epochs=2.5", r"trainer.epochs is 2.5.*a whole number"),
-        ("trainer.epochs='5'", r"trainer.epochs is '5'.*a whole number"),
-        ("trainer.epochs=true", r"trainer.epochs is True.*a whole number"),
-        ("trainer.batch_size=1", r"trainer.batch_size is 1.*at least 2"),
-        ("seed=-1", r"seed is -1 \(--seed -1\).*at least 0"),
-        ("optimizer.lr=0", r"optimizer.lr is 0.*a number above 0 and at most 100"),
-        ("optimizer.lr=.nan", r"optimizer.lr is .*a number above 0"),
-        ("optimizer.name=adamm", r"optimizer.name is 'adamm'. It is one of muon, adamw, adam, sgd"),
-        ("data.fractions=[0.5, 0.5]", r"data.fractions is .*a list of 3"),
-        ("data.fractions=[0.5, 0.5, 0.5]", r"data.*sum to 1"),
-        ("data.fold=2", r"fold is 2"),
-        ("preprocess.size=32", r"preprocess.size is 32.*at least 64"),
-        ("preprocess.percentiles=[9, 1]", r"percentiles are"),
-        ("decision.threshold=1.5", r"decision.threshold is 1.5.*above 0 and below 1 or one of youden, accuracy"),
-        ("augment.flip=2", r"augment.flip is 2.*at most 1"),
-        ("trainer=5", r"trainer is 5.*a section with the keys epochs"),
-        ("model.area_size=0", r"model.area_size is 0.*at least 1"),
-        ("model.dims=[16]", r"model.*dims has 1 stages but depths has 3"),
-        ("model.variant=reslink_papr", r"reslink_papr.*Did you mean 'reslink_paper'"),
-        ("model.stem_order=upside_down", r"model.stem_order is 'upside_down'.*norm_first, pool_first"),
-        ("trainer.epochs", r"has no '='.*section.key=value"),
-        ("=5", r"names no key"),
-        ("trainer.epochs=[1", r"cannot be read"),
-    ],
-)
-def test_a_wrong_value_names_the_key_and_what_is_allowed(change: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        load_recipe(None, [change])
-
-
-@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("- a\n- b\n", "it holds a list"),
@@ -144,39 +86,10 @@ def test_published_settings_do_not_depend_on_the_machine() -> None:
     assert {"workers", "device"}.isdisjoint(recipe.published()["trainer"])
 
 
-def test_every_field_of_the_network_can_be_set() -> None:
-    given_otherwise = {"in_channels"}
-    assert set(ResLinkConfig.model_fields) - given_otherwise == set(schema.ModelSettings.model_fields) - {"variant"}
-    changes = {"stem_dim": 12, "dims": (12, 24, 48), "depths": (1, 1, 1), "area_size": 3, "residual": False}
-    changes |= {"attention": "final", "drop_rate": 0.3, "head_drop_rate": 0.4, "stem_order": "pool_first"}
-    recipe = load_recipe(
-        None,
-        [
-            f"model.{key}={yaml.safe_dump(value)}" if not isinstance(value, tuple) else f"model.{key}={list(value)}"
-            for key, value in changes.items()
-        ],
-    )
-    assert recipe.network(3).model_dump(include=set(changes)) == changes
-
-
 def test_the_number_of_logits_fits_the_classes() -> None:
     assert load_recipe(None, ["model.num_classes=1"]).network(2).num_classes == 1
     with pytest.raises(UsageError, match=r"model\.num_classes is 1, but the data has 3 classes"):
         load_recipe(None, ["model.num_classes=1"]).network(3)
-
-
-def _classes() -> list[type[BaseModel]]:
-    return [Recipe] + [
-        value
-        for value in vars(schema).values()
-        if isinstance(value, type) and issubclass(value, BaseModel) and value not in (BaseModel, schema.Section)
-    ]
-
-
-@pytest.mark.parametrize("settings", _classes(), ids=lambda cls: cls.__name__)
-def test_every_setting_is_explained(settings: type[BaseModel]) -> None:
-    for name in settings.model_fields:
-        assert f"\n        {name}: " in (settings.__doc__ or "") or f"\n    {name}: " in (settings.__doc__ or ""), name
 
 
 def test_all_keys_are_listed() -> None:
@@ -222,3 +135,84 @@ def test_aliases_can_be_used(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("augment: &a {}\ntrainer: {epochs: 3}\ndecision: *a\n")
     assert load_recipe(path).trainer.epochs == 3
+
+
+def test_a_network_that_is_not_a_reslink() -> None:
+    recipe = load_recipe(None, ["model.variant=densenet121", "model.options.growth_rate=16", "preprocess.size=96"])
+    config = recipe.network(3)
+    assert isinstance(config, ExternalConfig)
+    assert (config.source, config.options, config.size, config.num_classes) == ("monai", {"growth_rate": 16}, 96, 3)
+    assert recipe.builder() is None
+    with pytest.raises(UsageError, match=r"The network is densenet121, which is not a ResLink.*Choose one of them"):
+        recipe.reslink(3)
+    assert load_recipe(None, network_settings("vit").items()).model.variant == "vit"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["variant=densnet121"], r"no network variant 'densnet121'.*Did you mean 'densenet121'"),
+        (["variant=densenet121", "area_size=7"], "area_size can only be set for a ResLink; options are those of densenet121"),
+        (["variant=reslink_small", "options={a: 1}"], "options and explanation_layer cannot be set for reslink_small"),
+        (
+            ["variant=densenet121", "options={pretrained: true}"],
+            "densenet121 has no option 'pretrained'; its options are: init_f",
+        ),
+        (["variant=efficientnet_b0", "options={a: 1}"], "efficientnet_b0 has no option 'a'; its options are: none"),
+        (["variant=vit", "options={num_layers: 99}"], "num_layers of vit is 99; it is between 1 and 48"),
+        (["variant=vit", "options={num_layers: many}"], "num_layers of vit is 'many'; it is between 1 and 48"),
+        (["entry_point=nets.py:build", "variant=vit"], "variant is vit, but the network is that of entry_point"),
+        (["options=3"], "options is 3. It is a mapping of names to values"),
+    ],
+)
+def test_settings_that_do_not_fit_a_network(changes: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_recipe(None, [f"model.{change}" for change in changes])
+
+
+def test_an_entry_point_is_named_after_its_code_and_run_only_to_build(tmp_path: Path) -> None:
+    code = tmp_path / "nets.py"
+    code.write_text("from pathlib import Path\nPath(__file__).with_name('was_run').touch()\ndef build(): ...\n")
+    recipe = load_recipe(None, network_settings(f"{code}:build").items())
+    assert recipe.model.variant == "nets.build"
+    assert recipe.architecture(2)["entry_point"] == "nets.py:build"
+    assert str(tmp_path) not in recipe.to_yaml() + json.dumps(recipe.published()), "no path of this machine"
+    assert not (tmp_path / "was_run").exists()
+    assert callable(recipe.builder())
+    assert (tmp_path / "was_run").exists()
+
+
+def test_a_callable_stays_with_the_recipe() -> None:
+    def build() -> None: ...
+
+    recipe = load_recipe(None, network_settings(build).items()).with_builder(build)
+    assert recipe.builder() is build
+    assert recipe.model_copy().builder() is build
+    assert recipe.model.variant == "test_recipe.test_a_callable_stays_with_the_recipe.<locals>.build"
+
+
+def test_the_digest_of_a_reslink_has_no_keys_of_other_networks() -> None:
+    """So runs and bundles of earlier versions still have the recipe that they state."""
+    assert set(schema.EXTERNAL_KEYS).isdisjoint(load_recipe().published()["model"])
+    recipes = [load_recipe(None, ["model.variant=vit", f"model.options.num_layers={n}"]) for n in (1, 2)]
+    assert recipes[0].digest() != recipes[1].digest()
+
+
+def test_a_recipe_file_never_runs_code(tmp_path: Path) -> None:
+    code, path = tmp_path / "nets.py", tmp_path / "recipe.yaml"
+    code.write_text("from pathlib import Path\nPath(__file__).with_name('was_run').touch()\ndef build(): ...\n")
+    path.write_text(f"model:\n  entry_point: {code}:build\n")
+    with pytest.raises(
+        UsageError, match=r"The recipe names code.*A recipe never runs code.*Pass .*nets\.py:build with --network"
+    ):
+        load_recipe(path, ["seed=3"])
+    assert not (tmp_path / "was_run").exists()
+    assert callable(load_recipe(path, network_settings(f"{code}:build").items()).builder())
+    assert (tmp_path / "was_run").exists()
+
+
+def test_a_network_by_name_replaces_the_code_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model:\n  entry_point: nets.py:build\n")
+    model = load_recipe(path, network_settings("densenet121").items()).model
+    assert (model.variant, model.entry_point) == ("densenet121", None)

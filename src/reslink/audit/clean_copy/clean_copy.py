@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from reslink.audit.clean_copy.files import UidMapper, encode_clean_file, encode_mask
+from reslink.audit.clean_copy.files import UidMapper, encode_clean_file
 from reslink.audit.clean_copy.pixels import clean_pixels
 from reslink.audit.identity import identifying_attributes
 from reslink.datasets.case import Case
@@ -18,7 +18,7 @@ from reslink.datasets.patient_ids import add_header_patients
 from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.files import csv_text, escape_formula, sha256, write_atomic
 from reslink.imaging.image import Image
-from reslink.imaging.lesion_mask import aligned_mask
+from reslink.imaging.lesion_mask import aligned_mask, encode_mask
 from reslink.imaging.reading import read_image
 from reslink.training.monitoring.progress import Progress, SilentProgress, phase
 

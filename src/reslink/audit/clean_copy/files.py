@@ -22,8 +22,9 @@ from reslink.audit.clean_copy.pixels import CleanPixels
 from reslink.audit.deidentification import deidentify
 from reslink.errors import InputError
 from reslink.imaging.decode import HEAD_BYTES, detect_image_format
+from reslink.imaging.dicom.file_format import parse_dataset
 from reslink.imaging.dicom.frames import stored_frames
-from reslink.imaging.dicom.read import PIXEL_ATTRIBUTES, mask_unused_bits, parse_dataset
+from reslink.imaging.dicom.read import PIXEL_ATTRIBUTES, mask_unused_bits
 from reslink.imaging.formats import nifti
 from reslink.imaging.image import Image
 from reslink.imaging.limits import read_regular_file, silence_warnings
@@ -199,10 +200,3 @@ def _describe(dataset: Dataset, stored: NDArray[Any]) -> None:
     dtype = f"<{'i' if dataset.PixelRepresentation else 'u'}{bits // 8}"
     content = stored.astype(dtype).tobytes()
     dataset.add_new("PixelData", "OB" if bits == 8 else "OW", content + b"\0" * (len(content) % 2))
-
-
-def encode_mask(pixels: NDArray[np.float32]) -> bytes:
-    """Encodes a lesion mask as PNG with values 0 and 255."""
-    stream = io.BytesIO()
-    Pillow.fromarray((pixels != 0).astype(np.uint8) * np.uint8(255)).save(stream, "PNG")
-    return stream.getvalue()

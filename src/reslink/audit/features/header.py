@@ -102,7 +102,7 @@ def _jpeg_features(picture: JpegImagePlugin.JpegImageFile) -> HeaderFeatures:
 
 
 def _dicom_features(data: bytes) -> HeaderFeatures:
-    from reslink.imaging.dicom.read import parse_dataset
+    from reslink.imaging.dicom.file_format import parse_dataset
 
     dataset = parse_dataset(data, "the file")
     features: HeaderFeatures = _size_features(float(dataset.get("Columns", 0)), float(dataset.get("Rows", 0)))

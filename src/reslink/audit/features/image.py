@@ -105,7 +105,7 @@ def image_features(image: Image, path: str | Path | None = None) -> ImageFeature
 
 def plane_of_file(path: str | Path) -> str:
     """Returns the anatomical plane that a DICOM file states (PS3.3 C.7.6.2.1.1), '' if there is none."""
-    from reslink.imaging.dicom.read import parse_dataset
+    from reslink.imaging.dicom.file_format import parse_dataset
 
     try:
         data = read_regular_file(path)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import yaml
 
 from reslink.bundles.card.sections import data_section, decision_section, label_rule, limitations, reproduction
 from reslink.bundles.decision.decision import Decision
+from reslink.bundles.lineage import Ancestor
 from reslink.bundles.pretrained import PretrainedInfo, pretrained_info
-from reslink.bundles.scope import Scope
+from reslink.bundles.scope import Scope, refused_texts
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
 
@@ -105,6 +106,10 @@ class CardSource(Protocol):
         """The decision."""
 
     @property
+    def lineage(self) -> Sequence[Ancestor]:
+        """The ancestors of a fine-tuned network."""
+
+    @property
     def scope(self) -> Scope:
         """The images that it is for."""
 
@@ -153,7 +158,7 @@ def model_card(bundle: CardSource) -> str:
         limitations=limitations(info) if info else "",
         usage=_BUNDLE_NAME if info else "",
         data=data_section(info) if info else "",
-        training=_training(provenance, info),
+        training=_training(provenance, info, bundle.lineage),
         preprocess=_json(bundle.preprocess.model_dump(mode="json")),
         evaluation=_evaluation(bundle.metrics),
         decision_section=decision_section(bundle.decision, bundle.labels, bundle.metrics),
@@ -191,8 +196,13 @@ def _uses(provenance: Mapping[str, Any], info: PretrainedInfo | None) -> str:
     return f"Task: {info.task}. Images: {info.modality}.\n\n{use}" if info else use
 
 
-def _training(provenance: Mapping[str, Any], info: PretrainedInfo | None) -> str:
-    parts = [reproduction(info) if info else "", _bullets("Data", provenance.get("data"))]
+def _training(provenance: Mapping[str, Any], info: PretrainedInfo | None, lineage: Sequence[Ancestor]) -> str:
+    ancestors = "\n".join(f"- {ancestor}. License: {ancestor.license.rstrip('.')}." for ancestor in lineage)
+    parts = [
+        reproduction(info) if info else "",
+        f"Fine-tuned from (the parent first):\n\n{ancestors}" if lineage else "",
+        _bullets("Data", provenance.get("data")),
+    ]
     if "seed" in provenance:
         parts.append(f"Seed: {provenance['seed']}.")
     if provenance.get("recipe"):
@@ -235,7 +245,8 @@ def _cases(metrics: Mapping[str, Any]) -> list[str]:
         return []
     groups = f" in {metrics['n_groups']} groups (patients, with near duplicates joined)" if "n_groups" in metrics else ""
     positive = f" The positive class is `{metrics['positive']}`." if metrics.get("positive") else ""
-    return [f"{metrics['n']} images{groups}.{positive}", ""]
+    refused = "".join(f" {text}." for text in refused_texts(metrics))
+    return [f"{metrics['n']} images{groups}.{refused}{positive}", ""]
 
 
 def _metric_rows(metrics: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str, str]]:

@@ -9,7 +9,6 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.special import softmax
 
 from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.calibration import Conformal, FittedOn, IsotonicCurve
@@ -157,7 +156,7 @@ class Decision(BaseModel):
         Raises:
             InputError: If the shape is wrong or a logit is not finite.
         """
-        scaled = np.asarray(softmax(two_column_logits(logits) / self.temperature, axis=1), dtype=np.float64)
+        scaled = _softmax(two_column_logits(logits) / self.temperature)
         return self._apply_isotonic(scaled) if self.isotonic else scaled
 
     def _apply_isotonic(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -216,7 +215,7 @@ class Decision(BaseModel):
     def _prediction_sets(self, logits: ArrayLike, predicted: NDArray[np.int64], reasons: list[list[str]]) -> NDArray[np.bool_]:
         """Returns the prediction set of each case; adds to its reasons unless it holds only the predicted class."""
         assert self.conformal is not None  # noqa: S101  (checked by the caller)
-        sets = prediction_sets(softmax(two_column_logits(logits), axis=1), self.conformal.quantiles)
+        sets = prediction_sets(_softmax(two_column_logits(logits)), self.conformal.quantiles)
         for i, size in enumerate(sets.sum(axis=1)):
             if size != 1 or not sets[i, predicted[i]]:
                 reasons[i].append(_set_reason(int(size), f"the prediction set at {self.conformal.coverage:.4g} coverage"))
@@ -267,6 +266,13 @@ def _set_reason(size: int, name: str) -> str:
     if size == 0:
         return f"{name} is empty"
     return f"{name} holds {size} classes" if size > 1 else f"{name} excludes the label"
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the softmax of each row."""
+    from scipy.special import softmax  # slow to import
+
+    return np.asarray(softmax(logits, axis=1), dtype=np.float64)
 
 
 def two_column_logits(logits: ArrayLike) -> NDArray[np.float64]:

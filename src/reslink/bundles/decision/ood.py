@@ -95,7 +95,8 @@ class OODDetector(BaseModel):
 
     Attributes:
         limits: Distance up to which an image counts as similar to the calibration images, by component.
-        retained: Share of calibration images within the limits, each measured with a fit that leaves its group out.
+        retained: Share of calibration images within the limits, each measured with a fit that leaves its group out. Images
+            that the modality detector refuses are no calibration images.
         n_images: Number of calibration images.
         n_groups: Number of their groups (patients, with near duplicates joined).
     """

@@ -194,10 +194,9 @@ def _unavailable_reason(name: str, bundle: Bundle) -> str | None:
 
 def _raise_unavailable(name: str, bundle: Bundle) -> None:
     """Raises the same error as ``predict --backend``."""
-    from reslink.files import optional_import
-    from reslink.inference.backends import EXTRAS
+    from reslink.inference.runtimes import import_runtime
 
-    optional_import(name, EXTRAS[name])
+    import_runtime(name)
     bundle.onnx()
 
 

@@ -18,6 +18,7 @@ from reslink.cli.options import (
     Device,
     Json,
     Overwrite,
+    OwnNetwork,
     Root,
     Split,
     Unit,
@@ -73,6 +74,7 @@ def calibrate(
     unit: Unit = None,
     split: Split = "all",
     batch_size: BatchSize = 32,
+    network: OwnNetwork = None,
     device: Device = "auto",
     allow_leakage: AllowLeakage = False,
     overwrite: Overwrite = False,
@@ -86,34 +88,35 @@ def calibrate(
     from reslink.bundles.bundle import Bundle
     from reslink.bundles.decision.calibration import FittedOn
     from reslink.datasets.manifest import Manifest
+    from reslink.evaluation.cases import RunOptions, select_cases
+    from reslink.evaluation.fitting import DecisionOptions
+    from reslink.inference.devices import check_device_name
     from reslink.metrics.operating_point import OperatingPoint
 
-    point = OperatingPoint.parse(operating_point)
-    previous = Bundle.load(bundle)
+    check_device_name(device)
+    options = DecisionOptions(method, OperatingPoint.parse(operating_point), coverage if sets else None, per_class, ood)
+    chosen_split = None if split == "all" else split
+    previous = Bundle.load(bundle, network)
     manifest = Manifest.open(data, labels=previous.labels, columns=columns, root=root, unit=unit)
+    select_cases(manifest, previous.labels, chosen_split)  # a typing error is found before the slow imports
     from reslink.cli.metrics_table import warn_of_refused
     from reslink.evaluation.calibrate import calibrate_bundle
-    from reslink.evaluation.cases import RunOptions
-    from reslink.evaluation.fitting import DecisionOptions
 
-    options = DecisionOptions(method, point, coverage if sets else None, per_class, ood)
     progress = console.progress()
     try:
         result = calibrate_bundle(
-            bundle,
+            previous,
             manifest,
             out,
             decision_options=options,
             progress=progress,
-            options=RunOptions(
-                split=None if split == "all" else split, device=device, batch_size=batch_size, allow_leakage=allow_leakage
-            ),
+            options=RunOptions(split=chosen_split, device=device, batch_size=batch_size, allow_leakage=allow_leakage),
         )
     finally:
         progress.end()
     for name, reason in result["failed"].items():
         console.warn(f"{name} is skipped: {reason}")
-    warn_of_refused(console, result["refused"])
+    warn_of_refused(console, result)
     for note in (*result["notes"], *_leakage(result), *_lost_parts(previous.decision, result["decision"])):
         console.warn(f"Warning: {note}.")
     if caveat := FittedOn.model_validate(result["decision"]["fitted_on"]).caveat:

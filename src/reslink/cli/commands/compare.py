@@ -72,24 +72,30 @@ def compare(
     """
     from reslink.bundles.bundle import Bundle
     from reslink.datasets.manifest import Manifest
+    from reslink.evaluation.cases import select_cases
+    from reslink.evaluation.compared_models import common_labels, short_names
+    from reslink.inference.devices import check_device_name
 
     check_overwrite(out, "comparison.json", "a comparison", overwrite)
+    check_device_name(device)
+    chosen_split = None if split == "all" else split
     opened = [Bundle.load(bundle) for bundle in bundles]
-    from reslink.evaluation.compare import common_labels, compare_bundles, short_names
+    loaded = dict(zip(short_names(bundles), opened, strict=True))
+    labels = common_labels([(name, bundle.labels.names) for name, bundle in loaded.items()])
+    manifest = read_patients(Manifest.open(data, labels=labels, columns=columns, root=root, unit=unit))
+    select_cases(manifest, labels, chosen_split)
+    from reslink.evaluation.compare import compare_bundles  # slow imports, after typing errors were found
     from reslink.evaluation.evaluate import EvaluationOptions
     from reslink.files import write_json
     from reslink.reports.compare import comparison_report
 
-    loaded = dict(zip(short_names(bundles), opened, strict=True))
-    labels = common_labels([(name, bundle.labels.names) for name, bundle in loaded.items()])
-    manifest = read_patients(Manifest.open(data, labels=labels, columns=columns, root=root, unit=unit))
     with _folder(out) as folder:
         result = compare_bundles(
             loaded,
             manifest,
             folder,
             EvaluationOptions(
-                split=None if split == "all" else split,
+                split=chosen_split,
                 device=device,
                 batch_size=batch_size,
                 seed=seed,

@@ -12,17 +12,23 @@ from reslink.cli.options import Json, Set
 from reslink.errors import UsageError
 
 if TYPE_CHECKING:
-    from reslink.networks.reslink import ResLinkConfig
+    from reslink.networks.config import ResLinkConfig
+    from reslink.networks.entry_points import Builder
+    from reslink.networks.external_config import ExternalConfig
 
 EXAMPLES = (
     "reslink describe reslink_paper",
+    "reslink describe densenet121",
     "reslink describe reslink_small --set model.attention=none --size 256 --json",
 )
 
 
 def describe(
     console: Console,
-    variant: Annotated[str, typer.Argument(metavar="VARIANT", help="Network variant, such as reslink_small.")],
+    variant: Annotated[
+        str,
+        typer.Argument(metavar="NETWORK", help="Network variant such as reslink_small, or your own, such as nets.py:build."),
+    ],
     sets: Set = None,
     size: Annotated[
         int | None, typer.Option("--size", min=64, max=1024, help="Input size in pixels; default: that of the recipe.")
@@ -30,12 +36,13 @@ def describe(
     json: Json = False,
 ) -> None:
     """Print parameters and FLOPs by layer, receptive fields, and the cost of attention by feature map size."""
-    from reslink.training.recipe.recipe import load_recipe
+    from reslink.training.recipe.recipe import load_recipe, network_settings
 
     _check_not_a_bundle(variant)
-    recipe = load_recipe(None, [f"model.variant={variant}", *(sets or ())])
+    changes = [*network_settings(variant).items(), *(sets or ())]
+    recipe = load_recipe(None, changes if size is None else [*changes, ("preprocess.size", size)])
     config = recipe.network()
-    description = describe_network(config, size or recipe.preprocess.size) | {"variant": recipe.model.variant}
+    description = describe_network(config, recipe.preprocess.size, recipe.builder()) | {"variant": recipe.model.variant}
     if json:
         console.json(description, indent=2)
     else:
@@ -53,18 +60,33 @@ def _check_not_a_bundle(name: str) -> None:
         )
 
 
-def describe_network(config: ResLinkConfig, size: int) -> dict[str, Any]:
-    """Returns the output of ``describe --json``.
+def describe_network(config: ResLinkConfig | ExternalConfig, size: int, builder: Builder | None = None) -> dict[str, Any]:
+    """Returns the output of ``describe --json``: for networks that are not a ResLink, without receptive fields and attention.
 
     Args:
         config: The configuration of the network.
         size: Side length of the square input in pixels.
+        builder: Builds the network of an entry point.
     """
-    from reslink.networks.analysis import attention_cost, count_parameters, flops_by_layer, receptive_fields
-    from reslink.networks.reslink import build_network
+    import torch
 
-    network = build_network(config, seed=0)
-    layers = flops_by_layer(config, size)
+    from reslink.networks.analysis import attention_cost, count_parameters, flops_by_layer, layer_costs, receptive_fields
+    from reslink.networks.build import build_network
+    from reslink.networks.reslink import ResLink
+
+    network = build_network(config, 0, builder)
+    if not isinstance(network, ResLink):
+        layers = layer_costs(network.eval(), torch.zeros(1, config.in_channels, size, size))
+        return {
+            "input": [config.in_channels, size, size],
+            "config": config.model_dump(mode="json"),
+            "parameters": count_parameters(network),
+            "flops": sum(layer.flops for layer in layers),
+            "layers": [asdict(layer) for layer in layers],
+            "receptive_fields": [],
+            "attention_cost": [],
+        }
+    own, layers = network.config, flops_by_layer(network.config, size)
     map_sizes = [size // 4 * factor for factor in (1, 2, 4)]
     return {
         "input": [config.in_channels, size, size],
@@ -73,7 +95,7 @@ def describe_network(config: ResLinkConfig, size: int) -> dict[str, Any]:
         "flops": sum(layer.flops for layer in layers),
         "layers": [asdict(layer) for layer in layers],
         "receptive_fields": [asdict(field) for field in receptive_fields(network, size)],
-        "attention_cost": [asdict(cost) for cost in attention_cost(map_sizes, config.stem_dim, config.area_size)],
+        "attention_cost": [asdict(cost) for cost in attention_cost(map_sizes, own.stem_dim, own.area_size)],
     }
 
 
@@ -83,6 +105,8 @@ def _print_description(console: Console, description: dict[str, Any]) -> None:
     rows.append(("all", "", f"{description['parameters']:,}", f"{description['flops'] / 1e6:,.2f}"))
     size = "×".join(map(str, description["input"]))
     console.table(("layer", "kind", ">parameters", ">MFLOPs"), rows, title=f"{description['variant']}, one image of {size}")
+    if not description["receptive_fields"]:
+        return
     fields = [
         (row["stage"], str(row["stride"]), str(row["size"]), str(row["size_with_attention"]))
         for row in description["receptive_fields"]

@@ -187,11 +187,13 @@ def answer(
 ) -> None:
     """Write the results for one series to a folder instead of a PACS: report.dcm, picture.dcm, map.dcm."""
     from reslink.files import write_atomic
+    from reslink.imaging.search import check_exists
     from reslink.serving.dicom.classify import classify_series, load_model
     from reslink.serving.dicom.results import create_results
     from reslink.serving.dicom.series import read_head_series
 
     check_overwrite(out, "report.dcm", "results", overwrite)
+    check_exists(series)
     model = load_model(bundle, map_name, top, threads_from_environment())
     answered = classify_series(model, read_head_series(series, policy=incomplete))
     files = create_results(answered)

@@ -22,7 +22,7 @@ import typer
 from reslink.cli.console import Console
 from reslink.cli.options import Json, available_cores
 from reslink.errors import UsageError
-from reslink.files import TELEMETRY_PACKAGES, install_command, optional_import
+from reslink.files import TELEMETRY_MODULES, TELEMETRY_PACKAGES, install_command, optional_import
 
 EXAMPLES = (
     "reslink doctor",
@@ -205,14 +205,14 @@ def _decoders() -> Check:
 
 
 def _telemetry() -> Check:
-    """Imports the runtimes that send telemetry as the other commands do, and looks whether they can."""
+    """Imports the packages with a telemetry module as the other commands do, and looks whether that module is loaded."""
     installed = [name for name in TELEMETRY_PACKAGES if find_spec(name) is not None]
-    for name in installed:
+    for name in TELEMETRY_MODULES.keys() & set(installed):
         with suppress(UsageError):  # a broken installation is not a matter of telemetry
             optional_import(name, name)
     if sys.modules.get("openvino_telemetry") is not None:
         return Check("telemetry", "failed", "openvino_telemetry is loaded", "Report this, and remove openvino-telemetry")
-    return Check("telemetry", "ok", f"off in {' and '.join(installed)}" if installed else "no package that sends any")
+    return Check("telemetry", "ok", f"off in {', '.join(installed)}" if installed else "no package that sends any")
 
 
 @dataclass(frozen=True)

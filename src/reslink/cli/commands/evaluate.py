@@ -18,6 +18,7 @@ from reslink.cli.options import (
     Json,
     OutFolder,
     Overwrite,
+    OwnNetwork,
     Root,
     Split,
     Unit,
@@ -46,6 +47,7 @@ def evaluate(
         ),
     ] = None,
     batch_size: BatchSize = 32,
+    network: OwnNetwork = None,
     device: Device = "auto",
     seed: BootstrapSeed = 0,
     allow_leakage: AllowLeakage = False,
@@ -66,6 +68,7 @@ def evaluate(
         split=None if split == "all" else split,
         by=by or (),
         batch_size=batch_size,
+        network=network,
         device=device,
         seed=seed,
         allow_leakage=allow_leakage,
@@ -73,7 +76,7 @@ def evaluate(
     )
     for name, reason in result["failed"].items():
         console.warn(f"{name} is skipped: {reason}")
-    warn_of_refused(console, result["refused"])
+    warn_of_refused(console, result)
     warn_of_leakage(console, result["leakage"])
     for case in [*result["excluded"], *result["leaked"]]:
         console.detail(f"{case['path']}: {case['reason']}")

@@ -54,6 +54,12 @@ Seeds = Annotated[
 Epochs = Annotated[
     int | None, typer.Option("--epochs", min=1, help="Number of epochs; default: that of the recipe.", show_default=False)
 ]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init", metavar="PARENT", help="Fine-tune the weights of a model name, bundle or run; default: from scratch."
+    ),
+]
 Jobs = Annotated[
     int | None,
     typer.Option("--jobs", "-j", min=1, help="Number of parallel runs with one thread each.", show_default="one per core"),
@@ -71,7 +77,10 @@ EXAMPLES = {
     "epochs": ("reslink experiment epochs images/ --out experiments/ct --epochs 5 10 20",),
     "leakage": ("reslink experiment leakage images/ --out experiments/ct --seeds 3",),
     "shortcuts": ("reslink experiment shortcuts images/ --out experiments/ct --seeds 0 1 2",),
-    "data-size": ("reslink experiment data-size images/ --out experiments/ct --percent 5 10 25 50 100",),
+    "data-size": (
+        "reslink experiment data-size images/ --out experiments/ct --percent 5 10 25 50 100",
+        "reslink experiment data-size images/ --out experiments/tuned --init ct --images 50 100 200 --seeds 5",
+    ),
     "robustness": (
         "reslink experiment robustness runs/first images/ --out experiments/ct",
         "reslink experiment robustness runs/first images/ --out experiments/ct --only noise jpeg --images 100",
@@ -95,6 +104,7 @@ class TrainingOptions:
         unit: Unit of the images for which neither file nor table states one.
         seeds: Number of seeds, or the seeds.
         epochs: Number of epochs; None for the value of the recipe.
+        init: The parent of fine-tuned runs; None to train from scratch.
         recipe: The recipe; None for the default recipe.
         sets: Changes to the recipe.
         allow_conflicts: Whether images with several labels are accepted.
@@ -109,6 +119,7 @@ class TrainingOptions:
     unit: Unit = None
     seeds: Seeds = (3,)  # type: ignore[assignment]  # a dataclass refuses a list; typer makes one of it
     epochs: Epochs = None
+    init: Init = None
     recipe: Recipe = None
     sets: Set = None
     allow_conflicts: AllowConflicts = False
@@ -172,11 +183,20 @@ def data_size(
     same: Annotated[
         Literal["steps", "epochs"], typer.Option("--same", help="What all percentages have in common: steps or epochs.")
     ] = "steps",
+    images: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--images", metavar="N...", min=1, help="Numbers of training images to compare, about, instead of percentages."
+        ),
+    ] = None,
 ) -> Run:
-    """Measure how the metrics grow with the number of patients."""
+    """Measure how the metrics grow with the number of patients.
+
+    With --init, each size is trained from scratch and fine-tuned, on the same images.
+    """
     from reslink.experiments.data_size import data_size as run
 
-    return lambda experiment: run(experiment, percent, same)
+    return lambda experiment: run(experiment, percent, same, images or ())
 
 
 def _training_command(name: str, function: Callable[..., Run]) -> Callable[..., None]:
@@ -208,8 +228,10 @@ def _run(console: Console, name: str, options: TrainingOptions, run: Run) -> Non
     check_folder_path(folder)
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    changes = [*(options.sets or []), *([] if options.epochs is None else [f"trainer.epochs={options.epochs}"])]
+    changes: list[str | tuple[str, Any]] = [*(options.sets or [])]
+    changes += [] if options.epochs is None else [("trainer.epochs", options.epochs)]
     changes += ["data.allow_conflicts=true"] if options.allow_conflicts else []
+    changes += [("init.parent", options.init)] if options.init else []
     recipe = load_recipe(options.recipe, changes)
     manifest = Manifest.open(
         options.data, class_order=recipe.data.class_order, columns=options.columns, root=options.root, unit=options.unit

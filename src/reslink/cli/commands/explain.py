@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import BundleFolder, Columns, Device, Images, Json, OutFolder, Overwrite, Root, Unit
+from reslink.cli.options import BundleFolder, Columns, Device, Images, Json, OutFolder, Overwrite, OwnNetwork, Root, Unit
 from reslink.cli.prediction_text import NO_ANSWER, abstention_cells, error_line, prediction_cells, print_usage_notes
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def explain(
     root: Root = None,
     unit: Unit = None,
     sanity: Annotated[bool, typer.Option(help="Compare the maps with those of randomized weights.")] = True,
+    network: OwnNetwork = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     json: Json = False,
@@ -62,7 +63,7 @@ def explain(
     """
     from reslink.api.explain import check_and_load, run_explain
 
-    loaded, methods = check_and_load(bundle, target, method)
+    loaded, methods = check_and_load(bundle, target, method, network)
     from reslink.explain.explain_files import ExplainOptions
 
     options = ExplainOptions(

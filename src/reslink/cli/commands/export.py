@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import BundleFolder, Json, OutFolder, Overwrite
-from reslink.files import check_overwrite
+from reslink.cli.options import BundleFolder, Json, OutFolder, Overwrite, OwnNetwork
+from reslink.files import check_overwrite, check_replaceable
 
 EXAMPLES = (
     "reslink export ct --format onnx --out ct-onnx",
@@ -35,6 +35,7 @@ def export(
     precision: Annotated[
         Literal["fp32", "bf16"], typer.Option("--precision", help="Precision of OpenVINO in the parity check.")
     ] = "fp32",
+    network: OwnNetwork = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -45,10 +46,12 @@ def export(
     """
     check_overwrite(out, "manifest.json", "an export", overwrite)
     from reslink.bundles.bundle import Bundle
-    from reslink.export.folder import export as write
+
+    loaded = Bundle.load(bundle, network)
+    check_replaceable(out, "manifest.json", "export")
+    from reslink.export.folder import export as write  # slow imports, after typing errors were found
     from reslink.export.parity import Inputs
 
-    loaded = Bundle.load(bundle)
     inputs = Inputs.synthetic(images) if data is None else Inputs.read(data, images)
     for reason in inputs.failed:
         console.warn(f"Warning: the parity check skips {reason}")

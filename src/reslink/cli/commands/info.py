@@ -95,8 +95,10 @@ def _variants() -> list[str]:
     if find_spec("torch") is None:
         return []
     from reslink.networks.config import VARIANTS
+    from reslink.networks.external_config import EXTERNAL_VARIANTS, external_source
 
-    return list(VARIANTS)
+    monai = find_spec("monai") is not None
+    return [*VARIANTS, *(name for name in EXTERNAL_VARIANTS if monai or external_source(name) != "monai")]
 
 
 def _windows() -> list[str]:

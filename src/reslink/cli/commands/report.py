@@ -35,12 +35,13 @@ def report(
     json: Json = False,
 ) -> None:
     """Write a report for reviewers: flow diagram, splits, metrics, calibration, external validation, failures, checklist."""
-    from reslink.reports.checklist.checklist import fill
     from reslink.reports.checklist.evidence import read_evidence
+
+    evidence = read_evidence(run, others or ())
+    from reslink.reports.checklist.checklist import fill  # slow imports, after the paths were read
     from reslink.reports.checklist.page import write_review
     from reslink.reports.run.flow_diagram import case_flow
 
-    evidence = read_evidence(run, others or ())
     filled = fill(checklist, evidence) if checklist else None
     page = write_review(run, evidence, filled)
     if json:

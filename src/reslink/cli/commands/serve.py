@@ -51,9 +51,12 @@ def serve(
 
     Ctrl-C or SIGTERM stops the service after running requests have been answered.
     """
+    from reslink.bundles import zoo
     from reslink.serving.http import server
 
     server.require_token(host, token, allow_host or ())
+    for bundle in bundles:
+        zoo.resolve(bundle)  # a typing error is found before the slow imports
     from reslink.files import optional_import
 
     optional_import("fastapi", "serve")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from reslink.cli.console import Console
+from reslink.cli.offline import check_sockets
 from reslink.cli.options import (
     FOLDER,
     AllowConflicts,
@@ -26,6 +27,10 @@ from reslink.cli.options import (
 EXAMPLES = (
     "reslink train images/ --out runs/first",
     "reslink train images/ --out runs/first --resume",
+    "reslink train images/ --out runs/first --track tensorboard --track mlflow",
+    "reslink train images/ --out runs/densenet --network densenet121",
+    "reslink train images/ --out runs/own --network nets.py:build --set model.options.width=32",
+    "reslink train images/ --out runs/tuned --init ct --freeze stem",
     "reslink train cohort.csv --out runs/paper --epochs 5 --seed 1 --set model.variant=reslink_paper",
 )
 
@@ -39,6 +44,26 @@ def train(
     unit: Unit = None,
     recipe: Recipe = None,
     sets: Set = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            metavar="NETWORK",
+            help="Network variant such as densenet121, or your own code: package.module:callable or file.py:callable; "
+            "default: that of the recipe.",
+            show_default=False,
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,  # not a Path, which would make ./ct and ct the same
+        typer.Option(
+            "--init", metavar="PARENT", help="Start from the weights of a model name, bundle or run; default: from scratch."
+        ),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option("--freeze", metavar="MODULES", help="Modules of the parent that are not trained, such as stem,stages.1."),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Number of epochs; default: that of the recipe.", show_default=False)
     ] = None,
@@ -62,6 +87,15 @@ def train(
     allow_conflicts: AllowConflicts = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--track",
+            metavar="TRACKER",
+            help="Record the run in its folder for tensorboard, mlflow or wandb; repeatable. Default: none.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a classifier, evaluate it on held-out cases, and write report.html.
@@ -71,6 +105,8 @@ def train(
     from reslink.api.train import train as train_run
     from reslink.cli.metrics_table import print_run_summary
 
+    if "wandb" in (track or ()):
+        check_sockets("--track wandb", "wandb passes its records to a process of its own through a socket")
     summary = train_run(
         data,
         out,
@@ -79,6 +115,9 @@ def train(
         unit=unit,
         recipe=recipe,
         settings=sets or (),
+        network=network,
+        init=init,
+        freeze=[name.strip() for name in freeze.split(",")] if freeze else (),
         epochs=epochs,
         seed=seed,
         batch_size=batch_size,
@@ -87,6 +126,7 @@ def train(
         allow_conflicts=allow_conflicts,
         resume=resume,
         overwrite=overwrite,
+        track=track or (),
         progress=console.progress(),
     )
     if not summary:  # not the first process of a distributed training

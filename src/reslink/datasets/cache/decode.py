@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from PIL import Image as Picture
 
 from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.errors import InputError, ReslinkError, UsageError
+from reslink.imaging.head_mask import stated_content
 from reslink.imaging.image import NOTHING_STATED, Image, Stated
 from reslink.imaging.lesion_mask import aligned_mask
 from reslink.imaging.limits import ImagingWarning
@@ -37,6 +38,10 @@ HEAD_SIZE = 56
 UInt8Array = NDArray[np.uint8]
 
 _JOBS_PER_WORKER = 8
+
+_FEW_VALUES: Final = 8
+_SAMPLED_PIXELS: Final = 4096
+_FEW_VALUES_NOTE: Final = "holds only a few different values, as masks and blank images do. Remove it if it is not an image"
 
 
 class Named(Protocol):
@@ -105,7 +110,9 @@ def decode_case(job: DecodeJob) -> DecodedCase | str:
         image, notes = _read_with_notes(job)
         pixels = job.preprocess.pixels(image)
         head = _head_mask(job.preprocess.resized_head_mask(image))
-        return DecodedCase(pixels, head, make_thumbnail(image), _lesion_mask(job, image), image.unit, notes, image.stated)
+        return DecodedCase(
+            pixels, head, make_thumbnail(image), _lesion_mask(job, image), image.unit, notes, stated_content(image)
+        )
     except ReslinkError as error:
         text = str(error).replace(str(job.path), job.name)  # results contain no absolute paths
         return text if job.mask is None else text.replace(str(job.mask), f"the mask of {job.name}")
@@ -119,7 +126,19 @@ def _read_with_notes(job: DecodeJob) -> tuple[Image, tuple[str, ...]]:
         warnings.simplefilter("always", ImagingWarning)
         image = read_slice(job.path, job.name, job.unit)
     texts = [str(warning.message).removeprefix(f"{job.path} ") for warning in caught if warning.category is ImagingWarning]
-    return image, tuple(dict.fromkeys((*image.notes, *texts)))
+    few = [_FEW_VALUES_NOTE] if _has_few_values(image.pixels) else []
+    return image, tuple(dict.fromkeys((*image.notes, *texts, *few)))
+
+
+def _has_few_values(pixels: NDArray[np.generic]) -> bool:
+    """Returns whether a slice holds few values, or hardly any between dark and bright (a mask with lossy compression)."""
+    values = np.asarray(pixels[np.isfinite(pixels)], np.float32)
+    sample = values[:: max(1, values.size // _SAMPLED_PIXELS)]
+    if len(np.unique(sample)) <= _FEW_VALUES:
+        return len(np.unique(values)) <= _FEW_VALUES
+    low, high = float(values.min()), float(values.max())
+    dark, bright = low + 0.2 * (high - low), low + 0.8 * (high - low)
+    return float(np.mean(values > bright)) > 0.001 and float(np.mean((values > dark) & (values < bright))) < 0.01
 
 
 def decode_all(jobs: Sequence[DecodeJob], workers: int) -> Generator[DecodedCase | str, None, None]:

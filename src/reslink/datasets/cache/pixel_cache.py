@@ -370,9 +370,9 @@ def unit_notes(units: Sequence[str]) -> list[str]:
 
 
 def _excluded_notes(stated: Sequence[Sequence[str | None]]) -> list[str]:
-    """Returns a note for each reason why files are no slices of a head by their header; they are used all the same."""
+    """Returns a note for each reason why a model refuses files by their header; they are used all the same."""
     counts = Counter(reason for *_, reason in stated if reason)
-    return [f"{count} {'image is' if count == 1 else 'images are'} no slice of a head: {why}" for why, count in counts.items()]
+    return [f"A model refuses {count} image{'' if count == 1 else 's'}: {why}" for why, count in counts.items()]
 
 
 def _reader_notes(notes: Sequence[Sequence[str]]) -> list[str]:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from reslink.datasets.near_duplicates import hamming_index
 from reslink.datasets.near_duplicates.features import (
@@ -217,6 +215,9 @@ def connected_groups(count: int, pairs: NDArray[np.intp]) -> list[int]:
     Returns:
         ``count`` group numbers from 0 in the order of first appearance.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components  # slow to import
+
     graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     _, components = connected_components(graph, directed=False)
     order: dict[int, int] = {}

@@ -72,7 +72,7 @@ def _select_conditions(
     for name in conditions:
         check_choice("condition", name, CONDITIONS)
     names = ["full", *(name for name in conditions if name != "full")] if conditions else list(CONDITIONS)
-    default = experiment.recipe.network(len(experiment.manifest.labels)).area_size
+    default = experiment.recipe.reslink(len(experiment.manifest.labels)).area_size
     by_area_size = {
         f"area_{size}": (f"areas of {size}×{size} (full: {default}×{default})", {"model.area_size": size})
         for size in area_sizes

@@ -75,7 +75,7 @@ def _stability_row(comparison: Comparison, condition: str) -> Row:
 
 
 def _parameter_shares(comparison: Comparison, result: TrialResult) -> dict[str, float]:
-    network = build_network(result.trial.recipe.network(len(comparison.experiment.manifest.labels)), 0)
+    network = build_network(result.trial.recipe.reslink(len(comparison.experiment.manifest.labels)), 0)
     total = count_parameters(network)
     modules = {name: module for name, module in network.named_modules() if isinstance(module, AreaAttention)}
     return {name.removesuffix("_attention"): count_parameters(module) / total for name, module in modules.items()}
@@ -186,7 +186,7 @@ def border_table(comparison: Comparison) -> Table:
 def _border_row(comparison: Comparison, condition: str) -> Row | None:
     labels = comparison.experiment.manifest.labels
     results = [result for result in comparison.successful_of(condition) if result.attention]
-    if not results or results[0].trial.recipe.network(len(labels)).area_size < 2:
+    if not results or results[0].trial.recipe.reslink(len(labels)).area_size < 2:
         return None
     shifted = [np.stack([result.attention[f"shifted p_{name}"] for name in labels.names], axis=1) for result in results]
     shifted_labels = [_predict(result, y_prob) for result, y_prob in zip(results, shifted, strict=True)]

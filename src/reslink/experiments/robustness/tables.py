@@ -15,7 +15,9 @@ from reslink.metrics.intervals import Estimate
 METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc", "ece")
 DROPS = ("accuracy", "auroc")
 MIDDLE_SEVERITY = 3
-NO_FINGERPRINTS = "Near duplicates of training images: the bundle has no fingerprints of its training images."
+NO_FINGERPRINTS = (
+    "Near duplicates of training images: the bundle lacks the fingerprints of its training images or those of an ancestor."
+)
 LARGE_DROP = 0.1
 """The answer lists each corruption whose drop at the middle severity is larger than ten points."""
 
@@ -46,7 +48,7 @@ def make_report(
         charts=[_chart(metrics, kind) for kind in _kinds(metrics)],
         runs=[_flat_row(metrics, *level) for level in metrics.corrupted],
         failed=[{"run": name, "reason": reason} for name, reason in failed.items()],
-        not_done=[*_undefined_metrics(metrics), *([] if bundle.training_images is not None else [NO_FINGERPRINTS])],
+        not_done=[*_undefined_metrics(metrics), *([] if bundle.knows_seen_images else [NO_FINGERPRINTS])],
     )
 
 

@@ -188,7 +188,7 @@ class Comparison:
     def _changed_settings(self) -> str:
         """Returns the shared settings that differ from the defaults, except those with a fact of their own."""
         defaults, settings = dict(flatten_settings(Recipe().dump())), dict(flatten_settings(self.experiment.recipe.dump()))
-        keys = settings.keys() - {"seed", "model.variant", "trainer.epochs"}
+        keys = settings.keys() - {"seed", "model.variant", "trainer.epochs", "init.parent"}  # a parent can be a private path
         return ", ".join(f"{key} {settings[key]}" for key in sorted(keys) if settings[key] != defaults.get(key)) or "none"
 
     def _split_description(self) -> str:

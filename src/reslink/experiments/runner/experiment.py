@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from reslink.bundles.bundle import Bundle
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.grouping import group_cases
 from reslink.datasets.label_conflicts import check_label_conflicts, describe_conflicts, label_conflicts
-from reslink.datasets.leakage import check_group_leakage
+from reslink.datasets.leakage import check_group_leakage, seen_by_ancestors, without_seen
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import find_duplicates
 from reslink.errors import UsageError
@@ -20,6 +21,7 @@ from reslink.experiments.runner.scheduler import run_trials
 from reslink.experiments.runner.trial import RECIPE_VIEW, SharedData, Trial
 from reslink.training.data import assign_splits
 from reslink.training.monitoring.progress import Progress, phase, progress_callback
+from reslink.training.recipe.inheritance import find_parent
 from reslink.training.recipe.recipe import Recipe, recipe_from_dict
 
 
@@ -124,15 +126,39 @@ class Experiment:
     def split(self, recipe: Recipe, groups: Sequence[str] | None = None, *, use_given: bool = True) -> tuple[str, ...]:
         """Returns the split of each readable case, computed as ``reslink train`` does.
 
+        With ``init.parent`` in the recipe, validation and test images that an ancestor was trained on are ``unused``, in runs
+        from scratch too, and whatever ``data.allow_leakage`` is.
+
         Args:
             recipe: Its section ``data`` and its seed are used.
             groups: The groups that stay together; None takes those of the recipe.
             use_given: Whether a split in the data is used.
         """
+        return self._without_seen(self._assign(recipe, groups, use_given=use_given))
+
+    def _assign(self, recipe: Recipe, groups: Sequence[str] | None = None, *, use_given: bool = True) -> list[str]:
         manifest = self.cache.manifest
         if not use_given:
             manifest = replace(manifest, cases=tuple(replace(case, split=None) for case in manifest.cases))
-        return tuple(assign_splits(manifest, groups or self.split_groups, recipe))
+        return assign_splits(manifest, groups or self.split_groups, recipe)
+
+    def _without_seen(self, splits: Sequence[str]) -> tuple[str, ...]:
+        if self.parent is None:
+            return tuple(splits)
+        cache = self.cache
+        seen = seen_by_ancestors(cache.manifest, self.data.groups, cache.thumbnails, splits, self.parent.seen_images)
+        return tuple(without_seen(splits, seen, can_be_allowed=False))
+
+    def count_seen(self, seed: int) -> int:
+        """Returns the number of validation and test images of a seed that an ancestor was trained on."""
+        assigned = self._assign(self.make_recipe(seed))
+        return sum(a != b for a, b in zip(assigned, self._without_seen(assigned), strict=True))
+
+    @cached_property
+    def parent(self) -> Bundle | None:
+        """The parent that the recipe names for fine-tuning."""
+        parent = self.recipe.init.parent
+        return None if parent is None else Bundle.load(find_parent(parent))
 
     def make_trial(self, condition: str, seed: int, overrides: dict[str, Any] | None = None, **options: Any) -> Trial:
         """Returns a trial on the split of its seed; ``options`` are further fields of :class:`Trial`.
@@ -143,9 +169,10 @@ class Experiment:
         """
         recipe = self.make_recipe(seed, overrides)
         if seed not in self._splits:
-            self._splits[seed] = self.split(recipe)
+            splits = self._assign(recipe)
             if not recipe.data.allow_leakage:
-                check_group_leakage(self.cache.manifest, self.data.groups, self._splits[seed])
+                check_group_leakage(self.cache.manifest, self.data.groups, splits)
+            self._splits[seed] = self._without_seen(splits)
         return Trial(condition, seed, recipe, self._splits[seed], **options)
 
     @cached_property

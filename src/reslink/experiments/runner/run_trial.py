@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reslink.bundles.bundle import Bundle
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.errors import DivergedError, ReslinkError
 from reslink.evaluation import leakage
@@ -54,7 +55,7 @@ def run_trial(trial: Trial, data: SharedData, runs: Path, progress: Progress) ->
             view_cache = open_view(data.manifest, trial.recipe.preprocess, view, data.cache)
             _evaluate(trial, make_training_data(trial, data, view_cache), folder, view)
         if trial.measures_attention:
-            measure_attention(Classifier.load(folder / BUNDLE), training_data, folder / ATTENTION)
+            measure_attention(_load(trial, folder), training_data, folder / ATTENTION)
 
 
 def make_training_data(trial: Trial, data: SharedData, cache: PixelCache) -> TrainingData:
@@ -62,30 +63,36 @@ def make_training_data(trial: Trial, data: SharedData, cache: PixelCache) -> Tra
     return TrainingData(cache.manifest, cache, cache.targets, data.groups, trial.splits, data.digest, joined_groups=data.groups)
 
 
+def _load(trial: Trial, folder: Path) -> Classifier:
+    """Returns the trained network of a trial."""
+    return Classifier.load(Bundle.load(folder / BUNDLE, trial.recipe.builder()))
+
+
 def _evaluate(trial: Trial, training_data: TrainingData, folder: Path, view: str) -> None:
     """Writes the predictions for the test split, and the metrics with intervals."""
     table = folder / predictions_file(view)
     if table.exists():
         return
-    classifier = Classifier.load(folder / BUNDLE)
+    classifier = _load(trial, folder)
     cases = _predict(classifier, training_data)
     decision = classifier.bundle.decision
     y_true = training_data.targets[cases.rows]
     result = evaluate_cases(y_true, cases.probabilities, cases.groups, classifier.labels, decision, seed=trial.seed)
     result |= {"split": "test", "view": trial.view if view == RECIPE_VIEW else view, "failed": cases.failed, "n_failed": 0}
     result["bundle_sha256"] = classifier.bundle.weights_sha256
-    leaked = _leaked(training_data, cases)
+    leaked = _leaked(training_data, cases, classifier.bundle)
     leakage.mark_leakage(result, leaked)
     result |= leaked.as_dict()
     write_json(folder / "evaluation.json" if view == RECIPE_VIEW else table.with_suffix(".json"), result)
     write_predictions(table, cases, classifier.labels, decision)
 
 
-def _leaked(training_data: TrainingData, cases: CasePredictions) -> leakage.Leakage:
+def _leaked(training_data: TrainingData, cases: CasePredictions, bundle: Bundle) -> leakage.Leakage:
     """Returns the leaked test cases. They are allowed: an experiment with such cases includes them on purpose."""
     reasons = training_data.leaked_cases()
     names = [case.name for case in cases.manifest.cases]
-    return leakage.Leakage(names, {i: reasons[name] for i, name in enumerate(names) if name in reasons}, allowed=True)
+    rows = {i: reasons[name] for i, name in enumerate(names) if name in reasons}
+    return leakage.Leakage(names, rows, allowed=True, fingerprints_available=bundle.knows_seen_images)
 
 
 def _predict(classifier: Classifier, training_data: TrainingData) -> CasePredictions:

@@ -10,11 +10,10 @@ from pathlib import Path
 from reslink import __version__
 from reslink.datasets.manifest import Manifest
 from reslink.files import sha256
+from reslink.networks.entry_points import code_digest
+from reslink.networks.external_config import has_attention
 from reslink.training.recipe.recipe import Recipe
 from reslink.training.run_folder import FINISHED
-
-UNUSED = "unused"
-"""The split of a case that a trial neither trains nor evaluates on."""
 
 DIVERGED = "diverged.json"
 ATTENTION = "attention.csv"
@@ -68,6 +67,8 @@ class Trial:
     def key(self, data: SharedData) -> str:
         """Returns the name of its folder: a hash of everything that determines the trained weights."""
         determinants = [__version__, data.digest, self.recipe.digest(), sha256("\n".join(self.splits)), self.view]
+        if self.recipe.model.entry_point is not None:
+            determinants.append(str(code_digest(self.recipe.model.entry_point)))
         return sha256(json.dumps(determinants))[:16]
 
     def folder(self, data: SharedData, runs: Path) -> Path:
@@ -82,7 +83,7 @@ class Trial:
     @property
     def measures_attention(self) -> bool:
         """Whether attention is to be measured and the network has any."""
-        return self.measure_attention and self.recipe.network().attention != "none"
+        return self.measure_attention and has_attention(self.recipe.network())
 
     def is_complete(self, folder: Path) -> bool:
         """Returns whether its folder has all results, or the trial diverged."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.scope import refused_texts
 from reslink.experiments.report import ExperimentReport, Row, Table
 from reslink.experiments.robustness.tables import NO_FINGERPRINTS, count_by_reason
 from reslink.experiments.transfer.acquisition import BINS, compare_acquisitions, gray_distance, mean_histogram
@@ -89,6 +90,7 @@ def _drop_rows(reference: Mapping[str, Any], dataset: DatasetEvaluation) -> list
         flagged = drop.estimate is not None and drop.estimate > LARGE_DROP + 1e-9  # exactly ten points are not flagged
         row: Row = {"data": dataset.name, "metric": name, "title": METRIC_NAMES[name], "internal": internal}
         row |= {"external": external, "drop": drop.as_dict(), "flagged": flagged}
+        row |= {"n_refused": dataset.evaluation["n_refused"]}
         rows.append(row | {"flag": "more than 10 points" if flagged else ""})
     return rows
 
@@ -107,6 +109,7 @@ def _facts(bundle: Bundle, evaluations: _Evaluations, label_map: Mapping[str, st
         evaluation = dataset.evaluation
         n_failed, n_excluded = evaluation["n_failed"], len(dataset.excluded) + len(evaluation.get("excluded", ()))
         losses = (f", {n_failed} failed" if n_failed else "") + (f", {n_excluded} excluded" if n_excluded else "")
+        losses += "".join(f"; {text}" for text in refused_texts(evaluation))
         facts[f"Images of {dataset.name}"] = f"{evaluation['n']} in {evaluation['n_groups']} groups{losses}"
     if label_map:
         facts["Labels"] = ", ".join(f"{label} → {name or 'excluded'}" for label, name in label_map.items())
@@ -116,14 +119,18 @@ def _facts(bundle: Bundle, evaluations: _Evaluations, label_map: Mapping[str, st
 def _internal_source(bundle: Bundle, internal: DatasetEvaluation | None) -> str:
     if internal is not None and internal.evaluation:
         excluded = f"; {len(internal.excluded)} training images are excluded" if internal.excluded else ""
-        return f"{internal.evaluation['n']} images of the internal data{excluded}"
-    return f"{bundle.metrics['n']} test images, from the bundle" if bundle.metrics.get("n") else "unknown"
+        refused = "".join(f"; {text}" for text in refused_texts(internal.evaluation))
+        return f"{internal.evaluation['n']} images of the internal data{excluded}{refused}"
+    if not bundle.metrics.get("n"):
+        return "unknown"
+    return "; ".join([f"{bundle.metrics['n']} test images, from the bundle", *refused_texts(bundle.metrics)])
 
 
 def _answer(rows: Sequence[Row], external: Sequence[DatasetEvaluation]) -> list[str]:
     sentences = []
     for dataset in external:
         by_metric = {row["metric"]: row for row in rows if row["data"] == dataset.name}
+        sentences += [f"{dataset.name}: {text}." for text in refused_texts(dataset.evaluation)]
         flagged = [row for row in by_metric.values() if row["flagged"]]
         for row in flagged:
             drop = _points(row["drop"])
@@ -155,11 +162,13 @@ def _drop_table(rows: Sequence[Row]) -> Table:
         "title": ("Metric", "text"),
         "internal": ("internal", "estimate"),
         "external": ("external", "estimate"),
+        "n_refused": ("refused images", "count"),
         "drop": ("drop", "test"),
         "flag": ("", "text"),
     }
     note = (
-        "Drop: internal minus external. Accuracy also depends on the class frequencies, which differ between data sets; "
+        "Drop: internal minus external. Refused images of the external data are not counted. "
+        "Accuracy also depends on the class frequencies, which differ between data sets; "
         "sensitivity, specificity, balanced accuracy and AUROC do not. Interval of the drop: MOVER (Zou and Donner 2008) "
         "from the intervals of the two metrics over patients or duplicate groups."
     )
@@ -283,7 +292,7 @@ def _gray_chart(evaluations: _Evaluations) -> list[dict[str, Any]]:
 
 
 def _flat_row(row: Row) -> Row:
-    flat: Row = {"data": row["data"], "metric": row["metric"], "flagged": row["flagged"]}
+    flat: Row = {"data": row["data"], "metric": row["metric"], "flagged": row["flagged"], "n_refused": row["n_refused"]}
     for key in ("internal", "external", "drop"):
         value = row[key] or {}
         flat |= {key: value.get("estimate"), f"{key}_ci_low": value.get("ci_low"), f"{key}_ci_high": value.get("ci_high")}
@@ -305,5 +314,5 @@ def _not_done(bundle: Bundle, evaluations: _Evaluations) -> Iterator[str]:
                 yield f"{dataset.name}, {METRIC_NAMES[name]}: {estimate.method}."
         if internal is not None and gray_distance(internal.acquisitions, dataset.acquisitions) is None:
             yield f"{dataset.name}, gray values: no head was detected."
-    if bundle.training_images is None:
+    if not bundle.knows_seen_images:
         yield NO_FINGERPRINTS

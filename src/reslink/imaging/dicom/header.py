@@ -10,7 +10,7 @@ from pydicom import Dataset, uid
 from pydicom.filereader import read_partial
 
 from reslink.imaging.decode import HEAD_BYTES, detect_image_format
-from reslink.imaging.dicom.read import parse_dataset, transfer_syntax
+from reslink.imaging.dicom.file_format import parse_dataset, transfer_syntax
 from reslink.imaging.limits import open_regular_file, read_regular_file, silence_warnings
 
 _META_BYTES = 1 << 16

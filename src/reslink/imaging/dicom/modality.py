@@ -23,6 +23,14 @@ MULTI_FRAME_CLASSES: Final = (
 )
 """SOP classes of the objects that contain all slices of a series."""
 
+_CLASS_MODALITIES: Final[dict[str, Modality]] = {
+    **MODALITIES,
+    uid.EnhancedCTImageStorage: "CT",
+    uid.LegacyConvertedEnhancedCTImageStorage: "CT",
+    uid.EnhancedMRImageStorage: "MR",
+    uid.LegacyConvertedEnhancedMRImageStorage: "MR",
+}
+
 NON_IMAGE_CLASSES: Final = (
     *("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.11.", "1.2.840.10008.5.1.4.1.1.104."),
     *("1.2.840.10008.5.1.4.1.1.9.", "1.2.840.10008.5.1.4.1.1.131", "1.2.840.10008.5.1.4.1.1.66.1"),
@@ -121,12 +129,18 @@ def header_exclusion_reason(header: Dataset, sop_classes: Collection[str] = MODA
     """Returns the result of :func:`exclusion_reason` for a header."""
     values = header.get("ImageType") or ()
     image_type = [str(v) for v in values] if isinstance(values, Sequence) and not isinstance(values, str) else [str(values)]
-    sop_class, modality = str(header.get("SOPClassUID") or ""), str(header.get("Modality") or "").strip().upper()
+    sop_class, modality = str(header.get("SOPClassUID") or ""), stated_modality(header)
     if not sop_class and modality in MODALITIES.values():  # de-identified with too much zeal
         sop_class = next(name for name, stated in MODALITIES.items() if stated == modality)
     reason = exclusion_reason(sop_class, image_type, str(header.get("Manufacturer") or ""), sop_classes)
     expected = MODALITIES.get(sop_class)
     return reason or (f"its header states the modality {modality}" if expected and modality not in ("", expected) else None)
+
+
+def stated_modality(header: Dataset) -> str:
+    """Returns Modality in upper case, or the modality of the SOP class if it is missing; empty if neither is known."""
+    stated = str(header.get("Modality") or "").strip().upper()
+    return stated or _CLASS_MODALITIES.get(str(header.get("SOPClassUID") or "").strip(), "")
 
 
 def is_head(header: Dataset) -> bool | None:
@@ -175,7 +189,7 @@ def stated_sequence(header: Dataset) -> str | None:
 
 
 def _sequence(header: Dataset) -> str | None:
-    if str(header.get("Modality") or "").strip().upper() != "MR":
+    if stated_modality(header) != "MR":
         return None
     contrast = _CONTRASTS.get(str(header.get("AcquisitionContrast") or "").strip().upper())
     if contrast:

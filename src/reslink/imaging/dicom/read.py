@@ -6,162 +6,48 @@ C.11.2 VOI LUT, C.7.6.16 Multi-frame Functional Groups.
 
 from __future__ import annotations
 
-import io
 import re
-import zlib
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread, uid
+from pydicom import Dataset, uid
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
 from reslink.errors import InputError
+from reslink.files import sha256
+from reslink.imaging.dicom.file_format import parse_dataset
 from reslink.imaging.dicom.frames import NATIVE, stored_frames
 from reslink.imaging.dicom.geometry import Plane, frame_orientation, slice_distance, slice_order, slice_plane
-from reslink.imaging.dicom.modality import series_exclusion_reason, stated_sequence
+from reslink.imaging.dicom.modality import series_exclusion_reason, stated_modality, stated_sequence
 from reslink.imaging.image import Image, Modality, Unit
 from reslink.imaging.limits import (
-    GZIP,
-    MIB,
     check_rescale,
     check_size,
     damaged_error,
     finite_float32,
     silence_warnings,
-    too_large_error,
     unsupported_error,
 )
-from reslink.imaging.orientation import AS_STORED, NOT_STATED, Orientation
+from reslink.imaging.orientation import AS_STORED, NOT_STATED, Orientation, view_edges
+from reslink.imaging.units import NO_HU, image_of_values, stored_as
 from reslink.printable_names import printable
 
 PIXEL_ATTRIBUTES = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_MAX_SIMPLE_ELEMENTS, _MAX_SIMPLE_HEADER = 1000, 1 << 16
-_MAX_INFLATED = 160 * MIB  # 64 megapixels of 16 bits, and a header
-_LONG_VR = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-_HU_TYPES = ("", "HU", "HU_MOD", "US")
+_HU_TYPES = ("", "HU", "HU_MOD", "US", "HOUNSFIELD", "HOUNSFIELD UNITS")
 _MAX_BORDER_HU = 500.0
+_MAX_HU = 32767.0  # the highest of 16 signed bits; metal on an extended scale stays below
+_MIN_WINDOWED = 1000.0  # the highest value of a picture of 10 bits and more
+_MIN_FAT_HU, _MAX_SOFT_HU = -200.0, 100.0  # fat; brain, blood and muscle
+_MIN_SATURATED, _MIN_SOFT = (
+    0.01,
+    0.15,
+)  # with a burned-in window, 1 % are the highest value, and few others look like soft tissue
 _MAX_DESCRIPTION = 64  # characters, the limit of the value representation LO
 _MODALITIES: dict[str, Modality] = {"CT": "CT", "MR": "MR"}
-
-
-def transfer_syntax(data: bytes) -> str:
-    """Returns the transfer syntax in the file meta information, or '' (PS3.10, section 7.1)."""
-    span = _find_meta(data, 0x0010)
-    if span is None:
-        return ""
-    start, end = span
-    return data[start:end].rstrip(b"\0 ").decode("ascii", "replace")
-
-
-def _find_meta(data: bytes, element: int) -> tuple[int, int] | None:
-    """Returns start and end of the value of (0002,element); group 2 is always explicit VR little endian."""
-    at = 132
-    while data[at : at + 2] == b"\x02\x00" and at + 8 <= len(data):
-        number = int.from_bytes(data[at + 2 : at + 4], "little")
-        if data[at + 4 : at + 6] in (b"OB", b"UN", b"OW", b"SQ", b"UT"):
-            start, length = at + 12, int.from_bytes(data[at + 8 : at + 12], "little")
-        else:
-            start, length = at + 8, int.from_bytes(data[at + 6 : at + 8], "little")
-        if number == element:
-            return start, start + length
-        at = start + length
-    return None
-
-
-def is_simple(data: bytes) -> bool:
-    """Whether a file is simple enough to be read in this process.
-
-    A simple file is uncompressed and little endian, and its elements other than the pixels are few, small and have a defined
-    length. Sequences of undefined length are parsed eagerly, and a file of a megabyte can contain 100,000 items.
-    """
-    if data[:2] == GZIP:
-        return False
-    data = with_preamble(data, "the file")
-    syntax = transfer_syntax(data)
-    if syntax not in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
-        return False
-    at, elements, pixels = 132, 0, 0
-    while at + 12 <= len(data) and elements <= _MAX_SIMPLE_ELEMENTS:
-        explicit = syntax == uid.ExplicitVRLittleEndian or data[at : at + 2] == b"\x02\0"
-        if explicit and data[at + 4 : at + 6] not in _LONG_VR:
-            start, length = at + 8, int.from_bytes(data[at + 6 : at + 8], "little")
-        elif explicit:
-            start, length = at + 12, int.from_bytes(data[at + 8 : at + 12], "little")
-        else:
-            start, length = at + 8, int.from_bytes(data[at + 4 : at + 8], "little")
-        if length == 0xFFFFFFFF:
-            return False
-        pixels += length if data[at : at + 4] == b"\xe0\x7f\x10\0" else 0
-        at, elements = start + length, elements + 1
-    return elements <= _MAX_SIMPLE_ELEMENTS and len(data) - pixels <= _MAX_SIMPLE_HEADER
-
-
-def parse_dataset(data: bytes, name: str) -> Dataset:
-    """Returns the data set of a file in memory.
-
-    Raises:
-        InputError: If it is not DICOM, or a deflated data set is truncated or inflates beyond the limit.
-    """
-    data = with_preamble(data, name)
-    syntax = transfer_syntax(data)
-    if syntax == uid.DeflatedExplicitVRLittleEndian:
-        data = _inflate(data, name)
-    dataset = dcmread(io.BytesIO(data))
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        explicit = dataset.is_implicit_VR is False
-        dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian if explicit else uid.ImplicitVRLittleEndian
-    return dataset
-
-
-def with_preamble(data: bytes, name: str) -> bytes:
-    """Returns a file in the form of PS3.10: not gzipped, with a preamble and with file meta information.
-
-    Accepted are files that begin with their file meta information (group 2) or with ``DICM``, and data sets without meta
-    information that begin with group 8; their transfer syntax is detected from the first element.
-
-    Raises:
-        InputError: If gzipped data is broken, truncated or inflates beyond the limit.
-    """
-    if data[:2] == GZIP:
-        data = _inflate_bounded(data, 31, "gzip", name)
-    if data[128:132] == b"DICM":
-        return data
-    if data[:4] == b"DICM":
-        return bytes(128) + data
-    if data[:2] == b"\2\0":
-        return bytes(128) + b"DICM" + data
-    explicit = data[4:6].isalpha() and data[4:6].isupper()
-    syntax = uid.ExplicitVRLittleEndian if explicit else uid.ImplicitVRLittleEndian
-    value = str(uid.ExplicitVRBigEndian if data[:2] == b"\0\x08" else syntax).encode()
-    value += b"\0" * (len(value) % 2)
-    return bytes(128) + b"DICM" + b"\2\0\x10\0UI" + len(value).to_bytes(2, "little") + value + data
-
-
-def _inflate(data: bytes, name: str) -> bytes:
-    """Returns a deflated file as an explicit little endian file; pydicom inflates without a limit."""
-    syntax, length = _find_meta(data, 0x0010), _find_meta(data, 0x0000)
-    if syntax is None or length is None:
-        raise damaged_error(name, "its file meta information is broken")
-    start = length[1] + int.from_bytes(data[length[0] : length[1]], "little")
-    body = _inflate_bounded(data[start:], -15, "deflated", name)
-    plain = str(uid.ExplicitVRLittleEndian).encode().ljust(syntax[1] - syntax[0], b"\0")
-    return data[: syntax[0]] + plain + data[syntax[1] : start] + body
-
-
-def _inflate_bounded(data: bytes, wbits: int, kind: str, name: str) -> bytes:
-    inflate = zlib.decompressobj(wbits)
-    try:
-        body = inflate.decompress(data, _MAX_INFLATED)
-    except zlib.error as error:
-        raise damaged_error(name, f"its {kind} data is broken") from error
-    if inflate.unconsumed_tail:
-        raise too_large_error(name, "inflates to more than the limit", f"{_MAX_INFLATED} bytes")
-    if not inflate.eof:
-        raise damaged_error(name, f"its {kind} data is truncated")
-    return body
 
 
 @dataclass(frozen=True)
@@ -171,6 +57,9 @@ class Slice:
     image: Image
     plane: Plane | None
     series: str
+    """Series Instance UID; empty if it is missing."""
+    owner: list[str]
+    """Study Instance UID, and digests of PatientID and PatientName; each is empty if it is missing."""
     localizer: bool
     excluded: str | None
     """Why it is not part of a series that can be classified; None if it is."""
@@ -178,6 +67,8 @@ class Slice:
     """Slice Thickness in millimeters; None if it is not stated."""
     description: str = ""
     """Series Description; empty if it is not stated, or contains a part of the patient's name."""
+    acquisition: str = ""
+    """Acquisition Number; empty if it is not stated."""
 
 
 def read_dicom(data: bytes, name: str) -> Image:
@@ -207,11 +98,16 @@ def read_slice(data: bytes, name: str) -> Slice:
         plane = None if stored_plane is None else stored_plane.in_view()
         image = _to_image(dataset, name)
         image_type = [str(value).upper() for value in _as_list(dataset.get("ImageType"))]
-        series = str(dataset.get("SeriesInstanceUID") or "").strip()
         excluded, (thickness, description) = series_exclusion_reason(dataset), (_thickness(dataset), _description(dataset))
         plane_name = None if stored_plane is None else stored_plane.name
-        image = replace(image, excluded=excluded, sequence=stated_sequence(dataset), plane=plane_name)
-        return Slice(image, plane, series, "LOCALIZER" in image_type, excluded, thickness, description)
+        image = replace(image, excluded=excluded or image.excluded, sequence=stated_sequence(dataset), plane=plane_name)
+        series, study, *names = (
+            str(dataset.get(name) or "").strip()
+            for name in ("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName")
+        )
+        owner = [study, *(name and sha256(name) for name in names)]
+        number = str(dataset.get("AcquisitionNumber") or "").strip()
+        return Slice(image, plane, series, owner, "LOCALIZER" in image_type, excluded, thickness, description, number)
 
 
 def _thickness(dataset: Dataset) -> float | None:
@@ -322,10 +218,10 @@ def _to_image(dataset: Dataset, name: str) -> Image:
     inverted = photometric == "MONOCHROME1" and unit != "HU"  # HU have one meaning, however they are displayed
     if photometric == "MONOCHROME1" and unit == "HU":
         _check_air(pixels, padding, name)
-    return Image(
+    image = Image(
         finite_float32(pixels, name),
         unit=unit,
-        modality=_MODALITIES.get(str(dataset.get("Modality", ""))),
+        modality=_MODALITIES.get(stated_modality(dataset)),
         spacing=_spacing(dataset, turn, planes, order),
         white=_white(dataset, photometric) if unit == "gray" else None,
         padding=padding,
@@ -333,8 +229,55 @@ def _to_image(dataset: Dataset, name: str) -> Image:
         window=_window(dataset),
         source=name,
         orientation=orientation,
+        edges=None if planes[0] is None else view_edges(planes[0].rows, planes[0].columns),
         notes=() if orientation is not None else (NOT_STATED,),
     )
+    return image if image.modality != "CT" or image.unit == "gray" else _checked_hu(image, dataset)
+
+
+def _checked_hu(image: Image, dataset: Dataset) -> Image:
+    """Returns a CT image in HU, or one that is excluded from classification as its values are no HU.
+
+    The histogram decides about files that state no rescale, as about formats that state no unit. It also finds values that were
+    stored with an offset by a program that states a rescale without it.
+    """
+    rescale_type = _rescale_type(dataset)
+    if rescale_type not in _HU_TYPES:
+        return replace(image, excluded=f"its header states that its values are {printable(rescale_type)[:16]}, not HU")
+    values = image.pixels if image.padding is None else image.pixels[~image.padding]
+    if image.unit == "HU":
+        reason = _false_hu(values) if values.size else None
+        return image if reason is None else replace(image, unit="MR", excluded=f"its header states HU, but its values {reason}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the note says it, once for a series
+        guess = image_of_values(image.pixels, image.source)
+    if guess.unit != "HU":
+        return replace(image, excluded=NO_HU)
+    notes = (*image.notes, "its header states no rescale to HU; its values are read as HU by their histogram")
+    return replace(image, pixels=guess.pixels, unit="HU", notes=notes)
+
+
+def _false_hu(values: NDArray[np.float32]) -> str | None:
+    """Returns why values are no HU; None if they may be, such as those of a brain without its skull."""
+    if values.max() > _MAX_HU:
+        return f"exceed {_MAX_HU:.0f}"
+    if _is_windowed(values):
+        return "are those of a picture with its window burned in, by their histogram"
+    offset = stored_as(values) if values.min() >= 0 else None  # below is air
+    return None if offset is None else f"are {offset} by their histogram"
+
+
+def _is_windowed(values: NDArray[np.float32]) -> bool:
+    """Whether many values are equal to the highest one, the bone beyond a window, and few others are those of soft tissue."""
+    lowest, highest = float(values.min()), float(values.max())
+    if highest < _MIN_WINDOWED or np.mean(values == highest) < _MIN_SATURATED:
+        return False
+    inner = values[(values > max(lowest, _MIN_FAT_HU)) & (values < highest)]
+    return inner.size > 0 and float(np.mean((inner > 0) & (inner < _MAX_SOFT_HU))) < _MIN_SOFT
+
+
+def _rescale_type(dataset: Dataset) -> str:
+    return str(_transformation(dataset, 0).get("RescaleType") or "").strip().upper()
 
 
 def _frames_orientation(dataset: Dataset, count: int, name: str) -> Orientation | None:
@@ -431,12 +374,12 @@ def _luminance(rgb: NDArray[Any]) -> NDArray[np.float32]:
 def _unit(dataset: Dataset) -> Unit:
     capture = str(dataset.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE)
     source = _transformation(dataset, 0)
-    rescaled = source.get("RescaleSlope") not in (None, "") or source.get("RescaleIntercept") not in (None, "")
+    scale = source.get("RescaleSlope"), source.get("RescaleIntercept")
+    rescaled = not set(scale) <= {None, ""}
     is_picture = dataset.get("BitsStored", 32) <= (16 if capture else 8) and not dataset.get("PixelRepresentation")
-    if is_picture and (capture or not rescaled):
+    if is_picture and (capture or not rescaled or scale == (1, 0)):  # 8 bits hold neither air nor bone in HU
         return "gray"
-    rescale_type = str(source.get("RescaleType") or "").strip().upper()
-    return "HU" if dataset.get("Modality") == "CT" and rescaled and rescale_type in _HU_TYPES else "MR"
+    return "HU" if stated_modality(dataset) == "CT" and rescaled and _rescale_type(dataset) in _HU_TYPES else "MR"
 
 
 def _white(dataset: Dataset, photometric: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -38,6 +38,11 @@ _POSITION_TAGS: Final = (0x0020000E, 0x00200032, 0x00200037)
 _HEADER_BYTES: Final = 1 << 18
 
 SAME_POSITION: Final = "several of its slices have the same position"
+ALTERNATING_ACQUISITIONS: Final = (
+    "its slices come from several acquisitions at alternating positions, such as with and without contrast; they are "
+    "classified together"
+)
+SEVERAL_OWNERS: Final = "its slices state several patients or studies"
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class _SeriesSlice:
     path: Path
     image: Image
     plane: Plane
+    acquisition: str
 
 
 def read_first_bytes(path: Path, size: int = HEAD_BYTES) -> bytes:
@@ -105,15 +111,23 @@ def read_slices(paths: Sequence[Path], folder: Path, read: Reader) -> tuple[Imag
     if math.prod(image.pixels.shape) * len(paths) > MAX_SERIES_PIXELS:
         raise too_large_error(str(folder), f"has {len(paths)} slices", f"{MAX_SERIES_PIXELS // MIB} megapixels per series")
     first = _series_slice(paths[0], image, geometry)
-    slices = [first]
+    slices, owners = [first], [geometry["owner"]]
     for path in paths[1:]:
         image, other_geometry = read(path)
         series_slice = _series_slice(path, image, other_geometry)
-        _check_consistent(series_slice, first, other_geometry["series"] == geometry["series"])
+        owners.append(other_geometry["owner"])
+        same_series = other_geometry["series"] == geometry["series"] and not _are_several(owners)
+        _check_consistent(series_slice, first, same_series)
         slices.append(series_slice)
         if first.image.spacing is None:
             first = series_slice
     return _stack(slices, folder)
+
+
+def _are_several(owners: Iterable[Sequence[str]]) -> bool:
+    """Returns whether slices state several studies or patients, who are told by their names only if no slice states an id."""
+    studies, ids, names = (set(values) - {""} for values in zip(*owners, strict=True))
+    return len(studies) > 1 or len(ids or names) > 1
 
 
 def _series_error(given: str, allowed: str) -> InputError:
@@ -130,13 +144,14 @@ def _series_slice(path: Path, image: Image, geometry: dict[str, Any]) -> _Series
             f"{path} does not state the position of its slice",
             "Each slice needs ImagePositionPatient and ImageOrientationPatient",
         )
-    return _SeriesSlice(path, image, Plane(*(np.array(geometry[key]) for key in ("position", "rows", "columns"))))
+    plane = Plane(*(np.array(geometry[key]) for key in ("position", "rows", "columns")))
+    return _SeriesSlice(path, image, plane, geometry["acquisition"])
 
 
 def _check_consistent(member: _SeriesSlice, first: _SeriesSlice, same_series: bool) -> None:
     pair = f"{member.path} and {first.path}"
     if not same_series:
-        raise _series_error(f"{pair} belong to different series", "A folder contains one series")
+        raise _series_error(f"{pair} belong to different series, studies or patients", "A folder contains one series")
     if not member.plane.same_direction(first.plane):
         raise _series_error(f"{pair} have different orientations", "The slices of a series are parallel")
     difference = slice_format(member.image).difference(slice_format(first.image))
@@ -167,12 +182,25 @@ def _stack(slices: list[_SeriesSlice], folder: Path) -> tuple[Image, list[Path]]
         window=first.window,
         source=folder.name,
         orientation=first.orientation,
-        notes=tuple(dict.fromkeys(note for member in ordered for note in member.image.notes)),
+        notes=tuple(
+            dict.fromkeys([*(note for member in ordered for note in member.image.notes), *_acquisition_notes(ordered)])
+        ),
         excluded=first.excluded,
         sequence=first.sequence,
         plane=first.plane,
+        edges=first.edges,
     )
     return volume, [member.path for member in ordered]
+
+
+def _acquisition_notes(ordered: Sequence[_SeriesSlice]) -> list[str]:
+    return [ALTERNATING_ACQUISITIONS] if _alternate([member.acquisition for member in ordered]) else []
+
+
+def _alternate(acquisitions: Sequence[str]) -> bool:
+    """Whether an acquisition returns after another one. In sequential CT each has a range of positions of its own."""
+    blocks = [number for number, previous in zip(acquisitions, [None, *acquisitions], strict=False) if number != previous]
+    return len(blocks) > len(set(blocks))
 
 
 def _stacked_padding(members: Sequence[_SeriesSlice]) -> NDArray[np.bool_] | None:
@@ -212,11 +240,13 @@ class SeriesGroup(NamedTuple):
         indices: Positions of the files in the given list, ordered along the normal of the slices.
         refusal: Why it cannot be classified as a series; None if it can be.
         gaps: (n - 1,) distances between neighboring slices in millimeters.
+        notes: What the reader of the answer should know about the series.
     """
 
     indices: list[int]
     refusal: str | None
     gaps: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
 
 
 def group_slices(slices: Sequence[tuple[Mapping[str, Any], SliceFormat | None] | None]) -> list[SeriesGroup]:
@@ -240,7 +270,8 @@ def group_slices(slices: Sequence[tuple[Mapping[str, Any], SliceFormat | None] |
         overlapping = bool((gaps < MIN_SLICE_DISTANCE).any())
         formats = [entry[1] for i in indices if (entry := slices[i]) is not None and entry[1] is not None]
         reason = refusal or (SAME_POSITION if overlapping else _format_difference(formats))
-        series.append(SeriesGroup(indices, reason, gaps))
+        alternate = _alternate([entry[0].get("acquisition", "") for i in indices if (entry := slices[i]) is not None])
+        series.append(SeriesGroup(indices, reason, gaps, (ALTERNATING_ACQUISITIONS,) if alternate and reason is None else ()))
     return series
 
 
@@ -249,17 +280,43 @@ def _parallel_slices(
 ) -> list[tuple[str | None, list[tuple[int, Plane]]]]:
     """Returns the slices of each series and direction, as index and plane, with the refusal of the series."""
     groups: dict[tuple[str, str | None], list[list[tuple[int, Plane]]]] = {}
+    owners: dict[int, Sequence[str]] = {}
     for i, entry in enumerate(slices):
         if entry is None or entry[0].get("position") is None or not entry[0]["series"]:
             continue
         geometry = entry[0]
+        owners[i] = geometry["owner"]
         plane = Plane(*(np.array(geometry[name]) for name in ("position", "rows", "columns")))
         directions = groups.setdefault((geometry["series"], geometry["excluded"]), [])
         group = next((members for members in directions if plane.same_direction(members[0][1])), None)
         if group is None:
             directions.append(group := [])
         group.append((i, plane))
-    return [(refusal, group) for (_, refusal), directions in groups.items() for group in directions]
+    return [
+        (refusal or several, members)
+        for (_, refusal), directions in groups.items()
+        for group in directions
+        for several, members in _split_by_owner(group, owners)
+    ]
+
+
+def _split_by_owner(
+    group: list[tuple[int, Plane]], owners: Mapping[int, Sequence[str]]
+) -> list[tuple[str | None, list[tuple[int, Plane]]]]:
+    """Returns the slices of each patient and study, as some programs write one Series Instance UID into the files of many.
+
+    The slices stay together, with a refusal, if one of them would be a series of its own: programs that remove names may write
+    another patient into each file.
+    """
+    if not _are_several(owners[i] for i, _ in group):
+        return [(None, group)]
+    parts: dict[tuple[str, str], list[tuple[int, Plane]]] = {}
+    for i, plane in group:
+        study, patient, name = owners[i]
+        parts.setdefault((study, patient or name), []).append((i, plane))
+    if any(len(part) < 2 for part in parts.values()):
+        return [(SEVERAL_OWNERS, group)]
+    return [(None, part) for part in parts.values()]
 
 
 def _format_difference(formats: list[SliceFormat]) -> str | None:

@@ -29,7 +29,7 @@ from reslink.imaging.limits import (
     unsupported_error,
     warn,
 )
-from reslink.imaging.orientation import AS_STORED, NOT_STATED
+from reslink.imaging.orientation import AS_STORED, NOT_STATED, Edges
 from reslink.imaging.units import image_of_values
 
 _MAX_EXTENSIONS = 16 * MIB
@@ -152,7 +152,7 @@ def _to_image(header: Any, data: bytes, name: str, unit: Unit | None) -> Image:
     check_size(pixels.shape[-1], pixels.shape[-2], name, frames=1 if pixels.ndim == 2 else pixels.shape[0])
     image = image_of_values(_scaled(pixels, header, name), name, unit, spacing=spacing)
     if header["qform_code"] or header["sform_code"]:
-        return replace(image, orientation=AS_STORED)  # already in the radiological view
+        return replace(image, orientation=AS_STORED, edges=_edges(canonical.shape))  # already in the radiological view
     return replace(image, notes=(*image.notes, NOT_STATED))
 
 
@@ -171,6 +171,15 @@ def _radiological_view(voxels: NDArray[Any], zooms: Sequence[float]) -> tuple[ND
     if slices.shape[2] == 1:
         return slices[::-1, :, 0], (z, y)
     return slices, (z, y, x)
+
+
+def _edges(shape: Sequence[int]) -> Edges:
+    """Returns the sides of the patient at the edges of the result of :func:`_radiological_view`."""
+    if shape[2] > 1 and shape[1] == 1:
+        return ("R", "L", "H", "F")
+    if shape[2] > 1 and shape[0] == 1:
+        return ("A", "P", "H", "F")
+    return ("R", "L", "A", "P")
 
 
 def _affine(header: Any, name: str) -> NDArray[np.float64]:

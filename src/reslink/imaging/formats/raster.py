@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
+from reslink.errors import InputError
 from reslink.imaging.formats import jpeg_integrity, png_integrity, tiff
-from reslink.imaging.image import Image
+from reslink.imaging.image import Image, Unit
 from reslink.imaging.limits import (
     MAX_IN_PROCESS_PIXELS,
     MIB,
@@ -49,32 +50,33 @@ def _size_in_header(kind: str, data: bytes, name: str) -> int:
     return width * height if compression in (0, 3) else MAX_IN_PROCESS_PIXELS + 1
 
 
-def read_raster(kind: str, data: bytes, name: str) -> Image:
+def read_raster(kind: str, data: bytes, name: str, unit: Unit | None = None) -> Image:
     """Decodes a picture.
 
     Args:
         kind: ``PNG``, ``JPEG``, ``TIFF``, ``WEBP`` or ``BMP``, detected from the content.
         data: The whole file.
         name: File name for messages.
+        unit: The unit stated by the user; None decides by the histogram (:mod:`reslink.imaging.units`).
 
     Returns:
-        A gray image, 0 to 255 or 65535, 0 is black. A TIFF of signed or floating point values keeps its values, see
-        :func:`reslink.imaging.formats.tiff.read_gray`.
+        A gray image, 0 to 255 or 65535, 0 is black, if no other unit is stated. A TIFF of signed or floating point values keeps
+        its values, see :func:`reslink.imaging.formats.tiff.read_gray`.
 
     Raises:
         InputError: If the file is incomplete, too large or in an unsupported format.
     """
     if kind == "PNG":
-        return _read_png(data, name)
+        return _read_png(data, name, unit)
     if kind == "JPEG":
-        return _read_jpeg(data, name)
+        return _read_jpeg(data, name, unit)
     if kind == "TIFF":
-        return _read_tiff(data, name)
+        return _read_tiff(data, name, unit)
     if kind == "BMP":
         _check_bmp(data, name)
     if kind == "WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
         raise damaged_error(name, "the WebP data is truncated")
-    return _to_image(_open(kind, data, name), name)
+    return _to_image(_open(kind, data, name), name, unit)
 
 
 def _open(kind: str, data: bytes, name: str) -> PillowImage:
@@ -88,12 +90,12 @@ def _open(kind: str, data: bytes, name: str) -> PillowImage:
     return picture
 
 
-def _read_tiff(data: bytes, name: str) -> Image:
+def _read_tiff(data: bytes, name: str, unit: Unit | None) -> Image:
     tags, more = tiff.read_tags(data, name)
-    image = tiff.read_gray(data, tags, name)
+    image = tiff.read_gray(data, tags, name, unit)
     if image is None:
         try:
-            return _to_image(_open("TIFF", data, name), name)
+            return _to_image(_open("TIFF", data, name), name, unit)
         except UnidentifiedImageError:
             allowed = "TIFF is supported with gray of 1 to 32 bits or floating point, and color of 8 or 16 bits"
             raise unsupported_error(name, tiff.describe(tags), allowed) from None
@@ -106,16 +108,16 @@ def _warn_animated(name: str) -> None:
     warn(f"{name} has several frames; the first one is used")
 
 
-def _read_png(data: bytes, name: str) -> Image:
+def _read_png(data: bytes, name: str, unit: Unit | None) -> Image:
     structure = png_integrity.check_chunks(data, name)
     picture = Pillow.open(io.BytesIO(structure.clean), formats=["PNG"])
     picture.load()
     if structure.animated:
         _warn_animated(name)
-    return _to_image(picture, name)
+    return _to_image(picture, name, unit)
 
 
-def _read_jpeg(data: bytes, name: str) -> Image:
+def _read_jpeg(data: bytes, name: str, unit: Unit | None) -> Image:
     structure = jpeg_integrity.scan_markers(data, name)
     check_size(structure.width, structure.height, name)
     if structure.process == 0xC3 or structure.precision != 8:
@@ -123,7 +125,7 @@ def _read_jpeg(data: bytes, name: str) -> Image:
     stream = data[: structure.end]
     picture = decode_jpeg(stream)
     check_complete(stream, structure, np.asarray(picture), name)
-    return _to_image(picture, name)
+    return _to_image(picture, name, unit)
 
 
 def decode_jpeg(data: bytes) -> PillowImage:
@@ -152,10 +154,10 @@ def check_complete(data: bytes, structure: jpeg_integrity.JpegStructure, pixels:
         raise damaged_error(name, "a part of the JPEG picture is missing")
 
 
-def _to_image(picture: PillowImage, name: str) -> Image:
+def _to_image(picture: PillowImage, name: str, unit: Unit | None) -> Image:
     upright = _upright(picture, name)
     plane, white = _gray(upright, name)
-    return image_of_values(plane, name, white=white)
+    return image_of_values(plane, name, unit, white=white)
 
 
 def _upright(picture: PillowImage, name: str) -> PillowImage:
@@ -176,7 +178,7 @@ def _gray(picture: PillowImage, name: str) -> tuple[NDArray[np.generic], float |
     """Returns the gray plane and its maximum, None for floating point values."""
     mode = picture.mode
     if mode in ("RGBA", "LA", "PA", "La", "RGBa") or (mode in ("P", "L", "RGB", "1") and "transparency" in picture.info):
-        picture = _over_black(picture)
+        picture = _over_black(picture, name)
         mode = picture.mode
     if mode == "L":
         return np.asarray(picture), 255.0
@@ -184,7 +186,7 @@ def _gray(picture: PillowImage, name: str) -> tuple[NDArray[np.generic], float |
         rgb = picture if mode in ("1", "RGB") else picture.convert("RGB")
         return np.asarray(rgb.convert("L")), 255.0
     if mode.startswith("I;16"):
-        return _over_black_16(np.asarray(picture), picture), 65535.0
+        return _over_black_16(np.asarray(picture), picture, name), 65535.0
     if mode == "I":
         plane = np.asarray(picture)
         if plane.min() < 0 or plane.max() > 65535:
@@ -195,16 +197,31 @@ def _gray(picture: PillowImage, name: str) -> tuple[NDArray[np.generic], float |
     raise unsupported_error(name, f"has the pixel format {mode!r}", "Gray, RGB, RGBA, palette and CMYK pictures are supported")
 
 
-def _over_black(picture: PillowImage) -> PillowImage:
+def _over_black(picture: PillowImage, name: str) -> PillowImage:
     rgba = picture.convert("RGBA")
-    if rgba.getchannel("A").getextrema() == (255, 255):
+    alpha = rgba.getchannel("A").getextrema()
+    if alpha == (255, 255):
         return rgba.convert("RGB")
+    if alpha == (0, 0):
+        raise _transparent_error(name)
     return Pillow.alpha_composite(Pillow.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
 
 
-def _over_black_16(plane: NDArray[np.generic], picture: PillowImage) -> NDArray[np.generic]:
+def _over_black_16(plane: NDArray[np.generic], picture: PillowImage, name: str) -> NDArray[np.generic]:
     transparent = picture.info.get("transparency")
-    return np.where(plane == transparent, 0, plane) if isinstance(transparent, int) else plane
+    if not isinstance(transparent, int):
+        return plane
+    if (plane == transparent).all():
+        raise _transparent_error(name)
+    return np.where(plane == transparent, 0, plane)
+
+
+def _transparent_error(name: str) -> InputError:
+    return InputError(
+        f"{name} is fully transparent",
+        "Transparent pixels are read as black, so that some pixels must be opaque",
+        "Export the picture again without an alpha channel",
+    )
 
 
 def _bmp_header(data: bytes, name: str) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import TiffImagePlugin
 
-from reslink.imaging.image import Image
+from reslink.imaging.image import Image, Unit
 from reslink.imaging.limits import check_size, damaged_error, silence_warnings, too_large_error, unsupported_error
 from reslink.imaging.orientation import Orientation
 from reslink.imaging.units import image_of_values
@@ -105,13 +105,14 @@ def describe(tags: Tags) -> str:
     )
 
 
-def read_gray(data: bytes, tags: Tags, name: str) -> Image | None:
+def read_gray(data: bytes, tags: Tags, name: str, unit: Unit | None = None) -> Image | None:
     """Reads a gray TIFF of one sample per pixel that Pillow does not read by its tags; None for all others.
 
     Args:
         data: The whole file.
         tags: Result of :func:`read_tags`.
         name: File name for messages.
+        unit: The unit stated by the user; None decides by the histogram (:mod:`reslink.imaging.units`).
 
     Returns:
         Gray values from 0 to 65535 for unsigned integers, with 0 as black, unless they look like stored HU, as in PNG:
@@ -128,20 +129,21 @@ def read_gray(data: bytes, tags: Tags, name: str) -> Image | None:
     inverted = tags[_PHOTOMETRIC] == _WHITE_IS_ZERO
     if dtype.kind == "u":
         plane = np.iinfo(dtype).max - values if inverted else values
-        return _gray_image(plane, name)
+        return _gray_image(plane, name, unit)
     if dtype.kind == "i" and not inverted and values.min() >= 0 and bits > 8:
-        return _gray_image(values, name)
+        return _gray_image(values, name, unit)
     if not inverted:
-        return image_of_values(values, name)
+        return image_of_values(values, name, unit)
     finite = values[np.isfinite(values)]
     largest = tags.get(_MAX_VALUE, (finite.max() if finite.size else 0,))
-    return replace(image_of_values(float(largest[0]) - values.astype(np.float64), name, "MR"), modality=None)
+    image = image_of_values(float(largest[0]) - values.astype(np.float64), name, unit or "MR")
+    return image if unit else replace(image, modality=None)
 
 
-def _gray_image(plane: NDArray[Any], name: str) -> Image:
+def _gray_image(plane: NDArray[Any], name: str, unit: Unit | None) -> Image:
     if plane.max() > 65535:
         raise unsupported_error(name, "has 32-bit integers", "Pictures have 8 or 16 bits, or floating point values")
-    return image_of_values(plane, name, white=65535.0)
+    return image_of_values(plane, name, unit, white=65535.0)
 
 
 def _raw_rows(data: bytes, tags: Tags, item_size: int, name: str) -> NDArray[np.uint8]:

@@ -1,1 +1,1 @@
-"""Decoding of untrusted files in a child process with limits."""
+"""Child processes with limits, for the decoding of untrusted files and for ONNX models from others."""

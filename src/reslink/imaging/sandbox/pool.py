@@ -1,16 +1,12 @@
 """Decode files in child processes with limits, so that a decoder that crashes, hangs or runs out of memory affects one file.
 
-The child processes are reused, so that a series of compressed slices is fast. They are started with ``subprocess``, which also
-works inside daemonic multiprocessing workers. Each process has its own pool.
+The child processes are reused, so that a series of compressed slices is fast. Each process has its own pool.
 """
 
 from __future__ import annotations
 
 import atexit
-import json
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,102 +17,31 @@ from reslink.errors import InputError
 from reslink.imaging.image import Image, Unit
 from reslink.imaging.limits import MAX_PIXELS, damaged_error, warn
 from reslink.imaging.orientation import Orientation
+from reslink.imaging.sandbox.guarded_process import TIME_SIGNALS, GuardedProcess
 
 CPU_SECONDS = 4.0  # processor time per file
 WALL_SECONDS = 20.0  # elapsed time per file; only reached if other programs use the processors
-_MAX_LINE = 1 << 20
-
-
-class _DecoderProcess:
-    """A child process that handles one request at a time."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "reslink.imaging.sandbox.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        if self._read_line() != b"ready\n":
-            self.close()
-            raise OSError("the decoding process did not start")
-
-    def _read_line(self) -> bytes:
-        return self.process.stdout.readline(_MAX_LINE) if self.process.stdout else b""
-
-    def send(self, request: dict[str, Any], payload: bytes | None) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
-        """Sends a request; returns the header and the arrays of the response.
-
-        Raises:
-            OSError: If the child had ended before the request was sent.
-            EOFError: If it ended during the request.
-        """
-        stream = self.process.stdin
-        if stream is None or self.process.poll() is not None:
-            raise OSError("the decoding process has ended")
-        try:
-            stream.write(json.dumps(request).encode() + b"\n")
-            if payload is not None:
-                stream.write(payload)
-            stream.flush()
-        except BrokenPipeError:
-            raise EOFError from None
-        line = self._read_line()
-        if not line.endswith(b"\n"):
-            raise EOFError
-        header = json.loads(line)
-        return header, [] if "error" in header else self._read_arrays(header)
-
-    def _read_arrays(self, header: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
-        shape = tuple(int(n) for n in header["shape"])
-        if not 0 < int(np.prod(shape)) <= MAX_PIXELS:
-            raise EOFError
-        arrays: list[np.ndarray[Any, Any]] = [np.empty(shape, np.float32)]
-        if header["padding"]:
-            arrays.append(np.empty(shape, np.bool_))
-        for array in arrays:
-            view = array.reshape(-1).view(np.uint8).data
-            if self.process.stdout is None or self.process.stdout.readinto(view) != len(view):  # type: ignore[attr-defined]
-                raise EOFError
-        return arrays
-
-    def close(self) -> int:
-        """Ends the child and returns its exit code, negative for a signal."""
-        self.close_pipes()
-        try:
-            return self.process.wait(1)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
-
-    def close_pipes(self) -> None:
-        """Closes the pipes; the child ends when its input ends."""
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except OSError:
-                    continue
+_WORKER = "reslink.imaging.sandbox.worker"
 
 
 class _Pool:
     """The idle child processes; a thread takes one out while it uses it."""
 
     def __init__(self) -> None:
-        self.idle: list[_DecoderProcess] = []
+        self.idle: list[GuardedProcess] = []
         self.lock = threading.Lock()
-        self.inherited: list[_DecoderProcess] = []
+        self.inherited: list[GuardedProcess] = []
 
-    def acquire(self) -> _DecoderProcess:
+    def acquire(self) -> GuardedProcess:
         with self.lock:
             while self.idle:
                 child = self.idle.pop()
                 if child.process.poll() is None:
                     return child
                 child.close()
-        return _DecoderProcess()
+        return GuardedProcess(_WORKER)
 
-    def release(self, child: _DecoderProcess) -> None:
+    def release(self, child: GuardedProcess) -> None:
         with self.lock:
             self.idle.append(child)
 
@@ -169,11 +94,10 @@ def decode_in_sandbox(
     }
     if isinstance(source, Path):
         request["path"] = str(source.absolute())
-    else:
-        request["size"] = len(source)
     child = _start(name)
     try:
-        header, arrays = child.send(request, payload)
+        header = child.send(request, payload)
+        arrays = [] if "error" in header else _read_arrays(child, header)
     except (OSError, EOFError, ValueError, KeyError):
         raise _crash_error(child.close(), name) from None
     except BaseException:
@@ -188,7 +112,7 @@ def decode_in_sandbox(
     return _to_image(header, arrays, name), header["geometry"]
 
 
-def _start(name: str) -> _DecoderProcess:
+def _start(name: str) -> GuardedProcess:
     try:
         return _pool.acquire()
     except OSError as error:
@@ -199,17 +123,27 @@ def _start(name: str) -> _DecoderProcess:
         ) from error
 
 
-def _crash_error(code: int, name: str) -> InputError:
-    import signal
+def _read_arrays(child: GuardedProcess, header: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
+    shape = tuple(int(n) for n in header["shape"])
+    if not 0 < int(np.prod(shape)) <= MAX_PIXELS:
+        raise EOFError
+    arrays: list[np.ndarray[Any, Any]] = [np.empty(shape, np.float32)]
+    if header["padding"]:
+        arrays.append(np.empty(shape, np.bool_))
+    for array in arrays:
+        child.read_into(array)
+    return arrays
 
-    if code in (-signal.SIGPROF, -signal.SIGALRM):
+
+def _crash_error(code: int, name: str) -> InputError:
+    if code in TIME_SIGNALS:
         return damaged_error(name, f"decoding took longer than {CPU_SECONDS:g} seconds")
     return damaged_error(name, f"the decoder crashed (exit code {code})")
 
 
 def _to_image(header: dict[str, Any], arrays: list[np.ndarray[Any, Any]], name: str) -> Image:
     fields = dict(header["fields"])
-    for field in ("spacing", "window"):
+    for field in ("spacing", "window", "edges"):
         fields[field] = tuple(fields[field]) if fields[field] else None
     fields["orientation"] = Orientation(*fields["orientation"]) if fields["orientation"] else None
     fields["notes"] = tuple(fields["notes"])

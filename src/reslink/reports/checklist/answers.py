@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from reslink.bundles.scope import refused_texts
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.checklist.evidence import Evidence
 from reslink.reports.checklist.origin import EXTERNAL, Origin
@@ -88,13 +89,13 @@ def _audit_labels(e: Evidence) -> Answer:
 
 def _failed(e: Evidence) -> Answer:
     n_failed = e.evaluation.get("n_failed", 0)
-    return Answer(f"{n_failed} images could not be read or predicted and were excluded; no values were imputed")
+    texts = [f"{n_failed} images could not be read or predicted and were excluded", *refused_texts(e.evaluation)]
+    return Answer("; ".join([*texts, "no values were imputed"]))
 
 
 def _sizes(e: Evidence) -> Answer:
-    return Answer(
-        f"{e.evaluation['n']} images of {e.evaluation.get('n_groups', '?')} patients or duplicate groups were evaluated"
-    )
+    evaluated = f"{e.evaluation['n']} images of {e.evaluation.get('n_groups', '?')} patients or duplicate groups were evaluated"
+    return Answer("; ".join([evaluated, *refused_texts(e.evaluation)]))
 
 
 _GROUPING: Final = {
@@ -242,9 +243,10 @@ def _performance(e: Evidence) -> Answer:
 def _performance_text(evaluation: Mapping[str, Any]) -> str:
     metrics = evaluation.get("metrics", {})
     names = [name for name in ("accuracy", "sensitivity", "specificity", "ppv", "npv", "auroc") if name in metrics]
-    return ", ".join(
+    texts = [
         f"{METRIC_NAMES[name]} {format_number(metrics[name]['estimate'])} ({format_interval(metrics[name])})" for name in names
-    )
+    ]
+    return "; ".join([", ".join(texts), *refused_texts(evaluation)])
 
 
 def _failures(e: Evidence) -> Answer:

@@ -62,7 +62,15 @@ def origin_of(run: RunFolder, evaluation: Mapping[str, Any], predictions: Sequen
         return Origin(TRAINING_DATA if is_training else HELD_OUT, reason)
     if shared:
         return Origin(PARTLY_INTERNAL, reason)
-    return Origin(EXTERNAL, f"none of the {len(evaluated)} images is in the data of the run{left_out}")
+    not_compared = _not_compared(evaluation)
+    return Origin(EXTERNAL, f"none of the {len(evaluated)} files is in the data of the run{left_out}{not_compared}")
+
+
+def _not_compared(evaluation: Mapping[str, Any]) -> str:
+    """Returns which copies of the run's images were not searched for: folders of evaluations hold no pictures to compare."""
+    is_checked = (evaluation.get("leakage") or {}).get("status", "unknown") != "unknown"
+    images = "test images" if is_checked else "images"
+    return f"; copies of its {images} in another file format are not recognized"
 
 
 def _splits_of_files(run: RunFolder) -> dict[str, str]:

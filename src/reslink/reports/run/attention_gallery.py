@@ -133,6 +133,7 @@ def _confidence(row: Mapping[str, str]) -> float:
 
 def _draw(classifier: Classifier, case: Case, row: Mapping[str, str], file: str) -> tuple[GalleryCase, bytes] | None:
     """Returns a case and its picture; None if a file can no longer be read."""
+    from reslink.explain.attribution import has_feature_map
     from reslink.explain.display import TITLES, display_values, min_display_span
     from reslink.explain.heat_maps import heat_maps
 
@@ -149,7 +150,8 @@ def _draw(classifier: Classifier, case: Case, row: Mapping[str, str], file: str)
     except ReslinkError:
         return None
     target = 1 if labels.binary else labels.index(row["prediction"])
-    heats = heat_maps(classifier, pixels, target, ("final_attention", "grad_cam"))
+    methods = ("final_attention", "grad_cam") if has_feature_map(classifier.network) else ("integrated_gradients",)
+    heats = heat_maps(classifier, pixels, target, methods)
     drawn = [np.repeat(pixels[0][..., None], 3, axis=2)]
     head = preprocess.resized_head_mask(image) if preprocess.isolate_head else np.ones(pixels.shape[1:], np.bool_)
     drawn += [

@@ -45,7 +45,7 @@ def case_flow(run: RunFolder) -> list[FlowStep]:
         steps.append(FlowStep("Excluded: could not be read or predicted", n_failed, excluded=True))
     if evaluation.get("n_refused"):
         reasons = "; ".join(sorted(set(evaluation["refused"].values())))
-        steps.append(FlowStep("Excluded: outside the scope of the model", evaluation["n_refused"], None, True, reasons))
+        steps.append(FlowStep("Refused and not counted", evaluation["n_refused"], None, True, reasons))
     steps.append(FlowStep("Evaluated", evaluation.get("n"), evaluation.get("n_groups"), detail=_class_counts(evaluation)))
     if can_abstain(evaluation):
         selective = evaluation["selective"]

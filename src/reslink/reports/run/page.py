@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from reslink.bundles.scope import refused_texts
 from reslink.files import write_atomic
 from reslink.reports import charts
 from reslink.reports.jinja import load_template
@@ -64,6 +65,7 @@ def render(files: RunFolder, drawn: list[Chart], kind: str) -> str:
         evaluation=evaluation,
         cards=sections.headline_metrics(evaluation),
         leakage_notice=sections.leakage_notice(evaluation),
+        refused=refused_texts(evaluation or {}),
         facts=sections.facts(files),
         confusion=sections.confusion_matrix(evaluation),
         class_tables=evaluation_sections.class_tables(evaluation),

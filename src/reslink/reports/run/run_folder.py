@@ -86,26 +86,26 @@ def read_run(folder: Path) -> RunFolder:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder", "A report is written from a run folder", "Check the path")
-    evaluation = _read(folder / "evaluation.json", parse_json)
+    evaluation = read_file(folder / "evaluation.json", parse_json)
     trained = folder / "bundle" / "bundle.json"
-    bundle = _read(bundle_of_run(folder) / trained.name if trained.is_file() else trained, parse_json)
-    lines = _read(folder / "metrics.jsonl", _json_lines) or []
+    bundle = read_file(bundle_of_run(folder) / trained.name if trained.is_file() else trained, parse_json)
+    lines = read_lines(folder)
     names = _class_names(bundle, evaluation)
-    rows, predictions = _read(folder / "predictions.csv", lambda text: _rows_and_predictions(text, names)) or ([], None)
+    rows, predictions = read_file(folder / "predictions.csv", lambda text: _rows_and_predictions(text, names)) or ([], None)
     return RunFolder(
         name=folder.resolve().name,
-        config=_read(folder / "config.yaml", parse_yaml),
-        environment=_read(folder / "environment.json", parse_json),
-        splits=_read(folder / "splits.csv", _rows),
-        epochs=_epochs(lines) or [_numbers(row) for row in _read(folder / "results.csv", _rows) or []],
+        config=read_file(folder / "config.yaml", parse_yaml),
+        environment=read_file(folder / "environment.json", parse_json),
+        splits=read_file(folder / "splits.csv", _rows),
+        epochs=read_epochs(folder, lines),
         findings=_findings(lines),
         evaluation=evaluation,
         predictions=predictions,
         prediction_rows=rows,
         bundle=bundle,
-        randomization_checks=_read(folder / "figures" / "sanity.json", parse_json) or [],
+        randomization_checks=read_file(folder / "figures" / "sanity.json", parse_json) or [],
         pictures=_pictures(folder / "figures"),
-        gallery=_read(folder / "figures" / "gallery.json", parse_json) or [],
+        gallery=read_file(folder / "figures" / "gallery.json", parse_json) or [],
     )
 
 
@@ -115,7 +115,7 @@ def read_csv_rows(path: Path) -> list[Row]:
     Raises:
         InputError: If it cannot be read.
     """
-    return _read(path, _rows) or []
+    return read_file(path, _rows) or []
 
 
 def data_uri(png: bytes) -> str:
@@ -123,7 +123,34 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _read(path: Path, parse: Callable[[str], T]) -> T | None:
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """Reads the lines of ``metrics.jsonl``; a last line that is not yet complete is left out.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    return read_file(folder / "metrics.jsonl", _json_lines) or []
+
+
+def read_epochs(folder: Path, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns one row per epoch from the lines of ``metrics.jsonl``, or from ``results.csv`` if they hold none.
+
+    Raises:
+        InputError: If ``results.csv`` cannot be read.
+    """
+    return _epochs(lines) or [_numbers(row) for row in read_file(folder / "results.csv", _rows) or []]
+
+
+def read_file(path: Path, parse: Callable[[str], T]) -> T | None:
+    """Reads a file of a run; None if it is missing.
+
+    Args:
+        path: The file.
+        parse: Makes the content from the text.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
     if not path.is_file():
         return None
     try:
@@ -137,7 +164,8 @@ def _read(path: Path, parse: Callable[[str], T]) -> T | None:
 
 
 def _json_lines(text: str) -> list[dict[str, Any]]:
-    return [parse_json(line) for line in text.splitlines() if line.strip()]
+    complete = text[: text.rfind("\n") + 1] or text
+    return [parse_json(line) for line in complete.splitlines() if line.strip()]
 
 
 def _rows(text: str) -> list[Row]:

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reslink.bundles.lineage import Ancestor
+from reslink.datasets.case import UNUSED
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.run.run_folder import Row, RunFolder, data_uri
 
@@ -68,10 +70,18 @@ def facts(files: RunFolder) -> list[tuple[str, str]]:
         rows.append(("Model", evaluation["bundle"]))
     variant = (bundle.get("architecture") or {}).get("name") or (config.get("model") or {}).get("variant")
     rows += [("Network", str(variant))] if variant else []
+    ancestors = [str(Ancestor(**row)) for row in bundle.get("lineage") or ()]
+    rows += [("Fine-tuned from", ", which was fine-tuned from ".join(ancestors))] if ancestors else []
     rows += _data_facts(files)
     rows += [("Seed", str(config["seed"]))] if "seed" in config else []
-    rows += [("Epochs", str(len(files.epochs)))] if files.epochs else []
+    rows += [("Epochs", str(len(files.epochs)) + _extensions(bundle))] if files.epochs else []
     return rows
+
+
+def _extensions(bundle: Mapping[str, Any]) -> str:
+    """Returns after which epochs a finished run was extended, to be put behind their number."""
+    extensions = (bundle.get("provenance") or {}).get("extensions") or []
+    return f" (extended after epoch {', '.join(str(row['after_epoch']) for row in extensions)})" if extensions else ""
 
 
 def _data_facts(files: RunFolder) -> list[tuple[str, str]]:
@@ -148,11 +158,18 @@ def split_table(rows: Sequence[Row] | None) -> dict[str, Any] | None:
         for label in (row["label"], ""):
             images[label, row["split"]] += 1
             groups[label, row["split"]].add(row["group"])
-        splits_of_group[row["group"]].add(row["split"])
-        splits_of_patient[row.get("patient_id") or f"image {row['sample_id']}"].add(row["split"])
+        if row["split"] != UNUSED:
+            splits_of_group[row["group"]].add(row["split"])
+            splits_of_patient[row.get("patient_id") or f"image {row['sample_id']}"].add(row["split"])
     lines = [(label or "All", [(images[label, s], len(groups[label, s])) for s in splits]) for label in [*labels, ""]]
     shared = max(sum(len(names) > 1 for names in by_key.values()) for by_key in (splits_of_group, splits_of_patient))
-    return {"splits": splits, "lines": lines, "groups": len(splits_of_group), "images": len(rows), "shared": shared}
+    return {
+        "splits": splits,
+        "lines": lines,
+        "groups": len({row["group"] for row in rows}),
+        "images": len(rows),
+        "shared": shared,
+    }
 
 
 def flatten_settings(tree: Any, prefix: str = "") -> list[tuple[str, str]]:

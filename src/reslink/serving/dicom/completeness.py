@@ -66,7 +66,7 @@ def _integer(header: Dataset, name: str) -> int | None:
         return None
 
 
-def _number(header: Dataset, name: str) -> float:
+def positive_number(header: Dataset, name: str) -> float:
     """Returns a positive number; 0 if it is missing or not valid."""
     try:
         value = float(header.get(name))
@@ -103,7 +103,7 @@ def _larger_than_neighbors(gaps: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def _larger_than_stated(gaps: NDArray[np.float64], ordered: Sequence[tuple[Plane, Dataset]]) -> NDArray[np.bool_]:
     """Compares with SpacingBetweenSlices, unless most gaps contradict it: some scanners store another length there."""
-    stated = float(np.median([_number(header, "SpacingBetweenSlices") for _, header in ordered]))
+    stated = float(np.median([positive_number(header, "SpacingBetweenSlices") for _, header in ordered]))
     larger = gaps >= HOLE_RATIO * stated
     return larger if stated and larger.mean() <= 0.5 else np.zeros(len(gaps), np.bool_)
 
@@ -115,6 +115,6 @@ def _with_missing_numbers(
     if len(known) < len(all_numbers):
         return np.zeros(len(gaps), np.bool_)
     numbers = [_integer(header, "InstanceNumber") or 0 for _, header in ordered]
-    thickness = float(np.median([_number(header, "SliceThickness") for _, header in ordered]))
+    thickness = float(np.median([positive_number(header, "SliceThickness") for _, header in ordered]))
     skips = [abs(a - b) > 1 and known.isdisjoint(range(min(a, b) + 1, max(a, b))) for a, b in pairwise(numbers)]
     return np.array(skips, np.bool_) & (gaps >= HOLE_RATIO * thickness)

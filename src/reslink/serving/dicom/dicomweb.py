@@ -22,7 +22,7 @@ from reslink.files import optional_import, write_json
 from reslink.imaging.dicom.modality import OTHER_BODY_PART, header_exclusion_reason, is_other_body_part
 from reslink.imaging.limits import silence_warnings
 from reslink.serving.dicom.identifiers import EXTRA
-from reslink.serving.dicom.pipeline import SendError, Session, is_permanent_failure
+from reslink.serving.dicom.pipeline import SUCCESS, SendError, Session, is_permanent_failure, is_stored
 from reslink.serving.dicom.queue import EXCLUDED, Queue
 from reslink.serving.dicom.series import series_key
 
@@ -123,23 +123,26 @@ class DicomWebSender:
         try:
             reply = self._client.store_instances([dcmread(path)])
         except Exception as error:  # noqa: BLE001  (the client raises errors of requests and its own)
-            raise _send_error(error) from None
-        if reply.get("FailedSOPSequence"):
-            raise _refused_instance(int(reply.FailedSOPSequence[0].get("FailureReason") or 0xC000))
+            reason = _reason_of(error)
+        else:
+            failed = reply.get("FailedSOPSequence")
+            reason = int(failed[0].get("FailureReason") or 0xC000) if failed else SUCCESS
+        if not is_stored(reason):
+            raise SendError(f"failure reason 0x{reason:04X}", permanent=is_permanent_failure(reason))
 
 
-def _send_error(error: Exception) -> SendError:
-    """Converts an error of the client. A 409 is permanent only if its body states a permanent reason."""
+def _reason_of(error: Exception) -> int:
+    """Returns the Failure Reason in an error of the client: only a 409 states one in its body.
+
+    Raises:
+        SendError: If there is none.
+    """
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     reason = _failure_reason(response.content) if response is not None and status == 409 else None
-    if reason is not None:
-        return _refused_instance(reason)
-    return SendError(f"HTTP {status}" if status else type(error).__name__, permanent=status in (400, 415))
-
-
-def _refused_instance(reason: int) -> SendError:
-    return SendError(f"failure reason 0x{reason:04X}", permanent=is_permanent_failure(reason))
+    if reason is None:
+        raise SendError(f"HTTP {status}" if status else type(error).__name__, permanent=status in (400, 415)) from None
+    return reason
 
 
 def _failure_reason(body: bytes) -> int | None:

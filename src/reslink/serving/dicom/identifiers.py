@@ -26,8 +26,9 @@ def derive_uid(*parts: object) -> str:
 class ResultUIDs:
     """The UIDs of the DICOM results for one series.
 
-    They are derived from the instances of the series, the weights, the settings, and whether the series is incomplete. A second
-    run therefore replaces the results of the first; another slice, other weights or another threshold give other UIDs.
+    They are derived from the content of the series (pixels, UIDs, patient and study), the weights, the settings, and whether
+    the series is incomplete. A second run therefore replaces the results of the first; another slice, a corrected patient,
+    other weights or another threshold give other UIDs.
 
     Args:
         result: The predictions for the series.
@@ -35,9 +36,8 @@ class ResultUIDs:
 
     def __init__(self, result: SeriesResult) -> None:
         series = result.series
-        instances = sorted(str(header.SOPInstanceUID) for header in series.headers)
         state = ["incomplete"] if series.incomplete else []
-        self._source = (series.headers[0].SeriesInstanceUID, *instances, *state, result.model.weights, result.model.settings)
+        self._source = (*series.content, *state, result.model.weights, result.model.settings)
 
     def series(self, kind: str) -> str:
         """Returns the Series Instance UID of a kind of result."""

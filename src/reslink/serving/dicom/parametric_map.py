@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -9,11 +10,14 @@ from highdicom import PixelMeasuresSequence, VOILUTTransformation, pm
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.valuerep import DSfloat
 
 from reslink.bundles.onnx_graph import CAM
 from reslink.imaging.dicom.geometry import distances_along_normal, slice_plane
 from reslink.serving.dicom.classify import SeriesResult
+from reslink.serving.dicom.completeness import positive_number
 from reslink.serving.dicom.identifiers import BANNER, ascii_value, derive_uid, equipment_attributes, identification_attributes
+from reslink.serving.dicom.series import Series
 
 STEPS: Final = 65535
 """Stored values are integers from 0 to this, linear from the lowest to the highest value of the map."""
@@ -34,7 +38,7 @@ def parametric_map(result: SeriesResult) -> Dataset:
         result: Predictions with maps.
     """
     series = result.series
-    headers = [_with_frame_of_reference(series.headers[i]) for i in series.selected]
+    headers = _map_sources(series)
     assert result.maps is not None and result.field_of_view is not None  # noqa: S101, PT018  (checked by the caller)
     first = series.slices[0]  # all slices of a series are turned in the same way
     stored, slope, low = quantize(first.to_stored(result.maps), first.to_stored(result.field_of_view))
@@ -82,25 +86,38 @@ def quantize(maps: NDArray[np.float32], field_of_view: NDArray[np.bool_]) -> tup
     return np.where(field_of_view, stored, 0).astype(np.uint16), slope, low
 
 
-def _with_frame_of_reference(header: Dataset) -> Dataset:
-    """Returns a header with a frame of reference: its own, or one derived from the series."""
-    if header.get("FrameOfReferenceUID"):
-        return header
-    copy = Dataset()
-    copy.update(header)
-    copy.FrameOfReferenceUID = derive_uid("frame", header.SeriesInstanceUID)
-    copy.PositionReferenceIndicator = ""
-    return copy
+def _map_sources(series: Series) -> list[Dataset]:
+    """Returns headers of the selected slices with the attributes that place a map.
+
+    A missing frame of reference is derived from the series, a missing thickness is the distance between slices (1 mm for one
+    slice), and the spacing may come from another attribute than Pixel Spacing.
+    """
+    first, image = series.headers[0], series.slices[0]
+    frame = next((uid for header in series.headers if (uid := header.get("FrameOfReferenceUID"))), None)
+    spacing = list(image.spacing or ())
+    is_transposed = image.orientation is not None and image.orientation.transposed
+    sources = []
+    for header in (series.headers[i] for i in series.selected):
+        source = Dataset()
+        source.update(header)
+        source.FrameOfReferenceUID = frame or derive_uid("frame", first.SeriesInstanceUID)
+        source.PositionReferenceIndicator = header.get("PositionReferenceIndicator") or ""
+        source.PixelSpacing = [DSfloat(value, auto_format=True) for value in (spacing[::-1] if is_transposed else spacing)]
+        source.SliceThickness = positive_number(header, "SliceThickness") or _slice_distance(series.headers)
+        sources.append(source)
+    return sources
 
 
-def _pixel_measures(headers: list[Dataset]) -> PixelMeasuresSequence:
-    """Returns spacing and thickness. The default thickness is the distance between slices, or 1 mm for one slice."""
+def _pixel_measures(sources: Sequence[Dataset]) -> PixelMeasuresSequence:
+    return PixelMeasuresSequence(
+        pixel_spacing=[float(value) for value in sources[0].PixelSpacing],
+        slice_thickness=float(sources[0].SliceThickness),
+        spacing_between_slices=_slice_distance(sources) if len(sources) > 1 else None,
+    )
+
+
+def _slice_distance(headers: Sequence[Dataset]) -> float:
+    """Returns the median distance between neighboring slices in millimeters; 1 for one slice."""
     planes = [plane for plane in map(slice_plane, headers) if plane is not None]
     gaps = np.abs(np.diff(distances_along_normal(planes))) if len(planes) > 1 else np.ones(1)
-    step = float(f"{float(np.median(gaps)):.6g}")
-    thickness = float(headers[0].get("SliceThickness") or step)
-    return PixelMeasuresSequence(
-        pixel_spacing=[float(v) for v in headers[0].PixelSpacing],
-        slice_thickness=thickness,
-        spacing_between_slices=step if len(planes) > 1 else None,
-    )
+    return float(f"{float(np.median(gaps)):.6g}")

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from reslink.errors import ReslinkError, StorageError
 from reslink.serving.dicom.classify import Model, classify_series
 from reslink.serving.dicom.completeness import IncompletePolicy
-from reslink.serving.dicom.queue import EXCLUDED, Queue
+from reslink.serving.dicom.queue import EXCLUDED, REPLACED, Queue
 from reslink.serving.dicom.results import create_results
 from reslink.serving.dicom.series import read_head_series, redact_paths
 
@@ -24,6 +24,11 @@ MAX_ATTEMPTS: Final = 10
 
 MAX_RETRY_SECONDS: Final = 300.0
 """Longest time between two attempts to reach an archive, or to classify a series while the disk is full."""
+
+
+SUCCESS: Final = 0x0000
+_DUPLICATE: Final = 0x0111  # the UID of a result is derived from its content
+_TEMPORARY: Final = (0x0110, 0x0124)  # processing failure, such as of a database; not authorized (yet)
 
 
 class SendError(Exception):
@@ -39,13 +44,22 @@ class SendError(Exception):
         self.permanent = permanent
 
 
+def is_stored(status: int) -> bool:
+    """Returns whether an archive has an object: after success, a warning, or as it had the object before.
+
+    Args:
+        status: Status of C-STORE, or Failure Reason of STOW-RS.
+    """
+    return status in (SUCCESS, _DUPLICATE) or status >> 12 == 0xB
+
+
 def is_permanent_failure(status: int) -> bool:
     """Returns whether an archive will refuse an object again (PS3.4 B.2.3, PS3.7 annex C), unlike after a lack of space.
 
     Args:
         status: Status of C-STORE, or Failure Reason of STOW-RS.
     """
-    return status >> 8 in (0xA9, 0x01) or status >> 12 == 0xC
+    return (status >> 8 in (0xA9, 0x01) and status not in _TEMPORARY) or status >> 12 == 0xC
 
 
 class Session(Protocol):
@@ -130,6 +144,7 @@ class Pipeline:
         series = read_head_series(
             self.queue.folder / "working" / key,
             not_stored=self.queue.count_marks("working", key, EXCLUDED),
+            replaced=self.queue.count_marks("working", key, REPLACED),
             missing=self.queue.missing_slices(key),
             policy=self.incomplete,
         )
@@ -165,12 +180,12 @@ class Pipeline:
         paths = self.queue.unsent(key)
         if paths:
             with self.sender.session() as session:
-                for path in paths:
-                    self._send_one(session, key, path)
-            log.info("series %s: results sent", key)
+                sent = [self._send_one(session, key, path) for path in paths]
+            log.info("series %s: %s", key, "results sent" if all(sent) else f"{sum(sent)} of {len(sent)} results sent")
         self.queue.finish(key)
 
-    def _send_one(self, session: Session, key: str, path: Path) -> None:
+    def _send_one(self, session: Session, key: str, path: Path) -> bool:
+        """Sends a result, or moves it to ``failed`` if the archive refuses it permanently; returns whether it was sent."""
         try:
             session.send(path)
         except SendError as error:
@@ -178,8 +193,9 @@ class Pipeline:
                 raise
             log.error("series %s: the archive refuses the %s permanently (%s); it is moved to failed", key, path.stem, error)
             self.queue.set_aside(path)
-        else:
-            self.queue.remove_sent(path)
+            return False
+        self.queue.remove_sent(path)
+        return True
 
     def _is_due(self, key: str) -> bool:
         return time.monotonic() >= self._next.get(key, 0.0)
@@ -227,7 +243,7 @@ class _Task(Protocol):
 class _LateSlicesError(ReslinkError):
     def __init__(self, missing: int) -> None:
         super().__init__(
-            f"late slices of a series that was classified before, {missing} of its earlier slices are gone",
+            f"late slices of a series that was received before, {missing} of its earlier slices are gone",
             "A series can only be classified as a whole",
             "Send the whole series again",
         )

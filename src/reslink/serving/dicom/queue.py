@@ -7,6 +7,7 @@ Work that a crash interrupts is repeated with the same UIDs, so that no result i
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import json
 import os
 import secrets
@@ -33,9 +34,15 @@ REFUSED: Final = ".refused"
 EXCLUDED: Final = ".excluded"
 """Suffix of the mark of an instance that was accepted but not stored, as it is no slice."""
 
+REPLACED: Final = ".replaced"
+"""Suffix of the mark of an instance that arrived again with other content."""
+
 _MAX_SERIES_WITH_MARKS: Final = 1000
 _MAX_UNWRITTEN_MARKS: Final = 1000
 """Marks of one kind of one series that are kept in memory."""
+
+_RESULTS: Final = "*-*.dcm"
+"""Names of results, unlike those of instances."""
 
 _INTERRUPTED: Final = ".interrupted"
 _ATTEMPTS: Final = ".attempts"
@@ -110,6 +117,8 @@ class Queue:
         new = not series.exists()
         series.mkdir(exist_ok=True)
         (series / _RELEASED).unlink(missing_ok=True)
+        if (series / name).exists() and not filecmp.cmp(partial, series / name, shallow=False):
+            (series / name).with_suffix(REPLACED).touch()
         partial.replace(series / name)
         (series / name).with_suffix(REFUSED).unlink(missing_ok=True)
         self._unwritten_marks.get(key, set()).discard(Path(name).stem + REFUSED)
@@ -204,10 +213,19 @@ class Queue:
             return True
 
     def missing(self, key: str) -> int:
-        """Returns how many slices of its earlier classification a series lacks, as late slices arrived after ``keep``."""
-        record = self.record(key)
-        present = {path.stem for path in _instances(self.folder / "working" / key)}
-        return len(set(record.get("instances", ())) - present) if record.get("classified") else 0
+        """Returns how many of its earlier slices a series lacks, as late slices arrived after ``keep``.
+
+        A series that was refused or failed may be corrected and sent again without some of its slices, or under other UIDs: it
+        lacks none if it has at least half as many.
+        """
+        earlier, present = self._earlier_instances(key), {path.stem for path in _instances(self.folder / "working" / key)}
+        is_fragment = self.record(key).get("classified") or 2 * len(present) < len(earlier)
+        return len(earlier - present) if is_fragment else 0
+
+    def _earlier_instances(self, key: str) -> set[str]:
+        """Returns the instances that a series had when it was classified, refused or failed."""
+        failed = {path.stem for path in _instances(self.folder / "failed" / key)}
+        return max(set(self.record(key).get("instances", ())), failed, key=len)
 
     def attempt(self, key: str) -> int:
         """Counts an attempt to classify a series, and returns the number of attempts, which survives a crash."""
@@ -241,11 +259,10 @@ class Queue:
             "results": len(results),
             "summary": list(summary),
         }
-        if not results and (before := self.record(key)).get("classified"):
-            record |= {
-                "classified": True,
-                "instances": before["instances"],
-            }  # a refusal does not undo the earlier classification
+        was_classified, earlier = self.record(key).get("classified", False), self._earlier_instances(key)
+        if not results and (was_classified or len(earlier) > len(instances)):
+            # a refusal neither undoes an earlier classification, nor makes late slices a series
+            record |= {"classified": was_classified, "instances": sorted(earlier)}
         write_json(partial / "record.json", record)
         target = self.folder / "sending" / key
         partial.replace(target)
@@ -279,9 +296,11 @@ class Queue:
 
     def fail(self, key: str) -> None:
         """Moves a series that could not be classified to ``failed``."""
-        target = self.folder / "failed" / key
+        series, target = self.folder / "working" / key, self.folder / "failed" / key
+        for path in target.glob(_RESULTS):  # of an earlier classification, see set_aside
+            path.replace(series / path.name)
         self._delete(target)
-        (self.folder / "working" / key).replace(target)
+        series.replace(target)
 
     def record(self, key: str) -> dict[str, Any]:
         """Returns the record of a completed series; empty if there is none."""
@@ -321,4 +340,4 @@ class Queue:
 
 
 def _instances(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.dcm"))
+    return sorted(set(folder.glob("*.dcm")) - set(folder.glob(_RESULTS)))

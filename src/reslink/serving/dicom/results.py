@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Final
 
 from pydicom import Dataset, uid
 
@@ -11,6 +12,9 @@ from reslink.files import optional_import
 from reslink.imaging.limits import silence_warnings
 from reslink.serving.dicom.classify import SeriesResult
 from reslink.serving.dicom.identifiers import EXTRA
+
+_COPIED: Final = ("IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "IssuerOfAccessionNumberSequence")
+"""Attributes of the source without which an archive of several hospitals files a result under another patient."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,21 @@ def create_results(result: SeriesResult) -> list[DicomResult]:
 
     with silence_warnings():  # warnings of highdicom quote unusual patient names
         objects = [
-            _encode("report", structured_report(result)),
-            _encode("picture", secondary_capture(result)),
+            _encode("report", structured_report(result), result),
+            _encode("picture", secondary_capture(result), result),
         ]
-        if result.maps is not None:
-            objects.append(_encode("map", parametric_map(result)))
+        if result.maps is not None and result.series.is_placed:
+            objects.append(_encode("map", parametric_map(result), result))
     return objects
 
 
-def _encode(kind: str, dataset: Dataset) -> DicomResult:
-    stream = io.BytesIO()
+def _encode(kind: str, dataset: Dataset, result: SeriesResult) -> DicomResult:
+    stream, source = io.BytesIO(), result.series.headers[0]
+    for name in _COPIED:
+        if name in source:
+            dataset[name] = source[name]
+    if result.series.character_set is not None:
+        dataset.SpecificCharacterSet = result.series.character_set
     dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     dataset.save_as(stream, enforce_file_format=True)
     return DicomResult(kind, stream.getvalue())

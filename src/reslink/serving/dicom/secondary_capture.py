@@ -16,6 +16,7 @@ from reslink import __version__
 from reslink.bundles.onnx_graph import CAM
 from reslink.explain.display import MIN_ATTENTION_SPAN, display_image, visible_pixels
 from reslink.explain.overlay import overlay
+from reslink.imaging.orientation import Edges
 from reslink.serving.dicom.classify import SeriesResult
 from reslink.serving.dicom.identifiers import BANNER, ascii_value, equipment_attributes, identification_attributes
 
@@ -24,6 +25,11 @@ _GAP: Final = 16
 _MAX_SLICES: Final = 3
 _WIDTH: Final = _MAX_SLICES * _TILE + (_MAX_SLICES + 1) * _GAP
 _TEXT, _MUTED, _BACKGROUND, _WARNING = (232, 234, 237), (170, 178, 188), (17, 20, 24), (176, 0, 32)
+_EDGE_PLACES: Final = (
+    *((5, _TILE // 2, "lm"), (_TILE - 5, _TILE // 2, "rm")),
+    *((_TILE // 2, 5, "mt"), (_TILE // 2, _TILE - 5, "mb")),
+)
+"""Places and anchors of the sides of the patient in a tile: left, right, top, bottom."""
 _ALERT: Final = (255, 138, 128)
 
 
@@ -47,7 +53,8 @@ def secondary_capture(result: SeriesResult) -> Dataset:
     )
     image.PatientOrientation = []  # the picture shows several slices
     image.ConversionType = "WSD"
-    image.BurnedInAnnotation = "NO"  # the text names the model, never the patient
+    burned_in = any(str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES" for header in sources)
+    image.BurnedInAnnotation = "YES" if burned_in else "NO"  # the text of the picture names the model, never the patient
     image.BodyPartExamined = "HEAD"
     image.ImageComments = ascii_value(BANNER)
     image.DerivationDescription = ascii_value(f"slices and attention, {BANNER}", 1024)
@@ -124,11 +131,11 @@ def _tiles(result: SeriesResult, index: int) -> list[Picture.Image]:
         drawn = np.where(inside, heat - low, 0).astype(np.float32)
         tiles.append(overlay(gray, drawn, min_span=MIN_ATTENTION_SPAN if is_attention else 0.0))
     spacing = image.spacing or (1.0, 1.0)
-    return [_square_tile(tile, (spacing[0], spacing[1])) for tile in tiles]
+    return [_square_tile(tile, (spacing[0], spacing[1]), image.edges) for tile in tiles]
 
 
-def _square_tile(pixels: NDArray[np.uint8], spacing: tuple[float, float]) -> Picture.Image:
-    """Returns a square tile with the image in its center, scaled by the pixel spacing."""
+def _square_tile(pixels: NDArray[np.uint8], spacing: tuple[float, float], edges: Edges | None) -> Picture.Image:
+    """Returns a square tile with the image in its center, scaled by the pixel spacing, and the sides of the patient."""
     height, width = pixels.shape[0] * spacing[0], pixels.shape[1] * spacing[1]
     scale = _TILE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -136,6 +143,9 @@ def _square_tile(pixels: NDArray[np.uint8], spacing: tuple[float, float]) -> Pic
     tile.paste(
         Picture.fromarray(pixels).resize(size, Picture.Resampling.BICUBIC), ((_TILE - size[0]) // 2, (_TILE - size[1]) // 2)
     )
+    pen = ImageDraw.Draw(tile)
+    for letter, (x, y, anchor) in zip(edges or "", _EDGE_PLACES, strict=False):
+        pen.text((x, y), letter, _TEXT, _font(16), anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))
     return tile
 
 

@@ -5,21 +5,31 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.multival import MultiValue
+from pydicom.valuerep import DA, TM
 
 from reslink.errors import InputError, ReslinkError
 from reslink.files import sha256
 from reslink.imaging.dicom.geometry import Plane, slice_plane
 from reslink.imaging.dicom.header import read_elements_until
-from reslink.imaging.dicom.modality import HEAD_BODY_PARTS, MODALITIES, OTHER_BODY_PART, header_exclusion_reason, is_head
+from reslink.imaging.dicom.modality import (
+    HEAD_BODY_PARTS,
+    MODALITIES,
+    OTHER_BODY_PART,
+    header_exclusion_reason,
+    is_head,
+    stated_modality,
+)
 from reslink.imaging.dicom.series import dicom_files
-from reslink.imaging.head_mask import head_mask
+from reslink.imaging.head_mask import head_mask, stated_content
 from reslink.imaging.image import Image, Modality
 from reslink.imaging.limits import ImagingWarning, silence_warnings
 from reslink.imaging.reading import read_series_files
@@ -28,6 +38,9 @@ from reslink.serving.dicom.completeness import IncompletePolicy, missing_slices
 
 TILT_DEGREES: Final = 0.5
 """Smallest gantry angle that is reported as tilted."""
+
+NO_MAP: Final = "the slices state no position or no pixel spacing, so that there is no map"
+"""Note of a series without the attributes that place a map."""
 
 HEAD_MM: Final = (90.0, 330.0)
 """Smallest and largest extent of a head in millimeters; a trunk is wider."""
@@ -46,6 +59,7 @@ _PATTERNS: Final = {
     "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
     "PatientSex": "[MFO]",
 }
+_PARSERS: Final[dict[str, Callable[[str], object]]] = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
 
 
 class RefusedSeriesError(InputError):
@@ -60,11 +74,12 @@ class Series:
         key: Name of the series in the log, see :func:`series_key`.
         modality: ``CT`` or ``MR``.
         headers: Headers of the slices, ordered along their normal, without pixels. Attributes that every DICOM object needs are
-            present, but may be empty.
+            present, but may be empty. Texts are decoded, and Specific Character Set is removed.
         slices: The images, in the same order.
         selected: Indices of the slices to classify, in order.
         notes: Notes for the reader, one sentence each without a full stop, and without patient data.
         incomplete: Why slices of it are missing; empty for a complete series.
+        character_set: Specific Character Set of its texts; None without one.
     """
 
     key: str
@@ -74,6 +89,20 @@ class Series:
     selected: tuple[int, ...]
     notes: tuple[str, ...]
     incomplete: tuple[str, ...] = ()
+    character_set: str | list[str] | None = None
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether every slice has a position and a pixel spacing, without which there is no map."""
+        return self.slices[0].spacing is not None and all(slice_plane(header) is not None for header in self.headers)
+
+    @cached_property
+    def content(self) -> tuple[str, ...]:
+        """Digests of everything that results depend on: pixels, and the patient and study that they are filed under."""
+        pixels = [sha256(image.pixels.tobytes()) for image in self.slices]
+        names = (*_REQUIRED_UIDS, *_REQUIRED_ATTRIBUTES)
+        headers = [sha256("\0".join(str(header.get(name)) for name in names)) for header in self.headers]
+        return (*sorted(headers), *sorted(pixels))
 
 
 def series_key(series_uid: str) -> str:
@@ -82,7 +111,7 @@ def series_key(series_uid: str) -> str:
 
 
 def read_head_series(
-    folder: Path, *, not_stored: int = 0, missing: Sequence[str] = (), policy: IncompletePolicy = "mark"
+    folder: Path, *, not_stored: int = 0, replaced: int = 0, missing: Sequence[str] = (), policy: IncompletePolicy = "mark"
 ) -> Series:
     """Reads a folder of received files.
 
@@ -92,6 +121,7 @@ def read_head_series(
     Args:
         folder: Files of one series, with any file names.
         not_stored: Number of its instances that arrived and are not in the folder.
+        replaced: Number of its instances that arrived again with other content.
         missing: What is known about missing slices, in addition to what the headers tell.
         policy: Whether an incomplete series is read, or refused.
 
@@ -115,12 +145,42 @@ def read_head_series(
             raise RefusedSeriesError(redact_paths(error.given, folder), error.allowed, error.next_step) from None
     notes += ["the gaps between its slices are uneven" for warning in caught if "uneven" in str(warning.message)][:1]
     notes += image.notes
+    if replaced:
+        notes.append(f"{replaced} of its instances arrived again with other content; the last ones are used")
     slices, headers = tuple(image.slices()), tuple(_header(path) for path in paths)
+    _check_content(image, slices, headers)
     notes += _tilt_notes(headers)
     selected = _select_head_slices(slices)
     modality = MODALITIES[headers[0].SOPClassUID]
     key = series_key(str(headers[0].SeriesInstanceUID))
-    return Series(key, modality, headers, slices, selected, tuple(notes), incomplete)
+    series = Series(key, modality, headers, slices, selected, tuple(notes), incomplete, _remove_character_set(headers))
+    return series if series.is_placed else replace(series, notes=(*series.notes, NO_MAP))
+
+
+def _check_content(image: Image, slices: Sequence[Image], headers: Sequence[Dataset]) -> None:
+    """Refuses images that are no CT numbers, and slices that results cannot refer to or place."""
+    excluded = stated_content(image).excluded
+    if excluded is not None:
+        raise _refusal(excluded, "Only slices of head CT in HU and head MR are classified")
+    if len(slices) != len(headers):
+        raise _refusal("one of its files has several frames", "Each file of a series has one slice")
+    if len({str(header.SOPInstanceUID) for header in headers}) < len(headers):
+        raise _refusal("several of its slices have the same SOP Instance UID", "A UID identifies one slice")
+    if len({str(uid) for header in headers if (uid := header.get("FrameOfReferenceUID"))}) > 1:
+        raise _refusal("its slices have several frames of reference", "The positions of a series have one frame of reference")
+
+
+def _remove_character_set(headers: Sequence[Dataset]) -> str | list[str] | None:
+    """Decodes the texts of headers, and returns their character set: that of the first.
+
+    highdicom accepts fewer values than there are, and none that begins with an empty one, as in Japan and Korea.
+    """
+    values = headers[0].get("SpecificCharacterSet")
+    with silence_warnings():  # pydicom quotes invalid values
+        for header in headers:
+            header.decode()
+            header.pop("SpecificCharacterSet", None)
+    return [str(value or "") for value in values] if isinstance(values, MultiValue) else str(values or "") or None
 
 
 def missing_by_headers(folder: Path, not_stored: int = 0) -> list[str]:
@@ -156,7 +216,7 @@ def _image_files(folder: Path) -> tuple[list[Path], list[str]]:
 
 def _missing_uid(header: Dataset) -> str | None:
     """Returns a reason to leave a file out if results cannot refer to it."""
-    name = next((name for name in _REQUIRED_UIDS if not header.get(name)), None)
+    name = next((name for name in _REQUIRED_UIDS if not header.get(name) or not isinstance(header.get(name), str)), None)
     return None if name is None else f"its header has no {name}, by which results refer to it"
 
 
@@ -167,13 +227,25 @@ def _refusal(given: str, allowed: str) -> RefusedSeriesError:
 def _header(path: Path) -> Dataset:
     """Returns a header that results can be created from. Invalid values become empty."""
     header = read_elements_until(path, _LAST_TAG) or Dataset()
-    for name in _REQUIRED_ATTRIBUTES:
-        if name not in header or header.get(name) is None:
-            setattr(header, name, "")
-        pattern = _PATTERNS.get(name)
-        if pattern and header.get(name) and not re.fullmatch(pattern, str(header.get(name))):
-            setattr(header, name, "")
+    header.Modality = stated_modality(header)
+    with silence_warnings():  # pydicom quotes invalid values
+        for name in _REQUIRED_ATTRIBUTES:
+            if header.get(name) is None or not _is_valid(name, header.get(name)):
+                setattr(header, name, "")
     return header
+
+
+def _is_valid(name: str, value: object) -> bool:
+    """Returns whether a value of the patient or study can be copied to a result."""
+    if name.endswith("Name"):
+        return not isinstance(value, MultiValue)
+    text = str(value)
+    if text and not re.fullmatch(_PATTERNS.get(name, "(?s).*"), text):
+        return False
+    try:
+        return not text or name not in _PARSERS or bool(_PARSERS[name](text))
+    except ValueError:  # such as a 13th month
+        return False
 
 
 def _check_body_part(header: Dataset) -> list[str]:

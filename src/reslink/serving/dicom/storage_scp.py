@@ -23,7 +23,7 @@ from reslink.imaging.dicom.modality import exclusion_reason
 from reslink.serving.dicom.identifiers import EXTRA
 from reslink.serving.dicom.limits import AssociationLimits
 from reslink.serving.dicom.peer import Peer
-from reslink.serving.dicom.pipeline import SendError, Session, is_permanent_failure
+from reslink.serving.dicom.pipeline import SUCCESS, SendError, Session, is_permanent_failure, is_stored
 from reslink.serving.dicom.queue import EXCLUDED, REFUSED, Queue
 from reslink.serving.dicom.series import missing_by_headers, series_key
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SUCCESS: Final = 0x0000
 CANNOT_UNDERSTAND: Final = 0xC000
 OUT_OF_RESOURCES: Final = 0xA700
 """Status codes of C-STORE (PS3.4 B.2.3)."""
@@ -289,7 +288,7 @@ class _StoreSession:
             raise SendError("the association ended") from None
         if not status:
             raise SendError("the association ended")
-        if status.Status != SUCCESS and status.Status >> 12 != 0xB:  # after a warning, the object is stored
+        if not is_stored(status.Status):
             raise SendError(f"status 0x{status.Status:04X}", permanent=is_permanent_failure(status.Status))
 
 

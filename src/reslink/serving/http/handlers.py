@@ -131,10 +131,11 @@ class RequestHandlers:
         files = [response for response, _ in results]
         _raise_if_all_failed(files)
         series = _group_series(prepared)
-        for group in (group for group in series if not group["notes"]):
+        for group in (group for group, refusal in series if refusal is None):
             members = [(prepared[i], results[i][1]) for i in group["files"]]
             group["answers"] = await asyncio.to_thread(_series_predictions, members, models)
-        return {"notice": NOTICE, "files": files, "series": series}
+            group["notes"] = group["notes"] if group["answers"] else _refusals(members)
+        return {"notice": NOTICE, "files": files, "series": [group for group, _ in series]}
 
     async def explain(self, form: Form) -> Json:
         """Returns the response of ``/v1/explain``: one slice of each file, by default the first."""
@@ -165,7 +166,7 @@ class RequestHandlers:
         )
         files = await asyncio.to_thread(lambda: [_view_file(*pair) for pair in zip(form.files, prepared, strict=True)])
         _raise_if_all_failed(files)
-        return {"notice": NOTICE, "files": files, "series": _group_series(prepared)}
+        return {"notice": NOTICE, "files": files, "series": [group for group, _ in _group_series(prepared)]}
 
     def _requested_models(self, form: Form) -> list[ServedModel]:
         names = list(dict.fromkeys(name for name in form.fields.get("model", ()) if name))
@@ -314,19 +315,19 @@ def _view_file(file: Upload, prepared: PreparedFile | None) -> Json:
     return entry | members | {"data": base64.b64encode(view.packed).decode()}
 
 
-def _group_series(prepared: Sequence[PreparedFile | None]) -> list[Json]:
+def _group_series(prepared: Sequence[PreparedFile | None]) -> list[tuple[Json, str | None]]:
     """Groups the files of each series: a volume, or two and more parallel DICOM slices, ordered along their normal.
 
-    A series that the DICOM node would refuse gets a note with the reason.
+    A series that the DICOM node would refuse comes with the reason, which is also its note.
     """
     volumes = [(i, file) for i, file in enumerate(prepared) if file is not None and file.slices > 1]
     series = [_series_entry([i], file.geometry.get("excluded")) for i, file in volumes]
     slices = [None if file is None or file.slices != 1 else (file.geometry, file.slice_format) for file in prepared]
-    return series + [_series_entry(group.indices, group.refusal) for group in group_slices(slices)]
+    return series + [_series_entry(group.indices, group.refusal, group.notes) for group in group_slices(slices)]
 
 
-def _series_entry(files: list[int], reason: str | None) -> Json:
-    return {"files": files, "answers": [], "notes": [] if reason is None else [reason]}
+def _series_entry(files: list[int], refusal: str | None, notes: Sequence[str] = ()) -> tuple[Json, str | None]:
+    return {"files": files, "answers": [], "notes": list(notes) if refusal is None else [refusal]}, refusal
 
 
 def _series_predictions(
@@ -348,6 +349,14 @@ def _series_predictions(
             aggregated = aggregate_slices(predictions, model.classifier.bundle.decision, selected=selected)
             answers.append({"model": model.name, **aggregated.as_dict()})
     return answers
+
+
+def _refusals(members: Sequence[tuple[PreparedFile | None, dict[str, list[Prediction]]]]) -> list[str]:
+    """Returns why no model classifies the slices of a series; empty if one does."""
+    predictions = [prediction for _, by_model in members for each in by_model.values() for prediction in each]
+    if not all(prediction.is_refused for prediction in predictions):
+        return []
+    return list(dict.fromkeys(reason for prediction in predictions for reason in prediction.reasons or ()))
 
 
 def _raise_if_all_failed(files: Sequence[Json]) -> None:

@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 from reslink.errors import InputError
 from reslink.explain.display import display_image, visible_pixels
 from reslink.imaging.dicom.geometry import Plane
-from reslink.imaging.head_mask import head_mask
+from reslink.imaging.head_mask import head_mask, stated_content
 from reslink.imaging.image import NOTHING_STATED, Image, SliceFormat, Stated, Unit, slice_format
 from reslink.imaging.limits import MIB, ImagingWarning, damaged_error
-from reslink.imaging.orientation import view_edges
 from reslink.imaging.preprocess import WINDOWS, Placement, Preprocess
 from reslink.imaging.reading import read_with_geometry
 
@@ -219,7 +218,7 @@ def _prepare(data: bytes, request: PrepareRequest, caught: list[warnings.Warning
         slices=len(slices),
         unit=image.unit,
         modality=image.modality,
-        stated=image.stated,
+        stated=stated_content(image),
         pixels={i: [_network_pixels(_preprocesses[i], plane) for plane in selected] for i in indices},
         head_areas=[int(head_mask(plane).sum()) for plane in selected] if request.head_areas and in_series else [],
         display={i: [_display_slice(_preprocesses[i], plane) for plane in selected] for i in indices}
@@ -288,21 +287,11 @@ def _viewer_volume(image: Image, geometry: Mapping[str, Any], max_pixels: int) -
         dict(WINDOWS) if image.unit == "HU" else {},
         image.inverted,
         None if spacing is None else (spacing[0], spacing[1]),
-        _edges(image, geometry),
+        image.edges,
         geometry.get("thickness") or (image.spacing[0] if image.spacing is not None and image.pixels.ndim == 3 else None),
         _location(geometry) if depth == 1 else None,
         geometry.get("description", ""),
     )
-
-
-def _edges(image: Image, geometry: Mapping[str, Any]) -> tuple[str, str, str, str] | None:
-    """Returns the sides of the patient at the left, right, top and bottom; None where the plane is not known."""
-    if image.orientation is None:
-        return None
-    if geometry.get("rows") is not None:
-        return view_edges(np.array(geometry["rows"]), np.array(geometry["columns"]))
-    is_axial_volume = not geometry and image.pixels.ndim == 3  # a NIfTI file; DICOM files have a geometry
-    return view_edges(np.array([1.0, 0, 0]), np.array([0, 1.0, 0])) if is_axial_volume else None
 
 
 def _location(geometry: Mapping[str, Any]) -> float | None:

@@ -58,6 +58,7 @@ export function addAnswers(stack, predicted) {
   }
   const series = predicted.series.find((one) => one.files.includes(stack.positions[0]));
   stack.seriesNote = series?.notes?.join('; ') || null;
+  if (series?.answers?.length) for (const text of series.notes) notes.add(text);
   stack.notes = [...notes];
   stack.seriesAnswers = stack.slices.length > 1 ? (series?.answers ?? []) : [];
 }

@@ -7,7 +7,7 @@ are our choice, stated beside each rule, and are set so that healthy runs have n
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.errors import InputError
+from reslink.imaging.image import Stated
 from reslink.metrics.delong import CorrelatedAUROCs, delong, delong_macro
 from reslink.training.monitoring.layer_statistics import AttentionStatistics, BatchNormStatistics
+from reslink.training.run_folder import LOSS_NOT_FINITE
 
 ATTENTION_SATURATED, ATTENTION_DEAD, MIN_ATTENTION_STD = 0.95, 0.05, 0.05
 OUTSIDE_RATIO, MIN_OUTSIDE_AREA = 1.5, 0.05
@@ -26,7 +28,10 @@ MIN_BATCH = 8
 MAX_DRIFTED_CHANNELS = 0.25
 MIN_STEPS = 50
 DIVERGENCE_RATIO, FIRST_LOSSES, RECENT_LOSSES = 2.0, 3, 10
-FILES_LEFT_OUT = "files-left-out"
+FILES_LEFT_OUT, NOT_SLICES = "files-left-out", "not-slices-of-a-head"
+SEEN_BY_ANCESTORS = "seen-by-ancestors"
+LABEL_CONFLICTS = "label-conflicts"
+FINDINGS_WITH_FILE_NAMES = (FILES_LEFT_OUT, LABEL_CONFLICTS, LOSS_NOT_FINITE)
 _SHOWN_NAMES = 5
 _Z_95 = 1.96
 
@@ -212,7 +217,7 @@ def class_never_predicted(
 def loss_not_finite(what: str, epoch: int, step: int, names: Sequence[str]) -> Finding:
     """Reports the images for which the loss or the gradient is not a number."""
     return Finding(
-        "loss-not-finite",
+        LOSS_NOT_FINITE,
         f"The {what} is not finite in epoch {epoch}, step {step}, with these images: {', '.join(names)}",
         "Check these images; if they are intact, lower optimizer.lr, or set optimizer.clip_norm=1 or trainer.precision=fp32",
         epoch,
@@ -232,7 +237,60 @@ def files_left_out(names: Sequence[str], cases: int) -> Finding:
 
 def label_conflicts(message: str) -> Finding:
     """Reports images with several labels that the recipe accepts."""
-    return Finding("label-conflicts", message, "Correct the labels; reslink audit lists all of these images", 0)
+    return Finding(LABEL_CONFLICTS, message, "Correct the labels; reslink audit lists all of these images", 0)
+
+
+def seen_by_ancestors(n_images: int, *, allowed: bool) -> Finding | None:
+    """Reports validation and test images that an ancestor of a fine-tuned network was trained on.
+
+    Args:
+        n_images: Their number, with other images of the same patients.
+        allowed: Whether they are used all the same.
+    """
+    if not n_images:
+        return None
+    subject = f"An ancestor of the network was trained on {n_images} of the validation and test images, or on their patients"
+    if allowed:
+        return Finding(SEEN_BY_ANCESTORS, f"{subject}: every metric may be too high", "Remove data.allow_leakage", 0)
+    advice = "Use the split of the parent (its data.split_seed, or a split column), or other images"
+    return Finding(SEEN_BY_ANCESTORS, f"{subject}. They are left out", advice, 0)
+
+
+def mixed_modalities(stated: Sequence[Stated], labels: Sequence[str]) -> Finding | None:
+    """Reports a data set whose files state more than one modality.
+
+    Args:
+        stated: What the file of each image states.
+        labels: The class of each image.
+    """
+    counts = Counter((label, item.modality or "not stated") for label, item in zip(labels, stated, strict=True))
+    if len({item.modality for item in stated} - {None}) < 2:
+        return None
+    by_class = (
+        f"{name} ({', '.join(f'{modality} {n}' for (label, modality), n in sorted(counts.items()) if label == name)})"
+        for name in sorted(set(labels))
+    )
+    return Finding(
+        "mixed-modalities",
+        f"The files of the data set state more than one modality: {', '.join(by_class)}",
+        "Train one model per modality; with both, a model can learn the modality instead of the classes. A bundle refuses a "
+        "modality that few of its training images have",
+        0,
+    )
+
+
+def not_slices(stated: Sequence[Stated]) -> Finding | None:
+    """Reports images that are no slice of a head by their file, such as localizers."""
+    reasons = Counter(item.excluded for item in stated if item.excluded)
+    if not reasons:
+        return None
+    return Finding(
+        NOT_SLICES,
+        f"{reasons.total()} of {len(stated)} images are used for training although a bundle refuses such files: "
+        + "; ".join(f"{n}: {reason}" for reason, n in reasons.most_common()),
+        "Remove these files",
+        0,
+    )
 
 
 class DivergenceDetector:
@@ -240,9 +298,13 @@ class DivergenceDetector:
 
     It reports a finding when the mean of the last ten losses is above twice the mean of the first three, which is about
     log K for an untrained network.
+
+    Args:
+        floor: Lowest reference. A fine-tuned network starts with a low loss, of which twice as much is no divergence.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, floor: float = 0.0) -> None:
+        self.floor = floor
         self.first: list[float] = []
         self.recent: deque[float] = deque(maxlen=RECENT_LOSSES)
 
@@ -253,7 +315,7 @@ class DivergenceDetector:
             return None
         self.recent.append(loss)
         first, now = sum(self.first) / FIRST_LOSSES, sum(self.recent) / RECENT_LOSSES
-        if len(self.recent) < RECENT_LOSSES or now <= DIVERGENCE_RATIO * first:
+        if len(self.recent) < RECENT_LOSSES or now <= DIVERGENCE_RATIO * max(first, self.floor):
             return None
         return Finding(
             "learning-rate-diverges",

@@ -91,7 +91,7 @@ def _statistics(layer: str, weights: Tensor, head: Tensor) -> AttentionStatistic
 
 @torch.no_grad()
 def batch_norm_statistics(network: nn.Module, x: Tensor) -> BatchNormStatistics:
-    """Compares the running statistics of the BatchNorm layers with those of one large batch.
+    """Compares the running statistics of the trained BatchNorm layers with those of one large batch.
 
     Each layer gets the same input as in prediction, so the drift of one layer does not count for the next.
 
@@ -114,7 +114,11 @@ def _record_drift(network: nn.Module) -> Iterator[list[Tensor]]:
         if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
             drifted.append(_drifted(inputs[0].float(), norm.running_mean, norm.running_var))
 
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.BatchNorm2d) and all(parameter.requires_grad for parameter in module.parameters())
+    ]
     handles = [norm.register_forward_pre_hook(record) for norm in norms]
     try:
         yield drifted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -35,17 +36,26 @@ class Monitor:
 
     def __init__(self, learner: Learner, batch_loader: BatchLoader, batch_size: int) -> None:
         self.learner, self.batch_loader, self.batch_size = learner, batch_loader, batch_size
-        self.divergence = DivergenceDetector()
+        is_fine_tuned = learner.recipe.init.parent is not None
+        self.divergence = DivergenceDetector(math.log(learner.criterion.num_classes) if is_fine_tuned else 0.0)
         self.findings: list[Finding] = []
         self.enabled = learner.recipe.diagnostics.enabled
         self.images = batch_loader.training_data.indices("validation")
 
     def before_training(self) -> list[Finding]:
         """Returns the findings on the data before the first step."""
-        cache, conflicts = self.batch_loader.training_data.cache, self.batch_loader.training_data.label_conflicts
-        cases = len(cache.manifest) + len(cache.failed)
-        findings = [diagnostics.files_left_out(sorted(cache.failed), cases)] if cache.failed else []
-        return self._add([*findings, *([diagnostics.label_conflicts(conflicts)] if conflicts else [])])
+        data = self.batch_loader.training_data
+        cache, conflicts = data.cache, data.label_conflicts
+        cases, labels = len(cache.manifest) + len(cache.failed), [case.label for case in cache.manifest.cases]
+        return self._add(
+            [
+                diagnostics.files_left_out(sorted(cache.failed), cases) if cache.failed else None,
+                diagnostics.label_conflicts(conflicts) if conflicts else None,
+                diagnostics.mixed_modalities(cache.stated, labels),
+                diagnostics.not_slices(cache.stated),
+                diagnostics.seen_by_ancestors(len(data.seen_by_ancestors), allowed=self.learner.recipe.data.allow_leakage),
+            ]
+        )
 
     def after_step(self, loss: float, lr: float, epoch: int) -> list[Finding]:
         """Returns the new findings after a step."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from reslink.networks.reslink import ResLink
+from reslink.networks.network import Network
 from reslink.training.optim.muon import Muon
 from reslink.training.recipe.schema import OptimizerSettings
 
@@ -17,14 +18,17 @@ _ONECYCLE_START = 25.0
 _ONECYCLE_END = 1e4
 
 
-def make_optimizer(network: ResLink, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Returns the optimizer of a recipe; norms and biases have no weight decay.
+def make_optimizer(
+    network: Network, settings: OptimizerSettings, lr_factors: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """Returns the optimizer of a recipe; norms and biases have no weight decay, and frozen weights no update.
 
     Args:
         network: The network, already on its device.
         settings: The section ``optimizer`` of the recipe.
+        lr_factors: Factor of the learning rate by name of the weight; 1 for the others.
     """
-    groups = network.parameter_groups(settings.weight_decay)
+    groups = _split_groups(network, network.parameter_groups(settings.weight_decay), lr_factors or {})
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
@@ -60,10 +64,21 @@ def _cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
 
 
+def _split_groups(network: nn.Module, groups: list[dict[str, Any]], lr_factors: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Splits parameter groups by the factor of the learning rate, and leaves out frozen weights."""
+    factor_of = {id(parameter): lr_factors.get(name, 1.0) for name, parameter in network.named_parameters()}
+    split = []
+    for group in groups:
+        for factor in dict.fromkeys(factor_of.values()):
+            chosen = [p for p in group["params"] if p.requires_grad and factor_of[id(p)] == factor]
+            split += [{**group, "params": chosen, "lr_factor": factor}] if chosen else []
+    return split
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of every group."""
+    """Sets the learning rate of every group, by the factor of the group."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)  # an optimizer of another program has no factors
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:

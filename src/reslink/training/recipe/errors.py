@@ -58,6 +58,8 @@ class SettingsSchema:
         kind = node.get("type", "")
         if kind == "array":
             return self._describe_list(node)
+        if kind == "object" and not node.get("properties"):
+            return "a mapping of names to values"
         if kind == "object":
             return "a section with the keys " + ", ".join(node.get("properties", {}))
         return _KINDS.get(kind, "another value") + _range(node)

@@ -7,30 +7,38 @@ import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from reslink.datasets.augment_settings import AugmentSettings
-from reslink.errors import UsageError
+from reslink.errors import UsageError, check_choice
 from reslink.files import sha256
 from reslink.imaging.preprocess import Preprocess
-from reslink.networks.config import ResLinkConfig, variant_config
+from reslink.networks.config import VARIANTS, ResLinkConfig, variant_config
+from reslink.networks.entry_points import Builder, entry_point_name, entry_point_of, load_entry_point
+from reslink.networks.external_config import EXTERNAL_VARIANTS, ExternalConfig, external_source, installed_package
 from reslink.settings_text import parse_yaml, read_yaml
 from reslink.training.recipe.errors import SettingsSchema, explain, nearest_key
+from reslink.training.recipe.inheritance import inherit, publishable_entry_point, publishable_path
 from reslink.training.recipe.published import find_recipe
 from reslink.training.recipe.schema import (
+    EXTERNAL_KEYS,
     AttentionSupervisionSettings,
     DataSettings,
     DecisionSettings,
     DiagnosticsSettings,
+    InitSettings,
     LossSettings,
     ModelSettings,
     OptimizerSettings,
     Section,
     TrainerSettings,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Tree = dict[str, Any]
 
@@ -43,6 +51,7 @@ class Recipe(Section):
         data: Splits and groups of the cases.
         preprocess: From a slice to the network's input.
         model: The network.
+        init: Fine-tuning: the parent whose weights the network starts from.
         optimizer: Optimizer and learning rate.
         augment: Augmentation of the training images.
         loss: The loss.
@@ -56,6 +65,7 @@ class Recipe(Section):
     data: DataSettings = DataSettings()
     preprocess: Preprocess = Preprocess()
     model: ModelSettings = ModelSettings()
+    init: InitSettings = InitSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     augment: AugmentSettings = AugmentSettings()
     loss: LossSettings = LossSettings()
@@ -63,18 +73,36 @@ class Recipe(Section):
     decision: DecisionSettings = DecisionSettings()
     diagnostics: DiagnosticsSettings = DiagnosticsSettings()
     attention_supervision: AttentionSupervisionSettings = AttentionSupervisionSettings()
+    _builder: Builder | None = PrivateAttr(default=None)
 
     def dump(self) -> Tree:
         """Returns the recipe as lists, numbers and strings."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """Returns the whole recipe as YAML; ``load_recipe`` reads it back to an equal recipe."""
-        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
+        """Returns the whole recipe as YAML; ``load_recipe`` reads it back to an equal recipe.
+
+        A parent outside the working folder is written without its path.
+        """
+        tree = self.dump()
+        if self.init.parent is not None:
+            tree["init"]["parent"] = publishable_path(self.init.parent)
+        if self.model.entry_point is not None:
+            tree["model"]["entry_point"] = publishable_entry_point(self.model.entry_point)
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
     def published(self) -> Tree:
-        """Returns the settings that affect the weights: all but the number of decoding processes and the device."""
+        """Returns the settings that affect the weights: not the decoding processes, the device, and the path of a parent."""
         tree = self.dump()
+        if self.init.weights_sha256 is None:
+            del tree["init"]
+        else:
+            del tree["init"]["parent"]
+        if self.model.entry_point is not None:
+            tree["model"]["entry_point"] = publishable_entry_point(self.model.entry_point)
+        if not self.model.is_external:
+            for name in EXTERNAL_KEYS:
+                del tree["model"][name]
         for key in _LOCAL:
             section, name = key.split(".")
             del tree[section][name]
@@ -84,7 +112,7 @@ class Recipe(Section):
         """Returns the SHA-256 of the published recipe as canonical JSON."""
         return sha256(json.dumps(self.published(), sort_keys=True, separators=(",", ":")))
 
-    def network(self, num_classes: int | None = None) -> ResLinkConfig:
+    def network(self, num_classes: int | None = None) -> ResLinkConfig | ExternalConfig:
         """Returns the configuration of the network for data with ``num_classes`` classes.
 
         Args:
@@ -103,7 +131,10 @@ class Recipe(Section):
                 "It equals the number of classes, or is 1 (a single sigmoid logit) with two classes",
                 "Leave model.num_classes out",
             )
+        check_choice("network variant", self.model.variant, [*VARIANTS, *EXTERNAL_VARIANTS, *self._own_name()])
         try:
+            if self.model.is_external:
+                return self._external_network(outputs)
             return variant_config(
                 self.model.variant,
                 **self.model.changes(),
@@ -112,6 +143,60 @@ class Recipe(Section):
             )
         except ValidationError as error:
             raise explain(error, ResLinkConfig.model_json_schema(), prefix=("model",)) from None
+
+    def reslink(self, num_classes: int) -> ResLinkConfig:
+        """Returns the configuration of the network, for what only a ResLink has.
+
+        Raises:
+            UsageError: As :meth:`network`, or if the network is not a ResLink.
+        """
+        config = self.network(num_classes)
+        if isinstance(config, ExternalConfig):
+            raise UsageError(
+                f"The network is {config.name}, which is not a ResLink",
+                f"This is only possible with {', '.join(VARIANTS)}",
+                "Choose one of them with model.variant",
+            )
+        return config
+
+    def _own_name(self) -> tuple[str, ...]:
+        return () if self.model.entry_point is None else (self.model.variant,)
+
+    def _external_network(self, num_classes: int) -> ExternalConfig:
+        model = self.model
+        return ExternalConfig(
+            name=model.variant,
+            source=external_source(model.variant) if model.entry_point is None else "entry_point",
+            entry_point=None if model.entry_point is None else publishable_entry_point(model.entry_point),
+            options=model.options,
+            explanation_layer=model.explanation_layer,
+            in_channels=self.preprocess.channels,
+            num_classes=num_classes,
+            size=self.preprocess.size,
+        )
+
+    def architecture(self, num_classes: int) -> Tree:
+        """Returns the architecture of the network for a bundle."""
+        config = self.network(num_classes)
+        if isinstance(config, ExternalConfig):
+            return config.model_dump(mode="json") | {"package": installed_package(config.source)}
+        return {**config.model_dump(mode="json"), "name": self.model.variant}
+
+    def with_builder(self, builder: Builder) -> Recipe:
+        """Returns the recipe with a callable that builds the network of its entry point."""
+        recipe = self.model_copy()
+        recipe._builder = builder
+        return recipe
+
+    def builder(self) -> Builder | None:
+        """Returns the callable that builds your own network, which runs the code of ``model.entry_point``; None for others.
+
+        Raises:
+            UsageError: If the entry point does not exist.
+        """
+        if self.model.entry_point is None or self._builder is not None:
+            return self._builder
+        return load_entry_point(self.model.entry_point)
 
 
 _LOCAL = ("trainer.workers", "trainer.device")
@@ -142,18 +227,39 @@ def load_recipe(path: str | Path | None = None, sets: Iterable[str | tuple[str, 
             ``[0.8, 0.1, 0.1]``), or pairs of key and value.
 
     Returns:
-        The checked recipe.
+        The checked recipe. With ``init.parent``, keys of ``model`` and ``preprocess`` that are not stated are those of the
+        parent.
 
     Raises:
-        UsageError: If the recipe cannot be read, a key is unknown (the nearest is named) or a value is out of range.
+        BundleError: If the parent is missing, or cannot be a parent.
+        UsageError: If the recipe cannot be read, a key is unknown (the nearest is named), a value is out of range, or the file
+            names code (``model.entry_point``) that ``sets`` does not name too.
     """
     tree = {} if path is None else _read(find_recipe(path))
-    for change in sets:
-        key, value = _parse(change) if isinstance(change, str) else change
+    changes = [_parse(change) if isinstance(change, str) else change for change in sets]
+    if "model.entry_point" not in dict(changes):
+        _check_no_code(tree)
+    for key, value in changes:
         _put(tree, key, value)
     recipe = _validated(tree)
+    if recipe.init.parent is not None:
+        recipe = _validated(inherit(tree, recipe.init.parent, recipe.init.weights_sha256))
     recipe.network()  # raises errors of the network settings now, not after the images are read
     return recipe
+
+
+def network_settings(network: str | Builder | nn.Module | None) -> Tree:
+    """Returns the settings that choose a network, by dotted keys.
+
+    Args:
+        network: A variant, an entry point (with a colon), or a callable or module; None changes nothing.
+    """
+    if network is None:
+        return {}
+    if isinstance(network, str) and ":" not in network:
+        return {"model.variant": network, "model.entry_point": None}
+    entry_point = network if isinstance(network, str) else entry_point_of(network)
+    return {"model.entry_point": entry_point, "model.variant": entry_point_name(entry_point)}
 
 
 def recipe_from_dict(tree: Tree) -> Recipe:
@@ -190,6 +296,18 @@ def _read(path: Path) -> Tree:
     return tree
 
 
+def _check_no_code(tree: Tree) -> None:
+    """Refuses a file that names code: a recipe from others must not run any."""
+    model = tree.get("model")
+    entry_point = model.get("entry_point") if isinstance(model, dict) else None
+    if entry_point is not None:
+        raise UsageError(
+            f"The recipe names code, {entry_point}, that builds the network",
+            "A recipe never runs code; you give your own network with the command",
+            f"Pass {entry_point} with --network",
+        )
+
+
 def _not_a_recipe(path: Path, reason: str) -> UsageError:
     return UsageError(
         f"The recipe {path} is not YAML with sections: {reason}",
@@ -218,7 +336,7 @@ def _parse(change: str) -> tuple[str, Any]:
 
 
 def _put(tree: Tree, key: str, value: Any) -> None:
-    if key not in keys():
+    if key not in keys() and not key.startswith("model.options."):
         raise UsageError(
             f"--set {key} is not a setting",
             "A setting is written section.key=value",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from reslink.datasets.case import DEFAULT_FRACTIONS
 from reslink.datasets.grouping import GroupBy
+from reslink.networks.entry_points import entry_point_name
+from reslink.networks.external_config import EXTERNAL_VARIANTS
 
+EXTERNAL_KEYS = ("entry_point", "options", "explanation_layer")
+"""Keys of the section ``model`` for networks that are not a ResLink."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -51,10 +55,16 @@ class DataSettings(Section):
 
 
 class ModelSettings(Section):
-    """The network: a variant by name, and fields of ``ResLinkConfig`` that differ from it.
+    """The network: a variant by name, and fields of ``ResLinkConfig`` that differ from it; or another network.
 
     Attributes:
-        variant: ``reslink_context``, ``reslink_small`` or ``reslink_paper``.
+        variant: ``reslink_context``, ``reslink_small`` or ``reslink_paper``; or a network that is not a ResLink, such as
+            ``densenet121`` of MONAI (``reslink info`` lists them), for which the keys from ``stem_dim`` on do not apply.
+        entry_point: Your own network: ``package.module:callable`` or ``file.py:callable``, called as ``(in_channels,
+            num_classes, **options)``. ``variant`` is then its short name and can be left out. In a file it runs only with
+            ``--network``.
+        options: Options of a network that is not a ResLink, such as ``{growth_rate: 16}``.
+        explanation_layer: Module of such a network whose feature map Grad-CAM explains; found if None.
         num_classes: Number of logits; the number of classes if None. 1 with two classes is a single sigmoid logit.
         stem_dim: Channels after the stem.
         stem_order: Order of the layers of the stem.
@@ -69,11 +79,14 @@ class ModelSettings(Section):
     """
 
     variant: str = "reslink_context"
+    entry_point: str | None = None
+    options: dict[str, JsonValue] = {}
+    explanation_layer: str | None = None
     num_classes: int | None = None
     stem_dim: int | None = None
     stem_order: str | None = None
-    dims: tuple[int, ...] | None = None
-    depths: tuple[int, ...] | None = None
+    dims: Annotated[tuple[int, ...], Field(strict=False)] | None = None  # a list, after _name_entry_point
+    depths: Annotated[tuple[int, ...], Field(strict=False)] | None = None  # a list, after _name_entry_point
     context_dim: int | None = None
     area_size: int | None = None
     attention: Literal["both", "first", "final", "none"] | None = None
@@ -83,7 +96,55 @@ class ModelSettings(Section):
 
     def changes(self) -> dict[str, Any]:
         """Returns the fields that differ from the variant, except ``num_classes``."""
-        return self.model_dump(exclude={"variant", "num_classes"}, exclude_none=True)
+        return self.model_dump(exclude={"variant", "num_classes", *EXTERNAL_KEYS}, exclude_none=True)
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the network is not a ResLink."""
+        return self.entry_point is not None or self.variant in EXTERNAL_VARIANTS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_entry_point(cls, values: Any) -> Any:
+        """Sets ``variant`` to the short name of an entry point."""
+        if not isinstance(values, dict) or not isinstance(values.get("entry_point"), str):
+            return values
+        return {"variant": entry_point_name(values["entry_point"]), **values}
+
+    @model_validator(mode="after")
+    def _check_network(self) -> Self:
+        if self.entry_point is not None and self.variant != entry_point_name(self.entry_point):
+            raise ValueError(
+                f"variant is {self.variant}, but the network is that of entry_point, {self.entry_point}; leave variant out"
+            )
+        if self.is_external and self.changes():
+            raise ValueError(f"{', '.join(self.changes())} can only be set for a ResLink; options are those of {self.variant}")
+        if not self.is_external and (self.options or self.explanation_layer):
+            raise ValueError(f"options and explanation_layer cannot be set for {self.variant}, but area_size and others")
+        return self
+
+
+class InitSettings(Section):
+    """Fine-tuning: the parent whose weights the network starts from.
+
+    Attributes:
+        parent: Name of a shipped model, folder of a bundle, or a run; from scratch if None. Keys of ``model`` and
+            ``preprocess`` that the recipe leaves out are those of the parent.
+        weights_sha256: SHA-256 of the weights of the parent. reslink fills it in; another parent is refused.
+        freeze: Modules that are not trained, such as ``stem`` or ``stages.0``; their BatchNorm layers keep their statistics.
+        lr_factor: Factor of the learning rate of the weights that are taken over.
+    """
+
+    parent: str | None = None
+    weights_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    freeze: tuple[str, ...] = ()
+    lr_factor: float = Field(default=0.3, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_parent(self) -> Self:
+        if self.freeze and self.parent is None and self.weights_sha256 is None:
+            raise ValueError(f"freeze is {', '.join(self.freeze)}, but there is no parent; only weights of a parent are frozen")
+        return self
 
 
 class OptimizerSettings(Section):

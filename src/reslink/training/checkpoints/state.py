@@ -25,6 +25,7 @@ class TrainingState:
         epochs_since_best: Epochs since the best one.
         rows: One row per finished epoch.
         done: Whether training is finished.
+        extensions: One entry for each time that a finished run was extended: ``after_epoch``, ``from_epochs``, ``to_epochs``.
     """
 
     epoch: int = 1
@@ -39,6 +40,7 @@ class TrainingState:
     epochs_since_best: int = 0
     rows: list[Row] = field(default_factory=list)
     done: bool = False
+    extensions: list[Row] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, values: Row) -> TrainingState:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
-from reslink.training.state import TrainingState
+from reslink.training.checkpoints.state import TrainingState
 from reslink.training.validation import ValidationResult
 
 

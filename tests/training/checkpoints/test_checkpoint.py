@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from reslink.errors import StorageError, TrainingError
-from reslink.training import checkpoint as module
-from reslink.training.checkpoint import Checkpoint, Checkpoints
+from reslink.training.checkpoints import checkpoint as module
+from reslink.training.checkpoints.checkpoint import Checkpoint, Checkpoints
 
 
 def state(step: int, size: int = 100) -> Checkpoint:

@@ -1,0 +1,16 @@
+"""The differences between two nested dictionaries, such as recipes, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Yields the differences between two nested dictionaries: dotted names with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        label = name.removeprefix("recipe.")
+        yield f"{label} has changed" if label == "data" else f"{label} was {before}, is {now}"

@@ -1,0 +1,79 @@
+"""``reslink runs``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import reslink
+from reslink.cli.main import app
+
+
+@pytest.fixture
+def runs(write_run_files: Callable[..., Path], tmp_path: Path) -> Path:
+    write_run_files(tmp_path / "runs" / "first")
+    write_run_files(tmp_path / "runs" / "second", auroc=0.97)
+    return tmp_path / "runs"
+
+
+def invoke(*words: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["runs", *map(str, words)])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_the_table_is_printed(runs: Path) -> None:
+    code, out, err = invoke(runs, "--sort", "auroc")
+    head, *rows = (line.split("\t") for line in out.splitlines())
+    assert code == 0
+    assert [row[0] for row in rows] == ["second", "first"]
+    cells = dict(zip(head, rows[1], strict=True))
+    assert (cells["state"], cells["data"], cells["epochs"]) == ("finished", "cdcdcdcd", "3/3")
+    assert cells["AUROC (95 % interval)"] == "0.900 (0.700 to 0.950)"
+    assert "Research use only" in err
+
+
+def test_json_is_what_the_function_returns(runs: Path) -> None:
+    code, out, _ = invoke(runs, "--json", "--sort", "seed")
+    assert code == 0
+    assert json.loads(out) == reslink.runs(runs, sort="seed")
+
+
+def test_unreadable_runs_are_named_and_counted(runs: Path) -> None:
+    (runs / "first" / "config.yaml").write_text("seed: [")
+    code, out, err = invoke(runs)
+    assert code == 1
+    assert "second" in out
+    assert "first is skipped: " in err
+    assert "1 folder could not be read." in err
+
+
+def test_leaked_test_images_are_a_warning(runs: Path) -> None:
+    path = runs / "first" / "evaluation.json"
+    leakage = {"status": "allowed", "message": "3 cases overlap"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"leakage": leakage}))
+    assert "Warning: first: 3 cases overlap." in invoke(runs)[2]
+
+
+def test_a_page_is_written(runs: Path, tmp_path: Path) -> None:
+    code, _, err = invoke(runs, "--page", tmp_path / "pages" / "runs.html")
+    assert code == 0
+    assert f"page: {tmp_path / 'pages' / 'runs.html'}" in err
+    assert "Learning curves" in (tmp_path / "pages" / "runs.html").read_text()
+
+
+@pytest.mark.parametrize("words", [("--sort", "auc"), ()])
+def test_bad_input_has_three_parts(runs: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "empty").mkdir()
+    code, out, err = invoke(runs if words else tmp_path / "empty", *words)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 3
+
+
+def test_names_are_printed_without_control_characters(write_run_files: Callable[..., Path], runs: Path) -> None:
+    write_run_files(runs / "evil\x1b[31m\n")
+    assert "\x1b" not in invoke(runs)[1]
+    assert "evil\\x1b[31m\\n" in invoke(runs)[1]
