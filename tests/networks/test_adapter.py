@@ -118,7 +118,7 @@ def test_grad_cam_explains_the_layer_that_is_found_or_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "message"), [("boddy", "which is no module"), ("out", r"whose output has the shape \(2, 3\)")]
+    ("layer", "message"), [("boddy", "which is not a module"), ("out", r"whose output has the shape \(2, 3\)")]
 )
 def test_an_explanation_layer_without_a_feature_map(layer: str, message: str) -> None:
     with pytest.raises(UsageError, match=rf"model\.explanation_layer is '{layer}', {message}.*Choose one such as body"):

@@ -176,7 +176,7 @@ REFUSED: dict[str, tuple[list[str], tuple[str, ...], list[str]]] = {
     "unknown module": (
         ["init.freeze=[steem]"],
         CLASSES,
-        ["names 'steem', which is no module", "stem, first_attention, stages, stages.0", "Did you mean 'stem'?"],
+        ["names 'steem', which is not a module", "stem, first_attention, stages, stages.0", "Did you mean 'stem'?"],
     ),
     "part of a name": (["init.freeze=[stem.con]"], CLASSES, ["names 'stem.con'"]),
     "a new head": (

@@ -417,6 +417,6 @@ def test_a_parent_in_the_run_folder_is_kept(parent: RunResult, toy_patients: Man
 def test_a_wrong_module_costs_no_run(parent: RunResult, toy_patients: Manifest, cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(parent.folder, run)
-    with pytest.raises(UsageError, match="no module"):
+    with pytest.raises(UsageError, match="not a module"):
         train(toy_patients, tune(parent.folder, "init.freeze=[steem]"), run, cache=cache, overwrite=True)
     assert (run / "bundle" / "model.safetensors").is_file()

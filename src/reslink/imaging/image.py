@@ -22,7 +22,7 @@ class Stated(NamedTuple):
         modality: ``CT`` or ``MR``.
         sequence: Contrast of MR, such as T1, T2 or FLAIR.
         plane: ``axial``, ``coronal`` or ``sagittal``.
-        excluded: Why it is no slice of a head CT or MR, such as a localizer.
+        excluded: Why it is not a slice of a head CT or MR, such as a localizer.
     """
 
     modality: Modality | None = None
@@ -52,7 +52,7 @@ class Image:
         source: File name for messages; never a patient name.
         orientation: How the stored rows and columns were turned to the radiological view; None if the file does not state its
             orientation, and the pixels are as stored.
-        excluded: Why the header says that this is no slice of a head CT or MR, such as a localizer; None if it may be one.
+        excluded: Why the header says that this is not a slice of a head CT or MR, such as a localizer; None if it may be one.
         sequence: Contrast of MR, such as T1, T2 or FLAIR, if the file states it.
         plane: ``axial``, ``coronal`` or ``sagittal`` if the file states it.
         edges: Sides of the patient at the left, right, top and bottom (R, L, A, P, H, F) if the file states them; also of each

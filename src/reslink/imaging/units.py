@@ -23,7 +23,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 Certainty: TypeAlias = Literal["sure", "probably", "perhaps", "no"]
 """How certain it is that values are HU. The two in the middle cause a warning; ``probably`` is read as HU."""
 
-NO_HU: Final = "its header states CT without a rescale to HU, and its values are no HU by their histogram"
+NO_HU: Final = "its header states CT without a rescale to HU, and its values are not HU by their histogram"
 """Why a DICOM file is not classified; a unit that the user states lifts it."""
 
 _SAMPLES: Final = 200_000
@@ -70,7 +70,7 @@ class _Guess:
     """What the histogram says about values.
 
     Attributes:
-        layout: How HU are stored; None for values that are probably no HU.
+        layout: How HU are stored; None for values that are probably not HU.
         is_certain: Whether the values are HU beyond doubt, so that the image counts as stated CT.
         note: What the user should know, or None.
     """

@@ -226,7 +226,7 @@ def _check_layer(name: str, calls: _Calls, config: ExternalConfig) -> None:
         maps = [module for module, sizes in calls.shapes.items() if len(sizes) == 4]
         raise UsageError(
             f"model.explanation_layer is {name!r}, "
-            + ("which is no module of the network" if shape is None else f"whose output has the shape {shape}"),
+            + ("which is not a module of the network" if shape is None else f"whose output has the shape {shape}"),
             f"It is a module of {config.name} whose output is a feature map (B, C, h, w)",
             f"Choose one such as {maps[-1]}" if maps else "Leave model.explanation_layer out",
         )

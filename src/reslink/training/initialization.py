@@ -203,7 +203,7 @@ def _check_freeze(freeze: Sequence[str], network: nn.Module, new: Mapping[str, s
         if name not in modules:
             top = [module for module in modules if module.count(".") <= (1 if module.startswith(("stages", "network")) else 0)]
             raise UsageError(
-                f"--freeze (init.freeze) names {name!r}, which is no module of the network",
+                f"--freeze (init.freeze) names {name!r}, which is not a module of the network",
                 f"Its modules are {', '.join(top)}, and those inside them",
                 suggest(name, top),
             )

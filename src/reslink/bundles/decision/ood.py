@@ -96,7 +96,7 @@ class OODDetector(BaseModel):
     Attributes:
         limits: Distance up to which an image counts as similar to the calibration images, by component.
         retained: Share of calibration images within the limits, each measured with a fit that leaves its group out. Images
-            that the modality detector refuses are no calibration images.
+            that the modality detector refuses are not calibration images.
         n_images: Number of calibration images.
         n_groups: Number of their groups (patients, with near duplicates joined).
     """

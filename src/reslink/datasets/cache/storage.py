@@ -51,7 +51,7 @@ class CacheIndex:
         failed: Case index to the reason why the case has no row.
         units: Unit of the values of each row: HU, MR or gray.
         notes: Remarks of the reader about each row.
-        stated: What the file of each row states: modality, sequence, plane, and why it is no slice of a head.
+        stated: What the file of each row states: modality, sequence, plane, and why it is not a slice of a head.
     """
 
     recipe: str

@@ -236,7 +236,7 @@ def _to_image(dataset: Dataset, name: str) -> Image:
 
 
 def _checked_hu(image: Image, dataset: Dataset) -> Image:
-    """Returns a CT image in HU, or one that is excluded from classification as its values are no HU.
+    """Returns a CT image in HU, or one that is excluded from classification as its values are not HU.
 
     The histogram decides about files that state no rescale, as about formats that state no unit. It also finds values that were
     stored with an offset by a program that states a rescale without it.
@@ -258,7 +258,7 @@ def _checked_hu(image: Image, dataset: Dataset) -> Image:
 
 
 def _false_hu(values: NDArray[np.float32]) -> str | None:
-    """Returns why values are no HU; None if they may be, such as those of a brain without its skull."""
+    """Returns why values are not HU; None if they may be, such as those of a brain without its skull."""
     if values.max() > _MAX_HU:
         return f"exceed {_MAX_HU:.0f}"
     if _is_windowed(values):

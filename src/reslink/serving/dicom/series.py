@@ -158,7 +158,7 @@ def read_head_series(
 
 
 def _check_content(image: Image, slices: Sequence[Image], headers: Sequence[Dataset]) -> None:
-    """Refuses images that are no CT numbers, and slices that results cannot refer to or place."""
+    """Refuses images that are not CT numbers, and slices that results cannot refer to or place."""
     excluded = stated_content(image).excluded
     if excluded is not None:
         raise _refusal(excluded, "Only slices of head CT in HU and head MR are classified")

@@ -280,7 +280,7 @@ def mixed_modalities(stated: Sequence[Stated], labels: Sequence[str]) -> Finding
 
 
 def not_slices(stated: Sequence[Stated]) -> Finding | None:
-    """Reports images that are no slice of a head by their file, such as localizers."""
+    """Reports images that are not slices of a head by their file, such as localizers."""
     reasons = Counter(item.excluded for item in stated if item.excluded)
     if not reasons:
         return None
