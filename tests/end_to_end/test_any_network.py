@@ -240,13 +240,16 @@ def test_a_module_is_trained_from_its_own_weights_and_fine_tuned(heads: Path, tm
     torch.testing.assert_close(tuned["network.body.weight"], trained["network.body.weight"], atol=1e-6, rtol=0)
 
 
-def test_a_vision_transformer_has_gradients_instead_of_grad_cam(heads: Path, image: Path, tmp_path: Path) -> None:
+def test_a_vision_transformer_has_gradients_instead_of_grad_cam(
+    heads: Path, image: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     options = {"hidden_size": 24, "mlp_dim": 32, "num_layers": 1, "num_heads": 2}
     run = reslink.train(heads, tmp_path / "run", network="vit", settings=SETTINGS | {"model.options": options})
     gallery = json.loads((tmp_path / "run" / "figures" / "gallery.json").read_text())
     assert "Integrated gradients" in json.dumps(gallery)
     [explanation] = reslink.explain(run["bundle"], image, tmp_path / "explained")
     assert set(explanation.methods or {}) == {"occlusion", "integrated_gradients"}
+    assert "The network has no layer for: Grad-CAM, Final attention α. The other maps are drawn." in caplog.text
     [expected] = reslink.predict(run["bundle"], image, backend="torch")
     assert predict_without_torch(run["bundle"], image) == pytest.approx(expected.probabilities, abs=1e-4)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
-import os
 import random
 import resource
 import shutil
@@ -120,7 +119,7 @@ class StopAt:
     def step(self, n: int = 1, **values: float) -> None:  # noqa: ARG002
         self.left -= 1 if values else 0
         if values and self.left == 0:
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
 
     def message(self, text: str) -> None: ...
 
@@ -144,8 +143,8 @@ def test_a_second_ctrl_c_ends_immediately(
     whole: tuple[Recipe, Path], toy: Manifest, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pressed_twice(*_args: Any, **_kwargs: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Learner, "step", pressed_twice)
     with pytest.raises(Interrupted, match=r"stopped immediately.*--resume"):

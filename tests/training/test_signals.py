@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 
@@ -17,7 +16,7 @@ def test_the_first_signal_sets_the_flag_and_restores_the_handlers(number: signal
     with stop_on_signals() as flag:
         assert signal.getsignal(number) is not before
         assert not flag.requested
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert flag.requested
         assert signal.getsignal(number) is before, "a second signal has its usual effect"
     assert signal.getsignal(number) is before

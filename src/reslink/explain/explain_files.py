@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from reslink.errors import InputError, ReslinkError, UsageError, check_choice
 from reslink.explain.attention import attention_maps
 from reslink.explain.attribution import has_feature_map
-from reslink.explain.display import DEFAULT_METHODS, METHODS, display_map, peak
+from reslink.explain.display import DEFAULT_METHODS, METHODS, TITLES, display_map, peak
 from reslink.explain.heat_maps import heat_maps, localization_measures
 from reslink.explain.onnx_maps import explained_class
 from reslink.explain.panel import RESEARCH_USE_ONLY
@@ -33,6 +34,8 @@ from reslink.inference.classifier import Classifier
 from reslink.inference.prediction import Prediction
 
 __all__ = ["METHODS", "ExplainOptions", "Explanation", "explain_paths"]
+
+_log = logging.getLogger(__name__)
 
 _CHECK_IMAGES = 16
 
@@ -209,6 +212,7 @@ class _Explainer:
         inputs = {*map(_key, files), *map(_key, self._masks.values())}
         self._names = _FileNames(folder, previous if options.overwrite else (), inputs)
         self.check_images: list[NDArray[np.uint8]] = []
+        self._missing_reported = False
 
     def explain(self, source: _SourceSlice) -> Explanation:
         """Explains one slice. A problem of the image becomes part of the explanation; a write error is raised."""
@@ -232,6 +236,7 @@ class _Explainer:
         target = explained_class(classifier.labels, prediction, self._options.target)
         heats = heat_maps(classifier, pixels, classifier.labels.index(target), self._options.methods)
         placement = preprocess.placement(source.image)
+        self._report_missing(heats)
         maps = [display_map(name, heat, placement, target) for name, heat in heats.items()]
         network_mask = None if mask is None else placement.to_network(mask)
         stem = self._names.take(source.path, source.slice)
@@ -256,6 +261,13 @@ class _Explainer:
             ood_score=prediction.ood_score,
             notes=source.image.notes,
         )
+
+    def _report_missing(self, heats: Container[str]) -> None:
+        """Warns once of methods that the network has no map for."""
+        missing = [TITLES[name] for name in self._options.methods if name not in heats]
+        if missing and not self._missing_reported:
+            _log.warning("The network has no layer for: %s. The other maps are drawn.", ", ".join(missing))
+        self._missing_reported = True
 
     def _refused(self, prediction: Prediction, image: Image) -> Explanation:
         """Returns the explanation of an image that the model is not for: the reason, and no picture."""

@@ -29,8 +29,8 @@ def heat_maps(
 
     Returns:
         Method to a square float32 map, in the order of ``methods``: attention at the resolution of its feature map, the others
-        (S, S). Attention layers that the network does not have are left out, and
-        Grad-CAM for a network without a feature map.
+        (S, S). Attention layers that the network does not have are left out, and so is Grad-CAM for a network without a feature
+        map.
     """
     preprocess, network = classifier.bundle.preprocess, classifier.network
     x = torch.from_numpy(preprocess.normalize(pixels[None]))

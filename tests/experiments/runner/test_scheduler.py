@@ -50,13 +50,12 @@ def test_interrupted_and_killed_trials_resume(
 
 
 def _interrupt_when(ready: Callable[[], bool]) -> None:
-    import os
     import signal
 
     end = time.monotonic() + 240
     while not ready() and time.monotonic() < end:
         time.sleep(0.02)
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _kill(name: str) -> None:
