@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from reslink.errors import BundleError, CheckFailedError, InputError, ReslinkError, UsageError, check_choice, suggest
+from reslink.errors import (
+    BundleError,
+    CheckFailedError,
+    InputError,
+    ReslinkError,
+    UsageError,
+    check_choice,
+    counted,
+    listed,
+    suggest,
+)
 
 
 def test_an_error_says_what_was_given_what_is_allowed_and_what_to_do() -> None:
@@ -81,3 +91,8 @@ def test_a_name_of_another_meaning_is_not_suggested(name: str, option: str) -> N
 
 def test_an_abbreviation_of_several_names_is_not_guessed() -> None:
     assert suggest("context", ["context_20", "context_40"]) == "Choose one of context_20, context_40"
+
+
+def test_counts_and_lists_are_words_for_people() -> None:
+    assert [counted(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [listed("abcdef"[:n]) for n in (0, 1, 5, 6)] == ["", "a", "a, b, c, d, e", "a, b, c, d, e and 1 more"]

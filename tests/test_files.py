@@ -18,6 +18,7 @@ import pytest
 import reslink
 from reslink.errors import StorageError, UsageError
 from reslink.files import (
+    check_output_file,
     csv_text,
     install_command,
     is_locked,
@@ -159,3 +160,14 @@ def test_text_with_a_byte_that_is_not_utf8_is_written(tmp_path: Path) -> None:
     path = write_json(tmp_path / "x.json", {"Köpfe": name})
     assert "Köpfe" in path.read_text(encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8")) == {"Köpfe": name}
+
+
+def test_an_output_file_is_new_or_may_be_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    check_output_file(path, "--out", "a CSV file", "split.csv", overwrite=False)
+    path.touch()
+    check_output_file(path, "--out", "a CSV file", "split.csv", overwrite=True)
+    with pytest.raises(UsageError, match=r"x\.csv exists.*Choose another --out, or add --overwrite"):
+        check_output_file(path, "--out", "a CSV file", "split.csv", overwrite=False)
+    with pytest.raises(UsageError, match=r"is a folder.*--out must name a CSV file.*Use --out .*split\.csv"):
+        check_output_file(tmp_path, "--out", "a CSV file", "split.csv", overwrite=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reslink import settings_text
-from reslink.settings_text import MAX_YAML_BYTES, parse_json, parse_yaml, read_json, read_yaml
+from reslink.settings_text import MAX_YAML_BYTES, flatten, parse_json, parse_yaml, read_json, read_yaml
 
 BILLION_LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghij", "bcdefghijk", strict=True)
@@ -123,3 +123,7 @@ def test_ordinary_settings_are_read(tmp_path) -> None:
     path.write_bytes(b"a: \xe9")
     with pytest.raises(ValueError, match="utf-8"):
         read_yaml(path)
+
+
+def test_nested_settings_are_flattened() -> None:
+    assert dict(flatten({"a": {"b": 1, "c": {"d": [2]}, "e": {}}, "f": None})) == {"a.b": 1, "a.c.d": [2], "f": None}

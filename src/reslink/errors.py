@@ -69,6 +69,18 @@ class CheckFailedError(ReslinkError):
     exit_code = 3
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, such as ``1 image`` or ``2 images``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Iterable[str], limit: int = 5) -> str:
+    """Returns the first names and the number of the others."""
+    items = list(names)
+    others = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + others
+
+
 def as_sentence(text: str) -> str:
     """Returns the text with a final period, unless it ends with a period or a question mark."""
     return text if text.endswith((".", "?")) else f"{text}."

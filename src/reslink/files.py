@@ -116,6 +116,29 @@ def check_overwrite(out: Path | None, file: str, content: str, overwrite: bool) 
         raise exists_error(out, content)
 
 
+def check_output_file(path: Path, option: str, kind: str, example: str, overwrite: bool) -> None:
+    """Checks that a file can be written: its path is no folder, and it is new or may be overwritten.
+
+    Args:
+        path: The file.
+        option: The option that sets it, for the message.
+        kind: The kind of file with its article, such as ``a CSV file``.
+        example: A file name for the advice.
+        overwrite: Whether an existing file may be overwritten.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", f"{option} must name {kind}", f"Use {option} {path / example}")
+    if path.exists() and not overwrite:
+        raise UsageError(
+            f"{path} exists",
+            "Existing files are not overwritten without --overwrite",
+            f"Choose another {option}, or add --overwrite",
+        )
+
+
 def exists_error(out: Path, content: str) -> UsageError:
     """Returns the error for a folder that already holds a result; ``content`` names it with its article."""
     return UsageError(

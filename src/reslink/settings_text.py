@@ -1,4 +1,4 @@
-"""Reads YAML and JSON with limits on size, depth, aliases and numbers.
+"""Reads YAML and JSON with limits on size, depth, aliases and numbers, and flattens nested settings.
 
 Without them, a few hundred bytes of nested YAML aliases take gigabytes of memory, and deep nesting or an integer of thousands
 of digits ends in an exception that names no file.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,6 +90,15 @@ def read_json(path: Path) -> Any:
         ValueError: If it is not JSON, or exceeds a limit.
     """
     return parse_json(_read(path, MAX_JSON_BYTES))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the values of nested settings with their dotted names, such as ``trainer.epochs``."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -37,7 +37,8 @@ from pathlib import Path
 
 from torch import nn
 
-Path(__file__).with_name("was_run").touch()
+with Path(__file__).with_name("was_run").open("a") as stream:
+    stream.write("x")
 
 
 class Small(nn.Module):
@@ -105,6 +106,7 @@ def own_run(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = invoke("train", heads, "--out", folder / "run", "--network", f"{folder}/nets.py:Small", *words)
     assert done.exit_code == 0, done.stderr
     (folder / "nets.py").unlink()  # what comes next does not need it
+    assert (folder / "was_run").read_text() == "x", "training runs the code once"
     (folder / "was_run").unlink()
     return folder / "run"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reslink.errors import UsageError
+from reslink.files import check_output_file
 
 
 def runs(folder: str | Path, *, sort: str = "run", page: str | Path | None = None, overwrite: bool = False) -> dict[str, Any]:
@@ -40,7 +40,8 @@ def runs(folder: str | Path, *, sort: str = "run", page: str | Path | None = Non
     from reslink.reports.runs.table import check_column, read_runs, sort_rows
 
     check_column(sort)
-    _check_page(page, overwrite)
+    if page is not None:
+        check_output_file(Path(page), "--page", "an HTML file", "runs.html", overwrite)
     rows, failed = read_runs(Path(folder))
     rows = sort_rows(rows, sort)
     if page is not None:
@@ -48,17 +49,3 @@ def runs(folder: str | Path, *, sort: str = "run", page: str | Path | None = Non
 
         write_page(Path(page), Path(folder), rows, failed)
     return {"runs": rows, "failed": failed, "page": None if page is None else str(page), "research_use_only": True}
-
-
-def _check_page(page: str | Path | None, overwrite: bool) -> None:
-    if page is None:
-        return
-    path = Path(page)
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", "--page must name an HTML file", f"Use --page {path / 'runs.html'}")
-    if path.exists() and not overwrite:
-        raise UsageError(
-            f"{path} exists",
-            "Existing files are not overwritten without --overwrite",
-            "Choose another --page, or add --overwrite",
-        )

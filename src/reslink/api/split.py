@@ -11,6 +11,7 @@ from reslink.api.data_argument import Columns, Data, open_manifest, read_patient
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.datasets.case import DEFAULT_FRACTIONS
 from reslink.errors import UsageError
+from reslink.files import check_output_file
 
 if TYPE_CHECKING:
     from reslink.datasets.manifest import Manifest
@@ -105,14 +106,7 @@ def _check_options(
     if folds is not None and (fractions or keep_given):
         other = "--fractions" if fractions else "--keep-given"
         raise UsageError(f"--folds and {other} were both given", "Folds are new and have equal sizes", "Remove one of them")
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder", "--out must name a CSV file", f"Use --out {out / 'split.csv'}")
-    if out.exists() and not overwrite:
-        raise UsageError(
-            f"{out} exists",
-            "Existing files are not overwritten without --overwrite",
-            "Choose another --out, or add --overwrite",
-        )
+    check_output_file(out, "--out", "a CSV file", "split.csv", overwrite)
 
 
 def _read_thumbnails(

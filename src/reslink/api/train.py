@@ -167,7 +167,7 @@ def run_training(
     from reslink.reports.run.page import run_report
     from reslink.training.trainer import train as train_network
 
-    listener = resolve_progress(progress)
+    listener, recipe = resolve_progress(progress), recipe.with_code()
     try:
         result = train_network(
             manifest,

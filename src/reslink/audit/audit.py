@@ -25,7 +25,7 @@ from reslink.datasets.label_conflicts import label_conflicts
 from reslink.datasets.manifest import Manifest, images_digest
 from reslink.datasets.near_duplicates.groups import DuplicatePair
 from reslink.datasets.patient_ids import add_header_patients
-from reslink.errors import UsageError
+from reslink.errors import UsageError, counted
 from reslink.files import write_json
 from reslink.training.monitoring.progress import Progress, SilentProgress
 
@@ -126,7 +126,7 @@ class Audit:
         if not any(case.split for case in self.cases):
             return Check("group_leakage", False, NO_SPLIT)
         kinds = Counter(entry["kind"] for entry in leakage)
-        groups, patients = _count(kinds["near_duplicates"], "group"), _count(kinds["patient"], "patient")
+        groups, patients = counted(kinds["near_duplicates"], "group"), counted(kinds["patient"], "patient")
         return Check("group_leakage", bool(leakage), f"{groups} of near duplicates and {patients} in more than one split")
 
     def _shortcut_checks(self) -> list[Check]:
@@ -268,7 +268,7 @@ def _check_files(result: Audit, names: Sequence[str], items: Sequence[FileFeatur
     uncounted = sum(bool(item.text_boxes) and item.word_count is None for item in result.items)
     if uncounted:
         result.skipped["text_words"] = (
-            f"the words in {_count(uncounted, 'image')} with text could not be counted; this needs the package pytesseract "
+            f"the words in {counted(uncounted, 'image')} with text could not be counted; this needs the package pytesseract "
             "and the program tesseract"
         )
 
@@ -310,7 +310,7 @@ def _find_label_errors(result: Audit, targets: Any, seed: int) -> None:
 
 
 def _conflict_check(count: int) -> Check:
-    return Check("label_conflicts", count > 0, f"{_count(count, 'image')} with more than one label")
+    return Check("label_conflicts", count > 0, f"{counted(count, 'image')} with more than one label")
 
 
 def describe_probe(probe: ProbeResult) -> str:
@@ -327,10 +327,6 @@ def describe_probe(probe: ProbeResult) -> str:
     return (
         f"without seeing the brain, {source}, a model reaches a balanced accuracy of {metric}, chance {probe.chance:.3f}{limit}"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _box_dict(box: TextBox) -> dict[str, Any]:

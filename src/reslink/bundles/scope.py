@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from reslink.bundles.modality_detector import modality_detector
+from reslink.errors import counted
 from reslink.imaging.image import Modality, Plane, Stated
 
 MIN_SHARE: Final = 0.98
@@ -98,7 +99,7 @@ def refused_texts(evaluation: Mapping[str, Any]) -> list[str]:
     """
     reasons = Counter((evaluation.get("refused") or {}).values())
     counts = {f": {reason}": n for reason, n in reasons.items()} or {"": evaluation.get("n_refused") or 0}
-    return [f"{n} image{'' if n == 1 else 's'} refused and not counted{reason}" for reason, n in counts.items() if n]
+    return [f"{counted(n, 'image')} refused and not counted{reason}" for reason, n in counts.items() if n]
 
 
 def _common(stated: Sequence[Modality | None], looks: Sequence[Modality | None]) -> Modality | None:

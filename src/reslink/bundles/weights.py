@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from reslink.bundles.record import first_error
-from reslink.errors import BundleError
+from reslink.errors import BundleError, listed
 from reslink.files import sha256
 from reslink.settings_text import parse_json
 
@@ -63,7 +63,7 @@ def check_finite(arrays: Mapping[str, Array]) -> None:
     not_finite = [name for name, array in arrays.items() if array.dtype.kind in "fc" and not np.isfinite(array).all()]
     if not_finite:
         raise BundleError(
-            f"Weights are not finite in {_listed(not_finite)}",
+            f"Weights are not finite in {listed(not_finite)}",
             "Every weight of a bundle is a finite number",
             "Use the last checkpoint before the loss diverged, or train again with a lower learning rate",
         )
@@ -209,21 +209,14 @@ def _state_shapes(network: Network) -> dict[str, tuple[int, ...]]:
 def _compare(actual: Shapes, expected: Shapes) -> None:
     faults = []
     if missing := sorted(expected.keys() - actual.keys()):
-        faults.append(f"missing: {_listed(missing)}")
+        faults.append(f"missing: {listed(missing)}")
     if unknown := sorted(actual.keys() - expected.keys()):
-        faults.append(f"unknown: {_listed(unknown)}")
+        faults.append(f"unknown: {listed(unknown)}")
     if other := [n for n in sorted(expected.keys() & actual.keys()) if tuple(actual[n]) != tuple(expected[n])]:
-        faults.append("of another shape: " + _listed(f"{n} {tuple(actual[n])} for {tuple(expected[n])}" for n in other))
+        faults.append("of another shape: " + listed(f"{n} {tuple(actual[n])} for {tuple(expected[n])}" for n in other))
     if faults:
         raise BundleError(
             "The weights do not fit the architecture; " + "; ".join(faults),
             "Each tensor of the architecture needs a weight of the same name and shape",
             "Use the weights and the bundle.json of the same training run",
         )
-
-
-def _listed(names: Iterable[str], limit: int = 5) -> str:
-    """Returns the first names and the number of the others."""
-    items = list(names)
-    others = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + others

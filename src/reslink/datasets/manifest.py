@@ -17,7 +17,7 @@ from reslink.datasets.columns import parse_columns
 from reslink.datasets.csv_table import data_error
 from reslink.datasets.manifest_table import TableCases, cases_of_table
 from reslink.datasets.unused_groupings import augmented_copies, unused_grouping
-from reslink.errors import InputError, UsageError, suggest
+from reslink.errors import InputError, UsageError, counted, suggest
 from reslink.files import sha256
 from reslink.imaging.unit_names import parse_unit
 from reslink.labels import (
@@ -268,17 +268,13 @@ def _check_spellings(cases: Sequence[Case]) -> None:
     for what, counts in (("labels", Counter(case.label for case in cases)), ("patients", patients)):
         conflicts = spelling_conflicts(counts)
         if conflicts:
-            first, second = (f"{name!r} ({_cases_text(counts[name])})" for name in conflicts[0])
+            first, second = (f"{name!r} ({counted(counts[name], 'case')})" for name in conflicts[0])
             more = f" (as do {len(conflicts) - 1} other pairs)" if len(conflicts) > 1 else ""
             raise UsageError(
                 f"The {what} {first} and {second} differ only in case, spacing or number format{more}",
                 f"Different {what} differ in more than that",
                 "Write them alike if they are the same, or rename one of them",
             )
-
-
-def _cases_text(n: int) -> str:
-    return f"{n} case{'' if n == 1 else 's'}"
 
 
 def _check_class_names(counts: Mapping[str, int], *, stop: bool) -> None:
@@ -302,7 +298,7 @@ def _class_named_twice(counts: Mapping[str, int]) -> tuple[str, str] | None:
     """Returns what is wrong with two class names, and what is allowed."""
 
     def named(name: str) -> str:
-        return f"{name!r} ({_cases_text(counts[name])})"
+        return f"{name!r} ({counted(counts[name], 'case')})"
 
     if (pair := misspelled_class(counts)) is not None:
         return (

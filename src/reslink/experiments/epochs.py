@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reslink.errors import UsageError
+from reslink.errors import UsageError, counted
 from reslink.experiments.report import ExperimentReport, Row, Table
 from reslink.experiments.runner.comparison import COMPARED_METRICS, Comparison, is_significant
 from reslink.experiments.runner.experiment import Experiment
@@ -147,9 +147,7 @@ def _fit_row(comparison: Comparison, condition: str, longest_losses: Mapping[int
     longest = [longest_losses.get(result.trial.seed) for result in results]
     groups = min(_validation_groups(result, comparison.experiment.data.groups) for result in results)
     row["verdict"] = (
-        verdict(row["gap"], curves, longest)
-        if groups >= MIN_GROUPS
-        else f"unknown: only {groups} group{'' if groups == 1 else 's'}"
+        verdict(row["gap"], curves, longest) if groups >= MIN_GROUPS else f"unknown: only {counted(groups, 'group')}"
     )
     return row | {"groups": groups}
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reslink.bundles.bundle import Bundle
-from reslink.errors import UsageError, suggest
+from reslink.errors import UsageError, listed, suggest
 from reslink.labels import Labels
 from reslink.networks.build import build_network
 from reslink.networks.network import Network
@@ -115,9 +115,8 @@ class Initialization:
             for name, reason in names.items():
                 by_reason.setdefault(reason, []).append(name)
             for reason, group in by_reason.items():
-                more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
                 kind = "Converted" if names is self.converted else "New"
-                yield f"{kind}: {', '.join(group[:_SHOWN])}{more} ({reason})."
+                yield f"{kind}: {listed(group, _SHOWN)} ({reason})."
         if self.freeze:
             frozen = sum(size for name, size in self.sizes.items() if _is_below(name, self.freeze))
             yield f"Frozen: {', '.join(self.freeze)} ({frozen:,} weights)."

@@ -94,7 +94,7 @@ def train(
         Interrupted: On Ctrl-C or SIGTERM, after the state is saved.
     """
     accelerator = make_accelerator(recipe.trainer)
-    folder = RunFolder(Path(out))
+    recipe, folder = recipe.with_code(), RunFolder(Path(out))
     is_main = accelerator.is_main_process
     _check_network(recipe, len(manifest.labels))
     initialization = Initialization.from_recipe(recipe, manifest.labels)  # before the folder is cleared and images are read

@@ -22,7 +22,7 @@ from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest, file_hash
 from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE
 from reslink.datasets.patient_ids import HeaderPatient, add_header_patients, read_header_patients
-from reslink.errors import InputError, UsageError
+from reslink.errors import InputError, UsageError, counted
 from reslink.files import lock_folder, sha256
 from reslink.imaging.image import Stated
 from reslink.imaging.preprocess import Preprocess
@@ -372,14 +372,15 @@ def unit_notes(units: Sequence[str]) -> list[str]:
 def _excluded_notes(stated: Sequence[Sequence[str | None]]) -> list[str]:
     """Returns a note for each reason why a model refuses files by their header; they are used all the same."""
     counts = Counter(reason for *_, reason in stated if reason)
-    return [f"A model refuses {count} image{'' if count == 1 else 's'}: {why}" for why, count in counts.items()]
+    return [f"A model refuses {counted(count, 'image')}: {why}" for why, count in counts.items()]
 
 
 def _reader_notes(notes: Sequence[Sequence[str]]) -> list[str]:
     """Returns each remark of the readers with the number of images that it holds for; numbers in remarks do not matter."""
-    counts = Counter(re.sub(r"-?\d[\d.e+-]*", "#", note) for row in notes for note in row)
-    first = {re.sub(r"-?\d[\d.e+-]*", "#", note): note for row in reversed(notes) for note in row}
-    return [f"{count} {'image' if count == 1 else 'images, the first'}: {first[key]}" for key, count in counts.items()]
+    alike: dict[str, list[str]] = {}
+    for note in (note for row in notes for note in row):
+        alike.setdefault(re.sub(r"-?\d[\d.e+-]*", "#", note), []).append(note)
+    return [f"{len(group)} {'image' if len(group) == 1 else 'images, the first'}: {group[0]}" for group in alike.values()]
 
 
 def _gather(array: UInt8Array, indices: Indices) -> torch.Tensor:

@@ -10,6 +10,7 @@ from reslink.bundles.lineage import Ancestor
 from reslink.datasets.case import UNUSED
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.run.run_folder import Row, RunFolder, data_uri
+from reslink.settings_text import flatten
 
 HEADLINE_METRICS = ("auroc", "accuracy", "sensitivity", "specificity", "ppv", "f1")
 METHOD_NAMES = {
@@ -172,15 +173,13 @@ def split_table(rows: Sequence[Row] | None) -> dict[str, Any] | None:
     }
 
 
-def flatten_settings(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
+def flatten_settings(tree: Any) -> list[tuple[str, str]]:
     """Returns nested settings as rows of full key and value."""
-    if isinstance(tree, Mapping):
-        return [
-            row for key, value in tree.items() for row in flatten_settings(value, f"{prefix}.{key}" if prefix else str(key))
-        ]
-    if not prefix:
-        return []
-    return [(prefix, ", ".join(map(str, tree)) if isinstance(tree, list) else "–" if tree is None else str(tree))]
+    return [(key, _setting_text(value)) for key, value in flatten(tree)] if isinstance(tree, Mapping) else []
+
+
+def _setting_text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "–" if value is None else str(value)
 
 
 def bundle_settings(bundle: Mapping[str, Any] | None) -> list[tuple[str, str]]:

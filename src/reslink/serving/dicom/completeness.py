@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from reslink.errors import counted
 from reslink.imaging.dicom.geometry import MIN_SLICE_DISTANCE, Plane, distances_along_normal, slice_plane
 
 IncompletePolicy = Literal["mark", "refuse"]
@@ -36,13 +37,9 @@ def missing_slices(headers: Sequence[Dataset], instances: int) -> list[str]:
     holes = _holes(headers)
     if len(holes):
         reasons.append(
-            f"{_count(len(holes), 'gap')} between its slices, of up to {holes.max():.1f} mm, where slices are missing"
+            f"{counted(len(holes), 'gap')} between its slices, of up to {holes.max():.1f} mm, where slices are missing"
         )
     return reasons
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _stated_counts(headers: Sequence[Dataset], instances: int) -> list[str]:

@@ -188,6 +188,15 @@ class Recipe(Section):
         recipe._builder = builder
         return recipe
 
+    def with_code(self) -> Recipe:
+        """Returns the recipe with the code of its entry point loaded, so that it runs once; itself without an entry point.
+
+        Raises:
+            UsageError: If the entry point does not exist.
+        """
+        builder = self.builder()
+        return self if builder is None else self.with_builder(builder)
+
     def builder(self) -> Builder | None:
         """Returns the callable that builds your own network, which runs the code of ``model.entry_point``; None for others.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from reslink.settings_text import read_json
+from reslink.settings_text import flatten, read_json
 from reslink.training.run_folder import TRACKING, Row
 from reslink.training.tracking.trackers import Tracker, make_tracker
 
@@ -143,12 +143,3 @@ def _table_row(item: tuple[str, Mapping[str, Any]]) -> str:
     interval = "–" if low is None else f"{low:.3f} to {high:.3f}"
     estimate = "–" if metric["estimate"] is None else f"{metric['estimate']:.3f}"
     return f"| {name} | {estimate} | {interval} | {metric['n']} | {metric['method']} |"
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the values of nested settings with their dotted names."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
