@@ -29,7 +29,8 @@ from reslink.evaluation.fitting import NO_OOD_DETECTOR, NO_PREDICTION_SETS, Cali
 from reslink.imaging.image import Image
 from reslink.imaging.reading import read_image
 from reslink.imaging.search import find_images
-from reslink.inference.classifier import Classifier, Outputs
+from reslink.inference.classifier import Classifier
+from reslink.inference.outputs import Outputs
 from reslink.labels import Labels
 
 

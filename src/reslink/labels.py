@@ -6,10 +6,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from reslink.errors import UsageError, suggest
 from reslink.printable_names import printable
+
+CaseKind = Literal["slice", "series"]
+"""What has one label: a slice, or a whole series."""
 
 MISSING: Final = frozenset({"", "nan", "na", "n/a", "n.a.", "#n/a", "<na>", "nat", "null", "none", "-", "--", "?"})
 """How tables write a missing value, in lower case."""

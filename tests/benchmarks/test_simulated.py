@@ -10,7 +10,7 @@ import pytest
 
 from reslink.errors import UsageError
 from reslink.evaluation.fitting import CalibrationData
-from reslink.inference.classifier import Outputs
+from reslink.inference.outputs import Outputs
 from reslink.labels import Labels
 
 LABELS = Labels(("healthy", "tumor"))

@@ -7,8 +7,9 @@ import pytest
 
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import InputError, UsageError
+from reslink.imaging.series_slices import select_slices
 from reslink.inference.prediction import Prediction
-from reslink.inference.series import INTERVAL_SCOPE, aggregate_slices, select_slices
+from reslink.inference.series import INTERVAL_SCOPE, aggregate_slices
 
 
 def predictions(rows, names=("Healthy", "Tumor"), **more):

@@ -15,8 +15,9 @@ from pydicom.uid import CTImageStorage, generate_uid
 from reslink.errors import UsageError
 from reslink.imaging.dicom.series import ALTERNATING_ACQUISITIONS
 from reslink.imaging.limits import ImagingWarning
+from reslink.imaging.series_slices import select_slices
 from reslink.inference.classifier import Classifier
-from reslink.inference.series import aggregate_slices, select_slices
+from reslink.inference.series import aggregate_slices
 from reslink.inference.series_answers import SeriesAnswer, predict_series
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "imaging"))

@@ -33,7 +33,7 @@ def predict(
     pictures: str | Path | None = None,
     overwrite: bool = False,
     unit: Unit | None = None,
-    series: SeriesMode = "each",
+    series: SeriesMode | None = None,
 ) -> list[Prediction]:
     """Predicts the class of images. Torch is imported only if the backend is torch.
 
@@ -48,7 +48,8 @@ def predict(
         overwrite: Replace earlier pictures in ``pictures``.
         unit: ``HU``, ``MR`` or ``gray``, of arrays (optional for uint8) and of files that state none, such as NIfTI and NPY.
         series: ``each`` for one prediction per slice; ``auto`` to add one for each series (a volume, or DICOM slices), ``only``
-            for series without their slices. The prediction for a series is a ``SeriesAnswer``.
+            for series without their slices. The prediction for a series is a ``SeriesAnswer``. None is ``each``, or ``only``
+            for a model whose cases are series.
 
     Returns:
         One prediction per slice, in order. An unreadable file gives a prediction with an error.
@@ -91,7 +92,7 @@ def iter_predictions(
     pictures: Path | None = None,
     overwrite: bool = False,
     unit: Unit | None = None,
-    series: SeriesMode = "each",
+    series: SeriesMode | None = None,
 ) -> Iterator[Prediction]:
     """Yields predictions, and writes each to the CSV file and the picture folder, if given.
 
@@ -116,6 +117,8 @@ def iter_predictions(
             "It replaces earlier pictures; an earlier CSV table is always replaced",
             "Remove it, or add --pictures",
         )
+    if pictures is not None:
+        classifier.bundle.require_slices("--pictures")
     drawer = None if pictures is None else PictureFolder(classifier, pictures, overwrite)
     with ExitStack() as stack:
         table = None if csv_file is None else stack.enter_context(open_table(csv_file, classifier.labels.names))

@@ -16,6 +16,7 @@ from reslink.api.onnx_model import add_onnx_model
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.errors import InputError
 from reslink.files import lock_folder, write_json
+from reslink.labels import CaseKind
 from reslink.networks.entry_points import Builder, as_builder
 from reslink.training.monitoring.progress import phase
 
@@ -51,6 +52,7 @@ def train(
     epochs: int | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
+    case: CaseKind | None = None,
     device: str | None = None,
     allow_leakage: bool = False,
     allow_conflicts: bool = False,
@@ -80,7 +82,9 @@ def train(
         freeze: Modules of the parent that are not trained, such as ``["stem"]``.
         epochs: Number of epochs; None for the value of the recipe.
         seed: Seed of weights, split, batches and augmentation; None for the value of the recipe.
-        batch_size: Number of images per training step; None for the value of the recipe.
+        batch_size: Number of images or series per training step; None for the value of the recipe.
+        case: ``slice``, or ``series`` if each row of a table is a volume or a folder with a DICOM series, with one label; None
+            for the value of the recipe (``slice``).
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; None for the value of the recipe.
         allow_leakage: Accept a given split in which a patient or near duplicate appears twice.
         allow_conflicts: Accept identical images and near duplicates with different labels.
@@ -118,6 +122,7 @@ def train(
         "trainer.epochs": epochs,
         "seed": seed,
         "trainer.batch_size": batch_size,
+        "trainer.case": case,
         "trainer.device": device,
         "data.allow_leakage": allow_leakage or None,
         "data.allow_conflicts": allow_conflicts or None,
@@ -128,7 +133,9 @@ def train(
     if network is not None and not isinstance(network, str):
         loaded = loaded.with_builder(as_builder(network))
     tracking = Tracking([track] if isinstance(track, str) else track, Path(out))
-    manifest = open_manifest(data, class_order=loaded.data.class_order, columns=columns, root=root, unit=unit)
+    manifest = open_manifest(
+        data, class_order=loaded.data.class_order, columns=columns, root=root, unit=unit, case=loaded.trainer.case
+    )
     with tracking:
         summary = run_training(
             manifest, loaded, Path(out), resume=resume, overwrite=overwrite, progress=progress, tracking=tracking
@@ -313,8 +320,8 @@ def write_gallery(run: Path, bundle: Bundle, cases: Manifest, device: str, progr
         classifier = Classifier.load(bundle, device=device)
         attention_gallery(classifier, cases, run / "predictions.csv", run / "figures")
         progress.step()
-        cache = PixelCache.open(cases, classifier.bundle.preprocess, run / "cache")
-        rows = range(0, len(cache), max(1, len(cache) // GALLERY_CHECKED_IMAGES))
+        cache = PixelCache.open(cases, classifier.bundle.preprocess, run / "cache", case=bundle.case)
+        rows = cache.middle_rows(range(0, len(cache), max(1, len(cache) // GALLERY_CHECKED_IMAGES)))
         pixels = [cache.pixels[row] for row in rows][:GALLERY_CHECKED_IMAGES]
         checks = randomization_checks(classifier, pixels, GALLERY_METHODS)
         write_json(run / "figures" / "sanity.json", [check.as_dict() for check in checks])

@@ -31,10 +31,11 @@ from reslink.bundles.record import (
     read_record,
 )
 from reslink.bundles.scope import Scope
-from reslink.errors import BundleError
+from reslink.bundles.series_pooling import SeriesPooling
+from reslink.errors import BundleError, UsageError
 from reslink.files import install_command, replace_folder, sha256, write_atomic
 from reslink.imaging.preprocess import Preprocess
-from reslink.labels import Labels
+from reslink.labels import CaseKind, Labels
 from reslink.networks.entry_points import Builder, as_builder
 from reslink.notebook import html_table
 
@@ -61,6 +62,7 @@ class Bundle:
 
     Attributes:
         architecture: The fields of ``ResLinkConfig`` and ``name``, the name of the variant; or those of ``ExternalConfig``.
+            ``case: series`` if a case is a series: the weights then hold the pooling over its slices.
         preprocess: From an image to the input of the network.
         labels: The classes in the order of the network's outputs; with two, the last one is the positive class.
         decision: From logits to probabilities and a label.
@@ -105,6 +107,7 @@ class Bundle:
         return {
             "name": self.name or (None if self.folder is None else self.folder.name),
             "network": self.architecture.get("name"),
+            "case": self.case if self.case == "series" else None,
             "classes": " / ".join(self.labels.names),
             "images": str(self.scope),
             "input": f"{self.preprocess.channels}×{self.preprocess.size}×{self.preprocess.size}",
@@ -201,6 +204,40 @@ class Bundle:
     def name(self) -> str | None:
         """Name of its folder, or of the run that holds it in ``bundle/``; None before it is saved."""
         return None if self.folder is None else storage.bundle_name(self.folder)
+
+    @property
+    def case(self) -> CaseKind:
+        """What gets one answer: ``slice``, or ``series``."""
+        return weights.case_of(self.architecture)
+
+    def require_slices(self, what: str) -> None:
+        """Checks that a case is a slice, for what would otherwise answer for single slices of a series.
+
+        Args:
+            what: The command or function, which begins the message.
+
+        Raises:
+            UsageError: If a case is a series.
+        """
+        if self.case == "series":
+            raise UsageError(
+                f"{what} does not support {self.name or 'this bundle'}: its cases are series",
+                f"{what} needs a bundle whose cases are slices; this one answers once for all slices of a series",
+                "Use reslink predict, evaluate, calibrate or explain, or a bundle that was trained without --case series",
+            )
+
+    def pooling(self) -> SeriesPooling | None:
+        """Returns the pooling over the slices of a series; None if a case is a slice.
+
+        Raises:
+            BundleError: If the bundle is not saved, or its weights have no pooling or changed since it was loaded.
+        """
+        if self.case == "slice":
+            return None
+        if self.folder is None or self.weights_sha256 is None:
+            raise BundleError("The bundle has no weights yet", "The pooling is read from a saved bundle", "Call save() first")
+        weights.check_file(self.folder / WEIGHTS, self.weights_sha256)
+        return SeriesPooling.read(self.folder / WEIGHTS)
 
     @property
     def can_build_network(self) -> bool:
@@ -377,6 +414,7 @@ def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
 
 def _check_fit(bundle: Bundle) -> None:
     """Checks that the parts of a bundle fit each other."""
+    weights.case_of(bundle.architecture)
     bundle.decision.check_classes(len(bundle.labels))
     outputs, classes = bundle.architecture.get("num_classes"), len(bundle.labels)
     if outputs != classes and not (outputs == 1 and classes == 2):

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from reslink.bundles.record import first_error
 from reslink.errors import BundleError, listed
 from reslink.files import sha256
+from reslink.labels import CaseKind
 from reslink.settings_text import parse_json
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def build_network(architecture: Mapping[str, Any], builder: Builder | None = Non
     from reslink.networks.external_config import ExternalConfig
 
     external = "source" in architecture
-    fields = {key: value for key, value in architecture.items() if external or key != "name"}
+    fields = {key: value for key, value in architecture.items() if key != "case" and (external or key != "name")}
     try:
         config = (ExternalConfig if external else ResLinkConfig).model_validate_json(json.dumps(fields))
     except ValidationError as error:
@@ -190,7 +191,25 @@ def build_network(architecture: Mapping[str, Any], builder: Builder | None = Non
             "The architecture holds the fields of ResLinkConfig or ExternalConfig",
             "Use the version of reslink that wrote it, or train again",
         ) from error
-    return build.build_network(config, 0, builder)
+    return build.build_network(config, 0, builder, case_of(architecture))
+
+
+def case_of(architecture: Mapping[str, Any]) -> CaseKind:
+    """Returns what has one label for a network: a slice, or a whole series.
+
+    Raises:
+        BundleError: If this version does not know the kind of case.
+    """
+    case = architecture.get("case", "slice")
+    if case == "series":
+        return "series"
+    if case != "slice":
+        raise BundleError(
+            f"The architecture of the bundle cannot be built: case is {case!r}",
+            "A case is a slice or a series",
+            "Use the version of reslink that wrote it, or train again",
+        )
+    return "slice"
 
 
 def check_shapes(shapes: Shapes, architecture: Mapping[str, Any], builder: Builder | None = None) -> None:

@@ -21,6 +21,7 @@ from reslink.errors import InputError, UsageError, counted, suggest
 from reslink.files import sha256
 from reslink.imaging.unit_names import parse_unit
 from reslink.labels import (
+    CaseKind,
     Labels,
     alternative_spelling,
     clean_text,
@@ -87,6 +88,7 @@ class Manifest:
         columns: Mapping[str, str] | Sequence[str] | None = None,
         root: str | Path | None = None,
         unit: str | None = None,
+        case: CaseKind = "slice",
     ) -> Manifest:
         """Reads a data set: a folder of class folders, a folder with ``manifest.csv``, or a CSV file.
 
@@ -114,6 +116,8 @@ class Manifest:
             columns: Role to header of a table, or texts such as ``patient=MRN``; an empty header means no such column.
             root: The folder that the paths of a table start from; default: the folder of the table.
             unit: ``hu``, ``mr`` or ``gray`` for the cases whose table states no unit; default: the values decide.
+            case: Whether a row of a table is a slice, or a series with one label: a folder with the DICOM files of one series,
+                or a file with one or several slices. Class folders have no series.
 
         Raises:
             UsageError: If the folder does not exist or is empty, a column is missing, a row cannot be used (the message has
@@ -121,7 +125,7 @@ class Manifest:
                 training: only one class, a class with one case, or a rare one that looks misspelled.
         """
         known = {clean_text(name) for names in (class_order, labels and labels.names, rename) for name in names or ()}
-        read = _read_cases(data, columns, root, known)
+        read = _read_cases(data, columns, root, known, case)
         cases = read.cases if rename is None else _rename_labels(read.cases, rename)
         cases = cases if unit is None else _with_unit(cases, unit)
         _check_spellings(cases)
@@ -203,12 +207,16 @@ def images_digest(images: Iterable[tuple[str, str]]) -> str:
 
 
 def file_hash(path: Path, name: str) -> str:
-    """Returns the SHA-256 of a file's content.
+    """Returns the SHA-256 of a file's content; of a folder with a DICOM series, that of the hashes of its files.
 
     Raises:
         InputError: If the file cannot be read; the message uses ``name``.
     """
     try:
+        if path.is_dir():
+            from reslink.imaging.dicom.series import dicom_files  # imports pydicom, which is slow
+
+            return sha256("\n".join(sorted(map(sha256, dicom_files(path)))))
         return sha256(path)
     except OSError as error:
         raise InputError(
@@ -219,7 +227,11 @@ def file_hash(path: Path, name: str) -> str:
 
 
 def _read_cases(
-    data: str | Path, columns: Mapping[str, str] | Sequence[str] | None, root: str | Path | None, known: Collection[str]
+    data: str | Path,
+    columns: Mapping[str, str] | Sequence[str] | None,
+    root: str | Path | None,
+    known: Collection[str],
+    case_kind: CaseKind,
 ) -> TableCases:
     """Reads a table or class folders."""
     if not isinstance(data, str | os.PathLike):
@@ -232,12 +244,18 @@ def _read_cases(
         raise data_error(f"{data} does not exist", "Check the path")
     try:
         if table.is_file():
-            read = cases_of_table(table, parse_columns(columns), _root_folder(root), known)
+            read = cases_of_table(table, parse_columns(columns), _root_folder(root), known, case_kind)
             for sentence in filter(None, (read.inferred, *read.notes)):
                 _log.warning("%s.", sentence)
             return read
         if columns or root is not None:
             raise data_error(f"{'--columns' if columns else '--root'} was given for the folder {data}", "Give a table as DATA")
+        if case_kind == "series":
+            raise UsageError(
+                f"{data} is a folder of class folders, and a case is a series",
+                "Series are listed in a table with the columns path and label; a path names a volume or the folder of a series",
+                "Write the table, such as manifest.csv in the folder, with a column patient_id",
+            )
         cases, notes = cases_of_folder(source)
     except OSError as error:
         raise data_error(f"{data} cannot be read: {error.strerror or error}", "Check the permissions") from error

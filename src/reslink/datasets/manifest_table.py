@@ -15,7 +15,7 @@ from reslink.datasets.csv_table import Row, Table, data_error, read_table
 from reslink.datasets.table_paths import find_file, move_below, name_files
 from reslink.errors import UsageError, suggest
 from reslink.imaging.unit_names import UNIT_NAMES, UNITS
-from reslink.labels import clean_text, is_missing, spelling_key
+from reslink.labels import CaseKind, clean_text, is_missing, spelling_key
 
 _SHORTENED: Final = re.compile(r"\d([.,]\d+)?E\+\d+", re.I)
 """A long number as spreadsheets write it by default."""
@@ -46,7 +46,11 @@ class TableCases:
 
 
 def cases_of_table(
-    path: Path, columns: Mapping[Role, str] | None = None, root: Path | None = None, classes: Collection[str] = ()
+    path: Path,
+    columns: Mapping[Role, str] | None = None,
+    root: Path | None = None,
+    classes: Collection[str] = (),
+    case_kind: CaseKind = "slice",
 ) -> TableCases:
     """Reads a table.
 
@@ -55,6 +59,7 @@ def cases_of_table(
         columns: Role to header, as chosen by the user; the other roles are inferred (:func:`find_columns`).
         root: The folder that relative paths start from; None for the folder of the table.
         classes: Known class names, which are labels even if they look like a missing value.
+        case_kind: Whether a row is a slice or a series; a series may be a folder, and has no mask.
 
     Raises:
         UsageError: If the table or one of its rows cannot be used; the message has the number of the row.
@@ -64,7 +69,7 @@ def cases_of_table(
     if not table.rows:
         raise data_error(f"{path} has no rows below its header", "Add a row for each image")
     _check_labels_stated(table, found.headers["label"], classes)
-    reader = _Reader(table, found.headers, root or path.parent)
+    reader = _Reader(table, found.headers, root or path.parent, case_kind)
     cases: dict[Path, tuple[int, Case]] = {}
     for row, files in zip(table.rows, reader.files, strict=True):
         case = reader.case(row, files)
@@ -150,8 +155,8 @@ class _Reader:
         new_names: Header in the file to header in the manifest.
     """
 
-    def __init__(self, table: Table, headers: Mapping[Role, str], folder: Path) -> None:
-        self._headers = headers
+    def __init__(self, table: Table, headers: Mapping[Role, str], folder: Path, case_kind: CaseKind) -> None:
+        self._headers, self._case_kind = headers, case_kind
         self.files = self._find_files(table, folder)
         images, masks = [image for image, _ in self.files], [mask for _, mask in self.files if mask is not None]
         if not all(image.is_relative_to(folder) for image in images):
@@ -168,9 +173,15 @@ class _Reader:
         return [self._files_of(row, real) for row in table.rows]
 
     def _files_of(self, row: Row, folder: Path) -> tuple[Path, Path | None]:
-        image = find_file(row, self._headers["path"], folder)
+        image = find_file(row, self._headers["path"], folder, or_folder=self._case_kind == "series")
         header = self._headers.get("mask", "")
         mask = None if is_missing(row.get(header)) else find_file(row, header, folder)
+        if mask is not None and self._case_kind == "series":
+            raise row.error(
+                f"has a lesion mask in the column {header!r}",
+                "Lesion masks belong to slices; a case that is a series has none",
+                "Add --columns mask= to ignore the column, or omit --case series",
+            )
         return move_below(image, folder), mask and move_below(mask, folder)
 
     def case(self, row: Row, files: tuple[Path, Path | None]) -> Case:

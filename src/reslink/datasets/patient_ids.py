@@ -68,9 +68,16 @@ class PatientNotes(NamedTuple):
 
 
 def read_header_patient(path: Path) -> HeaderPatient:
-    """Reads the patient, study, series and frame of reference from the header of a file; pixels are not read."""
+    """Reads the patient, study, series and frame of reference from the header of a file; pixels are not read.
+
+    Of a folder, the first DICOM file counts.
+    """
     from reslink.imaging.dicom.header import read_elements_until  # imports pydicom, which is slow
 
+    if path.is_dir():
+        from reslink.imaging.dicom.series import dicom_files
+
+        path = next(iter(dicom_files(path)), path)
     header = read_elements_until(path, _LAST_TAG)
     if header is None:
         return HeaderPatient()

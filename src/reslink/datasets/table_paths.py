@@ -18,13 +18,14 @@ _FILE_URI = re.compile(r"file:(?://(?P<host>[^/]*)(?=/))?(?P<path>.*)", re.I | r
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
-def find_file(row: Row, column: str, folder: Path) -> Path:
+def find_file(row: Row, column: str, folder: Path, *, or_folder: bool = False) -> Path:
     """Returns the absolute path of the file that a cell names.
 
     Args:
         row: The row.
         column: The header of the cell.
         folder: The folder that relative paths start from.
+        or_folder: Whether the cell may also name a folder: that of a series.
 
     Raises:
         UsageError: If the cell is empty or there is no such file.
@@ -33,11 +34,11 @@ def find_file(row: Row, column: str, folder: Path) -> Path:
     path = locate(text, folder)
     if path is None:
         raise _not_found(row, text, folder)
-    if not path.is_file():
+    if not path.is_file() and not (or_folder and path.is_dir()):
         raise row.error(
             f"names the folder {text!r}" if path.is_dir() else f"names {text!r}, which is not a file",
-            "A row names one file with one slice; a volume or a series has no single label",
-            "Write one row per slice, with the same patient_id",
+            "A row names one file with one slice, unless each series has one label",
+            "Train with --case series if it has; otherwise write one row per slice, with the same patient_id",
         )
     return path
 

@@ -25,7 +25,8 @@ from reslink.evaluation.cases import RunOptions, pixel_cache_folder, refused_cas
 from reslink.evaluation.cross_fit import cross_fit_metrics
 from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_decision
 from reslink.files import check_replaceable
-from reslink.inference.classifier import Classifier, Outputs
+from reslink.inference.classifier import Classifier
+from reslink.inference.outputs import Outputs
 from reslink.labels import Labels
 from reslink.training.monitoring.progress import Progress, SilentProgress, phase, progress_callback
 
@@ -77,18 +78,19 @@ def calibrate_bundle(
     selected = select_cases(manifest, classifier.labels, options.split)
     with pixel_cache_folder(target.absolute().parent, options.cache_folder) as folder:
         cache = _open_cache(selected, classifier, folder, progress)
-        groups = leakage_groups(cache.manifest, cache.thumbnails)
+        groups = cache.case_groups(leakage_groups(cache.row_manifest, cache.thumbnails))
         leaks = leakage.find_leakage(uncalibrated, manifest, cache, groups, folder, options)
-        progress.message(f"Running the network on {len(leaks.rows)} images")
+        progress.message(f"Running the network on {len(leaks.rows)} {'series' if cache.is_series else 'images'}")
         rows, outputs, not_finite = run_network(classifier, cache, leaks.rows, options.batch_size, statistics=True)
-        results = classifier.decide(outputs, stated=[cache.stated[row] for row in rows])
+        results = classifier.decide(outputs, stated=[cache.case_stated[row] for row in rows])
         refused = refused_cases(classifier, results, cache.manifest.subset(rows.tolist()))
         kept = np.array([reason is None for reason in results.refusals])
-        by_look = [classifier.bundle.scope.refusal(cache.stated[row]) is None for row in rows[~kept]]
+        by_look = [classifier.bundle.scope.refusal(cache.case_stated[row]) is None for row in rows[~kept]]
         rows, outputs = rows[kept], outputs.subset(kept)
         cases = replace(_calibration_data(outputs, rows, cache, groups, classifier.labels), n_refused=sum(by_look))
         used = cache.manifest.subset(rows.tolist())
-        fingerprints = make_fingerprints(np.asarray(cache.thumbnails[rows]))
+        used_rows = np.concatenate([cache.rows(case) for case in rows.tolist()])
+        fingerprints = make_fingerprints(np.asarray(cache.thumbnails[used_rows]))
         digest = used.digest(cache.file_hashes)
     decision, notes = fit_decision(cases, decision_options, classifier.labels)
     cross_fit = cross_fit_metrics(cases, decision_options, classifier.bundle.decision, decision, classifier.labels)
@@ -135,4 +137,5 @@ def _calibration_data(outputs: Outputs, rows: Rows, cache: PixelCache, groups: l
 
 def _open_cache(manifest: Manifest, classifier: Classifier, folder: Path, progress: Progress) -> PixelCache:
     with phase(progress, len(manifest), "Decoding"):
-        return PixelCache.open(manifest, classifier.bundle.preprocess, folder, on_progress=progress_callback(progress))
+        bundle, callback = classifier.bundle, progress_callback(progress)
+        return PixelCache.open(manifest, bundle.preprocess, folder, on_progress=callback, case=bundle.case)

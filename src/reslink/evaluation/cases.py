@@ -15,7 +15,8 @@ from reslink.bundles.decision.decision import DecisionResults
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, UsageError, suggest, write_failed
-from reslink.inference.classifier import Classifier, Outputs
+from reslink.inference.classifier import Classifier
+from reslink.inference.outputs import Outputs, stack_outputs
 from reslink.labels import Labels
 
 NOT_FINITE = "The network returned NaN or infinity. Use another bundle."
@@ -89,37 +90,40 @@ def pixel_cache_folder(out: Path, cache_folder: Path | None) -> Iterator[Path]:
 
 
 def run_network(
-    classifier: Classifier, cache: PixelCache, rows: NDArray[np.int64], batch_size: int, *, statistics: bool | None = None
+    classifier: Classifier, cache: PixelCache, cases: NDArray[np.int64], batch_size: int, *, statistics: bool | None = None
 ) -> tuple[NDArray[np.int64], Outputs, dict[str, str]]:
-    """Runs the network on some rows of a cache.
+    """Runs the network on some cases of a cache; the slices of a series are pooled.
 
     Args:
         classifier: The network.
         cache: The decoded cases.
-        rows: Rows of the cache, at least one.
+        cases: Indices of the cases, at least one.
         batch_size: Number of images per batch.
         statistics: Whether to compute the input statistics; None computes them for a bundle with an out-of-distribution
             detector.
 
     Returns:
-        The rows with finite outputs, their outputs, and an error message for each other case by name.
+        The cases with finite outputs, their outputs, and an error message for each other case by name.
 
     Raises:
         InputError: If no case has finite outputs.
     """
-    batches = [classifier.outputs(cache.batch(batch), statistics) for batch in cache.batches(rows, batch_size)]
-    logits = np.concatenate([batch.logits for batch in batches])
-    features = np.concatenate([batch.features for batch in batches])
-    input_statistics = [batch.statistics for batch in batches if batch.statistics is not None]
-    finite = np.isfinite(logits).all(axis=1) & np.isfinite(features).all(axis=1)
+
+    def run(rows: NDArray[np.int64]) -> Outputs:
+        return stack_outputs([classifier.outputs(cache.batch(part), statistics) for part in cache.batches(rows, batch_size)])
+
+    if cache.is_series:
+        outputs = stack_outputs([classifier.pool(run(cache.rows(case)))[0] for case in cases.tolist()])
+    else:
+        outputs = run(cases)
+    finite = np.array([np.isfinite([*outputs.logits[i], *outputs.features[i]]).all() for i in range(len(cases))], np.bool_)
     if not finite.any():
         raise InputError(
-            f"The network returned NaN or infinity for all {len(rows)} images",
+            f"The network returned NaN or infinity for all {len(cases)} cases",
             "The logits of a usable bundle are finite",
             "Use another bundle, or train again",
         )
-    outputs = Outputs(logits[finite], features[finite], np.concatenate(input_statistics)[finite] if input_statistics else None)
-    return rows[finite], outputs, {cache.manifest.cases[row].name: NOT_FINITE for row in rows[~finite]}
+    return cases[finite], outputs.subset(finite), {cache.manifest.cases[i].name: NOT_FINITE for i in cases[~finite]}
 
 
 def refused_cases(classifier: Classifier, results: DecisionResults, manifest: Manifest) -> dict[str, str]:

@@ -133,8 +133,8 @@ def evaluate_bundle(
     selected = select_cases(manifest, classifier.labels, options.split)
     check_columns(selected, options.subgroup_columns)
     with pixel_cache_folder(out, options.cache_folder) as folder:
-        cache = PixelCache.open(selected, classifier.bundle.preprocess, folder)
-        groups = leakage_groups(cache.manifest, cache.thumbnails)
+        cache = PixelCache.open(selected, classifier.bundle.preprocess, folder, case=classifier.bundle.case)
+        groups = cache.case_groups(leakage_groups(cache.row_manifest, cache.thumbnails))
         leaks = leakage.find_leakage(classifier.bundle, manifest, cache, groups, folder, options)
         cases = _predict(classifier, cache, groups, leaks.rows, options.batch_size)
         refused = refused_cases(classifier, cases.decision_results, cases.manifest) if cases.decision_results else {}
@@ -152,9 +152,9 @@ def evaluate_bundle(
 def _predict(
     classifier: Classifier, cache: PixelCache, groups: Sequence[str], rows: NDArray[np.int64], batch_size: int
 ) -> CasePredictions:
-    """Runs the network on some rows; a case whose outputs are not finite counts as failed."""
+    """Runs the network on some cases; a case whose outputs are not finite counts as failed."""
     finite_rows, outputs, not_finite = run_network(classifier, cache, rows, batch_size)
-    results = classifier.decide(outputs, stated=[cache.stated[row] for row in finite_rows])
+    results = classifier.decide(outputs, stated=[cache.case_stated[row] for row in finite_rows])
     return CasePredictions(
         rows=finite_rows,
         manifest=cache.manifest.subset(finite_rows.tolist()),

@@ -133,9 +133,9 @@ def find_leakage(
     if given is not None:
         reasons = {row: given[name] for row, name in enumerate(names) if name in given}
         return Leakage(names, reasons, options.allow_leakage, fingerprints_available=bundle.knows_seen_images)
-    trained = find_training_duplicates(bundle.seen_images, cache.thumbnails)
+    trained = cache.by_case(find_training_duplicates(bundle.seen_images, cache.thumbnails), max)
     # The exemptions in training_images do not apply to calibration images.
-    calibrated = find_training_duplicates(_calibration_images(bundle), cache.thumbnails)
+    calibrated = cache.by_case(find_training_duplicates(_calibration_images(bundle), cache.thumbnails), max)
     between_splits = _leaked_between_splits(bundle, manifest, cache, folder, options.split, matched=bool(trained or calibrated))
     if between_splits and not options.allow_leakage:
         raise _leaking_split(names, between_splits, options.split)
@@ -187,20 +187,22 @@ def _leaked_between_splits(
     if not candidates:
         return {}
     with suppress(UsageError):  # none of the candidates can be read, so there is nothing to compare with
-        return _overlap(bundle, cache, PixelCache.open(manifest.subset(candidates), bundle.preprocess, folder))
+        opened = PixelCache.open(manifest.subset(candidates), bundle.preprocess, folder, case=bundle.case)
+        return cache.by_case(_overlap(bundle, cache, opened))
     return {}
 
 
 def _overlap(bundle: Bundle, cache: PixelCache, candidates: PixelCache) -> dict[int, str]:
     """Returns the rows that overlap with those candidates that the bundle was trained or calibrated on."""
     trained = find_training_duplicates([*bundle.seen_images, *_calibration_images(bundle)], candidates.thumbnails)
-    both = replace(cache.manifest, cases=(*cache.manifest.cases, *candidates.manifest.cases))
+    own, others = cache.row_manifest.cases, candidates.row_manifest.cases
+    both = replace(cache.manifest, cases=(*own, *others))
     groups = leakage_groups(both, np.concatenate([cache.thumbnails, candidates.thumbnails]), include_similar=False)
-    trained_groups = {groups[len(cache) + row] for row in trained}
-    trained_patients = {candidates.manifest.cases[row].patient_id for row in trained} - {None}
+    trained_groups = {groups[len(own) + row] for row in trained}
+    trained_patients = {others[row].patient_id for row in trained} - {None}
     return {
         row: SAME_PATIENT if case.patient_id in trained_patients else NEAR_DUPLICATE
-        for row, case in enumerate(cache.manifest.cases)
+        for row, case in enumerate(own)
         if groups[row] in trained_groups
     }
 

@@ -104,6 +104,7 @@ def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precis
         StorageError: If it cannot be written.
     """
     check_choice("format", form, FORMATS)
+    bundle.require_slices("reslink export")
     if precision != "fp32" and form != "openvino":
         raise UsageError(f"--precision {precision} was given for {form}", "Only openvino supports it", "Omit --precision")
     if form in _RESLINK_ONLY and "source" in bundle.architecture:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import DecisionResults
+from reslink.bundles.series_pooling import SeriesPooling
 from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.imaging.formats.numpy_array import image_from_array, invalid_source_error
 from reslink.imaging.head_mask import head_mask, stated_content
@@ -24,6 +25,7 @@ from reslink.imaging.search import iter_series
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend
 from reslink.inference.devices import pick_device
+from reslink.inference.outputs import Outputs
 from reslink.inference.prediction import Prediction, Slice
 from reslink.labels import Labels
 from reslink.notebook import html_table
@@ -50,29 +52,6 @@ def as_sources(source: Source | Iterable[Source]) -> Iterable[Source]:
     if not isinstance(source, Iterable) or isinstance(source, bytes):
         raise invalid_source_error(source)
     return source
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Network outputs and input statistics of a batch of slices.
-
-    Attributes:
-        logits: (B, K) float32, or (B, 1).
-        features: (B, D) float32, the pooled features before the dense layer.
-        statistics: (B, 33) float64 from ``input_statistics``; None if the bundle has no OOD detector that needs them.
-    """
-
-    logits: NDArray[np.float32]
-    features: NDArray[np.float32]
-    statistics: NDArray[np.float64] | None
-
-    def subset(self, rows: slice | NDArray[np.bool_]) -> Outputs:
-        """Returns the outputs of some slices."""
-        return Outputs(self.logits[rows], self.features[rows], None if self.statistics is None else self.statistics[rows])
-
-    def row(self, index: int) -> Outputs:
-        """Returns the outputs of one slice, B = 1."""
-        return self.subset(slice(index, index + 1))
 
 
 class Classifier:
@@ -176,6 +155,21 @@ class Classifier:
         """
         return self.backend.logits(self._checked(pixels))
 
+    @cached_property
+    def _pooling(self) -> SeriesPooling | None:
+        return self.bundle.pooling()
+
+    def pool(self, outputs: Outputs) -> tuple[Outputs, NDArray[np.float64]]:
+        """Returns the outputs of the series that some slices form, B = 1, and the weight (n,) of each slice.
+
+        Args:
+            outputs: The outputs of the slices, at least one; a case of the bundle is a series.
+        """
+        if self._pooling is None:
+            raise ValueError("a case of the bundle is a slice")
+        attention = self._pooling.attention(outputs.features)
+        return outputs.pooled(attention), attention
+
     def outputs(self, pixels: Pixels | torch.Tensor, statistics: bool | None = None) -> Outputs:
         """Returns the inputs of ``Decision.decide``: logits, features and input statistics.
 
@@ -203,6 +197,7 @@ class Classifier:
             UsageError: If the pixels have a different shape or type.
             InputError: If an output of the network is not finite.
         """
+        self.bundle.require_slices("Classifier.classify")
         if self._needs_statistics:
             return self.decide(self.outputs(pixels), stated=stated)
         results = self.bundle.decision.decide(self.logits(pixels))
@@ -264,6 +259,7 @@ class Classifier:
             UsageError: If the batch size is not a positive integer, a source has an unsupported type, or an array has no
                 unit.
         """
+        self.bundle.require_slices("Classifier.predict")
         predictions = (p for p, _ in self.predict_with_images(as_sources(source), batch_size, unit=unit))
         return list(predictions) if isinstance(source, _SINGLE_SOURCE) else predictions
 
@@ -284,6 +280,7 @@ class Classifier:
         Raises:
             UsageError: As for :meth:`predict`.
         """
+        self.bundle.require_slices("Classifier.predict_with_images")
         return (
             (prediction, item.image)
             for prediction, item in self.predict_slices(sources, batch_size, unit=unit, keep_images=keep_images)
@@ -299,6 +296,8 @@ class Classifier:
         measure: bool = False,
     ) -> Iterator[tuple[Prediction, Slice]]:
         """Predicts several sources and yields each prediction with its slice, without pixels.
+
+        Where a case of the bundle is a series, a slice has its outputs instead of a prediction with a label.
 
         Args:
             sources: As for :meth:`predict`.
@@ -328,6 +327,7 @@ class Classifier:
         Raises:
             UsageError: If the pixels have a different shape or type.
         """
+        self.bundle.require_slices("Classifier.predict_pixels")
         return [p for p, _ in self._predict_batch([Slice("", None, row) for row in self._checked(pixels)])]
 
     def _stream(self, slices: Iterable[Slice], batch_size: int, keep_images: bool) -> Iterator[tuple[Prediction, Slice]]:
@@ -385,13 +385,17 @@ class Classifier:
             except ReslinkError as error:
                 yield replace(item, error=str(error))
                 continue
-            yield _measured(item, plane) if measure else item
+            yield _measured(item, plane, always=self.bundle.case == "series") if measure else item
 
     def _predict_batch(self, items: Sequence[Slice]) -> Iterator[tuple[Prediction, Slice]]:
         """Yields one prediction per item, in order, with the item without its pixels."""
         rows = [(item.pixels, item.stated) for item in items if item.pixels is not None]
         stated = [content for _, content in rows if content is not None]
-        results = iter(self._decide_rows(self.outputs(np.stack([row for row, _ in rows])), stated) if rows else ())
+        outputs = self.outputs(np.stack([row for row, _ in rows])) if rows else None
+        if self.bundle.case == "series":
+            yield from _with_outputs(items, outputs)
+            return
+        results = iter(() if outputs is None else self._decide_rows(outputs, stated))
         for item in items:
             if item.refused is not None:
                 prediction = self.refused_prediction(item.refused, item.path, item.index)
@@ -480,8 +484,18 @@ def _identity(image: Image) -> Image:
     return image
 
 
-def _measured(item: Slice, plane: Image) -> Slice:
+def _with_outputs(items: Sequence[Slice], outputs: Outputs | None) -> Iterator[tuple[Prediction, Slice]]:
+    """Yields slices of series with their outputs; their predictions hold an error, the refusal or nothing."""
+    row = 0
+    for item in items:
+        own = None
+        if item.pixels is not None and outputs is not None:
+            own, row = outputs.row(row), row + 1
+        yield Prediction(item.path, item.index, error=item.error, notes=item.notes), replace(item, pixels=None, outputs=own)
+
+
+def _measured(item: Slice, plane: Image, *, always: bool) -> Slice:
     """Returns the slice with format and head area, if it may belong to a series."""
-    if item.count == 1 and item.geometry.get("position") is None:
+    if not always and item.count == 1 and item.geometry.get("position") is None:
         return item
     return replace(item, slice_format=slice_format(plane), head_area=int(head_mask(plane).sum()))

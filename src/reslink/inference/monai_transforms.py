@@ -41,7 +41,9 @@ def load_network(bundle: str | Path) -> Network:
     Raises:
         BundleError: If this version cannot use the bundle.
     """
-    return Bundle.load(bundle).network()
+    loaded = Bundle.load(bundle)
+    loaded.require_slices("load_network")
+    return loaded.network()
 
 
 class ResLinkPreprocessd:
@@ -116,6 +118,8 @@ class ResLinkDecisiond:
         self.keys, self.allow_missing_keys = _listed(keys), allow_missing_keys
         _check_one(bundle, settings)
         loaded = None if bundle is None else Bundle.load(bundle)
+        if loaded is not None:
+            loaded.require_slices(type(self).__name__)
         self.labels = Labels(tuple(labels)) if loaded is None else loaded.labels
         self.decision = _stated(Decision, settings) if loaded is None else loaded.decision
         self.decision.check_classes(len(self.labels))

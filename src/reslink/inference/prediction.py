@@ -9,6 +9,7 @@ from typing import Any
 from reslink.bundles.decision.decision import Certainty
 from reslink.imaging.image import Image, SliceFormat, Stated
 from reslink.inference.backends import Pixels
+from reslink.inference.outputs import Outputs
 from reslink.notebook import html_table
 from reslink.printable_names import printable
 
@@ -121,6 +122,7 @@ class Slice:
         head_area: Number of pixels of the head, for slices that may belong to a series; None if it was not measured.
         stated: What the file states about its content; None does not check the scope of the bundle.
         refused: Why the slice is not classified, by what its file states; None if it is. It has no pixels then.
+        outputs: What the network returned for it, B = 1, where a case of the bundle is a series; None for others.
     """
 
     path: str
@@ -136,3 +138,4 @@ class Slice:
     head_area: int | None = None
     stated: Stated | None = None
     refused: str | None = None
+    outputs: Outputs | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.decision.decision import Decision
-from reslink.errors import InputError, UsageError
+from reslink.errors import InputError, UsageError, counted
 from reslink.inference.prediction import Prediction
 from reslink.metrics.intervals import MIN_GROUPS, Estimate, GroupBootstrap, bootstrap_interval, too_few_groups, without_interval
 
@@ -19,12 +19,6 @@ TOP_SLICES: Final = 3
 
 NORMAL_NAMES: Final = ("healthy", "normal", "no tumor", "no tumour", "no_tumor", "no_tumour", "notumor", "negative")
 """Names (in any case) of the normal class in tasks with more than two classes."""
-
-MIN_HEAD_SHARE: Final = 0.5
-"""A slice is evaluated if its head area is at least this share of the largest head area in the series."""
-
-MAX_SLICES: Final = 64
-"""If a series has more slices than this, evenly spaced ones are evaluated."""
 
 MAX_BLOCK_LENGTH: Final = 3
 """Largest number of neighboring slices in a bootstrap block."""
@@ -38,6 +32,9 @@ INTERVAL_SCOPE: Final = (
     "the same head. Its upper end cannot exceed the highest slice probability."
 )
 """Explains to the reader which uncertainty the interval covers."""
+
+
+NO_INTERVAL: Final = "A model of whole series gives one answer per series, without an interval over its slices."
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,8 @@ class SeriesPrediction:
         used: Positions in the given predictions of the slices that were averaged, the most suspicious first.
         abstain: Whether the model abstains; None if the bundle has neither prediction sets nor an OOD detector.
         reasons: Why the model abstains; otherwise empty.
+        attention: For a model whose cases are series, the weight of each evaluated slice by its position in the given slices;
+            the sum is 1. None for a model of single slices.
     """
 
     label: str
@@ -73,26 +72,16 @@ class SeriesPrediction:
     used: tuple[int, ...]
     abstain: bool | None
     reasons: tuple[str, ...]
+    attention: Mapping[int, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the JSON form."""
-        return vars(self) | {"used": list(self.used), "reasons": list(self.reasons), "interval_scope": INTERVAL_SCOPE}
-
-
-def select_slices(areas: Sequence[int]) -> tuple[int, ...]:
-    """Selects the slices of a series to evaluate: those that show enough of the head, evenly spaced if there are many.
-
-    Args:
-        areas: Head area of each slice in pixels, ordered by slice position.
-
-    Returns:
-        Ascending positions in ``areas``; empty if no slice shows a head.
-    """
-    head_areas = np.asarray(areas)
-    positions = np.flatnonzero((head_areas > 0) & (head_areas >= MIN_HEAD_SHARE * head_areas.max(initial=0)))
-    if len(positions) > MAX_SLICES:
-        positions = positions[np.unique(np.linspace(0, len(positions) - 1, MAX_SLICES).round().astype(int))]
-    return tuple(int(i) for i in positions)
+        """Returns the JSON form; it has the key ``attention`` only for a model whose cases are series."""
+        shown = vars(self) | {"used": list(self.used), "reasons": list(self.reasons), "interval_scope": INTERVAL_SCOPE}
+        del shown["attention"]
+        if self.attention is None:
+            return shown
+        weights = [{"slice": position, "weight": round(weight, 4)} for position, weight in self.attention.items()]
+        return shown | {"attention": weights, "interval_scope": NO_INTERVAL}
 
 
 def aggregate_slices(
@@ -119,7 +108,7 @@ def aggregate_slices(
         predictions: Predictions of the slices, ordered by slice position; predictions with an error are skipped.
         decision: The decision of the bundle that made the predictions.
         top: Number of slices to average, at least 1.
-        selected: Ascending positions of the slices to use, see :func:`select_slices`; None for all.
+        selected: Ascending positions of the slices to use (:func:`reslink.imaging.series_slices.select_slices`); None for all.
         draws: Number of bootstrap draws.
         seed: Seed of the draws.
 
@@ -167,6 +156,37 @@ def aggregate_slices(
         used=used,
         abstain=abstain,
         reasons=reasons,
+    )
+
+
+def pooled_series(prediction: Prediction, attention: Mapping[int, float], *, top: int = TOP_SLICES) -> SeriesPrediction:
+    """Returns the prediction of a model whose cases are series in the form of :func:`aggregate_slices`.
+
+    Args:
+        prediction: The answer for the whole series, with probabilities.
+        attention: The weight of each evaluated slice, by its position in the series.
+        top: Number of slices with the largest weights to name as ``used``.
+    """
+    by_class = prediction.probabilities or {}
+    names = tuple(by_class)
+    label = str(prediction.label)
+    score_class = names[1] if len(names) == 2 else label
+    ranked = sorted(attention, key=lambda position: -attention[position])
+    return SeriesPrediction(
+        label=label,
+        probability=by_class[label],
+        probabilities=by_class,
+        score_class=score_class,
+        score=by_class[score_class],
+        ci_low=None,
+        ci_high=None,
+        interval=NO_INTERVAL,
+        rule=f"gated attention over {counted(len(attention), 'slice')}",
+        slices=len(attention),
+        used=tuple(ranked[:top]),
+        abstain=prediction.abstain,
+        reasons=prediction.reasons or (),
+        attention=dict(attention),
     )
 
 

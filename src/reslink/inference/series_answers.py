@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
-from reslink.bundles.decision.decision import Decision
-from reslink.errors import check_choice
+import numpy as np
+
+from reslink.errors import InputError, UsageError, check_choice, counted
+from reslink.imaging.head_mask import stated_content
 from reslink.imaging.image import Image, Unit
+from reslink.imaging.series_slices import NO_HEAD, SeriesSlices, select_slices
+from reslink.inference.backends import Pixels
 from reslink.inference.classifier import Classifier, Source
+from reslink.inference.outputs import stack_outputs
 from reslink.inference.prediction import Prediction, Slice
-from reslink.inference.series import SeriesPrediction, aggregate_slices, select_slices
+from reslink.inference.series import SeriesPrediction, aggregate_slices, pooled_series
 from reslink.inference.series_mode import MODES, SeriesMode
-
-NO_HEAD: Final = "no slice shows a head"
 
 Member = tuple[Prediction, Slice]
 
@@ -46,7 +49,7 @@ def predict_series(
     sources: Iterable[Source],
     batch_size: int = 32,
     *,
-    mode: SeriesMode = "auto",
+    mode: SeriesMode | None = "auto",
     unit: Unit | None = None,
     keep_images: bool = False,
 ) -> Iterator[tuple[Prediction, Image | None]]:
@@ -60,6 +63,7 @@ def predict_series(
         sources: As for :meth:`Classifier.predict`.
         batch_size: Number of slices per batch, at least 1.
         mode: ``each`` gives one prediction per slice; ``auto`` adds one per series; ``only`` leaves out the slices of series.
+            None is ``each``, or ``only`` for a bundle whose cases are series, which has no ``each``.
         unit: Unit of arrays.
         keep_images: Whether to yield the slices.
 
@@ -69,34 +73,41 @@ def predict_series(
     Raises:
         UsageError: If an option is invalid.
     """
+    mode = mode or ("only" if classifier.bundle.case == "series" else "each")
     check_choice("mode for series", mode, MODES)
+    if classifier.bundle.case == "series" and mode == "each":
+        raise UsageError(
+            f"One answer per slice was requested from {classifier.bundle.name or 'a model'}, whose cases are series",
+            "Such a model answers once for all slices of a series",
+            "Use --series only (in Python series='only'), or a model whose cases are slices",
+        )
     slices = classifier.predict_slices(sources, batch_size, unit=unit, keep_images=keep_images, measure=mode != "each")
     if mode == "each":
         return ((prediction, item.image) for prediction, item in slices)
-    return _with_series(slices, classifier.bundle.decision, only=mode == "only")
+    return _with_series(slices, classifier, only=mode == "only" or classifier.bundle.case == "series")
 
 
-def _with_series(slices: Iterable[Member], decision: Decision, only: bool) -> Iterator[tuple[Prediction, Image | None]]:
+def _with_series(slices: Iterable[Member], classifier: Classifier, only: bool) -> Iterator[tuple[Prediction, Image | None]]:
     waiting: dict[str, _Folder] = {}  # DICOM slices by the folder that was searched
     volume: list[Member] = []
     folder = ""
     for prediction, item in slices:
         if item.folder != folder:
             if folder in waiting and folder:
-                yield from _answers(waiting.pop(folder).members, decision, only)
+                yield from _answers(waiting.pop(folder).members, classifier, only)
             folder = item.folder
         positioned = item.count == 1 and item.geometry.get("position") is not None
         if not only or (item.count == 1 and not positioned):
-            yield prediction, item.image
+            yield _single(prediction, item, classifier)
         if positioned:
             waiting.setdefault(folder, _Folder()).add(prediction, item if only else replace(item, image=None))
         elif item.count > 1:
             volume.append((prediction, replace(item, image=None)))
             if len(volume) == item.count:
-                yield _answer(volume, item.path, decision, item.geometry.get("excluded")), None
+                yield _answer(volume, item.path, classifier, item.geometry.get("excluded")), None
                 volume = []
     for slices_of_folder in waiting.values():
-        yield from _answers(slices_of_folder.members, decision, only)
+        yield from _answers(slices_of_folder.members, classifier, only)
 
 
 class _Folder:
@@ -123,7 +134,7 @@ def _without_image(prediction: Prediction, item: Slice) -> Member:
     return prediction, replace(item, image=None)
 
 
-def _answers(members: list[Member], decision: Decision, only: bool) -> Iterator[tuple[Prediction, Image | None]]:
+def _answers(members: list[Member], classifier: Classifier, only: bool) -> Iterator[tuple[Prediction, Image | None]]:
     """Yields the answer for each DICOM series among some slices; with ``only``, the slices outside a series come first."""
     from reslink.imaging.dicom.geometry import warn_uneven_spacing
     from reslink.imaging.dicom.series import group_slices
@@ -131,30 +142,40 @@ def _answers(members: list[Member], decision: Decision, only: bool) -> Iterator[
     series = group_slices([(item.geometry, item.slice_format) for _, item in members])
     in_series = {i for group in series for i in group.indices}
     if only:
-        yield from ((prediction, item.image) for i, (prediction, item) in enumerate(members) if i not in in_series)
+        yield from (_single(*member, classifier) for i, member in enumerate(members) if i not in in_series)
     for group in series:
         slices = [members[i] for i in group.indices]
         folder = os.path.commonpath([os.path.dirname(item.path) for _, item in slices]) or "."  # noqa: PTH120
         if group.refusal is None:
             warn_uneven_spacing(group.gaps, folder)
-        yield _answer(slices, folder, decision, group.refusal, group.notes), None
+        yield _answer(slices, folder, classifier, group.refusal, group.notes), None
+
+
+def _single(prediction: Prediction, item: Slice, classifier: Classifier) -> tuple[Prediction, Image | None]:
+    """Returns the answer for a slice outside a series; for a model of series it is a series of one slice."""
+    if classifier.bundle.case == "slice" or prediction.error is not None:
+        return prediction, item.image
+    return _answer([(prediction, item)], item.path, classifier, None), None
 
 
 def _answer(
-    members: list[Member], path: str, decision: Decision, refusal: str | None, of_series: tuple[str, ...] = ()
+    members: list[Member], path: str, classifier: Classifier, refusal: str | None, of_series: tuple[str, ...] = ()
 ) -> SeriesAnswer:
     """Returns the answer for the slices of a series, ordered by position."""
+    decision = classifier.bundle.decision
     files = tuple(dict.fromkeys(item.path for _, item in members))
     selected = select_slices([item.head_area or 0 for _, item in members])
     predictions = [prediction for prediction, _ in members]
     notes = tuple(dict.fromkeys([*(note for prediction in predictions for note in prediction.notes), *of_series]))
+    if classifier.bundle.case == "series":
+        answer = pooled_answer(classifier, [item for _, item in members], path, refusal)
+        return replace(answer, files=files, notes=notes)
     if members and all(prediction.is_refused for prediction in predictions):
         return SeriesAnswer(path, abstain=True, reasons=predictions[0].reasons, certainty="no answer", files=files, notes=notes)
     if refusal is None and not any(predictions[i].probabilities is not None for i in selected):
         refusal = next((predictions[i].error for i in selected), None) or NO_HEAD
     if refusal is not None:
-        error = f"no answer for the series of {len(members)} slices: {refusal}"
-        return SeriesAnswer(path, error=error, files=files, notes=notes)
+        return SeriesAnswer(path, error=_no_answer(len(members), refusal), files=files, notes=notes)
     result = aggregate_slices(predictions, decision, selected=selected)
     return SeriesAnswer(
         path,
@@ -169,3 +190,81 @@ def _answer(
         files=files,
         result=result,
     )
+
+
+def _no_answer(slices: int, reason: str) -> str:
+    return f"no answer for the series of {counted(slices, 'slice')}: {reason}"
+
+
+def pooled_answer(classifier: Classifier, slices: Sequence[Slice], path: str, refusal: str | None = None) -> SeriesAnswer:
+    """Returns the answer of a model whose cases are series, without ``files`` and ``notes``.
+
+    Args:
+        classifier: The classifier.
+        slices: All slices of the series, ordered by position, with outputs and head areas.
+        path: Path of the series.
+        refusal: Why the series cannot be classified; None if it can be.
+    """
+    if slices and all(item.refused is not None for item in slices):
+        return _as_answer(classifier.refused_prediction(str(slices[0].refused), path))
+    selected = select_slices([item.head_area or 0 for item in slices])
+    outputs = {i: own for i in selected if (own := slices[i].outputs) is not None}
+    if refusal is None and not outputs:
+        refusal = next((error for i in selected if (error := slices[i].error) is not None), None) or NO_HEAD
+    if refusal is not None:
+        return SeriesAnswer(path, error=_no_answer(len(slices), refusal))
+    pooled, weights = classifier.pool(stack_outputs(list(outputs.values())))
+    first = slices[next(iter(outputs))]
+    try:
+        results = classifier.decide(pooled, stated=None if first.stated is None else [first.stated])
+    except InputError as error:
+        return SeriesAnswer(path, error=_no_answer(len(slices), str(error)))
+    prediction = classifier.prediction(results, 0, path)
+    if prediction.is_refused:
+        return _as_answer(prediction)
+    attention = dict(zip(outputs, map(float, weights), strict=True))
+    return _as_answer(prediction, pooled_series(prediction, attention))
+
+
+def _as_answer(prediction: Prediction, result: SeriesPrediction | None = None) -> SeriesAnswer:
+    return SeriesAnswer(**vars(prediction), result=result)
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesView:
+    """A series with the answer of a model whose cases are series.
+
+    Attributes:
+        slices: The slices that the model sees.
+        pixels: (planes, S, S) uint8 of each, from ``Preprocess.pixels``.
+        answer: The answer; positions in ``answer.result`` count in ``slices.planes``.
+    """
+
+    slices: SeriesSlices
+    pixels: list[Pixels]
+    answer: SeriesAnswer
+
+
+def view_series(classifier: Classifier, series: SeriesSlices, path: str, batch_size: int = 32) -> SeriesView:
+    """Returns the answer of a model whose cases are series, with the slices that it is based on.
+
+    Args:
+        classifier: The classifier.
+        series: The slices, from ``read_series_slices``.
+        path: Path of the series.
+        batch_size: Number of slices per batch.
+
+    Raises:
+        InputError: If a slice cannot be preprocessed.
+    """
+    pixels = [classifier.bundle.preprocess.pixels(plane) for plane in series.planes]
+    stated = stated_content(series.planes[0])
+    refused = classifier.bundle.scope.refusal(stated)
+    batches = [np.stack(pixels[i : i + batch_size]) for i in range(0, len(pixels), batch_size)]
+    outputs = stack_outputs([classifier.outputs(batch) for batch in batches])
+    items = [
+        Slice(str(file), position, None, head_area=1, stated=stated, refused=refused, outputs=outputs.row(i))
+        for i, (file, position) in enumerate(zip(series.files, series.positions, strict=True))
+    ]
+    answer = replace(pooled_answer(classifier, items, path), files=tuple(dict.fromkeys(map(str, series.files))))
+    return SeriesView(series, pixels, replace(answer, notes=series.notes))

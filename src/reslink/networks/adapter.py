@@ -100,7 +100,7 @@ def find_layers(network: nn.Module, config: ExternalConfig) -> Layers:
     Raises:
         UsageError: As :class:`AdaptedNetwork`.
     """
-    with _evaluating(network), _record_calls(network, config.num_classes) as calls:
+    with evaluating(network), _record_calls(network, config.num_classes) as calls:
         logits = check_logits(_forward(network, config), config)
     named = config.explanation_layer
     if named is not None:
@@ -197,7 +197,8 @@ def _agree(pooled: Tensor, features: Tensor | None) -> bool:
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Runs a network in evaluation mode without gradients, and restores its modes."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

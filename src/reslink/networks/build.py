@@ -9,33 +9,56 @@ from torch import Tensor, nn
 
 from reslink.errors import UsageError
 from reslink.files import optional_import
+from reslink.labels import CaseKind
 from reslink.networks import reslink
-from reslink.networks.adapter import AdaptedNetwork
+from reslink.networks.adapter import AdaptedNetwork, evaluating
 from reslink.networks.config import ResLinkConfig
 from reslink.networks.entry_points import Builder
 from reslink.networks.external_config import ExternalConfig
 from reslink.networks.network import Network
 from reslink.networks.notebook import NotebookResLink
+from reslink.networks.series_pooling import GatedAttention
 
 
-def build_network(config: ResLinkConfig | ExternalConfig, seed: int, builder: Builder | None = None) -> Network:
+def build_network(
+    config: ResLinkConfig | ExternalConfig, seed: int, builder: Builder | None = None, case: CaseKind = "slice"
+) -> Network:
     """Returns a new network with initial weights that depend only on the seed; the global random state is not changed.
 
     Args:
         config: Its settings.
         seed: Seed of the initial weights.
         builder: Builds the network of an entry point; not used for the other networks.
+        case: ``series`` adds the pooling over the slices of a series; the other weights do not change.
 
     Raises:
         UsageError: If MONAI is not installed, the builder is missing or fails, or the network does not return logits.
     """
     if isinstance(config, ResLinkConfig):
-        return reslink.build_network(config, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        if config.source == "notebook":
-            return NotebookResLink(config)
-        return AdaptedNetwork(monai_network(config) if config.source == "monai" else _own_network(config, builder), config)
+        network: Network = reslink.build_network(config, seed)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            network = _external_network(config, builder)
+    if case == "series":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            network.pooling = GatedAttention(_feature_count(network, config))
+    return network
+
+
+def _external_network(config: ExternalConfig, builder: Builder | None) -> Network:
+    if config.source == "notebook":
+        return NotebookResLink(config)
+    return AdaptedNetwork(monai_network(config) if config.source == "monai" else _own_network(config, builder), config)
+
+
+def _feature_count(network: Network, config: ResLinkConfig | ExternalConfig) -> int:
+    if network.dense is not None:
+        return network.dense.in_features
+    size = config.size if isinstance(config, ExternalConfig) else 64
+    with evaluating(network):
+        return network.forward_with_features(torch.zeros(1, config.in_channels, size, size))[1].shape[1]
 
 
 def _own_network(config: ExternalConfig, builder: Builder | None) -> nn.Module:

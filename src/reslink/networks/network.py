@@ -7,15 +7,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from reslink.networks.series_pooling import GatedAttention
+
 
 class Network(nn.Module):
     """A classification network.
 
     Attributes:
         head_name: Name of the dense layer, or of the module that holds it; empty if there is none.
+        pooling: Scores the slices of a series, if a case is a series; the network itself always sees slices.
     """
 
     head_name = "head"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pooling: GatedAttention | None = None
 
     @abstractmethod
     def forward_with_features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -49,6 +56,8 @@ def weight_groups(network: nn.Module, not_hidden: set[int], weight_decay: float)
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     weights = {id(layer.weight) for layer in layers}
+    pooling = getattr(network, "pooling", None)
+    not_hidden = not_hidden | ({id(p) for p in pooling.parameters()} if isinstance(pooling, GatedAttention) else set())
     hidden = {id(layer.weight) for layer in layers if getattr(layer, "groups", 1) == 1} - not_hidden
     parameters = list(network.parameters())
     return [

@@ -37,7 +37,7 @@ class TrainingData:
 
     Attributes:
         manifest: The cases that could be read, in the order of the cache.
-        cache: Their pixels.
+        cache: Their pixels; a series has several rows.
         targets: (n,) class index of each case.
         groups: The group of each case, as the recipe groups: patient, near duplicates, or both.
         splits: The split of each case: train, validation or test.
@@ -83,13 +83,15 @@ class TrainingData:
             f"{split} {sum(n.values())} ({', '.join(f'{label} {k}' for label, k in n.items())})" for split, n in counts.items()
         ]
         patients = len({case.patient_id for case in self.manifest.cases if case.patient_id is not None})
+        noun, slices = ("Series", f", {len(self.cache.pixels)} slices") if self.cache.is_series else ("Images", "")
         lacking = [
-            f"The {split} split has no image of {', '.join(label for label, k in n.items() if not k)}; "
+            f"The {split} split has no case of {', '.join(label for label, k in n.items() if not k)}; "
             "metrics that need them are undefined."
             for split, n in counts.items()
             if any(n.values()) and not all(n.values())
         ]
-        return [f"Images: {', '.join(sizes)}; {patients or 'no'} patients; the split is {self.split_source(folds)}.", *lacking]
+        source = self.split_source(folds)
+        return [f"{noun}: {', '.join(sizes)}{slices}; {patients or 'no'} patients; the split is {source}.", *lacking]
 
     def leaked_cases(self) -> dict[str, str]:
         """Returns the leaked cases outside the training split, with the reason for each, by case name."""
@@ -98,7 +100,7 @@ class TrainingData:
 
     def scope(self, preprocess: Preprocess) -> Scope:
         """Returns the images that a bundle of this data is for, by what the training files state, or by how they look."""
-        rows = self.indices("train")
+        rows = self._training_rows()
         stated = [self.cache.stated[row] for row in rows]
         silent = rows[[item.modality is None for item in stated]]
         if not len(silent) or not preprocess.isolate_head:
@@ -108,7 +110,12 @@ class TrainingData:
 
     def training_images(self) -> TrainingImages:
         """Returns the fingerprints of the training split for the bundle."""
-        return leakage.fingerprint_training_images(self.manifest, self.cache.thumbnails, self.joined_groups, self.splits)
+        cases = self.cache.case_of_row.tolist()
+        groups, splits = [self.joined_groups[case] for case in cases], [self.splits[case] for case in cases]
+        return leakage.fingerprint_training_images(self.cache.row_manifest, self.cache.thumbnails, groups, splits)
+
+    def _training_rows(self) -> Indices:
+        return np.concatenate([self.cache.rows(case) for case in self.indices("train").tolist()])
 
 
 def open_training_data(
@@ -136,16 +143,20 @@ def open_training_data(
         progress.message(f"{note}.")
     readable = cache.manifest
     _check_classes(readable, cache)
-    duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in readable.cases])
-    conflicts = label_conflicts(readable.cases, duplicates, cache.hashes)
+    rows = cache.row_manifest
+    duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in rows.cases])
+    # Two series with different labels may share slices, such as those without a lesion.
+    conflicts = label_conflicts(readable.cases, () if cache.is_series else duplicates, cache.hashes)
     if not recipe.data.allow_conflicts:
         check_label_conflicts(readable.cases, conflicts)
-    joined = leakage_groups(readable, cache.thumbnails, duplicates, include_similar=False)
-    groups = group_cases(readable, cache.thumbnails, recipe.data.group_by, duplicates)
+    joined = cache.case_groups(leakage_groups(rows, cache.thumbnails, duplicates, include_similar=False))
+    groups = cache.case_groups(group_cases(rows, cache.thumbnails, recipe.data.group_by, duplicates))
     split_of = assign_splits(readable, joined if has_given_split(readable, recipe.data.folds) else groups, recipe)
     if not recipe.data.allow_leakage:
         leakage.check_group_leakage(readable, joined, split_of)
-    leaked = leakage.seen_by_ancestors(readable, joined, cache.thumbnails, split_of, seen)
+    cases = cache.case_of_row.tolist()
+    groups_of_rows, splits_of_rows = [joined[case] for case in cases], [split_of[case] for case in cases]
+    leaked = cache.by_case(leakage.seen_by_ancestors(rows, groups_of_rows, cache.thumbnails, splits_of_rows, seen))
     if not recipe.data.allow_leakage:
         split_of = leakage.without_seen(split_of, leaked)
     return TrainingData(
@@ -163,7 +174,8 @@ def open_training_data(
 
 def _open_cache(manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress) -> PixelCache:
     with phase(progress, len(manifest), "Reading images"):
-        return PixelCache.open(manifest, recipe.preprocess, folder, recipe.trainer.workers, progress_callback(progress))
+        settings, callback = recipe.trainer, progress_callback(progress)
+        return PixelCache.open(manifest, recipe.preprocess, folder, settings.workers, callback, settings.case)
 
 
 def has_given_split(manifest: Manifest, folds: int | None) -> bool:
@@ -189,7 +201,7 @@ def _check_classes(readable: Manifest, cache: PixelCache) -> None:
     for label in readable.labels.names:
         if counts[label] < 2:
             raise UsageError(
-                f"{counts[label]} images of the class {label!r} could be read, and {len(cache.failed)} files could not",
-                "Each class needs at least two images",
+                f"{counts[label]} cases of the class {label!r} could be read, and {len(cache.failed)} could not",
+                "Each class needs at least two cases",
                 "Repair the files named above, or add others",
             )

@@ -63,7 +63,7 @@ class Initialization:
             return None
         builder = recipe.builder()
         parent = Bundle.load(find_parent(recipe.init.parent), builder)
-        network = build_network(recipe.network(len(labels)), torch_seed(recipe.seed, "weights"), builder)
+        network = build_network(recipe.network(len(labels)), torch_seed(recipe.seed, "weights"), builder, recipe.trainer.case)
         tensors, converted, new = _match(parent, network, labels)
         sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
         if not sizes.keys() & tensors.keys():

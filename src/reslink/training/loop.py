@@ -81,7 +81,9 @@ class Run:
         criterion = Criterion(recipe.loss, labels, self.num_classes)
         self.learner = Learner(recipe, criterion, self.num_classes, accelerator, initialization)
         self.batch_loader = BatchLoader(recipe, training_data, criterion, accelerator.device, accelerator.process_index)
-        self.monitor = Monitor(self.learner, self.batch_loader, recipe.trainer.batch_size // accelerator.num_processes)
+        slices = recipe.trainer.slices if recipe.trainer.case == "series" else 1
+        images = slices * recipe.trainer.batch_size // accelerator.num_processes
+        self.monitor = Monitor(self.learner, self.batch_loader, images)
         self.sample_weights = sampler_weights(labels) if recipe.loss.imbalance == "sampler" else None
         self.checkpoints = Checkpoints(folder.path / run_folder.CHECKPOINTS, progress)
         self.state = TrainingState()

@@ -57,6 +57,22 @@ def shard(batch: Indices, process: int, processes: int) -> Shard:
     return Shard(own, len(own) * processes / len(batch))
 
 
+def draw_slices(count: int, slices: int, rng: np.random.Generator) -> Indices:
+    """Draws slices of a series: evenly spaced, with a random offset.
+
+    Args:
+        count: Number of slices of the series.
+        slices: Number to draw; a series with fewer gives all.
+        rng: Draws the offset.
+
+    Returns:
+        Ascending positions, each once.
+    """
+    if count <= slices:
+        return np.arange(count)
+    return np.floor((np.arange(slices) + rng.random()) * count / slices).astype(np.int64)
+
+
 def sampler_weights(targets: Sequence[int] | Indices) -> NDArray[np.float64]:
     """Returns sampling weights with which each class is drawn equally often."""
     labels = np.asarray(targets)

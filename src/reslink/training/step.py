@@ -16,6 +16,7 @@ from reslink.errors import TrainingError
 from reslink.networks.area_attention import AreaAttention, record_attention_weights
 from reslink.networks.build import build_network
 from reslink.networks.network import Network
+from reslink.networks.series_pooling import SeriesForward
 from reslink.training.initialization import Initialization
 from reslink.training.losses import Criterion, attention_loss
 from reslink.training.optim import build as optim
@@ -39,16 +40,18 @@ class Batch:
     """The input of one step in one process.
 
     Attributes:
-        x: (B, C, S, S) normalized images.
+        x: (B, C, S, S) normalized images; of series the slices of one after the other.
         targets: (B, K) distributions over the classes.
         mask: (B, 1, S, S), target of the attention; None without supervision.
         share: Factor of the mean loss.
+        sizes: Number of slices of each series; None where a case is a slice.
     """
 
     x: Tensor
     targets: Tensor
     mask: Tensor | None
     share: float
+    sizes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ class Learner:
     ) -> None:
         self.recipe, self.criterion, self.accelerator = recipe, criterion, accelerator
         self.layout = torch.channels_last if recipe.trainer.channels_last else torch.contiguous_format
-        network = build_network(recipe.network(num_classes), torch_seed(recipe.seed, "weights"), recipe.builder())
+        config, seed = recipe.network(num_classes), torch_seed(recipe.seed, "weights")
+        network = build_network(config, seed, recipe.builder(), recipe.trainer.case)
         if initialization is not None:
             initialization.apply(network)
         self.network: Network = network.to(accelerator.device)
@@ -105,7 +109,8 @@ class Learner:
         self.eval_network: Network = copy.deepcopy(self.network).eval()
         lr_factors = {} if initialization is None else initialization.lr_factors()
         self.optimizer = optim.make_optimizer(self.network, recipe.optimizer, lr_factors)
-        self.model = accelerator.prepare_model(self.network)
+        is_series = self.network.pooling is not None
+        self.model = accelerator.prepare_model(SeriesForward(self.network) if is_series else self.network)
 
     def update_eval_network(self) -> None:
         """Copies the current weights, or their moving average, to ``eval_network``; all processes call it together.
@@ -145,7 +150,8 @@ class Learner:
             record_attention_weights(self.network) if batch.mask is not None else nullcontext({})
         )
         with recording as attention_weights:
-            logits = self.model(batch.x.contiguous(memory_format=self.layout)).float()
+            sizes = () if batch.sizes is None else (batch.sizes,)
+            logits = self.model(batch.x.contiguous(memory_format=self.layout), *sizes).float()
         loss = self._losses(logits, batch, attention_weights).mean() * batch.share
         value, correct, stopping = self._over_processes(loss, _correct(logits, batch.targets), stop)
         if not math.isfinite(value):

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
+from torch import Tensor
 
 from reslink.bundles.decision.decision import Decision
 from reslink.metrics.operating_point import OperatingPoint, choose_threshold
+from reslink.networks.network import Network
 from reslink.training.batch_loader import BatchLoader
 from reslink.training.losses import cross_entropy, two_logits
 from reslink.training.recipe.schema import DecisionSettings
@@ -55,7 +56,7 @@ def _or_infinite(loss: float | None) -> float:
 
 @torch.no_grad()
 def compute_logits(
-    network: nn.Module, batch_loader: BatchLoader, indices: Indices, batch_size: int, accelerator: Accelerator
+    network: Network, batch_loader: BatchLoader, indices: Indices, batch_size: int, accelerator: Accelerator
 ) -> Tensor:
     """Returns the logits (n, K) of images, float32 on the CPU; the processes share the work and all get the whole result.
 
@@ -69,7 +70,7 @@ def compute_logits(
     own = np.arange(len(indices))[accelerator.process_index :: accelerator.num_processes]
     all_logits: Tensor | None = None
     for rows in np.array_split(own, -(-len(indices) // batch_size)):
-        logits = network(batch_loader.eval_batch(indices[rows])).cpu()
+        logits = batch_loader.eval_logits(network, indices[rows]).cpu()
         all_logits = torch.zeros(len(indices), logits.shape[1]) if all_logits is None else all_logits
         all_logits[rows] = logits
     if all_logits is None:

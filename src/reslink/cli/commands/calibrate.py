@@ -97,7 +97,7 @@ def calibrate(
     options = DecisionOptions(method, OperatingPoint.parse(operating_point), coverage if sets else None, per_class, ood)
     chosen_split = None if split == "all" else split
     previous = Bundle.load(bundle, network)
-    manifest = Manifest.open(data, labels=previous.labels, columns=columns, root=root, unit=unit)
+    manifest = Manifest.open(data, labels=previous.labels, columns=columns, root=root, unit=unit, case=previous.case)
     select_cases(manifest, previous.labels, chosen_split)  # a typing error is found before the slow imports
     from reslink.cli.metrics_table import warn_of_refused
     from reslink.evaluation.calibrate import calibrate_bundle

@@ -80,6 +80,8 @@ def compare(
     check_device_name(device)
     chosen_split = None if split == "all" else split
     opened = [Bundle.load(bundle) for bundle in bundles]
+    for bundle in opened:
+        bundle.require_slices("reslink compare")
     loaded = dict(zip(short_names(bundles), opened, strict=True))
     labels = common_labels([(name, bundle.labels.names) for name, bundle in loaded.items()])
     manifest = read_patients(Manifest.open(data, labels=labels, columns=columns, root=root, unit=unit))

@@ -233,6 +233,7 @@ def _run(console: Console, name: str, options: TrainingOptions, run: Run) -> Non
     changes += ["data.allow_conflicts=true"] if options.allow_conflicts else []
     changes += [("init.parent", options.init)] if options.init else []
     recipe = load_recipe(options.recipe, changes)
+    recipe.require_slices("reslink experiment")
     manifest = Manifest.open(
         options.data, class_order=recipe.data.class_order, columns=options.columns, root=options.root, unit=options.unit
     )
@@ -315,6 +316,7 @@ def robustness(
     for name in only or ():
         check_choice("corruption", name, CORRUPTIONS)
     loaded = Bundle.load(bundle)
+    loaded.require_slices("reslink experiment robustness")
     manifest = Manifest.open(data, labels=loaded.labels, columns=columns, root=root, unit=unit)
     from reslink.experiments.robustness.robustness import RobustnessOptions
     from reslink.experiments.robustness.robustness import robustness as run
@@ -364,6 +366,7 @@ def transfer(
     check_folder_path(folder)
     label_map = parse_label_map(maps or ())
     loaded = Bundle.load(bundle)
+    loaded.require_slices("reslink experiment transfer")
     for name in filter(None, label_map.values()):
         loaded.labels.index(name)  # raises for an unknown class
     from reslink.experiments.transfer.transfer import TransferOptions

@@ -15,6 +15,7 @@ from reslink.training.monitoring.progress import phase
 EXAMPLES = (
     "reslink phantom --out heads --patients 40 --seed 1",
     "reslink phantom --out mr --patients 20 --set modality=T1 --set format=nifti",
+    "reslink phantom --out series --patients 20 --set case=series --set slices=12 --set format=nifti",
 )
 
 

@@ -23,6 +23,7 @@ from reslink.cli.options import (
     Set,
     Unit,
 )
+from reslink.labels import CaseKind
 
 EXAMPLES = (
     "reslink train images/ --out runs/first",
@@ -31,6 +32,7 @@ EXAMPLES = (
     "reslink train images/ --out runs/densenet --network densenet121",
     "reslink train images/ --out runs/own --network nets.py:build --set model.options.width=32",
     "reslink train images/ --out runs/tuned --init ct --freeze stem",
+    "reslink train series.csv --out runs/series --case series --batch-size 4",
     "reslink train cohort.csv --out runs/paper --epochs 5 --seed 1 --set model.variant=reslink_paper",
 )
 
@@ -76,7 +78,19 @@ def train(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            "--batch-size", "-b", help="Number of images per training step; default: that of the recipe.", show_default=False
+            "--batch-size",
+            "-b",
+            help="Number of images or series per training step; default: that of the recipe.",
+            show_default=False,
+        ),
+    ] = None,
+    case: Annotated[
+        CaseKind | None,
+        typer.Option(
+            "--case",
+            metavar="CASE",
+            help="What has one label: slice, or series (a row of the table is a volume or a DICOM folder); default: slice.",
+            show_default=False,
         ),
     ] = None,
     device: Annotated[
@@ -121,6 +135,7 @@ def train(
         epochs=epochs,
         seed=seed,
         batch_size=batch_size,
+        case=case,
         device=device,
         allow_leakage=allow_leakage,
         allow_conflicts=allow_conflicts,

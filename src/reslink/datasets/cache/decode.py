@@ -12,10 +12,10 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -32,6 +32,8 @@ from reslink.imaging.lesion_mask import aligned_mask
 from reslink.imaging.limits import ImagingWarning
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
+from reslink.imaging.series_slices import read_series_slices
+from reslink.labels import CaseKind
 
 HEAD_SIZE = 56
 
@@ -100,19 +102,70 @@ class DecodedCase:
     stated: Stated = NOTHING_STATED
 
 
+@dataclass(frozen=True)
+class DecodedSeries:
+    """The cache rows of a case that is a series.
+
+    Attributes:
+        slices: The slices that show enough of the head; at least one. The first one carries the notes on the series.
+        count: Number of readable slices of the series.
+    """
+
+    slices: tuple[DecodedCase, ...]
+    count: int
+
+
 def decode_case(job: DecodeJob) -> DecodedCase | str:
     """Reads and preprocesses one case.
 
     Returns:
         Its rows, or a message with the reason why it cannot be used.
     """
+    return _decode(job, _decode_slice)
+
+
+def decode_series(job: DecodeJob) -> DecodedSeries | str:
+    """Reads and preprocesses one case that is a series.
+
+    Returns:
+        Its rows, or a message with the reason why it cannot be used.
+    """
+    return _decode(job, _decode_series)
+
+
+def _decode_slice(job: DecodeJob) -> DecodedCase:
+    image, notes = _read_with_notes(job)
+    return _decoded(job, image, notes, _lesion_mask(job, image))
+
+
+def _decode_series(job: DecodeJob) -> DecodedSeries:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ImagingWarning)
+        series = read_series_slices(job.path, job.name, job.unit)
+    rows: list[DecodedCase] = []
+    failed: list[ReslinkError] = []
+    for plane in series.planes:
+        try:
+            rows.append(_decoded(job, plane, (), None))
+        except ReslinkError as error:
+            failed.append(error)
+    if not rows:
+        raise failed[0]
+    unusable = [f"A slice is left out: {text}" for text in (*series.unreadable, *map(str, failed))]
+    notes = (*series.notes, *_warning_texts(job, caught), *unusable)
+    relative = tuple(dict.fromkeys(note.replace(str(job.path), job.name) for note in notes))
+    return DecodedSeries((replace(rows[0], notes=relative), *rows[1:]), series.count)
+
+
+def _decoded(job: DecodeJob, image: Image, notes: tuple[str, ...], mask: UInt8Array | None) -> DecodedCase:
+    pixels = job.preprocess.pixels(image)
+    head = _head_mask(job.preprocess.resized_head_mask(image))
+    return DecodedCase(pixels, head, make_thumbnail(image), mask, image.unit, notes, stated_content(image))
+
+
+def _decode(job: DecodeJob, function: Callable[[DecodeJob], R]) -> R | str:
     try:
-        image, notes = _read_with_notes(job)
-        pixels = job.preprocess.pixels(image)
-        head = _head_mask(job.preprocess.resized_head_mask(image))
-        return DecodedCase(
-            pixels, head, make_thumbnail(image), _lesion_mask(job, image), image.unit, notes, stated_content(image)
-        )
+        return function(job)
     except ReslinkError as error:
         text = str(error).replace(str(job.path), job.name)  # results contain no absolute paths
         return text if job.mask is None else text.replace(str(job.mask), f"the mask of {job.name}")
@@ -125,9 +178,16 @@ def _read_with_notes(job: DecodeJob) -> tuple[Image, tuple[str, ...]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ImagingWarning)
         image = read_slice(job.path, job.name, job.unit)
-    texts = [str(warning.message).removeprefix(f"{job.path} ") for warning in caught if warning.category is ImagingWarning]
     few = [_FEW_VALUES_NOTE] if _has_few_values(image.pixels) else []
-    return image, tuple(dict.fromkeys((*image.notes, *texts, *few)))
+    return image, tuple(dict.fromkeys((*image.notes, *_warning_texts(job, caught), *few)))
+
+
+def _warning_texts(job: DecodeJob, caught: Iterable[warnings.WarningMessage]) -> list[str]:
+    return [
+        str(warning.message).removeprefix(f"{job.path} ").removeprefix(f"{job.name} ")
+        for warning in caught
+        if warning.category is ImagingWarning
+    ]
 
 
 def _has_few_values(pixels: NDArray[np.generic]) -> bool:
@@ -141,13 +201,23 @@ def _has_few_values(pixels: NDArray[np.generic]) -> bool:
     return float(np.mean(values > bright)) > 0.001 and float(np.mean((values > dark) & (values < bright))) < 0.01
 
 
-def decode_all(jobs: Sequence[DecodeJob], workers: int) -> Generator[DecodedCase | str, None, None]:
+def decode_all(
+    jobs: Sequence[DecodeJob], workers: int, case: CaseKind = "slice"
+) -> Generator[DecodedCase | DecodedSeries | str, None, None]:
     """Decodes cases in order; see ``map_jobs``.
 
+    Args:
+        jobs: The cases.
+        workers: Number of worker processes; 0 uses this process.
+        case: Whether a case is a slice or a series.
+
     Yields:
-        The results of ``decode_case``, in the order of the jobs.
+        The results of ``decode_case`` or ``decode_series``, in the order of the jobs.
     """
-    yield from map_jobs(decode_case, jobs, workers)
+    if case == "series":
+        yield from map_jobs(decode_series, jobs, workers)
+    else:
+        yield from map_jobs(decode_case, jobs, workers)
 
 
 def map_jobs(function: Callable[[J], R | str], jobs: Sequence[J], workers: int) -> Generator[R | str, None, None]:
@@ -256,8 +326,8 @@ def read_slice(path: Path, name: str, unit: str | None = None) -> Image:
     if len(slices) != 1:
         raise InputError(
             f"{name} holds {len(slices)} slices",
-            "A case is one slice, because a volume has no single label",
-            "Save each slice as its own file, with the same patient_id",
+            "A case is one slice, unless each volume has one label",
+            "Train with --case series if it has; otherwise save each slice as its own file, with the same patient_id",
         )
     return slices[0]
 

@@ -11,12 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.datasets.cache.decode import HEAD_SIZE, DecodedCase, DecodeJob, check_not_in_worker, decode_all
+from reslink.datasets.cache.decode import (
+    HEAD_SIZE,
+    DecodedCase,
+    DecodedSeries,
+    DecodeJob,
+    check_not_in_worker,
+    decode_all,
+)
 from reslink.datasets.cache.storage import CacheIndex, RowWriter, code_digest, open_rows
 from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest, file_hash
@@ -26,35 +33,41 @@ from reslink.errors import InputError, UsageError, counted
 from reslink.files import lock_folder, sha256
 from reslink.imaging.image import Stated
 from reslink.imaging.preprocess import Preprocess
+from reslink.imaging.series_slices import MAX_SLICES
+from reslink.labels import CaseKind
 
 if TYPE_CHECKING:  # torch is imported only to make batches, so that the cache works without it
     import torch
 
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 UInt8Array = NDArray[np.uint8]
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 
 _SAVE_SECONDS = 2.0
 _MIN_IMAGES_FOR_WORKERS = 400
+_SLICES_PER_SERIES = 20
 
 
 @dataclass(frozen=True, eq=False)
 class PixelCache:
-    """The preprocessed images of a data set, memory-mapped, with one row per readable case.
+    """The preprocessed images of a data set, memory-mapped, with one row per readable case, or per slice of a series.
 
     Attributes:
         manifest: The readable cases, in row order. Patient ids that the data set does not state come from the DICOM headers,
             as hashes.
-        pixels: (n, planes, S, S) uint8, read-only: the result of ``Preprocess.pixels``.
-        heads: (n, 56, 56) uint8, 1 inside the head.
-        thumbnails: (n, 64, 64) uint8 of the isolated head, for near-duplicate search.
+        pixels: (rows, planes, S, S) uint8, read-only: the result of ``Preprocess.pixels``.
+        heads: (rows, 56, 56) uint8, 1 inside the head.
+        thumbnails: (rows, 64, 64) uint8 of the isolated head, for near-duplicate search.
         masks: (n, S, S) uint8, 1 inside the lesion; zeros for a case without a mask. None if no case has a mask.
         has_mask: (n,) bool, whether the case has a mask file.
         targets: (n,) int64 class indices.
-        hashes: SHA-256 of the image file of each row.
+        hashes: SHA-256 of the image file of each case.
         file_hashes: SHA-256 of every image file by case name, also of failed cases, for ``Manifest.digest``.
         failed: Case name to the reason why the case has no row.
-        kept: Index of each row in the original manifest.
+        kept: Index of each case in the original manifest.
+        is_series: Whether a case is a series.
+        starts: (n + 1,) first row of each case, and the number of rows; a case that is a slice has one row.
         notes: Remarks about the data set as a whole, for the user.
         stated: What the file of each row states about its content.
     """
@@ -70,6 +83,8 @@ class PixelCache:
     file_hashes: Mapping[str, str]
     failed: dict[str, str]
     kept: list[int]
+    starts: NDArray[np.int64]
+    is_series: bool = False
     notes: tuple[str, ...] = ()
     stated: tuple[Stated, ...] = ()
 
@@ -81,6 +96,7 @@ class PixelCache:
         folder: str | Path,
         workers: int | None = None,
         on_progress: Progress | None = None,
+        case: CaseKind = "slice",
     ) -> PixelCache:
         """Opens the cache of a data set, and fills it if needed.
 
@@ -94,13 +110,14 @@ class PixelCache:
             folder: The folder of all caches; each data set gets its own subfolder.
             workers: Number of worker processes; 0 decodes in this process, None chooses by the number of cases.
             on_progress: Called with the number of finished cases and the total.
+            case: Whether a case is a slice, or a series with several rows.
 
         Raises:
             UsageError: If no image can be read.
             StorageError: If the folder cannot be written to.
         """
         check_not_in_worker()
-        sources = _SourceFiles.of(manifest)
+        sources = _SourceFiles.of(manifest, case)
         recipe = sha256(preprocess.digest() + code_digest())
         cache_folder = Path(folder) / sha256("\n".join([recipe, *sources.keys]))[:16]
         index = _read_complete(cache_folder, recipe, sources.keys, _shapes(preprocess, manifest))
@@ -114,6 +131,61 @@ class PixelCache:
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    def rows(self, case: int) -> NDArray[np.int64]:
+        """Returns the rows of a case."""
+        return np.arange(self.starts[case], self.starts[case + 1])
+
+    @property
+    def case_of_row(self) -> NDArray[np.int64]:
+        """(rows,) the case of each row."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+    def middle_rows(self, cases: Indices) -> NDArray[np.int64]:
+        """Returns the middle row of some cases: that of the slice, or of the slice in the middle of the series."""
+        index = np.asarray(cases, np.int64)
+        return np.asarray((self.starts[index] + self.starts[index + 1]) // 2, np.int64)
+
+    @property
+    def case_stated(self) -> list[Stated]:
+        """What the file of each case states; of a series its first row."""
+        return [self.stated[row] for row in self.starts[:-1].tolist()]
+
+    @property
+    def row_manifest(self) -> Manifest:
+        """The case of each row, for comparisons of images."""
+        return self.manifest if not self.is_series else self.manifest.subset(self.case_of_row.tolist())
+
+    def case_groups(self, row_groups: Sequence[str]) -> list[str]:
+        """Returns the group of each case: groups of rows are joined if a case has rows in both.
+
+        Args:
+            row_groups: The group of each row.
+        """
+        if not self.is_series:
+            return list(row_groups)
+        from reslink.datasets.near_duplicates.groups import connected_groups  # slow to import
+
+        numbers: dict[str, int] = {}
+        rows = np.array([numbers.setdefault(group, len(self) + len(numbers)) for group in row_groups], np.intp)
+        pairs = np.stack([self.case_of_row, rows], axis=1)
+        joined = connected_groups(len(self) + len(numbers), pairs)[: len(self)]
+        names: dict[int, str] = {}
+        return [names.setdefault(group, row_groups[row]) for group, row in zip(joined, self.starts[:-1].tolist(), strict=True)]
+
+    def by_case(self, by_row: Mapping[int, T], choose: Callable[[T, T], T] = lambda first, _: first) -> dict[int, T]:
+        """Returns one value of each case, by case, for values by row.
+
+        Args:
+            by_row: The values.
+            choose: Chooses between two rows of a case; by default the first.
+        """
+        cases = self.case_of_row
+        result: dict[int, T] = {}
+        for row in sorted(by_row):
+            case, value = int(cases[row]), by_row[row]
+            result[case] = choose(result[case], value) if case in result else value
+        return result
 
     def batch(self, indices: Indices) -> torch.Tensor:
         """Returns the pixels of some rows, (B, planes, S, S) uint8, as a writable copy."""
@@ -146,25 +218,27 @@ class _SourceFiles:
     Headers are read each time a cache is opened, so that the cache stores nothing about patients.
     """
 
+    case: CaseKind
     keys: list[str]
     hashes: dict[str, str]
     missing: dict[int, str]
     patients: list[HeaderPatient]
 
     @classmethod
-    def of(cls, manifest: Manifest) -> _SourceFiles:
+    def of(cls, manifest: Manifest, case_kind: CaseKind) -> _SourceFiles:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the GIL, and reading waits for disks
             hashes = list(pool.map(_hash_files, manifest.cases))
         patients = read_header_patients(manifest.cases)
         missing = {i: pair for i, pair in enumerate(hashes) if isinstance(pair, str)}
+        kind = ("series",) if case_kind == "series" else ()
         keys = [
-            "missing" if isinstance(pair, str) else " ".join((*pair, *([case.unit] if case.unit else ())))
+            "missing" if isinstance(pair, str) else " ".join((*kind, *pair, *([case.unit] if case.unit else ())))
             for case, pair in zip(manifest.cases, hashes, strict=True)
         ]
         image_hashes = {
             case.name: pair[0] for case, pair in zip(manifest.cases, hashes, strict=True) if not isinstance(pair, str)
         }
-        return cls(keys, image_hashes, missing, patients)
+        return cls(case_kind, keys, image_hashes, missing, patients)
 
 
 def _hash_files(case: Case) -> tuple[str, str] | str:
@@ -248,22 +322,33 @@ class _Row:
     stated: list[str | None]
 
 
-def _store(index: CacheIndex, writer: RowWriter, row: _Row | str) -> None:
-    if isinstance(row, str):
-        index.failed[index.done] = row
+@dataclass(frozen=True)
+class _CaseRows:
+    """The rows of one case, and the number of slices of its series; None for a slice."""
+
+    rows: list[_Row]
+    slices: int | None = None
+
+
+def _store(index: CacheIndex, writer: RowWriter, case: _CaseRows | str) -> None:
+    if isinstance(case, str):
+        index.failed[index.done] = case
     else:
-        writer.append(row.arrays)
-        index.kept.append(index.done)
-        index.units.append(row.unit)
-        index.notes.append(row.notes)
-        index.stated.append(row.stated)
+        for row in case.rows:
+            writer.append(row.arrays)
+            index.kept.append(index.done)
+            index.units.append(row.unit)
+            index.notes.append(row.notes)
+            index.stated.append(row.stated)
+        if case.slices is not None:
+            index.slices[index.done] = case.slices
     index.done += 1
 
 
 def _case_rows(
     folder: Path, index: CacheIndex, manifest: Manifest, sources: _SourceFiles, preprocess: Preprocess, workers: int | None
-) -> Iterator[_Row | str]:
-    """Yields the row of each case from ``index.done`` on, or the reason why it has none."""
+) -> Iterator[_CaseRows | str]:
+    """Yields the rows of each case from ``index.done`` on, or the reason why it has none."""
     remaining = range(index.done, len(index.keys))
     available = _rows_of_other_caches(folder, index, _shapes(preprocess, manifest))
     with_mask = any(case.mask for case in manifest.cases)
@@ -271,33 +356,55 @@ def _case_rows(
         DecodeJob(case.name, case.path, case.mask, preprocess, with_mask, case.unit)
         for case in (manifest.cases[i] for i in remaining if i not in sources.missing and index.keys[i] not in available)
     ]
-    chosen = choose_workers(len(jobs)) if workers is None else workers
-    with contextlib.closing(decode_all(jobs, chosen)) as decoded:
+    n_images = len(jobs) * (_SLICES_PER_SERIES if sources.case == "series" else 1)
+    chosen = choose_workers(n_images) if workers is None else workers
+    with contextlib.closing(decode_all(jobs, chosen, sources.case)) as decoded:
         for i in remaining:
             if i in sources.missing:
                 yield sources.missing[i]
             elif index.keys[i] in available:
-                arrays, other, row = available[index.keys[i]]
-                yield _Row(
-                    {name: array[row] for name, array in arrays.items()}, other.units[row], other.notes[row], other.stated[row]
-                )
+                yield available[index.keys[i]].read()
             else:
-                yield _as_row(next(decoded))
+                yield _as_rows(next(decoded))
 
 
-def _as_row(decoded: DecodedCase | str) -> _Row | str:
+def _as_rows(decoded: DecodedCase | DecodedSeries | str) -> _CaseRows | str:
     if isinstance(decoded, str):
         return decoded
+    if isinstance(decoded, DecodedSeries):
+        return _CaseRows([_as_row(part) for part in decoded.slices], decoded.count)
+    return _CaseRows([_as_row(decoded)])
+
+
+def _as_row(decoded: DecodedCase) -> _Row:
     arrays = {"pixels": decoded.pixels, "heads": decoded.head, "thumbnails": decoded.thumbnail}
     masks = {} if decoded.mask is None else {"masks": decoded.mask}
     return _Row(arrays | masks, decoded.unit, list(decoded.notes), list(decoded.stated))
 
 
-def _rows_of_other_caches(
-    folder: Path, index: CacheIndex, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[dict[str, UInt8Array], CacheIndex, int]]:
-    """Returns rows with the same recipe in the other complete caches of the folder, by key, with the index of that cache."""
-    available: dict[str, tuple[dict[str, UInt8Array], CacheIndex, int]] = {}
+@dataclass(frozen=True)
+class _StoredCase:
+    """A case in another cache."""
+
+    arrays: Mapping[str, UInt8Array]
+    index: CacheIndex
+    case: int
+    rows: list[int]
+
+    def read(self) -> _CaseRows:
+        other = self.index
+        rows = [
+            _Row(
+                {name: array[row] for name, array in self.arrays.items()}, other.units[row], other.notes[row], other.stated[row]
+            )
+            for row in self.rows
+        ]
+        return _CaseRows(rows, other.slices.get(self.case))
+
+
+def _rows_of_other_caches(folder: Path, index: CacheIndex, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _StoredCase]:
+    """Returns cases with the same recipe in the other complete caches of the folder, by key."""
+    available: dict[str, _StoredCase] = {}
     for other_folder in sorted(folder.parent.iterdir()):
         other = CacheIndex.read(other_folder) if other_folder != folder else None
         if other is None or not other.complete or other.recipe != index.recipe:
@@ -305,7 +412,10 @@ def _rows_of_other_caches(
         arrays = {name: open_rows(other_folder, name, (len(other.kept), *shape)) for name, shape in shapes.items()}
         mapped = {name: array for name, array in arrays.items() if array is not None}
         if len(mapped) == len(shapes):
-            available.update((other.keys[case], (mapped, other, row)) for row, case in enumerate(other.kept))
+            rows: dict[int, list[int]] = {}
+            for row, case in enumerate(other.kept):
+                rows.setdefault(case, []).append(row)
+            available.update((other.keys[case], _StoredCase(mapped, other, case, own)) for case, own in rows.items())
     return available
 
 
@@ -334,7 +444,8 @@ def _open_filled(
     if pixels is None or heads is None or thumbnails is None:
         raise UsageError(f"The cache {folder} was deleted", "The cache must exist while it is in use", "Run the command again")
     full_manifest, patient_notes = add_header_patients(manifest, sources.patients)
-    readable = full_manifest.subset(index.kept)
+    kept, rows = np.unique(np.array(index.kept, np.int64), return_counts=True)
+    readable = full_manifest.subset(kept.tolist())
     return cls(
         manifest=readable,
         pixels=pixels,
@@ -346,11 +457,14 @@ def _open_filled(
         hashes=[sources.hashes[case.name] for case in readable.cases],
         file_hashes=sources.hashes,
         failed={manifest.cases[i].name: message for i, message in sorted(index.failed.items())},
-        kept=list(index.kept),
+        kept=kept.tolist(),
+        starts=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
+        is_series=sources.case == "series",
         notes=(
             *(f"Patients: {note}" for note in patient_notes if note),
+            *_slice_notes(index),
             *unit_notes(index.units),
-            *_reader_notes(index.notes),
+            *_reader_notes(index.notes, "series" if index.slices else "image"),
             *_excluded_notes(index.stated),
         ),
         stated=tuple(Stated(*row) for row in index.stated),  # type: ignore[arg-type]  # names from JSON
@@ -369,18 +483,31 @@ def unit_notes(units: Sequence[str]) -> list[str]:
     ]
 
 
+def _slice_notes(index: CacheIndex) -> list[str]:
+    """Returns a note on the slices of series that are left out; empty where a case is a slice."""
+    total = sum(index.slices.values())
+    left_out = total - len(index.kept)  # negative where a case is a slice
+    if left_out <= 0:
+        return []
+    return [
+        f"Slices: {left_out} of {total} slices of {len(index.slices)} series are left out, because they show too little of the "
+        f"head, or a series has more than {MAX_SLICES} others"
+    ]
+
+
 def _excluded_notes(stated: Sequence[Sequence[str | None]]) -> list[str]:
     """Returns a note for each reason why a model refuses files by their header; they are used all the same."""
     counts = Counter(reason for *_, reason in stated if reason)
     return [f"A model refuses {counted(count, 'image')}: {why}" for why, count in counts.items()]
 
 
-def _reader_notes(notes: Sequence[Sequence[str]]) -> list[str]:
+def _reader_notes(notes: Sequence[Sequence[str]], noun: str) -> list[str]:
     """Returns each remark of the readers with the number of images that it holds for; numbers in remarks do not matter."""
     alike: dict[str, list[str]] = {}
     for note in (note for row in notes for note in row):
         alike.setdefault(re.sub(r"-?\d[\d.e+-]*", "#", note), []).append(note)
-    return [f"{len(group)} {'image' if len(group) == 1 else 'images, the first'}: {group[0]}" for group in alike.values()]
+    plural = noun if noun == "series" else f"{noun}s"
+    return [f"{len(group)} {noun if len(group) == 1 else f'{plural}, the first'}: {group[0]}" for group in alike.values()]
 
 
 def _gather(array: UInt8Array, indices: Indices) -> torch.Tensor:

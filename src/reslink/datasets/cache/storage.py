@@ -24,6 +24,7 @@ UInt8Array = NDArray[np.uint8]
 
 _VERSION = 1
 _DECODING_MODULES = ("datasets/cache/decode.py", "datasets/near_duplicates/thumbnails.py")  # beside all of imaging
+_BY_CASE = ("failed", "slices")
 _PACKAGES = ("numpy", "opencv-python-headless", "pillow", "scipy", "pydicom", "nibabel")
 
 
@@ -47,11 +48,12 @@ class CacheIndex:
         recipe: Digest of the settings and the decoding code; rows with the same recipe and key are equal.
         keys: The hashes of image and mask of each case.
         done: Number of processed cases, from the first.
-        kept: Index of the case of each row.
+        kept: Index of the case of each row; a series has several rows.
         failed: Case index to the reason why the case has no row.
         units: Unit of the values of each row: HU, MR or gray.
         notes: Remarks of the reader about each row.
         stated: What the file of each row states: modality, sequence, plane, and why it is not a slice of a head.
+        slices: Case index to the number of slices of its series, where a case is a series.
     """
 
     recipe: str
@@ -62,6 +64,7 @@ class CacheIndex:
     units: list[str] = field(default_factory=list)
     notes: list[list[str]] = field(default_factory=list)
     stated: list[list[str | None]] = field(default_factory=list)
+    slices: dict[int, int] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -70,15 +73,15 @@ class CacheIndex:
 
     def write(self, folder: Path) -> None:
         """Writes ``index.json`` atomically."""
-        failed = {str(case): message for case, message in self.failed.items()}
-        write_json(folder / "index.json", {**vars(self), "failed": failed})
+        by_case = {name: {str(case): value for case, value in vars(self)[name].items()} for name in _BY_CASE}
+        write_json(folder / "index.json", {**vars(self), **by_case})
 
     @classmethod
     def read(cls, folder: Path) -> CacheIndex | None:
         """Returns the index of a cache folder, or None if it is missing or unusable."""
         try:
             value = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-            return cls(**{**value, "failed": {int(case): message for case, message in value["failed"].items()}})
+            return cls(**{**value, **{name: {int(case): entry for case, entry in value[name].items()} for name in _BY_CASE}})
         except (OSError, ValueError, TypeError, KeyError):
             return None
 

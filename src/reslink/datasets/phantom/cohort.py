@@ -23,8 +23,10 @@ from reslink.datasets.phantom.anatomy import Head, draw_head
 from reslink.datasets.phantom.faults import PhantomCase, PlannedCohort, PlantedFaults, burn_text, plant_faults
 from reslink.datasets.phantom.lesion import Lesion, draw_lesion
 from reslink.datasets.phantom.render import RenderedSlice, Scanner, render
+from reslink.datasets.phantom.series import series_levels, series_name, write_series
 from reslink.datasets.phantom.tissue import MR_SCALE, Sequence, tissue_values
 from reslink.errors import ReslinkError, UsageError, suggest
+from reslink.labels import CaseKind
 
 MIN_MASK_PIXELS = 30
 """Every slice of a tumor patient shows at least this many lesion pixels."""
@@ -48,6 +50,8 @@ class PhantomSettings(BaseModel):
 
     Attributes:
         patients: Number of patients.
+        case: ``slice``: every slice has the label of its patient and, in tumor patients, passes through the lesion. ``series``:
+            a patient is one case with one label, a NIfTI volume or a DICOM folder, and the lesion is in some slices only.
         seed: Random seed.
         modality: ``CT`` in HU, or an MR contrast.
         slices: Slices per patient; in tumor patients each passes through the lesion.
@@ -62,6 +66,7 @@ class PhantomSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     patients: int = Field(default=96, ge=1, le=9000)
+    case: CaseKind = "slice"
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     modality: Sequence = "CT"
     slices: int = Field(default=3, ge=1, le=40)
@@ -71,6 +76,12 @@ class PhantomSettings(BaseModel):
     faults: PlantedFaults = PlantedFaults()
     healthy: str = Field(default="Healthy", min_length=1)
     tumor: str = Field(default="Tumor", min_length=1)
+
+    @model_validator(mode="after")
+    def _check_series(self) -> Self:
+        if self.case == "series" and any(self.faults.model_dump().values()):
+            raise ValueError("faults are planted into slices; with case 'series' there are none")
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -104,9 +115,10 @@ def _settings_error(model: type[BaseModel], error: ValidationError) -> UsageErro
             f"Its settings are {', '.join(allowed)}",
             suggest(str(first["loc"][-1]), allowed),
         )
+    given = f"setting {name!r} cannot be {first['input']!r}" if first["loc"] else "settings do not fit each other"
     return UsageError(
-        f"The phantom's setting {name!r} cannot be {first['input']!r}",
-        first["msg"],
+        f"The phantom's {given}",
+        first["msg"].removeprefix("Value error, "),
         f"Correct {name!r} and run the command again",
     )
 
@@ -150,14 +162,25 @@ def draw_scanner(sequence: Sequence, rng: np.random.Generator) -> Scanner:
 
 def _slice_levels(head: Head, lesion: Lesion, slices: int) -> tuple[float, ...]:
     """Returns the heights of slices that all pass through the middle half of the lesion."""
-    x, y, z = lesion.center
-    middle = z - head.tilt[0] * x - head.tilt[1] * y
+    middle = _lesion_level(head, lesion)
     offsets = np.linspace(-0.5, 0.5, slices) * lesion.radius if slices > 1 else np.zeros(1)
     return tuple(float(middle + offset) for offset in offsets)
 
 
+def _lesion_level(head: Head, lesion: Lesion) -> float:
+    x, y, z = lesion.center
+    return float(z - head.tilt[0] * x - head.tilt[1] * y)
+
+
 def render_patient(
-    seed: int, index: int, *, tumor: bool, sequence: Sequence = "CT", slices: int = 3, size: int = 256
+    seed: int,
+    index: int,
+    *,
+    tumor: bool,
+    sequence: Sequence = "CT",
+    slices: int = 3,
+    size: int = 256,
+    case: CaseKind = "slice",
 ) -> Patient:
     """Renders one patient of a cohort as arrays.
 
@@ -170,20 +193,22 @@ def render_patient(
         sequence: ``CT`` or the MR contrast.
         slices: Number of slices.
         size: Pixels along each side.
+        case: ``series`` for slices through the whole head, evenly spaced from the feet to the head.
 
     Returns:
-        The patient; each slice of a tumor patient has a mask of at least 30 pixels.
+        The patient; each slice of a tumor patient has a mask of at least 30 pixels, or of a series one slice.
     """
+    enough = max if case == "series" else min
     base = _generator(seed, index, 0)
     head, scanner = draw_head(base), draw_scanner(sequence, base)
     values = tissue_values(sequence, base)
     for attempt in range(50):
         lesion = draw_lesion(_generator(seed, index, 1, attempt))
-        levels = _slice_levels(head, lesion, slices)
+        levels = series_levels(_lesion_level(head, lesion), slices) if case == "series" else _slice_levels(head, lesion, slices)
         noise = [_generator(seed, index, 2, number) for number in range(slices)]
         shown = lesion if tumor else None
         planes = [render(head, scanner, values, at, rng, shown, size) for at, rng in zip(levels, noise, strict=True)]
-        if not tumor or min(int(plane.mask.sum()) for plane in planes) >= MIN_MASK_PIXELS:
+        if not tumor or enough(int(plane.mask.sum()) for plane in planes) >= MIN_MASK_PIXELS:
             return Patient(head, scanner, values, shown, levels, tuple(planes))
     raise ReslinkError(
         f"No site for a lesion was found in patient {index} of the phantom",
@@ -243,7 +268,8 @@ def make_cohort(
 ) -> Path:
     """Writes a cohort: ``images/``, ``masks/``, ``manifest.csv``, ``phantom.json`` and, with faults, ``faults.json``.
 
-    The manifest (``path,label,patient_id,mask``) is written last. The mask column is empty for slices without a lesion and
+    The manifest (``path,label,patient_id,mask``; of series without masks) is written last. The mask column is empty for slices
+    without a lesion and
     for cases with a wrong label. Masks are 8-bit PNG (0 and 255), or NIfTI with the affine of the image if the images are
     NIfTI. They mark the lesion without its edema. Equal settings write equal bytes, whatever the number of workers.
 
@@ -262,6 +288,8 @@ def make_cohort(
         StorageError: If a file cannot be written.
     """
     folder = Path(out)
+    if settings.case == "series":
+        series_name("", settings.format)  # refuses a format for slices
     _remove_earlier_cohort(folder, overwrite)
     files.write_json(folder / _SETTINGS_FILE, settings.model_dump())
     planted = plan_cohort(settings)
@@ -305,19 +333,16 @@ def _write_patient(folder: Path, settings: PhantomSettings, index: int, rows: li
         sequence=settings.modality,
         slices=settings.slices,
         size=settings.size,
+        case=settings.case,
     )
+    if settings.case == "series":
+        infos = [_slice_info(patient, row, settings) for row in rows]
+        target = folder / series_name(rows[0].patient_id, settings.format)
+        write_series(target, list(patient.slices), infos, settings.format, settings.modality)
+        return
     for row in rows:
         plane = patient.slices[row.source[1]]
-        info = output.SliceInfo(
-            row.patient_id,
-            row.number,
-            plane.level * patient.head.scale[2],
-            plane.spacing,
-            max(1.0, float(np.ptp(patient.levels)) / max(1, settings.slices - 1)),
-            patient.head.age,
-            settings.seed,
-            row.scanner,
-        )
+        info = _slice_info(patient, row, settings)
         files.write_atomic(
             folder / _image_name(row, settings), _encode_image(_apply_faults(row, plane, settings), settings, info)
         )
@@ -326,6 +351,22 @@ def _write_patient(folder: Path, settings: PhantomSettings, index: int, rows: li
             nifti = settings.format == "nifti"
             content = output.write_nifti(mask, info) if nifti else output.write_png(mask)
             files.write_atomic(folder / _mask_name(row, settings), content)
+
+
+def _slice_info(patient: Patient, row: PhantomCase, settings: PhantomSettings) -> output.SliceInfo:
+    plane = patient.slices[row.source[1]]
+    return output.SliceInfo(
+        row.patient_id,
+        row.number,
+        plane.level * patient.head.scale[2],
+        plane.spacing,
+        max(1.0, patient.head.scale[2] * float(np.ptp(patient.levels)) / max(1, settings.slices - 1))
+        if settings.case == "series"
+        else max(1.0, float(np.ptp(patient.levels)) / max(1, settings.slices - 1)),
+        patient.head.age,
+        settings.seed,
+        row.scanner,
+    )
 
 
 def _apply_faults(row: PhantomCase, plane: RenderedSlice, settings: PhantomSettings) -> np.typing.NDArray[np.float32]:
@@ -362,6 +403,10 @@ def _mask_name(row: PhantomCase, settings: PhantomSettings) -> str:
 def _manifest_csv(rows: tuple[PhantomCase, ...], settings: PhantomSettings) -> str:
     stream = io.StringIO()
     writer = files.csv_writer(stream)
+    if settings.case == "series":
+        writer.writerow(["path", "label", "patient_id"])
+        writer.writerows([series_name(r.patient_id, settings.format), r.label, r.patient_id] for r in rows if r.number == 0)
+        return stream.getvalue()
     writer.writerow(["path", "label", "patient_id", "mask"])
     for row in rows:
         shown = row.tumor and row.label == settings.tumor

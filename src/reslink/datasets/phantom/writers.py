@@ -73,12 +73,13 @@ def write_png(gray: NDArray[np.uint8], as_rgb: bool = False) -> bytes:
 
 
 def write_nifti(pixels: Field | NDArray[np.uint8], info: SliceInfo) -> bytes:
-    """Encodes a slice as NIfTI-1 in RAS+ orientation, without a time stamp in the gzip header."""
+    """Encodes a slice (H, W) or a volume (D, H, W) as NIfTI-1 in RAS+ orientation, without a time stamp in the gzip header."""
     kind = np.uint8 if pixels.dtype == np.uint8 else np.float32 if info.second_scanner else np.int16
     stored = np.round(pixels).astype(kind)
-    volume = stored.T[::-1, ::-1, None]
+    volume = np.stack([plane.T[::-1, ::-1] for plane in (stored if stored.ndim == 3 else stored[None])], axis=2)
     affine = np.diag([info.spacing, info.spacing, info.thickness, 1.0])
-    affine[:3, 3] = [-info.spacing * (stored.shape[1] - 1) / 2, -info.spacing * (stored.shape[0] - 1) / 2, info.position]
+    height, width = stored.shape[-2:]
+    affine[:3, 3] = [-info.spacing * (width - 1) / 2, -info.spacing * (height - 1) / 2, info.position]
     image = nibabel.Nifti1Image(np.ascontiguousarray(volume), affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
     return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)

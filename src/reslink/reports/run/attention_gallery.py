@@ -19,8 +19,10 @@ from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError, StorageError
 from reslink.explain.overlay import overlay
 from reslink.files import write_atomic, write_json
+from reslink.imaging.image import Image
 from reslink.imaging.lesion_mask import aligned_mask
 from reslink.imaging.reading import read_image
+from reslink.imaging.series_slices import read_series_slices
 
 if TYPE_CHECKING:
     from reslink.inference.classifier import Classifier
@@ -139,7 +141,7 @@ def _draw(classifier: Classifier, case: Case, row: Mapping[str, str], file: str)
 
     preprocess, labels = classifier.bundle.preprocess, classifier.labels
     try:
-        image = read_image(case.path, case.unit).slices()[0]
+        image = _shown_slice(classifier, case)
         pixels = preprocess.pixels(image)
         mask = None
         if case.mask is not None:
@@ -168,6 +170,16 @@ def _draw(classifier: Classifier, case: Case, row: Mapping[str, str], file: str)
         mask is not None and bool(mask.any()),
     )
     return gallery_case, _png(drawn)
+
+
+def _shown_slice(classifier: Classifier, case: Case) -> Image:
+    """Returns the slice of a case, or the slice of a series with the largest weight."""
+    if classifier.bundle.case == "slice":
+        return read_image(case.path, case.unit).slices()[0]
+    from reslink.inference.series_answers import view_series
+
+    view = view_series(classifier, read_series_slices(case.path, case.name, case.unit), case.name)
+    return view.slices.planes[0 if view.answer.result is None else view.answer.result.used[0]]
 
 
 def _png(tiles: list[NDArray[np.uint8]]) -> bytes:

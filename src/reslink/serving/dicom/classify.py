@@ -20,7 +20,8 @@ from reslink.files import sha256
 from reslink.imaging.image import Modality
 from reslink.imaging.preprocess import Placement
 from reslink.inference.backends import load_backend
-from reslink.inference.classifier import Classifier, Outputs
+from reslink.inference.classifier import Classifier
+from reslink.inference.outputs import Outputs
 from reslink.inference.prediction import Prediction
 from reslink.inference.series import TOP_SLICES, SeriesPrediction, aggregate_slices
 from reslink.serving.dicom.series import Series
@@ -122,6 +123,7 @@ def load_model(text: str, map_name: str = "auto", top: int = TOP_SLICES, threads
     prefix, equals, rest = text.partition("=")
     path = rest if equals and prefix.upper() in _MODALITIES else text
     bundle = Bundle.load(path)
+    bundle.require_slices("reslink dicom")
     backend = require_map_backend(load_backend("onnxruntime", bundle, threads))
     modality = _modality(prefix) if path == rest else bundle.scope.modality
     if top < 1:

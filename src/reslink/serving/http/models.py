@@ -163,6 +163,7 @@ def load_onnx_bundle(bundle: str) -> Bundle:
         BundleError: If it cannot be used, or has no ONNX model.
     """
     loaded = Bundle.load(bundle)
+    loaded.require_slices("reslink serve")
     if loaded.onnx_model is None:
         raise BundleError(
             f"{bundle} has no model.onnx",

@@ -51,8 +51,8 @@ class Monitor:
             [
                 diagnostics.files_left_out(sorted(cache.failed), cases) if cache.failed else None,
                 diagnostics.label_conflicts(conflicts) if conflicts else None,
-                diagnostics.mixed_modalities(cache.stated, labels),
-                diagnostics.not_slices(cache.stated),
+                diagnostics.mixed_modalities(cache.case_stated, labels),
+                diagnostics.not_slices(cache.case_stated),
                 diagnostics.seen_by_ancestors(len(data.seen_by_ancestors), allowed=self.learner.recipe.data.allow_leakage),
             ]
         )

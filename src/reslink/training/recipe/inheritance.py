@@ -15,7 +15,7 @@ from reslink.networks.config import VARIANTS
 
 Tree = dict[str, Any]
 
-_OF_THE_DATA: Final = ("name", "num_classes", "in_channels")
+_OF_THE_DATA: Final = ("name", "num_classes", "in_channels", "case")
 """Fields of an architecture that are not settings of the section ``model``."""
 
 

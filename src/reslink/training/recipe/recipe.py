@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from reslink.datasets.augment_settings import AugmentSettings
 from reslink.errors import UsageError, check_choice
@@ -75,6 +75,14 @@ class Recipe(Section):
     attention_supervision: AttentionSupervisionSettings = AttentionSupervisionSettings()
     _builder: Builder | None = PrivateAttr(default=None)
 
+    @model_validator(mode="after")
+    def _check_series(self) -> Self:
+        if self.trainer.case == "series" and self.loss.mixup:
+            raise ValueError("loss.mixup mixes images, which are not the cases with trainer.case series; it is 0 there")
+        if self.trainer.case == "series" and self.attention_supervision.weight:
+            raise ValueError("attention_supervision.weight needs cases that are slices; it is 0 with trainer.case series")
+        return self
+
     def dump(self) -> Tree:
         """Returns the recipe as lists, numbers and strings."""
         return self.model_dump(mode="json")
@@ -103,10 +111,26 @@ class Recipe(Section):
         if not self.model.is_external:
             for name in EXTERNAL_KEYS:
                 del tree["model"][name]
-        for key in _LOCAL:
+        for key in (*_LOCAL, *(_OF_SERIES if self.trainer.case == "slice" else ())):
             section, name = key.split(".")
             del tree[section][name]
         return tree
+
+    def require_slices(self, what: str) -> None:
+        """Checks that a case is a slice, for what does not support series.
+
+        Args:
+            what: The command or function, which begins the message.
+
+        Raises:
+            UsageError: If a case is a series.
+        """
+        if self.trainer.case == "series":
+            raise UsageError(
+                f"{what} does not support trainer.case series",
+                "It trains on cases that are slices",
+                "Set trainer.case to slice, or use reslink train",
+            )
 
     def digest(self) -> str:
         """Returns the SHA-256 of the published recipe as canonical JSON."""
@@ -178,9 +202,10 @@ class Recipe(Section):
     def architecture(self, num_classes: int) -> Tree:
         """Returns the architecture of the network for a bundle."""
         config = self.network(num_classes)
+        case = {"case": self.trainer.case} if self.trainer.case == "series" else {}
         if isinstance(config, ExternalConfig):
-            return config.model_dump(mode="json") | {"package": installed_package(config.source)}
-        return {**config.model_dump(mode="json"), "name": self.model.variant}
+            return config.model_dump(mode="json") | {"package": installed_package(config.source)} | case
+        return {**config.model_dump(mode="json"), "name": self.model.variant, **case}
 
     def with_builder(self, builder: Builder) -> Recipe:
         """Returns the recipe with a callable that builds the network of its entry point."""
@@ -209,6 +234,8 @@ class Recipe(Section):
 
 
 _LOCAL = ("trainer.workers", "trainer.device")
+_OF_SERIES = ("trainer.case", "trainer.slices")
+"""Settings that do not affect the weights where a case is a slice."""
 
 
 class _Loader(yaml.SafeLoader):

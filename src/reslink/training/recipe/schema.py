@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from reslink.datasets.case import DEFAULT_FRACTIONS
 from reslink.datasets.grouping import GroupBy
+from reslink.labels import CaseKind
 from reslink.networks.entry_points import entry_point_name
 from reslink.networks.external_config import EXTERNAL_VARIANTS
 
@@ -193,8 +194,13 @@ class TrainerSettings(Section):
     """Epochs, batches, device and exported weights.
 
     Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images of one optimizer step, over all processes.
+        case: What has one label: a ``slice``, or a whole ``series``, whose slices share one network and are combined by gated
+            attention (Ilse et al. 2018, arXiv 1802.04712).
+        slices: Slices of a series that a training step draws, evenly spaced with a random offset; validation and prediction
+            use all. Not used where a case is a slice.
+        epochs: Passes over the training images or series.
+        batch_size: Images or series of one optimizer step, over all processes. A step on series holds up to ``batch_size`` ×
+            ``slices`` images in memory.
         precision: ``fp32``, ``bf16``, or ``auto``: bf16 if the processor supports it.
         ema: Decay of the moving average of the weights, which is validated and exported; 0 is no average.
         early_stopping: Epochs without a better validation AUROC after which training ends; 0 is never.
@@ -207,6 +213,8 @@ class TrainerSettings(Section):
         checkpoint_steps: Steps between two checkpoints within an epoch; 0 is one checkpoint at the end of each epoch.
     """
 
+    case: CaseKind = "slice"
+    slices: int = Field(default=16, ge=1, le=64)
     epochs: int = Field(default=5, ge=1, le=10_000)
     batch_size: int = Field(default=16, ge=2, le=4096)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
