@@ -120,7 +120,7 @@ class TestTable:
             ("/dev/null,a", "Row 6 .*'/dev/null', which is not a file"),
             ("m/b1.png,a,,nowhere.png,", "Row 6 .*'nowhere.png', which does not exist"),
             ("m/b1.png,a,,,tset", "Row 6 .*the split 'tset'.*Did you mean 'test'"),
-            ("m,a", "Row 6 .*names the folder 'm'.*a volume or a series has no single label"),
+            ("m,a", "Row 6 .*names the folder 'm'.*unless each series has one label"),
             ("m/b1.png\0,a", r"Row 6 .*'m/b1.png\\x00', which does not exist"),
             ("m/b1.png,nan", r"Row 6 of manifest.csv has no 'label' \(the cell is 'nan'\)"),
             ("nan,a", "Row 6 of manifest.csv has no 'path'"),

@@ -183,7 +183,7 @@ class Classifier:
         array = self._checked(pixels)
         logits, features = self.backend.outputs(array)
         if statistics is None:
-            statistics = self._needs_statistics
+            statistics = self.needs_statistics
         return Outputs(logits, features, input_statistics(array) if statistics else None)
 
     def classify(self, pixels: Pixels | torch.Tensor, stated: Sequence[Stated] | None = None) -> DecisionResults:
@@ -198,13 +198,13 @@ class Classifier:
             InputError: If an output of the network is not finite.
         """
         self.bundle.require_slices("Classifier.classify")
-        if self._needs_statistics:
+        if self.needs_statistics:
             return self.decide(self.outputs(pixels), stated=stated)
         results = self.bundle.decision.decide(self.logits(pixels))
         return results if stated is None else results.with_refusals(self.bundle.scope.refusals(stated, None))
 
     @property
-    def _needs_statistics(self) -> bool:
+    def needs_statistics(self) -> bool:
         """Whether the input statistics decide: with an OOD detector, or a scope that the modality detector checks."""
         return self.bundle.decision.ood is not None or self.bundle.checks_modality
 
@@ -223,7 +223,7 @@ class Classifier:
             InputError: If a value is not finite.
         """
         statistics = outputs.statistics
-        if statistics is None and pixels is not None and self._needs_statistics:
+        if statistics is None and pixels is not None and self.needs_statistics:
             statistics = input_statistics(pixels)
         results = self.bundle.decision.decide(outputs.logits, outputs.features, statistics)
         if stated is None:

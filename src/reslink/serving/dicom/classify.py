@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS
-from reslink.errors import UsageError, check_choice
+from reslink.errors import InputError, UsageError, check_choice
 from reslink.explain.onnx_maps import require_map_backend
 from reslink.files import sha256
 from reslink.imaging.image import Modality
+from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.preprocess import Placement
 from reslink.inference.backends import load_backend
 from reslink.inference.classifier import Classifier
-from reslink.inference.outputs import Outputs
+from reslink.inference.outputs import Outputs, stack_outputs
 from reslink.inference.prediction import Prediction
-from reslink.inference.series import TOP_SLICES, SeriesPrediction, aggregate_slices
+from reslink.inference.series import TOP_SLICES, SeriesPrediction, aggregate_slices, pooled_series
 from reslink.serving.dicom.series import Series
 
 MapName = Literal["auto", "first_attention", "final_attention", "cam"]
@@ -91,7 +92,7 @@ class SeriesResult:
     Attributes:
         model: The model.
         series: The series.
-        slice_predictions: One prediction per selected slice, in order.
+        slice_predictions: One prediction per selected slice, in order; empty for a model whose cases are series.
         prediction: The prediction for the series.
         maps: (n, H, W) float32, the map of each selected slice on the pixels of ``series.slices``, 0 outside the network
             input; None without a map.
@@ -123,7 +124,6 @@ def load_model(text: str, map_name: str = "auto", top: int = TOP_SLICES, threads
     prefix, equals, rest = text.partition("=")
     path = rest if equals and prefix.upper() in _MODALITIES else text
     bundle = Bundle.load(path)
-    bundle.require_slices("reslink dicom")
     backend = require_map_backend(load_backend("onnxruntime", bundle, threads))
     modality = _modality(prefix) if path == rest else bundle.scope.modality
     if top < 1:
@@ -154,7 +154,9 @@ def _select_map(name: str, outputs: Sequence[str]) -> str | None:
 
 
 def classify_series(model: Model, series: Series) -> SeriesResult:
-    """Classifies the selected slices of a series and aggregates their predictions; of an incomplete series, it abstains.
+    """Classifies the selected slices of a series and combines them; of an incomplete series, it abstains.
+
+    The predictions of slices are aggregated; a model whose cases are series pools its slices by attention.
 
     Args:
         model: A model that accepts the series.
@@ -163,17 +165,15 @@ def classify_series(model: Model, series: Series) -> SeriesResult:
     Raises:
         InputError: If no slice could be classified.
     """
-    predictions: list[Prediction] = []
+    batches: list[Outputs] = []
     maps: list[NDArray[np.float32]] = []
     placements: list[Placement] = []
     for start in range(0, len(series.selected), _BATCH):
-        batch_predictions, batch_maps, batch_placements = _classify_batch(
-            model, series, series.selected[start : start + _BATCH]
-        )
-        predictions += batch_predictions
+        outputs, batch_maps, batch_placements = _run_batch(model, series, series.selected[start : start + _BATCH])
+        batches.append(outputs)
         maps += batch_maps
         placements += batch_placements
-    prediction = aggregate_slices(predictions, model.classifier.bundle.decision, top=model.top)
+    predictions, prediction = _answer(model, series, stack_outputs(batches))
     if series.incomplete:
         reason = f"the series is incomplete: {'; '.join(series.incomplete)}"
         prediction = replace(prediction, abstain=True, reasons=(reason, *prediction.reasons))
@@ -186,18 +186,33 @@ def classify_series(model: Model, series: Series) -> SeriesResult:
     return SeriesResult(model, series, tuple(predictions), prediction, on_slices, field_of_view)
 
 
-def _classify_batch(
+def _answer(model: Model, series: Series, outputs: Outputs) -> tuple[list[Prediction], SeriesPrediction]:
+    """Returns the predictions of the selected slices, and that of the series."""
+    classifier = model.classifier
+    stated = [series.slices[i].stated for i in series.selected]
+    if classifier.bundle.case == "series":
+        pooled, weights = classifier.pool(outputs)
+        whole = classifier.prediction(classifier.decide(pooled, stated=stated[:1]), 0, series.key)
+        if whole.probabilities is None:
+            raise InputError("; ".join(whole.reasons or ()), f"The model is for {classifier.bundle.scope}", "Use another model")
+        return [], pooled_series(whole, dict(enumerate(weights.tolist())), top=model.top)
+    results = classifier.decide(outputs, stated=stated)
+    predictions = [classifier.prediction(results, row, series.key, index) for row, index in enumerate(series.selected)]
+    return predictions, aggregate_slices(predictions, classifier.bundle.decision, top=model.top)
+
+
+def _run_batch(
     model: Model, series: Series, indices: Sequence[int]
-) -> tuple[list[Prediction], list[NDArray[np.float32]], list[Placement]]:
-    """Returns prediction, map (channels, h, w) and placement of some slices."""
+) -> tuple[Outputs, list[NDArray[np.float32]], list[Placement]]:
+    """Returns outputs, map (channels, h, w) and placement of some slices."""
     classifier = model.classifier
     preprocess, images = classifier.bundle.preprocess, [series.slices[i] for i in indices]
     pixels = np.stack([preprocess.pixels(image) for image in images])
     outputs = [LOGITS, FEATURES, *([model.map_name] if model.map_name else [])]
     logits, features, *maps = require_map_backend(classifier.backend).run(pixels, outputs)
-    results = classifier.decide(Outputs(logits, features, None), pixels, [image.stated for image in images])
-    predictions = [classifier.prediction(results, row, series.key, index) for row, index in enumerate(indices)]
-    return predictions, list(maps[0]) if maps else [], [preprocess.placement(image) for image in images]
+    statistics = input_statistics(pixels) if classifier.needs_statistics else None
+    placements = [preprocess.placement(image) for image in images]
+    return Outputs(logits, features, statistics), list(maps[0]) if maps else [], placements
 
 
 def _field_of_view(placement: Placement) -> NDArray[np.bool_]:

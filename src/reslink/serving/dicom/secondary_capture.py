@@ -112,9 +112,11 @@ def _draw_heading(pen: ImageDraw.ImageDraw, result: SeriesResult) -> None:
 
 
 def _caption(result: SeriesResult, index: int) -> str:
-    score_class = result.prediction.score_class
-    probability = (result.slice_predictions[index].probabilities or {})[score_class]
+    score_class, attention = result.prediction.score_class, result.prediction.attention
     number, total = result.series.selected[index] + 1, len(result.series.slices)
+    if attention is not None:
+        return f"slice {number} of {total}: weight {attention[index]:.2f}"
+    probability = (result.slice_predictions[index].probabilities or {})[score_class]
     return f"slice {number} of {total}: P({ascii_value(score_class, 16)}) = {probability:.2f}"
 
 
@@ -152,12 +154,14 @@ def _square_tile(pixels: NDArray[np.uint8], spacing: tuple[float, float], edges:
 def _footer_lines(result: SeriesResult) -> list[str]:
     model, prediction = result.model, result.prediction
     threshold = model.classifier.bundle.decision.threshold
-    rule = "most probable class" if threshold is None else f"threshold {threshold:.3f} of single slices"
+    fitted_on = "single slices" if prediction.attention is None else "series"
+    rule = "most probable class" if threshold is None else f"threshold {threshold:.3f} of {fitted_on}"
+    interval = f"Interval: {prediction.interval}; it covers the choice of slices, not errors of the model"
     map_name = "no map" if model.map_name is None else model.map_name.replace("_", " ")
     texts = [
         f"Model {ascii_value(model.name)}, weights {model.weights[:12]}, reslink {__version__}; {rule}",
         f"Rule: {prediction.rule}",
-        f"Interval: {prediction.interval}; it covers the choice of slices, not errors of the model",
+        interval if prediction.attention is None else prediction.interval,
         f"Color: {map_name}, bright = high; it shows what the network used, not a lesion",
     ]
     texts += [f"The model abstains: {'; '.join(prediction.reasons)}"] if prediction.abstain else []

@@ -41,7 +41,7 @@ def structured_report(result: SeriesResult) -> Dataset:
     """
     series = result.series
     groups = [_series_group(result)]
-    groups += [_slice_group(result, i) for i in range(len(series.selected))]
+    groups += [_slice_group(result, i) for i in range(len(result.slice_predictions))]
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=_observer(result)),
         procedure_reported=_PROCEDURES[series.modality],
@@ -89,13 +89,16 @@ def algorithm_parameters(result: SeriesResult) -> list[str]:
     decision, prediction = result.model.classifier.bundle.decision, result.prediction
     threshold = "most probable class" if decision.threshold is None else f"{prediction.score_class} {decision.threshold:.4f}"
     calibrated = "calibrated" if decision.fitted_on is not None else "not calibrated"
+    fitted_on, interval = "single slices", [f"Interval of 95 %: {prediction.interval}", INTERVAL_SCOPE]
+    if prediction.attention is not None:
+        weights = (f"{result.series.selected[i] + 1}: {prediction.attention[i]:.3f}" for i in prediction.used)
+        fitted_on, interval = "series", [prediction.interval, f"Slices with the largest weights: {', '.join(weights)}"]
     texts = [
         BANNER,
         *(f"INCOMPLETE SERIES: {reason}" for reason in result.series.incomplete),
-        f"Threshold: {threshold} ({decision.threshold_source}), fitted on single slices; probabilities {calibrated}",
+        f"Threshold: {threshold} ({decision.threshold_source}), fitted on {fitted_on}; probabilities {calibrated}",
         f"Rule: {prediction.rule}",
-        f"Interval of 95 %: {prediction.interval}",
-        INTERVAL_SCOPE,
+        *interval,
     ]
     if prediction.abstain:
         texts.append(f"The model abstains: {'; '.join(prediction.reasons)}")
