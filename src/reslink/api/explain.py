@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
     from reslink.explain.explain_files import ExplainOptions, Explanation
     from reslink.explain.randomization_check import RandomizationCheck
-    from reslink.labels import Labels
     from reslink.networks.entry_points import Builder
 
 
@@ -145,9 +144,10 @@ def run_explain(
     if previous_pictures(out) and not options.overwrite:
         raise exists_error(out, "explanations")
     classifier = Classifier.load(bundle, device=device)
-    files, options = _files_of(images, classifier.labels, options)
+    files, options = _files_of(images, bundle, options)
     checks: list[RandomizationCheck] = []
     listener = resolve_progress(progress)
+    done: set[str] = set()
     steps = len(files[: options.limit]) + options.randomization_check  # which takes as long as an image or longer
     with phase(listener, steps, "Explaining"):
         explanations = explain_paths(
@@ -155,7 +155,7 @@ def run_explain(
             files,
             out,
             options,
-            on_explanation=lambda explanation: None if explanation.slice else listener.step(),  # a volume is one step
+            on_explanation=lambda explanation: listener.step(_is_new(explanation.path, done)),  # a volume is one step
             on_check=checks.append,
         )
         if options.randomization_check:
@@ -163,7 +163,13 @@ def run_explain(
     return ExplainOutput(classifier.bundle, explanations, checks)
 
 
-def _files_of(paths: Iterable[str | Path], labels: Labels, options: ExplainOptions) -> tuple[list[str | Path], ExplainOptions]:
+def _is_new(path: str, done: set[str]) -> int:
+    is_new = path not in done
+    done.add(path)
+    return int(is_new)
+
+
+def _files_of(paths: Iterable[str | Path], bundle: Bundle, options: ExplainOptions) -> tuple[list[str | Path], ExplainOptions]:
     """Returns the images, and the options with the lesion masks and units of data sets among the paths."""
     from reslink.datasets.manifest import Manifest
 
@@ -173,10 +179,10 @@ def _files_of(paths: Iterable[str | Path], labels: Labels, options: ExplainOptio
     n_tables = 0
     for path in paths:
         if not str(path).lower().endswith(".csv") and not (Path(path) / "manifest.csv").is_file():
-            files += _images_in(path)
+            files += _images_in(path) if bundle.case == "slice" else [path]
             continue
         n_tables += 1
-        cases = Manifest.open(path, labels=labels, columns=options.columns, root=options.root).cases
+        cases = Manifest.open(path, labels=bundle.labels, columns=options.columns, root=options.root, case=bundle.case).cases
         files += [case.path for case in cases]
         masks |= {str(case.path): case.mask for case in cases if case.mask is not None}
         units |= {str(case.path): case.unit for case in cases if case.unit is not None}

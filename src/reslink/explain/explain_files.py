@@ -6,7 +6,7 @@ import io
 import itertools
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,11 @@ from reslink.imaging.head_mask import stated_content
 from reslink.imaging.image import NOTHING_STATED, Image, Stated
 from reslink.imaging.lesion_mask import aligned_mask
 from reslink.imaging.reading import read_image
-from reslink.imaging.search import find_images
+from reslink.imaging.search import find_images, iter_series
+from reslink.imaging.series_slices import read_series_slices
 from reslink.inference.classifier import Classifier
 from reslink.inference.prediction import Prediction
+from reslink.inference.series_answers import view_series
 
 __all__ = ["METHODS", "ExplainOptions", "Explanation", "explain_paths"]
 
@@ -90,6 +92,8 @@ class Explanation:
         ood_score: Out-of-distribution score; the model abstains above 1. None without an OOD detector.
         error: Why the image could not be explained, else None.
         notes: What the file does not state and was assumed, see ``Image.notes``.
+        weight: For a model whose cases are series, the weight of the slice in the answer; label and probabilities are then
+            those of the whole series. None for others.
     """
 
     path: str
@@ -106,10 +110,12 @@ class Explanation:
     ood_score: float | None = None
     error: str | None = None
     notes: Sequence[str] = ()
+    weight: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the JSON form."""
-        return asdict(self)
+        """Returns the JSON form; it has the key ``weight`` only for a model whose cases are series."""
+        shown = asdict(self)
+        return shown if self.weight is not None else {key: value for key, value in shown.items() if key != "weight"}
 
 
 def explain_paths(
@@ -122,6 +128,8 @@ def explain_paths(
     on_check: Callable[[RandomizationCheck], None] | None = None,
 ) -> list[Explanation]:
     """Explains images and writes ``<name>.png``, ``<name>.npz`` and one ``explain.json`` to a folder.
+
+    Where a case of the bundle is a series, the slices with the largest weights of each series are explained.
 
     Args:
         classifier: The loaded bundle; its network is unchanged afterwards.
@@ -148,8 +156,10 @@ def explain_paths(
     explainer = _Explainer(classifier, Path(out), options, files)
     explanations: list[Explanation] = []
     checks: list[RandomizationCheck] = []
+    is_series = classifier.bundle.case == "series"
+    sources = _read_series(classifier, files, options) if is_series else _read_slices(files, options)
     try:
-        for source in itertools.islice(_read_slices(files, options), options.limit):
+        for source in itertools.islice(sources, options.limit):
             explanations.append(explainer.explain(source))
             if on_explanation is not None:
                 on_explanation(explanations[-1])
@@ -167,13 +177,47 @@ def explain_paths(
 
 @dataclass(frozen=True)
 class _SourceSlice:
-    """One slice of an image file, or the reason why the file could not be read."""
+    """One slice of an image file, or the reason why the file could not be read.
+
+    Where a case of the bundle is a series, it has the answer for the series and its weight in it.
+    """
 
     path: Path
     slice: int | None
     image: Image | None
     error: str | None
     stated: Stated = NOTHING_STATED
+    answer: Prediction | None = None
+    weight: float | None = None
+
+
+def _read_series(classifier: Classifier, paths: Iterable[str | Path], options: ExplainOptions) -> Iterator[_SourceSlice]:
+    """Yields the slices with the largest weights of each series: a folder, a volume, or the DICOM files of one series."""
+    for path in paths:
+        try:
+            for files in iter_series(path):
+                shown = Path(path) if len(files) > 1 and Path(path).is_dir() else files[0]
+                yield from _slices_of_series(classifier, files, shown, options.units.get(str(path), options.unit))
+        except InputError as error:
+            yield _SourceSlice(Path(path), None, None, str(error))
+
+
+def _slices_of_series(classifier: Classifier, files: list[Path], shown: Path, unit: str | None) -> Iterator[_SourceSlice]:
+    try:
+        view = view_series(classifier, read_series_slices(files, str(shown), unit), str(shown))
+    except ReslinkError as error:
+        yield _SourceSlice(shown, None, None, str(error))
+        return
+    answer, slices = view.answer, view.slices
+    if answer.error is not None:
+        yield _SourceSlice(shown, None, None, answer.error)
+        return
+    stated = stated_content(slices.planes[0])
+    if answer.result is None or answer.result.attention is None:
+        yield _SourceSlice(shown, None, slices.planes[0], None, stated, answer)
+        return
+    for i in answer.result.used:
+        yield _SourceSlice(shown, slices.positions[i], slices.planes[i], None, stated, answer, answer.result.attention[i])
 
 
 def _read_slices(paths: Iterable[str | Path], options: ExplainOptions) -> Iterator[_SourceSlice]:
@@ -225,8 +269,7 @@ class _Explainer:
         try:
             mask = _read_mask(self._masks.get(_key(source.path)), source, source.image)
             pixels = preprocess.pixels(source.image)
-            results = classifier.classify(pixels[None], [source.stated])
-            prediction = classifier.prediction(results, 0, str(source.path), source.slice)
+            prediction = self._prediction(source, pixels)
         except (InputError, UsageError) as error:
             return Explanation(str(source.path), source.slice, error=str(error))
         if prediction.is_refused:
@@ -260,7 +303,14 @@ class _Explainer:
             reasons=None if prediction.reasons is None else list(prediction.reasons),
             ood_score=prediction.ood_score,
             notes=source.image.notes,
+            weight=source.weight,
         )
+
+    def _prediction(self, source: _SourceSlice, pixels: NDArray[np.uint8]) -> Prediction:
+        if source.answer is not None:
+            return replace(source.answer, slice=source.slice)
+        results = self._classifier.classify(pixels[None], [source.stated])
+        return self._classifier.prediction(results, 0, str(source.path), source.slice)
 
     def _report_missing(self, heats: Container[str]) -> None:
         """Warns once of methods that the network has no map for."""

@@ -1,0 +1,150 @@
+"""Cases that are series beside a slice model: area under the ROC curve per patient on CT-ICH, out of fold.
+
+A patient of CT-ICH is one case: a NIfTI volume of its slices, in order, with the label "any hemorrhage". Two models are trained
+on the same patients in each of five folds: one of series (``trainer.case: series``) with the label of the patient, and one of
+slices with the labels of the slices. The slice model answers for a patient by the maximum, by the mean, or by the mean of the
+three highest of its slice probabilities, over the slices that the series model sees.
+
+    python benchmarks/series.py DATA OUT [--folds 5] [--size 96]
+
+DATA holds ``manifest.csv`` with the columns ``path,label,patient_id,slice``. OUT gets the
+volumes and the result, ``series.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from reslink.datasets.manifest import Manifest
+from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
+from reslink.labels import CaseKind
+from reslink.metrics.intervals import GroupBootstrap, bootstrap_interval
+from reslink.training.monitoring.progress import SilentProgress
+from reslink.training.recipe.recipe import load_recipe
+from reslink.training.trainer import train
+
+Scores = dict[str, float]
+NEGATIVE, POSITIVE = "Healthy", "Tumor"
+
+
+def assemble(data: Path, out: Path, folds: int) -> tuple[Path, Path]:
+    """Writes a volume for each patient, and tables of series and of slices with the same folds; returns the tables."""
+    from sklearn.model_selection import StratifiedKFold
+
+    by_patient: dict[str, list[dict[str, str]]] = defaultdict(list)
+    with (data / "manifest.csv").open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            by_patient[row["patient_id"]].append(row)
+    patients = sorted(by_patient)
+    positive = [any(row["label"] == POSITIVE for row in by_patient[patient]) for patient in patients]
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=0)
+    fold_of = {patients[i]: k for k, (_, test) in enumerate(splitter.split(patients, positive)) for i in test}
+    (out / "volumes").mkdir(parents=True, exist_ok=True)
+    series, slices = [], []
+    for patient, has_bleed in zip(patients, positive, strict=True):
+        rows = sorted(by_patient[patient], key=lambda row: int(row["slice"]))
+        planes = np.stack([np.asarray(Image.open(data / row["path"]).convert("L")) for row in rows])
+        volume: Any = nibabel.Nifti1Image(np.ascontiguousarray(planes.transpose(2, 1, 0)[::-1, ::-1]), np.eye(4))  # type: ignore[no-untyped-call]
+        nibabel.save(volume, out / "volumes" / f"{patient}.nii.gz")
+        label, fold = POSITIVE if has_bleed else NEGATIVE, fold_of[patient]
+        series.append([f"volumes/{patient}.nii.gz", label, patient, "gray", fold])
+        slices += [[str(data / row["path"]), row["label"], patient, "gray", fold] for row in rows]
+    for name, table in (("series.csv", series), ("slices.csv", slices)):
+        with (out / name).open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([["path", "label", "patient_id", "unit", "fold"], *table])
+    return out / "series.csv", out / "slices.csv"
+
+
+def out_of_fold(table: Path, out: Path, case: CaseKind, settings: list[str], folds: int) -> list[dict[str, str]]:
+    """Trains one model per fold and returns the rows of ``predictions.csv`` of all test splits."""
+    manifest = Manifest.open(table, case=case)
+    rows: list[dict[str, str]] = []
+    for fold in range(folds):
+        recipe = load_recipe(None, [*settings, f"trainer.case={case}", f"data.folds={folds}", f"data.fold={fold}"])
+        folder = out / f"{case}-{fold}"
+        run = train(manifest, recipe, folder, resume=True, cache=out / "cache", progress=SilentProgress())
+        if not (folder / "predictions.csv").exists():
+            test = manifest.subset(i for i, one in enumerate(manifest.cases) if one.extra["fold"] == str(fold))
+            options = EvaluationOptions(device="cpu", cache_folder=out / "cache", leaked_cases={}, localization=False)
+            evaluate_bundle(run.bundle, test, folder, options)
+        with (folder / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+            rows += list(csv.DictReader(stream))
+        print(f"{case} fold {fold}: {run.validation}", flush=True)
+    return rows
+
+
+def slice_scores(rows: list[dict[str, str]]) -> dict[str, Scores]:
+    """Returns rules that combine slices to the scores of patients."""
+    by_patient: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        by_patient[row["patient_id"]].append(float(row[f"p_{POSITIVE}"]))
+    return {
+        "slice model, maximum": {patient: max(values) for patient, values in by_patient.items()},
+        "slice model, mean": {patient: float(np.mean(values)) for patient, values in by_patient.items()},
+        "slice model, mean of the 3 highest": {p: float(np.mean(sorted(values)[-3:])) for p, values in by_patient.items()},
+    }
+
+
+def compare(scores: dict[str, Scores], positive: dict[str, bool], first: str) -> dict[str, Any]:
+    """Returns the AUROC of each rule and its difference to the first, with 95 % intervals over patients (bootstrap)."""
+    patients = sorted(positive)
+    y_true = np.array([positive[patient] for patient in patients])
+    bootstrap = GroupBootstrap(patients, 2000, 0)
+    values = {name: np.array([rule[patient] for patient in patients]) for name, rule in scores.items()}
+
+    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        own = {name: np.array([_auroc(y_true, value, row) for row in weights]) for name, value in values.items()}
+        return own | {f"{first} minus {name}": own[first] - one for name, one in own.items() if name != first}
+
+    estimates = statistics(np.ones((1, len(patients))))
+    draws, n = bootstrap.apply(statistics), len(patients)
+    return {
+        name: bootstrap_interval(float(value[0]), draws[name], n, n, limits=(-1.0, 1.0)).as_dict()
+        for name, value in estimates.items()
+    }
+
+
+def _auroc(y_true: np.ndarray, score: np.ndarray, weights: np.ndarray) -> float:
+    return float(roc_auc_score(y_true, score, sample_weight=weights)) if len(set(y_true[weights > 0])) == 2 else np.nan
+
+
+def main() -> None:
+    """Runs the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--epochs", type=int, nargs=2, default=(30, 10), help="Epochs of the series and of the slice model.")
+    options = parser.parse_args()
+    series, slices = assemble(options.data, options.out, options.folds)
+    common = [f"preprocess.size={options.size}", "trainer.device=cpu", "trainer.workers=0", "data.allow_leakage=true"]
+    of_series = [*common, f"trainer.epochs={options.epochs[0]}", "trainer.batch_size=4", "trainer.slices=12"]
+    of_slices = [*common, f"trainer.epochs={options.epochs[1]}"]
+    pooled = out_of_fold(series, options.out, "series", of_series, options.folds)
+    positive = {row["patient_id"]: row["label"] == POSITIVE for row in pooled}
+    scores = {"series model": {row["patient_id"]: float(row[f"p_{POSITIVE}"]) for row in pooled}}
+    scores |= slice_scores(out_of_fold(slices, options.out, "slice", of_slices, options.folds))
+    result = {
+        "patients": len(positive),
+        "positive": sum(positive.values()),
+        "slices": sum(1 for _ in slices.open(encoding="utf-8")) - 1,
+        "recipe": {"series": of_series, "slice": of_slices},
+        "rules": compare(scores, positive, "series model"),
+    }
+    (options.out / "series.json").write_text(json.dumps(result, indent=2))
+    print(json.dumps(result["rules"], indent=2))
+
+
+if __name__ == "__main__":
+    main()
