@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--epochs", type=int, nargs=2, default=(30, 10), help="Epochs of the series and of the slice model.")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(12, 6), help="Epochs of the series and of the slice model.")
     options = parser.parse_args()
     series, slices = assemble(options.data, options.out, options.folds)
     common = [f"preprocess.size={options.size}", "trainer.device=cpu", "trainer.workers=0", "data.allow_leakage=true"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -134,6 +134,7 @@ def seen_by_ancestors(
     thumbnails: Thumbnails,
     splits: Sequence[str],
     seen: Sequence[TrainingImages],
+    matched_cases: Callable[[dict[int, float]], dict[int, float]] = dict,
 ) -> dict[int, str]:
     """Returns the cases of the validation and test splits that an ancestor was trained on, and why, by case index.
 
@@ -142,11 +143,13 @@ def seen_by_ancestors(
     Args:
         manifest: The cases.
         groups: The group of each case: patients and near duplicates joined.
-        thumbnails: (n, 64, 64) uint8, one per case.
+        thumbnails: (n, 64, 64) uint8, one per case, or per slice of a series.
         splits: The split of each case.
         seen: Fingerprints of the training images of each ancestor.
+        matched_cases: From correlations by thumbnail to those by case.
     """
-    reasons = leakage_reasons(manifest, groups, find_training_duplicates(seen, thumbnails)) if seen else {}
+    matches = matched_cases(find_training_duplicates(seen, thumbnails)) if seen else {}
+    reasons = leakage_reasons(manifest, groups, matches) if seen else {}
     return {i: reason for i, reason in sorted(reasons.items()) if splits[i] in ("validation", "test")}
 
 

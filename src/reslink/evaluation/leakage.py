@@ -133,9 +133,9 @@ def find_leakage(
     if given is not None:
         reasons = {row: given[name] for row, name in enumerate(names) if name in given}
         return Leakage(names, reasons, options.allow_leakage, fingerprints_available=bundle.knows_seen_images)
-    trained = cache.by_case(find_training_duplicates(bundle.seen_images, cache.thumbnails), max)
+    trained = cache.matched_cases(find_training_duplicates(bundle.seen_images, cache.thumbnails))
     # The exemptions in training_images do not apply to calibration images.
-    calibrated = cache.by_case(find_training_duplicates(_calibration_images(bundle), cache.thumbnails), max)
+    calibrated = cache.matched_cases(find_training_duplicates(_calibration_images(bundle), cache.thumbnails))
     between_splits = _leaked_between_splits(bundle, manifest, cache, folder, options.split, matched=bool(trained or calibrated))
     if between_splits and not options.allow_leakage:
         raise _leaking_split(names, between_splits, options.split)

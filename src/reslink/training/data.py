@@ -154,9 +154,7 @@ def open_training_data(
     split_of = assign_splits(readable, joined if has_given_split(readable, recipe.data.folds) else groups, recipe)
     if not recipe.data.allow_leakage:
         leakage.check_group_leakage(readable, joined, split_of)
-    cases = cache.case_of_row.tolist()
-    groups_of_rows, splits_of_rows = [joined[case] for case in cases], [split_of[case] for case in cases]
-    leaked = cache.by_case(leakage.seen_by_ancestors(rows, groups_of_rows, cache.thumbnails, splits_of_rows, seen))
+    leaked = leakage.seen_by_ancestors(readable, joined, cache.thumbnails, split_of, seen, cache.matched_cases)
     if not recipe.data.allow_leakage:
         split_of = leakage.without_seen(split_of, leaked)
     return TrainingData(

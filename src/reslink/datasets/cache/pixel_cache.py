@@ -47,6 +47,7 @@ Indices = Sequence[int] | NDArray[np.integer[Any]]
 _SAVE_SECONDS = 2.0
 _MIN_IMAGES_FOR_WORKERS = 400
 _SLICES_PER_SERIES = 20
+_MATCHED_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +173,16 @@ class PixelCache:
         joined = connected_groups(len(self) + len(numbers), pairs)[: len(self)]
         names: dict[int, str] = {}
         return [names.setdefault(group, row_groups[row]) for group, row in zip(joined, self.starts[:-1].tolist(), strict=True)]
+
+    def matched_cases(self, matches: Mapping[int, float]) -> dict[int, float]:
+        """Returns the cases that match known images with their highest correlation, by case, for correlations by row.
+
+        A series counts if at least half of its slices match: it has dozens of slices, and simple ones, such as those near the
+        vertex, look alike in different patients.
+        """
+        counts = Counter(self.case_of_row[list(matches)].tolist())
+        highest, slices = self.by_case(matches, max), np.diff(self.starts)
+        return {case: value for case, value in highest.items() if counts[case] >= _MATCHED_SHARE * slices[case]}
 
     def by_case(self, by_row: Mapping[int, T], choose: Callable[[T, T], T] = lambda first, _: first) -> dict[int, T]:
         """Returns one value of each case, by case, for values by row.
