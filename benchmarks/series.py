@@ -17,6 +17,8 @@ import argparse
 import csv
 import json
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,17 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from reslink.datasets.manifest import Manifest
-from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
+from reslink.evaluation.cases import run_network
+from reslink.inference.classifier import Classifier
 from reslink.labels import CaseKind
 from reslink.metrics.intervals import GroupBootstrap, bootstrap_interval
+from reslink.training.data import TrainingData, assign_splits, open_training_data
 from reslink.training.monitoring.progress import SilentProgress
 from reslink.training.recipe.recipe import load_recipe
 from reslink.training.trainer import train
 
 Scores = dict[str, float]
+Row = dict[str, Any]
 NEGATIVE, POSITIVE = "Healthy", "Tumor"
 
 
@@ -65,29 +70,42 @@ def assemble(data: Path, out: Path, folds: int) -> tuple[Path, Path]:
     return out / "series.csv", out / "slices.csv"
 
 
-def out_of_fold(table: Path, out: Path, case: CaseKind, settings: list[str], folds: int) -> list[dict[str, str]]:
-    """Trains one model per fold and returns the rows of ``predictions.csv`` of all test splits."""
-    manifest = Manifest.open(table, case=case)
-    rows: list[dict[str, str]] = []
-    for fold in range(folds):
-        recipe = load_recipe(None, [*settings, f"trainer.case={case}", f"data.folds={folds}", f"data.fold={fold}"])
-        folder = out / f"{case}-{fold}"
-        run = train(manifest, recipe, folder, resume=True, cache=out / "cache", progress=SilentProgress())
-        if not (folder / "predictions.csv").exists():
-            test = manifest.subset(i for i, one in enumerate(manifest.cases) if one.extra["fold"] == str(fold))
-            options = EvaluationOptions(device="cpu", cache_folder=out / "cache", leaked_cases={}, localization=False)
-            evaluate_bundle(run.bundle, test, folder, options)
-        with (folder / "predictions.csv").open(newline="", encoding="utf-8") as stream:
-            rows += list(csv.DictReader(stream))
-        print(f"{case} fold {fold}: {run.validation}", flush=True)
+def out_of_fold(table: Path, out: Path, case: CaseKind, settings: list[str], folds: Iterable[int]) -> list[Row]:
+    """Trains a model per fold on the same opened images; returns patient, label and score of each test case.
+
+    A finished fold is read from ``CASE-FOLD.json``.
+    """
+    rows: list[Row] = []
+    data: TrainingData | None = None
+    for fold in folds:
+        result = out / f"{case}-{fold}.json"
+        if not result.exists():
+            recipe = load_recipe(None, [*settings, f"trainer.case={case}", f"data.fold={fold}"])
+            if data is None:
+                data = open_training_data(Manifest.open(table, case=case), recipe, out / "cache", SilentProgress())
+            split = replace(data, splits=assign_splits(data.manifest, data.joined_groups, recipe))
+            run = train(data.manifest, recipe, out / f"{case}-{fold}", overwrite=True, training_data=split)
+            result.write_text(json.dumps(_score(Classifier.load(run.bundle, "cpu", "torch"), split)))
+            print(f"{case} fold {fold}: {run.validation}", flush=True)
+        rows += json.loads(result.read_text())
     return rows
 
 
-def slice_scores(rows: list[dict[str, str]]) -> dict[str, Scores]:
+def _score(classifier: Classifier, data: TrainingData) -> list[Row]:
+    cases, outputs, _ = run_network(classifier, data.cache, data.indices("test"), 32)
+    probabilities = classifier.bundle.decision.probabilities(outputs.logits)[:, 1]
+    chosen = [data.manifest.cases[i] for i in cases]
+    return [
+        {"patient": case.patient_id, "name": case.name, "positive": case.label == POSITIVE, "score": float(score)}
+        for case, score in zip(chosen, probabilities, strict=True)
+    ]
+
+
+def slice_scores(rows: list[Row]) -> dict[str, Scores]:
     """Returns rules that combine slices to the scores of patients."""
     by_patient: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        by_patient[row["patient_id"]].append(float(row[f"p_{POSITIVE}"]))
+        by_patient[row["patient"]].append(row["score"])
     return {
         "slice model, maximum": {patient: max(values) for patient, values in by_patient.items()},
         "slice model, mean": {patient: float(np.mean(values)) for patient, values in by_patient.items()},
@@ -118,6 +136,15 @@ def _auroc(y_true: np.ndarray, score: np.ndarray, weights: np.ndarray) -> float:
     return float(roc_auc_score(y_true, score, sample_weight=weights)) if len(set(y_true[weights > 0])) == 2 else np.nan
 
 
+def recipes(size: int, folds: int, series_epochs: int, slice_epochs: int) -> tuple[list[str], list[str]]:
+    """Returns the settings of the series model and of the slice model."""
+    # Near duplicates of two patients are few and stay in their folds: both models see the same patients.
+    common = [f"preprocess.size={size}", f"data.folds={folds}", "data.allow_leakage=true", "data.allow_conflicts=true"]
+    common += ["trainer.device=cpu", "trainer.workers=0", "diagnostics.enabled=false"]
+    of_series = [f"trainer.epochs={series_epochs}", "trainer.batch_size=4", "trainer.slices=12"]
+    return [*common, *of_series], [*common, f"trainer.epochs={slice_epochs}"]
+
+
 def main() -> None:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -125,16 +152,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--epochs", type=int, nargs=2, default=(12, 6), help="Epochs of the series and of the slice model.")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(8, 5), help="Epochs of the series and of the slice model.")
     options = parser.parse_args()
     series, slices = assemble(options.data, options.out, options.folds)
-    common = [f"preprocess.size={options.size}", "trainer.device=cpu", "trainer.workers=0", "data.allow_leakage=true"]
-    of_series = [*common, f"trainer.epochs={options.epochs[0]}", "trainer.batch_size=4", "trainer.slices=12"]
-    of_slices = [*common, f"trainer.epochs={options.epochs[1]}"]
-    pooled = out_of_fold(series, options.out, "series", of_series, options.folds)
-    positive = {row["patient_id"]: row["label"] == POSITIVE for row in pooled}
-    scores = {"series model": {row["patient_id"]: float(row[f"p_{POSITIVE}"]) for row in pooled}}
-    scores |= slice_scores(out_of_fold(slices, options.out, "slice", of_slices, options.folds))
+    of_series, of_slices = recipes(options.size, options.folds, *options.epochs)
+    pooled = out_of_fold(series, options.out, "series", of_series, range(options.folds))
+    positive = {row["patient"]: row["positive"] for row in pooled}
+    scores = {"series model": {row["patient"]: row["score"] for row in pooled}}
+    scores |= slice_scores(out_of_fold(slices, options.out, "slice", of_slices, range(options.folds)))
     result = {
         "patients": len(positive),
         "positive": sum(positive.values()),

@@ -89,4 +89,5 @@ figure.tight_layout()
 # %%
 # .. note::
 #
-#    A weight is not a probability, and a slice with a large weight need not show the finding.
+#    With 29 scans to train on, the weights are still nearly equal and the probabilities near 0.5: a label per scan says much
+#    less than a label per slice. A weight is not a probability, and a slice with a large weight need not show the finding.
