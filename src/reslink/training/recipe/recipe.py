@@ -94,6 +94,8 @@ class Recipe(Section):
     def published(self) -> Tree:
         """Returns the settings that affect the weights: not the decoding processes, the device, and the path of a parent."""
         tree = self.dump()
+        if not self.data.holdout:
+            del tree["data"]["holdout"]
         if self.init.weights_sha256 is None:
             del tree["init"]
         else:
