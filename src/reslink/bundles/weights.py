@@ -20,7 +20,9 @@ from reslink.settings_text import parse_json
 if TYPE_CHECKING:
     import torch
 
+    from reslink.networks.config import ResLinkConfig
     from reslink.networks.entry_points import Builder
+    from reslink.networks.external_config import EnsembleConfig, ExternalConfig
     from reslink.networks.network import Network
 
 Array: TypeAlias = NDArray[Any]
@@ -177,20 +179,31 @@ def build_network(architecture: Mapping[str, Any], builder: Builder | None = Non
         UsageError: If the builder is missing or does not fit, or MONAI is not installed.
     """
     from reslink.networks import build
-    from reslink.networks.config import ResLinkConfig
-    from reslink.networks.external_config import ExternalConfig
 
-    external = "source" in architecture
-    fields = {key: value for key, value in architecture.items() if external or key != "name"}
     try:
-        config = (ExternalConfig if external else ResLinkConfig).model_validate_json(json.dumps(fields))
+        config = _network_config(architecture)
     except ValidationError as error:
         raise BundleError(
             f"The architecture of the bundle cannot be built: {first_error(error)}",
-            "The architecture holds the fields of ResLinkConfig or ExternalConfig",
+            "The architecture holds the fields of ResLinkConfig or ExternalConfig, or an ensemble of those",
             "Use the version of reslink that wrote it, or train again",
         ) from error
     return build.build_network(config, 0, builder)
+
+
+def _network_config(architecture: Mapping[str, Any]) -> ResLinkConfig | ExternalConfig | EnsembleConfig:
+    from reslink.networks.config import ResLinkConfig
+    from reslink.networks.external_config import ENSEMBLE, EnsembleConfig, ExternalConfig
+
+    if architecture.get("source") == ENSEMBLE:
+        member = architecture.get("member")
+        config = _network_config(
+            member if isinstance(member, dict) and member.get("source") != ENSEMBLE else {"member": member}
+        )
+        return EnsembleConfig(count=architecture.get("count", 0), member=config)
+    external = "source" in architecture
+    fields = {key: value for key, value in architecture.items() if external or key != "name"}
+    return (ExternalConfig if external else ResLinkConfig).model_validate_json(json.dumps(fields))
 
 
 def check_shapes(shapes: Shapes, architecture: Mapping[str, Any], builder: Builder | None = None) -> None:

@@ -22,6 +22,7 @@ from reslink.export.graph import BOX, HOUNSFIELD, IMAGE, INVERTED, KEEP, LABEL, 
 from reslink.export.parity import Inputs, Runner
 from reslink.files import replace_folder, sha256, write_atomic, write_json
 from reslink.imaging.preprocess import WINDOWS
+from reslink.networks.external_config import member_architecture
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
@@ -227,10 +228,11 @@ def _input(name: str) -> dict[str, str]:
 
 
 def _attention_layers(bundle: Bundle) -> list[str]:
-    if "source" in bundle.architecture:
-        return ["first_attention", "final_attention"] if bundle.architecture["source"] == "notebook" else []
+    architecture = member_architecture(bundle.architecture)
+    if "source" in architecture:
+        return ["first_attention", "final_attention"] if architecture["source"] == "notebook" else []
     layers = {"both": ("first", "final"), "first": ("first",), "final": ("final",)}
-    return [f"{layer}_attention" for layer in layers.get(str(bundle.architecture.get("attention", "both")), ())]
+    return [f"{layer}_attention" for layer in layers.get(str(architecture.get("attention", "both")), ())]
 
 
 def _license(bundle: Bundle) -> str:

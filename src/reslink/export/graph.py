@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslink.bundles.decision.calibration import IsotonicCurve
@@ -83,13 +82,8 @@ class NetworkGraph(nn.Module):
             x = (x * self.factor).expand(-1, self.channels, -1, -1)
         with record_attention_weights(self.network) as attention:
             logits, features, maps = self.network.forward_with_features(x)
-        cam = [] if maps is None else [class_maps(self.network, maps)]
+        cam = [] if maps is None else [self.network.class_maps(maps)]
         return logits, features, *cam, *attention.values()
-
-
-def class_maps(network: Network, maps: Tensor) -> Tensor:
-    """Returns class activation maps (B, K, h, w) of the feature map (B, D, h, w) whose mean are the features."""
-    return F.conv2d(maps, cast(nn.Linear, network.dense).weight[:, :, None, None])
 
 
 class DecisionGraph(nn.Module):
