@@ -29,8 +29,8 @@ Array: TypeAlias = NDArray[Any]
 TensorLike: TypeAlias = "Array | torch.Tensor"
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
-MAX_HEADER_BYTES = 1 << 20
-"""A header of ResLink has about 10 kB; a much longer one would only cost time and memory."""
+MAX_HEADER_BYTES = 8 << 20
+"""A header of ResLink has about 10 kB, one of an ensemble that times its members; a longer one only costs time and memory."""
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -197,13 +197,15 @@ def _network_config(architecture: Mapping[str, Any]) -> ResLinkConfig | External
 
     if architecture.get("source") == ENSEMBLE:
         member = architecture.get("member")
-        config = _network_config(
-            member if isinstance(member, dict) and member.get("source") != ENSEMBLE else {"member": member}
-        )
-        return EnsembleConfig(count=architecture.get("count", 0), member=config)
-    external = "source" in architecture
-    fields = {key: value for key, value in architecture.items() if external or key != "name"}
-    return (ExternalConfig if external else ResLinkConfig).model_validate_json(json.dumps(fields))
+        fields = {"count": architecture.get("count"), "member": _fields(member if isinstance(member, dict) else {})}
+        return EnsembleConfig.model_validate_json(json.dumps(fields))
+    kind = ExternalConfig if "source" in architecture else ResLinkConfig
+    return kind.model_validate_json(json.dumps(_fields(architecture)))
+
+
+def _fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of ``ExternalConfig``, or of ``ResLinkConfig``, which has no name."""
+    return {key: value for key, value in architecture.items() if key != "name" or "source" in architecture}
 
 
 def check_shapes(shapes: Shapes, architecture: Mapping[str, Any], builder: Builder | None = None) -> None:

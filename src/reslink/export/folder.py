@@ -66,6 +66,7 @@ FORMATS: Final = {
 }
 
 _RESLINK_ONLY: Final = ("monai", "hf")
+"""Formats that hold the weights of a ResLink, and that no decision is part of."""
 
 _INPUTS: Final = {
     IMAGE: ("float32", "(B, H, W)", "the measured values of the slice: HU, MR intensity or gray values"),
@@ -107,6 +108,12 @@ def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precis
     check_choice("format", form, FORMATS)
     if precision != "fp32" and form != "openvino":
         raise UsageError(f"--precision {precision} was given for {form}", "Only openvino supports it", "Omit --precision")
+    if form in _RESLINK_ONLY and bundle.decision.flip_average:
+        raise UsageError(
+            f"The bundle averages over mirror images, which {form} cannot hold",
+            f"{form} holds the network alone; onnx, openvino and torch-export hold the average too",
+            "Choose one of these formats, or calibrate the bundle without --flip-average",
+        )
     if form in _RESLINK_ONLY and "source" in bundle.architecture:
         raise UsageError(
             f"The network of the bundle is {bundle.architecture['name']}, which {form} cannot hold",

@@ -18,6 +18,7 @@ from reslink.bundles.decision.decision import Decision
 from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS, PIXELS
 from reslink.imaging.preprocess import THREE_WINDOWS, WINDOWS, Preprocess
 from reslink.networks.area_attention import record_attention_weights
+from reslink.networks.ensemble import mean_probability_logits
 from reslink.networks.network import Network
 from reslink.networks.reslink import ResLink
 
@@ -221,12 +222,15 @@ class PixelGraph(nn.Module):
         super().__init__()
         self.network = NetworkGraph(bundle.network(), bundle.preprocess)
         self.decision = DecisionGraph(bundle.decision)
+        self.flip_average = bundle.decision.flip_average
         self.names = [PROBABILITIES, LABEL, *self.network.names]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Returns probabilities, label, logits, features and maps."""
-        outputs = self.network(pixels)
-        return *self.decision(outputs[0]), *outputs
+        logits, *others = self.network(pixels)
+        if self.flip_average:
+            logits = mean_probability_logits([logits, self.network(pixels.flip(-1))[0]])
+        return *self.decision(logits), logits, *others
 
 
 def example_inputs(names: Sequence[str], preprocess: Preprocess) -> tuple[Tensor, ...]:

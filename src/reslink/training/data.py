@@ -46,6 +46,7 @@ class TrainingData:
             without images that are only similar. Leakage is checked with these groups.
         seen_by_ancestors: Why a case of the validation or test split was left out, because an ancestor of a fine-tuned network
             was trained on it or its patient, by case name. With ``data.allow_leakage`` these cases are not left out.
+        soft_targets: (n, K) float32, distributions over the classes that are learned instead of the classes; None for those.
         label_conflicts: A sentence about images with several labels that ``data.allow_conflicts`` accepts; None without them.
     """
 
@@ -57,6 +58,7 @@ class TrainingData:
     digest: str
     joined_groups: Sequence[str]
     label_conflicts: str | None = None
+    soft_targets: NDArray[np.float32] | None = None
     seen_by_ancestors: Mapping[str, str] = field(default_factory=dict)
 
     def indices(self, split: str) -> Indices:

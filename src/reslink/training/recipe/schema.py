@@ -230,9 +230,11 @@ class DecisionSettings(Section):
     Attributes:
         threshold: Lowest probability of the positive class that gives its label; or the criterion that selects it on the
             validation split: ``youden`` (sensitivity + specificity, Youden 1950) or ``accuracy``.
+        flip_average: Average the probabilities of an image and its mirror image; twice the cost of a prediction.
     """
 
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["youden", "accuracy"] = 0.5
+    flip_average: bool = False
 
 
 class DiagnosticsSettings(Section):
