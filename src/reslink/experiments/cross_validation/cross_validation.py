@@ -78,9 +78,7 @@ def cross_validate(experiment: Experiment, *, distill: bool = False) -> dict[str
     comparison = Comparison.run(experiment, trials, {trial.condition: trial.condition for trial in trials})
     pooled = pool(plan, comparison.results, experiment)
     if pooled is None:
-        return _report(
-            comparison, plan, [], None, ["No seed has a result for each fold: there are no metrics and no ensemble."]
-        )
+        return _report(comparison, plan, [], None, ["No seed has a result for each fold, so there is no ensemble."])
     seeds = [seed for seed in experiment.seeds if len(_of_seed(comparison, seed)) == plan.folds]
     threshold = experiment.recipe.decision.threshold
     metrics = tables.out_of_fold_table(pooled, seeds, experiment.manifest.labels, threshold)
