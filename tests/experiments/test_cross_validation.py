@@ -49,15 +49,8 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(toy_patients: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    from tests.conftest import TINY_RECIPE
-
-    from reslink.training.monitoring.progress import SilentProgress
-    from reslink.training.recipe.recipe import load_recipe
-
-    out = tmp_path_factory.mktemp("cv")
-    recipe = load_recipe(None, [*TINY_RECIPE, *FOLDS])
-    experiment = Experiment(toy_patients, recipe, out, (0, 1), 0, SilentProgress())
+def made(toy_patients: Manifest, make_experiment: MakeExperiment, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    experiment = make_experiment(toy_patients, *FOLDS, out=tmp_path_factory.mktemp("cv"), seeds=(0, 1))
     return Made(experiment, cross_validate(experiment, distill=True))
 
 
@@ -208,3 +201,18 @@ def test_members_have_to_agree(made: Made) -> None:
     recipe = {**second.provenance["recipe"], "seed": 7, "trainer": {**second.provenance["recipe"]["trainer"], "epochs": 9}}
     with pytest.raises(UsageError, match=r"another recipe \(trainer.epochs was \d, is 9\)"):
         check_members([first, replace(second, provenance={**second.provenance, "recipe": recipe})])
+
+
+def test_the_audit_finds_a_wrong_label_with_the_predictions(made: Made, toy_patients: Manifest) -> None:
+    table = made.csv("out_of_fold.csv")
+    certain = max(
+        table, key=lambda row: max(float(row["p_Tumor"]), float(row["p_Healthy"])) * (row["label"] == row["prediction"])
+    )
+    wrong = {"Tumor": "Healthy", "Healthy": "Tumor"}[certain["label"]]
+    cases = tuple(replace(case, label=wrong) if case.name == certain["sample_id"] else case for case in toy_patients.cases)
+    result = reslink.audit(replace(toy_patients, cases=cases), predictions=made.out / "out_of_fold.csv", workers=0)
+    assert result["label_error_source"] == "given predictions for 72 of 96 images"
+    first = result["suspected_label_errors"][0]
+    assert (first["path"], first["given"]) == (certain["sample_id"], wrong)
+    predicted = {row["sample_id"] for row in table}
+    assert {error["path"] for error in result["suspected_label_errors"]} <= predicted
