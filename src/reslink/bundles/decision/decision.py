@@ -278,17 +278,21 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(softmax(logits, axis=1), dtype=np.float64)
 
 
+def _log_sum_exp(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    largest = values.max(axis=axis, keepdims=True)
+    return np.asarray((largest + np.log(np.exp(values - largest).sum(axis=axis, keepdims=True))).squeeze(axis))
+
+
 def average_logits(logits: Sequence[ArrayLike]) -> NDArray[np.float64]:
     """Returns logits whose softmax is the mean of that of several logits, each (n, K), or (n, 1) for a single one.
 
     As the network of an ensemble, see :func:`reslink.networks.ensemble.mean_probability_logits`.
     """
-    from scipy.special import log_softmax, logsumexp  # slow to import
-
     arrays = [np.asarray(values, dtype=np.float64) for values in logits]
     single = arrays[0].shape[1] == 1
-    rows = [log_softmax(np.hstack([np.zeros_like(z), z]) if single else z, axis=1) for z in arrays]
-    total = np.asarray(logsumexp(np.stack(rows), axis=0), dtype=np.float64)
+    rows = np.stack([np.hstack([np.zeros_like(z), z]) if single else z for z in arrays])
+    rows -= _log_sum_exp(rows, 2)[..., None]
+    total = _log_sum_exp(rows, 0)
     return total[:, 1:] - total[:, :1] if single else total - total.mean(axis=1, keepdims=True)
 
 

@@ -105,11 +105,17 @@ def hold_out_bootstrap(answers: Answers) -> SeedBootstrap:
     """Returns the bootstrap of the hold-out; a model with one prediction is compared with each single network."""
     count = len(answers[SINGLE])
     return SeedBootstrap(
-        {(model, i): _sample(predictions[i % len(predictions)]) for model, predictions in answers.items() for i in range(count)}
+        {
+            (model, i): hold_out_sample(predictions[i % len(predictions)])
+            for model, predictions in answers.items()
+            for i in range(count)
+        }
     )
 
 
-def _sample(predictions: TrialPredictions) -> TrialSample:
+def hold_out_sample(predictions: TrialPredictions) -> TrialSample:
+    """Returns predictions as input of the bootstrap, with Brier score and ECE."""
+
     def statistic(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         metrics = predictions.metrics(weights)
         return {metric: metrics[metric] for metric in METRICS}
