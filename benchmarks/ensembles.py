@@ -1,10 +1,10 @@
-"""Compares a single network, the ensemble, the distilled network and flip averaging on the hold-out of ``reslink cv --holdout``.
+"""Compares single networks, the ensemble, the distilled network and flip averaging on the hold-out of ``reslink cv --holdout``.
 
 Run: python benchmarks/ensembles.py CV_FOLDER
 
-Writes benchmarks/results/ensembles.csv. Metrics are those of the hold-out in ``CV_FOLDER/split.csv``, with 95 % intervals over its
-groups, and for a single network also over the networks of the folds. The time is processor time of ONNX Runtime for one slice after
-preprocessing, one thread, the median of 100 calls: other work on the machine hardly changes it.
+Writes benchmarks/results/ensembles.csv. Metrics are those of the hold-out in ``CV_FOLDER/split.csv``, with 95 % intervals over
+its groups, and for single networks also over the networks of the folds. The time is processor time of ONNX Runtime for a slice
+after preprocessing, one thread, the median of 100 calls: other work on the machine hardly changes it.
 """
 
 from __future__ import annotations

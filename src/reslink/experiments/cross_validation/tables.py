@@ -104,13 +104,8 @@ def _interval(estimate: Mapping[str, Any]) -> dict[str, Any]:
 def hold_out_bootstrap(answers: Answers) -> SeedBootstrap:
     """Returns the bootstrap of the hold-out; a model with one prediction is compared with each single network."""
     count = len(answers[SINGLE])
-    return SeedBootstrap(
-        {
-            (model, i): hold_out_sample(predictions[i % len(predictions)])
-            for model, predictions in answers.items()
-            for i in range(count)
-        }
-    )
+    samples = {model: [hold_out_sample(own) for own in predictions] for model, predictions in answers.items()}
+    return SeedBootstrap({(model, i): own[i % len(own)] for model, own in samples.items() for i in range(count)})
 
 
 def hold_out_sample(predictions: TrialPredictions) -> TrialSample:
