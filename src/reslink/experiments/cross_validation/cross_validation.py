@@ -205,7 +205,12 @@ def _report(
     answer: Sequence[str],
     charts: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    facts = comparison.facts() | {"Folds": plan.folds, "Hold-out": f"{len(plan.holdout_rows)} images"}
+    seeds = ", ".join(map(str, comparison.experiment.seeds))
+    facts = comparison.facts() | {
+        "Seeds": f"{seeds} (all with the same folds)",
+        "Folds": plan.folds,
+        "Hold-out": f"{len(plan.holdout_rows)} images" if len(plan.holdout_rows) else "none",
+    }
     report = ExperimentReport(
         name=NAME,
         title="Cross-validation",

@@ -23,8 +23,8 @@ METRICS = ("accuracy", "auroc", "sensitivity", "specificity", "brier", "ece")
 HEADLINE = ("accuracy", "auroc", "ece")
 SINGLE, ENSEMBLE, DISTILLED = "single", "ensemble", "distilled"
 TITLES = {
-    SINGLE: "a single network (mean of the folds)",
-    ENSEMBLE: "the ensemble, calibrated",
+    SINGLE: "a single network (mean over the folds)",
+    ENSEMBLE: "the calibrated ensemble",
     DISTILLED: "the distilled network",
 }
 
