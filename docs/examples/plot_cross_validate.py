@@ -23,7 +23,7 @@ import reslink
 from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 
 folder = Path(tempfile.mkdtemp())
-heads = make_cohort(folder / "heads", PhantomSettings(patients=150, slices=1, size=128, modality="T1"))
+heads = make_cohort(folder / "heads", PhantomSettings(patients=120, slices=1, size=128, modality="T1"))
 for mask in heads.glob("masks/*.png"):  # make the lesions brighter
     path = heads / "images" / mask.name
     pixels = np.asarray(Image.open(path)) + 70.0 * (np.asarray(Image.open(mask)) > 0)
@@ -47,7 +47,7 @@ settings = {
     "trainer.ema": 0,
     "trainer.workers": 0,
 }
-result = reslink.cv(heads, folder / "cv", folds=3, holdout=0.2, settings=settings, epochs=15)
+result = reslink.cv(heads, folder / "cv", folds=3, holdout=0.2, settings=settings, epochs=12)
 for sentence in result["answer"]:
     print(sentence)
 
