@@ -1,4 +1,5 @@
 from reslink.api.audit import audit as audit
+from reslink.api.cv import cv as cv
 from reslink.api.evaluate import evaluate as evaluate
 from reslink.api.explain import explain as explain
 from reslink.api.predict import predict as predict

@@ -36,6 +36,7 @@ from reslink.files import install_command, replace_folder, sha256, write_atomic
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
 from reslink.networks.entry_points import Builder, as_builder
+from reslink.networks.external_config import member_architecture
 from reslink.notebook import html_table
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Bundle:
     which checks the weights against the architecture.
 
     Attributes:
-        architecture: The fields of ``ResLinkConfig`` and ``name``, the name of the variant; or those of ``ExternalConfig``.
+        architecture: The fields of ``ResLinkConfig`` and ``name``, the name of the variant; those of ``ExternalConfig``; or the
+            ``member`` and ``count`` of an ensemble.
         preprocess: From an image to the input of the network.
         labels: The classes in the order of the network's outputs; with two, the last one is the positive class.
         decision: From logits to probabilities and a label.
@@ -205,7 +207,7 @@ class Bundle:
     @property
     def can_build_network(self) -> bool:
         """Whether :meth:`network` needs neither your own code nor a package that is not installed."""
-        source = self.architecture.get("source")
+        source = member_architecture(self.architecture).get("source")
         if source == "monai":
             return find_spec("monai") is not None
         return source != "entry_point" or self.builder is not None

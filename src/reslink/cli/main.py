@@ -21,6 +21,7 @@ from reslink.cli.commands import (
     bench,
     calibrate,
     compare,
+    cv,
     data,
     demo,
     describe,
@@ -84,7 +85,7 @@ app = typer.Typer(
 
 _TRAIN, _USE, _INSPECT = "Train and evaluate", "Use a model", "Inspect"
 _COMMANDS = {
-    _TRAIN: (demo, split, recipes, train, calibrate, evaluate, compare, runs),
+    _TRAIN: (demo, split, recipes, train, cv, calibrate, evaluate, compare, runs),
     _USE: (models, predict, explain, export, serve),
     _INSPECT: (audit, report, describe, bench, phantom, info, doctor),
 }

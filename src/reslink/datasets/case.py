@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
+HOLDOUT = "holdout"
+"""The split of a case that is in no fold of a cross-validation, and on which no run of it trains."""
+
 UNUSED = "unused"
 """The split of a case that a run neither trains nor evaluates on."""
 

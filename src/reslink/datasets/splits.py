@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.datasets.case import DEFAULT_FRACTIONS, SPLITS, Split
+from reslink.datasets.case import DEFAULT_FRACTIONS, HOLDOUT, SPLITS, Split
 from reslink.datasets.leakage import check_group_leakage
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
+
+IN_FOLDS = "folds"
+"""Part of a data set that is not in the hold-out."""
+
+Part = TypeVar("Part", bound=str)
 
 _SHUFFLES = 8
 _TIME_LIMIT = 10.0  # seconds for the integer program
@@ -108,31 +114,81 @@ def assign_folds(manifest: Manifest, groups: Sequence[str], n_folds: int, seed: 
     return [int(fold) for fold in result]
 
 
-def given_folds(manifest: Manifest, groups: Sequence[str], n_folds: int, *, allow_leakage: bool = False) -> list[int] | None:
+def assign_folds_and_holdout(
+    manifest: Manifest, groups: Sequence[str], n_folds: int, holdout: float, seed: int = 0
+) -> list[int | None]:
+    """Assigns each case to a cross-validation fold, or to a hold-out that is in no fold.
+
+    The hold-out is drawn before the folds, stratified by class, and keeps groups whole. It depends on the seed and its share,
+    so all folds have the same one.
+
+    Args:
+        manifest: The cases.
+        groups: The group of each case.
+        n_folds: Number of folds, at least 2.
+        holdout: Share of the hold-out, 0 to 0.5; 0 is none.
+        seed: Selects among equally good hold-outs, and shuffles the groups.
+
+    Returns:
+        The fold of each case, None for the hold-out, in the order of the manifest.
+
+    Raises:
+        UsageError: If there are fewer than 2 folds, or a class has too few groups for the folds and the hold-out.
+    """
+    if not holdout:
+        return list(assign_folds(manifest, groups, n_folds, seed))
+    table = _group_table(manifest, groups)
+    _check_enough(table, manifest, n_folds + 1, f"{n_folds} folds and a hold-out")
+    parts = _divide(table, manifest, {IN_FOLDS: 1 - holdout, HOLDOUT: holdout}, seed)
+    rows = [i for i, group in enumerate(table.of_case) if parts[int(group)] == IN_FOLDS]
+    result: list[int | None] = [None] * len(manifest)
+    try:
+        folds = assign_folds(manifest.subset(rows), [groups[i] for i in rows], n_folds, seed)
+    except UsageError as error:
+        raise UsageError(
+            f"Outside a hold-out of {holdout:g}, {error.given[0].lower()}{error.given[1:]}",
+            error.allowed,
+            f"{error.next_step}. Or use fewer folds, or a smaller hold-out",
+        ) from None
+    for i, fold in zip(rows, folds, strict=True):
+        result[i] = fold
+    return result
+
+
+def given_folds(
+    manifest: Manifest, groups: Sequence[str], n_folds: int, *, holdout: bool = False, allow_leakage: bool = False
+) -> list[int | None] | None:
     """Returns the folds stated in the ``fold`` column of the data set, or None if it has no such column.
 
     Args:
         manifest: The cases.
         groups: The group of each case.
         n_folds: Expected number of folds.
+        holdout: Whether cases without a fold are the hold-out.
         allow_leakage: Accept folds that share a group.
 
+    Returns:
+        The fold of each case, None for the hold-out.
+
     Raises:
-        UsageError: If the column does not hold exactly the numbers 0 to ``n_folds - 1``.
+        UsageError: If the column does not hold exactly the numbers 0 to ``n_folds - 1`` and, with a hold-out, empty cells.
         CheckFailedError: If a patient or a duplicate group appears in two folds.
     """
     stated = [case.extra.get("fold", "") for case in manifest.cases]
     if not any(stated):
         return None
-    if set(stated) != {str(fold) for fold in range(n_folds)}:
+    if set(stated) != {*map(str, range(n_folds)), *([""] if holdout else [])}:
+        values = [value or "empty cells" for value in sorted(set(stated))]
         raise UsageError(
-            f"The recipe has {n_folds} folds, but the column 'fold' holds {', '.join(sorted(set(stated))[:8])}",
-            f"With {n_folds} folds the column holds the numbers 0 to {n_folds - 1}",
-            "Set data.folds to the number of folds in the table, or remove the column",
+            f"The recipe has {n_folds} folds{' and a hold-out' if holdout else ''}, but the column 'fold' holds "
+            f"{', '.join(values[:8])}",
+            f"With {n_folds} folds the column holds the numbers 0 to {n_folds - 1}, and with data.holdout above 0 empty cells "
+            "for the hold-out",
+            "Set data.folds and data.holdout to what the table holds, or remove the column",
         )
     if not allow_leakage:
-        check_group_leakage(manifest, groups, [f"fold {fold}" for fold in stated], "given folds")
-    return [int(fold) for fold in stated]
+        check_group_leakage(manifest, groups, [f"fold {fold}" if fold else HOLDOUT for fold in stated], "given folds")
+    return [int(fold) if fold else None for fold in stated]
 
 
 def _order_by_name(manifest: Manifest) -> NDArray[np.int64]:
@@ -176,7 +232,7 @@ def _check_enough(table: _Groups, manifest: Manifest, needed: int, purpose: str)
             )
 
 
-def _divide(table: _Groups, manifest: Manifest, shares: dict[Split, float], seed: int) -> dict[int, Split]:
+def _divide(table: _Groups, manifest: Manifest, shares: dict[Part, float], seed: int) -> dict[int, Part]:
     """Returns the split of each group that has cases: the best of a few greedy assignments."""
     names = [name for name, share in shares.items() if share > 0]
     target = np.array([shares[name] for name in names])

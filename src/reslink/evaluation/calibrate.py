@@ -69,7 +69,9 @@ def calibrate_bundle(
     """
     decision_options, options = decision_options or DecisionOptions(), options or RunOptions()
     progress = progress or SilentProgress()
-    classifier = Classifier.load(bundle, options.device)
+    loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+    flip: dict[str, Any] = {"flip_average": decision_options.flip_average}
+    classifier = Classifier.load(replace(loaded, decision=loaded.decision.model_copy(update=flip)), options.device)
     uncalibrated = replace(classifier.bundle, decision=Decision.default(len(classifier.labels)))
     target = out or cast(Path, classifier.bundle.folder)  # a bundle that has weights is saved
     zoo.check_not_shipped(target)

@@ -62,6 +62,7 @@ class DecisionOptions:
         coverage: Coverage of the prediction sets, from 0.5 to below 1; None for no prediction sets.
         per_class: Whether the coverage holds within each class.
         ood: Whether to fit the out-of-distribution detector.
+        flip_average: Whether the decision averages the probabilities of an image and its mirror image.
     """
 
     method: Method = "temperature"
@@ -69,6 +70,7 @@ class DecisionOptions:
     coverage: float | None = 0.95
     per_class: bool = False
     ood: bool = True
+    flip_average: bool = False
 
     def __post_init__(self) -> None:
         if self.coverage is not None and not 0.5 <= self.coverage < 1:
@@ -147,7 +149,8 @@ def fit_decision(cases: CalibrationData, options: DecisionOptions, labels: Label
         decision = decision.model_copy(update={"threshold": threshold, "threshold_source": source})
     sets = None if options.coverage is None else fit_prediction_sets(cases, options.coverage, options.per_class, labels, notes)
     detector, arrays = fit_ood_detector(cases, notes) if options.ood else (None, None)
-    return decision.model_copy(update={"conformal": sets, "ood": detector, "arrays": arrays}), notes
+    parts = {"conformal": sets, "ood": detector, "arrays": arrays, "flip_average": options.flip_average}
+    return decision.model_copy(update=parts), notes
 
 
 def _check(cases: CalibrationData, options: DecisionOptions, labels: Labels) -> None:

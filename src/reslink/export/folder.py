@@ -22,6 +22,7 @@ from reslink.export.graph import BOX, HOUNSFIELD, IMAGE, INVERTED, KEEP, LABEL, 
 from reslink.export.parity import Inputs, Runner
 from reslink.files import replace_folder, sha256, write_atomic, write_json
 from reslink.imaging.preprocess import WINDOWS
+from reslink.networks.external_config import member_architecture
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
@@ -65,6 +66,7 @@ FORMATS: Final = {
 }
 
 _RESLINK_ONLY: Final = ("monai", "hf")
+"""Formats that hold the weights of a ResLink, and that no decision is part of."""
 
 _INPUTS: Final = {
     IMAGE: ("float32", "(B, H, W)", "the measured values of the slice: HU, MR intensity or gray values"),
@@ -106,6 +108,12 @@ def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precis
     check_choice("format", form, FORMATS)
     if precision != "fp32" and form != "openvino":
         raise UsageError(f"--precision {precision} was given for {form}", "Only openvino supports it", "Omit --precision")
+    if form in _RESLINK_ONLY and bundle.decision.flip_average:
+        raise UsageError(
+            f"The bundle averages over mirror images, which {form} cannot hold",
+            f"{form} holds the network alone; onnx, openvino and torch-export hold the average too",
+            "Choose one of these formats, or calibrate the bundle without --flip-average",
+        )
     if form in _RESLINK_ONLY and "source" in bundle.architecture:
         raise UsageError(
             f"The network of the bundle is {bundle.architecture['name']}, which {form} cannot hold",
@@ -227,10 +235,11 @@ def _input(name: str) -> dict[str, str]:
 
 
 def _attention_layers(bundle: Bundle) -> list[str]:
-    if "source" in bundle.architecture:
-        return ["first_attention", "final_attention"] if bundle.architecture["source"] == "notebook" else []
+    architecture = member_architecture(bundle.architecture)
+    if "source" in architecture:
+        return ["first_attention", "final_attention"] if architecture["source"] == "notebook" else []
     layers = {"both": ("first", "final"), "first": ("first",), "final": ("final",)}
-    return [f"{layer}_attention" for layer in layers.get(str(bundle.architecture.get("attention", "both")), ())]
+    return [f"{layer}_attention" for layer in layers.get(str(architecture.get("attention", "both")), ())]
 
 
 def _license(bundle: Bundle) -> str:

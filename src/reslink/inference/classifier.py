@@ -22,7 +22,7 @@ from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import read_image, read_with_geometry
 from reslink.imaging.search import iter_series
 from reslink.inference import backends
-from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend
+from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, flip_averaged
 from reslink.inference.devices import pick_device
 from reslink.inference.prediction import Prediction, Slice
 from reslink.labels import Labels
@@ -170,11 +170,13 @@ class Classifier:
 
         Returns:
             (B, K) float32, or (B, 1) for a network with a single logit. The batch size changes the logits by less than 1e-5.
+            With ``decision.flip_average`` they are those of the mean probability of the slice and its mirror image.
 
         Raises:
             UsageError: If the pixels have a different shape or type.
         """
-        return self.backend.logits(self._checked(pixels))
+        array = self._checked(pixels)
+        return self._flip_averaged(array, self.backend.logits(array))
 
     def outputs(self, pixels: Pixels | torch.Tensor, statistics: bool | None = None) -> Outputs:
         """Returns the inputs of ``Decision.decide``: logits, features and input statistics.
@@ -188,6 +190,7 @@ class Classifier:
         """
         array = self._checked(pixels)
         logits, features = self.backend.outputs(array)
+        logits = self._flip_averaged(array, logits)
         if statistics is None:
             statistics = self._needs_statistics
         return Outputs(logits, features, input_statistics(array) if statistics else None)
@@ -207,6 +210,9 @@ class Classifier:
             return self.decide(self.outputs(pixels), stated=stated)
         results = self.bundle.decision.decide(self.logits(pixels))
         return results if stated is None else results.with_refusals(self.bundle.scope.refusals(stated, None))
+
+    def _flip_averaged(self, pixels: Pixels, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        return flip_averaged(self.backend, pixels, logits) if self.bundle.decision.flip_average else logits
 
     @property
     def _needs_statistics(self) -> bool:

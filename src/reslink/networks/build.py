@@ -12,13 +12,16 @@ from reslink.files import optional_import
 from reslink.networks import reslink
 from reslink.networks.adapter import AdaptedNetwork
 from reslink.networks.config import ResLinkConfig
+from reslink.networks.ensemble import Ensemble
 from reslink.networks.entry_points import Builder
-from reslink.networks.external_config import ExternalConfig
+from reslink.networks.external_config import EnsembleConfig, ExternalConfig
 from reslink.networks.network import Network
 from reslink.networks.notebook import NotebookResLink
 
 
-def build_network(config: ResLinkConfig | ExternalConfig, seed: int, builder: Builder | None = None) -> Network:
+def build_network(
+    config: ResLinkConfig | ExternalConfig | EnsembleConfig, seed: int, builder: Builder | None = None
+) -> Network:
     """Returns a new network with initial weights that depend only on the seed; the global random state is not changed.
 
     Args:
@@ -29,6 +32,8 @@ def build_network(config: ResLinkConfig | ExternalConfig, seed: int, builder: Bu
     Raises:
         UsageError: If MONAI is not installed, the builder is missing or fails, or the network does not return logits.
     """
+    if isinstance(config, EnsembleConfig):
+        return Ensemble([build_network(config.member, seed, builder) for _ in range(config.count)])
     if isinstance(config, ResLinkConfig):
         return reslink.build_network(config, seed)
     with torch.random.fork_rng(devices=[]):

@@ -14,7 +14,7 @@ from reslink.bundles.fingerprints import TrainingImages
 from reslink.bundles.scope import Scope
 from reslink.datasets import leakage, splits
 from reslink.datasets.cache.pixel_cache import PixelCache
-from reslink.datasets.case import SPLITS
+from reslink.datasets.case import HOLDOUT, SPLITS
 from reslink.datasets.grouping import group_cases
 from reslink.datasets.label_conflicts import check_label_conflicts, describe_conflicts, label_conflicts
 from reslink.datasets.manifest import Manifest
@@ -40,12 +40,13 @@ class TrainingData:
         cache: Their pixels.
         targets: (n,) class index of each case.
         groups: The group of each case, as the recipe groups: patient, near duplicates, or both.
-        splits: The split of each case: train, validation or test.
+        splits: The split of each case: train, validation, test or holdout.
         digest: SHA-256 of the whole data set, including unreadable files.
         joined_groups: The group of each case with patients and near duplicates joined, whatever the recipe groups by, and
             without images that are only similar. Leakage is checked with these groups.
         seen_by_ancestors: Why a case of the validation or test split was left out, because an ancestor of a fine-tuned network
             was trained on it or its patient, by case name. With ``data.allow_leakage`` these cases are not left out.
+        soft_targets: (n, K) float32, distributions over the classes that are learned instead of the classes; None for those.
         label_conflicts: A sentence about images with several labels that ``data.allow_conflicts`` accepts; None without them.
     """
 
@@ -57,6 +58,7 @@ class TrainingData:
     digest: str
     joined_groups: Sequence[str]
     label_conflicts: str | None = None
+    soft_targets: NDArray[np.float32] | None = None
     seen_by_ancestors: Mapping[str, str] = field(default_factory=dict)
 
     def indices(self, split: str) -> Indices:
@@ -70,7 +72,8 @@ class TrainingData:
     def counts(self) -> dict[str, dict[str, int]]:
         """Returns the number of images of each class in each split."""
         counts = Counter(zip(self.splits, (case.label for case in self.manifest.cases), strict=True))
-        return {split: {label: counts[split, label] for label in self.manifest.labels.names} for split in SPLITS}
+        splits = [*SPLITS, *([HOLDOUT] if HOLDOUT in self.splits else [])]
+        return {split: {label: counts[split, label] for label in self.manifest.labels.names} for split in splits}
 
     def split_source(self, folds: int | None = None) -> str:
         """Returns ``given`` if the data set states the splits (or the folds), ``drawn`` if reslink drew them."""
@@ -172,15 +175,16 @@ def has_given_split(manifest: Manifest, folds: int | None) -> bool:
 
 
 def assign_splits(manifest: Manifest, groups: Sequence[str], recipe: Recipe) -> list[str]:
-    """Returns the split of each case: train, validation or test; groups are never divided."""
+    """Returns the split of each case: train, validation, test or, with ``data.holdout``, holdout; groups are never divided."""
     settings, allow = recipe.data, recipe.data.allow_leakage
     seed = (recipe.seed if settings.split_seed is None else settings.split_seed) % 2**32
     if settings.folds is None:
         return list(splits.assign_splits(manifest, groups, settings.fractions, seed, allow_leakage=allow))
-    folds = splits.given_folds(manifest, groups, settings.folds, allow_leakage=allow)
+    holdout = settings.holdout
+    folds = splits.given_folds(manifest, groups, settings.folds, holdout=holdout > 0, allow_leakage=allow)
     if folds is None:
-        folds = splits.assign_folds(manifest, groups, settings.folds, seed)
-    names = {settings.fold: "test", (settings.fold + 1) % settings.folds: "validation"}
+        folds = splits.assign_folds_and_holdout(manifest, groups, settings.folds, holdout, seed)
+    names = {None: HOLDOUT, settings.fold: "test", (settings.fold + 1) % settings.folds: "validation"}
     return [names.get(fold, "train") for fold in folds]
 
 

@@ -343,7 +343,14 @@ class Run:
         """Writes the bundle and the summary that marks the run as finished; returns the summary."""
         network = self.learner.eval_network
         network.load_state_dict(self.best_weights)
-        logits = compute_logits(network, self.batch_loader, self.validation, self.recipe.trainer.batch_size, self.accelerator)
+        logits = compute_logits(
+            network,
+            self.batch_loader,
+            self.validation,
+            self.recipe.trainer.batch_size,
+            self.accelerator,
+            flip_average=self.recipe.decision.flip_average,
+        )
         targets = self.training_data.targets[self.validation]
         decision = make_decision(self.recipe.decision, logits, targets, self.num_classes)
         if self.accelerator.is_main_process:

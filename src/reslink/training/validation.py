@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from reslink.bundles.decision.decision import Decision
+from reslink.bundles.decision.decision import Decision, average_logits
 from reslink.metrics.operating_point import OperatingPoint, choose_threshold
 from reslink.training.batch_loader import BatchLoader
 from reslink.training.losses import cross_entropy, two_logits
@@ -55,7 +55,13 @@ def _or_infinite(loss: float | None) -> float:
 
 @torch.no_grad()
 def compute_logits(
-    network: nn.Module, batch_loader: BatchLoader, indices: Indices, batch_size: int, accelerator: Accelerator
+    network: nn.Module,
+    batch_loader: BatchLoader,
+    indices: Indices,
+    batch_size: int,
+    accelerator: Accelerator,
+    *,
+    flip_average: bool = False,
 ) -> Tensor:
     """Returns the logits (n, K) of images, float32 on the CPU; the processes share the work and all get the whole result.
 
@@ -65,11 +71,15 @@ def compute_logits(
         indices: Indices of the images.
         batch_size: Images per batch.
         accelerator: Joins the processes.
+        flip_average: Average the probabilities of an image and its mirror image, as ``Decision.flip_average`` does.
     """
     own = np.arange(len(indices))[accelerator.process_index :: accelerator.num_processes]
     all_logits: Tensor | None = None
     for rows in np.array_split(own, -(-len(indices) // batch_size)):
-        logits = network(batch_loader.eval_batch(indices[rows])).cpu()
+        x = batch_loader.eval_batch(indices[rows])
+        logits = network(x).cpu()
+        if flip_average:
+            logits = torch.from_numpy(average_logits([logits, network(x.flip(-1)).cpu()])).float()
         all_logits = torch.zeros(len(indices), logits.shape[1]) if all_logits is None else all_logits
         all_logits[rows] = logits
     if all_logits is None:
@@ -121,16 +131,18 @@ def make_decision(settings: DecisionSettings, logits: Tensor, targets: Indices, 
         targets: (n,) class indices of the validation split.
         num_classes: K.
     """
+    decision = Decision.default(num_classes).model_copy(update={"flip_average": settings.flip_average})
     if num_classes != 2:
-        return Decision.default(num_classes)
+        return decision
     if isinstance(settings.threshold, float):
-        return Decision(threshold=settings.threshold, threshold_source="set by the recipe")
-    probability = Decision().probabilities(logits.numpy())[:, 1]
+        return decision.model_copy(update={"threshold": settings.threshold, "threshold_source": "set by the recipe"})
+    probability = decision.probabilities(logits.numpy())[:, 1]
     if len(np.unique(targets)) < 2:
-        return Decision(threshold_source="default: the validation split has only one class")
+        return decision.model_copy(update={"threshold_source": "default: the validation split has only one class"})
     threshold = best_threshold(targets, probability, settings.threshold)
     name = "Youden index" if settings.threshold == "youden" else "accuracy"
-    return Decision(threshold=threshold, threshold_source=f"{name} on the validation split ({len(targets)} images)")
+    source = f"{name} on the validation split ({len(targets)} images)"
+    return decision.model_copy(update={"threshold": threshold, "threshold_source": source})
 
 
 def best_threshold(y_true: Sequence[int] | Indices, y_prob: NDArray[np.float64], criterion: str) -> float:

@@ -88,6 +88,8 @@ class Decision(BaseModel):
             which are then scaled to the sum 1. Empty without isotonic calibration.
         conformal: Prediction sets; None where none were fitted.
         ood: The out-of-distribution detector; None where none was fitted.
+        flip_average: Whether the network also runs on the mirror image (left and right exchanged), and the logits are those of
+            the mean of the two probabilities (:func:`average_logits`). Twice the cost.
         fitted_on: The data that ``reslink calibrate`` was run on; None before that.
         arrays: The distributions of the detector and the fingerprints of the calibration images; not part of the JSON form.
     """
@@ -100,6 +102,7 @@ class Decision(BaseModel):
     isotonic: tuple[IsotonicCurve, ...] = ()
     conformal: Conformal | None = None
     ood: OODDetector | None = None
+    flip_average: bool = False
     fitted_on: FittedOn | None = None
     arrays: DecisionArrays | None = Field(default=None, exclude=True, repr=False)
 
@@ -273,6 +276,24 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     from scipy.special import softmax  # slow to import
 
     return np.asarray(softmax(logits, axis=1), dtype=np.float64)
+
+
+def _log_sum_exp(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    largest = values.max(axis=axis, keepdims=True)
+    return np.asarray((largest + np.log(np.exp(values - largest).sum(axis=axis, keepdims=True))).squeeze(axis))
+
+
+def average_logits(logits: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """Returns logits whose softmax is the mean of that of several logits, each (n, K), or (n, 1) for a single one.
+
+    As the network of an ensemble, see :func:`reslink.networks.ensemble.mean_probability_logits`.
+    """
+    arrays = [np.asarray(values, dtype=np.float64) for values in logits]
+    single = arrays[0].shape[1] == 1
+    rows = np.stack([np.hstack([np.zeros_like(z), z]) if single else z for z in arrays])
+    rows -= _log_sum_exp(rows, 2)[..., None]
+    total = _log_sum_exp(rows, 0)
+    return total[:, 1:] - total[:, :1] if single else total - total.mean(axis=1, keepdims=True)
 
 
 def two_column_logits(logits: ArrayLike) -> NDArray[np.float64]:

@@ -64,6 +64,14 @@ def calibrate(
     per_class: Annotated[bool, typer.Option("--per-class", help="Hold the coverage within each class.")] = False,
     sets: Annotated[bool, typer.Option("--sets/--no-sets", help="Fit prediction sets.")] = True,
     ood: Annotated[bool, typer.Option("--ood/--no-ood", help="Fit the out-of-distribution detector.")] = True,
+    flip_average: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip-average/--no-flip-average",
+            help="Average the probabilities of an image and its mirror image, at twice the cost; default: as in BUNDLE.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="NEWBUNDLE", help="Folder of the new bundle; default: update BUNDLE in place."),
@@ -94,9 +102,11 @@ def calibrate(
     from reslink.metrics.operating_point import OperatingPoint
 
     check_device_name(device)
-    options = DecisionOptions(method, OperatingPoint.parse(operating_point), coverage if sets else None, per_class, ood)
+    point = OperatingPoint.parse(operating_point)
     chosen_split = None if split == "all" else split
     previous = Bundle.load(bundle, network)
+    flip = previous.decision.flip_average if flip_average is None else flip_average
+    options = DecisionOptions(method, point, coverage if sets else None, per_class, ood, flip)
     manifest = Manifest.open(data, labels=previous.labels, columns=columns, root=root, unit=unit)
     select_cases(manifest, previous.labels, chosen_split)  # a typing error is found before the slow imports
     from reslink.cli.metrics_table import warn_of_refused
@@ -151,6 +161,7 @@ def _print_result(console: Console, result: dict[str, Any]) -> None:
     rows = [("images", f"{result['n']} in {result['n_groups']} groups")]
     method = "isotonic" if decision["isotonic"] else f"temperature {decision['temperature']:.3f}"
     rows.append(("calibration", method))
+    rows.append(("flip averaging", "yes, twice the cost" if decision["flip_average"] else "no"))
     if decision["threshold"] is not None:
         rows.append(("threshold", f"{decision['threshold']:.4f} ({decision['threshold_source']})"))
     rows.append(("prediction sets", _describe_sets(decision["conformal"])))

@@ -94,6 +94,9 @@ class Recipe(Section):
     def published(self) -> Tree:
         """Returns the settings that affect the weights: not the decoding processes, the device, and the path of a parent."""
         tree = self.dump()
+        for section, name in _NEWER:
+            if not tree[section][name]:
+                del tree[section][name]
         if self.init.weights_sha256 is None:
             del tree["init"]
         else:
@@ -207,6 +210,9 @@ class Recipe(Section):
             return self._builder
         return load_entry_point(self.model.entry_point)
 
+
+_NEWER = (("data", "holdout"), ("decision", "flip_average"))
+"""Settings that earlier versions did not have; at their default, a recipe is the same as before."""
 
 _LOCAL = ("trainer.workers", "trainer.device")
 

@@ -31,6 +31,7 @@ class DataSettings(Section):
         group_by: Cases that stay in one split: those of a patient, near duplicates, or both.
         folds: Number of folds for cross-validation, or None for a single split.
         fold: The fold of the test split, from 0; the next one is the validation split.
+        holdout: Share of the cases that are in no fold, the same for each fold: the split ``holdout``; 0 is none.
         split_seed: Seed of the split; the recipe's ``seed`` if None.
         allow_leakage: Accept a patient or near duplicates in more than one split; all metrics are then marked.
         allow_conflicts: Accept identical images and near duplicates with different labels.
@@ -41,6 +42,7 @@ class DataSettings(Section):
     group_by: GroupBy = "both"
     folds: int | None = Field(default=None, ge=3, le=100)
     fold: int = Field(default=0, ge=0)
+    holdout: float = Field(default=0.0, ge=0, le=0.5)
     split_seed: int | None = Field(default=None, ge=0, lt=2**63)
     allow_leakage: bool = False
     allow_conflicts: bool = False
@@ -51,6 +53,8 @@ class DataSettings(Section):
             raise ValueError(f"fractions are {list(self.fractions)}; they sum to 1, with training and validation above 0")
         if self.fold >= (self.folds or 1):
             raise ValueError(f"fold is {self.fold}; it is between 0 and folds - 1, and needs data.folds")
+        if self.holdout and self.folds is None:
+            raise ValueError(f"holdout is {self.holdout:g}, but there are no folds; set data.folds, or change fractions")
         return self
 
 
@@ -226,9 +230,11 @@ class DecisionSettings(Section):
     Attributes:
         threshold: Lowest probability of the positive class that gives its label; or the criterion that selects it on the
             validation split: ``youden`` (sensitivity + specificity, Youden 1950) or ``accuracy``.
+        flip_average: Average the probabilities of an image and its mirror image; twice the cost of a prediction.
     """
 
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["youden", "accuracy"] = 0.5
+    flip_average: bool = False
 
 
 class DiagnosticsSettings(Section):
