@@ -14,6 +14,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Protocol
 
 from reslink.datasets.cache.decode import check_not_in_worker
 from reslink.errors import ReslinkError
@@ -23,6 +24,40 @@ from reslink.training.signals import Interrupted
 
 GRACE = 120.0
 """Seconds that processes have to save their state when the experiment is stopped."""
+
+
+class RunQueue(Protocol):
+    """Runs that are started one after the other; which run is next may depend on the results of earlier ones."""
+
+    def next_run(self) -> Trial | None:
+        """Returns the next run to start; None if there is none now. The queue is asked again after a run has ended."""
+
+    def end_run(self, trial: Trial, failure: str | None) -> None:
+        """Receives a run that has ended, with the reason if it failed."""
+
+    def state(self) -> str:
+        """Returns what is complete, such as ``3 of 12 runs``."""
+
+
+class _FixedRuns:
+    """Runs that are all known at the start."""
+
+    def __init__(self, pending: dict[str, Trial]) -> None:
+        self.keys = {id(trial): key for key, trial in pending.items()}
+        self.pending = list(pending.values())
+        self.failures: dict[str, str] = {}
+        self.ended = 0
+
+    def next_run(self) -> Trial | None:
+        return self.pending.pop(0) if self.pending else None
+
+    def end_run(self, trial: Trial, failure: str | None) -> None:
+        self.ended += 1
+        if failure is not None:
+            self.failures[self.keys[id(trial)]] = failure
+
+    def state(self) -> str:
+        return f"{self.ended} of {len(self.keys)} runs"
 
 
 def run_trials(trials: Sequence[Trial], data: SharedData, runs: Path, jobs: int, progress: Progress) -> dict[str, str]:
@@ -46,32 +81,47 @@ def run_trials(trials: Sequence[Trial], data: SharedData, runs: Path, jobs: int,
     pending = {trial.key(data): trial for trial in trials if not trial.is_complete(trial.folder(data, runs))}
     if not pending:
         return {}
+    queue = _FixedRuns(pending)
     with phase(
         progress, sum(trial.recipe.trainer.epochs for trial in pending.values()), f"Training {len(pending)} runs, epochs"
     ):
-        return _Scheduler(pending, data, runs, jobs, progress).run() if jobs else _run_here(pending, data, runs, progress)
+        run_queue(queue, data, runs, jobs, progress)
+    return queue.failures
 
 
-def _run_here(pending: dict[str, Trial], data: SharedData, runs: Path, progress: Progress) -> dict[str, str]:
+def run_queue(queue: RunQueue, data: SharedData, runs: Path, jobs: int, progress: Progress) -> None:
+    """Runs what a queue gives until it has no further run and all have ended; arguments as for :func:`run_trials`.
+
+    Raises:
+        Interrupted: On Ctrl-C, after the running trials have saved their state.
+        UsageError: As :func:`run_trials`.
+    """
+    check_not_in_worker()
+    if jobs:
+        _Scheduler(queue, data, runs, jobs, progress).run()
+    else:
+        _run_here(queue, data, runs, progress)
+
+
+def _run_here(queue: RunQueue, data: SharedData, runs: Path, progress: Progress) -> None:
     """Runs the trials in this process."""
     from reslink.experiments.runner.run_trial import run_trial
 
-    failures: dict[str, str] = {}
-    for key, trial in pending.items():
+    while (trial := queue.next_run()) is not None:
+        failure = None
         try:
             run_trial(trial, data, runs, SilentProgress())
         except Interrupted:
             raise
         except (ReslinkError, OSError) as error:
-            failures[key] = str(error)
+            failure = str(error)
             progress.message(f"{trial.name} failed: {error}")
         progress.step(trial.recipe.trainer.epochs)
-    return failures
+        queue.end_run(trial, failure)
 
 
 @dataclass
 class _Running:
-    key: str
     trial: Trial
     process: SpawnProcess
     messages: Connection
@@ -80,40 +130,42 @@ class _Running:
 
 
 class _Scheduler:
-    def __init__(self, pending: dict[str, Trial], data: SharedData, runs: Path, jobs: int, progress: Progress) -> None:
-        self.pending = list(pending.items())
+    def __init__(self, queue: RunQueue, data: SharedData, runs: Path, jobs: int, progress: Progress) -> None:
+        self.queue = queue
         self.data, self.runs, self.jobs, self.progress = data, runs, jobs, progress
         self.running: list[_Running] = []
-        self.failures: dict[str, str] = {}
-        self.total = len(pending)
 
-    def run(self) -> dict[str, str]:
+    def run(self) -> None:
         try:
-            while self.pending or self.running:
-                while self.pending and len(self.running) < self.jobs:
-                    self.running.append(self._start(*self.pending.pop(0)))
+            while self._start_runs() or self.running:
                 self._read_all_messages()
         except KeyboardInterrupt:
             self._stop()
-            complete = self.total - len(self.pending) - len(self.running)
             raise Interrupted(
-                f"The experiment was interrupted after {complete} of {self.total} runs",
+                f"The experiment was interrupted after {self.queue.state()}",
                 "The unfinished runs have saved their state",
                 "Run the same command again to resume",
             ) from None
         except BaseException:
             self._stop()
             raise
-        return self.failures
 
-    def _start(self, key: str, trial: Trial) -> _Running:
+    def _start_runs(self) -> bool:
+        """Starts runs while a process is free; returns whether any was started."""
+        started = False
+        while len(self.running) < self.jobs and (trial := self.queue.next_run()) is not None:
+            self.running.append(self._start(trial))
+            started = True
+        return started
+
+    def _start(self, trial: Trial) -> _Running:
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_trial_process, args=(trial, self.data, self.runs, sender), name=trial.name)
         with _ignore_interrupt():  # inherited by the child, so Ctrl-C reaches only the parent
             process.start()
         sender.close()
-        return _Running(key, trial, process, receiver)
+        return _Running(trial, process, receiver)
 
     def _read_all_messages(self) -> None:
         connection.wait([run.messages for run in self.running], timeout=1.0)
@@ -144,9 +196,9 @@ class _Scheduler:
         if code and run.failure is None:
             run.failure = f"The process ended with exit code {code}, possibly because memory ran out"
         if run.failure is not None:
-            self.failures[run.key] = run.failure
             self.progress.message(f"{run.trial.name} failed: {run.failure}")
         self.progress.step(run.trial.recipe.trainer.epochs - run.epochs)
+        self.queue.end_run(run.trial, run.failure)
 
     def _stop(self) -> None:
         """Asks the processes to save their state, and kills those that do not end in time."""
