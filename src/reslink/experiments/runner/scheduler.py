@@ -1,4 +1,4 @@
-"""Runs several trials at once, each in its own process with one thread, so a failing trial does not affect the others."""
+"""Runs several trials at once, in processes with one thread each, so a failing trial does not affect the others."""
 
 from __future__ import annotations
 
@@ -121,10 +121,12 @@ def _run_here(queue: RunQueue, data: SharedData, runs: Path, progress: Progress)
 
 
 @dataclass
-class _Running:
-    trial: Trial
+class _Worker:
+    """A process that runs one trial after the other, because its imports take longer than a short training."""
+
     process: SpawnProcess
-    messages: Connection
+    pipe: Connection
+    trial: Trial | None = None
     epochs: int = 0
     failure: str | None = None
 
@@ -133,11 +135,11 @@ class _Scheduler:
     def __init__(self, queue: RunQueue, data: SharedData, runs: Path, jobs: int, progress: Progress) -> None:
         self.queue = queue
         self.data, self.runs, self.jobs, self.progress = data, runs, jobs, progress
-        self.running: list[_Running] = []
+        self.workers: list[_Worker] = []
 
     def run(self) -> None:
         try:
-            while self._start_runs() or self.running:
+            while self._start_runs() or any(worker.trial for worker in self.workers):
                 self._read_all_messages()
         except KeyboardInterrupt:
             self._stop()
@@ -149,69 +151,85 @@ class _Scheduler:
         except BaseException:
             self._stop()
             raise
+        for worker in self.workers:
+            worker.pipe.close()  # ends its process
+            worker.process.join()
 
     def _start_runs(self) -> bool:
         """Starts runs while a process is free; returns whether any was started."""
         started = False
-        while len(self.running) < self.jobs and (trial := self.queue.next_run()) is not None:
-            self.running.append(self._start(trial))
+        while sum(worker.trial is not None for worker in self.workers) < self.jobs:
+            trial = self.queue.next_run()
+            if trial is None:
+                break
+            worker = next((worker for worker in self.workers if worker.trial is None), None) or self._new_worker(trial.name)
+            worker.trial, worker.epochs, worker.failure = trial, 0, None
+            with contextlib.suppress(BrokenPipeError):  # the process has died; its end is read as that of this run
+                worker.pipe.send(trial)
             started = True
         return started
 
-    def _start(self, trial: Trial) -> _Running:
+    def _new_worker(self, name: str) -> _Worker:
         context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_trial_process, args=(trial, self.data, self.runs, sender), name=trial.name)
+        own, other = context.Pipe()
+        process = context.Process(target=_worker_process, args=(self.data, self.runs, other), name=name)
         with _ignore_interrupt():  # inherited by the child, so Ctrl-C reaches only the parent
             process.start()
-        sender.close()
-        return _Running(trial, process, receiver)
+        other.close()
+        self.workers.append(_Worker(process, own))
+        return self.workers[-1]
 
     def _read_all_messages(self) -> None:
-        connection.wait([run.messages for run in self.running], timeout=1.0)
-        for run in list(self.running):
-            if self._read_messages(run):
-                run.process.join()
-                self.running.remove(run)
-                self._finish(run)
+        connection.wait([worker.pipe for worker in self.workers if worker.trial], timeout=1.0)
+        for worker in list(self.workers):
+            if worker.trial is None or not self._read_messages(worker):
+                continue
+            trial, worker.trial = worker.trial, None
+            if worker.pipe.closed:
+                self.workers.remove(worker)
+            self._finish(trial, worker)
 
-    def _read_messages(self, run: _Running) -> bool:
-        """Reads the messages of a process; returns whether the process has ended."""
+    def _read_messages(self, worker: _Worker) -> bool:
+        """Reads the messages of a process; returns whether its run has ended."""
         try:
-            while run.messages.poll():
-                kind, text = run.messages.recv()
+            while worker.pipe.poll():
+                kind, text = worker.pipe.recv()
+                if kind == "ended":
+                    return True
                 if kind == "epoch":
-                    run.epochs += 1
+                    worker.epochs += 1
                     self.progress.step(1)
                 elif kind == "failed":
-                    run.failure = text
-                else:
-                    self.progress.message(f"{run.trial.name}: {text}")
-        except EOFError:
+                    worker.failure = text
+                elif worker.trial is not None:
+                    self.progress.message(f"{worker.trial.name}: {text}")
+        except (EOFError, ConnectionResetError):
+            worker.pipe.close()
+            worker.process.join()
+            code = worker.process.exitcode
+            if worker.failure is None:
+                worker.failure = f"The process ended with exit code {code}, possibly because memory ran out"
             return True
         return False
 
-    def _finish(self, run: _Running) -> None:
-        code = run.process.exitcode
-        if code and run.failure is None:
-            run.failure = f"The process ended with exit code {code}, possibly because memory ran out"
-        if run.failure is not None:
-            self.progress.message(f"{run.trial.name} failed: {run.failure}")
-        self.progress.step(run.trial.recipe.trainer.epochs - run.epochs)
-        self.queue.end_run(run.trial, run.failure)
+    def _finish(self, trial: Trial, worker: _Worker) -> None:
+        if worker.failure is not None:
+            self.progress.message(f"{trial.name} failed: {worker.failure}")
+        self.progress.step(trial.recipe.trainer.epochs - worker.epochs)
+        self.queue.end_run(trial, worker.failure)
 
     def _stop(self) -> None:
         """Asks the processes to save their state, and kills those that do not end in time."""
-        for run in self.running:
-            run.process.terminate()
+        for worker in self.workers:
+            worker.process.terminate()
         self.progress.message("Stopping: the running trials save their state.")
         deadline = time.monotonic() + GRACE
         try:
-            for run in self.running:
-                run.process.join(max(0.0, deadline - time.monotonic()))
+            for worker in self.workers:
+                worker.process.join(max(0.0, deadline - time.monotonic()))
         finally:
-            for run in self.running:
-                run.process.kill()
+            for worker in self.workers:
+                worker.process.kill()
 
 
 @contextlib.contextmanager
@@ -248,8 +266,8 @@ class _ProgressRelay:
         self.label = ""
 
 
-def _trial_process(trial: Trial, data: SharedData, runs: Path, messages: Connection) -> None:
-    """Runs one trial in its own process."""
+def _worker_process(data: SharedData, runs: Path, pipe: Connection) -> None:
+    """Runs the trials that come through the pipe, until it is closed."""
     with contextlib.suppress(OSError):
         os.setsid()  # Ctrl-C in the terminal reaches the parent, which stops each process
     _stop_with_parent()
@@ -258,14 +276,20 @@ def _trial_process(trial: Trial, data: SharedData, runs: Path, messages: Connect
     from reslink.experiments.runner.run_trial import run_trial
 
     torch.set_num_threads(1)
-    try:
-        run_trial(trial, data, runs, _ProgressRelay(messages))
-    except ReslinkError as error:
-        messages.send(("failed", str(error)))
-    except Exception as error:  # noqa: BLE001  (any failure is reported, and the other trials continue)
-        messages.send(("failed", f"{type(error).__name__}: {error}"))
-    finally:
-        messages.close()
+    while True:
+        try:
+            trial = pipe.recv()
+        except EOFError:
+            return
+        try:
+            run_trial(trial, data, runs, _ProgressRelay(pipe))
+        except Interrupted:
+            return
+        except ReslinkError as error:
+            pipe.send(("failed", str(error)))
+        except Exception as error:  # noqa: BLE001  (any failure is reported, and the other trials continue)
+            pipe.send(("failed", f"{type(error).__name__}: {error}"))
+        pipe.send(("ended", ""))
 
 
 def _stop_with_parent() -> None:
