@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 STATES: Final = ("complete", "stopped", "diverged", "failed", "unfinished")
 BASE, DIGEST, VALUES, FAILURE, DIVERGED, DUPLICATE_OF = "base", "digest", "values", "failure", "diverged", "duplicate_of"
-FLOPS, MS, WEIGHTS, SAME_WEIGHTS = "flops", "ms_per_slice", "weights_sha256", "same_weights_as"
+FLOPS, MS, NETWORK, WEIGHTS, SAME_WEIGHTS = "flops", "ms_per_slice", "network", "weights_sha256", "same_weights_as"
 """Names of the attributes that a trial has in the journal."""
 
 

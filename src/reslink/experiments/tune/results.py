@@ -82,7 +82,7 @@ def write(setup: Setup, outcome: Outcome) -> dict[str, Any]:
         outcome: The result.
 
     Returns:
-        The contents of ``tune.json``.
+        The contents of ``tune.json``, with paths that start at the working folder instead of ``out``.
 
     Raises:
         StorageError: If a file cannot be written.
@@ -96,7 +96,8 @@ def write(setup: Setup, outcome: Outcome) -> dict[str, Any]:
     content = _report(setup, outcome, rows).as_dict() | _summary(setup, outcome)
     write_json(out / RESULT, content)
     write_page(content, RESULT, out / PAGE, out / "figures")
-    return content
+    paths = {key: str(out / content["best"][key]) for key in ("recipe", "run", "bundle")}
+    return content | {"best": content["best"] | paths, "page": str(out / PAGE)}
 
 
 def _row(trial: SearchTrial, selection: Selection, values: dict[str, Any], folds: int) -> Row:
@@ -131,9 +132,9 @@ def _summary(setup: Setup, outcome: Outcome) -> dict[str, Any]:
             "standard_error": best.standard_error,
             "mflops": None if best.flops is None else best.flops / 1e6,
             "ms_per_slice": best.ms_per_slice,
-            "recipe": str(out / BEST_RECIPE),
-            "run": str(final.folder),
-            "bundle": str(final.folder / "bundle"),
+            "recipe": BEST_RECIPE,
+            "run": str(final.folder.relative_to(out)),
+            "bundle": str(final.folder.relative_to(out) / "bundle"),
         },
         "highest_trial": outcome.selection.highest.number,
         "tied_trials": [trial.number for trial in outcome.selection.tied],
@@ -149,7 +150,7 @@ def _summary(setup: Setup, outcome: Outcome) -> dict[str, Any]:
             "evaluated_trials": list(outcome.evaluated),
         },
         "importance": outcome.importance,
-        "page": str(out / PAGE),
+        "page": PAGE,
     }
 
 

@@ -24,7 +24,7 @@ from reslink.experiments.tune.cost import Cost, measure_cost
 from reslink.experiments.tune.parts import Parts
 from reslink.experiments.tune.records import SearchTrial, counted_trials
 from reslink.experiments.tune.space import Space, base_values
-from reslink.files import is_locked, lock_folder
+from reslink.files import is_locked, lock_folder, sha256
 from reslink.settings_text import read_json
 from reslink.training.recipe.recipe import Recipe
 
@@ -108,20 +108,22 @@ class Search:
     exhausted: bool = False
     _ready: list[_Active] = field(default_factory=list)
     _active: dict[str, _Active] = field(default_factory=dict)
-    _costs: dict[str, Cost] = field(default_factory=dict)
     _shown: int = 0
     _start: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        self._shown = self._done(records.read_trials(self.study))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             self.study.pruner = optuna.pruners.WilcoxonPruner(p_threshold=P_THRESHOLD)
 
     @property
     def total_steps(self) -> int:
-        """Steps of the progress: folds, or seconds."""
+        """Steps of the progress that are left: folds, or seconds."""
         budget = self.setup.budget
-        return round(60 * (budget.minutes or 0)) if budget.trials is None else budget.trials * len(self.setup.parts.folds)
+        if budget.trials is None:
+            return round(60 * (budget.minutes or 0))
+        return max(0, budget.trials * len(self.setup.parts.folds) - self._shown)
 
     def next_run(self) -> Trial | None:
         """Returns the next fold to train; None if there is none now."""
@@ -251,7 +253,7 @@ class Search:
     def _advance(self, active: _Active) -> None:
         """Ends a trial whose folds are complete or that is worse than the best one; otherwise its next fold is ready."""
         trial, folds = active.trial, len(self.setup.parts.folds)
-        if records.FLOPS not in trial.user_attrs and not self._measure_cost(active):
+        if records.NETWORK not in trial.user_attrs and not self._measure_cost(active):
             return
         scores = list(self._trials()[trial.number].intermediate_values.values())
         if active.fold == folds:
@@ -264,15 +266,15 @@ class Search:
     def _measure_cost(self, active: _Active) -> bool:
         """Records the cost of the network; returns whether the network can be built."""
         recipe, num_classes = active.recipe, self.setup.num_classes
-        key = f"{recipe.architecture(num_classes)} {recipe.preprocess.size}"
+        network = sha256(f"{recipe.architecture(num_classes)} {recipe.preprocess.size}")
+        earlier = [trial.user_attrs for trial in self._trials() if trial.user_attrs.get(records.NETWORK) == network]
         try:
-            cost = self._costs.get(key) or measure_cost(recipe, num_classes)
+            cost = Cost(earlier[0][records.FLOPS], earlier[0][records.MS]) if earlier else measure_cost(recipe, num_classes)
         except (ReslinkError, RuntimeError, ValueError) as error:
             self._fail(active, f"the network cannot be used: {error}", diverged=False)
             return False
-        self._costs[key] = cost
-        active.trial.set_user_attr(records.FLOPS, cost.flops)
-        active.trial.set_user_attr(records.MS, round(cost.ms, 4))
+        for name, value in ((records.FLOPS, cost.flops), (records.MS, round(cost.ms, 4)), (records.NETWORK, network)):
+            active.trial.set_user_attr(name, value)
         return True
 
     def _compare_weights(self, trial: optuna.Trial, weights: str) -> None:
@@ -322,6 +324,6 @@ class Search:
 
     def _done(self, trials: list[SearchTrial]) -> int:
         if self.setup.budget.trials is None:
-            return min(self.total_steps, round(time.monotonic() - self._start))
+            return round(min(60 * (self.setup.budget.minutes or 0), time.monotonic() - self._start))
         folds = len(self.setup.parts.folds)
         return sum(len(trial.scores) if trial.state == "unfinished" else folds for trial in trials)
