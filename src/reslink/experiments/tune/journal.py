@@ -68,20 +68,22 @@ def open_study(folder: Path) -> optuna.Study:
     """
     journal = folder / JOURNAL
     journal.touch()
-    _check_lines(journal)
+    is_new = not _check_lines(journal)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             backend = JournalFileBackend(str(journal), lock_obj=_FileLock(journal))  # type: ignore[arg-type]  # no public base
             storage = JournalStorage(backend)
-            return optuna.create_study(storage=storage, study_name=STUDY, direction="maximize", load_if_exists=True)
+            if is_new:
+                return optuna.create_study(storage=storage, study_name=STUDY, direction="maximize", load_if_exists=True)
+            return optuna.load_study(storage=storage, study_name=STUDY)
     except (LookupError, ValueError, TypeError) as error:
         raise _damaged(journal, f"its lines do not fit together ({type(error).__name__}: {error})") from error
 
 
-def _check_lines(journal: Path) -> None:
-    """Refuses a journal with a damaged line; the last one may be partly written."""
+def _check_lines(journal: Path) -> int:
+    """Refuses a journal with a damaged line; the last one may be partly written. Returns the number of whole lines."""
     *lines, _ = journal.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
@@ -90,6 +92,7 @@ def _check_lines(journal: Path) -> None:
             entry = None
         if not isinstance(entry, dict):
             raise _damaged(journal, f"line {number} of {len(lines)} is not JSON")
+    return len(lines)
 
 
 def _damaged(journal: Path, reason: str) -> InputError:

@@ -42,14 +42,14 @@ def check_options(options: TuneOptions, recipe: Recipe) -> None:
         raise UsageError(
             "--trials and --minutes were both given" if minutes is not None else "Neither --trials nor --minutes was given",
             "One of them says how long the search goes on",
-            "Use for example --trials 20, or --minutes 60",
+            "Use --trials 20, or --minutes 60",
         )
     if trials is not None and trials < 1:
         raise UsageError(
             f"The number of trials is {trials}", "It is 1 or higher; the first one is the base recipe", "Use --trials 20"
         )
     if minutes is not None and not (math.isfinite(minutes) and minutes > 0):
-        raise UsageError(f"The number of minutes is {minutes}", "It is above 0", "Use for example --minutes 60")
+        raise UsageError(f"The number of minutes is {minutes}", "It is above 0", "Use --minutes 60")
     if not 3 <= options.folds <= MAX_FOLDS:
         raise UsageError(
             f"The number of folds is {options.folds}",
@@ -57,9 +57,7 @@ def check_options(options: TuneOptions, recipe: Recipe) -> None:
             "Use --folds 5",
         )
     if not 0 < options.holdout <= 0.5:
-        raise UsageError(
-            f"The hold-out is {options.holdout}", "Its share is above 0 and at most 0.5", "Use for example --holdout 0.2"
-        )
+        raise UsageError(f"The hold-out is {options.holdout}", "Its share is above 0 and at most 0.5", "Use --holdout 0.2")
     if recipe.data.folds is not None:
         raise UsageError(
             f"The recipe has data.folds {recipe.data.folds}",

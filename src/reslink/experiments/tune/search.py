@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ class Search:
     _ready: list[_Active] = field(default_factory=list)
     _active: dict[str, _Active] = field(default_factory=dict)
     _shown: int = 0
-    _start: float = field(default_factory=time.monotonic)
+    _start: float = field(default_factory=lambda: monotonic())
 
     def __post_init__(self) -> None:
         self._shown = self._done(records.read_trials(self.study))
@@ -185,7 +185,7 @@ class Search:
 
     def _is_over(self, trials: list[FrozenTrial]) -> bool:
         minutes = self.setup.budget.minutes
-        return self.exhausted or bool(minutes is not None and trials and time.monotonic() - self._start > 60 * minutes)
+        return self.exhausted or bool(minutes is not None and trials and monotonic() - self._start > 60 * minutes)
 
     def _interrupted(self) -> _Active | None:
         """Takes over a trial whose process has ended before the trial."""
@@ -324,6 +324,6 @@ class Search:
 
     def _done(self, trials: list[SearchTrial]) -> int:
         if self.setup.budget.trials is None:
-            return round(min(60 * (self.setup.budget.minutes or 0), time.monotonic() - self._start))
+            return round(min(60 * (self.setup.budget.minutes or 0), monotonic() - self._start))
         folds = len(self.setup.parts.folds)
         return sum(len(trial.scores) if trial.state == "unfinished" else folds for trial in trials)

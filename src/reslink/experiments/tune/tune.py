@@ -129,8 +129,8 @@ def _announce(setup: Setup) -> None:
     progress, parts, space = setup.experiment.progress, setup.parts, setup.space
     source = "the test split of the data" if parts.given else "drawn by groups"
     progress.message(
-        f"{counted(len(space.dimensions), 'setting')} are varied: {', '.join(space.dimensions)}. Each trial is trained on "
-        f"{len(parts.folds)} folds of {parts.count('train') + parts.count('validation')} images. "
+        f"{counted(len(space.dimensions), 'setting')} are varied: {', '.join(space.dimensions)}. Each trial is trained "
+        f"{len(parts.folds)} times, on folds of {parts.count('train') + parts.count('validation')} images. "
         f"{counted(parts.count('test'), 'image')} are held out ({source})."
     )
     if space.left_out:
