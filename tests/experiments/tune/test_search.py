@@ -11,7 +11,7 @@ import pytest
 from reslink.errors import TrainingError, UsageError
 from reslink.experiments.tune.candidates import candidate
 from reslink.experiments.tune.search import STARTUP_TRIALS
-from reslink.files import lock_folder
+from reslink.files import is_locked, lock_folder
 
 Journal = Callable[[], list[dict[str, Any]]]
 
@@ -99,13 +99,14 @@ def test_values_that_do_not_fit_together_fail_their_trial(search: Any, training:
 
 
 @pytest.mark.parametrize("stop_at", ["trial 0, fold 1", "trial 2, fold 3", "trial 5, fold 3"])
-def test_an_interrupted_search_ends_like_one_that_was_not(stop_at: str, search: Any, training: Any) -> None:
+def test_an_interrupted_search_ends_like_one_that_was_not(stop_at: str, search: Any, training: Any, tmp_path: Path) -> None:
     whole = search(out="whole")
     training.runs.clear()
     training.stop_at = stop_at
     with pytest.raises(KeyboardInterrupt):
         search()
     training.stop_at = None
+    assert not any(is_locked(folder) for folder in (tmp_path / "tuned" / "locks").iterdir())
     before = list(training.runs)
     result = search()
     assert len(set(training.runs)) == len(training.runs), "a fold was trained twice"

@@ -82,6 +82,14 @@ def test_another_recipe_or_other_data_is_refused(search: Any, training: Any, toy
         search()
 
 
+def test_unreadable_images_are_counted(search: Any, training: Any, toy_patients: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_text("no image")
+    broken = replace(toy_patients.cases[5], path=tmp_path / "broken.png", name="broken.png")
+    cases = [case if i != 5 else broken for i, case in enumerate(toy_patients.cases)]
+    result = search(trials=1, data=replace(toy_patients, cases=tuple(cases)))
+    assert "1 image could not be read: broken.png." in result["not_done"]
+
+
 def test_a_search_without_a_complete_trial_says_why(search: Any, training: Any) -> None:
     training.diverges = 0.0
     with pytest.raises(TrainingError, match=r"No trial is complete. trial 0: fold 1: The loss is not finite"):

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import optuna
 
+from reslink.datasets.case import UNUSED
 from reslink.errors import counted, listed
 from reslink.experiments.report import ExperimentReport, Row, Table
 from reslink.experiments.runner.comparison import Comparison
@@ -166,7 +167,7 @@ def _report(setup: Setup, outcome: Outcome, rows: Sequence[Row]) -> ExperimentRe
         runs=rows,
         failed=[{"run": f"trial {t.number}", "reason": t.failure} for t in outcome.trials if t.failure and t.state == "failed"]
         + outcome.comparison.failures,
-        not_done=_not_done(outcome),
+        not_done=[*_left_out(setup), *_not_done(outcome)],
     )
 
 
@@ -226,6 +227,19 @@ def _facts(setup: Setup, outcome: Outcome) -> dict[str, Any]:
         "Seed": experiment.recipe.seed,
         "Data SHA-256": experiment.data.digest[:16],
     }
+
+
+def _left_out(setup: Setup) -> list[str]:
+    """Returns the images that are in no part."""
+    failed, seen = setup.experiment.cache.failed, setup.parts.count(UNUSED)
+    unreadable = f"{counted(len(failed), 'image')} could not be read: {listed(failed)}."
+    sentences = [unreadable] if failed else []
+    if seen:
+        text = (
+            f"{counted(seen, 'image')} left out of validation and hold-out: an ancestor was trained on them, or their patients."
+        )
+        sentences.append(text)
+    return sentences
 
 
 def _not_done(outcome: Outcome) -> list[str]:

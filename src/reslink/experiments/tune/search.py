@@ -88,7 +88,6 @@ class _Active:
 
     trial: optuna.Trial
     recipe: Recipe
-    lock: contextlib.ExitStack
     fold: int
     run: Trial | None = None
 
@@ -108,6 +107,7 @@ class Search:
     exhausted: bool = False
     _ready: list[_Active] = field(default_factory=list)
     _active: dict[str, _Active] = field(default_factory=dict)
+    _locks: dict[int, contextlib.ExitStack] = field(default_factory=dict)
     _shown: int = 0
     _start: float = field(default_factory=lambda: monotonic())
 
@@ -168,6 +168,11 @@ class Search:
         """Returns the locks of trials that other processes run now."""
         running = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
         return [lock for trial in running if is_locked(lock := self.setup.trial_lock(trial.number))]
+
+    def close(self) -> None:
+        """Releases the trials that this process has not finished, for example after Ctrl-C in a notebook."""
+        while self._locks:
+            self._locks.popitem()[1].close()
 
     def _claim(self) -> bool:
         """Takes over an interrupted trial or begins a new one; false if there is none to run."""
@@ -245,10 +250,9 @@ class Search:
                 return None
             trial.set_user_attr(records.VALUES, effective)
             trial.set_user_attr(records.DIGEST, digest)
-        lock = contextlib.ExitStack()
-        lock.enter_context(lock_folder(setup.trial_lock(trial.number)))
-        scores = self._trials()[trial.number].intermediate_values
-        return _Active(trial, recipe, lock, len(scores))
+        self._locks[trial.number] = contextlib.ExitStack()
+        self._locks[trial.number].enter_context(lock_folder(setup.trial_lock(trial.number)))
+        return _Active(trial, recipe, len(self._trials()[trial.number].intermediate_values))
 
     def _advance(self, active: _Active) -> None:
         """Ends a trial whose folds are complete or that is worse than the best one; otherwise its next fold is ready."""
@@ -304,7 +308,7 @@ class Search:
         self.study.tell(trial, state=TrialState.PRUNED if diverged else TrialState.FAIL)
 
     def _end(self, active: _Active, result: str) -> None:
-        active.lock.close()
+        self._locks.pop(active.trial.number).close()
         trials = records.read_trials(self.study)
         selection = records.select(trials)
         best = "" if selection is None else f" Best: {selection.highest.mean:.3f} (trial {selection.highest.number})."

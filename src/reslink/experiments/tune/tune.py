@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from reslink.experiments.tune.options import TuneOptions, check_options
 from reslink.experiments.tune.parts import make_parts
 from reslink.experiments.tune.space import base_values, with_settings
 from reslink.files import lock_folder, optional_import, write_json
+from reslink.networks.entry_points import code_digest
 from reslink.settings_text import read_json
 from reslink.training.monitoring.progress import SilentProgress, phase
 from reslink.training.recipe.differences import differences
@@ -89,12 +91,15 @@ def tune(experiment: Experiment, options: TuneOptions) -> dict[str, Any]:
 
 def _identity(experiment: Experiment, options: TuneOptions) -> dict[str, Any]:
     """Returns what must be equal when a search is resumed, besides the data."""
-    identity = {
+    identity: dict[str, Any] = {
         "space": dict(options.space.tree),
         "recipe": experiment.recipe.published(),
         "folds": options.folds,
         "holdout": options.holdout,
     }
+    entry_point = experiment.recipe.model.entry_point
+    if entry_point is not None:
+        identity["code_sha256"] = code_digest(entry_point)
     return dict(json.loads(json.dumps(identity)))
 
 
@@ -148,7 +153,7 @@ def _run(search: Search) -> None:
     """Runs the search until its budget is used, here and in other processes on the same folder."""
     experiment, budget = search.setup.experiment, search.setup.budget
     label = "Searching, folds" if budget.trials is not None else f"Searching for {budget.minutes:g} minutes, seconds"
-    with phase(experiment.progress, search.total_steps, label):
+    with phase(experiment.progress, search.total_steps, label), contextlib.closing(search):
         while True:
             run_queue(
                 search, experiment.data, experiment.runs, experiment.jobs, SilentProgress()
