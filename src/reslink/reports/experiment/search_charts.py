@@ -98,9 +98,9 @@ def draw_parallel(chart: Mapping[str, Any]) -> Chart | None:
     names = [literal(column["label"].replace(".", ".\n")) for column in columns]
     axes.set_xticks(range(len(columns)), names, color=color("ink"), size=9)
     axes.set_yticks([])
-    axes.set_xlim(-0.1, len(columns) - 0.55)
+    axes.set_xlim(-0.45, len(columns) - 0.4)
     axes.set_ylim(-0.06, 1.2)
-    figure.subplots_adjust(0.02, 0.15, 0.99, 0.98)
+    figure.subplots_adjust(0.01, 0.15, 0.99, 0.98)
     legend = axes.legend(loc="upper left", ncols=3, frameon=False, labelcolor=color("ink"), fontsize=10, handlelength=1.6)
     legend.set_zorder(5)
     best = next((line for line in lines if line["group"] == "best"), lines[0])
