@@ -34,6 +34,7 @@ _MODULES = {
     "runs": "api.runs",
     "split": "api.split",
     "train": "api.train",
+    "tune": "api.tune",
 }
 """The module of each public name; ``__init__.pyi`` declares the same names for type checkers."""
 

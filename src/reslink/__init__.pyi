@@ -6,6 +6,7 @@ from reslink.api.predict import predict as predict
 from reslink.api.runs import runs as runs
 from reslink.api.split import split as split
 from reslink.api.train import train as train
+from reslink.api.tune import tune as tune
 from reslink.bundles.bundle import Bundle as Bundle
 from reslink.datasets.manifest import Manifest as Manifest
 from reslink.imaging.image import Image as Image

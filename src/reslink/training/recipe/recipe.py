@@ -293,9 +293,19 @@ def _validated(tree: Tree) -> Recipe:
         raise explain(error, Recipe.model_json_schema()) from None
 
 
+def read_settings(path: Path) -> Any:
+    """Returns the value of a YAML file that is read as recipes are: ``1e-3`` is a number, and no key is given twice.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not valid YAML in UTF-8, or exceeds a limit.
+    """
+    return read_yaml(path, _Loader)
+
+
 def _read(path: Path) -> Tree:
     try:
-        tree = read_yaml(path, _Loader)
+        tree = read_settings(path)
     except OSError as error:
         raise UsageError(
             f"The recipe {path} cannot be read: {error.strerror}",
