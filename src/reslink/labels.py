@@ -54,8 +54,9 @@ def is_missing(text: str) -> bool:
 
 
 def parse_state(text: str) -> int | None:
-    """Returns the state of a label in a cell: ``PRESENT`` for 1, true or yes, ``ABSENT`` for 0, false or no, ``UNKNOWN`` for a
-    missing value; None for any other text.
+    """Returns the state of a label in a cell; None for a text that is none.
+
+    It is ``PRESENT`` for 1, true and yes, ``ABSENT`` for 0, false and no, ``UNKNOWN`` for a missing value.
     """
     word = clean_text(text).casefold()
     if word in _PRESENT:
@@ -272,8 +273,8 @@ class Labels:
         """
         if not self.exclusive:
             raise UsageError(
-                f"{what} was called for several labels at once: {', '.join(self.names)}",
-                f"{what} supports models and data with one class per image",
+                f"{what} is not possible with several labels at once ({', '.join(self.names)})",
+                f"{what} needs models and data with one class per image",
                 next_step,
             )
 

@@ -102,6 +102,7 @@ def run_audit(
 ) -> AuditOutput:
     """Audits a data set; see :func:`audit`."""
     manifest = open_manifest(data, for_training=False, columns=columns, root=root, unit=unit)
+    manifest.labels.require_exclusive("reslink audit", "Audit the table with its column of one class per image")
     from reslink.audit.audit import audit as audit_manifest
     from reslink.audit.clean_copy.clean_copy import write_clean_copy
     from reslink.reports.audit.page import audit_report

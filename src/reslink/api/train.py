@@ -74,8 +74,8 @@ def train(
         recipe: A recipe in YAML, or the name of a published recipe; None for the default recipe.
         settings: Recipe keys and values, such as ``{"model.variant": "reslink_paper"}``, or texts such as ``"seed=3"``.
             A text value of a mapping stays a text; only texts with ``=`` are read as YAML.
-        labels: Columns of a table with several labels at once (1, 0 or empty), such as ``["epidural", "subdural"]``; None for the
-            value of the recipe (one class per image).
+        labels: Columns of a table with several labels at once (1, 0 or empty), such as ``["epidural", "subdural"]``; None for
+            the value of the recipe (one class per image).
         network: The network; None for that of the recipe. The name of a variant, such as ``"densenet121"``; an entry point,
             ``"package.module:callable"`` or ``"file.py:callable"``; a callable ``(in_channels, num_classes, **options)``; or a
             torch module, which is copied.
@@ -94,7 +94,8 @@ def train(
         progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
 
     Returns:
-        The paths of the run, bundle and report, the metrics of the test split, its refused images (``n_refused``, and under
+        The paths of the run, bundle and report, the metrics of the test split (of several labels at once their means, and under
+        ``by_label`` counts and metrics of each), its refused images (``n_refused``, and under
         ``refused`` why, by case name), the findings during training, the unreadable files, and under ``tracking`` the number of
         records that each tracker lost. Empty in all but the first process of a distributed training.
 
@@ -239,7 +240,18 @@ def run_training(
         "leakage": evaluation.get("leakage"),
         "localization": evaluation.get("localization", {}),
         "findings": [asdict(finding) for finding in result.findings],
+        **_label_metrics(evaluation),
     }
+
+
+def _label_metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``by_label``: counts and metrics of each of several labels at once; empty with one class per image."""
+    entries = evaluation.get("by_label")
+    if not entries:
+        return {}
+    counts = ("n", "n_present", "n_unknown")
+    metrics = evaluation["per_class"]
+    return {"by_label": {name: {key: entry[key] for key in counts} | metrics[name] for name, entry in entries.items()}}
 
 
 def _not_evaluated(error: InputError, out: Path, bundle: Path) -> InputError:

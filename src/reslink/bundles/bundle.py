@@ -62,8 +62,8 @@ class Bundle:
     Attributes:
         architecture: The fields of ``ResLinkConfig`` and ``name``, the name of the variant; or those of ``ExternalConfig``.
         preprocess: From an image to the input of the network.
-        labels: The classes in the order of the network's outputs; with two, the last one is the positive class. Or several labels
-            at once (``labels.exclusive`` is false).
+        labels: The classes in the order of the network's outputs; with two, the last one is the positive class. Or several
+            labels at once (``labels.exclusive`` is false).
         decision: From logits to probabilities and a label.
         scope: The images that the bundle is for.
         metrics: The content of ``evaluation.json``; empty before an evaluation.

@@ -12,7 +12,9 @@ from reslink.datasets.csv_table import Row, Table
 from reslink.errors import UsageError, counted, listed, suggest
 from reslink.labels import ABSENT, PRESENT, UNKNOWN, Labels, clean_text, is_missing, parse_state
 
-ALLOWED: Final = "A label is 1, true or yes where it is present, 0, false or no where it is absent, and empty where it is unknown"
+ALLOWED: Final = (
+    "A label is 1, true or yes where it is present, 0, false or no where it is absent, and empty where it is unknown"
+)
 MANY_POSITIVE: Final = 20
 """A label with fewer positive images is reported: its metrics have wide intervals."""
 

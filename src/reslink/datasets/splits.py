@@ -13,6 +13,7 @@ from reslink.datasets.leakage import check_group_leakage
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.labels import NO_LABEL, PRESENT
+from reslink.metrics.label_states import strata
 
 _SHUFFLES = 8
 _TIME_LIMIT = 10.0  # seconds for the integer program
@@ -47,7 +48,8 @@ def assign_splits(
     """Assigns each case to train, validation or test.
 
     All cases of a group get the same split. Each class has nearly the same share in every split, and at least one case in
-    each; of several labels at once, each that is present in enough groups. The result depends on the names, labels and groups of the cases and on the seed, not on the order of the cases.
+    each; of several labels at once, each that is present in as many groups. The result depends on the names, labels and groups
+    of the cases and on the seed, not on the order of the cases.
 
     Splits that the manifest states are kept. A split that it lacks (a data set with train and test only) is drawn from its
     training cases.
@@ -101,7 +103,7 @@ def assign_folds(manifest: Manifest, groups: Sequence[str], n_folds: int, seed: 
     table = _group_table(manifest, groups, n_folds)
     _check_enough(table, n_folds, f"{n_folds} folds")
     order = _order_by_name(manifest)
-    targets = _strata(manifest)[order]
+    targets = strata(_held(manifest) > 0)[order]
     from sklearn.model_selection import StratifiedGroupKFold  # slow to import
 
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
@@ -169,13 +171,6 @@ def _held(manifest: Manifest) -> Counts:
     """Returns (n, K) whether each case is of each class, or has each of several labels at once."""
     targets = np.array(manifest.targets, np.int64)
     return np.eye(len(manifest.labels))[targets] if manifest.labels.exclusive else (targets == PRESENT).astype(float)
-
-
-def _strata(manifest: Manifest) -> NDArray[np.int64]:
-    """Returns (n,) the class of each case; of several labels at once, the rarest that is present, and K without any."""
-    held = _held(manifest)
-    rarest = np.where(held > 0, held.sum(axis=0), np.inf).argmin(axis=1)
-    return np.where(held.any(axis=1), rarest, held.shape[1]).astype(np.int64)
 
 
 def _check_fractions(fractions: tuple[float, float, float]) -> None:

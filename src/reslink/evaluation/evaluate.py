@@ -201,9 +201,7 @@ def _metrics_of_classes(classifier: Classifier, cases: CasePredictions, options:
 def _metrics_of_labels(classifier: Classifier, cases: CasePredictions, options: EvaluationOptions) -> dict[str, Any]:
     """Returns the metrics of several labels at once."""
     states, results, decision = np.array(cases.manifest.targets), cases.decision_results, classifier.bundle.decision
-    labeled = LabeledStates(
-        states, cases.probabilities, cases.groups, classifier.labels, decision, results, options.seed
-    )
+    labeled = LabeledStates(states, cases.probabilities, cases.groups, classifier.labels, decision, results, options.seed)
     return {**evaluate_labels(labeled, evaluate_cases), "subgroups": {}}
 
 

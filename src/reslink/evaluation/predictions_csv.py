@@ -111,7 +111,7 @@ def write_predictions(path: Path, cases: CasePredictions, labels: Labels, decisi
                 *numbers[2:],
                 *_decision_cells(cases.decision_results, labels, i),
                 cases.hashes[i] if cases.hashes else "",
-                *_label_cells(cases, predicted, labels, i, answered=answered),
+                *_label_cells(cases, predicted, i, answered=answered),
             ]
         )
     return write_atomic(path, stream.getvalue())
@@ -131,9 +131,7 @@ def _shown_numbers(cases: CasePredictions, predicted: NDArray[np.int64], labels:
     return [(repr(float(logit)), repr(float(probability))) for logit, probability in pairs]
 
 
-def _label_cells(
-    cases: CasePredictions, predicted: NDArray[np.int64], labels: Labels, i: int, *, answered: bool
-) -> list[str]:
+def _label_cells(cases: CasePredictions, predicted: NDArray[np.int64], i: int, *, answered: bool) -> list[str]:
     """Returns the cells of one case in the order of ``_LABEL_COLUMNS``, label by label; none with one class per image."""
     cells: list[str] = []
     for k, state in enumerate(cases.manifest.cases[i].states):

@@ -89,11 +89,13 @@ def evaluate_labels(cases: LabeledStates, evaluate_cases: EvaluateCases) -> dict
     return result | ({} if cases.results is None else {"selective": image_abstention(cases)})
 
 
-def _of_label(
-    cases: LabeledStates, k: int, rows: Ints, evaluate_cases: EvaluateCases
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _of_label(cases: LabeledStates, k: int, rows: Ints, evaluate_cases: EvaluateCases) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the entry of one label in ``by_label``, and its metrics."""
-    groups, y_true, labels = [cases.groups[row] for row in rows], cases.states[rows, k], cases.labels.of_one(cases.labels.names[k])
+    groups, y_true, labels = (
+        [cases.groups[row] for row in rows],
+        cases.states[rows, k],
+        cases.labels.of_one(cases.labels.names[k]),
+    )
     entry: dict[str, Any] = {
         "n": len(rows),
         "n_groups": len(set(groups)),

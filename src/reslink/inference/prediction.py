@@ -9,9 +9,9 @@ from typing import Any, Final
 from reslink.bundles.decision.decision import Certainty
 from reslink.imaging.image import Image, SliceFormat, Stated
 from reslink.inference.backends import Pixels
+from reslink.labels import NO_LABEL
 from reslink.notebook import html_table
 from reslink.printable_names import printable
-
 
 STATES: Final = ("absent", "present")
 """The two classes of each of several labels at once, as prediction sets name them."""
@@ -41,11 +41,22 @@ class LabelPrediction:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form."""
-        lists = {name: None if value is None else list(value) for name, value in self._tuples().items()}
-        return vars(self) | lists
+        lists = {"prediction_set": self.prediction_set, "reasons": self.reasons}
+        return vars(self) | {name: None if value is None else list(value) for name, value in lists.items()}
 
-    def _tuples(self) -> dict[str, tuple[str, ...] | None]:
-        return {"prediction_set": self.prediction_set, "reasons": self.reasons}
+
+def answer_text(label: str, by_label: Mapping[str, LabelPrediction]) -> str:
+    """Returns the answer for several labels at once: those present, and those that the model abstains from.
+
+    Args:
+        label: ``Prediction.label``.
+        by_label: ``Prediction.by_label``.
+    """
+    declined = [name for name, one in by_label.items() if one.abstain]
+    if not declined:
+        return label
+    present = " + ".join(name for name, one in by_label.items() if one.present and not one.abstain)
+    return f"{present or NO_LABEL}, no answer for {', '.join(declined)}"
 
 
 @dataclass(frozen=True)

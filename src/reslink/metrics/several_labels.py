@@ -24,6 +24,7 @@ from reslink.metrics.label_states import known_rows, two_columns
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
+
 def macro_metrics(
     states: Ints,
     probabilities: Floats,
@@ -87,4 +88,3 @@ def macro_metrics(
             )
         estimates[name] = replace(estimate, method=f"mean over {len(used)} labels{scope}; {estimate.method}")
     return estimates
-

@@ -80,7 +80,9 @@ class TrainingData:
     def summary(self, folds: int | None = None) -> list[str]:
         """Returns sentences with the number of images of each class in each split, of patients, and with missing classes."""
         counts, images = self.counts(), Counter(self.splits)
-        sizes = [f"{split} {images[split]} ({', '.join(f'{label} {k}' for label, k in n.items())})" for split, n in counts.items()]
+        sizes = [
+            f"{split} {images[split]} ({', '.join(f'{label} {k}' for label, k in n.items())})" for split, n in counts.items()
+        ]
         patients = len({case.patient_id for case in self.manifest.cases if case.patient_id is not None})
         lacking = [
             f"The {split} split has no image of {', '.join(label for label, k in n.items() if not k)}; "

@@ -55,7 +55,6 @@ class Criterion:
             losses = losses * focal_weight(logits, targets, self.settings.focal_gamma)
         return losses * (targets @ self.weights.to(targets.device))
 
-
     def correct(self, logits: Tensor, targets: Tensor) -> float:
         """Returns the number of images whose most probable class is correct (after mixup, the class with more weight)."""
         predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
@@ -86,9 +85,7 @@ class SeveralLabels(Criterion):
         """Returns the loss of each image, (B,); an unknown label adds nothing."""
         logits, known = logits.float(), ~targets.isnan()
         states, smoothing = targets.nan_to_num(), self.settings.label_smoothing
-        losses = F.binary_cross_entropy_with_logits(
-            logits, states * (1 - smoothing) + smoothing / 2, reduction="none"
-        )
+        losses = F.binary_cross_entropy_with_logits(logits, states * (1 - smoothing) + smoothing / 2, reduction="none")
         if self.settings.imbalance == "focal":
             probability = logits.sigmoid()
             miss = 1 - (states * probability + (1 - states) * (1 - probability))

@@ -139,9 +139,9 @@ def make_decision(settings: DecisionSettings, logits: Tensor, targets: Indices, 
         num_classes: K.
     """
     if targets.ndim == 2:
-        columns = logits.split(1, dim=1)
         by_label = [
-            make_decision(settings, columns[k][rows], targets[rows, k], 2) for k, rows in enumerate(known_rows(targets))
+            make_decision(settings, logits[rows][:, k : k + 1], targets[rows, k], 2)
+            for k, rows in enumerate(known_rows(targets))
         ]
         return Decision.of_labels(by_label)
     if num_classes != 2:

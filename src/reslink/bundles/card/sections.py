@@ -44,7 +44,7 @@ def label_rule(decision: Decision, labels: Labels) -> str:
     if decision.by_label:
         rules = zip(labels.names, decision.by_label, strict=True)
         shown = ", ".join(f"`{name}` {one.threshold:g} ({one.threshold_source})" for name, one in rules)
-        return f"each label is present at its own probability or more: {shown}"
+        return f"all labels that reach their threshold: {shown}"
     if decision.threshold is None:
         return "the most probable class"
     return f"`{labels.positive}` at a probability of {decision.threshold:g} or more (threshold: {decision.threshold_source})"

@@ -136,8 +136,8 @@ class Decision(BaseModel):
 
         Args:
             num_classes: Number of classes, or of labels.
-            exclusive: Whether a case has exactly one of them. Two classes, and each of several labels at once, have the threshold
-                0.5; of more classes the most probable one is chosen.
+            exclusive: Whether a case has exactly one of them. Two classes, and each of several labels at once, have the
+                threshold 0.5; of more classes the most probable one is chosen.
         """
         if not exclusive:
             return cls.of_labels([cls()] * num_classes)
@@ -324,7 +324,6 @@ class Decision(BaseModel):
                 "A threshold needs exactly two classes; with more, the most probable class is chosen",
                 "Set the threshold to null (None)",
             )
-
 
     def _check_labels(self, num_labels: int) -> None:
         own = (self.threshold, self.conformal, *self.isotonic)

@@ -50,7 +50,7 @@ def train(
         typer.Option(
             "--labels",
             metavar="COLUMNS",
-            help="Columns of the table with several labels at once (1, 0 or empty), such as epidural,subdural; default: one class.",
+            help="Columns of the table with several labels at once (1, 0 or empty), such as epidural,subdural; default: none.",
             show_default=False,
         ),
     ] = None,

@@ -44,4 +44,6 @@ def auroc_by_label(evaluation: Mapping[str, Any] | None) -> Chart | None:
         (f"{name} ({evaluation['by_label'][name]['n_present']} present)", metrics["auroc"])
         for name, metrics in evaluation["per_class"].items()
     ]
-    return forest_plot([*rows, ("mean of the labels", evaluation["metrics"]["auroc"])], "auroc_by_label", "AUROC by label", "AUROC", 0.5)
+    return forest_plot(
+        [*rows, ("mean of the labels", evaluation["metrics"]["auroc"])], "auroc_by_label", "AUROC by label", "AUROC", 0.5
+    )

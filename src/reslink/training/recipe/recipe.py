@@ -82,11 +82,11 @@ class Recipe(Section):
             return self
         if self.model.num_classes is not None:
             raise ValueError(
-                f"model.num_classes is {self.model.num_classes} beside data.labels; there is one output per label, so leave it out"
+                f"model.num_classes is {self.model.num_classes} beside data.labels, which have one output each; leave it out"
             )
         if self.loss.imbalance == "sampler":
             raise ValueError(
-                "loss.imbalance is sampler beside data.labels; an image can have rare and common labels, so use weights or focal"
+                "loss.imbalance is sampler beside data.labels, but an image can have rare and common ones; use weights or focal"
             )
         return self
 
