@@ -20,8 +20,8 @@ import reslink
 from reslink.files import csv_text, write_atomic
 from reslink.metrics.classification import classification_metrics
 from reslink.metrics.intervals import Estimate
-from reslink.metrics.label_states import known_rows, two_columns
-from reslink.metrics.several_labels import macro_metrics
+from reslink.metrics.several_labels.macro import macro_metrics
+from reslink.metrics.several_labels.states import known_rows, two_columns
 
 LABELS: Final = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 METRICS: Final = ("auroc", "auprc")

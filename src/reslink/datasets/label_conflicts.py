@@ -77,9 +77,7 @@ def _pairs_with_two_labels(cases: Sequence[Case], hashes: Sequence[str]) -> Iter
     for rows in rows_by_hash.values():
         one_of_each = {cases[row].label: row for row in rows}
         for row in rows:
-            other = next((other for other in one_of_each.values() if cases[row].contradicts(cases[other])), None)
-            if other is not None:
-                yield row, other
+            yield from ((row, other) for other in one_of_each.values() if cases[row].contradicts(cases[other]))
 
 
 def _describe_pair(cases: Sequence[Case], rows: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from reslink.datasets.leakage import check_group_leakage
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.labels import NO_LABEL, PRESENT
-from reslink.metrics.label_states import strata
+from reslink.metrics.several_labels.states import strata
 
 _SHUFFLES = 8
 _TIME_LIMIT = 10.0  # seconds for the integer program
@@ -108,8 +109,10 @@ def assign_folds(manifest: Manifest, groups: Sequence[str], n_folds: int, seed: 
 
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     result = np.empty(len(manifest), np.int64)
-    for fold, (_, inside) in enumerate(splitter.split(order, targets, table.of_case[order])):
-        result[order[inside]] = fold
+    with warnings.catch_warnings():  # a rare one of several labels can be in fewer groups than there are folds
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        for fold, (_, inside) in enumerate(splitter.split(order, targets, table.of_case[order])):
+            result[order[inside]] = fold
     return [int(fold) for fold in result]
 
 

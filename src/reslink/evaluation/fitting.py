@@ -17,8 +17,8 @@ from reslink.bundles.decision.ood import COMPONENTS, Gaussian, OODDetector
 from reslink.errors import UsageError
 from reslink.labels import Labels
 from reslink.metrics import conformal
-from reslink.metrics.label_states import known_rows, strata
 from reslink.metrics.operating_point import OperatingPoint, choose_threshold
+from reslink.metrics.several_labels.states import known_rows, strata
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]

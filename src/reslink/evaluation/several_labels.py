@@ -15,8 +15,8 @@ from reslink.evaluation.selective import NOTHING_FITTED, selective_metrics
 from reslink.labels import Labels
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.metrics.intervals import mean_interval, undefined
-from reslink.metrics.label_states import known_rows, two_columns
-from reslink.metrics.several_labels import macro_metrics
+from reslink.metrics.several_labels.macro import macro_metrics
+from reslink.metrics.several_labels.states import known_rows, two_columns
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision.decision import Decision, DecisionResults
+from reslink.bundles.decision.decision import DecisionResults
 from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.imaging.formats.numpy_array import image_from_array, invalid_source_error
 from reslink.imaging.head_mask import head_mask, stated_content
@@ -24,8 +24,9 @@ from reslink.imaging.search import iter_series
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend
 from reslink.inference.devices import pick_device
-from reslink.inference.prediction import STATES, LabelPrediction, Prediction, Slice
-from reslink.labels import Labels, states_text
+from reslink.inference.label_predictions import prediction_of_labels
+from reslink.inference.prediction import Prediction, Slice
+from reslink.labels import Labels
 from reslink.notebook import html_table
 
 if TYPE_CHECKING:
@@ -430,7 +431,8 @@ class Classifier:
         if results.refused and results.refused[row]:
             return self.refused_prediction(results.reasons[row][0], path, index)
         if results.by_label:
-            return self._prediction_of_labels(results, row, path, index)
+            of_labels = prediction_of_labels(self.labels, self.bundle.decision, results, row)
+            return replace(of_labels, path=path, slice=index)
         names = self.labels.names
         label = names[int(results.predicted[row])]
         by_class = dict(zip(names, (float(p) for p in results.probabilities[row]), strict=True))
@@ -447,27 +449,6 @@ class Classifier:
             ood_score=None if results.ood_score is None else float(results.ood_score[row]),
             threshold=self.bundle.decision.threshold,
             certainty=self.bundle.decision.certainty(list(by_class.values()), None if abstain is None else bool(abstain[row])),
-        )
-
-    def _prediction_of_labels(self, results: DecisionResults, row: int, path: str, index: int | None) -> Prediction:
-        """Returns one row of the results of several labels at once as a prediction."""
-        decision, names = self.bundle.decision, self.labels.names
-        of_image = tuple(results.reasons[row])
-        by_label = {
-            name: _label_prediction(decision.by_label[k], results.of_label(k), row, can_abstain=decision.abstains)
-            for k, name in enumerate(names)
-        }
-        abstain = bool(of_image) if decision.abstains else None
-        return Prediction(
-            path,
-            index,
-            states_text(names, results.predicted[row].tolist()),
-            probabilities={name: one.probability for name, one in by_label.items()},
-            abstain=abstain,
-            reasons=None if abstain is None else of_image,
-            ood_score=None if results.ood_score is None else float(results.ood_score[row]),
-            certainty="no answer" if abstain else None,
-            by_label=by_label,
         )
 
     def refusal(self, pixels: Pixels, stated: Stated) -> str | None:
@@ -497,22 +478,6 @@ class Classifier:
                 "Preprocess slices with classifier.bundle.preprocess.pixels and stack them",
             )
         return array
-
-
-def _label_prediction(decision: Decision, results: DecisionResults, row: int, *, can_abstain: bool) -> LabelPrediction:
-    """Returns the prediction for one of several labels, with the reasons to abstain from the whole image."""
-    reasons, sets = tuple(results.reasons[row]), results.prediction_sets
-    probabilities = [float(p) for p in results.probabilities[row]]
-    abstain = bool(reasons) if can_abstain else None
-    return LabelPrediction(
-        present=bool(results.predicted[row]),
-        probability=probabilities[1],
-        threshold=0.5 if decision.threshold is None else decision.threshold,
-        prediction_set=None if sets is None else tuple(STATES[k] for k in np.flatnonzero(sets[row])),
-        abstain=abstain,
-        reasons=None if abstain is None else reasons,
-        certainty=decision.certainty(probabilities, abstain),
-    )
 
 
 def _identity(image: Image) -> Image:

@@ -219,6 +219,7 @@ def _aggregate_labels(
         probability=None,
         probabilities={name: one.score for name, one in by_label.items()},
         score_class=first,
+        used=used,
         rule=f"for each label, {leading.rule}",
         abstain=abstain,
         reasons=reasons,

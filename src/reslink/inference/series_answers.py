@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -11,7 +11,8 @@ from reslink.bundles.decision.decision import Certainty, Decision
 from reslink.errors import check_choice
 from reslink.imaging.image import Image, Unit
 from reslink.inference.classifier import Classifier, Source
-from reslink.inference.prediction import STATES, LabelPrediction, Prediction, Slice
+from reslink.inference.label_predictions import series_label_predictions
+from reslink.inference.prediction import Prediction, Slice
 from reslink.inference.series import SeriesPrediction, aggregate_slices, select_slices
 from reslink.inference.series_mode import MODES, SeriesMode
 
@@ -156,7 +157,7 @@ def _answer(
         error = f"no answer for the series of {len(members)} slices: {refusal}"
         return SeriesAnswer(path, error=error, files=files, notes=notes)
     result = aggregate_slices(predictions, decision, selected=selected)
-    by_label = None if result.by_label is None else _label_predictions(result.by_label, decision)
+    by_label = None if result.by_label is None else series_label_predictions(result.by_label, decision)
     certainty: Certainty | None = "no answer" if result.abstain else None
     if by_label is None:
         certainty = decision.certainty(list(result.probabilities.values()), result.abstain)
@@ -174,19 +175,3 @@ def _answer(
         files=files,
         result=result,
     )
-
-
-def _label_predictions(results: Mapping[str, SeriesPrediction], decision: Decision) -> dict[str, LabelPrediction]:
-    """Returns the predictions of a series for each of several labels at once."""
-    return {
-        name: LabelPrediction(
-            present=one.label == STATES[1],
-            probability=one.score,
-            threshold=0.5 if own.threshold is None else own.threshold,
-            prediction_set=None,
-            abstain=one.abstain,
-            reasons=None if one.abstain is None else one.reasons,
-            certainty=own.certainty([1 - one.score, one.score], one.abstain),
-        )
-        for (name, one), own in zip(results.items(), decision.by_label, strict=True)
-    }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from reslink.metrics.calibration import bin_index, calibration_curve
-from reslink.metrics.label_states import known_rows
+from reslink.metrics.several_labels.states import known_rows
 from reslink.reports.svg import DASHED, SERIES, Chart, add_legend, color, literal, new_axes, render_chart
 
 Floats = NDArray[np.float64]

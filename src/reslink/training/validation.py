@@ -13,8 +13,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from reslink.bundles.decision.decision import Decision
-from reslink.metrics.label_states import known_rows, two_columns
 from reslink.metrics.operating_point import OperatingPoint, choose_threshold
+from reslink.metrics.several_labels.states import known_rows, two_columns
 from reslink.training.batch_loader import BatchLoader
 from reslink.training.losses import SeveralLabels, cross_entropy, two_logits
 from reslink.training.recipe.schema import DecisionSettings, LossSettings

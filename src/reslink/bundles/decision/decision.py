@@ -18,7 +18,7 @@ from reslink.bundles.decision.calibration import Conformal, FittedOn, IsotonicCu
 from reslink.bundles.decision.ood import REASONS, OODDetector
 from reslink.errors import BundleError, InputError, UsageError
 from reslink.metrics.conformal import prediction_sets
-from reslink.metrics.label_states import two_columns
+from reslink.metrics.several_labels.states import two_columns
 
 Certainty: TypeAlias = Literal["clear", "uncertain", "uncalibrated", "no answer"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reslink.bundles.decision.decision import Decision
-from reslink.metrics.label_states import known_rows, two_columns
+from reslink.metrics.several_labels.states import known_rows, two_columns
 from reslink.training.batch_loader import BatchLoader
 from reslink.training.monitoring import diagnostics
 from reslink.training.monitoring.diagnostics import DivergenceDetector, Finding

@@ -19,7 +19,7 @@ from reslink.metrics.intervals import (
     undefined,
     without_interval,
 )
-from reslink.metrics.label_states import known_rows, two_columns
+from reslink.metrics.several_labels.states import known_rows, two_columns
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
