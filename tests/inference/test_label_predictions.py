@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -94,5 +96,8 @@ def test_each_label_of_a_series_is_averaged_over_its_own_slices(decision):
     predictions = series_label_predictions(series.by_label, decision)
     assert predictions["bleed"].present
     assert predictions["bleed"].threshold == 0.3
+    one = replace(series.by_label["bleed"], abstain=True)
+    assert replace(series, by_label=series.by_label | {"bleed": one}).answer == "swelling, no answer for bleed"
+    assert series.answer == series.label
     declined = series.abstaining("the series is incomplete")
     assert declined.by_label["bleed"].abstain

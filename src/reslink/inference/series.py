@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import InputError, UsageError
 from reslink.inference.prediction import STATES, Prediction
-from reslink.labels import states_text
+from reslink.labels import NO_LABEL, states_text
 from reslink.metrics.intervals import MIN_GROUPS, Estimate, GroupBootstrap, bootstrap_interval, too_few_groups, without_interval
 
 TOP_SLICES: Final = 3
@@ -80,6 +80,15 @@ class SeriesPrediction:
     abstain: bool | None
     reasons: tuple[str, ...]
     by_label: dict[str, SeriesPrediction] | None = None
+
+    @property
+    def answer(self) -> str:
+        """The label; of several labels at once, those present, and those that the model abstains from."""
+        declined = [name for name, one in (self.by_label or {}).items() if one.abstain]
+        if not declined or self.by_label is None:
+            return self.label
+        present = [name for name, one in self.by_label.items() if one.label == STATES[1] and not one.abstain]
+        return f"{' + '.join(present) or NO_LABEL}, no answer for {', '.join(declined)}"
 
     def abstaining(self, reason: str) -> SeriesPrediction:
         """Returns the prediction with an abstention for a further reason, also from each of several labels at once."""

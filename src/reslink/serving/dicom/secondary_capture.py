@@ -101,7 +101,7 @@ def _draw_banner(pen: ImageDraw.ImageDraw, y: int) -> None:
 
 def _draw_heading(pen: ImageDraw.ImageDraw, result: SeriesResult) -> None:
     prediction = result.prediction
-    label, score_class = ascii_value(prediction.label), ascii_value(prediction.score_class)
+    label, score_class = ascii_value(prediction.answer), ascii_value(prediction.score_class)
     interval = "no interval" if prediction.ci_low is None else f"95 % CI {prediction.ci_low:.2f} to {prediction.ci_high:.2f}"
     abstention = "   the model abstains" if prediction.abstain else ""
     if result.series.incomplete:
