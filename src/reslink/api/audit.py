@@ -107,6 +107,7 @@ def run_audit(
 ) -> AuditOutput:
     """Audits a data set; see :func:`audit`."""
     manifest = open_manifest(data, for_training=False, columns=columns, root=root, unit=unit)
+    manifest.labels.require_exclusive("reslink audit", "Audit the table with its column of one class per image")
     from reslink.audit.audit import audit as audit_manifest
     from reslink.audit.checks.given_predictions import GivenPredictions
     from reslink.audit.clean_copy.clean_copy import write_clean_copy

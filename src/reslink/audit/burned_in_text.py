@@ -234,12 +234,14 @@ def _find_letters(values: Plane) -> _Letters:
     largest = MAX_LETTER_SHARE * side
     chosen = (longer >= MIN_LETTER_SIDE) & (shorter <= largest) & (longer <= 3 * largest)
     chosen[0] = False  # the background
-    left, top, width, height, area = boxes[chosen].T.astype(np.float64)
+    left, top, width, height, area = (column.astype(np.float64) for column in boxes[chosen].T)
     pixels = np.flatnonzero(chosen[numbers])
     rows = (np.cumsum(chosen) - 1)[numbers.ravel()[pixels]]
-    core, peak = _quantiles_by_row(values.ravel()[pixels], rows, (0.5, 0.9))
+    middle, bright = _quantiles_by_row(values.ravel()[pixels], rows, (0.5, 0.9))
     [contrast] = _quantiles_by_row(strokes.ravel()[pixels], rows, (0.9,))
-    return _Letters(top, top + height, left, left + width, peak, contrast, (peak - core) / contrast, area / (height * width))
+    return _Letters(
+        top, top + height, left, left + width, bright, contrast, (bright - middle) / contrast, area / (height * width)
+    )
 
 
 def _quantiles_by_row(values: Plane, rows: Rows, shares: Sequence[float]) -> list[NDArray[np.float64]]:

@@ -64,7 +64,8 @@ class Bundle:
         architecture: The fields of ``ResLinkConfig`` and ``name``, the name of the variant; those of ``ExternalConfig``; or the
             ``member`` and ``count`` of an ensemble.
         preprocess: From an image to the input of the network.
-        labels: The classes in the order of the network's outputs; with two, the last one is the positive class.
+        labels: The classes in the order of the network's outputs; with two, the last one is the positive class. Or several
+            labels at once (``labels.exclusive`` is false).
         decision: From logits to probabilities and a label.
         scope: The images that the bundle is for.
         metrics: The content of ``evaluation.json``; empty before an evaluation.
@@ -171,7 +172,7 @@ class Bundle:
         return cls(
             architecture=record.architecture,
             preprocess=record.preprocess,
-            labels=Labels(tuple(record.labels)),
+            labels=Labels(tuple(record.labels), record.exclusive),
             decision=record.decision.model_copy(update={"arrays": arrays}),
             scope=record.scope,
             metrics=record.metrics,
@@ -355,6 +356,7 @@ def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
         architecture=bundle.architecture,
         preprocess=bundle.preprocess,
         labels=list(bundle.labels.names),
+        exclusive=bundle.labels.exclusive,
         decision=bundle.decision,
         scope=bundle.scope,
         weights=FileRecord(file=WEIGHTS, sha256=bundle.weights_sha256 or "", bytes=weights_bytes),
@@ -366,7 +368,8 @@ def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
         provenance=bundle.provenance,
     )
     try:
-        text = json.dumps(record.model_dump(), indent=2, allow_nan=False, ensure_ascii=False)
+        stated = record.model_dump(exclude={"exclusive"} if record.exclusive else None)
+        text = json.dumps(stated, indent=2, allow_nan=False, ensure_ascii=False)
     except (ValueError, TypeError) as error:
         raise BundleError(
             f"The metrics or the provenance of the bundle cannot be stored ({error})",
@@ -381,7 +384,13 @@ def _check_fit(bundle: Bundle) -> None:
     """Checks that the parts of a bundle fit each other."""
     bundle.decision.check_classes(len(bundle.labels))
     outputs, classes = bundle.architecture.get("num_classes"), len(bundle.labels)
-    if outputs != classes and not (outputs == 1 and classes == 2):
+    if bundle.labels.exclusive == bool(bundle.decision.by_label):
+        raise BundleError(
+            f"exclusive is {bundle.labels.exclusive}, but the decision has {len(bundle.decision.by_label)} decisions of labels",
+            "Several labels at once have one decision each, and one class per image has none",
+            "Use the bundle that belongs to these labels, or train again",
+        )
+    if outputs != classes and not (outputs == 1 and bundle.labels.binary):
         raise BundleError(
             f"architecture.num_classes is {outputs}, but there are {classes} labels: {', '.join(bundle.labels.names)}",
             "There is one output per label, or a single output for two labels",

@@ -6,7 +6,7 @@ import io
 import itertools
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from reslink.imaging.lesion_mask import aligned_mask
 from reslink.imaging.reading import read_image
 from reslink.imaging.search import find_images
 from reslink.inference.classifier import Classifier
-from reslink.inference.prediction import Prediction
+from reslink.inference.prediction import LabelPrediction, Prediction
 
 __all__ = ["METHODS", "ExplainOptions", "Explanation", "explain_paths"]
 
@@ -47,7 +47,8 @@ class ExplainOptions:
     Attributes:
         methods: Some of ``METHODS``; attention layers that the network does not have are left out.
         masks: Image path to lesion mask, of the same size as the image; nonzero pixels are lesion.
-        target: The class to explain; default: the positive class of two, or the predicted class of more.
+        target: The class to explain; default: the positive class of two, the predicted class of more, or the most probable of
+            several labels at once.
         randomization_check: Whether to run the model-randomization check on the first 16 images.
         limit: Maximum number of images (each volume slice counts as one, and so does an unreadable file).
         overwrite: Whether to remove the pictures and maps of an earlier run, which the folder's ``explain.json`` lists.
@@ -77,8 +78,8 @@ class Explanation:
         path: The image file.
         slice: Index of the slice in a file with several slices, else None.
         label: Predicted class; None if the image could not be read, or if the model is not for it (``reasons``).
-        probability: Probability of the predicted class.
-        probabilities: Class name to probability; the sum is 1.
+        probability: Probability of the predicted class; None with several labels at once.
+        probabilities: Class name to probability; the sum is 1. With several labels at once, that each is present.
         target: The class that Grad-CAM, integrated gradients and occlusion explain.
         panel: Name of the PNG in the output folder.
         maps: Name of the ``.npz`` in the output folder, with one float16 (H, W) map per method on the rows and columns of the
@@ -90,6 +91,7 @@ class Explanation:
         ood_score: Out-of-distribution score; the model abstains above 1. None without an OOD detector.
         error: Why the image could not be explained, else None.
         notes: What the file does not state and was assumed, see ``Image.notes``.
+        by_label: As ``Prediction.by_label``; not part of the JSON form with one class per image.
     """
 
     path: str
@@ -106,10 +108,15 @@ class Explanation:
     ood_score: float | None = None
     error: str | None = None
     notes: Sequence[str] = ()
+    by_label: Mapping[str, LabelPrediction] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form."""
-        return asdict(self)
+        form = asdict(replace(self, by_label=None))
+        del form["by_label"]
+        return form | (
+            {} if self.by_label is None else {"by_label": {name: one.as_dict() for name, one in self.by_label.items()}}
+        )
 
 
 def explain_paths(
@@ -260,6 +267,7 @@ class _Explainer:
             reasons=None if prediction.reasons is None else list(prediction.reasons),
             ood_score=prediction.ood_score,
             notes=source.image.notes,
+            by_label=prediction.by_label,
         )
 
     def _report_missing(self, heats: Container[str]) -> None:

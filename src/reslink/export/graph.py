@@ -101,9 +101,16 @@ class DecisionGraph(nn.Module):
         self.register_buffer("temperature", _float64(decision.temperature))
         self.register_buffer("threshold", None if decision.threshold is None else _float64(decision.threshold))
         self.curves = nn.ModuleList(_Curve(curve) for curve in decision.isotonic)
+        self.by_label = nn.ModuleList(DecisionGraph(one) for one in decision.by_label)
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns probabilities (B, K) float32 and labels (B,) int64 of logits (B, K) or (B, 1)."""
+        """Returns probabilities (B, K) float32 and labels (B,) int64 of logits (B, K) or (B, 1).
+
+        Of several labels at once, the probability that each is present, and labels (B, K), 1 present, 0 absent.
+        """
+        if len(self.by_label):
+            parts = [one(logits[:, k : k + 1]) for k, one in enumerate(self.by_label)]
+            return torch.stack([p[:, 1] for p, _ in parts], dim=1), torch.stack([label for _, label in parts], dim=1)
         values = logits.double()
         if values.shape[1] == 1:
             values = torch.cat([torch.zeros_like(values), values], dim=1)

@@ -24,6 +24,7 @@ from reslink.imaging.search import iter_series
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, flip_averaged
 from reslink.inference.devices import pick_device
+from reslink.inference.label_predictions import prediction_of_labels
 from reslink.inference.prediction import Prediction, Slice
 from reslink.labels import Labels
 from reslink.notebook import html_table
@@ -435,6 +436,9 @@ class Classifier:
         """
         if results.refused and results.refused[row]:
             return self.refused_prediction(results.reasons[row][0], path, index)
+        if results.by_label:
+            of_labels = prediction_of_labels(self.labels, self.bundle.decision, results, row)
+            return replace(of_labels, path=path, slice=index)
         names = self.labels.names
         label = names[int(results.predicted[row])]
         by_class = dict(zip(names, (float(p) for p in results.probabilities[row]), strict=True))

@@ -117,6 +117,7 @@ class ResLinkDecisiond:
         _check_one(bundle, settings)
         loaded = None if bundle is None else Bundle.load(bundle)
         self.labels = Labels(tuple(labels)) if loaded is None else loaded.labels
+        self.labels.require_exclusive("ResLinkDecisiond", "Apply the bundle with reslink.Classifier")
         self.decision = _stated(Decision, settings) if loaded is None else loaded.decision
         self.decision.check_classes(len(self.labels))
 

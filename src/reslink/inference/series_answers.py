@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from reslink.bundles.decision.decision import Decision
+from reslink.bundles.decision.decision import Certainty, Decision
 from reslink.errors import check_choice
 from reslink.imaging.image import Image, Unit
 from reslink.inference.classifier import Classifier, Source
+from reslink.inference.label_predictions import series_label_predictions
 from reslink.inference.prediction import Prediction, Slice
 from reslink.inference.series import SeriesPrediction, aggregate_slices, select_slices
 from reslink.inference.series_mode import MODES, SeriesMode
@@ -156,6 +157,10 @@ def _answer(
         error = f"no answer for the series of {len(members)} slices: {refusal}"
         return SeriesAnswer(path, error=error, files=files, notes=notes)
     result = aggregate_slices(predictions, decision, selected=selected)
+    by_label = None if result.by_label is None else series_label_predictions(result.by_label, decision)
+    certainty: Certainty | None = "no answer" if result.abstain else None
+    if by_label is None:
+        certainty = decision.certainty(list(result.probabilities.values()), result.abstain)
     return SeriesAnswer(
         path,
         label=result.label,
@@ -164,7 +169,8 @@ def _answer(
         abstain=result.abstain,
         reasons=None if result.abstain is None else result.reasons,
         threshold=decision.threshold,
-        certainty=decision.certainty(list(result.probabilities.values()), result.abstain),
+        certainty=certainty,
+        by_label=by_label,
         notes=notes,
         files=files,
         result=result,

@@ -22,6 +22,7 @@ from reslink.datasets.near_duplicates.groups import find_duplicates, leakage_gro
 from reslink.errors import UsageError
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.preprocess import Preprocess
+from reslink.labels import ABSENT, PRESENT
 from reslink.training.monitoring.progress import Progress, phase, progress_callback
 from reslink.training.recipe.recipe import Recipe
 
@@ -38,7 +39,7 @@ class TrainingData:
     Attributes:
         manifest: The cases that could be read, in the order of the cache.
         cache: Their pixels.
-        targets: (n,) class index of each case.
+        targets: (n,) class index of each case; (n, K) states of several labels at once.
         groups: The group of each case, as the recipe groups: patient, near duplicates, or both.
         splits: The split of each case: train, validation, test or holdout.
         digest: SHA-256 of the whole data set, including unreadable files.
@@ -70,10 +71,10 @@ class TrainingData:
         return [self.manifest.cases[i].name for i in indices]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Returns the number of images of each class in each split."""
-        counts = Counter(zip(self.splits, (case.label for case in self.manifest.cases), strict=True))
+        """Returns the number of images of each class, or in which each of several labels is present, in each split."""
         splits = [*SPLITS, *([HOLDOUT] if HOLDOUT in self.splits else [])]
-        return {split: {label: counts[split, label] for label in self.manifest.labels.names} for split in splits}
+        counts = {split: self.manifest.subset(self.indices(split).tolist()).label_counts() for split in splits}
+        return {split: {label: n[label] for label in self.manifest.labels.names} for split, n in counts.items()}
 
     def split_source(self, folds: int | None = None) -> str:
         """Returns ``given`` if the data set states the splits (or the folds), ``drawn`` if reslink drew them."""
@@ -81,16 +82,16 @@ class TrainingData:
 
     def summary(self, folds: int | None = None) -> list[str]:
         """Returns sentences with the number of images of each class in each split, of patients, and with missing classes."""
-        counts = self.counts()
+        counts, images = self.counts(), Counter(self.splits)
         sizes = [
-            f"{split} {sum(n.values())} ({', '.join(f'{label} {k}' for label, k in n.items())})" for split, n in counts.items()
+            f"{split} {images[split]} ({', '.join(f'{label} {k}' for label, k in n.items())})" for split, n in counts.items()
         ]
         patients = len({case.patient_id for case in self.manifest.cases if case.patient_id is not None})
         lacking = [
             f"The {split} split has no image of {', '.join(label for label, k in n.items() if not k)}; "
             "metrics that need them are undefined."
             for split, n in counts.items()
-            if any(n.values()) and not all(n.values())
+            if images[split] and not all(n.values())
         ]
         return [f"Images: {', '.join(sizes)}; {patients or 'no'} patients; the split is {self.split_source(folds)}.", *lacking]
 
@@ -146,6 +147,7 @@ def open_training_data(
     joined = leakage_groups(readable, cache.thumbnails, duplicates, include_similar=False)
     groups = group_cases(readable, cache.thumbnails, recipe.data.group_by, duplicates)
     split_of = assign_splits(readable, joined if has_given_split(readable, recipe.data.folds) else groups, recipe)
+    _check_labels_learnable(readable, split_of)
     if not recipe.data.allow_leakage:
         leakage.check_group_leakage(readable, joined, split_of)
     leaked = leakage.seen_by_ancestors(readable, joined, cache.thumbnails, split_of, seen)
@@ -188,8 +190,23 @@ def assign_splits(manifest: Manifest, groups: Sequence[str], recipe: Recipe) -> 
     return [names.get(fold, "train") for fold in folds]
 
 
+def _check_labels_learnable(manifest: Manifest, split_of: Sequence[str]) -> None:
+    """Refuses a training split in which one of several labels has one state only."""
+    if manifest.labels.exclusive:
+        return
+    states = np.array(manifest.targets)[np.array(split_of) == "train"]
+    for k, name in enumerate(manifest.labels.names):
+        n_present, n_absent = (int((states[:, k] == state).sum()) for state in (PRESENT, ABSENT))
+        if not (n_present and n_absent):
+            raise UsageError(
+                f"In the training split the label {name!r} is present in {n_present} images and absent in {n_absent}",
+                "A label is learned from images with and without it",
+                "Add images of other patients, choose another data.split_seed, or leave the label out of data.labels",
+            )
+
+
 def _check_classes(readable: Manifest, cache: PixelCache) -> None:
-    counts = Counter(case.label for case in readable.cases)
+    counts = readable.label_counts()
     for label in readable.labels.names:
         if counts[label] < 2:
             raise UsageError(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
+from reslink.datasets.case import SPLITS
 from reslink.errors import DivergedError, TrainingError, UsageError
 from reslink.files import sha256, write_atomic, write_json
 from reslink.training import run_folder
@@ -18,7 +19,7 @@ from reslink.training.checkpoints.checkpoint import Checkpoint, Checkpoints
 from reslink.training.checkpoints.state import TrainingState
 from reslink.training.data import TrainingData
 from reslink.training.initialization import Initialization
-from reslink.training.losses import Criterion
+from reslink.training.losses import make_criterion
 from reslink.training.monitoring import diagnostics
 from reslink.training.monitoring.diagnostics import FILES_LEFT_OUT, NOT_SLICES, Finding
 from reslink.training.monitoring.monitor import Monitor
@@ -78,7 +79,7 @@ class Run:
         self.num_classes = len(training_data.manifest.labels)
         self.training, self.validation = training_data.indices("train"), training_data.indices("validation")
         labels = training_data.targets[self.training]
-        criterion = Criterion(recipe.loss, labels, self.num_classes)
+        criterion = make_criterion(recipe.loss, labels, self.num_classes)
         self.learner = Learner(recipe, criterion, self.num_classes, accelerator, initialization)
         self.batch_loader = BatchLoader(recipe, training_data, criterion, accelerator.device, accelerator.process_index)
         self.monitor = Monitor(self.learner, self.batch_loader, recipe.trainer.batch_size // accelerator.num_processes)
@@ -120,7 +121,7 @@ class Run:
 
     def _start_tracking(self) -> None:
         data, state = self.training_data, self.state
-        images = {split: sum(counts.values()) for split, counts in data.counts().items()}
+        images = {split: len(data.indices(split)) for split in SPLITS}
         settings = {**self.recipe.published(), "data_digest": data.digest, "images": images}
         self.tracking.start(settings, state.rows, epoch=None if state.done else state.epoch)
 

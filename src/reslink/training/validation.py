@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from reslink.bundles.decision.decision import Decision, average_logits
 from reslink.metrics.operating_point import OperatingPoint, choose_threshold
+from reslink.metrics.several_labels.states import known_rows, two_columns
 from reslink.training.batch_loader import BatchLoader
-from reslink.training.losses import cross_entropy, two_logits
-from reslink.training.recipe.schema import DecisionSettings
+from reslink.training.losses import SeveralLabels, cross_entropy, two_logits
+from reslink.training.recipe.schema import DecisionSettings, LossSettings
 from reslink.training.sampling import Indices
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ class ValidationResult:
 
     Attributes:
         loss: Cross-entropy without smoothing or weights; None if a logit is not finite.
-        accuracy: Share of images whose most probable class is correct.
-        auroc: Of the positive class, or the mean over classes of each against the rest; None if a class is missing.
+        accuracy: Share of images whose most probable class is correct; of several labels at once, of correct known labels.
+        auroc: Of the positive class, or the mean over classes of each against the rest; None if a class is missing. Of several
+            labels at once, the mean over those that are present in some images and absent in others.
     """
 
     loss: float | None
@@ -100,9 +102,11 @@ def evaluate_validation(logits: Tensor, targets: Indices, num_classes: int) -> V
 
     Args:
         logits: If one is not finite, loss and AUROC are None.
-        targets: (n,) class indices.
+        targets: (n,) class indices, or (n, K) states of several labels at once.
         num_classes: K.
     """
+    if targets.ndim == 2:
+        return _evaluate_labels(logits, targets)
     labels = torch.from_numpy(targets)
     predicted = two_logits(logits).argmax(dim=1)
     accuracy = float((predicted == labels).double().mean())
@@ -111,6 +115,19 @@ def evaluate_validation(logits: Tensor, targets: Indices, num_classes: int) -> V
     one_hot = torch.nn.functional.one_hot(labels, num_classes).double()
     loss = float(cross_entropy(logits.double(), one_hot).mean())
     return ValidationResult(loss, accuracy, auroc(targets, Decision.default(num_classes).probabilities(logits.numpy())))
+
+
+def _evaluate_labels(logits: Tensor, states: Indices) -> ValidationResult:
+    """Returns the metrics of several labels at once, of which unknown ones count nowhere."""
+    criterion = SeveralLabels(LossSettings(label_smoothing=0), states, states.shape[1])
+    targets = criterion.targets(torch.from_numpy(states))
+    accuracy = criterion.correct(logits, targets) / len(states)
+    if not torch.isfinite(logits).all():
+        return ValidationResult(None, accuracy, None)
+    probabilities = Decision.default(states.shape[1], exclusive=False).probabilities(logits.numpy())
+    aurocs = [auroc(states[rows, k], two_columns(probabilities[rows, k])) for k, rows in enumerate(known_rows(states))]
+    defined = [value for value in aurocs if value is not None]
+    return ValidationResult(float(criterion(logits, targets).mean()), accuracy, float(np.mean(defined)) if defined else None)
 
 
 def auroc(y_true: Indices, y_prob: NDArray[np.float64]) -> float | None:
@@ -128,9 +145,15 @@ def make_decision(settings: DecisionSettings, logits: Tensor, targets: Indices, 
     Args:
         settings: The section ``decision`` of the recipe.
         logits: (n, K) of the validation split.
-        targets: (n,) class indices of the validation split.
+        targets: (n,) class indices of the validation split, or (n, K) states of several labels at once.
         num_classes: K.
     """
+    if targets.ndim == 2:
+        by_label = [
+            make_decision(settings, logits[rows][:, k : k + 1], targets[rows, k], 2)
+            for k, rows in enumerate(known_rows(targets))
+        ]
+        return Decision.of_labels(by_label)
     decision = Decision.default(num_classes).model_copy(update={"flip_average": settings.flip_average})
     if num_classes != 2:
         return decision

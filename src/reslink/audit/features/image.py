@@ -137,7 +137,7 @@ def _contrast(image: Image, valid: Mask) -> float:
     values = image.pixels[valid]
     if not values.size:
         return 0.0
-    low, high = quantiles(values, (0.005, 0.995)).tolist()
+    low, high = map(float, quantiles(values, (0.005, 0.995)))
     full_range = {"HU": 1.0, "gray": image.white or 255.0}.get(image.unit, float(np.abs(values).max()) or 1.0)
     return (high - low) / full_range
 

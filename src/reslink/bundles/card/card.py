@@ -30,7 +30,7 @@ _TEMPLATE = """\
 ## Model details
 
 - Network: {name}, {channels} input channels at {size}×{size} pixels, {outputs} output{plural}.
-- Classes, in the order of the outputs: {labels}.
+- {kind}, in the order of the outputs: {labels}.
 - Decision: {decision}.
 - Images: {scope}; others are refused ({scope_source}).
 - Weights: `model.safetensors`, SHA-256 `{sha256}`.
@@ -149,6 +149,7 @@ def model_card(bundle: CardSource) -> str:
         size=bundle.preprocess.size,
         outputs=outputs,
         plural="" if outputs == 1 else "s",
+        kind="Classes" if bundle.labels.exclusive else "Labels, several of which can hold at once",
         labels=", ".join(f"`{name}`" for name in bundle.labels.names),
         decision=label_rule(bundle.decision, bundle.labels) + _probabilities(bundle.decision),
         scope=bundle.scope,
@@ -262,9 +263,19 @@ def _cases(metrics: Mapping[str, Any]) -> list[str]:
     return [f"{metrics['n']} images{groups}.{refused}{positive}", ""]
 
 
+def _named_metrics(metrics: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Yields name and estimate of each metric; of several labels at once, also the AUROC and AUPRC of each."""
+    by_label = "by_label" in metrics
+    for name, value in metrics.get("metrics", metrics).items():
+        yield (f"mean {name}" if by_label else name), value
+    for label, values in metrics.get("per_class", {}).items() if by_label else ():
+        for name in ("auroc", "auprc"):
+            yield f"{name} of {label}", values[name]
+
+
 def _metric_rows(metrics: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str, str]]:
     """Yields name, estimate, interval, n and method of each metric as text."""
-    for name, value in metrics.get("metrics", metrics).items():
+    for name, value in _named_metrics(metrics):
         if isinstance(value, Mapping) and value.get("estimate") is not None:
             low, high = value.get("ci_low"), value.get("ci_high")
             interval = "none" if low is None or high is None else f"{low:.3f} to {high:.3f}"

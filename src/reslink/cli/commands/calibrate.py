@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -127,7 +128,11 @@ def calibrate(
     for name, reason in result["failed"].items():
         console.warn(f"{name} is skipped: {reason}")
     warn_of_refused(console, result)
-    for note in (*result["notes"], *_leakage(result), *_lost_parts(previous.decision, result["decision"])):
+    for note in (
+        *result["notes"],
+        *_leakage(result),
+        *_lost_parts(previous.decision, result["decision"], previous.labels.names),
+    ):
         console.warn(f"Warning: {note}.")
     if caveat := FittedOn.model_validate(result["decision"]["fitted_on"]).caveat:
         console.note(f"{caveat[0].upper()}{caveat[1:]}.")
@@ -143,9 +148,17 @@ def _leakage(result: dict[str, Any]) -> list[str]:
     return [] if result["leakage"]["status"] == "none found" else [result["leakage"]["message"]]
 
 
-def _lost_parts(previous: Decision, decision: dict[str, Any]) -> list[str]:
-    """Returns one sentence, without its final period, for each part of the previous decision that the new one lacks."""
+def _lost_parts(previous: Decision, decision: dict[str, Any], names: Sequence[str] = ()) -> list[str]:
+    """Returns one sentence, without its final period, for each part of the previous decision that the new one lacks.
+
+    Args:
+        previous: The previous decision.
+        decision: The new one in JSON form.
+        names: The names of several labels at once.
+    """
     lost = []
+    for name, before, after in zip(names, previous.by_label, decision.get("by_label", ()), strict=bool(previous.by_label)):
+        lost += [f"Label {name!r}: {text}" for text in _lost_parts(before, after)]
     if previous.threshold not in (None, decision["threshold"]) and decision["threshold_source"] == "default":
         threshold = f"{previous.threshold:.4g} ({previous.threshold_source})"
         lost.append(f"The new threshold is the default; the previous one was {threshold}. Fit one with --operating-point")
@@ -158,6 +171,9 @@ def _lost_parts(previous: Decision, decision: dict[str, Any]) -> list[str]:
 
 def _print_result(console: Console, result: dict[str, Any]) -> None:
     decision, cross_fit = result["decision"], result["cross_fit"]
+    if "by_label" in decision:
+        _print_labels(console, result)
+        return
     rows = [("images", f"{result['n']} in {result['n_groups']} groups")]
     method = "isotonic" if decision["isotonic"] else f"temperature {decision['temperature']:.3f}"
     rows.append(("calibration", method))
@@ -171,6 +187,26 @@ def _print_result(console: Console, result: dict[str, Any]) -> None:
         console.warn(f"Warning: The decision was not evaluated on held-out groups. {cross_fit['reason']}.")
     else:
         _print_held_out(console, cross_fit)
+    console.note(f"bundle: {result['bundle']}; its earlier metrics were removed, run reslink evaluate on other data")
+    console.research_use_only()
+
+
+def _print_labels(console: Console, result: dict[str, Any]) -> None:
+    """Prints the decision of each of several labels at once."""
+    from reslink.cli.metrics_table import metric_row
+
+    decision, cross_fit = result["decision"], result["cross_fit"]
+    rows = []
+    for own, (name, measured) in zip(decision["by_label"], cross_fit["by_label"].items(), strict=True):
+        method = "isotonic" if own["isotonic"] else f"temperature {own['temperature']:.3f}"
+        held_out = [metric_row("", measured[key]) if measured.get(key) else ("",) * 5 for key in ("sensitivity", "specificity")]
+        numbers = [f"{row[1]} ({row[2]})" if row[1] else "–" for row in held_out]
+        rows.append((name, method, f"{own['threshold']:.4f}", _describe_sets(own["conformal"]), *numbers))
+        if measured["reason"]:
+            console.warn(f"Warning: Label {name!r} was not evaluated on held-out groups. {measured['reason']}.")
+    head = ("label", "calibration", ">threshold", "prediction sets", "sensitivity, held out", "specificity, held out")
+    console.table(head, rows, title=f"Decision, fitted on {result['n']} images in {result['n_groups']} groups")
+    console.note(f"out-of-distribution detector: {'none' if decision['ood'] is None else 'fitted'}")
     console.note(f"bundle: {result['bundle']}; its earlier metrics were removed, run reslink evaluate on other data")
     console.research_use_only()
 

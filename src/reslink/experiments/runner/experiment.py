@@ -46,6 +46,10 @@ class Experiment:
     progress: Progress
 
     def __post_init__(self) -> None:
+        self.manifest.labels.require_exclusive(
+            "An experiment",
+            "Leave data.labels out of the recipe, and choose the column of the class with --columns label=COLUMN",
+        )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise UsageError(
                 f"The seeds are {list(self.seeds)}",

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from reslink.datasets.augment_settings import AugmentSettings
 from reslink.errors import UsageError, check_choice
@@ -75,6 +75,23 @@ class Recipe(Section):
     attention_supervision: AttentionSupervisionSettings = AttentionSupervisionSettings()
     _builder: Builder | None = PrivateAttr(default=None)
 
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        """Refuses settings for one class per image beside several labels at once."""
+        if self.data.labels is None:
+            return self
+        if self.model.num_classes is not None:
+            raise ValueError(
+                f"model.num_classes is {self.model.num_classes} beside data.labels, which have one output each; leave it out"
+            )
+        if self.decision.flip_average:
+            raise ValueError("decision.flip_average is true beside data.labels, which it does not support; leave it out")
+        if self.loss.imbalance == "sampler":
+            raise ValueError(
+                "loss.imbalance is sampler beside data.labels, but an image can have rare and common ones; use weights or focal"
+            )
+        return self
+
     def dump(self) -> Tree:
         """Returns the recipe as lists, numbers and strings."""
         return self.model_dump(mode="json")
@@ -103,6 +120,8 @@ class Recipe(Section):
             del tree["init"]["parent"]
         if self.model.entry_point is not None:
             tree["model"]["entry_point"] = publishable_entry_point(self.model.entry_point)
+        if self.data.labels is None:
+            del tree["data"]["labels"]
         if not self.model.is_external:
             for name in EXTERNAL_KEYS:
                 del tree["model"][name]

@@ -27,6 +27,8 @@ class DataSettings(Section):
 
     Attributes:
         fractions: Shares of training, validation and test cases; sum 1. Not used with ``folds``.
+        labels: Columns of a table with several labels at once (1, 0, or empty where unknown), such as ``[epidural, subdural]``.
+            The network then has one sigmoid output per label. One class per image if None.
         class_order: Class names in the order of the outputs; sorted if None. With two, the last is the positive one.
         group_by: Cases that stay in one split: those of a patient, near duplicates, or both.
         folds: Number of folds for cross-validation, or None for a single split.
@@ -38,6 +40,7 @@ class DataSettings(Section):
     """
 
     fractions: tuple[Share, Share, Share] = DEFAULT_FRACTIONS
+    labels: tuple[str, ...] | None = None
     class_order: tuple[str, ...] | None = None
     group_by: GroupBy = "both"
     folds: int | None = Field(default=None, ge=3, le=100)
@@ -51,6 +54,8 @@ class DataSettings(Section):
     def _check_splits(self) -> Self:
         if abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions[:2]) <= 0:
             raise ValueError(f"fractions are {list(self.fractions)}; they sum to 1, with training and validation above 0")
+        if self.labels is not None and self.class_order is not None:
+            raise ValueError("labels and class_order are both set; labels have the order of the outputs already")
         if self.fold >= (self.folds or 1):
             raise ValueError(f"fold is {self.fold}; it is between 0 and folds - 1, and needs data.folds")
         if self.holdout and self.folds is None:
@@ -177,7 +182,7 @@ class OptimizerSettings(Section):
 
 
 class LossSettings(Section):
-    """The loss: cross-entropy, or binary cross-entropy for a single logit.
+    """The loss: cross-entropy, or binary cross-entropy for a single logit and for several labels at once.
 
     Attributes:
         label_smoothing: Share of the target that is spread over all classes (Szegedy et al. 2016, arXiv 1512.00567).
