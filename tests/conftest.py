@@ -314,7 +314,7 @@ def experiments_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("experiments")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_experiment(experiments_folder: Path) -> Callable[..., Experiment]:
     """Makes an experiment that trains a tiny network in this process."""
     from reslink.experiments.runner.experiment import Experiment

@@ -26,6 +26,7 @@ _MODULES = {
     "ResLinkClassifier": "training.sklearn_estimator",
     "ResLinkDecisiond": "inference.monai_transforms",
     "ResLinkPreprocessd": "inference.monai_transforms",
+    "cv": "api.cv",
     "evaluate": "api.evaluate",
     "load_network": "inference.monai_transforms",
     "predict": "api.predict",
@@ -33,6 +34,7 @@ _MODULES = {
     "runs": "api.runs",
     "split": "api.split",
     "train": "api.train",
+    "tune": "api.tune",
 }
 """The module of each public name; ``__init__.pyi`` declares the same names for type checkers."""
 

@@ -1,10 +1,12 @@
 from reslink.api.audit import audit as audit
+from reslink.api.cv import cv as cv
 from reslink.api.evaluate import evaluate as evaluate
 from reslink.api.explain import explain as explain
 from reslink.api.predict import predict as predict
 from reslink.api.runs import runs as runs
 from reslink.api.split import split as split
 from reslink.api.train import train as train
+from reslink.api.tune import tune as tune
 from reslink.bundles.bundle import Bundle as Bundle
 from reslink.datasets.manifest import Manifest as Manifest
 from reslink.imaging.image import Image as Image

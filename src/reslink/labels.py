@@ -1,4 +1,4 @@
-"""The class names of a task and their order, and the spellings of labels and patient ids."""
+"""The class names of a task and their order, or labels that can hold at once, and the spellings of labels and patient ids."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ CaseKind = Literal["slice", "series"]
 
 MISSING: Final = frozenset({"", "nan", "na", "n/a", "n.a.", "#n/a", "<na>", "nat", "null", "none", "-", "--", "?"})
 """How tables write a missing value, in lower case."""
+
+PRESENT, ABSENT, UNKNOWN = 1, 0, -1
+"""The states of a label in a case, where several labels can hold at once."""
+
+NO_LABEL: Final = "no label"
+"""The name of a case or an answer without any label that is present."""
+
+_PRESENT: Final = frozenset({"1", "1.0", "true", "t", "yes", "y"})
+_ABSENT: Final = frozenset({"0", "0.0", "false", "f", "no", "n"})
 
 RARE: Final = 3
 """A class with fewer cases may be a misspelled name of another class."""
@@ -45,6 +54,29 @@ def clean_text(text: str) -> str:
 def is_missing(text: str) -> bool:
     """Returns whether a cell states no value: it is empty, or a word such as ``nan``, ``N/A``, ``null`` or ``-``."""
     return clean_text(text).casefold() in MISSING
+
+
+def parse_state(text: str) -> int | None:
+    """Returns the state of a label in a cell; None for a text that is none.
+
+    It is ``PRESENT`` for 1, true and yes, ``ABSENT`` for 0, false and no, ``UNKNOWN`` for a missing value.
+    """
+    word = clean_text(text).casefold()
+    if word in _PRESENT:
+        return PRESENT
+    return ABSENT if word in _ABSENT else UNKNOWN if is_missing(word) else None
+
+
+def states_text(names: Sequence[str], states: Sequence[int]) -> str:
+    """Returns the labels of a case in words: those present, such as ``epidural + subdural``, and those unknown.
+
+    Args:
+        names: The K labels.
+        states: ``PRESENT``, ``ABSENT`` or ``UNKNOWN`` for each.
+    """
+    present = " + ".join(name for name, state in zip(names, states, strict=True) if state == PRESENT)
+    unknown = ", ".join(name for name, state in zip(names, states, strict=True) if state == UNKNOWN)
+    return (present or NO_LABEL) + (f" (unknown: {unknown})" if unknown else "")
 
 
 def spelling_key(text: str) -> str:
@@ -161,13 +193,16 @@ def _edits(a: str, b: str) -> int:
 class Labels:
     """Class names in the order of the network's outputs.
 
-    With two classes the last one is the positive class; sensitivity, PPV and AUROC refer to it.
+    With two classes the last one is the positive class; sensitivity, PPV and AUROC refer to it. Labels that are not exclusive
+    can hold at once: each is a question of its own, present or absent.
 
     Attributes:
         names: At least two names. Names that differ only in case, spacing or number format are not allowed.
+        exclusive: Whether each case has exactly one of them.
     """
 
     names: tuple[str, ...]
+    exclusive: bool = True
 
     def __post_init__(self) -> None:
         if len(self.names) < 2:
@@ -222,12 +257,33 @@ class Labels:
 
     @property
     def binary(self) -> bool:
-        """Whether there are exactly two classes."""
-        return len(self.names) == 2
+        """Whether there are exactly two classes, of which each case has one."""
+        return self.exclusive and len(self.names) == 2
+
+    def of_one(self, name: str) -> Labels:
+        """Returns the two classes of one of several labels: without and with it."""
+        return Labels((f"not {name}", name))
+
+    def require_exclusive(self, what: str, next_step: str) -> None:
+        """Refuses labels that can hold at once where only one class per image is supported.
+
+        Args:
+            what: What does not support them, such as ``reslink compare``.
+            next_step: What the user should do instead.
+
+        Raises:
+            UsageError: If the labels are not exclusive.
+        """
+        if not self.exclusive:
+            raise UsageError(
+                f"{what} is not possible with several labels at once ({', '.join(self.names)})",
+                f"{what} needs models and data with one class per image",
+                next_step,
+            )
 
     @property
     def positive(self) -> str | None:
-        """The positive class of a two-class task; None for more than two classes."""
+        """The positive class of a two-class task; None for more than two classes, or for several labels at once."""
         return self.names[-1] if self.binary else None
 
     def index(self, name: str) -> int:

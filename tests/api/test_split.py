@@ -28,3 +28,15 @@ def test_folds(heads: Path, tmp_path: Path) -> None:
     assert sum(summary["fold_sizes"]) == 28
     with pytest.raises(UsageError, match="folds=… and fractions=…"):
         reslink.split(heads, tmp_path / "x.csv", folds=3, fractions=(0.6, 0.2, 0.2))
+
+
+def test_a_holdout_is_the_test_split_of_its_table(heads: Path, tmp_path: Path) -> None:
+    summary = reslink.split(heads, tmp_path / "folds.csv", folds=3, holdout=0.25)
+    assert summary["fold_sizes"] is not None
+    assert sum(summary["fold_sizes"]) + sum(summary["images"]["test"].values()) == 28
+    manifest = reslink.Manifest.open(tmp_path / "folds.csv")
+    assert all((case.split == "test") == (case.extra["fold"] == "") for case in manifest.cases)
+    with pytest.raises(UsageError, match=r"The hold-out is 0\.6"):
+        reslink.split(heads, tmp_path / "x.csv", folds=3, holdout=0.6)
+    with pytest.raises(UsageError, match="holdout=… was given without folds=…"):
+        reslink.split(heads, tmp_path / "x.csv", holdout=0.2)

@@ -128,10 +128,12 @@ def test_real_heads_raise_hardly_any_alarm_and_planted_letters_are_found(shared_
     assert found >= 0.85 * count
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 10, 37])
-def test_percentiles_are_those_of_numpy(rng: np.random.Generator, count: int) -> None:
-    values = rng.random(count, np.float32)
-    np.testing.assert_allclose(burned_in_text._percentiles(values, (0.5, 0.9)), np.percentile(values, (50, 90)), rtol=1e-6)
+def test_the_quantiles_of_each_component_are_those_of_numpy(rng: np.random.Generator) -> None:
+    counts = np.array([1, 2, 3, 10, 37])
+    rows = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    values = rng.random(len(rows), np.float32)
+    expected = [np.quantile(values[rows == row], (0.5, 0.9)) for row in range(len(counts))]
+    np.testing.assert_allclose(burned_in_text._quantiles_by_row(values, rows, (0.5, 0.9)), np.transpose(expected), rtol=1e-6)
 
 
 def test_a_flat_or_tiny_image_has_no_text() -> None:

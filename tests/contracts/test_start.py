@@ -108,6 +108,10 @@ WRONG: list[list[str]] = [
     ["serve", "ct", "--port", "0", "--host", "0.0.0.0"],
     ["data", "download", "nope", "--out", "out"],
     ["data", "import", "nowhere"],
+    ["tune", "data", "--out", "out"],
+    ["tune", "data", "--out", "out", "--trials", "0"],
+    ["tune", "data", "--out", "out", "--trials", "3", "--preset", "quik"],
+    ["tune", "nowhere", "--out", "out", "--trials", "3"],
     ["experiment", "robustness", "ct", "data", "--out", "out", "--only", "nois"],
     ["experiment", "transfer", "ctt", "data", "--out", "out"],
 ]

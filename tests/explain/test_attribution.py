@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reslink.errors import UsageError
-from reslink.explain.attribution import default_layer, grad_cam, integrated_gradients, occlusion
+from reslink.explain.attribution import default_layers, grad_cam, integrated_gradients, occlusion
 from reslink.networks.reslink import build_network, variant_config
 
 ROWS, COLUMNS = slice(40, 56), slice(72, 88)
@@ -177,7 +177,7 @@ def test_an_unknown_class_is_refused(patch_net, patch_image):
 
 def test_a_network_without_a_convolution_asks_for_a_layer(linear_net):
     with pytest.raises(UsageError, match="LinearNet has no convolution"):
-        default_layer(linear_net)
+        default_layers(linear_net)
 
 
 def test_the_stride_must_cover_the_image(patch_net, patch_image):

@@ -33,16 +33,35 @@ def test_opening_closing_and_dilation(masks, radius):
         np.testing.assert_array_equal(mask, before)
 
 
+@pytest.mark.parametrize("iterations", [1, 2, 6])
+def test_crosses(masks, iterations):
+    for mask in masks:
+        dilated, eroded = (
+            ndimage.binary_dilation(mask, iterations=iterations),
+            ndimage.binary_erosion(mask, iterations=iterations),
+        )
+        np.testing.assert_array_equal(morphology.dilate_cross(mask, iterations), dilated)
+        np.testing.assert_array_equal(morphology.erode_cross(mask, iterations), eroded)
+
+
 def test_filling(masks):
     for mask in masks:
         np.testing.assert_array_equal(morphology.fill_holes(mask), ndimage.binary_fill_holes(mask))
 
 
 @pytest.mark.parametrize("shape", [(128, 97), (2, 9), (1, 4), (1, 1)])
-def test_gray_opening(rng, shape):
+@pytest.mark.parametrize("side", [3, 7])
+def test_gray_opening(rng, shape, side):
     values = rng.random(shape).astype(np.float32)
-    expected = ndimage.grey_opening(values, size=(3, 3), mode="nearest")
-    np.testing.assert_array_equal(morphology.gray_opening(values), expected)
+    expected = ndimage.grey_opening(values, size=(side, side), mode="nearest")
+    np.testing.assert_array_equal(morphology.gray_opening(values, side), expected)
+
+
+@pytest.mark.parametrize("shape", [(128, 97), (2, 9), (1, 1)])
+def test_local_extremes(rng, shape):
+    values = rng.normal(size=shape).astype(np.float32)
+    np.testing.assert_array_equal(morphology.local_maximum(values, 9, 11), ndimage.maximum_filter(values, size=(9, 11)))
+    np.testing.assert_array_equal(morphology.local_minimum(values, 9, 11), ndimage.minimum_filter(values, size=(9, 11)))
 
 
 @pytest.mark.parametrize("side", [3, 5])

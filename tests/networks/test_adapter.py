@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reslink.errors import UsageError
-from reslink.explain.attribution import default_layer, grad_cam, has_feature_map
+from reslink.explain.attribution import default_layers, grad_cam, has_feature_map
 from reslink.networks.adapter import AdaptedNetwork, check_training
 from reslink.networks.external_config import ExternalConfig
 
@@ -107,14 +107,14 @@ def test_the_layers_are_found(
 
 def test_grad_cam_explains_the_layer_that_is_found_or_named() -> None:
     adapted = AdaptedNetwork(Pooled(), config()).eval()
-    assert default_layer(adapted) is adapted.network.body
+    assert list(default_layers(adapted)) == [adapted.network.body]
     x = torch.rand(2, 1, 64, 64)
     assert grad_cam(adapted, x, 1).shape == (2, 64, 64)
     named = AdaptedNetwork(adapted.network, config(explanation_layer="body.0"))
-    assert default_layer(named) is adapted.network.body[0]
+    assert list(default_layers(named)) == [adapted.network.body[0]]
     assert not named.layers.pooled
     with pytest.raises(UsageError, match="AdaptedNetwork has no convolution for Grad-CAM"):
-        default_layer(AdaptedNetwork(Tokens(), config()))
+        default_layers(AdaptedNetwork(Tokens(), config()))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,44 @@ def test_every_case_is_once_in_the_test_fold(recipe: Callable[..., Recipe]) -> N
         assert sorted(splits) == ["test", "train", "train", "validation"]
 
 
+def test_every_fold_has_the_same_holdout_that_no_run_trains_on(recipe: Callable[..., Recipe]) -> None:
+    manifest, groups = manifest_of(20)
+    folds = [assign_splits(manifest, groups, recipe("data.folds=4", f"data.fold={k}", "data.holdout=0.2")) for k in range(4)]
+    holdouts = [{i for i, split in enumerate(splits) if split == "holdout"} for splits in folds]
+    assert all(holdout == holdouts[0] for holdout in holdouts)
+    assert sorted(manifest.cases[i].label for i in holdouts[0]) == ["a"] * 4 + ["b"] * 4
+    assert {groups[i] for i in holdouts[0]}.isdisjoint(groups[i] for i in range(40) if i not in holdouts[0])
+    for i in set(range(40)) - holdouts[0]:
+        assert sorted(splits[i] for splits in folds) == ["test", "train", "train", "validation"]
+    other = assign_splits(manifest, groups, recipe("data.folds=4", "data.holdout=0.2", "data.split_seed=5"))
+    assert {i for i, split in enumerate(other) if split == "holdout"} != holdouts[0]
+
+
+def test_cases_without_a_given_fold_are_the_holdout(recipe: Callable[..., Recipe]) -> None:
+    manifest, groups = manifest_of(16, extra=lambda i: {"fold": ["0", "1", "2", ""][i // 4 % 4]})
+    splits = assign_splits(manifest, groups, recipe("data.folds=3", "data.fold=2", "data.holdout=0.25"))
+    assert splits == [["validation", "train", "test", "holdout"][i // 4 % 4] for i in range(32)]
+    with pytest.raises(UsageError, match="3 folds, but the column 'fold' holds empty cells, 0, 1, 2"):
+        assign_splits(manifest, groups, recipe("data.folds=3"))
+    full, groups = manifest_of(16, extra=lambda i: {"fold": str(i // 4 % 3)})
+    with pytest.raises(UsageError, match="3 folds and a hold-out, but the column 'fold' holds 0, 1, 2"):
+        assign_splits(full, groups, recipe("data.folds=3", "data.holdout=0.25"))
+
+
+def test_a_holdout_needs_folds_and_leaves_enough_groups(recipe: Callable[..., Recipe]) -> None:
+    with pytest.raises(UsageError, match=r"holdout is 0\.2, but there are no folds"):
+        recipe("data.holdout=0.2")
+    with pytest.raises(UsageError, match="For 4 folds and a hold-out each class needs at least 5 groups"):
+        assign_splits(*manifest_of(8), recipe("data.folds=4", "data.holdout=0.2"))
+    with pytest.raises(UsageError, match=r"Outside a hold-out of 0\.5, the class 'a' has 3 .* a smaller hold-out"):
+        assign_splits(*manifest_of(12), recipe("data.folds=4", "data.holdout=0.5"))
+
+
+def test_a_recipe_without_a_holdout_keeps_its_digest(recipe: Callable[..., Recipe]) -> None:
+    assert "holdout" not in recipe("data.folds=4").published()["data"]
+    assert recipe("data.folds=4", "data.holdout=0.1").published()["data"]["holdout"] == 0.1
+
+
 def test_given_splits_and_folds_are_kept(recipe: Callable[..., Recipe]) -> None:
     names = ("train", "train", "validation", "test")
     manifest, groups = manifest_of(8, split=lambda i: names[i // 2 % 4])

@@ -15,6 +15,7 @@ from reslink.training.losses import (
     attention_loss,
     attention_share_inside,
     class_weights,
+    make_criterion,
     mixup,
     target_mask,
     two_logits,
@@ -119,3 +120,58 @@ def test_the_lesion_where_one_is_marked_the_head_elsewhere() -> None:
     assert torch.equal(target, torch.cat([MASK, torch.ones_like(MASK)]))
     assert torch.equal(target_mask(heads, lesions, supervision(target="head")), heads)
     assert torch.equal(target_mask(heads, None, supervision(target="lesion")), heads)
+
+
+# Several labels at once
+
+
+def several(**settings):
+    states = np.array([[1, 0], [0, 0], [0, -1], [0, 1]])
+    return make_criterion(LossSettings(**{"label_smoothing": 0, **settings}), states, 2), torch.from_numpy(states)
+
+
+def test_an_unknown_label_adds_nothing_to_loss_and_gradient():
+    criterion, states = several(label_smoothing=0.1)
+    logits = torch.randn(4, 2, requires_grad=True)
+    losses = criterion(logits, criterion.targets(states))
+    losses.sum().backward()
+    assert logits.grad[2, 1] == 0
+    assert (logits.grad.flatten() != 0).sum() == 7
+    changed = logits.detach().clone()
+    changed[2, 1] += 5
+    assert torch.equal(criterion(changed, criterion.targets(states)), losses)
+
+
+def test_known_labels_have_the_binary_cross_entropy():
+    criterion, states = several()
+    logits, known = torch.randn(4, 2), states >= 0
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, states.clamp(min=0).float(), reduction="none")
+    assert torch.allclose(criterion(logits, criterion.targets(states)), (expected * known).sum(dim=1) / 2)
+
+
+def test_weights_balance_each_label_by_its_known_images():
+    criterion, _ = several(imbalance="weights")
+    assert criterion.weights.tolist() == pytest.approx(np.array([[4 / 6, 2.0], [0.75, 1.5]]))
+
+
+def test_mixup_of_an_unknown_label_is_unknown():
+    criterion, states = several()
+    targets = criterion.targets(states)
+    (mixed,) = mixup(0.4, np.random.default_rng(1), targets)
+    assert mixed[:, 0].isnan().sum() == 0
+    assert mixed[2, 1].isnan()
+    assert criterion(torch.zeros(4, 2), mixed).isfinite().all()
+
+
+def test_focal_loss_gives_easy_labels_less_weight():
+    plain, states = several()
+    focal, _ = several(imbalance="focal")
+    targets = plain.targets(states)
+    logits = (targets.nan_to_num() - 0.5) * 8
+    assert (focal(logits, targets) < 0.01 * plain(logits, targets)).all()
+
+
+def test_the_share_of_correct_known_labels_is_counted():
+    criterion, states = several()
+    logits = torch.tensor([[1.0, -1.0], [1.0, -1.0], [-1.0, 9.0], [1.0, -1.0]])
+    assert criterion.correct(logits, criterion.targets(states)) == pytest.approx(1 + 0.5 + 1 + 0)

@@ -79,3 +79,25 @@ def test_the_decision_names_its_source() -> None:
     one_class = make_decision(DecisionSettings(threshold="youden"), logits, np.zeros(4, np.int64), 2)
     assert one_class.threshold == 0.5
     assert "only one class" in one_class.threshold_source
+
+
+def test_several_labels_are_judged_where_they_are_known() -> None:
+    states = np.array([[1, 0], [0, 1], [1, -1], [0, 0]])
+    logits = torch.tensor([[2.0, 1.0], [-2.0, 2.0], [1.0, 9.0], [-1.0, 3.0]])
+    found = evaluate_validation(logits, states, 2)
+    assert found.auroc == pytest.approx((1.0 + 0.5) / 2)
+    assert found.accuracy == pytest.approx((0.5 + 1 + 1 + 0.5) / 4)
+    assert evaluate_validation(logits, np.array([[1, 0], [0, 0], [1, -1], [0, 0]]), 2).auroc == 1.0  # the second has one state
+    assert evaluate_validation(logits, np.zeros((4, 2), np.int64), 2).auroc is None
+    logits[2, 1] = math.nan
+    assert evaluate_validation(logits, states, 2).loss is None
+
+
+def test_several_labels_get_a_threshold_each() -> None:
+    states = np.array([[1, 0], [0, 1], [1, -1], [0, 0]])
+    logits = torch.tensor([[2.0, 1.0], [-2.0, 2.0], [1.0, 9.0], [-1.0, 1.5]])
+    decision = make_decision(DecisionSettings(threshold="youden"), logits, states, 2)
+    first, second = (one.threshold for one in decision.by_label)
+    assert first == pytest.approx((1 / (1 + math.exp(1)) + 1 / (1 + math.exp(-1))) / 2)
+    assert second == pytest.approx((1 / (1 + math.exp(-1.5)) + 1 / (1 + math.exp(-2))) / 2)
+    assert "3 images" in decision.by_label[1].threshold_source

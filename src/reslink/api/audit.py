@@ -26,6 +26,7 @@ def audit(
     unit: str | None = None,
     out: str | Path | None = None,
     fix: str | Path | None = None,
+    predictions: str | Path | None = None,
     seed: int = 0,
     workers: int | None = None,
     overwrite: bool = False,
@@ -40,6 +41,8 @@ def audit(
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
         out: Folder for ``audit.json`` and ``report.html``; None writes nothing.
         fix: Folder for a clean copy of the data set; None makes no copy.
+        predictions: CSV of out-of-fold predictions for the label error check, such as ``out_of_fold.csv`` of ``reslink.cv``;
+            None fits a quick model.
         seed: Seed of folds, forests and bootstrap.
         workers: Number of processes that read files; 0 reads in this process, None selects the number.
         overwrite: Replace an earlier audit in ``out``.
@@ -65,6 +68,7 @@ def audit(
         columns=columns,
         root=root,
         unit=unit,
+        predictions=predictions,
         seed=seed,
         workers=workers,
         overwrite=overwrite,
@@ -95,6 +99,7 @@ def run_audit(
     columns: Columns,
     root: str | Path | None,
     unit: str | None,
+    predictions: str | Path | None,
     seed: int,
     workers: int | None,
     overwrite: bool,
@@ -102,7 +107,9 @@ def run_audit(
 ) -> AuditOutput:
     """Audits a data set; see :func:`audit`."""
     manifest = open_manifest(data, for_training=False, columns=columns, root=root, unit=unit)
+    manifest.labels.require_exclusive("reslink audit", "Audit the table with its column of one class per image")
     from reslink.audit.audit import audit as audit_manifest
+    from reslink.audit.checks.given_predictions import GivenPredictions
     from reslink.audit.clean_copy.clean_copy import write_clean_copy
     from reslink.reports.audit.page import audit_report
 
@@ -110,9 +117,10 @@ def run_audit(
         _check_out(out, manifest, overwrite)
     if fix is not None:
         _check_fix(fix, manifest, out)
+    given = None if predictions is None else GivenPredictions.read(Path(predictions))
     listener = resolve_progress(progress)
     try:
-        result = audit_manifest(manifest, out, progress=listener, seed=seed, workers=workers)
+        result = audit_manifest(manifest, out, progress=listener, seed=seed, workers=workers, predictions=given)
         page = None if out is None else audit_report(result, manifest, out)
         clean_copy = None if fix is None else write_clean_copy(manifest, result, fix, progress=listener)
     finally:

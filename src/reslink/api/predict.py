@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from reslink.inference.classifier import Classifier, Source
     from reslink.inference.prediction import Prediction
     from reslink.inference.series_mode import SeriesMode
+    from reslink.labels import Labels
+
+_LABEL_COLUMNS = ("present", "threshold", "set", "abstain", "certainty")
 
 
 def predict(
@@ -121,7 +124,7 @@ def iter_predictions(
         classifier.bundle.require_slices("--pictures")
     drawer = None if pictures is None else PictureFolder(classifier, pictures, overwrite)
     with ExitStack() as stack:
-        table = None if csv_file is None else stack.enter_context(open_table(csv_file, classifier.labels.names))
+        table = None if csv_file is None else stack.enter_context(open_table(csv_file, classifier.labels))
         results = predict_series(classifier, sources, batch_size, mode=series, unit=unit, keep_images=drawer is not None)
         for prediction, image in results:
             if table is not None:
@@ -198,7 +201,7 @@ def _earlier_pictures(folder: Path, overwrite: bool) -> list[Path]:
 
 
 @contextmanager
-def open_table(csv_file: Path, class_names: tuple[str, ...]) -> Iterator[PredictionTable]:
+def open_table(csv_file: Path, labels: Labels) -> Iterator[PredictionTable]:
     """Opens a CSV table of predictions. The file appears when the block ends, and not at all if the block fails.
 
     Raises:
@@ -209,7 +212,7 @@ def open_table(csv_file: Path, class_names: tuple[str, ...]) -> Iterator[Predict
         raise UsageError(
             f"{csv_file} is a folder", "--csv must name a file", f"For example, use --csv {csv_file / 'predictions.csv'}"
         )
-    if csv_file.exists() and not _is_prediction_table(csv_file, class_names):
+    if csv_file.exists() and not _is_prediction_table(csv_file, labels):
         raise UsageError(
             f"{csv_file} exists and is not a table of predictions",
             "Only an earlier table of predictions is overwritten",
@@ -220,19 +223,19 @@ def open_table(csv_file: Path, class_names: tuple[str, ...]) -> Iterator[Predict
         with storage_errors(csv_file):
             csv_file.parent.mkdir(parents=True, exist_ok=True)
             with part.open("w", newline="", encoding="utf-8") as stream:
-                yield PredictionTable(csv.writer(stream), class_names)
+                yield PredictionTable(csv.writer(stream), labels)
             part.replace(csv_file)
     finally:
         with suppress(OSError):  # a parent of the path may be a file
             part.unlink(missing_ok=True)
 
 
-def _is_prediction_table(path: Path, class_names: tuple[str, ...]) -> bool:
+def _is_prediction_table(path: Path, labels: Labels) -> bool:
     """Returns whether a file is empty, or a table of predictions for the same classes."""
     if not path.is_file():
         return False
     text = io.StringIO()
-    PredictionTable(csv.writer(text), class_names)
+    PredictionTable(csv.writer(text), labels)
     header = text.getvalue().encode()
     with path.open("rb") as stream:
         return stream.read(len(header)) in (b"", header)
@@ -247,14 +250,16 @@ class PredictionTable:
 
     ``series_slices`` is the number of combined slices in the row of a whole series, and empty in the row of a slice.
     A path that a spreadsheet would run as a formula is written with a leading ``'``, and a path that is not printable with
-    escapes (:func:`reslink.printable_names.escape_name`).
+    escapes (:func:`reslink.printable_names.escape_name`). With several labels at once, columns follow for each:
+    ``present_<label>`` (true or false), ``threshold_<label>``, ``set_<label>``, ``abstain_<label>``, ``certainty_<label>``.
     """
 
-    def __init__(self, writer: _Writer, class_names: tuple[str, ...]) -> None:
-        self._writer, self._class_names = writer, class_names
-        probabilities = [f"p_{name}" for name in class_names]
+    def __init__(self, writer: _Writer, labels: Labels) -> None:
+        self._writer, self._labels = writer, labels
+        probabilities = [f"p_{name}" for name in labels.names]
+        of_labels = [f"{column}_{name}" for name in labels.names for column in _LABEL_COLUMNS if not labels.exclusive]
         decision = ["prediction_set", "abstain", "ood_score", "reasons", "threshold", "certainty", "series_slices"]
-        writer.writerow(["path", "slice", "label", "probability", "error", *probabilities, *decision])
+        writer.writerow(["path", "slice", "label", "probability", "error", *probabilities, *decision, *of_labels])
 
     def write(self, prediction: Prediction) -> None:
         """Writes one prediction; missing values stay empty."""
@@ -270,7 +275,7 @@ class PredictionTable:
                 prediction.label,
                 prediction.probability,
                 prediction.error and escape_formula(printable(prediction.error)),
-                *(probabilities.get(name) for name in self._class_names),
+                *(probabilities.get(name) for name in self._labels.names),
                 prediction_set,
                 abstain,
                 prediction.ood_score,
@@ -278,5 +283,19 @@ class PredictionTable:
                 prediction.threshold,
                 prediction.certainty,
                 prediction.result.slices if isinstance(prediction, SeriesAnswer) and prediction.result else None,
+                *self._label_cells(prediction),
             ]
         )
+
+    def _label_cells(self, prediction: Prediction) -> list[Any]:
+        """Returns the cells of each of several labels at once in the order of ``_LABEL_COLUMNS``; none with one class."""
+        cells: list[Any] = []
+        for name in () if self._labels.exclusive else self._labels.names:
+            one = None if prediction.by_label is None else prediction.by_label[name]
+            if one is None:
+                cells += [None] * len(_LABEL_COLUMNS)
+                continue
+            stated = None if one.prediction_set is None else "|".join(one.prediction_set)
+            abstain = None if one.abstain is None else str(one.abstain).lower()
+            cells += [str(one.present).lower(), one.threshold, stated, abstain, one.certainty]
+        return cells

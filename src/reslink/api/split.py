@@ -27,6 +27,7 @@ def split(
     unit: str | None = None,
     fractions: tuple[float, float, float] | None = None,
     folds: int | None = None,
+    holdout: float = 0.0,
     group_by: Literal["patient", "duplicate", "both", "none"] = "both",
     seed: int = 0,
     keep_given: bool = False,
@@ -47,6 +48,7 @@ def split(
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
         fractions: Shares of train, validation and test, with sum 1; None for 0.75, 0.1, 0.15.
         folds: Number of cross-validation folds, instead of ``fractions``.
+        holdout: Share of a hold-out that is in no fold, up to 0.5, with ``folds``; the column ``split`` calls it test.
         group_by: Which cases stay in one split: those of a patient, near duplicates, both, or none.
         seed: Selects among equally good splits.
         keep_given: Keep the split of the data set; a missing split is drawn from the training cases.
@@ -71,6 +73,7 @@ def split(
     """
     table = Path(out)
     _check_options(table, fractions, folds, keep_given, overwrite)
+    _check_holdout(holdout, folds)
     manifest = read_patients(open_manifest(data, columns=columns, root=root, unit=unit))
     from reslink.datasets.grouping import group_cases  # slow imports, after typing errors were found
     from reslink.datasets.label_conflicts import check_label_conflicts, label_conflicts
@@ -89,12 +92,13 @@ def split(
         )
     groups = group_cases(manifest, thumbnails, group_by, duplicates, include_similar=not keep_given)
     cases = manifest if keep_given else drop_given_split(manifest)
-    new_columns = split_columns(cases, groups, fractions or DEFAULT_FRACTIONS, folds, seed)
+    new_columns = split_columns(cases, groups, fractions or DEFAULT_FRACTIONS, folds, holdout, seed)
     write_split_table(table, manifest, new_columns)
     options = {
         "group_by": group_by,
         "seed": seed,
         "folds": folds,
+        "holdout": holdout,
         "fractions": None if folds else fractions or DEFAULT_FRACTIONS,
     }
     return _summary(manifest, new_columns, table) | options | {"left_out": left_out}
@@ -107,6 +111,17 @@ def _check_options(
         other = "--fractions" if fractions else "--keep-given"
         raise UsageError(f"--folds and {other} were both given", "Folds are new and have equal sizes", "Remove one of them")
     check_output_file(out, "--out", "a CSV file", "split.csv", overwrite)
+
+
+def _check_holdout(holdout: float, folds: int | None) -> None:
+    if not 0 <= holdout <= 0.5:
+        raise UsageError(f"The hold-out is {holdout:g}", "Its share is between 0 and 0.5", "Use --holdout 0.15")
+    if holdout and folds is None:
+        raise UsageError(
+            "--holdout was given without --folds",
+            "A hold-out is the part of the cases that is in no fold",
+            "Add --folds 5, or set the share of the test split with --fractions",
+        )
 
 
 def _read_thumbnails(
@@ -140,7 +155,9 @@ def _summary(manifest: Manifest, columns: dict[str, list[str]], out: Path) -> di
         "n_patients": len({case.patient_id for case in manifest.cases} - {None}),
         "images": {name: {label: images[name, label] for label in manifest.labels.names} for name in splits},
         "groups": {name: sum(split_of_group == name for split_of_group, _ in pairs) for name in splits},
-        "fold_sizes": [n for _, n in sorted(Counter(map(int, columns["fold"])).items())] if "fold" in columns else None,
+        "fold_sizes": [n for _, n in sorted(Counter(map(int, filter(None, columns["fold"]))).items())]
+        if "fold" in columns
+        else None,
         "columns": dict(manifest.column_roles),
         "data_notes": list(manifest.notes),
         "research_use_only": True,

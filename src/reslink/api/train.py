@@ -14,7 +14,7 @@ from reslink.api.audit_memory import failed_checks
 from reslink.api.data_argument import Columns, Data, open_manifest
 from reslink.api.onnx_model import add_onnx_model
 from reslink.api.progress import ShowProgress, resolve_progress
-from reslink.errors import InputError
+from reslink.errors import InputError, UsageError
 from reslink.files import lock_folder, write_json
 from reslink.labels import CaseKind
 from reslink.networks.entry_points import Builder, as_builder
@@ -46,6 +46,7 @@ def train(
     unit: str | None = None,
     recipe: str | Path | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
+    labels: str | Sequence[str] | None = None,
     network: str | Builder | nn.Module | None = None,
     init: str | Path | None = None,
     freeze: Sequence[str] = (),
@@ -75,6 +76,8 @@ def train(
         recipe: A recipe in YAML, or the name of a published recipe; None for the default recipe.
         settings: Recipe keys and values, such as ``{"model.variant": "reslink_paper"}``, or texts such as ``"seed=3"``.
             A text value of a mapping stays a text; only texts with ``=`` are read as YAML.
+        labels: Columns of a table with several labels at once (1, 0 or empty), such as ``["epidural", "subdural"]``; None for
+            the value of the recipe (one class per image).
         network: The network; None for that of the recipe. The name of a variant, such as ``"densenet121"``; an entry point,
             ``"package.module:callable"`` or ``"file.py:callable"``; a callable ``(in_channels, num_classes, **options)``; or a
             torch module, which is copied.
@@ -95,7 +98,8 @@ def train(
         progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
 
     Returns:
-        The paths of the run, bundle and report, the metrics of the test split, its refused images (``n_refused``, and under
+        The paths of the run, bundle and report, the metrics of the test split (of several labels at once their means, and under
+        ``by_label`` counts and metrics of each), its refused images (``n_refused``, and under
         ``refused`` why, by case name), the findings during training, the unreadable files, and under ``tracking`` the number of
         records that each tracker lost. Empty in all but the first process of a distributed training.
 
@@ -117,6 +121,7 @@ def train(
     from reslink.training.tracking.tracking import Tracking
 
     options = {
+        "data.labels": None if labels is None else _label_names(labels),
         "init.parent": None if init is None else parent_setting(init),
         "init.freeze": list(freeze) or None,
         "trainer.epochs": epochs,
@@ -133,14 +138,33 @@ def train(
     if network is not None and not isinstance(network, str):
         loaded = loaded.with_builder(as_builder(network))
     tracking = Tracking([track] if isinstance(track, str) else track, Path(out))
-    manifest = open_manifest(
-        data, class_order=loaded.data.class_order, columns=columns, root=root, unit=unit, case=loaded.trainer.case
-    )
+    manifest = _open_manifest(data, loaded, columns=columns, root=root, unit=unit, case=loaded.trainer.case)
     with tracking:
         summary = run_training(
             manifest, loaded, Path(out), resume=resume, overwrite=overwrite, progress=progress, tracking=tracking
         )
     return summary | ({"tracking": {name: tracking.failed[name] for name in tracking.names}} if summary and track else {})
+
+
+def _label_names(labels: str | Sequence[str]) -> list[str]:
+    """Returns the names of label columns, checked before torch is imported."""
+    from reslink.datasets.label_columns import check_label_names
+
+    return list(check_label_names(labels.split(",") if isinstance(labels, str) else labels))
+
+
+def _open_manifest(data: Data, recipe: Recipe, **options: Any) -> Manifest:
+    """Returns the data set with the classes, or the several labels, of a recipe."""
+    names = recipe.data.labels
+    manifest = open_manifest(data, class_order=recipe.data.class_order, label_columns=names, **options)
+    stated = None if manifest.labels.exclusive else manifest.labels.names
+    if stated != (None if names is None else tuple(names)):
+        raise UsageError(
+            f"The manifest was opened with the labels {stated and list(stated)}, but data.labels is {names and list(names)}",
+            "An opened manifest has the labels of the recipe",
+            "Give Manifest.open the label_columns that are also given as labels",
+        )
+    return manifest
 
 
 def run_training(
@@ -221,7 +245,18 @@ def run_training(
         "leakage": evaluation.get("leakage"),
         "localization": evaluation.get("localization", {}),
         "findings": [asdict(finding) for finding in result.findings],
+        **_label_metrics(evaluation),
     }
+
+
+def _label_metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``by_label``: counts and metrics of each of several labels at once; empty with one class per image."""
+    entries = evaluation.get("by_label")
+    if not entries:
+        return {}
+    counts = ("n", "n_present", "n_unknown")
+    metrics = evaluation["per_class"]
+    return {"by_label": {name: {key: entry[key] for key in counts} | metrics[name] for name, entry in entries.items()}}
 
 
 def _not_evaluated(error: InputError, out: Path, bundle: Path) -> InputError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from reslink import __version__
 from reslink.audit.burned_in_text import TextBox
 from reslink.audit.checks import file_quality
 from reslink.audit.checks.duplicates import NearDuplicates, find_group_leakage
+from reslink.audit.checks.given_predictions import GivenPredictions
 from reslink.audit.checks.label_errors import SuspectedError, quick_model_probabilities, suspected_errors
 from reslink.audit.checks.shortcuts import MARGIN, ProbeResult, run_probes, with_holm_correction
 from reslink.audit.extract import CaseFile, FileFeatures, extract_features
@@ -77,6 +78,7 @@ class Audit:
         skipped: Name of each check that was skipped, with the reason.
         patients_joined: How many patients were joined because they share an examination; '' if none.
         class_names: The classes that occur in ``cases``.
+        label_error_source: Where the probabilities of the label error check come from.
     """
 
     cases: Sequence[Case]
@@ -89,6 +91,7 @@ class Audit:
     skipped: dict[str, str] = field(default_factory=dict)
     patients_joined: str = ""
     class_names: tuple[str, ...] = ()
+    label_error_source: str = "quick model"
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form."""
@@ -109,6 +112,7 @@ class Audit:
             "shortcuts": [probe.as_dict() | {"examples": self._examples(probe)} for probe in self.probes],
             **self._text_and_identity(),
             "suspected_label_errors": [self._error_dict(error) for error in self.suspected_errors],
+            "label_error_source": self.label_error_source,
             "files": self._findings_by_kind(),
             "skipped_checks": [{"check": check, "reason": reason} for check, reason in self.skipped.items()],
             "checks": [asdict(check) for check in checks],
@@ -188,6 +192,7 @@ def audit(
     progress: Progress | None = None,
     seed: int = 0,
     workers: int | None = None,
+    predictions: GivenPredictions | None = None,
 ) -> dict[str, Any]:
     """Audits a data set.
 
@@ -200,6 +205,7 @@ def audit(
         progress: Receives the progress.
         seed: Seed of folds, forests and bootstrap.
         workers: Number of processes that read files; 0 reads in this process, None chooses by the number of files.
+        predictions: Out-of-fold predictions for the label error check; None fits a quick model.
 
     Returns:
         The content of ``audit.json``. ``verdict`` is ``fail`` if one of ``checks`` failed, ``incomplete`` if none failed but
@@ -209,7 +215,7 @@ def audit(
         UsageError: If no image can be read.
         StorageError: If ``out`` cannot be written.
     """
-    audited = run_audit(manifest, progress=progress, seed=seed, workers=workers)
+    audited = run_audit(manifest, progress=progress, seed=seed, workers=workers, predictions=predictions)
     notes = [*manifest.notes, *([audited.patients_joined] if audited.patients_joined else [])]
     result = audited.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": notes}
     if out is not None:
@@ -217,7 +223,14 @@ def audit(
     return result
 
 
-def run_audit(manifest: Manifest, *, progress: Progress | None = None, seed: int = 0, workers: int | None = None) -> Audit:
+def run_audit(
+    manifest: Manifest,
+    *,
+    progress: Progress | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    predictions: GivenPredictions | None = None,
+) -> Audit:
     """Audits a data set like :func:`audit`, but returns objects."""
     check_not_in_worker()
     progress = progress or SilentProgress()
@@ -245,7 +258,7 @@ def run_audit(manifest: Manifest, *, progress: Progress | None = None, seed: int
         class_names=manifest.labels.names,
     )
     result.skipped |= {"patients from DICOM headers": patient_notes.unused} if patient_notes.unused else {}
-    _check_labels(result, readable, progress, seed)
+    _check_labels(result, readable, progress, seed, predictions)
     _check_files(result, [case.name for case in manifest.cases], results)
     return result
 
@@ -273,7 +286,9 @@ def _check_files(result: Audit, names: Sequence[str], items: Sequence[FileFeatur
         )
 
 
-def _check_labels(result: Audit, manifest: Manifest, progress: Progress, seed: int) -> None:
+def _check_labels(
+    result: Audit, manifest: Manifest, progress: Progress, seed: int, predictions: GivenPredictions | None
+) -> None:
     """Runs the checks that need at least two classes: shortcuts and label errors."""
     labels = {case.label for case in manifest.cases}
     if len(labels) < 2:
@@ -290,23 +305,32 @@ def _check_labels(result: Audit, manifest: Manifest, progress: Progress, seed: i
             result.skipped[f"shortcuts: {probe[0]}"] = probe[1]
         progress.step()
     result.probes = with_holm_correction(result.probes)
-    _find_label_errors(result, targets, seed)
+    _find_label_errors(result, targets, seed, predictions)
     progress.step(2)
     progress.end()
 
 
-def _find_label_errors(result: Audit, targets: Any, seed: int) -> None:
-    asymmetry = np.stack([item.asymmetry for item in result.items])
-    thumbnails = np.stack([item.thumbnail for item in result.items])
-    groups, num_classes = result.near_duplicates.groups, len(result.class_names)
-    y_prob = quick_model_probabilities(asymmetry, thumbnails, targets, groups, num_classes, seed)
+def _find_label_errors(result: Audit, targets: Any, seed: int, predictions: GivenPredictions | None) -> None:
+    if predictions is None:
+        rows, y_prob = np.arange(len(targets)), _quick_model_probabilities(result, targets, seed)
+    else:
+        rows, y_prob = predictions.rows([item.sha256 for item in result.items], result.class_names)
+        result.label_error_source = f"given predictions for {len(rows)} of {counted(len(targets), 'image')}"
     try:
         if isinstance(y_prob, str):
             result.skipped["suspected_label_errors"] = y_prob
         else:
-            result.suspected_errors = suspected_errors(y_prob, targets)
+            found = suspected_errors(y_prob, targets[rows])
+            result.suspected_errors = [replace(error, row=int(rows[error.row])) for error in found]
     except UsageError as error:  # cleanlab is not installed; the other checks are still valid
         result.skipped["suspected_label_errors"] = str(error)
+
+
+def _quick_model_probabilities(result: Audit, targets: Any, seed: int) -> Any:
+    asymmetry = np.stack([item.asymmetry for item in result.items])
+    thumbnails = np.stack([item.thumbnail for item in result.items])
+    groups, num_classes = result.near_duplicates.groups, len(result.class_names)
+    return quick_model_probabilities(asymmetry, thumbnails, targets, groups, num_classes, seed)
 
 
 def _conflict_check(count: int) -> Check:

@@ -89,7 +89,8 @@ def extract_features(file: CaseFile) -> FileFeatures | str:
     try:
         image = read_slice(file.path, file.name, file.unit)
         text_boxes = find_text(image)
-        tiny = Pillow.fromarray(_to_uint8(image)).resize((TINY_SIDE, TINY_SIDE), Pillow.Resampling.BOX)
+        gray = _to_uint8(image)
+        tiny = Pillow.fromarray(gray).resize((TINY_SIDE, TINY_SIDE), Pillow.Resampling.BOX)
         return FileFeatures(
             sha256=file_hash(file.path, file.name),
             header=header_features(file.path),
@@ -97,7 +98,7 @@ def extract_features(file: CaseFile) -> FileFeatures | str:
             thumbnail=make_thumbnail(image),
             asymmetry=asymmetry_features(isolated_head(image)),
             tiny_thumbnail=np.asarray(tiny),
-            histogram=_histogram(image),
+            histogram=_histogram(gray),
             outside_head=outside_head_features(image),
             text_boxes=text_boxes,
             identity=identifying_attributes(file.path),
@@ -128,6 +129,6 @@ def _to_uint8(image: Image) -> NDArray[np.uint8]:
     return np.asarray(np.rint((1 - unit if image.inverted else unit) * 255), np.uint8)
 
 
-def _histogram(image: Image) -> NDArray[np.float32]:
-    counts, _ = np.histogram(_to_uint8(image), BINS, (0, 256))
-    return np.asarray(counts / max(int(counts.sum()), 1), np.float32)
+def _histogram(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
+    counts = np.bincount(gray.ravel(), minlength=256).reshape(BINS, -1).sum(axis=1)
+    return np.asarray(counts / gray.size, np.float32)

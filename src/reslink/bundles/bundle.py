@@ -37,6 +37,7 @@ from reslink.files import install_command, replace_folder, sha256, write_atomic
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import CaseKind, Labels
 from reslink.networks.entry_points import Builder, as_builder
+from reslink.networks.external_config import member_architecture
 from reslink.notebook import html_table
 
 if TYPE_CHECKING:
@@ -61,10 +62,12 @@ class Bundle:
     which checks the weights against the architecture.
 
     Attributes:
-        architecture: The fields of ``ResLinkConfig`` and ``name``, the name of the variant; or those of ``ExternalConfig``.
-            ``case: series`` if a case is a series: the weights then hold the pooling over its slices.
+        architecture: The fields of ``ResLinkConfig`` and ``name``, the name of the variant; those of ``ExternalConfig``; or the
+            ``member`` and ``count`` of an ensemble. ``case: series`` if a case is a series: the weights then hold the pooling
+            over its slices.
         preprocess: From an image to the input of the network.
-        labels: The classes in the order of the network's outputs; with two, the last one is the positive class.
+        labels: The classes in the order of the network's outputs; with two, the last one is the positive class. Or several
+            labels at once (``labels.exclusive`` is false).
         decision: From logits to probabilities and a label.
         scope: The images that the bundle is for.
         metrics: The content of ``evaluation.json``; empty before an evaluation.
@@ -172,7 +175,7 @@ class Bundle:
         return cls(
             architecture=record.architecture,
             preprocess=record.preprocess,
-            labels=Labels(tuple(record.labels)),
+            labels=Labels(tuple(record.labels), record.exclusive),
             decision=record.decision.model_copy(update={"arrays": arrays}),
             scope=record.scope,
             metrics=record.metrics,
@@ -242,7 +245,7 @@ class Bundle:
     @property
     def can_build_network(self) -> bool:
         """Whether :meth:`network` needs neither your own code nor a package that is not installed."""
-        source = self.architecture.get("source")
+        source = member_architecture(self.architecture).get("source")
         if source == "monai":
             return find_spec("monai") is not None
         return source != "entry_point" or self.builder is not None
@@ -390,6 +393,7 @@ def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
         architecture=bundle.architecture,
         preprocess=bundle.preprocess,
         labels=list(bundle.labels.names),
+        exclusive=bundle.labels.exclusive,
         decision=bundle.decision,
         scope=bundle.scope,
         weights=FileRecord(file=WEIGHTS, sha256=bundle.weights_sha256 or "", bytes=weights_bytes),
@@ -401,7 +405,8 @@ def _write_texts(bundle: Bundle, folder: Path, weights_bytes: int) -> None:
         provenance=bundle.provenance,
     )
     try:
-        text = json.dumps(record.model_dump(), indent=2, allow_nan=False, ensure_ascii=False)
+        stated = record.model_dump(exclude={"exclusive"} if record.exclusive else None)
+        text = json.dumps(stated, indent=2, allow_nan=False, ensure_ascii=False)
     except (ValueError, TypeError) as error:
         raise BundleError(
             f"The metrics or the provenance of the bundle cannot be stored ({error})",
@@ -417,7 +422,13 @@ def _check_fit(bundle: Bundle) -> None:
     weights.case_of(bundle.architecture)
     bundle.decision.check_classes(len(bundle.labels))
     outputs, classes = bundle.architecture.get("num_classes"), len(bundle.labels)
-    if outputs != classes and not (outputs == 1 and classes == 2):
+    if bundle.labels.exclusive == bool(bundle.decision.by_label):
+        raise BundleError(
+            f"exclusive is {bundle.labels.exclusive}, but the decision has {len(bundle.decision.by_label)} decisions of labels",
+            "Several labels at once have one decision each, and one class per image has none",
+            "Use the bundle that belongs to these labels, or train again",
+        )
+    if outputs != classes and not (outputs == 1 and bundle.labels.binary):
         raise BundleError(
             f"architecture.num_classes is {outputs}, but there are {classes} labels: {', '.join(bundle.labels.names)}",
             "There is one output per label, or a single output for two labels",

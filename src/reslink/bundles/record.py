@@ -50,6 +50,7 @@ class BundleRecord(BaseModel):
     architecture: dict[str, Any]
     preprocess: Preprocess
     labels: list[str]
+    exclusive: bool = True
     decision: Decision
     scope: Scope
     weights: FileRecord

@@ -21,15 +21,17 @@ from reslink.settings_text import parse_json
 if TYPE_CHECKING:
     import torch
 
+    from reslink.networks.config import ResLinkConfig
     from reslink.networks.entry_points import Builder
+    from reslink.networks.external_config import EnsembleConfig, ExternalConfig
     from reslink.networks.network import Network
 
 Array: TypeAlias = NDArray[Any]
 TensorLike: TypeAlias = "Array | torch.Tensor"
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
-MAX_HEADER_BYTES = 1 << 20
-"""A header of ResLink has about 10 kB; a much longer one would only cost time and memory."""
+MAX_HEADER_BYTES = 8 << 20
+"""A header of ResLink has about 10 kB, one of an ensemble that times its members; a longer one only costs time and memory."""
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -178,17 +180,13 @@ def build_network(architecture: Mapping[str, Any], builder: Builder | None = Non
         UsageError: If the builder is missing or does not fit, or MONAI is not installed.
     """
     from reslink.networks import build
-    from reslink.networks.config import ResLinkConfig
-    from reslink.networks.external_config import ExternalConfig
 
-    external = "source" in architecture
-    fields = {key: value for key, value in architecture.items() if key != "case" and (external or key != "name")}
     try:
-        config = (ExternalConfig if external else ResLinkConfig).model_validate_json(json.dumps(fields))
+        config = _network_config(architecture)
     except ValidationError as error:
         raise BundleError(
             f"The architecture of the bundle cannot be built: {first_error(error)}",
-            "The architecture holds the fields of ResLinkConfig or ExternalConfig",
+            "The architecture holds the fields of ResLinkConfig or ExternalConfig, or an ensemble of those",
             "Use the version of reslink that wrote it, or train again",
         ) from error
     return build.build_network(config, 0, builder, case_of(architecture))
@@ -210,6 +208,24 @@ def case_of(architecture: Mapping[str, Any]) -> CaseKind:
             "Use the version of reslink that wrote it, or train again",
         )
     return "slice"
+
+
+def _network_config(architecture: Mapping[str, Any]) -> ResLinkConfig | ExternalConfig | EnsembleConfig:
+    from reslink.networks.config import ResLinkConfig
+    from reslink.networks.external_config import ENSEMBLE, EnsembleConfig, ExternalConfig
+
+    if architecture.get("source") == ENSEMBLE:
+        member = architecture.get("member")
+        fields = {"count": architecture.get("count"), "member": _fields(member if isinstance(member, dict) else {})}
+        return EnsembleConfig.model_validate_json(json.dumps(fields))
+    kind = ExternalConfig if "source" in architecture else ResLinkConfig
+    return kind.model_validate_json(json.dumps(_fields(architecture)))
+
+
+def _fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of ``ExternalConfig``, or of ``ResLinkConfig``, which has no name."""
+    dropped = {"case"} if "source" in architecture else {"case", "name"}
+    return {key: value for key, value in architecture.items() if key not in dropped}
 
 
 def check_shapes(shapes: Shapes, architecture: Mapping[str, Any], builder: Builder | None = None) -> None:

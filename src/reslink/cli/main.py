@@ -21,6 +21,7 @@ from reslink.cli.commands import (
     bench,
     calibrate,
     compare,
+    cv,
     data,
     demo,
     describe,
@@ -40,6 +41,7 @@ from reslink.cli.commands import (
     serve,
     split,
     train,
+    tune,
 )
 from reslink.errors import nearest, suggest
 
@@ -84,7 +86,7 @@ app = typer.Typer(
 
 _TRAIN, _USE, _INSPECT = "Train and evaluate", "Use a model", "Inspect"
 _COMMANDS = {
-    _TRAIN: (demo, split, recipes, train, calibrate, evaluate, compare, runs),
+    _TRAIN: (demo, split, recipes, train, cv, tune, calibrate, evaluate, compare, runs),
     _USE: (models, predict, explain, export, serve),
     _INSPECT: (audit, report, describe, bench, phantom, info, doctor),
 }

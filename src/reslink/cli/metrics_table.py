@@ -35,6 +35,7 @@ def _print_for_people(console: Console, summary: dict[str, Any]) -> None:
     from reslink.training.monitoring.diagnostics import FILES_LEFT_OUT
 
     print_metrics(console, summary["metrics"], HEADLINE_METRICS, f"{summary['n_test']} test images")
+    print_labels(console, summary.get("by_label"))
     for finding in summary["findings"]:
         if finding["code"] != FILES_LEFT_OUT:  # these files were listed above
             console.warn(f"Warning: {finding['message']}. {finding['advice']}. ({finding['code']}, epoch {finding['epoch']})")
@@ -65,6 +66,29 @@ def print_metrics(console: Console, metrics: dict[str, Any], names: tuple[str, .
     rows = [metric_row(METRIC_NAMES[name], metrics[name]) for name in names if metrics.get(name) is not None]
     if rows:
         console.table(("metric", ">estimate", "95 % interval", ">n", "method"), rows, title=title)
+
+
+def print_labels(console: Console, by_label: Mapping[str, Any] | None) -> None:
+    """Prints the AUROC and average precision of each of several labels at once; nothing with one class per image.
+
+    Args:
+        console: The output.
+        by_label: ``n_present``, ``n`` and the metrics ``auroc`` and ``auprc`` of each label.
+    """
+    if not by_label:
+        return
+    rows = []
+    for name, label in by_label.items():
+        auroc, auprc = (metric_row("", label[key]) for key in ("auroc", "auprc"))
+        rows.append((name, f"{label['n_present']} of {label['n']}", auroc[1], auroc[2], auprc[1], auprc[2]))
+    header = ("label", ">present", ">AUROC", "95 % interval", ">AUPRC", "95 % interval")
+    console.table(header, rows, title="by label")
+
+
+def labels_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the numbers of :func:`print_labels` from an evaluation; empty with one class per image."""
+    metrics = evaluation.get("per_class", {})
+    return {name: {**entry, **metrics[name]} for name, entry in evaluation.get("by_label", {}).items()}
 
 
 def metric_row(title: str, metric: dict[str, Any]) -> tuple[str, str, str, str, str]:

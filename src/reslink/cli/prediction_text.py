@@ -9,6 +9,7 @@ from reslink.cli.console import Console
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
+    from reslink.inference.prediction import LabelPrediction
 
 NO_ANSWER = "no answer"
 
@@ -32,6 +33,23 @@ def prediction_cells(
         details.append(str(certainty))
     text = f"P({shown}) {probabilities[shown]:.3f}" + (f", 95 % interval {interval}" if interval else "")
     return (NO_ANSWER if certainty == NO_ANSWER else label), text + (f" ({', '.join(details)})" if details else "")
+
+
+def label_cells(label: str, by_label: Mapping[str, LabelPrediction], intervals: Mapping[str, str]) -> tuple[str, str]:
+    """Returns the first cells of a printed prediction for several labels at once: the answer, and every probability.
+
+    Args:
+        label: The labels that are present.
+        by_label: The prediction for each label.
+        intervals: The interval of a probability, by label.
+    """
+    from reslink.inference.prediction import answer_text
+
+    texts = [
+        prediction_cells(name, {name: one.probability}, one.threshold, one.certainty, intervals.get(name, ""))[1]
+        for name, one in by_label.items()
+    ]
+    return answer_text(label, by_label), "; ".join(texts)
 
 
 def abstention_cells(abstain: bool | None, reasons: Sequence[str] | None) -> list[str]:
@@ -58,7 +76,7 @@ def print_usage_notes(console: Console, bundle: Bundle, *, predicted: bool = Tru
         from reslink.bundles.card.sections import label_rule
         from reslink.bundles.pretrained import usage_notes
 
-        if bundle.decision.threshold is not None:
+        if bundle.decision.threshold is not None or bundle.decision.by_label:
             console.note(f"The label is {label_rule(bundle.decision, bundle.labels).replace('`', '')}")
         for text in usage_notes(bundle.provenance, has_ood_detector=bundle.decision.ood is not None):
             console.note(text)

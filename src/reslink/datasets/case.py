@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from reslink.labels import ABSENT, PRESENT
 from reslink.printable_names import escape_name
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+HOLDOUT = "holdout"
+"""The split of a case that is in no fold of a cross-validation, and on which no run of it trains."""
 
 UNUSED = "unused"
 """The split of a case that a run neither trains nor evaluates on."""
@@ -41,7 +45,9 @@ class Case:
 
     Attributes:
         path: Absolute path of the image file.
-        label: The class name, as in ``Manifest.labels``.
+        label: The class name, as in ``Manifest.labels``; for several labels at once, their states in words.
+        states: The state of each of several labels at once (``labels.PRESENT``, ``ABSENT`` or ``UNKNOWN``), in the order of
+            ``Manifest.labels``; empty for one class per case.
         patient_id: The patient, if known. Cases of one patient always belong in the same split.
         mask: Absolute path of the lesion mask: an image of the same size in which every nonzero value is lesion.
         split: The split stated by the data set, if any.
@@ -64,6 +70,13 @@ class Case:
     extra: Mapping[str, str] = field(default_factory=dict)
     patient_from_header: bool = False
     patient_in_table: str | None = None
+    states: tuple[int, ...] = ()
+
+    def contradicts(self, other: Case) -> bool:
+        """Returns whether the two cases have different labels; an unknown label differs from none."""
+        if self.states and other.states:
+            return any({a, b} == {PRESENT, ABSENT} for a, b in zip(self.states, other.states, strict=True))
+        return self.label != other.label
 
     @property
     def stated_patient(self) -> str:

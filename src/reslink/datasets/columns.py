@@ -107,7 +107,7 @@ def _parse_pair(pair: str) -> tuple[str, str]:
     return role.strip(), header
 
 
-def find_columns(table: Table, chosen: Mapping[Role, str]) -> ColumnRoles:
+def find_columns(table: Table, chosen: Mapping[Role, str], ignored: Sequence[Role] = ()) -> ColumnRoles:
     """Decides which columns of a table hold path, label, patient, source, mask, split and unit.
 
     A column that the user chose is used. Otherwise a column with the name of the role is used, or the only one with another
@@ -116,13 +116,14 @@ def find_columns(table: Table, chosen: Mapping[Role, str]) -> ColumnRoles:
     Args:
         table: The table.
         chosen: The choice of the user, by role (``parse_columns``).
+        ignored: Roles that are not looked for.
 
     Raises:
         UsageError: If a required column is missing, a chosen one does not exist, or two columns may be meant.
     """
     headers: dict[Role, str] = {}
     notes: list[str] = []
-    for role in ROLES:
+    for role in (role for role in ROLES if role not in ignored):
         stated = role in chosen
         header = _chosen_header(table, role, chosen[role]) if stated else _guess(table, role, chosen.values(), notes)
         if header:

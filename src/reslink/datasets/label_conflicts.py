@@ -34,7 +34,7 @@ def label_conflicts(
     """
     near = ((pair.first, pair.second) for pair in pairs if pair.correlation >= MIN_CONFLICT_CORRELATION)
     same = () if hashes is None else _pairs_with_two_labels(cases, hashes)
-    conflicting = [pair for pair in (*near, *same) if cases[pair[0]].label != cases[pair[1]].label]
+    conflicting = [pair for pair in (*near, *same) if cases[pair[0]].contradicts(cases[pair[1]])]
     members: dict[int, list[int]] = defaultdict(list)
     for i, group in enumerate(connected_groups(len(cases), np.array(conflicting, np.intp).reshape(-1, 2))):
         members[group].append(i)
@@ -75,12 +75,16 @@ def _pairs_with_two_labels(cases: Sequence[Case], hashes: Sequence[str]) -> Iter
     for row, key in enumerate(hashes):
         rows_by_hash[key].append(row)
     for rows in rows_by_hash.values():
-        other = next((row for row in rows if cases[row].label != cases[rows[0]].label), None)
-        if other is not None:
-            yield from ((row, other if cases[row].label == cases[rows[0]].label else rows[0]) for row in rows)
+        one_of_each = {cases[row].label: row for row in rows}
+        for row in rows:
+            yield from ((row, other) for other in one_of_each.values() if cases[row].contradicts(cases[other]))
 
 
 def _describe_pair(cases: Sequence[Case], rows: Sequence[int]) -> str:
-    first = cases[rows[0]]
-    second = next(cases[row] for row in rows if cases[row].label != first.label)
+    first, second = next(
+        (cases[one], cases[other])
+        for i, one in enumerate(rows)
+        for other in rows[i + 1 :]
+        if cases[one].contradicts(cases[other])
+    )
     return " and ".join(f"{printable(case.name)} ({case.label})" for case in (first, second))

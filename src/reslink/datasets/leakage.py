@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.fingerprints import DIGEST, TrainingImages
-from reslink.datasets.case import UNUSED
+from reslink.datasets.case import HOLDOUT, UNUSED
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.fingerprints import make_fingerprints, match_fingerprints
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
@@ -27,6 +27,9 @@ CALIBRATION_REASONS: Final = (
     "same duplicate group as a calibration image",
 )
 """Why a case is leaked: its own image, its patient, or its duplicate group."""
+
+_EVALUATED: Final = ("validation", "test", HOLDOUT)
+"""Splits that an ancestor must not have seen."""
 
 CERTAIN_CORRELATION: Final = 0.9
 """Estimated correlation from which a match also marks the other images of the patient or duplicate group as leaked.
@@ -136,7 +139,7 @@ def seen_by_ancestors(
     seen: Sequence[TrainingImages],
     matched_cases: Callable[[dict[int, float]], dict[int, float]] = dict,
 ) -> dict[int, str]:
-    """Returns the cases of the validation and test splits that an ancestor was trained on, and why, by case index.
+    """Returns the cases of validation, test and hold-out that an ancestor was trained on, and why, by case index.
 
     The rule is that of an evaluation: a certain match also marks the other images of its patient and duplicate group.
 
@@ -150,7 +153,7 @@ def seen_by_ancestors(
     """
     matches = matched_cases(find_training_duplicates(seen, thumbnails)) if seen else {}
     reasons = leakage_reasons(manifest, groups, matches) if seen else {}
-    return {i: reason for i, reason in sorted(reasons.items()) if splits[i] in ("validation", "test")}
+    return {i: reason for i, reason in sorted(reasons.items()) if splits[i] in _EVALUATED}
 
 
 def without_seen(splits: Sequence[str], seen: Collection[int], *, can_be_allowed: bool = True) -> list[str]:
@@ -165,7 +168,7 @@ def without_seen(splits: Sequence[str], seen: Collection[int], *, can_be_allowed
         CheckFailedError: If no case of the validation or of the test split remains.
     """
     result = [UNUSED if i in seen else split for i, split in enumerate(splits)]
-    for name in ("validation", "test"):
+    for name in _EVALUATED:
         if name in splits and name not in result:
             raise CheckFailedError(
                 f"An ancestor of the network was trained on every image of the {name} split, or on its patient",

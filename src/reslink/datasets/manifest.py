@@ -15,12 +15,14 @@ from reslink.datasets.case import Case
 from reslink.datasets.class_folders import cases_of_folder
 from reslink.datasets.columns import parse_columns
 from reslink.datasets.csv_table import data_error
+from reslink.datasets.label_columns import check_label_names, check_states
 from reslink.datasets.manifest_table import TableCases, cases_of_table
 from reslink.datasets.unused_groupings import augmented_copies, unused_grouping
 from reslink.errors import InputError, UsageError, counted, suggest
 from reslink.files import sha256
 from reslink.imaging.unit_names import parse_unit
 from reslink.labels import (
+    PRESENT,
     CaseKind,
     Labels,
     alternative_spelling,
@@ -65,7 +67,7 @@ class Manifest:
 
     def _properties(self) -> dict[str, object]:
         """Returns name and value of what a person wants to know first."""
-        classes, splits = Counter(case.label for case in self.cases), Counter(case.split for case in self.cases if case.split)
+        classes, splits = self.label_counts(), Counter(case.split for case in self.cases if case.split)
         patients = {case.patient_id for case in self.cases} - {None}
         return {
             "folder": self.root.name,
@@ -89,6 +91,7 @@ class Manifest:
         root: str | Path | None = None,
         unit: str | None = None,
         case: CaseKind = "slice",
+        label_columns: Sequence[str] | None = None,
     ) -> Manifest:
         """Reads a data set: a folder of class folders, a folder with ``manifest.csv``, or a CSV file.
 
@@ -118,22 +121,30 @@ class Manifest:
             unit: ``hu``, ``mr`` or ``gray`` for the cases whose table states no unit; default: the values decide.
             case: Whether a row of a table is a slice, or a series with one label: a folder with the DICOM files of one series,
                 or a file with one or several slices. Class folders have no series.
+            label_columns: Columns of a table with several labels at once (1, 0 or empty), instead of a class per image.
+                ``labels`` that are not exclusive name these columns too.
 
         Raises:
             UsageError: If the folder does not exist or is empty, a column is missing, a row cannot be used (the message has
                 its number), two columns could be meant, names differ only in their spelling, or the classes cannot be used for
                 training: only one class, a class with one case, or a rare one that looks misspelled.
         """
+        several = _several_labels(labels, label_columns)
+        if several is not None and rename is not None:
+            several.require_exclusive("Renaming of classes", "Rename the columns of the table")
         known = {clean_text(name) for names in (class_order, labels and labels.names, rename) for name in names or ()}
-        read = _read_cases(data, columns, root, known, case)
+        read = _read_cases(data, columns, root, known, several.names if several else (), case)
         cases = read.cases if rename is None else _rename_labels(read.cases, rename)
         cases = cases if unit is None else _with_unit(cases, unit)
         _check_spellings(cases)
         groupings = [sentence for sentence in (unused_grouping(cases), augmented_copies(cases)) if sentence]
-        for sentence in groupings:
+        of_labels = check_states(cases, several, for_training=for_training and labels is None) if several else []
+        for sentence in (*groupings, *of_labels):
             _log.warning("%s.", sentence)
-        notes = (*read.notes, *groupings)
+        notes = (*read.notes, *groupings, *of_labels)
         manifest = functools.partial(cls, root=read.root, columns=read.columns, notes=notes, column_roles=read.roles)
+        if several is not None:
+            return manifest(tuple(cases), several)
         if labels is not None:
             return manifest(tuple(_with_known_labels(cases, labels)), labels)
         counts = Counter(case.label for case in cases)
@@ -158,10 +169,19 @@ class Manifest:
         return replace(self, cases=tuple(_with_unit(self.cases, unit)))
 
     @property
-    def targets(self) -> list[int]:
-        """The class index of each case."""
+    def targets(self) -> list[int] | list[tuple[int, ...]]:
+        """The class index of each case; of several labels at once, their states."""
+        if not self.labels.exclusive:
+            return [case.states for case in self.cases]
         index = {name: i for i, name in enumerate(self.labels.names)}
         return [index[case.label] for case in self.cases]
+
+    def label_counts(self) -> Counter[str]:
+        """Returns the number of cases of each class; of several labels at once, of the cases in which each is present."""
+        if self.labels.exclusive:
+            return Counter(case.label for case in self.cases)
+        present = ((case.states[k] == PRESENT for case in self.cases) for k in range(len(self.labels)))
+        return Counter(dict(zip(self.labels.names, map(sum, present), strict=True)))
 
     def subset(self, indices: Iterable[int]) -> Manifest:
         """Returns a manifest with some of the cases, in the given order, and the same labels and root."""
@@ -231,7 +251,8 @@ def _read_cases(
     columns: Mapping[str, str] | Sequence[str] | None,
     root: str | Path | None,
     known: Collection[str],
-    case_kind: CaseKind,
+    label_columns: Sequence[str] = (),
+    case_kind: CaseKind = "slice",
 ) -> TableCases:
     """Reads a table or class folders."""
     if not isinstance(data, str | os.PathLike):
@@ -244,12 +265,13 @@ def _read_cases(
         raise data_error(f"{data} does not exist", "Check the path")
     try:
         if table.is_file():
-            read = cases_of_table(table, parse_columns(columns), _root_folder(root), known, case_kind)
+            read = cases_of_table(table, parse_columns(columns), _root_folder(root), known, label_columns, case_kind)
             for sentence in filter(None, (read.inferred, *read.notes)):
                 _log.warning("%s.", sentence)
             return read
-        if columns or root is not None:
-            raise data_error(f"{'--columns' if columns else '--root'} was given for the folder {data}", "Give a table as DATA")
+        if columns or root is not None or label_columns:
+            option = "--columns" if columns else "--root" if root is not None else "several labels at once"
+            raise data_error(f"{option} was given for the folder {data}", "Give a table as DATA")
         if case_kind == "series":
             raise UsageError(
                 f"{data} is a folder of class folders, and a case is a series",
@@ -269,6 +291,13 @@ def _read_cases(
     return TableCases(cases, source, notes=notes)
 
 
+def _several_labels(labels: Labels | None, columns: Sequence[str] | None) -> Labels | None:
+    """Returns several labels at once, of a model or as columns of a table; None for one class per image."""
+    if labels is not None:
+        return None if labels.exclusive else labels
+    return None if columns is None else Labels(check_label_names(columns), exclusive=False)
+
+
 def _root_folder(root: str | Path | None) -> Path | None:
     if root is None:
         return None
@@ -283,7 +312,8 @@ def _root_folder(root: str | Path | None) -> Path | None:
 def _check_spellings(cases: Sequence[Case]) -> None:
     """Refuses labels, and patients, that differ only in case, spacing or number format."""
     patients = Counter(case.patient_id for case in cases if case.patient_id is not None)
-    for what, counts in (("labels", Counter(case.label for case in cases)), ("patients", patients)):
+    labels = Counter(case.label for case in cases if not case.states)
+    for what, counts in (("labels", labels), ("patients", patients)):
         conflicts = spelling_conflicts(counts)
         if conflicts:
             first, second = (f"{name!r} ({counted(counts[name], 'case')})" for name in conflicts[0])

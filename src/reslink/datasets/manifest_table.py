@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from reslink.datasets.case import SPLIT_NAMES, SPLITS, Case
 from reslink.datasets.columns import Role, find_columns
 from reslink.datasets.csv_table import Row, Table, data_error, read_table
+from reslink.datasets.label_columns import find_label_columns, read_states, without_known_label
 from reslink.datasets.table_paths import find_file, move_below, name_files
-from reslink.errors import UsageError, suggest
+from reslink.errors import UsageError, counted, suggest
 from reslink.imaging.unit_names import UNIT_NAMES, UNITS
-from reslink.labels import CaseKind, clean_text, is_missing, spelling_key
+from reslink.labels import CaseKind, clean_text, is_missing, spelling_key, states_text
 
 _SHORTENED: Final = re.compile(r"\d([.,]\d+)?E\+\d+", re.I)
 """A long number as spreadsheets write it by default."""
@@ -50,6 +51,7 @@ def cases_of_table(
     columns: Mapping[Role, str] | None = None,
     root: Path | None = None,
     classes: Collection[str] = (),
+    label_columns: Sequence[str] = (),
     case_kind: CaseKind = "slice",
 ) -> TableCases:
     """Reads a table.
@@ -59,20 +61,23 @@ def cases_of_table(
         columns: Role to header, as chosen by the user; the other roles are inferred (:func:`find_columns`).
         root: The folder that relative paths start from; None for the folder of the table.
         classes: Known class names, which are labels even if they look like a missing value.
+        label_columns: Columns of several labels at once; the column of the class is then not used.
         case_kind: Whether a row is a slice or a series; a series may be a folder, and has no mask.
 
     Raises:
         UsageError: If the table or one of its rows cannot be used; the message has the number of the row.
     """
     table = read_table(path)
-    found = find_columns(table, columns or {})
+    found = find_columns(table, columns or {}, ["label"] if label_columns else [])
     if not table.rows:
         raise data_error(f"{path} has no rows below its header", "Add a row for each image")
-    _check_labels_stated(table, found.headers["label"], classes)
+    table, states, notes = _read_labels(table, found.headers, classes, label_columns)
     reader = _Reader(table, found.headers, root or path.parent, case_kind)
     cases: dict[Path, tuple[int, Case]] = {}
-    for row, files in zip(table.rows, reader.files, strict=True):
+    for i, (row, files) in enumerate(zip(table.rows, reader.files, strict=True)):
         case = reader.case(row, files)
+        if states:
+            case = replace(case, label=states_text(label_columns, states[i]), states=states[i])
         first, former = cases.setdefault(case.path, (row.number, case))
         if former != case:
             raise _conflict_error(row, first, former, case)
@@ -84,11 +89,37 @@ def cases_of_table(
         found.inferred,
         (
             *found.notes,
+            *notes,
             *_notes_on_patients(table, found.headers.get("patient_id", "")),
             *_repeated_rows_note(len(table.rows) - len(cases)),
-            *_folder_notes([case for _, case in cases.values()]),
+            *(() if states else _folder_notes([case for _, case in cases.values()])),
         ),
     )
+
+
+def _read_labels(
+    table: Table, roles: Mapping[Role, str], classes: Collection[str], names: Sequence[str]
+) -> tuple[Table, list[tuple[int, ...]], list[str]]:
+    """Checks the column of the class, or reads those of several labels.
+
+    Returns:
+        The rows with a label, the states of the labels in each of them (empty for one class per image), and notes.
+    """
+    if not names:
+        _check_labels_stated(table, roles["label"], classes)
+        return table, [], []
+    headers = find_label_columns(table, names, {str(role): header for role, header in roles.items()})
+    states = read_states(table, headers)
+    unlabeled = without_known_label(table.rows, headers)
+    if not unlabeled:
+        return table, states, []
+    kept = [i for i, row in enumerate(table.rows) if row not in unlabeled]
+    if not kept:
+        raise data_error(
+            f"No row of {table.name} states one of the labels {', '.join(names)}", "Fill in the columns of the labels"
+        )
+    rows = replace(table, rows=tuple(table.rows[i] for i in kept))
+    return rows, [states[i] for i in kept], [f"{counted(len(unlabeled), 'row')} without any known label left out"]
 
 
 def _check_labels_stated(table: Table, header: str, classes: Collection[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reslink.datasets.case import DEFAULT_FRACTIONS, Case, Split
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.splits import assign_folds, assign_splits
+from reslink.datasets.splits import assign_folds_and_holdout, assign_splits
 from reslink.files import csv_writer, write_atomic
 from reslink.printable_names import escape_name
 
@@ -30,6 +30,7 @@ def split_columns(
     groups: Sequence[str],
     fractions: tuple[float, float, float] = DEFAULT_FRACTIONS,
     n_folds: int | None = None,
+    holdout: float = 0.0,
     seed: int = 0,
 ) -> dict[str, list[str]]:
     """Splits the cases and returns the new columns for the table.
@@ -40,6 +41,8 @@ def split_columns(
         fractions: Shares of train, validation and test; ignored with ``n_folds``.
         n_folds: Number of cross-validation folds. The column ``fold`` then holds the fold, from 0; ``split`` calls fold 0
             test, fold 1 validation (with three folds or more) and the others train.
+        holdout: Share of a hold-out that is in no fold, 0 to 0.5; only with ``n_folds``. ``split`` then calls the hold-out test
+            and all folds train, and the hold-out has no fold.
         seed: Selects among equally good splits.
 
     Returns:
@@ -51,15 +54,17 @@ def split_columns(
     """
     if n_folds is None:
         return {"group": list(groups), "split": list(assign_splits(manifest, groups, fractions, seed))}
-    fold_of_case = assign_folds(manifest, groups, n_folds, seed)
+    fold_of_case = assign_folds_and_holdout(manifest, groups, n_folds, holdout, seed)
     return {
         "group": list(groups),
-        "split": [_split_of_fold(fold, n_folds) for fold in fold_of_case],
-        "fold": [str(fold) for fold in fold_of_case],
+        "split": [_split_of_fold(fold, n_folds, has_holdout=holdout > 0) for fold in fold_of_case],
+        "fold": ["" if fold is None else str(fold) for fold in fold_of_case],
     }
 
 
-def _split_of_fold(fold: int, n_folds: int) -> Split:
+def _split_of_fold(fold: int | None, n_folds: int, *, has_holdout: bool) -> Split:
+    if has_holdout:
+        return "test" if fold is None else "train"
     return "test" if fold == 0 else "validation" if fold == 1 and n_folds > 2 else "train"
 
 

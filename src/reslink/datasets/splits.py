@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.datasets.case import DEFAULT_FRACTIONS, SPLITS, Split
+from reslink.datasets.case import DEFAULT_FRACTIONS, HOLDOUT, SPLITS, Split
 from reslink.datasets.leakage import check_group_leakage
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
+from reslink.labels import NO_LABEL, PRESENT
+from reslink.metrics.several_labels.states import strata
+
+IN_FOLDS = "folds"
+"""Part of a data set that is not in the hold-out."""
+
+Part = TypeVar("Part", bound=str)
 
 _SHUFFLES = 8
 _TIME_LIMIT = 10.0  # seconds for the integer program
@@ -27,10 +36,12 @@ class _Groups:
     Attributes:
         of_case: (n,) group index of each case; groups are numbered by the first of their case names.
         counts: (groups, K) number of cases of each class in each group.
+        names: The K classes; of several labels at once, the labels with enough groups, and ``no label``.
     """
 
     of_case: NDArray[np.int64]
     counts: Counts
+    names: tuple[str, ...]
 
 
 def assign_splits(
@@ -44,7 +55,8 @@ def assign_splits(
     """Assigns each case to train, validation or test.
 
     All cases of a group get the same split. Each class has nearly the same share in every split, and at least one case in
-    each. The result depends on the names, labels and groups of the cases and on the seed, not on the order of the cases.
+    each; of several labels at once, each that is present in as many groups. The result depends on the names, labels and groups
+    of the cases and on the seed, not on the order of the cases.
 
     Splits that the manifest states are kept. A split that it lacks (a data set with train and test only) is drawn from its
     training cases.
@@ -67,11 +79,11 @@ def assign_splits(
         CheckFailedError: If a patient or a duplicate group appears in two parts of the stated split.
     """
     _check_fractions(fractions)
-    table = _group_table(manifest, groups)
     given = [case.split for case in manifest.cases]
     shares = dict(zip(SPLITS, fractions, strict=True))
+    table = _group_table(manifest, groups, sum(share > 0 for share in fractions))
     if not any(given):
-        return _splits_of_cases(_divide(table, manifest, shares, seed), table)
+        return _splits_of_cases(_divide(table, shares, seed), table)
     _check_given(manifest, groups, given, allow_leakage)
     return _complete(manifest, groups, given, shares, seed)
 
@@ -95,51 +107,104 @@ def assign_folds(manifest: Manifest, groups: Sequence[str], n_folds: int, seed: 
     """
     if n_folds < 2:
         raise UsageError(f"The number of folds is {n_folds}", "Cross-validation needs at least 2 folds", "Use 5 folds")
-    table = _group_table(manifest, groups)
-    _check_enough(table, manifest, n_folds, f"{n_folds} folds")
+    table = _group_table(manifest, groups, n_folds)
+    _check_enough(table, n_folds, f"{n_folds} folds")
     order = _order_by_name(manifest)
-    targets = np.array(manifest.targets)[order]
+    targets = strata(_held(manifest) > 0)[order]
     from sklearn.model_selection import StratifiedGroupKFold  # slow to import
 
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     result = np.empty(len(manifest), np.int64)
-    for fold, (_, inside) in enumerate(splitter.split(order, targets, table.of_case[order])):
-        result[order[inside]] = fold
+    with warnings.catch_warnings():  # a rare one of several labels can be in fewer groups than there are folds
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        for fold, (_, inside) in enumerate(splitter.split(order, targets, table.of_case[order])):
+            result[order[inside]] = fold
     return [int(fold) for fold in result]
 
 
-def given_folds(manifest: Manifest, groups: Sequence[str], n_folds: int, *, allow_leakage: bool = False) -> list[int] | None:
+def assign_folds_and_holdout(
+    manifest: Manifest, groups: Sequence[str], n_folds: int, holdout: float, seed: int = 0
+) -> list[int | None]:
+    """Assigns each case to a cross-validation fold, or to a hold-out that is in no fold.
+
+    The hold-out is drawn before the folds, stratified by class, and keeps groups whole. It depends on the seed and its share,
+    so all folds have the same one.
+
+    Args:
+        manifest: The cases.
+        groups: The group of each case.
+        n_folds: Number of folds, at least 2.
+        holdout: Share of the hold-out, 0 to 0.5; 0 is none.
+        seed: Selects among equally good hold-outs, and shuffles the groups.
+
+    Returns:
+        The fold of each case, None for the hold-out, in the order of the manifest.
+
+    Raises:
+        UsageError: If there are fewer than 2 folds, or a class has too few groups for the folds and the hold-out.
+    """
+    if not holdout:
+        return list(assign_folds(manifest, groups, n_folds, seed))
+    table = _group_table(manifest, groups, n_folds + 1)
+    _check_enough(table, n_folds + 1, f"{n_folds} folds and a hold-out")
+    parts = _divide(table, {IN_FOLDS: 1 - holdout, HOLDOUT: holdout}, seed)
+    rows = [i for i, group in enumerate(table.of_case) if parts[int(group)] == IN_FOLDS]
+    result: list[int | None] = [None] * len(manifest)
+    try:
+        folds = assign_folds(manifest.subset(rows), [groups[i] for i in rows], n_folds, seed)
+    except UsageError as error:
+        raise UsageError(
+            f"Outside a hold-out of {holdout:g}, {error.given[0].lower()}{error.given[1:]}",
+            error.allowed,
+            f"{error.next_step}. Or use fewer folds, or a smaller hold-out",
+        ) from None
+    for i, fold in zip(rows, folds, strict=True):
+        result[i] = fold
+    return result
+
+
+def given_folds(
+    manifest: Manifest, groups: Sequence[str], n_folds: int, *, holdout: bool = False, allow_leakage: bool = False
+) -> list[int | None] | None:
     """Returns the folds stated in the ``fold`` column of the data set, or None if it has no such column.
 
     Args:
         manifest: The cases.
         groups: The group of each case.
         n_folds: Expected number of folds.
+        holdout: Whether cases without a fold are the hold-out.
         allow_leakage: Accept folds that share a group.
 
+    Returns:
+        The fold of each case, None for the hold-out.
+
     Raises:
-        UsageError: If the column does not hold exactly the numbers 0 to ``n_folds - 1``.
+        UsageError: If the column does not hold exactly the numbers 0 to ``n_folds - 1`` and, with a hold-out, empty cells.
         CheckFailedError: If a patient or a duplicate group appears in two folds.
     """
     stated = [case.extra.get("fold", "") for case in manifest.cases]
     if not any(stated):
         return None
-    if set(stated) != {str(fold) for fold in range(n_folds)}:
+    if set(stated) != {*map(str, range(n_folds)), *([""] if holdout else [])}:
+        values = [value or "empty cells" for value in sorted(set(stated))]
         raise UsageError(
-            f"The recipe has {n_folds} folds, but the column 'fold' holds {', '.join(sorted(set(stated))[:8])}",
-            f"With {n_folds} folds the column holds the numbers 0 to {n_folds - 1}",
-            "Set data.folds to the number of folds in the table, or remove the column",
+            f"The recipe has {n_folds} folds{' and a hold-out' if holdout else ''}, but the column 'fold' holds "
+            f"{', '.join(values[:8])}",
+            f"With {n_folds} folds the column holds the numbers 0 to {n_folds - 1}, and with data.holdout above 0 empty cells "
+            "for the hold-out",
+            "Set data.folds and data.holdout to what the table holds, or remove the column",
         )
     if not allow_leakage:
-        check_group_leakage(manifest, groups, [f"fold {fold}" for fold in stated], "given folds")
-    return [int(fold) for fold in stated]
+        check_group_leakage(manifest, groups, [f"fold {fold}" if fold else HOLDOUT for fold in stated], "given folds")
+    return [int(fold) if fold else None for fold in stated]
 
 
 def _order_by_name(manifest: Manifest) -> NDArray[np.int64]:
     return np.array(sorted(range(len(manifest)), key=lambda i: manifest.cases[i].name), np.int64)
 
 
-def _group_table(manifest: Manifest, groups: Sequence[str]) -> _Groups:
+def _group_table(manifest: Manifest, groups: Sequence[str], needed: int) -> _Groups:
+    """Returns the groups of a data set, for as many splits as ``needed``."""
     if len(groups) != len(manifest):
         raise UsageError(
             f"{len(groups)} groups were given for {len(manifest)} cases",
@@ -150,9 +215,21 @@ def _group_table(manifest: Manifest, groups: Sequence[str]) -> _Groups:
     of_case = np.empty(len(manifest), np.int64)
     for i in _order_by_name(manifest):
         of_case[i] = numbers.setdefault(groups[i], len(numbers))
-    counts = np.zeros((len(numbers), len(manifest.labels)))
-    np.add.at(counts, (of_case, np.array(manifest.targets, np.int64)), 1)
-    return _Groups(of_case, counts)
+    held, names = _held(manifest), manifest.labels.names
+    counts = np.zeros((len(numbers), held.shape[1]))
+    np.add.at(counts, of_case, held)
+    if manifest.labels.exclusive:
+        return _Groups(of_case, counts, names)
+    # A label in fewer groups than there are splits cannot be in all of them, and does not decide.
+    enough = np.count_nonzero(counts, axis=0) >= needed
+    rest = np.bincount(of_case, ~held[:, enough].any(axis=1), len(numbers))
+    return _Groups(of_case, np.column_stack([counts[:, enough], rest]), (*np.array(names)[enough].tolist(), NO_LABEL))
+
+
+def _held(manifest: Manifest) -> Counts:
+    """Returns (n, K) whether each case is of each class, or has each of several labels at once."""
+    targets = np.array(manifest.targets, np.int64)
+    return np.eye(len(manifest.labels))[targets] if manifest.labels.exclusive else (targets == PRESENT).astype(float)
 
 
 def _check_fractions(fractions: tuple[float, float, float]) -> None:
@@ -165,8 +242,8 @@ def _check_fractions(fractions: tuple[float, float, float]) -> None:
         )
 
 
-def _check_enough(table: _Groups, manifest: Manifest, needed: int, purpose: str) -> None:
-    for label, n in zip(manifest.labels.names, np.count_nonzero(table.counts, axis=0), strict=True):
+def _check_enough(table: _Groups, needed: int, purpose: str) -> None:
+    for label, n in zip(table.names, np.count_nonzero(table.counts, axis=0), strict=True):
         if n < needed:
             raise UsageError(
                 f"The class {label!r} has {n} independent {'group' if n == 1 else 'groups'} of cases",
@@ -176,12 +253,12 @@ def _check_enough(table: _Groups, manifest: Manifest, needed: int, purpose: str)
             )
 
 
-def _divide(table: _Groups, manifest: Manifest, shares: dict[Split, float], seed: int) -> dict[int, Split]:
+def _divide(table: _Groups, shares: dict[Part, float], seed: int) -> dict[int, Part]:
     """Returns the split of each group that has cases: the best of a few greedy assignments."""
     names = [name for name, share in shares.items() if share > 0]
     target = np.array([shares[name] for name in names])
     target /= target.sum()
-    _check_enough(table, manifest, len(names), f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0])
+    _check_enough(table, len(names), f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0])
     present = np.flatnonzero(table.counts.sum(axis=1))
     class_shares = table.counts[present] / np.maximum(table.counts.sum(axis=0), 1)
     rng = np.random.default_rng(seed)
@@ -302,9 +379,9 @@ def _check_given(manifest: Manifest, groups: Sequence[str], given: Sequence[Spli
             "The column 'split' is filled for every case or for none",
             "Fill the column, or remove it",
         )
-    training_labels = {case.label for case in manifest.cases if case.split == "train"}
+    training = manifest.subset(i for i, split in enumerate(given) if split == "train").label_counts()
     for label in manifest.labels.names:
-        if label not in training_labels:
+        if not training[label]:
             raise UsageError(
                 f"The given split has no training case of {label!r}",
                 "Each class needs training cases",
@@ -326,8 +403,9 @@ def _complete(
     result: list[Split] = [split or "train" for split in given]
     training_rows = [i for i, split in enumerate(given) if split == "train"]
     training_cases = manifest.subset(training_rows)
-    table = _group_table(training_cases, [groups[i] for i in training_rows])
-    drawn = _splits_of_cases(_divide(table, training_cases, missing, seed), table)
+    n_splits = sum(share > 0 for share in missing.values())
+    table = _group_table(training_cases, [groups[i] for i in training_rows], n_splits)
+    drawn = _splits_of_cases(_divide(table, missing, seed), table)
     for i, split in zip(training_rows, drawn, strict=True):
         result[i] = split
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -70,8 +69,12 @@ def calibrate_bundle(
     """
     decision_options, options = decision_options or DecisionOptions(), options or RunOptions()
     progress = progress or SilentProgress()
-    classifier = Classifier.load(bundle, options.device)
-    uncalibrated = replace(classifier.bundle, decision=Decision.default(len(classifier.labels)))
+    loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+    if decision_options.flip_average:
+        loaded.labels.require_exclusive("--flip-average", "Calibrate without it")
+    flip: dict[str, Any] = {"flip_average": decision_options.flip_average}
+    classifier = Classifier.load(replace(loaded, decision=loaded.decision.model_copy(update=flip)), options.device)
+    uncalibrated = replace(classifier.bundle, decision=_uncalibrated(classifier.labels))
     target = out or cast(Path, classifier.bundle.folder)  # a bundle that has weights is saved
     zoo.check_not_shipped(target)
     check_replaceable(target, BUNDLE_JSON, "bundle")
@@ -99,7 +102,7 @@ def calibrate_bundle(
         n_images=len(cases),
         n_groups=cases.n_groups,
         split=options.split,
-        counts=dict(Counter(case.label for case in used.cases)),
+        counts=dict(used.label_counts()),
         method=decision_options.method,
         operating_point=str(decision_options.operating_point),
         leakage=leaks.status == leakage.ALLOWED,
@@ -130,9 +133,20 @@ def _calibration_data(outputs: Outputs, rows: Rows, cache: PixelCache, groups: l
         np.asarray(outputs.logits, dtype=np.float64),
         np.asarray(outputs.features, dtype=np.float64),
         outputs.statistics,
-        np.array([labels.index(cache.manifest.cases[row].label) for row in rows], dtype=np.int64),
+        _targets(cache.manifest.subset(rows.tolist()), labels),
         [groups[row] for row in rows],
     )
+
+
+def _targets(manifest: Manifest, labels: Labels) -> NDArray[np.int64]:
+    """Returns (n,) class indices of the model, or (n, K) states of its labels."""
+    if not labels.exclusive:
+        return np.array(manifest.targets, dtype=np.int64)
+    return np.array([labels.index(case.label) for case in manifest.cases], dtype=np.int64)
+
+
+def _uncalibrated(labels: Labels) -> Decision:
+    return Decision.default(len(labels), exclusive=labels.exclusive)
 
 
 def _open_cache(manifest: Manifest, classifier: Classifier, folder: Path, progress: Progress) -> PixelCache:

@@ -55,8 +55,15 @@ def select_cases(manifest: Manifest, labels: Labels, split: str | None) -> Manif
     Raises:
         UsageError: If the bundle does not know a label, or no case is in the split.
     """
-    for name in dict.fromkeys(case.label for case in manifest.cases):
-        labels.index(name)  # raises with the nearest name
+    if labels.exclusive:
+        for name in dict.fromkeys(case.label for case in manifest.cases):
+            labels.index(name)  # raises with the nearest name
+    elif manifest.labels != labels:
+        raise UsageError(
+            f"The data was opened with the classes {', '.join(manifest.labels.names)}",
+            f"The model has several labels at once: {', '.join(labels.names)}",
+            "Give the table with these columns; the labels of the model are read from it",
+        )
     if split is None:
         return manifest
     splits = [case.split for case in manifest.cases]

@@ -141,6 +141,9 @@ def compare(evaluations: Sequence[ModelEvaluation], seed: int = 0) -> dict[str, 
         UsageError: If the classes differ.
         InputError: If the models have no common case, or the true classes differ.
     """
+    for model in evaluations:
+        names, exclusive = tuple(model.evaluation["labels"]), model.evaluation.get("exclusive", True)
+        Labels(names, exclusive).require_exclusive("A comparison", "Read the evaluation of each model")
     labels = common_labels([(model.name, model.evaluation["labels"]) for model in evaluations])
     cases = [name for name in evaluations[0].rows if all(name in model.rows for model in evaluations)]
     y_true = _true_classes(evaluations, cases, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from reslink.evaluation.fitting import (
     CalibrationData,
     DecisionOptions,
     fit_decision,
+    fit_ood_detector,
     group_folds,
 )
 from reslink.evaluation.selective import prediction_set_metrics
@@ -48,8 +50,11 @@ def cross_fit_metrics(
         limits of the out-of-distribution detector; null if none was fitted), ``answered`` (share without an abstention),
         ``accuracy``, ``sensitivity`` and ``specificity`` (null with more than two classes), each an estimate with its 95 %
         interval; ``n``; ``notes`` (why a metric is null or describes another decision); and ``reason``, which is set, without
-        any metric, if four fifths of the groups are too few for a decision.
+        any metric, if four fifths of the groups are too few for a decision. Of several labels at once: ``n``, ``reason``
+        (null), ``by_label`` (the result for each), ``retained`` and ``notes``.
     """
+    if not labels.exclusive:
+        return _cross_fit_labels(cases, options, before, final, labels)
     rows: list[Rows] = []
     decisions: list[Decision] = []
     results: list[DecisionResults] = []
@@ -68,6 +73,31 @@ def cross_fit_metrics(
     metrics = _calibration_metrics(held_out_cases, results, before, labels)
     metrics |= _abstention_metrics(held_out_cases, results, missing, labels)
     return {"n": len(held_out_cases), "reason": None, **metrics, "notes": _notes(missing, fit_notes)}
+
+
+def _cross_fit_labels(
+    cases: CalibrationData, options: DecisionOptions, before: Decision, final: Decision, labels: Labels
+) -> dict[str, Any]:
+    """Measures the decision of each of several labels at once, and the detector for the whole image."""
+    own = replace(options, ood=False)
+    by_label = {
+        name: cross_fit_metrics(cases.of_label(k), own, before.by_label[k], final.by_label[k], labels.of_one(name))
+        for k, name in enumerate(labels.names)
+    }
+    result: dict[str, Any] = {"n": len(cases), "reason": None, "by_label": by_label, "retained": None, "notes": []}
+    if final.ood is None:
+        return result
+    inside: list[NDArray[np.bool_]] = []
+    rows: list[Rows] = []
+    for fit_rows, held_out in group_folds(cases):
+        detector, arrays = fit_ood_detector(cases.take(fit_rows), result["notes"])
+        if detector is None or arrays is None:
+            return result
+        distances = detector.relative_distances(arrays.by_name, cases.features[held_out], cases.statistics[held_out])
+        inside.append(np.max(list(distances.values()), axis=0) <= 1)
+        rows.append(held_out)
+    groups = [cases.groups[row] for row in np.concatenate(rows)]
+    return result | {"retained": mean_interval(np.concatenate(inside), groups).as_dict()}
 
 
 def _missing_components(final: Decision, decisions: list[Decision]) -> list[str]:

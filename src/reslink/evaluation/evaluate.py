@@ -22,6 +22,7 @@ from reslink.evaluation.cases import RunOptions, pixel_cache_folder, refused_cas
 from reslink.evaluation.class_statistics import class_statistics
 from reslink.evaluation.predictions_csv import CasePredictions, write_predictions
 from reslink.evaluation.selective import selective_metrics
+from reslink.evaluation.several_labels import LabeledStates, evaluate_labels
 from reslink.evaluation.subgroup_columns import check_columns
 from reslink.evaluation.subgroups import LabeledPredictions, subgroups
 from reslink.files import write_json
@@ -132,6 +133,8 @@ def evaluate_bundle(
     classifier = Classifier.load(bundle, options.device)
     selected = select_cases(manifest, classifier.labels, options.split)
     check_columns(selected, options.subgroup_columns)
+    if options.subgroup_columns:
+        classifier.labels.require_exclusive("--by", "Omit --by, and evaluate each subgroup as a table of its own")
     with pixel_cache_folder(out, options.cache_folder) as folder:
         cache = PixelCache.open(selected, classifier.bundle.preprocess, folder, case=classifier.bundle.case)
         groups = cache.case_groups(leakage_groups(cache.row_manifest, cache.thumbnails))
@@ -168,14 +171,10 @@ def _predict(
 
 
 def _metrics(classifier: Classifier, cases: CasePredictions, options: EvaluationOptions) -> dict[str, Any]:
-    bundle, labels, seed = classifier.bundle, classifier.labels, options.seed
-    y_true = np.array([labels.index(case.label) for case in cases.manifest.cases], dtype=np.int64)
-    predictions = Predictions(cases.probabilities, bundle.decision.predict(cases.probabilities))
-    labeled = LabeledPredictions(y_true, predictions, cases.groups, labels, seed)
+    bundle = classifier.bundle
+    measured = _metrics_of_classes if classifier.labels.exclusive else _metrics_of_labels
     return {
-        **evaluate_cases(y_true, cases.probabilities, cases.groups, labels, bundle.decision, seed),
-        "selective": selective_metrics(y_true, cases.decision_results, cases.groups, labels, seed),
-        "subgroups": subgroups(cases.manifest.cases, options.subgroup_columns, labeled),
+        **measured(classifier, cases, options),
         "split": options.split,
         "n_failed": len(cases.failed),
         "failed": cases.failed,
@@ -184,6 +183,26 @@ def _metrics(classifier: Classifier, cases: CasePredictions, options: Evaluation
         # The note on a missing out-of-distribution detector is left to "selective".
         "usage_notes": usage_notes(bundle.provenance, has_ood_detector=True),
     }
+
+
+def _metrics_of_classes(classifier: Classifier, cases: CasePredictions, options: EvaluationOptions) -> dict[str, Any]:
+    """Returns the metrics of one class per image, also by subgroup."""
+    labels, decision, seed = classifier.labels, classifier.bundle.decision, options.seed
+    y_true = np.array([labels.index(case.label) for case in cases.manifest.cases], dtype=np.int64)
+    predictions = Predictions(cases.probabilities, decision.predict(cases.probabilities))
+    labeled = LabeledPredictions(y_true, predictions, cases.groups, labels, seed)
+    return {
+        **evaluate_cases(y_true, cases.probabilities, cases.groups, labels, decision, seed),
+        "selective": selective_metrics(y_true, cases.decision_results, cases.groups, labels, seed),
+        "subgroups": subgroups(cases.manifest.cases, options.subgroup_columns, labeled),
+    }
+
+
+def _metrics_of_labels(classifier: Classifier, cases: CasePredictions, options: EvaluationOptions) -> dict[str, Any]:
+    """Returns the metrics of several labels at once."""
+    states, results, decision = np.array(cases.manifest.targets), cases.decision_results, classifier.bundle.decision
+    labeled = LabeledStates(states, cases.probabilities, cases.groups, classifier.labels, decision, results, options.seed)
+    return {**evaluate_labels(labeled, evaluate_cases), "subgroups": {}}
 
 
 def _localization(

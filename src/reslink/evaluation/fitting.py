@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ from reslink.errors import UsageError
 from reslink.labels import Labels
 from reslink.metrics import conformal
 from reslink.metrics.operating_point import OperatingPoint, choose_threshold
+from reslink.metrics.several_labels.states import known_rows, strata
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -39,6 +40,7 @@ MIN_CASES_ISOTONIC: Final = 1000
 """Isotonic curves overfit below about 1,000 cases (Niculescu-Mizil and Caruana 2005, ICML, section 5; scikit-learn user
 guide)."""
 
+NOT_FITTED: Final = "It is not calibrated"
 NO_TEMPERATURE: Final = "No temperature"
 NO_PREDICTION_SETS: Final = "No prediction sets"
 IN_EVERY_PREDICTION_SET: Final = "is in every prediction set"
@@ -62,6 +64,7 @@ class DecisionOptions:
         coverage: Coverage of the prediction sets, from 0.5 to below 1; None for no prediction sets.
         per_class: Whether the coverage holds within each class.
         ood: Whether to fit the out-of-distribution detector.
+        flip_average: Whether the decision averages the probabilities of an image and its mirror image.
     """
 
     method: Method = "temperature"
@@ -69,6 +72,7 @@ class DecisionOptions:
     coverage: float | None = 0.95
     per_class: bool = False
     ood: bool = True
+    flip_average: bool = False
 
     def __post_init__(self) -> None:
         if self.coverage is not None and not 0.5 <= self.coverage < 1:
@@ -85,7 +89,7 @@ class CalibrationData:
         logits: (n, K), or (n, 1), finite.
         features: (n, D) pooled features of the network.
         statistics: (n, 33) from ``input_statistics``.
-        y_true: (n,) class indices.
+        y_true: (n,) class indices; of several labels at once, (n, K) states.
         groups: (n,) patient or duplicate group of each case.
         n_refused: Number of further images that the modality detector refused. They count as declined.
     """
@@ -110,6 +114,11 @@ class CalibrationData:
         arrays = (self.logits[rows], self.features[rows], self.statistics[rows], self.y_true[rows])
         n_refused = round(self.n_refused * len(rows) / len(self))
         return CalibrationData(*arrays, [self.groups[row] for row in rows], n_refused)
+
+    def of_label(self, k: int) -> CalibrationData:
+        """Returns the cases in which one of several labels at once is known, as those of a two-class task."""
+        known = self.take(known_rows(self.y_true)[k])
+        return replace(known, logits=known.logits[:, k : k + 1], y_true=known.y_true[:, k])
 
     @property
     def retained(self) -> float:
@@ -137,6 +146,8 @@ def fit_decision(cases: CalibrationData, options: DecisionOptions, labels: Label
         UsageError: If there are too few groups, a class is missing, or an operating point other than ``default`` is requested
             with more than two classes.
     """
+    if not labels.exclusive:
+        return _fit_labels(cases, options, labels)
     _check(cases, options, labels)
     notes: list[str] = []
     decision = Decision.default(len(labels)).model_copy(update=_fit_calibration(cases, options, notes))
@@ -147,7 +158,27 @@ def fit_decision(cases: CalibrationData, options: DecisionOptions, labels: Label
         decision = decision.model_copy(update={"threshold": threshold, "threshold_source": source})
     sets = None if options.coverage is None else fit_prediction_sets(cases, options.coverage, options.per_class, labels, notes)
     detector, arrays = fit_ood_detector(cases, notes) if options.ood else (None, None)
-    return decision.model_copy(update={"conformal": sets, "ood": detector, "arrays": arrays}), notes
+    parts = {"conformal": sets, "ood": detector, "arrays": arrays, "flip_average": options.flip_average}
+    return decision.model_copy(update=parts), notes
+
+
+def _fit_labels(cases: CalibrationData, options: DecisionOptions, labels: Labels) -> tuple[Decision, list[str]]:
+    """Fits the decision of each of several labels at once, and the detector for the whole image."""
+    decisions: list[Decision] = []
+    notes: list[str] = []
+    errors: list[UsageError] = []
+    for k, name in enumerate(labels.names):
+        try:
+            own, own_notes = fit_decision(cases.of_label(k), replace(options, ood=False), labels.of_one(name))
+        except UsageError as error:
+            errors.append(error)
+            own, own_notes = Decision(), [f"{NOT_FITTED}, threshold 0.5. {error.given}"]
+        decisions.append(own)
+        notes += [f"Label {name!r}: {note}" for note in own_notes]
+    if len(errors) == len(labels):
+        raise errors[0]
+    detector, arrays = fit_ood_detector(cases, notes) if options.ood else (None, None)
+    return Decision.of_labels(decisions).model_copy(update={"ood": detector, "arrays": arrays}), notes
 
 
 def _check(cases: CalibrationData, options: DecisionOptions, labels: Labels) -> None:
@@ -307,7 +338,8 @@ def group_folds(cases: CalibrationData) -> list[tuple[Ints, Ints]]:
     from sklearn.model_selection import StratifiedGroupKFold
 
     group_indices = np.unique(np.asarray(cases.groups), return_inverse=True)[1]
-    largest_class = int(np.bincount(cases.y_true).max())
+    classes = cases.y_true if cases.y_true.ndim == 1 else strata(cases.y_true > 0)
+    largest_class = int(np.bincount(classes).max())
     if largest_class < _FOLDS or cases.n_groups < _FOLDS:
         few_images = largest_class < _FOLDS
         problem = f"no class has more than {largest_class} images" if few_images else f"there are {cases.n_groups} groups"
@@ -319,5 +351,5 @@ def group_folds(cases: CalibrationData) -> list[tuple[Ints, Ints]]:
     splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
     with warnings.catch_warnings():  # a class with fewer than five images is missing in a fold; the fit there reports it
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        folds = list(splitter.split(np.zeros(len(cases)), cases.y_true, group_indices))
+        folds = list(splitter.split(np.zeros(len(cases)), classes, group_indices))
     return [(fit_rows, held_out) for fit_rows, held_out in folds if len(held_out)]  # with few large groups a fold can be empty

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from reslink.bundles.decision.decision import Decision, DecisionResults
 from reslink.datasets.manifest import Manifest
 from reslink.files import csv_writer, escape_formula, write_atomic
-from reslink.labels import Labels
+from reslink.inference.prediction import STATES
+from reslink.labels import UNKNOWN, Labels, states_text
 
 Floats: TypeAlias = NDArray[np.float64]
 
 COLUMNS = ("sample_id", "patient_id", "path", "split", "label", "logit", "prob", "prediction", "group")
 _DECISION_COLUMNS = ("prediction_set", "abstain", "ood_score", "reasons")
 _HASH = "sha256"
+_LABEL_COLUMNS = ("true", "logit", "predicted", "set", "abstain")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ def write_predictions(path: Path, cases: CasePredictions, labels: Labels, decisi
     ``reasons``, but nothing else that the model computes. The last column is the ``sha256`` of the image file. ``path`` is
     relative to the data set. Names that a spreadsheet would run as formulas get a leading ``'``.
 
+    With several labels at once ``logit``, ``prob`` and ``prediction_set`` are empty, and columns follow for each label:
+    ``true_<label>`` (1, 0, or empty if unknown), ``logit_<label>``, ``predicted_<label>``, ``set_<label>`` and
+    ``abstain_<label>``.
+
     Args:
         path: The file.
         cases: The predictions.
@@ -85,30 +91,60 @@ def write_predictions(path: Path, cases: CasePredictions, labels: Labels, decisi
         StorageError: If the file cannot be written.
     """
     predicted = decision.predict(cases.probabilities)
-    shown = np.ones_like(predicted) if labels.binary else predicted
-    probabilities = np.take_along_axis(cases.probabilities, shown[:, None], axis=1)[:, 0]
-    logits = _shown_logits(cases.logits, shown)
     stream = io.StringIO()
     writer = csv_writer(stream)
-    writer.writerow([*COLUMNS, *(f"p_{name}" for name in labels.names), *_DECISION_COLUMNS, _HASH])
+    of_labels = [f"{column}_{name}" for name in labels.names for column in _LABEL_COLUMNS if not labels.exclusive]
+    writer.writerow([*COLUMNS, *(f"p_{name}" for name in labels.names), *_DECISION_COLUMNS, _HASH, *of_labels])
     refused = cases.decision_results.refused if cases.decision_results else ()
+    shown = _shown_numbers(cases, predicted, labels)
     for i, case in enumerate(cases.manifest.cases):
         answered = not (refused and refused[i])
-        numbers = [repr(float(value)) if answered else "" for value in (logits[i], probabilities[i], *cases.probabilities[i])]
+        numbers = [text if answered else "" for text in (*shown[i], *(repr(float(p)) for p in cases.probabilities[i]))]
         writer.writerow(
             [
                 *(escape_formula(text) for text in (case.name, case.patient_id or "", case.name)),
                 case.split or "",
                 case.label,
                 *numbers[:2],
-                labels.names[predicted[i]] if answered else "",
+                _predicted_name(labels, predicted[i]) if answered else "",
                 escape_formula(cases.groups[i]),
                 *numbers[2:],
                 *_decision_cells(cases.decision_results, labels, i),
                 cases.hashes[i] if cases.hashes else "",
+                *_label_cells(cases, predicted, i, answered=answered),
             ]
         )
     return write_atomic(path, stream.getvalue())
+
+
+def _predicted_name(labels: Labels, predicted: Any) -> str:
+    return labels.names[predicted] if labels.exclusive else states_text(labels.names, predicted.tolist())
+
+
+def _shown_numbers(cases: CasePredictions, predicted: NDArray[np.int64], labels: Labels) -> list[tuple[str, str]]:
+    """Returns the cells ``logit`` and ``prob`` of each case; empty with several labels at once."""
+    if not labels.exclusive:
+        return [("", "")] * len(predicted)
+    shown = np.ones_like(predicted) if labels.binary else predicted
+    probabilities = np.take_along_axis(cases.probabilities, shown[:, None], axis=1)[:, 0]
+    pairs = zip(_shown_logits(cases.logits, shown), probabilities, strict=True)
+    return [(repr(float(logit)), repr(float(probability))) for logit, probability in pairs]
+
+
+def _label_cells(cases: CasePredictions, predicted: NDArray[np.int64], i: int, *, answered: bool) -> list[str]:
+    """Returns the cells of one case in the order of ``_LABEL_COLUMNS``, label by label; none with one class per image."""
+    cells: list[str] = []
+    for k, state in enumerate(cases.manifest.cases[i].states):
+        cells.append("" if state == UNKNOWN else str(state))
+        if not answered:
+            cells += [""] * (len(_LABEL_COLUMNS) - 1)
+            continue
+        results = None if cases.decision_results is None else cases.decision_results.of_label(k)
+        sets = None if results is None or results.prediction_sets is None else results.prediction_sets[i]
+        stated = "" if sets is None else "|".join(name for name, inside in zip(STATES, sets, strict=True) if inside)
+        abstain = "" if results is None or results.abstain is None else str(bool(results.abstain[i])).lower()
+        cells += [repr(float(cases.logits[i, k])), str(int(predicted[i, k])), stated, abstain]
+    return cells
 
 
 def _decision_cells(results: DecisionResults | None, labels: Labels, i: int) -> list[str]:

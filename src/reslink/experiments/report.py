@@ -10,7 +10,7 @@ from typing import Any, Literal
 from reslink.files import csv_text, write_atomic, write_json
 from reslink.reports.experiment.page import experiment_report
 
-ColumnKind = Literal["text", "estimate", "test", "number", "percent", "count"]
+ColumnKind = Literal["text", "estimate", "test", "number", "rounded", "percent", "count"]
 Row = dict[str, Any]
 
 
@@ -22,7 +22,8 @@ class Table:
         name: Short name.
         title: Heading.
         columns: Key in the rows to heading and kind. ``estimate`` and ``test`` are dictionaries with ``estimate``,
-            ``ci_low``, ``ci_high``, ``method``, ``n`` and, for a test, ``p_value`` and ``p_holm``; ``percent`` is 0 to 1.
+            ``ci_low``, ``ci_high``, ``method``, ``n`` and, for a test, ``p_value`` and ``p_holm``; ``percent`` is 0 to 1,
+            ``rounded`` a number with three significant digits.
         rows: The rows.
         note: A note below the table.
     """

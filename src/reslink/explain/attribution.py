@@ -25,7 +25,7 @@ def grad_cam(network: nn.Module, x: Tensor, target: Target, layer: nn.Module | N
         network: Any module that returns (B, K) logits, or (B, 1) for a single sigmoid logit. It is unchanged afterwards.
         x: (B, C, H, W) float, normalized as in training.
         target: Class index for all images, or one per image. With a single logit, 1 explains the logit and 0 its negative.
-        layer: Layer whose output is weighted; default: ``default_layer(network)``.
+        layer: Layer whose output is weighted; default: ``default_layers(network)``, all layers of an ensemble together.
 
     Returns:
         (B, H, W) float32, at least 0, never NaN; high = evidence for the target class.
@@ -33,12 +33,11 @@ def grad_cam(network: nn.Module, x: Tensor, target: Target, layer: nn.Module | N
     Raises:
         UsageError: If the network has no convolution, or the class does not exist.
     """
-    layer = default_layer(network) if layer is None else layer
+    layers = default_layers(network) if layer is None else (layer,)
     with evaluation_mode(network):
-        explainer = LayerGradCam(_scores(network), layer)
-        maps = explainer.attribute(
-            gradient_input(x, network), additional_forward_args=_targets(x, target, network), relu_attributions=True
-        )
+        inputs, targets = gradient_input(x, network), _targets(x, target, network)
+        parts = [LayerGradCam(_scores(network), one).attribute(inputs, additional_forward_args=targets) for one in layers]
+        maps = torch.stack(parts).sum(dim=0).relu()  # as if the feature maps of all layers were the channels of one
     return resize_maps(to_numpy(maps[:, 0]), (x.shape[-2], x.shape[-1]))
 
 
@@ -127,26 +126,26 @@ def occlusion(
 
 def has_feature_map(network: nn.Module) -> bool:
     """Returns whether Grad-CAM can explain a network: not a transformer, whose tokens are not a feature map."""
-    return not isinstance(network, Network) or network.explanation_layer is not None
+    return not isinstance(network, Network) or bool(network.explanation_layers)
 
 
-def default_layer(network: nn.Module) -> nn.Module:
-    """Returns the default layer for Grad-CAM: the explanation layer of a reslink network, else the last convolution.
+def default_layers(network: nn.Module) -> Sequence[nn.Module]:
+    """Returns the default layers for Grad-CAM: the explanation layers of a reslink network, else the last convolution.
 
     Raises:
         UsageError: If the network has neither.
     """
     if isinstance(network, Network):
-        layer = network.explanation_layer
+        layers: Sequence[nn.Module] = network.explanation_layers
     else:
-        layer = next((module for module in reversed(list(network.modules())) if isinstance(module, nn.Conv2d)), None)
-    if layer is None:
+        layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)][-1:]
+    if not layers:
         raise UsageError(
             f"{type(network).__name__} has no convolution for Grad-CAM",
             "Grad-CAM needs a layer whose output is a (B, C, h, w) feature map",
             "Name a layer: grad_cam(network, x, target, layer=network.some_layer)",
         )
-    return layer
+    return layers
 
 
 def _targets(x: Tensor, target: Target, network: nn.Module) -> Tensor:

@@ -14,10 +14,10 @@ from scipy import ndimage
 from reslink.imaging.head_mask import head_mask
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Placement, Preprocess
+from reslink.inference.prediction import Prediction, answer_text
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
-    from reslink.inference.prediction import Prediction
 
 ATTENTION_LAYERS: Final = ("first_attention", "final_attention")
 """The attention layers of a ResLink."""
@@ -172,7 +172,11 @@ def min_display_span(name: str) -> float:
 
 def prediction_heading(prediction: Prediction) -> str:
     """Returns the heading of a picture: label and probability, or the abstention."""
-    answer = f"{prediction.label}  {prediction.probability:.1%}"
+    if prediction.by_label is not None:
+        shown = "   ".join(f"{name} {one.probability:.1%}" for name, one in prediction.by_label.items())
+        answer = f"{answer_text(str(prediction.label), prediction.by_label)}  ({shown})"
+    else:
+        answer = f"{prediction.label}  {prediction.probability:.1%}"
     return f"The model abstains  ({answer})" if prediction.abstain else answer
 
 
@@ -180,6 +184,10 @@ def prediction_caption(prediction: Prediction, bundle: Bundle) -> str:
     """Returns the caption of a picture: file and slice, the threshold if there is one, and the reasons of an abstention."""
     source = Path(prediction.path).name + ("" if prediction.slice is None else f", slice {prediction.slice}")
     threshold = bundle.decision.threshold
+    if bundle.decision.by_label:
+        limits = zip(bundle.labels.names, bundle.decision.by_label, strict=True)
+        shown = ", ".join(f"{name} {one.threshold:.1%}" for name, one in limits if one.threshold is not None)
+        source += f"  ·  thresholds: {shown}"
     decision = "" if threshold is None else f"  ·  threshold for {bundle.labels.positive}: {threshold:.1%}"
     reasons = f"\nReason for abstaining: {'; '.join(prediction.reasons)}" if prediction.reasons else ""
     return source + decision + reasons

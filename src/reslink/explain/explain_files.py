@@ -32,7 +32,7 @@ from reslink.imaging.reading import read_image
 from reslink.imaging.search import find_images, iter_series
 from reslink.imaging.series_slices import read_series_slices
 from reslink.inference.classifier import Classifier
-from reslink.inference.prediction import Prediction
+from reslink.inference.prediction import LabelPrediction, Prediction
 from reslink.inference.series_answers import view_series
 
 __all__ = ["METHODS", "ExplainOptions", "Explanation", "explain_paths"]
@@ -49,7 +49,8 @@ class ExplainOptions:
     Attributes:
         methods: Some of ``METHODS``; attention layers that the network does not have are left out.
         masks: Image path to lesion mask, of the same size as the image; nonzero pixels are lesion.
-        target: The class to explain; default: the positive class of two, or the predicted class of more.
+        target: The class to explain; default: the positive class of two, the predicted class of more, or the most probable of
+            several labels at once.
         randomization_check: Whether to run the model-randomization check on the first 16 images.
         limit: Maximum number of images (each volume slice counts as one, and so does an unreadable file).
         overwrite: Whether to remove the pictures and maps of an earlier run, which the folder's ``explain.json`` lists.
@@ -79,8 +80,8 @@ class Explanation:
         path: The image file.
         slice: Index of the slice in a file with several slices, else None.
         label: Predicted class; None if the image could not be read, or if the model is not for it (``reasons``).
-        probability: Probability of the predicted class.
-        probabilities: Class name to probability; the sum is 1.
+        probability: Probability of the predicted class; None with several labels at once.
+        probabilities: Class name to probability; the sum is 1. With several labels at once, that each is present.
         target: The class that Grad-CAM, integrated gradients and occlusion explain.
         panel: Name of the PNG in the output folder.
         maps: Name of the ``.npz`` in the output folder, with one float16 (H, W) map per method on the rows and columns of the
@@ -94,6 +95,7 @@ class Explanation:
         notes: What the file does not state and was assumed, see ``Image.notes``.
         weight: For a model whose cases are series, the weight of the slice in the answer; label and probabilities are then
             those of the whole series. None for others.
+        by_label: As ``Prediction.by_label``; not part of the JSON form with one class per image.
     """
 
     path: str
@@ -111,11 +113,17 @@ class Explanation:
     error: str | None = None
     notes: Sequence[str] = ()
     weight: float | None = None
+    by_label: Mapping[str, LabelPrediction] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form; it has the key ``weight`` only for a model whose cases are series."""
-        shown = asdict(self)
-        return shown if self.weight is not None else {key: value for key, value in shown.items() if key != "weight"}
+        form = asdict(replace(self, by_label=None))
+        del form["by_label"]
+        if self.weight is None:
+            del form["weight"]
+        return form | (
+            {} if self.by_label is None else {"by_label": {name: one.as_dict() for name, one in self.by_label.items()}}
+        )
 
 
 def explain_paths(
@@ -304,6 +312,7 @@ class _Explainer:
             ood_score=prediction.ood_score,
             notes=source.image.notes,
             weight=source.weight,
+            by_label=prediction.by_label,
         )
 
     def _prediction(self, source: _SourceSlice, pixels: NDArray[np.uint8]) -> Prediction:

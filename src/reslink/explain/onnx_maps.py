@@ -36,7 +36,12 @@ def require_map_backend(backend: Backend) -> GraphBackend:
 
 
 def explained_class(labels: Labels, prediction: Prediction, target: str | None = None) -> str:
-    """Returns the class to explain: ``target`` if given, else the positive class of two, else the predicted class."""
+    """Returns the class to explain: ``target`` if given, else the positive class of two, else the predicted class.
+
+    Of several labels at once it is the most probable one.
+    """
+    if not labels.exclusive and prediction.probabilities is not None:
+        return target or max(prediction.probabilities, key=prediction.probabilities.__getitem__)
     return target or (labels.names[1] if labels.binary else prediction.label or labels.names[0])
 
 

@@ -19,6 +19,7 @@ from reslink.explain.attribution import grad_cam, integrated_gradients
 from reslink.explain.display import ATTENTION_LAYERS, is_flat
 from reslink.explain.evaluation_mode import evaluation_mode, gradient_input, resize_maps
 from reslink.networks.adapter import AdaptedNetwork
+from reslink.networks.area_attention import attention_layers
 
 Maps = NDArray[np.float32]
 MapFunction = Callable[[nn.Module, Tensor], Maps]
@@ -161,8 +162,7 @@ def _resolve(method: str | MapFunction, network: nn.Module, x: Tensor) -> tuple[
 
 
 def _needs_attention(network: nn.Module, layer: str) -> None:
-    module = getattr(network, layer, None)
-    if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
+    if layer not in attention_layers(network):
         raise UsageError(
             f"The network has no layer {layer}",
             "An attention map needs an area-attention layer",

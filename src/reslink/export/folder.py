@@ -15,6 +15,7 @@ import numpy as np
 from reslink import __version__
 from reslink.bundles import zoo
 from reslink.bundles.card.card import RESEARCH_USE_ONLY, model_card
+from reslink.bundles.decision.decision import Decision
 from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS, PIXELS
 from reslink.errors import UsageError, check_choice
 from reslink.export import huggingface, monai, onnx, openvino, parity, reference, torch_export
@@ -22,6 +23,7 @@ from reslink.export.graph import BOX, HOUNSFIELD, IMAGE, INVERTED, KEEP, LABEL, 
 from reslink.export.parity import Inputs, Runner
 from reslink.files import replace_folder, sha256, write_atomic, write_json
 from reslink.imaging.preprocess import WINDOWS
+from reslink.networks.external_config import member_architecture
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
@@ -65,6 +67,7 @@ FORMATS: Final = {
 }
 
 _RESLINK_ONLY: Final = ("monai", "hf")
+"""Formats that hold the weights of a ResLink, and that no decision is part of."""
 
 _INPUTS: Final = {
     IMAGE: ("float32", "(B, H, W)", "the measured values of the slice: HU, MR intensity or gray values"),
@@ -82,6 +85,11 @@ _OUTPUTS: Final = {
     CAM: "(B, K, h, w) float32, class activation maps",
     PIXELS: "(B, planes, S, S) uint8, the input of the network",
 }
+_OUTPUTS_OF_LABELS: Final = {
+    PROBABILITIES: "(B, K) float32, calibrated, the probability that each label is present",
+    LABEL: "(B, K) int64, 1 where a label is present at its operating point, else 0",
+}
+"""The outputs that several labels at once change."""
 
 
 def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precision: Precision = "fp32") -> dict[str, Any]:
@@ -107,12 +115,21 @@ def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precis
     bundle.require_slices("reslink export")
     if precision != "fp32" and form != "openvino":
         raise UsageError(f"--precision {precision} was given for {form}", "Only openvino supports it", "Omit --precision")
+    if form in _RESLINK_ONLY and bundle.decision.flip_average:
+        raise UsageError(
+            f"The bundle averages over mirror images, which {form} cannot hold",
+            f"{form} holds the network alone; onnx, openvino and torch-export hold the average too",
+            "Choose one of these formats, or calibrate the bundle without --flip-average",
+        )
     if form in _RESLINK_ONLY and "source" in bundle.architecture:
         raise UsageError(
             f"The network of the bundle is {bundle.architecture['name']}, which {form} cannot hold",
             f"The formats {' and '.join(_RESLINK_ONLY)} are for a ResLink, which their readers build",
             f"Choose {', '.join(name for name in FORMATS if name not in _RESLINK_ONLY)}",
         )
+    if form in _RESLINK_ONLY:
+        others = ", ".join(name for name in FORMATS if name not in _RESLINK_ONLY)
+        bundle.labels.require_exclusive(f"The format {form}", f"Choose {others}")
     chosen = FORMATS[form]
     zoo.check_not_shipped(Path(out))
     with replace_folder(Path(out), MANIFEST, "export") as folder:
@@ -154,7 +171,8 @@ def _check_parity(
 def _write_common(bundle: Bundle, form: str, folder: Path, report: dict[str, Any]) -> None:
     """Writes the files that all formats have in common."""
     write_json(folder / PARITY, report)
-    write_json(folder / LABELS, {"names": list(bundle.labels.names), "positive": bundle.labels.positive})
+    several = {} if bundle.labels.exclusive else {"exclusive": False}
+    write_json(folder / LABELS, {"names": list(bundle.labels.names), "positive": bundle.labels.positive, **several})
     write_atomic(folder / CARD, model_card(bundle))
     write_atomic(folder / LICENSE, _license(bundle))
     write_json(folder / MANIFEST, _manifest(bundle, form, folder))
@@ -176,8 +194,11 @@ def _manifest(bundle: Bundle, form: str, folder: Path) -> dict[str, Any]:
             for name in FORMATS[form].exporter.FILES
         },
         "inputs": {file: [_input(name) for name in names] for file, names in graphs.get(form, {}).items()},
-        "outputs": _OUTPUTS | dict.fromkeys(_attention_layers(bundle), "(B, 1, h, w) float32, attention weights"),
+        "outputs": _OUTPUTS
+        | ({} if bundle.labels.exclusive else _OUTPUTS_OF_LABELS)
+        | dict.fromkeys(_attention_layers(bundle), "(B, 1, h, w) float32, attention weights"),
         "labels": list(bundle.labels.names),
+        **({} if bundle.labels.exclusive else {"exclusive": False}),
         "scope": bundle.scope.model_dump(mode="json"),
         "preprocess": {
             "settings": preprocess.model_dump(mode="json"),
@@ -186,7 +207,7 @@ def _manifest(bundle: Bundle, form: str, folder: Path) -> dict[str, Any]:
             "planes": preprocess.planes,
             "reference": reference.NAME,
         },
-        "decision": decision.model_dump(mode="json", include={"threshold", "temperature", "threshold_source", "isotonic"}),
+        "decision": _exported_decision(decision),
         "steps": _steps(form),
         "not_exported": [
             "refusal of images outside the scope",
@@ -197,6 +218,14 @@ def _manifest(bundle: Bundle, form: str, folder: Path) -> dict[str, Any]:
         "reslink": __version__,
         "research_use_only": RESEARCH_USE_ONLY,
     }
+
+
+def _exported_decision(decision: Decision) -> dict[str, Any]:
+    """Returns the part of the decision that the export contains."""
+    parts: dict[str, Any] = decision.model_dump(
+        mode="json", include={"threshold", "temperature", "threshold_source", "isotonic"}
+    )
+    return parts | ({"by_label": [_exported_decision(one) for one in decision.by_label]} if decision.by_label else {})
 
 
 def _steps(form: str) -> dict[str, dict[str, str]]:
@@ -228,10 +257,11 @@ def _input(name: str) -> dict[str, str]:
 
 
 def _attention_layers(bundle: Bundle) -> list[str]:
-    if "source" in bundle.architecture:
-        return ["first_attention", "final_attention"] if bundle.architecture["source"] == "notebook" else []
+    architecture = member_architecture(bundle.architecture)
+    if "source" in architecture:
+        return ["first_attention", "final_attention"] if architecture["source"] == "notebook" else []
     layers = {"both": ("first", "final"), "first": ("first",), "final": ("final",)}
-    return [f"{layer}_attention" for layer in layers.get(str(bundle.architecture.get("attention", "both")), ())]
+    return [f"{layer}_attention" for layer in layers.get(str(architecture.get("attention", "both")), ())]
 
 
 def _license(bundle: Bundle) -> str:

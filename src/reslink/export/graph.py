@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslink.bundles.decision.calibration import IsotonicCurve
@@ -19,6 +18,7 @@ from reslink.bundles.decision.decision import Decision
 from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS, PIXELS
 from reslink.imaging.preprocess import THREE_WINDOWS, WINDOWS, Preprocess
 from reslink.networks.area_attention import record_attention_weights
+from reslink.networks.ensemble import mean_probability_logits
 from reslink.networks.network import Network
 from reslink.networks.reslink import ResLink
 
@@ -83,13 +83,8 @@ class NetworkGraph(nn.Module):
             x = (x * self.factor).expand(-1, self.channels, -1, -1)
         with record_attention_weights(self.network) as attention:
             logits, features, maps = self.network.forward_with_features(x)
-        cam = [] if maps is None else [class_maps(self.network, maps)]
+        cam = [] if maps is None else [self.network.class_maps(maps)]
         return logits, features, *cam, *attention.values()
-
-
-def class_maps(network: Network, maps: Tensor) -> Tensor:
-    """Returns class activation maps (B, K, h, w) of the feature map (B, D, h, w) whose mean are the features."""
-    return F.conv2d(maps, cast(nn.Linear, network.dense).weight[:, :, None, None])
 
 
 class DecisionGraph(nn.Module):
@@ -106,9 +101,16 @@ class DecisionGraph(nn.Module):
         self.register_buffer("temperature", _float64(decision.temperature))
         self.register_buffer("threshold", None if decision.threshold is None else _float64(decision.threshold))
         self.curves = nn.ModuleList(_Curve(curve) for curve in decision.isotonic)
+        self.by_label = nn.ModuleList(DecisionGraph(one) for one in decision.by_label)
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns probabilities (B, K) float32 and labels (B,) int64 of logits (B, K) or (B, 1)."""
+        """Returns probabilities (B, K) float32 and labels (B,) int64 of logits (B, K) or (B, 1).
+
+        Of several labels at once, the probability that each is present, and labels (B, K), 1 present, 0 absent.
+        """
+        if len(self.by_label):
+            parts = [one(logits[:, k : k + 1]) for k, one in enumerate(self.by_label)]
+            return torch.stack([p[:, 1] for p, _ in parts], dim=1), torch.stack([label for _, label in parts], dim=1)
         values = logits.double()
         if values.shape[1] == 1:
             values = torch.cat([torch.zeros_like(values), values], dim=1)
@@ -227,12 +229,15 @@ class PixelGraph(nn.Module):
         super().__init__()
         self.network = NetworkGraph(bundle.network(), bundle.preprocess)
         self.decision = DecisionGraph(bundle.decision)
+        self.flip_average = bundle.decision.flip_average
         self.names = [PROBABILITIES, LABEL, *self.network.names]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Returns probabilities, label, logits, features and maps."""
-        outputs = self.network(pixels)
-        return *self.decision(outputs[0]), *outputs
+        logits, *others = self.network(pixels)
+        if self.flip_average:
+            logits = mean_probability_logits([logits, self.network(pixels.flip(-1))[0]])
+        return *self.decision(logits), logits, *others
 
 
 def example_inputs(names: Sequence[str], preprocess: Preprocess) -> tuple[Tensor, ...]:

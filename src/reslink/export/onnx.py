@@ -31,7 +31,7 @@ from reslink.export.graph import (
 )
 from reslink.export.parity import Parity
 from reslink.files import optional_import, write_atomic
-from reslink.inference.backends import GraphBackend, Pixels
+from reslink.inference.backends import GraphBackend, Pixels, flip_averaged
 from reslink.inference.trial_run import trust
 
 if TYPE_CHECKING:
@@ -184,6 +184,8 @@ def check_parity(bundle: Bundle, graph: bytes | None = None, images: int = 4, to
 def _run_with_decision(runtime: GraphBackend, bundle: Bundle, pixels: Pixels) -> parity.Arrays:
     """Returns the outputs of the stored graph, which ends at the logits, and the decision on them."""
     outputs: parity.Arrays = dict(zip(runtime.names, runtime.run(pixels, runtime.names), strict=True))
+    if bundle.decision.flip_average:
+        outputs[LOGITS] = flip_averaged(runtime, pixels, outputs[LOGITS])
     finite = np.nan_to_num(outputs[LOGITS])  # the comparison reports logits that are not finite
     probabilities = bundle.decision.probabilities(finite)
     return outputs | {PROBABILITIES: probabilities, LABEL: bundle.decision.predict(probabilities)}

@@ -19,7 +19,7 @@ from reslink.imaging.image import Image
 from reslink.imaging.preprocess import square_pixels
 from reslink.imaging.reading import read_image
 from reslink.imaging.search import find_images
-from reslink.inference.backends import TorchBackend
+from reslink.inference.backends import TorchBackend, flip_averaged
 from reslink.networks.area_attention import record_attention_weights
 
 if TYPE_CHECKING:
@@ -190,12 +190,15 @@ def reference_outputs(bundle: Bundle, images: Sequence[Image]) -> Arrays:
         pixels = inputs[PIXELS]
         with torch.inference_mode(), record_attention_weights(network) as attention:
             maps = network.forward_with_features(torch.from_numpy(bundle.preprocess.normalize(pixels)))[2]
+            class_maps = None if maps is None else network.class_maps(maps)
         logits, features = backend.outputs(pixels)
+        if bundle.decision.flip_average:
+            logits = flip_averaged(backend, pixels, logits)
         probabilities = bundle.decision.probabilities(logits)
         labels = bundle.decision.predict(probabilities)
         outputs: Arrays = {PROBABILITIES: probabilities, LABEL: labels, LOGITS: logits, FEATURES: features}
-        if maps is not None and network.dense is not None:
-            outputs[CAM] = np.einsum("kd,bdhw->bkhw", network.dense.weight.detach().numpy(), maps.numpy())
+        if class_maps is not None:
+            outputs[CAM] = class_maps.numpy()
         return outputs | {name: weights.numpy() for name, weights in attention.items()} | {PIXELS: pixels}
 
     return Runner(bundle, (PIXELS,), call)(images)

@@ -17,6 +17,8 @@ Plane: TypeAlias = NDArray[np.float32]
 
 _OUTSIDE: Final[dict[str, Any]] = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
 
+_CROSS: Final = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+
 cv2.setNumThreads(1)
 """For the whole process: small images do not benefit from threads, and a thread pool does not survive a fork."""
 
@@ -29,6 +31,16 @@ def dilate(mask: Mask, radius: int) -> Mask:
         radius: Radius of the disc, x² + y² ≤ radius² + radius.
     """
     return _mask(cv2.dilate(_bytes(mask), _disc(radius), **_OUTSIDE))
+
+
+def dilate_cross(mask: Mask, iterations: int) -> Mask:
+    """Returns a mask dilated several times by a cross: each pixel and its four neighbors."""
+    return _mask(cv2.dilate(_bytes(mask), _CROSS, iterations=iterations, **_OUTSIDE))
+
+
+def erode_cross(mask: Mask, iterations: int) -> Mask:
+    """Returns a mask eroded several times by a cross: each pixel and its four neighbors."""
+    return _mask(cv2.erode(_bytes(mask), _CROSS, iterations=iterations, **_OUTSIDE))
 
 
 def opening(mask: Mask, radius: int) -> Mask:
@@ -56,10 +68,20 @@ def label_components(mask: Mask) -> tuple[NDArray[np.int32], int]:
     return np.asarray(labels, np.int32), count - 1
 
 
-def gray_opening(values: Plane) -> Plane:
-    """Returns a plane (H, W) opened by 3×3 pixels; border pixels are repeated outside."""
-    opening = cv2.morphologyEx(values, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(opening, np.float32)
+def gray_opening(values: Plane, side: int = 3) -> Plane:
+    """Returns a plane (H, W) opened by ``side``×``side`` pixels; border pixels are repeated outside."""
+    kernel = np.ones((side, side), np.uint8)
+    return np.asarray(cv2.morphologyEx(values, cv2.MORPH_OPEN, kernel, borderType=cv2.BORDER_REPLICATE), np.float32)
+
+
+def local_maximum(values: Plane, height: int, width: int) -> Plane:
+    """Returns the maximum over ``height``×``width`` pixels around each pixel of a plane (H, W), both odd."""
+    return np.asarray(cv2.dilate(values, np.ones((height, width), np.uint8)), np.float32)
+
+
+def local_minimum(values: Plane, height: int, width: int) -> Plane:
+    """Returns the minimum over ``height``×``width`` pixels around each pixel of a plane (H, W), both odd."""
+    return np.asarray(cv2.erode(values, np.ones((height, width), np.uint8)), np.float32)
 
 
 def box_mean(values: Plane, side: int) -> Plane:

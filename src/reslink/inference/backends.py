@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from reslink.bundles.decision.decision import average_logits
 from reslink.bundles.onnx_check import GraphCheck
 from reslink.bundles.onnx_graph import FEATURES, LOGITS, PIXELS
 from reslink.errors import BundleError, UsageError, check_choice
@@ -143,6 +144,18 @@ class GraphBackend:
         """See :class:`Backend`."""
         logits, features = self.run(pixels, (LOGITS, FEATURES))
         return logits, features
+
+
+def flip_averaged(backend: Backend, pixels: Pixels, logits: Floats) -> Floats:
+    """Returns the logits of the mean probability of slices and their mirror images (left and right exchanged).
+
+    Args:
+        backend: Runs the network on the mirror images.
+        pixels: (B, planes, S, S) uint8.
+        logits: The logits of ``pixels``.
+    """
+    mirrored = backend.logits(np.ascontiguousarray(pixels[..., ::-1]))
+    return average_logits([logits, mirrored]).astype(np.float32)
 
 
 def choose_backend(name: str, bundle: Bundle, device: str) -> str:

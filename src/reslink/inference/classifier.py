@@ -23,10 +23,11 @@ from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import read_image, read_with_geometry
 from reslink.imaging.search import iter_series
 from reslink.inference import backends
-from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend
+from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, flip_averaged
 from reslink.inference.devices import pick_device
+from reslink.inference.label_predictions import prediction_of_labels
 from reslink.inference.outputs import Outputs
-from reslink.inference.prediction import Prediction, Slice
+from reslink.inference.prediction import Prediction, Slice, with_outputs
 from reslink.labels import Labels
 from reslink.notebook import html_table
 
@@ -149,11 +150,13 @@ class Classifier:
 
         Returns:
             (B, K) float32, or (B, 1) for a network with a single logit. The batch size changes the logits by less than 1e-5.
+            With ``decision.flip_average`` they are those of the mean probability of the slice and its mirror image.
 
         Raises:
             UsageError: If the pixels have a different shape or type.
         """
-        return self.backend.logits(self._checked(pixels))
+        array = self._checked(pixels)
+        return self._flip_averaged(array, self.backend.logits(array))
 
     @cached_property
     def _pooling(self) -> SeriesPooling | None:
@@ -182,6 +185,7 @@ class Classifier:
         """
         array = self._checked(pixels)
         logits, features = self.backend.outputs(array)
+        logits = self._flip_averaged(array, logits)
         if statistics is None:
             statistics = self.needs_statistics
         return Outputs(logits, features, input_statistics(array) if statistics else None)
@@ -202,6 +206,9 @@ class Classifier:
             return self.decide(self.outputs(pixels), stated=stated)
         results = self.bundle.decision.decide(self.logits(pixels))
         return results if stated is None else results.with_refusals(self.bundle.scope.refusals(stated, None))
+
+    def _flip_averaged(self, pixels: Pixels, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        return flip_averaged(self.backend, pixels, logits) if self.bundle.decision.flip_average else logits
 
     @property
     def needs_statistics(self) -> bool:
@@ -393,7 +400,7 @@ class Classifier:
         stated = [content for _, content in rows if content is not None]
         outputs = self.outputs(np.stack([row for row, _ in rows])) if rows else None
         if self.bundle.case == "series":
-            yield from _with_outputs(items, outputs)
+            yield from with_outputs(items, outputs)
             return
         results = iter(() if outputs is None else self._decide_rows(outputs, stated))
         for item in items:
@@ -433,6 +440,9 @@ class Classifier:
         """
         if results.refused and results.refused[row]:
             return self.refused_prediction(results.reasons[row][0], path, index)
+        if results.by_label:
+            of_labels = prediction_of_labels(self.labels, self.bundle.decision, results, row)
+            return replace(of_labels, path=path, slice=index)
         names = self.labels.names
         label = names[int(results.predicted[row])]
         by_class = dict(zip(names, (float(p) for p in results.probabilities[row]), strict=True))
@@ -482,16 +492,6 @@ class Classifier:
 
 def _identity(image: Image) -> Image:
     return image
-
-
-def _with_outputs(items: Sequence[Slice], outputs: Outputs | None) -> Iterator[tuple[Prediction, Slice]]:
-    """Yields slices of series with their outputs; their predictions hold an error, the refusal or nothing."""
-    row = 0
-    for item in items:
-        own = None
-        if item.pixels is not None and outputs is not None:
-            own, row = outputs.row(row), row + 1
-        yield Prediction(item.path, item.index, error=item.error, notes=item.notes), replace(item, pixels=None, outputs=own)
 
 
 def _measured(item: Slice, plane: Image, *, always: bool) -> Slice:

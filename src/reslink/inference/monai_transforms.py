@@ -121,6 +121,7 @@ class ResLinkDecisiond:
         if loaded is not None:
             loaded.require_slices(type(self).__name__)
         self.labels = Labels(tuple(labels)) if loaded is None else loaded.labels
+        self.labels.require_exclusive("ResLinkDecisiond", "Apply the bundle with reslink.Classifier")
         self.decision = _stated(Decision, settings) if loaded is None else loaded.decision
         self.decision.check_classes(len(self.labels))
 

@@ -2,16 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from reslink.bundles.decision.decision import Certainty
 from reslink.imaging.image import Image, SliceFormat, Stated
 from reslink.inference.backends import Pixels
 from reslink.inference.outputs import Outputs
+from reslink.labels import NO_LABEL
 from reslink.notebook import html_table
 from reslink.printable_names import printable
+
+STATES: Final = ("absent", "present")
+"""The two classes of each of several labels at once, as prediction sets name them."""
+
+
+@dataclass(frozen=True)
+class LabelPrediction:
+    """The prediction for one of several labels at once.
+
+    Attributes:
+        present: Whether its probability reaches the threshold; filled in even if the model abstains.
+        probability: The probability that it is present, 0 to 1.
+        threshold: The lowest probability that counts as present.
+        prediction_set: The states in the conformal prediction set, ``absent`` and ``present``; None if the bundle has none.
+        abstain: Whether the model abstains from this label; None if the bundle has neither prediction sets nor an OOD detector.
+        reasons: Why; empty if it does not abstain, None if ``abstain`` is None. A reason of the image holds for every label.
+        certainty: As ``Prediction.certainty``.
+    """
+
+    present: bool
+    probability: float
+    threshold: float
+    prediction_set: tuple[str, ...] | None
+    abstain: bool | None
+    reasons: tuple[str, ...] | None
+    certainty: Certainty
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the JSON form."""
+        lists = {"prediction_set": self.prediction_set, "reasons": self.reasons}
+        return vars(self) | {name: None if value is None else list(value) for name, value in lists.items()}
+
+
+def answer_text(label: str, by_label: Mapping[str, LabelPrediction]) -> str:
+    """Returns the answer for several labels at once: those present, and those that the model abstains from.
+
+    Args:
+        label: ``Prediction.label``.
+        by_label: ``Prediction.by_label``.
+    """
+    declined = [name for name, one in by_label.items() if one.abstain]
+    if not declined:
+        return label
+    present = " + ".join(name for name, one in by_label.items() if one.present and not one.abstain)
+    return f"{present or NO_LABEL}, no answer for {', '.join(declined)}"
 
 
 @dataclass(frozen=True)
@@ -22,9 +68,10 @@ class Prediction:
         path: The path of the file, or the name of an image or array in memory.
         slice: Position in a file with several slices, or of a DICOM file in the series of its folder, from 0; None for others.
         label: The predicted class; None if there is an error, or if the image is refused: its file states something else than
-            the model is for, or it looks so. ``reasons`` then says why.
-        probability: The probability of ``label``, 0 to 1.
-        probabilities: The probability of each class; their sum is 1.
+            the model is for, or it looks so. ``reasons`` then says why. With several labels at once, those present, such as
+            ``epidural + subdural``, or ``no label``.
+        probability: The probability of ``label``, 0 to 1; None with several labels at once.
+        probabilities: The probability of each class; their sum is 1. With several labels at once, that each is present.
         prediction_set: The classes in the conformal prediction set, in the order of the labels; None if the bundle has no
             prediction sets. The set may be empty.
         abstain: Whether the model abstains; None if the bundle has neither prediction sets nor an OOD detector. ``label`` is
@@ -38,6 +85,8 @@ class Prediction:
         certainty: ``clear``, ``uncertain``, ``uncalibrated`` or ``no answer``, see
             :meth:`reslink.bundles.decision.decision.Decision.certainty`; None if there is an error.
         notes: What the file does not state and was assumed, see ``Image.notes``.
+        by_label: The prediction for each of several labels at once; None with one class per image. ``prediction_set``,
+            ``threshold`` and ``certainty`` are then there, and ``abstain`` concerns the whole image.
     """
 
     path: str
@@ -53,6 +102,7 @@ class Prediction:
     threshold: float | None = None
     certainty: Certainty | None = None
     notes: tuple[str, ...] = ()
+    by_label: dict[str, LabelPrediction] | None = None
 
     @property
     def is_refused(self) -> bool:
@@ -64,9 +114,12 @@ class Prediction:
         source = name if self.slice is None else f"{name} slice {self.slice}"
         if self.error is not None:
             return f"Prediction({source}: error {self.error!r})"
-        if self.probability is None:
+        if self.is_refused:
             return f"Prediction({source}: refused, {'; '.join(self.reasons or ())})"
         abstains = f", abstains: {'; '.join(self.reasons or ())}" if self.abstain else ""
+        if self.by_label is not None:
+            shown = ", ".join(f"{name} {one.probability:.3f}" for name, one in self.by_label.items())
+            return f"Prediction({source}: {self.label}; probabilities: {shown}{abstains})"
         return f"Prediction({source}: {self.label}, probability {self.probability:.3f}{abstains})"
 
     def _repr_html_(self) -> str:
@@ -101,6 +154,7 @@ class Prediction:
             "threshold": self.threshold,
             "certainty": self.certainty,
             "notes": list(self.notes),
+            **({} if self.by_label is None else {"by_label": {name: one.as_dict() for name, one in self.by_label.items()}}),
         }
 
 
@@ -139,3 +193,13 @@ class Slice:
     stated: Stated | None = None
     refused: str | None = None
     outputs: Outputs | None = None
+
+
+def with_outputs(items: Sequence[Slice], outputs: Outputs | None) -> Iterator[tuple[Prediction, Slice]]:
+    """Yields slices of series with their outputs; their predictions hold an error, the refusal or nothing."""
+    row = 0
+    for item in items:
+        own = None
+        if item.pixels is not None and outputs is not None:
+            own, row = outputs.row(row), row + 1
+        yield Prediction(item.path, item.index, error=item.error, notes=item.notes), replace(item, pixels=None, outputs=own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import InputError, UsageError, counted
-from reslink.inference.prediction import Prediction
+from reslink.inference.prediction import STATES, Prediction
+from reslink.labels import NO_LABEL, states_text
 from reslink.metrics.intervals import MIN_GROUPS, Estimate, GroupBootstrap, bootstrap_interval, too_few_groups, without_interval
 
 TOP_SLICES: Final = 3
@@ -41,10 +42,13 @@ NO_INTERVAL: Final = "A model of whole series gives one answer per series, witho
 class SeriesPrediction:
     """The prediction for a whole series.
 
+    With several labels at once, each has a prediction of its own in ``by_label``. The score is that of the most probable one.
+
     Attributes:
-        label: The predicted class.
-        probability: The probability of ``label``, 0 to 1.
-        probabilities: The probability of each class, in the order of the labels; their sum is 1.
+        label: The predicted class; of several labels at once, those present.
+        probability: The probability of ``label``, 0 to 1; None with several labels at once.
+        probabilities: The probability of each class, in the order of the labels; their sum is 1. With several labels at once,
+            that each is present.
         score_class: The class of ``score`` and its interval: the positive class of two, or ``label`` of more.
         score: The probability of ``score_class``.
         ci_low: Lower end of the 95 % interval of ``score``; None without an interval.
@@ -57,10 +61,12 @@ class SeriesPrediction:
         reasons: Why the model abstains; otherwise empty.
         attention: For a model whose cases are series, the weight of each evaluated slice by its position in the given slices;
             the sum is 1. None for a model of single slices.
+        by_label: The prediction for each of several labels at once, whose classes are ``absent`` and ``present``; None with one
+            class per image.
     """
 
     label: str
-    probability: float
+    probability: float | None
     probabilities: dict[str, float]
     score_class: str
     score: float
@@ -73,15 +79,32 @@ class SeriesPrediction:
     abstain: bool | None
     reasons: tuple[str, ...]
     attention: Mapping[int, float] | None = None
+    by_label: dict[str, SeriesPrediction] | None = None
+
+    @property
+    def answer(self) -> str:
+        """The label; of several labels at once, those present, and those that the model abstains from."""
+        declined = [name for name, one in (self.by_label or {}).items() if one.abstain]
+        if not declined or self.by_label is None:
+            return self.label
+        present = [name for name, one in self.by_label.items() if one.label == STATES[1] and not one.abstain]
+        return f"{' + '.join(present) or NO_LABEL}, no answer for {', '.join(declined)}"
+
+    def abstaining(self, reason: str) -> SeriesPrediction:
+        """Returns the prediction with an abstention for a further reason, also from each of several labels at once."""
+        by_label = None if self.by_label is None else {name: one.abstaining(reason) for name, one in self.by_label.items()}
+        return replace(self, abstain=True, reasons=(reason, *self.reasons), by_label=by_label)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the JSON form; it has the key ``attention`` only for a model whose cases are series."""
+        """Returns the JSON form; ``attention`` only for a model whose cases are series, ``by_label`` with several labels."""
         shown = vars(self) | {"used": list(self.used), "reasons": list(self.reasons), "interval_scope": INTERVAL_SCOPE}
-        del shown["attention"]
-        if self.attention is None:
+        del shown["by_label"], shown["attention"]
+        if self.attention is not None:
+            weights = [{"slice": position, "weight": round(weight, 4)} for position, weight in self.attention.items()]
+            shown |= {"attention": weights, "interval_scope": NO_INTERVAL}
+        if self.by_label is None:
             return shown
-        weights = [{"slice": position, "weight": round(weight, 4)} for position, weight in self.attention.items()]
-        return shown | {"attention": weights, "interval_scope": NO_INTERVAL}
+        return shown | {"by_label": {name: one.as_dict() for name, one in self.by_label.items()}}
 
 
 def aggregate_slices(
@@ -130,6 +153,9 @@ def aggregate_slices(
             "A series needs at least one readable slice",
             "Read the errors of the slices",
         )
+    if decision.by_label:
+        options = _Options(top, selected, draws, seed)
+        return _aggregate_labels(predictions, [predictions[i] for i in candidates], decision, options)
     names = tuple(predictions[positions[0]].probabilities or {})
     rows = np.array([list((predictions[i].probabilities or {}).values()) for i in positions], dtype=np.float64)
     normal = _normal_class(names)
@@ -187,6 +213,60 @@ def pooled_series(prediction: Prediction, attention: Mapping[int, float], *, top
         abstain=prediction.abstain,
         reasons=prediction.reasons or (),
         attention=dict(attention),
+    )
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The options of :func:`aggregate_slices`."""
+
+    top: int
+    selected: Sequence[int] | None
+    draws: int
+    seed: int
+
+
+def _aggregate_labels(
+    predictions: Sequence[Prediction], evaluated: Sequence[Prediction], decision: Decision, options: _Options
+) -> SeriesPrediction:
+    """Aggregates each of several labels at once as a two-class task, and returns them as one prediction."""
+    names = next(tuple(one.by_label) for one in predictions if one.by_label is not None)
+    by_label = {
+        name: aggregate_slices([_of_label(one, name) for one in predictions], own, **vars(options))
+        for name, own in zip(names, decision.by_label, strict=True)
+    }
+    leading = max(by_label.values(), key=lambda one: one.score)
+    first = next(name for name, one in by_label.items() if one is leading)
+    used = tuple(dict.fromkeys([*leading.used, *(i for one in by_label.values() for i in one.used)]))
+    abstain, reasons = _abstention([one for one in evaluated if one.error is None], [predictions[i] for i in used])
+    states = [int(one.label == STATES[1]) for one in by_label.values()]
+    return replace(
+        leading,
+        label=states_text(names, states),
+        probability=None,
+        probabilities={name: one.score for name, one in by_label.items()},
+        score_class=first,
+        used=used,
+        rule=f"for each label, {leading.rule}",
+        abstain=abstain,
+        reasons=reasons,
+        by_label=by_label,
+    )
+
+
+def _of_label(prediction: Prediction, name: str) -> Prediction:
+    """Returns the prediction of a slice for one of several labels at once, as that of a two-class task."""
+    if prediction.by_label is None:
+        return prediction
+    one = prediction.by_label[name]
+    probabilities = dict(zip(STATES, (1 - one.probability, one.probability), strict=True))
+    return replace(
+        prediction,
+        by_label=None,
+        probabilities=probabilities,
+        abstain=one.abstain,
+        reasons=one.reasons,
+        label=STATES[one.present],
     )
 
 

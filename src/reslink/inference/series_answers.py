@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from reslink.bundles.decision.decision import Certainty
 from reslink.errors import InputError, UsageError, check_choice, counted
 from reslink.imaging.head_mask import stated_content
 from reslink.imaging.image import Image, Unit
 from reslink.imaging.series_slices import NO_HEAD, SeriesSlices, select_slices
 from reslink.inference.backends import Pixels
 from reslink.inference.classifier import Classifier, Source
+from reslink.inference.label_predictions import series_label_predictions
 from reslink.inference.outputs import stack_outputs
 from reslink.inference.prediction import Prediction, Slice
 from reslink.inference.series import SeriesPrediction, aggregate_slices, pooled_series
@@ -177,6 +179,10 @@ def _answer(
     if refusal is not None:
         return SeriesAnswer(path, error=_no_answer(len(members), refusal), files=files, notes=notes)
     result = aggregate_slices(predictions, decision, selected=selected)
+    by_label = None if result.by_label is None else series_label_predictions(result.by_label, decision)
+    certainty: Certainty | None = "no answer" if result.abstain else None
+    if by_label is None:
+        certainty = decision.certainty(list(result.probabilities.values()), result.abstain)
     return SeriesAnswer(
         path,
         label=result.label,
@@ -185,7 +191,8 @@ def _answer(
         abstain=result.abstain,
         reasons=None if result.abstain is None else result.reasons,
         threshold=decision.threshold,
-        certainty=decision.certainty(list(result.probabilities.values()), result.abstain),
+        certainty=certainty,
+        by_label=by_label,
         notes=notes,
         files=files,
         result=result,

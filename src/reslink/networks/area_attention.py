@@ -12,11 +12,16 @@ whole, without copying the map into areas. A 1×1 convolution then computes the 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_MEMBER: Final = re.compile(r"^members\.\d+\.")
+"""Prefix of the modules of a member of an ensemble (``networks.ensemble``)."""
 
 
 class AreaGate(nn.Module):
@@ -71,6 +76,15 @@ class AreaAttention(nn.Module):
         return attended
 
 
+def attention_layers(network: nn.Module) -> dict[str, list[AreaAttention]]:
+    """Returns the area attentions of a network by name; those of the members of an ensemble share a name."""
+    layers: dict[str, list[AreaAttention]] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, AreaAttention):
+            layers.setdefault(_MEMBER.sub("", name), []).append(module)
+    return layers
+
+
 @contextlib.contextmanager
 def record_attention_weights(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Records the attention weights of every forward pass inside the ``with`` block.
@@ -79,16 +93,20 @@ def record_attention_weights(network: nn.Module) -> Iterator[dict[str, Tensor]]:
         network: Any module that contains ``AreaAttention`` modules.
 
     Yields:
-        A dictionary of module name to the attention weights (B, 1, H, W) of the latest forward pass. They are part of the
-        autograd graph and can be used in a loss.
+        A dictionary of module name to the attention weights (B, 1, H, W) of the latest forward pass, the mean over the members
+        of an ensemble. They are part of the autograd graph and can be used in a loss.
     """
     recorded: dict[str, Tensor] = {}
     handles = []
-    for name, module in network.named_modules():
-        if isinstance(module, AreaAttention):
+    for name, modules in attention_layers(network).items():
+        parts: list[Tensor] = []
+        for member, module in enumerate(modules):
 
-            def keep(_module: nn.Module, _inputs: object, weights: Tensor, name: str = name) -> None:
-                recorded[name] = weights
+            def keep(
+                _m: nn.Module, _x: object, weights: Tensor, name: str = name, member: int = member, parts: Any = parts
+            ) -> None:
+                parts[member:] = [weights]
+                recorded[name] = weights if member == 0 else torch.stack(parts).mean(dim=0)
 
             handles.append(module.gate.register_forward_hook(keep))
     try:

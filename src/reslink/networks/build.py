@@ -13,15 +13,19 @@ from reslink.labels import CaseKind
 from reslink.networks import reslink
 from reslink.networks.adapter import AdaptedNetwork, evaluating
 from reslink.networks.config import ResLinkConfig
+from reslink.networks.ensemble import Ensemble
 from reslink.networks.entry_points import Builder
-from reslink.networks.external_config import ExternalConfig
+from reslink.networks.external_config import EnsembleConfig, ExternalConfig
 from reslink.networks.network import Network
 from reslink.networks.notebook import NotebookResLink
 from reslink.networks.series_pooling import GatedAttention
 
 
 def build_network(
-    config: ResLinkConfig | ExternalConfig, seed: int, builder: Builder | None = None, case: CaseKind = "slice"
+    config: ResLinkConfig | ExternalConfig | EnsembleConfig,
+    seed: int,
+    builder: Builder | None = None,
+    case: CaseKind = "slice",
 ) -> Network:
     """Returns a new network with initial weights that depend only on the seed; the global random state is not changed.
 
@@ -34,6 +38,8 @@ def build_network(
     Raises:
         UsageError: If MONAI is not installed, the builder is missing or fails, or the network does not return logits.
     """
+    if isinstance(config, EnsembleConfig):
+        return Ensemble([build_network(config.member, seed, builder) for _ in range(config.count)])
     if isinstance(config, ResLinkConfig):
         network: Network = reslink.build_network(config, seed)
     else:

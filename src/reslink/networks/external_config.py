@@ -76,6 +76,34 @@ class ExternalConfig(BaseModel):
         return self
 
 
+ENSEMBLE: Final = "ensemble"
+
+
+class EnsembleConfig(BaseModel):
+    """Several networks of one architecture that answer as one (:mod:`reslink.networks.ensemble`).
+
+    Attributes:
+        count: Number of members.
+        member: Architecture of each member.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    count: int = Field(ge=2, le=200)
+    member: ResLinkConfig | ExternalConfig
+
+
+def ensemble_architecture(member: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Returns the architecture of a bundle for several members of one architecture."""
+    shared = {name: member[name] for name in ("in_channels", "num_classes")}
+    return {"name": ENSEMBLE, "source": ENSEMBLE, **shared, "count": count, "member": dict(member)}
+
+
+def member_architecture(architecture: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the architecture of the members of an ensemble; that of another network unchanged."""
+    return architecture["member"] if architecture.get("source") == ENSEMBLE else architecture
+
+
 def has_attention(config: ResLinkConfig | ExternalConfig) -> bool:
     """Returns whether a network has area attention, as far as its settings say."""
     return config.attention != "none" if isinstance(config, ResLinkConfig) else config.source == "notebook"

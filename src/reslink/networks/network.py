@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslink.networks.series_pooling import GatedAttention
@@ -40,6 +41,15 @@ class Network(nn.Module):
     @abstractmethod
     def explanation_layer(self) -> nn.Module | None:
         """The module whose feature map Grad-CAM explains; None if there is none."""
+
+    @property
+    def explanation_layers(self) -> tuple[nn.Module, ...]:
+        """The modules whose feature maps Grad-CAM explains together: one, none, or one per member of an ensemble."""
+        return () if self.explanation_layer is None else (self.explanation_layer,)
+
+    def class_maps(self, maps: Tensor) -> Tensor:
+        """Returns class activation maps (B, K, h, w) of the feature maps that :meth:`forward_with_features` returns."""
+        return F.conv2d(maps, cast(nn.Linear, self.dense).weight[:, :, None, None])
 
     @abstractmethod
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

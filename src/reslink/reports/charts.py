@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from reslink.metrics.calibration import bin_index, calibration_curve
+from reslink.metrics.several_labels.states import known_rows
 from reslink.reports.svg import DASHED, SERIES, Chart, add_legend, color, literal, new_axes, render_chart
 
 Floats = NDArray[np.float64]
@@ -53,7 +54,7 @@ def roc(y_true: Ints, y_prob: Floats, names: Sequence[str], threshold: float | N
     """Draws the ROC curve of the positive class of two, or of each class against the others.
 
     Args:
-        y_true: (n,) class indices.
+        y_true: (n,) class indices; of several labels at once, (n, K) 1 present, 0 absent, -1 unknown.
         y_prob: (n, K) probabilities.
         names: Class names.
         threshold: Threshold of a two-class decision, marked on the curve.
@@ -61,19 +62,18 @@ def roc(y_true: Ints, y_prob: Floats, names: Sequence[str], threshold: float | N
     Returns:
         The chart, or None if all cases have the same class.
     """
-    classes = _classes_with_both_outcomes(y_true, names)
+    classes = _classes_with_both_outcomes(y_true, y_prob, names)
     if not classes:
         return None
     figure, axes = _new_axes("1 − specificity", "sensitivity (recall)", square=True)
     axes.plot([0, 1], [0, 1], color=color("grid"), lw=1.5, ls=DASHED)
     descriptions = []
-    for (k, name), line_color in zip(classes, cycle(SERIES), strict=False):
-        positive = y_true == k
-        fpr, tpr, _ = roc_curve(positive, y_prob[:, k])
-        area = float(roc_auc_score(positive, y_prob[:, k]))
+    for (name, positive, probability), line_color in zip(classes, cycle(SERIES), strict=False):
+        fpr, tpr, _ = roc_curve(positive, probability)
+        area = float(roc_auc_score(positive, probability))
         axes.plot(fpr, tpr, color=line_color, lw=2, label=literal(f"{name}, AUROC {area:.3f}"))
         descriptions.append(f"AUROC {area:.3f} for {name}")
-    if threshold is not None and len(names) == 2:
+    if threshold is not None and len(names) == 2 and y_true.ndim == 1:
         predicted = y_prob[:, 1] >= threshold
         x, y = float(predicted[y_true == 0].mean()), float(predicted[y_true == 1].mean())
         axes.plot([x], [y], "o", ms=8, mfc="none", mec=color("ink"), mew=1.6, label=f"threshold {threshold:.2f}")
@@ -83,15 +83,14 @@ def roc(y_true: Ints, y_prob: Floats, names: Sequence[str], threshold: float | N
 
 def precision_recall(y_true: Ints, y_prob: Floats, names: Sequence[str]) -> Chart | None:
     """Draws precision over recall, with the prevalence as the line of chance; arguments as for ``roc``."""
-    classes = _classes_with_both_outcomes(y_true, names)
+    classes = _classes_with_both_outcomes(y_true, y_prob, names)
     if not classes:
         return None
     figure, axes = _new_axes("recall (sensitivity)", "precision (PPV)", square=True)
     descriptions = []
-    for (k, name), line_color in zip(classes, cycle(SERIES), strict=False):
-        positive = y_true == k
-        precision, recall, _ = precision_recall_curve(positive, y_prob[:, k])
-        area = float(average_precision_score(positive, y_prob[:, k]))
+    for (name, positive, probability), line_color in zip(classes, cycle(SERIES), strict=False):
+        precision, recall, _ = precision_recall_curve(positive, probability)
+        area = float(average_precision_score(positive, probability))
         label = literal(f"{name}, AUPRC {area:.3f}")
         axes.plot(recall, precision, color=line_color, lw=2, drawstyle="steps-post", label=label)
         axes.axhline(float(positive.mean()), color=line_color, lw=1, ls=DASHED, alpha=0.6)
@@ -137,10 +136,20 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
-def _classes_with_both_outcomes(y_true: Ints, names: Sequence[str]) -> list[tuple[int, str]]:
-    """Returns the classes with both positive and negative cases; with two classes only the positive one."""
-    classes = [(1, names[1])] if len(names) == 2 else list(enumerate(names))
-    return [(k, name) for k, name in classes if 0 < int((y_true == k).sum()) < len(y_true)]
+def _classes_with_both_outcomes(
+    y_true: Ints, y_prob: Floats, names: Sequence[str]
+) -> list[tuple[str, NDArray[np.bool_], Floats]]:
+    """Returns name, outcomes and probabilities of the classes with both positive and negative cases.
+
+    With two classes only the positive one is included. Of several labels at once, each has its own known cases.
+    """
+    if y_true.ndim == 2:
+        rows = known_rows(y_true)
+        classes = [(name, y_true[rows[k], k] == 1, y_prob[rows[k], k]) for k, name in enumerate(names)]
+    else:
+        first = 1 if len(names) == 2 else 0
+        classes = [(name, y_true == k, y_prob[:, k]) for k, name in enumerate(names) if k >= first]
+    return [(name, positive, probability) for name, positive, probability in classes if 0 < positive.sum() < len(positive)]
 
 
 def _new_axes(x_label: str, y_label: str, *, square: bool = False) -> tuple[Figure, Axes]:

@@ -61,8 +61,7 @@ class BatchLoader:
         x = self._pixels(shard.indices)
         masks = self._masks(shard.indices)
         x, masks = self.augment(x, torch_generator(self.recipe.seed, "augment", *position), masks)
-        labels = torch.from_numpy(self.training_data.targets[shard.indices]).to(self.device)
-        targets = self.criterion.targets(labels)
+        targets = self._targets(shard.indices)
         inputs = [x, targets] if masks is None else [x, targets, self._attention_target(masks)]
         x, targets, *mask = mixup(self.recipe.loss.mixup, numpy_generator(self.recipe.seed, "mixup", *position), *inputs)
         return Batch(normalize(x, self.recipe.preprocess), targets, mask[0] if mask else None, shard.share)
@@ -107,6 +106,13 @@ class BatchLoader:
 
     def _head_masks(self, rows: Indices) -> Tensor:
         return self.training_data.cache.batch_heads(rows).to(self.device).float()
+
+    def _targets(self, indices: Indices) -> Tensor:
+        """Returns the distributions over the classes to learn, (B, K)."""
+        soft = self.training_data.soft_targets
+        if soft is not None:
+            return torch.from_numpy(soft[indices]).to(self.device)
+        return self.criterion.targets(torch.from_numpy(self.training_data.targets[indices]).to(self.device))
 
     def _pixels(self, indices: Indices) -> Tensor:
         start = time.perf_counter()

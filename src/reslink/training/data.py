@@ -14,7 +14,7 @@ from reslink.bundles.fingerprints import TrainingImages
 from reslink.bundles.scope import Scope
 from reslink.datasets import leakage, splits
 from reslink.datasets.cache.pixel_cache import PixelCache
-from reslink.datasets.case import SPLITS
+from reslink.datasets.case import HOLDOUT, SPLITS
 from reslink.datasets.grouping import group_cases
 from reslink.datasets.label_conflicts import check_label_conflicts, describe_conflicts, label_conflicts
 from reslink.datasets.manifest import Manifest
@@ -22,6 +22,7 @@ from reslink.datasets.near_duplicates.groups import find_duplicates, leakage_gro
 from reslink.errors import UsageError
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.preprocess import Preprocess
+from reslink.labels import ABSENT, PRESENT
 from reslink.training.monitoring.progress import Progress, phase, progress_callback
 from reslink.training.recipe.recipe import Recipe
 
@@ -38,14 +39,15 @@ class TrainingData:
     Attributes:
         manifest: The cases that could be read, in the order of the cache.
         cache: Their pixels; a series has several rows.
-        targets: (n,) class index of each case.
+        targets: (n,) class index of each case; (n, K) states of several labels at once.
         groups: The group of each case, as the recipe groups: patient, near duplicates, or both.
-        splits: The split of each case: train, validation or test.
+        splits: The split of each case: train, validation, test or holdout.
         digest: SHA-256 of the whole data set, including unreadable files.
         joined_groups: The group of each case with patients and near duplicates joined, whatever the recipe groups by, and
             without images that are only similar. Leakage is checked with these groups.
         seen_by_ancestors: Why a case of the validation or test split was left out, because an ancestor of a fine-tuned network
             was trained on it or its patient, by case name. With ``data.allow_leakage`` these cases are not left out.
+        soft_targets: (n, K) float32, distributions over the classes that are learned instead of the classes; None for those.
         label_conflicts: A sentence about images with several labels that ``data.allow_conflicts`` accepts; None without them.
     """
 
@@ -57,6 +59,7 @@ class TrainingData:
     digest: str
     joined_groups: Sequence[str]
     label_conflicts: str | None = None
+    soft_targets: NDArray[np.float32] | None = None
     seen_by_ancestors: Mapping[str, str] = field(default_factory=dict)
 
     def indices(self, split: str) -> Indices:
@@ -68,9 +71,10 @@ class TrainingData:
         return [self.manifest.cases[i].name for i in indices]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Returns the number of images of each class in each split."""
-        counts = Counter(zip(self.splits, (case.label for case in self.manifest.cases), strict=True))
-        return {split: {label: counts[split, label] for label in self.manifest.labels.names} for split in SPLITS}
+        """Returns the number of images of each class, or in which each of several labels is present, in each split."""
+        splits = [*SPLITS, *([HOLDOUT] if HOLDOUT in self.splits else [])]
+        counts = {split: self.manifest.subset(self.indices(split).tolist()).label_counts() for split in splits}
+        return {split: {label: n[label] for label in self.manifest.labels.names} for split, n in counts.items()}
 
     def split_source(self, folds: int | None = None) -> str:
         """Returns ``given`` if the data set states the splits (or the folds), ``drawn`` if reslink drew them."""
@@ -78,9 +82,9 @@ class TrainingData:
 
     def summary(self, folds: int | None = None) -> list[str]:
         """Returns sentences with the number of images of each class in each split, of patients, and with missing classes."""
-        counts = self.counts()
+        counts, images = self.counts(), Counter(self.splits)
         sizes = [
-            f"{split} {sum(n.values())} ({', '.join(f'{label} {k}' for label, k in n.items())})" for split, n in counts.items()
+            f"{split} {images[split]} ({', '.join(f'{label} {k}' for label, k in n.items())})" for split, n in counts.items()
         ]
         patients = len({case.patient_id for case in self.manifest.cases if case.patient_id is not None})
         noun, slices = ("Series", f", {len(self.cache.pixels)} slices") if self.cache.is_series else ("Images", "")
@@ -88,7 +92,7 @@ class TrainingData:
             f"The {split} split has no case of {', '.join(label for label, k in n.items() if not k)}; "
             "metrics that need them are undefined."
             for split, n in counts.items()
-            if any(n.values()) and not all(n.values())
+            if images[split] and not all(n.values())
         ]
         source = self.split_source(folds)
         return [f"{noun}: {', '.join(sizes)}{slices}; {patients or 'no'} patients; the split is {source}.", *lacking]
@@ -152,6 +156,7 @@ def open_training_data(
     joined = cache.case_groups(leakage_groups(rows, cache.thumbnails, duplicates, include_similar=False))
     groups = cache.case_groups(group_cases(rows, cache.thumbnails, recipe.data.group_by, duplicates))
     split_of = assign_splits(readable, joined if has_given_split(readable, recipe.data.folds) else groups, recipe)
+    _check_labels_learnable(readable, split_of)
     if not recipe.data.allow_leakage:
         leakage.check_group_leakage(readable, joined, split_of)
     leaked = leakage.seen_by_ancestors(readable, joined, cache.thumbnails, split_of, seen, cache.matched_cases)
@@ -182,20 +187,36 @@ def has_given_split(manifest: Manifest, folds: int | None) -> bool:
 
 
 def assign_splits(manifest: Manifest, groups: Sequence[str], recipe: Recipe) -> list[str]:
-    """Returns the split of each case: train, validation or test; groups are never divided."""
+    """Returns the split of each case: train, validation, test or, with ``data.holdout``, holdout; groups are never divided."""
     settings, allow = recipe.data, recipe.data.allow_leakage
     seed = (recipe.seed if settings.split_seed is None else settings.split_seed) % 2**32
     if settings.folds is None:
         return list(splits.assign_splits(manifest, groups, settings.fractions, seed, allow_leakage=allow))
-    folds = splits.given_folds(manifest, groups, settings.folds, allow_leakage=allow)
+    holdout = settings.holdout
+    folds = splits.given_folds(manifest, groups, settings.folds, holdout=holdout > 0, allow_leakage=allow)
     if folds is None:
-        folds = splits.assign_folds(manifest, groups, settings.folds, seed)
-    names = {settings.fold: "test", (settings.fold + 1) % settings.folds: "validation"}
+        folds = splits.assign_folds_and_holdout(manifest, groups, settings.folds, holdout, seed)
+    names = {None: HOLDOUT, settings.fold: "test", (settings.fold + 1) % settings.folds: "validation"}
     return [names.get(fold, "train") for fold in folds]
 
 
+def _check_labels_learnable(manifest: Manifest, split_of: Sequence[str]) -> None:
+    """Refuses a training split in which one of several labels has one state only."""
+    if manifest.labels.exclusive:
+        return
+    states = np.array(manifest.targets)[np.array(split_of) == "train"]
+    for k, name in enumerate(manifest.labels.names):
+        n_present, n_absent = (int((states[:, k] == state).sum()) for state in (PRESENT, ABSENT))
+        if not (n_present and n_absent):
+            raise UsageError(
+                f"In the training split the label {name!r} is present in {n_present} images and absent in {n_absent}",
+                "A label is learned from images with and without it",
+                "Add images of other patients, choose another data.split_seed, or leave the label out of data.labels",
+            )
+
+
 def _check_classes(readable: Manifest, cache: PixelCache) -> None:
-    counts = Counter(case.label for case in readable.cases)
+    counts = readable.label_counts()
     for label in readable.labels.names:
         if counts[label] < 2:
             raise UsageError(

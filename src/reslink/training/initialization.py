@@ -169,7 +169,7 @@ def _match(parent: Bundle, network: Network, labels: Labels) -> tuple[dict[str, 
 
 def _class_rows(theirs: Labels, own: Labels, their_outputs: int, own_outputs: int) -> list[int] | None:
     """Returns the row of the parent's dense layer for each output; None if the classes are others."""
-    if their_outputs != own_outputs or set(theirs.names) != set(own.names):
+    if their_outputs != own_outputs or set(theirs.names) != set(own.names) or theirs.exclusive != own.exclusive:
         return None
     if own_outputs < len(own):  # a single logit is that of the last class
         return [0] if theirs.names == own.names else None

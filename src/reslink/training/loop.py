@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
+from reslink.datasets.case import SPLITS
 from reslink.errors import DivergedError, TrainingError, UsageError
 from reslink.files import sha256, write_atomic, write_json
 from reslink.training import run_folder
@@ -18,7 +19,7 @@ from reslink.training.checkpoints.checkpoint import Checkpoint, Checkpoints
 from reslink.training.checkpoints.state import TrainingState
 from reslink.training.data import TrainingData
 from reslink.training.initialization import Initialization
-from reslink.training.losses import Criterion
+from reslink.training.losses import make_criterion
 from reslink.training.monitoring import diagnostics
 from reslink.training.monitoring.diagnostics import FILES_LEFT_OUT, NOT_SLICES, Finding
 from reslink.training.monitoring.monitor import Monitor
@@ -78,7 +79,7 @@ class Run:
         self.num_classes = len(training_data.manifest.labels)
         self.training, self.validation = training_data.indices("train"), training_data.indices("validation")
         labels = training_data.targets[self.training]
-        criterion = Criterion(recipe.loss, labels, self.num_classes)
+        criterion = make_criterion(recipe.loss, labels, self.num_classes)
         self.learner = Learner(recipe, criterion, self.num_classes, accelerator, initialization)
         self.batch_loader = BatchLoader(recipe, training_data, criterion, accelerator.device, accelerator.process_index)
         slices = recipe.trainer.slices if recipe.trainer.case == "series" else 1
@@ -122,7 +123,7 @@ class Run:
 
     def _start_tracking(self) -> None:
         data, state = self.training_data, self.state
-        images = {split: sum(counts.values()) for split, counts in data.counts().items()}
+        images = {split: len(data.indices(split)) for split in SPLITS}
         settings = {**self.recipe.published(), "data_digest": data.digest, "images": images}
         self.tracking.start(settings, state.rows, epoch=None if state.done else state.epoch)
 
@@ -345,7 +346,14 @@ class Run:
         """Writes the bundle and the summary that marks the run as finished; returns the summary."""
         network = self.learner.eval_network
         network.load_state_dict(self.best_weights)
-        logits = compute_logits(network, self.batch_loader, self.validation, self.recipe.trainer.batch_size, self.accelerator)
+        logits = compute_logits(
+            network,
+            self.batch_loader,
+            self.validation,
+            self.recipe.trainer.batch_size,
+            self.accelerator,
+            flip_average=self.recipe.decision.flip_average,
+        )
         targets = self.training_data.targets[self.validation]
         decision = make_decision(self.recipe.decision, logits, targets, self.num_classes)
         if self.accelerator.is_main_process:

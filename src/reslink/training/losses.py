@@ -1,6 +1,7 @@
 """Training losses: cross-entropy on K logits or a single one, with smoothing, class weights, focal weight and mixup.
 
-Targets are distributions over the classes, (B, K) rows that sum to 1, so smoothing and mixup need no extra formula.
+Targets are distributions over the classes, (B, K) rows that sum to 1, so smoothing and mixup need no extra formula. For several
+labels at once they are the state of each label, 0 to 1, and NaN where it is unknown: mixup of an unknown label is unknown.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
+from reslink.labels import UNKNOWN
 from reslink.training.recipe.schema import AttentionSupervisionSettings, LossSettings
 
 _EPSILON = 1e-6
@@ -52,6 +54,55 @@ class Criterion:
         if self.settings.imbalance == "focal":
             losses = losses * focal_weight(logits, targets, self.settings.focal_gamma)
         return losses * (targets @ self.weights.to(targets.device))
+
+    def correct(self, logits: Tensor, targets: Tensor) -> float:
+        """Returns the number of images whose most probable class is correct (after mixup, the class with more weight)."""
+        predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+        return float((predicted == targets.argmax(dim=1)).sum())
+
+
+class SeveralLabels(Criterion):
+    """The loss of several labels at once: the mean over the labels of their binary cross-entropy, without unknown ones.
+
+    Args:
+        settings: The section ``loss`` of the recipe.
+        labels: (n, K) state of each label of every training image, -1 where unknown.
+        num_classes: Number of labels K.
+    """
+
+    def __init__(self, settings: LossSettings, labels: NDArray[np.int64], num_classes: int) -> None:
+        self.settings, self.num_classes = settings, num_classes
+        weights = [[1.0, 1.0]] * num_classes
+        if settings.imbalance == "weights":
+            weights = [class_weights(column[column != UNKNOWN], 2) for column in np.asarray(labels).T]
+        self.weights = torch.tensor(weights, dtype=torch.float32)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Returns the states (B, K) of labels: 0, 1, or NaN where unknown."""
+        return labels.float().masked_fill(labels == UNKNOWN, torch.nan)
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Returns the loss of each image, (B,); an unknown label adds nothing."""
+        logits, known = logits.float(), ~targets.isnan()
+        states, smoothing = targets.nan_to_num(), self.settings.label_smoothing
+        losses = F.binary_cross_entropy_with_logits(logits, states * (1 - smoothing) + smoothing / 2, reduction="none")
+        if self.settings.imbalance == "focal":
+            probability = logits.sigmoid()
+            miss = 1 - (states * probability + (1 - states) * (1 - probability))
+            losses = losses * miss.clamp(min=1e-8) ** self.settings.focal_gamma
+        absent, present = self.weights.to(targets.device).unbind(dim=1)
+        return (losses * (states * present + (1 - states) * absent) * known).sum(dim=1) / self.num_classes
+
+    def correct(self, logits: Tensor, targets: Tensor) -> float:
+        """Returns the sum over the images of the share of their known labels whose state is correct."""
+        known = ~targets.isnan()
+        right = ((logits > 0) == (targets > 0.5)) & known
+        return float((right.sum(dim=1) / known.sum(dim=1).clamp(min=1)).sum())
+
+
+def make_criterion(settings: LossSettings, labels: NDArray[np.int64], num_classes: int) -> Criterion:
+    """Returns the loss for class indices (n,), or for the states (n, K) of several labels at once."""
+    return (Criterion if labels.ndim == 1 else SeveralLabels)(settings, labels, num_classes)
 
 
 def two_logits(logits: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from reslink.bundles import zoo
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError, write_failed
 from reslink.files import csv_text, lock_folder, storage_errors, write_atomic, write_json
+from reslink.labels import UNKNOWN
 from reslink.settings_text import read_json
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ LOSS_NOT_FINITE = "loss-not-finite"
 """The finding of a run that stopped because its loss or a gradient was not a number."""
 
 _EVALUATION_FILES = ("predictions.csv", "evaluation.json", "figures", "report.html")
+STATE_COLUMN = "true_"
+"""Start of the columns of ``splits.csv`` with the state of each of several labels at once."""
 _RUN_FILES = (CONFIG, ENVIRONMENT, SPLITS, INIT, METRICS, RESULTS, CHECKPOINTS, BUNDLE, TRACKING, *_EVALUATION_FILES)
 _PACKAGES = (
     "reslink",
@@ -182,7 +185,7 @@ class RunFolder:
         write_atomic(self.path / RESULTS, _csv(rows))
 
     def write_splits(self, manifest: Manifest, splits: Sequence[str], groups: Sequence[str], hashes: Mapping[str, str]) -> None:
-        """Writes ``splits.csv``: split, group and file hash of each image."""
+        """Writes ``splits.csv``: split, group and file hash of each image, and the state of each of several labels at once."""
         rows = [
             {
                 "sample_id": case.name,
@@ -191,6 +194,10 @@ class RunFolder:
                 "split": split,
                 "group": group,
                 "sha256": hashes[case.name],
+                **{
+                    f"{STATE_COLUMN}{name}": "" if state == UNKNOWN else str(state)
+                    for name, state in zip(manifest.labels.names if case.states else (), case.states, strict=True)
+                },
             }
             for case, split, group in zip(manifest.cases, splits, groups, strict=True)
         ]

@@ -88,7 +88,7 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         names = [str(value) for value in self.classes_]
         Labels(tuple(names))
         changes = {"data.class_order": names, "data.fractions": [0.8, 0.2, 0.0], "seed": self.seed, **(self.settings or {})}
-        recipe = load_recipe(self.recipe, changes.items())
+        recipe = load_recipe(self.recipe, changes.items())  # refuses data.labels beside the order of the classes
         recipe.require_slices("ResLinkClassifier")
         with tempfile.TemporaryDirectory(prefix="reslink-") as scratch:
             table = self._write(Path(scratch), images, [str(value) for value in targets], groups)

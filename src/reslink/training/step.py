@@ -41,7 +41,7 @@ class Batch:
 
     Attributes:
         x: (B, C, S, S) normalized images; of series the slices of one after the other.
-        targets: (B, K) distributions over the classes.
+        targets: (B, K) distributions over the classes, or states of several labels at once.
         mask: (B, 1, S, S), target of the attention; None without supervision.
         share: Factor of the mean loss.
         sizes: Number of slices of each series; None where a case is a slice.
@@ -60,14 +60,14 @@ class StepResult:
 
     Attributes:
         loss: Mean loss of the batch.
-        correct: Images whose most probable class is correct (the class with more weight after mixup).
+        correct: Images whose most probable class is correct (``Criterion.correct``).
         gradient_norm: Norm of the gradient before clipping.
         stop: Whether any process was asked to stop.
         attention_gradient: Share of each attention layer in the squared gradient norm, 0 to 1.
     """
 
     loss: float
-    correct: int
+    correct: float
     gradient_norm: float
     stop: bool
     attention_gradient: Mapping[str, float] = field(default_factory=dict)
@@ -153,7 +153,7 @@ class Learner:
             sizes = () if batch.sizes is None else (batch.sizes,)
             logits = self.model(batch.x.contiguous(memory_format=self.layout), *sizes).float()
         loss = self._losses(logits, batch, attention_weights).mean() * batch.share
-        value, correct, stopping = self._over_processes(loss, _correct(logits, batch.targets), stop)
+        value, correct, stopping = self._over_processes(loss, self.criterion.correct(logits, batch.targets), stop)
         if not math.isfinite(value):
             raise NotFiniteError("loss")
         self.accelerator.backward(loss)
@@ -184,13 +184,13 @@ class Learner:
         limit = self.recipe.optimizer.clip_norm or math.inf
         return float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit))
 
-    def _over_processes(self, loss: Tensor, correct: int, stop: bool) -> tuple[float, int, bool]:
+    def _over_processes(self, loss: Tensor, correct: float, stop: bool) -> tuple[float, float, bool]:
         processes = self.accelerator.num_processes
         if processes == 1:
             return float(loss.detach()), correct, stop
-        own = torch.stack([loss.detach().double().cpu(), torch.tensor(float(correct)), torch.tensor(float(stop))])
+        own = torch.stack([loss.detach().double().cpu(), torch.tensor(correct), torch.tensor(float(stop))])
         total = self.accelerator.reduce(own.to(self.accelerator.device), reduction="sum").tolist()
-        return total[0] / processes, round(total[1]), total[2] > 0
+        return total[0] / processes, total[1], total[2] > 0
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Returns all tensors that the next step depends on."""
@@ -220,8 +220,3 @@ def _square(module: torch.nn.Module) -> float:
     """Returns the squared gradient norm of a module's parameters."""
     norms = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
     return float(norms) ** 2
-
-
-def _correct(logits: Tensor, targets: Tensor) -> int:
-    predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
-    return int((predicted == targets.argmax(dim=1)).sum())

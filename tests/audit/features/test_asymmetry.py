@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from reslink.audit.features.asymmetry import HEAD_SIDE, NUM_FEATURES, PERCENTILES, asymmetry_features, brain_mask, isolated_head
+from reslink.audit.features import asymmetry
+from reslink.audit.features.asymmetry import HEAD_SIDE, NUM_FEATURES, QUANTILES, asymmetry_features, brain_mask, isolated_head
 from reslink.imaging.image import Image
 
 
@@ -28,7 +30,7 @@ def picture(spot: tuple[int, int] | None = None, both: bool = False) -> np.ndarr
 
 def unmatched(pixels: np.ndarray) -> float:
     """Returns the largest bright contrast that the other half lacks, at the second scale."""
-    return float(asymmetry_features(pixels)[len(PERCENTILES) + 22 + 6 + 8 + 3])
+    return float(asymmetry_features(pixels)[len(QUANTILES) + 22 + 6 + 8 + 3])
 
 
 def test_the_brain_is_inside_the_skull() -> None:
@@ -79,3 +81,22 @@ def test_only_the_head_is_visible() -> None:
     shown = isolated_head(Image(pixels, "gray", white=255.0))
     assert shown.shape == (HEAD_SIDE, HEAD_SIDE)
     assert (shown > 0).mean() > 0.5
+
+
+@pytest.mark.parametrize("side", [32, 33])
+def test_rotations_are_those_of_scipy(rng: np.random.Generator, side: int) -> None:
+    planes = rng.normal(size=(2, side, side)).astype(np.float32)
+    rotated = asymmetry._rotate(planes, asymmetry.ALL_TILTS)
+    for (turns, angle), pair in zip(asymmetry.ALL_TILTS, rotated, strict=True):
+        for plane, found in zip(planes, pair, strict=True):
+            expected = ndimage.rotate(np.rot90(plane, turns).copy(), angle, reshape=False, order=1)
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [0, 3, 29])
+def test_the_shift_of_the_mirror_image_is_found(rng: np.random.Generator, shift: int) -> None:
+    half = rng.normal(size=(2, 32, 16)).astype(np.float32)
+    symmetric = np.concatenate([half, half[:, :, ::-1]], axis=2)
+    similarity = asymmetry._symmetry(np.roll(symmetric, shift, axis=2)[None])[0]
+    assert similarity.argmax() == 2 * shift % 32
+    assert similarity.max() == pytest.approx(2, abs=1e-4)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.calibration import Conformal, IsotonicCurve
-from reslink.bundles.decision.decision import Decision
+from reslink.bundles.decision.decision import Decision, average_logits
 from reslink.errors import BundleError, InputError, UsageError
 from reslink.files import sha256
 
@@ -193,3 +193,17 @@ def test_without_calibration_nothing_is_known_and_a_prediction_set_decides():
     )
     assert sets.certainty([0.45, 0.55], False) == "clear"
     assert sets.certainty([0.45, 0.55], True) == "no answer"
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 4])
+def test_average_logits_have_the_mean_probabilities(outputs: int) -> None:
+    decision = Decision.default(max(2, outputs))
+    rng = np.random.default_rng(0)
+    logits = [5 * rng.normal(size=(6, outputs)), 200 * rng.normal(size=(6, outputs)), np.zeros((6, outputs))]
+    averaged = average_logits(logits)
+    assert averaged.shape == (6, outputs)
+    expected = np.mean([decision.probabilities(values) for values in logits], axis=0)
+    np.testing.assert_allclose(decision.probabilities(averaged), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        decision.probabilities(average_logits(logits[:1])), decision.probabilities(logits[0]), atol=1e-12
+    )

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from reslink.cli.main import app
 
 COMMANDS = (
-    *("demo", "split", "train", "evaluate", "models", "predict", "explain"),
+    *("demo", "split", "train", "tune", "evaluate", "models", "predict", "explain"),
     *("audit", "report", "describe", "bench", "phantom", "info", "doctor"),
 )
 
@@ -26,6 +26,7 @@ def invoke(*words: str | Path) -> Result:
             ("--out", ("phantom",)),
             ("--out", ("demo",)),
             ("--out", ("train", "data")),
+            ("--out", ("tune", "data")),
             ("--out", ("experiment", "epochs", "data")),
         ),
         *(("--out", ("experiment", "robustness", "ct", "data")), ("--out", ("experiment", "transfer", "ct", "data"))),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from reslink.errors import InputError
+from reslink.reports.experiment import search_charts
 from reslink.reports.experiment.charts import draw_chart
 from reslink.reports.experiment.page import experiment_report, p_value_note
 from reslink.reports.formatting import format_difference
@@ -100,3 +101,40 @@ def test_signs_and_p_values() -> None:
     assert p_value_note({"p_value": 0.2, "p_holm": 0.0004}) == "p < 0.001"
     assert p_value_note({"p_value": 0.2, "p_holm": None}) == "p = 0.200"
     assert p_value_note({"p_value": None}) == ""
+
+
+class TestSearchCharts:
+    """The charts of a search: points, bars and parallel coordinates."""
+
+    def test_points_and_steps(self) -> None:
+        chart = {"kind": "points", "name": "history", "title": "History", "axis_x": "trial", "axis_y": "AUROC", "whole_x": True}
+        series = [{"label": "complete", "points": [[0, 0.7], [2, 0.9]]}, {"label": "stopped early", "points": [[1, 0.5]]}]
+        steps = {"label": "highest so far", "points": [[0, 0.7], [2, 0.9]]}
+        drawn = draw_chart(chart | {"series": series, "steps": steps})
+        assert drawn is not None
+        assert drawn.alt == "History: complete: 0.700 at 0, 0.900 at 2; stopped early: 0.500 at 1."
+        assert "highest so far" in drawn.svg
+        assert draw_chart(chart | {"series": [], "steps": steps}) is None
+
+    def test_bars(self) -> None:
+        chart = {"kind": "bars", "name": "importance", "title": "Importance", "axis": "share"}
+        drawn = draw_chart(chart | {"rows": [{"label": "optimizer.lr", "value": 0.8}, {"label": "a.b", "value": 0.2}]})
+        assert drawn is not None
+        assert drawn.alt == "Importance: optimizer.lr 0.80; a.b 0.20."
+        assert draw_chart(chart | {"rows": []}) is None
+
+    def test_parallel_coordinates(self) -> None:
+        axes = [
+            {"label": "optimizer.lr", "low": 0.001, "high": 0.1, "log": True},
+            {"label": "optimizer.name", "choices": ["adamw", None, "$sgd"]},
+            {"label": "AUROC", "low": 0.5, "high": 0.5},
+        ]
+        lines = [{"values": [0.01, "$sgd", 0.5], "group": "best"}, {"values": [None, None, 0.5], "group": "other"}]
+        chart = {"kind": "parallel", "name": "parallel", "title": "Settings", "axes": axes, "lines": lines}
+        drawn = draw_chart(chart)
+        assert drawn is not None
+        assert drawn.alt == "Settings: 2 trials; the best has optimizer.lr 0.01, optimizer.name $sgd, AUROC 0.5."
+        assert search_charts._position(axes[0], 0.01) == pytest.approx(0.5)
+        assert search_charts._position(axes[1], "$sgd") == 1.0
+        assert search_charts._position(axes[2], 0.5) == 0.5
+        assert draw_chart(chart | {"lines": []}) is None

@@ -7,13 +7,17 @@ These features separate lesions with as few as forty patients and take seconds t
 
 from __future__ import annotations
 
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy.sparse import coo_array, csr_array
 
+from reslink.audit.features.quantiles import quantiles
 from reslink.imaging.image import Image
+from reslink.imaging.morphology import dilate_cross, erode_cross, fill_holes, label_components, local_maximum, local_minimum
 from reslink.imaging.preprocess import Preprocess
 
 HEAD_SIDE: Final = 128
@@ -34,12 +38,17 @@ MIN_BRAIN_SHARE: Final = 0.3
 MIN_BRAIN_PIXELS: Final = 240
 """Minimum area of a brain in pixels."""
 
-PERCENTILES: Final = (0, 1, 2, 5, 10, 25, 50, 75, 90, 95, 98, 99, 100)
-_DIFFERENCE: Final = (50, 75, 90, 95, 99, 100)
-_CONTRAST: Final = (0, 0.2, 1, 5, 95, 99, 99.8, 100)
-_UNMATCHED: Final = (95, 99, 99.8, 100)
+QUANTILES: Final = (0, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 1)
+_DIFFERENCE: Final = (0.5, 0.75, 0.9, 0.95, 0.99, 1)
+_CONTRAST: Final = (0, 0.002, 0.01, 0.05, 0.95, 0.99, 0.998, 1)
+_UNMATCHED: Final = (0.95, 0.99, 0.998, 1)
 
-NUM_FEATURES: Final = len(PERCENTILES) + len(SCALES) * (len(_DIFFERENCE) + len(_CONTRAST) + 2 * len(_UNMATCHED))
+NUM_FEATURES: Final = len(QUANTILES) + len(SCALES) * (len(_DIFFERENCE) + len(_CONTRAST) + 2 * len(_UNMATCHED))
+
+Tilt: TypeAlias = tuple[int, int]
+"""Quarter turns and a tilt in degrees."""
+
+ALL_TILTS: Final[tuple[Tilt, ...]] = tuple((turns, angle) for turns in (0, 1) for angle in ANGLES)
 
 Plane = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -72,9 +81,9 @@ def asymmetry_features(picture: Gray) -> NDArray[np.float32]:
         return np.zeros(NUM_FEATURES, np.float32)
     units = _robust_units(picture, brain)
     upright, mask, mirrored, mirrored_mask = _align_upright(units, brain)
-    overlap = ndimage.binary_erosion(mask & mirrored_mask)
+    overlap = erode_cross(mask & mirrored_mask, 1)
     overlap = overlap if overlap.any() else np.ones_like(mask)
-    features: list[NDArray[Any]] = [np.percentile(units[brain], PERCENTILES)]
+    features: list[NDArray[Any]] = [quantiles(units[brain], QUANTILES)]
     for scale in SCALES:
         features += _features_at_scale((upright, mask), (mirrored, mirrored_mask), overlap, scale)
     return np.concatenate(features).astype(np.float32)
@@ -89,17 +98,17 @@ def brain_mask(picture: Gray) -> Mask:
     Returns:
         (128, 128) booleans; the whole head if no brain is found, all False for a blank picture.
     """
-    head = ndimage.binary_fill_holes(picture > 8)
+    head = fill_holes(picture > 8)
     skull = _largest_component(picture > 215)
-    inside = ndimage.binary_fill_holes(skull) & ~ndimage.binary_dilation(skull, iterations=2)
-    core = ndimage.binary_fill_holes(_largest_component(ndimage.binary_opening(inside, iterations=2)))
+    inside = fill_holes(skull) & ~dilate_cross(skull, 2)
+    core = fill_holes(_largest_component(dilate_cross(erode_cross(inside, 2), 2)))
     if int(core.sum()) < MIN_BRAIN_SHARE * int(head.sum()):
-        core = ndimage.binary_erosion(head, iterations=6)
-    return np.asarray(core if int(core.sum()) >= MIN_BRAIN_PIXELS else head)
+        core = erode_cross(head, 6)
+    return core if int(core.sum()) >= MIN_BRAIN_PIXELS else head
 
 
 def _largest_component(mask: Mask) -> Mask:
-    components, count = ndimage.label(mask)
+    components, count = label_components(mask)
     if count < 2:
         return mask
     sizes = np.bincount(components.ravel())
@@ -108,7 +117,7 @@ def _largest_component(mask: Mask) -> Mask:
 
 
 def _robust_units(picture: Gray, brain: Mask) -> Plane:
-    smooth = ndimage.gaussian_filter(picture.astype(np.float32), 1)
+    smooth = _blur(picture.astype(np.float32), 1, radius=4)
     median = float(np.median(smooth[brain]))
     spread = 1.4826 * float(np.median(np.abs(smooth[brain] - median))) + 2
     return np.asarray(np.clip((smooth - median) / spread, -12, 12), np.float32)
@@ -119,41 +128,77 @@ def _align_upright(units: Plane, brain: Mask) -> tuple[Plane, Mask, Plane, Mask]
 
     The fit of a tilt is the correlation of the picture with its mirror image, maximized over shifts along the rows.
     """
-    inside = np.where(brain, units, 0)
-    tilts = [(turns, angle) for turns in (0, 1) for angle in ANGLES]
-    candidates = [_rotate(inside[::4, ::4], brain[::4, ::4], *tilt) for tilt in tilts]
-    best = max(range(len(tilts)), key=lambda i: _symmetry(*candidates[i])[0])
-    picture, weight = _rotate(inside, brain, *tilts[best])
-    shift = _symmetry(picture, weight)[1]
-    mirrored, mirrored_weight = (np.roll(plane[:, ::-1], shift, axis=1) for plane in (picture, weight))
+    planes = np.stack([np.where(brain, units, 0), brain.astype(np.float32)])
+    similarity = _symmetry(_rotate(planes[:, ::4, ::4], ALL_TILTS))
+    best = int(similarity.max(axis=1).argmax())
+    [rotated] = _rotate(planes, (ALL_TILTS[best],))
+    shift = int(_symmetry(rotated[None])[0].argmax())
+    picture, weight = rotated
+    mirrored, mirrored_weight = np.roll(rotated[:, :, ::-1], shift, axis=2)
     return picture, weight > 0.5, mirrored, mirrored_weight > 0.5
 
 
-def _rotate(inside: Plane, brain: Mask, turns: int, angle: int) -> tuple[Plane, Plane]:
-    planes = (np.rot90(plane, turns).astype(np.float32) for plane in (inside, brain))
-    picture, weight = (ndimage.rotate(plane, angle, reshape=False, order=1) for plane in planes)
-    return picture, weight
+def _rotate(planes: Plane, tilts: tuple[Tilt, ...]) -> Plane:
+    """Returns planes (P, S, S) rotated by each tilt, (tilts, P, S, S), with linear interpolation and 0 outside."""
+    count, side = planes.shape[:2]
+    rotated = _rotation_matrix(side, tilts) @ planes.reshape(count, -1).T
+    return np.asarray(rotated.reshape(len(tilts), side, side, count).transpose(0, 3, 1, 2))
 
 
-def _symmetry(picture: Plane, weight: Plane) -> tuple[float, int]:
-    """Returns the similarity of the halves, -2 to 2, and the shift of the mirror image that maximizes it."""
-    similarity = sum(_correlate_with_mirror(plane) / max(float((plane**2).sum()), 1e-6) for plane in (picture, weight))
-    shift = int(np.argmax(similarity))
-    return float(similarity[shift]), shift  # type: ignore[index]
+@lru_cache(maxsize=64)
+def _rotation_matrix(side: int, tilts: tuple[Tilt, ...]) -> csr_array:
+    """Returns the weights of the pixels of a plane in each pixel of the rotated planes, (tilts · S · S, S · S).
+
+    The tilts are always the same, so that a product with a stored matrix replaces a hundred calls of ``scipy.ndimage.rotate``
+    an image.
+    """
+    center = (side - 1) / 2
+    rows, columns = np.indices((side, side)) - center
+    points = []
+    for turns, angle in tilts:
+        cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+        y, x = cosine * rows + sine * columns, cosine * columns - sine * rows
+        points.append((y, x) if turns == 0 else (x, -y))
+    y, x = np.stack(points, axis=1).reshape(2, -1) + center
+    inside = (np.minimum(y, x) >= 0) & (np.maximum(y, x) <= side - 1)
+    top, left = np.minimum(y.astype(np.intp), side - 2), np.minimum(x.astype(np.intp), side - 2)
+    weights = np.zeros((4, len(y)))
+    sources = np.zeros((4, len(y)), np.intp)
+    for corner, (down, right) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+        weights[corner] = (1 - np.abs(y - top - down)) * (1 - np.abs(x - left - right)) * inside
+        sources[corner] = np.where(inside, (top + down) * side + left + right, 0)
+    targets = np.broadcast_to(np.arange(len(y)), sources.shape)
+    entries = (weights.astype(np.float32).ravel(), (targets.ravel(), sources.ravel()))
+    return coo_array(entries, shape=(len(y), side * side)).tocsr()
 
 
-def _correlate_with_mirror(plane: Plane) -> NDArray[np.float64]:
-    forward, mirrored = np.fft.rfft(plane, axis=1), np.fft.rfft(plane[:, ::-1], axis=1)
-    return np.asarray(np.fft.irfft((forward * np.conj(mirrored)).sum(axis=0), n=plane.shape[1]))
+def _symmetry(rotated: Plane) -> NDArray[np.float64]:
+    """Returns the similarity of the halves, -2 to 2, for each tilt and each shift of the mirror image: (tilts, S).
+
+    Args:
+        rotated: (tilts, 2, S, S), the picture and the weight of its pixels.
+    """
+    side = rotated.shape[3]
+    spectrum = np.fft.rfft(rotated, axis=3)
+    # the conjugate spectrum of a mirrored row is that of the row, shifted by side - 1 pixels
+    phase = np.exp(2j * np.pi * np.arange(spectrum.shape[3]) * (side - 1) / side)
+    correlation = np.fft.irfft((spectrum * spectrum).sum(axis=2) * phase, n=side)
+    power = np.maximum((rotated**2).sum(axis=(2, 3)), 1e-6)
+    return np.asarray((correlation / power[..., None]).sum(axis=1))
 
 
 def _masked_blur(plane: Plane, mask: Mask, sigma: float) -> Plane:
     """Returns the Gaussian mean over the pixels of the mask."""
     if not sigma:
         return plane
-    weight = mask.astype(np.float32)
-    total = ndimage.gaussian_filter(plane * weight, sigma, truncate=3)
-    return np.asarray(total / np.maximum(ndimage.gaussian_filter(weight, sigma, truncate=3), 0.1))
+    weight, radius = mask.astype(np.float32), int(3 * sigma + 0.5)
+    return np.asarray(_blur(plane * weight, sigma, radius) / np.maximum(_blur(weight, sigma, radius), 0.1))
+
+
+def _blur(plane: Plane, sigma: float, radius: int) -> Plane:
+    """Returns a plane blurred by a Gaussian that ends at a radius, in pixels."""
+    side = 2 * radius + 1
+    return np.asarray(cv2.GaussianBlur(plane, (side, side), sigma, borderType=cv2.BORDER_REFLECT), np.float32)
 
 
 def _features_at_scale(half: tuple[Plane, Mask], other: tuple[Plane, Mask], overlap: Mask, scale: float) -> list[NDArray[Any]]:
@@ -161,11 +206,11 @@ def _features_at_scale(half: tuple[Plane, Mask], other: tuple[Plane, Mask], over
     fine, other_fine = _masked_blur(*half, scale), _masked_blur(*other, scale)
     contrast = fine - _masked_blur(*half, 2 * scale + 2)
     other_contrast = other_fine - _masked_blur(*other, 2 * scale + 2)
-    brightest = ndimage.maximum_filter(np.where(other[1], other_contrast, -12), size=MATCH_WINDOW)
-    darkest = ndimage.minimum_filter(np.where(other[1], other_contrast, 12), size=MATCH_WINDOW)
+    brightest = local_maximum(np.where(other[1], other_contrast, np.float32(-12)), *MATCH_WINDOW)
+    darkest = local_minimum(np.where(other[1], other_contrast, np.float32(12)), *MATCH_WINDOW)
     return [
-        np.percentile(np.abs(fine - other_fine)[overlap], _DIFFERENCE),
-        np.percentile(contrast[overlap], _CONTRAST),
-        np.percentile((contrast - brightest)[overlap], _UNMATCHED),
-        np.percentile((darkest - contrast)[overlap], _UNMATCHED),
+        quantiles(np.abs(fine - other_fine)[overlap], _DIFFERENCE),
+        quantiles(contrast[overlap], _CONTRAST),
+        quantiles((contrast - brightest)[overlap], _UNMATCHED),
+        quantiles((darkest - contrast)[overlap], _UNMATCHED),
     ]

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
-from scipy import ndimage
 
+from reslink.audit.features.quantiles import quantiles
 from reslink.imaging.decode import HEAD_BYTES, detect_image_format
 from reslink.imaging.head_mask import head_mask, valid_pixels
 from reslink.imaging.image import Image
 from reslink.imaging.limits import read_regular_file, silence_warnings
+from reslink.imaging.morphology import dilate_cross
 
 THUMBNAIL: Final = 24
 """Side of the small picture of the head that shows its orientation."""
@@ -78,7 +80,7 @@ def image_features(image: Image, path: str | Path | None = None) -> ImageFeature
     head, valid = head_mask(image), valid_pixels(image)
     gray = _to_gray(image, valid, head)
     has_head = bool(head.any())
-    outside = valid & ~ndimage.binary_dilation(head, iterations=3)
+    outside = valid & ~dilate_cross(head, 3)
     bright = gray > 0.95
     not_white = head & ~bright
     is_hu = image.unit == "HU"
@@ -135,7 +137,7 @@ def _contrast(image: Image, valid: Mask) -> float:
     values = image.pixels[valid]
     if not values.size:
         return 0.0
-    low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
+    low, high = map(float, quantiles(values, (0.005, 0.995)))
     full_range = {"HU": 1.0, "gray": image.white or 255.0}.get(image.unit, float(np.abs(values).max()) or 1.0)
     return (high - low) / full_range
 
@@ -155,12 +157,14 @@ def _median(values: NDArray[np.floating]) -> float | None:
 
 def _roundness(head: Mask) -> float:
     """Returns the overlap with the ellipse of the same center and second moments."""
-    y, x = (axis.astype(np.float64) for axis in np.nonzero(head))
-    spread = np.cov(y, x) + np.eye(2) / 12
-    rows, columns = np.indices(head.shape)
-    grid = np.stack([rows - y.mean(), columns - x.mean()], axis=-1)
-    ellipse = np.einsum("...i,ij,...j->...", grid, np.linalg.inv(spread), grid) <= 4
-    return float((head & ellipse).sum() / (head | ellipse).sum())
+    moments = cv2.moments(head.view(np.uint8), binaryImage=True)
+    area = moments["m00"]
+    yy, xy, xx = (moments[name] / max(area - 1, 1) for name in ("mu02", "mu11", "mu20"))
+    (a, b), (_, c) = np.linalg.inv(np.array([[yy, xy], [xy, xx]]) + np.eye(2) / 12)
+    y = np.arange(head.shape[0])[:, None] - moments["m01"] / area
+    x = np.arange(head.shape[1])[None, :] - moments["m10"] / area
+    ellipse = a * y**2 + 2 * b * (y * x) + c * x**2 <= 4
+    return float(np.count_nonzero(head & ellipse) / np.count_nonzero(head | ellipse))
 
 
 def _roughness(gray: Plane, head: Mask) -> float:

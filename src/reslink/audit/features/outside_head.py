@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from scipy import ndimage
 
+from reslink.audit.features.quantiles import quantiles
 from reslink.imaging.head_mask import Mask, head_mask, valid_pixels
 from reslink.imaging.image import Image
 
@@ -66,7 +67,7 @@ def outside_head_features(image: Image) -> Values | None:
     if not head_mask(image).any() or int(outside.sum()) < MIN_ZONE_PIXELS:
         return None
     values = _scaled(image)
-    fine = np.abs(ndimage.laplace(values))
+    fine = np.abs(cv2.Laplacian(values, cv2.CV_32F, ksize=1, borderType=cv2.BORDER_REFLECT))
     whole = _measures(values[outside], fine[outside])
     zones = [whole]
     for zone in _zones(values.shape):
@@ -77,7 +78,7 @@ def outside_head_features(image: Image) -> Values | None:
 
 
 def _measures(values: Values, fine: Values) -> Values:
-    high, top = np.percentile(values, (95, 99.5))
+    high, top = quantiles(values, (0.95, 0.995))
     return np.array([values.mean(), values.std(), high, top, (values > BRIGHT_LEVEL).mean(), fine.mean()], np.float32)
 
 
@@ -106,6 +107,7 @@ def _with_margin(head: Mask) -> Mask:
     """Returns the head with its margin, computed on a small copy."""
     height, width = head.shape
     small = Pillow.fromarray(head.astype(np.uint8) * np.uint8(255)).resize((WORKING_SIDE, WORKING_SIDE), Pillow.Resampling.BOX)
-    wide = ndimage.distance_transform_edt(np.asarray(small) == 0) <= MARGIN * WORKING_SIDE
+    background = (np.asarray(small) == 0).view(np.uint8)
+    wide = cv2.distanceTransform(background, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= MARGIN * WORKING_SIDE
     grown = Pillow.fromarray(np.asarray(wide).astype(np.uint8) * np.uint8(255))
     return np.asarray(grown.resize((width, height), Pillow.Resampling.NEAREST)) > 127

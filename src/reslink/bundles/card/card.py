@@ -15,6 +15,7 @@ from reslink.bundles.pretrained import PretrainedInfo, pretrained_info
 from reslink.bundles.scope import Scope, refused_texts
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
+from reslink.networks.external_config import member_architecture
 
 RESEARCH_USE_ONLY = "Research use only. Not a medical device; not for diagnosis or treatment of any patient."
 
@@ -29,7 +30,7 @@ _TEMPLATE = """\
 ## Model details
 
 - Network: {name}, {channels} input channels at {size}×{size} pixels, {outputs} output{plural}.
-- Classes, in the order of the outputs: {labels}.
+- {kind}, in the order of the outputs: {labels}.
 - Decision: {decision}.
 - Images: {scope}; others are refused ({scope_source}).
 - Weights: `model.safetensors`, SHA-256 `{sha256}`.
@@ -143,13 +144,14 @@ def model_card(bundle: CardSource) -> str:
         title=info.title if info else f"ResLink: {' / '.join(bundle.labels.names)}",
         usage_notes=f"**Read this first.** {info.usage_notes}\n\n" if info else "",
         research=RESEARCH_USE_ONLY,
-        name=bundle.architecture.get("name", "ResLink"),
+        name=_network_name(bundle.architecture),
         channels=bundle.preprocess.channels,
         size=bundle.preprocess.size,
         outputs=outputs,
         plural="" if outputs == 1 else "s",
+        kind="Classes" if bundle.labels.exclusive else "Labels, several of which can hold at once",
         labels=", ".join(f"`{name}`" for name in bundle.labels.names),
-        decision=label_rule(bundle.decision, bundle.labels) + _temperature(bundle.decision),
+        decision=label_rule(bundle.decision, bundle.labels) + _probabilities(bundle.decision),
         scope=bundle.scope,
         scope_source=bundle.scope.source,
         sha256=bundle.weights_sha256 or "not saved yet",
@@ -165,6 +167,14 @@ def model_card(bundle: CardSource) -> str:
         architecture=_json(bundle.architecture),
         versions=_bullets("Versions", provenance.get("versions")),
     )
+
+
+def _network_name(architecture: Mapping[str, Any]) -> str:
+    name = architecture.get("name", "ResLink")
+    member = member_architecture(architecture)
+    if member is architecture:
+        return str(name)
+    return f"{name} of {architecture['count']} × {member.get('name')}, whose probabilities are averaged"
 
 
 def _front_matter(bundle: CardSource) -> str:
@@ -187,8 +197,10 @@ def _license(provenance: Mapping[str, Any]) -> str | None:
     return None if stated.lower().startswith(("unknown", "none", "not stated")) else stated
 
 
-def _temperature(decision: Decision) -> str:
-    return "" if decision.temperature == 1 else f"; logits divided by {decision.temperature:g}"
+def _probabilities(decision: Decision) -> str:
+    """Returns how the probabilities differ from the softmax of the logits of one image."""
+    flip = "; mean probability of the image and its mirror image, twice the cost" if decision.flip_average else ""
+    return flip + ("" if decision.temperature == 1 else f"; logits divided by {decision.temperature:g}")
 
 
 def _uses(provenance: Mapping[str, Any], info: PretrainedInfo | None) -> str:
@@ -203,6 +215,8 @@ def _training(provenance: Mapping[str, Any], info: PretrainedInfo | None, lineag
         f"Fine-tuned from (the parent first):\n\n{ancestors}" if lineage else "",
         _bullets("Data", provenance.get("data")),
     ]
+    if rows := provenance.get("cross_validation"):
+        parts.append(_bullets("Cross-validation", {key: value for key, value in rows.items() if key != "members"}))
     if "seed" in provenance:
         parts.append(f"Seed: {provenance['seed']}.")
     if provenance.get("recipe"):
@@ -249,9 +263,19 @@ def _cases(metrics: Mapping[str, Any]) -> list[str]:
     return [f"{metrics['n']} images{groups}.{refused}{positive}", ""]
 
 
+def _named_metrics(metrics: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Yields name and estimate of each metric; of several labels at once, also the AUROC and AUPRC of each."""
+    by_label = "by_label" in metrics
+    for name, value in metrics.get("metrics", metrics).items():
+        yield (f"mean {name}" if by_label else name), value
+    for label, values in metrics.get("per_class", {}).items() if by_label else ():
+        for name in ("auroc", "auprc"):
+            yield f"{name} of {label}", values[name]
+
+
 def _metric_rows(metrics: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str, str]]:
     """Yields name, estimate, interval, n and method of each metric as text."""
-    for name, value in metrics.get("metrics", metrics).items():
+    for name, value in _named_metrics(metrics):
         if isinstance(value, Mapping) and value.get("estimate") is not None:
             low, high = value.get("ci_low"), value.get("ci_high")
             interval = "none" if low is None or high is None else f"{low:.3f} to {high:.3f}"

@@ -41,6 +41,10 @@ def reproduction(info: PretrainedInfo) -> str:
 
 def label_rule(decision: Decision, labels: Labels) -> str:
     """Returns in one line how probabilities become a label."""
+    if decision.by_label:
+        rules = zip(labels.names, decision.by_label, strict=True)
+        shown = ", ".join(f"`{name}` {one.threshold:g} ({one.threshold_source})" for name, one in rules)
+        return f"all labels that reach their threshold: {shown}"
     if decision.threshold is None:
         return "the most probable class"
     return f"`{labels.positive}` at a probability of {decision.threshold:g} or more (threshold: {decision.threshold_source})"
@@ -56,13 +60,14 @@ def decision_section(decision: Decision, labels: Labels, metrics: Mapping[str, A
 
 def _fitted(decision: Decision, rule: str) -> Iterator[str]:
     yield f"Operating point: {rule}."
-    method = "isotonic curves" if decision.isotonic else f"temperature {decision.temperature:.4g}"
-    yield f"Calibration of the probabilities: {method}."
-    if decision.conformal is None:
+    yield f"Calibration of the probabilities: {'; '.join(map(_method, decision.by_label)) or _method(decision)}."
+    fitted = [one.conformal for one in decision.by_label or (decision,) if one.conformal is not None]
+    if not fitted:
         yield "Prediction sets: none."
     else:
-        scope = "within each class" if decision.conformal.per_class else "over all cases"
-        yield f"Prediction sets (split conformal): {decision.conformal.coverage:g} coverage {scope}."
+        scope = "within each class" if fitted[0].per_class else "over all cases"
+        labels = f" for {len(fitted)} of {len(decision.by_label)} labels" if decision.by_label else ""
+        yield f"Prediction sets (split conformal): {fitted[0].coverage:g} coverage {scope}{labels}."
     if decision.ood is None:
         yield "Out-of-distribution detector: none."
     else:
@@ -75,6 +80,10 @@ def _fitted(decision: Decision, rule: str) -> Iterator[str]:
         yield f"Fitted on {data.n_images} images in {data.n_groups} groups (data `{data.digest[:12]}…`).{warning}"
         if data.caveat:
             yield f"Caveat: {data.caveat}."
+
+
+def _method(decision: Decision) -> str:
+    return "isotonic curves" if decision.isotonic else f"temperature {decision.temperature:.4g}"
 
 
 def _abstention(selective: Any) -> Iterator[str]:

@@ -18,6 +18,15 @@ REUSED_VALIDATION_CAVEAT: Final = (
 )
 
 
+OUT_OF_FOLD: Final = "out of fold"
+"""The split of cases that the networks of a cross-validation predicted, each without having been trained on them."""
+
+OUT_OF_FOLD_CAVEAT: Final = (
+    "the decision was fitted to the answers of single networks, each on cases that it was not trained on; the ensemble is at "
+    "least as accurate, so that its probabilities and prediction sets can be too cautious"
+)
+
+
 class IsotonicCurve(BaseModel):
     """A non-decreasing piecewise linear curve from the network's probability of a class to the calibrated one.
 
@@ -101,5 +110,5 @@ class FittedOn(BaseModel):
 
     @property
     def caveat(self) -> str:
-        """The warning for a validation split, on which training may have chosen the epoch; empty for other data."""
-        return REUSED_VALIDATION_CAVEAT if self.split == "validation" else ""
+        """The warning for a validation split, on which training may have chosen the epoch, and for out-of-fold cases."""
+        return {"validation": REUSED_VALIDATION_CAVEAT, OUT_OF_FOLD: OUT_OF_FOLD_CAVEAT}.get(self.split or "", "")

@@ -1,20 +1,24 @@
-"""The decision of a bundle: from logits to probabilities, a label, a prediction set and abstention."""
+"""The decision of a bundle: from logits to probabilities, a label, a prediction set and abstention.
+
+For several labels at once it holds one two-class decision per label, and the out-of-distribution detector of the image.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.calibration import Conformal, FittedOn, IsotonicCurve
 from reslink.bundles.decision.ood import REASONS, OODDetector
 from reslink.errors import BundleError, InputError, UsageError
 from reslink.metrics.conformal import prediction_sets
+from reslink.metrics.several_labels.states import two_columns
 
 Certainty: TypeAlias = Literal["clear", "uncertain", "uncalibrated", "no answer"]
 
@@ -27,14 +31,16 @@ class DecisionResults:
     """The results of a decision for some cases.
 
     Attributes:
-        probabilities: (n, K), rows sum to 1.
-        predicted: (n,) class indices, also where the model abstains.
+        probabilities: (n, K), rows sum to 1; of several labels at once, (n, K) the probability that each is present.
+        predicted: (n,) class indices, also where the model abstains; of several labels at once, (n, K) 1 present, 0 absent.
         prediction_sets: (n, K) whether each class belongs to the conformal set; None where none was fitted.
         ood_score: (n,) 0 and up, out of distribution above 1; None where no detector was fitted.
         reasons: The reasons to abstain, one list per case; empty where there is none.
         refused: Whether each case is outside the scope of the bundle, so that its label means nothing; empty if not decided.
         abstain: (n,) whether the model abstains; None where neither prediction sets nor a detector were fitted, and no case is
             refused.
+        by_label: The results of each of several labels at once, whose two classes are absent and present; else empty. Their
+            reasons concern one label; ``reasons`` concern the whole image.
     """
 
     probabilities: NDArray[np.float64]
@@ -43,11 +49,13 @@ class DecisionResults:
     ood_score: NDArray[np.float64] | None
     reasons: list[list[str]]
     refused: tuple[bool, ...] = ()
+    by_label: tuple[DecisionResults, ...] = ()
 
     @property
     def abstain(self) -> NDArray[np.bool_] | None:
         """(n,) whether there is a reason to abstain; None where nothing was fitted that could give a reason."""
-        if self.prediction_sets is None and self.ood_score is None and not any(self.refused):
+        of_labels = any(results.abstain is not None for results in self.by_label)
+        if self.prediction_sets is None and self.ood_score is None and not any(self.refused) and not of_labels:
             return None
         return np.array([bool(reasons) for reasons in self.reasons], dtype=np.bool_)
 
@@ -66,7 +74,14 @@ class DecisionResults:
             None if self.ood_score is None else self.ood_score[rows],
             [self.reasons[row] for row in rows],
             tuple(self.refused[row] for row in rows) if self.refused else (),
+            tuple(results.subset(rows) for results in self.by_label),
         )
+
+    def of_label(self, k: int) -> DecisionResults:
+        """Returns the results of one of several labels, with the reasons and OOD scores of the whole images."""
+        one = self.by_label[k]
+        reasons = [[*of_image, *own] for of_image, own in zip(self.reasons, one.reasons, strict=True)]
+        return replace(one, reasons=reasons, ood_score=self.ood_score)
 
     def with_refusals(self, refusals: Sequence[str | None]) -> DecisionResults:
         """Returns the results with a reason for each refused case; None for a case that is not refused."""
@@ -88,7 +103,12 @@ class Decision(BaseModel):
             which are then scaled to the sum 1. Empty without isotonic calibration.
         conformal: Prediction sets; None where none were fitted.
         ood: The out-of-distribution detector; None where none was fitted.
+        flip_average: Whether the network also runs on the mirror image (left and right exchanged), and the logits are those of
+            the mean of the two probabilities (:func:`average_logits`). Twice the cost.
         fitted_on: The data that ``reslink calibrate`` was run on; None before that.
+        by_label: For several labels at once, the decision of each: its classes are absent and present, and its logit is that of
+            present. ``threshold``, ``temperature``, ``isotonic`` and ``conformal`` are then those of the labels. Empty, and not
+            part of the JSON form, for one class per image.
         arrays: The distributions of the detector and the fingerprints of the calibration images; not part of the JSON form.
     """
 
@@ -100,23 +120,47 @@ class Decision(BaseModel):
     isotonic: tuple[IsotonicCurve, ...] = ()
     conformal: Conformal | None = None
     ood: OODDetector | None = None
+    flip_average: bool = False
     fitted_on: FittedOn | None = None
+    by_label: tuple[Decision, ...] = ()
     arrays: DecisionArrays | None = Field(default=None, exclude=True, repr=False)
 
+    @model_serializer(mode="wrap")
+    def _without_empty_labels(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves ``by_label`` out for one class per image, so that such bundles stay as they were."""
+        fields: dict[str, Any] = serialize(self)
+        if not self.by_label:
+            fields.pop("by_label", None)
+        return fields
+
     @classmethod
-    def default(cls, num_classes: int) -> Decision:
-        """Returns the decision without calibration: threshold 0.5 with two classes, the most probable class with more."""
+    def default(cls, num_classes: int, *, exclusive: bool = True) -> Decision:
+        """Returns the decision without calibration.
+
+        Args:
+            num_classes: Number of classes, or of labels.
+            exclusive: Whether a case has exactly one of them. Two classes, and each of several labels at once, have the
+                threshold 0.5; of more classes the most probable one is chosen.
+        """
+        if not exclusive:
+            return cls.of_labels([cls()] * num_classes)
         return cls() if num_classes == 2 else cls(threshold=None)
+
+    @classmethod
+    def of_labels(cls, decisions: Sequence[Decision]) -> Decision:
+        """Returns the decision for several labels at once, from the two-class decision of each."""
+        return cls(threshold=None, threshold_source="one threshold per label", by_label=tuple(decisions))
 
     @property
     def abstains(self) -> bool:
         """Whether it can abstain: it has prediction sets or a detector."""
-        return self.conformal is not None or self.ood is not None
+        return self.conformal is not None or self.ood is not None or any(one.abstains for one in self.by_label)
 
     @property
     def is_calibrated(self) -> bool:
         """Whether the probabilities were calibrated."""
-        return self.fitted_on is not None or self.temperature != 1 or bool(self.isotonic)
+        own = self.fitted_on is not None or self.temperature != 1 or bool(self.isotonic)
+        return own or any(one.is_calibrated for one in self.by_label)
 
     def certainty(self, probabilities: Sequence[float], abstain: bool | None) -> Certainty:
         """Returns in one word how far an answer can be relied on, with what the bundle has.
@@ -151,11 +195,15 @@ class Decision(BaseModel):
             logits: (n, K) with K classes, or (n, 1) for a single sigmoid logit of the positive class.
 
         Returns:
-            (n, K) float64, or (n, 2) for a single logit; each row sums to 1.
+            (n, K) float64, or (n, 2) for a single logit; each row sums to 1. For several labels at once, (n, K) the probability
+            that each is present.
 
         Raises:
             InputError: If the shape is wrong or a logit is not finite.
         """
+        if self.by_label:
+            columns = zip(self.by_label, self._label_logits(logits), strict=True)
+            return np.column_stack([one.probabilities(column)[:, 1] for one, column in columns])
         scaled = _softmax(two_column_logits(logits) / self.temperature)
         return self._apply_isotonic(scaled) if self.isotonic else scaled
 
@@ -186,9 +234,22 @@ class Decision(BaseModel):
         probabilities = self.probabilities(logits)
         predicted = self.predict(probabilities)
         reasons: list[list[str]] = [[] for _ in predicted]
+        columns = self._label_logits(logits) if self.by_label else []
+        by_label = tuple(one.decide(column) for one, column in zip(self.by_label, columns, strict=True))
         score = None if self.ood is None else self._ood_score(features, statistics, reasons)
         sets = None if self.conformal is None else self._prediction_sets(logits, predicted, reasons)
-        return DecisionResults(probabilities, predicted, sets, score, reasons)
+        return DecisionResults(probabilities, predicted, sets, score, reasons, by_label=by_label)
+
+    def _label_logits(self, logits: ArrayLike) -> list[NDArray[np.float64]]:
+        """Returns the logits (n, 1) of each of several labels at once."""
+        values = two_column_logits(logits)
+        if values.shape[1] != len(self.by_label):
+            raise InputError(
+                f"Logits of shape {values.shape} were given for {len(self.by_label)} labels",
+                "There is one logit per label",
+                "Use the network of the bundle",
+            )
+        return np.hsplit(values, values.shape[1])
 
     def _ood_score(
         self, features: ArrayLike | None, statistics: ArrayLike | None, reasons: list[list[str]]
@@ -228,24 +289,31 @@ class Decision(BaseModel):
             probabilities: (n, K), as :meth:`probabilities` returns them.
 
         Returns:
-            (n,) indices into the class names.
+            (n,) indices into the class names; for several labels at once, (n, K) 1 where a label is present, else 0.
 
         Raises:
             UsageError: If there is a threshold, but the number of classes is not two.
         """
         values = np.asarray(probabilities, dtype=np.float64)
+        if self.by_label:
+            return np.column_stack(
+                [one.predict(two_columns(column)) for one, column in zip(self.by_label, values.T, strict=True)]
+            )
         if self.threshold is None:
             return np.asarray(values.argmax(axis=1), dtype=np.int64)
         self.check_classes(values.shape[1])
         return (values[:, 1] >= self.threshold).astype(np.int64)
 
     def check_classes(self, num_classes: int) -> None:
-        """Checks that the decision fits the number of classes.
+        """Checks that the decision fits the number of classes, or of labels.
 
         Raises:
             UsageError: If there is a threshold, but the number of classes is not two.
             BundleError: If curves or limits were fitted for another number of classes.
         """
+        if self.by_label:
+            self._check_labels(num_classes)
+            return
         curves, limits = len(self.isotonic), None if self.conformal is None else len(self.conformal.limits)
         if curves not in (0, num_classes, 1 if num_classes == 2 else 0) or limits not in (None, num_classes):
             raise BundleError(
@@ -260,6 +328,17 @@ class Decision(BaseModel):
                 "Set the threshold to null (None)",
             )
 
+    def _check_labels(self, num_labels: int) -> None:
+        own = (self.threshold, self.conformal, *self.isotonic)
+        if len(self.by_label) != num_labels or any(value is not None for value in own) or self.temperature != 1:
+            raise BundleError(
+                f"The decision for {num_labels} labels holds {len(self.by_label)} decisions",
+                "It holds the threshold, calibration and prediction sets of each label, and none for all of them",
+                "Run reslink calibrate again",
+            )
+        for one in self.by_label:
+            one.check_classes(2)
+
 
 def _set_reason(size: int, name: str) -> str:
     """Returns why a prediction set other than the predicted class alone is a reason to abstain."""
@@ -273,6 +352,24 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     from scipy.special import softmax  # slow to import
 
     return np.asarray(softmax(logits, axis=1), dtype=np.float64)
+
+
+def _log_sum_exp(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    largest = values.max(axis=axis, keepdims=True)
+    return np.asarray((largest + np.log(np.exp(values - largest).sum(axis=axis, keepdims=True))).squeeze(axis))
+
+
+def average_logits(logits: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """Returns logits whose softmax is the mean of that of several logits, each (n, K), or (n, 1) for a single one.
+
+    As the network of an ensemble, see :func:`reslink.networks.ensemble.mean_probability_logits`.
+    """
+    arrays = [np.asarray(values, dtype=np.float64) for values in logits]
+    single = arrays[0].shape[1] == 1
+    rows = np.stack([np.hstack([np.zeros_like(z), z]) if single else z for z in arrays])
+    rows -= _log_sum_exp(rows, 2)[..., None]
+    total = _log_sum_exp(rows, 0)
+    return total[:, 1:] - total[:, :1] if single else total - total.mean(axis=1, keepdims=True)
 
 
 def two_column_logits(logits: ArrayLike) -> NDArray[np.float64]:

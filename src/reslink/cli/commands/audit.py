@@ -18,6 +18,7 @@ EXAMPLES = (
     "reslink audit images/ --out audited",
     "reslink audit cohort.csv --json > audit.json",
     "reslink audit images/ --out audited --fix clean/",
+    "reslink audit images/ --out audited --predictions cv/out_of_fold.csv",
 )
 
 
@@ -45,6 +46,16 @@ def audit(
         ),
         FOLDER,
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="FILE",
+            help="Out-of-fold predictions for the label error check, such as out_of_fold.csv of reslink cv; default: a quick "
+            "model.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of folds, forests and bootstrap.")] = 0,
     workers: Annotated[
         int | None,
@@ -71,6 +82,7 @@ def audit(
         columns=columns,
         root=root,
         unit=unit,
+        predictions=predictions,
         seed=seed,
         workers=workers,
         overwrite=overwrite,

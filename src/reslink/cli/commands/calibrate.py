@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -64,6 +65,14 @@ def calibrate(
     per_class: Annotated[bool, typer.Option("--per-class", help="Hold the coverage within each class.")] = False,
     sets: Annotated[bool, typer.Option("--sets/--no-sets", help="Fit prediction sets.")] = True,
     ood: Annotated[bool, typer.Option("--ood/--no-ood", help="Fit the out-of-distribution detector.")] = True,
+    flip_average: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip-average/--no-flip-average",
+            help="Average the probabilities of an image and its mirror image, at twice the cost; default: as in BUNDLE.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="NEWBUNDLE", help="Folder of the new bundle; default: update BUNDLE in place."),
@@ -94,9 +103,11 @@ def calibrate(
     from reslink.metrics.operating_point import OperatingPoint
 
     check_device_name(device)
-    options = DecisionOptions(method, OperatingPoint.parse(operating_point), coverage if sets else None, per_class, ood)
+    point = OperatingPoint.parse(operating_point)
     chosen_split = None if split == "all" else split
     previous = Bundle.load(bundle, network)
+    flip = previous.decision.flip_average if flip_average is None else flip_average
+    options = DecisionOptions(method, point, coverage if sets else None, per_class, ood, flip)
     manifest = Manifest.open(data, labels=previous.labels, columns=columns, root=root, unit=unit, case=previous.case)
     select_cases(manifest, previous.labels, chosen_split)  # a typing error is found before the slow imports
     from reslink.cli.metrics_table import warn_of_refused
@@ -117,7 +128,11 @@ def calibrate(
     for name, reason in result["failed"].items():
         console.warn(f"{name} is skipped: {reason}")
     warn_of_refused(console, result)
-    for note in (*result["notes"], *_leakage(result), *_lost_parts(previous.decision, result["decision"])):
+    for note in (
+        *result["notes"],
+        *_leakage(result),
+        *_lost_parts(previous.decision, result["decision"], previous.labels.names),
+    ):
         console.warn(f"Warning: {note}.")
     if caveat := FittedOn.model_validate(result["decision"]["fitted_on"]).caveat:
         console.note(f"{caveat[0].upper()}{caveat[1:]}.")
@@ -133,9 +148,17 @@ def _leakage(result: dict[str, Any]) -> list[str]:
     return [] if result["leakage"]["status"] == "none found" else [result["leakage"]["message"]]
 
 
-def _lost_parts(previous: Decision, decision: dict[str, Any]) -> list[str]:
-    """Returns one sentence, without its final period, for each part of the previous decision that the new one lacks."""
+def _lost_parts(previous: Decision, decision: dict[str, Any], names: Sequence[str] = ()) -> list[str]:
+    """Returns one sentence, without its final period, for each part of the previous decision that the new one lacks.
+
+    Args:
+        previous: The previous decision.
+        decision: The new one in JSON form.
+        names: The names of several labels at once.
+    """
     lost = []
+    for name, before, after in zip(names, previous.by_label, decision.get("by_label", ()), strict=bool(previous.by_label)):
+        lost += [f"Label {name!r}: {text}" for text in _lost_parts(before, after)]
     if previous.threshold not in (None, decision["threshold"]) and decision["threshold_source"] == "default":
         threshold = f"{previous.threshold:.4g} ({previous.threshold_source})"
         lost.append(f"The new threshold is the default; the previous one was {threshold}. Fit one with --operating-point")
@@ -148,9 +171,13 @@ def _lost_parts(previous: Decision, decision: dict[str, Any]) -> list[str]:
 
 def _print_result(console: Console, result: dict[str, Any]) -> None:
     decision, cross_fit = result["decision"], result["cross_fit"]
+    if "by_label" in decision:
+        _print_labels(console, result)
+        return
     rows = [("images", f"{result['n']} in {result['n_groups']} groups")]
     method = "isotonic" if decision["isotonic"] else f"temperature {decision['temperature']:.3f}"
     rows.append(("calibration", method))
+    rows.append(("flip averaging", "yes, twice the cost" if decision["flip_average"] else "no"))
     if decision["threshold"] is not None:
         rows.append(("threshold", f"{decision['threshold']:.4f} ({decision['threshold_source']})"))
     rows.append(("prediction sets", _describe_sets(decision["conformal"])))
@@ -160,6 +187,26 @@ def _print_result(console: Console, result: dict[str, Any]) -> None:
         console.warn(f"Warning: The decision was not evaluated on held-out groups. {cross_fit['reason']}.")
     else:
         _print_held_out(console, cross_fit)
+    console.note(f"bundle: {result['bundle']}; its earlier metrics were removed, run reslink evaluate on other data")
+    console.research_use_only()
+
+
+def _print_labels(console: Console, result: dict[str, Any]) -> None:
+    """Prints the decision of each of several labels at once."""
+    from reslink.cli.metrics_table import metric_row
+
+    decision, cross_fit = result["decision"], result["cross_fit"]
+    rows = []
+    for own, (name, measured) in zip(decision["by_label"], cross_fit["by_label"].items(), strict=True):
+        method = "isotonic" if own["isotonic"] else f"temperature {own['temperature']:.3f}"
+        held_out = [metric_row("", measured[key]) if measured.get(key) else ("",) * 5 for key in ("sensitivity", "specificity")]
+        numbers = [f"{row[1]} ({row[2]})" if row[1] else "–" for row in held_out]
+        rows.append((name, method, f"{own['threshold']:.4f}", _describe_sets(own["conformal"]), *numbers))
+        if measured["reason"]:
+            console.warn(f"Warning: Label {name!r} was not evaluated on held-out groups. {measured['reason']}.")
+    head = ("label", "calibration", ">threshold", "prediction sets", "sensitivity, held out", "specificity, held out")
+    console.table(head, rows, title=f"Decision, fitted on {result['n']} images in {result['n_groups']} groups")
+    console.note(f"out-of-distribution detector: {'none' if decision['ood'] is None else 'fitted'}")
     console.note(f"bundle: {result['bundle']}; its earlier metrics were removed, run reslink evaluate on other data")
     console.research_use_only()
 

@@ -83,6 +83,8 @@ def compare(
     for bundle in opened:
         bundle.require_slices("reslink compare")
     loaded = dict(zip(short_names(bundles), opened, strict=True))
+    for bundle in opened:
+        bundle.labels.require_exclusive("reslink compare", "Evaluate each model with reslink evaluate")
     labels = common_labels([(name, bundle.labels.names) for name, bundle in loaded.items()])
     manifest = read_patients(Manifest.open(data, labels=labels, columns=columns, root=root, unit=unit))
     select_cases(manifest, labels, chosen_split)

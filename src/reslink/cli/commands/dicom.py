@@ -204,7 +204,11 @@ def answer(
         return
     prediction = answered.prediction
     interval = [] if prediction.ci_low is None else [f"{prediction.ci_low:.3f} to {prediction.ci_high:.3f}"]
-    console.row(prediction.label, f"P({prediction.score_class}) {prediction.score:.3f}", *interval)
+    console.row(prediction.answer, f"P({prediction.score_class}) {prediction.score:.3f}", *interval)
+    for name, one in (prediction.by_label or {}).items():
+        state = "no answer" if one.abstain else one.label
+        own = [] if one.ci_low is None else [f"{one.ci_low:.3f} to {one.ci_high:.3f}"]
+        console.row(name, f"{state}, P {one.score:.3f}", *own)
     if answered.series.incomplete:
         console.warn("The series is incomplete; the model abstains.")
     for note in (*prediction.reasons, *answered.series.notes):

@@ -32,6 +32,7 @@ from reslink.cli.options import (
     available_cores,
 )
 from reslink.errors import UsageError, check_choice
+from reslink.labels import Labels
 
 if TYPE_CHECKING:
     from reslink.training.monitoring.progress import Progress
@@ -234,6 +235,11 @@ def _run(console: Console, name: str, options: TrainingOptions, run: Run) -> Non
     changes += [("init.parent", options.init)] if options.init else []
     recipe = load_recipe(options.recipe, changes)
     recipe.require_slices("reslink experiment")
+    if recipe.data.labels is not None:  # before the table is read
+        Labels(recipe.data.labels, exclusive=False).require_exclusive(
+            f"reslink experiment {name}",
+            "Leave data.labels out, and choose the column of the class with --columns label=COLUMN",
+        )
     manifest = Manifest.open(
         options.data, class_order=recipe.data.class_order, columns=options.columns, root=options.root, unit=options.unit
     )
@@ -317,6 +323,7 @@ def robustness(
         check_choice("corruption", name, CORRUPTIONS)
     loaded = Bundle.load(bundle)
     loaded.require_slices("reslink experiment robustness")
+    loaded.labels.require_exclusive("reslink experiment robustness", "Evaluate the model with reslink evaluate")
     manifest = Manifest.open(data, labels=loaded.labels, columns=columns, root=root, unit=unit)
     from reslink.experiments.robustness.robustness import RobustnessOptions
     from reslink.experiments.robustness.robustness import robustness as run

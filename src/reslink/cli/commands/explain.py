@@ -10,7 +10,14 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import BundleFolder, Columns, Device, Images, Json, OutFolder, Overwrite, OwnNetwork, Root, Unit
-from reslink.cli.prediction_text import NO_ANSWER, abstention_cells, error_line, prediction_cells, print_usage_notes
+from reslink.cli.prediction_text import (
+    NO_ANSWER,
+    abstention_cells,
+    error_line,
+    label_cells,
+    prediction_cells,
+    print_usage_notes,
+)
 
 if TYPE_CHECKING:
     from reslink.bundles.decision.decision import Decision
@@ -32,8 +39,9 @@ def explain(
         str | None,
         typer.Option(
             "--class",
+            "--label",
             metavar="NAME",
-            help="Class to explain; default: the positive class of two, otherwise the predicted class.",
+            help="Class to explain; default: the positive class of two, the predicted class, or the most probable label.",
         ),
     ] = None,
     method: Annotated[
@@ -100,6 +108,11 @@ def _print_explanations(console: Console, explanations: list[Explanation], out: 
             console.warn(error_line(explanation.path, explanation.path, explanation.error))
         elif explanation.label is None:
             console.row(NO_ANSWER, "refused", explanation.path, *(explanation.reasons or ()))
+        elif explanation.by_label is not None:
+            cells = label_cells(explanation.label, explanation.by_label, {})
+            answer = NO_ANSWER if explanation.abstain else cells[0]
+            abstains = abstention_cells(explanation.abstain, explanation.reasons)
+            console.row(answer, cells[1], str(out / str(explanation.panel)), *abstains)
         elif explanation.probability is not None:
             probabilities = explanation.probabilities or {}
             certainty = decision.certainty(list(probabilities.values()), explanation.abstain)

@@ -9,7 +9,14 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import FOLDER, Backend, BatchSize, BundleFolder, Device, Images, Json, Unit, threads_from_environment
-from reslink.cli.prediction_text import NO_ANSWER, abstention_cells, error_line, prediction_cells, print_usage_notes
+from reslink.cli.prediction_text import (
+    NO_ANSWER,
+    abstention_cells,
+    error_line,
+    label_cells,
+    prediction_cells,
+    print_usage_notes,
+)
 from reslink.errors import UsageError
 from reslink.inference.series_mode import SeriesMode
 from reslink.reports.formatting import format_count
@@ -114,8 +121,23 @@ def _print_prediction(console: Console, prediction: Prediction) -> None:
         console.row(NO_ANSWER, "refused", name, *(prediction.reasons or ()))
     elif prediction.error is not None or prediction.label is None or prediction.probabilities is None:
         console.warn(error_line(name, prediction.path, prediction.error))
+    elif prediction.by_label is not None:
+        cells = label_cells(prediction.label, prediction.by_label, _label_intervals(prediction))
+        answer = NO_ANSWER if prediction.abstain else cells[0]
+        reasons = [f"{label}: {reason}" for label, one in prediction.by_label.items() for reason in one.reasons or ()]
+        console.row(answer, cells[1], name, *abstention_cells(bool(reasons), prediction.reasons or reasons))
     else:
         cells = prediction_cells(
             prediction.label, prediction.probabilities, prediction.threshold, prediction.certainty, interval
         )
         console.row(*cells, name, *abstention_cells(prediction.abstain, prediction.reasons))
+
+
+def _label_intervals(prediction: Prediction) -> dict[str, str]:
+    """Returns the interval of the probability of each of several labels at once, of the answer for a series."""
+    from reslink.inference.series_answers import SeriesAnswer
+
+    if not isinstance(prediction, SeriesAnswer) or prediction.result is None or prediction.result.by_label is None:
+        return {}
+    results = prediction.result.by_label.items()
+    return {name: f"{one.ci_low:.3f} to {one.ci_high:.3f}" for name, one in results if one.ci_low is not None}

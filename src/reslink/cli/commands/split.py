@@ -40,6 +40,10 @@ def split(
             "--folds", min=2, metavar="K", help="Number of cross-validation folds, instead of --fractions.", show_default=False
         ),
     ] = None,
+    holdout: Annotated[
+        float,
+        typer.Option("--holdout", metavar="SHARE", help="Share of a hold-out that is in no fold, up to 0.5, with --folds."),
+    ] = 0.0,
     group_by: Annotated[
         Literal["patient", "duplicate", "both", "none"],
         typer.Option("--group-by", help="Which cases stay in one split: those of a patient, near duplicates, both, or none."),
@@ -69,6 +73,7 @@ def split(
         unit=unit,
         fractions=fractions,
         folds=folds,
+        holdout=holdout,
         group_by=group_by,
         seed=seed,
         keep_given=keep_given,

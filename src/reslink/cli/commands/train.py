@@ -29,6 +29,7 @@ EXAMPLES = (
     "reslink train images/ --out runs/first",
     "reslink train images/ --out runs/first --resume",
     "reslink train images/ --out runs/first --track tensorboard --track mlflow",
+    "reslink train cohort.csv --out runs/bleeds --labels epidural,subdural",
     "reslink train images/ --out runs/densenet --network densenet121",
     "reslink train images/ --out runs/own --network nets.py:build --set model.options.width=32",
     "reslink train images/ --out runs/tuned --init ct --freeze stem",
@@ -46,6 +47,15 @@ def train(
     unit: Unit = None,
     recipe: Recipe = None,
     sets: Set = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="COLUMNS",
+            help="Columns of the table with several labels at once (1, 0 or empty), such as epidural,subdural; default: none.",
+            show_default=False,
+        ),
+    ] = None,
     network: Annotated[
         str | None,
         typer.Option(
@@ -129,6 +139,7 @@ def train(
         unit=unit,
         recipe=recipe,
         settings=sets or (),
+        labels=labels,
         network=network,
         init=init,
         freeze=[name.strip() for name in freeze.split(",")] if freeze else (),

@@ -24,7 +24,15 @@ from reslink.datasets.cache.decode import (
     check_not_in_worker,
     decode_all,
 )
-from reslink.datasets.cache.storage import CacheIndex, RowWriter, code_digest, open_rows
+from reslink.datasets.cache.storage import (
+    CacheIndex,
+    CacheRow,
+    CaseRows,
+    RowWriter,
+    cases_of_other_caches,
+    code_digest,
+    open_rows,
+)
 from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest, file_hash
 from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE
@@ -323,25 +331,7 @@ def _read_partial(folder: Path, new_index: CacheIndex, shapes: Mapping[str, tupl
     return partial
 
 
-@dataclass(frozen=True)
-class _Row:
-    """The row of one case in each array, the unit of its values, the remarks of the reader, and what the file states."""
-
-    arrays: Mapping[str, UInt8Array]
-    unit: str
-    notes: list[str]
-    stated: list[str | None]
-
-
-@dataclass(frozen=True)
-class _CaseRows:
-    """The rows of one case, and the number of slices of its series; None for a slice."""
-
-    rows: list[_Row]
-    slices: int | None = None
-
-
-def _store(index: CacheIndex, writer: RowWriter, case: _CaseRows | str) -> None:
+def _store(index: CacheIndex, writer: RowWriter, case: CaseRows | str) -> None:
     if isinstance(case, str):
         index.failed[index.done] = case
     else:
@@ -358,10 +348,10 @@ def _store(index: CacheIndex, writer: RowWriter, case: _CaseRows | str) -> None:
 
 def _case_rows(
     folder: Path, index: CacheIndex, manifest: Manifest, sources: _SourceFiles, preprocess: Preprocess, workers: int | None
-) -> Iterator[_CaseRows | str]:
+) -> Iterator[CaseRows | str]:
     """Yields the rows of each case from ``index.done`` on, or the reason why it has none."""
     remaining = range(index.done, len(index.keys))
-    available = _rows_of_other_caches(folder, index, _shapes(preprocess, manifest))
+    available = cases_of_other_caches(folder, index, _shapes(preprocess, manifest))
     with_mask = any(case.mask for case in manifest.cases)
     jobs = [
         DecodeJob(case.name, case.path, case.mask, preprocess, with_mask, case.unit)
@@ -379,55 +369,18 @@ def _case_rows(
                 yield _as_rows(next(decoded))
 
 
-def _as_rows(decoded: DecodedCase | DecodedSeries | str) -> _CaseRows | str:
+def _as_rows(decoded: DecodedCase | DecodedSeries | str) -> CaseRows | str:
     if isinstance(decoded, str):
         return decoded
     if isinstance(decoded, DecodedSeries):
-        return _CaseRows([_as_row(part) for part in decoded.slices], decoded.count)
-    return _CaseRows([_as_row(decoded)])
+        return CaseRows([_as_row(part) for part in decoded.slices], decoded.count)
+    return CaseRows([_as_row(decoded)])
 
 
-def _as_row(decoded: DecodedCase) -> _Row:
+def _as_row(decoded: DecodedCase) -> CacheRow:
     arrays = {"pixels": decoded.pixels, "heads": decoded.head, "thumbnails": decoded.thumbnail}
     masks = {} if decoded.mask is None else {"masks": decoded.mask}
-    return _Row(arrays | masks, decoded.unit, list(decoded.notes), list(decoded.stated))
-
-
-@dataclass(frozen=True)
-class _StoredCase:
-    """A case in another cache."""
-
-    arrays: Mapping[str, UInt8Array]
-    index: CacheIndex
-    case: int
-    rows: list[int]
-
-    def read(self) -> _CaseRows:
-        other = self.index
-        rows = [
-            _Row(
-                {name: array[row] for name, array in self.arrays.items()}, other.units[row], other.notes[row], other.stated[row]
-            )
-            for row in self.rows
-        ]
-        return _CaseRows(rows, other.slices.get(self.case))
-
-
-def _rows_of_other_caches(folder: Path, index: CacheIndex, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _StoredCase]:
-    """Returns cases with the same recipe in the other complete caches of the folder, by key."""
-    available: dict[str, _StoredCase] = {}
-    for other_folder in sorted(folder.parent.iterdir()):
-        other = CacheIndex.read(other_folder) if other_folder != folder else None
-        if other is None or not other.complete or other.recipe != index.recipe:
-            continue
-        arrays = {name: open_rows(other_folder, name, (len(other.kept), *shape)) for name, shape in shapes.items()}
-        mapped = {name: array for name, array in arrays.items() if array is not None}
-        if len(mapped) == len(shapes):
-            rows: dict[int, list[int]] = {}
-            for row, case in enumerate(other.kept):
-                rows.setdefault(case, []).append(row)
-            available.update((other.keys[case], _StoredCase(mapped, other, case, own)) for case, own in rows.items())
-    return available
+    return CacheRow(arrays | masks, decoded.unit, list(decoded.notes), list(decoded.stated))
 
 
 def choose_workers(n_images: int) -> int:

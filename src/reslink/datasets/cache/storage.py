@@ -161,3 +161,59 @@ def open_rows(folder: Path, name: str, shape: tuple[int, ...]) -> UInt8Array | N
     except (OSError, ValueError):
         return None
     return array if array.shape == shape and array.dtype == np.uint8 else None
+
+
+@dataclass(frozen=True)
+class CacheRow:
+    """The row of one case in each array, the unit of its values, the remarks of the reader, and what the file states."""
+
+    arrays: Mapping[str, UInt8Array]
+    unit: str
+    notes: list[str]
+    stated: list[str | None]
+
+
+@dataclass(frozen=True)
+class CaseRows:
+    """The rows of one case, and the number of slices of its series; None for a slice."""
+
+    rows: list[CacheRow]
+    slices: int | None = None
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A case in another cache."""
+
+    arrays: Mapping[str, UInt8Array]
+    index: CacheIndex
+    case: int
+    rows: list[int]
+
+    def read(self) -> CaseRows:
+        """Returns its rows."""
+        other = self.index
+        rows = [
+            CacheRow(
+                {name: array[row] for name, array in self.arrays.items()}, other.units[row], other.notes[row], other.stated[row]
+            )
+            for row in self.rows
+        ]
+        return CaseRows(rows, other.slices.get(self.case))
+
+
+def cases_of_other_caches(folder: Path, index: CacheIndex, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StoredCase]:
+    """Returns cases with the same recipe in the other complete caches of the folder, by key."""
+    available: dict[str, StoredCase] = {}
+    for other_folder in sorted(folder.parent.iterdir()):
+        other = CacheIndex.read(other_folder) if other_folder != folder else None
+        if other is None or not other.complete or other.recipe != index.recipe:
+            continue
+        arrays = {name: open_rows(other_folder, name, (len(other.kept), *shape)) for name, shape in shapes.items()}
+        mapped = {name: array for name, array in arrays.items() if array is not None}
+        if len(mapped) == len(shapes):
+            rows: dict[int, list[int]] = {}
+            for row, case in enumerate(other.kept):
+                rows.setdefault(case, []).append(row)
+            available.update((other.keys[case], StoredCase(mapped, other, case, own)) for case, own in rows.items())
+    return available

@@ -13,6 +13,7 @@ from scipy import ndimage
 from reslink.errors import UsageError
 from reslink.imaging.head_mask import WORKING_SIDE, head_mask, valid_pixels
 from reslink.imaging.image import Image
+from reslink.imaging.morphology import dilate_cross, erode_cross, fill_holes, label_components
 from reslink.imaging.preprocess import MARGIN, Preprocess
 
 THUMBNAIL_SIZE: Final = 64
@@ -144,8 +145,9 @@ def _foreground(image: Image) -> Mask:
         return np.ones(image.pixels.shape, np.bool_)
     typical = float(np.median(smooth[smooth > low + 0.1 * (high - low)]))
     bright = np.pad(smooth > low + 0.27 * (typical - low), 4)
-    solid = ndimage.binary_opening(ndimage.binary_fill_holes(ndimage.binary_closing(bright, iterations=3)), iterations=4)
-    components, count = ndimage.label(solid[4:-4, 4:-4])
+    filled = fill_holes(erode_cross(dilate_cross(bright, 3), 3))
+    solid = dilate_cross(erode_cross(filled, 4), 4)
+    components, count = label_components(solid[4:-4, 4:-4])
     if count == 0:
         return np.ones(image.pixels.shape, np.bool_)
     largest = components == np.bincount(components.ravel())[1:].argmax() + 1

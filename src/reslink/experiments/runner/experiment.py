@@ -46,6 +46,10 @@ class Experiment:
     progress: Progress
 
     def __post_init__(self) -> None:
+        self.manifest.labels.require_exclusive(
+            "An experiment",
+            "Leave data.labels out of the recipe, and choose the column of the class with --columns label=COLUMN",
+        )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise UsageError(
                 f"The seeds are {list(self.seeds)}",
@@ -134,7 +138,7 @@ class Experiment:
             groups: The groups that stay together; None takes those of the recipe.
             use_given: Whether a split in the data is used.
         """
-        return self._without_seen(self._assign(recipe, groups, use_given=use_given))
+        return self.without_seen(self._assign(recipe, groups, use_given=use_given))
 
     def _assign(self, recipe: Recipe, groups: Sequence[str] | None = None, *, use_given: bool = True) -> list[str]:
         manifest = self.cache.manifest
@@ -142,7 +146,8 @@ class Experiment:
             manifest = replace(manifest, cases=tuple(replace(case, split=None) for case in manifest.cases))
         return assign_splits(manifest, groups or self.split_groups, recipe)
 
-    def _without_seen(self, splits: Sequence[str]) -> tuple[str, ...]:
+    def without_seen(self, splits: Sequence[str]) -> tuple[str, ...]:
+        """Returns splits in which validation, test and hold-out images that an ancestor was trained on are ``unused``."""
         if self.parent is None:
             return tuple(splits)
         cache = self.cache
@@ -152,7 +157,7 @@ class Experiment:
     def count_seen(self, seed: int) -> int:
         """Returns the number of validation and test images of a seed that an ancestor was trained on."""
         assigned = self._assign(self.make_recipe(seed))
-        return sum(a != b for a, b in zip(assigned, self._without_seen(assigned), strict=True))
+        return sum(a != b for a, b in zip(assigned, self.without_seen(assigned), strict=True))
 
     @cached_property
     def parent(self) -> Bundle | None:
@@ -172,7 +177,7 @@ class Experiment:
             splits = self._assign(recipe)
             if not recipe.data.allow_leakage:
                 check_group_leakage(self.cache.manifest, self.data.groups, splits)
-            self._splits[seed] = self._without_seen(splits)
+            self._splits[seed] = self.without_seen(splits)
         return Trial(condition, seed, recipe, self._splits[seed], **options)
 
     @cached_property

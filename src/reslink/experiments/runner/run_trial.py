@@ -50,6 +50,8 @@ def run_trial(trial: Trial, data: SharedData, runs: Path, progress: Progress) ->
         except DivergedError as error:
             write_json(folder / DIVERGED, {"reason": str(error)})
             return
+        if "test" not in trial.splits:
+            return
         _evaluate(trial, training_data, folder, RECIPE_VIEW)
         for view in trial.test_views:
             view_cache = open_view(data.manifest, trial.recipe.preprocess, view, data.cache)
@@ -60,7 +62,11 @@ def run_trial(trial: Trial, data: SharedData, runs: Path, progress: Progress) ->
 
 def make_training_data(trial: Trial, data: SharedData, cache: PixelCache) -> TrainingData:
     """Returns the training data of a trial, with the images of a cache."""
-    return TrainingData(cache.manifest, cache, cache.targets, data.groups, trial.splits, data.digest, joined_groups=data.groups)
+    soft = None if trial.soft_targets is None else np.array(trial.soft_targets, np.float32)
+    groups = data.groups
+    return TrainingData(
+        cache.manifest, cache, cache.targets, groups, trial.splits, data.digest, joined_groups=groups, soft_targets=soft
+    )
 
 
 def _load(trial: Trial, folder: Path) -> Classifier:

@@ -1,4 +1,4 @@
-"""Runs several trials at once, each in its own process with one thread, so a failing trial does not affect the others."""
+"""Runs several trials at once, in processes with one thread each, so a failing trial does not affect the others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Protocol
 
 from reslink.datasets.cache.decode import check_not_in_worker
 from reslink.errors import ReslinkError
@@ -23,6 +24,40 @@ from reslink.training.signals import Interrupted
 
 GRACE = 120.0
 """Seconds that processes have to save their state when the experiment is stopped."""
+
+
+class RunQueue(Protocol):
+    """Runs that are started one after the other; which run is next may depend on the results of earlier ones."""
+
+    def next_run(self) -> Trial | None:
+        """Returns the next run to start; None if there is none now. The queue is asked again after a run has ended."""
+
+    def end_run(self, trial: Trial, failure: str | None) -> None:
+        """Receives a run that has ended, with the reason if it failed."""
+
+    def state(self) -> str:
+        """Returns what is complete, such as ``3 of 12 runs``."""
+
+
+class _FixedRuns:
+    """Runs that are all known at the start."""
+
+    def __init__(self, pending: dict[str, Trial]) -> None:
+        self.keys = {id(trial): key for key, trial in pending.items()}
+        self.pending = list(pending.values())
+        self.failures: dict[str, str] = {}
+        self.ended = 0
+
+    def next_run(self) -> Trial | None:
+        return self.pending.pop(0) if self.pending else None
+
+    def end_run(self, trial: Trial, failure: str | None) -> None:
+        self.ended += 1
+        if failure is not None:
+            self.failures[self.keys[id(trial)]] = failure
+
+    def state(self) -> str:
+        return f"{self.ended} of {len(self.keys)} runs"
 
 
 def run_trials(trials: Sequence[Trial], data: SharedData, runs: Path, jobs: int, progress: Progress) -> dict[str, str]:
@@ -46,120 +81,155 @@ def run_trials(trials: Sequence[Trial], data: SharedData, runs: Path, jobs: int,
     pending = {trial.key(data): trial for trial in trials if not trial.is_complete(trial.folder(data, runs))}
     if not pending:
         return {}
+    queue = _FixedRuns(pending)
     with phase(
         progress, sum(trial.recipe.trainer.epochs for trial in pending.values()), f"Training {len(pending)} runs, epochs"
     ):
-        return _Scheduler(pending, data, runs, jobs, progress).run() if jobs else _run_here(pending, data, runs, progress)
+        run_queue(queue, data, runs, jobs, progress)
+    return queue.failures
 
 
-def _run_here(pending: dict[str, Trial], data: SharedData, runs: Path, progress: Progress) -> dict[str, str]:
+def run_queue(queue: RunQueue, data: SharedData, runs: Path, jobs: int, progress: Progress) -> None:
+    """Runs what a queue gives until it has no further run and all have ended; arguments as for :func:`run_trials`.
+
+    Raises:
+        Interrupted: On Ctrl-C, after the running trials have saved their state.
+        UsageError: As :func:`run_trials`.
+    """
+    check_not_in_worker()
+    if jobs:
+        _Scheduler(queue, data, runs, jobs, progress).run()
+    else:
+        _run_here(queue, data, runs, progress)
+
+
+def _run_here(queue: RunQueue, data: SharedData, runs: Path, progress: Progress) -> None:
     """Runs the trials in this process."""
     from reslink.experiments.runner.run_trial import run_trial
 
-    failures: dict[str, str] = {}
-    for key, trial in pending.items():
+    while (trial := queue.next_run()) is not None:
+        failure = None
         try:
             run_trial(trial, data, runs, SilentProgress())
         except Interrupted:
             raise
         except (ReslinkError, OSError) as error:
-            failures[key] = str(error)
+            failure = str(error)
             progress.message(f"{trial.name} failed: {error}")
         progress.step(trial.recipe.trainer.epochs)
-    return failures
+        queue.end_run(trial, failure)
 
 
 @dataclass
-class _Running:
-    key: str
-    trial: Trial
+class _Worker:
+    """A process that runs one trial after the other, because its imports take longer than a short training."""
+
     process: SpawnProcess
-    messages: Connection
+    pipe: Connection
+    trial: Trial | None = None
     epochs: int = 0
     failure: str | None = None
 
 
 class _Scheduler:
-    def __init__(self, pending: dict[str, Trial], data: SharedData, runs: Path, jobs: int, progress: Progress) -> None:
-        self.pending = list(pending.items())
+    def __init__(self, queue: RunQueue, data: SharedData, runs: Path, jobs: int, progress: Progress) -> None:
+        self.queue = queue
         self.data, self.runs, self.jobs, self.progress = data, runs, jobs, progress
-        self.running: list[_Running] = []
-        self.failures: dict[str, str] = {}
-        self.total = len(pending)
+        self.workers: list[_Worker] = []
 
-    def run(self) -> dict[str, str]:
+    def run(self) -> None:
         try:
-            while self.pending or self.running:
-                while self.pending and len(self.running) < self.jobs:
-                    self.running.append(self._start(*self.pending.pop(0)))
+            while self._start_runs() or any(worker.trial for worker in self.workers):
                 self._read_all_messages()
         except KeyboardInterrupt:
             self._stop()
-            complete = self.total - len(self.pending) - len(self.running)
             raise Interrupted(
-                f"The experiment was interrupted after {complete} of {self.total} runs",
+                f"The experiment was interrupted after {self.queue.state()}",
                 "The unfinished runs have saved their state",
                 "Run the same command again to resume",
             ) from None
         except BaseException:
             self._stop()
             raise
-        return self.failures
+        for worker in self.workers:
+            worker.pipe.close()  # ends its process
+            worker.process.join()
 
-    def _start(self, key: str, trial: Trial) -> _Running:
+    def _start_runs(self) -> bool:
+        """Starts runs while a process is free; returns whether any was started."""
+        started = False
+        while sum(worker.trial is not None for worker in self.workers) < self.jobs:
+            trial = self.queue.next_run()
+            if trial is None:
+                break
+            worker = next((worker for worker in self.workers if worker.trial is None), None) or self._new_worker(trial.name)
+            worker.trial, worker.epochs, worker.failure = trial, 0, None
+            with contextlib.suppress(BrokenPipeError):  # the process has died; its end is read as that of this run
+                worker.pipe.send(trial)
+            started = True
+        return started
+
+    def _new_worker(self, name: str) -> _Worker:
         context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_trial_process, args=(trial, self.data, self.runs, sender), name=trial.name)
+        own, other = context.Pipe()
+        process = context.Process(target=_worker_process, args=(self.data, self.runs, other), name=name)
         with _ignore_interrupt():  # inherited by the child, so Ctrl-C reaches only the parent
             process.start()
-        sender.close()
-        return _Running(key, trial, process, receiver)
+        other.close()
+        self.workers.append(_Worker(process, own))
+        return self.workers[-1]
 
     def _read_all_messages(self) -> None:
-        connection.wait([run.messages for run in self.running], timeout=1.0)
-        for run in list(self.running):
-            if self._read_messages(run):
-                run.process.join()
-                self.running.remove(run)
-                self._finish(run)
+        connection.wait([worker.pipe for worker in self.workers if worker.trial], timeout=1.0)
+        for worker in list(self.workers):
+            if worker.trial is None or not self._read_messages(worker):
+                continue
+            trial, worker.trial = worker.trial, None
+            if worker.pipe.closed:
+                self.workers.remove(worker)
+            self._finish(trial, worker)
 
-    def _read_messages(self, run: _Running) -> bool:
-        """Reads the messages of a process; returns whether the process has ended."""
+    def _read_messages(self, worker: _Worker) -> bool:
+        """Reads the messages of a process; returns whether its run has ended."""
         try:
-            while run.messages.poll():
-                kind, text = run.messages.recv()
+            while worker.pipe.poll():
+                kind, text = worker.pipe.recv()
+                if kind == "ended":
+                    return True
                 if kind == "epoch":
-                    run.epochs += 1
+                    worker.epochs += 1
                     self.progress.step(1)
                 elif kind == "failed":
-                    run.failure = text
-                else:
-                    self.progress.message(f"{run.trial.name}: {text}")
-        except EOFError:
+                    worker.failure = text
+                elif worker.trial is not None:
+                    self.progress.message(f"{worker.trial.name}: {text}")
+        except (EOFError, ConnectionResetError):
+            worker.pipe.close()
+            worker.process.join()
+            code = worker.process.exitcode
+            if worker.failure is None:
+                worker.failure = f"The process ended with exit code {code}, possibly because memory ran out"
             return True
         return False
 
-    def _finish(self, run: _Running) -> None:
-        code = run.process.exitcode
-        if code and run.failure is None:
-            run.failure = f"The process ended with exit code {code}, possibly because memory ran out"
-        if run.failure is not None:
-            self.failures[run.key] = run.failure
-            self.progress.message(f"{run.trial.name} failed: {run.failure}")
-        self.progress.step(run.trial.recipe.trainer.epochs - run.epochs)
+    def _finish(self, trial: Trial, worker: _Worker) -> None:
+        if worker.failure is not None:
+            self.progress.message(f"{trial.name} failed: {worker.failure}")
+        self.progress.step(trial.recipe.trainer.epochs - worker.epochs)
+        self.queue.end_run(trial, worker.failure)
 
     def _stop(self) -> None:
         """Asks the processes to save their state, and kills those that do not end in time."""
-        for run in self.running:
-            run.process.terminate()
+        for worker in self.workers:
+            worker.process.terminate()
         self.progress.message("Stopping: the running trials save their state.")
         deadline = time.monotonic() + GRACE
         try:
-            for run in self.running:
-                run.process.join(max(0.0, deadline - time.monotonic()))
+            for worker in self.workers:
+                worker.process.join(max(0.0, deadline - time.monotonic()))
         finally:
-            for run in self.running:
-                run.process.kill()
+            for worker in self.workers:
+                worker.process.kill()
 
 
 @contextlib.contextmanager
@@ -196,8 +266,8 @@ class _ProgressRelay:
         self.label = ""
 
 
-def _trial_process(trial: Trial, data: SharedData, runs: Path, messages: Connection) -> None:
-    """Runs one trial in its own process."""
+def _worker_process(data: SharedData, runs: Path, pipe: Connection) -> None:
+    """Runs the trials that come through the pipe, until it is closed."""
     with contextlib.suppress(OSError):
         os.setsid()  # Ctrl-C in the terminal reaches the parent, which stops each process
     _stop_with_parent()
@@ -206,14 +276,20 @@ def _trial_process(trial: Trial, data: SharedData, runs: Path, messages: Connect
     from reslink.experiments.runner.run_trial import run_trial
 
     torch.set_num_threads(1)
-    try:
-        run_trial(trial, data, runs, _ProgressRelay(messages))
-    except ReslinkError as error:
-        messages.send(("failed", str(error)))
-    except Exception as error:  # noqa: BLE001  (any failure is reported, and the other trials continue)
-        messages.send(("failed", f"{type(error).__name__}: {error}"))
-    finally:
-        messages.close()
+    while True:
+        try:
+            trial = pipe.recv()
+        except EOFError:
+            return
+        try:
+            run_trial(trial, data, runs, _ProgressRelay(pipe))
+        except Interrupted:
+            return
+        except ReslinkError as error:
+            pipe.send(("failed", str(error)))
+        except Exception as error:  # noqa: BLE001  (any failure is reported, and the other trials continue)
+            pipe.send(("failed", f"{type(error).__name__}: {error}"))
+        pipe.send(("ended", ""))
 
 
 def _stop_with_parent() -> None:

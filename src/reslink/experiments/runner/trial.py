@@ -49,6 +49,8 @@ class Trial:
         view: The input view that the network is trained on; see ``input_masking.VIEWS``.
         test_views: Further views that the trained network is evaluated on.
         measure_attention: Whether the attention weights are measured on the test cases.
+        soft_targets: Distribution over the classes for each readable case, which is learned instead of its label; None for the
+            labels.
     """
 
     condition: str
@@ -58,6 +60,7 @@ class Trial:
     view: str = RECIPE_VIEW
     test_views: tuple[str, ...] = ()
     measure_attention: bool = False
+    soft_targets: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def name(self) -> str:
@@ -69,6 +72,8 @@ class Trial:
         determinants = [__version__, data.digest, self.recipe.digest(), sha256("\n".join(self.splits)), self.view]
         if self.recipe.model.entry_point is not None:
             determinants.append(str(code_digest(self.recipe.model.entry_point)))
+        if self.soft_targets is not None:
+            determinants.append(sha256(json.dumps(self.soft_targets)))
         return sha256(json.dumps(determinants))[:16]
 
     def folder(self, data: SharedData, runs: Path) -> Path:
@@ -77,6 +82,8 @@ class Trial:
 
     def result_files(self) -> Sequence[str]:
         """Returns the files that a complete trial leaves in its folder."""
+        if "test" not in self.splits:
+            return []
         files = [predictions_file(view) for view in (RECIPE_VIEW, *self.test_views)]
         return [*files, ATTENTION] if self.measures_attention else files
 

@@ -75,6 +75,7 @@ def transfer(
     """
     options, progress = options or TransferOptions(), progress or SilentProgress()
     loaded, folder = Bundle.load(bundle), out / "transfer"
+    loaded.labels.require_exclusive("reslink experiment transfer", "Evaluate the model on each data set with reslink evaluate")
     if not external:
         raise UsageError("No external data was given", "Transfer is measured on external data", "Name at least one data set")
     evaluator = DatasetEvaluator(loaded, folder, out / "cache", options.max_images, options.device, options.seed, progress)

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from reslink.reports.experiment.search_charts import draw_bars, draw_parallel, draw_points
 from reslink.reports.svg import DASHED, SERIES, Chart, add_legend, color, literal, new_axes, render_chart
 
 WIDTH, ROW_HEIGHT = 6.0, 0.44
@@ -25,12 +26,19 @@ def draw_chart(chart: Mapping[str, Any]) -> Chart | None:
         chart: With ``kind``, ``name``, ``title``. ``intervals`` has ``axis`` (the metric), ``reference`` (position of a
             reference line, or null) and ``rows`` of ``label, estimate, ci_low, ci_high, points`` (one per seed).
             ``lines`` has ``axis_x, axis_y, log_x, reference``, ``limits`` (of the vertical axis, optional) and
-            ``series`` of ``label, x, y, low, high`` (the last two lists of numbers or null).
+            ``series`` of ``label, x, y, low, high`` (the last two lists of numbers or null). The kinds ``points``, ``bars``
+            and ``parallel`` are those of a search, see :mod:`reslink.reports.experiment.search_charts`.
 
     Returns:
         The chart, or None if it has no values.
     """
-    draw_functions = {"intervals": _draw_intervals, "lines": _draw_lines}
+    draw_functions = {
+        "intervals": _draw_intervals,
+        "lines": _draw_lines,
+        "points": draw_points,
+        "bars": draw_bars,
+        "parallel": draw_parallel,
+    }
     return draw_functions[chart["kind"]](chart)
 
 

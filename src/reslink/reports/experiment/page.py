@@ -29,11 +29,31 @@ def experiment_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     experiment = _read(folder / "experiment.json")
+    return write_page(experiment, "experiment.json", folder / "report.html", folder / "figures")
+
+
+def write_page(experiment: Mapping[str, Any], source: str, path: Path, figures: Path) -> Path:
+    """Writes the page of an experiment, and its charts as SVG.
+
+    Args:
+        experiment: The content of ``experiment.json``.
+        source: Name of the file with this content.
+        path: The page.
+        figures: Folder of the charts.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        StorageError: If a file cannot be written.
+    """
     charts = draw_charts(experiment)
     for chart in charts:
-        write_atomic(folder / "figures" / f"{chart.name}.svg", chart.standalone())
-    page = load_template("experiment.html.j2").render(experiment=experiment, charts=charts, p_value_note=p_value_note)
-    return write_atomic(folder / "report.html", page)
+        write_atomic(figures / f"{chart.name}.svg", chart.standalone())
+    page = load_template("experiment.html.j2").render(
+        experiment=experiment, charts=charts, p_value_note=p_value_note, source=source
+    )
+    return write_atomic(path, page)
 
 
 def p_value_note(test: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _SIDE, _GAP = 224, 6
 _INDEX = "gallery.json"
+_EXPLAINED = "explained label"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def attention_gallery(
     """Draws correct and wrong cases of an evaluation, and writes ``gallery_NN.png`` and ``gallery.json``.
 
     Wrong cases come first, ordered by confidence; then correct cases of each class in turn, ordered by confidence. A two-class
-    network is explained for its positive class, a network with more classes for the predicted class.
+    network is explained for its positive class, a network with more classes for the predicted class. Of several labels at once,
+    each case is shown for its most probable label, if the state of that one is known.
 
     Args:
         classifier: The bundle that made the predictions.
@@ -84,6 +86,8 @@ def attention_gallery(
     """
     with Path(predictions).open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["prediction"] != ""]  # not the refused cases
+    if not classifier.labels.exclusive:
+        rows = [row for row in (_most_probable_label(row, classifier.labels.names) for row in rows) if row is not None]
     folder, case_of = Path(out), {case.name: case for case in manifest.cases}
     for old in folder.glob("gallery*"):
         old.unlink()
@@ -96,6 +100,17 @@ def attention_gallery(
             write_atomic(folder / shown[0].file, shown[1])
     write_json(folder / _INDEX, [asdict(case) for case in drawn])
     return drawn
+
+
+def _most_probable_label(row: dict[str, str], names: Sequence[str]) -> dict[str, str] | None:
+    """Returns a row of ``predictions.csv`` as that of a two-class task for its most probable label; None if it is unknown."""
+    name = max(names, key=lambda label: float(row[f"p_{label}"]))
+    if not row[f"true_{name}"]:
+        return None
+    probability, texts = float(row[f"p_{name}"]), {"0": f"not {name}", "1": name}
+    label, prediction = texts[row[f"true_{name}"]], texts[row[f"predicted_{name}"]]
+    confidence = probability if prediction == name else 1 - probability
+    return row | {"label": label, "prediction": prediction, f"p_{prediction}": repr(confidence), _EXPLAINED: name}
 
 
 def select_gallery_cases(rows: Iterable[Mapping[str, str]], n_correct: int, n_wrong: int) -> list[Mapping[str, str]]:
@@ -151,7 +166,7 @@ def _draw(classifier: Classifier, case: Case, row: Mapping[str, str], file: str)
         raise
     except ReslinkError:
         return None
-    target = 1 if labels.binary else labels.index(row["prediction"])
+    target = 1 if labels.binary else labels.index(row.get(_EXPLAINED) or row["prediction"])
     methods = ("final_attention", "grad_cam") if has_feature_map(classifier.network) else ("integrated_gradients",)
     heats = heat_maps(classifier, pixels, target, methods)
     drawn = [np.repeat(pixels[0][..., None], 3, axis=2)]

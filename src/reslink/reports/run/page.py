@@ -9,7 +9,7 @@ from reslink.bundles.scope import refused_texts
 from reslink.files import write_atomic
 from reslink.reports import charts
 from reslink.reports.jinja import load_template
-from reslink.reports.run import evaluation_charts, evaluation_sections, sections
+from reslink.reports.run import evaluation_charts, evaluation_sections, label_sections, sections
 from reslink.reports.run.run_folder import RunFolder, read_run
 from reslink.reports.svg import Chart
 
@@ -67,6 +67,7 @@ def render(files: RunFolder, drawn: list[Chart], kind: str) -> str:
         leakage_notice=sections.leakage_notice(evaluation),
         refused=refused_texts(evaluation or {}),
         facts=sections.facts(files),
+        label_table=label_sections.label_table(evaluation),
         confusion=sections.confusion_matrix(evaluation),
         class_tables=evaluation_sections.class_tables(evaluation),
         subgroups=evaluation_sections.subgroup_tables(evaluation),
@@ -93,8 +94,12 @@ def _charts(files: RunFolder) -> list[Chart]:
         drawn += [
             charts.roc(cases.y_true, cases.y_prob, cases.names, decision.get("threshold")),
             charts.precision_recall(cases.y_true, cases.y_prob, cases.names),
-            charts.calibration(cases.y_true, cases.y_prob, cases.names, bins),
-            evaluation_charts.risk_coverage(cases.y_true, cases.y_prob, cases.y_pred),
         ]
+        if cases.y_true.ndim == 1:
+            drawn += [
+                charts.calibration(cases.y_true, cases.y_prob, cases.names, bins),
+                evaluation_charts.risk_coverage(cases.y_true, cases.y_prob, cases.y_pred),
+            ]
+    drawn.append(label_sections.auroc_by_label(files.evaluation))
     drawn.append(evaluation_charts.decision_curve((files.evaluation or {}).get("decision_curve") or {}))
     return [chart for chart in drawn if chart is not None]

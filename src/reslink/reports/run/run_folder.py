@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from reslink.bundles.storage import bundle_of_run
 from reslink.errors import InputError
+from reslink.labels import UNKNOWN
 from reslink.settings_text import parse_json, parse_yaml
 
 Row = dict[str, str]
@@ -29,9 +30,9 @@ class Predictions:
 
     Attributes:
         names: Class names in their order.
-        y_true: (n,) int64.
+        y_true: (n,) int64; of several labels at once, (n, K) 1 present, 0 absent, -1 unknown.
         y_prob: (n, K) float64.
-        y_pred: (n,) int64.
+        y_pred: (n,) int64; of several labels at once, (n, K).
     """
 
     names: tuple[str, ...]
@@ -212,6 +213,8 @@ def _predictions(rows: list[Row], names: tuple[str, ...] | None) -> Predictions 
         return None
     columns = [key for key in rows[0] if key.startswith("p_")]
     names = names or tuple(key.removeprefix("p_") for key in columns)
+    if f"true_{names[0]}" in rows[0]:
+        return _predictions_of_labels(rows, names)
     index = {name: i for i, name in enumerate(names)}
     return Predictions(
         names,
@@ -219,6 +222,13 @@ def _predictions(rows: list[Row], names: tuple[str, ...] | None) -> Predictions 
         np.array([[float(row[f"p_{name}"]) for name in names] for row in rows], dtype=np.float64),
         np.array([index[row["prediction"]] for row in rows], dtype=np.int64),
     )
+
+
+def _predictions_of_labels(rows: list[Row], names: tuple[str, ...]) -> Predictions:
+    def numbers(column: str, kind: type) -> NDArray[Any]:
+        return np.array([[kind(row[f"{column}_{name}"] or UNKNOWN) for name in names] for row in rows])
+
+    return Predictions(names, numbers("true", int), numbers("p", float), numbers("predicted", int))
 
 
 def _pictures(folder: Path) -> dict[str, bytes]:

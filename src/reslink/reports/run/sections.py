@@ -11,6 +11,7 @@ from reslink.datasets.case import UNUSED
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.run.run_folder import Row, RunFolder, data_uri
 from reslink.settings_text import flatten
+from reslink.training.run_folder import STATE_COLUMN
 
 HEADLINE_METRICS = ("auroc", "accuracy", "sensitivity", "specificity", "ppv", "f1")
 METHOD_NAMES = {
@@ -61,7 +62,9 @@ def facts(files: RunFolder) -> list[tuple[str, str]]:
     """Returns the facts at the top of the page: classes, numbers of cases, model, seed, epochs."""
     config, bundle, evaluation = files.config or {}, files.bundle or {}, files.evaluation or {}
     names = class_names(files)
-    rows = [("Classes", ", ".join(names) + (f" (positive: {names[-1]})" if len(names) == 2 else ""))] if names else []
+    several = bool((files.evaluation or {}).get("by_label")) or not (files.bundle or {}).get("exclusive", True)
+    positive = f" (positive: {names[-1]})" if len(names) == 2 and not several else ""
+    rows = [("Labels" if several else "Classes", ", ".join(names) + positive)] if names else []
     if "n" in evaluation:
         split = evaluation.get("split")
         rows.append(("Evaluated cases", f"{evaluation['n']}" + (f" ({split} split)" if split else "")))
@@ -150,13 +153,15 @@ def split_table(rows: Sequence[Row] | None) -> dict[str, Any] | None:
     if not rows:
         return None
     splits = sorted({row["split"] for row in rows}, key=lambda s: (_SPLIT_ORDER.index(s) if s in _SPLIT_ORDER else 9, s))
-    labels = sorted({row["label"] for row in rows})
+    several = [column for column in rows[0] if column.startswith(STATE_COLUMN)]
+    labels = [column.removeprefix(STATE_COLUMN) for column in several] or sorted({row["label"] for row in rows})
     images: dict[tuple[str, str], int] = defaultdict(int)
     groups: dict[tuple[str, str], set[str]] = defaultdict(set)
     splits_of_group: dict[str, set[str]] = defaultdict(set)
     splits_of_patient: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        for label in (row["label"], ""):
+        present = [column.removeprefix(STATE_COLUMN) for column in several if row[column] == "1"]
+        for label in (*(present if several else [row["label"]]), ""):
             images[label, row["split"]] += 1
             groups[label, row["split"]].add(row["group"])
         if row["split"] != UNUSED:

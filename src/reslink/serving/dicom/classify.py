@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -176,7 +176,7 @@ def classify_series(model: Model, series: Series) -> SeriesResult:
     predictions, prediction = _answer(model, series, stack_outputs(batches))
     if series.incomplete:
         reason = f"the series is incomplete: {'; '.join(series.incomplete)}"
-        prediction = replace(prediction, abstain=True, reasons=(reason, *prediction.reasons))
+        prediction = prediction.abstaining(reason)
     if model.map_name is None:
         return SeriesResult(model, series, tuple(predictions), prediction, None, None)
     class_index = model.classifier.labels.names.index(prediction.score_class)

@@ -101,7 +101,7 @@ def _draw_banner(pen: ImageDraw.ImageDraw, y: int) -> None:
 
 def _draw_heading(pen: ImageDraw.ImageDraw, result: SeriesResult) -> None:
     prediction = result.prediction
-    label, score_class = ascii_value(prediction.label), ascii_value(prediction.score_class)
+    label, score_class = ascii_value(prediction.answer), ascii_value(prediction.score_class)
     interval = "no interval" if prediction.ci_low is None else f"95 % CI {prediction.ci_low:.2f} to {prediction.ci_high:.2f}"
     abstention = "   the model abstains" if prediction.abstain else ""
     if result.series.incomplete:
@@ -155,7 +155,8 @@ def _footer_lines(result: SeriesResult) -> list[str]:
     model, prediction = result.model, result.prediction
     threshold = model.classifier.bundle.decision.threshold
     fitted_on = "single slices" if prediction.attention is None else "series"
-    rule = "most probable class" if threshold is None else f"threshold {threshold:.3f} of {fitted_on}"
+    by_label = f"thresholds by label, of {fitted_on}" if prediction.by_label else "most probable class"
+    rule = by_label if threshold is None else f"threshold {threshold:.3f} of {fitted_on}"
     interval = f"Interval: {prediction.interval}; it covers the choice of slices, not errors of the model"
     map_name = "no map" if model.map_name is None else model.map_name.replace("_", " ")
     texts = [
@@ -165,5 +166,10 @@ def _footer_lines(result: SeriesResult) -> list[str]:
         f"Color: {map_name}, bright = high; it shows what the network used, not a lesion",
     ]
     texts += [f"The model abstains: {'; '.join(prediction.reasons)}"] if prediction.abstain else []
+    texts += [
+        f"{name}: {'no answer' if one.abstain else one.label}, P = {one.score:.2f}"
+        + ("" if one.ci_low is None else f" (95 % CI {one.ci_low:.2f} to {one.ci_high:.2f})")
+        for name, one in (prediction.by_label or {}).items()
+    ]
     texts += [f"Note: {note}" for note in result.series.notes]
     return [line for text in texts for line in textwrap.wrap(ascii_value(text, 1024), 130)]

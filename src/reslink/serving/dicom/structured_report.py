@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from highdicom import sr
@@ -12,7 +13,7 @@ from pydicom.sr.coding import Code
 
 from reslink import __version__
 from reslink.imaging.dicom.modality import MANUFACTURER
-from reslink.inference.series import INTERVAL_SCOPE
+from reslink.inference.series import INTERVAL_SCOPE, SeriesPrediction
 from reslink.serving.dicom.classify import SeriesResult
 from reslink.serving.dicom.identifiers import (
     BANNER,
@@ -27,6 +28,8 @@ SCHEME: Final = "99RESLINK"
 """Coding scheme of class names. Their meaning is that of the model card, not of a medical terminology."""
 
 _PROCEDURES: Final = {"CT": codes.LN.CTUnspecifiedBodyRegion, "MR": codes.LN.MRIUnspecifiedBodyRegion}
+_STATES: Final = {"present": Code("52101004", "SCT", "Present"), "absent": Code("2667000", "SCT", "Absent")}
+_INDETERMINATE: Final = Code("82334004", "SCT", "Indeterminate")
 _MAX_TEXT: Final = 1024
 
 
@@ -88,6 +91,10 @@ def algorithm_parameters(result: SeriesResult) -> list[str]:
     """Returns what a reader needs to interpret the report, one sentence each."""
     decision, prediction = result.model.classifier.bundle.decision, result.prediction
     threshold = "most probable class" if decision.threshold is None else f"{prediction.score_class} {decision.threshold:.4f}"
+    source = decision.threshold_source
+    if decision.by_label:
+        rules = zip(result.model.classifier.labels.names, decision.by_label, strict=True)
+        threshold = ", ".join(f"{name} {one.threshold:.4f}" for name, one in rules if one.threshold is not None)
     calibrated = "calibrated" if decision.fitted_on is not None else "not calibrated"
     fitted_on, interval = "single slices", [f"Interval of 95 %: {prediction.interval}", INTERVAL_SCOPE]
     if prediction.attention is not None:
@@ -96,12 +103,14 @@ def algorithm_parameters(result: SeriesResult) -> list[str]:
     texts = [
         BANNER,
         *(f"INCOMPLETE SERIES: {reason}" for reason in result.series.incomplete),
-        f"Threshold: {threshold} ({decision.threshold_source}), fitted on {fitted_on}; probabilities {calibrated}",
+        f"Threshold: {threshold} ({source}), fitted on {fitted_on}; probabilities {calibrated}",
         f"Rule: {prediction.rule}",
         *interval,
     ]
     if prediction.abstain:
         texts.append(f"The model abstains: {'; '.join(prediction.reasons)}")
+    declined = {name: one.reasons for name, one in (prediction.by_label or {}).items() if one.abstain}
+    texts += [f"The model abstains from {name}: {'; '.join(reasons)}" for name, reasons in declined.items()]
     return texts + [f"Note: {note}" for note in result.series.notes]
 
 
@@ -122,8 +131,13 @@ def _series_group(result: SeriesResult) -> Any:
 
 
 def _evaluations(result: SeriesResult) -> list[Any]:
-    """Returns the predicted class and, with two classes, an impression: normal, abnormal or equivocal (CID 3209)."""
+    """Returns the predicted class and, with two classes, an impression: normal, abnormal or equivocal (CID 3209).
+
+    Several labels at once give one finding each, of which the label is the name and the state the value.
+    """
     prediction, labels = result.prediction, result.model.classifier.labels
+    if prediction.by_label is not None:
+        return [evaluation for name, one in prediction.by_label.items() for evaluation in _label_evaluations(name, one)]
     evaluations = [sr.QualitativeEvaluation(name=codes.DCM.Finding, value=_class_code(prediction.label))]
     if labels.binary:
         positive = prediction.label == labels.names[1]
@@ -134,9 +148,17 @@ def _evaluations(result: SeriesResult) -> list[Any]:
     return evaluations
 
 
+def _label_evaluations(name: str, prediction: SeriesPrediction) -> list[Any]:
+    """Returns the finding of one of several labels at once: present, absent, or indeterminate where the model abstains."""
+    state = _INDETERMINATE if prediction.abstain else _STATES[prediction.label]
+    return [sr.QualitativeEvaluation(name=_class_code(name), value=state)]
+
+
 def _measurement(name: str, value: float, result: SeriesResult) -> Any:
     """Returns the probability of a class, with the interval if it is the class of the score."""
     prediction, properties = result.prediction, None
+    if prediction.by_label is not None:
+        prediction = replace(prediction.by_label[name], score_class=name)
     if name == prediction.score_class and prediction.ci_low is not None and prediction.ci_high is not None:
         properties = sr.MeasurementProperties(
             upper_measurement_uncertainty=_rounded(max(0.0, prediction.ci_high - value)),
@@ -154,10 +176,11 @@ def _measurement(name: str, value: float, result: SeriesResult) -> Any:
 
 
 def _slice_group(result: SeriesResult, index: int) -> Any:
-    """Returns the measurement group of one slice: the probability of the score's class."""
+    """Returns the measurement group of one slice: the probability of the score's class, or of several labels at once."""
     position, score_class = result.series.selected[index], result.prediction.score_class
     header = result.series.headers[position]
-    value = (result.slice_predictions[index].probabilities or {})[score_class]
+    probabilities = result.slice_predictions[index].probabilities or {}
+    shown = list(probabilities) if result.prediction.by_label else [score_class]
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(
             uid=ResultUIDs(result).tracking(header.SOPInstanceUID), identifier=f"slice {position + 1}"
@@ -166,8 +189,12 @@ def _slice_group(result: SeriesResult, index: int) -> Any:
         finding_sites=[sr.FindingSite(codes.SCT.Head)],
         measurements=[
             sr.Measurement(
-                name=codes.DCM.Probability, value=_rounded(value), unit=codes.UCUM.NoUnits, method=_class_code(score_class)
+                name=codes.DCM.Probability,
+                value=_rounded(probabilities[name]),
+                unit=codes.UCUM.NoUnits,
+                method=_class_code(name),
             )
+            for name in shown
         ],
         source_images=[sr.SourceImageForMeasurementGroup.from_source_image(header)],
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.decision.decision import Decision
 from reslink.bundles.onnx_graph import CAM
 from reslink.bundles.pretrained import usage_notes
 from reslink.bundles.storage import bundle_name
@@ -65,7 +66,8 @@ class ServedModel:
 
         Args:
             pixels: (planes, S, S) uint8.
-            target: Class to explain; default: the positive class of two, or the predicted class of more.
+            target: Class to explain; default: the positive class of two, the predicted class of more, or the most probable of
+                several labels at once.
 
         Raises:
             UsageError: If the class does not exist.
@@ -103,6 +105,7 @@ class ServedModel:
                 "calibrated": decision.fitted_on is not None,
                 "coverage": None if decision.conformal is None else decision.conformal.coverage,
                 "ood_detector": decision.ood is not None,
+                "by_label": [_label_rule(one) for one in decision.by_label] or None,
             },
             "maps": {name: title for name, title in display.TITLES.items() if name in self._map_names()},
             "usage_notes": usage_notes(bundle.provenance, has_ood_detector=decision.ood is not None),
@@ -113,6 +116,15 @@ class ServedModel:
     def _map_names(self) -> set[str]:
         names = cast(GraphBackend, self.classifier.backend).names
         return {display.CLASS_ACTIVATION if name == CAM else name for name in names}
+
+
+def _label_rule(decision: Decision) -> dict[str, Any]:
+    """Returns the decision rule of one of several labels at once."""
+    return {
+        "threshold": decision.threshold,
+        "threshold_source": decision.threshold_source,
+        "coverage": None if decision.conformal is None else decision.conformal.coverage,
+    }
 
 
 def load(

@@ -26,6 +26,18 @@ class FileProblem(BaseModel):
     problem: dict[str, Any]
 
 
+class LabelAnswer(BaseModel):
+    """The prediction of a model for one of several labels at once."""
+
+    present: bool = Field(description="Whether its probability reaches the threshold.")
+    probability: float = Field(description="Probability that it is present, 0 to 1.", examples=[0.12])
+    threshold: float = Field(examples=[0.2])
+    prediction_set: list[str] | None = Field(description="absent, present, both or none; null if not fitted.")
+    abstain: bool | None = Field(description="Whether the model abstains from this label or from the image.")
+    reasons: list[str] | None = Field(description="Why it abstains.")
+    certainty: str
+
+
 class SliceAnswer(BaseModel):
     """The prediction of a model for one slice."""
 
@@ -33,7 +45,9 @@ class SliceAnswer(BaseModel):
     label: str | None = Field(
         description="The class; null if there is an error, or if the image is not what the model is for.", examples=["Tumor"]
     )
-    probability: float | None = Field(description="Probability of the label, 0 to 1.", examples=[0.93])
+    probability: float | None = Field(
+        description="Probability of the label, 0 to 1; null with several labels at once.", examples=[0.93]
+    )
     probabilities: dict[str, float] | None = Field(examples=[{"Healthy": 0.07, "Tumor": 0.93}])
     prediction_set: list[str] | None = Field(
         description="Conformal prediction set; null if the bundle has none.", examples=[["Tumor"]]
@@ -47,6 +61,9 @@ class SliceAnswer(BaseModel):
     )
     certainty: str | None = Field(
         None, description="One of clear, uncertain, uncalibrated and no answer; null if there is an error.", examples=["clear"]
+    )
+    by_label: dict[str, LabelAnswer] | None = Field(
+        None, description="The prediction for each of several labels at once; absent with one class per image."
     )
 
 
@@ -71,12 +88,14 @@ class FileAnswer(BaseModel):
     problem: ProblemDetails | None = None
 
 
-class SeriesAnswer(BaseModel):
-    """The prediction of a model for a whole series, identical to that of the DICOM node."""
+class SeriesNumbers(BaseModel):
+    """The prediction for a whole series."""
 
-    model: str = Field(examples=["ct"])
     label: str = Field(examples=["Tumor"])
-    probability: float = Field(description="Probability of the label, aggregated by the rule, 0 to 1.", examples=[0.91])
+    probability: float | None = Field(
+        description="Probability of the label, aggregated by the rule, 0 to 1; null with several labels at once.",
+        examples=[0.91],
+    )
     probabilities: dict[str, float] = Field(examples=[{"Healthy": 0.09, "Tumor": 0.91}])
     score_class: str = Field(description="The class of the score and its interval.", examples=["Tumor"])
     score: float = Field(description="Probability of that class, aggregated by the rule.", examples=[0.91])
@@ -92,6 +111,17 @@ class SeriesAnswer(BaseModel):
     abstain: bool | None = Field(examples=[False])
     reasons: list[str] = Field(examples=[[]])
     interval_scope: str = Field(description="Which uncertainty the interval covers, and which it does not.")
+
+
+class SeriesAnswer(SeriesNumbers):
+    """The prediction of a model for a whole series, identical to that of the DICOM node."""
+
+    model: str = Field(examples=["ct"])
+    by_label: dict[str, SeriesNumbers] | None = Field(
+        None,
+        description="The prediction for each of several labels at once, with the classes absent and present; absent with one "
+        "class per image.",
+    )
 
 
 class Series(BaseModel):
@@ -193,6 +223,14 @@ class Views(BaseModel):
     series: list[Series]
 
 
+class LabelRule(BaseModel):
+    """Decision rule of one of several labels at once."""
+
+    threshold: float | None
+    threshold_source: str
+    coverage: float | None
+
+
 class DecisionRule(BaseModel):
     """Decision rule of a model."""
 
@@ -201,6 +239,7 @@ class DecisionRule(BaseModel):
     calibrated: bool
     coverage: float | None
     ood_detector: bool
+    by_label: list[LabelRule] | None = Field(None, description="The rule of each of several labels at once; null otherwise.")
 
 
 class Model(BaseModel):

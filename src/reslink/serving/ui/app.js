@@ -3,7 +3,7 @@
 import * as api from '/ui/api.js';
 import { $, el } from '/ui/dom.js';
 import { droppedFiles, visibleFiles } from '/ui/files.js';
-import { answerTable, chart, details, legend, limitations, probabilityText, shortText, table, verdict } from '/ui/predictions.js';
+import { answerTable, chart, details, labelViews, legend, limitations, probabilityText, shortText, table, verdict } from '/ui/predictions.js';
 import { saveCsv, saveJson, savePng } from '/ui/save.js';
 import { addAnswers, stacksOf } from '/ui/stacks.js';
 import { decodeMap, Viewer } from '/ui/viewer.js';
@@ -191,7 +191,7 @@ function showPredictions() {
   $('slice-answers').replaceChildren(...(many ? [answerTable(`Slice ${stack.now + 1}`, sliceRows)] : []));
   $('slice-summary').textContent = `Slice ${stack.now + 1}: ${sliceRows.map(([{ name }, answer]) => `${name} ${verdict(answer)}`).join(', ')}`;
   const answering = models.filter(({ name }) => stack.slices.some(({ answers }) => answers[name]?.probabilities));
-  const charts = answering.map((model) => chart(model, stack.slices.map((one) => one.answers[model.name]), stack.now, goTo));
+  const charts = answering.flatMap((model) => labelViews(model).map((view) => chart(view.model, stack.slices.map((one) => view.of(one.answers[model.name])), stack.now, goTo)));
   $('strip').replaceChildren(...(many && answering.length ? [...charts, legend(answering)] : []));
   $('table').replaceChildren(...(many ? table(models, stack.slices, goTo) : []));
   $('details-box').hidden = !answering.length;

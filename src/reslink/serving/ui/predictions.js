@@ -5,8 +5,29 @@ import { el, percent } from '/ui/dom.js';
 // The class whose probability is shown: the positive class of two, or the predicted class of more.
 export const shownClass = (model, answer) => model.positive ?? answer.label;
 
-// The label, or the abstention; `answer` is null if there is none.
-export const verdict = (answer) => (!answer || answer.error || answer.abstain ? 'No answer' : answer.label);
+// The label, or the abstention; `answer` is null if there is none. Of several labels at once, those present, and those without an answer.
+export function verdict(answer) {
+  if (!answer || answer.error || answer.abstain || !answer.label) return 'No answer';
+  const labels = Object.entries(answer.by_label ?? {});
+  const declined = labels.filter(([, one]) => one.abstain).map(([name]) => name);
+  if (!declined.length) return answer.label;
+  const present = labels.filter(([, one]) => !one.abstain && isPresent(one)).map(([name]) => name);
+  return `${present.join(' + ') || 'no label'}, no answer for ${declined.join(', ')}`;
+}
+
+// The answer for one of several labels: `present` for a slice, the label 'present' or 'absent' for a series.
+const isPresent = (one) => one.present ?? one.label === 'present';
+
+// Of several labels at once, one view per label, as of a model of two classes; else the model itself.
+export function labelViews(model) {
+  const rules = model.decision.by_label;
+  if (!rules) return [{ model, of: (answer) => answer }];
+  const answerOf = (name, one) => one && { ...one, label: isPresent(one) ? name : `no ${name}`, score_class: name, probabilities: { [name]: one.score ?? one.probability } };
+  return model.classes.map((name, k) => ({
+    model: { ...model, name: `${model.name}: ${name}`, positive: name, decision: { ...model.decision, ...rules[k] } },
+    of: (answer) => (answer?.by_label ? { ...answer, ...answerOf(name, answer.by_label[name]), by_label: null } : answer),
+  }));
+}
 
 function probabilityBar(value, threshold, text, interval) {
   const fill = el('div', { class: 'fill' });
@@ -28,6 +49,7 @@ function probabilityBar(value, threshold, text, interval) {
 
 // Probability of a class, with the interval of a series, as text.
 export function probabilityText(model, answer) {
+  if (answer.by_label) return labelViews(model).map((view) => probabilityText(view.model, view.of(answer))).join('; ');
   const shown = answer.score_class ?? shownClass(model, answer);
   const interval = (answer.ci_low ?? null) === null ? '' : `, 95 % interval ${percent(answer.ci_low)} to ${percent(answer.ci_high)}`;
   return `Probability of ${shown}: ${percent(answer.score ?? answer.probabilities[shown])}${interval}`;
@@ -49,7 +71,8 @@ function probabilityCell(model, answer) {
 
 // One row per model: [model, answer, why there is no answer]. An abstention is shown in large letters and its label in small ones.
 export function answerTable(caption, rows) {
-  const bodies = rows.map(([model, answer, why]) => {
+  const expanded = rows.flatMap(([model, answer, why]) => (answer?.by_label ? labelViews(model).map((view) => [view.model, view.of(answer), why]) : [[model, answer, why]]));
+  const bodies = expanded.map(([model, answer, why]) => {
     const declined = verdict(answer) === 'No answer';
     const reasons = answer?.error ? [answer.error] : answer ? (answer.abstain ? answer.reasons : []) : [why];
     const small = declined && answer?.label ? el('small', {}, `The model abstains. Its label would be ${answer.label}.`) : null;
@@ -71,7 +94,8 @@ export function limitations(models) {
 // How the numbers of each model were obtained; `series` and `slice` are its answers, or null.
 export function details(rows, total, choose) {
   const scope = rows.map(([, series]) => series?.interval_scope).find(Boolean);
-  return [...rows.flatMap(([model, series, slice]) => modelDetails(model, series, slice, total, choose)), scope ? el('p', { class: 'soft' }, `What the interval covers: ${scope}`) : null].filter(Boolean);
+  const expanded = rows.flatMap(([model, series, slice]) => labelViews(model).map((view) => [view.model, view.of(series), view.of(slice)]));
+  return [...expanded.flatMap(([model, series, slice]) => modelDetails(model, series, slice, total, choose)), scope ? el('p', { class: 'soft' }, `What the interval covers: ${scope}`) : null].filter(Boolean);
 }
 
 function modelDetails(model, series, slice, total, choose) {
@@ -116,7 +140,7 @@ export function chart(model, answers, current, choose) {
 }
 
 export function legend(models) {
-  const entries = [['answer', 'answer'], ['abstains', 'no answer'], ...(models.some(({ decision }) => decision.threshold !== null) ? [['threshold', 'threshold']] : []), ['here-key', 'shown slice']];
+  const entries = [['answer', 'answer'], ['abstains', 'no answer'], ...(models.some(({ decision }) => decision.threshold !== null || decision.by_label) ? [['threshold', 'threshold']] : []), ['here-key', 'shown slice']];
   return el('ul', { class: 'legend', 'aria-label': 'Legend' }, ...entries.map(([name, text]) => el('li', {}, el('i', { class: name }), text)));
 }
 
@@ -135,6 +159,7 @@ export function table(models, slices, choose) {
 // An answer in a few words.
 export function shortText(answer) {
   if (!answer) return '–';
+  if (answer.by_label) return `${verdict(answer)} (${Object.entries(answer.probabilities).map(([name, value]) => `${name} ${percent(value)}`).join(', ')})`;
   if (verdict(answer) === 'No answer') return answer.label ? `No answer (${answer.label} ${percent(answer.probability)})` : 'No answer';
   return `${answer.label} ${percent(answer.probability)}`;
 }

@@ -25,6 +25,9 @@ function cell(value) {
   return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
+// Why a model abstains: from the whole image, or from one of several labels.
+const whyText = (answer) => [...(answer.reasons ?? []), ...(answer.reasons?.length ? [] : Object.entries(answer.by_label ?? {}).flatMap(([name, one]) => (one.reasons ?? []).map((text) => `${name}: ${text}`)))].join('; ');
+
 // Columns of whole series; empty in the rows of slices.
 const SERIES_COLUMNS = ['score_class', 'score', 'ci_low', 'ci_high', 'rule'];
 
@@ -36,12 +39,12 @@ export function saveCsv(stacks) {
     for (const answer of stack.seriesAnswers) {
       const values = classes.map((name) => answer.probabilities[name]);
       const whole = SERIES_COLUMNS.map((word) => answer[word]);
-      rows.push([stack.name, 'series', answer.model, answer.label, answer.probability, ...values, '', answer.abstain, answer.reasons.join('; '), '', '', ...whole]);
+      rows.push([stack.name, 'series', answer.model, answer.label, answer.probability, ...values, '', answer.abstain, whyText(answer), '', '', ...whole]);
     }
     for (const { file, index, answers } of stack.slices) {
       for (const [model, answer] of Object.entries(answers)) {
         const values = classes.map((name) => answer.probabilities?.[name]);
-        const verdict = [answer.prediction_set?.join('|'), answer.abstain, answer.reasons?.join('; '), answer.ood_score, answer.error];
+        const verdict = [answer.prediction_set?.join('|'), answer.abstain, whyText(answer), answer.ood_score, answer.error];
         rows.push([file, index, model, answer.label, answer.probability, ...values, ...verdict]);
       }
     }

@@ -32,7 +32,7 @@ class TrainingState:
     step: int = 0
     total_steps: int = 0
     loss_sum: float = 0.0
-    correct: int = 0
+    correct: float = 0
     images: int = 0
     seconds: float = 0.0
     wait_seconds: float = 0.0

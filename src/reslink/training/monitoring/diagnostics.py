@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,10 @@ class Finding:
     def as_row(self) -> dict[str, Any]:
         """Returns the finding as a line of ``metrics.jsonl``."""
         return {"kind": "finding", **asdict(self)}
+
+    def of_label(self, name: str) -> Finding:
+        """Returns the finding as one on a label of several at once."""
+        return replace(self, code=f"{self.code}-{name}", message=f"Label {name!r}: {self.message}")
 
 
 def attention_uniform(statistics: AttentionStatistics, epoch: int) -> Finding | None:

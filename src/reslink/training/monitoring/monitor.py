@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reslink.bundles.decision.decision import Decision
+from reslink.metrics.several_labels.states import known_rows, two_columns
 from reslink.training.batch_loader import BatchLoader
 from reslink.training.monitoring import diagnostics
 from reslink.training.monitoring.diagnostics import DivergenceDetector, Finding
@@ -91,12 +94,31 @@ class Monitor:
         data = self.batch_loader.training_data
         targets, groups = data.targets[self.images], [data.joined_groups[i] for i in self.images]
         probabilities = decision.probabilities(logits.numpy())
+        if targets.ndim == 2:
+            return self._add(self._findings_by_label(targets, probabilities, decision.predict(probabilities), epoch))
         return self._add(
             [
                 diagnostics.no_better_than_chance(targets, probabilities, groups, epoch),
                 diagnostics.class_never_predicted(targets, decision.predict(probabilities), data.manifest.labels.names, epoch),
             ]
         )
+
+    def _findings_by_label(
+        self, states: NDArray[np.int64], probabilities: NDArray[np.float64], predicted: NDArray[np.int64], epoch: int
+    ) -> list[Finding | None]:
+        """Returns the findings on each of several labels at once, on the validation images where it is known."""
+        data = self.batch_loader.training_data
+        findings: list[Finding | None] = []
+        for k, rows in enumerate(known_rows(states)):
+            labels = data.manifest.labels.of_one(data.manifest.labels.names[k])
+            y_true, of_label = states[rows, k], two_columns(probabilities[rows, k])
+            groups = [data.joined_groups[i] for i in self.images[rows]]
+            found = [
+                diagnostics.no_better_than_chance(y_true, of_label, groups, epoch),
+                diagnostics.class_never_predicted(y_true, predicted[rows, k], labels.names, epoch),
+            ]
+            findings += [None if one is None else one.of_label(labels.names[1]) for one in found]
+        return findings
 
     def _measure_layers(self) -> tuple[list[AttentionStatistics], BatchNormStatistics]:
         """Measures evenly spaced validation images, which cover all classes."""

@@ -40,6 +40,14 @@ class SettingsSchema:
             node = self._resolve(node).get("properties", {}).get(part, {})
         return self._describe(node)
 
+    def takes_whole_numbers(self, path: Sequence[str]) -> bool:
+        """Returns whether a setting takes whole numbers but no other numbers; false for an unknown one."""
+        node = self._schema
+        for part in path:
+            node = self._resolve(node).get("properties", {}).get(part, {})
+        options = [self._resolve(option).get("type") for option in node.get("anyOf", [node])]
+        return "integer" in options and "number" not in options
+
     def _resolve(self, node: dict[str, Any]) -> dict[str, Any]:
         name = node.get("$ref", "").rpartition("/")[2]
         return self._schema["$defs"][name] if name else node

@@ -12,6 +12,7 @@ from reslink.bundles.record import BUNDLE_JSON, ONNX_MODEL, WEIGHTS, BundleRecor
 from reslink.bundles.storage import find_bundle
 from reslink.errors import BundleError, UsageError
 from reslink.networks.config import VARIANTS
+from reslink.networks.external_config import ENSEMBLE
 
 Tree = dict[str, Any]
 
@@ -53,6 +54,12 @@ def _merge(inherited: Tree, stated: Tree | None) -> Tree:
 
 def _network_settings(record: BundleRecord, parent: str, stated: Tree) -> Tree:
     architecture = record.architecture
+    if architecture.get("source") == ENSEMBLE:
+        raise UsageError(
+            f"The network of {parent} is an ensemble of {architecture.get('count')} networks",
+            "A parent is a single network",
+            "Start from the bundle of one member, or from the network that reslink cv --distill trains",
+        )
     if architecture.get("source") == "entry_point" and not stated.get("entry_point"):
         raise UsageError(
             f"The network of {parent} is built by {architecture.get('entry_point')}, which is not part of reslink",

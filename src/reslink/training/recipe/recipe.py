@@ -81,6 +81,27 @@ class Recipe(Section):
             raise ValueError("loss.mixup mixes images, which are not the cases with trainer.case series; it is 0 there")
         if self.trainer.case == "series" and self.attention_supervision.weight:
             raise ValueError("attention_supervision.weight needs cases that are slices; it is 0 with trainer.case series")
+        if self.trainer.case == "series" and self.data.labels is not None:
+            raise ValueError("data.labels are several labels at once, which trainer.case series does not support")
+        if self.trainer.case == "series" and self.decision.flip_average:
+            raise ValueError("decision.flip_average is true, which trainer.case series does not support; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        """Refuses settings for one class per image beside several labels at once."""
+        if self.data.labels is None:
+            return self
+        if self.model.num_classes is not None:
+            raise ValueError(
+                f"model.num_classes is {self.model.num_classes} beside data.labels, which have one output each; leave it out"
+            )
+        if self.decision.flip_average:
+            raise ValueError("decision.flip_average is true beside data.labels, which it does not support; leave it out")
+        if self.loss.imbalance == "sampler":
+            raise ValueError(
+                "loss.imbalance is sampler beside data.labels, but an image can have rare and common ones; use weights or focal"
+            )
         return self
 
     def dump(self) -> Tree:
@@ -102,12 +123,17 @@ class Recipe(Section):
     def published(self) -> Tree:
         """Returns the settings that affect the weights: not the decoding processes, the device, and the path of a parent."""
         tree = self.dump()
+        for section, name in _NEWER:
+            if not tree[section][name]:
+                del tree[section][name]
         if self.init.weights_sha256 is None:
             del tree["init"]
         else:
             del tree["init"]["parent"]
         if self.model.entry_point is not None:
             tree["model"]["entry_point"] = publishable_entry_point(self.model.entry_point)
+        if self.data.labels is None:
+            del tree["data"]["labels"]
         if not self.model.is_external:
             for name in EXTERNAL_KEYS:
                 del tree["model"][name]
@@ -233,6 +259,9 @@ class Recipe(Section):
         return load_entry_point(self.model.entry_point)
 
 
+_NEWER = (("data", "holdout"), ("decision", "flip_average"))
+"""Settings that earlier versions did not have; at their default, a recipe is the same as before."""
+
 _LOCAL = ("trainer.workers", "trainer.device")
 _OF_SERIES = ("trainer.case", "trainer.slices")
 """Settings that do not affect the weights where a case is a slice."""
@@ -314,9 +343,19 @@ def _validated(tree: Tree) -> Recipe:
         raise explain(error, Recipe.model_json_schema()) from None
 
 
+def read_settings(path: Path) -> Any:
+    """Returns the value of a YAML file that is read as recipes are: ``1e-3`` is a number, and no key is given twice.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not valid YAML in UTF-8, or exceeds a limit.
+    """
+    return read_yaml(path, _Loader)
+
+
 def _read(path: Path) -> Tree:
     try:
-        tree = read_yaml(path, _Loader)
+        tree = read_settings(path)
     except OSError as error:
         raise UsageError(
             f"The recipe {path} cannot be read: {error.strerror}",

@@ -28,20 +28,25 @@ class DataSettings(Section):
 
     Attributes:
         fractions: Shares of training, validation and test cases; sum 1. Not used with ``folds``.
+        labels: Columns of a table with several labels at once (1, 0, or empty where unknown), such as ``[epidural, subdural]``.
+            The network then has one sigmoid output per label. One class per image if None.
         class_order: Class names in the order of the outputs; sorted if None. With two, the last is the positive one.
         group_by: Cases that stay in one split: those of a patient, near duplicates, or both.
         folds: Number of folds for cross-validation, or None for a single split.
         fold: The fold of the test split, from 0; the next one is the validation split.
+        holdout: Share of the cases that are in no fold, the same for each fold: the split ``holdout``; 0 is none.
         split_seed: Seed of the split; the recipe's ``seed`` if None.
         allow_leakage: Accept a patient or near duplicates in more than one split; all metrics are then marked.
         allow_conflicts: Accept identical images and near duplicates with different labels.
     """
 
     fractions: tuple[Share, Share, Share] = DEFAULT_FRACTIONS
+    labels: tuple[str, ...] | None = None
     class_order: tuple[str, ...] | None = None
     group_by: GroupBy = "both"
     folds: int | None = Field(default=None, ge=3, le=100)
     fold: int = Field(default=0, ge=0)
+    holdout: float = Field(default=0.0, ge=0, le=0.5)
     split_seed: int | None = Field(default=None, ge=0, lt=2**63)
     allow_leakage: bool = False
     allow_conflicts: bool = False
@@ -50,8 +55,12 @@ class DataSettings(Section):
     def _check_splits(self) -> Self:
         if abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions[:2]) <= 0:
             raise ValueError(f"fractions are {list(self.fractions)}; they sum to 1, with training and validation above 0")
+        if self.labels is not None and self.class_order is not None:
+            raise ValueError("labels and class_order are both set; labels have the order of the outputs already")
         if self.fold >= (self.folds or 1):
             raise ValueError(f"fold is {self.fold}; it is between 0 and folds - 1, and needs data.folds")
+        if self.holdout and self.folds is None:
+            raise ValueError(f"holdout is {self.holdout:g}, but there are no folds; set data.folds, or change fractions")
         return self
 
 
@@ -174,7 +183,7 @@ class OptimizerSettings(Section):
 
 
 class LossSettings(Section):
-    """The loss: cross-entropy, or binary cross-entropy for a single logit.
+    """The loss: cross-entropy, or binary cross-entropy for a single logit and for several labels at once.
 
     Attributes:
         label_smoothing: Share of the target that is spread over all classes (Szegedy et al. 2016, arXiv 1512.00567).
@@ -234,9 +243,11 @@ class DecisionSettings(Section):
     Attributes:
         threshold: Lowest probability of the positive class that gives its label; or the criterion that selects it on the
             validation split: ``youden`` (sensitivity + specificity, Youden 1950) or ``accuracy``.
+        flip_average: Average the probabilities of an image and its mirror image; twice the cost of a prediction.
     """
 
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["youden", "accuracy"] = 0.5
+    flip_average: bool = False
 
 
 class DiagnosticsSettings(Section):

@@ -1,0 +1,30 @@
+"""Quantiles of the pixels of one image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def quantiles(values: NDArray[np.floating[Any]], shares: Sequence[float]) -> NDArray[np.float64]:
+    """Returns quantiles by linear interpolation.
+
+    Equal to ``numpy.quantile`` up to rounding. For the 100 to 100,000 finite values of an image, sorting once is several times
+    faster.
+
+    Args:
+        values: Finite values, any shape, at least one.
+        shares: The quantiles to compute, each 0 to 1.
+
+    Returns:
+        (len(shares),) float64.
+    """
+    ordered = np.sort(values, axis=None)
+    positions = np.asarray(shares, np.float64) * (ordered.size - 1)
+    first = positions.astype(np.intp)
+    low = ordered[first].astype(np.float64)
+    high = ordered[np.minimum(first + 1, ordered.size - 1)].astype(np.float64)
+    return np.asarray(low + (positions - first) * (high - low))

@@ -1,0 +1,110 @@
+"""``reslink cv``: cross-validation, and an ensemble of the networks of all folds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reslink.cli.console import Console
+from reslink.cli.experiment_output import print_experiment
+from reslink.cli.options import FOLDER, AllowConflicts, Columns, Data, Json, Recipe, Root, Set, Unit, available_cores
+
+EXAMPLES = (
+    "reslink cv images/ --out cv --folds 5",
+    "reslink cv cohort.csv --out cv --folds 5 --holdout 0.15 --seeds 3 --jobs 2",
+    "reslink cv images/ --out cv --distill --recipe context_5",
+)
+
+
+def cv(
+    console: Console,
+    data: Data,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder of the runs, the report and the bundle.", show_default=False),
+        FOLDER,
+    ],
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", min=3, max=100, metavar="K", help="Number of folds; default: that of the recipe, or 5."),
+    ] = None,
+    holdout: Annotated[
+        float | None,
+        typer.Option(
+            "--holdout",
+            metavar="SHARE",
+            help="Share of a hold-out that is in no fold, up to 0.5; the ensemble is evaluated on it. Default: none.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, metavar="N", help="Number of seeds; each fold is trained once with each.")
+    ] = 1,
+    distill: Annotated[
+        bool, typer.Option("--distill", help="Also train a single network on labels and out-of-fold probabilities.")
+    ] = False,
+    columns: Columns = None,
+    root: Root = None,
+    unit: Unit = None,
+    recipe: Recipe = None,
+    sets: Set = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            metavar="NETWORK",
+            help="Network variant such as densenet121, or your own code: package.module:callable or file.py:callable; "
+            "default: that of the recipe.",
+            show_default=False,
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init", metavar="PARENT", help="Fine-tune the weights of a model name, bundle or run; default: from scratch."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Number of epochs; default: that of the recipe.", show_default=False)
+    ] = None,
+    allow_conflicts: AllowConflicts = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Number of parallel runs with one thread each.", show_default="one per core"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Cross-validate a recipe, and make an ensemble of the networks of all folds.
+
+    Folds keep patients and near duplicates together. Each image is predicted by the network of its fold, which was not trained
+    on it. Run the same command again to continue after an interruption.
+    """
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+    from reslink.api.cv import cv as cross_validate
+
+    result = cross_validate(
+        data,
+        out,
+        columns=columns,
+        root=root,
+        unit=unit,
+        folds=folds,
+        seeds=seeds,
+        holdout=holdout,
+        distill=distill,
+        recipe=recipe,
+        settings=sets or (),
+        network=network,
+        init=init,
+        epochs=epochs,
+        allow_conflicts=allow_conflicts,
+        jobs=jobs or available_cores(),
+        progress=console.progress(),
+    )
+    if not json:
+        for name in ("bundle", "distilled", "predictions"):
+            if result[name] is not None:
+                console.note(f"{name}: {result[name]}")
+    print_experiment(console, result, out, json)

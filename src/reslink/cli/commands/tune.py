@@ -1,0 +1,131 @@
+"""``reslink tune``: searches recipe settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reslink.cli.console import Console
+from reslink.cli.options import FOLDER, AllowConflicts, Columns, Data, Json, Recipe, Root, Set, Unit
+
+EXAMPLES = (
+    "reslink tune images/ --out tuned --trials 20",
+    "reslink tune images/ --out tuned --minutes 120 --preset good --jobs 4",
+    "reslink tune cohort.csv --out tuned --trials 40 --space space.yaml --recipe small --folds 4",
+)
+
+
+def tune(
+    console: Console,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the search.", show_default=False), FOLDER],
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            "--trials", "-n", metavar="N", help="Number of trials, those of earlier calls included.", show_default=False
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--minutes",
+            metavar="M",
+            help="Minutes after which no further trial begins; instead of --trials.",
+            show_default=False,
+        ),
+    ] = None,
+    space: Annotated[
+        Path | None,
+        typer.Option(
+            "--space",
+            metavar="FILE",
+            help="Space in YAML: recipe keys and their values; instead of --preset.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,  # not a Literal: the error suggests the nearest name
+        typer.Option("--preset", metavar="NAME", help="Space of reslink: quick, good or best.", show_default="quick"),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Number of parallel trials with one thread each.")] = 1,
+    folds: Annotated[int, typer.Option("--folds", metavar="K", help="Number of folds of each trial, at least 3.")] = 5,
+    holdout: Annotated[
+        float,
+        typer.Option("--holdout", metavar="SHARE", help="Share of the images that no trial sees; a given test split is used."),
+    ] = 0.2,
+    columns: Columns = None,
+    root: Root = None,
+    unit: Unit = None,
+    recipe: Recipe = None,
+    sets: Set = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            metavar="NETWORK",
+            help="Network variant such as densenet121, or your own code: package.module:callable or file.py:callable.",
+            show_default=False,
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,  # not a Path, which would make ./ct and ct the same
+        typer.Option(
+            "--init", metavar="PARENT", help="Fine-tune the weights of a model name, bundle or run; default: from scratch."
+        ),
+    ] = None,
+    allow_conflicts: AllowConflicts = False,
+    json: Json = False,
+) -> None:
+    """Search the recipe settings with the highest AUROC on grouped folds, and evaluate the best once on a hold-out.
+
+    The first trial is the base recipe; trials that are worse than the best one are stopped early. Run the same command again
+    to continue after an interruption; several processes can work on one folder. Exit code 1 if a trial failed; trials that
+    diverged are reported only.
+    """
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    from reslink.api.tune import tune as search
+
+    result = search(
+        data,
+        out,
+        trials=trials,
+        minutes=minutes,
+        space=space,
+        preset=preset,
+        folds=folds,
+        holdout=holdout,
+        columns=columns,
+        root=root,
+        unit=unit,
+        recipe=recipe,
+        settings=sets or (),
+        network=network,
+        init=init,
+        allow_conflicts=allow_conflicts,
+        jobs=jobs,
+        progress=console.progress(),
+    )
+    _print(console, result, json)
+
+
+def _print(console: Console, result: dict[str, Any], json: bool) -> None:
+    if json:
+        console.json(result, indent=2)
+    else:
+        for sentence in result["answer"]:
+            console.data(sentence)
+    for failure in result["failed"]:
+        console.warn(f"Warning: {failure['run']} failed: {failure['reason']}")
+    if not json:
+        for sentence in result["not_done"]:
+            console.note(f"Note: {sentence}")
+        console.note(f"recipe: {result['best']['recipe']}")
+        console.note(f"bundle: {result['best']['bundle']}")
+        console.note(f"page: {result['page']}")
+        console.research_use_only()
+    if result["failed"]:
+        raise typer.Exit(1)

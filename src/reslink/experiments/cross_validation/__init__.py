@@ -1,0 +1,1 @@
+"""Cross-validation: folds, out-of-fold predictions, and the ensemble of the folds."""

@@ -1,0 +1,157 @@
+"""The ensemble bundle of a cross-validation: the networks of all folds and seeds, calibrated as one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from reslink.bundles.bundle import Bundle
+from reslink.bundles.decision.calibration import OUT_OF_FOLD, FittedOn
+from reslink.bundles.decision.decision import Decision
+from reslink.errors import UsageError
+from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_decision, fit_ood_detector
+from reslink.experiments.cross_validation.folds import FoldPlan, OutOfFold
+from reslink.experiments.runner.experiment import Experiment
+from reslink.imaging.input_statistics import input_statistics
+from reslink.metrics.operating_point import OperatingPoint
+from reslink.networks.ensemble import member_state
+from reslink.networks.external_config import ensemble_architecture
+from reslink.training.data import TrainingData
+from reslink.training.recipe.differences import differences
+
+_BATCH = 256
+_OF_A_MEMBER = ("seed", "data.fold")
+"""Settings in which the members of an ensemble may differ."""
+
+
+def check_members(members: Sequence[Bundle]) -> None:
+    """Checks that bundles can be the members of one ensemble.
+
+    Raises:
+        UsageError: If there are fewer than two, or their classes, preprocessing, architecture or recipes differ.
+    """
+    if len(members) < 2:
+        raise UsageError(
+            f"An ensemble of {len(members)} network was requested", "An ensemble has at least 2 networks", "Train more folds"
+        )
+    first = members[0]
+    for index, member in enumerate(members[1:], start=1):
+        pairs = (
+            ("classes", first.labels.names, member.labels.names),
+            ("preprocessing", first.preprocess, member.preprocess),
+            ("architecture", first.architecture, member.architecture),
+        )
+        different = [name for name, a, b in pairs if a != b]
+        changes = list(differences(_shared_recipe(first), _shared_recipe(member)))
+        if different or changes:
+            what = f"another {different[0]}" if different else f"another recipe ({'; '.join(changes[:3])})"
+            raise UsageError(
+                f"Network {index} of the ensemble has {what} than the first",
+                "All networks of an ensemble have the same classes, preprocessing, architecture and recipe",
+                "Train all folds with the same recipe, into a new folder",
+            )
+
+
+def _shared_recipe(bundle: Bundle) -> dict[str, Any]:
+    recipe: dict[str, Any] = dict(bundle.provenance.get("recipe") or {})
+    data = dict(recipe.get("data") or {})
+    for key in _OF_A_MEMBER:
+        (data if "." in key else recipe).pop(key.rpartition(".")[2], None)
+    return recipe | {"data": data}
+
+
+def member_weights(members: Sequence[Bundle]) -> dict[str, Any]:
+    """Returns the weights of all members under their names in the ensemble."""
+    return {
+        name: tensor
+        for index, member in enumerate(members)
+        for name, tensor in member_state(index, member.network().state_dict()).items()
+    }
+
+
+def make_ensemble(
+    members: Sequence[Bundle], data: TrainingData, decision: Decision, cross_validation: dict[str, Any]
+) -> Bundle:
+    """Returns the bundle of an ensemble, before it is saved.
+
+    Args:
+        members: The bundles of the folds and seeds.
+        data: The data, with the split ``train`` for all cases that any member was trained on.
+        decision: The decision of the ensemble.
+        cross_validation: How the members were trained, for the record.
+
+    Raises:
+        UsageError: As :func:`check_members`.
+    """
+    check_members(members)
+    first = members[0]
+    origin = {**(first.provenance.get("data") or {}), "images": {"folds": data.counts()["train"]}}
+    return Bundle(
+        architecture=ensemble_architecture(first.architecture, len(members)),
+        preprocess=first.preprocess,
+        labels=first.labels,
+        decision=decision,
+        scope=data.scope(first.preprocess),
+        training_images=data.training_images(),
+        lineage=first.lineage,
+        provenance={
+            "data": origin,
+            **{key: first.provenance[key] for key in ("versions", "license", "intended_use") if key in first.provenance},
+            "recipe": _shared_recipe(first),
+            "cross_validation": cross_validation
+            | {"members": [{"seed": m.provenance.get("seed"), "weights_sha256": m.weights_sha256} for m in members]},
+        },
+        builder=first.builder,
+    )
+
+
+def calibrated_decision(experiment: Experiment, pooled: OutOfFold) -> tuple[Decision, list[str]]:
+    """Fits the decision of an ensemble to the out-of-fold outputs of its members.
+
+    No member was trained on the case that it is calibrated with. A single network is less accurate than the ensemble, so the
+    probabilities and the prediction sets of the ensemble are rather too cautious than too certain. The out-of-distribution
+    detector uses input statistics only: the features of the ensemble are only known for cases that members were trained on.
+
+    Args:
+        experiment: Data and recipe.
+        pooled: The out-of-fold predictions.
+
+    Returns:
+        The decision, and a note on each component that could not be fitted.
+    """
+    labels, settings, cache = experiment.manifest.labels, experiment.recipe.decision, experiment.cache
+    batches = [cache.pixels[rows] for rows in np.array_split(pooled.rows, -(-len(pooled.rows) // _BATCH))]
+    statistics = np.concatenate([input_statistics(np.asarray(batch)) for batch in batches])
+    features = np.zeros((len(pooled.rows), 0))
+    cases = CalibrationData(pooled.logits, features, statistics, pooled.y_true, pooled.groups)
+    criterion = settings.threshold if labels.binary and isinstance(settings.threshold, str) else "default"
+    flip: dict[str, Any] = {"flip_average": settings.flip_average}
+    try:
+        decision, notes = fit_decision(
+            cases, DecisionOptions(operating_point=OperatingPoint.parse(criterion), ood=False), labels
+        )
+    except UsageError as error:
+        return Decision.default(len(labels)).model_copy(update=flip), [f"The ensemble is not calibrated: {error.given}"]
+    if labels.binary and isinstance(settings.threshold, float):
+        decision = decision.model_copy(update={"threshold": settings.threshold, "threshold_source": "set by the recipe"})
+    detector, arrays = fit_ood_detector(cases, notes, ("statistics",))
+    fitted_on = FittedOn(
+        digest=experiment.data.digest,
+        n_images=len(cases),
+        n_groups=cases.n_groups,
+        split=OUT_OF_FOLD,
+        counts={labels.names[k]: n for k, n in sorted(Counter(pooled.y_true.tolist()).items())},
+        method="temperature",
+        operating_point=criterion,
+        leakage=experiment.recipe.data.allow_leakage,
+    )
+    return decision.model_copy(update={"ood": detector, "arrays": arrays, "fitted_on": fitted_on}), notes
+
+
+def merged_data(data: TrainingData, plan: FoldPlan) -> TrainingData:
+    """Returns the data with the split ``train`` for all folds, and ``holdout`` for the other cases."""
+    return replace(data, splits=plan.merged({None: "holdout"}, "train"))

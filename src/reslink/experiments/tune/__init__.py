@@ -1,0 +1,1 @@
+"""Search of recipe settings: trials on grouped folds, and one evaluation on a hold-out."""
