@@ -3,8 +3,9 @@
 Run: python benchmarks/ensembles.py CV_FOLDER
 
 Writes benchmarks/results/ensembles.csv. Metrics are those of the hold-out in ``CV_FOLDER/split.csv``, with 95 % intervals over
-its groups, and for single networks also over the networks of the folds. The time is processor time of ONNX Runtime for a slice
-after preprocessing, one thread, the median of 100 calls: other work on the machine hardly changes it.
+its groups, and for single networks also over the networks of the folds. Each network runs once on each image and once on its
+mirror image; ensembles and flip averages are computed from these logits. The time is processor time of torch for a slice after
+preprocessing, one thread, the median of 50 calls: other work on the machine hardly changes it.
 """
 
 from __future__ import annotations
@@ -13,25 +14,44 @@ import argparse
 import csv
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.decision.decision import Decision
+from reslink.bundles.decision.decision import Decision, average_logits
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.experiments.cross_validation.tables import hold_out_sample
 from reslink.experiments.runner.results import TrialPredictions
 from reslink.experiments.runner.seed_statistics import SeedBootstrap
-from reslink.export.onnx import to_onnx
-from reslink.inference.backends import GraphBackend
 from reslink.inference.classifier import Classifier
 
 METRICS = {"accuracy": "accuracy", "auroc": "AUROC", "ece": "ECE"}
-CALLS = 100
+CALLS = 50
 BATCH = 32
+Logits = np.ndarray
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of the table.
+
+    Attributes:
+        name: Its name.
+        answers: Logits of the hold-out; several are those of several networks, whose metrics are averaged.
+        decision: From logits to a class.
+        bundle: The bundle whose time is measured.
+        flip: Whether the mirror images are averaged.
+    """
+
+    name: str
+    answers: Sequence[Logits]
+    decision: Decision
+    bundle: Bundle
+    flip: bool
 
 
 def members_of(folder: Path, ensemble: Bundle) -> list[Bundle]:
@@ -40,60 +60,62 @@ def members_of(folder: Path, ensemble: Bundle) -> list[Bundle]:
     return [known[row["weights_sha256"]] for row in ensemble.provenance["cross_validation"]["members"]]
 
 
-def with_flip(bundle: Bundle) -> Bundle:
-    """Returns a bundle with flip averaging."""
-    return replace(bundle, decision=bundle.decision.model_copy(update={"flip_average": True}))
+def outputs(bundle: Bundle, cache: PixelCache) -> tuple[Logits, Logits]:
+    """Returns the logits of all images of a cache, and those of their mirror images."""
+    classifier = Classifier.load(bundle, device="cpu", backend="torch")
+    batches = [np.asarray(cache.pixels[rows]) for rows in cache.batches(np.arange(len(cache)), BATCH)]
+    plain = np.concatenate([classifier.logits(batch) for batch in batches])
+    return plain, np.concatenate([classifier.logits(np.ascontiguousarray(batch[..., ::-1])) for batch in batches])
 
 
-def models(folder: Path) -> Iterator[tuple[str, list[Bundle]]]:
-    """Yields the models; several bundles of one model are averaged."""
+def models(folder: Path, cache: PixelCache) -> Iterator[Model]:
+    """Yields the models."""
     ensemble = Bundle.load(folder / "bundle")
     members = members_of(folder, ensemble)
-    plain = replace(ensemble, decision=Decision())
-    yield "single network", members
-    yield "single network, flip-averaged", [with_flip(member) for member in members]
+    each = [outputs(member, cache) for member in members]
+    plain, flipped = [pair[0] for pair in each], [average_logits(pair) for pair in each]
+    yield Model("single network", plain, Decision(), members[0], flip=False)
+    yield Model("single network, flip-averaged", flipped, Decision(), members[0], flip=True)
     if (folder / "distilled").exists():
         distilled = Bundle.load(folder / "distilled")
-        yield "distilled network", [distilled]
-        yield "distilled network, flip-averaged", [with_flip(distilled)]
-    yield "ensemble, not calibrated", [plain]
-    yield "ensemble, calibrated on out-of-fold predictions", [ensemble]
-    yield "ensemble, calibrated, flip-averaged", [with_flip(ensemble)]
+        pair = outputs(distilled, cache)
+        yield Model("distilled network", [pair[0]], Decision(), distilled, flip=False)
+        yield Model("distilled network, flip-averaged", [average_logits(pair)], Decision(), distilled, flip=True)
+    together = average_logits(plain)
+    yield Model("ensemble of 5, not calibrated", [together], Decision(), ensemble, flip=False)
+    yield Model("ensemble of 5, calibrated out of fold", [together], ensemble.decision, ensemble, flip=False)
+    yield Model("ensemble of 5, not calibrated, flip-averaged", [average_logits(flipped)], Decision(), ensemble, flip=True)
 
 
-def predictions(bundle: Bundle, cache: PixelCache) -> TrialPredictions:
-    """Returns the answers of a bundle for all cases of a cache."""
-    classifier = Classifier.load(bundle, device="cpu", backend="torch")
-    rows = np.arange(len(cache))
-    logits = np.concatenate([classifier.logits(cache.batch(batch)) for batch in cache.batches(rows, BATCH)])
-    y_prob = bundle.decision.probabilities(logits)
-    cases = cache.manifest.cases
-    groups = [case.extra["group"] for case in cases]
-    return TrialPredictions([case.name for case in cases], groups, cache.targets, y_prob, bundle.decision.predict(y_prob))
-
-
-def milliseconds(bundle: Bundle, pixels: np.ndarray) -> float:
+def milliseconds(model: Model, pixels: np.ndarray) -> float:
     """Returns the processor time of one slice in ms."""
-    classifier = Classifier(bundle, backend=GraphBackend("onnxruntime", to_onnx(bundle), 1))
+    bundle = replace(model.bundle, decision=model.decision.model_copy(update={"flip_average": model.flip}))
+    classifier = Classifier.load(bundle, device="cpu", backend="torch")
     times = []
-    for _ in range(CALLS + 10):
+    for _ in range(CALLS + 5):
         start = time.process_time()
         classifier.logits(pixels)
         times.append(time.process_time() - start)
-    return 1000 * float(np.median(times[10:]))
+    return 1000 * float(np.median(times[5:]))
 
 
-def row_of(name: str, bundles: Sequence[Bundle], cache: PixelCache) -> dict[str, str]:
+def row_of(model: Model, cache: PixelCache) -> dict[str, str]:
     """Returns the row of a model."""
-    samples = {(name, i): hold_out_sample(predictions(bundle, cache)) for i, bundle in enumerate(bundles)}
+    cases = cache.manifest.cases
+    names, groups = [case.name for case in cases], [case.extra["group"] for case in cases]
+    samples = {}
+    for i, logits in enumerate(model.answers):
+        y_prob = model.decision.probabilities(logits)
+        answers = TrialPredictions(names, groups, cache.targets, y_prob, model.decision.predict(y_prob))
+        samples[model.name, i] = hold_out_sample(answers)
     bootstrap = SeedBootstrap(samples)
-    count = bundles[0].architecture.get("count", 1) * (2 if bundles[0].decision.flip_average else 1)
-    row = {"model": name, "forward passes": str(count)}
+    passes = model.bundle.architecture.get("count", 1) * (2 if model.flip else 1)
+    row = {"model": model.name, "forward passes": str(passes)}
     for metric, title in METRICS.items():
-        estimate = bootstrap.mean(name, metric).estimate
+        estimate = bootstrap.mean(model.name, metric).estimate
         values = {title: estimate.estimate, f"{title} low": estimate.ci_low, f"{title} high": estimate.ci_high}
         row |= {key: "" if value is None else f"{value:.3f}" for key, value in values.items()}
-    return row | {"ms a slice": f"{milliseconds(bundles[0], np.asarray(cache.pixels[:1])):.1f}"}
+    return row | {"ms a slice": f"{milliseconds(model, np.asarray(cache.pixels[:1])):.1f}"}
 
 
 def main() -> None:
@@ -101,12 +123,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
+    torch.set_num_threads(1)
     table = Manifest.open(folder / "split.csv")
     holdout = table.subset(i for i, case in enumerate(table.cases) if case.split == "test")
     cache = PixelCache.open(holdout, Bundle.load(folder / "bundle").preprocess, folder / "cache")
+    print(len(cache), "images in", len({case.extra["group"] for case in holdout.cases}), "groups", flush=True)
     rows = []
-    for name, bundles in models(folder):
-        rows.append(row_of(name, bundles, cache))
+    for model in models(folder, cache):
+        rows.append(row_of(model, cache))
         print(rows[-1], flush=True)
     with (Path(__file__).parent / "results" / "ensembles.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
