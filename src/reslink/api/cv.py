@@ -129,5 +129,5 @@ def _load_recipe(
     pairs = [(key, value) for key, value in stated.items() if value is not None]
     default = [] if load_recipe(recipe).data.folds else [("data.folds", DEFAULT_FOLDS)]
     loaded = load_recipe(recipe, [*default, *changes, *network_settings(network).items(), *pairs])
-    loaded.require_slices("reslink cv")
+    loaded.require_one_class_per_slice("reslink cv")
     return loaded.with_builder(as_builder(network)) if network is not None and not isinstance(network, str) else loaded

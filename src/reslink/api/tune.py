@@ -87,7 +87,7 @@ def tune(
     }
     given = [(key, value) for key, value in stated.items() if value is not None]
     base = load_recipe(recipe, [*changes, *network_settings(network).items(), *given])
-    base.require_slices("reslink tune")
+    base.require_one_class_per_slice("reslink tune")
     options = TuneOptions(load_space(space, preset, base), trials, minutes, folds, holdout)
     check_options(options, base)
     manifest = open_manifest(data, class_order=base.data.class_order, columns=columns, root=root, unit=unit)

@@ -72,6 +72,7 @@ def calibrate_bundle(
     loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     if decision_options.flip_average:
         loaded.labels.require_exclusive("--flip-average", "Calibrate without it")
+        loaded.require_slices("--flip-average")
     flip: dict[str, Any] = {"flip_average": decision_options.flip_average}
     classifier = Classifier.load(replace(loaded, decision=loaded.decision.model_copy(update=flip)), options.device)
     uncalibrated = replace(classifier.bundle, decision=_uncalibrated(classifier.labels))

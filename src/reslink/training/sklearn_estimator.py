@@ -89,7 +89,7 @@ class ResLinkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Labels(tuple(names))
         changes = {"data.class_order": names, "data.fractions": [0.8, 0.2, 0.0], "seed": self.seed, **(self.settings or {})}
         recipe = load_recipe(self.recipe, changes.items())  # refuses data.labels beside the order of the classes
-        recipe.require_slices("ResLinkClassifier")
+        recipe.require_one_class_per_slice("ResLinkClassifier")
         with tempfile.TemporaryDirectory(prefix="reslink-") as scratch:
             table = self._write(Path(scratch), images, [str(value) for value in targets], groups)
             manifest = Manifest.open(table, class_order=names, unit=self.unit)

@@ -32,7 +32,6 @@ from reslink.cli.options import (
     available_cores,
 )
 from reslink.errors import UsageError, check_choice
-from reslink.labels import Labels
 
 if TYPE_CHECKING:
     from reslink.training.monitoring.progress import Progress
@@ -234,12 +233,7 @@ def _run(console: Console, name: str, options: TrainingOptions, run: Run) -> Non
     changes += ["data.allow_conflicts=true"] if options.allow_conflicts else []
     changes += [("init.parent", options.init)] if options.init else []
     recipe = load_recipe(options.recipe, changes)
-    recipe.require_slices("reslink experiment")
-    if recipe.data.labels is not None:  # before the table is read
-        Labels(recipe.data.labels, exclusive=False).require_exclusive(
-            f"reslink experiment {name}",
-            "Leave data.labels out, and choose the column of the class with --columns label=COLUMN",
-        )
+    recipe.require_one_class_per_slice(f"reslink experiment {name}")  # before the table is read
     manifest = Manifest.open(
         options.data, class_order=recipe.data.class_order, columns=options.columns, root=options.root, unit=options.unit
     )

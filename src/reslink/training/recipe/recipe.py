@@ -16,6 +16,7 @@ from reslink.datasets.augment_settings import AugmentSettings
 from reslink.errors import UsageError, check_choice
 from reslink.files import sha256
 from reslink.imaging.preprocess import Preprocess
+from reslink.labels import Labels
 from reslink.networks.config import VARIANTS, ResLinkConfig, variant_config
 from reslink.networks.entry_points import Builder, entry_point_name, entry_point_of, load_entry_point
 from reslink.networks.external_config import EXTERNAL_VARIANTS, ExternalConfig, external_source, installed_package
@@ -142,15 +143,19 @@ class Recipe(Section):
             del tree[section][name]
         return tree
 
-    def require_slices(self, what: str) -> None:
-        """Checks that a case is a slice, for what does not support series.
+    def require_one_class_per_slice(self, what: str) -> None:
+        """Checks that a case is a slice with one class, for what supports neither series nor several labels at once.
 
         Args:
             what: The command or function, which begins the message.
 
         Raises:
-            UsageError: If a case is a series.
+            UsageError: If a case is a series, or has several labels at once.
         """
+        if self.data.labels is not None:
+            Labels(self.data.labels, exclusive=False).require_exclusive(
+                what, "Leave data.labels out, and choose the column of the class with --columns label=COLUMN"
+            )
         if self.trainer.case == "series":
             raise UsageError(
                 f"{what} does not support trainer.case series",
