@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from reslink.networks.build import build_network
+from reslink.networks.gated_attention import GatedAttention
 from reslink.networks.reslink import ResLinkConfig
-from reslink.networks.series_pooling import GatedAttention, SeriesForward, pool, slice_outputs
+from reslink.networks.series_pooling import SeriesForward, pool, slice_outputs
 
 CONFIG = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)
 
