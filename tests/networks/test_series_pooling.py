@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from reslink.networks.build import build_network
 from reslink.networks.reslink import ResLinkConfig
-from reslink.networks.series_pooling import GatedAttention, SeriesForward, pool, slice_outputs
+from reslink.networks.series_pooling import SeriesForward, pool, slice_outputs
 
 CONFIG = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)
-
-
-def test_the_scores_are_those_of_equation_9():
-    with torch.random.fork_rng(devices=[]):
-        attention, h = GatedAttention(5).requires_grad_(False), torch.randn(4, 5)
-    value, gate = attention.value, attention.gate
-    expected = [
-        sum(
-            float(attention.score.weight[0, j])
-            * np.tanh(float(value.weight[j] @ row + value.bias[j]))
-            / (1 + np.exp(-float(gate.weight[j] @ row + gate.bias[j])))
-            for j in range(128)
-        )
-        for row in h
-    ]
-    assert attention(h).detach().numpy() == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_logits_of_a_series_are_those_of_its_weighted_features():

@@ -163,11 +163,7 @@ class Classifier:
         return self.bundle.pooling()
 
     def pool(self, outputs: Outputs) -> tuple[Outputs, NDArray[np.float64]]:
-        """Returns the outputs of the series that some slices form, B = 1, and the weight (n,) of each slice.
-
-        Args:
-            outputs: The outputs of the slices, at least one; a case of the bundle is a series.
-        """
+        """Returns the outputs (B = 1) of the series that the slices of ``outputs`` form, and the weight (n,) of each slice."""
         if self._pooling is None:
             raise ValueError("a case of the bundle is a slice")
         attention = self._pooling.attention(outputs.features)

@@ -16,9 +16,9 @@ from reslink.networks.config import ResLinkConfig
 from reslink.networks.ensemble import Ensemble
 from reslink.networks.entry_points import Builder
 from reslink.networks.external_config import EnsembleConfig, ExternalConfig
+from reslink.networks.gated_attention import GatedAttention
 from reslink.networks.network import Network
 from reslink.networks.notebook import NotebookResLink
-from reslink.networks.series_pooling import GatedAttention
 
 
 def build_network(

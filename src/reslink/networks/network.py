@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslink.networks.series_pooling import GatedAttention
+from reslink.networks.gated_attention import GatedAttention
 
 
 class Network(nn.Module):

@@ -11,39 +11,11 @@ layer, as ResLink does, this equals the dense layer on the weighted sum of the f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from reslink.networks.network import Network
-
-HIDDEN: Final = 128
-"""Width of V and U, as in the paper."""
-
-
-class GatedAttention(nn.Module):
-    """Scores slices by their features; the softmax of the scores over a series is the weight of each slice.
-
-    Args:
-        dim: Number of features.
-
-    Attributes:
-        value: V.
-        gate: U.
-        score: w.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.value, self.gate = nn.Linear(dim, HIDDEN), nn.Linear(dim, HIDDEN)
-        self.score = nn.Linear(HIDDEN, 1, bias=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Returns the scores (n,) of slices with features (n, dim)."""
-        scores: Tensor = self.score(self.value(features).tanh() * self.gate(features).sigmoid())
-        return scores[:, 0]
+from reslink.networks.network import Network
 
 
 class SeriesForward(nn.Module):
