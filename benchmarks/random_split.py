@@ -1,7 +1,7 @@
 """Writes a table with the split of a public course notebook: oversampled first, then divided at random, image by image.
 
     python benchmarks/random_split.py DATA --out FOLDER [--seed 0] [--fractions 0.75 0.1 0.15]
-    reslink train FOLDER/split.csv --out RUN --recipe reslink_notebook --allow-leakage
+    reslink train FOLDER/split.csv --out RUN --recipe benchmarks/reslink_notebook.yaml --allow-leakage
 
 Images of the smaller classes are drawn again, with replacement, until all classes have the same number. Each drawn image is
 a new file in FOLDER/drawn, because reslink counts a file that a table names twice only once; the column ``original`` names the
