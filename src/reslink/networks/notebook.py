@@ -1,8 +1,8 @@
 """The network of a public course notebook on the Kaggle CT set, with the components that the ResLink paper describes.
 
 The notebook is of April 2025; whether the authors of the paper wrote it is not proven. Widths, dropout, and place and layers of
-the attention are those of the notebook. The inside of a residual block is ours, see :class:`NotebookBlock`. The notebook is
-written in Keras, so BatchNorm has the defaults of Keras.
+the attention are those of the notebook. The inside of a residual block is ours, see :class:`NotebookBlock`. Public code
+with the same layers is written in Keras, so BatchNorm has the defaults of Keras.
 """
 
 from __future__ import annotations
