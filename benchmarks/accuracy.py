@@ -5,6 +5,9 @@ Run: python benchmarks/accuracy.py DATA --out FOLDER [--seeds 0 1 2] [-- any opt
 Each seed has its own split unless ``data.split_seed`` is set. The interval is the mean over seeds of the lower and of the upper
 ends of the runs' own 95 % intervals (bootstrap over patients or duplicate groups). It is about as wide as the interval of one
 run, because more seeds do not add patients.
+
+Where leakage was allowed, the test images with an image of their group in the training split are also evaluated apart from the
+others.
 """
 
 from __future__ import annotations
@@ -17,6 +20,10 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from reslink.evaluation.compare import ModelEvaluation
+from reslink.labels import Labels
+from reslink.metrics.classification import classification_metrics
 
 METRICS = ("accuracy", "ppv", "sensitivity", "specificity", "auroc")
 
@@ -58,6 +65,25 @@ def table(results: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def leaked_and_other(run: Path) -> dict[str, dict[str, Any]]:
+    """Returns the metrics of the leaked test images of a run, and of the others; empty if there are not both."""
+    read = ModelEvaluation.read(run.name, run)
+    labels = Labels(tuple(read.evaluation["labels"]))
+    names = {case["path"] for case in read.evaluation["leaked"]}
+    subsets = {"leaked": sorted(read.rows.keys() & names), "other": sorted(read.rows.keys() - names)}
+    if not all(subsets.values()):
+        return {}
+    results = {}
+    for subset, cases in subsets.items():
+        answers = read.predictions(cases, labels)
+        rows = [read.rows[case] for case in cases]
+        y_true = [labels.index(row["label"]) for row in rows]
+        groups = [row["group"] for row in rows]
+        metrics, _ = classification_metrics(y_true, answers.y_prob, answers.y_pred, groups, labels.names)
+        results[subset] = {"metrics": {name: estimate.as_dict() for name, estimate in metrics.items()}, "localization": None}
+    return results
+
+
 def main() -> None:
     """Trains the missing seeds and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,6 +95,10 @@ def main() -> None:
     results = [train_seed(own.data, own.out, seed, options) for seed in own.seeds]
     print(f"{own.data.name}: reslink train {' '.join(options)}")
     print("\n".join(table(results)))
+    apart = [leaked_and_other(own.out / f"seed{seed}") for seed in own.seeds]
+    for subset in ("leaked", "other") if all(apart) else ():
+        print(f"{subset} test images")
+        print("\n".join(table([one[subset] for one in apart])))
     print(f"training seconds {[round(seconds(own.out / f'seed{seed}')) for seed in own.seeds]}")
 
 

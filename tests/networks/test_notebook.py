@@ -55,5 +55,7 @@ def test_places_and_widths_are_those_of_the_notebook() -> None:
     gates = [module.gate for module in network.modules() if isinstance(module, AreaAttention)]
     assert {(gate.reduce.kernel_size, gate.reduce.out_channels) for gate in gates} == {((1, 1), 32)}
     assert {(gate.expand.kernel_size, gate.expand.out_channels) for gate in gates} == {((3, 3), 1)}
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {(norm.momentum, norm.eps) for norm in norms} == {(0.01, 1e-3)}
     groups = network.parameter_groups(0.1)
     assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
