@@ -41,6 +41,8 @@ def test_each_label_has_its_own_probability_and_threshold(decision):
     assert none.by_label["swelling"].abstain is True  # its prediction set is empty or holds both
     assert none.by_label["bleed"].abstain is False
     assert answer_text(none.label, none.by_label) == "no label, no answer for swelling"
+    declined = {name: replace(one, abstain=True) for name, one in none.by_label.items()}
+    assert answer_text(none.label, declined) == "no answer for bleed, swelling"  # not "no label", which is an answer
     assert "bleed 0." in repr(both)
     assert both.as_dict()["by_label"]["swelling"]["prediction_set"] == ["present"]
 
@@ -99,5 +101,6 @@ def test_each_label_of_a_series_is_averaged_over_its_own_slices(decision):
     one = replace(series.by_label["bleed"], abstain=True)
     assert replace(series, by_label=series.by_label | {"bleed": one}).answer == "swelling, no answer for bleed"
     assert series.answer == series.label
+    assert series.abstaining("incomplete").answer == "no answer for bleed, swelling"
     declined = series.abstaining("the series is incomplete")
     assert declined.by_label["bleed"].abstain

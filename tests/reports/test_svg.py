@@ -33,6 +33,10 @@ def test_colors_come_from_the_page_or_are_fixed_in_a_file():
     assert chart.inline() == make_chart().inline()
 
 
+def test_a_legend_hides_the_curves_below_its_text():
+    assert re.search(r"opacity: 0\.85[^>]*fill: var\(--paper\)|fill: var\(--paper\)[^>]*opacity: 0\.85", make_chart().inline())
+
+
 def test_the_element_is_accessible_and_refers_only_to_itself():
     text = make_chart().inline()
     root = ElementTree.fromstring(text)

@@ -57,7 +57,19 @@ def answer_text(label: str, by_label: Mapping[str, LabelPrediction]) -> str:
     if not declined:
         return label
     present = " + ".join(name for name, one in by_label.items() if one.present and not one.abstain)
-    return f"{present or NO_LABEL}, no answer for {', '.join(declined)}"
+    return partial_answer(present, declined, len(by_label))
+
+
+def partial_answer(present: str, declined: Sequence[str], n_labels: int) -> str:
+    """Returns the answer for several labels at once if the model abstains from some, or from all of them.
+
+    Args:
+        present: The labels that are present, joined; empty without one.
+        declined: The labels that the model abstains from.
+        n_labels: The number of labels.
+    """
+    refusal = f"no answer for {', '.join(declined)}"
+    return refusal if len(declined) == n_labels else f"{present or NO_LABEL}, {refusal}"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import InputError, UsageError, counted
-from reslink.inference.prediction import STATES, Prediction
-from reslink.labels import NO_LABEL, states_text
+from reslink.inference.prediction import STATES, Prediction, partial_answer
+from reslink.labels import states_text
 from reslink.metrics.intervals import MIN_GROUPS, Estimate, GroupBootstrap, bootstrap_interval, too_few_groups, without_interval
 
 TOP_SLICES: Final = 3
@@ -88,7 +88,7 @@ class SeriesPrediction:
         if not declined or self.by_label is None:
             return self.label
         present = [name for name, one in self.by_label.items() if one.label == STATES[1] and not one.abstain]
-        return f"{' + '.join(present) or NO_LABEL}, no answer for {', '.join(declined)}"
+        return partial_answer(" + ".join(present), declined, len(self.by_label))
 
     def abstaining(self, reason: str) -> SeriesPrediction:
         """Returns the prediction with an abstention for a further reason, also from each of several labels at once."""

@@ -21,6 +21,7 @@ COLORS: Final[dict[str, tuple[str, str]]] = {
     "s4": ("#0a0b07", "#7c3aed"),
     "s5": ("#0a0b08", "#a16207"),
     "s6": ("#0a0b09", "#be185d"),
+    "paper": ("#0a0b0a", "#ffffff"),
 }
 """The colors of the page by name: the placeholder that charts are drawn with, and the value in a standalone SVG."""
 
@@ -114,8 +115,9 @@ def new_axes(width: float, height: float, x_label: str = "", y_label: str = "") 
 
 
 def add_legend(axes: Axes, location: LegendLocation = "best") -> None:
-    """Adds a legend in the style of the page."""
-    legend = axes.legend(loc=location, frameon=False, labelcolor=color("ink"), fontsize=10, handlelength=1.6)
+    """Adds a legend in the style of the page; curves shine through it only faintly, so that its text stays readable."""
+    legend = axes.legend(loc=location, labelcolor=color("ink"), fontsize=10, handlelength=1.6)
+    legend.get_frame().set(facecolor=color("paper"), edgecolor="none", alpha=0.85)
     legend.set_zorder(5)
 
 

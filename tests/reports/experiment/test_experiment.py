@@ -138,3 +138,14 @@ class TestSearchCharts:
         assert search_charts._position(axes[1], "$sgd") == 1.0
         assert search_charts._position(axes[2], 0.5) == 0.5
         assert draw_chart(chart | {"lines": []}) is None
+
+
+def test_an_explanation_shared_by_many_cells_is_written_once(tmp_path: Path) -> None:
+    few = {"estimate": 0.7, "ci_low": None, "ci_high": None, "n": 9}
+    value = experiment()
+    value["tables"][0]["rows"] = [
+        {"title": f"fold {n}", "accuracy": few | {"method": f"no interval: only {n} groups; too narrow"}} for n in (3, 4)
+    ]
+    text = re.sub(r'title="[^"]*"', "", page(tmp_path, value))
+    assert text.count("no interval: only 3 groups<") == text.count("no interval: only 4 groups<") == 1
+    assert text.count("Too narrow.") == text.lower().count("too narrow") == 1

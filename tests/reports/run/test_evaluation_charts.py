@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+from matplotlib.textpath import TextPath
 
 from reslink.reports.run.evaluation_charts import decision_curve, forest_plot, risk_coverage
 
@@ -40,3 +43,12 @@ def test_the_area_under_the_risk_coverage_curve(rng):
     area = float(chart.alt.rsplit(" ", 1)[1].rstrip(".")) if (chart := risk_coverage(y_true, y_prob, y_pred)) else 0
     assert area == pytest.approx(np.mean(np.cumsum(wrong) / np.arange(1, 31)), abs=1e-4)
     assert risk_coverage(y_true[:0], y_prob[:0], y_pred[:0]) is None
+
+
+@pytest.mark.parametrize("label", ["intraparenchymal (21 present)", "a label that is longer than any row may be"])
+def test_no_row_label_is_cut_at_the_left_edge(label: str) -> None:
+    rows = [(label, {"estimate": 0.5, "ci_low": None, "ci_high": None})]
+    chart = forest_plot(rows, "x", "Title", "axis")
+    right, text = re.findall(rf'x="([\d.]+)"[^>]*>({label[:12]}[^<]*)<', chart.svg)[0]
+    assert text == label or text.endswith("…")
+    assert TextPath((0, 0), text, size=10).get_extents().width < float(right)

@@ -71,7 +71,7 @@ def predict(
     from reslink.inference.series_answers import SeriesAnswer
 
     classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads_from_environment())
-    failed = total = abstained = refused = unoriented = predicted = drawn = 0
+    failed = total = abstained = partial = refused = unoriented = predicted = drawn = 0
     predictions = iter_predictions(
         classifier,
         paths,
@@ -88,6 +88,7 @@ def predict(
         # Slices that have answers, but form no series, are no failure.
         failed += prediction.error is not None and not (series == "auto" and isinstance(prediction, SeriesAnswer))
         abstained += prediction.abstain is True and not prediction.is_refused
+        partial += prediction.abstain is not True and any(one.abstain for one in (prediction.by_label or {}).values())
         refused += prediction.is_refused
         predicted += prediction.label is not None
         drawn += prediction.label is not None and not isinstance(prediction, SeriesAnswer)
@@ -99,6 +100,7 @@ def predict(
         console.note(f"{format_count(drawn, 'picture')} in {pictures}")
     if not json:
         abstentions = f", {abstained} abstained from" if classifier.bundle.decision.abstains and predicted else ""
+        abstentions += f", {partial} without an answer for some label" if partial else ""
         refusals = f", {refused} refused" if refused else ""
         written = f", written to {csv_file}" if csv_file else ""
         console.note(f"{format_count(total, 'line')}, {failed} failed{refusals}{abstentions}{written}")

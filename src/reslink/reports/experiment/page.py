@@ -51,7 +51,11 @@ def write_page(experiment: Mapping[str, Any], source: str, path: Path, figures: 
     for chart in charts:
         write_atomic(figures / f"{chart.name}.svg", chart.standalone())
     page = load_template("experiment.html.j2").render(
-        experiment=experiment, charts=charts, p_value_note=p_value_note, source=source
+        experiment=experiment,
+        charts=charts,
+        p_value_note=p_value_note,
+        missing_intervals=missing_intervals,
+        source=source,
     )
     return write_atomic(path, page)
 
@@ -63,6 +67,16 @@ def p_value_note(test: Mapping[str, Any]) -> str:
     if value is None:
         return ""
     return f"p {'' if value < 0.001 else '= '}{format_p_value(value)}"
+
+
+def missing_intervals(table: Mapping[str, Any]) -> list[str]:
+    """Returns the explanations of the missing intervals of a table, each once.
+
+    A cell shows ``method`` up to the semicolon, such as the number of groups. The rest is the same in many cells.
+    """
+    keys = [column["key"] for column in table["columns"] if column["kind"] in {"estimate", "test"}]
+    cells = [row[key] for row in table["rows"] for key in keys if row.get(key) and row[key]["ci_low"] is None]
+    return list(dict.fromkeys(rest for cell in cells if (rest := cell["method"].partition("; ")[2])))
 
 
 def _read(path: Path) -> dict[str, Any]:

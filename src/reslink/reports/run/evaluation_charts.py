@@ -17,7 +17,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Curve = Mapping[str, Any]
 
-_MAX_ROW_LABEL = 26
+_MAX_ROW_LABEL = 30
+_LABEL_CHARACTER = 0.0165  # width of a character of a row label, as a share of the figure
 
 
 def decision_curve(curves: Mapping[str, Curve]) -> Chart | None:
@@ -94,7 +95,9 @@ def forest_plot(
         return None
     height = 0.9 + 0.34 * len(defined)
     figure, axes = new_axes(5.2, height, x_label)
-    figure.subplots_adjust(0.36, 0.6 / height, 0.97, 1 - 0.1 / height)
+    labels = [literal(label, _MAX_ROW_LABEL) for label, _ in defined]
+    left = max(0.36, 0.03 + _LABEL_CHARACTER * max(map(len, labels)))
+    figure.subplots_adjust(left, 0.6 / height, 0.97, 1 - 0.1 / height)
     for i, (_, estimate) in enumerate(defined):
         if estimate["ci_low"] is not None:
             ends = [estimate["ci_low"], estimate["ci_high"]]
@@ -102,7 +105,7 @@ def forest_plot(
         axes.plot([estimate["estimate"]], [i], "o", ms=6, color=SERIES[0])
     if reference is not None:
         axes.axvline(reference, color=color("soft"), lw=1.2, ls=DASHED)
-    axes.set_yticks(range(len(defined)), [literal(label, _MAX_ROW_LABEL) for label, _ in defined])
+    axes.set_yticks(range(len(defined)), labels)
     axes.tick_params(axis="y", colors=color("ink"))
     axes.set_ylim(len(defined) - 0.5, -0.5)
     description = "; ".join(f"{label} {estimate['estimate']:.3f}" for label, estimate in defined)
