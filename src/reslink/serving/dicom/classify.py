@@ -210,6 +210,7 @@ def _run_batch(
     pixels = np.stack([preprocess.pixels(image) for image in images])
     outputs = [LOGITS, FEATURES, *([model.map_name] if model.map_name else [])]
     logits, features, *maps = require_map_backend(classifier.backend).run(pixels, outputs)
+    logits = classifier.average_flips(pixels, logits)
     statistics = input_statistics(pixels) if classifier.needs_statistics else None
     placements = [preprocess.placement(image) for image in images]
     return Outputs(logits, features, statistics), list(maps[0]) if maps else [], placements
