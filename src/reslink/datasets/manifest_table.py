@@ -210,7 +210,7 @@ class _Reader:
             raise row.error(
                 f"has a lesion mask in the column {header!r}",
                 "Lesion masks belong to slices; a case that is a series has none",
-                "Add --columns mask= to ignore the column, or omit --case series",
+                "Add --columns mask= to ignore the column; for slices, use a model or a recipe whose cases are slices",
             )
         return move_below(image, folder), mask and move_below(mask, folder)
 
