@@ -156,7 +156,7 @@ class Classifier:
             UsageError: If the pixels have a different shape or type.
         """
         array = self._checked(pixels)
-        return self.average_flips(array, self.backend.logits(array))
+        return flip_averaged(self.bundle.decision, self.backend, array, self.backend.logits(array))
 
     @cached_property
     def _pooling(self) -> SeriesPooling | None:
@@ -185,7 +185,7 @@ class Classifier:
         """
         array = self._checked(pixels)
         logits, features = self.backend.outputs(array)
-        logits = self.average_flips(array, logits)
+        logits = flip_averaged(self.bundle.decision, self.backend, array, logits)
         if statistics is None:
             statistics = self.needs_statistics
         return Outputs(logits, features, input_statistics(array) if statistics else None)
@@ -206,15 +206,6 @@ class Classifier:
             return self.decide(self.outputs(pixels), stated=stated)
         results = self.bundle.decision.decide(self.logits(pixels))
         return results if stated is None else results.with_refusals(self.bundle.scope.refusals(stated, None))
-
-    def average_flips(self, pixels: Pixels, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the logits of the mean probability of slices and their mirror images if the decision averages them.
-
-        Args:
-            pixels: (B, planes, S, S) uint8.
-            logits: The logits that the backend returned for ``pixels``.
-        """
-        return flip_averaged(self.backend, pixels, logits) if self.bundle.decision.flip_average else logits
 
     @property
     def needs_statistics(self) -> bool:
