@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import reslink
 from reslink.bundles.bundle import Bundle
+from reslink.cli.main import app
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import leakage_groups
@@ -186,6 +188,14 @@ def test_what_cannot_answer_for_series_says_so(run, cohort, tmp_path):
             call()
     with pytest.raises(UsageError, match=r"One answer per slice was requested.*series='only'"):
         list(predict_series(classifier, [path], mode="each"))
+
+
+def test_a_series_without_an_answer_is_a_failure(run, tmp_path):
+    np.save(tmp_path / "empty.npy", np.zeros((3, 64, 64), np.uint8))
+    done = CliRunner().invoke(app, ["predict", str(run / "run"), str(tmp_path / "empty.npy")])
+    assert "no slice shows a head" in done.output
+    assert done.exit_code == 1
+    assert "1 line, 1 failed" in done.output
 
 
 def test_a_table_for_series_is_checked(cohort, tmp_path):

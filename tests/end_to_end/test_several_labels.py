@@ -13,6 +13,8 @@ from PIL import Image
 
 from reslink.bundles.bundle import Bundle
 from reslink.cli.main import app
+from reslink.reports.checklist.answers import ANSWERS
+from reslink.reports.checklist.evidence import read_evidence
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +102,21 @@ def test_a_run_states_every_label(run, table):
     card = (run / "bundle" / "MODEL_CARD.md").read_text()
     assert "Labels, several of which can hold at once" in card
     assert "auroc of corner" in card or evaluation["per_class"]["corner"]["auroc"]["estimate"] is None
+
+
+def test_the_report_for_reviewers_shows_every_label(run, table, tmp_path, invoke_quietly):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("cache"))
+    invoke_quietly("report", folder, "--checklist", "claim")
+    page = " ".join((folder / "review-claim.html").read_text().split())
+    assert "AUROC by label" in page
+    assert "Label: corner" in page
+    assert "Labels, several of which can hold at once: lesion, corner" in page
+    assert "means over the labels: accuracy" in page
+    assert "against the others" not in page
+    decision = json.loads((folder / "evaluation.json").read_text())["decision"]["by_label"][1]
+    threshold = ANSWERS["threshold"](read_evidence(folder)).text
+    assert f"corner {decision['threshold']:.3f} ({decision['threshold_source']})" in threshold
 
 
 def test_predict_gives_an_answer_for_each_label(run, table, tmp_path, invoke_quietly):

@@ -428,6 +428,12 @@ def _check_fit(bundle: Bundle) -> None:
             "Several labels at once have one decision each, and one class per image has none",
             "Use the bundle that belongs to these labels, or train again",
         )
+    if bundle.decision.by_label and bundle.decision.flip_average:
+        raise BundleError(
+            "The decision has flip_average with several labels at once",
+            "Mirror images are averaged for one class per image only",
+            "Use the bundle that belongs to these labels, or calibrate again",
+        )
     if outputs != classes and not (outputs == 1 and bundle.labels.binary):
         raise BundleError(
             f"architecture.num_classes is {outputs}, but there are {classes} labels: {', '.join(bundle.labels.names)}",

@@ -10,7 +10,7 @@ from reslink.datasets.case import Case
 from reslink.datasets.columns import header_key
 from reslink.datasets.csv_table import Row, Table
 from reslink.errors import UsageError, counted, listed, suggest
-from reslink.labels import ABSENT, PRESENT, UNKNOWN, Labels, clean_text, is_missing, parse_state
+from reslink.labels import ABSENT, PRESENT, UNKNOWN, Labels, clean_text, parse_state
 
 ALLOWED: Final = (
     "A label is 1, true or yes where it is present, 0, false or no where it is absent, and empty where it is unknown"
@@ -125,8 +125,3 @@ def _one_state(name: str, counts: Counter[int]) -> UsageError:
         "Each label is present in at least two images and absent in at least two",
         "Fill in the column, or leave it out of the labels",
     )
-
-
-def without_known_label(rows: Sequence[Row], headers: Sequence[str]) -> list[Row]:
-    """Returns the rows in which every label is missing."""
-    return [row for row in rows if all(is_missing(row.get(header)) for header in headers)]

@@ -12,11 +12,11 @@ from typing import Any, Final
 from reslink.datasets.case import SPLIT_NAMES, SPLITS, Case
 from reslink.datasets.columns import Role, find_columns
 from reslink.datasets.csv_table import Row, Table, data_error, read_table
-from reslink.datasets.label_columns import find_label_columns, read_states, without_known_label
+from reslink.datasets.label_columns import find_label_columns, read_states
 from reslink.datasets.table_paths import find_file, move_below, name_files
 from reslink.errors import UsageError, counted, suggest
 from reslink.imaging.unit_names import UNIT_NAMES, UNITS
-from reslink.labels import CaseKind, clean_text, is_missing, spelling_key, states_text
+from reslink.labels import UNKNOWN, CaseKind, clean_text, is_missing, spelling_key, states_text
 
 _SHORTENED: Final = re.compile(r"\d([.,]\d+)?E\+\d+", re.I)
 """A long number as spreadsheets write it by default."""
@@ -110,16 +110,15 @@ def _read_labels(
         return table, [], []
     headers = find_label_columns(table, names, {str(role): header for role, header in roles.items()})
     states = read_states(table, headers)
-    unlabeled = without_known_label(table.rows, headers)
-    if not unlabeled:
+    kept = [i for i, row in enumerate(states) if any(state != UNKNOWN for state in row)]
+    if len(kept) == len(states):
         return table, states, []
-    kept = [i for i, row in enumerate(table.rows) if row not in unlabeled]
     if not kept:
         raise data_error(
             f"No row of {table.name} states one of the labels {', '.join(names)}", "Fill in the columns of the labels"
         )
     rows = replace(table, rows=tuple(table.rows[i] for i in kept))
-    return rows, [states[i] for i in kept], [f"{counted(len(unlabeled), 'row')} without any known label left out"]
+    return rows, [states[i] for i in kept], [f"{counted(len(states) - len(kept), 'row')} without any known label left out"]
 
 
 def _check_labels_stated(table: Table, header: str, classes: Collection[str]) -> None:
@@ -211,7 +210,7 @@ class _Reader:
             raise row.error(
                 f"has a lesion mask in the column {header!r}",
                 "Lesion masks belong to slices; a case that is a series has none",
-                "Add --columns mask= to ignore the column, or omit --case series",
+                "Add --columns mask= to ignore the column; for slices, use a model or a recipe whose cases are slices",
             )
         return move_below(image, folder), mask and move_below(mask, folder)
 

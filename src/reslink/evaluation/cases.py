@@ -123,7 +123,7 @@ def run_network(
         outputs = stack_outputs([classifier.pool(run(cache.rows(case)))[0] for case in cases.tolist()])
     else:
         outputs = run(cases)
-    finite = np.array([np.isfinite([*outputs.logits[i], *outputs.features[i]]).all() for i in range(len(cases))], np.bool_)
+    finite = np.asarray(np.isfinite(np.hstack([outputs.logits, outputs.features])).all(axis=1))
     if not finite.any():
         raise InputError(
             f"The network returned NaN or infinity for all {len(cases)} cases",

@@ -184,8 +184,7 @@ def check_parity(bundle: Bundle, graph: bytes | None = None, images: int = 4, to
 def _run_with_decision(runtime: GraphBackend, bundle: Bundle, pixels: Pixels) -> parity.Arrays:
     """Returns the outputs of the stored graph, which ends at the logits, and the decision on them."""
     outputs: parity.Arrays = dict(zip(runtime.names, runtime.run(pixels, runtime.names), strict=True))
-    if bundle.decision.flip_average:
-        outputs[LOGITS] = flip_averaged(runtime, pixels, outputs[LOGITS])
+    outputs[LOGITS] = flip_averaged(bundle.decision, runtime, pixels, outputs[LOGITS])
     finite = np.nan_to_num(outputs[LOGITS])  # the comparison reports logits that are not finite
     probabilities = bundle.decision.probabilities(finite)
     return outputs | {PROBABILITIES: probabilities, LABEL: bundle.decision.predict(probabilities)}

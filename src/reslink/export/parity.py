@@ -192,8 +192,7 @@ def reference_outputs(bundle: Bundle, images: Sequence[Image]) -> Arrays:
             maps = network.forward_with_features(torch.from_numpy(bundle.preprocess.normalize(pixels)))[2]
             class_maps = None if maps is None else network.class_maps(maps)
         logits, features = backend.outputs(pixels)
-        if bundle.decision.flip_average:
-            logits = flip_averaged(backend, pixels, logits)
+        logits = flip_averaged(bundle.decision, backend, pixels, logits)
         probabilities = bundle.decision.probabilities(logits)
         labels = bundle.decision.predict(probabilities)
         outputs: Arrays = {PROBABILITIES: probabilities, LABEL: labels, LOGITS: logits, FEATURES: features}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles.decision.decision import average_logits
+from reslink.bundles.decision.decision import Decision, average_logits
 from reslink.bundles.onnx_check import GraphCheck
 from reslink.bundles.onnx_graph import FEATURES, LOGITS, PIXELS
 from reslink.errors import BundleError, UsageError, check_choice
@@ -146,14 +146,17 @@ class GraphBackend:
         return logits, features
 
 
-def flip_averaged(backend: Backend, pixels: Pixels, logits: Floats) -> Floats:
+def flip_averaged(decision: Decision, backend: Backend, pixels: Pixels, logits: Floats) -> Floats:
     """Returns the logits of the mean probability of slices and their mirror images (left and right exchanged).
 
     Args:
+        decision: Without ``flip_average``, the logits are returned unchanged.
         backend: Runs the network on the mirror images.
         pixels: (B, planes, S, S) uint8.
         logits: The logits of ``pixels``.
     """
+    if not decision.flip_average:
+        return logits
     mirrored = backend.logits(np.ascontiguousarray(pixels[..., ::-1]))
     return average_logits([logits, mirrored]).astype(np.float32)
 

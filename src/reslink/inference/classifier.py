@@ -156,7 +156,7 @@ class Classifier:
             UsageError: If the pixels have a different shape or type.
         """
         array = self._checked(pixels)
-        return self._flip_averaged(array, self.backend.logits(array))
+        return flip_averaged(self.bundle.decision, self.backend, array, self.backend.logits(array))
 
     @cached_property
     def _pooling(self) -> SeriesPooling | None:
@@ -181,7 +181,7 @@ class Classifier:
         """
         array = self._checked(pixels)
         logits, features = self.backend.outputs(array)
-        logits = self._flip_averaged(array, logits)
+        logits = flip_averaged(self.bundle.decision, self.backend, array, logits)
         if statistics is None:
             statistics = self.needs_statistics
         return Outputs(logits, features, input_statistics(array) if statistics else None)
@@ -202,9 +202,6 @@ class Classifier:
             return self.decide(self.outputs(pixels), stated=stated)
         results = self.bundle.decision.decide(self.logits(pixels))
         return results if stated is None else results.with_refusals(self.bundle.scope.refusals(stated, None))
-
-    def _flip_averaged(self, pixels: Pixels, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        return flip_averaged(self.backend, pixels, logits) if self.bundle.decision.flip_average else logits
 
     @property
     def needs_statistics(self) -> bool:

@@ -119,7 +119,7 @@ class TrainingData:
         return leakage.fingerprint_training_images(self.cache.row_manifest, self.cache.thumbnails, groups, splits)
 
     def _training_rows(self) -> Indices:
-        return np.concatenate([self.cache.rows(case) for case in self.indices("train").tolist()])
+        return self.cache.rows_of(self.indices("train"))
 
 
 def open_training_data(

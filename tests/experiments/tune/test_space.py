@@ -74,6 +74,8 @@ def test_a_default_of_the_network_is_a_value_of_the_base_recipe() -> None:
         ({"optimizer": {"low": 1, "high": 2}}, r"optimizer, which is a section. A space has single settings"),
         ({"seed": [0, 1]}, r"contains seed. It is the same in all trials: it would select a lucky seed. Remove seed"),
         ({"data.fold": [0, 1]}, r"contains data.fold. It is the same in all trials: all trials have the same cases"),
+        ({"trainer.case": ["slice", "series"]}, r"contains trainer.case. It is the same in all trials: a case is a slice"),
+        ({"trainer.slices": [8, 16]}, r"contains trainer.slices. It is the same in all trials: it is only for cases that are"),
         ({"decision.threshold": [0.4, 0.5]}, r"the AUROC does not depend on it"),
         ({"init.parent": ["ct", "mri"]}, r"all trials start from the same parent"),
         ({"model.entry_point": ["a:b", "a:c"]}, r"a space never names code"),

@@ -34,6 +34,8 @@ def test_the_lines_of_a_decision_curve():
     both = decision_curve({"a": curve, "b": curve})
     assert both.alt == "Net benefit: a 0.200 at 0.20; b 0.200 at 0.20."
     assert "treat all" not in both.inline(), "its line depends on the class"
+    many = decision_curve({f"label {i}": curve for i in range(8)})
+    assert "label 7 0.200" in many.alt, "more labels than colors"
 
 
 def test_the_area_under_the_risk_coverage_curve(rng):

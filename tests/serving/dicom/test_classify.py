@@ -21,6 +21,18 @@ def test_slice_predictions_equal_those_of_the_classifier(series_result, bundle, 
         assert ours.probabilities == pytest.approx(theirs.probabilities)
 
 
+def test_flip_averaging_holds_for_the_dicom_node_too(series_result, bundle, tmp_path):
+    loaded = Bundle.load(bundle)
+    flipped = tmp_path / "flipped"
+    loaded.with_decision(loaded.decision.model_copy(update={"flip_average": True}), flipped)
+    folder = pacs.write(tmp_path, pacs.series(1, sequence="CT" if series_result.series.modality == "CT" else "T1"))
+    expected = list(Classifier.load(flipped, backend="onnxruntime").predict([folder]))
+    answered = classify_series(load_model(str(flipped)), series_result.series)
+    for ours, theirs, plain in zip(answered.slice_predictions, expected, series_result.slice_predictions, strict=True):
+        assert ours.probabilities == pytest.approx(theirs.probabilities)
+        assert ours.probabilities != plain.probabilities
+
+
 def test_another_map_can_be_selected(bundle, series_result):
     assert load_model(str(bundle)).map_name == "final_attention"
     with pytest.raises(UsageError, match=r"no map 'cams'.*Did you mean 'cam'"):

@@ -126,11 +126,12 @@ class Decision(BaseModel):
     arrays: DecisionArrays | None = Field(default=None, exclude=True, repr=False)
 
     @model_serializer(mode="wrap")
-    def _without_empty_labels(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves ``by_label`` out for one class per image, so that such bundles stay as they were."""
+    def _without_newer_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves ``by_label`` and ``flip_average`` out at their defaults, so that earlier bundles stay the same."""
         fields: dict[str, Any] = serialize(self)
-        if not self.by_label:
-            fields.pop("by_label", None)
+        for name in ("by_label", "flip_average"):
+            if not getattr(self, name):
+                fields.pop(name, None)
         return fields
 
     @classmethod

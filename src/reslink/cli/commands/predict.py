@@ -71,6 +71,7 @@ def predict(
     from reslink.inference.series_answers import SeriesAnswer
 
     classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads_from_environment())
+    has_slice_answers = series == "auto" and classifier.bundle.case == "slice"
     failed = total = abstained = partial = refused = unoriented = predicted = drawn = 0
     predictions = iter_predictions(
         classifier,
@@ -86,7 +87,7 @@ def predict(
         total += 1
         unoriented += NOT_STATED in prediction.notes
         # Slices that have answers, but form no series, are no failure.
-        failed += prediction.error is not None and not (series == "auto" and isinstance(prediction, SeriesAnswer))
+        failed += prediction.error is not None and not (has_slice_answers and isinstance(prediction, SeriesAnswer))
         abstained += prediction.abstain is True and not prediction.is_refused
         partial += prediction.abstain is not True and any(one.abstain for one in (prediction.by_label or {}).values())
         refused += prediction.is_refused

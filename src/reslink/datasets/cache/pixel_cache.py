@@ -145,6 +145,10 @@ class PixelCache:
         """Returns the rows of a case."""
         return np.arange(self.starts[case], self.starts[case + 1])
 
+    def rows_of(self, cases: Indices) -> NDArray[np.int64]:
+        """Returns the rows of some cases, case after case; empty without cases."""
+        return np.concatenate([np.zeros(0, np.int64), *(self.rows(int(case)) for case in cases)])
+
     @property
     def case_of_row(self) -> NDArray[np.int64]:
         """(rows,) the case of each row."""

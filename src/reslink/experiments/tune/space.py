@@ -30,6 +30,8 @@ NOT_SEARCHED = {
     "model.entry_point": "a space never names code",
     "model.num_classes": "it follows from the data",
     "model.explanation_layer": "it does not change the weights",
+    "trainer.case": "a case is a slice in all trials",
+    "trainer.slices": "it is only for cases that are series",
     "trainer.workers": "it does not change the weights",
     "trainer.device": "it does not change the recipe",
     "trainer.checkpoint_steps": "it does not change the weights",

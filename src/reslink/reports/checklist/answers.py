@@ -64,7 +64,8 @@ def _preprocessing(e: Evidence) -> Answer:
 def _classes(e: Evidence) -> Answer:
     names = class_names(e.run)
     positive = e.evaluation.get("positive")
-    return Answer(f"Classes: {', '.join(names)}" + (f"; positive: {positive}" if positive else "") if names else "")
+    kind = "Labels, several of which can hold at once" if e.evaluation.get("by_label") else "Classes"
+    return Answer(f"{kind}: {', '.join(names)}" + (f"; positive: {positive}" if positive else "") if names else "")
 
 
 def _audit_identity(e: Evidence) -> Answer:
@@ -246,7 +247,8 @@ def _performance_text(evaluation: Mapping[str, Any]) -> str:
     texts = [
         f"{METRIC_NAMES[name]} {format_number(metrics[name]['estimate'])} ({format_interval(metrics[name])})" for name in names
     ]
-    return "; ".join([", ".join(texts), *refused_texts(evaluation)])
+    means = "means over the labels: " if evaluation.get("by_label") else ""
+    return "; ".join([means + ", ".join(texts), *refused_texts(evaluation)])
 
 
 def _failures(e: Evidence) -> Answer:
@@ -275,6 +277,10 @@ def _threshold(e: Evidence) -> Answer:
     decision = e.evaluation.get("decision") or e.bundle.get("decision") or {}
     if not decision:
         return Answer("")
+    if decision.get("by_label"):
+        rules = zip(class_names(e.run), decision["by_label"], strict=True)
+        shown = ", ".join(f"{name} {one['threshold']:.3f} ({one['threshold_source']})" for name, one in rules)
+        return Answer(f"Each label is present from its own probability on: {shown}")
     if decision.get("threshold") is None:
         return Answer("The most probable class is predicted; there is no threshold")
     source = decision.get("threshold_source", "not stated")
@@ -288,7 +294,8 @@ def _blinding(_: Evidence) -> Answer:
 
 def _abstention(e: Evidence) -> Answer:
     decision = e.bundle.get("decision") or {}
-    if not can_abstain(e.evaluation) and (decision.get("conformal") or decision.get("ood")):
+    parts = [decision, *decision.get("by_label", ())]
+    if not can_abstain(e.evaluation) and any(part.get("conformal") or part.get("ood") for part in parts):
         return Answer(
             "The model was calibrated after these metrics were measured, so they know no abstention",
             "evaluate the run again with reslink evaluate, and write the report of that folder",
@@ -313,8 +320,9 @@ def _cross_table(e: Evidence) -> Answer:
     return Answer("; ".join(cells))
 
 
-def _predictors(_: Evidence) -> Answer:
-    return Answer("All pixels of one slice after preprocessing; nothing else")
+def _predictors(e: Evidence) -> Answer:
+    is_series = (e.bundle.get("architecture") or {}).get("case") == "series"
+    return Answer(f"All pixels of {'the slices of one series' if is_series else 'one slice'} after preprocessing; nothing else")
 
 
 def _recalibration(e: Evidence) -> Answer:
@@ -322,9 +330,17 @@ def _recalibration(e: Evidence) -> Answer:
     fitted_on = decision.get("fitted_on")
     if not fitted_on:
         return Answer("Not recalibrated" if decision else "")
-    method = "Isotonic curve" if decision.get("isotonic") else f"Temperature {decision['temperature']:.3f}"
+    method = _calibration(decision)
+    if decision.get("by_label"):
+        method = "; ".join(
+            f"{name}: {_calibration(one)}" for name, one in zip(class_names(e.run), decision["by_label"], strict=True)
+        )
     split = f" of the {fitted_on['split']} split" if fitted_on.get("split") else ""
     return Answer(f"{method}, fitted on {fitted_on['n_images']} images in {fitted_on['n_groups']} groups{split}")
+
+
+def _calibration(decision: Mapping[str, Any]) -> str:
+    return "Isotonic curve" if decision.get("isotonic") else f"Temperature {decision['temperature']:.3f}"
 
 
 def _imbalance(e: Evidence) -> Answer:

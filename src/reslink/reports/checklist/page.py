@@ -13,7 +13,7 @@ from reslink.reports.checklist.checklist import Checklist
 from reslink.reports.checklist.evidence import Evidence
 from reslink.reports.checklist.origin import EXTERNAL
 from reslink.reports.jinja import load_template
-from reslink.reports.run import evaluation_charts, evaluation_sections, sections
+from reslink.reports.run import evaluation_charts, evaluation_sections, label_sections, sections
 from reslink.reports.run.flow_diagram import case_flow
 from reslink.reports.svg import Chart
 
@@ -50,6 +50,7 @@ def _sections(evidence: Evidence) -> dict[str, Any]:
         "leakage_notice": sections.leakage_notice(evaluation),
         "disjoint": ANSWERS["disjoint"](evidence).text,
         "audit": evidence.audit,
+        "label_table": label_sections.label_table(evaluation),
         "confusion": sections.confusion_matrix(evaluation),
         "threshold": ANSWERS["threshold"](evidence).text,
         "evaluation": evaluation,
@@ -71,9 +72,12 @@ def _charts(evidence: Evidence) -> list[Chart]:
     cases, evaluation = evidence.run.predictions, evidence.evaluation
     if cases is None:
         return []
-    drawn = [
-        charts.roc(cases.y_true, cases.y_prob, cases.names, (evaluation.get("decision") or {}).get("threshold")),
-        charts.calibration(cases.y_true, cases.y_prob, cases.names, evaluation_sections.reliability_bins(evaluation)),
+    drawn = [charts.roc(cases.y_true, cases.y_prob, cases.names, (evaluation.get("decision") or {}).get("threshold"))]
+    if cases.y_true.ndim == 1:
+        bins = evaluation_sections.reliability_bins(evaluation)
+        drawn.append(charts.calibration(cases.y_true, cases.y_prob, cases.names, bins))
+    drawn += [
+        label_sections.auroc_by_label(evaluation),
         evaluation_charts.decision_curve(evaluation.get("decision_curve") or {}),
     ]
     return [chart for chart in drawn if chart is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def decision_curve(curves: Mapping[str, Curve]) -> Chart | None:
     figure, axes = _new_axes("threshold probability", "net benefit")
     axes.axhline(0, color=color("soft"), lw=1.2, ls=DASHED, label="treat none")
     descriptions = []
-    for (name, curve), line_color in zip(curves.items(), SERIES, strict=False):
+    for (name, curve), line_color in zip(curves.items(), cycle(SERIES), strict=False):
         points = curve["points"]
         x = [point["threshold"] for point in points]
         axes.plot(x, [point["net_benefit"] for point in points], color=line_color, lw=2, label=literal(name))

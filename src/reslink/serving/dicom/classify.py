@@ -20,7 +20,7 @@ from reslink.files import sha256
 from reslink.imaging.image import Modality
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.preprocess import Placement
-from reslink.inference.backends import load_backend
+from reslink.inference.backends import flip_averaged, load_backend
 from reslink.inference.classifier import Classifier
 from reslink.inference.outputs import Outputs, stack_outputs
 from reslink.inference.prediction import Prediction
@@ -210,6 +210,7 @@ def _run_batch(
     pixels = np.stack([preprocess.pixels(image) for image in images])
     outputs = [LOGITS, FEATURES, *([model.map_name] if model.map_name else [])]
     logits, features, *maps = require_map_backend(classifier.backend).run(pixels, outputs)
+    logits = flip_averaged(classifier.bundle.decision, classifier.backend, pixels, logits)
     statistics = input_statistics(pixels) if classifier.needs_statistics else None
     placements = [preprocess.placement(image) for image in images]
     return Outputs(logits, features, statistics), list(maps[0]) if maps else [], placements
