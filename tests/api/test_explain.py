@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from reslink.api.explain import _files_of
 from reslink.errors import UsageError
 from reslink.explain.explain_files import ExplainOptions
 from reslink.labels import Labels
+
+BUNDLE: Any = SimpleNamespace(labels=Labels(("A", "B")), case="slice")
 
 
 def test_it_writes_pictures_and_returns_explanations(
@@ -42,7 +45,7 @@ def test_the_images_of_a_folder_are_listed_one_by_one(tmp_path: Path) -> None:
     for path in images:
         Picture.new("L", (8, 8)).save(path)
     missing = str(tmp_path / "missing.png")
-    files, options = _files_of([missing, str(tmp_path / "two"), str(images[2])], Labels(("A", "B")), ExplainOptions())
+    files, options = _files_of([missing, str(tmp_path / "two"), str(images[2])], BUNDLE, ExplainOptions())
     assert [str(path) for path in files] == [missing, *map(str, images)]
     assert (options.masks, options.units) == ({}, {})
 
@@ -55,8 +58,8 @@ def test_a_table_is_read_with_its_columns_root_and_units(tmp_path: Path) -> None
     table = tmp_path / "table.csv"
     table.write_text("first,second,Dx,unit\na.npy,x,A,mr\nb.npy,y,B,hu\n")
     options = ExplainOptions(columns=["path=first", "label=Dx"], root=tmp_path / "pictures")
-    files, found = _files_of([table], Labels(("A", "B")), options)
+    files, found = _files_of([table], BUNDLE, options)
     assert files == [tmp_path / "pictures" / name for name in names]
     assert found.units == {str(files[0]): "MR", str(files[1]): "HU"}
     with pytest.raises(UsageError, match="No table was given, but --columns or --root"):
-        _files_of([files[0]], Labels(("A", "B")), options)
+        _files_of([files[0]], BUNDLE, options)

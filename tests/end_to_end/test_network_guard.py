@@ -69,9 +69,12 @@ from reslink.audit.checks import label_errors, shortcuts
 from reslink.cli.commands import bench
 from reslink.cli.main import app
 from reslink.experiments.runner import experiment, scheduler
+from reslink.experiments.tune import tune
 
 bench.COLD_STARTS, shortcuts.TREES, label_errors.TREES = 1, 10, 10
-experiment.run_trials = lambda *options: scheduler.run_trials(*options[:3], 0, options[4])  # jobs=0: in this process
+# jobs=0: in this process
+experiment.run_trials = lambda *options: scheduler.run_trials(*options[:3], 0, options[4])
+tune.run_queue = lambda *options: scheduler.run_queue(*options[:3], 0, options[4])
 for words in json.loads(sys.argv[1]):
     done = CliRunner().invoke(app, words)
     print(json.dumps([words, done.exit_code, (done.stderr or repr(done.exception))[-800:]]), flush=True)
@@ -192,6 +195,8 @@ COMMANDS: list[tuple[list[str], int]] = [
     *((["export", "run/bundle", "--format", name, "--out", f"as_{name}", "--images", "1"], 0) for name in ("hf", "openvino")),
     (["bench", "run/bundle", *BENCH], 0),
     (["demo", "--patients", "12", "--out", "demo", *SETS], 0),
+    (["cv", "heads", "--out", "cv", "--folds", "3", *ONE_EPOCH], 0),
+    (["tune", "heads", "--out", "tuned", "--trials", "1", "--folds", "3", *SETS], 0),
     (["experiment", "epochs", "heads", "--out", "experiments", *ONE_RUN, "--epochs", "1", "2", *SETS], 0),
     (["experiment", "ablation", "heads", "--out", "experiments", "--conditions", "no_attention", *ONE_EPOCH], 0),
     (["phantom", "--out", "pairs", "--patients", "12", "--set", "slices=2", "--set", "size=128"], 0),

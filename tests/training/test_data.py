@@ -123,7 +123,7 @@ def test_a_class_that_a_given_split_lacks_is_named(
     summary, lacking = data.summary()
     assert "Tumor 0)" in summary
     assert summary.endswith("the split is given.")
-    assert lacking == "The validation split has no image of Tumor; metrics that need them are undefined."
+    assert lacking == "The validation split has no case of Tumor; metrics that need them are undefined."
 
 
 def test_an_image_with_two_labels_stops_the_run(
@@ -155,5 +155,5 @@ def test_a_patient_in_two_splits_stops_the_run(
 
 def test_each_class_needs_two_images(marked: Manifest, recipe: Callable[..., Recipe], cache: Path, listener: Any) -> None:
     few = marked.subset([*range(24), 30])
-    with pytest.raises(UsageError, match="1 images of the class 'Tumor' could be read, and 0 files could not"):
+    with pytest.raises(UsageError, match="1 case of the class 'Tumor' could be read, and 0 could not"):
         open_training_data(few, recipe(), cache, listener)

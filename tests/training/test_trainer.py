@@ -262,7 +262,7 @@ def test_unreadable_images_are_named_and_left_out(recipe: Make, toy: Manifest, t
     assert len((result.folder / "splits.csv").read_text().splitlines()) == 48
     for path in (data / "Tumor").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"0 images of the class 'Tumor' could be read, and 24 files could not"):
+    with pytest.raises(UsageError, match=r"0 cases of the class 'Tumor' could be read, and 24 could not"):
         train(Manifest.open(data), recipe(), tmp_path / "other")
 
 

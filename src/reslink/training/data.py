@@ -19,7 +19,7 @@ from reslink.datasets.grouping import group_cases
 from reslink.datasets.label_conflicts import check_label_conflicts, describe_conflicts, label_conflicts
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import find_duplicates, leakage_groups
-from reslink.errors import UsageError
+from reslink.errors import UsageError, counted
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import ABSENT, PRESENT
@@ -220,7 +220,7 @@ def _check_classes(readable: Manifest, cache: PixelCache) -> None:
     for label in readable.labels.names:
         if counts[label] < 2:
             raise UsageError(
-                f"{counts[label]} cases of the class {label!r} could be read, and {len(cache.failed)} could not",
+                f"{counted(counts[label], 'case')} of the class {label!r} could be read, and {len(cache.failed)} could not",
                 "Each class needs at least two cases",
                 "Repair the files named above, or add others",
             )

@@ -73,7 +73,7 @@ def test_accepted_label_conflicts_are_reported(conflicts: str | None) -> None:
     data = SimpleNamespace(
         label_conflicts=conflicts,
         seen_by_ancestors={},
-        cache=SimpleNamespace(manifest=Manifest((), Labels(("a", "b")), Path()), failed={}, stated=()),
+        cache=SimpleNamespace(manifest=Manifest((), Labels(("a", "b")), Path()), failed={}, case_stated=()),
         indices=lambda _split: [],
     )
     learner = SimpleNamespace(recipe=load_recipe(None, ["diagnostics.enabled=false"]))

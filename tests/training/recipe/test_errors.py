@@ -54,7 +54,7 @@ def test_an_unknown_key_names_the_nearest(key: str, meant: str, tmp_path: Path) 
         ("preprocess.percentiles=[9, 1]", r"percentiles are"),
         ("decision.threshold=1.5", r"decision.threshold is 1.5.*above 0 and below 1 or one of youden, accuracy"),
         ("augment.flip=2", r"augment.flip is 2.*at most 1"),
-        ("trainer=5", r"trainer is 5.*a section with the keys epochs"),
+        ("trainer=5", r"trainer is 5.*a section with the keys case, slices, epochs"),
         ("model.area_size=0", r"model.area_size is 0.*at least 1"),
         ("model.dims=[16]", r"model.*dims has 1 stages but depths has 3"),
         ("model.variant=reslink_papr", r"reslink_papr.*Did you mean 'reslink_paper'"),

@@ -177,7 +177,7 @@ def _print_result(console: Console, result: dict[str, Any]) -> None:
     rows = [("images", f"{result['n']} in {result['n_groups']} groups")]
     method = "isotonic" if decision["isotonic"] else f"temperature {decision['temperature']:.3f}"
     rows.append(("calibration", method))
-    rows.append(("flip averaging", "yes, twice the cost" if decision["flip_average"] else "no"))
+    rows.append(("flip averaging", "yes, twice the cost" if decision.get("flip_average") else "no"))
     if decision["threshold"] is not None:
         rows.append(("threshold", f"{decision['threshold']:.4f} ({decision['threshold_source']})"))
     rows.append(("prediction sets", _describe_sets(decision["conformal"])))
