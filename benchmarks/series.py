@@ -3,7 +3,7 @@
 A patient of CT-ICH is one case: a NIfTI volume of its slices, in order, with the label "any hemorrhage". Two models are trained
 on the same patients in each of five folds: one of series (``trainer.case: series``) with the label of the patient, and one of
 slices with the labels of the slices. The slice model answers for a patient by the maximum, by the mean, or by the mean of the
-three highest of its slice probabilities, over the slices that the series model sees.
+three highest of the probabilities of all its slices.
 
     python benchmarks/series.py DATA OUT [--folds 5] [--size 96]
 
