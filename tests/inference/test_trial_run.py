@@ -82,6 +82,13 @@ def test_the_shipped_models_are_known_by_their_content() -> None:
     assert {sha256(path) for path in zoo.SHIPPED.glob("*/model.onnx")} == zoo.onnx_digests() != frozenset()
 
 
+def test_digests_of_another_folder_of_shipped_models_do_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo, "SHIPPED", tmp_path)
+        assert zoo.onnx_digests() == frozenset()
+    assert len(zoo.onnx_digests()) == len(zoo.names())
+
+
 @pytest.mark.parametrize(("fault", "reason"), FAULTS.values(), ids=FAULTS.keys())
 @pytest.mark.usefixtures("started")
 def test_a_fault_of_the_runtime_ends_the_child_only(

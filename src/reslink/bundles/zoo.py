@@ -121,10 +121,14 @@ def names(folder: Path | None = None) -> list[str]:
     return sorted(file.parent.name for file in root.glob(f"[!.]*/{BUNDLE_JSON}"))
 
 
-@cache
 def onnx_digests() -> frozenset[str]:
     """Returns the SHA-256 of the ONNX models of the shipped bundles."""
-    records = [json.loads((SHIPPED / name / BUNDLE_JSON).read_bytes()) for name in names()]
+    return _onnx_digests(SHIPPED)
+
+
+@cache
+def _onnx_digests(folder: Path) -> frozenset[str]:
+    records = [json.loads((folder / name / BUNDLE_JSON).read_bytes()) for name in names(folder)]
     return frozenset(record["onnx"]["sha256"] for record in records if record.get("onnx"))
 
 
