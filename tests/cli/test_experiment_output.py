@@ -18,7 +18,7 @@ def result(**changes: Any) -> dict[str, Any]:
 
 
 def test_people_get_the_conclusions_and_the_report(capsys: pytest.CaptureFixture[str]) -> None:
-    print_experiment(Console(), result(), Path("out"), json=False)
+    print_experiment(Console(), result(), {"report": Path("out") / "report.html"}, json=False)
     printed = capsys.readouterr()
     assert printed.out == "Five epochs are enough.\n"
     assert printed.err.splitlines()[:2] == ["Skipped: One seed has no spread.", "report: out/report.html"]
@@ -28,7 +28,7 @@ def test_people_get_the_conclusions_and_the_report(capsys: pytest.CaptureFixture
 def test_a_failed_run_is_a_warning_and_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     failed = result(failed=[{"run": "a_0", "reason": "no space"}])
     with pytest.raises(typer.Exit) as ended:
-        print_experiment(Console(), failed, Path("out"), json=True)
+        print_experiment(Console(), failed, {"report": Path("out") / "report.html"}, json=True)
     printed = capsys.readouterr()
     assert ended.value.exit_code == 1
     assert json.loads(printed.out) == failed

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +23,14 @@ _SETTINGS = (
 QUICK = [word for setting in _SETTINGS for word in ("--set", setting)]
 
 Invoke = Callable[..., Result]
+
+_PREDICT = """
+import sys
+sys.modules["torch"] = None  # so that its import raises ImportError
+import reslink
+[prediction] = reslink.predict(*sys.argv[1:])
+print(prediction.probabilities)
+"""
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +90,19 @@ def invoke() -> Invoke:
         from reslink.cli.main import app
 
         return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(word) for word in words])
+
+    return call
+
+
+@pytest.fixture
+def predict_without_torch() -> Callable[[str | Path, Path], dict[str, float]]:
+    """Returns the probabilities that a process without torch predicts for an image."""
+
+    def call(bundle: str | Path, image: Path) -> dict[str, float]:
+        words = [sys.executable, "-c", _PREDICT, str(bundle), str(image)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return dict(ast.literal_eval(done.stdout))
 
     return call
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +56,6 @@ class Pair(Small):
     def forward(self, x):
         return super().forward(x), x
 """
-PREDICT = """
-import sys
-sys.modules["torch"] = None  # so that its import raises ImportError
-import reslink
-[prediction] = reslink.predict(*sys.argv[1:])
-print(prediction.probabilities)
-"""
-
-
-def predict_without_torch(bundle: str | Path, image: Path) -> dict[str, float]:
-    words = [sys.executable, "-c", PREDICT, str(bundle), str(image)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return dict(ast.literal_eval(done.stdout))
 
 
 def invoke(*words: str | Path) -> Result:
@@ -111,7 +95,9 @@ def own_run(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_densenet121_of_monai_from_training_to_serving(heads: Path, image: Path, tmp_path: Path) -> None:
+def test_densenet121_of_monai_from_training_to_serving(
+    heads: Path, image: Path, tmp_path: Path, predict_without_torch: Callable[..., dict[str, float]]
+) -> None:
     run = reslink.train(heads, tmp_path / "run", network="densenet121", settings=SETTINGS)
     assert {"accuracy", "auroc"} <= set(run["metrics"])
     bundle = Bundle.load(run["bundle"])
@@ -137,7 +123,14 @@ def test_densenet121_of_monai_from_training_to_serving(heads: Path, image: Path,
     assert "class_activation" in json.dumps(explained)
 
 
-def test_a_network_of_your_own_from_a_file(own_run: Path, heads: Path, image: Path, own_file: Path, tmp_path: Path) -> None:
+def test_a_network_of_your_own_from_a_file(
+    own_run: Path,
+    heads: Path,
+    image: Path,
+    own_file: Path,
+    tmp_path: Path,
+    predict_without_torch: Callable[..., dict[str, float]],
+) -> None:
     bundle = Bundle.load(own_run)
     assert bundle.architecture["entry_point"] == "nets.py:Small"
     assert bundle.architecture["options"] == {"width": 4}
@@ -243,7 +236,11 @@ def test_a_module_is_trained_from_its_own_weights_and_fine_tuned(heads: Path, tm
 
 
 def test_a_vision_transformer_has_gradients_instead_of_grad_cam(
-    heads: Path, image: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    heads: Path,
+    image: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    predict_without_torch: Callable[..., dict[str, float]],
 ) -> None:
     options = {"hidden_size": 24, "mlp_dim": 32, "num_layers": 1, "num_heads": 2}
     run = reslink.train(heads, tmp_path / "run", network="vit", settings=SETTINGS | {"model.options": options})

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +31,6 @@ SETTINGS: dict[str, Any] = {
     "trainer.epochs": 1,
     "diagnostics.images": 8,
 }
-PREDICT = """
-import sys
-sys.modules["torch"] = None  # so that its import raises ImportError
-import reslink
-[prediction] = reslink.predict(*sys.argv[1:])
-print(prediction.probabilities)
-"""
-
-
-def predict_without_torch(bundle: str | Path, image: Path) -> dict[str, float]:
-    words = [sys.executable, "-c", PREDICT, str(bundle), str(image)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return dict(ast.literal_eval(done.stdout))
 
 
 def invoke(*words: str | Path) -> Result:
@@ -93,7 +77,9 @@ def bundle(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-def test_predict_without_torch_and_serve(bundle: Path, image: Path) -> None:
+def test_predict_without_torch_and_serve(
+    bundle: Path, image: Path, predict_without_torch: Callable[..., dict[str, float]]
+) -> None:
     [expected] = reslink.predict(bundle, image, backend="torch")
     assert predict_without_torch(bundle, image) == pytest.approx(expected.probabilities, abs=1e-4)
     files = [("files", (image.name, image.read_bytes(), "image/png"))]
@@ -158,7 +144,9 @@ def test_calibrate_keeps_flip_averaging_unless_told(flipped: Path, heads: Path, 
         assert Bundle.load(out).decision.flip_average is expected
 
 
-def test_a_recipe_can_ask_for_flip_averaging(heads: Path, image: Path, tmp_path: Path) -> None:
+def test_a_recipe_can_ask_for_flip_averaging(
+    heads: Path, image: Path, tmp_path: Path, predict_without_torch: Callable[..., dict[str, float]]
+) -> None:
     settings = SETTINGS | {"decision.flip_average": True, "decision.threshold": "youden"}
     run = reslink.train(heads, tmp_path / "run", settings=settings)
     assert Bundle.load(run["bundle"]).decision.flip_average

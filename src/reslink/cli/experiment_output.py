@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,17 @@ import typer
 from reslink.cli.console import Console
 
 
-def print_experiment(console: Console, result: dict[str, Any], folder: Path, json: bool) -> None:
-    """Prints the result of an experiment: one JSON object, or for people the conclusions and the path of the report.
+def print_experiment(
+    console: Console, result: dict[str, Any], paths: Mapping[str, str | Path], json: bool, remark: str = "Skipped"
+) -> None:
+    """Prints the result of an experiment: one JSON object, or for people the conclusions and what was written.
+
+    Args:
+        console: Prints.
+        result: The content of ``experiment.json`` or ``tune.json``.
+        paths: What was written, by name.
+        json: Whether to print JSON.
+        remark: Word before each sentence of ``not_done``.
 
     Raises:
         typer.Exit: With code 1 if a run failed.
@@ -25,8 +35,9 @@ def print_experiment(console: Console, result: dict[str, Any], folder: Path, jso
         console.warn(f"Warning: {failure['run']} failed: {failure['reason']}")
     if not json:
         for sentence in result["not_done"]:
-            console.note(f"Skipped: {sentence}")
-        console.note(f"report: {folder / 'report.html'}")
+            console.note(f"{remark}: {sentence}")
+        for name, path in paths.items():
+            console.note(f"{name}: {path}")
         console.research_use_only()
     if result["failed"]:
         raise typer.Exit(1)

@@ -95,6 +95,26 @@ OwnNetwork = Annotated[
         show_default=False,
     ),
 ]
+TrainedNetwork = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        metavar="NETWORK",
+        help="Network variant such as densenet121, or your own code: package.module:callable or file.py:callable; "
+        "default: that of the recipe.",
+        show_default=False,
+    ),
+]
+Init = Annotated[
+    str | None,  # not a Path, which would make ./ct and ct the same
+    typer.Option(
+        "--init", metavar="PARENT", help="Fine-tune the weights of a model name, bundle or run; default: from scratch."
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, help="Number of parallel runs with one thread each.", show_default="one per core"),
+]
 Images = Annotated[
     list[str],
     typer.Argument(metavar="PATH...", help="Image files, folders, DICOM series or globs.", show_default=False),
@@ -143,6 +163,12 @@ Recipe = Annotated[
         "--recipe", "-c", "--config", metavar="FILE", help="Recipe in YAML; default: the default recipe.", show_default=False
     ),
 ]
+
+
+def set_training_environment() -> None:
+    """Gives each of several trainings one thread, and cuBLAS reproducible results; called before torch is imported."""
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def threads_from_environment() -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,22 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.experiment_output import print_experiment
-from reslink.cli.options import FOLDER, AllowConflicts, Columns, Data, Json, Recipe, Root, Set, Unit, available_cores
+from reslink.cli.options import (
+    FOLDER,
+    AllowConflicts,
+    Columns,
+    Data,
+    Init,
+    Jobs,
+    Json,
+    Recipe,
+    Root,
+    Set,
+    TrainedNetwork,
+    Unit,
+    available_cores,
+    set_training_environment,
+)
 
 EXAMPLES = (
     "reslink cv images/ --out cv --folds 5",
@@ -50,30 +64,13 @@ def cv(
     unit: Unit = None,
     recipe: Recipe = None,
     sets: Set = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            "--network",
-            metavar="NETWORK",
-            help="Network variant such as densenet121, or your own code: package.module:callable or file.py:callable; "
-            "default: that of the recipe.",
-            show_default=False,
-        ),
-    ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            "--init", metavar="PARENT", help="Fine-tune the weights of a model name, bundle or run; default: from scratch."
-        ),
-    ] = None,
+    network: TrainedNetwork = None,
+    init: Init = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", min=1, help="Number of epochs; default: that of the recipe.", show_default=False)
     ] = None,
     allow_conflicts: AllowConflicts = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", "-j", min=1, help="Number of parallel runs with one thread each.", show_default="one per core"),
-    ] = None,
+    jobs: Jobs = None,
     json: Json = False,
 ) -> None:
     """Cross-validate a recipe, and make an ensemble of the networks of all folds.
@@ -81,7 +78,7 @@ def cv(
     Folds keep patients and near duplicates together. Each image is predicted by the network of its fold, which was not trained
     on it. Run the same command again to continue after an interruption.
     """
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+    set_training_environment()
     from reslink.api.cv import cv as cross_validate
 
     result = cross_validate(
@@ -107,4 +104,4 @@ def cv(
         for name in ("bundle", "distilled", "predictions"):
             if result[name] is not None:
                 console.note(f"{name}: {result[name]}")
-    print_experiment(console, result, out, json)
+    print_experiment(console, result, {"report": out / "report.html"}, json)

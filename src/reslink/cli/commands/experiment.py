@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from reslink.cli.options import (
     Columns,
     Data,
     Device,
+    Init,
+    Jobs,
     Json,
     Overwrite,
     Recipe,
@@ -30,6 +31,7 @@ from reslink.cli.options import (
     Set,
     Unit,
     available_cores,
+    set_training_environment,
 )
 from reslink.errors import UsageError, check_choice
 
@@ -53,16 +55,6 @@ Seeds = Annotated[
 ]
 Epochs = Annotated[
     int | None, typer.Option("--epochs", min=1, help="Number of epochs; default: that of the recipe.", show_default=False)
-]
-Init = Annotated[
-    str | None,
-    typer.Option(
-        "--init", metavar="PARENT", help="Fine-tune the weights of a model name, bundle or run; default: from scratch."
-    ),
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option("--jobs", "-j", min=1, help="Number of parallel runs with one thread each.", show_default="one per core"),
 ]
 DrawSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the drawn images and the bootstrap.")]
 
@@ -226,8 +218,7 @@ def _run(console: Console, name: str, options: TrainingOptions, run: Run) -> Non
 
     folder = options.out / name
     check_folder_path(folder)
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    set_training_environment()
     changes: list[str | tuple[str, Any]] = [*(options.sets or [])]
     changes += [] if options.epochs is None else [("trainer.epochs", options.epochs)]
     changes += ["data.allow_conflicts=true"] if options.allow_conflicts else []
@@ -243,7 +234,7 @@ def _run(console: Console, name: str, options: TrainingOptions, run: Run) -> Non
     jobs = options.jobs or _default_jobs(recipe.trainer.device)
     with _locked(console, folder) as progress:
         result = run(Experiment(manifest, recipe, options.out, seeds, jobs, progress))
-    print_experiment(console, result, folder, options.json)
+    print_experiment(console, result, {"report": folder / "report.html"}, options.json)
 
 
 @contextmanager
@@ -325,7 +316,7 @@ def robustness(
     with _locked(console, folder) as progress:
         options = RobustnessOptions(tuple(only or ()), images or None, device, seed, overwrite)
         result = run(loaded, manifest, out, options, progress)
-    print_experiment(console, result, folder, json)
+    print_experiment(console, result, {"report": folder / "report.html"}, json)
 
 
 def transfer(
@@ -376,7 +367,7 @@ def transfer(
     with _locked(console, folder) as progress:
         options = TransferOptions(label_map, internal, images or None, device, seed, columns, root, unit)
         result = run(bundle, others, out, options, progress)
-    print_experiment(console, result, folder, json)
+    print_experiment(console, result, {"report": folder / "report.html"}, json)
 
 
 def parse_label_map(texts: Sequence[str]) -> dict[str, str | None]:

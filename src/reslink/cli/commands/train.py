@@ -15,12 +15,14 @@ from reslink.cli.options import (
     AllowLeakage,
     Columns,
     Data,
+    Init,
     Json,
     Overwrite,
     Recipe,
     Resume,
     Root,
     Set,
+    TrainedNetwork,
     Unit,
 )
 from reslink.labels import CaseKind
@@ -56,22 +58,8 @@ def train(
             show_default=False,
         ),
     ] = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            "--network",
-            metavar="NETWORK",
-            help="Network variant such as densenet121, or your own code: package.module:callable or file.py:callable; "
-            "default: that of the recipe.",
-            show_default=False,
-        ),
-    ] = None,
-    init: Annotated[
-        str | None,  # not a Path, which would make ./ct and ct the same
-        typer.Option(
-            "--init", metavar="PARENT", help="Start from the weights of a model name, bundle or run; default: from scratch."
-        ),
-    ] = None,
+    network: TrainedNetwork = None,
+    init: Init = None,
     freeze: Annotated[
         str | None,
         typer.Option("--freeze", metavar="MODULES", help="Modules of the parent that are not trained, such as stem,stages.1."),

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import FOLDER, AllowConflicts, Columns, Data, Json, Recipe, Root, Set, Unit
+from reslink.cli.experiment_output import print_experiment
+from reslink.cli.options import (
+    FOLDER,
+    AllowConflicts,
+    Columns,
+    Data,
+    Init,
+    Json,
+    Recipe,
+    Root,
+    Set,
+    TrainedNetwork,
+    Unit,
+    set_training_environment,
+)
 
 EXAMPLES = (
     "reslink tune images/ --out tuned --trials 20",
@@ -61,21 +74,8 @@ def tune(
     unit: Unit = None,
     recipe: Recipe = None,
     sets: Set = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            "--network",
-            metavar="NETWORK",
-            help="Network variant such as densenet121, or your own code: package.module:callable or file.py:callable.",
-            show_default=False,
-        ),
-    ] = None,
-    init: Annotated[
-        str | None,  # not a Path, which would make ./ct and ct the same
-        typer.Option(
-            "--init", metavar="PARENT", help="Fine-tune the weights of a model name, bundle or run; default: from scratch."
-        ),
-    ] = None,
+    network: TrainedNetwork = None,
+    init: Init = None,
     allow_conflicts: AllowConflicts = False,
     json: Json = False,
 ) -> None:
@@ -85,8 +85,7 @@ def tune(
     to continue after an interruption; several processes can work on one folder. Exit code 1 if a trial failed; trials that
     diverged are reported only.
     """
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    set_training_environment()
     from reslink.api.tune import tune as search
 
     result = search(
@@ -109,23 +108,5 @@ def tune(
         jobs=jobs,
         progress=console.progress(),
     )
-    _print(console, result, json)
-
-
-def _print(console: Console, result: dict[str, Any], json: bool) -> None:
-    if json:
-        console.json(result, indent=2)
-    else:
-        for sentence in result["answer"]:
-            console.data(sentence)
-    for failure in result["failed"]:
-        console.warn(f"Warning: {failure['run']} failed: {failure['reason']}")
-    if not json:
-        for sentence in result["not_done"]:
-            console.note(f"Note: {sentence}")
-        console.note(f"recipe: {result['best']['recipe']}")
-        console.note(f"bundle: {result['best']['bundle']}")
-        console.note(f"page: {result['page']}")
-        console.research_use_only()
-    if result["failed"]:
-        raise typer.Exit(1)
+    paths = {"recipe": result["best"]["recipe"], "bundle": result["best"]["bundle"], "page": result["page"]}
+    print_experiment(console, result, paths, json, remark="Note")

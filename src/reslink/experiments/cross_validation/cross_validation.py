@@ -84,12 +84,14 @@ def cross_validate(experiment: Experiment, *, distill: bool = False) -> dict[str
     metrics = tables.out_of_fold_table(pooled, seeds, experiment.manifest.labels, threshold)
     _write_csv(experiment, plan, pooled)
     results = [result for seed in seeds for result in _of_seed(comparison, seed)]
-    models = _make_models(experiment, plan, pooled, results, distill=distill)
+    members = [Bundle.load(result.folder / BUNDLE, experiment.recipe.builder()) for result in results]
+    data = make_training_data(results[0].trial, experiment.data, experiment.cache)
+    models = _make_models(experiment, plan, pooled, members, merged_data(data, plan), distill=distill)
     first, folds = metrics.rows[0], tables.folds_table(comparison.results)
     answer = [*comparison.warnings, tables.headline(first, len(pooled.rows), len(set(pooled.groups)))]
     all_tables = [metrics, folds]
     if len(plan.holdout_rows):
-        table, sentences = _hold_out(experiment, plan, results, models)
+        table, sentences = _hold_out(experiment, plan, members, models, data)
         all_tables.insert(1, table)
         answer += sentences
     return _report(comparison, plan, all_tables, models, answer, [tables.fold_chart(folds, first)])
@@ -100,12 +102,15 @@ def _of_seed(comparison: Comparison, seed: int) -> list[TrialResult]:
 
 
 def _make_models(
-    experiment: Experiment, plan: FoldPlan, pooled: OutOfFold, results: Sequence[TrialResult], *, distill: bool
+    experiment: Experiment,
+    plan: FoldPlan,
+    pooled: OutOfFold,
+    members: Sequence[Bundle],
+    data: TrainingData,
+    *,
+    distill: bool,
 ) -> Models:
-    """Saves the ensemble and the distilled network."""
-    builder = experiment.recipe.builder()
-    members = [Bundle.load(result.folder / BUNDLE, builder) for result in results]
-    data = merged_data(make_training_data(results[0].trial, experiment.data, experiment.cache), plan)
+    """Saves the ensemble and the distilled network, whose training images are those of all folds in ``data``."""
     with phase(experiment.progress, 1, "Calibrating the ensemble"):
         decision, notes = calibrated_decision(experiment, pooled)
     ensemble = make_ensemble(members, data, decision, _record(experiment, plan, pooled))
@@ -117,7 +122,7 @@ def _make_models(
     [result] = read_results([trial], experiment.data, experiment.runs, failures)
     if result.failure is not None:
         return Models(saved, None, [*notes, f"The distilled network was not trained: {result.failure}"])
-    student = Bundle.load(result.folder / BUNDLE, builder)
+    student = Bundle.load(result.folder / BUNDLE, experiment.recipe.builder())
     weights = student.network().state_dict()
     distilled = distilled_bundle(student, data).save(experiment.out / DISTILLED_FOLDER, weights)
     return Models(saved, distilled, notes)
@@ -156,15 +161,12 @@ def _write_csv(experiment: Experiment, plan: FoldPlan, pooled: OutOfFold) -> Non
 
 
 def _hold_out(
-    experiment: Experiment, plan: FoldPlan, results: Sequence[TrialResult], models: Models
+    experiment: Experiment, plan: FoldPlan, members: Sequence[Bundle], models: Models, data: TrainingData
 ) -> tuple[Table, list[str]]:
     """Evaluates the ensemble on the hold-out, and compares it with single networks and the distilled one."""
-    data = make_training_data(results[0].trial, experiment.data, experiment.cache)
-    builder = experiment.recipe.builder()
-    single = [Bundle.load(result.folder / BUNDLE, builder) for result in results]
-    with phase(experiment.progress, len(single), "Evaluating on the hold-out"):
+    with phase(experiment.progress, len(members), "Evaluating on the hold-out"):
         answers: dict[str, list[TrialPredictions]] = {tables.SINGLE: []}
-        for bundle in single:
+        for bundle in members:
             answers[tables.SINGLE].append(predict_rows(bundle, data, plan.holdout_rows))
             experiment.progress.step()
         answers[tables.ENSEMBLE] = [predict_rows(models.ensemble, data, plan.holdout_rows)]
@@ -179,7 +181,7 @@ def _hold_out(
         if model is not None:
             model.with_metrics(evaluate_bundle(model, holdout, experiment.out / folder, options))
     flip = 2 if experiment.recipe.decision.flip_average else 1
-    return tables.hold_out_table(answers, {tables.SINGLE: flip, tables.ENSEMBLE: flip * len(single), tables.DISTILLED: flip})
+    return tables.hold_out_table(answers, {tables.SINGLE: flip, tables.ENSEMBLE: flip * len(members), tables.DISTILLED: flip})
 
 
 def predict_rows(bundle: Bundle, data: TrainingData, rows: Any) -> TrialPredictions:

@@ -12,6 +12,7 @@ import numpy as np
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.calibration import OUT_OF_FOLD, FittedOn
 from reslink.bundles.decision.decision import Decision
+from reslink.datasets.case import HOLDOUT
 from reslink.errors import UsageError
 from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_decision, fit_ood_detector
 from reslink.experiments.cross_validation.folds import FoldPlan, OutOfFold
@@ -154,4 +155,4 @@ def calibrated_decision(experiment: Experiment, pooled: OutOfFold) -> tuple[Deci
 
 def merged_data(data: TrainingData, plan: FoldPlan) -> TrainingData:
     """Returns the data with the split ``train`` for all folds, and ``holdout`` for the other cases."""
-    return replace(data, splits=plan.merged({None: "holdout"}, "train"))
+    return replace(data, splits=plan.merged({None: HOLDOUT}, "train"))

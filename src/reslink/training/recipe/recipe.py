@@ -133,8 +133,6 @@ class Recipe(Section):
             del tree["init"]["parent"]
         if self.model.entry_point is not None:
             tree["model"]["entry_point"] = publishable_entry_point(self.model.entry_point)
-        if self.data.labels is None:
-            del tree["data"]["labels"]
         if not self.model.is_external:
             for name in EXTERNAL_KEYS:
                 del tree["model"][name]
@@ -264,7 +262,7 @@ class Recipe(Section):
         return load_entry_point(self.model.entry_point)
 
 
-_NEWER = (("data", "holdout"), ("decision", "flip_average"))
+_NEWER = (("data", "holdout"), ("data", "labels"), ("decision", "flip_average"))
 """Settings that earlier versions did not have; at their default, a recipe is the same as before."""
 
 _LOCAL = ("trainer.workers", "trainer.device")
