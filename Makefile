@@ -54,10 +54,11 @@ test: $(VENV)/.dev $(VENV)/.docs
 	@scripts/install-debian-packages
 	@$(MAKE) --no-print-directory -j 2 check pytest
 
-# without bytecode, each of the processes that the tests start would compile the package again
+# Without bytecode, each of the processes that the tests start would compile the package again. A worker that dies is not replaced:
+# pytest-xdist 3.8 may then wait forever for the tests that it gives to the new one.
 pytest: export PYTHONDONTWRITEBYTECODE :=
 pytest: $(VENV)/.dev $(VENV)/.docs
-	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 20
 
 # a warning, a reference that leads nowhere and an example that fails each fail the build
 docs: $(VENV)/.docs

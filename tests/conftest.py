@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: weights are compared to the byte, and threads change sums
 
@@ -56,6 +56,14 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    """Says how a worker of pytest-xdist died, which pytest-xdist does not: -9 is SIGKILL, -15 SIGTERM."""
+    if error is not None:
+        status = node.gateway._io.popen.wait(10)
+        print(f"\n{node.gateway.id} ended with status {status}", file=sys.__stderr__, flush=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

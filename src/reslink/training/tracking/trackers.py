@@ -25,6 +25,8 @@ from reslink.settings_text import read_yaml
 
 PROJECT: Final = "reslink"
 
+_FINISH_SECONDS: Final = 120
+
 
 class Tracker(ABC):
     """Records one run.
@@ -175,6 +177,7 @@ class WandB(Tracker):
         self._folder.mkdir(parents=True, exist_ok=True)
         run_id = next((path.name.rpartition("-")[2] for path in self.earlier()), None)
         unnamed = dict.fromkeys(("host", "username", "email", "program_abspath", "program_relpath"), "")
+        finish = {"finish_timeout": _FINISH_SECONDS, "finish_timeout_raises": True}  # by default forever
         off = dict.fromkeys(("save_code", "symlink", "x_save_requirements"), False)
         disabled = dict.fromkeys(("disable_git", "x_disable_meta", "x_disable_machine_info", "x_disable_stats"), True)
         self._tracker = WandBTracker(
@@ -184,7 +187,7 @@ class WandB(Tracker):
             id=run_id,
             name=name,
             settings=wandb.Settings(
-                console="off", silent=True, reinit="create_new", program=PROJECT, **unnamed, **off, **disabled
+                console="off", silent=True, reinit="create_new", program=PROJECT, **finish, **unnamed, **off, **disabled
             ),
         )
         self._logs = tempfile.TemporaryDirectory(prefix="reslink-wandb-")
