@@ -1,14 +1,16 @@
-"""Cases that are series beside a slice model: area under the ROC curve per patient on CT-ICH, out of fold.
+"""Cases that are series beside a slice model: area under the ROC curve per patient, out of fold.
 
-A patient of CT-ICH is one case: a NIfTI volume of its slices, in order, with the label "any hemorrhage". Two models are trained
-on the same patients in each of five folds: one of series (``trainer.case: series``) with the label of the patient, and one of
-slices with the labels of the slices. The slice model answers for a patient by the maximum, by the mean, or by the mean of the
-three highest of the probabilities of all its slices.
+A patient is one case: a NIfTI volume of its slices, in order, with the label "any hemorrhage". Two models are trained on the
+same patients in each of five folds: one of series (``trainer.case: series``) with the label of the patient, and one of slices
+with the labels of the slices. The slice model answers for a patient by the maximum, by the mean, or by the mean of the three
+highest of the probabilities of all its slices.
 
-    python benchmarks/series.py DATA OUT [--folds 5] [--size 96]
+    python benchmarks/series.py DATA... --out OUT [--init BUNDLE] [--folds 5] [--size 96]
 
-DATA holds ``manifest.csv`` with the columns ``path,label,patient_id,slice``. OUT gets the
-volumes and the result, ``series.json``.
+Each DATA holds ``manifest.csv`` with the columns ``path,label,patient_id,slice``. OUT gets the volumes and the result,
+``series.json``. AUROC is measured on the patients of each data set that has both classes. Of another the sensitivity is given,
+at the threshold above which a tenth of the negative patients of the other sets are (specificity 0.9). BUNDLE has the default
+network, and no patient of DATA was in its training.
 """
 
 from __future__ import annotations
@@ -40,34 +42,47 @@ from reslink.training.trainer import train
 Scores = dict[str, float]
 Row = dict[str, Any]
 NEGATIVE, POSITIVE = "Healthy", "Tumor"
+SPECIFICITY = 0.9
 
 
-def assemble(data: Path, out: Path, folds: int) -> tuple[Path, Path]:
+def assemble(data: list[Path], out: Path, folds: int) -> tuple[Path, Path]:
     """Writes a volume for each patient, and tables of series and of slices with the same folds; returns the tables."""
     from sklearn.model_selection import StratifiedKFold
 
     by_patient: dict[str, list[dict[str, str]]] = defaultdict(list)
-    with (data / "manifest.csv").open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            by_patient[row["patient_id"]].append(row)
+    source: dict[str, str] = {}
+    for folder in data:
+        with (folder / "manifest.csv").open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                by_patient[row["patient_id"]].append({**row, "path": str(folder / row["path"])})
+                source[row["patient_id"]] = folder.name
     patients = sorted(by_patient)
     positive = [any(row["label"] == POSITIVE for row in by_patient[patient]) for patient in patients]
+    strata = [f"{source[patient]} {has_bleed}" for patient, has_bleed in zip(patients, positive, strict=True)]
     splitter = StratifiedKFold(folds, shuffle=True, random_state=0)
-    fold_of = {patients[i]: k for k, (_, test) in enumerate(splitter.split(patients, positive)) for i in test}
+    fold_of = {patients[i]: k for k, (_, test) in enumerate(splitter.split(patients, strata)) for i in test}
     (out / "volumes").mkdir(parents=True, exist_ok=True)
     series, slices = [], []
     for patient, has_bleed in zip(patients, positive, strict=True):
         rows = sorted(by_patient[patient], key=lambda row: int(row["slice"]))
-        planes = np.stack([np.asarray(Image.open(data / row["path"]).convert("L")) for row in rows])
+        planes = _stack([np.asarray(Image.open(row["path"]).convert("L")) for row in rows])
         volume: Any = nibabel.Nifti1Image(np.ascontiguousarray(planes.transpose(2, 1, 0)[::-1, ::-1]), np.eye(4))  # type: ignore[no-untyped-call]
         nibabel.save(volume, out / "volumes" / f"{patient}.nii.gz")
         label, fold = POSITIVE if has_bleed else NEGATIVE, fold_of[patient]
-        series.append([f"volumes/{patient}.nii.gz", label, patient, "gray", fold])
-        slices += [[str(data / row["path"]), row["label"], patient, "gray", fold] for row in rows]
+        series.append([f"volumes/{patient}.nii.gz", label, patient, source[patient], "gray", fold])
+        slices += [[row["path"], row["label"], patient, source[patient], "gray", fold] for row in rows]
     for name, table in (("series.csv", series), ("slices.csv", slices)):
         with (out / name).open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows([["path", "label", "patient_id", "unit", "fold"], *table])
+            csv.writer(stream).writerows([["path", "label", "patient_id", "source", "unit", "fold"], *table])
     return out / "series.csv", out / "slices.csv"
+
+
+def _stack(planes: list[np.ndarray]) -> np.ndarray:
+    """Returns the slices of a patient as (n, H, W), smaller ones with black borders."""
+    shape = np.max([plane.shape for plane in planes], axis=0)
+    return np.stack(
+        [np.pad(plane, [(0, whole - own) for whole, own in zip(shape, plane.shape, strict=True)]) for plane in planes]
+    )
 
 
 def out_of_fold(table: Path, out: Path, case: CaseKind, settings: list[str], folds: Iterable[int]) -> list[Row]:
@@ -96,7 +111,13 @@ def _score(classifier: Classifier, data: TrainingData) -> list[Row]:
     probabilities = classifier.bundle.decision.probabilities(outputs.logits)[:, 1]
     chosen = [data.manifest.cases[i] for i in cases]
     return [
-        {"patient": case.patient_id, "name": case.name, "positive": case.label == POSITIVE, "score": float(score)}
+        {
+            "patient": case.patient_id,
+            "source": case.source,
+            "name": case.name,
+            "positive": case.label == POSITIVE,
+            "score": float(score),
+        }
         for case, score in zip(chosen, probabilities, strict=True)
     ]
 
@@ -113,11 +134,11 @@ def slice_scores(rows: list[Row]) -> dict[str, Scores]:
     }
 
 
-def compare(scores: dict[str, Scores], positive: dict[str, bool], first: str) -> dict[str, Any]:
+def compare(scores: dict[str, Scores], positive: dict[str, bool], first: str, draws: int = 2000) -> dict[str, Any]:
     """Returns the AUROC of each rule and its difference to the first, with 95 % intervals over patients (bootstrap)."""
     patients = sorted(positive)
     y_true = np.array([positive[patient] for patient in patients])
-    bootstrap = GroupBootstrap(patients, 2000, 0)
+    bootstrap = GroupBootstrap(patients, draws, 0)
     values = {name: np.array([rule[patient] for patient in patients]) for name, rule in scores.items()}
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -125,22 +146,38 @@ def compare(scores: dict[str, Scores], positive: dict[str, bool], first: str) ->
         return own | {f"{first} minus {name}": own[first] - one for name, one in own.items() if name != first}
 
     estimates = statistics(np.ones((1, len(patients))))
-    draws, n = bootstrap.apply(statistics), len(patients)
+    drawn, n = bootstrap.apply(statistics), len(patients)
     return {
-        name: bootstrap_interval(float(value[0]), draws[name], n, n, limits=(-1.0, 1.0)).as_dict()
+        name: bootstrap_interval(float(value[0]), drawn[name], n, n, limits=(-1.0, 1.0)).as_dict()
         for name, value in estimates.items()
     }
+
+
+def sensitivity_elsewhere(scores: dict[str, Scores], sources: dict[str, str], positive: dict[str, bool]) -> dict[str, Any]:
+    """Returns, for each data set without negative patients, the sensitivity of each rule at ``SPECIFICITY`` in the others."""
+    negatives = [patient for patient, has_bleed in positive.items() if not has_bleed]
+    alone = sorted(set(sources.values()) - {sources[patient] for patient in negatives})
+    result: dict[str, Any] = {}
+    for source in alone:
+        patients = [patient for patient in positive if sources[patient] == source]
+        result[source] = {"patients": len(patients)}
+        for name, rule in scores.items():
+            threshold = np.quantile([rule[patient] for patient in negatives], SPECIFICITY, method="higher")
+            result[source][name] = sum(rule[patient] > threshold for patient in patients) / len(patients)
+    return result
 
 
 def _auroc(y_true: np.ndarray, score: np.ndarray, weights: np.ndarray) -> float:
     return float(roc_auc_score(y_true, score, sample_weight=weights)) if len(set(y_true[weights > 0])) == 2 else np.nan
 
 
-def recipes(size: int, folds: int, series_epochs: int, slice_epochs: int) -> tuple[list[str], list[str]]:
+def recipes(size: int, folds: int, epochs: tuple[int, int], init: Path | None) -> tuple[list[str], list[str]]:
     """Returns the settings of the series model and of the slice model."""
+    series_epochs, slice_epochs = epochs
     # Near duplicates of two patients are few and stay in their folds: both models see the same patients.
     common = [f"preprocess.size={size}", f"data.folds={folds}", "data.allow_leakage=true", "data.allow_conflicts=true"]
     common += ["trainer.device=cpu", "trainer.workers=0", "diagnostics.enabled=false"]
+    common += [f"init.parent={init}"] if init else []
     of_series = [f"trainer.epochs={series_epochs}", "trainer.batch_size=4", "trainer.slices=12"]
     return [*common, *of_series], [*common, f"trainer.epochs={slice_epochs}"]
 
@@ -148,27 +185,32 @@ def recipes(size: int, folds: int, series_epochs: int, slice_epochs: int) -> tup
 def main() -> None:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="Bundle that both models start from.")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--epochs", type=int, nargs=2, default=(8, 5), help="Epochs of the series and of the slice model.")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(40, 5), help="Epochs of the series and of the slice model.")
     options = parser.parse_args()
     series, slices = assemble(options.data, options.out, options.folds)
-    of_series, of_slices = recipes(options.size, options.folds, *options.epochs)
+    of_series, of_slices = recipes(options.size, options.folds, tuple(options.epochs), options.init)
     pooled = out_of_fold(series, options.out, "series", of_series, range(options.folds))
     positive = {row["patient"]: row["positive"] for row in pooled}
+    sources = {row["patient"]: row["source"] for row in pooled}
     scores = {"series model": {row["patient"]: row["score"] for row in pooled}}
     scores |= slice_scores(out_of_fold(slices, options.out, "slice", of_slices, range(options.folds)))
-    result = {
-        "patients": len(positive),
-        "positive": sum(positive.values()),
+    result: dict[str, Any] = {
         "slices": sum(1 for _ in slices.open(encoding="utf-8")) - 1,
         "recipe": {"series": of_series, "slice": of_slices},
-        "rules": compare(scores, positive, "series model"),
+        "sensitivity": sensitivity_elsewhere(scores, sources, positive),
+        "auroc": {},
     }
+    for source in sorted(set(sources.values()) - set(result["sensitivity"])):
+        own = {patient: has_bleed for patient, has_bleed in positive.items() if sources[patient] == source}
+        counts = {"patients": len(own), "positive": sum(own.values())}
+        result["auroc"][source] = counts | {"rules": compare(scores, own, "series model")}
     (options.out / "series.json").write_text(json.dumps(result, indent=2))
-    print(json.dumps(result["rules"], indent=2))
+    print(json.dumps({"auroc": result["auroc"], "sensitivity": result["sensitivity"]}, indent=2))
 
 
 if __name__ == "__main__":

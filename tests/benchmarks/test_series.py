@@ -1,0 +1,58 @@
+"""The comparison of a series model with a slice model: volumes, rules for a patient, and their metrics."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import ModuleType
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def test_a_patient_becomes_a_volume_in_the_order_of_the_slices(series: ModuleType, tmp_path: Path) -> None:
+    """Patients with even numbers have a bleed on their last slice; the rows are in reverse order."""
+    data = tmp_path / "ct_a"
+    rows = []
+    for patient in range(8):
+        for level in range(3):
+            path = data / f"{patient}_{level}.png"
+            data.mkdir(exist_ok=True)
+            Image.fromarray(np.full((4, 4 + level), 10 * level, np.uint8)).save(path)
+            rows.append([path.name, "Tumor" if patient % 2 == 0 and level == 2 else "Healthy", f"p{patient}", level])
+    with (data / "manifest.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["path", "label", "patient_id", "slice"], *reversed(rows)])
+    table, slices = series.assemble([data], tmp_path / "out", 2)
+    cases = list(csv.DictReader(table.read_text().splitlines()))
+    assert [case["label"] for case in cases] == ["Tumor", "Healthy"] * 4
+    assert {case["source"] for case in cases} == {"ct_a"}
+    folds = {case["patient_id"]: case["fold"] for case in cases}
+    assert all(row["fold"] == folds[row["patient_id"]] for row in csv.DictReader(slices.read_text().splitlines()))
+    assert sorted(folds[f"p{i}"] for i in range(0, 8, 2)) == ["0", "0", "1", "1"]
+    volume = np.asarray(nibabel.load(tmp_path / "out" / cases[0]["path"]).dataobj)  # type: ignore[attr-defined]
+    assert [int(volume[..., level].max()) for level in range(3)] == [0, 10, 20]
+    assert volume.shape == (6, 4, 3)
+
+
+def test_slices_are_combined_and_rules_are_compared(series: ModuleType) -> None:
+    values = {"a": [0.1, 0.9, 0.2, 0.4], "b": [0.3, 0.3], "c": [0.8, 0.6], "d": [0.2, 0.5]}
+    rows = [{"patient": patient, "score": score} for patient, own in values.items() for score in own]
+    scores = series.slice_scores(rows)
+    assert scores["slice model, maximum"]["a"] == 0.9
+    assert scores["slice model, mean"]["a"] == pytest.approx(0.4)
+    assert scores["slice model, mean of the 3 highest"]["a"] == pytest.approx(0.5)
+    positive = {"a": True, "b": False, "c": True, "d": False}
+    result = series.compare(scores, positive, "slice model, maximum", draws=20)
+    assert result["slice model, maximum"]["estimate"] == 1
+    assert result["slice model, maximum minus slice model, mean"]["estimate"] == 0
+
+
+def test_a_data_set_with_one_class_gets_the_sensitivity_at_the_threshold_of_the_others(series: ModuleType) -> None:
+    negatives = {f"n{i}": i / 10 for i in range(11)}
+    rule = negatives | {"p0": 0.95, "q0": 0.9, "q1": 0.91}
+    sources = dict.fromkeys([*negatives, "p0"], "both") | {"q0": "bleeds", "q1": "bleeds"}
+    positive = {patient: patient not in negatives for patient in rule}
+    found = series.sensitivity_elsewhere({"rule": rule}, sources, positive)
+    assert found == {"bleeds": {"patients": 2, "rule": 0.5}}
