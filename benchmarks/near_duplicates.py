@@ -3,6 +3,7 @@
 Run: python benchmarks/near_duplicates.py planted [--patients 60] [--seed 0]
      python benchmarks/near_duplicates.py copies DATA [--images 150] [--seed 1]
      python benchmarks/near_duplicates.py fingerprints DATA [--seed 0]
+     python benchmarks/near_duplicates.py series DATA [--seed 0]
      python benchmarks/near_duplicates.py search [--count 10000]
      python benchmarks/near_duplicates.py index [--counts 10000 100000 1000000] [--threads 2]
 
@@ -11,6 +12,8 @@ Run: python benchmarks/near_duplicates.py planted [--patients 60] [--seed 0]
 - ``copies`` does the same with images of a data set.
 - ``fingerprints`` splits a data set by group, 30 % held out, and counts the held-out images that the fingerprints of
   the rest flag.
+- ``series`` takes the slices of a patient as a series, and fingerprints the series of half of the patients. It counts the
+  copies of these series that are found, of which all slices are changed alike, and the flagged series of the other patients.
 - ``search`` times the search among different thumbnails, a twentieth of them copies.
 - ``index`` times the index on random fingerprints, a twentieth of them copies in which 5 to 15 % of the bits differ.
 """
@@ -18,27 +21,30 @@ Run: python benchmarks/near_duplicates.py planted [--patients 60] [--seed 0]
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
+from reslink.datasets.cache.pixel_cache import MATCHED_SHARE
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates import fingerprints, hamming_index
 from reslink.datasets.near_duplicates.groups import find_duplicates, leakage_groups
 from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.datasets.phantom.cohort import render_patient
 from reslink.datasets.phantom.duplicates import DUPLICATE_KINDS, GrayImage
-from reslink.datasets.phantom.tissue import Sequence
+from reslink.datasets.phantom.tissue import Sequence as MrSequence
 from reslink.datasets.phantom.writers import to_gray
 from reslink.imaging.image import Image
 from reslink.imaging.reading import read_image
 
-SEQUENCES: tuple[Sequence, ...] = ("CT", "T1", "CT", "FLAIR", "CT", "T2")
+SEQUENCES: tuple[MrSequence, ...] = ("CT", "T1", "CT", "FLAIR", "CT", "T2")
 COPIED = 20
 
 
@@ -139,6 +145,50 @@ def flagged_by_fingerprints(data: Path, seed: int) -> dict[str, object]:
     }
 
 
+def copied_slices(job: tuple[Path, str, int]) -> GrayImage:
+    """Returns the thumbnail of a changed copy of a slice; slices with the same seed are changed alike."""
+    path, kind, seed = job
+    gray = np.asarray(read_image(path).pixels).astype(np.uint8)
+    changed = DUPLICATE_KINDS[kind](gray, np.random.default_rng(seed))
+    return make_thumbnail(Image(changed.astype(np.float32), "gray", white=255))
+
+
+def series(data: Path, seed: int) -> dict[str, object]:
+    """Returns how many copies of known series, and how many series of other patients, the fingerprints find."""
+    manifest = Manifest.open(data)
+    patients = sorted({case.patient_id for case in manifest.cases if case.patient_id})
+    known = np.random.default_rng(seed).permutation(patients)[: len(patients) // 2].tolist()
+    slices_of = {name: [case.path for case in manifest.cases if case.patient_id == name] for name in patients}
+
+    def matched(jobs: Sequence[tuple[Path, str, int]], sizes: Sequence[int]) -> list[float]:
+        """Returns the share of the slices of each series that match."""
+        thumbnails = np.stack(list(pool.map(copied_slices, jobs, chunksize=20)))
+        hits = {query for query, _, _ in fingerprints.match_fingerprints(stored, thumbnails)}
+        ends = np.cumsum([0, *sizes]).tolist()
+        return [sum(row in hits for row in range(start, end)) / (end - start) for start, end in itertools.pairwise(ends)]
+
+    with ProcessPoolExecutor() as pool:
+        own = [(path, "exact", 0) for name in known for path in slices_of[name]]
+        stored = fingerprints.make_fingerprints(np.stack(list(pool.map(copied_slices, own, chunksize=20))))
+        sizes = [len(slices_of[name]) for name in known]
+        shares = {
+            kind: matched([(path, kind, seed + i) for i, name in enumerate(known) for path in slices_of[name]], sizes)
+            for kind in DUPLICATE_KINDS
+        }
+        others = [name for name in patients if name not in known]
+        of_others = matched(
+            [(path, "exact", 0) for name in others for path in slices_of[name]], [len(slices_of[name]) for name in others]
+        )
+    return {
+        "copied_series": len(known),
+        "found_by_kind": {kind: sum(share >= MATCHED_SHARE for share in row) for kind, row in shares.items()},
+        "least_share_by_kind": {kind: min(row) for kind, row in shares.items()},
+        "other_series": len(others),
+        "flagged_of_others": sum(share >= MATCHED_SHARE for share in of_others),
+        "highest_share_of_others": max(of_others),
+    }
+
+
 def search(count: int) -> dict[str, float]:
     """Returns time and peak memory of the search among a number of thumbnails."""
     rng = np.random.default_rng(0)
@@ -192,8 +242,8 @@ def index(count: int, threads: int) -> dict[str, float]:
 def main() -> None:
     """Prints one JSON object per measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["planted", "copies", "fingerprints", "search", "index"], help="measurement")
-    parser.add_argument("data", type=Path, nargs="?", help="data set, for copies and fingerprints")
+    parser.add_argument("what", choices=["planted", "copies", "fingerprints", "series", "search", "index"], help="measurement")
+    parser.add_argument("data", type=Path, nargs="?", help="data set, for copies, fingerprints and series")
     parser.add_argument("--images", type=int, default=150, help="images to copy")
     parser.add_argument("--patients", type=int, default=60, help="synthetic patients")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
@@ -203,14 +253,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "planted":
         print(json.dumps(planted(options.patients, options.seed), indent=2))
-    elif options.what in ("copies", "fingerprints"):
+    elif options.what in ("copies", "fingerprints", "series"):
         if options.data is None:
             parser.error(f"{options.what} needs DATA")
-        measured = (
-            copies(options.data, options.images, options.seed)
-            if options.what == "copies"
-            else flagged_by_fingerprints(options.data, options.seed)
-        )
+        if options.what == "copies":
+            measured = copies(options.data, options.images, options.seed)
+        else:
+            measured = (series if options.what == "series" else flagged_by_fingerprints)(options.data, options.seed)
         print(json.dumps(measured, indent=2))
     elif options.what == "search":
         print(json.dumps(search(options.count), indent=2))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,9 @@ Indices = Sequence[int] | NDArray[np.integer[Any]]
 _SAVE_SECONDS = 2.0
 _MIN_IMAGES_FOR_WORKERS = 400
 _SLICES_PER_SERIES = 20
-_MATCHED_SHARE = 0.5
+
+MATCHED_SHARE: Final = 0.5
+"""A series matches known images if at least this share of its slices does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +196,7 @@ class PixelCache:
         """
         counts = Counter(self.case_of_row[list(matches)].tolist())
         highest, slices = self.by_case(matches, max), np.diff(self.starts)
-        return {case: value for case, value in highest.items() if counts[case] >= _MATCHED_SHARE * slices[case]}
+        return {case: value for case, value in highest.items() if counts[case] >= MATCHED_SHARE * slices[case]}
 
     def by_case(self, by_row: Mapping[int, T], choose: Callable[[T, T], T] = lambda first, _: first) -> dict[int, T]:
         """Returns one value of each case, by case, for values by row.
