@@ -7,7 +7,8 @@ ends of the runs' own 95 % intervals (bootstrap over patients or duplicate group
 run, because more seeds do not add patients.
 
 Where leakage was allowed, the test images with an image of their group in the training split are also evaluated apart from the
-others.
+others. Where nothing leaked, those that have an image of their group in the data set at all are: such images may be easier in
+themselves.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +67,20 @@ def table(results: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def leaked_and_other(run: Path) -> dict[str, dict[str, Any]]:
-    """Returns the metrics of the leaked test images of a run, and of the others; empty if there are not both."""
+def related_and_other(run: Path) -> dict[str, dict[str, Any]]:
+    """Returns the metrics of the leaked test images of a run, else of those in a group of several images, and of the others.
+
+    Empty if there are not both.
+    """
     read = ModelEvaluation.read(run.name, run)
     labels = Labels(tuple(read.evaluation["labels"]))
     names = {case["path"] for case in read.evaluation["leaked"]}
-    subsets = {"leaked": sorted(read.rows.keys() & names), "other": sorted(read.rows.keys() - names)}
+    kind = "leaked"
+    if not names:
+        with (run / "splits.csv").open(newline="", encoding="utf-8") as stream:
+            sizes = Counter(row["group"] for row in csv.DictReader(stream))
+        kind, names = "in a group of several images", {name for name, row in read.rows.items() if sizes[row["group"]] > 1}
+    subsets = {kind: sorted(read.rows.keys() & names), "other": sorted(read.rows.keys() - names)}
     if not all(subsets.values()):
         return {}
     results = {}
@@ -95,9 +105,9 @@ def main() -> None:
     results = [train_seed(own.data, own.out, seed, options) for seed in own.seeds]
     print(f"{own.data.name}: reslink train {' '.join(options)}")
     print("\n".join(table(results)))
-    apart = [leaked_and_other(own.out / f"seed{seed}") for seed in own.seeds]
-    for subset in ("leaked", "other") if all(apart) else ():
-        print(f"{subset} test images")
+    apart = [related_and_other(own.out / f"seed{seed}") for seed in own.seeds]
+    for subset in apart[0] if all(apart) else ():
+        print(f"test images, {subset}")
         print("\n".join(table([one[subset] for one in apart])))
     print(f"training seconds {[round(seconds(own.out / f'seed{seed}')) for seed in own.seeds]}")
 

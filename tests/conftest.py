@@ -8,6 +8,7 @@ import functools
 import gc
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import signal
@@ -72,6 +73,16 @@ def cache_folder_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_of_the_service() -> Iterator[None]:
+    """A service in the process of the tests sends its log to stderr alone; the next test gets the log as it was."""
+    logger = logging.getLogger("reslink.serving")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], level, logger.propagate = before
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""Leaked test images are evaluated apart from the others."""
+"""Leaked test images, or those in a group of several images, are evaluated apart from the others."""
 
 from __future__ import annotations
 
@@ -30,12 +30,18 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_leaked_images_are_evaluated_apart(accuracy: ModuleType, run: Path) -> None:
-    apart = accuracy.leaked_and_other(run)
+    apart = accuracy.related_and_other(run)
     assert {name: one["metrics"]["accuracy"]["estimate"] for name, one in apart.items()} == {"leaked": 1.0, "other": 0.75}
     assert {one["metrics"]["accuracy"]["n"] for one in apart.values()} == {8}
     assert "accuracy     0.750" in accuracy.table([apart["other"]])[0]
 
 
-def test_without_leaked_images_there_is_nothing_to_divide(accuracy: ModuleType, run: Path) -> None:
+@pytest.mark.parametrize("grouped", [8, 0])
+def test_without_leaked_images_those_in_a_group_of_several_are(accuracy: ModuleType, run: Path, grouped: int) -> None:
+    """The images that were leaked above have another image of their group in the test split, or none has."""
     (run / "evaluation.json").write_text(json.dumps({"labels": ["Healthy", "Tumor"], "leaked": []}))
-    assert accuracy.leaked_and_other(run) == {}
+    groups = [f"g{i}" for i in (*range(16), *range(grouped))]
+    (run / "splits.csv").write_text("\n".join(["group", *groups]) + "\n")
+    apart = accuracy.related_and_other(run)
+    accuracies = {name: one["metrics"]["accuracy"]["estimate"] for name, one in apart.items()}
+    assert accuracies == ({"in a group of several images": 1.0, "other": 0.75} if grouped else {})

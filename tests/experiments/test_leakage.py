@@ -43,3 +43,27 @@ def test_leakage_trains_on_both_splits_and_counts_related_images(
     assert evaluations["clean"]["leakage"]["status"] == "none found"
     assert evaluations["random"]["leakage"]["status"] == "allowed"
     assert evaluations["random"]["metrics"]["accuracy"]["leakage"] is True
+
+
+def test_related_images_are_compared_in_both_splits(
+    toy_duplicates: Manifest,
+    make_experiment: MakeExperiment,
+    table_rows: Callable[[dict[str, Any], str], list[dict[str, Any]]],
+) -> None:
+    """The first 12 images are there twice, the others once."""
+    pairs, single = range(24), range(24, 48, 2)
+    report = leakage(make_experiment(toy_duplicates.subset([*pairs, *single])))
+    assert report["facts"]["Images that share a group"] == 24
+    with_, without, alike, alone = table_rows(report, "leaked")
+    assert "random split: an image of the group is in the training data" in with_["title"]
+    assert (alike["title"], alone["title"]) == (
+        "clean split: the group has other images",
+        "clean split: the group has no other image",
+    )
+    assert alike["images"] % 2 == 0
+    assert alike["images"] + alone["images"] == with_["images"] + without["images"]
+    for row, other in ((with_, without), (alike, alone)):
+        difference = row["accuracy_difference"]["estimate"]
+        assert difference == pytest.approx(row["accuracy"]["estimate"] - other["accuracy"]["estimate"])
+        assert other["accuracy_difference"] is None
+    assert any("In the clean split, where none is leaked" in sentence for sentence in report["answer"])

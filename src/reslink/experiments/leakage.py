@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,12 @@ from reslink.metrics.classification import METRIC_NAMES
 
 TITLES = {"clean": "clean split", "random": "random split"}
 
-_SUBSETS = {"leaked": "an image of the group is in the training data", "clean": "no image of the group is in the training data"}
+_KINDS = {
+    "random": ("an image of the group is in the training data", "no image of the group is in the training data"),
+    "clean": ("the group has other images", "the group has no other image"),
+}
+"""The two kinds of test images of each split that are compared: with and without related images."""
+
 _COMPARED = ("accuracy", "auroc")
 _NOTE = (
     "The two splits have different test images. The difference is computed by seed, and its interval resamples patients or "
@@ -52,7 +57,7 @@ def leakage(experiment: Experiment) -> dict[str, Any]:
     """
     _check_groups(experiment)
     comparison = Comparison.run(experiment, _make_trials(experiment), TITLES)
-    tables, sentences, not_done = _leaked_images(comparison)
+    tables, sentences, not_done = _related_images(comparison)
     report = ExperimentReport(
         name="leakage",
         title="Leakage",
@@ -88,41 +93,67 @@ def _make_trials(experiment: Experiment) -> list[Trial]:
     return trials
 
 
-def _leaked_images(comparison: Comparison) -> tuple[list[Table], list[str], list[str]]:
-    """Compares leaked and clean test images of the random split; returns tables, sentences and missing parts."""
-    results = comparison.successful_of("random")
-    masks = [seen_in_training(result, comparison.experiment.data.groups) for result in results]
-    mixed = [(result, leaked) for result, leaked in zip(results, masks, strict=True) if 0 < leaked.sum() < len(leaked)]
-    if not mixed:
+def _related_images(comparison: Comparison) -> tuple[list[Table], list[str], list[str]]:
+    """Compares test images with and without related images; returns tables, sentences and missing parts.
+
+    In the random split, the related images are in the training data: these test images are leaked. In the clean split they are
+    not, so the difference there shows whether such images are easier in themselves.
+    """
+    groups = comparison.experiment.data.groups
+    leaked = [(result, seen_in_training(result, groups)) for result in comparison.successful_of("random")]
+    related = [(result, _in_larger_group(result, groups)) for result in comparison.successful_of("clean")]
+    bootstraps = {"random": _bootstrap(leaked), "clean": _bootstrap(related)}
+    if not bootstraps["random"].samples:
         return [], [], ["Metrics of leaked and clean test images: no run has both kinds of images."]
-    bootstrap = SeedBootstrap(
+    share = float(np.concatenate([mask for _, mask in leaked]).mean())
+    sentences = [f"{share:.0%} of the test images of the random split are leaked: a related image is in the training data."]
+    compared = {
+        "random": ("In the random split, leaked test images", "clean ones"),
+        "clean": ("In the clean split, where none is leaked, test images with related images", "those without"),
+    }
+    measured = {split: bootstrap for split, bootstrap in bootstraps.items() if bootstrap.samples}
+    for split, bootstrap in measured.items():
+        sentences.append(difference_sentence(*compared[split], "accuracy", bootstrap.difference("with", "without", "accuracy")))
+    return [_related_table(measured)], sentences, []
+
+
+def _in_larger_group(result: TrialResult, groups: Sequence[str]) -> NDArray[np.bool_]:
+    """Returns whether the data set has another case of the same group, for each test case of a trial."""
+    sizes = Counter(groups)
+    return np.array(
+        [sizes[group] > 1 for group, split in zip(groups, result.trial.splits, strict=True) if split == "test"], np.bool_
+    )
+
+
+def _bootstrap(masked: Sequence[tuple[TrialResult, NDArray[np.bool_]]]) -> SeedBootstrap:
+    """Returns the bootstrap over test images with and without related images, of the trials that have both."""
+    return SeedBootstrap(
         {
-            (subset, result.trial.seed): trial_sample(result.predictions.subset(leaked == (subset == "leaked")))
-            for result, leaked in mixed
-            for subset in _SUBSETS
+            (kind, result.trial.seed): trial_sample(result.predictions.subset(mask == (kind == "with")))
+            for result, mask in masked
+            if 0 < mask.sum() < len(mask)
+            for kind in ("with", "without")
         }
     )
-    share = float(np.concatenate(masks).mean())
-    test = bootstrap.difference("leaked", "clean", "accuracy")
-    sentences = [
-        f"{share:.0%} of the test images of the random split are leaked: they have a related image in the training data.",
-        difference_sentence("In the random split, leaked test images", "clean ones", "accuracy", test),
-    ]
-    return [_leaked_table(bootstrap, mixed)], sentences, []
 
 
-def _leaked_table(bootstrap: SeedBootstrap, mixed: Sequence[tuple[TrialResult, NDArray[np.bool_]]]) -> Table:
+def _related_table(bootstraps: Mapping[str, SeedBootstrap]) -> Table:
     columns: dict[str, tuple[str, Any]] = {"title": ("", "text"), "images": ("test images, all seeds", "count")}
     columns |= {metric: (METRIC_NAMES[metric], "estimate") for metric in METRICS}
     columns |= {f"{metric}_difference": (f"{METRIC_NAMES[metric]}, difference", "test") for metric in _COMPARED}
     rows: list[Row] = []
-    for subset, title in _SUBSETS.items():
-        images = sum(int((leaked == (subset == "leaked")).sum()) for _, leaked in mixed)
-        row: Row = {"title": title, "images": images} | {f"{metric}_difference": None for metric in _COMPARED}
-        rows.append(row | {metric: bootstrap.mean(subset, metric).estimate.as_dict() for metric in METRICS})
-    rows[0] |= {f"{metric}_difference": bootstrap.difference("leaked", "clean", metric).as_dict() for metric in _COMPARED}
-    note = "The two kinds of images may also differ in difficulty, so the difference is not leakage alone. p is not corrected."
-    return Table("leaked", "Leaked images of the random split", columns, rows, note)
+    for split, bootstrap in bootstraps.items():
+        for kind, title in zip(("with", "without"), _KINDS[split], strict=True):
+            images = sum(len(sample.groups) for (name, _), sample in bootstrap.samples.items() if name == kind)
+            row: Row = {"title": f"{TITLES[split]}: {title}", "images": images}
+            row |= {metric: bootstrap.mean(kind, metric).estimate.as_dict() for metric in METRICS}
+            tests = {metric: bootstrap.difference("with", "without", metric).as_dict() for metric in _COMPARED}
+            rows.append(row | {f"{metric}_difference": tests[metric] if kind == "with" else None for metric in _COMPARED})
+    note = (
+        "Images with related images may be easier in themselves. The rows of the clean split show how much: there, no related "
+        "image was in the training data. p is not corrected."
+    )
+    return Table("leaked", "Test images with and without related images", columns, rows, note)
 
 
 def _facts(comparison: Comparison) -> dict[str, Any]:
