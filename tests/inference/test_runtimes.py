@@ -14,6 +14,23 @@ from reslink.bundles.onnx_graph import LOGITS, PIXELS
 from reslink.errors import UsageError
 from reslink.inference import runtimes
 
+SIGNAL_AFTER_TWO_MODELS = """
+import gc, signal, sys, threading
+from pathlib import Path
+from reslink.inference.runtimes import load_runtime
+
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+graph = Path(sys.argv[1]).read_bytes()
+first, second = (load_runtime("openvino", graph, 1) for _ in range(2))
+del first
+gc.collect()
+freed = threading.Thread(target=globals().pop, args=("second",))
+freed.start()
+freed.join()
+gc.collect()
+signal.raise_signal(signal.SIGINT)
+"""
+
 
 def test_runtimes_agree(bundle_folder: Path) -> None:
     pytest.importorskip("openvino")
@@ -38,3 +55,13 @@ def test_the_child_process_imports_little() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_signal_is_handled_after_the_models_of_openvino_are_freed(bundle_folder: Path) -> None:
+    """With a core for each model, the thread keeps a signal stack that is freed, and SIGINT ends the process with SIGSEGV."""
+    pytest.importorskip("openvino")
+    graph = bundle_folder / "model.onnx"
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AFTER_TWO_MODELS, str(graph)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

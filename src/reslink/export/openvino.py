@@ -17,6 +17,7 @@ from reslink.export import onnx
 from reslink.export.graph import PixelGraph
 from reslink.export.parity import Arrays, Runner
 from reslink.files import optional_import
+from reslink.inference.runtimes import openvino_core
 
 if TYPE_CHECKING:
     from reslink.bundles.bundle import Bundle
@@ -34,7 +35,7 @@ def write(bundle: Bundle, folder: Path) -> None:
         UsageError: If openvino, onnx or onnxscript is not installed.
     """
     library: Any = optional_import("openvino", "openvino")
-    model = library.Core().read_model(onnx.whole_bytes(PixelGraph, (PIXELS,), bundle))
+    model = openvino_core().read_model(onnx.whole_bytes(PixelGraph, (PIXELS,), bundle))
     library.save_model(model, folder / FILES[0], compress_to_fp16=False)
 
 
@@ -46,8 +47,7 @@ def read_back(bundle: Bundle, folder: Path, precision: Precision = "fp32") -> It
         folder: Folder of the export.
         precision: The precision hint for compilation.
     """
-    library: Any = optional_import("openvino", "openvino")
-    core = library.Core()
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(folder / FILES[0]), "CPU", {"INFERENCE_PRECISION_HINT": _HINTS[precision]})
 
     def call(inputs: Arrays) -> Arrays:

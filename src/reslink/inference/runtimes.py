@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -64,7 +65,7 @@ class OpenVino:
     """
 
     def __init__(self, graph: bytes, threads: int, precision: str = "fp32") -> None:
-        core = import_runtime("openvino").Core()
+        core = openvino_core()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
@@ -78,6 +79,20 @@ class OpenVino:
         """See :class:`Runtime`."""
         outputs = self._request.infer({name: np.ascontiguousarray(pixels)}, share_inputs=True)
         return [np.array(outputs[name], dtype=np.float32) for name in names]
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """Returns the one ``openvino.Core`` of this process, which is never freed.
+
+    The plugin for the CPU gives the thread that loads it an alternate signal stack (openvinotoolkit/openvino#11894). If it is
+    freed in another thread, or after the plugin of a second core, the thread keeps a stack that is no longer mapped. The next
+    signal, such as Ctrl-C, then ends the process with SIGSEGV.
+
+    Raises:
+        UsageError: If openvino is not installed.
+    """
+    return import_runtime("openvino").Core()
 
 
 def import_runtime(name: str) -> Any:

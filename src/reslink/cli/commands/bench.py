@@ -201,10 +201,9 @@ def _raise_unavailable(name: str, bundle: Bundle) -> None:
 
 
 def _has_bf16() -> bool:
-    from reslink.files import optional_import
+    from reslink.inference.runtimes import openvino_core
 
-    library: Any = optional_import("openvino", "openvino")
-    return "BF16" in library.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _row(bundle: Bundle, images: Images, run: tuple[str, Any], seconds: float, batch_size: int, step: Any) -> Row:
