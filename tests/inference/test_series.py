@@ -7,7 +7,6 @@ import pytest
 
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import InputError, UsageError
-from reslink.imaging.series_slices import select_slices
 from reslink.inference.prediction import Prediction
 from reslink.inference.series import INTERVAL_SCOPE, aggregate_slices
 
@@ -118,10 +117,3 @@ def test_only_selected_slices_count_and_keep_their_positions():
     series = aggregate_slices(binary(values), Decision(), selected=[1, 2, 3, 4])
     assert (series.slices, series.used) == (4, (4, 3, 2))
     assert series.score == pytest.approx(0.3)
-
-
-def test_slices_that_show_little_of_the_head_are_not_selected():
-    assert select_slices([0, 49, 50, 100, 70, 20]) == (2, 3, 4)
-    assert select_slices([0, 0]) == ()
-    many = select_slices([100] * 640)
-    assert (len(many), many[0], many[-1]) == (64, 0, 639)

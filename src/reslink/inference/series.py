@@ -131,7 +131,8 @@ def aggregate_slices(
         predictions: Predictions of the slices, ordered by slice position; predictions with an error are skipped.
         decision: The decision of the bundle that made the predictions.
         top: Number of slices to average, at least 1.
-        selected: Ascending positions of the slices to use (:func:`reslink.imaging.series_slices.select_slices`); None for all.
+        selected: Ascending positions of the slices to use, from :func:`reslink.imaging.slice_selection.select_slices`; None for
+            all.
         draws: Number of bootstrap draws.
         seed: Seed of the draws.
 

@@ -15,7 +15,7 @@ from reslink.errors import InputError, UsageError, as_sentence, suggest
 from reslink.explain.onnx_maps import Maps
 from reslink.imaging.dicom.series import group_slices
 from reslink.imaging.image import Stated, Unit
-from reslink.imaging.series_slices import select_slices
+from reslink.imaging.slice_selection import select_slices
 from reslink.imaging.unit_names import parse_unit
 from reslink.inference.prediction import Prediction
 from reslink.inference.series import aggregate_slices
