@@ -169,7 +169,6 @@ def test_explain_draws_the_slices_with_the_largest_weights(run, cohort, tmp_path
 
 def test_what_cannot_answer_for_series_says_so(run, cohort, tmp_path):
     from reslink.inference.monai_transforms import load_network
-    from reslink.serving.http.models import load_onnx_bundle
 
     bundle, path = Bundle.load(run / "run"), cohort / "images" / "P0001.nii.gz"
     classifier, pixels = Classifier.load(bundle), np.zeros((1, 1, 64, 64), np.uint8)
@@ -177,7 +176,6 @@ def test_what_cannot_answer_for_series_says_so(run, cohort, tmp_path):
         lambda: classifier.predict(path),
         lambda: classifier.predict_pixels(pixels),
         lambda: classifier.classify(pixels),
-        lambda: load_onnx_bundle(str(run / "run")),
         lambda: load_network(run / "run"),
         lambda: reslink.predict(run / "run", path, pictures=tmp_path / "pictures"),
     ):
