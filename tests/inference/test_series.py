@@ -8,7 +8,7 @@ import pytest
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import InputError, UsageError
 from reslink.inference.prediction import Prediction
-from reslink.inference.series import INTERVAL_SCOPE, aggregate_slices
+from reslink.inference.series import INTERVAL_SCOPE, aggregate_slices, pooled_series
 
 
 def predictions(rows, names=("Healthy", "Tumor"), **more):
@@ -117,3 +117,10 @@ def test_only_selected_slices_count_and_keep_their_positions():
     series = aggregate_slices(binary(values), Decision(), selected=[1, 2, 3, 4])
     assert (series.slices, series.used) == (4, (4, 3, 2))
     assert series.score == pytest.approx(0.3)
+
+
+def test_positions_are_those_of_the_whole_series():
+    pooled = pooled_series(Prediction("", label="b", probabilities={"a": 0.2, "b": 0.8}), {0: 0.3, 1: 0.7})
+    moved = pooled.at([4, 6])
+    assert (moved.used, moved.attention, moved.score) == ((6, 4), {4: 0.3, 6: 0.7}, 0.8)
+    assert aggregate_slices(binary([0.9, 0.1]), Decision(), top=1).at([2, 3]).used == (2,)
