@@ -92,6 +92,6 @@ def test_an_export_of_series_gives_the_answer_of_predict(
 @pytest.mark.parametrize("form", ["monai", "hf"])
 def test_formats_that_hold_no_pooling_refuse_series(form: str, saved_series: Bundle, tmp_path: Path) -> None:
     inputs: Any = None  # nothing is read or drawn before the refusal
-    with pytest.raises(UsageError, match=rf"answers for series, which {form} cannot hold\. .*combine the slices.*\. Choose"):
+    with pytest.raises(UsageError, match=rf"The format {form} does not support .*its cases are series.*Choose onnx, .*combine"):
         export(saved_series, form, tmp_path / "out", inputs)
     assert not (tmp_path / "out").exists()

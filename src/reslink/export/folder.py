@@ -148,12 +148,9 @@ def check_form(bundle: Bundle, form: str, precision: Precision = "fp32") -> None
     check_choice("format", form, FORMATS)
     if precision != "fp32" and form != "openvino":
         raise UsageError(f"--precision {precision} was given for {form}", "Only openvino supports it", "Omit --precision")
-    if form in _RESLINK_ONLY and bundle.case == "series":
-        raise UsageError(
-            f"The bundle answers for series, which {form} cannot hold",
-            f"{form} holds the network of slices alone; onnx, openvino and torch-export combine the slices of a series too",
-            "Choose one of these formats",
-        )
+    others = ", ".join(name for name in FORMATS if name not in _RESLINK_ONLY)
+    if form in _RESLINK_ONLY:
+        bundle.require_slices(f"The format {form}", f"Choose {others}, which combine the slices of a series")
     if form in _RESLINK_ONLY and bundle.decision.flip_average:
         raise UsageError(
             f"The bundle averages over mirror images, which {form} cannot hold",
@@ -164,10 +161,9 @@ def check_form(bundle: Bundle, form: str, precision: Precision = "fp32") -> None
         raise UsageError(
             f"The network of the bundle is {bundle.architecture['name']}, which {form} cannot hold",
             f"The formats {' and '.join(_RESLINK_ONLY)} are for a ResLink, which their readers build",
-            f"Choose {', '.join(name for name in FORMATS if name not in _RESLINK_ONLY)}",
+            f"Choose {others}",
         )
     if form in _RESLINK_ONLY:
-        others = ", ".join(name for name in FORMATS if name not in _RESLINK_ONLY)
         bundle.labels.require_exclusive(f"The format {form}", f"Choose {others}")
 
 

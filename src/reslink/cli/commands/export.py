@@ -31,7 +31,7 @@ def export(
             "--data", metavar="FOLDER", help="Images for the parity check; default: synthetic heads.", show_default=False
         ),
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="Number of images for the parity check.")] = 32,
+    images: Annotated[int, typer.Option("--images", min=1, help="Number of images (slices) for the parity check.")] = 32,
     precision: Annotated[
         Literal["fp32", "bf16"], typer.Option("--precision", help="Precision of OpenVINO in the parity check.")
     ] = "fp32",
