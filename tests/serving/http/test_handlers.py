@@ -114,8 +114,11 @@ def test_the_files_of_a_series_get_the_answer_of_predict(ask: Ask, series_bundle
     weights = {one["slice"]: one["weight"] for one in answer["attention"]}
     assert weights == pytest.approx(expected.result.attention, abs=1e-4)
     assert max(weights.values()) > 1.02 * min(weights.values())
+    (tmp_path / "a.nii").write_bytes(nifti(3))
+    [whole] = reslink.predict(series_bundle, tmp_path / "a.nii")
     [volume] = ask({"a.nii": nifti(3)})["series"]
-    assert len(volume["answers"][0]["attention"]) == 3
+    weights = {one["slice"]: one["weight"] for one in volume["answers"][0]["attention"]}
+    assert weights == pytest.approx(whole.result.attention, abs=1e-4)
 
 
 def test_a_single_image_is_refused_by_a_model_of_series(ask: Ask) -> None:

@@ -131,12 +131,13 @@ class RequestHandlers:
         series = _group_series(prepared)
         in_series = {i for group, _ in series for i in group["files"]}
         single = [i for i, file in enumerate(prepared) if file is not None and i not in in_series]
-        if all(model.answers_series for model in models):
+        of_slices = [model for model in models if not model.answers_series]
+        if not of_slices:
             for i in single:
                 form.files[i].problem = _single_image(models)
         results = await self._run_limited(
             list(zip(form.files, prepared, strict=True)),
-            lambda pair: _predict_file(pair[0], pair[1], models, request.slice or 0),
+            lambda pair: _predict_file(pair[0], pair[1], of_slices, request.slice or 0),
         )
         files = [response for response, _ in results]
         _raise_if_all_failed(files)
@@ -283,11 +284,11 @@ def _unknown_model(name: str, names: Sequence[str]) -> Problem:
 async def _predict_file(
     file: Upload, prepared: PreparedFile | None, models: Sequence[ServedModel], first: int
 ) -> tuple[Json, dict[str, list[Prediction]]]:
-    """Returns the response for a file, and its predictions by model whose cases are slices."""
+    """Returns the response for a file, and its predictions by model. A case of the models is a slice."""
     if prepared is None:
         return _file_entry(file, prepared), {}
     by_model: dict[str, list[Prediction]] = {}
-    for model in (model for model in models if not model.answers_series):
+    for model in models:
         slices, concurrency = prepared.pixels[model.preprocess_index], 2 * model.batcher.batch_size
         predict = functools.partial(_predict_slice, model, prepared.stated)
         by_model[model.name] = await _gather_limited(slices, predict, concurrency)
@@ -375,9 +376,10 @@ _Members = Sequence[tuple[PreparedFile | None, dict[str, list[Prediction]]]]
 
 async def _answer_series(group: Json, members: _Members, models: Sequence[ServedModel]) -> None:
     """Adds the answers of the models to a series, or the reasons why there is none."""
-    of_slices = await asyncio.to_thread(_series_predictions, members, models)
+    of_slices = [model for model in models if not model.answers_series]
     pooled = [(model, await _pool_series(model, members)) for model in models if model.answers_series]
-    group["answers"] = of_slices + [_pooled_entry(model, answer) for model, answer in pooled if answer.result is not None]
+    group["answers"] = await asyncio.to_thread(_series_predictions, members, of_slices)
+    group["answers"] += [_pooled_entry(model, answer) for model, answer in pooled if answer.result is not None]
     notes = group["notes"] if group["answers"] else _refusals(members)
     group["notes"] = list(dict.fromkeys([*notes, *_unanswered(pooled, len(models))]))
 
@@ -387,13 +389,13 @@ def _series_predictions(members: _Members, models: Sequence[ServedModel]) -> lis
 
     Args:
         members: The files of the series in order, each with its predictions by model.
-        models: The models.
+        models: The models; their case is a slice.
     """
     areas = [area for file, _ in members if file is not None for area in file.head_areas]
     if len(areas) != sum(file.slices for file, _ in members if file is not None):
         return []
     selected, answers = select_slices(areas), []
-    for model in (model for model in models if not model.answers_series):
+    for model in models:
         predictions = [prediction for _, by_model in members for prediction in by_model[model.name]]
         if any(predictions[i].probabilities is not None for i in selected):
             aggregated = aggregate_slices(predictions, model.classifier.bundle.decision, selected=selected)
