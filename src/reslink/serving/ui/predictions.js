@@ -108,7 +108,7 @@ function modelDetails(model, series, slice, total, choose) {
   const where = series && !whole ? ', this slice' : '';
   const set = of?.prediction_set;
   const rows = [
-    ['Probability', calibrated ? 'calibrated on images outside the training set' : 'not calibrated: a score, not a frequency'],
+    ['Probability', calibrated ? `calibrated on ${whole ? 'series' : 'images'} outside the training set` : 'not calibrated: a score, not a frequency'],
     ['Operating point', threshold === null ? 'the most probable class' : `threshold for ${model.positive}: ${percent(threshold)} (${source})${series && !whole ? ', fitted on single slices' : ''}`],
     ['Prediction set', set ? `${set.join(', ') || 'none'} (${percent(coverage)} coverage)${where}` : 'not fitted'],
     [
