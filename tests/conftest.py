@@ -358,13 +358,15 @@ def write_run_files() -> Callable[..., Path]:
     interval = {"ci_low": 0.7, "ci_high": 0.95, "method": "BCa bootstrap over 40 groups, 1000 draws", "n": 40}
     best = {"loss": 0.6, "accuracy": 0.8, "auroc": 0.85}
 
-    def write(folder: Path, *, epochs: int = 3, finished: bool = True, auroc: float = 0.9, seed: int = 7) -> Path:
+    def write(
+        folder: Path, *, epochs: int = 3, finished: bool = True, auroc: float = 0.9, seed: int = 7, **trainer: object
+    ) -> Path:
         rows = [
             {"kind": "epoch", "epoch": e, "train_loss": 1 / e, "val_loss": 1.2 / e, "val_auroc": 1 - 0.3 / e}
             for e in range(1, epochs + 1)
         ]
         files: dict[str, object] = {
-            "config.yaml": {"seed": seed, "model": {"variant": "reslink_small"}, "trainer": {"epochs": 3}},
+            "config.yaml": {"seed": seed, "model": {"variant": "reslink_small"}, "trainer": {"epochs": 3, **trainer}},
             "checkpoints/000002-step-8/state.json": {"sources": {"data": "cd" * 32}, "training": {"best": [2, best]}},
         }
         if finished:

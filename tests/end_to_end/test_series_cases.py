@@ -168,10 +168,7 @@ def test_explain_draws_the_slices_with_the_largest_weights(run, cohort, tmp_path
 
 
 def test_what_cannot_answer_for_series_says_so(run, cohort, tmp_path):
-    from reslink.export.folder import export
-    from reslink.export.parity import Inputs
     from reslink.inference.monai_transforms import load_network
-    from reslink.serving.http.models import load_onnx_bundle
 
     bundle, path = Bundle.load(run / "run"), cohort / "images" / "P0001.nii.gz"
     classifier, pixels = Classifier.load(bundle), np.zeros((1, 1, 64, 64), np.uint8)
@@ -179,9 +176,7 @@ def test_what_cannot_answer_for_series_says_so(run, cohort, tmp_path):
         lambda: classifier.predict(path),
         lambda: classifier.predict_pixels(pixels),
         lambda: classifier.classify(pixels),
-        lambda: load_onnx_bundle(str(run / "run")),
         lambda: load_network(run / "run"),
-        lambda: export(bundle, "onnx", tmp_path / "out", Inputs.synthetic(1)),
         lambda: reslink.predict(run / "run", path, pictures=tmp_path / "pictures"),
     ):
         with pytest.raises(UsageError, match=r"does not support .*: its cases are series.*needs a bundle whose cases are"):

@@ -68,6 +68,8 @@ def test_heading_and_caption_state_the_abstention():
     free = Bundle({"num_classes": 2, "in_channels": 3}, PLAIN, labels, Decision(threshold=None))
     assert prediction_caption(prediction, free) == prediction_caption(replace(prediction, reasons=()), free) == "scan.png"
     assert prediction_caption(replace(prediction, slice=7), free) == "scan.png, slice 7"
+    weighed = prediction_caption(replace(prediction, slice=7), free, 0.256)
+    assert weighed == "scan.png, slice 7, weight 0.26 in the answer for the series"
     why = prediction_caption(
         replace(prediction, reasons=("the image differs", "the prediction set is empty")),
         Bundle({"num_classes": 2, "in_channels": 3}, PLAIN, labels, Decision(threshold=0.2242)),

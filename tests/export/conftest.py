@@ -25,6 +25,7 @@ from reslink.files import sha256
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import Labels
+from reslink.networks.build import build_network as build_any_network
 from reslink.networks.reslink import build_network, variant_config
 
 with warnings.catch_warnings(), contextlib.suppress(ImportError):  # MONAI takes ignite for missing where its import warns
@@ -86,6 +87,20 @@ def saved(make_saved: object) -> Bundle:
     bundle = make_saved(preprocess=Preprocess(size=64, channels=1, percentiles=(0.5, 99.5)))  # type: ignore[operator]
     curve = IsotonicCurve(before=(0, 1), after=(0.05, 0.9))
     return bundle.with_decision(Decision(threshold=0.22415658558997892, temperature=0.7791226430913547, isotonic=(curve,)))
+
+
+@pytest.fixture(scope="session")
+def saved_series(tmp_path_factory) -> Bundle:
+    """A bundle whose cases are series. Its pooling is far from where it starts, so that slices weigh differently."""
+    config = variant_config("reslink_small", stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)
+    state = build_any_network(config, 1, case="series").state_dict()
+    state["head.1.weight"] *= 30
+    for name in ("pooling.value.weight", "pooling.gate.weight", "pooling.score.weight"):
+        state[name] *= 30
+    architecture = {"name": "reslink_small", **config.model_dump(mode="json"), "case": "series"}
+    decision = Decision(threshold=0.22415658558997892, temperature=0.7791226430913547)
+    bundle = Bundle(architecture, Preprocess(size=64, channels=1), Labels(("Healthy", "Tumor")), decision)
+    return bundle.save(tmp_path_factory.mktemp("bundle") / "bundle", state)
 
 
 @pytest.fixture(scope="session")

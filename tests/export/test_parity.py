@@ -36,6 +36,27 @@ def test_parity_checks_every_output(fault: str, saved: Bundle, heads: Inputs) ->
         parity.check(parity.compare(ours, theirs), 1e-3, "It", "six")
 
 
+def test_parity_checks_the_weights_of_slices(saved_series: Bundle) -> None:
+    inputs = Inputs.synthetic_series(10)
+    assert inputs.series == (8, 1, 1)
+    ours = parity.reference_outputs(saved_series, inputs.images, inputs.series)
+    assert [len(ours[name]) for name in ("probabilities", "slice_weights", "cam")] == [3, 10, 10]
+    assert parity.check(parity.compare(ours, dict(ours)), 0.0, "It", "ten").images == 10
+    swapped = ours | {"slice_weights": ours["slice_weights"][::-1]}
+    with pytest.raises(CheckFailedError, match=r"a slice weight by .*Probabilities and slice weights may differ by 0\.001"):
+        parity.check(parity.compare(ours, swapped), 1e-3, "It", "ten")
+
+
+def test_real_series_are_thinned_and_an_unreadable_one_is_replaced(tmp_path: Path) -> None:
+    for name, slices in (("a", 20), ("b", 3), ("c", 2)):
+        np.save(tmp_path / f"{name}.npy", np.pad(np.full((slices, 44, 44), 200, np.uint8), ((0, 0), (10, 10), (10, 10))))
+    (tmp_path / "aa.npy").write_bytes(b"\x93NUMPY broken")
+    found = Inputs.read_series(tmp_path, 10)
+    assert (found.series, len(found.images)) == ((8, 2), 10)
+    assert ["aa.npy" in reason for reason in found.failed] == [True]
+    assert found.source == "2 of 4 series of a folder of the user"
+
+
 def test_real_inputs_are_spread_over_the_folder(ring_heads: Path, tmp_path: Path) -> None:
     found = Inputs.read(ring_heads, 5)
     assert len(found.images) == 5

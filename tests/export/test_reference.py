@@ -17,11 +17,12 @@ from reslink.export.parity import Inputs, Runner
 from reslink.export.reference import reference_pixels, reference_source
 from reslink.imaging.image import Image
 from reslink.imaging.preprocess import Preprocess
+from reslink.labels import CaseKind
 
 
 def test_a_different_reference_is_refused(saved: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def darker(settings: Preprocess) -> str:
-        return reference_source(settings).replace("np.clip(unit, 0, 255, out=unit)", "np.clip(unit, 0, 254, out=unit)")
+    def darker(settings: Preprocess, case: CaseKind) -> str:
+        return reference_source(settings, case).replace("np.clip(unit, 0, 255, out=unit)", "np.clip(unit, 0, 254, out=unit)")
 
     monkeypatch.setattr("reslink.export.reference.reference_source", darker)
     with pytest.raises(CheckFailedError, match=r"preprocess_reference.py differs from the package in \d+ pixels"):
@@ -41,6 +42,20 @@ def test_the_reference_runs_alone(some_images: list[Image], tmp_path: Path) -> N
     with np.load(tmp_path / "out.npz") as found:
         np.testing.assert_array_equal(found["pixels"][0], Preprocess(size=64).pixels(image))
         assert set(found) == {"pixels", "image", "keep", "box", "hounsfield", "inverted"}
+
+
+def test_the_reference_of_a_series_leaves_out_slices_without_a_head(some_images: list[Image], tmp_path: Path) -> None:
+    (tmp_path / "preprocess_reference.py").write_text(reference_source(Preprocess(size=64), "series"))
+    from PIL import Image as Picture
+
+    for name, picture in {"a": some_images[3].pixels, "b": np.zeros((64, 64)), "c": some_images[3].pixels.T}.items():
+        Picture.fromarray(picture.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    words = [sys.executable, "preprocess_reference.py", "a.png", "b.png", "c.png", "out.npz"]
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, env={"PATH": ""})
+    with np.load(tmp_path / "out.npz") as found:
+        assert found["positions"].tolist() == [0, 2]
+        np.testing.assert_array_equal(found["pixels"][0], Preprocess(size=64).pixels(some_images[3]))
+        assert {len(found[name]) for name in ("pixels", "image", "keep", "box", "hounsfield", "inverted")} == {2}
 
 
 def test_the_reference_knows_pixels_that_are_not_square(some_images: list[Image], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from builders import dataset, written
 from pydicom.uid import CTImageStorage, generate_uid
 
 from reslink.errors import InputError
-from reslink.imaging.series_slices import read_series_slices, select_slices
+from reslink.imaging.series_slices import read_series_slices
 
 
 def head(level: float, radius: float = 30.0) -> np.ndarray:
@@ -107,7 +107,3 @@ def test_a_volume_gives_its_slices(tmp_path):
     np.save(tmp_path / "v.npy", np.stack([head(20), head(30), np.full((96, 96), -1000.0)]).astype(np.float32))
     series = read_series_slices(tmp_path / "v.npy", "v", "hu")
     assert (series.positions, series.count) == ((0, 1), 3)
-
-
-def test_many_slices_are_evenly_spaced():
-    assert len(select_slices([100] * 640)) == 64

@@ -7,9 +7,8 @@ import pytest
 
 from reslink.bundles.decision.decision import Decision
 from reslink.errors import InputError, UsageError
-from reslink.imaging.series_slices import select_slices
 from reslink.inference.prediction import Prediction
-from reslink.inference.series import INTERVAL_SCOPE, aggregate_slices
+from reslink.inference.series import INTERVAL_SCOPE, aggregate_slices, pooled_series
 
 
 def predictions(rows, names=("Healthy", "Tumor"), **more):
@@ -120,8 +119,8 @@ def test_only_selected_slices_count_and_keep_their_positions():
     assert series.score == pytest.approx(0.3)
 
 
-def test_slices_that_show_little_of_the_head_are_not_selected():
-    assert select_slices([0, 49, 50, 100, 70, 20]) == (2, 3, 4)
-    assert select_slices([0, 0]) == ()
-    many = select_slices([100] * 640)
-    assert (len(many), many[0], many[-1]) == (64, 0, 639)
+def test_positions_are_those_of_the_whole_series():
+    pooled = pooled_series(Prediction("", label="b", probabilities={"a": 0.2, "b": 0.8}), {0: 0.3, 1: 0.7})
+    moved = pooled.at([4, 6])
+    assert (moved.used, moved.attention, moved.score) == ((6, 4), {4: 0.3, 6: 0.7}, 0.8)
+    assert aggregate_slices(binary([0.9, 0.1]), Decision(), top=1).at([2, 3]).used == (2,)

@@ -15,7 +15,7 @@ from pydicom.uid import CTImageStorage, generate_uid
 from reslink.errors import UsageError
 from reslink.imaging.dicom.series import ALTERNATING_ACQUISITIONS
 from reslink.imaging.limits import ImagingWarning
-from reslink.imaging.series_slices import select_slices
+from reslink.imaging.slice_selection import select_slices
 from reslink.inference.classifier import Classifier
 from reslink.inference.series import aggregate_slices
 from reslink.inference.series_answers import SeriesAnswer, predict_series

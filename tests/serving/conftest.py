@@ -66,6 +66,29 @@ def _make_bundles(root: Path) -> None:
         bundle.with_onnx(to_onnx(bundle))
 
 
+@pytest.fixture(scope="session")
+def series_bundle(make_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """A bundle whose cases are series; slices differ in their weights."""
+    return make_once("served_series", lambda folder: _make_series_bundle(folder / "whole")) / "whole"
+
+
+def _make_series_bundle(folder: Path) -> None:
+    from reslink.bundles.bundle import Bundle
+    from reslink.export.onnx import to_onnx
+    from reslink.imaging.preprocess import Preprocess
+    from reslink.labels import Labels
+    from reslink.networks.build import build_network
+    from reslink.networks.reslink import ResLinkConfig
+
+    config = ResLinkConfig(num_classes=2, in_channels=1, **TINY)
+    state = build_network(config, 1, case="series").state_dict()
+    for name in ("head.1.weight", "pooling.value.weight", "pooling.gate.weight", "pooling.score.weight"):
+        state[name] *= 30
+    architecture = {"name": "tiny", **config.model_dump(mode="json"), "case": "series"}
+    bundle = Bundle(architecture, Preprocess(size=64, channels=1), Labels(("Healthy", "Tumor"))).save(folder, state)
+    bundle.with_onnx(to_onnx(bundle))
+
+
 @dataclass
 class Service:
     """A running service.

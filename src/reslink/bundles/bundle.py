@@ -213,11 +213,12 @@ class Bundle:
         """What gets one answer: ``slice``, or ``series``."""
         return weights.case_of(self.architecture)
 
-    def require_slices(self, what: str) -> None:
+    def require_slices(self, what: str, advice: str = "") -> None:
         """Checks that a case is a slice, for what would otherwise answer for single slices of a series.
 
         Args:
             what: The command or function, which begins the message.
+            advice: What to do instead; default: the commands that answer for series.
 
         Raises:
             UsageError: If a case is a series.
@@ -226,7 +227,9 @@ class Bundle:
             raise UsageError(
                 f"{what} does not support {self.name or 'this bundle'}: its cases are series",
                 f"{what} needs a bundle whose cases are slices; this one answers once for all slices of a series",
-                "Use reslink predict, evaluate, calibrate or explain, or a bundle that was trained without --case series",
+                advice
+                or "Use reslink predict, evaluate, calibrate, explain, export, serve or dicom, or a bundle that was trained "
+                "without --case series",
             )
 
     def pooling(self) -> SeriesPooling | None:

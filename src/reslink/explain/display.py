@@ -180,9 +180,16 @@ def prediction_heading(prediction: Prediction) -> str:
     return f"The model abstains  ({answer})" if prediction.abstain else answer
 
 
-def prediction_caption(prediction: Prediction, bundle: Bundle) -> str:
-    """Returns the caption of a picture: file and slice, the threshold if there is one, and the reasons of an abstention."""
+def prediction_caption(prediction: Prediction, bundle: Bundle, weight: float | None = None) -> str:
+    """Returns the caption of a picture: file and slice, the threshold if there is one, and the reasons of an abstention.
+
+    Args:
+        prediction: The prediction.
+        bundle: The bundle that made it.
+        weight: The weight of the slice in a prediction for its series; None in one for the slice.
+    """
     source = Path(prediction.path).name + ("" if prediction.slice is None else f", slice {prediction.slice}")
+    source += "" if weight is None else f", weight {weight:.2f} in the answer for the series"
     threshold = bundle.decision.threshold
     if bundle.decision.by_label:
         limits = zip(bundle.labels.names, bundle.decision.by_label, strict=True)

@@ -291,7 +291,8 @@ class _Explainer:
         maps = [display_map(name, heat, placement, target) for name, heat in heats.items()]
         network_mask = None if mask is None else placement.to_network(mask)
         stem = self._names.take(source.path, source.slice)
-        write_atomic(self._folder / f"{stem}.png", draw_prediction(classifier.bundle, source.image, prediction, maps, mask))
+        picture = draw_prediction(classifier.bundle, source.image, prediction, maps, mask, source.weight)
+        write_atomic(self._folder / f"{stem}.png", picture)
         stored = {m.name: source.image.to_stored(m.on_image) for m in maps}
         write_atomic(self._folder / f"{stem}.npz", _npz(stored))
         return Explanation(

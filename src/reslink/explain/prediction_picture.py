@@ -30,6 +30,7 @@ def draw_prediction(
     prediction: Prediction,
     maps: Sequence[DisplayMap],
     mask: NDArray[np.bool_] | None = None,
+    weight: float | None = None,
 ) -> bytes:
     """Draws a slice with its prediction and its maps.
 
@@ -39,6 +40,7 @@ def draw_prediction(
         prediction: A prediction without an error.
         maps: Maps of the slice.
         mask: (H, W) lesion mask, or None.
+        weight: The weight of the slice in a prediction for its series; None in one for the slice.
 
     Returns:
         A PNG.
@@ -48,4 +50,4 @@ def draw_prediction(
     tiles = [Tile("Image", "", None), *(Tile(m.title, m.note, m.drawn, m.min_span) for m in clipped)]
     aspect = image.spacing[0] / image.spacing[1] if image.spacing else 1.0
     shown = ShownSlice(display_image(bundle.preprocess, image), mask, aspect, image.edges)
-    return draw_panel(shown, tiles, prediction_heading(prediction), prediction_caption(prediction, bundle))
+    return draw_panel(shown, tiles, prediction_heading(prediction), prediction_caption(prediction, bundle, weight))

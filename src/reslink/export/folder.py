@@ -19,10 +19,11 @@ from reslink.bundles.decision.decision import Decision
 from reslink.bundles.onnx_graph import CAM, FEATURES, LOGITS, PIXELS
 from reslink.errors import UsageError, check_choice
 from reslink.export import huggingface, monai, onnx, openvino, parity, reference, torch_export
-from reslink.export.graph import BOX, HOUNSFIELD, IMAGE, INVERTED, KEEP, LABEL, PROBABILITIES, SLICE
+from reslink.export.graph import BOX, HOUNSFIELD, IMAGE, INVERTED, KEEP, LABEL, PROBABILITIES, SLICE, SLICE_WEIGHTS
 from reslink.export.parity import Inputs, Runner
 from reslink.files import replace_folder, sha256, write_atomic, write_json
 from reslink.imaging.preprocess import WINDOWS
+from reslink.imaging.slice_selection import MAX_SLICES, MIN_AREA_SHARE
 from reslink.networks.external_config import member_architecture
 
 if TYPE_CHECKING:
@@ -90,6 +91,21 @@ _OUTPUTS_OF_LABELS: Final = {
     LABEL: "(B, K) int64, 1 where a label is present at its operating point, else 0",
 }
 """The outputs that several labels at once change."""
+_SELECTION: Final = {
+    "batch": "B slices of one series in any order, each once; in model.onnx and model.pt2 all of one size",
+    "min_area_share": MIN_AREA_SHARE,
+    "max_slices": MAX_SLICES,
+    "reference": f"select_slices in {reference.NAME}",
+}
+"""Which slices of a series the batch holds."""
+_OUTPUTS_OF_SERIES: Final = {
+    PROBABILITIES: "(1, K) float32, calibrated, of the series; the sum is 1",
+    LABEL: "(1,) int64, index into the labels at the operating point, of the series",
+    LOGITS: "(1, K) float32, or (1, 1), of the series: those of its slices, weighted",
+    FEATURES: "(1, D) float32, of the series: those of its slices, weighted",
+    SLICE_WEIGHTS: "(B,) float32, the weight of each slice in the answer; the sum is 1",
+}
+"""The outputs where a case is a series, and the batch holds its slices."""
 
 
 def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precision: Precision = "fp32") -> dict[str, Any]:
@@ -111,25 +127,7 @@ def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precis
         BundleError: If the bundle is not saved.
         StorageError: If it cannot be written.
     """
-    check_choice("format", form, FORMATS)
-    bundle.require_slices("reslink export")
-    if precision != "fp32" and form != "openvino":
-        raise UsageError(f"--precision {precision} was given for {form}", "Only openvino supports it", "Omit --precision")
-    if form in _RESLINK_ONLY and bundle.decision.flip_average:
-        raise UsageError(
-            f"The bundle averages over mirror images, which {form} cannot hold",
-            f"{form} holds the network alone; onnx, openvino and torch-export hold the average too",
-            "Choose one of these formats, or calibrate the bundle without --flip-average",
-        )
-    if form in _RESLINK_ONLY and "source" in bundle.architecture:
-        raise UsageError(
-            f"The network of the bundle is {bundle.architecture['name']}, which {form} cannot hold",
-            f"The formats {' and '.join(_RESLINK_ONLY)} are for a ResLink, which their readers build",
-            f"Choose {', '.join(name for name in FORMATS if name not in _RESLINK_ONLY)}",
-        )
-    if form in _RESLINK_ONLY:
-        others = ", ".join(name for name in FORMATS if name not in _RESLINK_ONLY)
-        bundle.labels.require_exclusive(f"The format {form}", f"Choose {others}")
+    check_form(bundle, form, precision)
     chosen = FORMATS[form]
     zoo.check_not_shipped(Path(out))
     with replace_folder(Path(out), MANIFEST, "export") as folder:
@@ -141,17 +139,62 @@ def export(bundle: Bundle, form: str, out: str | Path, inputs: Inputs, *, precis
     return report
 
 
+def check_form(bundle: Bundle, form: str, precision: Precision = "fp32") -> None:
+    """Checks that a format can hold a bundle, before anything is read or written.
+
+    Raises:
+        UsageError: If there is no such format or precision, or the format cannot hold the answers of the bundle.
+    """
+    check_choice("format", form, FORMATS)
+    if precision != "fp32" and form != "openvino":
+        raise UsageError(f"--precision {precision} was given for {form}", "Only openvino supports it", "Omit --precision")
+    others = ", ".join(name for name in FORMATS if name not in _RESLINK_ONLY)
+    if form in _RESLINK_ONLY:
+        bundle.require_slices(f"The format {form}", f"Choose {others}, which combine the slices of a series")
+    if form in _RESLINK_ONLY and bundle.decision.flip_average:
+        raise UsageError(
+            f"The bundle averages over mirror images, which {form} cannot hold",
+            f"{form} holds the network alone; onnx, openvino and torch-export hold the average too",
+            "Choose one of these formats, or calibrate the bundle without --flip-average",
+        )
+    if form in _RESLINK_ONLY and "source" in bundle.architecture:
+        raise UsageError(
+            f"The network of the bundle is {bundle.architecture['name']}, which {form} cannot hold",
+            f"The formats {' and '.join(_RESLINK_ONLY)} are for a ResLink, which their readers build",
+            f"Choose {others}",
+        )
+    if form in _RESLINK_ONLY:
+        bundle.labels.require_exclusive(f"The format {form}", f"Choose {others}")
+
+
+def parity_inputs(bundle: Bundle, data: str | Path | None, count: int) -> Inputs:
+    """Returns the images of the parity check: slices, or series where a case of the bundle is a series.
+
+    Args:
+        bundle: The bundle.
+        data: A folder, file or glob with images; None for synthetic heads.
+        count: Number of slices, at least 1.
+
+    Raises:
+        InputError: If nothing can be read.
+    """
+    if bundle.case == "series":
+        return Inputs.synthetic_series(count) if data is None else Inputs.read_series(data, count)
+    return Inputs.synthetic(count) if data is None else Inputs.read(data, count)
+
+
 def _check_parity(
     bundle: Bundle, chosen: Format, folder: Path, inputs: Inputs, reader: Reader, precision: Precision
 ) -> dict[str, Any]:
     """Writes the preprocessing reference and compares it and every file of the export with the package."""
     tolerance = TOLERANCES[precision]
-    expected = parity.reference_outputs(bundle, inputs.images)
+    expected = parity.reference_outputs(bundle, inputs.images, inputs.series)
     files = {}
     for name, runner in reader(bundle, folder):
         what = f"{name} in {chosen.loader}" + (f" with {precision}" if precision != "fp32" else "")
-        files[name] = parity.check(parity.compare(expected, runner(inputs.images)), tolerance, what, inputs.source).as_dict()
-    write_atomic(folder / reference.NAME, reference.reference_source(bundle.preprocess))
+        actual = runner(inputs.images, inputs.series)
+        files[name] = parity.check(parity.compare(expected, actual), tolerance, what, inputs.source).as_dict()
+    write_atomic(folder / reference.NAME, reference.reference_source(bundle.preprocess, bundle.case))
     actual = expected | {PIXELS: np.stack(reference.reference_pixels(folder / reference.NAME, inputs.images))}
     result = parity.check(parity.compare(expected, actual), tolerance, reference.NAME, inputs.source)
     return {
@@ -160,6 +203,7 @@ def _check_parity(
         "tolerance": tolerance,
         "inputs": inputs.source,
         "images": len(inputs.images),
+        **({"series": len(inputs.series)} if inputs.series else {}),
         "unreadable_files": len(inputs.failed),
         "files": files,
         "reference": {"file": reference.NAME, "images": result.images, "pixels": result.pixels},
@@ -196,9 +240,11 @@ def _manifest(bundle: Bundle, form: str, folder: Path) -> dict[str, Any]:
         "inputs": {file: [_input(name) for name in names] for file, names in graphs.get(form, {}).items()},
         "outputs": _OUTPUTS
         | ({} if bundle.labels.exclusive else _OUTPUTS_OF_LABELS)
+        | ({} if bundle.case == "slice" else _OUTPUTS_OF_SERIES)
         | dict.fromkeys(_attention_layers(bundle), "(B, 1, h, w) float32, attention weights"),
         "labels": list(bundle.labels.names),
         **({} if bundle.labels.exclusive else {"exclusive": False}),
+        **({} if bundle.case == "slice" else {"case": "series", "slice_selection": _SELECTION}),
         "scope": bundle.scope.model_dump(mode="json"),
         "preprocess": {
             "settings": preprocess.model_dump(mode="json"),
@@ -208,7 +254,7 @@ def _manifest(bundle: Bundle, form: str, folder: Path) -> dict[str, Any]:
             "reference": reference.NAME,
         },
         "decision": _exported_decision(decision),
-        "steps": _steps(form),
+        "steps": _steps(form, bundle),
         "not_exported": [
             "refusal of images outside the scope",
             *(["prediction sets", "out-of-distribution detector"] if decision.abstains else []),
@@ -228,8 +274,16 @@ def _exported_decision(decision: Decision) -> dict[str, Any]:
     return parts | ({"by_label": [_exported_decision(one) for one in decision.by_label]} if decision.by_label else {})
 
 
-def _steps(form: str) -> dict[str, dict[str, str]]:
+def _steps(form: str, bundle: Bundle) -> dict[str, dict[str, str]]:
     """Returns for each file where each step is done: inside the file or outside."""
+    steps = _steps_of_slices(form)
+    if bundle.case == "slice":
+        return steps
+    selection = {"slice selection": f"outside: {reference.NAME}"}
+    return {file: selection | {"pooling of the slices": "inside"} | of_file for file, of_file in steps.items()}
+
+
+def _steps_of_slices(form: str) -> dict[str, dict[str, str]]:
     outside, transform = f"outside: {reference.NAME}", "the transform ResLinkPreprocessd of reslink"
     early, late = ("head isolation", "window", "resize to the square"), ("normalization", "network", "calibration", "threshold")
     whole = {"head isolation": outside, **dict.fromkeys((*early[1:], *late), "inside")}

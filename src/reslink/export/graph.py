@@ -42,6 +42,8 @@ PROBABILITIES: Final = "probabilities"
 """Output: (B, K) float32, calibrated, each row sums to 1."""
 LABEL: Final = "label"
 """Output: (B,) int64, index of the class at the operating point."""
+SLICE_WEIGHTS: Final = "slice_weights"
+"""Output where a case is a series: (B,) float32, the weight of each slice in the answer; the sum is 1."""
 
 _BITS: Final = 22
 """Pillow's ``PRECISION_BITS``: resampling weights of 8-bit pixels are integer multiples of 2⁻²² (its ``Resample.c``)."""
@@ -223,21 +225,32 @@ class WholeGraph(nn.Module):
 
 
 class PixelGraph(nn.Module):
-    """From ``Preprocess.pixels`` to all outputs; ``names`` lists them in order."""
+    """From ``Preprocess.pixels`` to all outputs; ``names`` lists them in order.
+
+    Where a case is a series, the batch is one series: probabilities, label, logits and features have one row, and maps one per
+    slice.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         self.network = NetworkGraph(bundle.network(), bundle.preprocess)
         self.decision = DecisionGraph(bundle.decision)
         self.flip_average = bundle.decision.flip_average
-        self.names = [PROBABILITIES, LABEL, *self.network.names]
+        self.pooling = self.network.network.pooling
+        logits, features, *maps = self.network.names
+        weights = [] if self.pooling is None else [SLICE_WEIGHTS]
+        self.names = [PROBABILITIES, LABEL, logits, features, *weights, *maps]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Returns probabilities, label, logits, features and maps."""
-        logits, *others = self.network(pixels)
+        logits, features, *maps = self.network(pixels)
         if self.flip_average:
             logits = mean_probability_logits([logits, self.network(pixels.flip(-1))[0]])
-        return *self.decision(logits), logits, *others
+        if self.pooling is None:
+            return *self.decision(logits), logits, features, *maps
+        weights = self.pooling(features).softmax(dim=0)
+        logits, features = weights[None] @ logits, weights[None] @ features
+        return *self.decision(logits), logits, features, weights, *maps
 
 
 def example_inputs(names: Sequence[str], preprocess: Preprocess) -> tuple[Tensor, ...]:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink import __version__
-from reslink.imaging import head_mask, image, morphology, preprocess
+from reslink.imaging import head_mask, image, morphology, preprocess, slice_selection
 from reslink.imaging.image import Image as PackageImage
 from reslink.imaging.preprocess import Preprocess
+from reslink.labels import CaseKind
 
 NAME: Final = "preprocess_reference.py"
 
@@ -39,7 +40,7 @@ one thread) and pillow. From Python:
     inputs = reference.inputs(image)          # image, keep, box, hounsfield, inverted: a batch of one
     pixels = reference.PREPROCESS.pixels(image)[None]  # uint8, for a model whose input is "pixels"
 
-From a shell: python preprocess_reference.py PICTURE OUT.npz writes all of these.
+{usage}
 """
 
 from __future__ import annotations
@@ -73,25 +74,56 @@ def inputs(image: Image) -> dict[str, np.ndarray]:
 def read_picture(path: str) -> Image:
     """Returns an 8-bit picture; colors become gray."""
     return Image(np.asarray(Picture.open(path).convert("L"), np.float32).copy(), unit="gray", white=255.0, source=path)
+'''
+_USAGE: Final[dict[CaseKind, str]] = {
+    "slice": "From a shell: python preprocess_reference.py PICTURE OUT.npz writes all of these.",
+    "series": """\
+The model answers for a series. Its batch holds the slices of one series:
 
+    inputs = reference.inputs_of_series(images)  # all slices of the series; those that show too little of the head are left out
+
+From a shell: python preprocess_reference.py PICTURE... OUT.npz writes the inputs for the slices of one series.""",
+}
+_MAIN: Final[dict[CaseKind, str]] = {
+    "slice": """
 
 if __name__ == "__main__":
     picture = read_picture(sys.argv[1])
     np.savez(sys.argv[2], pixels=PREPROCESS.pixels(picture)[None], **inputs(picture))
-'''
+""",
+    "series": '''
+
+def inputs_of_series(images: list[Image]) -> dict[str, np.ndarray]:
+    """Returns the inputs of a model that answers for a series, also ``pixels``, and the ``positions`` of the chosen slices.
+
+    Args:
+        images: All slices of one series, ordered by position, of one size.
+    """
+    positions = select_slices([int(head_mask(image).sum()) for image in images])
+    if not positions:
+        raise InputError("no slice shows a head")
+    slices = [inputs(images[i]) | {"pixels": PREPROCESS.pixels(images[i])[None]} for i in positions]
+    batch = {name: np.concatenate([one[name] for one in slices]) for name in slices[0]}
+    return batch | {"positions": np.array(positions)}
 
 
-def reference_source(settings: Preprocess) -> str:
-    """Returns the text of ``preprocess_reference.py`` for the given settings."""
+if __name__ == "__main__":
+    np.savez(sys.argv[-1], **inputs_of_series([read_picture(path) for path in sys.argv[1:-1]]))
+''',
+}
+
+
+def reference_source(settings: Preprocess, case: CaseKind = "slice") -> str:
+    """Returns the text of ``preprocess_reference.py`` for the given settings, and for a model of slices or of series."""
     imports: set[str] = set()
     parts: list[str] = []
-    for module in _MODULES:
+    for module in (*_MODULES, *([slice_selection] if case == "series" else [])):
         module_imports, body = _split(module, settings)
         imports |= set(module_imports)
         parts += body
-    text = "\n\n\n".join(parts) + "\n" + _TAIL
+    text = "\n\n\n".join(parts) + "\n" + _TAIL + _MAIN[case]
     used = sorted((line for line in imports if _used(line, text)), key=lambda line: (line.startswith("from"), line))
-    return _HEAD.format(version=__version__, imports="\n".join(used)) + text
+    return _HEAD.format(version=__version__, imports="\n".join(used), usage=_USAGE[case]) + text
 
 
 class _NoBytecodeLoader(importlib.machinery.SourceFileLoader):

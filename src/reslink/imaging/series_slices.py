@@ -8,19 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from reslink.errors import InputError, ReslinkError, UsageError, counted, listed
 from reslink.imaging.head_mask import head_mask
 from reslink.imaging.image import Image, slice_format
 from reslink.imaging.limits import MAX_SERIES_PIXELS, MIB, too_large_error
 from reslink.imaging.reading import read_image, read_with_geometry
-
-MIN_HEAD_SHARE: Final = 0.5
-"""A slice is evaluated if its head area is at least this share of the largest head area in the series."""
-
-MAX_SLICES: Final = 64
-"""If a series has more slices than this, evenly spaced ones are evaluated."""
+from reslink.imaging.slice_selection import select_slices
 
 NO_HEAD: Final = "no slice shows a head"
 
@@ -46,22 +39,6 @@ class SeriesSlices:
     count: int
     unreadable: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def select_slices(areas: Sequence[int]) -> tuple[int, ...]:
-    """Selects the slices of a series to evaluate: those that show enough of the head, evenly spaced if there are many.
-
-    Args:
-        areas: Head area of each slice in pixels, ordered by slice position.
-
-    Returns:
-        Ascending positions in ``areas``; empty if no slice shows a head.
-    """
-    head_areas = np.asarray(areas)
-    positions = np.flatnonzero((head_areas > 0) & (head_areas >= MIN_HEAD_SHARE * head_areas.max(initial=0)))
-    if len(positions) > MAX_SLICES:
-        positions = positions[np.unique(np.linspace(0, len(positions) - 1, MAX_SLICES).round().astype(int))]
-    return tuple(int(i) for i in positions)
 
 
 def read_series_slices(path: Path | Sequence[Path], name: str, unit: str | None = None) -> SeriesSlices:

@@ -95,6 +95,17 @@ class SeriesPrediction:
         by_label = None if self.by_label is None else {name: one.abstaining(reason) for name, one in self.by_label.items()}
         return replace(self, abstain=True, reasons=(reason, *self.reasons), by_label=by_label)
 
+    def at(self, positions: Sequence[int]) -> SeriesPrediction:
+        """Returns the prediction with other positions of its slices.
+
+        Args:
+            positions: The new position of each slice by its old one, such as those of the selected slices in the whole series.
+        """
+        used = tuple(positions[i] for i in self.used)
+        attention = None if self.attention is None else {positions[i]: weight for i, weight in self.attention.items()}
+        by_label = None if self.by_label is None else {name: one.at(positions) for name, one in self.by_label.items()}
+        return replace(self, used=used, attention=attention, by_label=by_label)
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form; ``attention`` only for a model whose cases are series, ``by_label`` with several labels."""
         shown = vars(self) | {"used": list(self.used), "reasons": list(self.reasons), "interval_scope": INTERVAL_SCOPE}
@@ -131,7 +142,8 @@ def aggregate_slices(
         predictions: Predictions of the slices, ordered by slice position; predictions with an error are skipped.
         decision: The decision of the bundle that made the predictions.
         top: Number of slices to average, at least 1.
-        selected: Ascending positions of the slices to use (:func:`reslink.imaging.series_slices.select_slices`); None for all.
+        selected: Ascending positions of the slices to use, from :func:`reslink.imaging.slice_selection.select_slices`; None for
+            all.
         draws: Number of bootstrap draws.
         seed: Seed of the draws.
 

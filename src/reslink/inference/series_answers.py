@@ -13,7 +13,8 @@ from reslink.bundles.decision.decision import Certainty
 from reslink.errors import InputError, UsageError, check_choice, counted
 from reslink.imaging.head_mask import stated_content
 from reslink.imaging.image import Image, Unit
-from reslink.imaging.series_slices import NO_HEAD, SeriesSlices, select_slices
+from reslink.imaging.series_slices import NO_HEAD, SeriesSlices
+from reslink.imaging.slice_selection import select_slices
 from reslink.inference.backends import Pixels
 from reslink.inference.classifier import Classifier, Source
 from reslink.inference.label_predictions import series_label_predictions

@@ -33,5 +33,5 @@ def start_sentence(text: str) -> str:
 
 
 def format_count(number: int, noun: str) -> str:
-    """Returns a number with its noun, such as ``1 image`` or ``2 images``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """Returns a number with its noun, such as ``1 image``, ``2 images`` or ``2 series``."""
+    return f"{number} {noun}" if number == 1 or noun == "series" else f"{number} {noun}s"

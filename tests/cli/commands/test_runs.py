@@ -36,6 +36,20 @@ def test_the_table_is_printed(runs: Path) -> None:
     assert "Research use only" in err
 
 
+def test_series_are_not_called_images(runs: Path, write_run_files: Callable[..., Path], tmp_path: Path) -> None:
+    assert "cases" not in invoke(runs)[1]
+    write_run_files(runs / "whole", case="series")
+    _, out, _ = invoke(runs, "--page", tmp_path / "runs.html")
+    head, *rows = (line.split("\t") for line in out.splitlines())
+    cells = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert (cells["whole"]["cases"], cells["whole"]["test cases"]) == ("5 series", "40 series")
+    assert (cells["first"]["cases"], cells["first"]["test cases"]) == ("5 images", "40 images")
+    page = (tmp_path / "runs.html").read_text()
+    assert all(words in page for words in ("Test cases", "5 series", "40 series", "40 images"))
+    by_name = {row["run"]: row for row in json.loads(invoke(runs, "--json")[1])["runs"]}
+    assert (by_name["whole"]["case"], "case" in by_name["first"]) == ("series", False)
+
+
 def test_json_is_what_the_function_returns(runs: Path) -> None:
     code, out, _ = invoke(runs, "--json", "--sort", "seed")
     assert code == 0

@@ -288,3 +288,20 @@ def test_maps_of_any_stored_direction_have_the_patient_coordinates_of_their_sour
     assert maps[0] == maps[1] == maps[2]
     for picture in pictures[1:]:
         np.testing.assert_array_equal(picture, pictures[0])
+
+
+def test_results_of_a_model_of_series_are_valid_and_state_weights(series_bundle, need_dciodvfy, tmp_path):
+    folder = pacs.write(tmp_path / "series", pacs.series(1))
+    result = classify_series(load_model(str(series_bundle)), read_head_series(folder))
+    written = {one.kind: one for one in create_results(result)}
+    assert set(written) == {"report", "picture", "map"}
+    for kind, one in written.items():
+        (tmp_path / kind).write_bytes(one.content)
+        assert pacs.errors_of(tmp_path / kind) == []
+    (tmp_path / "report").write_bytes(written["report"].content)
+    content = srread(tmp_path / "report")
+    texts = " ".join(item.TextValue for item in find_content_items(content, value_type=ValueTypeValues.TEXT, recursive=True))
+    first, attention = result.prediction.used[0], result.prediction.attention
+    assert f"Slices with the largest weights: {result.series.selected[first] + 1}: {attention[first]:.3f}" in texts
+    assert "fitted on series" in texts
+    assert "Derivation" not in str(content), "a weighted sum of logits is no mean of probabilities"

@@ -30,6 +30,10 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser, service) -> Iterator[Any]:
     """The page, which must log no error and send no request to another host."""
+    yield from open_page(browser, service, "head")
+
+
+def open_page(browser, service, model: str) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     complaints: list[str] = []
     opened = context.new_page()
@@ -38,7 +42,7 @@ def page(browser, service) -> Iterator[Any]:
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on("request", lambda request: complaints.append(request.url) if outside(request.url, service.url) else None)
     opened.goto(service.url)
-    opened.locator("#models-line", has_text="head").wait_for()
+    opened.locator("#models-line", has_text=model).wait_for()
     yield opened
     context.close()
     ours = ("422", "willReadFrequently")  # the status of a refused file; a warning about how these tests read the canvas
@@ -343,3 +347,37 @@ CONTRAST = """() => {
     })
     .filter(([ratio]) => ratio < 4.5);
 }"""
+
+
+@pytest.fixture
+def series_page(browser, serving, series_bundle) -> Iterator[Any]:
+    """The page of a service whose only model answers for series."""
+    with serving(bundles=[str(series_bundle)]) as service:
+        yield from open_page(browser, service, "whole")
+
+
+def test_a_model_of_series_shows_the_weights_of_slices_and_refuses_an_image(series_page, tmp_path: Path) -> None:
+    page = series_page
+    assert "whole: Healthy, Tumor (one answer per series)" in page.locator("#models-line").inner_text()
+    assert "Drop a series here" in page.locator("#drop").inner_text()
+    give(page, *[(f"{i}.dcm", dicom(i, float(i))) for i in range(4)])
+    assert page.locator("#answers caption").inner_text() == "Whole series, 4 slices"
+    assert "whole: weight of each slice in the answer" in page.locator("#strip").inner_text()
+    page.get_by_text("All slices").click()
+    cells = page.locator("#table tbody td:nth-child(2)").all_inner_texts()
+    weights = [float(text.removeprefix("weight ").removesuffix(" %")) for text in cells]
+    assert sum(weights) == pytest.approx(100, abs=0.3)
+    heights = page.locator(".strip rect").evaluate_all("bars => bars.map((bar) => Number(bar.getAttribute('height')))")
+    assert heights == pytest.approx([100 * weight / max(weights) for weight in weights], abs=1)
+    page.get_by_text("How these numbers were obtained").click()
+    assert "gated attention over 4 slices" in page.locator("#details").inner_text()
+    page.select_option("#map", "class_activation")
+    page.locator("#map-note", has_text="relative evidence for Tumor").wait_for()
+    with page.expect_download() as waiting:
+        page.click("#save-csv")
+    waiting.value.save_as(tmp_path / "csv")
+    rows = [line.split(",") for line in (tmp_path / "csv").read_text().splitlines()[1:]]
+    assert [float(row[rows[0].index("weight")]) for row in rows[2:]] == pytest.approx([w / 100 for w in weights], abs=6e-4)
+    give(page, ("a.png", png(1)))
+    page.locator("#problem", has_text="Send a volume, or all DICOM files of the series").wait_for()
+    assert page.locator("#stacks li:nth-child(2)").inner_text().endswith("refused")

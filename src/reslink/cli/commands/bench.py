@@ -82,6 +82,7 @@ def bench(
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="reslink-bench-") as folder:
         loaded, name = _load_bundle(bundle, Path(folder) / "bundle")
+        loaded.require_slices("reslink bench")
         files = _user_images(data, images, console) if data is not None else _synthetic_images(images, Path(folder), console)
         rows, skipped = _measure(console, loaded, files, selected, seconds, batch_size)
     result = {

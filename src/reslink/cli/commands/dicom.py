@@ -200,7 +200,8 @@ def answer(
     for result in files:
         write_atomic(out / f"{result.kind}.dcm", result.content)
     if json:
-        console.json(answered.prediction.as_dict() | _notes(answered.series), indent=2)
+        in_series = answered.prediction.at(answered.series.selected)  # its own positions count the selected slices
+        console.json(in_series.as_dict() | _notes(answered.series), indent=2)
         return
     prediction = answered.prediction
     interval = [] if prediction.ci_low is None else [f"{prediction.ci_low:.3f} to {prediction.ci_high:.3f}"]

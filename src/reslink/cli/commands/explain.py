@@ -118,7 +118,8 @@ def _print_explanations(console: Console, explanations: list[Explanation], out: 
             certainty = decision.certainty(list(probabilities.values()), explanation.abstain)
             cells = prediction_cells(str(explanation.label), probabilities, decision.threshold, certainty)
             abstains = abstention_cells(explanation.abstain, explanation.reasons)
-            console.row(*cells, str(out / str(explanation.panel)), *abstains)
+            weight = [] if explanation.weight is None else [f"weight {explanation.weight:.2f}"]
+            console.row(*cells, str(out / str(explanation.panel)), *weight, *abstains)
     rows = localization_rows(explanations)
     if rows:
         console.table(("map", ">lesions", ">pointing game", ">energy inside", ">IoU"), rows)

@@ -31,7 +31,7 @@ def export(
             "--data", metavar="FOLDER", help="Images for the parity check; default: synthetic heads.", show_default=False
         ),
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="Number of images for the parity check.")] = 32,
+    images: Annotated[int, typer.Option("--images", min=1, help="Number of images (slices) for the parity check.")] = 32,
     precision: Annotated[
         Literal["fp32", "bf16"], typer.Option("--precision", help="Precision of OpenVINO in the parity check.")
     ] = "fp32",
@@ -49,10 +49,11 @@ def export(
 
     loaded = Bundle.load(bundle, network)
     check_replaceable(out, "manifest.json", "export")
-    from reslink.export.folder import export as write  # slow imports, after typing errors were found
-    from reslink.export.parity import Inputs
+    from reslink.export.folder import check_form, parity_inputs  # slow imports, after typing errors were found
+    from reslink.export.folder import export as write
 
-    inputs = Inputs.synthetic(images) if data is None else Inputs.read(data, images)
+    check_form(loaded, form, precision)
+    inputs = parity_inputs(loaded, data, images)
     for reason in inputs.failed:
         console.warn(f"Warning: the parity check skips {reason}")
     if data is None:
@@ -67,9 +68,11 @@ def export(
 
 
 def _print_report(console: Console, report: dict[str, Any]) -> None:
+    series = (str(report["series"]),) if "series" in report else ()
     rows = [
-        (name, str(file["images"]), f"{file['probabilities']:.2g}", f"{report['tolerance']:g}", str(file["labels"]))
+        (name, *series, str(file["images"]), f"{file['probabilities']:.2g}", f"{report['tolerance']:g}", str(file["labels"]))
         for name, file in report["files"].items()
     ]
-    columns = ("file", ">images", ">largest probability difference", ">tolerance", ">changed labels")
+    counted = (">series", ">slices") if series else (">images",)
+    columns = ("file", *counted, ">largest probability difference", ">tolerance", ">changed labels")
     console.table(columns, rows, title=f"Loaded with {report['loader']}")

@@ -59,27 +59,32 @@ def runs(
 
 
 def _print_table(console: Console, rows: list[dict[str, Any]]) -> None:
+    of_series = any("case" in row for row in rows)
+    cases = "cases" if of_series else "images"
     head = (
-        *("run", "state", "data", ">images", "network", ">seed", ">epochs", ">best epoch"),
-        *(">val. loss", ">val. accuracy", ">val. AUROC", ">test images", "accuracy (95 % interval)", "AUROC (95 % interval)"),
+        *("run", "state", "data", f">{cases}", "network", ">seed", ">epochs", ">best epoch"),
+        *(">val. loss", ">val. accuracy", ">val. AUROC", f">test {cases}", "accuracy (95 % interval)", "AUROC (95 % interval)"),
     )
-    console.table(head, [_cells(row) for row in rows])
+    console.table(head, [_cells(row, of_series) for row in rows])
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    from reslink.reports.formatting import format_number
+def _cells(row: Mapping[str, Any], of_series: bool) -> tuple[str, ...]:
+    from reslink.reports.formatting import format_count, format_number
+
+    def count(number: int) -> str:
+        return format_count(number, row.get("case", "image")) if of_series else str(number)
 
     return (
         row["run"],
         row["state"],
         (row["data"] or "–")[:8],
-        str(row["images"]),
+        count(row["images"]),
         row["network"],
         str(row["seed"]),
         f"{row['epochs']}/{row['planned_epochs']}",
         str(row["best_epoch"] or "–"),
         *(format_number(row[name]) for name in ("val_loss", "val_accuracy", "val_auroc")),
-        "–" if row["n_test"] is None else str(row["n_test"]),
+        "–" if row["n_test"] is None else count(row["n_test"]),
         _metric(row["accuracy"]),
         _metric(row["auroc"]),
     )

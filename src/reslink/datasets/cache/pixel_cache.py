@@ -41,7 +41,7 @@ from reslink.errors import InputError, UsageError, counted
 from reslink.files import lock_folder, sha256
 from reslink.imaging.image import Stated
 from reslink.imaging.preprocess import Preprocess
-from reslink.imaging.series_slices import MAX_SLICES
+from reslink.imaging.slice_selection import MAX_SLICES
 from reslink.labels import CaseKind
 
 if TYPE_CHECKING:  # torch is imported only to make batches, so that the cache works without it

@@ -10,7 +10,7 @@ from reslink.files import write_atomic
 from reslink.reports import charts
 from reslink.reports.jinja import load_template
 from reslink.reports.run import evaluation_charts, evaluation_sections, label_sections, sections
-from reslink.reports.run.run_folder import RunFolder, read_run
+from reslink.reports.run.run_folder import RunFolder, case_noun, read_run
 from reslink.reports.svg import Chart
 
 RUN, EVALUATION = "Run report", "Evaluation report"
@@ -76,6 +76,7 @@ def render(files: RunFolder, drawn: list[Chart], kind: str) -> str:
         randomization_checks=sections.randomization_checks(files.randomization_checks),
         findings=files.findings,
         split=sections.split_table(files.splits),
+        noun=case_noun(files.config),
         settings=sections.run_settings(files),
         environment=sections.flatten_settings(files.environment),
         bundle=sections.bundle_settings(files.bundle),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,6 +108,11 @@ def read_run(folder: Path) -> RunFolder:
         pictures=_pictures(folder / "figures"),
         gallery=read_file(folder / "figures" / "gallery.json", parse_json) or [],
     )
+
+
+def case_noun(config: Mapping[str, Any] | None) -> str:
+    """Returns what a case of a run is, by its ``config.yaml``: ``series`` or ``image``."""
+    return "series" if ((config or {}).get("trainer") or {}).get("case") == "series" else "image"
 
 
 def read_csv_rows(path: Path) -> list[Row]:

@@ -37,7 +37,8 @@ def write_page(path: Path, folder: Path, rows: Sequence[Row], failed: Mapping[st
     page = load_template("runs.html.j2").render(
         name=escape_name(folder.resolve().name),
         states=Counter(row["state"] for row in rows),
-        rows=[row | {"run": _label(row["run"], folder)} for row in rows],
+        rows=[row | {"run": _label(row["run"], folder), "noun": row.get("case", "image")} for row in rows],
+        cases="cases" if any("case" in row for row in rows) else "images",
         keys={curve.label: curve for curve in curves},
         charts=[chart for chart in charts if chart is not None],
         n_without_curve=len(trained) - len(curves),

@@ -9,7 +9,7 @@ from typing import Any, Final
 from reslink.bundles.record import BUNDLE_JSON
 from reslink.errors import InputError, ReslinkError, UsageError, check_choice
 from reslink.files import is_locked
-from reslink.reports.run.run_folder import read_csv_rows, read_epochs, read_file, read_lines
+from reslink.reports.run.run_folder import case_noun, read_csv_rows, read_epochs, read_file, read_lines
 from reslink.settings_text import parse_json, parse_yaml
 from reslink.training.run_folder import (
     BUNDLE,
@@ -45,7 +45,7 @@ def read_runs(folder: Path) -> tuple[list[Row], dict[str, str]]:
         The rows of the table ordered by name, and the error of each folder that could not be read, by name. A row has the
         columns of ``COLUMNS`` and ``planned_epochs``, ``leakage``. ``run`` is the path relative to the folder. ``accuracy`` and
         ``auroc`` are those of the test split (``estimate, ci_low, ci_high, method, n``), once the run is evaluated. An unknown
-        value is None.
+        value is None. With ``case``: ``series``, ``images`` and ``n_test`` count series.
 
     Raises:
         UsageError: If there is no such folder, or no run below it.
@@ -158,6 +158,7 @@ def read_row(run: Path, name: str) -> Row:
             "n_test": evaluated.get("n"),
             **{metric: evaluated.get("metrics", {}).get(metric) for metric in ("accuracy", "auroc")},
             "leakage": evaluated.get("leakage"),
+            **({"case": "series"} if case_noun(config) == "series" else {}),
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(

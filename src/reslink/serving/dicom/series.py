@@ -33,7 +33,7 @@ from reslink.imaging.head_mask import head_mask, stated_content
 from reslink.imaging.image import Image, Modality
 from reslink.imaging.limits import ImagingWarning, silence_warnings
 from reslink.imaging.reading import read_series_files
-from reslink.imaging.series_slices import select_slices
+from reslink.imaging.slice_selection import select_slices
 from reslink.serving.dicom.completeness import IncompletePolicy, missing_slices
 
 TILT_DEGREES: Final = 0.5

@@ -169,7 +169,7 @@ def _measurement(name: str, value: float, result: SeriesResult) -> Any:
         qualifier=None,
         value=_rounded(value),
         unit=codes.UCUM.NoUnits,
-        derivation=codes.SCT.Mean,
+        derivation=None if prediction.attention is not None else codes.SCT.Mean,  # attention weighs logits
         method=_class_code(name),
         properties=properties,
     )

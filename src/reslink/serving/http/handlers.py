@@ -9,20 +9,22 @@ import functools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from reslink.errors import InputError, UsageError, as_sentence, suggest
 from reslink.explain.onnx_maps import Maps
 from reslink.imaging.dicom.series import group_slices
 from reslink.imaging.image import Stated, Unit
-from reslink.imaging.series_slices import select_slices
+from reslink.imaging.slice_selection import select_slices
 from reslink.imaging.unit_names import parse_unit
-from reslink.inference.prediction import Prediction
+from reslink.inference.prediction import Prediction, Slice
 from reslink.inference.series import aggregate_slices
+from reslink.inference.series_answers import SeriesAnswer, pooled_answer
 from reslink.serving.http.limits import Limits
 from reslink.serving.http.metrics import Metrics
 from reslink.serving.http.models import ServedModel, render_map
-from reslink.serving.http.problems import NOTICE, Problem, bad_request, busy, too_large, unreadable_file
+from reslink.serving.http.problems import NOTICE, Problem, bad_request, busy, needs_series, too_large, unreadable_file
 from reslink.serving.http.uploads.form import Form, Upload, receive_form, unpack_form
 from reslink.serving.http.worker import DisplaySlice, PreparedFile, PrepareRequest
 from reslink.serving.http.worker_pool import WorkerPool
@@ -124,18 +126,25 @@ class RequestHandlers:
             max_slices=self.limits.slices,
             unit=_unit(form),
         )
+        _check_no_slice_of_series(request.slice, models)
         prepared = await self._prepare(form, request)
+        series = _group_series(prepared)
+        in_series = {i for group, _ in series for i in group["files"]}
+        single = [i for i, file in enumerate(prepared) if file is not None and i not in in_series]
+        of_slices = [model for model in models if not model.answers_series]
+        if not of_slices:
+            for i in single:
+                form.files[i].problem = _single_image(models)
         results = await self._run_limited(
             list(zip(form.files, prepared, strict=True)),
-            lambda pair: _predict_file(pair[0], pair[1], models, request.slice or 0),
+            lambda pair: _predict_file(pair[0], pair[1], of_slices, request.slice or 0),
         )
         files = [response for response, _ in results]
         _raise_if_all_failed(files)
-        series = _group_series(prepared)
+        for i in single:
+            files[i]["notes"] = [*files[i]["notes"], *_notes_on_single_image(models)]
         for group in (group for group, refusal in series if refusal is None):
-            members = [(prepared[i], results[i][1]) for i in group["files"]]
-            group["answers"] = await asyncio.to_thread(_series_predictions, members, models)
-            group["notes"] = group["notes"] if group["answers"] else _refusals(members)
+            await _answer_series(group, [(prepared[i], results[i][1]) for i in group["files"]], models)
         return {"notice": NOTICE, "files": files, "series": [group for group, _ in series]}
 
     async def explain(self, form: Form) -> Json:
@@ -237,6 +246,36 @@ def _unit(form: Form) -> Unit | None:
         raise bad_request("bad-field", "The unit does not exist", error) from error
 
 
+def _check_no_slice_of_series(index: int | None, models: Sequence[ServedModel]) -> None:
+    """Checks that no single slice is requested from a model whose cases are series.
+
+    Raises:
+        Problem: With status 400.
+    """
+    names = [model.name for model in models if model.answers_series]
+    if index is not None and names:
+        detail = (
+            f"Slice {index} was requested from {', '.join(names)}. Such a model answers once for all slices of a series. "
+            "Omit the field slice, or choose another model."
+        )
+        raise bad_request("needs-series", "The model needs a series", detail)
+
+
+def _single_image(models: Sequence[ServedModel]) -> Problem:
+    names = ", ".join(model.name for model in models)
+    return needs_series(
+        f"The image is not part of a series of slices. {names} answers once for all slices of a series. "
+        "Send a volume, or all DICOM files of the series in one request or zip archive."
+    )
+
+
+def _notes_on_single_image(models: Sequence[ServedModel]) -> list[str]:
+    """Returns which models have no answer for a single image, if others have one."""
+    if all(model.answers_series for model in models):
+        return []
+    return [f"{model.name} answers for series, and this image is not part of one" for model in models if model.answers_series]
+
+
 def _unknown_model(name: str, names: Sequence[str]) -> Problem:
     detail = f"The model {name!r} does not exist. Available models: {', '.join(names)}. {as_sentence(suggest(name, names))}"
     return bad_request("no-such-model", "The model does not exist", detail)
@@ -245,7 +284,7 @@ def _unknown_model(name: str, names: Sequence[str]) -> Problem:
 async def _predict_file(
     file: Upload, prepared: PreparedFile | None, models: Sequence[ServedModel], first: int
 ) -> tuple[Json, dict[str, list[Prediction]]]:
-    """Returns the response for a file, and its predictions by model."""
+    """Returns the response for a file, and its predictions by model. A case of the models is a slice."""
     if prepared is None:
         return _file_entry(file, prepared), {}
     by_model: dict[str, list[Prediction]] = {}
@@ -331,14 +370,26 @@ def _series_entry(files: list[int], refusal: str | None, notes: Sequence[str] = 
     return {"files": files, "answers": [], "notes": list(notes) if refusal is None else [refusal]}, refusal
 
 
-def _series_predictions(
-    members: Sequence[tuple[PreparedFile | None, dict[str, list[Prediction]]]], models: Sequence[ServedModel]
-) -> list[Json]:
-    """Returns the prediction of each model for a series; empty if only one slice of a volume was requested.
+_Members = Sequence[tuple[PreparedFile | None, dict[str, list[Prediction]]]]
+"""The files of a series in order, each with its predictions by model whose cases are slices."""
+
+
+async def _answer_series(group: Json, members: _Members, models: Sequence[ServedModel]) -> None:
+    """Adds the answers of the models to a series, or the reasons why there is none."""
+    of_slices = [model for model in models if not model.answers_series]
+    pooled = [(model, await _pool_series(model, members)) for model in models if model.answers_series]
+    group["answers"] = await asyncio.to_thread(_series_predictions, members, of_slices)
+    group["answers"] += [_pooled_entry(model, answer) for model, answer in pooled if answer.result is not None]
+    notes = group["notes"] if group["answers"] else _refusals(members)
+    group["notes"] = list(dict.fromkeys([*notes, *_unanswered(pooled, len(models))]))
+
+
+def _series_predictions(members: _Members, models: Sequence[ServedModel]) -> list[Json]:
+    """Returns the prediction of each model whose cases are slices; empty if only one slice of a volume was requested.
 
     Args:
         members: The files of the series in order, each with its predictions by model.
-        models: The models.
+        models: The models; their case is a slice.
     """
     areas = [area for file, _ in members if file is not None for area in file.head_areas]
     if len(areas) != sum(file.slices for file, _ in members if file is not None):
@@ -352,7 +403,41 @@ def _series_predictions(
     return answers
 
 
-def _refusals(members: Sequence[tuple[PreparedFile | None, dict[str, list[Prediction]]]]) -> list[str]:
+async def _pool_series(model: ServedModel, members: _Members) -> SeriesAnswer:
+    """Returns the answer of a model whose cases are series, which sees the selected slices only."""
+    slices = [one for file, _ in members if file is not None for one in _slices_to_pool(model, file)]
+
+    async def run(i: int) -> None:
+        if (pixels := slices[i].pixels) is not None:
+            slices[i] = replace(slices[i], pixels=None, outputs=await model.outputs(pixels))
+
+    await _gather_limited(select_slices([one.head_area or 0 for one in slices]), run, 2 * model.batcher.batch_size)
+    return await asyncio.to_thread(pooled_answer, model.classifier, slices, "")
+
+
+def _slices_to_pool(model: ServedModel, file: PreparedFile) -> list[Slice]:
+    refused = model.classifier.bundle.scope.refusal(file.stated)
+    slices = []
+    for pixels, area in zip(file.pixels[model.preprocess_index], file.head_areas, strict=True):
+        error, rows = (pixels, None) if isinstance(pixels, str) else (None, None if refused else pixels)
+        slices.append(Slice("", None, rows, error, head_area=area, stated=file.stated, refused=refused))
+    return slices
+
+
+def _pooled_entry(model: ServedModel, answer: SeriesAnswer) -> Json:
+    """Returns the response entry of a model whose cases are series: what a slice has, and how slices were combined."""
+    members = answer.as_dict()
+    of_answer = {name: members[name] for name in ("prediction_set", "ood_score", "threshold", "certainty")}
+    return {"model": model.name, **of_answer, **(answer.result.as_dict() if answer.result is not None else {})}
+
+
+def _unanswered(pooled: Sequence[tuple[ServedModel, SeriesAnswer]], n_models: int) -> list[str]:
+    """Returns why models whose cases are series have no answer, with the name of the model if there are others."""
+    reasons = [(model, answer.error or "; ".join(answer.reasons or ())) for model, answer in pooled if answer.result is None]
+    return [f"{model.name}: {reason}" if n_models > 1 else reason for model, reason in reasons]
+
+
+def _refusals(members: _Members) -> list[str]:
     """Returns why no model classifies the slices of a series; empty if one does."""
     predictions = [prediction for _, by_model in members for each in by_model.values() for prediction in each]
     if not all(prediction.is_refused for prediction in predictions):

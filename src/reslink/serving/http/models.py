@@ -27,6 +27,7 @@ from reslink.files import install_command
 from reslink.imaging.image import Stated
 from reslink.inference.backends import GraphBackend, load_backend
 from reslink.inference.classifier import Classifier
+from reslink.inference.outputs import Outputs
 from reslink.inference.prediction import Prediction
 from reslink.serving.http.batching import Batcher, Pixels
 from reslink.serving.http.limits import Limits
@@ -51,6 +52,15 @@ class ServedModel:
     preprocess_index: int
     batcher: Batcher[Any]
 
+    @property
+    def answers_series(self) -> bool:
+        """Whether a case of the model is a series, so that it has no answer for a single image."""
+        return self.classifier.bundle.case == "series"
+
+    async def outputs(self, pixels: Pixels) -> Outputs:
+        """Returns the outputs for one slice, (planes, S, S) uint8, of a model whose cases are series."""
+        return cast(Outputs, await self.batcher.predict(pixels))
+
     async def predict(self, pixels: Pixels, stated: Stated) -> Prediction:
         """Returns the prediction for one slice, (planes, S, S) uint8, with what its file states."""
         refused = await self.refusal(pixels, stated)
@@ -64,15 +74,23 @@ class ServedModel:
     async def explain(self, pixels: Pixels, target: str | None) -> tuple[Prediction, str, Maps]:
         """Returns the prediction for one slice, the explained class, and the maps of the ONNX model.
 
+        A model whose cases are series has no prediction for a slice, but maps.
+
         Args:
             pixels: (planes, S, S) uint8.
             target: Class to explain; default: the positive class of two, the predicted class of more, or the most probable of
                 several labels at once.
 
         Raises:
-            UsageError: If the class does not exist.
+            UsageError: If the class does not exist, or there is no default.
         """
         names = self.classifier.labels.names
+        if target is None and self.answers_series and not self.classifier.labels.binary:
+            raise UsageError(
+                f"No class to explain was given, and {self.name} has no answer for a single slice",
+                f"The classes of {self.name} are {', '.join(names)}",
+                "Send one of them in the field target",
+            )
         if target is not None and target not in names:
             raise UsageError(
                 f"The class {target!r} does not exist",
@@ -82,7 +100,7 @@ class ServedModel:
         return cast(tuple[Prediction, str, Maps], await self.batcher.run_exclusive(lambda: self._explain(pixels, target)))
 
     def _explain(self, pixels: Pixels, target: str | None) -> tuple[Prediction, str, Maps]:
-        prediction = self.classifier.predict_pixels(pixels[None])[0]
+        prediction = Prediction("") if self.answers_series else self.classifier.predict_pixels(pixels[None])[0]
         explained = explained_class(self.classifier.labels, prediction, target)
         return prediction, explained, onnx_maps(self.classifier, pixels, explained)
 
@@ -91,6 +109,7 @@ class ServedModel:
         bundle, decision = self.classifier.bundle, self.classifier.bundle.decision
         return {
             "name": self.name,
+            "case": bundle.case,
             "classes": list(bundle.labels.names),
             "positive": bundle.labels.names[1] if bundle.labels.binary else None,
             "weights_sha256": bundle.weights_sha256,
@@ -159,13 +178,25 @@ def load(
         if preprocess not in preprocesses:
             preprocesses.append(preprocess)
         batcher = Batcher(
-            classifier.predict_pixels,
+            _batch_function(classifier),
             limits.batch_size,
             limits.batch_wait_seconds,
             lambda size, seconds, name=name: on_batch(name, size, seconds),  # type: ignore[misc]
         )
         models.append(ServedModel(name, classifier, preprocesses.index(preprocess), batcher))
     return models, preprocesses
+
+
+def _batch_function(classifier: Classifier) -> Callable[[Pixels], list[Any]]:
+    """Returns what runs on a batch: predictions of slices, or their outputs where a case is a series."""
+    if classifier.bundle.case == "slice":
+        return classifier.predict_pixels
+
+    def run(pixels: Pixels) -> list[Any]:
+        outputs = classifier.outputs(pixels)
+        return [outputs.row(i) for i in range(len(pixels))]
+
+    return run
 
 
 def load_onnx_bundle(bundle: str) -> Bundle:
@@ -175,7 +206,6 @@ def load_onnx_bundle(bundle: str) -> Bundle:
         BundleError: If it cannot be used, or has no ONNX model.
     """
     loaded = Bundle.load(bundle)
-    loaded.require_slices("reslink serve")
     if loaded.onnx_model is None:
         raise BundleError(
             f"{bundle} has no model.onnx",

@@ -17,7 +17,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "type": "integer",
         "minimum": 0,
         "maximum": 999_999,
-        "description": "The only slice to process of each file, from 0. Default: all slices; for /v1/explain, the first slice.",
+        "description": "The only slice to process of each file, from 0. Default: all slices; for /v1/explain, the first slice. "
+        "/v1/predict refuses it for a model whose case is a series.",
     },
     "member": {
         "type": "integer",
@@ -33,7 +34,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "target": {
         "type": "string",
         "maxLength": 80,
-        "description": "Class to explain. Default: the positive class of two, or the predicted class of more.",
+        "description": "Class to explain. Default: the positive class of two, or the predicted class of more. Required for a "
+        "model of more than two classes whose case is a series.",
     },
 }
 _FILES = {
@@ -41,7 +43,8 @@ _FILES = {
     "items": {"type": "string", "format": "binary"},
     "minItems": 1,
     "description": "PNG, JPEG, TIFF, WebP, BMP, NPY, DICOM or NIfTI files, or zip archives of them. "
-    "The format is detected from the content.",
+    "The format is detected from the content. A volume, and the DICOM files of one series, are answered as a series; a model "
+    "whose case is a series refuses other images.",
 }
 _ONE_FILE = (
     '--X\r\nContent-Disposition: form-data; name="files"; filename="scan.dcm"\r\n'

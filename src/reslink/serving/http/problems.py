@@ -69,6 +69,11 @@ def unreadable_file(error: InputError) -> Problem:
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "unreadable-file", "The file cannot be read", str(error))
 
 
+def needs_series(detail: str) -> Problem:
+    """Returns the problem of a single image for a model that answers for series (422)."""
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "needs-series", "The model needs a series", detail)
+
+
 def unsupported_format(detail: str) -> Problem:
     """Returns the problem of a file whose format is not accepted (415)."""
     return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-format", "The file format is not supported", detail)

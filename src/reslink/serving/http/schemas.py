@@ -84,8 +84,17 @@ class FileAnswer(BaseModel):
     slices: int | None = Field(None, description="Number of slices in the file.")
     unit: str | None = Field(None, examples=["HU"])
     notes: list[str] = Field([], description="Warnings about the file.")
-    answers: list[ModelAnswer] = []
+    answers: list[ModelAnswer] = Field(
+        [], description="One per model whose case is a slice. A model whose case is a series answers in series alone."
+    )
     problem: ProblemDetails | None = None
+
+
+class SliceWeight(BaseModel):
+    """The weight of a slice in the answer for its series."""
+
+    slice: int = Field(description="Position in the series, from 0.", examples=[9])
+    weight: float = Field(description="0 to 1; the weights of a series sum to 1.", examples=[0.31])
 
 
 class SeriesNumbers(BaseModel):
@@ -121,6 +130,21 @@ class SeriesAnswer(SeriesNumbers):
         None,
         description="The prediction for each of several labels at once, with the classes absent and present; absent with one "
         "class per image.",
+    )
+    attention: list[SliceWeight] | None = Field(
+        None, description="Of a model whose case is a series, the weight of each classified slice; absent for other models."
+    )
+    prediction_set: list[str] | None = Field(
+        None, description="Of a model whose case is a series, its conformal prediction set; null if the bundle has none."
+    )
+    ood_score: float | None = Field(
+        None, description="Of a model whose case is a series, its out-of-distribution score; the model abstains above 1."
+    )
+    threshold: float | None = Field(
+        None, description="Of a model whose case is a series, the probability from which the positive class is the label."
+    )
+    certainty: str | None = Field(
+        None, description="Of a model whose case is a series: clear, uncertain, uncalibrated or no answer."
     )
 
 
@@ -161,7 +185,7 @@ class MapAnswer(BaseModel):
 
 
 class Explanation(SliceAnswer):
-    """The prediction for a slice with its maps."""
+    """The prediction for a slice with its maps; a model whose case is a series has no prediction for a slice."""
 
     model: str
     target: str | None = Field(description="The class that the class activation map explains; null if the image is refused.")
@@ -246,6 +270,10 @@ class Model(BaseModel):
     """A model of the service."""
 
     name: str
+    case: str = Field(
+        description="What gets one answer: slice, or series. A model of series refuses images that are not part of a series.",
+        examples=["slice"],
+    )
     classes: list[str]
     positive: str | None
     weights_sha256: str | None

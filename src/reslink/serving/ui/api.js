@@ -50,4 +50,4 @@ async function requestFiles(path, files, fields) {
 export const models = () => request('/v1/models');
 export const predict = (files, names) => requestFiles('/v1/predict', files, { model: names });
 export const view = (files) => requestFiles('/v1/view', files, {});
-export const explain = (file, model, slice, member) => requestFiles('/v1/explain', [file], { model, slice, member });
+export const explain = (file, model, slice, member, target) => requestFiles('/v1/explain', [file], { model, slice, member, target });

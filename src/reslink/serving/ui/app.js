@@ -1,9 +1,9 @@
 // The page: uploads files, shows predictions, and displays one stack in the viewer at a time.
 
 import * as api from '/ui/api.js';
-import { $, el } from '/ui/dom.js';
+import { $, el, percent } from '/ui/dom.js';
 import { droppedFiles, visibleFiles } from '/ui/files.js';
-import { answerTable, chart, details, labelViews, legend, limitations, probabilityText, shortText, table, verdict } from '/ui/predictions.js';
+import { answerTable, answersSeries, chart, details, labelViews, legend, limitations, probabilityText, shortText, table, verdict, weightChart } from '/ui/predictions.js';
 import { saveCsv, saveJson, savePng } from '/ui/save.js';
 import { addAnswers, stacksOf } from '/ui/stacks.js';
 import { decodeMap, Viewer } from '/ui/viewer.js';
@@ -32,7 +32,8 @@ async function start() {
   }
   $('token-form').hidden = true;
   showStatus('');
-  $('models-line').textContent = state.models.map(({ name, classes }) => `${name}: ${classes.join(', ')}`).join(' · ');
+  $('models-line').textContent = state.models.map((model) => `${model.name}: ${model.classes.join(', ')}${answersSeries(model) ? ' (one answer per series)' : ''}`).join(' · ');
+  if (state.models.every(answersSeries)) $('drop-what').textContent = 'Drop a series here: a volume, or its DICOM files';
   $('models').replaceChildren(el('legend', {}, 'Models'), ...state.models.map((model) => modelCheckbox(model)));
   $('models').hidden = state.models.length < 2;
   $('map-model').replaceChildren(...state.models.map(({ name }) => el('option', { value: name }, name)));
@@ -74,7 +75,7 @@ async function predictStacks(names) {
   for (const group of new Set(state.stacks.map(({ files }) => files))) {
     const predicted = names.length ? await api.predict(group, names) : null;
     for (const stack of state.stacks.filter(({ files }) => files === group)) {
-      for (const one of stack.slices) one.answers = {};
+      for (const one of stack.slices) [one.answers, one.weights] = [{}, {}];
       if (predicted) addAnswers(stack, predicted);
     }
   }
@@ -189,15 +190,22 @@ function showPredictions() {
   $('answers').replaceChildren(...(rows.length ? [answerTable(many ? `Whole series, ${stack.slices.length} slices` : stack.name, rows)] : []));
   for (const id of ['slice-box', 'table-box']) $(id).hidden = !many;
   $('slice-answers').replaceChildren(...(many ? [answerTable(`Slice ${stack.now + 1}`, sliceRows)] : []));
-  $('slice-summary').textContent = `Slice ${stack.now + 1}: ${sliceRows.map(([{ name }, answer]) => `${name} ${verdict(answer)}`).join(', ')}`;
-  const answering = models.filter(({ name }) => stack.slices.some(({ answers }) => answers[name]?.probabilities));
-  const charts = answering.flatMap((model) => labelViews(model).map((view) => chart(view.model, stack.slices.map((one) => view.of(one.answers[model.name])), stack.now, goTo)));
-  $('strip').replaceChildren(...(many && answering.length ? [...charts, legend(answering)] : []));
+  const weights = slice ? Object.entries(slice.weights).map(([name, weight]) => `${name} weight ${percent(weight)}`) : [];
+  $('slice-box').hidden = !many || !sliceRows.length; // a model of series has no answer for a slice
+  $('slice-summary').textContent = `Slice ${stack.now + 1}: ${[...sliceRows.map(([{ name }, answer]) => `${name} ${verdict(answer)}`), ...weights].join(', ')}`;
+  const answering = models.filter((model) => (answersSeries(model) ? seriesAnswer(model) : stack.slices.some(({ answers }) => answers[model.name]?.probabilities)));
+  $('strip').replaceChildren(...(many && answering.length ? [...answering.flatMap((model) => charts(stack, model)), legend(answering)] : []));
   $('table').replaceChildren(...(many ? table(models, stack.slices, goTo) : []));
   $('details-box').hidden = !answering.length;
-  $('details').replaceChildren(...(slice ? details(answering.map((model) => [model, many ? seriesAnswer(model) : null, slice.answers[model.name]]), stack.slices.length, goTo) : []));
+  $('details').replaceChildren(...(slice ? details(answering.map((model) => [model, many ? seriesAnswer(model) : null, slice.answers[model.name] ?? null]), stack.slices.length, goTo) : []));
   $('limitations').replaceChildren(...limitations(answering));
   $('notes').replaceChildren(...stack.notes.map((text) => el('li', {}, text)));
+}
+
+// The charts of a model by slice: its answers, one for each of several labels, or the weights of the slices.
+function charts(stack, model) {
+  if (answersSeries(model)) return [weightChart(model, stack.slices.map(({ weights }) => weights[model.name]), stack.now, goTo)];
+  return labelViews(model).map((view) => chart(view.model, stack.slices.map((one) => view.of(one.answers[model.name])), stack.now, goTo));
 }
 
 // Why a model has no answer for a series.
@@ -208,7 +216,7 @@ function whyNoAnswer(stack, { name }) {
 
 // Maps of a model without an answer are of no use: another model is chosen, if one has an answer.
 function chooseMapModel(stack) {
-  const answers = ({ name }) => stack.slices.some((slice) => slice.answers[name]?.label);
+  const answers = ({ name }) => stack.seriesAnswers.some(({ model }) => model === name) || stack.slices.some((slice) => slice.answers[name]?.label);
   const current = state.models.find(({ name }) => name === state.mapModel);
   state.mapModel = ([current, ...state.models].find(answers) ?? current).name;
   $('map-model').value = state.mapModel;
@@ -227,8 +235,14 @@ async function showMap() {
   const [slice, name, model] = [currentSlice(), $('map').value, state.mapModel];
   $('map-note').textContent = '';
   if (!slice || !name) return viewer.setHeat(null);
+  const isSeries = answersSeries(state.models.find((one) => one.name === model));
+  const target = isSeries ? seriesAnswer({ name: model })?.score_class : null; // the class of the answer for the series
+  if (isSeries && !target) {
+    $('map-note').textContent = `${model} has no answer for this image, and no map.`;
+    return viewer.setHeat(null);
+  }
   const key = `${state.stacks.indexOf(state.current)} ${state.current.now} ${model}`;
-  if (!state.maps.has(key)) state.maps.set(key, requestMaps(slice, model));
+  if (!state.maps.has(key)) state.maps.set(key, requestMaps(slice, model, target));
   if (state.maps.size > MAX_CACHED_MAPS) state.maps.delete(state.maps.keys().next().value);
   try {
     const map = (await state.maps.get(key)).maps[name];
@@ -241,8 +255,8 @@ async function showMap() {
   }
 }
 
-async function requestMaps(slice, model) {
-  const [file] = (await api.explain(slice.source, model, slice.index, slice.member)).files;
+async function requestMaps(slice, model, target) {
+  const [file] = (await api.explain(slice.source, model, slice.index, slice.member, target)).files;
   if (file.problem) throw new Error(file.problem.detail);
   const maps = {};
   for (const map of file.explanations[0].maps) maps[map.name] = { ...map, heat: await decodeMap(map.strength) };

@@ -5,6 +5,9 @@ import { el, percent } from '/ui/dom.js';
 // The class whose probability is shown: the positive class of two, or the predicted class of more.
 export const shownClass = (model, answer) => model.positive ?? answer.label;
 
+// Whether a model answers once for all slices of a series, and not for single slices.
+export const answersSeries = (model) => model.case === 'series';
+
 // The label, or the abstention; `answer` is null if there is none. Of several labels at once, those present, and those without an answer.
 export function verdict(answer) {
   if (!answer || answer.error || answer.abstain || !answer.label) return 'No answer';
@@ -93,29 +96,32 @@ export function limitations(models) {
 
 // How the numbers of each model were obtained; `series` and `slice` are its answers, or null.
 export function details(rows, total, choose) {
-  const scope = rows.map(([, series]) => series?.interval_scope).find(Boolean);
+  const scope = rows.filter(([model]) => !answersSeries(model)).map(([, series]) => series?.interval_scope).find(Boolean);
   const expanded = rows.flatMap(([model, series, slice]) => labelViews(model).map((view) => [view.model, view.of(series), view.of(slice)]));
   return [...expanded.flatMap(([model, series, slice]) => modelDetails(model, series, slice, total, choose)), scope ? el('p', { class: 'soft' }, `What the interval covers: ${scope}`) : null].filter(Boolean);
 }
 
 function modelDetails(model, series, slice, total, choose) {
   const { threshold, threshold_source: source, calibrated, coverage, ood_detector: detector } = model.decision;
-  const set = slice?.prediction_set;
+  const whole = answersSeries(model); // the numbers of such a model are those of the series
+  const of = whole ? series : slice;
+  const where = series && !whole ? ', this slice' : '';
+  const set = of?.prediction_set;
   const rows = [
-    ['Probability', calibrated ? 'calibrated on images outside the training set' : 'not calibrated: a score, not a frequency'],
-    ['Operating point', threshold === null ? 'the most probable class' : `threshold for ${model.positive}: ${percent(threshold)} (${source})${series ? ', fitted on single slices' : ''}`],
-    ['Prediction set', set ? `${set.join(', ') || 'none'} (${percent(coverage)} coverage)${series ? ', this slice' : ''}` : 'not fitted'],
+    ['Probability', calibrated ? `calibrated on ${whole ? 'series' : 'images'} outside the training set` : 'not calibrated: a score, not a frequency'],
+    ['Operating point', threshold === null ? 'the most probable class' : `threshold for ${model.positive}: ${percent(threshold)} (${source})${series && !whole ? ', fitted on single slices' : ''}`],
+    ['Prediction set', set ? `${set.join(', ') || 'none'} (${percent(coverage)} coverage)${where}` : 'not fitted'],
     [
       'Out of distribution',
-      !detector || (slice?.ood_score ?? null) === null
+      !detector || (of?.ood_score ?? null) === null
         ? 'not checked: this model has no out-of-distribution detector'
-        : `${slice.ood_score > 1 ? 'yes' : 'no'} (score ${slice.ood_score.toFixed(2)}; the model abstains above 1)${series ? ', this slice' : ''}`,
+        : `${of.ood_score > 1 ? 'yes' : 'no'} (score ${of.ood_score.toFixed(2)}; the model abstains above 1)${where}`,
     ],
   ];
   if (slice?.error) rows.splice(2, 2);
   if (series) {
     const used = series.used.slice(0, 8).map((i) => el('button', { type: 'button', onclick: () => choose(i) }, `Slice ${i + 1}`));
-    rows.push(['Rule', `${series.rule}; ${series.slices} of ${total} slices classified`], ['Averaged slices', el('span', { class: 'row' }, ...used)], ['Interval', series.interval]);
+    rows.push(['Rule', `${series.rule}; ${series.slices} of ${total} slices classified`], [whole ? 'Largest weights' : 'Averaged slices', el('span', { class: 'row' }, ...used)], ['Interval', series.interval]);
   }
   return [el('h3', {}, model.name), el('dl', {}, ...rows.flatMap(([term, text]) => [el('dt', {}, term), el('dd', {}, text)]))];
 }
@@ -123,24 +129,38 @@ function modelDetails(model, series, slice, total, choose) {
 // One bar per slice: the probability of the shown class, with title and axes.
 export function chart(model, answers, current, choose) {
   const title = `${model.name}: probability of ${model.positive ?? 'the most probable class'} by slice`;
-  const svg = el('svg', { class: 'strip', viewBox: `0 0 ${answers.length} 100`, preserveAspectRatio: 'none', role: 'img' });
+  const bars = answers.map((answer) => ({ value: answer?.probabilities?.[shownClass(model, answer)] ?? 0, abstains: verdict(answer) === 'No answer' }));
+  return barChart(title, bars, 1, model.decision.threshold, current, choose);
+}
+
+// One bar per slice: its weight in the answer of a model of series. A slice without a weight shows too little of the head.
+export function weightChart(model, weights, current, choose) {
+  const bars = weights.map((weight) => ({ value: weight ?? 0, abstains: false }));
+  return barChart(`${model.name}: weight of each slice in the answer`, bars, Math.max(...bars.map(({ value }) => value)), null, current, choose);
+}
+
+function barChart(title, bars, top, threshold, current, choose) {
+  const svg = el('svg', { class: 'strip', viewBox: `0 0 ${bars.length} 100`, preserveAspectRatio: 'none', role: 'img' });
   svg.setAttribute('aria-label', `${title}; the table of all slices contains the numbers`);
-  answers.forEach((answer, i) => {
-    const value = answer?.probabilities?.[shownClass(model, answer)] ?? 0;
-    const classes = [verdict(answer) === 'No answer' ? 'abstains' : '', i === current ? 'here' : ''].join(' ').trim();
-    const bar = { x: i + 0.1, y: 100 - 100 * value, width: 0.8, height: Math.max(100 * value, 1), class: classes || null };
+  bars.forEach(({ value, abstains }, i) => {
+    const classes = [abstains ? 'abstains' : '', i === current ? 'here' : ''].join(' ').trim();
+    const height = (100 * value) / top;
+    const bar = { x: i + 0.1, y: 100 - height, width: 0.8, height: Math.max(height, 1), class: classes || null };
     svg.append(el('rect', { ...bar, onclick: () => choose(i) }, el('title', {}, `Slice ${i + 1}: ${percent(value)}`)));
   });
-  const { threshold } = model.decision;
-  if (threshold !== null) svg.append(el('line', { x1: 0, x2: answers.length, y1: 100 - 100 * threshold, y2: 100 - 100 * threshold }));
+  if (threshold !== null) svg.append(el('line', { x1: 0, x2: bars.length, y1: 100 - 100 * threshold, y2: 100 - 100 * threshold }));
   const here = el('div', { class: 'here-mark' });
-  here.style.left = `${(100 * (current + 0.5)) / answers.length}%`;
+  here.style.left = `${(100 * (current + 0.5)) / bars.length}%`;
   const axis = (name, ...words) => el('div', { class: name, 'aria-hidden': 'true' }, ...words.map((word) => el('span', {}, word)));
-  return el('figure', { class: 'chart' }, el('figcaption', {}, title), axis('y', '100 %', '50 %', '0 %'), el('div', { class: 'plot' }, svg, here), axis('x', 'slice 1', String(answers.length)));
+  const ticks = [top, top / 2, 0].map((value) => `${Number((100 * value).toPrecision(2))} %`);
+  return el('figure', { class: 'chart' }, el('figcaption', {}, title), axis('y', ...ticks), el('div', { class: 'plot' }, svg, here), axis('x', 'slice 1', String(bars.length)));
 }
 
 export function legend(models) {
-  const entries = [['answer', 'answer'], ['abstains', 'no answer'], ...(models.some(({ decision }) => decision.threshold !== null || decision.by_label) ? [['threshold', 'threshold']] : []), ['here-key', 'shown slice']];
+  const answering = models.filter((model) => !answersSeries(model));
+  const weights = answering.length < models.length ? [['answer', 'weight']] : [];
+  const answers = answering.length ? [['answer', 'answer'], ['abstains', 'no answer']] : weights;
+  const entries = [...answers, ...(answering.some(({ decision }) => decision.threshold !== null || decision.by_label) ? [['threshold', 'threshold']] : []), ['here-key', 'shown slice']];
   return el('ul', { class: 'legend', 'aria-label': 'Legend' }, ...entries.map(([name, text]) => el('li', {}, el('i', { class: name }), text)));
 }
 
@@ -150,7 +170,7 @@ export function table(models, slices, choose) {
   for (const model of models) head.append(el('th', { scope: 'col' }, model.name));
   const rows = slices.map((slice, i) => {
     const row = el('tr', {}, el('td', {}, el('button', { type: 'button', onclick: () => choose(i) }, String(i + 1))));
-    for (const model of models) row.append(el('td', {}, shortText(slice.answers[model.name])));
+    for (const { name } of models) row.append(el('td', {}, slice.weights[name] === undefined ? shortText(slice.answers[name]) : `weight ${percent(slice.weights[name])}`));
     return row;
   });
   return [el('thead', {}, head), el('tbody', {}, ...rows)];

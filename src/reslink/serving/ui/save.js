@@ -13,7 +13,7 @@ function save(blob, name) {
 export function saveJson(stacks) {
   const files = stacks.map(({ name, problem, notes, seriesAnswers, slices }) => ({
     name, problem: problem ?? null, notes, series: seriesAnswers,
-    slices: slices.map(({ file, index, answers }) => ({ file, slice: index, answers })),
+    slices: slices.map(({ file, index, answers, weights }) => ({ file, slice: index, answers, ...(Object.keys(weights).length && { weights }) })),
   }));
   save(new Blob([JSON.stringify({ notice: NOTICE, images: files }, null, 2)], { type: 'application/json' }), 'reslink.json');
 }
@@ -30,23 +30,25 @@ const whyText = (answer) => [...(answer.reasons ?? []), ...(answer.reasons?.leng
 
 // Columns of whole series; empty in the rows of slices.
 const SERIES_COLUMNS = ['score_class', 'score', 'ci_low', 'ci_high', 'rule'];
-
 export function saveCsv(stacks) {
-  const classes = [...new Set(stacks.flatMap((s) => s.slices.flatMap((one) => Object.values(one.answers).flatMap((a) => Object.keys(a.probabilities ?? {})))))];
-  const rows = [['file', 'slice', 'model', 'label', 'probability', ...classes.map((name) => `p_${name}`), 'prediction_set', 'abstain', 'reasons', 'ood_score', 'error', ...SERIES_COLUMNS]];
+  const answersOf = (stack) => [...stack.seriesAnswers, ...stack.slices.flatMap((one) => Object.values(one.answers))];
+  const classes = [...new Set(stacks.flatMap(answersOf).flatMap((answer) => Object.keys(answer.probabilities ?? {})))];
+  const rows = [['file', 'slice', 'model', 'label', 'probability', ...classes.map((name) => `p_${name}`), 'prediction_set', 'abstain', 'reasons', 'ood_score', 'error', ...SERIES_COLUMNS, 'weight']]; // of a slice, for a model of series
   for (const stack of stacks) {
     if (stack.problem) rows.push([stack.name, '', '', '', '', ...classes.map(() => ''), '', '', '', '', stack.problem.detail]);
     for (const answer of stack.seriesAnswers) {
       const values = classes.map((name) => answer.probabilities[name]);
       const whole = SERIES_COLUMNS.map((word) => answer[word]);
-      rows.push([stack.name, 'series', answer.model, answer.label, answer.probability, ...values, '', answer.abstain, whyText(answer), '', '', ...whole]);
+      const set = answer.prediction_set?.join('|');
+      rows.push([stack.name, 'series', answer.model, answer.label, answer.probability, ...values, set, answer.abstain, whyText(answer), answer.ood_score, '', ...whole]);
     }
-    for (const { file, index, answers } of stack.slices) {
+    for (const { file, index, answers, weights } of stack.slices) {
       for (const [model, answer] of Object.entries(answers)) {
         const values = classes.map((name) => answer.probabilities?.[name]);
         const verdict = [answer.prediction_set?.join('|'), answer.abstain, whyText(answer), answer.ood_score, answer.error];
         rows.push([file, index, model, answer.label, answer.probability, ...values, ...verdict]);
       }
+      for (const [model, weight] of Object.entries(weights)) rows.push([file, index, model, ...Array(classes.length + 7 + SERIES_COLUMNS.length).fill(''), weight]);
     }
   }
   const text = [`# ${NOTICE}`, ...rows.map((row) => row.map(cell).join(','))].join('\r\n');

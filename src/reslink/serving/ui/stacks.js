@@ -24,12 +24,13 @@ function stackOf(positions, files, viewed, volumes, predicted) {
     const { file, part, member } = viewed.files[position];
     const source = files[part ?? position];
     const depth = volumes[position]?.depth ?? 0;
-    return Array.from({ length: depth }, (_, index) => ({ position, file, source, member, index, volume: volumes[position], answers: {} }));
+    return Array.from({ length: depth }, (_, index) => ({ position, file, source, member, index, volume: volumes[position], answers: {}, weights: {} }));
   });
   const stack = {
     name: positions.length > 1 ? sent[0].description || `Series of ${positions.length} files` : sent[0].file,
     about: [sent[0].modality, slices.length > 1 && `${slices.length} slices`].filter(Boolean).join(' · '),
-    problem: sent[0].problem,
+    unreadable: sent[0].problem,
+    problem: null,
     notes: [],
     seriesAnswers: [],
     seriesNote: null,
@@ -45,6 +46,7 @@ function stackOf(positions, files, viewed, volumes, predicted) {
 // Adds the predictions of the models to the slices of a stack.
 export function addAnswers(stack, predicted) {
   const notes = new Set();
+  stack.problem = stack.unreadable;
   for (const position of stack.positions) {
     const file = predicted.files[position];
     if (file.problem) stack.problem ??= file.problem;
@@ -61,4 +63,7 @@ export function addAnswers(stack, predicted) {
   if (series?.answers?.length) for (const text of series.notes) notes.add(text);
   stack.notes = [...notes];
   stack.seriesAnswers = stack.slices.length > 1 ? (series?.answers ?? []) : [];
+  for (const { model, attention } of stack.seriesAnswers) {
+    for (const { slice, weight } of attention ?? []) stack.slices[slice].weights[model] = weight;
+  }
 }
