@@ -11,6 +11,7 @@ import typer
 from reslink.datasets.case import SPLIT_NAMES
 from reslink.errors import UsageError
 from reslink.imaging.unit_names import parse_unit
+from reslink.labels import CaseKind
 
 
 class FolderOption:
@@ -77,6 +78,24 @@ Unit = Annotated[
         parser=parse_unit_option,
         metavar="UNIT",
         help="Unit of values in files that state none, such as NIfTI and NPY: hu, mr or gray; default: by the histogram.",
+        show_default=False,
+    ),
+]
+LabelColumns = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="COLUMNS",
+        help="Columns of the table with several labels at once (1, 0 or empty), such as epidural,subdural; default: none.",
+        show_default=False,
+    ),
+]
+Case = Annotated[
+    CaseKind | None,
+    typer.Option(
+        "--case",
+        metavar="CASE",
+        help="What has one label: slice, or series (a row of the table is a volume or a DICOM folder); default: slice.",
         show_default=False,
     ),
 ]
