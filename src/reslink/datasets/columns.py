@@ -255,7 +255,7 @@ def _missing_column(table: Table, role: Role) -> UsageError:
         hint = f"Add the column {role!r}, or name it with --columns {role}=COLUMN"
     states = _columns_of_states(table) if role == "label" else []
     if len(states) > 1:
-        hint += f". If {listed(states)} are several labels at once, name them with --labels"
+        hint = f"If {listed(states)} are several labels at once, name them with --labels. Or {hint[0].lower()}{hint[1:]}"
     return UsageError(
         f"{table.name} has no column {role!r}",
         f"The first row must name the columns {', '.join(REQUIRED)}; it is {', '.join(table.headers) or 'empty'}",

@@ -21,7 +21,7 @@ CASES: Final = 24
 
 CHECKS: Final = {
     "group_leakage": "Train/test leakage: near duplicates or patients in more than one split",
-    "label_conflicts": "Label conflicts: one image with more than one label",
+    "label_conflicts": "Label conflicts: copies or near duplicates with different labels",
     "file_metadata": "Shortcut: file and header metadata",
     "outside_head": "Shortcut: pixels outside the head",
 }
@@ -89,13 +89,14 @@ def _skipped_title(check: str) -> str:
     """Returns the title of a skipped check, such as ``files: not_a_head``."""
     group, _, name = check.partition(": ")
     known = name.partition(": ")[0] in KINDS | PROBES
-    return start_sentence(f"{group}: {_title(name, KINDS | PROBES)}" if known else check)
+    return start_sentence(f"{group}: {_title(name, KINDS | PROBES)}" if known else check.replace("_", " "))
 
 
 def _title(name: str, titles: Mapping[str, str]) -> str:
     """Returns the title of a check or a probe; of one of several labels, with the label: ``outside_head: subdural``."""
     name, _, label = name.partition(": ")
-    return f"{titles[name]}, label {label}" if label else titles[name]
+    title, bracket, remark = titles[name].partition(" (")
+    return f"{title}, label {label}{bracket}{remark}" if label else titles[name]
 
 
 def _case(name: str, pictures: Pictures) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def _probe(probe: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
     low, high = value["ci_low"], value["ci_high"]
     bar = None if low is None else {"x": round(100 * low, 2), "width": round(max(100 * (high - low), 0.8), 2)}
     dot = None if value["estimate"] is None else round(100 * value["estimate"], 2)
-    title = _title(probe_name(probe["probe"], probe["label"]), PROBES)
+    title = _title(probe_name(probe["probe"], probe.get("label")), PROBES)
     return {**probe, "title": title, "shown": shown, "bar": bar, "dot": dot}
 
 
