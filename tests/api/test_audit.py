@@ -51,7 +51,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.array(Image.open(root / row["path"]))
             pixels[:10, :10] = 255
             Image.fromarray(pixels).save(root / row["path"])
-        known = "" if i in (3, 20) else mark
+        known = "" if i in (3, 30) else mark
         patient, split = ("P0001", "test") if i == 1 else (row["patient_id"], "train")
         lines.append(f"{row['path']},{patient},{int(row['label'] == 'Tumor')},{known},{split}")
     (root / "labels.csv").write_text("\n".join(lines))
@@ -72,6 +72,7 @@ def test_several_labels_have_shortcuts_of_their_own(several: Path, tmp_path: Pat
     clear = {row["path"] for row in csv.DictReader(several.read_text().splitlines()) if row["mark"] == "0"}
     assert set(probe["examples"]["with mark"]) < marked
     assert set(probe["examples"]["without mark"]) < clear
+    assert [len(names) for names in probe["examples"].values()] == [6, 6]
     assert [entry["path"] for entry in result["files"]["corrupt"]] == ["broken.png"]
     assert {entry["check"] for entry in result["skipped_checks"]} >= {"suspected_label_errors"}
     assert failed_checks(result["data_digest"]) == ["group_leakage", "outside_head"]  # no name of a label
