@@ -44,6 +44,16 @@ def open_manifest(data: Data, **options: Any) -> Manifest:
     return data if unit is None else data.with_unit(unit)
 
 
+def check_holdout(holdout: float) -> None:
+    """Checks the share of a hold-out.
+
+    Raises:
+        UsageError: If it is not between 0 and 0.5.
+    """
+    if not 0 <= holdout <= 0.5:
+        raise UsageError(f"The hold-out is {holdout:g}", "Its share is between 0 and 0.5", "Use --holdout 0.15")
+
+
 def label_names(labels: str | Sequence[str]) -> tuple[str, ...]:
     """Returns the names of label columns, given as a list or as a text with commas.
 

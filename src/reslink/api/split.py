@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reslink.api.data_argument import Columns, Data, check_labels_of_manifest, label_names, open_manifest, read_patients
+from reslink.api.data_argument import (
+    Columns,
+    Data,
+    check_holdout,
+    check_labels_of_manifest,
+    label_names,
+    open_manifest,
+    read_patients,
+)
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.datasets.case import DEFAULT_FRACTIONS, SPLITS
 from reslink.errors import UsageError
@@ -83,7 +91,13 @@ def split(
     """
     table = Path(out)
     _check_options(table, fractions, folds, keep_given, overwrite)
-    _check_holdout(holdout, folds)
+    check_holdout(holdout)
+    if holdout and folds is None:
+        raise UsageError(
+            "--holdout was given without --folds",
+            "A hold-out is the part of the cases that is in no fold",
+            "Add --folds 5, or set the share of the test split with --fractions",
+        )
     names = None if labels is None else label_names(labels)
     manifest = open_manifest(data, columns=columns, root=root, unit=unit, label_columns=names, case=case)
     if names is not None:
@@ -120,17 +134,6 @@ def _check_options(
         other = "--fractions" if fractions else "--keep-given"
         raise UsageError(f"--folds and {other} were both given", "Folds are new and have equal sizes", "Remove one of them")
     check_output_file(out, "--out", "a CSV file", "split.csv", overwrite)
-
-
-def _check_holdout(holdout: float, folds: int | None) -> None:
-    if not 0 <= holdout <= 0.5:
-        raise UsageError(f"The hold-out is {holdout:g}", "Its share is between 0 and 0.5", "Use --holdout 0.15")
-    if holdout and folds is None:
-        raise UsageError(
-            "--holdout was given without --folds",
-            "A hold-out is the part of the cases that is in no fold",
-            "Add --folds 5, or set the share of the test split with --fractions",
-        )
 
 
 @contextmanager

@@ -130,6 +130,9 @@ Init = Annotated[
         "--init", metavar="PARENT", help="Fine-tune the weights of a model name, bundle or run; default: from scratch."
     ),
 ]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", min=1, help="Number of epochs; default: that of the recipe.", show_default=False)
+]
 Jobs = Annotated[
     int | None,
     typer.Option("--jobs", "-j", min=1, help="Number of parallel runs with one thread each.", show_default="one per core"),

@@ -16,6 +16,7 @@ from reslink.cli.options import (
     Case,
     Columns,
     Data,
+    Epochs,
     Init,
     Json,
     LabelColumns,
@@ -57,9 +58,7 @@ def train(
         str | None,
         typer.Option("--freeze", metavar="MODULES", help="Modules of the parent that are not trained, such as stem,stages.1."),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Number of epochs; default: that of the recipe.", show_default=False)
-    ] = None,
+    epochs: Epochs = None,
     seed: Annotated[
         int | None,
         typer.Option(
