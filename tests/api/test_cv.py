@@ -46,7 +46,7 @@ def test_folds_are_those_of_the_option_the_settings_or_the_recipe(experiments: l
 def test_bad_options_are_usage_errors(heads: Path, tmp_path: Path) -> None:
     for options, message in (
         ({"folds": 2}, "data.folds"),
-        ({"holdout": 0.9}, "data.holdout"),
+        ({"holdout": 0.9}, r"The hold-out is 0\.9.*holdout='0\.15'"),
         ({"seeds": 0}, "The seeds are"),
         ({"settings": {"data.fold": 9}}, "fold is 9"),
     ):

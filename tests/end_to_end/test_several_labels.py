@@ -190,11 +190,11 @@ def test_what_needs_one_class_per_image_is_refused(arguments, message, run, tabl
     [
         (("--labels", "lesion"), "names only 'lesion'"),
         (("--labels", "lesion,lesion"), "names 'lesion' twice"),
-        (("--labels", "lesion,corners"), "the label column 'corners' is not there"),
+        (("--labels", "lesion,corners"), "--labels names 'corners', and labels.csv has no such column"),
         (("--labels", "lesion,corner", "--set", "data.class_order=[a,b]"), "labels and class_order are both set"),
         (("--labels", "lesion,corner", "--set", "model.num_classes=2"), "model.num_classes is 2 beside data.labels"),
         (("--labels", "lesion,corner", "--set", "loss.imbalance=sampler"), "loss.imbalance is sampler beside data.labels"),
-        (("--labels", "lesion,patient_id"), "uses the column 'patient_id' as patient_id"),
+        (("--labels", "lesion,patient_id"), "labels.csv has the patient_id of each image in this column"),
     ],
 )
 def test_bad_labels_are_refused_before_anything_is_written(arguments, message, table, tmp_path, refuse):

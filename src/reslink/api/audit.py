@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reslink.api.audit_memory import remember_audit
-from reslink.api.data_argument import Columns, Data, open_manifest
+from reslink.api.data_argument import Columns, Data, check_labels_of_manifest, label_names, open_manifest
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.errors import UsageError
 from reslink.files import check_folder_path, check_overwrite
@@ -24,6 +25,7 @@ def audit(
     columns: Columns = None,
     root: str | Path | None = None,
     unit: str | None = None,
+    labels: str | Sequence[str] | None = None,
     out: str | Path | None = None,
     fix: str | Path | None = None,
     predictions: str | Path | None = None,
@@ -39,6 +41,9 @@ def audit(
         columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
         root: Folder that the paths in a table start from; None for the folder of the table.
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
+        labels: Columns of a table with several labels at once (1, 0 or empty), such as ``["epidural", "subdural"]``; None for
+            one class per image, or for the labels of an opened ``Manifest``. Shortcuts are looked for in each label, label
+            errors in none.
         out: Folder for ``audit.json`` and ``report.html``; None writes nothing.
         fix: Folder for a clean copy of the data set; None makes no copy.
         predictions: CSV of out-of-fold predictions for the label error check, such as ``out_of_fold.csv`` of ``reslink.cv``;
@@ -68,6 +73,7 @@ def audit(
         columns=columns,
         root=root,
         unit=unit,
+        labels=labels,
         predictions=predictions,
         seed=seed,
         workers=workers,
@@ -99,6 +105,7 @@ def run_audit(
     columns: Columns,
     root: str | Path | None,
     unit: str | None,
+    labels: str | Sequence[str] | None,
     predictions: str | Path | None,
     seed: int,
     workers: int | None,
@@ -106,8 +113,12 @@ def run_audit(
     progress: ShowProgress,
 ) -> AuditOutput:
     """Audits a data set; see :func:`audit`."""
-    manifest = open_manifest(data, for_training=False, columns=columns, root=root, unit=unit)
-    manifest.labels.require_exclusive("reslink audit", "Audit the table with its column of one class per image")
+    names = None if labels is None else label_names(labels)
+    manifest = open_manifest(data, for_training=False, columns=columns, root=root, unit=unit, label_columns=names)
+    if names is not None:
+        check_labels_of_manifest(manifest, names)
+    if predictions is not None:
+        manifest.labels.require_exclusive("--predictions", "Remove --predictions; label errors are not looked for")
     from reslink.audit.audit import audit as audit_manifest
     from reslink.audit.checks.given_predictions import GivenPredictions
     from reslink.audit.clean_copy.clean_copy import write_clean_copy
@@ -125,7 +136,8 @@ def run_audit(
         clean_copy = None if fix is None else write_clean_copy(manifest, result, fix, progress=listener)
     finally:
         listener.end()
-    remember_audit(result["data_digest"], [check["check"] for check in result["checks"] if check["failed"]])
+    failed = [check["check"].partition(": ")[0] for check in result["checks"] if check["failed"]]  # without names of labels
+    remember_audit(result["data_digest"], list(dict.fromkeys(failed)))
     return AuditOutput(result, page, clean_copy)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reslink.api.data_argument import Columns, Data, open_manifest
+from reslink.api.data_argument import Columns, Data, check_holdout, open_manifest
 from reslink.api.onnx_model import add_onnx_model
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.files import check_folder_path, lock_folder
@@ -86,6 +86,8 @@ def cv(
     """
     folder = Path(out)
     check_folder_path(folder)
+    if holdout is not None:
+        check_holdout(holdout)
     options = {
         "data.folds": folds,
         "data.holdout": holdout,

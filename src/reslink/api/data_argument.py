@@ -44,6 +44,47 @@ def open_manifest(data: Data, **options: Any) -> Manifest:
     return data if unit is None else data.with_unit(unit)
 
 
+def check_holdout(holdout: float) -> None:
+    """Checks the share of a hold-out.
+
+    Raises:
+        UsageError: If it is not between 0 and 0.5.
+    """
+    if not 0 <= holdout <= 0.5:
+        raise UsageError(f"The hold-out is {holdout:g}", "Its share is between 0 and 0.5", "Use --holdout 0.15")
+
+
+def label_names(labels: str | Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of label columns, given as a list or as a text with commas.
+
+    Raises:
+        UsageError: If there are fewer than two, or one is empty or given twice.
+    """
+    from reslink.datasets.label_columns import check_label_names
+
+    return check_label_names(labels.split(",") if isinstance(labels, str) else labels)
+
+
+def check_labels_of_manifest(manifest: Manifest, names: Sequence[str] | None) -> None:
+    """Checks that a manifest, which may be opened by the caller, has the given labels.
+
+    Args:
+        manifest: The data set.
+        names: Several labels at once; None for one class per image.
+
+    Raises:
+        UsageError: If it has others.
+    """
+    stated = None if manifest.labels.exclusive else manifest.labels.names
+    if stated != (None if names is None else tuple(names)):
+        raise UsageError(
+            f"The manifest was opened with the labels {stated and list(stated)}, but --labels (data.labels) is "
+            f"{names and list(names)}",
+            "An opened manifest has the labels that are given",
+            "Give Manifest.open the label_columns that are also given as labels",
+        )
+
+
 def read_patients(manifest: Manifest) -> Manifest:
     """Returns the manifest with patients from DICOM headers where the table names none; logs a warning if a header has none."""
     from reslink.datasets.patient_ids import add_header_patients

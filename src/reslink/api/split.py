@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reslink.api.data_argument import Columns, Data, open_manifest, read_patients
+from reslink.api.data_argument import (
+    Columns,
+    Data,
+    check_holdout,
+    check_labels_of_manifest,
+    label_names,
+    open_manifest,
+    read_patients,
+)
 from reslink.api.progress import ShowProgress, resolve_progress
-from reslink.datasets.case import DEFAULT_FRACTIONS
+from reslink.datasets.case import DEFAULT_FRACTIONS, SPLITS
 from reslink.errors import UsageError
 from reslink.files import check_output_file
+from reslink.labels import CaseKind
 
 if TYPE_CHECKING:
+    from reslink.datasets.cache.pixel_cache import PixelCache
+    from reslink.datasets.grouping import GroupBy
     from reslink.datasets.manifest import Manifest
-    from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 
 
 def split(
@@ -25,6 +37,8 @@ def split(
     columns: Columns = None,
     root: str | Path | None = None,
     unit: str | None = None,
+    labels: str | Sequence[str] | None = None,
+    case: CaseKind = "slice",
     fractions: tuple[float, float, float] | None = None,
     folds: int | None = None,
     holdout: float = 0.0,
@@ -37,8 +51,8 @@ def split(
 ) -> dict[str, Any]:
     """Splits a data set so that no patient and no near duplicate appears in more than one split, and writes it as a CSV.
 
-    The classes have the same shares in every split. The CSV keeps all columns of the data set and adds ``group``, ``split``
-    and, with ``folds``, ``fold``; paths are relative to the CSV.
+    The classes, or the several labels at once, have the same shares in every split. The CSV keeps all columns of the data set
+    and adds ``group``, ``split`` and, with ``folds``, ``fold``; paths are relative to the CSV.
 
     Args:
         data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
@@ -46,6 +60,9 @@ def split(
         columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
         root: Folder that the paths in a table start from; None for the folder of the table.
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
+        labels: Columns of a table with several labels at once (1, 0 or empty), such as ``["epidural", "subdural"]``; None for
+            one class per image, or for the labels of an opened ``Manifest``.
+        case: ``slice``, or ``series`` if each row of a table is a volume or a folder with a DICOM series.
         fractions: Shares of train, validation and test, with sum 1; None for 0.75, 0.1, 0.15.
         folds: Number of cross-validation folds, instead of ``fractions``.
         holdout: Share of a hold-out that is in no fold, up to 0.5, with ``folds``; the column ``split`` calls it test.
@@ -58,8 +75,9 @@ def split(
         progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
 
     Returns:
-        The numbers of images (by split and class), groups, patients and folds, the options, and under ``left_out`` the error
-        of each image that could not be read.
+        The numbers of images or series (``split_sizes``, and ``images`` by split and class, or by split and label that is
+        present), groups, patients and folds, the options, and under ``left_out`` the error of each case that could not be
+        read.
 
     Raises:
         UsageError: If options exclude each other, ``out`` exists, or a class has too few groups.
@@ -73,28 +91,33 @@ def split(
     """
     table = Path(out)
     _check_options(table, fractions, folds, keep_given, overwrite)
-    _check_holdout(holdout, folds)
-    manifest = read_patients(open_manifest(data, columns=columns, root=root, unit=unit))
-    from reslink.datasets.grouping import group_cases  # slow imports, after typing errors were found
-    from reslink.datasets.label_conflicts import check_label_conflicts, label_conflicts
-    from reslink.datasets.near_duplicates.groups import find_duplicates
-    from reslink.datasets.split_table import drop_given_split, split_columns, write_split_table
+    check_holdout(holdout)
+    if holdout and folds is None:
+        raise UsageError(
+            "--holdout was given without --folds",
+            "A hold-out is the part of the cases that is in no fold",
+            "Add --folds 5, or set the share of the test split with --fractions",
+        )
+    names = None if labels is None else label_names(labels)
+    manifest = open_manifest(data, columns=columns, root=root, unit=unit, label_columns=names, case=case)
+    if names is not None:
+        check_labels_of_manifest(manifest, names)
+    from reslink.datasets.split_table import drop_given_split, split_columns, write_split_table  # slow imports
 
-    manifest, thumbnails, hashes, left_out = _read_thumbnails(manifest, table, progress)
-    duplicates = find_duplicates(thumbnails, [case.patient_id for case in manifest.cases])
-    if not allow_conflicts:
-        check_label_conflicts(manifest.cases, label_conflicts(manifest.cases, duplicates, hashes))
+    with _decoded(read_patients(manifest), case, table, progress) as cache:
+        groups = _groups(cache, group_by, keep_given=keep_given, allow_conflicts=allow_conflicts)
+        manifest, left_out = cache.manifest, cache.failed
     if keep_given and not any(case.split for case in manifest.cases):
         raise UsageError(
             "--keep-given was set, but the data set has no split",
             "A split is a column 'split' with train, validation or test, or the folders Training and Testing",
             "Correct the column, or remove --keep-given",
         )
-    groups = group_cases(manifest, thumbnails, group_by, duplicates, include_similar=not keep_given)
     cases = manifest if keep_given else drop_given_split(manifest)
     new_columns = split_columns(cases, groups, fractions or DEFAULT_FRACTIONS, folds, holdout, seed)
     write_split_table(table, manifest, new_columns)
     options = {
+        "case": case,
         "group_by": group_by,
         "seed": seed,
         "folds": folds,
@@ -113,23 +136,9 @@ def _check_options(
     check_output_file(out, "--out", "a CSV file", "split.csv", overwrite)
 
 
-def _check_holdout(holdout: float, folds: int | None) -> None:
-    if not 0 <= holdout <= 0.5:
-        raise UsageError(f"The hold-out is {holdout:g}", "Its share is between 0 and 0.5", "Use --holdout 0.15")
-    if holdout and folds is None:
-        raise UsageError(
-            "--holdout was given without --folds",
-            "A hold-out is the part of the cases that is in no fold",
-            "Add --folds 5, or set the share of the test split with --fractions",
-        )
-
-
-def _read_thumbnails(
-    manifest: Manifest, out: Path, progress: ShowProgress
-) -> tuple[Manifest, Thumbnails, list[str], dict[str, str]]:
-    """Reads every image once; returns the readable cases, their thumbnails and hashes, and the errors of the other cases."""
-    import numpy as np
-
+@contextmanager
+def _decoded(manifest: Manifest, case: CaseKind, out: Path, progress: ShowProgress) -> Iterator[PixelCache]:
+    """Reads every image once, into a folder beside ``out`` that is removed in the end."""
     from reslink.datasets.cache.pixel_cache import PixelCache
     from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE
     from reslink.imaging.preprocess import Preprocess
@@ -138,22 +147,37 @@ def _read_thumbnails(
     listener = resolve_progress(progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     preprocess = Preprocess(size=THUMBNAIL_SIZE, channels=1)
-    in_out = tempfile.TemporaryDirectory(dir=out.parent, prefix=".cache-")
-    with phase(listener, len(manifest), "Reading images"), in_out as folder:
-        cache = PixelCache.open(manifest, preprocess, folder, on_progress=progress_callback(listener))
-        return cache.manifest, np.array(cache.thumbnails), cache.hashes, cache.failed
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".cache-") as folder:
+        with phase(listener, len(manifest), "Reading images"):
+            cache = PixelCache.open(manifest, preprocess, folder, on_progress=progress_callback(listener), case=case)
+        yield cache
+
+
+def _groups(cache: PixelCache, by: GroupBy, *, keep_given: bool, allow_conflicts: bool) -> list[str]:
+    """Returns the group of each case, as training groups them."""
+    from reslink.datasets.grouping import group_cases
+    from reslink.datasets.label_conflicts import check_label_conflicts, conflicts_of_cache
+    from reslink.datasets.near_duplicates.groups import find_duplicates
+
+    rows = cache.row_manifest
+    duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in rows.cases])
+    if not allow_conflicts:
+        check_label_conflicts(cache.manifest.cases, conflicts_of_cache(cache, duplicates))
+    return cache.case_groups(group_cases(rows, cache.thumbnails, by, duplicates, include_similar=not keep_given))
 
 
 def _summary(manifest: Manifest, columns: dict[str, list[str]], out: Path) -> dict[str, Any]:
-    images = Counter(zip(columns["split"], (case.label for case in manifest.cases), strict=True))
-    splits = [name for name in ("train", "validation", "test") if name in columns["split"]]
+    splits = {name: n for name in SPLITS if (n := columns["split"].count(name))}
+    parts = {name: manifest.subset(i for i, split in enumerate(columns["split"]) if split == name) for name in splits}
+    counts = {name: part.label_counts() for name, part in parts.items()}
     pairs = set(zip(columns["split"], columns["group"], strict=True))
     return {
         "out": str(out),
         "n": len(manifest),
         "n_groups": len(set(columns["group"])),
         "n_patients": len({case.patient_id for case in manifest.cases} - {None}),
-        "images": {name: {label: images[name, label] for label in manifest.labels.names} for name in splits},
+        "split_sizes": splits,
+        "images": {name: {label: counts[name][label] for label in manifest.labels.names} for name in splits},
         "groups": {name: sum(split_of_group == name for split_of_group, _ in pairs) for name in splits},
         "fold_sizes": [n for _, n in sorted(Counter(map(int, filter(None, columns["fold"]))).items())]
         if "fold" in columns

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reslink.api.audit_memory import failed_checks
-from reslink.api.data_argument import Columns, Data, open_manifest
+from reslink.api.data_argument import Columns, Data, check_labels_of_manifest, label_names, open_manifest
 from reslink.api.onnx_model import add_onnx_model
 from reslink.api.progress import ShowProgress, resolve_progress
-from reslink.errors import InputError, UsageError
+from reslink.errors import InputError
 from reslink.files import lock_folder, write_json
 from reslink.labels import CaseKind
 from reslink.networks.entry_points import Builder, as_builder
@@ -121,7 +121,7 @@ def train(
     from reslink.training.tracking.tracking import Tracking
 
     options = {
-        "data.labels": None if labels is None else _label_names(labels),
+        "data.labels": None if labels is None else list(label_names(labels)),
         "init.parent": None if init is None else parent_setting(init),
         "init.freeze": list(freeze) or None,
         "trainer.epochs": epochs,
@@ -146,24 +146,11 @@ def train(
     return summary | ({"tracking": {name: tracking.failed[name] for name in tracking.names}} if summary and track else {})
 
 
-def _label_names(labels: str | Sequence[str]) -> list[str]:
-    """Returns the names of label columns, checked before torch is imported."""
-    from reslink.datasets.label_columns import check_label_names
-
-    return list(check_label_names(labels.split(",") if isinstance(labels, str) else labels))
-
-
 def _open_manifest(data: Data, recipe: Recipe, **options: Any) -> Manifest:
     """Returns the data set with the classes, or the several labels, of a recipe."""
     names = recipe.data.labels
     manifest = open_manifest(data, class_order=recipe.data.class_order, label_columns=names, **options)
-    stated = None if manifest.labels.exclusive else manifest.labels.names
-    if stated != (None if names is None else tuple(names)):
-        raise UsageError(
-            f"The manifest was opened with the labels {stated and list(stated)}, but data.labels is {names and list(names)}",
-            "An opened manifest has the labels of the recipe",
-            "Give Manifest.open the label_columns that are also given as labels",
-        )
+    check_labels_of_manifest(manifest, names)
     return manifest
 
 

@@ -17,7 +17,8 @@ from reslink.audit.checks import file_quality
 from reslink.audit.checks.duplicates import NearDuplicates, find_group_leakage
 from reslink.audit.checks.given_predictions import GivenPredictions
 from reslink.audit.checks.label_errors import SuspectedError, quick_model_probabilities, suspected_errors
-from reslink.audit.checks.shortcuts import MARGIN, ProbeResult, run_probes, with_holm_correction
+from reslink.audit.checks.shortcuts import MARGIN, ProbeResult, probe_name, run_probes, with_holm_correction
+from reslink.audit.cross_validation import Ints
 from reslink.audit.extract import CaseFile, FileFeatures, extract_features
 from reslink.datasets.cache.decode import check_not_in_worker, map_jobs
 from reslink.datasets.cache.pixel_cache import choose_workers
@@ -28,6 +29,7 @@ from reslink.datasets.near_duplicates.groups import DuplicatePair
 from reslink.datasets.patient_ids import add_header_patients
 from reslink.errors import UsageError, counted
 from reslink.files import write_json
+from reslink.labels import PRESENT, UNKNOWN
 from reslink.training.monitoring.progress import Progress, SilentProgress
 
 RESEARCH_NOTICE: Final = "Research use only. Not a medical device; not for diagnosis."
@@ -77,7 +79,8 @@ class Audit:
         findings: Problems of single files.
         skipped: Name of each check that was skipped, with the reason.
         patients_joined: How many patients were joined because they share an examination; '' if none.
-        class_names: The classes that occur in ``cases``.
+        class_names: The classes that occur in ``cases``; of several labels at once, all of them.
+        several_labels: Whether ``cases`` have several labels at once.
         label_error_source: Where the probabilities of the label error check come from.
     """
 
@@ -91,17 +94,19 @@ class Audit:
     skipped: dict[str, str] = field(default_factory=dict)
     patients_joined: str = ""
     class_names: tuple[str, ...] = ()
+    several_labels: bool = False
     label_error_source: str = "quick model"
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form."""
         leakage = find_group_leakage(self.cases, self.near_duplicates)
         conflicts = label_conflicts(self.cases, self.near_duplicates.pairs, [item.sha256 for item in self.items])
-        checks = [self._leakage_check(leakage), _conflict_check(len(conflicts)), *self._shortcut_checks()]
+        checks = [self._leakage_check(leakage), self._conflict_check(len(conflicts)), *self._shortcut_checks()]
         return {
             "reslink": __version__,
             "images": len(self.cases) + len(self.unreadable),
-            "classes": dict(sorted(Counter(case.label for case in self.cases).items())),
+            "classes": self._class_counts(),
+            "several_labels": self.several_labels,
             "groups": len(set(self.near_duplicates.groups)),
             "patients": len({case.patient_id for case in self.cases} - {None}),
             "patients_from_headers": len({case.patient_id for case in self.cases if case.patient_from_header}),
@@ -124,7 +129,14 @@ class Audit:
     def _verdict(self, checks: Sequence[Check]) -> str:
         if any(check.failed for check in checks):
             return "fail"
-        return "incomplete" if any(check in VERDICT_CHECKS for check in self.skipped) else "pass"
+        skipped = {": ".join(check.split(": ")[:2]) for check in self.skipped}  # without the label of a probe
+        return "incomplete" if skipped & set(VERDICT_CHECKS) else "pass"
+
+    def _class_counts(self) -> dict[str, int]:
+        """Returns the number of cases of each class, or in which each of several labels is present."""
+        if not self.several_labels:
+            return dict(sorted(Counter(case.label for case in self.cases).items()))
+        return {name: sum(case.states[k] == PRESENT for case in self.cases) for k, name in enumerate(self.class_names)}
 
     def _leakage_check(self, leakage: Sequence[dict[str, Any]]) -> Check:
         if not any(case.split for case in self.cases):
@@ -133,8 +145,12 @@ class Audit:
         groups, patients = counted(kinds["near_duplicates"], "group"), counted(kinds["patient"], "patient")
         return Check("group_leakage", bool(leakage), f"{groups} of near duplicates and {patients} in more than one split")
 
+    def _conflict_check(self, count: int) -> Check:
+        conflict = "a label that a copy or near duplicate does not have" if self.several_labels else "more than one label"
+        return Check("label_conflicts", count > 0, f"{counted(count, 'image')} with {conflict}")
+
     def _shortcut_checks(self) -> list[Check]:
-        return [Check(probe.probe, probe.failed, describe_probe(probe)) for probe in self.probes if probe.is_check]
+        return [Check(probe.name, probe.failed, describe_probe(probe)) for probe in self.probes if probe.is_check]
 
     def _text_and_identity(self) -> dict[str, Any]:
         cases = list(zip(self.cases, self.items, strict=True))
@@ -167,12 +183,18 @@ class Audit:
         }
 
     def _examples(self, probe: ProbeResult) -> dict[str, list[str]]:
-        """Returns, for each class, the correctly classified cases with the highest probability."""
+        """Returns, for each class or state of a label, the correctly classified cases with the highest probability."""
         if not probe.above_chance:
             return {}
-        targets = np.array([self.class_names.index(self.cases[i].label) for i in probe.rows])
+        cases = [self.cases[i] for i in probe.rows]
+        if probe.label is None:
+            names: tuple[str, ...] = self.class_names
+            targets = np.array([names.index(case.label) for case in cases])
+        else:
+            names = (f"without {probe.label}", f"with {probe.label}")
+            targets = np.array([case.states[self.class_names.index(probe.label)] for case in cases])
         examples = {}
-        for k, name in enumerate(self.class_names):
+        for k, name in enumerate(names):
             correct = np.flatnonzero((targets == k) & (probe.y_prob.argmax(axis=1) == k))
             best = correct[np.argsort(-probe.y_prob[correct, k], kind="stable")][:EXAMPLES_PER_CLASS]
             examples[name] = [self.cases[probe.rows[i]].name for i in best]
@@ -205,7 +227,8 @@ def audit(
         progress: Receives the progress.
         seed: Seed of folds, forests and bootstrap.
         workers: Number of processes that read files; 0 reads in this process, None chooses by the number of files.
-        predictions: Out-of-fold predictions for the label error check; None fits a quick model.
+        predictions: Out-of-fold predictions for the label error check, which is skipped for several labels at once; None fits a
+            quick model.
 
     Returns:
         The content of ``audit.json``. ``verdict`` is ``fail`` if one of ``checks`` failed, ``incomplete`` if none failed but
@@ -256,6 +279,7 @@ def run_audit(
         near_duplicates,
         patients_joined=patient_notes.joined,
         class_names=manifest.labels.names,
+        several_labels=not manifest.labels.exclusive,
     )
     result.skipped |= {"patients from DICOM headers": patient_notes.unused} if patient_notes.unused else {}
     _check_labels(result, readable, progress, seed, predictions)
@@ -290,6 +314,9 @@ def _check_labels(
     result: Audit, manifest: Manifest, progress: Progress, seed: int, predictions: GivenPredictions | None
 ) -> None:
     """Runs the checks that need at least two classes: shortcuts and label errors."""
+    if not manifest.labels.exclusive:
+        _check_several_labels(result, manifest, progress, seed)
+        return
     labels = {case.label for case in manifest.cases}
     if len(labels) < 2:
         for check in ("shortcuts", "label_conflicts", "suspected_label_errors"):
@@ -298,16 +325,44 @@ def _check_labels(
     result.class_names = tuple(name for name in manifest.labels.names if name in labels)
     targets = np.array([result.class_names.index(case.label) for case in manifest.cases], np.int64)
     progress.start(6, "Checking for shortcuts")
-    for probe in run_probes(result.items, targets, result.near_duplicates.groups, len(result.class_names), seed):
-        if isinstance(probe, ProbeResult):
-            result.probes.append(probe)
-        else:
-            result.skipped[f"shortcuts: {probe[0]}"] = probe[1]
-        progress.step()
+    _add_probes(result, np.arange(len(targets)), targets, progress, seed)
     result.probes = with_holm_correction(result.probes)
     _find_label_errors(result, targets, seed, predictions)
     progress.step(2)
     progress.end()
+
+
+def _check_several_labels(result: Audit, manifest: Manifest, progress: Progress, seed: int) -> None:
+    """Runs the shortcut probes for each of several labels, on the images in which it is known."""
+    states = np.array(manifest.targets, np.int64)
+    progress.start(4 * len(manifest.labels), "Checking for shortcuts")
+    for k, label in enumerate(manifest.labels.names):
+        known = np.flatnonzero(states[:, k] != UNKNOWN)
+        _add_probes(result, known, states[known, k], progress, seed, label)
+    result.probes = with_holm_correction(result.probes)
+    result.skipped["suspected_label_errors"] = "it compares the classes of images, and these images have several labels at once"
+    progress.end()
+
+
+def _add_probes(result: Audit, rows: Ints, targets: Ints, progress: Progress, seed: int, label: str | None = None) -> None:
+    """Runs the shortcut probes.
+
+    Args:
+        result: The audit, which receives the results.
+        rows: (m,) indices of the cases.
+        targets: (m,) their class indices, or the states of ``label``.
+        progress: Receives a step per probe.
+        seed: Seed of folds, forests and bootstrap.
+        label: One of several labels at once; None for the class.
+    """
+    items, groups = [result.items[i] for i in rows], [result.near_duplicates.groups[i] for i in rows]
+    for probe in run_probes(items, targets, groups, len(result.class_names) if label is None else 2, seed):
+        if isinstance(probe, ProbeResult):
+            result.probes.append(replace(probe, rows=rows[probe.rows], label=label))
+        else:
+            classes = "" if label is None else "with and without the label as the two classes, "
+            result.skipped[f"shortcuts: {probe_name(probe[0], label)}"] = classes + probe[1]
+        progress.step()
 
 
 def _find_label_errors(result: Audit, targets: Any, seed: int, predictions: GivenPredictions | None) -> None:
@@ -333,15 +388,12 @@ def _quick_model_probabilities(result: Audit, targets: Any, seed: int) -> Any:
     return quick_model_probabilities(asymmetry, thumbnails, targets, groups, num_classes, seed)
 
 
-def _conflict_check(count: int) -> Check:
-    return Check("label_conflicts", count > 0, f"{counted(count, 'image')} with more than one label")
-
-
 def describe_probe(probe: ProbeResult) -> str:
     """Returns the result of a probe in one sentence, without the full stop."""
     value = probe.balanced_accuracy
     interval = "" if value.ci_low is None else f" (95 % interval {value.ci_low:.3f} to {value.ci_high:.3f})"
     metric = f"{value.estimate:.3f}{interval}"
+    metric += "" if probe.label is None else f" for {probe.label!r}"
     source = f"from the {PROBE_INPUTS[probe.probe]} alone"
     if not probe.above_chance:
         return f"{source}, a model is no better than chance: balanced accuracy {metric}, chance {probe.chance:.3f}"

@@ -11,6 +11,7 @@ import typer
 from reslink.datasets.case import SPLIT_NAMES
 from reslink.errors import UsageError
 from reslink.imaging.unit_names import parse_unit
+from reslink.labels import CaseKind
 
 
 class FolderOption:
@@ -80,6 +81,24 @@ Unit = Annotated[
         show_default=False,
     ),
 ]
+LabelColumns = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="COLUMNS",
+        help="Columns of the table with several labels at once (1, 0 or empty), such as epidural,subdural; default: none.",
+        show_default=False,
+    ),
+]
+Case = Annotated[
+    CaseKind | None,
+    typer.Option(
+        "--case",
+        metavar="CASE",
+        help="What has one label: slice, or series (a row of the table is a volume or a DICOM folder); default: slice.",
+        show_default=False,
+    ),
+]
 BundleFolder = Annotated[
     str,  # not a Path, which would make ./ct and ct the same
     typer.Argument(
@@ -110,6 +129,9 @@ Init = Annotated[
     typer.Option(
         "--init", metavar="PARENT", help="Fine-tune the weights of a model name, bundle or run; default: from scratch."
     ),
+]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", min=1, help="Number of epochs; default: that of the recipe.", show_default=False)
 ]
 Jobs = Annotated[
     int | None,

@@ -11,9 +11,9 @@ from typing import Final, Literal, get_args
 
 from reslink.datasets.case import SPLIT_NAMES
 from reslink.datasets.csv_table import Table
-from reslink.errors import UsageError, suggest
+from reslink.errors import UsageError, listed, suggest
 from reslink.imaging.unit_names import UNIT_NAMES
-from reslink.labels import clean_text, is_missing
+from reslink.labels import ABSENT, PRESENT, clean_text, is_missing, parse_state
 
 Role = Literal["path", "label", "patient_id", "source", "mask", "split", "unit"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
@@ -241,12 +241,21 @@ def _two_candidates(table: Table, role: Role, headers: Sequence[str]) -> UsageEr
     )
 
 
+def _columns_of_states(table: Table) -> list[str]:
+    """Returns the headers of the columns that hold 1 and 0, and may be empty in some rows."""
+    columns = {header: {parse_state(cell) for cell in table.column(header)} for header in table.headers}
+    return [header for header, states in columns.items() if None not in states and {PRESENT, ABSENT} <= states]
+
+
 def _missing_column(table: Table, role: Role) -> UsageError:
     hint = suggest(role, table.headers) if table.headers else ""
     if hint.startswith("Did you mean"):
         hint = f"{hint} Rename it to {role!r}, or use --columns {role}=COLUMN"
     else:
         hint = f"Add the column {role!r}, or name it with --columns {role}=COLUMN"
+    states = _columns_of_states(table) if role == "label" else []
+    if len(states) > 1:
+        hint = f"If {listed(states)} are several labels at once, name them with --labels. Or {hint[0].lower()}{hint[1:]}"
     return UsageError(
         f"{table.name} has no column {role!r}",
         f"The first row must name the columns {', '.join(REQUIRED)}; it is {', '.join(table.headers) or 'empty'}",

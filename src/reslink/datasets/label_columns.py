@@ -58,10 +58,10 @@ def find_label_columns(table: Table, names: Sequence[str], used: Mapping[str, st
         header = name if name in table.headers else alike[0] if len(alike) == 1 else ""
         role = next((role for role, taken in used.items() if taken == header), None)
         if not header or role is not None:
-            problem = f"uses the column {header!r} as {role}" if header else "is not there"
             raise UsageError(
-                f"{table.name}: the label column {name!r} {problem}",
-                f"Its columns are {', '.join(table.headers)}",
+                f"--labels names {name!r}, and {table.name} "
+                + (f"has the {role} of each image in this column" if header else "has no such column"),
+                f"A label has a column of its own, with 1, 0 or nothing; the columns are {', '.join(table.headers)}",
                 suggest(name, [column for column in table.headers if column not in used.values()]),
             )
         headers.append(header)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from reslink.datasets.case import Case
 from reslink.datasets.near_duplicates.groups import DuplicatePair, connected_groups
 from reslink.errors import CheckFailedError
 from reslink.printable_names import printable
+
+if TYPE_CHECKING:
+    from reslink.datasets.cache.pixel_cache import PixelCache
 
 MIN_CONFLICT_CORRELATION: Final = 0.94
 """Minimum correlation at which two images with different labels count as the same image.
@@ -39,6 +42,18 @@ def label_conflicts(
     for i, group in enumerate(connected_groups(len(cases), np.array(conflicting, np.intp).reshape(-1, 2))):
         members[group].append(i)
     return sorted((rows for rows in members.values() if len(rows) > 1), key=lambda rows: (-len(rows), rows))
+
+
+def conflicts_of_cache(cache: PixelCache, duplicates: Iterable[DuplicatePair]) -> list[list[int]]:
+    """Returns the rows of each case that occurs with several labels, as :func:`label_conflicts` does.
+
+    Only the files of series are compared: two series with different labels may share slices, such as those without a lesion.
+
+    Args:
+        cache: The decoded cases.
+        duplicates: Near duplicates among the rows of the cache.
+    """
+    return label_conflicts(cache.manifest.cases, () if cache.is_series else duplicates, cache.hashes)
 
 
 def check_label_conflicts(cases: Sequence[Case], conflicts: Sequence[Sequence[int]]) -> None:

@@ -72,7 +72,7 @@ def cases_of_table(
     if not table.rows:
         raise data_error(f"{path} has no rows below its header", "Add a row for each image")
     table, states, notes = _read_labels(table, found.headers, classes, label_columns)
-    reader = _Reader(table, found.headers, root or path.parent, case_kind)
+    reader = _Reader(table, found.headers, root or path.parent, case_kind, free=["label"] if label_columns else [])
     cases: dict[Path, tuple[int, Case]] = {}
     for i, (row, files) in enumerate(zip(table.rows, reader.files, strict=True)):
         case = reader.case(row, files)
@@ -185,14 +185,17 @@ class _Reader:
         new_names: Header in the file to header in the manifest.
     """
 
-    def __init__(self, table: Table, headers: Mapping[Role, str], folder: Path, case_kind: CaseKind) -> None:
+    def __init__(
+        self, table: Table, headers: Mapping[Role, str], folder: Path, case_kind: CaseKind, free: Collection[Role]
+    ) -> None:
         self._headers, self._case_kind = headers, case_kind
         self.files = self._find_files(table, folder)
         images, masks = [image for image, _ in self.files], [mask for _, mask in self.files if mask is not None]
         if not all(image.is_relative_to(folder) for image in images):
             folder = Path(os.path.realpath(folder))
         self._names, self.root = name_files(images, masks, folder)
-        self.new_names = _new_names(table.headers, headers)
+        self._fields = [role for role in _RENAMED if role not in free]
+        self.new_names = _new_names(table.headers, headers, self._fields)
 
     def _find_files(self, table: Table, folder: Path) -> list[tuple[Path, Path | None]]:
         """Returns image and mask of each row; through the real folder if a path leaves the folder."""
@@ -225,7 +228,7 @@ class _Reader:
             source=self._stated(row, "source"),
             unit=self._choice(row, "unit", UNIT_NAMES, UNITS),
             name=self._names[image],
-            extra={name: row.get(header) for header, name in self.new_names.items() if name not in _RENAMED},
+            extra={name: row.get(header) for header, name in self.new_names.items() if name not in self._fields},
         )
 
     def _text(self, row: Row, role: Role) -> str:
@@ -245,13 +248,19 @@ class _Reader:
         return names[text.casefold()]
 
 
-def _new_names(headers: Sequence[str], used: Mapping[Role, str]) -> dict[str, str]:
-    """Returns the header of each column in the manifest: a used one has the name of its role, an unused one loses it."""
-    roles = {used[role]: role for role in _RENAMED if role in used}
+def _new_names(headers: Sequence[str], used: Mapping[Role, str], fields: Collection[Role]) -> dict[str, str]:
+    """Returns the header of each column in the manifest: a used one has the name of its role, an unused one loses it.
+
+    Args:
+        headers: The headers of the table.
+        used: Role to header.
+        fields: Roles whose column is a field of the case.
+    """
+    roles = {used[role]: role for role in fields if role in used}
     names = dict.fromkeys(headers, "")
     for header in headers:
         name: str = roles.get(header, header)
-        while header not in roles and (name.casefold() in _RENAMED or (name != header and name in headers)):
+        while header not in roles and (name.casefold() in fields or (name != header and name in headers)):
             name = f"given_{name}"
         names[header] = name
     return names

@@ -116,7 +116,10 @@ def _cells(case: Case, manifest: Manifest, table: Path) -> dict[str, str]:
         return escape_name(Path(prefix, file.relative_to(manifest.root)).as_posix() if below else _relative(file, table.parent))
 
     values = (relative(case.path), case.label, case.stated_patient, relative(case.mask) if case.mask else "", case.split or "")
-    return dict(zip(_STANDARD_COLUMNS, values, strict=True)) | dict(case.extra)
+    cells = dict(zip(_STANDARD_COLUMNS, values, strict=True))
+    if case.states:  # the table has a column for each label
+        del cells["label"]
+    return cells | dict(case.extra)
 
 
 def _relative(file: Path, folder: Path) -> str:
@@ -130,5 +133,5 @@ def _relative(file: Path, folder: Path) -> str:
 
 def _headers(manifest: Manifest, rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Returns the headers of the original table, or the standard columns that have a value in any case."""
-    filled = [header for header in _STANDARD_COLUMNS if header in _STANDARD_COLUMNS[:2] or any(row[header] for row in rows)]
+    filled = [header for header in _STANDARD_COLUMNS if header == "path" or any(row.get(header) for row in rows)]
     return list(dict.fromkeys([*manifest.columns, *filled]))

@@ -38,7 +38,8 @@ def find_file(row: Row, column: str, folder: Path, *, or_folder: bool = False) -
         raise row.error(
             f"names the folder {text!r}" if path.is_dir() else f"names {text!r}, which is not a file",
             "A row names one file with one slice, unless each series has one label",
-            "Train with --case series if it has; otherwise write one row per slice, with the same patient_id",
+            "If it has, use reslink split --case series, which finds leakage, and reslink train --case series; otherwise write "
+            "one row per slice, with the same patient_id",
         )
     return path
 

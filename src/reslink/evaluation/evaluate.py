@@ -129,6 +129,13 @@ def evaluate_bundle(
             with the training data.
         StorageError: If the results cannot be written.
     """
+    return evaluate_and_predict(bundle, manifest, out, options)[0]
+
+
+def evaluate_and_predict(
+    bundle: str | Path | Bundle, manifest: Manifest, out: Path, options: EvaluationOptions | None = None
+) -> tuple[dict[str, Any], CasePredictions]:
+    """Evaluates a bundle as :func:`evaluate_bundle` does, and also returns the predictions, those of refused cases included."""
     options = options or EvaluationOptions()
     classifier = Classifier.load(bundle, options.device)
     selected = select_cases(manifest, classifier.labels, options.split)
@@ -149,7 +156,7 @@ def evaluate_bundle(
     result |= leaks.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": [*manifest.notes, *cache.notes]}
     write_predictions(out / "predictions.csv", cases, classifier.labels, classifier.bundle.decision)
     write_json(out / "evaluation.json", result)
-    return result
+    return result, cases
 
 
 def _predict(

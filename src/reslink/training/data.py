@@ -16,7 +16,7 @@ from reslink.datasets import leakage, splits
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.case import HOLDOUT, SPLITS
 from reslink.datasets.grouping import group_cases
-from reslink.datasets.label_conflicts import check_label_conflicts, describe_conflicts, label_conflicts
+from reslink.datasets.label_conflicts import check_label_conflicts, conflicts_of_cache, describe_conflicts
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import find_duplicates, leakage_groups
 from reslink.errors import UsageError, counted
@@ -149,8 +149,7 @@ def open_training_data(
     _check_classes(readable, cache)
     rows = cache.row_manifest
     duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in rows.cases])
-    # Two series with different labels may share slices, such as those without a lesion.
-    conflicts = label_conflicts(readable.cases, () if cache.is_series else duplicates, cache.hashes)
+    conflicts = conflicts_of_cache(cache, duplicates)
     if not recipe.data.allow_conflicts:
         check_label_conflicts(readable.cases, conflicts)
     joined = cache.case_groups(leakage_groups(rows, cache.thumbnails, duplicates, include_similar=False))

@@ -93,6 +93,19 @@ def test_every_part_of_a_run_is_recorded(
     assert not tracking.failed
 
 
+def test_each_of_several_labels_has_its_metrics(planted: type[Planted], tmp_path: Path, evaluation: dict[str, Any]) -> None:
+    metric = {"estimate": 0.7, "ci_low": None, "ci_high": None, "method": "no interval", "n": 30}
+    entry = {"n": 30, "n_present": 4, "n_unknown": 10}
+    several = evaluation | {"by_label": {"a/b (c)": entry}, "per_class": {"a/b (c)": {"auroc": metric, "ppv": metric}}}
+    with Tracking(["tensorboard"], tmp_path / "run") as tracking:
+        tracking.start(SETTINGS, [], epoch=1)
+        tracking.evaluation(several)
+    names = {"n": 30, "n_present": 4, "n_unknown": 10, "auroc": 0.7, "ppv": 0.7}
+    assert planted.calls[2] == ("metrics", {f"labels/a_b _c_/test_{name}": value for name, value in names.items()}, 0)
+    assert "The label a/b (c), present in 4 of 30 images:\n\n| metric |" in planted.calls[3][2]
+    assert "| auroc | 0.700 | – | 30 | no interval |" in planted.calls[3][2]
+
+
 @pytest.mark.parametrize(("method", "lost"), [("start", 8), ("metrics", 3), ("text", 3), ("image", 1), ("finish", 1)])
 def test_a_tracker_that_fails_is_named_once_and_its_lost_records_are_counted(
     planted: type[Planted],

@@ -45,6 +45,7 @@ class ProbeResult:
         top_features: The most important features, most important first.
         rows: (m,) indices of the cases that the probe could use.
         y_prob: (m, K) out-of-fold probabilities.
+        label: The label that the probe predicts, of several labels at once: absent (0) or present (1); None for the class.
     """
 
     probe: ProbeName
@@ -55,6 +56,12 @@ class ProbeResult:
     rows: Ints
     y_prob: Floats
     p_holm: float | None = None
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the probe, and of its label if there are several at once."""
+        return probe_name(self.probe, self.label)
 
     @property
     def is_check(self) -> bool:
@@ -78,6 +85,7 @@ class ProbeResult:
         """Returns the JSON form."""
         return {
             "probe": self.probe,
+            "label": self.label,
             "balanced_accuracy": self.balanced_accuracy.as_dict(),
             "chance": self.chance,
             "above_chance": self.above_chance,
@@ -138,6 +146,11 @@ def run_probes(
             continue
         features, feature_names = probe_features([items[i] for i in rows])
         yield _run_probe(probe, features, feature_names, cases)
+
+
+def probe_name(probe: str, label: str | None) -> str:
+    """Returns the name of a probe, such as ``file_metadata``, or ``file_metadata: subdural`` for one of several labels."""
+    return probe if label is None else f"{probe}: {label}"
 
 
 def with_holm_correction(probes: Sequence[ProbeResult]) -> list[ProbeResult]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from reslink.audit.clean_copy.files import UidMapper, encode_clean_file
 from reslink.audit.clean_copy.pixels import clean_pixels
 from reslink.audit.identity import identifying_attributes
 from reslink.datasets.case import Case
+from reslink.datasets.columns import header_key
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.patient_ids import add_header_patients
 from reslink.errors import InputError, ReslinkError, UsageError
@@ -20,12 +22,13 @@ from reslink.files import csv_text, escape_formula, sha256, write_atomic
 from reslink.imaging.image import Image
 from reslink.imaging.lesion_mask import aligned_mask, encode_mask
 from reslink.imaging.reading import read_image
+from reslink.labels import UNKNOWN
 from reslink.training.monitoring.progress import Progress, SilentProgress, phase
 
 PRIVATE_FOLDER: Final = "private"
 """Folder of the copy that names the source files. Do not share it."""
 
-_COLUMNS: Final = ("path", "label", "patient_id", "mask", "split")
+_OPTIONAL_COLUMNS: Final = ("patient_id", "mask", "split")
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ def write_clean_copy(
     In every image the pixels outside the head are blanked and letters are filled. The file is encoded again without metadata;
     DICOM files follow the Basic Application Level Confidentiality Profile (PS3.15 Annex E), with a new UID for each old one.
     Unreadable cases, exact duplicates of another case, and all images with more than one label are excluded. Files and patients
-    get new names, in random order. Columns other than path, label, patient_id, mask and split are dropped, because their
-    content is unknown; the split is also dropped if the audit found leakage.
+    get new names, in random order. Columns other than path, label (or those of several labels), patient_id, mask and split are
+    dropped, because their content is unknown; the split is also dropped if the audit found leakage.
 
     The folder appears only when the copy is complete. Its ``private/changes.csv`` names the source files and is for the owner
     of the data only.
@@ -219,9 +222,9 @@ class _CopyWriter:
 
     def _exclude_conflicts(self) -> None:
         """Excludes all exact duplicates that have more than one label."""
-        labels = {case.name: case.label for case in self._manifest.cases}
+        cases = {case.name: case for case in self._manifest.cases}
         for names in self._by_pixels.values():
-            if len({labels[name] for name in names}) > 1:
+            if any(cases[one].contradicts(cases[other]) for one, other in itertools.combinations(names, 2)):
                 for name in names:
                     self._exclude(name, "the same pixels have more than one label")
 
@@ -243,15 +246,26 @@ class _CopyWriter:
         rows = [
             {
                 "path": item.path,
-                "label": item.case.label,
+                **self._label_cells(item.case),
                 "patient_id": item.patient,
                 "mask": item.mask,
                 "split": "" if self._has_leakage else item.case.split or "",
             }
             for item in sorted(self._written.values(), key=lambda item: item.path)
         ]
-        columns = [name for name in _COLUMNS if name in ("path", "label") or any(row[name] for row in rows)]
-        return csv_text(columns, rows)
+        optional = [name for name in _OPTIONAL_COLUMNS if any(row[name] for row in rows)]
+        return csv_text(["path", *self._label_columns, *optional], rows)
+
+    @property
+    def _label_columns(self) -> tuple[str, ...]:
+        labels = self._manifest.labels
+        return ("label",) if labels.exclusive else labels.names
+
+    def _label_cells(self, case: Case) -> dict[str, str]:
+        if not case.states:
+            return {"label": case.label}
+        cells = ("" if state == UNKNOWN else str(state) for state in case.states)
+        return dict(zip(self._label_columns, cells, strict=True))
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
@@ -260,7 +274,8 @@ class _CopyWriter:
                 "The split was dropped, because near duplicates or patients were in more than one split. "
                 "Make a new one with reslink split"
             )
-        dropped = sorted({name for case in self._manifest.cases for name in case.extra})
+        kept = set(map(header_key, self._label_columns))
+        dropped = sorted({name for case in self._manifest.cases for name in case.extra if header_key(name) not in kept})
         if dropped:
             notes.append(f"The columns {', '.join(dropped)} were dropped, because they may identify a person")
         notes.append("Faint, small or single letters over the head may remain. Review the images before you share them")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import FOLDER, Columns, Data, Json, Overwrite, Root, Unit
+from reslink.cli.options import FOLDER, Columns, Data, Json, LabelColumns, Overwrite, Root, Unit
 from reslink.errors import CheckFailedError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ EXAMPLES = (
     "reslink audit cohort.csv --json > audit.json",
     "reslink audit images/ --out audited --fix clean/",
     "reslink audit images/ --out audited --predictions cv/out_of_fold.csv",
+    "reslink audit cohort.csv --out audited --labels epidural,subdural",
 )
 
 
@@ -39,6 +40,7 @@ def audit(
     columns: Columns = None,
     root: Root = None,
     unit: Unit = None,
+    labels: LabelColumns = None,
     fix: Annotated[
         Path | None,
         typer.Option(
@@ -82,6 +84,7 @@ def audit(
         columns=columns,
         root=root,
         unit=unit,
+        labels=labels,
         predictions=predictions,
         seed=seed,
         workers=workers,
@@ -135,19 +138,20 @@ def _informational(result: dict[str, Any]) -> list[tuple[str, str]]:
             interval = "" if value["ci_low"] is None else f", 95 % interval {value['ci_low']:.3f} to {value['ci_high']:.3f}"
             rows.append(
                 (
-                    probe["probe"],
+                    probe["probe"] if probe["label"] is None else f"{probe['probe']}: {probe['label']}",
                     f"balanced accuracy {value['estimate']:.3f}{interval} (uses brain pixels; never fails the audit)",
                 )
             )
     rows.append(("burned_in_text", f"{len(result['burned_in_text'])} images with regions that look like text"))
     rows.append(("identity", f"{len(result['identity'])} files with attributes that can identify a person"))
     confident = sum(error["confident"] for error in errors)
-    rows.append(
-        (
-            "suspected_label_errors",
-            f"{len(errors)} images with an unlikely label; confident learning reports {confident} of them",
+    if not result["several_labels"]:
+        rows.append(
+            (
+                "suspected_label_errors",
+                f"{len(errors)} images with an unlikely label; confident learning reports {confident} of them",
+            )
         )
-    )
     rows += [(f"files: {kind}", f"{len(items)} files") for kind, items in result["files"].items() if items]
     return rows
 

@@ -14,6 +14,7 @@ from reslink.cli.options import (
     AllowConflicts,
     Columns,
     Data,
+    Epochs,
     Init,
     Jobs,
     Json,
@@ -66,9 +67,7 @@ def cv(
     sets: Set = None,
     network: TrainedNetwork = None,
     init: Init = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, help="Number of epochs; default: that of the recipe.", show_default=False)
-    ] = None,
+    epochs: Epochs = None,
     allow_conflicts: AllowConflicts = False,
     jobs: Jobs = None,
     json: Json = False,

@@ -22,6 +22,7 @@ from reslink.cli.options import (
     Columns,
     Data,
     Device,
+    Epochs,
     Init,
     Jobs,
     Json,
@@ -52,9 +53,6 @@ Out = Annotated[
 Seeds = Annotated[
     list[int],
     typer.Option("--seeds", metavar="N...", min=0, help="Number of seeds, or two or more seeds."),
-]
-Epochs = Annotated[
-    int | None, typer.Option("--epochs", min=1, help="Number of epochs; default: that of the recipe.", show_default=False)
 ]
 DrawSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the drawn images and the bootstrap.")]
 

@@ -8,13 +8,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import AllowConflicts, Columns, Data, Json, Root, Unit
+from reslink.cli.options import AllowConflicts, Case, Columns, Data, Json, LabelColumns, Root, Unit
 from reslink.datasets.case import DEFAULT_FRACTIONS
 
 EXAMPLES = (
     "reslink split images/ --out split.csv",
     "reslink split cohort.csv --out split.csv --fractions 0.8 0.1 0.1 --seed 3",
     "reslink split cohort.csv --out folds.csv --folds 5 --group-by patient",
+    "reslink split cohort.csv --out split.csv --labels epidural,subdural",
+    "reslink split series.csv --out split.csv --case series",
 )
 
 
@@ -25,6 +27,8 @@ def split(
     columns: Columns = None,
     root: Root = None,
     unit: Unit = None,
+    labels: LabelColumns = None,
+    case: Case = None,
     fractions: Annotated[
         tuple[float, float, float] | None,
         typer.Option(
@@ -71,6 +75,8 @@ def split(
         columns=columns,
         root=root,
         unit=unit,
+        labels=labels,
+        case=case or "slice",
         fractions=fractions,
         folds=folds,
         holdout=holdout,
@@ -101,11 +107,12 @@ def _print_summary(console: Console, summary: dict[str, Any], json: bool) -> Non
         return
     labels = list(next(iter(summary["images"].values())))
     rows = [
-        (name, *(str(counts[label]) for label in labels), str(sum(counts.values())), str(summary["groups"][name]))
+        (name, *(str(counts[label]) for label in labels), str(summary["split_sizes"][name]), str(summary["groups"][name]))
         for name, counts in summary["images"].items()
     ]
-    console.table(("split", *(f">{label}" for label in labels), ">images", ">groups"), rows, title=f"{summary['n']} images")
+    noun = "series" if summary["case"] == "series" else "images"
+    console.table(("split", *(f">{label}" for label in labels), f">{noun}", ">groups"), rows, title=f"{summary['n']} {noun}")
     if summary["fold_sizes"]:
-        console.note(f"folds: {', '.join(map(str, summary['fold_sizes']))} images")
+        console.note(f"folds: {', '.join(map(str, summary['fold_sizes']))} {noun}")
     console.note(f"written: {summary['out']}")
     console.research_use_only()

@@ -13,10 +13,13 @@ from reslink.cli.options import (
     FOLDER,
     AllowConflicts,
     AllowLeakage,
+    Case,
     Columns,
     Data,
+    Epochs,
     Init,
     Json,
+    LabelColumns,
     Overwrite,
     Recipe,
     Resume,
@@ -25,7 +28,6 @@ from reslink.cli.options import (
     TrainedNetwork,
     Unit,
 )
-from reslink.labels import CaseKind
 
 EXAMPLES = (
     "reslink train images/ --out runs/first",
@@ -49,24 +51,14 @@ def train(
     unit: Unit = None,
     recipe: Recipe = None,
     sets: Set = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            "--labels",
-            metavar="COLUMNS",
-            help="Columns of the table with several labels at once (1, 0 or empty), such as epidural,subdural; default: none.",
-            show_default=False,
-        ),
-    ] = None,
+    labels: LabelColumns = None,
     network: TrainedNetwork = None,
     init: Init = None,
     freeze: Annotated[
         str | None,
         typer.Option("--freeze", metavar="MODULES", help="Modules of the parent that are not trained, such as stem,stages.1."),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Number of epochs; default: that of the recipe.", show_default=False)
-    ] = None,
+    epochs: Epochs = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -82,15 +74,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    case: Annotated[
-        CaseKind | None,
-        typer.Option(
-            "--case",
-            metavar="CASE",
-            help="What has one label: slice, or series (a row of the table is a volume or a DICOM folder); default: slice.",
-            show_default=False,
-        ),
-    ] = None,
+    case: Case = None,
     device: Annotated[
         str | None,
         typer.Option("--device", help="Device: auto, cpu, cuda or mps; default: that of the recipe.", show_default=False),

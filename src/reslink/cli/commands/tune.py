@@ -14,6 +14,7 @@ from reslink.cli.options import (
     AllowConflicts,
     Columns,
     Data,
+    Epochs,
     Init,
     Json,
     Recipe,
@@ -76,6 +77,7 @@ def tune(
     sets: Set = None,
     network: TrainedNetwork = None,
     init: Init = None,
+    epochs: Epochs = None,
     allow_conflicts: AllowConflicts = False,
     json: Json = False,
 ) -> None:
@@ -104,6 +106,7 @@ def tune(
         settings=sets or (),
         network=network,
         init=init,
+        epochs=epochs,
         allow_conflicts=allow_conflicts,
         jobs=jobs,
         progress=console.progress(),

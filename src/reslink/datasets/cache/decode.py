@@ -327,7 +327,8 @@ def read_slice(path: Path, name: str, unit: str | None = None) -> Image:
         raise InputError(
             f"{name} holds {len(slices)} slices",
             "A case is one slice, unless each volume has one label",
-            "Train with --case series if it has; otherwise save each slice as its own file, with the same patient_id",
+            "If it has, use reslink split --case series, which finds leakage, and reslink train --case series; otherwise save "
+            "each slice as its own file, with the same patient_id",
         )
     return slices[0]
 

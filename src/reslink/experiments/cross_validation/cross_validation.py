@@ -12,7 +12,7 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
 from reslink.datasets.case import HOLDOUT
 from reslink.datasets.split_table import write_split_table
-from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
+from reslink.evaluation.evaluate import EvaluationOptions, evaluate_and_predict
 from reslink.evaluation.predictions_csv import CasePredictions, write_predictions
 from reslink.experiments.cross_validation import tables
 from reslink.experiments.cross_validation.distillation import distillation_trial, distilled_bundle
@@ -169,17 +169,16 @@ def _hold_out(
         for bundle in members:
             answers[tables.SINGLE].append(predict_rows(bundle, data, plan.holdout_rows))
             experiment.progress.step()
-        answers[tables.ENSEMBLE] = [predict_rows(models.ensemble, data, plan.holdout_rows)]
-        if models.distilled is not None:
-            answers[tables.DISTILLED] = [predict_rows(models.distilled, data, plan.holdout_rows)]
     names = {data.manifest.cases[row].name for row in plan.holdout_rows}
     cases = [replace(case, split="test") for case in experiment.manifest.cases if case.name in names]
     holdout = replace(experiment.manifest, cases=tuple(cases))
     options = EvaluationOptions(split="test", cache_folder=experiment.out / "cache", leaked_cases={})
     folders = {HOLDOUT_FOLDER: models.ensemble, f"{HOLDOUT_FOLDER}/{DISTILLED_FOLDER}": models.distilled}
-    for folder, model in folders.items():
+    for name, (folder, model) in zip((tables.ENSEMBLE, tables.DISTILLED), folders.items(), strict=True):
         if model is not None:
-            model.with_metrics(evaluate_bundle(model, holdout, experiment.out / folder, options))
+            evaluation, predictions = evaluate_and_predict(model, holdout, experiment.out / folder, options)
+            model.with_metrics(evaluation)
+            answers[name] = [_trial_predictions(model, data, predictions)]
     flip = 2 if experiment.recipe.decision.flip_average else 1
     return tables.hold_out_table(answers, {tables.SINGLE: flip, tables.ENSEMBLE: flip * len(members), tables.DISTILLED: flip})
 
@@ -196,6 +195,19 @@ def predict_rows(bundle: Bundle, data: TrainingData, rows: Any) -> TrialPredicti
         y_true=data.targets[rows],
         y_prob=probabilities,
         y_pred=bundle.decision.predict(probabilities),
+    )
+
+
+def _trial_predictions(bundle: Bundle, data: TrainingData, predictions: CasePredictions) -> TrialPredictions:
+    """Returns predictions of an evaluation with the groups of the folds."""
+    group_of = {case.name: group for case, group in zip(data.manifest.cases, data.groups, strict=True)}
+    names = [case.name for case in predictions.manifest.cases]
+    return TrialPredictions(
+        names=names,
+        groups=[group_of[name] for name in names],
+        y_true=np.array(predictions.manifest.targets, np.int64),
+        y_prob=predictions.probabilities,
+        y_pred=bundle.decision.predict(predictions.probabilities),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from reslink.audit.checks.shortcuts import probe_name
 from reslink.datasets.manifest import Manifest
 from reslink.files import write_atomic
 from reslink.printable_names import escape_name
@@ -20,7 +21,7 @@ CASES: Final = 24
 
 CHECKS: Final = {
     "group_leakage": "Train/test leakage: near duplicates or patients in more than one split",
-    "label_conflicts": "Label conflicts: one image with more than one label",
+    "label_conflicts": "Label conflicts: copies or near duplicates with different labels",
     "file_metadata": "Shortcut: file and header metadata",
     "outside_head": "Shortcut: pixels outside the head",
 }
@@ -69,7 +70,7 @@ def render(audit: Mapping[str, Any], manifest: Manifest) -> str:
         name=escape_name(manifest.root.name),
         audit=audit,
         labels=labels,
-        checks=[check | {"title": CHECKS[check["check"]]} for check in audit["checks"]],
+        checks=[check | {"title": _title(check["check"], CHECKS)} for check in audit["checks"]],
         skipped=[entry | {"title": _skipped_title(entry["check"])} for entry in audit["skipped_checks"]],
         duplicate_pairs=list(_duplicate_pairs(audit, pictures)),
         conflicts=list(_groups(audit["label_conflicts"], pictures)),
@@ -87,8 +88,15 @@ def render(audit: Mapping[str, Any], manifest: Manifest) -> str:
 def _skipped_title(check: str) -> str:
     """Returns the title of a skipped check, such as ``files: not_a_head``."""
     group, _, name = check.partition(": ")
-    title = (KINDS | PROBES).get(name)
-    return start_sentence(check if title is None else f"{group}: {title}")
+    known = name.partition(": ")[0] in KINDS | PROBES
+    return start_sentence(f"{group}: {_title(name, KINDS | PROBES)}" if known else check.replace("_", " "))
+
+
+def _title(name: str, titles: Mapping[str, str]) -> str:
+    """Returns the title of a check or a probe; of one of several labels, with the label: ``outside_head: subdural``."""
+    name, _, label = name.partition(": ")
+    title, bracket, remark = titles[name].partition(" (")
+    return f"{title}, label {label}{bracket}{remark}" if label else titles[name]
 
 
 def _case(name: str, pictures: Pictures) -> dict[str, Any]:
@@ -150,7 +158,8 @@ def _probe(probe: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
     low, high = value["ci_low"], value["ci_high"]
     bar = None if low is None else {"x": round(100 * low, 2), "width": round(max(100 * (high - low), 0.8), 2)}
     dot = None if value["estimate"] is None else round(100 * value["estimate"], 2)
-    return {**probe, "title": PROBES[probe["probe"]], "shown": shown, "bar": bar, "dot": dot}
+    title = _title(probe_name(probe["probe"], probe.get("label")), PROBES)
+    return {**probe, "title": title, "shown": shown, "bar": bar, "dot": dot}
 
 
 def _kinds(files: Mapping[str, list[dict[str, str]]], pictures: Pictures) -> Iterator[dict[str, Any]]:

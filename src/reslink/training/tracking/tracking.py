@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +19,9 @@ from reslink.training.tracking.trackers import Tracker, make_tracker
 _log = logging.getLogger(__name__)
 
 _GALLERY: Final = "gallery.json"
+
+_NOT_IN_KEYS: Final = re.compile(r"[^\w.\- ]")
+"""Characters that MLflow refuses in the name of a metric, and the slash, which separates the label."""
 
 
 class Tracking(AbstractContextManager["Tracking"]):
@@ -76,17 +80,19 @@ class Tracking(AbstractContextManager["Tracking"]):
         self._call_all("text", f"findings/{row['code']}", text, max(self._step, row["epoch"]))
 
     def evaluation(self, evaluation: Mapping[str, Any]) -> None:
-        """Records the metrics of the test split with their 95 % intervals, as numbers and as a table."""
+        """Records the metrics of the test split with their 95 % intervals, as numbers and as a table.
+
+        Of several labels at once, the metrics are the means over the labels, and those of each label follow.
+        """
         metrics = evaluation.get("metrics", {})
         if not metrics:  # there is no test split
             return
-        values = {f"test_{name}{end}": metric[key] for name, metric in metrics.items() for end, key in _ENDS.items()}
-        self._call_all("metrics", _numbers({"test_n": evaluation.get("n"), **values}), self._step)
-        lines = [
-            "| metric | estimate | 95 % interval | n | method |",
-            "|---|---|---|---|---|",
-            *map(_table_row, metrics.items()),
-        ]
+        self._call_all("metrics", _test_numbers({"n": evaluation.get("n")}, metrics), self._step)
+        lines = _table(metrics)
+        for label, entry in evaluation.get("by_label", {}).items():
+            of_label, counts = evaluation["per_class"][label], {key: entry[key] for key in ("n", "n_present", "n_unknown")}
+            self._call_all("metrics", _test_numbers(counts, of_label, f"labels/{_NOT_IN_KEYS.sub('_', label)}/"), self._step)
+            lines += ["", f"The label {label}, present in {entry['n_present']} of {entry['n']} images:", "", *_table(of_label)]
         leakage = evaluation.get("leakage") or {}
         lines += ["", f"{leakage['message']}."] if leakage else []
         self._call_all("text", "evaluation/test", "\n".join(lines), self._step)
@@ -135,6 +141,17 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     """Returns the finite numbers of a row, but not the epoch, which is the step."""
     finite = {key: value for key, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
     return {key: value for key, value in finite.items() if key != "epoch"}
+
+
+def _test_numbers(counts: Row, metrics: Mapping[str, Mapping[str, Any]], start: str = "") -> dict[str, float]:
+    """Returns counts, metrics and the limits of their intervals by name, such as ``test_auroc_ci_low``, after ``start``."""
+    values = {f"{name}{limit}": metric[key] for name, metric in metrics.items() for limit, key in _ENDS.items()}
+    return _numbers({f"{start}test_{name}": value for name, value in (counts | values).items()})
+
+
+def _table(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    header = ["| metric | estimate | 95 % interval | n | method |", "|---|---|---|---|---|"]
+    return [*header, *map(_table_row, metrics.items())]
 
 
 def _table_row(item: tuple[str, Mapping[str, Any]]) -> str:
