@@ -57,7 +57,7 @@ def test_the_runs_of_an_experiment_are_counted_in_one_line(write_run_files: Call
     _, out, err = invoke(runs)
     assert out.splitlines()[-1].split("\t")[:3] == ["cv", "2 runs", "2 finished"]
     assert len({len(line.split("\t")) for line in out.splitlines()}) == 1
-    assert "2 runs of 1 experiment are counted, not listed. Use --all." in err
+    assert "2 runs of 1 experiment are counted, not listed. Use --all to list them." in err
     _, out, err = invoke(runs, "--all")
     assert [line.split("\t")[0] for line in out.splitlines()[1:]] == ["cv/runs/1a", "cv/runs/2b", "first", "second"]
     assert "counted" not in err

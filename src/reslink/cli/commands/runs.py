@@ -80,9 +80,8 @@ def _print_table(console: Console, runs: list[dict[str, Any]], all_runs: bool) -
     console.table(head, lines)
     if folded:
         n = sum(len(experiment.rows) for experiment in folded)
-        console.note(
-            f"{format_count(n, 'run')} of {format_count(len(folded), 'experiment')} are counted, not listed. Use --all."
-        )
+        counted = f"{format_count(n, 'run')} of {format_count(len(folded), 'experiment')}"
+        console.note(f"{counted} are counted, not listed. Use --all to list them.")
 
 
 def _cells(row: Mapping[str, Any], of_series: bool) -> tuple[str, ...]:

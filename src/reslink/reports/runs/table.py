@@ -50,10 +50,10 @@ def read_runs(folder: Path) -> tuple[list[Row], dict[str, str]]:
 
     Returns:
         The rows of the table ordered by name, and the error of each folder that could not be read, by name. A row has the
-        columns of ``COLUMNS`` and ``planned_epochs``, ``leakage``. ``run`` is the path relative to the folder. ``experiment`` is
-        the folder of its experiment below the folder, ``conditions`` what it is there (such as ``fold 2``), ``fold`` the setting
-        ``data.fold`` if there are folds, ``parent`` the network that it was fine-tuned from, ``frozen`` its frozen modules, and
-        ``labels`` the labels if there are several at once. ``accuracy`` and ``auroc`` are those of the test split (``estimate,
+        columns of ``COLUMNS`` and ``planned_epochs``, ``leakage``. ``run`` is the path relative to the folder. ``experiment``
+        is the folder of its experiment below the folder, ``conditions`` its conditions there (such as ``fold 2``), ``fold`` the
+        setting ``data.fold`` if there are folds, ``parent`` the network that it was fine-tuned from, ``frozen`` its frozen
+        modules, and ``labels`` the labels if there are several at once. ``accuracy`` and ``auroc`` are those of the test split (``estimate,
         ci_low, ci_high, method, n``), once the run is evaluated; with ``labels`` they are means over them. An unknown value is
         None. With ``case``: ``series``, ``images`` and ``n_test`` count series.
 
@@ -194,7 +194,7 @@ def _origin(run: Path, name: str, config: Row) -> Row:
     }
 
 
-def describe_run(row: Row) -> str:
+def describe_run(row: Mapping[str, Any]) -> str:
     """Returns what distinguishes a run in a few words, such as ``fold 2, from ct, 5 labels``; empty for a plain run."""
     fold = [] if row["fold"] is None else [f"fold {row['fold']}"]
     words = ["; ".join(row["conditions"])] if row["conditions"] else fold
