@@ -53,9 +53,9 @@ def read_runs(folder: Path) -> tuple[list[Row], dict[str, str]]:
         columns of ``COLUMNS`` and ``planned_epochs``, ``leakage``. ``run`` is the path relative to the folder. ``experiment``
         is the folder of its experiment below the folder, ``conditions`` its conditions there (such as ``fold 2``), ``fold`` the
         setting ``data.fold`` if there are folds, ``parent`` the network that it was fine-tuned from, ``frozen`` its frozen
-        modules, and ``labels`` the labels if there are several at once. ``accuracy`` and ``auroc`` are those of the test split (``estimate,
-        ci_low, ci_high, method, n``), once the run is evaluated; with ``labels`` they are means over them. An unknown value is
-        None. With ``case``: ``series``, ``images`` and ``n_test`` count series.
+        modules, and ``labels`` the labels if there are several at once. ``accuracy`` and ``auroc`` are those of the test split
+        (``estimate, ci_low, ci_high, method, n``), once the run is evaluated; with ``labels`` they are means over them. An
+        unknown value is None. With ``case``: ``series``, ``images`` and ``n_test`` count series.
 
     Raises:
         UsageError: If there is no such folder, or no run below it.
