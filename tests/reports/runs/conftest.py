@@ -22,7 +22,7 @@ def runs(write_run_files: Callable[..., Path], tmp_path: Path) -> Path:
 def search(write_run_files: Callable[..., Path], runs: Path) -> Path:
     """The folder of a search with three runs, below the other runs."""
     folder = runs / "search"
-    for i, condition in enumerate(("trial 0, fold 1", "trial 0, fold 2", "base")):
+    for i, condition in enumerate(("trial 10, fold 2", "trial 2, fold 1", "base")):
         write_run_files(folder / "runs" / f"{i}a", finished=i > 0, data={"folds": 3, "fold": i})
         (folder / "runs" / f"{i}a" / "conditions.json").write_text(json.dumps({"conditions": [condition]}))
         (folder / "runs" / "locks" / f"{i}a").mkdir(parents=True)

@@ -80,9 +80,9 @@ def test_the_runs_of_an_experiment_are_one_line_unless_all_are_shown(runs: Path,
     assert page.count("</li>") == 3
     page = write(runs, all_runs=True)
     assert "counted" not in page
-    assert "search: trial 0, fold 1, seed 7</li>" in page
-    assert 'search/<wbr>runs/<wbr>0a<span class="note">trial 0, fold 1</span>' in page
-    assert "trial 0, fold 1, seed 7</li>" in write(search)
+    assert "search: trial 10, fold 2, seed 7</li>" in page
+    assert 'search/<wbr>runs/<wbr>0a<span class="note">trial 10, fold 2</span>' in page
+    assert "trial 10, fold 2, seed 7</li>" in write(search)
 
 
 def test_means_over_several_labels_are_marked(write_run_files: Callable[..., Path], tmp_path: Path) -> None:

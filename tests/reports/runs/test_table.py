@@ -69,8 +69,8 @@ def test_the_runs_of_an_experiment_are_named_by_their_condition_and_folded_below
     rows, folded = fold_experiments(read_runs(runs)[0])
     assert [row["run"] for row in rows] == ["broken off", "first", "tuned/best"]
     [experiment] = folded
-    assert (experiment.name, experiment.states) == ("search", "1 interrupted, 2 finished")
-    assert [describe_run(row) for row in experiment.rows] == ["trial 0, fold 1", "trial 0, fold 2", "base"]
+    assert (experiment.name, experiment.states) == ("search", "2 finished, 1 interrupted")
+    assert [describe_run(row) for row in experiment.rows] == ["base", "trial 2, fold 1", "trial 10, fold 2"]
     assert (experiment.common("network"), experiment.common("state")) == ("reslink_small", None)
     rows, folded = fold_experiments(read_runs(search)[0])
     assert (len(rows), folded) == (3, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def read_runs(folder: Path) -> tuple[list[Row], dict[str, str]]:
         folder: The folder; it may be a run itself.
 
     Returns:
-        The rows of the table ordered by name, and the error of each folder that could not be read, by name. A row has the
+        The rows of the table ordered by name (in an experiment by condition), and the errors by folder. A row has the
         columns of ``COLUMNS`` and ``planned_epochs``, ``leakage``. ``run`` is the path relative to the folder. ``experiment``
         is the folder of its experiment below the folder, ``conditions`` its conditions there (such as ``fold 2``), ``fold`` the
         setting ``data.fold`` if there are folds, ``parent`` the network that it was fine-tuned from, ``frozen`` its frozen
@@ -76,7 +77,7 @@ def read_runs(folder: Path) -> tuple[list[Row], dict[str, str]]:
             f"A run is a folder with {CONFIG} and {METRICS}, as reslink train writes it",
             "Give the folder that holds your runs, or train one with: reslink train DATA --out RUN",
         )
-    return sorted(rows, key=lambda row: row["run"]), failed
+    return sorted(rows, key=_name_order), failed
 
 
 def check_column(column: str) -> None:
@@ -91,8 +92,17 @@ def check_column(column: str) -> None:
 def sort_rows(rows: Sequence[Row], column: str) -> list[Row]:
     """Returns the rows ordered by a column: metrics with the best first, other columns ascending, unknown values last."""
     known = [row for row in rows if _value(row, column) is not None]
-    ordered = sorted(known, key=lambda row: _value(row, column), reverse=column in _HIGHEST_FIRST)
+    order = _name_order if column == "run" else lambda row: _value(row, column)
+    ordered = sorted(known, key=order, reverse=column in _HIGHEST_FIRST)
     return [*ordered, *(row for row in rows if _value(row, column) is None)]
+
+
+def _name_order(row: Row) -> tuple[str, str]:
+    """Returns the key of the order by name. Runs of an experiment are ordered by condition, because their names are hashes."""
+    if not row["conditions"]:
+        return row["run"], ""
+    condition = re.sub(r"\d+", lambda number: number[0].zfill(9), row["conditions"][0])
+    return f"{Path(row['run']).parent}/", condition
 
 
 def _value(row: Row, column: str) -> Any:
