@@ -359,14 +359,26 @@ def write_run_files() -> Callable[..., Path]:
     best = {"loss": 0.6, "accuracy": 0.8, "auroc": 0.85}
 
     def write(
-        folder: Path, *, epochs: int = 3, finished: bool = True, auroc: float = 0.9, seed: int = 7, **trainer: object
+        folder: Path,
+        *,
+        epochs: int = 3,
+        finished: bool = True,
+        auroc: float = 0.9,
+        seed: int = 7,
+        data: dict[str, object] | None = None,
+        **trainer: object,
     ) -> Path:
         rows = [
             {"kind": "epoch", "epoch": e, "train_loss": 1 / e, "val_loss": 1.2 / e, "val_auroc": 1 - 0.3 / e}
             for e in range(1, epochs + 1)
         ]
         files: dict[str, object] = {
-            "config.yaml": {"seed": seed, "model": {"variant": "reslink_small"}, "trainer": {"epochs": 3, **trainer}},
+            "config.yaml": {
+                "seed": seed,
+                "model": {"variant": "reslink_small"},
+                "data": data or {},
+                "trainer": {"epochs": 3, **trainer},
+            },
             "checkpoints/000002-step-8/state.json": {"sources": {"data": "cd" * 32}, "training": {"best": [2, best]}},
         }
         if finished:

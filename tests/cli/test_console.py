@@ -59,6 +59,14 @@ def test_lines_show_the_remaining_time(monkeypatch: pytest.MonkeyPatch, capsys: 
     ]
 
 
+def test_a_task_without_a_step_ends_without_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ProgressLines(Console())
+    lines.start(2, "Explaining")
+    lines.end()
+    lines.start(1, "Next")
+    assert capsys.readouterr().err == "Explaining: 2 steps\nNext: 1 step\n"
+
+
 def test_quiet_lines_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Console(quiet=True).progress()
     lines.start(1, "x")

@@ -150,10 +150,10 @@ class ProgressLines:
         self._console.note(text)
 
     def end(self) -> None:
-        """Ends the task, and prints its duration and the last values."""
-        if self._label:
+        """Ends the task, and prints its duration and the last values; nothing if no step was done."""
+        if self._label and self._done:
             seconds = time.monotonic() - self._started
             self._console.note(
                 f"{self._label}: {format_count(self._done, 'step')} in {seconds:.1f} s {format_values(self._values)}".rstrip()
             )
-            self._label = ""
+        self._label = ""

@@ -46,12 +46,14 @@ class Chart:
         title: The caption.
         alt: A description in words and numbers for readers who cannot see the chart.
         svg: The SVG of matplotlib with placeholder colors.
+        wide: Whether the chart needs the whole width of the page.
     """
 
     name: str
     title: str
     alt: str
     svg: str
+    wide: bool = False
 
     def standalone(self) -> str:
         """Returns the content of an SVG file, in the light colors."""

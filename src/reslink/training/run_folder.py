@@ -29,6 +29,10 @@ Row = dict[str, Any]
 CONFIG, ENVIRONMENT, SPLITS, INIT = "config.yaml", "environment.json", "splits.csv", "init.json"
 METRICS, RESULTS, CHECKPOINTS, BUNDLE, TRACKING = "metrics.jsonl", "results.csv", "checkpoints", "bundle", "tracking"
 FINISHED = f"{CHECKPOINTS}/finished.json"
+CONDITIONS = "conditions.json"
+"""The conditions of an experiment that a run belongs to, such as ``fold 2``; only in the runs of experiments."""
+TRIAL_LOCKS = "locks"
+"""Folder beside the runs of an experiment, with a lock for each of them."""
 LOSS_NOT_FINITE = "loss-not-finite"
 """The finding of a run that stopped because its loss or a gradient was not a number."""
 

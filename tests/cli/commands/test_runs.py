@@ -50,6 +50,27 @@ def test_series_are_not_called_images(runs: Path, write_run_files: Callable[...,
     assert (by_name["whole"]["case"], "case" in by_name["first"]) == ("series", False)
 
 
+def test_the_runs_of_an_experiment_are_counted_in_one_line(write_run_files: Callable[..., Path], runs: Path) -> None:
+    for name in ("1a", "2b"):
+        write_run_files(runs / "cv" / "runs" / name)
+        (runs / "cv" / "runs" / "locks" / name).mkdir(parents=True)
+    _, out, err = invoke(runs)
+    assert out.splitlines()[-1].split("\t")[:3] == ["cv", "2 runs", "2 finished"]
+    assert len({len(line.split("\t")) for line in out.splitlines()}) == 1
+    assert "2 runs of 1 experiment are counted, not listed. Use --all to list them." in err
+    _, out, err = invoke(runs, "--all")
+    assert [line.split("\t")[0] for line in out.splitlines()[1:]] == ["cv/runs/1a", "cv/runs/2b", "first", "second"]
+    assert "counted" not in err
+
+
+def test_means_over_several_labels_are_marked(write_run_files: Callable[..., Path], tmp_path: Path) -> None:
+    write_run_files(tmp_path / "several", data={"labels": ["a", "b"]})
+    head, row = (line.split("\t") for line in invoke(tmp_path)[1].splitlines())
+    cells = dict(zip(head, row, strict=True))
+    assert (cells["details"], cells["val. AUROC"]) == ("2 labels", "0.850 (mean)")
+    assert cells["AUROC (95 % interval)"] == "0.900 (mean, 0.700 to 0.950)"
+
+
 def test_json_is_what_the_function_returns(runs: Path) -> None:
     code, out, _ = invoke(runs, "--json", "--sort", "seed")
     assert code == 0

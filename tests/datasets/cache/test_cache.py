@@ -94,8 +94,10 @@ def test_rows_are_the_preprocessed_images(data: Path) -> None:
 def test_second_open_decodes_nothing(data: Path, decoded: list[str]) -> None:
     first = open_cache(data)
     assert len(decoded) == 12
-    second = open_cache(data)
+    calls: list[tuple[int, int]] = []
+    second = open_cache(data, on_progress=lambda *call: calls.append(call))
     assert len(decoded) == 12
+    assert calls == [(12, 12)]
     np.testing.assert_array_equal(first.pixels, second.pixels)
 
 
@@ -216,7 +218,9 @@ class TestInterruption:
         with pytest.raises(KeyboardInterrupt):
             open_cache(data, on_progress=self.stop_at(7))
         assert len(decoded) == 7
-        resumed = open_cache(data)
+        calls: list[tuple[int, int]] = []
+        resumed = open_cache(data, on_progress=lambda *call: calls.append(call))
+        assert calls == [(done, 12) for done in range(7, 13)]
         assert len(decoded) == 12
         fresh = open_cache(data, "elsewhere")
         for name in ("pixels", "heads", "thumbnails"):

@@ -11,7 +11,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.errors import CheckFailedError, UsageError
 from reslink.experiments.epochs import epochs
 from reslink.experiments.runner.comparison import Comparison
-from reslink.experiments.runner.experiment import Experiment
+from reslink.experiments.runner.experiment import Experiment, _describe_runs
 
 MakeExperiment = Callable[..., Experiment]
 
@@ -31,6 +31,20 @@ def test_a_given_split_with_a_patient_in_two_splits_raises(
 def test_a_random_split_with_leakage_raises(toy_patients: Manifest, make_experiment: MakeExperiment) -> None:
     with pytest.raises(CheckFailedError, match="A patient appears in two"):
         epochs(make_experiment(toy_patients, "data.group_by=none"), [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("n", "complete", "text"),
+    [
+        (1, 0, "1 run to train."),
+        (2, 0, "2 runs to train."),
+        (3, 1, "3 runs, 1 of them already complete."),
+        (2, 2, "2 runs, all already complete."),
+        (1, 1, "1 run, already complete."),
+    ],
+)
+def test_runs_are_counted_in_words(n: int, complete: int, text: str) -> None:
+    assert _describe_runs(n, complete) == text
 
 
 def test_repeated_seeds_raise(toy_patients: Manifest, make_experiment: MakeExperiment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,13 @@ def test_the_key_depends_on_all_that_determines_the_weights(
     assert same.key(data) == trial.key(data)
     assert len({trial.key(data), *(other.key(data) for other in others)}) == 5
     assert trial.key(data) != trial.key(SharedData(toy_patients, "another digest", ("a",), experiment.out))
+
+
+def test_a_folder_names_all_its_conditions_once(tmp_path: Path) -> None:
+    recipe = load_recipe(None)
+    for condition in ("fold 0", "fold 0", "full"):
+        Trial(condition, 0, recipe, ()).record_condition(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "conditions.json").read_text()) == {"conditions": ["fold 0", "full"]}
 
 
 def test_the_key_depends_on_the_code_of_your_own_network(toy_patients: Manifest, tmp_path: Path) -> None:

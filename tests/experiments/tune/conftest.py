@@ -33,6 +33,7 @@ class Training:
         keys: Their keys.
         diverges: Learning rate above which a run diverges.
         equal_weights: Whether all runs have the same weights.
+        threshold: Probability above which the second class is predicted.
         stop_at: Name of the run at which Ctrl-C is pressed; None for never.
     """
 
@@ -40,6 +41,7 @@ class Training:
     keys: list[str] = field(default_factory=list)
     diverges: float = math.inf
     equal_weights: bool = False
+    threshold: float = 0.5
     stop_at: str | None = None
 
     def run(self, trial: Trial, data: SharedData, runs: Path, _progress: object) -> None:
@@ -55,13 +57,13 @@ class Training:
                 folder / DIVERGED, {"reason": "The loss is not finite at step 3. It must be a number. Lower optimizer.lr."}
             )
             return
-        write_atomic(folder / "predictions.csv", predictions(trial, data))
+        write_atomic(folder / "predictions.csv", predictions(trial, data, self.threshold))
         write_json(folder / "evaluation.json", {"bundle_sha256": sha256("" if self.equal_weights else trial.key(data))})
         write_json(folder / FINISHED, {"best_epoch": 1})
         (folder / "metrics.jsonl").touch()
 
 
-def predictions(trial: Trial, data: SharedData) -> str:
+def predictions(trial: Trial, data: SharedData, threshold: float) -> str:
     """Predictions whose AUROC falls with the distance of the learning rate from the best one."""
     rows = [i for i, split in enumerate(trial.splits) if split == "test"]
     noise = 0.5 + abs(math.log10(trial.recipe.optimizer.lr / BEST_RATE))
@@ -72,7 +74,7 @@ def predictions(trial: Trial, data: SharedData) -> str:
         case = data.manifest.cases[row]
         p = 1 / (1 + math.exp(-(2 * (case.label == names[1]) - 1) - noise * rng.normal()))
         table.append(
-            {"sample_id": case.name, "group": data.groups[row], "label": case.label, "prediction": names[int(p > 0.5)]}
+            {"sample_id": case.name, "group": data.groups[row], "label": case.label, "prediction": names[int(p > threshold)]}
             | {f"p_{names[0]}": 1 - p, f"p_{names[1]}": p}
         )
     return csv_text(list(table[0]), table)

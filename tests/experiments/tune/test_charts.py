@@ -12,11 +12,11 @@ from reslink.training.recipe.recipe import load_recipe
 SPACE = load_space({"optimizer.lr": {"low": 1e-3, "high": 1e-2, "log": True}, "model.area_size": [4, 7]}, None, load_recipe())
 
 
-def charts(importance: dict[str, float] | None = None) -> dict[str, dict[str, Any]]:
+def charts(importance: dict[str, float] | None = None, ms: float = 4.0) -> dict[str, dict[str, Any]]:
     trials = [
         SearchTrial(0, "complete", True, {}, (0.7, 0.72, 0.71), "a", 5, 2.0, None, None),
         SearchTrial(1, "stopped", False, {}, (0.5, 0.51), "b", 5, 2.0, None, None),
-        SearchTrial(3, "complete", False, {}, (0.9, 0.92, 0.91), "c", 9, 4.0, None, None),
+        SearchTrial(3, "complete", False, {}, (0.9, 0.92, 0.91), "c", 9, ms, None, None),
         SearchTrial(4, "diverged", False, {}, (), "d", 9, 4.0, "loss", None),
     ]
     rates, sizes = (0.02, 0.005, 0.002, 0.009), (7, 4, 4, 7)
@@ -40,6 +40,10 @@ def test_cost_marks_the_best() -> None:
         {"label": "other", "points": [[2.0, 0.71]]},
         {"label": "best", "points": [[4.0, 0.91]]},
     ]
+
+
+def test_equal_costs_are_not_drawn() -> None:
+    assert "cost" not in charts(ms=2.0)
 
 
 def test_parallel_axes_hold_a_base_recipe_outside_the_space() -> None:

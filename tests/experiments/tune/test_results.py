@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from reslink.experiments.tune.results import MIN_TRIALS
+from reslink.experiments.tune.results import MAX_COLUMNS, MIN_TRIALS, _settings_tables
 
 
 def test_the_table_has_a_row_for_each_trial_and_a_column_for_each_setting(search: Any, training: Any, tmp_path: Path) -> None:
@@ -50,3 +50,21 @@ def test_the_comment_of_the_best_recipe_warns_of_its_own_test_split(search: Any,
     text = (tmp_path / "tuned" / "best.yaml").read_text()
     assert text.startswith("# The best recipe of reslink tune: trial ")
     assert "metrics on it are too good" in text
+
+
+def test_tied_trials_and_a_class_that_is_never_predicted_are_said(search: Any, training: Any) -> None:
+    """The AUROC depends on the learning rate only, so trials that differ in something else are equal."""
+    training.threshold = 1.0
+    result = search(space={"optimizer.weight_decay": [0.01, 0.1]}, trials=3, folds=3)
+    text = " ".join(result["answer"])
+    assert "3 of 3 complete trials are tied" in text
+    assert "The base recipe never predicts Tumor (10 images) on the hold-out, so its sensitivity (recall) is 0." in text
+    assert any("AUROC by time is not drawn" in sentence for sentence in result["not_done"])
+
+
+def test_the_settings_of_many_keys_are_in_several_tables() -> None:
+    columns = {key: (key, "text") for key in ("trial", "role", "auroc")}
+    keys = [f"section.key_{i}" for i in range(MAX_COLUMNS + 1)]
+    tables = _settings_tables(keys, columns, [])
+    assert [table.title for table in tables] == ["Settings of the trials, part 1 of 2", "Settings of the trials, part 2 of 2"]
+    assert [key for table in tables for key in table.columns if "." in key] == keys

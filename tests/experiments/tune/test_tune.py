@@ -31,7 +31,10 @@ def test_the_best_and_the_base_recipe_are_evaluated_once_on_the_holdout(search: 
     recipe = load_recipe(tmp_path / "tuned" / "best.yaml")
     assert recipe.optimizer.lr == result["best"]["values"]["optimizer.lr"] != 0.05
     assert recipe.data.folds is None
-    assert Path(result["best"]["bundle"]).parent.is_dir()
+    run = Path(result["best"]["bundle"]).parent
+    assert json.loads((run / "conditions.json").read_text()) == {"conditions": ["best"]}
+    recorded = [json.loads(file.read_text())["conditions"] for file in run.parent.glob("*/conditions.json")]
+    assert sorted(recorded) == sorted([name] for name in training.runs)
 
 
 def test_where_the_base_recipe_is_the_best_it_alone_is_evaluated(search: Any, training: Any) -> None:

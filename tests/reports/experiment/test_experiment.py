@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from reslink.errors import InputError
 from reslink.reports.experiment import search_charts
 from reslink.reports.experiment.charts import draw_chart
 from reslink.reports.experiment.page import experiment_report, p_value_note
 from reslink.reports.formatting import format_difference
+from reslink.reports.svg import Chart
 
 ESTIMATE = {"estimate": 0.9, "ci_low": 0.8, "ci_high": 0.95, "method": "exact", "n": 20}
 TESTED = ESTIMATE | {"estimate": -0.05, "ci_low": -0.1, "ci_high": 0.0, "p_value": 0.01, "p_holm": 0.02}
@@ -123,6 +125,34 @@ class TestSearchCharts:
         assert drawn.alt == "Importance: optimizer.lr 0.80; a.b 0.20."
         assert draw_chart(chart | {"rows": []}) is None
 
+    def test_values_on_axes_are_readable_above_lines(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        figures: list[Figure] = []
+        render = search_charts.render_chart
+
+        def keep(figure: Figure, *words: str) -> Chart:
+            figures.append(figure)
+            return render(figure, *words)
+
+        monkeypatch.setattr(search_charts, "render_chart", keep)
+        axes = [{"label": f"section.key_{i}", "choices": [0.0, 0.05, 0.1]} for i in range(11)]
+        chart = {
+            "kind": "parallel",
+            "name": "p",
+            "title": "P",
+            "axes": axes,
+            "lines": [{"values": [0.05] * 11, "group": "best"}],
+        }
+        drawn = draw_chart(chart)
+        assert drawn is not None
+        assert drawn.wide
+        [figure] = figures
+        figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+        assert len(boxes) == 33
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        assert all(text.get_zorder() > line.get_zorder() for text in figure.axes[0].texts for line in figure.axes[0].lines)
+        assert max(box.x1 for box in boxes) <= figure.bbox.x1
+
     def test_parallel_coordinates(self) -> None:
         axes = [
             {"label": "optimizer.lr", "low": 0.001, "high": 0.1, "log": True},
@@ -138,6 +168,12 @@ class TestSearchCharts:
         assert search_charts._position(axes[1], "$sgd") == 1.0
         assert search_charts._position(axes[2], 0.5) == 0.5
         assert draw_chart(chart | {"lines": []}) is None
+
+
+def test_a_key_in_a_heading_may_break_and_is_escaped(tmp_path: Path) -> None:
+    value = experiment()
+    value["tables"][0]["columns"][3] |= {"title": "a<b.c_d"}
+    assert "a&lt;b.<wbr>c_<wbr>d</th>" in page(tmp_path, value)
 
 
 def test_an_explanation_shared_by_many_cells_is_written_once(tmp_path: Path) -> None:

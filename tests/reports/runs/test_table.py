@@ -12,7 +12,7 @@ import pytest
 
 from reslink.errors import UsageError
 from reslink.files import lock_folder
-from reslink.reports.runs.table import COLUMNS, check_column, overlaps, read_runs, sort_rows
+from reslink.reports.runs.table import COLUMNS, check_column, describe_run, fold_experiments, overlaps, read_runs, sort_rows
 from reslink.training.run_folder import LOSS_NOT_FINITE
 
 WriteRun = Callable[..., Path]
@@ -23,7 +23,8 @@ def test_a_row_holds_what_the_files_of_a_run_say(runs: Path) -> None:
     assert failed == {}
     assert [row["run"] for row in rows] == ["broken off", "first", "tuned/best"]
     first = rows[1]
-    assert set(COLUMNS) | {"planned_epochs", "leakage"} == set(first)
+    origin = {"experiment", "conditions", "fold", "parent", "frozen", "labels"}
+    assert set(COLUMNS) | origin | {"planned_epochs", "leakage"} == set(first)
     expected = {
         "state": "finished",
         "data": "cd" * 32,
@@ -46,6 +47,33 @@ def test_a_row_holds_what_the_files_of_a_run_say(runs: Path) -> None:
         "method": "BCa bootstrap over 40 groups, 1000 draws",
         "n": 40,
     }
+
+
+def test_runs_of_one_network_are_told_apart(write_run_files: WriteRun, tmp_path: Path) -> None:
+    write_run_files(tmp_path / "plain", data={"folds": None, "fold": 0, "labels": None})
+    write_run_files(tmp_path / "fold", data={"folds": 5, "fold": 2})
+    write_run_files(tmp_path / "labels", data={"labels": ["epidural", "subdural"]})
+    for name, freeze in (("parent", []), ("frozen", ["stem", "stages.1"])):
+        run = write_run_files(tmp_path / name)
+        (run / "init.json").write_text(json.dumps({"parent": "ct", "freeze": freeze}))
+    assert {row["run"]: describe_run(row) for row in read_runs(tmp_path)[0]} == {
+        "plain": "",
+        "fold": "fold 2",
+        "labels": "2 labels",
+        "parent": "from ct",
+        "frozen": "from ct (frozen: stem, stages.1)",
+    }
+
+
+def test_the_runs_of_an_experiment_are_named_by_their_condition_and_folded_below_the_folder(runs: Path, search: Path) -> None:
+    rows, folded = fold_experiments(read_runs(runs)[0])
+    assert [row["run"] for row in rows] == ["broken off", "first", "tuned/best"]
+    [experiment] = folded
+    assert (experiment.name, experiment.states) == ("search", "2 finished, 1 interrupted")
+    assert [describe_run(row) for row in experiment.rows] == ["base", "trial 2, fold 1", "trial 10, fold 2"]
+    assert (experiment.common("network"), experiment.common("state")) == ("reslink_small", None)
+    rows, folded = fold_experiments(read_runs(search)[0])
+    assert (len(rows), folded) == (3, [])
 
 
 def test_an_unfinished_run_is_read_from_its_checkpoint(runs: Path) -> None:

@@ -138,6 +138,8 @@ class PixelCache:
                 index = index or _fill(
                     cache_folder, CacheIndex(recipe, sources.keys), manifest, sources, preprocess, workers, on_progress
                 )
+        elif on_progress:
+            on_progress(len(index.keys), len(index.keys))
         return _open_filled(cls, cache_folder, index, manifest, sources, _shapes(preprocess, manifest))
 
     def __len__(self) -> int:
@@ -307,6 +309,8 @@ def _fill(
     """Decodes the missing rows in order; writes the index every few seconds and at the end, also after an error."""
     shapes = _shapes(preprocess, manifest)
     index = _read_partial(folder, new_index, shapes)
+    if on_progress and index.done:
+        on_progress(index.done, len(index.keys))
     with RowWriter(folder, shapes, len(index.kept)) as writer:
         saved = time.monotonic()
         try:

@@ -17,7 +17,7 @@ from reslink.datasets.label_conflicts import check_label_conflicts, describe_con
 from reslink.datasets.leakage import check_group_leakage, seen_by_ancestors, without_seen
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import find_duplicates
-from reslink.errors import UsageError
+from reslink.errors import UsageError, counted
 from reslink.experiments.runner.input_masking import open_view
 from reslink.experiments.runner.scheduler import run_trials
 from reslink.experiments.runner.trial import RECIPE_VIEW, SharedData, Trial
@@ -212,7 +212,16 @@ class Experiment:
 
     def run_trials(self, trials: Iterable[Trial]) -> dict[str, str]:
         """Runs the trials that are not complete; returns the reason of each failure by trial key."""
-        by_key = {trial.key(self.data): trial for trial in trials}
+        by_key = {}
+        for trial in trials:
+            by_key[trial.key(self.data)] = trial
+            trial.record_condition(trial.folder(self.data, self.runs))
         complete = sum(trial.is_complete(trial.folder(self.data, self.runs)) for trial in by_key.values())
-        self.progress.message(f"{len(by_key)} runs, {complete} of them already complete.")
+        self.progress.message(_describe_runs(len(by_key), complete))
         return run_trials(list(by_key.values()), self.data, self.runs, self.jobs, self.progress)
+
+
+def _describe_runs(n: int, complete: int) -> str:
+    """Returns how many runs there are, and how many need no training."""
+    done = "all" if complete == n > 1 else f"{complete} of them" if complete < n else ""
+    return f"{counted(n, 'run')}, {f'{done} already complete'.strip()}." if complete else f"{counted(n, 'run')} to train."

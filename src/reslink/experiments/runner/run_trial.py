@@ -19,7 +19,7 @@ from reslink.files import lock_folder, write_json
 from reslink.inference.classifier import Classifier
 from reslink.training.data import TrainingData
 from reslink.training.monitoring.progress import Progress
-from reslink.training.run_folder import BUNDLE, FINISHED
+from reslink.training.run_folder import BUNDLE, FINISHED, TRIAL_LOCKS
 from reslink.training.trainer import train
 
 BATCH = 32
@@ -39,7 +39,7 @@ def run_trial(trial: Trial, data: SharedData, runs: Path, progress: Progress) ->
             because a new attempt would fail in the same way.
     """
     folder = trial.folder(data, runs)
-    with lock_folder(runs / "locks" / folder.name, wait=True):  # another experiment may run the same trial
+    with lock_folder(runs / TRIAL_LOCKS / folder.name, wait=True):  # another experiment may run the same trial
         if trial.is_complete(folder):
             return
         cache = open_view(data.manifest, trial.recipe.preprocess, trial.view, data.cache)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from reslink.datasets.cache.decode import check_not_in_worker
-from reslink.errors import ReslinkError
+from reslink.errors import ReslinkError, counted
 from reslink.experiments.runner.trial import SharedData, Trial
 from reslink.training.monitoring.progress import Progress, SilentProgress, phase
 from reslink.training.signals import Interrupted
@@ -82,9 +82,8 @@ def run_trials(trials: Sequence[Trial], data: SharedData, runs: Path, jobs: int,
     if not pending:
         return {}
     queue = _FixedRuns(pending)
-    with phase(
-        progress, sum(trial.recipe.trainer.epochs for trial in pending.values()), f"Training {len(pending)} runs, epochs"
-    ):
+    epochs = sum(trial.recipe.trainer.epochs for trial in pending.values())
+    with phase(progress, epochs, f"Training {counted(len(pending), 'run')}, epochs"):
         run_queue(queue, data, runs, jobs, progress)
     return queue.failures
 

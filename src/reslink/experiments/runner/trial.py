@@ -9,11 +9,12 @@ from pathlib import Path
 
 from reslink import __version__
 from reslink.datasets.manifest import Manifest
-from reslink.files import sha256
+from reslink.files import sha256, write_json
 from reslink.networks.entry_points import code_digest
 from reslink.networks.external_config import has_attention
+from reslink.settings_text import read_json
 from reslink.training.recipe.recipe import Recipe
-from reslink.training.run_folder import FINISHED
+from reslink.training.run_folder import CONDITIONS, FINISHED
 
 DIVERGED = "diverged.json"
 ATTENTION = "attention.csv"
@@ -79,6 +80,13 @@ class Trial:
     def folder(self, data: SharedData, runs: Path) -> Path:
         """Returns its folder inside the folder of all runs."""
         return runs / self.key(data)
+
+    def record_condition(self, folder: Path) -> None:
+        """Writes the condition to its folder, whose name is a hash. Conditions with the same settings share a folder."""
+        path = folder / CONDITIONS
+        before = read_json(path)["conditions"] if path.exists() else []
+        if self.condition not in before:
+            write_json(path, {"conditions": [*before, self.condition]})
 
     def result_files(self) -> Sequence[str]:
         """Returns the files that a complete trial leaves in its folder."""

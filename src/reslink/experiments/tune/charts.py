@@ -23,6 +23,8 @@ def make_charts(
 ) -> list[dict[str, Any]]:
     """Returns the charts: history, AUROC by cost, parallel coordinates, and the importance of the settings.
 
+    AUROC by cost is left out if the cost of all trials is the same.
+
     Args:
         trials: All trials.
         selection: The choice among them.
@@ -30,8 +32,14 @@ def make_charts(
         importance: Share of the variance by key; None with too few trials.
         rows: The rows of ``trials.csv``, with the value of each key.
     """
-    charts = [_history(trials), _cost(trials, selection), _parallel(trials, selection, space, importance, rows)]
+    costs = [_cost(trials, selection)] if cost_varies(trials) else []
+    charts = [_history(trials), *costs, _parallel(trials, selection, space, importance, rows)]
     return charts if importance is None else [*charts, _importance(importance)]
+
+
+def cost_varies(trials: Sequence[SearchTrial]) -> bool:
+    """Returns whether the complete trials differ in their time for a slice."""
+    return len({trial.ms_per_slice for trial in trials if trial.state == "complete"}) > 1
 
 
 def _history(trials: Sequence[SearchTrial]) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+import numpy as np
 import optuna
 
 from reslink.datasets.case import UNUSED
 from reslink.errors import counted, listed
 from reslink.experiments.report import ExperimentReport, Row, Table
 from reslink.experiments.runner.comparison import Comparison
+from reslink.experiments.runner.results import TrialResult
 from reslink.experiments.tune import charts
 from reslink.experiments.tune.records import STATES, SearchTrial, Selection, count_duplicates
 from reslink.experiments.tune.search import Setup
@@ -25,6 +27,8 @@ from reslink.reports.formatting import format_interval, format_number
 BEST_RECIPE, TABLE, RESULT, PAGE = "best.yaml", "trials.csv", "tune.json", "tune.html"
 MIN_TRIALS: Final = 12
 """Complete trials with sampled values below which the importance of a setting is mostly chance."""
+MAX_COLUMNS: Final = 8
+"""Settings in one table of the page."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,15 +180,28 @@ def _answer(setup: Setup, outcome: Outcome) -> list[str]:
     settings = ", ".join(f"{key} {value}" for key, value in best.values.items())
     name = "the base recipe" if best.base else f"trial {best.number} ({settings})"
     sentences = [f"The best recipe is {name}: AUROC {_with_error(best)} over {counted(len(best.scores), 'fold')}."]
+    sentences += _tie(outcome)
     if best is not highest:
         sentences.append(
-            f"Trial {highest.number} has the highest AUROC, {_with_error(highest)}. The best recipe is the one with the fewest "
-            f"FLOPs for a slice of the {len(outcome.selection.tied)} trials within one standard error of it."
+            f"Trial {highest.number} has the highest AUROC, {_with_error(highest)}. The best recipe is the tied one with the "
+            "fewest FLOPs for a slice."
         )
     if base is not None and not best.base:
         state = "" if base.state == "complete" else f", {base.state}"
         sentences.append(f"The base recipe (trial {base.number}{state}) has AUROC {_with_error(base)} on the same folds.")
     return [*sentences, *outcome.comparison.warnings, *_holdout_sentences(setup, outcome)]
+
+
+def _tie(outcome: Outcome) -> list[str]:
+    """Returns how many trials the folds do not tell apart."""
+    tied = outcome.selection.tied
+    if len(tied) == 1:
+        return []
+    base = ", the base recipe among them" if any(trial.base for trial in tied) and not outcome.best.base else ""
+    return [
+        f"{len(tied)} of {counted(outcome.counts['complete'], 'complete trial')} are tied{base}: they are within one standard "
+        "error of the highest AUROC, so the folds do not show which is better."
+    ]
 
 
 def _holdout_sentences(setup: Setup, outcome: Outcome) -> list[str]:
@@ -195,6 +212,7 @@ def _holdout_sentences(setup: Setup, outcome: Outcome) -> list[str]:
         estimate = comparison.bootstrap.mean(condition, "auroc").estimate
         value = f"{format_number(estimate.estimate)} ({format_interval(estimate.as_dict())})"
         sentences.append(f"On the hold-out ({images}), the {title} has AUROC {value}.")
+        sentences += [_never_predicted(title, result) for result in comparison.successful_of(condition) if _missing(result)]
     if len(comparison.titles) > 1:
         sentences.append(comparison.sentence("best", "auroc"))
     if len(outcome.evaluated) > 1:
@@ -204,6 +222,25 @@ def _holdout_sentences(setup: Setup, outcome: Outcome) -> list[str]:
             "continued. If you choose among them by it, its metrics are too good."
         )
     return sentences
+
+
+def _missing(result: TrialResult) -> dict[str, int]:
+    """Returns the classes of the test cases that a network predicts for none of them, with their number of cases."""
+    predictions, names = result.predictions, result.labels.names
+    missing = np.setdiff1d(predictions.y_true, predictions.y_pred)
+    return {names[k]: int((predictions.y_true == k).sum()) for k in missing}
+
+
+def _never_predicted(title: str, result: TrialResult) -> str:
+    """Returns a warning, with the metric that is 0 whatever the AUROC."""
+    missing, labels = _missing(result), result.labels
+    metric = "specificity" if labels.binary and labels.names[0] in missing else "sensitivity (recall)"
+    names = ", ".join(f"{name} ({counted(n, 'image')})" for name, n in missing.items())
+    youden = ", or set decision.threshold=youden" if labels.binary else ""
+    return (
+        f"The {title} never predicts {names} on the hold-out, so its {metric} is 0. Train for more epochs "
+        f"(trainer.epochs){youden}."
+    )
 
 
 def _with_error(trial: SearchTrial) -> str:
@@ -258,6 +295,8 @@ def _not_done(outcome: Outcome) -> list[str]:
         sentences.append(f"{counted(duplicates, 'suggestion')} equal to an earlier trial: not trained, and sampled again.")
     if same:
         sentences.append(f"Trials with the same weights although their settings differ: {listed(same, 10)}.")
+    if not charts.cost_varies(outcome.trials):
+        sentences.append("AUROC by time is not drawn, because all trials have the same time for a slice.")
     if outcome.importance is None:
         sentences.append(f"The importance of the settings needs {MIN_TRIALS} complete trials with sampled values.")
     if outcome.exhausted:
@@ -269,7 +308,6 @@ def _tables(setup: Setup, outcome: Outcome, rows: Sequence[Row]) -> list[Table]:
     columns: dict[str, tuple[str, Any]] = {"trial": ("trial", "count"), "role": ("", "text"), "auroc": ("AUROC", "number")}
     columns |= {"standard_error": ("standard error", "number"), "n_folds": ("folds", "count"), "mflops": ("MFLOPs", "rounded")}
     columns |= {"ms_per_slice": ("ms a slice", "rounded"), "auroc_per_ms": ("AUROC per ms", "rounded")}
-    columns |= {key: (key, "text") for key in setup.space.dimensions}
     by_score = sorted(zip(rows, outcome.trials, strict=True), key=lambda pair: (-len(pair[1].scores), -(pair[1].mean or 0)))
     shown = [
         row | {"role": _role(row), "n_folds": len(trial.scores)} | {key: _text(row[key]) for key in setup.space.dimensions}
@@ -284,8 +322,20 @@ def _tables(setup: Setup, outcome: Outcome, rows: Sequence[Row]) -> list[Table]:
     return [
         outcome.comparison.metrics_table("Hold-out", "Both recipes were trained once, with the same seed and split."),
         Table("trials", "Trials", columns, shown, note),
+        *_settings_tables(list(setup.space.dimensions), columns, shown),
         space,
     ]
+
+
+def _settings_tables(keys: Sequence[str], columns: dict[str, tuple[str, Any]], rows: Sequence[Row]) -> list[Table]:
+    """Returns the settings of the trials, in tables that are as wide as the page."""
+    parts = [keys[start : start + MAX_COLUMNS] for start in range(0, len(keys), MAX_COLUMNS)]
+    tables = []
+    for number, part in enumerate(parts, start=1):
+        title = "Settings of the trials" + (f", part {number} of {len(parts)}" if len(parts) > 1 else "")
+        shared = {key: columns[key] for key in ("trial", "role", "auroc")}
+        tables.append(Table(f"settings-{number}", title, shared | {key: (key, "text") for key in part}, rows))
+    return tables
 
 
 def _role(row: Row) -> str:

@@ -134,7 +134,9 @@ class Search:
             run = self.setup.parts.trial(active.trial.number, active.fold, active.recipe)
             active.run, self._active[run.condition] = run, active
             experiment = self.setup.experiment
-            if not run.is_complete(run.folder(experiment.data, experiment.runs)):
+            folder = run.folder(experiment.data, experiment.runs)
+            run.record_condition(folder)
+            if not run.is_complete(folder):
                 return run
             self.end_run(run, None)
         return None

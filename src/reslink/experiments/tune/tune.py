@@ -153,7 +153,9 @@ def _run(search: Search) -> None:
     """Runs the search until its budget is used, here and in other processes on the same folder."""
     experiment, budget = search.setup.experiment, search.setup.budget
     label = "Searching, folds" if budget.trials is not None else f"Searching for {budget.minutes:g} minutes, seconds"
-    with phase(experiment.progress, search.total_steps, label), contextlib.closing(search):
+    steps = search.total_steps
+    shown = phase(experiment.progress, steps, label) if steps else contextlib.nullcontext()  # no bar for a finished search
+    with shown, contextlib.closing(search):
         while True:
             run_queue(
                 search, experiment.data, experiment.runs, experiment.jobs, SilentProgress()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
 
 from reslink.reports.svg import SERIES, Chart, add_legend, color, literal, new_axes, render_chart
 
 WIDTH = 6.0
+PAGE_WIDTH = 11.0
+"""Width in inches of a chart that is as wide as the page."""
 _MARKERS: Final = ("o", "x", "D")
 _LINES: Final = {"other": ("soft", 0.45, 1.0), "tied": ("s1", 0.8, 1.6), "best": ("s2", 1.0, 3.0)}
 """Color, opacity and width of the line of a trial, in the order of drawing."""
@@ -82,7 +86,7 @@ def draw_parallel(chart: Mapping[str, Any]) -> Chart | None:
     columns, lines = chart["axes"], chart["lines"]
     if not lines:
         return None
-    figure, axes = new_axes(max(WIDTH, 1.25 * len(columns)), 4.4)
+    figure, axes = new_axes(max(PAGE_WIDTH, 1.25 * len(columns)), 4.4)
     axes.grid(visible=False)
     for group, (name, alpha, width) in _LINES.items():
         label: str | None = {"tied": "tied with the highest"}.get(group, group)
@@ -91,12 +95,15 @@ def draw_parallel(chart: Mapping[str, Any]) -> Chart | None:
                 y = [_position(column, value) for column, value in zip(columns, line["values"], strict=True)]
                 axes.plot(range(len(columns)), y, color=color(name), alpha=alpha, lw=width, label=label)
                 label = None
+    behind = {"facecolor": color("paper"), "edgecolor": "none", "alpha": 0.85, "pad": 1.2}  # lines of trials cross the values
     for i, column in enumerate(columns):
         axes.axvline(i, color=color("grid"), lw=1.2, zorder=0)
         for position, text in _ticks(column):
-            axes.text(i + 0.04, position, literal(text, 14), color=color("ink"), size=8.5, va="center")
+            offset = offset_copy(axes.transData, figure, x=5, units="points")
+            short = literal(text, 14)
+            axes.text(i, position, short, color=color("ink"), size=9.5, va="center", transform=offset, bbox=behind, zorder=4)
     names = [literal(column["label"].replace(".", ".\n")) for column in columns]
-    axes.set_xticks(range(len(columns)), names, color=color("ink"), size=9)
+    axes.set_xticks(range(len(columns)), names, color=color("ink"), size=10)
     axes.set_yticks([])
     axes.set_xlim(-0.45, len(columns) - 0.4)
     axes.set_ylim(-0.06, 1.2)
@@ -105,9 +112,8 @@ def draw_parallel(chart: Mapping[str, Any]) -> Chart | None:
     legend.set_zorder(5)
     best = next((line for line in lines if line["group"] == "best"), lines[0])
     described = ", ".join(f"{column['label']} {_text(value)}" for column, value in zip(columns, best["values"], strict=True))
-    return render_chart(
-        figure, chart["name"], chart["title"], f"{chart['title']}: {len(lines)} trials; the best has {described}."
-    )
+    alt = f"{chart['title']}: {len(lines)} trials; the best has {described}."
+    return replace(render_chart(figure, chart["name"], chart["title"], alt), wide=True)
 
 
 def _position(column: Mapping[str, Any], value: Any) -> float:

@@ -20,7 +20,7 @@ QUANTITIES: Final = {
 """Title and axis label of each chart by the column of ``results.csv``."""
 
 _COLORS: Final = ("s1", "s2", "s3", "s4", "s5", "s6")
-_DASHES: Final = ((), (3.0, 1.5), (1.0, 1.0), (4.0, 1.2, 1.0, 1.2))
+_DASHES: Final = ((), (3.0, 1.5))
 _STYLES: Final = [(color, dash) for dash, color in product(_DASHES, _COLORS)]
 _LINE_WIDTH: Final = 2.0
 MAX_CURVES: Final = len(_STYLES)
@@ -71,14 +71,14 @@ def curve_chart(curves: Sequence[Curve], key: str) -> Chart | None:
     if not lines:
         return None
     title, axis = QUANTITIES[key]
-    figure, axes = new_axes(4.2, 3.2, "epoch", axis)
+    figure, axes = new_axes(5.2, 3.4, "epoch", axis)
     for curve, points in lines:
         line_color, pattern = COLORS[curve.color][0], (0, curve.dash) if curve.dash else "-"
         axes.plot(*zip(*points, strict=True), color=line_color, lw=_LINE_WIDTH, ls=pattern)
         best = [point for point in points if point[0] == curve.best_epoch]
         axes.plot([x for x, _ in best], [y for _, y in best], "o", color=line_color, ms=6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
-    figure.subplots_adjust(0.225, 0.16, 0.98, 0.97)
+    figure.subplots_adjust(0.185, 0.155, 0.98, 0.97)
     description = "; ".join(
         f"{curve.label} from {points[0][1]:.3f} to {points[-1][1]:.3f} in {len(points)} epochs" for curve, points in lines
     )

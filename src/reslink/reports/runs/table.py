@@ -1,26 +1,34 @@
-"""The table of the runs below a folder: data, network, state, epochs, and metrics with intervals."""
+"""The table of the runs below a folder: data, network, origin, state, epochs, and metrics with intervals."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from reslink.bundles.record import BUNDLE_JSON
 from reslink.errors import InputError, ReslinkError, UsageError, check_choice
 from reslink.files import is_locked
+from reslink.printable_names import escape_name
+from reslink.reports.formatting import format_count
 from reslink.reports.run.run_folder import case_noun, read_csv_rows, read_epochs, read_file, read_lines
 from reslink.settings_text import parse_json, parse_yaml
 from reslink.training.run_folder import (
     BUNDLE,
     CHECKPOINTS,
+    CONDITIONS,
     CONFIG,
     FINISHED,
+    INIT,
     LOSS_NOT_FINITE,
     METRICS,
     RESULTS,
     SPLITS,
     TRACKING,
+    TRIAL_LOCKS,
 )
 
 Row = dict[str, Any]
@@ -42,10 +50,13 @@ def read_runs(folder: Path) -> tuple[list[Row], dict[str, str]]:
         folder: The folder; it may be a run itself.
 
     Returns:
-        The rows of the table ordered by name, and the error of each folder that could not be read, by name. A row has the
-        columns of ``COLUMNS`` and ``planned_epochs``, ``leakage``. ``run`` is the path relative to the folder. ``accuracy`` and
-        ``auroc`` are those of the test split (``estimate, ci_low, ci_high, method, n``), once the run is evaluated. An unknown
-        value is None. With ``case``: ``series``, ``images`` and ``n_test`` count series.
+        The rows of the table ordered by name (in an experiment by condition), and the errors by folder. A row has the
+        columns of ``COLUMNS`` and ``planned_epochs``, ``leakage``. ``run`` is the path relative to the folder. ``experiment``
+        is the folder of its experiment below the folder, ``conditions`` its conditions there (such as ``fold 2``), ``fold`` the
+        setting ``data.fold`` if there are folds, ``parent`` the network that it was fine-tuned from, ``frozen`` its frozen
+        modules, and ``labels`` the labels if there are several at once. ``accuracy`` and ``auroc`` are those of the test split
+        (``estimate, ci_low, ci_high, method, n``), once the run is evaluated; with ``labels`` they are means over them. An
+        unknown value is None. With ``case``: ``series``, ``images`` and ``n_test`` count series.
 
     Raises:
         UsageError: If there is no such folder, or no run below it.
@@ -66,7 +77,7 @@ def read_runs(folder: Path) -> tuple[list[Row], dict[str, str]]:
             f"A run is a folder with {CONFIG} and {METRICS}, as reslink train writes it",
             "Give the folder that holds your runs, or train one with: reslink train DATA --out RUN",
         )
-    return sorted(rows, key=lambda row: row["run"]), failed
+    return sorted(rows, key=_name_order), failed
 
 
 def check_column(column: str) -> None:
@@ -81,8 +92,17 @@ def check_column(column: str) -> None:
 def sort_rows(rows: Sequence[Row], column: str) -> list[Row]:
     """Returns the rows ordered by a column: metrics with the best first, other columns ascending, unknown values last."""
     known = [row for row in rows if _value(row, column) is not None]
-    ordered = sorted(known, key=lambda row: _value(row, column), reverse=column in _HIGHEST_FIRST)
+    order = _name_order if column == "run" else lambda row: _value(row, column)
+    ordered = sorted(known, key=order, reverse=column in _HIGHEST_FIRST)
     return [*ordered, *(row for row in rows if _value(row, column) is None)]
+
+
+def _name_order(row: Row) -> tuple[str, str]:
+    """Returns the key of the order by name. Runs of an experiment are ordered by condition, because their names are hashes."""
+    if not row["conditions"]:
+        return row["run"], ""
+    condition = re.sub(r"\d+", lambda number: number[0].zfill(9), row["conditions"][0])
+    return f"{Path(row['run']).parent}/", condition
 
 
 def _value(row: Row, column: str) -> Any:
@@ -151,6 +171,7 @@ def read_row(run: Path, name: str) -> Row:
             "data": data,
             "images": len(read_csv_rows(run / SPLITS)),
             "network": config["model"]["variant"],
+            **_origin(run, name, config),
             "seed": config["seed"],
             "epochs": len(read_epochs(run, lines)),
             "planned_epochs": config["trainer"]["epochs"],
@@ -166,6 +187,76 @@ def read_row(run: Path, name: str) -> Row:
             "The table needs the files of a run as reslink wrote them",
             "Restore the files, or train again",
         ) from error
+
+
+def _origin(run: Path, name: str, config: Row) -> Row:
+    """Returns what distinguishes a run from others of the same network: its experiment, fold, parent and labels."""
+    conditions = (read_file(run / CONDITIONS, parse_json) or {}).get("conditions")
+    data, init = config.get("data") or {}, read_file(run / INIT, parse_json) or {}
+    experiment = Path(name).parent.parent.as_posix() if (run.parent / TRIAL_LOCKS / run.name).is_dir() else "."
+    return {
+        "experiment": experiment if experiment != "." else None,
+        "conditions": conditions,
+        "fold": data.get("fold") if data.get("folds") else None,
+        "parent": init.get("parent"),
+        "frozen": init.get("freeze") or None,
+        "labels": data.get("labels"),
+    }
+
+
+def describe_run(row: Mapping[str, Any]) -> str:
+    """Returns what distinguishes a run in a few words, such as ``fold 2, from ct, 5 labels``; empty for a plain run."""
+    fold = [] if row["fold"] is None else [f"fold {row['fold']}"]
+    words = ["; ".join(row["conditions"])] if row["conditions"] else fold
+    if row["parent"]:
+        frozen = f" (frozen: {', '.join(row['frozen'])})" if row["frozen"] else ""
+        words.append(f"from {row['parent']}{frozen}")
+    if row["labels"]:
+        words.append(format_count(len(row["labels"]), "label"))
+    return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class FoldedRuns:
+    """The runs of an experiment, which the table shows as one line.
+
+    Attributes:
+        experiment: The folder of the experiment.
+        rows: Its runs.
+    """
+
+    experiment: str
+    rows: Sequence[Row]
+
+    @property
+    def states(self) -> str:
+        """How many runs are in each state, such as ``3 finished, 1 running``."""
+        return ", ".join(f"{n} {state}" for state, n in Counter(row["state"] for row in self.rows).items())
+
+    @property
+    def name(self) -> str:
+        """The folder, as a page shows it."""
+        return escape_name(self.experiment)
+
+    def common(self, column: str) -> Any:
+        """Returns the value of a column if it is the same in all runs; otherwise None."""
+        values = [row[column] for row in self.rows]
+        return values[0] if all(value == values[0] for value in values) else None
+
+
+def fold_experiments(rows: Sequence[Row]) -> tuple[list[Row], list[FoldedRuns]]:
+    """Folds the runs of each experiment below the folder into one line, because a search can have hundreds.
+
+    Args:
+        rows: The rows of the table.
+
+    Returns:
+        The other rows, and the experiments by name. An experiment with one run stays in the rows.
+    """
+    sizes = Counter(row["experiment"] for row in rows)
+    names = sorted(name for name, size in sizes.items() if name is not None and size > 1)
+    folded = [FoldedRuns(name, [row for row in rows if row["experiment"] == name]) for name in names]
+    return [row for row in rows if row["experiment"] not in names], folded
 
 
 def overlaps(rows: Sequence[Row]) -> list[tuple[str, str]]:
