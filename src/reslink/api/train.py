@@ -212,7 +212,7 @@ def run_training(
             evaluation = _evaluate_test_split(manifest, recipe, out, bundle, listener)
             report = run_report(out)
         if tracking is not None:
-            tracking.evaluation(evaluation)
+            tracking.evaluation(evaluation, result.best_epoch)
             tracking.gallery(out / "figures")
     except InputError as error:  # every test image is outside the scope of the bundle, for example
         run_report(out)
