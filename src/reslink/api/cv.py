@@ -47,7 +47,7 @@ def cv(
     """Cross-validates a recipe: trains one network per fold and seed, and makes an ensemble of all of them.
 
     Folds keep patients and near duplicates together. Each image is predicted by the network of its fold, which was not trained
-    on it. The ensemble in ``out/bundle`` averages the probabilities of all networks; its decision is fitted to the out-of-fold
+    on it. The ensemble in ``out/bundle`` averages the probabilities of all networks; it is calibrated with the out-of-fold
     predictions. The same call resumes after an interruption.
 
     Args:

@@ -103,7 +103,7 @@ def caution(y_prob: Floats, targets: NDArray[np.int64], class_names: Sequence[st
     if len(present) > 1:
         auroc = float(np.mean([roc_auc_score(targets == k, y_prob[:, k]) for k in present]))
         reasons += [f"have an AUROC of {auroc:.3f}"] if auroc < GOOD_AUROC else []
-    return f"these predictions {' and '.join(reasons)}, so many of them are errors of the network" if reasons else ""
+    return f"these predictions {' and '.join(reasons)}, so many of these labels can be correct" if reasons else ""
 
 
 def _probability(text: str | None) -> float | None:

@@ -140,7 +140,7 @@ def hold_out_table(answers: Answers, networks: Mapping[str, int]) -> tuple[Table
             if test is not None:
                 sentences.append(difference_sentence(f"On the hold-out, {TITLES[model]}", "a single network", metric, test))
         rows.append(row)
-    sentences[:0] = [f"On the hold-out, {size}, {row['title']}: {_headline_values(row)}." for row in rows]
+    sentences[:0] = [f"On the hold-out, {size}, {row['title']}: {_values(row, HEADLINE[:2])}." for row in rows]
     note = (
         f"{size} (patients, with near duplicates joined) that are in no fold. Difference: to a single network, the mean over "
         "the networks of the folds. The 95 % intervals hold for other patients and for other networks of the folds."
@@ -150,7 +150,7 @@ def hold_out_table(answers: Answers, networks: Mapping[str, int]) -> tuple[Table
 
 def headline(row: Row, n: int, groups: int) -> str:
     """Returns accuracy and AUROC of the pooled predictions, in a sentence."""
-    return f"Out of fold, {counted(n, 'image')} in {counted(groups, 'group')}: {_headline_values(row)}."
+    return f"Out of fold, {counted(n, 'image')} in {counted(groups, 'group')}: {_values(row, HEADLINE)}."
 
 
 def never_predicted(answers: Answers, labels: Labels) -> list[str]:
@@ -169,8 +169,8 @@ def never_predicted(answers: Answers, labels: Labels) -> list[str]:
     return sentences
 
 
-def _headline_values(row: Row) -> str:
-    return ", ".join(f"{METRIC_NAMES[metric]} {_text(row[metric])}" for metric in HEADLINE)
+def _values(row: Row, metrics: Sequence[str]) -> str:
+    return ", ".join(f"{METRIC_NAMES[metric]} {_text(row[metric])}" for metric in metrics)
 
 
 def _text(values: Mapping[str, Any]) -> str:
