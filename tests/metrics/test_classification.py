@@ -130,7 +130,7 @@ def test_few_positive_groups_among_many_give_no_interval(rng):
     y_true, y_prob, y_pred = cohort(rng, n=90)
     y_true = np.r_[np.ones(5, int), np.zeros(85, int)]
     metrics, _ = classification_metrics(y_true, y_prob, y_pred, [str(i) for i in range(90)], ["a", "b"])
-    assert metrics["auroc"].method.startswith("no interval: only 5 groups")
+    assert metrics["auroc"].method.startswith("no interval: only 5 groups of class 'b'; with fewer than 10 groups")
     assert metrics["sensitivity"].method.startswith("Wilson")
 
 

@@ -359,7 +359,8 @@ def _add_probes(result: Audit, rows: Ints, targets: Ints, progress: Progress, se
         label: One of several labels at once; None for the class.
     """
     items, groups = [result.items[i] for i in rows], [result.near_duplicates.groups[i] for i in rows]
-    for probe in run_probes(items, targets, groups, len(result.class_names) if label is None else 2, seed):
+    num_classes = len(result.class_names) if label is None else 2
+    for probe in run_probes(items, targets, groups, num_classes, seed, equal_shares=label is not None):  # most labels are rare
         if isinstance(probe, ProbeResult):
             result.probes.append(replace(probe, rows=rows[probe.rows], label=label))
         else:

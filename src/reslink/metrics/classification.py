@@ -237,10 +237,19 @@ class MetricView:
         }
         return denominators.get(name, np.ones_like(self.in_class))
 
-    def min_groups(self, name: str) -> int:
-        """Returns the smallest number of groups behind a metric: in its denominator, or in each class that it needs."""
-        needed = [self.in_class, ~self.in_class] if name in BOTH_CLASSES else [self.denominator(name)]
-        return min(self.bootstrap.count_groups(column) for block in needed for column in block.T)
+    def fewest_groups(self, name: str) -> tuple[int, str]:
+        """Returns the smallest number of groups in the denominator of a metric or in each class, and their kind in words."""
+        inside, outside = "of class {!r}", "of other classes than {!r}"
+        kinds = {"sensitivity": inside, "specificity": outside, "ppv": "predicted as {!r}", "npv": "not predicted as {!r}"}
+        blocks = [(self.denominator(name), kinds.get(name, ""))]
+        if name in BOTH_CLASSES:
+            blocks = [(self.in_class, inside), (~self.in_class, outside)]
+        counts = [
+            (self.bootstrap.count_groups(column), kind.format(label))
+            for block, kind in blocks
+            for column, label in zip(block.T, self.names, strict=True)
+        ]
+        return min(counts, key=lambda count: count[0])
 
     def why_undefined(self, name: str) -> str:
         """Returns the reason why a metric is undefined."""
@@ -278,9 +287,10 @@ def metric_estimate(name: str, view: MetricView, drawn: BootstrapDraws) -> Estim
         )
         if binomial is not None:
             return binomial
-    if (min_groups := view.min_groups(name)) < MIN_GROUPS:
-        return without_interval(point, too_few_groups(min_groups), n)
-    return bootstrap_interval(point, drawn, n, bootstrap.n_groups, biased=name == "ece", effective_groups=min_groups)
+    fewest, kind = view.fewest_groups(name)
+    if fewest < MIN_GROUPS:
+        return without_interval(point, too_few_groups(fewest, kind), n)
+    return bootstrap_interval(point, drawn, n, bootstrap.n_groups, biased=name == "ece", effective_groups=fewest)
 
 
 def _check_arrays(y_true: ArrayLike, y_prob: ArrayLike, y_pred: ArrayLike) -> tuple[Ints, Floats, Ints]:

@@ -167,7 +167,7 @@ def _difference(name: str, views: Sequence[MetricView], drawn: BootstrapDraws, n
     first, second = (view.points[name] for view in views)
     if first is None or second is None:
         return undefined(next(view for view in views if view.points[name] is None).why_undefined(name), n)
-    min_groups = min(view.min_groups(name) for view in views)
+    min_groups = min(view.fewest_groups(name)[0] for view in views)
     if min_groups < MIN_GROUPS:
         return without_interval(first - second, too_few_groups(min_groups), n)
     span = 2.0 if name == "mcc" else 1.0

@@ -295,7 +295,7 @@ def mean_interval(
     return bootstrap_interval(mean, drawn["mean"], n, bootstrap.n_groups)
 
 
-def too_few_groups(n_groups: int) -> str:
-    """Returns the reason for a missing interval: too few groups."""
+def too_few_groups(n_groups: int, kind: str = "") -> str:
+    """Returns the reason for a missing interval: too few groups, of all cases or of a kind, such as ``of class 'Tumor'``."""
     groups = "1 group" if n_groups == 1 else f"{n_groups} groups"
-    return f"only {groups}; with fewer than {MIN_GROUPS} groups a bootstrap interval is too narrow"
+    return f"only {groups}{kind and ' '}{kind}; with fewer than {MIN_GROUPS} groups a bootstrap interval is too narrow"

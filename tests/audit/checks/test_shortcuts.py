@@ -67,6 +67,20 @@ def test_a_scanner_shortcut_fails_its_check(scanner: dict[str, ProbeResult]) -> 
     assert result.top_features == ("ManufacturerModelName",)
 
 
+def test_a_shortcut_to_a_rare_class_is_found_with_equal_shares(few_trees: None) -> None:
+    rng = np.random.default_rng(0)
+    targets = (np.arange(240) % 20 == 0).astype(np.int64)
+    scanners = np.where(rng.random(240) < np.where(targets, 0.9, 0.1), 1, 0)
+    items = [case(rng, {"ManufacturerModelName": f"model {s}"}) for s in scanners]
+    groups = [str(i) for i in range(240)]
+    metadata, outside = list(run_probes(items, targets, groups, 2, equal_shares=True))[:2]
+    assert isinstance(metadata, ProbeResult)
+    assert isinstance(outside, ProbeResult)
+    assert metadata.balanced_accuracy.estimate == pytest.approx(0.9, abs=0.07)
+    assert not outside.above_chance
+    np.testing.assert_allclose(metadata.y_prob.sum(axis=1), 1)
+
+
 def test_uninformative_inputs_fail_no_check(scanner: dict[str, ProbeResult]) -> None:
     result = scanner["outside_head"]
     assert result.is_check

@@ -10,6 +10,7 @@ import pytest
 from reslink.datasets.manifest import Manifest
 from reslink.errors import CheckFailedError, UsageError
 from reslink.experiments.epochs import epochs
+from reslink.experiments.runner.comparison import Comparison
 from reslink.experiments.runner.experiment import Experiment
 
 MakeExperiment = Callable[..., Experiment]
@@ -35,3 +36,22 @@ def test_a_random_split_with_leakage_raises(toy_patients: Manifest, make_experim
 def test_repeated_seeds_raise(toy_patients: Manifest, make_experiment: MakeExperiment) -> None:
     with pytest.raises(UsageError, match="different numbers"):
         make_experiment(toy_patients, seeds=(1, 1))
+
+
+def test_images_that_a_model_refuses_are_trained_on_but_in_no_evaluation(
+    toy_patients: Manifest, make_experiment: MakeExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make_experiment(toy_patients, out=tmp_path)
+    stated = list(experiment.cache.case_stated)
+    splits = experiment.split(experiment.make_recipe(0))
+    excluded = [splits.index("test"), splits.index("validation"), splits.index("train")]
+    for row in excluded:
+        stated[row] = stated[row]._replace(excluded="a localizer")
+    monkeypatch.setattr("reslink.datasets.cache.pixel_cache.PixelCache.case_stated", stated)
+    experiment = make_experiment(toy_patients, out=tmp_path)
+    names = [experiment.cache.manifest.cases[row].name for row in excluded]
+    assert experiment.refused == dict.fromkeys(sorted(names), "a localizer")
+    expected = list(splits)
+    expected[excluded[0]] = expected[excluded[1]] = "unused"
+    assert list(experiment.split(experiment.make_recipe(0))) == expected
+    assert Comparison(experiment, [], {}).facts()["Images that a model refuses, in no evaluation"] == 3

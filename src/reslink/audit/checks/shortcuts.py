@@ -44,7 +44,7 @@ class ProbeResult:
         p_holm: The p-value after Holm's correction over all probes.
         top_features: The most important features, most important first.
         rows: (m,) indices of the cases that the probe could use.
-        y_prob: (m, K) out-of-fold probabilities.
+        y_prob: (m, K) out-of-fold probabilities, with ``equal_shares`` as if the classes were equally frequent.
         label: The label that the probe predicts, of several labels at once: absent (0) or present (1); None for the class.
     """
 
@@ -107,6 +107,7 @@ class _Cases:
         groups: (m,) group names.
         num_classes: K.
         seed: Seed of folds, forests and bootstrap.
+        equal_shares: See :func:`run_probes`.
     """
 
     rows: Ints
@@ -114,15 +115,23 @@ class _Cases:
     groups: NDArray[np.str_]
     num_classes: int
     seed: int
+    equal_shares: bool = False
 
 
 def run_probes(
-    items: Sequence[FileFeatures], targets: Ints, groups: Sequence[str], num_classes: int, seed: int = 0
+    items: Sequence[FileFeatures],
+    targets: Ints,
+    groups: Sequence[str],
+    num_classes: int,
+    seed: int = 0,
+    *,
+    equal_shares: bool = False,
 ) -> Iterator[ProbeResult | tuple[ProbeName, str]]:
     """Runs the four probes, one after the other.
 
-    Each probe is a random forest (Breiman 2001) with balanced class weights. It is evaluated out of fold with
-    ``StratifiedGroupKFold`` over the groups, so that no patient and no group of near duplicates is split between folds.
+    Each probe is a random forest (Breiman 2001), with balanced class weights unless ``equal_shares`` is set. It is evaluated
+    out of fold with ``StratifiedGroupKFold`` over the groups, so that no patient and no group of near duplicates is split
+    between folds.
 
     Args:
         items: The features of each case.
@@ -130,6 +139,8 @@ def run_probes(
         groups: The group of each case: patient, near duplicates, or both combined.
         num_classes: K.
         seed: Seed of folds, forests and bootstrap.
+        equal_shares: Divide the probability of each class by its share instead of weighting the cases. A forest with weights
+            hardly ever predicts a rare class from continuous features, and misses shortcuts to it.
 
     Yields:
         The result of each probe, or its name and the reason why it could not run. Holm's correction is not applied yet, see
@@ -139,7 +150,7 @@ def run_probes(
     for probe, probe_features in _PROBE_FEATURES.items():
         usable = [i for i, item in enumerate(items) if probe != "outside_head" or item.outside_head is not None]
         rows = np.array(usable, np.int64)
-        cases = _Cases(rows, targets[rows], names[rows], num_classes, seed)
+        cases = _Cases(rows, targets[rows], names[rows], num_classes, seed, equal_shares)
         reason = _skip_reason(cases)
         if reason:
             yield probe, reason
@@ -170,8 +181,9 @@ def _skip_reason(cases: _Cases) -> str:
 
 def _run_probe(probe: ProbeName, features: Any, feature_names: Sequence[str], cases: _Cases) -> ProbeResult:
     def forest() -> RandomForestClassifier:
+        weight = None if cases.equal_shares else "balanced_subsample"
         return RandomForestClassifier(
-            TREES, min_samples_leaf=2, max_features="sqrt", class_weight="balanced_subsample", random_state=cases.seed
+            TREES, min_samples_leaf=2, max_features="sqrt", class_weight=weight, random_state=cases.seed
         )
 
     num_classes, chance = cases.num_classes, 1 / cases.num_classes
@@ -180,6 +192,9 @@ def _run_probe(probe: ProbeName, features: Any, feature_names: Sequence[str], ca
         estimate = Estimate(chance, chance, chance, "every image has the same features", len(cases.rows))
         return ProbeResult(probe, estimate, chance, 1.0, (), cases.rows, uniform)
     y_prob = out_of_fold_probabilities(features, cases.targets, cases.groups, num_classes, forest, cases.seed)
+    if cases.equal_shares:
+        weighted = y_prob / np.bincount(cases.targets, minlength=num_classes)
+        y_prob = weighted / weighted.sum(axis=1, keepdims=True)
     limit = chance + MARGIN if probe in CHECKED_PROBES else chance
     estimate, p_value = balanced_accuracy(cases.targets, y_prob.argmax(axis=1), cases.groups, num_classes, limit, cases.seed)
     top_features = _top_features(forest().fit(features, cases.targets), feature_names)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.scope import Scope
 from reslink.datasets.cache.pixel_cache import PixelCache
+from reslink.datasets.case import UNUSED
 from reslink.datasets.grouping import group_cases
 from reslink.datasets.label_conflicts import check_label_conflicts, describe_conflicts, label_conflicts
 from reslink.datasets.leakage import check_group_leakage, seen_by_ancestors, without_seen
@@ -130,15 +132,14 @@ class Experiment:
     def split(self, recipe: Recipe, groups: Sequence[str] | None = None, *, use_given: bool = True) -> tuple[str, ...]:
         """Returns the split of each readable case, computed as ``reslink train`` does.
 
-        With ``init.parent`` in the recipe, validation and test images that an ancestor was trained on are ``unused``, in runs
-        from scratch too, and whatever ``data.allow_leakage`` is.
+        See :meth:`usable` for the images that are in no evaluation.
 
         Args:
             recipe: Its section ``data`` and its seed are used.
             groups: The groups that stay together; None takes those of the recipe.
             use_given: Whether a split in the data is used.
         """
-        return self.without_seen(self._assign(recipe, groups, use_given=use_given))
+        return self.usable(self._assign(recipe, groups, use_given=use_given))
 
     def _assign(self, recipe: Recipe, groups: Sequence[str] | None = None, *, use_given: bool = True) -> list[str]:
         manifest = self.cache.manifest
@@ -146,8 +147,32 @@ class Experiment:
             manifest = replace(manifest, cases=tuple(replace(case, split=None) for case in manifest.cases))
         return assign_splits(manifest, groups or self.split_groups, recipe)
 
-    def without_seen(self, splits: Sequence[str]) -> tuple[str, ...]:
-        """Returns splits in which validation, test and hold-out images that an ancestor was trained on are ``unused``."""
+    def usable(self, splits: Sequence[str]) -> tuple[str, ...]:
+        """Returns splits in which the validation, test and hold-out images that cannot be evaluated are ``unused``.
+
+        These are the images that a model of this data refuses and, with ``init.parent`` in the recipe, those that an ancestor
+        was trained on, in runs from scratch too, and whatever ``data.allow_leakage`` is.
+        """
+        return self._without_seen(self._without_refused(splits))
+
+    @cached_property
+    def refused(self) -> dict[str, str]:
+        """Why a model that is trained on this data refuses a case, by case name: what its file states is out of scope."""
+        stated = self.cache.case_stated
+        scope = Scope.of_training(stated, None)
+        reasons = zip(self.cache.manifest.cases, map(scope.refusal, stated), strict=True)
+        refused = {case.name: reason for case, reason in reasons if reason is not None}
+        for name, reason in refused.items():
+            self.progress.message(f"{name} is in no evaluation, because a model refuses it: {reason}.")
+        return refused
+
+    def _without_refused(self, splits: Sequence[str]) -> list[str]:
+        names = [case.name for case in self.cache.manifest.cases]
+        return [
+            UNUSED if name in self.refused and split != "train" else split for name, split in zip(names, splits, strict=True)
+        ]
+
+    def _without_seen(self, splits: Sequence[str]) -> tuple[str, ...]:
         if self.parent is None:
             return tuple(splits)
         cache = self.cache
@@ -156,8 +181,8 @@ class Experiment:
 
     def count_seen(self, seed: int) -> int:
         """Returns the number of validation and test images of a seed that an ancestor was trained on."""
-        assigned = self._assign(self.make_recipe(seed))
-        return sum(a != b for a, b in zip(assigned, self.without_seen(assigned), strict=True))
+        assigned = self._without_refused(self._assign(self.make_recipe(seed)))
+        return sum(a != b for a, b in zip(assigned, self._without_seen(assigned), strict=True))
 
     @cached_property
     def parent(self) -> Bundle | None:
@@ -177,7 +202,7 @@ class Experiment:
             splits = self._assign(recipe)
             if not recipe.data.allow_leakage:
                 check_group_leakage(self.cache.manifest, self.data.groups, splits)
-            self._splits[seed] = self.without_seen(splits)
+            self._splits[seed] = self.usable(splits)
         return Trial(condition, seed, recipe, self._splits[seed], **options)
 
     @cached_property

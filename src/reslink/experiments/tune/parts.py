@@ -70,8 +70,8 @@ def make_parts(experiment: Experiment, folds: int, holdout: float) -> Parts:
             check_group_leakage(experiment.cache.manifest, experiment.data.groups, assigned)
     parts = Parts(
         settings=tuple(_fold_settings(folds, fold, 0.0 if given else holdout) for fold in range(folds)),
-        folds=tuple(experiment.without_seen(assigned) for assigned in by_fold),
-        final=experiment.without_seen(final),
+        folds=tuple(experiment.usable(assigned) for assigned in by_fold),
+        final=experiment.usable(final),
         given=given,
     )
     _check_classes(experiment, parts)

@@ -231,9 +231,12 @@ def _facts(setup: Setup, outcome: Outcome) -> dict[str, Any]:
 
 def _left_out(setup: Setup) -> list[str]:
     """Returns the images that are in no part."""
-    failed, seen = setup.experiment.cache.failed, setup.parts.count(UNUSED)
-    unreadable = f"{counted(len(failed), 'image')} could not be read: {listed(failed)}."
-    sentences = [unreadable] if failed else []
+    failed, refused = setup.experiment.cache.failed, setup.experiment.refused
+    unused = zip(setup.experiment.cache.manifest.cases, setup.parts.final, strict=True)
+    seen = sum(split == UNUSED and case.name not in refused for case, split in unused)
+    sentences = [f"{counted(len(failed), 'image')} could not be read: {listed(failed)}."] if failed else []
+    if refused:
+        sentences.append(f"{counted(len(refused), 'image')} in no evaluation, because a model refuses them: {listed(refused)}.")
     if seen:
         text = (
             f"{counted(seen, 'image')} left out of validation and hold-out: an ancestor was trained on them, or their patients."
