@@ -275,11 +275,7 @@ class Labels:
             UsageError: If the labels are not exclusive.
         """
         if not self.exclusive:
-            raise UsageError(
-                f"{what} is not possible with several labels at once ({', '.join(self.names)})",
-                f"{what} needs models and data with one class per image",
-                next_step,
-            )
+            raise several_labels_refused(what, self.names, next_step)
 
     @property
     def positive(self) -> str | None:
@@ -300,3 +296,18 @@ class Labels:
                 f"The classes are {', '.join(self.names)}",
                 suggest(name, self.names),
             ) from None
+
+
+def several_labels_refused(what: str, names: Iterable[str], next_step: str) -> UsageError:
+    """Returns the error for labels that can hold at once where only one class per image is supported.
+
+    Args:
+        what: What does not support them, such as ``reslink compare``.
+        names: The labels.
+        next_step: What the user should do instead.
+    """
+    return UsageError(
+        f"{what} is not possible with several labels at once ({', '.join(names)})",
+        f"{what} needs models and data with one class per image",
+        next_step,
+    )

@@ -43,11 +43,19 @@ def test_folds_are_those_of_the_option_the_settings_or_the_recipe(experiments: l
     assert experiments[-1][0].seeds == (5,)
 
 
+def test_seeds_count_from_the_seed_of_the_option_or_the_recipe(experiments: list[Any], heads: Path, tmp_path: Path) -> None:
+    for options in ({"seed": 4, "seeds": 2}, {"settings": ["seed=7"]}, {"settings": ["seed=7"], "seed": 1}):
+        reslink.cv(heads, tmp_path / "cv", **options)  # type: ignore[arg-type]
+    assert [experiment.seeds for experiment, _ in experiments] == [(4, 5), (7,), (1,)]
+
+
 def test_bad_options_are_usage_errors(heads: Path, tmp_path: Path) -> None:
     for options, message in (
         ({"folds": 2}, "data.folds"),
         ({"holdout": 0.9}, r"The hold-out is 0\.9.*holdout='0\.15'"),
         ({"seeds": 0}, "The seeds are"),
+        ({"seeds": [1, 2], "seed": 3}, r"The seed 3 and the seeds \[1, 2\] were both given"),
+        ({"settings": ["data.labels=[subdural]"]}, r"reslink cv is not possible .* \(subdural\).*label=subdural"),
         ({"settings": {"data.fold": 9}}, "fold is 9"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -38,8 +38,10 @@ def test_an_output_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_the_parts_reach_the_search(toy_patients: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr("reslink.experiments.tune.tune.tune", lambda *arguments: seen.extend(arguments) or {"done": True})
-    settings = {"seed": 3, "optimizer.name": "adamw"}
-    result = reslink.tune(toy_patients, tmp_path / "out", minutes=5, preset="good", settings=settings, jobs=2, holdout=0.3)
+    settings = {"seed": 2, "optimizer.name": "adamw"}
+    result = reslink.tune(
+        toy_patients, tmp_path / "out", minutes=5, preset="good", settings=settings, seed=3, jobs=2, holdout=0.3
+    )
     experiment, options = seen
     assert result == {"done": True}
     assert (experiment.seeds, experiment.jobs, experiment.recipe.optimizer.name) == ((3,), 2, "adamw")

@@ -53,7 +53,8 @@ def test_a_bundle_of_other_weights_inside_a_run_is_not_taken(bundle, saved, netw
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("nowhere", "nowhere does not exist"),
+        ("nowhere", "nowhere does not exist.*Check the path"),
+        ("bundle/bundle", r"bundle/bundle does not exist.*Did you mean .*[^/]/bundle\?"),
         ("bundle/bundle.json", r"is a file.*Give the folder instead: .*bundle\."),
         ("empty", "holds no bundle.json.*Give a folder that reslink train wrote"),
         ("above", "holds no bundle.json.*Did you mean .*above/first"),

@@ -35,25 +35,35 @@ def test_a_summary_for_people_lists_findings_and_paths(capsys: pytest.CaptureFix
         "report": "run/report.html",
         "n_refused": 1,
         "refused": {"a.dcm": "the file is CT"},
-        "left_out": [],
+        "left_out": {},
         "leakage": None,
     }
     print_run_summary(Console(), summary, json=False)
     said = capsys.readouterr().err.splitlines()
     assert said.pop(0) == "Warning: 1 image refused and not counted: the file is CT."
-    assert said[:3] == ["Warning: A gap. Mind it. (gap, epoch 1)", "bundle: run/bundle", "report: run/report.html"]
+    warned = "Warning: 1 finding of the diagnostics, explained in the report: gap (epoch 1)."
+    assert said[:3] == [warned, "bundle: run/bundle", "report: run/report.html"]
     assert said[3].startswith("Research use only")
+    print_run_summary(Console(quiet=True), summary, json=False)
+    assert "Warning: A gap. Mind it. (gap, epoch 1)" in capsys.readouterr().err
 
 
 def test_a_summary_with_unreadable_files_lists_them_and_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     finding = {"code": "files-left-out", "message": "1 of 9 files", "advice": "Mend it", "epoch": 0}
-    summary = {"metrics": {}, "n_test": 0, "findings": [finding], "left_out": ["a/b.png"], "leakage": None, "refused": {}}
+    summary = {
+        "metrics": {},
+        "n_test": 0,
+        "findings": [finding],
+        "left_out": {"a/b.png": "It is empty."},
+        "leakage": None,
+        "refused": {},
+    }
     with pytest.raises(typer.Exit) as ended:
         print_run_summary(Console(), summary, json=True)
     out = capsys.readouterr()
     assert ended.value.exit_code == 1
     assert json.loads(out.out) == summary
-    assert out.err.splitlines() == ["Warning: a/b.png could not be read and was skipped."]
+    assert out.err.splitlines() == ["Warning: a/b.png is skipped: It is empty."]
 
 
 def test_refused_images_are_counted_by_reason(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from reslink.datasets.case import SPLITS, Case, Split
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.splits import assign_folds, assign_splits
+from reslink.datasets.splits import assign_folds, assign_folds_and_holdout, assign_splits
 from reslink.errors import CheckFailedError, UsageError
 from reslink.labels import Labels
 
@@ -142,6 +142,16 @@ def test_too_few_groups_names_the_class() -> None:
         UsageError, match=r"class 'c1' has 2 independent groups .* [Ff]or train, validation and test .* at least 3"
     ):
         assign_splits(data_set([0] * 10 + [1] * 10), [*map(str, range(10)), *"ababababab"])
+
+
+def test_too_many_folds_say_how_many_the_rarest_class_allows() -> None:
+    cases, groups = data_set([0] * 9 + [1] * 5), [str(i) for i in range(14)]
+    with pytest.raises(UsageError, match=r"class 'c0' has 9 .* Use at most 5 folds\. Or add cases of 'c0'"):
+        assign_folds(cases, groups, 10)
+    with pytest.raises(UsageError, match=r"class 'c1' has 5 .* Use at most 4 folds\. Or add cases of 'c1'"):
+        assign_folds_and_holdout(cases, groups, 5, 0.2)
+    with pytest.raises(UsageError, match=r"near duplicates of an image, count as one group\. Add cases of 'c1'"):
+        assign_folds(data_set([0] * 9 + [1] * 2), groups[:11], 3)
 
 
 def test_groups_of_another_manifest() -> None:

@@ -100,7 +100,7 @@ def test_training_skips_an_unreadable_image_and_reports_it(classes: Path, tmp_pa
     result = train(classes, "--out", tmp_path / "run", "--epochs", "1", "--set", "data.group_by=none", "--allow-leakage")
     assert result.exit_code == 1, result.stderr
     assert "Healthy/bad.png is left out" in result.stderr
-    assert "Healthy/bad.png could not be read and was skipped" in result.stderr
+    assert "Warning: Healthy/bad.png is skipped: " in result.stderr
     page = (tmp_path / "run" / "report.html").read_text()
     assert re.search(r"1 of \d+ files could not be read and were left out: Healthy/bad.png", page)
     assert "bad.png" not in (tmp_path / "run" / "splits.csv").read_text()

@@ -69,7 +69,7 @@ def test_a_bundle_of_series_is_trained_and_evaluated_by_case(run):
     assert (bundle.case, bundle.architecture["case"]) == ("series", "series")
     assert bundle.onnx_model is not None
     assert summary["n_test"] == len(rows_of(run / "run" / "predictions.csv")) > 1
-    assert [len({row["split"] for row in rows_of(run / "run" / "splits.csv")}), summary["left_out"]] == [3, []]
+    assert [len({row["split"] for row in rows_of(run / "run" / "splits.csv")}), summary["left_out"]] == [3, {}]
     gallery = json.loads((run / "run" / "figures" / "gallery.json").read_text())
     assert {(run / "run" / "figures" / case["file"]).is_file() for case in gallery} == {True}
 

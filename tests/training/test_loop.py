@@ -210,6 +210,8 @@ def test_resume_without_a_run_starts_one_and_with_a_finished_one_does_nothing(
     assert listener.messages == [f"The run in {tmp_path / 'run'} is finished; there is nothing left to do."]
     with pytest.raises(UsageError, match=r"finished run.*had another recipe: seed was 0, is 1"):
         train(toy, recipe("trainer.epochs=1", "seed=1"), tmp_path / "run", cache=cache, resume=True)
+    with pytest.raises(UsageError, match=r"another recipe: seed was 0, is 1\. --resume"):  # more epochs alone are allowed
+        train(toy, recipe("trainer.epochs=2", "seed=1"), tmp_path / "run", cache=cache, resume=True)
 
 
 def test_a_folder_with_a_run_needs_resume_or_overwrite(

@@ -22,6 +22,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.errors import TrainingError, UsageError
 from reslink.files import sha256
 from reslink.networks.area_attention import record_attention_weights
+from reslink.settings_text import read_json
 from reslink.training import losses, validation
 from reslink.training.data import open_training_data
 from reslink.training.monitoring.progress import SilentProgress
@@ -260,6 +261,8 @@ def test_unreadable_images_are_named_and_left_out(recipe: Make, toy: Manifest, t
     result = train(Manifest.open(data), recipe("trainer.epochs=1"), tmp_path / "run", progress=listener)
     assert listener.messages[0].startswith("Tumor/000.png is left out: ")
     assert len((result.folder / "splits.csv").read_text().splitlines()) == 48
+    reason = read_json(result.folder / "checkpoints" / "finished.json")["left_out"]["Tumor/000.png"]
+    assert listener.messages[0] == f"Tumor/000.png is left out: {reason}"
     for path in (data / "Tumor").iterdir():
         path.write_bytes(b"no image")
     with pytest.raises(UsageError, match=r"0 cases of the class 'Tumor' could be read, and 24 could not"):

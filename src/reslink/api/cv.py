@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reslink.api.data_argument import Columns, Data, check_holdout, open_manifest
 from reslink.api.onnx_model import add_onnx_model
 from reslink.api.progress import ShowProgress, resolve_progress
+from reslink.errors import UsageError
 from reslink.files import check_folder_path, lock_folder
 from reslink.networks.entry_points import as_builder
 
@@ -31,6 +32,7 @@ def cv(
     unit: str | None = None,
     folds: int | None = None,
     seeds: int | Sequence[int] = 1,
+    seed: int | None = None,
     holdout: float | None = None,
     distill: bool = False,
     recipe: str | Path | None = None,
@@ -45,7 +47,7 @@ def cv(
     """Cross-validates a recipe: trains one network per fold and seed, and makes an ensemble of all of them.
 
     Folds keep patients and near duplicates together. Each image is predicted by the network of its fold, which was not trained
-    on it. The ensemble in ``out/bundle`` averages the probabilities of all networks; its decision is fitted to the out-of-fold
+    on it. The ensemble in ``out/bundle`` averages the probabilities of all networks; it is calibrated with the out-of-fold
     predictions. The same call resumes after an interruption.
 
     Args:
@@ -57,6 +59,7 @@ def cv(
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
         folds: Number of folds, at least 3; None for that of the recipe, or 5.
         seeds: Number of seeds, or the seeds; each fold is trained once with each seed.
+        seed: The first seed, if ``seeds`` is a number; None for that of the recipe. The folds are drawn with the first seed.
         holdout: Share of a hold-out that is in no fold, up to 0.5, on which the ensemble is evaluated; None for that of the
             recipe, or no hold-out.
         distill: Also train a single network on labels and out-of-fold probabilities, into ``out/distilled``.
@@ -93,9 +96,14 @@ def cv(
         "data.holdout": holdout,
         "trainer.epochs": epochs,
         "data.allow_conflicts": allow_conflicts or None,
+        "seed": seed,
     }
     loaded = _load_recipe(recipe, settings, network, init, options)
-    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if seed is not None and not isinstance(seeds, int):
+        raise UsageError(
+            f"The seed {seed} and the seeds {list(seeds)} were both given", "seeds is a number, or a list", "Remove seed"
+        )
+    numbers = tuple(range(loaded.seed, loaded.seed + seeds)) if isinstance(seeds, int) else tuple(seeds)
     manifest = open_manifest(data, class_order=loaded.data.class_order, columns=columns, root=root, unit=unit)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
     from reslink.bundles.bundle import Bundle

@@ -100,8 +100,9 @@ def train(
     Returns:
         The paths of the run, bundle and report, the metrics of the test split (of several labels at once their means, and under
         ``by_label`` counts and metrics of each), its refused images (``n_refused``, and under
-        ``refused`` why, by case name), the findings during training, the unreadable files, and under ``tracking`` the number of
-        records that each tracker lost. Empty in all but the first process of a distributed training.
+        ``refused`` why, by case name), the findings during training, under ``left_out`` the error of each file
+        that could not be read, and under ``tracking`` the number of records that each tracker lost. Empty in all but the first
+        process of a distributed training.
 
     Raises:
         UsageError: If a setting or tracker is invalid, the package of a tracker is missing, the data set does not match the
@@ -183,6 +184,7 @@ def run_training(
     )  # cuBLAS reads it when CUDA starts; without it, it is not deterministic
     from reslink.bundles.bundle import Bundle
     from reslink.reports.run.page import run_report
+    from reslink.training.monitoring.diagnostics import FINDINGS_AFTER_TRAINING
     from reslink.training.trainer import train as train_network
 
     listener, recipe = resolve_progress(progress), recipe.with_code()
@@ -201,13 +203,16 @@ def run_training(
         listener.end()
     if os.environ.get("RANK", "0") != "0":  # one of several processes of torchrun; the first process does the rest
         return {}
+    for finding in result.findings:
+        if finding.code in FINDINGS_AFTER_TRAINING:
+            listener.message(finding.as_text())
     try:
         with lock_folder(out):
             bundle = add_onnx_model(Bundle.load(result.bundle, recipe.builder()))
             evaluation = _evaluate_test_split(manifest, recipe, out, bundle, listener)
             report = run_report(out)
         if tracking is not None:
-            tracking.evaluation(evaluation)
+            tracking.evaluation(evaluation, result.best_epoch)
             tracking.gallery(out / "figures")
     except InputError as error:  # every test image is outside the scope of the bundle, for example
         run_report(out)
@@ -226,7 +231,7 @@ def run_training(
         "n_test": evaluation.get("n", 0),
         "n_refused": evaluation.get("n_refused", 0),
         "refused": evaluation.get("refused", {}),
-        "left_out": _unreadable_cases(manifest, out / "splits.csv"),
+        "left_out": _unreadable_cases(manifest, out),
         "data_notes": list(manifest.notes),
         "metrics": evaluation.get("metrics", {}),
         "leakage": evaluation.get("leakage"),
@@ -317,10 +322,14 @@ def _test_cases(manifest: Manifest, splits: Path) -> Manifest:
     return replace(manifest, cases=cases)
 
 
-def _unreadable_cases(manifest: Manifest, splits: Path) -> list[str]:
-    """Returns the cases without a row in ``splits.csv``: they could not be read."""
-    readable = read_splits(splits)
-    return [case.name for case in manifest.cases if case.name not in readable]
+def _unreadable_cases(manifest: Manifest, run: Path) -> dict[str, str]:
+    """Returns why a case has no row in the ``splits.csv`` of a run, by case name: it could not be read."""
+    from reslink.training.run_folder import RunFolder
+
+    readable = read_splits(run / "splits.csv")
+    reasons = (RunFolder(run).finished() or {}).get("left_out", {})
+    names = [case.name for case in manifest.cases if case.name not in readable]
+    return {name: reasons.get(name, "It could not be read") for name in names}
 
 
 def write_gallery(run: Path, bundle: Bundle, cases: Manifest, device: str, progress: Progress) -> None:

@@ -29,6 +29,7 @@ def tune(
     network: str | None = None,
     init: str | Path | None = None,
     epochs: int | None = None,
+    seed: int | None = None,
     allow_conflicts: bool = False,
     jobs: int = 0,
     progress: ShowProgress = False,
@@ -57,6 +58,7 @@ def tune(
         network: Name of a network variant, or an entry point such as ``"file.py:callable"``; None for that of the recipe.
         init: Fine-tune the weights of this shipped model, bundle or run in all trials; None for the value of the recipe.
         epochs: Number of epochs of the base recipe; None for that of the recipe.
+        seed: Seed of hold-out, folds, weights and augmentation; None for that of the recipe.
         allow_conflicts: Accept identical images and near duplicates with different labels.
         jobs: Number of training processes with one thread each; 0 trains in this process.
         progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
@@ -86,6 +88,7 @@ def tune(
     stated = {
         "init.parent": None if init is None else parent_setting(init),
         "trainer.epochs": epochs,
+        "seed": seed,
         "data.allow_conflicts": allow_conflicts or None,
     }
     given = [(key, value) for key, value in stated.items() if value is not None]

@@ -15,7 +15,7 @@ from reslink import __version__
 from reslink.audit.burned_in_text import TextBox
 from reslink.audit.checks import file_quality
 from reslink.audit.checks.duplicates import NearDuplicates, find_group_leakage
-from reslink.audit.checks.given_predictions import GivenPredictions
+from reslink.audit.checks.given_predictions import GivenPredictions, caution
 from reslink.audit.checks.label_errors import SuspectedError, quick_model_probabilities, suspected_errors
 from reslink.audit.checks.shortcuts import MARGIN, ProbeResult, probe_name, run_probes, with_holm_correction
 from reslink.audit.cross_validation import Ints
@@ -82,6 +82,7 @@ class Audit:
         class_names: The classes that occur in ``cases``; of several labels at once, all of them.
         several_labels: Whether ``cases`` have several labels at once.
         label_error_source: Where the probabilities of the label error check come from.
+        label_error_caution: Why these probabilities are poor; '' for a quick model, or if they are good.
     """
 
     cases: Sequence[Case]
@@ -96,6 +97,7 @@ class Audit:
     class_names: tuple[str, ...] = ()
     several_labels: bool = False
     label_error_source: str = "quick model"
+    label_error_caution: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form."""
@@ -118,6 +120,7 @@ class Audit:
             **self._text_and_identity(),
             "suspected_label_errors": [self._error_dict(error) for error in self.suspected_errors],
             "label_error_source": self.label_error_source,
+            "label_error_caution": self.label_error_caution,
             "files": self._findings_by_kind(),
             "skipped_checks": [{"check": check, "reason": reason} for check, reason in self.skipped.items()],
             "checks": [asdict(check) for check in checks],
@@ -372,6 +375,7 @@ def _find_label_errors(result: Audit, targets: Any, seed: int, predictions: Give
     else:
         rows, y_prob = predictions.rows([item.sha256 for item in result.items], result.class_names)
         result.label_error_source = f"given predictions for {len(rows)} of {counted(len(targets), 'image')}"
+        result.label_error_caution = caution(y_prob, targets[rows], result.class_names)
     try:
         if isinstance(y_prob, str):
             result.skipped["suspected_label_errors"] = y_prob

@@ -30,7 +30,9 @@ def find_bundle(folder: str | Path) -> Path:
     if path.is_file():
         raise BundleError(f"{folder} is a file", _BUNDLE_FORMAT, f"Give the folder instead: {path.parent}")
     if not path.is_dir():
-        next_step = _pretrained_hint(path, "Check the path, or run reslink train DATA --out RUN")
+        is_bundle = (path.parent / BUNDLE_JSON).is_file()
+        other = f"Did you mean {path.parent}?" if is_bundle else "Check the path, or run reslink train DATA --out RUN"
+        next_step = _pretrained_hint(path, other)
         raise BundleError(f"{folder} does not exist", _BUNDLE_FORMAT, next_step)
     if (path / BUNDLE_JSON).is_file():
         return _check_weights_exist(path)

@@ -9,6 +9,7 @@ import typer
 
 from reslink.bundles.scope import refused_texts
 from reslink.cli.console import Console
+from reslink.errors import counted
 
 HEADLINE_METRICS = ("accuracy", "sensitivity", "specificity", "ppv", "auroc")
 
@@ -19,8 +20,8 @@ def print_run_summary(console: Console, summary: dict[str, Any], json: bool) -> 
     Raises:
         typer.Exit: With code 1 if files could not be read.
     """
-    for name in summary["left_out"]:
-        console.warn(f"Warning: {name} could not be read and was skipped.")
+    for name, reason in summary["left_out"].items():
+        console.warn(f"Warning: {name} is skipped: {reason}")
     warn_of_leakage(console, summary["leakage"])
     warn_of_refused(console, summary)
     if json:
@@ -36,9 +37,13 @@ def _print_for_people(console: Console, summary: dict[str, Any]) -> None:
 
     print_metrics(console, summary["metrics"], HEADLINE_METRICS, f"{summary['n_test']} test images")
     print_labels(console, summary.get("by_label"))
-    for finding in summary["findings"]:
-        if finding["code"] != FILES_LEFT_OUT:  # these files were listed above
+    findings = [finding for finding in summary["findings"] if finding["code"] != FILES_LEFT_OUT]  # listed above
+    if console.quiet:  # they were not printed during the training
+        for finding in findings:
             console.warn(f"Warning: {finding['message']}. {finding['advice']}. ({finding['code']}, epoch {finding['epoch']})")
+    elif findings:
+        codes = ", ".join(f"{finding['code']} (epoch {finding['epoch']})" for finding in findings)
+        console.warn(f"Warning: {counted(len(findings), 'finding')} of the diagnostics, explained in the report: {codes}.")
     for name in ("bundle", "report", "new_heads"):
         if summary.get(name):
             console.note(f"{name.replace('_', ' ')}: {summary[name]}")

@@ -22,6 +22,9 @@ IN_FOLDS = "folds"
 
 Part = TypeVar("Part", bound=str)
 
+_MIN_FOLDS = 3
+"""Fewest folds of a cross-validation: one for the test, one for validation, and one to train on."""
+
 _SHUFFLES = 8
 _TIME_LIMIT = 10.0  # seconds for the integer program
 
@@ -108,7 +111,7 @@ def assign_folds(manifest: Manifest, groups: Sequence[str], n_folds: int, seed: 
     if n_folds < 2:
         raise UsageError(f"The number of folds is {n_folds}", "Cross-validation needs at least 2 folds", "Use 5 folds")
     table = _group_table(manifest, groups, n_folds)
-    _check_enough(table, n_folds, f"{n_folds} folds")
+    _check_enough(table, n_folds, f"{n_folds} folds", folds=n_folds)
     order = _order_by_name(manifest)
     targets = strata(_held(manifest) > 0)[order]
     from sklearn.model_selection import StratifiedGroupKFold  # slow to import
@@ -146,7 +149,7 @@ def assign_folds_and_holdout(
     if not holdout:
         return list(assign_folds(manifest, groups, n_folds, seed))
     table = _group_table(manifest, groups, n_folds + 1)
-    _check_enough(table, n_folds + 1, f"{n_folds} folds and a hold-out")
+    _check_enough(table, n_folds + 1, f"{n_folds} folds and a hold-out", folds=n_folds)
     parts = _divide(table, {IN_FOLDS: 1 - holdout, HOLDOUT: holdout}, seed)
     rows = [i for i, group in enumerate(table.of_case) if parts[int(group)] == IN_FOLDS]
     result: list[int | None] = [None] * len(manifest)
@@ -156,7 +159,7 @@ def assign_folds_and_holdout(
         raise UsageError(
             f"Outside a hold-out of {holdout:g}, {error.given[0].lower()}{error.given[1:]}",
             error.allowed,
-            f"{error.next_step}. Or use fewer folds, or a smaller hold-out",
+            f"{error.next_step}. Or use a smaller hold-out",
         ) from None
     for i, fold in zip(rows, folds, strict=True):
         result[i] = fold
@@ -242,14 +245,18 @@ def _check_fractions(fractions: tuple[float, float, float]) -> None:
         )
 
 
-def _check_enough(table: _Groups, needed: int, purpose: str) -> None:
-    for label, n in zip(table.names, np.count_nonzero(table.counts, axis=0), strict=True):
+def _check_enough(table: _Groups, needed: int, purpose: str, folds: int | None = None) -> None:
+    """Checks that each class has enough groups; the error for too many ``folds`` says how many the rarest class allows."""
+    counts = np.count_nonzero(table.counts, axis=0)
+    most = None if folds is None else min(counts) - (needed - folds)
+    for label, n in zip(table.names, counts, strict=True):
         if n < needed:
+            cases = f"dd cases of {label!r} from other patients, or leave the class out"
             raise UsageError(
                 f"The class {label!r} has {n} independent {'group' if n == 1 else 'groups'} of cases",
                 f"For {purpose} each class needs at least {needed} groups; all images of a patient, and all near duplicates "
                 "of an image, count as one group",
-                f"Add cases of {label!r} from other patients, or leave the class out",
+                f"A{cases}" if most is None or most < _MIN_FOLDS else f"Use at most {most} folds. Or a{cases}",
             )
 
 

@@ -291,7 +291,7 @@ class Run:
             self._print(finding)
 
     def _print(self, finding: Finding) -> None:
-        self.progress.message(f"{finding.code}: {finding.message}. {finding.advice}.")
+        self.progress.message(finding.as_text())
 
     def _end_epoch(self) -> None:
         state = self.state
@@ -357,7 +357,8 @@ class Run:
         targets = self.training_data.targets[self.validation]
         decision = make_decision(self.recipe.decision, logits, targets, self.num_classes)
         if self.accelerator.is_main_process:
-            self._report(self.monitor.after_training(logits, decision, self._best_epoch()))
+            for finding in self.monitor.after_training(logits, decision, self._best_epoch()):
+                self._record(finding.as_row())
         summary = self._summary()
         if self.accelerator.is_main_process:
             self._bundle(summary, decision).save(self.folder.path / run_folder.BUNDLE, self.best_weights)
@@ -381,6 +382,7 @@ class Run:
             "findings": findings,
             "recipe": self.recipe.published(),
             "leaked": self.training_data.leaked_cases(),
+            "left_out": dict(self.training_data.cache.failed),
             "data_notes": list(self.training_data.manifest.notes),
             **self._extensions(),
         }

@@ -166,12 +166,15 @@ def _check_parent_is_kept(initialization: Initialization, out: Path) -> None:
 
 
 def _check_recipe(before: Row, recipe: Recipe, folder: RunFolder) -> None:
-    changes = list(differences(before, recipe.published()))
+    now = recipe.published()
+    if now["trainer"]["epochs"] > before["trainer"]["epochs"]:  # allowed, if it were the only difference
+        before = before | {"trainer": before["trainer"] | {"epochs": now["trainer"]["epochs"]}}
+    changes = list(differences(before, now))
     if changes:
         raise UsageError(
             f"The finished run in {folder.path} had another recipe: {'; '.join(changes[:5])}",
             "--resume continues with the same recipe, or with more epochs",
-            "Choose another --out, or start again with --overwrite",
+            "Give these settings as before, choose another --out, or start again with --overwrite",
         )
 
 

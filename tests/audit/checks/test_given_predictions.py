@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reslink.audit.checks.given_predictions import GivenPredictions
+from reslink.audit.checks.given_predictions import GivenPredictions, caution
 from reslink.errors import UsageError
 
 HEAD = "sample_id,label,p_a,p_b,sha256\n"
@@ -24,6 +24,17 @@ def test_images_are_found_by_their_hash(tmp_path: Path) -> None:
     rows, y_prob = given.rows(["other", "two", "one"], ("b", "a"))
     assert rows.tolist() == [1, 2]
     np.testing.assert_allclose(y_prob, [[0.8, 0.2], [0.1, 0.9]])
+
+
+def test_poor_predictions_are_named() -> None:
+    targets, good = np.array([0] * 6 + [1] * 4), np.array([0.1] * 6 + [0.9] * 4)
+    blind, swapped = good * 0.5, np.array([0.9, 0.9] + [0.1] * 4 + [0.9] * 4)
+    two, three = ("a", "b"), ("a", "b", "c")
+    assert caution(np.column_stack([1 - good, good]), targets, two) == ""
+    assert caution(np.column_stack([1 - good, good, good * 0]), targets, three) == ""
+    assert caution(np.column_stack([1 - blind, blind]), targets, two).startswith("these predictions never predict b, so many")
+    poor = caution(np.column_stack([1 - swapped, swapped]), targets, two)
+    assert poor.startswith("these predictions have an AUROC of 0.833, so many")
 
 
 @pytest.mark.parametrize(

@@ -44,12 +44,12 @@ def test_help_ends_with_examples() -> None:
 
 
 def test_the_answer_goes_to_stdout_and_the_files_to_stderr(calls: list[dict[str, Any]], tmp_path: Path) -> None:
-    result = invoke(tmp_path, "--out", tmp_path / "cv", "--folds", "4", "--seeds", "2", "--jobs", "3")
+    result = invoke(tmp_path, "--out", tmp_path / "cv", "--folds", "4", "--seeds", "2", "--seed", "5", "--jobs", "3")
     assert result.exit_code == 0
     assert result.stdout == "Out of fold: fine.\n"
     assert f"bundle: {tmp_path}/cv/bundle" in result.stderr
     assert "Skipped: No OOD detector" in result.stderr
-    assert (calls[0]["folds"], calls[0]["seeds"], calls[0]["jobs"], calls[0]["holdout"]) == (4, 2, 3, None)
+    assert [calls[0][name] for name in ("folds", "seeds", "seed", "jobs", "holdout")] == [4, 2, 5, 3, None]
     assert json.loads(invoke(tmp_path, "--out", tmp_path / "cv", "--json").stdout)["bundle"] == f"{tmp_path}/cv/bundle"
 
 

@@ -17,13 +17,15 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
 from reslink.datasets.manifest import Manifest
 from reslink.errors import CheckFailedError, UsageError
+from reslink.experiments.cross_validation import tables
 from reslink.experiments.cross_validation.cross_validation import cross_validate, predict_rows
 from reslink.experiments.cross_validation.distillation import distillation_trial
 from reslink.experiments.cross_validation.ensemble import check_members
 from reslink.experiments.cross_validation.folds import plan_folds, pool
 from reslink.experiments.runner.experiment import Experiment
-from reslink.experiments.runner.results import read_results
+from reslink.experiments.runner.results import TrialPredictions, read_results
 from reslink.experiments.runner.run_trial import make_training_data
+from reslink.labels import Labels
 
 MakeExperiment = Callable[..., Experiment]
 FOLDS = ("data.folds=3", "data.holdout=0.25")
@@ -132,6 +134,11 @@ def test_the_models_are_compared_on_the_hold_out(made: Made) -> None:
     difference = ensemble["auroc"]["estimate"] - single["auroc"]["estimate"]
     assert ensemble["auroc_difference"]["estimate"] == pytest.approx(difference)
     assert single["auroc_difference"] is None
+    accuracy = f"accuracy {ensemble['accuracy']['estimate']:.3f} ("
+    answer = made.report["answer"]
+    assert any(f"24 images in 12 groups, the calibrated ensemble: {accuracy}" in sentence for sentence in answer)
+    for metric in ("accuracy", "AUROC"):  # with its interval, or the reason why there is none
+        assert any(f"the calibrated ensemble compared with a single network, {metric}: " in sentence for sentence in answer)
     assert "Models on the hold-out" in (made.out / "report.html").read_text()
 
 
@@ -150,6 +157,17 @@ def test_the_distilled_network_learns_out_of_fold_probabilities(made: Made) -> N
     assert trial.is_complete(trial.folder(experiment.data, experiment.runs))
     assert replace(trial, soft_targets=None).key(experiment.data) != trial.key(experiment.data)
     assert "0.5 out-of-fold" in Bundle.load(made.out / "distilled").provenance["distilled"]
+
+
+def test_a_class_that_an_ensemble_never_predicts_is_named() -> None:
+    y_true = np.array([0, 0, 0, 1, 1])
+    own = TrialPredictions([*"abcde"], [*"abcde"], y_true, np.eye(2)[y_true], np.zeros(5, np.int64))
+    labels = Labels(("Healthy", "Tumor"))
+    right = replace(own, y_pred=y_true)
+    [sentence] = tables.never_predicted({"single": [own], "ensemble": [own], "distilled": [right]}, labels)
+    assert "the calibrated ensemble never predicts Tumor (2 of 5 images): its sensitivity for it is 0" in sentence
+    assert "decision.threshold=youden" in sentence
+    assert tables.never_predicted({"ensemble": [right]}, labels) == []
 
 
 def test_a_second_call_trains_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

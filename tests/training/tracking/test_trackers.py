@@ -34,7 +34,7 @@ def record(name: str, run: Path, figures: Path, evaluation: dict[str, Any], row:
         tracking.epoch(row(2))
         tracking.finding(FINDING)
         tracking.epoch(row(3))
-        tracking.evaluation(evaluation)
+        tracking.evaluation(evaluation, 2)
         tracking.gallery(figures)
     assert not tracking.failed
 
@@ -69,7 +69,7 @@ def test_tensorboard(tmp_path: Path, figures: Path, evaluation: dict[str, Any], 
     assert "val_loss" not in events.Tags()["scalars"]
     ends = [events.Scalars(f"test_auroc{end}")[0].value for end in ("", "_ci_low", "_ci_high")]
     assert ends == pytest.approx([0.9, 0.8, 0.95])
-    assert events.Scalars("test_n")[0].value == 40
+    assert [(event.step, event.value) for event in events.Scalars("test_n")] == [(2, 40)]
     assert "test_ppv" not in events.Tags()["scalars"]
     text = events.Tensors("findings/train-validation-gap/text_summary")[0].tensor_proto.string_val[0].decode()
     assert text == "Accuracy is 1.000 and 0.500. Use mixup."

@@ -67,7 +67,7 @@ def record(run: Path, evaluation: dict[str, Any], figures: Path, row: Callable[[
         tracking.epoch(row(1))
         tracking.finding({"code": "gap", "message": "A gap", "advice": "Close it", "epoch": 0})
         tracking.epoch(row(2))
-        tracking.evaluation(evaluation)
+        tracking.evaluation(evaluation, 1)
         tracking.gallery(figures)
     return tracking
 
@@ -81,7 +81,7 @@ def test_every_part_of_a_run_is_recorded(
         ("metrics", 1),
         ("text", 1),
         ("metrics", 2),
-        ("metrics", 2),
+        ("metrics", 1),
         ("text", 2),
         ("image", 2),
         ("text", 2),
@@ -99,7 +99,7 @@ def test_each_of_several_labels_has_its_metrics(planted: type[Planted], tmp_path
     several = evaluation | {"by_label": {"a/b (c)": entry}, "per_class": {"a/b (c)": {"auroc": metric, "ppv": metric}}}
     with Tracking(["tensorboard"], tmp_path / "run") as tracking:
         tracking.start(SETTINGS, [], epoch=1)
-        tracking.evaluation(several)
+        tracking.evaluation(several, 0)
     names = {"n": 30, "n_present": 4, "n_unknown": 10, "auroc": 0.7, "ppv": 0.7}
     assert planted.calls[2] == ("metrics", {f"labels/a_b _c_/test_{name}": value for name, value in names.items()}, 0)
     assert "The label a/b (c), present in 4 of 30 images:\n\n| metric |" in planted.calls[3][2]
@@ -154,7 +154,7 @@ def test_file_names_which_may_be_names_of_patients_are_not_recorded(
 def test_a_run_without_gallery_or_test_split_and_without_trackers(planted: type[Planted], tmp_path: Path) -> None:
     with Tracking(["tensorboard", "tensorboard"], tmp_path) as tracking:
         tracking.start(SETTINGS, [], epoch=1)
-        tracking.evaluation({})
+        tracking.evaluation({}, 1)
         tracking.gallery(tmp_path)
     assert [call[0] for call in planted.calls] == ["start", "finish"]
     with Tracking() as tracking:

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from reslink.errors import UsageError, listed
 
@@ -17,6 +18,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 HASH: Final = "sha256"
 PREFIX: Final = "p_"
+GOOD_AUROC: Final = 0.9
 _NEXT: Final = "Give the out_of_fold.csv that reslink cv wrote for the same images"
 
 
@@ -82,6 +84,26 @@ class GivenPredictions:
                 _NEXT,
             )
         return known, np.array([[self.by_hash[hashes[i]][name] for name in class_names] for i in known], np.float64)
+
+
+def caution(y_prob: Floats, targets: NDArray[np.int64], class_names: Sequence[str]) -> str:
+    """Returns why suspected label errors are uncertain: the predictions are poor; '' if they are good.
+
+    They are poor if their AUROC (with more than two classes the mean over the classes, each against the others) is below 0.9,
+    or if a class is never the most probable one.
+
+    Args:
+        y_prob: (n, K).
+        targets: (n,) given class indices.
+        class_names: The K classes.
+    """
+    present = np.unique(targets)
+    never = [class_names[k] for k in np.setdiff1d(present, y_prob.argmax(axis=1))]
+    reasons = [f"never predict {listed(never)}"] if never else []
+    if len(present) > 1:
+        auroc = float(np.mean([roc_auc_score(targets == k, y_prob[:, k]) for k in present]))
+        reasons += [f"have an AUROC of {auroc:.3f}"] if auroc < GOOD_AUROC else []
+    return f"these predictions {' and '.join(reasons)}, so many of these labels can be correct" if reasons else ""
 
 
 def _probability(text: str | None) -> float | None:

@@ -146,10 +146,12 @@ def _informational(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("identity", f"{len(result['identity'])} files with attributes that can identify a person"))
     confident = sum(error["confident"] for error in errors)
     if not result["several_labels"]:
+        caution = f". Caution: {result['label_error_caution']}" if result["label_error_caution"] else ""
         rows.append(
             (
                 "suspected_label_errors",
-                f"{len(errors)} images with an unlikely label; confident learning reports {confident} of them",
+                f"{len(errors)} images with an unlikely label by the {result['label_error_source']}; confident learning "
+                f"reports {confident} of them{caution}",
             )
         )
     rows += [(f"files: {kind}", f"{len(items)} files") for kind, items in result["files"].items() if items]

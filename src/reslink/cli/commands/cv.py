@@ -57,6 +57,12 @@ def cv(
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, metavar="N", help="Number of seeds; each fold is trained once with each.")
     ] = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", min=0, help="First of the seeds, also that of the folds; default: that of the recipe.", show_default=False
+        ),
+    ] = None,
     distill: Annotated[
         bool, typer.Option("--distill", help="Also train a single network on labels and out-of-fold probabilities.")
     ] = False,
@@ -88,6 +94,7 @@ def cv(
         unit=unit,
         folds=folds,
         seeds=seeds,
+        seed=seed,
         holdout=holdout,
         distill=distill,
         recipe=recipe,

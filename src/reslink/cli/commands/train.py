@@ -24,6 +24,7 @@ from reslink.cli.options import (
     Recipe,
     Resume,
     Root,
+    Seed,
     Set,
     TrainedNetwork,
     Unit,
@@ -59,12 +60,7 @@ def train(
         typer.Option("--freeze", metavar="MODULES", help="Modules of the parent that are not trained, such as stem,stages.1."),
     ] = None,
     epochs: Epochs = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed", min=0, help="Seed of split, weights and augmentation; default: that of the recipe.", show_default=False
-        ),
-    ] = None,
+    seed: Seed = None,
     batch_size: Annotated[
         int | None,
         typer.Option(

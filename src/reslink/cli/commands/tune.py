@@ -19,6 +19,7 @@ from reslink.cli.options import (
     Json,
     Recipe,
     Root,
+    Seed,
     Set,
     TrainedNetwork,
     Unit,
@@ -78,6 +79,7 @@ def tune(
     network: TrainedNetwork = None,
     init: Init = None,
     epochs: Epochs = None,
+    seed: Seed = None,
     allow_conflicts: AllowConflicts = False,
     json: Json = False,
 ) -> None:
@@ -107,6 +109,7 @@ def tune(
         network=network,
         init=init,
         epochs=epochs,
+        seed=seed,
         allow_conflicts=allow_conflicts,
         jobs=jobs,
         progress=console.progress(),

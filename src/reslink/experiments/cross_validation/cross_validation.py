@@ -180,7 +180,9 @@ def _hold_out(
             model.with_metrics(evaluation)
             answers[name] = [_trial_predictions(model, data, predictions)]
     flip = 2 if experiment.recipe.decision.flip_average else 1
-    return tables.hold_out_table(answers, {tables.SINGLE: flip, tables.ENSEMBLE: flip * len(members), tables.DISTILLED: flip})
+    networks = {tables.SINGLE: flip, tables.ENSEMBLE: flip * len(members), tables.DISTILLED: flip}
+    table, sentences = tables.hold_out_table(answers, networks)
+    return table, [*sentences, *tables.never_predicted(answers, experiment.manifest.labels)]
 
 
 def predict_rows(bundle: Bundle, data: TrainingData, rows: Any) -> TrialPredictions:

@@ -119,13 +119,15 @@ def hold_out_sample(predictions: TrialPredictions) -> TrialSample:
 
 
 def hold_out_table(answers: Answers, networks: Mapping[str, int]) -> tuple[Table, list[str]]:
-    """Returns the table of the models on the hold-out, and the differences to a single network, in sentences.
+    """Returns the table of the models on the hold-out, and in sentences their metrics and differences to a single network.
 
     Args:
         answers: The predictions.
         networks: Number of networks that each model runs.
     """
     bootstrap, rows = hold_out_bootstrap(answers), []
+    first = answers[SINGLE][0]
+    size = f"{counted(len(first.names), 'image')} in {counted(len(set(first.groups)), 'group')}"
     columns: dict[str, tuple[str, Any]] = {"title": ("", "text"), "networks": ("networks", "count"), **_columns()}
     columns |= {f"{metric}_difference": (f"{METRIC_NAMES[metric]}, difference", "test") for metric in HEADLINE}
     sentences = []
@@ -135,22 +137,40 @@ def hold_out_table(answers: Answers, networks: Mapping[str, int]) -> tuple[Table
         for metric in HEADLINE:
             test = None if model == SINGLE else bootstrap.difference(model, SINGLE, metric)
             row[f"{metric}_difference"] = None if test is None else test.as_dict()
-            if test is not None and test.estimate.ci_low is not None:
+            if test is not None:
                 sentences.append(difference_sentence(f"On the hold-out, {TITLES[model]}", "a single network", metric, test))
         rows.append(row)
-    first = answers[SINGLE][0]
+    sentences[:0] = [f"On the hold-out, {size}, {row['title']}: {_values(row, HEADLINE[:2])}." for row in rows]
     note = (
-        f"{counted(len(first.names), 'image')} in {counted(len(set(first.groups)), 'group')} (patients, with near duplicates "
-        "joined) that are in no fold. Difference: to a single network, the mean over the networks of the folds. The 95 % "
-        "intervals hold for other patients and for other networks of the folds."
+        f"{size} (patients, with near duplicates joined) that are in no fold. Difference: to a single network, the mean over "
+        "the networks of the folds. The 95 % intervals hold for other patients and for other networks of the folds."
     )
     return Table("hold-out", "Models on the hold-out", columns, rows, note), sentences
 
 
 def headline(row: Row, n: int, groups: int) -> str:
     """Returns accuracy and AUROC of the pooled predictions, in a sentence."""
-    values = ", ".join(f"{METRIC_NAMES[metric]} {_text(row[metric])}" for metric in HEADLINE)
-    return f"Out of fold, {counted(n, 'image')} in {counted(groups, 'group')}: {values}."
+    return f"Out of fold, {counted(n, 'image')} in {counted(groups, 'group')}: {_values(row, HEADLINE)}."
+
+
+def never_predicted(answers: Answers, labels: Labels) -> list[str]:
+    """Returns the classes of the hold-out that the ensemble, or the distilled network, never predicts, in sentences."""
+    sentences = []
+    for model in (ENSEMBLE, DISTILLED):
+        for own in answers.get(model, ()):
+            counts = {labels.names[k]: int((own.y_true == k).sum()) for k in np.setdiff1d(own.y_true, own.y_pred)}
+            missing = ", ".join(f"{name} ({n} of {counted(len(own.y_true), 'image')})" for name, n in counts.items())
+            if missing:
+                hint = "" if not labels.binary else ", or let the folds choose its threshold (--set decision.threshold=youden)"
+                sentences.append(
+                    f"On the hold-out, {TITLES[model]} never predicts {missing}: its sensitivity for it is 0. Train for more "
+                    f"epochs (--epochs){hint}."
+                )
+    return sentences
+
+
+def _values(row: Row, metrics: Sequence[str]) -> str:
+    return ", ".join(f"{METRIC_NAMES[metric]} {_text(row[metric])}" for metric in metrics)
 
 
 def _text(values: Mapping[str, Any]) -> str:

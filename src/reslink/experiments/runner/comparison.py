@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reslink.errors import counted
 from reslink.experiments.report import Row, Table
 from reslink.experiments.runner.experiment import Experiment
 from reslink.experiments.runner.results import TrialPredictions, TrialResult, read_results
@@ -19,8 +21,13 @@ from reslink.metrics.classification import METRIC_NAMES
 from reslink.metrics.intervals import Estimate
 from reslink.reports.formatting import format_difference, start_sentence
 from reslink.reports.run.sections import flatten_settings
+from reslink.training.monitoring.diagnostics import CLASS_NEVER_PREDICTED, NO_BETTER_THAN_CHANCE
 from reslink.training.recipe.recipe import Recipe
 
+_FINDINGS = {
+    NO_BETTER_THAN_CHANCE: "is not shown to be better than chance on its validation split",
+    CLASS_NEVER_PREDICTED: "never predicts a class of its validation split",
+}
 METRICS = ("accuracy", "auroc", "sensitivity", "specificity")
 COMPARED_METRICS = ("accuracy", "auroc")
 
@@ -144,13 +151,25 @@ class Comparison:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """A warning about leaked test images, if leakage was allowed and occurred."""
+        """Warnings about leaked test images, if leakage was allowed and occurred, and about networks of no use."""
         leaked = [int(seen_in_training(result, self.experiment.data.groups).sum()) for result in self.successful]
         if not any(leaked):
-            return []
+            return self._findings
         return [
             f"In a run, up to {max(leaked)} test images share a patient or a near duplicate with its training or validation "
-            "images (leakage was allowed): all metrics may be too optimistic."
+            "images (leakage was allowed): all metrics may be too optimistic.",
+            *self._findings,
+        ]
+
+    @property
+    def _findings(self) -> list[str]:
+        """How many networks have each finding on the trained network, in sentences."""
+        counts = Counter(code for result in self.successful for code in set(result.findings))
+        return [
+            f"In {counts[code]} of {counted(len(self.successful), 'run')}, the network {what} ({code}). Train for more epochs "
+            "or on more patients."
+            for code, what in _FINDINGS.items()
+            if counts[code]
         ]
 
     def summary(self, metric: str) -> list[str]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.errors import InputError
+from reslink.errors import InputError, counted
 from reslink.imaging.image import Stated
 from reslink.metrics.delong import CorrelatedAUROCs, delong, delong_macro
 from reslink.training.monitoring.layer_statistics import AttentionStatistics, BatchNormStatistics
@@ -30,6 +30,10 @@ MIN_STEPS = 50
 DIVERGENCE_RATIO, FIRST_LOSSES, RECENT_LOSSES = 2.0, 3, 10
 FILES_LEFT_OUT, NOT_SLICES = "files-left-out", "not-slices-of-a-head"
 SEEN_BY_ANCESTORS = "seen-by-ancestors"
+NO_BETTER_THAN_CHANCE, CLASS_NEVER_PREDICTED = "no-better-than-chance", "class-never-predicted"
+FINDINGS_AFTER_TRAINING = (NO_BETTER_THAN_CHANCE, CLASS_NEVER_PREDICTED)
+"""Findings on the exported model. Who starts a training prints them: an experiment counts the runs that have them."""
+
 LABEL_CONFLICTS = "label-conflicts"
 FINDINGS_WITH_FILE_NAMES = (FILES_LEFT_OUT, LABEL_CONFLICTS, LOSS_NOT_FINITE)
 _SHOWN_NAMES = 5
@@ -56,9 +60,9 @@ class Finding:
         """Returns the finding as a line of ``metrics.jsonl``."""
         return {"kind": "finding", **asdict(self)}
 
-    def of_label(self, name: str) -> Finding:
-        """Returns the finding as one on a label of several at once."""
-        return replace(self, code=f"{self.code}-{name}", message=f"Label {name!r}: {self.message}")
+    def as_text(self) -> str:
+        """Returns the finding as a line for people."""
+        return f"{self.code}: {self.message}. {self.advice}."
 
 
 def attention_uniform(statistics: AttentionStatistics, epoch: int) -> Finding | None:
@@ -176,7 +180,7 @@ def no_better_than_chance(
     if low > 0.5:
         return None
     return Finding(
-        "no-better-than-chance",
+        NO_BETTER_THAN_CHANCE,
         f"The model is not shown to be better than chance: its AUROC on {len(targets)} validation images is {value:.3f}"
         f" (95 % interval {low:.3f} to {high:.3f}; chance is 0.5)",
         "Train for more epochs (trainer.epochs) or on more patients, and check that labels and images match",
@@ -195,6 +199,22 @@ def _auroc(targets: NDArray[np.int64], probabilities: NDArray[np.float64], group
     return None
 
 
+def labels_no_better_than_chance(findings: Mapping[str, Finding | None]) -> Finding | None:
+    """Returns one finding for those of several labels at once whose own AUROC is not significantly above 0.5.
+
+    Args:
+        findings: The result of :func:`no_better_than_chance` for each label.
+    """
+    found = {name: finding for name, finding in findings.items() if finding is not None}
+    if not found:
+        return None
+    observed = (
+        f"For {len(found)} of {counted(len(findings), 'label')} the model is not shown to be better than chance: the 95 % "
+        f"interval of the AUROC on the validation images includes 0.5 for {', '.join(found)}"
+    )
+    return replace(next(iter(found.values())), message=observed)
+
+
 def class_never_predicted(
     targets: NDArray[np.int64], predicted: NDArray[np.int64], names: Sequence[str], epoch: int
 ) -> Finding | None:
@@ -209,9 +229,9 @@ def class_never_predicted(
     counts = {names[k]: int((targets == k).sum()) for k in np.setdiff1d(targets, predicted)}
     if not counts:
         return None
-    missing = ", ".join(f"{name} ({n} images)" for name, n in counts.items())
+    missing = ", ".join(f"{name} ({counted(n, 'image')})" for name, n in counts.items())
     return Finding(
-        "class-never-predicted",
+        CLASS_NEVER_PREDICTED,
         f"The model is no better than chance for a class that it never predicts on the validation split: {missing}",
         "Train for more epochs (trainer.epochs), set loss.imbalance=weights for rare classes, or decision.threshold=youden",
         epoch,

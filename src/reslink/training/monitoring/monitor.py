@@ -106,19 +106,22 @@ class Monitor:
     def _findings_by_label(
         self, states: NDArray[np.int64], probabilities: NDArray[np.float64], predicted: NDArray[np.int64], epoch: int
     ) -> list[Finding | None]:
-        """Returns the findings on each of several labels at once, on the validation images where it is known."""
-        data = self.batch_loader.training_data
-        findings: list[Finding | None] = []
-        for k, rows in enumerate(known_rows(states)):
-            labels = data.manifest.labels.of_one(data.manifest.labels.names[k])
-            y_true, of_label = states[rows, k], two_columns(probabilities[rows, k])
+        """Returns the findings on several labels at once, each on the validation images where it is known."""
+        data, rows_of = self.batch_loader.training_data, known_rows(states)
+        names = data.manifest.labels.names
+        chance = {}
+        for k, rows in enumerate(rows_of):
             groups = [data.joined_groups[i] for i in self.images[rows]]
-            found = [
-                diagnostics.no_better_than_chance(y_true, of_label, groups, epoch),
-                diagnostics.class_never_predicted(y_true, predicted[rows, k], labels.names, epoch),
-            ]
-            findings += [None if one is None else one.of_label(labels.names[1]) for one in found]
-        return findings
+            of_label = two_columns(probabilities[rows, k])
+            chance[names[k]] = diagnostics.no_better_than_chance(states[rows, k], of_label, groups, epoch)
+        # the absence and the presence of each label as two classes, all labels together
+        classes = [name for label in names for name in data.manifest.labels.of_one(label).names]
+        pairs = [(2 * k + states[rows, k], 2 * k + predicted[rows, k]) for k, rows in enumerate(rows_of)]
+        y_true, y_pred = (np.concatenate(values) for values in zip(*pairs, strict=True))
+        return [
+            diagnostics.labels_no_better_than_chance(chance),
+            diagnostics.class_never_predicted(y_true, y_pred, classes, epoch),
+        ]
 
     def _measure_layers(self) -> tuple[list[AttentionStatistics], BatchNormStatistics]:
         """Measures evenly spaced validation images, which cover all classes."""

@@ -16,7 +16,7 @@ from reslink.datasets.augment_settings import AugmentSettings
 from reslink.errors import UsageError, check_choice
 from reslink.files import sha256
 from reslink.imaging.preprocess import Preprocess
-from reslink.labels import Labels
+from reslink.labels import several_labels_refused
 from reslink.networks.config import VARIANTS, ResLinkConfig, variant_config
 from reslink.networks.entry_points import Builder, entry_point_name, entry_point_of, load_entry_point
 from reslink.networks.external_config import EXTERNAL_VARIANTS, ExternalConfig, external_source, installed_package
@@ -151,8 +151,11 @@ class Recipe(Section):
             UsageError: If a case is a series, or has several labels at once.
         """
         if self.data.labels is not None:
-            Labels(self.data.labels, exclusive=False).require_exclusive(
-                what, "Leave data.labels out, and choose the column of the class with --columns label=COLUMN"
+            column = self.data.labels[0] if len(self.data.labels) == 1 else "COLUMN"
+            raise several_labels_refused(
+                what,
+                self.data.labels,
+                f"Leave data.labels out, and choose the column of the class with --columns label={column}",
             )
         if self.trainer.case == "series":
             raise UsageError(

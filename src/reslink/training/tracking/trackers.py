@@ -200,6 +200,10 @@ class WandB(Tracker):
         if run_id is None:
             self._tracker.tracker.config.update(dict(settings))
 
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Records numbers of an epoch; those of an earlier one at the last step, because wandb drops earlier steps."""
+        super().metrics(values, max(step, self._tracker.tracker.step))
+
     def image(self, title: str, path: Path, step: int) -> None:
         """Records a PNG."""
         self._tracker.log_images({title: [_pixels(path)]}, step=step)

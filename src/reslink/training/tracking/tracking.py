@@ -79,19 +79,23 @@ class Tracking(AbstractContextManager["Tracking"]):
         text = " ".join(f"{line}." for line in [*lines, row["advice"]])
         self._call_all("text", f"findings/{row['code']}", text, max(self._step, row["epoch"]))
 
-    def evaluation(self, evaluation: Mapping[str, Any]) -> None:
+    def evaluation(self, evaluation: Mapping[str, Any], epoch: int) -> None:
         """Records the metrics of the test split with their 95 % intervals, as numbers and as a table.
 
         Of several labels at once, the metrics are the means over the labels, and those of each label follow.
+
+        Args:
+            evaluation: The content of ``evaluation.json``.
+            epoch: The epoch of the exported weights, at which the numbers are recorded.
         """
         metrics = evaluation.get("metrics", {})
         if not metrics:  # there is no test split
             return
-        self._call_all("metrics", _test_numbers({"n": evaluation.get("n")}, metrics), self._step)
+        self._call_all("metrics", _test_numbers({"n": evaluation.get("n")}, metrics), epoch)
         lines = _table(metrics)
         for label, entry in evaluation.get("by_label", {}).items():
             of_label, counts = evaluation["per_class"][label], {key: entry[key] for key in ("n", "n_present", "n_unknown")}
-            self._call_all("metrics", _test_numbers(counts, of_label, f"labels/{_NOT_IN_KEYS.sub('_', label)}/"), self._step)
+            self._call_all("metrics", _test_numbers(counts, of_label, f"labels/{_NOT_IN_KEYS.sub('_', label)}/"), epoch)
             lines += ["", f"The label {label}, present in {entry['n_present']} of {entry['n']} images:", "", *_table(of_label)]
         leakage = evaluation.get("leakage") or {}
         lines += ["", f"{leakage['message']}."] if leakage else []
