@@ -151,6 +151,15 @@ def test_chance_is_judged_over_groups() -> None:
     assert diagnostics.no_better_than_chance(targets, probabilities, patients, 1) is not None
 
 
+@pytest.mark.parametrize(("positive", "stated"), [(9, "only 9 images of a class"), (10, "95 % interval 0.")])
+def test_the_interval_of_few_images_is_not_stated(positive: int, stated: str) -> None:
+    targets = np.array([1] * positive + [0] * 40)
+    scores = np.random.default_rng(0).random(len(targets))
+    finding = diagnostics.no_better_than_chance(targets, np.stack([1 - scores, scores], axis=1), singles(len(targets)), 1)
+    assert finding is not None
+    assert stated in finding.message
+
+
 def test_chance_needs_two_images_of_each_class() -> None:
     probabilities = np.full((3, 2), 0.5)
     assert diagnostics.no_better_than_chance(np.array([0, 0, 1]), probabilities, singles(3), 1) is None
@@ -164,7 +173,7 @@ def test_a_class_that_is_never_predicted() -> None:
     finding = diagnostics.class_never_predicted(targets, np.zeros(6, np.int64), names, 2)
     assert finding is not None
     assert (finding.code, finding.epoch) == ("class-never-predicted", 2)
-    assert finding.message.endswith("on the validation split: glioma (3 images)")
+    assert finding.message.endswith("never predicts a class of the validation split: glioma (3 images)")
 
 
 def test_files_of_two_modalities_are_reported_by_class() -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from reslink.errors import InputError, counted
 from reslink.imaging.image import Stated
 from reslink.metrics.delong import CorrelatedAUROCs, delong, delong_macro
+from reslink.metrics.intervals import MIN_GROUPS
 from reslink.training.monitoring.layer_statistics import AttentionStatistics, BatchNormStatistics
 from reslink.training.run_folder import LOSS_NOT_FINITE
 
@@ -164,7 +165,8 @@ def no_better_than_chance(
     """Reports a model whose validation AUROC is not significantly above 0.5.
 
     The 95 % interval is AUROC ± 1.96 standard errors (DeLong). It is over groups if each class has at least two groups, else
-    over images. Without two images of each class there is no interval and no finding.
+    over images. Without two images of each class there is no interval and no finding. The interval of a class with fewer than
+    ten images is too narrow, so it is not stated.
 
     Args:
         targets: (n,) class indices of the validation split.
@@ -179,10 +181,14 @@ def no_better_than_chance(
     low, high = max(value - half_width, 0.0), min(value + half_width, 1.0)
     if low > 0.5:
         return None
+    fewest = int(np.unique(targets, return_counts=True)[1].min())
+    interval = (
+        f"95 % interval {low:.3f} to {high:.3f}" if fewest >= MIN_GROUPS else f"only {counted(fewest, 'image')} of a class"
+    )
     return Finding(
         NO_BETTER_THAN_CHANCE,
         f"The model is not shown to be better than chance: its AUROC on {len(targets)} validation images is {value:.3f}"
-        f" (95 % interval {low:.3f} to {high:.3f}; chance is 0.5)",
+        f" ({interval}; chance is 0.5)",
         "Train for more epochs (trainer.epochs) or on more patients, and check that labels and images match",
         epoch,
     )
@@ -232,8 +238,9 @@ def class_never_predicted(
     missing = ", ".join(f"{name} ({counted(n, 'image')})" for name, n in counts.items())
     return Finding(
         CLASS_NEVER_PREDICTED,
-        f"The model is no better than chance for a class that it never predicts on the validation split: {missing}",
-        "Train for more epochs (trainer.epochs), set loss.imbalance=weights for rare classes, or decision.threshold=youden",
+        f"At its threshold, the model never predicts a class of the validation split: {missing}",
+        "Set decision.threshold=youden if its AUROC is good; otherwise train for more epochs (trainer.epochs), or set "
+        "loss.imbalance=weights for rare classes",
         epoch,
     )
 
@@ -304,7 +311,11 @@ def mixed_modalities(stated: Sequence[Stated], labels: Sequence[str]) -> Finding
 
 
 def not_slices(stated: Sequence[Stated]) -> Finding | None:
-    """Reports images that are not slices of a head by their file, such as localizers."""
+    """Reports training images that are not slices of a head by their file, such as localizers.
+
+    Args:
+        stated: What the file of each training image states.
+    """
     reasons = Counter(item.excluded for item in stated if item.excluded)
     if not reasons:
         return None

@@ -55,7 +55,7 @@ class Monitor:
                 diagnostics.files_left_out(sorted(cache.failed), cases) if cache.failed else None,
                 diagnostics.label_conflicts(conflicts) if conflicts else None,
                 diagnostics.mixed_modalities(cache.case_stated, labels),
-                diagnostics.not_slices(cache.case_stated),
+                diagnostics.not_slices([cache.case_stated[i] for i in data.indices("train")]),
                 diagnostics.seen_by_ancestors(len(data.seen_by_ancestors), allowed=self.learner.recipe.data.allow_leakage),
             ]
         )
