@@ -99,5 +99,5 @@ def test_several_labels_have_one_finding_of_each_kind() -> None:
     chance, never = monitor.after_training(torch.zeros(n, 3), decision, epoch=2)
     assert (chance.code, never.code) == ("no-better-than-chance", "class-never-predicted")
     assert chance.message.startswith("For 2 of 3 labels the model is not shown to be better than chance")
-    assert chance.message.endswith("includes 0.5 for a, c")
+    assert chance.message.endswith("is not above 0.5 for a, c")
     assert never.message.endswith("a (6 images), not c (6 images)")

@@ -216,7 +216,7 @@ def labels_no_better_than_chance(findings: Mapping[str, Finding | None]) -> Find
         return None
     observed = (
         f"For {len(found)} of {counted(len(findings), 'label')} the model is not shown to be better than chance: the 95 % "
-        f"interval of the AUROC on the validation images includes 0.5 for {', '.join(found)}"
+        f"interval of the AUROC on the validation images is not above 0.5 for {', '.join(found)}"
     )
     return replace(next(iter(found.values())), message=observed)
 
