@@ -170,7 +170,7 @@ def test_bad_options_of_cv_are_usage_errors(heads: Path, tmp_path: Path) -> None
     for words, message in (
         (("--folds", "40"), "For 40 folds each class needs at least 40 groups"),
         (("--folds", "2"), "Invalid value for '--folds'"),
-        (("--holdout", "0.8"), "data.holdout"),
+        (("--holdout", "0.8"), "The hold-out is 0.8. Its share is between 0 and 0.5. Use --holdout 0.15"),
         (("--folds", "12", "--holdout", "0.4"), "Outside a hold-out of 0.4, the class 'Healthy' has"),
     ):
         done = invoke("cv", heads, "--out", tmp_path / "out", "--set", "preprocess.size=64", *words)
