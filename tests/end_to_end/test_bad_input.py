@@ -188,7 +188,7 @@ def test_set_with_an_unknown_key(cohort: Path, tmp_path: Path, train: Invoke) ->
 
 
 def test_no_epochs(cohort: Path, tmp_path: Path, train: Invoke) -> None:
-    refused(train(cohort, "--out", tmp_path / "run", "--epochs", "0"), 2, "--epochs", "at least 1")
+    refused(train(cohort, "--out", tmp_path / "run", "--epochs", "0"), 2, "--epochs", "greater than or equal to 1")
     assert not (tmp_path / "run").exists()
 
 
