@@ -18,10 +18,10 @@ from reslink.bundles.decision.decision import Decision
 from reslink.datasets.manifest import Manifest
 from reslink.errors import CheckFailedError, UsageError
 from reslink.experiments.cross_validation import tables
-from reslink.experiments.cross_validation.cross_validation import cross_validate, predict_rows
+from reslink.experiments.cross_validation.cross_validation import _write_csv, cross_validate, predict_rows
 from reslink.experiments.cross_validation.distillation import distillation_trial
-from reslink.experiments.cross_validation.ensemble import check_members
-from reslink.experiments.cross_validation.folds import plan_folds, pool
+from reslink.experiments.cross_validation.ensemble import check_members, merged_data
+from reslink.experiments.cross_validation.folds import OutOfFold, plan_folds, pool
 from reslink.experiments.runner.experiment import Experiment
 from reslink.experiments.runner.results import TrialPredictions, read_results
 from reslink.experiments.runner.run_trial import make_training_data
@@ -168,6 +168,42 @@ def test_a_class_that_an_ensemble_never_predicts_is_named() -> None:
     assert "the calibrated ensemble never predicts Tumor (2 of 5 images): its sensitivity for it is 0" in sentence
     assert "decision.threshold=youden" in sentence
     assert tables.never_predicted({"ensemble": [right]}, labels) == []
+
+
+def test_refused_images_are_training_images_of_the_models_and_keep_their_fold(
+    toy_patients: Manifest, make_experiment: MakeExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One case of fold 0, which selects the epoch of the distilled network, one of fold 1, and one of the hold-out."""
+    whole, _ = plan_folds(make_experiment(toy_patients, *FOLDS, out=tmp_path))
+    folds = whole.fold_of_case
+    validation, training, held_out = refused = [folds.index(0), folds.index(1), int(whole.holdout_rows[0])]
+    experiment = make_experiment(toy_patients, *FOLDS, out=tmp_path)
+    stated = list(experiment.cache.case_stated)
+    for row in refused:
+        stated[row] = stated[row]._replace(excluded="a localizer")
+    monkeypatch.setattr("reslink.datasets.cache.pixel_cache.PixelCache.case_stated", stated)
+    plan, trials = plan_folds(experiment)
+    assert plan.fold_of_case == folds
+    assert not set(refused) & {*plan.fold_rows.tolist(), *plan.holdout_rows.tolist()}
+    assert len(plan.fold_rows) == len(whole.fold_rows) - 2
+    data = merged_data(make_training_data(trials[0], experiment.data, experiment.cache), plan)
+    assert [data.splits[row] for row in refused] == ["train", "train", "holdout"]
+
+    n = len(plan.fold_rows)
+    pooled = OutOfFold(
+        rows=plan.fold_rows,
+        fold=np.array([folds[row] for row in plan.fold_rows]),
+        groups=[experiment.data.groups[row] for row in plan.fold_rows],
+        y_true=experiment.cache.targets[plan.fold_rows],
+        y_prob=np.full((1, n, 2), 0.5),
+        y_pred=np.zeros((1, n), np.int64),
+    )
+    distilled = distillation_trial(experiment, plan, pooled)
+    assert [distilled.splits[row] for row in (validation, training, held_out)] == ["unused", "train", "unused"]
+    _write_csv(experiment, plan, pooled)
+    read = Manifest.open(tmp_path / "split.csv")
+    assert [case.extra["fold"] for case in read.cases] == ["" if fold is None else str(fold) for fold in folds]
+    assert [case.split for case in read.cases] == ["test" if fold is None else "train" for fold in folds]
 
 
 def test_a_second_call_trains_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

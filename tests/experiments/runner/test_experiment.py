@@ -68,4 +68,4 @@ def test_images_that_a_model_refuses_are_trained_on_but_in_no_evaluation(
     expected = list(splits)
     expected[excluded[0]] = expected[excluded[1]] = "unused"
     assert list(experiment.split(experiment.make_recipe(0))) == expected
-    assert Comparison(experiment, [], {}).facts()["Images that a model refuses, in no evaluation"] == 3
+    assert Comparison(experiment, [], {}).facts()["Images that a model refuses, not evaluated"] == 3

@@ -156,7 +156,7 @@ def _write_csv(experiment: Experiment, plan: FoldPlan, pooled: OutOfFold) -> Non
     folds = plan.fold_of_case
     columns = {"group": list(experiment.data.groups), "fold": ["" if fold is None else str(fold) for fold in folds]}
     if len(plan.holdout_rows):
-        columns["split"] = [HOLDOUT if split == HOLDOUT else "train" for split in plan.splits[0]]
+        columns["split"] = [HOLDOUT if split == HOLDOUT else "train" for split in plan.assigned[0]]
     write_split_table(experiment.out / SPLIT_CSV, cache.manifest, columns)
 
 

@@ -37,6 +37,9 @@ def distillation_trial(experiment: Experiment, plan: FoldPlan, pooled: OutOfFold
     split_seed = seed if experiment.recipe.data.split_seed is None else experiment.recipe.data.split_seed
     recipe = experiment.make_recipe(seed, {"data.fold": _VALIDATION_FOLD, "data.split_seed": split_seed})
     splits = list(plan.merged({_VALIDATION_FOLD: "validation", None: UNUSED}, "train"))
+    for row, split in enumerate(plan.splits[_VALIDATION_FOLD]):
+        if split == UNUSED and splits[row] == "validation":  # it cannot be evaluated
+            splits[row] = UNUSED
     for row in plan.holdout_rows:
         splits[row] = "test"
     return Trial("distilled", seed, recipe, tuple(splits), soft_targets=tuple(tuple(row) for row in targets.tolist()))

@@ -30,27 +30,30 @@ class FoldPlan:
     Attributes:
         folds: Number of folds.
         holdout: Share of the hold-out.
-        splits: For each fold, the split of each readable case.
+        assigned: For each fold, the split of each readable case.
+        splits: The same, but ``unused`` where a case would be evaluated and cannot be (:meth:`Experiment.usable`). In the other
+            folds it is a training case.
     """
 
     folds: int
     holdout: float
+    assigned: tuple[tuple[str, ...], ...]
     splits: tuple[tuple[str, ...], ...]
 
     @property
     def fold_of_case(self) -> list[int | None]:
-        """The fold of each case: the one whose test split it is in; None for the hold-out and unused cases."""
-        return [next((k for k, split in enumerate(row) if split == "test"), None) for row in zip(*self.splits, strict=True)]
+        """The fold of each case: the one whose test split it is in; None for the hold-out."""
+        return [next((k for k, split in enumerate(row) if split == "test"), None) for row in zip(*self.assigned, strict=True)]
 
     @property
     def holdout_rows(self) -> Ints:
-        """Rows of the hold-out."""
+        """Rows of the hold-out, of the cases that can be evaluated."""
         return np.flatnonzero(np.array(self.splits[0]) == HOLDOUT)
 
     @property
     def fold_rows(self) -> Ints:
-        """Rows of the cases that are in a fold."""
-        return np.array([row for row, fold in enumerate(self.fold_of_case) if fold is not None], np.int64)
+        """Rows of the cases that are evaluated in a fold."""
+        return np.flatnonzero((np.array(self.splits) == "test").any(axis=0))
 
     def merged(self, names: dict[int | None, str], other: str) -> tuple[str, ...]:
         """Returns a split of each case by its fold: a name, or another one for the folds that are not named."""
@@ -73,16 +76,18 @@ def plan_folds(experiment: Experiment) -> tuple[FoldPlan, list[Trial]]:
     if settings.folds is None:
         raise UsageError("The recipe has no folds", "Cross-validation needs at least 3 folds", "Set data.folds to 5")
     split_seed = experiment.seeds[0] if settings.split_seed is None else settings.split_seed
+    assigned: list[tuple[str, ...]] = []
     splits: list[tuple[str, ...]] = []
     trials: list[Trial] = []
     for fold in range(settings.folds):
         overrides: dict[str, Any] = {"data.fold": fold, "data.split_seed": split_seed}
-        splits.append(experiment.split(experiment.make_recipe(experiment.seeds[0], overrides)))
+        assigned.append(experiment.assign(experiment.make_recipe(experiment.seeds[0], overrides)))
+        splits.append(experiment.usable(assigned[-1]))
         if not settings.allow_leakage:
-            check_group_leakage(experiment.cache.manifest, experiment.data.groups, splits[-1], "folds")
+            check_group_leakage(experiment.cache.manifest, experiment.data.groups, assigned[-1], "folds")
         for seed in experiment.seeds:
             trials.append(Trial(f"fold {fold}", seed, experiment.make_recipe(seed, overrides), splits[-1]))
-    return FoldPlan(settings.folds, settings.holdout, tuple(splits)), trials
+    return FoldPlan(settings.folds, settings.holdout, tuple(assigned), tuple(splits)), trials
 
 
 @dataclass(frozen=True, eq=False)

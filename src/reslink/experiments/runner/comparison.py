@@ -194,7 +194,7 @@ class Comparison:
             "Data": experiment.manifest.root.name,
             "Classes": ", ".join(manifest.labels.names),
             "Images": len(manifest),
-            **({"Images that a model refuses, in no evaluation": len(experiment.refused)} if experiment.refused else {}),
+            **({"Images that a model refuses, not evaluated": len(experiment.refused)} if experiment.refused else {}),
             "Patients or duplicate groups": len(set(experiment.data.groups)),
             "Test images per run": " to ".join(map(str, dict.fromkeys([sizes[0], sizes[-1]]))) if sizes else "none",
             "Runs": f"{len(self.successful)} of {len(self.results)}",

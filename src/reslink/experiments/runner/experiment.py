@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from reslink.datasets.label_conflicts import check_label_conflicts, describe_con
 from reslink.datasets.leakage import check_group_leakage, seen_by_ancestors, without_seen
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import find_duplicates
-from reslink.errors import UsageError, counted
+from reslink.errors import UsageError, counted, listed
 from reslink.experiments.runner.input_masking import open_view
 from reslink.experiments.runner.scheduler import run_trials
 from reslink.experiments.runner.trial import RECIPE_VIEW, SharedData, Trial
@@ -139,13 +139,14 @@ class Experiment:
             groups: The groups that stay together; None takes those of the recipe.
             use_given: Whether a split in the data is used.
         """
-        return self.usable(self._assign(recipe, groups, use_given=use_given))
+        return self.usable(self.assign(recipe, groups, use_given=use_given))
 
-    def _assign(self, recipe: Recipe, groups: Sequence[str] | None = None, *, use_given: bool = True) -> list[str]:
+    def assign(self, recipe: Recipe, groups: Sequence[str] | None = None, *, use_given: bool = True) -> tuple[str, ...]:
+        """Returns the split of each readable case as :meth:`split` does, also of those that cannot be evaluated."""
         manifest = self.cache.manifest
         if not use_given:
             manifest = replace(manifest, cases=tuple(replace(case, split=None) for case in manifest.cases))
-        return assign_splits(manifest, groups or self.split_groups, recipe)
+        return tuple(assign_splits(manifest, groups or self.split_groups, recipe))
 
     def usable(self, splits: Sequence[str]) -> tuple[str, ...]:
         """Returns splits in which the validation, test and hold-out images that cannot be evaluated are ``unused``.
@@ -157,13 +158,16 @@ class Experiment:
 
     @cached_property
     def refused(self) -> dict[str, str]:
-        """Why a model that is trained on this data refuses a case, by case name: what its file states is out of scope."""
+        """Why a model that is trained on this data refuses a case, by case name: what its file states is out of scope.
+
+        The scope is that of all cases. A model of few of them may have another one.
+        """
         stated = self.cache.case_stated
         scope = Scope.of_training(stated, None)
         reasons = zip(self.cache.manifest.cases, map(scope.refusal, stated), strict=True)
         refused = {case.name: reason for case, reason in reasons if reason is not None}
-        for name, reason in refused.items():
-            self.progress.message(f"{name} is in no evaluation, because a model refuses it: {reason}.")
+        if refused:
+            self.progress.message(refused_sentence(refused))
         return refused
 
     def _without_refused(self, splits: Sequence[str]) -> list[str]:
@@ -181,7 +185,7 @@ class Experiment:
 
     def count_seen(self, seed: int) -> int:
         """Returns the number of validation and test images of a seed that an ancestor was trained on."""
-        assigned = self._without_refused(self._assign(self.make_recipe(seed)))
+        assigned = self._without_refused(self.assign(self.make_recipe(seed)))
         return sum(a != b for a, b in zip(assigned, self._without_seen(assigned), strict=True))
 
     @cached_property
@@ -199,7 +203,7 @@ class Experiment:
         """
         recipe = self.make_recipe(seed, overrides)
         if seed not in self._splits:
-            splits = self._assign(recipe)
+            splits = self.assign(recipe)
             if not recipe.data.allow_leakage:
                 check_group_leakage(self.cache.manifest, self.data.groups, splits)
             self._splits[seed] = self.usable(splits)
@@ -225,3 +229,9 @@ def _describe_runs(n: int, complete: int) -> str:
     """Returns how many runs there are, and how many need no training."""
     done = "all" if complete == n > 1 else f"{complete} of them" if complete < n else ""
     return f"{counted(n, 'run')}, {f'{done} already complete'.strip()}." if complete else f"{counted(n, 'run')} to train."
+
+
+def refused_sentence(refused: Mapping[str, str]) -> str:
+    """Returns which images are trained on but not evaluated, from the reasons by case name."""
+    shown = listed([f"{name} ({reason})" for name, reason in refused.items()])
+    return f"{counted(len(refused), 'image')} trained on, but not evaluated, because a model refuses them: {shown}."

@@ -15,6 +15,7 @@ from reslink.datasets.case import UNUSED
 from reslink.errors import counted, listed
 from reslink.experiments.report import ExperimentReport, Row, Table
 from reslink.experiments.runner.comparison import Comparison
+from reslink.experiments.runner.experiment import refused_sentence
 from reslink.experiments.runner.results import TrialResult
 from reslink.experiments.tune import charts
 from reslink.experiments.tune.records import STATES, SearchTrial, Selection, count_duplicates
@@ -273,7 +274,7 @@ def _left_out(setup: Setup) -> list[str]:
     seen = sum(split == UNUSED and case.name not in refused for case, split in unused)
     sentences = [f"{counted(len(failed), 'image')} could not be read: {listed(failed)}."] if failed else []
     if refused:
-        sentences.append(f"{counted(len(refused), 'image')} in no evaluation, because a model refuses them: {listed(refused)}.")
+        sentences.append(refused_sentence(refused))
     if seen:
         text = (
             f"{counted(seen, 'image')} left out of validation and hold-out: an ancestor was trained on them, or their patients."
