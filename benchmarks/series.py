@@ -7,10 +7,10 @@ highest of the probabilities of all its slices.
 
     python benchmarks/series.py DATA... --out OUT [--init BUNDLE] [--folds 5] [--size 96]
 
-Each DATA holds ``manifest.csv`` with the columns ``path,label,patient_id,slice``, and has a folder name of its own. OUT gets the volumes and the result,
-``series.json``. AUROC is measured on the patients of each data set that has both classes. Of another the sensitivity is given,
-at the threshold above which a tenth of the negative patients of the other sets are (specificity 0.9). BUNDLE has the default
-network, and no patient of DATA was in its training.
+Each DATA holds ``manifest.csv`` with the columns ``path,label,patient_id,slice``, and has a folder name of its own. OUT gets
+the volumes and the result, ``series.json``. AUROC is measured on the patients of each data set that has both classes. Of
+another the sensitivity is given, at the threshold above which a tenth of the negative patients of the other sets are
+(specificity 0.9). BUNDLE has the default network, and no patient of DATA was in its training.
 """
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ def test_copies_of_known_series_are_found_and_those_of_other_patients_are_not(
     near_duplicates: ModuleType, heads: tuple[Path, dict[str, list[Path]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(near_duplicates, "ProcessPoolExecutor", ThreadPoolExecutor)
-    root, files = heads
-    found = near_duplicates.series(root, seed=0)
+    found = near_duplicates.series(heads[0], seed=0)
     assert (found["copied_series"], found["other_series"]) == (2, 2)
     assert set(found["found_by_kind"]) == set(DUPLICATE_KINDS)
     assert (found["found_by_kind"]["exact"], found["least_share_by_kind"]["exact"]) == (2, 1.0)

@@ -295,8 +295,8 @@ def series_refused(problem: str) -> UsageError:
     return UsageError(
         problem,
         "The audit checks single slices; a table of series has no audit",
-        "If each series has one label, use reslink split --case series, which finds near duplicates and leakage; otherwise save "
-        "each slice as its own file, with the same patient_id",
+        "If each series has one label, use reslink split --case series, which finds near duplicates and leakage; otherwise "
+        "save each slice as its own file, with the same patient_id",
     )
 
 
