@@ -7,10 +7,10 @@ highest of the probabilities of all its slices.
 
     python benchmarks/series.py DATA... --out OUT [--init BUNDLE] [--folds 5] [--size 96]
 
-Each DATA holds ``manifest.csv`` with the columns ``path,label,patient_id,slice``. OUT gets the volumes and the result,
-``series.json``. AUROC is measured on the patients of each data set that has both classes. Of another the sensitivity is given,
-at the threshold above which a tenth of the negative patients of the other sets are (specificity 0.9). BUNDLE has the default
-network, and no patient of DATA was in its training.
+Each DATA holds ``manifest.csv`` with the columns ``path,label,patient_id,slice``, and has a folder name of its own. OUT gets
+the volumes and the result, ``series.json``. AUROC is measured on the patients of each data set that has both classes. Of
+another the sensitivity is given, at the threshold above which a tenth of the negative patients of the other sets are
+(specificity 0.9). BUNDLE has the default network, and no patient of DATA was in its training.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import argparse
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,14 +54,16 @@ def assemble(data: list[Path], out: Path, folds: int) -> tuple[Path, Path]:
     for folder in data:
         with (folder / "manifest.csv").open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
-                by_patient[row["patient_id"]].append({**row, "path": str(folder / row["path"])})
-                source[row["patient_id"]] = folder.name
+                patient = f"{folder.name}/{row['patient_id']}"  # two data sets may have the same identifier
+                by_patient[patient].append({**row, "path": str(folder / row["path"])})
+                source[patient] = folder.name
     patients = sorted(by_patient)
     positive = [any(row["label"] == POSITIVE for row in by_patient[patient]) for patient in patients]
     strata = [f"{source[patient]} {has_bleed}" for patient, has_bleed in zip(patients, positive, strict=True)]
     splitter = StratifiedKFold(folds, shuffle=True, random_state=0)
     fold_of = {patients[i]: k for k, (_, test) in enumerate(splitter.split(patients, strata)) for i in test}
-    (out / "volumes").mkdir(parents=True, exist_ok=True)
+    for folder in data:
+        (out / "volumes" / folder.name).mkdir(parents=True, exist_ok=True)
     series, slices = [], []
     for patient, has_bleed in zip(patients, positive, strict=True):
         rows = sorted(by_patient[patient], key=lambda row: int(row["slice"]))
@@ -182,7 +184,7 @@ def recipes(size: int, folds: int, epochs: tuple[int, int], init: Path | None) -
     return [*common, *of_series], [*common, f"trainer.epochs={slice_epochs}"]
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, nargs="+")
@@ -191,8 +193,16 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--epochs", type=int, nargs=2, default=(40, 5), help="Epochs of the series and of the slice model.")
-    options = parser.parse_args()
+    options = parser.parse_args(args)
+    if len({folder.name for folder in options.data}) < len(options.data):
+        parser.error("two of DATA have the same folder name. The result names each data set by it. Rename one of them")
     series, slices = assemble(options.data, options.out, options.folds)
+    with series.open(newline="", encoding="utf-8") as stream:
+        if all(row["label"] == POSITIVE for row in csv.DictReader(stream)):
+            parser.error(
+                "every patient of DATA is positive. The threshold of the sensitivity needs negative patients. "
+                "Add a data set that has some"
+            )
     of_series, of_slices = recipes(options.size, options.folds, tuple(options.epochs), options.init)
     pooled = out_of_fold(series, options.out, "series", of_series, range(options.folds))
     positive = {row["patient"]: row["positive"] for row in pooled}

@@ -103,8 +103,25 @@ def test_an_opened_manifest_has_the_labels_that_are_given(several: Path, tmp_pat
     assert list(reslink.split(manifest, tmp_path / "a.csv", group_by="none")["images"]["train"]) == ["lesion", "left"]
     with pytest.raises(UsageError, match=r"labels \['lesion', 'left'\], but labels=… \(data.labels\) is \['left', 'lesion'\]"):
         reslink.split(manifest, tmp_path / "b.csv", labels=["left", "lesion"])
+    with pytest.raises(
+        UsageError,
+        match=r"opened with one class per image, but labels=… \(data.labels\) is \['lesion', 'left'\]\. An opened manifest "
+        r"keeps its labels, and their order\. Open it with label_columns=\['lesion', 'left'\], or omit labels=…\.",
+    ):
+        reslink.split(reslink.Manifest.open(several), tmp_path / "b.csv", labels=["lesion", "left"])
+    with pytest.raises(UsageError, match=r"Open it without label_columns, or name its labels with labels=…\."):
+        reslink.train(manifest, tmp_path / "run")
     with pytest.raises(UsageError, match="names only 'lesion'"):
         reslink.split(several, tmp_path / "b.csv", labels="lesion")
+
+
+def test_several_labels_are_refused_for_series_as_training_refuses_them(several: Path, tmp_path: Path) -> None:
+    manifest = reslink.Manifest.open(several, label_columns=("lesion", "left"), case="series")
+    refused = r"A split of series is not possible .*\(lesion, left\).*Omit labels=…, .* with columns='label=COLUMN'"
+    for data, labels in ((several, "lesion,left"), (manifest, None)):
+        with pytest.raises(UsageError, match=refused):
+            reslink.split(data, tmp_path / "split.csv", labels=labels, case="series")
+    assert not (tmp_path / "split.csv").exists()
 
 
 def test_contradicting_copies_stop_a_split_of_several_labels(several: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from reslink.training.recipe.recipe import Recipe, load_recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPTS = (
-    *("accuracy", "attention", "budget", "budget_tables", "decision", "interval_coverage", "make_tables", "peers"),
-    *("random_split", "search", "series", "time_to_result", "train_step", "variations"),
+    *("accuracy", "attention", "budget", "budget_tables", "decision", "interval_coverage", "make_tables"),
+    *("near_duplicates", "peers", "random_split", "search", "series", "time_to_result", "train_step", "variations"),
 )
 TINY = (
     *("preprocess.size=64", "model.stem_dim=8", "model.dims=[8, 16]", "model.depths=[0, 1]", "model.area_size=4"),
@@ -48,8 +48,9 @@ def _script(name: str) -> Any:
     return script
 
 
-accuracy, attention, budget, budget_tables, decision, interval_coverage, make_tables, peers = map(_script, SCRIPTS[:8])
-random_split, search, series, time_to_result, train_step, variations = map(_script, SCRIPTS[8:])
+accuracy, attention, budget, budget_tables, decision, interval_coverage, make_tables = map(_script, SCRIPTS[:7])
+near_duplicates, peers, random_split, search = map(_script, SCRIPTS[7:11])
+series, time_to_result, train_step, variations = map(_script, SCRIPTS[11:])
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ def audit(
         ``failed`` and ``reason``. A failed check raises no error here.
 
     Raises:
-        UsageError: If the data set cannot be opened, or a folder cannot be used.
+        UsageError: If the data set cannot be opened or has a volume or a folder of slices, or a folder cannot be used.
 
     Example:
         >>> import reslink
@@ -113,8 +113,15 @@ def run_audit(
     progress: ShowProgress,
 ) -> AuditOutput:
     """Audits a data set; see :func:`audit`."""
+    from reslink.datasets.table_paths import FolderRowError
+
     names = None if labels is None else label_names(labels)
-    manifest = open_manifest(data, for_training=False, columns=columns, root=root, unit=unit, label_columns=names)
+    try:
+        manifest = open_manifest(data, for_training=False, columns=columns, root=root, unit=unit, label_columns=names)
+    except FolderRowError as error:
+        from reslink.audit.audit import series_refused
+
+        raise series_refused(error.given) from error
     if names is not None:
         check_labels_of_manifest(manifest, names)
     if predictions is not None:

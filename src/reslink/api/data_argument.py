@@ -75,13 +75,16 @@ def check_labels_of_manifest(manifest: Manifest, names: Sequence[str] | None) ->
     Raises:
         UsageError: If it has others.
     """
-    stated = None if manifest.labels.exclusive else manifest.labels.names
-    if stated != (None if names is None else tuple(names)):
+    stated = None if manifest.labels.exclusive else list(manifest.labels.names)
+    wanted = None if names is None else list(names)
+    if stated != wanted:
+        opened = "one class per image" if stated is None else f"the labels {stated}"
+        use = "omit --labels" if stated is None else "name its labels with --labels"
+        reopen = "without label_columns" if wanted is None else f"with label_columns={wanted}"
         raise UsageError(
-            f"The manifest was opened with the labels {stated and list(stated)}, but --labels (data.labels) is "
-            f"{names and list(names)}",
-            "An opened manifest has the labels that are given",
-            "Give Manifest.open the label_columns that are also given as labels",
+            f"The manifest was opened with {opened}, but --labels (data.labels) is {'not set' if wanted is None else wanted}",
+            "An opened manifest keeps its labels, and their order",
+            f"Open it {reopen}, or {use}",
         )
 
 

@@ -80,7 +80,7 @@ def split(
         read.
 
     Raises:
-        UsageError: If options exclude each other, ``out`` exists, or a class has too few groups.
+        UsageError: If options exclude each other, ``out`` exists, or a class has too few groups, or series have several labels.
         CheckFailedError: If an image has several labels, or ``keep_given`` keeps a split in which a group appears twice.
 
     Example:
@@ -102,6 +102,10 @@ def split(
     manifest = open_manifest(data, columns=columns, root=root, unit=unit, label_columns=names, case=case)
     if names is not None:
         check_labels_of_manifest(manifest, names)
+    if case == "series":
+        manifest.labels.require_exclusive(
+            "A split of series", "Omit --labels, and choose the column of the class with --columns label=COLUMN"
+        )
     from reslink.datasets.split_table import drop_given_split, split_columns, write_split_table  # slow imports
 
     with _decoded(read_patients(manifest), case, table, progress) as cache:

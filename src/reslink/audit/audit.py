@@ -19,7 +19,7 @@ from reslink.audit.checks.given_predictions import GivenPredictions, caution
 from reslink.audit.checks.label_errors import SuspectedError, quick_model_probabilities, suspected_errors
 from reslink.audit.checks.shortcuts import MARGIN, ProbeResult, probe_name, run_probes, with_holm_correction
 from reslink.audit.cross_validation import Ints
-from reslink.audit.extract import CaseFile, FileFeatures, extract_features
+from reslink.audit.extract import CaseFile, FileFeatures, Volume, extract_features
 from reslink.datasets.cache.decode import check_not_in_worker, map_jobs
 from reslink.datasets.cache.pixel_cache import choose_workers
 from reslink.datasets.case import Case
@@ -238,7 +238,7 @@ def audit(
         one was skipped (see ``skipped_checks``), else ``pass``.
 
     Raises:
-        UsageError: If no image can be read.
+        UsageError: If no image can be read, or a file has several slices.
         StorageError: If ``out`` cannot be written.
     """
     audited = run_audit(manifest, progress=progress, seed=seed, workers=workers, predictions=predictions)
@@ -290,11 +290,23 @@ def run_audit(
     return result
 
 
+def series_refused(problem: str) -> UsageError:
+    """Returns the error for a data set with a volume or a folder of slices; ``problem`` names it."""
+    return UsageError(
+        problem,
+        "The audit checks single slices; a table of series has no audit",
+        "If each series has one label, use reslink split --case series, which finds near duplicates and leakage; otherwise "
+        "save each slice as its own file, with the same patient_id",
+    )
+
+
 def _extract_all(manifest: Manifest, progress: Progress, workers: int) -> Iterator[FileFeatures | str]:
     progress.start(len(manifest), "Reading images")
     files = [CaseFile(case.name, case.path, case.unit) for case in manifest.cases]
     with closing(map_jobs(extract_features, files, workers)) as results:
         for item in results:
+            if isinstance(item, Volume):
+                raise series_refused(item.problem)
             yield item
             progress.step()
     progress.end()

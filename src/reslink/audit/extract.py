@@ -16,7 +16,7 @@ from reslink.audit.features.header import HeaderFeatures, header_features
 from reslink.audit.features.image import ImageFeatures, image_features
 from reslink.audit.features.outside_head import outside_head_features
 from reslink.audit.identity import identifying_attributes
-from reslink.datasets.cache.decode import read_slice
+from reslink.datasets.cache.decode import SeveralSlicesError, read_slice
 from reslink.datasets.manifest import file_hash
 from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.datasets.patient_ids import HeaderPatient, read_header_patient
@@ -80,11 +80,23 @@ class FileFeatures:
     patient: HeaderPatient = field(default_factory=HeaderPatient)
 
 
-def extract_features(file: CaseFile) -> FileFeatures | str:
+@dataclass(frozen=True)
+class Volume:
+    """A file with several slices, or a folder with a series.
+
+    Attributes:
+        problem: A clause with its name and the number of slices.
+    """
+
+    problem: str
+
+
+def extract_features(file: CaseFile) -> FileFeatures | Volume | str:
     """Reads one file and extracts its features.
 
     Returns:
-        The features, or a message that explains why the file cannot be used. The message contains no absolute path.
+        The features; a volume, which has none; or a message that explains why the file cannot be used. The message contains no
+        absolute path.
     """
     try:
         image = read_slice(file.path, file.name, file.unit)
@@ -105,6 +117,8 @@ def extract_features(file: CaseFile) -> FileFeatures | str:
             word_count=count_words(image, text_boxes),
             patient=read_header_patient(file.path),
         )
+    except SeveralSlicesError as error:
+        return Volume(error.given)
     except ReslinkError as error:
         return str(error).replace(str(file.path), file.name)
     except MemoryError:

@@ -18,6 +18,10 @@ _FILE_URI = re.compile(r"file:(?://(?P<host>[^/]*)(?=/))?(?P<path>.*)", re.I | r
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
+class FolderRowError(UsageError):
+    """A row of a table of slices names a folder."""
+
+
 def find_file(row: Row, column: str, folder: Path, *, or_folder: bool = False) -> Path:
     """Returns the absolute path of the file that a cell names.
 
@@ -35,12 +39,13 @@ def find_file(row: Row, column: str, folder: Path, *, or_folder: bool = False) -
     if path is None:
         raise _not_found(row, text, folder)
     if not path.is_file() and not (or_folder and path.is_dir()):
-        raise row.error(
+        error = row.error(
             f"names the folder {text!r}" if path.is_dir() else f"names {text!r}, which is not a file",
             "A row names one file with one slice, unless each series has one label",
             "If it has, use reslink split --case series, which finds leakage, and reslink train --case series; otherwise write "
             "one row per slice, with the same patient_id",
         )
+        raise FolderRowError(*error.args) if path.is_dir() else error
     return path
 
 

@@ -288,7 +288,7 @@ def reference_outputs(bundle: Bundle, images: Sequence[Image], series: Sequence[
         outputs: Arrays = {PROBABILITIES: probabilities, LABEL: labels, LOGITS: logits, FEATURES: features, **weights}
         if class_maps is not None:
             outputs[CAM] = class_maps.numpy()
-        return outputs | {name: gate.numpy() for name, gate in attention.items()} | {PIXELS: pixels}
+        return outputs | {name: values.numpy() for name, values in attention.items()} | {PIXELS: pixels}
 
     return Runner(bundle, (PIXELS,), call)(images, series)
 

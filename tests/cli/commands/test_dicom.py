@@ -6,9 +6,11 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import reslink
 from reslink.cli.main import app
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "serving"))
@@ -41,6 +43,19 @@ def test_answer_writes_the_results(bundle, tmp_path):
     replaced = run("answer", bundle, series, "--out", tmp_path / "out", "--overwrite")
     assert replaced.exit_code == 0
     assert "Research use only" in replaced.stderr
+
+
+def test_positions_count_all_slices_of_the_series(bundle, tmp_path):
+    slices = pacs.series(1)
+    for one in slices[:2]:
+        one.PixelData = np.full_like(one.pixel_array, -1024 - int(one.RescaleIntercept)).tobytes()  # air, no head
+    series = pacs.write(tmp_path / "series", slices)
+    done = run("answer", bundle, series, "--out", tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    [expected] = reslink.predict(bundle, series, series="only")
+    assert found["slices"] == 8
+    assert found["used"] == list(expected.result.used)
 
 
 def test_an_incomplete_series_is_marked_or_refused(bundle, tmp_path):

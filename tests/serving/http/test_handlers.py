@@ -13,6 +13,7 @@ import pytest
 from uploaded import dicom, nifti, png
 
 import reslink
+from reslink.labels import Labels
 from reslink.serving.http import models, schemas, worker
 from reslink.serving.http.handlers import RequestHandlers
 from reslink.serving.http.limits import Limits
@@ -131,9 +132,9 @@ def test_a_single_image_is_refused_by_a_model_of_series(ask: Ask) -> None:
     response = ask({"a.png": png(1), **SLICES})
     assert response["files"][0]["problem"]["type"] == "urn:reslink:problem:needs-series"
     assert len(response["series"][0]["answers"]) == 1
-    with pytest.raises(Problem, match="needs a series") as caught:
+    with pytest.raises(Problem, match="A model of series answers for no single slice") as caught:
         ask({"a.nii": nifti(3)}, slice=1)
-    assert caught.value.status == 400
+    assert (caught.value.status, caught.value.name) == (400, "bad-field")
     assert "Slice 1 was requested from whole" in caught.value.detail
     assert "Omit the field slice" in caught.value.detail
 
@@ -163,3 +164,17 @@ def test_maps_of_a_slice_need_no_answer_for_it(ask: Ask) -> None:
     assert (shown["target"], shown["label"], shown["error"]) == ("Healthy", None, None)
     assert "class_activation" in {one["name"] for one in shown["maps"]}
     schemas.Explanation.model_validate(shown, extra="forbid")
+
+
+def test_maps_of_a_model_of_series_with_three_classes_need_a_target(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Labels, "binary", False)
+    with pytest.raises(Problem, match="needs a class to explain") as caught:
+        ask({"a.dcm": dicom(1)}, "explain")
+    assert (caught.value.status, caught.value.name) == (400, "needs-target")
+    assert caught.value.detail == (
+        "No class to explain was given, and whole has no answer for a single slice. The classes of whole are Healthy, Tumor. "
+        "Send one of them in the field target."
+    )
+    with pytest.raises(Problem, match="The class does not exist") as caught:
+        ask({"a.dcm": dicom(1)}, "explain", target="Tumour")
+    assert (caught.value.status, caught.value.name) == (400, "no-such-class")

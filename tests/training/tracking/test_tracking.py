@@ -106,6 +106,27 @@ def test_each_of_several_labels_has_its_metrics(planted: type[Planted], tmp_path
     assert "| auroc | 0.700 | – | 30 | no interval |" in planted.calls[3][2]
 
 
+def test_labels_with_similar_names_have_metrics_of_their_own(
+    planted: type[Planted], tmp_path: Path, evaluation: dict[str, Any]
+) -> None:
+    labels, entry = ("a/b", "a_b", "A b", "a:b", "a_b-2"), {"n": 30, "n_present": 4, "n_unknown": 10}
+    values = {
+        label: {"auroc": {"estimate": i / 10, "ci_low": None, "ci_high": None, "method": "no interval", "n": 30}}
+        for i, label in enumerate(labels)
+    }
+    with Tracking(["tensorboard"], tmp_path / "run") as tracking:
+        tracking.start(SETTINGS, [], epoch=1)
+        tracking.evaluation(evaluation | {"by_label": dict.fromkeys(labels, entry), "per_class": values}, 0)
+    recorded = {key: value for call in planted.calls if call[0] == "metrics" for key, value in call[1].items()}
+    assert {key: value for key, value in recorded.items() if key.endswith("_auroc") and key.startswith("labels/")} == {
+        "labels/a_b/test_auroc": 0.0,
+        "labels/a_b-2/test_auroc": 0.1,
+        "labels/A b/test_auroc": 0.2,
+        "labels/a_b-3/test_auroc": 0.3,
+        "labels/a_b-2-2/test_auroc": 0.4,
+    }
+
+
 @pytest.mark.parametrize(("method", "lost"), [("start", 8), ("metrics", 3), ("text", 3), ("image", 1), ("finish", 1)])
 def test_a_tracker_that_fails_is_named_once_and_its_lost_records_are_counted(
     planted: type[Planted],

@@ -310,6 +310,10 @@ def _exit_with_parent(sentinel: int) -> None:
     os._exit(1)
 
 
+class SeveralSlicesError(InputError):
+    """A file has several slices where one is needed."""
+
+
 def read_slice(path: Path, name: str, unit: str | None = None) -> Image:
     """Reads a file with one slice, in any format.
 
@@ -319,12 +323,13 @@ def read_slice(path: Path, name: str, unit: str | None = None) -> Image:
         unit: As for ``read_image``.
 
     Raises:
-        InputError: If the file cannot be read, or has several slices; the message then uses ``name``.
+        InputError: If the file cannot be read.
+        SeveralSlicesError: If it has several slices; the message uses ``name``.
     """
     image = read_image(path, unit)
     slices = image.slices()
     if len(slices) != 1:
-        raise InputError(
+        raise SeveralSlicesError(
             f"{name} holds {len(slices)} slices",
             "A case is one slice, unless each volume has one label",
             "If it has, use reslink split --case series, which finds leakage, and reslink train --case series; otherwise save "

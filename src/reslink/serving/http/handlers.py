@@ -258,7 +258,7 @@ def _check_no_slice_of_series(index: int | None, models: Sequence[ServedModel]) 
             f"Slice {index} was requested from {', '.join(names)}. Such a model answers once for all slices of a series. "
             "Omit the field slice, or choose another model."
         )
-        raise bad_request("needs-series", "The model needs a series", detail)
+        raise bad_request("bad-field", "A model of series answers for no single slice", detail)
 
 
 def _single_image(models: Sequence[ServedModel]) -> Problem:

@@ -31,6 +31,7 @@ from reslink.inference.outputs import Outputs
 from reslink.inference.prediction import Prediction
 from reslink.serving.http.batching import Batcher, Pixels
 from reslink.serving.http.limits import Limits
+from reslink.serving.http.problems import needs_target
 from reslink.serving.http.worker import DisplaySlice
 
 BACKENDS: Final = ("onnxruntime", "openvino")
@@ -82,15 +83,12 @@ class ServedModel:
                 several labels at once.
 
         Raises:
-            UsageError: If the class does not exist, or there is no default.
+            UsageError: If the class does not exist.
+            Problem: If no class is given, and there is no default.
         """
         names = self.classifier.labels.names
         if target is None and self.answers_series and not self.classifier.labels.binary:
-            raise UsageError(
-                f"No class to explain was given, and {self.name} has no answer for a single slice",
-                f"The classes of {self.name} are {', '.join(names)}",
-                "Send one of them in the field target",
-            )
+            raise needs_target(self.name, names)
         if target is not None and target not in names:
             raise UsageError(
                 f"The class {target!r} does not exist",

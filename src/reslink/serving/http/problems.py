@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.responses import Response
 
-from reslink.errors import InputError, ReslinkError
+from reslink.errors import InputError, ReslinkError, UsageError
 
 MEDIA_TYPE: Final = "application/problem+json"
 NOTICE: Final = "Research use only. Not a medical device; not for diagnosis."
@@ -72,6 +73,16 @@ def unreadable_file(error: InputError) -> Problem:
 def needs_series(detail: str) -> Problem:
     """Returns the problem of a single image for a model that answers for series (422)."""
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "needs-series", "The model needs a series", detail)
+
+
+def needs_target(model: str, classes: Sequence[str]) -> Problem:
+    """Returns the problem of an explanation without a class, of a model that has no default (400)."""
+    error = UsageError(
+        f"No class to explain was given, and {model} has no answer for a single slice",
+        f"The classes of {model} are {', '.join(classes)}",
+        "Send one of them in the field target",
+    )
+    return bad_request("needs-target", "The model needs a class to explain", error)
 
 
 def unsupported_format(detail: str) -> Problem:

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -92,10 +92,10 @@ class Tracking(AbstractContextManager["Tracking"]):
         if not metrics:  # there is no test split
             return
         self._call_all("metrics", _test_numbers({"n": evaluation.get("n")}, metrics), epoch)
-        lines = _table(metrics)
-        for label, entry in evaluation.get("by_label", {}).items():
-            of_label, counts = evaluation["per_class"][label], {key: entry[key] for key in ("n", "n_present", "n_unknown")}
-            self._call_all("metrics", _test_numbers(counts, of_label, f"labels/{_NOT_IN_KEYS.sub('_', label)}/"), epoch)
+        lines, by_label = _table(metrics), evaluation.get("by_label", {})
+        for (label, entry), key in zip(by_label.items(), _label_keys(by_label), strict=True):
+            of_label, counts = evaluation["per_class"][label], {name: entry[name] for name in ("n", "n_present", "n_unknown")}
+            self._call_all("metrics", _test_numbers(counts, of_label, f"labels/{key}/"), epoch)
             lines += ["", f"The label {label}, present in {entry['n_present']} of {entry['n']} images:", "", *_table(of_label)]
         leakage = evaluation.get("leakage") or {}
         lines += ["", f"{leakage['message']}."] if leakage else []
@@ -139,6 +139,19 @@ class Tracking(AbstractContextManager["Tracking"]):
 
 
 _ENDS: Final = {"": "estimate", "_ci_low": "ci_low", "_ci_high": "ci_high"}
+
+
+def _label_keys(labels: Iterable[str]) -> list[str]:
+    """Returns the part of the keys that names each label, with a number where two would be the same without case."""
+    keys: list[str] = []
+    for label in labels:
+        base = key = _NOT_IN_KEYS.sub("_", label)
+        count = 1
+        while key.casefold() in {other.casefold() for other in keys}:  # MLflow writes a file for each key
+            count += 1
+            key = f"{base}-{count}"
+        keys.append(key)
+    return keys
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
