@@ -1,6 +1,8 @@
 """Compares single networks, the ensemble, the distilled network and flip averaging on the hold-out of ``reslink cv --holdout``.
 
-Run: python benchmarks/ensembles.py CV_FOLDER
+Run: python benchmarks/ensembles.py CV_FOLDER [--whole RUN]
+
+RUN is a network of ``reslink train CV_FOLDER/split.csv``: trained on all folds at once, with the plain labels.
 
 Writes benchmarks/results/ensembles.csv. Metrics are those of the hold-out in ``CV_FOLDER/split.csv``, with 95 % intervals over
 its groups, and for single networks also over the networks of the folds. Each network runs once on each image and once on its
@@ -68,8 +70,8 @@ def outputs(bundle: Bundle, cache: PixelCache) -> tuple[Logits, Logits]:
     return plain, np.concatenate([classifier.logits(np.ascontiguousarray(batch[..., ::-1])) for batch in batches])
 
 
-def models(folder: Path, cache: PixelCache) -> Iterator[Model]:
-    """Yields the models."""
+def models(folder: Path, cache: PixelCache, whole: Path | None) -> Iterator[Model]:
+    """Yields the models, with the network of a run that was trained on all folds."""
     ensemble = Bundle.load(folder / "bundle")
     members = members_of(folder, ensemble)
     each = [outputs(member, cache) for member in members]
@@ -81,6 +83,9 @@ def models(folder: Path, cache: PixelCache) -> Iterator[Model]:
         pair = outputs(distilled, cache)
         yield Model("distilled network", [pair[0]], Decision(), distilled, flip=False)
         yield Model("distilled network, flip-averaged", [average_logits(pair)], Decision(), distilled, flip=True)
+    if whole is not None:
+        network = Bundle.load(whole)
+        yield Model("single network, trained on all folds", [outputs(network, cache)[0]], Decision(), network, flip=False)
     together = average_logits(plain)
     yield Model("ensemble of 5, not calibrated", [together], Decision(), ensemble, flip=False)
     yield Model("ensemble of 5, calibrated out of fold", [together], ensemble.decision, ensemble, flip=False)
@@ -122,14 +127,16 @@ def main() -> None:
     """Measures all models."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--whole", type=Path, help="run that was trained on all folds")
+    options = parser.parse_args()
+    folder = options.folder
     torch.set_num_threads(1)
     table = Manifest.open(folder / "split.csv")
     holdout = table.subset(i for i, case in enumerate(table.cases) if case.split == "test")
     cache = PixelCache.open(holdout, Bundle.load(folder / "bundle").preprocess, folder / "cache")
     print(len(cache), "images in", len({case.extra["group"] for case in holdout.cases}), "groups", flush=True)
     rows = []
-    for model in models(folder, cache):
+    for model in models(folder, cache, options.whole):
         rows.append(row_of(model, cache))
         print(rows[-1], flush=True)
     with (Path(__file__).parent / "results" / "ensembles.csv").open("w", newline="") as stream:
