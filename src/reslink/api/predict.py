@@ -52,7 +52,7 @@ def predict(
         unit: ``HU``, ``MR`` or ``gray``, of arrays (optional for uint8) and of files that state none, such as NIfTI and NPY.
         series: ``each`` for one prediction per slice; ``auto`` to add one for each series (a volume, or DICOM slices), ``only``
             for series without their slices. The prediction for a series is a ``SeriesAnswer``. None is ``each``, or ``only``
-            for a model whose cases are series.
+            for a series model.
 
     Returns:
         One prediction per slice, in order. An unreadable file gives a prediction with an error.

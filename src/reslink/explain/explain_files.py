@@ -93,7 +93,7 @@ class Explanation:
         ood_score: Out-of-distribution score; the model abstains above 1. None without an OOD detector.
         error: Why the image could not be explained, else None.
         notes: What the file does not state and was assumed, see ``Image.notes``.
-        weight: For a model whose cases are series, the weight of the slice in the answer; label and probabilities are then
+        weight: For a series model, the weight of the slice in the answer; label and probabilities are then
             those of the whole series. None for others.
         by_label: As ``Prediction.by_label``; not part of the JSON form with one class per image.
     """
@@ -116,7 +116,7 @@ class Explanation:
     by_label: Mapping[str, LabelPrediction] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the JSON form; it has the key ``weight`` only for a model whose cases are series."""
+        """Returns the JSON form; it has the key ``weight`` only for a series model."""
         form = asdict(replace(self, by_label=None))
         del form["by_label"]
         if self.weight is None:

@@ -35,7 +35,7 @@ INTERVAL_SCOPE: Final = (
 """Explains to the reader which uncertainty the interval covers."""
 
 
-NO_INTERVAL: Final = "A model of whole series gives one answer per series, without an interval over its slices."
+NO_INTERVAL: Final = "A series model gives one answer per series, without an interval over its slices."
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SeriesPrediction:
         used: Positions in the given predictions of the slices that were averaged, the most suspicious first.
         abstain: Whether the model abstains; None if the bundle has neither prediction sets nor an OOD detector.
         reasons: Why the model abstains; otherwise empty.
-        attention: For a model whose cases are series, the weight of each evaluated slice by its position in the given slices;
+        attention: For a series model, the weight of each evaluated slice by its position in the given slices;
             the sum is 1. None for a model of single slices.
         by_label: The prediction for each of several labels at once, whose classes are ``absent`` and ``present``; None with one
             class per image.
@@ -107,7 +107,7 @@ class SeriesPrediction:
         return replace(self, used=used, attention=attention, by_label=by_label)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the JSON form; ``attention`` only for a model whose cases are series, ``by_label`` with several labels."""
+        """Returns the JSON form; ``attention`` only for a series model, ``by_label`` with several labels."""
         shown = vars(self) | {"used": list(self.used), "reasons": list(self.reasons), "interval_scope": INTERVAL_SCOPE}
         del shown["by_label"], shown["attention"]
         if self.attention is not None:
@@ -198,7 +198,7 @@ def aggregate_slices(
 
 
 def pooled_series(prediction: Prediction, attention: Mapping[int, float], *, top: int = TOP_SLICES) -> SeriesPrediction:
-    """Returns the prediction of a model whose cases are series in the form of :func:`aggregate_slices`.
+    """Returns the prediction of a series model in the form of :func:`aggregate_slices`.
 
     Args:
         prediction: The answer for the whole series, with probabilities.

@@ -155,7 +155,7 @@ def _answers(members: list[Member], classifier: Classifier, only: bool) -> Itera
 
 
 def _single(prediction: Prediction, item: Slice, classifier: Classifier) -> tuple[Prediction, Image | None]:
-    """Returns the answer for a slice outside a series; for a model of series it is a series of one slice."""
+    """Returns the answer for a slice outside a series; for a series model it is a series of one slice."""
     if classifier.bundle.case == "slice" or prediction.error is not None:
         return prediction, item.image
     return _answer([(prediction, item)], item.path, classifier, None), None
@@ -205,7 +205,7 @@ def _no_answer(slices: int, reason: str) -> str:
 
 
 def pooled_answer(classifier: Classifier, slices: Sequence[Slice], path: str, refusal: str | None = None) -> SeriesAnswer:
-    """Returns the answer of a model whose cases are series, without ``files`` and ``notes``.
+    """Returns the answer of a series model, without ``files`` and ``notes``.
 
     Args:
         classifier: The classifier.
@@ -240,7 +240,7 @@ def _as_answer(prediction: Prediction, result: SeriesPrediction | None = None) -
 
 @dataclass(frozen=True, eq=False)
 class SeriesView:
-    """A series with the answer of a model whose cases are series.
+    """A series with the answer of a series model.
 
     Attributes:
         slices: The slices that the model sees.
@@ -254,7 +254,7 @@ class SeriesView:
 
 
 def view_series(classifier: Classifier, series: SeriesSlices, path: str, batch_size: int = 32) -> SeriesView:
-    """Returns the answer of a model whose cases are series, with the slices that it is based on.
+    """Returns the answer of a series model, with the slices that it is based on.
 
     Args:
         classifier: The classifier.

@@ -1,4 +1,4 @@
-"""Memory and slice limits of one request with fake workers, and the answers of models of series, without a service."""
+"""Memory and slice limits of one request with fake workers, and the answers of series models, without a service."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ Ask = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def ask(series_bundle: Path, bundles: list[Path]) -> Iterator[Ask]:
-    """Returns a function that sends files to a route of handlers with a model of series, ``whole``, and one of slices."""
+    """Returns a function that sends files to a route of handlers with a series model, ``whole``, and one of slices."""
     served, preprocesses = models.load([str(series_bundle), str(bundles[0])], Limits())
     before = worker._preprocesses[:]
     worker._preprocesses[:] = [worker.Preprocess.model_validate_json(text) for text in preprocesses]
@@ -132,7 +132,7 @@ def test_a_single_image_is_refused_by_a_model_of_series(ask: Ask) -> None:
     response = ask({"a.png": png(1), **SLICES})
     assert response["files"][0]["problem"]["type"] == "urn:reslink:problem:needs-series"
     assert len(response["series"][0]["answers"]) == 1
-    with pytest.raises(Problem, match="A model of series answers for no single slice") as caught:
+    with pytest.raises(Problem, match="A series model answers for no single slice") as caught:
         ask({"a.nii": nifti(3)}, slice=1)
     assert (caught.value.status, caught.value.name) == (400, "bad-field")
     assert "Slice 1 was requested from whole" in caught.value.detail

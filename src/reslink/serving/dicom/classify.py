@@ -92,7 +92,7 @@ class SeriesResult:
     Attributes:
         model: The model.
         series: The series.
-        slice_predictions: One prediction per selected slice, in order; empty for a model whose cases are series.
+        slice_predictions: One prediction per selected slice, in order; empty for a series model.
         prediction: The prediction for the series.
         maps: (n, H, W) float32, the map of each selected slice on the pixels of ``series.slices``, 0 outside the network
             input; None without a map.
@@ -156,7 +156,7 @@ def _select_map(name: str, outputs: Sequence[str]) -> str | None:
 def classify_series(model: Model, series: Series) -> SeriesResult:
     """Classifies the selected slices of a series and combines them; of an incomplete series, it abstains.
 
-    The predictions of slices are aggregated; a model whose cases are series pools its slices by attention.
+    The predictions of slices are aggregated; a series model pools its slices by attention.
 
     Args:
         model: A model that accepts the series.

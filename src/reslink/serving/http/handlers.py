@@ -247,7 +247,7 @@ def _unit(form: Form) -> Unit | None:
 
 
 def _check_no_slice_of_series(index: int | None, models: Sequence[ServedModel]) -> None:
-    """Checks that no single slice is requested from a model whose cases are series.
+    """Checks that no single slice is requested from a series model.
 
     Raises:
         Problem: With status 400.
@@ -258,7 +258,7 @@ def _check_no_slice_of_series(index: int | None, models: Sequence[ServedModel]) 
             f"Slice {index} was requested from {', '.join(names)}. Such a model answers once for all slices of a series. "
             "Omit the field slice, or choose another model."
         )
-        raise bad_request("bad-field", "A model of series answers for no single slice", detail)
+        raise bad_request("bad-field", "A series model answers for no single slice", detail)
 
 
 def _single_image(models: Sequence[ServedModel]) -> Problem:
@@ -404,7 +404,7 @@ def _series_predictions(members: _Members, models: Sequence[ServedModel]) -> lis
 
 
 async def _pool_series(model: ServedModel, members: _Members) -> SeriesAnswer:
-    """Returns the answer of a model whose cases are series, which sees the selected slices only."""
+    """Returns the answer of a series model, which sees the selected slices only."""
     slices = [one for file, _ in members if file is not None for one in _slices_to_pool(model, file)]
 
     async def run(i: int) -> None:
@@ -425,14 +425,14 @@ def _slices_to_pool(model: ServedModel, file: PreparedFile) -> list[Slice]:
 
 
 def _pooled_entry(model: ServedModel, answer: SeriesAnswer) -> Json:
-    """Returns the response entry of a model whose cases are series: what a slice has, and how slices were combined."""
+    """Returns the response entry of a series model: what a slice has, and how slices were combined."""
     members = answer.as_dict()
     of_answer = {name: members[name] for name in ("prediction_set", "ood_score", "threshold", "certainty")}
     return {"model": model.name, **of_answer, **(answer.result.as_dict() if answer.result is not None else {})}
 
 
 def _unanswered(pooled: Sequence[tuple[ServedModel, SeriesAnswer]], n_models: int) -> list[str]:
-    """Returns why models whose cases are series have no answer, with the name of the model if there are others."""
+    """Returns why series models have no answer, with the name of the model if there are others."""
     reasons = [(model, answer.error or "; ".join(answer.reasons or ())) for model, answer in pooled if answer.result is None]
     return [f"{model.name}: {reason}" if n_models > 1 else reason for model, reason in reasons]
 

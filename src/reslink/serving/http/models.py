@@ -59,7 +59,7 @@ class ServedModel:
         return self.classifier.bundle.case == "series"
 
     async def outputs(self, pixels: Pixels) -> Outputs:
-        """Returns the outputs for one slice, (planes, S, S) uint8, of a model whose cases are series."""
+        """Returns the outputs for one slice, (planes, S, S) uint8, of a series model."""
         return cast(Outputs, await self.batcher.predict(pixels))
 
     async def predict(self, pixels: Pixels, stated: Stated) -> Prediction:
@@ -75,7 +75,7 @@ class ServedModel:
     async def explain(self, pixels: Pixels, target: str | None) -> tuple[Prediction, str, Maps]:
         """Returns the prediction for one slice, the explained class, and the maps of the ONNX model.
 
-        A model whose cases are series has no prediction for a slice, but maps.
+        A series model has no prediction for a slice, but maps.
 
         Args:
             pixels: (planes, S, S) uint8.

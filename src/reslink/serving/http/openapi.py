@@ -18,7 +18,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "minimum": 0,
         "maximum": 999_999,
         "description": "The only slice to process of each file, from 0. Default: all slices; for /v1/explain, the first slice. "
-        "/v1/predict refuses it for a model whose case is a series.",
+        "/v1/predict refuses it for a series model.",
     },
     "member": {
         "type": "integer",

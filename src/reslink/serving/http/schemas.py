@@ -85,7 +85,7 @@ class FileAnswer(BaseModel):
     unit: str | None = Field(None, examples=["HU"])
     notes: list[str] = Field([], description="Warnings about the file.")
     answers: list[ModelAnswer] = Field(
-        [], description="One per model whose case is a slice. A model whose case is a series answers in series alone."
+        [], description="One per model whose case is a slice. A series model answers in series alone."
     )
     problem: ProblemDetails | None = None
 
@@ -132,20 +132,18 @@ class SeriesAnswer(SeriesNumbers):
         "class per image.",
     )
     attention: list[SliceWeight] | None = Field(
-        None, description="Of a model whose case is a series, the weight of each classified slice; absent for other models."
+        None, description="Of a series model, the weight of each classified slice; absent for other models."
     )
     prediction_set: list[str] | None = Field(
-        None, description="Of a model whose case is a series, its conformal prediction set; null if the bundle has none."
+        None, description="Of a series model, its conformal prediction set; null if the bundle has none."
     )
     ood_score: float | None = Field(
-        None, description="Of a model whose case is a series, its out-of-distribution score; the model abstains above 1."
+        None, description="Of a series model, its out-of-distribution score; the model abstains above 1."
     )
     threshold: float | None = Field(
-        None, description="Of a model whose case is a series, the probability from which the positive class is the label."
+        None, description="Of a series model, the probability from which the positive class is the label."
     )
-    certainty: str | None = Field(
-        None, description="Of a model whose case is a series: clear, uncertain, uncalibrated or no answer."
-    )
+    certainty: str | None = Field(None, description="Of a series model: clear, uncertain, uncalibrated or no answer.")
 
 
 class Series(BaseModel):
@@ -185,7 +183,7 @@ class MapAnswer(BaseModel):
 
 
 class Explanation(SliceAnswer):
-    """The prediction for a slice with its maps; a model whose case is a series has no prediction for a slice."""
+    """The prediction for a slice with its maps; a series model has no prediction for a slice."""
 
     model: str
     target: str | None = Field(description="The class that the class activation map explains; null if the image is refused.")
@@ -271,7 +269,7 @@ class Model(BaseModel):
 
     name: str
     case: str = Field(
-        description="What gets one answer: slice, or series. A model of series refuses images that are not part of a series.",
+        description="What gets one answer: slice, or series. A series model refuses images that are not part of a series.",
         examples=["slice"],
     )
     classes: list[str]

@@ -191,7 +191,7 @@ function showPredictions() {
   for (const id of ['slice-box', 'table-box']) $(id).hidden = !many;
   $('slice-answers').replaceChildren(...(many ? [answerTable(`Slice ${stack.now + 1}`, sliceRows)] : []));
   const weights = slice ? Object.entries(slice.weights).map(([name, weight]) => `${name} weight ${percent(weight)}`) : [];
-  $('slice-box').hidden = !many || !sliceRows.length; // a model of series has no answer for a slice
+  $('slice-box').hidden = !many || !sliceRows.length; // a series model has no answer for a slice
   $('slice-summary').textContent = `Slice ${stack.now + 1}: ${[...sliceRows.map(([{ name }, answer]) => `${name} ${verdict(answer)}`), ...weights].join(', ')}`;
   const answering = models.filter((model) => (answersSeries(model) ? seriesAnswer(model) : stack.slices.some(({ answers }) => answers[model.name]?.probabilities)));
   $('strip').replaceChildren(...(many && answering.length ? [...answering.flatMap((model) => charts(stack, model)), legend(answering)] : []));

@@ -133,7 +133,7 @@ export function chart(model, answers, current, choose) {
   return barChart(title, bars, 1, model.decision.threshold, current, choose);
 }
 
-// One bar per slice: its weight in the answer of a model of series. A slice without a weight shows too little of the head.
+// One bar per slice: its weight in the answer of a series model. A slice without a weight shows too little of the head.
 export function weightChart(model, weights, current, choose) {
   const bars = weights.map((weight) => ({ value: weight ?? 0, abstains: false }));
   return barChart(`${model.name}: weight of each slice in the answer`, bars, Math.max(...bars.map(({ value }) => value)), null, current, choose);

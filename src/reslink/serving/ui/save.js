@@ -33,7 +33,7 @@ const SERIES_COLUMNS = ['score_class', 'score', 'ci_low', 'ci_high', 'rule'];
 export function saveCsv(stacks) {
   const answersOf = (stack) => [...stack.seriesAnswers, ...stack.slices.flatMap((one) => Object.values(one.answers))];
   const classes = [...new Set(stacks.flatMap(answersOf).flatMap((answer) => Object.keys(answer.probabilities ?? {})))];
-  const rows = [['file', 'slice', 'model', 'label', 'probability', ...classes.map((name) => `p_${name}`), 'prediction_set', 'abstain', 'reasons', 'ood_score', 'error', ...SERIES_COLUMNS, 'weight']]; // of a slice, for a model of series
+  const rows = [['file', 'slice', 'model', 'label', 'probability', ...classes.map((name) => `p_${name}`), 'prediction_set', 'abstain', 'reasons', 'ood_score', 'error', ...SERIES_COLUMNS, 'weight']]; // of a slice, for a series model
   for (const stack of stacks) {
     if (stack.problem) rows.push([stack.name, '', '', '', '', ...classes.map(() => ''), '', '', '', '', stack.problem.detail]);
     for (const answer of stack.seriesAnswers) {
