@@ -101,24 +101,26 @@ def test_a_label_with_one_state_has_no_shortcut_check_and_predictions_need_one_c
         reslink.audit(several)
 
 
-def test_volumes_and_folders_of_slices_are_refused_and_not_listed_as_unreadable(tmp_path: Path) -> None:
-    """Two slices and a volume or a folder in a table, and a volume in a manifest that was opened as one of series."""
+def test_series_are_refused_and_a_volume_among_slices_is_named(tmp_path: Path) -> None:
+    """A row that names a folder, volumes alone, and a volume beside slices."""
     root = make_cohort(tmp_path / "heads", PhantomSettings(patients=2, slices=1, size=128, seed=5))
     names = [case.name for case in reslink.Manifest.open(root, for_training=False).cases]
     np.save(root / "volume.npy", np.zeros((3, 64, 64), np.uint8))
     (root / "series").mkdir()
+    table = root / "t.csv"
     refused = (
         r"The audit checks single slices; a table of series has no audit\. If each series has one label, use "
         r"reslink split --case series, .*otherwise save each slice as its own file, with the same patient_id\."
     )
-    for third, problem in (
-        ("volume.npy", r"volume\.npy holds 3 slices\. "),
-        ("series", r"Row 4 of t\.csv names the folder 'series'\. "),
-    ):
-        (root / "t.csv").write_text(f"path,label\n{names[0]},a\n{names[1]},b\n{third},b\n")
-        with pytest.raises(UsageError, match=problem + refused):
-            reslink.audit(root / "t.csv", out=tmp_path / "audit", workers=0)
-    (root / "t.csv").write_text("path,label\nvolume.npy,a\n")
-    with pytest.raises(UsageError, match=r"volume\.npy holds 3 slices\. " + refused):
-        reslink.audit(reslink.Manifest.open(root / "t.csv", case="series", for_training=False), workers=0)
+    table.write_text(f"path,label\n{names[0]},a\n{names[1]},b\nseries,b\n")
+    with pytest.raises(UsageError, match=r"Row 4 of t\.csv names the folder 'series'\. " + refused):
+        reslink.audit(table, out=tmp_path / "audit", workers=0)
+    table.write_text("path,label\nvolume.npy,a\n")
+    for data in (table, reslink.Manifest.open(table, case="series", for_training=False)):
+        with pytest.raises(UsageError, match=r"volume\.npy holds 3 slices\. " + refused):
+            reslink.audit(data, out=tmp_path / "audit", workers=0)
     assert not (tmp_path / "audit").exists()
+    table.write_text(f"path,label\n{names[0]},a\n{names[1]},b\nvolume.npy,b\n")
+    [found] = reslink.audit(table, workers=0)["files"]["corrupt"]
+    assert found["path"] == "volume.npy"
+    assert "holds 3 slices" in found["message"]

@@ -58,7 +58,7 @@ def audit(
         ``failed`` and ``reason``. A failed check raises no error here.
 
     Raises:
-        UsageError: If the data set cannot be opened or has a volume or a folder of slices, or a folder cannot be used.
+        UsageError: If the data set cannot be opened, has only volumes or a folder of slices, or a folder cannot be used.
 
     Example:
         >>> import reslink

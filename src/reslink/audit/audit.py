@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -238,7 +238,7 @@ def audit(
         one was skipped (see ``skipped_checks``), else ``pass``.
 
     Raises:
-        UsageError: If no image can be read, or a file has several slices.
+        UsageError: If no image can be read, or every file has several slices.
         StorageError: If ``out`` cannot be written.
     """
     audited = run_audit(manifest, progress=progress, seed=seed, workers=workers, predictions=predictions)
@@ -260,7 +260,11 @@ def run_audit(
     """Audits a data set like :func:`audit`, but returns objects."""
     check_not_in_worker()
     progress = progress or SilentProgress()
-    results = list(_extract_all(manifest, progress, choose_workers(len(manifest)) if workers is None else workers))
+    extracted = list(_extract_all(manifest, progress, choose_workers(len(manifest)) if workers is None else workers))
+    volumes = [item for item in extracted if isinstance(item, Volume)]
+    if len(volumes) == len(extracted):
+        raise series_refused(volumes[0].problem)
+    results = [item.message if isinstance(item, Volume) else item for item in extracted]
     items = [item for item in results if isinstance(item, FileFeatures)]
     unreadable = {case.name: item for case, item in zip(manifest.cases, results, strict=True) if isinstance(item, str)}
     if not items:
@@ -291,7 +295,7 @@ def run_audit(
 
 
 def series_refused(problem: str) -> UsageError:
-    """Returns the error for a data set with a volume or a folder of slices; ``problem`` names it."""
+    """Returns the error for a data set of volumes, or with a folder of slices; ``problem`` names one of them."""
     return UsageError(
         problem,
         "The audit checks single slices; a table of series has no audit",
@@ -300,13 +304,12 @@ def series_refused(problem: str) -> UsageError:
     )
 
 
-def _extract_all(manifest: Manifest, progress: Progress, workers: int) -> Iterator[FileFeatures | str]:
+def _extract_all(manifest: Manifest, progress: Progress, workers: int) -> Iterator[FileFeatures | Volume | str]:
     progress.start(len(manifest), "Reading images")
     files = [CaseFile(case.name, case.path, case.unit) for case in manifest.cases]
-    with closing(map_jobs(extract_features, files, workers)) as results:
+    results: Generator[FileFeatures | Volume | str, None, None] = map_jobs(extract_features, files, workers)
+    with closing(results):
         for item in results:
-            if isinstance(item, Volume):
-                raise series_refused(item.problem)
             yield item
             progress.step()
     progress.end()

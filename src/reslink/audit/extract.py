@@ -82,13 +82,15 @@ class FileFeatures:
 
 @dataclass(frozen=True)
 class Volume:
-    """A file with several slices, or a folder with a series.
+    """A file with several slices.
 
     Attributes:
         problem: A clause with its name and the number of slices.
+        message: Why the file cannot be used.
     """
 
     problem: str
+    message: str
 
 
 def extract_features(file: CaseFile) -> FileFeatures | Volume | str:
@@ -118,7 +120,7 @@ def extract_features(file: CaseFile) -> FileFeatures | Volume | str:
             patient=read_header_patient(file.path),
         )
     except SeveralSlicesError as error:
-        return Volume(error.given)
+        return Volume(error.given, str(error))
     except ReslinkError as error:
         return str(error).replace(str(file.path), file.name)
     except MemoryError:
