@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reslink.api.audit_memory import remember_audit
-from reslink.api.data_argument import Columns, Data, check_labels_of_manifest, label_names, open_manifest
+from reslink.api.data_argument import Columns, Data, open_manifest_with_labels
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.errors import UsageError
 from reslink.files import check_folder_path, check_overwrite
@@ -115,15 +115,12 @@ def run_audit(
     """Audits a data set; see :func:`audit`."""
     from reslink.datasets.table_paths import FolderRowError
 
-    names = None if labels is None else label_names(labels)
     try:
-        manifest = open_manifest(data, for_training=False, columns=columns, root=root, unit=unit, label_columns=names)
+        manifest = open_manifest_with_labels(data, labels, for_training=False, columns=columns, root=root, unit=unit)
     except FolderRowError as error:
         from reslink.audit.audit import series_refused
 
         raise series_refused(error.given) from error
-    if names is not None:
-        check_labels_of_manifest(manifest, names)
     if predictions is not None:
         manifest.labels.require_exclusive("--predictions", "Remove --predictions; label errors are not looked for")
     from reslink.audit.audit import audit as audit_manifest

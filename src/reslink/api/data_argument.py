@@ -65,6 +65,24 @@ def label_names(labels: str | Sequence[str]) -> tuple[str, ...]:
     return check_label_names(labels.split(",") if isinstance(labels, str) else labels)
 
 
+def open_manifest_with_labels(data: Data, labels: str | Sequence[str] | None, **options: Any) -> Manifest:
+    """Opens a data set with several labels at once, or with one class per image.
+
+    Args:
+        data: The data set; a manifest keeps its own labels.
+        labels: The label columns, as a list or as a text with commas; None for one class per image.
+        options: As for :func:`open_manifest`.
+
+    Raises:
+        UsageError: If the data set cannot be opened, or a manifest has other labels.
+    """
+    names = None if labels is None else label_names(labels)
+    manifest = open_manifest(data, label_columns=names, **options)
+    if names is not None:
+        check_labels_of_manifest(manifest, names)
+    return manifest
+
+
 def check_labels_of_manifest(manifest: Manifest, names: Sequence[str] | None) -> None:
     """Checks that a manifest, which may be opened by the caller, has the given labels.
 

@@ -13,9 +13,7 @@ from reslink.api.data_argument import (
     Columns,
     Data,
     check_holdout,
-    check_labels_of_manifest,
-    label_names,
-    open_manifest,
+    open_manifest_with_labels,
     read_patients,
 )
 from reslink.api.progress import ShowProgress, resolve_progress
@@ -98,10 +96,7 @@ def split(
             "A hold-out is the part of the cases that is in no fold",
             "Add --folds 5, or set the share of the test split with --fractions",
         )
-    names = None if labels is None else label_names(labels)
-    manifest = open_manifest(data, columns=columns, root=root, unit=unit, label_columns=names, case=case)
-    if names is not None:
-        check_labels_of_manifest(manifest, names)
+    manifest = open_manifest_with_labels(data, labels, columns=columns, root=root, unit=unit, case=case)
     if case == "series":
         manifest.labels.require_exclusive(
             "A split of series", "Omit --labels, and choose the column of the class with --columns label=COLUMN"

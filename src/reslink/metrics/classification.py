@@ -266,6 +266,17 @@ class MetricView:
         return "the cases do not allow it"
 
 
+def never_predicted(y_true: Ints, y_pred: Ints, names: Sequence[str]) -> dict[str, int]:
+    """Returns the classes that occur and are never predicted, with their number of cases.
+
+    Args:
+        y_true: (n,) class indices.
+        y_pred: (n,) predicted class indices.
+        names: The class names.
+    """
+    return {names[k]: int((y_true == k).sum()) for k in np.setdiff1d(y_true, y_pred)}
+
+
 def metric_estimate(name: str, view: MetricView, drawn: BootstrapDraws) -> Estimate:
     """Returns one metric of a view with the appropriate interval.
 

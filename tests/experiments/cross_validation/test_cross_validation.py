@@ -164,10 +164,10 @@ def test_a_class_that_an_ensemble_never_predicts_is_named() -> None:
     own = TrialPredictions([*"abcde"], [*"abcde"], y_true, np.eye(2)[y_true], np.zeros(5, np.int64))
     labels = Labels(("Healthy", "Tumor"))
     right = replace(own, y_pred=y_true)
-    [sentence] = tables.never_predicted({"single": [own], "ensemble": [own], "distilled": [right]}, labels)
+    [sentence] = tables.never_predicted_sentences({"single": [own], "ensemble": [own], "distilled": [right]}, labels)
     assert "the calibrated ensemble never predicts Tumor (2 of 5 images): its sensitivity for it is 0" in sentence
     assert "decision.threshold=youden" in sentence
-    assert tables.never_predicted({"ensemble": [right]}, labels) == []
+    assert tables.never_predicted_sentences({"ensemble": [right]}, labels) == []
 
 
 def test_refused_images_are_training_images_of_the_models_and_keep_their_fold(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from reslink.errors import UsageError, listed
+from reslink.metrics.classification import never_predicted
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -98,7 +99,7 @@ def caution(y_prob: Floats, targets: NDArray[np.int64], class_names: Sequence[st
         class_names: The K classes.
     """
     present = np.unique(targets)
-    never = [class_names[k] for k in np.setdiff1d(present, y_prob.argmax(axis=1))]
+    never = never_predicted(targets, y_prob.argmax(axis=1), class_names)
     reasons = [f"never predict {listed(never)}"] if never else []
     if len(present) > 1:
         auroc = float(np.mean([roc_auc_score(targets == k, y_prob[:, k]) for k in present]))

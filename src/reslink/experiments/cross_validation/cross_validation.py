@@ -182,7 +182,7 @@ def _hold_out(
     flip = 2 if experiment.recipe.decision.flip_average else 1
     networks = {tables.SINGLE: flip, tables.ENSEMBLE: flip * len(members), tables.DISTILLED: flip}
     table, sentences = tables.hold_out_table(answers, networks)
-    return table, [*sentences, *tables.never_predicted(answers, experiment.manifest.labels)]
+    return table, [*sentences, *tables.never_predicted_sentences(answers, experiment.manifest.labels)]
 
 
 def predict_rows(bundle: Bundle, data: TrainingData, rows: Any) -> TrialPredictions:

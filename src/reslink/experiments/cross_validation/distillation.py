@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 
 from reslink.bundles.bundle import Bundle
-from reslink.datasets.case import UNUSED
 from reslink.experiments.cross_validation.folds import FoldPlan, OutOfFold
 from reslink.experiments.runner.experiment import Experiment
 from reslink.experiments.runner.trial import Trial
@@ -36,13 +35,8 @@ def distillation_trial(experiment: Experiment, plan: FoldPlan, pooled: OutOfFold
     seed = experiment.seeds[0]
     split_seed = seed if experiment.recipe.data.split_seed is None else experiment.recipe.data.split_seed
     recipe = experiment.make_recipe(seed, {"data.fold": _VALIDATION_FOLD, "data.split_seed": split_seed})
-    splits = list(plan.merged({_VALIDATION_FOLD: "validation", None: UNUSED}, "train"))
-    for row, split in enumerate(plan.splits[_VALIDATION_FOLD]):
-        if split == UNUSED and splits[row] == "validation":  # it cannot be evaluated
-            splits[row] = UNUSED
-    for row in plan.holdout_rows:
-        splits[row] = "test"
-    return Trial("distilled", seed, recipe, tuple(splits), soft_targets=tuple(tuple(row) for row in targets.tolist()))
+    splits = experiment.usable(plan.merged({_VALIDATION_FOLD: "validation", None: "test"}, "train"))
+    return Trial("distilled", seed, recipe, splits, soft_targets=tuple(tuple(row) for row in targets.tolist()))
 
 
 def distilled_bundle(bundle: Bundle, data: TrainingData) -> Bundle:

@@ -15,7 +15,7 @@ from reslink.experiments.runner.comparison import difference_sentence
 from reslink.experiments.runner.results import TrialPredictions, TrialResult
 from reslink.experiments.runner.seed_statistics import SeedBootstrap, TrialSample
 from reslink.labels import Labels
-from reslink.metrics.classification import METRIC_NAMES, classification_metrics
+from reslink.metrics.classification import METRIC_NAMES, classification_metrics, never_predicted
 from reslink.metrics.intervals import Estimate
 from reslink.reports.formatting import start_sentence
 
@@ -153,12 +153,12 @@ def headline(row: Row, n: int, groups: int) -> str:
     return f"Out of fold, {counted(n, 'image')} in {counted(groups, 'group')}: {_values(row, HEADLINE)}."
 
 
-def never_predicted(answers: Answers, labels: Labels) -> list[str]:
+def never_predicted_sentences(answers: Answers, labels: Labels) -> list[str]:
     """Returns the classes of the hold-out that the ensemble, or the distilled network, never predicts, in sentences."""
     sentences = []
     for model in (ENSEMBLE, DISTILLED):
         for own in answers.get(model, ()):
-            counts = {labels.names[k]: int((own.y_true == k).sum()) for k in np.setdiff1d(own.y_true, own.y_pred)}
+            counts = never_predicted(own.y_true, own.y_pred, labels.names)
             missing = ", ".join(f"{name} ({n} of {counted(len(own.y_true), 'image')})" for name, n in counts.items())
             if missing:
                 hint = "" if not labels.binary else ", or let the folds choose its threshold (--set decision.threshold=youden)"

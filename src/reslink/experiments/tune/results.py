@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-import numpy as np
 import optuna
 
 from reslink.datasets.case import UNUSED
@@ -22,6 +21,7 @@ from reslink.experiments.tune.records import STATES, SearchTrial, Selection, cou
 from reslink.experiments.tune.search import Setup
 from reslink.experiments.tune.space import base_values, describe, with_settings
 from reslink.files import csv_text, write_atomic, write_json
+from reslink.metrics.classification import never_predicted
 from reslink.reports.experiment.page import write_page
 from reslink.reports.formatting import format_interval, format_number
 
@@ -213,7 +213,7 @@ def _holdout_sentences(setup: Setup, outcome: Outcome) -> list[str]:
         estimate = comparison.bootstrap.mean(condition, "auroc").estimate
         value = f"{format_number(estimate.estimate)} ({format_interval(estimate.as_dict())})"
         sentences.append(f"On the hold-out ({images}), the {title} has AUROC {value}.")
-        sentences += [_never_predicted(title, result) for result in comparison.successful_of(condition) if _missing(result)]
+        sentences += filter(None, (_never_predicted(title, result) for result in comparison.successful_of(condition)))
     if len(comparison.titles) > 1:
         sentences.append(comparison.sentence("best", "auroc"))
     if len(outcome.evaluated) > 1:
@@ -225,16 +225,12 @@ def _holdout_sentences(setup: Setup, outcome: Outcome) -> list[str]:
     return sentences
 
 
-def _missing(result: TrialResult) -> dict[str, int]:
-    """Returns the classes of the test cases that a network predicts for none of them, with their number of cases."""
-    predictions, names = result.predictions, result.labels.names
-    missing = np.setdiff1d(predictions.y_true, predictions.y_pred)
-    return {names[k]: int((predictions.y_true == k).sum()) for k in missing}
-
-
 def _never_predicted(title: str, result: TrialResult) -> str:
-    """Returns a warning, with the metric that is 0 whatever the AUROC."""
-    missing, labels = _missing(result), result.labels
+    """Returns a warning, with the metric that is 0 whatever the AUROC; empty if every class is predicted."""
+    labels = result.labels
+    missing = never_predicted(result.predictions.y_true, result.predictions.y_pred, labels.names)
+    if not missing:
+        return ""
     metric = "specificity" if labels.binary and labels.names[0] in missing else "sensitivity (recall)"
     names = ", ".join(f"{name} ({counted(n, 'image')})" for name, n in missing.items())
     youden = ", or set decision.threshold=youden" if labels.binary else ""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from reslink.errors import InputError, counted
 from reslink.imaging.image import Stated
+from reslink.metrics.classification import never_predicted
 from reslink.metrics.delong import CorrelatedAUROCs, delong, delong_macro
 from reslink.metrics.intervals import MIN_GROUPS
 from reslink.training.monitoring.layer_statistics import AttentionStatistics, BatchNormStatistics
@@ -232,7 +233,7 @@ def class_never_predicted(
         names: The class names.
         epoch: The epoch of the exported weights.
     """
-    counts = {names[k]: int((targets == k).sum()) for k in np.setdiff1d(targets, predicted)}
+    counts = never_predicted(targets, predicted, names)
     if not counts:
         return None
     missing = ", ".join(f"{name} ({counted(n, 'image')})" for name, n in counts.items())
