@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,6 +28,58 @@ from reslink.metrics.classification import classification_metrics
 from reslink.metrics.intervals import mean_interval
 
 Rows: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """Decisions fitted to four fifths of the groups each, and their results on the other fifth.
+
+    Attributes:
+        held_out: Rows of the held-out cases of each fold.
+        decisions: The decision of each fold.
+        results: Its results for the held-out cases of the fold.
+        notes: On the components that could not be fitted in a fold.
+    """
+
+    held_out: Sequence[Rows]
+    decisions: Sequence[Decision]
+    results: Sequence[DecisionResults]
+    notes: Sequence[str]
+
+    def missing(self, final: Decision) -> list[str]:
+        """Returns the components of a decision that some of these do not have, by the text of their note."""
+        return _missing_components(final, self.decisions)
+
+    def consequences(self, final: Decision) -> list[str]:
+        """Returns what cannot be measured because of the missing components, with the reason."""
+        return _notes(self.missing(final), self.notes)
+
+    def measures_abstention(self, final: Decision) -> bool:
+        """Returns whether these decisions abstain for the same reasons as the final one."""
+        return not {NO_PREDICTION_SETS, IN_EVERY_PREDICTION_SET, NO_OOD_DETECTOR} & set(self.missing(final))
+
+
+def cross_fit(cases: CalibrationData, fit: Callable[[CalibrationData], tuple[Decision, list[str]]]) -> CrossFit:
+    """Fits a decision to four fifths of the groups and applies it to the other fifth, for five folds.
+
+    Args:
+        cases: All calibration cases.
+        fit: Returns the decision for some cases, and notes.
+
+    Raises:
+        UsageError: If there are too few groups or cases.
+    """
+    rows: list[Rows] = []
+    decisions: list[Decision] = []
+    results: list[DecisionResults] = []
+    notes: list[str] = []
+    for fit_rows, held_out in group_folds(cases):
+        decision, fit_notes = fit(cases.take(fit_rows))
+        results.append(decision.decide(cases.logits[held_out], cases.features[held_out], cases.statistics[held_out]))
+        rows.append(held_out)
+        decisions.append(decision)
+        notes += fit_notes
+    return CrossFit(rows, decisions, results, notes)
 
 
 def cross_fit_metrics(
@@ -55,24 +108,14 @@ def cross_fit_metrics(
     """
     if not labels.exclusive:
         return _cross_fit_labels(cases, options, before, final, labels)
-    rows: list[Rows] = []
-    decisions: list[Decision] = []
-    results: list[DecisionResults] = []
-    fit_notes: list[str] = []
     try:
-        for fit_rows, held_out in group_folds(cases):
-            decision, notes = fit_decision(cases.take(fit_rows), options, labels)
-            results.append(decision.decide(cases.logits[held_out], cases.features[held_out], cases.statistics[held_out]))
-            rows.append(held_out)
-            decisions.append(decision)
-            fit_notes += notes
+        fitted = cross_fit(cases, lambda part: fit_decision(part, options, labels))
     except UsageError as error:
         return {"reason": f"A decision cannot be fitted to four fifths of the groups: {error.given}", "n": len(cases)}
-    held_out_cases = cases.take(np.concatenate(rows))
-    missing = _missing_components(final, decisions)
-    metrics = _calibration_metrics(held_out_cases, results, before, labels)
-    metrics |= _abstention_metrics(held_out_cases, results, missing, labels)
-    return {"n": len(held_out_cases), "reason": None, **metrics, "notes": _notes(missing, fit_notes)}
+    held_out_cases = cases.take(np.concatenate(fitted.held_out))
+    metrics = _calibration_metrics(held_out_cases, fitted.results, before, labels)
+    metrics |= _abstention_metrics(held_out_cases, fitted, final, labels)
+    return {"n": len(held_out_cases), "reason": None, **metrics, "notes": fitted.consequences(final)}
 
 
 def _cross_fit_labels(
@@ -100,7 +143,7 @@ def _cross_fit_labels(
     return result | {"retained": mean_interval(np.concatenate(inside), groups).as_dict()}
 
 
-def _missing_components(final: Decision, decisions: list[Decision]) -> list[str]:
+def _missing_components(final: Decision, decisions: Sequence[Decision]) -> list[str]:
     """Returns the components of the final decision that some of the five decisions do not have, by the text of their note."""
     final_limits = None if final.conformal is None else final.conformal.limits
     fold_limits = [decision.conformal.limits for decision in decisions if decision.conformal is not None]
@@ -123,14 +166,14 @@ _CONSEQUENCES = {
 }
 
 
-def _notes(missing: list[str], fit_notes: list[str]) -> list[str]:
+def _notes(missing: Sequence[str], fit_notes: Sequence[str]) -> list[str]:
     """Returns the consequence of each missing component, with the first note of the folds that gives the reason."""
     reasons = [(name, next((note for note in fit_notes if name in note), "")) for name in missing]
     return [f"{_CONSEQUENCES[name]}. With four fifths of the groups: {reason}" for name, reason in reasons]
 
 
 def _calibration_metrics(
-    cases: CalibrationData, results: list[DecisionResults], before: Decision, labels: Labels
+    cases: CalibrationData, results: Sequence[DecisionResults], before: Decision, labels: Labels
 ) -> dict[str, Any]:
     previous = before.probabilities(cases.logits)
     first, now = (
@@ -150,15 +193,13 @@ def _calibration_metrics(
     }
 
 
-def _abstention_metrics(
-    cases: CalibrationData, results: list[DecisionResults], missing: list[str], labels: Labels
-) -> dict[str, Any]:
+def _abstention_metrics(cases: CalibrationData, fitted: CrossFit, final: Decision, labels: Labels) -> dict[str, Any]:
+    results, missing = fitted.results, fitted.missing(final)
     sets = [fold.prediction_sets for fold in results if fold.prediction_sets is not None]
     scores = [fold.ood_score for fold in results if fold.ood_score is not None]
     abstain = [fold.abstain for fold in results if fold.abstain is not None]
     has_sets = bool(sets) and not {NO_PREDICTION_SETS, IN_EVERY_PREDICTION_SET} & set(missing)
     has_detector = bool(scores) and NO_OOD_DETECTOR not in missing
-    comparable = not {NO_PREDICTION_SETS, IN_EVERY_PREDICTION_SET, NO_OOD_DETECTOR} & set(missing)
 
     def share(flags: list[NDArray[np.bool_]]) -> dict[str, Any]:
         return mean_interval(np.concatenate(flags), cases.groups).as_dict()
@@ -167,5 +208,5 @@ def _abstention_metrics(
     return {
         "prediction_sets": set_metrics,
         "retained": share([score <= 1 for score in scores]) if has_detector else None,
-        "answered": share([~flags for flags in abstain]) if abstain and comparable else None,
+        "answered": share([~flags for flags in abstain]) if abstain and fitted.measures_abstention(final) else None,
     }

@@ -15,7 +15,7 @@ from reslink.experiments.epochs import epochs
 from reslink.experiments.runner.experiment import Experiment
 from reslink.files import lock_folder
 
-EXPERIMENTS = ("ablation", "epochs", "leakage", "shortcuts", "data-size", "robustness", "transfer")
+EXPERIMENTS = ("ablation", "epochs", "leakage", "shortcuts", "data-size", "leave-one-source-out", "robustness", "transfer")
 
 
 def invoke(*words: str | Path) -> Result:
@@ -71,3 +71,10 @@ def test_a_wrong_condition_suggests_the_nearest(toy_patients: Manifest, tmp_path
     assert result.exit_code == 2
     assert "Did you mean 'no_attention'" in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_data_without_a_source_is_refused_before_an_image_is_read(toy_patients: Manifest, tmp_path: Path) -> None:
+    result = invoke("leave-one-source-out", toy_patients.root, "--out", tmp_path, "--jobs", "1")
+    assert result.exit_code == 2
+    assert "The data states no source" in result.stderr
+    assert not (tmp_path / "cache").exists()

@@ -69,6 +69,42 @@ def test_a_difference_is_taken_on_the_same_draws() -> None:
     assert "same in every seed" in result.method
 
 
+def test_the_mean_over_conditions_gives_each_the_same_weight() -> None:
+    """The conditions have different patients, as sources have."""
+    rng = np.random.default_rng(0)
+    sizes, rates = {"small": 40, "large": 400}, {"small": 0.5, "large": 0.9}
+    values = {(name, seed): (rng.random(n) < rates[name]).astype(float) for name, n in sizes.items() for seed in range(3)}
+    bootstrap = SeedBootstrap({key: mean_of(own) for key, own in values.items()})
+    expected = np.mean([np.mean([values[name, seed].mean() for name in sizes]) for seed in range(3)])
+    result = bootstrap.mean_of(["small", "large"], "accuracy").estimate
+    assert result.estimate == pytest.approx(expected)
+    assert result.n == 3 * 440
+    assert result.ci_low is not None
+    assert result.ci_low < expected
+    difference = bootstrap.mean_of(["large"], "accuracy", ["small"])
+    assert difference.estimate == bootstrap.difference("large", "small", "accuracy").estimate
+
+
+def test_the_interval_of_the_calibration_error_holds_the_estimate() -> None:
+    """Resampling itself makes the ECE larger: without a shift, the interval would lie above the estimate."""
+    rng = np.random.default_rng(5)
+    positive = rng.random(60)
+    y_true = (rng.random(60) < positive).astype(np.int64)
+    predictions = TrialPredictions(
+        [str(i) for i in range(60)],
+        [str(i) for i in range(60)],
+        y_true,
+        np.column_stack([1 - positive, positive]),
+        (positive > 0.5).astype(np.int64),
+    )
+    sample = TrialSample(predictions.groups, lambda weights: {"ece": predictions.metrics(weights)["ece"]})
+    result = SeedBootstrap({("full", 0): sample}).mean("full", "ece").estimate
+    assert "moved to the estimate" in result.method
+    assert result.estimate is not None
+    assert result.ci_low is not None
+    assert result.ci_low < result.estimate
+
+
 def test_a_planted_difference_is_significant_and_chance_is_not() -> None:
     rng = np.random.default_rng(3)
     ease = rng.random(200)

@@ -16,7 +16,7 @@ def test_the_key_depends_on_all_that_determines_the_weights(
     toy_patients: Manifest, make_experiment: Callable[..., Experiment]
 ) -> None:
     experiment = make_experiment(toy_patients)
-    data = SharedData(toy_patients, "digest", ("a",), experiment.out)
+    data = SharedData(toy_patients, "digest", ("a",), experiment.out, ("a",))
     splits = ("train", "test")
     trial = Trial("full", 0, experiment.make_recipe(0), splits)
     more_workers = make_experiment(toy_patients, "trainer.workers=3").make_recipe(0)
@@ -29,7 +29,7 @@ def test_the_key_depends_on_all_that_determines_the_weights(
     ]
     assert same.key(data) == trial.key(data)
     assert len({trial.key(data), *(other.key(data) for other in others)}) == 5
-    assert trial.key(data) != trial.key(SharedData(toy_patients, "another digest", ("a",), experiment.out))
+    assert trial.key(data) != trial.key(SharedData(toy_patients, "another digest", ("a",), experiment.out, ("a",)))
 
 
 def test_a_folder_names_all_its_conditions_once(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_folder_names_all_its_conditions_once(tmp_path: Path) -> None:
 def test_the_key_depends_on_the_code_of_your_own_network(toy_patients: Manifest, tmp_path: Path) -> None:
     code = tmp_path / "nets.py"
     code.write_text("def build(): ...\n")
-    data = SharedData(toy_patients, "digest", ("a",), tmp_path)
+    data = SharedData(toy_patients, "digest", ("a",), tmp_path, ("a",))
     recipe = load_recipe(None, network_settings(f"{code}:build").items())
     key = Trial("full", 0, recipe, ("train",)).key(data)
     assert Trial("full", 0, recipe, ("train",)).key(data) == key

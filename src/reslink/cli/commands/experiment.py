@@ -71,6 +71,10 @@ EXAMPLES = {
         "reslink experiment data-size images/ --out experiments/ct --percent 5 10 25 50 100",
         "reslink experiment data-size images/ --out experiments/tuned --init ct --images 50 100 200 --seeds 5",
     ),
+    "leave-one-source-out": (
+        "reslink experiment leave-one-source-out hospitals.csv --out experiments/ct --seeds 3",
+        "reslink experiment leave-one-source-out images.csv --columns source=scanner --only GE --out experiments/ct",
+    ),
     "robustness": (
         "reslink experiment robustness runs/first images/ --out experiments/ct",
         "reslink experiment robustness runs/first images/ --out experiments/ct --only noise jpeg --images 100",
@@ -187,6 +191,22 @@ def data_size(
     from reslink.experiments.data_size import data_size as run
 
     return lambda experiment: run(experiment, percent, same, images or ())
+
+
+def leave_one_source_out(
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="SOURCE...", help="Sources to leave out; default: each in turn.", show_default=False),
+    ] = None,
+) -> Run:
+    """Measure what a hospital can expect that the model has never seen: train without each source in turn, evaluate there.
+
+    The column source of the table names the hospital, scanner or data set of each image. Images of other sources that share a
+    patient or a near duplicate with the source that is left out are not used.
+    """
+    from reslink.experiments.leave_one_source_out.leave_one_source_out import leave_one_source_out as run
+
+    return lambda experiment: run(experiment, only or ())
 
 
 def _training_command(name: str, function: Callable[..., Run]) -> Callable[..., None]:
@@ -390,6 +410,7 @@ _TRAINING: dict[str, Callable[..., Run]] = {
     "leakage": leakage,
     "shortcuts": shortcuts,
     "data-size": data_size,
+    "leave-one-source-out": leave_one_source_out,
 }
 _COMMANDS = {name: _training_command(name, function) for name, function in _TRAINING.items()} | {
     "robustness": robustness,

@@ -14,11 +14,11 @@ from reslink.bundles.decision.calibration import OUT_OF_FOLD, FittedOn
 from reslink.bundles.decision.decision import Decision
 from reslink.datasets.case import HOLDOUT
 from reslink.errors import UsageError
-from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_decision, fit_ood_detector
+from reslink.evaluation.fitting import CalibrationData, fit_ood_detector
 from reslink.experiments.cross_validation.folds import FoldPlan, OutOfFold
 from reslink.experiments.runner.experiment import Experiment
+from reslink.experiments.runner.fitted_decision import criterion_of, fit_recipe_decision
 from reslink.imaging.input_statistics import input_statistics
-from reslink.metrics.operating_point import OperatingPoint
 from reslink.networks.ensemble import member_state
 from reslink.networks.external_config import ensemble_architecture
 from reslink.training.data import TrainingData
@@ -129,16 +129,11 @@ def calibrated_decision(experiment: Experiment, pooled: OutOfFold) -> tuple[Deci
     statistics = np.concatenate([input_statistics(np.asarray(batch)) for batch in batches])
     features = np.zeros((len(pooled.rows), 0))
     cases = CalibrationData(pooled.logits, features, statistics, pooled.y_true, pooled.groups)
-    criterion = settings.threshold if labels.binary and isinstance(settings.threshold, str) else "default"
-    flip: dict[str, Any] = {"flip_average": settings.flip_average}
     try:
-        decision, notes = fit_decision(
-            cases, DecisionOptions(operating_point=OperatingPoint.parse(criterion), ood=False), labels
-        )
+        decision, notes = fit_recipe_decision(settings, cases, labels, ood=False)
     except UsageError as error:
+        flip: dict[str, Any] = {"flip_average": settings.flip_average}
         return Decision.default(len(labels)).model_copy(update=flip), [f"The ensemble is not calibrated: {error.given}"]
-    if labels.binary and isinstance(settings.threshold, float):
-        decision = decision.model_copy(update={"threshold": settings.threshold, "threshold_source": "set by the recipe"})
     detector, arrays = fit_ood_detector(cases, notes, ("statistics",))
     fitted_on = FittedOn(
         digest=experiment.data.digest,
@@ -147,7 +142,7 @@ def calibrated_decision(experiment: Experiment, pooled: OutOfFold) -> tuple[Deci
         split=OUT_OF_FOLD,
         counts={labels.names[k]: n for k, n in sorted(Counter(pooled.y_true.tolist()).items())},
         method="temperature",
-        operating_point=criterion,
+        operating_point=criterion_of(settings, labels),
         leakage=experiment.recipe.data.allow_leakage,
     )
     return decision.model_copy(update={"ood": detector, "arrays": arrays, "fitted_on": fitted_on}), notes

@@ -152,7 +152,7 @@ class Comparison:
     @cached_property
     def warnings(self) -> list[str]:
         """Warnings about leaked test images, if leakage was allowed and occurred, and about networks of no use."""
-        leaked = [int(seen_in_training(result, self.experiment.data.groups).sum()) for result in self.successful]
+        leaked = [int(seen_in_training(result, self.experiment.data.joined_groups).sum()) for result in self.successful]
         if not any(leaked):
             return self._findings
         return [

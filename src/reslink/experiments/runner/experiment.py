@@ -106,8 +106,11 @@ class Experiment:
             check_label_conflicts(cases, conflicts)
         elif conflicts:
             self.progress.message(f"{describe_conflicts(cases, conflicts)}.")
-        groups = tuple(group_cases(cache.manifest, cache.thumbnails, "both", duplicates))
-        return SharedData(self.manifest, self.manifest.digest(self.cache.file_hashes), groups, self.out / "cache")
+        groups, joined = (
+            tuple(group_cases(cache.manifest, cache.thumbnails, "both", duplicates, include_similar=similar))
+            for similar in (True, False)
+        )
+        return SharedData(self.manifest, self.manifest.digest(self.cache.file_hashes), groups, self.out / "cache", joined)
 
     @cached_property
     def split_groups(self) -> Sequence[str]:

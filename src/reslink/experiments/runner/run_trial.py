@@ -63,9 +63,9 @@ def run_trial(trial: Trial, data: SharedData, runs: Path, progress: Progress) ->
 def make_training_data(trial: Trial, data: SharedData, cache: PixelCache) -> TrainingData:
     """Returns the training data of a trial, with the images of a cache."""
     soft = None if trial.soft_targets is None else np.array(trial.soft_targets, np.float32)
-    groups = data.groups
+    groups, joined = data.groups, data.joined_groups
     return TrainingData(
-        cache.manifest, cache, cache.targets, groups, trial.splits, data.digest, joined_groups=groups, soft_targets=soft
+        cache.manifest, cache, cache.targets, groups, trial.splits, data.digest, joined_groups=joined, soft_targets=soft
     )
 
 

@@ -25,6 +25,9 @@ from reslink.metrics.intervals import (
     without_interval,
 )
 
+_BIASED = ("ece",)
+"""Metrics that resampling itself biases; see :func:`reslink.metrics.intervals.bootstrap_interval`."""
+
 MIN_SEEDS = 3
 """Two seeds give a variance with one degree of freedom, and an interval that is six times wider."""
 
@@ -33,7 +36,7 @@ Statistic: TypeAlias = Callable[[Floats], Mapping[str, Floats]]
 Key: TypeAlias = tuple[str, int]
 """Condition and seed of a trial."""
 Term: TypeAlias = tuple[float, Key]
-"""A trial with the sign of its metric in a difference."""
+"""A trial with the factor of its metric in a sum, such as −1 in a difference."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,26 @@ class SeedBootstrap:
         pairs: list[list[Term]] = [[(1.0, (condition, seed)), (-1.0, (reference, seed))] for seed in seeds]
         return self._estimate(metric, pairs, (-1.0, 1.0))
 
+    def mean_of(self, conditions: Sequence[str], metric: str, minus: Sequence[str] = ()) -> SeedEstimate:
+        """Returns the mean of a metric over conditions and their common seeds, each condition with the same weight.
+
+        Args:
+            conditions: At least one.
+            metric: Name of the metric.
+            minus: Conditions whose mean is subtracted; empty for none.
+        """
+        weights = [(1 / len(conditions), name) for name in conditions] + [(-1 / len(minus), name) for name in minus]
+        terms = [[(weight, (name, seed)) for weight, name in weights] for seed in self.seeds(*conditions, *minus)]
+        return self._estimate(metric, terms, (-1.0, 1.0) if minus else (0.0, 1.0))
+
     def spread(self, condition: str, metric: str) -> float | None:
         """Returns the standard deviation of a metric over seeds; None with fewer than two."""
         values = [self.points[condition, seed][metric] for seed in self.seeds(condition)]
         return float(np.std(values, ddof=1)) if len(values) > 1 and np.isfinite(values).all() else None
 
     def _estimate(self, metric: str, terms: Sequence[Sequence[Term]], limits: tuple[float, float]) -> SeedEstimate:
-        """Returns the mean over seeds of a signed sum of trials; ``terms`` has one list per seed."""
-        n = sum(len(self.samples[seed_terms[0][1]].groups) for seed_terms in terms)
+        """Returns the mean over seeds of a weighted sum of trials; ``terms`` has one list per seed."""
+        n = sum(len(self.samples[key].groups) for row in terms for factor, key in row if factor > 0)
         values = np.array([sum(sign * self.points[key].get(metric, math.nan) for sign, key in row) for row in terms])
         if not len(values):
             return SeedEstimate(undefined("no run has a result", 0))
@@ -133,7 +148,8 @@ class SeedBootstrap:
         min_groups = min(self._effective_groups(key, metric) for row in terms for _, key in row)
         if not self.drawn or min_groups < MIN_GROUPS:
             return SeedEstimate(without_interval(float(values.mean()), too_few_groups(min_groups), n))
-        result = seed_mean(values, [self._combine(row, metric) for row in terms], n, self.n_groups)
+        draws, biased = [self._combine(row, metric) for row in terms], limits if metric in _BIASED else None
+        result = seed_mean(values, draws, n, self.n_groups, biased)
         low, high = result.estimate.ci_low, result.estimate.ci_high
         if low is None or high is None:
             return result
@@ -144,7 +160,7 @@ class SeedBootstrap:
         return min(self.n_groups, self.samples[key].effective_groups.get(metric, self.n_groups))
 
     def _combine(self, terms: Sequence[Term], metric: str) -> BootstrapDraws:
-        """Returns the signed sum of the draws of several trials."""
+        """Returns the weighted sum of the draws of several trials."""
         drawn = [(sign, self.drawn[_column(key, metric)]) for sign, key in terms]
         return BootstrapDraws(
             np.asarray(sum(sign * draws.values for sign, draws in drawn)),
@@ -161,7 +177,13 @@ def _column(key: Key, metric: str) -> str:
     return f"{key[0]}\0{key[1]}\0{metric}"
 
 
-def seed_mean(values: Floats, draws: Sequence[BootstrapDraws], n: int, n_groups: int) -> SeedEstimate:
+def seed_mean(
+    values: Floats,
+    draws: Sequence[BootstrapDraws],
+    n: int,
+    n_groups: int,
+    biased: tuple[float, float] | None = None,
+) -> SeedEstimate:
     """Returns the mean of a metric over seeds, with an interval for new seeds and new patients and the test against 0.
 
     Seeds correspond to readers in a multi-reader study. So this is the analysis of Obuchowski and Rockette (1995,
@@ -176,6 +198,7 @@ def seed_mean(values: Floats, draws: Sequence[BootstrapDraws], n: int, n_groups:
         draws: The bootstrap values of each seed; all seeds use the same draws.
         n: Total number of cases.
         n_groups: Number of groups that were drawn.
+        biased: The limits of a metric that resampling itself biases; None for another metric.
     """
     mean = float(values.mean())
     drawn = np.stack([seed_draws.values for seed_draws in draws])
@@ -184,7 +207,7 @@ def seed_mean(values: Floats, draws: Sequence[BootstrapDraws], n: int, n_groups:
         reason = f"{(~defined).sum()} of {len(defined)} bootstrap draws leave it undefined"
         return SeedEstimate(without_interval(mean, reason, n))
     if len(values) < MIN_SEEDS:
-        return _few_seeds(mean, draws, n, n_groups)
+        return _few_seeds(mean, draws, n, n_groups, biased)
     between = float(values.var(ddof=1)) / len(values)
     covariance = np.cov(drawn[:, defined])
     shared = max(0.0, float((covariance.sum() - np.trace(covariance)) / (len(values) * (len(values) - 1))))
@@ -198,14 +221,17 @@ def seed_mean(values: Floats, draws: Sequence[BootstrapDraws], n: int, n_groups:
     return SeedEstimate(Estimate(mean, mean - margin, mean + margin, method, n), p_value)
 
 
-def _few_seeds(mean: float, draws: Sequence[BootstrapDraws], n: int, n_groups: int) -> SeedEstimate:
+def _few_seeds(
+    mean: float, draws: Sequence[BootstrapDraws], n: int, n_groups: int, biased: tuple[float, float] | None
+) -> SeedEstimate:
     """Returns the mean with the interval over patients, for these networks only."""
     seeds = len(draws)
     averaged = BootstrapDraws(
         np.asarray(sum(seed_draws.values for seed_draws in draws) / seeds),
         np.asarray(sum(seed_draws.jackknife for seed_draws in draws) / seeds),
     )
-    estimate = bootstrap_interval(mean, averaged, n, n_groups)
+    limits = biased or (0.0, 1.0)
+    estimate = bootstrap_interval(mean, averaged, n, n_groups, biased=biased is not None, limits=limits)
     spread = float(np.nanstd(averaged.values, ddof=1))
     p_value = float(2 * norm.sf(abs(mean) / spread)) if spread > 1e-12 else None
     note = f"{seeds} {'seed' if seeds == 1 else 'seeds'} only: it holds for these networks, other seeds may differ more"

@@ -28,14 +28,17 @@ class SharedData:
     Attributes:
         manifest: The data set.
         digest: Its SHA-256.
-        groups: Group of each readable case, in the order of the cache: cases of one patient and near duplicates.
+        groups: Group of each readable case, in the order of the cache: cases of one patient, near duplicates, and images that
+            are only similar. A new split keeps them together.
         cache: Folder of the decoded images.
+        joined_groups: The same without images that are only similar. Leakage is checked with these groups.
     """
 
     manifest: Manifest
     digest: str
     groups: tuple[str, ...]
     cache: Path
+    joined_groups: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,206 @@
+"""The leave-one-source-out experiment on toy heads of several hospitals."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reslink.datasets.manifest import Manifest
+from reslink.errors import UsageError
+from reslink.experiments.leave_one_source_out import plan
+from reslink.experiments.leave_one_source_out.answers import PREDICTIONS_CSV, Answers
+from reslink.experiments.leave_one_source_out.leave_one_source_out import leave_one_source_out
+from reslink.experiments.leave_one_source_out.plan import plan_sources
+from reslink.experiments.leave_one_source_out.subtypes import subtype_columns
+from reslink.experiments.runner.experiment import Experiment
+from reslink.experiments.runner.results import TrialPredictions
+
+MakeExperiment = Callable[..., Experiment]
+TableRows = Callable[[dict[str, Any], str], list[dict[str, Any]]]
+LEARNS = ("trainer.epochs=12", "optimizer.lr=0.01")
+
+
+def of_sources(manifest: Manifest, sources: Sequence[str | None]) -> Manifest:
+    """The patients in turn belong to each source; two images a patient, the class changes with the patient."""
+    cases = [replace(case, source=sources[i // 4 % len(sources)]) for i, case in enumerate(manifest.cases)]
+    return replace(manifest, cases=tuple(cases))
+
+
+@pytest.fixture(scope="module")
+def hospitals(toy_patients: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three hospitals. In C the labels are the other way round. An image of A is the mirror image of one of C."""
+    folder = tmp_path_factory.mktemp("hospitals")
+    swapped = {"Healthy": "Tumor", "Tumor": "Healthy"}
+    rows = ["path,label,patient_id,source,subdural,side"]
+    for case in of_sources(toy_patients, "ABC").cases:
+        shutil.copy(case.path, folder)
+        label = swapped[case.label] if case.source == "C" else case.label
+        rows.append(f"{case.path.name},{label},{case.patient_id},{case.source},{int(label == 'Tumor')},{int(case.name[2]) % 2}")
+    mirrored, label = "mirrored.png", next(row.split(",")[1] for row in rows if row.startswith("008.png"))
+    Image.fromarray(np.asarray(Image.open(folder / "008.png"))[:, ::-1]).save(folder / mirrored)
+    rows.append(f"{mirrored},{label},another,A,0,0")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(hospitals: Path, make_experiment: MakeExperiment) -> dict[str, Any]:
+    return leave_one_source_out(make_experiment(Manifest.open(hospitals), *LEARNS), only=["C"])
+
+
+def test_a_planted_shift_of_a_source_is_measured(report: dict[str, Any], table_rows: TableRows) -> None:
+    rows = {row["measure"]: row for row in table_rows(report, "differences")}
+    assert rows["auroc"]["inside"]["estimate"] > 0.8
+    assert rows["auroc"]["unseen"]["estimate"] < 0.2
+    assert rows["auroc"]["difference"]["estimate"] < -0.6
+    assert rows["accuracy"]["unseen"]["estimate"] < 0.3
+    assert rows["silent_errors"]["unseen"]["estimate"] <= rows["coverage"]["unseen"]["estimate"]
+    [auroc] = [row for row in table_rows(report, "summary") if row["measure"] == "auroc"]
+    assert (auroc["sources"], auroc["worst_source"]) == (1, "C")
+    assert auroc["worst"] == auroc["unseen"] == rows["auroc"]["unseen"]
+    assert report["answer"][0].startswith(
+        f"A hospital that the model has never seen can expect AUROC {auroc['unseen']['estimate']:.3f}"
+    )
+
+
+def test_the_planted_near_duplicate_in_another_source_is_not_used(
+    report: dict[str, Any], hospitals: Path, make_experiment: MakeExperiment, table_rows: TableRows
+) -> None:
+    assert report["answer"][-1].startswith("When C is held out, images that share a patient or a near duplicate")
+    assert report["answer"][-1].endswith(": 1 image of A.")
+    [images] = table_rows(report, "splits")
+    assert (images["related"], images["test"]) == ("1 image of A", "32")
+    [run] = report["runs"]
+    assert run["unused_cases"] == 1
+    assert run["train_cases"] + run["validation_cases"] == 64
+    experiment = make_experiment(Manifest.open(hospitals), *LEARNS)
+    [held_out] = plan_sources(experiment, ["C"]).sources
+    [trial] = held_out.trials
+    splits = {case.name: split for case, split in zip(experiment.cache.manifest.cases, trial.splits, strict=True)}
+    assert splits["mirrored.png"] == "unused"
+    assert {splits[case.name] for case in experiment.manifest.cases if case.source == "C"} == {"test"}
+    classes = {(case.label, splits[case.name]) for case in experiment.manifest.cases}
+    assert {(label, split) for label in ("Healthy", "Tumor") for split in ("train", "validation")} <= classes
+
+
+def test_subtypes_have_a_sensitivity(report: dict[str, Any], table_rows: TableRows) -> None:
+    """The column side is also 1 for healthy images, so it is no subtype."""
+    [row] = table_rows(report, "subtypes")
+    assert (row["source"], row["subtype"], row["images"]) == ("C", "subdural", 16)
+    [source] = table_rows(report, "sources")
+    assert row["sensitivity"]["estimate"] == source["sensitivity"]["estimate"]
+
+
+def test_the_predictions_for_the_source_state_abstentions(
+    report: dict[str, Any], make_experiment: MakeExperiment, hospitals: Path
+) -> None:
+    [run] = report["runs"]
+    folder = make_experiment(Manifest.open(hospitals)).runs / run["run"]
+    with (folder / PREDICTIONS_CSV).open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 32
+    answered = [row for row in rows if row["abstain"] != "true"]
+    assert len(answered) / 32 == pytest.approx(run["coverage"])
+    assert sum(row["prediction"] != row["label"] for row in answered) / 32 == pytest.approx(run["silent_errors"])
+
+
+def test_similar_images_are_joined_within_a_source_only(
+    toy_patients: Manifest, make_experiment: MakeExperiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With known patients only the patients are joined across sources; here every image of a source looks like another."""
+    manifest = of_sources(toy_patients, "AB")
+    both = replace(manifest.cases[0], source="B")  # a patient in two sources
+    experiment = make_experiment(replace(manifest, cases=(both, *manifest.cases[1:])))
+    monkeypatch.setattr(plan, "group_cases", lambda part, *_: [part.cases[0].name] * len(part))
+    assert len(set(plan.groups_within_sources(experiment))) == 1
+    assert len(set(plan.groups_within_sources(make_experiment(manifest)))) == 2
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([None], "The data states no source.*at least two sources.*--columns source=HOSPITAL"),
+        (["A"], "The data has one source, 'A'.*at least two sources"),
+        (["A", "B", None], "32 of 96 images have no source; the first is 008.png.*Every image states its source.*Fill"),
+    ],
+)
+def test_sources_that_cannot_be_left_out_raise(
+    sources: list[str | None], message: str, toy_patients: Manifest, make_experiment: MakeExperiment
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        plan_sources(make_experiment(of_sources(toy_patients, sources)))
+
+
+def test_an_unknown_source_suggests_the_nearest(toy_patients: Manifest, make_experiment: MakeExperiment) -> None:
+    with pytest.raises(UsageError, match="Did you mean 'North'"):
+        plan_sources(make_experiment(of_sources(toy_patients, ["North", "South"])), ["Noth"])
+
+
+def test_folds_in_the_recipe_raise(toy_patients: Manifest, make_experiment: MakeExperiment) -> None:
+    with pytest.raises(UsageError, match=r"data\.folds 5.*Leave data\.folds out"):
+        plan_sources(make_experiment(of_sources(toy_patients, "AB"), "data.folds=5"))
+
+
+def test_a_source_that_alone_has_a_class_is_not_left_out(toy_patients: Manifest, make_experiment: MakeExperiment) -> None:
+    sources = {"Healthy": "A", "Tumor": "B"}
+    cases = [replace(case, source=sources[case.label]) for case in toy_patients.cases]
+    with pytest.raises(UsageError, match=r"A is not left out.*class 'Healthy' has 0 independent groups"):
+        plan_sources(make_experiment(replace(toy_patients, cases=tuple(cases))))
+    mixed = [replace(case, source="C") if i < 24 else case for i, case in enumerate(cases)]
+    possible = plan_sources(make_experiment(replace(toy_patients, cases=tuple(mixed))))
+    assert [source.source for source in possible.sources] == ["A", "B", "C"]
+    assert possible.impossible == []
+
+
+def test_a_source_with_one_class_has_no_auroc_and_says_so(
+    toy_patients: Manifest, make_experiment: MakeExperiment, table_rows: TableRows
+) -> None:
+    only_tumor = [i for i, case in enumerate(toy_patients.cases) if case.label == "Tumor"][:12]
+    cases = [replace(case, source="T" if i in only_tumor else "AB"[i // 4 % 2]) for i, case in enumerate(toy_patients.cases)]
+    report = leave_one_source_out(make_experiment(replace(toy_patients, cases=tuple(cases))), only=["T"])
+    assert any(sentence.startswith("T: all images are of 'Tumor', so it has no AUROC") for sentence in report["not_done"])
+    [row] = table_rows(report, "sources")
+    assert row["auroc"]["estimate"] is None
+    assert row["specificity"]["estimate"] is None
+    assert row["sensitivity"]["estimate"] == row["accuracy"]["estimate"]
+    assert report["charts"][0]["axis"] == "accuracy"
+
+
+def test_a_split_in_the_data_is_not_used(toy_patients: Manifest, make_experiment: MakeExperiment) -> None:
+    cases = [replace(case, split="train") for case in of_sources(toy_patients, "AB").cases]
+    experiment = plan.without_given_split(make_experiment(replace(toy_patients, cases=tuple(cases))))
+    [held_out] = plan_sources(experiment, ["A"]).sources
+    assert set(held_out.trials[0].splits) == {"train", "validation", "test"}
+
+
+def test_silent_errors_are_wrong_answers_without_an_abstention() -> None:
+    y_true, y_pred = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    y_prob = np.eye(2)[y_pred]
+    predictions = TrialPredictions(list("abcd"), list("wxyz"), y_true, y_prob, y_pred)
+    answered = np.array([True, True, False, False])
+    statistic = Answers(predictions, answered).sample().statistic
+    values = statistic(np.array([[1.0, 1, 1, 1], [2, 0, 1, 1]]))
+    assert values["coverage"].tolist() == [0.5, 0.5]
+    assert values["silent_errors"].tolist() == [0.25, 0.0]
+    unknown = Answers(predictions, None).sample().statistic(np.ones((1, 4)))
+    assert np.isnan(unknown["silent_errors"]).all()
+
+
+def test_subtype_columns_hold_0_and_1_for_positive_cases_only(toy_patients: Manifest) -> None:
+    def columns(*values: str) -> list[str]:
+        chosen = toy_patients.cases[:4]  # two healthy, two with a tumor
+        cases = [replace(case, extra={"x": value}) for case, value in zip(chosen, values, strict=True)]
+        return subtype_columns(cases, toy_patients.labels)
+
+    assert columns("0", "", "1", "0") == ["x"]
+    assert columns("1", "", "1", "0") == []
+    assert columns("0", "0", "0", "0") == []
+    assert columns("0", "0", "1", "0.5") == []
