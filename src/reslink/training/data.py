@@ -147,6 +147,8 @@ def open_training_data(
         progress.message(f"{note}.")
     readable = cache.manifest
     _check_classes(readable, cache)
+    if recipe.data.balance_sources:
+        _check_sources(readable)
     rows = cache.row_manifest
     duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in rows.cases])
     conflicts = conflicts_of_cache(cache, duplicates)
@@ -212,6 +214,17 @@ def _check_labels_learnable(manifest: Manifest, split_of: Sequence[str]) -> None
                 "A label is learned from images with and without it",
                 "Add images of other patients, choose another data.split_seed, or leave the label out of data.labels",
             )
+
+
+def _check_sources(readable: Manifest) -> None:
+    """Refuses data of one source, which cannot be balanced."""
+    sources = {case.source for case in readable.cases}
+    if len(sources) < 2:
+        raise UsageError(
+            f"data.balance_sources is true, and the images state {'one source' if any(sources) else 'no source'}",
+            "It draws the images of two or more sources equally often",
+            "Name the column of the hospital or scanner with --columns source=COLUMN, or leave data.balance_sources out",
+        )
 
 
 def _check_classes(readable: Manifest, cache: PixelCache) -> None:
