@@ -65,7 +65,8 @@ def _fitted(decision: Decision, rule: str) -> Iterator[str]:
     if not fitted:
         yield "Prediction sets: none."
     else:
-        scope = "within each class" if fitted[0].per_class else "over all cases"
+        parts = [*(["class"] if fitted[0].per_class else []), *(["source"] if fitted[0].sources else [])]
+        scope = f"within each {' and '.join(parts)}" if parts else "over all cases"
         labels = f" for {len(fitted)} of {len(decision.by_label)} labels" if decision.by_label else ""
         yield f"Prediction sets (split conformal): {fitted[0].coverage:g} coverage {scope}{labels}."
     if decision.ood is None:
