@@ -91,7 +91,7 @@ def test_classes_of_one_data_set_are_pointed_out(sets: list[Path]) -> None:
 
 def test_columns_of_all_tables_are_kept_under_one_name(sets: list[Path], tmp_path: Path) -> None:
     manifest = join(sets)
-    expected = ("path", "label", "patient_id", "source", "unit", "age", "given_label")
+    expected = ("path", "label", "patient_id", "source", "unit", "given_label", "age")
     assert manifest.columns == expected
     assert manifest.column_roles["patient_id"] == "north: patient_id, south: MRN"
     assert [case.unit for case in manifest.cases[:4]] == ["HU", "HU", None, None]

@@ -173,7 +173,7 @@ def _groups(cache: PixelCache, by: GroupBy, *, keep_given: bool, allow_conflicts
 
     rows = cache.row_manifest
     duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in rows.cases])
-    for sentence in shared_images(rows, duplicates, together=by in ("duplicate", "both")):
+    for sentence in shared_images(rows.set_names, duplicates, together=by in ("duplicate", "both")):
         _log.warning("%s.", sentence)
     if not allow_conflicts:
         check_label_conflicts(cache.manifest.cases, conflicts_of_cache(cache, duplicates))

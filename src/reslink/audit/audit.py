@@ -36,6 +36,7 @@ from reslink.datasets.label_conflicts import label_conflicts
 from reslink.datasets.manifest import Manifest, images_digest
 from reslink.datasets.near_duplicates.groups import DuplicatePair
 from reslink.datasets.patient_ids import add_header_patients
+from reslink.datasets.shared_images import shared_images
 from reslink.errors import UsageError, counted
 from reslink.files import write_json
 from reslink.labels import PRESENT, UNKNOWN
@@ -182,8 +183,10 @@ class Audit:
         }
 
     def _source_results(self) -> dict[str, Any]:
+        corrections = self.label_corrections
+        result = {} if corrections is None else {"label_corrections": corrections.as_dict(self.cases, self.sources)}
         if self.source_check is None:
-            return {}
+            return result
         pairs = conflicts_between_sources(self.cases, self.sources, self.near_duplicates.pairs)
         conflicts = [
             self._pair_dict(pair)
@@ -193,14 +196,12 @@ class Audit:
             }
             for pair in pairs
         ]
-        result = {
+        return result | {
             "sources": self.source_check.as_dict(),
             "source_conflicts": conflicts,
+            "shared_images": shared_images(self.sources, self.near_duplicates.pairs),
             "source_conflict_notes": describe_source_conflicts(self.cases, self.sources, pairs),
         }
-        if self.label_corrections is None:
-            return result
-        return result | {"label_corrections": self.label_corrections.as_dict(self.cases, self.sources)}
 
     def _names(self, rows: Sequence[int]) -> list[str]:
         return [self.cases[i].name for i in rows]

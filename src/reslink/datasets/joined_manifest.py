@@ -177,8 +177,6 @@ def _map_labels(sets: Mapping[str, TableCases], label_map: LabelMap, labels: Lab
 
 def _rename(read: TableCases, renamed: Mapping[str, str | None], prefix: str) -> TableCases:
     counts = Counter(case.label for case in read.cases if case.label in renamed)
-    if not counts:
-        return read
     notes = [
         f"The label {label!r} is {f'mapped to {renamed[label]!r}' if renamed[label] else 'left out'} ({counted(n, 'case')})"
         for label, n in counts.items()

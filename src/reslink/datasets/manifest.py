@@ -218,6 +218,11 @@ class Manifest:
         """Returns the name of the data set that a case comes from; '' if none were joined."""
         return case.name.partition("/")[0] if self.sets else ""
 
+    @property
+    def set_names(self) -> list[str]:
+        """The name of the data set of each case, as :meth:`set_of`."""
+        return [self.set_of(case) for case in self.cases]
+
     def __len__(self) -> int:
         return len(self.cases)
 

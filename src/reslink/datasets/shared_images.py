@@ -1,28 +1,26 @@
-"""Near duplicates between data sets that were joined."""
+"""Near duplicates between data sets that were joined, or between the sources of one."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import DuplicatePair
 from reslink.errors import counted
 
 
-def shared_images(manifest: Manifest, pairs: Iterable[DuplicatePair], *, together: bool = True) -> list[str]:
+def shared_images(sets: Sequence[str], pairs: Iterable[DuplicatePair], *, together: bool = False) -> list[str]:
     """Returns a sentence, without the final period, for every two data sets that share images.
 
     Args:
-        manifest: The cases of joined data sets; those of a single one share nothing.
+        sets: The data set of each case; '' if none were joined.
         pairs: Near duplicates among them, by row.
         together: Whether near duplicates are kept in one split.
     """
-    sets = [manifest.set_of(case) for case in manifest.cases]
     between: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for pair in pairs:
         (first, i), (second, j) = sorted((sets[row], row) for row in (pair.first, pair.second))
-        if first != second:
+        if first and first != second:
             between[first, second].append((i, j))
     kept = "; they stay in one split" if together else ""
     return [

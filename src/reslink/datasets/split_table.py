@@ -136,5 +136,7 @@ def _relative(file: Path, folder: Path) -> str:
 
 def _headers(manifest: Manifest, rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Returns the headers of the original table, or the standard columns that have a value in any case."""
-    filled = [header for header in _STANDARD_COLUMNS if header == "path" or any(row.get(header) for row in rows)]
+    filled = [
+        header for header in (*_STANDARD_COLUMNS, "given_label") if header == "path" or any(row.get(header) for row in rows)
+    ]
     return list(dict.fromkeys([*manifest.columns, *filled]))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from reslink.audit.checks.label_corrections import LabelCorrections, write_corrections
 from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest
@@ -38,6 +41,20 @@ def test_the_most_similar_image_is_the_evidence() -> None:
             "set": "ct",
         }
     ]
+
+
+@pytest.mark.parametrize(("given", "turned"), [(0, 0), (1, 3), (2, 2), (3, 1), (4, 4), (5, 5), (7, 7)])
+def test_the_orientation_is_that_of_the_evidence(given: int, turned: int) -> None:
+    first = LabelCorrections.find(CASES, SOURCES, [DuplicatePair(0, 1, 1.0, given)], "ich").corrections
+    second = LabelCorrections.find(CASES[::-1], SOURCES[::-1], [DuplicatePair(4, 5, 1.0, given)], "ich").corrections
+    assert [one.orientation for one in (*first, *second)] == [given, turned]
+    image = np.arange(6).reshape(2, 3)
+
+    def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+        rotated = np.rot90(pixels, orientation % 4)
+        return rotated[:, ::-1] if orientation >= 4 else rotated
+
+    assert np.array_equal(turn(turn(image, given), turned), image)
 
 
 def test_nothing_is_corrected_without_a_clear_match() -> None:

@@ -23,8 +23,9 @@ class LabelCorrection:
     Attributes:
         row: The case.
         evidence: The image of the trusted source.
-        correlation: See :class:`DuplicatePair`, as ``orientation``.
-        orientation: How the second of the two images is turned.
+        correlation: See :class:`DuplicatePair`.
+        orientation: How the image of the trusted source is turned to match: ``orientation % 4`` rotations by 90°
+            counterclockwise, then, from 4, a left-right flip.
     """
 
     row: int
@@ -76,9 +77,12 @@ class LabelCorrections:
         """
         matches: dict[int, list[LabelCorrection]] = defaultdict(list)
         for pair in pairs:
-            for row, other in ((pair.first, pair.second), (pair.second, pair.first)):
+            for row, other, orientation in (
+                (pair.first, pair.second, pair.orientation),
+                (pair.second, pair.first, _inverse(pair.orientation)),
+            ):
                 if sources[other] == trusted != sources[row] and pair.correlation >= MIN_CONFLICT_CORRELATION:
-                    matches[row].append(LabelCorrection(row, other, float(pair.correlation), int(pair.orientation)))
+                    matches[row].append(LabelCorrection(row, other, float(pair.correlation), orientation))
         corrections, ambiguous = [], []
         for row, found in sorted(matches.items()):
             labels = {cases[match.evidence].label for match in found}
@@ -101,6 +105,11 @@ class LabelCorrections:
             + (f" ({shown})" if shown else "")
             + (unclear if self.ambiguous else ""),
         }
+
+
+def _inverse(orientation: int) -> int:
+    """Returns the orientation that undoes another one; a rotation and a flip undo themselves."""
+    return orientation if orientation >= 4 else -orientation % 4
 
 
 def write_corrections(path: Path, rows: Sequence[dict[str, Any]]) -> Path:

@@ -180,7 +180,8 @@ def _sources(result: dict[str, Any]) -> list[tuple[str, str]]:
     if "sources" not in result:
         return []
     found, probe = result["sources"], result["sources"]["outside_head"]
-    rows = [("label_conflicts: sources", text) for text in result["source_conflict_notes"]]
+    rows = [("near_duplicates: sources", text) for text in result["shared_images"]]
+    rows += [("label_conflicts: sources", text) for text in result["source_conflict_notes"]]
     if probe is not None:
         value = f"{_estimate(probe['balanced_accuracy'])}, chance {probe['chance']:.3f}"
         rows.append(("sources: outside_head", f"the source from the pixels outside the head alone: balanced accuracy {value}"))
