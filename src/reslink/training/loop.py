@@ -403,6 +403,7 @@ class Run:
         parent = None if self.initialization is None else self.initialization.parent
         origin: Row = {"digest": data.digest, "images": data.counts(), "split_source": data.split_source(recipe.data.folds)}
         origin |= {"seen_by_ancestors": len(data.seen_by_ancestors)} if data.seen_by_ancestors else {}
+        origin |= {"sources": sources} if (sources := data.sources()) else {}
         origin |= {"columns": dict(data.manifest.column_roles)} if data.manifest.column_roles else {}
         return Bundle(
             architecture=recipe.architecture(self.num_classes),
