@@ -75,14 +75,19 @@ class Calibration(BaseModel):
     operating_point: str = "default"
     coverage: float = 0.95
     per_class: bool = False
+    per_source: bool = False
 
     def decision_options(self) -> DecisionOptions:
         """Returns the options in the form that the fit takes."""
-        return DecisionOptions(self.method, OperatingPoint.parse(self.operating_point), self.coverage, self.per_class)
+        point = OperatingPoint.parse(self.operating_point)
+        return DecisionOptions(self.method, point, self.coverage, self.per_class, per_source=self.per_source)
 
 
 class Texts(BaseModel):
-    """An entry of benchmarks/shipped.yaml; `source` is a name of `reslink data list`, the others as in `PretrainedInfo`."""
+    """An entry of benchmarks/shipped.yaml; `source` is a name of `reslink data list`, the others as in `PretrainedInfo`.
+
+    A model of several data sets names the others, which need not be in that list, under `other_sources`.
+    """
 
     model_config = _STRICT
 
@@ -91,6 +96,7 @@ class Texts(BaseModel):
     task: str
     modality: str
     source: str
+    other_sources: list[DataSource] = []
     data_processing: str = ""
     license: str = Field(min_length=1)
     limitations: list[str]

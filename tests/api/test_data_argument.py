@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,30 @@ def test_a_unit_is_stated_for_a_manifest_too(heads: Path) -> None:
     for option in ("columns", "root"):
         with pytest.raises(UsageError, match=f"--{option} was given for an opened manifest"):
             open_manifest(manifest, **{option: "x"})
+
+
+def test_several_are_joined_and_a_list_of_one_is_that_one(heads: Path, tmp_path: Path) -> None:
+    assert open_manifest([heads]) == Manifest.open(heads)
+    other = tmp_path / "other"
+    shutil.copytree(heads, other)
+    joined = open_manifest([Manifest.open(heads), str(other)], unit="mr")
+    assert {case.source for case in joined.cases} == {"heads", "other"}
+    assert {case.unit for case in joined.cases} == {"MR"}
+    with pytest.raises(UsageError, match="--root was given for an opened manifest"):
+        open_manifest([Manifest.open(heads), other], root="x")
+    with pytest.raises(UsageError, match="2 data sets were given"):
+        open_manifest([heads, other], labels=joined.labels)
+    with pytest.raises(UsageError, match="No data set was given"):
+        open_manifest([])
+
+
+def test_labels_of_a_single_one_are_mapped_too(heads: Path) -> None:
+    for data in (heads, Manifest.open(heads)):
+        manifest = open_manifest(data, map={"Tumor": "Lesion"})
+        assert manifest.labels.names == ("Healthy", "Lesion")
+        assert {case.extra["given_label"] for case in manifest.cases} == {"Healthy", "Tumor"}
+    with pytest.raises(UsageError, match="No data set has the label 'Tumour'"):
+        open_manifest(heads, map=["Tumour=Lesion"])
 
 
 def test_a_note_about_patients_is_logged(

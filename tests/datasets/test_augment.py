@@ -25,7 +25,7 @@ NOTHING = {
     "gamma": 0.0,
     "noise": 0.0,
 }
-ALL = AugmentSettings(vertical_flip=0.3, resolution_drop=0.5, bias_field=0.3, erase=0.5, noise=0.1)
+ALL = AugmentSettings(vertical_flip=0.3, sharpness=1.0, resolution_drop=0.5, bias_field=0.3, erase=0.5, noise=0.1)
 
 
 def only(**settings: float) -> Augment:
@@ -151,7 +151,18 @@ def test_the_grid_is_that_of_torch() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["brightness", "contrast", "gamma", "noise", "bias_field", "erase", "resolution_drop", "rotation", "vertical_flip"],
+    [
+        "brightness",
+        "contrast",
+        "gamma",
+        "sharpness",
+        "noise",
+        "bias_field",
+        "erase",
+        "resolution_drop",
+        "rotation",
+        "vertical_flip",
+    ],
 )
 def test_each_option_does_something_and_nothing_without_it(x: torch.Tensor, option: str) -> None:
     varied, _ = only(**{option: 0.5 if option != "rotation" else 20})(x, seeded())
@@ -211,3 +222,15 @@ def test_it_costs_little(one_thread: None) -> None:
         augment(batch, generator, heads)
         costs.append((time.thread_time() - start) / len(batch))
     assert sorted(costs)[2] < 0.003
+
+
+def test_sharpness_changes_fine_detail_only(x: torch.Tensor) -> None:
+    changed, _ = only(sharpness=1.0)(x, seeded())
+    detail = [
+        float((image - ndimage.gaussian_filter(image, (0, 1.0, 1.0))).std())
+        for image in (x[:, 0].numpy(), changed[:, 0].numpy())
+    ]
+    coarse = np.abs(ndimage.gaussian_filter((changed - x)[:, 0].numpy(), (0, 3.0, 3.0)))
+    assert detail[0] != pytest.approx(detail[1], rel=0.02)
+    assert coarse.max() < 0.05
+    assert torch.equal(changed == 0, (x == 0) | (changed == 0))

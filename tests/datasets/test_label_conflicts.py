@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def test_identical_files_with_several_labels_conflict_with_all_their_copies(rows
     found = label_conflicts(cases, (), hashes)
     assert {row for group in found for row in group} == expected
     assert all(len({hashes[row] for row in group}) == 1 for group in found)
+
+
+def test_conflicts_between_sources_can_be_corrected_by_one_of_them() -> None:
+    cases = [Case(Path(name), label, source=source, name=name) for name, label, source in (("1", "A", "x"), ("2", "B", "y"))]
+    with pytest.raises(CheckFailedError, match="--labels-from SET corrects them by a data set that you trust"):
+        check_label_conflicts(cases, [[0, 1]])
+    with pytest.raises(CheckFailedError, match=r"lists all of them\. Or"):
+        check_label_conflicts([replace(case, source="x") for case in cases], [[0, 1]])
 
 
 def test_the_message_has_the_number_and_names_some_pairs() -> None:

@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reslink.datasets.case import SPLITS, Case, Split
-from reslink.datasets.manifest import Manifest
+from reslink.datasets.manifest import DataSet, Manifest
 from reslink.datasets.splits import assign_folds, assign_folds_and_holdout, assign_splits
 from reslink.errors import CheckFailedError, UsageError
 from reslink.labels import Labels
@@ -199,6 +200,53 @@ class TestGiven:
         given_split: list[Split] = ["train"] * 12 + ["validation"] * 6 + ["test"] * 6
         with pytest.raises(CheckFailedError, match=r"near duplicates appears in two parts .*: 0003 in train, 0023 in test"):
             assign_splits(data_set(self.labels, given_split), [*self.groups[:23], "3"])
+
+
+class TestGivenByOneOfSeveral:
+    """Data sets that were joined, of which only some state a split."""
+
+    GIVEN: tuple[Split | None, ...] = (*("train",) * 6, *("test",) * 4, *(None,) * 40)
+
+    def joined(self, labels: Sequence[int], splits: Sequence[Split | None]) -> Manifest:
+        manifest = data_set(labels, splits)
+        cases = tuple(
+            replace(case, name=f"{'with' if i < 10 else 'without'}/{case.name}") for i, case in enumerate(manifest.cases)
+        )
+        return replace(manifest, cases=cases, sets=tuple(DataSet(name, Path(name), True) for name in ("with", "without")))
+
+    def test_it_is_kept_and_the_rest_is_drawn(self) -> None:
+        manifest = self.joined([0, 1] * 25, self.GIVEN)
+        groups = [f"g{i}" for i in range(50)]
+        split = assign_splits(manifest, groups, (0.5, 0.25, 0.25), 0)
+        assert split[6:10] == ["test"] * 4
+        assert set(split[:6]) == {"train", "validation"}, "the missing split is drawn from the training cases"
+        assert Counter(split[10:]) == {"train": 20, "validation": 10, "test": 10}
+
+    def test_near_duplicates_follow_the_stated_split(self) -> None:
+        splits = (*("train",) * 6, *("validation",) * 2, *("test",) * 2, *(None,) * 40)
+        manifest = self.joined([0, 1] * 25, splits)
+        groups = [f"g{i}" for i in range(40)] + [f"g{i}" for i in range(10)]
+        drawn = assign_splits(manifest, groups, (0.5, 0.25, 0.25), 0)
+        assert drawn[:10] == list(splits[:10])
+        assert drawn[40:] == list(splits[:10])
+        similar = [f"g{i % 10}" for i in range(50)]
+        drawn = assign_splits(manifest, groups[:40] + [f"h{i}" for i in range(10)], (0.5, 0.25, 0.25), 0, drawn_groups=similar)
+        assert drawn == list(splits[:10]) * 5
+
+    def test_classes_that_only_one_of_them_has(self) -> None:
+        manifest = self.joined([0, 1] * 5 + [2, 3] * 20, self.GIVEN)
+        split = assign_splits(manifest, [f"g{i}" for i in range(50)], (0.5, 0.25, 0.25), 0)
+        assert Counter(split[10:]) == {"train": 20, "validation": 10, "test": 10}
+
+    def test_few_groups_are_trained_on(self) -> None:
+        manifest = self.joined([0, 1] * 25, self.GIVEN)
+        groups = [f"g{i}" for i in range(10)] + ["one", "two"] * 20
+        assert assign_splits(manifest, groups, (0.5, 0.25, 0.25), 0)[10:] == ["train"] * 40
+
+    def test_some_rows_of_a_data_set_are_refused(self) -> None:
+        manifest = self.joined([0, 1] * 25, (*self.GIVEN[:9], *(None,) * 41))
+        with pytest.raises(UsageError, match="1 of 10 cases have no split"):
+            assign_splits(manifest, [f"g{i}" for i in range(50)])
 
 
 class TestFolds:

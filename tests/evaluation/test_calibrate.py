@@ -352,3 +352,31 @@ def test_images_outside_the_scope_do_not_fit_the_decision(bundle, data, tmp_path
     with pytest.raises(InputError, match=f"All 12 images are refused; the first: {reason}"):
         calibrated_on(rows[:12], "none")
     assert not (tmp_path / "none").exists()
+
+
+def with_sources(manifest, names):
+    cases = tuple(replace(case, source=names[i % len(names)]) for i, case in enumerate(manifest.cases))
+    return replace(manifest, cases=cases)
+
+
+def test_coverage_is_held_and_reported_within_each_source(bundle, data, tmp_path):
+    manifest = with_sources(Manifest.open(data), ["A", "A", "B"])
+    options = DecisionOptions(coverage=0.8, per_source=True)
+    result = calibrate_bundle(bundle, manifest, tmp_path / "bundle", options, RunOptions(device="cpu"))
+    assert result["decision"]["conformal"]["sources"] == ["A", "B"]
+    by_source = result["cross_fit"]["prediction_sets"]["coverage_by_source"]
+    assert {name: value["n"] for name, value in by_source.items()} == {"A": 60, "B": 30}
+    assert Bundle.load(tmp_path / "bundle").decision.conformal.sources == ("A", "B")
+
+
+@pytest.mark.parametrize(("names", "reason"), [([None], "no source"), (["A"], "one source")])
+def test_one_source_cannot_be_covered_by_source(bundle, data, tmp_path, names, reason):
+    with pytest.raises(UsageError, match=f"the calibration images state {reason}.*two or more sources.*--columns source="):
+        calibrate_bundle(
+            bundle,
+            with_sources(Manifest.open(data), names),
+            tmp_path / "bundle",
+            DecisionOptions(per_source=True),
+            RunOptions(device="cpu"),
+        )
+    assert not (tmp_path / "bundle").exists()

@@ -19,6 +19,7 @@ from reslink.evaluation.fitting import (
     group_folds,
 )
 from reslink.labels import Labels
+from reslink.metrics.conformal import is_covered
 from reslink.metrics.operating_point import OperatingPoint
 
 TWO = Labels(("Healthy", "Tumor"))
@@ -223,3 +224,43 @@ def test_no_group_stands_on_two_sides_of_a_fold(rng):
         assert not {cases.groups[i] for i in inner} & {cases.groups[i] for i in outer}
         seen += outer.tolist()
     assert sorted(seen) == list(range(300))
+
+
+def two_sources(rng, n=2000):
+    """Cases of two sources, of which B, one tenth, has noisier labels."""
+    cases = calibration_data(rng, n)
+    is_b = np.arange(n) % 10 == 0
+    wrong = is_b & (rng.random(n) < 0.3)
+    return replace(cases, y_true=np.where(wrong, 1 - cases.y_true, cases.y_true), sources=np.where(is_b, "B", "A").tolist())
+
+
+def test_prediction_sets_cover_within_each_source(rng):
+    cases, new = two_sources(rng), two_sources(np.random.default_rng(7))
+    in_b = np.array(new.sources) == "B"
+    coverage = {}
+    for per_source in (False, True):
+        options = DecisionOptions(coverage=0.9, ood=False, per_source=per_source)
+        found, notes = fit_decision(cases, options, TWO)
+        assert notes == []
+        coverage[per_source] = is_covered(found.decide(new.logits).prediction_sets, new.y_true)[in_b].mean()
+        assert found.conformal.sources == (("A", "B") if per_source else ())
+    assert coverage[False] < 0.8  # the many cases of A hide those of B
+    assert coverage[True] >= 0.87
+
+
+def test_sources_have_equal_weight_in_the_temperature(rng):
+    cases = two_sources(rng)
+    rows = {name: np.flatnonzero(np.array(cases.sources) == name) for name in "AB"}
+    equal = np.concatenate([np.tile(rows["B"], 9), rows["A"]])  # B nine times, as many as A
+    expected = fit_temperature(cases.logits[equal], cases.y_true[equal])
+    found, _ = fit_decision(cases, DecisionOptions(coverage=None, ood=False, per_source=True), TWO)
+    pooled, _ = fit_decision(cases, DecisionOptions(coverage=None, ood=False), TWO)
+    assert found.temperature == pytest.approx(expected, rel=1e-3)
+    assert found.temperature > 1.2 * pooled.temperature
+
+
+def test_a_source_with_few_images_is_named_and_sets_no_limit(rng):
+    cases = two_sources(rng, 180)
+    found, notes = fit_decision(cases, DecisionOptions(ood=False, per_source=True), TWO)
+    assert notes == ["The coverage of prediction sets is not held within sources of fewer than 19 images: B (18)"]
+    assert found.conformal.sources == ("A",)

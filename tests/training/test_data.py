@@ -157,3 +157,12 @@ def test_each_class_needs_two_images(marked: Manifest, recipe: Callable[..., Rec
     few = marked.subset([*range(24), 30])
     with pytest.raises(UsageError, match="1 case of the class 'Tumor' could be read, and 0 could not"):
         open_training_data(few, recipe(), cache, listener)
+
+
+@pytest.mark.parametrize(("source", "reason"), [(None, "no source"), ("hospital A", "one source")])
+def test_balancing_needs_two_sources(
+    source: str | None, reason: str, marked: Manifest, recipe: Callable[..., Recipe], cache: Path, listener: Any
+) -> None:
+    stated = replace(marked, cases=tuple(replace(case, source=source) for case in marked.cases))
+    with pytest.raises(UsageError, match=f"the images state {reason}.*two or more sources.*--columns source=COLUMN"):
+        open_training_data(stated, recipe("data.balance_sources=true"), cache, listener)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reslink.training.sampling import plan_epoch, sampler_weights, shard
+from reslink.training.sampling import balanced_weights, plan_epoch, sampler_weights, shard
 
 
 @pytest.mark.parametrize(("n", "size"), [(33, 32), (64, 32), (5, 8), (97, 16), (2, 2)])
@@ -41,3 +41,13 @@ def test_the_sampler_draws_each_class_equally_often() -> None:
     drawn = np.concatenate(plan_epoch(np.arange(1000), 32, 0, 1, sampler_weights(targets)))
     assert len(drawn) == 1000
     assert 0.45 < targets[drawn].mean() < 0.55
+
+
+def test_balanced_sources_draw_each_class_of_each_source_equally_often() -> None:
+    sources = ["A"] * 900 + ["B"] * 80 + [None] * 20
+    targets = np.array([0] * 850 + [1] * 50 + [0] * 10 + [1] * 70 + [1] * 20)  # the source predicts the class
+    drawn = np.concatenate(plan_epoch(np.arange(1000), 32, 0, 1, balanced_weights(sources, targets)))
+    strata = [f"{sources[i]} {targets[i]}" for i in drawn]
+    assert {name: round(strata.count(name) / 1000, 1) for name in set(strata)} == dict.fromkeys(
+        ("A 0", "A 1", "B 0", "B 1", "None 1"), 0.2
+    )

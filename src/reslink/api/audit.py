@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reslink.api.audit_memory import remember_audit
-from reslink.api.data_argument import Columns, Data, open_manifest_with_labels
+from reslink.api.data_argument import Columns, DataSets, Map, open_manifest_with_labels
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.errors import UsageError
 from reslink.files import check_folder_path, check_overwrite
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 
 def audit(
-    data: Data,
+    data: DataSets,
     *,
+    map: Map = None,
+    corrections: str | Path | None = None,
     columns: Columns = None,
     root: str | Path | None = None,
     unit: str | None = None,
@@ -29,6 +31,7 @@ def audit(
     out: str | Path | None = None,
     fix: str | Path | None = None,
     predictions: str | Path | None = None,
+    labels_from: str | None = None,
     seed: int = 0,
     workers: int | None = None,
     overwrite: bool = False,
@@ -37,7 +40,11 @@ def audit(
     """Checks a data set for leakage, near duplicates, shortcuts, burned-in text, identity, label errors and broken files.
 
     Args:
-        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``; or a list
+            of them, which are joined. The name of each becomes the ``source`` of its cases.
+        map: Label to class, such as ``{"bleed": "Tumor", "clinic:other": None}`` or ``["bleed=Tumor"]``; ``SET:LABEL`` is the
+            label of one data set, and None leaves its cases out.
+        corrections: A CSV of corrected labels, such as ``label_corrections.csv`` of an earlier audit.
         columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
         root: Folder that the paths in a table start from; None for the folder of the table.
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
@@ -48,6 +55,9 @@ def audit(
         fix: Folder for a clean copy of the data set; None makes no copy.
         predictions: CSV of out-of-fold predictions for the label error check, such as ``out_of_fold.csv`` of ``reslink.cv``;
             None fits a quick model.
+        labels_from: The name of a data set, or a source of the table, whose labels are trusted. ``label_corrections.csv`` in
+            ``out`` lists the images of the others that are the same as one of its images and have another label; it can be
+            given as ``corrections``.
         seed: Seed of folds, forests and bootstrap.
         workers: Number of processes that read files; 0 reads in this process, None selects the number.
         overwrite: Replace an earlier audit in ``out``.
@@ -70,11 +80,14 @@ def audit(
         data,
         None if out is None else Path(out),
         None if fix is None else Path(fix),
+        map=map,
+        corrections=corrections,
         columns=columns,
         root=root,
         unit=unit,
         labels=labels,
         predictions=predictions,
+        labels_from=labels_from,
         seed=seed,
         workers=workers,
         overwrite=overwrite,
@@ -98,15 +111,18 @@ class AuditOutput:
 
 
 def run_audit(
-    data: Data,
+    data: DataSets,
     out: Path | None,
     fix: Path | None,
     *,
+    map: Map,
+    corrections: str | Path | None,
     columns: Columns,
     root: str | Path | None,
     unit: str | None,
     labels: str | Sequence[str] | None,
     predictions: str | Path | None,
+    labels_from: str | None,
     seed: int,
     workers: int | None,
     overwrite: bool,
@@ -116,7 +132,16 @@ def run_audit(
     from reslink.datasets.table_paths import FolderRowError
 
     try:
-        manifest = open_manifest_with_labels(data, labels, for_training=False, columns=columns, root=root, unit=unit)
+        manifest = open_manifest_with_labels(
+            data,
+            labels,
+            map=map,
+            corrections=corrections,
+            for_training=False,
+            columns=columns,
+            root=root,
+            unit=unit,
+        )
     except FolderRowError as error:
         from reslink.audit.audit import series_refused
 
@@ -135,7 +160,9 @@ def run_audit(
     given = None if predictions is None else GivenPredictions.read(Path(predictions))
     listener = resolve_progress(progress)
     try:
-        result = audit_manifest(manifest, out, progress=listener, seed=seed, workers=workers, predictions=given)
+        result = audit_manifest(
+            manifest, out, progress=listener, seed=seed, workers=workers, predictions=given, labels_from=labels_from
+        )
         page = None if out is None else audit_report(result, manifest, out)
         clean_copy = None if fix is None else write_clean_copy(manifest, result, fix, progress=listener)
     finally:
@@ -151,14 +178,17 @@ def _check_out(out: Path, manifest: Manifest, overwrite: bool) -> None:
     Raises:
         UsageError: If the folder holds an audit, is inside the class folders of the data, or is not writable.
     """
+    from reslink.datasets.manifest import DataSet
+
     check_overwrite(out, "audit.json", "an audit", overwrite)
-    root = manifest.root.resolve()
-    if not manifest.columns and out.resolve().is_relative_to(root):
-        raise UsageError(
-            f"The output folder {out} is inside the data set {root}",
-            "Every folder in there is a class of the data set",
-            "Choose a folder elsewhere with --out",
-        )
+    sets = manifest.sets or (DataSet("", manifest.root, bool(manifest.columns)),)
+    for root in (joined.root.resolve() for joined in sets if not joined.has_table):
+        if out.resolve().is_relative_to(root):
+            raise UsageError(
+                f"The output folder {out} is inside the data set {root}",
+                "Every folder in there is a class of the data set",
+                "Choose a folder elsewhere with --out",
+            )
     _check_writable(out, "--out")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reslink.api.data_argument import Columns, Data, check_holdout, open_manifest
+from reslink.api.data_argument import Columns, DataSets, Map, check_holdout, open_manifest
 from reslink.api.onnx_model import add_onnx_model
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.errors import UsageError
@@ -24,9 +24,11 @@ DEFAULT_FOLDS = 5
 
 
 def cv(
-    data: Data,
+    data: DataSets,
     out: str | Path,
     *,
+    map: Map = None,
+    corrections: str | Path | None = None,
     columns: Columns = None,
     root: str | Path | None = None,
     unit: str | None = None,
@@ -51,9 +53,13 @@ def cv(
     predictions. The same call resumes after an interruption.
 
     Args:
-        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``. Folds in a
-            column ``fold`` are kept.
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``; or a list
+            of them, which are joined. The name of each becomes the ``source`` of its cases. Folds in a column ``fold`` are
+            kept.
         out: Output folder.
+        map: Label to class, such as ``{"bleed": "Tumor", "clinic:other": None}`` or ``["bleed=Tumor"]``; ``SET:LABEL`` is the
+            label of one data set, and None leaves its cases out.
+        corrections: A CSV of corrected labels, such as ``label_corrections.csv`` of ``reslink.audit(…, labels_from=…)``.
         columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
         root: Folder that the paths in a table start from; None for the folder of the table.
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
@@ -104,7 +110,15 @@ def cv(
             f"The seed {seed} and the seeds {list(seeds)} were both given", "seeds is a number, or a list", "Remove seed"
         )
     numbers = tuple(range(loaded.seed, loaded.seed + seeds)) if isinstance(seeds, int) else tuple(seeds)
-    manifest = open_manifest(data, class_order=loaded.data.class_order, columns=columns, root=root, unit=unit)
+    manifest = open_manifest(
+        data,
+        map=map,
+        corrections=corrections,
+        class_order=loaded.data.class_order,
+        columns=columns,
+        root=root,
+        unit=unit,
+    )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
     from reslink.bundles.bundle import Bundle
     from reslink.experiments.cross_validation.cross_validation import cross_validate

@@ -1,4 +1,4 @@
-"""Data sets as arguments: a path or an opened manifest."""
+"""Data sets as arguments: a path or an opened manifest, or several of them."""
 
 from __future__ import annotations
 
@@ -15,33 +15,57 @@ if TYPE_CHECKING:
 Data: TypeAlias = "str | Path | Manifest"
 """A folder with one folder per class, a folder with a manifest.csv, a CSV, or an opened manifest."""
 
+DataSets: TypeAlias = "Data | Sequence[Data]"
+"""A data set, or several, which are joined; their names are the sources of their cases."""
+
+Map: TypeAlias = "Mapping[str, str | None] | Sequence[str] | None"
+"""Label, or ``SET:LABEL``, to class, or texts such as ``"glioma=Tumor"``; None, or no class, leaves the cases out."""
+
 Columns: TypeAlias = Mapping[str, str] | Sequence[str] | None
 """Role to column of a table, such as ``{"patient": "MRN"}``, or texts such as ``"patient=MRN"``."""
 
 _log = logging.getLogger(__name__)
 
 
-def open_manifest(data: Data, **options: Any) -> Manifest:
-    """Returns the manifest of a data set.
+def open_manifest(data: DataSets, *, map: Map = None, corrections: str | Path | None = None, **options: Any) -> Manifest:
+    """Returns the manifest of a data set, or of several that are joined.
 
     Args:
-        data: A path, or a manifest, which is returned unchanged; only ``unit`` is added where it states none.
+        data: A path, or a manifest, which is returned unchanged without ``map`` and ``corrections``; only ``unit`` is added
+            where it states none. Several of them are joined (:mod:`reslink.datasets.joined_manifest`).
+        map: The class of each label; None keeps the labels.
+        corrections: A CSV of corrected labels (:mod:`reslink.datasets.corrections`).
         **options: Options of ``Manifest.open``.
 
     Raises:
-        UsageError: If the data set cannot be used.
+        UsageError: If a data set cannot be used, or the map or a correction does not fit the data.
     """
+    from reslink.datasets.joined_manifest import OpenOptions, open_data_sets
+    from reslink.datasets.label_map import parse_label_map
     from reslink.datasets.manifest import Manifest
 
-    if not isinstance(data, Manifest):
-        return Manifest.open(data, **options)
+    sets: list[Any] = list(data) if isinstance(data, Sequence) and not isinstance(data, str) else [data]
+    if any(isinstance(one, Manifest) for one in sets):
+        _refuse_table_options(options)
+    if len(sets) != 1 and options.get("labels") is not None:
+        raise UsageError(
+            f"{len(sets)} data sets were given", "A model is evaluated on one data set", "Evaluate each of them by itself"
+        )
+    label_map = parse_label_map(map or ())
+    if len(sets) != 1 or label_map or corrections is not None:
+        return open_data_sets(sets, OpenOptions(label_map=label_map, corrections=corrections, **options))
+    if not isinstance(sets[0], Manifest):
+        return Manifest.open(sets[0], **options)
+    unit = options.get("unit")
+    return sets[0] if unit is None else sets[0].with_unit(unit)
+
+
+def _refuse_table_options(options: Mapping[str, Any]) -> None:
     for option in ("columns", "root"):
         if options.get(option):
             raise UsageError(
                 f"--{option} was given for an opened manifest", "It describes a table", "Give it to Manifest.open instead"
             )
-    unit = options.get("unit")
-    return data if unit is None else data.with_unit(unit)
 
 
 def check_holdout(holdout: float) -> None:
@@ -65,11 +89,11 @@ def label_names(labels: str | Sequence[str]) -> tuple[str, ...]:
     return check_label_names(labels.split(",") if isinstance(labels, str) else labels)
 
 
-def open_manifest_with_labels(data: Data, labels: str | Sequence[str] | None, **options: Any) -> Manifest:
+def open_manifest_with_labels(data: DataSets, labels: str | Sequence[str] | None, **options: Any) -> Manifest:
     """Opens a data set with several labels at once, or with one class per image.
 
     Args:
-        data: The data set; a manifest keeps its own labels.
+        data: The data set, or several; a manifest keeps its own labels.
         labels: The label columns, as a list or as a text with commas; None for one class per image.
         options: As for :func:`open_manifest`.
 

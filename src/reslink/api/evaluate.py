@@ -73,7 +73,7 @@ def evaluate(
     check_overwrite(folder, "evaluation.json", "an evaluation", overwrite)
     check_device_name(device)
     loaded = Bundle.load(bundle, network)
-    options_of_data = {"columns": columns, "root": root, "unit": unit, "case": loaded.case}
+    options_of_data: dict[str, Any] = {"columns": columns, "root": root, "unit": unit, "case": loaded.case}
     manifest = read_patients(open_manifest(data, labels=loaded.labels, **options_of_data))
     check_columns(manifest, columns_of_subgroups)
     from reslink.evaluation.cases import select_cases

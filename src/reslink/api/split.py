@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reslink.api.data_argument import (
     Columns,
-    Data,
+    DataSets,
+    Map,
     check_holdout,
     open_manifest_with_labels,
     read_patients,
@@ -27,11 +29,15 @@ if TYPE_CHECKING:
     from reslink.datasets.grouping import GroupBy
     from reslink.datasets.manifest import Manifest
 
+_log = logging.getLogger(__name__)
+
 
 def split(
-    data: Data,
+    data: DataSets,
     out: str | Path,
     *,
+    map: Map = None,
+    corrections: str | Path | None = None,
     columns: Columns = None,
     root: str | Path | None = None,
     unit: str | None = None,
@@ -53,8 +59,12 @@ def split(
     and adds ``group``, ``split`` and, with ``folds``, ``fold``; paths are relative to the CSV.
 
     Args:
-        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``; or a list
+            of them, which are joined. The name of each becomes the ``source`` of its cases.
         out: The CSV to write.
+        map: Label to class, such as ``{"bleed": "Tumor", "clinic:other": None}`` or ``["bleed=Tumor"]``; ``SET:LABEL`` is the
+            label of one data set, and None leaves its cases out.
+        corrections: A CSV of corrected labels, such as ``label_corrections.csv`` of ``reslink.audit(…, labels_from=…)``.
         columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
         root: Folder that the paths in a table start from; None for the folder of the table.
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
@@ -96,7 +106,9 @@ def split(
             "A hold-out is the part of the cases that is in no fold",
             "Add --folds 5, or set the share of the test split with --fractions",
         )
-    manifest = open_manifest_with_labels(data, labels, columns=columns, root=root, unit=unit, case=case)
+    manifest = open_manifest_with_labels(
+        data, labels, map=map, corrections=corrections, columns=columns, root=root, unit=unit, case=case
+    )
     if case == "series":
         manifest.labels.require_exclusive(
             "A split of series", "Omit --labels, and choose the column of the class with --columns label=COLUMN"
@@ -104,7 +116,7 @@ def split(
     from reslink.datasets.split_table import drop_given_split, split_columns, write_split_table  # slow imports
 
     with _decoded(read_patients(manifest), case, table, progress) as cache:
-        groups = _groups(cache, group_by, keep_given=keep_given, allow_conflicts=allow_conflicts)
+        groups, drawn_groups = _groups(cache, group_by, keep_given=keep_given, allow_conflicts=allow_conflicts)
         manifest, left_out = cache.manifest, cache.failed
     if keep_given and not any(case.split for case in manifest.cases):
         raise UsageError(
@@ -113,7 +125,7 @@ def split(
             "Correct the column, or remove --keep-given",
         )
     cases = manifest if keep_given else drop_given_split(manifest)
-    new_columns = split_columns(cases, groups, fractions or DEFAULT_FRACTIONS, folds, holdout, seed)
+    new_columns = split_columns(cases, groups, fractions or DEFAULT_FRACTIONS, folds, holdout, seed, drawn_groups)
     write_split_table(table, manifest, new_columns)
     options = {
         "case": case,
@@ -152,17 +164,24 @@ def _decoded(manifest: Manifest, case: CaseKind, out: Path, progress: ShowProgre
         yield cache
 
 
-def _groups(cache: PixelCache, by: GroupBy, *, keep_given: bool, allow_conflicts: bool) -> list[str]:
-    """Returns the group of each case, as training groups them."""
+def _groups(cache: PixelCache, by: GroupBy, *, keep_given: bool, allow_conflicts: bool) -> tuple[list[str], list[str] | None]:
+    """Returns the group of each case, as training groups them, and the groups of joined cases whose split is drawn."""
     from reslink.datasets.grouping import group_cases
     from reslink.datasets.label_conflicts import check_label_conflicts, conflicts_of_cache
     from reslink.datasets.near_duplicates.groups import find_duplicates
+    from reslink.datasets.shared_images import shared_images
 
     rows = cache.row_manifest
     duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in rows.cases])
+    for sentence in shared_images(rows.set_names, duplicates, together=by in ("duplicate", "both")):
+        _log.warning("%s.", sentence)
     if not allow_conflicts:
         check_label_conflicts(cache.manifest.cases, conflicts_of_cache(cache, duplicates))
-    return cache.case_groups(group_cases(rows, cache.thumbnails, by, duplicates, include_similar=not keep_given))
+
+    def groups(*, include_similar: bool) -> list[str]:
+        return cache.case_groups(group_cases(rows, cache.thumbnails, by, duplicates, include_similar=include_similar))
+
+    return groups(include_similar=not keep_given), groups(include_similar=True) if keep_given and rows.sets else None
 
 
 def _summary(manifest: Manifest, columns: dict[str, list[str]], out: Path) -> dict[str, Any]:

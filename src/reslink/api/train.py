@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reslink.api.audit_memory import failed_checks
-from reslink.api.data_argument import Columns, Data, check_labels_of_manifest, label_names, open_manifest
+from reslink.api.data_argument import Columns, DataSets, Map, check_labels_of_manifest, label_names, open_manifest
 from reslink.api.onnx_model import add_onnx_model
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.errors import InputError
@@ -38,9 +38,11 @@ _log = logging.getLogger(__name__)
 
 
 def train(
-    data: Data,
+    data: DataSets,
     out: str | Path,
     *,
+    map: Map = None,
+    corrections: str | Path | None = None,
     columns: Columns = None,
     root: str | Path | None = None,
     unit: str | None = None,
@@ -68,8 +70,12 @@ def train(
     ``CUBLAS_WORKSPACE_CONFIG`` if it is unset, which makes CUDA deterministic; this has no effect if CUDA is already in use.
 
     Args:
-        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``; or a list
+            of them, which are joined. The name of each becomes the ``source`` of its cases.
         out: The run folder.
+        map: Label to class, such as ``{"bleed": "Tumor", "clinic:other": None}`` or ``["bleed=Tumor"]``; ``SET:LABEL`` is the
+            label of one data set, and None leaves its cases out.
+        corrections: A CSV of corrected labels, such as ``label_corrections.csv`` of ``reslink.audit(…, labels_from=…)``.
         columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
         root: Folder that the paths in a table start from; None for the folder of the table.
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
@@ -139,7 +145,16 @@ def train(
     if network is not None and not isinstance(network, str):
         loaded = loaded.with_builder(as_builder(network))
     tracking = Tracking([track] if isinstance(track, str) else track, Path(out))
-    manifest = _open_manifest(data, loaded, columns=columns, root=root, unit=unit, case=loaded.trainer.case)
+    manifest = _open_manifest(
+        data,
+        loaded,
+        map=map,
+        corrections=corrections,
+        columns=columns,
+        root=root,
+        unit=unit,
+        case=loaded.trainer.case,
+    )
     with tracking:
         summary = run_training(
             manifest, loaded, Path(out), resume=resume, overwrite=overwrite, progress=progress, tracking=tracking
@@ -147,7 +162,7 @@ def train(
     return summary | ({"tracking": {name: tracking.failed[name] for name in tracking.names}} if summary and track else {})
 
 
-def _open_manifest(data: Data, recipe: Recipe, **options: Any) -> Manifest:
+def _open_manifest(data: DataSets, recipe: Recipe, **options: Any) -> Manifest:
     """Returns the data set with the classes, or the several labels, of a recipe."""
     names = recipe.data.labels
     manifest = open_manifest(data, class_order=recipe.data.class_order, label_columns=names, **options)

@@ -16,8 +16,17 @@ from reslink.audit.burned_in_text import TextBox
 from reslink.audit.checks import file_quality
 from reslink.audit.checks.duplicates import NearDuplicates, find_group_leakage
 from reslink.audit.checks.given_predictions import GivenPredictions, caution
+from reslink.audit.checks.label_corrections import LabelCorrections, write_corrections
 from reslink.audit.checks.label_errors import SuspectedError, quick_model_probabilities, suspected_errors
 from reslink.audit.checks.shortcuts import MARGIN, ProbeResult, probe_name, run_probes, with_holm_correction
+from reslink.audit.checks.sources import (
+    SourceCheck,
+    check_source,
+    check_sources,
+    conflicts_between_sources,
+    describe_source_conflicts,
+    source_names,
+)
 from reslink.audit.cross_validation import Ints
 from reslink.audit.extract import CaseFile, FileFeatures, Volume, extract_features
 from reslink.datasets.cache.decode import check_not_in_worker, map_jobs
@@ -27,6 +36,7 @@ from reslink.datasets.label_conflicts import label_conflicts
 from reslink.datasets.manifest import Manifest, images_digest
 from reslink.datasets.near_duplicates.groups import DuplicatePair
 from reslink.datasets.patient_ids import add_header_patients
+from reslink.datasets.shared_images import shared_images
 from reslink.errors import UsageError, counted
 from reslink.files import write_json
 from reslink.labels import PRESENT, UNKNOWN
@@ -83,6 +93,9 @@ class Audit:
         several_labels: Whether ``cases`` have several labels at once.
         label_error_source: Where the probabilities of the label error check come from.
         label_error_caution: Why these probabilities are poor; '' for a quick model, or if they are good.
+        sources: The source of each case; '' if unknown.
+        source_check: What the sources reveal; None if there are fewer than two.
+        label_corrections: Labels corrected by a trusted source; None if none was named.
     """
 
     cases: Sequence[Case]
@@ -98,6 +111,9 @@ class Audit:
     several_labels: bool = False
     label_error_source: str = "quick model"
     label_error_caution: str = ""
+    sources: Sequence[str] = ()
+    source_check: SourceCheck | None = None
+    label_corrections: LabelCorrections | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form."""
@@ -116,6 +132,7 @@ class Audit:
             "near_duplicate_pairs": [self._pair_dict(pair) for pair in self.near_duplicates.pairs],
             "group_leakage": leakage,
             "label_conflicts": [self._names(rows) for rows in conflicts],
+            **self._source_results(),
             "shortcuts": [probe.as_dict() | {"examples": self._examples(probe)} for probe in self.probes],
             **self._text_and_identity(),
             "suspected_label_errors": [self._error_dict(error) for error in self.suspected_errors],
@@ -163,6 +180,27 @@ class Audit:
             "text_words": {name: item.word_count for name, item in with_text if item.word_count is not None},
             "text_boxes": {name: [_box_dict(box) for box in item.text_boxes] for name, item in with_text},
             "identity": {case.name: item.identity for case, item in cases if item.identity},
+        }
+
+    def _source_results(self) -> dict[str, Any]:
+        corrections = self.label_corrections
+        result = {} if corrections is None else {"label_corrections": corrections.as_dict(self.cases, self.sources)}
+        if self.source_check is None:
+            return result
+        pairs = conflicts_between_sources(self.cases, self.sources, self.near_duplicates.pairs)
+        conflicts = [
+            self._pair_dict(pair)
+            | {
+                "labels": [self.cases[i].label for i in (pair.first, pair.second)],
+                "sources": [self.sources[i] for i in (pair.first, pair.second)],
+            }
+            for pair in pairs
+        ]
+        return result | {
+            "sources": self.source_check.as_dict(),
+            "source_conflicts": conflicts,
+            "shared_images": shared_images(self.sources, self.near_duplicates.pairs),
+            "source_conflict_notes": describe_source_conflicts(self.cases, self.sources, pairs),
         }
 
     def _names(self, rows: Sequence[int]) -> list[str]:
@@ -218,6 +256,7 @@ def audit(
     seed: int = 0,
     workers: int | None = None,
     predictions: GivenPredictions | None = None,
+    labels_from: str | None = None,
 ) -> dict[str, Any]:
     """Audits a data set.
 
@@ -232,6 +271,8 @@ def audit(
         workers: Number of processes that read files; 0 reads in this process, None chooses by the number of files.
         predictions: Out-of-fold predictions for the label error check, which is skipped for several labels at once; None fits a
             quick model.
+        labels_from: A source whose labels are trusted: ``label_corrections.csv`` in ``out`` lists the images of other sources
+            that are the same as one of its images and have another label.
 
     Returns:
         The content of ``audit.json``. ``verdict`` is ``fail`` if one of ``checks`` failed, ``incomplete`` if none failed but
@@ -241,11 +282,15 @@ def audit(
         UsageError: If no image can be read, or every file has several slices.
         StorageError: If ``out`` cannot be written.
     """
-    audited = run_audit(manifest, progress=progress, seed=seed, workers=workers, predictions=predictions)
+    audited = run_audit(
+        manifest, progress=progress, seed=seed, workers=workers, predictions=predictions, labels_from=labels_from
+    )
     notes = [*manifest.notes, *([audited.patients_joined] if audited.patients_joined else [])]
     result = audited.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": notes}
     if out is not None:
         write_json(Path(out) / "audit.json", result)
+        if labels_from is not None:
+            write_corrections(Path(out) / "label_corrections.csv", result["label_corrections"]["rows"])
     return result
 
 
@@ -256,9 +301,12 @@ def run_audit(
     seed: int = 0,
     workers: int | None = None,
     predictions: GivenPredictions | None = None,
+    labels_from: str | None = None,
 ) -> Audit:
     """Audits a data set like :func:`audit`, but returns objects."""
     check_not_in_worker()
+    if labels_from is not None:
+        check_source(manifest, labels_from)
     progress = progress or SilentProgress()
     extracted = list(_extract_all(manifest, progress, choose_workers(len(manifest)) if workers is None else workers))
     volumes = [item for item in extracted if isinstance(item, Volume)]
@@ -287,9 +335,14 @@ def run_audit(
         patients_joined=patient_notes.joined,
         class_names=manifest.labels.names,
         several_labels=not manifest.labels.exclusive,
+        sources=source_names(readable),
     )
     result.skipped |= {"patients from DICOM headers": patient_notes.unused} if patient_notes.unused else {}
     _check_labels(result, readable, progress, seed, predictions)
+    result.source_check = check_sources(items, readable, near_duplicates.groups, seed)
+    result.skipped |= {} if result.source_check is None else result.source_check.skipped
+    if labels_from is not None:
+        result.label_corrections = LabelCorrections.find(readable.cases, result.sources, near_duplicates.pairs, labels_from)
     _check_files(result, [case.name for case in manifest.cases], results)
     return result
 

@@ -24,10 +24,10 @@ NO_OOD_DETECTOR: Final = (
 
 
 class DataSource(BaseModel):
-    """The public data set that a bundle was trained on, as in ``reslink data list``.
+    """A public data set that a bundle was trained on.
 
     Attributes:
-        name: Its name there.
+        name: Its name, as in ``reslink data list`` if it is listed there.
         title: Title, author and year.
         page: Web page that describes it.
         license: Its license, as far as known.
@@ -51,7 +51,8 @@ class PretrainedInfo(BaseModel):
         task: The classes that it tells apart, in words.
         usage_notes: The first lines of its card: what to read before using it.
         modality: The kind of images that it is for.
-        source: The public data set.
+        source: The public data set; of several, the first.
+        other_sources: The other data sets that it was trained on.
         data_processing: How the training images differ from those of the public data set; empty if they do not.
         limitations: Further limitations, a sentence each.
         missing_components: Parts of the decision, by the names of :func:`missing_components`, for which there was too little
@@ -67,11 +68,17 @@ class PretrainedInfo(BaseModel):
     usage_notes: Text
     modality: Text
     source: DataSource
+    other_sources: list[DataSource] = []
     data_processing: str = ""
     limitations: list[Text] = Field(min_length=1)
     missing_components: list[Text] = []
     reproduce: list[Text] = Field(min_length=1)
     audit_findings: list[Text] = []
+
+    @property
+    def sources(self) -> list[DataSource]:
+        """All data sets that it was trained on."""
+        return [self.source, *self.other_sources]
 
 
 def pretrained_info(provenance: Mapping[str, Any]) -> PretrainedInfo | None:

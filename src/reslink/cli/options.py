@@ -53,6 +53,33 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+DataSets = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="DATA...",
+        help="A folder with one folder per class, a folder with a manifest.csv, or a CSV; several are joined, and the name of "
+        "each becomes the source of its cases.",
+        show_default=False,
+    ),
+]
+LabelMap = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="LABEL=CLASS",
+        help="Class of a label, or SET:LABEL=CLASS for one of several data sets; LABEL= leaves its cases out; repeatable.",
+        show_default=False,
+    ),
+]
+Corrections = Annotated[
+    Path | None,
+    typer.Option(
+        "--corrections",
+        metavar="FILE",
+        help="CSV of corrected labels, such as label_corrections.csv of reslink audit --labels-from; default: none.",
+        show_default=False,
+    ),
+]
 Columns = Annotated[
     list[str] | None,
     typer.Option(

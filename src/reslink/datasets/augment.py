@@ -54,6 +54,7 @@ class Augment:
             return x, masks
         x, masks = self._warp_images(x, generator, masks)
         x = self._lower_resolution(x, generator)
+        x = self._change_sharpness(x, generator)
         x = self._change_intensities(x, generator)
         return self._erase(x, generator), masks
 
@@ -97,6 +98,13 @@ class Augment:
         small = [max(1, round(side * factor)) for side in x.shape[-2:]]
         coarse = F.interpolate(x[rows], size=small, mode="bilinear", antialias=True)
         return x.index_copy(0, rows, F.interpolate(coarse, size=x.shape[-2:], mode="bilinear").clamp_(0, 1))
+
+    def _change_sharpness(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Adds or removes fine detail: the difference from the image after a 3×3 binomial filter."""
+        if not self.settings.sharpness:
+            return x
+        amount = _per_image(_uniform(len(x), self.settings.sharpness, generator).clamp_(min=-1), x)
+        return (x + amount * (x - _smooth(x))).clamp_(0, 1) * (x > 0)
 
     def _change_intensities(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Applies gain field, gamma, contrast, brightness and noise, all fading out toward black."""
@@ -163,6 +171,13 @@ def _per_image(values: Tensor, like: Tensor) -> Tensor:
 
 def _warp(x: Tensor, theta: Tensor, mode: str) -> Tensor:
     return F.grid_sample(x, _grid(theta, x), mode=mode, padding_mode="zeros", align_corners=False)
+
+
+def _smooth(x: Tensor) -> Tensor:
+    """(B, C, H, W) images after a 3×3 binomial filter, with the border repeated."""
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    rows = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
+    return (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 16
 
 
 def _grid(theta: Tensor, x: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ class AugmentSettings(BaseModel):
         brightness: Largest shift of the gray values, 0 to 0.5 of the gray range.
         contrast: Largest change of contrast about the mean of the head, 0 to 0.9; 0.2 means 0.8 to 1.2 times.
         gamma: Largest change of the gamma exponent, 0 to 2; 0.2 means 1/1.2 to 1.2.
+        sharpness: Largest share of the fine detail (finer than about 3 pixels) that is added or removed, 0 to 2: 1 is from
+            smoothed to twice as sharp, as reconstruction kernels of CT differ. 0.0 by default.
         noise: Largest standard deviation of Gaussian noise, 0 to 0.5 of the gray range.
         resolution_drop: Probability that an image is downsampled to between half and full resolution and enlarged again.
         bias_field: Largest exponent of a smooth gain across the image, as MR coils cause it, 0 to 1; use 0 for CT.
@@ -39,6 +41,7 @@ class AugmentSettings(BaseModel):
     brightness: Annotated[float, Field(ge=0, le=0.5)] = 0.03
     contrast: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     gamma: Annotated[float, Field(ge=0, le=2)] = 0.12
+    sharpness: Annotated[float, Field(ge=0, le=2)] = 0.0
     noise: Annotated[float, Field(ge=0, le=0.5)] = 0.01
     resolution_drop: Share = 0.0
     bias_field: Share = 0.0

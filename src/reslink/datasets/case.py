@@ -25,6 +25,9 @@ UNUSED = "unused"
 DEFAULT_FRACTIONS = (0.75, 0.1, 0.15)
 """Shares of train, validation and test where nothing else is stated."""
 
+MAX_SOURCES = 20
+"""More sources than this are not listed in texts for people."""
+
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",

@@ -41,23 +41,25 @@ def check_label_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(clean_text(name) for name in names)
 
 
-def find_label_columns(table: Table, names: Sequence[str], used: Mapping[str, str]) -> list[str]:
+def find_label_columns(table: Table, names: Sequence[str], used: Mapping[str, str], *, may_lack: bool = False) -> list[str]:
     """Returns the header of each label.
 
     Args:
         table: The table.
         names: The labels, as the user or the model names them.
         used: Role to header of the columns that are used for something else.
+        may_lack: Whether some of the columns may be missing; their header is then ''.
 
     Raises:
         UsageError: If a column does not exist, or is used for something else.
     """
-    headers = []
+    headers: list[str] = []
     for name in names:
         alike = [header for header in table.headers if header_key(header) == header_key(name)]
         header = name if name in table.headers else alike[0] if len(alike) == 1 else ""
         role = next((role for role, taken in used.items() if taken == header), None)
-        if not header or role is not None:
+        last_chance = name == names[-1] and not any(headers)
+        if (not header and (not may_lack or last_chance)) or role is not None:
             raise UsageError(
                 f"--labels names {name!r}, and {table.name} "
                 + (f"has the {role} of each image in this column" if header else "has no such column"),

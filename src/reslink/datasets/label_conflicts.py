@@ -67,10 +67,12 @@ def check_label_conflicts(cases: Sequence[Case], conflicts: Sequence[Sequence[in
         CheckFailedError: If there is a conflict; the message has the number of images and names some pairs.
     """
     if conflicts:
+        sources = ({cases[row].source for row in rows} - {None} for rows in conflicts)
+        trust = "; --labels-from SET corrects them by a data set that you trust" if max(map(len, sources)) > 1 else ""
         raise CheckFailedError(
             describe_conflicts(cases, conflicts),
             "Identical images and near duplicates have one label; otherwise the model learns noise and its metrics are wrong",
-            "Remove the wrong files or correct their labels; reslink audit DATA lists all of them. "
+            f"Remove the wrong files or correct their labels; reslink audit DATA lists all of them{trust}. "
             "Or add --allow-conflicts to use them as they are",
         )
 

@@ -10,31 +10,45 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from reslink.datasets.case import Case
+from reslink.datasets.class_checks import check_class_names, check_counts, check_spellings
 from reslink.datasets.class_folders import cases_of_folder
 from reslink.datasets.columns import parse_columns
+from reslink.datasets.corrections import apply_corrections
 from reslink.datasets.csv_table import data_error
 from reslink.datasets.label_columns import check_label_names, check_states
 from reslink.datasets.manifest_table import TableCases, cases_of_table
 from reslink.datasets.unused_groupings import augmented_copies, unused_grouping
-from reslink.errors import InputError, UsageError, counted, suggest
+from reslink.errors import InputError, UsageError, suggest
 from reslink.files import sha256
 from reslink.imaging.unit_names import parse_unit
 from reslink.labels import (
     PRESENT,
     CaseKind,
     Labels,
-    alternative_spelling,
     clean_text,
     is_missing,
-    misspelled_class,
-    mixed_codes,
-    spelling_conflicts,
 )
 from reslink.notebook import html_table
+from reslink.printable_names import escape_name
 
 _log = logging.getLogger(__name__)
+
+
+class DataSet(NamedTuple):
+    """One of several data sets that were joined.
+
+    Attributes:
+        name: Its name, different from that of the others.
+        root: The folder of its images.
+        has_table: Whether it is a table; else a folder of class folders.
+    """
+
+    name: str
+    root: Path
+    has_table: bool
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,8 @@ class Manifest:
             split have the names of these roles.
         notes: Sentences, without the final period, about what was not used or was inferred.
         column_roles: Role to header in the file, for every column of the table that is used.
+        sets: The data sets that were joined (``joined_manifest.open_data_sets``), in order; empty for a single one. The name of
+            a case begins with that of its set.
     """
 
     cases: tuple[Case, ...]
@@ -58,6 +74,7 @@ class Manifest:
     columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     column_roles: Mapping[str, str] = field(default_factory=dict)
+    sets: tuple[DataSet, ...] = ()
 
     def __repr__(self) -> str:
         return f"Manifest({', '.join(f'{name}: {value}' for name, value in self._properties().items() if value is not None)})"
@@ -70,7 +87,7 @@ class Manifest:
         classes, splits = self.label_counts(), Counter(case.split for case in self.cases if case.split)
         patients = {case.patient_id for case in self.cases} - {None}
         return {
-            "folder": self.root.name,
+            **({"data sets": self.name} if self.sets else {"folder": self.name}),
             "cases": len(self.cases),
             "classes": ", ".join(f"{name} {classes[name]}" for name in self.labels.names),
             "patients": len(patients) or None,
@@ -92,6 +109,7 @@ class Manifest:
         unit: str | None = None,
         case: CaseKind = "slice",
         label_columns: Sequence[str] | None = None,
+        corrections: str | Path | None = None,
     ) -> Manifest:
         """Reads a data set: a folder of class folders, a folder with ``manifest.csv``, or a CSV file.
 
@@ -123,6 +141,8 @@ class Manifest:
                 or a file with one or several slices. Class folders have no series.
             label_columns: Columns of a table with several labels at once (1, 0 or empty), instead of a class per image.
                 ``labels`` that are not exclusive name these columns too.
+            corrections: A CSV of corrected labels, such as ``label_corrections.csv`` of ``reslink audit --labels-from``. Each
+                corrected case keeps the label of the data in ``extra["given_label"]``.
 
         Raises:
             UsageError: If the folder does not exist or is empty, a column is missing, a row cannot be used (the message has
@@ -133,29 +153,75 @@ class Manifest:
         if several is not None and rename is not None:
             several.require_exclusive("Renaming of classes", "Rename the columns of the table")
         known = {clean_text(name) for names in (class_order, labels and labels.names, rename) for name in names or ()}
-        read = _read_cases(data, columns, root, known, several.names if several else (), case)
-        cases = read.cases if rename is None else _rename_labels(read.cases, rename)
-        cases = cases if unit is None else _with_unit(cases, unit)
-        _check_spellings(cases)
-        groupings = [sentence for sentence in (unused_grouping(cases), augmented_copies(cases)) if sentence]
-        of_labels = check_states(cases, several, for_training=for_training and labels is None) if several else []
-        for sentence in (*groupings, *of_labels):
+        read = read_cases(data, columns, root, known, several.names if several else (), case)
+        read = replace(read, cases=read.cases if rename is None else rename_labels(read.cases, rename))
+        if corrections is not None:
+            read = apply_corrections(read, corrections, data_set_name(data), labels=several or labels)
+        read = replace(read, cases=read.cases if unit is None else with_stated_unit(read.cases, unit))
+        read = with_grouping_notes(read)
+        return cls.of_cases(read, class_order, labels=several or labels, for_training=for_training and labels is None)
+
+    @classmethod
+    def of_cases(
+        cls,
+        read: TableCases,
+        class_order: Sequence[str] | None = None,
+        *,
+        labels: Labels | None = None,
+        for_training: bool = True,
+        sets: Sequence[DataSet] = (),
+    ) -> Manifest:
+        """Chooses and checks the classes of some cases, as :meth:`open` does.
+
+        Args:
+            read: The cases and the remarks on them.
+            class_order: The class names in the desired order; sorted by name if None.
+            labels: Several labels at once, or the classes of a trained model.
+            for_training: Whether the classes, or labels, must be enough to train.
+            sets: The data sets that were joined.
+
+        Raises:
+            UsageError: As :meth:`open`.
+        """
+        cases = read.cases
+        check_spellings(cases)
+        several = labels is not None and not labels.exclusive
+        of_labels = check_states(cases, labels, for_training=for_training) if labels is not None and several else []
+        for sentence in of_labels:
             _log.warning("%s.", sentence)
-        notes = (*read.notes, *groupings, *of_labels)
-        manifest = functools.partial(cls, root=read.root, columns=read.columns, notes=notes, column_roles=read.roles)
-        if several is not None:
-            return manifest(tuple(cases), several)
+        manifest = functools.partial(
+            cls,
+            root=read.root,
+            columns=read.columns,
+            notes=(*read.notes, *of_labels),
+            column_roles=read.roles,
+            sets=tuple(sets),
+        )
         if labels is not None:
-            return manifest(tuple(_with_known_labels(cases, labels)), labels)
+            return manifest(tuple(cases if several else _with_known_labels(cases, labels)), labels)
         counts = Counter(case.label for case in cases)
         if not for_training and len(counts) == 1:
             return manifest(tuple(cases), Labels((cases[0].label, f"not {cases[0].label}")))
         ordered = Labels.ordered(counts, class_order)
         if class_order is None:
-            _check_class_names(counts, stop=for_training)
+            check_class_names(counts, stop=for_training)
         if for_training:
-            _check_counts(counts)
+            check_counts(counts)
         return manifest(tuple(cases), ordered)
+
+    @property
+    def name(self) -> str:
+        """The name of its folder, or the names of the data sets that were joined."""
+        return ", ".join(joined.name for joined in self.sets) or self.root.name
+
+    def set_of(self, case: Case) -> str:
+        """Returns the name of the data set that a case comes from; '' if none were joined."""
+        return case.name.partition("/")[0] if self.sets else ""
+
+    @property
+    def set_names(self) -> list[str]:
+        """The name of the data set of each case, as :meth:`set_of`."""
+        return [self.set_of(case) for case in self.cases]
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -166,7 +232,7 @@ class Manifest:
         Raises:
             UsageError: If there is no such unit.
         """
-        return replace(self, cases=tuple(_with_unit(self.cases, unit)))
+        return replace(self, cases=tuple(with_stated_unit(self.cases, unit)))
 
     @property
     def targets(self) -> list[int] | list[tuple[int, ...]]:
@@ -246,15 +312,40 @@ def file_hash(path: Path, name: str) -> str:
         ) from error
 
 
-def _read_cases(
+def data_set_name(data: str | Path | Manifest) -> str:
+    """Returns the name of a data set: that of its folder, or of its table without the extension."""
+    if isinstance(data, Manifest):
+        return escape_name(data.name)
+    path = Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
+    folder = path.parent if path.name == "manifest.csv" else path
+    return escape_name(folder.name if folder.is_dir() else folder.stem) or "data"
+
+
+def read_cases(
     data: str | Path,
     columns: Mapping[str, str] | Sequence[str] | None,
     root: str | Path | None,
     known: Collection[str],
     label_columns: Sequence[str] = (),
     case_kind: CaseKind = "slice",
+    *,
+    set_name: str = "",
 ) -> TableCases:
-    """Reads a table or class folders."""
+    """Reads a table or class folders, and logs remarks on columns and files.
+
+    Args:
+        data: As for :meth:`Manifest.open`, as the other arguments.
+        columns: Role to header of a table.
+        root: The folder that the paths of a table start from.
+        known: Class names that are labels even if they look like a missing value.
+        label_columns: Columns of several labels at once.
+        case_kind: Whether a row of a table is a slice or a series.
+        set_name: The name of the data set where several are joined: messages begin with it, and it may lack columns of
+            ``label_columns``, whose labels are then unknown.
+
+    Raises:
+        UsageError: As :meth:`Manifest.open`.
+    """
     if not isinstance(data, str | os.PathLike):
         raise data_error(
             f"The data set is a {type(data).__name__}", "Save a DataFrame with to_csv, and give the path of the file"
@@ -265,9 +356,11 @@ def _read_cases(
         raise data_error(f"{data} does not exist", "Check the path")
     try:
         if table.is_file():
-            read = cases_of_table(table, parse_columns(columns), _root_folder(root), known, label_columns, case_kind)
+            read = cases_of_table(
+                table, parse_columns(columns), _root_folder(root), known, label_columns, case_kind, may_lack=bool(set_name)
+            )
             for sentence in filter(None, (read.inferred, *read.notes)):
-                _log.warning("%s.", sentence)
+                _log.warning("%s%s.", f"{set_name}: " if set_name else "", sentence)
             return read
         if columns or root is not None or label_columns:
             option = "--columns" if columns else "--root" if root is not None else "several labels at once"
@@ -291,6 +384,14 @@ def _read_cases(
     return TableCases(cases, source, notes=notes)
 
 
+def with_grouping_notes(read: TableCases, set_name: str = "") -> TableCases:
+    """Returns the cases with remarks on groupings in their names that are not used, and logs these remarks."""
+    sentences = [sentence for sentence in (unused_grouping(read.cases), augmented_copies(read.cases)) if sentence]
+    for sentence in sentences:
+        _log.warning("%s%s.", f"{set_name}: " if set_name else "", sentence)
+    return replace(read, notes=(*read.notes, *sentences))
+
+
 def _several_labels(labels: Labels | None, columns: Sequence[str] | None) -> Labels | None:
     """Returns several labels at once, of a model or as columns of a table; None for one class per image."""
     if labels is not None:
@@ -309,81 +410,22 @@ def _root_folder(root: str | Path | None) -> Path | None:
     return folder
 
 
-def _check_spellings(cases: Sequence[Case]) -> None:
-    """Refuses labels, and patients, that differ only in case, spacing or number format."""
-    patients = Counter(case.patient_id for case in cases if case.patient_id is not None)
-    labels = Counter(case.label for case in cases if not case.states)
-    for what, counts in (("labels", labels), ("patients", patients)):
-        conflicts = spelling_conflicts(counts)
-        if conflicts:
-            first, second = (f"{name!r} ({counted(counts[name], 'case')})" for name in conflicts[0])
-            more = f" (as do {len(conflicts) - 1} other pairs)" if len(conflicts) > 1 else ""
-            raise UsageError(
-                f"The {what} {first} and {second} differ only in case, spacing or number format{more}",
-                f"Different {what} differ in more than that",
-                "Write them alike if they are the same, or rename one of them",
-            )
+def with_stated_unit(cases: Iterable[Case], unit: str) -> list[Case]:
+    """Returns the cases with a unit where they have none.
 
-
-def _check_class_names(counts: Mapping[str, int], *, stop: bool) -> None:
-    """Refuses, or reports, two class names that probably mean the same class."""
-    found = _class_named_twice(counts)
-    if found is None:
-        return
-    given, allowed = found
-    if not stop:
-        _log.warning("%s.", given)
-        return
-    order = ", ".join(sorted(counts))
-    raise UsageError(
-        given,
-        allowed,
-        f"Correct the label, or confirm the classes with data.class_order=[{order}] in the recipe",
-    )
-
-
-def _class_named_twice(counts: Mapping[str, int]) -> tuple[str, str] | None:
-    """Returns what is wrong with two class names, and what is allowed."""
-
-    def named(name: str) -> str:
-        return f"{name!r} ({counted(counts[name], 'case')})"
-
-    if (pair := misspelled_class(counts)) is not None:
-        return (
-            f"The name of the class {named(pair[0])} is close to that of {named(pair[1])}",
-            "A class with fewer than 3 cases may be a misspelled label",
-        )
-    if (pair := alternative_spelling(sorted(counts))) is not None:
-        return (
-            f"The classes {named(pair[0])} and {named(pair[1])} look like one class in two spellings",
-            "Each class has one name",
-        )
-    if (pair := mixed_codes(sorted(counts))) is not None:
-        return (
-            f"The labels {named(pair[0])} and {named(pair[1])} are two ways to write labels",
-            f"All labels are numbers, or words, or yes and no, or True and False; these are {', '.join(sorted(counts))}",
-        )
-    return None
-
-
-def _check_counts(counts: Mapping[str, int]) -> None:
-    for label, n in sorted(counts.items()):
-        if n < 2:
-            raise UsageError(
-                f"The class {label!r} has only one case",
-                "Each class needs at least two cases, one for training and one for evaluation",
-                f"Add images of {label!r}, or leave the class out",
-            )
-
-
-def _with_unit(cases: Iterable[Case], unit: str) -> list[Case]:
-    """Returns the cases with a unit where they have none."""
+    Raises:
+        UsageError: If there is no such unit.
+    """
     stated = parse_unit(unit)
     return [case if case.unit else replace(case, unit=stated) for case in cases]
 
 
-def _rename_labels(cases: Sequence[Case], rename: Mapping[str, str | None]) -> list[Case]:
-    """Renames labels and drops the cases whose label is mapped to None."""
+def rename_labels(cases: Sequence[Case], rename: Mapping[str, str | None]) -> list[Case]:
+    """Renames labels, which stay in ``extra["given_label"]``, and drops the cases whose label is mapped to None.
+
+    Raises:
+        UsageError: If no case is left.
+    """
     rename = {clean_text(label): name for label, name in rename.items()}
     named = [(case, rename.get(case.label, case.label)) for case in cases]
     kept = [replace(case, label=name, extra={**case.extra, "given_label": case.label}) for case, name in named if name]

@@ -53,6 +53,8 @@ def cases_of_table(
     classes: Collection[str] = (),
     label_columns: Sequence[str] = (),
     case_kind: CaseKind = "slice",
+    *,
+    may_lack: bool = False,
 ) -> TableCases:
     """Reads a table.
 
@@ -63,6 +65,7 @@ def cases_of_table(
         classes: Known class names, which are labels even if they look like a missing value.
         label_columns: Columns of several labels at once; the column of the class is then not used.
         case_kind: Whether a row is a slice or a series; a series may be a folder, and has no mask.
+        may_lack: Whether the table may lack columns of ``label_columns``, whose labels are then unknown, but not all of them.
 
     Raises:
         UsageError: If the table or one of its rows cannot be used; the message has the number of the row.
@@ -71,7 +74,7 @@ def cases_of_table(
     found = find_columns(table, columns or {}, ["label"] if label_columns else [])
     if not table.rows:
         raise data_error(f"{path} has no rows below its header", "Add a row for each image")
-    table, states, notes = _read_labels(table, found.headers, classes, label_columns)
+    table, states, notes = _read_labels(table, found.headers, classes, label_columns, may_lack=may_lack)
     reader = _Reader(table, found.headers, root or path.parent, case_kind, free=["label"] if label_columns else [])
     cases: dict[Path, tuple[int, Case]] = {}
     for i, (row, files) in enumerate(zip(table.rows, reader.files, strict=True)):
@@ -98,7 +101,7 @@ def cases_of_table(
 
 
 def _read_labels(
-    table: Table, roles: Mapping[Role, str], classes: Collection[str], names: Sequence[str]
+    table: Table, roles: Mapping[Role, str], classes: Collection[str], names: Sequence[str], *, may_lack: bool
 ) -> tuple[Table, list[tuple[int, ...]], list[str]]:
     """Checks the column of the class, or reads those of several labels.
 
@@ -108,17 +111,23 @@ def _read_labels(
     if not names:
         _check_labels_stated(table, roles["label"], classes)
         return table, [], []
-    headers = find_label_columns(table, names, {str(role): header for role, header in roles.items()})
+    headers = find_label_columns(table, names, {str(role): header for role, header in roles.items()}, may_lack=may_lack)
     states = read_states(table, headers)
     kept = [i for i, row in enumerate(states) if any(state != UNKNOWN for state in row)]
+    notes = [
+        f"{table.name} has no column for the label {name!r}, which is unknown in its {counted(len(kept), 'case')}"
+        for name, header in zip(names, headers, strict=True)
+        if not header
+    ]
     if len(kept) == len(states):
-        return table, states, []
+        return table, states, notes
     if not kept:
         raise data_error(
             f"No row of {table.name} states one of the labels {', '.join(names)}", "Fill in the columns of the labels"
         )
     rows = replace(table, rows=tuple(table.rows[i] for i in kept))
-    return rows, [states[i] for i in kept], [f"{counted(len(states) - len(kept), 'row')} without any known label left out"]
+    left_out = f"{counted(len(states) - len(kept), 'row')} without any known label left out"
+    return rows, [states[i] for i in kept], [*notes, left_out]
 
 
 def _check_labels_stated(table: Table, header: str, classes: Collection[str]) -> None:

@@ -32,6 +32,7 @@ def split_columns(
     n_folds: int | None = None,
     holdout: float = 0.0,
     seed: int = 0,
+    drawn_groups: Sequence[str] | None = None,
 ) -> dict[str, list[str]]:
     """Splits the cases and returns the new columns for the table.
 
@@ -44,6 +45,7 @@ def split_columns(
         holdout: Share of a hold-out that is in no fold, 0 to 0.5; only with ``n_folds``. ``split`` then calls the hold-out test
             and all folds train, and the hold-out has no fold.
         seed: Selects among equally good splits.
+        drawn_groups: See :func:`reslink.datasets.splits.assign_splits`.
 
     Returns:
         The columns ``group`` and ``split``, and ``fold`` with ``n_folds``; one string per case.
@@ -53,7 +55,8 @@ def split_columns(
         CheckFailedError: If a group or a patient appears in two of the stated splits.
     """
     if n_folds is None:
-        return {"group": list(groups), "split": list(assign_splits(manifest, groups, fractions, seed))}
+        drawn = assign_splits(manifest, groups, fractions, seed, drawn_groups=drawn_groups)
+        return {"group": list(groups), "split": list(drawn)}
     fold_of_case = assign_folds_and_holdout(manifest, groups, n_folds, holdout, seed)
     return {
         "group": list(groups),
@@ -133,5 +136,7 @@ def _relative(file: Path, folder: Path) -> str:
 
 def _headers(manifest: Manifest, rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Returns the headers of the original table, or the standard columns that have a value in any case."""
-    filled = [header for header in _STANDARD_COLUMNS if header == "path" or any(row.get(header) for row in rows)]
+    filled = [
+        header for header in (*_STANDARD_COLUMNS, "given_label") if header == "path" or any(row.get(header) for row in rows)
+    ]
     return list(dict.fromkeys([*manifest.columns, *filled]))

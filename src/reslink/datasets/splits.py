@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -54,6 +54,7 @@ def assign_splits(
     seed: int = 0,
     *,
     allow_leakage: bool = False,
+    drawn_groups: Sequence[str] | None = None,
 ) -> list[Split]:
     """Assigns each case to train, validation or test.
 
@@ -62,7 +63,8 @@ def assign_splits(
     of the cases and on the seed, not on the order of the cases.
 
     Splits that the manifest states are kept. A split that it lacks (a data set with train and test only) is drawn from its
-    training cases.
+    training cases. If several data sets were joined and some of them state no split, their split is drawn; a group with a case
+    of a stated split gets that split.
 
     scikit-learn's ``StratifiedGroupKFold`` makes parts of equal size only and can leave a class out of a part of a small
     data set. This function applies the same greedy idea to unequal parts.
@@ -73,6 +75,7 @@ def assign_splits(
         fractions: Shares of train, validation and test, which sum to 1. A split with share 0 stays empty.
         seed: Selects among equally good splits.
         allow_leakage: Accept a stated split that has a group in more than one part.
+        drawn_groups: The groups of the cases whose split is drawn although that of others is stated; None for ``groups``.
 
     Returns:
         The split of each case, in the order of the manifest.
@@ -87,8 +90,15 @@ def assign_splits(
     table = _group_table(manifest, groups, sum(share > 0 for share in fractions))
     if not any(given):
         return _splits_of_cases(_divide(table, shares, seed), table)
-    _check_given(manifest, groups, given, allow_leakage)
-    return _complete(manifest, groups, given, shares, seed)
+    without = without_split(manifest)
+    stated = [i for i, lacks in enumerate(without) if not lacks]
+    part, part_groups, part_given = manifest.subset(stated), [groups[i] for i in stated], [given[i] for i in stated]
+    _check_given(part, part_groups, part_given, allow_leakage)
+    completed = _complete(part, part_groups, part_given, shares, seed)
+    if not any(without):
+        return completed
+    known = dict(zip(stated, completed, strict=True))
+    return _draw_others(manifest, groups if drawn_groups is None else drawn_groups, known, shares, seed)
 
 
 def assign_folds(manifest: Manifest, groups: Sequence[str], n_folds: int, seed: int = 0) -> list[int]:
@@ -227,6 +237,11 @@ def _group_table(manifest: Manifest, groups: Sequence[str], needed: int) -> _Gro
     enough = np.count_nonzero(counts, axis=0) >= needed
     rest = np.bincount(of_case, ~held[:, enough].any(axis=1), len(numbers))
     return _Groups(of_case, np.column_stack([counts[:, enough], rest]), (*np.array(names)[enough].tolist(), NO_LABEL))
+
+
+def _select_classes(table: _Groups, selected: NDArray[np.bool_]) -> _Groups:
+    names = tuple(name for name, kept in zip(table.names, selected, strict=True) if kept)
+    return _Groups(table.of_case, table.counts[:, selected], names)
 
 
 def _held(manifest: Manifest) -> Counts:
@@ -387,8 +402,9 @@ def _check_given(manifest: Manifest, groups: Sequence[str], given: Sequence[Spli
             "Fill the column, or remove it",
         )
     training = manifest.subset(i for i, split in enumerate(given) if split == "train").label_counts()
+    counts = manifest.label_counts()  # of several data sets, those with a split may lack a class
     for label in manifest.labels.names:
-        if not training[label]:
+        if counts[label] and not training[label]:
             raise UsageError(
                 f"The given split has no training case of {label!r}",
                 "Each class needs training cases",
@@ -396,6 +412,29 @@ def _check_given(manifest: Manifest, groups: Sequence[str], given: Sequence[Spli
             )
     if not allow_leakage:
         check_group_leakage(manifest, groups, given, "given split")
+
+
+def without_split(manifest: Manifest) -> list[bool]:
+    """Returns whether each case is of a data set that states no split, of several that were joined."""
+    states = {manifest.set_of(case) for case in manifest.cases if case.split}
+    return [bool(manifest.sets) and manifest.set_of(case) not in states for case in manifest.cases]
+
+
+def _draw_others(
+    manifest: Manifest, groups: Sequence[str], known: Mapping[int, Split], shares: dict[Split, float], seed: int
+) -> list[Split]:
+    """Draws the splits of the other cases than ``known``, by row; a group with a known case gets its split.
+
+    A class with fewer groups than there are splits does not decide, as the rest of the data has cases of it.
+    """
+    split_of_group = {groups[i]: split for i, split in reversed([*known.items()])}
+    rows = [i for i, group in enumerate(groups) if i not in known and group not in split_of_group]
+    needed = sum(share > 0 for share in shares.values())
+    table = _group_table(manifest.subset(rows), [groups[i] for i in rows], needed)
+    enough = np.count_nonzero(table.counts, axis=0) >= needed
+    drawn = _divide(_select_classes(table, enough), shares, seed) if enough.any() else {}
+    drawn_of_row = {i: drawn.get(int(group), "train") for i, group in zip(rows, table.of_case, strict=True)}
+    return [known.get(i) or drawn_of_row.get(i) or split_of_group[group] for i, group in enumerate(groups)]
 
 
 def _complete(
@@ -412,7 +451,7 @@ def _complete(
     training_cases = manifest.subset(training_rows)
     n_splits = sum(share > 0 for share in missing.values())
     table = _group_table(training_cases, [groups[i] for i in training_rows], n_splits)
-    drawn = _splits_of_cases(_divide(table, missing, seed), table)
+    drawn = _splits_of_cases(_divide(_select_classes(table, table.counts.sum(axis=0) > 0), missing, seed), table)
     for i, split in zip(training_rows, drawn, strict=True):
         result[i] = split
     return result

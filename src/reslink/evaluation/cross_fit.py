@@ -25,6 +25,7 @@ from reslink.evaluation.fitting import (
 from reslink.evaluation.selective import prediction_set_metrics
 from reslink.labels import Labels
 from reslink.metrics.classification import classification_metrics
+from reslink.metrics.conformal import is_covered
 from reslink.metrics.intervals import mean_interval
 
 Rows: TypeAlias = NDArray[np.int64]
@@ -204,9 +205,20 @@ def _abstention_metrics(cases: CalibrationData, fitted: CrossFit, final: Decisio
     def share(flags: list[NDArray[np.bool_]]) -> dict[str, Any]:
         return mean_interval(np.concatenate(flags), cases.groups).as_dict()
 
-    set_metrics = prediction_set_metrics(cases.y_true, np.concatenate(sets), cases.groups, labels) if has_sets else None
+    set_metrics = _set_metrics(cases, np.concatenate(sets), labels) if has_sets else None
     return {
         "prediction_sets": set_metrics,
         "retained": share([score <= 1 for score in scores]) if has_detector else None,
         "answered": share([~flags for flags in abstain]) if abstain and fitted.measures_abstention(final) else None,
     }
+
+
+def _set_metrics(cases: CalibrationData, sets: NDArray[np.bool_], labels: Labels) -> dict[str, Any]:
+    """Returns the metrics of prediction sets, with the coverage within each source."""
+    covered, names = is_covered(sets, cases.y_true), np.array(cases.source_names)
+    rows_of = {name: np.flatnonzero(names == name) for name in np.unique(names)} if cases.sources else {}
+    by_source = {
+        name: mean_interval(covered[rows], [cases.groups[row] for row in rows.tolist()]).as_dict()
+        for name, rows in rows_of.items()
+    }
+    return prediction_set_metrics(cases.y_true, sets, cases.groups, labels) | {"coverage_by_source": by_source}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from reslink.evaluation.class_statistics import class_statistics
 from reslink.evaluation.predictions_csv import CasePredictions, write_predictions
 from reslink.evaluation.selective import selective_metrics
 from reslink.evaluation.several_labels import LabeledStates, evaluate_labels
-from reslink.evaluation.subgroup_columns import check_columns
+from reslink.evaluation.subgroup_columns import check_columns, with_source
 from reslink.evaluation.subgroups import LabeledPredictions, subgroups
 from reslink.files import write_json
 from reslink.inference.classifier import Classifier
@@ -39,8 +39,8 @@ class EvaluationOptions(RunOptions):
     """How a bundle is evaluated.
 
     Attributes:
-        subgroup_columns: Columns of the data set; metrics are also computed for each of their values. See
-            :func:`reslink.evaluation.subgroups.assign_subgroups`.
+        subgroup_columns: Columns of the data set; metrics are also computed for each of their values, and for each source if
+            there are several. See :func:`reslink.evaluation.subgroups.assign_subgroups`.
         localization: Measure whether the attention and Grad-CAM maps point at the lesion, for cases with a lesion mask.
         seed: Seed of the bootstrap.
     """
@@ -150,6 +150,7 @@ def evaluate_and_predict(
         refused = refused_cases(classifier, cases.decision_results, cases.manifest) if cases.decision_results else {}
         in_scope = cases.in_scope()
         localization = _localization(classifier, cache, in_scope, options) if options.localization else {}
+    options = replace(options, subgroup_columns=with_source(in_scope.manifest.cases, options.subgroup_columns))
     result = _metrics(classifier, in_scope, options) | {"localization": localization}
     result |= {"n_refused": len(refused), "refused": refused}
     leakage.mark_leakage(result, leaks)

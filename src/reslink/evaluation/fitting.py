@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
@@ -14,7 +15,7 @@ from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.calibration import Conformal, IsotonicCurve
 from reslink.bundles.decision.decision import Decision, two_column_logits
 from reslink.bundles.decision.ood import COMPONENTS, Gaussian, OODDetector
-from reslink.errors import UsageError
+from reslink.errors import UsageError, listed
 from reslink.labels import Labels
 from reslink.metrics import conformal
 from reslink.metrics.operating_point import OperatingPoint, choose_threshold
@@ -65,6 +66,7 @@ class DecisionOptions:
         per_class: Whether the coverage holds within each class.
         ood: Whether to fit the out-of-distribution detector.
         flip_average: Whether the decision averages the probabilities of an image and its mirror image.
+        per_source: Whether the coverage holds within each source, and each source has the same weight in the temperature.
     """
 
     method: Method = "temperature"
@@ -73,6 +75,7 @@ class DecisionOptions:
     per_class: bool = False
     ood: bool = True
     flip_average: bool = False
+    per_source: bool = False
 
     def __post_init__(self) -> None:
         if self.coverage is not None and not 0.5 <= self.coverage < 1:
@@ -92,6 +95,7 @@ class CalibrationData:
         y_true: (n,) class indices; of several labels at once, (n, K) states.
         groups: (n,) patient or duplicate group of each case.
         n_refused: Number of further images that the modality detector refused. They count as declined.
+        sources: The source of each case, None if not stated; empty if no case states one.
     """
 
     logits: Floats
@@ -100,6 +104,7 @@ class CalibrationData:
     y_true: Ints
     groups: Sequence[str]
     n_refused: int = 0
+    sources: Sequence[str | None] = ()
 
     def __len__(self) -> int:
         return len(self.y_true)
@@ -113,7 +118,18 @@ class CalibrationData:
         """Returns the cases of some rows."""
         arrays = (self.logits[rows], self.features[rows], self.statistics[rows], self.y_true[rows])
         n_refused = round(self.n_refused * len(rows) / len(self))
-        return CalibrationData(*arrays, [self.groups[row] for row in rows], n_refused)
+        sources = [self.sources[row] for row in rows] if self.sources else ()
+        return CalibrationData(*arrays, [self.groups[row] for row in rows], n_refused, sources)
+
+    @property
+    def source_names(self) -> list[str]:
+        """The name of the source of each case; cases without one are one more source."""
+        return [source or "not stated" for source in self.sources] or ["not stated"] * len(self)
+
+    def source_weights(self) -> Floats:
+        """Returns (n,) weights with which each source counts alike; their mean is 1."""
+        _, numbers, counts = np.unique(self.source_names, return_inverse=True, return_counts=True)
+        return np.asarray(len(self) / (len(counts) * counts[numbers]), dtype=np.float64)
 
     def of_label(self, k: int) -> CalibrationData:
         """Returns the cases in which one of several labels at once is known, as those of a two-class task."""
@@ -156,7 +172,7 @@ def fit_decision(cases: CalibrationData, options: DecisionOptions, labels: Label
         threshold = choose_threshold(point, cases.y_true, decision.probabilities(cases.logits)[:, 1])
         source = f"{point} on {len(cases)} calibration images" if point.criterion != "default" else "default"
         decision = decision.model_copy(update={"threshold": threshold, "threshold_source": source})
-    sets = None if options.coverage is None else fit_prediction_sets(cases, options.coverage, options.per_class, labels, notes)
+    sets = None if options.coverage is None else fit_prediction_sets(cases, options, labels, notes)
     detector, arrays = fit_ood_detector(cases, notes) if options.ood else (None, None)
     parts = {"conformal": sets, "ood": detector, "arrays": arrays, "flip_average": options.flip_average}
     return decision.model_copy(update=parts), notes
@@ -204,7 +220,7 @@ def _fit_calibration(cases: CalibrationData, options: DecisionOptions, notes: li
             reason = f"the network is correct on all {len(cases)} images, so the best temperature would be 0"
             notes.append(f"{NO_TEMPERATURE}: {reason}")
             return {}
-        temperature = fit_temperature(cases.logits, cases.y_true)
+        temperature = fit_temperature(cases.logits, cases.y_true, cases.source_weights() if options.per_source else None)
         lowest, highest = np.exp(_LOG_TEMPERATURES)
         if temperature > 0.99 * highest:
             notes.append(
@@ -220,12 +236,13 @@ def _fit_calibration(cases: CalibrationData, options: DecisionOptions, notes: li
     return {"isotonic": fit_isotonic(cases.logits, cases.y_true)}
 
 
-def fit_temperature(logits: Floats, y_true: Ints) -> float:
+def fit_temperature(logits: Floats, y_true: Ints, weights: Floats | None = None) -> float:
     """Returns the temperature with the lowest cross-entropy, 0.05 to 50 (Guo et al. 2017, section 4.2).
 
     Args:
         logits: (n, K), or (n, 1).
         y_true: (n,) class indices.
+        weights: (n,) weight of each case; None for equal weights.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax  # slow to import
@@ -234,7 +251,7 @@ def fit_temperature(logits: Floats, y_true: Ints) -> float:
 
     def cross_entropy(log_temperature: float) -> float:
         log_probability = log_softmax(values / np.exp(log_temperature), axis=1)[np.arange(len(y_true)), y_true]
-        return -float(log_probability.mean())
+        return -float(np.average(log_probability, weights=weights))
 
     minimum = minimize_scalar(cross_entropy, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-6})
     return float(np.exp(minimum.x))
@@ -258,34 +275,56 @@ def fit_isotonic(logits: Floats, y_true: Ints) -> tuple[IsotonicCurve, ...]:
     return tuple(curves)
 
 
-def fit_prediction_sets(
-    cases: CalibrationData, coverage: float, per_class: bool, labels: Labels, notes: list[str]
-) -> Conformal | None:
+def fit_prediction_sets(cases: CalibrationData, options: DecisionOptions, labels: Labels, notes: list[str]) -> Conformal | None:
     """Returns the limits of conformal prediction sets; None, with a note, if there are too few images for the coverage.
 
     Args:
         cases: The calibration cases.
-        coverage: Above 0 and below 1.
-        per_class: Whether the coverage holds within each class.
+        options: With a coverage; whether it holds within each class and each source.
         labels: The K classes.
         notes: Receives the notes.
     """
-    uncalibrated = Decision(threshold=None).probabilities(cases.logits)
-    limits = conformal.conformal_quantiles(uncalibrated, cases.y_true, coverage, per_class=per_class)
-    needed = conformal.min_calibration_cases(coverage)
+    assert options.coverage is not None  # noqa: S101  (checked by the caller)
+    needed = conformal.min_calibration_cases(options.coverage)
     if len(cases) < needed:
-        notes.append(f"{NO_PREDICTION_SETS}: there are {len(cases)} images; a coverage of {coverage:g} needs {needed}")
+        notes.append(f"{NO_PREDICTION_SETS}: there are {len(cases)} images; a coverage of {options.coverage:g} needs {needed}")
         return None
+    sources = _covered_sources(cases, needed, notes) if options.per_source else []
+    limits = _set_limits(cases, options, sources)
     for name, limit in zip(labels.names, limits, strict=True):
         if np.isinf(limit):
-            notes.append(f"{name!r} {IN_EVERY_PREDICTION_SET}: a coverage of {coverage:g} needs {needed} images of the class")
+            notes.append(
+                f"{name!r} {IN_EVERY_PREDICTION_SET}: a coverage of {options.coverage:g} needs {needed} images of the class"
+            )
     return Conformal(
-        coverage=coverage,
-        per_class=per_class,
+        coverage=options.coverage,
+        per_class=options.per_class,
         limits=tuple(None if np.isinf(limit) else float(limit) for limit in limits),
         n_images=len(cases),
         n_groups=cases.n_groups,
+        sources=tuple(sources),
     )
+
+
+def _covered_sources(cases: CalibrationData, needed: int, notes: list[str]) -> list[str]:
+    """Returns the sources with enough images for a limit of their own; a note names the others."""
+    counts = Counter(cases.source_names)
+    few = [f"{name} ({n})" for name, n in sorted(counts.items()) if n < needed]
+    if few:
+        notes.append(f"The coverage of prediction sets is not held within sources of fewer than {needed} images: {listed(few)}")
+    return sorted(name for name, n in counts.items() if n >= needed)
+
+
+def _set_limits(cases: CalibrationData, options: DecisionOptions, sources: Sequence[str]) -> Floats:
+    """Returns (K,) limits, the widest of those of the sources; of all cases together without any."""
+    assert options.coverage is not None  # noqa: S101  (checked by the caller)
+    coverage, per_class = options.coverage, options.per_class
+    probabilities, names = Decision(threshold=None).probabilities(cases.logits), np.array(cases.source_names)
+    of_source = [
+        conformal.conformal_quantiles(probabilities[rows], cases.y_true[rows], coverage, per_class=per_class)
+        for rows in ([names == name for name in sources] or [np.ones(len(cases), bool)])
+    ]
+    return np.asarray(np.max(of_source, axis=0), dtype=np.float64)
 
 
 def fit_ood_detector(

@@ -26,6 +26,17 @@ def check_columns(manifest: Manifest, columns: Sequence[str]) -> None:
         assign_subgroups(manifest.cases, column)
 
 
+def with_source(cases: Sequence[Case], columns: Sequence[str]) -> tuple[str, ...]:
+    """Returns the subgroup columns, and ``source`` if the cases come from several sources.
+
+    Args:
+        cases: The cases.
+        columns: The columns that the user chose.
+    """
+    sources = {case.source for case in cases} - {None}
+    return tuple(dict.fromkeys([*columns, *(["source"] if 1 < len(sources) <= MAX_SUBGROUPS else [])]))
+
+
 def assign_subgroups(cases: Sequence[Case], column: str) -> list[str]:
     """Returns the subgroup of each case: its value in a column, or the quartile if there are many different numbers.
 

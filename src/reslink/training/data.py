@@ -14,11 +14,12 @@ from reslink.bundles.fingerprints import TrainingImages
 from reslink.bundles.scope import Scope
 from reslink.datasets import leakage, splits
 from reslink.datasets.cache.pixel_cache import PixelCache
-from reslink.datasets.case import HOLDOUT, SPLITS
+from reslink.datasets.case import HOLDOUT, MAX_SOURCES, SPLITS
 from reslink.datasets.grouping import group_cases
 from reslink.datasets.label_conflicts import check_label_conflicts, conflicts_of_cache, describe_conflicts
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import find_duplicates, leakage_groups
+from reslink.datasets.shared_images import shared_images
 from reslink.errors import UsageError, counted
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.preprocess import Preprocess
@@ -76,9 +77,23 @@ class TrainingData:
         counts = {split: self.manifest.subset(self.indices(split).tolist()).label_counts() for split in splits}
         return {split: {label: n[label] for label in self.manifest.labels.names} for split, n in counts.items()}
 
+    def sources(self) -> dict[str, dict[str, int]]:
+        """Returns the number of images of each source in each split; empty if the data set states no sources."""
+        named = [(case.source or "not stated", split) for case, split in zip(self.manifest.cases, self.splits, strict=True)]
+        counts = Counter(named)
+        names = sorted({name for name, _ in named})
+        if not any(case.source for case in self.manifest.cases):
+            return {}
+        return {name: {split: n for split in (*SPLITS, HOLDOUT) if (n := counts[name, split])} for name in names}
+
     def split_source(self, folds: int | None = None) -> str:
-        """Returns ``given`` if the data set states the splits (or the folds), ``drawn`` if reslink drew them."""
-        return "given" if has_given_split(self.manifest, folds) else "drawn"
+        """Returns ``given`` if the data set states the splits (or the folds), ``drawn`` if reslink drew them.
+
+        Of several data sets of which only some state a split, it is ``partly given``.
+        """
+        if not has_given_split(self.manifest, folds):
+            return "drawn"
+        return "partly given" if folds is None and any(splits.without_split(self.manifest)) else "given"
 
     def summary(self, folds: int | None = None) -> list[str]:
         """Returns sentences with the number of images of each class in each split, of patients, and with missing classes."""
@@ -94,8 +109,15 @@ class TrainingData:
             for split, n in counts.items()
             if images[split] and not all(n.values())
         ]
-        source = self.split_source(folds)
-        return [f"{noun}: {', '.join(sizes)}{slices}; {patients or 'no'} patients; the split is {source}.", *lacking]
+        sources = [
+            f"{name} {sum(n.values())} ({', '.join(f'{split} {k}' for split, k in n.items())})"
+            for name, n in self.sources().items()
+        ]
+        return [
+            f"{noun}: {', '.join(sizes)}{slices}; {patients or 'no'} patients; the split is {self.split_source(folds)}.",
+            *([f"Sources: {', '.join(sources)}."] if 1 < len(sources) <= MAX_SOURCES else []),
+            *lacking,
+        ]
 
     def leaked_cases(self) -> dict[str, str]:
         """Returns the leaked cases outside the training split, with the reason for each, by case name."""
@@ -147,14 +169,19 @@ def open_training_data(
         progress.message(f"{note}.")
     readable = cache.manifest
     _check_classes(readable, cache)
+    if recipe.data.balance_sources:
+        _check_sources(readable)
     rows = cache.row_manifest
     duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in rows.cases])
     conflicts = conflicts_of_cache(cache, duplicates)
+    for sentence in shared_images(rows.set_names, duplicates, together=recipe.data.group_by in ("duplicate", "both")):
+        progress.message(f"{sentence}.")
     if not recipe.data.allow_conflicts:
         check_label_conflicts(readable.cases, conflicts)
     joined = cache.case_groups(leakage_groups(rows, cache.thumbnails, duplicates, include_similar=False))
     groups = cache.case_groups(group_cases(rows, cache.thumbnails, recipe.data.group_by, duplicates))
-    split_of = assign_splits(readable, joined if has_given_split(readable, recipe.data.folds) else groups, recipe)
+    given = has_given_split(readable, recipe.data.folds)
+    split_of = assign_splits(readable, joined if given else groups, recipe, groups)
     _check_labels_learnable(readable, split_of)
     if not recipe.data.allow_leakage:
         leakage.check_group_leakage(readable, joined, split_of)
@@ -185,12 +212,22 @@ def has_given_split(manifest: Manifest, folds: int | None) -> bool:
     return any(case.split if folds is None else case.extra.get("fold") for case in manifest.cases)
 
 
-def assign_splits(manifest: Manifest, groups: Sequence[str], recipe: Recipe) -> list[str]:
-    """Returns the split of each case: train, validation, test or, with ``data.holdout``, holdout; groups are never divided."""
+def assign_splits(
+    manifest: Manifest, groups: Sequence[str], recipe: Recipe, drawn_groups: Sequence[str] | None = None
+) -> list[str]:
+    """Returns the split of each case: train, validation, test or, with ``data.holdout``, holdout; groups are never divided.
+
+    Args:
+        manifest: The cases.
+        groups: The group of each case.
+        recipe: The recipe.
+        drawn_groups: See :func:`reslink.datasets.splits.assign_splits`.
+    """
     settings, allow = recipe.data, recipe.data.allow_leakage
     seed = (recipe.seed if settings.split_seed is None else settings.split_seed) % 2**32
     if settings.folds is None:
-        return list(splits.assign_splits(manifest, groups, settings.fractions, seed, allow_leakage=allow))
+        drawn = splits.assign_splits(manifest, groups, settings.fractions, seed, allow_leakage=allow, drawn_groups=drawn_groups)
+        return list(drawn)
     holdout = settings.holdout
     folds = splits.given_folds(manifest, groups, settings.folds, holdout=holdout > 0, allow_leakage=allow)
     if folds is None:
@@ -212,6 +249,17 @@ def _check_labels_learnable(manifest: Manifest, split_of: Sequence[str]) -> None
                 "A label is learned from images with and without it",
                 "Add images of other patients, choose another data.split_seed, or leave the label out of data.labels",
             )
+
+
+def _check_sources(readable: Manifest) -> None:
+    """Refuses data of one source, which cannot be balanced."""
+    sources = {case.source for case in readable.cases}
+    if len(sources) < 2:
+        raise UsageError(
+            f"data.balance_sources is true, and the images state {'one source' if any(sources) else 'no source'}",
+            "It draws the images of two or more sources equally often",
+            "Name the column of the hospital or scanner with --columns source=COLUMN, or leave data.balance_sources out",
+        )
 
 
 def _check_classes(readable: Manifest, cache: PixelCache) -> None:

@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reslink.bundles.bundle import Bundle
@@ -28,7 +30,7 @@ from reslink.training.optim.build import learning_rate
 from reslink.training.recipe.differences import differences
 from reslink.training.recipe.recipe import Recipe
 from reslink.training.run_folder import Row, RunFolder
-from reslink.training.sampling import Indices, plan_epoch, sampler_weights, shard
+from reslink.training.sampling import Indices, balanced_weights, plan_epoch, sampler_weights, shard
 from reslink.training.seeding import seed_dropout, torch_seed
 from reslink.training.signals import Interrupted, StopFlag
 from reslink.training.step import Learner, NotFiniteError, StepResult
@@ -85,11 +87,17 @@ class Run:
         slices = recipe.trainer.slices if recipe.trainer.case == "series" else 1
         images = slices * recipe.trainer.batch_size // accelerator.num_processes
         self.monitor = Monitor(self.learner, self.batch_loader, images)
-        self.sample_weights = sampler_weights(labels) if recipe.loss.imbalance == "sampler" else None
+        self.sample_weights = self._sample_weights(labels)
         self.checkpoints = Checkpoints(folder.path / run_folder.CHECKPOINTS, progress)
         self.state = TrainingState()
         self.best_weights: dict[str, Tensor] = {}
         self.steps_per_epoch = len(self.plan(1))
+
+    def _sample_weights(self, labels: Indices) -> NDArray[np.float64] | None:
+        if self.recipe.data.balance_sources:
+            cases = self.training_data.manifest.cases
+            return balanced_weights([cases[i].source for i in self.training], labels)
+        return sampler_weights(labels) if self.recipe.loss.imbalance == "sampler" else None
 
     def plan(self, epoch: int) -> list[Indices]:
         """Returns the batches of an epoch."""
@@ -395,6 +403,7 @@ class Run:
         parent = None if self.initialization is None else self.initialization.parent
         origin: Row = {"digest": data.digest, "images": data.counts(), "split_source": data.split_source(recipe.data.folds)}
         origin |= {"seen_by_ancestors": len(data.seen_by_ancestors)} if data.seen_by_ancestors else {}
+        origin |= {"sources": sources} if (sources := data.sources()) else {}
         origin |= {"columns": dict(data.manifest.column_roles)} if data.manifest.column_roles else {}
         return Bundle(
             architecture=recipe.architecture(self.num_classes),

@@ -189,11 +189,13 @@ class RunFolder:
         write_atomic(self.path / RESULTS, _csv(rows))
 
     def write_splits(self, manifest: Manifest, splits: Sequence[str], groups: Sequence[str], hashes: Mapping[str, str]) -> None:
-        """Writes ``splits.csv``: split, group and file hash of each image, and the state of each of several labels at once."""
+        """Writes ``splits.csv``: split, group and file hash of each image, its source and the states of its labels."""
+        with_source = any(case.source for case in manifest.cases)
         rows = [
             {
                 "sample_id": case.name,
                 "patient_id": case.patient_id or "",
+                **({"source": case.source or ""} if with_source else {}),
                 "label": case.label,
                 "split": split,
                 "group": group,

@@ -78,3 +78,17 @@ def sampler_weights(targets: Sequence[int] | Indices) -> NDArray[np.float64]:
     labels = np.asarray(targets)
     counts = np.bincount(labels)
     return np.asarray(1.0 / counts[labels], dtype=np.float64)
+
+
+def balanced_weights(sources: Sequence[str | None], targets: Sequence[int] | Indices) -> NDArray[np.float64]:
+    """Returns sampling weights with which each class of each source is drawn equally often.
+
+    Args:
+        sources: The source of each image; images without one are one more source.
+        targets: The class index of each image.
+    """
+    names = np.array(["" if source is None else f"={source}" for source in sources])
+    strata = np.unique(np.stack([np.unique(names, return_inverse=True)[1], np.asarray(targets)]), axis=1, return_inverse=True)[
+        1
+    ]
+    return sampler_weights(strata)

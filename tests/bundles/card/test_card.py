@@ -111,6 +111,14 @@ def test_a_pretrained_card_describes_data_limitations_and_commands(bundle):
     assert "Task: abnormal versus normal. Images: CT of the head." in card
 
 
+def test_a_card_names_every_data_set_that_the_model_was_trained_on(bundle):
+    other = {"name": "b_set", "title": "B set", "page": "https://b.example", "license": "CC0", "known_issues": ["It is small."]}
+    card = model_card(pretrained(bundle, other_sources=[other]))
+    assert "Source: A set (`a_set` in `reslink data list`), <https://a.example>." in card
+    assert "Source: B set (`b_set`), <https://b.example>.\n\nLicense of the source: CC0." in card
+    assert "(each of `a_set`, `b_set` is the folder of its images, `RUN` a new folder)" in card
+
+
 def test_missing_audit_is_stated(bundle):
     assert "## Leakage and shortcuts\n\nThe data was not audited for this card." in model_card(
         pretrained(bundle, audit_findings=[])

@@ -6,14 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image as Picture
 from typer.testing import CliRunner, Result
 
-from reslink.cli.commands.experiment import parse_label_map
 from reslink.cli.main import app
 from reslink.datasets.public.registry import public_datasets
-from reslink.errors import UsageError
 
 
 def invoke(*words: str | Path) -> Result:
@@ -80,23 +77,3 @@ def test_a_bundle_that_is_none_is_refused(tmp_path: Path) -> None:
     result = invoke("experiment", "robustness", tmp_path, tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert "is not a bundle" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("texts", "found"),
-    [
-        (["a=B", "c = D"], {"a": "B", "c": "D"}),
-        (["a="], {"a": None}),
-        (["a=B", "a=B"], {"a": "B"}),
-        (["a=b=c"], {"a": "b=c"}),
-        ([], {}),
-    ],
-)
-def test_a_map_is_label_and_class(texts: list[str], found: dict[str, str | None]) -> None:
-    assert parse_label_map(texts) == found
-
-
-@pytest.mark.parametrize("texts", [["glioma"], ["=Tumor"], ["a=B", "a=C"]])
-def test_an_incomplete_or_ambiguous_map_is_refused(texts: list[str]) -> None:
-    with pytest.raises(UsageError, match="--map"):
-        parse_label_map(texts)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pytest
@@ -14,11 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from scipy import ndimage
 
+from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import duplicate_groups, find_duplicates, leakage_groups
 from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.errors import UsageError
 from reslink.imaging.image import Image
+from reslink.labels import Labels
 
 Pixels = NDArray[np.uint8]
 
@@ -128,9 +129,12 @@ def thumbnail_of(pixels: Pixels) -> Pixels:
     return thumbs([pixels])[0]
 
 
-def cases(*patients: str | None) -> Manifest:
-    made = tuple(SimpleNamespace(name=f"{i}.png", patient_id=patient) for i, patient in enumerate(patients))
-    return cast(Manifest, SimpleNamespace(cases=made))
+def cases(*patients: str | None, sources: Sequence[str | None] | None = None) -> Manifest:
+    stated = zip(patients, sources or [None] * len(patients), strict=True)
+    made = (
+        Case(Path(f"{i}.png"), "Healthy", patient, source=source, name=f"{i}.png") for i, (patient, source) in enumerate(stated)
+    )
+    return Manifest(tuple(made), Labels(("Healthy", "Tumor")), Path())
 
 
 def test_patients_and_near_duplicates_are_joined() -> None:
@@ -150,6 +154,17 @@ def test_similar_images_are_joined_only_on_request() -> None:
         "0.png",
         "3.png",
     ]
+
+
+def test_similar_images_of_two_sources_stay_apart() -> None:
+    """Neighboring slices of one scan come from one source; near duplicates are joined across sources."""
+    pictures = thumbs([brain(3), brain(3, neighbour=0.5), brain(3)[::-1].copy()])
+    for sources, expected in {
+        ("A", "A", "B"): ["0.png", "0.png", "0.png"],
+        ("A", "B", "A"): ["0.png", "1.png", "0.png"],
+        ("A", None, "A"): ["0.png", "0.png", "0.png"],
+    }.items():
+        assert leakage_groups(cases(None, None, None, sources=sources), pictures) == expected
 
 
 def test_the_index_finds_the_same_groups(monkeypatch: pytest.MonkeyPatch) -> None:

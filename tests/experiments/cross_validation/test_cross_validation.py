@@ -170,6 +170,17 @@ def test_a_class_that_an_ensemble_never_predicts_is_named() -> None:
     assert tables.never_predicted_sentences({"ensemble": [right]}, labels) == []
 
 
+def test_each_source_has_its_own_out_of_fold_metrics() -> None:
+    y_true, y_pred = np.array([0, 1, 0, 1, 0, 1]), np.array([[0, 1, 0, 1, 1, 0]])
+    pooled = OutOfFold(np.arange(10, 16), np.arange(6), [*"aabbcd"], y_true, np.eye(2)[y_pred], y_pred)
+    labels, sources = Labels(("Healthy", "Tumor")), ["north"] * 4 + ["south"] * 2
+    table = tables.sources_table(pooled, sources, labels, 0.5)
+    assert table is not None
+    assert [(row["title"], row["images"], row["groups"]) for row in table.rows] == [("north", 4, 2), ("south", 2, 2)]
+    assert [row["accuracy"]["estimate"] for row in table.rows] == [1, 0]
+    assert tables.sources_table(pooled, ["north"] * 5 + [""], labels, 0.5) is None
+
+
 def test_refused_images_are_training_images_of_the_models_and_keep_their_fold(
     toy_patients: Manifest, make_experiment: MakeExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,35 @@ def test_each_section_says_what_was_found(manifest: Manifest, audit: dict[str, A
     assert len(re.findall("data:image/jpeg;base64,", page)) == 13
 
 
+def test_sources_have_a_section_of_their_own(manifest: Manifest, audit: dict[str, Any]) -> None:
+    assert 'id="sources"' not in render(audit, manifest)
+    figure = audit["shortcuts"][0]["balanced_accuracy"]
+    [pair], (first, *_, last) = audit["near_duplicate_pairs"], [case.name for case in manifest.cases]
+    one = {"label": None, "balanced_accuracy": figure, "chance": 0.5, "cramers_v": 0.71, "predicts": True}
+    audit |= {
+        "sources": {
+            "counts": {"north": {"Healthy": 2, "Tumor": 0}, "south": {"Healthy": 0, "Tumor": 2}},
+            "outside_head": {"balanced_accuracy": figure, "chance": 0.5, "above_chance": True, "top_features": []},
+            "labels": [one],
+            "conclusion": "Source and label are confounded.",
+        },
+        "source_conflicts": [pair | {"paths": [first, last], "labels": ["Healthy", "Tumor"], "sources": ["north", "south"]}],
+        "source_conflict_notes": ["north and south label the same images differently (Healthy in north: 1 pair)"],
+        "label_corrections": {"summary": "1 label of other sources can be corrected by north"},
+    }
+    page = render(audit, manifest)
+    for text in (
+        "Source and label are confounded.",
+        "0.710",
+        "north: Healthy",
+        "1 label of other sources can be corrected",
+        "1 of 1 pair",
+    ):
+        assert text in page
+    few = audit | {"sources": audit["sources"] | {"outside_head": None, "labels": [], "conclusion": ""}, "source_conflicts": []}
+    assert "could not be measured" in render(few, manifest)
+
+
 def test_a_clean_audit_has_no_alarm(manifest: Manifest, audit: dict[str, Any]) -> None:
     keys = ("near_duplicates", "near_duplicate_pairs", "group_leakage", "label_conflicts", "shortcuts", "burned_in_text")
     empty = {key: [] for key in keys}

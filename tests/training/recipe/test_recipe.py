@@ -216,3 +216,16 @@ def test_a_network_by_name_replaces_the_code_of_a_file(tmp_path: Path) -> None:
     path.write_text("model:\n  entry_point: nets.py:build\n")
     model = load_recipe(path, network_settings("densenet121").items()).model
     assert (model.variant, model.entry_point) == ("densenet121", None)
+
+
+@pytest.mark.parametrize("imbalance", ["sampler", "weights"])
+def test_classes_are_balanced_once(imbalance: str) -> None:
+    with pytest.raises(UsageError, match=f"loss.imbalance is {imbalance} beside data.balance_sources.*leave it out"):
+        load_recipe(None, ["data.balance_sources=true", f"loss.imbalance={imbalance}"])
+    assert load_recipe(None, ["data.balance_sources=true", "loss.imbalance=focal"]).data.balance_sources
+
+
+def test_recipes_without_the_newer_settings_keep_their_digest() -> None:
+    before = load_recipe().digest()
+    assert load_recipe(None, ["data.balance_sources=false", "augment.sharpness=0.0"]).digest() == before
+    assert load_recipe(None, ["augment.sharpness=0.5"]).digest() != before

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,8 +126,9 @@ def run_probes(
     seed: int = 0,
     *,
     equal_shares: bool = False,
+    probes: Collection[ProbeName] = get_args(ProbeName),
 ) -> Iterator[ProbeResult | tuple[ProbeName, str]]:
-    """Runs the four probes, one after the other.
+    """Runs the probes, one after the other.
 
     Each probe is a random forest (Breiman 2001), with balanced class weights unless ``equal_shares`` is set. It is evaluated
     out of fold with ``StratifiedGroupKFold`` over the groups, so that no patient and no group of near duplicates is split
@@ -141,6 +142,7 @@ def run_probes(
         seed: Seed of folds, forests and bootstrap.
         equal_shares: Divide the probability of each class by its share instead of weighting the cases. A forest with weights
             hardly ever predicts a rare class from continuous features, and misses shortcuts to it.
+        probes: The probes to run.
 
     Yields:
         The result of each probe, or its name and the reason why it could not run. Holm's correction is not applied yet, see
@@ -148,6 +150,8 @@ def run_probes(
     """
     names = np.asarray(groups, dtype=str)
     for probe, probe_features in _PROBE_FEATURES.items():
+        if probe not in probes:
+            continue
         usable = [i for i, item in enumerate(items) if probe != "outside_head" or item.outside_head is not None]
         rows = np.array(usable, np.int64)
         cases = _Cases(rows, targets[rows], names[rows], num_classes, seed, equal_shares)

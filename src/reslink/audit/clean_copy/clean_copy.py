@@ -131,7 +131,8 @@ def check_output_folder(folder: Path, manifest: Manifest) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty", "A clean copy needs a new or empty folder", "Choose another folder")
     resolved = folder.resolve()
-    sources = {manifest.root.resolve(), *(case.path.resolve().parent for case in manifest.cases)}
+    roots = [joined.root for joined in manifest.sets] or [manifest.root]
+    sources = {*(root.resolve() for root in roots), *(case.path.resolve().parent for case in manifest.cases)}
     if any(resolved.is_relative_to(source) or source.is_relative_to(resolved) for source in sources):
         raise UsageError(f"{folder} overlaps the data set", "A clean copy must be outside its source", "Choose another folder")
 

@@ -6,23 +6,31 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from reslink.bundles.decision.decision import Decision
-from reslink.bundles.pretrained import PretrainedInfo
+from reslink.bundles.pretrained import DataSource, PretrainedInfo
+from reslink.errors import listed
 from reslink.labels import Labels
 
 
 def data_section(info: PretrainedInfo) -> str:
     """Returns the source of the images, its license and known issues, and the findings of an audit."""
-    source, no_audit = info.source, "The data was not audited for this card. Run `reslink audit DATA --out DIR`."
+    no_audit = "The data was not audited for this card. Run `reslink audit DATA --out DIR`."
     parts = [
         "## Data",
-        f"Source: {source.title} (`{source.name}` in `reslink data list`), <{source.page}>.",
-        f"License of the source: {source.license.rstrip('.')}.",
+        *_source(info.source, f"`{info.source.name}` in `reslink data list`"),
+        *(paragraph for source in info.other_sources for paragraph in _source(source, f"`{source.name}`")),
         info.data_processing,
-        "Known issues of the source:\n\n" + _list(source.known_issues),
         "## Leakage and shortcuts",
         _list(info.audit_findings) if info.audit_findings else no_audit,
     ]
     return "\n\n".join(part for part in parts if part) + "\n\n"
+
+
+def _source(source: DataSource, name: str) -> list[str]:
+    return [
+        f"Source: {source.title} ({name}), <{source.page}>.",
+        f"License of the source: {source.license.rstrip('.')}.",
+        "Known issues of the source:\n\n" + _list(source.known_issues),
+    ]
 
 
 def limitations(info: PretrainedInfo) -> str:
@@ -33,10 +41,13 @@ def limitations(info: PretrainedInfo) -> str:
 def reproduction(info: PretrainedInfo) -> str:
     """Returns the commands that build the bundle again."""
     commands = "\n".join(info.reproduce)
-    return (
-        f"Commands that reproduce this model (`DATA` is the folder of the images of `{info.source.name}`, `RUN` a new"
-        f" folder):\n\n```\n{commands}\n```"
+    names = [source.name for source in info.sources]
+    folders = (
+        f"`DATA` is the folder of the images of `{names[0]}`"
+        if len(names) == 1
+        else f"each of {listed([f'`{name}`' for name in names])} is the folder of its images"
     )
+    return f"Commands that reproduce this model ({folders}, `RUN` a new folder):\n\n```\n{commands}\n```"
 
 
 def label_rule(decision: Decision, labels: Labels) -> str:
@@ -65,7 +76,8 @@ def _fitted(decision: Decision, rule: str) -> Iterator[str]:
     if not fitted:
         yield "Prediction sets: none."
     else:
-        scope = "within each class" if fitted[0].per_class else "over all cases"
+        parts = [*(["class"] if fitted[0].per_class else []), *(["source"] if fitted[0].sources else [])]
+        scope = f"within each {' and '.join(parts)}" if parts else "over all cases"
         labels = f" for {len(fitted)} of {len(decision.by_label)} labels" if decision.by_label else ""
         yield f"Prediction sets (split conformal): {fitted[0].coverage:g} coverage {scope}{labels}."
     if decision.ood is None:

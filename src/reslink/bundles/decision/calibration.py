@@ -66,6 +66,7 @@ class Conformal(BaseModel):
         limits: Highest score at which each class belongs to the set; null where it always does, for lack of images.
         n_images: Number of calibration images.
         n_groups: Number of their groups (patients, with near duplicates joined).
+        sources: The sources within each of which the coverage holds; empty if it holds over all cases together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -76,6 +77,7 @@ class Conformal(BaseModel):
     limits: tuple[float | None, ...] = Field(min_length=2)
     n_images: int = Field(ge=1)
     n_groups: int = Field(ge=1)
+    sources: tuple[str, ...] = ()
 
     @property
     def quantiles(self) -> Floats:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import FOLDER, Columns, Data, Json, LabelColumns, Overwrite, Root, Unit
+from reslink.cli.options import FOLDER, Columns, Corrections, DataSets, Json, LabelColumns, LabelMap, Overwrite, Root, Unit
 from reslink.errors import CheckFailedError
 
 if TYPE_CHECKING:
@@ -20,12 +20,13 @@ EXAMPLES = (
     "reslink audit images/ --out audited --fix clean/",
     "reslink audit images/ --out audited --predictions cv/out_of_fold.csv",
     "reslink audit cohort.csv --out audited --labels epidural,subdural",
+    "reslink audit clinic-a/ clinic-b/ --out audited --labels-from clinic-b",
 )
 
 
 def audit(
     console: Console,
-    data: Data,
+    data: DataSets,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -37,6 +38,8 @@ def audit(
         ),
         FOLDER,
     ] = None,
+    label_map: LabelMap = None,
+    corrections: Corrections = None,
     columns: Columns = None,
     root: Root = None,
     unit: Unit = None,
@@ -55,6 +58,16 @@ def audit(
             metavar="FILE",
             help="Out-of-fold predictions for the label error check, such as out_of_fold.csv of reslink cv; default: a quick "
             "model.",
+            show_default=False,
+        ),
+    ] = None,
+    labels_from: Annotated[
+        str | None,
+        typer.Option(
+            "--labels-from",
+            metavar="SET",
+            help="Data set (or source) whose labels are trusted: label_corrections.csv lists the images that others label "
+            "differently; default: none.",
             show_default=False,
         ),
     ] = None,
@@ -81,11 +94,14 @@ def audit(
         data,
         out,
         fix,
+        map=label_map,
+        corrections=corrections,
         columns=columns,
         root=root,
         unit=unit,
         labels=labels,
         predictions=predictions,
+        labels_from=labels_from,
         seed=seed,
         workers=workers,
         overwrite=overwrite,
@@ -142,6 +158,7 @@ def _informational(result: dict[str, Any]) -> list[tuple[str, str]]:
                     f"balanced accuracy {value['estimate']:.3f}{interval} (uses brain pixels; never fails the audit)",
                 )
             )
+    rows += _sources(result)
     rows.append(("burned_in_text", f"{len(result['burned_in_text'])} images with regions that look like text"))
     rows.append(("identity", f"{len(result['identity'])} files with attributes that can identify a person"))
     confident = sum(error["confident"] for error in errors)
@@ -156,6 +173,32 @@ def _informational(result: dict[str, Any]) -> list[tuple[str, str]]:
         )
     rows += [(f"files: {kind}", f"{len(items)} files") for kind, items in result["files"].items() if items]
     return rows
+
+
+def _sources(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns what the sources reveal, and the corrections by a trusted one."""
+    if "sources" not in result:
+        return []
+    found, probe = result["sources"], result["sources"]["outside_head"]
+    rows = [("near_duplicates: sources", text) for text in result["shared_images"]]
+    rows += [("label_conflicts: sources", text) for text in result["source_conflict_notes"]]
+    if probe is not None:
+        value = f"{_estimate(probe['balanced_accuracy'])}, chance {probe['chance']:.3f}"
+        rows.append(("sources: outside_head", f"the source from the pixels outside the head alone: balanced accuracy {value}"))
+    for one in found["labels"]:
+        what = "the class" if one["label"] is None else f"the label {one['label']!r}"
+        value = f"{_estimate(one['balanced_accuracy'])}, chance {one['chance']:.3f}; Cramér's V {one['cramers_v']:.3f}"
+        rows.append((f"sources: {one['label'] or 'class'}", f"{what} from the source alone: balanced accuracy {value}"))
+    if found["conclusion"]:
+        rows.append(("sources", found["conclusion"].removesuffix(".")))
+    if "label_corrections" in result:
+        rows.append(("label_corrections", result["label_corrections"]["summary"]))
+    return rows
+
+
+def _estimate(value: dict[str, Any]) -> str:
+    interval = "" if value["ci_low"] is None else f" (95 % interval {value['ci_low']:.3f} to {value['ci_high']:.3f})"
+    return f"{value['estimate']:.3f}{interval}"
 
 
 def _set_exit_code(result: dict[str, Any], clean: CleanCopy | None) -> None:

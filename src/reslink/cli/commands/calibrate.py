@@ -42,6 +42,7 @@ EXAMPLES = (
     "reslink calibrate runs/first/bundle cohort.csv --split validation --out runs/first/calibrated",
     "reslink calibrate runs/first/bundle other-hospital/ --operating-point sensitivity=0.95 --out here",
     "reslink calibrate runs/first/bundle other-hospital/ --method isotonic --per-class --out here",
+    "reslink calibrate runs/first/bundle hospitals.csv --split validation --per-source --out here",
 )
 
 
@@ -63,6 +64,12 @@ def calibrate(
         typer.Option("--coverage", help="Coverage of the prediction sets: share of cases whose set holds the true class."),
     ] = 0.95,
     per_class: Annotated[bool, typer.Option("--per-class", help="Hold the coverage within each class.")] = False,
+    per_source: Annotated[
+        bool,
+        typer.Option(
+            "--per-source", help="Hold the coverage within each source (column source), and weigh sources alike in calibration."
+        ),
+    ] = False,
     sets: Annotated[bool, typer.Option("--sets/--no-sets", help="Fit prediction sets.")] = True,
     ood: Annotated[bool, typer.Option("--ood/--no-ood", help="Fit the out-of-distribution detector.")] = True,
     flip_average: Annotated[
@@ -107,7 +114,7 @@ def calibrate(
     chosen_split = None if split == "all" else split
     previous = Bundle.load(bundle, network)
     flip = previous.decision.flip_average if flip_average is None else flip_average
-    options = DecisionOptions(method, point, coverage if sets else None, per_class, ood, flip)
+    options = DecisionOptions(method, point, coverage if sets else None, per_class, ood, flip, per_source)
     manifest = Manifest.open(data, labels=previous.labels, columns=columns, root=root, unit=unit, case=previous.case)
     select_cases(manifest, previous.labels, chosen_split)  # a typing error is found before the slow imports
     from reslink.cli.metrics_table import warn_of_refused
@@ -214,7 +221,9 @@ def _print_labels(console: Console, result: dict[str, Any]) -> None:
 def _describe_sets(conformal: dict[str, Any] | None) -> str:
     if conformal is None:
         return "none"
-    return f"coverage {conformal['coverage']:g} {'in each class' if conformal['per_class'] else 'over all cases'}"
+    parts = [*(["class"] if conformal["per_class"] else []), *(["source"] if conformal["sources"] else [])]
+    scope = f"in each {' and '.join(parts)}" if parts else "over all cases"
+    return f"coverage {conformal['coverage']:g} {scope}"
 
 
 def _print_held_out(console: Console, cross_fit: dict[str, Any]) -> None:
@@ -225,7 +234,8 @@ def _print_held_out(console: Console, cross_fit: dict[str, Any]) -> None:
     metrics |= {title: cross_fit[name] for name, title in _METRICS if cross_fit[name] is not None}
     if (sets := cross_fit["prediction_sets"]) is not None:
         metrics["coverage of the prediction sets"] = sets["coverage"]
-        metrics |= {f"coverage of the prediction sets, {name}": value for name, value in sets["coverage_by_class"].items()}
+        for part in ("coverage_by_class", "coverage_by_source"):
+            metrics |= {f"coverage of the prediction sets, {name}": value for name, value in sets[part].items()}
         metrics["mean size of a prediction set"] = sets["mean_size"]
     rows = [metric_row(title, metric) for title, metric in metrics.items()]
     console.table(("metric", ">estimate", "95 % interval", ">n", "method"), rows, title="On held-out groups")

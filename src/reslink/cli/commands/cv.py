@@ -13,11 +13,13 @@ from reslink.cli.options import (
     FOLDER,
     AllowConflicts,
     Columns,
-    Data,
+    Corrections,
+    DataSets,
     Epochs,
     Init,
     Jobs,
     Json,
+    LabelMap,
     Recipe,
     Root,
     Set,
@@ -31,12 +33,13 @@ EXAMPLES = (
     "reslink cv images/ --out cv --folds 5",
     "reslink cv cohort.csv --out cv --folds 5 --holdout 0.15 --seeds 3 --jobs 2",
     "reslink cv images/ --out cv --distill --recipe context_5",
+    "reslink cv clinic-a/ clinic-b/ --out cv --folds 5",
 )
 
 
 def cv(
     console: Console,
-    data: Data,
+    data: DataSets,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", metavar="DIR", help="Folder of the runs, the report and the bundle.", show_default=False),
@@ -66,6 +69,8 @@ def cv(
     distill: Annotated[
         bool, typer.Option("--distill", help="Also train a single network on labels and out-of-fold probabilities.")
     ] = False,
+    label_map: LabelMap = None,
+    corrections: Corrections = None,
     columns: Columns = None,
     root: Root = None,
     unit: Unit = None,
@@ -89,6 +94,8 @@ def cv(
     result = cross_validate(
         data,
         out,
+        map=label_map,
+        corrections=corrections,
         columns=columns,
         root=root,
         unit=unit,

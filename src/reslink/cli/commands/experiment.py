@@ -34,6 +34,7 @@ from reslink.cli.options import (
     available_cores,
     set_training_environment,
 )
+from reslink.datasets.label_map import parse_label_map
 from reslink.errors import UsageError, check_choice
 
 if TYPE_CHECKING:
@@ -350,7 +351,8 @@ def transfer(
         typer.Option(
             "--map",
             metavar="LABEL=CLASS",
-            help="Class of the bundle for a label of the other data; LABEL= skips its cases; repeatable.",
+            help="Class of the bundle for a label of the other data, or of one data set with SET:LABEL=CLASS; LABEL= skips its "
+            "cases; repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -386,22 +388,6 @@ def transfer(
         options = TransferOptions(label_map, internal, images or None, device, seed, columns, root, unit)
         result = run(bundle, others, out, options, progress)
     print_experiment(console, result, {"report": folder / "report.html"}, json)
-
-
-def parse_label_map(texts: Sequence[str]) -> dict[str, str | None]:
-    """Returns the class of each label from texts ``LABEL=CLASS``; None for a label whose cases are skipped.
-
-    Raises:
-        UsageError: If a text has no '=', or a label has two classes.
-    """
-    label_map: dict[str, str | None] = {}
-    for text in texts:
-        label, equals, name = (part.strip() for part in text.partition("="))
-        if not equals or not label:
-            raise UsageError(f"--map {text!r} has no label or no '='", "The form is LABEL=CLASS", "Use --map glioma=Tumor")
-        if label_map.setdefault(label, name or None) != (name or None):
-            raise UsageError(f"--map gives {label!r} two classes", "A label maps to one class", "Remove one of them")
-    return label_map
 
 
 _TRAINING: dict[str, Callable[..., Run]] = {

@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import AllowConflicts, Case, Columns, Data, Json, LabelColumns, Root, Unit
+from reslink.cli.options import AllowConflicts, Case, Columns, Corrections, DataSets, Json, LabelColumns, LabelMap, Root, Unit
 from reslink.datasets.case import DEFAULT_FRACTIONS
 
 EXAMPLES = (
     "reslink split images/ --out split.csv",
     "reslink split cohort.csv --out split.csv --fractions 0.8 0.1 0.1 --seed 3",
     "reslink split cohort.csv --out folds.csv --folds 5 --group-by patient",
+    "reslink split clinic-a/ clinic-b/ --out split.csv",
     "reslink split cohort.csv --out split.csv --labels epidural,subdural",
     "reslink split series.csv --out split.csv --case series",
 )
@@ -22,8 +23,10 @@ EXAMPLES = (
 
 def split(
     console: Console,
-    data: Data,
+    data: DataSets,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="CSV file to write.", show_default=False)],
+    label_map: LabelMap = None,
+    corrections: Corrections = None,
     columns: Columns = None,
     root: Root = None,
     unit: Unit = None,
@@ -72,6 +75,8 @@ def split(
     summary = split_data(
         data,
         out,
+        map=label_map,
+        corrections=corrections,
         columns=columns,
         root=root,
         unit=unit,

@@ -15,11 +15,13 @@ from reslink.cli.options import (
     AllowLeakage,
     Case,
     Columns,
-    Data,
+    Corrections,
+    DataSets,
     Epochs,
     Init,
     Json,
     LabelColumns,
+    LabelMap,
     Overwrite,
     Recipe,
     Resume,
@@ -33,6 +35,7 @@ from reslink.cli.options import (
 EXAMPLES = (
     "reslink train images/ --out runs/first",
     "reslink train images/ --out runs/first --resume",
+    "reslink train clinic-a/ clinic-b/ --out runs/both --map clinic-b:bleed=Tumor",
     "reslink train images/ --out runs/first --track tensorboard --track mlflow",
     "reslink train cohort.csv --out runs/bleeds --labels epidural,subdural",
     "reslink train images/ --out runs/densenet --network densenet121",
@@ -45,8 +48,10 @@ EXAMPLES = (
 
 def train(
     console: Console,
-    data: Data,
+    data: DataSets,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Run folder.", show_default=False), FOLDER],
+    label_map: LabelMap = None,
+    corrections: Corrections = None,
     columns: Columns = None,
     root: Root = None,
     unit: Unit = None,
@@ -102,6 +107,8 @@ def train(
     summary = train_run(
         data,
         out,
+        map=label_map,
+        corrections=corrections,
         columns=columns,
         root=root,
         unit=unit,

@@ -89,7 +89,9 @@ def cross_validate(experiment: Experiment, *, distill: bool = False) -> dict[str
     models = _make_models(experiment, plan, pooled, members, merged_data(data, plan), distill=distill)
     first, folds = metrics.rows[0], tables.folds_table(comparison.results)
     answer = [*comparison.warnings, tables.headline(first, len(pooled.rows), len(set(pooled.groups)))]
-    all_tables = [metrics, folds]
+    sources = [experiment.cache.manifest.cases[row].source or "" for row in pooled.rows]
+    by_source = tables.sources_table(pooled, sources, experiment.manifest.labels, threshold)
+    all_tables = [metrics, *([] if by_source is None else [by_source]), folds]
     if len(plan.holdout_rows):
         table, sentences = _hold_out(experiment, plan, members, models, data)
         all_tables.insert(1, table)

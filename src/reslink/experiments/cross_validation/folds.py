@@ -124,6 +124,18 @@ class OutOfFold:
         """Returns the predictions of one seed."""
         return replace(self, y_prob=self.y_prob[index : index + 1], y_pred=self.y_pred[index : index + 1])
 
+    def subset(self, indices: Ints) -> OutOfFold:
+        """Returns the predictions of some of the cases, by their position in ``rows``."""
+        return replace(
+            self,
+            rows=self.rows[indices],
+            fold=self.fold[indices],
+            groups=[self.groups[i] for i in indices],
+            y_true=self.y_true[indices],
+            y_prob=self.y_prob[:, indices],
+            y_pred=self.y_pred[:, indices],
+        )
+
     def predicted(self, threshold: float | str) -> Ints:
         """Returns the predicted class of each case; with several seeds, from the averaged probabilities.
 

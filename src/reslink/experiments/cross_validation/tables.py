@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from reslink.datasets.case import MAX_SOURCES
 from reslink.errors import counted
 from reslink.experiments.cross_validation.folds import OutOfFold
 from reslink.experiments.report import Row, Table
@@ -47,6 +48,28 @@ def out_of_fold_table(pooled: OutOfFold, seeds: Sequence[int], labels: Labels, t
         "network of a fold is trained on fewer images than the data has, so the metrics are rather too low than too high."
     )
     return Table("out-of-fold", "Out-of-fold metrics", {"title": ("", "text"), **_columns()}, rows, note)
+
+
+def sources_table(pooled: OutOfFold, sources: Sequence[str], labels: Labels, threshold: float | str) -> Table | None:
+    """Returns the table of the pooled out-of-fold metrics of each source; None with fewer than two sources, or very many.
+
+    Args:
+        pooled: The predictions of n cases.
+        sources: The source of each of them; '' if it is not stated.
+        labels: The classes.
+        threshold: The setting ``decision.threshold``.
+    """
+    names = sorted(set(sources) - {""})
+    if not 1 < len(names) <= MAX_SOURCES:
+        return None
+    rows: list[Row] = []
+    for name in names:
+        part = pooled.subset(np.flatnonzero(np.array(sources) == name))
+        counts: Row = {"title": name, "images": len(part.rows), "groups": len(set(part.groups))}
+        rows.append(counts | _estimates(part, labels, threshold))
+    columns: dict[str, tuple[str, Any]] = {"title": ("", "text"), "images": ("images", "count"), "groups": ("groups", "count")}
+    note = "The networks were also trained on images of the same source."
+    return Table("sources", "Out-of-fold metrics of each source", columns | _columns(), rows, note)
 
 
 def _estimates(pooled: OutOfFold, labels: Labels, threshold: float | str) -> Row:

@@ -191,7 +191,7 @@ class Comparison:
         seeds = ", ".join(map(str, experiment.seeds))
         sizes = sorted({len(result.predictions.names) for result in self.successful})
         return {
-            "Data": experiment.manifest.root.name,
+            "Data": experiment.manifest.name,
             "Classes": ", ".join(manifest.labels.names),
             "Images": len(manifest),
             **({"Images that a model refuses, not evaluated": len(experiment.refused)} if experiment.refused else {}),

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reslink.bundles.bundle import Bundle
+from reslink.datasets.joined_manifest import data_set_names
+from reslink.datasets.label_map import LabelMap, check_label_map, map_of_set
 from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError, UsageError, suggest
 from reslink.experiments.transfer.evaluation import DatasetEvaluation, DatasetEvaluator
 from reslink.experiments.transfer.tables import make_report
-from reslink.labels import clean_text
 from reslink.training.monitoring.progress import Progress, SilentProgress
-
-LabelMap = Mapping[str, str | None]
-"""The class of each label of the external data; None excludes its cases."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,8 @@ class TransferOptions:
     """Options of the transfer experiment.
 
     Attributes:
-        label_map: The class of each label of the external data; None excludes its cases. A label that a data set does not
-            have is ignored there.
+        label_map: The class of each label of the external data, or of one data set as ``SET:LABEL``; None excludes its cases.
+            A label that a data set does not have is ignored there.
         internal: Data from the same source as the training data; its training cases are excluded.
         max_images: Maximum number of images per data set, sampled at random; None takes all.
         device: See :func:`reslink.inference.devices.pick_device`.
@@ -99,49 +97,36 @@ def _open_manifests(
     external: Sequence[str | Path], bundle: Bundle, options: TransferOptions
 ) -> list[tuple[str, Manifest | str]]:
     """Opens the data sets under distinct names; for one that cannot be used, the reason replaces the manifest."""
-    label_map = {clean_text(label): name for label, name in options.label_map.items()}
-    for label, name in label_map.items():
+    for label, name in options.label_map.items():
         if name is not None and name not in bundle.labels.names:
             raise UsageError(
                 f"The label {label!r} is mapped to {name!r}, which is not a class of the bundle",
                 f"Its classes are {', '.join(bundle.labels.names)}",
                 suggest(name, bundle.labels.names),
             )
-    unused, names = set(label_map), _dataset_names(external)
+    names = data_set_names(external, taken=["internal"])
     manifests: list[tuple[str, Manifest | str]] = []
     for name, data in zip(names, external, strict=True):
+        rename = map_of_set(options.label_map, name, names)
         try:
             manifest = Manifest.open(
-                data, labels=bundle.labels, rename=label_map, columns=options.columns, root=options.root, unit=options.unit
+                data, labels=bundle.labels, rename=rename, columns=options.columns, root=options.root, unit=options.unit
             )
         except ReslinkError as error:
             manifests.append((name, _with_map_hint(error)))
             continue
-        unused -= {case.extra.get("given_label") for case in manifest.cases}
         manifests.append((name, manifest))
-    _check_labels_used(unused, label_map, [manifest for _, manifest in manifests if isinstance(manifest, Manifest)])
+    _check_labels_used(options.label_map, manifests)
     return manifests
 
 
-def _check_labels_used(unused: set[str], label_map: LabelMap, manifests: Sequence[Manifest]) -> None:
+def _check_labels_used(label_map: LabelMap, manifests: Sequence[tuple[str, Manifest | str]]) -> None:
     """Refuses a mapped label that no data set has; excluded labels leave no trace in a manifest and are not checked."""
-    present = sorted({case.extra["given_label"] for manifest in manifests for case in manifest.cases})
-    for label in sorted(unused):
-        if present and label_map[label] is not None:
-            raise UsageError(
-                f"No data set has the label {label!r}", f"The labels are {', '.join(present)}", suggest(label, present)
-            )
-
-
-def _dataset_names(external: Sequence[str | Path]) -> list[str]:
-    """Returns the folder name of each data set, with a number where names repeat."""
-    names: list[str] = []
-    for data in external:
-        path = Path(data).absolute()
-        name = path.parent.name if path.name == "manifest.csv" else path.stem or "data"
-        same = sum(other == name or other.startswith(f"{name}-") for other in [*names, "internal"])
-        names.append(name if not same else f"{name}-{same + 1}")
-    return names
+    labels = {
+        name: set() if isinstance(opened, str) else {case.extra["given_label"] for case in opened.cases}
+        for name, opened in manifests
+    }
+    check_label_map({label: name for label, name in label_map.items() if name is not None}, labels)
 
 
 def _with_map_hint(error: ReslinkError) -> str:

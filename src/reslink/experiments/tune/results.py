@@ -249,7 +249,7 @@ def _facts(setup: Setup, outcome: Outcome) -> dict[str, Any]:
     experiment, counts = setup.experiment, outcome.counts
     manifest = experiment.cache.manifest
     return {
-        "Data": experiment.manifest.root.name,
+        "Data": experiment.manifest.name,
         "Classes": ", ".join(manifest.labels.names),
         "Images in folds": setup.parts.count("train") + setup.parts.count("validation"),
         "Images held out": setup.parts.count("test"),

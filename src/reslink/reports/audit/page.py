@@ -67,7 +67,7 @@ def render(audit: Mapping[str, Any], manifest: Manifest) -> str:
     pictures = Pictures.of(manifest, audit)
     labels = {case.name: case.label for case in manifest.cases}
     return load_template("audit.html.j2").render(
-        name=escape_name(manifest.root.name),
+        name=escape_name(manifest.name),
         audit=audit,
         labels=labels,
         checks=[check | {"title": _title(check["check"], CHECKS)} for check in audit["checks"]],
@@ -77,12 +77,22 @@ def render(audit: Mapping[str, Any], manifest: Manifest) -> str:
         leakage=list(_leakage(audit, pictures)),
         leakage_counts=Counter(entry["kind"] for entry in audit["group_leakage"]),
         probes=[_probe(probe, pictures) for probe in audit["shortcuts"]],
+        source_conflicts=list(_source_conflicts(audit, pictures)),
         text=[_case(name, pictures) for name in audit["burned_in_text"][:CASES]],
         attributes=Counter(name for names in audit["identity"].values() for name in names).most_common(),
         errors=[error | _case(error["path"], pictures) for error in audit["suspected_label_errors"][:CASES]],
         kinds=list(_kinds(audit["files"], pictures)),
         all_file_checks=not any(skipped["check"].startswith("files: ") for skipped in audit["skipped_checks"]),
     )
+
+
+def _source_conflicts(audit: Mapping[str, Any], pictures: Pictures) -> Iterator[dict[str, Any]]:
+    """Yields images of two sources that are the same and have other labels, one of each kind in turn."""
+    kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for pair in audit.get("source_conflicts") or ():
+        kinds.setdefault((*pair["sources"], *pair["labels"]), []).append(pair)
+    for pair in _interleave(kinds.values(), PAIRS):
+        yield pair | {"shown": [_case(name, pictures) for name in pair["paths"]], "turned": turned(pair["orientation"])}
 
 
 def _skipped_title(check: str) -> str:

@@ -116,6 +116,8 @@ def _splits(e: Evidence) -> Answer:
     source = ((e.bundle.get("provenance") or {}).get("data") or {}).get("split_source")
     if source == "given":
         return Answer(f"Given by the data set: {sizes}")
+    if source == "partly given":
+        return Answer(f"Given by some of the data sets, drawn at random for the others: {sizes}; seed {e.config.get('seed')}")
     group_by = _setting(e, "data").get("group_by", "both")
     unit = _GROUPING.get(group_by, group_by)
     method = f"Random split of whole groups ({unit})" if not table["shared"] else f"Random split of {unit}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from reslink.bundles.lineage import Ancestor
-from reslink.datasets.case import UNUSED
+from reslink.datasets.case import MAX_SOURCES, UNUSED
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.run.run_folder import Row, RunFolder, data_uri
 from reslink.settings_text import flatten
@@ -88,6 +88,13 @@ def _extensions(bundle: Mapping[str, Any]) -> str:
     return f" (extended after epoch {', '.join(str(row['after_epoch']) for row in extensions)})" if extensions else ""
 
 
+_SPLIT_SOURCES: Final = {
+    "given": "; stated by the data",
+    "drawn": "; drawn",
+    "partly given": "; stated by some of the data sets, drawn for the others",
+}
+
+
 def _data_facts(files: RunFolder) -> list[tuple[str, str]]:
     """Returns the split that was used, and which columns of the table were used for what."""
     data = _data_provenance(files)
@@ -96,8 +103,11 @@ def _data_facts(files: RunFolder) -> list[tuple[str, str]]:
     if table := split_table(files.splits):
         shares = (images / table["images"] for images, _ in table["lines"][-1][1])
         parts = ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(table["splits"], shares, strict=True))
-        source = {"given": "; stated by the data", "drawn": "; drawn"}.get(str(data.get("split_source")), "")
-        rows.append(("Split", parts + source))
+        rows.append(("Split", parts + _SPLIT_SOURCES.get(str(data.get("split_source")), "")))
+    sources = data.get("sources") or {}
+    if 1 < len(sources) <= MAX_SOURCES:
+        images = (f"{name} ({', '.join(f'{split} {n}' for split, n in counts.items())})" for name, counts in sources.items())
+        rows.append(("Sources", ", ".join(images)))
     if any(header.casefold() != role for role, header in columns.items()):
         rows.append(("Columns", ", ".join(f"{role}: {header}" for role, header in columns.items())))
     return rows

@@ -77,6 +77,14 @@ class Recipe(Section):
     _builder: Builder | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
+    def _check_balance(self) -> Self:
+        if self.data.balance_sources and self.loss.imbalance in ("sampler", "weights"):
+            raise ValueError(
+                f"loss.imbalance is {self.loss.imbalance} beside data.balance_sources, which balances classes too; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_series(self) -> Self:
         if self.trainer.case == "series" and self.loss.mixup:
             raise ValueError("loss.mixup mixes images, which are not the cases with trainer.case series; it is 0 there")
@@ -99,6 +107,8 @@ class Recipe(Section):
             )
         if self.decision.flip_average:
             raise ValueError("decision.flip_average is true beside data.labels, which it does not support; leave it out")
+        if self.data.balance_sources:
+            raise ValueError("data.balance_sources is true beside data.labels, but it balances one class per image")
         if self.loss.imbalance == "sampler":
             raise ValueError(
                 "loss.imbalance is sampler beside data.labels, but an image can have rare and common ones; use weights or focal"
@@ -265,7 +275,13 @@ class Recipe(Section):
         return load_entry_point(self.model.entry_point)
 
 
-_NEWER = (("data", "holdout"), ("data", "labels"), ("decision", "flip_average"))
+_NEWER = (
+    ("data", "holdout"),
+    ("data", "labels"),
+    ("data", "balance_sources"),
+    ("augment", "sharpness"),
+    ("decision", "flip_average"),
+)
 """Settings that earlier versions did not have; at their default, a recipe is the same as before."""
 
 _LOCAL = ("trainer.workers", "trainer.device")

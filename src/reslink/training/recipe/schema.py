@@ -36,6 +36,8 @@ class DataSettings(Section):
         fold: The fold of the test split, from 0; the next one is the validation split.
         holdout: Share of the cases that are in no fold, the same for each fold: the split ``holdout``; 0 is none.
         split_seed: Seed of the split; the recipe's ``seed`` if None.
+        balance_sources: Draw each class of each source equally often in training, so that the source does not tell the class.
+            Images of small sources are repeated.
         allow_leakage: Accept a patient or near duplicates in more than one split; all metrics are then marked.
         allow_conflicts: Accept identical images and near duplicates with different labels.
     """
@@ -48,6 +50,7 @@ class DataSettings(Section):
     fold: int = Field(default=0, ge=0)
     holdout: float = Field(default=0.0, ge=0, le=0.5)
     split_seed: int | None = Field(default=None, ge=0, lt=2**63)
+    balance_sources: bool = False
     allow_leakage: bool = False
     allow_conflicts: bool = False
 
