@@ -25,8 +25,8 @@ class Scope(BaseModel):
         modality: ``CT`` or ``MR``; None if the training images do not tell, so that any image is classified.
         sequences: Contrasts of MR, such as ``FLAIR``; empty for any.
         planes: ``axial``, ``coronal``, ``sagittal``; empty for any.
-        population: Who the patients of the training images are, in words, such as ``adults with a suspected hemorrhage``; empty if
-            that is not known.
+        population: Who the patients of the training images are, in words, such as ``adults with a suspected hemorrhage``;
+            empty if that is not known.
         body_part: Part of the body. DICOM files that state another part are refused by every bundle.
         source: Where this comes from, for the model card.
     """
