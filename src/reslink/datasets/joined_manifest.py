@@ -27,7 +27,7 @@ from reslink.datasets.manifest import (
 )
 from reslink.datasets.manifest_table import TableCases
 from reslink.errors import UsageError, counted
-from reslink.labels import ABSENT, PRESENT, UNKNOWN, CaseKind, Labels, clean_text, states_text
+from reslink.labels import ABSENT, PRESENT, UNKNOWN, CaseKind, Labels, clean_text, spelling_key, states_text
 
 _log = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ def data_set_names(data: Sequence[str | Path | Manifest], taken: Collection[str]
     names: list[str] = []
     for one in data:
         name, number = data_set_name(one), 1
-        used = {*names, *taken}
-        while (distinct := name if number == 1 else f"{name}-{number}") in used:
+        used = {spelling_key(other) for other in (*names, *taken)}
+        while spelling_key(distinct := name if number == 1 else f"{name}-{number}") in used:
             number += 1
         names.append(distinct)
     return names
@@ -103,7 +103,12 @@ def open_data_sets(data: Sequence[str | Path | Manifest], options: OpenOptions |
     if options.corrections is not None:
         joined = apply_corrections(joined, options.corrections, names[0] if len(names) == 1 else "", labels)
     members = [DataSet(name, read.root, bool(read.columns)) for name, read in sets.items()] if len(sets) > 1 else []
-    return Manifest.of_cases(joined, options.class_order, labels=labels, for_training=options.for_training, sets=members)
+    try:
+        return Manifest.of_cases(joined, options.class_order, labels=labels, for_training=options.for_training, sets=members)
+    except UsageError as error:
+        if not members or labels is not None or error.given.startswith("The patients"):
+            raise
+        raise UsageError(error.given, error.allowed, f"{error.next_step}. Or map the labels: --map LABEL=CLASS") from error
 
 
 def _check_distinct(data: Sequence[str | Path | Manifest]) -> None:
