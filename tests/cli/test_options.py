@@ -37,7 +37,7 @@ def test_every_command_that_reads_a_data_set_takes_columns_and_root() -> None:
     for name, command in commands(typer.main.get_command(app)):
         metavars = {parameter.metavar for parameter in command.params}
         options = {option for parameter in command.params for option in parameter.opts}
-        if metavars & {"DATA", "OTHER_DATA..."}:
+        if metavars & {"DATA", "DATA...", "OTHER_DATA..."}:
             found[name] = {"--columns", "--root"} <= options
     assert found == dict.fromkeys(found, True)
     assert {"train", "split", "audit", "evaluate", "calibrate", "compare", "experiment epochs", "experiment transfer"} <= {

@@ -78,3 +78,14 @@ def test_data_without_a_source_is_refused_before_an_image_is_read(toy_patients: 
     assert result.exit_code == 2
     assert "The data states no source" in result.stderr
     assert not (tmp_path / "cache").exists()
+
+
+def test_several_data_sets_are_the_sources(write_toy_heads: Callable[..., Path], tmp_path: Path) -> None:
+    """The toy heads of north are also in south, so nothing is left to train on when south is left out."""
+    for name in ("north", "south"):
+        (tmp_path / name).mkdir()
+    north, south = (write_toy_heads(tmp_path / name, patients) for name, patients in (("north", 8), ("south", 10)))
+    words = (north, south, "--out", tmp_path / "out", "--only", "south", "--jobs", "1", "--set", "preprocess.size=64")
+    result = invoke("leave-one-source-out", *words)
+    assert result.exit_code == 2
+    assert "No source can be left out. south is not left out, because the other sources cannot be trained on" in result.stderr

@@ -20,12 +20,15 @@ from reslink.cli.options import (
     AllowConflicts,
     BundleFolder,
     Columns,
+    Corrections,
     Data,
+    DataSets,
     Device,
     Epochs,
     Init,
     Jobs,
     Json,
+    LabelMap,
     Overwrite,
     Recipe,
     Root,
@@ -73,7 +76,7 @@ EXAMPLES = {
         "reslink experiment data-size images/ --out experiments/tuned --init ct --images 50 100 200 --seeds 5",
     ),
     "leave-one-source-out": (
-        "reslink experiment leave-one-source-out hospitals.csv --out experiments/ct --seeds 3",
+        "reslink experiment leave-one-source-out clinic-a/ clinic-b/ clinic-c/ --out experiments/ct --seeds 3",
         "reslink experiment leave-one-source-out images.csv --columns source=scanner --only GE --out experiments/ct",
     ),
     "robustness": (
@@ -92,8 +95,10 @@ class TrainingOptions:
     """The options of every experiment that trains; each becomes an option of its command.
 
     Attributes:
-        data: The data set.
+        data: The data set, or several, which are joined.
         out: Folder of the experiments.
+        label_map: Class of each label, as ``LABEL=CLASS``.
+        corrections: A CSV of corrected labels.
         columns: Columns of the table by role.
         root: Folder that the paths in the table start from.
         unit: Unit of the images for which neither file nor table states one.
@@ -107,8 +112,10 @@ class TrainingOptions:
         json: Whether the result is printed as JSON.
     """
 
-    data: Data
+    data: DataSets
     out: Out
+    label_map: LabelMap = None
+    corrections: Corrections = None
     columns: Columns = None
     root: Root = None
     unit: Unit = None
@@ -202,8 +209,8 @@ def leave_one_source_out(
 ) -> Run:
     """Measure what a hospital can expect that the model has never seen: train without each source in turn, evaluate there.
 
-    The column source of the table names the hospital, scanner or data set of each image. Images of other sources that share a
-    patient or a near duplicate with the source that is left out are not used.
+    A source is a data set if several are given, and otherwise the hospital or scanner in the column source. Images of other
+    sources that share a patient or a near duplicate with the source that is left out are not used.
     """
     from reslink.experiments.leave_one_source_out.leave_one_source_out import leave_one_source_out as run
 
@@ -231,7 +238,7 @@ def _training_command(name: str, function: Callable[..., Run]) -> Callable[..., 
 
 def _run(console: Console, name: str, options: TrainingOptions, run: Run) -> None:
     """Runs an experiment that trains, and prints its result."""
-    from reslink.datasets.manifest import Manifest
+    from reslink.datasets.joined_manifest import OpenOptions, open_data_sets
     from reslink.files import check_folder_path
     from reslink.training.recipe.recipe import load_recipe
 
@@ -244,9 +251,15 @@ def _run(console: Console, name: str, options: TrainingOptions, run: Run) -> Non
     changes += [("init.parent", options.init)] if options.init else []
     recipe = load_recipe(options.recipe, changes)
     recipe.require_one_class_per_slice(f"reslink experiment {name}")  # before the table is read
-    manifest = Manifest.open(
-        options.data, class_order=recipe.data.class_order, columns=options.columns, root=options.root, unit=options.unit
+    opened = OpenOptions(
+        columns=options.columns,
+        root=options.root,
+        unit=options.unit,
+        class_order=recipe.data.class_order,
+        label_map=parse_label_map(options.label_map or ()),
+        corrections=options.corrections,
     )
+    manifest = open_data_sets(options.data, opened)
     seeds = expand_seeds(options.seeds)
     from reslink.experiments.runner.experiment import Experiment
 
