@@ -12,6 +12,7 @@ the metrics come from a split without leakage, the stated command gives the reci
 from __future__ import annotations
 
 import argparse
+import csv
 import getpass
 import json
 import platform
@@ -37,6 +38,7 @@ from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.pretrained import (
     MAX_BUNDLE_BYTES,
     DataSource,
+    OutsideEvaluation,
     PretrainedInfo,
     find_private_strings,
     missing_components,
@@ -62,6 +64,8 @@ from reslink.training.recipe.differences import differences
 from reslink.training.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
+LEDGER = ROOT / "benchmarks" / "ledger.csv"
+LEDGER_NUMBERS = ("auroc", "accuracy", "ece", "coverage", "silent_errors")
 CLEAN = (NONE, EXCLUDED)
 """The leakage status of an evaluation without leaked cases."""
 
@@ -112,7 +116,7 @@ class Texts(BaseModel):
         """The images that the bundle is for."""
         return Scope.model_validate_json(json.dumps(self.scope))
 
-    def pretrained_info(self, audit: Path | None) -> PretrainedInfo:
+    def pretrained_info(self, audit: Path | None, ledger: list[OutsideEvaluation]) -> PretrainedInfo:
         """Returns the description of the bundle."""
         dataset = get_public_dataset(self.source)
         source = DataSource(
@@ -120,7 +124,7 @@ class Texts(BaseModel):
         )
         texts = self.model_dump(exclude={"source", "license", "calibrate", "scope"})
         findings = [] if audit is None else summarize_audit(_read_json(audit))
-        return PretrainedInfo(source=source, audit_findings=findings, **texts)
+        return PretrainedInfo(source=source, audit_findings=findings, ledger=ledger, **texts)
 
 
 def _read_json(path: Path) -> Any:
@@ -141,6 +145,21 @@ def read_texts(path: Path) -> dict[str, Texts]:
     except (ValidationError, yaml.YAMLError, AttributeError) as error:
         fault = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise UsageError(f"{path.name} cannot be used: {fault}", "It holds one entry per bundle", "Correct the file") from error
+
+
+def read_ledger(name: str, table: Path = LEDGER) -> list[OutsideEvaluation]:
+    """Returns the evaluations of a model on data of other hospitals, in the order in which they were added."""
+    if not table.exists():
+        return []
+    with table.open(newline="", encoding="utf-8") as stream:
+        return [_parsed(row) for row in csv.DictReader(stream) if row["model"] == name]
+
+
+def _parsed(row: dict[str, str]) -> OutsideEvaluation:
+    numbers = {key: float(row[key]) if row[key] else None for key in LEDGER_NUMBERS}
+    counts = {key: int(row[key]) for key in ("n", "n_groups")}
+    texts = {key: row[key] for key in ("data", "date", "sha256")}
+    return OutsideEvaluation.model_validate(texts | counts | numbers | {"seen": row["seen"] == "yes"})
 
 
 def half_precision(bundle: Bundle, folder: Path) -> Bundle:
@@ -310,7 +329,7 @@ def build(name: str, run: Path, into: Path, texts: Path, *, audit: Path | None =
             Bundle.load(run) if data is None else calibrate_and_evaluate(run, data, entry.calibrate, entry.bundle_scope, work)
         )
         check(bundle, entry.reproduce, entry.missing_components)
-        info = entry.pretrained_info(audit).model_dump(mode="json")
+        info = entry.pretrained_info(audit, read_ledger(name)).model_dump(mode="json")
         described = replace(bundle, provenance=bundle.provenance | {"license": entry.license, "pretrained": info})
         described = replace(described, scope=entry.bundle_scope)
         described.with_decision(bundle.decision, work / name).with_metrics(bundle.metrics)

@@ -43,6 +43,54 @@ class DataSource(BaseModel):
     known_issues: list[Text]
 
 
+class OutsideEvaluation(BaseModel):
+    """An evaluation of a bundle on data of other hospitals, good or bad: a row of its ledger.
+
+    Attributes:
+        data: Name of the data set, and which part of it.
+        date: The day of the evaluation, YYYY-MM-DD.
+        sha256: SHA-256 of the data set (``Manifest.digest``).
+        n: Number of images, without those that overlap with the training images, and with those that the bundle refuses.
+        n_groups: Number of their groups (patients, with near duplicates joined).
+        seen: Whether other images of this source were trained on, so that it is no new hospital.
+        auroc: The area under the ROC curve; None where it is not defined.
+        accuracy: Accuracy without abstention.
+        ece: Expected calibration error.
+        coverage: Share of the images that are answered.
+        silent_errors: Share of the images with a wrong answer and no abstention.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    data: Text
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    n: int = Field(ge=1)
+    n_groups: int = Field(ge=1)
+    seen: bool = False
+    auroc: float | None
+    accuracy: float
+    ece: float | None
+    coverage: float
+    silent_errors: float
+
+    @classmethod
+    def of(cls, evaluation: Mapping[str, Any], **stated: Any) -> OutsideEvaluation:
+        """Returns the row of an evaluation. Images that the bundle refuses count as not answered.
+
+        Args:
+            evaluation: The content of ``evaluation.json``.
+            **stated: ``data``, ``date``, ``sha256`` and ``seen``.
+        """
+        metrics = {name: (evaluation["metrics"].get(name) or {}).get("estimate") for name in ("auroc", "accuracy", "ece")}
+        n, selective = evaluation["n"] + evaluation["n_refused"], evaluation["selective"] or {}
+        answered, kept = selective.get("n_covered", evaluation["n"]), selective.get("metrics") or evaluation["metrics"]
+        right = kept["accuracy"]["estimate"] if answered else 1.0
+        numbers = metrics | {"coverage": answered / n, "silent_errors": round((1 - right) * answered) / n}
+        rounded = {name: value if value is None else round(value, 4) for name, value in numbers.items()}
+        return cls.model_validate({"n": n, "n_groups": evaluation["n_groups"], **rounded, **stated})
+
+
 class PretrainedInfo(BaseModel):
     """The entry ``pretrained`` in the provenance of a bundle that ships with reslink.
 
@@ -59,6 +107,7 @@ class PretrainedInfo(BaseModel):
             data; ``limitations`` gives the reason.
         reproduce: The commands that build it again, with ``DATA`` for the folder of images.
         audit_findings: Results of an audit of the data, a sentence each; empty without an audit.
+        ledger: Every evaluation on data of other hospitals, good or bad.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -74,6 +123,7 @@ class PretrainedInfo(BaseModel):
     missing_components: list[Text] = []
     reproduce: list[Text] = Field(min_length=1)
     audit_findings: list[Text] = []
+    ledger: list[OutsideEvaluation] = []
 
     @property
     def sources(self) -> list[DataSource]:

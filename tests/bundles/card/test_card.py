@@ -116,7 +116,7 @@ def test_a_card_names_every_data_set_that_the_model_was_trained_on(bundle):
     card = model_card(pretrained(bundle, other_sources=[other]))
     assert "Source: A set (`a_set` in `reslink data list`), <https://a.example>." in card
     assert "Source: B set (`b_set`), <https://b.example>.\n\nLicense of the source: CC0." in card
-    assert "(each of `a_set`, `b_set` is the folder of its images, `RUN` a new folder)" in card
+    assert "(`DATA` is the folder that holds those of the images of `a_set`, `b_set`, `RUN` a new folder)" in card
 
 
 def test_missing_audit_is_stated(bundle):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from reslink.bundles.card.sections import data_section, decision_section, label_rule, limitations, reproduction
+from reslink.bundles.card.sections import data_section, decision_section, label_rule, ledger_section, limitations, reproduction
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.lineage import Ancestor
 from reslink.bundles.pretrained import PretrainedInfo, pretrained_info
@@ -70,7 +70,7 @@ Preprocessing, the same in training and prediction:
 
 {evaluation}
 
-{decision_section}## Technical specifications
+{ledger}{decision_section}## Technical specifications
 
 Architecture:
 
@@ -165,6 +165,7 @@ def model_card(bundle: CardSource) -> str:
         training=_training(provenance, info, bundle.lineage),
         preprocess=_json(bundle.preprocess.model_dump(mode="json")),
         evaluation=_evaluation(bundle.metrics),
+        ledger=ledger_section(info),
         decision_section=decision_section(bundle.decision, bundle.labels, bundle.metrics),
         architecture=_json(bundle.architecture),
         versions=_bullets("Versions", provenance.get("versions")),

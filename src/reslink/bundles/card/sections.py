@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from reslink.bundles.decision.decision import Decision
-from reslink.bundles.pretrained import DataSource, PretrainedInfo
+from reslink.bundles.pretrained import DataSource, OutsideEvaluation, PretrainedInfo
 from reslink.errors import listed
 from reslink.labels import Labels
 
@@ -23,6 +23,28 @@ def data_section(info: PretrainedInfo) -> str:
         _list(info.audit_findings) if info.audit_findings else no_audit,
     ]
     return "\n\n".join(part for part in parts if part) + "\n\n"
+
+
+def ledger_section(info: PretrainedInfo | None) -> str:
+    """Returns every evaluation on data of other hospitals; empty for a bundle that does not ship."""
+    if info is None:
+        return ""
+    note = (
+        "Every evaluation on data of other hospitals, good or bad. Coverage is the share of images that are answered; a silent "
+        "error is a wrong answer without an abstention, as a share of all images."
+    )
+    names = ("data", "images (groups)", "AUROC", "accuracy", "ECE", "coverage", "silent errors", "date", "SHA-256")
+    head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
+    rows = "\n".join(map(_ledger_row, info.ledger))
+    table = f"{note}\n\n{head}\n{rows}" if rows else "It was never evaluated on data of other hospitals."
+    return f"## Data of other hospitals\n\n{table}\n\n"
+
+
+def _ledger_row(entry: OutsideEvaluation) -> str:
+    numbers = (entry.auroc, entry.accuracy, entry.ece, entry.coverage, entry.silent_errors)
+    shown = " | ".join("–" if number is None else f"{number:.3f}" for number in numbers)
+    seen = ", a source of the training data" if entry.seen else ""
+    return f"| {entry.data}{seen} | {entry.n:,} ({entry.n_groups:,}) | {shown} | {entry.date} | `{entry.sha256[:12]}` |"
 
 
 def _source(source: DataSource, name: str) -> list[str]:
@@ -45,7 +67,7 @@ def reproduction(info: PretrainedInfo) -> str:
     folders = (
         f"`DATA` is the folder of the images of `{names[0]}`"
         if len(names) == 1
-        else f"each of {listed([f'`{name}`' for name in names])} is the folder of its images"
+        else f"`DATA` is the folder that holds those of the images of {listed([f'`{name}`' for name in names])}"
     )
     return f"Commands that reproduce this model ({folders}, `RUN` a new folder):\n\n```\n{commands}\n```"
 
