@@ -2,9 +2,9 @@
 
     python benchmarks/fit_scan_groups.py DATA --signatures FOLDER [--write]
 
-DATA holds the folders lgg, ct_phe and ct_ich, each with a manifest.csv whose patients are known. FOLDER keeps the
-so that images are read once. Patients are divided in two halves by a checksum of their id: the model is fitted and its threshold
-chosen on one, and measured on the other, which is grouped alone. Names and numbers of files are not used.
+DATA holds the folders lgg, ct_phe and ct_ich, each with a manifest.csv whose patients are known. FOLDER keeps the signatures,
+so that images are read once. Patients are divided in two halves by a checksum of their id: the model is fitted and its
+threshold chosen on one, and measured on the other, which is grouped alone. Names and numbers of files are not used.
 
 Each set is used twice: as it is, and with every image cropped to its head by another margin, without anything outside it. A
 pair is positive in the fit if it shows one patient, one or two slices apart; other pairs of one patient are left out.
