@@ -75,8 +75,10 @@ def _with_scans(manifest: Manifest, thumbnails: Thumbnails, groups: Sequence[str
     from reslink.datasets.scan_groups.cases import group_scans  # slow to import
 
     unknown = [i for i, case in enumerate(manifest.cases) if case.patient_id is None]
+    numbers: dict[str, int] = {}
+    pictures = [numbers.setdefault(groups[i], len(numbers)) for i in unknown]
     scans: list[int | None] = [None] * len(groups)
-    for i, scan in zip(unknown, group_scans([manifest.cases[i] for i in unknown], thumbnails[unknown]), strict=True):
+    for i, scan in zip(unknown, group_scans([manifest.cases[i] for i in unknown], thumbnails[unknown], pictures), strict=True):
         scans[i] = scan
     pairs = np.array([*pairs_of_equal_keys(groups), *pairs_of_equal_keys(scans)], np.intp).reshape(-1, 2)
     names: dict[int, str] = {}

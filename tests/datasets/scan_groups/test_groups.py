@@ -9,8 +9,8 @@ from tests.datasets.scan_groups.conftest import Scans
 
 from reslink.datasets.near_duplicates.groups import duplicate_groups
 from reslink.datasets.scan_groups.groups import THRESHOLD, link_pairs, scan_groups
-from reslink.datasets.scan_groups.model import pair_model
-from reslink.datasets.scan_groups.pairs import find_pairs
+from reslink.datasets.scan_groups.model import PairModel, pair_model
+from reslink.datasets.scan_groups.pairs import CandidatePairs, find_pairs
 
 
 def precision_and_recall(groups: list[int], scans: Scans) -> tuple[float, float]:
@@ -34,3 +34,11 @@ def test_a_model_without_the_pictures_finds_no_scan(scans: Scans) -> None:
     precision, recall = precision_and_recall(link_pairs(len(scans.images), shuffled, pair_model(), THRESHOLD), scans)
     assert precision < 0.6
     assert recall < 0.2
+
+
+def test_near_duplicates_count_as_one_picture() -> None:
+    """Images 0 and 1 are one scan; 2 and 3 are their mirrored copies, which resemble only each other."""
+    model = PairModel(np.zeros(1), np.ones(1), np.ones((1, 1)), np.zeros(1), np.ones(1), 0.0)
+    pairs = CandidatePairs(np.array([0, 2, 4]), np.array([1, 3, 5]), np.full((3, 1), 4.0, np.float32))
+    assert link_pairs(6, pairs, model, THRESHOLD) == [0, 0, 1, 1, 2, 2]
+    assert link_pairs(6, pairs, model, THRESHOLD, np.array([0, 1, 0, 1, 2, 3])) == [0, 0, 0, 0, 1, 1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from reslink.datasets.cache.decode import map_jobs, read_slice
 from reslink.datasets.cache.pixel_cache import choose_workers
 from reslink.datasets.case import Case
@@ -13,12 +15,13 @@ from reslink.datasets.scan_groups.signatures import Signature, join_signatures, 
 from reslink.errors import InputError, ReslinkError, UsageError
 
 
-def group_scans(cases: Sequence[Case], thumbnails: Thumbnails) -> list[int]:
+def group_scans(cases: Sequence[Case], thumbnails: Thumbnails, pictures: Sequence[int] | None = None) -> list[int]:
     """Groups cases that probably come from one scan, by their pictures alone.
 
     Args:
         cases: The cases, each a slice.
         thumbnails: (n, 64, 64) uint8, one per case.
+        pictures: Number of the picture that each case shows; near duplicates have the same one. None if each shows another.
 
     Returns:
         One group number per case.
@@ -42,7 +45,7 @@ def group_scans(cases: Sequence[Case], thumbnails: Thumbnails) -> list[int]:
                 result, "Every image that was read before is read again", "Check that no file was changed or removed"
             )
         signatures.append(result)
-    return scan_groups(join_signatures(signatures, thumbnails))
+    return scan_groups(join_signatures(signatures, thumbnails), None if pictures is None else np.array(pictures, np.intp))
 
 
 def _signature(case: Case) -> Signature | str:
