@@ -103,6 +103,7 @@ _GROUPING: Final = {
     "both": "patients, with near duplicates joined",
     "patient": "patients",
     "duplicate": "groups of near duplicates",
+    "scan": "patients, with near duplicates and probable scans joined",
     "none": "single images",
 }
 
