@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from reslink.api.data_argument import open_manifest
 from reslink.api.train import read_leaked_cases, read_splits
 from reslink.bundles import zoo
 from reslink.bundles.bundle import Bundle
@@ -55,6 +56,7 @@ from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_ood
 from reslink.evaluation.leakage import EXCLUDED, NONE
 from reslink.export.onnx import check_parity, to_onnx
 from reslink.imaging.input_statistics import input_statistics
+from reslink.labels import Labels
 from reslink.metrics.operating_point import OperatingPoint
 from reslink.training.recipe.differences import differences
 from reslink.training.recipe.recipe import load_recipe
@@ -182,19 +184,40 @@ def with_statistics_detector(bundle: Bundle, manifest: Manifest, work: Path) -> 
     return bundle.with_decision(bundle.decision.model_copy(update={"ood": detector, "arrays": merged}))
 
 
-def calibrate_and_evaluate(run: Path, data: Path, calibration: Calibration, scope: Scope, work: Path) -> Bundle:
+@dataclass(frozen=True)
+class RunData:
+    """The data that a run was trained on.
+
+    Attributes:
+        folders: The data sets, as `reslink train` got them.
+        corrections: The corrected labels that it got.
+    """
+
+    folders: Sequence[Path]
+    corrections: Path | None = None
+
+    def open(self, labels: Labels) -> Manifest:
+        """Returns the cases, with the classes of the bundle."""
+        if len(self.folders) == 1 and self.corrections is None:
+            return Manifest.open(self.folders[0], labels=labels)
+        return open_manifest(self.folders, corrections=self.corrections, class_order=labels.names)
+
+
+def calibrate_and_evaluate(run: Path, data: RunData, calibration: Calibration, scope: Scope, work: Path) -> Bundle:
     """Fits the decision on the validation split of a run and evaluates the bundle on its test split."""
     if not (run / "splits.csv").is_file():
         raise UsageError(f"{run} holds no splits.csv", "--data goes with a run of reslink train", "Give the run itself")
     rounded = half_precision(replace(Bundle.load(run), scope=scope), work / "rounded")
     split_of = read_splits(run / "splits.csv")
-    manifest = Manifest.open(data, labels=rounded.labels)
+    manifest = data.open(rounded.labels)
 
     def cases_of(*splits: Literal["train", "validation", "test"]) -> Manifest:
         named = [(case, split_of.get(case.name)) for case in manifest.cases]
         cases = tuple(replace(case, split=split) for case, split in named if split in splits)
         if len(cases) != sum(name in splits for name in split_of.values()):
-            raise UsageError(f"{data} is not the data of {run}", "The run names its cases in splits.csv", "Give its DATA")
+            raise UsageError(
+                f"{manifest.root} is not the data of {run}", "The run names its cases in splits.csv", "Give its DATA"
+            )
         return replace(manifest, cases=cases)
 
     calibrated = work / "calibrated"
@@ -268,7 +291,7 @@ def _common_keys(trained: dict[str, Any], recipe: dict[str, Any]) -> dict[str, A
     }
 
 
-def build(name: str, run: Path, into: Path, texts: Path, *, audit: Path | None = None, data: Path | None = None) -> Path:
+def build(name: str, run: Path, into: Path, texts: Path, *, audit: Path | None = None, data: RunData | None = None) -> Path:
     """Builds a bundle in a folder of shipped bundles; replaces an older one.
 
     Returns:
@@ -322,14 +345,16 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("name", help="the entry of benchmarks/shipped.yaml, such as ct")
     parser.add_argument("run", type=Path)
     parser.add_argument("--audit", type=Path, help="audit.json of the data")
-    parser.add_argument("--data", type=Path, help="the data of the run, to calibrate and evaluate the bundle")
+    parser.add_argument("--data", type=Path, nargs="+", help="the data of the run, to calibrate and evaluate the bundle")
+    parser.add_argument("--corrections", type=Path, help="the corrected labels that the run was trained with")
     parser.add_argument(
         "--into", type=Path, default=ROOT / "src" / "reslink" / "bundles" / "shipped", help="folder of the shipped bundles"
     )
     parser.add_argument("--texts", type=Path, default=ROOT / "benchmarks" / "shipped.yaml", help="the texts of the cards")
     options = parser.parse_args(args)
+    data = RunData(options.data, options.corrections) if options.data else None
     try:
-        target = build(options.name, options.run, options.into, options.texts, audit=options.audit, data=options.data)
+        target = build(options.name, options.run, options.into, options.texts, audit=options.audit, data=data)
     except ReslinkError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code

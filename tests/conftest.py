@@ -248,7 +248,7 @@ def built_zoo(
     """A folder of shipped bundles with one, called ct, that was built as the real ones are."""
 
     def build(folder: Path) -> None:
-        make_bundles.build("ct", finished_run, folder / "shipped", ship_texts, data=ring_heads)
+        make_bundles.build("ct", finished_run, folder / "shipped", ship_texts, data=make_bundles.RunData([ring_heads]))
 
     return make_once("zoo", build) / "shipped"
 

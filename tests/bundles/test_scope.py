@@ -114,3 +114,9 @@ def test_refused_images_are_counted_by_reason_or_without_the_reasons() -> None:
     ]
     assert refused_texts({"n_refused": 3}) == ["3 images refused and not counted"]
     assert refused_texts({"n_refused": 0, "refused": {}}) == refused_texts({}) == []
+
+
+def test_the_sentence_with_every_answer_names_images_and_patients() -> None:
+    scope = Scope(modality="MR", sequences=("FLAIR",), planes=("axial",), population="adults with a lower-grade glioma")
+    assert scope.sentence == "The model is for axial FLAIR MR of the head; patients: adults with a lower-grade glioma."
+    assert Scope().sentence == "The model is for CT or MR of the head; patients: not described."

@@ -86,10 +86,10 @@ def test_data_of_another_run(make_bundles, finished_run: Path, ring_heads: Path,
     text = (other / "splits.csv").read_text()
     (other / "splits.csv").write_text(text.replace("00.png", "elsewhere.png"))
     with pytest.raises(UsageError, match=r"is not the data of .*run\. The run names its cases"):
-        make_bundles.build("ct", other, tmp_path / "zoo", ship_texts, data=ring_heads)
+        make_bundles.build("ct", other, tmp_path / "zoo", ship_texts, data=make_bundles.RunData([ring_heads]))
     (other / "splits.csv").unlink()
     with pytest.raises(UsageError, match=r"holds no splits\.csv.*Give the run itself"):
-        make_bundles.build("ct", other, tmp_path / "zoo", ship_texts, data=ring_heads)
+        make_bundles.build("ct", other, tmp_path / "zoo", ship_texts, data=make_bundles.RunData([ring_heads]))
 
 
 def test_the_command_prints_errors(make_bundles, finished_run: Path, ship_texts: Path, tmp_path: Path, capsys) -> None:

@@ -109,7 +109,9 @@ def test_predict_json(bundle: Path, images: list[Path], invoke: Invoke) -> None:
             "threshold",
             "certainty",
             "notes",
+            "scope",
         ]
+        assert row["scope"] == "The model is for CT or MR of the head; patients: not described."
         assert list(row["probabilities"]) == ["Healthy", "Tumor"]
         assert sum(row["probabilities"].values()) == pytest.approx(1)
         assert row["probability"] == row["probabilities"][row["label"]]

@@ -25,6 +25,8 @@ class Scope(BaseModel):
         modality: ``CT`` or ``MR``; None if the training images do not tell, so that any image is classified.
         sequences: Contrasts of MR, such as ``FLAIR``; empty for any.
         planes: ``axial``, ``coronal``, ``sagittal``; empty for any.
+        population: Who the patients of the training images are, in words, such as ``adults with a suspected hemorrhage``;
+            empty if that is not known.
         body_part: Part of the body. DICOM files that state another part are refused by every bundle.
         source: Where this comes from, for the model card.
     """
@@ -34,12 +36,18 @@ class Scope(BaseModel):
     modality: Modality | None = None
     sequences: tuple[str, ...] = ()
     planes: tuple[Plane, ...] = ()
+    population: str = ""
     body_part: Literal["head"] = "head"
     source: str = "not known"
 
     def __str__(self) -> str:
         words = [*self.planes, *self.sequences, self.modality or "CT or MR"]
         return f"{' '.join(words)} of the {self.body_part}"
+
+    @property
+    def sentence(self) -> str:
+        """What the model is for, in a sentence that goes with every answer."""
+        return f"The model is for {self}; patients: {self.population or 'not described'}."
 
     @classmethod
     def of_training(cls, stated: Sequence[Stated], statistics: NDArray[np.float64] | None) -> Self:

@@ -63,7 +63,7 @@ def error_line(name: str, path: str, error: str | None) -> str:
 
 
 def print_usage_notes(console: Console, bundle: Bundle, *, predicted: bool = True) -> None:
-    """Prints the limitations of a model and the research-use notice.
+    """Prints what a model is for, its limitations and the research-use notice.
 
     If the bundle has a threshold, the rule of the label is printed too: the label is then not always the more probable class.
 
@@ -76,6 +76,7 @@ def print_usage_notes(console: Console, bundle: Bundle, *, predicted: bool = Tru
         from reslink.bundles.card.sections import label_rule
         from reslink.bundles.pretrained import usage_notes
 
+        console.note(bundle.scope.sentence)
         if bundle.decision.threshold is not None or bundle.decision.by_label:
             console.note(f"The label is {label_rule(bundle.decision, bundle.labels).replace('`', '')}")
         for text in usage_notes(bundle.provenance, has_ood_detector=bundle.decision.ood is not None):

@@ -83,6 +83,7 @@ def predict(
         unit=unit,
         series=series,
     )
+    scope = classifier.bundle.scope.sentence
     for prediction in predictions:
         total += 1
         unoriented += NOT_STATED in prediction.notes
@@ -94,7 +95,7 @@ def predict(
         predicted += prediction.label is not None
         drawn += prediction.label is not None and not isinstance(prediction, SeriesAnswer)
         if json:
-            console.json(prediction.as_dict())
+            console.json({**prediction.as_dict(), "scope": scope})
         elif csv_file is None:
             _print_prediction(console, prediction)
     if pictures is not None and drawn:

@@ -293,8 +293,12 @@ async def _predict_file(
         predict = functools.partial(_predict_slice, model, prepared.stated)
         by_model[model.name] = await _gather_limited(slices, predict, concurrency)
     answers = [
-        {"model": name, "slices": [_slice_entry(prediction, i) for i, prediction in enumerate(predictions, first)]}
-        for name, predictions in by_model.items()
+        {
+            "model": model.name,
+            "scope": model.scope,
+            "slices": [_slice_entry(prediction, i) for i, prediction in enumerate(by_model[model.name], first)],
+        }
+        for model in models
     ]
     return {**_file_entry(file, prepared), "answers": answers}, by_model
 
@@ -399,7 +403,7 @@ def _series_predictions(members: _Members, models: Sequence[ServedModel]) -> lis
         predictions = [prediction for _, by_model in members for prediction in by_model[model.name]]
         if any(predictions[i].probabilities is not None for i in selected):
             aggregated = aggregate_slices(predictions, model.classifier.bundle.decision, selected=selected)
-            answers.append({"model": model.name, **aggregated.as_dict()})
+            answers.append({"model": model.name, "scope": model.scope, **aggregated.as_dict()})
     return answers
 
 
@@ -428,7 +432,12 @@ def _pooled_entry(model: ServedModel, answer: SeriesAnswer) -> Json:
     """Returns the response entry of a series model: what a slice has, and how slices were combined."""
     members = answer.as_dict()
     of_answer = {name: members[name] for name in ("prediction_set", "ood_score", "threshold", "certainty")}
-    return {"model": model.name, **of_answer, **(answer.result.as_dict() if answer.result is not None else {})}
+    return {
+        "model": model.name,
+        "scope": model.scope,
+        **of_answer,
+        **(answer.result.as_dict() if answer.result is not None else {}),
+    }
 
 
 def _unanswered(pooled: Sequence[tuple[ServedModel, SeriesAnswer]], n_models: int) -> list[str]:

@@ -58,6 +58,11 @@ class ServedModel:
         """Whether a case of the model is a series, so that it has no answer for a single image."""
         return self.classifier.bundle.case == "series"
 
+    @property
+    def scope(self) -> str:
+        """What the model is for, in a sentence."""
+        return self.classifier.bundle.scope.sentence
+
     async def outputs(self, pixels: Pixels) -> Outputs:
         """Returns the outputs for one slice, (planes, S, S) uint8, of a series model."""
         return cast(Outputs, await self.batcher.predict(pixels))

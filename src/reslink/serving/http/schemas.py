@@ -38,6 +38,12 @@ class LabelAnswer(BaseModel):
     certainty: str
 
 
+SCOPE = Field(
+    description="What the model is for: modality, planes and patients.",
+    examples=["The model is for axial CT of the head; patients: not described."],
+)
+
+
 class SliceAnswer(BaseModel):
     """The prediction of a model for one slice."""
 
@@ -71,6 +77,7 @@ class ModelAnswer(BaseModel):
     """The predictions of a model for the slices of a file."""
 
     model: str = Field(examples=["ct"])
+    scope: str = SCOPE
     slices: list[SliceAnswer]
 
 
@@ -126,6 +133,7 @@ class SeriesAnswer(SeriesNumbers):
     """The prediction of a model for a whole series, identical to that of the DICOM node."""
 
     model: str = Field(examples=["ct"])
+    scope: str = SCOPE
     by_label: dict[str, SeriesNumbers] | None = Field(
         None,
         description="The prediction for each of several labels at once, with the classes absent and present; absent with one "
