@@ -15,7 +15,7 @@ from reslink.experiments.epochs import epochs
 from reslink.experiments.runner.experiment import Experiment
 from reslink.files import lock_folder
 
-EXPERIMENTS = ("ablation", "epochs", "leakage", "shortcuts", "data-size", "leave-one-source-out", "robustness", "transfer")
+EXPERIMENTS = ("ablation", "epochs", "leakage", "shortcuts", "data-size", "leave-one-source-out", "robustness")
 
 
 def invoke(*words: str | Path) -> Result:
@@ -89,3 +89,9 @@ def test_several_data_sets_are_the_sources(write_toy_heads: Callable[..., Path],
     result = invoke("leave-one-source-out", *words)
     assert result.exit_code == 2
     assert "No source can be left out. south is not left out, because the other sources cannot be trained on" in result.stderr
+
+
+def test_the_earlier_name_of_external_names_the_new_one(tmp_path: Path) -> None:
+    result = invoke("transfer", "ct", tmp_path, "--internal", tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "'reslink experiment transfer' has become 'reslink external'" in result.stderr
