@@ -122,12 +122,10 @@ def test_a_row_of_the_ledger_counts_refused_images_as_not_answered():
         "n_refused": 10,
         "n_groups": 40,
         "metrics": {"auroc": {"estimate": 0.7}, "accuracy": {"estimate": 0.6}, "ece": {"estimate": 0.21234567}},
-        "selective": {"n_covered": 80, "metrics": {"accuracy": {"estimate": 0.75}}},
+        "selective": {"coverage": {"estimate": 8 / 9}, "silent_errors": {"estimate": 2 / 9}},
     }
     stated = {"data": "B", "date": "2026-11-30", "sha256": "ab" * 32, "seen": True}
     found = OutsideEvaluation.of(evaluation, **stated)
     assert (found.n, found.n_groups, found.coverage, found.silent_errors, found.ece) == (100, 40, 0.8, 0.2, 0.2123)
     never_abstains = OutsideEvaluation.of(evaluation | {"selective": None, "n_refused": 0}, **stated)
     assert (never_abstains.coverage, never_abstains.silent_errors) == (1.0, 0.4)
-    nothing = {"n_covered": 0, "metrics": {"accuracy": {"estimate": None}}}
-    assert OutsideEvaluation.of(evaluation | {"selective": nothing}, **stated).silent_errors == 0

@@ -83,10 +83,13 @@ class OutsideEvaluation(BaseModel):
             **stated: ``data``, ``date``, ``sha256`` and ``seen``.
         """
         metrics = {name: (evaluation["metrics"].get(name) or {}).get("estimate") for name in ("auroc", "accuracy", "ece")}
-        n, selective = evaluation["n"] + evaluation["n_refused"], evaluation["selective"] or {}
-        answered, kept = selective.get("n_covered", evaluation["n"]), selective.get("metrics") or evaluation["metrics"]
-        right = kept["accuracy"]["estimate"] if answered else 1.0
-        numbers = metrics | {"coverage": answered / n, "silent_errors": round((1 - right) * answered) / n}
+        n, selective = evaluation["n"] + evaluation["n_refused"], evaluation["selective"]
+        if selective is None:
+            answered, wrong = 1.0, 1 - evaluation["metrics"]["accuracy"]["estimate"]
+        else:
+            answered, wrong = (selective[name]["estimate"] for name in ("coverage", "silent_errors"))
+        share = evaluation["n"] / n  # of the images that are not refused
+        numbers = metrics | {"coverage": answered * share, "silent_errors": wrong * share}
         rounded = {name: value if value is None else round(value, 4) for name, value in numbers.items()}
         return cls.model_validate({"n": n, "n_groups": evaluation["n_groups"], **rounded, **stated})
 
