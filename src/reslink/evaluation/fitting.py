@@ -96,6 +96,7 @@ class CalibrationData:
         groups: (n,) patient or duplicate group of each case.
         n_refused: Number of further images that the modality detector refused. They count as declined.
         sources: The source of each case, None if not stated; empty if no case states one.
+        previous_logits: (n, K) logits of the network before it was adapted; None if it was not adapted.
     """
 
     logits: Floats
@@ -105,6 +106,7 @@ class CalibrationData:
     groups: Sequence[str]
     n_refused: int = 0
     sources: Sequence[str | None] = ()
+    previous_logits: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.y_true)
@@ -119,7 +121,8 @@ class CalibrationData:
         arrays = (self.logits[rows], self.features[rows], self.statistics[rows], self.y_true[rows])
         n_refused = round(self.n_refused * len(rows) / len(self))
         sources = [self.sources[row] for row in rows] if self.sources else ()
-        return CalibrationData(*arrays, [self.groups[row] for row in rows], n_refused, sources)
+        previous = None if self.previous_logits is None else self.previous_logits[rows]
+        return CalibrationData(*arrays, [self.groups[row] for row in rows], n_refused, sources, previous)
 
     @property
     def source_names(self) -> list[str]:
