@@ -26,6 +26,7 @@ _MODULES = {
     "ResLinkClassifier": "training.sklearn_estimator",
     "ResLinkDecisiond": "inference.monai_transforms",
     "ResLinkPreprocessd": "inference.monai_transforms",
+    "adapt": "api.adapt",
     "cv": "api.cv",
     "evaluate": "api.evaluate",
     "load_network": "inference.monai_transforms",

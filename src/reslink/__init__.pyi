@@ -1,3 +1,4 @@
+from reslink.api.adapt import adapt as adapt
 from reslink.api.audit import audit as audit
 from reslink.api.cv import cv as cv
 from reslink.api.evaluate import evaluate as evaluate

@@ -190,6 +190,8 @@ COMMANDS: list[tuple[list[str], int]] = [
     (["explain", "run/bundle", "heads", "--out", "explained", "--limit", "1"], 0),
     (["evaluate", "run/bundle", "heads", "--out", "evaluated", "--allow-leakage"], 0),
     (["calibrate", "run/bundle", "heads", "--out", "calibrated", "--allow-leakage"], 0),
+    (["phantom", "--out", "local", "--patients", "16", "--set", "slices=1", "--set", "size=128"], 0),
+    (["adapt", "ct", "local", "--out", "adapted"], 0),
     (["compare", "run/bundle", "calibrated", "--data", "heads", "--allow-leakage"], 0),
     (["report", "run"], 0),
     *((["export", "run/bundle", "--format", name, "--out", f"as_{name}", "--images", "1"], 0) for name in ("hf", "openvino")),

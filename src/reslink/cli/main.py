@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from reslink import __version__
 from reslink.cli.command import as_command, help_text
 from reslink.cli.commands import (
+    adapt,
     audit,
     bench,
     calibrate,
@@ -87,7 +88,7 @@ app = typer.Typer(
 
 _TRAIN, _USE, _INSPECT = "Train and evaluate", "Use a model", "Inspect"
 _COMMANDS = {
-    _TRAIN: (demo, split, recipes, train, cv, tune, calibrate, evaluate, external, compare, runs),
+    _TRAIN: (demo, split, recipes, train, cv, tune, calibrate, adapt, evaluate, external, compare, runs),
     _USE: (models, predict, explain, export, serve),
     _INSPECT: (audit, report, describe, bench, phantom, info, doctor),
 }

@@ -200,6 +200,24 @@ Backend = Annotated[
         help="Backend: auto, torch, onnxruntime or openvino. auto is ONNX Runtime on the CPU if the bundle has a model.onnx.",
     ),
 ]
+OperatingPointText = Annotated[
+    str,
+    typer.Option(
+        "--operating-point",
+        metavar="POINT",
+        help="Operating point: default (0.5), youden, accuracy, sensitivity=0.95, specificity=0.95, or cost=FN:FP.",
+    ),
+]
+Coverage = Annotated[
+    float, typer.Option("--coverage", help="Coverage of the prediction sets: share of cases whose set holds the true class.")
+]
+PerClass = Annotated[bool, typer.Option("--per-class", help="Hold the coverage within each class.")]
+PerSource = Annotated[
+    bool,
+    typer.Option(
+        "--per-source", help="Hold the coverage within each source (column source), and weigh sources alike in calibration."
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in this folder, or start a new one.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing results in the output folder.")]
 AllowLeakage = Annotated[

@@ -83,7 +83,7 @@ def calibrate_bundle(
     check_replaceable(target, BUNDLE_JSON, "bundle")
     selected = select_cases(manifest, classifier.labels, options.split)
     with pixel_cache_folder(target.absolute().parent, options.cache_folder) as folder:
-        cache = _open_cache(selected, classifier, folder, progress)
+        cache = open_cache(selected, classifier, folder, progress)
         groups = cache.case_groups(leakage_groups(cache.row_manifest, cache.thumbnails))
         leaks = leakage.find_leakage(uncalibrated, manifest, cache, groups, folder, options)
         progress.message(f"Running the network on {len(leaks.rows)} {'series' if cache.is_series else 'images'}")
@@ -93,7 +93,7 @@ def calibrate_bundle(
         kept = np.array([reason is None for reason in results.refusals])
         by_look = [classifier.bundle.scope.refusal(cache.case_stated[row]) is None for row in rows[~kept]]
         rows, outputs = rows[kept], outputs.subset(kept)
-        cases = replace(_calibration_data(outputs, rows, cache, groups, classifier.bundle), n_refused=sum(by_look))
+        cases = replace(_calibration_data(outputs, rows, cache, groups, classifier.bundle, options), n_refused=sum(by_look))
         used = cache.manifest.subset(rows.tolist())
         fingerprints = make_fingerprints(np.asarray(cache.thumbnails[cache.rows_of(rows)]))
         digest = used.digest(cache.file_hashes)
@@ -130,16 +130,20 @@ def calibrate_bundle(
     return {"bundle": str(saved.folder), **result}
 
 
-def _calibration_data(outputs: Outputs, rows: Rows, cache: PixelCache, groups: list[str], bundle: Bundle) -> CalibrationData:
+def _calibration_data(
+    outputs: Outputs, rows: Rows, cache: PixelCache, groups: list[str], bundle: Bundle, options: RunOptions
+) -> CalibrationData:
     assert outputs.statistics is not None  # noqa: S101  (run_network was called with statistics=True)
+    used, previous = cache.manifest.subset(rows.tolist()), options.previous_logits
     return CalibrationData(
         np.asarray(outputs.logits, dtype=np.float64),
         np.asarray(outputs.features, dtype=np.float64),
         outputs.statistics,
-        _targets(cache.manifest.subset(rows.tolist()), bundle.labels),
+        _targets(used, bundle.labels),
         [groups[row] for row in rows],
-        sources=_sources(cache.manifest.subset(rows.tolist())),
+        sources=_sources(used),
         shows_brain=_shows_brain(cache, rows, bundle),
+        previous_logits=None if previous is None else np.array([previous[case.name] for case in used.cases], np.float64),
     )
 
 
@@ -178,7 +182,8 @@ def _uncalibrated(labels: Labels) -> Decision:
     return Decision.default(len(labels), exclusive=labels.exclusive)
 
 
-def _open_cache(manifest: Manifest, classifier: Classifier, folder: Path, progress: Progress) -> PixelCache:
+def open_cache(manifest: Manifest, classifier: Classifier, folder: Path, progress: Progress) -> PixelCache:
+    """Opens the decoded cases of a data set for the preprocessing of a bundle."""
     with phase(progress, len(manifest), "Decoding"):
         bundle, callback = classifier.bundle, progress_callback(progress)
         return PixelCache.open(manifest, bundle.preprocess, folder, on_progress=callback, case=bundle.case)

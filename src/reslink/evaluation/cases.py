@@ -34,6 +34,8 @@ class RunOptions:
         allow_leakage: Also use cases that overlap with the training data; the results are marked.
         leaked_cases: Why a case overlaps with the training data, by case name, if this is known from the split. None searches
             for overlap with the fingerprints of the bundle.
+        previous_logits: (K,) logits of each case before the network was adapted, by case name; :func:`calibrate_bundle
+            <reslink.evaluation.calibrate.calibrate_bundle>` compares with them. None if it was not adapted.
     """
 
     split: str | None = None
@@ -42,6 +44,7 @@ class RunOptions:
     cache_folder: Path | None = None
     allow_leakage: bool = False
     leaked_cases: Mapping[str, str] | None = None
+    previous_logits: Mapping[str, NDArray[np.float32]] | None = None
 
 
 def select_cases(manifest: Manifest, labels: Labels, split: str | None) -> Manifest:

@@ -104,7 +104,9 @@ def cross_fit_metrics(
         limits of the out-of-distribution detector; null if none was fitted), ``answered`` (share without an abstention),
         ``accuracy``, ``sensitivity`` and ``specificity`` (null with more than two classes), each an estimate with its 95 %
         interval; ``n``; ``notes`` (why a metric is null or describes another decision); and ``reason``, which is set, without
-        any metric, if four fifths of the groups are too few for a decision. Of several labels at once: ``n``, ``reason``
+        any metric, if four fifths of the groups are too few for a decision. If the network was adapted, ``before`` is that of
+        its parent, and ``adaptation`` holds ``before`` and ``after`` of accuracy, AUROC, sensitivity and specificity (the last
+        two with two classes only). Of several labels at once: ``n``, ``reason``
         (null), ``by_label`` (the result for each), ``retained`` and ``notes``.
     """
     if not labels.exclusive:
@@ -176,7 +178,8 @@ def _notes(missing: Sequence[str], fit_notes: Sequence[str]) -> list[str]:
 def _calibration_metrics(
     cases: CalibrationData, results: Sequence[DecisionResults], before: Decision, labels: Labels
 ) -> dict[str, Any]:
-    previous = before.probabilities(cases.logits)
+    adapted = cases.previous_logits is not None
+    previous = before.probabilities(cases.logits if cases.previous_logits is None else cases.previous_logits)
     first, now = (
         classification_metrics(cases.y_true, probabilities, predicted, cases.groups, labels.names)[0]
         for probabilities, predicted in (
@@ -187,10 +190,16 @@ def _calibration_metrics(
             ),
         )
     )
+
+    def both(name: str) -> dict[str, Any]:
+        return {"before": first[name].as_dict(), "after": now[name].as_dict()}
+
+    names = ("accuracy", "auroc", *(("sensitivity", "specificity") if labels.binary else ()))
     return {
-        **{name: {"before": first[name].as_dict(), "after": now[name].as_dict()} for name in ("brier", "ece")},
+        **{name: both(name) for name in ("brier", "ece")},
         "accuracy": now["accuracy"].as_dict(),
         **{name: now[name].as_dict() if labels.binary else None for name in ("sensitivity", "specificity")},
+        **({"adaptation": {name: both(name) for name in names}} if adapted else {}),
     }
 
 

@@ -97,6 +97,7 @@ class CalibrationData:
         n_refused: Number of further images that the modality detector refused. They count as declined.
         sources: The source of each case, None if not stated; empty if no case states one.
         shows_brain: (n,) whether a CT slice shows enough brain; None for other images.
+        previous_logits: (n, K) logits of the network before it was adapted; None if it was not adapted.
     """
 
     logits: Floats
@@ -107,6 +108,7 @@ class CalibrationData:
     n_refused: int = 0
     sources: Sequence[str | None] = ()
     shows_brain: NDArray[np.bool_] | None = None
+    previous_logits: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.y_true)
@@ -122,7 +124,8 @@ class CalibrationData:
         n_refused = round(self.n_refused * len(rows) / len(self))
         sources = [self.sources[row] for row in rows] if self.sources else ()
         shows_brain = None if self.shows_brain is None else self.shows_brain[rows]
-        return CalibrationData(*arrays, [self.groups[row] for row in rows], n_refused, sources, shows_brain)
+        previous = None if self.previous_logits is None else self.previous_logits[rows]
+        return CalibrationData(*arrays, [self.groups[row] for row in rows], n_refused, sources, shows_brain, previous)
 
     def with_brain(self) -> CalibrationData:
         """Returns the cases that show enough brain, all of them if that was not measured."""

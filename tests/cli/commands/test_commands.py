@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from reslink.cli.main import app
 
 COMMANDS = (
-    *("demo", "split", "train", "tune", "evaluate", "models", "predict", "explain"),
+    *("demo", "split", "train", "tune", "adapt", "evaluate", "models", "predict", "explain"),
     *("audit", "report", "describe", "bench", "phantom", "info", "doctor"),
 )
 

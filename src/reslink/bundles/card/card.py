@@ -217,6 +217,7 @@ def _training(provenance: Mapping[str, Any], info: PretrainedInfo | None, lineag
         reproduction(info) if info else "",
         f"Fine-tuned from (the parent first):\n\n{ancestors}" if lineage else "",
         _bullets("Data", provenance.get("data")),
+        _bullets("Adapted to other images", provenance.get("adapted")),
     ]
     if rows := provenance.get("cross_validation"):
         parts.append(_bullets("Cross-validation", {key: value for key, value in rows.items() if key != "members"}))

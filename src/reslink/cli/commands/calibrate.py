@@ -15,11 +15,15 @@ from reslink.cli.options import (
     BatchSize,
     BundleFolder,
     Columns,
+    Coverage,
     Data,
     Device,
     Json,
+    OperatingPointText,
     Overwrite,
     OwnNetwork,
+    PerClass,
+    PerSource,
     Root,
     Split,
     Unit,
@@ -27,6 +31,7 @@ from reslink.cli.options import (
 from reslink.files import check_overwrite
 
 if TYPE_CHECKING:
+    from reslink.bundles.bundle import Bundle
     from reslink.bundles.decision.decision import Decision
 
 _CALIBRATION = (("ece", "ECE"), ("brier", "Brier score"))
@@ -51,25 +56,10 @@ def calibrate(
     bundle: BundleFolder,
     data: Data,
     method: Annotated[Literal["temperature", "isotonic"], typer.Option("--method", help="Calibration method.")] = "temperature",
-    operating_point: Annotated[
-        str,
-        typer.Option(
-            "--operating-point",
-            metavar="POINT",
-            help="Operating point: default (0.5), youden, accuracy, sensitivity=0.95, specificity=0.95, or cost=FN:FP.",
-        ),
-    ] = "default",
-    coverage: Annotated[
-        float,
-        typer.Option("--coverage", help="Coverage of the prediction sets: share of cases whose set holds the true class."),
-    ] = 0.95,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Hold the coverage within each class.")] = False,
-    per_source: Annotated[
-        bool,
-        typer.Option(
-            "--per-source", help="Hold the coverage within each source (column source), and weigh sources alike in calibration."
-        ),
-    ] = False,
+    operating_point: OperatingPointText = "default",
+    coverage: Coverage = 0.95,
+    per_class: PerClass = False,
+    per_source: PerSource = False,
     sets: Annotated[bool, typer.Option("--sets/--no-sets", help="Fit prediction sets.")] = True,
     ood: Annotated[bool, typer.Option("--ood/--no-ood", help="Fit the out-of-distribution detector.")] = True,
     flip_average: Annotated[
@@ -102,7 +92,6 @@ def calibrate(
     """
     check_overwrite(out, "bundle.json", "a bundle", overwrite)
     from reslink.bundles.bundle import Bundle
-    from reslink.bundles.decision.calibration import FittedOn
     from reslink.datasets.manifest import Manifest
     from reslink.evaluation.cases import RunOptions, select_cases
     from reslink.evaluation.fitting import DecisionOptions
@@ -117,7 +106,6 @@ def calibrate(
     options = DecisionOptions(method, point, coverage if sets else None, per_class, ood, flip, per_source)
     manifest = Manifest.open(data, labels=previous.labels, columns=columns, root=root, unit=unit, case=previous.case)
     select_cases(manifest, previous.labels, chosen_split)  # a typing error is found before the slow imports
-    from reslink.cli.metrics_table import warn_of_refused
     from reslink.evaluation.calibrate import calibrate_bundle
 
     progress = console.progress()
@@ -132,14 +120,29 @@ def calibrate(
         )
     finally:
         progress.end()
+    print_calibration(console, previous, result, json=json)
+
+
+def print_calibration(console: Console, previous: Bundle, result: dict[str, Any], *, json: bool) -> None:
+    """Prints a fitted decision, its metrics on held-out groups, and what was left out; ``reslink adapt`` uses it too.
+
+    Args:
+        console: The output.
+        previous: The bundle before.
+        result: The result of ``calibrate_bundle``.
+        json: Print the result as JSON instead of tables.
+
+    Raises:
+        typer.Exit: With code 1 if files could not be read.
+    """
+    from reslink.bundles.decision.calibration import FittedOn
+    from reslink.cli.metrics_table import warn_of_refused
+
     for name, reason in result["failed"].items():
         console.warn(f"{name} is skipped: {reason}")
     warn_of_refused(console, result)
-    for note in (
-        *result["notes"],
-        *_leakage(result),
-        *_lost_parts(previous.decision, result["decision"], previous.labels.names),
-    ):
+    lost = _lost_parts(previous.decision, result["decision"], previous.labels.names)
+    for note in (*result["notes"], *_leakage(result), *lost):
         console.warn(f"Warning: {note}.")
     if caveat := FittedOn.model_validate(result["decision"]["fitted_on"]).caveat:
         console.note(f"{caveat[0].upper()}{caveat[1:]}.")
@@ -227,11 +230,14 @@ def _describe_sets(conformal: dict[str, Any] | None) -> str:
 
 
 def _print_held_out(console: Console, cross_fit: dict[str, Any]) -> None:
-    """Prints a table of the metrics on held-out groups."""
+    """Prints a table of the metrics on held-out groups; those of an adapted network also before, with the parent."""
     from reslink.cli.metrics_table import metric_row
+    from reslink.metrics.classification import METRIC_NAMES
 
     metrics = {f"{title} {when}": cross_fit[name][when] for name, title in _CALIBRATION for when in ("before", "after")}
-    metrics |= {title: cross_fit[name] for name, title in _METRICS if cross_fit[name] is not None}
+    changed = cross_fit.get("adaptation", {})
+    metrics |= {f"{METRIC_NAMES[name]} {when}": changed[name][when] for name in changed for when in ("before", "after")}
+    metrics |= {title: cross_fit[name] for name, title in _METRICS if name not in changed and cross_fit[name] is not None}
     if (sets := cross_fit["prediction_sets"]) is not None:
         metrics["coverage of the prediction sets"] = sets["coverage"]
         for part in ("coverage_by_class", "coverage_by_source"):
