@@ -147,7 +147,7 @@ def test_the_texts_of_a_bundle_can_be_used(name: str, root: Path, make_bundles: 
 
     entry = make_bundles.read_texts(root / "benchmarks" / "shipped.yaml")[name]
     entry.calibrate.decision_options()
-    assert entry.pretrained_info(None).source.license
+    assert entry.pretrained_info(None, []).source.license
     trained = load_recipe("small", ["seed=0"]).published()
     assert all("reproduce does not give" in fault for fault in make_bundles.recipe_differences(entry.reproduce, trained))
     assert any(f"make_bundles.py {name} RUN" in command for command in entry.reproduce)
