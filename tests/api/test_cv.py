@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def test_options_become_settings_of_the_recipe(experiments: list[Any], heads: Pa
     assert result == {"bundle": None, "distilled": None}
     assert (experiment.recipe.data.folds, experiment.recipe.data.holdout, experiment.recipe.trainer.epochs) == (4, 0.2, 2)
     assert (experiment.seeds, experiment.jobs, distill) == ((0, 1, 2), 1, True)
+
+
+def test_several_data_sets_are_joined(experiments: list[Any], heads: Path, tmp_path: Path) -> None:
+    shutil.copytree(heads, tmp_path / "other")
+    reslink.cv([heads, tmp_path / "other"], tmp_path / "cv", map={"other:Tumor": None})
+    [(experiment, _)] = experiments
+    assert experiment.manifest.name == "heads, other"
+    assert {case.label for case in experiment.manifest.cases if case.source == "other"} == {"Healthy"}
 
 
 def test_folds_are_those_of_the_option_the_settings_or_the_recipe(experiments: list[Any], heads: Path, tmp_path: Path) -> None:

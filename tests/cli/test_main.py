@@ -114,7 +114,7 @@ def test_a_typing_error_is_reported_before_anything_heavy_is_imported(
         f"compare|{ct}|{tmp_path / 'none'}|--data|{ring_heads}|{tmp_path.name}",
         f"experiment|ablation|{ring_heads}|--out|{out}|--set|trainer.epoch=3|Did you mean 'trainer.epochs'?",
         f"experiment|robustness|{ct}|{ring_heads}|--out|{out}|--only|noize|Did you mean 'noise'?",
-        f"experiment|transfer|{ct}|{ring_heads}|--out|{out}|--map|x=Tumour|Did you mean 'Tumor'?",
+        f"external|{ct}|{ring_heads}|--out|{out}|--map|x=Tumour|Did you mean 'Tumor'?",
         "describe|reslink_smal|Did you mean 'reslink_small'?",
     ]
     words = [sys.executable, "-c", EARLY]

@@ -37,12 +37,10 @@ def test_every_command_that_reads_a_data_set_takes_columns_and_root() -> None:
     for name, command in commands(typer.main.get_command(app)):
         metavars = {parameter.metavar for parameter in command.params}
         options = {option for parameter in command.params for option in parameter.opts}
-        if metavars & {"DATA", "OTHER_DATA..."}:
+        if metavars & {"DATA", "DATA..."}:
             found[name] = {"--columns", "--root"} <= options
     assert found == dict.fromkeys(found, True)
-    assert {"train", "split", "audit", "evaluate", "calibrate", "compare", "experiment epochs", "experiment transfer"} <= {
-        *found
-    }
+    assert {"train", "split", "audit", "evaluate", "calibrate", "compare", "experiment epochs", "external"} <= {*found}
 
 
 @pytest.mark.parametrize("text", ["validation", "val", "valid", "VAL", "dev"])
@@ -54,7 +52,7 @@ def test_a_split_has_the_spellings_of_data_sets(text: str) -> None:
 def test_a_unit_is_parsed_before_the_command_runs() -> None:
     assert [parse_unit_option(text) for text in ("hu", "HU", "Mr", "grey")] == ["HU", "HU", "MR", "gray"]
     names = [name for name, command in commands(typer.main.get_command(app)) if any("--unit" in p.opts for p in command.params)]
-    assert {"predict", "explain", "train", "evaluate", "audit", "experiment transfer"} <= {*names}
+    assert {"predict", "explain", "train", "evaluate", "audit", "external"} <= {*names}
     for name in names:
         result = CliRunner().invoke(app, [*name.split(), "--unit", "foo"])
         assert result.exit_code == 2, name

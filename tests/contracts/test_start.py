@@ -113,7 +113,7 @@ WRONG: list[list[str]] = [
     ["tune", "data", "--out", "out", "--trials", "3", "--preset", "quik"],
     ["tune", "nowhere", "--out", "out", "--trials", "3"],
     ["experiment", "robustness", "ct", "data", "--out", "out", "--only", "nois"],
-    ["experiment", "transfer", "ctt", "data", "--out", "out"],
+    ["external", "ctt", "data", "--out", "out"],
 ]
 """Commands with a typing error, where ``data`` has the classes Healthy and Tumor, and no splits."""
 

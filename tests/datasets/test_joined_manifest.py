@@ -89,6 +89,14 @@ def test_classes_of_one_data_set_are_pointed_out(sets: list[Path]) -> None:
     assert not any("shortcut" in note for note in join(sets).notes)
 
 
+def test_labels_that_do_not_fit_together_can_be_mapped(sets: list[Path]) -> None:
+    table(sets[1], "path,label,patient_id\na.png,healthy,1\nb.png,Tumor,01\nc.png,Tumor,3\nd.png,healthy,4\n")
+    with pytest.raises(UsageError, match=r"differ only in case.*Or map the labels: --map LABEL=CLASS"):
+        join([sets[1], sets[2]], label_map={})
+    with pytest.raises(UsageError, match=r"The patients 'south: 1' .* rename one of them\.$"):
+        join([sets[1], sets[2]], label_map={"healthy": "Healthy"})
+
+
 def test_columns_of_all_tables_are_kept_under_one_name(sets: list[Path], tmp_path: Path) -> None:
     manifest = join(sets)
     expected = ("path", "label", "patient_id", "source", "unit", "given_label", "age")
@@ -138,8 +146,10 @@ def test_names_are_distinct(sets: list[Path], tmp_path: Path) -> None:
         "t",
     ]
     assert data_set_names([other], taken=["north"]) == ["north-2"]
-    with pytest.raises(UsageError, match=r"is given twice\. Each data set counts once\. Remove one of the two\."):
-        join([sets[0], sets[0]])
+    assert data_set_names([sets[0], put(tmp_path / "NORTH", "a.png")]) == ["north", "NORTH-2"], "patients are compared by case"
+    for again in (sets[0], sets[0] / "manifest.csv"):
+        with pytest.raises(UsageError, match=r"is given twice\. Each data set counts once\. Remove one of the two\."):
+            join([sets[0], again])
     with pytest.raises(UsageError, match="One of the data sets is a dict"):
         open_data_sets([sets[0], {}])  # type: ignore[list-item]
     with pytest.raises(UsageError, match="No data set was given"):
@@ -190,6 +200,7 @@ def test_folds_that_only_some_state_are_not_used(sets: list[Path]) -> None:
     manifest = join([sets[0], sets[2]], label_map={})
     assert "The column 'fold' is not used, because only north has it" in manifest.notes
     assert manifest.cases[1].extra == {"given_fold": "1", "source": "north"}
+    assert manifest.columns == ("path", "label", "given_fold", "source")
     table(sets[1], "path,label,fold\na.png,Healthy,0\nb.png,Tumor,1\nc.png,Healthy,2\nd.png,Tumor,0\n")
     assert join(sets[:2], label_map={}).cases[5].extra["fold"] == "1"
 

@@ -206,7 +206,7 @@ COMMANDS: list[tuple[list[str], int]] = [
     (["experiment", "shortcuts", "heads", "--out", "experiments", *ONE_EPOCH], 0),
     (["experiment", "data-size", "heads", "--out", "experiments", "--percent", "50", "100", *ONE_EPOCH], 0),
     (["experiment", "robustness", "run/bundle", "heads", "--out", "experiments", "--only", "noise", "--images", "4"], 0),
-    (["experiment", "transfer", "run/bundle", "heads", "--out", "experiments", "--images", "4"], 0),
+    (["external", "run/bundle", "heads", "--out", "experiments", "--images", "4"], 0),
     (["data", "list"], 0),
     (["data", "import", "heads"], 2),
     (["data", "download", "figshare", "--out", "downloaded", "--accept-license", "--offline"], 2),

@@ -172,7 +172,7 @@ def test_calibrate_evaluate_explain_and_export(run, table, tmp_path, invoke_quie
         (("export", "RUN", "--format", "hf", "--out", "OUT"), "The format hf is not possible with several labels at once"),
         (("compare", "RUN", "RUN2", "--data", "TABLE"), "reslink compare is not possible with several labels at once"),
         (("experiment", "robustness", "RUN", "TABLE", "--out", "OUT"), "reslink experiment robustness is not possible"),
-        (("experiment", "transfer", "RUN", "TABLE", "--out", "OUT"), "reslink experiment transfer is not possible"),
+        (("external", "RUN", "TABLE", "--out", "OUT"), "reslink external is not possible"),
         (
             ("experiment", "epochs", "TABLE", "--out", "OUT", "--set", "data.labels=[lesion,corner]"),
             "reslink experiment epochs is not possible",

@@ -264,3 +264,23 @@ def test_a_source_with_few_images_is_named_and_sets_no_limit(rng):
     found, notes = fit_decision(cases, DecisionOptions(ood=False, per_source=True), TWO)
     assert notes == ["The coverage of prediction sets is not held within sources of fewer than 19 images: B (18)"]
     assert found.conformal.sources == ("A",)
+
+
+def test_the_detector_flags_slices_with_little_brain_instead_of_learning_them(rng):
+    cases = calibration_data(rng, 400)
+    empty = np.arange(400) % 4 == 0
+    cases = replace(cases, features=cases.features + 3.0 * empty[:, None])
+    flagged = {}
+    for name, shows_brain in {"learned": None, "left out": ~empty}.items():
+        notes = []
+        detector, arrays = fit_ood_detector(replace(cases, shows_brain=shows_brain), notes)
+        distances = detector.relative_distances(arrays.by_name, cases.features[empty], cases.statistics[empty])
+        flagged[name] = (np.max(list(distances.values()), axis=0) > 1).mean()
+        expected = (
+            []
+            if shows_brain is None
+            else ["The out-of-distribution detector is fitted without 100 slices that show little brain"]
+        )
+        assert notes == expected
+    assert flagged["learned"] < 0.1
+    assert flagged["left out"] > 0.9

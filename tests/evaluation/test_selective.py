@@ -27,6 +27,7 @@ def test_answered_and_abstained_cases_are_counted():
     assert (metrics["n_covered"], metrics["n_abstained"], metrics["n_out_of_distribution"]) == (15, 5, 5)
     assert metrics["reasons"] == {"far": 5}
     assert metrics["coverage"]["estimate"] == pytest.approx(0.75)
+    assert metrics["silent_errors"]["estimate"] == 0  # the wrong predictions are those with an abstention
     assert metrics["metrics"]["accuracy"]["estimate"] == 1
     assert metrics["prediction_sets"] is None
 
@@ -34,6 +35,7 @@ def test_answered_and_abstained_cases_are_counted():
 def test_without_abstention_every_case_is_answered():
     metrics = selective_metrics(Y_TRUE, results(fitted=False), GROUPS, LABELS)
     assert (metrics["n_covered"], metrics["n_out_of_distribution"], metrics["note"]) == (20, None, NOTHING_FITTED)
+    assert metrics["silent_errors"]["estimate"] == pytest.approx(0.25)
     assert metrics["metrics"]["accuracy"]["estimate"] == pytest.approx(0.75)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
-from reslink.evaluation.subgroup_columns import assign_subgroups, check_columns
+from reslink.evaluation.subgroup_columns import assign_subgroups, check_columns, describing_columns
 from reslink.labels import Labels
 
 
@@ -56,3 +57,22 @@ def test_the_source_is_a_subgroup_whatever_its_column_is_called(tmp_path: Path, 
 def test_without_a_source_it_is_no_subgroup() -> None:
     with pytest.raises(UsageError, match=r"no column 'source'.*Subgroup columns are split, scanner;"):
         assign_subgroups(cases(["A", "B"]), "source")
+
+
+@pytest.mark.parametrize(
+    ("values", "describes"),
+    [
+        (["T1", "T2", "T1", ""], True),
+        (["0", "1", "1", "0"], True),
+        (["0", "1", "2", "1"], False),
+        (["T1", "T1", "T1", "T1"], False),
+        ([f"name {i}" for i in range(30)], False),
+    ],
+)
+def test_columns_of_a_few_words_or_of_0_and_1_describe_the_cases(values: list[str], describes: bool) -> None:
+    assert describing_columns(cases(values)) == ["scanner"] * describes
+
+
+def test_a_column_that_is_the_source_is_named_once() -> None:
+    both = [replace(case, source=case.extra["scanner"]) for case in cases(["A", "B", "B"])]
+    assert describing_columns(both) == ["source"]

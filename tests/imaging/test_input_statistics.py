@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from reslink.imaging.input_statistics import NAMES, SCALES, SIDE, _contrasts, _distance, input_statistics
+from reslink.imaging.input_statistics import (
+    MIN_BRAIN_SHARE,
+    NAMES,
+    SCALES,
+    SIDE,
+    _contrasts,
+    _distance,
+    brain_share,
+    input_statistics,
+)
 
 
 def disc(side=224, radius=80, gray=120, ring=0):
@@ -85,3 +94,35 @@ def test_distances_and_contrasts_are_those_of_scipy(rng):
     core = _distance(head) > 8
     expected = [np.log(band[where].std() + 0.01) for band in bands for where in (head, core)]
     np.testing.assert_allclose(_contrasts(gray, head, core), expected, rtol=1e-9)
+
+
+def slice_of(radius: float, size: int = 192, gray: int = 110) -> np.ndarray:
+    """A brain of a radius (share of the side) in a skull, in a thin scalp."""
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    r = np.hypot(y, x)
+    return np.where(r < radius, gray, np.where(r < radius + 0.05, 255, np.where(r < radius + 0.06, 110, 0))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [128, 192, 224])
+@pytest.mark.parametrize("radius", [0.1, 0.25, 0.4])
+def test_the_brain_share_is_the_area_of_the_brain_at_every_size(size: int, radius: float) -> None:
+    found = brain_share(slice_of(radius, size)[None, None])
+    assert found == pytest.approx(np.pi * radius**2, rel=0.1)
+
+
+def test_pieces_of_face_vertex_and_air_are_no_brain() -> None:
+    face = np.zeros((128, 128), np.uint8)
+    face[::16, :] = 255
+    face[2::16, 8:60] = face[3::16, 70:120] = 110  # thin sheets of muscle
+    vertex, air, bone = slice_of(0.1), np.zeros((128, 128), np.uint8), np.full((128, 128), 255, np.uint8)
+    shares = [brain_share(picture[None, None])[0] for picture in (face, vertex, air, bone)]
+    assert max(shares) < MIN_BRAIN_SHARE
+    assert shares[2:] == [0, 0]
+
+
+def test_the_largest_piece_counts_and_only_the_first_plane() -> None:
+    two = np.zeros((1, 3, 128, 128), np.uint8)
+    two[0, 0, 10:50, 10:50] = two[0, 0, 70:120, 70:120] = 110
+    two[0, 1:] = 110
+    assert brain_share(two)[0] == pytest.approx(50 * 50 / 128**2, rel=0.05)
+    assert brain_share(two[:0]).shape == (0,)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from reslink.datasets.case import Case
-from reslink.datasets.manifest import Manifest
+from reslink.datasets.manifest import DataSet, Manifest
 from reslink.errors import CheckFailedError, UsageError
 from reslink.labels import Labels
 from reslink.training.data import assign_splits, has_given_split, open_training_data
+from reslink.training.monitoring.progress import SilentProgress
 from reslink.training.recipe.recipe import Recipe
 
 
@@ -74,6 +75,30 @@ def test_a_holdout_needs_folds_and_leaves_enough_groups(recipe: Callable[..., Re
         assign_splits(*manifest_of(8), recipe("data.folds=4", "data.holdout=0.2"))
     with pytest.raises(UsageError, match=r"Outside a hold-out of 0\.5, the class 'a' has 3 .* a smaller hold-out"):
         assign_splits(*manifest_of(12), recipe("data.folds=4", "data.holdout=0.5"))
+
+
+def test_joined_data_sets_of_which_one_states_a_split(
+    toy_patients: Manifest, recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    half = len(toy_patients) // 2
+    given = [*(["train"] * (half // 2)), *(["test"] * (half - half // 2)), *([None] * half)]
+    cases = tuple(
+        replace(case, name=f"{'ab'[i >= half]}/{case.name}", source="ab"[i >= half], split=split)
+        for i, (case, split) in enumerate(zip(toy_patients.cases, given, strict=True))
+    )
+    manifest = replace(toy_patients, cases=cases, sets=tuple(DataSet(name, Path(name), True) for name in "ab"))
+    data = open_training_data(manifest, recipe(), tmp_path, SilentProgress())
+    assert data.split_source() == "partly given"
+    assert [split for split, stated in zip(data.splits, given, strict=True) if stated == "test"] == ["test"] * (
+        half - half // 2
+    )
+    assert set(data.splits[half:]) == {"train", "validation", "test"}
+    assert sum(sum(n.values()) for n in data.sources().values()) == len(manifest)
+    assert set(data.sources()) == {"a", "b"}
+    [line] = [line for line in data.summary() if line.startswith("Sources: ")]
+    assert line.startswith(f"Sources: a {half} (train ")
+    without = replace(manifest, cases=tuple(replace(case, source=None) for case in cases))
+    assert replace(data, manifest=without).sources() == {}
 
 
 def test_a_recipe_without_a_holdout_keeps_its_digest(recipe: Callable[..., Recipe]) -> None:

@@ -42,7 +42,7 @@ def evaluate(
         root: Folder that the paths in a table start from; None for the folder of the table.
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
         split: Evaluate only the cases of this split; None for all cases.
-        by: Columns of the data set; metrics are also computed for each of their values.
+        by: Columns of the data set; metrics are also computed for each of their values, and for each of 2 to 20 sources.
         batch_size: Number of images per batch.
         network: Your own network that the bundle was trained with, as for :func:`reslink.train`; not needed for others, nor on
             the CPU with the ONNX model of the bundle.

@@ -46,7 +46,7 @@ def split(
     fractions: tuple[float, float, float] | None = None,
     folds: int | None = None,
     holdout: float = 0.0,
-    group_by: Literal["patient", "duplicate", "both", "none"] = "both",
+    group_by: Literal["patient", "duplicate", "both", "scan", "none"] = "both",
     seed: int = 0,
     keep_given: bool = False,
     allow_conflicts: bool = False,
@@ -74,7 +74,8 @@ def split(
         fractions: Shares of train, validation and test, with sum 1; None for 0.75, 0.1, 0.15.
         folds: Number of cross-validation folds, instead of ``fractions``.
         holdout: Share of a hold-out that is in no fold, up to 0.5, with ``folds``; the column ``split`` calls it test.
-        group_by: Which cases stay in one split: those of a patient, near duplicates, both, or none.
+        group_by: Which cases stay in one split: those of a patient, near duplicates, both, or none; ``scan`` is both, and
+            also images without a patient that probably come from one scan.
         seed: Selects among equally good splits.
         keep_given: Keep the split of the data set; a missing split is drawn from the training cases.
         allow_conflicts: Accept identical images and near duplicates with different labels, which are compared whatever

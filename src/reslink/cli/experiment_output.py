@@ -1,14 +1,18 @@
-"""Printed result of an experiment."""
+"""The folder of an experiment, and its printed result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from reslink.cli.console import Console
+
+if TYPE_CHECKING:
+    from reslink.training.monitoring.progress import Progress
 
 
 def print_experiment(
@@ -41,3 +45,16 @@ def print_experiment(
         console.research_use_only()
     if result["failed"]:
         raise typer.Exit(1)
+
+
+@contextmanager
+def locked(console: Console, folder: Path) -> Iterator[Progress]:
+    """Locks the folder of an experiment and gives the progress display."""
+    from reslink.files import lock_folder
+
+    progress = console.progress()
+    try:
+        with lock_folder(folder):
+            yield progress
+    finally:
+        progress.end()

@@ -32,6 +32,7 @@ from reslink.cli.commands import (
     experiment,
     explain,
     export,
+    external,
     info,
     models,
     phantom,
@@ -87,7 +88,7 @@ app = typer.Typer(
 
 _TRAIN, _USE, _INSPECT = "Train and evaluate", "Use a model", "Inspect"
 _COMMANDS = {
-    _TRAIN: (demo, split, recipes, train, cv, tune, calibrate, adapt, evaluate, compare, runs),
+    _TRAIN: (demo, split, recipes, train, cv, tune, calibrate, adapt, evaluate, external, compare, runs),
     _USE: (models, predict, explain, export, serve),
     _INSPECT: (audit, report, describe, bench, phantom, info, doctor),
 }

@@ -1,10 +1,12 @@
-"""Groups of cases that must stay in one split: the same patient, near duplicates of one image, or both."""
+"""Groups of cases that must stay in one split: the same patient, near duplicates of one image, both, or also one scan."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
 
 from reslink.errors import UsageError, suggest
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from reslink.datasets.near_duplicates.groups import DuplicatePair
     from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 
-GroupBy = Literal["patient", "duplicate", "both", "none"]
+GroupBy = Literal["patient", "duplicate", "both", "scan", "none"]
 
 
 def group_cases(
@@ -30,15 +32,18 @@ def group_cases(
         manifest: The cases.
         thumbnails: (n, 64, 64) uint8, one per case; not needed for ``patient`` and ``none``.
         by: ``patient`` groups the cases of one patient; a case without a patient id is its own group. ``duplicate`` groups
-            near duplicates of one image, whatever their patient. ``both`` joins the two. ``none`` groups nothing.
+            near duplicates of one image, whatever their patient. ``both`` joins the two. ``scan`` also joins images without a
+            patient id that probably come from one scan, whose files it reads. ``none`` groups nothing.
         duplicates: The result of ``find_duplicates`` with the patients, which ``both`` uses; None computes it.
-        include_similar: Also group images that look alike but are not near duplicates; see ``leakage_groups``.
+        include_similar: Also group images that look alike but are not near duplicates, see ``leakage_groups``, or with ``scan``
+            those of one scan. A split that the data states is checked without them.
 
     Returns:
         One group name per case.
 
     Raises:
-        UsageError: If ``by`` is unknown, or thumbnails are needed and missing.
+        UsageError: If ``by`` is unknown, thumbnails are needed and missing, or series are grouped by scan.
+        InputError: If an image can no longer be read, with ``scan``.
     """
     if by not in get_args(GroupBy):
         raise UsageError(
@@ -56,9 +61,28 @@ def group_cases(
         )
     from reslink.datasets.near_duplicates.groups import leakage_groups  # slow to import
 
+    if by == "scan":
+        joined = leakage_groups(manifest, thumbnails, duplicates, include_similar=False)
+        return _with_scans(manifest, thumbnails, joined) if include_similar else joined
     if by == "both":
         return leakage_groups(manifest, thumbnails, duplicates, include_similar=include_similar)
     return leakage_groups(_without_patients(manifest), thumbnails, include_similar=include_similar)
+
+
+def _with_scans(manifest: Manifest, thumbnails: Thumbnails, groups: Sequence[str]) -> list[str]:
+    """Joins groups that contain images of one scan, as far as their patients are unknown."""
+    from reslink.datasets.near_duplicates.groups import connected_groups, pairs_of_equal_keys
+    from reslink.datasets.scan_groups.cases import group_scans  # slow to import
+
+    unknown = [i for i, case in enumerate(manifest.cases) if case.patient_id is None]
+    numbers: dict[str, int] = {}
+    pictures = [numbers.setdefault(groups[i], len(numbers)) for i in unknown]
+    scans: list[int | None] = [None] * len(groups)
+    for i, scan in zip(unknown, group_scans([manifest.cases[i] for i in unknown], thumbnails[unknown], pictures), strict=True):
+        scans[i] = scan
+    pairs = np.array([*pairs_of_equal_keys(groups), *pairs_of_equal_keys(scans)], np.intp).reshape(-1, 2)
+    names: dict[int, str] = {}
+    return [names.setdefault(number, name) for number, name in zip(connected_groups(len(groups), pairs), groups, strict=True)]
 
 
 def _without_patients(manifest: Manifest) -> Manifest:

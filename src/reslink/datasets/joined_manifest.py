@@ -27,7 +27,7 @@ from reslink.datasets.manifest import (
 )
 from reslink.datasets.manifest_table import TableCases
 from reslink.errors import UsageError, counted
-from reslink.labels import ABSENT, PRESENT, UNKNOWN, CaseKind, Labels, clean_text, states_text
+from reslink.labels import ABSENT, PRESENT, UNKNOWN, CaseKind, Labels, clean_text, spelling_key, states_text
 
 _log = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ def data_set_names(data: Sequence[str | Path | Manifest], taken: Collection[str]
     names: list[str] = []
     for one in data:
         name, number = data_set_name(one), 1
-        used = {*names, *taken}
-        while (distinct := name if number == 1 else f"{name}-{number}") in used:
+        used = {spelling_key(other) for other in (*names, *taken)}
+        while spelling_key(distinct := name if number == 1 else f"{name}-{number}") in used:
             number += 1
         names.append(distinct)
     return names
@@ -103,7 +103,12 @@ def open_data_sets(data: Sequence[str | Path | Manifest], options: OpenOptions |
     if options.corrections is not None:
         joined = apply_corrections(joined, options.corrections, names[0] if len(names) == 1 else "", labels)
     members = [DataSet(name, read.root, bool(read.columns)) for name, read in sets.items()] if len(sets) > 1 else []
-    return Manifest.of_cases(joined, options.class_order, labels=labels, for_training=options.for_training, sets=members)
+    try:
+        return Manifest.of_cases(joined, options.class_order, labels=labels, for_training=options.for_training, sets=members)
+    except UsageError as error:
+        if not members or labels is not None or error.given.startswith("The patients"):
+            raise
+        raise UsageError(error.given, error.allowed, f"{error.next_step}. Or map the labels: --map LABEL=CLASS") from error
 
 
 def _check_distinct(data: Sequence[str | Path | Manifest]) -> None:
@@ -114,10 +119,11 @@ def _check_distinct(data: Sequence[str | Path | Manifest]) -> None:
             raise data_error(
                 f"One of the data sets is a {type(one).__name__}", "Save a DataFrame with to_csv, and give the path of the file"
             )
-    paths = Counter(os.path.realpath(one) for one in data if not isinstance(one, Manifest))
-    twice = next((one for one in data if not isinstance(one, Manifest) and paths[os.path.realpath(one)] > 1), None)
-    if twice is not None:
-        raise UsageError(f"{twice} is given twice", "Each data set counts once", "Remove one of the two")
+    paths = [Path(one) for one in data if not isinstance(one, Manifest)]
+    tables = Counter((path / "manifest.csv" if (path / "manifest.csv").is_file() else path).resolve() for path in paths)
+    twice = [table for table, n in tables.items() if n > 1]
+    if twice:
+        raise UsageError(f"{twice[0]} is given twice", "Each data set counts once", "Remove one of the two")
 
 
 def _read(data: str | Path | Manifest, set_name: str, options: OpenOptions, labels: Labels | None) -> TableCases:
@@ -197,12 +203,13 @@ def _join(sets: Mapping[str, TableCases], labels: Labels | None) -> TableCases:
     """Joins the cases; remarks of one data set begin with its name, and those on all of them are logged."""
     cases: list[Case] = []
     columns = dict.fromkeys(("path",) if labels else ("path", "label"))
+    notes = _folds_of_some(sets)
     for name, read in sets.items():
-        joined = [_joined_case(case, name, _new_headers(read, labels), labels) for case in read.cases]
-        columns |= dict.fromkeys(_new_headers(read, labels).get(header, header) for header in read.columns)
+        headers = _new_headers(read, labels) | ({"fold": "given_fold"} if notes else {})
+        joined = [_joined_case(case, name, headers, labels) for case in read.cases]
+        columns |= dict.fromkeys(headers.get(header, header) for header in read.columns)
         columns |= dict.fromkeys(header for case in joined for header in case.extra)
         cases += joined
-    cases, notes = _without_partial_folds(cases, sets)
     notes += [] if labels else _classes_of_one_set(cases)
     notes += _splits_of_some(sets)
     sizes = (f"{name} ({counted(len(read.cases), 'case')})" for name, read in sets.items())
@@ -263,16 +270,12 @@ def _joined_roles(sets: Mapping[str, TableCases]) -> dict[str, str]:
     return joined
 
 
-def _without_partial_folds(cases: list[Case], sets: Mapping[str, TableCases]) -> tuple[list[Case], list[str]]:
-    """Renames the column ``fold`` to ``given_fold`` if some data sets have none: folds are then drawn."""
+def _folds_of_some(sets: Mapping[str, TableCases]) -> list[str]:
+    """Returns a sentence if some data sets have a column ``fold`` and others do not: folds are then drawn."""
     stated = [name for name, read in sets.items() if any(case.extra.get("fold") for case in read.cases)]
     if len(stated) in (0, len(sets)):
-        return cases, []
-    renamed = [
-        replace(case, extra={"given_fold" if header == "fold" else header: cell for header, cell in case.extra.items()})
-        for case in cases
-    ]
-    return renamed, [f"The column 'fold' is not used, because only {' and '.join(stated)} {_has(stated)} it"]
+        return []
+    return [f"The column 'fold' is not used, because only {' and '.join(stated)} {_has(stated)} it"]
 
 
 def _has(names: Sequence[Any]) -> str:

@@ -25,6 +25,7 @@ from reslink.evaluation.cases import RunOptions, pixel_cache_folder, refused_cas
 from reslink.evaluation.cross_fit import cross_fit_metrics
 from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_decision
 from reslink.files import check_replaceable
+from reslink.imaging.input_statistics import MIN_BRAIN_SHARE, brain_share
 from reslink.inference.classifier import Classifier
 from reslink.inference.outputs import Outputs
 from reslink.labels import Labels
@@ -92,7 +93,7 @@ def calibrate_bundle(
         kept = np.array([reason is None for reason in results.refusals])
         by_look = [classifier.bundle.scope.refusal(cache.case_stated[row]) is None for row in rows[~kept]]
         rows, outputs = rows[kept], outputs.subset(kept)
-        cases = replace(_calibration_data(outputs, rows, cache, groups, classifier.labels, options), n_refused=sum(by_look))
+        cases = replace(_calibration_data(outputs, rows, cache, groups, classifier.bundle, options), n_refused=sum(by_look))
         used = cache.manifest.subset(rows.tolist())
         fingerprints = make_fingerprints(np.asarray(cache.thumbnails[cache.rows_of(rows)]))
         digest = used.digest(cache.file_hashes)
@@ -130,7 +131,7 @@ def calibrate_bundle(
 
 
 def _calibration_data(
-    outputs: Outputs, rows: Rows, cache: PixelCache, groups: list[str], labels: Labels, options: RunOptions
+    outputs: Outputs, rows: Rows, cache: PixelCache, groups: list[str], bundle: Bundle, options: RunOptions
 ) -> CalibrationData:
     assert outputs.statistics is not None  # noqa: S101  (run_network was called with statistics=True)
     used, previous = cache.manifest.subset(rows.tolist()), options.previous_logits
@@ -138,11 +139,19 @@ def _calibration_data(
         np.asarray(outputs.logits, dtype=np.float64),
         np.asarray(outputs.features, dtype=np.float64),
         outputs.statistics,
-        _targets(used, labels),
+        _targets(used, bundle.labels),
         [groups[row] for row in rows],
         sources=_sources(used),
         previous_logits=None if previous is None else np.array([previous[case.name] for case in used.cases], np.float64),
+        shows_brain=_shows_brain(cache, rows, bundle),
     )
+
+
+def _shows_brain(cache: PixelCache, rows: Rows, bundle: Bundle) -> NDArray[np.bool_] | None:
+    """Returns whether each CT slice shows enough brain; None where inputs are not heads on CT, or cases are series."""
+    if bundle.scope.modality != "CT" or not bundle.preprocess.isolate_head or cache.is_series:
+        return None
+    return brain_share(np.asarray(cache.pixels[rows])) >= MIN_BRAIN_SHARE
 
 
 def _sources(manifest: Manifest) -> list[str | None]:

@@ -37,7 +37,8 @@ def selective_metrics(
         seed: Seed of the bootstrap.
 
     Returns:
-        ``coverage`` (share of answered cases, with interval), ``n_covered``, ``n_abstained``, ``reasons`` (number of cases by
+        ``coverage`` (share of answered cases, with interval), ``silent_errors`` (share of all cases that are answered wrongly
+        without an abstention, with interval), ``n_covered``, ``n_abstained``, ``reasons`` (number of cases by
         reason), ``metrics`` (of the answered cases only; empty if there is none), ``prediction_sets`` (see
         :func:`prediction_set_metrics`; null if none were fitted), ``n_out_of_distribution`` (cases flagged by the
         out-of-distribution detector; null if none was fitted), ``risk_coverage`` (all cases ranked by the probability of the
@@ -51,6 +52,7 @@ def selective_metrics(
     sets = results.prediction_sets
     return {
         "coverage": mean_interval(~abstain, groups, seed).as_dict(),
+        "silent_errors": mean_interval(~abstain & (results.predicted != y_true), groups, seed).as_dict(),
         "n_covered": len(answered),
         "n_abstained": int(abstain.sum()),
         "reasons": dict(Counter(reason for reasons in results.reasons for reason in reasons)),

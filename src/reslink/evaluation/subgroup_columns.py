@@ -89,3 +89,21 @@ def _quartiles(numbers: Sequence[float | None]) -> list[str]:
         NOT_STATED if number is None else names[min(int(np.searchsorted(edges, number, side="right")) - 1, len(names) - 1)]
         for number in numbers
     ]
+
+
+def describing_columns(cases: Sequence[Case]) -> list[str]:
+    """Returns the columns that divide the cases into few subgroups: the source, and columns of words or of 0 and 1.
+
+    Args:
+        cases: The cases. Columns of other numbers and those with more than ``MAX_SUBGROUPS`` values are left out.
+    """
+    extra = dict.fromkeys(column for case in cases for column in case.extra)
+    values = {"source": [case.source or "" for case in cases]}
+    values |= {column: [case.extra.get(column, "").strip() for case in cases] for column in extra}
+    distinct = [column for column, own in values.items() if column == "source" or own != values["source"]]
+    return [column for column in distinct if _are_names({value for value in values[column] if value})]
+
+
+def _are_names(values: set[str]) -> bool:
+    """Returns whether these are a few words, or 0 and 1."""
+    return 1 < len(values) <= MAX_SUBGROUPS and (values == {"0", "1"} or all(number_of(value) is None for value in values))

@@ -1,4 +1,4 @@
-"""Input statistics: 33 numbers for shape, brightness and contrast of an image, for the detection of OOD inputs."""
+"""Input statistics for the detection of OOD inputs: shape, brightness and contrast of an image, and how much brain it shows."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ CORE: Final = 0.35
 QUANTILES: Final = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 CORE_QUANTILES: Final = (0.1, 0.5, 0.9)
 SCALES: Final = (3, 7, 15)
+
+MIN_BRAIN_SHARE: Final = 0.1
+"""Smallest share of the network's input at which a CT slice shows enough brain. Of four public sets of head CT, 1 to 12 % of
+the slices are below; of CT slices of face, vertex or air without a brain, 88 %."""
+
+_BRAIN_SIDE: Final = 128
+_SOFT_TISSUE: Final = (60, 200)
+"""Gray values of brain, blood and CSF in a brain window; bone and air are outside."""
+
+_OPENING: Final = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)), np.uint8)
 
 NAMES: Final = (
     *("area", "box_fill", "elongation", "depth", "rim"),
@@ -111,3 +121,23 @@ def _shells(gray: Floats, depth: Floats) -> list[float]:
     mean = np.bincount(shell, gray, len(SHELLS)) / count
     square = np.bincount(shell, gray * gray, len(SHELLS)) / count
     return [*mean, *np.sqrt(np.maximum(square - mean**2, 0))]
+
+
+def brain_share(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Returns the share of each picture that is one piece of soft tissue, after thin parts such as the scalp are removed.
+
+    Args:
+        pixels: (n, planes, S, S) uint8, the result of ``Preprocess.pixels`` for CT slices with isolated heads; the first plane
+            is the brain window.
+
+    Returns:
+        (n,) 0 to 1.
+    """
+    return np.array([_largest_piece(planes[0]) for planes in pixels], dtype=np.float64)
+
+
+def _largest_piece(plane: NDArray[np.uint8]) -> float:
+    small = np.asarray(cv2.resize(plane, (_BRAIN_SIDE, _BRAIN_SIDE), interpolation=cv2.INTER_AREA))
+    tissue = cv2.morphologyEx(np.asarray(cv2.inRange(small, *_SOFT_TISSUE)), cv2.MORPH_OPEN, _OPENING)
+    _, _, pieces, _ = cv2.connectedComponentsWithStats(tissue, connectivity=4)
+    return float(pieces[1:, cv2.CC_STAT_AREA].max(initial=0)) / small.size

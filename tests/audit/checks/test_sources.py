@@ -79,7 +79,8 @@ def test_conflicts_are_between_sources_and_almost_identical_images() -> None:
     found = conflicts_between_sources(cases, sources, [*pairs, DuplicatePair(1, 3, 0.93, 0)])
     assert found == [pairs[2], pairs[0]]
     assert describe_source_conflicts(cases, sources, found) == [
-        "a and b label the same images differently (Healthy in a and Tumor in b: 1 pair; Tumor in a and Healthy in b: 1 pair)"
+        "a and b label the same images differently (Healthy in a and Tumor in b: 1 pair, correlation 0.950 to 0.950; "
+        "Tumor in a and Healthy in b: 1 pair, correlation 0.990 to 0.990)"
     ]
 
 

@@ -101,7 +101,7 @@ def test_a_pretrained_card_describes_data_limitations_and_commands(bundle):
     card = model_card(pretrained(bundle))
     assert "Source: A set (`a_set` in `reslink data list`), <https://a.example>." in card
     assert "License of the source: CC BY." in card
-    assert "It was made smaller." in card
+    assert "Processing: It was made smaller." in card
     assert "Known issues of the source:\n\n- It has duplicates.\n" in card
     assert "## Leakage and shortcuts\n\n- Result of the audit: fail.\n" in card
     assert "at another prevalence they differ.\n- It sees one slice.\n" in card

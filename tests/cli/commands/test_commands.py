@@ -29,7 +29,7 @@ def invoke(*words: str | Path) -> Result:
             ("--out", ("tune", "data")),
             ("--out", ("experiment", "epochs", "data")),
         ),
-        *(("--out", ("experiment", "robustness", "ct", "data")), ("--out", ("experiment", "transfer", "ct", "data"))),
+        *(("--out", ("experiment", "robustness", "ct", "data")), ("--out", ("external", "ct", "data"))),
         *(("--out", ("explain", "ct", "scan.png")), ("--out", ("evaluate", "ct", "data"))),
         *(("--out", ("data", "download", "sartaj")), ("--out", ("data", "import", "data"))),
         ("--out", ("dicom", "answer", "ct", "series")),

@@ -67,10 +67,10 @@ def test_data_import_writes_a_manifest_and_warns_of_known_issues(tmp_path: Path)
 
 
 def test_help_of_experiments_that_evaluate_a_bundle() -> None:
-    for name in ("robustness", "transfer"):
-        result = invoke("experiment", name, "--help")
+    for name in ("experiment robustness", "external"):
+        result = invoke(*name.split(), "--help")
         assert result.exit_code == 0
-        assert f"reslink experiment {name}" in result.stdout.partition("Examples:")[2]
+        assert f"reslink {name}" in result.stdout.partition("Examples:")[2]
 
 
 def test_a_bundle_that_is_none_is_refused(tmp_path: Path) -> None:

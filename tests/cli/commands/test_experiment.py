@@ -15,7 +15,7 @@ from reslink.experiments.epochs import epochs
 from reslink.experiments.runner.experiment import Experiment
 from reslink.files import lock_folder
 
-EXPERIMENTS = ("ablation", "epochs", "leakage", "shortcuts", "data-size", "leave-one-source-out", "robustness", "transfer")
+EXPERIMENTS = ("ablation", "epochs", "leakage", "shortcuts", "data-size", "leave-one-source-out", "robustness")
 
 
 def invoke(*words: str | Path) -> Result:
@@ -78,3 +78,20 @@ def test_data_without_a_source_is_refused_before_an_image_is_read(toy_patients: 
     assert result.exit_code == 2
     assert "The data states no source" in result.stderr
     assert not (tmp_path / "cache").exists()
+
+
+def test_several_data_sets_are_the_sources(write_toy_heads: Callable[..., Path], tmp_path: Path) -> None:
+    """The toy heads of north are also in south, so nothing is left to train on when south is left out."""
+    for name in ("north", "south"):
+        (tmp_path / name).mkdir()
+    north, south = (write_toy_heads(tmp_path / name, patients) for name, patients in (("north", 8), ("south", 10)))
+    words = (north, south, "--out", tmp_path / "out", "--only", "south", "--jobs", "1", "--set", "preprocess.size=64")
+    result = invoke("leave-one-source-out", *words)
+    assert result.exit_code == 2
+    assert "No source can be left out. south is not left out, because the other sources cannot be trained on" in result.stderr
+
+
+def test_the_earlier_name_of_external_names_the_new_one(tmp_path: Path) -> None:
+    result = invoke("transfer", "ct", tmp_path, "--internal", tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "'reslink experiment transfer' has become 'reslink external'" in result.stderr

@@ -48,7 +48,7 @@ COMMANDS = {
         "experiments",
         "--json",
     ),
-    "transfer": ("experiment", "transfer", "{name}", "{data}", "--images", "20", "--out", "experiments", "--json"),
+    "external": ("external", "{name}", "{data}", "--images", "20", "--out", "experiments", "--json"),
 }
 
 

@@ -81,7 +81,7 @@ def test_missing_results_name_the_command(run):
     claim = fill("claim", read_evidence(run))
     assert item(claim, "30").status == TODO
     assert "reslink experiment robustness" in item(claim, "30").author
-    assert "reslink experiment transfer" in item(claim, "32").author
+    assert "reslink external" in item(claim, "32").author
 
 
 def test_an_experiment_and_an_audit_fill_their_items(run, tmp_path):
@@ -116,7 +116,7 @@ def test_an_evaluation_of_the_runs_own_data_is_not_external(run, make_run):
     evidence = read_evidence(run, [again])
     claim = item(fill("claim", evidence), "32")
     assert "again is not external data (internal (held-out): 14 of 14 images are in the data of the run)" in claim.text
-    assert "reslink experiment transfer" in claim.author
+    assert "reslink external" in claim.author
     section = write_review(run, evidence).read_text().partition('id="external"')[2]
     assert "internal (held-out): 14 of 14 images" in section
     assert "External data were not evaluated" in section
@@ -135,8 +135,8 @@ def test_an_evaluation_of_the_training_split_is_not_held_out(run, make_run):
     ("name", "kind"),
     [("run", "internal (training data)"), ("hospital-b", "external"), ("", "unknown")],
 )
-def test_the_data_of_a_transfer_experiment_is_external_only_if_its_files_are(run, make_run, tmp_path, name, kind):
-    folder = tmp_path / "experiments" / "transfer"
+def test_the_data_of_an_external_evaluation_is_external_only_if_its_files_are(run, make_run, tmp_path, name, kind):
+    folder = tmp_path / "experiments" / "external"
     (folder / "site").mkdir(parents=True)
     if name:
         data = run if name == "run" else make_run(name=name)
@@ -144,7 +144,12 @@ def test_the_data_of_a_transfer_experiment_is_external_only_if_its_files_are(run
             (folder / "site" / file).write_text((data / file).read_text())
     accuracy = {"estimate": 0.8, "ci_low": 0.7, "ci_high": 0.9, "method": "bootstrap", "n": 60}
     drop = {"name": "drop", "rows": [{"data": "site", "metric": "accuracy", "external": accuracy}]}
-    experiment = {"experiment": "transfer", "title": "Transfer to site", "answer": ["The accuracy is 0.8."], "tables": [drop]}
+    experiment = {
+        "experiment": "external",
+        "title": "External",
+        "answer": ["The accuracy is 0.8."],
+        "tables": [drop],
+    }
     (folder / "experiment.json").write_text(json.dumps(experiment))
     evidence = read_evidence(run, [tmp_path / "experiments"])
     section = write_review(run, evidence).read_text().partition('id="external"')[2]
@@ -162,7 +167,7 @@ def test_results_of_another_model_are_refused(run, make_run, tmp_path):
         read_evidence(run, [other])
     change(other, bundle_sha256="ab" * 32)
     assert read_evidence(run, [other]).evaluations
-    (tmp_path / "experiment.json").write_text(json.dumps({"experiment": "transfer", "facts": {"Weights SHA-256": "cd" * 8}}))
+    (tmp_path / "experiment.json").write_text(json.dumps({"experiment": "external", "facts": {"Weights SHA-256": "cd" * 8}}))
     with pytest.raises(UsageError, match="belongs to another model"):
         read_evidence(run, [tmp_path])
     with pytest.raises(UsageError, match="is the run itself"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -244,13 +244,14 @@ def cramers_v(first: Ints, second: Ints) -> float:
 
 def describe_source_conflicts(cases: Sequence[Case], sources: Sequence[str], conflicts: Sequence[DuplicatePair]) -> list[str]:
     """Returns a sentence, without the final period, for every two sources with contradicting labels."""
-    kinds = Counter(
-        tuple(sorted(((sources[row], cases[row].label) for row in (conflict.first, conflict.second)), key=lambda kind: kind[0]))
-        for conflict in conflicts
-    )
+    kinds: dict[tuple[tuple[str, str], ...], list[float]] = defaultdict(list)
+    for conflict in conflicts:
+        kind = sorted((sources[row], cases[row].label) for row in (conflict.first, conflict.second))
+        kinds[tuple(kind)].append(conflict.correlation)
     by_pair: dict[tuple[str, str], list[str]] = {}
-    for ((first, label), (second, other)), n in sorted(kinds.items()):
-        by_pair.setdefault((first, second), []).append(f"{label} in {first} and {other} in {second}: {counted(n, 'pair')}")
+    for ((first, label), (second, other)), values in sorted(kinds.items()):
+        numbers = f"{counted(len(values), 'pair')}, correlation {min(values):.3f} to {max(values):.3f}"
+        by_pair.setdefault((first, second), []).append(f"{label} in {first} and {other} in {second}: {numbers}")
     return [
         f"{first} and {second} label the same images differently ({'; '.join(texts)})"
         for (first, second), texts in by_pair.items()

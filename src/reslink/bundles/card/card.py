@@ -33,6 +33,7 @@ _TEMPLATE = """\
 - {kind}, in the order of the outputs: {labels}.
 - Decision: {decision}.
 - Images: {scope}; others are refused ({scope_source}).
+- Patients of the training images: {population}.
 - Weights: `model.safetensors`, SHA-256 `{sha256}`.
 - Paper: ResLink, arXiv [2508.17259](https://arxiv.org/abs/2508.17259).
 - License of the weights: {license}. The code of reslink is Apache-2.0; that license does not cover these weights.
@@ -153,6 +154,7 @@ def model_card(bundle: CardSource) -> str:
         labels=", ".join(f"`{name}`" for name in bundle.labels.names),
         decision=label_rule(bundle.decision, bundle.labels) + _probabilities(bundle.decision),
         scope=bundle.scope,
+        population=bundle.scope.population or "not described",
         scope_source=bundle.scope.source,
         sha256=bundle.weights_sha256 or "not saved yet",
         license=_license(provenance) or "not stated; it follows that of the training data",

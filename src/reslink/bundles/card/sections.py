@@ -18,7 +18,7 @@ def data_section(info: PretrainedInfo) -> str:
         "## Data",
         *_source(info.source, f"`{info.source.name}` in `reslink data list`"),
         *(paragraph for source in info.other_sources for paragraph in _source(source, f"`{source.name}`")),
-        info.data_processing,
+        info.data_processing and f"Processing: {info.data_processing}",
         "## Leakage and shortcuts",
         _list(info.audit_findings) if info.audit_findings else no_audit,
     ]

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
+from typer.core import TyperGroup
 
 from reslink.cli.console import Console
-from reslink.cli.experiment_output import print_experiment
+from reslink.cli.experiment_output import locked, print_experiment
 from reslink.cli.multi_value_options import MultiValueCommand
 from reslink.cli.options import (
     FOLDER,
     AllowConflicts,
     BundleFolder,
     Columns,
+    Corrections,
     Data,
+    DataSets,
     Device,
     Epochs,
     Init,
     Jobs,
     Json,
+    LabelMap,
     Overwrite,
     Recipe,
     Root,
@@ -38,7 +41,7 @@ from reslink.datasets.label_map import parse_label_map
 from reslink.errors import UsageError, check_choice
 
 if TYPE_CHECKING:
-    from reslink.training.monitoring.progress import Progress
+    pass
 
 Out = Annotated[
     Path,
@@ -73,16 +76,12 @@ EXAMPLES = {
         "reslink experiment data-size images/ --out experiments/tuned --init ct --images 50 100 200 --seeds 5",
     ),
     "leave-one-source-out": (
-        "reslink experiment leave-one-source-out hospitals.csv --out experiments/ct --seeds 3",
+        "reslink experiment leave-one-source-out clinic-a/ clinic-b/ clinic-c/ --out experiments/ct --seeds 3",
         "reslink experiment leave-one-source-out images.csv --columns source=scanner --only GE --out experiments/ct",
     ),
     "robustness": (
         "reslink experiment robustness runs/first images/ --out experiments/ct",
         "reslink experiment robustness runs/first images/ --out experiments/ct --only noise jpeg --images 100",
-    ),
-    "transfer": (
-        "reslink experiment transfer runs/ct mri/ --internal ct/ --map no_tumor=Healthy --map glioma=Tumor --out transfer",
-        "reslink experiment transfer runs/ct hospital-b.csv hospital-c.csv --out experiments/ct --json",
     ),
 }
 
@@ -92,8 +91,10 @@ class TrainingOptions:
     """The options of every experiment that trains; each becomes an option of its command.
 
     Attributes:
-        data: The data set.
+        data: The data set, or several, which are joined.
         out: Folder of the experiments.
+        label_map: Class of each label, as ``LABEL=CLASS``.
+        corrections: A CSV of corrected labels.
         columns: Columns of the table by role.
         root: Folder that the paths in the table start from.
         unit: Unit of the images for which neither file nor table states one.
@@ -107,8 +108,10 @@ class TrainingOptions:
         json: Whether the result is printed as JSON.
     """
 
-    data: Data
+    data: DataSets
     out: Out
+    label_map: LabelMap = None
+    corrections: Corrections = None
     columns: Columns = None
     root: Root = None
     unit: Unit = None
@@ -202,8 +205,8 @@ def leave_one_source_out(
 ) -> Run:
     """Measure what a hospital can expect that the model has never seen: train without each source in turn, evaluate there.
 
-    The column source of the table names the hospital, scanner or data set of each image. Images of other sources that share a
-    patient or a near duplicate with the source that is left out are not used.
+    A source is a data set if several are given, and otherwise the hospital or scanner in the column source. Images of other
+    sources that share a patient or a near duplicate with the source that is left out are not used.
     """
     from reslink.experiments.leave_one_source_out.leave_one_source_out import leave_one_source_out as run
 
@@ -231,7 +234,7 @@ def _training_command(name: str, function: Callable[..., Run]) -> Callable[..., 
 
 def _run(console: Console, name: str, options: TrainingOptions, run: Run) -> None:
     """Runs an experiment that trains, and prints its result."""
-    from reslink.datasets.manifest import Manifest
+    from reslink.datasets.joined_manifest import OpenOptions, open_data_sets
     from reslink.files import check_folder_path
     from reslink.training.recipe.recipe import load_recipe
 
@@ -244,29 +247,22 @@ def _run(console: Console, name: str, options: TrainingOptions, run: Run) -> Non
     changes += [("init.parent", options.init)] if options.init else []
     recipe = load_recipe(options.recipe, changes)
     recipe.require_one_class_per_slice(f"reslink experiment {name}")  # before the table is read
-    manifest = Manifest.open(
-        options.data, class_order=recipe.data.class_order, columns=options.columns, root=options.root, unit=options.unit
+    opened = OpenOptions(
+        columns=options.columns,
+        root=options.root,
+        unit=options.unit,
+        class_order=recipe.data.class_order,
+        label_map=parse_label_map(options.label_map or ()),
+        corrections=options.corrections,
     )
+    manifest = open_data_sets(options.data, opened)
     seeds = expand_seeds(options.seeds)
     from reslink.experiments.runner.experiment import Experiment
 
     jobs = options.jobs or _default_jobs(recipe.trainer.device)
-    with _locked(console, folder) as progress:
+    with locked(console, folder) as progress:
         result = run(Experiment(manifest, recipe, options.out, seeds, jobs, progress))
     print_experiment(console, result, {"report": folder / "report.html"}, options.json)
-
-
-@contextmanager
-def _locked(console: Console, folder: Path) -> Iterator[Progress]:
-    """Locks the folder of an experiment and gives the progress display."""
-    from reslink.files import lock_folder
-
-    progress = console.progress()
-    try:
-        with lock_folder(folder):
-            yield progress
-    finally:
-        progress.end()
 
 
 def expand_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
@@ -332,62 +328,22 @@ def robustness(
     from reslink.experiments.robustness.robustness import RobustnessOptions
     from reslink.experiments.robustness.robustness import robustness as run
 
-    with _locked(console, folder) as progress:
+    with locked(console, folder) as progress:
         options = RobustnessOptions(tuple(only or ()), images or None, device, seed, overwrite)
         result = run(loaded, manifest, out, options, progress)
     print_experiment(console, result, {"report": folder / "report.html"}, json)
 
 
-def transfer(
-    console: Console,
-    bundle: BundleFolder,
-    others: Annotated[
-        list[Path],
-        typer.Argument(metavar="OTHER_DATA...", help="Data sets of another hospital, scanner or modality.", show_default=False),
-    ],
-    out: Out,
-    maps: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map",
-            metavar="LABEL=CLASS",
-            help="Class of the bundle for a label of the other data, or of one data set with SET:LABEL=CLASS; LABEL= skips its "
-            "cases; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    internal: Annotated[
-        Path | None,
-        typer.Option("--internal", metavar="DATA", help="Data set like the training data, for comparison.", show_default=False),
-    ] = None,
-    columns: Columns = None,
-    root: Root = None,
-    unit: Unit = None,
-    images: Annotated[
-        int, typer.Option("--images", min=0, help="Number of images per data set, drawn at random; 0 for all.")
-    ] = 0,
-    device: Device = "auto",
-    seed: DrawSeed = 0,
-    json: Json = False,
-) -> None:
-    """Measure how the metrics of a bundle drop on other data, with intervals, and how the data differ."""
-    from reslink.bundles.bundle import Bundle
-    from reslink.files import check_folder_path
+class _Experiments(TyperGroup):
+    """Names the command that an earlier experiment has become."""
 
-    folder = out / "transfer"
-    check_folder_path(folder)
-    label_map = parse_label_map(maps or ())
-    loaded = Bundle.load(bundle)
-    loaded.require_slices("reslink experiment transfer")
-    for name in filter(None, label_map.values()):
-        loaded.labels.index(name)  # raises for an unknown class
-    from reslink.experiments.transfer.transfer import TransferOptions
-    from reslink.experiments.transfer.transfer import transfer as run
-
-    with _locked(console, folder) as progress:
-        options = TransferOptions(label_map, internal, images or None, device, seed, columns, root, unit)
-        result = run(bundle, others, out, options, progress)
-    print_experiment(console, result, {"report": folder / "report.html"}, json)
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Returns the command of the first word."""
+        if args[:1] == ["transfer"]:
+            ctx.fail(
+                "'reslink experiment transfer' has become 'reslink external'. Use: reslink external BUNDLE DATA... --out DIR"
+            )
+        return super().resolve_command(ctx, args)
 
 
 _TRAINING: dict[str, Callable[..., Run]] = {
@@ -400,7 +356,6 @@ _TRAINING: dict[str, Callable[..., Run]] = {
 }
 _COMMANDS = {name: _training_command(name, function) for name, function in _TRAINING.items()} | {
     "robustness": robustness,
-    "transfer": transfer,
 }
 
 
@@ -411,8 +366,7 @@ def sub_app(examples: Callable[..., str], as_command: Callable[..., Callable[...
         examples: Formats commands as the end of a help text.
         as_command: Wraps a function as a command.
     """
-    app = typer.Typer(no_args_is_help=True, help="Experiments of many runs, one command each, with a report.")
+    app = typer.Typer(cls=_Experiments, no_args_is_help=True, help="Experiments of many runs, one command each, with a report.")
     for name, function in _COMMANDS.items():
-        cls = None if name == "transfer" else MultiValueCommand
-        app.command(name, cls=cls, epilog=examples(*EXAMPLES[name]))(as_command(function))
+        app.command(name, cls=MultiValueCommand, epilog=examples(*EXAMPLES[name]))(as_command(function))
     return app

@@ -52,8 +52,11 @@ def split(
         typer.Option("--holdout", metavar="SHARE", help="Share of a hold-out that is in no fold, up to 0.5, with --folds."),
     ] = 0.0,
     group_by: Annotated[
-        Literal["patient", "duplicate", "both", "none"],
-        typer.Option("--group-by", help="Which cases stay in one split: those of a patient, near duplicates, both, or none."),
+        Literal["patient", "duplicate", "both", "scan", "none"],
+        typer.Option(
+            "--group-by",
+            help="Which cases stay in one split: those of a patient, near duplicates, both, both and probable scans, or none.",
+        ),
     ] = "both",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed that selects among equally good splits.")] = 0,
     keep_given: Annotated[
@@ -103,6 +106,8 @@ def _print_summary(console: Console, summary: dict[str, Any], json: bool) -> Non
     if summary["group_by"] in ("patient", "both") and not summary["n_patients"]:
         kept = "only near duplicates are kept together" if summary["group_by"] == "both" else "each image is its own group"
         console.warn(f"No case has a patient_id in the table or in a DICOM header: {kept}.")
+    if summary["group_by"] == "scan":
+        console.warn("Images without a patient_id are grouped by probable scans, which are guessed from the pictures.")
     if summary["group_by"] == "none":
         console.warn(
             "Nothing is kept together: metrics on this split may be too high. reslink train refuses a split with leakage."

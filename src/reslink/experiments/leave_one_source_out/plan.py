@@ -127,8 +127,8 @@ def _check_sources(experiment: Experiment) -> list[str]:
     if len(sources) < _LEAST_SOURCES:
         raise UsageError(
             f"The data has one source, {sources[0]!r}" if sources else "The data states no source",
-            "Leave-one-source-out needs at least two sources: the column 'source' of the table (hospital, scanner or data set)",
-            "Add the column, or name the one that holds it: --columns source=HOSPITAL",
+            "Leave-one-source-out needs at least two sources: several data sets, or the column 'source' of the table",
+            "Give several data sets, or name the column that holds the hospital or scanner: --columns source=HOSPITAL",
         )
     return sources
 

@@ -103,6 +103,7 @@ _GROUPING: Final = {
     "both": "patients, with near duplicates joined",
     "patient": "patients",
     "duplicate": "groups of near duplicates",
+    "scan": "patients, with near duplicates and probable scans joined",
     "none": "single images",
 }
 
@@ -201,11 +202,11 @@ def _external(e: Evidence) -> Answer:
         else _not_external(name, origin)
         for name, origin in evaluated.items()
     ]
-    if "transfer" in e.experiments:
-        texts.append(" ".join(e.experiments["transfer"].get("answer") or ()))
-        texts += [_not_external(name, origin) for name, origin in e.transfer_origins.items() if origin.kind != EXTERNAL]
-    missing = "external data were not evaluated: run reslink experiment transfer and add its folder with --with"
-    origins = [*evaluated.values(), *e.transfer_origins.values()]
+    if "external" in e.experiments:
+        texts.append(" ".join(e.experiments["external"].get("answer") or ()))
+        texts += [_not_external(name, origin) for name, origin in e.external_origins.items() if origin.kind != EXTERNAL]
+    missing = "external data were not evaluated: run reslink external and add its folder with --with"
+    origins = [*evaluated.values(), *e.external_origins.values()]
     return Answer(" ".join(texts), "" if any(origin.kind == EXTERNAL for origin in origins) else missing)
 
 

@@ -37,14 +37,14 @@ class Evidence:
         audit: ``audit.json`` of its data.
         experiments: ``experiment.json`` by the name of the experiment; the last one of each name.
         evaluations: Other evaluations of its model, by the name of their folder.
-        transfer_origins: Whether the images of each data set of the transfer experiment are the run's own or external.
+        external_origins: Whether the images of each data set of the external evaluation are the run's own or external.
     """
 
     run: RunFolder
     audit: dict[str, Any] | None = None
     experiments: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     evaluations: Mapping[str, OtherEvaluation] = field(default_factory=dict)
-    transfer_origins: Mapping[str, Origin] = field(default_factory=dict)
+    external_origins: Mapping[str, Origin] = field(default_factory=dict)
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def read_evidence(run: Path, others: Sequence[Path] = ()) -> Evidence:
         )
     _check_complete(run, files.evaluation)
     audit, experiments, evaluations = None, {}, {}
-    transfer_origins: dict[str, Origin] = {}
+    external_origins: dict[str, Origin] = {}
     for folder in others:
         contents = list(_contents(folder))
         if not contents:
@@ -100,16 +100,16 @@ def read_evidence(run: Path, others: Sequence[Path] = ()) -> Evidence:
             elif path.name == "experiment.json":
                 name = str(content.get("experiment", path.parent.name))
                 experiments[name] = content
-                if name == "transfer":
-                    transfer_origins = _transfer_origins(files, path.parent, content)
+                if name == "external":
+                    external_origins = _external_origins(files, path.parent, content)
             else:
                 origin = origin_of(files, content, read_csv_rows(path.with_name("predictions.csv")))
                 evaluations[path.parent.resolve().name] = OtherEvaluation(content, origin)
-    return Evidence(files, audit, experiments, evaluations, transfer_origins)
+    return Evidence(files, audit, experiments, evaluations, external_origins)
 
 
-def _transfer_origins(run: RunFolder, folder: Path, experiment: Mapping[str, Any]) -> dict[str, Origin]:
-    """Returns the origin of each data set of a transfer experiment, by the evaluations in its folder."""
+def _external_origins(run: RunFolder, folder: Path, experiment: Mapping[str, Any]) -> dict[str, Origin]:
+    """Returns the origin of each data set of an external evaluation, by the evaluations in its folder."""
     tables = [table for table in experiment.get("tables") or () if table["name"] == "drop"]
     names = dict.fromkeys(str(row["data"]) for table in tables for row in table["rows"])
     return {

@@ -59,7 +59,7 @@ def _sections(evidence: Evidence) -> dict[str, Any]:
         "subgroups": evaluation_sections.subgroup_tables(evaluation),
         "other_data": other_data,
         "external": any(row["origin"] == EXTERNAL for row in other_data),
-        "experiments": [experiments[name] for name in ("robustness", "transfer") if name in experiments],
+        "experiments": [experiments[name] for name in ("robustness", "external") if name in experiments],
         "abstention": ANSWERS["abstention"](evidence).text,
         "excluded": evaluation.get("excluded") or [],
         "failed": evaluation.get("failed") or {},
@@ -84,7 +84,7 @@ def _charts(evidence: Evidence) -> list[Chart]:
 
 
 def _other_data(evidence: Evidence) -> list[dict[str, Any]]:
-    """Returns a row per other evaluation and per external data set of a transfer experiment, with the origin of its images."""
+    """Returns a row per other evaluation and per data set of an external evaluation, with the origin of its images."""
     rows = [
         {
             "data": name,
@@ -96,12 +96,12 @@ def _other_data(evidence: Evidence) -> list[dict[str, Any]]:
         for name, other in evidence.evaluations.items()
     ]
     by_data: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for table in (evidence.experiments.get("transfer") or {}).get("tables", ()):
+    for table in (evidence.experiments.get("external") or {}).get("tables", ()):
         for row in table["rows"] if table["name"] == "drop" else ():
             by_data.setdefault(row["data"], {})[row["metric"]] = row["external"]
     for name, metrics in by_data.items():
         cells = [metrics.get(key) for key in EXTERNAL_METRICS]
-        origin = evidence.transfer_origins[name]
+        origin = evidence.external_origins[name]
         rows.append(
             {
                 "data": name,

@@ -31,7 +31,7 @@ class DataSettings(Section):
         labels: Columns of a table with several labels at once (1, 0, or empty where unknown), such as ``[epidural, subdural]``.
             The network then has one sigmoid output per label. One class per image if None.
         class_order: Class names in the order of the outputs; sorted if None. With two, the last is the positive one.
-        group_by: Cases that stay in one split: those of a patient, near duplicates, or both.
+        group_by: Cases that stay in one split: those of a patient, near duplicates, both, both and probable scans, or none.
         folds: Number of folds for cross-validation, or None for a single split.
         fold: The fold of the test split, from 0; the next one is the validation split.
         holdout: Share of the cases that are in no fold, the same for each fold: the split ``holdout``; 0 is none.

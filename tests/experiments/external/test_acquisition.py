@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest
-from reslink.experiments.transfer.acquisition import (
+from reslink.experiments.external.acquisition import (
     CATEGORICAL_FEATURES,
     NUMERIC_FEATURES,
     Acquisition,

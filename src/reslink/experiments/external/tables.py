@@ -1,4 +1,4 @@
-"""The report of the transfer experiment: conclusions, tables and charts."""
+"""The report of an external evaluation: conclusions, tables and charts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import Any
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.scope import refused_texts
+from reslink.evaluation.selective import NOTHING_FITTED
+from reslink.experiments.external.acquisition import BINS, compare_acquisitions, gray_distance, mean_histogram
+from reslink.experiments.external.evaluation import DatasetEvaluation
+from reslink.experiments.external.local_patients import SIZES, LocalFit, local_chart, local_sentences, local_table
 from reslink.experiments.report import ExperimentReport, Row, Table
 from reslink.experiments.robustness.tables import NO_FINGERPRINTS, count_by_reason
-from reslink.experiments.transfer.acquisition import BINS, compare_acquisitions, gray_distance, mean_histogram
-from reslink.experiments.transfer.evaluation import DatasetEvaluation
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.metrics.intervals import Estimate, undefined
 from reslink.metrics.paired_proportions import independent_difference
 from reslink.reports.run.flow_diagram import can_abstain
 
 METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc")
+SUBGROUP_METRICS = ("accuracy", "sensitivity", "specificity", "auroc")
 LARGE_DROP = 0.1
 """A drop of more than ten points is flagged."""
 
@@ -62,15 +65,17 @@ def make_report(
     evaluations = _Evaluations(internal, successful, reference)
     rows = [row for dataset in successful for row in _drop_rows(reference, dataset)]
     return ExperimentReport(
-        name="transfer",
-        title=f"Transfer to {', '.join(dataset.name for dataset in external)}",
-        question="How do the metrics change on data of another site, scanner or modality, and how does that data differ?",
-        answer=_answer(rows, successful),
+        name="external",
+        title=f"External evaluation: {', '.join(dataset.name for dataset in external)}",
+        question="What does the model achieve on data of another site, scanner or modality, and how does that data differ?",
+        answer=[*_answer(rows, successful), *local_sentences(_local_fits(successful))],
         facts=_facts(bundle, evaluations, label_map),
         tables=[
             _drop_table(rows),
             _label_table(evaluations),
-            _abstention_table(evaluations),
+            _answers_table(evaluations),
+            _subgroup_table(evaluations),
+            local_table(_local_fits(successful)),
             *_acquisition_tables(evaluations),
             _excluded_table(evaluations),
         ],
@@ -131,6 +136,7 @@ def _answer(rows: Sequence[Row], external: Sequence[DatasetEvaluation]) -> list[
     for dataset in external:
         by_metric = {row["metric"]: row for row in rows if row["data"] == dataset.name}
         sentences += [f"{dataset.name}: {text}." for text in refused_texts(dataset.evaluation)]
+        sentences.append(_answered_sentence(dataset))
         flagged = [row for row in by_metric.values() if row["flagged"]]
         for row in flagged:
             drop = _points(row["drop"])
@@ -191,15 +197,52 @@ def _label_table(evaluations: _Evaluations) -> Table:
     return Table("labels", "Accuracy by original label", columns, rows)
 
 
-def _abstention_table(evaluations: _Evaluations) -> Table:
-    """Returns the share of abstentions, if the bundle has prediction sets or an OOD detector."""
-    columns: dict[str, tuple[str, Any]] = {"data": ("Data", "text"), "abstained": ("abstained", "percent")}
-    rows: list[Row] = [
-        {"data": dataset.name, "abstained": dataset.evaluation["selective"]["n_abstained"] / dataset.evaluation["n"]}
-        for dataset in evaluations.all
-        if can_abstain(dataset.evaluation)
+def _answers_table(evaluations: _Evaluations) -> Table:
+    """Returns coverage, silent errors and calibration error of each data set, and of the internal metrics where known."""
+    columns: dict[str, tuple[str, Any]] = {
+        "data": ("Data", "text"),
+        "coverage": ("coverage (answered images)", "estimate"),
+        "silent_errors": ("silent errors (of all images)", "estimate"),
+        "ece": (METRIC_NAMES["ece"], "estimate"),
+    }
+    named = [("internal", evaluations.reference), *((dataset.name, dataset.evaluation) for dataset in evaluations.external)]
+    rows: list[Row] = []
+    for name, evaluation in named:
+        selective, metrics = evaluation.get("selective") or {}, evaluation.get("metrics") or {}
+        row = {"data": name, "ece": metrics.get("ece")} | {key: selective.get(key) for key in ("coverage", "silent_errors")}
+        if any(value is not None for value in row.values() if value is not name):
+            rows.append(row)
+    note = "Silent errors: wrong answers without an abstention. All other metrics include the images with an abstention."
+    return Table("answers", "Answered images, silent errors and calibration", columns, rows, note)
+
+
+def _subgroup_table(evaluations: _Evaluations) -> Table:
+    """Returns the metrics of the subgroups by source and by the other columns that describe the images."""
+    columns: dict[str, tuple[str, Any]] = {"data": ("Data", "text"), "column": ("Column", "text"), "value": ("Value", "text")}
+    columns |= {"n": ("images", "count"), "groups": ("patients or duplicate groups", "count")}
+    columns |= {name: (METRIC_NAMES[name], "estimate") for name in SUBGROUP_METRICS}
+    rows = [
+        {"data": dataset.name, "column": column, "value": value, "n": own["n"], "groups": own["n_groups"]}
+        | {name: own["metrics"][name] for name in SUBGROUP_METRICS}
+        for dataset in evaluations.external
+        for column, values in dataset.evaluation.get("subgroups", {}).items()
+        if column != "given_label"
+        for value, own in values.items()
     ]
-    return Table("abstained", "Abstentions", columns, rows, "All metrics above include the images with an abstention.")
+    return Table("subgroups", "Subgroups", columns, rows, "Columns of the table with few different values, and the source.")
+
+
+def _local_fits(external: Sequence[DatasetEvaluation]) -> dict[str, Sequence[LocalFit]]:
+    return {dataset.name: dataset.local_fits for dataset in external}
+
+
+def _answered_sentence(dataset: DatasetEvaluation) -> str:
+    selective = dataset.evaluation["selective"]
+    coverage, silent = (100 * selective[name]["estimate"] for name in ("coverage", "silent_errors"))
+    return (
+        f"{dataset.name}: the model answers {coverage:.1f} % of the images, and {silent:.1f} % of all images get a wrong "
+        "answer without an abstention."
+    )
 
 
 def _acquisition_tables(evaluations: _Evaluations) -> Iterator[Table]:
@@ -243,7 +286,7 @@ def _excluded_table(evaluations: _Evaluations) -> Table:
 
 def _charts(evaluations: _Evaluations, rows: Sequence[Row]) -> list[dict[str, Any]]:
     intervals = [_interval_chart(evaluations, rows, name) for name in ("balanced_accuracy", "auroc")]
-    return intervals + _gray_chart(evaluations)
+    return intervals + local_chart(_local_fits(evaluations.external)) + _gray_chart(evaluations)
 
 
 def _interval_chart(evaluations: _Evaluations, rows: Sequence[Row], metric: str) -> dict[str, Any]:
@@ -252,7 +295,7 @@ def _interval_chart(evaluations: _Evaluations, rows: Sequence[Row], metric: str)
     values += [(row["data"], row["external"]) for row in rows if row["metric"] == metric]
     return {
         "kind": "intervals",
-        "name": f"transfer-{metric}",
+        "name": f"external-{metric}",
         "title": METRIC_NAMES[metric],
         "axis": METRIC_NAMES[metric],
         "reference": None,
@@ -312,6 +355,12 @@ def _not_done(bundle: Bundle, evaluations: _Evaluations) -> Iterator[str]:
             estimate = Estimate.from_dict(dataset.evaluation["metrics"][name])
             if estimate.estimate is None or estimate.ci_low is None:
                 yield f"{dataset.name}, {METRIC_NAMES[name]}: {estimate.method}."
+        sizes = {fit.patients for fit in dataset.local_fits}
+        if missing := [str(size) for size in SIZES if size not in sizes]:
+            groups = dataset.evaluation["n_groups"]
+            yield f"{dataset.name}, refitting to {', '.join(missing)} local patients: there are {groups} patients or groups."
+        if not can_abstain(dataset.evaluation):
+            yield f"{dataset.name}, abstention: {NOTHING_FITTED}."
         if internal is not None and gray_distance(internal.acquisitions, dataset.acquisitions) is None:
             yield f"{dataset.name}, gray values: no head was detected."
     if not bundle.knows_seen_images:

@@ -1,4 +1,4 @@
-"""The transfer experiment: metrics of a bundle on data of another site, scanner or modality, and how that data differs."""
+"""External evaluation: what a frozen model achieves on data of another site, scanner or modality, and how that data differs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from reslink.datasets.joined_manifest import data_set_names
 from reslink.datasets.label_map import LabelMap, check_label_map, map_of_set
 from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError, UsageError, suggest
-from reslink.experiments.transfer.evaluation import DatasetEvaluation, DatasetEvaluator
-from reslink.experiments.transfer.tables import make_report
+from reslink.experiments.external.evaluation import DatasetEvaluation, DatasetEvaluator
+from reslink.experiments.external.tables import make_report
 from reslink.training.monitoring.progress import Progress, SilentProgress
 
 
 @dataclass(frozen=True)
-class TransferOptions:
-    """Options of the transfer experiment.
+class ExternalOptions:
+    """Options of an external evaluation.
 
     Attributes:
         label_map: The class of each label of the external data, or of one data set as ``SET:LABEL``; None excludes its cases.
@@ -43,14 +43,14 @@ class TransferOptions:
     unit: str | None = None
 
 
-def transfer(
+def evaluate_external(
     bundle: str | Path,
     external: Sequence[str | Path],
     out: Path,
-    options: TransferOptions | None = None,
+    options: ExternalOptions | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a bundle on external data; writes ``out/transfer``, with an evaluation of each data set inside.
+    """Evaluates a bundle on external data; writes ``out``, with an evaluation of each data set inside.
 
     The drop is the metric on internal data (``internal``, or else the test metrics in the bundle) minus the metric on
     external data. A data set that cannot be evaluated is reported, and the others continue.
@@ -58,7 +58,7 @@ def transfer(
     Args:
         bundle: The folder of a bundle or of the run with it, or the name of a shipped bundle.
         external: Data sets of another site, scanner or modality.
-        out: Folder of experiments.
+        out: The output folder.
         options: The options; None for the defaults.
         progress: Receives the progress.
 
@@ -71,12 +71,14 @@ def transfer(
         UsageError: If external data is missing, or a mapped label is in no data set or has an unknown class.
         StorageError: If the results cannot be written.
     """
-    options, progress = options or TransferOptions(), progress or SilentProgress()
-    loaded, folder = Bundle.load(bundle), out / "transfer"
-    loaded.labels.require_exclusive("reslink experiment transfer", "Evaluate the model on each data set with reslink evaluate")
+    options, progress = options or ExternalOptions(), progress or SilentProgress()
+    loaded = Bundle.load(bundle)
+    loaded.labels.require_exclusive("reslink external", "Evaluate the model on each data set with reslink evaluate")
     if not external:
-        raise UsageError("No external data was given", "Transfer is measured on external data", "Name at least one data set")
-    evaluator = DatasetEvaluator(loaded, folder, out / "cache", options.max_images, options.device, options.seed, progress)
+        raise UsageError(
+            "No external data was given", "External data is of another site or scanner", "Name at least one data set"
+        )
+    evaluator = DatasetEvaluator(loaded, out, out / "cache", options.max_images, options.device, options.seed, progress)
     manifests = _open_manifests(external, loaded, options)
     internal = None
     if options.internal is not None:
@@ -90,11 +92,11 @@ def transfer(
     ]
     if internal is not None and internal.failure:
         progress.message(f"The internal data could not be evaluated: {internal.failure}")
-    return make_report(loaded, internal, evaluations, options.label_map).write(folder)
+    return make_report(loaded, internal, evaluations, options.label_map).write(out)
 
 
 def _open_manifests(
-    external: Sequence[str | Path], bundle: Bundle, options: TransferOptions
+    external: Sequence[str | Path], bundle: Bundle, options: ExternalOptions
 ) -> list[tuple[str, Manifest | str]]:
     """Opens the data sets under distinct names; for one that cannot be used, the reason replaces the manifest."""
     for label, name in options.label_map.items():

@@ -1,4 +1,4 @@
-"""Evaluation of one data set in the transfer experiment: metrics, acquisition features, excluded cases."""
+"""Evaluation of one data set from outside: metrics, acquisition features, excluded cases."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 from reslink.bundles.bundle import Bundle
 from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError
-from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
+from reslink.evaluation.evaluate import EvaluationOptions, evaluate_and_predict
+from reslink.evaluation.subgroup_columns import describing_columns
+from reslink.experiments.external.acquisition import Acquisition, measure_acquisitions
+from reslink.experiments.external.local_patients import LocalFit, fit_to_local_patients
 from reslink.experiments.sampling import exclude_training_cases, sample_cases
-from reslink.experiments.transfer.acquisition import Acquisition, measure_acquisitions
 from reslink.reports.run.page import evaluation_report
 from reslink.training.monitoring.progress import Progress
 
@@ -28,6 +30,7 @@ class DatasetEvaluation:
         name: Name of the data set.
         evaluation: Contents of ``evaluation.json``; empty after a failure.
         acquisitions: Acquisition features of a sample of its images.
+        local_fits: The model after refitting to a few of its patients.
         excluded: Its images that are in the training data, with the reason.
         failure: The reason of a failure.
     """
@@ -35,6 +38,7 @@ class DatasetEvaluation:
     name: str
     evaluation: dict[str, Any] = field(default_factory=dict)
     acquisitions: Sequence[Acquisition] = ()
+    local_fits: Sequence[LocalFit] = ()
     excluded: Sequence[Mapping[str, str]] = ()
     failure: str | None = None
 
@@ -68,22 +72,24 @@ class DatasetEvaluator:
             new_cases, excluded = exclude_training_cases(manifest, self.bundle)
             selected = sample_cases(new_cases, self.max_images, self.seed)
             renamed = any("given_label" in case.extra for case in selected.cases)
+            columns = describing_columns(selected.cases)
             self.progress.message(f"Evaluating {len(selected)} images of {name}")
-            evaluation = evaluate_bundle(
+            evaluation, cases = evaluate_and_predict(
                 self.bundle,
                 selected,
                 self.folder / name,
                 EvaluationOptions(
                     device=self.device,
-                    subgroup_columns=("given_label",) if renamed else (),
+                    subgroup_columns=tuple(dict.fromkeys([*(["given_label"] if renamed else []), *columns])),
                     localization=False,
                     cache_folder=self.cache,
                     seed=self.seed,
                 ),
             )
             evaluation_report(self.folder / name)
+            fits = fit_to_local_patients(cases.in_scope(), self.bundle.decision, self.bundle.labels, self.seed)
             measured = sample_cases(selected, MEASURED_IMAGES, self.seed)
             acquisitions = measure_acquisitions(measured, self.bundle.preprocess, self.progress)
         except ReslinkError as error:
             return DatasetEvaluation(name, excluded=excluded, failure=str(error))
-        return DatasetEvaluation(name, evaluation, acquisitions, excluded)
+        return DatasetEvaluation(name, evaluation, acquisitions, fits, excluded)

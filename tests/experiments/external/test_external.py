@@ -1,4 +1,4 @@
-"""The transfer experiment: mapped labels, drops computed by hand, data that cannot be evaluated."""
+"""External evaluation: mapped labels, drops computed by hand, data that cannot be evaluated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.scope import Scope
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
-from reslink.experiments.transfer.transfer import TransferOptions, transfer
+from reslink.experiments.external.external import ExternalOptions, evaluate_external
 from reslink.imaging.preprocess import Preprocess
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
@@ -87,7 +87,7 @@ def table(result, name):
 
 
 def run(bundle, external, out, **options):
-    return transfer(bundle, external, out, TransferOptions(device="cpu", **options))
+    return evaluate_external(bundle, external, out, ExternalOptions(device="cpu", **options))
 
 
 def test_the_drop_is_computed_and_flagged(result):
@@ -99,6 +99,38 @@ def test_the_drop_is_computed_and_flagged(result):
     assert row["drop"]["ci_low"] < 14 / 40 < row["drop"]["ci_high"]
     assert row["flagged"] is True
     assert any("accuracy drops by 35.0 points" in sentence and "Flagged" in sentence for sentence in result["answer"])
+
+
+def test_silent_errors_are_the_wrong_answers_without_an_abstention(result, made):
+    rows = {row["data"]: row for row in table(result, "answers")}
+    assert set(rows) == {"internal", "away"}
+    assert rows["away"]["coverage"]["estimate"] == 1
+    assert rows["away"]["silent_errors"]["estimate"] == pytest.approx(16 / 40)
+    assert rows["internal"]["silent_errors"]["estimate"] == pytest.approx(2 / 40)
+    assert "away: the model answers 100.0 % of the images, and 40.0 % of all images get a wrong answer" in " ".join(
+        result["answer"]
+    )
+    assert any("abstention: The bundle has neither prediction sets" in sentence for sentence in result["not_done"])
+
+
+def test_columns_with_few_values_are_subgroups(bundle, external, tmp_path):
+    """The scanner is the source; the slice number has too many values, and the age is a number."""
+    folder = Path(shutil.copytree(external, tmp_path / "away"))
+    with (folder / "manifest.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    lines = [f"{row['path']},{row['label']},{'AB'[i % 4 == 0]},{i},{20 + i % 3}" for i, row in enumerate(rows)]
+    (folder / "manifest.csv").write_text("\n".join(["path,label,scanner,slice,age", *lines]))
+    found = table(run(bundle, [folder], tmp_path / "out", label_map=MAP), "subgroups")
+    assert [(row["column"], row["value"], row["n"]) for row in found] == [("source", "A", 30), ("source", "B", 10)]
+
+
+def test_a_few_local_patients_are_measured_on_the_others(result):
+    rows = table(result, "local")
+    assert [row["patients"] for row in rows] == [0, 5, 10, 20]
+    assert rows[0]["accuracy"]["estimate"] == pytest.approx(24 / 40)
+    assert rows[1]["accuracy"]["method"] == "median and range of 30 draws of patients"
+    assert any(sentence.startswith("away: recalibrating to 20 labeled") for sentence in result["answer"])
+    assert "away, refitting to 40 local patients: there are 40 patients or groups." in result["not_done"]
 
 
 def test_the_accuracy_is_given_for_each_original_label(result, external):
@@ -142,11 +174,14 @@ def test_unusable_data_is_reported_and_repeated_names_are_numbered(bundle, exter
     assert "does not exist" in reasons["nowhere"]
     assert all(row["drop"]["estimate"] is None for row in table(result, "drop"))
     assert any(sentence.startswith("Drop:") for sentence in result["not_done"])
-    assert result["answer"] == ["away: no drop is available.", "away-2: no drop is available."]
+    assert [sentence for sentence in result["answer"] if "drop" in sentence] == [
+        "away: no drop is available.",
+        "away-2: no drop is available.",
+    ]
     assert {row["data"] for row in table(result, "drop")} == {"away", "away-2"}
     for name in ("away", "away-2"):
-        assert (tmp_path / "out" / "transfer" / name / "evaluation.json").is_file()
-        assert (tmp_path / "out" / "transfer" / name / "report.html").is_file()
+        assert (tmp_path / "out" / name / "evaluation.json").is_file()
+        assert (tmp_path / "out" / name / "report.html").is_file()
 
 
 def test_an_unknown_class_and_a_label_in_no_data_raise(bundle, external, tmp_path):
@@ -159,11 +194,11 @@ def test_an_unknown_class_and_a_label_in_no_data_raise(bundle, external, tmp_pat
 
 
 def test_it_writes_a_page_without_absolute_paths(made, result):
-    folder = made / "out" / "transfer"
+    folder = made / "out"
     assert json.loads((folder / "experiment.json").read_text()) == result
     page = (folder / "report.html").read_text()
     assert "more than 10 points" in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert str(made) not in page
 
 
@@ -199,8 +234,8 @@ def test_refused_images_are_counted_beside_the_metrics(made, tmp_path):
     assert f"away: 6 images {text}." in result["answer"]
     [failure] = result["failed"]
     assert (failure["run"], failure["reason"][:26]) == ("ct", "All 3 images are refused; ")
-    page = (tmp_path / "out" / "transfer" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
     assert "efused images</th>" in page
     assert f"6 images {text}" in page
-    with (tmp_path / "out" / "transfer" / "experiment.csv").open(newline="") as stream:
+    with (tmp_path / "out" / "experiment.csv").open(newline="") as stream:
         assert {row["n_refused"] for row in csv.DictReader(stream)} == {"6"}

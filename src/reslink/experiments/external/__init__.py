@@ -1,0 +1,1 @@
+"""External evaluation: a frozen model on data of other hospitals."""

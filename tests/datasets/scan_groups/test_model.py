@@ -1,0 +1,33 @@
+"""The model of pairs that ships with the package."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from reslink.datasets.scan_groups.model import FILE, PairModel, pair_model
+
+
+def test_log_odds_are_those_of_the_network_with_one_hidden_layer() -> None:
+    model = PairModel(
+        np.array([1.0, 0.0]),
+        np.array([2.0, 1.0]),
+        np.array([[1.0, -1.0], [0.5, 0.0]]),
+        np.array([0.0, 0.25]),
+        np.array([2.0, 4.0]),
+        -1.0,
+    )
+    np.testing.assert_allclose(model.log_odds(np.array([[3.0, 2.0], [-1.0, 100.0]])), [3.0, 7.0])
+
+
+def test_the_json_form_keeps_four_digits() -> None:
+    model = pair_model()
+    again = PairModel.from_dict(json.loads(json.dumps(model.as_dict())))
+    features = np.random.default_rng(0).normal(model.mean, model.scale, (50, len(model.mean)))
+    np.testing.assert_allclose(again.log_odds(features), model.log_odds(features), atol=1e-9)
+
+
+def test_the_record_of_the_fit_is_kept_beside_the_model() -> None:
+    record = json.loads(FILE.read_text(encoding="utf-8"))["record"]
+    assert record["measured"]["lgg original"]["-1.5"]["recall"] > record["controls"]["lgg"]["near duplicates"]["recall"] + 0.5

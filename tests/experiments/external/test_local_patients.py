@@ -1,0 +1,84 @@
+"""Refitting a model to a few local patients: a planted shift of the logits is repaired, and a sample of one class is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reslink.bundles.decision.decision import Decision
+from reslink.datasets.case import Case
+from reslink.datasets.manifest import Manifest
+from reslink.evaluation.predictions_csv import CasePredictions
+from reslink.experiments.external.local_patients import DRAWS, fit_to_local_patients, local_chart, local_sentences, refit
+from reslink.labels import Labels
+
+LABELS = Labels(("Healthy", "Tumor"))
+
+
+def predictions(shift: float, patients: int = 60, images: int = 2) -> CasePredictions:
+    """A network that separates the classes, whose logits are shifted at this site: the threshold is wrong, not the ranking."""
+    rng = np.random.default_rng(0)
+    y_true = np.repeat(np.arange(patients) % 2, images)
+    logit = 4.0 * y_true - 2 + rng.normal(0, 1, len(y_true)) + shift
+    logits = np.column_stack([np.zeros(len(y_true)), logit])
+    cases = [Case(Path(f"{i}.png"), LABELS.names[k], name=f"{i}.png") for i, k in enumerate(y_true)]
+    return CasePredictions(
+        rows=np.arange(len(y_true)),
+        manifest=Manifest(tuple(cases), LABELS, Path()),
+        groups=[f"p{i // images}" for i in range(len(y_true))],
+        logits=logits,
+        probabilities=Decision().probabilities(logits),
+        failed={},
+    )
+
+
+def test_local_patients_repair_a_planted_shift() -> None:
+    frozen, five, *_, forty = fit_to_local_patients(predictions(4.0), Decision(), LABELS)
+    assert frozen.patients == 0
+    assert frozen.metrics["specificity"].estimate == pytest.approx(0, abs=0.1)
+    assert (five.patients, forty.patients, forty.images) == (5, 40, 80)
+    median = forty.metrics["accuracy"].estimate
+    assert median is not None
+    assert median > 0.9
+    change = forty.changes["accuracy"]
+    assert change.estimate is not None
+    assert change.ci_low is not None
+    assert change.estimate > change.ci_low > 0.3
+
+
+def test_without_a_shift_few_patients_buy_little() -> None:
+    *_, forty = fit_to_local_patients(predictions(0.0), Decision(), LABELS)
+    assert forty.changes["accuracy"].estimate == pytest.approx(0, abs=0.05)
+
+
+def test_numbers_that_leave_too_few_patients_are_left_out() -> None:
+    assert [fit.patients for fit in fit_to_local_patients(predictions(0.0, patients=24), Decision(), LABELS)] == [0, 5, 10]
+
+
+def test_the_images_of_a_patient_stay_together() -> None:
+    """All images of the drawn patients are local: 5 patients of 3 images are 15 in every draw."""
+    [_, five, *_] = fit_to_local_patients(predictions(0.0, images=3), Decision(), LABELS)
+    assert five.images == 15
+
+
+def test_a_sample_of_one_class_keeps_the_threshold() -> None:
+    decision = Decision(threshold=0.3)
+    logits = np.array([[0.0, 2.0], [0.0, -1.0], [0.0, 3.0]])
+    same = refit(decision, logits, np.array([1, 1, 1]))
+    assert same.threshold == 0.3
+    assert same.temperature != 1
+    changed = refit(decision, logits, np.array([1, 0, 1]))
+    assert changed.threshold != 0.3
+    assert changed.temperature == 1  # all are correct
+
+
+def test_sentences_and_chart_hold_the_largest_number() -> None:
+    fits = {"site": fit_to_local_patients(predictions(4.0), Decision(), LABELS)}
+    [sentence] = local_sentences(fits)
+    assert sentence.startswith("site: recalibrating to 40 labeled local patients changes accuracy by +0.")
+    [chart] = local_chart(fits)
+    assert chart["series"][0]["x"] == [0, 5, 10, 20, 40]
+    assert local_chart({"site": fits["site"][:1]}) == []
+    assert DRAWS == 30
