@@ -204,6 +204,7 @@ COMMANDS: list[tuple[list[str], int]] = [
     (["phantom", "--out", "pairs", "--patients", "12", "--set", "slices=2", "--set", "size=128"], 0),
     (["experiment", "leakage", "pairs", "--out", "experiments_pairs", *ONE_EPOCH], 0),
     (["experiment", "shortcuts", "heads", "--out", "experiments", *ONE_EPOCH], 0),
+    (["experiment", "leave-one-source-out", "heads", "local", "--out", "experiments_sources", *ONE_EPOCH], 0),
     (["experiment", "data-size", "heads", "--out", "experiments", "--percent", "50", "100", *ONE_EPOCH], 0),
     (["experiment", "robustness", "run/bundle", "heads", "--out", "experiments", "--only", "noise", "--images", "4"], 0),
     (["external", "run/bundle", "heads", "--out", "experiments", "--images", "4"], 0),
