@@ -57,7 +57,7 @@ from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
 from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_ood_detector
 from reslink.evaluation.leakage import EXCLUDED, NONE
 from reslink.export.onnx import check_parity, to_onnx
-from reslink.imaging.input_statistics import input_statistics
+from reslink.imaging.input_statistics import input_statistics, shows_brain
 from reslink.labels import Labels
 from reslink.metrics.operating_point import OperatingPoint
 from reslink.training.recipe.differences import differences
@@ -194,6 +194,7 @@ def with_statistics_detector(bundle: Bundle, manifest: Manifest, work: Path) -> 
         y_true=cache.targets[kept],
         groups=[groups[row] for row in kept],
         n_refused=len(cache) - len(kept),
+        shows_brain=shows_brain(cache.pixels[kept], bundle.scope.modality, bundle.preprocess),
     )
     notes: list[str] = []
     detector, arrays = fit_ood_detector(cases, notes, ("statistics",))

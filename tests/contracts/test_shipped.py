@@ -117,7 +117,9 @@ def test_a_pretrained_bundle_matches_the_texts(name: str, root: Path, make_bundl
     provenance = bundle.provenance
     texts, info = entry.model_dump(exclude={"source", "license", "calibrate", "scope"}), pretrained_info(provenance)
     assert bundle.scope == entry.bundle_scope
-    assert {key: getattr(info, key) for key in texts} == texts
+    assert info is not None
+    described = info.model_dump()
+    assert {key: described[key] for key in texts} == texts
     assert provenance["license"] == entry.license
     card = (zoo.SHIPPED / name / "MODEL_CARD.md").read_text()
     assert all(f"\n{command}\n" in card for command in entry.reproduce)

@@ -284,3 +284,14 @@ def test_the_detector_flags_slices_with_little_brain_instead_of_learning_them(rn
         assert notes == expected
     assert flagged["learned"] < 0.1
     assert flagged["left out"] > 0.9
+
+
+def test_a_source_without_a_class_sets_no_limit_for_it(rng):
+    cases = two_sources(rng, 800)
+    one_class = np.flatnonzero((np.array(cases.sources) == "A") | (cases.y_true == 1))
+    options = DecisionOptions(ood=False, per_source=True, per_class=True)
+    found, notes = fit_decision(cases.take(one_class), options, TWO)
+    of_a, _ = fit_decision(cases.take(np.flatnonzero(np.array(cases.sources) == "A")), replace(options, per_source=False), TWO)
+    assert notes == ["The coverage of prediction sets is not held where a source has too few images of a class: 'Healthy' in B"]
+    assert found.conformal.limits[0] == of_a.conformal.limits[0]
+    assert found.conformal.limits[1] >= of_a.conformal.limits[1]

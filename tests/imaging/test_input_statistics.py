@@ -15,7 +15,9 @@ from reslink.imaging.input_statistics import (
     _distance,
     brain_share,
     input_statistics,
+    shows_brain,
 )
+from reslink.imaging.preprocess import Preprocess
 
 
 def disc(side=224, radius=80, gray=120, ring=0):
@@ -126,3 +128,10 @@ def test_the_largest_piece_counts_and_only_the_first_plane() -> None:
     two[0, 1:] = 110
     assert brain_share(two)[0] == pytest.approx(50 * 50 / 128**2, rel=0.05)
     assert brain_share(two[:0]).shape == (0,)
+
+
+def test_brain_is_recognized_on_isolated_heads_in_a_brain_window_only() -> None:
+    pixels = np.stack([slice_of(0.1)[None], slice_of(0.4)[None]])
+    assert shows_brain(pixels, "CT", Preprocess()).tolist() == [False, True]
+    for modality, settings in (("MR", {}), (None, {}), ("CT", {"window": "stroke"}), ("CT", {"isolate_head": False})):
+        assert shows_brain(pixels, modality, Preprocess(**settings)) is None

@@ -25,7 +25,7 @@ from reslink.evaluation.cases import RunOptions, pixel_cache_folder, refused_cas
 from reslink.evaluation.cross_fit import cross_fit_metrics
 from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_decision
 from reslink.files import check_replaceable
-from reslink.imaging.input_statistics import MIN_BRAIN_SHARE, brain_share
+from reslink.imaging.input_statistics import shows_brain
 from reslink.inference.classifier import Classifier
 from reslink.inference.outputs import Outputs
 from reslink.labels import Labels
@@ -142,16 +142,9 @@ def _calibration_data(
         _targets(used, bundle.labels),
         [groups[row] for row in rows],
         sources=_sources(used),
-        shows_brain=_shows_brain(cache, rows, bundle),
+        shows_brain=None if cache.is_series else shows_brain(cache.pixels[rows], bundle.scope.modality, bundle.preprocess),
         previous_logits=None if previous is None else np.array([previous[case.name] for case in used.cases], np.float64),
     )
-
-
-def _shows_brain(cache: PixelCache, rows: Rows, bundle: Bundle) -> NDArray[np.bool_] | None:
-    """Returns whether each CT slice shows enough brain; None where inputs are not heads on CT, or cases are series."""
-    if bundle.scope.modality != "CT" or not bundle.preprocess.isolate_head or cache.is_series:
-        return None
-    return brain_share(np.asarray(cache.pixels[rows])) >= MIN_BRAIN_SHARE
 
 
 def _sources(manifest: Manifest) -> list[str | None]:

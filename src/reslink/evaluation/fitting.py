@@ -300,7 +300,7 @@ def fit_prediction_sets(cases: CalibrationData, options: DecisionOptions, labels
         notes.append(f"{NO_PREDICTION_SETS}: there are {len(cases)} images; a coverage of {options.coverage:g} needs {needed}")
         return None
     sources = _covered_sources(cases, needed, notes) if options.per_source else []
-    limits = _set_limits(cases, options, sources)
+    limits = _set_limits(cases, options, sources, notes, labels)
     for name, limit in zip(labels.names, limits, strict=True):
         if np.isinf(limit):
             notes.append(
@@ -325,16 +325,28 @@ def _covered_sources(cases: CalibrationData, needed: int, notes: list[str]) -> l
     return sorted(name for name, n in counts.items() if n >= needed)
 
 
-def _set_limits(cases: CalibrationData, options: DecisionOptions, sources: Sequence[str]) -> Floats:
-    """Returns (K,) limits, the widest of those of the sources; of all cases together without any."""
+def _set_limits(
+    cases: CalibrationData, options: DecisionOptions, sources: Sequence[str], notes: list[str], labels: Labels
+) -> Floats:
+    """Returns (K,) limits, the widest of those of the sources; of all cases together without any.
+
+    Within classes, a source with too few images of a class sets no limit for it; a note names both.
+    """
     assert options.coverage is not None  # noqa: S101  (checked by the caller)
     coverage, per_class = options.coverage, options.per_class
     probabilities, names = Decision(threshold=None).probabilities(cases.logits), np.array(cases.source_names)
-    of_source = [
-        conformal.conformal_quantiles(probabilities[rows], cases.y_true[rows], coverage, per_class=per_class)
-        for rows in ([names == name for name in sources] or [np.ones(len(cases), bool)])
-    ]
-    return np.asarray(np.max(of_source, axis=0), dtype=np.float64)
+    of_source = np.array(
+        [
+            conformal.conformal_quantiles(probabilities[rows], cases.y_true[rows], coverage, per_class=per_class)
+            for rows in ([names == name for name in sources] or [np.ones(len(cases), bool)])
+        ]
+    )
+    widest = np.max(np.where(np.isinf(of_source), -np.inf, of_source), axis=0)
+    missing = np.isinf(of_source) & np.isfinite(widest)
+    if missing.any():
+        pairs = listed(f"{labels.names[k]!r} in {sources[row]}" for row, k in np.argwhere(missing).tolist())
+        notes.append(f"The coverage of prediction sets is not held where a source has too few images of a class: {pairs}")
+    return np.where(np.isinf(widest), np.inf, widest)
 
 
 def fit_ood_detector(

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
+from reslink.imaging.image import Modality
 from reslink.imaging.morphology import fill_holes
-from reslink.imaging.preprocess import uint8_quantiles
+from reslink.imaging.preprocess import Preprocess, uint8_quantiles
 
 Floats: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -134,6 +135,22 @@ def brain_share(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         (n,) 0 to 1.
     """
     return np.array([_largest_piece(planes[0]) for planes in pixels], dtype=np.float64)
+
+
+def shows_brain(pixels: NDArray[np.uint8], modality: Modality | None, preprocess: Preprocess) -> NDArray[np.bool_] | None:
+    """Returns whether each CT slice shows enough brain.
+
+    Args:
+        pixels: As for :func:`brain_share`.
+        modality: The modality of the images, None if it is not known.
+        preprocess: The preprocessing of the images.
+
+    Returns:
+        (n,) booleans; None for images other than isolated heads on CT in a brain window, where soft tissue is not recognized.
+    """
+    if modality != "CT" or not preprocess.isolate_head or preprocess.window not in ("brain", "three"):
+        return None
+    return brain_share(pixels) >= MIN_BRAIN_SHARE
 
 
 def _largest_piece(plane: NDArray[np.uint8]) -> float:

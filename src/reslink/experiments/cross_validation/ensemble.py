@@ -12,13 +12,14 @@ import numpy as np
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.calibration import OUT_OF_FOLD, FittedOn
 from reslink.bundles.decision.decision import Decision
+from reslink.bundles.scope import Scope
 from reslink.datasets.case import HOLDOUT
 from reslink.errors import UsageError
 from reslink.evaluation.fitting import CalibrationData, fit_ood_detector
 from reslink.experiments.cross_validation.folds import FoldPlan, OutOfFold
 from reslink.experiments.runner.experiment import Experiment
 from reslink.experiments.runner.fitted_decision import criterion_of, fit_recipe_decision
-from reslink.imaging.input_statistics import input_statistics
+from reslink.imaging.input_statistics import input_statistics, shows_brain
 from reslink.networks.ensemble import member_state
 from reslink.networks.external_config import ensemble_architecture
 from reslink.training.data import TrainingData
@@ -128,7 +129,9 @@ def calibrated_decision(experiment: Experiment, pooled: OutOfFold) -> tuple[Deci
     batches = [cache.pixels[rows] for rows in np.array_split(pooled.rows, -(-len(pooled.rows) // _BATCH))]
     statistics = np.concatenate([input_statistics(np.asarray(batch)) for batch in batches])
     features = np.zeros((len(pooled.rows), 0))
-    cases = CalibrationData(pooled.logits, features, statistics, pooled.y_true, pooled.groups)
+    modality = Scope.of_training(cache.stated, statistics).modality
+    enough = shows_brain(cache.pixels[pooled.rows], modality, experiment.recipe.preprocess)
+    cases = CalibrationData(pooled.logits, features, statistics, pooled.y_true, pooled.groups, shows_brain=enough)
     try:
         decision, notes = fit_recipe_decision(settings, cases, labels, ood=False)
     except UsageError as error:

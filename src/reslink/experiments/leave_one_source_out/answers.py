@@ -21,6 +21,7 @@ from reslink.experiments.runner.fitted_decision import fit_recipe_decision
 from reslink.experiments.runner.results import TrialPredictions, TrialResult
 from reslink.experiments.runner.run_trial import BATCH
 from reslink.experiments.runner.seed_statistics import Floats, TrialSample
+from reslink.imaging.input_statistics import shows_brain
 from reslink.inference.classifier import Classifier
 from reslink.inference.outputs import Outputs
 from reslink.metrics.weighted import ratio
@@ -112,7 +113,7 @@ class Evaluator:
         """
         bundle = Bundle.load(result.folder / BUNDLE, result.trial.recipe.builder())
         rows, outputs = self._run(Classifier.load(bundle), result, "validation")
-        cases = self._calibration_data(rows, outputs)
+        cases = self._calibration_data(rows, outputs, bundle)
         decision, inside, notes = self._fit(cases, rows, bundle.decision)
         classifier = Classifier.load(replace(bundle, decision=decision))
         rows, outputs = self._run(classifier, result, "test")
@@ -125,7 +126,7 @@ class Evaluator:
         finite, outputs, _ = run_network(classifier, self.experiment.cache, rows, BATCH, statistics=True)
         return finite, outputs
 
-    def _calibration_data(self, rows: Rows, outputs: Outputs) -> CalibrationData:
+    def _calibration_data(self, rows: Rows, outputs: Outputs, bundle: Bundle) -> CalibrationData:
         assert outputs.statistics is not None  # noqa: S101  (run_network was called with statistics=True)
         return CalibrationData(
             np.asarray(outputs.logits, dtype=np.float64),
@@ -133,6 +134,7 @@ class Evaluator:
             outputs.statistics,
             self.experiment.cache.targets[rows],
             [self.groups[row] for row in rows],
+            shows_brain=shows_brain(self.experiment.cache.pixels[rows], bundle.scope.modality, bundle.preprocess),
         )
 
     def _fit(self, cases: CalibrationData, rows: Rows, trained: Decision) -> tuple[Decision, Answers, list[str]]:
