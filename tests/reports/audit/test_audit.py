@@ -183,3 +183,10 @@ def test_thumbnails_are_read_with_the_stated_unit(tmp_path: Path) -> None:
     hu, mr, plain = (Pictures({"a": tmp_path / "a.npy"}, {}, {"a": unit}).whole("a") for unit in units)
     assert len({hu, mr}) == 2
     assert plain == mr
+
+
+def test_a_check_that_needs_a_split_is_not_called_passed(manifest: Manifest, audit: dict[str, Any]) -> None:
+    check = {"check": "group_leakage", "failed": False, "reason": "the data set has no split"}
+    page = render(audit | {"checks": [check]}, manifest)
+    assert ">not checked</td><td>The data set has no split." in page
+    assert ">passed</td>" not in page

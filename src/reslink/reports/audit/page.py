@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from reslink.audit.audit import NO_SPLIT
 from reslink.audit.checks.shortcuts import probe_name
 from reslink.datasets.manifest import Manifest
 from reslink.files import write_atomic
@@ -69,6 +70,7 @@ def render(audit: Mapping[str, Any], manifest: Manifest) -> str:
     return load_template("audit.html.j2").render(
         name=escape_name(manifest.name),
         audit=audit,
+        no_split=NO_SPLIT,
         labels=labels,
         checks=[check | {"title": _title(check["check"], CHECKS)} for check in audit["checks"]],
         skipped=[entry | {"title": _skipped_title(entry["check"])} for entry in audit["skipped_checks"]],
