@@ -217,7 +217,7 @@ def _answers_table(evaluations: _Evaluations) -> Table:
 
 
 def _subgroup_table(evaluations: _Evaluations) -> Table:
-    """Returns the metrics of the subgroups by source and by the other columns that describe the images."""
+    """Returns the metrics of the subgroups by source, by columns of 0 and 1, and by the chosen columns."""
     columns: dict[str, tuple[str, Any]] = {"data": ("Data", "text"), "column": ("Column", "text"), "value": ("Value", "text")}
     columns |= {"n": ("images", "count"), "groups": ("patients or duplicate groups", "count")}
     columns |= {name: (METRIC_NAMES[name], "estimate") for name in SUBGROUP_METRICS}
@@ -229,7 +229,8 @@ def _subgroup_table(evaluations: _Evaluations) -> Table:
         if column != "given_label"
         for value, own in values.items()
     ]
-    return Table("subgroups", "Subgroups", columns, rows, "Columns of the table with few different values, and the source.")
+    note = "By the source, by columns of the table that hold only 0 and 1, and by the columns that --by names."
+    return Table("subgroups", "Subgroups", columns, rows, note)
 
 
 def _local_fits(external: Sequence[DatasetEvaluation]) -> dict[str, Sequence[LocalFit]]:
