@@ -31,7 +31,7 @@ def test_the_report_lies_in_the_output_folder(ring_heads: Path, tmp_path: Path) 
     assert "already holds an external evaluation" in refused.stderr
     spoken = invoke(*words, "--overwrite")
     assert spoken.stdout.splitlines() == report["answer"]
-    assert "% of the images, and" in spoken.stdout
+    assert "% of the images in scope, and" in spoken.stdout
     assert "report.html" in spoken.stderr
 
 

@@ -107,7 +107,7 @@ def test_silent_errors_are_the_wrong_answers_without_an_abstention(result, made)
     assert rows["away"]["coverage"]["estimate"] == 1
     assert rows["away"]["silent_errors"]["estimate"] == pytest.approx(16 / 40)
     assert rows["internal"]["silent_errors"]["estimate"] == pytest.approx(2 / 40)
-    assert "away: the model answers 100.0 % of the images, and 40.0 % of all images get a wrong answer" in " ".join(
+    assert "away: the model answers 100.0 % of the images in scope, and 40.0 % of them get a wrong answer" in " ".join(
         result["answer"]
     )
     assert any("abstention: The bundle has neither prediction sets" in sentence for sentence in result["not_done"])
@@ -240,6 +240,7 @@ def test_refused_images_are_counted_beside_the_metrics(made, tmp_path):
     assert result["facts"]["Images of away"].endswith(f"; 6 images {text}")
     assert {(row["data"], row["n_refused"]) for row in table(result, "drop")} == {("away", 6)}
     assert f"away: 6 images {text}." in result["answer"]
+    assert "away: the model answers 100.0 % of the images in scope" in " ".join(result["answer"])
     [failure] = result["failed"]
     assert (failure["run"], failure["reason"][:26]) == ("ct", "All 3 images are refused; ")
     page = (tmp_path / "out" / "report.html").read_text()
