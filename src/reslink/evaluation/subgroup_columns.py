@@ -92,18 +92,15 @@ def _quartiles(numbers: Sequence[float | None]) -> list[str]:
 
 
 def describing_columns(cases: Sequence[Case]) -> list[str]:
-    """Returns the columns that divide the cases into few subgroups: the source, and columns of words or of 0 and 1.
+    """Returns the columns that are subgroups without being chosen: the source, and columns of 0 and 1.
+
+    Columns of words are left out, because they can name patients, dates or readers.
 
     Args:
-        cases: The cases. Columns of other numbers and those with more than ``MAX_SUBGROUPS`` values are left out.
+        cases: The cases. Sources of which there are more than ``MAX_SUBGROUPS`` are left out.
     """
+    sources = [case.source or "" for case in cases]
     extra = dict.fromkeys(column for case in cases for column in case.extra)
-    values = {"source": [case.source or "" for case in cases]}
-    values |= {column: [case.extra.get(column, "").strip() for case in cases] for column in extra}
-    distinct = [column for column, own in values.items() if column == "source" or own != values["source"]]
-    return [column for column in distinct if _are_names({value for value in values[column] if value})]
-
-
-def _are_names(values: set[str]) -> bool:
-    """Returns whether these are a few words, or 0 and 1."""
-    return 1 < len(values) <= MAX_SUBGROUPS and (values == {"0", "1"} or all(number_of(value) is None for value in values))
+    values = {column: [case.extra.get(column, "").strip() for case in cases] for column in extra}
+    flags = [column for column, own in values.items() if own != sources and set(own) - {""} == {"0", "1"}]
+    return [*(["source"] if 1 < len(set(sources) - {""}) <= MAX_SUBGROUPS else []), *flags]

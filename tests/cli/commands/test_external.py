@@ -26,9 +26,12 @@ def test_the_report_lies_in_the_output_folder(ring_heads: Path, tmp_path: Path) 
     assert report["experiment"] == "external"
     assert (tmp_path / "out" / "report.html").is_file()
     assert (tmp_path / "out" / ring_heads.name / "predictions.csv").is_file()
-    spoken = invoke(*words)
+    refused = invoke(*words)
+    assert refused.exit_code == 2
+    assert "already holds an external evaluation" in refused.stderr
+    spoken = invoke(*words, "--overwrite")
     assert spoken.stdout.splitlines() == report["answer"]
-    assert "% of the images, and" in spoken.stdout
+    assert "% of the images in scope, and" in spoken.stdout
     assert "report.html" in spoken.stderr
 
 
@@ -46,3 +49,17 @@ def test_two_commands_cannot_write_one_folder(ring_heads: Path, tmp_path: Path) 
         result = invoke("ct", ring_heads, "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert "in use by another reslink process" in result.stderr
+
+
+@pytest.mark.usefixtures("zoo_with_ct")
+@pytest.mark.parametrize("held", ["config.yaml", "bundle.json", "bundle/bundle.json"])
+def test_the_folder_of_a_run_or_a_bundle_is_never_overwritten(ring_heads: Path, tmp_path: Path, held: str) -> None:
+    (tmp_path / "run" / held).parent.mkdir(parents=True)
+    (tmp_path / "run" / held).touch()
+    (tmp_path / "run" / "report.html").write_text("report of the run")
+    result = invoke("ct", ring_heads, "--out", tmp_path / "run", "--overwrite")
+    assert result.exit_code == 2
+    assert f"holds a run or a bundle: {held}" in result.stderr
+    assert "has a folder of its own" in result.stderr
+    assert "run-external" in result.stderr
+    assert (tmp_path / "run" / "report.html").read_text() == "report of the run"

@@ -107,21 +107,27 @@ def test_silent_errors_are_the_wrong_answers_without_an_abstention(result, made)
     assert rows["away"]["coverage"]["estimate"] == 1
     assert rows["away"]["silent_errors"]["estimate"] == pytest.approx(16 / 40)
     assert rows["internal"]["silent_errors"]["estimate"] == pytest.approx(2 / 40)
-    assert "away: the model answers 100.0 % of the images, and 40.0 % of all images get a wrong answer" in " ".join(
+    assert "away: the model answers 100.0 % of the images in scope, and 40.0 % of them get a wrong answer" in " ".join(
         result["answer"]
     )
     assert any("abstention: The bundle has neither prediction sets" in sentence for sentence in result["not_done"])
 
 
-def test_columns_with_few_values_are_subgroups(bundle, external, tmp_path):
-    """The scanner is the source; the slice number has too many values, and the age is a number."""
+def test_only_the_source_flags_and_chosen_columns_are_subgroups(bundle, external, tmp_path):
+    """The scanner is the source, and urgent a flag; the names of the readers are in no report unless they are chosen."""
     folder = Path(shutil.copytree(external, tmp_path / "away"))
     with (folder / "manifest.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    lines = [f"{row['path']},{row['label']},{'AB'[i % 4 == 0]},{i},{20 + i % 3}" for i, row in enumerate(rows)]
-    (folder / "manifest.csv").write_text("\n".join(["path,label,scanner,slice,age", *lines]))
+    lines = [f"{row['path']},{row['label']},{'AB'[i % 4 == 0]},{i % 2},DOE^{i % 3}" for i, row in enumerate(rows)]
+    (folder / "manifest.csv").write_text("\n".join(["path,label,scanner,urgent,reader", *lines]))
     found = table(run(bundle, [folder], tmp_path / "out", label_map=MAP), "subgroups")
-    assert [(row["column"], row["value"], row["n"]) for row in found] == [("source", "A", 30), ("source", "B", 10)]
+    default = [("source", "A", 30), ("source", "B", 10), ("urgent", "0", 20), ("urgent", "1", 20)]
+    assert [(row["column"], row["value"], row["n"]) for row in found] == default
+    assert not any("DOE" in page.read_text() for page in (tmp_path / "out").rglob("report.html"))
+    chosen = table(run(bundle, [folder], tmp_path / "chosen", label_map=MAP, by=["reader"]), "subgroups")
+    assert {row["value"] for row in chosen if row["column"] == "reader"} == {"DOE^0", "DOE^1", "DOE^2"}
+    with pytest.raises(UsageError, match=r"away: The data has no column 'sequence'"):
+        run(bundle, [folder], tmp_path / "none", label_map=MAP, by=["sequence"])
 
 
 def test_a_few_local_patients_are_measured_on_the_others(result):
@@ -166,8 +172,9 @@ def test_without_internal_data_the_metrics_of_the_bundle_are_used_and_a_label_ca
 
 def test_unusable_data_is_reported_and_repeated_names_are_numbered(bundle, external, tmp_path):
     strange = write(tmp_path / "strange", 3, Classifier.load(bundle, "cpu"), ("normal", "tumour"))
+    cache = write(tmp_path / "cache", 6, Classifier.load(bundle, "cpu"), ("no_tumor", "glioma"))
     other = write(tmp_path / "elsewhere" / "away", 5, Classifier.load(bundle, "cpu"), ("no_tumor", "glioma"))
-    others = [strange, external, tmp_path / "nowhere", other / "manifest.csv"]
+    others = [strange, external, tmp_path / "nowhere", other / "manifest.csv", cache]
     result = run(bundle, others, tmp_path / "out", label_map=MAP)
     reasons = {failure["run"]: failure["reason"] for failure in result["failed"]}
     assert "--map LABEL=CLASS" in reasons["strange"]
@@ -177,9 +184,10 @@ def test_unusable_data_is_reported_and_repeated_names_are_numbered(bundle, exter
     assert [sentence for sentence in result["answer"] if "drop" in sentence] == [
         "away: no drop is available.",
         "away-2: no drop is available.",
+        "cache-2: no drop is available.",
     ]
-    assert {row["data"] for row in table(result, "drop")} == {"away", "away-2"}
-    for name in ("away", "away-2"):
+    assert {row["data"] for row in table(result, "drop")} == {"away", "away-2", "cache-2"}
+    for name in ("away", "away-2", "cache-2"):
         assert (tmp_path / "out" / name / "evaluation.json").is_file()
         assert (tmp_path / "out" / name / "report.html").is_file()
 
@@ -232,6 +240,7 @@ def test_refused_images_are_counted_beside_the_metrics(made, tmp_path):
     assert result["facts"]["Images of away"].endswith(f"; 6 images {text}")
     assert {(row["data"], row["n_refused"]) for row in table(result, "drop")} == {("away", 6)}
     assert f"away: 6 images {text}." in result["answer"]
+    assert "away: the model answers 100.0 % of the images in scope" in " ".join(result["answer"])
     [failure] = result["failed"]
     assert (failure["run"], failure["reason"][:26]) == ("ct", "All 3 images are refused; ")
     page = (tmp_path / "out" / "report.html").read_text()

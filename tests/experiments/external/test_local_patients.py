@@ -11,7 +11,14 @@ from reslink.bundles.decision.decision import Decision
 from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest
 from reslink.evaluation.predictions_csv import CasePredictions
-from reslink.experiments.external.local_patients import DRAWS, fit_to_local_patients, local_chart, local_sentences, refit
+from reslink.experiments.external.local_patients import (
+    DRAWS,
+    fit_to_local_patients,
+    local_chart,
+    local_sentences,
+    local_table,
+    refit,
+)
 from reslink.labels import Labels
 
 LABELS = Labels(("Healthy", "Tumor"))
@@ -63,12 +70,11 @@ def test_the_images_of_a_patient_stay_together() -> None:
     assert five.images == 15
 
 
-def test_a_sample_of_one_class_keeps_the_threshold() -> None:
+def test_a_sample_of_one_class_changes_nothing() -> None:
+    """Another temperature with the same threshold would move the operating point."""
     decision = Decision(threshold=0.3)
     logits = np.array([[0.0, 2.0], [0.0, -1.0], [0.0, 3.0]])
-    same = refit(decision, logits, np.array([1, 1, 1]))
-    assert same.threshold == 0.3
-    assert same.temperature != 1
+    assert refit(decision, logits, np.array([1, 1, 1])) == decision
     changed = refit(decision, logits, np.array([1, 0, 1]))
     assert changed.threshold != 0.3
     assert changed.temperature == 1  # all are correct
@@ -81,4 +87,7 @@ def test_sentences_and_chart_hold_the_largest_number() -> None:
     [chart] = local_chart(fits)
     assert chart["series"][0]["x"] == [0, 5, 10, 20, 40]
     assert local_chart({"site": fits["site"][:1]}) == []
+    one_class = sum(fit.one_class for fit in fits["site"])
+    assert one_class > 0
+    assert f"Draws of one class change nothing; there are {one_class} of them." in local_table(fits).note
     assert DRAWS == 30

@@ -7,16 +7,17 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from reslink.datasets.manifest import Manifest
+from reslink.datasets.manifest import DataSet, Manifest
 from reslink.errors import UsageError
-from reslink.experiments.leave_one_source_out import plan
-from reslink.experiments.leave_one_source_out.answers import PREDICTIONS_CSV, Answers
+from reslink.experiments.leave_one_source_out import plan, tables
+from reslink.experiments.leave_one_source_out.answers import PREDICTIONS_CSV, Answers, TrialAnswers
 from reslink.experiments.leave_one_source_out.leave_one_source_out import leave_one_source_out
 from reslink.experiments.leave_one_source_out.plan import plan_sources
 from reslink.experiments.leave_one_source_out.subtypes import subtype_columns
@@ -119,9 +120,61 @@ def test_similar_images_are_joined_within_a_source_only(
     manifest = of_sources(toy_patients, "AB")
     both = replace(manifest.cases[0], source="B")  # a patient in two sources
     experiment = make_experiment(replace(manifest, cases=(both, *manifest.cases[1:])))
-    monkeypatch.setattr(plan, "group_cases", lambda part, *_: [part.cases[0].name] * len(part))
+    ways = []
+
+    def all_similar(part: Manifest, _: object, by: str) -> list[str]:
+        ways.append(by)
+        return [part.cases[0].name] * len(part)
+
+    monkeypatch.setattr(plan, "group_cases", all_similar)
     assert len(set(plan.groups_within_sources(experiment))) == 1
     assert len(set(plan.groups_within_sources(make_experiment(manifest)))) == 2
+    assert set(ways) == {"both"}
+    plan.groups_within_sources(make_experiment(manifest, "data.group_by=scan"))
+    assert ways[-2:] == ["scan", "scan"]
+
+
+@pytest.mark.parametrize(("by", "notes"), [("both", 0), ("scan", 0), ("none", 1)])
+def test_a_grouping_that_is_not_used_is_said(
+    by: str, notes: int, toy_patients: Manifest, make_experiment: MakeExperiment
+) -> None:
+    found = plan.group_by_note(make_experiment(toy_patients, f"data.group_by={by}"))
+    assert [sentence.startswith(f"data.group_by={by} is not used: ") for sentence in found] == [True] * notes
+
+
+def test_the_sources_of_joined_data_sets_are_the_data_sets(toy_patients: Manifest, make_experiment: MakeExperiment) -> None:
+    """The data set a has two scanners; none of them stays in the training without a."""
+    sets, scanners = ("a", "a", "b"), ("a: GE", "a: Siemens", "b: GE")
+    turns = [i // 4 % 3 for i in range(len(toy_patients.cases))]
+    cases = [
+        replace(case, name=f"{sets[k]}/{case.name}", source=scanners[k])
+        for case, k in zip(toy_patients.cases, turns, strict=True)
+    ]
+    members = tuple(DataSet(name, Path(), has_table=True) for name in "ab")
+    planned = plan_sources(make_experiment(replace(toy_patients, cases=tuple(cases), sets=members)))
+    assert [source.source for source in planned.sources] == ["a", "b"]
+    [trial] = planned.sources[0].trials
+    used = {case.source for case, split in zip(cases, trial.splits, strict=True) if split in ("train", "validation")}
+    assert used == {"b: GE"}
+    assert {case.source for case, split in zip(cases, trial.splits, strict=True) if split == "test"} == set(scanners[:2])
+
+
+def test_without_a_common_seed_the_mean_is_not_known_and_said_so(toy_patients: Manifest) -> None:
+    """Each source has a result for another seed."""
+    truth = np.array([0, 1] * 4)
+    predictions = TrialPredictions(list("abcdefgh"), list("abcdefgh"), truth, np.eye(2)[truth], truth)
+    own = Answers(predictions, truth == 1)
+    results: list[Any] = [SimpleNamespace(trial=SimpleNamespace(condition=name, seed=i)) for i, name in enumerate("AB")]
+    outcomes = tables.Outcomes([], results, [TrialAnswers(own, own, 0, [])] * 2, (), toy_patients.labels)
+    expected, worst, _, abstention, _ = tables.verdict(outcomes)
+    assert "AUROC not known and accuracy not known" in expected
+    assert "not known" not in worst
+    assert abstention.startswith("How many images the model answers on average on an unseen source is not known. ")
+    assert "in the worst source: 0.0 % of all images" in abstention
+    [note] = tables.no_mean_note(outcomes)
+    assert note.startswith("Mean over the sources: no seed has a result for each of them (AUROC, ")
+    common = tables.Outcomes([], results[:1], [TrialAnswers(own, own, 0, [])], (), toy_patients.labels)
+    assert tables.no_mean_note(common) == []
 
 
 @pytest.mark.parametrize(

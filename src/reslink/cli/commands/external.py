@@ -9,7 +9,7 @@ import typer
 
 from reslink.cli.console import Console
 from reslink.cli.experiment_output import locked, print_experiment
-from reslink.cli.options import BundleFolder, Columns, Device, Json, OutFolder, Root, Unit
+from reslink.cli.options import BundleFolder, Columns, Device, Json, OutFolder, Overwrite, Root, Unit
 from reslink.datasets.label_map import parse_label_map
 
 EXAMPLES = (
@@ -43,17 +43,27 @@ def external(
     columns: Columns = None,
     root: Root = None,
     unit: Unit = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by",
+            metavar="COLUMN",
+            help="Also compute metrics for each value of this column, which every data set has; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     images: Annotated[
         int, typer.Option("--images", min=0, help="Number of images per data set, drawn at random; 0 for all.")
     ] = 0,
     device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the drawn images and patients.")] = 0,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Evaluate a frozen model on data of other hospitals: drop, coverage, silent errors, and how the data differ.
 
     Images that the model was trained on, and their near duplicates, are left out. The report also has subgroups by source
-    and by columns with few values, and what refitting the threshold to 5 to 40 labeled local patients would change.
+    and by columns of 0 and 1, and what refitting the threshold to 5 to 40 labeled local patients would change.
     """
     from reslink.bundles.bundle import Bundle
 
@@ -62,9 +72,10 @@ def external(
     loaded.require_slices("reslink external")
     for name in filter(None, label_map.values()):
         loaded.labels.index(name)  # raises for an unknown class
-    from reslink.experiments.external.external import ExternalOptions, evaluate_external
+    from reslink.experiments.external.external import ExternalOptions, check_out, evaluate_external
 
+    check_out(out, overwrite)
     with locked(console, out) as progress:
-        options = ExternalOptions(label_map, internal, images or None, device, seed, columns, root, unit)
+        options = ExternalOptions(label_map, internal, images or None, device, seed, columns, root, unit, tuple(by or ()))
         result = evaluate_external(bundle, others, out, options, progress)
     print_experiment(console, result, {"report": out / "report.html"}, json)

@@ -65,14 +65,20 @@ class DatasetEvaluator:
     seed: int
     progress: Progress
 
-    def evaluate(self, name: str, manifest: Manifest) -> DatasetEvaluation:
-        """Evaluates a data set; a failure is part of the result."""
+    def evaluate(self, name: str, manifest: Manifest, by: Sequence[str] = ()) -> DatasetEvaluation:
+        """Evaluates a data set; a failure is part of the result.
+
+        Args:
+            name: Name of the data set.
+            manifest: The data set.
+            by: Subgroup columns, next to :func:`describing_columns`.
+        """
         excluded: list[dict[str, str]] = []
         try:
             new_cases, excluded = exclude_training_cases(manifest, self.bundle)
             selected = sample_cases(new_cases, self.max_images, self.seed)
             renamed = any("given_label" in case.extra for case in selected.cases)
-            columns = describing_columns(selected.cases)
+            columns = [*describing_columns(selected.cases), *by]
             self.progress.message(f"Evaluating {len(selected)} images of {name}")
             evaluation, cases = evaluate_and_predict(
                 self.bundle,

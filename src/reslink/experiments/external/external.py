@@ -12,8 +12,10 @@ from reslink.datasets.joined_manifest import data_set_names
 from reslink.datasets.label_map import LabelMap, check_label_map, map_of_set
 from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError, UsageError, suggest
+from reslink.evaluation.subgroup_columns import check_columns
 from reslink.experiments.external.evaluation import DatasetEvaluation, DatasetEvaluator
 from reslink.experiments.external.tables import make_report
+from reslink.files import check_overwrite
 from reslink.training.monitoring.progress import Progress, SilentProgress
 
 
@@ -31,6 +33,7 @@ class ExternalOptions:
         columns: Role to column of the tables (``Manifest.open``).
         root: Folder that the paths in the tables start from; None for the folder of each table.
         unit: Unit of the images for which neither file nor table states one (``Manifest.open``).
+        by: More subgroup columns of the external data, next to its source and columns of 0 and 1.
     """
 
     label_map: LabelMap = field(default_factory=dict)
@@ -41,6 +44,26 @@ class ExternalOptions:
     columns: Sequence[str] | None = None
     root: Path | None = None
     unit: str | None = None
+    by: Sequence[str] = ()
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Checks that nothing is lost when the results are written to a folder.
+
+    Args:
+        out: The output folder.
+        overwrite: Whether an earlier external evaluation may be overwritten.
+
+    Raises:
+        UsageError: If the folder holds a run or a bundle, or an earlier result and ``overwrite`` is false.
+    """
+    check_overwrite(out, "experiment.json", "an external evaluation", overwrite)
+    if held := [name for name in ("config.yaml", "bundle.json", "bundle/bundle.json") if (out / name).exists()]:
+        raise UsageError(
+            f"{out} holds a run or a bundle: {held[0]}",
+            "An external evaluation has a folder of its own, because its report.html would replace that of the run",
+            f"For example, use --out {out.with_name(f'{out.name}-external')}",
+        )
 
 
 def evaluate_external(
@@ -68,7 +91,8 @@ def evaluate_external(
 
     Raises:
         BundleError: If the bundle cannot be used.
-        UsageError: If external data is missing, or a mapped label is in no data set or has an unknown class.
+        UsageError: If external data is missing, a mapped label is in no data set or has an unknown class, or a data set lacks
+            a subgroup column.
         StorageError: If the results cannot be written.
     """
     options, progress = options or ExternalOptions(), progress or SilentProgress()
@@ -87,7 +111,9 @@ def evaluate_external(
         )
         internal = evaluator.evaluate("internal", manifest)
     evaluations = [
-        evaluator.evaluate(name, opened) if isinstance(opened, Manifest) else DatasetEvaluation(name, failure=opened)
+        evaluator.evaluate(name, opened, options.by)
+        if isinstance(opened, Manifest)
+        else DatasetEvaluation(name, failure=opened)
         for name, opened in manifests
     ]
     if internal is not None and internal.failure:
@@ -106,7 +132,7 @@ def _open_manifests(
                 f"Its classes are {', '.join(bundle.labels.names)}",
                 suggest(name, bundle.labels.names),
             )
-    names = data_set_names(external, taken=["internal"])
+    names = data_set_names(external, taken=["internal", "cache"])
     manifests: list[tuple[str, Manifest | str]] = []
     for name, data in zip(names, external, strict=True):
         rename = map_of_set(options.label_map, name, names)
@@ -119,6 +145,9 @@ def _open_manifests(
             continue
         manifests.append((name, manifest))
     _check_labels_used(options.label_map, manifests)
+    for name, opened in manifests:
+        if isinstance(opened, Manifest):
+            _check_columns(name, opened, options.by)
     return manifests
 
 
@@ -129,6 +158,14 @@ def _check_labels_used(label_map: LabelMap, manifests: Sequence[tuple[str, Manif
         for name, opened in manifests
     }
     check_label_map({label: name for label, name in label_map.items() if name is not None}, labels)
+
+
+def _check_columns(name: str, manifest: Manifest, columns: Sequence[str]) -> None:
+    """Checks the chosen subgroup columns of a data set, and names it in the error."""
+    try:
+        check_columns(manifest, columns)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error.given}", error.allowed, error.next_step) from error
 
 
 def _with_map_hint(error: ReslinkError) -> str:

@@ -35,7 +35,7 @@ class LocalFit:
     Attributes:
         patients: Number of patients or duplicate groups; 0 for the frozen model on all images.
         images: Their images, the median of the draws.
-        one_class: Number of draws whose patients are all of one class, so that the threshold stays.
+        one_class: Number of draws whose patients are all of one class, so that nothing is refitted.
         metrics: Median and range over the draws, on the images of all other patients.
         changes: The same of the change to the frozen model on the same images.
     """
@@ -95,17 +95,19 @@ def _fit(size: int, draws: Sequence[NDArray[np.bool_]], logits: Floats, y_true: 
 def refit(decision: Decision, logits: Floats, y_true: Ints) -> Decision:
     """Returns a decision with the temperature and, with two classes, the threshold of the best Youden index on a few cases.
 
-    The temperature stays if all cases are classified correctly, because the best one would be 0. The threshold stays if all
-    cases are of one class.
+    The decision stays as it is if all cases are of one class: they give no threshold, and another temperature alone would move
+    the operating point. The temperature stays if all cases are classified correctly, because the best one would be 0.
 
     Args:
         decision: The decision.
         logits: (n, K), or (n, 1).
         y_true: (n,) class indices.
     """
+    if len(np.unique(y_true)) < 2:
+        return decision
     if (two_column_logits(logits).argmax(axis=1) != y_true).any():
         decision = decision.model_copy(update={"temperature": fit_temperature(logits, y_true), "isotonic": ()})
-    if decision.threshold is None or len(np.unique(y_true)) < 2:
+    if decision.threshold is None:
         return decision
     threshold = choose_threshold(OperatingPoint("youden"), y_true, decision.probabilities(logits)[:, 1])
     return decision.model_copy(update={"threshold": threshold})
@@ -145,11 +147,12 @@ def local_table(fits: Mapping[str, Sequence[LocalFit]]) -> Table:
         "one_class": ("draws of one class", "count"),
     }
     rows = [{"data": name, **fit.as_row()} for name, own in fits.items() for fit in own]
+    one_class = sum(fit.one_class for own in fits.values() for fit in own)
     note = (
         f"Median and range over {DRAWS} draws of patients (or duplicate groups, where no patients are known). Temperature and, "
         "with two classes, threshold (Youden index) are refitted to the drawn patients; the metrics are those of all other "
         "patients. Change: to the frozen model on the same images. 0 patients: the frozen model on all images. Draws of one "
-        "class keep the threshold."
+        f"class change nothing; there are {one_class} of them."
     )
     return Table("local", "What a few labeled local patients would buy", columns, rows, note)
 

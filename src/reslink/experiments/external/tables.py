@@ -201,8 +201,8 @@ def _answers_table(evaluations: _Evaluations) -> Table:
     """Returns coverage, silent errors and calibration error of each data set, and of the internal metrics where known."""
     columns: dict[str, tuple[str, Any]] = {
         "data": ("Data", "text"),
-        "coverage": ("coverage (answered images)", "estimate"),
-        "silent_errors": ("silent errors (of all images)", "estimate"),
+        "coverage": ("coverage (of the images in scope)", "estimate"),
+        "silent_errors": ("silent errors (of the images in scope)", "estimate"),
         "ece": (METRIC_NAMES["ece"], "estimate"),
     }
     named = [("internal", evaluations.reference), *((dataset.name, dataset.evaluation) for dataset in evaluations.external)]
@@ -212,12 +212,15 @@ def _answers_table(evaluations: _Evaluations) -> Table:
         row = {"data": name, "ece": metrics.get("ece")} | {key: selective.get(key) for key in ("coverage", "silent_errors")}
         if any(value is not None for value in row.values() if value is not name):
             rows.append(row)
-    note = "Silent errors: wrong answers without an abstention. All other metrics include the images with an abstention."
+    note = (
+        "Silent errors: wrong answers without an abstention. All other metrics include the images with an abstention. Refused "
+        "images are out of scope and not counted here; leave-one-source-out counts them as abstentions."
+    )
     return Table("answers", "Answered images, silent errors and calibration", columns, rows, note)
 
 
 def _subgroup_table(evaluations: _Evaluations) -> Table:
-    """Returns the metrics of the subgroups by source and by the other columns that describe the images."""
+    """Returns the metrics of the subgroups by source, by columns of 0 and 1, and by the chosen columns."""
     columns: dict[str, tuple[str, Any]] = {"data": ("Data", "text"), "column": ("Column", "text"), "value": ("Value", "text")}
     columns |= {"n": ("images", "count"), "groups": ("patients or duplicate groups", "count")}
     columns |= {name: (METRIC_NAMES[name], "estimate") for name in SUBGROUP_METRICS}
@@ -229,7 +232,8 @@ def _subgroup_table(evaluations: _Evaluations) -> Table:
         if column != "given_label"
         for value, own in values.items()
     ]
-    return Table("subgroups", "Subgroups", columns, rows, "Columns of the table with few different values, and the source.")
+    note = "By the source, by columns of the table that hold only 0 and 1, and by the columns that --by names."
+    return Table("subgroups", "Subgroups", columns, rows, note)
 
 
 def _local_fits(external: Sequence[DatasetEvaluation]) -> dict[str, Sequence[LocalFit]]:
@@ -240,8 +244,8 @@ def _answered_sentence(dataset: DatasetEvaluation) -> str:
     selective = dataset.evaluation["selective"]
     coverage, silent = (100 * selective[name]["estimate"] for name in ("coverage", "silent_errors"))
     return (
-        f"{dataset.name}: the model answers {coverage:.1f} % of the images, and {silent:.1f} % of all images get a wrong "
-        "answer without an abstention."
+        f"{dataset.name}: the model answers {coverage:.1f} % of the images in scope, and {silent:.1f} % of them get a "
+        "wrong answer without an abstention."
     )
 
 

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from reslink.audit.checks.sources import source_names
 from reslink.experiments.leave_one_source_out import tables
 from reslink.experiments.leave_one_source_out.answers import MEASURES, Evaluator
-from reslink.experiments.leave_one_source_out.plan import plan_sources, without_given_split
+from reslink.experiments.leave_one_source_out.plan import group_by_note, plan_sources, without_given_split
 from reslink.experiments.leave_one_source_out.subtypes import subtype_table
 from reslink.experiments.leave_one_source_out.tables import Outcomes
 from reslink.experiments.report import ExperimentReport, Row
@@ -21,6 +22,8 @@ NAME = "leave-one-source-out"
 
 def leave_one_source_out(experiment: Experiment, only: Sequence[str] = ()) -> dict[str, Any]:
     """Trains without each source in turn and evaluates there.
+
+    A source is a data set if several were joined, and otherwise what the table states in the column ``source``.
 
     All images of the source are the test split. Images of other sources that share a patient or a near duplicate with it are
     not used. The others are divided into train and validation by groups, in the proportion of ``data.fractions``; a split in
@@ -68,13 +71,19 @@ def leave_one_source_out(experiment: Experiment, only: Sequence[str] = ()) -> di
         charts=[tables.chart(outcomes)] if answers else [],
         runs=_run_rows(comparison, outcomes),
         failed=comparison.failures,
-        not_done=[*plan.impossible, *tables.one_class_notes(outcomes), *_decision_notes(outcomes)],
+        not_done=[
+            *plan.impossible,
+            *group_by_note(experiment),
+            *tables.no_mean_note(outcomes),
+            *tables.one_class_notes(outcomes),
+            *_decision_notes(outcomes),
+        ],
     )
     return report.write(experiment.out / NAME)
 
 
 def _facts(experiment: Experiment, groups: Sequence[str]) -> dict[str, Any]:
-    counts = Counter(str(case.source) for case in experiment.cache.manifest.cases)
+    counts = Counter(source_names(experiment.cache.manifest))
     return {
         "Patients or duplicate groups": len(set(groups)),
         "Sources": ", ".join(f"{name} {n}" for name, n in sorted(counts.items())),

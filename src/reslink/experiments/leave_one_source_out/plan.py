@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from reslink.audit.checks.sources import source_names
 from reslink.datasets.case import UNUSED
 from reslink.datasets.grouping import group_cases
 from reslink.datasets.near_duplicates.groups import connected_groups, pairs_of_equal_keys
@@ -92,16 +93,27 @@ def groups_within_sources(experiment: Experiment) -> tuple[str, ...]:
     """Returns the group of each case: the same patient, near duplicates, and similar images of the same source.
 
     Similar images of one source may be neighboring slices of a patient. Those of two sources are not, and chains of them would
-    join unrelated patients of all sources.
+    join unrelated patients of all sources. With ``data.group_by=scan``, probable scans take the place of similar images; other
+    values of it are not used.
     """
     manifest, thumbnails = experiment.cache.manifest, experiment.cache.thumbnails
     keys: list[tuple[str | None, str]] = [(None, "")] * len(manifest)
-    for source in {case.source for case in manifest.cases}:
-        rows = [row for row, case in enumerate(manifest.cases) if case.source == source]
-        for row, group in zip(rows, group_cases(manifest.subset(rows), thumbnails[rows], "both"), strict=True):
+    sources, by = source_names(manifest), experiment.recipe.data.group_by
+    for source in set(sources):
+        rows = [row for row, own in enumerate(sources) if own == source]
+        found = group_cases(manifest.subset(rows), thumbnails[rows], by if by == "scan" else "both")
+        for row, group in zip(rows, found, strict=True):
             keys[row] = (source, group)
     pairs = [*pairs_of_equal_keys(keys), *pairs_of_equal_keys(experiment.data.joined_groups)]
     return tuple(f"group {number}" for number in connected_groups(len(manifest), np.array(pairs, np.intp)))
+
+
+def group_by_note(experiment: Experiment) -> list[str]:
+    """Returns a sentence if ``data.group_by`` of the recipe is not used."""
+    by = experiment.recipe.data.group_by
+    if by in ("both", "scan"):
+        return []
+    return [f"data.group_by={by} is not used: patients, near duplicates and similar images of a source always stay together."]
 
 
 def without_given_split(experiment: Experiment) -> Experiment:
@@ -115,9 +127,9 @@ def without_given_split(experiment: Experiment) -> Experiment:
 
 def _check_sources(experiment: Experiment) -> list[str]:
     """Returns the sources of all cases, sorted; checked before any image is read."""
-    cases = experiment.manifest.cases
-    without = [case.name for case in cases if not case.source]
-    sources = sorted({case.source for case in cases if case.source})
+    cases, names = experiment.manifest.cases, source_names(experiment.manifest)
+    without = [case.name for case, name in zip(cases, names, strict=True) if not name]
+    sources = sorted(set(names) - {""})
     if without and sources:
         raise UsageError(
             f"{len(without)} of {counted(len(cases), 'image')} have no source; the first is {without[0]}",
@@ -134,12 +146,12 @@ def _check_sources(experiment: Experiment) -> list[str]:
 
 
 def _plan_source(experiment: Experiment, groups: Sequence[str], source: str) -> SourceSplits:
-    cases, joined = experiment.cache.manifest.cases, experiment.data.joined_groups
-    inside = {group for case, group in zip(cases, joined, strict=True) if case.source == source}
-    related = [case.source != source and group in inside for case, group in zip(cases, joined, strict=True)]
-    rest = [row for row, case in enumerate(cases) if case.source != source and not related[row]]
+    names, joined = source_names(experiment.cache.manifest), experiment.data.joined_groups
+    inside = {group for name, group in zip(names, joined, strict=True) if name == source}
+    related = [name != source and group in inside for name, group in zip(names, joined, strict=True)]
+    rest = [row for row, name in enumerate(names) if name != source and not related[row]]
     trials = [Trial(source, seed, *_split(experiment, groups, source, seed, rest)) for seed in experiment.seeds]
-    return SourceSplits(source, trials, Counter(str(case.source) for row, case in enumerate(cases) if related[row]))
+    return SourceSplits(source, trials, Counter(name for row, name in enumerate(names) if related[row]))
 
 
 def _split(
@@ -150,7 +162,7 @@ def _split(
     share = train / (train + validation)
     recipe = experiment.make_recipe(seed, {"data.fractions": (share, 1 - share, 0.0)})
     manifest = experiment.cache.manifest
-    splits = ["test" if case.source == source else UNUSED for case in manifest.cases]
+    splits = ["test" if name == source else UNUSED for name in source_names(manifest)]
     assigned = assign_splits(manifest.subset(rest), [groups[row] for row in rest], recipe)
     for row, split in zip(rest, assigned, strict=True):
         splits[row] = split

@@ -25,6 +25,7 @@ from reslink.reports.formatting import format_interval, format_number
 NAMES: Final = METRIC_NAMES | {"coverage": "coverage (answered images)", "silent_errors": "silent errors (of all images)"}
 FEW: Final = 10
 """Fewer sources say little about the next one."""
+_NOT_KNOWN: Final = "not known"
 _WORST_IS_HIGHEST: Final = ("ece", "silent_errors")
 _UNSEEN, _INSIDE = "unseen ", "inside "
 """Prefix of the name of a source in the bootstrap: the source itself, and the validation images of the other sources."""
@@ -110,10 +111,10 @@ def summary_table(outcomes: Outcomes) -> Table:
     }
     note = (
         "Each source has the same weight. Difference: unseen minus inside. The 95 % intervals hold for other patients of these "
-        "sources, not for other sources. All metrics include the images from which the model abstains. Silent errors are wrong "
-        "answers without an abstention. Inside are the validation images, which chose the best epoch, so these values are "
-        "rather too good. Temperature, threshold and abstention are cross-fitted inside. For the unseen source, they are "
-        "fitted to all validation images."
+        "sources, not for other sources. The worst source has the worst of several uncertain values, which is rather too bad. "
+        "All metrics include the images from which the model abstains. Silent errors are wrong answers without an abstention. "
+        "Inside are the validation images, which chose the best epoch, so these values are rather too good. Temperature, "
+        "threshold and abstention are cross-fitted inside. For the unseen source, they are fitted to all validation images."
     )
     return Table("summary", "What a hospital that the model has never seen can expect", columns, outcomes.summary, note)
 
@@ -224,6 +225,11 @@ def verdict(outcomes: Outcomes) -> list[str]:
 
 
 def _abstention_sentence(coverage: Row, silent: Row) -> str:
+    if coverage["unseen"]["estimate"] is None:
+        return (
+            "How many images the model answers on average on an unseen source is not known. A wrong answer without an "
+            f"abstention, in the worst source: {_percent(silent['worst'])} of all images ({silent['worst_source']})."
+        )
     return (
         f"On an unseen source the model answers {_percent(coverage['unseen'])} of the images{_inside(coverage)}. A wrong "
         f"answer without an abstention: {_percent(silent['unseen'])} of all images{_inside(silent)}, in the worst source "
@@ -236,13 +242,15 @@ def _inside(row: Row) -> str:
 
 
 def _text(estimate: Mapping[str, Any]) -> str:
+    if estimate["estimate"] is None:
+        return _NOT_KNOWN
     if estimate["ci_low"] is None:
         return format_number(estimate["estimate"])
     return f"{format_number(estimate['estimate'])} ({format_interval(estimate)})"
 
 
 def _percent(estimate: Mapping[str, Any]) -> str:
-    return f"{100 * estimate['estimate']:.1f} %"
+    return _NOT_KNOWN if estimate["estimate"] is None else f"{100 * estimate['estimate']:.1f} %"
 
 
 def related_sentences(plans: Sequence[SourceSplits]) -> list[str]:
@@ -257,6 +265,12 @@ def related_sentences(plans: Sequence[SourceSplits]) -> list[str]:
 
 def _related(plan: SourceSplits) -> str:
     return ", ".join(f"{counted(n, 'image')} of {name}" for name, n in sorted(plan.related.items()))
+
+
+def no_mean_note(outcomes: Outcomes) -> list[str]:
+    """Returns a sentence if there is no mean over the sources, because no seed has a result for all of them."""
+    without = [row["title"] for row in outcomes.summary if row["sources"] and row["unseen"]["estimate"] is None]
+    return [f"Mean over the sources: no seed has a result for each of them ({', '.join(without)})."] if without else []
 
 
 def one_class_notes(outcomes: Outcomes) -> list[str]:
