@@ -17,7 +17,9 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.scope import Scope
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
+from reslink.experiments.external.evaluation import DatasetEvaluation
 from reslink.experiments.external.external import ExternalOptions, evaluate_external
+from reslink.experiments.external.tables import _excluded_sentence
 from reslink.imaging.preprocess import Preprocess
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
@@ -248,3 +250,13 @@ def test_refused_images_are_counted_beside_the_metrics(made, tmp_path):
     assert f"6 images {text}" in page
     with (tmp_path / "out" / "experiment.csv").open(newline="") as stream:
         assert {row["n_refused"] for row in csv.DictReader(stream)} == {"6"}
+
+
+def test_data_that_the_model_mostly_knows_is_no_other_hospital():
+    excluded = [{"path": f"{i}.png", "reason": "training"} for i in range(8)]
+    evaluation = {"n": 4, "excluded": [{"path": "a.png", "reason": "near duplicate"}]}
+    known = "B: 9 of 13 images are left out, because the model was trained on them or their near duplicates."
+    warned = f"{known} Most of this data is known to the model: it is no data of another hospital."
+    assert _excluded_sentence(DatasetEvaluation("B", evaluation, excluded=excluded)) == [warned]
+    assert _excluded_sentence(DatasetEvaluation("B", evaluation | {"n": 40}, excluded=excluded)) == [known.replace("13", "49")]
+    assert _excluded_sentence(DatasetEvaluation("B", {"n": 4})) == []

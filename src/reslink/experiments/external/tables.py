@@ -112,7 +112,7 @@ def _facts(bundle: Bundle, evaluations: _Evaluations, label_map: Mapping[str, st
     facts["Internal metrics"] = _internal_source(bundle, evaluations.internal)
     for dataset in evaluations.external:
         evaluation = dataset.evaluation
-        n_failed, n_excluded = evaluation["n_failed"], len(dataset.excluded) + len(evaluation.get("excluded", ()))
+        n_failed, n_excluded = evaluation["n_failed"], _count_excluded(dataset)
         losses = (f", {n_failed} failed" if n_failed else "") + (f", {n_excluded} excluded" if n_excluded else "")
         losses += "".join(f"; {text}" for text in refused_texts(evaluation))
         facts[f"Images of {dataset.name}"] = f"{evaluation['n']} in {evaluation['n_groups']} groups{losses}"
@@ -136,6 +136,7 @@ def _answer(rows: Sequence[Row], external: Sequence[DatasetEvaluation]) -> list[
     for dataset in external:
         by_metric = {row["metric"]: row for row in rows if row["data"] == dataset.name}
         sentences += [f"{dataset.name}: {text}." for text in refused_texts(dataset.evaluation)]
+        sentences += _excluded_sentence(dataset)
         sentences.append(_answered_sentence(dataset))
         flagged = [row for row in by_metric.values() if row["flagged"]]
         for row in flagged:
@@ -238,6 +239,23 @@ def _subgroup_table(evaluations: _Evaluations) -> Table:
 
 def _local_fits(external: Sequence[DatasetEvaluation]) -> dict[str, Sequence[LocalFit]]:
     return {dataset.name: dataset.local_fits for dataset in external}
+
+
+def _excluded_sentence(dataset: DatasetEvaluation) -> list[str]:
+    """Returns how many images the model was trained on, if any, and what that means if they are most of the data."""
+    n, n_excluded = dataset.evaluation["n"], _count_excluded(dataset)
+    if not n_excluded:
+        return []
+    sentence = (
+        f"{dataset.name}: {n_excluded} of {n + n_excluded} images are left out, because the model was trained on them or their "
+        "near duplicates."
+    )
+    known = " Most of this data is known to the model: it is no data of another hospital." if n_excluded > n else ""
+    return [sentence + known]
+
+
+def _count_excluded(dataset: DatasetEvaluation) -> int:
+    return len(dataset.excluded) + len(dataset.evaluation.get("excluded", ()))
 
 
 def _answered_sentence(dataset: DatasetEvaluation) -> str:
