@@ -174,7 +174,7 @@ def open_training_data(
     rows = cache.row_manifest
     duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in rows.cases])
     conflicts = conflicts_of_cache(cache, duplicates)
-    for sentence in shared_images(rows.set_names, duplicates, together=recipe.data.group_by in ("duplicate", "both")):
+    for sentence in shared_images(rows.set_names, duplicates, together=recipe.data.group_by not in ("patient", "none")):
         progress.message(f"{sentence}.")
     if not recipe.data.allow_conflicts:
         check_label_conflicts(readable.cases, conflicts)
