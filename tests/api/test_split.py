@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import reslink
+from reslink.datasets.manifest import Manifest
 from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 from reslink.errors import CheckFailedError, UsageError
 from reslink.training.data import TrainingData, open_training_data
@@ -30,6 +31,20 @@ def test_no_patient_is_in_two_splits(heads: Path, tmp_path: Path, capfd: pytest.
     assert all(len(splits) == 1 for splits in splits_of.values())
     with pytest.raises(UsageError, match="exists"):
         reslink.split(heads, tmp_path / "split.csv")
+
+
+def test_a_kept_split_that_would_leak_is_refused(heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reslink.split(heads, tmp_path / "split.csv", seed=1)
+    reslink.split(tmp_path / "split.csv", tmp_path / "kept.csv", keep_given=True)
+    assert [row["split"] for row in read(tmp_path / "kept.csv")] == [row["split"] for row in read(tmp_path / "split.csv")]
+
+    def alternate(manifest: Manifest, groups: list[str], *_: object) -> dict[str, list[str]]:
+        return {"group": groups, "split": ["train" if i % 2 else "test" for i in range(len(manifest))]}
+
+    monkeypatch.setattr("reslink.datasets.split_table.split_columns", alternate)
+    with pytest.raises(CheckFailedError, match="A patient appears in two parts of the split"):
+        reslink.split(tmp_path / "split.csv", tmp_path / "leaking.csv", keep_given=True)
+    assert not (tmp_path / "leaking.csv").exists()
 
 
 def test_folds(heads: Path, tmp_path: Path) -> None:

@@ -31,6 +31,13 @@ def test_a_case_keeps_the_label_that_it_had(folder: Path, caplog: pytest.LogCapt
     assert "1 label of 6 cases corrected by fix.csv." in [record.getMessage() for record in caplog.records]
 
 
+def test_a_renamed_case_keeps_the_label_of_its_file(folder: Path) -> None:
+    given = table(folder.parent, f"{HEADER}Healthy/1.png,clear,bleed,x/9.png,0.99,4,ct\n", "fix.csv")
+    manifest = Manifest.open(folder, rename={"Healthy": "clear", "Tumor": "bleed"}, corrections=given)
+    case = next(case for case in manifest.cases if case.name == "Healthy/1.png")
+    assert (case.label, case.extra) == ("bleed", {"given_label": "Healthy"})
+
+
 def test_names_of_joined_data_sets_fit_the_single_one_too(folder: Path) -> None:
     given = table(folder.parent, f"{HEADER}ct/Healthy/1.png,Healthy,Tumor,x/9.png,0.99,4,ct\n", "fix.csv")
     other = put(folder.parent / "b", "Healthy/0.png", "Tumor/0.png")

@@ -233,6 +233,15 @@ class TestGivenByOneOfSeveral:
         drawn = assign_splits(manifest, groups[:40] + [f"h{i}" for i in range(10)], (0.5, 0.25, 0.25), 0, drawn_groups=similar)
         assert drawn == list(splits[:10]) * 5
 
+    def test_a_near_duplicate_follows_its_image_and_not_a_similar_one_of_another_split(self) -> None:
+        splits = (*("train",) * 6, *("validation",) * 2, *("test",) * 2, *(None,) * 40)
+        manifest = self.joined([0, 1] * 25, splits)
+        strict = [f"g{i}" for i in range(49)] + ["g9"]
+        similar = ["g0" if i in (0, 9, 49) else f"g{i}" for i in range(50)]
+        drawn = assign_splits(manifest, strict, (0.5, 0.25, 0.25), 0, drawn_groups=similar)
+        assert drawn[0] == "train"
+        assert drawn[49] == drawn[9] == "test"
+
     def test_classes_that_only_one_of_them_has(self) -> None:
         manifest = self.joined([0, 1] * 5 + [2, 3] * 20, self.GIVEN)
         split = assign_splits(manifest, [f"g{i}" for i in range(50)], (0.5, 0.25, 0.25), 0)

@@ -184,6 +184,23 @@ def test_each_class_needs_two_images(marked: Manifest, recipe: Callable[..., Rec
         open_training_data(few, recipe(), cache, listener)
 
 
+def test_sources_that_lack_a_class_are_named(
+    marked: Manifest, recipe: Callable[..., Recipe], cache: Path, listener: Any
+) -> None:
+    def messages(source_of: Callable[[int, Case], str | None]) -> list[str]:
+        listener.messages.clear()
+        cases = (replace(case, source=source_of(i, case)) for i, case in enumerate(marked.cases))
+        open_training_data(replace(marked, cases=tuple(cases)), recipe("data.balance_sources=true"), cache, listener)
+        return [text for text in listener.messages if "balance_sources" in text]
+
+    assert messages(lambda i, _: "ab"[i // 2 % 2]) == []
+    [text] = messages(lambda i, case: "a" if case.label == "Tumor" else ("a", None)[i // 2 % 2])
+    assert text == (
+        "data.balance_sources cannot balance 1 source without training images of some class: not stated (no Tumor). "
+        "The source still tells something about the class there."
+    )
+
+
 @pytest.mark.parametrize(("source", "reason"), [(None, "no source"), ("hospital A", "one source")])
 def test_balancing_needs_two_sources(
     source: str | None, reason: str, marked: Manifest, recipe: Callable[..., Recipe], cache: Path, listener: Any

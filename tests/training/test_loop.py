@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,29 @@ def test_an_unfinished_run_is_refused_and_so_is_another_recipe_or_other_data(
     with pytest.raises(UsageError, match="other inputs: data has changed"):
         train(marked, made, run, cache=cache, resume=True)
     train(toy, recipe("trainer.workers=1"), run, cache=cache, resume=True)  # what does not change the result may change
+
+
+def test_a_balanced_run_is_not_resumed_with_other_sources(
+    toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path
+) -> None:
+    def stated(every: int) -> Manifest:
+        cases = (replace(case, source="ab"[i // every % 2]) for i, case in enumerate(toy.cases))
+        return replace(toy, cases=tuple(cases))
+
+    made, run = recipe("data.balance_sources=true"), tmp_path / "run"
+    assert stated(2).digest() == stated(1).digest()
+    with pytest.raises(Interrupted):
+        train(stated(1), made, run, cache=cache, progress=StopAt(2, signal.SIGINT))
+    with pytest.raises(UsageError, match="other inputs: the sources of the images have changed"):
+        train(stated(2), made, run, cache=cache, resume=True)
+    train(stated(1), made, run, cache=cache, resume=True)
+
+
+def test_the_bundle_names_at_most_twenty_sources() -> None:
+    few = {f"clinic {i}": {"train": 1} for i in range(20)}
+    assert run_module._published_sources({}) == {}
+    assert run_module._published_sources(few) == {"sources": few}
+    assert run_module._published_sources({**few, "one more": {"test": 1}}) == {"n_sources": 21}
 
 
 def test_a_folder_that_cannot_be_created(toy: Manifest, recipe: Callable[..., Recipe], cache: Path, tmp_path: Path) -> None:

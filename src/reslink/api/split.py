@@ -114,6 +114,7 @@ def split(
         manifest.labels.require_exclusive(
             "A split of series", "Omit --labels, and choose the column of the class with --columns label=COLUMN"
         )
+    from reslink.datasets.leakage import check_group_leakage
     from reslink.datasets.split_table import drop_given_split, split_columns, write_split_table  # slow imports
 
     with _decoded(read_patients(manifest), case, table, progress) as cache:
@@ -127,6 +128,8 @@ def split(
         )
     cases = manifest if keep_given else drop_given_split(manifest)
     new_columns = split_columns(cases, groups, fractions or DEFAULT_FRACTIONS, folds, holdout, seed, drawn_groups)
+    if keep_given and group_by not in ("duplicate", "none"):  # which may divide a patient
+        check_group_leakage(manifest, groups, new_columns["split"])
     write_split_table(table, manifest, new_columns)
     options = {
         "case": case,
@@ -174,7 +177,7 @@ def _groups(cache: PixelCache, by: GroupBy, *, keep_given: bool, allow_conflicts
 
     rows = cache.row_manifest
     duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in rows.cases])
-    for sentence in shared_images(rows.set_names, duplicates, together=by in ("duplicate", "both")):
+    for sentence in shared_images(rows.set_names, duplicates, together=by not in ("patient", "none")):
         _log.warning("%s.", sentence)
     if not allow_conflicts:
         check_label_conflicts(cache.manifest.cases, conflicts_of_cache(cache, duplicates))

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "Bundle"]
 
-_NOT_STORED: Final = ("failed", "refused", "excluded", "leaked", "bundle", "usage_notes")
+_NOT_STORED: Final = ("failed", "refused", "excluded", "leaked", "bundle", "usage_notes", "data_notes")
 """Entries of ``evaluation.json`` that are not stored in a bundle."""
 
 
@@ -193,8 +193,8 @@ class Bundle:
 
         Args:
             metrics: The content of ``evaluation.json``; replaces the previous metrics. Lists of cases are left out, because
-                file names can identify patients and bundles are passed on. The name of the bundle and its usage notes are
-                left out as well.
+                file names can identify patients and bundles are passed on. The name of the bundle, its usage notes and the
+                remarks on the data are left out as well.
         """
         kept = {key: value for key, value in metrics.items() if key not in _NOT_STORED}
         evaluated = replace(self, metrics=kept)

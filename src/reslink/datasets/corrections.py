@@ -28,7 +28,7 @@ _FORM: Final = (
 def apply_corrections(read: TableCases, path: str | Path, set_name: str = "", labels: Labels | None = None) -> TableCases:
     """Returns the cases with corrected labels, and a remark on their number.
 
-    A case keeps the label that it had in ``extra["given_label"]``.
+    A case keeps the label that it had, before any renaming, in ``extra["given_label"]``.
 
     Args:
         read: The cases.
@@ -97,4 +97,4 @@ def _corrected(case: Case, row: Row, classes: set[str] | Sequence[str]) -> Case:
             f"The classes are {', '.join(sorted(classes))}",
             suggest(label, sorted(classes)),
         )
-    return replace(case, label=label, extra={**case.extra, GIVEN: case.label})
+    return replace(case, label=label, extra={**case.extra, GIVEN: case.extra.get(GIVEN) or case.label})

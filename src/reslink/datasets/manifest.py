@@ -256,7 +256,8 @@ class Manifest:
     def digest(self, hashes: Mapping[str, str] | None = None) -> str:
         """Returns the SHA-256 of the data set: names, labels, patients, splits, units and the content of files.
 
-        It does not depend on the location of the data set or the order of its cases.
+        It does not depend on the location of the data set or the order of its cases, nor on their sources
+        (:meth:`sources_digest`).
 
         Args:
             hashes: SHA-256 of image files by case name, if already computed (``PixelCache.file_hashes``); other files are
@@ -281,6 +282,11 @@ class Manifest:
             for case in self.cases
         ]
         return sha256("\n".join(["\0".join(self.labels.names), *sorted(lines)]))
+
+    def sources_digest(self) -> str:
+        """Returns a SHA-256 of the source of each case, which a training with ``data.balance_sources`` depends on."""
+        pairs = (f"{unicodedata.normalize('NFC', case.name)}\0{case.source or ''}" for case in self.cases)
+        return sha256("\n".join(sorted(pairs)))
 
 
 def images_digest(images: Iterable[tuple[str, str]]) -> str:

@@ -63,8 +63,8 @@ def assign_splits(
     of the cases and on the seed, not on the order of the cases.
 
     Splits that the manifest states are kept. A split that it lacks (a data set with train and test only) is drawn from its
-    training cases. If several data sets were joined and some of them state no split, their split is drawn; a group with a case
-    of a stated split gets that split.
+    training cases. If several data sets were joined and some of them state no split, their split is drawn; a case whose group
+    has a case of a stated split gets that split. ``groups`` come first, and ``drawn_groups`` second.
 
     scikit-learn's ``StratifiedGroupKFold`` makes parts of equal size only and can leave a class out of a part of a small
     data set. This function applies the same greedy idea to unequal parts.
@@ -98,7 +98,7 @@ def assign_splits(
     if not any(without):
         return completed
     known = dict(zip(stated, completed, strict=True))
-    return _draw_others(manifest, groups if drawn_groups is None else drawn_groups, known, shares, seed)
+    return _draw_others(manifest, groups, groups if drawn_groups is None else drawn_groups, known, shares, seed)
 
 
 def assign_folds(manifest: Manifest, groups: Sequence[str], n_folds: int, seed: int = 0) -> list[int]:
@@ -421,20 +421,27 @@ def without_split(manifest: Manifest) -> list[bool]:
 
 
 def _draw_others(
-    manifest: Manifest, groups: Sequence[str], known: Mapping[int, Split], shares: dict[Split, float], seed: int
+    manifest: Manifest,
+    strict_groups: Sequence[str],
+    groups: Sequence[str],
+    known: Mapping[int, Split],
+    shares: dict[Split, float],
+    seed: int,
 ) -> list[Split]:
     """Draws the splits of the other cases than ``known``, by row; a group with a known case gets its split.
 
-    A class with fewer groups than there are splits does not decide, as the rest of the data has cases of it.
+    Of ``groups``, one can have known cases of several splits, so the strict group of a case decides first. A class with fewer
+    groups than there are splits does not decide, as the rest of the data has cases of it.
     """
-    split_of_group = {groups[i]: split for i, split in reversed([*known.items()])}
-    rows = [i for i, group in enumerate(groups) if i not in known and group not in split_of_group]
+    of_strict, of_group = ({names[i]: split for i, split in reversed([*known.items()])} for names in (strict_groups, groups))
+    follows = [of_strict.get(strict) or of_group.get(group) for strict, group in zip(strict_groups, groups, strict=True)]
+    rows = [i for i, split in enumerate(follows) if split is None]
     needed = sum(share > 0 for share in shares.values())
     table = _group_table(manifest.subset(rows), [groups[i] for i in rows], needed)
     enough = np.count_nonzero(table.counts, axis=0) >= needed
     drawn = _divide(_select_classes(table, enough), shares, seed) if enough.any() else {}
     drawn_of_row = {i: drawn.get(int(group), "train") for i, group in zip(rows, table.of_case, strict=True)}
-    return [known.get(i) or drawn_of_row.get(i) or split_of_group[group] for i, group in enumerate(groups)]
+    return [known.get(i) or split or drawn_of_row[i] for i, split in enumerate(follows)]
 
 
 def _complete(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from reslink.datasets.label_conflicts import check_label_conflicts, conflicts_of
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import find_duplicates, leakage_groups
 from reslink.datasets.shared_images import shared_images
-from reslink.errors import UsageError, counted
+from reslink.errors import UsageError, counted, listed
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import ABSENT, PRESENT
@@ -174,7 +174,7 @@ def open_training_data(
     rows = cache.row_manifest
     duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in rows.cases])
     conflicts = conflicts_of_cache(cache, duplicates)
-    for sentence in shared_images(rows.set_names, duplicates, together=recipe.data.group_by in ("duplicate", "both")):
+    for sentence in shared_images(rows.set_names, duplicates, together=recipe.data.group_by not in ("patient", "none")):
         progress.message(f"{sentence}.")
     if not recipe.data.allow_conflicts:
         check_label_conflicts(readable.cases, conflicts)
@@ -183,6 +183,8 @@ def open_training_data(
     given = has_given_split(readable, recipe.data.folds)
     split_of = assign_splits(readable, joined if given else groups, recipe, groups)
     _check_labels_learnable(readable, split_of)
+    if recipe.data.balance_sources and (unbalanced := _unbalanced_sources(readable, split_of)):
+        progress.message(f"{unbalanced}.")
     if not recipe.data.allow_leakage:
         leakage.check_group_leakage(readable, joined, split_of)
     leaked = leakage.seen_by_ancestors(readable, joined, cache.thumbnails, split_of, seen, cache.matched_cases)
@@ -260,6 +262,24 @@ def _check_sources(readable: Manifest) -> None:
             "It draws the images of two or more sources equally often",
             "Name the column of the hospital or scanner with --columns source=COLUMN, or leave data.balance_sources out",
         )
+
+
+def _unbalanced_sources(readable: Manifest, split_of: Sequence[str]) -> str | None:
+    """Returns a sentence, without the final period, about sources that lack a class in training and so still tell the class."""
+    classes: dict[str, set[str]] = defaultdict(set)
+    for case, split in zip(readable.cases, split_of, strict=True):
+        if split == "train":
+            classes[case.source or "not stated"].add(case.label)
+    lacking = {
+        source: [label for label in readable.labels.names if label not in held] for source, held in sorted(classes.items())
+    }
+    texts = [f"{source} (no {' and no '.join(labels)})" for source, labels in lacking.items() if labels]
+    if not texts:
+        return None
+    return (
+        f"data.balance_sources cannot balance {counted(len(texts), 'source')} without training images of some class: "
+        f"{listed(texts)}. The source still tells something about the class there"
+    )
 
 
 def _check_classes(readable: Manifest, cache: PixelCache) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
-from reslink.datasets.case import SPLITS
+from reslink.datasets.case import MAX_SOURCES, SPLITS
 from reslink.errors import DivergedError, TrainingError, UsageError
 from reslink.files import sha256, write_atomic, write_json
 from reslink.training import run_folder
@@ -157,7 +157,8 @@ class Run:
         self.save()
 
     def _sources(self) -> Row:
-        return {
+        balanced = {"sources": self.training_data.manifest.sources_digest()} if self.recipe.data.balance_sources else {}
+        return balanced | {
             "data": self.training_data.digest,
             "split": sha256("\n".join(self.training_data.splits)),
             "recipe": self.recipe.published(),
@@ -403,7 +404,7 @@ class Run:
         parent = None if self.initialization is None else self.initialization.parent
         origin: Row = {"digest": data.digest, "images": data.counts(), "split_source": data.split_source(recipe.data.folds)}
         origin |= {"seen_by_ancestors": len(data.seen_by_ancestors)} if data.seen_by_ancestors else {}
-        origin |= {"sources": sources} if (sources := data.sources()) else {}
+        origin |= _published_sources(data.sources())
         origin |= {"columns": dict(data.manifest.column_roles)} if data.manifest.column_roles else {}
         return Bundle(
             architecture=recipe.architecture(self.num_classes),
@@ -426,6 +427,13 @@ class Run:
             },
             builder=recipe.builder(),
         )
+
+
+def _published_sources(sources: dict[str, dict[str, int]]) -> Row:
+    """Returns the images of each source for the bundle; of many sources, which may be patients or dates, only their number."""
+    if len(sources) > MAX_SOURCES:
+        return {"n_sources": len(sources)}
+    return {"sources": sources} if sources else {}
 
 
 def _epoch_text(row: Row, is_best: bool) -> str:

@@ -122,7 +122,19 @@ class TestSources:
         assert found.outside_head is not None
         assert not found.outside_head.above_chance
         assert found.labels[0].cramers_v == pytest.approx(0)
-        assert found.conclusion() == "The source does not predict the label: a model cannot use the source as a shortcut."
+        assert found.conclusion().startswith("No sign that the source predicts the class: balanced accuracy 0.")
+        assert " (95 % interval 0." in found.conclusion()
+        assert found.conclusion().endswith("), chance 0.500.")
+
+    def test_too_few_groups_to_tell(self) -> None:
+        labels = ["Healthy", "Tumor"] * 6 + ["Healthy"] * 4 + ["Tumor"] * 8
+        manifest = data(labels, ["a"] * 12 + ["b"] * 12)
+        found = check_sources(features([0] * 24), manifest, [f"g{i}" for i in range(24)])
+        assert found is not None
+        assert found.labels[0].cramers_v > 0.1
+        assert found.conclusion().startswith("Too few groups to tell whether the source predicts the class: Cramér's V 0.1")
+        result = found.as_dict()["labels"][0]
+        assert (result["predicts"], result["undecided"]) == (False, True)
 
     def test_the_source_predicts_but_is_hidden_outside_the_head(self) -> None:
         manifest = data(["Healthy"] * 60 + ["Tumor"] * 60, ["a"] * 60 + ["b"] * 60)

@@ -96,6 +96,21 @@ class LabelOfSource:
         low = self.balanced_accuracy.ci_low
         return self.cramers_v >= MIN_SHARED_LABEL and low is not None and low > self.chance
 
+    @property
+    def undecided(self) -> bool:
+        """Whether source and label are associated, but the groups are too few to tell whether that is chance."""
+        return self.cramers_v >= MIN_SHARED_LABEL and not self.predicts
+
+    def without_prediction(self) -> str:
+        """Returns a sentence on a label that the source does not predict, as far as the data tell."""
+        what = "the class" if self.label is None else repr(self.label)
+        value = self.balanced_accuracy
+        interval = "no interval" if value.ci_low is None else f"95 % interval {value.ci_low:.3f} to {value.ci_high:.3f}"
+        numbers = f"balanced accuracy {value.estimate:.3f} ({interval}), chance {self.chance:.3f}"
+        if self.undecided:
+            return f"Too few groups to tell whether the source predicts {what}: Cramér's V {self.cramers_v:.3f}, {numbers}."
+        return f"No sign that the source predicts {what}: {numbers}."
+
 
 @dataclass(frozen=True)
 class SourceCheck:
@@ -133,6 +148,7 @@ class SourceCheck:
                     "chance": one.chance,
                     "cramers_v": round(one.cramers_v, 4),
                     "predicts": one.predicts,
+                    "undecided": one.undecided,
                 }
                 for one in self.labels
             ],
@@ -144,7 +160,7 @@ class SourceCheck:
         recognized = self.outside_head is not None and self.outside_head.above_chance
         predicting = [one for one in self.labels if one.predicts]
         if not predicting:
-            return "The source does not predict the label: a model cannot use the source as a shortcut." if self.labels else ""
+            return " ".join(one.without_prediction() for one in self.labels)
         what = "the class" if predicting[0].label is None else " and ".join(repr(one.label) for one in predicting)
         advice = "Train with balanced sources (data.balance_sources=true), and evaluate on a source that was not trained on."
         if recognized:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+_HASHED = {"data": "data has changed", "sources": "the sources of the images have changed"}
+
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
     """Yields the differences between two nested dictionaries: dotted names with both values."""
@@ -13,4 +15,4 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
             yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif before != now:
         label = name.removeprefix("recipe.")
-        yield f"{label} has changed" if label == "data" else f"{label} was {before}, is {now}"
+        yield _HASHED.get(label, f"{label} was {before}, is {now}")

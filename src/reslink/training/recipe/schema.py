@@ -36,8 +36,8 @@ class DataSettings(Section):
         fold: The fold of the test split, from 0; the next one is the validation split.
         holdout: Share of the cases that are in no fold, the same for each fold: the split ``holdout``; 0 is none.
         split_seed: Seed of the split; the recipe's ``seed`` if None.
-        balance_sources: Draw each class of each source equally often in training, so that the source does not tell the class.
-            Images of small sources are repeated.
+        balance_sources: Draw each class of each source equally often in training, so that the source does not tell the class,
+            as far as every source has every class. Images of small sources are repeated.
         allow_leakage: Accept a patient or near duplicates in more than one split; all metrics are then marked.
         allow_conflicts: Accept identical images and near duplicates with different labels.
     """
