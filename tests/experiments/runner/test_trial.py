@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from reslink.datasets.manifest import Manifest
@@ -30,6 +31,20 @@ def test_the_key_depends_on_all_that_determines_the_weights(
     assert same.key(data) == trial.key(data)
     assert len({trial.key(data), *(other.key(data) for other in others)}) == 5
     assert trial.key(data) != trial.key(SharedData(toy_patients, "another digest", ("a",), experiment.out, ("a",)))
+
+
+def test_the_sources_determine_the_weights_only_if_they_are_balanced(
+    toy_patients: Manifest, make_experiment: Callable[..., Experiment]
+) -> None:
+    experiment = make_experiment(toy_patients)
+    stated = [
+        replace(toy_patients, cases=tuple(replace(case, source=names[i % 2]) for i, case in enumerate(toy_patients.cases)))
+        for names in (("A", "B"), ("B", "A"))
+    ]
+    for balanced, count in ((False, 1), (True, 2)):
+        trial = Trial("full", 0, experiment.make_recipe(0, {"data.balance_sources": balanced}), ("train", "test"))
+        keys = {trial.key(SharedData(manifest, "digest", ("a",), experiment.out, ("a",))) for manifest in stated}
+        assert len(keys) == count
 
 
 def test_a_folder_names_all_its_conditions_once(tmp_path: Path) -> None:

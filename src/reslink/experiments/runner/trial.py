@@ -76,6 +76,8 @@ class Trial:
         determinants = [__version__, data.digest, self.recipe.digest(), sha256("\n".join(self.splits)), self.view]
         if self.recipe.model.entry_point is not None:
             determinants.append(str(code_digest(self.recipe.model.entry_point)))
+        if self.recipe.data.balance_sources:
+            determinants.append(data.manifest.sources_digest())
         if self.soft_targets is not None:
             determinants.append(sha256(json.dumps(self.soft_targets)))
         return sha256(json.dumps(determinants))[:16]
