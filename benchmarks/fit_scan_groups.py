@@ -140,8 +140,8 @@ def store_signatures(paths: list[Path], stored: Path, *, crop: bool) -> None:
         signatures.append(scan_signature(image))
         thumbnails.append(make_thumbnail(image))
     joined = join_signatures(signatures, np.stack(thumbnails))
-    planes = {f"plane{k}": plane for k, plane in enumerate(joined.planes)}
-    np.savez(stored, heads=joined.heads, numbers=joined.numbers, thumbnails=np.stack(thumbnails), **planes)
+    arrays: dict[str, Any] = {f"plane{k}": plane for k, plane in enumerate(joined.planes)}
+    np.savez(stored, heads=joined.heads, numbers=joined.numbers, thumbnails=np.stack(thumbnails), **arrays)
 
 
 def crop_to_head(image: Image, rng: np.random.Generator) -> Image:
