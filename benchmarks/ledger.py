@@ -18,7 +18,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from make_bundles import LEDGER, LEDGER_NUMBERS, install, read_ledger
+from make_bundles import LEDGER, LEDGER_NUMBERS, read_ledger, ship
 
 from reslink.bundles import zoo
 from reslink.bundles.bundle import Bundle
@@ -70,10 +70,7 @@ def refresh(name: str, folder: Path = zoo.SHIPPED, table: Path = LEDGER) -> None
     if info is None:
         raise UsageError(f"{name} is no shipped model", "A ledger belongs to a shipped model", "See reslink models")
     described = info.model_copy(update={"ledger": read_ledger(name, table)}).model_dump(mode="json")
-    changed = replace(bundle, provenance=bundle.provenance | {"pretrained": described})
-    with tempfile.TemporaryDirectory(prefix="reslink-ledger-") as work:
-        changed.with_decision(bundle.decision, Path(work) / name).with_metrics(bundle.metrics)
-        install(Path(work) / name, folder / name)
+    ship(replace(bundle, provenance=bundle.provenance | {"pretrained": described}), folder / name)
 
 
 def main(args: Sequence[str] | None = None) -> int:

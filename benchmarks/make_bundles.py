@@ -333,8 +333,19 @@ def build(name: str, run: Path, into: Path, texts: Path, *, audit: Path | None =
         info = entry.pretrained_info(audit, read_ledger(name)).model_dump(mode="json")
         described = replace(bundle, provenance=bundle.provenance | {"license": entry.license, "pretrained": info})
         described = replace(described, scope=entry.bundle_scope)
-        described.with_decision(bundle.decision, work / name).with_metrics(bundle.metrics)
-        return install(work / name, into / name)
+        return ship(described, into / name)
+
+
+def ship(bundle: Bundle, target: Path) -> Path:
+    """Writes a saved bundle with its present texts to its target among the shipped ones.
+
+    Raises:
+        BundleError: As :func:`install`.
+    """
+    with tempfile.TemporaryDirectory(prefix="reslink-ship-") as folder:
+        built = Path(folder) / target.name
+        bundle.with_decision(bundle.decision, built).with_metrics(bundle.metrics)
+        return install(built, target)
 
 
 def install(built: Path, target: Path) -> Path:

@@ -103,4 +103,4 @@ def describing_columns(cases: Sequence[Case]) -> list[str]:
     extra = dict.fromkeys(column for case in cases for column in case.extra)
     values = {column: [case.extra.get(column, "").strip() for case in cases] for column in extra}
     flags = [column for column, own in values.items() if own != sources and set(own) - {""} == {"0", "1"}]
-    return [*(["source"] if 1 < len(set(sources) - {""}) <= MAX_SUBGROUPS else []), *flags]
+    return [*with_source(cases, ()), *flags]

@@ -87,8 +87,5 @@ def balanced_weights(sources: Sequence[str | None], targets: Sequence[int] | Ind
         sources: The source of each image; images without one are one more source.
         targets: The class index of each image.
     """
-    names = np.array(["" if source is None else f"={source}" for source in sources])
-    strata = np.unique(np.stack([np.unique(names, return_inverse=True)[1], np.asarray(targets)]), axis=1, return_inverse=True)[
-        1
-    ]
-    return sampler_weights(strata)
+    strata = [f"{target} {source!r}" for source, target in zip(sources, targets, strict=True)]
+    return sampler_weights(np.unique(strata, return_inverse=True)[1])

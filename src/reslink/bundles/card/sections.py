@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from reslink.bundles.decision.calibration import covered_within
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.pretrained import DataSource, OutsideEvaluation, PretrainedInfo
 from reslink.errors import listed
@@ -98,8 +99,8 @@ def _fitted(decision: Decision, rule: str) -> Iterator[str]:
     if not fitted:
         yield "Prediction sets: none."
     else:
-        parts = [*(["class"] if fitted[0].per_class else []), *(["source"] if fitted[0].sources else [])]
-        scope = f"within each {' and '.join(parts)}" if parts else "over all cases"
+        within = covered_within(per_class=fitted[0].per_class, sources=fitted[0].sources)
+        scope = f"within {within}" if within else "over all cases"
         labels = f" for {len(fitted)} of {len(decision.by_label)} labels" if decision.by_label else ""
         yield f"Prediction sets (split conformal): {fitted[0].coverage:g} coverage {scope}{labels}."
     if decision.ood is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, Self, TypeAlias
 
 import numpy as np
@@ -83,6 +84,12 @@ class Conformal(BaseModel):
     def quantiles(self) -> Floats:
         """(K,) limits, infinity for a class that always belongs to the set."""
         return np.array([math.inf if limit is None else limit for limit in self.limits])
+
+
+def covered_within(*, per_class: bool, sources: Sequence[str]) -> str:
+    """Returns within what the coverage of prediction sets holds, such as ``each class``; empty if over all cases together."""
+    parts = [*(["class"] if per_class else []), *(["source"] if sources else [])]
+    return f"each {' and '.join(parts)}" if parts else ""
 
 
 class FittedOn(BaseModel):

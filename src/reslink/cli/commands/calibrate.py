@@ -224,8 +224,10 @@ def _print_labels(console: Console, result: dict[str, Any]) -> None:
 def _describe_sets(conformal: dict[str, Any] | None) -> str:
     if conformal is None:
         return "none"
-    parts = [*(["class"] if conformal["per_class"] else []), *(["source"] if conformal["sources"] else [])]
-    scope = f"in each {' and '.join(parts)}" if parts else "over all cases"
+    from reslink.bundles.decision.calibration import covered_within
+
+    within = covered_within(per_class=conformal["per_class"], sources=conformal["sources"])
+    scope = f"in {within}" if within else "over all cases"
     return f"coverage {conformal['coverage']:g} {scope}"
 
 

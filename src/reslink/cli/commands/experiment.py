@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from typer.core import TyperGroup
@@ -39,9 +39,6 @@ from reslink.cli.options import (
 )
 from reslink.datasets.label_map import parse_label_map
 from reslink.errors import UsageError, check_choice
-
-if TYPE_CHECKING:
-    pass
 
 Out = Annotated[
     Path,
