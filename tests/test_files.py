@@ -24,6 +24,7 @@ from reslink.files import (
     is_locked,
     lock_folder,
     optional_import,
+    remove_parts,
     replace_folder,
     sha256,
     write_atomic,
@@ -50,6 +51,21 @@ def test_a_failed_write_leaves_the_former_file_and_no_part(tmp_path: Path, monke
         write_atomic(path, "new")
     assert path.read_text() == "former"
     assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_only_parts_of_atomic_writes_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("scan.part", ".scan.part", ".a.json.12-xyz.part"):
+        (tmp_path / name).touch()
+    kept = {*tmp_path.rglob("*"), tmp_path / "a.json", tmp_path / "in" / ".attempts"}
+    replace = Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda part, target: (replace(part, target), part.write_text("half"))[0])
+        for target in (tmp_path / "a.json", tmp_path / "in" / ".attempts"):
+            write_atomic(target, "whole")
+    assert len({*tmp_path.rglob("*")} - kept) == 2
+    remove_parts(tmp_path)
+    assert {*tmp_path.rglob("*")} == kept
 
 
 def test_content_is_on_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import importlib
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -59,6 +60,19 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
             raise
         raise write_failed(target, error) from error
     return target
+
+
+_PART_NAME: Final = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.part")
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes the parts that :func:`write_atomic` left in a folder, also in its subfolders, when its process was killed.
+
+    Call it only while no other process writes there, see :func:`lock_folder`.
+    """
+    for path in folder.rglob("*.part"):
+        if _PART_NAME.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -58,6 +58,18 @@ def test_file_names_contain_no_uid(queue):
     assert not list(queue.folder.rglob("*99999*"))
 
 
+def test_parts_of_a_killed_write_are_removed(tmp_path):
+    """A kill between the write and the rename of the record or of the attempts leaves a part."""
+    with Queue(tmp_path / "q").opened() as queue:
+        queue.add("k", "1.1", b"a")
+        assert queue.close("k")
+    for path in ("done/.k.json.123-0123abcd.part", "working/k/..attempts.123-0123abcd.part"):
+        (tmp_path / "q" / path).write_text("{")
+    with Queue(tmp_path / "q").opened() as queue:
+        assert state_of(queue) == {"working": ["k"]}
+        assert not list(queue.folder.rglob("*.part"))
+
+
 def test_late_slices_join_the_kept_slices(queue):
     queue.add("k", "1.1", b"a")
     queue.close("k")

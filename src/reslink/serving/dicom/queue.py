@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from reslink.files import fsync_folder, lock_folder, sha256, write_atomic, write_json
+from reslink.files import fsync_folder, lock_folder, remove_parts, sha256, write_atomic, write_json
 
 STATES: Final = ("incoming", "receiving", "working", "sending", "kept", "failed", "done")
 """Folders of a queue: partly written files, growing series, series to classify, results to send, recently classified series,
@@ -77,6 +77,7 @@ class Queue:
                 (self.folder / state).mkdir(exist_ok=True)
             for leftover in (self.folder / "incoming").iterdir():
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            remove_parts(self.folder)
             for key in self.keys("working"):
                 if (self.folder / "sending" / key).exists():
                     self._retire(key)
