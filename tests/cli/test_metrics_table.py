@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.metrics_table import print_metrics, print_run_summary, warn_of_refused
+from reslink.cli.metrics_table import print_metrics, print_run_summary, print_subgroups, warn_of_refused
 
 
 def estimate(value: float | None, low: float | None, high: float | None, method: str) -> dict[str, Any]:
@@ -22,6 +22,20 @@ def test_metrics_show_intervals_or_the_reason_why_there_is_none(capsys: pytest.C
     assert capsys.readouterr().out.splitlines()[1:] == [
         "PPV (precision)\t–\t–\t4\tundefined: none",
         "AUROC\t0.900\t0.800 to 1.000\t4\tbootstrap",
+    ]
+
+
+@pytest.mark.parametrize("abstains", [True, False])
+def test_subgroups_show_coverage_and_silent_errors_if_the_model_abstains(
+    abstains: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = {name: estimate(number, None, None, "") for name, number in (("accuracy", 0.8), ("auroc", 0.9))}
+    answers = {name: estimate(number, None, None, "") for name, number in (("coverage", 0.7), ("silent_errors", 0.1))}
+    subgroup = {"n": 4, "metrics": value, "selective": answers if abstains else {}}
+    print_subgroups(Console(), {"site": {"A": subgroup}})
+    assert capsys.readouterr().out.splitlines() == [
+        "site\tn\taccuracy\tAUROC" + "\tcoverage\tsilent errors" * abstains,
+        "A\t4\t0.800\t0.900" + "\t0.700\t0.100" * abstains,
     ]
 
 

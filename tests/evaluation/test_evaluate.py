@@ -9,6 +9,7 @@ import pytest
 from PIL import Image as Picture
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.decision.calibration import Conformal
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.scope import Scope
 from reslink.datasets.manifest import Manifest
@@ -245,3 +246,22 @@ def test_images_outside_the_scope_are_refused_and_not_counted(bundle, data, tmp_
     with pytest.raises(InputError, match=f"All 8 images are refused; the first: {reason}. The model is for MR of the head"):
         evaluate_bundle(limited, Manifest.open(data, labels=LABELS), tmp_path / "none", EvaluationOptions())
     assert not (tmp_path / "none" / "evaluation.json").exists()
+
+
+def test_subgroups_have_coverage_and_silent_errors_if_the_bundle_can_abstain(bundle, data, tmp_path):
+    """Prediction sets at a low limit are often empty: the model abstains."""
+    sets = Conformal(coverage=0.9, per_class=False, limits=(0.4, 0.4), n_images=9, n_groups=9)
+    loaded = Bundle.load(bundle)
+    abstaining = loaded.with_decision(loaded.decision.model_copy(update={"conformal": sets}), tmp_path / "abstaining")
+    options = EvaluationOptions(subgroup_columns=("split",))
+    result = evaluate_bundle(abstaining, Manifest.open(data), tmp_path / "out", options)
+    assert 0 < result["selective"]["n_abstained"] < 24
+    rows = read_csv(tmp_path / "out" / "predictions.csv")
+    for split, subgroup in result["subgroups"]["split"].items():
+        own = [row for row in rows if row["split"] == split]
+        answered = [row for row in own if row["abstain"] == "false"]
+        wrong = [row for row in answered if row["prediction"] != row["label"]]
+        found = {name: value["estimate"] for name, value in subgroup["selective"].items()}
+        assert found == pytest.approx({"coverage": len(answered) / len(own), "silent_errors": len(wrong) / len(own)})
+    plain = evaluate_bundle(bundle, Manifest.open(data), tmp_path / "plain", options)
+    assert [subgroup["selective"] for subgroup in plain["subgroups"]["split"].values()] == [{}, {}]

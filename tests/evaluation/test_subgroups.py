@@ -55,6 +55,25 @@ def test_a_subgroup_with_more_errors_is_visible(rng):
     )
 
 
+def test_coverage_and_silent_errors_of_a_subgroup(rng):
+    """Site A abstains from every second case; site B answers all, and answers every fourth case wrongly."""
+    y_true, y_pred = np.tile([0, 1], 60), np.tile([0, 1], 60)
+    is_b, order = np.arange(120) >= 60, np.arange(120)
+    y_pred[is_b & (order % 4 == 0)] = 1
+    abstain = ~is_b & (order % 2 == 0)
+    labeled = LabeledPredictions(y_true, Predictions(np.eye(2)[y_pred], y_pred), [str(i) for i in order], LABELS, 0, abstain)
+    found = subgroups(cases(np.where(is_b, "B", "A").tolist()), ["scanner"], labeled)["scanner"]
+    values = {name: [own["selective"][key]["estimate"] for key in ("coverage", "silent_errors")] for name, own in found.items()}
+    assert values == {"A": [0.5, 0.0], "B": [1.0, 0.25]}
+    assert found["B"]["selective"]["silent_errors"]["ci_low"] < 0.25
+
+
+def test_a_bundle_that_cannot_abstain_has_no_coverage(rng):
+    y_true, y_prob = cohort(rng)
+    labeled = LabeledPredictions(y_true, Predictions(y_prob, y_prob.argmax(axis=1)), [str(i) for i in range(120)], LABELS)
+    assert subgroups(cases(["A", "B"] * 60), ["scanner"], labeled)["scanner"]["A"]["selective"] == {}
+
+
 def test_a_single_value_has_no_difference(rng):
     y_true, y_prob = cohort(rng)
     labeled = LabeledPredictions(y_true, Predictions(y_prob, y_prob.argmax(axis=1)), [str(i) for i in range(120)], LABELS)

@@ -90,6 +90,22 @@ def print_labels(console: Console, by_label: Mapping[str, Any] | None) -> None:
     console.table(header, rows, title="by label")
 
 
+def print_subgroups(console: Console, subgroups: Mapping[str, Any]) -> None:
+    """Prints one table for each subgroup column, with coverage and silent errors if the model can abstain.
+
+    Args:
+        console: The output.
+        subgroups: As in ``evaluation.json``.
+    """
+    for column, values in subgroups.items():
+        rows = []
+        for name, subgroup in values.items():
+            estimates = {key: subgroup["metrics"][key] for key in ("accuracy", "auroc")} | subgroup["selective"]
+            rows.append((name, str(subgroup["n"]), *(metric_row("", estimate)[1] for estimate in estimates.values())))
+        answers = (">coverage", ">silent errors") if next(iter(values.values()))["selective"] else ()
+        console.table((column, ">n", ">accuracy", ">AUROC", *answers), rows, title=f"by {column} (intervals in the report)")
+
+
 def labels_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the numbers of :func:`print_labels` from an evaluation; empty with one class per image."""
     metrics = evaluation.get("per_class", {})

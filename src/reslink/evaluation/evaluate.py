@@ -198,7 +198,8 @@ def _metrics_of_classes(classifier: Classifier, cases: CasePredictions, options:
     labels, decision, seed = classifier.labels, classifier.bundle.decision, options.seed
     y_true = np.array([labels.index(case.label) for case in cases.manifest.cases], dtype=np.int64)
     predictions = Predictions(cases.probabilities, decision.predict(cases.probabilities))
-    labeled = LabeledPredictions(y_true, predictions, cases.groups, labels, seed)
+    abstain = None if cases.decision_results is None else cases.decision_results.abstain
+    labeled = LabeledPredictions(y_true, predictions, cases.groups, labels, seed, abstain)
     return {
         **evaluate_cases(y_true, cases.probabilities, cases.groups, labels, decision, seed),
         "selective": selective_metrics(y_true, cases.decision_results, cases.groups, labels, seed),

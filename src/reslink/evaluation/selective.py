@@ -51,8 +51,7 @@ def selective_metrics(
     confidence = np.take_along_axis(results.probabilities, results.predicted[:, None], axis=1)[:, 0]
     sets = results.prediction_sets
     return {
-        "coverage": mean_interval(~abstain, groups, seed).as_dict(),
-        "silent_errors": mean_interval(~abstain & (results.predicted != y_true), groups, seed).as_dict(),
+        **answer_estimates(~abstain, results.predicted == y_true, groups, seed),
         "n_covered": len(answered),
         "n_abstained": int(abstain.sum()),
         "reasons": dict(Counter(reason for reasons in results.reasons for reason in reasons)),
@@ -62,6 +61,21 @@ def selective_metrics(
         "risk_coverage": selective_summary(results.predicted != y_true, confidence, groups, seed),
         "note": NOTHING_FITTED if results.abstain is None else _note(len(answered)),
     }
+
+
+def answer_estimates(
+    answered: NDArray[np.bool_], correct: NDArray[np.bool_], groups: Sequence[str], seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Returns ``coverage`` and ``silent_errors``, each a share of all cases with its interval.
+
+    Args:
+        answered: (n,) whether the model does not abstain from each case.
+        correct: (n,) whether the predicted class is the true one.
+        groups: (n,) patient or duplicate group of each case.
+        seed: Seed of the bootstrap.
+    """
+    shares = {"coverage": answered, "silent_errors": answered & ~correct}
+    return {name: mean_interval(share, groups, seed).as_dict() for name, share in shares.items()}
 
 
 def _note(n_covered: int) -> str:

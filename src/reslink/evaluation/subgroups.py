@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.datasets.case import Case
+from reslink.evaluation.selective import answer_estimates
 from reslink.evaluation.subgroup_columns import NOT_STATED, assign_subgroups, number_of
 from reslink.labels import Labels
 from reslink.metrics.classification import classification_metrics
@@ -31,6 +32,7 @@ class LabeledPredictions:
         groups: (n,) patient or duplicate group of each case.
         labels: The K classes.
         seed: Seed of the bootstrap.
+        abstain: (n,) whether the bundle abstains from each case; None if it cannot abstain.
     """
 
     y_true: Ints
@@ -38,6 +40,7 @@ class LabeledPredictions:
     groups: Sequence[str]
     labels: Labels
     seed: int = 0
+    abstain: NDArray[np.bool_] | None = None
 
 
 def subgroups(cases: Sequence[Case], columns: Sequence[str], labeled: LabeledPredictions) -> dict[str, Any]:
@@ -49,8 +52,9 @@ def subgroups(cases: Sequence[Case], columns: Sequence[str], labeled: LabeledPre
         labeled: The predictions for the cases.
 
     Returns:
-        By column and value: ``n``, ``n_groups``, ``metrics`` (as in ``evaluation.json``), and ``difference_from_others`` (the
-        metric in the subgroup minus the metric of all other cases, for accuracy, sensitivity, specificity and AUROC).
+        By column and value: ``n``, ``n_groups``, ``metrics`` (as in ``evaluation.json``), ``difference_from_others`` (the
+        metric in the subgroup minus the metric of all other cases, for accuracy, sensitivity, specificity and AUROC), and
+        ``selective`` (:func:`reslink.evaluation.selective.answer_estimates`; empty if the bundle cannot abstain).
 
     Raises:
         UsageError: As :func:`assign_subgroups`.
@@ -80,4 +84,7 @@ def _subgroup_metrics(inside: NDArray[np.bool_], labeled: LabeledPredictions) ->
         "n_groups": len(set(groups)),
         "metrics": {name: value.as_dict() for name, value in metrics.items()},
         "difference_from_others": {name: value.as_dict() for name, value in differences.items()},
+        "selective": {}
+        if labeled.abstain is None
+        else answer_estimates(~labeled.abstain[inside], (predictions.y_pred == y_true)[inside], groups, seed),
     }

@@ -125,6 +125,7 @@ def test_only_the_source_flags_and_chosen_columns_are_subgroups(bundle, external
     found = table(run(bundle, [folder], tmp_path / "out", label_map=MAP), "subgroups")
     default = [("source", "A", 30), ("source", "B", 10), ("urgent", "0", 20), ("urgent", "1", 20)]
     assert [(row["column"], row["value"], row["n"]) for row in found] == default
+    assert [row["coverage"] for row in found] == [None] * 4, "the bundle cannot abstain"
     assert not any("DOE" in page.read_text() for page in (tmp_path / "out").rglob("report.html"))
     chosen = table(run(bundle, [folder], tmp_path / "chosen", label_map=MAP, by=["reader"]), "subgroups")
     assert {row["value"] for row in chosen if row["column"] == "reader"} == {"DOE^0", "DOE^1", "DOE^2"}

@@ -45,6 +45,18 @@ def test_the_page_shows_them(evaluated):
     assert "&lt;b&gt;A&lt;/b&gt;" in text
 
 
+def test_subgroups_of_a_model_that_abstains_have_coverage_and_silent_errors(evaluated):
+    run, found = evaluated
+    assert "Silent errors" not in run_report(run).read_text()
+    share = {"estimate": 0.98765, "ci_low": 0.1, "ci_high": 0.7, "method": "x", "n": 4}
+    for subgroup in found["subgroups"]["site"].values():
+        subgroup["selective"] = {"coverage": share, "silent_errors": share}
+    (run / "evaluation.json").write_text(json.dumps(found))
+    text = run_report(run).read_text()
+    assert '<th scope="col" class="n">Coverage</th><th scope="col" class="n">Silent errors</th>' in text
+    assert text.count(">0.988<span") == 4
+
+
 def test_an_evaluation_without_them_has_no_such_sections(make_run):
     text = run_report(make_run()).read_text()
     assert 'id="subgroups"' not in text

@@ -56,7 +56,14 @@ def evaluate(
 ) -> None:
     """Evaluate a bundle on a data set: metrics with 95 % intervals. Writes evaluation.json and report.html."""
     from reslink.api.evaluate import evaluate as evaluate_data
-    from reslink.cli.metrics_table import labels_of, print_labels, print_metrics, warn_of_leakage, warn_of_refused
+    from reslink.cli.metrics_table import (
+        labels_of,
+        print_labels,
+        print_metrics,
+        print_subgroups,
+        warn_of_leakage,
+        warn_of_refused,
+    )
 
     result = evaluate_data(
         bundle,
@@ -85,6 +92,7 @@ def evaluate(
     else:
         print_metrics(console, result["metrics"], tuple(result["metrics"]), f"{result['n']} images")
         print_labels(console, labels_of(result))
+        print_subgroups(console, result["subgroups"])
         console.note(f"report: {out / 'report.html'}")
         console.research_use_only()
     if result["failed"]:

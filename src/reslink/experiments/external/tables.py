@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.scope import refused_texts
@@ -21,6 +21,10 @@ from reslink.reports.run.flow_diagram import can_abstain
 
 METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc")
 SUBGROUP_METRICS = ("accuracy", "sensitivity", "specificity", "auroc")
+_ANSWERS: Final[dict[str, tuple[str, Any]]] = {
+    "coverage": ("coverage (of the images in scope)", "estimate"),
+    "silent_errors": ("silent errors (of the images in scope)", "estimate"),
+}
 LARGE_DROP = 0.1
 """A drop of more than ten points is flagged."""
 
@@ -200,17 +204,12 @@ def _label_table(evaluations: _Evaluations) -> Table:
 
 def _answers_table(evaluations: _Evaluations) -> Table:
     """Returns coverage, silent errors and calibration error of each data set, and of the internal metrics where known."""
-    columns: dict[str, tuple[str, Any]] = {
-        "data": ("Data", "text"),
-        "coverage": ("coverage (of the images in scope)", "estimate"),
-        "silent_errors": ("silent errors (of the images in scope)", "estimate"),
-        "ece": (METRIC_NAMES["ece"], "estimate"),
-    }
+    columns: dict[str, tuple[str, Any]] = {"data": ("Data", "text"), **_ANSWERS, "ece": (METRIC_NAMES["ece"], "estimate")}
     named = [("internal", evaluations.reference), *((dataset.name, dataset.evaluation) for dataset in evaluations.external)]
     rows: list[Row] = []
     for name, evaluation in named:
         selective, metrics = evaluation.get("selective") or {}, evaluation.get("metrics") or {}
-        row = {"data": name, "ece": metrics.get("ece")} | {key: selective.get(key) for key in ("coverage", "silent_errors")}
+        row = {"data": name, "ece": metrics.get("ece")} | {key: selective.get(key) for key in _ANSWERS}
         if any(value is not None for value in row.values() if value is not name):
             rows.append(row)
     note = (
@@ -228,11 +227,14 @@ def _subgroup_table(evaluations: _Evaluations) -> Table:
     rows = [
         {"data": dataset.name, "column": column, "value": value, "n": own["n"], "groups": own["n_groups"]}
         | {name: own["metrics"][name] for name in SUBGROUP_METRICS}
+        | {name: own["selective"].get(name) for name in _ANSWERS}
         for dataset in evaluations.external
         for column, values in dataset.evaluation.get("subgroups", {}).items()
         if column != "given_label"
         for value, own in values.items()
     ]
+    if any(row["coverage"] for row in rows):
+        columns |= _ANSWERS
     note = "By the source, by columns of the table that hold only 0 and 1, and by the columns that --by names."
     return Table("subgroups", "Subgroups", columns, rows, note)
 

@@ -11,6 +11,8 @@ from reslink.reports.run.evaluation_charts import forest_plot
 from reslink.reports.svg import Chart
 
 SUBGROUP_METRICS = ("accuracy", "sensitivity", "specificity", "auroc")
+SUBGROUP_ANSWERS = {"coverage": "Coverage", "silent_errors": "Silent errors"}
+"""Columns of a subgroup table if the bundle can abstain, with their titles."""
 JsonObject = Mapping[str, Any]
 
 
@@ -55,17 +57,28 @@ def subgroup_tables(evaluation: JsonObject | None) -> list[dict[str, Any]]:
     """Returns a table and the charts of each subgroup column."""
     tables = []
     for i, (column, values) in enumerate(((evaluation or {}).get("subgroups") or {}).items()):
+        answers = {key: title for key, title in SUBGROUP_ANSWERS.items() if any(key in _selective(s) for s in values.values())}
         rows = [
             {
                 "name": name,
                 "n": subgroup["n"],
                 "n_groups": subgroup["n_groups"],
-                "cells": [(subgroup["metrics"][key], subgroup["difference_from_others"].get(key)) for key in SUBGROUP_METRICS],
+                "cells": [
+                    *((subgroup["metrics"][key], subgroup["difference_from_others"].get(key)) for key in SUBGROUP_METRICS),
+                    *((_selective(subgroup)[key], None) for key in answers),
+                ],
             }
             for name, subgroup in values.items()
         ]
-        tables.append({"column": column, "rows": rows, "charts": _forest_plots(i, column, values)})
+        tables.append(
+            {"column": column, "rows": rows, "answers": list(answers.values()), "charts": _forest_plots(i, column, values)}
+        )
     return tables
+
+
+def _selective(subgroup: JsonObject) -> JsonObject:
+    """Returns coverage and silent errors of a subgroup; empty if the bundle cannot abstain, or an earlier version wrote it."""
+    return subgroup.get("selective") or {}
 
 
 def _forest_plots(number: int, column: str, values: JsonObject) -> list[Chart]:
