@@ -26,7 +26,8 @@ from reslink.experiments.runner.results import TrialPredictions
 
 MakeExperiment = Callable[..., Experiment]
 TableRows = Callable[[dict[str, Any], str], list[dict[str, Any]]]
-LEARNS = ("trainer.epochs=12", "optimizer.lr=0.01")
+LEARNS = ("trainer.epochs=12", "optimizer.lr=0.01", "data.fractions=[0.6,0.4,0.0]")
+"""Enough validation groups for prediction sets."""
 
 
 def of_sources(manifest: Manifest, sources: Sequence[str | None]) -> Manifest:
@@ -175,6 +176,43 @@ def test_without_a_common_seed_the_mean_is_not_known_and_said_so(toy_patients: M
     assert note.startswith("Mean over the sources: no seed has a result for each of them (AUROC, ")
     common = tables.Outcomes([], results[:1], [TrialAnswers(own, own, 0, [])], (), toy_patients.labels)
     assert tables.no_mean_note(common) == []
+
+
+def two_sources(toy_patients: Manifest, *answered: np.ndarray[Any, Any] | None) -> tables.Outcomes:
+    """Two sources with one seed; the first four of eight images are wrong."""
+    truth = np.array([0, 1] * 4)
+    y_pred = np.where(np.arange(8) < 4, 1 - truth, truth)
+    predictions = TrialPredictions(list("abcdefgh"), list("abcdefgh"), truth, np.eye(2)[y_pred], y_pred)
+    results: list[Any] = [SimpleNamespace(trial=SimpleNamespace(condition=name, seed=0)) for name in "AB"]
+    answers = [TrialAnswers(own, own, 0, []) for own in (Answers(predictions, flags) for flags in answered)]
+    return tables.Outcomes([], results, answers, (), toy_patients.labels)
+
+
+def test_means_of_abstention_are_over_the_models_that_can_abstain(toy_patients: Manifest) -> None:
+    """Source A is answered in two of eight images, one of them wrongly; the model of B cannot abstain."""
+    outcomes = two_sources(toy_patients, np.arange(8) % 4 == 0, None)
+    rows = {row["measure"]: row for row in outcomes.summary}
+    assert (rows["accuracy"]["sources"], rows["accuracy"]["models"]) == (2, 2)
+    assert (rows["coverage"]["sources"], rows["coverage"]["models"]) == (1, 1)
+    assert rows["coverage"]["unseen"]["estimate"] == 0.25
+    assert rows["silent_errors"]["unseen"]["estimate"] == 0.125
+    a, b = tables.sources_table(outcomes).rows
+    assert (a["can_abstain"], b["can_abstain"]) == (1, 0)
+    assert b["coverage"]["method"] == "undefined: no model of it can abstain"
+    sentences = tables.verdict(outcomes)
+    assert (
+        "Coverage and silent errors are those of 1 of 2 models; the others cannot abstain and answer every image." in sentences
+    )
+
+
+def test_models_that_cannot_abstain_say_so(toy_patients: Manifest) -> None:
+    outcomes = two_sources(toy_patients, None, None)
+    assert "No model can abstain: each answers every image, and its silent errors are all its errors." in tables.verdict(
+        outcomes
+    )
+    assert tables.summary_table(outcomes).rows[-1]["sources"] == 0
+    both = two_sources(toy_patients, np.arange(8) < 8, np.arange(8) < 8)
+    assert not any("abstain and" in sentence or "can abstain" in sentence for sentence in tables.verdict(both))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ from reslink.training.run_folder import BUNDLE
 Rows: TypeAlias = NDArray[np.int64]
 
 METRICS = ("auroc", "accuracy", "sensitivity", "specificity", "ece")
-MEASURES = (*METRICS, "coverage", "silent_errors")
+ABSTENTION = ("coverage", "silent_errors")
+MEASURES = (*METRICS, *ABSTENTION)
+NO_ABSTENTION = "no model of it can abstain"
 PREDICTIONS_CSV = "unseen_source.csv"
 """Predictions for the source that was left out, with abstentions, in the folder of a run."""
 
@@ -41,7 +43,7 @@ class Answers:
 
     Attributes:
         predictions: The predictions, also where the model abstains.
-        answered: (n,) whether the model does not abstain; None if that could not be measured.
+        answered: (n,) whether the model does not abstain; None if it cannot abstain, or if that could not be measured.
     """
 
     predictions: TrialPredictions
@@ -60,7 +62,7 @@ class Answers:
     def _abstention(self, weights: Floats) -> dict[str, Floats]:
         """Returns coverage, and the share of all cases that are answered wrongly without an abstention, each (m,)."""
         if self.answered is None:
-            return dict.fromkeys(("coverage", "silent_errors"), np.full(len(weights), np.nan))
+            return dict.fromkeys(ABSTENTION, np.full(len(weights), np.nan))
         total, wrong = weights.sum(axis=1), self.answered & ~self.predictions.correct
         return {"coverage": ratio(weights @ self.answered, total), "silent_errors": ratio(weights @ wrong, total)}
 
@@ -84,6 +86,11 @@ class TrialAnswers:
     inside: Answers
     n_refused: int
     notes: Sequence[str]
+
+    @property
+    def can_abstain(self) -> bool:
+        """Whether the model can abstain; coverage and silent errors are those of such models only."""
+        return self.unseen.answered is not None
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ class Evaluator:
         rows, outputs = self._run(classifier, result, "test")
         results = classifier.decide(outputs, stated=[self.experiment.cache.case_stated[row] for row in rows])
         self._write(result, classifier, rows, outputs, results)
-        return TrialAnswers(self._answers(rows, results), inside, sum(results.refused), notes)
+        return TrialAnswers(self._answers(rows, results, decision), inside, sum(results.refused), notes)
 
     def _run(self, classifier: Classifier, result: TrialResult, split: str) -> tuple[Rows, Outputs]:
         rows = np.flatnonzero(np.array(result.trial.splits) == split)
@@ -144,21 +151,23 @@ class Evaluator:
             decision, notes = fit_recipe_decision(settings, cases, labels)
         except UsageError as error:
             results = trained.decide(cases.logits)
-            return trained, self._answers(rows, results), [f"It is not calibrated and answers every image: {error.given}"]
+            note = f"It is not calibrated and answers every image: {error.given}"
+            return trained, self._answers(rows, results, trained), [note]
         try:
             folds = cross_fit(cases, lambda part: fit_recipe_decision(settings, part, labels))
         except UsageError as error:
             results = decision.decide(cases.logits, cases.features, cases.statistics)
-            inside = replace(self._answers(rows, results), answered=None)
+            inside = replace(self._answers(rows, results, decision), answered=None)
             notes.append(f"Its coverage inside is not measured, and its ECE inside is too low: {error.given}")
             return decision, inside, notes
         held_out = zip(folds.held_out, folds.results, strict=True)
-        inside = _concatenate([self._answers(rows[part], results) for part, results in held_out])
+        inside = _concatenate([self._answers(rows[part], results, decision) for part, results in held_out])
         if not folds.measures_abstention(decision):
             inside = replace(inside, answered=None)
         return decision, inside, [*notes, *folds.consequences(decision)]
 
-    def _answers(self, rows: Rows, results: DecisionResults) -> Answers:
+    def _answers(self, rows: Rows, results: DecisionResults, decision: Decision) -> Answers:
+        """Returns the answers of a model with this decision; in cross-fitting, ``results`` are of the decision of a fold."""
         cases = self.experiment.cache.manifest.cases
         predictions = TrialPredictions(
             names=[cases[row].name for row in rows],
@@ -167,7 +176,8 @@ class Evaluator:
             y_prob=results.probabilities,
             y_pred=results.predicted,
         )
-        return Answers(predictions, np.ones(len(rows), np.bool_) if results.abstain is None else ~results.abstain)
+        answered = np.ones(len(rows), np.bool_) if results.abstain is None else ~results.abstain
+        return Answers(predictions, answered if decision.abstains else None)
 
     def _write(
         self,
@@ -199,4 +209,5 @@ def _concatenate(parts: Sequence[Answers]) -> Answers:
         np.concatenate([one.y_prob for one in own]),
         np.concatenate([one.y_pred for one in own]),
     )
-    return Answers(predictions, np.concatenate([part.answered for part in parts if part.answered is not None]))
+    answered = [part.answered for part in parts if part.answered is not None]
+    return Answers(predictions, np.concatenate(answered) if len(answered) == len(parts) else None)

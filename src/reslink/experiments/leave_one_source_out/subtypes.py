@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from reslink.datasets.case import Case
+from reslink.experiments.leave_one_source_out.answers import ABSTENTION, NO_ABSTENTION
 from reslink.experiments.leave_one_source_out.tables import NAMES, Outcomes
 from reslink.experiments.report import Table
 from reslink.experiments.runner.seed_statistics import SeedBootstrap
@@ -16,7 +17,7 @@ from reslink.labels import Labels
 
 def subtype_table(outcomes: Outcomes) -> Table:
     """Returns the sensitivity for each subtype of the positive class that the table states in a column of 0 and 1."""
-    samples = {}
+    samples, abstaining = {}, {}
     images: dict[tuple[str, str], int] = {}
     by_name = {case.name: case for case in outcomes.cases}
     for result, own in zip(outcomes.results, outcomes.answers, strict=True):
@@ -25,15 +26,19 @@ def subtype_table(outcomes: Outcomes) -> Table:
             inside = np.array([case.extra.get(column, "").strip() == "1" for case in cases], np.bool_)
             key = (result.trial.condition, column)
             images[key] = int(inside.sum())
-            samples["\0".join(key), result.trial.seed] = own.unseen.subset(inside).sample()
-    bootstrap, measures = SeedBootstrap(samples), ("sensitivity", "coverage", "silent_errors")
+            sample = own.unseen.subset(inside).sample()
+            samples["\0".join(key), result.trial.seed] = sample
+            if own.can_abstain:
+                abstaining["\0".join(key), result.trial.seed] = sample
+    bootstraps = {"sensitivity": SeedBootstrap(samples)}
+    bootstraps |= dict.fromkeys(ABSTENTION, SeedBootstrap(abstaining, why_none=NO_ABSTENTION))
     rows = [
         {"source": key[0], "subtype": key[1], "images": images[key]}
-        | {measure: bootstrap.mean("\0".join(key), measure).estimate.as_dict() for measure in measures}
+        | {measure: own.mean("\0".join(key), measure).estimate.as_dict() for measure, own in bootstraps.items()}
         for key in sorted(images)
     ]
     columns: dict[str, tuple[str, Any]] = {"source": ("source left out", "text"), "subtype": ("subtype", "text")}
-    columns |= {"images": ("images", "count")} | {measure: (NAMES[measure], "estimate") for measure in measures}
+    columns |= {"images": ("images", "count")} | {measure: (NAMES[measure], "estimate") for measure in bootstraps}
     note = f"Images of {outcomes.labels.positive} with a 1 in the column of the subtype. An image can have several subtypes."
     return Table("subtypes", "Subtypes of an unseen source", columns, rows, note)
 

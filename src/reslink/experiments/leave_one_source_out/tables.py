@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from reslink.datasets.case import Case
 from reslink.errors import counted
-from reslink.experiments.leave_one_source_out.answers import MEASURES, TrialAnswers
+from reslink.experiments.leave_one_source_out.answers import ABSTENTION, MEASURES, NO_ABSTENTION, TrialAnswers
 from reslink.experiments.leave_one_source_out.plan import SourceSplits
 from reslink.experiments.report import Row, Table
 from reslink.experiments.runner.comparison import none_if_nan
 from reslink.experiments.runner.results import TrialResult
-from reslink.experiments.runner.seed_statistics import SeedBootstrap
+from reslink.experiments.runner.seed_statistics import Key, SeedBootstrap, TrialSample
 from reslink.labels import Labels
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.formatting import format_interval, format_number
@@ -52,12 +52,32 @@ class Outcomes:
     @cached_property
     def bootstrap(self) -> SeedBootstrap:
         """The bootstrap over patients and duplicate groups of all sources."""
+        return SeedBootstrap(self._samples(zip(self.results, self.answers, strict=True)))
+
+    @cached_property
+    def _abstaining(self) -> SeedBootstrap:
+        """As :attr:`bootstrap`, with the models that can abstain only."""
+        pairs = [pair for pair in zip(self.results, self.answers, strict=True) if pair[1].can_abstain]
+        if len(pairs) == len(self.answers):
+            return self.bootstrap
+        return SeedBootstrap(self._samples(pairs), why_none=NO_ABSTENTION)
+
+    def _samples(self, pairs: Iterable[tuple[TrialResult, TrialAnswers]]) -> dict[Key, TrialSample]:
         samples = {}
-        for result, own in zip(self.results, self.answers, strict=True):
+        for result, own in pairs:
             source, seed = result.trial.condition, result.trial.seed
             samples[_UNSEEN + source, seed] = own.unseen.sample()
             samples[_INSIDE + source, seed] = own.inside.sample()
-        return SeedBootstrap(samples)
+        return samples
+
+    def bootstrap_of(self, measure: str) -> SeedBootstrap:
+        """Returns the bootstrap of the models that have a measure: for coverage and silent errors, those that can abstain."""
+        return self._abstaining if measure in ABSTENTION else self.bootstrap
+
+    @property
+    def n_abstaining(self) -> int:
+        """Number of models that can abstain."""
+        return sum(own.can_abstain for own in self.answers)
 
     @property
     def sources(self) -> list[str]:
@@ -67,7 +87,7 @@ class Outcomes:
     @cached_property
     def summary(self) -> list[Row]:
         """One row per measure: the mean over the sources inside and unseen, their difference, and the worst source."""
-        return [_summary_row(self.bootstrap, self.sources, measure) for measure in MEASURES]
+        return [_summary_row(self.bootstrap_of(measure), self.sources, measure) for measure in MEASURES]
 
     def points(self, source: str, seed: int) -> tuple[Mapping[str, float], Mapping[str, float]]:
         """Returns the measures of a trial without an interval, on the source and inside; NaN where undefined."""
@@ -83,13 +103,14 @@ def _summary_row(bootstrap: SeedBootstrap, sources: Sequence[str], measure: str)
     unseen = {source: bootstrap.mean(_UNSEEN + source, measure).estimate for source in sources}
     values = {source: own.estimate for source, own in unseen.items() if own.estimate is not None}
     if not values:
-        return {"measure": measure, "title": NAMES[measure], "sources": 0}
+        return {"measure": measure, "title": NAMES[measure], "sources": 0, "models": 0}
     worst = (max if measure in _WORST_IS_HIGHEST else min)(values, key=lambda source: values[source])
     outside, inside = [_UNSEEN + source for source in values], [_INSIDE + source for source in values]
     return {
         "measure": measure,
         "title": NAMES[measure],
         "sources": len(values),
+        "models": sum(len(bootstrap.seeds(name)) for name in outside),
         "inside": bootstrap.mean_of(inside, measure).estimate.as_dict(),
         "unseen": bootstrap.mean_of(outside, measure).estimate.as_dict(),
         "difference": bootstrap.mean_of(outside, measure, inside).as_dict(),
@@ -103,6 +124,7 @@ def summary_table(outcomes: Outcomes) -> Table:
     columns: dict[str, tuple[str, Any]] = {
         "title": ("", "text"),
         "sources": ("sources", "count"),
+        "models": ("models", "count"),
         "inside": ("inside: new patients of the training sources", "estimate"),
         "unseen": ("unseen source, mean", "estimate"),
         "difference": ("difference", "test"),
@@ -113,6 +135,7 @@ def summary_table(outcomes: Outcomes) -> Table:
         "Each source has the same weight. Difference: unseen minus inside. The 95 % intervals hold for other patients of these "
         "sources, not for other sources. The worst source has the worst of several uncertain values, which is rather too bad. "
         "All metrics include the images from which the model abstains. Silent errors are wrong answers without an abstention. "
+        "They and coverage are of the models that can abstain. "
         "Inside are the validation images, which chose the best epoch, so these values are rather too good. Temperature, "
         "threshold and abstention are cross-fitted inside. For the unseen source, they are fitted to all validation images."
     )
@@ -122,10 +145,12 @@ def summary_table(outcomes: Outcomes) -> Table:
 def sources_table(outcomes: Outcomes) -> Table:
     """Returns the measures of each source that was left out."""
     columns: dict[str, tuple[str, Any]] = {"source": ("source", "text"), "runs": ("runs", "count")}
+    columns |= {"can_abstain": ("models that can abstain", "count")}
     columns |= {measure: (NAMES[measure], "estimate") for measure in MEASURES}
     rows = [
         {"source": source, "runs": len(outcomes.of_source(source))}
-        | {measure: outcomes.bootstrap.mean(_UNSEEN + source, measure).estimate.as_dict() for measure in MEASURES}
+        | {"can_abstain": sum(own.can_abstain for own in outcomes.of_source(source))}
+        | {measure: outcomes.bootstrap_of(measure).mean(_UNSEEN + source, measure).estimate.as_dict() for measure in MEASURES}
         for source in outcomes.sources
     ]
     return Table("sources", "Each source, when no image of it was trained on", columns, rows)
@@ -140,10 +165,11 @@ def drop_table(outcomes: Outcomes) -> Table:
         "unseen": ("unseen", "estimate"),
         "difference": ("difference", "test"),
     }
-    bootstrap, rows = outcomes.bootstrap, []
+    rows = []
     for source in outcomes.sources:
         outside, inside = _UNSEEN + source, _INSIDE + source
         for measure in MEASURES:
+            bootstrap = outcomes.bootstrap_of(measure)
             row: Row = {"source": source, "measure": measure, "title": NAMES[measure]}
             row |= {"inside": bootstrap.mean(inside, measure).estimate.as_dict()}
             row |= {"unseen": bootstrap.mean(outside, measure).estimate.as_dict()}
@@ -217,6 +243,7 @@ def verdict(outcomes: Outcomes) -> list[str]:
         f"In the worst source: {worst}.",
         f"Inside, on new patients of the sources that the model was trained on: {inside}.",
         _abstention_sentence(rows["coverage"], rows["silent_errors"]),
+        *_not_all_abstain(outcomes),
     ]
     if n < FEW:
         few = f"{counted(n, 'source')} {'is' if n == 1 else 'are'} few"
@@ -224,7 +251,17 @@ def verdict(outcomes: Outcomes) -> list[str]:
     return sentences
 
 
+def _not_all_abstain(outcomes: Outcomes) -> list[str]:
+    """Returns how many models can abstain, if some cannot and some can."""
+    able, n = outcomes.n_abstaining, len(outcomes.answers)
+    if able in (0, n):
+        return []
+    return [f"Coverage and silent errors are those of {able} of {n} models; the others cannot abstain and answer every image."]
+
+
 def _abstention_sentence(coverage: Row, silent: Row) -> str:
+    if not coverage["sources"]:
+        return "No model can abstain: each answers every image, and its silent errors are all its errors."
     if coverage["unseen"]["estimate"] is None:
         return (
             "How many images the model answers on average on an unseen source is not known. A wrong answer without an "

@@ -84,10 +84,13 @@ class SeedBootstrap:
         samples: The trials by condition and seed.
         draws: Number of bootstrap draws.
         seed: Seed of the draws.
+        why_none: Why a condition has no trial, for its undefined estimates.
     """
 
-    def __init__(self, samples: Mapping[Key, TrialSample], draws: int = 1000, seed: int = 0) -> None:
-        self.samples = dict(samples)
+    def __init__(
+        self, samples: Mapping[Key, TrialSample], draws: int = 1000, seed: int = 0, why_none: str = "no run has a result"
+    ) -> None:
+        self.samples, self.why_none = dict(samples), why_none
         groups = [np.asarray(sample.groups, dtype=str) for sample in self.samples.values()]
         ends = np.cumsum([0, *(len(names) for names in groups)])
         self.slices = {key: slice(int(ends[i]), int(ends[i + 1])) for i, key in enumerate(self.samples)}
@@ -141,7 +144,7 @@ class SeedBootstrap:
         n = sum(len(self.samples[key].groups) for row in terms for factor, key in row if factor > 0)
         values = np.array([sum(sign * self.points[key].get(metric, math.nan) for sign, key in row) for row in terms])
         if not len(values):
-            return SeedEstimate(undefined("no run has a result", 0))
+            return SeedEstimate(undefined(self.why_none, 0))
         if not np.isfinite(values).all():
             missing = [row[0][1][1] for row, value in zip(terms, values, strict=True) if not np.isfinite(value)]
             return SeedEstimate(undefined(f"it is undefined for the seeds {', '.join(map(str, missing))}", n))
