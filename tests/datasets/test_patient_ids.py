@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pydicom
@@ -10,7 +11,7 @@ import pytest
 
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.case import Case
-from reslink.datasets.manifest import Manifest
+from reslink.datasets.manifest import DataSet, Manifest
 from reslink.datasets.patient_ids import HeaderPatient, PatientNotes, add_header_patients, read_header_patient
 from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 from reslink.datasets.split_table import write_split_table
@@ -110,6 +111,17 @@ class TestCases:
         found, note = add_header_patients(cases(None, None, None, None), headers)
         assert patients(found) == ["dicom-s", "dicom-s", "dicom-s", None]
         assert not any(note)
+
+    def test_data_sets_without_a_patient_are_named(self) -> None:
+        """One case of north has a patient; that of south is in a header; east and west have none."""
+        names = ("north/1", "north/2", "south/1", "east/1", "west/1", "west/2")
+        given = cases("Ann", *[None] * 5)
+        renamed = [replace(case, name=name) for case, name in zip(given.cases, names, strict=True)]
+        members = tuple(DataSet(name, Path(), has_table=False) for name in ("north", "south", "east", "west"))
+        headers = [HeaderPatient()] * 2 + [HeaderPatient("h")] + [HeaderPatient()] * 3
+        _, notes = add_header_patients(replace(given, cases=tuple(renamed), sets=members), headers)
+        assert notes.missing == "no case of east (1 case), west (2 cases) states one, in a table or in a DICOM header"
+        assert add_header_patients(replace(given, cases=tuple(renamed)), headers)[1].missing == ""
 
     def test_stated_patients_who_share_an_examination_are_joined_and_stay_as_stated_in_the_table(self) -> None:
         headers = [HeaderPatient("h", "s"), HeaderPatient("h", "s"), HeaderPatient("i", "t")]

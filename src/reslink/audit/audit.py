@@ -88,7 +88,7 @@ class Audit:
         suspected_errors: Likely label errors, worst first.
         findings: Problems of single files.
         skipped: Name of each check that was skipped, with the reason.
-        patients_joined: How many patients were joined because they share an examination; '' if none.
+        patient_notes: How many patients were joined because they share an examination, and which data sets have none.
         class_names: The classes that occur in ``cases``; of several labels at once, all of them.
         several_labels: Whether ``cases`` have several labels at once.
         label_error_source: Where the probabilities of the label error check come from.
@@ -106,7 +106,7 @@ class Audit:
     suspected_errors: list[SuspectedError] = field(default_factory=list)
     findings: list[file_quality.Finding] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
-    patients_joined: str = ""
+    patient_notes: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     several_labels: bool = False
     label_error_source: str = "quick model"
@@ -285,7 +285,7 @@ def audit(
     audited = run_audit(
         manifest, progress=progress, seed=seed, workers=workers, predictions=predictions, labels_from=labels_from
     )
-    notes = [*manifest.notes, *([audited.patients_joined] if audited.patients_joined else [])]
+    notes = [*manifest.notes, *audited.patient_notes]
     result = audited.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": notes}
     if out is not None:
         write_json(Path(out) / "audit.json", result)
@@ -323,6 +323,9 @@ def run_audit(
         )
     readable = manifest.subset(i for i, item in enumerate(results) if isinstance(item, FileFeatures))
     readable, patient_notes = add_header_patients(readable, [item.patient for item in items])
+    notes = tuple(f"Patients: {note}" for note in (patient_notes.joined, patient_notes.missing) if note)
+    for note in notes:
+        progress.message(f"{note}.")
     progress.start(1, "Comparing images")
     near_duplicates = NearDuplicates.find(readable, np.stack([item.thumbnail for item in items]))
     progress.step()
@@ -332,7 +335,7 @@ def run_audit(
         items,
         unreadable,
         near_duplicates,
-        patients_joined=patient_notes.joined,
+        patient_notes=notes,
         class_names=manifest.labels.names,
         several_labels=not manifest.labels.exclusive,
         sources=source_names(readable),

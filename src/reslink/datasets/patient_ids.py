@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import numpy as np
 from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import connected_groups, pairs_of_equal_keys
+from reslink.errors import counted
 from reslink.files import sha256
 
 _LAST_TAG: Final = 0x00200052  # Frame of Reference UID
@@ -58,10 +60,12 @@ class PatientNotes(NamedTuple):
     Attributes:
         unused: Which elements were not used, and why.
         joined: How many patients were joined because they share an examination.
+        missing: Which of several data sets have no patient at all.
     """
 
     unused: str = ""
     joined: str = ""
+    missing: str = ""
 
     def __str__(self) -> str:
         return "; ".join(note for note in self if note)
@@ -133,7 +137,17 @@ def add_header_patients(manifest: Manifest, headers: Sequence[HeaderPatient] | N
         f"{n_joined} joined with another one, because of a shared DICOM study, series or frame of reference"
         if n_joined
         else "",
+        _sets_without_patients(manifest.set_names, cases) if manifest.sets else "",
     )
+
+
+def _sets_without_patients(set_names: Sequence[str], cases: Sequence[Case]) -> str:
+    known = {name for name, case in zip(set_names, cases, strict=True) if case.patient_id is not None}
+    without = Counter(name for name in set_names if name not in known)
+    if not without:
+        return ""
+    listed = ", ".join(f"{name} ({counted(n, 'case')})" for name, n in without.items())
+    return f"no case of {listed} states one, in a table or in a DICOM header"
 
 
 def _text(value: Any) -> str:
