@@ -137,9 +137,9 @@ def test_a_few_local_patients_are_measured_on_the_others(result):
     rows = table(result, "local")
     assert [row["patients"] for row in rows] == [0, 5, 10, 20]
     assert rows[0]["accuracy"]["estimate"] == pytest.approx(24 / 40)
-    assert rows[1]["accuracy"]["method"] == "median and range of 30 draws of patients"
+    assert rows[1]["accuracy"]["method"] == "median and range of 30 draws"
     assert any(sentence.startswith("away: recalibrating to 20 labeled") for sentence in result["answer"])
-    assert "away, refitting to 40 local patients: there are 40 patients or groups." in result["not_done"]
+    assert "away, refitting to 40 local images: there are 40." in result["not_done"]
 
 
 def test_the_accuracy_is_given_for_each_original_label(result, external):

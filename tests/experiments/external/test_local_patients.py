@@ -13,6 +13,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.evaluation.predictions_csv import CasePredictions
 from reslink.experiments.external.local_patients import (
     DRAWS,
+    drawn_unit,
     fit_to_local_patients,
     local_chart,
     local_sentences,
@@ -80,10 +81,33 @@ def test_a_sample_of_one_class_changes_nothing() -> None:
     assert changed.temperature == 1  # all are correct
 
 
+@pytest.mark.parametrize(
+    ("patients", "n_groups", "unit"),
+    [
+        (["a", "a", "b"], 2, "patients"),
+        ([None] * 3, 3, "images"),
+        ([None] * 3, 2, "duplicate groups"),
+        (["a", "a", None], 2, "patients or duplicate groups"),
+        (["a", "b", None], 3, "patients or images"),
+    ],
+)
+def test_what_is_drawn_is_called_by_what_it_is(patients: list[str | None], n_groups: int, unit: str) -> None:
+    cases = [Case(Path("x.png"), "Tumor", patient_id=patient) for patient in patients]
+    assert drawn_unit(cases, n_groups) == unit
+
+
+def test_images_are_not_called_patients() -> None:
+    fits = {"site": fit_to_local_patients(predictions(4.0, images=1), Decision(), LABELS)}
+    [sentence], [chart], found = local_sentences(fits), local_chart(fits), local_table(fits)
+    assert sentence.startswith("site: recalibrating to 40 labeled local images changes accuracy by +0.")
+    assert (chart["axis_x"], found.title) == ("labeled local images", "What a few labeled local images would buy")
+    assert {row["unit"] for row in found.rows} == {"images"}
+
+
 def test_sentences_and_chart_hold_the_largest_number() -> None:
     fits = {"site": fit_to_local_patients(predictions(4.0), Decision(), LABELS)}
     [sentence] = local_sentences(fits)
-    assert sentence.startswith("site: recalibrating to 40 labeled local patients changes accuracy by +0.")
+    assert sentence.startswith("site: recalibrating to 40 labeled local duplicate groups changes accuracy by +0.")
     [chart] = local_chart(fits)
     assert chart["series"][0]["x"] == [0, 5, 10, 20, 40]
     assert local_chart({"site": fits["site"][:1]}) == []

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.decision.decision import Decision, two_column_logits
+from reslink.datasets.case import Case
 from reslink.evaluation.fitting import fit_temperature
 from reslink.evaluation.predictions_csv import CasePredictions
 from reslink.experiments.report import Table
@@ -33,7 +34,8 @@ class LocalFit:
     """The model after refitting to a number of local patients.
 
     Attributes:
-        patients: Number of patients or duplicate groups; 0 for the frozen model on all images.
+        patients: Number of patients, or of ``unit``; 0 for the frozen model on all images.
+        unit: What was drawn, in the plural: see :func:`drawn_unit`.
         images: Their images, the median of the draws.
         one_class: Number of draws whose patients are all of one class, so that nothing is refitted.
         metrics: Median and range over the draws, on the images of all other patients.
@@ -41,6 +43,7 @@ class LocalFit:
     """
 
     patients: int
+    unit: str
     images: int
     one_class: int
     metrics: dict[str, Estimate]
@@ -49,8 +52,17 @@ class LocalFit:
     def as_row(self) -> dict[str, Any]:
         """Returns the JSON form."""
         changes = {f"{name}_change": value.as_dict() for name, value in self.changes.items()}
-        counts = {"patients": self.patients, "images": self.images, "one_class": self.one_class}
+        counts = {"patients": self.patients, "unit": self.unit, "images": self.images, "one_class": self.one_class}
         return counts | {name: value.as_dict() for name, value in self.metrics.items()} | changes
+
+
+def drawn_unit(cases: Sequence[Case], n_groups: int) -> str:
+    """Returns what the groups of some cases are, in the plural: patients only where a patient is known."""
+    known = sum(case.patient_id is not None for case in cases)
+    if known == len(cases):
+        return "patients"
+    images = "images" if n_groups == len(cases) else "duplicate groups"
+    return f"patients or {images}" if known else images
 
 
 def fit_to_local_patients(cases: CasePredictions, decision: Decision, labels: Labels, seed: int = 0) -> list[LocalFit]:
@@ -69,22 +81,26 @@ def fit_to_local_patients(cases: CasePredictions, decision: Decision, labels: La
     index = np.unique(np.asarray(cases.groups, dtype=str), return_inverse=True)[1]
     n_groups, rng = int(index.max()) + 1, np.random.default_rng(seed)
     frozen = _measure(decision, cases.logits, y_true)
-    fits = [LocalFit(0, 0, 0, {name: _single(value, len(y_true)) for name, value in frozen.items()}, {})]
+    unit = drawn_unit(cases.manifest.cases, n_groups)
+    fits = [LocalFit(0, unit, 0, 0, {name: _single(value, len(y_true)) for name, value in frozen.items()}, {})]
     for size in SIZES:
         if n_groups - size >= MIN_GROUPS:
             draws = [np.isin(index, rng.choice(n_groups, size, replace=False)) for _ in range(DRAWS)]
-            fits.append(_fit(size, draws, cases.logits, y_true, decision))
+            fits.append(_fit((size, unit), draws, cases.logits, y_true, decision))
     return fits
 
 
-def _fit(size: int, draws: Sequence[NDArray[np.bool_]], logits: Floats, y_true: Ints, decision: Decision) -> LocalFit:
+def _fit(
+    drawn: tuple[int, str], draws: Sequence[NDArray[np.bool_]], logits: Floats, y_true: Ints, decision: Decision
+) -> LocalFit:
+    """Returns the fit to each of some draws; ``drawn`` is how many of what."""
     after, before = [], []
     for local in draws:
         refitted = refit(decision, logits[local], y_true[local])
         after.append(_measure(refitted, logits[~local], y_true[~local]))
         before.append(_measure(decision, logits[~local], y_true[~local]))
     return LocalFit(
-        patients=size,
+        *drawn,
         images=int(np.median([local.sum() for local in draws])),
         one_class=sum(len(np.unique(y_true[local])) < 2 for local in draws),
         metrics={name: _summary([own[name] for own in after]) for name in MEASURES},
@@ -132,15 +148,16 @@ def _summary(values: Sequence[float | None]) -> Estimate:
     defined = [value for value in values if value is not None]
     if not defined:
         return undefined("a class is missing in every draw", 0)
-    method = f"median and range of {len(defined)} draws of patients"
+    method = f"median and range of {len(defined)} draws"
     return Estimate(float(np.median(defined)), min(defined), max(defined), method, len(defined))
 
 
 def local_table(fits: Mapping[str, Sequence[LocalFit]]) -> Table:
-    """Returns the metrics after refitting to a few local patients of each data set."""
+    """Returns the metrics after refitting to a few local patients, or images if no patient is known, of each data set."""
     columns: dict[str, tuple[str, Any]] = {
         "data": ("Data", "text"),
-        "patients": ("labeled local patients", "count"),
+        "patients": ("labeled and local", "count"),
+        "unit": ("of what", "text"),
         "images": ("their images", "count"),
         **{name: (METRIC_NAMES[name], "estimate") for name in MEASURES},
         **{f"{name}_change": (f"{METRIC_NAMES[name]}, change", "test") for name in CHANGES},
@@ -149,12 +166,16 @@ def local_table(fits: Mapping[str, Sequence[LocalFit]]) -> Table:
     rows = [{"data": name, **fit.as_row()} for name, own in fits.items() for fit in own]
     one_class = sum(fit.one_class for own in fits.values() for fit in own)
     note = (
-        f"Median and range over {DRAWS} draws of patients (or duplicate groups, where no patients are known). Temperature and, "
-        "with two classes, threshold (Youden index) are refitted to the drawn patients; the metrics are those of all other "
-        "patients. Change: to the frozen model on the same images. 0 patients: the frozen model on all images. Draws of one "
+        f"Median and range over {DRAWS} draws of patients, or of duplicate groups or images where no patient is known. "
+        "Temperature and, with two classes, threshold (Youden index) are refitted to the drawn ones; the metrics are those of "
+        "all others. Change: to the frozen model on the same images. 0: the frozen model on all images. Draws of one "
         f"class change nothing; there are {one_class} of them."
     )
-    return Table("local", "What a few labeled local patients would buy", columns, rows, note)
+    return Table("local", f"What a few labeled local {_units(fits)} would buy", columns, rows, note)
+
+
+def _units(fits: Mapping[str, Sequence[LocalFit]]) -> str:
+    return " or ".join(dict.fromkeys(fit.unit for own in fits.values() for fit in own)) or "patients"
 
 
 def local_sentences(fits: Mapping[str, Sequence[LocalFit]]) -> Iterator[str]:
@@ -163,7 +184,7 @@ def local_sentences(fits: Mapping[str, Sequence[LocalFit]]) -> Iterator[str]:
         for fit in [fit for fit in own if fit.changes][-1:]:
             changes = " and ".join(f"{METRIC_NAMES[name]} by {_change(fit.changes[name])}" for name in CHANGES)
             yield (
-                f"{data}: recalibrating to {fit.patients} labeled local patients changes {changes} "
+                f"{data}: recalibrating to {fit.patients} labeled local {fit.unit} changes {changes} "
                 f"(median and range of {DRAWS} draws)."
             )
 
@@ -193,8 +214,8 @@ def local_chart(fits: Mapping[str, Sequence[LocalFit]]) -> list[dict[str, Any]]:
         {
             "kind": "lines",
             "name": "local-patients",
-            "title": f"Accuracy after refitting to local patients, median and range of {DRAWS} draws",
-            "axis_x": "labeled local patients",
+            "title": f"Accuracy after refitting to local {_units(fits)}, median and range of {DRAWS} draws",
+            "axis_x": f"labeled local {_units(fits)}",
             "axis_y": METRIC_NAMES["accuracy"],
             "reference": None,
             "series": series,

@@ -381,8 +381,8 @@ def _not_done(bundle: Bundle, evaluations: _Evaluations) -> Iterator[str]:
                 yield f"{dataset.name}, {METRIC_NAMES[name]}: {estimate.method}."
         sizes = {fit.patients for fit in dataset.local_fits}
         if missing := [str(size) for size in SIZES if size not in sizes]:
-            groups = dataset.evaluation["n_groups"]
-            yield f"{dataset.name}, refitting to {', '.join(missing)} local patients: there are {groups} patients or groups."
+            unit = dataset.local_fits[0].unit
+            yield f"{dataset.name}, refitting to {', '.join(missing)} local {unit}: there are {dataset.evaluation['n_groups']}."
         if not can_abstain(dataset.evaluation):
             yield f"{dataset.name}, abstention: {NOTHING_FITTED}."
         if internal is not None and gray_distance(internal.acquisitions, dataset.acquisitions) is None:
