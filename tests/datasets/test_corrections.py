@@ -11,6 +11,7 @@ from data_files import put, table
 from reslink.datasets.joined_manifest import OpenOptions, open_data_sets
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
+from reslink.files import sha256
 
 HEADER = "name,given_label,corrected_label,evidence,correlation,orientation,set\n"
 
@@ -45,6 +46,49 @@ def test_names_of_joined_data_sets_fit_the_single_one_too(folder: Path) -> None:
         assert [case.extra["given_label"] for case in manifest.cases if "given_label" in case.extra] == ["Healthy"]
     with pytest.raises(UsageError, match=r"Row 2.* corrects 'ct/Healthy/1\.png', which is not a case of the data"):
         Manifest.open(other, corrections=given)
+
+
+def test_an_audit_of_other_data_sets_fits_in_any_order(folder: Path) -> None:
+    """An audit of ct and b corrects both; the training has c, b and ct, or one of them."""
+    b, c = (put(folder.parent / name, "Healthy/0.png", "Tumor/0.png", "Healthy/9.png", "Tumor/9.png") for name in "bc")
+    rows = "ct/Healthy/1.png,Healthy,Tumor,b/Healthy/0.png,0.99,4,ct\nb/Tumor/0.png,Tumor,Healthy,ct/Healthy/0.png,0.99,0,b\n"
+    given = table(folder.parent, HEADER + rows, "fix.csv")
+
+    def corrected(*data: Path) -> tuple[set[str], str]:
+        manifest = open_data_sets(data, OpenOptions(corrections=given))
+        note = next(note for note in manifest.notes if "corrected by" in note)
+        return {case.name for case in manifest.cases if "given_label" in case.extra}, note
+
+    assert corrected(c, b, folder)[0] == {"ct/Healthy/1.png", "b/Tumor/0.png"}
+    unused = "1 label of 6 cases corrected by fix.csv; 1 correction of other data sets (b) not used"
+    assert corrected(folder) == ({"Healthy/1.png"}, unused)
+    assert corrected(c, folder)[0] == {"ct/Healthy/1.png"}
+    with pytest.raises(UsageError, match=r"Row 2.* corrects 'ct/Healthy/1\.png', which is not a case of the data"):
+        corrected(c)
+
+
+def test_an_audit_of_a_single_data_set_fits_the_joined_ones(folder: Path) -> None:
+    other = put(folder.parent / "b", "Healthy/0.png", "Tumor/0.png")
+    given = table(folder.parent, f"{HEADER}Healthy/1.png,Healthy,Tumor,x/9.png,0.99,4,scanner 1\n", "fix.csv")
+    manifest = open_data_sets([other, folder], OpenOptions(corrections=given))
+    assert [case.name for case in manifest.cases if "given_label" in case.extra] == ["ct/Healthy/1.png"]
+    given.write_text(f"{HEADER}Healthy/0.png,Healthy,Tumor,x/9.png,0.99,4,\n")
+    with pytest.raises(UsageError, match=r"which can be b/Healthy/0\.png or ct/Healthy/0\.png.*Write b/Healthy/0\.png"):
+        open_data_sets([other, folder], OpenOptions(corrections=given))
+
+
+def test_what_changed_the_labels_is_recorded(folder: Path) -> None:
+    other = put(folder.parent / "b", "Healthy/0.png", "bleed/0.png", "other/0.png")
+    given = table(folder.parent, f"{HEADER}ct/Healthy/1.png,Healthy,Tumor,x/9.png,0.99,4,ct\n", "fix.csv")
+    corrections = {"by": "corrections", "file": "fix.csv", "sha256": sha256(given), "labels": 1}
+    assert Manifest.open(folder, corrections=given).label_changes == (corrections,)
+    options = OpenOptions(label_map={"bleed": "Tumor", "b:other": None}, corrections=given)
+    mapped = {"set": "b", "by": "map", "classes": {"bleed": "Tumor", "other": None}, "labels": 2}
+    assert open_data_sets([folder, other], options).label_changes == (mapped, corrections)
+    renamed = Manifest.open(folder, rename={"Tumor": "bleed"})
+    assert renamed.label_changes == ({"by": "map", "classes": {"Tumor": "bleed"}, "labels": 3},)
+    assert open_data_sets([renamed, other], OpenOptions(label_map={"other": None})).label_changes[0]["set"] == "ct"
+    assert Manifest.open(folder).label_changes == ()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from reslink.cli.commands.audit import _informational
 from reslink.cli.main import app
 from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 from reslink.errors import CheckFailedError, UsageError
+from reslink.files import sha256
 
 pytestmark = pytest.mark.usefixtures("few_trees", "without_onnx_model")
 
@@ -142,6 +143,12 @@ def test_a_run_shows_its_sources(clinics: list[Path], audited: tuple[Path, dict[
     assert set(evaluation["subgroups"]["source"]) == {"north", "south"}
     sources = json.loads((out / "bundle" / "bundle.json").read_text())["provenance"]["data"]["sources"]
     assert {name: sum(n.values()) for name, n in sources.items()} == {"north": 16, "south": 22}
+    mapped, corrected = json.loads((out / "environment.json").read_text())["label_changes"]
+    assert (mapped["set"], mapped["classes"], mapped["labels"]) == ("south", {"clear": "Healthy", "bleed": "Tumor"}, 22)
+    digest = sha256(corrections)
+    assert corrected == {"by": "corrections", "file": "label_corrections.csv", "sha256": digest, "labels": FLIPPED}
+    assert digest in (out / "bundle" / "MODEL_CARD.md").read_text()
+    assert f"3 corrected by label_corrections.csv (SHA-256 {digest[:16]})" in (out / "report.html").read_text()
     assert '- sources: {"north"' in (out / "bundle" / "MODEL_CARD.md").read_text()
     page = (out / "report.html").read_text()
     assert "Data sets: north (16 cases), south (22 cases)" in page

@@ -12,6 +12,7 @@ from reslink.datasets.case import Case
 from reslink.datasets.csv_table import Row, Table, read_table
 from reslink.datasets.manifest_table import TableCases
 from reslink.errors import UsageError, counted, suggest
+from reslink.files import sha256
 from reslink.labels import Labels, clean_text
 
 _log = logging.getLogger(__name__)
@@ -25,21 +26,25 @@ _FORM: Final = (
 )
 
 
-def apply_corrections(read: TableCases, path: str | Path, set_name: str = "", labels: Labels | None = None) -> TableCases:
+def apply_corrections(
+    read: TableCases, path: str | Path, set_names: Sequence[str] = (), labels: Labels | None = None
+) -> TableCases:
     """Returns the cases with corrected labels, and a remark on their number.
 
-    A case keeps the label that it had, before any renaming, in ``extra["given_label"]``.
+    A case keeps the label that it had, before any renaming, in ``extra["given_label"]``. The audit that wrote the table may
+    have had other data sets too: of several, it names a case ``SET/name``, and of a single one ``name``. Rows of data sets that
+    are not given are not used, and counted in the remark.
 
     Args:
         read: The cases.
         path: The CSV.
-        set_name: The name of the data set, if it is a single one: the table of an audit of several data sets names its cases
-            ``SET/name``.
+        set_names: The names of the data sets.
         labels: The labels, if known.
 
     Raises:
-        UsageError: If the file is not such a table, a case does not exist or has another label than the table says, a case has
-            two rows, the corrected label is not a class, or the data has several labels at once.
+        UsageError: If the file is not such a table, a case of these data sets does not exist or has another label than it says,
+            a case has two rows, the corrected label is not a class, no row is of these data sets, or the data has several
+            labels at once.
     """
     if labels is not None:
         labels.require_exclusive("--corrections", "Correct the columns of the table, and omit --corrections")
@@ -47,16 +52,27 @@ def apply_corrections(read: TableCases, path: str | Path, set_name: str = "", la
     rows_of = {case.name: i for i, case in enumerate(read.cases)}
     classes = {case.label for case in read.cases} | {*(labels.names if labels else ())}
     corrected: dict[int, Case] = {}
+    others: list[Row] = []
     for row in table.rows:
-        i = _find(row, rows_of, set_name)
+        if _is_of_other_set(row, rows_of, set_names):
+            others.append(row)
+            continue
+        i = _find(row, rows_of, set_names)
         if i in corrected:
             raise row.error(f"names {row.get(NAME)!r} again", "Each case has one row", "Remove one of the two rows")
         corrected[i] = _corrected(read.cases[i], row, classes)
+    if others and not corrected:
+        raise _unknown_case(others[0], rows_of)
     note = f"{counted(len(corrected), 'label')} of {counted(len(read.cases), 'case')} corrected by {table.name}"
+    if others:
+        names = ", ".join(dict.fromkeys(row.get(SET) for row in others))
+        note += f"; {counted(len(others), 'correction')} of other data sets ({names}) not used"
+    change = {"by": "corrections", "file": table.name, "sha256": sha256(Path(path)), "labels": len(corrected)}
     _log.warning("%s.", note)
     cases = [corrected.get(i, case) for i, case in enumerate(read.cases)]
     columns = read.columns if not read.columns or GIVEN in read.columns else (*read.columns, GIVEN)
-    return replace(read, cases=cases, columns=columns, notes=(*read.notes, note))
+    changes = (*read.label_changes, change)
+    return replace(read, cases=cases, columns=columns, notes=(*read.notes, note), label_changes=changes)
 
 
 def _read(path: str | Path) -> Table:
@@ -69,15 +85,40 @@ def _read(path: str | Path) -> Table:
     return table
 
 
-def _find(row: Row, rows_of: Mapping[str, int], set_name: str) -> int:
-    """Returns the index of the case of a row."""
+def _matches(row: Row, rows_of: Mapping[str, int], set_names: Sequence[str]) -> list[str]:
+    """Returns the names of the cases that a row can mean: its own, or else with or without the name of a data set."""
     name = row.get(NAME)
-    prefix = f"{set_name}/" if set_name and row.get(SET) == set_name else None
-    for candidate in (name, *([name.removeprefix(prefix)] if prefix else [])):
-        if candidate in rows_of:
-            return rows_of[candidate]
-    raise row.error(
-        f"corrects {name!r}, which is not a case of the data",
+    if name in rows_of:
+        return [name]
+    if len(set_names) > 1:
+        return [case for case in (f"{set_name}/{name}" for set_name in set_names) if case in rows_of]
+    prefix = f"{row.get(SET)}/"
+    short = name.removeprefix(prefix) if [row.get(SET)] == list(set_names) else ""
+    return [short] if short in rows_of else []
+
+
+def _is_of_other_set(row: Row, rows_of: Mapping[str, int], set_names: Sequence[str]) -> bool:
+    """Returns whether a row is of a data set that is not given."""
+    return row.get(SET) not in ("", *set_names) and not _matches(row, rows_of, set_names)
+
+
+def _find(row: Row, rows_of: Mapping[str, int], set_names: Sequence[str]) -> int:
+    """Returns the index of the case of a row."""
+    matches = _matches(row, rows_of, set_names)
+    if len(matches) > 1:
+        raise row.error(
+            f"corrects {row.get(NAME)!r}, which can be {' or '.join(matches)}",
+            "Of several data sets, a correction names the data set first",
+            f"Write {matches[0]}, for example",
+        )
+    if not matches:
+        raise _unknown_case(row, rows_of)
+    return rows_of[matches[0]]
+
+
+def _unknown_case(row: Row, rows_of: Mapping[str, int]) -> UsageError:
+    return row.error(
+        f"corrects {row.get(NAME)!r}, which is not a case of the data",
         f"A correction names a case as the audit does, such as {next(iter(rows_of))!r}",
         "Give the data sets of the audit under the same names, or remove the row",
     )

@@ -21,7 +21,7 @@ from reslink.datasets.manifest import (
     Manifest,
     data_set_name,
     read_cases,
-    rename_labels,
+    rename_cases,
     with_grouping_notes,
     with_stated_unit,
 )
@@ -101,7 +101,7 @@ def open_data_sets(data: Sequence[str | Path | Manifest], options: OpenOptions |
     sets = _map_labels(sets, options.label_map or {}, labels)
     joined = _join(sets, labels) if len(sets) > 1 else next(iter(sets.values()))
     if options.corrections is not None:
-        joined = apply_corrections(joined, options.corrections, names[0] if len(names) == 1 else "", labels)
+        joined = apply_corrections(joined, options.corrections, names, labels)
     members = [DataSet(name, read.root, bool(read.columns)) for name, read in sets.items()] if len(sets) > 1 else []
     try:
         return Manifest.of_cases(joined, options.class_order, labels=labels, for_training=options.for_training, sets=members)
@@ -130,7 +130,9 @@ def _read(data: str | Path | Manifest, set_name: str, options: OpenOptions, labe
     """Reads the cases of one data set, with its own names and classes, or the states of all labels."""
     if isinstance(data, Manifest):
         cases = list(data.cases) if labels is None else [_with_states(case, data.labels, labels) for case in data.cases]
-        return TableCases(_with_unit(cases, options), data.root, data.columns, data.column_roles, notes=data.notes)
+        return TableCases(
+            _with_unit(cases, options), data.root, data.columns, data.column_roles, "", data.notes, data.label_changes
+        )
     known = {clean_text(name) for name in options.class_order or ()}
     known |= {clean_text(label) for key in options.label_map or {} for label in (key, key.partition(":")[2])}
     names = () if labels is None else labels.names
@@ -192,8 +194,7 @@ def _rename(read: TableCases, renamed: Mapping[str, str | None], prefix: str) ->
         _log.warning("%s%s.", prefix, note)
     columns = (*read.columns, "given_label") if read.columns else ()
     return replace(
-        read,
-        cases=rename_labels(read.cases, renamed),
+        rename_cases(read, renamed),
         columns=tuple(dict.fromkeys(columns)),
         notes=(*read.notes, *notes),
     )
@@ -216,12 +217,14 @@ def _join(sets: Mapping[str, TableCases], labels: Labels | None) -> TableCases:
     first = f"Data sets: {', '.join(sizes)}"
     for sentence in (first, *notes):
         _log.warning("%s.", sentence)
+    changes = [{"set": name, **change} for name, read in sets.items() for change in read.label_changes]
     return TableCases(
         cases,
         _common_folder([read.root for read in sets.values()]),
         tuple(columns),
         _joined_roles(sets),
         notes=(first, *(f"{name}: {note}" for name, read in sets.items() for note in read.notes), *notes),
+        label_changes=tuple(changes),
     )
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reslink.datasets.case import Case
 from reslink.datasets.class_checks import check_class_names, check_counts, check_spellings
@@ -66,6 +66,9 @@ class Manifest:
         column_roles: Role to header in the file, for every column of the table that is used.
         sets: The data sets that were joined (``joined_manifest.open_data_sets``), in order; empty for a single one. The name of
             a case begins with that of its set.
+        label_changes: What changed the labels of the data, in order: a map with ``by`` (``map``), ``classes`` and ``labels``
+            (number of changed or excluded labels), or a table of corrections with ``by`` (``corrections``), ``file``,
+            ``sha256`` and ``labels``; with ``set`` if it concerns one of several data sets.
     """
 
     cases: tuple[Case, ...]
@@ -75,6 +78,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     column_roles: Mapping[str, str] = field(default_factory=dict)
     sets: tuple[DataSet, ...] = ()
+    label_changes: tuple[Mapping[str, Any], ...] = ()
 
     def __repr__(self) -> str:
         return f"Manifest({', '.join(f'{name}: {value}' for name, value in self._properties().items() if value is not None)})"
@@ -154,9 +158,9 @@ class Manifest:
             several.require_exclusive("Renaming of classes", "Rename the columns of the table")
         known = {clean_text(name) for names in (class_order, labels and labels.names, rename) for name in names or ()}
         read = read_cases(data, columns, root, known, several.names if several else (), case)
-        read = replace(read, cases=read.cases if rename is None else rename_labels(read.cases, rename))
+        read = read if rename is None else rename_cases(read, rename)
         if corrections is not None:
-            read = apply_corrections(read, corrections, data_set_name(data), labels=several or labels)
+            read = apply_corrections(read, corrections, [data_set_name(data)], labels=several or labels)
         read = replace(read, cases=read.cases if unit is None else with_stated_unit(read.cases, unit))
         read = with_grouping_notes(read)
         return cls.of_cases(read, class_order, labels=several or labels, for_training=for_training and labels is None)
@@ -196,6 +200,7 @@ class Manifest:
             notes=(*read.notes, *of_labels),
             column_roles=read.roles,
             sets=tuple(sets),
+            label_changes=read.label_changes,
         )
         if labels is not None:
             return manifest(tuple(cases if several else _with_known_labels(cases, labels)), labels)
@@ -424,6 +429,15 @@ def with_stated_unit(cases: Iterable[Case], unit: str) -> list[Case]:
     """
     stated = parse_unit(unit)
     return [case if case.unit else replace(case, unit=stated) for case in cases]
+
+
+def rename_cases(read: TableCases, rename: Mapping[str, str | None]) -> TableCases:
+    """Returns the cases with renamed labels as :func:`rename_labels`, and a record of the change."""
+    clean = {clean_text(label): name for label, name in rename.items()}
+    counts = Counter(case.label for case in read.cases if clean.get(case.label, case.label) != case.label)
+    change = {"by": "map", "classes": {label: clean[label] for label in counts}, "labels": counts.total()}
+    changes = (*read.label_changes, change) if counts else read.label_changes
+    return replace(read, cases=rename_labels(read.cases, rename), label_changes=changes)
 
 
 def rename_labels(cases: Sequence[Case], rename: Mapping[str, str | None]) -> list[Case]:

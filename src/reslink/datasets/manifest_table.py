@@ -36,6 +36,7 @@ class TableCases:
         roles: Role to header in the file.
         inferred: See :class:`reslink.datasets.columns.ColumnRoles`.
         notes: Sentences about columns that are not used.
+        label_changes: See :class:`reslink.datasets.manifest.Manifest`.
     """
 
     cases: list[Case]
@@ -44,6 +45,7 @@ class TableCases:
     roles: Mapping[str, str] = field(default_factory=dict)
     inferred: str = ""
     notes: tuple[str, ...] = ()
+    label_changes: tuple[Mapping[str, Any], ...] = ()
 
 
 def cases_of_table(

@@ -140,7 +140,8 @@ class Run:
         write_atomic(path / run_folder.CONFIG, self.recipe.to_yaml())
         precision = self.accelerator.mixed_precision
         processes = self.accelerator.num_processes
-        write_json(path / run_folder.ENVIRONMENT, run_folder.environment(self.accelerator.device, precision, processes))
+        environment = run_folder.environment(self.accelerator.device, precision, processes)
+        write_json(path / run_folder.ENVIRONMENT, environment | self._label_changes())
         if self.initialization is not None:
             write_json(path / run_folder.INIT, self.initialization.record())
             for text in self.initialization.messages():
@@ -399,12 +400,17 @@ class Run:
     def _extensions(self) -> Row:
         return {"extensions": self.state.extensions} if self.state.extensions else {}
 
+    def _label_changes(self) -> Row:
+        changes = self.training_data.manifest.label_changes
+        return {"label_changes": [dict(change) for change in changes]} if changes else {}
+
     def _bundle(self, summary: Row, decision: Decision) -> Bundle:
         recipe, data = self.recipe, self.training_data
         parent = None if self.initialization is None else self.initialization.parent
         origin: Row = {"digest": data.digest, "images": data.counts(), "split_source": data.split_source(recipe.data.folds)}
         origin |= {"seen_by_ancestors": len(data.seen_by_ancestors)} if data.seen_by_ancestors else {}
         origin |= _published_sources(data.sources())
+        origin |= self._label_changes()
         origin |= {"columns": dict(data.manifest.column_roles)} if data.manifest.column_roles else {}
         return Bundle(
             architecture=recipe.architecture(self.num_classes),

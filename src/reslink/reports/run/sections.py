@@ -104,6 +104,7 @@ def _data_facts(files: RunFolder) -> list[tuple[str, str]]:
         shares = (images / table["images"] for images, _ in table["lines"][-1][1])
         parts = ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(table["splits"], shares, strict=True))
         rows.append(("Split", parts + _SPLIT_SOURCES.get(str(data.get("split_source")), "")))
+    rows += [("Labels", _label_change(change)) for change in data.get("label_changes") or ()]
     sources = data.get("sources") or {}
     if 1 < len(sources) <= MAX_SOURCES:
         images = (f"{name} ({', '.join(f'{split} {n}' for split, n in counts.items())})" for name, counts in sources.items())
@@ -111,6 +112,15 @@ def _data_facts(files: RunFolder) -> list[tuple[str, str]]:
     if any(header.casefold() != role for role, header in columns.items()):
         rows.append(("Columns", ", ".join(f"{role}: {header}" for role, header in columns.items())))
     return rows
+
+
+def _label_change(change: Mapping[str, Any]) -> str:
+    """Returns what changed the labels of the data, as :attr:`reslink.datasets.manifest.Manifest.label_changes` states it."""
+    if change["by"] == "corrections":
+        return f"{change['labels']} corrected by {change['file']} (SHA-256 {change['sha256'][:16]})"
+    classes = ", ".join(f"{label} → {name or 'excluded'}" for label, name in change["classes"].items())
+    prefix = f"{change['set']}: " if "set" in change else ""
+    return f"{prefix}{change['labels']} mapped ({classes})"
 
 
 def _data_provenance(files: RunFolder) -> Mapping[str, Any]:
