@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 FILE: Final = Path(__file__).with_name("model.json")
 MAX_DEVIATIONS: Final = 5.0
 """Features are clipped this many standard deviations from their mean."""
+BLOCK: Final = 65536
+"""Pairs that are evaluated at once: millions of them would need gigabytes for the hidden layer."""
 
 Floats = NDArray[np.float64]
 
@@ -48,6 +50,10 @@ class PairModel:
         Args:
             features: (k, F) from ``find_pairs``.
         """
+        blocks = (features[start : start + BLOCK] for start in range(0, max(1, len(features)), BLOCK))
+        return np.concatenate([self._log_odds(block) for block in blocks])
+
+    def _log_odds(self, features: NDArray[np.floating]) -> Floats:
         standardized = np.clip((features - self.mean) / self.scale, -MAX_DEVIATIONS, MAX_DEVIATIONS)
         return np.asarray(np.maximum(standardized @ self.hidden + self.hidden_bias, 0) @ self.output + self.bias)
 
