@@ -100,7 +100,11 @@ def describing_columns(cases: Sequence[Case]) -> list[str]:
         cases: The cases. Sources of which there are more than ``MAX_SUBGROUPS`` are left out.
     """
     sources = [case.source or "" for case in cases]
-    extra = dict.fromkeys(column for case in cases for column in case.extra)
-    values = {column: [case.extra.get(column, "").strip() for case in cases] for column in extra}
-    flags = [column for column, own in values.items() if own != sources and set(own) - {""} == {"0", "1"}]
+    flags = [column for column in flag_columns(cases) if [case.extra.get(column, "").strip() for case in cases] != sources]
     return [*with_source(cases, ()), *flags]
+
+
+def flag_columns(cases: Sequence[Case]) -> list[str]:
+    """Returns the columns that hold 0 and 1, both of them, and are otherwise empty."""
+    columns = dict.fromkeys(column for case in cases for column in case.extra)
+    return [column for column in columns if {case.extra.get(column, "").strip() for case in cases} - {""} == {"0", "1"}]

@@ -295,3 +295,4 @@ def test_subtype_columns_hold_0_and_1_for_positive_cases_only(toy_patients: Mani
     assert columns("1", "", "1", "0") == []
     assert columns("0", "0", "0", "0") == []
     assert columns("0", "0", "1", "0.5") == []
+    assert columns("", "", "1", "") == []  # as in flag_columns

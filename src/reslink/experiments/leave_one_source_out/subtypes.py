@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from reslink.datasets.case import Case
+from reslink.evaluation.subgroup_columns import flag_columns
 from reslink.experiments.leave_one_source_out.answers import ABSTENTION, NO_ABSTENTION
 from reslink.experiments.leave_one_source_out.tables import NAMES, Outcomes
 from reslink.experiments.report import Table
@@ -44,7 +45,7 @@ def subtype_table(outcomes: Outcomes) -> Table:
 
 
 def subtype_columns(cases: Sequence[Case], labels: Labels) -> list[str]:
-    """Returns the columns that state a subtype of the positive class: only 0, 1 or empty, and 1 for positive cases only.
+    """Returns the columns of 0 and 1 that state a subtype of the positive class: 1 for positive cases only.
 
     Args:
         cases: The cases of a source.
@@ -52,14 +53,8 @@ def subtype_columns(cases: Sequence[Case], labels: Labels) -> list[str]:
     """
     if labels.positive is None:
         return []
-    columns = dict.fromkeys(column for case in cases for column in case.extra)
     return [
         column
-        for column in columns
-        if _is_subtype([(case.extra.get(column, "").strip(), case.label) for case in cases], labels)
+        for column in flag_columns(cases)
+        if {case.label for case in cases if case.extra.get(column, "").strip() == "1"} == {labels.positive}
     ]
-
-
-def _is_subtype(values: Sequence[tuple[str, str]], labels: Labels) -> bool:
-    classes = {label for value, label in values if value == "1"}
-    return {value for value, _ in values} <= {"0", "1", ""} and classes == {labels.positive}
