@@ -285,6 +285,7 @@ def test_bad_options_are_found_first(parent: Path, local: Path, tmp_path: Path) 
         ({"coverage": 2.0}, r"The coverage is 2.*coverage='0\.95'"),
         ({"split": "test"}, "No case is in the split 'test'"),
         ({"device": "gpu"}, "gpu"),
+        ({"per_source": True, "batch_norm": True}, "is set, and the images state no source.*columns"),
     ):
         with pytest.raises(UsageError, match=message):
             reslink.adapt(parent, local, **{"out": tmp_path / "out", **options})  # type: ignore[arg-type]

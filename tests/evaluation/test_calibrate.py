@@ -370,8 +370,10 @@ def test_coverage_is_held_and_reported_within_each_source(bundle, data, tmp_path
 
 
 @pytest.mark.parametrize(("names", "reason"), [([None], "no source"), (["A"], "one source")])
-def test_one_source_cannot_be_covered_by_source(bundle, data, tmp_path, names, reason):
-    with pytest.raises(UsageError, match=f"the calibration images state {reason}.*two or more sources.*--columns source="):
+def test_one_source_cannot_be_covered_by_source(bundle, data, tmp_path, monkeypatch, names, reason):
+    """The check comes before the images are decoded."""
+    monkeypatch.setattr("reslink.evaluation.calibrate.open_cache", lambda *_: pytest.fail("the images are decoded"))
+    with pytest.raises(UsageError, match=f"the images state {reason}.*two or more sources.*--columns source="):
         calibrate_bundle(
             bundle,
             with_sources(Manifest.open(data), names),

@@ -203,8 +203,16 @@ def test_sources_that_lack_a_class_are_named(
 
 @pytest.mark.parametrize(("source", "reason"), [(None, "no source"), ("hospital A", "one source")])
 def test_balancing_needs_two_sources(
-    source: str | None, reason: str, marked: Manifest, recipe: Callable[..., Recipe], cache: Path, listener: Any
+    source: str | None,
+    reason: str,
+    marked: Manifest,
+    recipe: Callable[..., Recipe],
+    cache: Path,
+    listener: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The check comes before the images are decoded."""
+    monkeypatch.setattr("reslink.training.data._open_cache", lambda *_: pytest.fail("the images are decoded"))
     stated = replace(marked, cases=tuple(replace(case, source=source) for case in marked.cases))
     with pytest.raises(UsageError, match=f"the images state {reason}.*two or more sources.*--columns source=COLUMN"):
         open_training_data(stated, recipe("data.balance_sources=true"), cache, listener)

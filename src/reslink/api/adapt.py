@@ -116,9 +116,11 @@ def adapt(
     decision = DecisionOptions("temperature", point, coverage, per_class, flip_average=flip, per_source=per_source)
     options_of_data: dict[str, Any] = {"columns": columns, "root": root, "unit": unit, "case": parent.case}
     manifest = open_manifest(data, labels=parent.labels, **options_of_data)
+    from reslink.datasets.several_sources import check_per_source
     from reslink.evaluation.cases import RunOptions, select_cases
 
-    select_cases(manifest, parent.labels, split)  # a typing error is found before the slow imports
+    selected = select_cases(manifest, parent.labels, split)  # a typing error is found before the slow imports
+    check_per_source(selected, per_source)
     options = RunOptions(split=split, device=device, batch_size=batch_size)
     if not (batch_norm or head):
         from reslink.evaluation.calibrate import calibrate_bundle

@@ -19,7 +19,7 @@ from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.fingerprints import make_fingerprints
 from reslink.datasets.near_duplicates.groups import leakage_groups
-from reslink.errors import UsageError
+from reslink.datasets.several_sources import check_per_source
 from reslink.evaluation import leakage
 from reslink.evaluation.cases import RunOptions, pixel_cache_folder, refused_cases, run_network, select_cases
 from reslink.evaluation.cross_fit import cross_fit_metrics
@@ -82,6 +82,7 @@ def calibrate_bundle(
     zoo.check_not_shipped(target)
     check_replaceable(target, BUNDLE_JSON, "bundle")
     selected = select_cases(manifest, classifier.labels, options.split)
+    check_per_source(selected, decision_options.per_source)
     with pixel_cache_folder(target.absolute().parent, options.cache_folder) as folder:
         cache = open_cache(selected, classifier, folder, progress)
         groups = cache.case_groups(leakage_groups(cache.row_manifest, cache.thumbnails))
@@ -97,7 +98,7 @@ def calibrate_bundle(
         used = cache.manifest.subset(rows.tolist())
         fingerprints = make_fingerprints(np.asarray(cache.thumbnails[cache.rows_of(rows)]))
         digest = used.digest(cache.file_hashes)
-    _check_sources(cases, decision_options)
+    check_per_source(used, decision_options.per_source)
     decision, notes = fit_decision(cases, decision_options, classifier.labels)
     cross_fit = cross_fit_metrics(cases, decision_options, classifier.bundle.decision, decision, classifier.labels)
     fitted_on = FittedOn(
@@ -151,17 +152,6 @@ def _sources(manifest: Manifest) -> list[str | None]:
     """Returns the source of each case; empty if none states one."""
     sources = [case.source for case in manifest.cases]
     return sources if any(sources) else []
-
-
-def _check_sources(cases: CalibrationData, options: DecisionOptions) -> None:
-    """Refuses a coverage within each source of data that state fewer than two."""
-    count = len(set(cases.sources))
-    if options.per_source and count < 2:
-        raise UsageError(
-            f"--per-source was given, and the calibration images state {'one source' if count else 'no source'}",
-            "It holds the coverage within each of two or more sources",
-            "Name the column of the hospital or scanner with --columns source=COLUMN, or leave --per-source out",
-        )
 
 
 def _targets(manifest: Manifest, labels: Labels) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from reslink.datasets.grouping import group_cases
 from reslink.datasets.label_conflicts import check_label_conflicts, conflicts_of_cache, describe_conflicts
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import find_duplicates, leakage_groups
+from reslink.datasets.several_sources import check_several_sources
 from reslink.datasets.shared_images import shared_images
 from reslink.errors import UsageError, counted, listed
 from reslink.imaging.input_statistics import input_statistics
@@ -162,6 +163,7 @@ def open_training_data(
         CheckFailedError: If a patient or a duplicate group appears in more than one split, or an ancestor has seen a whole
             split, without ``data.allow_leakage``; or if the same image has several labels, without ``data.allow_conflicts``.
     """
+    _check_sources(manifest, recipe)
     cache = _open_cache(manifest, recipe, folder, progress)
     for name, reason in cache.failed.items():
         progress.message(f"{name} is left out: {reason}")
@@ -169,8 +171,7 @@ def open_training_data(
         progress.message(f"{note}.")
     readable = cache.manifest
     _check_classes(readable, cache)
-    if recipe.data.balance_sources:
-        _check_sources(readable)
+    _check_sources(readable, recipe)
     rows = cache.row_manifest
     duplicates = find_duplicates(cache.thumbnails, [case.patient_id for case in rows.cases])
     conflicts = conflicts_of_cache(cache, duplicates)
@@ -253,15 +254,11 @@ def _check_labels_learnable(manifest: Manifest, split_of: Sequence[str]) -> None
             )
 
 
-def _check_sources(readable: Manifest) -> None:
+def _check_sources(manifest: Manifest, recipe: Recipe) -> None:
     """Refuses data of one source, which cannot be balanced."""
-    sources = {case.source for case in readable.cases}
-    if len(sources) < 2:
-        raise UsageError(
-            f"data.balance_sources is true, and the images state {'one source' if any(sources) else 'no source'}",
-            "It draws the images of two or more sources equally often",
-            "Name the column of the hospital or scanner with --columns source=COLUMN, or leave data.balance_sources out",
-        )
+    if recipe.data.balance_sources:
+        effect = "It draws the images of two or more sources equally often"
+        check_several_sources(manifest, "data.balance_sources", effect)
 
 
 def _unbalanced_sources(readable: Manifest, split_of: Sequence[str]) -> str | None:
