@@ -211,16 +211,18 @@ class RunData:
     Attributes:
         folders: The data sets, as `reslink train` got them.
         corrections: The corrected labels that it got.
+        map: The label map that it got.
     """
 
     folders: Sequence[Path]
     corrections: Path | None = None
+    map: Sequence[str] = ()
 
     def open(self, labels: Labels) -> Manifest:
         """Returns the cases, with the classes of the bundle."""
         if len(self.folders) == 1 and self.corrections is None:
             return Manifest.open(self.folders[0], labels=labels)
-        return open_manifest(self.folders, corrections=self.corrections, class_order=labels.names)
+        return open_manifest(self.folders, map=self.map, corrections=self.corrections, class_order=labels.names)
 
 
 def calibrate_and_evaluate(run: Path, data: RunData, calibration: Calibration, scope: Scope, work: Path) -> Bundle:
@@ -378,12 +380,13 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--audit", type=Path, help="audit.json of the data")
     parser.add_argument("--data", type=Path, nargs="+", help="the data of the run, to calibrate and evaluate the bundle")
     parser.add_argument("--corrections", type=Path, help="the corrected labels that the run was trained with")
+    parser.add_argument("--map", action="append", default=[], help="the label map that the run was trained with")
     parser.add_argument(
         "--into", type=Path, default=ROOT / "src" / "reslink" / "bundles" / "shipped", help="folder of the shipped bundles"
     )
     parser.add_argument("--texts", type=Path, default=ROOT / "benchmarks" / "shipped.yaml", help="the texts of the cards")
     options = parser.parse_args(args)
-    data = RunData(options.data, options.corrections) if options.data else None
+    data = RunData(options.data, options.corrections, options.map) if options.data else None
     try:
         target = build(options.name, options.run, options.into, options.texts, audit=options.audit, data=data)
     except ReslinkError as error:
