@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from reslink.bundles.decision.decision import Decision
 from reslink.bundles.scope import Scope
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, StorageError, UsageError
+from reslink.evaluation import evaluate
 from reslink.evaluation.compare import ModelEvaluation, compare
 from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle, evaluate_cases
 from reslink.imaging.preprocess import Preprocess
@@ -125,6 +127,32 @@ def test_a_data_set_is_evaluated(bundle, data, tmp_path):
     right = np.mean([row["label"] == row["prediction"] for row in rows])
     assert found["metrics"]["accuracy"]["estimate"] == pytest.approx(right)
     assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "predictions.csv"]
+
+
+@pytest.mark.parametrize(("by", "patient", "groups"), [("scan", "", 6), ("both", "", 24), ("scan", "p", 12)])
+def test_intervals_resample_scans_if_the_split_of_the_model_keeps_them_together(
+    data, tmp_path, monkeypatch, by, patient, groups
+):
+    """The planted scans are four images each; where patients are stated, these are the groups."""
+    rows = [[f"{i:02d}.png", LABELS.names[i % 2], patient and f"p{i // 2}", "", ""] for i in range(24)]
+    write_manifest(data, rows)
+    config = ResLinkConfig(stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)
+    made = Bundle(
+        {"name": "tiny", **config.model_dump(mode="json")},
+        Preprocess(size=64, channels=1),
+        LABELS,
+        provenance={"recipe": {"data": {"group_by": by}}},
+    )
+    bundle = made.save(tmp_path / "bundle", build_network(config, seed=1).state_dict()).folder
+    monkeypatch.setattr(evaluate, "leakage_groups", lambda rows, _: [case.patient_id or case.name for case in rows.cases])
+    monkeypatch.setattr(
+        evaluate, "group_cases", lambda rows, _, by: [f"{by} {int(Path(case.name).stem) // 4}" for case in rows.cases]
+    )
+    options = EvaluationOptions(device="cpu", localization=False)
+    found = evaluate_bundle(bundle, Manifest.open(data), tmp_path / "out", options)
+    assert found["n_groups"] == groups
+    assert any("Intervals resample probable scans" in note for note in found["data_notes"]) == (groups == 6)
+    assert len({row["group"] for row in read_csv(tmp_path / "out" / "predictions.csv")}) == groups
 
 
 def test_equal_runs_write_equal_files(bundle, data, tmp_path):

@@ -15,6 +15,7 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.pretrained import usage_notes
 from reslink.datasets.cache.pixel_cache import PixelCache
+from reslink.datasets.grouping import group_cases
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import leakage_groups
 from reslink.evaluation import leakage
@@ -146,6 +147,7 @@ def evaluate_and_predict(
         cache = PixelCache.open(selected, classifier.bundle.preprocess, folder, case=classifier.bundle.case)
         groups = cache.case_groups(leakage_groups(cache.row_manifest, cache.thumbnails))
         leaks = leakage.find_leakage(classifier.bundle, manifest, cache, groups, folder, options)
+        groups, notes = _resampled_groups(classifier.bundle, cache, groups)
         cases = _predict(classifier, cache, groups, leaks.rows, options.batch_size)
         refused = refused_cases(classifier, cases.decision_results, cases.manifest) if cases.decision_results else {}
         in_scope = cases.in_scope()
@@ -154,10 +156,22 @@ def evaluate_and_predict(
     result = _metrics(classifier, in_scope, options) | {"localization": localization}
     result |= {"n_refused": len(refused), "refused": refused}
     leakage.mark_leakage(result, leaks)
-    result |= leaks.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": [*manifest.notes, *cache.notes]}
+    result |= leaks.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": [*manifest.notes, *cache.notes, *notes]}
     write_predictions(out / "predictions.csv", cases, classifier.labels, classifier.bundle.decision)
     write_json(out / "evaluation.json", result)
     return result, cases
+
+
+def _resampled_groups(bundle: Bundle, cache: PixelCache, groups: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the groups that intervals resample, with a note: probable scans if the split of the model keeps them together."""
+    recipe = bundle.provenance.get("recipe") or {}
+    unknown = any(case.patient_id is None for case in cache.row_manifest.cases)
+    if recipe.get("data", {}).get("group_by") != "scan" or not unknown or cache.is_series:
+        return groups, []
+    scans = cache.case_groups(group_cases(cache.row_manifest, cache.thumbnails, "scan"))
+    return scans, [
+        "Intervals resample probable scans where no patient is stated, as the split of the model keeps them together"
+    ]
 
 
 def _predict(

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from reslink.datasets.scan_groups.groups import THRESHOLD
 from reslink.datasets.scan_groups.model import FILE, PairModel, pair_model
 
 
@@ -42,4 +43,6 @@ def test_the_json_form_keeps_four_digits() -> None:
 
 def test_the_record_of_the_fit_is_kept_beside_the_model() -> None:
     record = json.loads(FILE.read_text(encoding="utf-8"))["record"]
-    assert record["measured"]["lgg original"]["-1.5"]["recall"] > record["controls"]["lgg"]["near duplicates"]["recall"] + 0.5
+    for name, control in record["controls"].items():
+        assert record["cross_validated"][name][str(THRESHOLD)]["precision"] >= 0.95
+        assert record["measured"][f"{name} original"][str(THRESHOLD)]["recall"] > control["near duplicates"]["recall"] + 0.5

@@ -105,7 +105,8 @@ def _print_summary(console: Console, summary: dict[str, Any], json: bool) -> Non
         console.warn(f"{name} is skipped: {reason}")
     if summary["group_by"] in ("patient", "both") and not summary["n_patients"]:
         kept = "only near duplicates are kept together" if summary["group_by"] == "both" else "each image is its own group"
-        console.warn(f"No case has a patient_id in the table or in a DICOM header: {kept}.")
+        hint = "" if summary["case"] == "series" else "; --group-by scan also keeps probable scans together"
+        console.warn(f"No case has a patient_id in the table or in a DICOM header: {kept}{hint}.")
     if summary["group_by"] == "scan":
         console.warn("Images without a patient_id are grouped by probable scans, which are guessed from the pictures.")
     if summary["group_by"] == "none":

@@ -8,18 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.datasets.scan_groups.linkage import average_linkage
-from reslink.datasets.scan_groups.model import PairModel, pair_model
+from reslink.datasets.scan_groups.model import pair_model
 from reslink.datasets.scan_groups.pairs import CandidatePairs, find_pairs
 from reslink.datasets.scan_groups.signatures import Signatures
 
-MISSING_LOG_ODDS: Final = -3.0
-"""Log odds of pairs that are no candidates, and lowest log odds of candidates: distant slices of a scan look different too."""
+MISSING_LOG_ODDS: Final = 0.0
+"""Log odds of pairs that are no candidates, and lowest log odds of candidates: distant slices of a scan look different too, so
+that only similar pairs are evidence."""
 
 MAX_LOG_ODDS: Final = 8.0
 
-THRESHOLD: Final = -1.5
-"""Mean log odds between two groups from which they are joined, the smallest with a mean precision of 0.95 on the
-patients that the model was fitted on; see ``benchmarks/fit_scan_groups.py``."""
+THRESHOLD: Final = 0.3
+"""Mean log odds between two groups from which they are joined: the smallest with a precision of 0.95 on each data set. In this
+choice, each pair was scored by a model that saw neither of its patients; see ``benchmarks/fit_scan_groups.py``."""
 
 
 def scan_groups(signatures: Signatures, pictures: NDArray[np.intp] | None = None) -> list[int]:
@@ -35,15 +36,19 @@ def scan_groups(signatures: Signatures, pictures: NDArray[np.intp] | None = None
     Returns:
         n group numbers from 0 in the order of first appearance.
     """
-    count, pairs = len(signatures.heads), find_pairs(signatures)
-    return link_pairs(count, pairs, pair_model(), THRESHOLD, pictures)
+    pairs = find_pairs(signatures)
+    return link_pairs(len(signatures.heads), pairs, pair_model().log_odds(pairs.features), THRESHOLD, pictures)
 
 
 def link_pairs(
-    count: int, pairs: CandidatePairs, model: PairModel, threshold: float, pictures: NDArray[np.intp] | None = None
+    count: int,
+    pairs: CandidatePairs,
+    log_odds: NDArray[np.float64],
+    threshold: float,
+    pictures: NDArray[np.intp] | None = None,
 ) -> list[int]:
-    """Groups ``count`` images by the log odds of their candidate pairs, as ``scan_groups`` does."""
-    log_odds = np.minimum(model.log_odds(pairs.features), MAX_LOG_ODDS)
+    """Groups ``count`` images by the log odds, (k,), of their candidate pairs, as ``scan_groups`` does."""
+    log_odds = np.minimum(log_odds, MAX_LOG_ODDS)
     rows = np.stack([pairs.first, pairs.second], axis=1)
     if pictures is None:
         return average_linkage(count, rows, log_odds, MISSING_LOG_ODDS, threshold)
