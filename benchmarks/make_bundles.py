@@ -334,7 +334,8 @@ def build(name: str, run: Path, into: Path, texts: Path, *, audit: Path | None =
         check(bundle, entry.reproduce, entry.missing_components)
         info = entry.pretrained_info(audit, read_ledger(name)).model_dump(mode="json")
         described = replace(bundle, provenance=bundle.provenance | {"license": entry.license, "pretrained": info})
-        described = replace(described, scope=entry.bundle_scope)
+        rule = {"min_brain_share": bundle.scope.min_brain_share}  # the metrics are those of a bundle with or without it
+        described = replace(described, scope=entry.bundle_scope.model_copy(update=rule))
         return ship(described, into / name)
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/scope.py DATA --images 400 --out FILE
 
-An image is declined if the model refuses it by its look, or if the out-of-distribution detector flags it. Abstentions because
-of the prediction set are not counted, since they concern images that the model is for. Images are drawn with a fixed seed.
+An image is declined if the model refuses it by its look (modality, little brain), or if the out-of-distribution detector flags
+it. Abstentions because of the prediction set are not counted, since they concern images that the model is for. Images are drawn
+with a fixed seed.
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    classifiers = {name: Classifier.load(name, device="cpu") for name in MODELS}
-    figures: dict[str, dict[str, Any]] = {name: {} for name in MODELS}
+    classifiers = {name: Classifier.load(name, device="cpu") for name in options.models}
+    figures: dict[str, dict[str, Any]] = {name: {} for name in options.models}
     for set_name in SETS:
         for group, files in draw(options.data / set_name, options.images).items():
             for name, classifier in classifiers.items():

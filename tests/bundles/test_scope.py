@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 
 from reslink.bundles.bundle import Bundle
-from reslink.bundles.scope import Scope, refused_texts
+from reslink.bundles.scope import Scope, refused_texts, shows_little_brain
+from reslink.errors import BundleError
 from reslink.imaging.image import Stated
+from reslink.imaging.input_statistics import MIN_BRAIN_SHARE
+from reslink.imaging.preprocess import Preprocess
 from reslink.networks.reslink import ResLink
 
 FLAIR = Scope(modality="MR", sequences=("FLAIR",), planes=("axial",))
@@ -103,6 +107,66 @@ def test_a_bundle_keeps_its_scope(bundle: Bundle, network: ResLink, tmp_path: Pa
 @pytest.mark.parametrize(("name", "text"), [("ct", "axial CT"), ("mri4", "T1 MR"), ("lgg", "axial FLAIR MR")])
 def test_the_shipped_bundles_state_what_they_are_for(name: str, text: str) -> None:
     assert str(Bundle.load(name).scope) == f"{text} of the head"
+
+
+def test_a_slice_that_shows_little_brain_is_refused_whatever_its_file_states() -> None:
+    scope = Scope(modality="CT").with_brain_rule(Preprocess())
+    assert scope.min_brain_share == MIN_BRAIN_SHARE == 0.25
+    shares, stated = np.array([0.0, 0.249, 0.25, 0.1]), [Stated(), Stated("CT"), Stated("CT"), Stated("MR")]
+    assert scope.refusals(stated, None, shares) == [
+        "it shows little brain: 0 % of the head, and the model needs 25 %",
+        "it shows little brain: 24 % of the head, and the model needs 25 %",
+        None,
+        "the file is MR, and the model is for CT of the head",
+    ]
+    assert scope.refusals(stated, None) == Scope(modality="CT").refusals(stated, None, shares), "not measured, or no rule"
+
+
+@pytest.mark.parametrize(
+    ("scope", "preprocess"),
+    [
+        (Scope(), Preprocess()),
+        (Scope(modality="MR"), Preprocess()),
+        (Scope(modality="CT"), Preprocess(isolate_head=False)),
+        (Scope(modality="CT"), Preprocess(window="bone")),
+    ],
+)
+def test_brain_is_not_required_where_it_is_not_recognized(
+    bundle: Bundle, network: ResLink, tmp_path: Path, scope: Scope, preprocess: Preprocess
+) -> None:
+    assert scope.with_brain_rule(preprocess) == scope
+    with pytest.raises(
+        BundleError, match=r"scope.min_brain_share is 0.25 in a bundle for .*Brain is recognized in isolated heads"
+    ):
+        replace(bundle, scope=scope.model_copy(update={"min_brain_share": 0.25}), preprocess=preprocess)
+
+
+def test_the_rule_is_stored_in_the_bundle_and_on_its_card_and_a_bundle_without_it_stays_the_same(
+    bundle: Bundle, network: ResLink, tmp_path: Path
+) -> None:
+    ruled = replace(bundle, scope=Scope(modality="CT").with_brain_rule(bundle.preprocess))
+    ruled.save(tmp_path / "ruled", network.state_dict())
+    replace(bundle, scope=Scope(modality="CT")).save(tmp_path / "plain", network.state_dict())
+    texts = {name: (tmp_path / name / "bundle.json").read_text() for name in ("ruled", "plain")}
+    assert (
+        Bundle.load(tmp_path / "ruled").scope.min_brain_share == json.loads(texts["ruled"])["scope"]["min_brain_share"] == 0.25
+    )
+    assert "min_brain_share" not in texts["plain"]
+    assert Bundle.load(tmp_path / "plain").scope.min_brain_share is None
+    cards = [(tmp_path / name / "MODEL_CARD.md").read_text() for name in ("ruled", "plain")]
+    assert ["little brain, less than 25 % of the head" in card for card in cards] == [True, False]
+
+
+def test_slices_with_little_brain_are_counted_together() -> None:
+    few = "it shows little brain: {} % of the head, and the model needs 25 %"
+    refused = {"a.dcm": few.format(3), "b.dcm": few.format(12), "c.dcm": "the file is MR"}
+    assert refused_texts({"n_refused": 3, "refused": refused}) == [
+        "2 images refused and not counted: it shows little brain",
+        "1 image refused and not counted: the file is MR",
+    ]
+    assert shows_little_brain([few.format(3)])
+    assert not shows_little_brain(["the file is MR"])
+    assert not shows_little_brain(None)
 
 
 def test_refused_images_are_counted_by_reason_or_without_the_reasons() -> None:

@@ -333,7 +333,7 @@ def test_images_outside_the_scope_do_not_fit_the_decision(bundle, data, tmp_path
     for i, row in enumerate(rows):
         gray = np.asarray(Picture.open(root / row["path"]), np.float32)
         row["path"], row["unit"] = f"{i:02d}.npy", "mr" if i < 12 else "hu"
-        np.save(root / row["path"], gray if i < 12 else np.where(gray > 0, gray / 4, -1000))
+        np.save(root / row["path"], gray if i < 12 else hounsfield_units(gray))
 
     def calibrated_on(rows, name):
         with (root / "manifest.csv").open("w", newline="") as stream:
@@ -352,6 +352,33 @@ def test_images_outside_the_scope_do_not_fit_the_decision(bundle, data, tmp_path
     with pytest.raises(InputError, match=f"All 12 images are refused; the first: {reason}"):
         calibrated_on(rows[:12], "none")
     assert not (tmp_path / "none").exists()
+
+
+def hounsfield_units(gray):
+    """The pictures of ``data`` in HU: the ring is bone."""
+    return np.where(gray > 240, 900, np.where(gray > 0, gray / 4, -1000)).astype(np.float32)
+
+
+def test_a_bundle_for_ct_refuses_slices_without_brain_from_then_on(bundle, data, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    rows = list(csv.DictReader((data / "manifest.csv").read_text().splitlines()))[:60]
+    for i, row in enumerate(rows):
+        gray = np.asarray(Picture.open(data / row["path"]), np.float32)
+        row["path"], row["unit"] = f"{i:02d}.npy", "hu"
+        np.save(root / row["path"], hounsfield_units(np.where(gray > 240, 0, gray) if i < 8 else gray))  # muscle without bone
+    with (root / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    earlier = replace(Bundle.load(bundle), scope=Scope(modality="CT"))
+    saved = earlier.save(tmp_path / "earlier", Bundle.load(bundle).network().state_dict())
+    result = calibrate_bundle(saved.folder, Manifest.open(root), tmp_path / "out", options=RunOptions(device="cpu"))
+    assert (result["n"], result["n_refused"]) == (52, 8)
+    assert set(result["refused"]) == {f"{i:02d}.npy" for i in range(8)}
+    assert all(reason.startswith("it shows little brain: 0 %") for reason in result["refused"].values())
+    assert result["decision"]["ood"]["retained"] == 0.975, "such a slice is no image that the detector spares"
+    assert [Bundle.load(tmp_path / name).scope.min_brain_share for name in ("out", "earlier")] == [0.25, None]
 
 
 def with_sources(manifest, names):

@@ -15,6 +15,7 @@ from reslink.imaging.input_statistics import (
     _distance,
     brain_share,
     input_statistics,
+    min_brain_share,
     shows_brain,
 )
 from reslink.imaging.preprocess import Preprocess
@@ -98,40 +99,61 @@ def test_distances_and_contrasts_are_those_of_scipy(rng):
     np.testing.assert_allclose(_contrasts(gray, head, core), expected, rtol=1e-9)
 
 
-def slice_of(radius: float, size: int = 192, gray: int = 110) -> np.ndarray:
-    """A brain of a radius (share of the side) in a skull, in a thin scalp."""
+def slice_of(radius: float, size: int = 192, gray: int = 110, bone: float = 0.05) -> np.ndarray:
+    """A brain of a radius in a skull and a thin scalp; lengths are shares of the side."""
     y, x = np.mgrid[:size, :size] / size - 0.5
-    r = np.hypot(y, x)
-    return np.where(r < radius, gray, np.where(r < radius + 0.05, 255, np.where(r < radius + 0.06, 110, 0))).astype(np.uint8)
+    r, skull = np.hypot(y, x), radius + bone
+    return np.where(r < radius, gray, np.where(r < skull, 255, np.where(r < skull + 0.01, 110, 0))).astype(np.uint8)
+
+
+def neck(size: int = 192) -> np.ndarray:
+    """A block of muscle around a vertebra, within fat."""
+    muscle, vertebra = slice_of(0.4, size, bone=0), slice_of(0.05, size, bone=0.05)
+    return np.where(vertebra > 0, vertebra, muscle).astype(np.uint8)
 
 
 @pytest.mark.parametrize("size", [128, 192, 224])
 @pytest.mark.parametrize("radius", [0.1, 0.25, 0.4])
-def test_the_brain_share_is_the_area_of_the_brain_at_every_size(size: int, radius: float) -> None:
+def test_the_brain_share_is_that_of_the_head_at_every_size(size: int, radius: float) -> None:
     found = brain_share(slice_of(radius, size)[None, None])
-    assert found == pytest.approx(np.pi * radius**2, rel=0.1)
+    assert found == pytest.approx((radius / (radius + 0.06)) ** 2, rel=0.1)
 
 
-def test_pieces_of_face_vertex_and_air_are_no_brain() -> None:
+@pytest.mark.parametrize("gray", [30, 110, 190])
+def test_dark_and_bright_brains_are_measured_alike(gray: int) -> None:
+    assert brain_share(slice_of(0.3, gray=gray)[None, None]) == pytest.approx((0.3 / 0.36) ** 2, rel=0.1)
+
+
+def test_pieces_of_face_neck_vertex_and_air_are_no_brain() -> None:
     face = np.zeros((128, 128), np.uint8)
     face[::16, :] = 255
     face[2::16, 8:60] = face[3::16, 70:120] = 110  # thin sheets of muscle
-    vertex, air, bone = slice_of(0.1), np.zeros((128, 128), np.uint8), np.full((128, 128), 255, np.uint8)
-    shares = [brain_share(picture[None, None])[0] for picture in (face, vertex, air, bone)]
+    vertex, air, bone = slice_of(0.15, bone=0.3), np.zeros((128, 128), np.uint8), np.full((128, 128), 255, np.uint8)
+    shares = [brain_share(picture[None, None])[0] for picture in (face, neck(), vertex, air, bone)]
     assert max(shares) < MIN_BRAIN_SHARE
-    assert shares[2:] == [0, 0]
+    assert shares[1] < 0.05, "of the neck only the spinal canal is within bone"
+    assert shares[3:] == [0, 0]
+
+
+def test_a_gap_in_the_skull_is_allowed() -> None:
+    gap = slice_of(0.4)
+    gap[:30] = 0
+    assert brain_share(gap[None, None])[0] > 0.6
 
 
 def test_the_largest_piece_counts_and_only_the_first_plane() -> None:
     two = np.zeros((1, 3, 128, 128), np.uint8)
+    two[0, 0, 5:123, 5:123] = 255
     two[0, 0, 10:50, 10:50] = two[0, 0, 70:120, 70:120] = 110
     two[0, 1:] = 110
-    assert brain_share(two)[0] == pytest.approx(50 * 50 / 128**2, rel=0.05)
+    assert brain_share(two)[0] == pytest.approx(50 * 50 / 118**2, rel=0.05)
     assert brain_share(two[:0]).shape == (0,)
 
 
 def test_brain_is_recognized_on_isolated_heads_in_a_brain_window_only() -> None:
-    pixels = np.stack([slice_of(0.1)[None], slice_of(0.4)[None]])
+    pixels = np.stack([neck()[None], slice_of(0.4)[None]])
     assert shows_brain(pixels, "CT", Preprocess()).tolist() == [False, True]
+    assert min_brain_share("CT", Preprocess(window="three")) == MIN_BRAIN_SHARE
     for modality, settings in (("MR", {}), (None, {}), ("CT", {"window": "stroke"}), ("CT", {"isolate_head": False})):
+        assert min_brain_share(modality, Preprocess(**settings)) is None
         assert shows_brain(pixels, modality, Preprocess(**settings)) is None

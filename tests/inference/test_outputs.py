@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,3 +31,12 @@ def test_batches_are_stacked_in_order(rng):
     np.testing.assert_array_equal(again.logits, whole.logits)
     np.testing.assert_array_equal(again.statistics, whole.statistics)
     assert stack_outputs([Outputs(whole.logits, whole.features, None)]).statistics is None
+
+
+def test_brain_shares_travel_with_the_slices_and_a_series_has_the_largest(rng):
+    whole = replace(outputs(rng, 4), brain=np.array([0.1, 0.6, 0.0, 0.3]))
+    assert whole.pooled(np.full(4, 0.25)).brain.tolist() == [0.6]
+    assert whole.row(3).brain.tolist() == [0.3]
+    assert stack_outputs([whole.subset(slice(0, 1)), whole.subset(slice(1, 4))]).brain.tolist() == whole.brain.tolist()
+    assert outputs(rng, 2).pooled(np.array([0.5, 0.5])).brain is None
+    assert stack_outputs([outputs(rng, 2)]).brain is None

@@ -14,8 +14,11 @@ from pydicom import uid
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.scope import Scope
 from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort, render_slice
+from reslink.export.onnx import to_onnx
 from reslink.imaging.head_mask import SEVERAL_HEADS
-from reslink.imaging.image import Image
+from reslink.imaging.image import Image, Stated
+from reslink.imaging.preprocess import Preprocess
+from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier
 from reslink.inference.prediction import Prediction
 from reslink.inference.series_answers import SeriesAnswer, predict_series
@@ -149,3 +152,67 @@ def test_a_series_of_refused_slices_has_no_answer(make_bundle, tmp_path: Path) -
     assert [isinstance(one, SeriesAnswer) for one in results] == [False, False, False, True]
     for prediction in results:
         check_refused(prediction, "the file is CT")
+
+
+def without_brain(values: np.ndarray) -> np.ndarray:
+    """A synthetic CT slice in HU with bone and fat in place of the brain, but for a strip, as at the skull base."""
+    face = np.where((values > 0) & (values < 100), -80.0, values)
+    face[:, ::16] = np.where(values > -50, 900.0, face)[:, ::16]
+    return face
+
+
+@pytest.fixture(scope="module")
+def ct_slices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two slices as pictures, of which the second shows no brain, and a volume with three of each."""
+    folder = tmp_path_factory.mktemp("slices")
+    heads = [render_slice(7, index, level=15.0, size=256).pixels for index in (2, 3, 4)]
+    for name, values in (("brain", heads[0]), ("face", without_brain(heads[0]))):
+        Picture.fromarray((np.clip(values / 80, 0, 1) * 255).astype(np.uint8)).save(folder / f"{name}.png")
+    np.save(folder / "volume.npy", np.stack([*map(without_brain, heads), *heads]))
+    np.save(folder / "faces.npy", np.stack([without_brain(head) for head in heads]))
+    return {file.stem: file for file in folder.iterdir()}
+
+
+def ct_bundle(make_bundle, name: str) -> Path:
+    preprocess = Preprocess(size=96)
+    return make_bundle(name=name, preprocess=preprocess, scope=CT if name == "earlier" else CT.with_brain_rule(preprocess))
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_a_ct_slice_that_shows_no_brain_is_refused_by_every_backend(make_bundle, ct_slices, backend: str) -> None:
+    saved = Bundle.load(ct_bundle(make_bundle, "ruled"))
+    saved.with_onnx(to_onnx(saved))
+    classifier = Classifier.load(saved.folder, device="cpu", backend=backend)
+    brain, face = classifier.predict([ct_slices["brain"], ct_slices["face"]])
+    assert brain.label is not None
+    check_refused(face, "it shows little brain: ")
+    assert face.reasons[0].endswith("% of the head, and the model needs 25 %")
+    image = read_image(ct_slices["face"]).slices()[0]
+    pixels = classifier.bundle.preprocess.pixels(image)
+    assert classifier.refusal(pixels, Stated("CT")) == face.reasons[0], "the way of the HTTP service"
+    assert classifier.classify(pixels[None], [Stated("CT")]).refusals == list(face.reasons)
+    outputs = classifier.outputs(pixels[None], statistics=False)
+    assert outputs.brain is None
+    assert classifier.decide(outputs, pixels[None], [Stated("CT")]).refusals == list(face.reasons)
+
+
+def test_a_bundle_made_before_the_rule_answers_slices_without_brain(make_bundle, ct_slices) -> None:
+    earlier, ruled = (Classifier.load(ct_bundle(make_bundle, name), device="cpu") for name in ("earlier", "ruled"))
+    assert [one.label is None for one in earlier.predict([ct_slices["brain"], ct_slices["face"]])] == [False, False]
+    assert [one.label is None for one in ruled.predict([ct_slices["brain"], ct_slices["face"]])] == [False, True]
+    assert earlier.bundle.scope.min_brain_share is None
+
+
+def test_a_series_is_answered_without_its_slices_of_the_face(make_bundle, ct_slices) -> None:
+    classifier = Classifier.load(ct_bundle(make_bundle, "ruled"), device="cpu")
+    *slices, answer = (prediction for prediction, _ in predict_series(classifier, [ct_slices["volume"]], unit="HU"))
+    assert [one.is_refused for one in slices] == [True] * 3 + [False] * 3
+    assert isinstance(answer, SeriesAnswer)
+    assert answer.label is not None
+    assert answer.result is not None
+    assert answer.result.slices == 3
+    assert "left out: it shows little brain" in answer.result.rule
+    assert not answer.abstain
+    *slices, answer = (prediction for prediction, _ in predict_series(classifier, [ct_slices["faces"]], unit="HU"))
+    assert (answer.is_refused, answer.abstain, answer.certainty) == (True, True, "no answer")
+    assert answer.reasons == ("it shows little brain",)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from reslink.bundles.decision.decision import Decision
+from reslink.bundles.scope import LITTLE_BRAIN
 from reslink.errors import InputError, UsageError
 from reslink.inference.prediction import Prediction
 from reslink.inference.series import INTERVAL_SCOPE, aggregate_slices, pooled_series
@@ -93,6 +94,25 @@ def test_it_abstains_if_most_slices_are_abstained_from():
     series = aggregate_slices(some, Decision())
     assert series.abstain is True
     assert series.reasons == ("the model abstains from 6 of 10 slices",)
+
+
+def little_brain(count):
+    return [Prediction("s", abstain=True, reasons=(f"{LITTLE_BRAIN}: {i} % of the head",)) for i in range(count)]
+
+
+def test_slices_that_show_little_brain_are_left_out_and_counted():
+    brain = binary([0.1, 0.9, 0.8, 0.7], abstain=False, reasons=())
+    series = aggregate_slices([*little_brain(4), *brain, *little_brain(3)], Decision())
+    assert (series.abstain, series.reasons, series.used, series.slices) == (False, (), (5, 6, 7), 4)
+    assert series.score == aggregate_slices(brain, Decision()).score
+    assert series.rule.endswith("; 7 slices left out: it shows little brain")
+    other = [Prediction("s", abstain=True, reasons=("the file is MR",))] * 7
+    assert aggregate_slices([*other, *brain], Decision()).reasons == ("the model abstains from 7 of 11 slices",)
+
+
+def test_a_series_in_which_no_slice_shows_enough_brain_has_no_answer():
+    with pytest.raises(InputError, match="No slice of the series could be evaluated: it shows little brain: 0 % of the head"):
+        aggregate_slices(little_brain(3), Decision())
 
 
 def test_abstention_is_none_without_prediction_sets_and_detector():

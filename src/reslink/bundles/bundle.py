@@ -34,6 +34,7 @@ from reslink.bundles.scope import Scope
 from reslink.bundles.series_pooling import SeriesPooling
 from reslink.errors import BundleError, UsageError
 from reslink.files import install_command, replace_folder, sha256, write_atomic
+from reslink.imaging.input_statistics import min_brain_share
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import CaseKind, Labels
 from reslink.networks.entry_points import Builder, as_builder
@@ -442,6 +443,12 @@ def _check_fit(bundle: Bundle) -> None:
             f"architecture.num_classes is {outputs}, but there are {classes} labels: {', '.join(bundle.labels.names)}",
             "There is one output per label, or a single output for two labels",
             "Use the bundle that belongs to these labels, or train again",
+        )
+    if bundle.scope.min_brain_share is not None and min_brain_share(bundle.scope.modality, bundle.preprocess) is None:
+        raise BundleError(
+            f"scope.min_brain_share is {bundle.scope.min_brain_share:g} in a bundle for {bundle.scope}",
+            "Brain is recognized in isolated heads on CT in a brain window",
+            "Use the bundle that belongs to this scope, or calibrate again",
         )
     channels = bundle.architecture.get("in_channels")
     if channels != bundle.preprocess.channels:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from reslink.bundles.modality_detector import modality_detector
 from reslink.errors import counted
 from reslink.imaging.image import Modality, Plane, Stated
+from reslink.imaging.input_statistics import min_brain_share
+from reslink.imaging.preprocess import Preprocess
 
 MIN_SHARE: Final = 0.98
 """A bundle has a modality, or sequences or planes, if at least this share of its training images has them."""
+
+LITTLE_BRAIN: Final = "it shows little brain"
+"""Start of the reason why a CT slice of the face, the neck or the vertex is refused."""
 
 
 class Scope(BaseModel):
@@ -28,6 +34,8 @@ class Scope(BaseModel):
         population: Who the patients of the training images are, in words, such as ``adults with a suspected hemorrhage``;
             empty if that is not known.
         body_part: Part of the body. DICOM files that state another part are refused by every bundle.
+        min_brain_share: Smallest share of the head that the brain has in a slice of CT, from
+            :func:`reslink.imaging.input_statistics.brain_share`; None classifies slices without a brain as well.
         source: Where this comes from, for the model card.
     """
 
@@ -38,7 +46,16 @@ class Scope(BaseModel):
     planes: tuple[Plane, ...] = ()
     population: str = ""
     body_part: Literal["head"] = "head"
+    min_brain_share: float | None = Field(default=None, gt=0, lt=1)
     source: str = "not known"
+
+    @model_serializer(mode="wrap")
+    def _without_newer_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves ``min_brain_share`` out if it is None, so that earlier bundles stay the same."""
+        fields: dict[str, Any] = serialize(self)
+        if self.min_brain_share is None:
+            fields.pop("min_brain_share", None)
+        return fields
 
     def __str__(self) -> str:
         words = [*self.planes, *self.sequences, self.modality or "CT or MR"]
@@ -68,6 +85,10 @@ class Scope(BaseModel):
             source=source if modality else "not known: the training images do not have one modality",
         )
 
+    def with_brain_rule(self, preprocess: Preprocess) -> Self:
+        """Returns the scope without slices that show little brain, if the preprocessing lets them be recognized."""
+        return self.model_copy(update={"min_brain_share": min_brain_share(self.modality, preprocess)})
+
     def refusal(self, stated: Stated) -> str | None:
         """Returns why an image is not classified, by what its file states; None if it is, or if the file states nothing."""
         if stated.excluded is not None:
@@ -80,13 +101,25 @@ class Scope(BaseModel):
             return f"the slice is {stated.plane}, and the model is for {self}"
         return None
 
-    def refusals(self, stated: Sequence[Stated], statistics: NDArray[np.float64] | None) -> list[str | None]:
-        """Returns for each image why it is not classified, by its file, or by its look where the file states no modality.
+    def refusals(
+        self, stated: Sequence[Stated], statistics: NDArray[np.float64] | None, brain: NDArray[np.float64] | None = None
+    ) -> list[str | None]:
+        """Returns for each image why it is not classified, by its file or by its look.
+
+        The look decides about the modality where the file states none, and about the brain in every image.
 
         Args:
             stated: What the file of each image states.
             statistics: (n, 33) from ``input_statistics``, of isolated heads; None if only the files decide.
+            brain: (n,) brain shares; None does not check them.
         """
+        refusals = self._modality_refusals(stated, statistics)
+        if self.min_brain_share is None or brain is None:
+            return refusals
+        shares = zip(refusals, brain.tolist(), strict=True)
+        return [_little_brain(share, self.min_brain_share) if reason is None else reason for reason, share in shares]
+
+    def _modality_refusals(self, stated: Sequence[Stated], statistics: NDArray[np.float64] | None) -> list[str | None]:
         refusals = [self.refusal(item) for item in stated]
         rows = [i for i, item in enumerate(stated) if item.modality is None and refusals[i] is None]
         if self.modality is None or statistics is None or not rows:
@@ -99,13 +132,33 @@ class Scope(BaseModel):
         return refusals
 
 
+def _little_brain(share: float, needed: float) -> str | None:
+    if share >= needed:
+        return None
+    return f"{LITTLE_BRAIN}: {math.floor(100 * share)} % of the head, and the model needs {100 * needed:g} %"
+
+
+def reason_kind(reason: str) -> str:
+    """Returns a reason without the numbers of the image, so that equal reasons can be counted."""
+    return LITTLE_BRAIN if reason.startswith(LITTLE_BRAIN) else reason
+
+
+def shows_little_brain(reasons: Iterable[str] | None) -> bool:
+    """Returns whether an image is refused because it shows little brain.
+
+    Args:
+        reasons: ``Prediction.reasons`` of a refused image.
+    """
+    return any(reason_kind(reason) == LITTLE_BRAIN for reason in reasons or ())
+
+
 def refused_texts(evaluation: Mapping[str, Any]) -> list[str]:
     """Returns how many images of an evaluation were refused, a clause for each reason; empty without any.
 
     Args:
         evaluation: With ``n_refused``, and the reasons by case name under ``refused`` if they are known.
     """
-    reasons = Counter((evaluation.get("refused") or {}).values())
+    reasons = Counter(map(reason_kind, (evaluation.get("refused") or {}).values()))
     counts = {f": {reason}": n for reason, n in reasons.items()} or {"": evaluation.get("n_refused") or 0}
     return [f"{counted(n, 'image')} refused and not counted{reason}" for reason, n in counts.items() if n]
 

@@ -15,6 +15,7 @@ from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.calibration import FittedOn
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.record import BUNDLE_JSON
+from reslink.bundles.scope import shows_little_brain
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.fingerprints import make_fingerprints
@@ -25,7 +26,6 @@ from reslink.evaluation.cases import RunOptions, pixel_cache_folder, refused_cas
 from reslink.evaluation.cross_fit import cross_fit_metrics
 from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_decision
 from reslink.files import check_replaceable
-from reslink.imaging.input_statistics import shows_brain
 from reslink.inference.classifier import Classifier
 from reslink.inference.outputs import Outputs
 from reslink.labels import Labels
@@ -46,7 +46,8 @@ def calibrate_bundle(
 
     Cases that overlap with the training data are excluded and listed under ``excluded`` (:mod:`reslink.evaluation.leakage`),
     because a network is more confident about them than about new cases. The fingerprints of the calibration cases are stored
-    in the bundle, so that ``evaluate`` excludes them in turn.
+    in the bundle, so that ``evaluate`` excludes them in turn. A bundle for CT refuses slices that show little brain from then
+    on, also one that was made before this rule.
 
     Args:
         bundle: The name of a shipped model, the folder of a bundle or run, or a loaded bundle.
@@ -76,7 +77,9 @@ def calibrate_bundle(
         loaded.labels.require_exclusive("--flip-average", "Calibrate without it")
         loaded.require_slices("--flip-average")
     flip: dict[str, Any] = {"flip_average": decision_options.flip_average}
-    classifier = Classifier.load(replace(loaded, decision=loaded.decision.model_copy(update=flip)), options.device)
+    scope = loaded.scope.with_brain_rule(loaded.preprocess)
+    loaded = replace(loaded, decision=loaded.decision.model_copy(update=flip), scope=scope)
+    classifier = Classifier.load(loaded, options.device)
     uncalibrated = replace(classifier.bundle, decision=_uncalibrated(classifier.labels))
     target = out or cast(Path, classifier.bundle.folder)  # a bundle that has weights is saved
     zoo.check_not_shipped(target)
@@ -92,9 +95,13 @@ def calibrate_bundle(
         results = classifier.decide(outputs, stated=[cache.case_stated[row] for row in rows])
         refused = refused_cases(classifier, results, cache.manifest.subset(rows.tolist()))
         kept = np.array([reason is None for reason in results.refusals])
-        by_look = [classifier.bundle.scope.refusal(cache.case_stated[row]) is None for row in rows[~kept]]
+        by_modality = [
+            scope.refusal(cache.case_stated[row]) is None and not shows_little_brain([str(reason)])
+            for row, reason in zip(rows, results.refusals, strict=True)
+            if reason is not None
+        ]
         rows, outputs = rows[kept], outputs.subset(kept)
-        cases = replace(_calibration_data(outputs, rows, cache, groups, classifier.bundle, options), n_refused=sum(by_look))
+        cases = replace(_calibration_data(outputs, rows, cache, groups, classifier.bundle, options), n_refused=sum(by_modality))
         used = cache.manifest.subset(rows.tolist())
         fingerprints = make_fingerprints(np.asarray(cache.thumbnails[cache.rows_of(rows)]))
         digest = used.digest(cache.file_hashes)
@@ -143,7 +150,6 @@ def _calibration_data(
         _targets(used, bundle.labels),
         [groups[row] for row in rows],
         sources=_sources(used),
-        shows_brain=None if cache.is_series else shows_brain(cache.pixels[rows], bundle.scope.modality, bundle.preprocess),
         previous_logits=None if previous is None else np.array([previous[case.name] for case in used.cases], np.float64),
     )
 

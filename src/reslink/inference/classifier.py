@@ -19,7 +19,7 @@ from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.imaging.formats.numpy_array import image_from_array, invalid_source_error
 from reslink.imaging.head_mask import head_mask, stated_content
 from reslink.imaging.image import Image, Stated, Unit, slice_format
-from reslink.imaging.input_statistics import input_statistics
+from reslink.imaging.input_statistics import brain_share, input_statistics
 from reslink.imaging.reading import read_image, read_with_geometry
 from reslink.imaging.search import iter_series
 from reslink.inference import backends
@@ -184,7 +184,15 @@ class Classifier:
         logits = flip_averaged(self.bundle.decision, self.backend, array, logits)
         if statistics is None:
             statistics = self.needs_statistics
-        return Outputs(logits, features, input_statistics(array) if statistics else None)
+        return Outputs(logits, features, *(self.measure(array) if statistics else (None, None)))
+
+    def measure(self, pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Returns the input statistics of slices, (B, planes, S, S), and their brain shares if the scope needs them."""
+        return input_statistics(pixels), self.brain_shares(pixels)
+
+    def brain_shares(self, pixels: Pixels) -> NDArray[np.float64] | None:
+        """Returns the (B,) brain shares of slices, (B, planes, S, S); None if the scope of the bundle does not need them."""
+        return None if self.bundle.scope.min_brain_share is None else brain_share(pixels)
 
     def classify(self, pixels: Pixels | torch.Tensor, stated: Sequence[Stated] | None = None) -> DecisionResults:
         """Applies the network and the bundle's decision to preprocessed slices.
@@ -222,13 +230,14 @@ class Classifier:
             UsageError: If the bundle has an OOD detector, and neither statistics nor pixels are given.
             InputError: If a value is not finite.
         """
-        statistics = outputs.statistics
+        statistics, brain = outputs.statistics, outputs.brain
         if statistics is None and pixels is not None and self.needs_statistics:
-            statistics = input_statistics(pixels)
+            statistics, brain = self.measure(pixels)
         results = self.bundle.decision.decide(outputs.logits, outputs.features, statistics)
         if stated is None:
             return results
-        return results.with_refusals(self.bundle.scope.refusals(stated, statistics if self.bundle.checks_modality else None))
+        looks = statistics if self.bundle.checks_modality else None
+        return results.with_refusals(self.bundle.scope.refusals(stated, looks, brain))
 
     @overload  # a string is one source, although it is also an iterable of strings
     def predict(  # type: ignore[overload-overlap]
@@ -462,7 +471,8 @@ class Classifier:
             stated: What the file states.
         """
         by_look = self.bundle.checks_modality and stated.modality is None
-        return self.bundle.scope.refusals([stated], input_statistics(pixels[None]) if by_look else None)[0]
+        statistics = input_statistics(pixels[None]) if by_look else None
+        return self.bundle.scope.refusals([stated], statistics, self.brain_shares(pixels[None]))[0]
 
     def refused_prediction(self, reason: str, path: str, index: int | None = None) -> Prediction:
         """Returns the prediction for a slice that is outside the scope of the bundle: no label, but the reason."""

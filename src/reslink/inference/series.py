@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.decision.decision import Decision
+from reslink.bundles.scope import LITTLE_BRAIN, shows_little_brain
 from reslink.errors import InputError, UsageError, counted
 from reslink.inference.prediction import STATES, Prediction, partial_answer
 from reslink.labels import states_text
@@ -129,10 +130,11 @@ def aggregate_slices(
 ) -> SeriesPrediction:
     """Aggregates the predictions of a series: the mean probabilities of the few slices that look least normal.
 
-    With two classes, these are the slices with the highest probability of the positive (last) class. With more classes,
-    they are the slices with the lowest probability of the class listed in ``NORMAL_NAMES``; if there is no such class, all
-    slices are averaged. The bundle's decision then selects the class. Its threshold was fitted on single slices: the mean of
-    the highest slices of a series exceeds it more often than a single slice does. Sensitivity and specificity of single
+    With two classes, these are the slices with the highest probability of the positive (last) class. With more classes, they
+    are the slices with the lowest probability of the class listed in ``NORMAL_NAMES``; if there is no such class, all slices
+    are averaged. Refused slices have no probability; those that show little brain are part of every series of a whole head and
+    are no reason to abstain. The bundle's decision then selects the class. Its threshold was fitted on single slices: the mean
+    of the highest slices of a series exceeds it more often than a single slice does. Sensitivity and specificity of single
     slices therefore do not hold for series.
 
     The interval is a bootstrap over blocks of up to 3 neighboring slices (Carlstein 1986, Annals of Statistics 14:1171),
@@ -178,7 +180,7 @@ def aggregate_slices(
     score_class = 1 if len(names) == 2 else predicted
     interval = _interval(rows[order][:, score_class], order, count, draws, seed, float(mean[score_class]))
     used = tuple(positions[int(i)] for i in order[:count])
-    evaluated = [predictions[i] for i in candidates if predictions[i].error is None]  # with the refused slices
+    evaluated = _evaluated([predictions[i] for i in candidates])
     abstain, reasons = _abstention(evaluated, [predictions[i] for i in used])
     return SeriesPrediction(
         label=names[predicted],
@@ -189,7 +191,7 @@ def aggregate_slices(
         ci_low=interval.ci_low,
         ci_high=interval.ci_high,
         interval=interval.method.replace("groups", "blocks of neighboring slices"),
-        rule=_rule(names, normal, count, len(rows)),
+        rule=_rule(names, normal, count, len(rows)) + _left_out([predictions[i] for i in candidates]),
         slices=len(rows),
         used=used,
         abstain=abstain,
@@ -250,7 +252,7 @@ def _aggregate_labels(
     leading = max(by_label.values(), key=lambda one: one.score)
     first = next(name for name, one in by_label.items() if one is leading)
     used = tuple(dict.fromkeys([*leading.used, *(i for one in by_label.values() for i in one.used)]))
-    abstain, reasons = _abstention([one for one in evaluated if one.error is None], [predictions[i] for i in used])
+    abstain, reasons = _abstention(_evaluated(evaluated), [predictions[i] for i in used])
     states = [int(one.label == STATES[1]) for one in by_label.values()]
     return replace(
         leading,
@@ -294,6 +296,17 @@ def _rule(names: Sequence[str], normal: int | None, count: int, slices: int) -> 
         return f"mean probability of each class over all {slices} slices"
     criterion = f"highest probability of {names[1]}" if len(names) == 2 else f"lowest probability of {names[normal]}"
     return f"mean probability of each class over the {count} of {slices} slices with the {criterion}"
+
+
+def _left_out(predictions: Sequence[Prediction]) -> str:
+    """Returns how many slices show little brain; empty without any."""
+    count = sum(shows_little_brain(one.reasons) for one in predictions)
+    return f"; {counted(count, 'slice')} left out: {LITTLE_BRAIN}" if count else ""
+
+
+def _evaluated(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Returns the slices that the share of abstentions is taken of: with the refused ones, but those of face or vertex."""
+    return [one for one in predictions if one.error is None and not shows_little_brain(one.reasons)]
 
 
 def _interval(

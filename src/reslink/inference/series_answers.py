@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from reslink.bundles.decision.decision import Certainty
+from reslink.bundles.scope import reason_kind
 from reslink.errors import InputError, UsageError, check_choice, counted
 from reslink.imaging.head_mask import stated_content
 from reslink.imaging.image import Image, Unit
@@ -174,9 +175,11 @@ def _answer(
         answer = pooled_answer(classifier, [item for _, item in members], path, refusal)
         return replace(answer, files=files, notes=notes)
     if members and all(prediction.is_refused for prediction in predictions):
-        return SeriesAnswer(path, abstain=True, reasons=predictions[0].reasons, certainty="no answer", files=files, notes=notes)
+        kinds = tuple(dict.fromkeys(reason_kind(reason) for prediction in predictions for reason in prediction.reasons or ()))
+        return SeriesAnswer(path, abstain=True, reasons=kinds, certainty="no answer", files=files, notes=notes)
     if refusal is None and not any(predictions[i].probabilities is not None for i in selected):
-        refusal = next((predictions[i].error for i in selected), None) or NO_HEAD
+        reasons = [text for i in selected for text in (predictions[i].error, *(predictions[i].reasons or ())) if text]
+        refusal = reasons[0] if reasons else NO_HEAD
     if refusal is not None:
         return SeriesAnswer(path, error=_no_answer(len(members), refusal), files=files, notes=notes)
     result = aggregate_slices(predictions, decision, selected=selected)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pacs
 import pytest
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.scope import Scope
 from reslink.errors import BundleError, UsageError
+from reslink.imaging.input_statistics import brain_share
 from reslink.inference.classifier import Classifier
 from reslink.serving.dicom.classify import classify_series, load_model
 from reslink.serving.dicom.results import create_results
@@ -61,3 +66,22 @@ def test_a_bundle_without_an_onnx_model_is_refused(bundle, tmp_path):
     )
     with pytest.raises(BundleError, match=r"has no model\.onnx"):
         load_model(str(tmp_path / "bare"))
+
+
+def test_slices_that_show_little_brain_are_left_out_of_the_answer(series_result, bundle, tmp_path):
+    """The rule of the bundle holds for the node too; a bundle without it answers all slices."""
+    loaded = Bundle.load(bundle)
+    share = brain_share(np.stack([loaded.preprocess.pixels(image) for image in series_result.series.slices]))
+    scope = Scope(modality="CT", min_brain_share=float(np.median(share)) if share.any() else 0.25)
+    ruled = replace(loaded, scope=scope).with_decision(loaded.decision, tmp_path / "ruled").folder
+    if series_result.series.modality != "CT":
+        assert not load_model(str(ruled)).accepts(series_result.series)
+        return
+    answered = classify_series(load_model(str(ruled)), series_result.series)
+    refused = [one.label is None for one in answered.slice_predictions]
+    selected = list(series_result.series.selected)
+    assert refused == (share[selected] < scope.min_brain_share).tolist()
+    assert 0 < sum(refused) < len(refused)
+    assert answered.prediction.slices == len(refused) - sum(refused)
+    assert f"{sum(refused)} slices left out: it shows little brain" in answered.prediction.rule
+    assert len(series_result.slice_predictions) == series_result.prediction.slices

@@ -32,7 +32,7 @@ _TEMPLATE = """\
 - Network: {name}, {channels} input channels at {size}×{size} pixels, {outputs} output{plural}.
 - {kind}, in the order of the outputs: {labels}.
 - Decision: {decision}.
-- Images: {scope}; others are refused ({scope_source}).
+- Images: {scope}; others are refused ({scope_source}).{brain_rule}
 - Patients of the training images: {population}.
 - Weights: `model.safetensors`, SHA-256 `{sha256}`.
 - Paper: ResLink, arXiv [2508.17259](https://arxiv.org/abs/2508.17259).
@@ -128,6 +128,12 @@ class CardSource(Protocol):
         """SHA-256 of the weights; None before the bundle is saved."""
 
 
+def _brain_rule(scope: Scope) -> str:
+    if scope.min_brain_share is None:
+        return ""
+    return f" So are slices that show little brain, less than {100 * scope.min_brain_share:g} % of the head."
+
+
 def model_card(bundle: CardSource) -> str:
     """Returns the text of ``MODEL_CARD.md``.
 
@@ -154,6 +160,7 @@ def model_card(bundle: CardSource) -> str:
         labels=", ".join(f"`{name}`" for name in bundle.labels.names),
         decision=label_rule(bundle.decision, bundle.labels) + _probabilities(bundle.decision),
         scope=bundle.scope,
+        brain_rule=_brain_rule(bundle.scope),
         population=bundle.scope.population or "not described",
         scope_source=bundle.scope.source,
         sha256=bundle.weights_sha256 or "not saved yet",

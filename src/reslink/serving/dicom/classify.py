@@ -18,7 +18,6 @@ from reslink.errors import InputError, UsageError, check_choice
 from reslink.explain.onnx_maps import require_map_backend
 from reslink.files import sha256
 from reslink.imaging.image import Modality
-from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.preprocess import Placement
 from reslink.inference.backends import flip_averaged, load_backend
 from reslink.inference.classifier import Classifier
@@ -211,9 +210,9 @@ def _run_batch(
     outputs = [LOGITS, FEATURES, *([model.map_name] if model.map_name else [])]
     logits, features, *maps = require_map_backend(classifier.backend).run(pixels, outputs)
     logits = flip_averaged(classifier.bundle.decision, classifier.backend, pixels, logits)
-    statistics = input_statistics(pixels) if classifier.needs_statistics else None
+    measured = classifier.measure(pixels) if classifier.needs_statistics else (None, None)
     placements = [preprocess.placement(image) for image in images]
-    return Outputs(logits, features, statistics), list(maps[0]) if maps else [], placements
+    return Outputs(logits, features, *measured), list(maps[0]) if maps else [], placements
 
 
 def _field_of_view(placement: Placement) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from reslink.bundles.scope import reason_kind
 from reslink.errors import InputError, UsageError, as_sentence, suggest
 from reslink.explain.onnx_maps import Maps
 from reslink.imaging.dicom.series import group_slices
@@ -451,7 +452,7 @@ def _refusals(members: _Members) -> list[str]:
     predictions = [prediction for _, by_model in members for each in by_model.values() for prediction in each]
     if not all(prediction.is_refused for prediction in predictions):
         return []
-    return list(dict.fromkeys(reason for prediction in predictions for reason in prediction.reasons or ()))
+    return list(dict.fromkeys(reason_kind(reason) for prediction in predictions for reason in prediction.reasons or ()))
 
 
 def _raise_if_all_failed(files: Sequence[Json]) -> None:
