@@ -25,7 +25,9 @@ NOTHING = {
     "gamma": 0.0,
     "noise": 0.0,
 }
-ALL = AugmentSettings(vertical_flip=0.3, sharpness=1.0, resolution_drop=0.5, bias_field=0.3, erase=0.5, noise=0.1)
+ALL = AugmentSettings(
+    vertical_flip=0.3, gray_curve=0.5, sharpness=1.0, resolution_drop=0.5, bias_field=0.3, erase=0.5, noise=0.1
+)
 
 
 def only(**settings: float) -> Augment:
@@ -155,6 +157,7 @@ def test_the_grid_is_that_of_torch() -> None:
         "brightness",
         "contrast",
         "gamma",
+        "gray_curve",
         "sharpness",
         "noise",
         "bias_field",
@@ -234,3 +237,31 @@ def test_sharpness_changes_fine_detail_only(x: torch.Tensor) -> None:
     assert detail[0] != pytest.approx(detail[1], rel=0.02)
     assert coarse.max() < 0.05
     assert torch.equal(changed == 0, (x == 0) | (changed == 0))
+
+
+def test_a_gray_curve_gives_equal_tissue_equal_brightness_and_can_reverse_the_order() -> None:
+    tissue = torch.zeros(64, 1, 32, 32)
+    for column, gray in enumerate((0.2, 0.4, 0.6, 0.8)):
+        tissue[..., 8 * column : 8 * column + 8] = gray
+    tissue[..., :4, :] = 0
+    curved, _ = only(gray_curve=1.0)(tissue, seeded())
+    inside = curved[..., 4:, :].reshape(64, 28, 4, 8)
+    spread = inside.amax((1, 3)) - inside.amin((1, 3))
+    assert float(spread.max()) < 1e-6
+    assert float(curved[..., :4, :].abs().max()) == 0
+    order = inside.mean((1, 3))
+    assert 8 < int((order[:, 0] > order[:, 3]).sum()) < 56
+    assert int(((order[:, 1] - order[:, 0]) * (order[:, 2] - order[:, 1]) < 0).sum()) > 8
+
+
+def test_a_gray_curve_changes_a_share_of_the_images(x: torch.Tensor) -> None:
+    many = x.repeat(50, 1, 1, 1)
+    curved, _ = only(gray_curve=0.25)(many, seeded())
+    changed = (curved != many).flatten(1).any(1)
+    assert 60 < int(changed.sum()) < 140
+    assert torch.equal(curved[~changed], many[~changed])
+
+
+def test_a_gray_curve_leaves_a_blank_image_blank() -> None:
+    curved, _ = only(gray_curve=1.0)(torch.zeros(4, 1, 16, 16), seeded())
+    assert float(curved.abs().max()) == 0

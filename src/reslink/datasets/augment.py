@@ -20,6 +20,9 @@ from reslink.errors import UsageError
 _FADE_BELOW = 0.05
 _MIN_RESOLUTION = 0.5
 _ERASED_AREA = (0.02, 0.1)
+_CURVE_KNOTS = 4
+_LOWEST_GRAY = 0.1
+_QUANTILE_STEP = 8
 
 
 class Augment:
@@ -55,7 +58,7 @@ class Augment:
         x, masks = self._warp_images(x, generator, masks)
         x = self._lower_resolution(x, generator)
         x = self._change_sharpness(x, generator)
-        x = self._change_intensities(x, generator)
+        x = self._change_intensities(self._change_curve(x, generator), generator)
         return self._erase(x, generator), masks
 
     def _warp_images(self, x: Tensor, generator: torch.Generator, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -105,6 +108,17 @@ class Augment:
             return x
         amount = _per_image(_uniform(len(x), self.settings.sharpness, generator).clamp_(min=-1), x)
         return (x + amount * (x - _smooth(x))).clamp_(0, 1) * (x > 0)
+
+    def _change_curve(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Sends the gray values of some images through a random curve each, linear between their own quantiles."""
+        if not self.settings.gray_curve:
+            return x
+        chosen = _bernoulli(len(x), self.settings.gray_curve, generator)
+        heights = torch.rand(len(x), _CURVE_KNOTS, generator=generator)
+        rows = chosen.nonzero()[:, 0].to(x.device)
+        if not len(rows):
+            return x
+        return x.index_copy(0, rows, _apply_curve(x[rows], heights[chosen].to(x)))
 
     def _change_intensities(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Applies gain field, gamma, contrast, brightness and noise, all fading out toward black."""
@@ -188,6 +202,28 @@ def _grid(theta: Tensor, x: Tensor) -> Tensor:
     row = theta[:, None, :, 0] * across[:, None] + theta[:, None, :, 2]
     column = theta[:, None, :, 1] * down[:, None]
     return row[:, None, :, :] + column[:, :, None, :]
+
+
+def _apply_curve(x: Tensor, heights: Tensor) -> Tensor:
+    """Maps the quantiles of the gray values of each head to given heights; black background stays black.
+
+    Args:
+        x: (n, C, H, W) images in 0..1.
+        heights: (n, k) in 0..1, stretched to the range from ``_LOWEST_GRAY`` to 1.
+    """
+    lowest, highest = heights.amin(1, keepdim=True), heights.amax(1, keepdim=True)
+    heights = _LOWEST_GRAY + (1 - _LOWEST_GRAY) * (heights - lowest) / (highest - lowest).clamp_min(1e-6)
+    sample = x[..., ::_QUANTILE_STEP, ::_QUANTILE_STEP].flatten(1).float()
+    shares = torch.linspace(0, 1, heights.shape[1], device=x.device)
+    quantiles = sample.where(sample > _FADE_BELOW, torch.nan).nanquantile(shares * 0.98 + 0.01, dim=1).T.nan_to_num()
+    even = quantiles[:, :1] + shares * (quantiles[:, -1:] - quantiles[:, :1])
+    knots = ((quantiles + even) / 2).to(x)
+    curve = _per_image(heights[:, 0], x).expand_as(x)
+    for k in range(heights.shape[1] - 1):
+        length = (knots[:, k + 1] - knots[:, k]).clamp_min(1e-3)
+        part = ((x - _per_image(knots[:, k], x)) / _per_image(length, x)).clamp(0, 1)
+        curve = curve + _per_image(heights[:, k + 1] - heights[:, k], x) * part
+    return curve * (x * (1 / _FADE_BELOW)).clamp(0, 1)
 
 
 def _gaussian(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -22,6 +22,9 @@ class AugmentSettings(BaseModel):
         brightness: Largest shift of the gray values, 0 to 0.5 of the gray range.
         contrast: Largest change of contrast about the mean of the head, 0 to 0.9; 0.2 means 0.8 to 1.2 times.
         gamma: Largest change of the gamma exponent, 0 to 2; 0.2 means 1/1.2 to 1.2.
+        gray_curve: Probability that the gray values of a head go through a random curve that can also reverse their order, as
+            sequences of MR differ: tissue keeps its shape and changes its brightness (as in Billot et al. 2023, arXiv
+            2107.09559). 0.0 by default; use 0 for CT.
         sharpness: Largest share of the fine detail (finer than about 3 pixels) that is added or removed, 0 to 2: 1 is from
             smoothed to twice as sharp, as reconstruction kernels of CT differ. 0.0 by default.
         noise: Largest standard deviation of Gaussian noise, 0 to 0.5 of the gray range.
@@ -41,6 +44,7 @@ class AugmentSettings(BaseModel):
     brightness: Annotated[float, Field(ge=0, le=0.5)] = 0.03
     contrast: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     gamma: Annotated[float, Field(ge=0, le=2)] = 0.12
+    gray_curve: Share = 0.0
     sharpness: Annotated[float, Field(ge=0, le=2)] = 0.0
     noise: Annotated[float, Field(ge=0, le=0.5)] = 0.01
     resolution_drop: Share = 0.0
