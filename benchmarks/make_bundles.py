@@ -296,8 +296,9 @@ def recipe_differences(commands: Sequence[str], trained: dict[str, Any]) -> Iter
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--seed")
     parser.add_argument("--epochs")
+    parser.add_argument("--allow-conflicts", action="store_const", const="true")
     options, _ = parser.parse_known_args(training[2:])
-    named = {"seed": options.seed, "trainer.epochs": options.epochs}
+    named = {"seed": options.seed, "trainer.epochs": options.epochs, "data.allow_conflicts": options.allow_conflicts}
     sets = [*options.set, *(f"{key}={value}" for key, value in named.items() if value is not None)]
     recipe = load_recipe(options.recipe, sets).published()
     for change in differences(trained, _common_keys(trained, recipe)):

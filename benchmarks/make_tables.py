@@ -52,7 +52,7 @@ def selected(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:
 def shown_value(text: str) -> str:
     """Returns a cell as it is printed: a true minus sign, thousands separators, a dash where there is no value."""
     text = re.sub(r"(?<![\w.])-(?=\d)", "−", text)
-    text = re.sub(r"(?<![\d.])\d{4,}(?![\d.])", lambda match: f"{int(match.group()):,}", text)
+    text = re.sub(r"(?<![\d.])(?<!\w-)\d{4,}(?![\d.])", lambda match: f"{int(match.group()):,}", text)
     return text.replace("|", r"\|") or EMPTY
 
 

@@ -103,15 +103,15 @@ def test_a_planted_fault_is_seen(fault: str, built_zoo: Path, tmp_path: Path) ->
 
 def test_the_usage_notes_name_the_main_limitations(root: Path, make_bundles: ModuleType) -> None:
     texts = make_bundles.read_texts(root / "benchmarks" / "shipped.yaml")
-    assert set(texts) == {"ct", "ct-2026-11", "mri4", "lgg"}
+    assert set(texts) == {"ct", "ct-2026-11", "mri4", "mri4-2026-11", "lgg"}
     assert 'Most traceable "Tumor" images' in texts["ct"].usage_notes
     assert "hemorrhages. It separates abnormal from normal head CT" in texts["ct"].usage_notes
-    assert "labels of the training data are noisy" in texts["mri4"].usage_notes
-    assert "no_tumor images come from other sources" in texts["mri4"].usage_notes
+    assert "Do not take no_tumor as the exclusion of a tumor" in texts["mri4"].usage_notes
+    assert "no_tumor images come from" in texts["mri4"].usage_notes
     assert set(zoo.names()) <= set(texts)
 
 
-@pytest.mark.parametrize("name", ["ct", "ct-2026-11", "mri4", "lgg"])
+@pytest.mark.parametrize("name", ["ct", "ct-2026-11", "mri4", "mri4-2026-11", "lgg"])
 def test_a_pretrained_bundle_matches_the_texts(name: str, root: Path, make_bundles: ModuleType) -> None:
     entry, bundle = make_bundles.read_texts(root / "benchmarks" / "shipped.yaml")[name], Bundle.load(name)
     provenance = bundle.provenance
@@ -144,7 +144,7 @@ def test_what_shipped_bundles_run_on_is_always_installed(root: Path) -> None:
     assert any(one.startswith("onnxruntime") for one in project["dependencies"]), "predict ct would fall back to torch"
 
 
-@pytest.mark.parametrize("name", ["ct", "ct-2026-11", "mri4", "lgg"])
+@pytest.mark.parametrize("name", ["ct", "ct-2026-11", "mri4", "mri4-2026-11", "lgg"])
 def test_the_texts_of_a_bundle_can_be_used(name: str, root: Path, make_bundles: ModuleType) -> None:
     from reslink.training.recipe.recipe import load_recipe
 

@@ -222,7 +222,7 @@ def test_the_table_names_the_models_with_an_ood_detector() -> None:
     for name, text in rows["out-of-distribution detector"].items():
         has_ood_detector = (zoo.SHIPPED / name / "bundle.json").read_text().count('"ood": null') == 0
         assert text.startswith("abstains from" if has_ood_detector else "none: predicts any image")
-    assert list(rows["out-of-distribution detector"]) == ["ct", "ct-2026-11", "lgg", "mri4"]
+    assert list(rows["out-of-distribution detector"]) == ["ct", "ct-2026-11", "lgg", "mri4", "mri4-2026-11"]
 
 
 def test_the_card_of_one(zoo_with_ct: Path) -> None:
