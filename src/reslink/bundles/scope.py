@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from reslink.bundles.modality_detector import modality_detector
 from reslink.errors import counted
 from reslink.imaging.image import Modality, Plane, Stated
-from reslink.imaging.input_statistics import min_brain_share
+from reslink.imaging.input_statistics import brain_share, min_brain_share
 from reslink.imaging.preprocess import Preprocess
 
 MIN_SHARE: Final = 0.98
@@ -88,6 +88,10 @@ class Scope(BaseModel):
     def with_brain_rule(self, preprocess: Preprocess) -> Self:
         """Returns the scope without slices that show little brain, if the preprocessing lets them be recognized."""
         return self.model_copy(update={"min_brain_share": min_brain_share(self.modality, preprocess)})
+
+    def brain_shares(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64] | None:
+        """Returns the (n,) brain shares of preprocessed slices (n, planes, S, S); None if this scope does not need them."""
+        return None if self.min_brain_share is None else brain_share(pixels)
 
     def refusal(self, stated: Stated) -> str | None:
         """Returns why an image is not classified, by what its file states; None if it is, or if the file states nothing."""

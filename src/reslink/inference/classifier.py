@@ -19,7 +19,7 @@ from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.imaging.formats.numpy_array import image_from_array, invalid_source_error
 from reslink.imaging.head_mask import head_mask, stated_content
 from reslink.imaging.image import Image, Stated, Unit, slice_format
-from reslink.imaging.input_statistics import brain_share, input_statistics
+from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import read_image, read_with_geometry
 from reslink.imaging.search import iter_series
 from reslink.inference import backends
@@ -188,11 +188,7 @@ class Classifier:
 
     def measure(self, pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Returns the input statistics of slices, (B, planes, S, S), and their brain shares if the scope needs them."""
-        return input_statistics(pixels), self.brain_shares(pixels)
-
-    def brain_shares(self, pixels: Pixels) -> NDArray[np.float64] | None:
-        """Returns the (B,) brain shares of slices, (B, planes, S, S); None if the scope of the bundle does not need them."""
-        return None if self.bundle.scope.min_brain_share is None else brain_share(pixels)
+        return input_statistics(pixels), self.bundle.scope.brain_shares(pixels)
 
     def classify(self, pixels: Pixels | torch.Tensor, stated: Sequence[Stated] | None = None) -> DecisionResults:
         """Applies the network and the bundle's decision to preprocessed slices.
@@ -472,7 +468,7 @@ class Classifier:
         """
         by_look = self.bundle.checks_modality and stated.modality is None
         statistics = input_statistics(pixels[None]) if by_look else None
-        return self.bundle.scope.refusals([stated], statistics, self.brain_shares(pixels[None]))[0]
+        return self.bundle.scope.refusals([stated], statistics, self.bundle.scope.brain_shares(pixels[None]))[0]
 
     def refused_prediction(self, reason: str, path: str, index: int | None = None) -> Prediction:
         """Returns the prediction for a slice that is outside the scope of the bundle: no label, but the reason."""
