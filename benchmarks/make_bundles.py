@@ -255,7 +255,15 @@ def calibrate_and_evaluate(run: Path, data: RunData, calibration: Calibration, s
     metrics = evaluate_bundle(
         calibrated, cases_of("test"), work / "evaluation", EvaluationOptions(split="test", leaked_cases=read_leaked_cases(run))
     )
-    return Bundle.load(calibrated).with_metrics(metrics)
+    return _with_label_changes(Bundle.load(calibrated).with_metrics(metrics), manifest)
+
+
+def _with_label_changes(bundle: Bundle, manifest: Manifest) -> Bundle:
+    """Records the label map and the corrections of the data, as a training does; older runs did not."""
+    if not manifest.label_changes:
+        return bundle
+    data = bundle.provenance["data"] | {"label_changes": [dict(change) for change in manifest.label_changes]}
+    return replace(bundle, provenance=bundle.provenance | {"data": data})
 
 
 def check(bundle: Bundle, commands: Sequence[str], missing: Sequence[str] = ()) -> None:
