@@ -57,7 +57,7 @@ from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
 from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_ood_detector
 from reslink.evaluation.leakage import EXCLUDED, NONE
 from reslink.export.onnx import check_parity, to_onnx
-from reslink.imaging.input_statistics import input_statistics, shows_brain
+from reslink.imaging.input_statistics import brain_share, input_statistics
 from reslink.labels import Labels
 from reslink.metrics.operating_point import OperatingPoint
 from reslink.training.recipe.differences import differences
@@ -185,17 +185,14 @@ def with_statistics_detector(bundle: Bundle, manifest: Manifest, work: Path) -> 
     """
     cache = PixelCache.open(manifest, bundle.preprocess, work / "cache")
     statistics = input_statistics(np.asarray(cache.pixels))
-    kept = np.flatnonzero([reason is None for reason in bundle.scope.refusals(cache.stated, statistics)])
-    groups = leakage_groups(cache.manifest, cache.thumbnails)
+    refusals = bundle.scope.refusals(cache.stated, statistics, brain_share(cache.pixels))
     cases = CalibrationData(
-        logits=np.zeros((len(kept), len(bundle.labels))),
-        features=np.zeros((len(kept), 1)),
-        statistics=statistics[kept],
-        y_true=cache.targets[kept],
-        groups=[groups[row] for row in kept],
-        n_refused=len(cache) - len(kept),
-        shows_brain=shows_brain(cache.pixels[kept], bundle.scope.modality, bundle.preprocess),
-    )
+        logits=np.zeros((len(cache), len(bundle.labels))),
+        features=np.zeros((len(cache), 1)),
+        statistics=statistics,
+        y_true=cache.targets,
+        groups=leakage_groups(cache.manifest, cache.thumbnails),
+    ).without_refused(bundle.scope, cache.stated, refusals)
     notes: list[str] = []
     detector, arrays = fit_ood_detector(cases, notes, ("statistics",))
     if detector is None or arrays is None or bundle.decision.arrays is None:

@@ -8,6 +8,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.isotonic import IsotonicRegression
 
 from reslink.bundles.decision.decision import Decision
+from reslink.bundles.scope import LITTLE_BRAIN, Scope
 from reslink.errors import UsageError
 from reslink.evaluation.fitting import (
     CalibrationData,
@@ -18,6 +19,7 @@ from reslink.evaluation.fitting import (
     fit_temperature,
     group_folds,
 )
+from reslink.imaging.image import Stated
 from reslink.labels import Labels
 from reslink.metrics.conformal import is_covered
 from reslink.metrics.operating_point import OperatingPoint
@@ -270,20 +272,25 @@ def test_the_detector_flags_slices_with_little_brain_instead_of_learning_them(rn
     cases = calibration_data(rng, 400)
     empty = np.arange(400) % 4 == 0
     cases = replace(cases, features=cases.features + 3.0 * empty[:, None])
+    refusals = [f"{LITTLE_BRAIN}: 3 % of the head" if one else None for one in empty]
+    left_out = cases.without_refused(Scope(modality="CT"), [Stated("CT")] * 400, refusals)
+    assert (len(left_out), left_out.n_refused) == (300, 0)
     flagged = {}
-    for name, shows_brain in {"learned": None, "left out": ~empty}.items():
-        notes = []
-        detector, arrays = fit_ood_detector(replace(cases, shows_brain=shows_brain), notes)
+    for name, some in {"learned": cases, "left out": left_out}.items():
+        detector, arrays = fit_ood_detector(some, [])
         distances = detector.relative_distances(arrays.by_name, cases.features[empty], cases.statistics[empty])
         flagged[name] = (np.max(list(distances.values()), axis=0) > 1).mean()
-        expected = (
-            []
-            if shows_brain is None
-            else ["The out-of-distribution detector is fitted without 100 slices that show little brain"]
-        )
-        assert notes == expected
     assert flagged["learned"] < 0.1
     assert flagged["left out"] > 0.9
+
+
+def test_refused_images_are_left_out_and_only_those_refused_by_their_look_count_as_declined(rng):
+    cases = calibration_data(rng, 6)
+    stated = [Stated("CT"), Stated("MR"), *[Stated()] * 4]
+    refusals = [f"{LITTLE_BRAIN}: 3 %", "the file is MR", "it looks like MR", "it looks like MR", None, None]
+    kept = cases.without_refused(Scope(modality="CT"), stated, refusals)
+    assert (len(kept), kept.n_refused, kept.groups) == (2, 2, list(cases.groups[4:]))
+    assert (kept.logits == cases.logits[4:]).all()
 
 
 def test_a_source_without_a_class_sets_no_limit_for_it(rng):

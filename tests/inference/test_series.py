@@ -110,6 +110,22 @@ def test_slices_that_show_little_brain_are_left_out_and_counted():
     assert aggregate_slices([*other, *brain], Decision()).reasons == ("the model abstains from 7 of 11 slices",)
 
 
+@pytest.mark.parametrize(("brain", "empty", "needed"), [(1, 39, 10), (9, 31, 10), (2, 1, 3), (2, 3, 3)])
+@pytest.mark.parametrize("abstain", [False, None])
+def test_a_series_with_too_few_slices_that_show_enough_brain_is_abstained_from(brain, empty, needed, abstain):
+    series = aggregate_slices([*little_brain(empty), *binary([0.1] * brain, abstain=abstain)], Decision())
+    shows = "shows" if brain == 1 else "show"
+    assert series.abstain is True
+    assert series.reasons == (f"only {brain} of {brain + empty} slices {shows} enough brain; a series needs {needed}",)
+
+
+def test_a_series_with_slices_of_base_and_vertex_is_answered():
+    for brain, empty in [(10, 30), (3, 9), (28, 12)]:
+        series = aggregate_slices([*little_brain(empty), *binary([0.1] * brain, abstain=False, reasons=())], Decision())
+        assert (series.label, series.abstain, series.reasons) == ("Healthy", False, ())
+    assert aggregate_slices(binary([0.1], abstain=False, reasons=()), Decision()).abstain is False
+
+
 def test_a_series_in_which_no_slice_shows_enough_brain_has_no_answer():
     with pytest.raises(InputError, match="No slice of the series could be evaluated: it shows little brain: 0 % of the head"):
         aggregate_slices(little_brain(3), Decision())

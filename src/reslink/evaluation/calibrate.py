@@ -15,7 +15,6 @@ from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.calibration import FittedOn
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.record import BUNDLE_JSON
-from reslink.bundles.scope import shows_little_brain
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.fingerprints import make_fingerprints
@@ -92,16 +91,12 @@ def calibrate_bundle(
         leaks = leakage.find_leakage(uncalibrated, manifest, cache, groups, folder, options)
         progress.message(f"Running the network on {len(leaks.rows)} {'series' if cache.is_series else 'images'}")
         rows, outputs, not_finite = run_network(classifier, cache, leaks.rows, options.batch_size, statistics=True)
-        results = classifier.decide(outputs, stated=[cache.case_stated[row] for row in rows])
+        stated = [cache.case_stated[row] for row in rows]
+        results = classifier.decide(outputs, stated=stated)
         refused = refused_cases(classifier, results, cache.manifest.subset(rows.tolist()))
-        kept = np.array([reason is None for reason in results.refusals])
-        by_modality = [
-            scope.refusal(cache.case_stated[row]) is None and not shows_little_brain([str(reason)])
-            for row, reason in zip(rows, results.refusals, strict=True)
-            if reason is not None
-        ]
-        rows, outputs = rows[kept], outputs.subset(kept)
-        cases = replace(_calibration_data(outputs, rows, cache, groups, classifier.bundle, options), n_refused=sum(by_modality))
+        data = _calibration_data(outputs, rows, cache, groups, classifier.bundle, options)
+        cases = data.without_refused(scope, stated, results.refusals)
+        rows = rows[np.array([reason is None for reason in results.refusals])]
         used = cache.manifest.subset(rows.tolist())
         fingerprints = make_fingerprints(np.asarray(cache.thumbnails[cache.rows_of(rows)]))
         digest = used.digest(cache.file_hashes)

@@ -15,7 +15,9 @@ from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.calibration import Conformal, IsotonicCurve
 from reslink.bundles.decision.decision import Decision, two_column_logits
 from reslink.bundles.decision.ood import COMPONENTS, Gaussian, OODDetector
+from reslink.bundles.scope import Scope, shows_little_brain
 from reslink.errors import UsageError, listed
+from reslink.imaging.image import Stated
 from reslink.labels import Labels
 from reslink.metrics import conformal
 from reslink.metrics.operating_point import OperatingPoint, choose_threshold
@@ -96,7 +98,6 @@ class CalibrationData:
         groups: (n,) patient or duplicate group of each case.
         n_refused: Number of further images that the modality detector refused. They count as declined.
         sources: The source of each case, None if not stated; empty if no case states one.
-        shows_brain: (n,) whether a CT slice shows enough brain; None for other images.
         previous_logits: (n, K) logits of the network before it was adapted; None if it was not adapted.
     """
 
@@ -107,7 +108,6 @@ class CalibrationData:
     groups: Sequence[str]
     n_refused: int = 0
     sources: Sequence[str | None] = ()
-    shows_brain: NDArray[np.bool_] | None = None
     previous_logits: Floats | None = None
 
     def __len__(self) -> int:
@@ -123,13 +123,24 @@ class CalibrationData:
         arrays = (self.logits[rows], self.features[rows], self.statistics[rows], self.y_true[rows])
         n_refused = round(self.n_refused * len(rows) / len(self))
         sources = [self.sources[row] for row in rows] if self.sources else ()
-        shows_brain = None if self.shows_brain is None else self.shows_brain[rows]
         previous = None if self.previous_logits is None else self.previous_logits[rows]
-        return CalibrationData(*arrays, [self.groups[row] for row in rows], n_refused, sources, shows_brain, previous)
+        return CalibrationData(*arrays, [self.groups[row] for row in rows], n_refused, sources, previous)
 
-    def with_brain(self) -> CalibrationData:
-        """Returns the cases that show enough brain, all of them if that was not measured."""
-        return self if self.shows_brain is None else self.take(np.flatnonzero(self.shows_brain))
+    def without_refused(self, scope: Scope, stated: Sequence[Stated], refusals: Sequence[str | None]) -> CalibrationData:
+        """Returns the cases that the model does not refuse, with ``n_refused``.
+
+        Slices that show little brain do not count as declined by the modality detector, nor does what a file states.
+
+        Args:
+            scope: The scope of the model.
+            stated: What the file of each case states.
+            refusals: Why the model refuses each case; None for a case that it does not refuse.
+        """
+        by_look = sum(
+            reason is not None and scope.refusal(item) is None and not shows_little_brain([reason])
+            for item, reason in zip(stated, refusals, strict=True)
+        )
+        return replace(self.take(np.flatnonzero([reason is None for reason in refusals])), n_refused=by_look)
 
     @property
     def source_names(self) -> list[str]:
@@ -354,8 +365,6 @@ def fit_ood_detector(
 ) -> tuple[OODDetector | None, DecisionArrays | None]:
     """Returns the out-of-distribution detector and its arrays; None, with a note, if there are too few groups.
 
-    CT slices that show little brain are left out, so that the detector flags such slices rather than learn them.
-
     Each distance is measured with a fit that leaves the groups of its fold out, so that the limits hold for new cases.
 
     Args:
@@ -363,9 +372,6 @@ def fit_ood_detector(
         notes: Receives the notes.
         components: The distances to fit. Input statistics alone do not depend on the network, so that training images fit, too.
     """
-    n_all, cases = len(cases), cases.with_brain()
-    if len(cases) < n_all:
-        notes.append(f"The out-of-distribution detector is fitted without {n_all - len(cases)} slices that show little brain")
     if cases.n_groups < MIN_GROUPS_OOD:
         notes.append(f"{NO_OOD_DETECTOR}: there are {cases.n_groups} groups; it needs {MIN_GROUPS_OOD}")
         return None, None

@@ -162,21 +162,6 @@ def min_brain_share(modality: Modality | None, preprocess: Preprocess) -> float 
     return MIN_BRAIN_SHARE
 
 
-def shows_brain(pixels: NDArray[np.uint8], modality: Modality | None, preprocess: Preprocess) -> NDArray[np.bool_] | None:
-    """Returns whether each CT slice shows enough brain.
-
-    Args:
-        pixels: As for :func:`brain_share`.
-        modality: The modality of the images, None if it is not known.
-        preprocess: The preprocessing of the images.
-
-    Returns:
-        (n,) booleans; None where :func:`min_brain_share` is None.
-    """
-    needed = min_brain_share(modality, preprocess)
-    return None if needed is None else brain_share(pixels) >= needed
-
-
 def _brain_share(plane: NDArray[np.uint8]) -> float:
     small = np.asarray(cv2.resize(plane, (_BRAIN_SIDE, _BRAIN_SIDE), interpolation=cv2.INTER_AREA))
     tissue = cv2.morphologyEx(np.asarray(cv2.inRange(small, *_SOFT_TISSUE)), cv2.MORPH_OPEN, _DISC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -27,6 +28,9 @@ MAX_BLOCK_LENGTH: Final = 3
 
 MAX_ABSTAINED_SHARE: Final = 0.5
 """The model abstains from a series if it abstains from a larger share of its slices than this."""
+
+MIN_BRAIN_SLICES: Final = 0.25
+"""The model abstains from a series if a smaller share of its slices shows enough brain, or fewer than ``TOP_SLICES`` do."""
 
 INTERVAL_SCOPE: Final = (
     "The interval covers the choice of slices within this series: neighboring slices were resampled together, with "
@@ -133,9 +137,9 @@ def aggregate_slices(
     With two classes, these are the slices with the highest probability of the positive (last) class. With more classes, they
     are the slices with the lowest probability of the class listed in ``NORMAL_NAMES``; if there is no such class, all slices
     are averaged. Refused slices have no probability; those that show little brain are part of every series of a whole head and
-    are no reason to abstain. The bundle's decision then selects the class. Its threshold was fitted on single slices: the mean
-    of the highest slices of a series exceeds it more often than a single slice does. Sensitivity and specificity of single
-    slices therefore do not hold for series.
+    are no reason to abstain, unless fewer than 3 slices or a quarter of them show enough brain. The bundle's decision then
+    selects the class. Its threshold was fitted on single slices: the mean of the highest slices of a series exceeds it more
+    often than a single slice does. Sensitivity and specificity of single slices therefore do not hold for series.
 
     The interval is a bootstrap over blocks of up to 3 neighboring slices (Carlstein 1986, Annals of Statistics 14:1171),
     because neighboring slices are similar. ``INTERVAL_SCOPE`` states what it does not cover.
@@ -180,8 +184,7 @@ def aggregate_slices(
     score_class = 1 if len(names) == 2 else predicted
     interval = _interval(rows[order][:, score_class], order, count, draws, seed, float(mean[score_class]))
     used = tuple(positions[int(i)] for i in order[:count])
-    evaluated = _evaluated([predictions[i] for i in candidates])
-    abstain, reasons = _abstention(evaluated, [predictions[i] for i in used])
+    abstain, reasons = _abstention([predictions[i] for i in candidates], [predictions[i] for i in used])
     return SeriesPrediction(
         label=names[predicted],
         probability=float(mean[predicted]),
@@ -252,7 +255,7 @@ def _aggregate_labels(
     leading = max(by_label.values(), key=lambda one: one.score)
     first = next(name for name, one in by_label.items() if one is leading)
     used = tuple(dict.fromkeys([*leading.used, *(i for one in by_label.values() for i in one.used)]))
-    abstain, reasons = _abstention(_evaluated(evaluated), [predictions[i] for i in used])
+    abstain, reasons = _abstention(evaluated, [predictions[i] for i in used])
     states = [int(one.label == STATES[1]) for one in by_label.values()]
     return replace(
         leading,
@@ -304,9 +307,14 @@ def _left_out(predictions: Sequence[Prediction]) -> str:
     return f"; {counted(count, 'slice')} left out: {LITTLE_BRAIN}" if count else ""
 
 
-def _evaluated(predictions: Sequence[Prediction]) -> list[Prediction]:
-    """Returns the slices that the share of abstentions is taken of: with the refused ones, but those of face or vertex."""
-    return [one for one in predictions if one.error is None and not shows_little_brain(one.reasons)]
+def _too_little_brain(evaluated: int, little_brain: int) -> str | None:
+    """Returns why a series cannot be answered by its slices that show enough brain; None if it can."""
+    slices = evaluated + little_brain
+    needed = max(TOP_SLICES, math.ceil(MIN_BRAIN_SLICES * slices))
+    if not little_brain or evaluated >= needed:
+        return None
+    shows = "shows" if evaluated == 1 else "show"
+    return f"only {evaluated} of {slices} slices {shows} enough brain; a series needs {needed}"
 
 
 def _interval(
@@ -336,12 +344,18 @@ def _interval(
     return bootstrap_interval(score, bootstrap.apply(mean_of_first)["score"], n, bootstrap.n_groups)
 
 
-def _abstention(evaluated: Sequence[Prediction], used: Sequence[Prediction]) -> tuple[bool | None, tuple[str, ...]]:
-    """Returns whether the model abstains from the series and why: it abstains from an averaged slice, or from most slices."""
-    if all(prediction.abstain is None for prediction in evaluated):
+def _abstention(slices: Sequence[Prediction], used: Sequence[Prediction]) -> tuple[bool | None, tuple[str, ...]]:
+    """Returns whether the model abstains from the series and why.
+
+    It abstains if too few slices show enough brain, from an averaged slice, or from most of the slices that show enough.
+    """
+    readable = [one for one in slices if one.error is None]
+    evaluated = [one for one in readable if not shows_little_brain(one.reasons)]
+    too_little_brain = _too_little_brain(len(evaluated), len(readable) - len(evaluated))
+    if too_little_brain is None and all(prediction.abstain is None for prediction in evaluated):
         return None, ()
     n_used, n_evaluated = (sum(bool(prediction.abstain) for prediction in group) for group in (used, evaluated))
-    reasons = []
+    reasons = [] if too_little_brain is None else [too_little_brain]
     if n_used:
         slice_reasons = sorted({reason for prediction in used if prediction.abstain for reason in prediction.reasons or ()})
         reasons.append(f"{n_used} of the {len(used)} averaged slices: {'; '.join(slice_reasons)}")

@@ -17,14 +17,15 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
 from reslink.datasets.manifest import Manifest
 from reslink.errors import CheckFailedError, UsageError
-from reslink.experiments.cross_validation import tables
+from reslink.experiments.cross_validation import ensemble, tables
 from reslink.experiments.cross_validation.cross_validation import _write_csv, cross_validate, predict_rows
 from reslink.experiments.cross_validation.distillation import distillation_trial
-from reslink.experiments.cross_validation.ensemble import check_members, merged_data
+from reslink.experiments.cross_validation.ensemble import calibrated_decision, check_members, merged_data
 from reslink.experiments.cross_validation.folds import OutOfFold, plan_folds, pool
 from reslink.experiments.runner.experiment import Experiment
 from reslink.experiments.runner.results import TrialPredictions, read_results
 from reslink.experiments.runner.run_trial import make_training_data
+from reslink.imaging.image import Stated
 from reslink.labels import Labels
 
 MakeExperiment = Callable[..., Experiment]
@@ -215,6 +216,35 @@ def test_refused_images_are_training_images_of_the_models_and_keep_their_fold(
     read = Manifest.open(tmp_path / "split.csv")
     assert [case.extra["fold"] for case in read.cases] == ["" if fold is None else str(fold) for fold in folds]
     assert [case.split for case in read.cases] == ["test" if fold is None else "train" for fold in folds]
+
+
+def test_the_ensemble_is_calibrated_without_the_slices_that_it_refuses(
+    toy_patients: Manifest, make_experiment: MakeExperiment, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """Every fourth slice shows little brain; the networks are sure there, and wrong."""
+    experiment = make_experiment(toy_patients, *FOLDS)
+    monkeypatch.setitem(vars(experiment.cache), "stated", (Stated("CT"),) * 96)
+    rows = plan_folds(experiment)[0].fold_rows
+    refused, y_true = np.arange(len(rows)) % 4 == 0, experiment.cache.targets[rows]
+    of_truth = np.where(refused, 0.01, rng.uniform(0.3, 1, len(rows)))
+
+    def calibrated(part: Any) -> tuple[Decision, list[str]]:
+        groups = [experiment.data.groups[row] for row in rows[part]]
+        tumor = np.where(y_true == 1, of_truth, 1 - of_truth)[part]
+        y_prob = np.stack([1 - tumor, tumor], axis=1)[None]
+        shares = np.where(refused[part], 0.1, 0.5)
+        monkeypatch.setattr(ensemble, "brain_share", lambda _: shares)
+        predicted = np.argmax(y_prob, axis=2)
+        return calibrated_decision(
+            experiment, OutOfFold(rows[part], np.zeros(len(tumor), np.int64), groups, y_true[part], y_prob, predicted)
+        )
+
+    (found, notes), (expected, others) = calibrated(refused | True), calibrated(~refused)
+    assert notes == [f"The decision is fitted without {refused.sum()} images that the model refuses.", *others]
+    assert found.conformal is not None
+    assert found.fitted_on is not None
+    assert found.fitted_on.n_images == sum(found.fitted_on.counts.values()) == len(rows) - refused.sum()
+    assert (found.temperature, found.conformal, found.ood) == (expected.temperature, expected.conformal, expected.ood)
 
 
 def test_a_second_call_trains_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,15 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reslink.bundles.bundle import Bundle
+from reslink.bundles.scope import Scope
 from reslink.datasets.manifest import DataSet, Manifest
 from reslink.errors import UsageError
-from reslink.experiments.leave_one_source_out import plan, tables
-from reslink.experiments.leave_one_source_out.answers import PREDICTIONS_CSV, Answers, TrialAnswers
+from reslink.experiments.leave_one_source_out import answers, plan, tables
+from reslink.experiments.leave_one_source_out.answers import PREDICTIONS_CSV, Answers, Evaluator, TrialAnswers
 from reslink.experiments.leave_one_source_out.leave_one_source_out import leave_one_source_out
 from reslink.experiments.leave_one_source_out.plan import plan_sources
 from reslink.experiments.leave_one_source_out.subtypes import subtype_columns
 from reslink.experiments.runner.experiment import Experiment
-from reslink.experiments.runner.results import TrialPredictions
+from reslink.experiments.runner.fitted_decision import fit_recipe_decision
+from reslink.experiments.runner.results import TrialPredictions, read_results
+from reslink.imaging.image import Stated
 
 MakeExperiment = Callable[..., Experiment]
 TableRows = Callable[[dict[str, Any], str], list[dict[str, Any]]]
@@ -112,6 +116,44 @@ def test_the_predictions_for_the_source_state_abstentions(
     answered = [row for row in rows if row["abstain"] != "true"]
     assert len(answered) / 32 == pytest.approx(run["coverage"])
     assert sum(row["prediction"] != row["label"] for row in answered) / 32 == pytest.approx(run["silent_errors"])
+
+
+def test_refused_slices_are_left_out_of_the_fit_and_count_as_abstentions(
+    make_experiment: MakeExperiment, hospitals: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make_experiment(Manifest.open(hospitals), *LEARNS, "data.fractions=[0.4,0.6,0.0]")
+    sources = plan_sources(experiment, ["C"])
+    trials = sources.sources[0].trials
+    [result] = read_results(trials, experiment.data, experiment.runs, experiment.run_trials(trials))
+    ruled = replace(Bundle.load(result.folder / "bundle"), scope=Scope(modality="CT", min_brain_share=0.25))
+    monkeypatch.setitem(vars(experiment.cache), "stated", (Stated("CT"),) * len(experiment.cache))
+    monkeypatch.setattr(Bundle, "load", lambda *_: ruled)
+    monkeypatch.setattr("reslink.inference.classifier.brain_share", shares)
+    fitted: list[int] = []
+
+    def fit(settings: Any, cases: Any, labels: Any) -> Any:
+        fitted.append(len(cases))
+        return fit_recipe_decision(settings, cases, labels)
+
+    monkeypatch.setattr(answers, "fit_recipe_decision", fit)
+    found = Evaluator(experiment, sources.groups).answer(result)
+    rows = np.flatnonzero(np.array(result.trial.splits) == "validation")
+    little = shares(experiment.cache.pixels[rows]) < 0.25
+    assert 0 < little.sum() < len(rows)
+    assert fitted[0] == len(rows) - little.sum()
+    assert f"The decision is fitted without {little.sum()} images that the model refuses." in found.notes
+    refused = {experiment.cache.manifest.cases[row].name for row in rows[little]}
+    inside = found.inside
+    assert sorted(inside.predictions.names) == sorted(experiment.cache.manifest.cases[row].name for row in rows)
+    assert inside.answered is not None
+    assert not any(inside.answered[[name in refused for name in inside.predictions.names]])
+    assert any(inside.answered)
+
+
+def shares(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Returns a brain share that is too small for every fourth image or so."""
+    sums = pixels.reshape(len(pixels), -1).sum(axis=1, dtype=np.int64)
+    return np.where(sums % 4 == 0, 0.1, 0.5)
 
 
 def test_similar_images_are_joined_within_a_source_only(

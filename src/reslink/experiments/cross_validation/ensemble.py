@@ -18,8 +18,8 @@ from reslink.errors import UsageError
 from reslink.evaluation.fitting import CalibrationData, fit_ood_detector
 from reslink.experiments.cross_validation.folds import FoldPlan, OutOfFold
 from reslink.experiments.runner.experiment import Experiment
-from reslink.experiments.runner.fitted_decision import criterion_of, fit_recipe_decision
-from reslink.imaging.input_statistics import input_statistics, shows_brain
+from reslink.experiments.runner.fitted_decision import criterion_of, fit_recipe_decision, fitted_without
+from reslink.imaging.input_statistics import brain_share, input_statistics
 from reslink.networks.ensemble import member_state
 from reslink.networks.external_config import ensemble_architecture
 from reslink.training.data import TrainingData
@@ -115,8 +115,9 @@ def calibrated_decision(experiment: Experiment, pooled: OutOfFold) -> tuple[Deci
     """Fits the decision of an ensemble to the out-of-fold outputs of its members.
 
     No member was trained on the case that it is calibrated with. A single network is less accurate than the ensemble, so the
-    probabilities and the prediction sets of the ensemble are rather too cautious than too certain. The out-of-distribution
-    detector uses input statistics only: the features of the ensemble are only known for cases that members were trained on.
+    probabilities and the prediction sets of the ensemble are rather too cautious than too certain. Cases that the ensemble
+    refuses are left out. The out-of-distribution detector uses input statistics only: the features of the ensemble are only
+    known for cases that members were trained on.
 
     Args:
         experiment: Data and recipe.
@@ -126,29 +127,34 @@ def calibrated_decision(experiment: Experiment, pooled: OutOfFold) -> tuple[Deci
         The decision, and a note on each component that could not be fitted.
     """
     labels, settings, cache = experiment.manifest.labels, experiment.recipe.decision, experiment.cache
-    batches = [cache.pixels[rows] for rows in np.array_split(pooled.rows, -(-len(pooled.rows) // _BATCH))]
-    statistics = np.concatenate([input_statistics(np.asarray(batch)) for batch in batches])
+    batches = [np.asarray(cache.pixels[rows]) for rows in np.array_split(pooled.rows, -(-len(pooled.rows) // _BATCH))]
+    statistics, brain = (np.concatenate(list(map(measure, batches))) for measure in (input_statistics, brain_share))
+    preprocess, stated = experiment.recipe.preprocess, [cache.stated[row] for row in pooled.rows]
+    looks = statistics if preprocess.isolate_head else None
+    scope = Scope.of_training(cache.stated, looks).with_brain_rule(preprocess)
+    refusals = scope.refusals(stated, looks, brain)
     features = np.zeros((len(pooled.rows), 0))
-    modality = Scope.of_training(cache.stated, statistics).modality
-    enough = shows_brain(cache.pixels[pooled.rows], modality, experiment.recipe.preprocess)
-    cases = CalibrationData(pooled.logits, features, statistics, pooled.y_true, pooled.groups, shows_brain=enough)
+    data = CalibrationData(pooled.logits, features, statistics, pooled.y_true, pooled.groups)
+    cases = data.without_refused(scope, stated, refusals)
+    left_out = [fitted_without(len(data) - len(cases))] if len(cases) < len(data) else []
     try:
         decision, notes = fit_recipe_decision(settings, cases, labels, ood=False)
     except UsageError as error:
         flip: dict[str, Any] = {"flip_average": settings.flip_average}
-        return Decision.default(len(labels)).model_copy(update=flip), [f"The ensemble is not calibrated: {error.given}"]
+        plain = Decision.default(len(labels)).model_copy(update=flip)
+        return plain, [*left_out, f"The ensemble is not calibrated: {error.given}"]
     detector, arrays = fit_ood_detector(cases, notes, ("statistics",))
     fitted_on = FittedOn(
         digest=experiment.data.digest,
         n_images=len(cases),
         n_groups=cases.n_groups,
         split=OUT_OF_FOLD,
-        counts={labels.names[k]: n for k, n in sorted(Counter(pooled.y_true.tolist()).items())},
+        counts={labels.names[k]: n for k, n in sorted(Counter(cases.y_true.tolist()).items())},
         method="temperature",
         operating_point=criterion_of(settings, labels),
         leakage=experiment.recipe.data.allow_leakage,
     )
-    return decision.model_copy(update={"ood": detector, "arrays": arrays, "fitted_on": fitted_on}), notes
+    return decision.model_copy(update={"ood": detector, "arrays": arrays, "fitted_on": fitted_on}), [*left_out, *notes]
 
 
 def merged_data(data: TrainingData, plan: FoldPlan) -> TrainingData:

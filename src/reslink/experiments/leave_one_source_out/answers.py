@@ -17,11 +17,11 @@ from reslink.evaluation.cross_fit import cross_fit
 from reslink.evaluation.fitting import CalibrationData
 from reslink.evaluation.predictions_csv import CasePredictions, write_predictions
 from reslink.experiments.runner.experiment import Experiment
-from reslink.experiments.runner.fitted_decision import fit_recipe_decision
+from reslink.experiments.runner.fitted_decision import fit_recipe_decision, fitted_without
 from reslink.experiments.runner.results import TrialPredictions, TrialResult
 from reslink.experiments.runner.run_trial import BATCH
 from reslink.experiments.runner.seed_statistics import Floats, TrialSample
-from reslink.imaging.input_statistics import shows_brain
+from reslink.imaging.image import Stated
 from reslink.inference.classifier import Classifier
 from reslink.inference.outputs import Outputs
 from reslink.metrics.weighted import ratio
@@ -110,7 +110,8 @@ class Evaluator:
 
         The decision (temperature, threshold, prediction sets, out-of-distribution detector) is fitted to the validation images,
         as ``reslink calibrate`` would. On the validation images themselves it is cross-fitted: a decision that is fitted to
-        four fifths of the groups answers the other fifth. Writes ``PREDICTIONS_CSV`` into the folder of the run.
+        four fifths of the groups answers the other fifth. Images that the model refuses are left out of all fits and count as
+        abstentions. Writes ``PREDICTIONS_CSV`` into the folder of the run.
 
         Args:
             result: A trial with a result.
@@ -119,12 +120,19 @@ class Evaluator:
             InputError: If the network returns no finite value.
         """
         bundle = Bundle.load(result.folder / BUNDLE, result.trial.recipe.builder())
-        rows, outputs = self._run(Classifier.load(bundle), result, "validation")
-        cases = self._calibration_data(rows, outputs, bundle)
-        decision, inside, notes = self._fit(cases, rows, bundle.decision)
+        classifier = Classifier.load(bundle)
+        rows, outputs = self._run(classifier, result, "validation")
+        refusals = classifier.decide(outputs, stated=self._stated(rows)).refusals
+        refused = np.array([reason is not None for reason in refusals])
+        cases = self._calibration_data(rows, outputs).without_refused(bundle.scope, self._stated(rows), refusals)
+        decision, inside, notes = self._fit(cases, rows[~refused], bundle.decision)
         classifier = Classifier.load(replace(bundle, decision=decision))
+        if refused.any():
+            results = classifier.decide(outputs.subset(refused), stated=self._stated(rows[refused]))
+            inside = _concatenate([inside, self._answers(rows[refused], results, decision)])
+            notes = [*notes, fitted_without(int(refused.sum()))]
         rows, outputs = self._run(classifier, result, "test")
-        results = classifier.decide(outputs, stated=[self.experiment.cache.case_stated[row] for row in rows])
+        results = classifier.decide(outputs, stated=self._stated(rows))
         self._write(result, classifier, rows, outputs, results)
         return TrialAnswers(self._answers(rows, results, decision), inside, sum(results.refused), notes)
 
@@ -133,7 +141,10 @@ class Evaluator:
         finite, outputs, _ = run_network(classifier, self.experiment.cache, rows, BATCH, statistics=True)
         return finite, outputs
 
-    def _calibration_data(self, rows: Rows, outputs: Outputs, bundle: Bundle) -> CalibrationData:
+    def _stated(self, rows: Rows) -> list[Stated]:
+        return [self.experiment.cache.case_stated[row] for row in rows]
+
+    def _calibration_data(self, rows: Rows, outputs: Outputs) -> CalibrationData:
         assert outputs.statistics is not None  # noqa: S101  (run_network was called with statistics=True)
         return CalibrationData(
             np.asarray(outputs.logits, dtype=np.float64),
@@ -141,7 +152,6 @@ class Evaluator:
             outputs.statistics,
             self.experiment.cache.targets[rows],
             [self.groups[row] for row in rows],
-            shows_brain=shows_brain(self.experiment.cache.pixels[rows], bundle.scope.modality, bundle.preprocess),
         )
 
     def _fit(self, cases: CalibrationData, rows: Rows, trained: Decision) -> tuple[Decision, Answers, list[str]]:

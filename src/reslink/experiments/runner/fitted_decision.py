@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reslink.bundles.decision.decision import Decision
+from reslink.errors import counted
 from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_decision
 from reslink.labels import Labels
 from reslink.metrics.operating_point import OperatingPoint
@@ -37,3 +38,8 @@ def fit_recipe_decision(
     if labels.binary and isinstance(settings.threshold, float):
         decision = decision.model_copy(update={"threshold": settings.threshold, "threshold_source": "set by the recipe"})
     return decision, notes
+
+
+def fitted_without(refused: int) -> str:
+    """Returns the note on images that the model refuses, which are left out of the fit."""
+    return f"The decision is fitted without {counted(refused, 'image')} that the model refuses."
