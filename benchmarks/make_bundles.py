@@ -217,7 +217,7 @@ class RunData:
 
     def open(self, labels: Labels) -> Manifest:
         """Returns the cases, with the classes of the bundle."""
-        if len(self.folders) == 1 and self.corrections is None:
+        if len(self.folders) == 1 and self.corrections is None and not self.map:
             return Manifest.open(self.folders[0], labels=labels)
         return open_manifest(self.folders, map=self.map, corrections=self.corrections, class_order=labels.names)
 

@@ -14,6 +14,7 @@ import yaml
 
 from reslink.bundles.bundle import Bundle
 from reslink.errors import ReslinkError, UsageError
+from reslink.labels import Labels
 
 
 @pytest.fixture
@@ -90,6 +91,14 @@ def test_data_of_another_run(make_bundles, finished_run: Path, ring_heads: Path,
     (other / "splits.csv").unlink()
     with pytest.raises(UsageError, match=r"holds no splits\.csv.*Give the run itself"):
         make_bundles.build("ct", other, tmp_path / "zoo", ship_texts, data=make_bundles.RunData([ring_heads]))
+
+
+def test_the_map_of_one_data_set(make_bundles: ModuleType, ring_heads: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(ring_heads, tmp_path / "data"))
+    table = data / "manifest.csv"
+    table.write_text(table.read_text().replace("Tumor", "spot"))
+    manifest = make_bundles.RunData([data], map=["spot=Tumor"]).open(Labels(("Healthy", "Tumor")))
+    assert manifest.label_counts() == {"Healthy": 45, "Tumor": 45}
 
 
 def test_the_command_prints_errors(make_bundles, finished_run: Path, ship_texts: Path, tmp_path: Path, capsys) -> None:

@@ -77,6 +77,45 @@ def test_an_audit_of_a_single_data_set_fits_the_joined_ones(folder: Path) -> Non
         open_data_sets([other, folder], OpenOptions(corrections=given))
 
 
+@pytest.fixture
+def clinics(tmp_path: Path) -> list[Path]:
+    """Two data sets, a and b, whose tables have a column source."""
+    folders = [put(tmp_path / name, *(f"{label}{i}.png" for label in "HT" for i in range(3))) for name in "ab"]
+    rows = "".join(f"{label}{i}.png,{name},s1\n" for label, name in (("H", "Healthy"), ("T", "Tumor")) for i in range(3))
+    for folder in folders:
+        table(folder, f"path,label,source\n{rows}")
+    return folders
+
+
+def test_the_source_of_a_missing_case_is_not_another_data_set(clinics: list[Path]) -> None:
+    row = "{},Healthy,Tumor,x/9.png,0.99,4,{}\n"
+    given = table(clinics[0].parent, HEADER + row.format("a/H1.png", "a: s1") + row.format("H99.png", "s1"), "fix.csv")
+    for data in (clinics[:1], clinics):
+        with pytest.raises(UsageError, match=r"Row 3.* corrects 'H99\.png', which is not a case of the data"):
+            open_data_sets(data, OpenOptions(corrections=given))
+    for name in ("b", "b: s1"):
+        given.write_text(HEADER + row.format("a/H1.png", name.replace("b", "a")) + row.format("b/H99.png", name))
+        with pytest.raises(UsageError, match=r"Row 3.* corrects 'b/H99\.png', which is not a case of the data"):
+            open_data_sets(clinics, OpenOptions(corrections=given))
+
+
+def test_the_source_may_be_the_folder_of_a_missing_case(tmp_path: Path) -> None:
+    data = put(tmp_path / "a", *(f"s1/{i}.png" for i in range(4)))
+    table(data, "path,label,source\n" + "".join(f"s1/{i}.png,{'HT'[i % 2]},s1\n" for i in range(4)))
+    given = table(tmp_path, f"{HEADER}s1/0.png,H,T,x/9.png,0.99,4,s1\ns1/9.png,H,T,x/9.png,0.99,4,s1\n", "fix.csv")
+    with pytest.raises(UsageError, match=r"Row 3.* corrects 's1/9\.png', which is not a case of the data"):
+        Manifest.open(data, corrections=given)
+
+
+@pytest.mark.parametrize("sets", [("a", "b"), ("a: s1", "b: s1")])
+def test_joined_data_sets_with_sources_fit_one_of_them(clinics: list[Path], sets: tuple[str, str]) -> None:
+    rows = [f"{name[0]}/H1.png,Healthy,Tumor,x/9.png,0.99,4,{name}\n" for name in sets]
+    given = table(clinics[0].parent, HEADER + "".join(rows), "fix.csv")
+    manifest = open_data_sets(clinics[:1], OpenOptions(corrections=given))
+    assert [case.name for case in manifest.cases if "given_label" in case.extra] == ["H1.png"]
+    assert manifest.notes[-1] == "1 label of 6 cases corrected by fix.csv; 1 correction of other data sets (b) not used"
+
+
 def test_what_changed_the_labels_is_recorded(folder: Path) -> None:
     other = put(folder.parent / "b", "Healthy/0.png", "bleed/0.png", "other/0.png")
     given = table(folder.parent, f"{HEADER}ct/Healthy/1.png,Healthy,Tumor,x/9.png,0.99,4,ct\n", "fix.csv")

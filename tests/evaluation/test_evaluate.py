@@ -17,7 +17,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, StorageError, UsageError
 from reslink.evaluation import evaluate
 from reslink.evaluation.compare import ModelEvaluation, compare
-from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle, evaluate_cases
+from reslink.evaluation.evaluate import EvaluationOptions, evaluate_and_predict, evaluate_bundle, evaluate_cases
 from reslink.imaging.preprocess import Preprocess
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
@@ -149,8 +149,9 @@ def test_intervals_resample_scans_if_the_split_of_the_model_keeps_them_together(
         evaluate, "group_cases", lambda rows, _, by: [f"{by} {int(Path(case.name).stem) // 4}" for case in rows.cases]
     )
     options = EvaluationOptions(device="cpu", localization=False)
-    found = evaluate_bundle(bundle, Manifest.open(data), tmp_path / "out", options)
+    found, cases = evaluate_and_predict(bundle, Manifest.open(data), tmp_path / "out", options)
     assert found["n_groups"] == groups
+    assert found["group_by"] == cases.group_by == cases.in_scope().group_by == ("scan" if groups == 6 else "both")
     assert any("Intervals resample probable scans" in note for note in found["data_notes"]) == (groups == 6)
     assert len({row["group"] for row in read_csv(tmp_path / "out" / "predictions.csv")}) == groups
 

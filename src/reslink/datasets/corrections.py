@@ -33,7 +33,7 @@ def apply_corrections(
 
     A case keeps the label that it had, before any renaming, in ``extra["given_label"]``. The audit that wrote the table may
     have had other data sets too: of several, it names a case ``SET/name``, and of a single one ``name``. Rows of data sets that
-    are not given are not used, and counted in the remark.
+    are not given are not used, and counted in the remark. In an audit of a single one, ``set`` is a source, and is not read.
 
     Args:
         read: The cases.
@@ -53,8 +53,9 @@ def apply_corrections(
     classes = {case.label for case in read.cases} | {*(labels.names if labels else ())}
     corrected: dict[int, Case] = {}
     others: list[Row] = []
+    own_folders = {*set_names, *(case.partition("/")[0] for case in rows_of)}
     for row in table.rows:
-        if _is_of_other_set(row, rows_of, set_names):
+        if _data_set(row) not in ("", *own_folders) and not _matches(row, rows_of, set_names):
             others.append(row)
             continue
         i = _find(row, rows_of, set_names)
@@ -65,7 +66,7 @@ def apply_corrections(
         raise _unknown_case(others[0], rows_of)
     note = f"{counted(len(corrected), 'label')} of {counted(len(read.cases), 'case')} corrected by {table.name}"
     if others:
-        names = ", ".join(dict.fromkeys(row.get(SET) for row in others))
+        names = ", ".join(dict.fromkeys(_data_set(row) for row in others))
         note += f"; {counted(len(others), 'correction')} of other data sets ({names}) not used"
     change = {"by": "corrections", "file": table.name, "sha256": sha256(Path(path)), "labels": len(corrected)}
     _log.warning("%s.", note)
@@ -92,14 +93,14 @@ def _matches(row: Row, rows_of: Mapping[str, int], set_names: Sequence[str]) -> 
         return [name]
     if len(set_names) > 1:
         return [case for case in (f"{set_name}/{name}" for set_name in set_names) if case in rows_of]
-    prefix = f"{row.get(SET)}/"
-    short = name.removeprefix(prefix) if [row.get(SET)] == list(set_names) else ""
+    short = name.removeprefix(f"{_data_set(row)}/") if [_data_set(row)] == list(set_names) else ""
     return [short] if short in rows_of else []
 
 
-def _is_of_other_set(row: Row, rows_of: Mapping[str, int], set_names: Sequence[str]) -> bool:
-    """Returns whether a row is of a data set that is not given."""
-    return row.get(SET) not in ("", *set_names) and not _matches(row, rows_of, set_names)
+def _data_set(row: Row) -> str:
+    """Returns the data set of a row ``SET/name`` of an audit of several, whose column is ``SET`` or ``SET: source``; or ''."""
+    prefix, _, rest = row.get(NAME).partition("/")
+    return prefix if rest and f"{row.get(SET)}: ".startswith(f"{prefix}: ") else ""
 
 
 def _find(row: Row, rows_of: Mapping[str, int], set_names: Sequence[str]) -> int:

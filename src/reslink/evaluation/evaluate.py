@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +15,7 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.pretrained import usage_notes
 from reslink.datasets.cache.pixel_cache import PixelCache
-from reslink.datasets.grouping import group_cases
+from reslink.datasets.grouping import GroupBy, group_cases
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import leakage_groups
 from reslink.evaluation import leakage
@@ -33,6 +33,10 @@ from reslink.metrics.classification import classification_metrics, confusion_mat
 from reslink.metrics.differences import Predictions
 
 _log = logging.getLogger(__name__)
+
+_SCANS_NOTE: Final = (
+    "Intervals resample probable scans where no patient is stated, as the split of the model keeps them together"
+)
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,10 @@ def evaluate_bundle(
     Returns:
         The content of ``evaluation.json``: the result of :func:`evaluate_cases`, and ``failed`` (error message by case name),
         ``n_failed``, ``refused`` (reason by case name), ``n_refused``, ``selective``
-        (:func:`reslink.evaluation.selective.selective_metrics`), ``subgroups`` (by column and value), ``split``, ``bundle``
-        (its name), ``bundle_sha256`` (hash of its weights), ``usage_notes`` (of a shipped model), ``columns`` (role to header
-        of the table), ``data_notes`` (:attr:`Manifest.notes`), and ``excluded``, ``leaked`` and ``leakage``
+        (:func:`reslink.evaluation.selective.selective_metrics`), ``subgroups`` (by column and value), ``group_by`` (``both``,
+        or ``scan`` if probable scans are groups), ``split``, ``bundle`` (its name), ``bundle_sha256`` (hash of its weights),
+        ``usage_notes`` (of a shipped model), ``columns`` (role to header of the table), ``data_notes``
+        (:attr:`Manifest.notes`), and ``excluded``, ``leaked`` and ``leakage``
         (:meth:`reslink.evaluation.leakage.Leakage.as_dict`).
 
     Raises:
@@ -147,8 +152,8 @@ def evaluate_and_predict(
         cache = PixelCache.open(selected, classifier.bundle.preprocess, folder, case=classifier.bundle.case)
         groups = cache.case_groups(leakage_groups(cache.row_manifest, cache.thumbnails))
         leaks = leakage.find_leakage(classifier.bundle, manifest, cache, groups, folder, options)
-        groups, notes = _resampled_groups(classifier.bundle, cache, groups)
-        cases = _predict(classifier, cache, groups, leaks.rows, options.batch_size)
+        groups, group_by = _resampled_groups(classifier.bundle, cache, groups)
+        cases = replace(_predict(classifier, cache, groups, leaks.rows, options.batch_size), group_by=group_by)
         refused = refused_cases(classifier, cases.decision_results, cases.manifest) if cases.decision_results else {}
         in_scope = cases.in_scope()
         localization = _localization(classifier, cache, in_scope, options) if options.localization else {}
@@ -156,22 +161,20 @@ def evaluate_and_predict(
     result = _metrics(classifier, in_scope, options) | {"localization": localization}
     result |= {"n_refused": len(refused), "refused": refused}
     leakage.mark_leakage(result, leaks)
-    result |= leaks.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": [*manifest.notes, *cache.notes, *notes]}
+    notes = [*manifest.notes, *cache.notes, *([_SCANS_NOTE] if group_by == "scan" else [])]
+    result |= leaks.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": notes}
     write_predictions(out / "predictions.csv", cases, classifier.labels, classifier.bundle.decision)
     write_json(out / "evaluation.json", result)
     return result, cases
 
 
-def _resampled_groups(bundle: Bundle, cache: PixelCache, groups: list[str]) -> tuple[list[str], list[str]]:
-    """Returns the groups that intervals resample, with a note: probable scans if the split of the model keeps them together."""
+def _resampled_groups(bundle: Bundle, cache: PixelCache, groups: list[str]) -> tuple[list[str], GroupBy]:
+    """Returns the groups that intervals resample: ``scan`` if the split of the model keeps probable scans together."""
     recipe = bundle.provenance.get("recipe") or {}
     unknown = any(case.patient_id is None for case in cache.row_manifest.cases)
     if recipe.get("data", {}).get("group_by") != "scan" or not unknown or cache.is_series:
-        return groups, []
-    scans = cache.case_groups(group_cases(cache.row_manifest, cache.thumbnails, "scan"))
-    return scans, [
-        "Intervals resample probable scans where no patient is stated, as the split of the model keeps them together"
-    ]
+        return groups, "both"
+    return cache.case_groups(group_cases(cache.row_manifest, cache.thumbnails, "scan")), "scan"
 
 
 def _predict(
@@ -197,6 +200,7 @@ def _metrics(classifier: Classifier, cases: CasePredictions, options: Evaluation
     measured = _metrics_of_classes if classifier.labels.exclusive else _metrics_of_labels
     return {
         **measured(classifier, cases, options),
+        "group_by": cases.group_by,
         "split": options.split,
         "n_failed": len(cases.failed),
         "failed": cases.failed,

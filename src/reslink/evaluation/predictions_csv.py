@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.bundles.decision.decision import Decision, DecisionResults
+from reslink.datasets.grouping import GroupBy
 from reslink.datasets.manifest import Manifest
 from reslink.files import csv_writer, escape_formula, write_atomic
 from reslink.inference.prediction import STATES
@@ -39,6 +40,7 @@ class CasePredictions:
         hashes: (n,) SHA-256 of the image files, as in ``splits.csv`` of a run; empty if unknown.
         decision_results: Prediction sets, out-of-distribution scores and reasons to abstain; None if only labels were
             computed.
+        group_by: What a group keeps together, see :func:`reslink.datasets.grouping.group_cases`.
     """
 
     rows: NDArray[np.int64]
@@ -49,6 +51,7 @@ class CasePredictions:
     failed: dict[str, str]
     hashes: Sequence[str] = ()
     decision_results: DecisionResults | None = None
+    group_by: GroupBy = "both"
 
     def in_scope(self) -> CasePredictions:
         """Returns the predictions without the refused cases, which are outside the scope of the bundle."""

@@ -79,9 +79,14 @@ def test_no_evaluation_means_no_metrics(bundle):
 def test_only_defined_metrics_are_shown(bundle):
     card = model_card(dataclasses.replace(bundle, metrics=METRICS))
     assert "| auroc | 0.912 | 0.800 to 0.970 | 120 | BCa bootstrap |" in card
-    assert "120 images in 40 groups" in card
+    assert "120 images in 40 groups (patients, with near duplicates joined)." in card
     assert front(card)["metrics"] == ["auroc"]
     assert "npv" not in card
+
+
+def test_probable_scans_are_named(bundle):
+    card = model_card(dataclasses.replace(bundle, metrics=METRICS | {"group_by": "scan"}))
+    assert "120 images in 40 groups (patients, with near duplicates and probable scans joined)." in card
 
 
 def test_research_use_only_is_at_the_top(bundle):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -82,18 +84,27 @@ def test_a_sample_of_one_class_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patients", "n_groups", "unit"),
+    ("patients", "n_groups", "group_by", "unit"),
     [
-        (["a", "a", "b"], 2, "patients"),
-        ([None] * 3, 3, "images"),
-        ([None] * 3, 2, "duplicate groups"),
-        (["a", "a", None], 2, "patients or duplicate groups"),
-        (["a", "b", None], 3, "patients or images"),
+        (["a", "a", "b"], 2, "both", "patients"),
+        ([None] * 3, 3, "both", "images"),
+        ([None] * 3, 2, "both", "duplicate groups"),
+        (["a", "a", None], 2, "both", "patients or duplicate groups"),
+        (["a", "b", None], 3, "both", "patients or images"),
+        ([None] * 3, 2, "scan", "probable scans"),
+        (["a", "a", None], 2, "scan", "patients or probable scans"),
     ],
 )
-def test_what_is_drawn_is_called_by_what_it_is(patients: list[str | None], n_groups: int, unit: str) -> None:
+def test_what_is_drawn_is_called_by_what_it_is(
+    patients: list[str | None], n_groups: int, group_by: Literal["both", "scan"], unit: str
+) -> None:
     cases = [Case(Path("x.png"), "Tumor", patient_id=patient) for patient in patients]
-    assert drawn_unit(cases, n_groups) == unit
+    assert drawn_unit(cases, n_groups, group_by) == unit
+
+
+def test_probable_scans_are_not_called_duplicate_groups() -> None:
+    fits = fit_to_local_patients(replace(predictions(4.0), group_by="scan"), Decision(), LABELS)
+    assert {fit.unit for fit in fits} == {"probable scans"}
 
 
 def test_images_are_not_called_patients() -> None:

@@ -268,7 +268,8 @@ def _leakage(metrics: Mapping[str, Any]) -> list[str]:
 def _cases(metrics: Mapping[str, Any]) -> list[str]:
     if "n" not in metrics:
         return []
-    groups = f" in {metrics['n_groups']} groups (patients, with near duplicates joined)" if "n_groups" in metrics else ""
+    joined = "near duplicates and probable scans" if metrics.get("group_by") == "scan" else "near duplicates"
+    groups = f" in {metrics['n_groups']} groups (patients, with {joined} joined)" if "n_groups" in metrics else ""
     positive = f" The positive class is `{metrics['positive']}`." if metrics.get("positive") else ""
     refused = "".join(f" {text}." for text in refused_texts(metrics))
     return [f"{metrics['n']} images{groups}.{refused}{positive}", ""]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from reslink.bundles.decision.decision import Decision, two_column_logits
 from reslink.datasets.case import Case
+from reslink.datasets.grouping import GroupBy
 from reslink.evaluation.fitting import fit_temperature
 from reslink.evaluation.predictions_csv import CasePredictions
 from reslink.experiments.report import Table
@@ -56,12 +57,13 @@ class LocalFit:
         return counts | {name: value.as_dict() for name, value in self.metrics.items()} | changes
 
 
-def drawn_unit(cases: Sequence[Case], n_groups: int) -> str:
+def drawn_unit(cases: Sequence[Case], n_groups: int, group_by: GroupBy) -> str:
     """Returns what the groups of some cases are, in the plural: patients only where a patient is known."""
     known = sum(case.patient_id is not None for case in cases)
     if known == len(cases):
         return "patients"
-    images = "images" if n_groups == len(cases) else "duplicate groups"
+    groups = "probable scans" if group_by == "scan" else "duplicate groups"
+    images = "images" if n_groups == len(cases) else groups
     return f"patients or {images}" if known else images
 
 
@@ -81,7 +83,7 @@ def fit_to_local_patients(cases: CasePredictions, decision: Decision, labels: La
     index = np.unique(np.asarray(cases.groups, dtype=str), return_inverse=True)[1]
     n_groups, rng = int(index.max()) + 1, np.random.default_rng(seed)
     frozen = _measure(decision, cases.logits, y_true)
-    unit = drawn_unit(cases.manifest.cases, n_groups)
+    unit = drawn_unit(cases.manifest.cases, n_groups, cases.group_by)
     fits = [LocalFit(0, unit, 0, 0, {name: _single(value, len(y_true)) for name, value in frozen.items()}, {})]
     for size in SIZES:
         if n_groups - size >= MIN_GROUPS:
@@ -166,10 +168,10 @@ def local_table(fits: Mapping[str, Sequence[LocalFit]]) -> Table:
     rows = [{"data": name, **fit.as_row()} for name, own in fits.items() for fit in own]
     one_class = sum(fit.one_class for own in fits.values() for fit in own)
     note = (
-        f"Median and range over {DRAWS} draws of patients, or of duplicate groups or images where no patient is known. "
-        "Temperature and, with two classes, threshold (Youden index) are refitted to the drawn ones; the metrics are those of "
-        "all others. Change: to the frozen model on the same images. 0: the frozen model on all images. Draws of one "
-        f"class change nothing; there are {one_class} of them."
+        f"Median and range over {DRAWS} draws of patients, or of duplicate groups, probable scans or images where no "
+        "patient is known. Temperature and, with two classes, threshold (Youden index) are refitted to the drawn ones; the "
+        "metrics are those of all others. Change: to the frozen model on the same images. 0: the frozen model on all "
+        f"images. Draws of one class change nothing; there are {one_class} of them."
     )
     return Table("local", f"What a few labeled local {_units(fits)} would buy", columns, rows, note)
 
