@@ -72,13 +72,7 @@ def calibrate_bundle(
     decision_options, options = decision_options or DecisionOptions(), options or RunOptions()
     progress = progress or SilentProgress()
     loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-    if decision_options.flip_average:
-        loaded.labels.require_exclusive("--flip-average", "Calibrate without it")
-        loaded.require_slices("--flip-average")
-    flip: dict[str, Any] = {"flip_average": decision_options.flip_average}
-    scope = loaded.scope.with_brain_rule(loaded.preprocess)
-    loaded = replace(loaded, decision=loaded.decision.model_copy(update=flip), scope=scope)
-    classifier = Classifier.load(loaded, options.device)
+    classifier = Classifier.load(_prepared(loaded, flip_average=decision_options.flip_average), options.device)
     uncalibrated = replace(classifier.bundle, decision=_uncalibrated(classifier.labels))
     target = out or cast(Path, classifier.bundle.folder)  # a bundle that has weights is saved
     zoo.check_not_shipped(target)
@@ -95,7 +89,7 @@ def calibrate_bundle(
         results = classifier.decide(outputs, stated=stated)
         refused = refused_cases(classifier, results, cache.manifest.subset(rows.tolist()))
         data = _calibration_data(outputs, rows, cache, groups, classifier.bundle, options)
-        cases = data.without_refused(scope, stated, results.refusals)
+        cases = data.without_refused(classifier.bundle.scope, stated, results.refusals)
         rows = rows[np.array([reason is None for reason in results.refusals])]
         used = cache.manifest.subset(rows.tolist())
         fingerprints = make_fingerprints(np.asarray(cache.thumbnails[cache.rows_of(rows)]))
@@ -131,6 +125,15 @@ def calibrate_bundle(
     }
     saved = classifier.bundle.with_decision(fitted, out)  # last: if anything above fails, nothing is replaced
     return {"bundle": str(saved.folder), **result}
+
+
+def _prepared(bundle: Bundle, *, flip_average: bool) -> Bundle:
+    """Returns the bundle that averages mirror images as asked, and refuses slices that show little brain."""
+    if flip_average:
+        bundle.labels.require_exclusive("--flip-average", "Calibrate without it")
+        bundle.require_slices("--flip-average")
+    decision = bundle.decision.model_copy(update={"flip_average": flip_average})
+    return replace(bundle, decision=decision, scope=bundle.scope.with_brain_rule(bundle.preprocess))
 
 
 def _calibration_data(
