@@ -128,7 +128,7 @@ def test_refused_slices_are_left_out_of_the_fit_and_count_as_abstentions(
     ruled = replace(Bundle.load(result.folder / "bundle"), scope=Scope(modality="CT", min_brain_share=0.25))
     monkeypatch.setitem(vars(experiment.cache), "stated", (Stated("CT"),) * len(experiment.cache))
     monkeypatch.setattr(Bundle, "load", lambda *_: ruled)
-    monkeypatch.setattr("reslink.inference.classifier.brain_share", shares)
+    monkeypatch.setattr("reslink.bundles.scope.brain_share", shares)
     fitted: list[int] = []
 
     def fit(settings: Any, cases: Any, labels: Any) -> Any:
