@@ -14,9 +14,9 @@ Precision is the share of pairs in one group that show one patient; recall is th
 slices apart, that are in one group. The threshold is chosen on the fitted half by cross-validation over patients: each pair has
 the log odds of a model that saw neither of its patients. It is the smallest at which each set reaches a precision of 0.95. The
 log odds of missing pairs (of -4 to 1) and the number of networks were chosen in the same way, by runs with edited constants.
-The record also holds the other
-half, with models of the other two sets as well, and two controls: near duplicates, and near duplicates with similar images (the
-default without patients). Intervals resample patients.
+
+The record also holds the other half, with models of the other two sets as well, and two controls: near duplicates, and near
+duplicates with similar images (the default without patients). Intervals resample patients.
 --write replaces src/reslink/datasets/scan_groups/model.json and benchmarks/results/scan_groups.csv.
 """
 

@@ -57,7 +57,7 @@ from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
 from reslink.evaluation.fitting import CalibrationData, DecisionOptions, fit_ood_detector
 from reslink.evaluation.leakage import EXCLUDED, NONE
 from reslink.export.onnx import check_parity, to_onnx
-from reslink.imaging.input_statistics import brain_share, input_statistics
+from reslink.imaging.input_statistics import input_statistics
 from reslink.labels import Labels
 from reslink.metrics.operating_point import OperatingPoint
 from reslink.training.recipe.differences import differences
@@ -184,8 +184,9 @@ def with_statistics_detector(bundle: Bundle, manifest: Manifest, work: Path) -> 
         work: Folder for the pixel cache.
     """
     cache = PixelCache.open(manifest, bundle.preprocess, work / "cache")
-    statistics = input_statistics(np.asarray(cache.pixels))
-    refusals = bundle.scope.refusals(cache.stated, statistics, brain_share(cache.pixels))
+    pixels = np.asarray(cache.pixels)
+    statistics = input_statistics(pixels)
+    refusals = bundle.scope.refusals(cache.stated, statistics, bundle.scope.brain_shares(pixels))
     cases = CalibrationData(
         logits=np.zeros((len(cache), len(bundle.labels))),
         features=np.zeros((len(cache), 1)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from reslink.bundles.decision.decision import Certainty
+from reslink.bundles.scope import reason_kind
 from reslink.imaging.image import Image, SliceFormat, Stated
 from reslink.inference.backends import Pixels
 from reslink.inference.outputs import Outputs
@@ -168,6 +169,11 @@ class Prediction:
             "notes": list(self.notes),
             **({} if self.by_label is None else {"by_label": {name: one.as_dict() for name, one in self.by_label.items()}}),
         }
+
+
+def distinct_reasons(predictions: Sequence[Prediction]) -> tuple[str, ...]:
+    """Returns the reasons of some predictions, each once, and without the numbers of a single image."""
+    return tuple(dict.fromkeys(reason_kind(reason) for prediction in predictions for reason in prediction.reasons or ()))
 
 
 @dataclass(frozen=True)

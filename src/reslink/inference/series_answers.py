@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from reslink.bundles.decision.decision import Certainty
-from reslink.bundles.scope import reason_kind
 from reslink.errors import InputError, UsageError, check_choice, counted
 from reslink.imaging.head_mask import stated_content
 from reslink.imaging.image import Image, Unit
@@ -20,7 +19,7 @@ from reslink.inference.backends import Pixels
 from reslink.inference.classifier import Classifier, Source
 from reslink.inference.label_predictions import series_label_predictions
 from reslink.inference.outputs import stack_outputs
-from reslink.inference.prediction import Prediction, Slice
+from reslink.inference.prediction import Prediction, Slice, distinct_reasons
 from reslink.inference.series import SeriesPrediction, aggregate_slices, pooled_series
 from reslink.inference.series_mode import MODES, SeriesMode
 
@@ -175,8 +174,8 @@ def _answer(
         answer = pooled_answer(classifier, [item for _, item in members], path, refusal)
         return replace(answer, files=files, notes=notes)
     if members and all(prediction.is_refused for prediction in predictions):
-        kinds = tuple(dict.fromkeys(reason_kind(reason) for prediction in predictions for reason in prediction.reasons or ()))
-        return SeriesAnswer(path, abstain=True, reasons=kinds, certainty="no answer", files=files, notes=notes)
+        reasons_of_all = distinct_reasons(predictions)
+        return SeriesAnswer(path, abstain=True, reasons=reasons_of_all, certainty="no answer", files=files, notes=notes)
     if refusal is None and not any(predictions[i].probabilities is not None for i in selected):
         reasons = [text for i in selected for text in (predictions[i].error, *(predictions[i].reasons or ())) if text]
         refusal = reasons[0] if reasons else NO_HEAD

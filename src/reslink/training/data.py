@@ -130,10 +130,10 @@ class TrainingData:
         rows = self._training_rows()
         stated = [self.cache.stated[row] for row in rows]
         silent = rows[[item.modality is None for item in stated]]
-        if not len(silent) or not preprocess.isolate_head:
-            return Scope.of_training(stated, None).with_brain_rule(preprocess)
-        sample = silent[np.unique(np.linspace(0, len(silent) - 1, _SCOPE_IMAGES).astype(np.int64))]
-        statistics = input_statistics(np.asarray(self.cache.pixels[sample]))
+        statistics = None
+        if len(silent) and preprocess.isolate_head:
+            sample = silent[np.unique(np.linspace(0, len(silent) - 1, _SCOPE_IMAGES).astype(np.int64))]
+            statistics = input_statistics(np.asarray(self.cache.pixels[sample]))
         return Scope.of_training(stated, statistics).with_brain_rule(preprocess)
 
     def training_images(self) -> TrainingImages:

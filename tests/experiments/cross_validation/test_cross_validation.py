@@ -17,7 +17,7 @@ from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
 from reslink.datasets.manifest import Manifest
 from reslink.errors import CheckFailedError, UsageError
-from reslink.experiments.cross_validation import ensemble, tables
+from reslink.experiments.cross_validation import tables
 from reslink.experiments.cross_validation.cross_validation import _write_csv, cross_validate, predict_rows
 from reslink.experiments.cross_validation.distillation import distillation_trial
 from reslink.experiments.cross_validation.ensemble import calibrated_decision, check_members, merged_data
@@ -233,7 +233,7 @@ def test_the_ensemble_is_calibrated_without_the_slices_that_it_refuses(
         tumor = np.where(y_true == 1, of_truth, 1 - of_truth)[part]
         y_prob = np.stack([1 - tumor, tumor], axis=1)[None]
         shares = np.where(refused[part], 0.1, 0.5)
-        monkeypatch.setattr(ensemble, "brain_share", lambda _: shares)
+        monkeypatch.setattr("reslink.bundles.scope.brain_share", lambda _: shares)
         predicted = np.argmax(y_prob, axis=2)
         return calibrated_decision(
             experiment, OutOfFold(rows[part], np.zeros(len(tumor), np.int64), groups, y_true[part], y_prob, predicted)

@@ -19,13 +19,12 @@ from reslink.evaluation.fitting import CalibrationData, fit_ood_detector
 from reslink.experiments.cross_validation.folds import FoldPlan, OutOfFold
 from reslink.experiments.runner.experiment import Experiment
 from reslink.experiments.runner.fitted_decision import criterion_of, fit_recipe_decision, fitted_without
-from reslink.imaging.input_statistics import brain_share, input_statistics
+from reslink.imaging.input_statistics import input_statistics
 from reslink.networks.ensemble import member_state
 from reslink.networks.external_config import ensemble_architecture
 from reslink.training.data import TrainingData
 from reslink.training.recipe.differences import differences
 
-_BATCH = 256
 _OF_A_MEMBER = ("seed", "data.fold")
 """Settings in which the members of an ensemble may differ."""
 
@@ -127,12 +126,12 @@ def calibrated_decision(experiment: Experiment, pooled: OutOfFold) -> tuple[Deci
         The decision, and a note on each component that could not be fitted.
     """
     labels, settings, cache = experiment.manifest.labels, experiment.recipe.decision, experiment.cache
-    batches = [np.asarray(cache.pixels[rows]) for rows in np.array_split(pooled.rows, -(-len(pooled.rows) // _BATCH))]
-    statistics, brain = (np.concatenate(list(map(measure, batches))) for measure in (input_statistics, brain_share))
+    pixels = np.asarray(cache.pixels[pooled.rows])
+    statistics = input_statistics(pixels)
     preprocess, stated = experiment.recipe.preprocess, [cache.stated[row] for row in pooled.rows]
     looks = statistics if preprocess.isolate_head else None
     scope = Scope.of_training(cache.stated, looks).with_brain_rule(preprocess)
-    refusals = scope.refusals(stated, looks, brain)
+    refusals = scope.refusals(stated, looks, scope.brain_shares(pixels))
     features = np.zeros((len(pooled.rows), 0))
     data = CalibrationData(pooled.logits, features, statistics, pooled.y_true, pooled.groups)
     cases = data.without_refused(scope, stated, refusals)

@@ -122,9 +122,10 @@ class Evaluator:
         bundle = Bundle.load(result.folder / BUNDLE, result.trial.recipe.builder())
         classifier = Classifier.load(bundle)
         rows, outputs = self._run(classifier, result, "validation")
-        refusals = classifier.decide(outputs, stated=self._stated(rows)).refusals
+        stated = self._stated(rows)
+        refusals = classifier.decide(outputs, stated=stated).refusals
         refused = np.array([reason is not None for reason in refusals])
-        cases = self._calibration_data(rows, outputs).without_refused(bundle.scope, self._stated(rows), refusals)
+        cases = self._calibration_data(rows, outputs).without_refused(bundle.scope, stated, refusals)
         decision, inside, notes = self._fit(cases, rows[~refused], bundle.decision)
         classifier = Classifier.load(replace(bundle, decision=decision))
         if refused.any():

@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from reslink.bundles.scope import reason_kind
 from reslink.errors import InputError, UsageError, as_sentence, suggest
 from reslink.explain.onnx_maps import Maps
 from reslink.imaging.dicom.series import group_slices
 from reslink.imaging.image import Stated, Unit
 from reslink.imaging.slice_selection import select_slices
 from reslink.imaging.unit_names import parse_unit
-from reslink.inference.prediction import Prediction, Slice
+from reslink.inference.prediction import Prediction, Slice, distinct_reasons
 from reslink.inference.series import aggregate_slices
 from reslink.inference.series_answers import SeriesAnswer, pooled_answer
 from reslink.serving.http.limits import Limits
@@ -450,9 +449,7 @@ def _unanswered(pooled: Sequence[tuple[ServedModel, SeriesAnswer]], n_models: in
 def _refusals(members: _Members) -> list[str]:
     """Returns why no model classifies the slices of a series; empty if one does."""
     predictions = [prediction for _, by_model in members for each in by_model.values() for prediction in each]
-    if not all(prediction.is_refused for prediction in predictions):
-        return []
-    return list(dict.fromkeys(reason_kind(reason) for prediction in predictions for reason in prediction.reasons or ()))
+    return list(distinct_reasons(predictions)) if all(prediction.is_refused for prediction in predictions) else []
 
 
 def _raise_if_all_failed(files: Sequence[Json]) -> None:
