@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from reslink.imaging.head_mask import head_mask, stated_content
 from reslink.imaging.image import Image, Stated, Unit, slice_format
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import read_image, read_with_geometry
-from reslink.imaging.search import iter_series
+from reslink.imaging.search import ListedFiles, list_files
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, flip_averaged
 from reslink.inference.devices import pick_device
@@ -40,6 +39,12 @@ if TYPE_CHECKING:
 Source: TypeAlias = str | Path | Image | NDArray[Any]
 """An input of :meth:`Classifier.predict`: a path, an image, or an array of pixels."""
 _SINGLE_SOURCE = (str, Path, Image, np.ndarray)
+_Unit: TypeAlias = Image | NDArray[Any] | ListedFiles
+BLOCK_BATCHES: Final = 8
+"""A new batch begins after this many batches of files, whatever the files hold, and after the last file of a folder.
+
+An output may depend on the size of its batch in the last bits. Parts of a job that consist of whole blocks give the same bits.
+"""
 
 
 def as_sources(source: Source | Iterable[Source]) -> Iterable[Source]:
@@ -293,7 +298,7 @@ class Classifier:
 
     def predict_slices(
         self,
-        sources: Iterable[Source],
+        sources: Iterable[Source | ListedFiles],
         batch_size: int = 32,
         *,
         unit: Unit | None = None,
@@ -305,7 +310,7 @@ class Classifier:
         Where a case of the bundle is a series, a slice has its outputs instead of a prediction with a label.
 
         Args:
-            sources: As for :meth:`predict`.
+            sources: As for :meth:`predict`; also files that were listed before.
             batch_size: Number of slices per batch, at least 1.
             unit: Unit of arrays, and of files that state none.
             keep_images: Whether the slices keep their images.
@@ -316,7 +321,7 @@ class Classifier:
         """
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise UsageError(f"The batch size is {batch_size}", "The batch size must be a positive integer", "Use 32")
-        return self._stream(self._slices(sources, unit, measure), int(batch_size), keep_images)
+        return self._stream(self._slices(sources, unit, measure, int(batch_size)), int(batch_size), keep_images)
 
     def predict_pixels(self, pixels: Pixels | torch.Tensor) -> list[Prediction]:
         """Predicts preprocessed slices. A slice whose outputs are not finite gets an error; the others get a prediction.
@@ -335,37 +340,47 @@ class Classifier:
         self.bundle.require_slices("Classifier.predict_pixels")
         return [p for p, _ in self._predict_batch([Slice("", None, row) for row in self._checked(pixels)])]
 
-    def _stream(self, slices: Iterable[Slice], batch_size: int, keep_images: bool) -> Iterator[tuple[Prediction, Slice]]:
+    def _stream(self, slices: Iterable[Slice | None], batch_size: int, keep_images: bool) -> Iterator[tuple[Prediction, Slice]]:
+        """Yields predictions in batches; None begins a new batch."""
         batch: list[Slice] = []
         readable = 0
         for item in slices:
-            batch.append(item if keep_images else replace(item, image=None))
-            readable += item.pixels is not None
-            if not readable or len(batch) == batch_size:  # without pixels, an error or a refusal does not wait
+            if item is not None:
+                batch.append(item if keep_images else replace(item, image=None))
+                readable += item.pixels is not None
+            if item is None or not readable or len(batch) == batch_size:  # an error or a refusal does not wait for pixels
                 yield from self._predict_batch(batch)
                 batch, readable = [], 0
         yield from self._predict_batch(batch)
 
-    def _slices(self, sources: Iterable[Source], unit: Unit | None, measure: bool) -> Iterator[Slice]:
-        """Reads and preprocesses one slice at a time; an unreadable file or slice gives an item with its error."""
-        for source in sources:
-            if isinstance(source, Image):
-                yield from self._slices_of(Slice(source.source or "image", None, None), partial(_identity, source), measure)
-                continue
-            if isinstance(source, np.ndarray):
-                yield from self._slices_of(Slice("array", None, None), partial(image_from_array, source, unit), measure)
-                continue
-            if not isinstance(source, _SINGLE_SOURCE):
-                raise invalid_source_error(source)
-            folder = "" if os.path.isfile(source) else str(source)  # noqa: PTH113  (Path.is_file raises for a long name)
-            try:
-                for files in iter_series(source):
-                    for position, file in enumerate(files):
-                        item = Slice(str(file), position if len(files) > 1 else None, None, folder=folder)
-                        read = partial(read_with_geometry, file, unit) if measure else partial(read_image, file, unit)
-                        yield from self._slices_of(item, read, measure)
-            except ReslinkError as error:
-                yield Slice(str(source), None, None, str(error))
+    def _slices(
+        self, sources: Iterable[Source | ListedFiles], unit: Unit | None, measure: bool, batch_size: int
+    ) -> Iterator[Slice | None]:
+        """Reads and preprocesses one slice at a time; an unreadable one gives an item with its error. None ends a block."""
+        folder, n_files = "", 0
+        for given in _units(sources):
+            own, size = (given.folder, len(given.files)) if isinstance(given, ListedFiles) else ("", 1)
+            if own != folder:
+                yield None
+                folder, n_files = own, 0
+            if isinstance(given, ListedFiles):
+                yield from self._listed_slices(given, unit, measure)
+            elif isinstance(given, Image):
+                yield from self._slices_of(Slice(given.source or "image", None, None), partial(_identity, given), measure)
+            else:
+                yield from self._slices_of(Slice("array", None, None), partial(image_from_array, given, unit), measure)
+            n_files += size
+            if n_files >= BLOCK_BATCHES * batch_size:
+                yield None
+                n_files = 0
+
+    def _listed_slices(self, listed: ListedFiles, unit: Unit | None, measure: bool) -> Iterator[Slice]:
+        if listed.error:
+            yield Slice(listed.given, None, None, listed.error)
+        for position, file in enumerate(listed.files):
+            item = Slice(str(file), position if len(listed.files) > 1 else None, None, folder=listed.folder)
+            read = partial(read_with_geometry, file, unit) if measure else partial(read_image, file, unit)
+            yield from self._slices_of(item, read, measure)
 
     def _slices_of(
         self, file: Slice, read: Callable[[], Image | tuple[Image, dict[str, Any]]], measure: bool
@@ -487,6 +502,16 @@ class Classifier:
                 "Preprocess slices with classifier.bundle.preprocess.pixels and stack them",
             )
         return array
+
+
+def _units(sources: Iterable[Source | ListedFiles]) -> Iterator[_Unit]:
+    for source in sources:
+        if isinstance(source, Image | np.ndarray | ListedFiles):
+            yield source
+        elif isinstance(source, _SINGLE_SOURCE):
+            yield from list_files(source)
+        else:
+            raise invalid_source_error(source)
 
 
 def _identity(image: Image) -> Image:
