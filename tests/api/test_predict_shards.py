@@ -102,8 +102,7 @@ def test_any_mode_and_format_gives_the_lines_of_one_process(
     files = [str(path) for path in sorted(Path("b").iterdir())]
     paths = [files[0], "0.png", *files[1:], "nowhere", ".", "c", "c", "*.png", "d", "e"]
     job = replace(job, series=mode, output=output)
-    monkeypatch.setattr("reslink.api.predict_shards.BLOCK_BATCHES", blocks)
-    monkeypatch.setattr("reslink.inference.classifier.BLOCK_BATCHES", blocks)
+    monkeypatch.setattr("reslink.inference.blocks.BLOCK_BATCHES", blocks)
     job = replace(job, batch_size=batch_size)
     assert len(shards_of(job, paths, 1)) > 9
     expected = one_process(job, paths)
@@ -120,7 +119,7 @@ def test_series_of_single_files_come_before_those_of_a_last_folder(job, scans, t
 
 
 def test_a_series_is_in_one_shard_however_small_that_is(job, scans, monkeypatch) -> None:
-    monkeypatch.setattr("reslink.api.predict_shards.BLOCK_BATCHES", 1)
+    monkeypatch.setattr("reslink.inference.blocks.BLOCK_BATCHES", 1)
     shards = shards_of(job, [str(scans / "c")], 1)
     assert [shard.n_files for shard in shards] == [7], "1.2.4 is between the two folders of 1.2.3"
     each = shards_of(replace(job, series="each"), [str(scans / "c")], 1)

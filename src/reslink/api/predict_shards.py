@@ -25,7 +25,8 @@ from reslink.imaging.dicom.series import read_series_uid
 from reslink.imaging.image import Unit
 from reslink.imaging.limits import ImagingWarning, warn
 from reslink.imaging.search import ListedFiles, list_files
-from reslink.inference.classifier import BLOCK_BATCHES, Classifier
+from reslink.inference.blocks import in_blocks
+from reslink.inference.classifier import Classifier
 from reslink.inference.prediction import Prediction
 from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import AFTER_FILES, FOR_SERIES, IN_ORDER, predict_sections
@@ -125,13 +126,12 @@ def cut_shards(job: PredictionJob, listed: Sequence[ListedFiles], shard_size: in
     Args:
         job: The settings.
         listed: The files in order.
-        shard_size: Number of files of a shard; rounded up to whole blocks (:data:`BLOCK_BATCHES`), so that a slice shares its
+        shard_size: Number of files of a shard; rounded up to whole blocks (:func:`in_blocks`), so that a slice shares its
             batch with the same slices as in a single process.
 
     Raises:
         UsageError: If the files of one series are given one by one, with a folder between them.
     """
-    block = BLOCK_BATCHES * job.batch_size
     seen: set[str] = set()
     shards: list[Shard] = []
     for folder, group in groupby(listed, key=lambda one: one.folder):
@@ -139,7 +139,7 @@ def cut_shards(job: PredictionJob, listed: Sequence[ListedFiles], shard_size: in
         series = _series_of(run, job)
         if not folder:
             _check_together(seen, series)
-        shards += [_shard(_ShardFiles(job, part)) for part in _cut(run, series, block, shard_size)]
+        shards += [_shard(_ShardFiles(job, part)) for part in _cut(run, series, job.batch_size, shard_size)]
     return shards
 
 
@@ -161,23 +161,20 @@ def _check_together(seen: set[str], series: Sequence[str]) -> None:
     seen |= own
 
 
-def _cut(run: Sequence[ListedFiles], series: Sequence[str], block: int, size: int) -> Iterator[tuple[ListedFiles, ...]]:
+def _cut(run: Sequence[ListedFiles], series: Sequence[str], batch_size: int, size: int) -> Iterator[tuple[ListedFiles, ...]]:
     """Yields parts of a run that end with a block and split no series."""
     last = {uid: i for i, uid in enumerate(series) if uid}
-    part: list[ListedFiles] = []
-    n_files = n_in_block = end_of_series = 0
-    for i, one in enumerate(run):
-        part.append(one)
-        n_files, n_in_block = n_files + len(one.files), n_in_block + len(one.files)
-        end_of_series = max(end_of_series, last.get(series[i], i))
-        if n_in_block < block:
-            continue
-        n_in_block = 0
-        if n_files >= size and i >= end_of_series:
-            yield tuple(part)
-            part, n_files = [], 0
-    if part:
-        yield tuple(part)
+    start = i = n_files = end_of_series = 0
+    for item in in_blocks(run, batch_size):
+        if item is not None:
+            end_of_series = max(end_of_series, last.get(series[i], i))
+            n_files += len(run[i].files)
+            i += 1
+        elif n_files >= size and i > end_of_series:
+            yield tuple(run[start:i])
+            start, n_files = i, 0
+    if start < len(run):
+        yield tuple(run[start:])
 
 
 def _shard(files: _ShardFiles) -> Shard:

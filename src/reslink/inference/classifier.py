@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,10 @@ from reslink.imaging.head_mask import head_mask, stated_content
 from reslink.imaging.image import Image, Stated, Unit, slice_format
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import read_image, read_with_geometry
-from reslink.imaging.search import ListedFiles, list_files
+from reslink.imaging.search import ListedFiles
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, flip_averaged
+from reslink.inference.blocks import in_blocks
 from reslink.inference.devices import pick_device
 from reslink.inference.label_predictions import prediction_of_labels
 from reslink.inference.outputs import Outputs
@@ -39,12 +40,6 @@ if TYPE_CHECKING:
 Source: TypeAlias = str | Path | Image | NDArray[Any]
 """An input of :meth:`Classifier.predict`: a path, an image, or an array of pixels."""
 _SINGLE_SOURCE = (str, Path, Image, np.ndarray)
-_Unit: TypeAlias = Image | NDArray[Any] | ListedFiles
-BLOCK_BATCHES: Final = 8
-"""A new batch begins after this many batches of files, whatever the files hold, and after the last file of a folder.
-
-An output may depend on the size of its batch in the last bits. Parts of a job that consist of whole blocks give the same bits.
-"""
 
 
 def as_sources(source: Source | Iterable[Source]) -> Iterable[Source]:
@@ -357,22 +352,15 @@ class Classifier:
         self, sources: Iterable[Source | ListedFiles], unit: Unit | None, measure: bool, batch_size: int
     ) -> Iterator[Slice | None]:
         """Reads and preprocesses one slice at a time; an unreadable one gives an item with its error. None ends a block."""
-        folder, n_files = "", 0
-        for given in _units(sources):
-            own, size = (given.folder, len(given.files)) if isinstance(given, ListedFiles) else ("", 1)
-            if own != folder:
+        for given in in_blocks(sources, batch_size):
+            if given is None:
                 yield None
-                folder, n_files = own, 0
-            if isinstance(given, ListedFiles):
+            elif isinstance(given, ListedFiles):
                 yield from self._listed_slices(given, unit, measure)
             elif isinstance(given, Image):
-                yield from self._slices_of(Slice(given.source or "image", None, None), partial(_identity, given), measure)
+                yield from self._slices_of(Slice(given.source or "image", None, None), given, measure)
             else:
                 yield from self._slices_of(Slice("array", None, None), partial(image_from_array, given, unit), measure)
-            n_files += size
-            if n_files >= BLOCK_BATCHES * batch_size:
-                yield None
-                n_files = 0
 
     def _listed_slices(self, listed: ListedFiles, unit: Unit | None, measure: bool) -> Iterator[Slice]:
         if listed.error:
@@ -383,11 +371,11 @@ class Classifier:
             yield from self._slices_of(item, read, measure)
 
     def _slices_of(
-        self, file: Slice, read: Callable[[], Image | tuple[Image, dict[str, Any]]], measure: bool
+        self, file: Slice, read: Image | Callable[[], Image | tuple[Image, dict[str, Any]]], measure: bool
     ) -> Iterator[Slice]:
         """Yields the slices of a file, which is given without pixels."""
         try:
-            content = read()
+            content = read if isinstance(read, Image) else read()
             image, geometry = (content, {}) if isinstance(content, Image) else content
             planes, file = image.slices(), replace(file, notes=image.notes)
         except UsageError:
@@ -502,20 +490,6 @@ class Classifier:
                 "Preprocess slices with classifier.bundle.preprocess.pixels and stack them",
             )
         return array
-
-
-def _units(sources: Iterable[Source | ListedFiles]) -> Iterator[_Unit]:
-    for source in sources:
-        if isinstance(source, Image | np.ndarray | ListedFiles):
-            yield source
-        elif isinstance(source, _SINGLE_SOURCE):
-            yield from list_files(source)
-        else:
-            raise invalid_source_error(source)
-
-
-def _identity(image: Image) -> Image:
-    return image
 
 
 def _measured(item: Slice, plane: Image, *, always: bool) -> Slice:
