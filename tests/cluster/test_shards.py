@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -110,6 +112,9 @@ def test_the_shards_of_a_removed_node_run_elsewhere(connected: Any, folder: Path
     def remove() -> None:
         wait_for(lambda: list(log.glob(f"*.{raylet}.*")))
         connected.remove_node(node, allow_graceful=False)
+        for path in log.glob(f"*.{raylet}.*"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(path.suffix[1:]), signal.SIGKILL)
         (log / "hold").unlink()
 
     thread = threading.Thread(target=remove)
