@@ -1,7 +1,8 @@
-"""Adds an evaluation on data of other hospitals to the ledger of a shipped model, and to its card.
+"""Adds an evaluation of a shipped model to its ledger and its card: on other hospitals, or on a held-out part of a source.
 
     python benchmarks/ledger.py ct DATA/ct_rsna
     python benchmarks/ledger.py mri4 DATA/mr_outside --map other=
+    python benchmarks/ledger.py ct HELD_OUT --title "ct_ich, held-out groups" --seen
 
 The row goes to benchmarks/ledger.csv, whether the result is good or bad, and the bundle is written again with all of its rows.
 Images that overlap with the training images are left out, as reslink evaluate does.
@@ -28,7 +29,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError, UsageError
 from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
 
-COLUMNS = ("model", "data", "date", "sha256", "n", "n_groups", "seen", *LEDGER_NUMBERS)
+COLUMNS = ("model", "data", "date", "sha256", "n", "n_refused", "n_groups", "seen", *LEDGER_NUMBERS)
 
 
 def append(name: str, entry: OutsideEvaluation, table: Path = LEDGER) -> None:
@@ -80,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--map", action="append", default=[], help="LABEL=CLASS; LABEL= leaves its images out")
     parser.add_argument("--title", help="name of the data in the ledger; default: its folder")
-    parser.add_argument("--seen", action="store_true", help="other images of this source were trained on")
+    parser.add_argument("--seen", action="store_true", help="a held-out part of a source that was trained on")
     options = parser.parse_args(args)
     try:
         entry = evaluate(options.model, options.data, options.map, options.title, seen=options.seen)

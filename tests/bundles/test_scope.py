@@ -104,7 +104,7 @@ def test_a_bundle_keeps_its_scope(bundle: Bundle, network: ResLink, tmp_path: Pa
     assert "Images: axial FLAIR MR of the head; others are refused" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
-@pytest.mark.parametrize(("name", "text"), [("ct", "axial CT"), ("mri4", "FLAIR T1 MR"), ("lgg", "axial FLAIR MR")])
+@pytest.mark.parametrize(("name", "text"), [("ct", "axial CT"), ("mri4", "FLAIR or T1 MR"), ("lgg", "axial FLAIR MR")])
 def test_the_shipped_bundles_state_what_they_are_for(name: str, text: str) -> None:
     assert str(Bundle.load(name).scope) == f"{text} of the head"
 

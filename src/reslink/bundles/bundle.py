@@ -17,6 +17,7 @@ from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.fingerprints import DIGEST, TrainingImages
 from reslink.bundles.lineage import Ancestor, fingerprint_files, read_lineage
+from reslink.bundles.pretrained import OutsideEvaluation, other_hospitals_sentence, pretrained_info
 from reslink.bundles.record import (
     BUNDLE_JSON,
     DECISION,
@@ -208,6 +209,21 @@ class Bundle:
     def name(self) -> str | None:
         """Name of its folder, or of the run that holds it in ``bundle/``; None before it is saved."""
         return None if self.folder is None else storage.bundle_name(self.folder)
+
+    @property
+    def ledger(self) -> list[OutsideEvaluation]:
+        """The evaluations that a shipped bundle, or a calibrated copy of one, records; empty for other bundles.
+
+        Raises:
+            BundleError: If the description of a shipped bundle is invalid.
+        """
+        info = pretrained_info(self.provenance)
+        return [] if info is None else info.ledger
+
+    @property
+    def statement(self) -> str:
+        """What goes with every answer: the images that the bundle is for, and how it did on those of other hospitals."""
+        return f"{self.scope.sentence} {other_hospitals_sentence(self.ledger)}"
 
     @property
     def case(self) -> CaseKind:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from reslink.bundles.modality_detector import modality_detector
+from reslink.bundles.newer_fields import without_newer_defaults
 from reslink.errors import counted
 from reslink.imaging.image import Modality, Plane, Stated
 from reslink.imaging.input_statistics import brain_share, min_brain_share
@@ -50,20 +51,16 @@ class Scope(BaseModel):
     source: str = "not known"
 
     @model_serializer(mode="wrap")
-    def _without_newer_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves ``min_brain_share`` out if it is None, so that earlier bundles stay the same."""
-        fields: dict[str, Any] = serialize(self)
-        if self.min_brain_share is None:
-            fields.pop("min_brain_share", None)
-        return fields
+    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_newer_defaults(self, serialize, "min_brain_share")
 
     def __str__(self) -> str:
-        words = [*self.planes, *self.sequences, self.modality or "CT or MR"]
-        return f"{' '.join(words)} of the {self.body_part}"
+        words = (" or ".join(self.planes), " or ".join(self.sequences), self.modality or "CT or MR")
+        return f"{' '.join(filter(None, words))} of the {self.body_part}"
 
     @property
     def sentence(self) -> str:
-        """What the model is for, in a sentence that goes with every answer."""
+        """What the model is for, in a sentence."""
         return f"The model is for {self}; patients: {self.population or 'not described'}."
 
     @classmethod

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reslink.datasets.leakage import find_training_duplicates
+from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.errors import InputError, ReslinkError, UsageError, check_choice
 from reslink.explain.attention import attention_maps
 from reslink.explain.attribution import has_feature_map
@@ -96,6 +98,8 @@ class Explanation:
         weight: For a series model, the weight of the slice in the answer; label and probabilities are then
             those of the whole series. None for others.
         by_label: As ``Prediction.by_label``; not part of the JSON form with one class per image.
+        training_image: Whether the bundle was trained on the image or a near duplicate, by its fingerprints, so that
+            its maps say little about new images. None if its training images are not all known, or without a prediction.
     """
 
     path: str
@@ -114,6 +118,7 @@ class Explanation:
     notes: Sequence[str] = ()
     weight: float | None = None
     by_label: Mapping[str, LabelPrediction] | None = None
+    training_image: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form; it has the key ``weight`` only for a series model."""
@@ -124,6 +129,12 @@ class Explanation:
         return form | (
             {} if self.by_label is None else {"by_label": {name: one.as_dict() for name, one in self.by_label.items()}}
         )
+
+
+def count_training_images(explanations: Sequence[Explanation]) -> int | None:
+    """Returns how many explained images the bundle was trained on; None if its training images are not all known."""
+    known = [explanation.training_image for explanation in explanations if explanation.panel is not None]
+    return None if None in known else sum(map(bool, known))
 
 
 def explain_paths(
@@ -174,8 +185,9 @@ def explain_paths(
         if options.randomization_check and explainer.check_images:
             checks += randomization_checks(classifier, explainer.check_images, options.methods)
     except KeyboardInterrupt:
-        explainer.write_index(explanations, checks)  # so that a later run can replace the pictures drawn so far
+        explainer.write_index(explainer.marked(explanations), checks)  # so that a later run can replace these pictures
         raise
+    explanations = explainer.marked(explanations)
     if on_check is not None:
         for check in checks:
             on_check(check)
@@ -264,6 +276,7 @@ class _Explainer:
         inputs = {*map(_key, files), *map(_key, self._masks.values())}
         self._names = _FileNames(folder, previous if options.overwrite else (), inputs)
         self.check_images: list[NDArray[np.uint8]] = []
+        self._thumbnails: dict[tuple[str, int | None], NDArray[np.uint8]] = {}
         self._missing_reported = False
 
     def explain(self, source: _SourceSlice) -> Explanation:
@@ -284,6 +297,7 @@ class _Explainer:
             return self._refused(prediction, source.image)
         if len(self.check_images) < _CHECK_IMAGES:
             self.check_images.append(pixels)
+        self._thumbnails[prediction.path, prediction.slice] = make_thumbnail(source.image)
         target = explained_class(classifier.labels, prediction, self._options.target)
         heats = heat_maps(classifier, pixels, classifier.labels.index(target), self._options.methods)
         placement = preprocess.placement(source.image)
@@ -316,6 +330,16 @@ class _Explainer:
             by_label=prediction.by_label,
         )
 
+    def marked(self, explanations: Sequence[Explanation]) -> list[Explanation]:
+        """Returns the explanations, with those of training images marked; they are found together, as each search is slow."""
+        bundle, names = self._classifier.bundle, list(self._thumbnails)
+        if not bundle.seen_images or not names:
+            return list(explanations)
+        rows = find_training_duplicates(bundle.seen_images, np.stack(list(self._thumbnails.values())))
+        other = False if bundle.knows_seen_images else None
+        known = {name: True if row in rows else other for row, name in enumerate(names)}
+        return [replace(one, training_image=known.get((one.path, one.slice))) for one in explanations]
+
     def _prediction(self, source: _SourceSlice, pixels: NDArray[np.uint8]) -> Prediction:
         if source.answer is not None:
             return replace(source.answer, slice=source.slice)
@@ -341,6 +365,7 @@ class _Explainer:
             self._folder / INDEX,
             {
                 "notice": RESEARCH_USE_ONLY,
+                "n_training_images": count_training_images(explanations),
                 "images": [explanation.as_dict() for explanation in explanations],
                 "randomization_checks": [check.as_dict() for check in checks],
             },

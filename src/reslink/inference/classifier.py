@@ -204,7 +204,7 @@ class Classifier:
         self.bundle.require_slices("Classifier.classify")
         if self.needs_statistics:
             return self.decide(self.outputs(pixels), stated=stated)
-        results = self.bundle.decision.decide(self.logits(pixels))
+        results = self.bundle.decision.decide(self.logits(pixels), names=self.labels.names)
         return results if stated is None else results.with_refusals(self.bundle.scope.refusals(stated, None))
 
     @property
@@ -229,7 +229,7 @@ class Classifier:
         statistics, brain = outputs.statistics, outputs.brain
         if statistics is None and pixels is not None and self.needs_statistics:
             statistics, brain = self.measure(pixels)
-        results = self.bundle.decision.decide(outputs.logits, outputs.features, statistics)
+        results = self.bundle.decision.decide(outputs.logits, outputs.features, statistics, self.labels.names)
         if stated is None:
             return results
         looks = statistics if self.bundle.checks_modality else None

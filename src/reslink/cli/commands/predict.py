@@ -12,6 +12,7 @@ from reslink.cli.options import FOLDER, Backend, BatchSize, BundleFolder, Device
 from reslink.cli.prediction_text import (
     NO_ANSWER,
     abstention_cells,
+    caution,
     error_line,
     label_cells,
     prediction_cells,
@@ -83,7 +84,7 @@ def predict(
         unit=unit,
         series=series,
     )
-    scope = classifier.bundle.scope.sentence
+    scope, warning = classifier.bundle.statement, caution(classifier.bundle)
     for prediction in predictions:
         total += 1
         unoriented += NOT_STATED in prediction.notes
@@ -97,7 +98,7 @@ def predict(
         if json:
             console.json({**prediction.as_dict(), "scope": scope})
         elif csv_file is None:
-            _print_prediction(console, prediction)
+            _print_prediction(console, prediction, warning)
     if pictures is not None and drawn:
         console.note(f"{format_count(drawn, 'picture')} in {pictures}")
     if not json:
@@ -113,8 +114,11 @@ def predict(
         raise typer.Exit(1)
 
 
-def _print_prediction(console: Console, prediction: Prediction) -> None:
-    """Prints answer, probability, file and the reasons of an abstention, separated by tabs; an error goes to stderr."""
+def _print_prediction(console: Console, prediction: Prediction, warning: str) -> None:
+    """Prints answer, probability, file and the reasons of an abstention, separated by tabs; an error goes to stderr.
+
+    ``warning`` from :func:`caution` goes with each answer.
+    """
     from reslink.inference.series_answers import SeriesAnswer
 
     name, interval = prediction.path if prediction.slice is None else f"{prediction.path} slice {prediction.slice}", ""
@@ -132,7 +136,7 @@ def _print_prediction(console: Console, prediction: Prediction) -> None:
         console.row(answer, cells[1], name, *abstention_cells(bool(reasons), prediction.reasons or reasons))
     else:
         cells = prediction_cells(
-            prediction.label, prediction.probabilities, prediction.threshold, prediction.certainty, interval
+            prediction.label, prediction.probabilities, prediction.threshold, prediction.certainty, interval, warning
         )
         console.row(*cells, name, *abstention_cells(prediction.abstain, prediction.reasons))
 
