@@ -262,6 +262,22 @@ def zoo_with_ct(built_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return built_zoo
 
 
+@pytest.fixture(scope="session")
+def known_outside(built_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of ``built_zoo`` with a decision that always answers, and an evaluation on data of another hospital."""
+    from dataclasses import replace
+
+    from reslink.bundles.bundle import Bundle
+    from reslink.bundles.decision.decision import Decision
+
+    entry = {"data": "B", "date": "2026-11-30", "sha256": "ab" * 32, "n": 663, "n_refused": 9, "n_groups": 458, "seen": False}
+    entry |= {"auroc": None, "accuracy": 0.518, "ece": None, "coverage": 0.62, "silent_errors": 0.256}
+    bundle, folder = Bundle.load(built_zoo / "ct"), tmp_path_factory.mktemp("known") / "bundle"
+    described = bundle.provenance | {"pretrained": bundle.provenance["pretrained"] | {"ledger": [entry]}}
+    replace(bundle, provenance=described).with_decision(Decision(temperature=2.0), folder)
+    return folder
+
+
 TINY_RECIPE = (
     "preprocess.size=64",
     "preprocess.channels=1",

@@ -57,6 +57,19 @@ def test_a_backend_without_maps_is_refused_before_the_first_image(built_zoo: Pat
     assert not (tmp_path / "seen").exists()
 
 
+def test_the_accuracy_on_other_hospitals_goes_with_each_answer(known_outside: Path, ring_heads: Path) -> None:
+    images = [str(ring_heads / "61.png"), str(ring_heads / "62.png")]
+    done = CliRunner().invoke(app, ["predict", str(known_outside), *images])
+    assert done.exit_code == 0, done.stderr
+    assert [line.split("\t")[1].endswith(", other hospitals: accuracy 0.52)") for line in done.stdout.splitlines()] == [
+        True
+    ] * 2
+    said = "its accuracy as shipped was 0.52 (n 654, without 9 refused); of all 663, 62 % got an answer"
+    assert done.stderr.count(said) == 1
+    told = CliRunner().invoke(app, ["predict", str(known_outside), *images, "--json"])
+    assert [said in json.loads(line)["scope"] for line in told.stdout.splitlines()] == [True] * 2
+
+
 def test_a_folder_as_csv_file_is_refused_before_the_first_image(built_zoo: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), str(tmp_path / "none.png"), "--csv", str(tmp_path)])
     assert (done.exit_code, done.stdout) == (2, "")

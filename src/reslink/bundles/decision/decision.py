@@ -288,7 +288,7 @@ class Decision(BaseModel):
         sets = prediction_sets(_softmax(two_column_logits(logits)), self.conformal.quantiles)
         for i, row in enumerate(sets):
             if row.sum() != 1 or not row[predicted[i]]:
-                classes = [f"class {k}" if names is None else names[k] for k in np.flatnonzero(row)]
+                classes = [f"class {k}" if names is None else names[k] for k in np.flatnonzero(row).tolist()]
                 reasons[i].append(_set_reason(classes, f"prediction set at {self.conformal.coverage:.4g} coverage"))
         return sets
 
