@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from reslink.bundles.modality_detector import modality_detector
-from reslink.bundles.newer_fields import without_newer_defaults
 from reslink.errors import counted
 from reslink.imaging.image import Modality, Plane, Stated
 from reslink.imaging.input_statistics import brain_share, min_brain_share
 from reslink.imaging.preprocess import Preprocess
+from reslink.settings_text import without_newer_defaults
 
 MIN_SHARE: Final = 0.98
 """A bundle has a modality, or sequences or planes, if at least this share of its training images has them."""
@@ -52,7 +52,7 @@ class Scope(BaseModel):
 
     @model_serializer(mode="wrap")
     def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_newer_defaults(self, serialize, "min_brain_share")
+        return without_newer_defaults(self, serialize(self), "min_brain_share")
 
     def __str__(self) -> str:
         words = (" or ".join(self.planes), " or ".join(self.sequences), self.modality or "CT or MR")

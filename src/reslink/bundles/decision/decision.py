@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.calibration import Conformal, FittedOn, IsotonicCurve
 from reslink.bundles.decision.ood import REASONS, OODDetector
-from reslink.bundles.newer_fields import without_newer_defaults
 from reslink.errors import BundleError, InputError, UsageError
 from reslink.metrics.conformal import prediction_sets
 from reslink.metrics.several_labels.states import two_columns
+from reslink.settings_text import without_newer_defaults
 
 Certainty: TypeAlias = Literal["decided", "uncertain", "uncalibrated", "no answer"]
 
@@ -131,7 +131,7 @@ class Decision(BaseModel):
 
     @model_serializer(mode="wrap")
     def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_newer_defaults(self, serialize, "by_label", "flip_average")
+        return without_newer_defaults(self, serialize(self), "by_label", "flip_average")
 
     @classmethod
     def default(cls, num_classes: int, *, exclusive: bool = True) -> Decision:
