@@ -96,7 +96,8 @@ def _card_body(card: str) -> str:
 
 def _index(models: list[dict[str, Any]]) -> str:
     """Returns the table of models and the table of contents of their pages."""
-    names = ("model", "task", "AUROC (95 % interval)", "accuracy (95 % interval)", "other hospitals: accuracy (n), silent errors")
+    names = ["model", "task", "AUROC (95 % interval)", "accuracy (95 % interval)"]
+    names.append("other hospitals: accuracy (n), silent errors")
     lines = [f"| {' | '.join(names)} |", "|---|---|---|---|---|"]
     for model in models:
         cells = [
