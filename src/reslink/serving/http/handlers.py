@@ -17,7 +17,7 @@ from reslink.explain.onnx_maps import Maps
 from reslink.imaging.dicom.series import group_slices
 from reslink.imaging.image import Stated, Unit
 from reslink.imaging.slice_selection import select_slices
-from reslink.imaging.unit_names import parse_unit
+from reslink.imaging.spellings import parse_unit
 from reslink.inference.prediction import Prediction, Slice, distinct_reasons
 from reslink.inference.series import aggregate_slices
 from reslink.inference.series_answers import SeriesAnswer, pooled_answer
