@@ -28,7 +28,7 @@ FLAIR = Scope(modality="MR", sequences=("FLAIR",), planes=("axial",))
         (Stated("MR"), None),
         (Stated("MR", "FLAIR", "axial"), None),
         (Stated("CT"), "the file is CT, and the model is for axial FLAIR MR of the head"),
-        (Stated("MR", "T1"), "the file is T1, and the model is for axial FLAIR MR of the head"),
+        (Stated("MR", "T1"), "the sequence is T1, and the model is for axial FLAIR MR of the head"),
         (Stated("MR", None, "sagittal"), "the slice is sagittal, and the model is for axial FLAIR MR of the head"),
         (Stated("MR", "FLAIR", "axial", "localizer, not a slice"), "localizer, not a slice"),
         (Stated("CT", excluded="its header states another part of the body"), "its header states another part of the body"),
@@ -171,10 +171,10 @@ def test_slices_with_little_brain_are_counted_together() -> None:
 
 def test_refused_images_are_counted_by_reason_or_without_the_reasons() -> None:
     """A bundle does not store the names of the refused images, and so not the reasons."""
-    refused = {"a.dcm": "the file is CT", "b.dcm": "the file is T1", "c.dcm": "the file is CT"}
+    refused = {"a.dcm": "the file is CT", "b.dcm": "the sequence is T1", "c.dcm": "the file is CT"}
     assert refused_texts({"n_refused": 3, "refused": refused}) == [
         "2 images refused and not counted: the file is CT",
-        "1 image refused and not counted: the file is T1",
+        "1 image refused and not counted: the sequence is T1",
     ]
     assert refused_texts({"n_refused": 3}) == ["3 images refused and not counted"]
     assert refused_texts({"n_refused": 0, "refused": {}}) == refused_texts({}) == []

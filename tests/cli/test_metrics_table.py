@@ -81,11 +81,11 @@ def test_a_summary_with_unreadable_files_lists_them_and_ends_with_1(capsys: pyte
 
 
 def test_refused_images_are_counted_by_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    refused = {"a.dcm": "the file is CT", "b.dcm": "the file is T1", "c.dcm": "the file is CT"}
+    refused = {"a.dcm": "the file is CT", "b.dcm": "the sequence is T1", "c.dcm": "the file is CT"}
     warn_of_refused(Console(), {"refused": refused})
     assert capsys.readouterr().err.splitlines() == [
         "Warning: 2 images refused and not counted: the file is CT.",
-        "Warning: 1 image refused and not counted: the file is T1.",
+        "Warning: 1 image refused and not counted: the sequence is T1.",
     ]
     warn_of_refused(Console(verbose=True), {"refused": refused})
-    assert "b.dcm: the file is T1" in capsys.readouterr().err
+    assert "b.dcm: the sequence is T1" in capsys.readouterr().err

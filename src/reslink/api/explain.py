@@ -72,7 +72,7 @@ def explain(
         >>> explanation.panel  # doctest: +SKIP
         'scan.png'
     """
-    from reslink.imaging.unit_names import parse_unit
+    from reslink.imaging.spellings import parse_unit
 
     stated = parse_unit(unit)
     loaded, checked_methods = check_and_load(bundle, target, methods, network)
@@ -170,12 +170,13 @@ def _is_new(path: str, done: set[str]) -> int:
 
 
 def _files_of(paths: Iterable[str | Path], bundle: Bundle, options: ExplainOptions) -> tuple[list[str | Path], ExplainOptions]:
-    """Returns the images, and the options with the lesion masks and units of data sets among the paths."""
+    """Returns the images, and the options with the lesion masks, units and sequences of data sets among the paths."""
     from reslink.datasets.manifest import Manifest
 
     files: list[str | Path] = []
     masks: dict[str, Path] = {}
     units: dict[str, str] = {}
+    sequences: dict[str, str] = {}
     n_tables = 0
     for path in paths:
         if not str(path).lower().endswith(".csv") and not (Path(path) / "manifest.csv").is_file():
@@ -186,9 +187,10 @@ def _files_of(paths: Iterable[str | Path], bundle: Bundle, options: ExplainOptio
         files += [case.path for case in cases]
         masks |= {str(case.path): case.mask for case in cases if case.mask is not None}
         units |= {str(case.path): case.unit for case in cases if case.unit is not None}
+        sequences |= {str(case.path): case.sequence for case in cases if case.sequence is not None}
     if (options.columns or options.root) and not n_tables:
         raise UsageError("No table was given, but --columns or --root", "Both describe a table", "Remove them, or give a CSV")
-    return files, replace(options, masks=masks, units=units)
+    return files, replace(options, masks=masks, units=units, sequences=sequences)
 
 
 def _images_in(path: str | Path) -> Sequence[str | Path]:

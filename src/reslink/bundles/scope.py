@@ -97,7 +97,7 @@ class Scope(BaseModel):
         if self.modality and stated.modality and stated.modality != self.modality:
             return f"the file is {stated.modality}, and the model is for {self}"
         if self.sequences and stated.sequence and stated.sequence not in self.sequences:
-            return f"the file is {stated.sequence}, and the model is for {self}"
+            return f"the sequence is {stated.sequence}, and the model is for {self}"
         if self.planes and stated.plane and stated.plane not in self.planes:
             return f"the slice is {stated.plane}, and the model is for {self}"
         return None

@@ -23,7 +23,7 @@ from reslink.datasets.manifest_table import TableCases, cases_of_table
 from reslink.datasets.unused_groupings import augmented_copies, unused_grouping
 from reslink.errors import InputError, UsageError, suggest
 from reslink.files import sha256
-from reslink.imaging.unit_names import parse_unit
+from reslink.imaging.spellings import parse_unit
 from reslink.labels import (
     PRESENT,
     CaseKind,
@@ -118,9 +118,9 @@ class Manifest:
         """Reads a data set: a folder of class folders, a folder with ``manifest.csv``, or a CSV file.
 
         A table has the columns ``path`` and ``label``. The columns ``patient_id``, ``source``, ``mask``, ``split`` (train,
-        validation, test) and ``unit`` (hu, mr, gray) are optional; other columns are kept in ``Case.extra``. Other common
-        spellings, such as ``filename``, ``Class`` or ``PatientID``, are understood; ``column_roles``, ``notes`` and the log say
-        which column was used. Paths are absolute, or relative to ``root``.
+        validation, test), ``unit`` (hu, mr, gray) and ``sequence`` (T1, T1C+, T2, FLAIR, …) are optional; other columns are
+        kept in ``Case.extra``. Other common spellings, such as ``filename``, ``Class`` or ``PatientID``, are understood;
+        ``column_roles``, ``notes`` and the log say which column was used. Paths are absolute, or relative to ``root``.
 
         Labels and patient ids are compared in one form (:func:`reslink.labels.clean_text`). Names that differ only in case,
         spacing or number format are refused.
@@ -259,7 +259,7 @@ class Manifest:
         return replace(self, cases=tuple(self.cases[i] for i in indices))
 
     def digest(self, hashes: Mapping[str, str] | None = None) -> str:
-        """Returns the SHA-256 of the data set: names, labels, patients, splits, units and the content of files.
+        """Returns the SHA-256 of the data set: names, labels, patients, splits, units, sequences and the content of files.
 
         It does not depend on the location of the data set or the order of its cases, nor on their sources
         (:meth:`sources_digest`).
@@ -282,6 +282,7 @@ class Manifest:
                     computed.get(case.name) or file_hash(case.path, case.name),
                     file_hash(case.mask, case.name) if case.mask else "",
                     *([case.unit] if case.unit else []),
+                    *([case.sequence] if case.sequence else []),
                 )
             )
             for case in self.cases

@@ -58,6 +58,7 @@ class ExplainOptions:
         overwrite: Whether to remove the pictures and maps of an earlier run, which the folder's ``explain.json`` lists.
         unit: Unit of the values of files that state none: ``HU``, ``MR`` or ``gray``; None decides by the values.
         units: Image path to unit, for images with a unit of their own.
+        sequences: Image path to MR sequence, for images of which a table states it.
         columns: Role to column of the tables among the paths, as for ``Manifest.open``.
         root: Folder that the paths in these tables start from; None for the folder of each table.
     """
@@ -70,6 +71,7 @@ class ExplainOptions:
     overwrite: bool = False
     unit: str | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+    sequences: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, str] | Sequence[str] | None = None
     root: str | Path | None = None
 
@@ -248,16 +250,16 @@ def _read_slices(paths: Iterable[str | Path], options: ExplainOptions) -> Iterat
             yield _SourceSlice(Path(path), None, None, str(error))
             continue
         for file in files:
-            yield from _slices_of(file, options.units.get(str(file), options.unit))
+            yield from _slices_of(file, options.units.get(str(file), options.unit), options.sequences.get(str(file)))
 
 
-def _slices_of(file: Path, unit: str | None) -> Iterator[_SourceSlice]:
+def _slices_of(file: Path, unit: str | None, sequence: str | None) -> Iterator[_SourceSlice]:
     try:
         image = read_image(file, unit)
     except ReslinkError as error:
         yield _SourceSlice(file, None, None, str(error))
         return
-    planes, stated = image.slices(), stated_content(image)
+    planes, stated = image.slices(), stated_content(image, sequence)
     for i, plane in enumerate(planes):
         yield _SourceSlice(file, i if len(planes) > 1 else None, plane, None, stated)
 

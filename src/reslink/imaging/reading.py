@@ -26,7 +26,7 @@ from reslink.imaging.limits import (
     unsupported_error,
 )
 from reslink.imaging.sandbox.pool import decode_in_sandbox
-from reslink.imaging.unit_names import parse_unit
+from reslink.imaging.spellings import parse_unit
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".bmp", ".npy"),

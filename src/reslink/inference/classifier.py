@@ -63,6 +63,7 @@ class Classifier:
         network: The network in eval mode on ``device``; if None, it is built from the bundle on first use.
         device: Device of the network, as a name or a torch device.
         backend: The backend that computes logits; torch if None.
+        sequence: The MR sequence of the files to read, such as ``T1C+``; None takes what each file states.
 
     Attributes:
         bundle: The bundle.
@@ -80,8 +81,9 @@ class Classifier:
         network: Network | None = None,
         device: str | torch.device = "cpu",
         backend: Backend | None = None,
+        sequence: str | None = None,
     ) -> None:
-        self.bundle = bundle
+        self.bundle, self.sequence = bundle, sequence
         self._network, self._device = network, device
         self.backend: Backend = backend or TorchBackend(self.network, bundle.preprocess, self.device)
 
@@ -100,6 +102,7 @@ class Classifier:
         *,
         threads: int | None = None,
         precision: Precision = "fp32",
+        sequence: str | None = None,
     ) -> Classifier:
         """Loads a bundle. Imports torch only if the backend is torch.
 
@@ -109,6 +112,7 @@ class Classifier:
             backend: See :func:`reslink.inference.backends.choose_backend`.
             threads: Number of threads of a backend other than torch; default: as many as torch uses, or the number of cores.
             precision: ``fp32``, or ``bf16`` for OpenVINO only.
+            sequence: The MR sequence of the files to read, such as ``T1C+``; None takes what each file states.
 
         Raises:
             BundleError: If this version cannot use the bundle, or the backend cannot run it.
@@ -118,10 +122,10 @@ class Classifier:
         loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         name = backends.choose_backend(backend, loaded, device)
         if name != "torch":
-            return cls(loaded, device="cpu", backend=backends.load_backend(name, loaded, threads, precision))
+            return cls(loaded, device="cpu", backend=backends.load_backend(name, loaded, threads, precision), sequence=sequence)
         if precision != "fp32":
             raise backends.precision_error(name, precision)
-        return cls(loaded, device=pick_device(device))
+        return cls(loaded, device=pick_device(device), sequence=sequence)
 
     @property
     def device(self) -> torch.device:
@@ -350,7 +354,7 @@ class Classifier:
         """Reads and preprocesses one slice at a time; an unreadable file or slice gives an item with its error."""
         for source in sources:
             if isinstance(source, Image):
-                yield from self._slices_of(Slice(source.source or "image", None, None), partial(_identity, source), measure)
+                yield from self._slices_of(Slice(source.source or "image", None, None), partial(replace, source), measure)
                 continue
             if isinstance(source, np.ndarray):
                 yield from self._slices_of(Slice("array", None, None), partial(image_from_array, source, unit), measure)
@@ -380,7 +384,7 @@ class Classifier:
         except ReslinkError as error:
             yield replace(file, error=str(error))
             return
-        stated = stated_content(image)
+        stated = stated_content(image, self.sequence)
         refused = self.bundle.scope.refusal(stated)
         file = replace(file, count=len(planes), geometry=geometry, stated=stated, refused=refused)
         for position, plane in enumerate(planes):
@@ -487,10 +491,6 @@ class Classifier:
                 "Preprocess slices with classifier.bundle.preprocess.pixels and stack them",
             )
         return array
-
-
-def _identity(image: Image) -> Image:
-    return image
 
 
 def _measured(item: Slice, plane: Image, *, always: bool) -> Slice:

@@ -268,7 +268,7 @@ def view_series(classifier: Classifier, series: SeriesSlices, path: str, batch_s
         InputError: If a slice cannot be preprocessed.
     """
     pixels = [classifier.bundle.preprocess.pixels(plane) for plane in series.planes]
-    stated = stated_content(series.planes[0])
+    stated = stated_content(series.planes[0], classifier.sequence)
     refused = classifier.bundle.scope.refusal(stated)
     batches = [np.stack(pixels[i : i + batch_size]) for i in range(0, len(pixels), batch_size)]
     outputs = stack_outputs([classifier.outputs(batch) for batch in batches])

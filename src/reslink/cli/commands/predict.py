@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import FOLDER, Backend, BatchSize, BundleFolder, Device, Images, Json, Unit, threads_from_environment
+from reslink.cli.options import (
+    FOLDER,
+    Backend,
+    BatchSize,
+    BundleFolder,
+    Device,
+    Images,
+    Json,
+    Sequence,
+    Unit,
+    threads_from_environment,
+)
 from reslink.cli.prediction_text import (
     NO_ANSWER,
     abstention_cells,
@@ -50,6 +61,7 @@ def predict(
         FOLDER,
     ] = None,
     unit: Unit = None,
+    sequence: Sequence = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -71,7 +83,7 @@ def predict(
     from reslink.inference.classifier import Classifier
     from reslink.inference.series_answers import SeriesAnswer
 
-    classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads_from_environment())
+    classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads_from_environment(), sequence=sequence)
     has_slice_answers = series == "auto" and classifier.bundle.case == "slice"
     failed = total = abstained = partial = refused = unoriented = predicted = drawn = 0
     predictions = iter_predictions(

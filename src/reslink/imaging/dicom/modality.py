@@ -10,6 +10,7 @@ from pydicom import Dataset, uid
 from pydicom.config import IGNORE
 
 from reslink.imaging.image import Modality
+from reslink.imaging.spellings import WITH_CONTRAST
 
 MANUFACTURER: Final = "reslink"
 """Manufacturer of all objects written by this package. They are never classified."""
@@ -88,6 +89,15 @@ _SEQUENCE_WORDS: Final = {
     "PD": r"\bpd\b|_pd_",
 }
 """Words in the names of series, by sequence."""
+
+_WITH_AGENT: Final = (
+    r"(?<![a-z])(post(?!.?op)|gd|gad\w*|ce|c\+|\+ ?c|with contrast|km)(?![a-z])|t1w?ce|t1w? ?\+ ?c"
+    r"|(?<![a-z0-9])t1c(?![a-z0-9-])"
+)
+"""Words in the names of series of T1 after a contrast agent."""
+
+_NO_AGENT: Final = ("no", "none", "n", "without", "no contrast")
+"""What scanners write as the contrast agent of an acquisition without one."""
 
 _T1_FLAIR: Final = r"t1w?[\s_-]?flair|t1\S*dark.?fluid"
 """Names of T1 FLAIR, whose contrast is T1."""
@@ -177,13 +187,15 @@ def is_without_pixels(sop_class: str) -> bool:
 
 
 def stated_sequence(header: Dataset) -> str | None:
-    """Returns the contrast of an MR image: T1, T2, FLAIR, PD, T2*, DWI and others; None if the header states none, or for CT.
+    """Returns the contrast of an MR image: T1, T1C+, T2, FLAIR, PD, T2*, DWI and others; None if none is stated, or for CT.
 
     Acquisition Contrast of enhanced objects decides (PS3.3 C.8.13.3), else the times of the acquisition, else the words of the
-    series. Doubtful headers state nothing, nor do those of angiography, perfusion and field maps.
+    series. T1 is T1C+ if the header names a contrast agent or the words of the series do; nothing is stated if the agent was
+    emptied, as de-identification does. Doubtful headers state nothing, nor do those of angiography, perfusion and field maps.
     """
     try:
-        return _sequence(header)
+        sequence = _sequence(header)
+        return _t1_by_agent(header) if sequence == "T1" else sequence
     except Exception:  # noqa: BLE001 - as for series_exclusion_reason
         return None
 
@@ -194,11 +206,26 @@ def _sequence(header: Dataset) -> str | None:
     contrast = _CONTRASTS.get(str(header.get("AcquisitionContrast") or "").strip().upper())
     if contrast:
         return contrast
-    words = f"{header.get('SeriesDescription') or ''} {header.get('ProtocolName') or ''}".lower()
+    words = _words(header)
     is_angiography = str(header.get("AngioFlag") or "").strip().upper() == "Y"
     if is_angiography or re.search(_OTHER_SEQUENCE, words):
         return None
     return _sequence_of_times(header) or _sequence_of_words(words)
+
+
+def _t1_by_agent(header: Dataset) -> str | None:
+    """Returns T1 or T1C+, or None for T1 of which the header hides whether a contrast agent was given."""
+    if re.search(_WITH_AGENT, _words(header)):
+        return WITH_CONTRAST
+    agent = header.get("ContrastBolusAgent")
+    if agent is None:  # absent: PS3.3 C.7.6.4 requires the module where an agent was given
+        return "T1"
+    name = str(agent).strip().casefold()
+    return None if not name else "T1" if name in _NO_AGENT else WITH_CONTRAST
+
+
+def _words(header: Dataset) -> str:
+    return f"{header.get('SeriesDescription') or ''} {header.get('ProtocolName') or ''}".lower()
 
 
 def _sequence_of_times(header: Dataset) -> str | None:
