@@ -15,6 +15,7 @@ from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.decision.calibration import Conformal
 from reslink.bundles.pretrained import pretrained_info
 from reslink.cli.console import RESEARCH_USE
 from reslink.cli.main import app
@@ -94,6 +95,14 @@ def test_one_picture_is_counted_as_one(built_zoo: Path, ring_heads: Path, tmp_pa
     words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "onnxruntime"]
     done = CliRunner().invoke(app, ["predict", *words, "--pictures", str(tmp_path / "seen")])
     assert f"1 picture in {tmp_path / 'seen'}\n1 line, 0 failed" in done.stderr
+
+
+def test_images_that_the_model_abstains_from_are_counted(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    bundle = Bundle.load(built_zoo / "ct")
+    never = Conformal(coverage=0.9, per_class=False, limits=(1e-9, 1e-9), n_images=9, n_groups=9)  # every set is empty
+    bundle.with_decision(bundle.decision.model_copy(update={"conformal": never}), tmp_path / "b")
+    words = [str(tmp_path / "b"), str(ring_heads / "61.png"), "--backend", "onnxruntime"]
+    assert "1 line, 0 failed, 1 not answered (abstention)" in CliRunner().invoke(app, ["predict", *words]).stderr
 
 
 def test_no_picture_without_a_prediction_and_long_names_are_shortened(
