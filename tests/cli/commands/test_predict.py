@@ -148,7 +148,7 @@ def test_the_threshold_of_the_label_is_printed(built_zoo: Path, ring_heads: Path
         bundle.with_decision(rule, folder)
         done = CliRunner().invoke(app, ["predict", str(folder), *words])
         assert done.exit_code == 0, done.stderr
-        assert ("The label is Tumor at a probability of 0.9375 or more (threshold: a test)" in done.stderr) == printed
+        assert ("The label is Tumor at a probability of 0.938 or more (threshold: a test)" in done.stderr) == printed
 
 
 def test_the_picture_folder_holds_nothing_else(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
