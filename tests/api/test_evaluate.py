@@ -19,6 +19,8 @@ def test_it_writes_and_returns_the_evaluation(
     assert capfd.readouterr() == ("", "")
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == json.loads(json.dumps(result))
     assert (tmp_path / "out" / "report.html").is_file()
+    assert result["data"] == heads.name
+    assert f"on {heads.name} · Evaluation report" in (tmp_path / "out" / "report.html").read_text()
     assert (result["n"] + result["n_excluded"], result["leakage"]["status"]) == (28, "excluded")
     assert result["n_excluded"] > 0, "training images are excluded"
     with pytest.raises(UsageError, match="already holds an evaluation"):

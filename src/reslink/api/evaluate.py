@@ -66,6 +66,7 @@ def evaluate(
         0.93
     """
     from reslink.bundles.bundle import Bundle
+    from reslink.datasets.manifest import data_set_name
     from reslink.evaluation.subgroup_columns import check_columns
     from reslink.inference.devices import check_device_name
 
@@ -89,6 +90,7 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         allow_leakage=allow_leakage,
+        data_name=data_set_name(data) if isinstance(data, str | Path) else None,
     )
     result = evaluate_bundle(loaded, manifest, folder, options)
     evaluation_report(folder)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "Bundle"]
 
-_NOT_STORED: Final = ("failed", "refused", "excluded", "leaked", "bundle", "usage_notes", "data_notes")
+_NOT_STORED: Final = ("failed", "refused", "excluded", "leaked", "bundle", "usage_notes", "data_notes", "data", "date")
 """Entries of ``evaluation.json`` that are not stored in a bundle."""
 
 
@@ -116,7 +116,7 @@ class Bundle:
             "classes": " / ".join(self.labels.names),
             "images": str(self.scope),
             "input": f"{self.preprocess.channels}×{self.preprocess.size}×{self.preprocess.size}",
-            "threshold": None if threshold is None else f"{threshold:.3g}",
+            "threshold": None if threshold is None else f"{threshold:.3f}",
             "prediction sets": "no" if self.decision.conformal is None else f"coverage {self.decision.conformal.coverage:g}",
             "OOD detector": "no" if self.decision.ood is None else "yes",
             "ONNX model": "no" if self.onnx_model is None else "yes",
@@ -195,8 +195,8 @@ class Bundle:
 
         Args:
             metrics: The content of ``evaluation.json``; replaces the previous metrics. Lists of cases are left out, because
-                file names can identify patients and bundles are passed on. The name of the bundle, its usage notes and the
-                remarks on the data are left out as well.
+                file names can identify patients and bundles are passed on. The name of the bundle, its usage notes, the name
+                of the data set, the remarks on it and the date are left out as well.
         """
         kept = {key: value for key, value in metrics.items() if key not in _NOT_STORED}
         evaluated = replace(self, metrics=kept)

@@ -15,6 +15,7 @@ from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.decision.calibration import Conformal
 from reslink.bundles.pretrained import pretrained_info
 from reslink.cli.console import RESEARCH_USE
 from reslink.cli.main import app
@@ -109,6 +110,14 @@ def test_one_picture_is_counted_as_one(built_zoo: Path, ring_heads: Path, tmp_pa
     assert f"1 picture in {tmp_path / 'seen'}\n1 line, 0 failed" in done.stderr
 
 
+def test_images_that_the_model_abstains_from_are_counted(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    bundle = Bundle.load(built_zoo / "ct")
+    never = Conformal(coverage=0.9, per_class=False, limits=(1e-9, 1e-9), n_images=9, n_groups=9)  # every set is empty
+    bundle.with_decision(bundle.decision.model_copy(update={"conformal": never}), tmp_path / "b")
+    words = [str(tmp_path / "b"), str(ring_heads / "61.png"), "--backend", "onnxruntime"]
+    assert "1 line, 0 failed, 1 not answered (abstention)" in CliRunner().invoke(app, ["predict", *words]).stderr
+
+
 def test_no_picture_without_a_prediction_and_long_names_are_shortened(
     built_zoo: Path, ring_heads: Path, tmp_path: Path
 ) -> None:
@@ -152,7 +161,7 @@ def test_the_threshold_of_the_label_is_printed(built_zoo: Path, ring_heads: Path
         bundle.with_decision(rule, folder)
         done = CliRunner().invoke(app, ["predict", str(folder), *words])
         assert done.exit_code == 0, done.stderr
-        assert ("The label is Tumor at a probability of 0.9375 or more (threshold: a test)" in done.stderr) == printed
+        assert ("The label is Tumor at a probability of 0.938 or more (threshold: a test)" in done.stderr) == printed
 
 
 def test_the_picture_folder_holds_nothing_else(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:

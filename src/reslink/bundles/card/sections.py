@@ -103,11 +103,11 @@ def label_rule(decision: Decision, labels: Labels) -> str:
     """Returns in one line how probabilities become a label."""
     if decision.by_label:
         rules = zip(labels.names, decision.by_label, strict=True)
-        shown = ", ".join(f"`{name}` {one.threshold:g} ({one.threshold_source})" for name, one in rules)
+        shown = ", ".join(f"`{name}` {one.threshold:.3f} ({one.threshold_source})" for name, one in rules)
         return f"all labels that reach their threshold: {shown}"
     if decision.threshold is None:
         return "the most probable class"
-    return f"`{labels.positive}` at a probability of {decision.threshold:g} or more (threshold: {decision.threshold_source})"
+    return f"`{labels.positive}` at a probability of {decision.threshold:.3f} or more (threshold: {decision.threshold_source})"
 
 
 def decision_section(decision: Decision, labels: Labels, metrics: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from reslink.cli.options import (
     Split,
     Unit,
 )
+from reslink.errors import counted
 
 EXAMPLES = (
     "reslink evaluate runs/first/bundle other-hospital/ --out evaluated",
@@ -58,12 +59,14 @@ def evaluate(
     from reslink.api.evaluate import evaluate as evaluate_data
     from reslink.cli.metrics_table import (
         labels_of,
+        print_answers,
         print_labels,
         print_metrics,
         print_subgroups,
         warn_of_leakage,
         warn_of_refused,
     )
+    from reslink.evaluation.selective import can_abstain
 
     result = evaluate_data(
         bundle,
@@ -90,7 +93,9 @@ def evaluate(
     if json:
         console.json(result)
     else:
-        print_metrics(console, result["metrics"], tuple(result["metrics"]), f"{result['n']} images")
+        images = f"{counted(result['n'], 'image')}{', abstentions included' if can_abstain(result) else ''}"
+        print_metrics(console, result["metrics"], tuple(result["metrics"]), images)
+        print_answers(console, result)
         print_labels(console, labels_of(result))
         print_subgroups(console, result["subgroups"])
         console.note(f"report: {out / 'report.html'}")

@@ -114,7 +114,7 @@ def predict(
     if pictures is not None and drawn:
         console.note(f"{format_count(drawn, 'picture')} in {pictures}")
     if not json:
-        abstentions = f", {abstained} abstained from" if classifier.bundle.decision.abstains and predicted else ""
+        abstentions = f", {abstained} not answered (abstention)" if classifier.bundle.decision.abstains and predicted else ""
         abstentions += f", {partial} without an answer for some label" if partial else ""
         refusals = f", {refused} refused" if refused else ""
         written = f", written to {csv_file}" if csv_file else ""

@@ -52,6 +52,7 @@ class Experiment:
             "An experiment",
             "Leave data.labels out of the recipe, and choose the column of the class with --columns label=COLUMN",
         )
+        self.recipe.decision.check_labels(self.manifest.labels)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise UsageError(
                 f"The seeds are {list(self.seeds)}",
