@@ -177,12 +177,12 @@ def other_hospitals_sentence(ledger: Iterable[OutsideEvaluation]) -> str:
     if not evaluations:
         return "No evaluation on images of other hospitals is recorded."
     worst = evaluations[0]
-    which = f", the worst of {len(evaluations)} data sets" if len(evaluations) > 1 else ""
+    which = f", the worst of {len(evaluations)} evaluations" if len(evaluations) > 1 else ""
     refused = f", without {worst.n_refused} refused" if worst.n_refused else ""
+    wrong = f", of which {100 * worst.silent_errors / worst.coverage:.0f} % were wrong" if worst.coverage else ""
     return (
         f"On images of other hospitals{which}, its accuracy as shipped was {worst.accuracy:.2f} (n {worst.n - worst.n_refused}"
-        f"{refused}); of all {worst.n}, {100 * worst.coverage:.0f} % got an answer, and {100 * worst.silent_errors:.0f} % a"
-        " wrong one without an abstention."
+        f"{refused}); of all {worst.n}, {100 * worst.coverage:.0f} % got an answer{wrong}."
     )
 
 

@@ -460,9 +460,11 @@ def _with_known_labels(cases: Sequence[Case], labels: Labels) -> list[Case]:
     names = {clean_text(name): name for name in labels.names}
     for case in cases:
         if case.label not in names and case.label not in labels.names:
+            hint = suggest(case.label, labels.names)
             raise UsageError(
                 f"{case.name} has the label {case.label!r}, which is not a class of the model",
                 f"The model's classes are {', '.join(labels.names)}",
-                suggest(case.label, labels.names),
+                f"{hint if hint.endswith('?') else f'{hint}.'} Or use reslink external, whose --map maps other labels or "
+                "leaves them out",
             )
     return [replace(case, label=names.get(case.label, case.label)) for case in cases]
