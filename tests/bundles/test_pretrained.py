@@ -141,8 +141,8 @@ def test_the_worst_result_on_other_hospitals_goes_with_every_answer():
     own = better.model_copy(update={"accuracy": 0.3, "seen": True})
     assert other_hospitals([better, own, worst]) == [worst, better]
     assert other_hospitals_sentence([better, own, worst]) == (
-        "On images of other hospitals, the worst of 2 data sets, its accuracy as shipped was 0.52 (n 654, without 9 refused); "
-        "of all 663, 62 % got an answer, and 26 % a wrong one without an abstention."
+        "On images of other hospitals, the worst of 2 evaluations, its accuracy as shipped was 0.52 (n 654, without 9 refused)"
+        "; of all 663, 62 % got an answer, and 26 % a wrong one without an abstention."
     )
     assert other_hospitals_sentence([better]) == (
         "On images of other hospitals, its accuracy as shipped was 0.90 (n 50); "

@@ -52,7 +52,7 @@ class OutsideEvaluation(BaseModel):
         sha256: SHA-256 of the data set (``Manifest.digest``).
         n: Number of images, without those that overlap with the training images, and with those that the bundle refuses.
         n_refused: Number of these images that the bundle refuses.
-        n_groups: Number of their groups (patients, with near duplicates joined).
+        n_groups: Number of groups (patients, with near duplicates joined) of the images that are not refused.
         seen: Whether it is a held-out part of a source that the bundle was trained on; otherwise hospitals that it never saw.
         auroc: The area under the ROC curve of the images that are not refused; None where it is not defined.
         accuracy: Accuracy of the images that are not refused, without abstention.
@@ -177,7 +177,7 @@ def other_hospitals_sentence(ledger: Iterable[OutsideEvaluation]) -> str:
     if not evaluations:
         return "No evaluation on images of other hospitals is recorded."
     worst = evaluations[0]
-    which = f", the worst of {len(evaluations)} data sets" if len(evaluations) > 1 else ""
+    which = f", the worst of {len(evaluations)} evaluations" if len(evaluations) > 1 else ""
     refused = f", without {worst.n_refused} refused" if worst.n_refused else ""
     return (
         f"On images of other hospitals{which}, its accuracy as shipped was {worst.accuracy:.2f} (n {worst.n - worst.n_refused}"
