@@ -22,6 +22,7 @@ from reslink.imaging.image import Image, Stated, Unit, slice_format
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import read_image, read_with_geometry
 from reslink.imaging.search import iter_series
+from reslink.imaging.spellings import parse_sequence
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, flip_averaged
 from reslink.inference.devices import pick_device
@@ -68,6 +69,10 @@ class Classifier:
     Attributes:
         bundle: The bundle.
         backend: The backend that computes logits.
+        sequence: The MR sequence by its name in ``parse_sequence``; None if none was given.
+
+    Raises:
+        UsageError: If the sequence is empty.
 
     Example:
         >>> import reslink
@@ -83,7 +88,8 @@ class Classifier:
         backend: Backend | None = None,
         sequence: str | None = None,
     ) -> None:
-        self.bundle, self.sequence = bundle, sequence
+        self.bundle = bundle
+        self.sequence = None if sequence is None else parse_sequence(sequence)
         self._network, self._device = network, device
         self.backend: Backend = backend or TorchBackend(self.network, bundle.preprocess, self.device)
 
