@@ -69,10 +69,6 @@ class Classifier:
     Attributes:
         bundle: The bundle.
         backend: The backend that computes logits.
-        sequence: The MR sequence by its name in ``parse_sequence``; None if none was given.
-
-    Raises:
-        UsageError: If the sequence is empty.
 
     Example:
         >>> import reslink
@@ -88,8 +84,7 @@ class Classifier:
         backend: Backend | None = None,
         sequence: str | None = None,
     ) -> None:
-        self.bundle = bundle
-        self.sequence = None if sequence is None else parse_sequence(sequence)
+        self.bundle, self.sequence = bundle, None if sequence is None else parse_sequence(sequence)
         self._network, self._device = network, device
         self.backend: Backend = backend or TorchBackend(self.network, bundle.preprocess, self.device)
 
