@@ -341,8 +341,7 @@ class Classifier:
         return [p for p, _ in self._predict_batch([Slice("", None, row) for row in self._checked(pixels)])]
 
     def _stream(self, slices: Iterable[Slice], batch_size: int, keep_images: bool) -> Iterator[tuple[Prediction, Slice]]:
-        batch: list[Slice] = []
-        readable = 0
+        batch, readable = list[Slice](), 0
         for item in slices:
             batch.append(item if keep_images else replace(item, image=None))
             readable += item.pixels is not None
