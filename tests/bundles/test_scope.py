@@ -71,6 +71,7 @@ def test_what_a_file_states_wins_over_its_look(head_statistics: Callable[..., np
         ([Stated("MR", "T1"), Stated("MR", None, "axial")], ("MR", (), ())),
         ([Stated("CT"), Stated("MR")], (None, (), ())),
         ([Stated("CT"), Stated()], (None, (), ())),
+        ([Stated(None, "T1C+")] * 3, ("MR", ("T1C+",), ())),
         ([Stated("MR", "FLAIR", "axial")] * 999 + [Stated("MR")], ("MR", ("FLAIR",), ("axial",))),
         ([Stated("MR", "FLAIR", "axial")] * 999 + [Stated("MR", "T1", "coronal")], ("MR", ("FLAIR",), ("axial",))),
         ([Stated("MR", "FLAIR", "axial")] * 97 + [Stated("MR", "T1", "axial")] * 3, ("MR", ("FLAIR", "T1"), ("axial",))),
@@ -104,7 +105,7 @@ def test_a_bundle_keeps_its_scope(bundle: Bundle, network: ResLink, tmp_path: Pa
     assert "Images: axial FLAIR MR of the head; others are refused" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
-@pytest.mark.parametrize(("name", "text"), [("ct", "axial CT"), ("mri4", "FLAIR or T1 MR"), ("lgg", "axial FLAIR MR")])
+@pytest.mark.parametrize(("name", "text"), [("ct", "axial CT"), ("mri4", "FLAIR or T1C+ MR"), ("lgg", "axial FLAIR MR")])
 def test_the_shipped_bundles_state_what_they_are_for(name: str, text: str) -> None:
     assert str(Bundle.load(name).scope) == f"{text} of the head"
 
@@ -155,6 +156,12 @@ def test_the_rule_is_stored_in_the_bundle_and_on_its_card_and_a_bundle_without_i
     assert Bundle.load(tmp_path / "plain").scope.min_brain_share is None
     cards = [(tmp_path / name / "MODEL_CARD.md").read_text() for name in ("ruled", "plain")]
     assert ["little brain, less than 25 % of the head" in card for card in cards] == [True, False]
+
+
+def test_a_model_for_ct_refuses_an_image_whose_user_states_a_sequence() -> None:
+    ct = Scope(modality="CT")
+    assert ct.refusal(Stated(None, "T1")) == "the sequence T1 is of MR, and the model is for CT of the head"
+    assert ct.refusal(Stated("CT", "angiography")) is None
 
 
 def test_slices_with_little_brain_are_counted_together() -> None:

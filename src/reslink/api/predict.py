@@ -70,12 +70,11 @@ def predict(
         >>> prediction.label, prediction.probability  # doctest: +SKIP
         ('Tumor', 0.974)
     """
-    from reslink.imaging.spellings import parse_sequence, parse_unit
+    from reslink.imaging.spellings import parse_unit
     from reslink.inference.classifier import Classifier, as_sources
 
     stated = parse_unit(unit)
-    stated_sequence = None if sequence is None else parse_sequence(sequence)
-    classifier = Classifier.load(bundle, device=device, backend=backend, sequence=stated_sequence)
+    classifier = Classifier.load(bundle, device=device, backend=backend, sequence=sequence)
     return list(
         iter_predictions(
             classifier,

@@ -52,7 +52,7 @@ class OutsideEvaluation(BaseModel):
         sha256: SHA-256 of the data set (``Manifest.digest``).
         n: Number of images, without those that overlap with the training images, and with those that the bundle refuses.
         n_refused: Number of these images that the bundle refuses.
-        n_groups: Number of their groups (patients, with near duplicates joined).
+        n_groups: Number of groups (patients, with near duplicates joined) of the images that are not refused.
         seen: Whether it is a held-out part of a source that the bundle was trained on; otherwise hospitals that it never saw.
         auroc: The area under the ROC curve of the images that are not refused; None where it is not defined.
         accuracy: Accuracy of the images that are not refused, without abstention.

@@ -109,7 +109,7 @@ Unit = Annotated[
         show_default=False,
     ),
 ]
-Sequence = Annotated[
+MRSequence = Annotated[
     str | None,
     typer.Option(
         "--sequence",

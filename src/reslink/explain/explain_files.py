@@ -58,6 +58,7 @@ class ExplainOptions:
         overwrite: Whether to remove the pictures and maps of an earlier run, which the folder's ``explain.json`` lists.
         unit: Unit of the values of files that state none: ``HU``, ``MR`` or ``gray``; None decides by the values.
         units: Image path to unit, for images with a unit of their own.
+        sequence: MR sequence of the files, such as ``T1C+``; None takes that of the classifier, or what each file states.
         sequences: Image path to MR sequence, for images of which a table states it.
         columns: Role to column of the tables among the paths, as for ``Manifest.open``.
         root: Folder that the paths in these tables start from; None for the folder of each table.
@@ -71,6 +72,7 @@ class ExplainOptions:
     overwrite: bool = False
     unit: str | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+    sequence: str | None = None
     sequences: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, str] | Sequence[str] | None = None
     root: str | Path | None = None
@@ -170,6 +172,7 @@ def explain_paths(
         StorageError: If the folder cannot be written to.
     """
     options = options or ExplainOptions()
+    options = replace(options, sequence=options.sequence or classifier.sequence)
     _check_methods(options.methods)
     if options.target is not None:
         classifier.labels.index(options.target)  # raises for an unknown class
@@ -219,14 +222,17 @@ def _read_series(classifier: Classifier, paths: Iterable[str | Path], options: E
         try:
             for files in iter_series(path):
                 shown = Path(path) if len(files) > 1 and Path(path).is_dir() else files[0]
-                yield from _slices_of_series(classifier, files, shown, options.units.get(str(path), options.unit))
+                stated = options.units.get(str(path), options.unit), options.sequences.get(str(path), options.sequence)
+                yield from _slices_of_series(classifier, files, shown, *stated)
         except InputError as error:
             yield _SourceSlice(Path(path), None, None, str(error))
 
 
-def _slices_of_series(classifier: Classifier, files: list[Path], shown: Path, unit: str | None) -> Iterator[_SourceSlice]:
+def _slices_of_series(
+    classifier: Classifier, files: list[Path], shown: Path, unit: str | None, sequence: str | None
+) -> Iterator[_SourceSlice]:
     try:
-        view = view_series(classifier, read_series_slices(files, str(shown), unit), str(shown))
+        view = view_series(classifier, read_series_slices(files, str(shown), unit), str(shown), sequence=sequence)
     except ReslinkError as error:
         yield _SourceSlice(shown, None, None, str(error))
         return
@@ -234,7 +240,7 @@ def _slices_of_series(classifier: Classifier, files: list[Path], shown: Path, un
     if answer.error is not None:
         yield _SourceSlice(shown, None, None, answer.error)
         return
-    stated = stated_content(slices.planes[0])
+    stated = view.stated
     if answer.result is None or answer.result.attention is None:
         yield _SourceSlice(shown, None, slices.planes[0], None, stated, answer)
         return
@@ -250,7 +256,9 @@ def _read_slices(paths: Iterable[str | Path], options: ExplainOptions) -> Iterat
             yield _SourceSlice(Path(path), None, None, str(error))
             continue
         for file in files:
-            yield from _slices_of(file, options.units.get(str(file), options.unit), options.sequences.get(str(file)))
+            yield from _slices_of(
+                file, options.units.get(str(file), options.unit), options.sequences.get(str(file), options.sequence)
+            )
 
 
 def _slices_of(file: Path, unit: str | None, sequence: str | None) -> Iterator[_SourceSlice]:

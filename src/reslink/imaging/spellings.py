@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from reslink.errors import UsageError, suggest
@@ -32,10 +33,11 @@ WITH_CONTRAST: Final = "T1C+"
 """T1 after a contrast agent, which shows other tissue than T1 without one."""
 
 _SPELLINGS: Final[dict[str, str]] = {
-    "T1": "t1 t1w t1n t1wi t1weighted t1native t1pre t1c-",
-    WITH_CONTRAST: "t1c+ t1+c t1c t1ce t1wce t1ce+ cet1 cet1w t1gd t1wgd t1+gd t1gd+ gdt1 t1post t1contrast t1contrastenhanced "
-    "t1km t1withcontrast t1postcontrast contrastenhancedt1",
-    "T2": "t2 t2w t2wi t2weighted",
+    "T1": "t1 t1n t1native t1unenhanced t1pre t1pregd t1precontrast t1nocontrast t1noncontrast t1withoutcontrast t1c- t1ce- "
+    "t1flair",
+    WITH_CONTRAST: "t1c+ t1+c t1c t1ce t1ce+ t1+ce cet1 cet1w t1gd t1+gd t1gd+ gdt1 gdt1w t1gad t1post t1postgd t1postgad "
+    "t1contrast t1contrastenhanced t1km t1withcontrast t1postcontrast t1aftercontrast contrastenhancedt1 contrastenhancedt1w",
+    "T2": "t2",
     "FLAIR": "flair t2flair flairt2 t2f fluidattenuated",
     "T2*": "t2* t2star swi t2starw gre",
     "PD": "pd pdw protondensity",
@@ -44,7 +46,7 @@ _SPELLINGS: Final[dict[str, str]] = {
     "perfusion": "perfusion dsc dce asl",
     "angiography": "angiography mra tof",
 }
-"""How people spell the sequences, in lower case and without spaces, dots, hyphens and underscores (but ``t1c-``)."""
+"""How people spell the sequences, as :func:`_key` writes them."""
 
 _NAMES: Final[dict[str, str]] = {spelling: name for name, words in _SPELLINGS.items() for spelling in words.split()}
 
@@ -55,7 +57,14 @@ def parse_sequence(text: str) -> str:
     Args:
         text: Any usual spelling, such as ``T1w``, ``t1ce`` or ``T2 FLAIR``. Another text is returned as it is, and names a
             sequence of its own.
+
+    Raises:
+        UsageError: If the text is empty.
     """
+    if not text.strip():
+        raise UsageError(
+            "The sequence is empty", f"Sequences are {', '.join(_SPELLINGS)} and others", "Leave it out if it is not known"
+        )
     return _NAMES.get(_key(text), text.strip())
 
 
@@ -65,5 +74,6 @@ def is_sequence(text: str) -> bool:
 
 
 def _key(text: str) -> str:
-    key = text.strip().casefold()
-    return key if key == "t1c-" else key.translate(str.maketrans("", "", " ._-"))
+    """Returns a spelling in lower case, without separators (but the hyphen of ``T1 C-``) and without *weighted*."""
+    key = re.sub(r"[\s._()]|-(?!\)?$)", "", text.strip().casefold())
+    return re.sub(r"^t([12])(?:weighted|wi(?!th)|w(?!ith))", r"t\1", key)

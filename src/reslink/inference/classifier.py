@@ -22,6 +22,7 @@ from reslink.imaging.image import Image, Stated, Unit, slice_format
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import read_image, read_with_geometry
 from reslink.imaging.search import iter_series
+from reslink.imaging.spellings import parse_sequence
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, flip_averaged
 from reslink.inference.devices import pick_device
@@ -83,7 +84,7 @@ class Classifier:
         backend: Backend | None = None,
         sequence: str | None = None,
     ) -> None:
-        self.bundle, self.sequence = bundle, sequence
+        self.bundle, self.sequence = bundle, None if sequence is None else parse_sequence(sequence)
         self._network, self._device = network, device
         self.backend: Backend = backend or TorchBackend(self.network, bundle.preprocess, self.device)
 
@@ -340,8 +341,7 @@ class Classifier:
         return [p for p, _ in self._predict_batch([Slice("", None, row) for row in self._checked(pixels)])]
 
     def _stream(self, slices: Iterable[Slice], batch_size: int, keep_images: bool) -> Iterator[tuple[Prediction, Slice]]:
-        batch: list[Slice] = []
-        readable = 0
+        batch, readable = list[Slice](), 0
         for item in slices:
             batch.append(item if keep_images else replace(item, image=None))
             readable += item.pixels is not None

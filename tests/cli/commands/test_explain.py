@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.fingerprints import TrainingImages
 from reslink.bundles.pretrained import NO_OOD_DETECTOR
+from reslink.bundles.scope import Scope
 from reslink.cli.commands.explain import localization_rows
 from reslink.cli.main import app
 from reslink.datasets.near_duplicates.fingerprints import make_fingerprints
@@ -223,6 +224,17 @@ def test_training_images_are_counted_and_left_out_of_the_pointing_game(
     marks = [None if trained_on is None else name in trained_on for name in ("61.png", "63.png")]
     assert [image["training_image"] for image in index["images"]] == marks
     assert index["n_training_images"] == (None if trained_on is None else len(trained_on))
+
+
+def test_the_sequence_of_the_option_is_compared_with_those_of_the_model(
+    finished_run: Path, ring_heads: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.load(finished_run)
+    for_flair = replace(bundle, scope=Scope(modality="MR", sequences=("FLAIR",)))
+    for_flair.save(tmp_path / "bundle", bundle.network().state_dict())
+    done = explain(tmp_path / "bundle", ring_heads / "61.png", tmp_path / "out", "--sequence", "t1ce")
+    assert done.exit_code == 0, done.stderr
+    assert "the sequence is T1C+, and the model is for FLAIR MR of the head" in done.stdout
 
 
 def test_localization_is_averaged_over_the_cases_with_a_lesion_mask() -> None:

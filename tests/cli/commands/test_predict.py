@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import pytest
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
+import reslink
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.calibration import Conformal
 from reslink.bundles.pretrained import pretrained_info
+from reslink.bundles.scope import Scope
 from reslink.cli.console import RESEARCH_USE
 from reslink.cli.main import app
 
@@ -108,6 +111,22 @@ def test_one_picture_is_counted_as_one(built_zoo: Path, ring_heads: Path, tmp_pa
     words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "onnxruntime"]
     done = CliRunner().invoke(app, ["predict", *words, "--pictures", str(tmp_path / "seen")])
     assert f"1 picture in {tmp_path / 'seen'}\n1 line, 0 failed" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["each", "auto"])
+def test_a_model_for_another_sequence_refuses_the_image(
+    finished_run: Path, ring_heads: Path, tmp_path: Path, mode: str
+) -> None:
+    bundle, image = Bundle.load(finished_run), str(ring_heads / "61.png")
+    for_flair = replace(bundle, scope=Scope(modality="MR", sequences=("FLAIR",)))
+    for_flair.save(tmp_path / "b", bundle.network().state_dict())
+    words = ["predict", str(tmp_path / "b"), image, "--backend", "torch", "--series", mode]
+    reason = "the sequence is T1C+, and the model is for FLAIR MR of the head"
+    assert reason in CliRunner().invoke(app, [*words, "--sequence", "t1ce"]).stdout
+    assert reason not in CliRunner().invoke(app, [*words, "--sequence", "T2-FLAIR"]).stdout
+    [prediction] = reslink.predict(tmp_path / "b", image, series=mode, sequence="t1ce")
+    [of_classifier] = reslink.Classifier.load(tmp_path / "b", sequence="T1 Gd").predict(image)
+    assert prediction.reasons == of_classifier.reasons == (reason,)
 
 
 def test_images_that_the_model_abstains_from_are_counted(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:

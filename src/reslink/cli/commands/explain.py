@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import BundleFolder, Columns, Device, Images, Json, OutFolder, Overwrite, OwnNetwork, Root, Unit
+from reslink.cli.options import (
+    BundleFolder,
+    Columns,
+    Device,
+    Images,
+    Json,
+    MRSequence,
+    OutFolder,
+    Overwrite,
+    OwnNetwork,
+    Root,
+    Unit,
+)
 from reslink.cli.prediction_text import (
     NO_ANSWER,
     abstention_cells,
@@ -61,6 +73,7 @@ def explain(
     columns: Columns = None,
     root: Root = None,
     unit: Unit = None,
+    sequence: MRSequence = None,
     sanity: Annotated[bool, typer.Option(help="Compare the maps with those of randomized weights.")] = True,
     network: OwnNetwork = None,
     device: Device = "auto",
@@ -83,6 +96,7 @@ def explain(
         limit=limit,
         overwrite=overwrite,
         unit=unit,
+        sequence=sequence,
         columns=columns,
         root=root,
     )

@@ -16,7 +16,7 @@ from reslink.cli.options import (
     Device,
     Images,
     Json,
-    Sequence,
+    MRSequence,
     Unit,
     threads_from_environment,
 )
@@ -61,7 +61,7 @@ def predict(
         FOLDER,
     ] = None,
     unit: Unit = None,
-    sequence: Sequence = None,
+    sequence: MRSequence = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
     backend: Backend = "auto",

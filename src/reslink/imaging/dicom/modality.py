@@ -9,6 +9,7 @@ from typing import Final
 from pydicom import Dataset, uid
 from pydicom.config import IGNORE
 
+from reslink.imaging.dicom.contrast_agent import has_contrast_agent
 from reslink.imaging.image import Modality
 from reslink.imaging.spellings import WITH_CONTRAST
 
@@ -89,15 +90,6 @@ _SEQUENCE_WORDS: Final = {
     "PD": r"\bpd\b|_pd_",
 }
 """Words in the names of series, by sequence."""
-
-_WITH_AGENT: Final = (
-    r"(?<![a-z])(post(?!.?op)|gd|gad\w*|ce|c\+|\+ ?c|with contrast|km)(?![a-z])|t1w?ce|t1w? ?\+ ?c"
-    r"|(?<![a-z0-9])t1c(?![a-z0-9-])"
-)
-"""Words in the names of series of T1 after a contrast agent."""
-
-_NO_AGENT: Final = ("no", "none", "n", "without", "no contrast")
-"""What scanners write as the contrast agent of an acquisition without one."""
 
 _T1_FLAIR: Final = r"t1w?[\s_-]?flair|t1\S*dark.?fluid"
 """Names of T1 FLAIR, whose contrast is T1."""
@@ -190,8 +182,8 @@ def stated_sequence(header: Dataset) -> str | None:
     """Returns the contrast of an MR image: T1, T1C+, T2, FLAIR, PD, T2*, DWI and others; None if none is stated, or for CT.
 
     Acquisition Contrast of enhanced objects decides (PS3.3 C.8.13.3), else the times of the acquisition, else the words of the
-    series. T1 is T1C+ if the header names a contrast agent or the words of the series do; nothing is stated if the agent was
-    emptied, as de-identification does. Doubtful headers state nothing, nor do those of angiography, perfusion and field maps.
+    series. T1 is T1C+ after a contrast agent (:func:`has_contrast_agent`), and nothing is stated if the header hides the agent.
+    Doubtful headers state nothing, nor do those of angiography, perfusion and field maps.
     """
     try:
         sequence = _sequence(header)
@@ -206,7 +198,7 @@ def _sequence(header: Dataset) -> str | None:
     contrast = _CONTRASTS.get(str(header.get("AcquisitionContrast") or "").strip().upper())
     if contrast:
         return contrast
-    words = _words(header)
+    words = f"{header.get('SeriesDescription') or ''} {header.get('ProtocolName') or ''}".lower()
     is_angiography = str(header.get("AngioFlag") or "").strip().upper() == "Y"
     if is_angiography or re.search(_OTHER_SEQUENCE, words):
         return None
@@ -214,18 +206,9 @@ def _sequence(header: Dataset) -> str | None:
 
 
 def _t1_by_agent(header: Dataset) -> str | None:
-    """Returns T1 or T1C+, or None for T1 of which the header hides whether a contrast agent was given."""
-    if re.search(_WITH_AGENT, _words(header)):
-        return WITH_CONTRAST
-    agent = header.get("ContrastBolusAgent")
-    if agent is None:  # absent: PS3.3 C.7.6.4 requires the module where an agent was given
-        return "T1"
-    name = str(agent).strip().casefold()
-    return None if not name else "T1" if name in _NO_AGENT else WITH_CONTRAST
-
-
-def _words(header: Dataset) -> str:
-    return f"{header.get('SeriesDescription') or ''} {header.get('ProtocolName') or ''}".lower()
+    """Returns T1 or T1C+, or None for T1 of which the header does not state whether a contrast agent was given."""
+    has_agent = has_contrast_agent(header)
+    return None if has_agent is None else WITH_CONTRAST if has_agent else "T1"
 
 
 def _sequence_of_times(header: Dataset) -> str | None:

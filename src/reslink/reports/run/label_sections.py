@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from reslink.evaluation.selective import ANSWER_NAMES, can_abstain, named_answers
+from reslink.evaluation.selective import can_abstain, named_answers
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.run.evaluation_charts import forest_plot
 from reslink.reports.svg import Chart
@@ -35,7 +35,8 @@ def label_table(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
         }
         for (name, entry), decision in zip(by_label.items(), decisions, strict=True)
     ]
-    answers = list(ANSWER_NAMES.values()) if any(can_abstain(entry) for entry in by_label.values()) else []
+    entries = list(by_label.values())
+    answers = list(named_answers(entries[0]["selective"])) if any(map(can_abstain, entries)) else []
     return {"metrics": [METRIC_NAMES[key] for key in LABEL_METRICS], "answers": answers, "rows": rows}
 
 

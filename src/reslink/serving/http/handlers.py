@@ -254,7 +254,7 @@ def _unit(form: Form) -> Unit | None:
 
 def _sequence(form: Form) -> str | None:
     """Returns the MR sequence that the client states, None if it states none."""
-    text = form.value("sequence")
+    text = (form.value("sequence") or "").strip()
     return parse_sequence(text) if text else None
 
 
