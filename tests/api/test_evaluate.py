@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import reslink
-from reslink.errors import UsageError
+from reslink.bundles.bundle import Bundle
+from reslink.bundles.scope import Scope
+from reslink.errors import InputError, UsageError
 
 
 def test_it_writes_and_returns_the_evaluation(
@@ -28,3 +31,13 @@ def test_it_writes_and_returns_the_evaluation(
     manifest = reslink.Manifest.open(heads)
     again = reslink.evaluate(trained["bundle"], manifest, tmp_path / "out", device="cpu", overwrite=True)
     assert again["metrics"] == result["metrics"]
+
+
+def test_the_sequence_of_the_user_refuses_the_images_of_a_model_for_others(
+    trained: dict[str, Any], heads: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.load(trained["bundle"])
+    scope = Scope(modality="MR", sequences=("T1C+",))
+    replace(bundle, scope=scope).with_decision(bundle.decision, tmp_path / "b")
+    with pytest.raises(InputError, match="the sequence is T2, and the model is for T1C\\+ MR of the head"):
+        reslink.evaluate(tmp_path / "b", heads, tmp_path / "out", device="cpu", sequence="t2w")

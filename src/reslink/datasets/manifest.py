@@ -23,7 +23,7 @@ from reslink.datasets.manifest_table import TableCases, cases_of_table
 from reslink.datasets.unused_groupings import augmented_copies, unused_grouping
 from reslink.errors import InputError, UsageError, suggest
 from reslink.files import sha256
-from reslink.imaging.spellings import parse_unit
+from reslink.imaging.spellings import parse_sequence, parse_unit
 from reslink.labels import (
     PRESENT,
     CaseKind,
@@ -238,6 +238,15 @@ class Manifest:
             UsageError: If there is no such unit.
         """
         return replace(self, cases=tuple(with_stated_unit(self.cases, unit)))
+
+    def with_sequence(self, sequence: str) -> Manifest:
+        """Returns the data set with an MR sequence, such as ``T1C+``, of the images for which the table states none.
+
+        Raises:
+            UsageError: If the text is empty.
+        """
+        stated = parse_sequence(sequence)
+        return replace(self, cases=tuple(replace(case, sequence=case.sequence or stated) for case in self.cases))
 
     @property
     def targets(self) -> list[int] | list[tuple[int, ...]]:

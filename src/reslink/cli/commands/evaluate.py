@@ -16,6 +16,7 @@ from reslink.cli.options import (
     Data,
     Device,
     Json,
+    MRSequence,
     OutFolder,
     Overwrite,
     OwnNetwork,
@@ -40,6 +41,7 @@ def evaluate(
     columns: Columns = None,
     root: Root = None,
     unit: Unit = None,
+    sequence: MRSequence = None,
     split: Split = "all",
     by: Annotated[
         list[str] | None,
@@ -66,7 +68,6 @@ def evaluate(
         warn_of_leakage,
         warn_of_refused,
     )
-    from reslink.evaluation.selective import can_abstain
 
     result = evaluate_data(
         bundle,
@@ -75,6 +76,7 @@ def evaluate(
         columns=columns,
         root=root,
         unit=unit,
+        sequence=sequence,
         split=None if split == "all" else split,
         by=by or (),
         batch_size=batch_size,
@@ -93,6 +95,8 @@ def evaluate(
     if json:
         console.json(result)
     else:
+        from reslink.evaluation.selective import can_abstain  # slow, and not needed for an error
+
         images = f"{counted(result['n'], 'image')}{', abstentions included' if can_abstain(result) else ''}"
         print_metrics(console, result["metrics"], tuple(result["metrics"]), images)
         print_answers(console, result)
