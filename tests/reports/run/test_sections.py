@@ -7,6 +7,7 @@ import pytest
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.run.run_folder import RunFolder, read_run
 from reslink.reports.run.sections import (
+    localization,
     answer_cards,
     bundle_settings,
     confusion_matrix,
@@ -193,3 +194,17 @@ def test_a_picture_without_an_entry_is_still_shown():
     )
     assert (first["case"], first["title"]) == ({"file": "gallery_01.png", "label": "Tumor"}, "Correct and wrong cases")
     assert (second["case"], second["title"]) == (None, "wrong cases")
+
+
+def test_maps_that_point_less_often_than_the_center_are_named() -> None:
+    methods = {
+        "final_attention": {"pointing_game": {"estimate": 0.143}},
+        "grad_cam": {"pointing_game": {"estimate": 0.714}},
+        "first_attention": {"energy_inside": {"estimate": 0.1}},
+        "center": {"pointing_game": {"estimate": 0.714}},
+    }
+    table = localization({"localization": {"n": 7, "methods": methods}})
+    assert table is not None
+    assert table["below"] == ["Final attention α"]
+    del methods["center"]
+    assert localization({"localization": {"n": 7, "methods": methods}})["below"] == []  # type: ignore[index]

@@ -25,6 +25,7 @@ from reslink.cli.options import (
     Unit,
 )
 from reslink.errors import counted
+from reslink.evaluation.few_cases import few_cases
 
 EXAMPLES = (
     "reslink evaluate runs/first/bundle other-hospital/ --out evaluated",
@@ -90,6 +91,8 @@ def evaluate(
         console.warn(f"{name} is skipped: {reason}")
     warn_of_refused(console, result)
     warn_of_leakage(console, result["leakage"])
+    if few := few_cases(result):
+        console.warn(f"{few}.")
     for case in [*result["excluded"], *result["leaked"]]:
         console.detail(f"{case['path']}: {case['reason']}")
     if json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from reslink.evaluation.few_cases import few_cases
 from reslink.files import write_atomic
 from reslink.reports import charts
 from reslink.reports.jinja import load_template
@@ -67,6 +68,7 @@ def render(files: RunFolder, drawn: list[Chart], kind: str) -> str:
         answer_cards=sections.answer_cards(evaluation),
         not_evaluated=not_evaluated(evaluation),
         group_name=sections.group_name(evaluation),
+        few_cases=few_cases(evaluation or {}, sections.group_name(evaluation)),
         leakage_notice=sections.leakage_notice(evaluation),
         facts=sections.facts(files),
         label_table=label_sections.label_table(evaluation),

@@ -195,7 +195,20 @@ def localization(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not result.get("methods"):
         return None
     rows = [(METHOD_NAMES.get(name, name), values) for name, values in result["methods"].items()]
-    return {"n": result["n"], "tolerance": result.get("tolerance_px"), "target": result.get("target"), "rows": rows}
+    below = [name for name, values in rows if _points_below_center(values, result["methods"])]
+    return {
+        "n": result["n"],
+        "tolerance": result.get("tolerance_px"),
+        "target": result.get("target"),
+        "rows": rows,
+        "below": below,
+    }
+
+
+def _points_below_center(values: Mapping[str, Any], methods: Mapping[str, Any]) -> bool:
+    """Whether a map points at lesions less often than the center of the image does."""
+    own, center = (of.get("pointing_game", {}).get("estimate") for of in (values, methods.get("center", {})))
+    return own is not None and center is not None and own < center
 
 
 def randomization_checks(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
