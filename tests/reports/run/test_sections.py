@@ -7,7 +7,6 @@ import pytest
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.run.run_folder import RunFolder, read_run
 from reslink.reports.run.sections import (
-    localization,
     answer_cards,
     bundle_settings,
     confusion_matrix,
@@ -18,6 +17,7 @@ from reslink.reports.run.sections import (
     headline_metrics,
     leakage_notice,
     learning_curve_columns,
+    localization,
     run_settings,
     split_groups,
     split_table,
