@@ -88,7 +88,7 @@ def explain(
         limit=limit,
         overwrite=overwrite,
         unit=stated,
-        sequence=None if sequence is None else parse_sequence(sequence),
+        sequence=parse_sequence(sequence),
         columns=columns,
         root=root,
     )

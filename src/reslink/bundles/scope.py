@@ -73,7 +73,7 @@ class Scope(BaseModel):
                 decides about these images. None or empty if there are none, or if the preprocessing does not isolate the head.
         """
         looks = modality_detector().classify(statistics) if statistics is not None and len(statistics) else []
-        modality = _common([item.modality or ("MR" if item.sequence else None) for item in stated], looks)
+        modality = _common([item.implied_modality for item in stated], looks)
         source = "recognized in the training images" if looks else "stated by the training files"
         return cls(
             modality=modality,
@@ -96,8 +96,7 @@ class Scope(BaseModel):
             return stated.excluded
         if self.modality and stated.modality and stated.modality != self.modality:
             return f"the file is {stated.modality}, and the model is for {self}"
-        is_stated_mr = stated.modality is None and stated.sequence is not None
-        if is_stated_mr and self.modality == "CT":
+        if self.modality == "CT" and stated.implied_modality == "MR":
             return f"the sequence {stated.sequence} is of MR, and the model is for {self}"
         if self.sequences and stated.sequence and stated.sequence not in self.sequences:
             return f"the sequence is {stated.sequence}, and the model is for {self}"

@@ -21,7 +21,7 @@ from reslink.datasets.csv_table import data_error
 from reslink.datasets.label_columns import check_label_names, check_states
 from reslink.datasets.manifest_table import TableCases, cases_of_table
 from reslink.datasets.unused_groupings import augmented_copies, unused_grouping
-from reslink.errors import InputError, UsageError, suggest
+from reslink.errors import InputError, UsageError, as_sentence, suggest
 from reslink.files import sha256
 from reslink.imaging.spellings import parse_sequence, parse_unit
 from reslink.labels import (
@@ -469,11 +469,10 @@ def _with_known_labels(cases: Sequence[Case], labels: Labels) -> list[Case]:
     names = {clean_text(name): name for name in labels.names}
     for case in cases:
         if case.label not in names and case.label not in labels.names:
-            hint = suggest(case.label, labels.names)
             raise UsageError(
                 f"{case.name} has the label {case.label!r}, which is not a class of the model",
                 f"The model's classes are {', '.join(labels.names)}",
-                f"{hint if hint.endswith('?') else f'{hint}.'} Or use reslink external, whose --map maps other labels or "
-                "leaves them out",
+                f"{as_sentence(suggest(case.label, labels.names))} Or map the label, or leave it out, with --map LABEL=CLASS of "
+                "reslink external",
             )
     return [replace(case, label=names.get(case.label, case.label)) for case in cases]

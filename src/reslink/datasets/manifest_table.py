@@ -238,7 +238,7 @@ class _Reader:
             split=self._choice(row, "split", SPLIT_NAMES, SPLITS),
             source=self._stated(row, "source"),
             unit=self._choice(row, "unit", UNIT_NAMES, UNITS),
-            sequence=None if (sequence := self._stated(row, "sequence")) is None else parse_sequence(sequence),
+            sequence=parse_sequence(self._stated(row, "sequence")),
             name=self._names[image],
             extra={name: row.get(header) for header, name in self.new_names.items() if name not in self._fields},
         )

@@ -80,7 +80,7 @@ def stated_content(image: Image, sequence: str | None = None) -> Stated:
         image: One slice or a volume. The middle slice of a volume is examined.
         sequence: The MR sequence by the user or a table, which replaces that of the file; None keeps it.
     """
-    stated = image.stated._replace(sequence=sequence or image.sequence)
+    stated = image.stated.with_sequence(sequence)
     if stated.excluded is None and 0 not in image.pixels.shape:
         planes = image.slices()
         if holds_several_heads(planes[len(planes) // 2]):

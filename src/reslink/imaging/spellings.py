@@ -51,8 +51,8 @@ _SPELLINGS: Final[dict[str, str]] = {
 _NAMES: Final[dict[str, str]] = {spelling: name for name, words in _SPELLINGS.items() for spelling in words.split()}
 
 
-def parse_sequence(text: str) -> str:
-    """Returns the name of a sequence: T1, T1C+, T2, FLAIR, T2*, PD, DWI, STIR, perfusion or angiography.
+def parse_sequence(text: str | None) -> str | None:
+    """Returns the name of a sequence: T1, T1C+, T2, FLAIR, T2*, PD, DWI, STIR, perfusion or angiography; None for None.
 
     Args:
         text: Any usual spelling, such as ``T1w``, ``t1ce`` or ``T2 FLAIR``. Another text is returned as it is, and names a
@@ -61,6 +61,8 @@ def parse_sequence(text: str) -> str:
     Raises:
         UsageError: If the text is empty.
     """
+    if text is None:
+        return None
     if not text.strip():
         raise UsageError(
             "The sequence is empty", f"Sequences are {', '.join(_SPELLINGS)} and others", "Leave it out if it is not known"

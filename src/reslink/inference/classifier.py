@@ -84,7 +84,7 @@ class Classifier:
         backend: Backend | None = None,
         sequence: str | None = None,
     ) -> None:
-        self.bundle, self.sequence = bundle, None if sequence is None else parse_sequence(sequence)
+        self.bundle, self.sequence = bundle, parse_sequence(sequence)
         self._network, self._device = network, device
         self.backend: Backend = backend or TorchBackend(self.network, bundle.preprocess, self.device)
 
@@ -354,7 +354,7 @@ class Classifier:
         """Reads and preprocesses one slice at a time; an unreadable file or slice gives an item with its error."""
         for source in sources:
             if isinstance(source, Image):
-                yield from self._slices_of(Slice(source.source or "image", None, None), partial(replace, source), measure)
+                yield from self._slices_of(Slice(source.source or "image", None, None), source, measure)
                 continue
             if isinstance(source, np.ndarray):
                 yield from self._slices_of(Slice("array", None, None), partial(image_from_array, source, unit), measure)
@@ -372,11 +372,11 @@ class Classifier:
                 yield Slice(str(source), None, None, str(error))
 
     def _slices_of(
-        self, file: Slice, read: Callable[[], Image | tuple[Image, dict[str, Any]]], measure: bool
+        self, file: Slice, read: Image | Callable[[], Image | tuple[Image, dict[str, Any]]], measure: bool
     ) -> Iterator[Slice]:
         """Yields the slices of a file, which is given without pixels."""
         try:
-            content = read()
+            content = read if isinstance(read, Image) else read()
             image, geometry = (content, {}) if isinstance(content, Image) else content
             planes, file = image.slices(), replace(file, notes=image.notes)
         except UsageError:

@@ -443,10 +443,7 @@ def _open_filled(
             *notes.excluded_notes(index.stated),
             *notes.sequence_notes(stated, [manifest.cases[i].sequence for i in index.kept]),
         ),
-        stated=tuple(
-            item._replace(sequence=manifest.cases[i].sequence or item.sequence)
-            for item, i in zip(stated, index.kept, strict=True)
-        ),
+        stated=tuple(item.with_sequence(manifest.cases[i].sequence) for item, i in zip(stated, index.kept, strict=True)),
     )
 
 

@@ -254,8 +254,7 @@ def _unit(form: Form) -> Unit | None:
 
 def _sequence(form: Form) -> str | None:
     """Returns the MR sequence that the client states, None if it states none."""
-    text = (form.value("sequence") or "").strip()
-    return parse_sequence(text) if text else None
+    return parse_sequence((form.value("sequence") or "").strip() or None)
 
 
 def _check_no_slice_of_series(index: int | None, models: Sequence[ServedModel]) -> None:
