@@ -472,7 +472,7 @@ def _with_known_labels(cases: Sequence[Case], labels: Labels) -> list[Case]:
             raise UsageError(
                 f"{case.name} has the label {case.label!r}, which is not a class of the model",
                 f"The model's classes are {', '.join(labels.names)}",
-                f"{as_sentence(suggest(case.label, labels.names))} Or map the label, or leave it out, with --map LABEL=CLASS of "
+                f"{as_sentence(suggest(case.label, labels.names))} Or map or leave out the label with --map LABEL=CLASS of "
                 "reslink external",
             )
     return [replace(case, label=names.get(case.label, case.label)) for case in cases]
