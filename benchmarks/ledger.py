@@ -1,7 +1,8 @@
-"""Adds an evaluation on data of other hospitals to the ledger of a shipped model, and to its card.
+"""Adds an evaluation of a shipped model to its ledger and its card: on other hospitals, or on a held-out part of a source.
 
     python benchmarks/ledger.py ct DATA/ct_rsna
-    python benchmarks/ledger.py mri4 DATA/mr_outside --map other=
+    python benchmarks/ledger.py mri4 DATA/mr_outside --map other= --columns sequence=
+    python benchmarks/ledger.py ct HELD_OUT --title "ct_ich, held-out groups" --seen
 
 The row goes to benchmarks/ledger.csv, whether the result is good or bad, and the bundle is written again with all of its rows.
 Images that overlap with the training images are left out, as reslink evaluate does.
@@ -28,7 +29,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError, UsageError
 from reslink.evaluation.evaluate import EvaluationOptions, evaluate_bundle
 
-COLUMNS = ("model", "data", "date", "sha256", "n", "n_groups", "seen", *LEDGER_NUMBERS)
+COLUMNS = ("model", "data", "date", "sha256", "n", "n_refused", "n_groups", "seen", *LEDGER_NUMBERS)
 
 
 def append(name: str, entry: OutsideEvaluation, table: Path = LEDGER) -> None:
@@ -45,14 +46,16 @@ def append(name: str, entry: OutsideEvaluation, table: Path = LEDGER) -> None:
         writer.writerows(rows)
 
 
-def evaluate(name: str, data: Path, maps: Sequence[str], title: str | None, *, seen: bool) -> OutsideEvaluation:
+def evaluate(
+    name: str, data: Path, maps: Sequence[str], title: str | None, columns: Sequence[str] | None = None, *, seen: bool
+) -> OutsideEvaluation:
     """Evaluates a shipped model and returns the row of the ledger.
 
     Raises:
         ReslinkError: If the data cannot be used.
     """
     bundle = Bundle.load(name)
-    manifest = Manifest.open(data, labels=bundle.labels, rename=parse_label_map(maps) or None)
+    manifest = Manifest.open(data, labels=bundle.labels, rename=parse_label_map(maps) or None, columns=columns)
     with tempfile.TemporaryDirectory(prefix="reslink-ledger-") as folder:
         evaluation = evaluate_bundle(bundle, manifest, Path(folder), EvaluationOptions(localization=False))
     stated = {"data": title or manifest.root.name, "date": f"{datetime.now(UTC):%Y-%m-%d}", "sha256": manifest.digest()}
@@ -79,11 +82,12 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("model", help="name of the shipped model")
     parser.add_argument("data", type=Path)
     parser.add_argument("--map", action="append", default=[], help="LABEL=CLASS; LABEL= leaves its images out")
+    parser.add_argument("--columns", action="append", help="ROLE=COLUMN; ROLE= leaves it out, as for reslink evaluate")
     parser.add_argument("--title", help="name of the data in the ledger; default: its folder")
-    parser.add_argument("--seen", action="store_true", help="other images of this source were trained on")
+    parser.add_argument("--seen", action="store_true", help="a held-out part of a source that was trained on")
     options = parser.parse_args(args)
     try:
-        entry = evaluate(options.model, options.data, options.map, options.title, seen=options.seen)
+        entry = evaluate(options.model, options.data, options.map, options.title, options.columns, seen=options.seen)
     except ReslinkError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code

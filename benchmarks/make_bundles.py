@@ -148,7 +148,7 @@ def read_texts(path: Path) -> dict[str, Texts]:
 
 
 def read_ledger(name: str, table: Path = LEDGER) -> list[OutsideEvaluation]:
-    """Returns the evaluations of a model on data of other hospitals, in the order in which they were added."""
+    """Returns the evaluations of a model on data that it was not trained on, in the order in which they were added."""
     if not table.exists():
         return []
     with table.open(newline="", encoding="utf-8") as stream:
@@ -157,7 +157,7 @@ def read_ledger(name: str, table: Path = LEDGER) -> list[OutsideEvaluation]:
 
 def _parsed(row: dict[str, str]) -> OutsideEvaluation:
     numbers = {key: float(row[key]) if row[key] else None for key in LEDGER_NUMBERS}
-    counts = {key: int(row[key]) for key in ("n", "n_groups")}
+    counts = {key: int(row[key]) for key in ("n", "n_refused", "n_groups")}
     texts = {key: row[key] for key in ("data", "date", "sha256")}
     return OutsideEvaluation.model_validate(texts | counts | numbers | {"seen": row["seen"] == "yes"})
 

@@ -38,9 +38,13 @@ Row = dict[str, str]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Returns the rows of a CSV file."""
+    """Returns the rows of a CSV file, all with as many cells as its header."""
     with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+        rows = list(csv.DictReader(stream))
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise SystemExit(f"Line {number} of {path} has not as many cells as the header. Quote cells with a comma.")
+    return rows
 
 
 def selected(rows: Sequence[Row], where: Mapping[str, Any]) -> list[Row]:

@@ -31,6 +31,7 @@ from reslink.files import TELEMETRY_PACKAGES, switch_telemetry_off
 if TYPE_CHECKING:
     from reslink.datasets.manifest import Manifest
     from reslink.experiments.runner.experiment import Experiment
+    from reslink.experiments.runner.scheduler import QueueRunner
 
 for package in TELEMETRY_PACKAGES:  # before a test imports one of them, with pytest.importorskip for example
     switch_telemetry_off(package)
@@ -262,6 +263,22 @@ def zoo_with_ct(built_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return built_zoo
 
 
+@pytest.fixture(scope="session")
+def known_outside(built_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of ``built_zoo`` with a decision that always answers, and an evaluation on data of another hospital."""
+    from dataclasses import replace
+
+    from reslink.bundles.bundle import Bundle
+    from reslink.bundles.decision.decision import Decision
+
+    entry = {"data": "B", "date": "2026-11-30", "sha256": "ab" * 32, "n": 663, "n_refused": 9, "n_groups": 458, "seen": False}
+    entry |= {"auroc": None, "accuracy": 0.518, "ece": None, "coverage": 0.62, "silent_errors": 0.256}
+    bundle, folder = Bundle.load(built_zoo / "ct"), tmp_path_factory.mktemp("known") / "bundle"
+    described = bundle.provenance | {"pretrained": bundle.provenance["pretrained"] | {"ledger": [entry]}}
+    replace(bundle, provenance=described).with_decision(Decision(temperature=2.0), folder)
+    return folder
+
+
 TINY_RECIPE = (
     "preprocess.size=64",
     "preprocess.channels=1",
@@ -346,8 +363,10 @@ def make_experiment(experiments_folder: Path) -> Callable[..., Experiment]:
         out: Path = experiments_folder,
         seeds: tuple[int, ...] = (0,),
         jobs: int = 0,
+        cluster: QueueRunner | None = None,
     ) -> Experiment:
-        return Experiment(manifest, load_recipe(None, [*TINY_RECIPE, *overrides]), out, seeds, jobs, SilentProgress())
+        recipe = load_recipe(None, [*TINY_RECIPE, *overrides])
+        return Experiment(manifest, recipe, out, seeds, jobs, SilentProgress(), cluster)
 
     return make
 

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from reslink import settings_text
-from reslink.settings_text import MAX_YAML_BYTES, flatten, parse_json, parse_yaml, read_json, read_yaml
+from reslink.settings_text import MAX_YAML_BYTES, flatten, parse_json, parse_yaml, read_json, read_yaml, without_newer_defaults
 
 BILLION_LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghij", "bcdefghijk", strict=True)
@@ -127,3 +128,17 @@ def test_ordinary_settings_are_read(tmp_path) -> None:
 
 def test_nested_settings_are_flattened() -> None:
     assert dict(flatten({"a": {"b": 1, "c": {"d": [2]}, "e": {}}, "f": None})) == {"a.b": 1, "a.c.d": [2], "f": None}
+
+
+class Settings(BaseModel):
+    size: int = 3
+    newer: tuple[int, ...] = ()
+    newest: float | None = None
+
+
+def test_newer_fields_are_left_out_at_their_defaults() -> None:
+    def form(settings: Settings) -> dict[str, object]:
+        return without_newer_defaults(settings, settings.model_dump(), "newer", "newest")
+
+    assert form(Settings()) == {"size": 3}
+    assert form(Settings(newer=(1,), newest=0.0)) == {"size": 3, "newer": (1,), "newest": 0.0}

@@ -72,6 +72,11 @@ def _metric_row(name: str, value: dict[str, Any]) -> str:
     return f"| {TITLES.get(name, name)} | {_number(value['estimate'])} | {_interval(value)} | {value['n']} |"
 
 
+def _outside(entry: dict[str, Any]) -> str:
+    """Returns the accuracy of the images that are not refused, and the wrong answers as a share of all images."""
+    return f"{_number(entry['accuracy'])} ({entry['n'] - entry['n_refused']}), {_number(entry['silent_errors'])}"
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
@@ -91,12 +96,15 @@ def _card_body(card: str) -> str:
 
 def _index(models: list[dict[str, Any]]) -> str:
     """Returns the table of models and the table of contents of their pages."""
-    lines = ["| model | task | AUROC (95 % interval) | accuracy (95 % interval) |", "|---|---|---|---|"]
+    names = ["model", "task", "AUROC (95 % interval)", "accuracy (95 % interval)"]
+    names.append("other hospitals: accuracy (n), silent errors")
+    lines = [f"| {' | '.join(names)} |", "|---|---|---|---|---|"]
     for model in models:
         cells = [
             f"{_number(value['estimate'])} ({_interval(value)})" if value else "–"
             for value in (model["metrics"].get("auroc"), model["metrics"].get("accuracy"))
         ]
+        cells.append("; ".join(_outside(entry) for entry in model["ledger"] if not entry["seen"]) or "not evaluated")
         lines.append(f"| [`{model['name']}`](/models/{model['name']}.md) | {model['task']} | {' | '.join(cells)} |")
     return "\n".join(
         [*lines, "", "```{toctree}", ":hidden:", "", *(model["name"] for model in models), "weights-license", "```", ""]

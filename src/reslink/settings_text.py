@@ -1,4 +1,4 @@
-"""Reads YAML and JSON with limits on size, depth, aliases and numbers, and flattens nested settings.
+"""Reads YAML and JSON with limits on size, depth, aliases and numbers, flattens settings, and leaves out their newer fields.
 
 Without them, a few hundred bytes of nested YAML aliases take gigabytes of memory, and deep nesting or an integer of thousands
 of digits ends in an exception that names no file.
@@ -10,9 +10,12 @@ import json
 import math
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 MAX_YAML_BYTES: Final = 1 << 18
 MAX_JSON_BYTES: Final = 256 << 20
@@ -99,6 +102,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def without_newer_defaults(model: BaseModel, fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Returns the JSON form of a model without the named fields that have their defaults, so that earlier files stay the same.
+
+    Args:
+        model: The model.
+        fields: Its JSON form.
+        *names: Fields that were added later.
+    """
+    defaults = {name: type(model).model_fields[name].default for name in names}
+    return {name: value for name, value in fields.items() if name not in defaults or getattr(model, name) != defaults[name]}
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -42,6 +42,18 @@ from reslink.training.monitoring.progress import SilentProgress
 LABELS = Labels(("Healthy", "Tumor"))
 PREPROCESS = Preprocess(size=64, channels=1)
 N_TRAIN, N_LOCAL, N_TEST = 80, 80, 60
+EVALUATED = {"data": "B", "date": "2026-11-30", "sha256": "ab" * 32, "n": 60, "n_refused": 0, "n_groups": 60, "seen": False}
+SHIPPED = {
+    "title": "Spots",
+    "task": "heads with a spot from heads without",
+    "usage_notes": "Its heads are drawn.",
+    "modality": "drawings",
+    "source": {"name": "a", "title": "A", "page": "https://a.example", "license": "CC BY 4.0", "known_issues": []},
+    "limitations": ["It is small."],
+    "reproduce": ["reslink train DATA --out RUN"],
+    "ledger": [EVALUATED | {"auroc": 0.7, "accuracy": 0.6, "ece": 0.1, "coverage": 1.0, "silent_errors": 0.4}],
+}
+"""The description of the parent, with an evaluation at another hospital."""
 
 
 def write_heads(root: Path, n: int, seed: int, *, dark: bool) -> Path:
@@ -102,7 +114,7 @@ def parent(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"name": "tiny", **config.model_dump(mode="json")},
         PREPROCESS,
         LABELS,
-        provenance={"license": "CC BY 4.0", "data": {"digest": "0" * 64}, "recipe": {"seed": 1}},
+        provenance={"license": "CC BY 4.0", "data": {"digest": "0" * 64}, "recipe": {"seed": 1}, "pretrained": SHIPPED},
         training_images=TrainingImages(fingerprints, np.zeros((0, 32), np.uint8)),
     )
     return bundle.save(tmp_path_factory.mktemp("parent") / "bundle", network.eval().state_dict()).folder or Path()
@@ -180,6 +192,8 @@ def test_the_new_bundle_is_a_child_of_the_parent(adapted: Any, parent: Path, loc
     assert child.provenance["license"] == "CC BY 4.0"
     assert child.provenance["data"] == {"digest": record["digest"], "images": {"Healthy": 20, "Tumor": 20}}
     assert "recipe" not in child.provenance, "it is that of the parent"
+    assert (len(before.ledger), child.ledger) == (1, []), "its evaluations are those of other weights"
+    assert child.provenance["pretrained"]["limitations"] == ["It is small."]
     card = (Path(result["bundle"]) / "MODEL_CARD.md").read_text()
     assert "Adapted to other images:" in card
     assert "License: CC BY 4.0." in card

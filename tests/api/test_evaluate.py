@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import reslink
-from reslink.errors import UsageError
+from reslink.bundles.bundle import Bundle
+from reslink.bundles.scope import Scope
+from reslink.errors import InputError, UsageError
 
 
 def test_it_writes_and_returns_the_evaluation(
@@ -19,6 +22,8 @@ def test_it_writes_and_returns_the_evaluation(
     assert capfd.readouterr() == ("", "")
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == json.loads(json.dumps(result))
     assert (tmp_path / "out" / "report.html").is_file()
+    assert result["data"] == heads.name
+    assert f"on {heads.name} · Evaluation report" in (tmp_path / "out" / "report.html").read_text()
     assert (result["n"] + result["n_excluded"], result["leakage"]["status"]) == (28, "excluded")
     assert result["n_excluded"] > 0, "training images are excluded"
     with pytest.raises(UsageError, match="already holds an evaluation"):
@@ -26,3 +31,13 @@ def test_it_writes_and_returns_the_evaluation(
     manifest = reslink.Manifest.open(heads)
     again = reslink.evaluate(trained["bundle"], manifest, tmp_path / "out", device="cpu", overwrite=True)
     assert again["metrics"] == result["metrics"]
+
+
+def test_the_sequence_of_the_user_refuses_the_images_of_a_model_for_others(
+    trained: dict[str, Any], heads: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.load(trained["bundle"])
+    scope = Scope(modality="MR", sequences=("T1C+",))
+    replace(bundle, scope=scope).with_decision(bundle.decision, tmp_path / "b")
+    with pytest.raises(InputError, match="the sequence is T2, and the model is for T1C\\+ MR of the head"):
+        reslink.evaluate(tmp_path / "b", heads, tmp_path / "out", device="cpu", sequence="t2w")

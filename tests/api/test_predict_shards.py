@@ -67,7 +67,7 @@ def one_process(job: PredictionJob, paths: Sequence[str]) -> tuple[str, Predicti
             if job.output == "csv":
                 table.write(prediction)
             else:
-                line = {**prediction.as_dict(), "scope": classifier.bundle.scope.sentence}
+                line = {**prediction.as_dict(), "scope": classifier.bundle.statement}
                 stream.write(json_text(line, only_ascii=job.output == "ascii") + "\n")
     return stream.getvalue(), counts, sorted({str(one.message) for one in caught})
 

@@ -104,7 +104,9 @@ def test_a_run_says_what_its_model_refuses_and_is_kept_if_that_is_every_test_ima
     assert "Healthy (CT 2, MR 10), Tumor (CT 2, MR 10)" in finding["message"]
     assert any(text.startswith("mixed-modalities: ") and "one model per modality" in text for text in messages)
     text = "4 images refused and not counted"
-    assert f"; {text}: {reason}." in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "4 more are in no metric" in page
+    assert f'The {reason.removeprefix("the ")}</span></th><td class="n">4</td>' in page
     assert (
         f"4 images in 4 groups (patients, with near duplicates joined). {text}."
         in (run / "bundle" / "MODEL_CARD.md").read_text()

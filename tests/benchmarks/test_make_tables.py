@@ -47,6 +47,13 @@ def test_a_table_without_entry_or_page_is_refused(make_tables: ModuleType, copie
         make_tables.main(copies)
 
 
+@pytest.mark.parametrize("row", ["all, with a comma,1", "one"])
+def test_a_row_with_more_or_fewer_cells_than_the_header_is_refused(make_tables: ModuleType, tmp_path: Path, row: str) -> None:
+    (tmp_path / "t.csv").write_text(f"name,n\n{row}\n")
+    with pytest.raises(SystemExit, match=r"Line 2 of .*t\.csv has not as many cells as the header\. Quote cells with a comma"):
+        make_tables.read_rows(tmp_path / "t.csv")
+
+
 def test_every_result_is_shown(make_tables: ModuleType) -> None:
     tables = yaml.safe_load((make_tables.RESULTS / "tables.yaml").read_text())["tables"]
     assert {entry.get("data", name) for name, entry in tables.items()} == {p.stem for p in make_tables.RESULTS.glob("*.csv")}

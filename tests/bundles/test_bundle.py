@@ -48,7 +48,8 @@ def test_a_threshold_does_not_fit_three_labels(bundle):
 def test_metrics_can_be_added_later(saved):
     before = (saved.folder / "model.safetensors").read_bytes()
     metrics = {"n": 3, "metrics": {"accuracy": {"estimate": 0.5, "ci_low": 0.1, "ci_high": 0.9, "method": "x", "n": 3}}}
-    saved.with_metrics({**metrics, "failed": {"Jane Doe.png": "is not whole"}, "data_notes": ["x of clinic.csv"]})
+    of_this_evaluation = {"data_notes": ["x of clinic.csv"], "data": "clinic", "date": "2026-11-30"}
+    saved.with_metrics({**metrics, "failed": {"Jane Doe.png": "is not whole"}, **of_this_evaluation})
     assert Bundle.load(saved.folder).metrics == metrics
     assert (saved.folder / "model.safetensors").read_bytes() == before
     assert "0.100 to 0.900" in (saved.folder / "MODEL_CARD.md").read_text()

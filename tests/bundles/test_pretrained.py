@@ -11,6 +11,8 @@ from reslink.bundles.pretrained import (
     OutsideEvaluation,
     find_private_strings,
     missing_components,
+    other_hospitals,
+    other_hospitals_sentence,
     pretrained_info,
     summarize_audit,
     usage_notes,
@@ -126,6 +128,25 @@ def test_a_row_of_the_ledger_counts_refused_images_as_not_answered():
     }
     stated = {"data": "B", "date": "2026-11-30", "sha256": "ab" * 32, "seen": True}
     found = OutsideEvaluation.of(evaluation, **stated)
+    assert found.n_refused == 10
     assert (found.n, found.n_groups, found.coverage, found.silent_errors, found.ece) == (100, 40, 0.8, 0.2, 0.2123)
     never_abstains = OutsideEvaluation.of(evaluation | {"selective": None, "n_refused": 0}, **stated)
     assert (never_abstains.coverage, never_abstains.silent_errors) == (1.0, 0.4)
+
+
+def test_the_worst_result_on_other_hospitals_goes_with_every_answer():
+    of = {"date": "2026-11-30", "sha256": "ab" * 32, "n_groups": 9, "auroc": None, "ece": None, "coverage": 0.62}
+    worst = OutsideEvaluation(data="B", n=663, n_refused=9, accuracy=0.518, silent_errors=0.256, **of)
+    better = OutsideEvaluation(data="C", n=50, n_refused=0, accuracy=0.9, silent_errors=0.01, **of)
+    own = better.model_copy(update={"accuracy": 0.3, "seen": True})
+    assert other_hospitals([better, own, worst]) == [worst, better]
+    assert other_hospitals_sentence([better, own, worst]) == (
+        "On images of other hospitals, the worst of 2 evaluations, its accuracy as shipped was 0.52 (n 654, without 9 "
+        "refused); "
+        "of all 663, 62 % got an answer, of which 41 % were wrong."
+    )
+    assert other_hospitals_sentence([better]) == (
+        "On images of other hospitals, its accuracy as shipped was 0.90 (n 50); "
+        "of all 50, 62 % got an answer, of which 2 % were wrong."
+    )
+    assert other_hospitals_sentence([own]) == "No evaluation on images of other hospitals is recorded."

@@ -28,7 +28,7 @@ FLAIR = Scope(modality="MR", sequences=("FLAIR",), planes=("axial",))
         (Stated("MR"), None),
         (Stated("MR", "FLAIR", "axial"), None),
         (Stated("CT"), "the file is CT, and the model is for axial FLAIR MR of the head"),
-        (Stated("MR", "T1"), "the file is T1, and the model is for axial FLAIR MR of the head"),
+        (Stated("MR", "T1"), "the sequence is T1, and the model is for axial FLAIR MR of the head"),
         (Stated("MR", None, "sagittal"), "the slice is sagittal, and the model is for axial FLAIR MR of the head"),
         (Stated("MR", "FLAIR", "axial", "localizer, not a slice"), "localizer, not a slice"),
         (Stated("CT", excluded="its header states another part of the body"), "its header states another part of the body"),
@@ -71,6 +71,7 @@ def test_what_a_file_states_wins_over_its_look(head_statistics: Callable[..., np
         ([Stated("MR", "T1"), Stated("MR", None, "axial")], ("MR", (), ())),
         ([Stated("CT"), Stated("MR")], (None, (), ())),
         ([Stated("CT"), Stated()], (None, (), ())),
+        ([Stated(None, "T1C+")] * 3, ("MR", ("T1C+",), ())),
         ([Stated("MR", "FLAIR", "axial")] * 999 + [Stated("MR")], ("MR", ("FLAIR",), ("axial",))),
         ([Stated("MR", "FLAIR", "axial")] * 999 + [Stated("MR", "T1", "coronal")], ("MR", ("FLAIR",), ("axial",))),
         ([Stated("MR", "FLAIR", "axial")] * 97 + [Stated("MR", "T1", "axial")] * 3, ("MR", ("FLAIR", "T1"), ("axial",))),
@@ -104,7 +105,7 @@ def test_a_bundle_keeps_its_scope(bundle: Bundle, network: ResLink, tmp_path: Pa
     assert "Images: axial FLAIR MR of the head; others are refused" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
-@pytest.mark.parametrize(("name", "text"), [("ct", "axial CT"), ("mri4", "FLAIR T1 MR"), ("lgg", "axial FLAIR MR")])
+@pytest.mark.parametrize(("name", "text"), [("ct", "axial CT"), ("mri4", "FLAIR or T1C+ MR"), ("lgg", "axial FLAIR MR")])
 def test_the_shipped_bundles_state_what_they_are_for(name: str, text: str) -> None:
     assert str(Bundle.load(name).scope) == f"{text} of the head"
 
@@ -157,6 +158,12 @@ def test_the_rule_is_stored_in_the_bundle_and_on_its_card_and_a_bundle_without_i
     assert ["little brain, less than 25 % of the head" in card for card in cards] == [True, False]
 
 
+def test_a_model_for_ct_refuses_an_image_whose_user_states_a_sequence() -> None:
+    ct = Scope(modality="CT")
+    assert ct.refusal(Stated(None, "T1")) == "the sequence T1 is of MR, and the model is for CT of the head"
+    assert ct.refusal(Stated("CT", "angiography")) is None
+
+
 def test_slices_with_little_brain_are_counted_together() -> None:
     few = "it shows little brain: {} % of the head, and the model needs 25 %"
     refused = {"a.dcm": few.format(3), "b.dcm": few.format(12), "c.dcm": "the file is MR"}
@@ -171,10 +178,10 @@ def test_slices_with_little_brain_are_counted_together() -> None:
 
 def test_refused_images_are_counted_by_reason_or_without_the_reasons() -> None:
     """A bundle does not store the names of the refused images, and so not the reasons."""
-    refused = {"a.dcm": "the file is CT", "b.dcm": "the file is T1", "c.dcm": "the file is CT"}
+    refused = {"a.dcm": "the file is CT", "b.dcm": "the sequence is T1", "c.dcm": "the file is CT"}
     assert refused_texts({"n_refused": 3, "refused": refused}) == [
         "2 images refused and not counted: the file is CT",
-        "1 image refused and not counted: the file is T1",
+        "1 image refused and not counted: the sequence is T1",
     ]
     assert refused_texts({"n_refused": 3}) == ["3 images refused and not counted"]
     assert refused_texts({"n_refused": 0, "refused": {}}) == refused_texts({}) == []

@@ -20,7 +20,6 @@ import pytest
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
-import reslink
 from reslink.cluster import shards as module
 from reslink.cluster.connection import connect, parse_address
 from reslink.cluster.shards import Shard, run_shards
@@ -152,26 +151,10 @@ def test_errors_of_the_work_reach_the_driver(connected: Any, folder: Path, tmp_p
         run_shards(shards, work.refuses, folder, SilentProgress(), "Test")
     with pytest.raises(KeyError, match="a bug"):
         run_shards(shards, work.fails, folder, SilentProgress(), "Test")
-    monkeypatch.setattr(module, "_RETRIES", 0)
+    monkeypatch.setattr(module, "RETRIES", 0)
     with pytest.raises(InputError, match=r"The 10 files from 0\.png on were given up \(WorkerCrashedError\)"):
         run_shards(shards, work.dies, folder, SilentProgress(), "Test")
     assert parts(folder) == []
-
-
-def test_a_node_that_differs_is_refused(folder: Path, tmp_path: Path) -> None:
-    [shard] = make(tmp_path / "log", 1)
-    for arguments, message in (
-        (
-            (str(folder), str(tmp_path), "9.9"),
-            rf"A node of the cluster has reslink {reslink.__version__}, and this machine 9\.9",
-        ),
-        (("/gone", str(tmp_path), reslink.__version__), "A node of the cluster has no folder /gone"),
-        ((str(folder), "/gone", reslink.__version__), "A node of the cluster has no folder /gone"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            module._run_shard(work.plain, shard, *arguments)
-    assert module._run_shard(work.plain, shard, str(folder), str(tmp_path), reslink.__version__) == 0
-    assert parts(folder) == ["0\n"]
 
 
 @pytest.fixture

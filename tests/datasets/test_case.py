@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reslink.datasets.case import DEFAULT_FRACTIONS, SPLIT_NAMES, SPLITS, Case, case_name
-from reslink.imaging.unit_names import UNIT_NAMES, UNITS
+from reslink.imaging.spellings import UNIT_NAMES, UNITS
 from reslink.training.recipe.recipe import load_recipe
 
 

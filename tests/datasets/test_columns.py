@@ -43,6 +43,8 @@ def test_the_choice_of_the_user_in_one_or_several_texts() -> None:
         ("path,label,unit", ["hu", "HU", ""], "unit", "unit"),
         ("path,label,Units", ["grey", "mr", "MR"], "unit", "Units"),
         ("path,label,unit", ["ICU", "ward 3", "hu"], "unit", None),
+        ("path,label,Sequence", ["T1w", "t2 flair", "T1ce", "T1C+"], "sequence", "Sequence"),
+        ("path,label,sequence", ["ACGT", "GGTA", "T1"], "sequence", None),
         ("path,label,set", ["train", "test", "VAL"], "split", "set"),
         ("path,label,set", ["A", "B", "train"], "split", None),
         ("path,label,case", ["case", "control", "case"], "patient_id", None),

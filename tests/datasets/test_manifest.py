@@ -269,3 +269,15 @@ def test_the_real_sets(shared_data: Path, name: str, n: int, classes: int, patie
 def test_a_data_set_that_is_no_path(data: object) -> None:
     with pytest.raises(UsageError, match=rf"The data set is a {type(data).__name__}.*Save a DataFrame with to_csv"):
         Manifest.open(data)
+
+
+def test_a_sequence_is_added_where_the_table_states_none(tmp_path: Path) -> None:
+    stated = [("a", "x", "t2w"), ("b", "x", ""), ("c", "y", "n/a"), ("d", "y", "T2-FLAIR")]
+    rows = ["path,label,sequence", *(f"{name}.png,{label},{sequence}" for name, label, sequence in stated)]
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    for name, *_ in stated:
+        (tmp_path / f"{name}.png").write_bytes(b"x")
+    manifest = Manifest.open(tmp_path).with_sequence("t1ce")
+    assert [case.sequence for case in manifest.cases] == ["T2", "T1C+", "T1C+", "FLAIR"]
+    with pytest.raises(UsageError, match="The sequence is empty"):
+        manifest.with_sequence(" ")

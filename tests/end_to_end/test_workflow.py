@@ -111,7 +111,10 @@ def test_predict_json(bundle: Path, images: list[Path], invoke: Invoke) -> None:
             "notes",
             "scope",
         ]
-        assert row["scope"] == "The model is for CT or MR of the head; patients: not described."
+        assert row["scope"] == (
+            "The model is for CT or MR of the head; patients: not described. "
+            "No evaluation on images of other hospitals is recorded."
+        )
         assert list(row["probabilities"]) == ["Healthy", "Tumor"]
         assert sum(row["probabilities"].values()) == pytest.approx(1)
         assert row["probability"] == row["probabilities"][row["label"]]

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,8 @@ def test_a_data_set_is_evaluated(bundle, data, tmp_path):
     assert found["n"] == 24
     assert found["n_groups"] <= 12, "two images of a patient are one group"
     assert found["n_failed"] == 0
+    assert found["data"] == data.name
+    assert date.fromisoformat(found["date"]) <= datetime.now(UTC).date()
     rows = read_csv(out / "predictions.csv")
     assert list(rows[0])[:9] == list(COLUMNS)
     alone = list(Classifier.load(bundle, "cpu").predict([data / row["path"] for row in rows]))
@@ -263,7 +266,8 @@ def test_images_outside_the_scope_are_refused_and_not_counted(bundle, data, tmp_
     right = np.mean([row["label"] == row["prediction"] for row in answered])
     assert result["metrics"]["accuracy"]["estimate"] == pytest.approx(right)
     page = evaluation_report(tmp_path / "out").read_text()
-    assert f"Measured on 12 cases; 8 images refused and not counted: {reason}. Below" in page
+    assert "Measured on 12 cases. 8 more are in no metric" in page
+    assert f'The {reason.removeprefix("the ")}</span></th><td class="n">8</td>' in page
     steps = [(step.n_images, step.detail) for step in case_flow(read_run(tmp_path / "out")) if "Refused" in step.title]
     assert steps == [(8, reason)]
     plain = evaluate_bundle(bundle, Manifest.open(data, labels=LABELS), tmp_path / "plain", EvaluationOptions())
@@ -291,6 +295,8 @@ def test_subgroups_have_coverage_and_silent_errors_if_the_bundle_can_abstain(bun
         answered = [row for row in own if row["abstain"] == "false"]
         wrong = [row for row in answered if row["prediction"] != row["label"]]
         found = {name: value["estimate"] for name, value in subgroup["selective"].items()}
-        assert found == pytest.approx({"coverage": len(answered) / len(own), "silent_errors": len(wrong) / len(own)})
+        shares = {"coverage": len(answered) / len(own), "silent_errors": len(wrong) / len(own)}
+        shares["answered_accuracy"] = 1 - len(wrong) / len(answered) if answered else None
+        assert found == pytest.approx(shares)
     plain = evaluate_bundle(bundle, Manifest.open(data), tmp_path / "plain", options)
     assert [subgroup["selective"] for subgroup in plain["subgroups"]["split"].values()] == [{}, {}]

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from reslink.bundles.decision.decision import DecisionResults
-from reslink.evaluation.selective import NOTHING_FITTED, prediction_set_metrics, selective_metrics
+from reslink.evaluation.selective import (
+    ANSWER_NAMES,
+    NOTHING_FITTED,
+    answer_estimates,
+    can_abstain,
+    named_answers,
+    prediction_set_metrics,
+    selective_metrics,
+)
 from reslink.labels import Labels
 
 LABELS = Labels(("Healthy", "Tumor"))
@@ -29,19 +37,36 @@ def test_answered_and_abstained_cases_are_counted():
     assert metrics["coverage"]["estimate"] == pytest.approx(0.75)
     assert metrics["silent_errors"]["estimate"] == 0  # the wrong predictions are those with an abstention
     assert metrics["metrics"]["accuracy"]["estimate"] == 1
+    assert metrics["answered_accuracy"] == metrics["metrics"]["accuracy"]
     assert metrics["prediction_sets"] is None
+    assert can_abstain({"selective": metrics})
+
+
+def test_the_answers_have_intervals_over_groups():
+    answered, correct = np.arange(20) >= 5, np.arange(20) < 17
+    estimates = answer_estimates(answered, correct, GROUPS)
+    assert {name: value["estimate"] for name, value in estimates.items()} == pytest.approx(
+        {"coverage": 0.75, "answered_accuracy": 0.8, "silent_errors": 0.15}
+    )
+    assert [value["n"] for value in estimates.values()] == [20, 15, 20]
+    assert all(value["ci_low"] < value["estimate"] < value["ci_high"] for value in estimates.values())
+    assert list(named_answers(estimates)) == list(ANSWER_NAMES.values())
+    assert named_answers(None) == named_answers({}) == {}
 
 
 def test_without_abstention_every_case_is_answered():
     metrics = selective_metrics(Y_TRUE, results(fitted=False), GROUPS, LABELS)
     assert (metrics["n_covered"], metrics["n_out_of_distribution"], metrics["note"]) == (20, None, NOTHING_FITTED)
+    assert not can_abstain({"selective": metrics})
+    assert not can_abstain({})
+    assert can_abstain({"selective": {"prediction_sets": None, "n_out_of_distribution": 0}})
     assert metrics["silent_errors"]["estimate"] == pytest.approx(0.25)
     assert metrics["metrics"]["accuracy"]["estimate"] == pytest.approx(0.75)
 
 
 def test_abstention_from_every_case_has_no_metrics():
     metrics = selective_metrics(Y_TRUE, results(n_abstained=20), GROUPS, LABELS)
-    assert (metrics["n_covered"], metrics["metrics"]) == (0, {})
+    assert (metrics["n_covered"], metrics["metrics"], metrics["answered_accuracy"]["estimate"]) == (0, {}, None)
 
 
 def test_prediction_sets():

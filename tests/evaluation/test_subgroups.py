@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from reslink.datasets.case import Case
+from reslink.evaluation.selective import ANSWER_NAMES
 from reslink.evaluation.subgroups import LabeledPredictions, subgroups
 from reslink.labels import Labels
 from reslink.metrics.classification import point_metrics
@@ -63,8 +64,8 @@ def test_coverage_and_silent_errors_of_a_subgroup(rng):
     abstain = ~is_b & (order % 2 == 0)
     labeled = LabeledPredictions(y_true, Predictions(np.eye(2)[y_pred], y_pred), [str(i) for i in order], LABELS, 0, abstain)
     found = subgroups(cases(np.where(is_b, "B", "A").tolist()), ["scanner"], labeled)["scanner"]
-    values = {name: [own["selective"][key]["estimate"] for key in ("coverage", "silent_errors")] for name, own in found.items()}
-    assert values == {"A": [0.5, 0.0], "B": [1.0, 0.25]}
+    values = {name: [own["selective"][key]["estimate"] for key in ANSWER_NAMES] for name, own in found.items()}
+    assert values == {"A": [0.5, 1.0, 0.0], "B": [1.0, 0.75, 0.25]}
     assert found["B"]["selective"]["silent_errors"]["ci_low"] < 0.25
 
 

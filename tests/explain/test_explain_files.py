@@ -23,6 +23,7 @@ from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 from reslink.inference.classifier import Classifier
 from reslink.labels import Labels
+from reslink.networks.build import build_network
 from reslink.networks.reslink import variant_config
 
 PLAIN = Preprocess(size=96, mean=0.0, std=1.0, isolate_head=False)
@@ -229,3 +230,41 @@ def test_a_contact_sheet_gets_its_reason_and_no_picture(classifier, tmp_path):
     [explanation] = explain_paths(classifier, [tmp_path / "sheet.png"], tmp_path / "out", ExplainOptions(("grad_cam",)))
     assert (explanation.label, explanation.panel, explanation.error) == (None, None, None)
     assert (explanation.abstain, explanation.reasons) == (True, [SEVERAL_HEADS])
+
+
+T1_IS_REFUSED = ["the sequence is T1, and the model is for T1C+ MR of the head"]
+
+
+def refused(classifier: Classifier, path: Path, out: Path, **stated: object) -> list[str] | None:
+    """Returns the reasons of the first explanation if its image is refused, None if it is explained."""
+    options = ExplainOptions(("grad_cam",), randomization_check=False, overwrite=True, unit="mr", **stated)
+    explanation = explain_paths(classifier, [path], out, options)[0]
+    assert explanation.error is None
+    return explanation.reasons if explanation.label is None else None
+
+
+@pytest.mark.parametrize("case", ["slice", "series"])
+def test_a_stated_sequence_reaches_the_scope(classifier, tmp_path, case):
+    """That of a table wins over that of the options, and this one over that of the classifier."""
+    y, x = np.mgrid[:96, :96] - 47.5
+    head = np.where(np.hypot(y / 1.2, x) < 34, 400 + 3 * x, 0).astype(np.float32)
+    path = tmp_path / "scan.npy"
+    np.save(path, np.stack([head] * 4) if case == "series" else head)
+    bundle = classifier.bundle if case == "slice" else series_bundle(tmp_path)
+    bundle = replace(bundle, scope=Scope(modality="MR", sequences=("T1C+",)))
+    network = classifier.network if case == "slice" else bundle.network()
+    limited, of_t1 = (Classifier(bundle, network, torch.device("cpu"), sequence=name) for name in (None, "T1"))
+    table = {str(path): "T1C+"}
+    assert refused(limited, path, tmp_path / "out") is None
+    assert refused(limited, path, tmp_path / "out", sequence="T1") == T1_IS_REFUSED
+    assert refused(limited, path, tmp_path / "out", sequences={str(path): "T1"}) == T1_IS_REFUSED
+    assert refused(limited, path, tmp_path / "out", sequence="T1", sequences=table) is None
+    assert refused(of_t1, path, tmp_path / "out") == T1_IS_REFUSED
+    assert refused(of_t1, path, tmp_path / "out", sequence="T1C+") is None
+
+
+def series_bundle(folder: Path) -> Bundle:
+    config = variant_config("reslink_small", stem_dim=8, dims=(8, 16), depths=(1, 1), in_channels=1)
+    architecture = {"name": "reslink_small", **config.model_dump(mode="json"), "case": "series"}
+    state = build_network(config, 1, case="series").state_dict()
+    return Bundle(architecture, Preprocess(size=64, channels=1), Labels(("Healthy", "Tumor"))).save(folder / "bundle", state)

@@ -141,3 +141,10 @@ def test_a_sparse_file_of_a_gigabyte_is_refused(tmp_path: Path) -> None:
         stream.truncate(1 << 30)
     with pytest.raises(InputError, match=r"has 1024 MiB\. The limit is 512 MiB per file"):
         read_image(path)
+
+
+def test_a_table_is_named_as_such(tmp_path: Path) -> None:
+    table = tmp_path / "images.csv"
+    table.write_text("path,label\na.png,Tumor\n")
+    with pytest.raises(InputError, match=r"images\.csv is a table, not an image.*reslink evaluate, external and explain"):
+        read_image(table)

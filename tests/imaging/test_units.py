@@ -21,7 +21,7 @@ from reslink.imaging.image import Image
 from reslink.imaging.limits import ImagingWarning
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
-from reslink.imaging.unit_names import parse_unit
+from reslink.imaging.spellings import parse_unit
 
 AFFINE = np.diag([-1.0, -1.0, 5.0, 1.0])
 Values = NDArray[np.float64]

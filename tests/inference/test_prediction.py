@@ -90,7 +90,7 @@ def test_what_is_no_slice_of_a_head_is_refused_by_every_bundle(make_bundle, stud
     ("scope", "name", "reason"),
     [
         (FLAIR, "ct", "the file is CT, and the model is for axial FLAIR MR of the head"),
-        (FLAIR, "t1", "the file is T1, and the model is for axial FLAIR MR of the head"),
+        (FLAIR, "t1", "the sequence is T1, and the model is for axial FLAIR MR of the head"),
         (CT, "t1", "the file is MR, and the model is for axial CT of the head"),
         (CT, "sagittal", "the slice is sagittal, and the model is for axial CT of the head"),
     ],
@@ -99,6 +99,16 @@ def test_a_file_that_states_something_else_is_refused(make_bundle, studies, scop
     [prediction] = Classifier.load(make_bundle(scope=scope), device="cpu").predict(studies[name])
     check_refused(prediction, reason)
     assert Classifier.load(make_bundle(name="any"), device="cpu").predict(studies[name])[0].label is not None
+
+
+def test_the_sequence_of_the_user_replaces_that_of_the_file(make_bundle, studies, tmp_path: Path) -> None:
+    bundle = make_bundle(scope=Scope(modality="MR", sequences=("T1C+",)))
+    [with_contrast] = Classifier.load(bundle, device="cpu", sequence="T1C+").predict(studies["t1"])
+    assert with_contrast.label is not None  # the header lacks the agent
+    t2 = Classifier.load(bundle, device="cpu", sequence="T2")
+    picture = Image(np.zeros((64, 64), np.float32), "gray", "MR", white=255.0)
+    for source in (studies["t1"], picture):
+        check_refused(t2.predict(source)[0], "the sequence is T2, and the model is for T1C+ MR of the head")
 
 
 def test_arrays_and_nifti_state_their_modality_by_the_unit(make_bundle, tmp_path: Path) -> None:

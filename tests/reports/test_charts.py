@@ -24,6 +24,7 @@ def test_alternative_texts_state_the_numbers(cases):
 
     y_true, y_prob = cases
     assert f"AUROC {roc_auc_score(y_true, y_prob[:, 1]):.3f} for Tumor" in roc(y_true, y_prob, NAMES, 0.5).alt
+    assert ">threshold 0.342<" in roc(y_true, y_prob, NAMES, 0.342402).svg
     alt = precision_recall(y_true, y_prob, NAMES).alt
     assert f"AUPRC {average_precision_score(y_true, y_prob[:, 1]):.3f} for Tumor at a prevalence of 50%" in alt
 

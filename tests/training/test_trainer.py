@@ -21,6 +21,7 @@ from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.errors import TrainingError, UsageError
 from reslink.files import sha256
+from reslink.labels import Labels
 from reslink.networks.area_attention import record_attention_weights
 from reslink.settings_text import read_json
 from reslink.training import losses, validation
@@ -127,6 +128,13 @@ def test_the_best_epoch_is_exported_or_the_last(
     assert (best.best_epoch, last.best_epoch) == (2, 3)
     assert best.validation["val_auroc"] == 0.9
     assert sha256(best.bundle / "model.safetensors") != sha256(last.bundle / "model.safetensors")
+
+
+def test_a_threshold_is_refused_with_three_classes(toy: Manifest, recipe: Make, tmp_path: Path) -> None:
+    three = replace(toy, labels=Labels((*toy.labels.names, "other")))
+    with pytest.raises(UsageError, match=r"decision.threshold is youden, but the data has 3 classes.*Leave"):
+        train(three, recipe("decision.threshold=youden"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_early_stopping(toy: Manifest, recipe: Make, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

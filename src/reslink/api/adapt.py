@@ -322,6 +322,8 @@ def _adapted_child(plan: Plan, local: LocalCases, first: Rows, folder: Path, opt
     used, is_first = cache.manifest.subset(local.rows.tolist()), set(first.tolist())
     splits = ["train" if i in is_first else "validation" for i in range(len(used))]
     kept = {key: value for key, value in parent.provenance.items() if key in ("license", "intended_use", "pretrained")}
+    if "pretrained" in kept:
+        kept["pretrained"] = kept["pretrained"] | {"ledger": []}  # the evaluations are those of other weights
     data = {"digest": adapted["digest"], "images": dict(cache.manifest.subset(rows.tolist()).label_counts())}
     child = replace(
         parent,

@@ -23,6 +23,7 @@ def evaluate(
     columns: Columns = None,
     root: str | Path | None = None,
     unit: str | None = None,
+    sequence: str | None = None,
     split: Literal["train", "validation", "test"] | None = None,
     by: Sequence[str] = (),
     batch_size: int = 32,
@@ -41,6 +42,7 @@ def evaluate(
         columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
         root: Folder that the paths in a table start from; None for the folder of the table.
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
+        sequence: The MR sequence, such as ``T1C+``, of images for which the table states none; None takes what the files state.
         split: Evaluate only the cases of this split; None for all cases.
         by: Columns of the data set; metrics are also computed for each of their values, and for each of 2 to 20 sources.
         batch_size: Number of images per batch.
@@ -66,6 +68,7 @@ def evaluate(
         0.93
     """
     from reslink.bundles.bundle import Bundle
+    from reslink.datasets.manifest import data_set_name
     from reslink.evaluation.subgroup_columns import check_columns
     from reslink.inference.devices import check_device_name
 
@@ -75,6 +78,7 @@ def evaluate(
     loaded = Bundle.load(bundle, network)
     options_of_data: dict[str, Any] = {"columns": columns, "root": root, "unit": unit, "case": loaded.case}
     manifest = read_patients(open_manifest(data, labels=loaded.labels, **options_of_data))
+    manifest = manifest if sequence is None else manifest.with_sequence(sequence)
     check_columns(manifest, columns_of_subgroups)
     from reslink.evaluation.cases import select_cases
 
@@ -89,6 +93,7 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         allow_leakage=allow_leakage,
+        data_name=data_set_name(data) if isinstance(data, str | Path) else None,
     )
     result = evaluate_bundle(loaded, manifest, folder, options)
     evaluation_report(folder)

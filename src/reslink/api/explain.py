@@ -33,6 +33,7 @@ def explain(
     columns: Columns = None,
     root: str | Path | None = None,
     unit: str | None = None,
+    sequence: str | None = None,
     sanity: bool = True,
     network: str | Builder | nn.Module | None = None,
     device: str = "auto",
@@ -53,6 +54,7 @@ def explain(
         columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
         root: Folder that the paths in a table start from; None for the folder of the table.
         unit: ``hu``, ``mr`` or ``gray`` for images for which neither file nor table states a unit; None decides by the values.
+        sequence: The MR sequence of images for which no table states one, such as ``T1C+``; None takes what each file states.
         sanity: Whether to compare the maps with those of a network with randomized weights.
         network: Your own network that the bundle was trained with, as for :func:`reslink.train`; not needed for others.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
@@ -63,8 +65,8 @@ def explain(
         One explanation per image or slice, with the prediction, the file names and the measures of each map.
 
     Raises:
-        UsageError: If a method, class or unit is unknown, ``out`` holds explanations, or ``columns`` or ``root`` is given
-            without a table.
+        UsageError: If a method, class or unit is unknown, ``sequence`` is empty, ``out`` holds explanations, or ``columns`` or
+            ``root`` is given without a table.
 
     Example:
         >>> import reslink
@@ -72,7 +74,7 @@ def explain(
         >>> explanation.panel  # doctest: +SKIP
         'scan.png'
     """
-    from reslink.imaging.unit_names import parse_unit
+    from reslink.imaging.spellings import parse_sequence, parse_unit
 
     stated = parse_unit(unit)
     loaded, checked_methods = check_and_load(bundle, target, methods, network)
@@ -86,6 +88,7 @@ def explain(
         limit=limit,
         overwrite=overwrite,
         unit=stated,
+        sequence=parse_sequence(sequence),
         columns=columns,
         root=root,
     )
@@ -170,12 +173,13 @@ def _is_new(path: str, done: set[str]) -> int:
 
 
 def _files_of(paths: Iterable[str | Path], bundle: Bundle, options: ExplainOptions) -> tuple[list[str | Path], ExplainOptions]:
-    """Returns the images, and the options with the lesion masks and units of data sets among the paths."""
+    """Returns the images, and the options with the lesion masks, units and sequences of data sets among the paths."""
     from reslink.datasets.manifest import Manifest
 
     files: list[str | Path] = []
     masks: dict[str, Path] = {}
     units: dict[str, str] = {}
+    sequences: dict[str, str] = {}
     n_tables = 0
     for path in paths:
         if not str(path).lower().endswith(".csv") and not (Path(path) / "manifest.csv").is_file():
@@ -186,9 +190,10 @@ def _files_of(paths: Iterable[str | Path], bundle: Bundle, options: ExplainOptio
         files += [case.path for case in cases]
         masks |= {str(case.path): case.mask for case in cases if case.mask is not None}
         units |= {str(case.path): case.unit for case in cases if case.unit is not None}
+        sequences |= {str(case.path): case.sequence for case in cases if case.sequence is not None}
     if (options.columns or options.root) and not n_tables:
         raise UsageError("No table was given, but --columns or --root", "Both describe a table", "Remove them, or give a CSV")
-    return files, replace(options, masks=masks, units=units)
+    return files, replace(options, masks=masks, units=units, sequences=sequences)
 
 
 def _images_in(path: str | Path) -> Sequence[str | Path]:

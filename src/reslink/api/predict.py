@@ -37,6 +37,7 @@ def predict(
     overwrite: bool = False,
     unit: Unit | None = None,
     series: SeriesMode | None = None,
+    sequence: str | None = None,
 ) -> list[Prediction]:
     """Predicts the class of images. Torch is imported only if the backend is torch.
 
@@ -53,6 +54,8 @@ def predict(
         series: ``each`` for one prediction per slice; ``auto`` to add one for each series (a volume, or DICOM slices), ``only``
             for series without their slices. The prediction for a series is a ``SeriesAnswer``. None is ``each``, or ``only``
             for a series model.
+        sequence: The MR sequence of the images, such as ``T1``, ``T1C+`` (after a contrast agent), ``T2`` or ``FLAIR``; None
+            takes what each file states. Images outside the scope of the bundle are refused.
 
     Returns:
         One prediction per slice, in order. An unreadable file gives a prediction with an error.
@@ -67,11 +70,11 @@ def predict(
         >>> prediction.label, prediction.probability  # doctest: +SKIP
         ('Tumor', 0.974)
     """
-    from reslink.imaging.unit_names import parse_unit
+    from reslink.imaging.spellings import parse_unit
     from reslink.inference.classifier import Classifier, as_sources
 
     stated = parse_unit(unit)
-    classifier = Classifier.load(bundle, device=device, backend=backend)
+    classifier = Classifier.load(bundle, device=device, backend=backend, sequence=sequence)
     return list(
         iter_predictions(
             classifier,

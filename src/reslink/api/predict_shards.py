@@ -47,6 +47,7 @@ class PredictionJob:
         backend: The name of a backend.
         batch_size: Number of slices per batch.
         unit: Unit of files that state none.
+        sequence: The MR sequence of the files; None takes what each file states.
         series: As for :func:`reslink.predict`.
         output: ``csv`` for rows of a table, ``json`` for JSON lines, ``ascii`` for JSON lines in ASCII.
     """
@@ -56,6 +57,7 @@ class PredictionJob:
     backend: str
     batch_size: int = 32
     unit: Unit | None = None
+    sequence: str | None = None
     series: SeriesMode | None = None
     output: Literal["csv", "json", "ascii"] = "csv"
 
@@ -224,7 +226,7 @@ def predict_shard(shard: _ShardFiles) -> tuple[bytes, int]:
 @lru_cache(maxsize=1)
 def _load(job: PredictionJob) -> Classifier:
     """Returns the classifier of a job; a process loads it once."""
-    classifier = Classifier.load(job.bundle, device="cpu", backend=job.backend, threads=1)
+    classifier = Classifier.load(job.bundle, device="cpu", backend=job.backend, threads=1, sequence=job.sequence)
     if bundle_digest(classifier.bundle) != job.bundle_digest:
         raise UsageError(
             f"The bundle {job.bundle} has other content on a node of the cluster",
@@ -258,7 +260,7 @@ def _table_row(classifier: Classifier) -> Callable[[Prediction], str]:
 
 
 def _json_line(classifier: Classifier, only_ascii: bool) -> Callable[[Prediction], str]:
-    scope = classifier.bundle.scope.sentence
+    scope = classifier.bundle.statement
     return lambda prediction: json_text({**prediction.as_dict(), "scope": scope}, only_ascii=only_ascii) + "\n"
 
 

@@ -17,6 +17,7 @@ from reslink.bundles.decision.arrays import DecisionArrays
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.fingerprints import DIGEST, TrainingImages
 from reslink.bundles.lineage import Ancestor, fingerprint_files, read_lineage
+from reslink.bundles.pretrained import OutsideEvaluation, other_hospitals_sentence, pretrained_info
 from reslink.bundles.record import (
     BUNDLE_JSON,
     DECISION,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "Bundle"]
 
-_NOT_STORED: Final = ("failed", "refused", "excluded", "leaked", "bundle", "usage_notes", "data_notes")
+_NOT_STORED: Final = ("failed", "refused", "excluded", "leaked", "bundle", "usage_notes", "data_notes", "data", "date")
 """Entries of ``evaluation.json`` that are not stored in a bundle."""
 
 
@@ -115,7 +116,7 @@ class Bundle:
             "classes": " / ".join(self.labels.names),
             "images": str(self.scope),
             "input": f"{self.preprocess.channels}×{self.preprocess.size}×{self.preprocess.size}",
-            "threshold": None if threshold is None else f"{threshold:.3g}",
+            "threshold": None if threshold is None else f"{threshold:.3f}",
             "prediction sets": "no" if self.decision.conformal is None else f"coverage {self.decision.conformal.coverage:g}",
             "OOD detector": "no" if self.decision.ood is None else "yes",
             "ONNX model": "no" if self.onnx_model is None else "yes",
@@ -194,8 +195,8 @@ class Bundle:
 
         Args:
             metrics: The content of ``evaluation.json``; replaces the previous metrics. Lists of cases are left out, because
-                file names can identify patients and bundles are passed on. The name of the bundle, its usage notes and the
-                remarks on the data are left out as well.
+                file names can identify patients and bundles are passed on. The name of the bundle, its usage notes, the name
+                of the data set, the remarks on it and the date are left out as well.
         """
         kept = {key: value for key, value in metrics.items() if key not in _NOT_STORED}
         evaluated = replace(self, metrics=kept)
@@ -208,6 +209,21 @@ class Bundle:
     def name(self) -> str | None:
         """Name of its folder, or of the run that holds it in ``bundle/``; None before it is saved."""
         return None if self.folder is None else storage.bundle_name(self.folder)
+
+    @property
+    def ledger(self) -> list[OutsideEvaluation]:
+        """The evaluations that a shipped bundle, or a calibrated copy of one, records; empty for other bundles.
+
+        Raises:
+            BundleError: If the description of a shipped bundle is invalid.
+        """
+        info = pretrained_info(self.provenance)
+        return [] if info is None else info.ledger
+
+    @property
+    def statement(self) -> str:
+        """What goes with every answer: the images that the bundle is for, and how it did on those of other hospitals."""
+        return f"{self.scope.sentence} {other_hospitals_sentence(self.ledger)}"
 
     @property
     def case(self) -> CaseKind:

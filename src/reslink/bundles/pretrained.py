@@ -44,20 +44,21 @@ class DataSource(BaseModel):
 
 
 class OutsideEvaluation(BaseModel):
-    """An evaluation of a bundle on data of other hospitals, good or bad: a row of its ledger.
+    """An evaluation of a bundle on data that it was not trained on, good or bad: a row of its ledger.
 
     Attributes:
         data: Name of the data set, and which part of it.
         date: The day of the evaluation, YYYY-MM-DD.
         sha256: SHA-256 of the data set (``Manifest.digest``).
         n: Number of images, without those that overlap with the training images, and with those that the bundle refuses.
-        n_groups: Number of their groups (patients, with near duplicates joined).
-        seen: Whether other images of this source were trained on, so that it is no new hospital.
-        auroc: The area under the ROC curve; None where it is not defined.
-        accuracy: Accuracy without abstention.
-        ece: Expected calibration error.
-        coverage: Share of the images that are answered.
-        silent_errors: Share of the images with a wrong answer and no abstention.
+        n_refused: Number of these images that the bundle refuses.
+        n_groups: Number of groups (patients, with near duplicates joined) of the images that are not refused.
+        seen: Whether it is a held-out part of a source that the bundle was trained on; otherwise hospitals that it never saw.
+        auroc: The area under the ROC curve of the images that are not refused; None where it is not defined.
+        accuracy: Accuracy of the images that are not refused, without abstention.
+        ece: Expected calibration error of the images that are not refused.
+        coverage: Share of all images that are answered.
+        silent_errors: Share of all images with a wrong answer and no abstention.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -66,6 +67,7 @@ class OutsideEvaluation(BaseModel):
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     n: int = Field(ge=1)
+    n_refused: int = Field(ge=0)
     n_groups: int = Field(ge=1)
     seen: bool = False
     auroc: float | None
@@ -91,7 +93,8 @@ class OutsideEvaluation(BaseModel):
         share = evaluation["n"] / n  # of the images that are not refused
         numbers = metrics | {"coverage": answered * share, "silent_errors": wrong * share}
         rounded = {name: value if value is None else round(value, 4) for name, value in numbers.items()}
-        return cls.model_validate({"n": n, "n_groups": evaluation["n_groups"], **rounded, **stated})
+        counts = {"n": n, "n_refused": evaluation["n_refused"], "n_groups": evaluation["n_groups"]}
+        return cls.model_validate(counts | rounded | stated)
 
 
 class PretrainedInfo(BaseModel):
@@ -110,7 +113,7 @@ class PretrainedInfo(BaseModel):
             data; ``limitations`` gives the reason.
         reproduce: The commands that build it again, with ``DATA`` for the folder of images.
         audit_findings: Results of an audit of the data, a sentence each; empty without an audit.
-        ledger: Every evaluation on data of other hospitals, good or bad.
+        ledger: Every evaluation on data of other hospitals, and on held-out parts of its own sources, good or bad.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -161,6 +164,26 @@ def usage_notes(provenance: Mapping[str, Any], *, has_ood_detector: bool) -> lis
     """
     info = pretrained_info(provenance)
     return ([] if info is None else [info.usage_notes]) + ([] if has_ood_detector else [NO_OOD_DETECTOR])
+
+
+def other_hospitals(ledger: Iterable[OutsideEvaluation]) -> list[OutsideEvaluation]:
+    """Returns the evaluations on data of hospitals that a bundle never saw, the lowest accuracy first."""
+    return sorted((entry for entry in ledger if not entry.seen), key=lambda entry: entry.accuracy)
+
+
+def other_hospitals_sentence(ledger: Iterable[OutsideEvaluation]) -> str:
+    """Returns how a bundle did on data of hospitals that it never saw, for those who read an answer."""
+    evaluations = other_hospitals(ledger)
+    if not evaluations:
+        return "No evaluation on images of other hospitals is recorded."
+    worst = evaluations[0]
+    which = f", the worst of {len(evaluations)} evaluations" if len(evaluations) > 1 else ""
+    refused = f", without {worst.n_refused} refused" if worst.n_refused else ""
+    wrong = f", of which {100 * worst.silent_errors / worst.coverage:.0f} % were wrong" if worst.coverage else ""
+    return (
+        f"On images of other hospitals{which}, its accuracy as shipped was {worst.accuracy:.2f} (n {worst.n - worst.n_refused}"
+        f"{refused}); of all {worst.n}, {100 * worst.coverage:.0f} % got an answer{wrong}."
+    )
 
 
 def summarize_audit(audit: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from reslink.errors import counted
 from reslink.imaging.image import Modality, Plane, Stated
 from reslink.imaging.input_statistics import brain_share, min_brain_share
 from reslink.imaging.preprocess import Preprocess
+from reslink.settings_text import without_newer_defaults
 
 MIN_SHARE: Final = 0.98
 """A bundle has a modality, or sequences or planes, if at least this share of its training images has them."""
@@ -50,20 +51,16 @@ class Scope(BaseModel):
     source: str = "not known"
 
     @model_serializer(mode="wrap")
-    def _without_newer_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves ``min_brain_share`` out if it is None, so that earlier bundles stay the same."""
-        fields: dict[str, Any] = serialize(self)
-        if self.min_brain_share is None:
-            fields.pop("min_brain_share", None)
-        return fields
+    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_newer_defaults(self, serialize(self), "min_brain_share")
 
     def __str__(self) -> str:
-        words = [*self.planes, *self.sequences, self.modality or "CT or MR"]
-        return f"{' '.join(words)} of the {self.body_part}"
+        words = (" or ".join(self.planes), " or ".join(self.sequences), self.modality or "CT or MR")
+        return f"{' '.join(filter(None, words))} of the {self.body_part}"
 
     @property
     def sentence(self) -> str:
-        """What the model is for, in a sentence that goes with every answer."""
+        """What the model is for, in a sentence."""
         return f"The model is for {self}; patients: {self.population or 'not described'}."
 
     @classmethod
@@ -76,7 +73,7 @@ class Scope(BaseModel):
                 decides about these images. None or empty if there are none, or if the preprocessing does not isolate the head.
         """
         looks = modality_detector().classify(statistics) if statistics is not None and len(statistics) else []
-        modality = _common([item.modality for item in stated], looks)
+        modality = _common([item.implied_modality for item in stated], looks)
         source = "recognized in the training images" if looks else "stated by the training files"
         return cls(
             modality=modality,
@@ -99,8 +96,10 @@ class Scope(BaseModel):
             return stated.excluded
         if self.modality and stated.modality and stated.modality != self.modality:
             return f"the file is {stated.modality}, and the model is for {self}"
+        if self.modality == "CT" and stated.implied_modality == "MR":
+            return f"the sequence {stated.sequence} is of MR, and the model is for {self}"
         if self.sequences and stated.sequence and stated.sequence not in self.sequences:
-            return f"the file is {stated.sequence}, and the model is for {self}"
+            return f"the sequence is {stated.sequence}, and the model is for {self}"
         if self.planes and stated.plane and stated.plane not in self.planes:
             return f"the slice is {stated.plane}, and the model is for {self}"
         return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reslink.bundles import weights
-from reslink.bundles.pretrained import pretrained_info
+from reslink.bundles.pretrained import OutsideEvaluation, pretrained_info
 from reslink.bundles.record import BUNDLE_JSON, MODEL_CARD, WEIGHTS, BundleRecord, read_record
 from reslink.errors import BundleError, UsageError, suggest
 
@@ -34,7 +34,8 @@ class ShippedModel:
         task: The classes that it tells apart, in words.
         usage_notes: What to read before using it.
         classes: The class names in the order of the outputs.
-        modality: The kind of images that it is for.
+        modality: The kind of images that it is for, in words.
+        scope: The images that it is for, in short.
         input_shape: Channels, height and width of the network's input.
         bytes: Size of the folder on disk.
         parameters: Number of trainable parameters.
@@ -43,6 +44,7 @@ class ShippedModel:
         has_ood_detector: Whether it abstains from images unlike its calibration images.
         n_groups: Patients or duplicate groups among the evaluated images; None without an evaluation.
         license: License of the weights.
+        ledger: Every evaluation on data of other hospitals, and on held-out parts of its own sources.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ShippedModel:
     usage_notes: str
     classes: tuple[str, ...]
     modality: str
+    scope: str
     input_shape: tuple[int, int, int]
     bytes: int
     parameters: int
@@ -59,6 +62,7 @@ class ShippedModel:
     has_ood_detector: bool
     n_groups: int | None
     license: str
+    ledger: tuple[OutsideEvaluation, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> ShippedModel:
@@ -84,6 +88,7 @@ class ShippedModel:
             usage_notes=info.usage_notes,
             classes=tuple(record.labels),
             modality=info.modality,
+            scope=str(record.scope),
             input_shape=(record.preprocess.channels, size, size),
             bytes=folder_size(folder),
             parameters=weights.count_parameters(folder / WEIGHTS),
@@ -91,6 +96,7 @@ class ShippedModel:
             has_ood_detector=record.decision.ood is not None,
             n_groups=record.metrics.get("n_groups"),
             license=str(record.provenance.get("license", "not stated")),
+            ledger=tuple(info.ledger),
         )
 
     def card(self) -> str:
@@ -99,7 +105,8 @@ class ShippedModel:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form."""
-        return vars(self) | {"folder": str(self.folder), "classes": list(self.classes), "input_shape": list(self.input_shape)}
+        lists = {"classes": list(self.classes), "input_shape": list(self.input_shape)}
+        return vars(self) | lists | {"folder": str(self.folder), "ledger": [entry.model_dump() for entry in self.ledger]}
 
 
 def shipped(folder: Path | None = None) -> list[ShippedModel]:

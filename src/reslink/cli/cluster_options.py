@@ -23,6 +23,11 @@ On = Annotated[
 ShardSize = Annotated[int, typer.Option("--shard-size", metavar="N", min=1, help="Number of files per task of --on.")]
 
 
+def check_address(on: str | None) -> str | None:
+    """Returns what was given to ``--on`` after the checks of :func:`cluster_address`."""
+    return None if on is None else cluster_address(on).text
+
+
 def cluster_address(on: str) -> ClusterAddress:
     """Returns the cluster that ``--on`` names.
 

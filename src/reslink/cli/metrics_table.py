@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import typer
 
@@ -11,6 +11,7 @@ from reslink.bundles.scope import refused_texts
 from reslink.cli.console import Console
 from reslink.errors import counted
 
+_METRIC_HEADER: Final = ("metric", ">estimate", "95 % interval", ">n", "method")
 HEADLINE_METRICS = ("accuracy", "sensitivity", "specificity", "ppv", "auroc")
 
 
@@ -70,7 +71,7 @@ def print_metrics(console: Console, metrics: dict[str, Any], names: tuple[str, .
 
     rows = [metric_row(METRIC_NAMES[name], metrics[name]) for name in names if metrics.get(name) is not None]
     if rows:
-        console.table(("metric", ">estimate", "95 % interval", ">n", "method"), rows, title=title)
+        console.table(_METRIC_HEADER, rows, title=title)
 
 
 def print_labels(console: Console, by_label: Mapping[str, Any] | None) -> None:
@@ -91,19 +92,44 @@ def print_labels(console: Console, by_label: Mapping[str, Any] | None) -> None:
 
 
 def print_subgroups(console: Console, subgroups: Mapping[str, Any]) -> None:
-    """Prints one table for each subgroup column, with coverage and silent errors if the model can abstain.
+    """Prints one table for each subgroup column, with the numbers of :func:`print_answers` if the model can abstain.
 
     Args:
         console: The output.
         subgroups: As in ``evaluation.json``.
     """
+    from reslink.evaluation.selective import named_answers
+
     for column, values in subgroups.items():
         rows = []
         for name, subgroup in values.items():
-            estimates = {key: subgroup["metrics"][key] for key in ("accuracy", "auroc")} | subgroup["selective"]
-            rows.append((name, str(subgroup["n"]), *(metric_row("", estimate)[1] for estimate in estimates.values())))
-        answers = (">coverage", ">silent errors") if next(iter(values.values()))["selective"] else ()
+            estimates = [subgroup["metrics"]["accuracy"], subgroup["metrics"]["auroc"]]
+            estimates += named_answers(subgroup["selective"]).values()
+            rows.append((name, str(subgroup["n"]), *(metric_row("", estimate)[1] for estimate in estimates)))
+        answers = [f">{name}" for name in named_answers(next(iter(values.values()))["selective"])]
         console.table((column, ">n", ">accuracy", ">AUROC", *answers), rows, title=f"by {column} (intervals in the report)")
+
+
+def print_answers(console: Console, evaluation: Mapping[str, Any]) -> None:
+    """Prints coverage, accuracy of the answered cases and silent errors over all cases; nothing if the model cannot abstain.
+
+    Args:
+        console: The output.
+        evaluation: As in ``evaluation.json``; of several labels at once, the numbers of each label follow in a second table.
+    """
+    from reslink.evaluation.selective import ANSWER_NAMES, can_abstain, named_answers
+
+    if can_abstain(evaluation):
+        rows = [metric_row(name, estimate) for name, estimate in named_answers(evaluation["selective"]).items()]
+        answered = counted(evaluation["selective"]["n_covered"], "image")
+        console.table(_METRIC_HEADER, rows, title=f"abstention: {answered} answered")
+    rows_of_labels = [
+        (name, *(metric_row("", estimate)[1] for estimate in named_answers(entry["selective"]).values()))
+        for name, entry in evaluation.get("by_label", {}).items()
+        if can_abstain(entry)
+    ]
+    if rows_of_labels:
+        console.table(("label", *(f">{name}" for name in ANSWER_NAMES.values())), rows_of_labels, title="abstention by label")
 
 
 def labels_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +138,7 @@ def labels_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {**entry, **metrics[name]} for name, entry in evaluation.get("by_label", {}).items()}
 
 
-def metric_row(title: str, metric: dict[str, Any]) -> tuple[str, str, str, str, str]:
+def metric_row(title: str, metric: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     """Returns a table row: title, estimate, 95 % interval, n and method."""
     interval = "–" if metric["ci_low"] is None else f"{metric['ci_low']:.3f} to {metric['ci_high']:.3f}"
     value = "–" if metric["estimate"] is None else f"{metric['estimate']:.3f}"

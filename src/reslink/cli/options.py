@@ -10,7 +10,7 @@ import typer
 
 from reslink.datasets.case import SPLIT_NAMES
 from reslink.errors import UsageError
-from reslink.imaging.unit_names import parse_unit
+from reslink.imaging.spellings import parse_sequence, parse_unit
 from reslink.labels import CaseKind
 
 
@@ -85,7 +85,8 @@ Columns = Annotated[
     typer.Option(
         "--columns",
         metavar="ROLE=COLUMN",
-        help="Columns of the table for path, label, patient, source, mask, split or unit; repeatable. Default: by their names.",
+        help="Columns of the table for path, label, patient, source, mask, split, unit or sequence; repeatable. "
+        "Default: by their names.",
         show_default=False,
     ),
 ]
@@ -105,6 +106,16 @@ Unit = Annotated[
         parser=parse_unit_option,
         metavar="UNIT",
         help="Unit of values in files that state none, such as NIfTI and NPY: hu, mr or gray; default: by the histogram.",
+        show_default=False,
+    ),
+]
+MRSequence = Annotated[
+    str | None,
+    typer.Option(
+        "--sequence",
+        parser=parse_sequence,
+        metavar="NAME",
+        help="MR sequence of the images: T1, T1C+ (after contrast), T2, FLAIR, …; default: what each file states.",
         show_default=False,
     ),
 ]

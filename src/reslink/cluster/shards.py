@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import reslink
-from reslink.errors import InputError, ReslinkError, UsageError, counted
+from reslink.cluster.nodes import WorkingPlace
+from reslink.errors import InputError, ReslinkError, counted
 from reslink.files import optional_import, write_atomic
 from reslink.training.monitoring.progress import Progress, phase
 
 Work: TypeAlias = Callable[[Any], tuple[bytes, int]]
 """Computes the part of one shard from its content, and how many of its files failed. A function of a module of reslink."""
 
-_RETRIES: Final = 4
+RETRIES: Final = 4
 """How often a task begins again after its worker or node died."""
 
 _TASKS_PER_CORE: Final = 2
@@ -59,23 +58,23 @@ def run_shards(shards: Sequence[Shard], work: Work, folder: Path, progress: Prog
         label: Name of the work, for the progress.
 
     Raises:
-        InputError: If a task died more than ``_RETRIES`` times.
+        InputError: If a task died more than ``RETRIES`` times.
         ReslinkError: What ``work`` raised, such as a ``UsageError`` for a node with another version of reslink.
     """
     missing = list({shard.digest: shard for shard in shards if not shard.path(folder).exists()}.values())
     if len(missing) < len(shards):
         progress.message(f"{counted(len(shards) - len(missing), 'part')} of {len(shards)} need no computation")
     ray: Any = optional_import("ray", "ray")
-    task = ray.remote(_run_shard).options(num_cpus=1, max_retries=_RETRIES)
-    place = (str(folder.absolute()), str(Path.cwd()), reslink.__version__)
+    task = ray.remote(_run_shard).options(num_cpus=1, max_retries=RETRIES)
+    place = WorkingPlace.here(folder)
     running: dict[Any, Shard] = {}
     failed = done = 0
     started = time.monotonic()
     waiting = iter(missing)
     with phase(progress, sum(shard.n_files for shard in missing), label):
         while True:
-            while len(running) < _capacity(ray) and (shard := next(waiting, None)) is not None:
-                running[task.remote(work, shard, *place)] = shard
+            while len(running) < _TASKS_PER_CORE * n_cores(ray) and (shard := next(waiting, None)) is not None:
+                running[task.remote(work, shard, place)] = shard
             if not running:
                 break
             [finished], _ = ray.wait(list(running), num_returns=1)
@@ -85,9 +84,9 @@ def run_shards(shards: Sequence[Shard], work: Work, folder: Path, progress: Prog
             progress.step(shard.n_files, failed=failed, files_per_second=done / (time.monotonic() - started))
 
 
-def _capacity(ray: Any) -> int:
-    """Returns the number of tasks in flight; nodes may join and leave."""
-    return max(1, _TASKS_PER_CORE * int(ray.cluster_resources().get("CPU", 0)))
+def n_cores(ray: Any) -> int:
+    """Returns the number of cores of the cluster now, at least 1; nodes join and leave."""
+    return max(1, int(ray.cluster_resources().get("CPU", 0)))
 
 
 def _result(ray: Any, finished: Any, shard: Shard) -> int:
@@ -101,36 +100,14 @@ def _result(ray: Any, finished: Any, shard: Shard) -> int:
     except ray.exceptions.RayError as error:
         raise InputError(
             f"The {counted(shard.n_files, 'file')} from {shard.first} on were given up ({type(error).__name__})",
-            f"A task begins again up to {_RETRIES} times if its process or node dies",
+            f"A task begins again up to {RETRIES} times if its process or node dies",
             "Run the same command again; finished parts are kept",
         ) from error
 
 
-def _run_shard(work: Work, shard: Shard, folder: str, working_folder: str, version: str) -> int:
+def _run_shard(work: Work, shard: Shard, place: WorkingPlace) -> int:
     """Runs on a node: writes the part of a shard, and returns the number of failed files."""
-    _check_node(folder, working_folder, version)
-    with contextlib.chdir(working_folder):  # paths may be relative
+    with place.enter():
         part, failed = work(shard.content)
-    write_atomic(shard.path(Path(folder)), part)
+    write_atomic(shard.path(Path(place.output)), part)
     return failed
-
-
-def _check_node(folder: str, working_folder: str, version: str) -> None:
-    """Checks that a node can do the work.
-
-    Raises:
-        UsageError: If it has another version of reslink, or does not share the storage.
-    """
-    if reslink.__version__ != version:
-        raise UsageError(
-            f"A node of the cluster has reslink {reslink.__version__}, and this machine {version}",
-            "All nodes need the same version, so that all parts of a result agree",
-            f"Install reslink {version} on every node",
-        )
-    for path in (folder, working_folder):
-        if not Path(path).is_dir():
-            raise UsageError(
-                f"A node of the cluster has no folder {path}",
-                "Data, bundle and results must be on storage that all nodes share under the same path",
-                "Mount the storage on every node, and run the command there",
-            )

@@ -56,6 +56,7 @@ class Case:
         split: The split stated by the data set, if any.
         source: The hospital, scanner or data set that the image comes from, if stated.
         unit: The unit of the stored pixel values, if stated: HU, MR or gray.
+        sequence: The sequence of an MR image, if the data set states it, as ``imaging.spellings.parse_sequence`` names it.
         name: The path relative to the root, see :func:`case_name`; unique in the data set.
         extra: The other columns of the table, by header.
         patient_from_header: Whether ``patient_id`` was read from a DICOM header (``patient_ids.add_header_patients``).
@@ -69,6 +70,7 @@ class Case:
     split: Split | None = None
     source: str | None = None
     unit: Unit | None = None
+    sequence: str | None = None
     name: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
     patient_from_header: bool = False

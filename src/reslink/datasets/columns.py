@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from reslink.datasets.case import SPLIT_NAMES
 from reslink.datasets.csv_table import Table
 from reslink.errors import UsageError, listed, suggest
-from reslink.imaging.unit_names import UNIT_NAMES
+from reslink.imaging.spellings import UNIT_NAMES, is_sequence
 from reslink.labels import ABSENT, PRESENT, clean_text, is_missing, parse_state
 
-Role = Literal["path", "label", "patient_id", "source", "mask", "split", "unit"]
+Role = Literal["path", "label", "patient_id", "source", "mask", "split", "unit", "sequence"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 REQUIRED: Final[tuple[Role, ...]] = ("path", "label")
 
@@ -35,6 +35,7 @@ _SPELLINGS: Final[dict[Role, str]] = {
     "segfile lesionmask roi roipath roimask",
     "split": "split splits fold set subset partition dataset datasplit phase usage",
     "unit": "unit units pixelunit intensityunit",
+    "sequence": "sequence sequences sequencename mrsequence mrisequence pulsesequence mrcontrast mricontrast weighting",
 }
 """Headers that are understood, in lower case and without spaces and punctuation; the first is the name of the role."""
 
@@ -108,7 +109,7 @@ def _parse_pair(pair: str) -> tuple[str, str]:
 
 
 def find_columns(table: Table, chosen: Mapping[Role, str], ignored: Sequence[Role] = ()) -> ColumnRoles:
-    """Decides which columns of a table hold path, label, patient, source, mask, split and unit.
+    """Decides which columns of a table hold path, label, patient, source, mask, split, unit and sequence.
 
     A column that the user chose is used. Otherwise a column with the name of the role is used, or the only one with another
     spelling of it. Candidates with the same cells count as one.
@@ -157,7 +158,7 @@ def _guess(table: Table, role: Role, taken: Collection[str], notes: list[str]) -
     spelled = [header for header in table.headers if header_key(header) in _SPELLINGS[role].split() and header not in taken]
     spelled = spelled or [header for header in table.headers if header_key(header) in _FALLBACKS.get(role, "").split()]
     fitting = [header for header in spelled if _fits(table, role, header)]
-    canonical = next((header for header in fitting or spelled if header.casefold() == role and role != "unit"), "")
+    canonical = next((header for header in fitting or spelled if header.casefold() == role and role not in _BY_CONTENT), "")
     if (role in _CONTENT and not canonical) or (role == "patient_id" and not fitting and not canonical):
         notes += [_misfit_note(table, role, header) for header in spelled if header not in fitting]
     best = canonical or next(iter(fitting), "")
@@ -199,15 +200,22 @@ def _cells(table: Table, header: str) -> list[str]:
     return [clean_text(cell) for cell in table.column(header)]
 
 
-_CONTENT: Final[Mapping[Role, Mapping[str, str]]] = {"split": SPLIT_NAMES, "unit": UNIT_NAMES}
-"""The words that a column holds which has one of these roles."""
+_CONTENT: Final[Mapping[Role, Callable[[str], bool]]] = {
+    "split": SPLIT_NAMES.__contains__,
+    "unit": UNIT_NAMES.__contains__,
+    "sequence": is_sequence,
+}
+"""Whether a cell, in lower case, is a word of a column that has one of these roles."""
+
+_BY_CONTENT: Final = ("unit", "sequence")
+"""Roles that a column has only with fitting cells, whatever its name."""
 
 
 def _fits(table: Table, role: Role, header: str) -> bool:
     """Returns whether the cells of a column can be those of a role."""
     cells = {cell.casefold() for cell in _cells(table, header) if not is_missing(cell)}
     if role in _CONTENT:
-        return bool(cells) and 2 * len(cells & _CONTENT[role].keys()) >= len(cells)  # a wrong word is an error of its row
+        return bool(cells) and 2 * sum(map(_CONTENT[role], cells)) >= len(cells)  # a wrong word is an error of its row
     if role == "patient_id":
         return not cells <= _YES_OR_NO
     return bool(cells) or role in REQUIRED

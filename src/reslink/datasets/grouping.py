@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 
 GroupBy = Literal["patient", "duplicate", "both", "scan", "none"]
+GROUP_NAMES: Final[dict[GroupBy, str]] = {
+    "patient": "patients or images",
+    "duplicate": "duplicate groups",
+    "both": "patients or duplicate groups",
+    "scan": "patients or probable scans",
+    "none": "images",
+}
+"""What the groups are, in the plural: of a case without a patient, the second."""
 
 
 def group_cases(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from reslink.datasets.case import Case
 from reslink.datasets.columns import header_key
@@ -30,6 +30,9 @@ from reslink.errors import UsageError, counted
 from reslink.labels import ABSENT, PRESENT, UNKNOWN, CaseKind, Labels, clean_text, spelling_key, states_text
 
 _log = logging.getLogger(__name__)
+
+_SHARED_ROLES: Final = ("source", "unit", "sequence")
+"""Roles whose column gets the name of the role, so that the columns of several tables become one."""
 
 _STATE_CELLS = {PRESENT: "1", ABSENT: "0", UNKNOWN: ""}
 
@@ -230,8 +233,8 @@ def _join(sets: Mapping[str, TableCases], labels: Labels | None) -> TableCases:
 
 def _new_headers(read: TableCases, labels: Labels | None) -> dict[str, str]:
     """Returns the headers that get other names, so that a column of several tables has one name."""
-    new = {read.roles[role]: role for role in ("source", "unit") if role in read.roles}
-    new |= {role: f"given_{role}" for role in ("source", "unit") if role in read.columns and role not in new}
+    new = {read.roles[role]: role for role in _SHARED_ROLES if role in read.roles}
+    new |= {role: f"given_{role}" for role in _SHARED_ROLES if role in read.columns and role not in new}
     names = {header_key(name): name for name in (labels.names if labels else ())}
     return new | {header: names[header_key(header)] for header in read.columns if header_key(header) in names}
 

@@ -21,9 +21,9 @@ from reslink.datasets.csv_table import data_error
 from reslink.datasets.label_columns import check_label_names, check_states
 from reslink.datasets.manifest_table import TableCases, cases_of_table
 from reslink.datasets.unused_groupings import augmented_copies, unused_grouping
-from reslink.errors import InputError, UsageError, suggest
+from reslink.errors import InputError, UsageError, as_sentence, suggest
 from reslink.files import sha256
-from reslink.imaging.unit_names import parse_unit
+from reslink.imaging.spellings import parse_sequence, parse_unit
 from reslink.labels import (
     PRESENT,
     CaseKind,
@@ -118,9 +118,9 @@ class Manifest:
         """Reads a data set: a folder of class folders, a folder with ``manifest.csv``, or a CSV file.
 
         A table has the columns ``path`` and ``label``. The columns ``patient_id``, ``source``, ``mask``, ``split`` (train,
-        validation, test) and ``unit`` (hu, mr, gray) are optional; other columns are kept in ``Case.extra``. Other common
-        spellings, such as ``filename``, ``Class`` or ``PatientID``, are understood; ``column_roles``, ``notes`` and the log say
-        which column was used. Paths are absolute, or relative to ``root``.
+        validation, test), ``unit`` (hu, mr, gray) and ``sequence`` (T1, T1C+, T2, FLAIR, …) are optional; other columns are
+        kept in ``Case.extra``. Other common spellings, such as ``filename``, ``Class`` or ``PatientID``, are understood;
+        ``column_roles``, ``notes`` and the log say which column was used. Paths are absolute, or relative to ``root``.
 
         Labels and patient ids are compared in one form (:func:`reslink.labels.clean_text`). Names that differ only in case,
         spacing or number format are refused.
@@ -239,6 +239,15 @@ class Manifest:
         """
         return replace(self, cases=tuple(with_stated_unit(self.cases, unit)))
 
+    def with_sequence(self, sequence: str) -> Manifest:
+        """Returns the data set with an MR sequence, such as ``T1C+``, of the images for which the table states none.
+
+        Raises:
+            UsageError: If the text is empty.
+        """
+        stated = parse_sequence(sequence)
+        return replace(self, cases=tuple(replace(case, sequence=case.sequence or stated) for case in self.cases))
+
     @property
     def targets(self) -> list[int] | list[tuple[int, ...]]:
         """The class index of each case; of several labels at once, their states."""
@@ -259,7 +268,7 @@ class Manifest:
         return replace(self, cases=tuple(self.cases[i] for i in indices))
 
     def digest(self, hashes: Mapping[str, str] | None = None) -> str:
-        """Returns the SHA-256 of the data set: names, labels, patients, splits, units and the content of files.
+        """Returns the SHA-256 of the data set: names, labels, patients, splits, units, sequences and the content of files.
 
         It does not depend on the location of the data set or the order of its cases, nor on their sources
         (:meth:`sources_digest`).
@@ -282,6 +291,7 @@ class Manifest:
                     computed.get(case.name) or file_hash(case.path, case.name),
                     file_hash(case.mask, case.name) if case.mask else "",
                     *([case.unit] if case.unit else []),
+                    *([case.sequence] if case.sequence else []),
                 )
             )
             for case in self.cases
@@ -462,6 +472,7 @@ def _with_known_labels(cases: Sequence[Case], labels: Labels) -> list[Case]:
             raise UsageError(
                 f"{case.name} has the label {case.label!r}, which is not a class of the model",
                 f"The model's classes are {', '.join(labels.names)}",
-                suggest(case.label, labels.names),
+                f"{as_sentence(suggest(case.label, labels.names))} Or map or leave out the label with --map LABEL=CLASS of "
+                "reslink external",
             )
     return [replace(case, label=names.get(case.label, case.label)) for case in cases]

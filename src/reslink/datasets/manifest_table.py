@@ -15,7 +15,7 @@ from reslink.datasets.csv_table import Row, Table, data_error, read_table
 from reslink.datasets.label_columns import find_label_columns, read_states
 from reslink.datasets.table_paths import find_file, move_below, name_files
 from reslink.errors import UsageError, counted, suggest
-from reslink.imaging.unit_names import UNIT_NAMES, UNITS
+from reslink.imaging.spellings import UNIT_NAMES, UNITS, parse_sequence
 from reslink.labels import UNKNOWN, CaseKind, clean_text, is_missing, spelling_key, states_text
 
 _SHORTENED: Final = re.compile(r"\d([.,]\d+)?E\+\d+", re.I)
@@ -238,6 +238,7 @@ class _Reader:
             split=self._choice(row, "split", SPLIT_NAMES, SPLITS),
             source=self._stated(row, "source"),
             unit=self._choice(row, "unit", UNIT_NAMES, UNITS),
+            sequence=parse_sequence(self._stated(row, "sequence")),
             name=self._names[image],
             extra={name: row.get(header) for header, name in self.new_names.items() if name not in self._fields},
         )

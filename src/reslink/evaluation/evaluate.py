@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from reslink.bundles.decision.decision import Decision
 from reslink.bundles.pretrained import usage_notes
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.grouping import GroupBy, group_cases
-from reslink.datasets.manifest import Manifest
+from reslink.datasets.manifest import Manifest, data_set_name
 from reslink.datasets.near_duplicates.groups import leakage_groups
 from reslink.evaluation import leakage
 from reslink.evaluation.cases import RunOptions, pixel_cache_folder, refused_cases, run_network, select_cases
@@ -48,11 +49,13 @@ class EvaluationOptions(RunOptions):
             there are several. See :func:`reslink.evaluation.subgroups.assign_subgroups`.
         localization: Measure whether the attention and Grad-CAM maps point at the lesion, for cases with a lesion mask.
         seed: Seed of the bootstrap.
+        data_name: Name of the data set; None for that of the manifest.
     """
 
     subgroup_columns: Sequence[str] = ()
     localization: bool = True
     seed: int = 0
+    data_name: str | None = None
 
 
 def evaluate_cases(
@@ -122,7 +125,8 @@ def evaluate_bundle(
         The content of ``evaluation.json``: the result of :func:`evaluate_cases`, and ``failed`` (error message by case name),
         ``n_failed``, ``refused`` (reason by case name), ``n_refused``, ``selective``
         (:func:`reslink.evaluation.selective.selective_metrics`), ``subgroups`` (by column and value), ``group_by`` (``both``,
-        or ``scan`` if probable scans are groups), ``split``, ``bundle`` (its name), ``bundle_sha256`` (hash of its weights),
+        or ``scan`` if probable scans are groups), ``data`` (name of the data set), ``date`` (day of the evaluation, UTC),
+        ``split``, ``bundle`` (its name), ``bundle_sha256`` (hash of its weights),
         ``usage_notes`` (of a shipped model), ``columns`` (role to header of the table), ``data_notes``
         (:attr:`Manifest.notes`), and ``excluded``, ``leaked`` and ``leakage``
         (:meth:`reslink.evaluation.leakage.Leakage.as_dict`).
@@ -162,6 +166,7 @@ def evaluate_and_predict(
     result |= {"n_refused": len(refused), "refused": refused}
     leakage.mark_leakage(result, leaks)
     notes = [*manifest.notes, *cache.notes, *([_SCANS_NOTE] if group_by == "scan" else [])]
+    result |= {"data": options.data_name or data_set_name(manifest), "date": datetime.now(UTC).date().isoformat()}
     result |= leaks.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": notes}
     write_predictions(out / "predictions.csv", cases, classifier.labels, classifier.bundle.decision)
     write_json(out / "evaluation.json", result)

@@ -11,11 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles.decision.decision import Decision, DecisionResults
+from reslink.bundles.decision.decision import STATES, Decision, DecisionResults
 from reslink.datasets.grouping import GroupBy
 from reslink.datasets.manifest import Manifest
 from reslink.files import csv_writer, escape_formula, write_atomic
-from reslink.inference.prediction import STATES
 from reslink.labels import UNKNOWN, Labels, states_text
 
 Floats: TypeAlias = NDArray[np.float64]

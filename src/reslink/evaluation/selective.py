@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,13 @@ from reslink.metrics.intervals import mean_interval
 from reslink.metrics.selective import selective_summary
 
 Ints: TypeAlias = NDArray[np.int64]
+
+ANSWER_NAMES: Final = {
+    "coverage": "coverage (share answered)",
+    "answered_accuracy": "accuracy of the answered cases",
+    "silent_errors": "silent errors (wrong and answered)",
+}
+"""The estimates of :func:`answer_estimates`, with the names that a report prints."""
 
 NOTHING_FITTED = (
     "The bundle has neither prediction sets nor an out-of-distribution detector, so it answers every case. "
@@ -37,8 +44,7 @@ def selective_metrics(
         seed: Seed of the bootstrap.
 
     Returns:
-        ``coverage`` (share of answered cases, with interval), ``silent_errors`` (share of all cases that are answered wrongly
-        without an abstention, with interval), ``n_covered``, ``n_abstained``, ``reasons`` (number of cases by
+        The estimates of :func:`answer_estimates`, ``n_covered``, ``n_abstained``, ``reasons`` (number of cases by
         reason), ``metrics`` (of the answered cases only; empty if there is none), ``prediction_sets`` (see
         :func:`prediction_set_metrics`; null if none were fitted), ``n_out_of_distribution`` (cases flagged by the
         out-of-distribution detector; null if none was fitted), ``risk_coverage`` (all cases ranked by the probability of the
@@ -66,16 +72,43 @@ def selective_metrics(
 def answer_estimates(
     answered: NDArray[np.bool_], correct: NDArray[np.bool_], groups: Sequence[str], seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Returns ``coverage`` and ``silent_errors``, each a share of all cases with its interval.
+    """Returns how many cases are answered and how many of the answers are right, each an estimate with its interval.
 
     Args:
-        answered: (n,) whether the model does not abstain from each case.
+        answered: (n,) whether the model answers each case, that is, does not abstain.
         correct: (n,) whether the predicted class is the true one.
         groups: (n,) patient or duplicate group of each case.
         seed: Seed of the bootstrap.
+
+    Returns:
+        ``coverage`` (share of the cases that are answered), ``answered_accuracy`` (share of the answered cases that are right;
+        undefined without any) and ``silent_errors`` (share of all cases that are wrong and answered).
     """
-    shares = {"coverage": answered, "silent_errors": answered & ~correct}
-    return {name: mean_interval(share, groups, seed).as_dict() for name, share in shares.items()}
+    groups_of_answered = [group for group, is_answered in zip(groups, answered, strict=True) if is_answered]
+    return {
+        "coverage": mean_interval(answered, groups, seed).as_dict(),
+        "answered_accuracy": mean_interval(correct[answered], groups_of_answered, seed).as_dict(),
+        "silent_errors": mean_interval(answered & ~correct, groups, seed).as_dict(),
+    }
+
+
+def can_abstain(evaluation: Mapping[str, Any]) -> bool:
+    """Returns whether the evaluated bundle has prediction sets or an out-of-distribution detector.
+
+    Args:
+        evaluation: The content of ``evaluation.json``.
+    """
+    selective = evaluation.get("selective") or {}
+    return selective.get("prediction_sets") is not None or selective.get("n_out_of_distribution") is not None
+
+
+def named_answers(selective: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """Returns the estimates of :func:`answer_estimates` by their printed name, as far as they are there.
+
+    Args:
+        selective: ``selective`` of an evaluation, a subgroup or a label.
+    """
+    return {name: (selective or {})[key] for key, name in ANSWER_NAMES.items() if key in (selective or {})}
 
 
 def _note(n_covered: int) -> str:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reslink.datasets.leakage import find_training_duplicates
+from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.errors import InputError, ReslinkError, UsageError, check_choice
 from reslink.explain.attention import attention_maps
 from reslink.explain.attribution import has_feature_map
@@ -56,6 +58,8 @@ class ExplainOptions:
         overwrite: Whether to remove the pictures and maps of an earlier run, which the folder's ``explain.json`` lists.
         unit: Unit of the values of files that state none: ``HU``, ``MR`` or ``gray``; None decides by the values.
         units: Image path to unit, for images with a unit of their own.
+        sequence: MR sequence of the files, such as ``T1C+``; None takes that of the classifier, or what each file states.
+        sequences: Image path to MR sequence, for images of which a table states it.
         columns: Role to column of the tables among the paths, as for ``Manifest.open``.
         root: Folder that the paths in these tables start from; None for the folder of each table.
     """
@@ -68,6 +72,8 @@ class ExplainOptions:
     overwrite: bool = False
     unit: str | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+    sequence: str | None = None
+    sequences: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, str] | Sequence[str] | None = None
     root: str | Path | None = None
 
@@ -96,6 +102,8 @@ class Explanation:
         weight: For a series model, the weight of the slice in the answer; label and probabilities are then
             those of the whole series. None for others.
         by_label: As ``Prediction.by_label``; not part of the JSON form with one class per image.
+        training_image: Whether the bundle was trained on the image or a near duplicate, by its fingerprints, so that
+            its maps say little about new images. None if its training images are not all known, or without a prediction.
     """
 
     path: str
@@ -114,6 +122,7 @@ class Explanation:
     notes: Sequence[str] = ()
     weight: float | None = None
     by_label: Mapping[str, LabelPrediction] | None = None
+    training_image: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form; it has the key ``weight`` only for a series model."""
@@ -124,6 +133,12 @@ class Explanation:
         return form | (
             {} if self.by_label is None else {"by_label": {name: one.as_dict() for name, one in self.by_label.items()}}
         )
+
+
+def count_training_images(explanations: Sequence[Explanation]) -> int | None:
+    """Returns how many explained images the bundle was trained on; None if its training images are not all known."""
+    known = [explanation.training_image for explanation in explanations if explanation.panel is not None]
+    return None if None in known else sum(map(bool, known))
 
 
 def explain_paths(
@@ -157,6 +172,7 @@ def explain_paths(
         StorageError: If the folder cannot be written to.
     """
     options = options or ExplainOptions()
+    options = replace(options, sequence=options.sequence or classifier.sequence)
     _check_methods(options.methods)
     if options.target is not None:
         classifier.labels.index(options.target)  # raises for an unknown class
@@ -174,8 +190,9 @@ def explain_paths(
         if options.randomization_check and explainer.check_images:
             checks += randomization_checks(classifier, explainer.check_images, options.methods)
     except KeyboardInterrupt:
-        explainer.write_index(explanations, checks)  # so that a later run can replace the pictures drawn so far
+        explainer.write_index(explainer.marked(explanations), checks)  # so that a later run can replace these pictures
         raise
+    explanations = explainer.marked(explanations)
     if on_check is not None:
         for check in checks:
             on_check(check)
@@ -205,14 +222,17 @@ def _read_series(classifier: Classifier, paths: Iterable[str | Path], options: E
         try:
             for files in iter_series(path):
                 shown = Path(path) if len(files) > 1 and Path(path).is_dir() else files[0]
-                yield from _slices_of_series(classifier, files, shown, options.units.get(str(path), options.unit))
+                stated = options.units.get(str(path), options.unit), options.sequences.get(str(path), options.sequence)
+                yield from _slices_of_series(classifier, files, shown, *stated)
         except InputError as error:
             yield _SourceSlice(Path(path), None, None, str(error))
 
 
-def _slices_of_series(classifier: Classifier, files: list[Path], shown: Path, unit: str | None) -> Iterator[_SourceSlice]:
+def _slices_of_series(
+    classifier: Classifier, files: list[Path], shown: Path, unit: str | None, sequence: str | None
+) -> Iterator[_SourceSlice]:
     try:
-        view = view_series(classifier, read_series_slices(files, str(shown), unit), str(shown))
+        view = view_series(classifier, read_series_slices(files, str(shown), unit), str(shown), sequence=sequence)
     except ReslinkError as error:
         yield _SourceSlice(shown, None, None, str(error))
         return
@@ -220,7 +240,7 @@ def _slices_of_series(classifier: Classifier, files: list[Path], shown: Path, un
     if answer.error is not None:
         yield _SourceSlice(shown, None, None, answer.error)
         return
-    stated = stated_content(slices.planes[0])
+    stated = view.stated
     if answer.result is None or answer.result.attention is None:
         yield _SourceSlice(shown, None, slices.planes[0], None, stated, answer)
         return
@@ -236,16 +256,18 @@ def _read_slices(paths: Iterable[str | Path], options: ExplainOptions) -> Iterat
             yield _SourceSlice(Path(path), None, None, str(error))
             continue
         for file in files:
-            yield from _slices_of(file, options.units.get(str(file), options.unit))
+            yield from _slices_of(
+                file, options.units.get(str(file), options.unit), options.sequences.get(str(file), options.sequence)
+            )
 
 
-def _slices_of(file: Path, unit: str | None) -> Iterator[_SourceSlice]:
+def _slices_of(file: Path, unit: str | None, sequence: str | None) -> Iterator[_SourceSlice]:
     try:
         image = read_image(file, unit)
     except ReslinkError as error:
         yield _SourceSlice(file, None, None, str(error))
         return
-    planes, stated = image.slices(), stated_content(image)
+    planes, stated = image.slices(), stated_content(image, sequence)
     for i, plane in enumerate(planes):
         yield _SourceSlice(file, i if len(planes) > 1 else None, plane, None, stated)
 
@@ -264,6 +286,7 @@ class _Explainer:
         inputs = {*map(_key, files), *map(_key, self._masks.values())}
         self._names = _FileNames(folder, previous if options.overwrite else (), inputs)
         self.check_images: list[NDArray[np.uint8]] = []
+        self._thumbnails: dict[tuple[str, int | None], NDArray[np.uint8]] = {}
         self._missing_reported = False
 
     def explain(self, source: _SourceSlice) -> Explanation:
@@ -284,6 +307,7 @@ class _Explainer:
             return self._refused(prediction, source.image)
         if len(self.check_images) < _CHECK_IMAGES:
             self.check_images.append(pixels)
+        self._thumbnails[prediction.path, prediction.slice] = make_thumbnail(source.image)
         target = explained_class(classifier.labels, prediction, self._options.target)
         heats = heat_maps(classifier, pixels, classifier.labels.index(target), self._options.methods)
         placement = preprocess.placement(source.image)
@@ -316,6 +340,16 @@ class _Explainer:
             by_label=prediction.by_label,
         )
 
+    def marked(self, explanations: Sequence[Explanation]) -> list[Explanation]:
+        """Returns the explanations, with those of training images marked; they are found together, as each search is slow."""
+        bundle, names = self._classifier.bundle, list(self._thumbnails)
+        if not bundle.seen_images or not names:
+            return list(explanations)
+        rows = find_training_duplicates(bundle.seen_images, np.stack(list(self._thumbnails.values())))
+        other = False if bundle.knows_seen_images else None
+        known = {name: True if row in rows else other for row, name in enumerate(names)}
+        return [replace(one, training_image=known.get((one.path, one.slice))) for one in explanations]
+
     def _prediction(self, source: _SourceSlice, pixels: NDArray[np.uint8]) -> Prediction:
         if source.answer is not None:
             return replace(source.answer, slice=source.slice)
@@ -341,6 +375,7 @@ class _Explainer:
             self._folder / INDEX,
             {
                 "notice": RESEARCH_USE_ONLY,
+                "n_training_images": count_training_images(explanations),
                 "images": [explanation.as_dict() for explanation in explanations],
                 "randomization_checks": [check.as_dict() for check in checks],
             },

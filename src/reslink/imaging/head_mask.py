@@ -73,13 +73,14 @@ def head_mask(image: Image) -> Mask:
     return mask
 
 
-def stated_content(image: Image) -> Stated:
+def stated_content(image: Image, sequence: str | None = None) -> Stated:
     """Returns what the file of an image states, or that it is excluded because it shows several heads.
 
     Args:
         image: One slice or a volume. The middle slice of a volume is examined.
+        sequence: The MR sequence by the user or a table, which replaces that of the file; None keeps it.
     """
-    stated = image.stated
+    stated = image.stated.with_sequence(sequence)
     if stated.excluded is None and 0 not in image.pixels.shape:
         planes = image.slices()
         if holds_several_heads(planes[len(planes) // 2]):

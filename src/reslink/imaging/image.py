@@ -30,6 +30,15 @@ class Stated(NamedTuple):
     plane: Plane | None = None
     excluded: str | None = None
 
+    @property
+    def implied_modality(self) -> Modality | None:
+        """The modality; MR where only a sequence is stated."""
+        return self.modality or ("MR" if self.sequence else None)
+
+    def with_sequence(self, sequence: str | None) -> Stated:
+        """Returns it with the sequence that a user or a table states, which replaces that of the file; None keeps it."""
+        return self._replace(sequence=sequence or self.sequence)
+
 
 NOTHING_STATED: Final = Stated()
 """Of files such as PNG and JPEG."""

@@ -26,7 +26,9 @@ from reslink.imaging.limits import (
     unsupported_error,
 )
 from reslink.imaging.sandbox.pool import decode_in_sandbox
-from reslink.imaging.unit_names import parse_unit
+from reslink.imaging.spellings import parse_unit
+
+_TABLE_ENDINGS = (".csv", ".tsv", ".xlsx")
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".bmp", ".npy"),
@@ -166,6 +168,12 @@ def _read_start(path: str | Path) -> tuple[bytes, bool]:
 
 def _check_format(head: bytes, name: str) -> str:
     file_format = detect_image_format(head)
+    if file_format is None and name.lower().endswith(_TABLE_ENDINGS):
+        raise InputError(
+            f"{name} is a table, not an image",
+            f"The supported formats are {FORMATS}",
+            "Name the images; tables of images are for reslink evaluate, external and explain",
+        )
     if file_format is None:
         known = unsupported_format(head)
         problem = f"is a file in the format {known}" if known else "is not an image in a supported format"

@@ -21,6 +21,7 @@ from reslink.imaging.image import Image, Stated, Unit, slice_format
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import read_image, read_with_geometry
 from reslink.imaging.search import ListedFiles
+from reslink.imaging.spellings import parse_sequence
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, flip_averaged
 from reslink.inference.blocks import in_blocks
@@ -63,6 +64,7 @@ class Classifier:
         network: The network in eval mode on ``device``; if None, it is built from the bundle on first use.
         device: Device of the network, as a name or a torch device.
         backend: The backend that computes logits; torch if None.
+        sequence: The MR sequence of the files to read, such as ``T1C+``; None takes what each file states.
 
     Attributes:
         bundle: The bundle.
@@ -80,8 +82,9 @@ class Classifier:
         network: Network | None = None,
         device: str | torch.device = "cpu",
         backend: Backend | None = None,
+        sequence: str | None = None,
     ) -> None:
-        self.bundle = bundle
+        self.bundle, self.sequence = bundle, parse_sequence(sequence)
         self._network, self._device = network, device
         self.backend: Backend = backend or TorchBackend(self.network, bundle.preprocess, self.device)
 
@@ -100,6 +103,7 @@ class Classifier:
         *,
         threads: int | None = None,
         precision: Precision = "fp32",
+        sequence: str | None = None,
     ) -> Classifier:
         """Loads a bundle. Imports torch only if the backend is torch.
 
@@ -109,6 +113,7 @@ class Classifier:
             backend: See :func:`reslink.inference.backends.choose_backend`.
             threads: Number of threads of a backend other than torch; default: as many as torch uses, or the number of cores.
             precision: ``fp32``, or ``bf16`` for OpenVINO only.
+            sequence: The MR sequence of the files to read, such as ``T1C+``; None takes what each file states.
 
         Raises:
             BundleError: If this version cannot use the bundle, or the backend cannot run it.
@@ -118,10 +123,10 @@ class Classifier:
         loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         name = backends.choose_backend(backend, loaded, device)
         if name != "torch":
-            return cls(loaded, device="cpu", backend=backends.load_backend(name, loaded, threads, precision))
+            return cls(loaded, device="cpu", backend=backends.load_backend(name, loaded, threads, precision), sequence=sequence)
         if precision != "fp32":
             raise backends.precision_error(name, precision)
-        return cls(loaded, device=pick_device(device))
+        return cls(loaded, device=pick_device(device), sequence=sequence)
 
     @property
     def device(self) -> torch.device:
@@ -204,7 +209,7 @@ class Classifier:
         self.bundle.require_slices("Classifier.classify")
         if self.needs_statistics:
             return self.decide(self.outputs(pixels), stated=stated)
-        results = self.bundle.decision.decide(self.logits(pixels))
+        results = self.bundle.decision.decide(self.logits(pixels), names=self.labels.names)
         return results if stated is None else results.with_refusals(self.bundle.scope.refusals(stated, None))
 
     @property
@@ -229,7 +234,7 @@ class Classifier:
         statistics, brain = outputs.statistics, outputs.brain
         if statistics is None and pixels is not None and self.needs_statistics:
             statistics, brain = self.measure(pixels)
-        results = self.bundle.decision.decide(outputs.logits, outputs.features, statistics)
+        results = self.bundle.decision.decide(outputs.logits, outputs.features, statistics, self.labels.names)
         if stated is None:
             return results
         looks = statistics if self.bundle.checks_modality else None
@@ -336,11 +341,9 @@ class Classifier:
         return [p for p, _ in self._predict_batch([Slice("", None, row) for row in self._checked(pixels)])]
 
     def _stream(self, slices: Iterable[Slice | None], batch_size: int, keep_images: bool) -> Iterator[tuple[Prediction, Slice]]:
-        """Yields predictions in batches; None begins a new batch."""
-        batch: list[Slice] = []
-        readable = 0
+        batch, readable = list[Slice](), 0
         for item in slices:
-            if item is not None:
+            if item is not None:  # None begins a new batch
                 batch.append(item if keep_images else replace(item, image=None))
                 readable += item.pixels is not None
             if item is None or not readable or len(batch) == batch_size:  # an error or a refusal does not wait for pixels
@@ -357,18 +360,16 @@ class Classifier:
                 yield None
             elif isinstance(given, ListedFiles):
                 yield from self._listed_slices(given, unit, measure)
-            elif isinstance(given, Image):
-                yield from self._slices_of(Slice(given.source or "image", None, None), given, measure)
             else:
-                yield from self._slices_of(Slice("array", None, None), partial(image_from_array, given, unit), measure)
+                image = given if isinstance(given, Image) else partial(image_from_array, given, unit)
+                yield from self._slices_of(Slice(getattr(given, "source", "array") or "image", None, None), image, measure)
 
     def _listed_slices(self, listed: ListedFiles, unit: Unit | None, measure: bool) -> Iterator[Slice]:
         if listed.error:
             yield Slice(listed.given, None, None, listed.error)
         for position, file in enumerate(listed.files):
             item = Slice(str(file), position if len(listed.files) > 1 else None, None, folder=listed.folder)
-            read = partial(read_with_geometry, file, unit) if measure else partial(read_image, file, unit)
-            yield from self._slices_of(item, read, measure)
+            yield from self._slices_of(item, partial(read_with_geometry if measure else read_image, file, unit), measure)
 
     def _slices_of(
         self, file: Slice, read: Image | Callable[[], Image | tuple[Image, dict[str, Any]]], measure: bool
@@ -383,7 +384,7 @@ class Classifier:
         except ReslinkError as error:
             yield replace(file, error=str(error))
             return
-        stated = stated_content(image)
+        stated = stated_content(image, self.sequence)
         refused = self.bundle.scope.refusal(stated)
         file = replace(file, count=len(planes), geometry=geometry, stated=stated, refused=refused)
         for position, plane in enumerate(planes):

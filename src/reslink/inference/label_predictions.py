@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from reslink.bundles.decision.decision import Decision, DecisionResults
-from reslink.inference.prediction import STATES, LabelPrediction, Prediction
+from reslink.bundles.decision.decision import STATES, Decision, DecisionResults
+from reslink.inference.prediction import LabelPrediction, Prediction
 from reslink.inference.series import SeriesPrediction
 from reslink.labels import Labels, states_text
 

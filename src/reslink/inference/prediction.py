@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from reslink.bundles.decision.decision import Certainty
 from reslink.bundles.scope import reason_kind
@@ -14,9 +14,6 @@ from reslink.inference.outputs import Outputs
 from reslink.labels import NO_LABEL
 from reslink.notebook import html_table
 from reslink.printable_names import printable
-
-STATES: Final = ("absent", "present")
-"""The two classes of each of several labels at once, as prediction sets name them."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class Prediction:
         error: Why there is no prediction; None if there is one.
         threshold: With two classes, the lowest probability of the positive (last) class that gives the positive label; None
             with more classes, or if the most probable class is chosen.
-        certainty: ``clear``, ``uncertain``, ``uncalibrated`` or ``no answer``, see
+        certainty: ``decided``, ``uncertain``, ``uncalibrated`` or ``no answer``, see
             :meth:`reslink.bundles.decision.decision.Decision.certainty`; None if there is an error.
         notes: What the file does not state and was assumed, see ``Image.notes``.
         by_label: The prediction for each of several labels at once; None with one class per image. ``prediction_set``,

@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.bundles.decision.decision import Decision
+from reslink.bundles.decision.decision import STATES, Decision
 from reslink.bundles.scope import LITTLE_BRAIN, shows_little_brain
 from reslink.errors import InputError, UsageError, counted
-from reslink.inference.prediction import STATES, Prediction, partial_answer
+from reslink.inference.prediction import Prediction, partial_answer
 from reslink.labels import states_text
 from reslink.metrics.intervals import MIN_GROUPS, Estimate, GroupBootstrap, bootstrap_interval, too_few_groups, without_interval
 

@@ -12,7 +12,7 @@ import numpy as np
 from reslink.bundles.decision.decision import Certainty
 from reslink.errors import InputError, UsageError, check_choice, counted
 from reslink.imaging.head_mask import stated_content
-from reslink.imaging.image import Image, Unit
+from reslink.imaging.image import Image, Stated, Unit
 from reslink.imaging.search import ListedFiles
 from reslink.imaging.series_slices import NO_HEAD, SeriesSlices
 from reslink.imaging.slice_selection import select_slices
@@ -303,14 +303,18 @@ class SeriesView:
         slices: The slices that the model sees.
         pixels: (planes, S, S) uint8 of each, from ``Preprocess.pixels``.
         answer: The answer; positions in ``answer.result`` count in ``slices.planes``.
+        stated: What its first file states, or the caller.
     """
 
     slices: SeriesSlices
     pixels: list[Pixels]
     answer: SeriesAnswer
+    stated: Stated
 
 
-def view_series(classifier: Classifier, series: SeriesSlices, path: str, batch_size: int = 32) -> SeriesView:
+def view_series(
+    classifier: Classifier, series: SeriesSlices, path: str, batch_size: int = 32, sequence: str | None = None
+) -> SeriesView:
     """Returns the answer of a series model, with the slices that it is based on.
 
     Args:
@@ -318,12 +322,13 @@ def view_series(classifier: Classifier, series: SeriesSlices, path: str, batch_s
         series: The slices, from ``read_series_slices``.
         path: Path of the series.
         batch_size: Number of slices per batch.
+        sequence: The MR sequence of the series; None takes that of the classifier, or what the files state.
 
     Raises:
         InputError: If a slice cannot be preprocessed.
     """
     pixels = [classifier.bundle.preprocess.pixels(plane) for plane in series.planes]
-    stated = stated_content(series.planes[0])
+    stated = stated_content(series.planes[0], sequence or classifier.sequence)
     refused = classifier.bundle.scope.refusal(stated)
     batches = [np.stack(pixels[i : i + batch_size]) for i in range(0, len(pixels), batch_size)]
     outputs = stack_outputs([classifier.outputs(batch) for batch in batches])
@@ -332,4 +337,4 @@ def view_series(classifier: Classifier, series: SeriesSlices, path: str, batch_s
         for i, (file, position) in enumerate(zip(series.files, series.positions, strict=True))
     ]
     answer = replace(pooled_answer(classifier, items, path), files=tuple(dict.fromkeys(map(str, series.files))))
-    return SeriesView(series, pixels, replace(answer, notes=series.notes))
+    return SeriesView(series, pixels, replace(answer, notes=series.notes), stated)

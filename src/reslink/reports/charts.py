@@ -45,7 +45,7 @@ def learning_curves(
         x, y = zip(*points, strict=True)
         axes.plot(x, y, color=line_color, lw=2, marker="o", ms=4 if len(x) < 25 else 0, label=literal(label))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
-    add_legend(axes)
+    add_legend(figure)
     description = "; ".join(f"{label} from {p[0][1]:.3f} to {p[-1][1]:.3f} in {len(p)} epochs" for label, p in lines.items())
     return render_chart(figure, name, title, f"{title}: {description}.")
 
@@ -76,8 +76,8 @@ def roc(y_true: Ints, y_prob: Floats, names: Sequence[str], threshold: float | N
     if threshold is not None and len(names) == 2 and y_true.ndim == 1:
         predicted = y_prob[:, 1] >= threshold
         x, y = float(predicted[y_true == 0].mean()), float(predicted[y_true == 1].mean())
-        axes.plot([x], [y], "o", ms=8, mfc="none", mec=color("ink"), mew=1.6, label=f"threshold {threshold:.2f}")
-    add_legend(axes, "lower right")
+        axes.plot([x], [y], "o", ms=8, mfc="none", mec=color("ink"), mew=1.6, label=f"threshold {threshold:.3f}")
+    add_legend(figure)
     return render_chart(figure, "roc", "ROC curve", f"ROC curve: {'; '.join(descriptions)}.")
 
 
@@ -95,7 +95,7 @@ def precision_recall(y_true: Ints, y_prob: Floats, names: Sequence[str]) -> Char
         axes.plot(recall, precision, color=line_color, lw=2, drawstyle="steps-post", label=label)
         axes.axhline(float(positive.mean()), color=line_color, lw=1, ls=DASHED, alpha=0.6)
         descriptions.append(f"AUPRC {area:.3f} for {name} at a prevalence of {positive.mean():.0%}")
-    add_legend(axes, "lower left")
+    add_legend(figure)
     title = "Precision–recall curve"
     return render_chart(figure, "precision_recall", title, f"{title}: {'; '.join(descriptions)}.")
 
@@ -121,7 +121,7 @@ def calibration(y_true: Ints, y_prob: Floats, names: Sequence[str], rows: Sequen
     x, low, high = ([row[key] for row in with_interval] for key in ("predicted", "ci_low", "ci_high"))
     axes.vlines(x, low, high, color=SERIES[0], lw=1.4, alpha=0.6)
     axes.plot([], [], "s", ms=8, color=color("grid"), label=f"cases per bin (maximum {counts.max()})")
-    add_legend(axes, "upper left")
+    add_legend(figure)
     bins = zip(curve.predicted, curve.observed, curve.count, strict=True)
     description = "; ".join(f"predicted {p:.2f}, observed {o:.2f}, {n} cases" for p, o, n in bins)
     return render_chart(figure, "calibration", "Calibration", f"Calibration by bins: {description}.")

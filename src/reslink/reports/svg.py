@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -25,11 +25,19 @@ COLORS: Final[dict[str, tuple[str, str]]] = {
 }
 """The colors of the page by name: the placeholder that charts are drawn with, and the value in a standalone SVG."""
 
+_LEGEND_STYLE: Final[dict[str, Any]] = {
+    "labelcolor": COLORS["ink"][0],
+    "fontsize": 10,
+    "handlelength": 1.6,
+    "frameon": False,
+    "borderaxespad": 0,
+    "borderpad": 0.3,
+}
 SERIES: Final = tuple(COLORS[f"s{i}"][0] for i in range(1, 7))
 DASHED: Final = (0, (4, 3))
 _SVG: Final = "{http://www.w3.org/2000/svg}"
 _MAX_LABEL: Final = 48
-LegendLocation = Literal["best", "lower right", "lower left", "upper left"]
+_LEGEND_COLUMNS: Final = 3
 
 
 def color(name: str) -> str:
@@ -116,11 +124,25 @@ def new_axes(width: float, height: float, x_label: str = "", y_label: str = "") 
     return figure, axes
 
 
-def add_legend(axes: Axes, location: LegendLocation = "best") -> None:
-    """Adds a legend in the style of the page; curves shine through it only faintly, so that its text stays readable."""
-    legend = axes.legend(loc=location, labelcolor=color("ink"), fontsize=10, handlelength=1.6)
-    legend.get_frame().set(facecolor=color("paper"), edgecolor="none", alpha=0.85)
-    legend.set_zorder(5)
+def add_legend(figure: Figure) -> None:
+    """Adds a legend below the plot, where it covers no data; the figure grows by its height.
+
+    Args:
+        figure: A figure with one axes, whose margins are set.
+    """
+    margins, (width, height) = figure.subplotpars, figure.get_size_inches()
+    for columns in range(_LEGEND_COLUMNS, 0, -1):
+        legend = figure.legend(loc="lower left", bbox_to_anchor=(margins.left, 0), ncols=columns, **_LEGEND_STYLE)
+        figure.draw_without_rendering()
+        box = legend.get_window_extent()
+        if columns == 1 or box.width <= (1 - margins.left) * width * figure.dpi:
+            break
+        legend.remove()
+    added = box.height / figure.dpi
+    figure.set_size_inches(width, height + added)
+    figure.subplots_adjust(
+        bottom=(margins.bottom * height + added) / (height + added), top=(margins.top * height + added) / (height + added)
+    )
 
 
 def literal(text: str, max_length: int = _MAX_LABEL) -> str:

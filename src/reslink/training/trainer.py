@@ -96,6 +96,7 @@ def train(
     accelerator = make_accelerator(recipe.trainer)
     recipe, folder = recipe.with_code(), RunFolder(Path(out))
     is_main = accelerator.is_main_process
+    recipe.decision.check_labels(manifest.labels)
     _check_network(recipe, len(manifest.labels))
     initialization = Initialization.from_recipe(recipe, manifest.labels)  # before the folder is cleared and images are read
     if initialization is not None:

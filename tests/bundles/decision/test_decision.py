@@ -109,9 +109,9 @@ def test_it_abstains_unless_the_prediction_set_is_the_label_alone():
     np.testing.assert_array_equal(found.prediction_sets, [[False, True], [False, False], [True, False]])
     assert found.reasons == [[], ["the prediction set at 0.9 coverage is empty"], []]
     both = Decision(conformal=conformal((0.6, 0.6))).decide(logits)
-    assert both.reasons == [[], ["the prediction set at 0.9 coverage holds 2 classes"], []]
-    moved = Decision(threshold=0.2, conformal=conformal((0.4, 0.4))).decide(logits)
-    assert moved.reasons[2] == ["the prediction set at 0.9 coverage excludes the label"]
+    assert both.reasons == [[], ["cannot rule out class 0, class 1 (prediction set at 0.9 coverage)"], []]
+    moved = Decision(threshold=0.2, conformal=conformal((0.4, 0.4))).decide(logits, names=("Healthy", "Tumor"))
+    assert moved.reasons[2] == ["the prediction set at 0.9 coverage holds Healthy only"]
     np.testing.assert_array_equal(moved.predicted, [1, 1, 1])
     np.testing.assert_array_equal(moved.abstain, [False, True, True])
 
@@ -168,20 +168,20 @@ def test_arrays_that_are_not_finite_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.224, 0.5, 0.9])
-def test_an_answer_is_clear_where_its_odds_are_four_times_those_of_the_threshold(threshold):
+def test_an_answer_is_decided_where_its_odds_are_four_times_those_of_the_threshold(threshold):
     decision = Decision(threshold=threshold, temperature=1.5)
     at_threshold = threshold / (1 - threshold)
     for p in np.linspace(0.001, 0.999, 500):
         ratio = p / (1 - p) / at_threshold
         if abs(abs(np.log(ratio)) - np.log(4)) > 1e-6:
-            expected = "clear" if abs(np.log(ratio)) > np.log(4) else "uncertain"
+            expected = "decided" if abs(np.log(ratio)) > np.log(4) else "uncertain"
             assert decision.certainty([1 - p, p], None) == expected
     assert decision.certainty([0.5, 0.5], True) == "no answer"
 
 
-def test_with_more_classes_the_second_class_decides_how_clear_an_answer_is():
+def test_with_more_classes_the_second_class_decides_whether_an_answer_is_decided():
     decision = Decision(threshold=None, temperature=2.0)
-    assert decision.certainty([0.1, 0.75, 0.15], False) == "clear"
+    assert decision.certainty([0.1, 0.75, 0.15], False) == "decided"
     assert decision.certainty([0.1, 0.7, 0.2], False) == "uncertain"
 
 
@@ -191,7 +191,7 @@ def test_without_calibration_nothing_is_known_and_a_prediction_set_decides():
     sets = Decision(
         threshold=0.5, conformal=Conformal(coverage=0.9, per_class=False, limits=(0.3, 0.3), n_images=9, n_groups=9)
     )
-    assert sets.certainty([0.45, 0.55], False) == "clear"
+    assert sets.certainty([0.45, 0.55], False) == "decided"
     assert sets.certainty([0.45, 0.55], True) == "no answer"
 
 

@@ -18,7 +18,7 @@ PLAIN: dict[str, Any] = {"threshold": 0.5, "threshold_source": "default", "confo
 @pytest.mark.parametrize(
     ("before", "changes", "expected"),
     [
-        (BEFORE, {}, ["the previous one was 0.2 (Youden index)", "no prediction sets; the previous one had"]),
+        (BEFORE, {}, ["the previous one was 0.200 (Youden index)", "no prediction sets; the previous one had"]),
         (BEFORE, {"threshold": 0.3, "threshold_source": "accuracy", "conformal": {}}, []),
         (Decision(threshold=0.5, threshold_source="set by the recipe"), {}, []),
         (Decision(threshold=None), {"threshold": None}, []),

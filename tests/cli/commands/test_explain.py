@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,16 @@ import pytest
 from PIL import Image as Picture
 from typer.testing import CliRunner, Result
 
+from reslink.bundles.bundle import Bundle
+from reslink.bundles.fingerprints import TrainingImages
 from reslink.bundles.pretrained import NO_OOD_DETECTOR
+from reslink.bundles.scope import Scope
 from reslink.cli.commands.explain import localization_rows
 from reslink.cli.main import app
+from reslink.datasets.near_duplicates.fingerprints import make_fingerprints
+from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.explain.explain_files import Explanation
+from reslink.imaging.reading import read_image
 
 
 def explain(bundle: Path, image: Path, out: Path, *words: str) -> Result:
@@ -167,6 +174,67 @@ def test_a_limit_counts_slices_and_every_kind_of_path(built_zoo: Path, ring_head
     named = [Path(image["path"]).name for image in json.loads((tmp_path / "mixed" / "explain.json").read_text())["images"]]
     assert named == ["gone.png", "61.png"], "one that cannot be read counts too"
     assert "Explaining: 2 steps in" in mixed.stderr
+
+
+@pytest.fixture
+def with_masks(ring_heads: Path, tmp_path: Path) -> Path:
+    """A table of two images with lesion masks."""
+    rows = ["path,label,mask"]
+    for name in ("61.png", "63.png"):
+        (tmp_path / name).write_bytes((ring_heads / name).read_bytes())
+        mask = np.zeros((96, 96), np.uint8)
+        mask[30:60, 30:60] = 255
+        Picture.fromarray(mask).save(tmp_path / f"mask_{name}")
+        rows.append(f"{name},Tumor,mask_{name}")
+    (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "table.csv"
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "lesions", "said"),
+    [
+        (["61.png"], "1", "1 of 2 images, or on near duplicates; they are left out of the table. Their maps say little"),
+        (
+            ["61.png", "63.png"],
+            None,
+            "2 of 2 images, or on near duplicates; the measures of their maps are in explain.json only.",
+        ),
+        ([], "2", None),
+        (None, "2", "it is not known which images the model was trained on; the table can be too good"),
+    ],
+)
+def test_training_images_are_counted_and_left_out_of_the_pointing_game(
+    finished_run: Path, with_masks: Path, tmp_path: Path, trained_on: list[str] | None, lesions: str | None, said: str | None
+) -> None:
+    bundle = Bundle.load(finished_run)
+    thumbnails = [make_thumbnail(read_image(with_masks.parent / name)) for name in trained_on or ()]
+    known = None
+    if trained_on is not None:
+        prints = make_fingerprints(np.stack(thumbnails)) if thumbnails else np.zeros((0, 128), np.uint8)
+        known = TrainingImages(prints, np.zeros((0, 32), np.uint8))
+    replace(bundle, training_images=known).save(tmp_path / "bundle", bundle.network().state_dict())
+    done = explain(tmp_path / "bundle", with_masks, tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines() if line.startswith("grad_cam")]
+    assert [row[1] for row in rows] == ([] if lesions is None else [lesions])
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("Warning: ") and "trained" in line]
+    assert len(warnings) == (said is not None)
+    assert all(said in line for line in warnings)
+    index = json.loads((tmp_path / "out" / "explain.json").read_text())
+    marks = [None if trained_on is None else name in trained_on for name in ("61.png", "63.png")]
+    assert [image["training_image"] for image in index["images"]] == marks
+    assert index["n_training_images"] == (None if trained_on is None else len(trained_on))
+
+
+def test_the_sequence_of_the_option_is_compared_with_those_of_the_model(
+    finished_run: Path, ring_heads: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.load(finished_run)
+    for_flair = replace(bundle, scope=Scope(modality="MR", sequences=("FLAIR",)))
+    for_flair.save(tmp_path / "bundle", bundle.network().state_dict())
+    done = explain(tmp_path / "bundle", ring_heads / "61.png", tmp_path / "out", "--sequence", "t1ce")
+    assert done.exit_code == 0, done.stderr
+    assert "the sequence is T1C+, and the model is for FLAIR MR of the head" in done.stdout
 
 
 def test_localization_is_averaged_over_the_cases_with_a_lesion_mask() -> None:

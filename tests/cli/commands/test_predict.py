@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ import pytest
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
+import reslink
 from reslink.bundles.bundle import Bundle
+from reslink.bundles.decision.calibration import Conformal
 from reslink.bundles.pretrained import pretrained_info
+from reslink.bundles.scope import Scope
 from reslink.cli.console import RESEARCH_USE
 from reslink.cli.main import app
 
@@ -57,6 +61,19 @@ def test_a_backend_without_maps_is_refused_before_the_first_image(built_zoo: Pat
     assert not (tmp_path / "seen").exists()
 
 
+def test_the_accuracy_on_other_hospitals_goes_with_each_answer(known_outside: Path, ring_heads: Path) -> None:
+    images = [str(ring_heads / "61.png"), str(ring_heads / "62.png")]
+    done = CliRunner().invoke(app, ["predict", str(known_outside), *images])
+    assert done.exit_code == 0, done.stderr
+    assert [line.split("\t")[1].endswith(", other hospitals: accuracy 0.52)") for line in done.stdout.splitlines()] == [
+        True
+    ] * 2
+    said = "its accuracy as shipped was 0.52 (n 654, without 9 refused); of all 663, 62 % got an answer"
+    assert done.stderr.count(said) == 1
+    told = CliRunner().invoke(app, ["predict", str(known_outside), *images, "--json"])
+    assert [said in json.loads(line)["scope"] for line in told.stdout.splitlines()] == [True] * 2
+
+
 def test_a_folder_as_csv_file_is_refused_before_the_first_image(built_zoo: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), str(tmp_path / "none.png"), "--csv", str(tmp_path)])
     assert (done.exit_code, done.stdout) == (2, "")
@@ -94,6 +111,30 @@ def test_one_picture_is_counted_as_one(built_zoo: Path, ring_heads: Path, tmp_pa
     words = [str(built_zoo / "ct"), str(ring_heads / "61.png"), "--backend", "onnxruntime"]
     done = CliRunner().invoke(app, ["predict", *words, "--pictures", str(tmp_path / "seen")])
     assert f"1 picture in {tmp_path / 'seen'}\n1 line, 0 failed" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["each", "auto"])
+def test_a_model_for_another_sequence_refuses_the_image(
+    finished_run: Path, ring_heads: Path, tmp_path: Path, mode: str
+) -> None:
+    bundle, image = Bundle.load(finished_run), str(ring_heads / "61.png")
+    for_flair = replace(bundle, scope=Scope(modality="MR", sequences=("FLAIR",)))
+    for_flair.save(tmp_path / "b", bundle.network().state_dict())
+    words = ["predict", str(tmp_path / "b"), image, "--backend", "torch", "--series", mode]
+    reason = "the sequence is T1C+, and the model is for FLAIR MR of the head"
+    assert reason in CliRunner().invoke(app, [*words, "--sequence", "t1ce"]).stdout
+    assert reason not in CliRunner().invoke(app, [*words, "--sequence", "T2-FLAIR"]).stdout
+    [prediction] = reslink.predict(tmp_path / "b", image, series=mode, sequence="t1ce")
+    [of_classifier] = reslink.Classifier.load(tmp_path / "b", sequence="T1 Gd").predict(image)
+    assert prediction.reasons == of_classifier.reasons == (reason,)
+
+
+def test_images_that_the_model_abstains_from_are_counted(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    bundle = Bundle.load(built_zoo / "ct")
+    never = Conformal(coverage=0.9, per_class=False, limits=(1e-9, 1e-9), n_images=9, n_groups=9)  # every set is empty
+    bundle.with_decision(bundle.decision.model_copy(update={"conformal": never}), tmp_path / "b")
+    words = [str(tmp_path / "b"), str(ring_heads / "61.png"), "--backend", "onnxruntime"]
+    assert "1 line, 0 failed, 1 not answered (abstention)" in CliRunner().invoke(app, ["predict", *words]).stderr
 
 
 def test_no_picture_without_a_prediction_and_long_names_are_shortened(
@@ -139,7 +180,7 @@ def test_the_threshold_of_the_label_is_printed(built_zoo: Path, ring_heads: Path
         bundle.with_decision(rule, folder)
         done = CliRunner().invoke(app, ["predict", str(folder), *words])
         assert done.exit_code == 0, done.stderr
-        assert ("The label is Tumor at a probability of 0.9375 or more (threshold: a test)" in done.stderr) == printed
+        assert ("The label is Tumor at a probability of 0.938 or more (threshold: a test)" in done.stderr) == printed
 
 
 def test_the_picture_folder_holds_nothing_else(built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:

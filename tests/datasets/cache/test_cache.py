@@ -21,6 +21,7 @@ from PIL import Image as Picture
 
 from reslink.datasets.cache import decode, pixel_cache, storage
 from reslink.datasets.cache.decode import DecodeJob, decode_all
+from reslink.datasets.cache.notes import excluded_notes, sequence_notes
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
@@ -428,9 +429,30 @@ def test_the_stated_unit_decides_the_pixels_and_is_part_of_the_key(data: Path, r
     assert len({tuple(cache.hashes) for cache in caches.values()}) == 1
 
 
+def test_the_sequence_of_the_table_replaces_that_of_the_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        save(head(rng), tmp_path / f"{name}.png")
+    table = "path,label,sequence\na.png,x,T1w\nb.png,x,t1ce\nc.png,y,\nd.png,y,MAGiC\n"
+    (tmp_path / "manifest.csv").write_text(table)
+    cache = PixelCache.open(Manifest.open(tmp_path), SMALL, tmp_path / "cache", workers=0)
+    assert [item.sequence for item in cache.stated] == ["T1", "T1C+", None, "MAGiC"]
+    assert cache.manifest.cases[0].extra["sequence"] == "T1w"  # for subgroups
+    again = Manifest.open(tmp_path, columns={"sequence": ""})
+    assert [item.sequence for item in PixelCache.open(again, SMALL, tmp_path / "cache", workers=0).stated] == [None] * 4
+    assert again.digest() != cache.manifest.digest()
+
+
+def test_other_sequences_in_files_and_table_are_counted() -> None:
+    stated = [Stated("MR", "T1"), Stated("MR", "T1"), Stated("MR", "T2"), Stated("MR")]
+    assert sequence_notes(stated, ["T1C+", "T1C+", "T2", "T1"]) == [
+        "2 images stated as T1C+ by the table and as T1 by the file; the table is used"
+    ]
+
+
 def test_files_that_a_model_refuses_are_counted_by_reason() -> None:
     localizer = Stated("CT", excluded="localizer, not a slice")
-    assert pixel_cache._excluded_notes([localizer, NOTHING_STATED, localizer, Stated(excluded=NO_HU)]) == [
+    assert excluded_notes([localizer, NOTHING_STATED, localizer, Stated(excluded=NO_HU)]) == [
         "A model refuses 2 images: localizer, not a slice",
         f"A model refuses 1 image: {NO_HU}",
     ]

@@ -189,9 +189,8 @@ def test_a_patient_in_two_splits_is_reported_although_each_image_is_a_group(run)
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    assert item(fill("claim", read_evidence(run)), "21").text.startswith(
-        "1 patients or duplicate groups are in more than one split"
-    )
+    text = item(fill("claim", read_evidence(run)), "21").text
+    assert text.startswith("Of 80 patients or duplicate groups, 1 is in more than one split")
     assert "whole groups" not in item(fill("claim", read_evidence(run)), "20").text
 
 
@@ -225,9 +224,17 @@ def test_abstained_cases_are_counted_if_the_model_can_abstain(run):
     assert "answers every case" in answer
     assert "Abstained" not in steps
     answer, steps = with_selective(
-        n_abstained=7, n_covered=53, prediction_sets=None, n_out_of_distribution=7, reasons={"far": 7}
+        n_abstained=7,
+        n_covered=53,
+        prediction_sets=None,
+        n_out_of_distribution=7,
+        reasons={"far": 7},
+        silent_errors={"estimate": 0.12345, "ci_low": 0.1, "ci_high": 0.2},
     )
-    assert answer.startswith("The model abstained from 7 of 60 cases")
+    assert answer == (
+        "The model abstained from 7 of 60 cases; the other metrics include them; "
+        "silent errors (wrong and answered) 0.123 (0.100 to 0.200)"
+    )
     assert (steps["Abstained"], steps["Answered"]) == (7, 53)
 
 

@@ -50,11 +50,11 @@ def test_subgroups_of_a_model_that_abstains_have_coverage_and_silent_errors(eval
     assert "Silent errors" not in run_report(run).read_text()
     share = {"estimate": 0.98765, "ci_low": 0.1, "ci_high": 0.7, "method": "x", "n": 4}
     for subgroup in found["subgroups"]["site"].values():
-        subgroup["selective"] = {"coverage": share, "silent_errors": share}
+        subgroup["selective"] = {"coverage": share, "answered_accuracy": share, "silent_errors": share}
     (run / "evaluation.json").write_text(json.dumps(found))
     text = run_report(run).read_text()
-    assert '<th scope="col" class="n">Coverage</th><th scope="col" class="n">Silent errors</th>' in text
-    assert text.count(">0.988<span") == 4
+    assert '<th scope="col" class="n">Coverage (share answered)</th><th scope="col" class="n">Accuracy of the' in text
+    assert text.count(">0.988<span") == 6
 
 
 def test_an_evaluation_without_them_has_no_such_sections(make_run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from reslink.reports.run.flow_diagram import can_abstain, case_flow
+from reslink.reports.run.flow_diagram import case_flow
 from reslink.reports.run.run_folder import RunFolder, read_run
 
 
@@ -39,9 +39,3 @@ def test_exclusions_and_abstentions_leave_the_flow():
     assert steps["Excluded: overlap with the training or calibration data"].detail == "near duplicate; same patient"
     assert (steps["Evaluated"].n_groups, steps["Evaluated"].detail) == (40, "a: 25, b: 25")
     assert steps["Abstained"].detail == "two classes: 7"
-
-
-def test_a_bundle_without_sets_and_detector_cannot_abstain():
-    assert not can_abstain({})
-    assert not can_abstain({"selective": {"prediction_sets": None, "n_out_of_distribution": None}})
-    assert can_abstain({"selective": {"prediction_sets": None, "n_out_of_distribution": 0}})

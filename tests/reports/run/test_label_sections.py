@@ -6,6 +6,7 @@ import numpy as np
 
 from reslink.bundles.decision.decision import Decision
 from reslink.evaluation.evaluate import evaluate_cases
+from reslink.evaluation.selective import ANSWER_NAMES
 from reslink.evaluation.several_labels import LabeledStates, evaluate_labels
 from reslink.labels import Labels
 from reslink.reports.run.label_sections import LABEL_METRICS, auroc_by_label, label_table
@@ -25,6 +26,12 @@ def test_the_table_and_the_chart_show_every_label(rng):
     assert [cell["estimate"] for cell in table["rows"][0]["cells"]] == [
         evaluation["per_class"][labels.names[0]][key]["estimate"] for key in LABEL_METRICS
     ]
+    assert (table["answers"], table["rows"][0]["answers"]) == ([], [])
+    entry = evaluation["by_label"][labels.names[0]]
+    entry["selective"] = {"n_out_of_distribution": 0, "coverage": {"estimate": 0.5}, "silent_errors": {"estimate": 0.1}}
+    table = label_table(evaluation)
+    assert table["answers"] == [ANSWER_NAMES["coverage"], ANSWER_NAMES["silent_errors"]], "as many as the cells"
+    assert [cell["estimate"] for cell in table["rows"][0]["answers"]] == [0.5, 0.1]
     chart = auroc_by_label(evaluation)
     assert "swelling (" in chart.alt
     assert "mean of the labels" in chart.alt

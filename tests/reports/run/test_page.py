@@ -123,6 +123,57 @@ def test_the_page_has_the_numbers_of_the_run(make_run):
     assert reader.text.count("Research use only – not for diagnosis") == 2
 
 
+def change_evaluation(run: Path, **changes: object) -> None:
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps(evaluation | changes))
+
+
+def test_coverage_and_silent_errors_over_all_cases_are_beside_the_metrics(make_run):
+    run = make_run()
+    note = {"note": "The bundle answers every case", "prediction_sets": None, "n_out_of_distribution": None}
+    change_evaluation(run, selective=note)
+    _, reader = read(run_report(run))
+    assert "All 60 cases:" in reader.text
+    assert "The bundle answers every case." in reader.text
+    share = {"estimate": 0.43219, "ci_low": 0.2, "ci_high": 0.6, "method": "x", "n": 60}
+    answers = {"coverage": share, "answered_accuracy": share | {"n": 41}, "silent_errors": share}
+    change_evaluation(run, selective=note | answers | {"n_out_of_distribution": 19, "n_covered": 41})
+    text, reader = read(run_report(run))
+    assert "All 60 cases, abstentions included:" in reader.text
+    assert "With abstention, 41 of 60 cases are answered:" in reader.text
+    for name in ("Coverage (share answered)", "Accuracy of the answered cases", "Silent errors (wrong and answered)"):
+        assert f"<h3>{name}</h3>" in text
+    assert reader.text.count("0.432") == 3
+
+
+def test_cases_that_are_not_evaluated_are_listed_by_reason(make_run):
+    run = make_run()
+    change_evaluation(run, refused={"Doe/a.png": "the file is MR", "Doe/b.png": "the file is MR"}, n_refused=2)
+    text, reader = read(run_report(run))
+    assert "2 more are in no metric" in reader.text
+    assert '<span class="note">The file is MR</span></th><td class="n">2</td><td class="soft">a.png, b.png</td>' in text
+    assert "Doe" not in text
+
+
+def test_facts_are_neutral_and_cautions_are_not(make_run):
+    run = make_run()
+    leakage = {"status": "excluded", "message": "2 of 62 cases were excluded"}
+    change_evaluation(run, data_notes=["Data sets: a, b"], usage_notes=["Not for tumors."], leakage=leakage)
+    text = run_report(run).read_text()
+    assert '<p class="neutral"><strong>Data:</strong> Data sets: a, b.</p>' in text
+    assert '<p class="neutral"><strong>Leaked cases excluded:</strong>' in text
+    assert '<p class="caution"><strong>Usage note:</strong> Not for tumors.</p>' in text
+    change_evaluation(run, leakage=leakage | {"status": "allowed"})
+    assert '<p class="caution"><strong>Leakage:</strong>' in run_report(run).read_text()
+
+
+def test_an_evaluation_is_titled_by_model_and_data(make_run):
+    run = make_run()
+    (run / "bundle" / "bundle.json").unlink()
+    change_evaluation(run, bundle="ct", data="clinic")
+    assert "<h1>ct on clinic</h1>" in evaluation_report(run).read_text()
+
+
 def test_every_picture_has_an_alternative_text(make_run):
     text, reader = read(run_report(make_run()))
     assert len(reader.images) == 2
@@ -154,7 +205,7 @@ def test_a_group_in_two_splits_is_an_alarm(make_run):
     rows[1] = rows[1].replace("train", "test")
     (run / "splits.csv").write_text("\n".join(rows))
     _, reader = read(run_report(run))
-    assert "1 of 40 groups are in more than one split" in reader.text
+    assert "1 of 40 groups (patients or duplicate groups) is in more than one split" in reader.text
     assert "No group is" not in reader.text
 
 

@@ -7,15 +7,21 @@ import pytest
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.run.run_folder import RunFolder, read_run
 from reslink.reports.run.sections import (
+    answer_cards,
+    bundle_settings,
     confusion_matrix,
     facts,
     flatten_settings,
     gallery,
+    group_name,
     headline_metrics,
     leakage_notice,
     learning_curve_columns,
+    localization,
     run_settings,
+    split_groups,
     split_table,
+    title,
 )
 
 
@@ -83,10 +89,53 @@ def test_the_shares_of_a_confusion_matrix_are_by_row():
 
 
 def test_leakage_is_stated_unless_there_is_none():
-    for status, title in (("unknown", "Leakage not checked"), ("excluded", "Leaked cases excluded"), ("allowed", "Leakage")):
+    for status, name in (("unknown", "Leakage not checked"), ("excluded", "Leaked cases excluded"), ("allowed", "Leakage")):
         notice = leakage_notice({"leakage": {"status": status, "message": "why"}})
-        assert notice == {"title": title, "message": "why", "allowed": status == "allowed"}
+        assert notice == {
+            "title": name,
+            "message": "why",
+            "allowed": status == "allowed",
+            "excluded": status == "excluded",
+        }
     assert leakage_notice({"leakage": {"status": "none"}}) is leakage_notice(None) is None
+
+
+def test_the_answers_of_a_model_that_can_abstain_become_cards():
+    share = {"estimate": 0.9, "ci_low": 0.8, "ci_high": 0.95}
+    selective = {"coverage": share, "silent_errors": share, "n_out_of_distribution": 3}
+    assert [card["name"] for card in answer_cards({"selective": selective})] == [
+        "coverage (share answered)",
+        "silent errors (wrong and answered)",
+    ]
+    assert answer_cards({"selective": selective | {"n_out_of_distribution": None}}) == answer_cards(None) == []
+
+
+def test_groups_are_named_by_what_they_keep_together():
+    assert group_name({"group_by": "scan"}) == split_groups({"data": {"group_by": "scan"}}) == "patients or probable scans"
+    assert group_name(None) == split_groups(None) == "patients or duplicate groups"
+
+
+def test_an_evaluation_states_model_data_and_date():
+    evaluation = {"n": 4, "n_groups": 2, "group_by": "scan", "bundle": "ct", "bundle_sha256": "ab" * 32, "data": "clinic"}
+    files = RunFolder("out", evaluation=evaluation | {"date": "2026-11-30"})
+    assert title(files) == "ct on clinic"
+    assert facts(files) == [
+        ("Evaluated cases", "4"),
+        ("Patients or probable scans", "2"),
+        ("Model", "ct"),
+        ("Weights SHA-256", "ab" * 8),
+        ("Data set", "clinic"),
+        ("Date", "2026-11-30"),
+    ]
+    assert title(RunFolder("out", evaluation={"bundle": "ct"})) == "out", "written by an earlier version"
+
+
+def test_the_numbers_of_a_decision_have_three_decimals():
+    decision = {"threshold": 0.342402, "by_label": [{"threshold": 0.1234567}], "fitted_on": {"n_images": 670}}
+    rows = dict(bundle_settings({"weights": {"sha256": "ab"}, "decision": decision}))
+    assert rows["decision.threshold"] == "0.342"
+    assert rows["decision.fitted_on.n_images"] == "670"
+    assert "0.1234" not in rows["decision.by_label"]
 
 
 def test_the_facts_of_a_run(make_run):
@@ -145,3 +194,17 @@ def test_a_picture_without_an_entry_is_still_shown():
     )
     assert (first["case"], first["title"]) == ({"file": "gallery_01.png", "label": "Tumor"}, "Correct and wrong cases")
     assert (second["case"], second["title"]) == (None, "wrong cases")
+
+
+def test_maps_that_point_less_often_than_the_center_are_named() -> None:
+    methods = {
+        "final_attention": {"pointing_game": {"estimate": 0.143}},
+        "grad_cam": {"pointing_game": {"estimate": 0.714}},
+        "first_attention": {"energy_inside": {"estimate": 0.1}},
+        "center": {"pointing_game": {"estimate": 0.714}},
+    }
+    table = localization({"localization": {"n": 7, "methods": methods}})
+    assert table is not None
+    assert table["below"] == ["Final attention α"]
+    del methods["center"]
+    assert localization({"localization": {"n": 7, "methods": methods}})["below"] == []  # type: ignore[index]

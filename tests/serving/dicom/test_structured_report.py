@@ -26,7 +26,7 @@ def test_the_report_states_device_model_and_preliminary_status(series_result, ob
     for words in (
         BANNER,
         series_result.model.weights,
-        "Threshold: Tumor 0.5000",
+        "Threshold: Tumor 0.500",
         series_result.prediction.rule,
         "does not cover errors",
     ):

@@ -69,7 +69,7 @@ def test_a_large_volume_does_not_fill_the_queue(batch: int) -> None:
 
     slices = [one_slice(number) if number != 7 else "why not" for number in range(100)]
     with batching(run, batch) as batcher:
-        classifier = SimpleNamespace(refusal=lambda _pixels, _stated: None, bundle=SimpleNamespace(scope=Scope()))
+        classifier = SimpleNamespace(refusal=lambda _pixels, _stated: None, bundle=SimpleNamespace(scope=Scope(), statement=""))
         model = ServedModel("head", classifier, 0, batcher)  # type: ignore[arg-type]
         file, prepared = Upload("a.nii", b""), PreparedFile(len(slices), "HU", "CT", {0: slices})
         answer, _ = asyncio.run(_predict_file(file, prepared, [model], 0))

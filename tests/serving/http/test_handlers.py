@@ -13,6 +13,8 @@ import pytest
 from uploaded import dicom, nifti, png
 
 import reslink
+from reslink.bundles.scope import Scope
+from reslink.imaging.image import Stated
 from reslink.labels import Labels
 from reslink.serving.http import models, schemas, worker
 from reslink.serving.http.handlers import RequestHandlers
@@ -94,6 +96,24 @@ def ask(series_bundle: Path, bundles: list[Path]) -> Iterator[Ask]:
     worker._preprocesses[:] = before
     for model in served:
         model.batcher.close()
+
+
+@pytest.mark.parametrize(
+    ("route", "sequence", "found"), [("predict", "t1ce", "T1C+"), ("explain", "T2w", "T2"), ("predict", "", None)]
+)
+def test_the_field_sequence_reaches_the_scope_of_the_model(
+    ask, bundles, monkeypatch, route: str, sequence: str, found: str
+) -> None:
+    seen = []
+
+    def refusals(_scope: Scope, stated: list[Stated], *_: object) -> list[str]:
+        seen.extend(item.sequence for item in stated)
+        return ["not for this sequence"] * len(stated)
+
+    monkeypatch.setattr(Scope, "refusals", refusals)
+    answer = ask({"a.png": png(1)}, route, sequence=sequence, model=bundles[0].name)
+    assert seen == [found]
+    assert "not for this sequence" in str(answer)
 
 
 PLACES = (30.0, 10.0, 20.0, 0.0)

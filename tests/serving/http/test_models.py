@@ -48,6 +48,19 @@ def test_the_description_of_a_model(served: tuple[list[ServedModel], list[str]],
     )
 
 
+def test_answers_and_description_say_how_the_model_did_on_other_hospitals(
+    known_outside: Path, served: tuple[list[ServedModel], list[str]]
+) -> None:
+    [known], _ = models.load([str(known_outside)], Limits())
+    known.batcher.close()
+    said = "On images of other hospitals, its accuracy as shipped was 0.52 (n 654, without 9 refused)"
+    assert said in known.scope
+    assert known.description()["usage_notes"][-1].startswith(said)
+    head = served[0][0]
+    assert head.scope.endswith("No evaluation on images of other hospitals is recorded.")
+    assert not any("other hospitals" in note for note in head.description()["usage_notes"])
+
+
 def test_an_unknown_class_cannot_be_explained(served: tuple[list[ServedModel], list[str]]) -> None:
     with pytest.raises(UsageError, match=r"'Tumour' does not exist.*classes of head are Healthy, Tumor.*Did you mean 'Tumor'"):
         asyncio.run(served[0][0].explain(np.zeros((3, 64, 64), np.uint8), "Tumour"))

@@ -169,11 +169,20 @@ def test_chance_needs_two_images_of_each_class() -> None:
 def test_a_class_that_is_never_predicted() -> None:
     names = ("Healthy", "glioma", "pituitary")
     targets = np.array([0, 0, 1, 1, 1, 0])
-    assert diagnostics.class_never_predicted(targets, np.array([0, 1, 1, 0, 0, 0]), names, 2) is None
-    finding = diagnostics.class_never_predicted(targets, np.zeros(6, np.int64), names, 2)
+    assert diagnostics.class_never_predicted(targets, np.array([0, 1, 1, 0, 0, 0]), names, 2, has_threshold=False) is None
+    finding = diagnostics.class_never_predicted(targets, np.zeros(6, np.int64), names, 2, has_threshold=False)
     assert finding is not None
     assert (finding.code, finding.epoch) == ("class-never-predicted", 2)
-    assert finding.message.endswith("never predicts a class of the validation split: glioma (3 images)")
+    assert finding.message == "The model never predicts a class of the validation split: glioma (3 images)"
+    assert finding.advice.startswith("Train for more epochs (trainer.epochs), or set loss.imbalance=weights")
+
+
+def test_a_threshold_is_advised_where_there_is_one() -> None:
+    targets, predicted = np.array([0, 0, 1]), np.zeros(3, np.int64)
+    finding = diagnostics.class_never_predicted(targets, predicted, ("Healthy", "Tumor"), 2, has_threshold=True)
+    assert finding is not None
+    assert finding.message.startswith("At its threshold, the model never predicts")
+    assert finding.advice.startswith("Set decision.threshold=youden if its AUROC is good; otherwise train for more epochs")
 
 
 def test_files_of_two_modalities_are_reported_by_class() -> None:

@@ -6,6 +6,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from reslink.errors import UsageError
+from reslink.labels import Labels
 from reslink.networks.reslink import ResLinkConfig
 from reslink.training.recipe import schema
 from reslink.training.recipe.recipe import Recipe, load_recipe
@@ -25,6 +27,16 @@ def test_every_field_of_the_network_can_be_set() -> None:
         ],
     )
     assert recipe.network(3).model_dump(include=set(changes)) == changes
+
+
+@pytest.mark.parametrize("threshold", ["youden", 0.3])
+def test_a_threshold_is_refused_for_more_than_two_classes(threshold: str | float) -> None:
+    settings, three = schema.DecisionSettings(threshold=threshold), ("glioma", "meningioma", "pituitary")
+    with pytest.raises(UsageError, match=rf"decision.threshold is {threshold}, but the data has 3 classes.*imbalance=weights"):
+        settings.check_labels(Labels(three))
+    settings.check_labels(Labels(three[:2]))
+    settings.check_labels(Labels(three, exclusive=False))  # a threshold for each label
+    schema.DecisionSettings().check_labels(Labels(three))
 
 
 def _classes() -> list[type[BaseModel]]:

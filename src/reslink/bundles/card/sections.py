@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from reslink.bundles.decision.calibration import covered_within
 from reslink.bundles.decision.decision import Decision
@@ -26,26 +26,52 @@ def data_section(info: PretrainedInfo) -> str:
     return "\n\n".join(part for part in parts if part) + "\n\n"
 
 
+_LEDGER_COLUMNS: Final = (
+    "data",
+    "images (groups)",
+    "refused",
+    "AUROC",
+    "accuracy",
+    "ECE",
+    "coverage of all images",
+    "silent errors of all images",
+    "date",
+    "SHA-256",
+)
+
+
 def ledger_section(info: PretrainedInfo | None) -> str:
-    """Returns every evaluation on data of other hospitals; empty for a bundle that does not ship."""
+    """Returns the evaluations on data of other hospitals, and on held-out parts of the bundle's own sources.
+
+    Empty for a bundle that does not ship.
+    """
     if info is None:
         return ""
-    note = (
-        "Every evaluation on data of other hospitals, good or bad. Coverage is the share of images that are answered; a silent "
-        "error is a wrong answer without an abstention, as a share of all images."
+    others, own = ([entry for entry in info.ledger if entry.seen == seen] for seen in (False, True))
+    nothing = "It was not evaluated on data of hospitals that it never saw.\n\n"
+    note = "The model learned from other images of these sources, so they are no new hospitals."
+    return f"## Data of other hospitals\n\n{_ledger_table(others) or nothing}" + (
+        f"## Held-out parts of its own sources\n\n{note} {_ledger_table(own)}" if own else ""
     )
-    names = ("data", "images (groups)", "AUROC", "accuracy", "ECE", "coverage", "silent errors", "date", "SHA-256")
-    head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
-    rows = "\n".join(map(_ledger_row, info.ledger))
-    table = f"{note}\n\n{head}\n{rows}" if rows else "It was never evaluated on data of other hospitals."
-    return f"## Data of other hospitals\n\n{table}\n\n"
+
+
+def _ledger_table(entries: Sequence[OutsideEvaluation]) -> str:
+    if not entries:
+        return ""
+    note = (
+        "Every evaluation, good or bad. AUROC, accuracy and ECE are over the images that are not refused, abstentions included."
+        " Coverage is the share of all images that get an answer; a silent error is a wrong answer without an abstention, as a "
+        "share of all images. A refused image gets no answer."
+    )
+    head = f"| {' | '.join(_LEDGER_COLUMNS)} |\n|{'---|' * len(_LEDGER_COLUMNS)}"
+    return "\n".join([note, "", head, *map(_ledger_row, entries)]) + "\n\n"
 
 
 def _ledger_row(entry: OutsideEvaluation) -> str:
     numbers = (entry.auroc, entry.accuracy, entry.ece, entry.coverage, entry.silent_errors)
     shown = " | ".join("–" if number is None else f"{number:.3f}" for number in numbers)
-    seen = ", a source of the training data" if entry.seen else ""
-    return f"| {entry.data}{seen} | {entry.n:,} ({entry.n_groups:,}) | {shown} | {entry.date} | `{entry.sha256[:12]}` |"
+    images = f"{entry.n:,} ({entry.n_groups:,}) | {entry.n_refused:,}"
+    return f"| {entry.data} | {images} | {shown} | {entry.date} | `{entry.sha256[:12]}` |"
 
 
 def _source(source: DataSource, name: str) -> list[str]:
@@ -77,11 +103,11 @@ def label_rule(decision: Decision, labels: Labels) -> str:
     """Returns in one line how probabilities become a label."""
     if decision.by_label:
         rules = zip(labels.names, decision.by_label, strict=True)
-        shown = ", ".join(f"`{name}` {one.threshold:g} ({one.threshold_source})" for name, one in rules)
+        shown = ", ".join(f"`{name}` {one.threshold:.3f} ({one.threshold_source})" for name, one in rules)
         return f"all labels that reach their threshold: {shown}"
     if decision.threshold is None:
         return "the most probable class"
-    return f"`{labels.positive}` at a probability of {decision.threshold:g} or more (threshold: {decision.threshold_source})"
+    return f"`{labels.positive}` at a probability of {decision.threshold:.3f} or more (threshold: {decision.threshold_source})"
 
 
 def decision_section(decision: Decision, labels: Labels, metrics: Mapping[str, Any]) -> str:

@@ -19,11 +19,15 @@ from reslink.bundles.decision.ood import REASONS, OODDetector
 from reslink.errors import BundleError, InputError, UsageError
 from reslink.metrics.conformal import prediction_sets
 from reslink.metrics.several_labels.states import two_columns
+from reslink.settings_text import without_newer_defaults
 
-Certainty: TypeAlias = Literal["clear", "uncertain", "uncalibrated", "no answer"]
+Certainty: TypeAlias = Literal["decided", "uncertain", "uncalibrated", "no answer"]
 
-CLEAR_ODDS: Final = 4.0
-"""An answer is clear if the odds of its class are at least this many times those at which another class would be chosen."""
+STATES: Final = ("absent", "present")
+"""The two classes of each of several labels at once, as prediction sets name them."""
+
+DECIDED_ODDS: Final = 4.0
+"""An answer is decided if the odds of its class are at least this many times those at which another class would be chosen."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +130,8 @@ class Decision(BaseModel):
     arrays: DecisionArrays | None = Field(default=None, exclude=True, repr=False)
 
     @model_serializer(mode="wrap")
-    def _without_newer_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves ``by_label`` and ``flip_average`` out at their defaults, so that earlier bundles stay the same."""
-        fields: dict[str, Any] = serialize(self)
-        for name in ("by_label", "flip_average"):
-            if not getattr(self, name):
-                fields.pop(name, None)
-        return fields
+    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_newer_defaults(self, serialize(self), "by_label", "flip_average")
 
     @classmethod
     def default(cls, num_classes: int, *, exclusive: bool = True) -> Decision:
@@ -164,7 +163,7 @@ class Decision(BaseModel):
         return own or any(one.is_calibrated for one in self.by_label)
 
     def certainty(self, probabilities: Sequence[float], abstain: bool | None) -> Certainty:
-        """Returns in one word how far an answer can be relied on, with what the bundle has.
+        """Returns in one word how close an answer is to another one, on images like the calibration images.
 
         Args:
             probabilities: (K,) the probability of each class.
@@ -172,14 +171,15 @@ class Decision(BaseModel):
 
         Returns:
             ``no answer`` if the model abstains. ``uncalibrated`` if the bundle has neither prediction sets nor calibrated
-            probabilities, so that nothing is known. With prediction sets ``clear``: the set holds this class alone. Otherwise
-            ``clear`` if the odds are ``CLEAR_ODDS`` times those at the threshold (with more than two classes: the class is
-            that many times as probable as the second), and ``uncertain`` if they are not.
+            probabilities, so that nothing is known. With prediction sets ``decided``: the set holds this class alone. Otherwise
+            ``decided`` if the odds are ``DECIDED_ODDS`` times those at the threshold (with more than two classes: the class is
+            that many times as probable as the second), and ``uncertain`` if they are not. No word says that an answer is right:
+            images unlike the calibration images can be decided and wrong.
         """
         if abstain:
             return "no answer"
         if self.conformal is not None:
-            return "clear"
+            return "decided"
         if not self.is_calibrated:
             return "uncalibrated"
         if self.threshold is None:
@@ -187,7 +187,7 @@ class Decision(BaseModel):
         else:
             positive, threshold = probabilities[1], self.threshold
             second, first = sorted((positive * (1 - threshold), (1 - positive) * threshold))
-        return "clear" if first >= CLEAR_ODDS * second else "uncertain"
+        return "decided" if first >= DECIDED_ODDS * second else "uncertain"
 
     def probabilities(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Returns the probability of every class.
@@ -218,7 +218,11 @@ class Decision(BaseModel):
         return np.where(total > 0, calibrated / np.where(total > 0, total, 1), probabilities)
 
     def decide(
-        self, logits: ArrayLike, features: ArrayLike | None = None, statistics: ArrayLike | None = None
+        self,
+        logits: ArrayLike,
+        features: ArrayLike | None = None,
+        statistics: ArrayLike | None = None,
+        names: Sequence[str] | None = None,
     ) -> DecisionResults:
         """Returns probabilities, labels, prediction sets, OOD scores and reasons to abstain.
 
@@ -226,6 +230,8 @@ class Decision(BaseModel):
             logits: (n, K), or (n, 1).
             features: (n, D) pooled features of the network; only needed with a detector.
             statistics: (n, 33) from ``input_statistics``; only needed with a detector.
+            names: The K class names, for the reasons; None numbers the classes from 0. For several labels at once, the
+                prediction sets hold ``STATES``.
 
         Raises:
             InputError: If logits, features or statistics have a wrong shape or are not finite.
@@ -236,9 +242,9 @@ class Decision(BaseModel):
         predicted = self.predict(probabilities)
         reasons: list[list[str]] = [[] for _ in predicted]
         columns = self._label_logits(logits) if self.by_label else []
-        by_label = tuple(one.decide(column) for one, column in zip(self.by_label, columns, strict=True))
+        by_label = tuple(one.decide(column, names=STATES) for one, column in zip(self.by_label, columns, strict=True))
         score = None if self.ood is None else self._ood_score(features, statistics, reasons)
-        sets = None if self.conformal is None else self._prediction_sets(logits, predicted, reasons)
+        sets = None if self.conformal is None else self._prediction_sets(logits, predicted, reasons, names)
         return DecisionResults(probabilities, predicted, sets, score, reasons, by_label=by_label)
 
     def _label_logits(self, logits: ArrayLike) -> list[NDArray[np.float64]]:
@@ -274,13 +280,16 @@ class Decision(BaseModel):
                 reasons[i].append(REASONS[component])
         return np.asarray(np.max(list(distances.values()), axis=0), dtype=np.float64)
 
-    def _prediction_sets(self, logits: ArrayLike, predicted: NDArray[np.int64], reasons: list[list[str]]) -> NDArray[np.bool_]:
+    def _prediction_sets(
+        self, logits: ArrayLike, predicted: NDArray[np.int64], reasons: list[list[str]], names: Sequence[str] | None
+    ) -> NDArray[np.bool_]:
         """Returns the prediction set of each case; adds to its reasons unless it holds only the predicted class."""
         assert self.conformal is not None  # noqa: S101  (checked by the caller)
         sets = prediction_sets(_softmax(two_column_logits(logits)), self.conformal.quantiles)
-        for i, size in enumerate(sets.sum(axis=1)):
-            if size != 1 or not sets[i, predicted[i]]:
-                reasons[i].append(_set_reason(int(size), f"the prediction set at {self.conformal.coverage:.4g} coverage"))
+        for i, row in enumerate(sets):
+            if row.sum() != 1 or not row[predicted[i]]:
+                classes = [f"class {k}" if names is None else names[k] for k in np.flatnonzero(row).tolist()]
+                reasons[i].append(_set_reason(classes, f"prediction set at {self.conformal.coverage:.4g} coverage"))
         return sets
 
     def predict(self, probabilities: ArrayLike) -> NDArray[np.int64]:
@@ -341,11 +350,11 @@ class Decision(BaseModel):
             one.check_classes(2)
 
 
-def _set_reason(size: int, name: str) -> str:
+def _set_reason(classes: Sequence[str], name: str) -> str:
     """Returns why a prediction set other than the predicted class alone is a reason to abstain."""
-    if size == 0:
-        return f"{name} is empty"
-    return f"{name} holds {size} classes" if size > 1 else f"{name} excludes the label"
+    if not classes:
+        return f"the {name} is empty"
+    return f"cannot rule out {', '.join(classes)} ({name})" if len(classes) > 1 else f"the {name} holds {classes[0]} only"
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

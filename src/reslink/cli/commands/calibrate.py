@@ -170,7 +170,7 @@ def _lost_parts(previous: Decision, decision: dict[str, Any], names: Sequence[st
     for name, before, after in zip(names, previous.by_label, decision.get("by_label", ()), strict=bool(previous.by_label)):
         lost += [f"Label {name!r}: {text}" for text in _lost_parts(before, after)]
     if previous.threshold not in (None, decision["threshold"]) and decision["threshold_source"] == "default":
-        threshold = f"{previous.threshold:.4g} ({previous.threshold_source})"
+        threshold = f"{previous.threshold:.3f} ({previous.threshold_source})"
         lost.append(f"The new threshold is the default; the previous one was {threshold}. Fit one with --operating-point")
     if previous.conformal is not None and decision["conformal"] is None:
         lost.append("The new decision has no prediction sets; the previous one had")
@@ -189,7 +189,7 @@ def _print_result(console: Console, result: dict[str, Any]) -> None:
     rows.append(("calibration", method))
     rows.append(("flip averaging", "yes, twice the cost" if decision.get("flip_average") else "no"))
     if decision["threshold"] is not None:
-        rows.append(("threshold", f"{decision['threshold']:.4f} ({decision['threshold_source']})"))
+        rows.append(("threshold", f"{decision['threshold']:.3f} ({decision['threshold_source']})"))
     rows.append(("prediction sets", _describe_sets(decision["conformal"])))
     rows.append(("out-of-distribution detector", "none" if decision["ood"] is None else "fitted"))
     console.table(("part", "value"), rows, title="Decision")
@@ -211,7 +211,7 @@ def _print_labels(console: Console, result: dict[str, Any]) -> None:
         method = "isotonic" if own["isotonic"] else f"temperature {own['temperature']:.3f}"
         held_out = [metric_row("", measured[key]) if measured.get(key) else ("",) * 5 for key in ("sensitivity", "specificity")]
         numbers = [f"{row[1]} ({row[2]})" if row[1] else "–" for row in held_out]
-        rows.append((name, method, f"{own['threshold']:.4f}", _describe_sets(own["conformal"]), *numbers))
+        rows.append((name, method, f"{own['threshold']:.3f}", _describe_sets(own["conformal"]), *numbers))
         if measured["reason"]:
             console.warn(f"Warning: Label {name!r} was not evaluated on held-out groups. {measured['reason']}.")
     head = ("label", "calibration", ">threshold", "prediction sets", "sensitivity, held out", "specificity, held out")

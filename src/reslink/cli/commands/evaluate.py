@@ -16,6 +16,7 @@ from reslink.cli.options import (
     Data,
     Device,
     Json,
+    MRSequence,
     OutFolder,
     Overwrite,
     OwnNetwork,
@@ -23,6 +24,8 @@ from reslink.cli.options import (
     Split,
     Unit,
 )
+from reslink.errors import counted
+from reslink.evaluation.few_cases import few_cases
 
 EXAMPLES = (
     "reslink evaluate runs/first/bundle other-hospital/ --out evaluated",
@@ -39,6 +42,7 @@ def evaluate(
     columns: Columns = None,
     root: Root = None,
     unit: Unit = None,
+    sequence: MRSequence = None,
     split: Split = "all",
     by: Annotated[
         list[str] | None,
@@ -58,6 +62,7 @@ def evaluate(
     from reslink.api.evaluate import evaluate as evaluate_data
     from reslink.cli.metrics_table import (
         labels_of,
+        print_answers,
         print_labels,
         print_metrics,
         print_subgroups,
@@ -72,6 +77,7 @@ def evaluate(
         columns=columns,
         root=root,
         unit=unit,
+        sequence=sequence,
         split=None if split == "all" else split,
         by=by or (),
         batch_size=batch_size,
@@ -85,12 +91,18 @@ def evaluate(
         console.warn(f"{name} is skipped: {reason}")
     warn_of_refused(console, result)
     warn_of_leakage(console, result["leakage"])
+    if few := few_cases(result):
+        console.warn(f"{few}.")
     for case in [*result["excluded"], *result["leaked"]]:
         console.detail(f"{case['path']}: {case['reason']}")
     if json:
         console.json(result)
     else:
-        print_metrics(console, result["metrics"], tuple(result["metrics"]), f"{result['n']} images")
+        from reslink.evaluation.selective import can_abstain  # slow, and not needed for an error
+
+        images = f"{counted(result['n'], 'image')}{', abstentions included' if can_abstain(result) else ''}"
+        print_metrics(console, result["metrics"], tuple(result["metrics"]), images)
+        print_answers(console, result)
         print_labels(console, labels_of(result))
         print_subgroups(console, result["subgroups"])
         console.note(f"report: {out / 'report.html'}")

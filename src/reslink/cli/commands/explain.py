@@ -9,18 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import BundleFolder, Columns, Device, Images, Json, OutFolder, Overwrite, OwnNetwork, Root, Unit
+from reslink.cli.options import (
+    BundleFolder,
+    Columns,
+    Device,
+    Images,
+    Json,
+    MRSequence,
+    OutFolder,
+    Overwrite,
+    OwnNetwork,
+    Root,
+    Unit,
+)
 from reslink.cli.prediction_text import (
     NO_ANSWER,
     abstention_cells,
+    caution,
     error_line,
     label_cells,
     prediction_cells,
     print_usage_notes,
 )
+from reslink.reports.formatting import format_count
 
 if TYPE_CHECKING:
-    from reslink.bundles.decision.decision import Decision
+    from reslink.bundles.bundle import Bundle
     from reslink.explain.explain_files import Explanation
     from reslink.explain.randomization_check import RandomizationCheck
 
@@ -59,6 +73,7 @@ def explain(
     columns: Columns = None,
     root: Root = None,
     unit: Unit = None,
+    sequence: MRSequence = None,
     sanity: Annotated[bool, typer.Option(help="Compare the maps with those of randomized weights.")] = True,
     network: OwnNetwork = None,
     device: Device = "auto",
@@ -81,6 +96,7 @@ def explain(
         limit=limit,
         overwrite=overwrite,
         unit=unit,
+        sequence=sequence,
         columns=columns,
         root=root,
     )
@@ -91,7 +107,7 @@ def explain(
             console.json(explanation.as_dict())
         _print_checks(console, [check for check in output.checks if not check.passed])
     else:
-        _print_explanations(console, output.explanations, out, output.bundle.decision)
+        _print_explanations(console, output.explanations, out, output.bundle)
         _print_checks(console, output.checks)
         if len(failed) < len(output.explanations):
             console.note(f"Pictures, maps and explain.json: {out}")
@@ -102,7 +118,8 @@ def explain(
         raise typer.Exit(1)
 
 
-def _print_explanations(console: Console, explanations: list[Explanation], out: Path, decision: Decision) -> None:
+def _print_explanations(console: Console, explanations: list[Explanation], out: Path, bundle: Bundle) -> None:
+    decision, warning = bundle.decision, caution(bundle)
     for explanation in explanations:
         if explanation.error is not None:
             console.warn(error_line(explanation.path, explanation.path, explanation.error))
@@ -116,13 +133,37 @@ def _print_explanations(console: Console, explanations: list[Explanation], out: 
         elif explanation.probability is not None:
             probabilities = explanation.probabilities or {}
             certainty = decision.certainty(list(probabilities.values()), explanation.abstain)
-            cells = prediction_cells(str(explanation.label), probabilities, decision.threshold, certainty)
+            cells = prediction_cells(str(explanation.label), probabilities, decision.threshold, certainty, caution=warning)
             abstains = abstention_cells(explanation.abstain, explanation.reasons)
             weight = [] if explanation.weight is None else [f"weight {explanation.weight:.2f}"]
             console.row(*cells, str(out / str(explanation.panel)), *weight, *abstains)
-    rows = localization_rows(explanations)
+    new = [explanation for explanation in explanations if not explanation.training_image]
+    rows = localization_rows(new)
     if rows:
         console.table(("map", ">lesions", ">pointing game", ">energy inside", ">IoU"), rows)
+    _print_training_images(console, explanations, measured=bool(localization_rows(explanations)), has_table=bool(rows))
+
+
+def _print_training_images(console: Console, explanations: list[Explanation], *, measured: bool, has_table: bool) -> None:
+    """Says how many images the model was trained on, or that this is not known.
+
+    Args:
+        console: The output.
+        explanations: The explanations.
+        measured: Whether maps were compared with lesion masks.
+        has_table: Whether some of these images are no training images.
+    """
+    drawn = [explanation for explanation in explanations if explanation.panel is not None]
+    n = sum(explanation.training_image is True for explanation in drawn)
+    left_out = "; they are left out of the table" if has_table else "; the measures of their maps are in explain.json only"
+    if n:
+        console.warn(
+            f"Warning: the model was trained on {n} of {format_count(len(drawn), 'image')}, or on near duplicates"
+            f"{left_out if measured else ''}. "
+            "Their maps say little about new images"
+        )
+    if has_table and any(explanation.training_image is None for explanation in drawn):
+        console.warn("Warning: it is not known which images the model was trained on; the table can be too good")
 
 
 def _print_checks(console: Console, checks: Sequence[RandomizationCheck]) -> None:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reslink.cli.console import Console
 from reslink.cli.options import Json
+from reslink.reports.formatting import format_interval, format_number
 
 if TYPE_CHECKING:
     from reslink.bundles.zoo import ShippedModel
+
+COLUMNS = (
+    "model",
+    "images",
+    "classes",
+    ">accuracy (95 % interval)",
+    ">AUROC (95 % interval)",
+    ">n",
+    ">other hospitals: accuracy",
+    ">other hospitals: silent errors",
+    ">other hospitals: n",
+)
 
 EXAMPLES = (
     "reslink models",
@@ -43,11 +56,12 @@ def models(
     if not shipped:
         console.data("This installation has no models. Train one with: reslink train DATA --out RUN")
         return
-    columns = [dict(_properties(model)) for model in shipped]
-    titles = dict.fromkeys(title for column in columns for title in column)
-    rows = [(title, *(column.get(title, "–") for column in columns)) for title in titles]
-    console.table(("", *(model.name for model in shipped)), rows, title="Shipped models")
-    console.note("Print a model card with: reslink models NAME")
+    console.table(COLUMNS, [_row(model) for model in shipped], title="Shipped models")
+    console.note(
+        "Metrics: test images of the sources that the model learned from. Other hospitals: the data set with the lowest "
+        "accuracy; silent errors are wrong answers without an abstention, as a share of all images; –: none was tried"
+    )
+    console.note("Print limitations, license and all evaluations of a model with: reslink models NAME")
     console.research_use_only()
 
 
@@ -59,30 +73,18 @@ def _print_card(console: Console, model: ShippedModel, json: bool) -> None:
     console.research_use_only()
 
 
-def _properties(model: ShippedModel) -> Iterator[tuple[str, str]]:
-    """Yields the rows of a model in the table: title and text."""
-    from reslink.metrics.classification import METRIC_NAMES
+def _row(model: ShippedModel) -> tuple[str, ...]:
+    """Returns the row of a model in the table; long texts are in its card."""
+    from reslink.bundles.pretrained import other_hospitals
 
-    channels, height, width = model.input_shape
-    yield "task", model.task
-    yield "classes", ", ".join(model.classes)
-    yield "modality", model.modality
-    yield "input", f"{channels}×{height}×{width}"
-    yield "size on disk", f"{model.bytes / 1e6:.1f} MB"
-    yield "parameters", f"{model.parameters:,}"
-    for name, metric in model.metrics.items():
-        yield METRIC_NAMES[name], _estimate(metric)
-    if not model.metrics:
-        yield "metrics", "none measured"
-    elif model.n_groups is not None:
-        yield "evaluated on", f"{max(metric['n'] for metric in model.metrics.values())} images in {model.n_groups} groups"
-    detector = "abstains from images unlike its training data" if model.has_ood_detector else "none: predicts any image"
-    yield "out-of-distribution detector", detector
-    yield "license of the weights", model.license
-    yield "usage notes", model.usage_notes
+    accuracy, auroc = (_estimate(model.metrics.get(name)) for name in ("accuracy", "auroc"))
+    n = str(max((metric["n"] for metric in model.metrics.values()), default="–"))
+    worst = next(iter(other_hospitals(model.ledger)), None)
+    outside = ("–",) * 3 if worst is None else (f"{worst.accuracy:.3f}", f"{worst.silent_errors:.3f}", str(worst.n))
+    return model.name, model.scope, ", ".join(model.classes), accuracy, auroc, n, *outside
 
 
-def _estimate(metric: Mapping[str, Any]) -> str:
-    low, high = metric["ci_low"], metric["ci_high"]
-    interval = "no interval" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-    return f"{metric['estimate']:.3f} ({interval}; n {metric['n']})"
+def _estimate(metric: Mapping[str, Any] | None) -> str:
+    if metric is None:
+        return "–"
+    return f"{format_number(metric['estimate'])} ({format_interval(metric)})"

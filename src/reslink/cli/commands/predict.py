@@ -11,10 +11,22 @@ import typer
 
 from reslink.cli.cluster_options import On, ShardSize, cluster_address
 from reslink.cli.console import Console
-from reslink.cli.options import FOLDER, Backend, BatchSize, BundleFolder, Device, Images, Json, Unit, threads_from_environment
+from reslink.cli.options import (
+    FOLDER,
+    Backend,
+    BatchSize,
+    BundleFolder,
+    Device,
+    Images,
+    Json,
+    MRSequence,
+    Unit,
+    threads_from_environment,
+)
 from reslink.cli.prediction_text import (
     NO_ANSWER,
     abstention_cells,
+    caution,
     error_line,
     label_cells,
     prediction_cells,
@@ -58,6 +70,7 @@ def predict(
         FOLDER,
     ] = None,
     unit: Unit = None,
+    sequence: MRSequence = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -84,13 +97,13 @@ def predict(
         device = "cpu"
     from reslink.inference.classifier import Classifier
 
-    classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads_from_environment())
+    classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads_from_environment(), sequence=sequence)
     if address is not None:
         from reslink.api.predict_shards import PredictionJob, bundle_digest
 
         output: Literal["csv", "json", "ascii"] = "csv" if csv_file else "json" if console.writes_utf8 else "ascii"
         digest, engine = bundle_digest(classifier.bundle), classifier.backend.name
-        job = PredictionJob(bundle, digest, engine, batch_size, unit, series, output)
+        job = PredictionJob(bundle, digest, engine, batch_size, unit, sequence, series, output)
         counts = _predict_on_cluster(console, classifier, job, paths, csv_file, address, shard_size)
     else:
         from reslink.api.predict import iter_predictions
@@ -154,20 +167,21 @@ def _print_predictions(
     """Prints predictions as JSON or as text, unless quiet, and counts them."""
     from reslink.inference.prediction_counts import PredictionCounts
 
-    counts, scope = PredictionCounts(), classifier.bundle.scope.sentence
+    counts = PredictionCounts()
+    scope, warning = classifier.bundle.statement, caution(classifier.bundle)
     for prediction in predictions:
         counts.add(prediction, has_slice_answers=series == "auto" and classifier.bundle.case == "slice")
         if json:
             console.json({**prediction.as_dict(), "scope": scope})
         elif not quiet:
-            _print_prediction(console, prediction)
+            _print_prediction(console, prediction, warning)
     return counts
 
 
 def _print_counts(console: Console, bundle: Bundle, counts: PredictionCounts, csv_file: Path | None) -> None:
     from reslink.imaging.orientation import NOT_STATED
 
-    abstentions = f", {counts.abstained} abstained from" if bundle.decision.abstains and counts.predicted else ""
+    abstentions = f", {counts.abstained} not answered (abstention)" if bundle.decision.abstains and counts.predicted else ""
     abstentions += f", {counts.partial} without an answer for some label" if counts.partial else ""
     refusals = f", {counts.refused} refused" if counts.refused else ""
     written = f", written to {csv_file}" if csv_file else ""
@@ -177,8 +191,11 @@ def _print_counts(console: Console, bundle: Bundle, counts: PredictionCounts, cs
     print_usage_notes(console, bundle, predicted=counts.predicted > 0)
 
 
-def _print_prediction(console: Console, prediction: Prediction) -> None:
-    """Prints answer, probability, file and the reasons of an abstention, separated by tabs; an error goes to stderr."""
+def _print_prediction(console: Console, prediction: Prediction, warning: str) -> None:
+    """Prints answer, probability, file and the reasons of an abstention, separated by tabs; an error goes to stderr.
+
+    ``warning`` from :func:`caution` goes with each answer.
+    """
     from reslink.inference.series_answers import SeriesAnswer
 
     name, interval = prediction.path if prediction.slice is None else f"{prediction.path} slice {prediction.slice}", ""
@@ -196,7 +213,7 @@ def _print_prediction(console: Console, prediction: Prediction) -> None:
         console.row(answer, cells[1], name, *abstention_cells(bool(reasons), prediction.reasons or reasons))
     else:
         cells = prediction_cells(
-            prediction.label, prediction.probabilities, prediction.threshold, prediction.certainty, interval
+            prediction.label, prediction.probabilities, prediction.threshold, prediction.certainty, interval, warning
         )
         console.row(*cells, name, *abstention_cells(prediction.abstain, prediction.reasons))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from reslink.datasets.cache import notes
 from reslink.datasets.cache.decode import (
     HEAD_SIZE,
     DecodedCase,
@@ -37,11 +37,10 @@ from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest, file_hash
 from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE
 from reslink.datasets.patient_ids import HeaderPatient, add_header_patients, read_header_patients
-from reslink.errors import InputError, UsageError, counted
+from reslink.errors import InputError, UsageError
 from reslink.files import lock_folder, sha256
 from reslink.imaging.image import Stated
 from reslink.imaging.preprocess import Preprocess
-from reslink.imaging.slice_selection import MAX_SLICES
 from reslink.labels import CaseKind
 
 if TYPE_CHECKING:  # torch is imported only to make batches, so that the cache works without it
@@ -80,7 +79,8 @@ class PixelCache:
         is_series: Whether a case is a series.
         starts: (n + 1,) first row of each case, and the number of rows; a case that is a slice has one row.
         notes: Remarks about the data set as a whole, for the user.
-        stated: What the file of each row states about its content.
+        stated: What the file of each row states about its content; a sequence that the data set states replaces that of the
+            file.
     """
 
     manifest: Manifest
@@ -418,6 +418,7 @@ def _open_filled(
     if pixels is None or heads is None or thumbnails is None:
         raise UsageError(f"The cache {folder} was deleted", "The cache must exist while it is in use", "Run the command again")
     full_manifest, patient_notes = add_header_patients(manifest, sources.patients)
+    stated = [Stated(*row) for row in index.stated]  # type: ignore[arg-type]  # names from JSON
     kept, rows = np.unique(np.array(index.kept, np.int64), return_counts=True)
     readable = full_manifest.subset(kept.tolist())
     return cls(
@@ -436,52 +437,14 @@ def _open_filled(
         is_series=sources.case == "series",
         notes=(
             *(f"Patients: {note}" for note in patient_notes if note),
-            *_slice_notes(index),
-            *unit_notes(index.units),
-            *_reader_notes(index.notes, "series" if index.slices else "image"),
-            *_excluded_notes(index.stated),
+            *notes.slice_notes(index),
+            *notes.unit_notes(index.units),
+            *notes.reader_notes(index.notes, "series" if index.slices else "image"),
+            *notes.excluded_notes(index.stated),
+            *notes.sequence_notes(stated, [manifest.cases[i].sequence for i in index.kept]),
         ),
-        stated=tuple(Stated(*row) for row in index.stated),  # type: ignore[arg-type]  # names from JSON
+        stated=tuple(item.with_sequence(manifest.cases[i].sequence) for item, i in zip(stated, index.kept, strict=True)),
     )
-
-
-def unit_notes(units: Sequence[str]) -> list[str]:
-    """Returns a note if the images of a data set have different units."""
-    if len(set(units)) < 2:
-        return []
-    names = {"HU": "CT in HU", "MR": "arbitrary intensities", "gray": "gray values"}
-    counts = ", ".join(f"{count} images in {names[unit]}" for unit, count in Counter(units).most_common())
-    return [
-        f"Units: the data set mixes {counts}. CT in HU gets a fixed window, other values are scaled by percentiles, and a "
-        "model can learn this difference. State the unit with --unit or the column 'unit' if an image was read wrongly"
-    ]
-
-
-def _slice_notes(index: CacheIndex) -> list[str]:
-    """Returns a note on the slices of series that are left out; empty where a case is a slice."""
-    total = sum(index.slices.values())
-    left_out = total - len(index.kept)  # negative where a case is a slice
-    if left_out <= 0:
-        return []
-    return [
-        f"Slices: {left_out} of {total} slices of {len(index.slices)} series are left out, because they show too little of the "
-        f"head, or a series has more than {MAX_SLICES} others"
-    ]
-
-
-def _excluded_notes(stated: Sequence[Sequence[str | None]]) -> list[str]:
-    """Returns a note for each reason why a model refuses files by their header; they are used all the same."""
-    counts = Counter(reason for *_, reason in stated if reason)
-    return [f"A model refuses {counted(count, 'image')}: {why}" for why, count in counts.items()]
-
-
-def _reader_notes(notes: Sequence[Sequence[str]], noun: str) -> list[str]:
-    """Returns each remark of the readers with the number of images that it holds for; numbers in remarks do not matter."""
-    alike: dict[str, list[str]] = {}
-    for note in (note for row in notes for note in row):
-        alike.setdefault(re.sub(r"-?\d[\d.e+-]*", "#", note), []).append(note)
-    plural = noun if noun == "series" else f"{noun}s"
-    return [f"{len(group)} {noun if len(group) == 1 else f'{plural}, the first'}: {group[0]}" for group in alike.values()]
 
 
 def _gather(array: UInt8Array, indices: Indices) -> torch.Tensor:

@@ -90,6 +90,7 @@ class DatasetEvaluator:
                     localization=False,
                     cache_folder=self.cache,
                     seed=self.seed,
+                    data_name=name,
                 ),
             )
             evaluation_report(self.folder / name)

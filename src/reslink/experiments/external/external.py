@@ -141,7 +141,7 @@ def _open_manifests(
                 data, labels=bundle.labels, rename=rename, columns=options.columns, root=options.root, unit=options.unit
             )
         except ReslinkError as error:
-            manifests.append((name, _with_map_hint(error)))
+            manifests.append((name, str(error)))
             continue
         manifests.append((name, manifest))
     _check_labels_used(options.label_map, manifests)
@@ -166,8 +166,3 @@ def _check_columns(name: str, manifest: Manifest, columns: Sequence[str]) -> Non
         check_columns(manifest, columns)
     except UsageError as error:
         raise UsageError(f"{name}: {error.given}", error.allowed, error.next_step) from error
-
-
-def _with_map_hint(error: ReslinkError) -> str:
-    hint = " Map the label to a class: --map LABEL=CLASS." if "which is not a class of the model" in error.given else ""
-    return str(error) + hint

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.scope import refused_texts
-from reslink.evaluation.selective import NOTHING_FITTED
+from reslink.evaluation.selective import NOTHING_FITTED, can_abstain
 from reslink.experiments.external.acquisition import BINS, compare_acquisitions, gray_distance, mean_histogram
 from reslink.experiments.external.evaluation import DatasetEvaluation
 from reslink.experiments.external.local_patients import SIZES, LocalFit, local_chart, local_sentences, local_table
@@ -17,7 +17,6 @@ from reslink.experiments.robustness.tables import NO_FINGERPRINTS, count_by_reas
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.metrics.intervals import Estimate, undefined
 from reslink.metrics.paired_proportions import independent_difference
-from reslink.reports.run.flow_diagram import can_abstain
 
 METRICS = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auroc")
 SUBGROUP_METRICS = ("accuracy", "sensitivity", "specificity", "auroc")

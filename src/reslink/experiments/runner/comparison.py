@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reslink.datasets.grouping import GROUP_NAMES
 from reslink.errors import counted
 from reslink.experiments.report import Row, Table
 from reslink.experiments.runner.experiment import Experiment
@@ -195,7 +196,7 @@ class Comparison:
             "Classes": ", ".join(manifest.labels.names),
             "Images": len(manifest),
             **({"Images that a model refuses, not evaluated": len(experiment.refused)} if experiment.refused else {}),
-            "Patients or duplicate groups": len(set(experiment.data.groups)),
+            start_sentence(GROUP_NAMES[experiment.recipe.data.group_by]): len(set(experiment.data.groups)),
             "Test images per run": " to ".join(map(str, dict.fromkeys([sizes[0], sizes[-1]]))) if sizes else "none",
             "Runs": f"{len(self.successful)} of {len(self.results)}",
             "Seeds": f"{seeds} ({self._split_description()})",

@@ -11,6 +11,7 @@ from typing import Any, Final
 import optuna
 
 from reslink.datasets.case import UNUSED
+from reslink.datasets.grouping import GROUP_NAMES
 from reslink.errors import counted, listed
 from reslink.experiments.report import ExperimentReport, Row, Table
 from reslink.experiments.runner.comparison import Comparison
@@ -23,7 +24,7 @@ from reslink.experiments.tune.space import base_values, describe, with_settings
 from reslink.files import csv_text, write_atomic, write_json
 from reslink.metrics.classification import never_predicted
 from reslink.reports.experiment.page import write_page
-from reslink.reports.formatting import format_interval, format_number
+from reslink.reports.formatting import format_interval, format_number, start_sentence
 
 BEST_RECIPE, TABLE, RESULT, PAGE = "best.yaml", "trials.csv", "tune.json", "tune.html"
 MIN_TRIALS: Final = 12
@@ -253,7 +254,7 @@ def _facts(setup: Setup, outcome: Outcome) -> dict[str, Any]:
         "Classes": ", ".join(manifest.labels.names),
         "Images in folds": setup.parts.count("train") + setup.parts.count("validation"),
         "Images held out": setup.parts.count("test"),
-        "Patients or duplicate groups": len(set(experiment.data.groups)),
+        start_sentence(GROUP_NAMES[experiment.recipe.data.group_by]): len(set(experiment.data.groups)),
         "Folds": len(setup.parts.folds),
         "Trials": f"{len(outcome.trials)} ({', '.join(f'{n} {state}' for state, n in counts.items() if n)})",
         "Settings": len(setup.space.dimensions),

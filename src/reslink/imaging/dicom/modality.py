@@ -9,7 +9,9 @@ from typing import Final
 from pydicom import Dataset, uid
 from pydicom.config import IGNORE
 
+from reslink.imaging.dicom.contrast_agent import has_contrast_agent
 from reslink.imaging.image import Modality
+from reslink.imaging.spellings import WITH_CONTRAST
 
 MANUFACTURER: Final = "reslink"
 """Manufacturer of all objects written by this package. They are never classified."""
@@ -177,13 +179,15 @@ def is_without_pixels(sop_class: str) -> bool:
 
 
 def stated_sequence(header: Dataset) -> str | None:
-    """Returns the contrast of an MR image: T1, T2, FLAIR, PD, T2*, DWI and others; None if the header states none, or for CT.
+    """Returns the contrast of an MR image: T1, T1C+, T2, FLAIR, PD, T2*, DWI and others; None if none is stated, or for CT.
 
     Acquisition Contrast of enhanced objects decides (PS3.3 C.8.13.3), else the times of the acquisition, else the words of the
-    series. Doubtful headers state nothing, nor do those of angiography, perfusion and field maps.
+    series. T1 is T1C+ after a contrast agent (:func:`has_contrast_agent`), and nothing is stated if the header hides the agent.
+    Doubtful headers state nothing, nor do those of angiography, perfusion and field maps.
     """
     try:
-        return _sequence(header)
+        sequence = _sequence(header)
+        return _t1_by_agent(header) if sequence == "T1" else sequence
     except Exception:  # noqa: BLE001 - as for series_exclusion_reason
         return None
 
@@ -199,6 +203,12 @@ def _sequence(header: Dataset) -> str | None:
     if is_angiography or re.search(_OTHER_SEQUENCE, words):
         return None
     return _sequence_of_times(header) or _sequence_of_words(words)
+
+
+def _t1_by_agent(header: Dataset) -> str | None:
+    """Returns T1 or T1C+, or None for T1 of which the header does not state whether a contrast agent was given."""
+    has_agent = has_contrast_agent(header)
+    return None if has_agent is None else WITH_CONTRAST if has_agent else "T1"
 
 
 def _sequence_of_times(header: Dataset) -> str | None:

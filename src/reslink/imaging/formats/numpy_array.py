@@ -18,7 +18,7 @@ from reslink.imaging.limits import (
     too_large_error,
     unsupported_error,
 )
-from reslink.imaging.unit_names import parse_unit
+from reslink.imaging.spellings import parse_unit
 from reslink.imaging.units import image_of_values
 
 _WHITE = {("u", 1): 255.0, ("u", 2): 65535.0}

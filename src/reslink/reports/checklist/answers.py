@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from reslink.bundles.scope import refused_texts
+from reslink.evaluation.selective import can_abstain, named_answers
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.checklist.evidence import Evidence
 from reslink.reports.checklist.origin import EXTERNAL, Origin
 from reslink.reports.formatting import format_interval, format_number
-from reslink.reports.run.flow_diagram import can_abstain, case_flow
-from reslink.reports.run.sections import class_names, split_table
+from reslink.reports.run.flow_diagram import case_flow
+from reslink.reports.run.sections import class_names, group_name, split_groups, split_table
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def _failed(e: Evidence) -> Answer:
 
 
 def _sizes(e: Evidence) -> Answer:
-    evaluated = f"{e.evaluation['n']} images of {e.evaluation.get('n_groups', '?')} patients or duplicate groups were evaluated"
+    groups = f"{e.evaluation.get('n_groups', '?')} {group_name(e.evaluation)}"
+    evaluated = f"{e.evaluation['n']} images of {groups} were evaluated"
     return Answer("; ".join([evaluated, *refused_texts(e.evaluation)]))
 
 
@@ -131,8 +133,10 @@ def _disjoint(e: Evidence) -> Answer:
     sentences = []
     if table is not None:
         shared = table["shared"]
-        subject = "No patient or duplicate group is" if not shared else f"{shared} patients or duplicate groups are"
-        sentences.append(f"{subject} in more than one split")
+        sentences.append(
+            f"Of {table['groups']} {split_groups(e.config)}, {shared or 'none'} {'is' if shared == 1 else 'are'} "
+            "in more than one split"
+        )
     if leakage.get("message"):
         sentences.append(str(leakage["message"]))
     return Answer(". ".join(sentences), "" if sentences else "whether the splits are disjoint")
@@ -306,7 +310,12 @@ def _abstention(e: Evidence) -> Answer:
     if not can_abstain(e.evaluation):
         return Answer("The model answers every case: it has no prediction sets and no out-of-distribution detector")
     n_abstained = e.evaluation["selective"]["n_abstained"]
-    return Answer(f"The model abstained from {n_abstained} of {e.evaluation['n']} cases; all metrics include them")
+    answers = [
+        f"{name} {format_number(estimate['estimate'])} ({format_interval(estimate)})"
+        for name, estimate in named_answers(e.evaluation["selective"]).items()
+    ]
+    included = f"The model abstained from {n_abstained} of {e.evaluation['n']} cases; the other metrics include them"
+    return Answer("; ".join([included, *answers]))
 
 
 def _subgroups(e: Evidence) -> Answer:

@@ -47,6 +47,7 @@ def _sections(evidence: Evidence) -> dict[str, Any]:
         "facts": sections.facts(run),
         "flow": case_flow(run),
         "split": sections.split_table(run.splits),
+        "group_name": sections.group_name(evaluation),
         "leakage_notice": sections.leakage_notice(evaluation),
         "disjoint": ANSWERS["disjoint"](evidence).text,
         "audit": evidence.audit,

@@ -84,7 +84,7 @@ def _draw_lines(chart: Mapping[str, Any]) -> Chart | None:
         axes.set_ylim(*chart["limits"])
     figure.subplots_adjust(0.14, 0.14, 0.985, 0.97)
     if len(all_series) > 1:
-        add_legend(axes)
+        add_legend(figure)
     description = "; ".join(f"{series['label']}: {_describe_points(series)}" for series in all_series)
     return render_chart(figure, chart["name"], chart["title"], f"{chart['title']}: {description}.")
 

@@ -43,7 +43,7 @@ def draw_points(chart: Mapping[str, Any]) -> Chart | None:
     if chart.get("whole_x"):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     figure.subplots_adjust(0.14, 0.14, 0.985, 0.97)
-    add_legend(axes)
+    add_legend(figure)
     described = "; ".join(
         f"{series['label']}: {', '.join(f'{y:.3f} at {x:g}' for x, y in series['points'])}" for series in chart["series"]
     )

@@ -193,7 +193,8 @@ def _shown_slice(classifier: Classifier, case: Case) -> Image:
         return read_image(case.path, case.unit).slices()[0]
     from reslink.inference.series_answers import view_series
 
-    view = view_series(classifier, read_series_slices(case.path, case.name, case.unit), case.name)
+    series = read_series_slices(case.path, case.name, case.unit)
+    view = view_series(classifier, series, case.name, sequence=case.sequence)
     return view.slices.planes[0 if view.answer.result is None else view.answer.result.used[0]]
 
 

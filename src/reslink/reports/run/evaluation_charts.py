@@ -49,7 +49,7 @@ def decision_curve(curves: Mapping[str, Curve]) -> Chart | None:
     top = max(float(curve["prevalence"]) for curve in curves.values())
     axes.set_ylim(-0.15 * top - 0.01, 1.12 * top + 0.01)
     axes.set_xlim(0, 1)
-    add_legend(axes)
+    add_legend(figure)
     return render_chart(figure, "decision_curve", "Decision curve", f"Net benefit: {'; '.join(descriptions)}.")
 
 
@@ -70,7 +70,7 @@ def risk_coverage(y_true: Ints, y_prob: Floats, y_pred: Ints) -> Chart | None:
     axes.axhline(float(wrong.mean()), color=color("soft"), lw=1.2, ls=DASHED, label="all cases")
     axes.set_xlim(0, 1.01)
     axes.set_ylim(0, max(0.02, 1.15 * float(curve.risk.max())))
-    add_legend(axes)
+    add_legend(figure)
     description = "; ".join(f"{curve.at(share):.3f} at {share:.0%}" for share in (0.5, 0.8, 0.9, 1.0))
     alt = f"Error rate by coverage: {description}; AURC {area:.4f}."
     return render_chart(figure, "risk_coverage", "Risk–coverage curve", alt)

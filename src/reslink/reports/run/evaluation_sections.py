@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from reslink.evaluation.selective import named_answers
 from reslink.metrics.calibration_estimates import CALIBRATION_NAMES
 from reslink.metrics.likelihood_ratios import LIKELIHOOD_RATIO_NAMES
 from reslink.reports.run.evaluation_charts import forest_plot
 from reslink.reports.svg import Chart
 
 SUBGROUP_METRICS = ("accuracy", "sensitivity", "specificity", "auroc")
-SUBGROUP_ANSWERS = {"coverage": "Coverage", "silent_errors": "Silent errors"}
-"""Columns of a subgroup table if the bundle can abstain, with their titles."""
 JsonObject = Mapping[str, Any]
 
 
@@ -57,7 +56,7 @@ def subgroup_tables(evaluation: JsonObject | None) -> list[dict[str, Any]]:
     """Returns a table and the charts of each subgroup column."""
     tables = []
     for i, (column, values) in enumerate(((evaluation or {}).get("subgroups") or {}).items()):
-        answers = {key: title for key, title in SUBGROUP_ANSWERS.items() if any(key in _selective(s) for s in values.values())}
+        answers = [named_answers(subgroup.get("selective")) for subgroup in values.values()]
         rows = [
             {
                 "name": name,
@@ -65,20 +64,13 @@ def subgroup_tables(evaluation: JsonObject | None) -> list[dict[str, Any]]:
                 "n_groups": subgroup["n_groups"],
                 "cells": [
                     *((subgroup["metrics"][key], subgroup["difference_from_others"].get(key)) for key in SUBGROUP_METRICS),
-                    *((_selective(subgroup)[key], None) for key in answers),
+                    *((estimate, None) for estimate in answered.values()),
                 ],
             }
-            for name, subgroup in values.items()
+            for (name, subgroup), answered in zip(values.items(), answers, strict=True)
         ]
-        tables.append(
-            {"column": column, "rows": rows, "answers": list(answers.values()), "charts": _forest_plots(i, column, values)}
-        )
+        tables.append({"column": column, "rows": rows, "answers": list(answers[0]), "charts": _forest_plots(i, column, values)})
     return tables
-
-
-def _selective(subgroup: JsonObject) -> JsonObject:
-    """Returns coverage and silent errors of a subgroup; empty if the bundle cannot abstain, or an earlier version wrote it."""
-    return subgroup.get("selective") or {}
 
 
 def _forest_plots(number: int, column: str, values: JsonObject) -> list[Chart]:

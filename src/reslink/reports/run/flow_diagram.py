@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reslink.evaluation.selective import can_abstain
 from reslink.reports.run.run_folder import RunFolder
 from reslink.reports.run.sections import split_table
 
@@ -53,12 +54,6 @@ def case_flow(run: RunFolder) -> list[FlowStep]:
         steps.append(FlowStep("Abstained", selective["n_abstained"], excluded=True, detail=reasons))
         steps.append(FlowStep("Answered", selective.get("n_covered")))
     return steps
-
-
-def can_abstain(evaluation: Mapping[str, Any]) -> bool:
-    """Returns whether the evaluated bundle has prediction sets or an out-of-distribution detector."""
-    selective = evaluation.get("selective") or {}
-    return selective.get("prediction_sets") is not None or selective.get("n_out_of_distribution") is not None
 
 
 def _split_steps(run: RunFolder) -> list[FlowStep]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from reslink.evaluation.selective import can_abstain, named_answers
 from reslink.metrics.classification import METRIC_NAMES
 from reslink.reports.run.evaluation_charts import forest_plot
 from reslink.reports.svg import Chart
@@ -16,8 +17,9 @@ def label_table(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Returns the table of the labels; None with one class per image.
 
     Returns:
-        ``metrics`` (the titles of the columns) and ``rows``: for each label its name, the entry of ``by_label`` in
-        ``evaluation.json``, its threshold, and its metrics in the order of the columns.
+        ``metrics`` and ``answers`` (the titles of the columns of two tables; no answers if the model cannot abstain) and
+        ``rows``: for each label its name, the entry of ``by_label`` in ``evaluation.json``, its threshold, and its estimates in
+        the order of the columns, as ``cells`` and ``answers``.
     """
     by_label = (evaluation or {}).get("by_label")
     if not evaluation or not by_label:
@@ -29,10 +31,13 @@ def label_table(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
             "counts": entry,
             "threshold": decision["threshold"],
             "cells": [evaluation["per_class"][name][key] for key in LABEL_METRICS],
+            "answers": list(named_answers(entry["selective"]).values()),
         }
         for (name, entry), decision in zip(by_label.items(), decisions, strict=True)
     ]
-    return {"metrics": [METRIC_NAMES[key] for key in LABEL_METRICS], "rows": rows}
+    entries = list(by_label.values())
+    answers = list(named_answers(entries[0]["selective"])) if any(map(can_abstain, entries)) else []
+    return {"metrics": [METRIC_NAMES[key] for key in LABEL_METRICS], "answers": answers, "rows": rows}
 
 
 def auroc_by_label(evaluation: Mapping[str, Any] | None) -> Chart | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reslink.bundles.scope import refused_texts
+from reslink.evaluation.few_cases import few_cases
 from reslink.files import write_atomic
 from reslink.reports import charts
 from reslink.reports.jinja import load_template
 from reslink.reports.run import evaluation_charts, evaluation_sections, label_sections, sections
+from reslink.reports.run.not_evaluated import not_evaluated
 from reslink.reports.run.run_folder import RunFolder, case_noun, read_run
 from reslink.reports.svg import Chart
 
@@ -60,12 +61,15 @@ def render(files: RunFolder, drawn: list[Chart], kind: str) -> str:
     return load_template("run.html.j2").render(
         kind=kind,
         is_run=kind == RUN,
-        name=files.name,
+        title=sections.title(files),
         charts={chart.name: chart for chart in drawn},
         evaluation=evaluation,
         cards=sections.headline_metrics(evaluation),
+        answer_cards=sections.answer_cards(evaluation),
+        not_evaluated=not_evaluated(evaluation),
+        group_name=sections.group_name(evaluation),
+        few_cases=few_cases(evaluation or {}, sections.group_name(evaluation)),
         leakage_notice=sections.leakage_notice(evaluation),
-        refused=refused_texts(evaluation or {}),
         facts=sections.facts(files),
         label_table=label_sections.label_table(evaluation),
         confusion=sections.confusion_matrix(evaluation),
@@ -76,6 +80,7 @@ def render(files: RunFolder, drawn: list[Chart], kind: str) -> str:
         randomization_checks=sections.randomization_checks(files.randomization_checks),
         findings=files.findings,
         split=sections.split_table(files.splits),
+        split_groups=sections.split_groups(files.config),
         noun=case_noun(files.config),
         settings=sections.run_settings(files),
         environment=sections.flatten_settings(files.environment),

@@ -8,7 +8,10 @@ from typing import Any, Final
 
 from reslink.bundles.lineage import Ancestor
 from reslink.datasets.case import MAX_SOURCES, UNUSED
+from reslink.datasets.grouping import GROUP_NAMES
+from reslink.evaluation.selective import can_abstain, named_answers
 from reslink.metrics.classification import METRIC_NAMES
+from reslink.reports.formatting import format_number, start_sentence
 from reslink.reports.run.run_folder import Row, RunFolder, data_uri
 from reslink.settings_text import flatten
 from reslink.training.run_folder import STATE_COLUMN
@@ -31,6 +34,23 @@ def headline_metrics(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any
     return [_card(METRIC_NAMES[name], metrics[name]) for name in HEADLINE_METRICS if name in metrics]
 
 
+def answer_cards(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Returns the answers of a model that can abstain as :func:`headline_metrics`; empty if it cannot."""
+    if evaluation is None or not can_abstain(evaluation):
+        return []
+    return [_card(name, estimate) for name, estimate in named_answers(evaluation["selective"]).items()]
+
+
+def group_name(evaluation: Mapping[str, Any] | None) -> str:
+    """Returns what the groups of an evaluation are, by its ``group_by``, such as ``patients or duplicate groups``."""
+    return GROUP_NAMES[(evaluation or {}).get("group_by") or "both"]
+
+
+def split_groups(config: Mapping[str, Any] | None) -> str:
+    """Returns what the groups of a split are, by ``data.group_by`` of the recipe."""
+    return GROUP_NAMES[((config or {}).get("data") or {}).get("group_by") or "both"]
+
+
 def _card(name: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
     low, high = estimate.get("ci_low"), estimate.get("ci_high")
     bar = None
@@ -41,12 +61,17 @@ def _card(name: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def leakage_notice(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Returns ``title``, ``message`` and ``allowed`` about leakage; None if none was found."""
+    """Returns ``title``, ``message``, ``allowed`` and ``excluded`` about leakage; None if none was found."""
     leakage = (evaluation or {}).get("leakage") or {}
     status = leakage.get("status")
     if status not in _LEAKAGE_TITLES:
         return None
-    return {"title": _LEAKAGE_TITLES[status], "message": leakage["message"], "allowed": status == "allowed"}
+    return {
+        "title": _LEAKAGE_TITLES[status],
+        "message": leakage["message"],
+        "allowed": status == "allowed",
+        "excluded": status == "excluded",
+    }
 
 
 def class_names(files: RunFolder) -> list[str]:
@@ -69,9 +94,9 @@ def facts(files: RunFolder) -> list[tuple[str, str]]:
         split = evaluation.get("split")
         rows.append(("Evaluated cases", f"{evaluation['n']}" + (f" ({split} split)" if split else "")))
     if "n_groups" in evaluation:
-        rows.append(("Patients or duplicate groups", str(evaluation["n_groups"])))
-    if evaluation.get("bundle") and files.bundle is None:  # the name of a run is already the title
-        rows.append(("Model", evaluation["bundle"]))
+        rows.append((start_sentence(group_name(evaluation)), str(evaluation["n_groups"])))
+    if files.bundle is None:  # the report of a run states the model and its data elsewhere
+        rows += _evaluation_facts(evaluation)
     variant = (bundle.get("architecture") or {}).get("name") or (config.get("model") or {}).get("variant")
     rows += [("Network", str(variant))] if variant else []
     ancestors = [str(Ancestor(**row)) for row in bundle.get("lineage") or ()]
@@ -80,6 +105,21 @@ def facts(files: RunFolder) -> list[tuple[str, str]]:
     rows += [("Seed", str(config["seed"]))] if "seed" in config else []
     rows += [("Epochs", str(len(files.epochs)) + _extensions(bundle))] if files.epochs else []
     return rows
+
+
+def _evaluation_facts(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns what was evaluated on what, and when."""
+    keys = {"bundle": "Model", "bundle_sha256": "Weights SHA-256", "data": "Data set", "date": "Date"}
+    rows = [(title, str(evaluation[key])) for key, title in keys.items() if evaluation.get(key)]
+    return [(title, text[:16] if title == keys["bundle_sha256"] else text) for title, text in rows]
+
+
+def title(files: RunFolder) -> str:
+    """Returns the title of the page: model and data set of an evaluation, or the name of the folder."""
+    evaluation = files.evaluation or {}
+    if files.bundle is None and evaluation.get("bundle") and evaluation.get("data"):
+        return f"{evaluation['bundle']} on {evaluation['data']}"
+    return files.name
 
 
 def _extensions(bundle: Mapping[str, Any]) -> str:
@@ -155,7 +195,20 @@ def localization(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not result.get("methods"):
         return None
     rows = [(METHOD_NAMES.get(name, name), values) for name, values in result["methods"].items()]
-    return {"n": result["n"], "tolerance": result.get("tolerance_px"), "target": result.get("target"), "rows": rows}
+    below = [name for name, values in rows if _points_below_center(values, result["methods"])]
+    return {
+        "n": result["n"],
+        "tolerance": result.get("tolerance_px"),
+        "target": result.get("target"),
+        "rows": rows,
+        "below": below,
+    }
+
+
+def _points_below_center(values: Mapping[str, Any], methods: Mapping[str, Any]) -> bool:
+    """Whether a map points at lesions less often than the center of the image does."""
+    own, center = (of.get("pointing_game", {}).get("estimate") for of in (values, methods.get("center", {})))
+    return own is not None and center is not None and own < center
 
 
 def randomization_checks(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -213,11 +266,21 @@ def bundle_settings(bundle: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         return []
     weights, provenance = bundle.get("weights") or {}, bundle.get("provenance") or {}
     rows = [("weights sha256", str(weights.get("sha256", "–")))]
-    for name in ("architecture", "preprocess", "decision"):
-        rows += [(f"{name}.{key}", value) for key, value in flatten_settings(bundle.get(name) or {})]
+    sections = {name: bundle.get(name) or {} for name in ("architecture", "preprocess")}
+    for name, section in (sections | {"decision": _rounded(bundle.get("decision") or {})}).items():
+        rows += [(f"{name}.{key}", value) for key, value in flatten_settings(section)]
     for name in ("data", "license", "intended_use"):
         rows += flatten_settings({name: provenance[name]}) if provenance.get(name) is not None else []
     return rows
+
+
+def _rounded(value: Any) -> Any:
+    """Returns numbers, also in lists and mappings, with three decimals, as everywhere on the page."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return format_number(value) if isinstance(value, float) else value
 
 
 def learning_curve_columns(epochs: Sequence[Mapping[str, Any]], kind: str) -> dict[str, str]:

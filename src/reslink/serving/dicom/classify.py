@@ -30,7 +30,7 @@ MapName = Literal["auto", "first_attention", "final_attention", "cam"]
 MAPS: Final[tuple[str, ...]] = get_args(MapName)
 """Names of maps. ``auto`` is the first available of final attention, first attention and class activation."""
 
-RESULT_VERSION: Final = 3
+RESULT_VERSION: Final = 4
 """Part of the settings digest. Increase it when the same settings give other results."""
 
 _BATCH: Final = 8

@@ -90,11 +90,11 @@ def _algorithm(result: SeriesResult) -> Any:
 def algorithm_parameters(result: SeriesResult) -> list[str]:
     """Returns what a reader needs to interpret the report, one sentence each."""
     decision, prediction = result.model.classifier.bundle.decision, result.prediction
-    threshold = "most probable class" if decision.threshold is None else f"{prediction.score_class} {decision.threshold:.4f}"
+    threshold = "most probable class" if decision.threshold is None else f"{prediction.score_class} {decision.threshold:.3f}"
     source = decision.threshold_source
     if decision.by_label:
         rules = zip(result.model.classifier.labels.names, decision.by_label, strict=True)
-        threshold = ", ".join(f"{name} {one.threshold:.4f}" for name, one in rules if one.threshold is not None)
+        threshold = ", ".join(f"{name} {one.threshold:.3f}" for name, one in rules if one.threshold is not None)
     calibrated = "calibrated" if decision.fitted_on is not None else "not calibrated"
     fitted_on, interval = "single slices", [f"Interval of 95 %: {prediction.interval}", INTERVAL_SCOPE]
     if prediction.attention is not None:

@@ -145,8 +145,8 @@ def _add_upload_routes(app: FastAPI) -> None:
             openapi_extra={"requestBody": upload_body(*fields)},
         )
 
-    explain_fields = ("model", "slice", "member", "target", "unit")
-    add("/v1/predict", Predictions, "Classify files", ("model", "slice", "unit"), lambda handlers: handlers.predict)
+    explain_fields = ("model", "slice", "member", "target", "unit", "sequence")
+    add("/v1/predict", Predictions, "Classify files", ("model", "slice", "unit", "sequence"), lambda handlers: handlers.predict)
     add("/v1/explain", Explanations, "Maps of one slice per file", explain_fields, lambda handlers: handlers.explain)
     add("/v1/view", Views, "Pixels for a viewer", ("unit",), lambda handlers: handlers.view)
 

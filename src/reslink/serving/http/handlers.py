@@ -17,7 +17,7 @@ from reslink.explain.onnx_maps import Maps
 from reslink.imaging.dicom.series import group_slices
 from reslink.imaging.image import Stated, Unit
 from reslink.imaging.slice_selection import select_slices
-from reslink.imaging.unit_names import parse_unit
+from reslink.imaging.spellings import parse_sequence, parse_unit
 from reslink.inference.prediction import Prediction, Slice, distinct_reasons
 from reslink.inference.series import aggregate_slices
 from reslink.inference.series_answers import SeriesAnswer, pooled_answer
@@ -125,6 +125,7 @@ class RequestHandlers:
             head_areas=True,
             max_slices=self.limits.slices,
             unit=_unit(form),
+            sequence=_sequence(form),
         )
         _check_no_slice_of_series(request.slice, models)
         prepared = await self._prepare(form, request)
@@ -157,7 +158,12 @@ class RequestHandlers:
             raise bad_request("no-such-member", "The archive member does not exist", detail)
         index = form.number("slice") or 0
         request = PrepareRequest(
-            _preprocess_indices(models), index, display=True, max_slices=self.limits.slices, unit=_unit(form)
+            _preprocess_indices(models),
+            index,
+            display=True,
+            max_slices=self.limits.slices,
+            unit=_unit(form),
+            sequence=_sequence(form),
         )
         prepared = await self._prepare(form, request)
         pairs = list(zip(form.files, prepared, strict=True))
@@ -244,6 +250,11 @@ def _unit(form: Form) -> Unit | None:
         return parse_unit(form.value("unit"))
     except UsageError as error:
         raise bad_request("bad-field", "The unit does not exist", error) from error
+
+
+def _sequence(form: Form) -> str | None:
+    """Returns the MR sequence that the client states, None if it states none."""
+    return parse_sequence((form.value("sequence") or "").strip() or None)
 
 
 def _check_no_slice_of_series(index: int | None, models: Sequence[ServedModel]) -> None:

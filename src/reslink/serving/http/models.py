@@ -17,7 +17,7 @@ from PIL import Image as Picture
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.onnx_graph import CAM
-from reslink.bundles.pretrained import usage_notes
+from reslink.bundles.pretrained import other_hospitals, other_hospitals_sentence, usage_notes
 from reslink.bundles.storage import bundle_name
 from reslink.errors import BundleError, UsageError, suggest
 from reslink.explain import display
@@ -60,8 +60,8 @@ class ServedModel:
 
     @property
     def scope(self) -> str:
-        """What the model is for, in a sentence."""
-        return self.classifier.bundle.scope.sentence
+        """What the model is for, and how it did on images of other hospitals."""
+        return self.classifier.bundle.statement
 
     async def outputs(self, pixels: Pixels) -> Outputs:
         """Returns the outputs for one slice, (planes, S, S) uint8, of a series model."""
@@ -130,7 +130,10 @@ class ServedModel:
                 "by_label": [_label_rule(one) for one in decision.by_label] or None,
             },
             "maps": {name: title for name, title in display.TITLES.items() if name in self._map_names()},
-            "usage_notes": usage_notes(bundle.provenance, has_ood_detector=decision.ood is not None),
+            "usage_notes": [
+                *usage_notes(bundle.provenance, has_ood_detector=decision.ood is not None),
+                *([other_hospitals_sentence(bundle.ledger)] if other_hospitals(bundle.ledger) else []),
+            ],
             "license": str(bundle.provenance.get("license", "not stated")),
             "intended_use": str(bundle.provenance.get("intended_use", "")),
         }

@@ -31,6 +31,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "enum": ["hu", "mr", "gray"],
         "description": "Unit of the values of files that state none, such as NIfTI and NPY. Default: by the histogram.",
     },
+    "sequence": {
+        "type": "string",
+        "maxLength": 80,
+        "description": "MR sequence of the files: T1, T1C+ (after contrast), T2, FLAIR and others. A model for other sequences "
+        "refuses them. Default: what each file states.",
+    },
     "target": {
         "type": "string",
         "maxLength": 80,

@@ -39,8 +39,11 @@ class LabelAnswer(BaseModel):
 
 
 SCOPE = Field(
-    description="What the model is for: modality, planes and patients.",
-    examples=["The model is for axial CT of the head; patients: not described."],
+    description="What the model is for (modality, planes and patients), and how it did on images of other hospitals.",
+    examples=[
+        "The model is for axial CT of the head; patients: not described. No evaluation on images of other hospitals is "
+        "recorded."
+    ],
 )
 
 
@@ -66,7 +69,9 @@ class SliceAnswer(BaseModel):
         None, description="With two classes, the probability from which the positive class is the label.", examples=[0.22]
     )
     certainty: str | None = Field(
-        None, description="One of clear, uncertain, uncalibrated and no answer; null if there is an error.", examples=["clear"]
+        None,
+        description="One of decided, uncertain, uncalibrated and no answer; null if there is an error.",
+        examples=["decided"],
     )
     by_label: dict[str, LabelAnswer] | None = Field(
         None, description="The prediction for each of several labels at once; absent with one class per image."
@@ -151,7 +156,7 @@ class SeriesAnswer(SeriesNumbers):
     threshold: float | None = Field(
         None, description="Of a series model, the probability from which the positive class is the label."
     )
-    certainty: str | None = Field(None, description="Of a series model: clear, uncertain, uncalibrated or no answer.")
+    certainty: str | None = Field(None, description="Of a series model: decided, uncertain, uncalibrated or no answer.")
 
 
 class Series(BaseModel):

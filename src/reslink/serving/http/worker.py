@@ -52,6 +52,7 @@ class PrepareRequest:
         view_pixels: Maximum number of pixels for the viewer; 0 for no viewer volume.
         max_slices: A file with more slices is refused.
         unit: Unit of the values of a file that states none; None decides by the histogram.
+        sequence: MR sequence of the file; None takes what it states.
     """
 
     preprocess_indices: tuple[int, ...] = ()
@@ -61,6 +62,7 @@ class PrepareRequest:
     view_pixels: int = 0
     max_slices: int = 2048
     unit: Unit | None = None
+    sequence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _prepare(data: bytes, request: PrepareRequest, caught: list[warnings.Warning
         slices=len(slices),
         unit=image.unit,
         modality=image.modality,
-        stated=stated_content(image),
+        stated=stated_content(image, request.sequence),
         pixels={i: [_network_pixels(_preprocesses[i], plane) for plane in selected] for i in indices},
         head_areas=[int(head_mask(plane).sum()) for plane in selected] if request.head_areas and in_series else [],
         display={i: [_display_slice(_preprocesses[i], plane) for plane in selected] for i in indices}

@@ -223,7 +223,7 @@ def labels_no_better_than_chance(findings: Mapping[str, Finding | None]) -> Find
 
 
 def class_never_predicted(
-    targets: NDArray[np.int64], predicted: NDArray[np.int64], names: Sequence[str], epoch: int
+    targets: NDArray[np.int64], predicted: NDArray[np.int64], names: Sequence[str], epoch: int, *, has_threshold: bool
 ) -> Finding | None:
     """Reports classes of the validation split that the model never predicts.
 
@@ -232,16 +232,18 @@ def class_never_predicted(
         predicted: (n,) predicted class indices.
         names: The class names.
         epoch: The epoch of the exported weights.
+        has_threshold: Whether a threshold divides two classes; of more than two, the most probable one is predicted.
     """
     counts = never_predicted(targets, predicted, names)
     if not counts:
         return None
     missing = ", ".join(f"{name} ({counted(n, 'image')})" for name, n in counts.items())
+    model = "At its threshold, the model" if has_threshold else "The model"
+    train = "Set decision.threshold=youden if its AUROC is good; otherwise train" if has_threshold else "Train"
     return Finding(
         CLASS_NEVER_PREDICTED,
-        f"At its threshold, the model never predicts a class of the validation split: {missing}",
-        "Set decision.threshold=youden if its AUROC is good; otherwise train for more epochs (trainer.epochs), or set "
-        "loss.imbalance=weights for rare classes",
+        f"{model} never predicts a class of the validation split: {missing}",
+        f"{train} for more epochs (trainer.epochs), or set loss.imbalance=weights for rare classes",
         epoch,
     )
 

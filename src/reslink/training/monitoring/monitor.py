@@ -93,13 +93,15 @@ class Monitor:
             return []
         data = self.batch_loader.training_data
         targets, groups = data.targets[self.images], [data.joined_groups[i] for i in self.images]
-        probabilities = decision.probabilities(logits.numpy())
+        probabilities, names = decision.probabilities(logits.numpy()), data.manifest.labels.names
         if targets.ndim == 2:
             return self._add(self._findings_by_label(targets, probabilities, decision.predict(probabilities), epoch))
         return self._add(
             [
                 diagnostics.no_better_than_chance(targets, probabilities, groups, epoch),
-                diagnostics.class_never_predicted(targets, decision.predict(probabilities), data.manifest.labels.names, epoch),
+                diagnostics.class_never_predicted(
+                    targets, decision.predict(probabilities), names, epoch, has_threshold=decision.threshold is not None
+                ),
             ]
         )
 
@@ -120,7 +122,7 @@ class Monitor:
         y_true, y_pred = (np.concatenate(values) for values in zip(*pairs, strict=True))
         return [
             diagnostics.labels_no_better_than_chance(chance),
-            diagnostics.class_never_predicted(y_true, y_pred, classes, epoch),
+            diagnostics.class_never_predicted(y_true, y_pred, classes, epoch, has_threshold=True),
         ]
 
     def _measure_layers(self) -> tuple[list[AttentionStatistics], BatchNormStatistics]:

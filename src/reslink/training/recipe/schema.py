@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from reslink.datasets.case import DEFAULT_FRACTIONS
 from reslink.datasets.grouping import GroupBy
-from reslink.labels import CaseKind
+from reslink.errors import UsageError
+from reslink.labels import CaseKind, Labels
 from reslink.networks.entry_points import entry_point_name
 from reslink.networks.external_config import EXTERNAL_VARIANTS
 
@@ -245,12 +246,28 @@ class DecisionSettings(Section):
 
     Attributes:
         threshold: Lowest probability of the positive class that gives its label; or the criterion that selects it on the
-            validation split: ``youden`` (sensitivity + specificity, Youden 1950) or ``accuracy``.
+            validation split: ``youden`` (sensitivity + specificity, Youden 1950) or ``accuracy``. Not with more classes.
         flip_average: Average the probabilities of an image and its mirror image; twice the cost of a prediction.
     """
 
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["youden", "accuracy"] = 0.5
     flip_average: bool = False
+
+    def check_labels(self, labels: Labels) -> None:
+        """Refuses a threshold for more than two classes, of which the most probable one is predicted.
+
+        Args:
+            labels: The classes of the data.
+
+        Raises:
+            UsageError: If a threshold other than 0.5, the default, is set.
+        """
+        if self.threshold != 0.5 and labels.exclusive and not labels.binary:
+            raise UsageError(
+                f"decision.threshold is {self.threshold}, but the data has {len(labels)} classes",
+                "A threshold divides two classes; of more than two, the most probable one is predicted",
+                "Leave decision.threshold out; loss.imbalance=weights gives rare classes more weight",
+            )
 
 
 class DiagnosticsSettings(Section):
