@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,20 @@ def cluster(ray_installed: None) -> Iterator[Any]:
         nodes = two_nodes()
         yield nodes
         nodes.shutdown()
+
+
+@pytest.fixture
+def in_thread() -> Callable[..., AbstractContextManager[None]]:
+    """Calls a function in a thread while a block runs, and raises at the end of the block what it raised."""
+
+    @contextmanager
+    def run(function: Callable[..., object], *arguments: object) -> Iterator[None]:
+        with ThreadPoolExecutor(1) as pool:
+            result = pool.submit(function, *arguments)
+            yield
+            result.result()
+
+    return run
 
 
 @pytest.fixture

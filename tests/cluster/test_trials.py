@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +38,13 @@ def weights(experiment: Experiment, trial: Trial) -> str:
     return sha256(trial.folder(experiment.data, experiment.runs) / "bundle" / "model.safetensors")
 
 
-@contextmanager
-def when(ready: Callable[[], object], action: Callable[[], object]) -> Iterator[None]:
-    """Does something in a thread once a condition holds; the block must not end before."""
-
-    def watch() -> None:
-        end = time.monotonic() + 120
-        while not ready() and time.monotonic() < end:
-            time.sleep(0.01)
-        done.append(action())
-
-    done: list[object] = []
-    thread = threading.Thread(target=watch)
-    thread.start()
-    yield
-    thread.join()
-    assert done
+def when(ready: Callable[[], object], action: Callable[[], object]) -> None:
+    """Does something once a condition holds."""
+    end = time.monotonic() + 120
+    while not ready():
+        assert time.monotonic() < end, "nothing happens"
+        time.sleep(0.01)
+    action()
 
 
 def trial_processes() -> list[psutil.Process]:
@@ -64,7 +53,7 @@ def trial_processes() -> list[psutil.Process]:
 
 
 def test_a_killed_worker_and_an_interruption_end_in_the_weights_of_one_machine(
-    on_cluster, make_experiment, toy_patients, tmp_path
+    on_cluster, make_experiment, toy_patients, tmp_path, in_thread
 ):
     local = make_experiment(toy_patients, "trainer.epochs=8", seeds=(0, 1), out=tmp_path / "local", jobs=2)
     expected = [local.make_trial("full", seed) for seed in local.seeds]
@@ -73,7 +62,7 @@ def test_a_killed_worker_and_an_interruption_end_in_the_weights_of_one_machine(
     experiment, trials = on_cluster(tmp_path / "cluster", "trainer.epochs=8")
     results = [trial.folder(experiment.data, experiment.runs) / "results.csv" for trial in trials]
     stopped = pytest.raises(Interrupted, match=r"interrupted after 0 of 1 runs\. The unfinished runs have saved their state")
-    with when(results[0].exists, lambda: signal.raise_signal(signal.SIGINT)), stopped:
+    with in_thread(when, results[0].exists, lambda: signal.raise_signal(signal.SIGINT)), stopped:
         experiment.run_trials(trials[:1])
     assert not (results[0].parent / "checkpoints" / "finished.json").exists()
 
@@ -84,7 +73,7 @@ def test_a_killed_worker_and_an_interruption_end_in_the_weights_of_one_machine(
             killed.append(process.pid)
             process.kill()
 
-    with when(results[1].exists, kill):
+    with in_thread(when, results[1].exists, kill):
         assert experiment.run_trials(trials) == {}
     assert killed
     assert [weights(experiment, trial) for trial in trials] == [weights(local, trial) for trial in expected]
