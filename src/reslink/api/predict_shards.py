@@ -18,7 +18,7 @@ from reslink import __version__
 from reslink.api.predict import PredictionTable
 from reslink.bundles.bundle import Bundle
 from reslink.cluster.connection import ClusterAddress, connect
-from reslink.cluster.shards import Shard, run_shards
+from reslink.cluster.shards import Shard, file_state, run_shards
 from reslink.errors import StorageError, UsageError
 from reslink.files import lock_folder, sha256
 from reslink.imaging.dicom.series import read_series_uid
@@ -180,18 +180,10 @@ def _cut(run: Sequence[ListedFiles], series: Sequence[str], batch_size: int, siz
 
 
 def _shard(files: _ShardFiles) -> Shard:
-    listed = [[one.folder, one.given, one.error, [_file_state(file) for file in one.files]] for one in files.listed]
+    listed = [[one.folder, one.given, one.error, [file_state(file) for file in one.files]] for one in files.listed]
     digest = sha256(json.dumps([__version__, asdict(files.job), listed]))
     paths = files.files
     return Shard(digest, len(paths), str(paths[0]) if paths else files.listed[0].given, files)
-
-
-def _file_state(file: Path) -> list[Any]:
-    try:
-        status = os.stat(file)  # noqa: PTH116  (a Path would be made absolute)
-    except OSError:
-        return [str(file)]
-    return [str(file), status.st_size, status.st_mtime_ns]
 
 
 def predict_shard(shard: _ShardFiles) -> tuple[bytes, int]:

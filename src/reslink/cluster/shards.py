@@ -44,6 +44,15 @@ class Shard:
         return folder / f"{self.digest}.part"
 
 
+def file_state(file: Path) -> list[str | int]:
+    """Returns path, size and time of a file, which change with its content; only the path if it cannot be found."""
+    try:
+        status = file.stat()
+    except OSError:
+        return [str(file)]
+    return [str(file), status.st_size, status.st_mtime_ns]
+
+
 def run_shards(shards: Sequence[Shard], work: Work, folder: Path, progress: Progress, label: str) -> None:
     """Computes the part of each shard on the connected cluster, one task per shard with one core and one thread.
 
