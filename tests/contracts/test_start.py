@@ -13,7 +13,7 @@ from PIL import Image
 
 from reslink.bundles.zoo import SHIPPED
 
-HEAVY = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "PIL", "pydicom", "kornia", "captum", "accelerate")
+HEAVY = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "PIL", "pydicom", "kornia", "captum", "accelerate", "ray")
 HELP = """
 import sys, json
 sys.argv = ["reslink", {words}]
@@ -52,7 +52,7 @@ from reslink.cli.main import app
 for line in sys.stdin:
     words = json.loads(line)
     done = CliRunner().invoke(app, words)
-    heavy = [name for name in ("torch", "sklearn", "matplotlib", "onnxruntime", "pandas") if name in sys.modules]
+    heavy = [name for name in ("torch", "sklearn", "matplotlib", "onnxruntime", "pandas", "ray") if name in sys.modules]
     print(json.dumps([words, done.exit_code, heavy, "bug in reslink" in done.stderr]))
     if heavy:
         break
@@ -87,6 +87,7 @@ WRONG: list[list[str]] = [
     ["predict", "ctt", "data"],
     ["predict", "ct", "data", "--backend", "onnx"],
     ["predict", "ct", "data", "--unit", "hux"],
+    ["predict", "ct", "data", "--csv", "out.csv", "--on", "rays"],
     ["explain", "ct", "data", "--out", "out", "--class", "Tumr"],
     ["explain", "ct", "data", "--out", "out", "--method", "grad_cm"],
     ["compare", "ct", "ctt", "--data", "data"],

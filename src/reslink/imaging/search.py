@@ -8,10 +8,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
-from reslink.errors import InputError
+from reslink.errors import InputError, ReslinkError
 from reslink.imaging.decode import HEAD_BYTES, detect_image_format, unsupported_format
 from reslink.imaging.limits import FORMATS, open_regular_file
 from reslink.imaging.reading import is_image_name
@@ -89,6 +90,33 @@ def iter_series(given: str | Path) -> Iterator[list[Path]]:
                 seen.update(new)
             if new:
                 yield new
+
+
+@dataclass(frozen=True)
+class ListedFiles:
+    """Files that a search found: a single file, or the DICOM series of a folder; or why it found none.
+
+    Attributes:
+        files: The files of the series in order, or the single file; empty with an error.
+        folder: The folder or glob that was searched; empty for a file that was given itself, and with an error.
+        given: The path that was given.
+        error: Why the search failed; empty if it did not.
+    """
+
+    files: tuple[Path, ...]
+    folder: str
+    given: str
+    error: str = ""
+
+
+def list_files(given: str | Path) -> Iterator[ListedFiles]:
+    """Yields what :func:`iter_series` yields, and an error as the last item instead of raising it."""
+    folder = "" if os.path.isfile(given) else str(given)  # noqa: PTH113  (Path.is_file raises for a long name)
+    try:
+        for files in iter_series(given):
+            yield ListedFiles(tuple(files), folder, str(given))
+    except ReslinkError as error:
+        yield ListedFiles((), "", str(given), str(error))
 
 
 def is_system_folder(name: str) -> bool:
