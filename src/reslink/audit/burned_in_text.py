@@ -23,6 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from reslink.imaging.head_mask import head_mask, valid_pixels
 from reslink.imaging.image import Image
 from reslink.imaging.morphology import gray_opening, local_maximum
+from reslink.imaging.quantiles import quantiles
 
 MAX_LETTER_SHARE: Final = 1 / 10
 """Maximum height of a letter, as a share of the longer side of the image."""
@@ -150,8 +151,8 @@ def count_words(image: Image, boxes: Sequence[TextBox]) -> int | None:
     Returns:
         The number of words, or None if the package ``pytesseract`` or the program ``tesseract`` is not installed or fails.
     """
-    plane = _normalized(image)
-    if plane is None or not boxes or importlib.util.find_spec("pytesseract") is None or shutil.which("tesseract") is None:
+    plane = _normalized(image) if boxes else None
+    if plane is None or importlib.util.find_spec("pytesseract") is None or shutil.which("tesseract") is None:
         return None if boxes else 0
     pytesseract: Any = importlib.import_module("pytesseract")
     total = 0
@@ -170,13 +171,15 @@ def _normalized(image: Image) -> Plane | None:
     valid = valid_pixels(image)
     if not valid.any() or min(image.pixels.shape) < 2 * MIN_LETTER_SIDE:
         return None
-    values = image.pixels[valid]
+    all_valid = bool(valid.all())
+    values = image.pixels if all_valid else image.pixels[valid]
     low, high = (-200.0, 1000.0) if image.unit == "HU" else (float(values.min()), float(values.max()))
     if image.unit == "MR":  # leave headroom above the tissue, as pictures in a fixed window have
-        high = low + 1.6 * (float(np.percentile(values, 99)) - low)
+        high = low + 1.6 * (float(quantiles(values, (0.99,))[0]) - low)
     if not high > low:
         return None
-    return np.clip((np.where(valid, image.pixels, low) - low) / (high - low), 0, 1).astype(np.float32)
+    pixels = image.pixels if all_valid else np.where(valid, image.pixels, np.float32(low))
+    return np.clip((pixels - np.float32(low)) / np.float32(high - low), 0, 1).astype(np.float32)
 
 
 def _find_lines(plane: Plane, head: Mask) -> list[TextBox]:
@@ -246,7 +249,7 @@ def _find_letters(values: Plane) -> _Letters:
 
 def _quantiles_by_row(values: Plane, rows: Rows, shares: Sequence[float]) -> list[NDArray[np.float64]]:
     """Returns quantiles of the values of each row by linear interpolation, (rows,) for each share."""
-    ordered = values[np.lexsort((values, rows))].astype(np.float64)
+    ordered = _sorted_by_row(values, rows).astype(np.float64)
     counts = np.bincount(rows)
     starts = np.cumsum(counts) - counts
     result = []
@@ -256,6 +259,16 @@ def _quantiles_by_row(values: Plane, rows: Rows, shares: Sequence[float]) -> lis
         high = ordered[starts + np.minimum(places.astype(np.intp) + 1, counts - 1)]
         result.append(low + (places - np.floor(places)) * (high - low))
     return result
+
+
+def _sorted_by_row(values: Plane, rows: Rows) -> Plane:
+    """Returns values >= 0 sorted by row, then by value.
+
+    The bits of such a number, read as an integer, have its order, so that row and value fit one integer. Sorting it is several
+    times faster than ``numpy.lexsort``.
+    """
+    keys = np.sort((rows.astype(np.int64) << 32) | values.view(np.int32))
+    return keys.astype(np.int32).view(np.float32)  # the cast keeps the lower bits
 
 
 def _group_into_lines(letters: _Letters) -> list[_Letters]:

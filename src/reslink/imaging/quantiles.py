@@ -22,9 +22,19 @@ def quantiles(values: NDArray[np.floating[Any]], shares: Sequence[float]) -> NDA
     Returns:
         (len(shares),) float64.
     """
-    ordered = np.sort(values, axis=None)
+    return sorted_quantiles(np.sort(values, axis=None), shares)
+
+
+def sorted_quantiles(ordered: NDArray[np.floating[Any]], shares: Sequence[float]) -> NDArray[np.float64]:
+    """Returns the same as :func:`quantiles` for values that are sorted, (n,)."""
     positions = np.asarray(shares, np.float64) * (ordered.size - 1)
     first = positions.astype(np.intp)
     low = ordered[first].astype(np.float64)
     high = ordered[np.minimum(first + 1, ordered.size - 1)].astype(np.float64)
     return np.asarray(low + (positions - first) * (high - low))
+
+
+def sorted_median(ordered: NDArray[np.floating[Any]]) -> float:
+    """Returns the same value as ``numpy.median``, bit for bit, for sorted values without NaN, (n,), but faster."""
+    last = ordered.size // 2
+    return float(ordered[last] if ordered.size % 2 else (ordered[last - 1] + ordered[last]) / 2)
