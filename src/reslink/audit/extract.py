@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
@@ -148,5 +149,5 @@ def _to_uint8(image: Image) -> NDArray[np.uint8]:
 
 
 def _histogram(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
-    counts = np.bincount(gray.ravel(), minlength=256).reshape(BINS, -1).sum(axis=1)
+    counts = np.asarray(cv2.calcHist([gray], [0], None, [BINS], [0, 256]), np.float64).ravel()
     return np.asarray(counts / gray.size, np.float32)

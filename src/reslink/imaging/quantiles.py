@@ -27,11 +27,13 @@ def quantiles(values: NDArray[np.floating[Any]], shares: Sequence[float]) -> NDA
 
 def sorted_quantiles(ordered: NDArray[np.floating[Any]], shares: Sequence[float]) -> NDArray[np.float64]:
     """Returns the same as :func:`quantiles` for values that are sorted, (n,)."""
-    positions = np.asarray(shares, np.float64) * (ordered.size - 1)
-    first = positions.astype(np.intp)
-    low = ordered[first].astype(np.float64)
-    high = ordered[np.minimum(first + 1, ordered.size - 1)].astype(np.float64)
-    return np.asarray(low + (positions - first) * (high - low))
+    last = ordered.size - 1
+    result = []
+    for position in (share * last for share in shares):
+        first = int(position)
+        low, high = float(ordered[first]), float(ordered[min(first + 1, last)])
+        result.append(low + (position - first) * (high - low))
+    return np.array(result, np.float64)
 
 
 def sorted_median(ordered: NDArray[np.floating[Any]]) -> float:

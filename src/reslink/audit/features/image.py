@@ -163,9 +163,12 @@ def _roundness(head: Mask) -> float:
     area = moments["m00"]
     yy, xy, xx = (moments[name] / max(area - 1, 1) for name in ("mu02", "mu11", "mu20"))
     (a, b), (_, c) = np.linalg.inv(np.array([[yy, xy], [xy, xx]]) + np.eye(2) / 12)
-    y = np.arange(head.shape[0])[:, None] - moments["m01"] / area
-    x = np.arange(head.shape[1])[None, :] - moments["m10"] / area
-    ellipse = a * y**2 + (2 * b * y + c * x) * x <= 4
+    y, x = (
+        np.arange(side, dtype=np.float64) - moments[name] / area for side, name in zip(head.shape, ("m01", "m10"), strict=True)
+    )
+    square = (b * y) ** 2 - c * (a * y**2 - 4)  # the row y of a·y² + 2b·y·x + c·x² ≤ 4 reaches from -(b·y ± √square) / c
+    reach, middle = np.sqrt(np.maximum(square, 0)) / c, -b * y / c
+    ellipse = (x >= (middle - reach)[:, None]) & (x <= (middle + reach)[:, None]) & (square >= 0)[:, None]
     both = np.count_nonzero(head & ellipse)
     return both / (np.count_nonzero(head) + np.count_nonzero(ellipse) - both)
 

@@ -109,9 +109,15 @@ def _frame_widths(unit: NDArray[np.float32]) -> tuple[int, int]:
     """Returns the number of frame rows at the first and at the last edge."""
     if not unit.size:
         return 0, 0
-    centered = unit - unit.mean(axis=1, keepdims=True)
-    uniform = np.sqrt(np.einsum("ij,ij->i", centered, centered) / unit.shape[1]) < UNIFORM_DEVIATION
+    if not _are_uniform(unit[[0, -1]]).any():
+        return 0, 0
+    uniform = _are_uniform(unit)
     return _frame_rows(unit, uniform), _frame_rows(unit[::-1], uniform[::-1])
+
+
+def _are_uniform(rows: NDArray[np.float32]) -> Mask:
+    centered = rows - rows.mean(axis=1, keepdims=True)
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", centered, centered) / rows.shape[1]) < UNIFORM_DEVIATION)
 
 
 def _frame_rows(unit: NDArray[np.float32], uniform: Mask) -> int:
