@@ -47,7 +47,7 @@ def test_an_audit_becomes_sentences_without_file_names() -> None:
     assert "5 images have at least one (2 groups, 3 pairs)" in found[1]
     assert found[2] == "Near duplicates with different labels: 1 groups with 2 images."
     assert found[3] == (
-        "From the pixels outside the head alone a random forest reaches a balanced accuracy of 0.958"
+        "From the pixels outside the head alone a model reaches a balanced accuracy of 0.958"
         " (95 % interval 0.950 to 0.964), chance 0.500. This shortcut fails the audit."
     )
     assert found[4].endswith("of 0.958, chance 0.500.")

@@ -224,7 +224,7 @@ def test_leaked_cases_known_from_the_split_are_used(trained: Path, tmp_path: Pat
 def test_an_image_exempted_at_training_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two heads that a loose fingerprint links, but the comparison at training told apart."""
     monkeypatch.setattr(
-        "reslink.datasets.leakage.match_fingerprints", lambda _old, new: [(i, 0, 0.85) for i in range(len(new))]
+        "reslink.datasets.leakage.match_queries", lambda _old, new: [(i, 0, 0.85) for i in range(len(new.planes))]
     )
     manifest = write(tmp_path / "data", [*cohort(0, 8, "train"), *cohort(100, 4, "test")])
     bundle = bundle_of(manifest, tmp_path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
@@ -24,6 +25,7 @@ from reslink.datasets.patient_ids import HeaderPatient, read_header_patient
 from reslink.errors import ReslinkError
 from reslink.imaging.head_mask import valid_pixels
 from reslink.imaging.image import Image
+from reslink.imaging.quantiles import quantiles
 from reslink.training.monitoring.progress import Progress
 
 TINY_SIDE: Final = 16
@@ -143,17 +145,18 @@ def _display_range(image: Image) -> tuple[float, float]:
     if image.unit == "gray":
         return 0.0, image.white or 255.0
     valid = valid_pixels(image)
-    low, high = np.percentile(image.pixels[valid], (0.5, 99.5)) if valid.any() else (0.0, 1.0)
+    low, high = quantiles(image.pixels[valid], (0.005, 0.995)) if valid.any() else (0.0, 1.0)
     return float(low), float(high)
 
 
 def _to_uint8(image: Image) -> NDArray[np.uint8]:
     low, high = _display_range(image)
-    pixels = np.where(valid_pixels(image), image.pixels, np.float32(low))
+    valid = valid_pixels(image)
+    pixels = image.pixels if valid.all() else np.where(valid, image.pixels, np.float32(low))
     unit = np.clip((pixels - low) / max(high - low, 1e-6), 0, 1)
     return np.asarray(np.rint((1 - unit if image.inverted else unit) * 255), np.uint8)
 
 
 def _histogram(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
-    counts = np.bincount(gray.ravel(), minlength=256).reshape(BINS, -1).sum(axis=1)
+    counts = np.asarray(cv2.calcHist([gray], [0], None, [BINS], [0, 256]), np.float64).ravel()
     return np.asarray(counts / gray.size, np.float32)

@@ -238,7 +238,7 @@ def _probe_sentence(probe: Mapping[str, Any]) -> str:
     interval = "" if low is None else f" (95 % interval {low:.3f} to {high:.3f})"
     input_text = _PROBES.get(probe["probe"], f"Probe {probe['probe']}:")
     failed = " This shortcut fails the audit." if probe["failed"] else ""
-    result = f"a random forest reaches a balanced accuracy of {estimate:.3f}{interval}, chance {probe['chance']:.3f}"
+    result = f"a model reaches a balanced accuracy of {estimate:.3f}{interval}, chance {probe['chance']:.3f}"
     return f"{input_text} {result}.{failed}"
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reslink.bundles.fingerprints import DIGEST, TrainingImages
 from reslink.datasets.case import HOLDOUT, UNUSED
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.near_duplicates.fingerprints import make_fingerprints, match_fingerprints
+from reslink.datasets.near_duplicates.fingerprints import Queries, make_fingerprints, match_fingerprints, match_queries
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.errors import CheckFailedError
 from reslink.files import sha256
@@ -103,12 +103,15 @@ def fingerprint_training_images(
     return TrainingImages(fingerprints, _thumbnail_digests(thumbnails, false_matches))
 
 
-def find_training_duplicates(seen: Iterable[TrainingImages], thumbnails: Thumbnails) -> dict[int, float]:
+def find_training_duplicates(
+    seen: Iterable[TrainingImages], thumbnails: Thumbnails, queries: Queries | None = None
+) -> dict[int, float]:
     """Finds near duplicates of the images that a network was trained or calibrated on.
 
     Args:
         seen: Fingerprints in the bundle: those of its own images, and those of each ancestor.
         thumbnails: (m, 64, 64) uint8 of the cases.
+        queries: Their contrasts and spectra; None computes them.
 
     Returns:
         Case index to the highest estimated correlation with one of the fingerprinted images. Cases without a match are left
@@ -116,16 +119,17 @@ def find_training_duplicates(seen: Iterable[TrainingImages], thumbnails: Thumbna
     """
     highest: dict[int, float] = {}
     for images in seen:
-        for row, correlation in _find_in(images, thumbnails).items():
+        queries = queries or Queries.of(np.asarray(thumbnails))
+        for row, correlation in _find_in(images, thumbnails, queries).items():
             highest[row] = max(highest.get(row, 0.0), correlation)
     return highest
 
 
-def _find_in(images: TrainingImages, thumbnails: Thumbnails) -> dict[int, float]:
+def _find_in(images: TrainingImages, thumbnails: Thumbnails, queries: Queries) -> dict[int, float]:
     """Returns the matches with the images of one network; what it cleared counts for its own images only."""
     cleared = {row.tobytes() for row in images.cleared}
     highest: dict[int, float] = defaultdict(float)
-    for query, _, correlation in match_fingerprints(images.fingerprints, np.asarray(thumbnails)):
+    for query, _, correlation in match_queries(images.fingerprints, queries):
         highest[query] = max(highest[query], correlation)
     digests = _thumbnail_digests(thumbnails, sorted(highest))
     return {i: highest[i] for i, digest in zip(sorted(highest), digests, strict=True) if digest.tobytes() not in cleared}

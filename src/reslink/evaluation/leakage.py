@@ -22,6 +22,7 @@ from reslink.datasets.leakage import (
     leakage_reasons,
 )
 from reslink.datasets.manifest import Manifest
+from reslink.datasets.near_duplicates.fingerprints import Queries
 from reslink.datasets.near_duplicates.groups import leakage_groups
 from reslink.errors import CheckFailedError, UsageError
 from reslink.evaluation.cases import RunOptions
@@ -133,9 +134,11 @@ def find_leakage(
     if given is not None:
         reasons = {row: given[name] for row, name in enumerate(names) if name in given}
         return Leakage(names, reasons, options.allow_leakage, fingerprints_available=bundle.knows_seen_images)
-    trained = cache.matched_cases(find_training_duplicates(bundle.seen_images, cache.thumbnails))
+    seen, calibration = bundle.seen_images, _calibration_images(bundle)
+    queries = Queries.of(np.asarray(cache.thumbnails)) if seen or calibration else None
+    trained = cache.matched_cases(find_training_duplicates(seen, cache.thumbnails, queries))
     # The exemptions in training_images do not apply to calibration images.
-    calibrated = cache.matched_cases(find_training_duplicates(_calibration_images(bundle), cache.thumbnails))
+    calibrated = cache.matched_cases(find_training_duplicates(calibration, cache.thumbnails, queries))
     between_splits = _leaked_between_splits(bundle, manifest, cache, folder, options.split, matched=bool(trained or calibrated))
     if between_splits and not options.allow_leakage:
         raise _leaking_split(names, between_splits, options.split)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from reslink.imaging.image import Image, Stated
 from reslink.imaging.morphology import box_mean, closing, dilate, fill_holes, gray_opening, label_components, opening
+from reslink.imaging.quantiles import sorted_median
 
 WORKING_SIDE: Final = 128
 """Longer side, in pixels, of the copy on which the mask is computed (about 2 mm per pixel)."""
@@ -233,7 +234,7 @@ def _bright_corners(values: Plane) -> bool:
     """Whether all four corners are closer to white than to black, as in a negative."""
     h, w = (max(1, side // 16) for side in values.shape)
     corners = (values[:h, :w], values[:h, -w:], values[-h:, :w], values[-h:, -w:])
-    return all(_sorted_median(np.sort(corner, axis=None)) > 0.5 for corner in corners)
+    return all(sorted_median(np.sort(corner, axis=None)) > 0.5 for corner in corners)
 
 
 def _resampled(values: Plane) -> Plane:
@@ -292,18 +293,12 @@ def _background_and_head_levels(smooth: Plane) -> tuple[float, float] | None:
     if not mean > low:
         return None
     brighter = int(np.searchsorted(ordered, mean, side="right"))
-    dark, bright = _sorted_median(ordered[:brighter]), _sorted_median(ordered[brighter:])
+    dark, bright = sorted_median(ordered[:brighter]), sorted_median(ordered[brighter:])
     rim = np.concatenate([smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1]])
     darker = rim[rim <= (low + dark) / 2]
     if dark - low > 0.35 * (bright - low) and darker.size > 0.05 * rim.size:
-        return _sorted_median(np.sort(darker)), bright
+        return sorted_median(np.sort(darker)), bright
     return dark, bright
-
-
-def _sorted_median(ordered: Plane) -> float:
-    """Returns the same value as ``numpy.median``, bit for bit, for sorted values without NaN, but faster."""
-    last = ordered.size // 2
-    return float(ordered[last] if ordered.size % 2 else (ordered[last - 1] + ordered[last]) / 2)
 
 
 def _segment_by_scalp(values: Plane, level: float) -> Mask:

@@ -8,17 +8,17 @@ These features separate lesions with as few as forty patients and take seconds t
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
-from reslink.audit.features.quantiles import quantiles
 from reslink.imaging.image import Image
 from reslink.imaging.morphology import dilate_cross, erode_cross, fill_holes, label_components, local_maximum, local_minimum
 from reslink.imaging.preprocess import Preprocess
+from reslink.imaging.quantiles import quantiles
 
 HEAD_SIDE: Final = 128
 """Side of the isolated head in pixels."""
@@ -53,6 +53,7 @@ ALL_TILTS: Final[tuple[Tilt, ...]] = tuple((turns, angle) for turns in (0, 1) fo
 Plane = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Gray = NDArray[np.uint8]
+Kind = TypeVar("Kind", bound=np.generic)
 
 _HEAD: Final = Preprocess(size=HEAD_SIDE, channels=1, window="brain", isolate_head=True)
 
@@ -80,12 +81,12 @@ def asymmetry_features(picture: Gray) -> NDArray[np.float32]:
     if not brain.any():
         return np.zeros(NUM_FEATURES, np.float32)
     units = _robust_units(picture, brain)
-    upright, mask, mirrored, mirrored_mask = _align_upright(units, brain)
-    overlap = erode_cross(mask & mirrored_mask, 1)
+    upright, mask, shift = _align_upright(units, brain)
+    overlap = erode_cross(mask & _mirror(mask, shift), 1)
     overlap = overlap if overlap.any() else np.ones_like(mask)
     features: list[NDArray[Any]] = [quantiles(units[brain], QUANTILES)]
     for scale in SCALES:
-        features += _features_at_scale((upright, mask), (mirrored, mirrored_mask), overlap, scale)
+        features += _features_at_scale(upright, mask, shift, overlap, scale)
     return np.concatenate(features).astype(np.float32)
 
 
@@ -118,31 +119,35 @@ def _largest_component(mask: Mask) -> Mask:
 
 def _robust_units(picture: Gray, brain: Mask) -> Plane:
     smooth = _blur(picture.astype(np.float32), 1, radius=4)
-    median = float(np.median(smooth[brain]))
-    spread = 1.4826 * float(np.median(np.abs(smooth[brain] - median))) + 2
+    values = smooth[brain]
+    [median] = quantiles(values, (0.5,))
+    spread = 1.4826 * quantiles(np.abs(values - np.float32(median)), (0.5,))[0] + 2
     return np.asarray(np.clip((smooth - median) / spread, -12, 12), np.float32)
 
 
-def _align_upright(units: Plane, brain: Mask) -> tuple[Plane, Mask, Plane, Mask]:
-    """Returns the brain with its midline upright and the aligned mirror image: the best of two axes and nine tilts.
+def _align_upright(units: Plane, brain: Mask) -> tuple[Plane, Mask, int]:
+    """Returns the brain with its midline upright, and the shift of :func:`_mirror`: the best of two axes and nine tilts.
 
     The fit of a tilt is the correlation of the picture with its mirror image, maximized over shifts along the rows.
     """
     planes = np.stack([np.where(brain, units, 0), brain.astype(np.float32)])
     similarity = _symmetry(_rotate(planes[:, ::4, ::4], ALL_TILTS))
     best = int(similarity.max(axis=1).argmax())
-    [rotated] = _rotate(planes, (ALL_TILTS[best],))
-    shift = int(_symmetry(rotated[None])[0].argmax())
-    picture, weight = rotated
-    mirrored, mirrored_weight = np.roll(rotated[:, :, ::-1], shift, axis=2)
-    return picture, weight > 0.5, mirrored, mirrored_weight > 0.5
+    rotated = _rotate(planes, (ALL_TILTS[best],))
+    [(upright, weight)] = rotated
+    return upright, weight > 0.5, int(_symmetry(rotated)[0].argmax())
+
+
+def _mirror(plane: NDArray[Kind], shift: int) -> NDArray[Kind]:
+    """Returns the mirror image of a plane (S, S), shifted along the rows; what leaves the plane enters on the other side."""
+    return np.roll(plane[:, ::-1], shift, axis=1)
 
 
 def _rotate(planes: Plane, tilts: tuple[Tilt, ...]) -> Plane:
     """Returns planes (P, S, S) rotated by each tilt, (tilts, P, S, S), with linear interpolation and 0 outside."""
-    count, side = planes.shape[:2]
-    rotated = _rotation_matrix(side, tilts) @ planes.reshape(count, -1).T
-    return np.asarray(rotated.reshape(len(tilts), side, side, count).transpose(0, 3, 1, 2))
+    side = planes.shape[1]
+    matrix = _rotation_matrix(side, tilts)
+    return np.stack([(matrix @ plane.ravel()).reshape(len(tilts), side, side) for plane in planes], axis=1)
 
 
 @lru_cache(maxsize=64)
@@ -172,19 +177,23 @@ def _rotation_matrix(side: int, tilts: tuple[Tilt, ...]) -> csr_array:
     return coo_array(entries, shape=(len(y), side * side)).tocsr()
 
 
-def _symmetry(rotated: Plane) -> NDArray[np.float64]:
+def _symmetry(rotated: Plane) -> Plane:
     """Returns the similarity of the halves, -2 to 2, for each tilt and each shift of the mirror image: (tilts, S).
 
     Args:
         rotated: (tilts, 2, S, S), the picture and the weight of its pixels.
     """
-    side = rotated.shape[3]
-    spectrum = np.fft.rfft(rotated, axis=3)
-    # the conjugate spectrum of a mirrored row is that of the row, shifted by side - 1 pixels
-    phase = np.exp(2j * np.pi * np.arange(spectrum.shape[3]) * (side - 1) / side)
-    correlation = np.fft.irfft((spectrum * spectrum).sum(axis=2) * phase, n=side)
-    power = np.maximum((rotated**2).sum(axis=(2, 3)), 1e-6)
-    return np.asarray((correlation / power[..., None]).sum(axis=1))
+    products = rotated.transpose(0, 1, 3, 2) @ rotated  # of each two columns, summed over the rows
+    power = np.maximum(np.trace(products, axis1=2, axis2=3), 1e-6)
+    normalized = (products / power[:, :, None, None]).sum(axis=1)
+    return np.asarray(normalized.reshape(len(rotated), -1)[:, _mirrored_columns(rotated.shape[3])].sum(axis=2))
+
+
+@lru_cache(maxsize=4)
+def _mirrored_columns(side: int) -> NDArray[np.intp]:
+    """Returns, for each shift of the mirror image, the flat indices of the pairs of columns on each other, (S, S)."""
+    shift, column = np.indices((side, side))
+    return np.asarray(column * side + (side - 1 - column + shift) % side)
 
 
 def _masked_blur(plane: Plane, mask: Mask, sigma: float) -> Plane:
@@ -201,15 +210,14 @@ def _blur(plane: Plane, sigma: float, radius: int) -> Plane:
     return np.asarray(cv2.GaussianBlur(plane, (side, side), sigma, borderType=cv2.BORDER_REFLECT), np.float32)
 
 
-def _features_at_scale(half: tuple[Plane, Mask], other: tuple[Plane, Mask], overlap: Mask, scale: float) -> list[NDArray[Any]]:
+def _features_at_scale(plane: Plane, mask: Mask, shift: int, overlap: Mask, scale: float) -> list[NDArray[Any]]:
     """Returns percentiles of the difference of the halves, of local contrast, and of contrast that the other half lacks."""
-    fine, other_fine = _masked_blur(*half, scale), _masked_blur(*other, scale)
-    contrast = fine - _masked_blur(*half, 2 * scale + 2)
-    other_contrast = other_fine - _masked_blur(*other, 2 * scale + 2)
-    brightest = local_maximum(np.where(other[1], other_contrast, np.float32(-12)), *MATCH_WINDOW)
-    darkest = local_minimum(np.where(other[1], other_contrast, np.float32(12)), *MATCH_WINDOW)
+    fine = _masked_blur(plane, mask, scale)
+    contrast = fine - _masked_blur(plane, mask, 2 * scale + 2)
+    brightest = _mirror(local_maximum(np.where(mask, contrast, np.float32(-12)), *MATCH_WINDOW), shift)
+    darkest = _mirror(local_minimum(np.where(mask, contrast, np.float32(12)), *MATCH_WINDOW), shift)
     return [
-        quantiles(np.abs(fine - other_fine)[overlap], _DIFFERENCE),
+        quantiles(np.abs(fine - _mirror(fine, shift))[overlap], _DIFFERENCE),
         quantiles(contrast[overlap], _CONTRAST),
         quantiles((contrast - brightest)[overlap], _UNMATCHED),
         quantiles((darkest - contrast)[overlap], _UNMATCHED),

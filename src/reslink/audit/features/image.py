@@ -11,15 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from reslink.audit.features.quantiles import quantiles
 from reslink.imaging.decode import HEAD_BYTES, detect_image_format
 from reslink.imaging.head_mask import head_mask, valid_pixels
 from reslink.imaging.image import Image
 from reslink.imaging.limits import read_regular_file, silence_warnings
 from reslink.imaging.morphology import dilate_cross
+from reslink.imaging.quantiles import quantiles, sorted_quantiles
 
 THUMBNAIL: Final = 24
 """Side of the small picture of the head that shows its orientation."""
+
+WHITE: Final = 0.95
+"""Gray value above which a pixel of the head is white, 0 to 1."""
 
 Mask = NDArray[np.bool_]
 Plane = NDArray[np.float32]
@@ -78,29 +81,28 @@ def image_features(image: Image, path: str | Path | None = None) -> ImageFeature
         The features; those that need a head are 0 if none was found.
     """
     head, valid = head_mask(image), valid_pixels(image)
-    gray = _to_gray(image, valid, head)
-    has_head = bool(head.any())
+    ordered = np.sort(image.pixels[valid])
+    gray = _to_gray(image, valid, head, ordered)
+    in_head = np.sort(gray[head])
+    not_white = int(np.searchsorted(in_head, WHITE, side="right"))
     outside = valid & ~dilate_cross(head, 3)
-    bright = gray > 0.95
-    not_white = head & ~bright
     is_hu = image.unit == "HU"
-    soft = head & (np.abs(image.pixels) < 200)
     return ImageFeatures(
         shape=(image.pixels.shape[0], image.pixels.shape[1]),
         unit=image.unit,
         modality=image.modality or "",
         plane="" if path is None else plane_of_file(path),
-        contrast=_contrast(image, valid),
-        head=_extent(head),
+        contrast=_contrast(image, ordered),
+        head=_bounding_box(head)[2:],
         head_share=float(head.mean()),
-        roundness=_roundness(head) if has_head else 0.0,
-        background=_share(gray[outside] < 0.1, empty=1.0),
-        roughness=_roughness(gray, head) if has_head else 0.0,
-        white=_share(bright[head]),
-        level=_median(gray[not_white]) or 0.0,
+        roundness=_roundness(head) if in_head.size else 0.0,
+        background=_share(outside & (gray < 0.1), outside) if outside.any() else 1.0,
+        roughness=_roughness(gray, head, float(in_head.var())) if in_head.size else 0.0,
+        white=1 - not_white / in_head.size if in_head.size else 0.0,
+        level=_median(in_head[:not_white]) or 0.0,
         air=_median(image.pixels[outside]) if is_hu else None,
-        brain=_median(image.pixels[soft]) if is_hu else None,
-        dense=_share(image.pixels[valid] > 900) if is_hu else 0.0,
+        brain=_median(image.pixels[head & (np.abs(image.pixels) < 200)]) if is_hu else None,
+        dense=float((ordered > 900).mean()) if is_hu and ordered.size else 0.0,
         thumbnail=_thumbnail(gray, head),
     )
 
@@ -121,38 +123,38 @@ def plane_of_file(path: str | Path) -> str:
     return ("sagittal", "coronal", "axial")[int(normal.argmax())]
 
 
-def _to_gray(image: Image, valid: Mask, head: Mask) -> Plane:
+def _to_gray(image: Image, valid: Mask, head: Mask, ordered: Plane) -> Plane:
     """Scales to 0 to 1: HU by the brain window, other units from the lowest value to the 99.5th percentile of the head."""
     low, high = 0.0, 80.0
-    if image.unit != "HU" and valid.any():
-        low = float(image.pixels[valid].min())
-        high = float(np.percentile(image.pixels[head if head.any() else valid], 99.5))
-    if image.inverted:
-        low, high = float(image.pixels[valid].max()), float(np.percentile(image.pixels[head if head.any() else valid], 0.5))
+    if (image.unit != "HU" and ordered.size) or image.inverted:
+        low = float(ordered[-1 if image.inverted else 0])
+        [high] = quantiles(image.pixels[head] if head.any() else ordered, (0.005 if image.inverted else 0.995,))
     span = high - low if abs(high - low) > 1e-6 else 1.0
-    return np.clip((np.where(valid, image.pixels, low) - low) / span, 0, 1).astype(np.float32)
+    pixels = image.pixels if ordered.size == valid.size else np.where(valid, image.pixels, low)
+    return np.clip((pixels - np.float32(low)) / np.float32(span), 0, 1).astype(np.float32)
 
 
-def _contrast(image: Image, valid: Mask) -> float:
-    values = image.pixels[valid]
-    if not values.size:
+def _contrast(image: Image, ordered: Plane) -> float:
+    if not ordered.size:
         return 0.0
-    low, high = map(float, quantiles(values, (0.005, 0.995)))
-    full_range = {"HU": 1.0, "gray": image.white or 255.0}.get(image.unit, float(np.abs(values).max()) or 1.0)
+    low, high = map(float, sorted_quantiles(ordered, (0.005, 0.995)))
+    largest = max(abs(float(ordered[0])), abs(float(ordered[-1])))
+    full_range = {"HU": 1.0, "gray": image.white or 255.0}.get(image.unit, largest or 1.0)
     return (high - low) / full_range
 
 
-def _extent(mask: Mask) -> tuple[int, int]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return (int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1) if rows.size else (0, 0)
+def _bounding_box(mask: Mask) -> tuple[int, int, int, int]:
+    """Returns top, left, height and width."""
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return top, left, height, width
 
 
-def _share(flags: Mask, empty: float = 0.0) -> float:
-    return float(flags.mean()) if flags.size else empty
+def _share(part: Mask, whole: Mask) -> float:
+    return np.count_nonzero(part) / np.count_nonzero(whole)
 
 
 def _median(values: NDArray[np.floating]) -> float | None:
-    return float(np.median(values)) if values.size else None
+    return float(quantiles(values, (0.5,))[0]) if values.size else None
 
 
 def _roundness(head: Mask) -> float:
@@ -161,31 +163,32 @@ def _roundness(head: Mask) -> float:
     area = moments["m00"]
     yy, xy, xx = (moments[name] / max(area - 1, 1) for name in ("mu02", "mu11", "mu20"))
     (a, b), (_, c) = np.linalg.inv(np.array([[yy, xy], [xy, xx]]) + np.eye(2) / 12)
-    y = np.arange(head.shape[0])[:, None] - moments["m01"] / area
-    x = np.arange(head.shape[1])[None, :] - moments["m10"] / area
-    ellipse = a * y**2 + 2 * b * (y * x) + c * x**2 <= 4
-    return float(np.count_nonzero(head & ellipse) / np.count_nonzero(head | ellipse))
+    y, x = (
+        np.arange(side, dtype=np.float64) - moments[name] / area for side, name in zip(head.shape, ("m01", "m10"), strict=True)
+    )
+    square = (b * y) ** 2 - c * (a * y**2 - 4)  # the row y of a·y² + 2b·y·x + c·x² ≤ 4 reaches from -(b·y ± √square) / c
+    reach, middle = np.sqrt(np.maximum(square, 0)) / c, -b * y / c
+    ellipse = (x >= (middle - reach)[:, None]) & (x <= (middle + reach)[:, None]) & (square >= 0)[:, None]
+    both = np.count_nonzero(head & ellipse)
+    return both / (np.count_nonzero(head) + np.count_nonzero(ellipse) - both)
 
 
-def _roughness(gray: Plane, head: Mask) -> float:
+def _roughness(gray: Plane, head: Mask, variance: float) -> float:
     """Returns the variance between neighbors over twice the variance: 1 for white noise, near 0 for a smooth picture."""
     both_inside = head[:, 1:] & head[:, :-1]
-    variance = float(gray[head].var())
-    return (
-        float(np.square(np.diff(gray, axis=1)[both_inside]).mean() / (2 * variance))
-        if variance > 0 and both_inside.any()
-        else 0.0
-    )
+    if not variance > 0 or not both_inside.any():
+        return 0.0
+    steps = np.diff(gray, axis=1)[both_inside]
+    return float(np.square(steps).mean() / (2 * variance))
 
 
 def _thumbnail(gray: Plane, head: Mask) -> NDArray[np.uint8]:
     """Returns the head, centered in a square."""
-    if not head.any():
+    top, left, height, width = _bounding_box(head)
+    if not height:
         return np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
-    (top, left), (height, width) = (int(np.flatnonzero(head.any(axis=a))[0]) for a in (1, 0)), _extent(head)
-    side = max(height, width)
+    side, inside = max(height, width), np.s_[top : top + height, left : left + width]
     square = np.zeros((side, side), np.uint8)
     y, x = (side - height) // 2, (side - width) // 2
-    crop = np.where(head, gray, 0)[top : top + height, left : left + width]
-    square[y : y + height, x : x + width] = np.rint(255 * crop)
+    square[y : y + height, x : x + width] = np.rint(255 * gray[inside]) * head[inside]
     return np.asarray(Picture.fromarray(square).resize((THUMBNAIL, THUMBNAIL), Picture.Resampling.BOX))

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from reslink.audit.features.quantiles import quantiles
 from reslink.imaging.head_mask import Mask, head_mask, valid_pixels
 from reslink.imaging.image import Image
+from reslink.imaging.quantiles import sorted_quantiles
 
 MARGIN: Final = 1 / 24
 """Pixels closer to the head than this share of the longer side are excluded: scalp, ringing and JPEG blocks."""
@@ -42,6 +42,11 @@ FEATURE_NAMES: Final = tuple(f"{measure}, {zone}" for zone in _ZONES for measure
 
 Values = NDArray[np.float32]
 
+_RADIUS: Final = int(MARGIN * WORKING_SIDE)
+_Y, _X = np.ogrid[-_RADIUS : _RADIUS + 1, -_RADIUS : _RADIUS + 1]
+_DISC: Final = (_X * _X + _Y * _Y <= (MARGIN * WORKING_SIDE) ** 2).astype(np.uint8)
+"""The pixels within the margin of a pixel."""
+
 
 def outside_head_mask(image: Image) -> Mask:
     """Returns the valid pixels of an (H, W) image that are outside the head and its margin."""
@@ -64,7 +69,7 @@ def outside_head_features(image: Image) -> Values | None:
         if no head is found, or no pixel is outside it.
     """
     outside = outside_head_mask(image)
-    if not head_mask(image).any() or int(outside.sum()) < MIN_ZONE_PIXELS:
+    if not head_mask(image).any() or np.count_nonzero(outside) < MIN_ZONE_PIXELS:
         return None
     values = _scaled(image)
     fine = np.abs(cv2.Laplacian(values, cv2.CV_32F, ksize=1, borderType=cv2.BORDER_REFLECT))
@@ -72,18 +77,22 @@ def outside_head_features(image: Image) -> Values | None:
     zones = [whole]
     for zone in _zones(values.shape):
         mask = outside[zone]
-        enough = int(mask.sum()) >= MIN_ZONE_PIXELS
+        enough = np.count_nonzero(mask) >= MIN_ZONE_PIXELS
         zones.append(_measures(values[zone][mask], fine[zone][mask]) if enough else whole)
     return np.concatenate(zones).astype(np.float32)
 
 
 def _measures(values: Values, fine: Values) -> Values:
-    high, top = quantiles(values, (0.95, 0.995))
-    return np.array([values.mean(), values.std(), high, top, (values > BRIGHT_LEVEL).mean(), fine.mean()], np.float32)
+    ordered, mean = np.sort(values), values.mean()
+    high, top = sorted_quantiles(ordered, (0.95, 0.995))
+    spread = np.sqrt(np.square(values - mean).mean())
+    bright = 1 - np.searchsorted(ordered, BRIGHT_LEVEL, side="right") / values.size
+    return np.array([mean, spread, high, top, bright, fine.mean()], np.float32)
 
 
 def _scaled(image: Image) -> Values:
-    pixels = np.where(valid_pixels(image), image.pixels, np.float32(0))
+    valid = valid_pixels(image)
+    pixels = image.pixels if valid.all() else np.where(valid, image.pixels, np.float32(0))
     if image.unit == "HU":
         low, high = HU_RANGE
         return np.asarray((np.clip(pixels, low, high) - low) / (high - low), np.float32)
@@ -107,7 +116,6 @@ def _with_margin(head: Mask) -> Mask:
     """Returns the head with its margin, computed on a small copy."""
     height, width = head.shape
     small = Pillow.fromarray(head.astype(np.uint8) * np.uint8(255)).resize((WORKING_SIDE, WORKING_SIDE), Pillow.Resampling.BOX)
-    background = (np.asarray(small) == 0).view(np.uint8)
-    wide = cv2.distanceTransform(background, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= MARGIN * WORKING_SIDE
-    grown = Pillow.fromarray(np.asarray(wide).astype(np.uint8) * np.uint8(255))
-    return np.asarray(grown.resize((width, height), Pillow.Resampling.NEAREST)) > 127
+    wide = cv2.dilate((np.asarray(small) > 0).view(np.uint8), _DISC, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    grown = Pillow.fromarray(np.asarray(wide))
+    return np.asarray(grown.resize((width, height), Pillow.Resampling.NEAREST)) > 0

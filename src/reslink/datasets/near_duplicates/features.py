@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE, Thumbnails, check_thumbnails
+from reslink.imaging.morphology import erode_cross, fill_holes
 
 COARSE_SIZE: Final = 32
 ORIENTATIONS: Final = 8
@@ -43,7 +45,7 @@ def outline_free_contrast(thumbnails: Thumbnails) -> Features:
     result = np.zeros(thumbnails.shape, np.float32)
     for start in range(0, len(result), CHUNK_SIZE):
         chunk = thumbnails[start : start + CHUNK_SIZE]
-        inside = np.stack([ndimage.binary_erosion(ndimage.binary_fill_holes(t > 8), iterations=4) for t in chunk])
+        inside = np.stack([erode_cross(fill_holes(t > 8), 4) for t in chunk])
         result[start : start + CHUNK_SIZE] = _contrast(chunk, inside.astype(np.float32), (1.0, 4.0, 4.0))
     return result
 
@@ -146,12 +148,14 @@ def _soft_tissue_contrast(thumbnails: Thumbnails, masks: Masks | None, widths: t
 
 
 def _soft_tissue_mask(thumbnail: Thumbnails) -> NDArray[np.bool_]:
-    head = ndimage.binary_fill_holes(thumbnail > 8)
-    depth = ndimage.distance_transform_edt(np.pad(head, 1, mode="edge"))[1:-1, 1:-1]  # the edge of a crop is not an outline
+    head = fill_holes(thumbnail > 8)
+    framed = np.pad(head.view(np.uint8), 1, mode="edge")  # the edge of a crop is not an outline
+    depth = np.asarray(cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))[1:-1, 1:-1]
     white = head & (thumbnail >= SKULL_INTENSITY) & (depth <= SKULL_DEPTH)
-    components, _ = ndimage.label(white, np.ones((3, 3)))
-    outer_components = np.unique(components[(depth > 0) & (depth <= OUTLINE_DEPTH)])
-    return np.asarray(ndimage.binary_erosion(head & ~np.isin(components, outer_components[outer_components > 0]), iterations=2))
+    count, components = cv2.connectedComponents(white.view(np.uint8), connectivity=8)
+    outer = np.bincount(components[head & (depth <= OUTLINE_DEPTH)], minlength=count) > 0
+    outer[0] = False
+    return erode_cross(head & ~outer[components], 2)
 
 
 def _contrast(thumbnails: Thumbnails, weight: Features, widths: tuple[float, float, float]) -> Features:

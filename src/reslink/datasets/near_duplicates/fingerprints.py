@@ -10,6 +10,7 @@ outline. It correlates with the true contrasts by 0.8. That is enough to recogni
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -86,16 +87,39 @@ def match_fingerprints(
     Raises:
         UsageError: If fingerprints or thumbnails have another shape or type.
     """
+    return match_queries(fingerprints, Queries.of(thumbnails), threshold)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What the search among fingerprints needs of new images; one computation serves the fingerprints of several networks.
+
+    Attributes:
+        planes: (m, 64, 64) local contrasts.
+        spectra: Their spectra, by zoom.
+    """
+
+    planes: Features
+    spectra: dict[float, Features]
+
+    @classmethod
+    def of(cls, thumbnails: Thumbnails) -> Queries:
+        """Computes the contrasts and spectra of thumbnails, (m, 64, 64) uint8."""
+        planes = _enlarge(downsample(structure_contrast(thumbnails)))
+        return cls(planes, {zoom: spectra(planes, zoom) for zoom in (*ZOOMS, *(1 / zoom for zoom in ZOOMS[1:]))})
+
+
+def match_queries(
+    fingerprints: Fingerprints, queries: Queries, threshold: float = MATCH_CORRELATION
+) -> list[tuple[int, int, float]]:
+    """Finds near duplicates of fingerprinted images among new images; see :func:`match_fingerprints`."""
     _check_fingerprints(fingerprints)
-    queries = _enlarge(downsample(structure_contrast(thumbnails)))
-    zooms = [*ZOOMS, *(1 / zoom for zoom in ZOOMS[1:])]
-    query_spectra = {zoom: spectra(queries, zoom) for zoom in zooms}
     matched: list[tuple[int, int, float]] = []
     for start in range(0, len(fingerprints), CHUNK_SIZE):
         reconstructed, noise_factors = _reconstruct(fingerprints[start : start + CHUNK_SIZE])
-        candidates = _find_candidates(query_spectra, spectra(reconstructed))
+        candidates = _find_candidates(queries.spectra, spectra(reconstructed))
         best = Matches.concatenate(
-            [Matches.empty(), *(align_pairs(queries, reconstructed, batch) for batch in candidates.batches())]
+            [Matches.empty(), *(align_pairs(queries.planes, reconstructed, batch) for batch in candidates.batches())]
         ).best_per_pair()
         correlation = np.minimum(best.structure / noise_factors[best.second], 1)
         rows = zip(best.first.tolist(), (best.second + start).tolist(), correlation.tolist(), strict=True)

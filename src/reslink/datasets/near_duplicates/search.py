@@ -199,7 +199,7 @@ def _search_all_pairs(rows: Features) -> Callable[[Features], Iterator[SimilarRo
     def search(others: Features) -> Iterator[SimilarRows]:
         for start in range(0, len(rows), CHUNK_SIZE):
             correlation = rows[start : start + CHUNK_SIZE] @ others.T
-            i, j = np.nonzero(correlation > CANDIDATE_CORRELATION)
+            i, j = np.divmod(np.flatnonzero(correlation > CANDIDATE_CORRELATION), correlation.shape[1])  # faster than nonzero
             yield i + start, j, correlation[i, j]
 
     return search

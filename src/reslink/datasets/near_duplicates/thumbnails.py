@@ -15,6 +15,7 @@ from reslink.imaging.head_mask import WORKING_SIDE, head_mask, valid_pixels
 from reslink.imaging.image import Image
 from reslink.imaging.morphology import dilate_cross, erode_cross, fill_holes, label_components
 from reslink.imaging.preprocess import MARGIN, Preprocess
+from reslink.imaging.quantiles import sorted_median
 
 THUMBNAIL_SIZE: Final = 64
 UNIFORM_DEVIATION: Final = 0.03
@@ -25,6 +26,9 @@ FRAME_STEP: Final = 0.05
 
 WHOLE_HEAD_SHARE: Final = 0.7
 """A head mask with less than this share of the foreground holds only part of the head."""
+
+CLEARLY_WHOLE_SHARE: Final = 0.8
+"""With this share of the small foreground, a head mask is whole: resizing changes the area by a few percent only."""
 
 MAX_HEAD_SHARE: Final = 0.88
 """Largest plausible share of foreground in an image; an uncropped head leaves more background."""
@@ -56,9 +60,11 @@ def make_thumbnail(image: Image) -> Thumbnails:
     unframed = _remove_frame(image)
     head = head_mask(unframed)
     if unframed.unit != "HU":
-        foreground = _foreground(unframed)
-        if _touches_edge(head) or _is_partial_head(head, foreground):
-            return np.asarray(_PREPROCESS_ALL.pixels(_crop_to_head(unframed, foreground))[0])
+        small = _small_foreground(unframed)
+        if _touches_edge(head) or head.mean() < CLEARLY_WHOLE_SHARE * small.mean():
+            foreground = _to_image_size(small, head.shape)
+            if _touches_edge(head) or _is_partial_head(head, foreground):
+                return np.asarray(_PREPROCESS_ALL.pixels(_crop_to_head(unframed, foreground))[0])
     return np.asarray(_PREPROCESS_HEAD.pixels(unframed)[0])
 
 
@@ -78,14 +84,14 @@ def check_thumbnails(thumbnails: Thumbnails) -> None:
 
 def _remove_frame(image: Image) -> Image:
     """Removes a uniform frame along the edges, unless that leaves less than half of a side."""
-    values = (
-        np.where(valid_pixels(image), image.pixels, image.pixels[valid_pixels(image)].min())
-        if valid_pixels(image).any()
-        else None
-    )
-    if values is None or not values.max() > values.min():
+    valid = valid_pixels(image)
+    if not valid.any():
         return image
-    unit = (values - values.min()) / (values.max() - values.min())
+    values = image.pixels if valid.all() else np.where(valid, image.pixels, image.pixels[valid].min())
+    low, high = values.min(), values.max()
+    if not high > low:
+        return image
+    unit = (values - low) / (high - low)
     top, bottom, left, right = 0, unit.shape[0], 0, unit.shape[1]
     for _ in range(4):  # corners belong to rows and columns, and blurred frames show only after the other axis
         up, down = _frame_widths(unit[top:bottom, left:right])
@@ -103,8 +109,15 @@ def _frame_widths(unit: NDArray[np.float32]) -> tuple[int, int]:
     """Returns the number of frame rows at the first and at the last edge."""
     if not unit.size:
         return 0, 0
-    uniform = unit.std(axis=1) < UNIFORM_DEVIATION
+    if not _are_uniform(unit[[0, -1]]).any():
+        return 0, 0
+    uniform = _are_uniform(unit)
     return _frame_rows(unit, uniform), _frame_rows(unit[::-1], uniform[::-1])
+
+
+def _are_uniform(rows: NDArray[np.float32]) -> Mask:
+    centered = rows - rows.mean(axis=1, keepdims=True)
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", centered, centered) / rows.shape[1]) < UNIFORM_DEVIATION)
 
 
 def _frame_rows(unit: NDArray[np.float32], uniform: Mask) -> int:
@@ -112,7 +125,7 @@ def _frame_rows(unit: NDArray[np.float32], uniform: Mask) -> int:
     if not uniform[0]:
         return 0
     needed = len(unit) if uniform.all() else int(uniform.argmin()) + 3
-    levels = np.median(unit[:needed], axis=1)
+    levels = np.array([sorted_median(row) for row in np.sort(unit[:needed], axis=1)])
     same_as_first = uniform[:needed] & (np.abs(levels - levels[0]) <= FRAME_STEP / 2)
     rows = int(same_as_first.argmin())
     return rows if rows and np.abs(levels[rows : rows + 3] - levels[0]).max() > FRAME_STEP else 0
@@ -133,26 +146,30 @@ def _touches_edge(head: Mask) -> bool:
     return bool(head[[0, -1]].any() or head[:, [0, -1]].any())
 
 
-def _foreground(image: Image) -> Mask:
-    """Returns the largest foreground component, (H, W), or the whole image if there is none."""
-    values = np.where(valid_pixels(image), image.pixels, image.pixels.min())
+def _small_foreground(image: Image) -> Mask:
+    """Returns the largest foreground component, with the longer side at the working size; all True if there is none."""
+    valid = valid_pixels(image)
+    values = image.pixels if valid.all() else np.where(valid, image.pixels, image.pixels.min())
     values = values.max() - values if image.inverted else values
     scale = WORKING_SIDE / max(values.shape)
     size = max(1, round(values.shape[1] * scale)), max(1, round(values.shape[0] * scale))
     smooth = ndimage.uniform_filter(np.asarray(Picture.fromarray(values).resize(size, Picture.Resampling.BOX)), 3)
     low, high = float(smooth.min()), float(smooth.max())
     if not high > low:
-        return np.ones(image.pixels.shape, np.bool_)
-    typical = float(np.median(smooth[smooth > low + 0.1 * (high - low)]))
+        return np.ones(smooth.shape, np.bool_)
+    typical = sorted_median(np.sort(smooth[smooth > low + 0.1 * (high - low)]))
     bright = np.pad(smooth > low + 0.27 * (typical - low), 4)
     filled = fill_holes(erode_cross(dilate_cross(bright, 3), 3))
     solid = dilate_cross(erode_cross(filled, 4), 4)
     components, count = label_components(solid[4:-4, 4:-4])
     if count == 0:
-        return np.ones(image.pixels.shape, np.bool_)
-    largest = components == np.bincount(components.ravel())[1:].argmax() + 1
-    scaled = Picture.fromarray(largest.astype(np.uint8) * np.uint8(255))
-    return np.asarray(scaled.resize(image.pixels.shape[::-1], Picture.Resampling.BILINEAR)) > 127
+        return np.ones(smooth.shape, np.bool_)
+    return np.asarray(components == np.bincount(components.ravel())[1:].argmax() + 1)
+
+
+def _to_image_size(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    scaled = Picture.fromarray(mask.astype(np.uint8) * np.uint8(255))
+    return np.asarray(scaled.resize((shape[1], shape[0]), Picture.Resampling.BILINEAR)) > 127
 
 
 def _crop_to_head(image: Image, head: Mask) -> Image:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reslink.audit.features.quantiles import quantiles
+from reslink.imaging.quantiles import quantiles
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 1000])
