@@ -40,8 +40,8 @@ def audit(
     """Checks a data set for leakage, near duplicates, shortcuts, burned-in text, identity, label errors and broken files.
 
     Args:
-        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``; or a list
-            of them, which are joined. The name of each becomes the ``source`` of its cases.
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV or Parquet table, or an opened
+            ``Manifest``; or a list of them, which are joined. The name of each becomes the ``source`` of its cases.
         map: Label to class, such as ``{"bleed": "Tumor", "clinic:other": None}`` or ``["bleed=Tumor"]``; ``SET:LABEL`` is the
             label of one data set, and None leaves its cases out.
         corrections: A CSV of corrected labels, such as ``label_corrections.csv`` of an earlier audit.
@@ -129,7 +129,7 @@ def run_audit(
     progress: ShowProgress,
 ) -> AuditOutput:
     """Audits a data set; see :func:`audit`."""
-    from reslink.datasets.table_paths import FolderRowError
+    from reslink.datasets.tables.paths import FolderRowError
 
     try:
         manifest = open_manifest_with_labels(

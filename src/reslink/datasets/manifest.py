@@ -1,4 +1,4 @@
-"""Data set manifests: cases with class, patient, mask and split, read from class folders or a CSV table."""
+"""Data set manifests: cases with class, patient, mask and split, read from class folders or a table."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from reslink.datasets.class_checks import check_class_names, check_counts, check
 from reslink.datasets.class_folders import cases_of_folder
 from reslink.datasets.columns import parse_columns
 from reslink.datasets.corrections import apply_corrections
-from reslink.datasets.csv_table import data_error
 from reslink.datasets.label_columns import check_label_names, check_states
 from reslink.datasets.manifest_table import TableCases, cases_of_table
+from reslink.datasets.tables.files import find_table, is_manifest
+from reslink.datasets.tables.rows import data_error
 from reslink.datasets.unused_groupings import augmented_copies, unused_grouping
 from reslink.errors import InputError, UsageError, as_sentence, suggest
 from reslink.files import sha256
@@ -115,7 +116,7 @@ class Manifest:
         label_columns: Sequence[str] | None = None,
         corrections: str | Path | None = None,
     ) -> Manifest:
-        """Reads a data set: a folder of class folders, a folder with ``manifest.csv``, or a CSV file.
+        """Reads a data set: a folder of class folders, a folder with ``manifest.csv``, or a table (CSV or Parquet).
 
         A table has the columns ``path`` and ``label``. The columns ``patient_id``, ``source``, ``mask``, ``split`` (train,
         validation, test), ``unit`` (hu, mr, gray) and ``sequence`` (T1, T1C+, T2, FLAIR, …) are optional; other columns are
@@ -130,7 +131,7 @@ class Manifest:
         and files that are not images are skipped; ``notes`` and the log count them.
 
         Args:
-            data: The folder or the CSV file.
+            data: The folder or the table: a CSV or Parquet file, or a folder of Parquet files.
             class_order: The class names in the desired order; sorted by name if None.
             labels: The classes of a trained model to evaluate on this data. The data may then lack classes, and a class may
                 have a single case.
@@ -338,7 +339,7 @@ def data_set_name(data: str | Path | Manifest) -> str:
     if isinstance(data, Manifest):
         return escape_name(data.name)
     path = Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
-    folder = path.parent if path.name == "manifest.csv" else path
+    folder = path.parent if is_manifest(path) else path
     return escape_name(folder.name if folder.is_dir() else folder.stem) or "data"
 
 
@@ -372,11 +373,11 @@ def read_cases(
             f"The data set is a {type(data).__name__}", "Save a DataFrame with to_csv, and give the path of the file"
         )
     source = Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
-    table = source / "manifest.csv" if source.is_dir() else source
     if not source.exists():
         raise data_error(f"{data} does not exist", "Check the path")
     try:
-        if table.is_file():
+        table = find_table(source)
+        if table is not None:
             read = cases_of_table(
                 table, parse_columns(columns), _root_folder(root), known, label_columns, case_kind, may_lack=bool(set_name)
             )

@@ -1,4 +1,4 @@
-"""Cases from a CSV table."""
+"""Cases from a table."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from reslink.datasets.case import SPLIT_NAMES, SPLITS, Case
 from reslink.datasets.columns import Role, find_columns
-from reslink.datasets.csv_table import Row, Table, data_error, read_table
 from reslink.datasets.label_columns import find_label_columns, read_states
-from reslink.datasets.table_paths import find_file, move_below, name_files
+from reslink.datasets.tables.files import read_table
+from reslink.datasets.tables.paths import find_file, move_below, name_files
+from reslink.datasets.tables.rows import Row, Table, data_error
 from reslink.errors import UsageError, counted, suggest
 from reslink.imaging.spellings import UNIT_NAMES, UNITS, parse_sequence
 from reslink.labels import UNKNOWN, CaseKind, clean_text, is_missing, spelling_key, states_text
@@ -61,7 +62,7 @@ def cases_of_table(
     """Reads a table.
 
     Args:
-        path: The CSV file.
+        path: The CSV or Parquet file, or the folder of Parquet files.
         columns: Role to header, as chosen by the user; the other roles are inferred (:func:`find_columns`).
         root: The folder that relative paths start from; None for the folder of the table.
         classes: Known class names, which are labels even if they look like a missing value.

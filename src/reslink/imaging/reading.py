@@ -28,7 +28,7 @@ from reslink.imaging.limits import (
 from reslink.imaging.sandbox.pool import decode_in_sandbox
 from reslink.imaging.spellings import parse_unit
 
-_TABLE_ENDINGS = (".csv", ".tsv", ".xlsx")
+_TABLE_ENDINGS = (".csv", ".tsv", ".xlsx", ".parquet")
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".bmp", ".npy"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reslink.datasets.table_paths import locate, move_below, name_files
+from reslink.datasets.tables.paths import locate, move_below, name_files
 
 
 def named(*paths: str, others: tuple[str, ...] = (), folder: str = "/home/me/project") -> tuple[list[str], str]:

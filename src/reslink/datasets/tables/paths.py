@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from reslink.datasets.case import case_name
-from reslink.datasets.csv_table import Row
+from reslink.datasets.tables.rows import Row
 from reslink.errors import UsageError
 from reslink.printable_names import escape_name, unescape_name
 
