@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from reslink.errors import UsageError
+from reslink.remote_files import refuse_remote
 
 _BLOCKED = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname"})
 _state = {"hooked": False, "offline": False}
@@ -12,6 +13,8 @@ _state = {"hooked": False, "offline": False}
 
 def block_network(offline: bool) -> None:
     """Blocks, or allows again, every connection and name lookup of this process.
+
+    Remote paths are refused by name, before any connection is attempted.
 
     An audit hook (PEP 578) cannot be removed, so one hook is added on first use and then switched on and off.
 
@@ -22,6 +25,7 @@ def block_network(offline: bool) -> None:
         sys.addaudithook(_block)
         _state["hooked"] = True
     _state["offline"] = offline
+    refuse_remote(offline)
 
 
 def check_sockets(option: str, reason: str) -> None:

@@ -203,7 +203,7 @@ class _LayoutReader:
         if top is folder:
             return folder
         if (table := find_table(top.path)) is not None:
-            raise self._error(f"{self._name(top)} holds a table, {table.name}", None, f"Give {top.path} as DATA")
+            raise self._error(f"{self._name(top)} holds a {table.name}", None, f"Give {top.path} as DATA")
         self.notes.append(f"The class folders are in {self._name(top)}")
         self._note_loose(folder)
         return top

@@ -29,6 +29,7 @@ from reslink.datasets.tables.files import find_table
 from reslink.datasets.tables.rows import data_error
 from reslink.errors import UsageError, counted
 from reslink.labels import ABSENT, PRESENT, UNKNOWN, CaseKind, Labels, clean_text, spelling_key, states_text
+from reslink.remote_files import parse_remote
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def _check_distinct(data: Sequence[str | Path | Manifest]) -> None:
             raise data_error(
                 f"One of the data sets is a {type(one).__name__}", "Save a DataFrame with to_csv, and give the path of the file"
             )
-    paths = [Path(one) for one in data if not isinstance(one, Manifest)]
+    paths = [parse_remote(one) or Path(one) for one in data if not isinstance(one, Manifest)]
     tables = Counter((find_table(path) or path).resolve() for path in paths)
     twice = [table for table, n in tables.items() if n > 1]
     if twice:

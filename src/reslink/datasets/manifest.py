@@ -24,6 +24,7 @@ from reslink.datasets.tables.rows import data_error
 from reslink.datasets.unused_groupings import augmented_copies, unused_grouping
 from reslink.errors import InputError, UsageError, as_sentence, suggest
 from reslink.files import sha256
+from reslink.imaging.limits import MAX_FILE_BYTES
 from reslink.imaging.spellings import parse_sequence, parse_unit
 from reslink.labels import (
     PRESENT,
@@ -34,6 +35,7 @@ from reslink.labels import (
 )
 from reslink.notebook import html_table
 from reslink.printable_names import escape_name
+from reslink.remote_files import RemotePath, content_hash, parse_remote, version_hash
 
 _log = logging.getLogger(__name__)
 
@@ -317,9 +319,13 @@ def images_digest(images: Iterable[tuple[str, str]]) -> str:
 def file_hash(path: Path, name: str) -> str:
     """Returns the SHA-256 of a file's content; of a folder with a DICOM series, that of the hashes of its files.
 
+    A remote file is not fetched if its storage states an entity tag: the hash is then that of its URL, entity tag and size.
+
     Raises:
         InputError: If the file cannot be read; the message uses ``name``.
     """
+    if (remote := parse_remote(path)) is not None:
+        return version_hash(remote) or content_hash(remote, MAX_FILE_BYTES)
     try:
         if path.is_dir():
             from reslink.imaging.dicom.series import dicom_files  # imports pydicom, which is slow
@@ -338,9 +344,9 @@ def data_set_name(data: str | Path | Manifest) -> str:
     """Returns the name of a data set: that of its folder, or of its table without the extension."""
     if isinstance(data, Manifest):
         return escape_name(data.name)
-    path = Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
+    path = parse_remote(data) or Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
     folder = path.parent if is_manifest(path) else path
-    return escape_name(folder.name if folder.is_dir() else folder.stem) or "data"
+    return escape_name(folder.name if folder.is_dir() or folder is not path else folder.stem) or "data"
 
 
 def read_cases(
@@ -372,8 +378,9 @@ def read_cases(
         raise data_error(
             f"The data set is a {type(data).__name__}", "Save a DataFrame with to_csv, and give the path of the file"
         )
-    source = Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
-    if not source.exists():
+    remote = parse_remote(data)
+    source = remote or Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
+    if remote is None and not source.exists():
         raise data_error(f"{data} does not exist", "Check the path")
     try:
         table = find_table(source)
@@ -424,8 +431,8 @@ def _several_labels(labels: Labels | None, columns: Sequence[str] | None) -> Lab
 def _root_folder(root: str | Path | None) -> Path | None:
     if root is None:
         return None
-    folder = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100  (as above)
-    if not folder.is_dir():
+    folder = parse_remote(root) or Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100  (as above)
+    if not (isinstance(folder, RemotePath) or folder.is_dir()):
         raise UsageError(
             f"--root {root} is not a folder", "--root is the folder that the paths of a table start from", "Check the path"
         )

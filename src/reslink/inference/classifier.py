@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -21,7 +20,7 @@ from reslink.imaging.head_mask import head_mask, stated_content
 from reslink.imaging.image import Image, Stated, Unit, slice_format
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import read_image, read_with_geometry
-from reslink.imaging.search import iter_series
+from reslink.imaging.search import is_same_file, iter_series
 from reslink.imaging.spellings import parse_sequence
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, flip_averaged
@@ -31,6 +30,7 @@ from reslink.inference.outputs import Outputs
 from reslink.inference.prediction import Prediction, Slice, with_outputs
 from reslink.labels import Labels
 from reslink.notebook import html_table
+from reslink.remote_files import without_secrets
 
 if TYPE_CHECKING:
     import torch
@@ -361,15 +361,15 @@ class Classifier:
                 continue
             if not isinstance(source, _SINGLE_SOURCE):
                 raise invalid_source_error(source)
-            folder = "" if os.path.isfile(source) else str(source)  # noqa: PTH113  (Path.is_file raises for a long name)
             try:
                 for files in iter_series(source):
+                    folder = "" if is_same_file(files, source) else str(source)
                     for position, file in enumerate(files):
                         item = Slice(str(file), position if len(files) > 1 else None, None, folder=folder)
                         read = partial(read_with_geometry, file, unit) if measure else partial(read_image, file, unit)
                         yield from self._slices_of(item, read, measure)
             except ReslinkError as error:
-                yield Slice(str(source), None, None, str(error))
+                yield Slice(without_secrets(source), None, None, str(error))
 
     def _slices_of(
         self, file: Slice, read: Image | Callable[[], Image | tuple[Image, dict[str, Any]]], measure: bool

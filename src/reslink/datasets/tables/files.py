@@ -8,6 +8,8 @@ from typing import Final
 from reslink.datasets.tables.csv_file import open_csv
 from reslink.datasets.tables.parquet_file import is_parquet, open_parquet, part_files
 from reslink.datasets.tables.rows import RowStream, Table, data_error
+from reslink.errors import UsageError
+from reslink.remote_files import local_file
 
 _MANIFESTS: Final = ("manifest.csv", "manifest.parquet")
 
@@ -38,20 +40,25 @@ def is_manifest(path: Path) -> bool:
 
 
 def read_table(path: Path) -> Table:
-    """Reads a table; see :func:`open_table`.
+    """Reads a table, which may be a remote file; see :func:`open_table`.
 
     Raises:
         UsageError: As for :func:`open_table`, and if a row is not valid.
+        RemoteFileError: If there is no such remote file, or it may not be read.
     """
-    stream = open_table(path)
-    return Table(stream.name, stream.headers, tuple(stream.rows))
+    with local_file(path) as local:
+        try:
+            stream = open_table(local)
+            return Table(stream.name, stream.headers, tuple(stream.rows))
+        except UsageError as error:
+            raise UsageError(*(text.replace(str(local), str(path)) for text in error.args)) from error
 
 
 def open_table(path: Path) -> RowStream:
     """Opens a table, to read its rows one after the other with constant memory, such as to plan shards.
 
     Args:
-        path: A CSV file (:func:`reslink.datasets.tables.csv_file.open_csv`), or a Parquet file or a folder of Parquet files
+        path: A local CSV file (:func:`reslink.datasets.tables.csv_file.open_csv`), or Parquet file or folder of Parquet files
             (:func:`reslink.datasets.tables.parquet_file.open_parquet`). A Parquet file is recognized by its suffix or content.
 
     Raises:
