@@ -184,6 +184,8 @@ class TestFetching:
         with pytest.raises(RemoteStorageError, match=r"x\.png cannot be fetched in 5 attempts: .*Check the network") as error:
             fetch(url)
         assert len(s3.requests) == 5
+        assert "(503)" in str(error.value)
+        assert "max retries" not in str(error.value)
         assert isinstance(sent(error.value), RemoteStorageError)
 
     def test_waits_grow(self, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,13 +81,15 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # PosixPath or WindowsPat
         if sys.version_info >= (3, 12):
             super().__init__(without_secrets(url))
 
-    @classmethod
-    def _from_parsed_parts(cls, *parts: Any) -> Path:
-        """Returns a plain path in Python 3.11: a part of a URL is no URL."""
-        return type(Path())._from_parsed_parts(*parts)  # type: ignore[attr-defined,no-any-return]
+    if sys.version_info < (3, 12):
+
+        @classmethod
+        def _from_parsed_parts(cls, *parts: Any) -> Path:
+            """Returns a plain path: a part of a URL is no URL."""
+            return type(Path())._from_parsed_parts(*parts)  # type: ignore[attr-defined,no-any-return]
 
     def with_segments(self, *segments: str | os.PathLike[str]) -> Path:
-        """Returns a plain path in later versions."""
+        """Returns a plain path, as Python 3.12 and later ask for a part of a path."""
         return Path(*segments)
 
     @property
@@ -106,6 +108,20 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # PosixPath or WindowsPat
         matched = _matched(self._url)
         below = posixpath.normpath(f"{matched['key']}/{os.fspath(key)}").lstrip("/")
         return RemotePath(f"{matched['scheme']}://{matched['user'] or ''}{matched['place']}/{below}")
+
+    def is_relative_to(self, other: str | os.PathLike[str], *_: str | os.PathLike[str]) -> bool:
+        """Returns whether it is a file below another remote path."""
+        return isinstance(other, RemotePath) and self.parts[: len(other.parts)] == other.parts
+
+    def relative_to(self, other: str | os.PathLike[str], *_: str | os.PathLike[str], walk_up: bool = False) -> Path:  # noqa: ARG002
+        """Returns the path from a remote folder to it.
+
+        Raises:
+            ValueError: If it is not below that folder.
+        """
+        if not isinstance(other, RemotePath) or not self.is_relative_to(other):
+            raise ValueError(f"{self} is not below {other}")
+        return Path(*self.parts[len(other.parts) :])
 
     def resolve(self, strict: bool = False) -> RemotePath:  # noqa: ARG002
         """Returns itself: a remote path has no links."""
@@ -393,6 +409,7 @@ def _said(path: RemotePath, error: BaseException) -> str:
     """Returns what the first cause of an error states, in one line, without a secret of a URL."""
     *_, error = _chain(error)
     text = " ".join(str(error).split()).replace(path.url, str(path)) or type(error).__name__
+    text = re.sub(r" \(reached max retries: \d+\)", "", text)  # botocore counts its own repetitions, which are off
     text = re.sub(r"(?<=//)[^/\s]*@", "", re.sub(r"\?[^\s'\")]+", "?…", text))
     text = text[:200].rstrip(". ")
     return f"{type(error).__name__}: {text}" if text == str(path) or " " not in text else text

@@ -60,6 +60,7 @@ def test_the_cache_of_remote_files_is_that_of_local_files(local: Path, remote_ta
     of_local = PixelCache.open(Manifest.open(local), SMALL, tmp_path / "a", workers=0)
     s3.refuse = lambda number, *_: number % 10 == 3  # a tenth of all requests fails
     of_remote = PixelCache.open(Manifest.open(remote_table), SMALL, tmp_path / "b", workers=2)
+    assert of_local.masks is not None
     for name in ("pixels", "heads", "thumbnails", "masks", "has_mask", "targets"):
         assert np.array_equal(getattr(of_local, name), getattr(of_remote, name)), name
     assert of_remote.stated == of_local.stated
@@ -112,6 +113,21 @@ def test_predict_gives_the_same_rows_but_for_the_path(local: Path, remote_table:
     a, b, c, d = (rows_of(tmp_path / f"{name}.csv") for name in "abcd")
     for rows, others in ((a, b), (c, d)):
         assert [{**row, "path": row["path"].replace(f"{local}", "s3://heads/data")} for row in rows] == others
+
+
+def test_explain_gives_the_same_values(local: Path, remote_table: Path, tmp_path: Path) -> None:
+    for data, out in ((local / "manifest.csv", "a"), (remote_table, "b")):
+        few = tmp_path / f"{out}.csv"
+        few.write_text("".join(data.read_text().splitlines(keepends=True)[:3]))
+        run("explain", "ct", few, "--root", local, "--method", "final_attention", "--out", tmp_path / out)
+    a, b = (json.loads((tmp_path / name / "explain.json").read_text())["images"] for name in "ab")
+    assert len(a) == len(b) == 2
+    for one, other in zip(a, b, strict=True):
+        assert other.pop("path").startswith("s3://heads/data/")
+        one.pop("path")
+        assert {name: value for name, value in one.items() if name != "files"} == {
+            name: value for name, value in other.items() if name != "files"
+        }
 
 
 def test_a_remote_table_and_a_remote_root(local: Path, remote_table: Path, s3: Any, tmp_path: Path) -> None:
