@@ -31,6 +31,7 @@ from reslink.files import TELEMETRY_PACKAGES, switch_telemetry_off
 if TYPE_CHECKING:
     from reslink.datasets.manifest import Manifest
     from reslink.experiments.runner.experiment import Experiment
+    from reslink.experiments.runner.scheduler import QueueRunner
 
 for package in TELEMETRY_PACKAGES:  # before a test imports one of them, with pytest.importorskip for example
     switch_telemetry_off(package)
@@ -362,8 +363,10 @@ def make_experiment(experiments_folder: Path) -> Callable[..., Experiment]:
         out: Path = experiments_folder,
         seeds: tuple[int, ...] = (0,),
         jobs: int = 0,
+        cluster: QueueRunner | None = None,
     ) -> Experiment:
-        return Experiment(manifest, load_recipe(None, [*TINY_RECIPE, *overrides]), out, seeds, jobs, SilentProgress())
+        recipe = load_recipe(None, [*TINY_RECIPE, *overrides])
+        return Experiment(manifest, recipe, out, seeds, jobs, SilentProgress(), cluster)
 
     return make
 

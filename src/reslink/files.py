@@ -290,12 +290,14 @@ _TELEMETRY_VARIABLES: Final = {
     "onnxruntime": {"ORT_DISABLE_TELEMETRY": "1"},
     "mlflow": {"MLFLOW_DISABLE_TELEMETRY": "true"},
     "wandb": {"WANDB_ERROR_REPORTING": "false"},
+    "ray": {"RAY_USAGE_STATS_ENABLED": "0"},
 }
 """Environment variables, by package, that are set before the package is imported.
 
 ONNX Runtime 1.29 and later sends telemetry to its vendor and keeps a device ID and a database in the home folder. Only this
 variable, set before the import, prevents both (see its Privacy.md). MLflow 3.2 and later sends telemetry from a thread that its
-import starts; wandb reports its errors. reslink handles patient images, so these variables are always set.
+import starts; wandb reports its errors; Ray sends usage statistics. reslink handles patient images, so these variables are
+always set.
 """
 
 TELEMETRY_MODULES: Final = {"openvino": "openvino_telemetry"}
@@ -378,7 +380,8 @@ def _packages_of(extra: str, visited: set[str]) -> Iterator[str]:
             for other in sorted(requirement.extras - visited):
                 yield from _packages_of(other, visited)
         else:
-            yield f'"{requirement.name}{requirement.specifier}"'
+            extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+            yield f'"{requirement.name}{extras}{requirement.specifier}"'
 
 
 def escape_formula(text: str) -> str:

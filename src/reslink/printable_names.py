@@ -12,9 +12,12 @@ Example:
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 _ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|[nrt\\])")
+_NOT_ASCII = re.compile(r"[^\n -~]")
 _LETTERS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _SIGNS = {escape: sign for sign, escape in _LETTERS.items()} | {"\\\\": "\\"}
 _BYTES = range(0xDC80, 0xDD00)
@@ -50,6 +53,24 @@ def escape_name(name: str) -> str:
 def unescape_name(text: str) -> str:
     """Returns the name that :func:`escape_name` wrote."""
     return _ESCAPE.sub(_unescape, text)
+
+
+def json_text(value: Any, indent: int | None = None, *, only_ascii: bool = False) -> str:
+    r"""Returns a value as JSON, with an escape for every character that is not printable. NaN raises ``ValueError``.
+
+    A byte of a file name that is not UTF-8 becomes an escape of JSON, such as ``\udce9``: in Python,
+    ``os.fsencode(json.loads(line)["path"])`` is the name in bytes.
+
+    Args:
+        value: The value.
+        indent: Number of spaces per level; None writes one line.
+        only_ascii: Whether letters outside ASCII are escaped too.
+    """
+    return _NOT_ASCII.sub(_json_escape, json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=only_ascii))
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    return match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1]
 
 
 def _escape(sign: str) -> str:

@@ -238,14 +238,6 @@ def test_ci_runs_the_tests_and_builds_the_documentation(root: Path) -> None:
     assert "set -euo pipefail" in lines
 
 
-def test_the_container_installs_nothing_but_the_versions_that_are_tested(root: Path) -> None:
-    text = (root / "deploy" / "container" / "Containerfile").read_text()
-    installs = re.findall(r"pip install [^&\\]*", text)
-    assert len(installs) == 1
-    assert "-c /src/constraints.txt" in installs[0]
-    assert '"/src[serve,pacs,gdcm]"' in installs[0], "the image is built without torch"
-
-
 def test_the_security_page_says_how_to_report_and_what_is_exposed() -> None:
     text = (ROOT / "SECURITY.md").read_text()
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)

@@ -89,7 +89,7 @@ def test_every_module_has_a_test_file_of_its_own_or_of_its_small_package(root: P
 
 
 def test_every_test_file_mirrors_a_module_or_a_package(root: Path) -> None:
-    outside = {"benchmarks", "contracts", "end_to_end", "golden", "soak", "docs"}
+    outside = {"benchmarks", "contracts", "deploy", "end_to_end", "golden", "soak", "docs"}
     assert misplaced(root / "src" / "reslink", root / "tests", outside) == []
 
 

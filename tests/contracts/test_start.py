@@ -15,7 +15,7 @@ from reslink.bundles.zoo import SHIPPED
 
 HEAVY = (
     *("torch", "numpy", "scipy", "sklearn", "matplotlib", "PIL", "pydicom", "kornia", "captum", "accelerate"),
-    *("fsspec", "s3fs", "aiohttp", "pyarrow"),
+    *("fsspec", "s3fs", "aiohttp", "pyarrow", "ray"),
 )
 HELP = """
 import sys, json
@@ -55,7 +55,7 @@ from reslink.cli.main import app
 for line in sys.stdin:
     words = json.loads(line)
     done = CliRunner().invoke(app, words)
-    heavy = [name for name in ("torch", "sklearn", "matplotlib", "onnxruntime", "pandas") if name in sys.modules]
+    heavy = [name for name in ("torch", "sklearn", "matplotlib", "onnxruntime", "pandas", "ray") if name in sys.modules]
     print(json.dumps([words, done.exit_code, heavy, "bug in reslink" in done.stderr]))
     if heavy:
         break
@@ -90,6 +90,7 @@ WRONG: list[list[str]] = [
     ["predict", "ctt", "data"],
     ["predict", "ct", "data", "--backend", "onnx"],
     ["predict", "ct", "data", "--unit", "hux"],
+    ["predict", "ct", "data", "--csv", "out.csv", "--on", "rays"],
     ["explain", "ct", "data", "--out", "out", "--class", "Tumr"],
     ["explain", "ct", "data", "--out", "out", "--method", "grad_cm"],
     ["compare", "ct", "ctt", "--data", "data"],

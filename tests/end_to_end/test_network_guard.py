@@ -69,12 +69,10 @@ from reslink.audit.checks import label_errors, shortcuts
 from reslink.cli.commands import bench
 from reslink.cli.main import app
 from reslink.experiments.runner import experiment, scheduler
-from reslink.experiments.tune import tune
 
 bench.COLD_STARTS, shortcuts.TREES, label_errors.TREES = 1, 10, 10
 # jobs=0: in this process
-experiment.run_trials = lambda *options: scheduler.run_trials(*options[:3], 0, options[4])
-tune.run_queue = lambda *options: scheduler.run_queue(*options[:3], 0, options[4])
+experiment.run_queue = lambda *options, jobs: scheduler.run_queue(*options, 0)
 for words in json.loads(sys.argv[1]):
     done = CliRunner().invoke(app, words)
     print(json.dumps([words, done.exit_code, (done.stderr or repr(done.exception))[-800:]]), flush=True)

@@ -16,7 +16,7 @@ from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
-from reslink.remote_files import RemoteStorageError
+from reslink.remote_files import RemoteStorageError, parse_remote
 
 SMALL = Preprocess(size=64)
 
@@ -184,3 +184,17 @@ def test_read_image_reads_a_url(local: Path, remote_table: Path) -> None:
     file = rows_of(local / "manifest.csv")[0]["path"]
     image = read_image(f"s3://heads/data/{file}")
     assert np.array_equal(image.pixels, read_image(local / file).pixels)
+
+
+def test_the_state_of_a_remote_file_for_shards_changes_with_its_version(s3: Any) -> None:
+    pytest.importorskip("ray")
+    from reslink.cluster.shards import file_state
+
+    path = parse_remote(s3.put("state.png", b"one"))
+    assert path is not None
+    first = file_state(path)
+    assert first[0] == "s3://heads/state.png"
+    assert file_state(path) == first
+    s3.put("state.png", b"two")
+    assert file_state(path) != first
+    assert file_state(path.parent / "gone.png") == ["s3://heads/gone.png"]

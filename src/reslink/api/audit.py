@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from reslink.files import check_folder_path, check_overwrite
 
 if TYPE_CHECKING:
     from reslink.audit.clean_copy.clean_copy import CleanCopy
+    from reslink.audit.extract import Extraction
     from reslink.datasets.manifest import Manifest
 
 
@@ -34,6 +36,8 @@ def audit(
     labels_from: str | None = None,
     seed: int = 0,
     workers: int | None = None,
+    on: str | None = None,
+    shard_size: int = 2000,
     overwrite: bool = False,
     progress: ShowProgress = False,
 ) -> dict[str, Any]:
@@ -60,6 +64,9 @@ def audit(
             given as ``corrections``.
         seed: Seed of folds, forests and bootstrap.
         workers: Number of processes that read files; 0 reads in this process, None selects the number.
+        on: A Ray cluster that reads the files: ``ray`` (this machine), ``HOST:PORT`` or ``ray://HOST:PORT``; None for this
+            machine without Ray. Needs ``out``.
+        shard_size: Number of files per task of ``on``.
         overwrite: Replace an earlier audit in ``out``.
         progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
 
@@ -90,6 +97,8 @@ def audit(
         labels_from=labels_from,
         seed=seed,
         workers=workers,
+        on=on,
+        shard_size=shard_size,
         overwrite=overwrite,
         progress=progress,
     ).result
@@ -125,12 +134,16 @@ def run_audit(
     labels_from: str | None,
     seed: int,
     workers: int | None,
+    on: str | None = None,
+    shard_size: int = 2000,
     overwrite: bool,
     progress: ShowProgress,
 ) -> AuditOutput:
     """Audits a data set; see :func:`audit`."""
     from reslink.datasets.tables.paths import FolderRowError
 
+    if on is not None and out is None:
+        raise UsageError("on was given without out", "Nodes of a cluster write their parts to out", "Give out, a shared folder")
     try:
         manifest = open_manifest_with_labels(
             data,
@@ -160,9 +173,17 @@ def run_audit(
     given = None if predictions is None else GivenPredictions.read(Path(predictions))
     listener = resolve_progress(progress)
     try:
-        result = audit_manifest(
-            manifest, out, progress=listener, seed=seed, workers=workers, predictions=given, labels_from=labels_from
-        )
+        with _extraction(on, out, shard_size) as extract:
+            result = audit_manifest(
+                manifest,
+                out,
+                progress=listener,
+                seed=seed,
+                workers=workers,
+                predictions=given,
+                labels_from=labels_from,
+                extract=extract,
+            )
         page = None if out is None else audit_report(result, manifest, out)
         clean_copy = None if fix is None else write_clean_copy(manifest, result, fix, progress=listener)
     finally:
@@ -170,6 +191,19 @@ def run_audit(
     failed = [check["check"].partition(": ")[0] for check in result["checks"] if check["failed"]]  # without names of labels
     remember_audit(result["data_digest"], list(dict.fromkeys(failed)))
     return AuditOutput(result, page, clean_copy)
+
+
+@contextmanager
+def _extraction(on: str | None, out: Path | None, shard_size: int) -> Iterator[Extraction | None]:
+    """Yields what reads the files: on a cluster while the block runs, or None for this machine."""
+    if on is None or out is None:
+        yield None
+        return
+    from reslink.cluster.audit_shards import ClusterExtraction
+    from reslink.cluster.connection import connect, parse_address
+
+    with connect(parse_address(on)):
+        yield ClusterExtraction(out / ".parts", shard_size)
 
 
 def _check_out(out: Path, manifest: Manifest, overwrite: bool) -> None:

@@ -44,6 +44,7 @@ def cv(
     epochs: int | None = None,
     allow_conflicts: bool = False,
     jobs: int = 0,
+    on: str | None = None,
     progress: ShowProgress = False,
 ) -> dict[str, Any]:
     """Cross-validates a recipe: trains one network per fold and seed, and makes an ensemble of all of them.
@@ -77,6 +78,8 @@ def cv(
         allow_conflicts: Accept identical images and near duplicates with different labels.
         jobs: Number of parallel training processes with one thread each; 0 trains in this process with all threads. A script
             needs ``if __name__ == "__main__":`` for 1 or more.
+        on: A Ray cluster that trains: ``ray`` (this machine), ``HOST:PORT`` or ``ray://HOST:PORT``, with ``jobs`` runs at
+            once or one per core. None for this machine without Ray.
         progress: Show a progress bar, or an object that receives the progress.
 
     Returns:
@@ -121,13 +124,14 @@ def cv(
     )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
     from reslink.bundles.bundle import Bundle
+    from reslink.cluster.trials import trials_on
     from reslink.experiments.cross_validation.cross_validation import cross_validate
     from reslink.experiments.runner.experiment import Experiment
 
     listener = resolve_progress(progress)
     try:
-        with lock_folder(folder):
-            experiment = Experiment(manifest, loaded, folder, numbers, jobs, listener)
+        with lock_folder(folder), trials_on(on, jobs) as cluster:
+            experiment = Experiment(manifest, loaded, folder, numbers, jobs, listener, cluster)
             result = cross_validate(experiment, distill=distill)
             for name in ("bundle", "distilled"):
                 if result[name] is not None:

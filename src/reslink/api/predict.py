@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TextIO
 
 from reslink.errors import UsageError
 from reslink.files import check_folder_path, escape_formula, storage_errors, write_atomic
@@ -226,7 +226,7 @@ def open_table(csv_file: Path, labels: Labels) -> Iterator[PredictionTable]:
         with storage_errors(csv_file):
             csv_file.parent.mkdir(parents=True, exist_ok=True)
             with part.open("w", newline="", encoding="utf-8") as stream:
-                yield PredictionTable(csv.writer(stream), labels)
+                yield PredictionTable(stream, labels)
             part.replace(csv_file)
     finally:
         with suppress(OSError):  # a parent of the path may be a file
@@ -238,14 +238,10 @@ def _is_prediction_table(path: Path, labels: Labels) -> bool:
     if not path.is_file():
         return False
     text = io.StringIO()
-    PredictionTable(csv.writer(text), labels)
+    PredictionTable(text, labels)
     header = text.getvalue().encode()
     with path.open("rb") as stream:
         return stream.read(len(header)) in (b"", header)
-
-
-class _Writer(Protocol):
-    def writerow(self, row: list[Any], /) -> object: ...
 
 
 class PredictionTable:
@@ -257,12 +253,12 @@ class PredictionTable:
     ``present_<label>`` (true or false), ``threshold_<label>``, ``set_<label>``, ``abstain_<label>``, ``certainty_<label>``.
     """
 
-    def __init__(self, writer: _Writer, labels: Labels) -> None:
-        self._writer, self._labels = writer, labels
+    def __init__(self, stream: TextIO, labels: Labels) -> None:
+        self._stream, self._writer, self._labels = stream, csv.writer(stream), labels
         probabilities = [f"p_{name}" for name in labels.names]
         of_labels = [f"{column}_{name}" for name in labels.names for column in _LABEL_COLUMNS if not labels.exclusive]
         decision = ["prediction_set", "abstain", "ood_score", "reasons", "threshold", "certainty", "series_slices"]
-        writer.writerow(["path", "slice", "label", "probability", "error", *probabilities, *decision, *of_labels])
+        self._writer.writerow(["path", "slice", "label", "probability", "error", *probabilities, *decision, *of_labels])
 
     def write(self, prediction: Prediction) -> None:
         """Writes one prediction; missing values stay empty."""
@@ -289,6 +285,10 @@ class PredictionTable:
                 *self._label_cells(prediction),
             ]
         )
+
+    def write_rows(self, rows: str) -> None:
+        """Writes rows that another table wrote, without its header."""
+        self._stream.write(rows)
 
     def _label_cells(self, prediction: Prediction) -> list[Any]:
         """Returns the cells of each of several labels at once in the order of ``_LABEL_COLUMNS``; none with one class."""

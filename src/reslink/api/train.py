@@ -14,7 +14,7 @@ from reslink.api.audit_memory import failed_checks
 from reslink.api.data_argument import Columns, DataSets, Map, check_labels_of_manifest, label_names, open_manifest
 from reslink.api.onnx_model import add_onnx_model
 from reslink.api.progress import ShowProgress, resolve_progress
-from reslink.errors import InputError
+from reslink.errors import InputError, UsageError
 from reslink.files import lock_folder, write_json
 from reslink.labels import CaseKind
 from reslink.networks.entry_points import Builder, as_builder
@@ -61,6 +61,8 @@ def train(
     allow_conflicts: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    on: str | None = None,
+    processes: int | None = None,
     track: str | Sequence[str] = (),
     progress: ShowProgress = False,
 ) -> dict[str, Any]:
@@ -99,6 +101,9 @@ def train(
         allow_conflicts: Accept identical images and near duplicates with different labels.
         resume: Resume the run in ``out``, or start a new one. More ``epochs`` extend a finished run.
         overwrite: Replace the run in ``out``.
+        on: A Ray cluster that trains: ``ray`` (this machine), ``HOST:PORT`` or ``ray://HOST:PORT``; None for this process.
+        processes: Number of processes on the cluster, each with one core, or one GPU with ``device="cuda"``. Each has a share
+            of every batch. Only with ``on``, and then required.
         track: Trackers that record the run in its folder: ``tensorboard``, ``mlflow``, ``wandb``. They change neither weights
             nor recipe, and open no network connection.
         progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
@@ -144,6 +149,12 @@ def train(
     loaded = load_recipe(recipe, [*changes, *network_settings(network).items(), *stated])
     if network is not None and not isinstance(network, str):
         loaded = loaded.with_builder(as_builder(network))
+    if (on is None) != (processes is None):
+        raise UsageError(
+            f"on is {on!r}, and processes is {processes!r}",
+            "A training on a cluster needs its number of processes, which decides the weights; here it is one process",
+            "Give both or none, for example on='ray' and processes=2",
+        )
     tracking = Tracking([track] if isinstance(track, str) else track, Path(out))
     manifest = _open_manifest(
         data,
@@ -155,11 +166,29 @@ def train(
         unit=unit,
         case=loaded.trainer.case,
     )
+    if on is not None and processes is not None:
+        train_on_cluster(
+            manifest, loaded.with_code(), Path(out), on, processes, resume=resume, overwrite=overwrite, progress=progress
+        )
+        resume, overwrite = True, False  # the finished run is evaluated here
     with tracking:
         summary = run_training(
             manifest, loaded, Path(out), resume=resume, overwrite=overwrite, progress=progress, tracking=tracking
         )
     return summary | ({"tracking": {name: tracking.failed[name] for name in tracking.names}} if summary and track else {})
+
+
+def train_on_cluster(
+    manifest: Manifest, recipe: Recipe, out: Path, cluster: str, processes: int, *, progress: ShowProgress, **folder: bool
+) -> None:
+    """Trains on a cluster and leaves a finished run; see :func:`reslink.cluster.training.train_on_cluster`."""
+    from reslink.cluster.training import train_on_cluster as fit
+
+    listener = resolve_progress(progress)
+    try:
+        fit(manifest, recipe, out, cluster, processes, progress=listener, **folder)
+    finally:
+        listener.end()
 
 
 def _open_manifest(data: DataSets, recipe: Recipe, **options: Any) -> Manifest:

@@ -32,6 +32,7 @@ def tune(
     seed: int | None = None,
     allow_conflicts: bool = False,
     jobs: int = 0,
+    on: str | None = None,
     progress: ShowProgress = False,
 ) -> dict[str, Any]:
     """Searches the recipe with the highest AUROC, and evaluates it once on images that the search has not seen.
@@ -62,6 +63,8 @@ def tune(
         seed: Seed of hold-out, folds, weights and augmentation; None for that of the recipe.
         allow_conflicts: Accept identical images and near duplicates with different labels.
         jobs: Number of training processes with one thread each; 0 trains in this process.
+        on: A Ray cluster that trains: ``ray`` (this machine), ``HOST:PORT`` or ``ray://HOST:PORT``, with ``jobs`` runs at
+            once or one per core. None for this machine without Ray.
         progress: Whether to show a progress bar, or an object with the methods of ``Progress``.
 
     Returns:
@@ -98,11 +101,13 @@ def tune(
     options = TuneOptions(load_space(space, preset, base), trials, minutes, folds, holdout)
     check_options(options, base)
     manifest = open_manifest(data, class_order=base.data.class_order, columns=columns, root=root, unit=unit)
+    from reslink.cluster.trials import trials_on
     from reslink.experiments.runner.experiment import Experiment  # imports torch, after typing errors were found
     from reslink.experiments.tune.tune import tune as search
 
     listener = resolve_progress(progress)
     try:
-        return search(Experiment(manifest, base, Path(out), (base.seed,), jobs, listener), options)
+        with trials_on(on, jobs) as cluster:
+            return search(Experiment(manifest, base, Path(out), (base.seed,), jobs, listener, cluster), options)
     finally:
         listener.end()

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from reslink.audit.checks.sources import (
     source_names,
 )
 from reslink.audit.cross_validation import Ints
-from reslink.audit.extract import CaseFile, FileFeatures, Volume, extract_features
+from reslink.audit.extract import CaseFile, Extracted, Extraction, FileFeatures, Volume, extract_features
 from reslink.datasets.cache.decode import check_not_in_worker, map_jobs
 from reslink.datasets.cache.pixel_cache import choose_workers
 from reslink.datasets.case import Case
@@ -257,6 +258,7 @@ def audit(
     workers: int | None = None,
     predictions: GivenPredictions | None = None,
     labels_from: str | None = None,
+    extract: Extraction | None = None,
 ) -> dict[str, Any]:
     """Audits a data set.
 
@@ -273,6 +275,7 @@ def audit(
             quick model.
         labels_from: A source whose labels are trusted: ``label_corrections.csv`` in ``out`` lists the images of other sources
             that are the same as one of its images and have another label.
+        extract: Reads the files, on a cluster for example; None reads them in ``workers`` processes.
 
     Returns:
         The content of ``audit.json``. ``verdict`` is ``fail`` if one of ``checks`` failed, ``incomplete`` if none failed but
@@ -283,7 +286,13 @@ def audit(
         StorageError: If ``out`` cannot be written.
     """
     audited = run_audit(
-        manifest, progress=progress, seed=seed, workers=workers, predictions=predictions, labels_from=labels_from
+        manifest,
+        progress=progress,
+        seed=seed,
+        workers=workers,
+        predictions=predictions,
+        labels_from=labels_from,
+        extract=extract,
     )
     notes = [*manifest.notes, *audited.patient_notes]
     result = audited.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": notes}
@@ -302,13 +311,16 @@ def run_audit(
     workers: int | None = None,
     predictions: GivenPredictions | None = None,
     labels_from: str | None = None,
+    extract: Extraction | None = None,
 ) -> Audit:
     """Audits a data set like :func:`audit`, but returns objects."""
     check_not_in_worker()
     if labels_from is not None:
         check_source(manifest, labels_from)
     progress = progress or SilentProgress()
-    extracted = list(_extract_all(manifest, progress, choose_workers(len(manifest)) if workers is None else workers))
+    files = [CaseFile(case.name, case.path, case.unit) for case in manifest.cases]
+    extract = extract or partial(_extract_here, workers=choose_workers(len(files)) if workers is None else workers)
+    extracted = list(extract(files, progress))
     volumes = [item for item in extracted if isinstance(item, Volume)]
     if len(volumes) == len(extracted):
         raise series_refused(volumes[0].problem)
@@ -360,10 +372,9 @@ def series_refused(problem: str) -> UsageError:
     )
 
 
-def _extract_all(manifest: Manifest, progress: Progress, workers: int) -> Iterator[FileFeatures | Volume | str]:
-    progress.start(len(manifest), "Reading images")
-    files = [CaseFile(case.name, case.path, case.unit) for case in manifest.cases]
-    results: Generator[FileFeatures | Volume | str, None, None] = map_jobs(extract_features, files, workers)
+def _extract_here(files: Sequence[CaseFile], progress: Progress, workers: int) -> Iterator[Extracted]:
+    progress.start(len(files), "Reading images")
+    results: Generator[Extracted, None, None] = map_jobs(extract_features, files, workers)
     with closing(results):
         for item in results:
             yield item

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from reslink.imaging.head_mask import valid_pixels
 from reslink.imaging.image import Image
 from reslink.imaging.limits import MAX_FILE_BYTES
 from reslink.remote_files import local_file
+from reslink.training.monitoring.progress import Progress
 
 TINY_SIDE: Final = 16
 """Side of the very small thumbnail of the whole image, in pixels."""
@@ -95,7 +97,14 @@ class Volume:
     message: str
 
 
-def extract_features(file: CaseFile) -> FileFeatures | Volume | str:
+Extracted: TypeAlias = FileFeatures | Volume | str
+"""Features of a file; a volume, which has none; or a message that explains why the file cannot be used."""
+
+Extraction: TypeAlias = Callable[[Sequence[CaseFile], Progress], Iterable[Extracted]]
+"""Extracts the features of files, in order, and reports the progress."""
+
+
+def extract_features(file: CaseFile) -> Extracted:
     """Reads one file and extracts its features.
 
     Returns:

@@ -6,8 +6,6 @@ printable is written as an escape, see :mod:`reslink.printable_names`.
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from reslink.api.progress import ProgressBar, format_values
-from reslink.printable_names import printable
+from reslink.printable_names import json_text, printable
 from reslink.reports.formatting import format_count
 
 RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis."
@@ -56,13 +54,18 @@ class Console:
         _write_line(sys.stdout, "\t".join(map(printable, cells)))
 
     def json(self, value: Any, indent: int | None = None) -> None:
-        r"""Prints one JSON value to stdout, as UTF-8 for any terminal. NaN raises ``ValueError``: it is not JSON.
+        """Prints one JSON value to stdout, as UTF-8 for any terminal; see :func:`reslink.printable_names.json_text`."""
+        _write_line(sys.stdout, json_text(value, indent, only_ascii=not self.writes_utf8))
 
-        A byte of a file name that is not UTF-8 is written as an escape of JSON, such as ``\udce9``: in Python,
-        ``os.fsencode(json.loads(line)["path"])`` is the name in bytes.
-        """
-        text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=not _writes_utf8(sys.stdout))
-        _write_line(sys.stdout, _NOT_ASCII.sub(_json_escape, text))
+    @property
+    def writes_utf8(self) -> bool:
+        """Whether stdout takes UTF-8."""
+        return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf8")
+
+    def text(self, lines: str) -> None:
+        """Writes lines of the result to stdout that are printable already, each with its newline."""
+        sys.stdout.write(lines)
+        sys.stdout.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
         """Prints a table to stdout: with borders on a terminal, tab-separated in a file or pipe.
@@ -99,20 +102,9 @@ class Console:
         return ProgressLines(self)
 
 
-_NOT_ASCII = re.compile(r"[^\n -~]")
-
-
 def _write_line(stream: TextIO, text: str) -> None:
     stream.write(text + "\n")
     stream.flush()
-
-
-def _writes_utf8(stream: TextIO) -> bool:
-    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf8")
-
-
-def _json_escape(match: re.Match[str]) -> str:
-    return match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1]
 
 
 class ProgressLines:

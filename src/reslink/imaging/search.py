@@ -8,15 +8,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
-from reslink.errors import InputError
+from reslink.errors import InputError, ReslinkError
 from reslink.imaging.decode import HEAD_BYTES, detect_image_format, unsupported_format
 from reslink.imaging.limits import FORMATS, open_regular_file
 from reslink.imaging.reading import is_image_name
 from reslink.printable_names import printable
-from reslink.remote_files import RemotePath, list_folder, parse_remote, read_start
+from reslink.remote_files import RemotePath, list_folder, parse_remote, read_start, without_secrets
 
 _MASK_FOLDER: Final = re.compile(r".*masks?|seg(mentation)?s?|rois?|gt|ground[\W_]*truths?")
 """Names, in lower case, of folders with lesion masks, which are skipped unless they are given explicitly."""
@@ -95,9 +96,32 @@ def iter_series(given: str | Path) -> Iterator[list[Path]]:
                 yield new
 
 
-def is_same_file(files: list[Path], given: str | Path) -> bool:
-    """Returns whether the files that :func:`iter_series` yields are the path that was given, not files found below it."""
-    return files == [parse_remote(given) or Path(given)]
+@dataclass(frozen=True)
+class ListedFiles:
+    """Files that a search found: a single file, or the DICOM series of a folder; or why it found none.
+
+    Attributes:
+        files: The files of the series in order, or the single file; empty with an error.
+        folder: The folder or glob that was searched; empty for a file that was given itself, and with an error.
+        given: The path that was given.
+        error: Why the search failed; empty if it did not.
+    """
+
+    files: tuple[Path, ...]
+    folder: str
+    given: str
+    error: str = ""
+
+
+def list_files(given: str | Path) -> Iterator[ListedFiles]:
+    """Yields what :func:`iter_series` yields, and an error as the last item instead of raising it."""
+    shown = without_secrets(given)
+    try:
+        single = [parse_remote(given) or Path(given)]
+        for files in iter_series(given):
+            yield ListedFiles(tuple(files), "" if files == single else shown, shown)
+    except ReslinkError as error:
+        yield ListedFiles((), "", shown, str(error))
 
 
 def is_system_folder(name: str) -> bool:

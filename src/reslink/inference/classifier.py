@@ -20,17 +20,17 @@ from reslink.imaging.head_mask import head_mask, stated_content
 from reslink.imaging.image import Image, Stated, Unit, slice_format
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.reading import read_image, read_with_geometry
-from reslink.imaging.search import is_same_file, iter_series
+from reslink.imaging.search import ListedFiles
 from reslink.imaging.spellings import parse_sequence
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, flip_averaged
+from reslink.inference.blocks import in_blocks
 from reslink.inference.devices import pick_device
 from reslink.inference.label_predictions import prediction_of_labels
 from reslink.inference.outputs import Outputs
 from reslink.inference.prediction import Prediction, Slice, with_outputs
 from reslink.labels import Labels
 from reslink.notebook import html_table
-from reslink.remote_files import without_secrets
 
 if TYPE_CHECKING:
     import torch
@@ -298,7 +298,7 @@ class Classifier:
 
     def predict_slices(
         self,
-        sources: Iterable[Source],
+        sources: Iterable[Source | ListedFiles],
         batch_size: int = 32,
         *,
         unit: Unit | None = None,
@@ -310,7 +310,7 @@ class Classifier:
         Where a case of the bundle is a series, a slice has its outputs instead of a prediction with a label.
 
         Args:
-            sources: As for :meth:`predict`.
+            sources: As for :meth:`predict`; also files that were listed before.
             batch_size: Number of slices per batch, at least 1.
             unit: Unit of arrays, and of files that state none.
             keep_images: Whether the slices keep their images.
@@ -321,7 +321,7 @@ class Classifier:
         """
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise UsageError(f"The batch size is {batch_size}", "The batch size must be a positive integer", "Use 32")
-        return self._stream(self._slices(sources, unit, measure), int(batch_size), keep_images)
+        return self._stream(self._slices(sources, unit, measure, int(batch_size)), int(batch_size), keep_images)
 
     def predict_pixels(self, pixels: Pixels | torch.Tensor) -> list[Prediction]:
         """Predicts preprocessed slices. A slice whose outputs are not finite gets an error; the others get a prediction.
@@ -340,36 +340,36 @@ class Classifier:
         self.bundle.require_slices("Classifier.predict_pixels")
         return [p for p, _ in self._predict_batch([Slice("", None, row) for row in self._checked(pixels)])]
 
-    def _stream(self, slices: Iterable[Slice], batch_size: int, keep_images: bool) -> Iterator[tuple[Prediction, Slice]]:
+    def _stream(self, slices: Iterable[Slice | None], batch_size: int, keep_images: bool) -> Iterator[tuple[Prediction, Slice]]:
         batch, readable = list[Slice](), 0
         for item in slices:
-            batch.append(item if keep_images else replace(item, image=None))
-            readable += item.pixels is not None
-            if not readable or len(batch) == batch_size:  # without pixels, an error or a refusal does not wait
+            if item is not None:  # None begins a new batch
+                batch.append(item if keep_images else replace(item, image=None))
+                readable += item.pixels is not None
+            if item is None or not readable or len(batch) == batch_size:  # an error or a refusal does not wait for pixels
                 yield from self._predict_batch(batch)
                 batch, readable = [], 0
         yield from self._predict_batch(batch)
 
-    def _slices(self, sources: Iterable[Source], unit: Unit | None, measure: bool) -> Iterator[Slice]:
-        """Reads and preprocesses one slice at a time; an unreadable file or slice gives an item with its error."""
-        for source in sources:
-            if isinstance(source, Image):
-                yield from self._slices_of(Slice(source.source or "image", None, None), source, measure)
-                continue
-            if isinstance(source, np.ndarray):
-                yield from self._slices_of(Slice("array", None, None), partial(image_from_array, source, unit), measure)
-                continue
-            if not isinstance(source, _SINGLE_SOURCE):
-                raise invalid_source_error(source)
-            try:
-                for files in iter_series(source):
-                    folder = "" if is_same_file(files, source) else str(source)
-                    for position, file in enumerate(files):
-                        item = Slice(str(file), position if len(files) > 1 else None, None, folder=folder)
-                        read = partial(read_with_geometry, file, unit) if measure else partial(read_image, file, unit)
-                        yield from self._slices_of(item, read, measure)
-            except ReslinkError as error:
-                yield Slice(without_secrets(source), None, None, str(error))
+    def _slices(
+        self, sources: Iterable[Source | ListedFiles], unit: Unit | None, measure: bool, batch_size: int
+    ) -> Iterator[Slice | None]:
+        """Reads and preprocesses one slice at a time; an unreadable one gives an item with its error. None ends a block."""
+        for given in in_blocks(sources, batch_size):
+            if given is None:
+                yield None
+            elif isinstance(given, ListedFiles):
+                yield from self._listed_slices(given, unit, measure)
+            else:
+                image = given if isinstance(given, Image) else partial(image_from_array, given, unit)
+                yield from self._slices_of(Slice(getattr(given, "source", "array") or "image", None, None), image, measure)
+
+    def _listed_slices(self, listed: ListedFiles, unit: Unit | None, measure: bool) -> Iterator[Slice]:
+        if listed.error:
+            yield Slice(listed.given, None, None, listed.error)
+        for position, file in enumerate(listed.files):
+            item = Slice(str(file), position if len(listed.files) > 1 else None, None, folder=listed.folder)
+            yield from self._slices_of(item, partial(read_with_geometry if measure else read_image, file, unit), measure)
 
     def _slices_of(
         self, file: Slice, read: Image | Callable[[], Image | tuple[Image, dict[str, Any]]], measure: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from reslink.bundles.decision.decision import Certainty
 from reslink.errors import InputError, UsageError, check_choice, counted
 from reslink.imaging.head_mask import stated_content
 from reslink.imaging.image import Image, Stated, Unit
+from reslink.imaging.search import ListedFiles
 from reslink.imaging.series_slices import NO_HEAD, SeriesSlices
 from reslink.imaging.slice_selection import select_slices
 from reslink.inference.backends import Pixels
@@ -48,6 +49,30 @@ class SeriesAnswer(Prediction):
         return shared | {"series": {"files": list(self.files)} | {k: v for k, v in details.items() if k not in shared}}
 
 
+IN_ORDER: Final = 0
+"""Answers in the order of the files."""
+
+AFTER_FILES: Final = 1
+"""Answers for DICOM slices outside a series, which follow all files of their folder."""
+
+FOR_SERIES: Final = 2
+"""Answers for DICOM series, which come last."""
+
+
+class Answer(NamedTuple):
+    """A prediction with its image, and where it belongs in the output.
+
+    Attributes:
+        prediction: The prediction.
+        image: The slice; None without ``keep_images``.
+        section: ``IN_ORDER``, ``AFTER_FILES`` or ``FOR_SERIES``.
+    """
+
+    prediction: Prediction
+    image: Image | None
+    section: int = IN_ORDER
+
+
 def predict_series(
     classifier: Classifier,
     sources: Iterable[Source],
@@ -77,6 +102,35 @@ def predict_series(
     Raises:
         UsageError: If an option is invalid.
     """
+    answers = predict_sections(classifier, sources, batch_size, mode=mode, unit=unit, keep_images=keep_images)
+    return ((answer.prediction, answer.image) for answer in answers)
+
+
+def predict_sections(
+    classifier: Classifier,
+    sources: Iterable[Source | ListedFiles],
+    batch_size: int = 32,
+    *,
+    mode: SeriesMode | None = "auto",
+    unit: Unit | None = None,
+    keep_images: bool = False,
+) -> Iterator[Answer]:
+    """Predicts as :func:`predict_series`, also files that were listed before, and says to which section an answer belongs.
+
+    If the files of a folder are predicted in several parts, and no series is in two of them, the sections of all parts one
+    after the other are the answers for the whole folder.
+
+    Args:
+        classifier: The classifier.
+        sources: As for :func:`predict_series`; also listed files.
+        batch_size: Number of slices per batch, at least 1.
+        mode: As for :func:`predict_series`.
+        unit: Unit of arrays.
+        keep_images: Whether to yield the slices.
+
+    Raises:
+        UsageError: If an option is invalid.
+    """
     mode = mode or ("only" if classifier.bundle.case == "series" else "each")
     check_choice("mode for series", mode, MODES)
     if classifier.bundle.case == "series" and mode == "each":
@@ -87,11 +141,11 @@ def predict_series(
         )
     slices = classifier.predict_slices(sources, batch_size, unit=unit, keep_images=keep_images, measure=mode != "each")
     if mode == "each":
-        return ((prediction, item.image) for prediction, item in slices)
+        return (Answer(prediction, item.image) for prediction, item in slices)
     return _with_series(slices, classifier, only=mode == "only" or classifier.bundle.case == "series")
 
 
-def _with_series(slices: Iterable[Member], classifier: Classifier, only: bool) -> Iterator[tuple[Prediction, Image | None]]:
+def _with_series(slices: Iterable[Member], classifier: Classifier, only: bool) -> Iterator[Answer]:
     waiting: dict[str, _Folder] = {}  # DICOM slices by the folder that was searched
     volume: list[Member] = []
     folder = ""
@@ -102,13 +156,13 @@ def _with_series(slices: Iterable[Member], classifier: Classifier, only: bool) -
             folder = item.folder
         positioned = item.count == 1 and item.geometry.get("position") is not None
         if not only or (item.count == 1 and not positioned):
-            yield _single(prediction, item, classifier)
+            yield Answer(*_single(prediction, item, classifier))
         if positioned:
             waiting.setdefault(folder, _Folder()).add(prediction, item if only else replace(item, image=None))
         elif item.count > 1:
             volume.append((prediction, replace(item, image=None)))
             if len(volume) == item.count:
-                yield _answer(volume, item.path, classifier, item.geometry.get("excluded")), None
+                yield Answer(_answer(volume, item.path, classifier, item.geometry.get("excluded")), None)
                 volume = []
     for slices_of_folder in waiting.values():
         yield from _answers(slices_of_folder.members, classifier, only)
@@ -138,7 +192,7 @@ def _without_image(prediction: Prediction, item: Slice) -> Member:
     return prediction, replace(item, image=None)
 
 
-def _answers(members: list[Member], classifier: Classifier, only: bool) -> Iterator[tuple[Prediction, Image | None]]:
+def _answers(members: list[Member], classifier: Classifier, only: bool) -> Iterator[Answer]:
     """Yields the answer for each DICOM series among some slices; with ``only``, the slices outside a series come first."""
     from reslink.imaging.dicom.geometry import warn_uneven_spacing
     from reslink.imaging.dicom.series import group_slices
@@ -146,14 +200,15 @@ def _answers(members: list[Member], classifier: Classifier, only: bool) -> Itera
     series = group_slices([(item.geometry, item.slice_format) for _, item in members])
     in_series = {i for group in series for i in group.indices}
     if only:
-        yield from (_single(*member, classifier) for i, member in enumerate(members) if i not in in_series)
+        singles = (_single(*member, classifier) for i, member in enumerate(members) if i not in in_series)
+        yield from (Answer(*single, AFTER_FILES) for single in singles)
     for group in series:
         slices = [members[i] for i in group.indices]
         folder = os.path.commonpath([os.path.dirname(item.path) for _, item in slices]) or "."  # noqa: PTH120
         folder = str(parse_remote(folder) or folder)
         if group.refusal is None:
             warn_uneven_spacing(group.gaps, folder)
-        yield _answer(slices, folder, classifier, group.refusal, group.notes), None
+        yield Answer(_answer(slices, folder, classifier, group.refusal, group.notes), None, FOR_SERIES)
 
 
 def _single(prediction: Prediction, item: Slice, classifier: Classifier) -> tuple[Prediction, Image | None]:

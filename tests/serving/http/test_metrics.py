@@ -43,3 +43,9 @@ def test_each_service_has_its_own_values_with_its_process() -> None:
     assert ("reslink_files_total", "result=read") not in samples(second)
     assert f'worker="{os.getpid()}"' in first.exposition().decode()
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
+
+
+def test_an_idle_service_has_the_series_of_its_queue() -> None:
+    """An autoscaler does not remove pods whose series is missing."""
+    values = samples(Metrics())
+    assert (values["reslink_requests_under_way",], values["reslink_held_bytes",]) == (0, 0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reslink.cli.cluster_options import On, ShardSize, check_address
 from reslink.cli.console import Console
 from reslink.cli.options import FOLDER, Columns, Corrections, DataSets, Json, LabelColumns, LabelMap, Overwrite, Root, Unit
 from reslink.errors import CheckFailedError
@@ -78,6 +79,8 @@ def audit(
             "--workers", min=0, help="Number of processes that read files, 0 for none; default: automatic.", show_default=False
         ),
     ] = None,
+    on: On = None,
+    shard_size: ShardSize = 2000,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -104,6 +107,8 @@ def audit(
         labels_from=labels_from,
         seed=seed,
         workers=workers,
+        on=check_address(on),
+        shard_size=shard_size,
         overwrite=overwrite,
         progress=console.progress(),
     )

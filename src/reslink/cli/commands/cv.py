@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from reslink.cli.cluster_options import On, check_address
 from reslink.cli.console import Console
 from reslink.cli.experiment_output import print_experiment
 from reslink.cli.options import (
@@ -81,6 +82,7 @@ def cv(
     epochs: Epochs = None,
     allow_conflicts: AllowConflicts = False,
     jobs: Jobs = None,
+    on: On = None,
     json: Json = False,
 ) -> None:
     """Cross-validate a recipe, and make an ensemble of the networks of all folds.
@@ -110,7 +112,8 @@ def cv(
         init=init,
         epochs=epochs,
         allow_conflicts=allow_conflicts,
-        jobs=jobs or available_cores(),
+        jobs=jobs or (0 if on else available_cores()),
+        on=check_address(on),
         progress=console.progress(),
     )
     if not json:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import typer
 from typer.core import TyperGroup
 
+from reslink.cli.cluster_options import On, check_address
 from reslink.cli.console import Console
 from reslink.cli.experiment_output import locked, print_experiment
 from reslink.cli.multi_value_options import MultiValueCommand
@@ -102,6 +103,7 @@ class TrainingOptions:
         sets: Changes to the recipe.
         allow_conflicts: Whether images with several labels are accepted.
         jobs: Number of parallel runs; None for one per core.
+        on: A Ray cluster that trains; None for this machine without Ray.
         json: Whether the result is printed as JSON.
     """
 
@@ -119,6 +121,7 @@ class TrainingOptions:
     sets: Set = None
     allow_conflicts: AllowConflicts = False
     jobs: Jobs = None
+    on: On = None
     json: Json = False
 
 
@@ -254,11 +257,12 @@ def _run(console: Console, name: str, options: TrainingOptions, run: Run) -> Non
     )
     manifest = open_data_sets(options.data, opened)
     seeds = expand_seeds(options.seeds)
+    from reslink.cluster.trials import trials_on
     from reslink.experiments.runner.experiment import Experiment
 
     jobs = options.jobs or _default_jobs(recipe.trainer.device)
-    with locked(console, folder) as progress:
-        result = run(Experiment(manifest, recipe, options.out, seeds, jobs, progress))
+    with locked(console, folder) as progress, trials_on(check_address(options.on), options.jobs) as cluster:
+        result = run(Experiment(manifest, recipe, options.out, seeds, jobs, progress, cluster))
     print_experiment(console, result, {"report": folder / "report.html"}, options.json)
 
 

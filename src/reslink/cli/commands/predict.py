@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from reslink.cli.cluster_options import On, ShardSize, cluster_address
 from reslink.cli.console import Console
 from reslink.cli.options import (
     FOLDER,
@@ -34,13 +37,19 @@ from reslink.inference.series_mode import SeriesMode
 from reslink.reports.formatting import format_count
 
 if TYPE_CHECKING:
+    from reslink.api.predict_shards import PredictionJob
+    from reslink.bundles.bundle import Bundle
+    from reslink.cluster.connection import ClusterAddress
+    from reslink.inference.classifier import Classifier
     from reslink.inference.prediction import Prediction
+    from reslink.inference.prediction_counts import PredictionCounts
 
 EXAMPLES = (
     "reslink predict runs/first/bundle scan.png",
     "reslink predict ct scan.png --pictures pictures",
     "reslink predict runs/first/bundle series/ --json",
     "reslink predict runs/first/bundle 'ward/*.dcm' --csv out.csv",
+    "reslink predict ct archive/ --csv out.csv --on ray",
 )
 
 
@@ -70,60 +79,116 @@ def predict(
         SeriesMode,
         typer.Option("--series", help="auto: each slice, then each series; each: only slices; only: series without slices."),
     ] = "auto",
+    on: On = None,
+    shard_size: ShardSize = 2000,
 ) -> None:
     """Predict the class of images: files, folders, DICOM series or globs. A volume or series also gets an answer of its own.
 
     An unreadable file gives a line with its error; the other files are still predicted, and the exit code is 1. An image that
     the model is not for gets no answer, but the reason.
+
+    With --on, the files are predicted on a Ray cluster; run the same command again to resume after an interruption.
     """
     if json and csv_file is not None:
         raise UsageError("--json and --csv were both given", "Only one output format is possible", "Remove one of them")
-    from reslink.api.predict import iter_predictions
-    from reslink.imaging.orientation import NOT_STATED
+    address = None if on is None else cluster_address(on)
+    if address is not None:
+        _check_cluster_options(json, csv_file, pictures, overwrite, device)
+        device = "cpu"
     from reslink.inference.classifier import Classifier
-    from reslink.inference.series_answers import SeriesAnswer
 
     classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads_from_environment(), sequence=sequence)
-    has_slice_answers = series == "auto" and classifier.bundle.case == "slice"
-    failed = total = abstained = partial = refused = unoriented = predicted = drawn = 0
-    predictions = iter_predictions(
-        classifier,
-        paths,
-        batch_size=batch_size,
-        csv_file=csv_file,
-        pictures=pictures,
-        overwrite=overwrite,
-        unit=unit,
-        series=series,
-    )
+    if address is not None:
+        from reslink.api.predict_shards import PredictionJob, bundle_digest
+
+        output: Literal["csv", "json", "ascii"] = "csv" if csv_file else "json" if console.writes_utf8 else "ascii"
+        digest, engine = bundle_digest(classifier.bundle), classifier.backend.name
+        job = PredictionJob(bundle, digest, engine, batch_size, unit, sequence, series, output)
+        counts = _predict_on_cluster(console, classifier, job, paths, csv_file, address, shard_size)
+    else:
+        from reslink.api.predict import iter_predictions
+
+        predictions = iter_predictions(
+            classifier,
+            paths,
+            batch_size=batch_size,
+            csv_file=csv_file,
+            pictures=pictures,
+            overwrite=overwrite,
+            unit=unit,
+            series=series,
+        )
+        counts = _print_predictions(console, classifier, predictions, series, json=json, quiet=csv_file is not None)
+    if pictures is not None and counts.slices:
+        console.note(f"{format_count(counts.slices, 'picture')} in {pictures}")
+    if not json:
+        _print_counts(console, classifier.bundle, counts, csv_file)
+    if counts.failed:
+        raise typer.Exit(1)
+
+
+def _check_cluster_options(json: bool, csv_file: Path | None, pictures: Path | None, overwrite: bool, device: str) -> None:
+    if pictures is not None or overwrite:
+        raise UsageError("--on and --pictures were both given", "A cluster writes no pictures", "Remove one of them")
+    if not json and csv_file is None:
+        raise UsageError("--on was given without --csv or --json", "A cluster prints no table", "Add --csv FILE or --json")
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"--on and --device {device} were both given", "Tasks of a cluster run on CPUs", "Remove --device")
+
+
+def _predict_on_cluster(
+    console: Console,
+    classifier: Classifier,
+    job: PredictionJob,
+    paths: Sequence[str],
+    csv_file: Path | None,
+    address: ClusterAddress,
+    shard_size: int,
+) -> PredictionCounts:
+    from reslink.api.predict import open_table
+    from reslink.api.predict_shards import predict_on_cluster
+
+    folder = Path(".reslink-predict.parts") if csv_file is None else csv_file.with_name(f".{csv_file.name}.parts")
+    with ExitStack() as stack:
+        write = console.text if csv_file is None else stack.enter_context(open_table(csv_file, classifier.labels)).write_rows
+        progress = console.progress()
+        return predict_on_cluster(job, paths, write, address=address, folder=folder, shard_size=shard_size, progress=progress)
+
+
+def _print_predictions(
+    console: Console,
+    classifier: Classifier,
+    predictions: Iterable[Prediction],
+    series: SeriesMode,
+    *,
+    json: bool,
+    quiet: bool,
+) -> PredictionCounts:
+    """Prints predictions as JSON or as text, unless quiet, and counts them."""
+    from reslink.inference.prediction_counts import PredictionCounts
+
+    counts = PredictionCounts()
     scope, warning = classifier.bundle.statement, caution(classifier.bundle)
     for prediction in predictions:
-        total += 1
-        unoriented += NOT_STATED in prediction.notes
-        # Slices that have answers, but form no series, are no failure.
-        failed += prediction.error is not None and not (has_slice_answers and isinstance(prediction, SeriesAnswer))
-        abstained += prediction.abstain is True and not prediction.is_refused
-        partial += prediction.abstain is not True and any(one.abstain for one in (prediction.by_label or {}).values())
-        refused += prediction.is_refused
-        predicted += prediction.label is not None
-        drawn += prediction.label is not None and not isinstance(prediction, SeriesAnswer)
+        counts.add(prediction, has_slice_answers=series == "auto" and classifier.bundle.case == "slice")
         if json:
             console.json({**prediction.as_dict(), "scope": scope})
-        elif csv_file is None:
+        elif not quiet:
             _print_prediction(console, prediction, warning)
-    if pictures is not None and drawn:
-        console.note(f"{format_count(drawn, 'picture')} in {pictures}")
-    if not json:
-        abstentions = f", {abstained} not answered (abstention)" if classifier.bundle.decision.abstains and predicted else ""
-        abstentions += f", {partial} without an answer for some label" if partial else ""
-        refusals = f", {refused} refused" if refused else ""
-        written = f", written to {csv_file}" if csv_file else ""
-        console.note(f"{format_count(total, 'line')}, {failed} failed{refusals}{abstentions}{written}")
-        if unoriented:
-            console.note(f"{format_count(unoriented, 'line')}: {NOT_STATED}")
-        print_usage_notes(console, classifier.bundle, predicted=predicted > 0)
-    if failed:
-        raise typer.Exit(1)
+    return counts
+
+
+def _print_counts(console: Console, bundle: Bundle, counts: PredictionCounts, csv_file: Path | None) -> None:
+    from reslink.imaging.orientation import NOT_STATED
+
+    abstentions = f", {counts.abstained} not answered (abstention)" if bundle.decision.abstains and counts.predicted else ""
+    abstentions += f", {counts.partial} without an answer for some label" if counts.partial else ""
+    refusals = f", {counts.refused} refused" if counts.refused else ""
+    written = f", written to {csv_file}" if csv_file else ""
+    console.note(f"{format_count(counts.total, 'line')}, {counts.failed} failed{refusals}{abstentions}{written}")
+    if counts.unoriented:
+        console.note(f"{format_count(counts.unoriented, 'line')}: {NOT_STATED}")
+    print_usage_notes(console, bundle, predicted=counts.predicted > 0)
 
 
 def _print_prediction(console: Console, prediction: Prediction, warning: str) -> None:

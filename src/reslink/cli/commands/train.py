@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from reslink.cli.cluster_options import On, check_address
 from reslink.cli.console import Console
 from reslink.cli.offline import check_sockets
 from reslink.cli.options import (
@@ -42,6 +43,7 @@ EXAMPLES = (
     "reslink train images/ --out runs/own --network nets.py:build --set model.options.width=32",
     "reslink train images/ --out runs/tuned --init ct --freeze stem",
     "reslink train series.csv --out runs/series --case series --batch-size 4",
+    "reslink train images/ --out runs/large --on ray --processes 4",
     "reslink train cohort.csv --out runs/paper --epochs 5 --seed 1 --set model.variant=reslink_paper",
 )
 
@@ -84,6 +86,17 @@ def train(
     allow_conflicts: AllowConflicts = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    on: On = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            min=1,
+            metavar="N",
+            help="Number of processes of --on; each has a core, or a GPU with --device cuda.",
+            show_default=False,
+        ),
+    ] = None,
     track: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,6 +140,8 @@ def train(
         allow_conflicts=allow_conflicts,
         resume=resume,
         overwrite=overwrite,
+        on=check_address(on),
+        processes=processes,
         track=track or (),
         progress=console.progress(),
     )

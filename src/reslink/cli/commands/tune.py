@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from reslink.cli.cluster_options import On, check_address
 from reslink.cli.console import Console
 from reslink.cli.experiment_output import print_experiment
 from reslink.cli.options import (
@@ -65,7 +66,11 @@ def tune(
         str | None,  # not a Literal: the error suggests the nearest name
         typer.Option("--preset", metavar="NAME", help="Space of reslink: quick, good or best.", show_default="quick"),
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Number of parallel trials with one thread each.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Number of parallel trials with one thread each.", show_default="1"),
+    ] = None,
+    on: On = None,
     folds: Annotated[int, typer.Option("--folds", metavar="K", help="Number of folds of each trial, at least 3.")] = 5,
     holdout: Annotated[
         float,
@@ -111,7 +116,8 @@ def tune(
         epochs=epochs,
         seed=seed,
         allow_conflicts=allow_conflicts,
-        jobs=jobs,
+        jobs=jobs or (0 if on else 1),
+        on=check_address(on),
         progress=console.progress(),
     )
     paths = {"recipe": result["best"]["recipe"], "bundle": result["best"]["bundle"], "page": result["page"]}

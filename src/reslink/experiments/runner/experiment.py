@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import find_duplicates
 from reslink.errors import UsageError, counted, listed
 from reslink.experiments.runner.input_masking import open_view
-from reslink.experiments.runner.scheduler import run_trials
+from reslink.experiments.runner.scheduler import QueueRunner, run_queue, run_trials
 from reslink.experiments.runner.trial import RECIPE_VIEW, SharedData, Trial
 from reslink.training.data import assign_splits
 from reslink.training.monitoring.progress import Progress, phase, progress_callback
@@ -38,6 +39,7 @@ class Experiment:
         seeds: Each condition is trained once with each seed.
         jobs: Number of training processes; 0 trains in this process.
         progress: Receives the progress.
+        cluster: Runs trials on a cluster; None for ``jobs`` on this machine.
     """
 
     manifest: Manifest
@@ -46,6 +48,7 @@ class Experiment:
     seeds: tuple[int, ...]
     jobs: int
     progress: Progress
+    cluster: QueueRunner | None = None
 
     def __post_init__(self) -> None:
         self.manifest.labels.require_exclusive(
@@ -226,7 +229,12 @@ class Experiment:
             trial.record_condition(trial.folder(self.data, self.runs))
         complete = sum(trial.is_complete(trial.folder(self.data, self.runs)) for trial in by_key.values())
         self.progress.message(_describe_runs(len(by_key), complete))
-        return run_trials(list(by_key.values()), self.data, self.runs, self.jobs, self.progress)
+        return run_trials(list(by_key.values()), self.data, self.runs, self.run_queue, self.progress)
+
+    @property
+    def run_queue(self) -> QueueRunner:
+        """What runs the trials."""
+        return self.cluster or functools.partial(run_queue, jobs=self.jobs)
 
 
 def _describe_runs(n: int, complete: int) -> str:

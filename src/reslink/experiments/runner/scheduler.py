@@ -39,6 +39,13 @@ class RunQueue(Protocol):
         """Returns what is complete, such as ``3 of 12 runs``."""
 
 
+class QueueRunner(Protocol):
+    """Runs what a queue gives until it has no further run and all have ended."""
+
+    def __call__(self, queue: RunQueue, data: SharedData, runs: Path, progress: Progress) -> None:
+        """Runs the queue; arguments and errors as for :func:`run_queue`."""
+
+
 class _FixedRuns:
     """Runs that are all known at the start."""
 
@@ -60,14 +67,14 @@ class _FixedRuns:
         return f"{self.ended} of {len(self.keys)} runs"
 
 
-def run_trials(trials: Sequence[Trial], data: SharedData, runs: Path, jobs: int, progress: Progress) -> dict[str, str]:
+def run_trials(trials: Sequence[Trial], data: SharedData, runs: Path, run: QueueRunner, progress: Progress) -> dict[str, str]:
     """Runs the trials that are not complete.
 
     Args:
         trials: The trials; two with the same key are run once.
         data: The data.
         runs: Folder of all trials.
-        jobs: Number of processes; 0 runs one trial after the other in this process, with all its threads.
+        run: Runs the queue of these trials.
         progress: Receives epochs and failures.
 
     Returns:
@@ -75,25 +82,30 @@ def run_trials(trials: Sequence[Trial], data: SharedData, runs: Path, jobs: int,
 
     Raises:
         Interrupted: On Ctrl-C, after the running trials have saved their state.
-        UsageError: In a script without ``if __name__ == "__main__"``, which its own processes import again.
     """
-    check_not_in_worker()
     pending = {trial.key(data): trial for trial in trials if not trial.is_complete(trial.folder(data, runs))}
     if not pending:
         return {}
     queue = _FixedRuns(pending)
     epochs = sum(trial.recipe.trainer.epochs for trial in pending.values())
     with phase(progress, epochs, f"Training {counted(len(pending), 'run')}, epochs"):
-        run_queue(queue, data, runs, jobs, progress)
+        run(queue, data, runs, progress)
     return queue.failures
 
 
-def run_queue(queue: RunQueue, data: SharedData, runs: Path, jobs: int, progress: Progress) -> None:
-    """Runs what a queue gives until it has no further run and all have ended; arguments as for :func:`run_trials`.
+def run_queue(queue: RunQueue, data: SharedData, runs: Path, progress: Progress, jobs: int) -> None:
+    """Runs what a queue gives on this machine until it has no further run and all have ended.
+
+    Args:
+        queue: The runs.
+        data: The data.
+        runs: Folder of all trials.
+        progress: Receives epochs and failures.
+        jobs: Number of processes; 0 runs one trial after the other in this process, with all its threads.
 
     Raises:
         Interrupted: On Ctrl-C, after the running trials have saved their state.
-        UsageError: As :func:`run_trials`.
+        UsageError: In a script without ``if __name__ == "__main__"``, which its own processes import again.
     """
     check_not_in_worker()
     if jobs:
@@ -142,11 +154,7 @@ class _Scheduler:
                 self._read_all_messages()
         except KeyboardInterrupt:
             self._stop()
-            raise Interrupted(
-                f"The experiment was interrupted after {self.queue.state()}",
-                "The unfinished runs have saved their state",
-                "Run the same command again to resume",
-            ) from None
+            raise interruption(self.queue) from None
         except BaseException:
             self._stop()
             raise
@@ -231,6 +239,15 @@ class _Scheduler:
                 worker.process.kill()
 
 
+def interruption(queue: RunQueue) -> Interrupted:
+    """Returns the message for a queue whose running trials were stopped and have saved their state."""
+    return Interrupted(
+        f"The experiment was interrupted after {queue.state()}",
+        "The unfinished runs have saved their state",
+        "Run the same command again to resume",
+    )
+
+
 @contextlib.contextmanager
 def _ignore_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
@@ -270,25 +287,40 @@ def _worker_process(data: SharedData, runs: Path, pipe: Connection) -> None:
     with contextlib.suppress(OSError):
         os.setsid()  # Ctrl-C in the terminal reaches the parent, which stops each process
     _stop_with_parent()
-    import torch
-
-    from reslink.experiments.runner.run_trial import run_trial
-
-    torch.set_num_threads(1)
     while True:
         try:
             trial = pipe.recv()
         except EOFError:
             return
         try:
-            run_trial(trial, data, runs, _ProgressRelay(pipe))
+            failure = try_trial(trial, data, runs, _ProgressRelay(pipe))
         except Interrupted:
             return
-        except ReslinkError as error:
-            pipe.send(("failed", str(error)))
-        except Exception as error:  # noqa: BLE001  (any failure is reported, and the other trials continue)
-            pipe.send(("failed", f"{type(error).__name__}: {error}"))
+        if failure is not None:
+            pipe.send(("failed", failure))
         pipe.send(("ended", ""))
+
+
+def try_trial(trial: Trial, data: SharedData, runs: Path, progress: Progress) -> str | None:
+    """Runs a trial with one thread; returns the reason if it failed, so that the other trials continue.
+
+    Raises:
+        Interrupted: If this process was asked to stop, after the trial has saved its state.
+    """
+    import torch
+
+    from reslink.experiments.runner.run_trial import run_trial
+
+    torch.set_num_threads(1)
+    try:
+        run_trial(trial, data, runs, progress)
+    except Interrupted:
+        raise
+    except ReslinkError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001  (any failure is reported)
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _stop_with_parent() -> None:

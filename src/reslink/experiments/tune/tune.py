@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from reslink.errors import TrainingError, UsageError, counted
 from reslink.experiments.runner.comparison import Comparison
 from reslink.experiments.runner.experiment import Experiment
-from reslink.experiments.runner.scheduler import run_queue
 from reslink.experiments.runner.trial import Trial
 from reslink.experiments.tune.options import TuneOptions, check_options
 from reslink.experiments.tune.parts import make_parts
@@ -157,9 +156,7 @@ def _run(search: Search) -> None:
     shown = phase(experiment.progress, steps, label) if steps else contextlib.nullcontext()  # no bar for a finished search
     with shown, contextlib.closing(search):
         while True:
-            run_queue(
-                search, experiment.data, experiment.runs, experiment.jobs, SilentProgress()
-            )  # the search reports whole trials
+            experiment.run_queue(search, experiment.data, experiment.runs, SilentProgress())  # the search reports whole trials
             others = search.locked_by_others()
             if not others:
                 break

@@ -210,6 +210,12 @@ def _stacked_padding(members: Sequence[_SeriesSlice]) -> NDArray[np.bool_] | Non
     return np.stack([np.zeros(shape, np.bool_) if m.image.padding is None else m.image.padding for m in members])
 
 
+def read_series_uid(path: Path) -> str:
+    """Returns the Series Instance UID of a file; empty if it states none, is not DICOM or cannot be read."""
+    header = read_elements_until(path, _POSITION_TAGS[0])
+    return "" if header is None else str(header.get("SeriesInstanceUID") or "").strip()
+
+
 def group_files(paths: Sequence[Path]) -> list[list[Path]]:
     """Returns the DICOM files of each series, ordered along the normal of their slices.
 

@@ -35,6 +35,7 @@ class Metrics:
         self._held = client.Gauge("reslink_held_bytes", "Bytes of uploads in memory", ("worker",), **options)
         self._files = client.Counter("reslink_files", "Files by result: read or refused", ("worker", "result"), **options)
         self._worker = str(os.getpid())
+        self.set_load(0, 0)  # an autoscaler needs the series of an idle service too
 
     def count_request(self, route: str, status: int, seconds: float) -> None:
         """Counts a completed request."""

@@ -1,0 +1,307 @@
+"""Predictions on a cluster: in shards of files whose parts make the output of a single process, byte by byte."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from reslink import __version__
+from reslink.api.predict import PredictionTable
+from reslink.bundles.bundle import Bundle
+from reslink.cluster.connection import ClusterAddress, connect
+from reslink.cluster.shards import Shard, file_state, run_shards
+from reslink.errors import StorageError, UsageError
+from reslink.files import lock_folder, sha256
+from reslink.imaging.dicom.series import read_series_uid
+from reslink.imaging.image import Unit
+from reslink.imaging.limits import ImagingWarning, warn
+from reslink.imaging.search import ListedFiles, list_files
+from reslink.inference.blocks import in_blocks
+from reslink.inference.classifier import Classifier
+from reslink.inference.prediction import Prediction
+from reslink.inference.prediction_counts import PredictionCounts
+from reslink.inference.series_answers import AFTER_FILES, FOR_SERIES, IN_ORDER, predict_sections
+from reslink.inference.series_mode import SeriesMode
+from reslink.printable_names import json_text
+from reslink.remote_files import parse_remote
+from reslink.training.monitoring.progress import Progress
+
+SECTIONS = (IN_ORDER, AFTER_FILES, FOR_SERIES)
+
+
+@dataclass(frozen=True)
+class PredictionJob:
+    """The settings of a prediction in shards.
+
+    Attributes:
+        bundle: Name or folder of the bundle.
+        bundle_digest: From :func:`bundle_digest`.
+        backend: The name of a backend.
+        batch_size: Number of slices per batch.
+        unit: Unit of files that state none.
+        sequence: The MR sequence of the files; None takes what each file states.
+        series: As for :func:`reslink.predict`.
+        output: ``csv`` for rows of a table, ``json`` for JSON lines, ``ascii`` for JSON lines in ASCII.
+    """
+
+    bundle: str
+    bundle_digest: str
+    backend: str
+    batch_size: int = 32
+    unit: Unit | None = None
+    sequence: str | None = None
+    series: SeriesMode | None = None
+    output: Literal["csv", "json", "ascii"] = "csv"
+
+
+@dataclass(frozen=True)
+class _ShardFiles:
+    job: PredictionJob
+    listed: tuple[ListedFiles, ...]
+
+    @property
+    def folder(self) -> str:
+        return self.listed[0].folder
+
+    @property
+    def files(self) -> list[Path]:
+        return [file for one in self.listed for file in one.files]
+
+
+def bundle_digest(bundle: Bundle) -> str:
+    """Returns the SHA-256 of all files of a saved bundle."""
+    if bundle.folder is None:
+        raise ValueError("the bundle is not saved")
+    return sha256(" ".join(sha256(path) for path in sorted(bundle.folder.iterdir()) if path.is_file()))
+
+
+def predict_on_cluster(
+    job: PredictionJob,
+    paths: Iterable[str],
+    write: Callable[[str], object],
+    *,
+    address: ClusterAddress,
+    folder: Path,
+    shard_size: int,
+    progress: Progress,
+) -> PredictionCounts:
+    """Predicts files on a cluster, and writes what a single process would write.
+
+    Args:
+        job: The settings.
+        paths: Files, folders and globs.
+        write: Receives the lines in order: rows without a header, or JSON lines.
+        address: The cluster.
+        folder: The folder for the parts, on storage that all nodes share. It is removed at the end; after an interruption it
+            stays, and the same call resumes.
+        shard_size: Number of files of a shard; rounded up to whole blocks.
+        progress: Receives the progress.
+
+    Raises:
+        UsageError: If an option is invalid, the cluster cannot be used, or another process works in the folder.
+        InputError: If a task died again and again.
+    """
+    with connect(address), lock_folder(folder):
+        shards = cut_shards(job, [listed for path in paths for listed in list_files(path)], shard_size)
+        try:
+            run_shards(shards, predict_shard, folder, progress, "Predict")
+        except BaseException:
+            kept = sum(shard.path(folder).exists() for shard in shards)
+            progress.message(f"{kept} of {len(shards)} parts are kept in {folder}; the same command resumes")
+            raise
+        counts = join_parts(shards, folder, write)
+        shutil.rmtree(folder)
+    return counts
+
+
+def cut_shards(job: PredictionJob, listed: Sequence[ListedFiles], shard_size: int) -> list[Shard]:
+    """Cuts files into shards. A shard has files of one folder, and a DICOM series is in one shard.
+
+    Args:
+        job: The settings.
+        listed: The files in order.
+        shard_size: Number of files of a shard; rounded up to whole blocks (:func:`in_blocks`), so that a slice shares its
+            batch with the same slices as in a single process.
+
+    Raises:
+        UsageError: If the files of one series are given one by one, with a folder between them.
+    """
+    seen: set[str] = set()
+    shards: list[Shard] = []
+    for folder, group in groupby(listed, key=lambda one: one.folder):
+        run = list(group)
+        series = _series_of(run, job)
+        if not folder:
+            _check_together(seen, series)
+        shards += [_shard(_ShardFiles(job, part)) for part in _cut(run, series, job.batch_size, shard_size)]
+    return shards
+
+
+def _series_of(run: Sequence[ListedFiles], job: PredictionJob) -> list[str]:
+    """Returns the Series Instance UID of each item; empty where it does not matter."""
+    if job.series == "each":
+        return [""] * len(run)
+    return [read_series_uid(one.files[0]) if one.files else "" for one in run]
+
+
+def _check_together(seen: set[str], series: Sequence[str]) -> None:
+    own = set(series) - {""}
+    if seen & own:
+        raise UsageError(
+            "Files of one series were given before and after a folder",
+            "With --on, the files of a series are given next to each other, or as a folder",
+            "Change the order of the paths",
+        )
+    seen |= own
+
+
+def _cut(run: Sequence[ListedFiles], series: Sequence[str], batch_size: int, size: int) -> Iterator[tuple[ListedFiles, ...]]:
+    """Yields parts of a run that end with a block and split no series."""
+    last = {uid: i for i, uid in enumerate(series) if uid}
+    start = i = n_files = end_of_series = 0
+    for item in in_blocks(run, batch_size):
+        if item is not None:
+            end_of_series = max(end_of_series, last.get(series[i], i))
+            n_files += len(run[i].files)
+            i += 1
+        elif n_files >= size and i > end_of_series:
+            yield tuple(run[start:i])
+            start, n_files = i, 0
+    if start < len(run):
+        yield tuple(run[start:])
+
+
+def _shard(files: _ShardFiles) -> Shard:
+    listed = [[one.folder, one.given, one.error, [file_state(file) for file in one.files]] for one in files.listed]
+    digest = sha256(json.dumps([__version__, asdict(files.job), listed]))
+    paths = files.files
+    return Shard(digest, len(paths), str(paths[0]) if paths else files.listed[0].given, files)
+
+
+def predict_shard(shard: _ShardFiles) -> tuple[bytes, int]:
+    """Predicts the files of a shard in this process.
+
+    Returns:
+        The part, and the number of failed predictions. A part is a line of JSON with the counts, the warnings and the bytes
+        of each section, and then the sections.
+
+    Raises:
+        UsageError: If this machine has another bundle, or none of the files.
+    """
+    job = shard.job
+    classifier = _load(job)
+    _check_files(shard.files)
+    counts = PredictionCounts()
+    lines: tuple[list[str], ...] = tuple([] for _ in SECTIONS)
+    line_of = _table_row(classifier) if job.output == "csv" else _json_line(classifier, job.output == "ascii")
+    has_slice_answers = job.series == "auto" and classifier.bundle.case == "slice"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        answers = predict_sections(classifier, shard.listed, job.batch_size, mode=job.series, unit=job.unit)
+        for prediction, _, section in answers:
+            counts.add(prediction, has_slice_answers=has_slice_answers)
+            lines[section].append(line_of(prediction))
+    sections = ["".join(section).encode() for section in lines]
+    texts = dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, ImagingWarning))
+    head = {"counts": asdict(counts), "warnings": list(texts), "bytes": [len(section) for section in sections]}
+    return b"".join([json.dumps(head).encode(), b"\n", *sections]), counts.failed
+
+
+@lru_cache(maxsize=1)
+def _load(job: PredictionJob) -> Classifier:
+    """Returns the classifier of a job; a process loads it once."""
+    classifier = Classifier.load(job.bundle, device="cpu", backend=job.backend, threads=1, sequence=job.sequence)
+    if bundle_digest(classifier.bundle) != job.bundle_digest:
+        raise UsageError(
+            f"The bundle {job.bundle} has other content on a node of the cluster",
+            "All nodes need the same bundle",
+            "Put it on storage that all nodes share, and give its folder",
+        )
+    return classifier
+
+
+def _check_files(files: Sequence[Path]) -> None:
+    """Checks that this machine sees the files; a single one that is missing gets a line with its error."""
+    if files and not any(parse_remote(file) or os.path.lexists(file) for file in files):
+        raise UsageError(
+            f"A node of the cluster sees none of the {len(files)} files from {files[0]} on",
+            "The files must be on storage that all nodes share under the same path",
+            "Mount the storage on every node, and run the command there",
+        )
+
+
+def _table_row(classifier: Classifier) -> Callable[[Prediction], str]:
+    stream = io.StringIO()
+    table = PredictionTable(stream, classifier.labels)
+
+    def row(prediction: Prediction) -> str:
+        stream.seek(0)
+        stream.truncate()
+        table.write(prediction)
+        return stream.getvalue()
+
+    return row
+
+
+def _json_line(classifier: Classifier, only_ascii: bool) -> Callable[[Prediction], str]:
+    scope = classifier.bundle.statement
+    return lambda prediction: json_text({**prediction.as_dict(), "scope": scope}, only_ascii=only_ascii) + "\n"
+
+
+def join_parts(shards: Sequence[Shard], folder: Path, write: Callable[[str], object]) -> PredictionCounts:
+    """Writes the parts in the order of a single process, with one section in memory at a time.
+
+    Args:
+        shards: The shards, each with its part.
+        folder: The folder of the parts.
+        write: Receives the lines.
+
+    Returns:
+        The counts of all predictions. Warnings about the images are issued again.
+
+    Raises:
+        StorageError: If a part cannot be read.
+    """
+    counts = PredictionCounts()
+    for shard, section in _in_order(shards):
+        head, lines = _read_section(shard.path(folder), section)
+        write(lines)
+        if section == IN_ORDER:
+            counts += PredictionCounts(**head["counts"])
+            for text in head["warnings"]:
+                warn(text)
+    return counts
+
+
+def _in_order(shards: Sequence[Shard]) -> Iterator[tuple[Shard, int]]:
+    """Yields shards and sections: each folder as a whole; series of files that were given one by one come last."""
+    runs = [list(run) for _, run in groupby(shards, key=lambda shard: shard.content.folder)]
+    singles = [shard for shard in shards if not shard.content.folder]
+    for run in runs:
+        yield from ((shard, IN_ORDER) for shard in run)
+        ended = [singles] if run is runs[-1] else []  # before the series of a last folder
+        ended += [run] if run[0].content.folder else []
+        yield from ((shard, section) for files in ended for section in (AFTER_FILES, FOR_SERIES) for shard in files)
+
+
+def _read_section(path: Path, section: int) -> tuple[dict[str, Any], str]:
+    try:
+        with path.open("rb") as stream:
+            head = json.loads(stream.readline())
+            stream.seek(sum(head["bytes"][:section]), os.SEEK_CUR)
+            return head, stream.read(head["bytes"][section]).decode()
+    except OSError as error:
+        raise StorageError(
+            f"The part {path} could not be read: {error.strerror or error}",
+            "Nodes write their parts to a folder on shared storage, from which they are joined",
+            "Check the storage, then run the same command again",
+        ) from error

@@ -1,0 +1,122 @@
+"""The connection to a Ray cluster, and what it must fulfill before anything is sent there."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from reslink.errors import UsageError
+from reslink.files import optional_import
+
+LOCAL: Final = "ray"
+"""The address that starts a cluster on this machine."""
+
+_ADDRESS: Final = re.compile(r"(?:ray://)?(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+):(?P<port>\d{1,5})", re.ASCII)
+_OBJECT_STORE_BYTES: Final = 100 * 2**20
+"""Memory for objects of a cluster on this machine; tasks get paths and return counts."""
+
+
+@dataclass(frozen=True)
+class ClusterAddress:
+    """Where a cluster is.
+
+    Attributes:
+        text: ``ray``, ``ray://HOST:PORT`` or ``HOST:PORT``.
+        is_loopback: Whether nothing leaves this machine.
+    """
+
+    text: str
+    is_loopback: bool
+
+
+def parse_address(text: str) -> ClusterAddress:
+    """Returns the address that a user wrote.
+
+    Args:
+        text: ``ray`` to start a cluster on this machine; ``ray://HOST:PORT``, or the ``HOST:PORT`` of a cluster to which this
+            machine belongs.
+
+    Raises:
+        UsageError: If it is none of these.
+    """
+    if text == LOCAL:
+        return ClusterAddress(text, True)
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 0 < int(match["port"]) < 2**16:
+        raise UsageError(
+            f"{text!r} is not the address of a cluster",
+            "--on takes ray, which starts a cluster on this machine, ray://HOST:PORT or HOST:PORT",
+            "Use --on ray, or the address that 'ray start --head' printed",
+        )
+    return ClusterAddress(text, _is_loopback(match["host"].strip("[]")))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextmanager
+def connect(address: ClusterAddress) -> Iterator[None]:
+    """Connects this process to a cluster while the block runs. A cluster that this call started ends with the block.
+
+    Usage statistics and the dashboard are off. A cluster on this machine listens on 127.0.0.1 only, and takes no task without
+    the random token of this call.
+
+    Args:
+        address: The cluster.
+
+    Raises:
+        UsageError: If Ray is not installed, the cluster cannot be reached, or it is not on this machine and
+            ``RAY_AUTH_MODE=token`` is not set.
+    """
+    check_token(address)
+    if address.is_loopback:  # without it, Ray listens on the address of a network card
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if address.text == LOCAL:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    ray: Any = optional_import("ray", "ray")
+    try:
+        ray.init(**_options(address))
+    except Exception as error:  # Ray raises Exception itself, for a node that starts too slowly
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"The cluster {address.text} cannot be used: {reason}",
+            "A running cluster must have the same versions of Ray and Python as this machine",
+            "Check it with 'ray status'; with --on ray, run the same command again when the machine is less busy",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_token(address: ClusterAddress) -> None:
+    """Checks that a cluster on another machine is used with a token.
+
+    Raises:
+        UsageError: If ``RAY_AUTH_MODE`` is not ``token``.
+    """
+    if not address.is_loopback and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        raise UsageError(
+            f"The cluster {address.text} is not on this machine, and RAY_AUTH_MODE is not 'token'",
+            "Without a token, everyone who reaches the cluster can run programs on it and read its data",
+            "Start the cluster with RAY_AUTH_MODE=token, set it here too, and give both the same RAY_AUTH_TOKEN_PATH",
+        )
+
+
+def _options(address: ClusterAddress) -> dict[str, Any]:
+    quiet = {"log_to_driver": False, "configure_logging": False}
+    if address.text != LOCAL:
+        return {"address": address.text, **quiet}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    limits = {"num_cpus": cores, "num_gpus": 0, "object_store_memory": _OBJECT_STORE_BYTES}
+    return {"address": "local", "include_dashboard": False, **limits, **quiet}

@@ -1,0 +1,131 @@
+"""Shards: parts of a job that run as tasks of a Ray cluster, and can be resumed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from reslink.cluster.nodes import WorkingPlace
+from reslink.errors import InputError, ReslinkError, counted
+from reslink.files import optional_import, write_atomic
+from reslink.remote_files import parse_remote, version_hash
+from reslink.training.monitoring.progress import Progress, phase
+
+Work: TypeAlias = Callable[[Any], tuple[bytes, int]]
+"""Computes the part of one shard from its content, and how many of its files failed. A function of a module of reslink."""
+
+RETRIES: Final = 4
+"""How often a task begins again after its worker or node died."""
+
+_TASKS_PER_CORE: Final = 2
+"""Tasks in flight: one that runs, and one that waits for it to end."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a job.
+
+    Attributes:
+        digest: SHA-256 of everything that decides the result; it is the name of the part.
+        n_files: Number of files.
+        first: The first file, for messages.
+        content: What ``Work`` gets: paths and settings only.
+    """
+
+    digest: str
+    n_files: int
+    first: str
+    content: Any
+
+    def path(self, folder: Path) -> Path:
+        """Returns the file of its part."""
+        return folder / f"{self.digest}.part"
+
+
+def file_state(file: Path) -> list[str | int]:
+    """Returns path, size and time of a file, which change with its content; only the path if it cannot be found.
+
+    Of a remote file, its URL and the hash of its version.
+    """
+    if (remote := parse_remote(file)) is not None:
+        try:
+            return [str(remote), version_hash(remote) or ""]
+        except InputError:
+            return [str(remote)]
+    try:
+        status = file.stat()
+    except OSError:
+        return [str(file)]
+    return [str(file), status.st_size, status.st_mtime_ns]
+
+
+def run_shards(shards: Sequence[Shard], work: Work, folder: Path, progress: Progress, label: str) -> None:
+    """Computes the part of each shard on the connected cluster, one task per shard with one core and one thread.
+
+    A part appears under its name once it is complete. Parts that exist are not computed again, and a task that runs twice
+    writes the same part. A task whose worker or node died begins again elsewhere.
+
+    Args:
+        shards: The shards.
+        work: Computes a part.
+        folder: The folder of the parts, on storage that all nodes share under the same path.
+        progress: Receives the number of finished and failed files, and the files per second.
+        label: Name of the work, for the progress.
+
+    Raises:
+        InputError: If a task died more than ``RETRIES`` times.
+        ReslinkError: What ``work`` raised, such as a ``UsageError`` for a node with another version of reslink.
+    """
+    missing = list({shard.digest: shard for shard in shards if not shard.path(folder).exists()}.values())
+    if len(missing) < len(shards):
+        progress.message(f"{counted(len(shards) - len(missing), 'part')} of {len(shards)} need no computation")
+    ray: Any = optional_import("ray", "ray")
+    task = ray.remote(_run_shard).options(num_cpus=1, max_retries=RETRIES)
+    place = WorkingPlace.here(folder)
+    running: dict[Any, Shard] = {}
+    failed = done = 0
+    started = time.monotonic()
+    waiting = iter(missing)
+    with phase(progress, sum(shard.n_files for shard in missing), label):
+        while True:
+            while len(running) < _TASKS_PER_CORE * n_cores(ray) and (shard := next(waiting, None)) is not None:
+                running[task.remote(work, shard, place)] = shard
+            if not running:
+                break
+            [finished], _ = ray.wait(list(running), num_returns=1)
+            shard = running.pop(finished)
+            failed += _result(ray, finished, shard)
+            done += shard.n_files
+            progress.step(shard.n_files, failed=failed, files_per_second=done / (time.monotonic() - started))
+
+
+def n_cores(ray: Any) -> int:
+    """Returns the number of cores of the cluster now, at least 1; nodes join and leave."""
+    return max(1, int(ray.cluster_resources().get("CPU", 0)))
+
+
+def _result(ray: Any, finished: Any, shard: Shard) -> int:
+    """Returns the number of failed files of a finished task."""
+    try:
+        return int(ray.get(finished))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ReslinkError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError as error:
+        raise InputError(
+            f"The {counted(shard.n_files, 'file')} from {shard.first} on were given up ({type(error).__name__})",
+            f"A task begins again up to {RETRIES} times if its process or node dies",
+            "Run the same command again; finished parts are kept",
+        ) from error
+
+
+def _run_shard(work: Work, shard: Shard, place: WorkingPlace) -> int:
+    """Runs on a node: writes the part of a shard, and returns the number of failed files."""
+    with place.enter():
+        part, failed = work(shard.content)
+    write_atomic(shard.path(Path(place.output)), part)
+    return failed

@@ -1,0 +1,180 @@
+"""The parts of shards make the output of one process; the cluster itself is tested in ``tests/cluster``."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import shutil
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reslink.api.predict import PredictionTable
+from reslink.api.predict_shards import PredictionJob, bundle_digest, cut_shards, join_parts, predict_shard
+from reslink.bundles.bundle import Bundle
+from reslink.cluster.shards import Shard
+from reslink.errors import StorageError, UsageError
+from reslink.imaging.limits import ImagingWarning
+from reslink.imaging.search import ListedFiles, list_files
+from reslink.inference.classifier import Classifier
+from reslink.inference.prediction_counts import PredictionCounts
+from reslink.inference.series_answers import predict_series
+from reslink.printable_names import json_text
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
+from test_series_answers import head, write_series
+
+
+@pytest.fixture
+def job(built_zoo: Path) -> PredictionJob:
+    folder = str(built_zoo / "ct")
+    return PredictionJob(folder, bundle_digest(Bundle.load(folder)), "onnxruntime", batch_size=1, series="auto")
+
+
+@pytest.fixture(scope="module")
+def scans(ring_heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, a volume, series in one and in several folders, lone slices, and files that cannot be read."""
+    root = tmp_path_factory.mktemp("scans")
+    for i in range(7):
+        shutil.copy(ring_heads / f"{60 + i}.png", root / f"{i}.png")
+    (root / "3.png").write_bytes(b"\x89PNG no picture")
+    np.save(root / "volume.npy", np.stack([head(40), head(60), head(20)]).clip(0, 255).astype(np.uint8))
+    write_series(root / "b")
+    write_series(root / "c" / "1", (0.0, 10.0, 20.0), "1.2.3")
+    write_series(root / "c" / "2", (5.0,), "1.2.4")
+    write_series(root / "c" / "3", (30.0, 40.0, 80.0), "1.2.3")
+    write_series(root / "d", (5.0,), "1.2.5")
+    write_series(root / "e", (5.0, 1.0), "1.2.6")
+    return root
+
+
+def one_process(job: PredictionJob, paths: Sequence[str]) -> tuple[str, PredictionCounts, list[str]]:
+    """The lines that one process writes, the counts and the warnings."""
+    classifier = Classifier.load(job.bundle, device="cpu", backend=job.backend, threads=1)
+    stream, counts = io.StringIO(), PredictionCounts()
+    table = PredictionTable(stream, classifier.labels)
+    stream.truncate(0)
+    stream.seek(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for prediction, _ in predict_series(classifier, paths, job.batch_size, mode=job.series, unit=job.unit):
+            counts.add(prediction, has_slice_answers=job.series == "auto")
+            if job.output == "csv":
+                table.write(prediction)
+            else:
+                line = {**prediction.as_dict(), "scope": classifier.bundle.statement}
+                stream.write(json_text(line, only_ascii=job.output == "ascii") + "\n")
+    return stream.getvalue(), counts, sorted({str(one.message) for one in caught})
+
+
+def in_shards(job: PredictionJob, paths: Sequence[str], folder: Path, size: int) -> tuple[str, PredictionCounts, list[str]]:
+    """The same in shards, of which the last is computed first."""
+    folder.mkdir(exist_ok=True)
+    shards = shards_of(job, paths, size)
+    for shard in reversed(shards):
+        part, failed = predict_shard(shard.content)
+        shard.path(folder).write_bytes(part)
+        assert failed >= 0
+    lines: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        counts = join_parts(shards, folder, lines.append)
+    return "".join(lines), counts, sorted({str(one.message) for one in caught})
+
+
+def shards_of(job: PredictionJob, paths: Sequence[str], size: int) -> list[Shard]:
+    return cut_shards(job, [listed for path in paths for listed in list_files(path)], size)
+
+
+@pytest.mark.parametrize(
+    ("mode", "output", "blocks", "batch_size"),
+    [("auto", "csv", 1, 1), ("auto", "json", 1, 3), ("each", "ascii", 2, 2), ("only", "json", 1, 1)],
+)
+def test_any_mode_and_format_gives_the_lines_of_one_process(
+    job, scans, tmp_path, monkeypatch, mode, output, blocks, batch_size
+):
+    monkeypatch.chdir(scans)
+    files = [str(path) for path in sorted(Path("b").iterdir())]
+    paths = [files[0], "0.png", *files[1:], "nowhere", ".", "c", "c", "*.png", "d", "e"]
+    job = replace(job, series=mode, output=output)
+    monkeypatch.setattr("reslink.inference.blocks.BLOCK_BATCHES", blocks)
+    job = replace(job, batch_size=batch_size)
+    assert len(shards_of(job, paths, 1)) > 9
+    expected = one_process(job, paths)
+    assert expected[1].failed >= 2
+    assert any("uneven gaps" in text for text in expected[2]) == (mode != "each")
+    assert in_shards(job, paths, tmp_path / "parts", 1) == expected
+    assert in_shards(job, paths, tmp_path / "parts", 5) == expected
+
+
+def test_series_of_single_files_come_before_those_of_a_last_folder(job, scans, tmp_path) -> None:
+    files = [str(path) for path in sorted((scans / "b").iterdir())]
+    for paths in ([*files, str(scans / "c")], [str(scans / "c"), *files]):
+        assert in_shards(job, paths, tmp_path / "parts", 1) == one_process(job, paths)
+
+
+def test_a_series_is_in_one_shard_however_small_that_is(job, scans, monkeypatch) -> None:
+    monkeypatch.setattr("reslink.inference.blocks.BLOCK_BATCHES", 1)
+    shards = shards_of(job, [str(scans / "c")], 1)
+    assert [shard.n_files for shard in shards] == [7], "1.2.4 is between the two folders of 1.2.3"
+    each = shards_of(replace(job, series="each"), [str(scans / "c")], 1)
+    assert [shard.n_files for shard in each] == [3, 1, 3]
+
+
+def test_a_shard_holds_whole_blocks(job) -> None:
+    listed = [ListedFiles((Path(f"{i}.png"),), "f", "f") for i in range(300)]
+    assert [shard.n_files for shard in cut_shards(replace(job, batch_size=4), listed, 100)] == [128, 128, 44]
+
+
+def test_single_files_of_one_series_with_a_folder_between_are_refused(job, scans) -> None:
+    first, *others = (str(path) for path in sorted((scans / "b").iterdir()))
+    with pytest.raises(UsageError, match="Files of one series were given before and after a folder"):
+        shards_of(job, [first, str(scans / "d"), *others], 1)
+
+
+def test_the_digest_changes_with_whatever_decides_the_part(job, scans, tmp_path) -> None:
+    shutil.copy(scans / "0.png", tmp_path / "0.png")
+
+    def digest(job: PredictionJob) -> str:
+        [shard] = shards_of(job, [str(tmp_path)], 10)
+        return shard.digest
+
+    digests = [digest(job), digest(job)]
+    assert digests[0] == digests[1]
+    digests = [digest(replace(job, **{name: "x"})) for name in ("bundle_digest", "backend", "unit", "output")]
+    digests.append(digest(replace(job, series="each")))
+    digests.append(digest(job))
+    (tmp_path / "0.png").touch()
+    digests.append(digest(job))
+    shutil.copy(scans / "1.png", tmp_path / "0.png")
+    digests.append(digest(job))
+    assert all(a != b for a, b in itertools.combinations(digests, 2))
+
+
+def test_another_bundle_or_no_files_on_a_node_are_refused(job, scans) -> None:
+    [shard] = shards_of(job, [str(scans / "0.png")], 10)
+    other = replace(shard.content, job=replace(job, bundle_digest="other"))
+    with pytest.raises(UsageError, match="has other content on a node"):
+        predict_shard(other)
+    gone = replace(shard.content, listed=(ListedFiles((Path("/gone/a.png"), Path("/gone/b.png")), "/gone", "/gone"),))
+    with pytest.raises(UsageError, match=r"sees none of the 2 files from /gone/a\.png on"):
+        predict_shard(gone)
+
+
+def test_a_part_that_is_not_there_is_named(job, scans, tmp_path) -> None:
+    shards = shards_of(job, [str(scans / "0.png")], 10)
+    with pytest.raises(StorageError, match=f"{shards[0].digest}.part could not be read"):
+        join_parts(shards, tmp_path, print)
+
+
+def test_warnings_are_issued_again(job, scans, tmp_path) -> None:
+    shards = shards_of(job, [str(scans / "c")], 10)
+    for shard in shards:
+        shard.path(tmp_path).write_bytes(predict_shard(shard.content)[0])
+    with pytest.warns(ImagingWarning, match="uneven gaps"):
+        join_parts(shards, tmp_path, [].append)

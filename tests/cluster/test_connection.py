@@ -1,0 +1,110 @@
+"""Addresses of clusters, and what is refused before anything is sent there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from reslink.cluster.connection import connect, parse_address
+from reslink.errors import UsageError
+
+LOCAL = """
+import os, psutil
+from reslink.cluster.connection import connect, parse_address
+with connect(parse_address("ray")):
+    import ray
+    [node] = ray.nodes()
+    assert node["NodeManagerAddress"] == "127.0.0.1", node
+    assert ray.cluster_resources()["CPU"] == len(os.sched_getaffinity(0))
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert (os.environ["RAY_AUTH_MODE"], len(os.environ["RAY_AUTH_TOKEN"])) == ("token", 64)
+    assert ray.get(ray.remote(lambda: os.environ["OMP_NUM_THREADS"]).remote()) == "1"
+    children = psutil.Process().children(recursive=True)
+    listening = {c.laddr.ip for child in children for c in child.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
+    assert listening
+assert not ray.is_initialized()
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "is_loopback"),
+    [
+        ("ray", True),
+        ("127.0.0.1:6379", True),
+        ("ray://localhost:10001", True),
+        ("ray://[::1]:10001", True),
+        ("127.0.0.2:1", True),
+        ("ray://head.example.org:10001", False),
+        ("10.0.0.7:6379", False),
+        ("127.evil.example:6379", False),
+        ("localhost.example:6379", False),
+    ],
+)
+def test_addresses(text: str, is_loopback: bool) -> None:
+    assert parse_address(text).is_loopback == is_loopback
+
+
+@pytest.mark.parametrize("text", ["", "Ray", "auto", "local", "ray://", "head", "head:0", "head:99999", "http://a:1", "a b:1"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is not the address of a cluster.*--on takes ray.*Use --on ray"):
+        parse_address(text)
+
+
+@pytest.mark.parametrize("mode", [None, "disabled", "k8s"])
+def test_a_cluster_elsewhere_needs_a_token(mode: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    message = (
+        "10.0.0.7:6379 is not on this machine, and RAY_AUTH_MODE is not 'token'.*Start the cluster with RAY_AUTH_MODE=token"
+    )
+    with pytest.raises(UsageError, match=message), connect(parse_address("10.0.0.7:6379")):
+        pass
+
+
+@pytest.fixture
+def variables_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restores the variables that a connection sets."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+
+
+@pytest.mark.usefixtures("variables_as_before")
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(
+        "reslink.files.metadata.requires", lambda name: [f'{name}[x]; extra == "all"', 'ray[client]>=2.60; extra == "ray"']
+    )
+    message = (
+        r"The package 'ray' is not installed.*extra 'ray' of reslink.*Run: python -m pip install \"ray\[client\]>=2\.60\"\.$"
+    )
+    with pytest.raises(UsageError, match=message), connect(parse_address("ray")):
+        pass
+
+
+@pytest.mark.usefixtures("variables_as_before")
+@pytest.mark.parametrize(("error", "reason"), [(ConnectionError("no answer\nmore"), "no answer"), (Exception(), "Exception")])
+def test_a_cluster_that_cannot_be_used_says_why(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise error
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    message = rf"^The cluster 127\.0\.0\.1:9 cannot be used: {reason}\. A running cluster must have the same versions"
+    with pytest.raises(UsageError, match=message), connect(parse_address("127.0.0.1:9")):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_installed")
+def test_a_cluster_of_this_machine_listens_on_loopback_and_needs_a_token() -> None:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    variables["PYTHONPATH"] = str(Path(__file__).resolve().parents[2] / "src")
+    done = subprocess.run([sys.executable, "-c", LOCAL], env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr

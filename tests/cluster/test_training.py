@@ -1,0 +1,110 @@
+"""Training on a real cluster: a killed process and a killed driver end in the weights of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import reslink
+from reslink.cluster import training
+from reslink.datasets.manifest import Manifest
+from reslink.errors import UsageError
+from reslink.files import sha256
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of ray.data in ray.train
+]
+
+SETTINGS = (
+    "preprocess.size=64",
+    "preprocess.channels=1",
+    "model.stem_dim=8",
+    "model.dims=[8, 16]",
+    "model.depths=[0, 1]",
+    "model.area_size=4",
+    "trainer.batch_size=8",
+    "trainer.epochs=4",
+    "trainer.precision=fp32",
+    "trainer.device=cpu",
+    "trainer.workers=0",
+)
+
+TORCHRUN = """
+import sys
+from reslink.datasets.manifest import Manifest
+from reslink.training.recipe.recipe import load_recipe
+from reslink.training.trainer import train
+
+data, out, *settings = sys.argv[1:]
+train(Manifest.open(data), load_recipe(None, settings), out)
+"""
+
+
+def weights(run: Path) -> str:
+    return sha256(run / "bundle" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(toy_patients: Manifest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The weights of two processes of torchrun."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    (folder / "script.py").write_text(TORCHRUN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(toy_patients.root), "run", *SETTINGS], cwd=folder, env=environment, check=True)
+    return weights(folder / "run")
+
+
+def processes_of_training() -> list[psutil.Process]:
+    names = ((process, " ".join(process.info["cmdline"] or ())) for process in psutil.process_iter(["cmdline"]))
+    return [process for process, name in names if name.startswith("ray::RayTrainWorker")]
+
+
+def kill_one_after(rows: Path, n: int) -> None:
+    end = time.monotonic() + 120
+    while not (rows.exists() and len(rows.read_text().splitlines()) > n):
+        assert time.monotonic() < end, "no epoch ends"
+        time.sleep(0.01)
+    processes_of_training()[0].kill()
+
+
+def test_a_killed_process_ends_in_the_weights_of_torchrun(
+    cluster: Any, toy_patients: Manifest, undisturbed: str, tmp_path: Path, in_thread: Callable[..., Any]
+) -> None:
+    run = tmp_path / "run"
+    with in_thread(kill_one_after, run / "results.csv", 1):
+        summary = reslink.train(str(toy_patients.root), run, settings=SETTINGS, on=cluster.address, processes=2)
+    assert weights(run) == undisturbed
+    assert json.loads((run / "environment.json").read_text())["processes"] == 2
+    assert (summary["epochs"], Path(summary["report"]).exists()) == (4, True)
+    assert not (run / ".ray").exists()
+
+
+def test_what_does_not_fit_is_refused(cluster: Any, toy_patients: Manifest, tmp_path: Path) -> None:
+    data = str(toy_patients.root)
+    with pytest.raises(UsageError, match=r"on is 'ray', and processes is None.*Give both or none"):
+        reslink.train(data, tmp_path / "run", on="ray")
+    with pytest.raises(UsageError, match=r"The cluster has 2 cores, and 3 processes were asked for.*Use processes='2'"):
+        reslink.train(data, tmp_path / "run", settings=SETTINGS, on=cluster.address, processes=3)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("")
+    with pytest.raises(UsageError, match="holds an unfinished run"):
+        reslink.train(data, tmp_path / "other", settings=SETTINGS, on=cluster.address, processes=2)
+    training.RETRIES, before = 0, training.RETRIES
+    try:
+        with pytest.raises(UsageError, match=r"trainer\.batch_size is 2 for 2 processes"):
+            reslink.train(
+                data, tmp_path / "small", settings=[*SETTINGS, "trainer.batch_size=2"], on=cluster.address, processes=2
+            )
+    finally:
+        training.RETRIES = before

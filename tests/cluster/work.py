@@ -1,0 +1,45 @@
+"""Work for nodes of a test: each call leaves a file that names the shard, its process and its node."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from reslink.errors import UsageError
+
+
+def calls(log: Path, index: int) -> list[Path]:
+    return sorted(log.glob(f"{index}.*"))
+
+
+def plain(content: dict[str, Any]) -> tuple[bytes, int]:
+    """Waits while a file called hold is there, unless the shard is among the first ones."""
+    log, index = Path(content["log"]), content["index"]
+    (log / f"{index}.{os.getppid()}.{os.getpid()}").touch()
+    while index >= content.get("free", 10**9) and (log / "hold").exists():
+        time.sleep(0.05)
+    return f"{index}\n".encode(), index % 2
+
+
+def dies_once(content: dict[str, Any]) -> tuple[bytes, int]:
+    """Is killed at the first call for shard 2."""
+    result = plain(content)
+    if content["index"] == 2 and len(calls(Path(content["log"]), 2)) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+
+def dies(content: dict[str, Any]) -> tuple[bytes, int]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return plain(content)
+
+
+def refuses(content: dict[str, Any]) -> tuple[bytes, int]:
+    raise UsageError(f"Shard {content['index']} is refused", "Allowed is nothing", "Do nothing")
+
+
+def fails(content: dict[str, Any]) -> tuple[bytes, int]:
+    raise KeyError("a bug")
