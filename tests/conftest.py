@@ -417,3 +417,38 @@ def write_run_files() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def storage_server() -> Iterator[Any]:
+    """An S3 server on this machine (``storage_server.Storage``)."""
+    pytest.importorskip("moto")
+    spec = importlib.util.spec_from_file_location("storage_server", Path(__file__).with_name("storage_server.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.running_storage() as storage:
+        yield storage
+
+
+@pytest.fixture
+def s3(storage_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The S3 server without faults, named with its credentials in the environment; repetitions do not wait."""
+    from s3fs import S3FileSystem
+
+    from reslink.cli.offline import block_network
+
+    storage_server.reset()
+    block_network(False)  # an earlier test may have run a command with --offline
+    S3FileSystem.clear_instance_cache()  # instances keep their credentials
+    for name, value in {
+        "AWS_ENDPOINT_URL": storage_server.url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("reslink.remote_files._WAITS", (0.0, 0.0, 0.0, 0.0))
+    return storage_server

@@ -116,6 +116,13 @@ def test_below_cli_nothing_prints_exits_or_reads_the_environment(sources: list[P
     assert {name: rules for name, rules in found.items() if rules and name not in EXCEPTIONS["below cli"]} == {}
 
 
+def test_only_one_module_fetches_the_files_that_users_name(sources: list[Path]) -> None:
+    used = re.compile(
+        r"""["'](fsspec|s3fs|gcsfs|adlfs|aiohttp)["']|^\s*(import|from)\s+(fsspec|s3fs|gcsfs|adlfs|aiohttp)\b""", re.M
+    )
+    assert [path.name for path in sources if used.search(path.read_text())] == ["remote_files.py"]
+
+
 def test_files_are_short(sources: list[Path]) -> None:
     lengths = {path.name: len(path.read_text().splitlines()) for path in sources}
     assert {name: n for name, n in lengths.items() if n > MOST_LINES and name not in EXCEPTIONS["long files"]} == {}

@@ -13,7 +13,10 @@ from PIL import Image
 
 from reslink.bundles.zoo import SHIPPED
 
-HEAVY = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "PIL", "pydicom", "kornia", "captum", "accelerate", "ray")
+HEAVY = (
+    *("torch", "numpy", "scipy", "sklearn", "matplotlib", "PIL", "pydicom", "kornia", "captum", "accelerate"),
+    *("fsspec", "s3fs", "aiohttp", "pyarrow", "ray"),
+)
 HELP = """
 import sys, json
 sys.argv = ["reslink", {words}]

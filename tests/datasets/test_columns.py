@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from reslink.datasets.columns import ROLES, find_columns, header_key, parse_columns, role_of
-from reslink.datasets.csv_table import Row, Table
+from reslink.datasets.tables.rows import Row, Table
 from reslink.errors import UsageError
 
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from reslink.datasets.case import Case
-from reslink.datasets.csv_table import Row
 from reslink.datasets.label_columns import check_label_names
 from reslink.datasets.label_conflicts import describe_conflicts, label_conflicts
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.splits import assign_folds, assign_splits
+from reslink.datasets.tables.rows import Row
 from reslink.errors import UsageError
 from reslink.labels import ABSENT, PRESENT, UNKNOWN, Labels, parse_state, states_text
 

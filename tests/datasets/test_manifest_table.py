@@ -66,10 +66,10 @@ class TestTable:
     def test_a_table_that_may_not_be_read(self, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         table(images, f"path,label\n{FOUR}")
 
-        def forbidden(path: Path) -> bytes:
+        def forbidden(path: Path, *_args: object, **_options: object) -> None:
             raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr(Path, "read_bytes", forbidden)
+        monkeypatch.setattr(Path, "open", forbidden)
         with pytest.raises(UsageError, match=r"manifest\.csv cannot be read: Permission denied.*DATA is a folder.*permissions"):
             Manifest.open(images)
 

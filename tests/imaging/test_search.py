@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 import builders as b
 import numpy as np
@@ -13,7 +15,7 @@ from pydicom import uid
 
 from reslink.errors import InputError
 from reslink.imaging.reading import read_image
-from reslink.imaging.search import FolderSearch, find_images, is_skipped_folder, iter_images
+from reslink.imaging.search import FolderSearch, check_exists, find_images, is_skipped_folder, iter_images
 
 GRAY = Pillow.new("L", (32, 32), 90)
 PNG = b.saved(GRAY, "PNG")
@@ -247,3 +249,43 @@ def test_folders_of_masks_are_skipped_by_their_words(folder: str) -> None:
     assert is_skipped_folder(folder)
     assert not is_skipped_folder("lgg-mri-segmentation")
     assert not is_skipped_folder("unmasked")
+
+
+class TestRemote:
+    """Folders in object storage are searched as local ones."""
+
+    @pytest.fixture
+    def bucket(self, s3: Any, tmp_path: Path) -> Path:
+        picture = io.BytesIO()
+        Pillow.fromarray(np.full((32, 32), 7, np.uint8)).save(picture, "PNG")
+        files = {"b.png": picture.getvalue(), "a/c": picture.getvalue(), "a/c_mask.png": picture.getvalue()}
+        files |= {"masks/b.png": picture.getvalue(), ".hidden.png": b"x", "notes.txt": b"x", "a/c.png": picture.getvalue()}
+        for name, content in files.items():
+            (tmp_path / "local" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "local" / name).write_bytes(content)
+            s3.put(f"search/{name}", content)
+        return tmp_path / "local"
+
+    def test_the_images_of_a_folder_are_those_of_its_copy(self, bucket: Path, caplog: pytest.LogCaptureFixture) -> None:
+        local = [path.relative_to(bucket).as_posix() for path in find_images([bucket])]
+        [expected] = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        assert sorted(local) == ["a/c", "a/c.png", "b.png"]
+        assert sorted(map(str, find_images(["s3://heads/search/"]))) == [f"s3://heads/search/{name}" for name in sorted(local)]
+        [message] = [record.getMessage() for record in caplog.records]
+        assert message.partition(": ")[2] == expected.partition(": ")[2]
+
+    @pytest.mark.usefixtures("bucket")
+    def test_a_file_is_itself(self) -> None:
+        assert list(map(str, find_images(["s3://heads/search/b.png", "s3://heads/search/a/c"]))) == [
+            "s3://heads/search/b.png",
+            "s3://heads/search/a/c",
+        ]
+
+    def test_a_folder_without_images(self, s3: Any) -> None:
+        s3.put("nothing/notes.txt", b"x")
+        with pytest.raises(InputError, match=r"s3://heads/nothing has no images\. The supported formats.*Choose a folder"):
+            find_images(["s3://heads/nothing"])
+
+    def test_a_path_is_checked_when_it_is_read(self) -> None:
+        check_exists("s3://heads/none.png")

@@ -65,8 +65,8 @@ def adapt(
 
     Args:
         bundle: The name of a shipped model, or the folder of a bundle or run.
-        data: The local cases: a folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened
-            ``Manifest``.
+        data: The local cases: a folder with one folder per class, a folder with a ``manifest.csv``, a CSV or Parquet table, or
+            an opened ``Manifest``.
         out: Folder of the new bundle.
         batch_norm: Mix the statistics of BatchNorm layers with those of the local images. Their labels are not used.
         head: Fit the last dense layer to the local images, near the weights of the bundle.

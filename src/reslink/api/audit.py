@@ -44,8 +44,8 @@ def audit(
     """Checks a data set for leakage, near duplicates, shortcuts, burned-in text, identity, label errors and broken files.
 
     Args:
-        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``; or a list
-            of them, which are joined. The name of each becomes the ``source`` of its cases.
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV or Parquet table, or an opened
+            ``Manifest``; or a list of them, which are joined. The name of each becomes the ``source`` of its cases.
         map: Label to class, such as ``{"bleed": "Tumor", "clinic:other": None}`` or ``["bleed=Tumor"]``; ``SET:LABEL`` is the
             label of one data set, and None leaves its cases out.
         corrections: A CSV of corrected labels, such as ``label_corrections.csv`` of an earlier audit.
@@ -140,7 +140,7 @@ def run_audit(
     progress: ShowProgress,
 ) -> AuditOutput:
     """Audits a data set; see :func:`audit`."""
-    from reslink.datasets.table_paths import FolderRowError
+    from reslink.datasets.tables.paths import FolderRowError
 
     if on is not None and out is None:
         raise UsageError("on was given without out", "Nodes of a cluster write their parts to out", "Give out, a shared folder")

@@ -54,9 +54,9 @@ def cv(
     predictions. The same call resumes after an interruption.
 
     Args:
-        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``; or a list
-            of them, which are joined. The name of each becomes the ``source`` of its cases. Folds in a column ``fold`` are
-            kept.
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV or Parquet table, or an opened
+            ``Manifest``; or a list of them, which are joined. The name of each becomes the ``source`` of its cases. Folds in a
+            column ``fold`` are kept.
         out: Output folder.
         map: Label to class, such as ``{"bleed": "Tumor", "clinic:other": None}`` or ``["bleed=Tumor"]``; ``SET:LABEL`` is the
             label of one data set, and None leaves its cases out.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from reslink.datasets.manifest import Manifest
 
 Data: TypeAlias = "str | Path | Manifest"
-"""A folder with one folder per class, a folder with a manifest.csv, a CSV, or an opened manifest."""
+"""A folder with one folder per class, a folder with a manifest.csv, a CSV or Parquet table, or an opened manifest."""
 
 DataSets: TypeAlias = "Data | Sequence[Data]"
 """A data set, or several, which are joined; their names are the sources of their cases."""

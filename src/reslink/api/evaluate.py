@@ -37,7 +37,8 @@ def evaluate(
 
     Args:
         bundle: The name of a shipped model, or the folder of a bundle or run.
-        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV or Parquet table, or an opened
+            ``Manifest``.
         out: Output folder.
         columns: Role to column of a table, such as ``{"patient": "MRN"}``; None infers the columns from their names.
         root: Folder that the paths in a table start from; None for the folder of the table.

@@ -175,6 +175,8 @@ def _is_new(path: str, done: set[str]) -> int:
 def _files_of(paths: Iterable[str | Path], bundle: Bundle, options: ExplainOptions) -> tuple[list[str | Path], ExplainOptions]:
     """Returns the images, and the options with the lesion masks, units and sequences of data sets among the paths."""
     from reslink.datasets.manifest import Manifest
+    from reslink.datasets.tables.files import find_table
+    from reslink.datasets.tables.parquet_file import SUFFIX
 
     files: list[str | Path] = []
     masks: dict[str, Path] = {}
@@ -182,7 +184,7 @@ def _files_of(paths: Iterable[str | Path], bundle: Bundle, options: ExplainOptio
     sequences: dict[str, str] = {}
     n_tables = 0
     for path in paths:
-        if not str(path).lower().endswith(".csv") and not (Path(path) / "manifest.csv").is_file():
+        if not str(path).lower().endswith((".csv", SUFFIX)) and (not Path(path).is_dir() or find_table(Path(path)) is None):
             files += _images_in(path) if bundle.case == "slice" else [path]
             continue
         n_tables += 1
@@ -192,7 +194,7 @@ def _files_of(paths: Iterable[str | Path], bundle: Bundle, options: ExplainOptio
         units |= {str(case.path): case.unit for case in cases if case.unit is not None}
         sequences |= {str(case.path): case.sequence for case in cases if case.sequence is not None}
     if (options.columns or options.root) and not n_tables:
-        raise UsageError("No table was given, but --columns or --root", "Both describe a table", "Remove them, or give a CSV")
+        raise UsageError("No table was given, but --columns or --root", "Both describe a table", "Remove them, or give a table")
     return files, replace(options, masks=masks, units=units, sequences=sequences)
 
 

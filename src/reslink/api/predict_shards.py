@@ -32,6 +32,7 @@ from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import AFTER_FILES, FOR_SERIES, IN_ORDER, predict_sections
 from reslink.inference.series_mode import SeriesMode
 from reslink.printable_names import json_text
+from reslink.remote_files import parse_remote
 from reslink.training.monitoring.progress import Progress
 
 SECTIONS = (IN_ORDER, AFTER_FILES, FOR_SERIES)
@@ -230,7 +231,7 @@ def _load(job: PredictionJob) -> Classifier:
 
 def _check_files(files: Sequence[Path]) -> None:
     """Checks that this machine sees the files; a single one that is missing gets a line with its error."""
-    if files and not any(map(os.path.lexists, files)):
+    if files and not any(parse_remote(file) or os.path.lexists(file) for file in files):
         raise UsageError(
             f"A node of the cluster sees none of the {len(files)} files from {files[0]} on",
             "The files must be on storage that all nodes share under the same path",

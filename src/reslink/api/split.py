@@ -59,8 +59,8 @@ def split(
     and adds ``group``, ``split`` and, with ``folds``, ``fold``; paths are relative to the CSV.
 
     Args:
-        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``; or a list
-            of them, which are joined. The name of each becomes the ``source`` of its cases.
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV or Parquet table, or an opened
+            ``Manifest``; or a list of them, which are joined. The name of each becomes the ``source`` of its cases.
         out: The CSV to write.
         map: Label to class, such as ``{"bleed": "Tumor", "clinic:other": None}`` or ``["bleed=Tumor"]``; ``SET:LABEL`` is the
             label of one data set, and None leaves its cases out.

@@ -42,7 +42,8 @@ def tune(
     and several processes can work on one folder. Needs the extra ``tune``. Imports torch.
 
     Args:
-        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV, or an opened ``Manifest``.
+        data: A folder with one folder per class, a folder with a ``manifest.csv``, a CSV or Parquet table, or an opened
+            ``Manifest``.
         out: The folder of the search.
         trials: Number of trials, those of earlier calls included. Give either ``trials`` or ``minutes``.
         minutes: Minutes after which no further trial begins.

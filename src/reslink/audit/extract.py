@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -22,10 +22,12 @@ from reslink.datasets.cache.decode import SeveralSlicesError, read_slice
 from reslink.datasets.manifest import file_hash
 from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.datasets.patient_ids import HeaderPatient, read_header_patient
-from reslink.errors import ReslinkError
+from reslink.errors import InputError, ReslinkError
 from reslink.imaging.head_mask import valid_pixels
 from reslink.imaging.image import Image
+from reslink.imaging.limits import MAX_FILE_BYTES
 from reslink.imaging.quantiles import quantiles
+from reslink.remote_files import local_file
 from reslink.training.monitoring.progress import Progress
 
 TINY_SIDE: Final = 16
@@ -111,6 +113,14 @@ def extract_features(file: CaseFile) -> Extracted:
         The features; a volume, which has none; or a message that explains why the file cannot be used. The message contains no
         absolute path.
     """
+    try:
+        with local_file(file.path, MAX_FILE_BYTES) as path:  # a remote file is fetched once
+            return _extract_local(replace(file, path=path))
+    except InputError as error:
+        return str(error).replace(str(file.path), file.name)
+
+
+def _extract_local(file: CaseFile) -> FileFeatures | Volume | str:
     try:
         image = read_slice(file.path, file.name, file.unit)
         text_boxes = find_text(image)

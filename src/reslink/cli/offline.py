@@ -6,6 +6,7 @@ import re
 import sys
 
 from reslink.errors import UsageError
+from reslink.remote_files import refuse_remote
 
 _BLOCKED = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname"})
 _LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|::1|localhost")
@@ -14,6 +15,8 @@ _state = {"hooked": False, "offline": False, "loopback": False}
 
 def block_network(offline: bool) -> None:
     """Blocks, or allows again, every connection and name lookup of this process.
+
+    Remote paths are refused by name, before any connection is attempted.
 
     An audit hook (PEP 578) cannot be removed, so one hook is added on first use and then switched on and off.
 
@@ -24,6 +27,7 @@ def block_network(offline: bool) -> None:
         sys.addaudithook(_block)
         _state["hooked"] = True
     _state["offline"], _state["loopback"] = offline, False
+    refuse_remote(offline)
 
 
 def allow_loopback() -> None:

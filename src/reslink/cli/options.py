@@ -49,7 +49,7 @@ Data = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
-        help="A folder with one folder per class, a folder with a manifest.csv, or a CSV.",
+        help="A folder with one folder per class, a folder with a manifest.csv, or a CSV or Parquet table.",
         show_default=False,
     ),
 ]
@@ -57,8 +57,8 @@ DataSets = Annotated[
     list[Path],
     typer.Argument(
         metavar="DATA...",
-        help="A folder with one folder per class, a folder with a manifest.csv, or a CSV; several are joined, and the name of "
-        "each becomes the source of its cases.",
+        help="A folder with one folder per class, a folder with a manifest.csv, or a CSV or Parquet table; several are joined, "
+        "and the name of each becomes the source of its cases.",
         show_default=False,
     ),
 ]

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 from reslink.cluster.nodes import WorkingPlace
 from reslink.errors import InputError, ReslinkError, counted
 from reslink.files import optional_import, write_atomic
+from reslink.remote_files import parse_remote, version_hash
 from reslink.training.monitoring.progress import Progress, phase
 
 Work: TypeAlias = Callable[[Any], tuple[bytes, int]]
@@ -45,7 +46,15 @@ class Shard:
 
 
 def file_state(file: Path) -> list[str | int]:
-    """Returns path, size and time of a file, which change with its content; only the path if it cannot be found."""
+    """Returns path, size and time of a file, which change with its content; only the path if it cannot be found.
+
+    Of a remote file, its URL and the hash of its version.
+    """
+    if (remote := parse_remote(file)) is not None:
+        try:
+            return [str(remote), version_hash(remote) or ""]
+        except InputError:
+            return [str(remote)]
     try:
         status = file.stat()
     except OSError:

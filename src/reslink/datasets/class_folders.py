@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from reslink.datasets.case import SPLIT_NAMES, Case, Split, case_name
-from reslink.datasets.csv_table import data_error
+from reslink.datasets.tables.files import find_table
+from reslink.datasets.tables.rows import data_error
 from reslink.errors import UsageError
 from reslink.imaging.search import FolderSearch, is_skipped_folder
 from reslink.labels import spelling_key
@@ -201,8 +202,8 @@ class _LayoutReader:
             top = inner
         if top is folder:
             return folder
-        if (top.path / "manifest.csv").is_file():
-            raise self._error(f"{self._name(top)} holds a manifest.csv", None, f"Give {top.path} as DATA")
+        if (table := find_table(top.path)) is not None:
+            raise self._error(f"{self._name(top)} holds a {table.name}", None, f"Give {top.path} as DATA")
         self.notes.append(f"The class folders are in {self._name(top)}")
         self._note_loose(folder)
         return top

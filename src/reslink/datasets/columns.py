@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from reslink.datasets.case import SPLIT_NAMES
-from reslink.datasets.csv_table import Table
+from reslink.datasets.tables.rows import Table
 from reslink.errors import UsageError, listed, suggest
 from reslink.imaging.spellings import UNIT_NAMES, is_sequence
 from reslink.labels import ABSENT, PRESENT, clean_text, is_missing, parse_state

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from reslink.datasets.case import Case
-from reslink.datasets.csv_table import Row, Table, read_table
 from reslink.datasets.manifest_table import TableCases
+from reslink.datasets.tables.files import read_table
+from reslink.datasets.tables.rows import Row, Table
 from reslink.errors import UsageError, counted, suggest
 from reslink.files import sha256
 from reslink.labels import Labels, clean_text

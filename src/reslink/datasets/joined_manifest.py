@@ -13,7 +13,6 @@ from typing import Any, Final
 from reslink.datasets.case import Case
 from reslink.datasets.columns import header_key
 from reslink.datasets.corrections import apply_corrections
-from reslink.datasets.csv_table import data_error
 from reslink.datasets.label_columns import check_label_names
 from reslink.datasets.label_map import LabelMap, check_label_map, map_of_set
 from reslink.datasets.manifest import (
@@ -26,8 +25,11 @@ from reslink.datasets.manifest import (
     with_stated_unit,
 )
 from reslink.datasets.manifest_table import TableCases
+from reslink.datasets.tables.files import find_table
+from reslink.datasets.tables.rows import data_error
 from reslink.errors import UsageError, counted
 from reslink.labels import ABSENT, PRESENT, UNKNOWN, CaseKind, Labels, clean_text, spelling_key, states_text
+from reslink.remote_files import parse_remote
 
 _log = logging.getLogger(__name__)
 
@@ -122,8 +124,8 @@ def _check_distinct(data: Sequence[str | Path | Manifest]) -> None:
             raise data_error(
                 f"One of the data sets is a {type(one).__name__}", "Save a DataFrame with to_csv, and give the path of the file"
             )
-    paths = [Path(one) for one in data if not isinstance(one, Manifest)]
-    tables = Counter((path / "manifest.csv" if (path / "manifest.csv").is_file() else path).resolve() for path in paths)
+    paths = [parse_remote(one) or Path(one) for one in data if not isinstance(one, Manifest)]
+    tables = Counter((find_table(path) or path).resolve() for path in paths)
     twice = [table for table, n in tables.items() if n > 1]
     if twice:
         raise UsageError(f"{twice[0]} is given twice", "Each data set counts once", "Remove one of the two")

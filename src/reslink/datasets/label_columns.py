@@ -8,7 +8,7 @@ from typing import Final
 
 from reslink.datasets.case import Case
 from reslink.datasets.columns import header_key
-from reslink.datasets.csv_table import Row, Table
+from reslink.datasets.tables.rows import Row, Table
 from reslink.errors import UsageError, counted, listed, suggest
 from reslink.labels import ABSENT, PRESENT, UNKNOWN, Labels, clean_text, parse_state
 

@@ -1,4 +1,4 @@
-"""Data set manifests: cases with class, patient, mask and split, read from class folders or a CSV table."""
+"""Data set manifests: cases with class, patient, mask and split, read from class folders or a table."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from reslink.datasets.class_checks import check_class_names, check_counts, check
 from reslink.datasets.class_folders import cases_of_folder
 from reslink.datasets.columns import parse_columns
 from reslink.datasets.corrections import apply_corrections
-from reslink.datasets.csv_table import data_error
 from reslink.datasets.label_columns import check_label_names, check_states
 from reslink.datasets.manifest_table import TableCases, cases_of_table
+from reslink.datasets.tables.files import find_table, is_manifest
+from reslink.datasets.tables.rows import data_error
 from reslink.datasets.unused_groupings import augmented_copies, unused_grouping
 from reslink.errors import InputError, UsageError, as_sentence, suggest
 from reslink.files import sha256
+from reslink.imaging.limits import MAX_FILE_BYTES
 from reslink.imaging.spellings import parse_sequence, parse_unit
 from reslink.labels import (
     PRESENT,
@@ -33,6 +35,7 @@ from reslink.labels import (
 )
 from reslink.notebook import html_table
 from reslink.printable_names import escape_name
+from reslink.remote_files import RemotePath, content_hash, parse_remote, version_hash
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +118,7 @@ class Manifest:
         label_columns: Sequence[str] | None = None,
         corrections: str | Path | None = None,
     ) -> Manifest:
-        """Reads a data set: a folder of class folders, a folder with ``manifest.csv``, or a CSV file.
+        """Reads a data set: a folder of class folders, a folder with ``manifest.csv``, or a table (CSV or Parquet).
 
         A table has the columns ``path`` and ``label``. The columns ``patient_id``, ``source``, ``mask``, ``split`` (train,
         validation, test), ``unit`` (hu, mr, gray) and ``sequence`` (T1, T1C+, T2, FLAIR, …) are optional; other columns are
@@ -130,7 +133,7 @@ class Manifest:
         and files that are not images are skipped; ``notes`` and the log count them.
 
         Args:
-            data: The folder or the CSV file.
+            data: The folder or the table: a CSV or Parquet file, or a folder of Parquet files.
             class_order: The class names in the desired order; sorted by name if None.
             labels: The classes of a trained model to evaluate on this data. The data may then lack classes, and a class may
                 have a single case.
@@ -316,9 +319,13 @@ def images_digest(images: Iterable[tuple[str, str]]) -> str:
 def file_hash(path: Path, name: str) -> str:
     """Returns the SHA-256 of a file's content; of a folder with a DICOM series, that of the hashes of its files.
 
+    A remote file is not fetched if its storage states an entity tag: the hash is then that of its URL, entity tag and size.
+
     Raises:
         InputError: If the file cannot be read; the message uses ``name``.
     """
+    if (remote := parse_remote(path)) is not None:
+        return version_hash(remote) or content_hash(remote, MAX_FILE_BYTES)
     try:
         if path.is_dir():
             from reslink.imaging.dicom.series import dicom_files  # imports pydicom, which is slow
@@ -337,9 +344,9 @@ def data_set_name(data: str | Path | Manifest) -> str:
     """Returns the name of a data set: that of its folder, or of its table without the extension."""
     if isinstance(data, Manifest):
         return escape_name(data.name)
-    path = Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
-    folder = path.parent if path.name == "manifest.csv" else path
-    return escape_name(folder.name if folder.is_dir() else folder.stem) or "data"
+    path = parse_remote(data) or Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
+    folder = path.parent if is_manifest(path) else path
+    return escape_name(folder.name if folder.is_dir() or folder is not path else folder.stem) or "data"
 
 
 def read_cases(
@@ -371,12 +378,13 @@ def read_cases(
         raise data_error(
             f"The data set is a {type(data).__name__}", "Save a DataFrame with to_csv, and give the path of the file"
         )
-    source = Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
-    table = source / "manifest.csv" if source.is_dir() else source
-    if not source.exists():
+    remote = parse_remote(data)
+    source = remote or Path(os.path.abspath(data))  # noqa: PTH100  (symbolic links stay as the user made them)
+    if remote is None and not source.exists():
         raise data_error(f"{data} does not exist", "Check the path")
     try:
-        if table.is_file():
+        table = find_table(source)
+        if table is not None:
             read = cases_of_table(
                 table, parse_columns(columns), _root_folder(root), known, label_columns, case_kind, may_lack=bool(set_name)
             )
@@ -423,8 +431,8 @@ def _several_labels(labels: Labels | None, columns: Sequence[str] | None) -> Lab
 def _root_folder(root: str | Path | None) -> Path | None:
     if root is None:
         return None
-    folder = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100  (as above)
-    if not folder.is_dir():
+    folder = parse_remote(root) or Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100  (as above)
+    if not (isinstance(folder, RemotePath) or folder.is_dir()):
         raise UsageError(
             f"--root {root} is not a folder", "--root is the folder that the paths of a table start from", "Check the path"
         )

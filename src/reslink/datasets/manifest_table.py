@@ -1,4 +1,4 @@
-"""Cases from a CSV table."""
+"""Cases from a table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any, Final
 
 from reslink.datasets.case import SPLIT_NAMES, SPLITS, Case
 from reslink.datasets.columns import Role, find_columns
-from reslink.datasets.csv_table import Row, Table, data_error, read_table
 from reslink.datasets.label_columns import find_label_columns, read_states
-from reslink.datasets.table_paths import find_file, move_below, name_files
+from reslink.datasets.tables.files import read_table
+from reslink.datasets.tables.paths import find_file, move_below, name_files
+from reslink.datasets.tables.rows import Row, Table, data_error
 from reslink.errors import UsageError, counted, suggest
 from reslink.imaging.spellings import UNIT_NAMES, UNITS, parse_sequence
 from reslink.labels import UNKNOWN, CaseKind, clean_text, is_missing, spelling_key, states_text
+from reslink.remote_files import RemotePath
 
 _SHORTENED: Final = re.compile(r"\d([.,]\d+)?E\+\d+", re.I)
 """A long number as spreadsheets write it by default."""
@@ -61,7 +63,7 @@ def cases_of_table(
     """Reads a table.
 
     Args:
-        path: The CSV file.
+        path: The CSV or Parquet file, or the folder of Parquet files.
         columns: Role to header, as chosen by the user; the other roles are inferred (:func:`find_columns`).
         root: The folder that relative paths start from; None for the folder of the table.
         classes: Known class names, which are labels even if they look like a missing value.
@@ -203,7 +205,7 @@ class _Reader:
         self.files = self._find_files(table, folder)
         images, masks = [image for image, _ in self.files], [mask for _, mask in self.files if mask is not None]
         if not all(image.is_relative_to(folder) for image in images):
-            folder = Path(os.path.realpath(folder))
+            folder = _real(folder)
         self._names, self.root = name_files(images, masks, folder)
         self._fields = [role for role in _RENAMED if role not in free]
         self.new_names = _new_names(table.headers, headers, self._fields)
@@ -211,7 +213,7 @@ class _Reader:
     def _find_files(self, table: Table, folder: Path) -> list[tuple[Path, Path | None]]:
         """Returns image and mask of each row; through the real folder if a path leaves the folder."""
         files = [self._files_of(row, folder) for row in table.rows]
-        real = Path(os.path.realpath(folder))
+        real = _real(folder)
         if real == folder or all(image.is_relative_to(folder) for image, _ in files):
             return files
         return [self._files_of(row, real) for row in table.rows]
@@ -258,6 +260,10 @@ class _Reader:
             next_step = f"Add --columns {role}= if the column {self._headers[role]!r} is no {role}. {suggest(text, allowed)}"
             raise row.error(f"has the {role} {text!r}", f"A {role} is one of {', '.join(allowed)}", next_step)
         return names[text.casefold()]
+
+
+def _real(folder: Path) -> Path:
+    return folder if isinstance(folder, RemotePath) else Path(os.path.realpath(folder))
 
 
 def _new_names(headers: Sequence[str], used: Mapping[Role, str], fields: Collection[Role]) -> dict[str, str]:

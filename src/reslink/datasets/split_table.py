@@ -14,6 +14,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.datasets.splits import assign_folds_and_holdout, assign_splits
 from reslink.files import csv_writer, write_atomic
 from reslink.printable_names import escape_name
+from reslink.remote_files import RemotePath
 
 _STANDARD_COLUMNS = ("path", "label", "patient_id", "mask", "split")
 _READ_BY_TRAIN = ("fold",)
@@ -115,6 +116,8 @@ def _cells(case: Case, manifest: Manifest, table: Path) -> dict[str, str]:
     prefix = os.path.relpath(os.path.realpath(manifest.root), os.path.realpath(table.parent))
 
     def relative(file: Path) -> str:
+        if isinstance(file, RemotePath):
+            return escape_name(str(file))
         below = file.is_relative_to(manifest.root)
         return escape_name(Path(prefix, file.relative_to(manifest.root)).as_posix() if below else _relative(file, table.parent))
 

@@ -36,6 +36,7 @@ from reslink.imaging.series_slices import read_series_slices
 from reslink.inference.classifier import Classifier
 from reslink.inference.prediction import LabelPrediction, Prediction
 from reslink.inference.series_answers import view_series
+from reslink.remote_files import parse_remote
 
 __all__ = ["METHODS", "ExplainOptions", "Explanation", "explain_paths"]
 
@@ -225,7 +226,7 @@ def _read_series(classifier: Classifier, paths: Iterable[str | Path], options: E
                 stated = options.units.get(str(path), options.unit), options.sequences.get(str(path), options.sequence)
                 yield from _slices_of_series(classifier, files, shown, *stated)
         except InputError as error:
-            yield _SourceSlice(Path(path), None, None, str(error))
+            yield _SourceSlice(parse_remote(path) or Path(path), None, None, str(error))
 
 
 def _slices_of_series(
@@ -253,7 +254,7 @@ def _read_slices(paths: Iterable[str | Path], options: ExplainOptions) -> Iterat
         try:
             files = find_images([path])
         except InputError as error:
-            yield _SourceSlice(Path(path), None, None, str(error))
+            yield _SourceSlice(parse_remote(path) or Path(path), None, None, str(error))
             continue
         for file in files:
             yield from _slices_of(
@@ -281,7 +282,7 @@ class _Explainer:
 
     def __init__(self, classifier: Classifier, folder: Path, options: ExplainOptions, files: Sequence[str | Path]) -> None:
         self._classifier, self._folder, self._options = classifier, folder, options
-        self._masks = {_key(path): Path(mask) for path, mask in options.masks.items()}
+        self._masks = {_key(path): parse_remote(mask) or Path(mask) for path, mask in options.masks.items()}
         previous = previous_pictures(folder)  # called without overwrite too: it refuses a foreign explain.json
         inputs = {*map(_key, files), *map(_key, self._masks.values())}
         self._names = _FileNames(folder, previous if options.overwrite else (), inputs)
@@ -426,7 +427,7 @@ def _check_methods(methods: Sequence[str]) -> None:
 
 
 def _key(path: str | Path) -> str:
-    return str(Path(path).resolve())
+    return str((parse_remote(path) or Path(path)).resolve())
 
 
 class _FileNames:

@@ -122,8 +122,12 @@ def finite_float32(pixels: NDArray[np.generic], name: str) -> NDArray[np.float32
     return values
 
 
-def open_regular_file(path: str | Path) -> int:
+def open_regular_file(path: str | Path, name: str = "") -> int:
     """Opens a regular file for reading, without waiting on a pipe or a device.
+
+    Args:
+        path: The file.
+        name: Its name for messages; '' for the path.
 
     Returns:
         A file descriptor that the caller must close.
@@ -131,7 +135,7 @@ def open_regular_file(path: str | Path) -> int:
     Raises:
         InputError: If the path is missing, not readable, not a regular file, empty or too large.
     """
-    name = str(path)
+    name = name or str(path)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:

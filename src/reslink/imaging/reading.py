@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reslink.errors import InputError
+from reslink.errors import InputError, ReslinkError
 from reslink.imaging.decode import HEAD_BYTES, decode, decodes_in_process, detect_image_format, unsupported_format
 from reslink.imaging.image import Image, Unit
 from reslink.imaging.limits import (
@@ -27,8 +27,9 @@ from reslink.imaging.limits import (
 )
 from reslink.imaging.sandbox.pool import decode_in_sandbox
 from reslink.imaging.spellings import parse_unit
+from reslink.remote_files import local_file, parse_remote
 
-_TABLE_ENDINGS = (".csv", ".tsv", ".xlsx")
+_TABLE_ENDINGS = (".csv", ".tsv", ".xlsx", ".parquet")
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".bmp", ".npy"),
@@ -52,7 +53,8 @@ def read_image(source: str | Path | bytes, unit: str | None = None) -> Image:
     """Reads an image, a volume or a folder with a DICOM series.
 
     Args:
-        source: A PNG, JPEG, TIFF, WebP, BMP, NPY, DICOM or NIfTI file; a folder of DICOM files; or the bytes of a file.
+        source: A PNG, JPEG, TIFF, WebP, BMP, NPY, DICOM or NIfTI file, also one at ``s3://``, ``gs://``, ``az://`` or
+            ``https://``; a folder of DICOM files; or the bytes of a file.
         unit: ``hu``, ``mr`` or ``gray``, for files that state no unit, such as NIfTI and NPY; None decides by the histogram.
 
     Returns:
@@ -138,25 +140,32 @@ def _is_folder(source: str | Path) -> bool:
 
 def _read(source: str | Path | bytes, dicom_format: str | None, unit: Unit | None = None) -> tuple[Image, dict[str, Any]]:
     """Returns an image and its geometry; every error is an InputError. ``dicom_format`` replaces the format DICOM."""
-    name = "the image" if isinstance(source, bytes) else str(source)
+    name = "the image" if isinstance(source, bytes) else str(parse_remote(source) or source)
     try:
-        data, complete = (source, True) if isinstance(source, bytes) else _read_start(source)
-        check_data_size(data, name)
-        file_format = _check_format(data[:HEAD_BYTES], name)
-        if dicom_format and file_format == "DICOM":
-            file_format = dicom_format
-        if complete and decodes_in_process(file_format, data, name):
-            return decode(file_format, data, name, unit)
-        return decode_in_sandbox(file_format, data if isinstance(source, bytes) else Path(source), name, unit)
-    except (InputError, ImagingWarning):
+        with local_file(source, MAX_FILE_BYTES) as local:
+            return _read_local(local, name, dicom_format, unit)
+    except (ReslinkError, ImagingWarning):
         raise
     except Exception as error:  # the libraries raise many kinds of errors for a broken file
         raise damaged_error(name, f"its content is broken ({type(error).__name__})") from error
 
 
-def _read_start(path: str | Path) -> tuple[bytes, bool]:
+def _read_local(
+    source: str | Path | bytes, name: str, dicom_format: str | None, unit: Unit | None
+) -> tuple[Image, dict[str, Any]]:
+    data, complete = (source, True) if isinstance(source, bytes) else _read_start(source, name)
+    check_data_size(data, name)
+    file_format = _check_format(data[:HEAD_BYTES], name)
+    if dicom_format and file_format == "DICOM":
+        file_format = dicom_format
+    if complete and decodes_in_process(file_format, data, name):
+        return decode(file_format, data, name, unit)
+    return decode_in_sandbox(file_format, data if isinstance(source, bytes) else Path(source), name, unit)
+
+
+def _read_start(path: str | Path, name: str) -> tuple[bytes, bool]:
     """Returns the content of a file and True; for a large file that the child will read, only its start and False."""
-    handle = open_regular_file(path)
+    handle = open_regular_file(path, name)
     with os.fdopen(handle, "rb") as stream:
         head = stream.read(MAX_IN_PROCESS_BYTES)
         if len(head) < MAX_IN_PROCESS_BYTES:

@@ -17,6 +17,7 @@ from reslink.imaging.decode import HEAD_BYTES, detect_image_format, unsupported_
 from reslink.imaging.limits import FORMATS, open_regular_file
 from reslink.imaging.reading import is_image_name
 from reslink.printable_names import printable
+from reslink.remote_files import RemotePath, list_folder, parse_remote, read_start, without_secrets
 
 _MASK_FOLDER: Final = re.compile(r".*masks?|seg(mentation)?s?|rois?|gt|ground[\W_]*truths?")
 """Names, in lower case, of folders with lesion masks, which are skipped unless they are given explicitly."""
@@ -77,6 +78,9 @@ def iter_series(given: str | Path) -> Iterator[list[Path]]:
     Raises:
         InputError: As for :func:`iter_images`.
     """
+    if (remote := parse_remote(given)) is not None:
+        yield from _remote_images(remote)
+        return
     paths = _expand_path(given)
     seen: set[Path] | None = set() if len(paths) > 1 else None  # a glob may match a folder and the files in it
     searched: list[Path] = []
@@ -111,12 +115,13 @@ class ListedFiles:
 
 def list_files(given: str | Path) -> Iterator[ListedFiles]:
     """Yields what :func:`iter_series` yields, and an error as the last item instead of raising it."""
-    folder = "" if os.path.isfile(given) else str(given)  # noqa: PTH113  (Path.is_file raises for a long name)
+    shown = without_secrets(given)
     try:
+        single = [parse_remote(given) or Path(given)]
         for files in iter_series(given):
-            yield ListedFiles(tuple(files), folder, str(given))
+            yield ListedFiles(tuple(files), "" if files == single else shown, shown)
     except ReslinkError as error:
-        yield ListedFiles((), "", str(given), str(error))
+        yield ListedFiles((), "", shown, str(error))
 
 
 def is_system_folder(name: str) -> bool:
@@ -188,6 +193,24 @@ class FolderSearch:
                 continue
             yield self._without_masks([Path(entry.path) for entry in ordered if self._is_candidate(entry)])
             waiting += [Path(entry.path) for entry in reversed(ordered) if self._is_visited(entry)]
+
+    def remote_candidates(self, files: Iterable[RemotePath]) -> Iterator[list[RemotePath]]:
+        """Yields the files of each folder below a remote one that may be images; other files and folders are counted."""
+        folders: dict[RemotePath, list[RemotePath]] = {}
+        skipped: set[tuple[str, ...]] = set()
+        for file in files:
+            parts = file.relative_to(self.root).parts
+            below = next((i for i, part in enumerate(parts[:-1]) if is_skipped_folder(part)), None)
+            if below is not None:
+                skipped.add(parts[: below + 1])
+            elif file.name.startswith("."):
+                self.skip_file(file, "hidden")
+            else:
+                folders.setdefault(file.parent, []).append(file)
+        self._folders.update(printable(parts[-1]) for parts in skipped)
+        for members in folders.values():
+            images = set(self._without_masks(list(members)))
+            yield [file for file in members if file in images]
 
     def is_image(self, path: Path) -> bool:
         """Returns whether a file is an image by its suffix or content; other files are counted. Most need not be opened."""
@@ -338,13 +361,49 @@ def _expand_path(given: str | Path) -> list[Path]:
     return [Path(match) for match in matches]
 
 
+def _remote_images(given: RemotePath) -> Iterator[list[Path]]:
+    """Yields the images below a remote folder, and the slices of a DICOM series together; or the remote file itself.
+
+    Files whose names are not those of images are fetched in part, to see whether they are DICOM.
+    """
+    files = None if is_image_name(given.name) else list_folder(given)
+    if files is None:
+        yield [given]
+        return
+    search, found = FolderSearch(given), False
+    for members in search.remote_candidates(files):
+        slices: list[Path] = []
+        for file in members:
+            file_format = detect_image_format(read_start(file, HEAD_BYTES)) or ("broken" if is_image_name(file.name) else None)
+            if file_format == "DICOM":
+                slices += [] if _is_without_pixels(file, search) else [file]
+            elif file_format:
+                found = True
+                yield [file]
+            else:
+                search.skip_file(file, _kind(file.name))
+        if slices:
+            from reslink.imaging.dicom.series import group_files
+
+            found = True
+            yield from group_files(slices)
+    search.log_notes()
+    if not found:
+        raise _no_images_error(given)
+
+
+def _no_images_error(folder: Path) -> InputError:
+    return InputError(f"{folder} has no images", f"The supported formats are {FORMATS}", "Choose a folder with images")
+
+
 def check_exists(path: str | Path) -> None:
     """Checks that a path exists, or that a glob matches something, before slow work.
 
     Raises:
-        InputError: If not.
+        InputError: If not. A remote path is not checked.
     """
-    _expand_path(path)
+    if parse_remote(path) is None:
+        _expand_path(path)
 
 
 def _is_without_pixels(path: Path, search: FolderSearch) -> bool:
@@ -382,4 +441,4 @@ def _images_in(folder: Path) -> Iterator[list[Path]]:
         ) from error
     search.log_notes()
     if empty:
-        raise InputError(f"{folder} has no images", f"The supported formats are {FORMATS}", "Choose a folder with images")
+        raise _no_images_error(folder)

@@ -23,6 +23,7 @@ from reslink.inference.outputs import stack_outputs
 from reslink.inference.prediction import Prediction, Slice, distinct_reasons
 from reslink.inference.series import SeriesPrediction, aggregate_slices, pooled_series
 from reslink.inference.series_mode import MODES, SeriesMode
+from reslink.remote_files import parse_remote
 
 Member = tuple[Prediction, Slice]
 
@@ -204,6 +205,7 @@ def _answers(members: list[Member], classifier: Classifier, only: bool) -> Itera
     for group in series:
         slices = [members[i] for i in group.indices]
         folder = os.path.commonpath([os.path.dirname(item.path) for _, item in slices]) or "."  # noqa: PTH120
+        folder = str(parse_remote(folder) or folder)
         if group.refusal is None:
             warn_uneven_spacing(group.gaps, folder)
         yield Answer(_answer(slices, folder, classifier, group.refusal, group.notes), None, FOR_SERIES)

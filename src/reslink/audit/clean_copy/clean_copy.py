@@ -21,8 +21,10 @@ from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.files import csv_text, escape_formula, sha256, write_atomic
 from reslink.imaging.image import Image
 from reslink.imaging.lesion_mask import aligned_mask, encode_mask
+from reslink.imaging.limits import MAX_FILE_BYTES
 from reslink.imaging.reading import read_image
 from reslink.labels import UNKNOWN
+from reslink.remote_files import local_file
 from reslink.training.monitoring.progress import Progress, SilentProgress, phase
 
 PRIVATE_FOLDER: Final = "private"
@@ -178,6 +180,13 @@ class _CopyWriter:
 
     def _add(self, case: Case, number: str) -> None:
         """Writes one case, or records why it is excluded."""
+        try:
+            with local_file(case.path, MAX_FILE_BYTES) as path:  # a remote file is fetched once
+                self._add_local(replace(case, path=path), number)
+        except InputError as error:
+            self._excluded[case.name] = str(error).replace(str(case.path), case.name)
+
+    def _add_local(self, case: Case, number: str) -> None:
         if case.name in self._conflicts:
             self._excluded[case.name] = "the same image has more than one label"
             return

@@ -50,7 +50,7 @@ def compare(
             "--data",
             "-d",
             metavar="DATA",
-            help="A folder with one folder per class, a folder with a manifest.csv, or a CSV.",
+            help="A folder with one folder per class, a folder with a manifest.csv, or a CSV or Parquet table.",
             show_default=False,
         ),
     ],

@@ -82,7 +82,7 @@ def explain(
 ) -> None:
     """Draw attention maps, Grad-CAM, integrated gradients and occlusion maps over images.
 
-    A PATH that is a CSV is read as a data set; the maps are then compared with its lesion masks.
+    A PATH that is a table (CSV or Parquet) is read as a data set; the maps are then compared with its lesion masks.
     """
     from reslink.api.explain import check_and_load, run_explain
 

@@ -34,6 +34,7 @@ from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 from reslink.imaging.series_slices import read_series_slices
 from reslink.labels import CaseKind
+from reslink.remote_files import RemoteStorageError
 
 HEAD_SIZE = 56
 
@@ -166,6 +167,8 @@ def _decoded(job: DecodeJob, image: Image, notes: tuple[str, ...], mask: UInt8Ar
 def _decode(job: DecodeJob, function: Callable[[DecodeJob], R]) -> R | str:
     try:
         return function(job)
+    except RemoteStorageError:  # the file may be readable later, so the cache must not remember that it is not
+        raise
     except ReslinkError as error:
         text = str(error).replace(str(job.path), job.name)  # results contain no absolute paths
         return text if job.mask is None else text.replace(str(job.mask), f"the mask of {job.name}")

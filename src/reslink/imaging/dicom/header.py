@@ -9,9 +9,11 @@ from typing import BinaryIO
 from pydicom import Dataset, uid
 from pydicom.filereader import read_partial
 
+from reslink.errors import InputError
 from reslink.imaging.decode import HEAD_BYTES, detect_image_format
 from reslink.imaging.dicom.file_format import parse_dataset, transfer_syntax
-from reslink.imaging.limits import open_regular_file, read_regular_file, silence_warnings
+from reslink.imaging.limits import MAX_FILE_BYTES, open_regular_file, read_regular_file, silence_warnings
+from reslink.remote_files import RemotePath, local_file, parse_remote, read_start
 
 _META_BYTES = 1 << 16
 
@@ -20,12 +22,15 @@ def read_elements_until(path: Path, last: int) -> Dataset | None:
     """Returns the elements of a DICOM file up to a tag; later elements, such as the pixels, are not read.
 
     Args:
-        path: Any file.
+        path: Any file, also a remote one.
         last: The last tag to read.
 
     Returns:
         The elements, or None if the file is not DICOM or its header is broken.
     """
+    remote = parse_remote(path)
+    if remote is not None:
+        return _remote_elements(remote, last)
     try:
         with os.fdopen(open_regular_file(path), "rb") as stream:
             head = stream.read(_META_BYTES)
@@ -34,6 +39,21 @@ def read_elements_until(path: Path, last: int) -> Dataset | None:
             with silence_warnings():
                 return _read_elements(path, stream, head, last)
     except Exception:  # noqa: BLE001 - the libraries raise many kinds of errors for a broken file
+        return None
+
+
+def _remote_elements(path: RemotePath, last: int) -> Dataset | None:
+    """Returns the elements of a remote file, which is fetched only if it begins like DICOM.
+
+    Raises:
+        RemoteStorageError: If the storage fails; a file that does not exist has no elements, as a local one.
+    """
+    try:
+        if detect_image_format(read_start(path, HEAD_BYTES)) != "DICOM":
+            return None
+        with local_file(path, MAX_FILE_BYTES) as local:
+            return read_elements_until(local, last)
+    except InputError:  # reading the file reports it
         return None
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 from reslink.datasets.case import case_name
-from reslink.datasets.csv_table import Row
+from reslink.datasets.tables.rows import Row
 from reslink.errors import UsageError
 from reslink.printable_names import escape_name, unescape_name
+from reslink.remote_files import RemotePath, parse_remote
 
 _FILE_URI = re.compile(r"file:(?://(?P<host>[^/]*)(?=/))?(?P<path>.*)", re.I | re.S)
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
@@ -35,6 +37,8 @@ def find_file(row: Row, column: str, folder: Path, *, or_folder: bool = False) -
         UsageError: If the cell is empty or there is no such file.
     """
     text = row.require(column)
+    if (remote := _remote(row, text, folder)) is not None:
+        return remote
     path = locate(text, folder)
     if path is None:
         raise _not_found(row, text, folder)
@@ -47,6 +51,14 @@ def find_file(row: Row, column: str, folder: Path, *, or_folder: bool = False) -
         )
         raise FolderRowError(*error.args) if path.is_dir() else error
     return path
+
+
+def _remote(row: Row, text: str, folder: Path) -> RemotePath | None:
+    """Returns the remote file that a cell names: a URL, or a path below a remote folder. Whether it exists is seen later."""
+    try:
+        return parse_remote(text) or (folder / text if isinstance(folder, RemotePath) else None)
+    except UsageError as error:
+        raise row.error(f"names a path that cannot be used: {error.given}", error.allowed, error.next_step) from error
 
 
 def locate(text: str, folder: Path) -> Path | None:
@@ -100,7 +112,7 @@ def _not_found(row: Row, text: str, folder: Path) -> UsageError:
 
 def move_below(path: Path, folder: Path) -> Path:
     """Returns the path through ``folder`` if it lies below it by another way, such as a symbolic link."""
-    if path.is_relative_to(folder):
+    if isinstance(path, RemotePath) or path.is_relative_to(folder):
         return path
     real = Path(os.path.realpath(path.parent)) / path.name
     real_folder = Path(os.path.realpath(folder))
@@ -122,12 +134,34 @@ def name_files(images: Iterable[Path], others: Iterable[Path], folder: Path) -> 
     paths = sorted(set(images))
     if all(path.is_relative_to(folder) for path in paths):
         return {path: case_name(path, folder) for path in paths}, folder
+    remote = _remote_names([path for path in paths if isinstance(path, RemotePath)])
+    if remote:
+        local = [path for path in paths if path not in remote]
+        names, root = name_files(local, [path for path in others if not isinstance(path, RemotePath)], folder)
+        return remote | names, root
     files = sorted({*paths, *others})
     if len({path.anchor for path in files}) == 1:
         root = _common_folder(files)
         if root != Path(root.anchor):
             return {path: case_name(path, root) for path in paths}, root
     return _names_by_top_folder(paths), folder
+
+
+def _remote_names(paths: Sequence[RemotePath]) -> dict[Path, str]:
+    """Returns the URLs of remote images as their names, without credentials and queries.
+
+    Raises:
+        UsageError: If two URLs differ only in their queries.
+    """
+    names = {path: escape_name(str(path)) for path in paths}
+    repeated = next((name for name, n in Counter(names.values()).items() if n > 1), None)
+    if repeated is not None:
+        raise UsageError(
+            f"Two images of the table are named {repeated}",
+            "A remote image is named by its URL without the query",
+            "Give each image a URL of its own, such as s3://BUCKET/KEY",
+        )
+    return dict(names)
 
 
 def _names_by_top_folder(paths: Iterable[Path]) -> dict[Path, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reslink.datasets.csv_table import read_table
+from reslink.datasets.tables.files import read_table
 from reslink.errors import UsageError
 from reslink.files import csv_writer
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from reslink.datasets.table_paths import locate, move_below, name_files
+from reslink.datasets.tables.paths import find_file, locate, move_below, name_files
+from reslink.datasets.tables.rows import Row
+from reslink.errors import UsageError
+from reslink.remote_files import RemotePath, parse_remote
 
 
 def named(*paths: str, others: tuple[str, ...] = (), folder: str = "/home/me/project") -> tuple[list[str], str]:
@@ -67,3 +70,37 @@ def test_a_file_below_a_folder_by_another_way(tmp_path: Path) -> None:
     assert move_below(tmp_path / "link" / "a" / "1.png", tmp_path / "real") == tmp_path / "real" / "a" / "1.png"
     assert move_below(tmp_path / "real" / "a" / "1.png", tmp_path / "link") == tmp_path / "link" / "a" / "1.png"
     assert move_below(tmp_path / "2.png", tmp_path / "real") == tmp_path / "2.png"
+
+
+def remote(url: str) -> RemotePath:
+    path = parse_remote(url)
+    assert path is not None
+    return path
+
+
+class TestRemote:
+    def test_remote_files_below_a_remote_folder_are_named_by_their_path_below_it(self) -> None:
+        folder = remote("s3://heads/data")
+        files = [folder / name for name in ("a/1.png", "2.png")]
+        assert name_files(files, [], folder) == ({files[0]: "a/1.png", files[1]: "2.png"}, folder)
+
+    def test_other_remote_files_are_named_by_their_urls(self) -> None:
+        far, local = remote("https://me:pass@images.org/1.png?sig=1"), Path("/mnt/x/a/1.png")
+        names, root = name_files([far, local], [remote("s3://heads/mask.png")], Path("/home/me/project"))
+        assert (names, root) == ({far: "https://images.org/1.png?…", local: "1.png"}, Path("/mnt/x/a"))
+        assert name_files([far], [], Path("/home"))[1] == Path("/home")
+
+    def test_urls_that_differ_only_in_their_query(self) -> None:
+        files = [remote(f"https://images.org/get?id={i}") for i in range(2)]
+        with pytest.raises(UsageError, match=r"named https://images\.org/get\?….*URL without the query.*URL of its own"):
+            name_files(files, [], Path("/home"))
+
+    def test_a_cell_names_a_url_or_a_file_below_a_remote_folder(self, tmp_path: Path) -> None:
+        row = Row("t.csv", 3, {"path": "s3://heads/1.png", "mask": "../masks/1.png", "other": "http://heads/1.png"})
+        assert find_file(row, "path", tmp_path) == remote("s3://heads/1.png")
+        assert find_file(row, "mask", remote("s3://heads/data")) == remote("s3://heads/masks/1.png")
+        assert move_below(remote("s3://heads/1.png"), tmp_path) == remote("s3://heads/1.png")
+        with pytest.raises(
+            UsageError, match=r"Row 3 of t\.csv names a path that cannot be used: http://heads/1\.png is not enc"
+        ):
+            find_file(row, "other", tmp_path)
