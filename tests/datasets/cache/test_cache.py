@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from head_files import SMALL, head, open_cache, save
 from PIL import Image as Picture
 
-from reslink.datasets.cache import decode, pixel_cache, storage
-from reslink.datasets.cache.decode import DecodeJob, decode_all
+from reslink.datasets.cache import pixel_cache, shards, storage
+from reslink.datasets.cache.decode import DecodeJob, WorkerPool, decode_all
 from reslink.datasets.cache.notes import excluded_notes, sequence_notes
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
@@ -31,47 +31,6 @@ from reslink.imaging.image import NOTHING_STATED, Stated
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 from reslink.imaging.units import NO_HU
-
-SMALL = Preprocess(size=64)
-
-
-def head(rng: np.random.Generator, side: int = 80) -> NDArray[np.uint8]:
-    """A disc with a bright rim: enough of a head for the head mask."""
-    y, x = np.mgrid[:side, :side] - side / 2
-    radius = np.hypot(y / 1.1, x)
-    gray = np.where(radius < side * 0.36, 100 + rng.normal(0, 12, (side, side)), 0)
-    return np.where((radius > side * 0.32) & (radius < side * 0.36), 255, gray).clip(0, 255).astype(np.uint8)
-
-
-def save(array: NDArray[np.uint8], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Picture.fromarray(array).save(path)
-
-
-@pytest.fixture
-def data(tmp_path: Path, rng: np.random.Generator) -> Path:
-    root = tmp_path / "data"
-    for i in range(12):
-        save(head(rng), root / ("a" if i < 6 else "b") / f"{i:02}.png")
-    return root
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the cases decoded in this process."""
-    names: list[str] = []
-    plain = decode.decode_case
-
-    def watched(job: DecodeJob) -> decode.DecodedCase | str:
-        names.append(job.name)
-        return plain(job)
-
-    monkeypatch.setattr(decode, "decode_case", watched)
-    return names
-
-
-def open_cache(data: Path, folder: str = "cache", **options: object) -> PixelCache:
-    return PixelCache.open(Manifest.open(data), SMALL, data.parent / folder, **options)  # type: ignore[arg-type]
 
 
 def test_rows_are_the_preprocessed_images(data: Path) -> None:
@@ -145,7 +104,7 @@ def test_bad_files_are_named_and_left_out(data: Path) -> None:
     np.testing.assert_array_equal(cache.pixels[-1], SMALL.pixels(read_image(data / "b" / "11.png")))
     again = open_cache(data)
     assert again.failed == cache.failed
-    (file,) = (data.parent / "cache").glob("*/pixels.npy")
+    (file,) = (data.parent / "cache").glob("shards/*/rows/pixels.npy")
     np.testing.assert_array_equal(np.load(file), cache.pixels)
 
 
@@ -231,7 +190,7 @@ class TestInterruption:
     def test_killed_after_more_rows_than_the_index_says(self, data: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             open_cache(data, on_progress=self.stop_at(5))
-        (file,) = (data.parent / "cache").glob("*/pixels.npy")
+        (file,) = (data.parent / "cache").glob("shards/*/*.part/pixels.npy")
         with file.open("ab") as stream:
             stream.write(b"half a row")
         np.testing.assert_array_equal(open_cache(data).pixels, open_cache(data, "elsewhere").pixels)
@@ -239,7 +198,7 @@ class TestInterruption:
     @pytest.mark.parametrize("damage", ["cut", "gone", "index"])
     def test_a_damaged_cache_is_rebuilt(self, data: Path, decoded: list[str], damage: str) -> None:
         whole = np.array(open_cache(data).pixels)
-        (folder,) = (entry for entry in (data.parent / "cache").iterdir())
+        (folder,) = (data.parent / "cache").glob("shards/*/rows")
         file = folder / ("index.json" if damage == "index" else "heads.npy")
         if damage == "gone":
             file.unlink()
@@ -252,10 +211,10 @@ class TestInterruption:
         code = (
             "import os, signal, sys\n"
             "from pathlib import Path\n"
-            "from reslink.datasets.cache import pixel_cache\n"
+            "from reslink.datasets.cache import pixel_cache, shards\n"
             "from reslink.datasets.manifest import Manifest\n"
             "from reslink.imaging.preprocess import Preprocess\n"
-            "pixel_cache._SAVE_SECONDS = 0\n"
+            "shards._SAVE_SECONDS = 0\n"
             "stop = lambda done, total: done == 8 and os.kill(os.getpid(), signal.SIGKILL)\n"
             "data = Path(sys.argv[1])\n"
             "pixel_cache.PixelCache.open(Manifest.open(data), Preprocess(size=64), data.parent / 'cache', 0, stop)\n"
@@ -278,10 +237,10 @@ class TestInterruption:
 
     def test_waits_for_another_process(self, data: Path, decoded: list[str]) -> None:
         done = open_cache(data)
-        (folder,) = (data.parent / "cache").iterdir()
+        (folder,) = (data.parent / "cache").glob("shards/*/rows")
         index = (folder / "index.json").read_text()
         (folder / "index.json").write_text(json.dumps({**json.loads(index), "done": 3}))
-        with (folder / ".lock").open("w") as stream:
+        with (folder.parent / ".lock").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             found: list[PixelCache] = []
             waiting = threading.Thread(target=lambda: found.append(open_cache(data)))
@@ -314,7 +273,8 @@ class TestWorkers:
         paths = sorted(data.rglob("*.png"))[:4]
         jobs = [DecodeJob(path.name, path, None, SMALL, False) for path in paths]
         jobs[2] = DecodeJob("bomb.png", Bomb(), None, SMALL, False)  # type: ignore[arg-type]
-        results = list(decode_all(jobs, 1))
+        with WorkerPool(1) as pool:
+            results = list(decode_all(jobs, pool))
         assert [isinstance(result, str) for result in results] == [False, False, True, False]
         assert "bomb.png crashes the process that decodes it" in str(results[2])
 
@@ -335,7 +295,7 @@ class TestWorkers:
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
     def test_none_for_a_few_images(self) -> None:
-        assert pixel_cache.choose_workers(100) == 0
+        assert shards.choose_workers(100) == 0
 
 
 class TestBatches:
