@@ -18,6 +18,7 @@ from head_files import SMALL, head, open_cache, save
 from reslink.datasets.cache import shards
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.cache.sharded_rows import ShardedRows
+from reslink.datasets.cache.storage import CacheIndex
 from reslink.datasets.manifest import Manifest
 
 ARRAYS = ("pixels", "heads", "thumbnails")
@@ -291,6 +292,10 @@ class TestSeveralProcesses:
 
 
 def _identity(folder: Path) -> tuple[str, list[int], list[str], dict[str, tuple[int, ...]]]:
-    index = shards.CacheIndex.read(folder / "rows")
+    index = CacheIndex.read(folder / "rows")
     assert index is not None
     return index.recipe, list(range(len(index.keys))), index.keys, {"pixels": (1, 64, 64)}
+
+
+def test_a_few_images_are_decoded_in_this_process() -> None:
+    assert shards.choose_workers(100) == 0

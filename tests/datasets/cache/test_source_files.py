@@ -16,7 +16,7 @@ from head_files import SMALL, head, open_cache
 from reslink.datasets.cache import source_files
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.cache.source_files import FILE_TABLE, file_state
-from reslink.datasets.manifest import Manifest
+from reslink.datasets.manifest import Manifest, file_hash
 from reslink.errors import StorageError
 
 HOUR = 3600
@@ -46,11 +46,10 @@ def arrays(tmp_path: Path, rng: np.random.Generator) -> Path:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are hashed."""
     names: list[str] = []
-    plain = source_files.file_hash
 
     def watched(path: Path, name: str) -> str:
         names.append(name)
-        return plain(path, name)
+        return file_hash(path, name)
 
     monkeypatch.setattr(source_files, "file_hash", watched)
     return names
