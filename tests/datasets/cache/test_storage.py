@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -16,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from head_files import open_cache
+from numpy.lib import format as npy
 
 from reslink.datasets.cache import storage
 from reslink.datasets.cache.pixel_cache import PixelCache
-from reslink.errors import StorageError
+from reslink.errors import StorageError, UsageError
 
 
 @pytest.mark.parametrize("package", ["opencv-python-headless", "pillow"])
@@ -117,3 +119,16 @@ class TestInterruption:
         waiting.join(20)
         np.testing.assert_array_equal(found[0].pixels, done.pixels)
         assert len(decoded) == 12
+
+
+def test_too_many_open_files_are_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_cache(data)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(npy, "open_memmap", refuse)
+    with pytest.raises(
+        UsageError, match=r"more files than this process may open\. .*Raise the limit of open files.*ulimit -n 8192"
+    ):
+        open_cache(data)

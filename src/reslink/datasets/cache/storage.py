@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import importlib.resources
 import json
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from reslink.errors import UsageError
 from reslink.files import sha256, storage_errors, write_json
 
 UInt8Array = NDArray[np.uint8]
@@ -159,10 +161,20 @@ class RowWriter:
 
 
 def open_rows(folder: Path, name: str, shape: tuple[int, ...]) -> UInt8Array | None:
-    """Maps an array of a shard for reading; None where it is missing, cut short or of another shape."""
+    """Maps an array of a shard for reading; None where it is missing, cut short or of another shape.
+
+    Raises:
+        UsageError: If the process has too many open files.
+    """
     try:
         array = npy.open_memmap(folder / f"{name}.npy", mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            raise UsageError(
+                f"The cache {folder.parent.parent} has more files than this process may open",
+                "Each shard of about 4,096 images has three or four",
+                "Raise the limit of open files, for example with: ulimit -n 8192",
+            ) from error
         return None
     return array if array.shape == shape and array.dtype == np.uint8 else None
 
