@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import hashlib
 import importlib.metadata
 import io
@@ -101,6 +103,18 @@ def test_a_folder_has_one_holder_and_a_killed_holder_lets_go(tmp_path: Path) -> 
     assert not is_locked(tmp_path)
     assert not is_locked(tmp_path / "missing")
     with lock_folder(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(stream: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(UsageError, match=r"cannot be locked: No locks available\. .* \(flock\).*Mount it with locks"),
+        lock_folder(tmp_path, wait=True),
+    ):
         pass
 
 

@@ -253,24 +253,32 @@ def sha256(content: bytes | str | Path) -> str:
 def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Locks a folder for this process; the lock is released when the process ends, also when it is killed.
 
+    On NFS the lock holds for all hosts: Linux turns it into a lock of the server, which is released when its host dies.
+
     Args:
         folder: The folder; created if missing.
         wait: Whether to wait until another process releases the lock.
 
     Raises:
-        UsageError: If another process holds the lock and ``wait`` is false.
+        UsageError: If another process holds the lock and ``wait`` is false, or the file system has no locks.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     with (path / ".lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UsageError(
                 f"{path} is in use by another reslink process",
                 "Only one process may write to a folder at a time",
                 "Wait until it has finished, or choose another folder",
             ) from None
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be locked: {error.strerror}",
+                "reslink writes only to file systems with locks (flock), such as local ones and NFS with its lock service",
+                "Mount it with locks, or choose a folder on another file system",
+            ) from error
         yield
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.case import Case
 from reslink.datasets.manifest import DataSet, Manifest
 from reslink.errors import CheckFailedError, UsageError
@@ -216,3 +217,20 @@ def test_balancing_needs_two_sources(
     stated = replace(marked, cases=tuple(replace(case, source=source) for case in marked.cases))
     with pytest.raises(UsageError, match=f"the images state {reason}.*two or more sources.*--columns source=COLUMN"):
         open_training_data(stated, recipe("data.balance_sources=true"), cache, listener)
+
+
+def test_files_are_hashed_again_on_request(
+    toy: Manifest, recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requested: list[bool] = []
+    plain = PixelCache.open.__func__  # type: ignore[attr-defined]
+
+    def watched(cls: type[PixelCache], *args: Any, verify: bool) -> PixelCache:
+        requested.append(verify)
+        opened: PixelCache = plain(cls, *args, verify=verify)
+        return opened
+
+    monkeypatch.setattr(PixelCache, "open", classmethod(watched))
+    for settings in ([], ["trainer.verify_files=true"]):
+        open_training_data(toy, recipe(*settings), tmp_path, SilentProgress())
+    assert requested == [False, True]

@@ -31,7 +31,7 @@ from reslink.audit.checks.sources import (
 from reslink.audit.cross_validation import Ints
 from reslink.audit.extract import CaseFile, Extracted, Extraction, FileFeatures, Volume, extract_features
 from reslink.datasets.cache.decode import check_not_in_worker, map_jobs
-from reslink.datasets.cache.pixel_cache import choose_workers
+from reslink.datasets.cache.shards import choose_workers
 from reslink.datasets.case import Case
 from reslink.datasets.label_conflicts import label_conflicts
 from reslink.datasets.manifest import Manifest, images_digest

@@ -122,7 +122,8 @@ def add_header_patients(manifest: Manifest, headers: Sequence[HeaderPatient] | N
         headers = [replace(header, patient="") for header in headers]
     patients = _patients(manifest.cases, headers)
     usable = [name for name in _UIDS if not _shared_by_all_patients(headers, name, patients)]
-    headers = [replace(header, **dict.fromkeys(_UIDS.keys() - usable, "")) for header in headers]
+    if len(usable) < len(_UIDS):
+        headers = [replace(header, **dict.fromkeys(_UIDS.keys() - usable, "")) for header in headers]
     pairs = [
         pair
         for keys in (patients, *([getattr(header, name) or None for header in headers] for name in usable))

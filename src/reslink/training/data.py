@@ -153,7 +153,8 @@ def open_training_data(
 
     Args:
         manifest: The data set.
-        recipe: The recipe; its sections ``data`` and ``preprocess``, the seed and ``trainer.workers`` are used.
+        recipe: The recipe; its sections ``data`` and ``preprocess``, the seed, ``trainer.workers`` and
+            ``trainer.verify_files`` are used.
         folder: Folder of the cache.
         progress: Receives the progress and the names of unreadable images.
         seen: Fingerprints of the training images of each ancestor of a fine-tuned network; such images are left out of the
@@ -208,7 +209,15 @@ def open_training_data(
 def _open_cache(manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress) -> PixelCache:
     with phase(progress, len(manifest), "Reading images"):
         settings, callback = recipe.trainer, progress_callback(progress)
-        return PixelCache.open(manifest, recipe.preprocess, folder, settings.workers, callback, settings.case)
+        return PixelCache.open(
+            manifest,
+            recipe.preprocess,
+            folder,
+            settings.workers,
+            callback,
+            settings.case,
+            verify=settings.verify_files,
+        )
 
 
 def has_given_split(manifest: Manifest, folds: int | None) -> bool:

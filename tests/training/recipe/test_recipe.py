@@ -80,10 +80,10 @@ def test_a_section_that_is_a_number(tmp_path: Path) -> None:
 
 
 def test_published_settings_do_not_depend_on_the_machine() -> None:
-    recipe = load_recipe(None, ["trainer.workers=3", "trainer.device=cpu"])
+    recipe = load_recipe(None, ["trainer.workers=3", "trainer.device=cpu", "trainer.verify_files=true"])
     assert recipe.published() == load_recipe().published()
     assert recipe.digest() == load_recipe().digest() != load_recipe(None, ["seed=1"]).digest()
-    assert {"workers", "device"}.isdisjoint(recipe.published()["trainer"])
+    assert {"workers", "device", "verify_files"}.isdisjoint(recipe.published()["trainer"])
 
 
 def test_the_number_of_logits_fits_the_classes() -> None:

@@ -205,64 +205,95 @@ def _has_few_values(pixels: NDArray[np.generic]) -> bool:
 
 
 def decode_all(
-    jobs: Sequence[DecodeJob], workers: int, case: CaseKind = "slice"
+    jobs: Sequence[DecodeJob], pool: WorkerPool, case: CaseKind = "slice"
 ) -> Generator[DecodedCase | DecodedSeries | str, None, None]:
-    """Decodes cases in order; see ``map_jobs``.
+    """Decodes cases in order; see ``WorkerPool.map``.
 
     Args:
         jobs: The cases.
-        workers: Number of worker processes; 0 uses this process.
+        pool: The worker processes.
         case: Whether a case is a slice or a series.
 
     Yields:
         The results of ``decode_case`` or ``decode_series``, in the order of the jobs.
     """
     if case == "series":
-        yield from map_jobs(decode_series, jobs, workers)
+        yield from pool.map(decode_series, jobs)
     else:
-        yield from map_jobs(decode_case, jobs, workers)
+        yield from pool.map(decode_case, jobs)
 
 
 def map_jobs(function: Callable[[J], R | str], jobs: Sequence[J], workers: int) -> Generator[R | str, None, None]:
-    """Applies a function to jobs in order, in worker processes; a job that kills its worker is reported, not fatal.
+    """Applies a function to jobs in order, in worker processes that end with the last job; see ``WorkerPool.map``.
 
     Args:
-        function: Applied to each job; a module-level function, because worker processes import it.
+        function: Applied to each job.
         jobs: The jobs.
         workers: Number of worker processes; 0 uses this process.
-
-    Yields:
-        The results in the order of the jobs; a message for a job that kills its worker.
-
-    Raises:
-        UsageError: If no worker process can be started.
     """
-    if workers == 0:
-        yield from map(function, jobs)
-        return
-    done = 0
-    while done < len(jobs):
-        try:
-            for result in _run_in_pool(function, jobs[done:], workers):
-                yield result
+    with WorkerPool(workers) as pool:
+        yield from pool.map(function, jobs)
+
+
+class WorkerPool:
+    """Worker processes, which start with the first job and end with the context.
+
+    Args:
+        workers: Number of worker processes; 0 uses this process.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None
+
+    def map(self, function: Callable[[J], R | str], jobs: Sequence[J]) -> Generator[R | str, None, None]:
+        """Applies a function to jobs in order; a job that kills its worker is reported, not fatal.
+
+        Args:
+            function: Applied to each job; a module-level function, because worker processes import it.
+            jobs: The jobs.
+
+        Yields:
+            The results in the order of the jobs; a message for a job that kills its worker.
+
+        Raises:
+            UsageError: If no worker process can be started.
+        """
+        if self.workers == 0:
+            yield from map(function, jobs)
+            return
+        done = 0
+        while done < len(jobs):
+            try:
+                for result in self._run(function, jobs[done:]):
+                    yield result
+                    done += 1
+            except BrokenProcessPool:
+                self.__exit__()
+                yield _run_isolated(function, jobs[done])
                 done += 1
-        except BrokenProcessPool:
-            yield _run_isolated(function, jobs[done])
-            done += 1
 
-
-def _run_in_pool(function: Callable[[J], R | str], jobs: Sequence[J], workers: int) -> Iterator[R | str]:
-    """Yields results in order with a bounded number of pending jobs, which limits memory use."""
-    pending = iter(jobs)
-    with _worker_pool(workers) as pool:
+    def _run(self, function: Callable[[J], R | str], jobs: Sequence[J]) -> Iterator[R | str]:
+        """Yields results in order with a bounded number of pending jobs, which limits memory use."""
+        self._executor = executor = self._executor or _worker_pool(self.workers)
+        pending = iter(jobs)
         futures: deque[Future[R | str]] = deque()
         try:
-            futures.extend(pool.submit(function, job) for job in itertools.islice(pending, workers * _JOBS_PER_WORKER))
+            futures.extend(executor.submit(function, job) for job in itertools.islice(pending, self.workers * _JOBS_PER_WORKER))
             while futures:
                 yield futures.popleft().result()
-                futures.extend(pool.submit(function, job) for job in itertools.islice(pending, 1))
+                futures.extend(executor.submit(function, job) for job in itertools.islice(pending, 1))
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for future in futures:
+                future.cancel()
 
 
 def _run_isolated(function: Callable[[J], R | str], job: J) -> R | str:

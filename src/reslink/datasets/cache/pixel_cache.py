@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -16,29 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.datasets.cache import notes
-from reslink.datasets.cache.decode import (
-    HEAD_SIZE,
-    DecodedCase,
-    DecodedSeries,
-    DecodeJob,
-    check_not_in_worker,
-    decode_all,
-)
-from reslink.datasets.cache.storage import (
-    CacheIndex,
-    CacheRow,
-    CaseRows,
-    RowWriter,
-    cases_of_other_caches,
-    code_digest,
-    open_rows,
-)
-from reslink.datasets.case import Case
-from reslink.datasets.manifest import Manifest, file_hash
+from reslink.datasets.cache.decode import HEAD_SIZE, check_not_in_worker
+from reslink.datasets.cache.shards import JoinedShards, Progress, Shard, ShardFiller, split_into_shards
+from reslink.datasets.cache.source_files import SourceFiles
+from reslink.datasets.cache.storage import code_digest
+from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE
-from reslink.datasets.patient_ids import HeaderPatient, add_header_patients, read_header_patients
-from reslink.errors import InputError, UsageError
-from reslink.files import lock_folder, sha256
+from reslink.datasets.patient_ids import add_header_patients
+from reslink.errors import UsageError
+from reslink.files import sha256
 from reslink.imaging.image import Stated
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import CaseKind
@@ -46,14 +29,9 @@ from reslink.labels import CaseKind
 if TYPE_CHECKING:  # torch is imported only to make batches, so that the cache works without it
     import torch
 
-Progress = Callable[[int, int], None]
 T = TypeVar("T")
 UInt8Array = NDArray[np.uint8]
 Indices = Sequence[int] | NDArray[np.integer[Any]]
-
-_SAVE_SECONDS = 2.0
-_MIN_IMAGES_FOR_WORKERS = 400
-_SLICES_PER_SERIES = 20
 
 MATCHED_SHARE: Final = 0.5
 """A series matches known images if at least this share of its slices does."""
@@ -68,7 +46,7 @@ class PixelCache:
             as hashes.
         pixels: (rows, planes, S, S) uint8, read-only: the result of ``Preprocess.pixels``.
         heads: (rows, 56, 56) uint8, 1 inside the head.
-        thumbnails: (rows, 64, 64) uint8 of the isolated head, for near-duplicate search.
+        thumbnail_rows: (rows, 64, 64) uint8, see ``thumbnails``.
         masks: (n, S, S) uint8, 1 inside the lesion; zeros for a case without a mask. None if no case has a mask.
         has_mask: (n,) bool, whether the case has a mask file.
         targets: (n,) int64 class indices.
@@ -86,7 +64,7 @@ class PixelCache:
     manifest: Manifest
     pixels: UInt8Array
     heads: UInt8Array
-    thumbnails: UInt8Array
+    thumbnail_rows: UInt8Array
     masks: UInt8Array | None
     has_mask: NDArray[np.bool_]
     targets: NDArray[np.int64]
@@ -108,42 +86,43 @@ class PixelCache:
         workers: int | None = None,
         on_progress: Progress | None = None,
         case: CaseKind = "slice",
+        *,
+        verify: bool = False,
     ) -> PixelCache:
         """Opens the cache of a data set, and fills it if needed.
 
         Rows are identified by the hashes of the file content, the settings and the decoding code. A changed file is decoded
-        again; a row in another cache of the same folder is copied. An interrupted run is resumed. If another process is
-        filling the same cache, this one waits for it.
+        again; a row in another shard of the same folder is copied. A file counts as unchanged if its size and modification
+        time are those of its last hashing; then it is not read. An interrupted run is resumed. Several processes and hosts may
+        fill the same cache: each shard of about 4,096 images is filled by one of them.
 
         Args:
             manifest: The cases.
             preprocess: The preprocessing of the images.
-            folder: The folder of all caches; each data set gets its own subfolder.
+            folder: The folder of the shards; all data sets may share it.
             workers: Number of worker processes; 0 decodes in this process, None chooses by the number of cases.
             on_progress: Called with the number of finished cases and the total.
             case: Whether a case is a slice, or a series with several rows.
+            verify: Whether to hash all files again, also unchanged ones.
 
         Raises:
             UsageError: If no image can be read.
             StorageError: If the folder cannot be written to.
         """
         check_not_in_worker()
-        sources = _SourceFiles.of(manifest, case)
-        recipe = sha256(preprocess.digest() + code_digest())
-        cache_folder = Path(folder) / sha256("\n".join([recipe, *sources.keys]))[:16]
-        index = _read_complete(cache_folder, recipe, sources.keys, _shapes(preprocess, manifest))
-        if index is None:
-            with lock_folder(cache_folder, wait=True):
-                index = _read_complete(cache_folder, recipe, sources.keys, _shapes(preprocess, manifest))
-                index = index or _fill(
-                    cache_folder, CacheIndex(recipe, sources.keys), manifest, sources, preprocess, workers, on_progress
-                )
-        elif on_progress:
-            on_progress(len(index.keys), len(index.keys))
-        return _open_filled(cls, cache_folder, index, manifest, sources, _shapes(preprocess, manifest))
+        code = code_digest()
+        sources = SourceFiles.read(manifest, case, Path(folder), code, verify=verify)
+        shards = split_into_shards(Path(folder), sha256(preprocess.digest() + code), sources, _shapes(preprocess, manifest))
+        indexes = ShardFiller(manifest, sources, preprocess, workers, on_progress).fill(shards)
+        return _open_filled(cls, shards, JoinedShards.of(shards, indexes, sources), manifest, sources)
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    @cached_property
+    def thumbnails(self) -> UInt8Array:
+        """(rows, 64, 64) uint8 of the isolated head, for near-duplicate search; in memory if there are several shards."""
+        return np.asanyarray(self.thumbnail_rows)
 
     def rows(self, case: int) -> NDArray[np.int64]:
         """Returns the rows of a case."""
@@ -238,45 +217,6 @@ class PixelCache:
         return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
-@dataclass(frozen=True)
-class _SourceFiles:
-    """The content hashes of the files of a data set, and the patients in their headers.
-
-    Headers are read each time a cache is opened, so that the cache stores nothing about patients.
-    """
-
-    case: CaseKind
-    keys: list[str]
-    hashes: dict[str, str]
-    missing: dict[int, str]
-    patients: list[HeaderPatient]
-
-    @classmethod
-    def of(cls, manifest: Manifest, case_kind: CaseKind) -> _SourceFiles:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the GIL, and reading waits for disks
-            hashes = list(pool.map(_hash_files, manifest.cases))
-        patients = read_header_patients(manifest.cases)
-        missing = {i: pair for i, pair in enumerate(hashes) if isinstance(pair, str)}
-        kind = ("series",) if case_kind == "series" else ()
-        keys = [
-            "missing" if isinstance(pair, str) else " ".join((*kind, *pair, *([case.unit] if case.unit else ())))
-            for case, pair in zip(manifest.cases, hashes, strict=True)
-        ]
-        image_hashes = {
-            case.name: pair[0] for case, pair in zip(manifest.cases, hashes, strict=True) if not isinstance(pair, str)
-        }
-        return cls(case_kind, keys, image_hashes, missing, patients)
-
-
-def _hash_files(case: Case) -> tuple[str, str] | str:
-    """Returns the hashes of image and mask, or the reason why a file cannot be read."""
-    try:
-        image = file_hash(case.path, case.name)
-        return image, file_hash(case.mask, f"The mask of {case.name}") if case.mask else "-"
-    except InputError as error:
-        return str(error)
-
-
 def _shapes(preprocess: Preprocess, manifest: Manifest) -> dict[str, tuple[int, ...]]:
     """Returns the shape of a row of each array."""
     side = preprocess.size
@@ -288,144 +228,26 @@ def _shapes(preprocess: Preprocess, manifest: Manifest) -> dict[str, tuple[int, 
     return {**shapes, "masks": (side, side)} if any(case.mask for case in manifest.cases) else shapes
 
 
-def _read_complete(folder: Path, recipe: str, keys: list[str], shapes: Mapping[str, tuple[int, ...]]) -> CacheIndex | None:
-    """Returns the index of a complete cache with all of its arrays, or None."""
-    index = CacheIndex.read(folder)
-    if index is None or not index.complete or (index.recipe, index.keys) != (recipe, keys):
-        return None
-    complete = all(open_rows(folder, name, (len(index.kept), *shape)) is not None for name, shape in shapes.items())
-    return index if complete else None
-
-
-def _fill(
-    folder: Path,
-    new_index: CacheIndex,
-    manifest: Manifest,
-    sources: _SourceFiles,
-    preprocess: Preprocess,
-    workers: int | None,
-    on_progress: Progress | None,
-) -> CacheIndex:
-    """Decodes the missing rows in order; writes the index every few seconds and at the end, also after an error."""
-    shapes = _shapes(preprocess, manifest)
-    index = _read_partial(folder, new_index, shapes)
-    if on_progress and index.done:
-        on_progress(index.done, len(index.keys))
-    with RowWriter(folder, shapes, len(index.kept)) as writer:
-        saved = time.monotonic()
-        try:
-            for rows in _case_rows(folder, index, manifest, sources, preprocess, workers):
-                _store(index, writer, rows)
-                if on_progress:
-                    on_progress(index.done, len(index.keys))
-                if time.monotonic() - saved > _SAVE_SECONDS:
-                    writer.sync()
-                    index.write(folder)
-                    saved = time.monotonic()
-            writer.finish(len(index.kept))
-        finally:
-            writer.sync()
-            index.write(folder)
-    return index
-
-
-def _read_partial(folder: Path, new_index: CacheIndex, shapes: Mapping[str, tuple[int, ...]]) -> CacheIndex:
-    """Returns the index of an interrupted run if its arrays hold all of its rows, otherwise the new index."""
-    partial = CacheIndex.read(folder)
-    if partial is None or partial.complete or (partial.recipe, partial.keys) != (new_index.recipe, new_index.keys):
-        return new_index
-    for name, shape in shapes.items():
-        path = folder / f"{name}.npy"
-        if not path.exists() or path.stat().st_size < len(partial.kept) * int(np.prod(shape)):
-            return new_index
-    return partial
-
-
-def _store(index: CacheIndex, writer: RowWriter, case: CaseRows | str) -> None:
-    if isinstance(case, str):
-        index.failed[index.done] = case
-    else:
-        for row in case.rows:
-            writer.append(row.arrays)
-            index.kept.append(index.done)
-            index.units.append(row.unit)
-            index.notes.append(row.notes)
-            index.stated.append(row.stated)
-        if case.slices is not None:
-            index.slices[index.done] = case.slices
-    index.done += 1
-
-
-def _case_rows(
-    folder: Path, index: CacheIndex, manifest: Manifest, sources: _SourceFiles, preprocess: Preprocess, workers: int | None
-) -> Iterator[CaseRows | str]:
-    """Yields the rows of each case from ``index.done`` on, or the reason why it has none."""
-    remaining = range(index.done, len(index.keys))
-    available = cases_of_other_caches(folder, index, _shapes(preprocess, manifest))
-    with_mask = any(case.mask for case in manifest.cases)
-    jobs = [
-        DecodeJob(case.name, case.path, case.mask, preprocess, with_mask, case.unit)
-        for case in (manifest.cases[i] for i in remaining if i not in sources.missing and index.keys[i] not in available)
-    ]
-    n_images = len(jobs) * (_SLICES_PER_SERIES if sources.case == "series" else 1)
-    chosen = choose_workers(n_images) if workers is None else workers
-    with contextlib.closing(decode_all(jobs, chosen, sources.case)) as decoded:
-        for i in remaining:
-            if i in sources.missing:
-                yield sources.missing[i]
-            elif index.keys[i] in available:
-                yield available[index.keys[i]].read()
-            else:
-                yield _as_rows(next(decoded))
-
-
-def _as_rows(decoded: DecodedCase | DecodedSeries | str) -> CaseRows | str:
-    if isinstance(decoded, str):
-        return decoded
-    if isinstance(decoded, DecodedSeries):
-        return CaseRows([_as_row(part) for part in decoded.slices], decoded.count)
-    return CaseRows([_as_row(decoded)])
-
-
-def _as_row(decoded: DecodedCase) -> CacheRow:
-    arrays = {"pixels": decoded.pixels, "heads": decoded.head, "thumbnails": decoded.thumbnail}
-    masks = {} if decoded.mask is None else {"masks": decoded.mask}
-    return CacheRow(arrays | masks, decoded.unit, list(decoded.notes), list(decoded.stated))
-
-
-def choose_workers(n_images: int) -> int:
-    """Returns the number of worker processes to use; 0 for a few hundred images, which finish before a worker starts."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors, 8) if n_images >= _MIN_IMAGES_FOR_WORKERS and processors > 1 else 0
-
-
 def _open_filled(
-    cls: type[PixelCache],
-    folder: Path,
-    index: CacheIndex,
-    manifest: Manifest,
-    sources: _SourceFiles,
-    shapes: Mapping[str, tuple[int, ...]],
+    cls: type[PixelCache], shards: Sequence[Shard], joined: JoinedShards, manifest: Manifest, sources: SourceFiles
 ) -> PixelCache:
+    index = joined.index
     if not index.kept:
         raise UsageError(
             f"None of the {len(index.keys)} images can be read",
             "At least one of them must be readable",
-            f"The first error: {next(iter(index.failed.values())).removesuffix('.')}",
+            f"The first error: {index.failed[min(index.failed)].removesuffix('.')}",
         )
-    arrays = {name: open_rows(folder, name, (len(index.kept), *shape)) for name, shape in shapes.items()}
-    pixels, heads, thumbnails = (arrays[name] for name in ("pixels", "heads", "thumbnails"))
-    if pixels is None or heads is None or thumbnails is None:
-        raise UsageError(f"The cache {folder} was deleted", "The cache must exist while it is in use", "Run the command again")
+    arrays = {name: joined.open(name) for name in shards[0].shapes}
     full_manifest, patient_notes = add_header_patients(manifest, sources.patients)
     stated = [Stated(*row) for row in index.stated]  # type: ignore[arg-type]  # names from JSON
     kept, rows = np.unique(np.array(index.kept, np.int64), return_counts=True)
     readable = full_manifest.subset(kept.tolist())
     return cls(
         manifest=readable,
-        pixels=pixels,
-        heads=heads,
-        thumbnails=thumbnails,
+        pixels=arrays["pixels"],
+        heads=arrays["heads"],
+        thumbnail_rows=arrays["thumbnails"],
         masks=arrays.get("masks"),
         has_mask=np.array([case.mask is not None for case in readable.cases], np.bool_),
         targets=np.array(readable.targets, np.int64),

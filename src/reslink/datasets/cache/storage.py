@@ -1,13 +1,14 @@
-"""Storage of the pixel cache: arrays that grow row by row and are memory-mapped when complete."""
+"""Storage of a shard of the pixel cache: arrays that grow row by row and are memory-mapped when complete."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import importlib.resources
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +19,17 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from reslink.errors import UsageError
 from reslink.files import sha256, storage_errors, write_json
 
 UInt8Array = NDArray[np.uint8]
 
-_VERSION = 1
-_DECODING_MODULES = ("datasets/cache/decode.py", "datasets/near_duplicates/thumbnails.py")  # beside all of imaging
+_VERSION = 2
+_DECODING_MODULES = (  # beside all of imaging
+    "datasets/cache/decode.py",
+    "datasets/near_duplicates/thumbnails.py",
+    "datasets/patient_ids.py",
+)
 _BY_CASE = ("failed", "slices")
 _PACKAGES = ("numpy", "opencv-python-headless", "pillow", "scipy", "pydicom", "nibabel")
 
@@ -42,7 +48,7 @@ def code_digest() -> str:
 
 @dataclass
 class CacheIndex:
-    """Index of the rows of a cache; written as JSON beside the arrays.
+    """Index of the rows of a shard; written as JSON beside the arrays.
 
     Attributes:
         recipe: Digest of the settings and the decoding code; rows with the same recipe and key are equal.
@@ -78,7 +84,7 @@ class CacheIndex:
 
     @classmethod
     def read(cls, folder: Path) -> CacheIndex | None:
-        """Returns the index of a cache folder, or None if it is missing or unusable."""
+        """Returns the index in a folder, or None if it is missing or unusable."""
         try:
             value = json.loads((folder / "index.json").read_text(encoding="utf-8"))
             return cls(**{**value, **{name: {int(case): entry for case, entry in value[name].items()} for name in _BY_CASE}})
@@ -155,10 +161,20 @@ class RowWriter:
 
 
 def open_rows(folder: Path, name: str, shape: tuple[int, ...]) -> UInt8Array | None:
-    """Maps an array of a cache for reading; None where it is missing, cut short or of another shape."""
+    """Maps an array of a shard for reading; None where it is missing, cut short or of another shape.
+
+    Raises:
+        UsageError: If the process has too many open files.
+    """
     try:
         array = npy.open_memmap(folder / f"{name}.npy", mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            raise UsageError(
+                f"The cache {folder.parent.parent} has more files than this process may open",
+                "Each shard of about 4,096 images has three or four",
+                "Raise the limit of open files, for example with: ulimit -n 8192",
+            ) from error
         return None
     return array if array.shape == shape and array.dtype == np.uint8 else None
 
@@ -183,7 +199,7 @@ class CaseRows:
 
 @dataclass(frozen=True)
 class StoredCase:
-    """A case in another cache."""
+    """A case in another shard."""
 
     arrays: Mapping[str, UInt8Array]
     index: CacheIndex
@@ -202,18 +218,31 @@ class StoredCase:
         return CaseRows(rows, other.slices.get(self.case))
 
 
-def cases_of_other_caches(folder: Path, index: CacheIndex, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StoredCase]:
-    """Returns cases with the same recipe in the other complete caches of the folder, by key."""
-    available: dict[str, StoredCase] = {}
-    for other_folder in sorted(folder.parent.iterdir()):
-        other = CacheIndex.read(other_folder) if other_folder != folder else None
-        if other is None or not other.complete or other.recipe != index.recipe:
+def find_stored_cases(
+    folders: Iterable[Path], recipe: str, keys: Set[str], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, StoredCase]:
+    """Returns cases of the same recipe in complete shards, by key.
+
+    Args:
+        folders: Folders that may hold the rows of a shard.
+        recipe: The digest of settings and code.
+        keys: The keys to look for.
+        shapes: Shape of a row of each array that is needed.
+    """
+    stored: dict[str, StoredCase] = {}
+    for folder in folders:
+        index = CacheIndex.read(folder)
+        if index is None or not index.complete or index.recipe != recipe or keys.isdisjoint(index.keys):
             continue
-        arrays = {name: open_rows(other_folder, name, (len(other.kept), *shape)) for name, shape in shapes.items()}
+        arrays = {name: open_rows(folder, name, (len(index.kept), *shape)) for name, shape in shapes.items()}
         mapped = {name: array for name, array in arrays.items() if array is not None}
         if len(mapped) == len(shapes):
             rows: dict[int, list[int]] = {}
-            for row, case in enumerate(other.kept):
+            for row, case in enumerate(index.kept):
                 rows.setdefault(case, []).append(row)
-            available.update((other.keys[case], StoredCase(mapped, other, case, own)) for case, own in rows.items())
-    return available
+            stored.update(
+                (index.keys[case], StoredCase(mapped, index, case, own))
+                for case, own in rows.items()
+                if index.keys[case] in keys
+            )
+    return stored

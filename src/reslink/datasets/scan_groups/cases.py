@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from reslink.datasets.cache.decode import map_jobs, read_slice
-from reslink.datasets.cache.pixel_cache import choose_workers
+from reslink.datasets.cache.shards import choose_workers
 from reslink.datasets.case import Case
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.datasets.scan_groups.groups import scan_groups

@@ -81,9 +81,17 @@ class Experiment:
         Raises:
             UsageError: If other images can be read than with the recipe's own preprocessing.
         """
-        workers, on_progress = self.recipe.trainer.workers, progress_callback(self.progress)
+        settings, on_progress = self.recipe.trainer, progress_callback(self.progress)
         with phase(self.progress, len(self.manifest), "Reading images"):
-            cache = open_view(self.manifest, self.recipe.preprocess, view, self.out / "cache", workers, on_progress)
+            cache = open_view(
+                self.manifest,
+                self.recipe.preprocess,
+                view,
+                self.out / "cache",
+                settings.workers,
+                on_progress,
+                verify=settings.verify_files,
+            )
         if view == RECIPE_VIEW:
             for name, reason in cache.failed.items():
                 self.progress.message(f"{name} is skipped: {reason}")

@@ -44,6 +44,8 @@ def open_view(
     folder: Path,
     workers: int | None = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    verify: bool = False,
 ) -> PixelCache:
     """Opens the images of a data set in a view.
 
@@ -54,8 +56,9 @@ def open_view(
         folder: Folder of decoded images.
         workers: Processes that decode missing images; see :meth:`PixelCache.open`.
         on_progress: Called with the number of decoded cases and the total.
+        verify: Whether to hash all files again, also unchanged ones.
     """
-    cache = PixelCache.open(manifest, view_preprocess(view, preprocess), folder, workers, on_progress)
+    cache = PixelCache.open(manifest, view_preprocess(view, preprocess), folder, workers, on_progress, verify=verify)
     if view not in ("inside", "outside", "outline"):
         return cache
     return replace(cache, pixels=cast("Gray", _MaskedPixels(cache.pixels, cache.heads, view)))

@@ -33,6 +33,7 @@ NOT_SEARCHED = {
     "trainer.case": "a case is a slice in all trials",
     "trainer.slices": "it is only for cases that are series",
     "trainer.workers": "it does not change the weights",
+    "trainer.verify_files": "it does not change the weights",
     "trainer.device": "it does not change the recipe",
     "trainer.checkpoint_steps": "it does not change the weights",
 }

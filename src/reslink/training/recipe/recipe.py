@@ -284,7 +284,7 @@ _NEWER = (
 )
 """Settings that earlier versions did not have; at their default, a recipe is the same as before."""
 
-_LOCAL = ("trainer.workers", "trainer.device")
+_LOCAL = ("trainer.workers", "trainer.verify_files", "trainer.device")
 _OF_SERIES = ("trainer.case", "trainer.slices")
 """Settings that do not affect the weights where a case is a slice."""
 

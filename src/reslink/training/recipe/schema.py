@@ -222,6 +222,8 @@ class TrainerSettings(Section):
         channels_last: Memory layout with faster convolutions on most processors.
         deterministic: Forbid operations with non-deterministic results.
         workers: Processes that decode images into the cache; one per processor if None.
+        verify_files: Hash all image files again, to see whether the cached images are still theirs. Otherwise a file counts as
+            unchanged if its size and modification time are.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         checkpoint_steps: Steps between two checkpoints within an epoch; 0 is one checkpoint at the end of each epoch.
     """
@@ -237,6 +239,7 @@ class TrainerSettings(Section):
     channels_last: bool = True
     deterministic: bool = True
     workers: int | None = Field(default=None, ge=0, le=256)
+    verify_files: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     checkpoint_steps: int = Field(default=0, ge=0)
 
