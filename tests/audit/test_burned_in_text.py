@@ -16,6 +16,8 @@ import PIL.ImageDraw
 import PIL.ImageFont
 import pytest
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from reslink.audit import burned_in_text
 from reslink.audit.burned_in_text import TextBox, count_words, find_text
@@ -214,3 +216,18 @@ def test_neighbors_are_those_of_all_pairs(rng: np.random.Generator, monkeypatch:
         pairs = burned_in_text._neighbor_pairs(letters)
         assert set(zip(pairs[0].tolist(), pairs[1].tolist(), strict=True)) == expected
         assert len(pairs[0]) == len(expected) > 100
+
+
+def test_letters_are_grouped_as_by_scipy(rng: np.random.Generator) -> None:
+    for pairs in (0, 5, 40, 400):
+        left, right = rng.integers(0, 60, (2, pairs))
+        links = coo_array((np.ones(pairs), (left, right)), shape=(60, 60))
+        expected = connected_components(links, directed=False)[1]
+        groups = burned_in_text._connected(60, left, right)
+        assert len(np.unique(np.stack([expected, groups]), axis=1).T) == len(np.unique(groups)) == len(np.unique(expected))
+
+
+def test_values_are_sorted_within_their_row(rng: np.random.Generator) -> None:
+    rows, values = rng.integers(0, 9, 500), rng.random(500).astype(np.float32)
+    values[:20] = 0
+    np.testing.assert_array_equal(burned_in_text._sorted_by_row(values, rows), values[np.lexsort((values, rows))])

@@ -20,7 +20,7 @@ from reslink.training.recipe.recipe import Recipe, load_recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPTS = (
-    *("accuracy", "attention", "budget", "budget_tables", "decision", "interval_coverage", "make_tables"),
+    *("accuracy", "attention", "audit_cost", "budget", "budget_tables", "decision", "interval_coverage", "make_tables"),
     *("near_duplicates", "peers", "random_split", "search", "series", "time_to_result", "train_step", "variations"),
 )
 TINY = (
@@ -48,9 +48,9 @@ def _script(name: str) -> Any:
     return script
 
 
-accuracy, attention, budget, budget_tables, decision, interval_coverage, make_tables = map(_script, SCRIPTS[:7])
-near_duplicates, peers, random_split, search = map(_script, SCRIPTS[7:11])
-series, time_to_result, train_step, variations = map(_script, SCRIPTS[11:])
+accuracy, attention, audit_cost, budget, budget_tables, decision, interval_coverage, make_tables = map(_script, SCRIPTS[:8])
+near_duplicates, peers, random_split, search = map(_script, SCRIPTS[8:12])
+series, time_to_result, train_step, variations = map(_script, SCRIPTS[12:])
 
 
 @pytest.fixture(scope="session")

@@ -177,7 +177,7 @@ def _normalized(image: Image) -> Plane | None:
     if not high > low:
         return None
     pixels = image.pixels if all_valid else np.where(valid, image.pixels, np.float32(low))
-    return np.clip((pixels - np.float32(low)) / np.float32(high - low), 0, 1).astype(np.float32)
+    return np.asarray(np.clip((pixels - np.float32(low)) / np.float32(high - low), 0, 1), np.float32)
 
 
 def _find_lines(plane: Plane, head: Mask) -> list[TextBox]:

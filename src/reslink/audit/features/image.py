@@ -131,7 +131,7 @@ def _to_gray(image: Image, valid: Mask, head: Mask, ordered: Plane) -> Plane:
         [high] = quantiles(image.pixels[head] if head.any() else ordered, (0.005 if image.inverted else 0.995,))
     span = high - low if abs(high - low) > 1e-6 else 1.0
     pixels = image.pixels if ordered.size == valid.size else np.where(valid, image.pixels, low)
-    return np.clip((pixels - np.float32(low)) / np.float32(span), 0, 1).astype(np.float32)
+    return np.asarray(np.clip((pixels - np.float32(low)) / np.float32(span), 0, 1), np.float32)
 
 
 def _contrast(image: Image, ordered: Plane) -> float:
