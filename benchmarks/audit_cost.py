@@ -36,8 +36,13 @@ def evenly_spaced(data: Path, images: int) -> Manifest:
 
 def files(data: Path, images: int, rounds: int) -> dict[str, float]:
     """Returns the milliseconds of each part of the measurement of a file."""
-    from reslink.audit import extract
+    from reslink.audit.burned_in_text import find_text
+    from reslink.audit.extract import CaseFile, extract_features
     from reslink.audit.features.asymmetry import asymmetry_features, isolated_head
+    from reslink.audit.features.image import image_features
+    from reslink.audit.features.outside_head import outside_head_features
+    from reslink.datasets.cache.decode import read_slice
+    from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
     from reslink.imaging.head_mask import head_mask
 
     paths = [case.path for case in evenly_spaced(data, images).cases]
@@ -50,14 +55,14 @@ def files(data: Path, images: int, rounds: int) -> dict[str, float]:
         return result
 
     def measure(path: Path) -> None:
-        image = timed("read", lambda: extract.read_slice(path, path.name))
+        image = timed("read", lambda: read_slice(path, path.name))
         timed("head mask", lambda: head_mask(image))
-        timed("text", lambda: extract.find_text(image))
-        timed("image features", lambda: extract.image_features(image, path))
-        timed("thumbnail", lambda: extract.make_thumbnail(image))
+        timed("text", lambda: find_text(image))
+        timed("image features", lambda: image_features(image, path))
+        timed("thumbnail", lambda: make_thumbnail(image))
         timed("asymmetry", lambda: asymmetry_features(isolated_head(image)))
-        timed("outside the head", lambda: extract.outside_head_features(image))
-        timed("all", lambda: extract.extract_features(extract.CaseFile(path.name, path)))
+        timed("outside the head", lambda: outside_head_features(image))
+        timed("all", lambda: extract_features(CaseFile(path.name, path)))
 
     names = ("read", "head mask", "text", "image features", "thumbnail", "asymmetry", "outside the head", "all")
     for _ in range(rounds + 1):  # the first round warms up
