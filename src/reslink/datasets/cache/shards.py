@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class Shard:
     @property
     def part_folder(self) -> Path:
         """Folder of the rows that this host decodes. Another host has its own, in case its locks are not seen here."""
-        return self.folder / f"{socket.gethostname()}.part"
+        return self.folder / f"{platform.node()}.part"
 
     def read(self) -> CacheIndex | None:
         """Returns the index if the rows are complete, otherwise None."""
