@@ -16,6 +16,7 @@ from reslink.audit.features.asymmetry import asymmetry_features, isolated_head
 from reslink.audit.features.header import HeaderFeatures, header_features
 from reslink.audit.features.image import ImageFeatures, image_features
 from reslink.audit.features.outside_head import outside_head_features
+from reslink.audit.features.quantiles import quantiles
 from reslink.audit.identity import identifying_attributes
 from reslink.datasets.cache.decode import SeveralSlicesError, read_slice
 from reslink.datasets.manifest import file_hash
@@ -24,7 +25,6 @@ from reslink.datasets.patient_ids import HeaderPatient, read_header_patient
 from reslink.errors import ReslinkError
 from reslink.imaging.head_mask import valid_pixels
 from reslink.imaging.image import Image
-from reslink.imaging.quantiles import quantiles
 
 TINY_SIDE: Final = 16
 """Side of the very small thumbnail of the whole image, in pixels."""
