@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from reslink.imaging.head_mask import SEVERAL_HEADS, head_mask, holds_several_heads, stated_content
+from reslink.imaging.head_mask import SEVERAL_HEADS, head_mask, holds_several_heads, sorted_median, stated_content
 from reslink.imaging.image import Image
 from reslink.imaging.reading import read_image
 
@@ -322,3 +322,10 @@ def test_the_mask_of_an_image_is_found_once_and_cannot_be_changed() -> None:
     assert head_mask(image) is mask
     with pytest.raises(ValueError, match="read-only"):
         mask[0, 0] = True
+
+
+def test_the_median_is_that_of_numpy_to_the_bit(rng: np.random.Generator) -> None:
+    for size in (1, 2, 3, 4, 99, 100, 4096):
+        values = rng.random(size).astype(np.float32)
+        assert sorted_median(np.sort(values)) == float(np.median(values))
+        assert sorted_median(np.sort(np.rint(4 * values))) == float(np.median(np.rint(4 * values)))

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from reslink.imaging.head_mask import head_mask, valid_pixels
+from reslink.audit.features.quantiles import quantiles
+from reslink.imaging.head_mask import head_mask, sorted_median, valid_pixels
 from reslink.imaging.image import Image
 from reslink.imaging.morphology import gray_opening, local_maximum
-from reslink.imaging.quantiles import quantiles, sorted_median
 
 MAX_LETTER_SHARE: Final = 1 / 10
 """Maximum height of a letter, as a share of the longer side of the image."""

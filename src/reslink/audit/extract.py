@@ -17,6 +17,7 @@ from reslink.audit.features.asymmetry import asymmetry_features, isolated_head
 from reslink.audit.features.header import HeaderFeatures, header_features
 from reslink.audit.features.image import ImageFeatures, image_features
 from reslink.audit.features.outside_head import outside_head_features
+from reslink.audit.features.quantiles import quantiles
 from reslink.audit.identity import identifying_attributes
 from reslink.datasets.cache.decode import SeveralSlicesError, read_slice
 from reslink.datasets.manifest import file_hash
@@ -26,7 +27,6 @@ from reslink.errors import InputError, ReslinkError
 from reslink.imaging.head_mask import valid_pixels
 from reslink.imaging.image import Image
 from reslink.imaging.limits import MAX_FILE_BYTES
-from reslink.imaging.quantiles import quantiles
 from reslink.remote_files import local_file
 from reslink.training.monitoring.progress import Progress
 

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink import __version__
-from reslink.imaging import head_mask, image, morphology, preprocess, quantiles, slice_selection
+from reslink.imaging import head_mask, image, morphology, preprocess, slice_selection
 from reslink.imaging.image import Image as PackageImage
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import CaseKind
 
 NAME: Final = "preprocess_reference.py"
 
-_MODULES: Final = (image, morphology, quantiles, head_mask, preprocess)
+_MODULES: Final = (image, morphology, head_mask, preprocess)
 _FIELDS: Final = ("pixels", "unit", "spacing", "white", "padding", "inverted")
 _OMITTED: Final = {"VERSION", "_as_tuple", "model_config", "_check_percentiles", "digest"}
 """Definitions that need pydantic or belong to caches."""

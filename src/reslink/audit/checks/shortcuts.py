@@ -131,7 +131,7 @@ def run_probes(
     """Runs the probes, one after the other.
 
     Each probe is a forest of extremely randomized trees (Geurts et al., Machine Learning 63:3, 2006), with balanced class
-    weights unless ``equal_shares`` is set. It is as accurate as a random forest of twice as many trees, in a fifth of the time.
+    weights unless ``equal_shares`` is set, which fits in a fraction of the time of a random forest.
     It is evaluated out of fold with ``StratifiedGroupKFold`` over the groups, so that no patient and no group of near
     duplicates is split between folds.
 

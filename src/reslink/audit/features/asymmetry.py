@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
+from reslink.audit.features.quantiles import quantiles
 from reslink.imaging.image import Image
 from reslink.imaging.morphology import dilate_cross, erode_cross, fill_holes, label_components, local_maximum, local_minimum
 from reslink.imaging.preprocess import Preprocess
-from reslink.imaging.quantiles import quantiles
 
 HEAD_SIDE: Final = 128
 """Side of the isolated head in pixels."""

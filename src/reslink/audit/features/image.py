@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
+from reslink.audit.features.quantiles import quantiles, sorted_quantiles
 from reslink.imaging.decode import HEAD_BYTES, detect_image_format
 from reslink.imaging.head_mask import head_mask, valid_pixels
 from reslink.imaging.image import Image
 from reslink.imaging.limits import read_regular_file, silence_warnings
 from reslink.imaging.morphology import dilate_cross
-from reslink.imaging.quantiles import quantiles, sorted_quantiles
 
 THUMBNAIL: Final = 24
 """Side of the small picture of the head that shows its orientation."""

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from reslink.audit.features.quantiles import sorted_quantiles
 from reslink.imaging.head_mask import Mask, head_mask, valid_pixels
 from reslink.imaging.image import Image
-from reslink.imaging.quantiles import sorted_quantiles
 
 MARGIN: Final = 1 / 24
 """Pixels closer to the head than this share of the longer side are excluded: scalp, ringing and JPEG blocks."""

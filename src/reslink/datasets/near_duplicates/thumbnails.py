@@ -11,11 +11,10 @@ from PIL import Image as Picture
 from scipy import ndimage
 
 from reslink.errors import UsageError
-from reslink.imaging.head_mask import WORKING_SIDE, head_mask, valid_pixels
+from reslink.imaging.head_mask import WORKING_SIDE, head_mask, sorted_median, valid_pixels
 from reslink.imaging.image import Image
 from reslink.imaging.morphology import dilate_cross, erode_cross, fill_holes, label_components
 from reslink.imaging.preprocess import MARGIN, Preprocess
-from reslink.imaging.quantiles import sorted_median
 
 THUMBNAIL_SIZE: Final = 64
 UNIFORM_DEVIATION: Final = 0.03

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reslink.imaging.quantiles import quantiles, sorted_median, sorted_quantiles
+from reslink.audit.features.quantiles import quantiles, sorted_quantiles
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 1000])
@@ -25,10 +25,3 @@ def test_sorted_values_give_the_same_quantiles(rng):
     values = rng.normal(size=500).astype(np.float32)
     shares = (0.005, 0.5, 0.995)
     np.testing.assert_array_equal(sorted_quantiles(np.sort(values), shares), quantiles(values, shares))
-
-
-def test_the_median_is_that_of_numpy_to_the_bit(rng: np.random.Generator) -> None:
-    for size in (1, 2, 3, 4, 99, 100, 4096):
-        values = rng.random(size).astype(np.float32)
-        assert sorted_median(np.sort(values)) == float(np.median(values))
-        assert sorted_median(np.sort(np.rint(4 * values))) == float(np.median(np.rint(4 * values)))

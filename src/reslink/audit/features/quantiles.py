@@ -34,9 +34,3 @@ def sorted_quantiles(ordered: NDArray[np.floating[Any]], shares: Sequence[float]
         low, high = float(ordered[first]), float(ordered[min(first + 1, last)])
         result.append(low + (position - first) * (high - low))
     return np.array(result, np.float64)
-
-
-def sorted_median(ordered: NDArray[np.floating[Any]]) -> float:
-    """Returns the same value as ``numpy.median``, bit for bit, for sorted values without NaN, (n,), but faster."""
-    last = ordered.size // 2
-    return float(ordered[last] if ordered.size % 2 else (ordered[last - 1] + ordered[last]) / 2)
