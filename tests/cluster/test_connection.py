@@ -15,12 +15,13 @@ from reslink.errors import UsageError
 
 LOCAL = """
 import os, psutil
+from reslink.cores import available_cores
 from reslink.cluster.connection import connect, parse_address
 with connect(parse_address("ray")):
     import ray
     [node] = ray.nodes()
     assert node["NodeManagerAddress"] == "127.0.0.1", node
-    assert ray.cluster_resources()["CPU"] == len(os.sched_getaffinity(0))
+    assert ray.cluster_resources()["CPU"] == available_cores()
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert (os.environ["RAY_AUTH_MODE"], len(os.environ["RAY_AUTH_TOKEN"])) == ("token", 64)
     assert ray.get(ray.remote(lambda: os.environ["OMP_NUM_THREADS"]).remote()) == "1"
@@ -98,6 +99,38 @@ def test_a_cluster_that_cannot_be_used_says_why(error: Exception, reason: str, m
     message = rf"^The cluster 127\.0\.0\.1:9 cannot be used: {reason}\. A running cluster must have the same versions"
     with pytest.raises(UsageError, match=message), connect(parse_address("127.0.0.1:9")):
         pass
+
+
+STARTING = ConnectionAbortedError("Initialization failure from server:\nnot ready")
+
+
+@pytest.mark.usefixtures("variables_as_before")
+@pytest.mark.parametrize(
+    ("errors", "attempts", "reason"),
+    [
+        ([STARTING, STARTING], 3, None),
+        ([STARTING] * 5, 4, "Initialization failure from server"),
+        ([ConnectionAbortedError("version mismatch")], 1, "version mismatch"),
+    ],
+)
+def test_a_cluster_that_still_starts_is_tried_again(errors, attempts, reason, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def init(*, address: str, **_: object) -> None:
+        calls.append(address)
+        if len(calls) <= len(errors):
+            raise errors[len(calls) - 1]
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, shutdown=lambda: calls.append("shutdown")))
+    monkeypatch.setattr("reslink.cluster.connection.time.sleep", lambda _: None)
+    if reason:
+        with pytest.raises(UsageError, match=reason), connect(parse_address("ray://127.0.0.1:9")):
+            pass
+    else:
+        with connect(parse_address("ray://127.0.0.1:9")):
+            pass
+        assert calls.pop() == "shutdown"
+    assert calls == ["ray://127.0.0.1:9"] * attempts
 
 
 @pytest.mark.slow

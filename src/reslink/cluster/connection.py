@@ -6,11 +6,13 @@ import ipaddress
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from reslink.cores import available_cores
 from reslink.errors import UsageError
 from reslink.files import optional_import
 
@@ -20,6 +22,13 @@ LOCAL: Final = "ray"
 _ADDRESS: Final = re.compile(r"(?:ray://)?(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+):(?P<port>\d{1,5})", re.ASCII)
 _OBJECT_STORE_BYTES: Final = 100 * 2**20
 """Memory for objects of a cluster on this machine; tasks get paths and return counts."""
+
+
+_STARTING: Final = "Initialization failure from server"
+"""What a client of Ray raises if the server has just started."""
+
+_WAITS: Final = (1.0, 2.0, 4.0)
+"""Seconds before another attempt in that case."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ def connect(address: ClusterAddress) -> Iterator[None]:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray: Any = optional_import("ray", "ray")
     try:
-        ray.init(**_options(address))
+        _init(ray, _options(address))
     except Exception as error:  # Ray raises Exception itself, for a node that starts too slowly
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
@@ -97,6 +106,17 @@ def connect(address: ClusterAddress) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(ray: Any, options: dict[str, Any]) -> Any:
+    for wait in _WAITS:
+        try:
+            return ray.init(**options)
+        except ConnectionAbortedError as error:
+            if _STARTING not in str(error):
+                raise
+            time.sleep(wait)
+    return ray.init(**options)
 
 
 def check_token(address: ClusterAddress) -> None:
@@ -117,6 +137,5 @@ def _options(address: ClusterAddress) -> dict[str, Any]:
     quiet = {"log_to_driver": False, "configure_logging": False}
     if address.text != LOCAL:
         return {"address": address.text, **quiet}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    limits = {"num_cpus": cores, "num_gpus": 0, "object_store_memory": _OBJECT_STORE_BYTES}
+    limits = {"num_cpus": available_cores(), "num_gpus": 0, "object_store_memory": _OBJECT_STORE_BYTES}
     return {"address": "local", "include_dashboard": False, **limits, **quiet}

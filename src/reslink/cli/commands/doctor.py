@@ -20,7 +20,8 @@ from typing import Annotated, Literal
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import Json, available_cores
+from reslink.cli.options import Json
+from reslink.cores import available_cores
 from reslink.errors import UsageError
 from reslink.files import TELEMETRY_MODULES, TELEMETRY_PACKAGES, install_command, optional_import
 
