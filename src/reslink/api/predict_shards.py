@@ -80,6 +80,15 @@ class _ShardFiles:
         return [file for one in self.listed for file in one.files]
 
 
+@dataclass(frozen=True)
+class _StoredFiles:
+    """As :class:`_ShardFiles`, with the files as JSON, which only the node reads."""
+
+    job: PredictionJob
+    folder: str
+    listed: str
+
+
 def bundle_digest(bundle: Bundle) -> str:
     """Returns the SHA-256 of all files of a saved bundle."""
     if bundle.folder is None:
@@ -117,7 +126,7 @@ def predict_on_cluster(
         listed = (one for path in paths for one in list_files(path))
         with stored_shards(job, cut_shards(job, listed, shard_size, folder), folder) as shards:
             try:
-                run_shards(shards, predict_shard, folder, progress, "Predict")
+                run_shards(shards, _predict_stored, folder, progress, "Predict")
             except BaseException:
                 kept = sum(shard.path(folder).exists() for shard in shards)
                 progress.message(f"{kept} of {len(shards)} parts are kept in {folder}; the same command resumes")
@@ -131,8 +140,11 @@ def stored_shards(job: PredictionJob, shards: Iterable[Shard], folder: Path) -> 
     """Returns the shards of a job with their lists of files on disk, in a temporary file in ``folder``."""
     return Stored(
         shards,
-        lambda shard: [shard.digest, shard.n_files, shard.first, [_listed_to_json(one) for one in shard.content.listed]],
-        lambda row: Shard(row[0], row[1], row[2], _ShardFiles(job, tuple(map(_listed_from_json, row[3])))),
+        lambda shard: [
+            *(shard.digest, shard.n_files, shard.first, shard.content.folder),
+            json.dumps([_listed_to_json(one) for one in shard.content.listed]),
+        ],
+        lambda row: Shard(row[0], row[1], row[2], _StoredFiles(job, row[3], row[4])),
         folder,
     )
 
@@ -257,6 +269,10 @@ def predict_shard(shard: _ShardFiles) -> tuple[bytes, int]:
     texts = dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, ImagingWarning))
     head = {"counts": asdict(counts), "warnings": list(texts), "bytes": [len(section) for section in sections]}
     return b"".join([json.dumps(head).encode(), b"\n", *sections]), counts.failed
+
+
+def _predict_stored(shard: _StoredFiles) -> tuple[bytes, int]:
+    return predict_shard(_ShardFiles(shard.job, tuple(map(_listed_from_json, json.loads(shard.listed)))))
 
 
 @lru_cache(maxsize=1)
