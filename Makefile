@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_EXTRA)
 
-.PHONY: help demo test pytest check docs bench soak recipe-keys clean
+.PHONY: help demo test pytest check docs bench soak soak-cluster recipe-keys clean
 
 help:
 	@echo "make demo    install, then train, evaluate and explain a model on synthetic heads: demo/report.html"
@@ -19,6 +19,7 @@ help:
 	@echo "make docs    build the documentation site with its examples: docs/_build/html/index.html"
 	@echo "make bench   time training steps, attention, prediction and the service beside peers; DATA=FOLDER: training too (hours)"
 	@echo "make soak    200 series through Orthanc and the DICOM node, which is killed 20 times"
+	@echo "make soak-cluster    2,000 predictions on two Ray nodes, of which workers, a node and the driver are killed"
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): about 2 GB, some minutes the first time" >&2
@@ -79,6 +80,9 @@ bench: $(VENV)/.bench
 soak: $(VENV)/.dev
 	@scripts/install-debian-packages
 	@$(BIN)/python tests/soak/soak.py $(SOAK)
+
+soak-cluster: $(VENV)/.dev
+	@$(BIN)/python tests/soak/cluster.py $(SOAK)
 
 recipe-keys: $(VENV)/.dev
 	@$(BIN)/python scripts/recipe_reference.py --write

@@ -88,7 +88,7 @@ def in_shards(job: PredictionJob, paths: Sequence[str], folder: Path, size: int)
 
 
 def shards_of(job: PredictionJob, paths: Sequence[str], size: int) -> list[Shard]:
-    return cut_shards(job, [listed for path in paths for listed in list_files(path)], size)
+    return list(cut_shards(job, (listed for path in paths for listed in list_files(path)), size))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +129,19 @@ def test_a_series_is_in_one_shard_however_small_that_is(job, scans, monkeypatch)
 def test_a_shard_holds_whole_blocks(job) -> None:
     listed = [ListedFiles((Path(f"{i}.png"),), "f", "f") for i in range(300)]
     assert [shard.n_files for shard in cut_shards(replace(job, batch_size=4), listed, 100)] == [128, 128, 44]
+
+
+def test_files_without_series_are_cut_while_they_are_listed(job) -> None:
+    n_listed = 0
+
+    def listed():
+        nonlocal n_listed
+        for n_listed in range(1, 1001):
+            yield ListedFiles((Path(f"{n_listed}.png"),), "f", "f")
+
+    shards = cut_shards(replace(job, series="each"), listed(), 100)
+    assert (next(shards).n_files, n_listed) == (104, 104)
+    assert sum(shard.n_files for shard in shards) == 896
 
 
 def test_single_files_of_one_series_with_a_folder_between_are_refused(job, scans) -> None:

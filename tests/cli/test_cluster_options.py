@@ -15,8 +15,10 @@ from reslink.cli.main import app
         (["--on", "ray", "--json", "--pictures", "p"], "--on and --pictures were both given"),
         (["--on", "ray", "--json", "--device", "cuda"], "--on and --device cuda were both given"),
         (["--on", "nowhere", "--json"], "'nowhere' is not the address of a cluster"),
-        (["--on", "10.0.0.7:6379", "--json", "--offline"], "--on and --offline were both given"),
-        (["--on", "ray://10.0.0.7:1", "--json"], "10.0.0.7:1 is not on this machine, and RAY_AUTH_MODE is not 'token'"),
+        (["--on", "10.0.0.7:6379", "--json", "--offline"], "--on 10.0.0.7:6379 and --offline were both given"),
+        (["--on", "127.0.0.1:6379", "--json", "--offline"], "--on 127.0.0.1:6379 and --offline were both given"),
+        (["https://u:p@example.org/a.png", "--on", "ray", "--json"], "--on and a URL with credentials or a query were both"),
+        (["--on", "ray://10.0.0.7:1", "--json"], "10.0.0.7:1 is not only on this machine, and RAY_AUTH_MODE is not 'token'"),
     ],
 )
 def test_what_a_cluster_cannot_do_is_refused(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from typer.testing import CliRunner
 
 import reslink
 from reslink.cli.main import app
-from reslink.cli.options import available_cores, cpu_limit, parse_split, parse_unit_option, threads_from_environment
+from reslink.cli.options import parse_split, parse_unit_option, threads_from_environment
 from reslink.errors import UsageError
 
 
@@ -71,29 +70,3 @@ def test_a_function_names_an_unknown_unit_before_it_loads_a_model(function: Any)
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(typer.BadParameter, match="'tst' is not one of 'all', 'train', 'validation', 'test'"):
         parse_split("tst")
-
-
-@pytest.mark.parametrize(
-    ("limit", "cores"), [("200000 100000", 2), ("250000 100000", 2), ("50000 100000", 1), ("max 100000", None)]
-)
-def test_a_container_has_the_cores_of_its_limit(limit: str, cores: int | None, tmp_path: Path) -> None:
-    group = tmp_path / "groups" / "kubepods" / "pod1"
-    group.mkdir(parents=True)
-    (group / "cpu.max").write_text(f"{limit}\n")
-    own = tmp_path / "cgroup"
-    own.write_text("1:name=systemd:/elsewhere\n0::/kubepods/pod1\n")
-    assert cpu_limit(tmp_path / "groups", own) == cores
-
-
-def test_a_machine_without_control_groups_has_no_limit(tmp_path: Path) -> None:
-    assert cpu_limit(tmp_path, tmp_path / "missing") is None
-    (tmp_path / "cgroup").write_text("0::/\n")
-    assert cpu_limit(tmp_path, tmp_path / "cgroup") is None
-
-
-def test_the_limit_reduces_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reslink.cli.options.os.sched_getaffinity", lambda _: set(range(64)), raising=False)
-    monkeypatch.setattr("reslink.cli.options.cpu_limit", lambda: 2)
-    assert available_cores() == 2
-    monkeypatch.setattr("reslink.cli.options.cpu_limit", lambda: None)
-    assert available_cores() == 64

@@ -24,16 +24,16 @@ ENVIRONMENT = {
 }
 
 
-def two_nodes() -> Any:
-    """Starts the nodes; a node gives up if its Python processes need more than 15 s to start, as on a busy machine."""
+def two_nodes(**options: Any) -> Any:
+    """Starts the nodes; one gives up if its Python processes need more than 15 s to start, as on a busy machine."""
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 1, "include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
     for attempts_left in (2, 1, 0):
         nodes = Cluster()
         try:
-            nodes.add_node(**head)
-            nodes.add_node(num_cpus=1)
+            nodes.add_node(**head, **options)
+            nodes.add_node(num_cpus=1, **options)
         except Exception as error:
             nodes.shutdown()
             if not attempts_left or "timed out" not in str(error):

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 import reslink
-from reslink.cluster import audit_shards
 from reslink.errors import UsageError
 from reslink.training.monitoring.progress import SilentProgress
 
@@ -46,7 +45,7 @@ def test_an_audit_in_shards_writes_what_one_process_writes(cluster: Any, data: P
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(audit_shards, "features_from_lines", stop)  # after all parts are written
+        patch.setattr("reslink.audit.audit.check_sources", stop)  # all files were read
         with pytest.raises(KeyboardInterrupt):
             reslink.audit(data, out=tmp_path / "several", on=cluster.address, shard_size=10)
     assert len(list(parts.glob("*.part"))) == 3

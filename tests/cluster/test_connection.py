@@ -15,12 +15,13 @@ from reslink.errors import UsageError
 
 LOCAL = """
 import os, psutil
+from reslink.cores import available_cores
 from reslink.cluster.connection import connect, parse_address
 with connect(parse_address("ray")):
     import ray
     [node] = ray.nodes()
     assert node["NodeManagerAddress"] == "127.0.0.1", node
-    assert ray.cluster_resources()["CPU"] == len(os.sched_getaffinity(0))
+    assert ray.cluster_resources()["CPU"] == available_cores()
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert (os.environ["RAY_AUTH_MODE"], len(os.environ["RAY_AUTH_TOKEN"])) == ("token", 64)
     assert ray.get(ray.remote(lambda: os.environ["OMP_NUM_THREADS"]).remote()) == "1"
@@ -29,6 +30,8 @@ with connect(parse_address("ray")):
     assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
     assert listening
 assert not ray.is_initialized()
+with connect(parse_address("ray")):  # again in one process
+    assert ray.get(ray.remote(lambda: 5).remote()) == 5
 """
 
 
@@ -61,9 +64,7 @@ def test_a_cluster_elsewhere_needs_a_token(mode: str | None, monkeypatch: pytest
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     if mode:
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    message = (
-        "10.0.0.7:6379 is not on this machine, and RAY_AUTH_MODE is not 'token'.*Start the cluster with RAY_AUTH_MODE=token"
-    )
+    message = "10.0.0.7:6379 is not only on this machine, and RAY_AUTH_MODE is not 'token'.*Start the cluster with RAY_AUTH"
     with pytest.raises(UsageError, match=message), connect(parse_address("10.0.0.7:6379")):
         pass
 
@@ -100,6 +101,38 @@ def test_a_cluster_that_cannot_be_used_says_why(error: Exception, reason: str, m
         pass
 
 
+STARTING = ConnectionAbortedError("Initialization failure from server:\nnot ready")
+
+
+@pytest.mark.usefixtures("variables_as_before")
+@pytest.mark.parametrize(
+    ("errors", "attempts", "reason"),
+    [
+        ([STARTING, STARTING], 3, None),
+        ([STARTING] * 5, 4, "Initialization failure from server"),
+        ([ConnectionAbortedError("version mismatch")], 1, "version mismatch"),
+    ],
+)
+def test_a_cluster_that_still_starts_is_tried_again(errors, attempts, reason, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def init(*, address: str, **_: object) -> None:
+        calls.append(address)
+        if len(calls) <= len(errors):
+            raise errors[len(calls) - 1]
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, nodes=list, shutdown=lambda: calls.append("shutdown")))
+    monkeypatch.setattr("reslink.cluster.connection.time.sleep", lambda _: None)
+    if reason:
+        with pytest.raises(UsageError, match=reason), connect(parse_address("ray://127.0.0.1:9")):
+            pass
+    else:
+        with connect(parse_address("ray://127.0.0.1:9")):
+            pass
+        assert calls.pop() == "shutdown"
+    assert calls == ["ray://127.0.0.1:9"] * attempts
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_installed")
 def test_a_cluster_of_this_machine_listens_on_loopback_and_needs_a_token() -> None:
@@ -108,3 +141,31 @@ def test_a_cluster_of_this_machine_listens_on_loopback_and_needs_a_token() -> No
     done = subprocess.run([sys.executable, "-c", LOCAL], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
+
+
+def test_the_variables_of_the_user_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "own")
+    seen: list[str | None] = []
+    fake = SimpleNamespace(
+        init=lambda **_: seen.append(os.environ.get("RAY_AUTH_TOKEN")), nodes=lambda: [], shutdown=lambda: None
+    )
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    with connect(parse_address("ray")):
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert seen[0] not in (None, "own")
+    assert (os.environ["RAY_AUTH_TOKEN"], os.environ.get("RAY_AUTH_MODE")) == ("own", None)
+
+
+def test_a_tunnel_to_other_machines_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    ended: list[str] = []
+    nodes = [{"NodeManagerAddress": host, "Alive": alive} for host, alive in (("127.0.0.1", True), ("10.0.0.8", True))]
+    fake = SimpleNamespace(init=lambda **_: None, nodes=lambda: nodes, shutdown=lambda: ended.append("ended"))
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    with pytest.raises(UsageError, match="is not only on this machine"), connect(parse_address("127.0.0.1:6379")):
+        pass
+    assert ended == ["ended"]
+    nodes[1]["Alive"] = False
+    with connect(parse_address("127.0.0.1:6379")):
+        pass

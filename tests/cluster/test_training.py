@@ -90,8 +90,14 @@ def test_a_killed_process_ends_in_the_weights_of_torchrun(
     assert not (run / ".ray").exists()
 
 
-def test_what_does_not_fit_is_refused(cluster: Any, toy_patients: Manifest, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(
+    cluster: Any, toy_patients: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = str(toy_patients.root)
+    attempts: list[str] = []
+    fit = training._fit
+    monkeypatch.setattr(training, "_fit", lambda *options: (attempts.append(options[-1]), fit(*options)))
+    monkeypatch.setattr(training, "_NODES_SECONDS", 1)
     with pytest.raises(UsageError, match=r"on is 'ray', and processes is None.*Give both or none"):
         reslink.train(data, tmp_path / "run", on="ray")
     with pytest.raises(UsageError, match=r"The cluster has 2 cores, and 3 processes were asked for.*Use processes='2'"):
@@ -100,11 +106,10 @@ def test_what_does_not_fit_is_refused(cluster: Any, toy_patients: Manifest, tmp_
     (tmp_path / "other" / "config.yaml").write_text("")
     with pytest.raises(UsageError, match="holds an unfinished run"):
         reslink.train(data, tmp_path / "other", settings=SETTINGS, on=cluster.address, processes=2)
-    training.RETRIES, before = 0, training.RETRIES
-    try:
-        with pytest.raises(UsageError, match=r"trainer\.batch_size is 2 for 2 processes"):
-            reslink.train(
-                data, tmp_path / "small", settings=[*SETTINGS, "trainer.batch_size=2"], on=cluster.address, processes=2
-            )
-    finally:
-        training.RETRIES = before
+    with pytest.raises(UsageError, match=r"The cluster has 0 GPUs, and 2 processes were asked for"):
+        reslink.train(data, tmp_path / "gpu", settings=SETTINGS, device="cuda", on=cluster.address, processes=2)
+    small = [*SETTINGS, "trainer.batch_size=2"]
+    with pytest.raises(UsageError, match=r"trainer\.batch_size is 2 for 2 processes"):
+        reslink.train(data, tmp_path / "small", settings=small, on=cluster.address, processes=2)
+    assert not (tmp_path / "small" / ".ray").exists()
+    assert len(attempts) == 1, "what the training raises is not repeated"

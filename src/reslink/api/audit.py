@@ -203,7 +203,9 @@ def _extraction(on: str | None, out: Path | None, shard_size: int) -> Iterator[E
     from reslink.cluster.connection import connect, parse_address
 
     with connect(parse_address(on)):
-        yield ClusterExtraction(out / ".parts", shard_size)
+        extraction = ClusterExtraction(out / ".parts", shard_size)
+        yield extraction
+    extraction.remove_parts()  # the result is written
 
 
 def _check_out(out: Path, manifest: Manifest, overwrite: bool) -> None:

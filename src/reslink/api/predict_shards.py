@@ -5,20 +5,20 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from reslink import __version__
 from reslink.api.predict import PredictionTable
 from reslink.bundles.bundle import Bundle
 from reslink.cluster.connection import ClusterAddress, connect
 from reslink.cluster.shards import Shard, file_state, run_shards
+from reslink.cluster.stored import Stored
 from reslink.errors import StorageError, UsageError
 from reslink.files import lock_folder, sha256
 from reslink.imaging.dicom.series import read_series_uid
@@ -32,8 +32,11 @@ from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import AFTER_FILES, FOR_SERIES, IN_ORDER, predict_sections
 from reslink.inference.series_mode import SeriesMode
 from reslink.printable_names import json_text
-from reslink.remote_files import parse_remote
+from reslink.remote_files import parse_remote, path_from_text, path_to_text
 from reslink.training.monitoring.progress import Progress
+
+_Item: TypeAlias = tuple[str, ListedFiles]
+"""Listed files with the UID of their series; empty where it does not matter."""
 
 SECTIONS = (IN_ORDER, AFTER_FILES, FOR_SERIES)
 
@@ -77,6 +80,15 @@ class _ShardFiles:
         return [file for one in self.listed for file in one.files]
 
 
+@dataclass(frozen=True)
+class _StoredFiles:
+    """As :class:`_ShardFiles`, with the files as JSON, which only the node reads."""
+
+    job: PredictionJob
+    folder: str
+    listed: str
+
+
 def bundle_digest(bundle: Bundle) -> str:
     """Returns the SHA-256 of all files of a saved bundle."""
     if bundle.folder is None:
@@ -101,8 +113,8 @@ def predict_on_cluster(
         paths: Files, folders and globs.
         write: Receives the lines in order: rows without a header, or JSON lines.
         address: The cluster.
-        folder: The folder for the parts, on storage that all nodes share. It is removed at the end; after an interruption it
-            stays, and the same call resumes.
+        folder: The folder for the parts, on storage that all nodes share. It stays, so that the same call resumes; remove it
+            once the output is safe.
         shard_size: Number of files of a shard; rounded up to whole blocks.
         progress: Receives the progress.
 
@@ -111,19 +123,42 @@ def predict_on_cluster(
         InputError: If a task died again and again.
     """
     with connect(address), lock_folder(folder):
-        shards = cut_shards(job, [listed for path in paths for listed in list_files(path)], shard_size)
-        try:
-            run_shards(shards, predict_shard, folder, progress, "Predict")
-        except BaseException:
-            kept = sum(shard.path(folder).exists() for shard in shards)
-            progress.message(f"{kept} of {len(shards)} parts are kept in {folder}; the same command resumes")
-            raise
-        counts = join_parts(shards, folder, write)
-        shutil.rmtree(folder)
+        listed = (one for path in paths for one in list_files(path))
+        with stored_shards(job, cut_shards(job, listed, shard_size, folder), folder) as shards:
+            try:
+                run_shards(shards, _predict_stored, folder, progress, "Predict")
+            except BaseException:
+                kept = sum(shard.path(folder).exists() for shard in shards)
+                progress.message(f"{kept} of {len(shards)} parts are kept in {folder}; the same command resumes")
+                raise
+            counts = join_parts(shards, folder, write)
     return counts
 
 
-def cut_shards(job: PredictionJob, listed: Sequence[ListedFiles], shard_size: int) -> list[Shard]:
+def stored_shards(job: PredictionJob, shards: Iterable[Shard], folder: Path) -> Stored[Shard]:
+    """Returns the shards of a job with their lists of files on disk, in a temporary file in ``folder``."""
+    return Stored(
+        shards,
+        lambda shard: [
+            *(shard.digest, shard.n_files, shard.first, shard.content.folder),
+            json.dumps([_listed_to_json(one) for one in shard.content.listed]),
+        ],
+        lambda row: Shard(row[0], row[1], row[2], _StoredFiles(job, row[3], row[4])),
+        folder,
+    )
+
+
+def _listed_to_json(listed: ListedFiles) -> list[Any]:
+    return [[path_to_text(file) for file in listed.files], listed.folder, listed.given, listed.error]
+
+
+def _listed_from_json(row: Sequence[Any]) -> ListedFiles:
+    return ListedFiles(tuple(map(path_from_text, row[0])), *row[1:])
+
+
+def cut_shards(
+    job: PredictionJob, listed: Iterable[ListedFiles], shard_size: int, temporary: Path | None = None
+) -> Iterator[Shard]:
     """Cuts files into shards. A shard has files of one folder, and a DICOM series is in one shard.
 
     Args:
@@ -131,53 +166,72 @@ def cut_shards(job: PredictionJob, listed: Sequence[ListedFiles], shard_size: in
         listed: The files in order.
         shard_size: Number of files of a shard; rounded up to whole blocks (:func:`in_blocks`), so that a slice shares its
             batch with the same slices as in a single process.
+        temporary: A folder for temporary files.
+
+    Yields:
+        The shards in order. In memory are the files of one shard, and the UIDs of the series of one folder.
 
     Raises:
         UsageError: If the files of one series are given one by one, with a folder between them.
     """
     seen: set[str] = set()
-    shards: list[Shard] = []
+    stored = partial(Stored[_Item], encode=_item_to_json, decode=_item_from_json, folder=temporary)
     for folder, group in groupby(listed, key=lambda one: one.folder):
-        run = list(group)
-        series = _series_of(run, job)
-        if not folder:
-            _check_together(seen, series)
-        shards += [_shard(_ShardFiles(job, part)) for part in _cut(run, series, job.batch_size, shard_size)]
-    return shards
+        if job.series == "each":
+            parts = _cut((("", one) for one in group), {}, job.batch_size, shard_size)
+            yield from (_shard(_ShardFiles(job, part)) for part in parts)
+            continue
+        with stored((_series_of(one), one) for one in group) as run:  # where a series ends is known at the end of the folder
+            last = {uid: i for i, (uid, _) in enumerate(run) if uid}
+            if not folder:
+                _check_together(seen, last)
+            parts = _cut(run, last, job.batch_size, shard_size)
+            yield from (_shard(_ShardFiles(job, part)) for part in parts)
 
 
-def _series_of(run: Sequence[ListedFiles], job: PredictionJob) -> list[str]:
-    """Returns the Series Instance UID of each item; empty where it does not matter."""
-    if job.series == "each":
-        return [""] * len(run)
-    return [read_series_uid(one.files[0]) if one.files else "" for one in run]
+def _item_to_json(item: _Item) -> list[Any]:
+    return [item[0], *_listed_to_json(item[1])]
 
 
-def _check_together(seen: set[str], series: Sequence[str]) -> None:
-    own = set(series) - {""}
-    if seen & own:
+def _item_from_json(row: Sequence[Any]) -> _Item:
+    return row[0], _listed_from_json(row[1:])
+
+
+def _series_of(one: ListedFiles) -> str:
+    """Returns the Series Instance UID of an item; empty for other files."""
+    return read_series_uid(one.files[0]) if one.files else ""
+
+
+def _check_together(seen: set[str], series: Collection[str]) -> None:
+    if not seen.isdisjoint(series):
         raise UsageError(
             "Files of one series were given before and after a folder",
             "With --on, the files of a series are given next to each other, or as a folder",
             "Change the order of the paths",
         )
-    seen |= own
+    seen.update(series)
 
 
-def _cut(run: Sequence[ListedFiles], series: Sequence[str], batch_size: int, size: int) -> Iterator[tuple[ListedFiles, ...]]:
-    """Yields parts of a run that end with a block and split no series."""
-    last = {uid: i for i, uid in enumerate(series) if uid}
-    start = i = n_files = end_of_series = 0
-    for item in in_blocks(run, batch_size):
-        if item is not None:
-            end_of_series = max(end_of_series, last.get(series[i], i))
-            n_files += len(run[i].files)
-            i += 1
+def _cut(run: Iterable[_Item], last: Mapping[str, int], batch_size: int, size: int) -> Iterator[tuple[ListedFiles, ...]]:
+    """Yields parts of a run that end with a block and split no series; ``last`` has the index of the last item of each."""
+    part: list[ListedFiles] = []
+    i = n_files = end_of_series = 0
+
+    def listed() -> Iterator[ListedFiles]:
+        nonlocal i, end_of_series
+        for i, (uid, one) in enumerate(run, start=1):
+            end_of_series = max(end_of_series, last.get(uid, i - 1))
+            yield one
+
+    for item in in_blocks(listed(), batch_size):
+        if isinstance(item, ListedFiles):
+            part.append(item)
+            n_files += len(item.files)
         elif n_files >= size and i > end_of_series:
-            yield tuple(run[start:i])
-            start, n_files = i, 0
-    if start < len(run):
-        yield tuple(run[start:])
+            yield tuple(part)
+            part, n_files = [], 0
+    if part:
+        yield tuple(part)
 
 
 def _shard(files: _ShardFiles) -> Shard:
@@ -214,6 +268,10 @@ def predict_shard(shard: _ShardFiles) -> tuple[bytes, int]:
     texts = dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, ImagingWarning))
     head = {"counts": asdict(counts), "warnings": list(texts), "bytes": [len(section) for section in sections]}
     return b"".join([json.dumps(head).encode(), b"\n", *sections]), counts.failed
+
+
+def _predict_stored(shard: _StoredFiles) -> tuple[bytes, int]:
+    return predict_shard(_ShardFiles(shard.job, tuple(map(_listed_from_json, json.loads(shard.listed)))))
 
 
 @lru_cache(maxsize=1)
@@ -257,7 +315,7 @@ def _json_line(classifier: Classifier, only_ascii: bool) -> Callable[[Prediction
     return lambda prediction: json_text({**prediction.as_dict(), "scope": scope}, only_ascii=only_ascii) + "\n"
 
 
-def join_parts(shards: Sequence[Shard], folder: Path, write: Callable[[str], object]) -> PredictionCounts:
+def join_parts(shards: Iterable[Shard], folder: Path, write: Callable[[str], object]) -> PredictionCounts:
     """Writes the parts in the order of a single process, with one section in memory at a time.
 
     Args:
@@ -282,14 +340,17 @@ def join_parts(shards: Sequence[Shard], folder: Path, write: Callable[[str], obj
     return counts
 
 
-def _in_order(shards: Sequence[Shard]) -> Iterator[tuple[Shard, int]]:
+def _in_order(shards: Iterable[Shard]) -> Iterator[tuple[Shard, int]]:
     """Yields shards and sections: each folder as a whole; series of files that were given one by one come last."""
-    runs = [list(run) for _, run in groupby(shards, key=lambda shard: shard.content.folder)]
-    singles = [shard for shard in shards if not shard.content.folder]
+    runs: list[list[Shard]] = []
+    singles: list[Shard] = []
+    for folder, group in groupby(shards, key=lambda shard: shard.content.folder):
+        runs.append([replace(shard, content=folder) for shard in group])
+        singles += [] if folder else runs[-1]
     for run in runs:
         yield from ((shard, IN_ORDER) for shard in run)
         ended = [singles] if run is runs[-1] else []  # before the series of a last folder
-        ended += [run] if run[0].content.folder else []
+        ended += [run] if run[0].content else []
         yield from ((shard, section) for files in ended for section in (AFTER_FILES, FOR_SERIES) for shard in files)
 
 

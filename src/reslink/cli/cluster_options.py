@@ -34,11 +34,11 @@ def cluster_address(on: str) -> ClusterAddress:
     Raises:
         UsageError: If it is no address; or if it is on another machine, and ``--offline`` was given or there is no token.
     """
-    from reslink.cluster.connection import check_token, parse_address
+    from reslink.cluster.connection import LOCAL, check_token, parse_address
 
     address = parse_address(on)
-    if not address.is_loopback:
-        check_sockets("--on", f"The cluster {on} is on another machine")
+    if address.text != LOCAL:
+        check_sockets(f"--on {on}", "The cluster may have other machines")
     check_token(address)
     allow_loopback()
     return address

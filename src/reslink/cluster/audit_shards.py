@@ -22,8 +22,8 @@ class ClusterExtraction:
     """Extracts the features of files on the connected cluster, as ``audit.run_audit`` does in this process.
 
     Attributes:
-        folder: The folder of the parts, on storage that all nodes share. It is removed at the end; after an interruption it
-            stays, and the same call resumes.
+        folder: The folder of the parts, on storage that all nodes share. It stays until the caller has written the result and
+            calls :meth:`remove_parts`; until then, the same call resumes.
         shard_size: Number of files of a shard.
     """
 
@@ -42,7 +42,10 @@ class ClusterExtraction:
             for shard in shards:
                 with shard.path(self.folder).open(encoding="utf-8") as lines:
                     yield from features_from_lines(lines)
-            shutil.rmtree(self.folder)
+
+    def remove_parts(self) -> None:
+        """Removes the parts."""
+        shutil.rmtree(self.folder)
 
 
 def _shard(files: Sequence[CaseFile]) -> Shard:

@@ -6,11 +6,14 @@ import ipaddress
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final
 
+from reslink.cores import available_cores
 from reslink.errors import UsageError
 from reslink.files import optional_import
 
@@ -20,6 +23,13 @@ LOCAL: Final = "ray"
 _ADDRESS: Final = re.compile(r"(?:ray://)?(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+):(?P<port>\d{1,5})", re.ASCII)
 _OBJECT_STORE_BYTES: Final = 100 * 2**20
 """Memory for objects of a cluster on this machine; tasks get paths and return counts."""
+
+
+_STARTING: Final = "Initialization failure from server"
+"""What a client of Ray raises if the server has just started."""
+
+_WAITS: Final = (1.0, 2.0, 4.0)
+"""Seconds before another attempt in that case."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ def connect(address: ClusterAddress) -> Iterator[None]:
     """Connects this process to a cluster while the block runs. A cluster that this call started ends with the block.
 
     Usage statistics and the dashboard are off. A cluster on this machine listens on 127.0.0.1 only, and takes no task without
-    the random token of this call.
+    the random token of this process.
 
     Args:
         address: The cluster.
@@ -79,13 +89,43 @@ def connect(address: ClusterAddress) -> Iterator[None]:
             ``RAY_AUTH_MODE=token`` is not set.
     """
     check_token(address)
+    with _variables(address):
+        ray: Any = optional_import("ray", "ray")  # reads the variables
+        _start(ray, address)
+        try:
+            _check_nodes(ray, address)
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _variables(address: ClusterAddress) -> Iterator[None]:
+    """Sets the variables that Ray reads while the block runs."""
+    own: dict[str, str] = {}
     if address.is_loopback:  # without it, Ray listens on the address of a network card
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if address.text == LOCAL:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    ray: Any = optional_import("ray", "ray")
+        own |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ |= own
     try:
-        ray.init(**_options(address))
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
+
+
+@cache
+def _token() -> str:
+    """Returns the random token of this process; Ray reads it once."""
+    return secrets.token_hex(32)
+
+
+def _start(ray: Any, address: ClusterAddress) -> None:
+    try:
+        _init(ray, _options(address))
     except Exception as error:  # Ray raises Exception itself, for a node that starts too slowly
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
@@ -93,10 +133,25 @@ def connect(address: ClusterAddress) -> Iterator[None]:
             "A running cluster must have the same versions of Ray and Python as this machine",
             "Check it with 'ray status'; with --on ray, run the same command again when the machine is less busy",
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+
+
+def _check_nodes(ray: Any, address: ClusterAddress) -> None:
+    """Checks that a cluster with other machines behind an address of this machine, such as a tunnel, is used with a token."""
+    hosts = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
+    elsewhere = next((host for host in hosts if not _is_loopback(host)), None)
+    if elsewhere is not None:
+        check_token(replace(address, is_loopback=False))
+
+
+def _init(ray: Any, options: dict[str, Any]) -> Any:
+    for wait in _WAITS:
+        try:
+            return ray.init(**options)
+        except ConnectionAbortedError as error:
+            if _STARTING not in str(error):
+                raise
+            time.sleep(wait)
+    return ray.init(**options)
 
 
 def check_token(address: ClusterAddress) -> None:
@@ -107,7 +162,7 @@ def check_token(address: ClusterAddress) -> None:
     """
     if not address.is_loopback and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         raise UsageError(
-            f"The cluster {address.text} is not on this machine, and RAY_AUTH_MODE is not 'token'",
+            f"The cluster {address.text} is not only on this machine, and RAY_AUTH_MODE is not 'token'",
             "Without a token, everyone who reaches the cluster can run programs on it and read its data",
             "Start the cluster with RAY_AUTH_MODE=token, set it here too, and give both the same RAY_AUTH_TOKEN_PATH",
         )
@@ -117,6 +172,5 @@ def _options(address: ClusterAddress) -> dict[str, Any]:
     quiet = {"log_to_driver": False, "configure_logging": False}
     if address.text != LOCAL:
         return {"address": address.text, **quiet}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    limits = {"num_cpus": cores, "num_gpus": 0, "object_store_memory": _OBJECT_STORE_BYTES}
+    limits = {"num_cpus": available_cores(), "object_store_memory": _OBJECT_STORE_BYTES}
     return {"address": "local", "include_dashboard": False, **limits, **quiet}

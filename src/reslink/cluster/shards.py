@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -62,14 +62,15 @@ def file_state(file: Path) -> list[str | int]:
     return [str(file), status.st_size, status.st_mtime_ns]
 
 
-def run_shards(shards: Sequence[Shard], work: Work, folder: Path, progress: Progress, label: str) -> None:
+def run_shards(shards: Iterable[Shard], work: Work, folder: Path, progress: Progress, label: str) -> None:
     """Computes the part of each shard on the connected cluster, one task per shard with one core and one thread.
 
     A part appears under its name once it is complete. Parts that exist are not computed again, and a task that runs twice
-    writes the same part. A task whose worker or node died begins again elsewhere.
+    writes the same part. A task whose worker or node died begins again elsewhere. This process keeps the digests of the missing
+    shards, and the content of those that run or wait.
 
     Args:
-        shards: The shards.
+        shards: The shards; iterated twice, so no iterator. Those of many files are :class:`reslink.cluster.stored.Stored`.
         work: Computes a part.
         folder: The folder of the parts, on storage that all nodes share under the same path.
         progress: Receives the number of finished and failed files, and the files per second.
@@ -79,17 +80,23 @@ def run_shards(shards: Sequence[Shard], work: Work, folder: Path, progress: Prog
         InputError: If a task died more than ``RETRIES`` times.
         ReslinkError: What ``work`` raised, such as a ``UsageError`` for a node with another version of reslink.
     """
-    missing = list({shard.digest: shard for shard in shards if not shard.path(folder).exists()}.values())
-    if len(missing) < len(shards):
-        progress.message(f"{counted(len(shards) - len(missing), 'part')} of {len(shards)} need no computation")
+    missing: dict[str, int] = {}
+    n_shards = 0
+    for one in shards:
+        n_shards += 1
+        if not one.path(folder).exists():
+            missing[one.digest] = one.n_files
+    if len(missing) < n_shards:
+        progress.message(f"{counted(n_shards - len(missing), 'part')} of {n_shards} need no computation")
+    total = sum(missing.values())
     ray: Any = optional_import("ray", "ray")
     task = ray.remote(_run_shard).options(num_cpus=1, max_retries=RETRIES)
     place = WorkingPlace.here(folder)
     running: dict[Any, Shard] = {}
     failed = done = 0
     started = time.monotonic()
-    waiting = iter(missing)
-    with phase(progress, sum(shard.n_files for shard in missing), label):
+    waiting = (one for one in shards if missing.pop(one.digest, None) is not None)
+    with phase(progress, total, label):
         while True:
             while len(running) < _TASKS_PER_CORE * n_cores(ray) and (shard := next(waiting, None)) is not None:
                 running[task.remote(work, shard, place)] = shard

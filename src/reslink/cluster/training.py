@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from reslink.cluster.connection import connect, parse_address
 from reslink.cluster.nodes import WorkingPlace
-from reslink.cluster.shards import RETRIES, n_cores
+from reslink.cluster.shards import RETRIES
 from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError, TrainingError, UsageError, counted
 from reslink.files import optional_import
@@ -26,6 +27,8 @@ _RAY_FOLDER: Final = ".ray"
 """Folder in the run folder for what Ray Train writes; removed at the end."""
 
 _POLL_SECONDS: Final = 1.0
+_NODES_SECONDS: Final = 60
+"""How long to wait for nodes that join."""
 
 
 @dataclass(frozen=True)
@@ -73,31 +76,76 @@ def train_on_cluster(
         pass  # the first process locks it again
     with connect(parse_address(cluster)):
         ray: Any = optional_import("ray", "ray")
-        if processes > n_cores(ray):
-            raise UsageError(
-                f"The cluster has {counted(n_cores(ray), 'core')}, and {processes} processes were asked for",
-                "Each process needs one core",
-                f"Use --processes {n_cores(ray)}, or add nodes",
-            )
+        _wait_for_nodes(ray, recipe, processes, progress)
         job = _TrainingJob(manifest, recipe, str(out), WorkingPlace.here(out))
-        with _epochs(recipe, out, progress):
-            _fit(job, out, processes)
-    shutil.rmtree(out / _RAY_FOLDER, ignore_errors=True)
+        try:
+            with _epochs(recipe, out, progress):
+                _train(job, out, processes, progress)
+        finally:
+            shutil.rmtree(out / _RAY_FOLDER, ignore_errors=True)
 
 
-def _fit(job: _TrainingJob, out: Path, processes: int) -> None:
+def _uses_gpu(recipe: Recipe) -> bool:
+    return recipe.trainer.device.startswith("cuda")
+
+
+def _wait_for_nodes(ray: Any, recipe: Recipe, processes: int, progress: Progress) -> None:
+    """Waits a while until the cluster has a core, or a GPU, for each process; nodes may still join.
+
+    Raises:
+        UsageError: If it does not get them.
+    """
+    name, what = ("GPU", "GPU") if _uses_gpu(recipe) else ("CPU", "core")
+    for second in range(_NODES_SECONDS + 1):
+        available = int(ray.cluster_resources().get(name, 0))
+        if available >= processes:
+            return
+        if second == 0:
+            progress.message(f"Waiting for nodes: the cluster has {counted(available, what)} for {processes} processes.")
+        time.sleep(1)
+    raise UsageError(
+        f"The cluster has {counted(available, what)}, and {processes} processes were asked for",
+        f"Each process needs one {what}",
+        f"Use --processes {max(1, available)}, or add nodes",
+    )
+
+
+def _train(job: _TrainingJob, out: Path, processes: int, progress: Progress) -> None:
+    """Trains until the end, and begins again from the last checkpoint after the death of a process or node.
+
+    Ray's own repetition would also repeat what the training itself raises.
+    """
+    for attempt in range(RETRIES + 1):
+        try:
+            _fit(job, out, processes, f"attempt-{attempt}")
+            return
+        except _ProcessDiedError as error:
+            if attempt == RETRIES:
+                raise TrainingError(
+                    f"The training was given up: {error}",
+                    f"After the death of a process or node it continues up to {RETRIES} times",
+                    "Run the same command with --resume; the last checkpoint is kept",
+                ) from error
+            progress.message(f"A process or node died ({error}). All processes continue from the last checkpoint.")
+
+
+class _ProcessDiedError(Exception):
+    """A process did not end by itself."""
+
+
+def _fit(job: _TrainingJob, out: Path, processes: int, name: str) -> None:
     from ray import train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    use_gpu = job.recipe.trainer.device.startswith("cuda")
+    use_gpu = _uses_gpu(job.recipe)
     trainer = TorchTrainer(
         _train_process,
         train_loop_config={"job": job},
         scaling_config=train.ScalingConfig(num_workers=processes, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),
         run_config=train.RunConfig(
-            name="train",
+            name=name,
             storage_path=str((out / _RAY_FOLDER).absolute()),
-            failure_config=train.FailureConfig(max_failures=RETRIES),
+            failure_config=train.FailureConfig(max_failures=0),
         ),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
     )
@@ -112,11 +160,7 @@ def _fit(job: _TrainingJob, out: Path, processes: int) -> None:
         own = next((cause for cause in causes if isinstance(cause, ReslinkError)), None)
         if own is not None:
             raise own from None
-        raise TrainingError(
-            f"The training was given up: {str(error).strip().splitlines()[0]}",
-            f"After the death of a process or node it continues up to {RETRIES} times",
-            "Run the same command with --resume; the last checkpoint is kept",
-        ) from error
+        raise _ProcessDiedError(str(error).strip().splitlines()[0]) from error
 
 
 def _train_process(config: dict[str, Any]) -> None:

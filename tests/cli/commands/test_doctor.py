@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner, Result
 
+import reslink
 from reslink.cli.commands import doctor
 from reslink.cli.main import app
+from reslink.cluster.connection import parse_address
+from reslink.cluster.inspection import NodeState
+from reslink.errors import UsageError
 
 
 def invoke(*words: str | Path) -> Result:
@@ -77,3 +82,54 @@ def test_telemetry_that_is_loaded_is_reported(monkeypatch: pytest.MonkeyPatch) -
     assert doctor._telemetry().status == "ok"
     monkeypatch.setitem(sys.modules, "openvino_telemetry", sys)
     assert (doctor._telemetry().status, "openvino_telemetry" in doctor._telemetry().details) == ("failed", True)
+
+
+def rows_of(nodes: list[NodeState], monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> dict[str, list[str]]:
+    """The lines about a cluster that has some nodes."""
+    monkeypatch.setattr("reslink.cluster.connection.connect", lambda _: nullcontext())
+    monkeypatch.setattr("reslink.cluster.inspection.inspect_nodes", lambda _: nodes)
+    monkeypatch.setattr(doctor, "find_spec", lambda _: True)
+    monkeypatch.setattr(doctor.metadata, "version", lambda _: "2.60.0")
+    lines = [line.split("\t") for line in invoke("doctor", "--on", "127.0.0.1:6379", *words).stdout.splitlines()]
+    return {name: rest for name, *rest in lines}
+
+
+def test_a_cluster_that_fits_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    nodes = [NodeState(f"10.0.0.{i}", 8, 32 * 2**30, reslink.__version__, True) for i in range(2)]
+    rows = rows_of(nodes, monkeypatch, "--out", tmp_path)
+    assert rows["Ray"][:2] == ["ok", "2.60.0"]
+    assert rows["cluster"][:2] == ["ok", "127.0.0.1:6379: 2 nodes, 16 cores, 64 GiB of memory"]
+    assert {rows[name][0] for name in ("nodes", "shared folder", "token")} == {"ok"}
+
+
+def test_nodes_that_differ_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    nodes = [
+        NodeState("10.0.0.1", 8, 0, "9.9", True),
+        NodeState("10.0.0.2", 8, 0, reslink.__version__, False),
+        NodeState("10.0.0.3", 8, 0, error="No module named 'reslink'"),
+    ]
+    rows = rows_of(nodes, monkeypatch, "--out", tmp_path)
+    assert rows["nodes"][:2] == ["failed", "10.0.0.3 (No module named 'reslink'), 10.0.0.1 has 9.9"]
+    assert rows["shared folder"][:2] == ["failed", f"not on 10.0.0.2: {tmp_path}"]
+    assert rows["token"][:2] == ["warning", "not required"]
+    assert all(rows[name][2] for name in ("nodes", "shared folder", "token"))
+
+
+def test_without_ray_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "ray" else SimpleNamespace())
+    [check] = doctor._cluster(parse_address("ray"), Path())
+    assert (check.status, check.details) == ("failed", "not installed")
+    assert "ray[client]" in check.advice
+
+
+def test_a_cluster_that_cannot_be_used_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(_: object) -> None:
+        raise UsageError("No answer", "A cluster answers", "Start it")
+
+    monkeypatch.setattr("reslink.cluster.connection.connect", connect)
+    monkeypatch.setattr(doctor, "find_spec", lambda _: True)
+    monkeypatch.setattr(doctor.metadata, "version", lambda _: "2.60.0")
+    checks = doctor._cluster(parse_address("ray"), tmp_path)
+    assert checks[1:] == [doctor.Check("cluster", "failed", "No answer", "A cluster answers. Start it")]

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import BatchSize, Json, available_cores, threads_from_environment
+from reslink.cli.options import BatchSize, Json, threads_from_environment
 from reslink.cli.prediction_text import error_line
+from reslink.cores import available_cores
 from reslink.errors import InputError, ReslinkError, check_choice
 from reslink.training.monitoring.progress import phase
 

@@ -26,9 +26,9 @@ from reslink.cli.options import (
     Set,
     TrainedNetwork,
     Unit,
-    available_cores,
     set_training_environment,
 )
+from reslink.cores import available_cores
 
 EXAMPLES = (
     "reslink cv images/ --out cv --folds 5",

@@ -15,18 +15,27 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from reslink import __version__
+from reslink.cli.cluster_options import cluster_address
 from reslink.cli.console import Console
-from reslink.cli.options import Json, available_cores
-from reslink.errors import UsageError
+from reslink.cli.options import Json
+from reslink.cores import available_cores
+from reslink.errors import UsageError, counted, listed
 from reslink.files import TELEMETRY_MODULES, TELEMETRY_PACKAGES, install_command, optional_import
+
+if TYPE_CHECKING:
+    from reslink.cluster.connection import ClusterAddress
+    from reslink.cluster.inspection import NodeState
 
 EXAMPLES = (
     "reslink doctor",
     "reslink doctor --out runs --json",
+    "reslink doctor --ray",
+    "reslink doctor --on ray://head.example.org:10001 --out /shared/runs",
 )
 
 _LIBRARY = re.compile(r"^\"?([^,\"\n]*\.(?:so|dylib|dll)(?:\.[^,\"\n]*)?)\"?,", re.MULTILINE)
@@ -56,8 +65,19 @@ def doctor(
     console: Console,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for runs, to be checked.")] = Path(),
     json: Json = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Also check Ray: start a cluster on this machine once.")] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="CLUSTER", help="Also check a running cluster: ray://HOST:PORT or HOST:PORT.", show_default=False
+        ),
+    ] = None,
 ) -> None:
-    """Check Python, packages, torch, threads, memory, disk and DICOM decoders. Exit code 1 if a check failed."""
+    """Check Python, packages, torch, threads, memory, disk and DICOM decoders. Exit code 1 if a check failed.
+
+    With --ray or --on, also check Ray, and that all nodes have this version of reslink and share the folder of --out.
+    """
+    address = cluster_address(on or "ray") if on is not None or ray else None
     functions = [_python, _packages, _torch]
     if find_spec("torch") is not None:
         functions += [_threads, _arithmetic]
@@ -70,11 +90,12 @@ def doctor(
         _libraries(libraries),
         _writing(out),
         _space(out),
+        *([] if address is None else _cluster(address, out)),
     ]
     failed = any(check.status == "failed" for check in checks)
     if json:
-        listed = [asdict(library) for library in libraries]
-        console.json({"ok": not failed, "checks": [asdict(check) for check in checks], "native_libraries": listed}, indent=2)
+        rows = [asdict(library) for library in libraries]
+        console.json({"ok": not failed, "checks": [asdict(check) for check in checks], "native_libraries": rows}, indent=2)
     else:
         console.table(("check", "status", "details", "advice"), [(c.name, c.status, c.details, c.advice) for c in checks])
     if failed:
@@ -244,3 +265,44 @@ def native_libraries() -> list[NativeLibrary]:
 def _libraries(libraries: Sequence[NativeLibrary]) -> Check:
     packages = {library.package for library in libraries}
     return Check("native libraries", "ok", f"{len(libraries)} bundled by {len(packages)} packages; --json lists them")
+
+
+def _cluster(address: ClusterAddress, folder: Path) -> list[Check]:
+    from reslink.cluster.connection import connect
+    from reslink.cluster.inspection import inspect_nodes
+
+    if find_spec("ray") is None:
+        return [Check("Ray", "failed", "not installed", f"Run: {install_command('ray')}")]
+    checks = [Check("Ray", "ok", metadata.version("ray"))]
+    try:
+        with connect(address):
+            checks += _nodes(address, inspect_nodes(folder), folder)
+    except UsageError as error:
+        checks.append(Check("cluster", "failed", error.given, f"{error.allowed}. {error.next_step}"))
+    except OSError as error:
+        advice = "Choose a folder with write permission that all nodes share"
+        checks.append(Check("shared folder", "failed", f"{folder.absolute()}: {error.strerror}", advice))
+    return checks
+
+
+def _nodes(address: ClusterAddress, nodes: Sequence[NodeState], folder: Path) -> list[Check]:
+    size = f"{sum(node.cores for node in nodes)} cores, {sum(node.memory for node in nodes) / 2**30:.0f} GiB of memory"
+    silent = [f"{node.address} ({node.error})" for node in nodes if node.error]
+    others = [f"{node.address} has {node.version}" for node in nodes if node.version not in ("", __version__)]
+    apart = [node.address for node in nodes if not node.error and not node.has_folder]
+    checks = [
+        Check("cluster", "ok", f"{address.text}: {counted(len(nodes), 'node')}, {size}"),
+        Check("nodes", "ok", f"reslink {__version__} on every node"),
+        Check("shared folder", "ok", f"every node sees {folder.absolute()}"),
+        Check("token", "ok", "required by the cluster"),
+    ]
+    if silent or others:
+        advice = f"Install reslink {__version__}, and the same versions of Python and Ray, on every node"
+        checks[1] = Check("nodes", "failed", listed(silent + others), advice)
+    if apart:
+        advice = "Mount the storage under the same path on every node, and name a folder on it with --out"
+        checks[2] = Check("shared folder", "failed", f"not on {listed(apart)}: {folder.absolute()}", advice)
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        advice = "Other users of this machine can run programs on the cluster: start it with RAY_AUTH_MODE=token"
+        checks[3] = Check("token", "warning", "not required", advice)
+    return checks

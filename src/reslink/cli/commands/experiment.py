@@ -35,9 +35,9 @@ from reslink.cli.options import (
     Root,
     Set,
     Unit,
-    available_cores,
     set_training_environment,
 )
+from reslink.cores import available_cores
 from reslink.datasets.label_map import parse_label_map
 from reslink.errors import UsageError, check_choice
 

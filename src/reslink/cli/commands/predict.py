@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,7 +35,10 @@ from reslink.cli.prediction_text import (
     print_usage_notes,
 )
 from reslink.errors import UsageError
+from reslink.files import sha256
 from reslink.inference.series_mode import SeriesMode
+from reslink.printable_names import json_text
+from reslink.remote_files import without_secrets
 from reslink.reports.formatting import format_count
 
 if TYPE_CHECKING:
@@ -93,7 +98,7 @@ def predict(
         raise UsageError("--json and --csv were both given", "Only one output format is possible", "Remove one of them")
     address = None if on is None else cluster_address(on)
     if address is not None:
-        _check_cluster_options(json, csv_file, pictures, overwrite, device)
+        _check_cluster_options(paths, json, csv_file, pictures, overwrite, device)
         device = "cpu"
     from reslink.inference.classifier import Classifier
 
@@ -127,11 +132,19 @@ def predict(
         raise typer.Exit(1)
 
 
-def _check_cluster_options(json: bool, csv_file: Path | None, pictures: Path | None, overwrite: bool, device: str) -> None:
+def _check_cluster_options(
+    paths: Sequence[str], json: bool, csv_file: Path | None, pictures: Path | None, overwrite: bool, device: str
+) -> None:
     if pictures is not None or overwrite:
         raise UsageError("--on and --pictures were both given", "A cluster writes no pictures", "Remove one of them")
     if not json and csv_file is None:
         raise UsageError("--on was given without --csv or --json", "A cluster prints no table", "Add --csv FILE or --json")
+    if any(without_secrets(path) != path for path in paths):
+        raise UsageError(
+            "--on and a URL with credentials or a query were both given",
+            "The list of jobs of a cluster shows the command line",
+            "Give the credentials in the environment, and the URL without them",
+        )
     if device not in ("auto", "cpu"):
         raise UsageError(f"--on and --device {device} were both given", "Tasks of a cluster run on CPUs", "Remove --device")
 
@@ -148,11 +161,14 @@ def _predict_on_cluster(
     from reslink.api.predict import open_table
     from reslink.api.predict_shards import predict_on_cluster
 
-    folder = Path(".reslink-predict.parts") if csv_file is None else csv_file.with_name(f".{csv_file.name}.parts")
+    name = f".reslink-{sha256(json_text([asdict(job), list(paths)]))[:12]}.parts"  # another job in this folder keeps its own
+    folder = Path(name) if csv_file is None else csv_file.with_name(f".{csv_file.name}.parts")
     with ExitStack() as stack:
         write = console.text if csv_file is None else stack.enter_context(open_table(csv_file, classifier.labels)).write_rows
         progress = console.progress()
-        return predict_on_cluster(job, paths, write, address=address, folder=folder, shard_size=shard_size, progress=progress)
+        counts = predict_on_cluster(job, paths, write, address=address, folder=folder, shard_size=shard_size, progress=progress)
+    shutil.rmtree(folder)
+    return counts
 
 
 def _print_predictions(

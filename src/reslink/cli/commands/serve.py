@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from reslink.cli.console import Console
-from reslink.cli.options import available_cores, threads_from_environment
+from reslink.cli.options import threads_from_environment
+from reslink.cores import available_cores
 
 EXAMPLES = (
     "reslink serve runs/first/bundle",
