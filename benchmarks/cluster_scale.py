@@ -78,7 +78,7 @@ def measure(n_files: int, shard_size: int, folder: Path) -> dict[str, object]:
         "files": n_files,
         "shards": n_shards,
         "start s": f"{start:.1f}",
-        "cut µs/file": f"{1e6 * cut / n_files:.1f}",
+        "list µs/file": f"{1e6 * cut / n_files:.1f}",
         "task ms/shard": f"{1e3 * run / n_shards:.1f}",
         "resume s": f"{resume:.1f}",
         "join ms/shard": f"{1e3 * join / n_shards:.2f}",

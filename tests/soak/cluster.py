@@ -41,6 +41,10 @@ STORE_BYTES = 80 * 2**20
 """Memory for objects of a node; objects of twice that size are kept while files are predicted, so that Ray spills to disk."""
 
 
+MOST_GIVEN_UP = 5
+"""How often the driver may end because a task died more than four times."""
+
+
 def write_heads(folder: Path, n: int, seed: int) -> None:
     """Writes gray pictures that look like heads; every 500th file is broken."""
     rng = np.random.default_rng(seed)
@@ -141,13 +145,17 @@ def soak(folder: Path, files: int, pause: float, seed: int) -> dict[str, object]
     began = time.monotonic()
     one = subprocess.run([*PREDICT, "ct", "heads", "--csv", "one.csv"], cwd=folder, capture_output=True, check=False)
     seconds_alone = time.monotonic() - began
-    n_shards, kills, events = -(-files // SHARD), [0.25, 0.6], []
+    n_shards, kills, events, given_up = -(-files // SHARD), [0.25, 0.6], [], 0
     nodes = two_nodes(object_store_memory=STORE_BYTES)
     try:
         began = time.monotonic()
         with full_store(nodes.address), Faults(nodes, pause, seed) as faults:
             process = driver(folder, nodes.address)
-            while process.poll() is None:
+            while process.poll() is None or (given_up < MOST_GIVEN_UP and not (folder / "several.csv").exists()):
+                if process.poll() is not None:  # the shard of a worker that was killed too often: the same command resumes
+                    given_up += 1
+                    print(process.communicate()[1].decode()[-500:], file=sys.stderr)
+                    process = driver(folder, nodes.address)
                 time.sleep(0.2)
                 share = n_parts(folder) / n_shards
                 if kills and share >= kills[0]:
@@ -162,9 +170,10 @@ def soak(folder: Path, files: int, pause: float, seed: int) -> dict[str, object]
         seconds = time.monotonic() - began
     finally:
         nodes.shutdown()
-    same = (folder / "one.csv").read_bytes() == (folder / "several.csv").read_bytes() if process.returncode in (0, 1) else False
-    paths = read_paths(folder / "several.csv") if (folder / "several.csv").exists() else Counter()
-    expected = read_paths(folder / "one.csv")
+    expected, paths, same = read_paths(folder / "one.csv"), Counter[str](), False
+    if (folder / "several.csv").exists():
+        paths = read_paths(folder / "several.csv")
+        same = (folder / "one.csv").read_bytes() == (folder / "several.csv").read_bytes()
     return {
         "files": files,
         "shards": n_shards,
@@ -172,6 +181,7 @@ def soak(folder: Path, files: int, pause: float, seed: int) -> dict[str, object]
         "nodes removed": faults.removed_nodes,
         "drivers killed": len(events),
         "parts kept at each kill": events,
+        "given up and started again": given_up,
         "lost": (expected - paths).total(),
         "repeated": (paths - expected).total(),
         "same bytes as one process": same and process.returncode == one.returncode,
