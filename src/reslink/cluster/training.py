@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from reslink.cluster.cache import fill_cache
 from reslink.cluster.connection import connect, parse_address
 from reslink.cluster.nodes import WorkingPlace
 from reslink.cluster.shards import RETRIES, n_cores
@@ -79,6 +80,7 @@ def train_on_cluster(
                 "Each process needs one core",
                 f"Use --processes {n_cores(ray)}, or add nodes",
             )
+        fill_cache(manifest, recipe.preprocess, out / "cache", recipe.trainer.case, progress)
         job = _TrainingJob(manifest, recipe, str(out), WorkingPlace.here(out))
         with _epochs(recipe, out, progress):
             _fit(job, out, processes)
