@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from reslink.api.predict import PredictionTable
-from reslink.api.predict_shards import PredictionJob, bundle_digest, cut_shards, join_parts, predict_shard
+from reslink.api.predict_shards import PredictionJob, cut_shards, join_parts, predict_shard
 from reslink.bundles.bundle import Bundle
+from reslink.cluster.nodes import bundle_digest
 from reslink.cluster.shards import Shard
 from reslink.errors import StorageError, UsageError
 from reslink.imaging.limits import ImagingWarning

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -22,11 +24,31 @@ from reslink.cli.main import app
     ],
 )
 def test_what_a_cluster_cannot_do_is_refused(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path):
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["predict", "ct", "none.png", *words])
+    check_refused(["predict", "ct", "none.png", *words], message, monkeypatch)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--on", "ray", "--device", "cuda"], "--on and --device cuda were both given"),
+        (["--on", "ray", "--network", "mine:network"], "--on and --network were both given"),
+        (["--on", "nowhere"], "'nowhere' is not the address of a cluster"),
+        (["--on", "10.0.0.7:6379", "--offline"], "--on and --offline were both given"),
+    ],
+)
+def test_what_an_evaluation_on_a_cluster_cannot_do_is_refused(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check_refused(["evaluate", "ct", "none", "--out", str(tmp_path / "out"), *words], message, monkeypatch)
+    assert list(tmp_path.iterdir()) == []
+
+
+def check_refused(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    done = CliRunner().invoke(app, words)
     assert (done.exit_code, done.stdout) == (2, "")
     first, *others = done.stderr.splitlines()
     assert message in first
     assert len(others) == 2
-    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import reslink
-from reslink.cluster.nodes import WorkingPlace
+from reslink.cluster.nodes import WorkingPlace, check_files
 from reslink.errors import UsageError
 
 
@@ -34,3 +34,11 @@ def test_a_node_works_in_the_folder_of_the_driver(tmp_path: Path, monkeypatch: p
 def test_a_node_that_differs_is_refused(change: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message), replace(WorkingPlace.here(tmp_path), **change).enter():
         raise AssertionError("it works")
+
+
+def test_a_node_without_the_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "0.png").touch()
+    check_files([Path("/gone/1.png"), tmp_path / "0.png"])
+    check_files([])
+    with pytest.raises(UsageError, match=r"A node of the cluster sees none of the 2 files from /gone/1\.png on\. .*Mount the"):
+        check_files([Path("/gone/1.png"), Path("/gone/2.png")])

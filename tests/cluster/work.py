@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from reslink.cluster.cache import fill_part
+from reslink.cluster.evaluation import run_batches
 from reslink.errors import UsageError
 
 
@@ -43,3 +45,20 @@ def refuses(content: dict[str, Any]) -> tuple[bytes, int]:
 
 def fails(content: dict[str, Any]) -> tuple[bytes, int]:
     raise KeyError("a bug")
+
+
+def die_once(flag: Path) -> None:
+    """Kills this process at the first call."""
+    if not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill_dies_once(part: Any) -> tuple[bytes, int]:
+    die_once(Path(part.folder).parent / "decoding died")
+    return fill_part(part)
+
+
+def network_dies_once(batches: Any) -> tuple[bytes, int]:
+    die_once(batches.rows.files[0].parents[4] / "network died")
+    return run_batches(batches)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reslink.api.data_argument import Columns, Data, open_manifest, read_patients
+from reslink.api.progress import ShowProgress, resolve_progress
+from reslink.errors import UsageError
 from reslink.files import check_overwrite
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
     allow_leakage: bool = False,
+    on: str | None = None,
     overwrite: bool = False,
+    progress: ShowProgress = False,
 ) -> dict[str, Any]:
     """Evaluates a bundle on a data set, and writes ``evaluation.json``, ``predictions.csv`` and ``report.html``.
 
@@ -52,14 +56,18 @@ def evaluate(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         seed: Seed of the bootstrap.
         allow_leakage: Also evaluate cases that overlap with the training data; the metrics are then marked.
+        on: A Ray cluster that decodes the images and runs the network: ``ray`` (this machine), ``HOST:PORT`` or
+            ``ray://HOST:PORT``; None for this process. After an interruption, the same call resumes.
         overwrite: Replace an earlier evaluation in ``out``.
+        progress: Whether to show a progress bar of the tasks of ``on``, or an object with the methods of ``Progress``.
 
     Returns:
         The content of ``evaluation.json``. ``metrics`` holds ``estimate``, ``ci_low``, ``ci_high``, ``n`` and ``method`` of
         each metric; ``failed`` holds the error of each case that could not be read.
 
     Raises:
-        UsageError: If the bundle does not know a label, no case is in the split, or ``out`` holds an evaluation.
+        UsageError: If the bundle does not know a label, no case is in the split, ``out`` holds an evaluation, or the cluster
+            cannot be used.
         CheckFailedError: If a patient or near duplicate appears in more than one split.
 
     Example:
@@ -76,6 +84,8 @@ def evaluate(
     folder, columns_of_subgroups = Path(out), (by,) if isinstance(by, str) else by
     check_overwrite(folder, "evaluation.json", "an evaluation", overwrite)
     check_device_name(device)
+    if on is not None:
+        _check_cluster_options(device, has_network=network is not None)
     loaded = Bundle.load(bundle, network)
     options_of_data: dict[str, Any] = {"columns": columns, "root": root, "unit": unit, "case": loaded.case}
     manifest = read_patients(open_manifest(data, labels=loaded.labels, **options_of_data))
@@ -96,6 +106,27 @@ def evaluate(
         allow_leakage=allow_leakage,
         data_name=data_set_name(data) if isinstance(data, str | Path) else None,
     )
-    result = evaluate_bundle(loaded, manifest, folder, options)
+    if on is None:
+        result = evaluate_bundle(loaded, manifest, folder, options)
+    else:
+        from reslink.cluster.evaluation import evaluate_on_cluster
+
+        listener = resolve_progress(progress)
+        try:
+            result = evaluate_on_cluster(bundle, loaded, manifest, folder, options, cluster=on, progress=listener)
+        finally:
+            listener.end()
     evaluation_report(folder)
     return result
+
+
+def _check_cluster_options(device: str, *, has_network: bool) -> None:
+    """Checks that the tasks of a cluster can run the network."""
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"--on and --device {device} were both given", "Tasks of a cluster run on CPUs", "Remove --device")
+    if has_network:
+        raise UsageError(
+            "--on and --network were both given",
+            "Tasks of a cluster run the ONNX model of a bundle with its own network",
+            "Remove one of them",
+        )

@@ -8,15 +8,15 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from reslink import __version__
 from reslink.api.predict import PredictionTable
-from reslink.bundles.bundle import Bundle
 from reslink.cluster.connection import ClusterAddress, connect
+from reslink.cluster.nodes import check_files, load_classifier
 from reslink.cluster.shards import Shard, file_state, run_shards
 from reslink.cluster.stored import Stored
 from reslink.errors import StorageError, UsageError
@@ -32,7 +32,7 @@ from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import AFTER_FILES, FOR_SERIES, IN_ORDER, predict_sections
 from reslink.inference.series_mode import SeriesMode
 from reslink.printable_names import json_text
-from reslink.remote_files import parse_remote, path_from_text, path_to_text
+from reslink.remote_files import path_from_text, path_to_text
 from reslink.training.monitoring.progress import Progress
 
 _Item: TypeAlias = tuple[str, ListedFiles]
@@ -47,7 +47,7 @@ class PredictionJob:
 
     Attributes:
         bundle: Name or folder of the bundle.
-        bundle_digest: From :func:`bundle_digest`.
+        bundle_digest: From :func:`reslink.cluster.nodes.bundle_digest`.
         backend: The name of a backend.
         batch_size: Number of slices per batch.
         unit: Unit of files that state none.
@@ -87,13 +87,6 @@ class _StoredFiles:
     job: PredictionJob
     folder: str
     listed: str
-
-
-def bundle_digest(bundle: Bundle) -> str:
-    """Returns the SHA-256 of all files of a saved bundle."""
-    if bundle.folder is None:
-        raise ValueError("the bundle is not saved")
-    return sha256(" ".join(sha256(path) for path in sorted(bundle.folder.iterdir()) if path.is_file()))
 
 
 def predict_on_cluster(
@@ -252,8 +245,8 @@ def predict_shard(shard: _ShardFiles) -> tuple[bytes, int]:
         UsageError: If this machine has another bundle, or none of the files.
     """
     job = shard.job
-    classifier = _load(job)
-    _check_files(shard.files)
+    classifier = load_classifier(job.bundle, job.bundle_digest, job.backend, job.sequence)
+    check_files(shard.files)
     counts = PredictionCounts()
     lines: tuple[list[str], ...] = tuple([] for _ in SECTIONS)
     line_of = _table_row(classifier) if job.output == "csv" else _json_line(classifier, job.output == "ascii")
@@ -272,29 +265,6 @@ def predict_shard(shard: _ShardFiles) -> tuple[bytes, int]:
 
 def _predict_stored(shard: _StoredFiles) -> tuple[bytes, int]:
     return predict_shard(_ShardFiles(shard.job, tuple(map(_listed_from_json, json.loads(shard.listed)))))
-
-
-@lru_cache(maxsize=1)
-def _load(job: PredictionJob) -> Classifier:
-    """Returns the classifier of a job; a process loads it once."""
-    classifier = Classifier.load(job.bundle, device="cpu", backend=job.backend, threads=1, sequence=job.sequence)
-    if bundle_digest(classifier.bundle) != job.bundle_digest:
-        raise UsageError(
-            f"The bundle {job.bundle} has other content on a node of the cluster",
-            "All nodes need the same bundle",
-            "Put it on storage that all nodes share, and give its folder",
-        )
-    return classifier
-
-
-def _check_files(files: Sequence[Path]) -> None:
-    """Checks that this machine sees the files; a single one that is missing gets a line with its error."""
-    if files and not any(parse_remote(file) or os.path.lexists(file) for file in files):
-        raise UsageError(
-            f"A node of the cluster sees none of the {len(files)} files from {files[0]} on",
-            "The files must be on storage that all nodes share under the same path",
-            "Mount the storage on every node, and run the command there",
-        )
 
 
 def _table_row(classifier: Classifier) -> Callable[[Prediction], str]:

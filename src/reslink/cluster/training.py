@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from reslink.cluster.cache import fill_cache
 from reslink.cluster.connection import connect, parse_address
 from reslink.cluster.nodes import WorkingPlace
 from reslink.cluster.shards import RETRIES
@@ -77,6 +78,7 @@ def train_on_cluster(
     with connect(parse_address(cluster)):
         ray: Any = optional_import("ray", "ray")
         _wait_for_nodes(ray, recipe, processes, progress)
+        fill_cache(manifest, recipe.preprocess, out / "cache", recipe.trainer.case, progress)
         job = _TrainingJob(manifest, recipe, str(out), WorkingPlace.here(out))
         try:
             with _epochs(recipe, out, progress):

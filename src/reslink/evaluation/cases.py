@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,24 @@ from reslink.bundles.decision.decision import DecisionResults
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.errors import InputError, UsageError, suggest, write_failed
+from reslink.imaging.preprocess import Preprocess
 from reslink.inference.classifier import Classifier
 from reslink.inference.outputs import Outputs, stack_outputs
-from reslink.labels import Labels
+from reslink.labels import CaseKind, Labels
 
 NOT_FINITE = "The network returned NaN or infinity. Use another bundle."
+
+
+class EvaluationCluster(Protocol):
+    """Computers that decode images and run the network for this process."""
+
+    def fill_cache(self, manifest: Manifest, preprocess: Preprocess, folder: Path, case: CaseKind) -> None:
+        """Fills the cache of a data set, so that ``PixelCache.open`` decodes nothing."""
+
+    def run_rows(
+        self, classifier: Classifier, cache: PixelCache, rows: NDArray[np.int64], batch_size: int, statistics: bool | None
+    ) -> Outputs:
+        """Returns the outputs of some rows, in the batches of a single process; arguments as for :func:`run_network`."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,7 @@ class RunOptions:
             for overlap with the fingerprints of the bundle.
         previous_logits: (K,) logits of each case before the network was adapted, by case name; :func:`calibrate_bundle
             <reslink.evaluation.calibrate.calibrate_bundle>` compares with them. None if it was not adapted.
+        cluster: Decodes the images and runs the network of an evaluation; None for this process.
     """
 
     split: str | None = None
@@ -45,6 +60,7 @@ class RunOptions:
     allow_leakage: bool = False
     leaked_cases: Mapping[str, str] | None = None
     previous_logits: Mapping[str, NDArray[np.float32]] | None = None
+    cluster: EvaluationCluster | None = None
 
 
 def select_cases(manifest: Manifest, labels: Labels, split: str | None) -> Manifest:
@@ -100,7 +116,13 @@ def pixel_cache_folder(out: Path, cache_folder: Path | None) -> Iterator[Path]:
 
 
 def run_network(
-    classifier: Classifier, cache: PixelCache, cases: NDArray[np.int64], batch_size: int, *, statistics: bool | None = None
+    classifier: Classifier,
+    cache: PixelCache,
+    cases: NDArray[np.int64],
+    batch_size: int,
+    *,
+    statistics: bool | None = None,
+    cluster: EvaluationCluster | None = None,
 ) -> tuple[NDArray[np.int64], Outputs, dict[str, str]]:
     """Runs the network on some cases of a cache; the slices of a series are pooled.
 
@@ -111,6 +133,7 @@ def run_network(
         batch_size: Number of images per batch.
         statistics: Whether to compute the input statistics; None computes them for a bundle with an out-of-distribution
             detector.
+        cluster: Runs the network; None for this process, in which the slices of series always run.
 
     Returns:
         The cases with finite outputs, their outputs, and an error message for each other case by name.
@@ -125,7 +148,7 @@ def run_network(
     if cache.is_series:
         outputs = stack_outputs([classifier.pool(run(cache.rows(case)))[0] for case in cases.tolist()])
     else:
-        outputs = run(cases)
+        outputs = run(cases) if cluster is None else cluster.run_rows(classifier, cache, cases, batch_size, statistics)
     finite = np.asarray(np.isfinite(np.hstack([outputs.logits, outputs.features])).all(axis=1))
     if not finite.any():
         raise InputError(

@@ -153,11 +153,13 @@ def evaluate_and_predict(
     if options.subgroup_columns:
         classifier.labels.require_exclusive("--by", "Omit --by, and evaluate each subgroup as a table of its own")
     with pixel_cache_folder(out, options.cache_folder) as folder:
+        if options.cluster is not None:
+            options.cluster.fill_cache(selected, classifier.bundle.preprocess, folder, classifier.bundle.case)
         cache = PixelCache.open(selected, classifier.bundle.preprocess, folder, case=classifier.bundle.case)
         groups = cache.case_groups(leakage_groups(cache.row_manifest, cache.thumbnails))
         leaks = leakage.find_leakage(classifier.bundle, manifest, cache, groups, folder, options)
         groups, group_by = _resampled_groups(classifier.bundle, cache, groups)
-        cases = replace(_predict(classifier, cache, groups, leaks.rows, options.batch_size), group_by=group_by)
+        cases = replace(_predict(classifier, cache, groups, leaks.rows, options), group_by=group_by)
         refused = refused_cases(classifier, cases.decision_results, cases.manifest) if cases.decision_results else {}
         in_scope = cases.in_scope()
         localization = _localization(classifier, cache, in_scope, options) if options.localization else {}
@@ -183,10 +185,10 @@ def _resampled_groups(bundle: Bundle, cache: PixelCache, groups: list[str]) -> t
 
 
 def _predict(
-    classifier: Classifier, cache: PixelCache, groups: Sequence[str], rows: NDArray[np.int64], batch_size: int
+    classifier: Classifier, cache: PixelCache, groups: Sequence[str], rows: NDArray[np.int64], options: RunOptions
 ) -> CasePredictions:
     """Runs the network on some cases; a case whose outputs are not finite counts as failed."""
-    finite_rows, outputs, not_finite = run_network(classifier, cache, rows, batch_size)
+    finite_rows, outputs, not_finite = run_network(classifier, cache, rows, options.batch_size, cluster=options.cluster)
     results = classifier.decide(outputs, stated=[cache.case_stated[row] for row in finite_rows])
     return CasePredictions(
         rows=finite_rows,

@@ -124,7 +124,7 @@ def find_leakage(
         cache: The cases to evaluate.
         groups: The group of each of these cases; patients and near duplicates are joined.
         folder: Folder of decoded images.
-        options: The options ``split``, ``allow_leakage`` and ``leaked_cases`` are used.
+        options: The options ``split``, ``allow_leakage``, ``leaked_cases`` and ``cluster`` are used.
 
     Raises:
         CheckFailedError: If a patient or near duplicate is in both splits, or every case is leaked, unless this is allowed.
@@ -139,7 +139,7 @@ def find_leakage(
     trained = cache.matched_cases(find_training_duplicates(seen, cache.thumbnails, queries))
     # The exemptions in training_images do not apply to calibration images.
     calibrated = cache.matched_cases(find_training_duplicates(calibration, cache.thumbnails, queries))
-    between_splits = _leaked_between_splits(bundle, manifest, cache, folder, options.split, matched=bool(trained or calibrated))
+    between_splits = _leaked_between_splits(bundle, manifest, cache, folder, options, matched=bool(trained or calibrated))
     if between_splits and not options.allow_leakage:
         raise _leaking_split(names, between_splits, options.split)
     reasons = {
@@ -172,14 +172,14 @@ def mark_estimates(result: Any) -> None:
 
 
 def _leaked_between_splits(
-    bundle: Bundle, manifest: Manifest, cache: PixelCache, folder: Path, split: str | None, *, matched: bool
+    bundle: Bundle, manifest: Manifest, cache: PixelCache, folder: Path, options: RunOptions, *, matched: bool
 ) -> dict[int, str]:
     """Returns the rows whose patient or near duplicate is in the training split that the data set states.
 
     Decoding the training split is expensive, so it is only done if there is a reason: a match with a training image of the
     bundle, or a patient in both splits. Training cases that the bundle was not trained on do not count.
     """
-    if split in (None, "train"):
+    if options.split in (None, "train"):
         return {}
     cases = cache.manifest.cases
     train_rows = [i for i, case in enumerate(manifest.cases) if case.split == "train"]
@@ -189,8 +189,11 @@ def _leaked_between_splits(
     candidates = train_rows if matched else [i for i in train_rows if manifest.cases[i].patient_id in shared_patients]
     if not candidates:
         return {}
+    training = manifest.subset(candidates)
+    if options.cluster is not None:
+        options.cluster.fill_cache(training, bundle.preprocess, folder, bundle.case)
     with suppress(UsageError):  # none of the candidates can be read, so there is nothing to compare with
-        opened = PixelCache.open(manifest.subset(candidates), bundle.preprocess, folder, case=bundle.case)
+        opened = PixelCache.open(training, bundle.preprocess, folder, case=bundle.case)
         return cache.by_case(_overlap(bundle, cache, opened))
     return {}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reslink.datasets.cache.sharded_rows import ShardedRows
+from reslink.datasets.cache.sharded_rows import ShardedRows, StoredRows
 
 
 @pytest.fixture
@@ -52,6 +53,20 @@ def test_behave_like_an_array(whole: NDArray[np.uint8], rows: ShardedRows) -> No
     assert np.asarray(rows, np.float32).dtype == np.float32
     with pytest.raises(IndexError):
         rows[9]
+
+
+def test_stored_rows_are_opened_again(whole: NDArray[np.uint8], tmp_path: Path) -> None:
+    maps = []
+    for name, part in (("a", whole[:4]), ("b", whole[4:5]), ("c", whole[5:])):
+        np.save(tmp_path / f"{name}.npy", part)
+        maps.append(np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
+    places = np.array([0, 0, 0, 0, 1, 2, 2, 2, 2]), np.array([0, 1, 2, 3, 0, 0, 1, 2, 3])
+    wanted = np.array([8, 0, 2, 8])
+    stored = StoredRows.of(ShardedRows(maps, *places), wanted)
+    assert [file.name for file in stored.files] == ["a.npy", "c.npy"]
+    np.testing.assert_array_equal(stored.open()[:], whole[wanted])
+    one = StoredRows.of(maps[2], np.array([3, 1]))
+    np.testing.assert_array_equal(one.open()[:], whole[[8, 6]])
 
 
 def test_a_batch_is_a_copy(whole: NDArray[np.uint8], rows: ShardedRows) -> None:

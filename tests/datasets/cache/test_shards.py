@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from head_files import SMALL, head, open_cache, save
 
 from reslink.datasets.cache import shards
-from reslink.datasets.cache.pixel_cache import PixelCache
+from reslink.datasets.cache.pixel_cache import PixelCache, fill_shards
 from reslink.datasets.cache.sharded_rows import ShardedRows
 from reslink.datasets.cache.storage import CacheIndex
 from reslink.datasets.manifest import Manifest
@@ -112,6 +113,22 @@ class TestSeveralShards:
         check_equal(open_cache(data), whole)
         assert decoded == second
         check_equal(open_cache(data, "elsewhere"), whole)
+
+    @pytest.mark.usefixtures("small_shards")
+    def test_of_parts_of_a_data_set_are_those_of_the_whole(self, data: Path, decoded: list[str]) -> None:
+        (data / "a" / "00.png").write_bytes(b"no image")
+        whole = Manifest.open(data)
+        whole = replace(whole, cases=(*whole.cases[:-1], replace(whole.cases[-1], mask=whole.cases[-1].path)))
+        for start in (0, 5, 10):
+            part = whole.subset(range(start, min(start + 5, 12)))
+            _, joined = fill_shards(part, SMALL, data.parent / "cache", 0, with_masks=True)
+            assert list(joined.index.failed) == ([0] if start == 0 else [])
+        decoded.clear()
+        cache = PixelCache.open(whole, SMALL, data.parent / "cache", workers=0)
+        assert (len(cache), list(cache.failed), decoded) == (11, ["a/00.png"], [])
+        only_broken = whole.subset([0])
+        _, joined = fill_shards(only_broken, SMALL, data.parent / "cache", 0)
+        assert list(joined.index.failed) == [0]
 
     @pytest.mark.usefixtures("small_shards")
     def test_with_masks(self, data: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from reslink.cli.cluster_options import On, check_address
 from reslink.cli.console import Console
 from reslink.cli.options import (
     AllowLeakage,
@@ -31,6 +32,7 @@ EXAMPLES = (
     "reslink evaluate runs/first/bundle other-hospital/ --out evaluated",
     "reslink evaluate runs/first/bundle cohort.csv --split test --out evaluated --json",
     "reslink evaluate runs/first/bundle cohort.csv --by scanner --by sex --out evaluated",
+    "reslink evaluate ct /shared/archive.csv --out evaluated --on ray",
 )
 
 
@@ -55,6 +57,7 @@ def evaluate(
     device: Device = "auto",
     seed: BootstrapSeed = 0,
     allow_leakage: AllowLeakage = False,
+    on: On = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -85,7 +88,9 @@ def evaluate(
         device=device,
         seed=seed,
         allow_leakage=allow_leakage,
+        on=check_address(on),
         overwrite=overwrite,
+        progress=console.progress(),
     )
     for name, reason in result["failed"].items():
         console.warn(f"{name} is skipped: {reason}")

@@ -104,7 +104,8 @@ def predict(
 
     classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads_from_environment(), sequence=sequence)
     if address is not None:
-        from reslink.api.predict_shards import PredictionJob, bundle_digest
+        from reslink.api.predict_shards import PredictionJob
+        from reslink.cluster.nodes import bundle_digest
 
         output: Literal["csv", "json", "ascii"] = "csv" if csv_file else "json" if console.writes_utf8 else "ascii"
         digest, engine = bundle_digest(classifier.bundle), classifier.backend.name

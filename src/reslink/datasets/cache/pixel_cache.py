@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from reslink.datasets.cache import notes
 from reslink.datasets.cache.decode import HEAD_SIZE, check_not_in_worker
-from reslink.datasets.cache.shards import JoinedShards, Progress, Shard, ShardFiller, split_into_shards
+from reslink.datasets.cache.shards import JoinedShards, Progress, ShardFiller, split_into_shards
 from reslink.datasets.cache.source_files import SourceFiles
 from reslink.datasets.cache.storage import code_digest
 from reslink.datasets.manifest import Manifest
@@ -109,12 +109,8 @@ class PixelCache:
             UsageError: If no image can be read.
             StorageError: If the folder cannot be written to.
         """
-        check_not_in_worker()
-        code = code_digest()
-        sources = SourceFiles.read(manifest, case, Path(folder), code, verify=verify)
-        shards = split_into_shards(Path(folder), sha256(preprocess.digest() + code), sources, _shapes(preprocess, manifest))
-        indexes = ShardFiller(manifest, sources, preprocess, workers, on_progress).fill(shards)
-        return _open_filled(cls, shards, JoinedShards.of(shards, indexes, sources), manifest, sources)
+        sources, joined = fill_shards(manifest, preprocess, folder, workers, on_progress, case, verify=verify)
+        return _open_filled(cls, joined, manifest, sources)
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -217,7 +213,45 @@ class PixelCache:
         return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
-def _shapes(preprocess: Preprocess, manifest: Manifest) -> dict[str, tuple[int, ...]]:
+def fill_shards(
+    manifest: Manifest,
+    preprocess: Preprocess,
+    folder: str | Path,
+    workers: int | None = None,
+    on_progress: Progress | None = None,
+    case: CaseKind = "slice",
+    *,
+    verify: bool = False,
+    with_masks: bool | None = None,
+) -> tuple[SourceFiles, JoinedShards]:
+    """Fills the cache as :meth:`PixelCache.open` does; it is no error if no image can be read.
+
+    Args:
+        manifest: The cases; if they are a part of a data set, and a whole shard of it, then its cache is filled.
+        preprocess: See :meth:`PixelCache.open`, as for the other arguments.
+        folder: The folder of the shards.
+        workers: Number of worker processes.
+        on_progress: Called with the number of finished cases and the total.
+        case: Whether a case is a slice or a series.
+        verify: Whether to hash all files again.
+        with_masks: Whether any case of the whole data set has a mask; None looks at these cases.
+
+    Returns:
+        The files, and the rows of all cases.
+
+    Raises:
+        StorageError: If the folder cannot be written to.
+    """
+    check_not_in_worker()
+    code = code_digest()
+    sources = SourceFiles.read(manifest, case, Path(folder), code, verify=verify)
+    shapes = _shapes(preprocess, any(one.mask for one in manifest.cases) if with_masks is None else with_masks)
+    shards = split_into_shards(Path(folder), sha256(preprocess.digest() + code), sources, shapes)
+    indexes = ShardFiller(manifest, sources, preprocess, workers, on_progress).fill(shards)
+    return sources, JoinedShards.of(shards, indexes, sources)
+
+
+def _shapes(preprocess: Preprocess, with_masks: bool) -> dict[str, tuple[int, ...]]:
     """Returns the shape of a row of each array."""
     side = preprocess.size
     shapes: dict[str, tuple[int, ...]] = {
@@ -225,12 +259,10 @@ def _shapes(preprocess: Preprocess, manifest: Manifest) -> dict[str, tuple[int, 
         "heads": (HEAD_SIZE, HEAD_SIZE),
         "thumbnails": (THUMBNAIL_SIZE, THUMBNAIL_SIZE),
     }
-    return {**shapes, "masks": (side, side)} if any(case.mask for case in manifest.cases) else shapes
+    return {**shapes, "masks": (side, side)} if with_masks else shapes
 
 
-def _open_filled(
-    cls: type[PixelCache], shards: Sequence[Shard], joined: JoinedShards, manifest: Manifest, sources: SourceFiles
-) -> PixelCache:
+def _open_filled(cls: type[PixelCache], joined: JoinedShards, manifest: Manifest, sources: SourceFiles) -> PixelCache:
     index = joined.index
     if not index.kept:
         raise UsageError(
@@ -238,7 +270,7 @@ def _open_filled(
             "At least one of them must be readable",
             f"The first error: {index.failed[min(index.failed)].removesuffix('.')}",
         )
-    arrays = {name: joined.open(name) for name in shards[0].shapes}
+    arrays = {name: joined.open(name) for name in joined.shards[0].shapes}
     full_manifest, patient_notes = add_header_patients(manifest, sources.patients)
     stated = [Stated(*row) for row in index.stated]  # type: ignore[arg-type]  # names from JSON
     kept, rows = np.unique(np.array(index.kept, np.int64), return_counts=True)

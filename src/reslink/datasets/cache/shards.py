@@ -35,6 +35,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.files import fsync_folder, lock_folder, sha256, storage_errors
 from reslink.imaging.preprocess import Preprocess
+from reslink.labels import CaseKind
 
 Progress = Callable[[int, int], None]
 
@@ -130,13 +131,17 @@ def split_into_shards(folder: Path, recipe: str, sources: SourceFiles, shapes: M
         shapes: Shape of a row of each array.
     """
     cases = [i for i in range(len(sources.keys)) if i not in sources.missing]
-    size = max(1, SHARD_IMAGES // (_SLICES_PER_SERIES if sources.case == "series" else 1))
-    shards = []
+    size, shards = shard_size(sources.case), []
     for own in (cases[start : start + size] for start in range(0, len(cases), size)):
         keys = [sources.keys[i] for i in own]
         name = sha256("\n".join([recipe, *shapes, *sorted(keys)]))[:16]
         shards.append(Shard(folder / "shards" / name, recipe, own, keys, shapes))
     return shards
+
+
+def shard_size(case: CaseKind) -> int:
+    """Returns the number of cases of a shard."""
+    return max(1, SHARD_IMAGES // (_SLICES_PER_SERIES if case == "series" else 1))
 
 
 class ShardFiller:
@@ -160,7 +165,6 @@ class ShardFiller:
     ) -> None:
         self._manifest, self._sources, self._preprocess = manifest, sources, preprocess
         self._workers, self._on_progress = workers, on_progress
-        self._with_mask = any(case.mask for case in manifest.cases)
         self._done = len(sources.missing)
         self._stored: dict[str, StoredCase] = {}
 
@@ -252,7 +256,8 @@ class ShardFiller:
         """Yields the rows of each case from ``index.done`` on, or the reason why it has none."""
         remaining = range(index.done, len(shard.keys))
         cases = [self._manifest.cases[shard.cases[i]] for i in remaining if shard.keys[i] not in self._stored]
-        jobs = [DecodeJob(case.name, case.path, case.mask, self._preprocess, self._with_mask, case.unit) for case in cases]
+        with_mask = "masks" in shard.shapes
+        jobs = [DecodeJob(case.name, case.path, case.mask, self._preprocess, with_mask, case.unit) for case in cases]
         n_images = len(jobs) * (_SLICES_PER_SERIES if self._sources.case == "series" else 1)
         in_process = self._workers is None and choose_workers(n_images) == 0
         with contextlib.closing(decode_all(jobs, WorkerPool(0) if in_process else pool, self._sources.case)) as decoded:
