@@ -114,7 +114,7 @@ class PixelCache:
         sources = SourceFiles.read(manifest, case, Path(folder), code, verify=verify)
         shards = split_into_shards(Path(folder), sha256(preprocess.digest() + code), sources, _shapes(preprocess, manifest))
         indexes = ShardFiller(manifest, sources, preprocess, workers, on_progress).fill(shards)
-        return _open_filled(cls, shards, JoinedShards.of(shards, indexes, sources), manifest, sources)
+        return _open_filled(cls, shards, JoinedShards.of(shards, indexes, sources, manifest.cases), manifest, sources)
 
     def __len__(self) -> int:
         return len(self.kept)
