@@ -31,7 +31,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     plain = decode.decode_case
 
     def watched(job: DecodeJob) -> decode.DecodedCase | str:
-        names.append(job.name)
+        names.append("/".join(job.path.parts[-2:]))
         return plain(job)
 
     monkeypatch.setattr(decode, "decode_case", watched)

@@ -19,8 +19,9 @@ from head_files import SMALL, head, open_cache, save
 from reslink.datasets.cache import shards
 from reslink.datasets.cache.pixel_cache import PixelCache, fill_shards
 from reslink.datasets.cache.sharded_rows import ShardedRows
-from reslink.datasets.cache.storage import CacheIndex
+from reslink.datasets.cache.storage import CacheIndex, RowWriter
 from reslink.datasets.manifest import Manifest
+from reslink.errors import StorageError
 
 ARRAYS = ("pixels", "heads", "thumbnails")
 
@@ -38,7 +39,7 @@ shards.SHARD_IMAGES, shards._SAVE_SECONDS = 5, 0
 plain, names = decode.decode_case, []
 
 def watched(job):
-    names.append(job.name)
+    names.append("/".join(job.path.parts[-2:]))
     time.sleep(0.15)
     return plain(job)
 
@@ -294,18 +295,48 @@ class TestSeveralProcesses:
             assert not shard.part_folder.exists()
         check_equal(open_cache(data), first)
 
-    def test_a_part_of_another_host_is_left_alone(self, data: Path, decoded: list[str]) -> None:
-        def stop(done: int, total: int) -> None:
-            if done == 5:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            open_cache(data, on_progress=stop)
-        [part] = (data.parent / "cache").glob("shards/*/*.part")
+    def test_a_published_shard_has_no_parts_of_other_hosts(self, data: Path, decoded: list[str]) -> None:
+        part = _interrupted(data)
         other = part.rename(part.with_name("other-host.part"))
         open_cache(data)
         assert len(decoded) == 17
-        assert (other / "pixels.npy").exists()
+        assert [path.name for path in other.parent.iterdir() if path.name != ".lock"] == ["rows"]
+
+    def test_a_host_that_sees_no_lock_removes_the_part_of_this_one(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On NFS, later writes to a removed file fail."""
+        whole = open_cache(data, "elsewhere")
+        [rows] = (data.parent / "elsewhere").glob("shards/*/rows")
+
+        def publish_elsewhere(done: int, total: int) -> None:
+            if done == 5:
+                [part] = (data.parent / "cache").glob("shards/*/*.part")
+                shutil.copytree(rows, part.with_name("rows"))
+                shutil.rmtree(part)
+                monkeypatch.setattr(RowWriter, "append", _stale)
+
+        check_equal(open_cache(data, on_progress=publish_elsewhere), whole)
+
+    def test_a_failed_write_without_a_published_shard_is_an_error(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(RowWriter, "append", _stale)
+        with pytest.raises(StorageError, match="Stale file handle"):
+            open_cache(data)
+
+
+def _stale(*_: object) -> None:
+    raise StorageError("The cache could not be written: Stale file handle", "A cache is writable", "Run the command again")
+
+
+def _interrupted(data: Path) -> Path:
+    """Returns the part that a process leaves when it is interrupted after five images."""
+
+    def stop(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_cache(data, on_progress=stop)
+    [part] = (data.parent / "cache").glob("shards/*/*.part")
+    return part
 
 
 def _identity(folder: Path) -> tuple[str, list[int], list[str], dict[str, tuple[int, ...]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import os
 import resource
@@ -12,15 +13,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-from head_files import open_cache
+from head_files import SMALL, head, open_cache
 from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from reslink.datasets.cache import storage
 from reslink.datasets.cache.pixel_cache import PixelCache
+from reslink.datasets.cache.storage import CacheIndex, RowWriter
+from reslink.datasets.manifest import Manifest
 from reslink.errors import StorageError, UsageError
 
 
@@ -103,6 +108,29 @@ class TestInterruption:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         np.testing.assert_array_equal(open_cache(data).pixels, open_cache(data, "elsewhere").pixels)
 
+    @pytest.mark.parametrize("failing", [1, 4, 5])
+    def test_an_error_within_a_series(self, tmp_path: Path, rng: np.random.Generator, failing: int) -> None:
+        (tmp_path / "data").mkdir()
+        for i in range(4):
+            np.save(tmp_path / "data" / f"{i}.npy", np.stack([head(rng) for _ in range(2)]))
+        (tmp_path / "data" / "manifest.csv").write_text("path,label\n0.npy,a\n1.npy,b\n2.npy,a\n3.npy,b\n")
+        manifest = Manifest.open(tmp_path / "data", case="series")
+        whole = PixelCache.open(manifest, SMALL, tmp_path / "whole", 0, case="series")
+        append, calls = RowWriter.append, itertools.count(1)
+
+        def full(writer: RowWriter, rows: Mapping[str, NDArray[np.uint8]]) -> None:
+            if next(calls) == failing:
+                raise StorageError("The disk is full", "A cache needs space", "Free some space")
+            append(writer, rows)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RowWriter, "append", full)
+            with pytest.raises(StorageError, match="The disk is full"):
+                PixelCache.open(manifest, SMALL, tmp_path / "cache", 0, case="series")
+        resumed = PixelCache.open(manifest, SMALL, tmp_path / "cache", 0, case="series")
+        assert resumed.starts.tolist() == [0, 2, 4, 6, 8]
+        np.testing.assert_array_equal(resumed.pixels, whole.pixels)
+
     def test_waits_for_another_process(self, data: Path, decoded: list[str]) -> None:
         done = open_cache(data)
         (folder,) = (data.parent / "cache").glob("shards/*/rows")
@@ -119,6 +147,18 @@ class TestInterruption:
         waiting.join(20)
         np.testing.assert_array_equal(found[0].pixels, done.pixels)
         assert len(decoded) == 12
+
+
+def test_an_unfinished_case_is_removed_from_an_index() -> None:
+    def index(*more: int) -> CacheIndex:
+        rows = [0, 0, 2, *more]
+        return CacheIndex("r", ["a"] * 5, 3, rows, {1: "no image"}, ["HU"] * 3, [[]] * 3, [[None]] * 3, {0: 2, 2: 1})
+
+    interrupted = index(3, 3)
+    interrupted.units.append("HU")
+    interrupted.slices[3], interrupted.failed[3] = 2, "needs memory"
+    interrupted.remove_unfinished()
+    assert interrupted == index()
 
 
 def test_too_many_open_files_are_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

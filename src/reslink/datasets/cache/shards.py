@@ -19,6 +19,7 @@ from typing import Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from reslink.datasets.cache.case_names import CASE, hide_names, show_names
 from reslink.datasets.cache.decode import DecodedCase, DecodedSeries, DecodeJob, WorkerPool, decode_all
 from reslink.datasets.cache.sharded_rows import ShardedRows, UInt8Array
 from reslink.datasets.cache.source_files import SourceFiles
@@ -31,8 +32,9 @@ from reslink.datasets.cache.storage import (
     find_stored_cases,
     open_rows,
 )
+from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest
-from reslink.errors import UsageError
+from reslink.errors import StorageError, UsageError
 from reslink.files import fsync_folder, lock_folder, sha256, storage_errors
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import CaseKind
@@ -96,7 +98,7 @@ class Shard:
         return part
 
     def publish(self) -> None:
-        """Renames the folder of a filled shard, so that others can read it.
+        """Renames the folder of a filled shard, so that others can read it, and removes the parts that other hosts left.
 
         Raises:
             StorageError: If it cannot be renamed.
@@ -106,10 +108,11 @@ class Shard:
                 shutil.rmtree(self.rows_folder)
             try:
                 self.part_folder.rename(self.rows_folder)
-            except OSError:
+            except OSError:  # a host that does not see the lock was faster
                 if self.read() is None:
                     raise
-                shutil.rmtree(self.part_folder)  # a host that does not see the lock was faster
+            for part in self.folder.glob("*.part"):
+                shutil.rmtree(part, ignore_errors=True)  # such a host may still write to its own
             fsync_folder(self.folder)
 
     def positions(self, index: CacheIndex) -> list[int]:
@@ -217,9 +220,13 @@ class ShardFiller:
             lock.enter_context(lock_folder(shard.folder, wait=wait))
 
     def _complete(self, shard: Shard, pool: WorkerPool) -> CacheIndex:
-        index = shard.read()
-        if index is None:
-            index = self._fill(shard, pool)
+        if (index := shard.read()) is None:
+            try:
+                index = self._fill(shard, pool)
+            except StorageError:
+                if (index := shard.read()) is None:
+                    raise
+                # a host that does not see the lock was faster, and removed the part of this one
             self._done += len(shard.keys)
         else:  # another process filled it
             self._done += len(shard.keys)
@@ -247,6 +254,7 @@ class ShardFiller:
                         saved = time.monotonic()
                 writer.finish(len(index.kept))
             finally:
+                index.remove_unfinished()
                 writer.sync()
                 index.write(folder)
         shard.publish()
@@ -256,14 +264,19 @@ class ShardFiller:
         """Yields the rows of each case from ``index.done`` on, or the reason why it has none."""
         remaining = range(index.done, len(shard.keys))
         cases = [self._manifest.cases[shard.cases[i]] for i in remaining if shard.keys[i] not in self._stored]
+<<<<<<< HEAD
         with_mask = "masks" in shard.shapes
         jobs = [DecodeJob(case.name, case.path, case.mask, self._preprocess, with_mask, case.unit) for case in cases]
+=======
+        jobs = [DecodeJob(CASE, case.path, case.mask, self._preprocess, self._with_mask, case.unit) for case in cases]
+>>>>>>> cachemend
         n_images = len(jobs) * (_SLICES_PER_SERIES if self._sources.case == "series" else 1)
         in_process = self._workers is None and choose_workers(n_images) == 0
         with contextlib.closing(decode_all(jobs, WorkerPool(0) if in_process else pool, self._sources.case)) as decoded:
             for i in remaining:
                 stored = self._stored.get(shard.keys[i])
-                yield _as_rows(next(decoded)) if stored is None else stored.read()
+                case = self._manifest.cases[shard.cases[i]]
+                yield _as_rows(next(decoded), case) if stored is None else stored.read()
 
 
 def choose_workers(n_images: int) -> int:
@@ -287,18 +300,18 @@ def _store(index: CacheIndex, writer: RowWriter, case: CaseRows | str) -> None:
     index.done += 1
 
 
-def _as_rows(decoded: DecodedCase | DecodedSeries | str) -> CaseRows | str:
+def _as_rows(decoded: DecodedCase | DecodedSeries | str, case: Case) -> CaseRows | str:
     if isinstance(decoded, str):
-        return decoded
+        return hide_names(decoded, case)
     if isinstance(decoded, DecodedSeries):
-        return CaseRows([_as_row(part) for part in decoded.slices], decoded.count)
-    return CaseRows([_as_row(decoded)])
+        return CaseRows([_as_row(part, case) for part in decoded.slices], decoded.count)
+    return CaseRows([_as_row(decoded, case)])
 
 
-def _as_row(decoded: DecodedCase) -> CacheRow:
+def _as_row(decoded: DecodedCase, case: Case) -> CacheRow:
     arrays = {"pixels": decoded.pixels, "heads": decoded.head, "thumbnails": decoded.thumbnail}
     masks = {} if decoded.mask is None else {"masks": decoded.mask}
-    return CacheRow(arrays | masks, decoded.unit, list(decoded.notes), list(decoded.stated))
+    return CacheRow(arrays | masks, decoded.unit, [hide_names(note, case) for note in decoded.notes], list(decoded.stated))
 
 
 @dataclass(frozen=True)
@@ -320,22 +333,24 @@ class JoinedShards:
     row_in_shard: NDArray[np.int64]
 
     @classmethod
-    def of(cls, shards: Sequence[Shard], indexes: Sequence[CacheIndex], sources: SourceFiles) -> JoinedShards:
-        """Joins the indexes of all shards."""
+    def of(
+        cls, shards: Sequence[Shard], indexes: Sequence[CacheIndex], sources: SourceFiles, cases: Sequence[Case]
+    ) -> JoinedShards:
+        """Joins the indexes of all shards; messages and remarks get the names of the cases."""
         joined = CacheIndex("", sources.keys, len(sources.keys), failed=dict(sources.missing))
         places: list[tuple[int, int]] = []
         for number, (shard, index) in enumerate(zip(shards, indexes, strict=True)):
             first = np.searchsorted(index.kept, np.arange(len(index.keys) + 1)).tolist()
             for case, position in zip(shard.cases, shard.positions(index), strict=True):
                 if position in index.failed:
-                    joined.failed[case] = index.failed[position]
+                    joined.failed[case] = show_names(index.failed[position], cases[case])
                 if position in index.slices:
                     joined.slices[case] = index.slices[position]
                 for row in range(first[position], first[position + 1]):
                     places.append((number, row))
                     joined.kept.append(case)
                     joined.units.append(index.units[row])
-                    joined.notes.append(index.notes[row])
+                    joined.notes.append([show_names(note, cases[case]) for note in index.notes[row]])
                     joined.stated.append(index.stated[row])
         columns = np.array(places, np.int64).reshape(-1, 2)
         return cls(shards, indexes, joined, columns[:, 0].copy(), columns[:, 1].copy())

@@ -24,7 +24,7 @@ from reslink.files import sha256, storage_errors, write_json
 
 UInt8Array = NDArray[np.uint8]
 
-_VERSION = 2
+_VERSION = 3
 _DECODING_MODULES = (  # beside all of imaging
     "datasets/cache/decode.py",
     "datasets/near_duplicates/thumbnails.py",
@@ -55,9 +55,9 @@ class CacheIndex:
         keys: The hashes of image and mask of each case.
         done: Number of processed cases, from the first.
         kept: Index of the case of each row; a series has several rows.
-        failed: Case index to the reason why the case has no row.
+        failed: Case index to the reason why the case has no row, without names, see ``hide_names``.
         units: Unit of the values of each row: HU, MR or gray.
-        notes: Remarks of the reader about each row.
+        notes: Remarks of the reader about each row, without names.
         stated: What the file of each row states: modality, sequence, plane, and why it is not a slice of a head.
         slices: Case index to the number of slices of its series, where a case is a series.
     """
@@ -76,6 +76,14 @@ class CacheIndex:
     def complete(self) -> bool:
         """Whether all cases are processed."""
         return self.done == len(self.keys)
+
+    def remove_unfinished(self) -> None:
+        """Removes what an error or Ctrl-C left of the case that was being stored; the resumed run decodes it again."""
+        rows = sum(case < self.done for case in self.kept)
+        for column in (self.kept, self.units, self.notes, self.stated):
+            del column[rows:]
+        for name in _BY_CASE:
+            vars(self)[name].pop(self.done, None)
 
     def write(self, folder: Path) -> None:
         """Writes ``index.json`` atomically."""
