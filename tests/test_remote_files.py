@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -245,8 +246,40 @@ class TestVersions:
     def test_the_hash_of_the_content(self, s3: Any) -> None:
         assert content_hash(remote(s3.put("x.png", b"one")), 10) == sha256(b"one")
 
+    @pytest.mark.parametrize(
+        ("a", "b", "same"),
+        [
+            ("?id=1", "?id=2", False),
+            ("?id=1", "", False),
+            ("?se=1", "?se=2", False),
+            ("?id=1&X-Amz-Date=1&X-Amz-Signature=1", "?id=1&X-Amz-Date=2&X-Amz-Signature=2", True),
+            ("?id=1&X-Amz-Date=1&X-Amz-Signature=1", "?id=2&X-Amz-Date=1&X-Amz-Signature=1", False),
+            ("?X-Goog-Expires=1&X-Goog-Signature=1", "?X-Goog-Expires=2&X-Goog-Signature=2", True),
+            ("?AWSAccessKeyId=k&Expires=1&Signature=1", "?AWSAccessKeyId=k&Expires=2&Signature=2", True),
+            ("?sv=2&se=1&sr=b&sp=r&sig=1", "?sv=2&se=2&sr=b&sp=r&sig=2", True),
+            ("?sv=2&sig=1&snapshot=1", "?sv=2&sig=1&snapshot=2", False),
+        ],
+    )
+    def test_the_query_counts_without_its_signature(self, monkeypatch: pytest.MonkeyPatch, a: str, b: str, same: bool) -> None:
+        system = SimpleNamespace(info=lambda _: {"ETag": '"1"', "size": 3})
+        monkeypatch.setattr(remote_files, "_file_system", lambda _: (system, ""))
+        first, second = (version_hash(remote(f"https://images.org/x.png{query}")) for query in (a, b))
+        assert (first == second) == same
+
 
 class TestFolders:
+    def test_the_account_of_azure_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class System:
+            def info(self, _: str) -> dict[str, str]:
+                return {"type": "directory"}
+
+            def find(self, _: str) -> list[str]:
+                return ["heads/ward/b.png", "heads/ward/a.png"]  # as adlfs: container and key
+
+        monkeypatch.setattr(remote_files, "_file_system", lambda _: (System(), "heads/ward"))
+        for start in ("az://heads@account", "az://heads", "gs://heads"):
+            assert list_folder(remote(f"{start}/ward/")) == [remote(f"{start}/ward/{name}.png") for name in "ab"]
+
     def test_the_files_below_a_folder(self, s3: Any) -> None:
         for name in ("b.png", "a/c.png"):
             s3.put(f"folder/{name}", b"x")
@@ -338,6 +371,34 @@ class TestWeb:
         assert error.value.__cause__ is None
         assert error.value.__suppress_context__
         assert len(web.seen) == (10 if status == 500 else 2)  # each attempt asks for the size in two ways
+
+    @pytest.mark.parametrize("target", ["http://{host}/y.png?token=5ec7e7", "HTTP://{host}/y.png", "file:///etc/passwd"])
+    @pytest.mark.parametrize("use", [lambda path: read_start(path, 1), fetch, version_hash])
+    def test_a_redirect_to_another_scheme_is_refused(self, web: Any, target: str, use: Any) -> None:
+        class Plain(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                pytest.fail("a request in the clear")
+
+            do_HEAD = do_GET
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Plain) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            location = target.format(host=f"127.0.0.1:{server.server_port}")
+            web.answers["/x.png"] = (302, {"Location": location}, b"")
+            with pytest.raises(
+                RemoteFileError,
+                match=r"x\.png\?… redirects to a URL of (http|file)://\. A redirect of https:// leads.*Give the",
+            ) as error:
+                use(remote(f"https://{web.url}/x.png?sig=5ec7e7"))
+            server.shutdown()
+        assert "5ec7e7" not in str(error.value)
+        assert len(web.seen) == 2  # fsspec asks with HEAD, then GET
+
+    @pytest.mark.parametrize("target", ["/y.png", "y.png", "https://{host}/y.png", "//{host}/y.png"])
+    def test_a_redirect_to_https_is_followed(self, web: Any, target: str) -> None:
+        web.answers["/x.png"] = (302, {"Location": target.format(host=web.url)}, b"")
+        web.answers["/y.png"] = (200, {"ETag": '"1"'}, b"content")
+        assert fetch(f"https://{web.url}/x.png") == b"content"
 
     @pytest.mark.usefixtures("web")
     def test_a_server_that_cannot_be_reached_is_tried_again(self) -> None:

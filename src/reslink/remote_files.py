@@ -15,6 +15,7 @@ import ssl
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -45,6 +46,14 @@ _CONNECTION_ERRORS: Final = {
     "ClientPayloadError",
 }
 """Names of the base classes of Python, botocore and aiohttp for failures of a connection."""
+
+_SIGNATURES: Final = {
+    "x-amz-signature": r"x-amz-.*",
+    "x-goog-signature": r"x-goog-.*",
+    "signature": r"signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid",
+    "sig": r"s(ig|[vetprs]|ip|pr|rt|dd|k\w+)",
+}
+"""The parameter of a URL that holds a signature, and those that belong to it: of S3, Google, CloudFront and Azure."""
 
 _PERMANENT: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _state = {"offline": False}
@@ -268,15 +277,61 @@ def read_start(path: RemotePath, count: int) -> bytes:
 def version_hash(path: RemotePath) -> str | None:
     """Returns a hash that changes with the content of a remote file: of its URL, entity tag and size, without fetching it.
 
+    User, password and signature of the URL have no effect; the other parameters of its query have.
+
     Returns:
         The hash; None if the storage states no entity tag for the exact bytes.
 
     Raises:
         RemoteFileError: As for :func:`local_file`, as the other errors.
     """
-    info = _retried(path, lambda: _file_system(path)[0].info(_file_system(path)[1]))
-    tag = next((str(info[key]) for key in ("ETag", "etag", "md5Hash") if info.get(key)), "")
-    return None if not tag or tag.startswith("W/") else sha256("\0".join(("remote", str(path), tag, str(info.get("size")))))
+    return _version(path, _info(path))
+
+
+def version_state(path: RemotePath) -> str:
+    """Returns a text that differs if the content of a remote file has changed, without fetching it.
+
+    Returns:
+        The hash of :func:`version_hash`; without an entity tag for the exact bytes, a hash of URL, size and time of the last
+        change; a random text if the storage states no such time either.
+
+    Raises:
+        RemoteFileError: As for :func:`local_file`, as the other errors.
+    """
+    info = _info(path)
+    changed = next(
+        (str(info[key]) for key in ("Last-Modified", "LastModified", "last_modified", "updated") if info.get(key)), ""
+    )
+    return _version(path, info) or (_hashed(path, changed, _tag(info), str(info.get("size"))) if changed else uuid.uuid4().hex)
+
+
+def _info(path: RemotePath) -> dict[str, Any]:
+    def read() -> dict[str, Any]:
+        system, key = _file_system(path)
+        return dict(system.info(key))
+
+    return _retried(path, read)
+
+
+def _tag(info: dict[str, Any]) -> str:
+    return next((str(info[key]) for key in ("ETag", "etag", "md5Hash") if info.get(key)), "")
+
+
+def _version(path: RemotePath, info: dict[str, Any]) -> str | None:
+    tag = _tag(info)
+    return None if not tag or tag.startswith("W/") else _hashed(path, tag, str(info.get("size")))
+
+
+def _hashed(path: RemotePath, *state: str) -> str:
+    return sha256("\0".join(("remote", f"{path}{_unsigned_query(path.url)}", *state)))
+
+
+def _unsigned_query(url: str) -> str:
+    """Returns the parameters of the query of a URL that do not belong to a signature."""
+    parameters = [part for part in (_matched(url)["query"] or "")[1:].split("&") if part]
+    names = [part.partition("=")[0].lower() for part in parameters]
+    signed = "|".join(pattern for name, pattern in _SIGNATURES.items() if name in names)
+    return "&".join(part for part, name in zip(parameters, names, strict=True) if not re.fullmatch(signed, name))
 
 
 def content_hash(path: RemotePath, most: int) -> str:
@@ -307,7 +362,9 @@ def list_folder(path: RemotePath) -> list[RemotePath] | None:
         return None if system.info(key)["type"] == "file" else sorted(system.find(key))
 
     names = _retried(path, keys)
-    return None if names is None else [RemotePath(f"{scheme}://{name}") for name in names]
+    matched = _matched(path.url)
+    start = f"{scheme}://{matched['user'] or ''}{matched['place']}"  # a name begins with the bucket, and lacks the account
+    return None if names is None else [RemotePath(f"{start}/{name.partition('/')[2]}") for name in names]
 
 
 def _file_system(path: RemotePath) -> tuple[Any, str]:
@@ -316,11 +373,36 @@ def _file_system(path: RemotePath) -> tuple[Any, str]:
     fsspec = optional_import("fsspec", "remote")
     optional_import(*_PACKAGES[scheme])
     # One policy for repetitions, ours: those of botocore and s3fs would multiply it.
-    options: dict[str, Any] = {"config_kwargs": {"retries": {"total_max_attempts": 1}}} if scheme == "s3" else {}
+    own: dict[str, dict[str, Any]] = {
+        "s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}},
+        "https": {"get_client": _web_client},
+    }
+    options = own.get(scheme, {})
     system, key = fsspec.url_to_fs(path.url, use_listings_cache=False, **options)
     if scheme == "s3":
         system.retries = 1
     return system, key
+
+
+async def _web_client(**options: Any) -> Any:
+    """Returns a client that follows redirects to https:// only."""
+    import aiohttp
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(_check_redirect)
+    return aiohttp.ClientSession(trace_configs=[trace], **options)
+
+
+async def _check_redirect(_session: object, _context: object, answer: Any) -> None:
+    headers = answer.response.headers
+    target = type(answer.url)(headers.get("Location") or headers.get("URI") or "")
+    scheme = answer.url.join(target).scheme
+    if scheme != "https":
+        raise RemoteFileError(
+            f"{without_secrets(answer.url)} redirects to a URL of {scheme}://",
+            "A redirect of https:// leads to https://",
+            "Give the https:// URL of the file itself, or copy the file to this computer and give its path",
+        )
 
 
 def _open(path: RemotePath) -> Any:
@@ -361,6 +443,9 @@ def _retried(path: RemotePath, action: Callable[[], _T]) -> _T:
         except ReslinkError:
             raise
         except Exception as error:  # noqa: BLE001 - each storage has its own kinds of errors
+            for known in _chain(error):  # fsspec makes a FileNotFoundError of each error of a web server
+                if isinstance(known, ReslinkError):
+                    raise known from None
             transient = _is_transient(error)
             if wait is None or not transient:
                 raise _failure(path, error, transient) from None  # the error may quote the URL

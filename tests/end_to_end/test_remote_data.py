@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -198,3 +199,23 @@ def test_the_state_of_a_remote_file_for_shards_changes_with_its_version(s3: Any)
     s3.put("state.png", b"two")
     assert file_state(path) != first
     assert file_state(path.parent / "gone.png") == ["s3://heads/gone.png"]
+
+
+@pytest.mark.parametrize("tag", ["", 'W/"1"'])
+def test_the_state_of_a_file_without_an_exact_entity_tag(monkeypatch: pytest.MonkeyPatch, tag: str) -> None:
+    pytest.importorskip("ray")
+    from reslink import remote_files
+    from reslink.cluster.shards import file_state
+
+    path = parse_remote("https://images.org/scan.png")
+    assert path is not None
+    info: dict[str, Any] = {"size": 3, "ETag": tag, "Last-Modified": "Tue, 01 Dec 2026 06:00:00 GMT"}
+    system = SimpleNamespace(info=lambda _: info)
+    monkeypatch.setattr(remote_files, "_file_system", lambda _: (system, ""))
+    first = file_state(path)
+    assert file_state(path) == first
+    for changed in ({"size": 4}, {"Last-Modified": "Tue, 01 Dec 2026 06:00:01 GMT"}):
+        info = {**info, **changed}
+        assert file_state(path) != first
+    info = {"size": 3, "ETag": tag}
+    assert file_state(path) != file_state(path)

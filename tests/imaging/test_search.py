@@ -282,6 +282,12 @@ class TestRemote:
             "s3://heads/search/a/c",
         ]
 
+    @pytest.mark.usefixtures("bucket")
+    def test_only_files_that_may_be_dicom_are_opened(self, s3: Any) -> None:
+        s3.reset()
+        find_images(["s3://heads/search/"])
+        assert {path.rpartition("/")[2] for method, path in s3.requests if "/search/" in path} == {"c", "notes.txt"}
+
     def test_a_folder_without_images(self, s3: Any) -> None:
         s3.put("nothing/notes.txt", b"x")
         with pytest.raises(InputError, match=r"s3://heads/nothing has no images\. The supported formats.*Choose a folder"):

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 from reslink.cluster.nodes import WorkingPlace
 from reslink.errors import InputError, ReslinkError, counted
 from reslink.files import optional_import, write_atomic
-from reslink.remote_files import parse_remote, version_hash
+from reslink.remote_files import parse_remote, version_state
 from reslink.training.monitoring.progress import Progress, phase
 
 Work: TypeAlias = Callable[[Any], tuple[bytes, int]]
@@ -48,11 +48,11 @@ class Shard:
 def file_state(file: Path) -> list[str | int]:
     """Returns path, size and time of a file, which change with its content; only the path if it cannot be found.
 
-    Of a remote file, its URL and the hash of its version.
+    Of a remote file, its URL and :func:`reslink.remote_files.version_state`.
     """
     if (remote := parse_remote(file)) is not None:
         try:
-            return [str(remote), version_hash(remote) or ""]
+            return [str(remote), version_state(remote)]
         except InputError:
             return [str(remote)]
     try:

@@ -15,7 +15,7 @@ from typing import Final
 from reslink.errors import InputError, ReslinkError
 from reslink.imaging.decode import HEAD_BYTES, detect_image_format, unsupported_format
 from reslink.imaging.limits import FORMATS, open_regular_file
-from reslink.imaging.reading import is_image_name
+from reslink.imaging.reading import SUFFIXES, is_image_name
 from reslink.printable_names import printable
 from reslink.remote_files import RemotePath, list_folder, parse_remote, read_start, without_secrets
 
@@ -37,6 +37,9 @@ _SYSTEM_FOLDERS: Final = frozenset(
 
 _SYSTEM_PREFIXES: Final = (".", "$", "@")
 """Hidden folders, ``$RECYCLE.BIN`` of Windows, and ``@eaDir`` or ``@Recycle`` of network storage."""
+
+_NOT_DICOM: Final = tuple(suffix for suffix in SUFFIXES if suffix not in (".dcm", ".dcm.gz", ".ima"))
+"""Remote files with these suffixes are not opened by a search."""
 
 _MAX_NAMES: Final = 3
 """Number of skipped files or folders that a note names."""
@@ -364,7 +367,8 @@ def _expand_path(given: str | Path) -> list[Path]:
 def _remote_images(given: RemotePath) -> Iterator[list[Path]]:
     """Yields the images below a remote folder, and the slices of a DICOM series together; or the remote file itself.
 
-    Files whose names are not those of images are fetched in part, to see whether they are DICOM.
+    The start of a file is fetched to see its format, and all of a DICOM file, to see its series. A file with the suffix
+    of another format is an image, and nothing of it is fetched.
     """
     files = None if is_image_name(given.name) else list_folder(given)
     if files is None:
@@ -374,7 +378,7 @@ def _remote_images(given: RemotePath) -> Iterator[list[Path]]:
     for members in search.remote_candidates(files):
         slices: list[Path] = []
         for file in members:
-            file_format = detect_image_format(read_start(file, HEAD_BYTES)) or ("broken" if is_image_name(file.name) else None)
+            file_format = _remote_format(file)
             if file_format == "DICOM":
                 slices += [] if _is_without_pixels(file, search) else [file]
             elif file_format:
@@ -390,6 +394,14 @@ def _remote_images(given: RemotePath) -> Iterator[list[Path]]:
     search.log_notes()
     if not found:
         raise _no_images_error(given)
+
+
+def _remote_format(file: RemotePath) -> str | None:
+    """Returns the format of a remote file, or its suffix if that is of another format than DICOM."""
+    suffix = next((suffix for suffix in _NOT_DICOM if file.name.lower().endswith(suffix)), None)
+    if suffix is not None:
+        return suffix
+    return detect_image_format(read_start(file, HEAD_BYTES)) or ("broken" if is_image_name(file.name) else None)
 
 
 def _no_images_error(folder: Path) -> InputError:

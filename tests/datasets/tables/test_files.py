@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from reslink.datasets.manifest import Manifest
 from reslink.datasets.tables.files import find_table, is_manifest, read_table
 from reslink.errors import UsageError
 
@@ -27,6 +30,23 @@ def test_the_table_of_a_file_and_of_folders(tmp_path: Path) -> None:
     assert find_table(part.parent) == part.parent
     assert find_table(tmp_path) is None
     assert [is_manifest(path) for path in (csv, manifest, manifest.with_suffix(".csv"))] == [False, True, True]
+
+
+def test_a_parquet_file_beside_class_folders_is_no_table(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "radiomics.parquet")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "read.txt").touch()
+    assert find_table(tmp_path) == tmp_path
+    for label in "xy":
+        (tmp_path / label / "inner").mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.full((32, 32), i, np.uint8)).save(tmp_path / label / "inner" / f"{i}.png")
+    assert find_table(tmp_path) is None
+    manifest = Manifest.open(tmp_path)
+    assert manifest.labels.names == ("x", "y")
+    assert any("parquet" in note for note in manifest.notes)
+    write_parquet(tmp_path / "manifest.parquet")
+    assert find_table(tmp_path) == tmp_path / "manifest.parquet"
 
 
 def test_a_folder_with_two_manifests(tmp_path: Path) -> None:

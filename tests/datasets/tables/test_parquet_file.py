@@ -15,6 +15,7 @@ from PIL import Image
 
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.tables.files import open_table, read_table
+from reslink.datasets.tables.parquet_file import open_parquet
 from reslink.errors import UsageError
 
 
@@ -61,6 +62,12 @@ def test_cells_become_the_texts_that_pandas_writes_to_a_csv(tmp_path: Path) -> N
     table = read_table(path)
     assert table.headers == expected.headers
     assert [row.cells for row in table.rows] == [row.cells for row in expected.rows]
+
+
+def test_a_timestamp_keeps_its_time_at_midnight(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.parquet", {"time": pa.array([datetime.datetime(2026, 1, 31)], pa.timestamp("ns"))})
+    assert read_table(path).column("time") == ["2026-01-31 00:00:00"]
+    assert "2026-01-31 00:00:00" in (open_parquet.__doc__ or "")
 
 
 def test_an_index_of_pandas_without_a_name_is_left_out_as_in_a_csv(tmp_path: Path) -> None:

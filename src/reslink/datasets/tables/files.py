@@ -9,13 +9,16 @@ from reslink.datasets.tables.csv_file import open_csv
 from reslink.datasets.tables.parquet_file import is_parquet, open_parquet, part_files
 from reslink.datasets.tables.rows import RowStream, Table, data_error
 from reslink.errors import UsageError
+from reslink.imaging.search import FolderSearch
 from reslink.remote_files import local_file
 
 _MANIFESTS: Final = ("manifest.csv", "manifest.parquet")
 
 
 def find_table(data: Path) -> Path | None:
-    """Returns the table of a data set: the given file, the manifest of a folder, or a folder that holds Parquet files.
+    """Returns the table of a data set: the given file, the manifest of a folder, or a folder of Parquet files.
+
+    Parquet files beside folders with images, such as class folders, are no table unless one is named ``manifest.parquet``.
 
     Args:
         data: An existing file or folder.
@@ -31,7 +34,12 @@ def find_table(data: Path) -> Path | None:
     manifests = [data / name for name in _MANIFESTS if (data / name).is_file()]
     if len(manifests) > 1:
         raise data_error(f"{data} has a manifest.csv and a manifest.parquet", "Give the path of one of them, or remove one")
-    return manifests[0] if manifests else data if part_files(data) else None
+    return manifests[0] if manifests else data if part_files(data) and not _has_image_folders(data) else None
+
+
+def _has_image_folders(folder: Path) -> bool:
+    search = FolderSearch(folder)
+    return any(file.parent != folder and search.is_image(file) for files in search.walk() for file in files)
 
 
 def is_manifest(path: Path) -> bool:

@@ -46,7 +46,8 @@ def open_parquet(path: Path) -> RowStream:
     """Opens a Parquet file, or a folder of them, of which a few thousand rows are in memory at a time.
 
     Text, numbers, true and false, dates and times are read, also dictionary-encoded. They become the text that pandas writes to
-    a CSV: 3, 0.5, True, 2026-01-31. Null and NaN are empty cells. Rows in which all cells are empty are skipped.
+    a CSV: 3, 0.5, True, 2026-01-31. Only a timestamp always keeps its time, 2026-01-31 00:00:00, which pandas leaves out if it
+    is midnight in all rows. Null and NaN are empty cells. Rows in which all cells are empty are skipped.
 
     Raises:
         UsageError: If pyarrow is not installed, the file is not Parquet, a column has another type or the name of another
