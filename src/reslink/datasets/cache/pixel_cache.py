@@ -109,17 +109,8 @@ class PixelCache:
             UsageError: If no image can be read.
             StorageError: If the folder cannot be written to.
         """
-<<<<<<< HEAD
         sources, joined = fill_shards(manifest, preprocess, folder, workers, on_progress, case, verify=verify)
         return _open_filled(cls, joined, manifest, sources)
-=======
-        check_not_in_worker()
-        code = code_digest()
-        sources = SourceFiles.read(manifest, case, Path(folder), code, verify=verify)
-        shards = split_into_shards(Path(folder), sha256(preprocess.digest() + code), sources, _shapes(preprocess, manifest))
-        indexes = ShardFiller(manifest, sources, preprocess, workers, on_progress).fill(shards)
-        return _open_filled(cls, shards, JoinedShards.of(shards, indexes, sources, manifest.cases), manifest, sources)
->>>>>>> cachemend
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -257,7 +248,7 @@ def fill_shards(
     shapes = _shapes(preprocess, any(one.mask for one in manifest.cases) if with_masks is None else with_masks)
     shards = split_into_shards(Path(folder), sha256(preprocess.digest() + code), sources, shapes)
     indexes = ShardFiller(manifest, sources, preprocess, workers, on_progress).fill(shards)
-    return sources, JoinedShards.of(shards, indexes, sources)
+    return sources, JoinedShards.of(shards, indexes, sources, manifest.cases)
 
 
 def _shapes(preprocess: Preprocess, with_masks: bool) -> dict[str, tuple[int, ...]]:

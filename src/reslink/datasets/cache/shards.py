@@ -264,12 +264,8 @@ class ShardFiller:
         """Yields the rows of each case from ``index.done`` on, or the reason why it has none."""
         remaining = range(index.done, len(shard.keys))
         cases = [self._manifest.cases[shard.cases[i]] for i in remaining if shard.keys[i] not in self._stored]
-<<<<<<< HEAD
         with_mask = "masks" in shard.shapes
-        jobs = [DecodeJob(case.name, case.path, case.mask, self._preprocess, with_mask, case.unit) for case in cases]
-=======
-        jobs = [DecodeJob(CASE, case.path, case.mask, self._preprocess, self._with_mask, case.unit) for case in cases]
->>>>>>> cachemend
+        jobs = [DecodeJob(CASE, case.path, case.mask, self._preprocess, with_mask, case.unit) for case in cases]
         n_images = len(jobs) * (_SLICES_PER_SERIES if self._sources.case == "series" else 1)
         in_process = self._workers is None and choose_workers(n_images) == 0
         with contextlib.closing(decode_all(jobs, WorkerPool(0) if in_process else pool, self._sources.case)) as decoded:
