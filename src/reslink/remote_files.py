@@ -211,16 +211,6 @@ def _matched(url: str) -> re.Match[str]:
     return matched
 
 
-def path_to_text(path: Path) -> str:
-    """Returns the text from which :func:`path_from_text` makes the same path. That of a URL holds its credentials."""
-    return path.url if isinstance(path, RemotePath) else str(path)
-
-
-def path_from_text(text: str) -> Path:
-    """Returns the path of a text; a URL becomes a remote path."""
-    return parse_remote(text) or Path(text)
-
-
 def without_secrets(path: object) -> str:
     """Returns a path as text for people: a URL without user, password and query, any other path as it is."""
     text = str(path)

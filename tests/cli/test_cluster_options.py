@@ -35,7 +35,7 @@ def test_what_a_cluster_cannot_do_is_refused(words: list[str], message: str, mon
         (["--on", "ray", "--device", "cuda"], "--on and --device cuda were both given"),
         (["--on", "ray", "--network", "mine:network"], "--on and --network were both given"),
         (["--on", "nowhere"], "'nowhere' is not the address of a cluster"),
-        (["--on", "10.0.0.7:6379", "--offline"], "--on and --offline were both given"),
+        (["--on", "10.0.0.7:6379", "--offline"], "--on 10.0.0.7:6379 and --offline were both given"),
     ],
 )
 def test_what_an_evaluation_on_a_cluster_cannot_do_is_refused(

@@ -32,7 +32,6 @@ from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import AFTER_FILES, FOR_SERIES, IN_ORDER, predict_sections
 from reslink.inference.series_mode import SeriesMode
 from reslink.printable_names import json_text
-from reslink.remote_files import path_from_text, path_to_text
 from reslink.training.monitoring.progress import Progress
 
 _Item: TypeAlias = tuple[str, ListedFiles]
@@ -142,11 +141,16 @@ def stored_shards(job: PredictionJob, shards: Iterable[Shard], folder: Path) -> 
 
 
 def _listed_to_json(listed: ListedFiles) -> list[Any]:
-    return [[path_to_text(file) for file in listed.files], listed.folder, listed.given, listed.error]
+    return [
+        [file.url if isinstance(file, RemotePath) else str(file) for file in listed.files],
+        listed.folder,
+        listed.given,
+        listed.error,
+    ]
 
 
 def _listed_from_json(row: Sequence[Any]) -> ListedFiles:
-    return ListedFiles(tuple(map(path_from_text, row[0])), *row[1:])
+    return ListedFiles(tuple(parse_remote(text) or Path(text) for text in row[0]), *row[1:])
 
 
 def cut_shards(
