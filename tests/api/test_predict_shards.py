@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import shutil
 import sys
 import warnings
@@ -15,7 +16,15 @@ import numpy as np
 import pytest
 
 from reslink.api.predict import PredictionTable
-from reslink.api.predict_shards import PredictionJob, cut_shards, join_parts, predict_shard
+from reslink.api.predict_shards import (
+    PredictionJob,
+    _listed_from_json,
+    _ShardFiles,
+    cut_shards,
+    join_parts,
+    predict_shard,
+    stored_shards,
+)
 from reslink.bundles.bundle import Bundle
 from reslink.cluster.nodes import bundle_digest
 from reslink.cluster.shards import Shard
@@ -26,6 +35,7 @@ from reslink.inference.classifier import Classifier
 from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import predict_series
 from reslink.printable_names import json_text
+from reslink.remote_files import parse_remote, refuse_remote
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
 from test_series_answers import head, write_series
@@ -192,3 +202,14 @@ def test_warnings_are_issued_again(job, scans, tmp_path) -> None:
         shard.path(tmp_path).write_bytes(predict_shard(shard.content)[0])
     with pytest.warns(ImagingWarning, match="uneven gaps"):
         join_parts(shards, tmp_path, [].append)
+
+
+def test_remote_paths_in_stored_shards_keep_their_urls(job, tmp_path) -> None:
+    refuse_remote(False)  # an earlier test may have run a command with --offline
+    remote = parse_remote("https://example.org/a.png?version=2")
+    listed = [ListedFiles((remote, Path("b.png")), "f", "f")]
+    with stored_shards(job, [Shard("d", 2, "a", _ShardFiles(job, tuple(listed)))], tmp_path) as shards:
+        [shard] = shards
+    [stored] = map(_listed_from_json, json.loads(shard.content.listed))
+    assert stored == listed[0]
+    assert stored.files[0].url == "https://example.org/a.png?version=2"

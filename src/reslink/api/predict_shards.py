@@ -32,6 +32,7 @@ from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import AFTER_FILES, FOR_SERIES, IN_ORDER, predict_sections
 from reslink.inference.series_mode import SeriesMode
 from reslink.printable_names import json_text
+from reslink.remote_files import RemotePath, parse_remote
 from reslink.training.monitoring.progress import Progress
 
 _Item: TypeAlias = tuple[str, ListedFiles]
@@ -141,12 +142,8 @@ def stored_shards(job: PredictionJob, shards: Iterable[Shard], folder: Path) -> 
 
 
 def _listed_to_json(listed: ListedFiles) -> list[Any]:
-    return [
-        [file.url if isinstance(file, RemotePath) else str(file) for file in listed.files],
-        listed.folder,
-        listed.given,
-        listed.error,
-    ]
+    paths = [file.url if isinstance(file, RemotePath) else str(file) for file in listed.files]
+    return [paths, listed.folder, listed.given, listed.error]
 
 
 def _listed_from_json(row: Sequence[Any]) -> ListedFiles:
