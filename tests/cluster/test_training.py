@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -81,10 +82,11 @@ def kill_one_after(rows: Path, n: int) -> None:
 def test_a_killed_process_ends_in_the_weights_of_torchrun(
     cluster: Any, toy_patients: Manifest, undisturbed: str, tmp_path: Path, in_thread: Callable[..., Any]
 ) -> None:
-    run = tmp_path / "run"
+    run, handler = tmp_path / "run", signal.getsignal(signal.SIGINT)
     with in_thread(kill_one_after, run / "results.csv", 1):
         summary = reslink.train(str(toy_patients.root), run, settings=SETTINGS, on=cluster.address, processes=2)
     assert weights(run) == undisturbed
+    assert signal.getsignal(signal.SIGINT) is handler, "Ray sets its own"
     assert json.loads((run / "environment.json").read_text())["processes"] == 2
     assert (summary["epochs"], Path(summary["report"]).exists()) == (4, True)
     assert not (run / ".ray").exists()

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from reslink.training.signals import stop_on_signals
+from reslink.training.signals import handlers_as_before, stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -40,3 +40,11 @@ def test_another_thread_leaves_the_handlers_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [(True, False)]
+
+
+def test_handlers_of_a_library_end_with_the_block() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with handlers_as_before():
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+    assert {number: signal.getsignal(number) for number in before} == before

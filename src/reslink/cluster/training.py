@@ -22,7 +22,7 @@ from reslink.files import optional_import
 from reslink.training.monitoring.progress import Progress, phase
 from reslink.training.recipe.recipe import Recipe
 from reslink.training.run_folder import RESULTS, RunFolder
-from reslink.training.signals import Interrupted
+from reslink.training.signals import Interrupted, handlers_as_before
 
 _RAY_FOLDER: Final = ".ray"
 """Folder in the run folder for what Ray Train writes; removed at the end."""
@@ -81,7 +81,7 @@ def train_on_cluster(
         fill_cache(manifest, recipe.preprocess, out / "cache", recipe.trainer.case, progress)
         job = _TrainingJob(manifest, recipe, str(out), WorkingPlace.here(out))
         try:
-            with _epochs(recipe, out, progress):
+            with _epochs(recipe, out, progress), handlers_as_before():
                 _train(job, out, processes, progress)
         finally:
             shutil.rmtree(out / _RAY_FOLDER, ignore_errors=True)

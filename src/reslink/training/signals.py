@@ -51,6 +51,19 @@ def stop_on_signals() -> Iterator[StopFlag]:
         _restore(before)
 
 
+@contextlib.contextmanager
+def handlers_as_before() -> Iterator[None]:
+    """Restores the handlers of SIGINT and SIGTERM at the end of the block, for a library that sets its own and leaves them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
 def _restore(handlers: Handlers) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
