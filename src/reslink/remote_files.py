@@ -33,7 +33,7 @@ _REMOTE: Final = re.compile(
 _PACKAGES: Final = {"s3": ("s3fs", "remote"), "https": ("aiohttp", "remote"), "gs": ("gcsfs", "gcs"), "az": ("adlfs", "azure")}
 """The package of each scheme and the extra of reslink that installs it."""
 
-_WAITS: Final = (0.5, 1.0, 2.0, 4.0)
+_WAITS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 """Seconds before each repetition, as a maximum: the actual wait is random, so that many workers do not repeat at once."""
 
 _CHUNK: Final = 8 << 20
