@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from reslink.cluster.connection import connect, parse_address
+from reslink.cluster.connection import connect, parse_address, reread_variables
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {
@@ -56,6 +56,7 @@ def cluster(ray_installed: None) -> Iterator[Any]:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         patch.syspath_prepend(str(HERE))
+        reread_variables()
         nodes = two_nodes()
         yield nodes
         nodes.shutdown()

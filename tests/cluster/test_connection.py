@@ -14,7 +14,7 @@ from reslink.cluster.connection import connect, parse_address
 from reslink.errors import UsageError
 
 LOCAL = """
-import os, psutil
+import os, psutil, ray  # imported without the variables
 from reslink.cores import available_cores
 from reslink.cluster.connection import connect, parse_address
 with connect(parse_address("ray")):

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ _OBJECT_STORE_BYTES: Final = 100 * 2**20
 
 _STARTING: Final = "Initialization failure from server"
 """What a client of Ray raises if the server has just started."""
+
+_SEVERAL_MACHINES: Final = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""The variable that allows a cluster of several machines."""
 
 _WAITS: Final = (1.0, 2.0, 4.0)
 """Seconds before another attempt in that case."""
@@ -90,7 +94,7 @@ def connect(address: ClusterAddress) -> Iterator[None]:
     """
     check_token(address)
     with _variables(address):
-        ray: Any = optional_import("ray", "ray")  # reads the variables
+        ray: Any = optional_import("ray", "ray")
         _start(ray, address)
         try:
             _check_nodes(ray, address)
@@ -104,17 +108,29 @@ def _variables(address: ClusterAddress) -> Iterator[None]:
     """Sets the variables that Ray reads while the block runs."""
     own: dict[str, str] = {}
     if address.is_loopback:  # without it, Ray listens on the address of a network card
-        own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        own[_SEVERAL_MACHINES] = "0"
     if address.text == LOCAL:
         own |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     before = {name: os.environ.get(name) for name in own}
     os.environ |= own
+    reread_variables()
     try:
         yield
     finally:
         for name, value in before.items():
             os.environ.pop(name)
             os.environ |= {} if value is None else {name: value}
+        reread_variables()
+
+
+def reread_variables() -> None:
+    """Makes Ray read its variables again if it was imported before; it keeps those of its import, without a public way out."""
+    raylet: Any = sys.modules.get("ray._raylet")
+    constants: Any = sys.modules.get("ray._private.ray_constants")
+    if raylet is not None and constants is not None:
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+        constants.ENABLE_RAY_CLUSTER = constants.env_bool(_SEVERAL_MACHINES, not constants.IS_WINDOWS_OR_OSX)
 
 
 @cache
@@ -137,9 +153,7 @@ def _start(ray: Any, address: ClusterAddress) -> None:
 
 def _check_nodes(ray: Any, address: ClusterAddress) -> None:
     """Checks that a cluster with other machines behind an address of this machine, such as a tunnel, is used with a token."""
-    hosts = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
-    elsewhere = next((host for host in hosts if not _is_loopback(host)), None)
-    if elsewhere is not None:
+    if not all(_is_loopback(node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]):
         check_token(replace(address, is_loopback=False))
 
 
