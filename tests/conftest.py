@@ -86,6 +86,14 @@ def log_of_the_service() -> Iterator[None]:
     logger.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def online() -> Iterator[None]:
+    """A command with --offline would leave this process offline for the tests after it."""
+    yield
+    if (offline := sys.modules.get("reslink.cli.offline")) is not None:
+        offline.block_network(False)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_command_line() -> Iterator[None]:
     """A ``CliRunner`` would build all commands again for each call, which takes longer than most of them."""
@@ -437,10 +445,7 @@ def s3(storage_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The S3 server without faults, named with its credentials in the environment; repetitions do not wait."""
     from s3fs import S3FileSystem
 
-    from reslink.cli.offline import block_network
-
     storage_server.reset()
-    block_network(False)  # an earlier test may have run a command with --offline
     S3FileSystem.clear_instance_cache()  # instances keep their credentials
     for name, value in {
         "AWS_ENDPOINT_URL": storage_server.url,

@@ -35,7 +35,7 @@ from reslink.inference.classifier import Classifier
 from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import predict_series
 from reslink.printable_names import json_text
-from reslink.remote_files import parse_remote, refuse_remote
+from reslink.remote_files import parse_remote
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
 from test_series_answers import head, write_series
@@ -205,7 +205,6 @@ def test_warnings_are_issued_again(job, scans, tmp_path) -> None:
 
 
 def test_remote_paths_in_stored_shards_keep_their_urls(job, tmp_path) -> None:
-    refuse_remote(False)  # an earlier test may have run a command with --offline
     remote = parse_remote("https://example.org/a.png?version=2")
     listed = [ListedFiles((remote, Path("b.png")), "f", "f")]
     with stored_shards(job, [Shard("d", 2, "a", _ShardFiles(job, tuple(listed)))], tmp_path) as shards:

@@ -10,8 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +76,6 @@ def n_calls(log: Path, n: int) -> list[int]:
     return [len(work.calls(log, i)) for i in range(n)]
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    ends = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < ends, "nothing happens"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "parts").mkdir()
@@ -109,7 +100,7 @@ def test_the_shards_of_a_removed_node_run_elsewhere(connected: Any, folder: Path
     raylet = node.all_processes["raylet"][0].process.pid
 
     def remove() -> None:
-        wait_for(lambda: list(log.glob(f"*.{raylet}.*")))
+        work.wait_for(lambda: list(log.glob(f"*.{raylet}.*")))
         connected.remove_node(node, allow_graceful=False)
         for path in log.glob(f"*.{raylet}.*"):
             with contextlib.suppress(ProcessLookupError):
@@ -131,7 +122,7 @@ def test_a_killed_driver_is_resumed(cluster: Any, folder: Path, tmp_path: Path) 
     fields = json.dumps([[shard.digest, shard.n_files, shard.first, shard.content] for shard in shards])
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, cluster.address, str(folder), fields])
     try:
-        wait_for(lambda: len(parts(folder)) == 3 and sum(n_calls(log, 8)) == 5)
+        work.wait_for(lambda: len(parts(folder)) == 3 and sum(n_calls(log, 8)) == 5)
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()

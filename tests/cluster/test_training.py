@@ -7,12 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import reslink
@@ -20,6 +18,9 @@ from reslink.cluster import training
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.files import sha256
+
+sys.path.insert(0, str(Path(__file__).parent))
+import work
 
 pytestmark = [
     pytest.mark.slow,
@@ -66,17 +67,9 @@ def undisturbed(toy_patients: Manifest, tmp_path_factory: pytest.TempPathFactory
     return weights(folder / "run")
 
 
-def processes_of_training() -> list[psutil.Process]:
-    names = ((process, " ".join(process.info["cmdline"] or ())) for process in psutil.process_iter(["cmdline"]))
-    return [process for process, name in names if name.startswith("ray::RayTrainWorker")]
-
-
 def kill_one_after(rows: Path, n: int) -> None:
-    end = time.monotonic() + 120
-    while not (rows.exists() and len(rows.read_text().splitlines()) > n):
-        assert time.monotonic() < end, "no epoch ends"
-        time.sleep(0.01)
-    processes_of_training()[0].kill()
+    work.wait_for(lambda: rows.exists() and len(rows.read_text().splitlines()) > n)
+    work.processes_of("RayTrainWorker")[0].kill()
 
 
 def test_a_killed_process_ends_in_the_weights_of_torchrun(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from reslink.cluster.trials import ClusterRuns
@@ -19,6 +18,9 @@ from reslink.experiments.runner.experiment import Experiment
 from reslink.experiments.runner.trial import Trial
 from reslink.files import sha256
 from reslink.training.signals import Interrupted
+
+sys.path.insert(0, str(Path(__file__).parent))
+import work
 
 pytestmark = pytest.mark.slow
 
@@ -40,16 +42,8 @@ def weights(experiment: Experiment, trial: Trial) -> str:
 
 def when(ready: Callable[[], object], action: Callable[[], object]) -> None:
     """Does something once a condition holds."""
-    end = time.monotonic() + 120
-    while not ready():
-        assert time.monotonic() < end, "nothing happens"
-        time.sleep(0.01)
+    work.wait_for(ready)
     action()
-
-
-def trial_processes() -> list[psutil.Process]:
-    names = ((process, " ".join(process.info["cmdline"] or ())) for process in psutil.process_iter(["cmdline"]))
-    return [process for process, name in names if name.startswith("ray::_run_trial")]
 
 
 def test_a_killed_worker_and_an_interruption_end_in_the_weights_of_one_machine(
@@ -69,7 +63,7 @@ def test_a_killed_worker_and_an_interruption_end_in_the_weights_of_one_machine(
     killed: list[int] = []
 
     def kill() -> None:
-        for process in trial_processes():
+        for process in work.processes_of("_run_trial"):
             killed.append(process.pid)
             process.kill()
 

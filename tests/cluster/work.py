@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from reslink.cluster.cache import fill_part
 from reslink.cluster.evaluation import run_batches
@@ -15,6 +18,20 @@ from reslink.errors import UsageError
 
 def calls(log: Path, index: int) -> list[Path]:
     return sorted(log.glob(f"{index}.*"))
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Waits until a condition holds."""
+    ends = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < ends, "nothing happens"
+        time.sleep(0.01)
+
+
+def processes_of(task: str) -> list[psutil.Process]:
+    """The processes that run a task or an actor, by the title that Ray gives them."""
+    names = ((process, " ".join(process.info["cmdline"] or ())) for process in psutil.process_iter(["cmdline"]))
+    return [process for process, name in names if name.startswith(f"ray::{task}")]
 
 
 def plain(content: dict[str, Any]) -> tuple[bytes, int]:

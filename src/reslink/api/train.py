@@ -167,7 +167,7 @@ def train(
         case=loaded.trainer.case,
     )
     if on is not None and processes is not None:
-        train_on_cluster(
+        _train_on_cluster(
             manifest, loaded.with_code(), Path(out), on, processes, resume=resume, overwrite=overwrite, progress=progress
         )
         resume, overwrite = True, False  # the finished run is evaluated here
@@ -178,15 +178,15 @@ def train(
     return summary | ({"tracking": {name: tracking.failed[name] for name in tracking.names}} if summary and track else {})
 
 
-def train_on_cluster(
+def _train_on_cluster(
     manifest: Manifest, recipe: Recipe, out: Path, cluster: str, processes: int, *, progress: ShowProgress, **folder: bool
 ) -> None:
     """Trains on a cluster and leaves a finished run; see :func:`reslink.cluster.training.train_on_cluster`."""
-    from reslink.cluster.training import train_on_cluster as fit
+    from reslink.cluster.training import train_on_cluster
 
     listener = resolve_progress(progress)
     try:
-        fit(manifest, recipe, out, cluster, processes, progress=listener, **folder)
+        train_on_cluster(manifest, recipe, out, cluster, processes, progress=listener, **folder)
     finally:
         listener.end()
 

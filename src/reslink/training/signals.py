@@ -34,32 +34,28 @@ def stop_on_signals() -> Iterator[StopFlag]:
     Outside the main thread, where Python allows no signal handlers, the flag is never set.
     """
     flag = StopFlag()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with handlers_as_before() as before:
 
-    def request_stop(_number: int, _frame: FrameType | None) -> None:
-        flag.requested = True
-        _restore(before)
+        def request_stop(_number: int, _frame: FrameType | None) -> None:
+            flag.requested = True
+            _restore(before)
 
-    for number in before:
-        signal.signal(number, request_stop)
-    try:
+        for number in before:
+            signal.signal(number, request_stop)
         yield flag
-    finally:
-        _restore(before)
 
 
 @contextlib.contextmanager
-def handlers_as_before() -> Iterator[None]:
-    """Restores the handlers of SIGINT and SIGTERM at the end of the block, for a library that sets its own and leaves them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def handlers_as_before() -> Iterator[Handlers]:
+    """Restores the handlers of SIGINT and SIGTERM at the end of the block, also if a library sets its own and leaves them.
+
+    Yields:
+        The handlers; none outside the main thread, where they cannot be set.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    before: Handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
     try:
-        yield
+        yield before
     finally:
         _restore(before)
 
