@@ -11,7 +11,8 @@ from typing import Any, Final, TypeAlias
 from reslink.cluster.nodes import WorkingPlace
 from reslink.errors import InputError, ReslinkError, counted
 from reslink.files import optional_import, write_atomic
-from reslink.remote_files import parse_remote, version_state
+from reslink.remote_files import version_state
+from reslink.remote_paths import parse_remote
 from reslink.training.monitoring.progress import Progress, phase
 
 Work: TypeAlias = Callable[[Any], tuple[bytes, int]]

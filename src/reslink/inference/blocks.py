@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from reslink.imaging.formats.numpy_array import invalid_source_error
 from reslink.imaging.image import Image
+from reslink.imaging.limits import MAX_FILE_BYTES
 from reslink.imaging.search import ListedFiles, list_files
+from reslink.remote_files import read_ahead
 
 SourceItem: TypeAlias = Image | NDArray[Any] | ListedFiles
 
@@ -43,6 +45,15 @@ def in_blocks(sources: Iterable[Any], batch_size: int) -> Iterator[SourceItem | 
         if n_files >= BLOCK_BATCHES * batch_size:
             yield None
             n_files = 0
+
+
+def read_blocks(sources: Iterable[Any], batch_size: int) -> Iterator[SourceItem | None]:
+    """Yields what :func:`in_blocks` yields, for a caller that reads it: the next remote files are fetched meanwhile."""
+    return read_ahead(in_blocks(sources, batch_size), _files_of, MAX_FILE_BYTES)
+
+
+def _files_of(item: SourceItem | None) -> tuple[Path, ...]:
+    return item.files if isinstance(item, ListedFiles) else ()
 
 
 def _items(sources: Iterable[Any]) -> Iterator[SourceItem]:

@@ -24,7 +24,7 @@ from reslink.imaging.search import ListedFiles
 from reslink.imaging.spellings import parse_sequence
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, flip_averaged
-from reslink.inference.blocks import in_blocks
+from reslink.inference.blocks import read_blocks
 from reslink.inference.devices import pick_device
 from reslink.inference.label_predictions import prediction_of_labels
 from reslink.inference.outputs import Outputs
@@ -355,7 +355,7 @@ class Classifier:
         self, sources: Iterable[Source | ListedFiles], unit: Unit | None, measure: bool, batch_size: int
     ) -> Iterator[Slice | None]:
         """Reads and preprocesses one slice at a time; an unreadable one gives an item with its error. None ends a block."""
-        for given in in_blocks(sources, batch_size):
+        for given in read_blocks(sources, batch_size):
             if given is None:
                 yield None
             elif isinstance(given, ListedFiles):

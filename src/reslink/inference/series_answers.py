@@ -23,7 +23,7 @@ from reslink.inference.outputs import stack_outputs
 from reslink.inference.prediction import Prediction, Slice, distinct_reasons
 from reslink.inference.series import SeriesPrediction, aggregate_slices, pooled_series
 from reslink.inference.series_mode import MODES, SeriesMode
-from reslink.remote_files import parse_remote
+from reslink.remote_paths import parse_remote
 
 Member = tuple[Prediction, Slice]
 

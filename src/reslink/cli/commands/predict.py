@@ -38,7 +38,7 @@ from reslink.errors import UsageError
 from reslink.files import sha256
 from reslink.inference.series_mode import SeriesMode
 from reslink.printable_names import json_text
-from reslink.remote_files import without_secrets
+from reslink.remote_paths import without_secrets
 from reslink.reports.formatting import format_count
 
 if TYPE_CHECKING:
