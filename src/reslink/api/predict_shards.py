@@ -17,7 +17,7 @@ from reslink import __version__
 from reslink.api.predict import PredictionTable
 from reslink.cluster.connection import ClusterAddress, connect
 from reslink.cluster.nodes import check_files, load_classifier
-from reslink.cluster.shards import Shard, file_state, run_shards
+from reslink.cluster.shards import Shard, file_states, run_shards
 from reslink.cluster.stored import Stored
 from reslink.errors import StorageError, UsageError
 from reslink.files import lock_folder, sha256
@@ -231,7 +231,7 @@ def _cut(run: Iterable[_Item], last: Mapping[str, int], batch_size: int, size: i
 
 
 def _shard(files: _ShardFiles) -> Shard:
-    listed = [[one.folder, one.given, one.error, [file_state(file) for file in one.files]] for one in files.listed]
+    listed = [[one.folder, one.given, one.error, file_states(one.files)] for one in files.listed]
     digest = sha256(json.dumps([__version__, asdict(files.job), listed]))
     paths = files.files
     return Shard(digest, len(paths), str(paths[0]) if paths else files.listed[0].given, files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -29,8 +29,9 @@ from reslink.audit.checks.sources import (
     source_names,
 )
 from reslink.audit.cross_validation import Ints
-from reslink.audit.extract import CaseFile, Extracted, Extraction, FileFeatures, Volume, extract_features
-from reslink.datasets.cache.decode import check_not_in_worker, map_jobs
+from reslink.audit.extract import CaseFile, Extracted, Extraction, FileFeatures, Volume
+from reslink.audit.extraction import extract_all
+from reslink.datasets.cache.decode import check_not_in_worker
 from reslink.datasets.cache.shards import choose_workers
 from reslink.datasets.case import Case
 from reslink.datasets.label_conflicts import label_conflicts
@@ -374,8 +375,7 @@ def series_refused(problem: str) -> UsageError:
 
 def _extract_here(files: Sequence[CaseFile], progress: Progress, workers: int) -> Iterator[Extracted]:
     progress.start(len(files), "Reading images")
-    results: Generator[Extracted, None, None] = map_jobs(extract_features, files, workers)
-    with closing(results):
+    with closing(extract_all(files, workers)) as results:
         for item in results:
             yield item
             progress.step()
