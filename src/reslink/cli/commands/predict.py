@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from reslink.cli.cluster_options import On, ShardSize, cluster_address
+from reslink.cli.command import paused_collection
 from reslink.cli.console import Console
 from reslink.cli.options import (
     FOLDER,
@@ -100,9 +101,11 @@ def predict(
     if address is not None:
         _check_cluster_options(paths, json, csv_file, pictures, overwrite, device)
         device = "cpu"
-    from reslink.inference.classifier import Classifier
+    threads = threads_from_environment()
+    with paused_collection():
+        from reslink.inference.classifier import Classifier
 
-    classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads_from_environment(), sequence=sequence)
+        classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads, sequence=sequence)
     if address is not None:
         from reslink.api.predict_shards import PredictionJob
         from reslink.cluster.nodes import bundle_digest
