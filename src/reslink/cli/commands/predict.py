@@ -35,6 +35,7 @@ from reslink.cli.prediction_text import (
     prediction_cells,
     print_usage_notes,
 )
+from reslink.cores import available_cores
 from reslink.errors import UsageError
 from reslink.files import sha256
 from reslink.inference.series_mode import SeriesMode
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from reslink.inference.classifier import Classifier
     from reslink.inference.prediction import Prediction
     from reslink.inference.prediction_counts import PredictionCounts
+
+_MAX_WORKERS = 4
 
 EXAMPLES = (
     "reslink predict runs/first/bundle scan.png",
@@ -126,6 +129,7 @@ def predict(
             overwrite=overwrite,
             unit=unit,
             series=series,
+            workers=_reading_workers(threads),
         )
         counts = _print_predictions(console, classifier, predictions, series, json=json, quiet=csv_file is not None)
     if pictures is not None and counts.slices:
@@ -134,6 +138,12 @@ def predict(
         _print_counts(console, classifier.bundle, counts, csv_file)
     if counts.failed:
         raise typer.Exit(1)
+
+
+def _reading_workers(threads: int | None) -> int:
+    """Returns the number of worker processes that read files: none for one thread, and no more than keep the network busy."""
+    threads = threads or available_cores()
+    return min(threads, _MAX_WORKERS) if threads > 1 else 0
 
 
 def _check_cluster_options(
