@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -57,12 +58,26 @@ def out_of_fold_probabilities(
     """
     probabilities = np.zeros((len(targets), num_classes))
     n_splits = min(folds, min_groups_per_class(targets, groups, num_classes))
-    splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
-    for train, test in splitter.split(targets, targets, groups):
+    group_numbers = np.asarray(np.unique(groups, return_inverse=True)[1], np.int64)
+    for train, test in _folds(np.asarray(targets, np.int64).tobytes(), group_numbers.tobytes(), n_splits, seed):
         model: Any = make_model()
         model.fit(features[train], targets[train])
         probabilities[np.ix_(test, model.classes_)] = model.predict_proba(features[test])
     return probabilities
+
+
+@lru_cache(maxsize=1)
+def _folds(targets: bytes, groups: bytes, n_splits: int, seed: int) -> list[tuple[Ints, Ints]]:
+    """Returns the training and the test rows of each fold. The models of an audit are fitted on the same folds in turn.
+
+    Args:
+        targets: (n,) int64 class indices, as bytes.
+        groups: (n,) int64 group numbers, as bytes.
+        n_splits: Number of folds.
+        seed: Seed of the folds.
+    """
+    y, names = np.frombuffer(targets, np.int64), np.frombuffer(groups, np.int64)
+    return list(StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed).split(y, y, names))
 
 
 def min_groups_per_class(targets: Ints, groups: NDArray[np.str_], num_classes: int) -> int:

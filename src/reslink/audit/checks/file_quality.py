@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ Kind = Literal[
     "corrupt", "blank", "tiny", "not_a_head", "wrong_orientation", "other_modality", "mixed_windows", "implausible_hu"
 ]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+Real = TypeVar("Real", bound=np.floating[Any])
 
 COHORT_KINDS: Final[tuple[Kind, ...]] = ("not_a_head", "wrong_orientation", "other_modality", "mixed_windows")
 """Kinds that need the other files: they are found by comparison with the rest of the data set."""
@@ -163,18 +164,20 @@ def _check_cohort(heads: list[tuple[str, ImageFeatures]]) -> tuple[list[Finding]
 
 def _find_outliers(items: list[ImageFeatures]) -> dict[int, str]:
     """Finds outliers by the correlation, over all orientations, with the fifth nearest head (Ramaswamy et al. 2000)."""
-    heads = np.stack([item.thumbnail for item in items]).astype(np.float64)
+    heads = np.stack([item.thumbnail for item in items]).astype(np.float32)
     others = np.unique(np.linspace(0, len(items) - 1, min(len(items), MAX_COMPARED)).astype(int))
-    flat = _standardized(heads)
-    orientations = [
-        _standardized(np.rot90(planes, turns, axes=(1, 2))) for planes in (heads, heads[:, :, ::-1]) for turns in range(4)
-    ]
+    compared = _standardized(heads[others])
     nearest = np.empty(len(items))
     for start in range(0, len(items), 512):
-        rows = slice(start, min(start + 512, len(items)))
-        similarity = np.max([oriented[rows] @ flat[others].T for oriented in orientations], axis=0)
-        similarity[np.arange(rows.start, rows.stop)[:, None] == others[None, :]] = -1
-        nearest[rows] = np.sort(similarity, axis=1)[:, -NEIGHBOR_RANK]
+        chunk = heads[start : start + 512]
+        rows = np.arange(start, start + len(chunk))
+        similarity = np.full((len(chunk), len(others)), -1, np.float32)
+        for planes in (chunk, chunk[:, :, ::-1]):
+            for turns in range(4):
+                oriented = _standardized(np.rot90(planes, turns, axes=(1, 2)))
+                np.maximum(similarity, oriented @ compared.T, out=similarity)
+        similarity[rows[:, None] == others[None, :]] = -1
+        nearest[rows] = np.partition(similarity, -NEIGHBOR_RANK, axis=1)[:, -NEIGHBOR_RANK]
     far = (nearest < MIN_CORRELATION) | ((nearest < 0.65) & (_robust_deviations(nearest) > 6) & (nearest < np.median(nearest)))
     usual = float(np.median(nearest))
     return {
@@ -261,8 +264,9 @@ def _correlation(heads: NDArray[np.float64], typical: NDArray[np.float64]) -> ND
     return np.asarray(np.maximum(_standardized(heads) @ pattern, _standardized(heads[:, :, ::-1]) @ pattern))
 
 
-def _standardized(planes: NDArray[np.float64]) -> NDArray[np.float64]:
+def _standardized(planes: NDArray[Real]) -> NDArray[Real]:
     """Returns pictures as vectors of mean 0 and length 1, (..., S * S)."""
     flat = planes.reshape(*planes.shape[:-2], -1)
     centered = flat - flat.mean(axis=-1, keepdims=True)
-    return np.asarray(centered / np.maximum(np.linalg.norm(centered, axis=-1, keepdims=True), 1e-9))
+    lengths = np.linalg.norm(centered, axis=-1, keepdims=True)
+    return np.asarray(centered / np.maximum(lengths, planes.dtype.type(1e-9)))

@@ -105,7 +105,8 @@ def quick_model_probabilities(
         return f"a class has {fewest} independent groups of images, and a quick model needs at least {MIN_GROUPS}"
 
     block = thumbnails.shape[1] // COARSE_SIDE
-    coarse = thumbnails.reshape(-1, COARSE_SIDE, block, COARSE_SIDE, block).mean(axis=(2, 4)).reshape(len(thumbnails), -1)
+    coarse = thumbnails.reshape(-1, COARSE_SIDE, block, COARSE_SIDE, block).mean(axis=(2, 4), dtype=np.float32)
+    coarse = coarse.reshape(len(thumbnails), -1)
     folds = SMALL_DATA_FOLDS if len(targets) < LARGE_DATA_SET else FOLDS
     candidates = [
         out_of_fold_probabilities(inputs, targets, names, num_classes, lambda: _quick_model(len(targets), seed), seed, folds)
@@ -117,7 +118,7 @@ def quick_model_probabilities(
 def _quick_model(cases: int, seed: int) -> VotingClassifier:
     trees = ExtraTreesClassifier(TREES, min_samples_leaf=3, max_features=0.3, class_weight="balanced", random_state=seed)
     ranks = QuantileTransformer(n_quantiles=min(50, cases // 2), random_state=seed)
-    regression = LogisticRegression(C=0.02, max_iter=500, class_weight="balanced")
+    regression = LogisticRegression(C=0.02, solver="newton-cholesky", class_weight="balanced")
     linear = make_pipeline(ranks, FunctionTransformer(_normal_scores), regression)
     return VotingClassifier([("trees", trees), ("linear", linear)], voting="soft")
 
