@@ -168,7 +168,6 @@ def test_similar_images_of_two_sources_stay_apart() -> None:
 
 
 def test_the_index_finds_the_same_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("faiss")
     pictures = thumbs([picture for seed in range(6) for picture in (*copies(brain(seed))[::3], brain(seed, neighbour=0.3))])
     everyone = cases(*[None] * len(pictures))
     plain = leakage_groups(everyone, pictures, [])

@@ -7,7 +7,6 @@ import pytest
 from numpy.typing import NDArray
 
 from reslink.datasets.near_duplicates import groups, hamming_index, search
-from reslink.errors import UsageError
 
 Codes = NDArray[np.uint8]
 
@@ -30,7 +29,6 @@ def found(index: hamming_index.HammingIndex, queries: Codes, distance: int) -> d
 
 @pytest.mark.parametrize(("share", "least"), [(0.0, 1.0), (0.1, 0.995), (0.15, 0.96)])
 def test_near_codes_are_found_with_their_distance(share: float, least: float, rng: np.random.Generator) -> None:
-    pytest.importorskip("faiss")
     codes = random_codes(rng, 2000)
     queries = flipped(codes[:400], share, rng)
     truth = np.unpackbits(codes[:400] ^ queries, axis=1).sum(axis=1)
@@ -41,7 +39,6 @@ def test_near_codes_are_found_with_their_distance(share: float, least: float, rn
 
 
 def test_codes_beyond_the_distance_are_left_out(rng: np.random.Generator) -> None:
-    pytest.importorskip("faiss")
     codes = random_codes(rng, 50)
     near = codes.copy()
     near[:, 0] ^= 255
@@ -62,14 +59,24 @@ def test_the_rotation_is_fixed_and_orthogonal() -> None:
     assert hamming_index.binary_codes(np.array([[1.1, -2.3, 3.7, 0.9]], np.float32)).tobytes().hex()[:16] == "4d7d4551ca017884"
 
 
-def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hamming_index, "faiss_available", lambda: False)
-    with pytest.raises(UsageError, match=r"needs faiss.*extra 'audit'.*pip install .*faiss-cpu"):
-        hamming_index.HammingIndex(np.zeros((1, 128), np.uint8))
+def test_codes_of_blank_images_are_found_by_no_query(rng: np.random.Generator) -> None:
+    codes = random_codes(rng, 4)
+    codes[[0, 2]] = 0
+    assert found(hamming_index.HammingIndex(codes), codes, 1024) == {(1, 1): 0, (3, 3): 0}
+    assert found(hamming_index.HammingIndex(codes[:1]), codes, 1024) == {}
+
+
+def test_pairs_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    codes = np.repeat(random_codes(rng, 3), 40, axis=0)
+    expected = found(hamming_index.HammingIndex(codes), codes, 0)
+    monkeypatch.setattr(hamming_index, "COMPARED", 7)
+    parts = list(hamming_index.HammingIndex(codes).search(codes, 0))
+    assert max(len(query) for query, _, _ in parts) == 7
+    assert found(hamming_index.HammingIndex(codes), codes, 0) == expected
+    assert set(expected) == {(i, j) for i in range(120) for j in range(120) if i // 40 == j // 40}
 
 
 def test_the_index_finds_the_same_pairs_as_a_full_search(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    pytest.importorskip("faiss")
     y, x = np.mgrid[:64, :64] - 31.5
     inside = np.hypot(y / 30, x / 26) < 1
     slices = np.where(inside, rng.integers(60, 200, (20, 64, 64)), 0).astype(np.uint8)

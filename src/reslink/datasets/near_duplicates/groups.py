@@ -6,6 +6,7 @@ together with 1.2 % of all other pairs, and each image would need eight hashes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -23,7 +24,14 @@ from reslink.datasets.near_duplicates.features import (
     outline_free_contrast,
     unit_rows,
 )
-from reslink.datasets.near_duplicates.search import INDEX_CORRELATION, INDEX_MIN_IMAGES, find_matches
+from reslink.datasets.near_duplicates.search import (
+    GROUP_SIZE,
+    INDEX_CORRELATION,
+    INDEX_MIN_IMAGES,
+    ROWS_SIZE,
+    find_matches,
+    planes_when_needed,
+)
 from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE, Thumbnails
 from reslink.errors import UsageError
 
@@ -93,7 +101,7 @@ def find_duplicates(thumbnails: Thumbnails, patients: Sequence[str | None] | Non
     min_structure = np.zeros(len(matches), np.float32)
     if patients is not None:
         _check_count(len(patients), len(thumbnails))
-        min_structure[_differ(patients, matches.first, matches.second)] = MIN_STRUCTURE_ACROSS_PATIENTS
+        min_structure[_differ(_numbers(patients), matches.first, matches.second)] = MIN_STRUCTURE_ACROSS_PATIENTS
     limits = zip(MIN_STRUCTURE, MIN_TEXTURE, strict=True)
     similar = np.any([(matches.structure >= structure) & (textures >= texture) for structure, texture in limits], axis=0)
     confirmed = matches.select(similar & (matches.structure >= min_structure))
@@ -109,7 +117,8 @@ def find_duplicates(thumbnails: Thumbnails, patients: Sequence[str | None] | Non
 
 def _identical_pairs(thumbnails: Thumbnails) -> list[tuple[int, int]]:
     """Pairs each thumbnail that is not blank with the first identical one."""
-    return [pair for pair in pairs_of_equal_keys([t.tobytes() if t.any() else None for t in thumbnails]) if pair[0] != pair[1]]
+    digests = [hashlib.sha256(thumbnail.tobytes()).digest() if thumbnail.any() else None for thumbnail in thumbnails]
+    return [pair for pair in pairs_of_equal_keys(digests) if pair[0] != pair[1]]
 
 
 def duplicate_groups(thumbnails: Thumbnails) -> list[int]:
@@ -130,13 +139,6 @@ def duplicate_groups(thumbnails: Thumbnails) -> list[int]:
 
 def _pair_rows(pairs: Sequence[DuplicatePair]) -> NDArray[np.intp]:
     return np.array([(pair.first, pair.second) for pair in pairs], np.intp).reshape(-1, 2)
-
-
-def _find_similar(thumbnails: Thumbnails) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Returns rows (i, j, orientation) of similar images, and the correlation of each."""
-    contrast = outline_free_contrast(thumbnails)
-    rows = _find_candidates(contrast)
-    return rows, _best_correlation(contrast, rows)
 
 
 def leakage_groups(
@@ -178,10 +180,12 @@ def leakage_groups(
 
 def _similar_pairs(thumbnails: Thumbnails, patients: Sequence[str | None], sources: Sequence[str | None]) -> NDArray[np.intp]:
     """Returns rows (i, j) of similar images; two known patients or sources need a higher correlation."""
-    rows, correlation = _find_similar(thumbnails)
-    apart = [_differ(names, rows[:, 0], rows[:, 1]) for names in (patients, sources)]
-    required = np.where(np.any(apart, axis=0), SIMILAR_CORRELATION_ACROSS_PATIENTS, SIMILAR_CORRELATION)
-    return rows[correlation >= required, :2]
+    numbers, similar = [_numbers(names) for names in (patients, sources)], [np.zeros((0, 2), np.intp)]
+    for pairs, correlation in _find_similar(thumbnails):
+        apart = [_differ(number, pairs[:, 0], pairs[:, 1]) for number in numbers]
+        required = np.where(np.any(apart, axis=0), SIMILAR_CORRELATION_ACROSS_PATIENTS, SIMILAR_CORRELATION)
+        similar.append(pairs[correlation >= required, :2])
+    return np.concatenate(similar)
 
 
 def _check_count(cases: int, thumbnails: int) -> None:
@@ -193,11 +197,15 @@ def _check_count(cases: int, thumbnails: int) -> None:
         )
 
 
-def _differ(names: Sequence[str | None], first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Returns whether each pair has two different known names, of patients or sources."""
+def _numbers(names: Sequence[str | None]) -> NDArray[np.intp]:
+    """Returns a number for each name of a patient or source, -1 if it is unknown."""
     numbers = {name: number for number, name in enumerate(sorted({n for n in names if n is not None}))}
-    number = np.array([-1 if name is None else numbers[name] for name in names], np.intp)
-    first_number, second_number = number[first], number[second]
+    return np.array([-1 if name is None else numbers[name] for name in names], np.intp)
+
+
+def _differ(numbers: NDArray[np.intp], first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Returns whether each pair has two different known names, given their ``_numbers``."""
+    first_number, second_number = numbers[first], numbers[second]
     return np.asarray((first_number >= 0) & (second_number >= 0) & (first_number != second_number))
 
 
@@ -226,58 +234,77 @@ def connected_groups(count: int, pairs: NDArray[np.intp]) -> list[int]:
     return [order.setdefault(int(component), len(order)) for component in components]
 
 
-def _find_candidates(contrast: Features) -> NDArray[np.intp]:
-    """Returns rows (i, j, orientation), i < j, of pairs similar at 32×32; many images are compared by an index."""
-    small = downsample(contrast)
-    plain, candidates = unit_rows(small), [np.zeros((0, 3), np.intp)]
-    search = (
-        _search_index(plain)
-        if len(contrast) > INDEX_MIN_IMAGES and hamming_index.faiss_available()
-        else _search_all_pairs(plain)
-    )
+def _find_similar(thumbnails: Thumbnails) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Yields rows (i, j, orientation), i < j, of pairs similar at 32×32, and their correlations; many images need an index."""
+    count, contrast = len(thumbnails), planes_when_needed(outline_free_contrast, thumbnails)
+    chunks = [slice(start, min(start + CHUNK_SIZE, count)) for start in range(0, max(count, 1), CHUNK_SIZE)]
+    plain = (unit_rows(downsample(contrast(chunk))) for chunk in chunks)
+    search = _search_index(plain) if count > INDEX_MIN_IMAGES else _search_all_pairs(plain)
+    for start in range(0, count, ROWS_SIZE):
+        later = contrast(slice(start, min(start + ROWS_SIZE, count)))
+        candidates = _find_candidates(downsample(later), start, search)
+        for part in np.unique(candidates[:, 0] // GROUP_SIZE):
+            pairs = candidates[candidates[:, 0] // GROUP_SIZE == part]
+            rows, first = np.unique(pairs[:, 0], return_inverse=True)
+            local = np.stack([first, pairs[:, 1] - start, pairs[:, 2]], axis=1)
+            yield pairs, _best_correlation(contrast(rows), later, local)
+
+
+Similar = Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]
+
+
+def _find_candidates(small: Features, start: int, search: Callable[[Features, int], Similar]) -> NDArray[np.intp]:
+    """Returns rows (i, j, orientation), i < j, of pairs whose second is one of some images, numbered from ``start``."""
+    candidates = [np.zeros((0, 3), np.int32)]
     for orientation in range(ORIENTATIONS):
-        for i, j in search(unit_rows(orient(small, orientation))):
-            later = i < j
-            candidates.append(np.stack([i[later], j[later], np.full_like(i[later], orientation)], axis=1))
+        for i, j in search(unit_rows(orient(small, orientation)), start):
+            rows = np.stack([i, j, np.full_like(i, orientation)], axis=1).astype(np.int32)
+            candidates.append(rows[i < j])
     return np.concatenate(candidates)
 
 
-def _search_all_pairs(rows: Features) -> Callable[[Features], Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]]:
-    """Returns a search for similar rows that compares all pairs."""
+def _search_all_pairs(chunks: Iterator[Features]) -> Callable[[Features, int], Similar]:
+    """Returns a search for similar rows that compares all pairs, and leaves out rows after the last of the others."""
+    rows = np.concatenate(list(chunks))
 
-    def search(others: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        for start in range(0, len(rows), CHUNK_SIZE):
-            correlation = rows[start : start + CHUNK_SIZE] @ others[start:].T
+    def search(others: Features, first: int) -> Similar:
+        for start in range(0, first + len(others), CHUNK_SIZE):
+            skipped = max(start - first, 0)  # these are earlier than all of these rows
+            correlation = rows[start : start + CHUNK_SIZE] @ others[skipped:].T
             i, j = np.divmod(np.flatnonzero(correlation > CANDIDATE_CORRELATION), correlation.shape[1])  # faster than nonzero
-            yield i + start, j + start
+            yield i + start, j + first + skipped
 
     return search
 
 
-def _search_index(rows: Features) -> Callable[[Features], Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]]:
+def _search_index(chunks: Iterator[Features]) -> Callable[[Features, int], Similar]:
     """Returns a search by an index of signs, which misses some pairs that are similar only after a shift."""
-    index = hamming_index.HammingIndex(hamming_index.binary_codes(rows))
+    index = hamming_index.HammingIndex(np.concatenate([hamming_index.binary_codes(rows) for rows in chunks]))
 
-    def search(others: Features) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        for j, i, _ in index.search(
-            hamming_index.binary_codes(others), int(np.arccos(INDEX_CORRELATION) / np.pi * hamming_index.BITS)
-        ):
-            yield i, j
+    def search(others: Features, first: int) -> Similar:
+        for j, i, _ in index.search(hamming_index.binary_codes(others), hamming_index.distance_of(INDEX_CORRELATION)):
+            yield i, j + first
 
     return search
 
 
-def _best_correlation(contrast: Features, pairs: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Returns the highest correlation of each pair over small shifts, with the second image in the orientation of the pair."""
+def _best_correlation(first: Features, second: Features, pairs: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Returns the highest correlation of each pair over small shifts.
+
+    Args:
+        first: (n, 64, 64) local contrast.
+        second: (m, 64, 64) local contrast.
+        pairs: (k, 3) index of the first, index of the second, orientation of the second.
+    """
     best = np.zeros(len(pairs), np.float32)
     for orientation in range(ORIENTATIONS):
         selected = np.flatnonzero(pairs[:, 2] == orientation)
         for start in range(0, len(selected), CHUNK_SIZE):
             rows = selected[start : start + CHUNK_SIZE]
-            first = unit_rows(contrast[pairs[rows, 0]]).reshape(-1, THUMBNAIL_SIZE, THUMBNAIL_SIZE)
-            second = unit_rows(orient(contrast[pairs[rows, 1]], orientation)).reshape(first.shape)
-            wrapped = np.pad(second, ((0, 0), (MAX_SHIFT, MAX_SHIFT), (MAX_SHIFT, MAX_SHIFT)), mode="wrap")
+            fixed = unit_rows(first[pairs[rows, 0]]).reshape(-1, THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+            moving = unit_rows(orient(second[pairs[rows, 1]], orientation)).reshape(fixed.shape)
+            wrapped = np.pad(moving, ((0, 0), (MAX_SHIFT, MAX_SHIFT), (MAX_SHIFT, MAX_SHIFT)), mode="wrap")
             for down, right in SHIFTS:
                 shifted = wrapped[:, down : down + THUMBNAIL_SIZE, right : right + THUMBNAIL_SIZE]
-                best[rows] = np.maximum(best[rows], np.einsum("ijk,ijk->i", first, shifted))
+                best[rows] = np.maximum(best[rows], np.einsum("ijk,ijk->i", fixed, shifted))
     return best

@@ -3,13 +3,17 @@
 Fourier magnitudes as a shift-invariant key: Reddy and Chatterji, "An FFT-based technique for translation, rotation, and
 scale-invariant image registration", IEEE Trans. Image Processing 1996. Zooms are tried one by one, since a crop magnifies a
 head by no more than a quarter.
+
+Planes and spectra of all images at once would take 90 KB for each. They are computed in chunks when they are needed; those of
+small data sets are kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Final
+from functools import partial
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +31,7 @@ from reslink.datasets.near_duplicates.features import (
     structure_contrast,
     texture_contrast,
 )
-from reslink.datasets.near_duplicates.thumbnails import Thumbnails
+from reslink.datasets.near_duplicates.thumbnails import Thumbnails, check_thumbnails
 
 ZOOMS: Final = (1.0, 1.04, 1.08, 1.12, 1.16, 1.2, 1.25)
 """A crop of 10 % at each side magnifies the head by 1.25; between two zooms the spectra of a head stay similar."""
@@ -45,7 +49,16 @@ INDEX_CORRELATION: Final = 0.79
 """Correlation of spectra from which the index finds a pair. It misses less similar pairs, such as deep crops."""
 
 INDEX_MIN_IMAGES: Final = 20_000
-"""Number of images above which the index is used, if faiss is installed."""
+"""Number of images above which the index is used."""
+
+KEPT_IMAGES: Final = 4096
+"""Up to this number of images their planes are kept; those of more images are computed again for each use."""
+
+ROWS_SIZE: Final = 4096
+"""Number of images whose spectra are multiplied at once with those of a chunk."""
+
+GROUP_SIZE: Final = 1024
+"""Number of pairs whose planes are in memory at once."""
 
 REFINED_CORRELATION: Final = 0.6
 """Correlation of structure after two refinement steps, from which refinement continues."""
@@ -54,6 +67,8 @@ BATCH_SIZE: Final = 64
 
 Numbers = NDArray[np.intp]
 Values = NDArray[np.float32]
+Planes: TypeAlias = Callable[[Numbers | slice], Features]
+"""Returns the (k, 64, 64) planes of some rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,17 +113,17 @@ class Matches:
 
     def best_per_pair(self, per_orientation: bool = False) -> Matches:
         """Keeps the row with the highest correlation per pair (or per pair and orientation), in the order of the pairs."""
-        order = np.argsort(-self.structure, kind="stable")
-        keys = (self.first[order], self.second[order], self.orientation[order] if per_orientation else 0 * self.first)
-        _, chosen = np.unique(np.stack(keys), axis=1, return_index=True)
-        return self.select(order[chosen])
+        keys = (self.first, self.second, *([self.orientation] if per_orientation else []))
+        order = np.lexsort((-self.structure, *reversed(keys)))
+        same = np.all([np.diff(key[order], prepend=-1) == 0 for key in keys], axis=0)
+        return self.select(order[~same])
 
 
 def find_matches(thumbnails: Thumbnails) -> tuple[Matches, Values]:
     """Finds the pairs that may be near duplicates, and aligns them.
 
     Args:
-        thumbnails: (n, 64, 64) uint8 from ``make_thumbnail``.
+        thumbnails: (n, 64, 64) uint8 from ``make_thumbnail``; may be a memory-mapped file.
 
     Returns:
         Each pair once, in the pose with the highest correlation of structure, and the correlation of texture in that pose.
@@ -116,37 +131,69 @@ def find_matches(thumbnails: Thumbnails) -> tuple[Matches, Values]:
     Raises:
         UsageError: If the thumbnails have another shape or type.
     """
-    masks = soft_tissue_masks(thumbnails)
-    texture = texture_contrast(thumbnails, masks)
-    candidates = find_candidates(texture)
-    structure = structure_contrast(thumbnails, masks)
-    aligned = Matches.concatenate(
-        [Matches.empty(), *(align_pairs(structure, structure, batch) for batch in candidates.batches())]
-    ).best_per_pair()
-    correlations = [np.zeros(0, np.float32), *(_texture_correlation(texture, batch) for batch in aligned.batches())]
-    return aligned, np.concatenate(correlations)
+    check_thumbnails(thumbnails)
+    masks = soft_tissue_masks(thumbnails) if len(thumbnails) <= KEPT_IMAGES else None
+    texture = planes_when_needed(partial(texture_contrast, masks=masks), thumbnails)
+    candidates = find_candidates(texture, len(thumbnails))
+    structure = planes_when_needed(partial(structure_contrast, masks=masks), thumbnails)
+    aligned = [Matches.empty()]
+    for rows, planes, pairs in _with_planes(structure, candidates):
+        kept = [align_pairs(planes, planes, batch) for batch in pairs.batches()]
+        aligned += [replace(part, first=rows[part.first], second=rows[part.second]) for part in kept]
+    best = Matches.concatenate(aligned).best_per_pair()
+    correlations = [np.zeros(0, np.float32)]
+    for _, planes, pairs in _with_planes(texture, best):
+        correlations += [_texture_correlation(planes, batch) for batch in pairs.batches()]
+    return best, np.concatenate(correlations)
 
 
-def find_candidates(textures: Features) -> Matches:
+def planes_when_needed(compute: Callable[[Thumbnails], Features], thumbnails: Thumbnails) -> Planes:
+    """Returns the planes of thumbnails by row: computed once for up to 4,096 images, for more whenever they are asked for.
+
+    Args:
+        compute: Turns (k, 64, 64) thumbnails into as many planes, each by itself.
+        thumbnails: (n, 64, 64) uint8.
+    """
+    if len(thumbnails) <= KEPT_IMAGES:
+        return compute(thumbnails).__getitem__
+    return lambda rows: compute(thumbnails[rows])
+
+
+def find_candidates(textures: Planes, count: int) -> Matches:
     """Finds the pairs with similar spectra.
 
     Args:
-        textures: (n, 64, 64) from ``texture_contrast``.
+        textures: The ``texture_contrast`` of each image.
+        count: Number of images.
 
     Returns:
         One row per pair and spectrum orientation (0, 1, 4 or 5), with the zoom of the highest correlation. Up to 20,000
-        images, or without faiss, all pairs are compared; beyond that, an index is used.
+        images, all pairs are compared; beyond that, an index is used.
     """
-    plain = spectra(textures)
-    make_search = _search_index if len(plain) > INDEX_MIN_IMAGES and hamming_index.faiss_available() else _search_all_pairs
-    search, candidates = make_search(half_spectra(plain)), [Matches.empty()]
-    for zoom in ZOOMS:
-        zoomed = plain if zoom == 1 else spectra(textures, zoom)
-        for orientation in SPECTRUM_ORIENTATIONS:
-            candidates += [
-                _candidate_rows(*similar, orientation, zoom) for similar in search(half_spectra(orient(zoomed, orientation)))
-            ]
-    return Matches.concatenate(candidates).best_per_pair(per_orientation=True)
+    chunks = [slice(start, min(start + CHUNK_SIZE, count)) for start in range(0, max(count, 1), CHUNK_SIZE)]
+    plain = (half_spectra(spectra(textures(chunk))) for chunk in chunks)
+    search = _search_index(plain) if count > INDEX_MIN_IMAGES else _search_all_pairs(plain)
+    candidates = [Matches.empty()]
+    for chunk in chunks:
+        texture, similar = textures(chunk), [Matches.empty()]
+        for zoom in ZOOMS:
+            zoomed = spectra(texture, zoom)
+            for orientation in SPECTRUM_ORIENTATIONS:
+                for i, j, correlation in search(half_spectra(orient(zoomed, orientation))):
+                    similar.append(_candidate_rows(i, j + chunk.start, correlation, orientation, zoom))
+        candidates.append(Matches.concatenate(similar).best_per_pair(per_orientation=True))
+    found = Matches.concatenate(candidates)
+    log_zoom = found.pose[:, 0]  # of equal correlations, the smallest zoom counts, and the zoom of the later image
+    return found.select(np.lexsort((log_zoom, np.abs(log_zoom)))).best_per_pair(per_orientation=True)
+
+
+def _with_planes(contrast: Planes, pairs: Matches) -> Iterator[tuple[Numbers, Features, Matches]]:
+    """Yields groups of pairs: the rows of their images, the planes of these, and the pairs as indices of these planes."""
+    for start in range(0, len(pairs), GROUP_SIZE):
+        group = pairs.select(slice(start, start + GROUP_SIZE))
+        rows, indices = np.unique(np.stack([group.first, group.second]), return_inverse=True)
+        first, second = indices.reshape(2, len(group))
+        yield rows, contrast(rows), replace(group, first=first, second=second)
 
 
 def align_pairs(first: Features, second: Features, pairs: Matches) -> Matches:
@@ -193,26 +240,25 @@ def orient_each(planes: Features, orientations: Numbers) -> Features:
 SimilarRows = tuple[Numbers, Numbers, Values]
 
 
-def _search_all_pairs(rows: Features) -> Callable[[Features], Iterator[SimilarRows]]:
+def _search_all_pairs(chunks: Iterator[Features]) -> Callable[[Features], Iterator[SimilarRows]]:
     """Returns a search for similar rows that compares all pairs."""
+    rows = np.concatenate(list(chunks))
 
     def search(others: Features) -> Iterator[SimilarRows]:
-        for start in range(0, len(rows), CHUNK_SIZE):
-            correlation = rows[start : start + CHUNK_SIZE] @ others.T
+        for start in range(0, len(rows), ROWS_SIZE):
+            correlation = rows[start : start + ROWS_SIZE] @ others.T
             i, j = np.divmod(np.flatnonzero(correlation > CANDIDATE_CORRELATION), correlation.shape[1])  # faster than nonzero
             yield i + start, j, correlation[i, j]
 
     return search
 
 
-def _search_index(rows: Features) -> Callable[[Features], Iterator[SimilarRows]]:
+def _search_index(chunks: Iterator[Features]) -> Callable[[Features], Iterator[SimilarRows]]:
     """Returns a search for very similar rows that uses an index of their signs."""
-    index = hamming_index.HammingIndex(hamming_index.binary_codes(rows))
+    index = hamming_index.HammingIndex(np.concatenate([hamming_index.binary_codes(rows) for rows in chunks]))
 
     def search(others: Features) -> Iterator[SimilarRows]:
-        for j, i, bits in index.search(
-            hamming_index.binary_codes(others), int(np.arccos(INDEX_CORRELATION) / np.pi * hamming_index.BITS)
-        ):
+        for j, i, bits in index.search(hamming_index.binary_codes(others), hamming_index.distance_of(INDEX_CORRELATION)):
             yield i, j, np.cos(np.pi * bits / hamming_index.BITS).astype(np.float32)
 
     return search
