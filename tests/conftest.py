@@ -445,8 +445,11 @@ def s3(storage_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The S3 server without faults, named with its credentials in the environment; repetitions do not wait."""
     from s3fs import S3FileSystem
 
+    from reslink.remote_files import _listed_start
+
     storage_server.reset()
     S3FileSystem.clear_instance_cache()  # instances keep their credentials
+    _listed_start.cache_clear()
     for name, value in {
         "AWS_ENDPOINT_URL": storage_server.url,
         "AWS_ACCESS_KEY_ID": "test",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import http.server
 import logging
 import ssl
@@ -17,21 +16,21 @@ from typing import Any
 import pytest
 
 from reslink import remote_files
-from reslink.cli.offline import block_network
 from reslink.errors import InputError, StorageError, UsageError
 from reslink.files import sha256
 from reslink.remote_files import (
     RemoteFileError,
-    RemotePath,
     RemoteStorageError,
     content_hash,
     list_folder,
     local_file,
-    parse_remote,
+    read_ahead,
     read_start,
     version_hash,
-    without_secrets,
+    version_state,
+    with_starts,
 )
+from reslink.remote_paths import RemotePath, parse_remote
 
 SIGNED = "https://me:secret@images.org/a/b.nii.gz?X-Amz-Signature=5ec7e7&X-Amz-Credential=5ec7e7"
 
@@ -52,62 +51,6 @@ def remote(text: str) -> RemotePath:
     return path
 
 
-class TestPaths:
-    @pytest.mark.parametrize("text", ["a.png", "/a/b.png", "C:/a.png", "s3:b", "file:///a.png", "s3", ""])
-    def test_other_paths_are_not_remote(self, text: str) -> None:
-        assert parse_remote(text) is None
-        assert parse_remote(Path(text)) is None
-        assert without_secrets(text) == text
-
-    def test_objects_that_are_no_paths_are_not_remote(self) -> None:
-        assert [parse_remote(value) for value in (None, b"s3://a/b", 3)] == [None, None, None]
-
-    @pytest.mark.parametrize("text", ["s3://bucket/a/b.png", "gs://bucket/a/b.png", "https://images.org/a/b.png"])
-    def test_a_path_that_joined_the_slashes_is_the_same(self, text: str) -> None:
-        assert remote(text) == parse_remote(Path(text))
-        assert (str(remote(text)), remote(text).url) == (text, text)
-        assert parse_remote(remote(text)) is not None
-
-    def test_it_stays_itself_where_paths_are_copied_and_sent_to_other_processes(self) -> None:
-        path = remote(SIGNED)
-        for same in (sent(path), copy.deepcopy(path), path.resolve(), path.absolute()):
-            assert (same, same.url, hash(same)) == (path, SIGNED, hash(path))
-        assert path != remote(SIGNED + "0")
-        assert sorted([path, Path("/a")]) == [Path("/a"), path]
-
-    def test_folders_and_files_below_them(self) -> None:
-        path = remote("s3://bucket/a/b.png")
-        assert path.parent == remote("s3://bucket/a")
-        assert (path.parent / "c/../d.png") == remote("s3://bucket/a/d.png")
-        assert path.relative_to(path.parent) == Path("b.png")
-        assert (path.is_relative_to(path.parent), path.is_relative_to(Path("/tmp")), path.is_file()) == (True, False, False)
-        assert remote(SIGNED).parent.url == "https://me:secret@images.org/a"
-
-    def test_secrets_are_not_shown(self) -> None:
-        path = remote(SIGNED)
-        shown = "https://images.org/a/b.nii.gz?…"
-        assert (str(path), f"{path}", repr(path), path.as_posix()) == (shown, shown, f"RemotePath({shown!r})", shown)
-        assert without_secrets(SIGNED) == shown
-        assert str(remote("az://container@account/x.png")) == "az://container@account/x.png"
-
-    def test_http_and_credentials_in_the_urls_of_buckets_are_refused(self) -> None:
-        with pytest.raises(UsageError, match=r"http://images\.org/a\.png is not encrypted.*begin with s3://.*Use https://"):
-            parse_remote("http://images.org/a.png")
-        with pytest.raises(UsageError, match=r"s3://bucket/a\.png was given with credentials.*AWS_ACCESS_KEY_ID") as error:
-            parse_remote("s3://key:5ec7e7@bucket/a.png")
-        assert "5ec7e7" not in str(error.value)
-
-    def test_offline_refuses_them_by_name(self) -> None:
-        block_network(True)
-        try:
-            with pytest.raises(UsageError, match=r"b\.nii\.gz\?… is a remote path, and --offline.*no connection.*copy the"):
-                parse_remote(SIGNED)
-            with pytest.raises(UsageError, match=r"s3://b/x is a remote path"), local_file("s3://b/x"):
-                pass
-        finally:
-            block_network(False)
-
-
 class TestFetching:
     def test_a_file_is_fetched_and_removed(self, s3: Any) -> None:
         url = s3.put("a b/x.nii.gz", b"content")
@@ -120,22 +63,35 @@ class TestFetching:
             with local_file(path) as same:
                 assert same is path
 
-    def test_a_file_of_several_ranges(self, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(remote_files, "_CHUNK", 1000)
-        content = bytes(range(256)) * 10
-        with local_file(s3.put("large.bin", content)) as local:
-            assert local.read_bytes() == content
+    def test_a_file_is_one_request(self, s3: Any) -> None:
+        content = bytes(range(256)) * 10_000
+        url = s3.put("large.bin", content)
+        s3.reset()
+        assert fetch(url) == content
+        assert s3.requests == [("GET", "/heads/large.bin")]
 
     def test_the_start_of_a_file(self, s3: Any) -> None:
         path = remote(s3.put("start.bin", b"0123456789"))
         assert (read_start(path, 4), read_start(path, 100)) == (b"0123", b"0123456789")
+        assert read_start(remote(s3.put("empty.bin", b"")), 4) == b""
+        with pytest.raises(RemoteFileError, match="Check the path"):
+            read_start(remote("s3://heads/none.bin"), 4)
+
+    def test_the_start_of_a_listed_file_is_fetched_once(self, s3: Any) -> None:
+        s3.put("starts/a", b"0123456789")
+        for content in (b"0123456789", b"abcdefghij"):
+            s3.put("starts/a", content)
+            [path] = list_folder(remote("s3://heads/starts/")) or []
+            s3.reset()
+            assert (read_start(path, 2), read_start(path, 4)) == (content[:2], content[:4])
+            assert len(s3.requests) == 1
 
     def test_a_file_that_is_too_large(self, s3: Any) -> None:
         url = s3.put("big.bin", bytes(3 << 20))
         s3.reset()
         with pytest.raises(InputError, match=r"s3://heads/big\.bin has 3 MiB\. The limit is 1 MiB"), local_file(url, 1 << 20):
             pass
-        assert {method for method, _ in s3.requests} == {"HEAD"}
+        assert len(s3.requests) == 1
 
     def test_a_missing_file_and_a_missing_bucket_are_not_tried_again(self, s3: Any) -> None:
         for url in (s3.put("x.png", b"x").replace("x.png", "y.png"), "s3://no-bucket/x.png"):
@@ -148,7 +104,9 @@ class TestFetching:
         url = s3.put("x.png", b"x")
         s3.reset()
         s3.forbid = True
-        with pytest.raises(RemoteFileError, match=r"x\.png cannot be fetched: .*Forbidden.*Check the credentials") as error:
+        with pytest.raises(
+            RemoteFileError, match=r"x\.png cannot be fetched: .*signature does.*Check the credentials"
+        ) as error:
             fetch(url)
         assert "test" not in str(error.value)
         assert len(s3.requests) <= 2
@@ -168,7 +126,7 @@ class TestFetching:
         s3.refuse = lambda number, *_: number < 4
         with local_file(url) as local:
             assert local.read_bytes() == b"content"
-        assert len(s3.requests) == 6
+        assert len(s3.requests) == 5
 
     def test_a_tenth_of_all_requests_fails(self, s3: Any) -> None:
         urls = [s3.put(f"{i}.bin", bytes([i]) * 100) for i in range(20)]
@@ -185,7 +143,7 @@ class TestFetching:
         with pytest.raises(RemoteStorageError, match=r"x\.png cannot be fetched in 5 attempts: .*Check the network") as error:
             fetch(url)
         assert len(s3.requests) == 5
-        assert "(503)" in str(error.value)
+        assert "SlowDown" in str(error.value)
         assert "max retries" not in str(error.value)
         assert isinstance(sent(error.value), RemoteStorageError)
 
@@ -233,6 +191,86 @@ class TestFetching:
         assert [record for record in caplog.records if record.name.startswith("reslink")] == []
 
 
+class TestReadAhead:
+    """The next files are fetched before they are needed."""
+
+    def test_files_arrive_in_order_and_each_is_fetched_once(self, s3: Any) -> None:
+        urls = [s3.put(f"ahead/{i}.bin", bytes([i]) * 10) for i in range(40)]
+        s3.reset()
+        s3.refuse = lambda number, *_: number % 10 == 3
+        contents = [fetch(url) for url in read_ahead(urls, lambda url: [url], 100)]
+        assert contents == [bytes([i]) * 10 for i in range(40)]
+        served = [path for i, (_, path) in enumerate(s3.requests) if i % 10 != 3]
+        assert sorted(served) == sorted(f"/heads/ahead/{i}.bin" for i in range(40))
+
+    def test_several_at_once_and_few_are_kept(self, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        urls = [s3.put(f"ahead/{i}.bin", b"x") for i in range(60)]
+        s3.reset()
+        together = threading.Barrier(4)
+
+        def refuse(number: int, *_: object) -> bool:
+            if number < 4:
+                together.wait(20)  # broken, which fails the test, if fewer than four requests come together
+            return False
+
+        s3.refuse = refuse
+        kept = []
+        for url in read_ahead(urls, lambda url: [url], 100):
+            kept.append(len([file for file in tmp_path.rglob("*") if file.is_file()]))
+            fetch(url)
+        assert not together.broken
+        assert 1 < max(kept) <= 16
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_error_is_raised_where_the_file_is_read(self, s3: Any) -> None:
+        urls = [s3.put("ahead/0.bin", b"x"), "s3://heads/ahead/none.bin", s3.put("ahead/big.bin", bytes(3 << 20))]
+        messages = []
+        for url in read_ahead(urls, lambda url: [url], 1 << 20):
+            try:
+                messages.append(fetch(url).decode())
+            except InputError as error:
+                messages.append(str(error))
+        assert messages[0] == "x"
+        assert "none.bin cannot be fetched" in messages[1]
+        assert "big.bin has 3 MiB" in messages[2]
+
+    def test_files_that_nobody_reads_are_removed(self, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        url = s3.put("ahead/0.bin", b"x")
+        items = read_ahead([url] * 3, lambda url: [url], 100)
+        next(items)
+        items.close()  # type: ignore[attr-defined]
+        assert list(tmp_path.iterdir()) == []
+        assert fetch(url) == b"x"
+
+    def test_local_items_are_taken_one_by_one(self) -> None:
+        taken = []
+
+        def items() -> Iterator[str]:
+            for name in "abc":
+                taken.append(name)
+                yield name
+
+        ahead = read_ahead(items(), lambda name: [name], 100)
+        assert (next(ahead), taken) == ("a", ["a"])
+        assert (next(ahead), taken) == ("b", ["a", "b"])
+
+    def test_starts_are_fetched_several_at_once_and_only_where_needed(self, s3: Any) -> None:
+        for i in range(8):
+            s3.put(f"with/{i}.{'png' if i < 4 else 'dcm'}", f"start {i} of {id(self)}".encode())
+        paths = list_folder(remote("s3://heads/with/")) or []
+        s3.reset()
+        together = threading.Barrier(4)
+        s3.refuse = lambda *_: bool(together.wait(20)) and False
+        assert list(with_starts(paths, lambda path: path.suffix == ".dcm")) == paths
+        assert [path for _, path in sorted(s3.requests)] == [f"/heads/with/{i}.dcm" for i in range(4, 8)]
+        assert read_start(paths[7], 7) == b"start 7"
+        assert len(s3.requests) == 4
+        local = [Path("a"), Path("b")]
+        assert list(with_starts(local)) == local
+
+
 class TestVersions:
     def test_the_hash_changes_with_the_content_and_fetches_nothing(self, s3: Any) -> None:
         path = remote(s3.put("x.png", b"one"))
@@ -268,13 +306,23 @@ class TestVersions:
 
 
 class TestFolders:
+    def test_a_listing_states_the_versions(self, s3: Any) -> None:
+        url = s3.put("listed/x.png", b"one")
+        [listed] = list_folder(remote("s3://heads/listed/")) or []
+        assert listed == remote(url)
+        asked = version_hash(remote(url)), version_state(remote(url))
+        s3.reset()
+        assert (version_hash(listed), version_state(listed)) == asked
+        assert (listed.version, s3.requests) == (asked[0], [])
+
     def test_the_account_of_azure_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class System:
             def info(self, _: str) -> dict[str, str]:
                 return {"type": "directory"}
 
-            def find(self, _: str) -> list[str]:
-                return ["heads/ward/b.png", "heads/ward/a.png"]  # as adlfs: container and key
+            def find(self, _: str, detail: bool) -> dict[str, dict[str, Any]]:
+                assert detail
+                return {"heads/ward/b.png": {}, "heads/ward/a.png": {}}  # as adlfs: container and key
 
         monkeypatch.setattr(remote_files, "_file_system", lambda _: (System(), "heads/ward"))
         for start in ("az://heads@account", "az://heads", "gs://heads"):
@@ -392,7 +440,7 @@ class TestWeb:
                 use(remote(f"https://{web.url}/x.png?sig=5ec7e7"))
             server.shutdown()
         assert "5ec7e7" not in str(error.value)
-        assert len(web.seen) == 2  # fsspec asks with HEAD, then GET
+        assert len(web.seen) == (1 if use is fetch else 2)  # fsspec asks with HEAD, then GET
 
     @pytest.mark.parametrize("target", ["/y.png", "y.png", "https://{host}/y.png", "//{host}/y.png"])
     def test_a_redirect_to_https_is_followed(self, web: Any, target: str) -> None:

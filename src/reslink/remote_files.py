@@ -1,42 +1,54 @@
-"""Files in object storage and on web servers: which paths are remote, how they are fetched, and what is never shown of them.
+"""Files in object storage and on web servers: how they are listed and fetched, and what is repeated when a storage fails.
 
-This is the only module below ``cli`` and ``serving`` that uses the network. A remote file is fetched to a temporary file, which
-the readers of local files read and which is then removed.
+This is the only module below ``cli`` and ``serving`` that uses the network. A remote file is fetched with one request to a
+temporary file, which the readers of local files read and which is then removed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import posixpath
+import errno
 import random
 import re
+import shutil
 import ssl
-import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from reslink.errors import InputError, ReslinkError, UsageError
+from reslink.errors import InputError, ReslinkError
 from reslink.files import optional_import, sha256, storage_errors
+from reslink.remote_paths import SCHEMES, RemotePath, parse_remote, without_secrets
 
+_P = TypeVar("_P", bound=Path)
 _T = TypeVar("_T")
 
-SCHEMES: Final = "s3://, gs://, az:// and https://"
-
-_REMOTE: Final = re.compile(
-    r"(?P<scheme>s3|gs|az|https?):/+(?P<user>[^/]*@)?(?P<place>[^/?#]+)(?P<key>[^?]*)(?P<query>\?.*)?", re.I | re.S
-)
 _PACKAGES: Final = {"s3": ("s3fs", "remote"), "https": ("aiohttp", "remote"), "gs": ("gcsfs", "gcs"), "az": ("adlfs", "azure")}
 """The package of each scheme and the extra of reslink that installs it."""
 
 _WAITS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 """Seconds before each repetition, as a maximum: the actual wait is random, so that many workers do not repeat at once."""
 
-_CHUNK: Final = 8 << 20
+START_BYTES: Final = 1 << 14
+"""Bytes at the start of a file, which hold the header of most DICOM files up to its position."""
+
+_STARTS: Final = 4096
+"""Number of starts of listed files that are kept in memory: 64 MiB at most."""
+
+_CONNECTIONS: Final = 8
+"""Number of files that are fetched at once."""
+
+_FILES_AHEAD: Final = 16
+"""Number of files that are fetched before they are needed; more would only need more disk."""
+
+_COPY: Final = "The copy of a remote file in the folder of temporary files"
 _MIB: Final = 1 << 20
 _CONNECTION_ERRORS: Final = {
     "ConnectionError",
@@ -47,16 +59,7 @@ _CONNECTION_ERRORS: Final = {
 }
 """Names of the base classes of Python, botocore and aiohttp for failures of a connection."""
 
-_SIGNATURES: Final = {
-    "x-amz-signature": r"x-amz-.*",
-    "x-goog-signature": r"x-goog-.*",
-    "signature": r"signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid",
-    "sig": r"s(ig|[vetprs]|ip|pr|rt|dd|k\w+)",
-}
-"""The parameter of a URL that holds a signature, and those that belong to it: of S3, Google, CloudFront and Azure."""
-
 _PERMANENT: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_state = {"offline": False}
 
 
 class RemoteFileError(InputError):
@@ -65,161 +68,6 @@ class RemoteFileError(InputError):
 
 class RemoteStorageError(ReslinkError):
     """A storage could not be reached, or failed, in all attempts; data sets are not read without the file (exit code 1)."""
-
-
-class RemotePath(type(Path())):  # type: ignore[misc]  # PosixPath or WindowsPath
-    """The URL of a remote file where a path is expected. Its text holds neither credentials nor the query of the URL.
-
-    Functions of the file system find no such file; the readers of reslink use :func:`local_file`.
-
-    Args:
-        url: The URL, as given by the user.
-    """
-
-    __slots__ = ("_shown", "_url")
-    _shown: str
-    _url: str
-
-    def __new__(cls, url: str) -> RemotePath:
-        """Creates the path from its text without credentials."""
-        path: RemotePath = super().__new__(cls, without_secrets(url))
-        path._url, path._shown = url, without_secrets(url)
-        return path
-
-    def __init__(self, url: str) -> None:
-        if sys.version_info >= (3, 12):
-            super().__init__(without_secrets(url))
-
-    if sys.version_info < (3, 12):
-
-        @classmethod
-        def _from_parsed_parts(cls, *parts: Any) -> Path:
-            """Returns a plain path: a part of a URL is no URL."""
-            return type(Path())._from_parsed_parts(*parts)  # type: ignore[attr-defined,no-any-return]
-
-    def with_segments(self, *segments: str | os.PathLike[str]) -> Path:
-        """Returns a plain path, as Python 3.12 and later ask for a part of a path."""
-        return Path(*segments)
-
-    @property
-    def url(self) -> str:
-        """The whole URL, with credentials and query. Never show it."""
-        return self._url
-
-    @property
-    def parent(self) -> RemotePath:
-        """The folder of the file, without the query of the URL."""
-        start, _, _ = self._url.partition("?")[0].rpartition("/")
-        return RemotePath(start) if start.count("/") > 2 else RemotePath(f"{start.rstrip('/')}/") if "//" in start else self
-
-    def __truediv__(self, key: str | os.PathLike[str]) -> RemotePath:
-        """Returns a file below this folder; the key may hold ``..``."""
-        matched = _matched(self._url)
-        below = posixpath.normpath(f"{matched['key']}/{os.fspath(key)}").lstrip("/")
-        return RemotePath(f"{matched['scheme']}://{matched['user'] or ''}{matched['place']}/{below}")
-
-    def is_relative_to(self, other: str | os.PathLike[str], *_: str | os.PathLike[str]) -> bool:
-        """Returns whether it is a file below another remote path."""
-        return isinstance(other, RemotePath) and self.parts[: len(other.parts)] == other.parts
-
-    def relative_to(self, other: str | os.PathLike[str], *_: str | os.PathLike[str], walk_up: bool = False) -> Path:  # noqa: ARG002
-        """Returns the path from a remote folder to it.
-
-        Raises:
-            ValueError: If it is not below that folder.
-        """
-        if not isinstance(other, RemotePath) or not self.is_relative_to(other):
-            raise ValueError(f"{self} is not below {other}")
-        return Path(*self.parts[len(other.parts) :])
-
-    def resolve(self, strict: bool = False) -> RemotePath:  # noqa: ARG002
-        """Returns itself: a remote path has no links."""
-        return self
-
-    def absolute(self) -> RemotePath:
-        """Returns itself."""
-        return self
-
-    def __str__(self) -> str:
-        return self._shown
-
-    def __fspath__(self) -> str:
-        return self._shown
-
-    def __repr__(self) -> str:
-        return f"RemotePath({self._shown!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RemotePath) and self._url == other._url
-
-    def __hash__(self) -> int:
-        return hash(self._url)
-
-    def __reduce__(self) -> tuple[type[RemotePath], tuple[str]]:
-        return RemotePath, (self._url,)
-
-
-def refuse_remote(offline: bool) -> None:
-    """Refuses remote paths in this process, or allows them again; set by ``--offline``."""
-    _state["offline"] = offline
-
-
-def parse_remote(path: object) -> RemotePath | None:
-    """Returns a text or a path as a remote path, or None if it is not one.
-
-    ``Path("s3://bucket/key")`` joins the two slashes, so ``s3:/bucket/key`` is accepted too.
-
-    Raises:
-        UsageError: If it is remote and ``--offline`` was given, or its scheme or its credentials cannot be used.
-    """
-    if isinstance(path, RemotePath):
-        remote = path
-    elif not isinstance(path, str | os.PathLike) or (matched := _REMOTE.fullmatch(os.fspath(path))) is None:
-        return None
-    else:
-        scheme = matched["scheme"].lower()
-        parts = (matched["user"], matched["place"], matched["key"], matched["query"])
-        remote = RemotePath(f"{scheme}://{''.join(part or '' for part in parts)}")
-        _check_form(remote, scheme, matched["user"] or "")
-    if _state["offline"]:
-        raise UsageError(
-            f"{remote} is a remote path, and --offline was given",
-            "--offline allows no connection",
-            "Remove --offline, or copy the file to this computer and give its path",
-        )
-    return remote
-
-
-def _check_form(remote: RemotePath, scheme: str, user: str) -> None:
-    if scheme == "http":
-        raise UsageError(
-            f"{remote} is not encrypted",
-            f"Remote paths begin with {SCHEMES}",
-            "Use https://, or copy the file to this computer and give its path",
-        )
-    if ":" in user and scheme != "https":
-        raise UsageError(
-            f"{remote} was given with credentials in its URL",
-            f"Credentials for {scheme}:// come from the environment or the configuration files of its storage",
-            "Remove them from the URL, and set the variables of the storage, such as AWS_ACCESS_KEY_ID",
-        )
-
-
-def _matched(url: str) -> re.Match[str]:
-    matched = _REMOTE.fullmatch(url)
-    assert matched is not None  # noqa: S101  (RemotePath is made of a URL that matches)
-    return matched
-
-
-def without_secrets(path: object) -> str:
-    """Returns a path as text for people: a URL without user, password and query, any other path as it is."""
-    text = str(path)
-    matched = _REMOTE.fullmatch(text)
-    if matched is None:
-        return text
-    scheme, user = matched["scheme"], matched["user"] or ""
-    shown = user if scheme == "az" and ":" not in user else ""  # the container, in az://container@account/…
-    return f"{scheme}://{shown}{matched['place']}{matched['key']}{'?…' if matched['query'] else ''}"
 
 
 @contextlib.contextmanager
@@ -241,31 +89,171 @@ def local_file(path: _T, most: int | None = None) -> Iterator[_T | Path]:
     if remote is None:
         yield path
         return
-    with storage_errors("The copy of a remote file in the folder of temporary files"):
+    if (fetched := _fetched_ahead(remote)) is not None:
+        target = fetched.result()
+        try:
+            yield target
+        finally:
+            shutil.rmtree(target.parent, ignore_errors=True)
+        return
+    with storage_errors(_COPY):
         folder = tempfile.TemporaryDirectory(prefix="reslink-")
     with folder as name:
-        key = _matched(remote.url)["key"].rpartition("/")[2]
-        target = Path(name, re.sub(r"[^\w.-]", "_", key)[-100:] or "file")
-        _retried(remote, lambda: _download(remote, target, most))
-        yield target
+        yield _fetch(remote, Path(name), most)
+
+
+def _fetch(path: RemotePath, folder: Path, most: int | None) -> Path:
+    target = folder / (re.sub(r"[^\w.-]", "_", path.key.rpartition("/")[2])[-100:] or "file")
+    _retried(path, lambda: _download(path, target, most))
+    return target
+
+
+def read_ahead(items: Iterable[_T], files_of: Callable[[_T], Iterable[object]], most: int) -> Iterator[_T]:
+    """Yields items, and meanwhile fetches the remote files of the next ones, which :func:`local_file` then returns.
+
+    Args:
+        items: The items. They are taken one by one, unless they have remote files.
+        files_of: Returns the files of an item, in the order in which they are read.
+        most: As for :func:`local_file`.
+    """
+    waiting: deque[tuple[_T, int]] = deque()
+    n_files = 0
+    with contextlib.ExitStack() as stack:
+        ahead: _ReadAhead | None = None
+        for item in items:
+            remote = [path for file in files_of(item) if (path := parse_remote(file)) is not None]
+            if remote and ahead is None:
+                ahead = stack.enter_context(_ReadAhead(most))
+            if ahead is not None:
+                ahead.add(remote)
+            waiting.append((item, len(remote)))
+            n_files += len(remote)
+            while waiting and (n_files - waiting[0][1] >= _FILES_AHEAD or ahead is None or n_files == 0):
+                first, count = waiting.popleft()
+                n_files -= count
+                yield first
+        yield from (item for item, _ in waiting)
+
+
+class _ReadAhead:
+    """Remote files that are fetched before they are needed, a few at a time, while the context is open."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._folder = tempfile.TemporaryDirectory(prefix="reslink-")
+        self._pool = ThreadPoolExecutor(_CONNECTIONS, "reslink-fetch")
+        self._waiting: deque[RemotePath] = deque()
+        self._fetched: dict[RemotePath, Future[Path]] = {}
+        self._count = 0
+
+    def __enter__(self) -> _ReadAhead:
+        with _ahead_lock:
+            _reading_ahead.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with _ahead_lock:
+            _reading_ahead.remove(self)
+        self._pool.shutdown(cancel_futures=True)
+        self._folder.cleanup()
+
+    def add(self, paths: Iterable[RemotePath]) -> None:
+        with _ahead_lock:
+            self._waiting.extend(paths)
+            self._begin()
+
+    def take(self, path: RemotePath) -> Future[Path] | None:
+        """Returns the copy of a file, to whoever asks first; the lock is held."""
+        fetched = self._fetched.pop(path, None)
+        self._begin()
+        return fetched
+
+    def _begin(self) -> None:
+        while self._waiting and len(self._fetched) < _FILES_AHEAD:
+            path = self._waiting.popleft()
+            if path not in self._fetched:
+                self._count += 1
+                folder = Path(self._folder.name, str(self._count))
+                self._fetched[path] = self._pool.submit(self._fetch, path, folder)
+
+    def _fetch(self, path: RemotePath, folder: Path) -> Path:
+        with storage_errors(_COPY):
+            folder.mkdir()
+        return _fetch(path, folder, self._most)
+
+
+_reading_ahead: list[_ReadAhead] = []
+_ahead_lock = threading.Lock()
+
+
+def _fetched_ahead(path: RemotePath) -> Future[Path] | None:
+    with _ahead_lock:
+        return next((fetched for ahead in _reading_ahead if (fetched := ahead.take(path)) is not None), None)
 
 
 def read_start(path: RemotePath, count: int) -> bytes:
     """Returns the first bytes of a remote file, or all bytes of a shorter one.
 
+    The first ``START_BYTES`` of a file whose version was listed are kept for a while.
+
     Raises:
         RemoteFileError: As for :func:`local_file`, as the other errors.
     """
+    if path.version and count <= START_BYTES:
+        return _listed_start(path, path.version)[:count]
+    return _fetch_start(path, count)
 
+
+@lru_cache(maxsize=_STARTS)
+def _listed_start(path: RemotePath, _version: str) -> bytes:
+    return _fetch_start(path, START_BYTES)
+
+
+def _fetch_start(path: RemotePath, count: int) -> bytes:
     def read() -> bytes:
-        with _open(path) as stream:
-            return bytes(stream.read(count))
+        system, key = _file_system(path)
+        if path.scheme == "https":  # a server may answer with all of the file, which is then read no further
+            with system.open(key, "rb", block_size=START_BYTES, cache_type="none") as stream:
+                return bytes(stream.read(count))
+        try:
+            return bytes(system.cat_file(key, start=0, end=count))
+        except Exception as error:
+            if _status_of(error) == 416:  # no byte is in the range: the file is empty
+                return b""
+            raise
 
     return _retried(path, read)
 
 
+def with_starts(paths: Iterable[_P], is_read: Callable[[Path], bool] = lambda _: True) -> Iterator[_P]:
+    """Yields paths in order, and meanwhile fetches the starts of the next remote ones, several at once.
+
+    A start that cannot be fetched raises no error here, but in :func:`read_start`.
+
+    Args:
+        paths: The paths; only those of listed remote files are fetched.
+        is_read: Returns whether the start of a file is needed.
+    """
+    with ThreadPoolExecutor(_CONNECTIONS, "reslink-start") as pool:
+        waiting: deque[tuple[_P, Future[bytes] | None]] = deque()
+        for path in paths:
+            fetched = isinstance(path, RemotePath) and path.version and is_read(path)
+            waiting.append((path, pool.submit(read_start, path, START_BYTES) if fetched else None))  # type: ignore[arg-type]
+            if len(waiting) > _FILES_AHEAD:
+                yield _when_done(*waiting.popleft())
+        yield from (_when_done(*one) for one in waiting)
+
+
+def _when_done(path: _P, started: Future[bytes] | None) -> _P:
+    if started is not None:
+        started.exception()
+    return path
+
+
 def version_hash(path: RemotePath) -> str | None:
     """Returns a hash that changes with the content of a remote file: of its URL, entity tag and size, without fetching it.
+
+    If a listing of the folder stated the version, the storage is not asked again.
 
     User, password and signature of the URL have no effect; the other parameters of its query have.
 
@@ -275,7 +263,7 @@ def version_hash(path: RemotePath) -> str | None:
     Raises:
         RemoteFileError: As for :func:`local_file`, as the other errors.
     """
-    return _version(path, _info(path))
+    return path.version or _version(path, _info(path))
 
 
 def version_state(path: RemotePath) -> str:
@@ -288,6 +276,8 @@ def version_state(path: RemotePath) -> str:
     Raises:
         RemoteFileError: As for :func:`local_file`, as the other errors.
     """
+    if path.version:
+        return path.version
     info = _info(path)
     changed = next(
         (str(info[key]) for key in ("Last-Modified", "LastModified", "last_modified", "updated") if info.get(key)), ""
@@ -313,15 +303,7 @@ def _version(path: RemotePath, info: dict[str, Any]) -> str | None:
 
 
 def _hashed(path: RemotePath, *state: str) -> str:
-    return sha256("\0".join(("remote", f"{path}{_unsigned_query(path.url)}", *state)))
-
-
-def _unsigned_query(url: str) -> str:
-    """Returns the parameters of the query of a URL that do not belong to a signature."""
-    parameters = [part for part in (_matched(url)["query"] or "")[1:].split("&") if part]
-    names = [part.partition("=")[0].lower() for part in parameters]
-    signed = "|".join(pattern for name, pattern in _SIGNATURES.items() if name in names)
-    return "&".join(part for part, name in zip(parameters, names, strict=True) if not re.fullmatch(signed, name))
+    return sha256("\0".join(("remote", path.unsigned, *state)))
 
 
 def content_hash(path: RemotePath, most: int) -> str:
@@ -338,28 +320,30 @@ def list_folder(path: RemotePath) -> list[RemotePath] | None:
     """Returns the files below a remote folder, sorted by their keys.
 
     Returns:
-        The files; None if the path names a file. A web server has no folders.
+        The files, with their versions if the storage states them; None if the path names a file. A web server has no folders.
 
     Raises:
         RemoteFileError: If there is neither a file nor a folder of that name.
     """
-    scheme = _matched(path.url)["scheme"]
-    if scheme == "https":
+    if path.scheme == "https":
         return None
     system, key = _file_system(path)
 
-    def keys() -> list[str] | None:
-        return None if system.info(key)["type"] == "file" else sorted(system.find(key))
+    def find() -> dict[str, dict[str, Any]] | None:
+        return None if system.info(key)["type"] == "file" else system.find(key, detail=True)
 
-    names = _retried(path, keys)
-    matched = _matched(path.url)
-    start = f"{scheme}://{matched['user'] or ''}{matched['place']}"  # a name begins with the bucket, and lacks the account
-    return None if names is None else [RemotePath(f"{start}/{name.partition('/')[2]}") for name in names]
+    found = _retried(path, find)
+    return None if found is None else [_listed(path, name, found[name]) for name in sorted(found)]
+
+
+def _listed(folder: RemotePath, name: str, info: dict[str, Any]) -> RemotePath:
+    url = f"{folder.storage}/{name.partition('/')[2]}"  # a name begins with the bucket, and lacks the account
+    return RemotePath(url, _version(RemotePath(url), info) or "")
 
 
 def _file_system(path: RemotePath) -> tuple[Any, str]:
     """Returns the file system of a path, with the credentials that fsspec and its storage find, and the key in it."""
-    scheme = _matched(path.url)["scheme"]
+    scheme = path.scheme
     fsspec = optional_import("fsspec", "remote")
     optional_import(*_PACKAGES[scheme])
     # One policy for repetitions, ours: those of botocore and s3fs would multiply it.
@@ -395,26 +379,20 @@ async def _check_redirect(_session: object, _context: object, answer: Any) -> No
         )
 
 
-def _open(path: RemotePath) -> Any:
-    system, key = _file_system(path)
-    return system.open(key, "rb", block_size=_CHUNK, cache_type="none")
-
-
 def _download(path: RemotePath, target: Path, most: int | None) -> None:
-    with _open(path) as source:
-        size = getattr(source, "size", None)
-        _check_size(path, size or 0, most)
-        count = 0
-        with storage_errors("The copy of a remote file in the folder of temporary files"):
-            stream = target.open("wb")
-        with stream:
-            while chunk := source.read(_CHUNK if size is None else min(_CHUNK, size - count)):
-                count += len(chunk)
-                _check_size(path, count, most)
-                with storage_errors("The copy of a remote file in the folder of temporary files"):
-                    stream.write(chunk)
-    if size is not None and count != size:
-        raise ConnectionError(f"{count} of {size} bytes arrived")
+    system, key = _file_system(path)
+    callbacks = optional_import("fsspec.callbacks", "remote")
+    sizes = callbacks.Callback(hooks={"limit": lambda size, value, **_: _check_size(path, max(size or 0, value), most)})
+    options = {"headers": {"Accept-Encoding": "identity"}} if path.scheme == "https" else {}  # the size is that of the file
+    try:
+        system.get_file(key, str(target), callback=sizes, **options)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            with storage_errors(_COPY):
+                raise
+        raise
+    if sizes.size is not None and (count := target.stat().st_size) != sizes.size:
+        raise ConnectionError(f"{count} of {sizes.size} bytes arrived")
 
 
 def _check_size(path: RemotePath, size: int, most: int | None) -> None:
@@ -460,10 +438,14 @@ def _status(error: BaseException) -> int | None:
     return value if isinstance(value, int) and value >= 400 else None
 
 
+def _status_of(error: Exception) -> int | None:
+    return next((status for one in _chain(error) if (status := _status(one)) is not None), None)
+
+
 def _is_transient(error: Exception) -> bool:
     """Returns whether a repetition may succeed: a failed connection, a timeout, or a server that is busy or has a fault."""
     chain = list(_chain(error))
-    status = next((status for one in chain if (status := _status(one)) is not None), None)
+    status = _status_of(error)
     if status is not None:
         return status >= 500 or status in (408, 429)
     if any(isinstance(one, ssl.SSLCertVerificationError) for one in chain):
@@ -475,7 +457,7 @@ def _is_transient(error: Exception) -> bool:
 
 
 def _failure(path: RemotePath, error: Exception, transient: bool) -> ReslinkError:
-    status = next((status for one in _chain(error) if (status := _status(one)) is not None), None)
+    status = _status_of(error)
     attempts = f" in {len(_WAITS) + 1} attempts" if transient else ""
     if transient:
         next_step = "Check the network and the storage, and run the command again"

@@ -12,9 +12,8 @@ from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
-
 if TYPE_CHECKING:
+    import yaml
     from pydantic import BaseModel
 
 MAX_YAML_BYTES: Final = 1 << 18
@@ -27,21 +26,23 @@ MAX_DIGITS: Final = 20
 """Digits of an integer: those of 64 bits."""
 
 
-def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+def parse_yaml(text: str, loader: type[yaml.SafeLoader] | None = None) -> Any:
     """Returns the value of a YAML text, with keys and values that JSON can hold, dates aside.
 
     Args:
         text: The text.
-        loader: The loader.
+        loader: The loader; default: ``yaml.SafeLoader``.
 
     Raises:
         ValueError: If it is not valid YAML or exceeds a limit; the message is one line.
     """
+    import yaml  # slow to import, and a bundle holds only JSON
+
     if len(text) > MAX_YAML_BYTES:
         raise ValueError(f"it has more than {MAX_YAML_BYTES >> 10} KiB")
     try:
         _check_events(text)
-        reader = loader(text)
+        reader = (loader or yaml.SafeLoader)(text)
         node = reader.get_single_node()
         if node is None:
             return None
@@ -75,7 +76,7 @@ def parse_json(text: str | bytes, finite: bool = False) -> Any:
     return value
 
 
-def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+def read_yaml(path: Path, loader: type[yaml.SafeLoader] | None = None) -> Any:
     """Returns the value of a YAML file, see :func:`parse_yaml`.
 
     Raises:
@@ -127,6 +128,8 @@ def _too_deep() -> ValueError:
 
 def _check_events(text: str) -> None:
     """Checks depth and number of values while the text is scanned, as building and counting them takes much longer."""
+    import yaml
+
     depth = values = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -155,6 +158,8 @@ def _count_values(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
 
 
 def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    import yaml
+
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             yield key

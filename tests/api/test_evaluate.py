@@ -12,6 +12,7 @@ import pytest
 import reslink
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.scope import Scope
+from reslink.datasets.cache.shards import ShardFiller
 from reslink.errors import InputError, UsageError
 
 
@@ -41,3 +42,19 @@ def test_the_sequence_of_the_user_refuses_the_images_of_a_model_for_others(
     replace(bundle, scope=scope).with_decision(bundle.decision, tmp_path / "b")
     with pytest.raises(InputError, match="the sequence is T2, and the model is for T1C\\+ MR of the head"):
         reslink.evaluate(tmp_path / "b", heads, tmp_path / "out", device="cpu", sequence="t2w")
+
+
+def test_a_training_and_an_evaluation_share_decoded_images(
+    heads: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = reslink.train(heads, tmp_path / "run", epochs=1, settings=settings, cache=tmp_path / "decoded", device="cpu")
+    assert not (tmp_path / "run" / "cache").exists()
+
+    def decoded_again(*_: object) -> None:
+        pytest.fail("an image is decoded again")
+
+    monkeypatch.setattr(ShardFiller, "_case_rows", decoded_again)
+    out = tmp_path / "out"
+    result = reslink.evaluate(run["bundle"], heads, out, device="cpu", cache=tmp_path / "decoded", allow_leakage=True)
+    assert result["n"] == 28
+    assert sorted(file.name for file in out.iterdir()) == ["evaluation.json", "figures", "predictions.csv", "report.html"]

@@ -55,7 +55,7 @@ def test_pictures_read_each_image_once(
         read.append(Path(source).name)
         return original(source, *rest)
 
-    for module in ("reslink.imaging.reading", "reslink.inference.classifier"):
+    for module in ("reslink.imaging.reading", "reslink.inference.blocks"):
         monkeypatch.setattr(f"{module}.read_image", counting)
     reslink.predict(
         trained["bundle"], [image, volume], pictures=tmp_path / "p", backend="onnxruntime", device="cpu", batch_size=2

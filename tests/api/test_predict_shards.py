@@ -19,6 +19,7 @@ from reslink.api.predict import PredictionTable
 from reslink.api.predict_shards import (
     PredictionJob,
     _listed_from_json,
+    _predict_stored,
     _ShardFiles,
     cut_shards,
     join_parts,
@@ -35,7 +36,7 @@ from reslink.inference.classifier import Classifier
 from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import predict_series
 from reslink.printable_names import json_text
-from reslink.remote_files import parse_remote
+from reslink.remote_paths import RemotePath
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
 from test_series_answers import head, write_series
@@ -205,10 +206,31 @@ def test_warnings_are_issued_again(job, scans, tmp_path) -> None:
 
 
 def test_remote_paths_in_stored_shards_keep_their_urls(job, tmp_path) -> None:
-    remote = parse_remote("https://example.org/a.png?version=2")
+    remote = RemotePath("https://example.org/a.png?version=2", "v")
     listed = [ListedFiles((remote, Path("b.png")), "f", "f")]
     with stored_shards(job, [Shard("d", 2, "a", _ShardFiles(job, tuple(listed)))], tmp_path) as shards:
         [shard] = shards
     [stored] = map(_listed_from_json, json.loads(shard.content.listed))
     assert stored == listed[0]
     assert stored.files[0].url == "https://example.org/a.png?version=2"
+    assert stored.files[0].version == "v"
+
+
+def test_remote_files_are_listed_with_one_request_each_and_give_the_rows_of_local_ones(job, scans, s3, tmp_path) -> None:
+    files = sorted(file for file in scans.rglob("*") if file.is_file())
+    for file in files:
+        s3.put(f"scans/{file.relative_to(scans).as_posix()}", file.read_bytes())
+    s3.reset()
+    s3.refuse = lambda number, *_: number % 10 == 3
+    with stored_shards(job, shards_of(job, ["s3://heads/scans/"], 4), tmp_path) as shards:
+        answered = len(s3.requests) - sum(number % 10 == 3 for number in range(len(s3.requests)))
+        assert answered == sum(file.suffix == ".dcm" for file in files) + 3  # three for the folder
+        lines: list[str] = []
+        for shard in shards:
+            shard.path(tmp_path).write_bytes(_predict_stored(shard.content)[0])
+        with pytest.warns(ImagingWarning, match="uneven gaps"):
+            counts = join_parts(shards, tmp_path, lines.append)
+    rows, expected, _ = one_process(job, [str(scans)])
+    assert counts == expected
+    local = "".join(lines).replace("s3://heads/scans", str(scans)).splitlines()
+    assert sorted(local) == sorted(rows.splitlines())  # the order of the folders differs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.tree import DecisionTreeClassifier
 
 from reslink.audit.cross_validation import balanced_accuracy, min_groups_per_class, out_of_fold_probabilities
@@ -35,6 +36,20 @@ class TestOutOfFold:
             rng.normal(size=(60, 2)), targets, names(np.arange(60)), 3, DecisionTreeClassifier, 0
         )
         assert y_prob.sum(axis=1) == pytest.approx(1)
+
+    def test_folds_are_those_of_scikit_learn_for_these_groups_and_this_seed(self, rng: np.random.Generator) -> None:
+        """Folds are reused by models that are fitted one after the other, but not for other groups, targets or seeds."""
+        targets, features = rng.integers(0, 2, 300), rng.normal(size=(300, 3))
+        several = [names(rng.integers(0, 60, 300)), names(np.arange(300))]
+        for labels, groups, seed in [(y, g, seed) for y in (targets, 1 - targets) for g in several for seed in (0, 1)] * 2:
+            expected = np.zeros((300, 2))
+            for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(features, labels, groups):
+                model = DecisionTreeClassifier(max_depth=3, random_state=0).fit(features[train], labels[train])
+                expected[test] = model.predict_proba(features[test])
+            y_prob = out_of_fold_probabilities(
+                features, labels, groups, 2, lambda: DecisionTreeClassifier(max_depth=3, random_state=0), seed
+            )
+            np.testing.assert_array_equal(y_prob, expected)
 
     def test_min_groups_per_class_counts_groups_not_cases(self) -> None:
         assert min_groups_per_class(np.array([0, 0, 0, 1, 1]), np.array(["a", "a", "b", "c", "c"]), 2) == 1

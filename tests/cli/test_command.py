@@ -137,6 +137,9 @@ def test_messages_and_logs_escape_names() -> None:
 
 
 def test_help_texts_do_not_need_docstrings() -> None:
-    program = "from reslink.cli import main, command; print(main.train.train.__doc__, command.help_text(main.train.train))"
+    program = (
+        "from reslink.cli.command import help_text; from reslink.cli.commands.train import train; "
+        "print(train.__doc__, help_text(train))"
+    )
     done = subprocess.run([sys.executable, "-OO", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("None Train a classifier, evaluate it on held-out cases")

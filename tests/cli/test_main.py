@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from reslink import __version__
-from reslink.cli.main import _output_stream, app
+from reslink.cli.main import _output_stream, app, make_app
 
 
 def invoke(*words: str | Path) -> Result:
@@ -77,6 +77,32 @@ def test_only_an_option_of_the_same_meaning_is_suggested(option: str, suggested:
     assert f"No such option: {option}" in said
     assert ("Possible options" in said) == (suggested is not None)
     assert suggested is None or f"(Possible options: {suggested})" in said
+
+
+PREDICT = """
+import sys
+from reslink.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    commands = sorted(name for name in sys.modules if name.startswith("reslink.cli.commands."))
+    slow = sorted({"scipy.special", "scipy.stats", "yaml", "torch", "sklearn", "pandas", "matplotlib"} & set(sys.modules))
+    print(commands, slow, file=sys.stderr)
+"""
+
+
+def test_a_prediction_imports_its_command_only_and_no_slow_package(built_zoo: Path, ring_heads: Path) -> None:
+    file = next(ring_heads.rglob("*.png"))
+    words = [sys.executable, "-c", PREDICT, "predict", str(built_zoo / "ct"), str(file), "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.count("probabilities") == 1
+    assert done.stderr.splitlines()[-1] == "['reslink.cli.commands.predict'] []"
+
+
+def test_the_help_of_one_command_and_that_of_all_name_the_same_options() -> None:
+    one = CliRunner(env={"COLUMNS": "160"}).invoke(make_app("predict"), ["predict", "--help"])
+    assert one.stdout == invoke("predict", "--help").stdout
+    assert invoke("nonsense").stderr == CliRunner(env={"COLUMNS": "160"}).invoke(make_app("nonsense"), ["nonsense"]).stderr
 
 
 EARLY = """

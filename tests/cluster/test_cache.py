@@ -112,3 +112,8 @@ def test_an_evaluation_in_tasks_writes_what_one_process_writes(
     files = files_of(tmp_path / "one")
     assert {"evaluation.json", "predictions.csv", "report.html"} <= files.keys()
     assert files_of(out) == files
+
+    shared = tmp_path / "decoded"
+    reslink.evaluate(out=tmp_path / "third", on=cluster.address, cache=shared, **arguments)
+    assert files_of(tmp_path / "third") == files
+    assert len(list(shared.glob("shards/*/rows"))) == 3

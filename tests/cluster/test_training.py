@@ -77,8 +77,10 @@ def test_a_killed_process_ends_in_the_weights_of_torchrun(
 ) -> None:
     run, handler = tmp_path / "run", signal.getsignal(signal.SIGINT)
     with in_thread(kill_one_after, run / "results.csv", 1):
-        summary = reslink.train(str(toy_patients.root), run, settings=SETTINGS, on=cluster.address, processes=2)
+        cluster_options: dict[str, Any] = {"on": cluster.address, "processes": 2, "cache": tmp_path / "decoded"}
+        summary = reslink.train(str(toy_patients.root), run, settings=SETTINGS, **cluster_options)
     assert weights(run) == undisturbed
+    assert ((run / "cache").exists(), (tmp_path / "decoded" / "shards").exists()) == (False, True)
     assert signal.getsignal(signal.SIGINT) is handler, "Ray sets its own"
     assert json.loads((run / "environment.json").read_text())["processes"] == 2
     assert (summary["epochs"], Path(summary["report"]).exists()) == (4, True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from reslink.cluster.trials import ClusterRuns
+from reslink.datasets.cache.shards import ShardFiller
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.experiments.runner.experiment import Experiment
@@ -71,6 +72,17 @@ def test_a_killed_worker_and_an_interruption_end_in_the_weights_of_one_machine(
         assert experiment.run_trials(trials) == {}
     assert killed
     assert [weights(experiment, trial) for trial in trials] == [weights(local, trial) for trial in expected]
+
+
+def test_the_cluster_decodes_the_images(on_cluster, make_experiment, toy_patients, tmp_path, monkeypatch) -> None:
+    expected = make_experiment(toy_patients, seeds=(0,), out=tmp_path / "local").cache
+
+    def here(*_: object) -> None:
+        pytest.fail("an image is decoded in this process")
+
+    monkeypatch.setattr(ShardFiller, "_fill", here)
+    experiment, _ = on_cluster(tmp_path / "cluster")
+    assert (experiment.cache.pixels == expected.pixels).all()
 
 
 def test_a_failed_trial_is_reported_and_the_others_continue(on_cluster, tmp_path) -> None:

@@ -18,8 +18,6 @@ TESTED_ELSEWHERE = {
     "audit/extract.py": "audit/test_audit.py",
     "cli/commands/evaluate.py": "end_to_end/test_workflow.py",
     "cli/commands/train.py": "end_to_end/test_workflow.py",
-    "datasets/near_duplicates/features.py": "datasets/near_duplicates/test_fingerprints.py",
-    "datasets/near_duplicates/thumbnails.py": "datasets/near_duplicates/test_groups.py",
     "inference/series_mode.py": "inference/test_series_answers.py",
 }
 """Modules whose tests need the fixtures of another test file."""

@@ -16,7 +16,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "long functions": set(),
     "unsafe": set(),
     "below cli": {
-        "src/reslink/datasets/cache/decode.py",  # a decoding process ends itself when its parent has died
+        "src/reslink/cores.py",  # a worker process ends itself when its parent has died
         "src/reslink/api/audit_memory.py",  # the cache folder of the user is named by a variable
         "src/reslink/cluster/connection.py",  # Ray takes its token and its network from variables
         "src/reslink/cluster/training.py",  # as api/train.py, on a node

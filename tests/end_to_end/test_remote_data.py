@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,8 @@ from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
-from reslink.remote_files import RemoteStorageError, parse_remote
+from reslink.remote_files import RemoteStorageError
+from reslink.remote_paths import parse_remote
 
 SMALL = Preprocess(size=64)
 
@@ -189,7 +191,7 @@ def test_read_image_reads_a_url(local: Path, remote_table: Path) -> None:
 
 def test_the_state_of_a_remote_file_for_shards_changes_with_its_version(s3: Any) -> None:
     pytest.importorskip("ray")
-    from reslink.cluster.shards import file_state
+    from reslink.cluster.shards import file_state, file_states
 
     path = parse_remote(s3.put("state.png", b"one"))
     assert path is not None
@@ -199,6 +201,12 @@ def test_the_state_of_a_remote_file_for_shards_changes_with_its_version(s3: Any)
     s3.put("state.png", b"two")
     assert file_state(path) != first
     assert file_state(path.parent / "gone.png") == ["s3://heads/gone.png"]
+    together = threading.Barrier(3)
+    s3.reset()
+    s3.refuse = lambda number, *_: number < 3 and together.wait(20) < 0  # broken if they are asked for one after the other
+    paths = [path, path.parent / "gone.png", path.parent / "b.png"]
+    assert [state[0] for state in file_states(paths)] == [str(one) for one in paths]
+    assert not together.broken
 
 
 @pytest.mark.parametrize("tag", ["", 'W/"1"'])

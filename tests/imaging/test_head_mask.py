@@ -13,7 +13,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from reslink.imaging.head_mask import SEVERAL_HEADS, head_mask, holds_several_heads, sorted_median, stated_content
+from reslink.imaging.head_mask import (
+    SEVERAL_HEADS,
+    _repetition,
+    head_mask,
+    holds_several_heads,
+    sorted_median,
+    sorted_quantile,
+    stated_content,
+)
 from reslink.imaging.image import Image
 from reslink.imaging.reading import read_image
 
@@ -329,3 +337,17 @@ def test_the_median_is_that_of_numpy_to_the_bit(rng: np.random.Generator) -> Non
         values = rng.random(size).astype(np.float32)
         assert sorted_median(np.sort(values)) == float(np.median(values))
         assert sorted_median(np.sort(np.rint(4 * values))) == float(np.median(np.rint(4 * values)))
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.05, 0.9, 1.0])
+def test_a_quantile_is_that_of_numpy_to_the_bit(rng: np.random.Generator, quantile: float) -> None:
+    for size in (1, 2, 3, 99, 1000, 16384):
+        values = np.sort(rng.normal(0, 300, size).astype(np.float32))
+        assert sorted_quantile(values, quantile) == np.quantile(values, quantile)
+
+
+def test_repetition_is_the_correlation_with_the_shifted_picture(rng: np.random.Generator) -> None:
+    values = np.tile(rng.random((30, 20)), 2) + 0.3 * rng.random((30, 40))
+    correlations = [np.corrcoef(values[:, shift:].ravel(), values[:, :-shift].ravel())[0, 1] for shift in range(1, 23)]
+    assert np.argmax(correlations) == 19
+    assert _repetition(values) == pytest.approx(correlations[19])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image as Picture
 from scipy import ndimage
 
 from reslink.imaging import morphology
@@ -79,3 +80,15 @@ def test_pieces(masks):
         assert count == number
         assert len({*zip(pieces.ravel().tolist(), expected.ravel().tolist(), strict=True)}) == len({*expected.ravel().tolist()})
         np.testing.assert_array_equal(pieces > 0, mask)
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (512, 256), (1024, 768), (300, 200), (640, 640), (64, 96)])
+def test_box_resize_equals_pillow(rng, shape):
+    whole = rng.integers(0, 65536, shape).astype(np.float32)
+    fractions = rng.random(shape).astype(np.float32)
+    for ratio in (0.5, 2, 4, 5, 8, 3.7):
+        size = round(shape[1] / ratio), round(shape[0] / ratio)
+        expected = np.asarray(Picture.fromarray(whole).resize(size, Picture.Resampling.BOX))
+        np.testing.assert_array_equal(morphology.box_resize(whole, *size), expected)
+        expected = np.asarray(Picture.fromarray(fractions).resize(size, Picture.Resampling.BOX))
+        np.testing.assert_allclose(morphology.box_resize(fractions, *size), expected, rtol=1e-6)

@@ -33,6 +33,7 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
     allow_leakage: bool = False,
+    cache: str | Path | None = None,
     on: str | None = None,
     overwrite: bool = False,
     progress: ShowProgress = False,
@@ -56,6 +57,8 @@ def evaluate(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         seed: Seed of the bootstrap.
         allow_leakage: Also evaluate cases that overlap with the training data; the metrics are then marked.
+        cache: Folder for the decoded images, which several calls can share, also at the same time and from several machines;
+            None for a temporary folder.
         on: A Ray cluster that decodes the images and runs the network: ``ray`` (this machine), ``HOST:PORT`` or
             ``ray://HOST:PORT``; None for this process. After an interruption, the same call resumes.
         overwrite: Replace an earlier evaluation in ``out``.
@@ -104,6 +107,7 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         allow_leakage=allow_leakage,
+        cache_folder=None if cache is None else Path(cache),
         data_name=data_set_name(data) if isinstance(data, str | Path) else None,
     )
     if on is None:

@@ -99,6 +99,7 @@ def iter_predictions(
     overwrite: bool = False,
     unit: Unit | None = None,
     series: SeriesMode | None = None,
+    workers: int = 0,
 ) -> Iterator[Prediction]:
     """Yields predictions, and writes each to the CSV file and the picture folder, if given.
 
@@ -111,6 +112,7 @@ def iter_predictions(
         overwrite: Replace earlier pictures.
         unit: Unit of arrays, and of files that state none.
         series: As for :func:`predict`.
+        workers: Number of worker processes that read many files while the network runs; not used with ``pictures``.
 
     Raises:
         UsageError: If the CSV file or the folder cannot be used; raised before the first image is read.
@@ -128,7 +130,8 @@ def iter_predictions(
     drawer = None if pictures is None else PictureFolder(classifier, pictures, overwrite)
     with ExitStack() as stack:
         table = None if csv_file is None else stack.enter_context(open_table(csv_file, classifier.labels))
-        results = predict_series(classifier, sources, batch_size, mode=series, unit=unit, keep_images=drawer is not None)
+        options: dict[str, Any] = {"mode": series, "unit": unit, "keep_images": drawer is not None, "workers": workers}
+        results = predict_series(classifier, sources, batch_size, **options)
         for prediction, image in results:
             if table is not None:
                 table.write(prediction)

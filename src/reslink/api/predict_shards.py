@@ -17,14 +17,14 @@ from reslink import __version__
 from reslink.api.predict import PredictionTable
 from reslink.cluster.connection import ClusterAddress, connect
 from reslink.cluster.nodes import check_files, load_classifier
-from reslink.cluster.shards import Shard, file_state, run_shards
+from reslink.cluster.shards import Shard, file_states, run_shards
 from reslink.cluster.stored import Stored
 from reslink.errors import StorageError, UsageError
 from reslink.files import lock_folder, sha256
 from reslink.imaging.dicom.series import read_series_uid
 from reslink.imaging.image import Unit
 from reslink.imaging.limits import ImagingWarning, warn
-from reslink.imaging.search import ListedFiles, list_files
+from reslink.imaging.search import ListedFiles, list_files, may_be_dicom
 from reslink.inference.blocks import in_blocks
 from reslink.inference.classifier import Classifier
 from reslink.inference.prediction import Prediction
@@ -32,7 +32,7 @@ from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import AFTER_FILES, FOR_SERIES, IN_ORDER, predict_sections
 from reslink.inference.series_mode import SeriesMode
 from reslink.printable_names import json_text
-from reslink.remote_files import RemotePath, parse_remote
+from reslink.remote_paths import RemotePath
 from reslink.training.monitoring.progress import Progress
 
 _Item: TypeAlias = tuple[str, ListedFiles]
@@ -142,12 +142,12 @@ def stored_shards(job: PredictionJob, shards: Iterable[Shard], folder: Path) -> 
 
 
 def _listed_to_json(listed: ListedFiles) -> list[Any]:
-    paths = [file.url if isinstance(file, RemotePath) else str(file) for file in listed.files]
+    paths = [[file.url, file.version] if isinstance(file, RemotePath) else [str(file)] for file in listed.files]
     return [paths, listed.folder, listed.given, listed.error]
 
 
 def _listed_from_json(row: Sequence[Any]) -> ListedFiles:
-    return ListedFiles(tuple(parse_remote(text) or Path(text) for text in row[0]), *row[1:])
+    return ListedFiles(tuple(RemotePath(*path) if len(path) > 1 else Path(*path) for path in row[0]), *row[1:])
 
 
 def cut_shards(
@@ -192,8 +192,10 @@ def _item_from_json(row: Sequence[Any]) -> _Item:
 
 
 def _series_of(one: ListedFiles) -> str:
-    """Returns the Series Instance UID of an item; empty for other files."""
-    return read_series_uid(one.files[0]) if one.files else ""
+    """Returns the Series Instance UID of an item; empty for other files, also for a listed remote one with their suffix."""
+    file = one.files[0] if one.files else None
+    skipped = file is None or (isinstance(file, RemotePath) and file.version and not may_be_dicom(file))
+    return "" if file is None or skipped else read_series_uid(file)
 
 
 def _check_together(seen: set[str], series: Collection[str]) -> None:
@@ -229,7 +231,7 @@ def _cut(run: Iterable[_Item], last: Mapping[str, int], batch_size: int, size: i
 
 
 def _shard(files: _ShardFiles) -> Shard:
-    listed = [[one.folder, one.given, one.error, [file_state(file) for file in one.files]] for one in files.listed]
+    listed = [[one.folder, one.given, one.error, file_states(one.files)] for one in files.listed]
     digest = sha256(json.dumps([__version__, asdict(files.job), listed]))
     paths = files.files
     return Shard(digest, len(paths), str(paths[0]) if paths else files.listed[0].given, files)

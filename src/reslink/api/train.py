@@ -61,6 +61,7 @@ def train(
     allow_conflicts: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    cache: str | Path | None = None,
     on: str | None = None,
     processes: int | None = None,
     track: str | Sequence[str] = (),
@@ -101,6 +102,8 @@ def train(
         allow_conflicts: Accept identical images and near duplicates with different labels.
         resume: Resume the run in ``out``, or start a new one. More ``epochs`` extend a finished run.
         overwrite: Replace the run in ``out``.
+        cache: Folder for the decoded images, which several calls can share, also at the same time and from several machines;
+            None for ``cache`` in the run folder.
         on: A Ray cluster that trains: ``ray`` (this machine), ``HOST:PORT`` or ``ray://HOST:PORT``; None for this process.
         processes: Number of processes on the cluster, each with one core, or one GPU with ``device="cuda"``. Each has a share
             of every batch. Only with ``on``, and then required.
@@ -166,27 +169,36 @@ def train(
         unit=unit,
         case=loaded.trainer.case,
     )
+    folders = Path(out), Path(out) / "cache" if cache is None else Path(cache)
     if on is not None and processes is not None:
         _train_on_cluster(
-            manifest, loaded.with_code(), Path(out), on, processes, resume=resume, overwrite=overwrite, progress=progress
+            manifest, loaded.with_code(), *folders, on, processes, resume=resume, overwrite=overwrite, progress=progress
         )
         resume, overwrite = True, False  # the finished run is evaluated here
     with tracking:
         summary = run_training(
-            manifest, loaded, Path(out), resume=resume, overwrite=overwrite, progress=progress, tracking=tracking
+            manifest, loaded, *folders, resume=resume, overwrite=overwrite, progress=progress, tracking=tracking
         )
     return summary | ({"tracking": {name: tracking.failed[name] for name in tracking.names}} if summary and track else {})
 
 
 def _train_on_cluster(
-    manifest: Manifest, recipe: Recipe, out: Path, cluster: str, processes: int, *, progress: ShowProgress, **folder: bool
+    manifest: Manifest,
+    recipe: Recipe,
+    out: Path,
+    cache: Path,
+    cluster: str,
+    processes: int,
+    *,
+    progress: ShowProgress,
+    **folder: bool,
 ) -> None:
     """Trains on a cluster and leaves a finished run; see :func:`reslink.cluster.training.train_on_cluster`."""
     from reslink.cluster.training import train_on_cluster
 
     listener = resolve_progress(progress)
     try:
-        train_on_cluster(manifest, recipe, out, cluster, processes, progress=listener, **folder)
+        train_on_cluster(manifest, recipe, out, cache, cluster, processes, progress=listener, **folder)
     finally:
         listener.end()
 
@@ -203,6 +215,7 @@ def run_training(
     manifest: Manifest,
     recipe: Recipe,
     out: Path,
+    cache: Path,
     *,
     resume: bool,
     overwrite: bool,
@@ -215,6 +228,7 @@ def run_training(
         manifest: The data set.
         recipe: The recipe.
         out: The run folder.
+        cache: Folder for the decoded images.
         resume: Resume the run in ``out``, or start a new one.
         overwrite: Replace the run in ``out``.
         progress: As for :func:`train`.
@@ -223,9 +237,8 @@ def run_training(
     Returns:
         As for :func:`train`.
     """
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # cuBLAS reads it when CUDA starts; without it, it is not deterministic
+    # cuBLAS reads it when CUDA starts; without it, it is not deterministic.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from reslink.bundles.bundle import Bundle
     from reslink.reports.run.page import run_report
     from reslink.training.monitoring.diagnostics import FINDINGS_AFTER_TRAINING
@@ -240,6 +253,7 @@ def run_training(
             resume=resume,
             overwrite=overwrite,
             progress=listener,
+            cache=cache,
             on_data=_warn_of_failed_audit,
             tracking=tracking,
         )
@@ -253,7 +267,7 @@ def run_training(
     try:
         with lock_folder(out):
             bundle = add_onnx_model(Bundle.load(result.bundle, recipe.builder()))
-            evaluation = _evaluate_test_split(manifest, recipe, out, bundle, listener)
+            evaluation = _evaluate_test_split(manifest, recipe, out, cache, bundle, listener)
             report = run_report(out)
         if tracking is not None:
             tracking.evaluation(evaluation, result.best_epoch)
@@ -317,7 +331,9 @@ def _warn_of_failed_audit(data: TrainingData) -> None:
         )
 
 
-def _evaluate_test_split(manifest: Manifest, recipe: Recipe, out: Path, bundle: Bundle, progress: Progress) -> dict[str, Any]:
+def _evaluate_test_split(
+    manifest: Manifest, recipe: Recipe, out: Path, cache: Path, bundle: Bundle, progress: Progress
+) -> dict[str, Any]:
     """Evaluates the bundle of a run on its test split, stores the metrics in the bundle, and draws the gallery.
 
     Returns:
@@ -335,7 +351,7 @@ def _evaluate_test_split(manifest: Manifest, recipe: Recipe, out: Path, bundle: 
     options = EvaluationOptions(
         device=recipe.trainer.device,
         split="test",
-        cache_folder=out / "cache",
+        cache_folder=cache,
         batch_size=recipe.trainer.batch_size,
         seed=recipe.seed,
         allow_leakage=recipe.data.allow_leakage,
@@ -343,7 +359,7 @@ def _evaluate_test_split(manifest: Manifest, recipe: Recipe, out: Path, bundle: 
     )
     evaluation = evaluate_bundle(bundle, cases, out, options)
     evaluated = bundle.with_metrics(evaluation)
-    write_gallery(out, evaluated, cases, recipe.trainer.device, progress)
+    write_gallery(out, cache, evaluated, cases, recipe.trainer.device, progress)
     return evaluation
 
 
@@ -376,11 +392,12 @@ def _unreadable_cases(manifest: Manifest, run: Path) -> dict[str, str]:
     return {name: reasons.get(name, "It could not be read") for name in names}
 
 
-def write_gallery(run: Path, bundle: Bundle, cases: Manifest, device: str, progress: Progress) -> None:
+def write_gallery(run: Path, cache: Path, bundle: Bundle, cases: Manifest, device: str, progress: Progress) -> None:
     """Writes ``figures/gallery_*.png``, ``figures/gallery.json`` and ``figures/sanity.json`` for the report of a run.
 
     Args:
-        run: The run folder, with ``predictions.csv`` and ``cache/``.
+        run: The run folder, with ``predictions.csv``.
+        cache: Folder with the decoded images.
         bundle: The bundle of the run.
         cases: The evaluated cases.
         device: Device of the network.
@@ -395,9 +412,9 @@ def write_gallery(run: Path, bundle: Bundle, cases: Manifest, device: str, progr
         classifier = Classifier.load(bundle, device=device)
         attention_gallery(classifier, cases, run / "predictions.csv", run / "figures")
         progress.step()
-        cache = PixelCache.open(cases, classifier.bundle.preprocess, run / "cache", case=bundle.case)
-        rows = cache.middle_rows(range(0, len(cache), max(1, len(cache) // GALLERY_CHECKED_IMAGES)))
-        pixels = [cache.pixels[row] for row in rows][:GALLERY_CHECKED_IMAGES]
+        opened = PixelCache.open(cases, classifier.bundle.preprocess, cache, case=bundle.case)
+        rows = opened.middle_rows(range(0, len(opened), max(1, len(opened) // GALLERY_CHECKED_IMAGES)))
+        pixels = [opened.pixels[row] for row in rows][:GALLERY_CHECKED_IMAGES]
         checks = randomization_checks(classifier, pixels, GALLERY_METHODS)
         write_json(run / "figures" / "sanity.json", [check.as_dict() for check in checks])
         progress.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -20,11 +20,12 @@ from reslink.audit.checks.label_errors import quick_model_probabilities, sampled
 from reslink.audit.checks.shortcuts import ProbeResult, probe_name, run_probes, with_holm_correction
 from reslink.audit.checks.sources import check_source, check_sources, source_names
 from reslink.audit.cross_validation import Floats, Ints
-from reslink.audit.extract import CaseFile, Extracted, Extraction, FileFeatures, Volume, extract_features
+from reslink.audit.extract import CaseFile, Extracted, Extraction, FileFeatures, Volume
+from reslink.audit.extraction import extract_all
 from reslink.audit.result import Audit
 from reslink.audit.sampling import describe_sample, sample_cases
 from reslink.audit.stored_features import StoredFeatures, make_store
-from reslink.datasets.cache.decode import check_not_in_worker, map_jobs
+from reslink.datasets.cache.decode import check_not_in_worker
 from reslink.datasets.cache.shards import choose_workers
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
@@ -182,8 +183,7 @@ def series_refused(problem: str) -> UsageError:
 
 def _extract_here(files: Sequence[CaseFile], progress: Progress, workers: int) -> Iterator[Extracted]:
     progress.start(len(files), "Reading images")
-    results: Generator[Extracted, None, None] = map_jobs(extract_features, files, workers)
-    with closing(results):
+    with closing(extract_all(files, workers)) as results:
         for item in results:
             yield item
             progress.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -91,14 +92,29 @@ def fit_out_of_fold(
     fold_of, models = np.zeros(len(targets), np.int64), []
     probabilities = np.zeros((len(targets), num_classes))
     n_splits = min(folds, min_groups_per_class(targets, groups, num_classes))
-    splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
-    for fold, (train, test) in enumerate(splitter.split(targets, targets, groups)):
+    group_numbers = np.asarray(np.unique(groups, return_inverse=True)[1], np.int64)
+    splits = _folds(np.asarray(targets, np.int64).tobytes(), group_numbers.tobytes(), n_splits, seed)
+    for fold, (train, test) in enumerate(splits):
         model: Any = make_model()
         model.fit(features[train], targets[train])
         probabilities[np.ix_(test, model.classes_)] = model.predict_proba(features[test])
         fold_of[test] = fold
         models.append(model)
     return OutOfFold(probabilities, fold_of, models)
+
+
+@lru_cache(maxsize=1)
+def _folds(targets: bytes, groups: bytes, n_splits: int, seed: int) -> list[tuple[Ints, Ints]]:
+    """Returns the training and the test rows of each fold. The models of an audit are fitted on the same folds in turn.
+
+    Args:
+        targets: (n,) int64 class indices, as bytes.
+        groups: (n,) int64 group numbers, as bytes.
+        n_splits: Number of folds.
+        seed: Seed of the folds.
+    """
+    y, names = np.frombuffer(targets, np.int64), np.frombuffer(groups, np.int64)
+    return list(StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed).split(y, y, names))
 
 
 def min_groups_per_class(targets: Ints, groups: NDArray[np.str_], num_classes: int) -> int:

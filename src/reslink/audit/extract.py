@@ -14,8 +14,10 @@ from PIL import Image as Pillow
 
 from reslink.audit.burned_in_text import TextBox, count_words, find_text
 from reslink.audit.features.asymmetry import asymmetry_features, isolated_head
+from reslink.audit.features.content import FileContent
 from reslink.audit.features.header import HeaderFeatures, header_features
 from reslink.audit.features.image import ImageFeatures, image_features
+from reslink.audit.features.levels import gray_levels
 from reslink.audit.features.outside_head import outside_head_features
 from reslink.audit.features.quantiles import quantiles
 from reslink.audit.identity import identifying_attributes
@@ -24,6 +26,7 @@ from reslink.datasets.manifest import file_hash
 from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.datasets.patient_ids import HeaderPatient, read_header_patient
 from reslink.errors import InputError, ReslinkError
+from reslink.files import sha256
 from reslink.imaging.head_mask import valid_pixels
 from reslink.imaging.image import Image
 from reslink.imaging.limits import MAX_FILE_BYTES
@@ -123,20 +126,21 @@ def extract_features(file: CaseFile) -> Extracted:
 def _extract_local(file: CaseFile) -> FileFeatures | Volume | str:
     try:
         image = read_slice(file.path, file.name, file.unit)
+        content = FileContent.read(file.path)
         text_boxes = find_text(image)
         gray = _to_uint8(image)
         tiny = Pillow.fromarray(gray).resize((TINY_SIDE, TINY_SIDE), Pillow.Resampling.BOX)
         return FileFeatures(
-            sha256=file_hash(file.path, file.name),
-            header=header_features(file.path),
-            image=image_features(image, file.path),
+            sha256=sha256(content.data) if content.data else file_hash(file.path, file.name),
+            header=header_features(content),
+            image=image_features(image, content),
             thumbnail=make_thumbnail(image),
             asymmetry=asymmetry_features(isolated_head(image)),
             tiny_thumbnail=np.asarray(tiny),
             histogram=_histogram(gray),
             outside_head=outside_head_features(image),
             text_boxes=text_boxes,
-            identity=identifying_attributes(file.path),
+            identity=identifying_attributes(content),
             word_count=count_words(image, text_boxes),
             patient=read_header_patient(file.path),
         )
@@ -160,6 +164,8 @@ def _display_range(image: Image) -> tuple[float, float]:
 
 
 def _to_uint8(image: Image) -> NDArray[np.uint8]:
+    if (levels := gray_levels(image)) is not None:  # shown as they are
+        return np.uint8(255) - levels if image.inverted else levels
     low, high = _display_range(image)
     valid = valid_pixels(image)
     pixels = image.pixels if valid.all() else np.where(valid, image.pixels, np.float32(low))

@@ -13,8 +13,8 @@ from PIL import Image as Pillow
 from pydicom import Dataset
 
 from reslink.audit.deidentification import action_of, is_empty_or_dummy, name_of
-from reslink.imaging.decode import HEAD_BYTES, detect_image_format
-from reslink.imaging.limits import GZIP, MAX_FILE_BYTES, silence_warnings
+from reslink.audit.features.content import FileContent
+from reslink.imaging.limits import GZIP, silence_warnings
 
 _TECHNICAL_EXIF: Final = frozenset(
     {"Orientation", "XResolution", "YResolution", "ResolutionUnit", "ColorSpace", "YCbCrPositioning", "ExifOffset"}
@@ -34,7 +34,7 @@ _PNG_KEYWORDS: Final = frozenset(
 _NIFTI_TEXTS: Final = ("descrip", "aux_file", "intent_name", "db_name")
 
 
-def identifying_attributes(path: str | Path) -> list[str]:
+def identifying_attributes(source: str | Path | FileContent) -> list[str]:
     """Lists the attributes of a file that can identify the patient.
 
     DICOM: every attribute of the Basic Application Level Confidentiality Profile (PS3.15 Table E.1-1) that has a value, at
@@ -44,28 +44,22 @@ def identifying_attributes(path: str | Path) -> list[str]:
     extensions, and the file name in the gzip header.
 
     Args:
-        path: A file that :func:`~reslink.imaging.reading.read_image` accepts.
+        source: A file that :func:`~reslink.imaging.reading.read_image` accepts, or its content.
 
     Returns:
         Unique names of attributes, in the order of the file; never a value. Empty if there are none or if the file cannot be
         read.
     """
     try:
-        source = Path(path)
-        if source.stat().st_size > MAX_FILE_BYTES:
-            return []
-        data = source.read_bytes()
-        kind = detect_image_format(data[:HEAD_BYTES])
+        content = source if isinstance(source, FileContent) else FileContent.read(source)
         with silence_warnings():
-            return list(dict.fromkeys(_FINDERS[kind](data))) if kind in _FINDERS else []
+            return list(dict.fromkeys(_FINDERS[content.format](content))) if content.format in _FINDERS else []
     except Exception:  # noqa: BLE001 - *the libraries raise many kinds of errors for a broken file
         return []
 
 
-def _in_dicom(data: bytes) -> Iterator[str]:
-    from reslink.imaging.dicom.file_format import parse_dataset
-
-    dataset = parse_dataset(data, "the file")
+def _in_dicom(content: FileContent) -> Iterator[str]:
+    dataset, data = content.dataset, content.data
     meta: Any = dataset.file_meta
     names = ("SourceApplicationEntityTitle", "SendingApplicationEntityTitle", "ReceivingApplicationEntityTitle")
     yield from (name for name in (*names, "PrivateInformation") if meta.get(name))
@@ -92,8 +86,8 @@ def _in_dataset(dataset: Dataset, *, with_uids: bool) -> Iterator[str]:
                 yield from _in_dataset(item, with_uids=with_uids)
 
 
-def _in_png(data: bytes) -> Iterator[str]:
-    at = 8
+def _in_png(content: FileContent) -> Iterator[str]:
+    data, at = content.data, 8
     while at + 8 <= len(data):
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         body = data[at + 8 : at + 8 + length]
@@ -111,10 +105,10 @@ def _in_png(data: bytes) -> Iterator[str]:
         yield "data after the end of the picture"
 
 
-def _in_jpeg(data: bytes) -> Iterator[str]:
+def _in_jpeg(content: FileContent) -> Iterator[str]:
     from reslink.imaging.formats import jpeg_integrity
 
-    at = 2
+    data, at = content.data, 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (0xDA, 0xD9):
         if data[at + 1] == 0xFF:  # a fill byte
             at += 1
@@ -159,14 +153,15 @@ def _in_exif(body: bytes) -> Iterator[str]:
         yield "EXIF GPSInfo"
 
 
-def _in_tiff(data: bytes) -> Iterator[str]:
-    picture = Pillow.open(io.BytesIO(data), formats=["TIFF"])
+def _in_tiff(content: FileContent) -> Iterator[str]:
+    picture = Pillow.open(io.BytesIO(content.data), formats=["TIFF"])
     for number in picture.tag_v2:  # type: ignore[attr-defined]
         if number not in _TECHNICAL_TIFF:
             yield f"TIFF {ExifTags.TAGS.get(number, f'tag {number}')}"
 
 
-def _in_webp(data: bytes) -> Iterator[str]:
+def _in_webp(content: FileContent) -> Iterator[str]:
+    data = content.data
     picture = Pillow.open(io.BytesIO(data), formats=["WEBP"])
     if "exif" in picture.info:
         yield from _in_exif(picture.info["exif"])
@@ -176,9 +171,10 @@ def _in_webp(data: bytes) -> Iterator[str]:
         yield "data after the end of the picture"
 
 
-def _in_nifti(data: bytes) -> Iterator[str]:
+def _in_nifti(content: FileContent) -> Iterator[str]:
     from reslink.imaging.formats import nifti
 
+    data = content.data
     if data.startswith(GZIP) and data[3] & 0b11000:
         yield "gzip file name or comment"
     head = nifti.read_first_bytes(data, "the file")
@@ -192,7 +188,7 @@ def _in_nifti(data: bytes) -> Iterator[str]:
         yield "NIfTI extension"
 
 
-_FINDERS: Final[dict[str | None, Callable[[bytes], Iterator[str]]]] = {
+_FINDERS: Final[dict[str, Callable[[FileContent], Iterator[str]]]] = {
     "DICOM": _in_dicom,
     "PNG": _in_png,
     "JPEG": _in_jpeg,

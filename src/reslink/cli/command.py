@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import functools
+import gc
 import inspect
 import logging
 import sys
@@ -38,6 +39,17 @@ Offline = Annotated[bool, typer.Option("--offline", help="Block every network co
 Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.", rich_help_panel=_PANEL)]
 
 _COMMON = {"quiet": Quiet, "verbose": Verbose, "offline": Offline, "debug": Debug}
+
+
+@contextmanager
+def paused_collection() -> Iterator[None]:
+    """Pauses garbage collection while modules are imported: it takes a tenth of the start, and what they hold stays."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def as_command(function: Callable[Concatenate[Console, P], None]) -> Callable[..., None]:

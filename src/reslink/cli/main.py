@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 from typer._click.exceptions import NoSuchOption
 from typer.core import TyperGroup
 
 from reslink import __version__
-from reslink.cli.command import as_command, help_text
-from reslink.cli.commands import (
-    adapt,
-    audit,
-    bench,
-    calibrate,
-    compare,
-    cv,
-    data,
-    demo,
-    describe,
-    dicom,
-    doctor,
-    evaluate,
-    experiment,
-    explain,
-    export,
-    external,
-    info,
-    models,
-    phantom,
-    predict,
-    recipes,
-    report,
-    runs,
-    serve,
-    split,
-    train,
-    tune,
-)
+from reslink.cli.command import as_command, help_text, paused_collection
 from reslink.errors import nearest, suggest
+
+if TYPE_CHECKING:
+    app: typer.Typer
 
 _INVALID_CHOICE = re.compile(r"(?:Value error, )?('.*' is not one of (.+)\.)", re.DOTALL)
 
@@ -75,23 +50,29 @@ class _Group(TyperGroup):
             raise
 
 
-app = typer.Typer(
-    name="reslink",
-    cls=_Group,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=_examples(
-        "reslink demo", "reslink train images/ --out runs/first", "reslink predict runs/first/bundle scan.dcm --json"
-    ),
-)
-
 _TRAIN, _USE, _INSPECT = "Train and evaluate", "Use a model", "Inspect"
-_COMMANDS = {
-    _TRAIN: (demo, split, recipes, train, cv, tune, calibrate, adapt, evaluate, external, compare, runs),
-    _USE: (models, predict, explain, export, serve),
-    _INSPECT: (audit, report, describe, bench, phantom, info, doctor),
+_COMMANDS: Final = {
+    _TRAIN: [
+        "demo",
+        "split",
+        "recipes",
+        "train",
+        "cv",
+        "tune",
+        "calibrate",
+        "adapt",
+        "evaluate",
+        "external",
+        "compare",
+        "runs",
+    ],
+    _USE: ["models", "predict", "explain", "export", "serve"],
+    _INSPECT: ["audit", "report", "describe", "bench", "phantom", "info", "doctor"],
 }
+"""The commands in the order of the help; each is a function in the module of its name."""
+
+_GROUPS: Final = {"experiment": _TRAIN, "data": _TRAIN, "dicom": _USE}
+"""Commands with commands of their own."""
 
 
 def _print_version(requested: bool) -> None:
@@ -108,16 +89,39 @@ def root(
     """Train, evaluate, explain and run brain CT and MR tumor classifiers. Research use only."""
 
 
-app.callback(help=help_text(root))(root)
+def make_app(first_word: str | None = None) -> typer.Typer:
+    """Returns the command line.
 
-for _panel, _modules in _COMMANDS.items():
-    for _module in _modules:
-        _name = _module.__name__.rsplit(".", 1)[-1]
-        app.command(_name, epilog=_examples(*_module.EXAMPLES), rich_help_panel=_panel)(as_command(getattr(_module, _name)))
+    Args:
+        first_word: If it is the name of a command, only this command is imported: all of them take 0.1 s.
+    """
+    app = typer.Typer(
+        name="reslink",
+        cls=_Group,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=_examples(
+            "reslink demo", "reslink train images/ --out runs/first", "reslink predict runs/first/bundle scan.dcm --json"
+        ),
+    )
+    app.callback(help=help_text(root))(root)
+    panels = {name: panel for panel, names in _COMMANDS.items() for name in names} | _GROUPS
+    for name in (first_word,) if first_word in panels else panels:
+        module = importlib.import_module(f"reslink.cli.commands.{name}")
+        if name in _GROUPS:
+            app.add_typer(module.sub_app(_examples, as_command), name=name, rich_help_panel=panels[name])
+        else:
+            command = as_command(getattr(module, name))
+            app.command(name, epilog=_examples(*module.EXAMPLES), rich_help_panel=panels[name])(command)
+    return app
 
-app.add_typer(experiment.sub_app(_examples, as_command), name="experiment", rich_help_panel=_TRAIN)
-app.add_typer(data.sub_app(_examples, as_command), name="data", rich_help_panel=_TRAIN)
-app.add_typer(dicom.sub_app(_examples, as_command), name="dicom", rich_help_panel=_USE)
+
+def __getattr__(name: str) -> Any:
+    """Makes ``app``, the command line with all commands, on first use (PEP 562)."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, make_app())
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -130,7 +134,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     sys.stdout, sys.stderr = map(_output_stream, (sys.stdout, sys.stderr))
     try:
-        app(args, prog_name="reslink")
+        words = sys.argv[1:] if args is None else args
+        with paused_collection():
+            command_line = make_app(*words[:1])
+        command_line(words, prog_name="reslink")
     except KeyboardInterrupt:  # a second Ctrl-C while another error was being printed
         sys.exit(130)
 

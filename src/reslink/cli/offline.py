@@ -6,7 +6,7 @@ import re
 import sys
 
 from reslink.errors import UsageError
-from reslink.remote_files import refuse_remote
+from reslink.remote_paths import refuse_remote
 
 _BLOCKED = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname"})
 _LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|::1|localhost")

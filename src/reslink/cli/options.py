@@ -186,6 +186,16 @@ Images = Annotated[
     typer.Argument(metavar="PATH...", help="Image files, folders, DICOM series or globs.", show_default=False),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.", show_default=False), FOLDER]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Folder for the decoded images, which several commands can share; default: a folder of this one.",
+        show_default=False,
+    ),
+    FOLDER,
+]
 OptionalOutFolder = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="DIR", help="Output folder; default: nothing is written.", show_default=False),

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reslink import __version__
-from reslink.audit.extract import CaseFile, Extracted, extract_features
+from reslink.audit.extract import CaseFile, Extracted
+from reslink.audit.extraction import extract_all
 from reslink.audit.stored_features import features_from_parquet, features_to_parquet
-from reslink.cluster.shards import Shard, file_state, run_shards
-from reslink.datasets.cache.decode import map_jobs
+from reslink.cluster.shards import Shard, file_states, run_shards
 from reslink.files import lock_folder, sha256
 from reslink.training.monitoring.progress import Progress
 
@@ -48,7 +48,9 @@ class ClusterExtraction:
 
 
 def _shard(files: Sequence[CaseFile]) -> Shard:
-    states = [[file.name, file.unit, *file_state(file.path)] for file in files]
+    states = [
+        [file.name, file.unit, *state] for file, state in zip(files, file_states([file.path for file in files]), strict=True)
+    ]
     return Shard(sha256(json.dumps([__version__, "Parquet", states])), len(files), str(files[0].path), tuple(files))
 
 
@@ -58,6 +60,6 @@ def extract_shard(files: Sequence[CaseFile]) -> tuple[bytes, int]:
     Returns:
         The part, a Parquet file, and the number of files that cannot be used.
     """
-    items: list[Extracted] = list(map_jobs(extract_features, files, workers=1))
+    items = list(extract_all(files, workers=1))
     failed = sum(isinstance(item, str) for item in items)
     return features_to_parquet(items), failed

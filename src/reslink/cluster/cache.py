@@ -17,7 +17,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.files import storage_errors
 from reslink.imaging.preprocess import Preprocess
 from reslink.labels import CaseKind
-from reslink.remote_files import parse_remote
+from reslink.remote_paths import parse_remote
 from reslink.training.monitoring.progress import Progress
 
 

@@ -53,7 +53,7 @@ def evaluate_on_cluster(
         manifest: The cases.
         out: The output folder, on storage that all nodes share. Its folder ``.parts`` holds decoded images and outputs of the
             network until the end; after an interruption it stays, and the same call resumes.
-        options: The options; device, cache folder and cluster are set here.
+        options: The options; device and cluster are set here, and the cache folder if it is None.
         cluster: As for :func:`parse_address`.
         progress: Receives the progress of the tasks.
 
@@ -68,7 +68,7 @@ def evaluate_on_cluster(
     parts = out / ".parts"
     with connect(parse_address(cluster)), lock_folder(parts):
         work = ClusterEvaluation(str(name), bundle_digest(bundle), parts / "outputs", progress)
-        options = replace(options, device="cpu", cache_folder=parts / "cache", cluster=work)
+        options = replace(options, device="cpu", cache_folder=options.cache_folder or parts / "cache", cluster=work)
         result = evaluate_bundle(bundle, manifest, out, options)
         shutil.rmtree(parts)
     return result

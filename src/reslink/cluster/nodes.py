@@ -14,7 +14,7 @@ from reslink.bundles.bundle import Bundle
 from reslink.errors import UsageError
 from reslink.files import sha256
 from reslink.inference.classifier import Classifier
-from reslink.remote_files import parse_remote
+from reslink.remote_paths import parse_remote
 
 
 def bundle_digest(bundle: Bundle) -> str:

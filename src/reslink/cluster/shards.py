@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -11,7 +12,8 @@ from typing import Any, Final, TypeAlias
 from reslink.cluster.nodes import WorkingPlace
 from reslink.errors import InputError, ReslinkError, counted
 from reslink.files import optional_import, write_atomic
-from reslink.remote_files import parse_remote, version_state
+from reslink.remote_files import version_state
+from reslink.remote_paths import parse_remote
 from reslink.training.monitoring.progress import Progress, phase
 
 Work: TypeAlias = Callable[[Any], tuple[bytes, int]]
@@ -19,6 +21,9 @@ Work: TypeAlias = Callable[[Any], tuple[bytes, int]]
 
 RETRIES: Final = 4
 """How often a task begins again after its worker or node died."""
+
+_QUESTIONS: Final = 16
+"""Number of remote files about which the storage is asked at once."""
 
 _TASKS_PER_CORE: Final = 2
 """Tasks in flight: one that runs, and one that waits for it to end."""
@@ -60,6 +65,14 @@ def file_state(file: Path) -> list[str | int]:
     except OSError:
         return [str(file)]
     return [str(file), status.st_size, status.st_mtime_ns]
+
+
+def file_states(files: Sequence[Path]) -> list[list[str | int]]:
+    """Returns the :func:`file_state` of each file; a storage is asked about several files at once."""
+    if not any(parse_remote(file) for file in files):
+        return [file_state(file) for file in files]
+    with ThreadPoolExecutor(_QUESTIONS) as pool:
+        return list(pool.map(file_state, files))
 
 
 def run_shards(shards: Iterable[Shard], work: Work, folder: Path, progress: Progress, label: str) -> None:

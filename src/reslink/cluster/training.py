@@ -37,6 +37,7 @@ class _TrainingJob:
     manifest: Manifest
     recipe: Recipe
     out: str
+    cache: str
     place: WorkingPlace
 
 
@@ -44,6 +45,7 @@ def train_on_cluster(
     manifest: Manifest,
     recipe: Recipe,
     out: Path,
+    cache: Path,
     cluster: str,
     processes: int,
     *,
@@ -60,6 +62,7 @@ def train_on_cluster(
         manifest: The data set.
         recipe: The settings.
         out: The run folder, on storage that all nodes share.
+        cache: Folder for the decoded images, on such storage too.
         cluster: As for :func:`parse_address`.
         processes: Number of processes, with one core and one thread each, or with one GPU each if ``trainer.device`` of the
             recipe is ``cuda``.
@@ -78,8 +81,8 @@ def train_on_cluster(
     with connect(parse_address(cluster)):
         ray: Any = optional_import("ray", "ray")
         _wait_for_nodes(ray, recipe, processes, progress)
-        fill_cache(manifest, recipe.preprocess, out / "cache", recipe.trainer.case, progress)
-        job = _TrainingJob(manifest, recipe, str(out), WorkingPlace.here(out))
+        fill_cache(manifest, recipe.preprocess, cache, recipe.trainer.case, progress)
+        job = _TrainingJob(manifest, recipe, str(out), str(cache.absolute()), WorkingPlace.here(out))
         try:
             with _epochs(recipe, out, progress), handlers_as_before():
                 _train(job, out, processes, progress)
@@ -175,7 +178,7 @@ def _train_process(config: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     with job.place.enter():
-        train(job.manifest, job.recipe, job.out, resume=True)
+        train(job.manifest, job.recipe, job.out, resume=True, cache=job.cache)
 
 
 @contextlib.contextmanager

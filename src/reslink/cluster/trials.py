@@ -1,4 +1,4 @@
-"""Trials of an experiment as tasks of a Ray cluster, one core and one thread each."""
+"""Experiments on a Ray cluster: it decodes the images, and a trial is a task with one core and one thread."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from reslink.cluster.cache import fill_cache
 from reslink.cluster.connection import connect, parse_address
 from reslink.cluster.nodes import WorkingPlace
 from reslink.cluster.shards import RETRIES, n_cores
-from reslink.experiments.runner.scheduler import GRACE, QueueRunner, RunQueue, interruption, try_trial
+from reslink.datasets.manifest import Manifest
+from reslink.experiments.runner.scheduler import GRACE, RunQueue, interruption, try_trial
 from reslink.experiments.runner.trial import SharedData, Trial
 from reslink.files import optional_import
+from reslink.imaging.preprocess import Preprocess
 from reslink.training.monitoring.progress import Progress, SilentProgress
 
 _WAIT_SECONDS: Final = 5.0
@@ -20,7 +23,7 @@ _WAIT_SECONDS: Final = 5.0
 
 
 @contextlib.contextmanager
-def trials_on(cluster: str | None, jobs: int | None = None) -> Iterator[QueueRunner | None]:
+def trials_on(cluster: str | None, jobs: int | None = None) -> Iterator[ClusterRuns | None]:
     """Connects to a cluster while the block runs, and yields what runs trials there.
 
     Args:
@@ -38,7 +41,7 @@ def trials_on(cluster: str | None, jobs: int | None = None) -> Iterator[QueueRun
 
 
 class ClusterRuns:
-    """Runs the trials of queues on the connected cluster.
+    """Decodes images and runs the trials of queues on the connected cluster.
 
     A trial whose worker or node died begins again elsewhere, from the state that it saved last.
 
@@ -48,6 +51,10 @@ class ClusterRuns:
 
     def __init__(self, jobs: int | None = None) -> None:
         self.jobs = jobs
+
+    def fill_cache(self, manifest: Manifest, preprocess: Preprocess, folder: Path, progress: Progress) -> None:
+        """Fills the cache of a data set of slices; errors as for :func:`reslink.cluster.cache.fill_cache`."""
+        fill_cache(manifest, preprocess, folder, "slice", progress)
 
     def __call__(self, queue: RunQueue, data: SharedData, runs: Path, progress: Progress) -> None:
         """Runs the queue; arguments as for ``scheduler.run_queue``.

@@ -29,7 +29,7 @@ from reslink.datasets.tables.files import find_table
 from reslink.datasets.tables.rows import data_error
 from reslink.errors import UsageError, counted
 from reslink.labels import ABSENT, PRESENT, UNKNOWN, CaseKind, Labels, clean_text, spelling_key, states_text
-from reslink.remote_files import parse_remote
+from reslink.remote_paths import parse_remote
 
 _log = logging.getLogger(__name__)
 

@@ -35,7 +35,8 @@ from reslink.labels import (
 )
 from reslink.notebook import html_table
 from reslink.printable_names import escape_name
-from reslink.remote_files import RemotePath, content_hash, parse_remote, version_hash
+from reslink.remote_files import content_hash, version_hash
+from reslink.remote_paths import RemotePath, parse_remote
 
 _log = logging.getLogger(__name__)
 

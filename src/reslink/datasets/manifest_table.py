@@ -18,7 +18,7 @@ from reslink.datasets.tables.rows import Row, Table, data_error
 from reslink.errors import UsageError, counted, suggest
 from reslink.imaging.spellings import UNIT_NAMES, UNITS, parse_sequence
 from reslink.labels import UNKNOWN, CaseKind, clean_text, is_missing, spelling_key, states_text
-from reslink.remote_files import RemotePath
+from reslink.remote_paths import RemotePath
 
 _SHORTENED: Final = re.compile(r"\d([.,]\d+)?E\+\d+", re.I)
 """A long number as spreadsheets write it by default."""

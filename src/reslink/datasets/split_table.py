@@ -14,7 +14,7 @@ from reslink.datasets.manifest import Manifest
 from reslink.datasets.splits import assign_folds_and_holdout, assign_splits
 from reslink.files import csv_writer, write_atomic
 from reslink.printable_names import escape_name
-from reslink.remote_files import RemotePath
+from reslink.remote_paths import RemotePath
 
 _STANDARD_COLUMNS = ("path", "label", "patient_id", "mask", "split")
 _READ_BY_TRAIN = ("fold",)

@@ -143,7 +143,8 @@ def run_network(
     """
 
     def run(rows: NDArray[np.int64]) -> Outputs:
-        return stack_outputs([classifier.outputs(cache.batch(part), statistics) for part in cache.batches(rows, batch_size)])
+        batches = (np.asarray(cache.pixels[part]) for part in cache.batches(rows, batch_size))
+        return stack_outputs([classifier.outputs(pixels, statistics) for pixels in batches])
 
     if cache.is_series:
         outputs = stack_outputs([classifier.pool(run(cache.rows(case)))[0] for case in cases.tolist()])

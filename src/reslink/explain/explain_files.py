@@ -36,7 +36,7 @@ from reslink.imaging.series_slices import read_series_slices
 from reslink.inference.classifier import Classifier
 from reslink.inference.prediction import LabelPrediction, Prediction
 from reslink.inference.series_answers import view_series
-from reslink.remote_files import parse_remote
+from reslink.remote_paths import parse_remote
 
 __all__ = ["METHODS", "ExplainOptions", "Explanation", "explain_paths"]
 

@@ -50,6 +50,9 @@ Plane = NDArray[np.float32]
 _CACHE: Final[WeakKeyDictionary[Image, Mask]] = WeakKeyDictionary()
 """Masks of images that still exist: several steps of the preprocessing need the mask of the same image."""
 
+_WORKING_COPIES: Final[WeakKeyDictionary[Image, Plane]] = WeakKeyDictionary()
+"""Working copies of images that still exist: the mask and the test for several heads need the same."""
+
 
 def head_mask(image: Image) -> Mask:
     """Segments the head in one slice.
@@ -118,8 +121,8 @@ def _silhouette(image: Image) -> Plane | None:
         return None
     if image.unit != "HU" and _bright_corners(content):  # the gaps and the background of the tiles differ
         values, content = 1 - values, 1 - content
-    background = np.quantile(content, 0.05)
-    smooth = _remove_thin_lines(np.where(rows[:, None] | columns, np.float32(background), values))
+    background = sorted_quantile(np.sort(content, axis=None), 0.05)
+    smooth = _remove_thin_lines(np.where(rows[:, None] | columns, background, values))
     if image.unit == "HU":
         return np.minimum(smooth, 1)
     levels = _background_and_head_levels(box_mean(smooth, 3))
@@ -136,7 +139,9 @@ def _uniform_rows(values: Plane) -> Mask:
     """
     ordered, count = np.sort(values, axis=1), values.shape[1]
     uniform = np.asarray(ordered[:, int(0.95 * count)] - ordered[:, int(0.05 * count)] < _UNIFORM)
-    edges = np.flatnonzero(np.diff(uniform.astype(np.int8), prepend=0, append=0))
+    if not uniform.any():
+        return uniform
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], uniform, [False]])))
     for start, end in zip(edges[::2], edges[1::2], strict=True):
         if start > 0 and end < len(uniform) and end - start > _MAX_GAP * len(uniform):
             uniform[start:end] = False
@@ -157,7 +162,8 @@ def _repetition(values: NDArray[np.float64]) -> float:
     height, width = values.shape
     shifts = np.arange(1, int(_MAX_SHIFT * width) + 1)
     spectrum = np.fft.rfft(values, 2 * width)
-    products = np.fft.irfft(np.abs(spectrum) ** 2, 2 * width).sum(axis=0)[shifts]
+    power = (spectrum.real**2 + spectrum.imag**2).sum(axis=0)
+    products = np.fft.irfft(power, 2 * width)[shifts]
     overlap = height * (width - shifts)
     sums = [
         np.cumsum(part)[width - shifts - 1]
@@ -174,19 +180,20 @@ def _repetition(values: NDArray[np.float64]) -> float:
 
 def _has_separate_heads(silhouette: Plane) -> bool:
     """Whether the two largest objects have the form of a head, similar areas, and bounding boxes that do not overlap."""
-    labels, count = label_components(opening(fill_holes(box_mean(silhouette, 3) > 0.5), 2))
-    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    objects = opening(fill_holes(box_mean(silhouette, 3) > 0.5), 2)
+    _, _, statistics, _ = cv2.connectedComponentsWithStats(objects.view(np.uint8), connectivity=4)
+    boxes, areas = statistics[1:, : cv2.CC_STAT_AREA], statistics[1:, cv2.CC_STAT_AREA]
     heads = [
-        (areas[i], box)
+        (areas[i], boxes[i])
         for i in np.argsort(-areas)[:8]
-        if areas[i] >= 0.4 * areas.max() and _is_compact(areas[i], box := cv2.boundingRect((labels == i + 1).view(np.uint8)))
+        if areas[i] >= 0.4 * areas.max() and _is_compact(areas[i], boxes[i])
     ]
     if len(heads) < 2 or sum(int(area) for area, _ in heads) < 0.12 * silhouette.size:
         return False
     (x, y, width, height), (other_x, other_y, other_width, other_height) = heads[0][1], heads[1][1]
     across = min(x + width, other_x + other_width) - max(x, other_x)
     down = min(y + height, other_y + other_height) - max(y, other_y)
-    return max(across, 0) * max(down, 0) <= 0.05 * min(width * height, other_width * other_height)
+    return bool(max(across, 0) * max(down, 0) <= 0.05 * min(width * height, other_width * other_height))
 
 
 def _is_compact(area: int, box: Sequence[int]) -> bool:
@@ -211,7 +218,15 @@ def valid_pixels(image: Image) -> Mask:
 
 
 def _working_copy(image: Image, valid: Mask) -> Plane:
-    """Returns the image at the working size: HU unchanged; others scaled to 0..1, dark background, invalid pixels 0."""
+    """Returns the image at the working size, read-only; HU unchanged; others 0..1, dark background, invalid pixels 0."""
+    copy = _WORKING_COPIES.get(image)
+    if copy is None:
+        copy = _WORKING_COPIES[image] = _make_working_copy(image, valid)
+        copy.setflags(write=False)
+    return copy
+
+
+def _make_working_copy(image: Image, valid: Mask) -> Plane:
     all_valid = bool(valid.all())
     pixels = np.asarray(image.pixels, np.float32)
     values = pixels if all_valid else np.where(valid, pixels, pixels[valid].min())
@@ -304,6 +319,15 @@ def sorted_median(ordered: NDArray[np.floating[Any]]) -> float:
     """Returns the same value as ``numpy.median``, bit for bit, for sorted values without NaN, (n,), but faster."""
     last = ordered.size // 2
     return float(ordered[last] if ordered.size % 2 else (ordered[last - 1] + ordered[last]) / 2)
+
+
+def sorted_quantile(ordered: Plane, quantile: float) -> np.float32:
+    """Returns the same value as ``numpy.quantile``, bit for bit, for sorted values without NaN, (n,), but faster."""
+    position = (ordered.size - 1) * quantile
+    first = int(position)
+    share, (low, high) = position - first, ordered[[first, min(first + 1, ordered.size - 1)]]
+    step = high - low
+    return np.float32(low + step * share if share < 0.5 else high - step * (1 - share))
 
 
 def _segment_by_scalp(values: Plane, level: float) -> Mask:

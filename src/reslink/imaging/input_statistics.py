@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from reslink.imaging.image import Modality
-from reslink.imaging.morphology import fill_holes
+from reslink.imaging.morphology import fill_holes, label_components
 from reslink.imaging.preprocess import Preprocess, uint8_quantiles
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -74,7 +74,8 @@ def input_statistics(pixels: NDArray[np.uint8]) -> Floats:
     Returns:
         (n, 33) float64, finite, in the order of ``NAMES``.
     """
-    small = [Picture.fromarray(planes.max(axis=0)).resize((SIDE, SIDE), Picture.Resampling.BOX) for planes in pixels]
+    brightest = (planes[0] if len(planes) == 1 else planes.max(axis=0) for planes in pixels)
+    small = [Picture.fromarray(plane).resize((SIDE, SIDE), Picture.Resampling.BOX) for plane in brightest]
     rows = [_statistics(np.asarray(picture)) for picture in small]
     return np.array(rows, dtype=np.float64).reshape(len(small), len(NAMES))
 
@@ -165,8 +166,8 @@ def min_brain_share(modality: Modality | None, preprocess: Preprocess) -> float 
 def _brain_share(plane: NDArray[np.uint8]) -> float:
     small = np.asarray(cv2.resize(plane, (_BRAIN_SIDE, _BRAIN_SIDE), interpolation=cv2.INTER_AREA))
     tissue = cv2.morphologyEx(np.asarray(cv2.inRange(small, *_SOFT_TISSUE)), cv2.MORPH_OPEN, _DISC)
-    _, numbers, pieces, _ = cv2.connectedComponentsWithStats(tissue, connectivity=4)
-    bone, areas = small > _SOFT_TISSUE[1], pieces[:, cv2.CC_STAT_AREA]
+    numbers, _ = label_components(tissue > 0)
+    bone, areas = small > _SOFT_TISSUE[1], np.bincount(numbers.ravel())
     largest_first = [int(i) for i in np.argsort(-areas, kind="stable") if i and areas[i] >= _MIN_PIECE]
     brain = next((i for i in largest_first if _is_enclosed(numbers == i, bone)), None)
     return 0.0 if brain is None else float(areas[brain]) / np.count_nonzero(fill_holes(small > _BACKGROUND))

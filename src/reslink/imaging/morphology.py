@@ -1,4 +1,4 @@
-"""Morphology of masks with OpenCV: dilation, opening, closing, hole filling and components. Outside the image is background.
+"""Morphology and means with OpenCV: dilation, opening, closing, hole filling, components. Outside the image is background.
 
 OpenCV is five times as fast as ``scipy.ndimage`` on masks of 128 pixels a side; a test checks that the results are equal.
 """
@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Picture
 
 Mask: TypeAlias = NDArray[np.bool_]
 Plane: TypeAlias = NDArray[np.float32]
@@ -87,6 +88,18 @@ def local_minimum(values: Plane, height: int, width: int) -> Plane:
 def box_mean(values: Plane, side: int) -> Plane:
     """Returns the mean over ``side``×``side`` pixels of a plane (H, W); border pixels are repeated outside."""
     return np.asarray(cv2.blur(values, (side, side), borderType=cv2.BORDER_REPLICATE), np.float32)
+
+
+def box_resize(values: Plane, width: int, height: int) -> Plane:
+    """Returns a plane (H, W) resized by Pillow's box filter.
+
+    If both sides shrink to a half, a quarter or an eighth, OpenCV computes the same means ten times as fast; those of fractions
+    may differ in the last bit.
+    """
+    ratio = values.shape[0] // height
+    if ratio in (2, 4, 8) and values.shape == (ratio * height, ratio * width):
+        return np.asarray(cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA), np.float32)
+    return np.asarray(Picture.fromarray(values).resize((width, height), Picture.Resampling.BOX))
 
 
 def _bytes(mask: Mask) -> NDArray[np.uint8]:

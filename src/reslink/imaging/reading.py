@@ -27,7 +27,8 @@ from reslink.imaging.limits import (
 )
 from reslink.imaging.sandbox.pool import decode_in_sandbox
 from reslink.imaging.spellings import parse_unit
-from reslink.remote_files import local_file, parse_remote
+from reslink.remote_files import local_file
+from reslink.remote_paths import parse_remote
 
 _TABLE_ENDINGS = (".csv", ".tsv", ".xlsx", ".parquet")
 

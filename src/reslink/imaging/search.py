@@ -17,7 +17,8 @@ from reslink.imaging.decode import HEAD_BYTES, detect_image_format, unsupported_
 from reslink.imaging.limits import FORMATS, open_regular_file
 from reslink.imaging.reading import SUFFIXES, is_image_name
 from reslink.printable_names import printable
-from reslink.remote_files import RemotePath, list_folder, parse_remote, read_start, without_secrets
+from reslink.remote_files import list_folder, read_start, with_starts
+from reslink.remote_paths import RemotePath, parse_remote, without_secrets
 
 _MASK_FOLDER: Final = re.compile(r".*masks?|seg(mentation)?s?|rois?|gt|ground[\W_]*truths?")
 """Names, in lower case, of folders with lesion masks, which are skipped unless they are given explicitly."""
@@ -367,8 +368,8 @@ def _expand_path(given: str | Path) -> list[Path]:
 def _remote_images(given: RemotePath) -> Iterator[list[Path]]:
     """Yields the images below a remote folder, and the slices of a DICOM series together; or the remote file itself.
 
-    The start of a file is fetched to see its format, and all of a DICOM file, to see its series. A file with the suffix
-    of another format is an image, and nothing of it is fetched.
+    The start of a file is fetched to see its format and its series. A file with the suffix of another format is an image, and
+    nothing of it is fetched.
     """
     files = None if is_image_name(given.name) else list_folder(given)
     if files is None:
@@ -377,7 +378,7 @@ def _remote_images(given: RemotePath) -> Iterator[list[Path]]:
     search, found = FolderSearch(given), False
     for members in search.remote_candidates(files):
         slices: list[Path] = []
-        for file in members:
+        for file in with_starts(members, may_be_dicom):
             file_format = _remote_format(file)
             if file_format == "DICOM":
                 slices += [] if _is_without_pixels(file, search) else [file]
@@ -397,11 +398,15 @@ def _remote_images(given: RemotePath) -> Iterator[list[Path]]:
 
 
 def _remote_format(file: RemotePath) -> str | None:
-    """Returns the format of a remote file, or its suffix if that is of another format than DICOM."""
-    suffix = next((suffix for suffix in _NOT_DICOM if file.name.lower().endswith(suffix)), None)
-    if suffix is not None:
-        return suffix
+    """Returns the format of a remote file, or ``image`` if its suffix is of another format than DICOM."""
+    if not may_be_dicom(file):
+        return "image"
     return detect_image_format(read_start(file, HEAD_BYTES)) or ("broken" if is_image_name(file.name) else None)
+
+
+def may_be_dicom(file: Path) -> bool:
+    """Returns whether a remote file may be DICOM by its name; of other files, nothing is fetched to find their series."""
+    return not file.name.lower().endswith(_NOT_DICOM)
 
 
 def _no_images_error(folder: Path) -> InputError:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.decision import DecisionResults
 from reslink.bundles.series_pooling import SeriesPooling
-from reslink.errors import InputError, ReslinkError, UsageError
-from reslink.imaging.formats.numpy_array import image_from_array, invalid_source_error
-from reslink.imaging.head_mask import head_mask, stated_content
-from reslink.imaging.image import Image, Stated, Unit, slice_format
+from reslink.errors import InputError, UsageError
+from reslink.imaging.formats.numpy_array import invalid_source_error
+from reslink.imaging.image import Image, Stated, Unit
 from reslink.imaging.input_statistics import input_statistics
-from reslink.imaging.reading import read_image, read_with_geometry
 from reslink.imaging.search import ListedFiles
 from reslink.imaging.spellings import parse_sequence
 from reslink.inference import backends
 from reslink.inference.backends import Backend, Pixels, Precision, TorchBackend, flip_averaged
-from reslink.inference.blocks import in_blocks
+from reslink.inference.blocks import SliceReader, in_blocks, read_slices
 from reslink.inference.devices import pick_device
 from reslink.inference.label_predictions import prediction_of_labels
 from reslink.inference.outputs import Outputs
@@ -304,6 +302,7 @@ class Classifier:
         unit: Unit | None = None,
         keep_images: bool = False,
         measure: bool = False,
+        workers: int = 0,
     ) -> Iterator[tuple[Prediction, Slice]]:
         """Predicts several sources and yields each prediction with its slice, without pixels.
 
@@ -315,13 +314,17 @@ class Classifier:
             unit: Unit of arrays, and of files that state none.
             keep_images: Whether the slices keep their images.
             measure: Whether to read what decides about the series of a slice: geometry, format and head area.
+            workers: Number of worker processes that read files while the network runs; not used with ``keep_images``.
 
         Raises:
             UsageError: As for :meth:`predict`.
         """
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise UsageError(f"The batch size is {batch_size}", "The batch size must be a positive integer", "Use 32")
-        return self._stream(self._slices(sources, unit, measure, int(batch_size)), int(batch_size), keep_images)
+        bundle = self.bundle
+        reader = SliceReader(bundle.preprocess, bundle.scope, bundle.case, self.sequence, unit, measure)
+        items = in_blocks(sources, int(batch_size))
+        return self._stream(read_slices(reader, items, 0 if keep_images else workers), int(batch_size), keep_images)
 
     def predict_pixels(self, pixels: Pixels | torch.Tensor) -> list[Prediction]:
         """Predicts preprocessed slices. A slice whose outputs are not finite gets an error; the others get a prediction.
@@ -350,51 +353,6 @@ class Classifier:
                 yield from self._predict_batch(batch)
                 batch, readable = [], 0
         yield from self._predict_batch(batch)
-
-    def _slices(
-        self, sources: Iterable[Source | ListedFiles], unit: Unit | None, measure: bool, batch_size: int
-    ) -> Iterator[Slice | None]:
-        """Reads and preprocesses one slice at a time; an unreadable one gives an item with its error. None ends a block."""
-        for given in in_blocks(sources, batch_size):
-            if given is None:
-                yield None
-            elif isinstance(given, ListedFiles):
-                yield from self._listed_slices(given, unit, measure)
-            else:
-                image = given if isinstance(given, Image) else partial(image_from_array, given, unit)
-                yield from self._slices_of(Slice(getattr(given, "source", "array") or "image", None, None), image, measure)
-
-    def _listed_slices(self, listed: ListedFiles, unit: Unit | None, measure: bool) -> Iterator[Slice]:
-        if listed.error:
-            yield Slice(listed.given, None, None, listed.error)
-        for position, file in enumerate(listed.files):
-            item = Slice(str(file), position if len(listed.files) > 1 else None, None, folder=listed.folder)
-            yield from self._slices_of(item, partial(read_with_geometry if measure else read_image, file, unit), measure)
-
-    def _slices_of(
-        self, file: Slice, read: Image | Callable[[], Image | tuple[Image, dict[str, Any]]], measure: bool
-    ) -> Iterator[Slice]:
-        """Yields the slices of a file, which is given without pixels."""
-        try:
-            content = read if isinstance(read, Image) else read()
-            image, geometry = (content, {}) if isinstance(content, Image) else content
-            planes, file = image.slices(), replace(file, notes=image.notes)
-        except UsageError:
-            raise
-        except ReslinkError as error:
-            yield replace(file, error=str(error))
-            return
-        stated = stated_content(image, self.sequence)
-        refused = self.bundle.scope.refusal(stated)
-        file = replace(file, count=len(planes), geometry=geometry, stated=stated, refused=refused)
-        for position, plane in enumerate(planes):
-            item = replace(file, index=position, image=plane) if len(planes) > 1 else replace(file, image=plane)
-            try:
-                item = item if refused else replace(item, pixels=self.bundle.preprocess.pixels(plane))
-            except ReslinkError as error:
-                yield replace(item, error=str(error))
-                continue
-            yield _measured(item, plane, always=self.bundle.case == "series") if measure else item
 
     def _predict_batch(self, items: Sequence[Slice]) -> Iterator[tuple[Prediction, Slice]]:
         """Yields one prediction per item, in order, with the item without its pixels."""
@@ -491,10 +449,3 @@ class Classifier:
                 "Preprocess slices with classifier.bundle.preprocess.pixels and stack them",
             )
         return array
-
-
-def _measured(item: Slice, plane: Image, *, always: bool) -> Slice:
-    """Returns the slice with format and head area, if it may belong to a series."""
-    if not always and item.count == 1 and item.geometry.get("position") is None:
-        return item
-    return replace(item, slice_format=slice_format(plane), head_area=int(head_mask(plane).sum()))

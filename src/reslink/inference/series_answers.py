@@ -23,7 +23,7 @@ from reslink.inference.outputs import stack_outputs
 from reslink.inference.prediction import Prediction, Slice, distinct_reasons
 from reslink.inference.series import SeriesPrediction, aggregate_slices, pooled_series
 from reslink.inference.series_mode import MODES, SeriesMode
-from reslink.remote_files import parse_remote
+from reslink.remote_paths import parse_remote
 
 Member = tuple[Prediction, Slice]
 
@@ -81,6 +81,7 @@ def predict_series(
     mode: SeriesMode | None = "auto",
     unit: Unit | None = None,
     keep_images: bool = False,
+    workers: int = 0,
 ) -> Iterator[tuple[Prediction, Image | None]]:
     """Predicts several sources, and their series by the rule of the HTTP service and the DICOM node.
 
@@ -95,6 +96,7 @@ def predict_series(
             None is ``each``, or ``only`` for a bundle whose cases are series, which has no ``each``.
         unit: Unit of arrays.
         keep_images: Whether to yield the slices.
+        workers: As for :meth:`Classifier.predict_slices`.
 
     Returns:
         A lazy iterator of predictions and slices, as ``Classifier.predict_with_images``; some of them a :class:`SeriesAnswer`.
@@ -102,7 +104,7 @@ def predict_series(
     Raises:
         UsageError: If an option is invalid.
     """
-    answers = predict_sections(classifier, sources, batch_size, mode=mode, unit=unit, keep_images=keep_images)
+    answers = predict_sections(classifier, sources, batch_size, mode=mode, unit=unit, keep_images=keep_images, workers=workers)
     return ((answer.prediction, answer.image) for answer in answers)
 
 
@@ -114,6 +116,7 @@ def predict_sections(
     mode: SeriesMode | None = "auto",
     unit: Unit | None = None,
     keep_images: bool = False,
+    workers: int = 0,
 ) -> Iterator[Answer]:
     """Predicts as :func:`predict_series`, also files that were listed before, and says to which section an answer belongs.
 
@@ -127,6 +130,7 @@ def predict_sections(
         mode: As for :func:`predict_series`.
         unit: Unit of arrays.
         keep_images: Whether to yield the slices.
+        workers: As for :meth:`Classifier.predict_slices`.
 
     Raises:
         UsageError: If an option is invalid.
@@ -139,7 +143,10 @@ def predict_sections(
             "Such a model answers once for all slices of a series",
             "Use --series only (in Python series='only'), or a model whose cases are slices",
         )
-    slices = classifier.predict_slices(sources, batch_size, unit=unit, keep_images=keep_images, measure=mode != "each")
+    measure = mode != "each"
+    slices = classifier.predict_slices(
+        sources, batch_size, unit=unit, keep_images=keep_images, measure=measure, workers=workers
+    )
     if mode == "each":
         return (Answer(prediction, item.image) for prediction, item in slices)
     return _with_series(slices, classifier, only=mode == "only" or classifier.bundle.case == "series")

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import numpy as np
-import scipy  # imports scipy.stats at its first use: half a second that a service does not need to start
+import scipy  # imports scipy.stats and scipy.special at their first use: half a second that a prediction does not need
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -233,7 +232,8 @@ def bootstrap_interval(
         return without_interval(estimate, "all bootstrap draws give the same value", n)
     tail = expanded_tail(effective_groups or n_groups)
     levels, kind = (None, "percentile, moved to the estimate,") if biased else _bca_levels(estimate, defined, draws, tail)
-    low, high = (float(end) for end in np.quantile(defined, levels or (float(ndtr(tail)), float(ndtr(-tail)))))
+    levels = levels or (float(scipy.special.ndtr(tail)), float(scipy.special.ndtr(-tail)))
+    low, high = (float(end) for end in np.quantile(defined, levels))
     if biased:
         shift = estimate - float(defined.mean())
         low, high = max(limits[0], low + shift), min(limits[1], high + shift)
@@ -256,10 +256,10 @@ def _bca_levels(estimate: float, defined: Floats, draws: BootstrapDraws, tail: f
     spread = float((gaps**2).sum())
     if not (0 < below < 1 and spread > 0):
         return None, "percentile"
-    bias, acceleration = float(ndtri(below)), float((gaps**3).sum() / (6 * spread**1.5))
+    bias, acceleration = float(scipy.special.ndtri(below)), float((gaps**3).sum() / (6 * spread**1.5))
     if abs(acceleration) * (abs(bias) - tail) >= 1:
         return None, "percentile"
-    low, high = (float(ndtr(bias + z / (1 - acceleration * z))) for z in (bias + tail, bias - tail))
+    low, high = (float(scipy.special.ndtr(bias + z / (1 - acceleration * z))) for z in (bias + tail, bias - tail))
     return (low, high), "BCa"
 
 

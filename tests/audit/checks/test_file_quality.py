@@ -184,3 +184,16 @@ def test_findings_come_in_the_order_of_the_files(cohort: list[ImageFeatures]) ->
     blank = image_features(gray(np.zeros((30, 30))))
     findings, _ = check_files(["b", "a", "c"], [blank, replace(cohort[0], roundness=0.1), "c is broken"])
     assert [(finding.path, finding.kind) for finding in findings] == [("b", "blank"), ("a", "not_a_head"), ("c", "corrupt")]
+
+
+def test_outliers_are_measured_by_the_fifth_nearest_head_in_any_orientation(cohort: list[ImageFeatures]) -> None:
+    odd = image_features(gray(chest()))
+    half = replace(cohort[0], thumbnail=cohort[0].thumbnail // 8 + odd.thumbnail[:, ::-1].T // 2)
+    cohort = [*cohort, *[half] * 4]
+    findings, _ = check_files([str(i) for i in range(26)], [*cohort, odd])
+    [message] = [finding.message for finding in findings if finding.path == "25" and "fifth" in finding.message]
+    turned = [np.rot90(plane, turns) for plane in (odd.thumbnail, odd.thumbnail[:, ::-1]) for turns in range(4)]
+    correlations = [max(np.corrcoef(plane.ravel(), item.thumbnail.ravel())[0, 1] for plane in turned) for item in cohort]
+    *_, fifth, fourth, _, _, _ = sorted(correlations)
+    assert fourth > fifth + 0.1
+    assert f"(correlation with the fifth nearest {fifth:.2f}," in message

@@ -6,10 +6,12 @@ import builtins
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import QuantileTransformer
 
 from reslink.audit.checks.label_errors import (
     _normal_scores,
+    _quick_model,
     quick_model_probabilities,
     sampled_model_probabilities,
     suspected_errors,
@@ -55,6 +57,16 @@ def test_a_copy_with_the_right_label_does_not_help(rng: np.random.Generator) -> 
     y_prob = quick_model_probabilities(*twice, [str(i // 4) for i in range(240)], 2, 0)
     assert not isinstance(y_prob, str)
     assert (y_prob.argmax(axis=1) == twice[2]).mean() < 0.7
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_linear_part_is_the_optimum_that_another_solver_finds(rng: np.random.Generator, classes: int) -> None:
+    features = rng.normal(size=(400, 40)).astype(np.float32)
+    targets = (features[:, 0] * 2 + rng.normal(size=400)).clip(0, classes - 1).astype(int)
+    linear = dict(_quick_model(400, 0).estimators)["linear"].fit(features, targets)
+    scores = linear[:-1].transform(features).astype(np.float64)
+    expected = LogisticRegression(C=0.02, tol=1e-10, max_iter=5000, class_weight="balanced").fit(scores, targets)
+    np.testing.assert_allclose(linear.predict_proba(features), expected.predict_proba(scores), atol=1e-3)
 
 
 class TestSample:

@@ -10,6 +10,7 @@ import pytest
 from pydicom.dataset import FileMetaDataset
 
 from reslink.audit.features.image import THUMBNAIL, image_features, plane_of_file
+from reslink.imaging.head_mask import head_mask
 from reslink.imaging.image import Image
 
 RADII = 60, 45
@@ -33,6 +34,22 @@ def test_the_head_is_measured(rng: np.random.Generator) -> None:
     assert image_features(Image(smooth, unit="gray", white=255.0)).roughness < 0.5
     assert features.background == 1
     assert (features.air, features.brain, features.dense) == (None, None, 0)
+
+
+@pytest.mark.parametrize("shear", [0, 0.4])
+@pytest.mark.parametrize("shift", [(0, 0), (61, -30), (-95, 88)])
+def test_roundness_is_the_overlap_with_the_ellipse_of_the_same_moments(shift: tuple[int, int], shear: float) -> None:
+    """Pixel by pixel, also where the ellipse leaves the bounding box of the head or the image."""
+    y, x = np.mgrid[:200, :200] - 100.0
+    odd = (np.abs(y - shift[0]) < 40) & (np.abs(x - shift[1] - shear * (y - shift[0])) < 30)
+    image = Image(np.where(odd, 150, 0).astype(np.float32), unit="gray", white=255.0)
+    head = head_mask(image)
+    rows, columns = np.nonzero(head)
+    inverse = np.linalg.inv(np.cov(rows, columns) + np.eye(2) / 12)
+    points = np.stack([y + 100 - rows.mean(), x + 100 - columns.mean()])
+    ellipse = np.einsum("iyx,ij,jyx->yx", points, inverse, points) <= 4
+    assert 0.6 < image_features(image).roundness < 0.95
+    assert image_features(image).roundness == pytest.approx((head & ellipse).sum() / (head | ellipse).sum(), abs=1e-4)
 
 
 def test_hounsfield_units_of_air_brain_and_bone() -> None:

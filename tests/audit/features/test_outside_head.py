@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from reslink.audit.features import outside_head
 from reslink.audit.features.outside_head import FEATURE_NAMES, outside_head_features, outside_head_mask
 from reslink.imaging.head_mask import head_mask
 from reslink.imaging.image import Image
@@ -62,3 +63,19 @@ def test_letters_in_a_corner_change_the_features() -> None:
 
 def test_a_picture_without_a_head_has_no_features() -> None:
     assert outside_head_features(image(np.zeros((128, 128)))) is None
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (301, 199), (64, 90), (9, 40)])
+def test_levels_are_counted_as_pixels_are_measured(rng: np.random.Generator, shape: tuple[int, int]) -> None:
+    """Also in zones that a head fills, and that have too few pixels to be measured."""
+    levels = np.clip(rng.normal(40, 60, shape), 0, 255).astype(np.uint8)
+    levels[: shape[0] // 3] = 3
+    outside = rng.random(shape) < 0.7
+    outside[shape[0] // 5 :, shape[1] // 2 :] = False
+    values, fine = levels / np.float32(255), rng.random(shape).astype(np.float32)
+    measured = outside_head._measure_zones(values, fine, outside)
+    counted = outside_head._count_zones(levels, fine, outside)
+    np.testing.assert_allclose(counted, measured, atol=2e-6)
+    share = FEATURE_NAMES.index("share of bright pixels, left side")
+    left = levels[:, : max(2, round(0.2 * shape[1]))][outside[:, : max(2, round(0.2 * shape[1]))]]
+    assert counted[share] == pytest.approx((left > 0.35 * 255).mean() if left.size >= 25 else counted[4], abs=1e-6)

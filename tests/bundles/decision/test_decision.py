@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy import special
 
 from reslink.bundles.bundle import Bundle
 from reslink.bundles.decision.arrays import DecisionArrays
@@ -30,6 +31,11 @@ def test_softmax_with_a_temperature():
     logits = np.array([[1.0, 2.0, 4.0]])
     expected = np.exp(logits / 2) / np.exp(logits / 2).sum()
     np.testing.assert_allclose(Decision(threshold=None, temperature=2).probabilities(logits), expected)
+
+
+def test_softmax_is_that_of_scipy_to_the_bit(rng):
+    logits = rng.normal(0, 20, (500, 4)) * [[1, 1, 1, 30]]
+    np.testing.assert_array_equal(Decision(threshold=None).probabilities(logits), special.softmax(logits, axis=1))
 
 
 def test_the_threshold_itself_is_positive():

@@ -22,6 +22,8 @@ from reslink.bundles.pretrained import pretrained_info
 from reslink.bundles.scope import Scope
 from reslink.cli.console import RESEARCH_USE
 from reslink.cli.main import app
+from reslink.cores import worker_pool
+from reslink.inference import blocks
 
 PROGRAM = """
 import sys
@@ -283,3 +285,20 @@ def test_a_series_has_a_line_and_a_row_of_its_own(built_zoo: Path, ring_heads: P
     assert [row["series_slices"] for row in rows] == ["", "", "2"]
     assert len({row["threshold"] for row in rows}) == 1
     assert all(row["certainty"] for row in rows)
+
+
+def test_a_folder_gives_the_same_table_with_worker_processes(
+    built_zoo: Path, ring_heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    monkeypatch.setattr(blocks, "FILES_BEFORE_WORKERS", 10)
+    monkeypatch.setattr(blocks, "worker_pool", lambda workers: started.append(workers) or worker_pool(workers))
+    tables = []
+    for threads in (1, 2):
+        tables.append(tmp_path / f"{threads}.csv")
+        words = ["predict", str(built_zoo / "ct"), str(ring_heads), "--csv", str(tables[-1])]
+        done = CliRunner(env={"OMP_NUM_THREADS": str(threads)}).invoke(app, words)
+        assert done.exit_code == 0, done.output
+        assert started == [2] * (threads - 1)
+    assert len(tables[0].read_text().splitlines()) == 91
+    assert tables[0].read_bytes() == tables[1].read_bytes()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reslink.datasets.near_duplicates import groups
+from reslink.datasets.near_duplicates.alignment import refine_pose, resample
 
 
 def test_the_orientation_maps_the_second_image_to_the_first(planted: Any) -> None:
@@ -16,3 +17,20 @@ def test_the_orientation_maps_the_second_image_to_the_first(planted: Any) -> Non
         second = np.rot90(turned[pair.second - 6], pair.orientation % 4)
         second = second[:, ::-1] if pair.orientation >= 4 else second
         assert np.array_equal(second, slices[pair.first])
+
+
+def test_pairs_are_refined_as_each_by_itself(rng: np.random.Generator) -> None:
+    fixed, moving = (rng.normal(size=(2, 35, 64, 64)) * (rng.random((2, 35, 64, 64)) > 0.3)).astype(np.float32)
+    pose = rng.uniform((-0.3, -12, -12), (0.3, 12, 12), (35, 3)).astype(np.float32)
+    together = refine_pose(fixed, moving, pose, 2)
+    alone = [refine_pose(fixed[i : i + 1], moving[i : i + 1], pose[i : i + 1], 2) for i in range(35)]
+    for values, parts in zip(together, zip(*alone, strict=True), strict=True):
+        np.testing.assert_array_equal(values, np.concatenate(parts))
+
+
+def test_the_weights_are_those_of_linear_interpolation(rng: np.random.Generator) -> None:
+    moving = rng.random((3, 64, 64)).astype(np.float32)
+    for shift in (-70.0, -63.5, -1.25, 0.0, 0.75, 63.0, 64.0):
+        pose = np.array([[0, shift, 0]] * 3, np.float32)
+        down = np.maximum(1 - np.abs(np.arange(64)[:, None] + np.float32(shift) - np.arange(64)), 0).astype(np.float32)
+        np.testing.assert_allclose(resample(moving, pose), down @ moving, atol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 from reslink.datasets.tables.paths import find_file, locate, move_below, name_files
 from reslink.datasets.tables.rows import Row
 from reslink.errors import UsageError
-from reslink.remote_files import RemotePath, parse_remote
+from reslink.remote_paths import RemotePath, parse_remote
 
 
 def named(*paths: str, others: tuple[str, ...] = (), folder: str = "/home/me/project") -> tuple[list[str], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ Kind = Literal[
     "corrupt", "blank", "tiny", "not_a_head", "wrong_orientation", "other_modality", "mixed_windows", "implausible_hu"
 ]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+Real = TypeVar("Real", bound=np.floating[Any])
 
 COHORT_KINDS: Final[tuple[Kind, ...]] = ("not_a_head", "wrong_orientation", "other_modality", "mixed_windows")
 """Kinds that need the other files: they are found by comparison with the rest of the data set."""
@@ -191,15 +192,18 @@ def _check_cohort(heads: list[_Head], pictures: Pictures) -> tuple[list[Finding]
 def _find_outliers(pictures: Pictures) -> dict[int, str]:
     """Finds outliers by the correlation, over all orientations, with the fifth nearest head (Ramaswamy et al. 2000)."""
     others = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), MAX_COMPARED)).astype(int))
-    compared = _standardized(pictures[others].astype(np.float64))
+    compared = _standardized(pictures[others].astype(np.float32))
     nearest = np.empty(len(pictures))
     for start in range(0, len(pictures), CHUNK_SIZE):
-        rows = slice(start, min(start + CHUNK_SIZE, len(pictures)))
-        heads = pictures[rows].astype(np.float64)
-        orientations = (np.rot90(planes, turns, axes=(1, 2)) for planes in (heads, heads[:, :, ::-1]) for turns in range(4))
-        similarity = np.max([_standardized(oriented) @ compared.T for oriented in orientations], axis=0)
-        similarity[np.arange(rows.start, rows.stop)[:, None] == others[None, :]] = -1
-        nearest[rows] = np.sort(similarity, axis=1)[:, -NEIGHBOR_RANK]
+        chunk = pictures[start : start + CHUNK_SIZE].astype(np.float32)
+        rows = np.arange(start, start + len(chunk))
+        similarity = np.full((len(chunk), len(others)), -1, np.float32)
+        for planes in (chunk, chunk[:, :, ::-1]):
+            for turns in range(4):
+                oriented = _standardized(np.rot90(planes, turns, axes=(1, 2)))
+                np.maximum(similarity, oriented @ compared.T, out=similarity)
+        similarity[rows[:, None] == others[None, :]] = -1
+        nearest[rows] = np.partition(similarity, -NEIGHBOR_RANK, axis=1)[:, -NEIGHBOR_RANK]
     far = (nearest < MIN_CORRELATION) | ((nearest < 0.65) & (_robust_deviations(nearest) > 6) & (nearest < np.median(nearest)))
     usual = float(np.median(nearest))
     return {
@@ -287,8 +291,9 @@ def _correlation(heads: NDArray[np.float64], typical: NDArray[np.float64]) -> ND
     return np.asarray(np.maximum(_standardized(heads) @ pattern, _standardized(heads[:, :, ::-1]) @ pattern))
 
 
-def _standardized(planes: NDArray[np.float64]) -> NDArray[np.float64]:
+def _standardized(planes: NDArray[Real]) -> NDArray[Real]:
     """Returns pictures as vectors of mean 0 and length 1, (..., S * S)."""
     flat = planes.reshape(*planes.shape[:-2], -1)
     centered = flat - flat.mean(axis=-1, keepdims=True)
-    return np.asarray(centered / np.maximum(np.linalg.norm(centered, axis=-1, keepdims=True), 1e-9))
+    lengths = np.linalg.norm(centered, axis=-1, keepdims=True)
+    return np.asarray(centered / np.maximum(lengths, planes.dtype.type(1e-9)))

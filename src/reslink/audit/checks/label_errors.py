@@ -173,17 +173,17 @@ def _fit_quick_models(
     return min(candidates, key=lambda candidate: _log_loss(candidate[0].y_prob, targets))
 
 
-def _with_coarse_heads(features: NDArray[np.float32], thumbnails: NDArray[np.uint8]) -> Floats:
+def _with_coarse_heads(features: NDArray[np.float32], thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Returns the features together with the head at 16×16 pixels."""
     block = thumbnails.shape[1] // COARSE_SIDE
-    coarse = thumbnails.reshape(-1, COARSE_SIDE, block, COARSE_SIDE, block).mean(axis=(2, 4)).reshape(len(thumbnails), -1)
-    return np.concatenate([features, coarse], axis=1)
+    coarse = thumbnails.reshape(-1, COARSE_SIDE, block, COARSE_SIDE, block).mean(axis=(2, 4), dtype=np.float32)
+    return np.concatenate([features, coarse.reshape(len(thumbnails), -1)], axis=1)
 
 
 def _quick_model(cases: int, seed: int) -> VotingClassifier:
     trees = ExtraTreesClassifier(TREES, min_samples_leaf=3, max_features=0.3, class_weight="balanced", random_state=seed)
     ranks = QuantileTransformer(n_quantiles=min(50, cases // 2), random_state=seed)
-    regression = LogisticRegression(C=0.02, max_iter=500, class_weight="balanced")
+    regression = LogisticRegression(C=0.02, solver="newton-cholesky", class_weight="balanced")
     linear = make_pipeline(ranks, FunctionTransformer(_normal_scores), regression)
     return VotingClassifier([("trees", trees), ("linear", linear)], voting="soft")
 

@@ -15,9 +15,9 @@ from typing import Any, Final, TypeAlias
 from PIL import Image as Pillow
 from PIL import JpegImagePlugin
 
+from reslink.audit.features.content import FileContent
 from reslink.files import sha256
-from reslink.imaging.decode import HEAD_BYTES, detect_image_format
-from reslink.imaging.limits import GZIP, MAX_FILE_BYTES, silence_warnings
+from reslink.imaging.limits import GZIP, silence_warnings
 
 MAX_NUMBER: Final = 1e30
 
@@ -41,28 +41,24 @@ _NUMBER_ATTRIBUTES: Final = (
 _NIFTI_CODES: Final = ("datatype", "bitpix", "qform_code", "sform_code", "xyzt_units")
 
 
-def header_features(path: str | Path) -> HeaderFeatures:
+def header_features(source: str | Path | FileContent) -> HeaderFeatures:
     """Returns the header features of a file.
 
     Args:
-        path: A file that :func:`~reslink.imaging.reading.read_image` accepts.
+        source: A file that :func:`~reslink.imaging.reading.read_image` accepts, or its content.
 
     Returns:
         Names with numbers, or with text that is treated as a category. The values are used by the audit only and never
         reported.
     """
-    source = Path(path)
-    if not source.is_file() or source.stat().st_size > MAX_FILE_BYTES:
-        return {"format": "folder" if source.is_dir() else "large"}
-    data = source.read_bytes()
-    file_format = detect_image_format(data[:HEAD_BYTES]) or "unknown"
+    content = source if isinstance(source, FileContent) else FileContent.read(source)
     try:
         with silence_warnings():
-            features = _READERS.get(file_format, _no_features)(data)
+            features = _READERS.get(content.format, _no_features)(content)
     except Exception:  # noqa: BLE001 - the libraries raise many kinds of errors for a broken header
         features = {"header": "cannot be read"}
     usable = {name: value for name, value in features.items() if isinstance(value, str) or _is_usable(value)}
-    return {"format": file_format, **usable}
+    return {"format": content.format, **usable}
 
 
 def _is_usable(number: float) -> bool:
@@ -70,7 +66,7 @@ def _is_usable(number: float) -> bool:
     return math.isfinite(number) and abs(number) < MAX_NUMBER
 
 
-def _no_features(_: bytes) -> HeaderFeatures:
+def _no_features(_: FileContent) -> HeaderFeatures:
     return {}
 
 
@@ -78,8 +74,8 @@ def _size_features(width: float, height: float) -> HeaderFeatures:
     return {"width": float(width), "height": float(height), "aspect": width / max(height, 1)}
 
 
-def _picture_features(data: bytes) -> HeaderFeatures:
-    picture = Pillow.open(io.BytesIO(data), formats=["PNG", "JPEG", "TIFF", "WEBP", "BMP"])
+def _picture_features(content: FileContent) -> HeaderFeatures:
+    picture = Pillow.open(io.BytesIO(content.data), formats=["PNG", "JPEG", "TIFF", "WEBP", "BMP"])
     features: HeaderFeatures = {**_size_features(*picture.size), "mode": picture.mode}
     features |= {f"has {key}": 1.0 for key in ("exif", "icc_profile", "comment", "xmp", "jfif", "adobe") if key in picture.info}
     for key in ("dpi", "gamma", "compression"):
@@ -101,10 +97,8 @@ def _jpeg_features(picture: JpegImagePlugin.JpegImageFile) -> HeaderFeatures:
     }
 
 
-def _dicom_features(data: bytes) -> HeaderFeatures:
-    from reslink.imaging.dicom.file_format import parse_dataset
-
-    dataset = parse_dataset(data, "the file")
+def _dicom_features(content: FileContent) -> HeaderFeatures:
+    dataset = content.dataset
     features: HeaderFeatures = _size_features(float(dataset.get("Columns", 0)), float(dataset.get("Rows", 0)))
     features["TransferSyntaxUID"] = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     for keyword in _TEXT_ATTRIBUTES:
@@ -131,13 +125,13 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _nifti_features(data: bytes) -> HeaderFeatures:
+def _nifti_features(content: FileContent) -> HeaderFeatures:
     import zlib
 
     from reslink.imaging.formats import nifti
 
-    gzipped = data.startswith(GZIP)
-    head = zlib.decompressobj(wbits=31).decompress(data, 1 << 16) if gzipped else data
+    gzipped = content.data.startswith(GZIP)
+    head = zlib.decompressobj(wbits=31).decompress(content.data, 1 << 16) if gzipped else content.data
     header = nifti.parse_header(head, "the file")
     features: HeaderFeatures = _size_features(float(header["dim"][1]), float(header["dim"][2]))
     features |= {f"pixdim {axis}": float(header["pixdim"][axis]) for axis in (1, 2, 3)}
@@ -146,14 +140,14 @@ def _nifti_features(data: bytes) -> HeaderFeatures:
     return features | {"gzip": float(gzipped), "descrip": sha256(description)[:16] if description else ""}
 
 
-def _array_features(data: bytes) -> HeaderFeatures:
+def _array_features(content: FileContent) -> HeaderFeatures:
     import numpy as np
 
-    array = np.load(io.BytesIO(data), allow_pickle=False)
+    array = np.load(io.BytesIO(content.data), allow_pickle=False)
     return {**_size_features(array.shape[-1], array.shape[-2]), "type": str(array.dtype)}
 
 
-_READERS: Final[dict[str, Callable[[bytes], HeaderFeatures]]] = {
+_READERS: Final[dict[str, Callable[[FileContent], HeaderFeatures]]] = {
     **dict.fromkeys(("PNG", "JPEG", "TIFF", "WEBP", "BMP"), _picture_features),
     "DICOM": _dicom_features,
     "NIFTI": _nifti_features,

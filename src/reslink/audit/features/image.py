@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from reslink.audit.features.quantiles import quantiles, sorted_quantiles
-from reslink.imaging.decode import HEAD_BYTES, detect_image_format
+from reslink.audit.features.content import FileContent
+from reslink.audit.features.quantiles import sorted_quantiles
 from reslink.imaging.head_mask import head_mask, valid_pixels
 from reslink.imaging.image import Image
-from reslink.imaging.limits import read_regular_file, silence_warnings
+from reslink.imaging.limits import silence_warnings
 from reslink.imaging.morphology import dilate_cross
 
 THUMBNAIL: Final = 24
@@ -70,68 +70,78 @@ class ImageFeatures:
     thumbnail: NDArray[np.uint8]
 
 
-def image_features(image: Image, path: str | Path | None = None) -> ImageFeatures:
+def image_features(image: Image, source: str | Path | FileContent | None = None) -> ImageFeatures:
     """Returns the features of one slice.
 
     Args:
         image: (H, W), any unit; not changed.
-        path: The file, used to read the plane of a DICOM file; None leaves the plane empty.
+        source: The file or its content, used to read the plane of a DICOM file; None leaves the plane empty.
 
     Returns:
         The features; those that need a head are 0 if none was found.
     """
     head, valid = head_mask(image), valid_pixels(image)
-    ordered = np.sort(image.pixels[valid])
-    gray = _to_gray(image, valid, head, ordered)
-    in_head = np.sort(gray[head])
-    not_white = int(np.searchsorted(in_head, WHITE, side="right"))
+    ordered, in_head = np.sort(image.pixels[valid]), np.sort(image.pixels[head])
+    low, high = _gray_range(image, ordered, in_head)
+    pixels = image.pixels if ordered.size == valid.size else np.where(valid, image.pixels, low)
+    gray, gray_in_head = _to_gray(pixels, low, high), _to_gray(in_head, low, high)
+    gray_in_head = gray_in_head[::-1] if high < low else gray_in_head
+    not_white = int(np.searchsorted(gray_in_head, WHITE, side="right"))
     outside = valid & ~dilate_cross(head, 3)
     is_hu = image.unit == "HU"
+    box = _bounding_box(head)
     return ImageFeatures(
         shape=(image.pixels.shape[0], image.pixels.shape[1]),
         unit=image.unit,
         modality=image.modality or "",
-        plane="" if path is None else plane_of_file(path),
+        plane="" if source is None else plane_of_file(source),
         contrast=_contrast(image, ordered),
-        head=_bounding_box(head)[2:],
-        head_share=float(head.mean()),
-        roundness=_roundness(head) if in_head.size else 0.0,
-        background=_share(outside & (gray < 0.1), outside) if outside.any() else 1.0,
-        roughness=_roughness(gray, head, float(in_head.var())) if in_head.size else 0.0,
+        head=(box[0].stop - box[0].start, box[1].stop - box[1].start),
+        head_share=_share(head),
+        roundness=_roundness(head, box) if in_head.size else 0.0,
+        background=_share(gray[outside] < 0.1) if outside.any() else 1.0,
+        roughness=_roughness(gray[box], head[box], float(gray_in_head.var())) if in_head.size else 0.0,
         white=1 - not_white / in_head.size if in_head.size else 0.0,
-        level=_median(in_head[:not_white]) or 0.0,
-        air=_median(image.pixels[outside]) if is_hu else None,
-        brain=_median(image.pixels[head & (np.abs(image.pixels) < 200)]) if is_hu else None,
+        level=_sorted_median(gray_in_head[:not_white]) or 0.0,
+        air=_sorted_median(np.sort(image.pixels[outside])) if is_hu else None,
+        brain=_sorted_median(in_head[np.abs(in_head) < 200]) if is_hu else None,
         dense=float((ordered > 900).mean()) if is_hu and ordered.size else 0.0,
-        thumbnail=_thumbnail(gray, head),
+        thumbnail=_thumbnail(gray[box], head[box]),
     )
 
 
-def plane_of_file(path: str | Path) -> str:
+def plane_of_file(source: str | Path | FileContent) -> str:
     """Returns the anatomical plane that a DICOM file states (PS3.3 C.7.6.2.1.1), '' if there is none."""
-    from reslink.imaging.dicom.file_format import parse_dataset
-
     try:
-        data = read_regular_file(path)
-        if detect_image_format(data[:HEAD_BYTES]) != "DICOM":
+        content = source if isinstance(source, FileContent) else FileContent.read(source)
+        if content.format != "DICOM":
             return ""
         with silence_warnings():
-            cosines = np.asarray(parse_dataset(data, "the file").get("ImageOrientationPatient"), np.float64)
+            cosines = np.asarray(content.dataset.get("ImageOrientationPatient"), np.float64)
         normal = np.abs(np.cross(cosines[:3], cosines[3:]))
     except Exception:  # noqa: BLE001 - the libraries raise many kinds of errors for a broken file
         return ""
     return ("sagittal", "coronal", "axial")[int(normal.argmax())]
 
 
-def _to_gray(image: Image, valid: Mask, head: Mask, ordered: Plane) -> Plane:
-    """Scales to 0 to 1: HU by the brain window, other units from the lowest value to the 99.5th percentile of the head."""
+def _gray_range(image: Image, ordered: Plane, in_head: Plane) -> tuple[float, float]:
+    """Returns black and white: the brain window for HU, else the lowest value and the 99.5th percentile of the head.
+
+    Args:
+        image: The slice.
+        ordered: The sorted valid pixels, (n,).
+        in_head: The sorted pixels of the head, (m,).
+    """
     low, high = 0.0, 80.0
     if (image.unit != "HU" and ordered.size) or image.inverted:
         low = float(ordered[-1 if image.inverted else 0])
-        [high] = quantiles(image.pixels[head] if head.any() else ordered, (0.005 if image.inverted else 0.995,))
-    span = high - low if abs(high - low) > 1e-6 else 1.0
-    pixels = image.pixels if ordered.size == valid.size else np.where(valid, image.pixels, low)
-    return np.asarray(np.clip((pixels - np.float32(low)) / np.float32(span), 0, 1), np.float32)
+        [high] = sorted_quantiles(in_head if in_head.size else ordered, (0.005 if image.inverted else 0.995,))
+    return low, high if abs(high - low) > 1e-6 else low + 1
+
+
+def _to_gray(values: Plane, low: float, high: float) -> Plane:
+    """Scales values to 0 (low) to 1 (high)."""
+    return np.asarray(np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1), np.float32)
 
 
 def _contrast(image: Image, ordered: Plane) -> float:
@@ -143,34 +153,37 @@ def _contrast(image: Image, ordered: Plane) -> float:
     return (high - low) / full_range
 
 
-def _bounding_box(mask: Mask) -> tuple[int, int, int, int]:
-    """Returns top, left, height and width."""
+def _bounding_box(mask: Mask) -> tuple[slice, slice]:
+    """Returns the rows and columns of the bounding box, empty for an empty mask."""
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-    return top, left, height, width
+    return slice(top, top + height), slice(left, left + width)
 
 
-def _share(part: Mask, whole: Mask) -> float:
-    return np.count_nonzero(part) / np.count_nonzero(whole)
+def _share(mask: Mask) -> float:
+    return np.count_nonzero(mask) / mask.size
 
 
-def _median(values: NDArray[np.floating]) -> float | None:
-    return float(quantiles(values, (0.5,))[0]) if values.size else None
+def _sorted_median(ordered: Plane) -> float | None:
+    return float(sorted_quantiles(ordered, (0.5,))[0]) if ordered.size else None
 
 
-def _roundness(head: Mask) -> float:
-    """Returns the overlap with the ellipse of the same center and second moments."""
-    moments = cv2.moments(head.view(np.uint8), binaryImage=True)
+def _roundness(head: Mask, box: tuple[slice, slice]) -> float:
+    """Returns the overlap of the head, (H, W) with a bounding box, with the ellipse of the same center and second moments."""
+    inside = np.ascontiguousarray(head[box])
+    moments = cv2.moments(inside.view(np.uint8), binaryImage=True)
     area = moments["m00"]
     yy, xy, xx = (moments[name] / max(area - 1, 1) for name in ("mu02", "mu11", "mu20"))
     (a, b), (_, c) = np.linalg.inv(np.array([[yy, xy], [xy, xx]]) + np.eye(2) / 12)
-    y, x = (
-        np.arange(side, dtype=np.float64) - moments[name] / area for side, name in zip(head.shape, ("m01", "m10"), strict=True)
-    )
+    rows, columns = box
+    y = np.arange(head.shape[0], dtype=np.float64) - (rows.start + moments["m01"] / area)
     square = (b * y) ** 2 - c * (a * y**2 - 4)  # the row y of a·y² + 2b·y·x + c·x² ≤ 4 reaches from -(b·y ± √square) / c
-    reach, middle = np.sqrt(np.maximum(square, 0)) / c, -b * y / c
-    ellipse = (x >= (middle - reach)[:, None]) & (x <= (middle + reach)[:, None]) & (square >= 0)[:, None]
-    both = np.count_nonzero(head & ellipse)
-    return both / (np.count_nonzero(head) + np.count_nonzero(ellipse) - both)
+    reach, middle = np.sqrt(np.maximum(square, 0)) / c, columns.start + moments["m10"] / area - b * y / c
+    first, last = np.ceil(np.maximum(middle - reach, 0)), np.floor(np.minimum(middle + reach, head.shape[1] - 1))
+    last = np.where(square >= 0, last, -1)
+    ellipse_area = int(np.maximum(last - first + 1, 0).sum())
+    x = np.arange(columns.start, columns.stop)
+    both = np.count_nonzero(inside & (x >= first[rows, None]) & (x <= last[rows, None]))
+    return both / (area + ellipse_area - both)
 
 
 def _roughness(gray: Plane, head: Mask, variance: float) -> float:
@@ -183,12 +196,12 @@ def _roughness(gray: Plane, head: Mask, variance: float) -> float:
 
 
 def _thumbnail(gray: Plane, head: Mask) -> NDArray[np.uint8]:
-    """Returns the head, centered in a square."""
-    top, left, height, width = _bounding_box(head)
+    """Returns the head, cropped to its bounding box, centered in a square."""
+    height, width = head.shape
     if not height:
         return np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
-    side, inside = max(height, width), np.s_[top : top + height, left : left + width]
+    side = max(height, width)
     square = np.zeros((side, side), np.uint8)
     y, x = (side - height) // 2, (side - width) // 2
-    square[y : y + height, x : x + width] = np.rint(255 * gray[inside]) * head[inside]
+    square[y : y + height, x : x + width] = np.rint(np.float32(255) * gray) * head
     return np.asarray(Picture.fromarray(square).resize((THUMBNAIL, THUMBNAIL), Picture.Resampling.BOX))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
+from PIL import Image as Picture
 
+from reslink.audit.features.levels import WHITE, gray_levels
 from reslink.audit.features.quantiles import sorted_quantiles
 from reslink.imaging.head_mask import Mask, head_mask, valid_pixels
 from reslink.imaging.image import Image
+from reslink.imaging.morphology import box_resize
 
 MARGIN: Final = 1 / 24
 """Pixels closer to the head than this share of the longer side are excluded: scalp, ringing and JPEG blocks."""
@@ -27,6 +30,9 @@ BRIGHT_LEVEL: Final = 0.35
 """Share of white above which a pixel is bright on a dark background, such as letters and frames."""
 
 HU_RANGE: Final = (-1024.0, 400.0)
+SHARES: Final = (0.95, 0.995)
+"""The high percentiles of a zone, as shares."""
+
 BORDER: Final = 0.03
 CORNER: Final = 0.2
 
@@ -73,6 +79,14 @@ def outside_head_features(image: Image) -> Values | None:
         return None
     values = _scaled(image)
     fine = np.abs(cv2.Laplacian(values, cv2.CV_32F, ksize=1, borderType=cv2.BORDER_REFLECT))
+    levels = gray_levels(image)
+    if levels is None:
+        return _measure_zones(values, fine, outside)
+    return _count_zones(levels, fine, outside)
+
+
+def _measure_zones(values: Values, fine: Values, outside: Mask) -> Values:
+    """Returns the measures of all zones, (78,)."""
     whole = _measures(values[outside], fine[outside])
     zones = [whole]
     for zone in _zones(values.shape):
@@ -84,10 +98,53 @@ def outside_head_features(image: Image) -> Values | None:
 
 def _measures(values: Values, fine: Values) -> Values:
     ordered, mean = np.sort(values), values.mean()
-    high, top = sorted_quantiles(ordered, (0.95, 0.995))
+    high, top = sorted_quantiles(ordered, SHARES)
     spread = np.sqrt(np.square(values - mean).mean())
     bright = 1 - np.searchsorted(ordered, BRIGHT_LEVEL, side="right") / values.size
     return np.array([mean, spread, high, top, bright, fine.mean()], np.float32)
+
+
+def _count_zones(levels: NDArray[np.uint8], fine: Values, outside: Mask) -> Values:
+    """Returns the same as :func:`_measure_zones` up to rounding, (78,), from the number of pixels of each level in each zone.
+
+    The zones overlap. Pixels are counted once in each cell, the pixels of the same zones, and each zone adds its cells.
+    """
+    first_keys, member, rows, columns = _cells(levels.shape)
+    keys = first_keys[outside] + levels[outside]
+    counts = member @ np.bincount(keys, minlength=256 * member.shape[1]).reshape(-1, 256).astype(np.float64)
+    fine_sums = ((rows @ (fine * outside)) * columns).sum(axis=1)
+    pixels = counts.sum(axis=1)
+    few = pixels < MIN_ZONE_PIXELS
+    for sums in (counts, fine_sums, pixels):
+        sums[few] = sums[0]
+    shown = np.arange(256, dtype=np.float32) / np.float32(WHITE)
+    cumulative = counts.cumsum(axis=1)
+    mean = counts @ shown / pixels
+    spread = np.sqrt((counts * np.square(shown - mean[:, None])).sum(axis=1) / pixels)
+    bright = 1 - cumulative[:, np.searchsorted(shown, BRIGHT_LEVEL, side="right") - 1] / pixels
+    positions = np.array(SHARES)[:, None] * (pixels - 1)
+    first = np.floor(positions)
+    low, high = (
+        shown[(cumulative <= np.minimum(rank, pixels - 1)[..., None]).sum(axis=2)].astype(np.float64)
+        for rank in (first, first + 1)
+    )
+    highs = low + (positions - first) * (high - low)
+    return np.stack([mean, spread, *highs, bright, fine_sums / pixels], axis=1).ravel().astype(np.float32)
+
+
+@lru_cache(maxsize=2)
+def _cells(shape: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.float64], Values, Values]:
+    """Returns 256 times the number of the cell of each pixel, (H, W), and the cells, rows and columns of each zone, 0 or 1.
+
+    The shapes of the latter are (13, cells), (13, H) and (13, W).
+    """
+    rows, columns = (np.zeros((len(_ZONES), side), np.float32) for side in shape)
+    for i, zone in enumerate([(slice(None), slice(None)), *_zones(shape)]):
+        rows[i, zone[0]], columns[i, zone[1]] = 1, 1
+    (bands, band), (strips, strip) = (np.unique(part, axis=1, return_inverse=True) for part in (rows, columns))
+    member = (bands[:, :, None] * strips[:, None, :]).reshape(len(_ZONES), -1)
+    keys = (band.reshape(-1, 1) * strips.shape[1] + strip.reshape(1, -1)) << 8
+    return keys, member.astype(np.float64), rows, columns
 
 
 def _scaled(image: Image) -> Values:
@@ -115,7 +172,7 @@ def _zones(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
 def _with_margin(head: Mask) -> Mask:
     """Returns the head with its margin, computed on a small copy."""
     height, width = head.shape
-    small = Pillow.fromarray(head.astype(np.uint8) * np.uint8(255)).resize((WORKING_SIDE, WORKING_SIDE), Pillow.Resampling.BOX)
-    wide = cv2.dilate((np.asarray(small) > 0).view(np.uint8), _DISC, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    grown = Pillow.fromarray(np.asarray(wide))
-    return np.asarray(grown.resize((width, height), Pillow.Resampling.NEAREST)) > 0
+    small = box_resize(head.astype(np.float32), WORKING_SIDE, WORKING_SIDE) > 0
+    wide = cv2.dilate(small.view(np.uint8), _DISC, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    grown = Picture.fromarray(np.asarray(wide)).resize((width, height), Picture.Resampling.NEAREST)
+    return np.asarray(grown).view(np.bool_)

@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import yaml
-
 from reslink.bundles.card.sections import data_section, decision_section, label_rule, ledger_section, limitations, reproduction
 from reslink.bundles.decision.decision import Decision
 from reslink.bundles.lineage import Ancestor
@@ -199,6 +197,8 @@ def _front_matter(bundle: CardSource) -> str:
     }
     if rows := list(_metric_rows(bundle.metrics)):
         front["metrics"] = [name for name, *_ in rows]
+    import yaml  # slow to import, and only a saved bundle needs it
+
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
 
 

@@ -358,10 +358,9 @@ def _set_reason(classes: Sequence[str], name: str) -> str:
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the softmax of each row."""
-    from scipy.special import softmax  # slow to import
-
-    return np.asarray(softmax(logits, axis=1), dtype=np.float64)
+    """Returns the softmax of each row, equal to ``scipy.special.softmax``, whose import takes a tenth of a second."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def _log_sum_exp(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

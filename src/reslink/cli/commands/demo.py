@@ -51,7 +51,9 @@ def demo(
     heads, new_heads = out / "heads", out / "new"
     with RunFolder(out).locked(resume=resume, overwrite=overwrite):  # if refused, the heads of the existing run are kept
         _make_heads(console, heads, patients, seed)
-    summary = run_training(Manifest.open(heads), recipe, out, resume=resume, overwrite=overwrite, progress=console.progress())
+    summary = run_training(
+        Manifest.open(heads), recipe, out, out / "cache", resume=resume, overwrite=overwrite, progress=console.progress()
+    )
     if not summary:  # not the first process of a distributed training
         raise typer.Exit
     _make_heads(console, new_heads, 4, (seed + 1_000_003) % 2**32)

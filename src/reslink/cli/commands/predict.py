@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from reslink.cli.cluster_options import On, ShardSize, cluster_address
+from reslink.cli.command import paused_collection
 from reslink.cli.console import Console
 from reslink.cli.options import (
     FOLDER,
@@ -34,11 +35,12 @@ from reslink.cli.prediction_text import (
     prediction_cells,
     print_usage_notes,
 )
+from reslink.cores import available_cores
 from reslink.errors import UsageError
 from reslink.files import sha256
 from reslink.inference.series_mode import SeriesMode
 from reslink.printable_names import json_text
-from reslink.remote_files import without_secrets
+from reslink.remote_paths import without_secrets
 from reslink.reports.formatting import format_count
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from reslink.inference.classifier import Classifier
     from reslink.inference.prediction import Prediction
     from reslink.inference.prediction_counts import PredictionCounts
+
+_MAX_WORKERS = 4
 
 EXAMPLES = (
     "reslink predict runs/first/bundle scan.png",
@@ -100,9 +104,11 @@ def predict(
     if address is not None:
         _check_cluster_options(paths, json, csv_file, pictures, overwrite, device)
         device = "cpu"
-    from reslink.inference.classifier import Classifier
+    threads = threads_from_environment()
+    with paused_collection():
+        from reslink.inference.classifier import Classifier
 
-    classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads_from_environment(), sequence=sequence)
+        classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads, sequence=sequence)
     if address is not None:
         from reslink.api.predict_shards import PredictionJob
         from reslink.cluster.nodes import bundle_digest
@@ -123,6 +129,7 @@ def predict(
             overwrite=overwrite,
             unit=unit,
             series=series,
+            workers=_reading_workers(threads),
         )
         counts = _print_predictions(console, classifier, predictions, series, json=json, quiet=csv_file is not None)
     if pictures is not None and counts.slices:
@@ -131,6 +138,12 @@ def predict(
         _print_counts(console, classifier.bundle, counts, csv_file)
     if counts.failed:
         raise typer.Exit(1)
+
+
+def _reading_workers(threads: int | None) -> int:
+    """Returns the number of worker processes that read files: none for one thread, and no more than keep the network busy."""
+    threads = threads or available_cores()
+    return min(threads, _MAX_WORKERS) if threads > 1 else 0
 
 
 def _check_cluster_options(

@@ -14,6 +14,7 @@ from reslink.cli.options import (
     FOLDER,
     AllowConflicts,
     AllowLeakage,
+    Cache,
     Case,
     Columns,
     Corrections,
@@ -43,7 +44,7 @@ EXAMPLES = (
     "reslink train images/ --out runs/own --network nets.py:build --set model.options.width=32",
     "reslink train images/ --out runs/tuned --init ct --freeze stem",
     "reslink train series.csv --out runs/series --case series --batch-size 4",
-    "reslink train images/ --out runs/large --on ray --processes 4",
+    "reslink train images/ --out runs/large --on ray --processes 4 --cache decoded",
     "reslink train cohort.csv --out runs/paper --epochs 5 --seed 1 --set model.variant=reslink_paper",
 )
 
@@ -86,6 +87,7 @@ def train(
     allow_conflicts: AllowConflicts = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    cache: Cache = None,
     on: On = None,
     processes: Annotated[
         int | None,
@@ -140,6 +142,7 @@ def train(
         allow_conflicts=allow_conflicts,
         resume=resume,
         overwrite=overwrite,
+        cache=cache,
         on=check_address(on),
         processes=processes,
         track=track or (),

@@ -8,15 +8,12 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import signal
-import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import connection
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -24,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
+from reslink.cores import worker_pool
 from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.errors import InputError, ReslinkError, UsageError
 from reslink.imaging.head_mask import stated_content
@@ -283,7 +281,7 @@ class WorkerPool:
 
     def _run(self, function: Callable[[J], R | str], jobs: Sequence[J]) -> Iterator[R | str]:
         """Yields results in order with a bounded number of pending jobs, which limits memory use."""
-        self._executor = executor = self._executor or _worker_pool(self.workers)
+        self._executor = executor = self._executor or worker_pool(self.workers)
         pending = iter(jobs)
         futures: deque[Future[R | str]] = deque()
         try:
@@ -298,7 +296,7 @@ class WorkerPool:
 
 def _run_isolated(function: Callable[[J], R | str], job: J) -> R | str:
     """Runs a job that may have killed a worker in a fresh worker."""
-    with _worker_pool(1) as pool:
+    with worker_pool(1) as pool:
         try:
             pool.submit(os.getpid).result()
         except BrokenProcessPool as error:
@@ -325,23 +323,6 @@ def _no_workers_error() -> UsageError:
         'A script that starts them must guard its main code with: if __name__ == "__main__"',
         "Add this guard to the script, or set workers=0",
     )
-
-
-def _worker_pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-
-
-def _start_worker() -> None:
-    """Makes a worker ignore Ctrl-C, which the main process handles, and exit when the main process dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_with_parent, args=(parent.sentinel,), daemon=True).start()
-
-
-def _exit_with_parent(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
 
 
 class SeveralSlicesError(InputError):

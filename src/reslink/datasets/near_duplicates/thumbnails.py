@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
-from scipy import ndimage
 
 from reslink.errors import UsageError
 from reslink.imaging.head_mask import WORKING_SIDE, head_mask, sorted_median, valid_pixels
 from reslink.imaging.image import Image
-from reslink.imaging.morphology import dilate_cross, erode_cross, fill_holes, label_components
+from reslink.imaging.morphology import box_resize, dilate_cross, erode_cross, fill_holes, label_components
 from reslink.imaging.preprocess import MARGIN, Preprocess
 
 THUMBNAIL_SIZE: Final = 64
@@ -60,7 +60,7 @@ def make_thumbnail(image: Image) -> Thumbnails:
     head = head_mask(unframed)
     if unframed.unit != "HU":
         small = _small_foreground(unframed)
-        if _touches_edge(head) or head.mean() < CLEARLY_WHOLE_SHARE * small.mean():
+        if _touches_edge(head) or _share(head) < CLEARLY_WHOLE_SHARE * _share(small):
             foreground = _to_image_size(small, head.shape)
             if _touches_edge(head) or _is_partial_head(head, foreground):
                 return np.asarray(_PREPROCESS_ALL.pixels(_crop_to_head(unframed, foreground))[0])
@@ -106,12 +106,7 @@ def _remove_frame(image: Image) -> Image:
 
 def _frame_widths(unit: NDArray[np.float32]) -> tuple[int, int]:
     """Returns the number of frame rows at the first and at the last edge."""
-    if not unit.size:
-        return 0, 0
-    if not _are_uniform(unit[[0, -1]]).any():
-        return 0, 0
-    uniform = _are_uniform(unit)
-    return _frame_rows(unit, uniform), _frame_rows(unit[::-1], uniform[::-1])
+    return (_frame_rows(unit), _frame_rows(unit[::-1])) if unit.size else (0, 0)
 
 
 def _are_uniform(rows: NDArray[np.float32]) -> Mask:
@@ -119,13 +114,25 @@ def _are_uniform(rows: NDArray[np.float32]) -> Mask:
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", centered, centered) / rows.shape[1]) < UNIFORM_DEVIATION)
 
 
-def _frame_rows(unit: NDArray[np.float32], uniform: Mask) -> int:
+def _uniform_rows(unit: NDArray[np.float32]) -> int:
+    """Returns the number of uniform rows before the first that is not."""
+    start = 0
+    while start < len(unit):
+        uniform = _are_uniform(unit[start : start + max(1, start)])  # twice as many rows each time
+        if not uniform.all():
+            return start + int(uniform.argmin())
+        start += len(uniform)
+    return start
+
+
+def _frame_rows(unit: NDArray[np.float32]) -> int:
     """Returns the number of uniform rows as bright as the first, if the rows after them are brighter or darker."""
-    if not uniform[0]:
+    uniform = _uniform_rows(unit)
+    if not uniform:
         return 0
-    needed = len(unit) if uniform.all() else int(uniform.argmin()) + 3
-    levels = np.array([sorted_median(row) for row in np.sort(unit[:needed], axis=1)])
-    same_as_first = uniform[:needed] & (np.abs(levels - levels[0]) <= FRAME_STEP / 2)
+    levels = np.array([sorted_median(row) for row in np.sort(unit[: uniform + 3], axis=1)])
+    same_as_first = np.abs(levels - levels[0]) <= FRAME_STEP / 2
+    same_as_first[uniform:] = False
     rows = int(same_as_first.argmin())
     return rows if rows and np.abs(levels[rows : rows + 3] - levels[0]).max() > FRAME_STEP else 0
 
@@ -137,8 +144,12 @@ def _crop(image: Image, rows: slice, columns: slice) -> Image:
 
 def _is_partial_head(head: Mask, foreground: Mask) -> bool:
     """Returns whether the head mask holds only part of the head; a bright background makes the test inconclusive."""
-    plausible = foreground.mean() < MAX_HEAD_SHARE or head.mean() < 1 - MAX_HEAD_SHARE
-    return bool(plausible and head.sum() < WHOLE_HEAD_SHARE * foreground.sum())
+    plausible = _share(foreground) < MAX_HEAD_SHARE or _share(head) < 1 - MAX_HEAD_SHARE
+    return bool(plausible and np.count_nonzero(head) < WHOLE_HEAD_SHARE * np.count_nonzero(foreground))
+
+
+def _share(mask: Mask) -> float:
+    return np.count_nonzero(mask) / mask.size
 
 
 def _touches_edge(head: Mask) -> bool:
@@ -152,18 +163,27 @@ def _small_foreground(image: Image) -> Mask:
     values = values.max() - values if image.inverted else values
     scale = WORKING_SIDE / max(values.shape)
     size = max(1, round(values.shape[1] * scale)), max(1, round(values.shape[0] * scale))
-    smooth = ndimage.uniform_filter(np.asarray(Picture.fromarray(values).resize(size, Picture.Resampling.BOX)), 3)
+    smooth = _mean_of_neighbors(box_resize(values, *size))
     low, high = float(smooth.min()), float(smooth.max())
     if not high > low:
         return np.ones(smooth.shape, np.bool_)
     typical = sorted_median(np.sort(smooth[smooth > low + 0.1 * (high - low)]))
-    bright = np.pad(smooth > low + 0.27 * (typical - low), 4)
+    bright = np.zeros((smooth.shape[0] + 8, smooth.shape[1] + 8), np.bool_)
+    bright[4:-4, 4:-4] = smooth > low + 0.27 * (typical - low)
     filled = fill_holes(erode_cross(dilate_cross(bright, 3), 3))
     solid = dilate_cross(erode_cross(filled, 4), 4)
     components, count = label_components(solid[4:-4, 4:-4])
     if count == 0:
         return np.ones(smooth.shape, np.bool_)
     return np.asarray(components == np.bincount(components.ravel())[1:].argmax() + 1)
+
+
+def _mean_of_neighbors(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the means of 3×3 pixels, the same bits as ``ndimage.uniform_filter``: double sums, rounded after each axis."""
+    for size in ((1, 3), (3, 1)):
+        sums = cv2.boxFilter(plane, cv2.CV_64F, size, normalize=False, borderType=cv2.BORDER_REFLECT)
+        plane = np.divide(sums, 3, dtype=np.float64).astype(np.float32)
+    return plane
 
 
 def _to_image_size(mask: Mask, shape: tuple[int, ...]) -> Mask:

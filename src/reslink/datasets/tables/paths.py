@@ -14,7 +14,7 @@ from reslink.datasets.case import case_name
 from reslink.datasets.tables.rows import Row
 from reslink.errors import UsageError
 from reslink.printable_names import escape_name, unescape_name
-from reslink.remote_files import RemotePath, parse_remote
+from reslink.remote_paths import RemotePath, parse_remote
 
 _FILE_URI = re.compile(r"file:(?://(?P<host>[^/]*)(?=/))?(?P<path>.*)", re.I | re.S)
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")

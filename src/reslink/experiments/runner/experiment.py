@@ -19,8 +19,8 @@ from reslink.datasets.leakage import check_group_leakage, seen_by_ancestors, wit
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates.groups import find_duplicates
 from reslink.errors import UsageError, counted, listed
-from reslink.experiments.runner.input_masking import open_view
-from reslink.experiments.runner.scheduler import QueueRunner, run_queue, run_trials
+from reslink.experiments.runner.input_masking import open_view, view_preprocess
+from reslink.experiments.runner.scheduler import Cluster, QueueRunner, run_queue, run_trials
 from reslink.experiments.runner.trial import RECIPE_VIEW, SharedData, Trial
 from reslink.training.data import assign_splits
 from reslink.training.monitoring.progress import Progress, phase, progress_callback
@@ -39,7 +39,7 @@ class Experiment:
         seeds: Each condition is trained once with each seed.
         jobs: Number of training processes; 0 trains in this process.
         progress: Receives the progress.
-        cluster: Runs trials on a cluster; None for ``jobs`` on this machine.
+        cluster: Decodes images and runs trials on a cluster; None for this machine and ``jobs``.
     """
 
     manifest: Manifest
@@ -48,7 +48,7 @@ class Experiment:
     seeds: tuple[int, ...]
     jobs: int
     progress: Progress
-    cluster: QueueRunner | None = None
+    cluster: Cluster | None = None
 
     def __post_init__(self) -> None:
         self.manifest.labels.require_exclusive(
@@ -82,6 +82,9 @@ class Experiment:
             UsageError: If other images can be read than with the recipe's own preprocessing.
         """
         settings, on_progress = self.recipe.trainer, progress_callback(self.progress)
+        if self.cluster is not None:
+            preprocess = view_preprocess(view, self.recipe.preprocess)
+            self.cluster.fill_cache(self.manifest, preprocess, self.out / "cache", self.progress)
         with phase(self.progress, len(self.manifest), "Reading images"):
             cache = open_view(
                 self.manifest,

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Protocol
 
 from reslink.datasets.cache.decode import check_not_in_worker
+from reslink.datasets.manifest import Manifest
 from reslink.errors import ReslinkError, counted
 from reslink.experiments.runner.trial import SharedData, Trial
+from reslink.imaging.preprocess import Preprocess
 from reslink.training.monitoring.progress import Progress, SilentProgress, phase
 from reslink.training.signals import Interrupted
 
@@ -44,6 +46,13 @@ class QueueRunner(Protocol):
 
     def __call__(self, queue: RunQueue, data: SharedData, runs: Path, progress: Progress) -> None:
         """Runs the queue; arguments and errors as for :func:`run_queue`."""
+
+
+class Cluster(QueueRunner, Protocol):
+    """Runs queues on a cluster, where the images are decoded too."""
+
+    def fill_cache(self, manifest: Manifest, preprocess: Preprocess, folder: Path, progress: Progress) -> None:
+        """Fills the cache of a data set of slices, so that ``PixelCache.open`` decodes nothing."""
 
 
 class _FixedRuns:

@@ -29,6 +29,7 @@ from reslink.imaging.dicom.geometry import (
 from reslink.imaging.dicom.header import read_elements_until
 from reslink.imaging.image import Image, SliceFormat, slice_format
 from reslink.imaging.limits import MAX_SERIES_PIXELS, MIB, check_size, open_regular_file, silence_warnings, too_large_error
+from reslink.remote_files import with_starts
 
 Reader = Callable[[Path], tuple[Image, dict[str, Any]]]
 
@@ -224,7 +225,7 @@ def group_files(paths: Sequence[Path]) -> list[list[Path]]:
     """
     series: dict[str, list[tuple[Path, Plane]]] = {}
     unsorted = []
-    for path in paths:
+    for path in with_starts(paths):
         header = _read_position(path)
         plane = None if header is None else slice_plane(header)
         series_uid = "" if header is None else str(header.get("SeriesInstanceUID") or "").strip()
