@@ -14,8 +14,8 @@ import pytest
 from head_files import SMALL, head, open_cache
 
 from reslink.datasets.cache import source_files
-from reslink.datasets.cache.pixel_cache import PixelCache
-from reslink.datasets.cache.source_files import FILE_TABLE, file_state
+from reslink.datasets.cache.pixel_cache import PixelCache, fill_shards
+from reslink.datasets.cache.source_files import FILE_TABLE, PART_TABLES, file_state
 from reslink.datasets.manifest import Manifest, file_hash
 from reslink.errors import StorageError
 
@@ -150,6 +150,21 @@ def test_data_sets_share_the_table(arrays: Path, hashed: list[str]) -> None:
     for cases in ([0, 2], [1, 3], [0, 1, 2, 3]):
         PixelCache.open(manifest.subset(cases), SMALL, arrays.parent / "cache", workers=0)
     assert hashed == [manifest.cases[i].name for i in (0, 2, 1, 3)]
+
+
+def test_parts_have_tables_of_their_own_which_are_joined_at_the_next_opening(arrays: Path, hashed: list[str]) -> None:
+    manifest, folder = Manifest.open(arrays), arrays.parent / "parts"
+    for part in (manifest.subset([0, 1]), manifest.subset([2, 3])):
+        fill_shards(part, SMALL, folder, 0, with_masks=False)
+    assert len(hashed) == 4
+    assert not (folder / FILE_TABLE).exists()
+    assert sorted(len(json.loads(table.read_text())["files"]) for table in (folder / PART_TABLES).iterdir()) == [2, 2]
+    PixelCache.open(manifest, SMALL, folder, workers=0)
+    assert len(hashed) == 4
+    assert len(json.loads((folder / FILE_TABLE).read_text())["files"]) == 4
+    assert list((folder / PART_TABLES).iterdir()) == []
+    fill_shards(manifest.subset([0, 1]), SMALL, folder, 0, with_masks=False)
+    assert (len(hashed), list((folder / PART_TABLES).iterdir())) == (4, [])
 
 
 def test_paths_are_not_stored(arrays: Path) -> None:

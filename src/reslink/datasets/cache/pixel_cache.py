@@ -234,7 +234,7 @@ def fill_shards(
         on_progress: Called with the number of finished cases and the total.
         case: Whether a case is a slice or a series.
         verify: Whether to hash all files again.
-        with_masks: Whether any case of the whole data set has a mask; None looks at these cases.
+        with_masks: Whether any case of the whole data set has a mask, if these cases are a part of it; None looks at them.
 
     Returns:
         The files, and the rows of all cases.
@@ -244,7 +244,7 @@ def fill_shards(
     """
     check_not_in_worker()
     code = code_digest()
-    sources = SourceFiles.read(manifest, case, Path(folder), code, verify=verify)
+    sources = SourceFiles.read(manifest, case, Path(folder), code, verify=verify, is_part=with_masks is not None)
     shapes = _shapes(preprocess, any(one.mask for one in manifest.cases) if with_masks is None else with_masks)
     shards = split_into_shards(Path(folder), sha256(preprocess.digest() + code), sources, shapes)
     indexes = ShardFiller(manifest, sources, preprocess, workers, on_progress).fill(shards)

@@ -22,6 +22,8 @@ from reslink.files import lock_folder, sha256, write_atomic
 from reslink.labels import CaseKind
 
 FILE_TABLE: Final = "files.json"
+PART_TABLES: Final = "files"
+"""Folder of tables that tasks of a cluster wrote, each of its own files; the next process that opens the cache joins them."""
 
 _RACY_NS: Final = 2_000_000_000
 """A file that changed less than this before it was hashed may have changed again without a new modification time."""
@@ -79,7 +81,9 @@ class SourceFiles:
     patients: list[HeaderPatient]
 
     @classmethod
-    def read(cls, manifest: Manifest, case_kind: CaseKind, folder: Path, code: str, *, verify: bool = False) -> SourceFiles:
+    def read(
+        cls, manifest: Manifest, case_kind: CaseKind, folder: Path, code: str, *, verify: bool = False, is_part: bool = False
+    ) -> SourceFiles:
         """Returns the source files of a data set; hashes of unchanged files are taken from the cache folder.
 
         Args:
@@ -88,12 +92,17 @@ class SourceFiles:
             folder: The cache folder.
             code: Digest of the code that reads files; hashes that other code stored are not used.
             verify: Whether to hash all files again.
+            is_part: Whether the cases are a part of a data set whose parts are read by many tasks. They write tables of their
+                own, because each of them would otherwise write the table of all files again.
         """
-        known = _read_table(folder, code)
+        parts = [] if is_part else sorted((folder / PART_TABLES).glob("*.json"))
+        known = _read_tables(folder, parts, code)
         examined = _examine_all(manifest.cases, {} if verify else known)
         fresh = {key: file for case in examined for key, file in case.files.items() if known.get(key) != file}
-        if fresh:
-            _update_table(folder, code, fresh)
+        if fresh and is_part:
+            _write_part(folder, code, fresh)
+        elif fresh or parts:
+            _update_table(folder, parts, code, fresh)
         kind = ("series",) if case_kind == "series" else ()
         return cls(
             case_kind,
@@ -182,18 +191,33 @@ def _examine_file(
     return file, patient
 
 
-def _read_table(folder: Path, code: str) -> dict[str, KnownFile]:
-    """Returns the known files by a hash of their path; empty if the table is missing, damaged or of other code."""
-    try:
-        value = json.loads((folder / FILE_TABLE).read_text(encoding="utf-8"))
-        return {key: KnownFile(*entry) for key, entry in value["files"].items()} if value["code"] == code else {}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}
+def _read_tables(folder: Path, parts: Sequence[Path], code: str) -> dict[str, KnownFile]:
+    """Returns the known files by a hash of their path; empty if the tables are missing, damaged or of other code."""
+    known: dict[str, KnownFile] = {}
+    for table in (folder / FILE_TABLE, *parts):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            value = json.loads(table.read_text(encoding="utf-8"))
+            known |= {key: KnownFile(*entry) for key, entry in value["files"].items()} if value["code"] == code else {}
+    return known
 
 
-def _update_table(folder: Path, code: str, fresh: Mapping[str, KnownFile]) -> None:
-    """Adds files to the table; other processes may do so at the same time."""
-    unwritable = (OSError, StorageError)  # in a read-only cache the files are hashed again next time
-    with contextlib.suppress(*unwritable), lock_folder(folder, wait=True):
-        files = _read_table(folder, code) | dict(fresh)
-        write_atomic(folder / FILE_TABLE, json.dumps({"code": code, "files": files}))
+def _write(table: Path, code: str, files: Mapping[str, KnownFile]) -> None:
+    write_atomic(table, json.dumps({"code": code, "files": files}))
+
+
+_UNWRITABLE: Final = (OSError, StorageError)
+"""In a read-only cache the files are hashed again next time."""
+
+
+def _write_part(folder: Path, code: str, fresh: Mapping[str, KnownFile]) -> None:
+    with contextlib.suppress(*_UNWRITABLE):
+        (folder / PART_TABLES).mkdir(parents=True, exist_ok=True)
+        _write(folder / PART_TABLES / f"{sha256(' '.join(sorted(fresh)))}.json", code, fresh)
+
+
+def _update_table(folder: Path, parts: Sequence[Path], code: str, fresh: Mapping[str, KnownFile]) -> None:
+    """Adds files, and those of the parts, to the table; other processes may do so at the same time."""
+    with contextlib.suppress(*_UNWRITABLE), lock_folder(folder, wait=True):
+        _write(folder / FILE_TABLE, code, _read_tables(folder, parts, code) | dict(fresh))
+        for part in parts:
+            part.unlink(missing_ok=True)
