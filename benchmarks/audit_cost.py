@@ -1,11 +1,14 @@
-"""Measures the processor time of an audit and of an evaluation with one thread.
+"""Measures the processor time of an audit and of an evaluation with one thread, and the memory of the comparisons of an audit.
 
 Run: python benchmarks/audit_cost.py files DATA [--images 120] [--rounds 5]
      python benchmarks/audit_cost.py audit DATA [--images 600]
+     python benchmarks/audit_cost.py memory [--counts 5000 20000 50000 100000]
      python benchmarks/audit_cost.py evaluate DATA --bundle ct [--images 300]
 
 - ``files`` times each part of the measurement of a file: milliseconds a file, the median of several rounds.
 - ``audit`` times a whole audit of evenly spaced images: seconds of processor time, and milliseconds an image.
+- ``memory`` gives an audit the features of synthetic files, all with different thumbnails, and measures the comparisons:
+  the largest memory, without files that are mapped, and the processor time, for each number of files in a new process.
 - ``evaluate`` evaluates a third of the images, then all of them, each in a new process. The difference gives the
   milliseconds an image; the rest is the fixed cost of the command: imports, model, report.
 
@@ -22,11 +25,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from near_duplicates import different_heads, peak_memory
+from numpy.typing import NDArray
+
+from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest
+from reslink.files import sha256
+
+if TYPE_CHECKING:
+    from reslink.audit.extract import FileFeatures
 
 
 def evenly_spaced(data: Path, images: int) -> Manifest:
@@ -85,6 +99,68 @@ def audit(data: Path, images: int) -> dict[str, float]:
     return {"images": len(manifest), "seconds": seconds, "milliseconds an image": 1000 * seconds / len(manifest)}
 
 
+def synthetic_features(pool: Sequence[FileFeatures], heads: NDArray[np.uint8]) -> Iterator[FileFeatures]:
+    """Yields the features of as many different files as there are thumbnails, made from those of a few phantoms."""
+    rng = np.random.default_rng(0)
+
+    def changed(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        noise = rng.integers(-8, 9, picture.shape, dtype=np.int16)
+        return np.asarray(np.clip(picture + noise, 0, 255), np.uint8)
+
+    for i, head in enumerate(heads):
+        item = pool[i % len(pool)]
+        outside = None if item.outside_head is None else item.outside_head * rng.normal(1, 0.05, len(item.outside_head))
+        yield replace(
+            item,
+            sha256=sha256(str(i)),
+            thumbnail=np.array(head),
+            image=replace(item.image, thumbnail=changed(item.image.thumbnail)),
+            tiny_thumbnail=changed(item.tiny_thumbnail),
+            asymmetry=(item.asymmetry * rng.normal(1, 0.05, len(item.asymmetry))).astype(np.float32),
+            histogram=(item.histogram * rng.normal(1, 0.05, len(item.histogram))).astype(np.float32),
+            outside_head=None if outside is None else outside.astype(np.float32),
+        )
+
+
+def memory(count: int) -> dict[str, float]:
+    """Returns memory and processor time of the comparisons of an audit, without those of making the features."""
+    from reslink.audit.audit import run_audit
+    from reslink.audit.extract import CaseFile, FileFeatures, extract_features
+    from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
+
+    spent = 0.0
+
+    def extract(files: Sequence[CaseFile], _: object) -> Iterator[Any]:
+        nonlocal spent
+        made = synthetic_features(pool, heads)
+        for _file in files:
+            start = time.process_time()
+            item = next(made)
+            spent += time.process_time() - start
+            yield item
+
+    with tempfile.TemporaryDirectory() as folder:
+        phantoms = Manifest.open(make_cohort(Path(folder) / "heads", PhantomSettings(patients=60, slices=1, size=128, seed=2)))
+        extracted = [extract_features(CaseFile("", case.path)) for case in phantoms.cases]
+        pool = [item for item in extracted if isinstance(item, FileFeatures)]
+        heads = different_heads(count, Path(folder) / "heads.npy")
+        names = [Path(folder) / f"{i:07d}.png" for i in range(count)]
+        classes = [phantoms.cases[i % len(pool)].label for i in range(count)]
+        cases = (Case(path, label, name=path.name) for path, label in zip(names, classes, strict=True))
+        manifest = replace(phantoms, cases=tuple(cases))
+        start = time.process_time()
+        with peak_memory() as peak:
+            result = run_audit(manifest, extract=extract).as_dict()
+        seconds = time.process_time() - start - spent
+    return {
+        "images": count,
+        "MiB": peak[0],
+        "KB an image": peak[0] * 1.048576 * 1000 / count,
+        "milliseconds an image": 1000 * seconds / count,
+        "pairs": len(result["near_duplicate_pairs"]),
+    }
+
+
 def evaluate_once(data: Path, bundle: str, images: int) -> tuple[int, float]:
     """Evaluates some images; returns their number and the processor time of this process and its workers since its start."""
     import reslink
@@ -109,12 +185,20 @@ def evaluate(data: Path, bundle: str, images: int) -> dict[str, float]:
 def main() -> None:
     """Prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["files", "audit", "evaluate", "evaluate-once"], help="measurement")
-    parser.add_argument("data", type=Path, help="data set")
+    parser.add_argument("what", choices=["files", "audit", "memory", "evaluate", "evaluate-once"], help="measurement")
+    parser.add_argument("data", type=Path, nargs="?", help="data set, for all but memory")
     parser.add_argument("--images", type=int, default=120, help="images")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of files")
     parser.add_argument("--bundle", default="ct", help="model of evaluate")
+    parser.add_argument("--counts", type=int, nargs="+", default=[5000, 20_000, 50_000, 100_000], help="files of memory")
     options = parser.parse_args()
+    if options.what == "memory":
+        for count in options.counts:
+            with ProcessPoolExecutor(1) as pool:
+                print(json.dumps(pool.submit(memory, count).result()), flush=True)
+        return
+    if options.data is None:
+        parser.error(f"{options.what} needs a data set")
     if options.what == "files":
         result: object = files(options.data, options.images, options.rounds)
     elif options.what == "audit":

@@ -89,6 +89,52 @@ class TestPlantedFaults:
         assert len(listed) / len(lettered) >= 0.9
 
 
+@pytest.fixture(scope="module")
+def on_disk(planted: Path, few_trees: None) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reslink.audit.stored_features.MAX_IN_MEMORY", 60)
+        patch.setattr("reslink.audit.stored_features.GROUP_ROWS", 25)
+        return audited(planted)
+
+
+@pytest.fixture(scope="module")
+def sampled(planted: Path, few_trees: None) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reslink.audit.stored_features.MAX_IN_MEMORY", 60)
+        patch.setattr("reslink.audit.sampling.MAX_CASES", 60)
+        patch.setattr("reslink.audit.sampling.MIN_CASES_OF_CLASS", 20)
+        return audited(planted)
+
+
+class TestLargeDataSet:
+    """The same cohort, as if 60 files were many."""
+
+    def test_features_on_disk_give_the_same_audit(self, on_disk: dict[str, Any], result: dict[str, Any]) -> None:
+        assert json.dumps(on_disk) == json.dumps(result)
+
+    def test_samples_are_stated(self, sampled: dict[str, Any], result: dict[str, Any]) -> None:
+        total = result["images"]
+        sizes = {probe["probe"]: probe["sample"] for probe in sampled["shortcuts"]}
+        assert all(size["of"] == total and size["images"] <= 60 for size in sizes.values())
+        assert sizes["histogram"]["images"] == 60
+        reasons = [check["reason"] for check in sampled["checks"] if check["check"] in ("outside_head", "file_metadata")]
+        assert all(f"of {total} images" in reason for reason in reasons)
+        assert sampled["label_error_source"] == f"quick model fitted on a sample of 60 of {total} images"
+
+    def test_what_needs_no_model_does_not_change(self, sampled: dict[str, Any], result: dict[str, Any]) -> None:
+        same = ("near_duplicate_pairs", "groups", "label_conflicts", "files", "text_boxes", "identity", "data_digest")
+        assert [sampled[key] for key in same] == [result[key] for key in same]
+
+    def test_label_errors_outside_the_sample_are_found(self, sampled: dict[str, Any], truth: dict[str, Any]) -> None:
+        wrong = {entry["path"] for entry in truth["wrong_labels"]}
+        assert wrong & {error["path"] for error in sampled["suspected_label_errors"]}
+
+    def test_the_page_states_the_sample(self, sampled: dict[str, Any], planted: Path, tmp_path: Path) -> None:
+        page = audit_report(sampled, Manifest.open(planted, for_training=False), tmp_path).read_text()
+        assert f"sample of 60 of {sampled['images']} images" in page
+        assert f"A simple model fitted on a sample of 60 of {sampled['images']} images, on other patients and groups," in page
+
+
 def test_the_same_seed_gives_the_same_audit(tmp_path: Path) -> None:
     cohort(tmp_path, patients=10, slices=1)
     assert audited(tmp_path) == audited(tmp_path)

@@ -24,3 +24,10 @@ def test_each_part_of_a_file_takes_time(audit_cost: ModuleType, heads: Path) -> 
 def test_the_images_are_evenly_spaced(audit_cost: ModuleType, heads: Path) -> None:
     names = [case.name for case in audit_cost.evenly_spaced(heads, 3).cases]
     assert names == [case.name for case in audit_cost.evenly_spaced(heads, 6).cases][::2]
+
+
+def test_the_memory_of_the_comparisons_is_that_of_different_files(audit_cost: ModuleType) -> None:
+    found = audit_cost.memory(60)
+    assert found["images"] == 60
+    assert found["pairs"] == 3  # a twentieth are copies
+    assert found["MiB"] > 1

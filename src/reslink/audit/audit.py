@@ -2,252 +2,38 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from reslink import __version__
-from reslink.audit.burned_in_text import TextBox
 from reslink.audit.checks import file_quality
-from reslink.audit.checks.duplicates import NearDuplicates, find_group_leakage
+from reslink.audit.checks.duplicates import NearDuplicates
 from reslink.audit.checks.given_predictions import GivenPredictions, caution
 from reslink.audit.checks.label_corrections import LabelCorrections, write_corrections
-from reslink.audit.checks.label_errors import SuspectedError, quick_model_probabilities, suspected_errors
-from reslink.audit.checks.shortcuts import MARGIN, ProbeResult, probe_name, run_probes, with_holm_correction
-from reslink.audit.checks.sources import (
-    SourceCheck,
-    check_source,
-    check_sources,
-    conflicts_between_sources,
-    describe_source_conflicts,
-    source_names,
-)
-from reslink.audit.cross_validation import Ints
+from reslink.audit.checks.label_errors import quick_model_probabilities, sampled_model_probabilities, suspected_errors
+from reslink.audit.checks.shortcuts import ProbeResult, probe_name, run_probes, with_holm_correction
+from reslink.audit.checks.sources import check_source, check_sources, source_names
+from reslink.audit.cross_validation import Floats, Ints
 from reslink.audit.extract import CaseFile, Extracted, Extraction, FileFeatures, Volume
 from reslink.audit.extraction import extract_all
+from reslink.audit.result import Audit
+from reslink.audit.sampling import describe_sample, sample_cases
+from reslink.audit.stored_features import StoredFeatures, make_store
 from reslink.datasets.cache.decode import check_not_in_worker
 from reslink.datasets.cache.shards import choose_workers
-from reslink.datasets.case import Case
-from reslink.datasets.label_conflicts import label_conflicts
-from reslink.datasets.manifest import Manifest, images_digest
-from reslink.datasets.near_duplicates.groups import DuplicatePair
+from reslink.datasets.manifest import Manifest
+from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.datasets.patient_ids import add_header_patients
-from reslink.datasets.shared_images import shared_images
 from reslink.errors import UsageError, counted
 from reslink.files import write_json
-from reslink.labels import PRESENT, UNKNOWN
+from reslink.labels import UNKNOWN
 from reslink.training.monitoring.progress import Progress, SilentProgress
-
-RESEARCH_NOTICE: Final = "Research use only. Not a medical device; not for diagnosis."
-
-VERDICT_CHECKS: Final = ("label_conflicts", "shortcuts", "shortcuts: file_metadata", "shortcuts: outside_head")
-"""Names in ``skipped_checks`` that make the verdict incomplete."""
-
-NO_SPLIT: Final = "the data set has no split"
-"""Reason in the check ``group_leakage`` of a data set without a split, which has no leakage to find."""
-
-PROBE_INPUTS: Final = {
-    "file_metadata": "file and header metadata",
-    "outside_head": "pixels outside the head",
-    "histogram": "gray histogram",
-    "thumbnail": "very small thumbnail",
-}
-
-EXAMPLES_PER_CLASS: Final = 6
-
-
-@dataclass(frozen=True)
-class Check:
-    """A check that the verdict depends on.
-
-    Attributes:
-        check: Its name.
-        failed: Whether it failed.
-        reason: The result in one sentence, without the full stop.
-    """
-
-    check: str
-    failed: bool
-    reason: str
-
-
-@dataclass
-class Audit:
-    """The results of an audit as objects; :meth:`as_dict` returns the content of ``audit.json``.
-
-    Attributes:
-        cases: The cases that could be read.
-        items: The features of each case.
-        unreadable: Name of each case that could not be read, with the reason.
-        near_duplicates: Near duplicates.
-        probes: Results of the shortcut probes.
-        suspected_errors: Likely label errors, worst first.
-        findings: Problems of single files.
-        skipped: Name of each check that was skipped, with the reason.
-        patient_notes: How many patients were joined because they share an examination, and which data sets have none.
-        class_names: The classes that occur in ``cases``; of several labels at once, all of them.
-        several_labels: Whether ``cases`` have several labels at once.
-        label_error_source: Where the probabilities of the label error check come from.
-        label_error_caution: Why these probabilities are poor; '' for a quick model, or if they are good.
-        sources: The source of each case; '' if unknown.
-        source_check: What the sources reveal; None if there are fewer than two.
-        label_corrections: Labels corrected by a trusted source; None if none was named.
-    """
-
-    cases: Sequence[Case]
-    items: Sequence[FileFeatures]
-    unreadable: dict[str, str]
-    near_duplicates: NearDuplicates
-    probes: list[ProbeResult] = field(default_factory=list)
-    suspected_errors: list[SuspectedError] = field(default_factory=list)
-    findings: list[file_quality.Finding] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    patient_notes: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ()
-    several_labels: bool = False
-    label_error_source: str = "quick model"
-    label_error_caution: str = ""
-    sources: Sequence[str] = ()
-    source_check: SourceCheck | None = None
-    label_corrections: LabelCorrections | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the JSON form."""
-        leakage = find_group_leakage(self.cases, self.near_duplicates)
-        conflicts = label_conflicts(self.cases, self.near_duplicates.pairs, [item.sha256 for item in self.items])
-        checks = [self._leakage_check(leakage), self._conflict_check(len(conflicts)), *self._shortcut_checks()]
-        return {
-            "reslink": __version__,
-            "images": len(self.cases) + len(self.unreadable),
-            "classes": self._class_counts(),
-            "several_labels": self.several_labels,
-            "groups": len(set(self.near_duplicates.groups)),
-            "patients": len({case.patient_id for case in self.cases} - {None}),
-            "patients_from_headers": len({case.patient_id for case in self.cases if case.patient_from_header}),
-            "near_duplicates": [self._names(rows) for rows in self.near_duplicates.duplicate_groups()],
-            "near_duplicate_pairs": [self._pair_dict(pair) for pair in self.near_duplicates.pairs],
-            "group_leakage": leakage,
-            "label_conflicts": [self._names(rows) for rows in conflicts],
-            **self._source_results(),
-            "shortcuts": [probe.as_dict() | {"examples": self._examples(probe)} for probe in self.probes],
-            **self._text_and_identity(),
-            "suspected_label_errors": [self._error_dict(error) for error in self.suspected_errors],
-            "label_error_source": self.label_error_source,
-            "label_error_caution": self.label_error_caution,
-            "files": self._findings_by_kind(),
-            "skipped_checks": [{"check": check, "reason": reason} for check, reason in self.skipped.items()],
-            "checks": [asdict(check) for check in checks],
-            "verdict": self._verdict(checks),
-            "data_digest": images_digest((item.sha256, case.label) for case, item in zip(self.cases, self.items, strict=True)),
-            "notice": RESEARCH_NOTICE,
-        }
-
-    def _verdict(self, checks: Sequence[Check]) -> str:
-        if any(check.failed for check in checks):
-            return "fail"
-        skipped = {": ".join(check.split(": ")[:2]) for check in self.skipped}  # without the label of a probe
-        return "incomplete" if skipped & set(VERDICT_CHECKS) else "pass"
-
-    def _class_counts(self) -> dict[str, int]:
-        """Returns the number of cases of each class, or in which each of several labels is present."""
-        if not self.several_labels:
-            return dict(sorted(Counter(case.label for case in self.cases).items()))
-        return {name: sum(case.states[k] == PRESENT for case in self.cases) for k, name in enumerate(self.class_names)}
-
-    def _leakage_check(self, leakage: Sequence[dict[str, Any]]) -> Check:
-        if not any(case.split for case in self.cases):
-            return Check("group_leakage", False, NO_SPLIT)
-        kinds = Counter(entry["kind"] for entry in leakage)
-        groups, patients = counted(kinds["near_duplicates"], "group"), counted(kinds["patient"], "patient")
-        return Check("group_leakage", bool(leakage), f"{groups} of near duplicates and {patients} in more than one split")
-
-    def _conflict_check(self, count: int) -> Check:
-        conflict = "a label that a copy or near duplicate does not have" if self.several_labels else "more than one label"
-        return Check("label_conflicts", count > 0, f"{counted(count, 'image')} with {conflict}")
-
-    def _shortcut_checks(self) -> list[Check]:
-        return [Check(probe.name, probe.failed, describe_probe(probe)) for probe in self.probes if probe.is_check]
-
-    def _text_and_identity(self) -> dict[str, Any]:
-        cases = list(zip(self.cases, self.items, strict=True))
-        with_text = [(case.name, item) for case, item in cases if item.text_boxes]
-        return {
-            "burned_in_text": [name for name, _ in with_text],
-            "text_words": {name: item.word_count for name, item in with_text if item.word_count is not None},
-            "text_boxes": {name: [_box_dict(box) for box in item.text_boxes] for name, item in with_text},
-            "identity": {case.name: item.identity for case, item in cases if item.identity},
-        }
-
-    def _source_results(self) -> dict[str, Any]:
-        corrections = self.label_corrections
-        result = {} if corrections is None else {"label_corrections": corrections.as_dict(self.cases, self.sources)}
-        if self.source_check is None:
-            return result
-        pairs = conflicts_between_sources(self.cases, self.sources, self.near_duplicates.pairs)
-        conflicts = [
-            self._pair_dict(pair)
-            | {
-                "labels": [self.cases[i].label for i in (pair.first, pair.second)],
-                "sources": [self.sources[i] for i in (pair.first, pair.second)],
-            }
-            for pair in pairs
-        ]
-        return result | {
-            "sources": self.source_check.as_dict(),
-            "source_conflicts": conflicts,
-            "shared_images": shared_images(self.sources, self.near_duplicates.pairs),
-            "source_conflict_notes": describe_source_conflicts(self.cases, self.sources, pairs),
-        }
-
-    def _names(self, rows: Sequence[int]) -> list[str]:
-        return [self.cases[i].name for i in rows]
-
-    def _pair_dict(self, pair: DuplicatePair) -> dict[str, Any]:
-        return {
-            "paths": self._names((pair.first, pair.second)),
-            "correlation": round(float(pair.correlation), 3),
-            "orientation": int(pair.orientation),
-            "same_file": self.items[pair.first].sha256 == self.items[pair.second].sha256,
-        }
-
-    def _error_dict(self, error: SuspectedError) -> dict[str, Any]:
-        return {
-            "path": self.cases[error.row].name,
-            "given": self.class_names[error.given],
-            "suggested": self.class_names[error.suggested],
-            "score": error.score,
-            "confident": error.confident,
-        }
-
-    def _examples(self, probe: ProbeResult) -> dict[str, list[str]]:
-        """Returns, for each class or state of a label, the correctly classified cases with the highest probability."""
-        if not probe.above_chance:
-            return {}
-        cases = [self.cases[i] for i in probe.rows]
-        if probe.label is None:
-            names: tuple[str, ...] = self.class_names
-            targets = np.array([names.index(case.label) for case in cases])
-        else:
-            names = (f"without {probe.label}", f"with {probe.label}")
-            targets = np.array([case.states[self.class_names.index(probe.label)] for case in cases])
-        examples = {}
-        for k, name in enumerate(names):
-            correct = np.flatnonzero((targets == k) & (probe.y_prob.argmax(axis=1) == k))
-            best = correct[np.argsort(-probe.y_prob[correct, k], kind="stable")][:EXAMPLES_PER_CLASS]
-            examples[name] = [self.cases[probe.rows[i]].name for i in best]
-        return examples
-
-    def _findings_by_kind(self) -> dict[str, list[dict[str, str]]]:
-        by_kind: dict[str, list[dict[str, str]]] = defaultdict(list)
-        for finding in self.findings:
-            by_kind[finding.kind].append({"path": finding.path, "message": finding.message})
-        return {kind: by_kind.get(kind, []) for kind in file_quality.KINDS}
 
 
 def audit(
@@ -321,26 +107,14 @@ def run_audit(
     progress = progress or SilentProgress()
     files = [CaseFile(case.name, case.path, case.unit) for case in manifest.cases]
     extract = extract or partial(_extract_here, workers=choose_workers(len(files)) if workers is None else workers)
-    extracted = list(extract(files, progress))
-    volumes = [item for item in extracted if isinstance(item, Volume)]
-    if len(volumes) == len(extracted):
-        raise series_refused(volumes[0].problem)
-    results = [item.message if isinstance(item, Volume) else item for item in extracted]
-    items = [item for item in results if isinstance(item, FileFeatures)]
-    unreadable = {case.name: item for case, item in zip(manifest.cases, results, strict=True) if isinstance(item, str)}
-    if not items:
-        raise UsageError(
-            f"None of the {len(unreadable)} images can be read",
-            "At least one of them must be readable",
-            f"The first error: {next(iter(unreadable.values())).removesuffix('.')}",
-        )
-    readable = manifest.subset(i for i, item in enumerate(results) if isinstance(item, FileFeatures))
+    items, unreadable = _features(manifest, extract(files, progress), progress)
+    readable = manifest.subset(i for i, case in enumerate(manifest.cases) if case.name not in unreadable)
     readable, patient_notes = add_header_patients(readable, [item.patient for item in items])
     notes = tuple(f"Patients: {note}" for note in (patient_notes.joined, patient_notes.missing) if note)
     for note in notes:
         progress.message(f"{note}.")
     progress.start(1, "Comparing images")
-    near_duplicates = NearDuplicates.find(readable, np.stack([item.thumbnail for item in items]))
+    near_duplicates = NearDuplicates.find(readable, _thumbnails(items))
     progress.step()
     progress.end()
     result = Audit(
@@ -359,8 +133,42 @@ def run_audit(
     result.skipped |= {} if result.source_check is None else result.source_check.skipped
     if labels_from is not None:
         result.label_corrections = LabelCorrections.find(readable.cases, result.sources, near_duplicates.pairs, labels_from)
-    _check_files(result, [case.name for case in manifest.cases], results)
+    _check_files(result, [case.name for case in manifest.cases])
     return result
+
+
+def _features(
+    manifest: Manifest, extracted: Iterable[Extracted], progress: Progress
+) -> tuple[Sequence[FileFeatures], dict[str, str]]:
+    """Keeps the features of the files that can be used, on disk if they are many; also returns why others cannot be used.
+
+    Raises:
+        UsageError: If no image can be read, or every file has several slices.
+    """
+    items, unreadable, volumes = make_store(len(manifest), progress.message), dict[str, str](), []
+    for case, item in zip(manifest.cases, extracted, strict=True):
+        if isinstance(item, FileFeatures):
+            items.append(item)
+        elif isinstance(item, Volume):
+            volumes.append(item.problem)
+            unreadable[case.name] = item.message
+        else:
+            unreadable[case.name] = item
+    if len(volumes) == len(manifest):
+        raise series_refused(volumes[0])
+    if not len(items):
+        raise UsageError(
+            f"None of the {len(unreadable)} images can be read",
+            "At least one of them must be readable",
+            f"The first error: {next(iter(unreadable.values())).removesuffix('.')}",
+        )
+    if isinstance(items, StoredFeatures):
+        items.finish()
+    return items, unreadable
+
+
+def _thumbnails(items: Sequence[FileFeatures]) -> Thumbnails:
+    return items.thumbnails() if isinstance(items, StoredFeatures) else np.stack([item.thumbnail for item in items])
 
 
 def series_refused(problem: str) -> UsageError:
@@ -382,9 +190,10 @@ def _extract_here(files: Sequence[CaseFile], progress: Progress, workers: int) -
     progress.end()
 
 
-def _check_files(result: Audit, names: Sequence[str], items: Sequence[FileFeatures | str]) -> None:
+def _check_files(result: Audit, names: Sequence[str]) -> None:
     """Runs the checks of single files, and reports text whose words could not be counted."""
-    features = [item if isinstance(item, str) else item.image for item in items]
+    items = iter(result.items)
+    features = (result.unreadable.get(name) or next(items).image for name in names)
     result.findings, skipped = file_quality.check_files(names, features)
     result.skipped |= {f"files: {kind}": reason for kind, reason in skipped.items()}
     uncounted = sum(bool(item.text_boxes) and item.word_count is None for item in result.items)
@@ -440,11 +249,14 @@ def _add_probes(result: Audit, rows: Ints, targets: Ints, progress: Progress, se
         seed: Seed of folds, forests and bootstrap.
         label: One of several labels at once; None for the class.
     """
-    items, groups = [result.items[i] for i in rows], [result.near_duplicates.groups[i] for i in rows]
-    num_classes = len(result.class_names) if label is None else 2
+    groups, num_classes = result.near_duplicates.groups, len(result.class_names) if label is None else 2
+    sample = sample_cases(targets, [groups[i] for i in rows], seed)
+    total = None if len(sample) == len(rows) else len(rows)
+    rows, targets = rows[sample], targets[sample]
+    items, groups = [result.items[i] for i in rows], [groups[i] for i in rows]
     for probe in run_probes(items, targets, groups, num_classes, seed, equal_shares=label is not None):  # most labels are rare
         if isinstance(probe, ProbeResult):
-            result.probes.append(replace(probe, rows=rows[probe.rows], label=label))
+            result.probes.append(replace(probe, rows=rows[probe.rows], label=label, sampled_from=total))
         else:
             classes = "" if label is None else "with and without the label as the two classes, "
             result.skipped[f"shortcuts: {probe_name(probe[0], label)}"] = classes + probe[1]
@@ -455,7 +267,7 @@ def _find_label_errors(result: Audit, targets: Any, seed: int, predictions: Give
     if predictions is None:
         rows, y_prob = np.arange(len(targets)), _quick_model_probabilities(result, targets, seed)
     else:
-        rows, y_prob = predictions.rows([item.sha256 for item in result.items], result.class_names)
+        rows, y_prob = predictions.rows(result.hashes, result.class_names)
         result.label_error_source = f"given predictions for {len(rows)} of {counted(len(targets), 'image')}"
         result.label_error_caution = caution(y_prob, targets[rows], result.class_names)
     try:
@@ -468,29 +280,16 @@ def _find_label_errors(result: Audit, targets: Any, seed: int, predictions: Give
         result.skipped["suspected_label_errors"] = str(error)
 
 
-def _quick_model_probabilities(result: Audit, targets: Any, seed: int) -> Any:
-    asymmetry = np.stack([item.asymmetry for item in result.items])
-    thumbnails = np.stack([item.thumbnail for item in result.items])
-    groups, num_classes = result.near_duplicates.groups, len(result.class_names)
-    return quick_model_probabilities(asymmetry, thumbnails, targets, groups, num_classes, seed)
+def _quick_model_probabilities(result: Audit, targets: Ints, seed: int) -> Floats | str:
+    """Returns the out-of-fold probabilities of all cases; of many cases, the models are fitted on a sample."""
+    groups, num_classes, total = result.near_duplicates.groups, len(result.class_names), len(targets)
 
+    def read(rows: Ints) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        items = [result.items[i] for i in rows]
+        return np.stack([item.asymmetry for item in items]), np.stack([item.thumbnail for item in items])
 
-def describe_probe(probe: ProbeResult) -> str:
-    """Returns the result of a probe in one sentence, without the full stop."""
-    value = probe.balanced_accuracy
-    interval = "" if value.ci_low is None else f" (95 % interval {value.ci_low:.3f} to {value.ci_high:.3f})"
-    metric = f"{value.estimate:.3f}{interval}"
-    metric += "" if probe.label is None else f" for {probe.label!r}"
-    source = f"from the {PROBE_INPUTS[probe.probe]} alone"
-    if not probe.above_chance:
-        return f"{source}, a model is no better than chance: balanced accuracy {metric}, chance {probe.chance:.3f}"
-    if not probe.is_check:
-        return f"{source}, a model reaches a balanced accuracy of {metric}, chance {probe.chance:.3f}"
-    limit = "" if probe.failed else f"; the check fails above {probe.chance + MARGIN:.3f}"
-    return (
-        f"without seeing the brain, {source}, a model reaches a balanced accuracy of {metric}, chance {probe.chance:.3f}{limit}"
-    )
-
-
-def _box_dict(box: TextBox) -> dict[str, Any]:
-    return {"top": box.top, "left": box.left, "height": box.height, "width": box.width, "in_head": box.in_head}
+    sample = sample_cases(targets, groups, seed)
+    if len(sample) == total:
+        return quick_model_probabilities(*read(sample), targets, groups, num_classes, seed)
+    result.label_error_source += f" fitted {describe_sample(len(sample), total)}"
+    return sampled_model_probabilities(read, sample, targets, groups, num_classes, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
@@ -33,6 +33,29 @@ Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class OutOfFold:
+    """Models fitted by cross-validation.
+
+    Attributes:
+        y_prob: (n, K) probabilities for cases of groups that the model was not fitted on; rows sum to 1.
+        folds: (n,) the fold of each case, whose model was not fitted on its group.
+        models: The model of each fold.
+    """
+
+    y_prob: Floats
+    folds: Ints
+    models: list[Any]
+
+    def score(self, features: Any, folds: Ints) -> Floats:
+        """Returns the probabilities of other cases, (m, K), each by the model of its fold."""
+        y_prob = np.zeros((len(folds), self.y_prob.shape[1]))
+        for fold in np.unique(folds):
+            rows, model = np.flatnonzero(folds == fold), self.models[fold]
+            y_prob[np.ix_(rows, model.classes_)] = model.predict_proba(features[rows])
+        return y_prob
+
+
 def out_of_fold_probabilities(
     features: Any,
     targets: Ints,
@@ -42,7 +65,20 @@ def out_of_fold_probabilities(
     seed: int,
     folds: int = FOLDS,
 ) -> Floats:
-    """Returns the probabilities of a model for cases of groups that it was not fitted on.
+    """Returns the probabilities of a model for cases of groups that it was not fitted on; see :func:`fit_out_of_fold`."""
+    return fit_out_of_fold(features, targets, groups, num_classes, make_model, seed, folds).y_prob
+
+
+def fit_out_of_fold(
+    features: Any,
+    targets: Ints,
+    groups: NDArray[np.str_],
+    num_classes: int,
+    make_model: Callable[[], ClassifierMixin],
+    seed: int,
+    folds: int = FOLDS,
+) -> OutOfFold:
+    """Fits a model for each fold of the groups.
 
     Args:
         features: (n, F) array or sparse matrix.
@@ -52,18 +88,19 @@ def out_of_fold_probabilities(
         make_model: Returns an unfitted classifier.
         seed: Seed of the folds.
         folds: Number of folds; fewer if a class has fewer groups.
-
-    Returns:
-        (n, K), rows sum to 1.
     """
+    fold_of, models = np.zeros(len(targets), np.int64), []
     probabilities = np.zeros((len(targets), num_classes))
     n_splits = min(folds, min_groups_per_class(targets, groups, num_classes))
     group_numbers = np.asarray(np.unique(groups, return_inverse=True)[1], np.int64)
-    for train, test in _folds(np.asarray(targets, np.int64).tobytes(), group_numbers.tobytes(), n_splits, seed):
+    splits = _folds(np.asarray(targets, np.int64).tobytes(), group_numbers.tobytes(), n_splits, seed)
+    for fold, (train, test) in enumerate(splits):
         model: Any = make_model()
         model.fit(features[train], targets[train])
         probabilities[np.ix_(test, model.classes_)] = model.predict_proba(features[test])
-    return probabilities
+        fold_of[test] = fold
+        models.append(model)
+    return OutOfFold(probabilities, fold_of, models)
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from reslink import __version__
 from reslink.audit.extract import CaseFile, Extracted
 from reslink.audit.extraction import extract_all
-from reslink.audit.stored_features import features_from_lines, features_to_lines
+from reslink.audit.stored_features import features_from_parquet, features_to_parquet
 from reslink.cluster.shards import Shard, file_states, run_shards
 from reslink.files import lock_folder, sha256
 from reslink.training.monitoring.progress import Progress
@@ -31,7 +31,7 @@ class ClusterExtraction:
     shard_size: int
 
     def __call__(self, files: Sequence[CaseFile], progress: Progress) -> Iterator[Extracted]:
-        """Yields the features of each file in order, with those of one shard in memory at a time.
+        """Yields the features of each file in order, with those of a thousand files in memory at a time.
 
         Raises:
             InputError: If a task died again and again.
@@ -40,8 +40,7 @@ class ClusterExtraction:
             shards = [_shard(files[start : start + self.shard_size]) for start in range(0, len(files), self.shard_size)]
             run_shards(shards, extract_shard, self.folder, progress, "Reading images")
             for shard in shards:
-                with shard.path(self.folder).open(encoding="utf-8") as lines:
-                    yield from features_from_lines(lines)
+                yield from features_from_parquet(shard.path(self.folder))
 
     def remove_parts(self) -> None:
         """Removes the parts."""
@@ -52,15 +51,15 @@ def _shard(files: Sequence[CaseFile]) -> Shard:
     states = [
         [file.name, file.unit, *state] for file, state in zip(files, file_states([file.path for file in files]), strict=True)
     ]
-    return Shard(sha256(json.dumps([__version__, states])), len(files), str(files[0].path), tuple(files))
+    return Shard(sha256(json.dumps([__version__, "Parquet", states])), len(files), str(files[0].path), tuple(files))
 
 
 def extract_shard(files: Sequence[CaseFile]) -> tuple[bytes, int]:
     """Extracts the features of some files in a process of its own, so that a file that kills it is named.
 
     Returns:
-        The part, and the number of files that cannot be used.
+        The part, a Parquet file, and the number of files that cannot be used.
     """
     items = list(extract_all(files, workers=1))
     failed = sum(isinstance(item, str) for item in items)
-    return features_to_lines(items).encode(), failed
+    return features_to_parquet(items), failed

@@ -9,7 +9,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import QuantileTransformer
 
-from reslink.audit.checks.label_errors import _normal_scores, _quick_model, quick_model_probabilities, suspected_errors
+from reslink.audit.checks.label_errors import (
+    _normal_scores,
+    _quick_model,
+    quick_model_probabilities,
+    sampled_model_probabilities,
+    suspected_errors,
+)
 from reslink.audit.features.asymmetry import NUM_FEATURES
 from reslink.errors import UsageError
 
@@ -63,6 +69,50 @@ def test_the_linear_part_is_the_optimum_that_another_solver_finds(rng: np.random
     assert scores.dtype == np.float64
     expected = LogisticRegression(C=0.02, tol=1e-10, max_iter=5000, class_weight="balanced").fit(scores, targets)
     np.testing.assert_allclose(linear.predict_proba(features), expected.predict_proba(scores), atol=1e-3)
+
+
+class TestSample:
+    """The models are fitted on a sample, and all cases are scored."""
+
+    def test_flipped_labels_outside_the_sample_are_found(
+        self, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("reslink.audit.checks.label_errors.SCORED_AT_ONCE", 70)
+        features, thumbnails, targets = data(400, rng)
+        flipped, sample = np.arange(1, 400, 40), np.arange(0, 400, 2)
+        given = targets[rng.permutation(400)]
+        features[:, :20] += 1.5 * (given - targets)[:, None]
+        true = given.copy()
+        given[flipped] = 1 - given[flipped]
+        sizes = []
+
+        def read(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            sizes.append(len(rows))
+            return features[rows], thumbnails[rows]
+
+        y_prob = sampled_model_probabilities(read, sample, given, [str(i) for i in range(400)], 2, 0)
+        assert not isinstance(y_prob, str)
+        assert sizes == [200, 70, 70, 60]
+        assert np.allclose(y_prob.sum(axis=1), 1)
+        assert (y_prob.argmax(axis=1) == true)[1::2].mean() > 0.9
+        assert len({error.row for error in suspected_errors(y_prob, given)[:20]} & set(flipped.tolist())) >= 9
+
+    def test_copies_outside_the_sample_are_scored_without_their_group(self, rng: np.random.Generator) -> None:
+        features, thumbnails, targets = data(60, rng)
+        features[:] = rng.normal(size=features.shape)
+        twice = (np.repeat(features, 4, axis=0), np.repeat(thumbnails, 4, axis=0), np.repeat(targets, 4))
+        sample, groups = np.flatnonzero(np.arange(240) % 4 < 3), [str(i // 4) for i in range(240)]
+        y_prob = sampled_model_probabilities(lambda rows: (twice[0][rows], twice[1][rows]), sample, twice[2], groups, 2, 0)
+        assert not isinstance(y_prob, str)
+        assert (y_prob.argmax(axis=1) == twice[2])[3::4].mean() < 0.7
+
+    def test_too_few_groups_are_reported(self, rng: np.random.Generator) -> None:
+        features, thumbnails, targets = data(8, rng)
+        groups = [str(i) for i in range(8)]
+        reason = sampled_model_probabilities(
+            lambda rows: (features[rows], thumbnails[rows]), np.arange(8), targets, groups, 2, 0
+        )
+        assert reason == "a class has 4 independent groups of images, and a quick model needs at least 5"
 
 
 def test_too_few_groups_are_reported(rng: np.random.Generator) -> None:

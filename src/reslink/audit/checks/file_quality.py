@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.audit.features.image import ImageFeatures
+from reslink.audit.features.image import THUMBNAIL, ImageFeatures
+
+Pictures: TypeAlias = NDArray[np.uint8]
+"""(n, 24, 24) pictures of heads."""
 
 Kind = Literal[
     "corrupt", "blank", "tiny", "not_a_head", "wrong_orientation", "other_modality", "mixed_windows", "implausible_hu"
@@ -46,6 +49,9 @@ MIN_CT_WHITE: Final = 0.1
 MAX_MR_WHITE: Final = 0.05
 """Shares of white: the skull of a CT in a brain window covers more of the head than fat and vessels do in MR."""
 
+CHUNK_SIZE: Final = 512
+"""Number of pictures that are compared at once."""
+
 MAX_COMPARED: Final = 2000
 NEIGHBOR_RANK: Final = 5
 MIN_CORRELATION: Final = 0.45
@@ -73,7 +79,27 @@ class Finding:
     message: str
 
 
-def check_files(names: Sequence[str], items: Sequence[ImageFeatures | str]) -> tuple[list[Finding], dict[Kind, str]]:
+class _Head(NamedTuple):
+    """What the comparison between files needs of an image that looks like a head, beside its picture.
+
+    Attributes:
+        name: Name of its case.
+        unit: See ``ImageFeatures``, as for the others.
+        modality: The stated modality.
+        plane: The stated plane.
+        white: Share of white.
+        level: Median gray value.
+    """
+
+    name: str
+    unit: str
+    modality: str
+    plane: str
+    white: float
+    level: float
+
+
+def check_files(names: Sequence[str], items: Iterable[ImageFeatures | str]) -> tuple[list[Finding], dict[Kind, str]]:
     """Checks every file by itself and against the others.
 
     Files are compared by the median and the median absolute deviation (Rousseeuw and Croux 1993), which stay valid while fewer
@@ -81,22 +107,24 @@ def check_files(names: Sequence[str], items: Sequence[ImageFeatures | str]) -> t
 
     Args:
         names: Names of the cases.
-        items: The features of each case, or the message that explains why it cannot be read.
+        items: The features of each case, or the message that explains why it cannot be read; used one by one.
 
     Returns:
         The findings, in the order of the names, for one file in the order of ``KINDS``; and the reason for each kind of
         comparison that was skipped.
     """
     findings: list[Finding] = []
-    heads: list[tuple[str, ImageFeatures]] = []
+    heads: list[_Head] = []
+    pictures = bytearray()
     for name, item in zip(names, items, strict=True):
         problems: list[tuple[Kind, str]] = [("corrupt", item)] if isinstance(item, str) else list(_check_single(item))
         findings += [Finding(name, kind, message) for kind, message in problems]
         if not isinstance(item, str) and not {"blank", "not_a_head"} & {kind for kind, _ in problems}:
-            heads.append((name, item))
+            heads.append(_Head(name, item.unit, item.modality, item.plane, item.white, item.level))
+            pictures += item.thumbnail.tobytes()
     skipped: dict[Kind, str] = {}
     if len(heads) >= MIN_COHORT:
-        cohort_findings, skipped = _check_cohort(heads)
+        cohort_findings, skipped = _check_cohort(heads, np.frombuffer(pictures, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL))
         findings += cohort_findings
     else:
         reason = f"{len(heads)} images look like heads, and a comparison needs at least {MIN_COHORT}"
@@ -145,31 +173,29 @@ def _check_hounsfield_units(item: ImageFeatures) -> Iterator[tuple[Kind, str]]:
         yield "implausible_hu", f"the soft tissue of the head has {item.brain:.0f} HU, but brain has 20 to 45 HU"
 
 
-def _check_cohort(heads: list[tuple[str, ImageFeatures]]) -> tuple[list[Finding], dict[Kind, str]]:
+def _check_cohort(heads: list[_Head], pictures: Pictures) -> tuple[list[Finding], dict[Kind, str]]:
     """Compares each head with the others."""
-    items = [item for _, item in heads]
-    outliers = _find_outliers(items)
-    windows, windows_skipped = _find_other_windows(items)
-    rotated, rotation_skipped = _find_rotated(items)
+    outliers = _find_outliers(pictures)
+    windows, windows_skipped = _find_other_windows(heads)
+    rotated, rotation_skipped = _find_rotated([head.plane for head in heads], pictures)
     problems: list[tuple[Kind, dict[int, str]]] = [
         ("not_a_head", outliers),
-        ("other_modality", _find_other_modalities(items)),
+        ("other_modality", _find_other_modalities(heads)),
         ("mixed_windows", windows),
         ("wrong_orientation", {i: message for i, message in rotated.items() if i not in outliers}),
     ]
     reasons: list[tuple[Kind, str]] = [("mixed_windows", windows_skipped), ("wrong_orientation", rotation_skipped)]
-    findings = [Finding(heads[i][0], kind, message) for kind, messages in problems for i, message in messages.items()]
+    findings = [Finding(heads[i].name, kind, message) for kind, messages in problems for i, message in messages.items()]
     return findings, {kind: reason for kind, reason in reasons if reason}
 
 
-def _find_outliers(items: list[ImageFeatures]) -> dict[int, str]:
+def _find_outliers(pictures: Pictures) -> dict[int, str]:
     """Finds outliers by the correlation, over all orientations, with the fifth nearest head (Ramaswamy et al. 2000)."""
-    heads = np.stack([item.thumbnail for item in items]).astype(np.float32)
-    others = np.unique(np.linspace(0, len(items) - 1, min(len(items), MAX_COMPARED)).astype(int))
-    compared = _standardized(heads[others])
-    nearest = np.empty(len(items))
-    for start in range(0, len(items), 512):
-        chunk = heads[start : start + 512]
+    others = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), MAX_COMPARED)).astype(int))
+    compared = _standardized(pictures[others].astype(np.float32))
+    nearest = np.empty(len(pictures))
+    for start in range(0, len(pictures), CHUNK_SIZE):
+        chunk = pictures[start : start + CHUNK_SIZE].astype(np.float32)
         rows = np.arange(start, start + len(chunk))
         similarity = np.full((len(chunk), len(others)), -1, np.float32)
         for planes in (chunk, chunk[:, :, ::-1]):
@@ -199,7 +225,7 @@ def _find_minority(values: Sequence[str]) -> dict[int, str]:
     return {i: usual for i, value in enumerate(values) if value and value != usual}
 
 
-def _find_other_modalities(items: list[ImageFeatures]) -> dict[int, str]:
+def _find_other_modalities(items: Sequence[_Head]) -> dict[int, str]:
     """Compares the modality that files state; pictures without one are compared by the share of white in the head."""
     stated = [item.modality or {"HU": "CT"}.get(item.unit, "") for item in items]
     apparent = ["" if text else _apparent_modality(item) for text, item in zip(stated, items, strict=True)]
@@ -209,13 +235,13 @@ def _find_other_modalities(items: list[ImageFeatures]) -> dict[int, str]:
     }
 
 
-def _apparent_modality(item: ImageFeatures) -> str:
+def _apparent_modality(item: _Head) -> str:
     if item.white > MIN_CT_WHITE:
         return "CT"
     return "MR" if item.white < MAX_MR_WHITE else ""
 
 
-def _find_other_windows(items: list[ImageFeatures]) -> tuple[dict[int, str], str]:
+def _find_other_windows(items: Sequence[_Head]) -> tuple[dict[int, str], str]:
     """Finds CT pictures whose brain is much darker or brighter than in the others; the text says why it was skipped."""
     pictures = [
         i for i, item in enumerate(items) if item.unit == "gray" and (item.modality == "CT" or item.white > MIN_CT_WHITE)
@@ -239,13 +265,14 @@ def _robust_deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(distance / max(spread, 1e-9))
 
 
-def _find_rotated(items: list[ImageFeatures]) -> tuple[dict[int, str], str]:
+def _find_rotated(planes: Sequence[str], pictures: Pictures) -> tuple[dict[int, str], str]:
     """Compares the plane that files state, and the head with the median head; the text says why the latter was skipped."""
-    planes = [item.plane for item in items]
     messages = {i: f"it is {planes[i]}; most files are {usual}" for i, usual in _find_minority(planes).items()}
-    heads = np.stack([item.thumbnail for item in items]).astype(np.float64)
-    typical = np.median(heads, axis=0)
-    fits = np.stack([_correlation(np.rot90(heads, turns, axes=(1, 2)), typical) for turns in range(4)])
+    typical = np.median(pictures, axis=0)
+    fits = np.empty((4, len(pictures)))
+    for start in range(0, len(pictures), CHUNK_SIZE):
+        heads = pictures[start : start + CHUNK_SIZE].astype(np.float64)
+        fits[:, start : start + CHUNK_SIZE] = [_correlation(np.rot90(heads, turns, axes=(1, 2)), typical) for turns in range(4)]
     if not np.median(fits[0]) > 0.6:
         return messages, "the heads are too different to have a usual orientation, for example because of several planes"
     best = fits.argmax(axis=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, QuantileTransformer
 
-from reslink.audit.cross_validation import FOLDS, min_groups_per_class, out_of_fold_probabilities
+from reslink.audit.cross_validation import FOLDS, OutOfFold, fit_out_of_fold, min_groups_per_class
 from reslink.files import optional_import
 
 TREES: Final = 50
@@ -22,6 +22,9 @@ TREES: Final = 50
 LARGE_DATA_SET: Final = 1000
 SMALL_DATA_FOLDS: Final = 10
 """Number of folds below 1,000 cases, where each case matters and fitting is fast."""
+
+SCORED_AT_ONCE: Final = 2000
+"""Number of cases that are in memory while those outside a sample are scored."""
 
 COARSE_SIDE: Final = 16
 MIN_GROUPS: Final = 5
@@ -99,20 +102,82 @@ def quick_model_probabilities(
     Returns:
         (n, K), or the reason why there are too few cases.
     """
+    fitted = _fit_quick_models(features, thumbnails, targets, groups, num_classes, seed)
+    return fitted if isinstance(fitted, str) else fitted[0].y_prob
+
+
+def sampled_model_probabilities(
+    read: Callable[[Ints], tuple[NDArray[np.float32], NDArray[np.uint8]]],
+    sample: Ints,
+    targets: Ints,
+    groups: Sequence[str],
+    num_classes: int,
+    seed: int,
+) -> Floats | str:
+    """Returns out-of-fold probabilities of all cases by quick models that are fitted on a sample of them.
+
+    Every group belongs to a fold: those in the sample by cross-validation, the others at random. A case is scored by the model
+    of the fold of its group, which was fitted on the sampled groups of the other folds.
+
+    Args:
+        read: Returns the features and thumbnails of some rows, see :func:`quick_model_probabilities`.
+        sample: (m,) sorted rows on which the models are fitted.
+        targets: (n,) given class indices.
+        groups: The group of each case.
+        num_classes: K.
+        seed: Seed of folds and trees.
+
+    Returns:
+        (n, K), or the reason why there are too few cases.
+    """
+    _, numbers = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    fitted = _fit_quick_models(*read(sample), targets[sample], [groups[i] for i in sample], num_classes, seed)
+    if isinstance(fitted, str):
+        return fitted
+    models, with_heads = fitted
+    fold_of_group = np.random.default_rng(seed).integers(len(models.models), size=int(numbers.max()) + 1)
+    fold_of_group[numbers[sample]] = models.folds
+    y_prob = np.zeros((len(targets), num_classes))
+    y_prob[sample] = models.y_prob
+    others = np.setdiff1d(np.arange(len(targets)), sample, assume_unique=True)
+    for start in range(0, len(others), SCORED_AT_ONCE):
+        rows = others[start : start + SCORED_AT_ONCE]
+        features, thumbnails = read(rows)
+        inputs = _with_coarse_heads(features, thumbnails) if with_heads else features
+        y_prob[rows] = models.score(inputs, fold_of_group[numbers[rows]])
+    return y_prob
+
+
+def _fit_quick_models(
+    features: NDArray[np.float32],
+    thumbnails: NDArray[np.uint8],
+    targets: Ints,
+    groups: Sequence[str],
+    num_classes: int,
+    seed: int,
+) -> tuple[OutOfFold, bool] | str:
+    """Returns the better of the two quick models, and whether it sees the head; or why there are too few cases."""
     names = np.asarray(groups, dtype=str)
     fewest = min_groups_per_class(targets, names, num_classes)
     if fewest < MIN_GROUPS:
         return f"a class has {fewest} independent groups of images, and a quick model needs at least {MIN_GROUPS}"
 
-    block = thumbnails.shape[1] // COARSE_SIDE
-    coarse = thumbnails.reshape(-1, COARSE_SIDE, block, COARSE_SIDE, block).mean(axis=(2, 4), dtype=np.float32)
-    coarse = coarse.reshape(len(thumbnails), -1)
     folds = SMALL_DATA_FOLDS if len(targets) < LARGE_DATA_SET else FOLDS
     candidates = [
-        out_of_fold_probabilities(inputs, targets, names, num_classes, lambda: _quick_model(len(targets), seed), seed, folds)
-        for inputs in (features, np.concatenate([features, coarse], axis=1))
+        (
+            fit_out_of_fold(inputs, targets, names, num_classes, lambda: _quick_model(len(targets), seed), seed, folds),
+            with_heads,
+        )
+        for inputs, with_heads in ((features, False), (_with_coarse_heads(features, thumbnails), True))
     ]
-    return min(candidates, key=lambda y_prob: _log_loss(y_prob, targets))
+    return min(candidates, key=lambda candidate: _log_loss(candidate[0].y_prob, targets))
+
+
+def _with_coarse_heads(features: NDArray[np.float32], thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Returns the features together with the head at 16×16 pixels."""
+    block = thumbnails.shape[1] // COARSE_SIDE
+    coarse = thumbnails.reshape(-1, COARSE_SIDE, block, COARSE_SIDE, block).mean(axis=(2, 4), dtype=np.float32)
+    return np.concatenate([features, coarse.reshape(len(thumbnails), -1)], axis=1)
 
 
 def _quick_model(cases: int, seed: int) -> VotingClassifier:

@@ -46,6 +46,7 @@ class ProbeResult:
         rows: (m,) indices of the cases that the probe could use.
         y_prob: (m, K) out-of-fold probabilities, with ``equal_shares`` as if the classes were equally frequent.
         label: The label that the probe predicts, of several labels at once: absent (0) or present (1); None for the class.
+        sampled_from: Number of cases of which the probe got a sample; None if it got all.
     """
 
     probe: ProbeName
@@ -57,6 +58,7 @@ class ProbeResult:
     y_prob: Floats
     p_holm: float | None = None
     label: str | None = None
+    sampled_from: int | None = None
 
     @property
     def name(self) -> str:
@@ -94,6 +96,7 @@ class ProbeResult:
             "p_value": self.p_value,
             "p_holm": self.p_holm,
             "top_features": list(self.top_features),
+            **({} if self.sampled_from is None else {"sample": {"images": len(self.rows), "of": self.sampled_from}}),
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +13,7 @@ from sklearn.tree import DecisionTreeClassifier
 from reslink.audit.checks.shortcuts import ProbeName, ProbeResult, run_probes
 from reslink.audit.cross_validation import Floats, Ints, balanced_accuracy, min_groups_per_class, out_of_fold_probabilities
 from reslink.audit.extract import FileFeatures
+from reslink.audit.sampling import sample_cases
 from reslink.datasets.case import MAX_SOURCES, Case
 from reslink.datasets.label_conflicts import MIN_CONFLICT_CORRELATION
 from reslink.datasets.manifest import Manifest
@@ -140,6 +141,7 @@ class SourceCheck:
                 "chance": probe.chance,
                 "above_chance": probe.above_chance,
                 "top_features": list(probe.top_features),
+                **({} if probe.sampled_from is None else {"sample": {"images": len(probe.rows), "of": probe.sampled_from}}),
             },
             "labels": [
                 {
@@ -196,7 +198,7 @@ def check_sources(
         reason = f"there are {len(names)} sources, and at most {MAX_SOURCES} are compared"
         return SourceCheck(counts, None, (), {"sources": reason})
     group_of = np.array([groups[i] for i in rows])
-    [probe] = run_probes([items[i] for i in rows], numbers, group_of.tolist(), len(names), seed, probes=_PROBES)
+    probe = _outside_head_probe(items, rows, numbers, group_of.tolist(), len(names), seed)
     measured = [
         (name, _label_of_source(numbers, *targets, group_of, name, seed)) for name, targets in _targets(manifest, rows).items()
     ]
@@ -204,6 +206,18 @@ def check_sources(
     skipped |= {f"sources: {name or 'class'}": one for name, one in measured if isinstance(one, str)}
     labels = tuple(one for _, one in measured if isinstance(one, LabelOfSource))
     return SourceCheck(counts, None if isinstance(probe, tuple) else probe, labels, skipped)
+
+
+def _outside_head_probe(
+    items: Sequence[FileFeatures], rows: Ints, sources: Ints, groups: Sequence[str], num_sources: int, seed: int
+) -> ProbeResult | tuple[ProbeName, str]:
+    """Predicts the source, of some rows, from the pixels outside the head; of many rows, a sample is used."""
+    sample = sample_cases(sources, groups, seed)
+    group_of = [groups[i] for i in sample]
+    [probe] = run_probes([items[i] for i in rows[sample]], sources[sample], group_of, num_sources, seed, probes=_PROBES)
+    if isinstance(probe, tuple) or len(sample) == len(rows):
+        return probe
+    return replace(probe, sampled_from=len(rows))
 
 
 def _counts(manifest: Manifest, sources: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -139,7 +139,7 @@ def _print_clean_copy(console: Console, copy: CleanCopy, folder: Path) -> None:
 
 def _print_checks(console: Console, result: dict[str, Any]) -> None:
     """Prints one line per check; informational results and skipped checks follow."""
-    from reslink.audit.audit import NO_SPLIT
+    from reslink.audit.result import NO_SPLIT
 
     rows = [(check["check"], "fail" if check["failed"] else "pass", check["reason"]) for check in result["checks"]]
     rows = [(name, "not checked" if reason == NO_SPLIT else status, reason) for name, status, reason in rows]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from reslink.audit.audit import NO_SPLIT
 from reslink.audit.checks.shortcuts import probe_name
+from reslink.audit.result import NO_SPLIT
 from reslink.datasets.manifest import Manifest
 from reslink.files import write_atomic
 from reslink.printable_names import escape_name
