@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from reslink.datasets.near_duplicates import groups, search
+from reslink.datasets.near_duplicates import features, groups, search
 
 
 def test_duplicates_of_all_kinds_are_found_and_nothing_else(planted: Any) -> None:
@@ -67,7 +67,8 @@ def test_memory_hardly_grows_with_the_number_of_images(find: Any, monkeypatch: p
     """What remains for each image are its code and its rows in the index, not its planes (16 KB each) and spectra."""
     for module, name, size in (
         *((search, "KEPT_IMAGES", 0), (search, "INDEX_MIN_IMAGES", 0), (groups, "INDEX_MIN_IMAGES", 0)),
-        *((search, "ROWS_SIZE", 512), (groups, "ROWS_SIZE", 512), (search, "GROUP_SIZE", 64), (groups, "GROUP_SIZE", 64)),
+        *((search, "ROWS_SIZE", 64), (groups, "ROWS_SIZE", 64), (search, "GROUP_SIZE", 32), (groups, "GROUP_SIZE", 32)),
+        *((search, "CHUNK_SIZE", 64), (groups, "CHUNK_SIZE", 64), (features, "CHUNK_SIZE", 64)),
     ):
         monkeypatch.setattr(module, name, size)
 
@@ -80,5 +81,5 @@ def test_memory_hardly_grows_with_the_number_of_images(find: Any, monkeypatch: p
         finally:
             tracemalloc.stop()
 
-    smaller, larger = peak(2000), peak(3000)  # in this order: the first also computes the rotation of the codes
-    assert (larger - smaller) / 1000 < 1500
+    smaller, larger = peak(500), peak(1000)  # in this order: the first also computes the rotation of the codes
+    assert (larger - smaller) / 500 < 1500

@@ -248,6 +248,7 @@ def _find_similar(thumbnails: Thumbnails) -> Iterator[tuple[NDArray[np.intp], ND
             rows, first = np.unique(pairs[:, 0], return_inverse=True)
             local = np.stack([first, pairs[:, 1] - start, pairs[:, 2]], axis=1)
             yield pairs, _best_correlation(contrast(rows), later, local)
+        del later  # before the next block is computed
 
 
 Similar = Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]
