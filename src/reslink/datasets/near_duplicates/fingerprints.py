@@ -133,7 +133,8 @@ def _find_candidates(query_spectra: dict[float, Features], reconstructed: Featur
     for zoom, spectrum in query_spectra.items():
         for orientation in SPECTRUM_ORIENTATIONS:
             correlation = half_spectra(orient(spectrum, orientation)) @ rows.T
-            i, j = np.nonzero(correlation >= CANDIDATE_CORRELATION)
+            similar = np.flatnonzero(correlation >= CANDIDATE_CORRELATION)  # faster than nonzero
+            i, j = np.divmod(similar, correlation.shape[1])
             pose = poses_of_zoom(np.full(len(i), np.log(zoom)))
             candidates.append(Matches(i, j, np.full_like(i, orientation), pose, correlation[i, j]))
     return Matches.concatenate(candidates).best_per_pair(per_orientation=True)
