@@ -220,7 +220,7 @@ class TestReadAhead:
             kept.append(len([file for file in tmp_path.rglob("*") if file.is_file()]))
             fetch(url)
         assert not together.broken
-        assert 1 < max(kept) <= 16
+        assert 1 < max(kept) <= 32
         assert list(tmp_path.iterdir()) == []
 
     def test_an_error_is_raised_where_the_file_is_read(self, s3: Any) -> None:

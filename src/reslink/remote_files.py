@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 _PACKAGES: Final = {"s3": ("s3fs", "remote"), "https": ("aiohttp", "remote"), "gs": ("gcsfs", "gcs"), "az": ("adlfs", "azure")}
 """The package of each scheme and the extra of reslink that installs it."""
 
-_WAITS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
+_WAITS: Final = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
 """Seconds before each repetition, as a maximum: the actual wait is random, so that many workers do not repeat at once."""
 
 START_BYTES: Final = 1 << 14
@@ -45,8 +45,8 @@ _STARTS: Final = 4096
 _CONNECTIONS: Final = 8
 """Number of files that are fetched at once."""
 
-_FILES_AHEAD: Final = 16
-"""Number of files that are fetched before they are needed; more would only need more disk."""
+_FILES_AHEAD: Final = 32
+"""Number of files that are fetched before they are needed, so that a first repetition delays nothing; more need more disk."""
 
 _COPY: Final = "The copy of a remote file in the folder of temporary files"
 _MIB: Final = 1 << 20
