@@ -7,7 +7,9 @@ import logging
 import ssl
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +20,8 @@ import pytest
 from reslink import remote_files
 from reslink.errors import InputError, StorageError, UsageError
 from reslink.files import sha256
+from reslink.remote_errors import RemoteFileError, RemoteStorageError
 from reslink.remote_files import (
-    RemoteFileError,
-    RemoteStorageError,
     content_hash,
     list_folder,
     local_file,
@@ -256,6 +257,38 @@ class TestReadAhead:
         assert (next(ahead), taken) == ("a", ["a"])
         assert (next(ahead), taken) == ("b", ["a", "b"])
 
+    def test_local_items_after_a_remote_one_are_not_all_taken(self, s3: Any) -> None:
+        taken = []
+
+        def items() -> Iterator[str]:
+            yield s3.put("ahead/0.bin", b"x")
+            for i in range(1000):
+                taken.append(i)
+                yield str(i)
+
+        next(read_ahead(items(), lambda name: [name], 100))
+        assert len(taken) < 50
+
+    def test_another_thread_fetches_its_own_copy(self, s3: Any) -> None:
+        url = s3.put("ahead/0.bin", b"x")
+        items = read_ahead([url, url], lambda url: [url], 100)
+        next(items)
+        with local_file(url) as own, ThreadPoolExecutor(1) as pool:
+            other = pool.submit(fetch, url)
+            assert other.result() == own.read_bytes() == b"x"
+        assert list(items) == [url]
+
+    def test_an_end_does_not_wait_for_repetitions(self, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        urls = [s3.put(f"ended/{i}.dcm", b"x") for i in range(20)]
+        monkeypatch.setattr(remote_files, "_WAITS", (60.0,) * 7)
+        s3.refuse = lambda *_: True
+        items = read_ahead(urls, lambda url: [url], 100)
+        next(items)
+        time.sleep(0.5)
+        began = time.monotonic()
+        items.close()  # type: ignore[attr-defined]
+        assert time.monotonic() - began < 20
+
     def test_starts_are_fetched_several_at_once_and_only_where_needed(self, s3: Any) -> None:
         for i in range(8):
             s3.put(f"with/{i}.{'png' if i < 4 else 'dcm'}", f"start {i} of {id(self)}".encode())
@@ -306,6 +339,18 @@ class TestVersions:
 
 
 class TestFolders:
+    def test_only_the_page_that_failed_is_repeated(self, s3: Any) -> None:
+        from moto.s3.models import s3_backends
+
+        s3.put("pages/0.png", b"x")
+        backend = s3_backends["123456789012"]["aws"]
+        for i in range(1, 3500):
+            backend.put_object("heads", f"pages/{i}.png", b"x")
+        s3.reset()
+        s3.refuse = lambda number, *_: number % 2 == 0  # every second request, so that no list succeeds as a whole
+        files = list_folder(remote("s3://heads/pages/")) or []
+        assert len(set(files)) == len(files) == 3500
+
     def test_a_listing_states_the_versions(self, s3: Any) -> None:
         url = s3.put("listed/x.png", b"one")
         [listed] = list_folder(remote("s3://heads/listed/")) or []
@@ -324,7 +369,7 @@ class TestFolders:
                 assert detail
                 return {"heads/ward/b.png": {}, "heads/ward/a.png": {}}  # as adlfs: container and key
 
-        monkeypatch.setattr(remote_files, "_file_system", lambda _: (System(), "heads/ward"))
+        monkeypatch.setattr(remote_files, "_file_system", lambda *_, **__: (System(), "heads/ward"))
         for start in ("az://heads@account", "az://heads", "gs://heads"):
             assert list_folder(remote(f"{start}/ward/")) == [remote(f"{start}/ward/{name}.png") for name in "ab"]
 
@@ -434,7 +479,6 @@ class TestWeb:
             location = target.format(host=f"127.0.0.1:{server.server_port}")
             web.answers["/x.png"] = (302, {"Location": location}, b"")
             with pytest.raises(
-                RemoteFileError,
                 match=r"x\.png\?… redirects to a URL of (http|file)://\. A redirect of https:// leads.*Give the",
             ) as error:
                 use(remote(f"https://{web.url}/x.png?sig=5ec7e7"))

@@ -12,7 +12,7 @@ import pytest
 from reslink.cli.offline import block_network
 from reslink.errors import UsageError
 from reslink.remote_files import local_file
-from reslink.remote_paths import RemotePath, parse_remote, without_secrets
+from reslink.remote_paths import RemotePath, check_local, parse_remote, without_secrets
 
 SIGNED = "https://me:secret@images.org/a/b.nii.gz?X-Amz-Signature=5ec7e7&X-Amz-Credential=5ec7e7"
 
@@ -83,3 +83,13 @@ class TestPaths:
                 pass
         finally:
             block_network(False)
+
+    @pytest.mark.parametrize("path", ["s3://heads/out", Path("s3://heads/out.csv"), "https://me:5ec7e7@images.org/out"])
+    def test_an_output_is_no_url(self, path: str | Path) -> None:
+        with pytest.raises(
+            UsageError, match=r"--out .*out.* is a URL\. Only inputs may be URLs.*Give --out a path on"
+        ) as error:
+            check_local(path, "--out")
+        assert "5ec7e7" not in str(error.value)
+        check_local("s3/heads", "--out")
+        check_local(Path("C:/heads"), "--out")

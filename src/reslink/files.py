@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from reslink.errors import RETRY_WRITE, UsageError, write_failed
+from reslink.remote_paths import check_local
 
 if TYPE_CHECKING:
     from _csv import Writer as CsvWriter
@@ -100,8 +101,9 @@ def check_folder_path(folder: Path, option: str = "--out") -> None:
         option: The option that sets it, for the message.
 
     Raises:
-        UsageError: If it cannot become a folder.
+        UsageError: If it cannot become a folder, or is a URL.
     """
+    check_local(folder, option)
     for path in (folder, *folder.parents):
         if os.path.lexists(path) and not path.is_dir():
             raise UsageError(

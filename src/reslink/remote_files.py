@@ -11,13 +11,12 @@ import errno
 import random
 import re
 import shutil
-import ssl
 import tempfile
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +24,8 @@ from typing import Any, Final, TypeVar
 
 from reslink.errors import InputError, ReslinkError
 from reslink.files import optional_import, sha256, storage_errors
-from reslink.remote_paths import SCHEMES, RemotePath, parse_remote, without_secrets
+from reslink.remote_errors import RemoteFileError, chain_of, failure_of, is_transient, status_of
+from reslink.remote_paths import RemotePath, parse_remote, without_secrets
 
 _P = TypeVar("_P", bound=Path)
 _T = TypeVar("_T")
@@ -50,24 +50,6 @@ _FILES_AHEAD: Final = 32
 
 _COPY: Final = "The copy of a remote file in the folder of temporary files"
 _MIB: Final = 1 << 20
-_CONNECTION_ERRORS: Final = {
-    "ConnectionError",
-    "TimeoutError",
-    "HTTPClientError",
-    "ClientConnectionError",
-    "ClientPayloadError",
-}
-"""Names of the base classes of Python, botocore and aiohttp for failures of a connection."""
-
-_PERMANENT: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-
-
-class RemoteFileError(InputError):
-    """A remote file does not exist, or may not be read; other inputs are still processed."""
-
-
-class RemoteStorageError(ReslinkError):
-    """A storage could not be reached, or failed, in all attempts; data sets are not read without the file (exit code 1)."""
 
 
 @contextlib.contextmanager
@@ -128,7 +110,7 @@ def read_ahead(items: Iterable[_T], files_of: Callable[[_T], Iterable[object]], 
                 ahead.add(remote)
             waiting.append((item, len(remote)))
             n_files += len(remote)
-            while waiting and (n_files - waiting[0][1] >= _FILES_AHEAD or ahead is None or n_files == 0):
+            while waiting and (n_files - waiting[0][1] >= _FILES_AHEAD or len(waiting) > _FILES_AHEAD or n_files == 0):
                 first, count = waiting.popleft()
                 n_files -= count
                 yield first
@@ -139,9 +121,9 @@ class _ReadAhead:
     """Remote files that are fetched before they are needed, a few at a time, while the context is open."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self._most, self.owner, self._stopped = most, threading.get_ident(), threading.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="reslink-")
-        self._pool = ThreadPoolExecutor(_CONNECTIONS, "reslink-fetch")
+        self._pool = _fetching_threads(self._stopped)
         self._waiting: deque[RemotePath] = deque()
         self._fetched: dict[RemotePath, Future[Path]] = {}
         self._count = 0
@@ -154,6 +136,7 @@ class _ReadAhead:
     def __exit__(self, *_: object) -> None:
         with _ahead_lock:
             _reading_ahead.remove(self)
+        self._stopped.set()
         self._pool.shutdown(cancel_futures=True)
         self._folder.cleanup()
 
@@ -182,13 +165,25 @@ class _ReadAhead:
         return _fetch(path, folder, self._most)
 
 
+_thread = threading.local()
 _reading_ahead: list[_ReadAhead] = []
 _ahead_lock = threading.Lock()
 
 
 def _fetched_ahead(path: RemotePath) -> Future[Path] | None:
+    """Returns the copy of a file that was fetched ahead for this thread; another thread has copies of its own."""
     with _ahead_lock:
-        return next((fetched for ahead in _reading_ahead if (fetched := ahead.take(path)) is not None), None)
+        own = [ahead for ahead in _reading_ahead if ahead.owner == threading.get_ident()]
+        return next((fetched for ahead in own if (fetched := ahead.take(path)) is not None), None)
+
+
+def _fetching_threads(stopped: threading.Event) -> ThreadPoolExecutor:
+    """Returns threads that fetch files, and repeat nothing once ``stopped`` is set."""
+
+    def begin() -> None:
+        _thread.stopped = stopped
+
+    return ThreadPoolExecutor(_CONNECTIONS, "reslink-fetch", begin)
 
 
 def read_start(path: RemotePath, count: int) -> bytes:
@@ -218,7 +213,7 @@ def _fetch_start(path: RemotePath, count: int) -> bytes:
         try:
             return bytes(system.cat_file(key, start=0, end=count))
         except Exception as error:
-            if _status_of(error) == 416:  # no byte is in the range: the file is empty
+            if status_of(error) == 416:  # no byte is in the range: the file is empty
                 return b""
             raise
 
@@ -234,7 +229,9 @@ def with_starts(paths: Iterable[_P], is_read: Callable[[Path], bool] = lambda _:
         paths: The paths; only those of listed remote files are fetched.
         is_read: Returns whether the start of a file is needed.
     """
-    with ThreadPoolExecutor(_CONNECTIONS, "reslink-start") as pool:
+    stopped = threading.Event()
+    pool = _fetching_threads(stopped)
+    try:
         waiting: deque[tuple[_P, Future[bytes] | None]] = deque()
         for path in paths:
             fetched = isinstance(path, RemotePath) and path.version and is_read(path)
@@ -242,6 +239,9 @@ def with_starts(paths: Iterable[_P], is_read: Callable[[Path], bool] = lambda _:
             if len(waiting) > _FILES_AHEAD:
                 yield _when_done(*waiting.popleft())
         yield from (_when_done(*one) for one in waiting)
+    finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def _when_done(path: _P, started: Future[bytes] | None) -> _P:
@@ -327,12 +327,13 @@ def list_folder(path: RemotePath) -> list[RemotePath] | None:
     """
     if path.scheme == "https":
         return None
-    system, key = _file_system(path)
+    system, key = _file_system(path, repeats=path.scheme == "s3")
 
     def find() -> dict[str, dict[str, Any]] | None:
         return None if system.info(key)["type"] == "file" else system.find(key, detail=True)
 
-    found = _retried(path, find)
+    # Of a list of many pages, only the page that failed is repeated, which the client of S3 does.
+    found = _retried(path, find, () if path.scheme == "s3" else _WAITS)
     return None if found is None else [_listed(path, name, found[name]) for name in sorted(found)]
 
 
@@ -341,14 +342,19 @@ def _listed(folder: RemotePath, name: str, info: dict[str, Any]) -> RemotePath:
     return RemotePath(url, _version(RemotePath(url), info) or "")
 
 
-def _file_system(path: RemotePath) -> tuple[Any, str]:
-    """Returns the file system of a path, with the credentials that fsspec and its storage find, and the key in it."""
+def _file_system(path: RemotePath, *, repeats: bool = False) -> tuple[Any, str]:
+    """Returns the file system of a path, with the credentials that fsspec and its storage find, and the key in it.
+
+    Args:
+        path: The path.
+        repeats: Whether the client of S3 repeats each request that fails.
+    """
     scheme = path.scheme
     fsspec = optional_import("fsspec", "remote")
     optional_import(*_PACKAGES[scheme])
     # One policy for repetitions, ours: those of botocore and s3fs would multiply it.
     own: dict[str, dict[str, Any]] = {
-        "s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}},
+        "s3": {"config_kwargs": {"retries": {"total_max_attempts": len(_WAITS) + 1 if repeats else 1, "mode": "standard"}}},
         "https": {"get_client": _web_client},
     }
     options = own.get(scheme, {})
@@ -404,79 +410,21 @@ def _check_size(path: RemotePath, size: int, most: int | None) -> None:
         )
 
 
-def _retried(path: RemotePath, action: Callable[[], _T]) -> _T:
-    for wait in (*_WAITS, None):
+def _retried(path: RemotePath, action: Callable[[], _T], waits: Sequence[float] | None = None) -> _T:
+    for wait in (*(_WAITS if waits is None else waits), None):
         try:
             return action()
         except ReslinkError:
             raise
         except Exception as error:  # noqa: BLE001 - each storage has its own kinds of errors
-            for known in _chain(error):  # fsspec makes a FileNotFoundError of each error of a web server
+            for known in chain_of(error):  # fsspec makes a FileNotFoundError of each error of a web server
                 if isinstance(known, ReslinkError):
                     raise known from None
-            transient = _is_transient(error)
-            if wait is None or not transient:
-                raise _failure(path, error, transient) from None  # the error may quote the URL
-            time.sleep(random.uniform(wait / 2, wait))
+            if wait is None or not is_transient(error):
+                raise failure_of(path, error, len(_WAITS) + 1) from None  # the error may quote the URL
+            seconds, stopped = random.uniform(wait / 2, wait), getattr(_thread, "stopped", None)
+            if stopped is None:
+                time.sleep(seconds)
+            elif stopped.wait(seconds):  # nobody waits for the file any more
+                raise failure_of(path, error, len(_WAITS) + 1) from None
     raise AssertionError
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    following: BaseException | None = error
-    while following is not None:
-        yield following
-        following = following.__cause__
-
-
-def _status(error: BaseException) -> int | None:
-    """Returns the HTTP status that an error of botocore, aiohttp, gcsfs or Azure states."""
-    response = getattr(error, "response", None)
-    names = (name for name in ("status", "status_code", "code") if hasattr(type(error), name) or name in vars(error))
-    value = getattr(error, next(names, ""), None)
-    if isinstance(response, dict):
-        value = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return value if isinstance(value, int) and value >= 400 else None
-
-
-def _status_of(error: Exception) -> int | None:
-    return next((status for one in _chain(error) if (status := _status(one)) is not None), None)
-
-
-def _is_transient(error: Exception) -> bool:
-    """Returns whether a repetition may succeed: a failed connection, a timeout, or a server that is busy or has a fault."""
-    chain = list(_chain(error))
-    status = _status_of(error)
-    if status is not None:
-        return status >= 500 or status in (408, 429)
-    if any(isinstance(one, ssl.SSLCertVerificationError) for one in chain):
-        return False
-    names = {base.__name__ for one in chain for base in type(one).__mro__}
-    if not names.isdisjoint(_CONNECTION_ERRORS):  # of which fsspec makes a FileNotFoundError for https
-        return True
-    return isinstance(error, OSError) and not isinstance(error, _PERMANENT)
-
-
-def _failure(path: RemotePath, error: Exception, transient: bool) -> ReslinkError:
-    status = _status_of(error)
-    attempts = f" in {len(_WAITS) + 1} attempts" if transient else ""
-    if transient:
-        next_step = "Check the network and the storage, and run the command again"
-    elif any(isinstance(one, ssl.SSLCertVerificationError) for one in _chain(error)):
-        next_step = "Check the certificate of the server, and SSL_CERT_FILE if it is your own"
-    elif status == 404 or (status is None and isinstance(error, FileNotFoundError)):
-        next_step = "Check the path: the bucket and the key"
-    else:
-        next_step = "Check the credentials in the environment, and that they may read this file"
-    given = f"{path} cannot be fetched{attempts}: {_said(path, error)}"
-    kind = RemoteStorageError if transient else RemoteFileError
-    return kind(given, f"A remote path names a readable file at {SCHEMES}", next_step)
-
-
-def _said(path: RemotePath, error: BaseException) -> str:
-    """Returns what the first cause of an error states, in one line, without a secret of a URL."""
-    *_, error = _chain(error)
-    text = " ".join(str(error).split()).replace(path.url, str(path)) or type(error).__name__
-    text = re.sub(r" \(reached max retries: \d+\)", "", text)  # botocore counts its own repetitions, which are off
-    text = re.sub(r"(?<=//)[^/\s]*@", "", re.sub(r"\?[^\s'\")]+", "?…", text))
-    text = text[:200].rstrip(". ")
-    return f"{type(error).__name__}: {text}" if text == str(path) or " " not in text else text

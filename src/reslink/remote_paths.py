@@ -174,6 +174,20 @@ def parse_remote(path: object) -> RemotePath | None:
     return remote
 
 
+def check_local(path: object, option: str) -> None:
+    """Checks that an output is on this machine or on mounted storage.
+
+    Raises:
+        UsageError: If it is a URL.
+    """
+    if isinstance(path, str | os.PathLike) and _REMOTE.fullmatch(os.fspath(path)):
+        raise UsageError(
+            f"{option} {without_secrets(path)} is a URL",
+            "Only inputs may be URLs; outputs are written to a disk or to mounted storage",
+            f"Give {option} a path on this machine, and copy the result",
+        )
+
+
 def _check_form(remote: RemotePath, scheme: str, user: str) -> None:
     if scheme == "http":
         raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,17 @@ def test_a_training_and_an_evaluation_share_decoded_images(
     result = reslink.evaluate(run["bundle"], heads, out, device="cpu", cache=tmp_path / "decoded", allow_leakage=True)
     assert result["n"] == 28
     assert sorted(file.name for file in out.iterdir()) == ["evaluation.json", "figures", "predictions.csv", "report.html"]
+
+
+def test_a_cache_among_the_class_folders_is_refused(trained: dict[str, Any], tmp_path: Path, image: Path) -> None:
+    for name in ("Healthy", "Tumor"):
+        (tmp_path / name).mkdir()
+        shutil.copy(image, tmp_path / name)
+    message = (
+        r"The folder .*Tumor/decoded of cache=… is inside the data set.*Every folder in there is a class.*Choose a folder else"
+    )
+    inside = tmp_path / "Tumor" / "decoded"
+    with pytest.raises(UsageError, match=message):
+        reslink.evaluate(trained["bundle"], tmp_path, tmp_path.parent / "out", cache=inside)
+    with pytest.raises(UsageError, match=message):
+        reslink.train(tmp_path, tmp_path.parent / "run", cache=inside)

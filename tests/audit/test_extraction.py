@@ -11,7 +11,7 @@ import pytest
 
 from reslink.audit.extract import CaseFile, Extracted, FileFeatures, Volume, extract_features
 from reslink.audit.extraction import extract_all
-from reslink.remote_files import RemoteStorageError
+from reslink.remote_errors import RemoteStorageError
 from reslink.remote_paths import parse_remote
 
 

@@ -1,4 +1,4 @@
-"""Samples of cases: stratified by class, groups taken together, the same for the same seed."""
+"""Samples of cases: stratified by class, from as many groups as possible, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ def test_each_class_has_its_share_and_rare_ones_more() -> None:
     assert np.all(np.diff(sample) > 0)
 
 
-def test_groups_are_taken_together() -> None:
-    """At most one group of each class is cut where the share ends."""
-    targets, groups = np.tile(np.repeat([0, 1], 5), 100), np.arange(1000) // 10
+def test_a_sample_has_as_many_groups_as_possible() -> None:
+    """A class of few large groups, as slices of patients, and one of many small ones."""
+    targets, groups = np.repeat([0, 1], [600, 400]), np.concatenate([np.arange(600) // 40, 100 + np.arange(400) // 2])
     sample = sample_cases(targets, groups.astype(str).tolist(), 0)
-    taken = np.bincount(groups[sample], minlength=100)
-    assert sorted(set(taken.tolist())) == [0, 10]
-    assert len(sample) == 100
+    large = np.bincount(groups[sample[targets[sample] == 0]], minlength=15)
+    small = np.bincount(groups[sample[targets[sample] == 1]] - 100, minlength=200)
+    assert (large.sum(), set(large.tolist())) == (60, {4})
+    assert (small.sum(), small.max()) == (40, 1)
 
 
 def test_the_seed_decides() -> None:

@@ -52,12 +52,12 @@ def test_an_audit_in_shards_writes_what_one_process_writes(cluster: Any, data: P
     min(parts.glob("*.part")).unlink()
     told = Messages()
     several = reslink.audit(data, out=tmp_path / "several", on=cluster.address, shard_size=10, progress=told)
-    assert "2 parts of 3 need no computation" in told.texts
+    assert "2 of 3 parts are there already" in told.texts
     assert not parts.exists()
     assert json.dumps(several, sort_keys=True) == json.dumps(one, sort_keys=True)
     assert files_of(tmp_path / "several") == files_of(tmp_path / "one")
 
 
 def test_parts_need_a_folder(data: Path) -> None:
-    with pytest.raises(UsageError, match=r"on was given without out\. Nodes of a cluster write their parts to out"):
+    with pytest.raises(UsageError, match=r"on=… was given without out=…\. Nodes of a cluster write their parts to out"):
         reslink.audit(data, on="ray")

@@ -108,7 +108,7 @@ def test_an_evaluation_in_tasks_writes_what_one_process_writes(
     min((out / ".parts" / "outputs").iterdir()).unlink()
 
     reslink.evaluate(out=out, on=cluster.address, progress=recorded, **arguments)
-    assert "2 parts of 3 need no computation" in recorded.texts
+    assert "2 of 3 parts are there already" in recorded.texts
     files = files_of(tmp_path / "one")
     assert {"evaluation.json", "predictions.csv", "report.html"} <= files.keys()
     assert files_of(out) == files

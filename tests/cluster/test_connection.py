@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from reslink.cluster.connection import connect, parse_address
+from reslink.cluster.connection import _check_answer, connect, parse_address
 from reslink.errors import UsageError
 
 LOCAL = """
@@ -89,15 +91,37 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         pass
 
 
+@pytest.fixture
+def listening() -> Iterator[str]:
+    """The address of a port on which something listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nothing_answers_is_named(scheme: str, listening: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("reslink.cluster.connection.time.sleep", waits.append)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    message = rf"^Nothing answers at {scheme}127\.0\.0\.1:{port}: .*--on takes.*Check the address"
+    with pytest.raises(UsageError, match=message), connect(parse_address(f"{scheme}127.0.0.1:{port}")):
+        pass
+    assert waits == [1.0, 2.0, 4.0]
+    _check_answer(parse_address(f"{scheme}{listening}"))
+
+
 @pytest.mark.usefixtures("variables_as_before")
 @pytest.mark.parametrize(("error", "reason"), [(ConnectionError("no answer\nmore"), "no answer"), (Exception(), "Exception")])
-def test_a_cluster_that_cannot_be_used_says_why(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_cannot_be_used_says_why(
+    error: Exception, reason: str, listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def init(**_: object) -> None:
         raise error
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
-    message = rf"^The cluster 127\.0\.0\.1:9 cannot be used: {reason}\. A running cluster must have the same versions"
-    with pytest.raises(UsageError, match=message), connect(parse_address("127.0.0.1:9")):
+    message = rf"^The cluster {listening} cannot be used: {reason}\. A running cluster must have the same versions"
+    with pytest.raises(UsageError, match=message), connect(parse_address(listening)):
         pass
 
 
@@ -113,7 +137,9 @@ STARTING = ConnectionAbortedError("Initialization failure from server:\nnot read
         ([ConnectionAbortedError("version mismatch")], 1, "version mismatch"),
     ],
 )
-def test_a_cluster_that_still_starts_is_tried_again(errors, attempts, reason, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_still_starts_is_tried_again(
+    errors, attempts, reason, listening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
 
     def init(*, address: str, **_: object) -> None:
@@ -124,13 +150,13 @@ def test_a_cluster_that_still_starts_is_tried_again(errors, attempts, reason, mo
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, nodes=list, shutdown=lambda: calls.append("shutdown")))
     monkeypatch.setattr("reslink.cluster.connection.time.sleep", lambda _: None)
     if reason:
-        with pytest.raises(UsageError, match=reason), connect(parse_address("ray://127.0.0.1:9")):
+        with pytest.raises(UsageError, match=reason), connect(parse_address(f"ray://{listening}")):
             pass
     else:
-        with connect(parse_address("ray://127.0.0.1:9")):
+        with connect(parse_address(f"ray://{listening}")):
             pass
         assert calls.pop() == "shutdown"
-    assert calls == ["ray://127.0.0.1:9"] * attempts
+    assert calls == [f"ray://{listening}"] * attempts
 
 
 @pytest.mark.slow
@@ -157,15 +183,15 @@ def test_the_variables_of_the_user_come_back(monkeypatch: pytest.MonkeyPatch) ->
     assert (os.environ["RAY_AUTH_TOKEN"], os.environ.get("RAY_AUTH_MODE")) == ("own", None)
 
 
-def test_a_tunnel_to_other_machines_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tunnel_to_other_machines_needs_a_token(listening: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     ended: list[str] = []
     nodes = [{"NodeManagerAddress": host, "Alive": alive} for host, alive in (("127.0.0.1", True), ("10.0.0.8", True))]
     fake = SimpleNamespace(init=lambda **_: None, nodes=lambda: nodes, shutdown=lambda: ended.append("ended"))
     monkeypatch.setitem(sys.modules, "ray", fake)
-    with pytest.raises(UsageError, match="is not only on this machine"), connect(parse_address("127.0.0.1:6379")):
+    with pytest.raises(UsageError, match="is not only on this machine"), connect(parse_address(listening)):
         pass
     assert ended == ["ended"]
     nodes[1]["Alive"] = False
-    with connect(parse_address("127.0.0.1:6379")):
+    with connect(parse_address(listening)):
         pass

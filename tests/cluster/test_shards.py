@@ -89,7 +89,7 @@ def test_a_killed_worker_repeats_its_shard_only(connected: Any, folder: Path, tm
     assert n_calls(tmp_path / "log", 6) == [1, 1, 2, 1, 1, 1]
     assert (progress.total, progress.steps, progress.values["failed"]) == (60, 60, 3)
     run_shards(shards, work.dies, folder, progress, "Test")
-    assert progress.texts[-1] == "6 parts of 6 need no computation"
+    assert progress.texts[-1] == "6 of 6 parts are there already"
     assert progress.total == 0
 
 

@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused(
     fit = training._fit
     monkeypatch.setattr(training, "_fit", lambda *options: (attempts.append(options[-1]), fit(*options)))
     monkeypatch.setattr(training, "_NODES_SECONDS", 1)
-    with pytest.raises(UsageError, match=r"on is 'ray', and processes is None.*Give both or none"):
+    with pytest.raises(UsageError, match=r"processes.* was not given with on='ray'.*Give both options"):
         reslink.train(data, tmp_path / "run", on="ray")
     with pytest.raises(UsageError, match=r"The cluster has 2 cores, and 3 processes were asked for.*Use processes='2'"):
         reslink.train(data, tmp_path / "run", settings=SETTINGS, on=cluster.address, processes=3)

@@ -18,7 +18,7 @@ from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.manifest import Manifest
 from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
-from reslink.remote_files import RemoteStorageError
+from reslink.remote_errors import RemoteStorageError
 from reslink.remote_paths import parse_remote
 
 SMALL = Preprocess(size=64)

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,36 @@ def test_files_are_read_although_a_worker_process_dies(folder: Path, monkeypatch
     monkeypatch.setattr(blocks, "FILES_BEFORE_WORKERS", 2)
     reader = SliceReader(Preprocess(size=64), Scope(), "slice")
     dying = DyingReader(Preprocess(size=64), Scope(), "slice")
-    assert read(dying, folder, 1) == read(reader, folder, 0)
+    rows, messages = read(reader, folder, 0)
+    again, told = read(dying, folder, 1)
+    assert again == rows
+    assert "A process that reads files has died" in told[0]
+    assert told[1:] == messages
+
+
+def test_no_file_is_lost_if_a_worker_dies_while_nobody_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(60):
+        Picture.fromarray(np.full((40, 40), i, np.uint8)).save(tmp_path / f"{i:02d}.png")
+    monkeypatch.setattr(blocks, "FILES_BEFORE_WORKERS", 2)
+    monkeypatch.setattr(blocks, "_FILES_PER_JOB", 2)
+    reader, names = SliceReader(Preprocess(size=64), Scope(), "slice"), []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for one in read_slices(reader, in_blocks([tmp_path], 1), 1):
+            if one is not None:
+                names.append(Path(one.path).name)
+            if len(names) == 5:
+                for child in multiprocessing.active_children():
+                    child.kill()
+                    child.join()
+                time.sleep(1)  # the pool notices
+    assert names == [f"{i:02d}.png" for i in range(60)]
+    assert "A process that reads files has died" in str(caught[0].message)
+
+
+def test_a_series_is_a_job_of_its_own() -> None:
+    items = iter([listed("a", 3), None, listed("a", 300), listed("a"), listed("a")])
+    assert [len(tuple(blocks._take(items, 4))) for _ in range(3)] == [3, 2, 0]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

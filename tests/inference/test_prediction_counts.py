@@ -28,7 +28,9 @@ def test_each_result_is_counted_once() -> None:
         Prediction("b.png", error="broken"),
         Prediction("c.png", abstain=True, reasons=("it is a foot",)),
         SeriesAnswer("d", label="Tumor"),
-    ) == PredictionCounts(total=6, failed=1, abstained=1, partial=1, refused=1, predicted=4, slices=3, unoriented=1)
+    ) == PredictionCounts(
+        6, failed=1, abstained=1, partial=1, refused=1, predicted=4, slices=3, unoriented=1, first_error="broken"
+    )
 
 
 def test_slices_without_a_series_are_a_failure_only_if_they_have_no_answers() -> None:
@@ -39,5 +41,8 @@ def test_slices_without_a_series_are_a_failure_only_if_they_have_no_answers() ->
 
 def test_counts_add_up() -> None:
     counts = counts_of(ANSWER, Prediction("b.png", error="broken"))
-    counts += counts_of(ANSWER)
-    assert counts == PredictionCounts(total=3, failed=1, predicted=2, slices=2)
+    counts += counts_of(ANSWER, Prediction("c.png", error="later"))
+    assert counts == PredictionCounts(total=4, failed=2, predicted=2, slices=2, first_error="broken")
+    without = counts_of(ANSWER)
+    without += counts
+    assert without.first_error == "broken"

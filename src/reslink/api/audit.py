@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reslink.api.audit_memory import remember_audit
-from reslink.api.data_argument import Columns, DataSets, Map, open_manifest_with_labels
+from reslink.api.data_argument import Columns, DataSets, Map, check_outside, open_manifest_with_labels
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.errors import UsageError
 from reslink.files import check_folder_path, check_overwrite
@@ -143,7 +143,8 @@ def run_audit(
     from reslink.datasets.tables.paths import FolderRowError
 
     if on is not None and out is None:
-        raise UsageError("on was given without out", "Nodes of a cluster write their parts to out", "Give out, a shared folder")
+        parts = "Nodes of a cluster write their parts to --out"
+        raise UsageError("--on was given without --out", parts, "Add --out, a shared folder")
     try:
         manifest = open_manifest_with_labels(
             data,
@@ -214,17 +215,8 @@ def _check_out(out: Path, manifest: Manifest, overwrite: bool) -> None:
     Raises:
         UsageError: If the folder holds an audit, is inside the class folders of the data, or is not writable.
     """
-    from reslink.datasets.manifest import DataSet
-
     check_overwrite(out, "audit.json", "an audit", overwrite)
-    sets = manifest.sets or (DataSet("", manifest.root, bool(manifest.columns)),)
-    for root in (joined.root.resolve() for joined in sets if not joined.has_table):
-        if out.resolve().is_relative_to(root):
-            raise UsageError(
-                f"The output folder {out} is inside the data set {root}",
-                "Every folder in there is a class of the data set",
-                "Choose a folder elsewhere with --out",
-            )
+    check_outside(out, manifest, "--out")
     _check_writable(out, "--out")
 
 

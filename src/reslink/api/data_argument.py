@@ -138,3 +138,21 @@ def read_patients(manifest: Manifest) -> Manifest:
     if any(notes):
         _log.warning("Patients: %s.", notes)
     return manifest
+
+
+def check_outside(folder: Path, manifest: Manifest, option: str) -> None:
+    """Checks that an output folder is not among the class folders of a data set.
+
+    Raises:
+        UsageError: If it is.
+    """
+    from reslink.datasets.manifest import DataSet
+
+    sets = manifest.sets or (DataSet("", manifest.root, bool(manifest.columns)),)
+    for root in (joined.root.resolve() for joined in sets if not joined.has_table):
+        if folder.resolve().is_relative_to(root):
+            raise UsageError(
+                f"The folder {folder} of {option} is inside the data set {root}",
+                "Every folder in there is a class of the data set",
+                f"Choose a folder elsewhere with {option}",
+            )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reslink.api.data_argument import Columns, Data, open_manifest, read_patients
+from reslink.api.data_argument import Columns, Data, check_outside, open_manifest, read_patients
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.errors import UsageError
 from reslink.files import check_overwrite
@@ -93,6 +93,8 @@ def evaluate(
     options_of_data: dict[str, Any] = {"columns": columns, "root": root, "unit": unit, "case": loaded.case}
     manifest = read_patients(open_manifest(data, labels=loaded.labels, **options_of_data))
     manifest = manifest if sequence is None else manifest.with_sequence(sequence)
+    if cache is not None:
+        check_outside(Path(cache), manifest, "--cache")
     check_columns(manifest, columns_of_subgroups)
     from reslink.evaluation.cases import select_cases
 

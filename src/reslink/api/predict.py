@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from reslink.errors import UsageError
 from reslink.files import check_folder_path, escape_formula, storage_errors, write_atomic
 from reslink.printable_names import escape_name, printable
+from reslink.remote_paths import check_local
 
 if TYPE_CHECKING:
     from reslink.imaging.image import Image, Unit
@@ -211,9 +212,10 @@ def open_table(csv_file: Path, labels: Labels) -> Iterator[PredictionTable]:
     """Opens a CSV table of predictions. The file appears when the block ends, and not at all if the block fails.
 
     Raises:
-        UsageError: If the path is a folder, or an existing file is not a table of predictions.
+        UsageError: If the path is a folder or a URL, or an existing file is not a table of predictions.
         StorageError: If the file cannot be written.
     """
+    check_local(csv_file, "--csv")
     if csv_file.is_dir():
         raise UsageError(
             f"{csv_file} is a folder", "--csv must name a file", f"For example, use --csv {csv_file / 'predictions.csv'}"

@@ -17,7 +17,7 @@ from reslink import __version__
 from reslink.api.predict import PredictionTable
 from reslink.cluster.connection import ClusterAddress, connect
 from reslink.cluster.nodes import check_files, load_classifier
-from reslink.cluster.shards import Shard, file_states, run_shards
+from reslink.cluster.shards import Shard, file_states, kept_parts, run_shards
 from reslink.cluster.stored import Stored
 from reslink.errors import StorageError, UsageError
 from reslink.files import lock_folder, sha256
@@ -118,12 +118,8 @@ def predict_on_cluster(
     with connect(address), lock_folder(folder):
         listed = (one for path in paths for one in list_files(path))
         with stored_shards(job, cut_shards(job, listed, shard_size, folder), folder) as shards:
-            try:
+            with kept_parts(shards, folder, progress):
                 run_shards(shards, _predict_stored, folder, progress, "Predict")
-            except BaseException:
-                kept = sum(shard.path(folder).exists() for shard in shards)
-                progress.message(f"{kept} of {len(shards)} parts are kept in {folder}; the same command resumes")
-                raise
             counts = join_parts(shards, folder, write)
     return counts
 

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reslink.api.audit_memory import failed_checks
-from reslink.api.data_argument import Columns, DataSets, Map, check_labels_of_manifest, label_names, open_manifest
+from reslink.api.data_argument import (
+    Columns,
+    DataSets,
+    Map,
+    check_labels_of_manifest,
+    check_outside,
+    label_names,
+    open_manifest,
+)
 from reslink.api.onnx_model import add_onnx_model
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.errors import InputError, UsageError
@@ -154,9 +162,9 @@ def train(
         loaded = loaded.with_builder(as_builder(network))
     if (on is None) != (processes is None):
         raise UsageError(
-            f"on is {on!r}, and processes is {processes!r}",
-            "A training on a cluster needs its number of processes, which decides the weights; here it is one process",
-            "Give both or none, for example on='ray' and processes=2",
+            f"--processes was not given with --on {on}" if on else f"--processes {processes} was given without --on",
+            "A training on a cluster needs its number of processes, because another number gives other weights",
+            "Give both options, such as --on ray and --processes 2, or neither",
         )
     tracking = Tracking([track] if isinstance(track, str) else track, Path(out))
     manifest = _open_manifest(
@@ -170,6 +178,8 @@ def train(
         case=loaded.trainer.case,
     )
     folders = Path(out), Path(out) / "cache" if cache is None else Path(cache)
+    if cache is not None:
+        check_outside(Path(cache), manifest, "--cache")
     if on is not None and processes is not None:
         _train_on_cluster(
             manifest, loaded.with_code(), *folders, on, processes, resume=resume, overwrite=overwrite, progress=progress

@@ -148,6 +148,8 @@ def _extract_local(file: CaseFile) -> FileFeatures | Volume | str:
         return Volume(error.given, str(error))
     except ReslinkError as error:
         return str(error).replace(str(file.path), file.name)
+    except OSError as error:  # the file vanished while it was read
+        return f"{file.name} cannot be read: {error.strerror or error}"
     except MemoryError:
         return f"{file.name} needs more memory than is available"
 

@@ -20,8 +20,8 @@ MIN_CASES_OF_CLASS: Final = 1000
 def sample_cases(targets: Ints, groups: Sequence[str], seed: int) -> Ints:
     """Returns the cases on which models are fitted: all, or a sample stratified by class.
 
-    Groups are drawn at random, and their cases are taken together, until the share of each class is reached. It is the share
-    in the data set, but at least 1,000 cases.
+    The share of each class is that in the data set, but at least 1,000 cases. One case of each group is taken, then a second
+    one of each, and so on, in random order: so the sample has as many groups as possible, which are independent.
 
     Args:
         targets: (n,) class indices.
@@ -34,13 +34,23 @@ def sample_cases(targets: Ints, groups: Sequence[str], seed: int) -> Ints:
     if len(targets) <= MAX_CASES:
         return np.arange(len(targets))
     _, numbers = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    ranks = np.random.default_rng(seed).permutation(int(numbers.max()) + 1)[numbers]
+    rng = np.random.default_rng(seed)
     sampled = []
     for k in np.unique(targets):
-        rows = np.flatnonzero(targets == k)
+        rows = rng.permutation(np.flatnonzero(targets == k))
         share = max(MAX_CASES * len(rows) // len(targets), MIN_CASES_OF_CLASS)
-        sampled.append(rows[np.argsort(ranks[rows], kind="stable")[:share]])
+        sampled.append(rows[np.argsort(_rounds(numbers[rows]), kind="stable")[:share]])
     return np.sort(np.concatenate(sampled))
+
+
+def _rounds(groups: Ints) -> Ints:
+    """Returns how many earlier cases have the same group, (n,)."""
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    starts = np.searchsorted(ordered, ordered, side="left")
+    rounds = np.empty_like(order)
+    rounds[order] = np.arange(len(groups)) - starts
+    return rounds
 
 
 def describe_sample(sample: int, total: int) -> str:

@@ -191,7 +191,7 @@ Cache = Annotated[
     typer.Option(
         "--cache",
         metavar="DIR",
-        help="Folder for the decoded images, which several commands can share; default: a folder of this one.",
+        help="Folder for the decoded images, which several commands can share; default: one in the output folder.",
         show_default=False,
     ),
     FOLDER,

@@ -12,7 +12,7 @@ from reslink import __version__
 from reslink.audit.extract import CaseFile, Extracted
 from reslink.audit.extraction import extract_all
 from reslink.audit.stored_features import features_from_parquet, features_to_parquet
-from reslink.cluster.shards import Shard, file_states, run_shards
+from reslink.cluster.shards import Shard, file_states, kept_parts, run_shards
 from reslink.files import lock_folder, sha256
 from reslink.training.monitoring.progress import Progress
 
@@ -38,7 +38,8 @@ class ClusterExtraction:
         """
         with lock_folder(self.folder):
             shards = [_shard(files[start : start + self.shard_size]) for start in range(0, len(files), self.shard_size)]
-            run_shards(shards, extract_shard, self.folder, progress, "Reading images")
+            with kept_parts(shards, self.folder, progress):
+                run_shards(shards, extract_shard, self.folder, progress, "Reading images")
             for shard in shards:
                 yield from features_from_parquet(shard.path(self.folder))
 

@@ -80,5 +80,5 @@ def fill_part(part: _Part) -> tuple[bytes, int]:
     """
     check_files(_files(part.manifest.cases))
     settings = (part.preprocess, part.folder, 1, None, part.case)
-    _, joined = fill_shards(part.manifest, *settings, with_masks=part.with_masks)
+    _, joined = fill_shards(part.manifest, *settings, with_masks=part.with_masks, is_part=True)
     return b"", len(joined.index.failed)

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -33,7 +34,9 @@ _SEVERAL_MACHINES: Final = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """The variable that allows a cluster of several machines."""
 
 _WAITS: Final = (1.0, 2.0, 4.0)
-"""Seconds before another attempt in that case."""
+"""Seconds before another attempt in that case, and where nothing listens yet."""
+
+_CONNECT_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ def connect(address: ClusterAddress) -> Iterator[None]:
             ``RAY_AUTH_MODE=token`` is not set.
     """
     check_token(address)
+    if address.text != LOCAL:
+        _check_answer(address)
     with _variables(address):
         ray: Any = optional_import("ray", "ray")
         _start(ray, address)
@@ -137,6 +142,28 @@ def reread_variables() -> None:
 def _token() -> str:
     """Returns the random token of this process; Ray reads it once."""
     return secrets.token_hex(32)
+
+
+def _check_answer(address: ClusterAddress) -> None:
+    """Checks that something listens at an address; Ray itself tries for minutes.
+
+    Raises:
+        UsageError: If nothing does.
+    """
+    host, _, port = address.text.removeprefix("ray://").rpartition(":")
+    for wait in (*_WAITS, None):
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS):
+                return
+        except OSError as error:
+            if wait is None or not isinstance(error, ConnectionRefusedError):
+                raise UsageError(
+                    f"Nothing answers at {address.text}: {error.strerror or error}",
+                    "--on takes the address of a running cluster: HOST:PORT of its head, usually with port 6379, or "
+                    "ray://HOST:PORT, usually with port 10001",
+                    "Check the address, the firewall, and 'ray status' on the head",
+                ) from error
+            time.sleep(wait)
 
 
 def _start(ray: Any, address: ClusterAddress) -> None:

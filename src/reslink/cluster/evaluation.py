@@ -18,7 +18,7 @@ from reslink.bundles.bundle import Bundle
 from reslink.cluster.cache import fill_cache
 from reslink.cluster.connection import connect, parse_address
 from reslink.cluster.nodes import bundle_digest, load_classifier
-from reslink.cluster.shards import Shard, run_shards
+from reslink.cluster.shards import Shard, kept_parts, run_shards
 from reslink.datasets.cache.pixel_cache import PixelCache
 from reslink.datasets.cache.sharded_rows import StoredRows
 from reslink.datasets.manifest import Manifest
@@ -136,7 +136,8 @@ class ClusterEvaluation:
             for part in cache.batches(rows, size)
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
-        run_shards(shards, run_batches, self.folder, self.progress, "Running the network")
+        with kept_parts(shards, self.folder, self.progress):
+            run_shards(shards, run_batches, self.folder, self.progress, "Running the network")
         return stack_outputs([_read_outputs(shard.path(self.folder)) for shard in shards])
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from reslink.cluster.nodes import WorkingPlace
+from reslink.cluster.stored import Stored
 from reslink.errors import InputError, ReslinkError, counted
 from reslink.files import optional_import, write_atomic
 from reslink.remote_files import version_state
@@ -22,7 +24,7 @@ Work: TypeAlias = Callable[[Any], tuple[bytes, int]]
 RETRIES: Final = 4
 """How often a task begins again after its worker or node died."""
 
-_QUESTIONS: Final = 16
+_CONCURRENT_QUERIES: Final = 16
 """Number of remote files about which the storage is asked at once."""
 
 _TASKS_PER_CORE: Final = 2
@@ -71,7 +73,7 @@ def file_states(files: Sequence[Path]) -> list[list[str | int]]:
     """Returns the :func:`file_state` of each file; a storage is asked about several files at once."""
     if not any(parse_remote(file) for file in files):
         return [file_state(file) for file in files]
-    with ThreadPoolExecutor(_QUESTIONS) as pool:
+    with ThreadPoolExecutor(_CONCURRENT_QUERIES) as pool:
         return list(pool.map(file_state, files))
 
 
@@ -100,7 +102,7 @@ def run_shards(shards: Iterable[Shard], work: Work, folder: Path, progress: Prog
         if not one.path(folder).exists():
             missing[one.digest] = one.n_files
     if len(missing) < n_shards:
-        progress.message(f"{counted(n_shards - len(missing), 'part')} of {n_shards} need no computation")
+        progress.message(f"{n_shards - len(missing)} of {n_shards} parts are there already")
     total = sum(missing.values())
     ray: Any = optional_import("ray", "ray")
     task = ray.remote(_run_shard).options(num_cpus=1, max_retries=RETRIES)
@@ -120,6 +122,17 @@ def run_shards(shards: Iterable[Shard], work: Work, folder: Path, progress: Prog
             failed += _result(ray, finished, shard)
             done += shard.n_files
             progress.step(shard.n_files, failed=failed, files_per_second=done / (time.monotonic() - started))
+
+
+@contextlib.contextmanager
+def kept_parts(shards: Collection[Shard] | Stored[Shard], folder: Path, progress: Progress) -> Iterator[None]:
+    """Says how many parts are kept if the block is interrupted or fails."""
+    try:
+        yield
+    except BaseException:
+        kept = sum(shard.path(folder).exists() for shard in shards)
+        progress.message(f"{kept} of {len(shards)} parts are kept in {folder}; the same command resumes")
+        raise
 
 
 def n_cores(ray: Any) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reslink.cluster.cache import fill_cache
-from reslink.cluster.connection import connect, parse_address
+from reslink.cluster.connection import LOCAL, connect, parse_address
 from reslink.cluster.nodes import WorkingPlace
 from reslink.cluster.shards import RETRIES
 from reslink.datasets.manifest import Manifest
@@ -80,7 +80,7 @@ def train_on_cluster(
         pass  # the first process locks it again
     with connect(parse_address(cluster)):
         ray: Any = optional_import("ray", "ray")
-        _wait_for_nodes(ray, recipe, processes, progress)
+        _wait_for_nodes(ray, recipe, cluster, processes, progress)
         fill_cache(manifest, recipe.preprocess, cache, recipe.trainer.case, progress)
         job = _TrainingJob(manifest, recipe, str(out), str(cache.absolute()), WorkingPlace.here(out))
         try:
@@ -94,24 +94,24 @@ def _uses_gpu(recipe: Recipe) -> bool:
     return recipe.trainer.device.startswith("cuda")
 
 
-def _wait_for_nodes(ray: Any, recipe: Recipe, processes: int, progress: Progress) -> None:
-    """Waits a while until the cluster has a core, or a GPU, for each process; nodes may still join.
+def _wait_for_nodes(ray: Any, recipe: Recipe, cluster: str, processes: int, progress: Progress) -> None:
+    """Waits until the cluster has a core, or a GPU, for each process: a while, unless it was started here and no node joins.
 
     Raises:
         UsageError: If it does not get them.
     """
     name, what = ("GPU", "GPU") if _uses_gpu(recipe) else ("CPU", "core")
-    for second in range(_NODES_SECONDS + 1):
+    for second in range(1 if cluster == LOCAL else _NODES_SECONDS + 1):
         available = int(ray.cluster_resources().get(name, 0))
         if available >= processes:
             return
-        if second == 0:
+        if second == 0 and cluster != LOCAL:
             progress.message(f"Waiting for nodes: the cluster has {counted(available, what)} for {processes} processes.")
         time.sleep(1)
     raise UsageError(
         f"The cluster has {counted(available, what)}, and {processes} processes were asked for",
         f"Each process needs one {what}",
-        f"Use --processes {max(1, available)}, or add nodes",
+        f"Use --processes {max(1, available)}, or {'a larger cluster' if cluster == LOCAL else 'add nodes'}",
     )
 
 

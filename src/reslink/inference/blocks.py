@@ -41,9 +41,11 @@ An output may depend on the size of its batch in the last bits. A batch therefor
 """
 
 FILES_BEFORE_WORKERS: Final = 256
-"""Number of sources that are read before worker processes start: their start takes half a second."""
+"""Number of files that are read before worker processes start: their start takes half a second."""
 
-_SOURCES_PER_JOB: Final = 8
+_FILES_PER_JOB: Final = 8
+"""Number of files of a job, but a DICOM series is one job."""
+
 _JOBS_PER_WORKER: Final = 4
 
 
@@ -156,13 +158,13 @@ def read_slices(reader: SliceReader, items: Iterator[SourceItem | None], workers
     Args:
         reader: Reads the items.
         items: From :func:`in_blocks`.
-        workers: Number of worker processes, which read after ``FILES_BEFORE_WORKERS`` items; their slices have no image. 0
+        workers: Number of worker processes, which read after ``FILES_BEFORE_WORKERS`` files; their slices have no image. 0
             reads everything in this process.
     """
-    here = itertools.islice(items, FILES_BEFORE_WORKERS) if workers else items
+    here = _take(items, FILES_BEFORE_WORKERS) if workers else items
     for item in read_ahead(here, _files_of, MAX_FILE_BYTES):
         yield from (None,) if item is None else reader.slices(item)
-    jobs = iter(lambda: tuple(itertools.islice(items, _SOURCES_PER_JOB)), ())
+    jobs = iter(lambda: tuple(_take(items, _FILES_PER_JOB)), ())
     first = next(jobs, ())
     if not first:
         return
@@ -172,28 +174,40 @@ def read_slices(reader: SliceReader, items: Iterator[SourceItem | None], workers
         yield from slices
 
 
+def _take(items: Iterator[SourceItem | None], n_files: int) -> Iterator[SourceItem | None]:
+    """Yields items until they have a number of files."""
+    count = 0
+    for item in items:
+        yield item
+        count += 0 if item is None else max(1, len(_files_of(item)))
+        if count >= n_files:
+            return
+
+
 _Job: TypeAlias = tuple[SourceItem | None, ...]
 _Read: TypeAlias = tuple[list[Slice | None], list[str]]
 
 
 def _read_jobs(reader: SliceReader, jobs: Iterator[_Job], workers: int) -> Iterator[_Read]:
     """Yields the slices and warnings of each job in order; if a worker dies, this process reads the rest."""
-    waiting: deque[tuple[_Job, Future[_Read]]] = deque()
+    waiting: deque[_Job] = deque()
+    results: deque[Future[_Read]] = deque()
     with worker_pool(workers) as pool:
         try:
             while True:
                 for job in itertools.islice(jobs, workers * _JOBS_PER_WORKER - len(waiting)):
-                    waiting.append((job, pool.submit(_read_job, reader, job)))
+                    waiting.append(job)  # before it is given to a pool that may have died
+                    results.append(pool.submit(_read_job, reader, job))
                 if not waiting:
                     return
-                result = waiting[0][1].result()
+                result = results.popleft().result()
                 waiting.popleft()
                 yield result
         except BrokenProcessPool:
-            pass
+            warn("A process that reads files has died, possibly because memory ran out; this process reads the remaining files")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    for job in itertools.chain((job for job, _ in waiting), jobs):
+    for job in itertools.chain(waiting, jobs):
         yield _read_job(reader, job)
 
 

@@ -22,6 +22,7 @@ class PredictionCounts:
         predicted: Those with a label.
         slices: Those with a label that are not of a series.
         unoriented: Those of files that do not state their orientation.
+        first_error: The error of the first failed one; empty if none failed.
     """
 
     total: int = 0
@@ -32,6 +33,7 @@ class PredictionCounts:
     predicted: int = 0
     slices: int = 0
     unoriented: int = 0
+    first_error: str = ""
 
     def add(self, prediction: Prediction, *, has_slice_answers: bool) -> None:
         """Counts a prediction.
@@ -42,7 +44,9 @@ class PredictionCounts:
         """
         of_series = isinstance(prediction, SeriesAnswer)
         self.total += 1
-        self.failed += prediction.error is not None and not (has_slice_answers and of_series)
+        if prediction.error is not None and not (has_slice_answers and of_series):
+            self.failed += 1
+            self.first_error = self.first_error or prediction.error
         self.abstained += prediction.abstain is True and not prediction.is_refused
         self.partial += prediction.abstain is not True and any(one.abstain for one in (prediction.by_label or {}).values())
         self.refused += prediction.is_refused
@@ -52,6 +56,8 @@ class PredictionCounts:
 
     def __iadd__(self, other: PredictionCounts) -> PredictionCounts:
         """Adds the counts of other predictions."""
+        first_error = self.first_error or other.first_error
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        self.first_error = first_error
         return self

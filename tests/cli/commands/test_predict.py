@@ -302,3 +302,24 @@ def test_a_folder_gives_the_same_table_with_worker_processes(
         assert started == [2] * (threads - 1)
     assert len(tables[0].read_text().splitlines()) == 91
     assert tables[0].read_bytes() == tables[1].read_bytes()
+
+
+def test_a_table_of_errors_says_the_first_on_the_terminal(built_zoo: Path, tmp_path: Path) -> None:
+    table = tmp_path / "out.csv"
+    one = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), "none.png", "--csv", str(table)])
+    assert one.exit_code == 1
+    assert "none.png does not exist. A path is a file, a folder or a glob" in " ".join(one.stderr.split())
+    two = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), "none.png", "nor.png", "--csv", str(table)])
+    assert "The first of 2 errors: none.png does not exist" in " ".join(two.stderr.split())
+
+
+def test_a_table_is_not_written_to_a_url(
+    built_zoo: Path, ring_heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = str(ring_heads / "61.png")
+    for option in ("--csv", "--pictures"):
+        done = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), image, option, "s3://heads/out"])
+        assert done.exit_code == 2
+        assert f"{option} s3:/heads/out is a URL" in " ".join(done.stderr.split())
+    assert list(tmp_path.iterdir()) == []

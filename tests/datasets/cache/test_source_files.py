@@ -155,15 +155,16 @@ def test_data_sets_share_the_table(arrays: Path, hashed: list[str]) -> None:
 def test_parts_have_tables_of_their_own_which_are_joined_at_the_next_opening(arrays: Path, hashed: list[str]) -> None:
     manifest, folder = Manifest.open(arrays), arrays.parent / "parts"
     for part in (manifest.subset([0, 1]), manifest.subset([2, 3])):
-        fill_shards(part, SMALL, folder, 0, with_masks=False)
+        fill_shards(part, SMALL, folder, 0, with_masks=False, is_part=True)
     assert len(hashed) == 4
     assert not (folder / FILE_TABLE).exists()
     assert sorted(len(json.loads(table.read_text())["files"]) for table in (folder / PART_TABLES).iterdir()) == [2, 2]
+    fill_shards(manifest.subset([0, 1]), SMALL, folder, 0, with_masks=False, is_part=True)  # resumed
     PixelCache.open(manifest, SMALL, folder, workers=0)
     assert len(hashed) == 4
     assert len(json.loads((folder / FILE_TABLE).read_text())["files"]) == 4
     assert list((folder / PART_TABLES).iterdir()) == []
-    fill_shards(manifest.subset([0, 1]), SMALL, folder, 0, with_masks=False)
+    fill_shards(manifest.subset([0, 1]), SMALL, folder, 0, with_masks=False, is_part=True)
     assert (len(hashed), list((folder / PART_TABLES).iterdir())) == (4, [])
 
 

@@ -134,6 +134,8 @@ def predict(
         counts = _print_predictions(console, classifier, predictions, series, json=json, quiet=csv_file is not None)
     if pictures is not None and counts.slices:
         console.note(f"{format_count(counts.slices, 'picture')} in {pictures}")
+    if counts.failed and (csv_file is not None or address is not None):  # else each error was printed
+        console.warn(f"The first of {counts.failed} errors: {counts.first_error}" if counts.failed > 1 else counts.first_error)
     if not json:
         _print_counts(console, classifier.bundle, counts, csv_file)
     if counts.failed:

@@ -32,7 +32,7 @@ from reslink.imaging.preprocess import Preprocess
 from reslink.imaging.reading import read_image
 from reslink.imaging.series_slices import read_series_slices
 from reslink.labels import CaseKind
-from reslink.remote_files import RemoteStorageError
+from reslink.remote_errors import RemoteStorageError
 
 HEAD_SIZE = 56
 

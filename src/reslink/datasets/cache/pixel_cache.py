@@ -223,6 +223,7 @@ def fill_shards(
     *,
     verify: bool = False,
     with_masks: bool | None = None,
+    is_part: bool = False,
 ) -> tuple[SourceFiles, JoinedShards]:
     """Fills the cache as :meth:`PixelCache.open` does; it is no error if no image can be read.
 
@@ -234,7 +235,8 @@ def fill_shards(
         on_progress: Called with the number of finished cases and the total.
         case: Whether a case is a slice or a series.
         verify: Whether to hash all files again.
-        with_masks: Whether any case of the whole data set has a mask, if these cases are a part of it; None looks at them.
+        with_masks: Whether any case of the whole data set has a mask; None looks at these cases.
+        is_part: Whether the cases are a part of a data set, and other tasks fill the cache with the others.
 
     Returns:
         The files, and the rows of all cases.
@@ -244,7 +246,7 @@ def fill_shards(
     """
     check_not_in_worker()
     code = code_digest()
-    sources = SourceFiles.read(manifest, case, Path(folder), code, verify=verify, is_part=with_masks is not None)
+    sources = SourceFiles.read(manifest, case, Path(folder), code, verify=verify, is_part=is_part)
     shapes = _shapes(preprocess, any(one.mask for one in manifest.cases) if with_masks is None else with_masks)
     shards = split_into_shards(Path(folder), sha256(preprocess.digest() + code), sources, shapes)
     indexes = ShardFiller(manifest, sources, preprocess, workers, on_progress).fill(shards)

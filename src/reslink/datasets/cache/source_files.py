@@ -92,15 +92,15 @@ class SourceFiles:
             folder: The cache folder.
             code: Digest of the code that reads files; hashes that other code stored are not used.
             verify: Whether to hash all files again.
-            is_part: Whether the cases are a part of a data set whose parts are read by many tasks. They write tables of their
+            is_part: Whether the cases are a part of a data set whose parts are read by many tasks. They have tables of their
                 own, because each of them would otherwise write the table of all files again.
         """
-        parts = [] if is_part else sorted((folder / PART_TABLES).glob("*.json"))
+        parts = [_part_table(folder, manifest.cases)] if is_part else sorted((folder / PART_TABLES).glob("*.json"))
         known = _read_tables(folder, parts, code)
         examined = _examine_all(manifest.cases, {} if verify else known)
         fresh = {key: file for case in examined for key, file in case.files.items() if known.get(key) != file}
         if fresh and is_part:
-            _write_part(folder, code, fresh)
+            _write_part(parts[0], code, {key: file for case in examined for key, file in case.files.items()})
         elif fresh or parts:
             _update_table(folder, parts, code, fresh)
         kind = ("series",) if case_kind == "series" else ()
@@ -209,10 +209,14 @@ _UNWRITABLE: Final = (OSError, StorageError)
 """In a read-only cache the files are hashed again next time."""
 
 
-def _write_part(folder: Path, code: str, fresh: Mapping[str, KnownFile]) -> None:
+def _part_table(folder: Path, cases: Sequence[Case]) -> Path:
+    return folder / PART_TABLES / f"{sha256(bytes(1).join(os.fsencode(case.path) for case in cases))}.json"
+
+
+def _write_part(table: Path, code: str, files: Mapping[str, KnownFile]) -> None:
     with contextlib.suppress(*_UNWRITABLE):
-        (folder / PART_TABLES).mkdir(parents=True, exist_ok=True)
-        _write(folder / PART_TABLES / f"{sha256(' '.join(sorted(fresh)))}.json", code, fresh)
+        table.parent.mkdir(parents=True, exist_ok=True)
+        _write(table, code, files)
 
 
 def _update_table(folder: Path, parts: Sequence[Path], code: str, fresh: Mapping[str, KnownFile]) -> None:

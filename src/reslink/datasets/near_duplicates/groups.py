@@ -283,8 +283,10 @@ def _search_index(chunks: Iterator[Features]) -> Callable[[Features, int], Simil
     index = hamming_index.HammingIndex(np.concatenate([hamming_index.binary_codes(rows) for rows in chunks]))
 
     def search(others: Features, first: int) -> Similar:
-        for j, i, _ in index.search(hamming_index.binary_codes(others), hamming_index.distance_of(INDEX_CORRELATION)):
-            yield i, j + first
+        codes, distance = hamming_index.binary_codes(others), hamming_index.distance_of(INDEX_CORRELATION)
+        found = [np.stack([i, j + first], axis=1) for j, i, _ in index.search(codes, distance)]
+        pairs = np.unique(np.concatenate([np.zeros((0, 2), np.intp), *found]), axis=0)  # several bands find the same pair
+        yield pairs[:, 0], pairs[:, 1]
 
     return search
 
