@@ -14,6 +14,7 @@ from reslink.cli.main import app
     ("words", "message"),
     [
         (["--on", "ray"], "--on was given without --csv or --json"),
+        (["--shard-size", "9"], "--shard-size was given without --on"),
         (["--on", "ray", "--json", "--pictures", "p"], "--on and --pictures were both given"),
         (["--on", "ray", "--json", "--device", "cuda"], "--on and --device cuda were both given"),
         (["--on", "nowhere", "--json"], "'nowhere' is not the address of a cluster"),

@@ -18,6 +18,7 @@ from reslink.cluster import training
 from reslink.datasets.manifest import Manifest
 from reslink.errors import UsageError
 from reslink.files import sha256
+from reslink.training.signals import Interrupted
 
 sys.path.insert(0, str(Path(__file__).parent))
 import work
@@ -85,6 +86,23 @@ def test_a_killed_process_ends_in_the_weights_of_torchrun(
     assert json.loads((run / "environment.json").read_text())["processes"] == 2
     assert (summary["epochs"], Path(summary["report"]).exists()) == (4, True)
     assert not (run / ".ray").exists()
+
+
+def test_after_ctrl_c_the_same_command_resumes(
+    cluster: Any, toy_patients: Manifest, undisturbed: str, tmp_path: Path, in_thread: Callable[..., Any]
+) -> None:
+    run, options = tmp_path / "run", {"settings": SETTINGS, "on": cluster.address, "processes": 2}
+
+    def interrupt() -> None:
+        work.wait_for(lambda: (run / "results.csv").exists())
+        signal.raise_signal(signal.SIGINT)
+
+    stopped = pytest.raises(Interrupted, match=r"^Training was stopped\. The last checkpoint is kept\. Run the same .*resume")
+    with in_thread(interrupt), stopped:
+        reslink.train(str(toy_patients.root), run, **options)
+    assert len((run / "results.csv").read_text().splitlines()) < 5, "it was stopped before the last epoch"
+    reslink.train(str(toy_patients.root), run, resume=True, **options)
+    assert weights(run) == undisturbed
 
 
 def test_what_does_not_fit_is_refused(

@@ -28,6 +28,7 @@ from reslink.audit.stored_features import StoredFeatures, make_store
 from reslink.datasets.cache.decode import check_not_in_worker
 from reslink.datasets.cache.shards import choose_workers
 from reslink.datasets.manifest import Manifest
+from reslink.datasets.near_duplicates import search
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.datasets.patient_ids import add_header_patients
 from reslink.errors import UsageError, counted
@@ -128,6 +129,10 @@ def run_audit(
         sources=source_names(readable),
     )
     result.skipped |= {"patients from DICOM headers": patient_notes.unused} if patient_notes.unused else {}
+    if len(items) > search.INDEX_MIN_IMAGES:
+        result.skipped["near_duplicates: less similar pairs"] = (
+            f"of more than {search.INDEX_MIN_IMAGES:,} images, an index finds the similar ones, and misses some"
+        )
     _check_labels(result, readable, progress, seed, predictions)
     result.source_check = check_sources(items, readable, near_duplicates.groups, seed)
     result.skipped |= {} if result.source_check is None else result.source_check.skipped

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from reslink.cli.offline import allow_loopback, check_sockets
+from reslink.errors import UsageError
 
 if TYPE_CHECKING:
     from reslink.cluster.connection import ClusterAddress
@@ -20,7 +21,32 @@ On = Annotated[
         show_default=False,
     ),
 ]
-ShardSize = Annotated[int, typer.Option("--shard-size", metavar="N", min=1, help="Number of files per task of --on.")]
+SHARD_FILES: Final = 2000
+ShardSize = Annotated[
+    int | None,
+    typer.Option(
+        "--shard-size",
+        metavar="N",
+        min=1,
+        help=f"Number of files per task of --on; default: {SHARD_FILES}.",
+        show_default=False,
+    ),
+]
+
+
+def shard_files(shard_size: int | None, on: str | None) -> int:
+    """Returns the number of files per task.
+
+    Raises:
+        UsageError: If it was given without a cluster.
+    """
+    if shard_size is not None and on is None:
+        raise UsageError(
+            "--shard-size was given without --on",
+            "Only tasks of a cluster have a size",
+            "Remove it, or add --on, such as --on ray",
+        )
+    return shard_size or SHARD_FILES
 
 
 def check_address(on: str | None) -> str | None:

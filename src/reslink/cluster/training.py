@@ -156,7 +156,7 @@ def _fit(job: _TrainingJob, out: Path, processes: int, name: str) -> None:
     )
     try:
         trainer.fit()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the handler of Ray for Ctrl-C ends the process with code 0
         raise Interrupted(
             "Training was stopped", "The last checkpoint is kept", f"Run the same command with --resume (run folder {out})"
         ) from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reslink.cli.cluster_options import On, ShardSize, check_address
+from reslink.cli.cluster_options import On, ShardSize, check_address, shard_files
 from reslink.cli.console import Console
 from reslink.cli.options import FOLDER, Columns, Corrections, DataSets, Json, LabelColumns, LabelMap, Overwrite, Root, Unit
 from reslink.errors import CheckFailedError
@@ -80,7 +80,7 @@ def audit(
         ),
     ] = None,
     on: On = None,
-    shard_size: ShardSize = 2000,
+    shard_size: ShardSize = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -108,7 +108,7 @@ def audit(
         seed=seed,
         workers=workers,
         on=check_address(on),
-        shard_size=shard_size,
+        shard_size=shard_files(shard_size, on),
         overwrite=overwrite,
         progress=console.progress(),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from reslink.cli.cluster_options import On, ShardSize, cluster_address
+from reslink.cli.cluster_options import On, ShardSize, cluster_address, shard_files
 from reslink.cli.command import paused_collection
 from reslink.cli.console import Console
 from reslink.cli.options import (
@@ -89,7 +89,7 @@ def predict(
         typer.Option("--series", help="auto: each slice, then each series; each: only slices; only: series without slices."),
     ] = "auto",
     on: On = None,
-    shard_size: ShardSize = 2000,
+    shard_size: ShardSize = None,
 ) -> None:
     """Predict the class of images: files, folders, DICOM series or globs. A volume or series also gets an answer of its own.
 
@@ -100,6 +100,7 @@ def predict(
     """
     if json and csv_file is not None:
         raise UsageError("--json and --csv were both given", "Only one output format is possible", "Remove one of them")
+    files_per_task = shard_files(shard_size, on)
     address = None if on is None else cluster_address(on)
     if address is not None:
         _check_cluster_options(paths, json, csv_file, pictures, overwrite, device)
@@ -116,7 +117,7 @@ def predict(
         output: Literal["csv", "json", "ascii"] = "csv" if csv_file else "json" if console.writes_utf8 else "ascii"
         digest, engine = bundle_digest(classifier.bundle), classifier.backend.name
         job = PredictionJob(bundle, digest, engine, batch_size, unit, sequence, series, output)
-        counts = _predict_on_cluster(console, classifier, job, paths, csv_file, address, shard_size)
+        counts = _predict_on_cluster(console, classifier, job, paths, csv_file, address, files_per_task)
     else:
         from reslink.api.predict import iter_predictions
 
