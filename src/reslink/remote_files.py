@@ -334,7 +334,7 @@ def list_folder(path: RemotePath) -> list[RemotePath] | None:
 
     # Of a list of many pages, only the page that failed is repeated, which the client of S3 does.
     found = _retried(path, find, () if path.scheme == "s3" else _WAITS)
-    return None if found is None else [_listed(path, name, found[name]) for name in sorted(found)]
+    return None if found is None else [_listed(path, name, found.pop(name)) for name in sorted(found)]
 
 
 def _listed(folder: RemotePath, name: str, info: dict[str, Any]) -> RemotePath:
