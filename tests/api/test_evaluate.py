@@ -64,10 +64,9 @@ def test_a_training_and_an_evaluation_share_decoded_images(
 def test_a_cache_among_the_class_folders_is_refused(trained: dict[str, Any], tmp_path: Path, image: Path) -> None:
     for name in ("Healthy", "Tumor"):
         (tmp_path / name).mkdir()
-        shutil.copy(image, tmp_path / name)
-    message = (
-        r"The folder .*Tumor/decoded of cache=… is inside the data set.*Every folder in there is a class.*Choose a folder else"
-    )
+        for copy in "ab":
+            shutil.copy(image, tmp_path / name / f"{copy}.png")
+    message = r"The folder .*Tumor/decoded of cache=… is inside the data set.*Every folder in there is a class.*Choose"
     inside = tmp_path / "Tumor" / "decoded"
     with pytest.raises(UsageError, match=message):
         reslink.evaluate(trained["bundle"], tmp_path, tmp_path.parent / "out", cache=inside)

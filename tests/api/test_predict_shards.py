@@ -231,6 +231,7 @@ def test_remote_files_are_listed_with_one_request_each_and_give_the_rows_of_loca
         with pytest.warns(ImagingWarning, match="uneven gaps"):
             counts = join_parts(shards, tmp_path, lines.append)
     rows, expected, _ = one_process(job, [str(scans)])
-    assert counts == expected
+    assert counts.first_error.replace("s3://heads/scans", str(scans)) == expected.first_error
+    assert replace(counts, first_error="") == replace(expected, first_error="")
     local = "".join(lines).replace("s3://heads/scans", str(scans)).splitlines()
     assert sorted(local) == sorted(rows.splitlines())  # the order of the folders differs

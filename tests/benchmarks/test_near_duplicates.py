@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -48,3 +49,11 @@ def test_another_series_is_flagged_if_half_of_its_slices_are_copies(
     found = near_duplicates.series(root, seed=0)
     assert (found["flagged_of_others"], found["highest_share_of_others"]) == (1, pytest.approx(2 / 3))
     assert found["least_share_by_kind"]["exact"] == 1.0
+
+
+def test_the_largest_memory_of_a_block_is_measured(near_duplicates: ModuleType) -> None:
+    with near_duplicates.peak_memory() as largest:
+        block = bytearray(b"x" * (64 << 20))
+        time.sleep(0.2)
+        del block
+    assert 50 < largest[0] < 200

@@ -321,5 +321,5 @@ def test_a_table_is_not_written_to_a_url(
     for option in ("--csv", "--pictures"):
         done = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), image, option, "s3://heads/out"])
         assert done.exit_code == 2
-        assert f"{option} s3:/heads/out is a URL" in " ".join(done.stderr.split())
+        assert f"{option} s3://heads/out is a URL" in " ".join(done.stderr.split())
     assert list(tmp_path.iterdir()) == []
