@@ -189,9 +189,12 @@ def _item_from_json(row: Sequence[Any]) -> _Item:
 
 def _series_of(one: ListedFiles) -> str:
     """Returns the Series Instance UID of an item; empty for other files, also for a listed remote one with their suffix."""
-    file = one.files[0] if one.files else None
-    skipped = file is None or (isinstance(file, RemotePath) and file.version and not may_be_dicom(file))
-    return "" if file is None or skipped else read_series_uid(file)
+    if not one.files:
+        return ""
+    file = one.files[0]
+    if isinstance(file, RemotePath) and file.version and not may_be_dicom(file):
+        return ""
+    return read_series_uid(file)
 
 
 def _check_together(seen: set[str], series: Collection[str]) -> None:
