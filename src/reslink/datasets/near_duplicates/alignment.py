@@ -81,7 +81,7 @@ def _lengths(fixed: Features, zoomed: Features) -> NDArray[np.float32]:
 def _best_shift(
     correlation: Features, start: int, pose: Pose, lengths: NDArray[np.float32]
 ) -> tuple[Pose, NDArray[np.float32]]:
-    """Returns the pose and the correlation of the best shift in cyclic cross-correlations, (b, 64, 64), from pixel ``start``."""
+    """Returns pose and correlation of the best shift in (b, 64, 64) cyclic cross-correlations that begin at pixel ``start``."""
     shift = MAX_SHIFT + start
     middle = np.roll(correlation, (shift, shift), axis=(1, 2))[:, : 2 * MAX_SHIFT + 1, : 2 * MAX_SHIFT + 1].reshape(
         len(correlation), (2 * MAX_SHIFT + 1) ** 2

@@ -46,7 +46,7 @@ SHIFTED_SHARE: Final = 0.7
 among 4,700 copies and slices of ct, lgg, mri4 and phantoms, none has less than 0.78."""
 
 REFINED_SHARE: Final = 0.88
-"""Share of the threshold after one refinement step, from which refinement continues. None of these matches has less than 0.97."""
+"""Share of the threshold after one refinement step, from which refinement continues. No such match has less than 0.97."""
 
 CONTRAST_POWER: Final = 0.5
 """Minimum power of a pixel with contrast, as a share of the power that evenly spread noise and contrast would have."""
