@@ -51,12 +51,12 @@ class Recorded(SilentProgress):
     """Remembers the phases and the messages."""
 
     def __init__(self) -> None:
-        self.phases: list[tuple[int, str]] = []
+        self.phases: list[tuple[int, str, str]] = []
         self.failed = 0.0
         self.texts: list[str] = []
 
-    def start(self, total_steps: int, label: str) -> None:
-        self.phases.append((total_steps, label))
+    def start(self, total_steps: int, label: str, noun: str = "step") -> None:
+        self.phases.append((total_steps, label, noun))
 
     def step(self, n: int = 1, **values: float) -> None:  # noqa: ARG002
         self.failed = max(self.failed, values["failed"])
@@ -100,7 +100,7 @@ def test_an_evaluation_in_tasks_writes_what_one_process_writes(
         patch.setattr(evaluation, "_read_outputs", stop)
         with pytest.raises(KeyboardInterrupt):
             reslink.evaluate(out=out, on=cluster.address, progress=recorded, **arguments)
-    assert recorded.phases == [(23, "Reading images"), (22, "Running the network")]
+    assert recorded.phases == [(23, "Reading images", "image"), (22, "Running the network", "image")]
     assert recorded.failed == 1
     assert sorted(path.name for path in (out / ".parts").glob("* died")) == ["decoding died", "network died"]
     assert len(list((out / ".parts" / "outputs").iterdir())) == 3

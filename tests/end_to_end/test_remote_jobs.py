@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 import reslink
@@ -52,10 +51,6 @@ def test_predictions_and_an_audit_of_images_in_a_busy_storage(stored: Path, s3: 
     run(*predict, tmp_path / "one.csv", code=1)
     run(*predict, tmp_path / "several.csv", "--on", "ray", "--shard-size", "20", code=1)
     assert (tmp_path / "several.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
-    run(*predict, tmp_path / "one.parquet", code=1)
-    run(*predict, tmp_path / "several.parquet", "--on", "ray", "--shard-size", "20", code=1)
-    assert (tmp_path / "several.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
-    assert pq.read_metadata(tmp_path / "one.parquet").num_rows == len((tmp_path / "one.csv").read_text().splitlines()) - 1
     refused = len(s3.requests)
     run("audit", stored, "--out", tmp_path / "one", code=1)
     run("audit", stored, "--out", tmp_path / "several", "--on", "ray", "--shard-size", "20", code=1)

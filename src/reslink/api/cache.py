@@ -18,7 +18,7 @@ from reslink.api.data_argument import (
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.errors import UsageError
 from reslink.files import check_folder_path
-from reslink.labels import CaseKind
+from reslink.labels import CaseKind, case_noun
 
 if TYPE_CHECKING:
     from reslink.datasets.cache.pixel_cache import Filled
@@ -162,7 +162,7 @@ def _fill(plan: _Plan, folder: Path, on: str | None, progress: Progress, *, veri
             decoded = fill_cache(manifest, preprocess, folder, case, progress, verify=verify)
         filled = fill_shards(manifest, preprocess, folder, workers, case=case)
     else:
-        with phase(progress, len(manifest), "Reading images"):
+        with phase(progress, len(manifest), "Reading images", case_noun(case)):
             filled = fill_shards(manifest, preprocess, folder, workers, progress_callback(progress), case, verify=verify)
     return filled, decoded + filled.decoded
 

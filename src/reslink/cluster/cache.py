@@ -16,7 +16,7 @@ from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest
 from reslink.files import storage_errors
 from reslink.imaging.preprocess import Preprocess
-from reslink.labels import CaseKind
+from reslink.labels import CaseKind, case_noun
 from reslink.remote_paths import parse_remote
 from reslink.training.monitoring.progress import Progress
 
@@ -69,7 +69,7 @@ def fill_cache(
         folder.mkdir(parents=True, exist_ok=True)
         counts = tempfile.TemporaryDirectory(dir=folder, prefix=".fill-")
     with counts as name:
-        run_shards(shards, fill_part, Path(name), progress, "Reading images")
+        run_shards(shards, fill_part, Path(name), progress, "Reading images", case_noun(case))
         return sum(int(shard.path(Path(name)).read_bytes()) for shard in shards)
 
 

@@ -24,7 +24,7 @@ from reslink.datasets.shared_images import shared_images
 from reslink.errors import UsageError, counted, listed
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.preprocess import Preprocess
-from reslink.labels import ABSENT, PRESENT
+from reslink.labels import ABSENT, PRESENT, case_noun
 from reslink.training.monitoring.progress import Progress, phase, progress_callback
 from reslink.training.recipe.recipe import Recipe
 
@@ -208,7 +208,7 @@ def open_training_data(
 
 def _open_cache(manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress) -> PixelCache:
     was_filled = any((folder / "shards").glob("*/rows"))
-    with phase(progress, len(manifest), "Reading images"):
+    with phase(progress, len(manifest), "Reading images", case_noun(recipe.trainer.case)):
         settings, callback = recipe.trainer, progress_callback(progress)
         cache = PixelCache.open(
             manifest,
