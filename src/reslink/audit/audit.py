@@ -191,7 +191,7 @@ def series_refused(problem: str) -> UsageError:
 
 
 def _extract_here(files: Sequence[CaseFile], progress: Progress, workers: int) -> Iterator[Extracted]:
-    progress.start(len(files), "Reading images")
+    progress.start(len(files), "Reading images", "file")
     with closing(extract_all(files, workers)) as results:
         for item in results:
             yield item

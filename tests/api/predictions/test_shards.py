@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reslink.api.predict import PredictionTable
-from reslink.api.predict_shards import (
+from reslink.api.predictions.shards import (
     PredictionJob,
     _listed_from_json,
     _predict_stored,
@@ -26,6 +25,7 @@ from reslink.api.predict_shards import (
     predict_shard,
     stored_shards,
 )
+from reslink.api.predictions.table import CsvTable, json_row
 from reslink.bundles.bundle import Bundle
 from reslink.cluster.nodes import bundle_digest
 from reslink.cluster.shards import Shard
@@ -38,7 +38,7 @@ from reslink.inference.series_answers import predict_series
 from reslink.printable_names import json_text
 from reslink.remote_paths import RemotePath
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "inference"))
 from test_series_answers import head, write_series
 
 
@@ -69,7 +69,7 @@ def one_process(job: PredictionJob, paths: Sequence[str]) -> tuple[str, Predicti
     """The lines that one process writes, the counts and the warnings."""
     classifier = Classifier.load(job.bundle, device="cpu", backend=job.backend, threads=1)
     stream, counts = io.StringIO(), PredictionCounts()
-    table = PredictionTable(stream, classifier.labels)
+    table = CsvTable(stream, classifier.labels)
     stream.truncate(0)
     stream.seek(0)
     with warnings.catch_warnings(record=True) as caught:
@@ -78,6 +78,8 @@ def one_process(job: PredictionJob, paths: Sequence[str]) -> tuple[str, Predicti
             counts.add(prediction, has_slice_answers=job.series == "auto")
             if job.output == "csv":
                 table.write(prediction)
+            elif job.output == "parquet":
+                stream.write(json_row(prediction, classifier.labels))
             else:
                 line = {**prediction.as_dict(), "scope": classifier.bundle.statement}
                 stream.write(json_text(line, only_ascii=job.output == "ascii") + "\n")
@@ -105,7 +107,13 @@ def shards_of(job: PredictionJob, paths: Sequence[str], size: int) -> list[Shard
 
 @pytest.mark.parametrize(
     ("mode", "output", "blocks", "batch_size"),
-    [("auto", "csv", 1, 1), ("auto", "json", 1, 3), ("each", "ascii", 2, 2), ("only", "json", 1, 1)],
+    [
+        ("auto", "csv", 1, 1),
+        ("auto", "json", 1, 3),
+        ("each", "ascii", 2, 2),
+        ("only", "parquet", 1, 1),
+        ("auto", "parquet", 2, 1),
+    ],
 )
 def test_any_mode_and_format_gives_the_lines_of_one_process(
     job, scans, tmp_path, monkeypatch, mode, output, blocks, batch_size
