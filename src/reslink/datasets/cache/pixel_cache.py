@@ -249,7 +249,7 @@ def fill_shards(
     with_masks: bool | None = None,
     is_part: bool = False,
 ) -> Filled:
-    """Fills the cache as :meth:`PixelCache.open` does; it is no error if no image can be read.
+    """Fills the cache as :meth:`PixelCache.open` does; no error is raised if no image can be read.
 
     Args:
         manifest: The cases; if they are a part of a data set, and a whole shard of it, then its cache is filled.

@@ -139,7 +139,7 @@ def find_matches(thumbnails: Thumbnails) -> tuple[Matches, Values]:
 
 
 def planes_when_needed(compute: Callable[[Thumbnails], Features], thumbnails: Thumbnails) -> Planes:
-    """Returns the planes of thumbnails by row: computed once for up to 4,096 images, for more whenever they are asked for.
+    """Returns the planes of thumbnails by row: computed once for up to 4,096 images, for more whenever they are needed.
 
     Args:
         compute: Turns (k, 64, 64) thumbnails into as many planes, each by itself.
