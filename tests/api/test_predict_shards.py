@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -154,6 +155,18 @@ def test_files_without_series_are_cut_while_they_are_listed(job) -> None:
     shards = cut_shards(replace(job, series="each"), listed(), 100)
     assert (next(shards).n_files, n_listed) == (104, 104)
     assert sum(shard.n_files for shard in shards) == 896
+
+
+def test_the_memory_does_not_grow_with_the_number_of_series(job, monkeypatch) -> None:
+    monkeypatch.setattr("reslink.api.predict_shards._series_of", lambda one: f"1.2.3.{one.given}")
+    peaks = []
+    for count in (1000, 5000):
+        listed = (ListedFiles((Path(f"{i}.dcm"),), "f", str(i)) for i in range(count))
+        tracemalloc.start()
+        assert sum(shard.n_files for shard in cut_shards(job, listed, 500)) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 4000 * 20, "a UID with its index needs 200 bytes"
 
 
 def test_single_files_of_one_series_with_a_folder_between_are_refused(job, scans) -> None:
