@@ -6,6 +6,7 @@ import io
 import os
 import random
 import tracemalloc
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image as Pillow
 from pydicom import uid
 
+from reslink import remote_files
 from reslink.errors import InputError
 from reslink.imaging.reading import read_image
 from reslink.imaging.search import FolderSearch, check_exists, find_images, is_skipped_folder, iter_images, iter_series
@@ -344,6 +346,19 @@ class TestRemote:
         shown = sorted(path.relative_to(tmp_path).as_posix() for path in files if not path.name.startswith("."))
         order = list(dict.fromkeys(map(folder_of, shown)))
         assert remote == sorted(local, key=lambda name: order.index(folder_of(name)))
+
+    def test_a_header_is_fetched_once_also_if_few_are_kept(self, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(remote_files, "_listed_start", lru_cache(maxsize=40)(remote_files._listed_start.__wrapped__))
+        attributes = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SeriesInstanceUID": "2.25.1"}
+        for i in range(60):
+            ds = b.dataset(
+                np.zeros((8, 8), np.int16), ImagePositionPatient=[0, 0, i], SOPInstanceUID=f"2.25.{i + 1}", **attributes
+            )
+            s3.put(f"once/{i:02d}.dcm", b.written(ds))
+        s3.reset()
+        [series] = iter_series("s3://heads/once/")
+        assert [path.name for path in series] == [f"{i:02d}.dcm" for i in range(60)]
+        assert len(s3.requests) == 62, "two are for the folder"
 
     def test_the_memory_does_not_grow_with_the_number_of_files(self, monkeypatch: pytest.MonkeyPatch) -> None:
         peaks = []
