@@ -49,10 +49,10 @@ KINDS: dict[str, Callable[[int], str]] = {
 
 @functools.cache
 def template() -> bytes:
-    """Returns a DICOM header with the series 1.2.3.000000000 and the position 000000.0."""
+    """Returns a DICOM header with the series 1.2.3.100000000 and the position 000000.0."""
     dataset = pydicom.Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3"
-    dataset.SeriesInstanceUID = "1.2.3.000000000"
+    dataset.SeriesInstanceUID = "1.2.3.100000000"
     dataset.ImagePositionPatient, dataset.ImageOrientationPatient = ["0", "0", "000000.0"], [1, 0, 0, 0, 1, 0]
     dataset.Rows = dataset.Columns = 1
     dataset.file_meta = FileMetaDataset()
@@ -66,7 +66,7 @@ def header(kind: str, i: int) -> bytes:
     """Returns the DICOM header of a file by its number."""
     series = i // SLICES if kind == "series" else i
     series_uid, position = f"1.2.3.1{series:08d}", f"{i % SLICES:06d}.0"
-    return template().replace(b"1.2.3.000000000", series_uid.encode()).replace(b"000000.0", position.encode())
+    return template().replace(b"1.2.3.100000000", series_uid.encode()).replace(b"000000.0", position.encode())
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
