@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import sys
+import threading
 import tracemalloc
 import warnings
 from collections.abc import Sequence
@@ -227,6 +228,20 @@ def test_remote_paths_in_stored_shards_keep_their_urls(job, tmp_path) -> None:
     assert stored == listed[0]
     assert stored.files[0].url == "https://example.org/a.png?version=2"
     assert stored.files[0].version == "v"
+
+
+def test_headers_of_series_are_fetched_several_at_once(job, scans, s3) -> None:
+    files = [file for file in sorted(scans.rglob("*.dcm")) if file.parent.name != "2"]
+    listed = []
+    for i, file in enumerate(files):
+        url = s3.put(f"at-once/{i}.dcm", file.read_bytes())
+        listed.append(ListedFiles((RemotePath(url, f"version {i}"),), "f", "f"))
+    s3.reset()
+    together = threading.Barrier(4)
+    s3.refuse = lambda number, *_: number < 4 and bool(together.wait(20)) and False
+    assert sum(shard.n_files for shard in cut_shards(job, listed, 1)) == len(files) > 4
+    assert not together.broken
+    assert len(s3.requests) == len(files)
 
 
 def test_remote_files_are_listed_with_one_request_each_and_give_the_rows_of_local_ones(job, scans, s3, tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import warnings
@@ -32,6 +33,7 @@ from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import AFTER_FILES, FOR_SERIES, IN_ORDER, predict_sections
 from reslink.inference.series_mode import SeriesMode
 from reslink.printable_names import json_text
+from reslink.remote_files import with_starts
 from reslink.remote_paths import RemotePath
 from reslink.temporary_database import TemporaryDatabase
 from reslink.training.monitoring.progress import Progress
@@ -172,7 +174,7 @@ def cut_shards(
             parts = _cut((("", one) for one in group), lambda _: 0, job.batch_size, shard_size)
             yield from (_shard(_ShardFiles(job, part)) for part in parts)
             continue
-        with _SeriesEnds() as ends, stored(ends.noted((_series_of(one), one) for one in group)) as run:
+        with _SeriesEnds() as ends, stored(ends.noted(_with_series(group))) as run:
             if not folder:
                 _check_together(seen, set(ends.uids()))
             parts = _cut(run, ends.last, job.batch_size, shard_size)
@@ -185,6 +187,14 @@ def _item_to_json(item: _Item) -> list[Any]:
 
 def _item_from_json(row: Sequence[Any]) -> _Item:
     return row[0], _listed_from_json(row[1:])
+
+
+def _with_series(group: Iterable[ListedFiles]) -> Iterator[_Item]:
+    """Yields listed files with the UID of their series; headers in a storage are fetched several at once."""
+    listed, ahead = itertools.tee(group)
+    firsts = (one.files[0] if one.files else Path() for one in ahead)
+    for one, _ in zip(listed, with_starts(firsts, may_be_dicom), strict=True):
+        yield _series_of(one), one
 
 
 def _series_of(one: ListedFiles) -> str:
