@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 
 from reslink.cluster import shards as module
 from reslink.cluster.connection import connect, parse_address
-from reslink.cluster.shards import Shard, run_shards
+from reslink.cluster.shards import Shard, file_states, run_shards
 from reslink.errors import InputError, UsageError
+from reslink.remote_paths import RemotePath
 from reslink.training.monitoring.progress import SilentProgress
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -191,3 +192,15 @@ def test_predict_writes_what_one_process_writes(cluster, built_zoo, scans, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "scans") == [
         *("one.csv", "one.parquet", "several.csv", "several.parquet")
     ]
+
+
+def test_the_storage_is_not_asked_about_files_that_it_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("reslink.cluster.shards.version_state", lambda path: path.version or asked.append(str(path)) or "asked")
+    monkeypatch.setattr("reslink.cluster.shards.ThreadPoolExecutor", lambda _: pytest.fail("no thread is needed"))
+    assert file_states([RemotePath("s3://heads/a.png", "v")]) == [["s3://heads/a.png", "v"]]
+    assert file_states([Path("/none")]) == [["/none"]]
+    monkeypatch.undo()
+    monkeypatch.setattr("reslink.cluster.shards.version_state", lambda path: path.version or "asked")
+    files = [RemotePath("s3://heads/a.png", "v"), RemotePath("s3://heads/b.png")]
+    assert file_states(files) == [["s3://heads/a.png", "v"], ["s3://heads/b.png", "asked"]]

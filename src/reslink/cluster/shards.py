@@ -70,8 +70,8 @@ def file_state(file: Path) -> list[str | int]:
 
 
 def file_states(files: Sequence[Path]) -> list[list[str | int]]:
-    """Returns the :func:`file_state` of each file; a storage is asked about several files at once."""
-    if not any(parse_remote(file) for file in files):
+    """Returns the :func:`file_state` of each file; a storage is asked about several files at once, unless it listed them."""
+    if not any((remote := parse_remote(file)) and not remote.version for file in files):
         return [file_state(file) for file in files]
     with ThreadPoolExecutor(_CONCURRENT_QUERIES) as pool:
         return list(pool.map(file_state, files))
