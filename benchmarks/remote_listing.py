@@ -32,7 +32,7 @@ from urllib.parse import parse_qs, urlsplit
 import pydicom
 from pydicom.dataset import FileMetaDataset
 
-from reslink.api.predict_shards import PredictionJob, cut_shards, stored_shards
+from reslink.api.predictions.shards import PredictionJob, cut_shards, stored_shards
 from reslink.imaging.search import list_files
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}

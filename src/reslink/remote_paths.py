@@ -59,7 +59,7 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # PosixPath or WindowsPat
 
         @classmethod
         def _from_parsed_parts(cls, *parts: Any) -> Path:
-            """Returns a plain path: a part of a URL is no URL."""
+            """Returns a plain path: a part of a URL is not a URL."""
             return type(Path())._from_parsed_parts(*parts)  # type: ignore[attr-defined,no-any-return]
 
     def with_segments(self, *segments: str | os.PathLike[str]) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from reslink import __version__
-from reslink.api.predict import PredictionTable
+from reslink.api.predictions.table import CsvTable, json_row
 from reslink.cluster.connection import ClusterAddress, connect
 from reslink.cluster.nodes import check_files, load_classifier
 from reslink.cluster.shards import Shard, file_states, kept_parts, run_shards
@@ -38,6 +38,8 @@ from reslink.remote_paths import RemotePath
 from reslink.temporary_database import TemporaryDatabase
 from reslink.training.monitoring.progress import Progress
 
+Output: TypeAlias = Literal["csv", "parquet", "json", "ascii"]
+
 _Item: TypeAlias = tuple[str, ListedFiles]
 """Listed files with the UID of their series; empty where it does not matter."""
 
@@ -56,7 +58,7 @@ class PredictionJob:
         unit: Unit of files that state none.
         sequence: The MR sequence of the files; None takes what each file states.
         series: As for :func:`reslink.predict`.
-        output: ``csv`` for rows of a table, ``json`` for JSON lines, ``ascii`` for JSON lines in ASCII.
+        output: ``csv`` or ``parquet`` for rows of such a table, ``json`` for JSON lines, ``ascii`` for JSON lines in ASCII.
     """
 
     bundle: str
@@ -66,7 +68,7 @@ class PredictionJob:
     unit: Unit | None = None
     sequence: str | None = None
     series: SeriesMode | None = None
-    output: Literal["csv", "json", "ascii"] = "csv"
+    output: Output = "csv"
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def predict_on_cluster(
     Args:
         job: The settings.
         paths: Files, folders and globs.
-        write: Receives the lines in order: rows without a header, or JSON lines.
+        write: Receives the lines in order: rows for ``write_rows`` of a table, or JSON lines.
         address: The cluster.
         folder: The folder for the parts, on storage that all nodes share. It stays, so that the same call resumes; remove it
             once the output is safe.
@@ -292,7 +294,7 @@ def predict_shard(shard: _ShardFiles) -> tuple[bytes, int]:
     check_files(shard.files)
     counts = PredictionCounts()
     lines: tuple[list[str], ...] = tuple([] for _ in SECTIONS)
-    line_of = _table_row(classifier) if job.output == "csv" else _json_line(classifier, job.output == "ascii")
+    line_of = _line_of(classifier, job.output)
     has_slice_answers = job.series == "auto" and classifier.bundle.case == "slice"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -310,9 +312,18 @@ def _predict_stored(shard: _StoredFiles) -> tuple[bytes, int]:
     return predict_shard(_ShardFiles(shard.job, tuple(map(_listed_from_json, json.loads(shard.listed)))))
 
 
-def _table_row(classifier: Classifier) -> Callable[[Prediction], str]:
+def _line_of(classifier: Classifier, output: Output) -> Callable[[Prediction], str]:
+    if output == "csv":
+        return _csv_row(classifier)
+    if output == "parquet":
+        return partial(json_row, labels=classifier.labels)
+    scope = classifier.bundle.statement
+    return lambda prediction: json_text({**prediction.as_dict(), "scope": scope}, only_ascii=output == "ascii") + "\n"
+
+
+def _csv_row(classifier: Classifier) -> Callable[[Prediction], str]:
     stream = io.StringIO()
-    table = PredictionTable(stream, classifier.labels)
+    table = CsvTable(stream, classifier.labels)
 
     def row(prediction: Prediction) -> str:
         stream.seek(0)
@@ -321,11 +332,6 @@ def _table_row(classifier: Classifier) -> Callable[[Prediction], str]:
         return stream.getvalue()
 
     return row
-
-
-def _json_line(classifier: Classifier, only_ascii: bool) -> Callable[[Prediction], str]:
-    scope = classifier.bundle.statement
-    return lambda prediction: json_text({**prediction.as_dict(), "scope": scope}, only_ascii=only_ascii) + "\n"
 
 
 def join_parts(shards: Iterable[Shard], folder: Path, write: Callable[[str], object]) -> PredictionCounts:

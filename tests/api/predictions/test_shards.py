@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reslink.api.predict import PredictionTable
-from reslink.api.predict_shards import (
+from reslink.api.predictions.shards import (
     PredictionJob,
     _listed_from_json,
     _predict_stored,
@@ -28,6 +27,7 @@ from reslink.api.predict_shards import (
     predict_shard,
     stored_shards,
 )
+from reslink.api.predictions.table import CsvTable, json_row
 from reslink.bundles.bundle import Bundle
 from reslink.cluster.nodes import bundle_digest
 from reslink.cluster.shards import Shard
@@ -40,7 +40,7 @@ from reslink.inference.series_answers import predict_series
 from reslink.printable_names import json_text
 from reslink.remote_paths import RemotePath
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "inference"))
 from test_series_answers import head, write_series
 
 
@@ -71,7 +71,7 @@ def one_process(job: PredictionJob, paths: Sequence[str]) -> tuple[str, Predicti
     """The lines that one process writes, the counts and the warnings."""
     classifier = Classifier.load(job.bundle, device="cpu", backend=job.backend, threads=1)
     stream, counts = io.StringIO(), PredictionCounts()
-    table = PredictionTable(stream, classifier.labels)
+    table = CsvTable(stream, classifier.labels)
     stream.truncate(0)
     stream.seek(0)
     with warnings.catch_warnings(record=True) as caught:
@@ -80,6 +80,8 @@ def one_process(job: PredictionJob, paths: Sequence[str]) -> tuple[str, Predicti
             counts.add(prediction, has_slice_answers=job.series == "auto")
             if job.output == "csv":
                 table.write(prediction)
+            elif job.output == "parquet":
+                stream.write(json_row(prediction, classifier.labels))
             else:
                 line = {**prediction.as_dict(), "scope": classifier.bundle.statement}
                 stream.write(json_text(line, only_ascii=job.output == "ascii") + "\n")
@@ -107,7 +109,13 @@ def shards_of(job: PredictionJob, paths: Sequence[str], size: int) -> list[Shard
 
 @pytest.mark.parametrize(
     ("mode", "output", "blocks", "batch_size"),
-    [("auto", "csv", 1, 1), ("auto", "json", 1, 3), ("each", "ascii", 2, 2), ("only", "json", 1, 1)],
+    [
+        ("auto", "csv", 1, 1),
+        ("auto", "json", 1, 3),
+        ("each", "ascii", 2, 2),
+        ("only", "parquet", 1, 1),
+        ("auto", "parquet", 2, 1),
+    ],
 )
 def test_any_mode_and_format_gives_the_lines_of_one_process(
     job, scans, tmp_path, monkeypatch, mode, output, blocks, batch_size
@@ -159,7 +167,7 @@ def test_files_without_series_are_cut_while_they_are_listed(job) -> None:
 
 
 def test_the_memory_does_not_grow_with_the_number_of_series(job, monkeypatch) -> None:
-    monkeypatch.setattr("reslink.api.predict_shards._series_of", lambda one: f"1.2.3.{one.given}")
+    monkeypatch.setattr("reslink.api.predictions.shards._series_of", lambda one: f"1.2.3.{one.given}")
     peaks = []
     for count in (1000, 5000):
         listed = (ListedFiles((Path(f"{i}.dcm"),), "f", str(i)) for i in range(count))
