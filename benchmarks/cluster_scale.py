@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from reslink.api.predict_shards import PredictionJob, cut_shards, join_parts, stored_shards
+from reslink.api.predictions.shards import PredictionJob, cut_shards, join_parts, stored_shards
 from reslink.cluster.connection import connect, parse_address
 from reslink.cluster.shards import Shard, run_shards
 from reslink.cluster.stored import Stored

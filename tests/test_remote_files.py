@@ -82,7 +82,7 @@ class TestFetching:
         s3.put("starts/a", b"0123456789")
         for content in (b"0123456789", b"abcdefghij"):
             s3.put("starts/a", content)
-            [path] = list_folder(remote("s3://heads/starts/")) or []
+            [path] = list(list_folder(remote("s3://heads/starts/")) or [])
             s3.reset()
             assert (read_start(path, 2), read_start(path, 4)) == (content[:2], content[:4])
             assert len(s3.requests) == 1
@@ -292,7 +292,7 @@ class TestReadAhead:
     def test_starts_are_fetched_several_at_once_and_only_where_needed(self, s3: Any) -> None:
         for i in range(8):
             s3.put(f"with/{i}.{'png' if i < 4 else 'dcm'}", f"start {i} of {id(self)}".encode())
-        paths = list_folder(remote("s3://heads/with/")) or []
+        paths = list(list_folder(remote("s3://heads/with/")) or [])
         s3.reset()
         together = threading.Barrier(4)
         s3.refuse = lambda *_: bool(together.wait(20)) and False
@@ -348,12 +348,12 @@ class TestFolders:
             backend.put_object("heads", f"pages/{i}.png", b"x")
         s3.reset()
         s3.refuse = lambda number, *_: number % 2 == 0  # every second request, so that no list succeeds as a whole
-        files = list_folder(remote("s3://heads/pages/")) or []
+        files = list(list_folder(remote("s3://heads/pages/")) or [])
         assert len(set(files)) == len(files) == 3500
 
     def test_a_listing_states_the_versions(self, s3: Any) -> None:
         url = s3.put("listed/x.png", b"one")
-        [listed] = list_folder(remote("s3://heads/listed/")) or []
+        [listed] = list(list_folder(remote("s3://heads/listed/")) or [])
         assert listed == remote(url)
         asked = version_hash(remote(url)), version_state(remote(url))
         s3.reset()
@@ -371,18 +371,18 @@ class TestFolders:
 
         monkeypatch.setattr(remote_files, "_file_system", lambda *_, **__: (System(), "heads/ward"))
         for start in ("az://heads@account", "az://heads", "gs://heads"):
-            assert list_folder(remote(f"{start}/ward/")) == [remote(f"{start}/ward/{name}.png") for name in "ab"]
+            assert list(list_folder(remote(f"{start}/ward/")) or []) == [remote(f"{start}/ward/{name}.png") for name in "ab"]
 
     def test_the_files_below_a_folder(self, s3: Any) -> None:
         for name in ("b.png", "a/c.png"):
             s3.put(f"folder/{name}", b"x")
-        files = list_folder(remote("s3://heads/folder/"))
+        files = list(list_folder(remote("s3://heads/folder/")) or [])
         assert files == [remote("s3://heads/folder/a/c.png"), remote("s3://heads/folder/b.png")]
-        assert list_folder(remote("s3://heads/folder")) == files
+        assert list(list_folder(remote("s3://heads/folder")) or []) == files
         assert list_folder(remote("s3://heads/folder/b.png")) is None
         assert list_folder(remote("https://images.org/folder/")) is None
         with pytest.raises(RemoteFileError, match="Check the path"):
-            list_folder(remote("s3://heads/none"))
+            list(list_folder(remote("s3://heads/none")) or [])
 
 
 @pytest.fixture

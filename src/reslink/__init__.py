@@ -27,6 +27,7 @@ _MODULES = {
     "ResLinkDecisiond": "inference.monai_transforms",
     "ResLinkPreprocessd": "inference.monai_transforms",
     "adapt": "api.adapt",
+    "cache": "api.cache",
     "cv": "api.cv",
     "evaluate": "api.evaluate",
     "load_network": "inference.monai_transforms",

@@ -1,5 +1,6 @@
 from reslink.api.adapt import adapt as adapt
 from reslink.api.audit import audit as audit
+from reslink.api.cache import cache as cache
 from reslink.api.cv import cv as cv
 from reslink.api.evaluate import evaluate as evaluate
 from reslink.api.explain import explain as explain

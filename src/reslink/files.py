@@ -133,7 +133,7 @@ def check_overwrite(out: Path | None, file: str, content: str, overwrite: bool) 
 
 
 def check_output_file(path: Path, option: str, kind: str, example: str, overwrite: bool) -> None:
-    """Checks that a file can be written: its path is no folder, and it is new or may be overwritten.
+    """Checks that a file can be written: its path is not a folder, and it is new or may be overwritten.
 
     Args:
         path: The file.

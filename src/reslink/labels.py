@@ -14,6 +14,12 @@ from reslink.printable_names import printable
 CaseKind = Literal["slice", "series"]
 """What has one label: a slice, or a whole series."""
 
+
+def case_noun(case: CaseKind) -> str:
+    """Returns what the user calls a case: ``image`` or ``series``."""
+    return "series" if case == "series" else "image"
+
+
 MISSING: Final = frozenset({"", "nan", "na", "n/a", "n.a.", "#n/a", "<na>", "nat", "null", "none", "-", "--", "?"})
 """How tables write a missing value, in lower case."""
 

@@ -1,4 +1,4 @@
-"""Errors of object storage and web servers: which may go away, and what people are told."""
+"""Errors of object storage and web servers: which may be temporary, and their messages."""
 
 from __future__ import annotations
 

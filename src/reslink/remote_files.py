@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -316,45 +316,77 @@ def content_hash(path: RemotePath, most: int) -> str:
         return sha256(Path(local))
 
 
-def list_folder(path: RemotePath) -> list[RemotePath] | None:
-    """Returns the files below a remote folder, sorted by their keys.
+def list_folder(path: RemotePath) -> Iterator[RemotePath] | None:
+    """Yields the files below a remote folder while they are listed, in the order of the storage: that of keys, in most.
+
+    From S3 they come in pages of 1,000, of which only one is in memory, and only a page that failed is asked for again. Other
+    storages give the whole list at once. Empty files that stand for folders (``folder/``) are left out.
 
     Returns:
         The files, with their versions if the storage states them; None if the path names a file. A web server has no folders.
 
     Raises:
-        RemoteFileError: If there is neither a file nor a folder of that name.
+        RemoteFileError: If there is neither a file nor a folder of that name, or the list may not be read. This and the next
+            error may also come while files are listed.
+        RemoteStorageError: If the storage fails in several attempts.
     """
     if path.scheme == "https":
         return None
-    system, key = _file_system(path, repeats=path.scheme == "s3")
+    system, key = _file_system(path)
+    is_file, entries = (_is_s3_file, _s3_entries) if path.scheme == "s3" else (_is_file, _entries)
+    if _retried(path, lambda: is_file(system, key)):
+        return None
+    listed = ((_listed(path, name, info), info.get("size")) for name, info in entries(path, system, key))
+    return (file for file, size in listed if size != 0 or not file.url.endswith("/"))
 
-    def find() -> dict[str, dict[str, Any]] | None:
-        return None if system.info(key)["type"] == "file" else system.find(key, detail=True)
 
-    # Of a list of many pages, only the page that failed is repeated, which the client of S3 does.
-    found = _retried(path, find, () if path.scheme == "s3" else _WAITS)
-    return None if found is None else [_listed(path, name, found.pop(name)) for name in sorted(found)]
+def _is_file(system: Any, key: str) -> bool:
+    return bool(system.info(key)["type"] == "file")
+
+
+def _is_s3_file(system: Any, key: str) -> bool:
+    bucket, name, _ = system.split_path(key)
+    try:
+        return bool(name and system.call_s3("head_object", Bucket=bucket, Key=name))
+    except FileNotFoundError:
+        return False
+
+
+def _s3_entries(path: RemotePath, system: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields bucket and key, and the entity tag and size, of each object below a folder."""
+    bucket, folder, _ = system.split_path(key)
+    options, is_empty, is_complete = {"Bucket": bucket, "Prefix": f"{folder.rstrip('/')}/" if folder else ""}, True, False
+    while not is_complete:
+        page = _retried(path, lambda: system.call_s3("list_objects_v2", **options))
+        for entry in page.get("Contents", ()):
+            is_empty = False
+            yield f"{bucket}/{entry['Key']}", {"ETag": entry.get("ETag"), "size": entry["Size"]}
+        is_complete = not page.get("IsTruncated")
+        options["ContinuationToken"] = page.get("NextContinuationToken")
+    if is_empty:
+        raise failure_of(path, FileNotFoundError(str(path)), 1)
+
+
+def _entries(path: RemotePath, system: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    found = _retried(path, lambda: system.find(key, detail=True))
+    for name in sorted(found):
+        yield name, found.pop(name)
 
 
 def _listed(folder: RemotePath, name: str, info: dict[str, Any]) -> RemotePath:
-    url = f"{folder.storage}/{name.partition('/')[2]}"  # a name begins with the bucket, and lacks the account
-    return RemotePath(url, _version(RemotePath(url), info) or "")
+    file = RemotePath(f"{folder.storage}/{name.partition('/')[2]}")  # a name begins with the bucket, and lacks the account
+    file.version = _version(file, info) or ""
+    return file
 
 
-def _file_system(path: RemotePath, *, repeats: bool = False) -> tuple[Any, str]:
-    """Returns the file system of a path, with the credentials that fsspec and its storage find, and the key in it.
-
-    Args:
-        path: The path.
-        repeats: Whether the client of S3 repeats each request that fails.
-    """
+def _file_system(path: RemotePath) -> tuple[Any, str]:
+    """Returns the file system of a path, with the credentials that fsspec and its storage find, and the key in it."""
     scheme = path.scheme
     fsspec = optional_import("fsspec", "remote")
     optional_import(*_PACKAGES[scheme])
     # One policy for repetitions, ours: those of botocore and s3fs would multiply it.
     own: dict[str, dict[str, Any]] = {
-        "s3": {"config_kwargs": {"retries": {"total_max_attempts": len(_WAITS) + 1 if repeats else 1, "mode": "standard"}}},
+        "s3": {"config_kwargs": {"retries": {"total_max_attempts": 1, "mode": "standard"}}},
         "https": {"get_client": _web_client},
     }
     options = own.get(scheme, {})
@@ -410,8 +442,8 @@ def _check_size(path: RemotePath, size: int, most: int | None) -> None:
         )
 
 
-def _retried(path: RemotePath, action: Callable[[], _T], waits: Sequence[float] | None = None) -> _T:
-    for wait in (*(_WAITS if waits is None else waits), None):
+def _retried(path: RemotePath, action: Callable[[], _T]) -> _T:
+    for wait in (*_WAITS, None):
         try:
             return action()
         except ReslinkError:

@@ -46,19 +46,20 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # PosixPath or WindowsPat
 
     def __new__(cls, url: str, version: str = "") -> RemotePath:
         """Creates the path from its text without credentials."""
-        path: RemotePath = super().__new__(cls, without_secrets(url))
-        path._url, path._shown, path.version = url, without_secrets(url), version
+        shown = without_secrets(url)
+        path: RemotePath = super().__new__(cls, shown)
+        path._url, path._shown, path.version = url, url if shown == url else shown, version  # one text in memory
         return path
 
     def __init__(self, url: str, version: str = "") -> None:  # noqa: ARG002
         if sys.version_info >= (3, 12):
-            super().__init__(without_secrets(url))
+            super().__init__(self._shown)
 
     if sys.version_info < (3, 12):
 
         @classmethod
         def _from_parsed_parts(cls, *parts: Any) -> Path:
-            """Returns a plain path: a part of a URL is no URL."""
+            """Returns a plain path: a part of a URL is not a URL."""
             return type(Path())._from_parsed_parts(*parts)  # type: ignore[attr-defined,no-any-return]
 
     def with_segments(self, *segments: str | os.PathLike[str]) -> Path:

@@ -61,7 +61,7 @@ def parse_json(text: str | bytes, finite: bool = False) -> Any:
 
     Args:
         text: The text.
-        finite: Whether NaN and infinite numbers, which are no JSON, are refused.
+        finite: Whether NaN and infinite numbers, which are not JSON, are refused.
 
     Raises:
         ValueError: If it is not JSON or exceeds a limit.

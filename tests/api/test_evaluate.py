@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import reslink
@@ -33,6 +36,24 @@ def test_it_writes_and_returns_the_evaluation(
     manifest = reslink.Manifest.open(heads)
     again = reslink.evaluate(trained["bundle"], manifest, tmp_path / "out", device="cpu", overwrite=True)
     assert again["metrics"] == result["metrics"]
+
+
+def test_the_predictions_are_also_written_as_parquet(
+    trained: dict[str, Any], heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    result = reslink.evaluate(trained["bundle"], heads, out, device="cpu", parquet=True, allow_leakage=True)
+    rows = pq.read_table(out / "predictions.parquet").to_pylist()
+    with (out / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+        expected = [(row["path"], row["label"], row["p_Tumor"]) for row in csv.DictReader(stream)]
+    assert [(row["path"], row["label"], repr(row["p_Tumor"])) for row in rows] == expected
+    assert len(rows) == result["n"] == 28
+    reslink.evaluate(trained["bundle"], heads, out, device="cpu", overwrite=True, allow_leakage=True)
+    assert not (out / "predictions.parquet").exists(), "it is not that of another evaluation"
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(UsageError, match="The package 'pyarrow' is not installed"):
+        reslink.evaluate(trained["bundle"], heads, tmp_path / "new", device="cpu", parquet=True)
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_sequence_of_the_user_refuses_the_images_of_a_model_for_others(

@@ -11,11 +11,8 @@ import pytest
 from PIL import Image as Picture
 
 import reslink
-from reslink.api import predict as predict_module
 from reslink.errors import UsageError
 from reslink.imaging import reading
-from reslink.inference.prediction import Prediction
-from reslink.labels import Labels
 
 
 def test_one_image_many_images_and_an_array_give_the_same(
@@ -62,13 +59,3 @@ def test_pictures_read_each_image_once(
     )
     assert read == [image.name, "volume.npy"]
     assert len(list((tmp_path / "p").iterdir())) == 4
-
-
-def test_a_table_of_predictions_escapes_formulas(tmp_path: Path) -> None:
-    with predict_module.open_table(tmp_path / "out.csv", Labels(("A", "B"))) as table:
-        table.write(Prediction("=cmd()/a.png", error="-1 is no image"))
-        table.write(Prediction("a-b.png", label="A", probability=0.75, probabilities={"A": 0.75, "B": 0.25}))
-    rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
-    assert rows[1][0] == "'=cmd()/a.png"
-    assert rows[1][4] == "'-1 is no image"
-    assert rows[2][:7] == ["a-b.png", "", "A", "0.75", "", "0.75", "0.25"]

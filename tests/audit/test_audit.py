@@ -113,9 +113,12 @@ class TestLargeDataSet:
         assert json.dumps(on_disk) == json.dumps(result)
 
     def test_an_index_is_stated(self, planted: Path, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("reslink.audit.audit.search.INDEX_MIN_IMAGES", 60)
+        monkeypatch.setattr("reslink.audit.audit.similar_rows.INDEX_MIN_IMAGES", 60)
         checks = {entry["check"]: entry["reason"] for entry in audited(planted)["skipped_checks"]}
-        assert "of more than 60 images, an index finds" in checks["near_duplicates: less similar pairs"]
+        assert (
+            "of more than 60 images, an index finds the 8 that are most similar to each"
+            in checks["near_duplicates: less similar pairs"]
+        )
         assert "near_duplicates" not in str([entry["check"] for entry in result["skipped_checks"]])
 
     def test_samples_are_stated(self, sampled: dict[str, Any], result: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_lines_show_the_remaining_time(monkeypatch: pytest.MonkeyPatch, capsys: 
     lines.end()
     assert capsys.readouterr().err.splitlines() == [
         "Epoch 1 of 2: 100 steps",
-        "Epoch 1 of 2: 20/100, 80 s left loss 0.5123 lr 1",
+        "Epoch 1 of 2: 20/100 steps, 80 s left loss 0.5123 lr 1",
         "done",
         "Epoch 1 of 2: 100 steps in 22.5 s loss 0.5123 lr 1",
     ]
@@ -65,6 +66,23 @@ def test_a_task_without_a_step_ends_without_a_line(capsys: pytest.CaptureFixture
     lines.end()
     lines.start(1, "Next")
     assert capsys.readouterr().err == "Explaining: 2 steps\nNext: 1 step\n"
+
+
+@pytest.mark.parametrize(
+    ("noun", "one", "two"), [("image", "1 image", "2 images"), ("series", "1 series", "2 series"), ("MiB", "1 MiB", "2 MiB")]
+)
+def test_lines_say_what_a_step_is(capsys: pytest.CaptureFixture[str], noun: str, one: str, two: str) -> None:
+    lines = ProgressLines(Console())
+    lines.seconds_between = 0
+    lines.start(2, "Reading", noun)
+    lines.step(1)
+    lines.end()
+    first, between, last = capsys.readouterr().err.splitlines()
+    assert first == f"Reading: {two}"
+    assert between.startswith(f"Reading: 1/{two}, ")
+    assert last.startswith(f"Reading: {one} in ")
+    lines.start(3, "Next")
+    assert capsys.readouterr().err == "Next: 3 steps\n", "the noun is that of its task only"
 
 
 def test_quiet_lines_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,14 +99,14 @@ def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("sys.stderr", stream)
     bar = Console().progress()
     assert isinstance(bar, ProgressBar)
-    bar.start(4, "Epoch 1 of 1")
+    bar.start(4, "Epoch 1 of 1", "image")
     bar.step(4, loss=0.25)
     bar.message("[epoch] done")
     bar.end()
     bar.message("after")
     text = stream.getvalue()
     assert "Epoch 1 of 1" in text
-    assert "4/4" in text
+    assert re.search(r"4/4\S* images ", text), "colors are between"
     assert "loss 0.25" in text
     assert "[epoch] done" in text
     assert text.endswith("after\n")

@@ -51,12 +51,12 @@ class Recorded(SilentProgress):
     """Remembers the phases and the messages."""
 
     def __init__(self) -> None:
-        self.phases: list[tuple[int, str]] = []
+        self.phases: list[tuple[int, str, str]] = []
         self.failed = 0.0
         self.texts: list[str] = []
 
-    def start(self, total_steps: int, label: str) -> None:
-        self.phases.append((total_steps, label))
+    def start(self, total_steps: int, label: str, noun: str = "step") -> None:
+        self.phases.append((total_steps, label, noun))
 
     def step(self, n: int = 1, **values: float) -> None:  # noqa: ARG002
         self.failed = max(self.failed, values["failed"])
@@ -100,7 +100,7 @@ def test_an_evaluation_in_tasks_writes_what_one_process_writes(
         patch.setattr(evaluation, "_read_outputs", stop)
         with pytest.raises(KeyboardInterrupt):
             reslink.evaluate(out=out, on=cluster.address, progress=recorded, **arguments)
-    assert recorded.phases == [(23, "Reading images"), (22, "Running the network")]
+    assert recorded.phases == [(23, "Reading images", "image"), (22, "Running the network", "image")]
     assert recorded.failed == 1
     assert sorted(path.name for path in (out / ".parts").glob("* died")) == ["decoding died", "network died"]
     assert len(list((out / ".parts" / "outputs").iterdir())) == 3
@@ -117,3 +117,29 @@ def test_an_evaluation_in_tasks_writes_what_one_process_writes(
     reslink.evaluate(out=tmp_path / "third", on=cluster.address, cache=shared, **arguments)
     assert files_of(tmp_path / "third") == files
     assert len(list(shared.glob("shards/*/rows"))) == 3
+
+
+def test_a_cache_is_filled_in_tasks_and_used_by_one_process(
+    cluster: Any, data: Manifest, built_zoo: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    decoded, recorded = tmp_path / "decoded", Recorded()
+    options: dict[str, Any] = {"bundle": built_zoo / "ct", "on": cluster.address, "progress": recorded}
+    monkeypatch.setattr(shards, "SHARD_IMAGES", 10)
+    monkeypatch.setattr(cache, "fill_part", work.fill_dies_once)
+    monkeypatch.setattr(decode, "decode_case", never)
+    summary = reslink.cache(data, decoded, **options)
+    assert (summary["n"], summary["decoded"], summary["from_cache"]) == (24, 22, 0)
+    assert sorted(summary["failed"]) == ["001.png", "005.png"]
+    assert (tmp_path / "decoding died").exists()
+    assert len(list(decoded.glob("shards/*/rows"))) == 3
+    assert sorted(path.name for path in decoded.iterdir()) == [".lock", "files", "files.json", "shards"]
+
+    [rows, *_] = sorted(decoded.glob("shards/*/rows"))
+    shutil.rmtree(rows)
+    again = reslink.cache(data, decoded, **options)
+    assert (again["decoded"] + again["from_cache"], again["failed"]) == (22, summary["failed"])
+    assert 0 < again["decoded"] <= 10, "only the shard that was missing"
+    assert reslink.cache(data, decoded, verify=True, **options)["decoded"] == 0
+    local = reslink.cache(data, decoded, bundle=built_zoo / "ct")
+    assert (local["decoded"], local["from_cache"]) == (0, 22)
+    assert reslink.evaluate(built_zoo / "ct", data, tmp_path / "out", cache=decoded)["n"] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import shutil
@@ -14,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from reslink.cluster import shards as module
 from reslink.cluster.connection import connect, parse_address
-from reslink.cluster.shards import Shard, run_shards
+from reslink.cluster.shards import Shard, file_states, run_shards
 from reslink.errors import InputError, UsageError
+from reslink.remote_paths import RemotePath
 from reslink.training.monitoring.progress import SilentProgress
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -52,8 +55,8 @@ class Recorded(SilentProgress):
         self.values: dict[str, float] = {}
         self.texts: list[str] = []
 
-    def start(self, total_steps: int, label: str) -> None:
-        assert label == "Test"
+    def start(self, total_steps: int, label: str, noun: str = "step") -> None:
+        assert (label, noun) == ("Test", "file")
         self.total = total_steps
 
     def step(self, n: int = 1, **values: float) -> None:
@@ -176,7 +179,28 @@ def test_predict_writes_what_one_process_writes(cluster, built_zoo, scans, tmp_p
     assert "5.png" in Path("one.csv").read_text()
     notes = [text for text in several.stderr.replace("several.csv", "one.csv").splitlines() if "Predict:" not in text]
     assert notes == one.stderr.splitlines()
-    assert "Predict: 36 steps" in several.stderr
+    assert "Predict: 36 files" in several.stderr
+    for name, more in (("one", ()), ("several", on)):
+        assert CliRunner().invoke(app, [*words, "--csv", f"{name}.parquet", *more]).exit_code == 1
+    assert Path("several.parquet").read_bytes() == Path("one.parquet").read_bytes()
+    with Path("one.csv").open(newline="") as stream:
+        rows = [(row["path"], row["error"], row["series_slices"], row["p_Tumor"]) for row in csv.DictReader(stream)]
+    table = pq.read_table("one.parquet").select(["path", "error", "series_slices", "p_Tumor"])
+    assert [tuple("" if cell is None else str(cell) for cell in row.values()) for row in table.to_pylist()] == rows
     one, several = (CliRunner().invoke(app, [*words, "--json", "--quiet", *more]) for more in ((), on))
     assert (several.exit_code, several.stdout) == (1, one.stdout)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "scans") == ["one.csv", "several.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "scans") == [
+        *("one.csv", "one.parquet", "several.csv", "several.parquet")
+    ]
+
+
+def test_the_storage_is_not_asked_about_files_that_it_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("reslink.cluster.shards.version_state", lambda path: path.version or asked.append(str(path)) or "asked")
+    monkeypatch.setattr("reslink.cluster.shards.ThreadPoolExecutor", lambda _: pytest.fail("no thread is needed"))
+    assert file_states([RemotePath("s3://heads/a.png", "v")]) == [["s3://heads/a.png", "v"]]
+    assert file_states([Path("/none")]) == [["/none"]]
+    monkeypatch.undo()
+    monkeypatch.setattr("reslink.cluster.shards.version_state", lambda path: path.version or "asked")
+    files = [RemotePath("s3://heads/a.png", "v"), RemotePath("s3://heads/b.png")]
+    assert file_states(files) == [["s3://heads/a.png", "v"], ["s3://heads/b.png", "asked"]]

@@ -10,7 +10,7 @@ import grimp
 import pytest
 
 MOST_MODULES = 15
-MOST_MODULES_OF = {"cli/commands": 27, "datasets": 25}  # a command is a module
+MOST_MODULES_OF = {"cli/commands": 28, "datasets": 25}  # a command is a module
 MOST_MODULES_OF_ONE_TEST = 5
 """A test file named after its package serves a package of at most this many modules."""
 

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from reslink.bundles.decision.decision import Decision, DecisionResults
@@ -82,3 +83,34 @@ def test_prediction_sets_scores_and_reasons(tmp_path: Path) -> None:
         "1.5",
         "",
     )
+
+
+@pytest.mark.parametrize("has_decision", [True, False])
+def test_the_parquet_file_has_the_rows_of_the_csv_with_types_and_nulls(tmp_path: Path, has_decision: bool) -> None:
+    results = DecisionResults(
+        probabilities=np.array([[0.5, 0.5], [0.1, 0.9], [0.2, 0.8]]),
+        predicted=np.array([1, 1, 1]),
+        prediction_sets=np.array([[True, True], [False, False], [False, True]]),
+        ood_score=np.array([0.1, 1 / 3, 1.5]),
+        reasons=[["two classes", "unlike"], [], []],
+    )
+    results = results.with_refusals([None, None, "the image is MR"])
+    logits = np.array([[0.0, 0.1], [0.0, 2.0], [1.0, 2.0]])
+    cases = predictions(logits, TWO, tmp_path, results if has_decision else None)
+    expected = read(write_predictions(tmp_path / "p.csv", cases, TWO, Decision()))
+    table = pq.read_table(write_predictions(tmp_path / "p.parquet", cases, TWO, Decision()))
+    types = {field.name: str(field.type) for field in table.schema}
+    assert [types[name] for name in ("logit", "prob", "p_Tumor", "ood_score", "abstain")] == ["double"] * 4 + ["bool"]
+    rows = table.to_pylist()
+
+    def text(value: object) -> str:
+        return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+    assert [row["group"] for row in rows] == ["=g0", "=g1", "=g2"], "only spreadsheets run formulas"
+    as_csv = [{name: text(value) for name, value in row.items()} | {"group": f"'{row['group']}"} for row in rows]
+    assert as_csv == expected
+    assert [row["prediction_set"] for row in rows] == (["Healthy|Tumor", "", None] if has_decision else [None] * 3)
+    assert [row["reasons"] for row in rows] == (
+        ["two classes; unlike", None, "the image is MR"] if has_decision else [None] * 3
+    )
+    assert [row["p_Tumor"] is None for row in rows] == [False, False, has_decision]

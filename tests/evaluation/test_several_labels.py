@@ -6,6 +6,7 @@ import csv
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from reslink.bundles.decision.decision import Decision
@@ -121,6 +122,13 @@ def test_predictions_csv_has_columns_for_each_label(tmp_path, states, logits):
             assert row[f"true_{name}"] == ("" if states[i, k] < 0 else str(states[i, k]))
             assert float(row[f"p_{name}"]) == pytest.approx(1 / (1 + np.exp(-logits[i, k])))
             assert row[f"predicted_{name}"] == str(int(logits[i, k] >= 0))
+    table = pq.read_table(write_predictions(tmp_path / "predictions.parquet", predictions, LABELS, decision))
+    assert [str(table.schema.field(f"{name}_bleed").type) for name in ("true", "logit", "predicted", "abstain")] == [
+        *("int64", "double", "int64", "bool")
+    ]
+    for typed, row in zip(table.to_pylist(), rows, strict=True):
+        for name in ("true_bleed", "predicted_swelling", "logit_swelling", "abstain_bleed"):
+            assert ("" if typed[name] is None else str(typed[name]).lower()) == row[name]
 
 
 def test_of_label_needs_the_known_cases_only(calibration):

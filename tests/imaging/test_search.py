@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import random
+import tracemalloc
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,11 @@ import pytest
 from PIL import Image as Pillow
 from pydicom import uid
 
+from reslink import remote_files
 from reslink.errors import InputError
 from reslink.imaging.reading import read_image
-from reslink.imaging.search import FolderSearch, check_exists, find_images, is_skipped_folder, iter_images
+from reslink.imaging.search import FolderSearch, check_exists, find_images, is_skipped_folder, iter_images, iter_series
+from reslink.remote_paths import RemotePath
 
 GRAY = Pillow.new("L", (32, 32), 90)
 PNG = b.saved(GRAY, "PNG")
@@ -27,6 +32,21 @@ def put(root: Path, *names: str, data: bytes = PNG) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return root
+
+
+def put_slices(folder: Path) -> None:
+    """Writes two series, whose files alternate and are not in order, and files that belong to no series or have no pixels."""
+    report = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"}
+    places = [7.0, 1.0, 4.0, 2.0, 9.0, 3.0]
+    attributes = [{"SeriesInstanceUID": f"2.25.{i % 2 + 1}", "ImagePositionPatient": [0, 0, z]} for i, z in enumerate(places)]
+    attributes += [{"SeriesInstanceUID": "2.25.1", "ImagePositionPatient": None}, {"SeriesInstanceUID": "2.25.1", **report}]
+    for i, own in enumerate(attributes):
+        plane = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SOPInstanceUID": f"2.25.{i + 1}"}
+        put(folder, f"{i}.dcm", data=b.written(b.dataset(np.zeros((8, 8), np.int16), **plane, **own)))
+
+
+def folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def names(root: Path, searched: Path | None = None) -> list[str]:
@@ -274,6 +294,82 @@ class TestRemote:
         assert sorted(map(str, find_images(["s3://heads/search/"]))) == [f"s3://heads/search/{name}" for name in sorted(local)]
         [message] = [record.getMessage() for record in caplog.records]
         assert message.partition(": ")[2] == expected.partition(": ")[2]
+
+    @pytest.mark.parametrize("page", [1, 3, 1000])
+    def test_masks_series_and_hidden_files_across_pages(
+        self, s3: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, page: int
+    ) -> None:
+        """Every second answer is 503, the folders are those of the local copy, and are sorted by their first file."""
+        put(tmp_path, "README.txt", "a/notes.txt", "a/b/.DS_Store", data=b"x")
+        put(tmp_path, "zz.png", "0.png", ".hidden.png", "a/7.png", "a/8.png", "a/mask_7.png", "a/zz_mask.png", "a/zz.png")
+        put(tmp_path, "a/7_mask.png", "a/9_mask.png", "a/b/1.png", "a-b/1.png", "a-b/c/2.png", "a-b/1_seg.png", "b/d/ä.png")
+        put(tmp_path, "a/masks/1.png", "a/masks/sub/2.png", "a-b/masks/1.png", ".cache/1.png", "__MACOSX/a/1.png", "d/m.png")
+        put_slices(tmp_path / "d")
+        put_slices(tmp_path / "a" / "b")
+        keys = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+        prefix = f"pages-{page}"
+        for key in keys:
+            s3.put(f"{prefix}/{key}", (tmp_path / key).read_bytes())
+        local = [[path.relative_to(tmp_path).as_posix() for path in files] for files in iter_series(tmp_path)]
+        [expected] = [record.getMessage().partition(": ")[2] for record in caplog.records]
+        caplog.clear()
+        monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", str(page))
+        s3.reset()
+        s3.refuse = lambda number, *_: number % 2 == 0
+        remote = [
+            [str(path).removeprefix(f"s3://heads/{prefix}/") for path in files] for files in iter_series(f"s3://heads/{prefix}")
+        ]
+        assert sum(path == "/heads" for _, path in s3.requests) in (2 * -(-len(keys) // page), 2 * -(-len(keys) // page) - 1)
+        assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [expected]
+        assert "named like the mask of an image" in expected
+        order = list(dict.fromkeys(folder_of(key) for key in keys))
+        assert remote == sorted(local, key=lambda files: order.index(folder_of(files[0])))
+        assert sum(len(files) > 1 for files in remote) == 4
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_any_tree_in_any_order_is_that_of_its_copy(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, seed: int
+    ) -> None:
+        drawn = random.Random(seed)
+        parts, words = ["a", "a-b", "A", "masks", ".x", "b c"], ["1", "2", "1_mask", "mask_2", "2_t1", "2_seg", ".h", "ä"]
+        for _ in range(80):
+            folders = drawn.choices(parts, k=drawn.randrange(4))
+            put(tmp_path, "/".join([*folders, f"{drawn.choice(words)}{drawn.choice(['.png', '.nii.gz', '.npy'])}"]))
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        listed = [RemotePath(f"s3://heads/x/{path.relative_to(tmp_path).as_posix()}", "v") for path in files]
+        monkeypatch.setattr("reslink.imaging.search.list_folder", lambda _: iter(drawn.sample(listed, len(listed))))
+        local = names(tmp_path)
+        expected = [record.getMessage().partition(": ")[2] for record in caplog.records]
+        caplog.clear()
+        remote = [path.url.removeprefix("s3://heads/x/") for path in iter_images("s3://heads/x/")]
+        assert [record.getMessage().partition(": ")[2] for record in caplog.records] == expected
+        shown = sorted(path.relative_to(tmp_path).as_posix() for path in files if not path.name.startswith("."))
+        order = list(dict.fromkeys(map(folder_of, shown)))
+        assert remote == sorted(local, key=lambda name: order.index(folder_of(name)))
+
+    def test_a_header_is_fetched_once_also_if_few_are_kept(self, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(remote_files, "_listed_start", lru_cache(maxsize=40)(remote_files._listed_start.__wrapped__))
+        attributes = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SeriesInstanceUID": "2.25.1"}
+        for i in range(60):
+            ds = b.dataset(
+                np.zeros((8, 8), np.int16), ImagePositionPatient=[0, 0, i], SOPInstanceUID=f"2.25.{i + 1}", **attributes
+            )
+            s3.put(f"once/{i:02d}.dcm", b.written(ds))
+        s3.reset()
+        [series] = iter_series("s3://heads/once/")
+        assert [path.name for path in series] == [f"{i:02d}.dcm" for i in range(60)]
+        assert len(s3.requests) == 62, "two are for the folder"
+
+    def test_the_memory_does_not_grow_with_the_number_of_files(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        peaks = []
+        for count in (3000, 12_000):
+            listed = (RemotePath(f"s3://heads/x/{i // 2:06d}{'_mask' * (i % 2)}.png", "0" * 64) for i in range(count))
+            monkeypatch.setattr("reslink.imaging.search.list_folder", lambda _, listed=listed: listed)
+            tracemalloc.start()
+            assert sum(1 for _ in iter_images("s3://heads/x")) == count / 2
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert peaks[1] - peaks[0] < 9000 * 80, "a path with its version needs 800 bytes"
 
     @pytest.mark.usefixtures("bucket")
     def test_a_file_is_itself(self) -> None:

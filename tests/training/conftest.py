@@ -128,7 +128,7 @@ class Listener:
         self.steps = 0
         self.open = 0
 
-    def start(self, total_steps: int, label: str) -> None:  # noqa: ARG002
+    def start(self, total_steps: int, label: str, noun: str = "step") -> None:  # noqa: ARG002
         self.labels.append(label)
         self.open += 1
 

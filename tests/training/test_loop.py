@@ -115,7 +115,7 @@ class StopAt:
     def __init__(self, step: int, number: signal.Signals) -> None:
         self.left, self.number = step, number
 
-    def start(self, total_steps: int, label: str) -> None: ...
+    def start(self, total_steps: int, label: str, noun: str = "step") -> None: ...
 
     def step(self, n: int = 1, **values: float) -> None:  # noqa: ARG002
         self.left -= 1 if values else 0

@@ -1,1 +1,1 @@
-"""The commands as Python functions: train, evaluate, explain, predict, audit, split and runs."""
+"""The commands as Python functions: train, evaluate, explain, predict, audit, split, cache and runs."""

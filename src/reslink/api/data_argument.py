@@ -11,6 +11,7 @@ from reslink.errors import UsageError
 
 if TYPE_CHECKING:
     from reslink.datasets.manifest import Manifest
+    from reslink.training.recipe.recipe import Recipe
 
 Data: TypeAlias = "str | Path | Manifest"
 """A folder with one folder per class, a folder with a manifest.csv, a CSV or Parquet table, or an opened manifest."""
@@ -128,6 +129,24 @@ def check_labels_of_manifest(manifest: Manifest, names: Sequence[str] | None) ->
             "An opened manifest keeps its labels, and their order",
             f"Open it {reopen}, or {use}",
         )
+
+
+def open_manifest_of_recipe(data: DataSets, recipe: Recipe, **options: Any) -> Manifest:
+    """Returns a data set with the classes, or the several labels, and the kind of case of a recipe.
+
+    Args:
+        data: The data set, or several.
+        recipe: The recipe.
+        options: As for :func:`open_manifest`.
+
+    Raises:
+        UsageError: If the data set cannot be opened, or a manifest has other labels.
+    """
+    names = recipe.data.labels
+    order, case = recipe.data.class_order, recipe.trainer.case
+    manifest = open_manifest(data, class_order=order, label_columns=names, case=case, **options)
+    check_labels_of_manifest(manifest, names)
+    return manifest
 
 
 def read_patients(manifest: Manifest) -> Manifest:

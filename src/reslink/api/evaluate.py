@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from reslink.api.data_argument import Columns, Data, check_outside, open_manifest, read_patients
 from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.errors import UsageError
-from reslink.files import check_overwrite
+from reslink.files import check_overwrite, optional_import
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +35,7 @@ def evaluate(
     allow_leakage: bool = False,
     cache: str | Path | None = None,
     on: str | None = None,
+    parquet: bool = False,
     overwrite: bool = False,
     progress: ShowProgress = False,
 ) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def evaluate(
             None for a temporary folder.
         on: A Ray cluster that decodes the images and runs the network: ``ray`` (this machine), ``HOST:PORT`` or
             ``ray://HOST:PORT``; None for this process. After an interruption, the same call resumes.
+        parquet: Also write ``predictions.parquet``: the rows of ``predictions.csv`` with typed columns and nulls.
         overwrite: Replace an earlier evaluation in ``out``.
         progress: Whether to show a progress bar of the tasks of ``on``, or an object with the methods of ``Progress``.
 
@@ -69,8 +71,8 @@ def evaluate(
         each metric; ``failed`` holds the error of each case that could not be read.
 
     Raises:
-        UsageError: If the bundle does not know a label, no case is in the split, ``out`` holds an evaluation, or the cluster
-            cannot be used.
+        UsageError: If the bundle does not know a label, no case is in the split, ``out`` holds an evaluation, the cluster
+            cannot be used, or pyarrow is not installed for ``parquet``.
         CheckFailedError: If a patient or near duplicate appears in more than one split.
 
     Example:
@@ -87,6 +89,8 @@ def evaluate(
     folder, columns_of_subgroups = Path(out), (by,) if isinstance(by, str) else by
     check_overwrite(folder, "evaluation.json", "an evaluation", overwrite)
     check_device_name(device)
+    if parquet:
+        optional_import("pyarrow.parquet", "parquet")  # before the work
     if on is not None:
         _check_cluster_options(device, has_network=network is not None)
     loaded = Bundle.load(bundle, network)
@@ -111,6 +115,7 @@ def evaluate(
         allow_leakage=allow_leakage,
         cache_folder=None if cache is None else Path(cache),
         data_name=data_set_name(data) if isinstance(data, str | Path) else None,
+        parquet=parquet,
     )
     if on is None:
         result = evaluate_bundle(loaded, manifest, folder, options)

@@ -1,29 +1,22 @@
-"""``reslink.predict``: predictions for images, a CSV table of them, and pictures with attention maps."""
+"""``reslink.predict``: predictions for images, a table of them, and pictures with attention maps."""
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from reslink.api.predictions.table import open_table
 from reslink.errors import UsageError
-from reslink.files import check_folder_path, escape_formula, storage_errors, write_atomic
-from reslink.printable_names import escape_name, printable
-from reslink.remote_paths import check_local
+from reslink.files import check_folder_path, write_atomic
 
 if TYPE_CHECKING:
     from reslink.imaging.image import Image, Unit
     from reslink.inference.classifier import Classifier, Source
     from reslink.inference.prediction import Prediction
     from reslink.inference.series_mode import SeriesMode
-    from reslink.labels import Labels
-
-_LABEL_COLUMNS = ("present", "threshold", "set", "abstain", "certainty")
 
 
 def predict(
@@ -48,7 +41,7 @@ def predict(
         batch_size: Number of slices per batch.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         backend: ``auto``, ``torch``, ``onnxruntime`` or ``openvino``; ``auto`` selects ONNX Runtime on the CPU if possible.
-        csv: A CSV file for the predictions; None writes none.
+        csv: A file for the table of predictions, CSV, or Parquet if its name ends in ``.parquet``; None writes none.
         pictures: A folder for pictures with attention maps; None draws none.
         overwrite: Replace earlier pictures in ``pictures``.
         unit: ``HU``, ``MR`` or ``gray``, of arrays (optional for uint8) and of files that state none, such as NIfTI and NPY.
@@ -81,7 +74,7 @@ def predict(
             classifier,
             as_sources(images),
             batch_size=batch_size,
-            csv_file=None if csv is None else Path(csv),
+            table_file=None if csv is None else Path(csv),
             pictures=None if pictures is None else Path(pictures),
             overwrite=overwrite,
             unit=stated,
@@ -95,20 +88,20 @@ def iter_predictions(
     sources: Iterable[Source],
     *,
     batch_size: int = 32,
-    csv_file: Path | None = None,
+    table_file: Path | None = None,
     pictures: Path | None = None,
     overwrite: bool = False,
     unit: Unit | None = None,
     series: SeriesMode | None = None,
     workers: int = 0,
 ) -> Iterator[Prediction]:
-    """Yields predictions, and writes each to the CSV file and the picture folder, if given.
+    """Yields predictions, and writes each to the table and the picture folder, if given.
 
     Args:
         classifier: The classifier.
         sources: The images.
         batch_size: Number of slices per batch.
-        csv_file: The CSV file; it is complete once the iterator ends.
+        table_file: The table (:func:`reslink.api.predictions.table.open_table`); it is complete once the iterator ends.
         pictures: The folder of the pictures.
         overwrite: Replace earlier pictures.
         unit: Unit of arrays, and of files that state none.
@@ -116,21 +109,21 @@ def iter_predictions(
         workers: Number of worker processes that read many files while the network runs; not used with ``pictures``.
 
     Raises:
-        UsageError: If the CSV file or the folder cannot be used; raised before the first image is read.
+        UsageError: If the table or the folder cannot be used; raised before the first image is read.
     """
     from reslink.inference.series_answers import predict_series
 
     if overwrite and pictures is None:
         raise UsageError(
             "--overwrite was given without --pictures",
-            "It replaces earlier pictures; an earlier CSV table is always replaced",
+            "It replaces earlier pictures; an earlier table is always replaced",
             "Remove it, or add --pictures",
         )
     if pictures is not None:
         classifier.bundle.require_slices("--pictures")
     drawer = None if pictures is None else PictureFolder(classifier, pictures, overwrite)
     with ExitStack() as stack:
-        table = None if csv_file is None else stack.enter_context(open_table(csv_file, classifier.labels))
+        table = None if table_file is None else stack.enter_context(open_table(table_file, classifier.labels))
         options: dict[str, Any] = {"mode": series, "unit": unit, "keep_images": drawer is not None, "workers": workers}
         results = predict_series(classifier, sources, batch_size, **options)
         for prediction, image in results:
@@ -205,105 +198,3 @@ def _earlier_pictures(folder: Path, overwrite: bool) -> list[Path]:
             "Add --overwrite, or choose another --pictures",
         )
     return existing
-
-
-@contextmanager
-def open_table(csv_file: Path, labels: Labels) -> Iterator[PredictionTable]:
-    """Opens a CSV table of predictions. The file appears when the block ends, and not at all if the block fails.
-
-    Raises:
-        UsageError: If the path is a folder or a URL, or an existing file is not a table of predictions.
-        StorageError: If the file cannot be written.
-    """
-    check_local(csv_file, "--csv")
-    if csv_file.is_dir():
-        raise UsageError(
-            f"{csv_file} is a folder", "--csv must name a file", f"For example, use --csv {csv_file / 'predictions.csv'}"
-        )
-    if csv_file.exists() and not _is_prediction_table(csv_file, labels):
-        raise UsageError(
-            f"{csv_file} exists and is not a table of predictions",
-            "Only an earlier table of predictions is overwritten",
-            "Choose another file with --csv",
-        )
-    part = csv_file.with_name(f".{csv_file.name}.{os.getpid()}.part")
-    try:
-        with storage_errors(csv_file):
-            csv_file.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("w", newline="", encoding="utf-8") as stream:
-                yield PredictionTable(stream, labels)
-            part.replace(csv_file)
-    finally:
-        with suppress(OSError):  # a parent of the path may be a file
-            part.unlink(missing_ok=True)
-
-
-def _is_prediction_table(path: Path, labels: Labels) -> bool:
-    """Returns whether a file is empty, or a table of predictions for the same classes."""
-    if not path.is_file():
-        return False
-    text = io.StringIO()
-    PredictionTable(text, labels)
-    header = text.getvalue().encode()
-    with path.open("rb") as stream:
-        return stream.read(len(header)) in (b"", header)
-
-
-class PredictionTable:
-    """Rows of predictions: path, slice, label, probability, error, ``p_<class>`` for each class, and the decision.
-
-    ``series_slices`` is the number of combined slices in the row of a whole series, and empty in the row of a slice.
-    A path that a spreadsheet would run as a formula is written with a leading ``'``, and a path that is not printable with
-    escapes (:func:`reslink.printable_names.escape_name`). With several labels at once, columns follow for each:
-    ``present_<label>`` (true or false), ``threshold_<label>``, ``set_<label>``, ``abstain_<label>``, ``certainty_<label>``.
-    """
-
-    def __init__(self, stream: TextIO, labels: Labels) -> None:
-        self._stream, self._writer, self._labels = stream, csv.writer(stream), labels
-        probabilities = [f"p_{name}" for name in labels.names]
-        of_labels = [f"{column}_{name}" for name in labels.names for column in _LABEL_COLUMNS if not labels.exclusive]
-        decision = ["prediction_set", "abstain", "ood_score", "reasons", "threshold", "certainty", "series_slices"]
-        self._writer.writerow(["path", "slice", "label", "probability", "error", *probabilities, *decision, *of_labels])
-
-    def write(self, prediction: Prediction) -> None:
-        """Writes one prediction; missing values stay empty."""
-        from reslink.inference.series_answers import SeriesAnswer
-
-        probabilities = prediction.probabilities or {}
-        prediction_set = None if prediction.prediction_set is None else "|".join(prediction.prediction_set)
-        abstain = None if prediction.abstain is None else str(prediction.abstain).lower()
-        self._writer.writerow(
-            [
-                escape_formula(escape_name(prediction.path)),
-                prediction.slice,
-                prediction.label,
-                prediction.probability,
-                prediction.error and escape_formula(printable(prediction.error)),
-                *(probabilities.get(name) for name in self._labels.names),
-                prediction_set,
-                abstain,
-                prediction.ood_score,
-                "; ".join(prediction.reasons or ()),
-                prediction.threshold,
-                prediction.certainty,
-                prediction.result.slices if isinstance(prediction, SeriesAnswer) and prediction.result else None,
-                *self._label_cells(prediction),
-            ]
-        )
-
-    def write_rows(self, rows: str) -> None:
-        """Writes rows that another table wrote, without its header."""
-        self._stream.write(rows)
-
-    def _label_cells(self, prediction: Prediction) -> list[Any]:
-        """Returns the cells of each of several labels at once in the order of ``_LABEL_COLUMNS``; none with one class."""
-        cells: list[Any] = []
-        for name in () if self._labels.exclusive else self._labels.names:
-            one = None if prediction.by_label is None else prediction.by_label[name]
-            if one is None:
-                cells += [None] * len(_LABEL_COLUMNS)
-                continue
-            stated = None if one.prediction_set is None else "|".join(one.prediction_set)
-            abstain = None if one.abstain is None else str(one.abstain).lower()
-            cells += [str(one.present).lower(), one.threshold, stated, abstain, one.certainty]
-        return cells

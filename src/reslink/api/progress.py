@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reslink.printable_names import printable
+from reslink.reports.formatting import plural
 from reslink.training.monitoring.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class ProgressBar:
         self._bar: RichProgress | None = None
         self._task: Any = None
 
-    def start(self, total_steps: int, label: str) -> None:
+    def start(self, total_steps: int, label: str, noun: str = "step") -> None:
         """Starts a bar; a bar that is still shown ends."""
         from rich.console import Console
         from rich.progress import (
@@ -46,13 +47,14 @@ class ProgressBar:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[nouns]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[values]}"),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task(printable(label), total=total_steps, values="")
+        self._task = self._bar.add_task(printable(label), total=total_steps, values="", nouns=plural(noun))
         self._bar.start()
 
     def step(self, n: int = 1, **values: Any) -> None:

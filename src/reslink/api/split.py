@@ -22,7 +22,7 @@ from reslink.api.progress import ShowProgress, resolve_progress
 from reslink.datasets.case import DEFAULT_FRACTIONS, SPLITS
 from reslink.errors import UsageError
 from reslink.files import check_output_file
-from reslink.labels import CaseKind
+from reslink.labels import CaseKind, case_noun
 
 if TYPE_CHECKING:
     from reslink.datasets.cache.pixel_cache import PixelCache
@@ -163,7 +163,7 @@ def _decoded(manifest: Manifest, case: CaseKind, out: Path, progress: ShowProgre
     out.parent.mkdir(parents=True, exist_ok=True)
     preprocess = Preprocess(size=THUMBNAIL_SIZE, channels=1)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".cache-") as folder:
-        with phase(listener, len(manifest), "Reading images"):
+        with phase(listener, len(manifest), "Reading images", case_noun(case)):
             cache = PixelCache.open(manifest, preprocess, folder, on_progress=progress_callback(listener), case=case)
         yield cache
 

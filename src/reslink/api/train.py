@@ -15,10 +15,9 @@ from reslink.api.data_argument import (
     Columns,
     DataSets,
     Map,
-    check_labels_of_manifest,
     check_outside,
     label_names,
-    open_manifest,
+    open_manifest_of_recipe,
 )
 from reslink.api.onnx_model import add_onnx_model
 from reslink.api.progress import ShowProgress, resolve_progress
@@ -167,16 +166,7 @@ def train(
             "Give both options, such as --on ray and --processes 2, or neither",
         )
     tracking = Tracking([track] if isinstance(track, str) else track, Path(out))
-    manifest = _open_manifest(
-        data,
-        loaded,
-        map=map,
-        corrections=corrections,
-        columns=columns,
-        root=root,
-        unit=unit,
-        case=loaded.trainer.case,
-    )
+    manifest = open_manifest_of_recipe(data, loaded, map=map, corrections=corrections, columns=columns, root=root, unit=unit)
     folders = Path(out), Path(out) / "cache" if cache is None else Path(cache)
     if cache is not None:
         check_outside(Path(cache), manifest, "--cache")
@@ -211,14 +201,6 @@ def _train_on_cluster(
         train_on_cluster(manifest, recipe, out, cache, cluster, processes, progress=listener, **folder)
     finally:
         listener.end()
-
-
-def _open_manifest(data: DataSets, recipe: Recipe, **options: Any) -> Manifest:
-    """Returns the data set with the classes, or the several labels, of a recipe."""
-    names = recipe.data.labels
-    manifest = open_manifest(data, class_order=recipe.data.class_order, label_columns=names, **options)
-    check_labels_of_manifest(manifest, names)
-    return manifest
 
 
 def run_training(

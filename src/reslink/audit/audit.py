@@ -28,7 +28,8 @@ from reslink.audit.stored_features import StoredFeatures, make_store
 from reslink.datasets.cache.decode import check_not_in_worker
 from reslink.datasets.cache.shards import choose_workers
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.near_duplicates import search
+from reslink.datasets.near_duplicates import similar_rows
+from reslink.datasets.near_duplicates.hamming_index import load_faiss
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.datasets.patient_ids import add_header_patients
 from reslink.errors import UsageError, counted
@@ -70,7 +71,7 @@ def audit(
         one was skipped (see ``skipped_checks``), else ``pass``.
 
     Raises:
-        UsageError: If no image can be read, or every file has several slices.
+        UsageError: If no image can be read, every file has several slices, or faiss is missing for more than 20,000 images.
         StorageError: If ``out`` cannot be written.
     """
     audited = run_audit(
@@ -106,6 +107,8 @@ def run_audit(
     if labels_from is not None:
         check_source(manifest, labels_from)
     progress = progress or SilentProgress()
+    if len(manifest) > similar_rows.INDEX_MIN_IMAGES:
+        load_faiss()  # here rather than after hours of reading
     files = [CaseFile(case.name, case.path, case.unit) for case in manifest.cases]
     extract = extract or partial(_extract_here, workers=choose_workers(len(files)) if workers is None else workers)
     items, unreadable = _features(manifest, extract(files, progress), progress)
@@ -129,9 +132,10 @@ def run_audit(
         sources=source_names(readable),
     )
     result.skipped |= {"patients from DICOM headers": patient_notes.unused} if patient_notes.unused else {}
-    if len(items) > search.INDEX_MIN_IMAGES:
+    if len(items) > similar_rows.INDEX_MIN_IMAGES:
         result.skipped["near_duplicates: less similar pairs"] = (
-            f"of more than {search.INDEX_MIN_IMAGES:,} images, an index finds the similar ones, and misses some"
+            f"of more than {similar_rows.INDEX_MIN_IMAGES:,} images, an index finds the {similar_rows.MAX_NEIGHBORS} that are "
+            "most similar to each, and misses some"
         )
     _check_labels(result, readable, progress, seed, predictions)
     result.source_check = check_sources(items, readable, near_duplicates.groups, seed)
@@ -187,7 +191,7 @@ def series_refused(problem: str) -> UsageError:
 
 
 def _extract_here(files: Sequence[CaseFile], progress: Progress, workers: int) -> Iterator[Extracted]:
-    progress.start(len(files), "Reading images")
+    progress.start(len(files), "Reading images", "file")
     with closing(extract_all(files, workers)) as results:
         for item in results:
             yield item

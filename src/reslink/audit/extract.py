@@ -41,7 +41,7 @@ HU_RANGE: Final = (-200.0, 300.0)
 """HU shown as black and as white in the thumbnail and the histogram."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CaseFile:
     """A file to extract features from.
 

@@ -14,7 +14,7 @@ MAX_CASES: Final = 20_000
 a share of 0.9 is then 0.004 wide on each side with one case in a group, and 0.013 with ten."""
 
 MIN_CASES_OF_CLASS: Final = 1000
-"""Number of cases of a rare class in the sample, as far as there are so many."""
+"""Number of cases of a rare class in the sample, if there are that many."""
 
 
 def sample_cases(targets: Ints, groups: Sequence[str], seed: int) -> Ints:

@@ -62,7 +62,7 @@ class GraphCheck:
         slice_shape: Sizes of the input for one slice, or for the batch that the model demands.
 
     Raises:
-        BundleError: If it is no ONNX model, has an operator, input or part that is not allowed, or is too large for one slice.
+        BundleError: If it is not an ONNX model, has a forbidden operator, input or part, or is too large for one slice.
     """
 
     def __init__(self, content: bytes, path: Path | str = "model.onnx") -> None:

@@ -166,7 +166,7 @@ def resolve(name_or_path: str | Path, folder: Path | None = None) -> Path:
         folder: Another folder of bundles to look in.
 
     Raises:
-        BundleError: If a name is neither a shipped bundle nor an existing path, or the value is no string or path.
+        BundleError: If a name is neither a shipped bundle nor an existing path, or the value is not a string or path.
     """
     if not isinstance(name_or_path, str | Path):
         raise BundleError(

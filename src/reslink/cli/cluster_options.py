@@ -58,7 +58,7 @@ def cluster_address(on: str) -> ClusterAddress:
     """Returns the cluster that ``--on`` names.
 
     Raises:
-        UsageError: If it is no address; or if it is on another machine, and ``--offline`` was given or there is no token.
+        UsageError: If it is not an address; or if it is on another machine, and ``--offline`` was given or there is no token.
     """
     from reslink.cluster.connection import LOCAL, check_token, parse_address
 

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from reslink.api.progress import ProgressBar, format_values
 from reslink.printable_names import json_text, printable
-from reslink.reports.formatting import format_count
+from reslink.reports.formatting import format_count, plural
 
 RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis."
 
@@ -115,16 +115,16 @@ class ProgressLines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._done = self._total = 0
-        self._label = ""
+        self._label, self._noun = "", "step"
         self._started = self._last_line = 0.0
         self._values: dict[str, Any] = {}
 
-    def start(self, total_steps: int, label: str) -> None:
+    def start(self, total_steps: int, label: str, noun: str = "step") -> None:
         """Starts a task."""
-        self._done, self._total, self._label = 0, total_steps, label
+        self._done, self._total, self._label, self._noun = 0, total_steps, label, noun
         self._started = self._last_line = time.monotonic()
         self._values = {}
-        self._console.note(f"{label}: {format_count(total_steps, 'step')}")
+        self._console.note(f"{label}: {format_count(total_steps, noun)}")
 
     def step(self, n: int = 1, **values: Any) -> None:
         """Advances by n steps, and prints a line if the last line is old enough."""
@@ -135,7 +135,8 @@ class ProgressLines:
             return
         self._last_line = now
         left = (now - self._started) / self._done * max(self._total - self._done, 0)
-        self._console.note(f"{self._label}: {self._done}/{self._total}, {left:.0f} s left {format_values(values)}".rstrip())
+        done = f"{self._done}/{self._total} {plural(self._noun)}"
+        self._console.note(f"{self._label}: {done}, {left:.0f} s left {format_values(values)}".rstrip())
 
     def message(self, text: str) -> None:
         """Prints a line, such as the metrics of an epoch."""
@@ -145,7 +146,6 @@ class ProgressLines:
         """Ends the task, and prints its duration and the last values; nothing if no step was done."""
         if self._label and self._done:
             seconds = time.monotonic() - self._started
-            self._console.note(
-                f"{self._label}: {format_count(self._done, 'step')} in {seconds:.1f} s {format_values(self._values)}".rstrip()
-            )
+            done = format_count(self._done, self._noun)
+            self._console.note(f"{self._label}: {done} in {seconds:.1f} s {format_values(self._values)}".rstrip())
         self._label = ""

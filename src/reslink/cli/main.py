@@ -56,6 +56,7 @@ _COMMANDS: Final = {
         "demo",
         "split",
         "recipes",
+        "cache",
         "train",
         "cv",
         "tune",

@@ -16,7 +16,7 @@ from reslink.datasets.case import Case
 from reslink.datasets.manifest import Manifest
 from reslink.files import storage_errors
 from reslink.imaging.preprocess import Preprocess
-from reslink.labels import CaseKind
+from reslink.labels import CaseKind, case_noun
 from reslink.remote_paths import parse_remote
 from reslink.training.monitoring.progress import Progress
 
@@ -30,9 +30,12 @@ class _Part:
     folder: str
     case: CaseKind
     with_masks: bool
+    verify: bool
 
 
-def fill_cache(manifest: Manifest, preprocess: Preprocess, folder: Path, case: CaseKind, progress: Progress) -> None:
+def fill_cache(
+    manifest: Manifest, preprocess: Preprocess, folder: Path, case: CaseKind, progress: Progress, *, verify: bool = False
+) -> int:
     """Hashes and decodes the images of a data set on the connected cluster, with one task per shard of the cache.
 
     ``PixelCache.open`` then finds all shards. Shards that exist are not decoded again.
@@ -43,6 +46,10 @@ def fill_cache(manifest: Manifest, preprocess: Preprocess, folder: Path, case: C
         folder: The cache folder, on storage that all nodes share under the same path.
         case: Whether a case is a slice or a series.
         progress: Receives the number of finished and unreadable cases.
+        verify: Whether to hash all files again, also unchanged ones.
+
+    Returns:
+        The number of cases that were decoded.
 
     Raises:
         UsageError: If a node does not see the images, or has another version of reslink.
@@ -53,14 +60,17 @@ def fill_cache(manifest: Manifest, preprocess: Preprocess, folder: Path, case: C
     with_masks = any(one.mask for one in manifest.cases)
     parts = (manifest.subset(existing[start : start + size]) for start in range(0, len(existing), size))
     shards = [
-        Shard(f"{i:08d}", len(part), part.cases[0].name, _Part(part, preprocess, str(folder.absolute()), case, with_masks))
+        Shard(
+            f"{i:08d}", len(part), part.cases[0].name, _Part(part, preprocess, str(folder.absolute()), case, with_masks, verify)
+        )
         for i, part in enumerate(parts)
     ]
     with storage_errors(f"The cache {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         counts = tempfile.TemporaryDirectory(dir=folder, prefix=".fill-")
     with counts as name:
-        run_shards(shards, fill_part, Path(name), progress, "Reading images")
+        run_shards(shards, fill_part, Path(name), progress, "Reading images", case_noun(case))
+        return sum(int(shard.path(Path(name)).read_bytes()) for shard in shards)
 
 
 def _exists(case: Case) -> bool:
@@ -76,9 +86,9 @@ def fill_part(part: _Part) -> tuple[bytes, int]:
     """Fills one shard of the cache, in a process of its own, so that a file that kills it is named.
 
     Returns:
-        An empty part, and the number of cases that cannot be read.
+        The number of cases that were decoded as text, and the number of cases that cannot be read.
     """
     check_files(_files(part.manifest.cases))
     settings = (part.preprocess, part.folder, 1, None, part.case)
-    _, joined = fill_shards(part.manifest, *settings, with_masks=part.with_masks, is_part=True)
-    return b"", len(joined.index.failed)
+    filled = fill_shards(part.manifest, *settings, verify=part.verify, with_masks=part.with_masks, is_part=True)
+    return str(filled.decoded).encode(), len(filled.joined.index.failed)

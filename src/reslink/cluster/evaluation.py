@@ -137,7 +137,7 @@ class ClusterEvaluation:
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
         with kept_parts(shards, self.folder, self.progress):
-            run_shards(shards, run_batches, self.folder, self.progress, "Running the network")
+            run_shards(shards, run_batches, self.folder, self.progress, "Running the network", "image")
         return stack_outputs([_read_outputs(shard.path(self.folder)) for shard in shards])
 
 

@@ -70,14 +70,14 @@ def file_state(file: Path) -> list[str | int]:
 
 
 def file_states(files: Sequence[Path]) -> list[list[str | int]]:
-    """Returns the :func:`file_state` of each file; a storage is asked about several files at once."""
-    if not any(parse_remote(file) for file in files):
+    """Returns the :func:`file_state` of each file; a storage is asked about several files at once, unless it listed them."""
+    if not any((remote := parse_remote(file)) and not remote.version for file in files):
         return [file_state(file) for file in files]
     with ThreadPoolExecutor(_CONCURRENT_QUERIES) as pool:
         return list(pool.map(file_state, files))
 
 
-def run_shards(shards: Iterable[Shard], work: Work, folder: Path, progress: Progress, label: str) -> None:
+def run_shards(shards: Iterable[Shard], work: Work, folder: Path, progress: Progress, label: str, noun: str = "file") -> None:
     """Computes the part of each shard on the connected cluster, one task per shard with one core and one thread.
 
     A part appears under its name once it is complete. Parts that exist are not computed again, and a task that runs twice
@@ -90,6 +90,7 @@ def run_shards(shards: Iterable[Shard], work: Work, folder: Path, progress: Prog
         folder: The folder of the parts, on storage that all nodes share under the same path.
         progress: Receives the number of finished and failed files, and the files per second.
         label: Name of the work, for the progress.
+        noun: What a file is, for the progress.
 
     Raises:
         InputError: If a task died more than ``RETRIES`` times.
@@ -111,7 +112,7 @@ def run_shards(shards: Iterable[Shard], work: Work, folder: Path, progress: Prog
     failed = done = 0
     started = time.monotonic()
     waiting = (one for one in shards if missing.pop(one.digest, None) is not None)
-    with phase(progress, total, label):
+    with phase(progress, total, label, noun):
         while True:
             while len(running) < _TASKS_PER_CORE * n_cores(ray) and (shard := next(waiting, None)) is not None:
                 running[task.remote(work, shard, place)] = shard

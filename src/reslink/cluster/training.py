@@ -194,7 +194,7 @@ def _epochs(recipe: Recipe, out: Path, progress: Progress) -> Iterator[None]:
             seen = max(seen, rows)
 
     watcher = threading.Thread(target=watch, daemon=True)
-    with phase(progress, recipe.trainer.epochs, "Training, epochs"):
+    with phase(progress, recipe.trainer.epochs, "Training", "epoch"):
         watcher.start()
         try:
             yield

@@ -42,7 +42,7 @@ SPLIT_NAMES: dict[str, Split] = {
 """How data sets spell the splits, in lower case."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Case:
     """One image with its label and metadata.
 

@@ -168,13 +168,13 @@ def _folder_notes(cases: Sequence[Case]) -> list[str]:
     labels = {key for case in cases if not (key := spelling_key(case.label)).isdigit()}
     notes = []
     named = [_named_in_path(case, labels) for case in cases]
-    wrong = [case for case, names in zip(cases, named, strict=True) if names - {spelling_key(case.label)}]
-    if wrong and any(names != named[0] for names in named):  # else it is the folder of the whole data set
+    wrong = [case for case, name in zip(cases, named, strict=True) if name not in ("", spelling_key(case.label))]
+    if wrong and any(name != named[0] for name in named):  # else it is the folder of the whole data set
         notes.append(
             f"{len(wrong)} of {len(cases)} images have another label than their folder names, such as {wrong[0].name} with the "
             f"label {wrong[0].label!r}. Check the table if the folders are those of the classes"
         )
-    splits = {SPLIT_NAMES[part] for case in cases for part in _named_in_path(case, SPLIT_NAMES)}
+    splits = {SPLIT_NAMES[name] for case in cases if (name := _named_in_path(case, SPLIT_NAMES))}
     if len(splits) > 1 and not any(case.split for case in cases):
         notes.append(
             f"The paths name the splits {' and '.join(sorted(splits))}, but the table states no split: reslink draws "
@@ -183,10 +183,10 @@ def _folder_notes(cases: Sequence[Case]) -> list[str]:
     return notes
 
 
-def _named_in_path(case: Case, names: Collection[str]) -> set[str]:
-    """Returns the only one of some names that a folder of an image has, as a set; empty if it has none or several."""
+def _named_in_path(case: Case, names: Collection[str]) -> str:
+    """Returns the only one of some names that a folder of an image has; empty if it has none or several."""
     found = {key for part in case.name.split("/")[:-1] if (key := spelling_key(part)) in names}
-    return found if len(found) == 1 else set()
+    return found.pop() if len(found) == 1 else ""
 
 
 class _Reader:

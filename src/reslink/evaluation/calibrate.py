@@ -171,6 +171,6 @@ def _uncalibrated(labels: Labels) -> Decision:
 
 def open_cache(manifest: Manifest, classifier: Classifier, folder: Path, progress: Progress) -> PixelCache:
     """Opens the decoded cases of a data set for the preprocessing of a bundle."""
-    with phase(progress, len(manifest), "Decoding"):
+    with phase(progress, len(manifest), "Decoding", "image"):
         bundle, callback = classifier.bundle, progress_callback(progress)
         return PixelCache.open(manifest, bundle.preprocess, folder, on_progress=callback, case=bundle.case)

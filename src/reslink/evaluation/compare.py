@@ -105,7 +105,7 @@ def compare_bundles(
     """
     progress = progress or SilentProgress()
     options = replace(options or EvaluationOptions(), localization=False, cache_folder=out / ".cache")
-    with phase(progress, len(bundles), "Evaluating"):
+    with phase(progress, len(bundles), "Evaluating", "model"):
         for name, bundle in bundles.items():
             with _name_in_error(name):
                 evaluate_bundle(bundle, manifest, out / name, options)

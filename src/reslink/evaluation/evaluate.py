@@ -35,6 +35,8 @@ from reslink.metrics.differences import Predictions
 
 _log = logging.getLogger(__name__)
 
+PREDICTIONS_PARQUET: Final = "predictions.parquet"
+
 _SCANS_NOTE: Final = (
     "Intervals resample probable scans where no patient is stated, as the split of the model keeps them together"
 )
@@ -50,12 +52,14 @@ class EvaluationOptions(RunOptions):
         localization: Measure whether the attention and Grad-CAM maps point at the lesion, for cases with a lesion mask.
         seed: Seed of the bootstrap.
         data_name: Name of the data set; None for that of the manifest.
+        parquet: Also write ``predictions.parquet``.
     """
 
     subgroup_columns: Sequence[str] = ()
     localization: bool = True
     seed: int = 0
     data_name: str | None = None
+    parquet: bool = False
 
 
 def evaluate_cases(
@@ -171,6 +175,10 @@ def evaluate_and_predict(
     result |= {"data": options.data_name or data_set_name(manifest), "date": datetime.now(UTC).date().isoformat()}
     result |= leaks.as_dict() | {"columns": dict(manifest.column_roles), "data_notes": notes}
     write_predictions(out / "predictions.csv", cases, classifier.labels, classifier.bundle.decision)
+    if options.parquet:
+        write_predictions(out / PREDICTIONS_PARQUET, cases, classifier.labels, classifier.bundle.decision)
+    else:
+        (out / PREDICTIONS_PARQUET).unlink(missing_ok=True)  # of an earlier evaluation in this folder
     write_json(out / "evaluation.json", result)
     return result, cases
 

@@ -55,7 +55,7 @@ def open_cache(manifest: Manifest, preprocess: Preprocess, folder: Path, progres
         UsageError: If no image can be read.
         StorageError: If the folder is not writable.
     """
-    with phase(progress, len(manifest), "Reading images"):
+    with phase(progress, len(manifest), "Reading images", "image"):
         return PixelCache.open(manifest, preprocess, folder, on_progress=progress_callback(progress))
 
 

@@ -135,7 +135,7 @@ def _silhouette(image: Image) -> Plane | None:
 def _uniform_rows(values: Plane) -> Mask:
     """Returns the rows of gaps and margins: nearly equal pixels, except for a twentieth at each end of the range (annotations).
 
-    Rows within the picture are no gap if there are many together: the middle of a head is as uniform if it fills the picture.
+    Rows within the picture are not a gap if many are together: the middle of a head is as uniform if it fills the picture.
     """
     ordered, count = np.sort(values, axis=1), values.shape[1]
     uniform = np.asarray(ordered[:, int(0.95 * count)] - ordered[:, int(0.05 * count)] < _UNIFORM)

@@ -18,6 +18,7 @@ from reslink.imaging.limits import FORMATS, open_regular_file
 from reslink.imaging.reading import SUFFIXES, is_image_name
 from reslink.printable_names import printable
 from reslink.remote_files import list_folder, read_start, with_starts
+from reslink.remote_listing import RemoteListing
 from reslink.remote_paths import RemotePath, parse_remote, without_secrets
 
 _MASK_FOLDER: Final = re.compile(r".*masks?|seg(mentation)?s?|rois?|gt|ground[\W_]*truths?")
@@ -144,14 +145,28 @@ def mask_files(files: Iterable[Path]) -> set[Path]:
     A mask is named like its image with a word: ``7.png`` and ``7_mask.png``, ``mask_7.png`` or ``7_seg_2.png``. The last word
     of the image may differ: ``BraTS_1_t1.nii.gz`` and ``BraTS_1_seg.nii.gz``.
     """
-    names = {file: file.name.casefold().removesuffix(".gz").rpartition(".")[0] for file in files}
-    stems = {file: re.sub(r"[\W_]+$", "", name) for file, name in names.items()}
-    named = {file: match for file, stem in stems.items() if (match := _MASK_FILE.fullmatch(stem))}
-    if not named:
+    names = {file: file.name for file in files}
+    masks = {file: masked for file, name in names.items() if (masked := _masked_stems(name))}
+    if not masks:
         return set()
-    images = {stem for file, stem in stems.items() if file not in named}
-    images |= {re.sub(r"[\W_]+[^\W_]+$", "", stem) for stem in images}
-    return {file for file, match in named.items() if not images.isdisjoint(match.group("image", "of", "joined"))}
+    stems = {stem for file, name in names.items() if file not in masks for stem in _image_stems(name)}
+    return {file for file, masked in masks.items() if not stems.isdisjoint(masked)}
+
+
+def _masked_stems(name: str) -> tuple[str, ...]:
+    """Returns the stems of images that a file would be a mask of by its name; none if it is not named like a mask."""
+    match = _MASK_FILE.fullmatch(_stem(name))
+    return () if match is None else tuple(filter(None, match.group("image", "of", "joined")))
+
+
+def _image_stems(name: str) -> tuple[str, str]:
+    """Returns the stems by which a mask may name an image: its own, and that without the last word."""
+    stem = _stem(name)
+    return stem, re.sub(r"[\W_]+[^\W_]+$", "", stem)
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"[\W_]+$", "", name.casefold().removesuffix(".gz").rpartition(".")[0])
 
 
 class FolderSearch:
@@ -198,23 +213,44 @@ class FolderSearch:
             yield self._without_masks([Path(entry.path) for entry in ordered if self._is_candidate(entry)])
             waiting += [Path(entry.path) for entry in reversed(ordered) if self._is_visited(entry)]
 
-    def remote_candidates(self, files: Iterable[RemotePath]) -> Iterator[list[RemotePath]]:
-        """Yields the files of each folder below a remote one that may be images; other files and folders are counted."""
-        folders: dict[RemotePath, list[RemotePath]] = {}
-        skipped: set[tuple[str, ...]] = set()
-        for file in files:
-            parts = file.relative_to(self.root).parts
-            below = next((i for i, part in enumerate(parts[:-1]) if is_skipped_folder(part)), None)
-            if below is not None:
-                skipped.add(parts[: below + 1])
-            elif file.name.startswith("."):
-                self.skip_file(file, "hidden")
+    def remote_candidates(self, files: Iterable[RemotePath]) -> Iterator[Iterator[RemotePath]]:
+        """Yields the files of each folder below a remote one that may be images; other files and folders are counted.
+
+        The list of the files is kept on disk. The files of a folder are sorted by name, and folders by their first file. The
+        files of a folder must be taken before the next folder.
+        """
+        with RemoteListing() as listing:
+            for file in files:
+                if self._is_remote_candidate(file, listing):
+                    listing.add(file)
+            self._folders.update(printable(PurePath(folder).name) for folder in listing.skipped())
+            for folder in listing.folders():
+                yield self._without_listed_masks(listing, folder)
+
+    def _is_remote_candidate(self, file: RemotePath, listing: RemoteListing) -> bool:
+        """Returns whether a listed file may be an image; another file, or its folder that is skipped, is counted."""
+        parts = file.relative_to(self.root).parts
+        below = next((i for i, part in enumerate(parts[:-1]) if is_skipped_folder(part)), None)
+        if below is not None:
+            listing.skip("/".join(parts[: below + 1]))
+        elif file.name.startswith("."):
+            self.skip_file(file, "hidden")
+        else:
+            return True
+        return False
+
+    def _without_listed_masks(self, listing: RemoteListing, folder: int) -> Iterator[RemotePath]:
+        """Yields the files of a listed folder that are no masks of others in it, as :func:`mask_files` tells them."""
+        if not any(is_image_name(name) and _masked_stems(name) for name in listing.names(folder)):
+            yield from listing.files(folder)
+            return
+        images = (name for name in listing.names(folder) if is_image_name(name) and not _masked_stems(name))
+        listing.keep_stems(stem for name in images for stem in _image_stems(name))
+        for file in listing.files(folder):
+            if is_image_name(file.name) and any(map(listing.has_stem, _masked_stems(file.name))):
+                self.skip_file(file, "named like the mask of an image")
             else:
-                folders.setdefault(file.parent, []).append(file)
-        self._folders.update(printable(parts[-1]) for parts in skipped)
-        for members in folders.values():
-            images = set(self._without_masks(list(members)))
-            yield [file for file in members if file in images]
+                yield file
 
     def is_image(self, path: Path) -> bool:
         """Returns whether a file is an image by its suffix or content; other files are counted. Most need not be opened."""
@@ -375,23 +411,24 @@ def _remote_images(given: RemotePath) -> Iterator[list[Path]]:
     if files is None:
         yield [given]
         return
-    search, found = FolderSearch(given), False
-    for members in search.remote_candidates(files):
-        slices: list[Path] = []
-        for file in with_starts(members, may_be_dicom):
-            file_format = _remote_format(file)
-            if file_format == "DICOM":
-                slices += [] if _is_without_pixels(file, search) else [file]
-            elif file_format:
-                found = True
-                yield [file]
-            else:
-                search.skip_file(file, _kind(file.name))
-        if slices:
-            from reslink.imaging.dicom.series import group_files
+    from reslink.imaging.dicom.listed_slices import ListedSlices
 
-            found = True
-            yield from group_files(slices)
+    search, found = FolderSearch(given), False
+    with ListedSlices() as slices:
+        for members in search.remote_candidates(files):
+            for file in with_starts(members, may_be_dicom):
+                file_format = _remote_format(file)
+                if file_format == "DICOM":
+                    if not _is_without_pixels(file, search):
+                        slices.add(file)
+                elif file_format:
+                    found = True
+                    yield [file]
+                else:
+                    search.skip_file(file, _kind(file.name))
+            for series in slices.take_series():
+                found = True
+                yield series
     search.log_notes()
     if not found:
         raise _no_images_error(given)

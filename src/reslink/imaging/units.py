@@ -193,7 +193,7 @@ def _without_gaps(values: NDArray[np.generic], name: str) -> tuple[Values, Mask 
     These are pixels that are not finite, and those of a fill value far from all others.
 
     Raises:
-        InputError: If a value that is not finite lies within the head: it is not connected to the sides of the slices.
+        InputError: If a value that is not finite is within the head: it is not connected to the sides of the slices.
     """
     with np.errstate(all="ignore"):
         pixels = np.ascontiguousarray(values, dtype=np.float32)

@@ -15,7 +15,7 @@ class PredictionCounts:
 
     Attributes:
         total: All predictions.
-        failed: Those with an error; slices that have answers, but form no series, are no failure.
+        failed: Those with an error; slices that have answers, but form no series, do not count as failed.
         abstained: Those from which the model abstains.
         partial: Those in which it abstains from some of several labels.
         refused: Those of images outside the scope of the model.

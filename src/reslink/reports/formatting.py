@@ -34,4 +34,9 @@ def start_sentence(text: str) -> str:
 
 def format_count(number: int, noun: str) -> str:
     """Returns a number with its noun, such as ``1 image``, ``2 images`` or ``2 series``."""
-    return f"{number} {noun}" if number == 1 or noun == "series" else f"{number} {noun}s"
+    return f"{number} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Returns the plural of a noun, such as ``images`` or ``series``."""
+    return noun if noun in ("series", "MiB") else f"{noun}s"

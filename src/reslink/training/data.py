@@ -24,7 +24,7 @@ from reslink.datasets.shared_images import shared_images
 from reslink.errors import UsageError, counted, listed
 from reslink.imaging.input_statistics import input_statistics
 from reslink.imaging.preprocess import Preprocess
-from reslink.labels import ABSENT, PRESENT
+from reslink.labels import ABSENT, PRESENT, case_noun
 from reslink.training.monitoring.progress import Progress, phase, progress_callback
 from reslink.training.recipe.recipe import Recipe
 
@@ -207,9 +207,10 @@ def open_training_data(
 
 
 def _open_cache(manifest: Manifest, recipe: Recipe, folder: Path, progress: Progress) -> PixelCache:
-    with phase(progress, len(manifest), "Reading images"):
+    was_filled = any((folder / "shards").glob("*/rows"))
+    with phase(progress, len(manifest), "Reading images", case_noun(recipe.trainer.case)):
         settings, callback = recipe.trainer, progress_callback(progress)
-        return PixelCache.open(
+        cache = PixelCache.open(
             manifest,
             recipe.preprocess,
             folder,
@@ -218,6 +219,9 @@ def _open_cache(manifest: Manifest, recipe: Recipe, folder: Path, progress: Prog
             settings.case,
             verify=settings.verify_files,
         )
+    if was_filled and cache.decoded:  # for a run with other settings than those of the cache, for example
+        progress.message(f"{cache.decoded} of {len(cache)} images were not in the cache {folder} and were decoded.")
+    return cache
 
 
 def has_given_split(manifest: Manifest, folds: int | None) -> bool:

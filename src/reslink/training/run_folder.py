@@ -36,7 +36,7 @@ TRIAL_LOCKS = "locks"
 LOSS_NOT_FINITE = "loss-not-finite"
 """The finding of a run that stopped because its loss or a gradient was not a number."""
 
-_EVALUATION_FILES = ("predictions.csv", "evaluation.json", "figures", "report.html")
+_EVALUATION_FILES = ("predictions.csv", "predictions.parquet", "evaluation.json", "figures", "report.html")
 STATE_COLUMN = "true_"
 """Start of the columns of ``splits.csv`` with the state of each of several labels at once."""
 _RUN_FILES = (CONFIG, ENVIRONMENT, SPLITS, INIT, METRICS, RESULTS, CHECKPOINTS, BUNDLE, TRACKING, *_EVALUATION_FILES)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Picture
 from typer.testing import CliRunner
@@ -302,6 +303,31 @@ def test_a_folder_gives_the_same_table_with_worker_processes(
         assert started == [2] * (threads - 1)
     assert len(tables[0].read_text().splitlines()) == 91
     assert tables[0].read_bytes() == tables[1].read_bytes()
+
+
+def test_a_name_that_ends_in_parquet_gives_a_parquet_table(
+    built_zoo: Path, ring_heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in (60, 61):
+        (images / f"{i}.png").write_bytes((ring_heads / f"{i}.png").read_bytes())
+    (images / "broken.png").write_bytes(b"\x89PNG no picture")
+    words = ["predict", str(built_zoo / "ct"), str(images), "--csv"]
+    for name in ("t.csv", "t.Parquet"):
+        done = CliRunner().invoke(app, [*words, str(tmp_path / name)])
+        assert done.exit_code == 1
+        assert f"written to {tmp_path / name}" in " ".join(done.stderr.split())
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        expected = [(row["path"], row["error"], row["p_Tumor"]) for row in csv.DictReader(stream)]
+    rows = pq.read_table(tmp_path / "t.Parquet").to_pylist()
+    assert [(row["path"], row["error"] or "", "" if row["error"] else repr(row["p_Tumor"])) for row in rows] == expected
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr("reslink.inference.blocks.read_image", None)  # it is refused before the first image is read
+    refused = CliRunner().invoke(app, [*words, str(tmp_path / "other.parquet")])
+    assert refused.exit_code == 2
+    assert "The package 'pyarrow' is not installed" in refused.stderr
+    assert not (tmp_path / "other.parquet").exists()
 
 
 def test_a_table_of_errors_says_the_first_on_the_terminal(built_zoo: Path, tmp_path: Path) -> None:

@@ -122,13 +122,13 @@ class TestSeveralShards:
         whole = replace(whole, cases=(*whole.cases[:-1], replace(whole.cases[-1], mask=whole.cases[-1].path)))
         for start in (0, 5, 10):
             part = whole.subset(range(start, min(start + 5, 12)))
-            _, joined = fill_shards(part, SMALL, data.parent / "cache", 0, with_masks=True)
+            _, joined, _ = fill_shards(part, SMALL, data.parent / "cache", 0, with_masks=True)
             assert list(joined.index.failed) == ([0] if start == 0 else [])
         decoded.clear()
         cache = PixelCache.open(whole, SMALL, data.parent / "cache", workers=0)
         assert (len(cache), list(cache.failed), decoded) == (11, ["a/00.png"], [])
         only_broken = whole.subset([0])
-        _, joined = fill_shards(only_broken, SMALL, data.parent / "cache", 0)
+        _, joined, _ = fill_shards(only_broken, SMALL, data.parent / "cache", 0)
         assert list(joined.index.failed) == [0]
 
     @pytest.mark.usefixtures("small_shards")

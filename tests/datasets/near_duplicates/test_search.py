@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from reslink.datasets.near_duplicates import features, groups, search
+from reslink.datasets.near_duplicates import features, groups, search, similar_rows
 
 
 def test_duplicates_of_all_kinds_are_found_and_nothing_else(planted: Any) -> None:
@@ -41,8 +41,8 @@ def heads(count: int) -> NDArray[np.uint8]:
 def in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is kept, and every group, block and part has a size of its own."""
     for module, name, size in (
-        *((search, "KEPT_IMAGES", 0), (search, "ROWS_SIZE", 70), (search, "GROUP_SIZE", 33)),
-        *((groups, "ROWS_SIZE", 50), (groups, "GROUP_SIZE", 21)),
+        *((search, "KEPT_IMAGES", 0), (similar_rows, "PRODUCTS", 4000), (search, "GROUP_SIZE", 33)),
+        *((groups, "BLOCK_SIZE", 50), (groups, "GROUP_SIZE", 21)),
     ):
         monkeypatch.setattr(module, name, size)
 
@@ -66,8 +66,8 @@ def test_planes_that_are_not_kept_give_the_same_pairs(planted: Any, tmp_path: Pa
 def test_memory_hardly_grows_with_the_number_of_images(find: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What remains for each image are its code and its rows in the index, not its planes (16 KB each) and spectra."""
     for module, name, size in (
-        *((search, "KEPT_IMAGES", 0), (search, "INDEX_MIN_IMAGES", 0), (groups, "INDEX_MIN_IMAGES", 0)),
-        *((search, "ROWS_SIZE", 64), (groups, "ROWS_SIZE", 64), (search, "GROUP_SIZE", 32), (groups, "GROUP_SIZE", 32)),
+        *((search, "KEPT_IMAGES", 0), (similar_rows, "INDEX_MIN_IMAGES", 0), (groups, "BLOCK_SIZE", 64)),
+        *((search, "GROUP_SIZE", 32), (groups, "GROUP_SIZE", 32)),
         *((search, "CHUNK_SIZE", 64), (groups, "CHUNK_SIZE", 64), (features, "CHUNK_SIZE", 64)),
     ):
         monkeypatch.setattr(module, name, size)

@@ -51,7 +51,7 @@ class TestRemote:
 
     def listed(self, s3: Any, content: bytes) -> Path:
         s3.put("header/a.dcm", content)
-        [path] = list_folder(parse_remote("s3://heads/header/")) or []
+        [path] = list_folder(parse_remote("s3://heads/header/")) or ()
         s3.reset()
         return path
 

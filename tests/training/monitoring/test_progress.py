@@ -28,17 +28,17 @@ def test_a_phase_ends_also_after_an_error() -> None:
     calls: list[Any] = []
 
     class Recorder(SilentProgress):
-        def start(self, total_steps: int, label: str) -> None:
-            calls.append((total_steps, label))
+        def start(self, total_steps: int, label: str, noun: str = "step") -> None:
+            calls.append((total_steps, label, noun))
 
         def end(self) -> None:
             calls.append("end")
 
     def fail() -> None:
-        with phase(Recorder(), 3, "Reading"):
+        with phase(Recorder(), 3, "Reading", "image"):
             calls.append("work")
             raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
         fail()
-    assert calls == [(3, "Reading"), "work", "end"]
+    assert calls == [(3, "Reading", "image"), "work", "end"]

@@ -159,7 +159,7 @@ class _CopyWriter:
         cases = self._manifest.cases
         order = list(range(len(cases)))
         secrets.SystemRandom().shuffle(order)  # so that the numbers reveal neither a label nor the source
-        with phase(self._progress, len(cases), "Writing the clean copy"):
+        with phase(self._progress, len(cases), "Writing the clean copy", "file"):
             for number, index in enumerate(order, start=1):
                 self._add(cases[index], f"{number:06d}")
                 self._progress.step()

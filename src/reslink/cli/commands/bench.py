@@ -159,7 +159,7 @@ def _synthetic_images(images: int, folder: Path, console: Console) -> Images:
 
     progress = console.progress()
     images_by_size: Images = {}
-    with phase(progress, images * len(SIZES), "Drawing heads"):
+    with phase(progress, images * len(SIZES), "Drawing heads", "head"):
         for size in SIZES:
             files = [folder / f"{size}_{i}.png" for i in range(images)]
             for i, file in enumerate(files):
@@ -184,7 +184,7 @@ def _measure(
         elif not selected:
             skipped.append({"backend": name, "reason": reason})
     progress = console.progress()
-    with phase(progress, len(runs) * (len(images) + 2), "Measuring"):
+    with phase(progress, len(runs) * (len(images) + 2), "Measuring", "measurement"):
         return [_row(bundle, images, run, seconds, batch_size, progress.step) for run in runs], skipped
 
 

@@ -82,10 +82,10 @@ def download(
     entry = get_public_dataset(name)
     if entry.files:
         confirm_license(entry, out, lambda dataset: accept or _ask_license(console, dataset))
-    with _steps(console, "Downloading, MiB") as step:
+    with _steps(console, "Downloading", "MiB") as step:
         files = download_files(entry, out, open_url, lambda done, total: step(done >> 20, (total or 0) >> 20))
     for file in files:
-        with _steps(console, f"Unpacking {file.name}") as step:
+        with _steps(console, f"Unpacking {file.name}", "file") as step:
             unpack_zip(file, out / "files", step)
     save_checksums(entry, out)
     _import(console, out / "files", entry, out / "images", binary, True, json)
@@ -118,7 +118,7 @@ def _import(
     from reslink.datasets.public.importers import import_folder
     from reslink.datasets.public.registry import get_public_dataset
 
-    with _steps(console, "Importing") as step:
+    with _steps(console, "Importing", "file") as step:
         result = import_folder(folder, entry, out, binary=binary, overwrite=overwrite, on_progress=step)
     for name, reason in result.failed.items():
         console.warn(f"Warning: {name} is skipped: {reason}")
@@ -159,7 +159,7 @@ def _ask_license(console: Console, entry: PublicDataset) -> bool:
 
 
 @contextmanager
-def _steps(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
+def _steps(console: Console, label: str, noun: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function that takes the amount done and the total, and updates the progress display."""
     progress: ProgressBar | ProgressLines = console.progress()
     shown = -1
@@ -167,7 +167,7 @@ def _steps(console: Console, label: str) -> Iterator[Callable[[int, int], None]]
     def step(done: int, total: int) -> None:
         nonlocal shown
         if shown < 0:
-            progress.start(total, label)
+            progress.start(total, label, noun)
             shown = 0
         progress.step(done - shown)
         shown = done

@@ -67,6 +67,6 @@ def _make_heads(console: Console, folder: Path, patients: int, seed: int) -> Non
     from reslink.datasets.phantom.cohort import PhantomSettings, make_cohort
 
     progress = console.progress()
-    with phase(progress, patients, f"Drawing {patients} patients"):
+    with phase(progress, patients, "Drawing patients", "patient"):
         settings = PhantomSettings.parse({"patients": patients, "seed": seed})
         make_cohort(folder, settings, on_progress=lambda *_: progress.step(), overwrite=True)

@@ -60,6 +60,9 @@ def evaluate(
     allow_leakage: AllowLeakage = False,
     cache: Cache = None,
     on: On = None,
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="Also write predictions.parquet: the rows of predictions.csv, with types.")
+    ] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -92,6 +95,7 @@ def evaluate(
         allow_leakage=allow_leakage,
         cache=cache,
         on=check_address(on),
+        parquet=parquet,
         overwrite=overwrite,
         progress=console.progress(),
     )

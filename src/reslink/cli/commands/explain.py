@@ -151,7 +151,7 @@ def _print_training_images(console: Console, explanations: list[Explanation], *,
         console: The output.
         explanations: The explanations.
         measured: Whether maps were compared with lesion masks.
-        has_table: Whether some of these images are no training images.
+        has_table: Whether some of these images are not training images.
     """
     drawn = [explanation for explanation in explanations if explanation.panel is not None]
     n = sum(explanation.training_image is True for explanation in drawn)

@@ -40,7 +40,7 @@ def phantom(
 
     settings = PhantomSettings.parse(parse_settings(sets or ()) | {"patients": patients, "seed": seed})
     progress = console.progress()
-    with phase(progress, patients, "Drawing patients"):
+    with phase(progress, patients, "Drawing patients", "patient"):
         make_cohort(out, settings, on_progress=lambda *_: progress.step(), overwrite=overwrite)
     console.note(f"{patients} patients in {out}")
     console.data(str(out / "manifest.csv"))

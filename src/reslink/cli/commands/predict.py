@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -44,7 +44,7 @@ from reslink.remote_paths import without_secrets
 from reslink.reports.formatting import format_count
 
 if TYPE_CHECKING:
-    from reslink.api.predict_shards import PredictionJob
+    from reslink.api.predictions.shards import Output, PredictionJob
     from reslink.bundles.bundle import Bundle
     from reslink.cluster.connection import ClusterAddress
     from reslink.inference.classifier import Classifier
@@ -58,7 +58,7 @@ EXAMPLES = (
     "reslink predict ct scan.png --pictures pictures",
     "reslink predict runs/first/bundle series/ --json",
     "reslink predict runs/first/bundle 'ward/*.dcm' --csv out.csv",
-    "reslink predict ct archive/ --csv out.csv --on ray",
+    "reslink predict ct archive/ --csv out.parquet --on ray",
 )
 
 
@@ -67,9 +67,14 @@ def predict(
     bundle: BundleFolder,
     paths: Images,
     json: Json = False,
-    csv_file: Annotated[
+    table_file: Annotated[
         Path | None,
-        typer.Option("--csv", metavar="FILE", help="CSV file for the predictions; default: print them.", show_default=False),
+        typer.Option(
+            "--csv",
+            metavar="FILE",
+            help="CSV file for the predictions, or Parquet if the name ends in .parquet; default: print them.",
+            show_default=False,
+        ),
     ] = None,
     pictures: Annotated[
         Path | None,
@@ -98,12 +103,12 @@ def predict(
 
     With --on, the files are predicted on a Ray cluster; run the same command again to resume after an interruption.
     """
-    if json and csv_file is not None:
+    if json and table_file is not None:
         raise UsageError("--json and --csv were both given", "Only one output format is possible", "Remove one of them")
     files_per_task = shard_files(shard_size, on)
     address = None if on is None else cluster_address(on)
     if address is not None:
-        _check_cluster_options(paths, json, csv_file, pictures, overwrite, device)
+        _check_cluster_options(paths, json, table_file, pictures, overwrite, device)
         device = "cpu"
     threads = threads_from_environment()
     with paused_collection():
@@ -111,13 +116,13 @@ def predict(
 
         classifier = Classifier.load(bundle, device=device, backend=backend, threads=threads, sequence=sequence)
     if address is not None:
-        from reslink.api.predict_shards import PredictionJob
+        from reslink.api.predictions.shards import PredictionJob
         from reslink.cluster.nodes import bundle_digest
 
-        output: Literal["csv", "json", "ascii"] = "csv" if csv_file else "json" if console.writes_utf8 else "ascii"
         digest, engine = bundle_digest(classifier.bundle), classifier.backend.name
+        output = _output_format(table_file, console)
         job = PredictionJob(bundle, digest, engine, batch_size, unit, sequence, series, output)
-        counts = _predict_on_cluster(console, classifier, job, paths, csv_file, address, files_per_task)
+        counts = _predict_on_cluster(console, classifier, job, paths, table_file, address, files_per_task)
     else:
         from reslink.api.predict import iter_predictions
 
@@ -125,20 +130,20 @@ def predict(
             classifier,
             paths,
             batch_size=batch_size,
-            csv_file=csv_file,
+            table_file=table_file,
             pictures=pictures,
             overwrite=overwrite,
             unit=unit,
             series=series,
             workers=_reading_workers(threads),
         )
-        counts = _print_predictions(console, classifier, predictions, series, json=json, quiet=csv_file is not None)
+        counts = _print_predictions(console, classifier, predictions, series, json=json, quiet=table_file is not None)
     if pictures is not None and counts.slices:
         console.note(f"{format_count(counts.slices, 'picture')} in {pictures}")
-    if counts.failed and (csv_file is not None or address is not None):  # else each error was printed
+    if counts.failed and (table_file is not None or address is not None):  # else each error was printed
         console.warn(f"The first of {counts.failed} errors: {counts.first_error}" if counts.failed > 1 else counts.first_error)
     if not json:
-        _print_counts(console, classifier.bundle, counts, csv_file)
+        _print_counts(console, classifier.bundle, counts, table_file)
     if counts.failed:
         raise typer.Exit(1)
 
@@ -150,11 +155,11 @@ def _reading_workers(threads: int | None) -> int:
 
 
 def _check_cluster_options(
-    paths: Sequence[str], json: bool, csv_file: Path | None, pictures: Path | None, overwrite: bool, device: str
+    paths: Sequence[str], json: bool, table_file: Path | None, pictures: Path | None, overwrite: bool, device: str
 ) -> None:
     if pictures is not None or overwrite:
         raise UsageError("--on and --pictures were both given", "A cluster writes no pictures", "Remove one of them")
-    if not json and csv_file is None:
+    if not json and table_file is None:
         raise UsageError("--on was given without --csv or --json", "A cluster prints no table", "Add --csv FILE or --json")
     if any(without_secrets(path) != path for path in paths):
         raise UsageError(
@@ -166,22 +171,32 @@ def _check_cluster_options(
         raise UsageError(f"--on and --device {device} were both given", "Tasks of a cluster run on CPUs", "Remove --device")
 
 
+def _output_format(table_file: Path | None, console: Console) -> Output:
+    from reslink.datasets.tables.parquet_writer import is_parquet_name
+
+    if table_file is not None:
+        return "parquet" if is_parquet_name(table_file) else "csv"
+    return "json" if console.writes_utf8 else "ascii"
+
+
 def _predict_on_cluster(
     console: Console,
     classifier: Classifier,
     job: PredictionJob,
     paths: Sequence[str],
-    csv_file: Path | None,
+    table_file: Path | None,
     address: ClusterAddress,
     shard_size: int,
 ) -> PredictionCounts:
-    from reslink.api.predict import open_table
-    from reslink.api.predict_shards import predict_on_cluster
+    from reslink.api.predictions.shards import predict_on_cluster
+    from reslink.api.predictions.table import open_table
 
     name = f".reslink-{sha256(json_text([asdict(job), list(paths)]))[:12]}.parts"  # another job in this folder keeps its own
-    folder = Path(name) if csv_file is None else csv_file.with_name(f".{csv_file.name}.parts")
+    folder = Path(name) if table_file is None else table_file.with_name(f".{table_file.name}.parts")
     with ExitStack() as stack:
-        write = console.text if csv_file is None else stack.enter_context(open_table(csv_file, classifier.labels)).write_rows
+        write = (
+            console.text if table_file is None else stack.enter_context(open_table(table_file, classifier.labels)).write_rows
+        )
         progress = console.progress()
         counts = predict_on_cluster(job, paths, write, address=address, folder=folder, shard_size=shard_size, progress=progress)
     shutil.rmtree(folder)
@@ -211,13 +226,13 @@ def _print_predictions(
     return counts
 
 
-def _print_counts(console: Console, bundle: Bundle, counts: PredictionCounts, csv_file: Path | None) -> None:
+def _print_counts(console: Console, bundle: Bundle, counts: PredictionCounts, table_file: Path | None) -> None:
     from reslink.imaging.orientation import NOT_STATED
 
     abstentions = f", {counts.abstained} not answered (abstention)" if bundle.decision.abstains and counts.predicted else ""
     abstentions += f", {counts.partial} without an answer for some label" if counts.partial else ""
     refusals = f", {counts.refused} refused" if counts.refused else ""
-    written = f", written to {csv_file}" if csv_file else ""
+    written = f", written to {table_file}" if table_file else ""
     console.note(f"{format_count(counts.total, 'line')}, {counts.failed} failed{refusals}{abstentions}{written}")
     if counts.unoriented:
         console.note(f"{format_count(counts.unoriented, 'line')}: {NOT_STATED}")

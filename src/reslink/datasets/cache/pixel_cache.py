@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,7 @@ class PixelCache:
         notes: Remarks about the data set as a whole, for the user.
         stated: What the file of each row states about its content; a sequence that the data set states replaces that of the
             file.
+        decoded: Number of cases that were decoded when it was opened; the others were in the folder.
     """
 
     manifest: Manifest
@@ -76,6 +77,7 @@ class PixelCache:
     is_series: bool = False
     notes: tuple[str, ...] = ()
     stated: tuple[Stated, ...] = ()
+    decoded: int = 0
 
     @classmethod
     def open(
@@ -109,8 +111,8 @@ class PixelCache:
             UsageError: If no image can be read.
             StorageError: If the folder cannot be written to.
         """
-        sources, joined = fill_shards(manifest, preprocess, folder, workers, on_progress, case, verify=verify)
-        return _open_filled(cls, joined, manifest, sources)
+        filled = fill_shards(manifest, preprocess, folder, workers, on_progress, case, verify=verify)
+        return _open_filled(cls, filled, manifest)
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -213,6 +215,28 @@ class PixelCache:
         return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
+class Filled(NamedTuple):
+    """A filled cache.
+
+    Attributes:
+        sources: The files.
+        joined: The rows of all cases.
+        decoded: Number of cases that this process decoded.
+    """
+
+    sources: SourceFiles
+    joined: JoinedShards
+    decoded: int
+
+
+def settings_digest(preprocess: Preprocess) -> str:
+    """Returns the part of the key of a row that is the same for all images: a digest of the settings and the decoding code.
+
+    The other part is the content of image and mask, the stated unit, and whether a case is a series.
+    """
+    return sha256(preprocess.digest() + code_digest())
+
+
 def fill_shards(
     manifest: Manifest,
     preprocess: Preprocess,
@@ -224,8 +248,8 @@ def fill_shards(
     verify: bool = False,
     with_masks: bool | None = None,
     is_part: bool = False,
-) -> tuple[SourceFiles, JoinedShards]:
-    """Fills the cache as :meth:`PixelCache.open` does; it is no error if no image can be read.
+) -> Filled:
+    """Fills the cache as :meth:`PixelCache.open` does; no error is raised if no image can be read.
 
     Args:
         manifest: The cases; if they are a part of a data set, and a whole shard of it, then its cache is filled.
@@ -238,19 +262,16 @@ def fill_shards(
         with_masks: Whether any case of the whole data set has a mask; None looks at these cases.
         is_part: Whether the cases are a part of a data set, and other tasks fill the cache with the others.
 
-    Returns:
-        The files, and the rows of all cases.
-
     Raises:
         StorageError: If the folder cannot be written to.
     """
     check_not_in_worker()
-    code = code_digest()
-    sources = SourceFiles.read(manifest, case, Path(folder), code, verify=verify, is_part=is_part)
+    sources = SourceFiles.read(manifest, case, Path(folder), code_digest(), verify=verify, is_part=is_part)
     shapes = _shapes(preprocess, any(one.mask for one in manifest.cases) if with_masks is None else with_masks)
-    shards = split_into_shards(Path(folder), sha256(preprocess.digest() + code), sources, shapes)
-    indexes = ShardFiller(manifest, sources, preprocess, workers, on_progress).fill(shards)
-    return sources, JoinedShards.of(shards, indexes, sources, manifest.cases)
+    shards = split_into_shards(Path(folder), settings_digest(preprocess), sources, shapes)
+    filler = ShardFiller(manifest, sources, preprocess, workers, on_progress)
+    indexes = filler.fill(shards)
+    return Filled(sources, JoinedShards.of(shards, indexes, sources, manifest.cases), filler.decoded)
 
 
 def _shapes(preprocess: Preprocess, with_masks: bool) -> dict[str, tuple[int, ...]]:
@@ -264,7 +285,8 @@ def _shapes(preprocess: Preprocess, with_masks: bool) -> dict[str, tuple[int, ..
     return {**shapes, "masks": (side, side)} if with_masks else shapes
 
 
-def _open_filled(cls: type[PixelCache], joined: JoinedShards, manifest: Manifest, sources: SourceFiles) -> PixelCache:
+def _open_filled(cls: type[PixelCache], filled: Filled, manifest: Manifest) -> PixelCache:
+    sources, joined, decoded = filled
     index = joined.index
     if not index.kept:
         raise UsageError(
@@ -300,6 +322,7 @@ def _open_filled(cls: type[PixelCache], joined: JoinedShards, manifest: Manifest
             *notes.sequence_notes(stated, [manifest.cases[i].sequence for i in index.kept]),
         ),
         stated=tuple(item.with_sequence(manifest.cases[i].sequence) for item, i in zip(stated, index.kept, strict=True)),
+        decoded=decoded,
     )
 
 

@@ -156,6 +156,9 @@ class ShardFiller:
         preprocess: The preprocessing of the images.
         workers: Number of worker processes; 0 decodes in this process, None chooses by the number of images.
         on_progress: Called with the number of finished cases and the total.
+
+    Attributes:
+        decoded: Number of cases that this process has decoded; the other readable ones were in the folder.
     """
 
     def __init__(
@@ -170,6 +173,7 @@ class ShardFiller:
         self._workers, self._on_progress = workers, on_progress
         self._done = len(sources.missing)
         self._stored: dict[str, StoredCase] = {}
+        self.decoded = 0
 
     def fill(self, shards: Sequence[Shard]) -> list[CacheIndex]:
         """Returns the index of each shard, once all are complete.
@@ -270,9 +274,12 @@ class ShardFiller:
         in_process = self._workers is None and choose_workers(n_images) == 0
         with contextlib.closing(decode_all(jobs, WorkerPool(0) if in_process else pool, self._sources.case)) as decoded:
             for i in remaining:
-                stored = self._stored.get(shard.keys[i])
-                case = self._manifest.cases[shard.cases[i]]
-                yield _as_rows(next(decoded), case) if stored is None else stored.read()
+                if (stored := self._stored.get(shard.keys[i])) is not None:
+                    yield stored.read()
+                    continue
+                rows = _as_rows(next(decoded), self._manifest.cases[shard.cases[i]])
+                self.decoded += not isinstance(rows, str)
+                yield rows
 
 
 def choose_workers(n_images: int) -> int:

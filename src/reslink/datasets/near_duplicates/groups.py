@@ -7,14 +7,13 @@ together with 1.2 % of all other pairs, and each image would need eight hashes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.datasets.near_duplicates import hamming_index
 from reslink.datasets.near_duplicates.features import (
     CHUNK_SIZE,
     ORIENTATIONS,
@@ -26,12 +25,10 @@ from reslink.datasets.near_duplicates.features import (
 )
 from reslink.datasets.near_duplicates.search import (
     GROUP_SIZE,
-    INDEX_CORRELATION,
-    INDEX_MIN_IMAGES,
-    ROWS_SIZE,
     find_matches,
     planes_when_needed,
 )
+from reslink.datasets.near_duplicates.similar_rows import RowSearch, most_similar, search_rows
 from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE, Thumbnails
 from reslink.errors import UsageError
 
@@ -57,9 +54,15 @@ SIMILAR_CORRELATION_ACROSS_PATIENTS: Final = 0.9
 reach 0.88. Also between two known sources: neighboring slices of one scan come from one source. In four CT sets together,
 2,230 of 7,298 images would otherwise be one group, and 217 with this limit."""
 
+BLOCK_SIZE: Final = 4096
+"""Number of images whose contrasts are in memory while they are compared with earlier ones."""
+
 MAX_SHIFT: Final = 2
 SHIFTS: Final = tuple((down, right) for down in range(2 * MAX_SHIFT + 1) for right in range(2 * MAX_SHIFT + 1))
 """Rows and columns of the windows that are compared, in a plane that continues by 2 pixels at each side."""
+
+
+Rows = NDArray[np.signedinteger]
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def duplicate_groups(thumbnails: Thumbnails) -> list[int]:
     return connected_groups(len(thumbnails), _pair_rows(find_duplicates(thumbnails)))
 
 
-def _pair_rows(pairs: Sequence[DuplicatePair]) -> NDArray[np.intp]:
+def _pair_rows(pairs: Sequence[DuplicatePair]) -> Rows:
     return np.array([(pair.first, pair.second) for pair in pairs], np.intp).reshape(-1, 2)
 
 
@@ -178,10 +181,10 @@ def leakage_groups(
     return [first.setdefault(number, case.name) for number, case in zip(joined, cases, strict=True)]
 
 
-def _similar_pairs(thumbnails: Thumbnails, patients: Sequence[str | None], sources: Sequence[str | None]) -> NDArray[np.intp]:
-    """Returns rows (i, j) of similar images; two known patients or sources need a higher correlation."""
+def _similar_pairs(thumbnails: Thumbnails, patients: Sequence[str | None], sources: Sequence[str | None]) -> Rows:
+    """Returns rows (i, j) of similar images that are not of one known patient; two patients or sources must be more similar."""
     numbers, similar = [_numbers(names) for names in (patients, sources)], [np.zeros((0, 2), np.intp)]
-    for pairs, correlation in _find_similar(thumbnails):
+    for pairs, correlation in _find_similar(thumbnails, numbers[0]):
         apart = [_differ(number, pairs[:, 0], pairs[:, 1]) for number in numbers]
         required = np.where(np.any(apart, axis=0), SIMILAR_CORRELATION_ACROSS_PATIENTS, SIMILAR_CORRELATION)
         similar.append(pairs[correlation >= required, :2])
@@ -197,13 +200,13 @@ def _check_count(cases: int, thumbnails: int) -> None:
         )
 
 
-def _numbers(names: Sequence[str | None]) -> NDArray[np.intp]:
+def _numbers(names: Sequence[str | None]) -> Rows:
     """Returns a number for each name of a patient or source, -1 if it is unknown."""
     numbers = {name: number for number, name in enumerate(sorted({n for n in names if n is not None}))}
     return np.array([-1 if name is None else numbers[name] for name in names], np.intp)
 
 
-def _differ(numbers: NDArray[np.intp], first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.bool_]:
+def _differ(numbers: Rows, first: Rows, second: Rows) -> NDArray[np.bool_]:
     """Returns whether each pair has two different known names, given their ``_numbers``."""
     first_number, second_number = numbers[first], numbers[second]
     return np.asarray((first_number >= 0) & (second_number >= 0) & (first_number != second_number))
@@ -215,7 +218,7 @@ def pairs_of_equal_keys(keys: Sequence[object]) -> list[tuple[int, int]]:
     return [(first.setdefault(key, i), i) for i, key in enumerate(keys) if key is not None]
 
 
-def connected_groups(count: int, pairs: NDArray[np.intp]) -> list[int]:
+def connected_groups(count: int, pairs: Rows) -> list[int]:
     """Returns the group (connected component) of each item.
 
     Args:
@@ -234,64 +237,42 @@ def connected_groups(count: int, pairs: NDArray[np.intp]) -> list[int]:
     return [order.setdefault(int(component), len(order)) for component in components]
 
 
-def _find_similar(thumbnails: Thumbnails) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-    """Yields rows (i, j, orientation), i < j, of pairs similar at 32×32, and their correlations; many images need an index."""
+def _find_similar(thumbnails: Thumbnails, patients: Rows) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
+    """Yields rows (i, j, orientation), i < j, of pairs similar at 32×32, and their correlations.
+
+    Args:
+        thumbnails: (n, 64, 64) uint8.
+        patients: (n,) the patient of each, -1 if unknown. Pairs of one patient are left out.
+    """
     count, contrast = len(thumbnails), planes_when_needed(outline_free_contrast, thumbnails)
     chunks = [slice(start, min(start + CHUNK_SIZE, count)) for start in range(0, max(count, 1), CHUNK_SIZE)]
-    plain = (unit_rows(downsample(contrast(chunk))) for chunk in chunks)
-    search = _search_index(plain) if count > INDEX_MIN_IMAGES else _search_all_pairs(plain)
-    for start in range(0, count, ROWS_SIZE):
-        later = contrast(slice(start, min(start + ROWS_SIZE, count)))
-        candidates = _find_candidates(downsample(later), start, search)
-        for part in np.unique(candidates[:, 0] // GROUP_SIZE):
-            pairs = candidates[candidates[:, 0] // GROUP_SIZE == part]
+    search = search_rows((unit_rows(downsample(contrast(chunk))) for chunk in chunks), count, CANDIDATE_CORRELATION)
+    for start in range(0, count, BLOCK_SIZE):
+        later = contrast(slice(start, min(start + BLOCK_SIZE, count)))
+        found, correlation = _find_candidates(downsample(later), start, search)
+        found = found[most_similar(found[:, 1], correlation, count)]
+        found = found[(patients[found[:, 0]] < 0) | (patients[found[:, 0]] != patients[found[:, 1]])]
+        for part in np.unique(found[:, 0] // GROUP_SIZE):
+            pairs = found[found[:, 0] // GROUP_SIZE == part]
             rows, first = np.unique(pairs[:, 0], return_inverse=True)
             local = np.stack([first, pairs[:, 1] - start, pairs[:, 2]], axis=1)
             yield pairs, _best_correlation(contrast(rows), later, local)
         del later  # before the next block is computed
 
 
-Similar = Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]
-
-
-def _find_candidates(small: Features, start: int, search: Callable[[Features, int], Similar]) -> NDArray[np.intp]:
+def _find_candidates(small: Features, start: int, search: RowSearch) -> tuple[Rows, NDArray[np.float32]]:
     """Returns rows (i, j, orientation), i < j, of pairs whose second is one of some images, numbered from ``start``."""
-    candidates = [np.zeros((0, 3), np.int32)]
+    candidates, correlations = [np.zeros((0, 3), np.int32)], [np.zeros(0, np.float32)]
     for orientation in range(ORIENTATIONS):
-        for i, j in search(unit_rows(orient(small, orientation)), start):
-            rows = np.stack([i, j, np.full_like(i, orientation)], axis=1).astype(np.int32)
-            candidates.append(rows[i < j])
-    return np.concatenate(candidates)
+        for i, j, correlation in search(unit_rows(orient(small, orientation)), start):
+            rows = np.stack([i, j + start, np.full_like(i, orientation)], axis=1).astype(np.int32)
+            earlier = rows[:, 0] < rows[:, 1]
+            candidates.append(rows[earlier])
+            correlations.append(correlation[earlier])
+    return np.concatenate(candidates), np.concatenate(correlations)
 
 
-def _search_all_pairs(chunks: Iterator[Features]) -> Callable[[Features, int], Similar]:
-    """Returns a search for similar rows that compares all pairs, and leaves out rows after the last of the others."""
-    rows = np.concatenate(list(chunks))
-
-    def search(others: Features, first: int) -> Similar:
-        for start in range(0, first + len(others), CHUNK_SIZE):
-            skipped = max(start - first, 0)  # these are earlier than all of these rows
-            correlation = rows[start : start + CHUNK_SIZE] @ others[skipped:].T
-            i, j = np.divmod(np.flatnonzero(correlation > CANDIDATE_CORRELATION), correlation.shape[1])  # faster than nonzero
-            yield i + start, j + first + skipped
-
-    return search
-
-
-def _search_index(chunks: Iterator[Features]) -> Callable[[Features, int], Similar]:
-    """Returns a search by an index of signs, which misses some pairs that are similar only after a shift."""
-    index = hamming_index.HammingIndex(np.concatenate([hamming_index.binary_codes(rows) for rows in chunks]))
-
-    def search(others: Features, first: int) -> Similar:
-        codes, distance = hamming_index.binary_codes(others), hamming_index.distance_of(INDEX_CORRELATION)
-        found = [np.stack([i, j + first], axis=1) for j, i, _ in index.search(codes, distance)]
-        pairs = np.unique(np.concatenate([np.zeros((0, 2), np.intp), *found]), axis=0)  # several bands find the same pair
-        yield pairs[:, 0], pairs[:, 1]
-
-    return search
-
-
-def _best_correlation(first: Features, second: Features, pairs: NDArray[np.intp]) -> NDArray[np.float32]:
+def _best_correlation(first: Features, second: Features, pairs: Rows) -> NDArray[np.float32]:
     """Returns the highest correlation of each pair over small shifts.
 
     Args:

@@ -18,7 +18,6 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from reslink.datasets.near_duplicates import hamming_index
 from reslink.datasets.near_duplicates.alignment import Pose, find_shift, refine_pose
 from reslink.datasets.near_duplicates.features import (
     CHUNK_SIZE,
@@ -31,6 +30,7 @@ from reslink.datasets.near_duplicates.features import (
     structure_contrast,
     texture_contrast,
 )
+from reslink.datasets.near_duplicates.similar_rows import most_similar, search_rows
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails, check_thumbnails
 
 ZOOMS: Final = (1.0, 1.04, 1.08, 1.12, 1.16, 1.2, 1.25)
@@ -45,17 +45,8 @@ CANDIDATE_CORRELATION: Final = 0.45
 SHIFTED_CORRELATION: Final = 0.35
 """Correlation of structure after the whole-pixel shift, from which the alignment is refined."""
 
-INDEX_CORRELATION: Final = 0.79
-"""Correlation of spectra from which the index finds a pair. It misses less similar pairs, such as deep crops."""
-
-INDEX_MIN_IMAGES: Final = 20_000
-"""Number of images above which the index is used."""
-
 KEPT_IMAGES: Final = 4096
 """Up to this number of images their planes are kept; those of more images are computed again for each use."""
-
-ROWS_SIZE: Final = 4096
-"""Number of images whose spectra are multiplied at once with those of a chunk."""
 
 GROUP_SIZE: Final = 1024
 """Number of pairs whose planes are in memory at once."""
@@ -148,7 +139,7 @@ def find_matches(thumbnails: Thumbnails) -> tuple[Matches, Values]:
 
 
 def planes_when_needed(compute: Callable[[Thumbnails], Features], thumbnails: Thumbnails) -> Planes:
-    """Returns the planes of thumbnails by row: computed once for up to 4,096 images, for more whenever they are asked for.
+    """Returns the planes of thumbnails by row: computed once for up to 4,096 images, for more whenever they are needed.
 
     Args:
         compute: Turns (k, 64, 64) thumbnails into as many planes, each by itself.
@@ -168,20 +159,23 @@ def find_candidates(textures: Planes, count: int) -> Matches:
 
     Returns:
         One row per pair and spectrum orientation (0, 1, 4 or 5), with the zoom of the highest correlation. Up to 20,000
-        images, all pairs are compared; beyond that, an index is used.
+        images, all pairs are compared; of more images, an index finds the 8 most similar ones of each.
     """
     chunks = [slice(start, min(start + CHUNK_SIZE, count)) for start in range(0, max(count, 1), CHUNK_SIZE)]
     plain = (half_spectra(spectra(textures(chunk))) for chunk in chunks)
-    search = _search_index(plain) if count > INDEX_MIN_IMAGES else _search_all_pairs(plain)
+    search = search_rows(plain, count, CANDIDATE_CORRELATION)
     candidates = [Matches.empty()]
     for chunk in chunks:
         texture, similar = textures(chunk), [Matches.empty()]
         for zoom in ZOOMS:
             zoomed = spectra(texture, zoom)
             for orientation in SPECTRUM_ORIENTATIONS:
-                for i, j, correlation in search(half_spectra(orient(zoomed, orientation))):
+                rows = half_spectra(orient(zoomed, orientation))
+                for i, j, correlation in search(rows, chunk.start if zoom == 1 else None):
                     similar.append(_candidate_rows(i, j + chunk.start, correlation, orientation, zoom))
-        candidates.append(Matches.concatenate(similar).best_per_pair(per_orientation=True))
+        best = Matches.concatenate(similar).best_per_pair(per_orientation=True)
+        of_chunk = np.where((best.second >= chunk.start) & (best.second < chunk.stop), best.second, best.first)
+        candidates.append(best.select(most_similar(of_chunk, best.structure, count)))
     found = Matches.concatenate(candidates)
     log_zoom = found.pose[:, 0]  # of equal correlations, the smallest zoom counts, and the zoom of the later image
     return found.select(np.lexsort((log_zoom, np.abs(log_zoom)))).best_per_pair(per_orientation=True)
@@ -235,33 +229,6 @@ def orient_each(planes: Features, orientations: Numbers) -> Features:
         selected = orientations == orientation
         result[selected] = orient(planes[selected], orientation)
     return result
-
-
-SimilarRows = tuple[Numbers, Numbers, Values]
-
-
-def _search_all_pairs(chunks: Iterator[Features]) -> Callable[[Features], Iterator[SimilarRows]]:
-    """Returns a search for similar rows that compares all pairs."""
-    rows = np.concatenate(list(chunks))
-
-    def search(others: Features) -> Iterator[SimilarRows]:
-        for start in range(0, len(rows), ROWS_SIZE):
-            correlation = rows[start : start + ROWS_SIZE] @ others.T
-            i, j = np.divmod(np.flatnonzero(correlation > CANDIDATE_CORRELATION), correlation.shape[1])  # faster than nonzero
-            yield i + start, j, correlation[i, j]
-
-    return search
-
-
-def _search_index(chunks: Iterator[Features]) -> Callable[[Features], Iterator[SimilarRows]]:
-    """Returns a search for very similar rows that uses an index of their signs."""
-    index = hamming_index.HammingIndex(np.concatenate([hamming_index.binary_codes(rows) for rows in chunks]))
-
-    def search(others: Features) -> Iterator[SimilarRows]:
-        for j, i, bits in index.search(hamming_index.binary_codes(others), hamming_index.distance_of(INDEX_CORRELATION)):
-            yield i, j, np.cos(np.pi * bits / hamming_index.BITS).astype(np.float32)
-
-    return search
 
 
 def _candidate_rows(i: Numbers, j: Numbers, correlation: Values, orientation: int, zoom: float) -> Matches:

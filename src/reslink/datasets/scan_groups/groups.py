@@ -13,7 +13,7 @@ from reslink.datasets.scan_groups.pairs import CandidatePairs, find_pairs
 from reslink.datasets.scan_groups.signatures import Signatures
 
 MISSING_LOG_ODDS: Final = 0.0
-"""Log odds of pairs that are no candidates, and lowest log odds of candidates: distant slices of a scan look different too, so
+"""Log odds of pairs that are not candidates, and lowest log odds of candidates: distant slices of a scan look different too, so
 that only similar pairs are evidence."""
 
 MAX_LOG_ODDS: Final = 8.0

@@ -1,4 +1,4 @@
-"""Signatures of images for scan groups: where the head lies in the picture, its form, its anatomy, its gray values and noise.
+"""Signatures of images for scan groups: where the head is in the picture, its form, its anatomy, its gray values and noise.
 
 The slices of a scan share the frame of the picture: position and tilt of the head, table, head holder and field of view. Their
 skull, gray values and noise change little from slice to slice.

@@ -18,7 +18,7 @@ _MANIFESTS: Final = ("manifest.csv", "manifest.parquet")
 def find_table(data: Path) -> Path | None:
     """Returns the table of a data set: the given file, the manifest of a folder, or a folder of Parquet files.
 
-    Parquet files beside folders with images, such as class folders, are no table unless one is named ``manifest.parquet``.
+    Parquet files beside folders with images, such as class folders, are not a table unless one is named ``manifest.parquet``.
 
     Args:
         data: An existing file or folder.

@@ -20,7 +20,7 @@ def data_error(given: str, next_step: str) -> UsageError:
     return UsageError(given, DATA_FORMATS, next_step)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row of a table.
 

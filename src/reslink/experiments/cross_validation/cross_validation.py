@@ -166,7 +166,7 @@ def _hold_out(
     experiment: Experiment, plan: FoldPlan, members: Sequence[Bundle], models: Models, data: TrainingData
 ) -> tuple[Table, list[str]]:
     """Evaluates the ensemble on the hold-out, and compares it with single networks and the distilled one."""
-    with phase(experiment.progress, len(members), "Evaluating on the hold-out"):
+    with phase(experiment.progress, len(members), "Evaluating on the hold-out", "network"):
         answers: dict[str, list[TrialPredictions]] = {tables.SINGLE: []}
         for bundle in members:
             answers[tables.SINGLE].append(predict_rows(bundle, data, plan.holdout_rows))

@@ -99,7 +99,7 @@ def measure_acquisitions(manifest: Manifest, preprocess: Preprocess, progress: P
         progress: Receives the progress.
     """
     acquisitions = []
-    with phase(progress, len(manifest), f"Measuring {manifest.root.name}"):
+    with phase(progress, len(manifest), f"Measuring {manifest.root.name}", "image"):
         for case in manifest.cases:
             with contextlib.suppress(ReslinkError):  # the evaluation reports unreadable files
                 acquisitions.append(measure_acquisition(case.path, preprocess, case.unit))

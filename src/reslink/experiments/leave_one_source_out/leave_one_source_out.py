@@ -50,7 +50,7 @@ def leave_one_source_out(experiment: Experiment, only: Sequence[str] = ()) -> di
     trials = [trial for source in plan.sources for trial in source.trials]
     comparison = Comparison.run(experiment, trials, {source.source: source.source for source in plan.sources})
     successful = comparison.successful
-    with phase(experiment.progress, len(successful), "Evaluating the sources"):
+    with phase(experiment.progress, len(successful), "Evaluating the sources", "run"):
         answers = list(map(Evaluator(experiment, plan.groups).answer, successful))
     outcomes = Outcomes(plan.sources, successful, answers, experiment.cache.manifest.cases, experiment.manifest.labels)
     report = ExperimentReport(

@@ -99,7 +99,7 @@ def predict_corrupted(
     rows: list[int] = []
     predictions: list[CasePrediction] = []
     failed = dict(cache.failed)
-    with phase(progress, len(cache), "Evaluating corrupted images"):
+    with phase(progress, len(cache), "Evaluating corrupted images", "image"):
         for row, prediction in _predict_cases(classifier, cache, store, corruptions):
             if isinstance(prediction, str):
                 failed[cache.manifest.cases[row].name] = prediction

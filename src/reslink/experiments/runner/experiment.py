@@ -85,7 +85,7 @@ class Experiment:
         if self.cluster is not None:
             preprocess = view_preprocess(view, self.recipe.preprocess)
             self.cluster.fill_cache(self.manifest, preprocess, self.out / "cache", self.progress)
-        with phase(self.progress, len(self.manifest), "Reading images"):
+        with phase(self.progress, len(self.manifest), "Reading images", "image"):
             cache = open_view(
                 self.manifest,
                 self.recipe.preprocess,

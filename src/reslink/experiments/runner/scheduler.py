@@ -97,7 +97,7 @@ def run_trials(trials: Sequence[Trial], data: SharedData, runs: Path, run: Queue
         return {}
     queue = _FixedRuns(pending)
     epochs = sum(trial.recipe.trainer.epochs for trial in pending.values())
-    with phase(progress, epochs, f"Training {counted(len(pending), 'run')}, epochs"):
+    with phase(progress, epochs, f"Training {counted(len(pending), 'run')}", "epoch"):
         run(queue, data, runs, progress)
     return queue.failures
 
@@ -276,7 +276,7 @@ class _ProgressRelay:
         self.messages = messages
         self.label = ""
 
-    def start(self, total_steps: int, label: str) -> None:  # noqa: ARG002
+    def start(self, total_steps: int, label: str, noun: str = "step") -> None:  # noqa: ARG002
         self.label = label
 
     def step(self, n: int = 1, **values: float) -> None:

@@ -40,7 +40,7 @@ MODEL_DRAWS, RANDOM_DRAWS = 20, 60
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a search goes on.
+    """How long a search lasts.
 
     Attributes:
         trials: Number of trials in the folder, those of earlier calls included; None if the time counts.
@@ -59,7 +59,7 @@ class Setup:
         experiment: Data, base recipe, folder and progress.
         space: The space.
         parts: The folds and the hold-out.
-        budget: How long the search goes on.
+        budget: How long the search lasts.
     """
 
     experiment: Experiment

@@ -151,9 +151,13 @@ def _announce(setup: Setup) -> None:
 def _run(search: Search) -> None:
     """Runs the search until its budget is used, here and in other processes on the same folder."""
     experiment, budget = search.setup.experiment, search.setup.budget
-    label = "Searching, folds" if budget.trials is not None else f"Searching for {budget.minutes:g} minutes, seconds"
+    label, noun = (
+        ("Searching", "fold") if budget.trials is not None else (f"Searching for {budget.minutes:g} minutes", "second")
+    )
     steps = search.total_steps
-    shown = phase(experiment.progress, steps, label) if steps else contextlib.nullcontext()  # no bar for a finished search
+    shown = (
+        phase(experiment.progress, steps, label, noun) if steps else contextlib.nullcontext()
+    )  # no bar for a finished search
     with shown, contextlib.closing(search):
         while True:
             experiment.run_queue(search, experiment.data, experiment.runs, SilentProgress())  # the search reports whole trials

@@ -29,7 +29,6 @@ from reslink.imaging.dicom.geometry import (
 from reslink.imaging.dicom.header import read_elements_until
 from reslink.imaging.image import Image, SliceFormat, slice_format
 from reslink.imaging.limits import MAX_SERIES_PIXELS, MIB, check_size, open_regular_file, silence_warnings, too_large_error
-from reslink.remote_files import with_starts
 
 Reader = Callable[[Path], tuple[Image, dict[str, Any]]]
 
@@ -225,19 +224,27 @@ def group_files(paths: Sequence[Path]) -> list[list[Path]]:
     """
     series: dict[str, list[tuple[Path, Plane]]] = {}
     unsorted = []
-    for path in with_starts(paths):
-        header = _read_position(path)
-        plane = None if header is None else slice_plane(header)
-        series_uid = "" if header is None else str(header.get("SeriesInstanceUID") or "").strip()
-        if plane is None or not series_uid:
+    for path in paths:
+        positioned = read_series_position(path)
+        if positioned is None:
             unsorted.append(path)
         else:
-            series.setdefault(series_uid, []).append((path, plane.in_view()))
-    result: list[list[Path]] = []
-    for members in series.values():
-        along = distances_along_normal([plane for _, plane in members])
-        result.append([members[int(i)][0] for i in np.argsort(along, kind="stable")])
-    return result + [[path] for path in unsorted]
+            series.setdefault(positioned[0], []).append((path, positioned[1]))
+    return [along_normal(members) for members in series.values()] + [[path] for path in unsorted]
+
+
+def read_series_position(path: Path) -> tuple[str, Plane] | None:
+    """Returns the Series Instance UID and the plane of a slice, as it is viewed; None if its header does not state both."""
+    header = _read_position(path)
+    plane = None if header is None else slice_plane(header)
+    series_uid = "" if header is None else str(header.get("SeriesInstanceUID") or "").strip()
+    return None if plane is None or not series_uid else (series_uid, plane.in_view())
+
+
+def along_normal(members: Sequence[tuple[Path, Plane]]) -> list[Path]:
+    """Returns the files of a series, ordered along the normal of their slices."""
+    along = distances_along_normal([plane for _, plane in members])
+    return [members[int(i)][0] for i in np.argsort(along, kind="stable")]
 
 
 class SeriesGroup(NamedTuple):

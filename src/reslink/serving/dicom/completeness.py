@@ -1,4 +1,4 @@
-"""Whether slices of a series are missing, judged by what was received and by what the headers state."""
+"""Whether slices of a series are missing, by the received slices and by their headers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def missing_slices(headers: Sequence[Dataset], instances: int) -> list[str]:
 
     Args:
         headers: The headers of its slices.
-        instances: Number of instances that arrived, also those that are no slices.
+        instances: Number of instances that arrived, also those that are not slices.
 
     Returns:
         Reasons without patient data; empty for a complete series, as far as its headers tell.

@@ -32,7 +32,7 @@ REFUSED: Final = ".refused"
 """Suffix of the mark of an instance that was refused and has to be sent again."""
 
 EXCLUDED: Final = ".excluded"
-"""Suffix of the mark of an instance that was accepted but not stored, as it is no slice."""
+"""Suffix of the mark of an instance that was accepted but not stored, as it is not a slice."""
 
 REPLACED: Final = ".replaced"
 """Suffix of the mark of an instance that arrived again with other content."""

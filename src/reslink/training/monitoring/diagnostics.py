@@ -338,7 +338,7 @@ class DivergenceDetector:
     log K for an untrained network.
 
     Args:
-        floor: Lowest reference. A fine-tuned network starts with a low loss, of which twice as much is no divergence.
+        floor: Lowest reference. A fine-tuned network starts with a low loss, of which twice as much is not a divergence.
     """
 
     def __init__(self, floor: float = 0.0) -> None:

@@ -11,12 +11,13 @@ from typing import Protocol, runtime_checkable
 class Progress(Protocol):
     """Receives the progress of a long job; the command line draws a bar, a service writes a log."""
 
-    def start(self, total_steps: int, label: str) -> None:
+    def start(self, total_steps: int, label: str, noun: str = "step") -> None:
         """Begins a phase of the job.
 
         Args:
             total_steps: Steps of this phase, 0 if unknown.
             label: Name of the phase, such as ``Epoch 1 of 5``.
+            noun: What a step is, such as ``image``, in the singular.
         """
 
     def step(self, n: int = 1, **values: float) -> None:
@@ -35,9 +36,9 @@ class Progress(Protocol):
 
 
 @contextmanager
-def phase(progress: Progress, total_steps: int, label: str) -> Iterator[None]:
-    """Begins a phase of a job, and ends it with the block, also after an error."""
-    progress.start(total_steps, label)
+def phase(progress: Progress, total_steps: int, label: str, noun: str = "step") -> Iterator[None]:
+    """Begins a phase of a job, and ends it with the block, also after an error; see :meth:`Progress.start`."""
+    progress.start(total_steps, label, noun)
     try:
         yield
     finally:
@@ -59,7 +60,7 @@ def progress_callback(progress: Progress) -> Callable[[int, int], None]:
 class SilentProgress:
     """A progress that shows nothing."""
 
-    def start(self, total_steps: int, label: str) -> None:
+    def start(self, total_steps: int, label: str, noun: str = "step") -> None:
         """Shows nothing."""
 
     def step(self, n: int = 1, **values: float) -> None:

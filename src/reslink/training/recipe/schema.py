@@ -174,7 +174,7 @@ class OptimizerSettings(Section):
         schedule: ``onecycle`` (Smith & Topin 2018, arXiv 1708.07120), ``cosine`` (Loshchilov & Hutter 2017, arXiv
             1608.03983) or ``constant``; each after a warm-up.
         warmup: Share of all steps over which the learning rate rises.
-        clip_norm: Gradients are scaled down to this norm; 0 is no clipping.
+        clip_norm: Gradients are scaled down to this norm; 0 does not clip.
     """
 
     name: Literal["muon", "adamw", "adam", "sgd"] = "muon"
@@ -194,7 +194,7 @@ class LossSettings(Section):
         imbalance: ``none``; ``weights``: rare classes have more weight in the loss; ``sampler``: images of rare classes are
             drawn more often; ``focal``: easy images have less weight (Lin et al. 2017, arXiv 1708.02002).
         focal_gamma: Exponent of the focal loss.
-        mixup: Parameter of the Beta distribution of mixup (Zhang et al. 2018, arXiv 1710.09412); 0 is no mixup.
+        mixup: Parameter of the Beta distribution of mixup (Zhang et al. 2018, arXiv 1710.09412); 0 switches it off.
     """
 
     label_smoothing: float = Field(default=0.05, ge=0, le=0.5)
@@ -215,7 +215,7 @@ class TrainerSettings(Section):
         batch_size: Images or series of one optimizer step, over all processes. A step on series holds up to ``batch_size`` ×
             ``slices`` images in memory.
         precision: ``fp32``, ``bf16``, or ``auto``: bf16 if the processor supports it.
-        ema: Decay of the moving average of the weights, which is validated and exported; 0 is no average.
+        ema: Decay of the moving average of the weights, which is validated and exported; 0 switches it off.
         early_stopping: Epochs without a better validation AUROC after which training ends; 0 is never.
         export: Weights in the bundle: those of the ``best`` epoch by validation AUROC (by loss for equal AUROC), or of the
             ``last`` one.

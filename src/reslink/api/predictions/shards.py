@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from reslink import __version__
-from reslink.api.predict import PredictionTable
+from reslink.api.predictions.table import CsvTable, json_row
 from reslink.cluster.connection import ClusterAddress, connect
 from reslink.cluster.nodes import check_files, load_classifier
 from reslink.cluster.shards import Shard, file_states, kept_parts, run_shards
@@ -32,8 +33,12 @@ from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import AFTER_FILES, FOR_SERIES, IN_ORDER, predict_sections
 from reslink.inference.series_mode import SeriesMode
 from reslink.printable_names import json_text
+from reslink.remote_files import with_starts
 from reslink.remote_paths import RemotePath
+from reslink.temporary_database import TemporaryDatabase
 from reslink.training.monitoring.progress import Progress
+
+Output: TypeAlias = Literal["csv", "parquet", "json", "ascii"]
 
 _Item: TypeAlias = tuple[str, ListedFiles]
 """Listed files with the UID of their series; empty where it does not matter."""
@@ -53,7 +58,7 @@ class PredictionJob:
         unit: Unit of files that state none.
         sequence: The MR sequence of the files; None takes what each file states.
         series: As for :func:`reslink.predict`.
-        output: ``csv`` for rows of a table, ``json`` for JSON lines, ``ascii`` for JSON lines in ASCII.
+        output: ``csv`` or ``parquet`` for rows of such a table, ``json`` for JSON lines, ``ascii`` for JSON lines in ASCII.
     """
 
     bundle: str
@@ -63,7 +68,7 @@ class PredictionJob:
     unit: Unit | None = None
     sequence: str | None = None
     series: SeriesMode | None = None
-    output: Literal["csv", "json", "ascii"] = "csv"
+    output: Output = "csv"
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def predict_on_cluster(
     Args:
         job: The settings.
         paths: Files, folders and globs.
-        write: Receives the lines in order: rows without a header, or JSON lines.
+        write: Receives the lines in order: rows for ``write_rows`` of a table, or JSON lines.
         address: The cluster.
         folder: The folder for the parts, on storage that all nodes share. It stays, so that the same call resumes; remove it
             once the output is safe.
@@ -159,7 +164,7 @@ def cut_shards(
         temporary: A folder for temporary files.
 
     Yields:
-        The shards in order. In memory are the files of one shard, and the UIDs of the series of one folder.
+        The shards in order. In memory are the files of one shard.
 
     Raises:
         UsageError: If the files of one series are given one by one, with a folder between them.
@@ -168,14 +173,13 @@ def cut_shards(
     stored = partial(Stored[_Item], encode=_item_to_json, decode=_item_from_json, folder=temporary)
     for folder, group in groupby(listed, key=lambda one: one.folder):
         if job.series == "each":
-            parts = _cut((("", one) for one in group), {}, job.batch_size, shard_size)
+            parts = _cut((("", one) for one in group), lambda _: 0, job.batch_size, shard_size)
             yield from (_shard(_ShardFiles(job, part)) for part in parts)
             continue
-        with stored((_series_of(one), one) for one in group) as run:  # where a series ends is known at the end of the folder
-            last = {uid: i for i, (uid, _) in enumerate(run) if uid}
+        with _SeriesEnds() as ends, stored(ends.noted(_with_series(group))) as run:
             if not folder:
-                _check_together(seen, last)
-            parts = _cut(run, last, job.batch_size, shard_size)
+                _check_together(seen, set(ends.uids()))
+            parts = _cut(run, ends.last, job.batch_size, shard_size)
             yield from (_shard(_ShardFiles(job, part)) for part in parts)
 
 
@@ -185,6 +189,14 @@ def _item_to_json(item: _Item) -> list[Any]:
 
 def _item_from_json(row: Sequence[Any]) -> _Item:
     return row[0], _listed_from_json(row[1:])
+
+
+def _with_series(group: Iterable[ListedFiles]) -> Iterator[_Item]:
+    """Yields listed files with the UID of their series; headers in a storage are fetched several at once."""
+    listed, ahead = itertools.tee(group)
+    firsts = (one.files[0] if one.files else Path() for one in ahead)
+    for one, _ in zip(listed, with_starts(firsts, may_be_dicom), strict=True):
+        yield _series_of(one), one
 
 
 def _series_of(one: ListedFiles) -> str:
@@ -207,15 +219,45 @@ def _check_together(seen: set[str], series: Collection[str]) -> None:
     seen.update(series)
 
 
-def _cut(run: Iterable[_Item], last: Mapping[str, int], batch_size: int, size: int) -> Iterator[tuple[ListedFiles, ...]]:
-    """Yields parts of a run that end with a block and split no series; ``last`` has the index of the last item of each."""
+class _SeriesEnds:
+    """Where the series of a folder end, on disk: there may be as many series as files."""
+
+    def __init__(self) -> None:
+        self._database = TemporaryDatabase("CREATE TABLE series (uid TEXT PRIMARY KEY, last INTEGER) WITHOUT ROWID")
+
+    def noted(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """Yields items, and notes the index of the last one of each series."""
+        for i, item in enumerate(items):
+            if item[0]:
+                self._database.run("INSERT OR REPLACE INTO series VALUES (?, ?)", item[0], i)
+            yield item
+
+    def uids(self) -> Iterator[str]:
+        """Yields the UID of each series."""
+        for (uid,) in self._database.rows("SELECT uid FROM series"):
+            yield uid
+
+    def last(self, uid: str) -> int:
+        """Returns the index of the last item of a series."""
+        [(i,)] = self._database.rows("SELECT last FROM series WHERE uid = ?", uid)
+        return int(i)
+
+    def __enter__(self) -> _SeriesEnds:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._database.__exit__(*error)
+
+
+def _cut(run: Iterable[_Item], last: Callable[[str], int], batch_size: int, size: int) -> Iterator[tuple[ListedFiles, ...]]:
+    """Yields parts of a run that end with a block and split no series; ``last`` returns the index of its last item."""
     part: list[ListedFiles] = []
     i = n_files = end_of_series = 0
 
     def listed() -> Iterator[ListedFiles]:
         nonlocal i, end_of_series
         for i, (uid, one) in enumerate(run, start=1):
-            end_of_series = max(end_of_series, last.get(uid, i - 1))
+            end_of_series = max(end_of_series, last(uid) if uid else i - 1)
             yield one
 
     for item in in_blocks(listed(), batch_size):
@@ -230,9 +272,10 @@ def _cut(run: Iterable[_Item], last: Mapping[str, int], batch_size: int, size: i
 
 
 def _shard(files: _ShardFiles) -> Shard:
-    listed = [[one.folder, one.given, one.error, file_states(one.files)] for one in files.listed]
-    digest = sha256(json.dumps([__version__, asdict(files.job), listed]))
     paths = files.files
+    states = iter(file_states(paths))
+    listed = [[one.folder, one.given, one.error, [next(states) for _ in one.files]] for one in files.listed]
+    digest = sha256(json.dumps([__version__, asdict(files.job), listed]))
     return Shard(digest, len(paths), str(paths[0]) if paths else files.listed[0].given, files)
 
 
@@ -251,7 +294,7 @@ def predict_shard(shard: _ShardFiles) -> tuple[bytes, int]:
     check_files(shard.files)
     counts = PredictionCounts()
     lines: tuple[list[str], ...] = tuple([] for _ in SECTIONS)
-    line_of = _table_row(classifier) if job.output == "csv" else _json_line(classifier, job.output == "ascii")
+    line_of = _line_of(classifier, job.output)
     has_slice_answers = job.series == "auto" and classifier.bundle.case == "slice"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -269,9 +312,18 @@ def _predict_stored(shard: _StoredFiles) -> tuple[bytes, int]:
     return predict_shard(_ShardFiles(shard.job, tuple(map(_listed_from_json, json.loads(shard.listed)))))
 
 
-def _table_row(classifier: Classifier) -> Callable[[Prediction], str]:
+def _line_of(classifier: Classifier, output: Output) -> Callable[[Prediction], str]:
+    if output == "csv":
+        return _csv_row(classifier)
+    if output == "parquet":
+        return partial(json_row, labels=classifier.labels)
+    scope = classifier.bundle.statement
+    return lambda prediction: json_text({**prediction.as_dict(), "scope": scope}, only_ascii=output == "ascii") + "\n"
+
+
+def _csv_row(classifier: Classifier) -> Callable[[Prediction], str]:
     stream = io.StringIO()
-    table = PredictionTable(stream, classifier.labels)
+    table = CsvTable(stream, classifier.labels)
 
     def row(prediction: Prediction) -> str:
         stream.seek(0)
@@ -280,11 +332,6 @@ def _table_row(classifier: Classifier) -> Callable[[Prediction], str]:
         return stream.getvalue()
 
     return row
-
-
-def _json_line(classifier: Classifier, only_ascii: bool) -> Callable[[Prediction], str]:
-    scope = classifier.bundle.statement
-    return lambda prediction: json_text({**prediction.as_dict(), "scope": scope}, only_ascii=only_ascii) + "\n"
 
 
 def join_parts(shards: Iterable[Shard], folder: Path, write: Callable[[str], object]) -> PredictionCounts:

@@ -7,6 +7,8 @@ import itertools
 import json
 import shutil
 import sys
+import threading
+import tracemalloc
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reslink.api.predict import PredictionTable
-from reslink.api.predict_shards import (
+from reslink.api.predictions.shards import (
     PredictionJob,
     _listed_from_json,
     _predict_stored,
@@ -26,6 +27,7 @@ from reslink.api.predict_shards import (
     predict_shard,
     stored_shards,
 )
+from reslink.api.predictions.table import CsvTable, json_row
 from reslink.bundles.bundle import Bundle
 from reslink.cluster.nodes import bundle_digest
 from reslink.cluster.shards import Shard
@@ -38,7 +40,7 @@ from reslink.inference.series_answers import predict_series
 from reslink.printable_names import json_text
 from reslink.remote_paths import RemotePath
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "inference"))
 from test_series_answers import head, write_series
 
 
@@ -69,7 +71,7 @@ def one_process(job: PredictionJob, paths: Sequence[str]) -> tuple[str, Predicti
     """The lines that one process writes, the counts and the warnings."""
     classifier = Classifier.load(job.bundle, device="cpu", backend=job.backend, threads=1)
     stream, counts = io.StringIO(), PredictionCounts()
-    table = PredictionTable(stream, classifier.labels)
+    table = CsvTable(stream, classifier.labels)
     stream.truncate(0)
     stream.seek(0)
     with warnings.catch_warnings(record=True) as caught:
@@ -78,6 +80,8 @@ def one_process(job: PredictionJob, paths: Sequence[str]) -> tuple[str, Predicti
             counts.add(prediction, has_slice_answers=job.series == "auto")
             if job.output == "csv":
                 table.write(prediction)
+            elif job.output == "parquet":
+                stream.write(json_row(prediction, classifier.labels))
             else:
                 line = {**prediction.as_dict(), "scope": classifier.bundle.statement}
                 stream.write(json_text(line, only_ascii=job.output == "ascii") + "\n")
@@ -105,7 +109,13 @@ def shards_of(job: PredictionJob, paths: Sequence[str], size: int) -> list[Shard
 
 @pytest.mark.parametrize(
     ("mode", "output", "blocks", "batch_size"),
-    [("auto", "csv", 1, 1), ("auto", "json", 1, 3), ("each", "ascii", 2, 2), ("only", "json", 1, 1)],
+    [
+        ("auto", "csv", 1, 1),
+        ("auto", "json", 1, 3),
+        ("each", "ascii", 2, 2),
+        ("only", "parquet", 1, 1),
+        ("auto", "parquet", 2, 1),
+    ],
 )
 def test_any_mode_and_format_gives_the_lines_of_one_process(
     job, scans, tmp_path, monkeypatch, mode, output, blocks, batch_size
@@ -154,6 +164,18 @@ def test_files_without_series_are_cut_while_they_are_listed(job) -> None:
     shards = cut_shards(replace(job, series="each"), listed(), 100)
     assert (next(shards).n_files, n_listed) == (104, 104)
     assert sum(shard.n_files for shard in shards) == 896
+
+
+def test_the_memory_does_not_grow_with_the_number_of_series(job, monkeypatch) -> None:
+    monkeypatch.setattr("reslink.api.predictions.shards._series_of", lambda one: f"1.2.3.{one.given}")
+    peaks = []
+    for count in (1000, 5000):
+        listed = (ListedFiles((Path(f"{i}.dcm"),), "f", str(i)) for i in range(count))
+        tracemalloc.start()
+        assert sum(shard.n_files for shard in cut_shards(job, listed, 500)) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 4000 * 20, "a UID with its index needs 200 bytes"
 
 
 def test_single_files_of_one_series_with_a_folder_between_are_refused(job, scans) -> None:
@@ -216,6 +238,20 @@ def test_remote_paths_in_stored_shards_keep_their_urls(job, tmp_path) -> None:
     assert stored.files[0].version == "v"
 
 
+def test_headers_of_series_are_fetched_several_at_once(job, scans, s3) -> None:
+    files = [file for file in sorted(scans.rglob("*.dcm")) if file.parent.name != "2"]
+    listed = []
+    for i, file in enumerate(files):
+        url = s3.put(f"at-once/{i}.dcm", file.read_bytes())
+        listed.append(ListedFiles((RemotePath(url, f"version {i}"),), "f", "f"))
+    s3.reset()
+    together = threading.Barrier(4)
+    s3.refuse = lambda number, *_: number < 4 and bool(together.wait(20)) and False
+    assert sum(shard.n_files for shard in cut_shards(job, listed, 1)) == len(files) > 4
+    assert not together.broken
+    assert len(s3.requests) == len(files)
+
+
 def test_remote_files_are_listed_with_one_request_each_and_give_the_rows_of_local_ones(job, scans, s3, tmp_path) -> None:
     files = sorted(file for file in scans.rglob("*") if file.is_file())
     for file in files:
@@ -224,7 +260,7 @@ def test_remote_files_are_listed_with_one_request_each_and_give_the_rows_of_loca
     s3.refuse = lambda number, *_: number % 10 == 3
     with stored_shards(job, shards_of(job, ["s3://heads/scans/"], 4), tmp_path) as shards:
         answered = len(s3.requests) - sum(number % 10 == 3 for number in range(len(s3.requests)))
-        assert answered == sum(file.suffix == ".dcm" for file in files) + 3  # three for the folder
+        assert answered == sum(file.suffix == ".dcm" for file in files) + 2  # two for the folder
         lines: list[str] = []
         for shard in shards:
             shard.path(tmp_path).write_bytes(_predict_stored(shard.content)[0])
