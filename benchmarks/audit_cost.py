@@ -57,6 +57,7 @@ def files(data: Path, images: int, rounds: int) -> dict[str, float]:
     from reslink.audit.features.image import image_features
     from reslink.audit.features.outside_head import outside_head_features
     from reslink.datasets.cache.decode import read_slice
+    from reslink.datasets.near_duplicates.fingerprints import make_fingerprints
     from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
     from reslink.imaging.head_mask import head_mask
 
@@ -75,13 +76,15 @@ def files(data: Path, images: int, rounds: int) -> dict[str, float]:
         timed("text", lambda: find_text(image))
         timed("image features", lambda: image_features(image, path))
         timed("thumbnail", lambda: make_thumbnail(image))
+        again = replace(image)  # without the stored head mask
+        timed("head mask, thumbnail and fingerprint", lambda: make_fingerprints(make_thumbnail(again)[None]))
         timed("asymmetry", lambda: asymmetry_features(isolated_head(image)))
         timed("outside the head", lambda: outside_head_features(image))
         timed("all", lambda: extract_features(CaseFile(path.name, path)))
 
     names = ("read", "head mask", "text", "image features", "thumbnail", "asymmetry", "outside the head", "all")
     for _ in range(rounds + 1):  # the first round warms up
-        for name in names:
+        for name in (*names, "head mask, thumbnail and fingerprint"):
             seconds.setdefault(name, []).append(0.0)
         for path in paths:
             measure(path)

@@ -21,7 +21,17 @@ from reslink.training.recipe.recipe import Recipe, load_recipe
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPTS = (
     *("accuracy", "attention", "audit_cost", "budget", "budget_tables", "decision", "interval_coverage", "make_tables"),
-    *("near_duplicates", "peers", "random_split", "search", "series", "time_to_result", "train_step", "variations"),
+    *(
+        "near_duplicates",
+        "peers",
+        "random_split",
+        "search",
+        "series",
+        "step_operators",
+        "time_to_result",
+        "train_step",
+        "variations",
+    ),
 )
 TINY = (
     *("preprocess.size=64", "model.stem_dim=8", "model.dims=[8, 16]", "model.depths=[0, 1]", "model.area_size=4"),
@@ -50,7 +60,7 @@ def _script(name: str) -> Any:
 
 accuracy, attention, audit_cost, budget, budget_tables, decision, interval_coverage, make_tables = map(_script, SCRIPTS[:8])
 near_duplicates, peers, random_split, search = map(_script, SCRIPTS[8:12])
-series, time_to_result, train_step, variations = map(_script, SCRIPTS[12:])
+series, step_operators, time_to_result, train_step, variations = map(_script, SCRIPTS[12:])
 
 
 @pytest.fixture(scope="session")

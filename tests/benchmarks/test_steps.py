@@ -36,6 +36,16 @@ def test_every_network_is_compared_with_the_first(train_step: ModuleType) -> Non
     assert results["limit"]["gflops"] > 0
 
 
+def test_the_operators_of_a_step_do_all_its_work(step_operators: ModuleType, train_step: ModuleType) -> None:
+    settings = train_step.StepSettings(2, 64, bf16=False, compiled=False)
+    result = step_operators.measure("reslink_small", 2, settings)
+    flops = train_step.step_flops(train_step.network("reslink_small", 64), settings)
+    assert sum(row.flops for row in result["rows"].values()) == pytest.approx(flops)
+    rows = {kind: row for kind, row in result["rows"].items() if kind not in ("change of type", step_operators.OTHER)}
+    assert all(row.seconds > 0 and row.moved > 0 for row in rows.values())
+    assert len(step_operators.table(result)) == len(result["rows"]) + 3
+
+
 def test_every_kind_of_attention_keeps_shape_and_learns(attention: ModuleType) -> None:
     config = variant_config("reslink_small", area_size=4)
     for kind in attention.KINDS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,11 +224,7 @@ def test_leaked_cases_known_from_the_split_are_used(trained: Path, tmp_path: Pat
 def test_an_image_exempted_at_training_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two heads that a loose fingerprint links, but the comparison at training told apart."""
 
-    def match_all(_old: object, new: Sized) -> list[tuple[int, int, float]]:
-        return [(i, 0, 0.85) for i in range(len(new))]
-
-    monkeypatch.setattr("reslink.datasets.leakage.match_fingerprints", match_all)
-    monkeypatch.setattr("reslink.datasets.leakage.match_queries", lambda old, new: match_all(old, new.planes))
+    monkeypatch.setattr("reslink.datasets.leakage.matched_queries", lambda _, new: dict.fromkeys(range(len(new.planes)), 0.85))
     manifest = write(tmp_path / "data", [*cohort(0, 8, "train"), *cohort(100, 4, "test")])
     bundle = bundle_of(manifest, tmp_path)
     assert evaluated(bundle, manifest, tmp_path / "out", split="test")["n"] == 4

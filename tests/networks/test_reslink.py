@@ -125,3 +125,14 @@ def test_norms_and_biases_have_no_weight_decay_and_hidden_weights_their_own_grou
         "stem.conv.weight", "first_attention.gate.expand.weight", "final_attention.gate.expand.weight", "head.1.weight"
     }  # fmt: skip
     assert all(name.endswith(".bias") or ".norm." in name for name in plain)
+
+
+def test_the_gradient_of_the_last_map_has_its_layout() -> None:
+    network = build_network(VARIANTS["reslink_small"], 0).to(memory_format=torch.channels_last)
+    maps = torch.randn(2, network.num_features, 7, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
+    layouts: list[bool] = []
+    copied = maps * 1  # the gradient of a leaf gets the layout of the leaf
+    copied.register_hook(lambda gradient: layouts.append(gradient.is_contiguous(memory_format=torch.channels_last)))
+    network.forward_head(copied).sum().backward()
+    assert layouts == [True]
+    assert torch.equal(network.eval().forward_head(maps), network.head(maps.mean(dim=(2, 3))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from reslink.bundles.fingerprints import DIGEST, TrainingImages
 from reslink.datasets.case import HOLDOUT, UNUSED
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.near_duplicates.fingerprints import Queries, make_fingerprints, match_fingerprints, match_queries
+from reslink.datasets.near_duplicates.fingerprints import Queries, make_fingerprints, matched_queries
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.errors import CheckFailedError
 from reslink.files import sha256
@@ -98,8 +97,8 @@ def fingerprint_training_images(
     leaked = leaked_cases(manifest, groups, splits)
     clean = [i for i in np.flatnonzero(~is_training).tolist() if manifest.cases[i].name not in leaked]
     fingerprints = make_fingerprints(np.asarray(thumbnails[is_training]))
-    matched = match_fingerprints(fingerprints, np.asarray(thumbnails[clean])) if clean else []
-    false_matches = sorted({clean[query] for query, _, _ in matched})
+    matched = matched_queries(fingerprints, Queries.of(np.asarray(thumbnails[clean]))) if clean else {}
+    false_matches = sorted(clean[query] for query in matched)
     return TrainingImages(fingerprints, _thumbnail_digests(thumbnails, false_matches))
 
 
@@ -114,8 +113,8 @@ def find_training_duplicates(
         queries: Their contrasts and spectra; None computes them.
 
     Returns:
-        Case index to the highest estimated correlation with one of the fingerprinted images. Cases without a match are left
-        out, and so are those that training compared and cleared.
+        Case index to the estimated correlation with a fingerprinted image that it matches. Cases without a match are left out,
+        and so are those that training compared and cleared.
     """
     highest: dict[int, float] = {}
     for images in seen:
@@ -128,11 +127,9 @@ def find_training_duplicates(
 def _find_in(images: TrainingImages, thumbnails: Thumbnails, queries: Queries) -> dict[int, float]:
     """Returns the matches with the images of one network; what it cleared counts for its own images only."""
     cleared = {row.tobytes() for row in images.cleared}
-    highest: dict[int, float] = defaultdict(float)
-    for query, _, correlation in match_queries(images.fingerprints, queries):
-        highest[query] = max(highest[query], correlation)
-    digests = _thumbnail_digests(thumbnails, sorted(highest))
-    return {i: highest[i] for i, digest in zip(sorted(highest), digests, strict=True) if digest.tobytes() not in cleared}
+    matched = matched_queries(images.fingerprints, queries)
+    digests = _thumbnail_digests(thumbnails, sorted(matched))
+    return {i: matched[i] for i, digest in zip(sorted(matched), digests, strict=True) if digest.tobytes() not in cleared}
 
 
 def seen_by_ancestors(

@@ -79,7 +79,7 @@ class ResLink(Network):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Returns logits (B, num_classes) of a feature map (B, num_features, h, w)."""
-        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        logits: Tensor = self.head(_global_average(features))
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +89,8 @@ class ResLink(Network):
     def forward_with_features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """See :class:`reslink.networks.network.Network`."""
         maps = self.forward_features(x)
-        return self.forward_head(maps), maps.mean(dim=(2, 3)), maps
+        averages = _global_average(maps)
+        return self.head(averages), averages, maps
 
     @property
     def dense(self) -> nn.Linear | None:
@@ -123,6 +124,15 @@ class ResLink(Network):
             {"params": decayed, "weight_decay": weight_decay, "hidden": False},
             {"params": undecayed, "weight_decay": 0.0, "hidden": False},
         ]
+
+
+def _global_average(features: Tensor) -> Tensor:
+    """Returns the mean of each channel, (B, C).
+
+    The gradient of this form is channels-last, that of the mean over the last two dimensions is not. With channels-last
+    weights, the backward pass then needs no change of layout.
+    """
+    return features.permute(0, 2, 3, 1).mean(dim=(1, 2))
 
 
 def _attention(config: ResLinkConfig, position: Literal["first", "final"], channels: int) -> nn.Module:

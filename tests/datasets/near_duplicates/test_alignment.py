@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from reslink.datasets.near_duplicates import groups
-from reslink.datasets.near_duplicates.alignment import refine_pose, resample
+from reslink.datasets.near_duplicates.alignment import find_shift, find_shift_and_turn, refine_pose, resample
+from reslink.datasets.near_duplicates.features import structure_contrast
 
 
 def test_the_orientation_maps_the_second_image_to_the_first(planted: Any) -> None:
@@ -34,3 +35,16 @@ def test_the_weights_are_those_of_linear_interpolation(rng: np.random.Generator)
         pose = np.array([[0, shift, 0]] * 3, np.float32)
         down = np.maximum(1 - np.abs(np.arange(64)[:, None] + np.float32(shift) - np.arange(64)), 0).astype(np.float32)
         np.testing.assert_allclose(resample(moving, pose), down @ moving, atol=1e-6)
+
+
+def test_a_half_turn_is_found_as_by_turning_the_plane(planted: Any) -> None:
+    planes = structure_contrast(planted.thumbnails[:12])
+    fixed, moving = planes[:6], planes[6:].copy()
+    moving[::2] = planes[:6:2, ::-1, ::-1]
+    log_zoom = np.linspace(-0.2, 0.2, 6).astype(np.float32)
+    upright, rotated = find_shift(fixed, moving, log_zoom), find_shift(fixed, moving[:, ::-1, ::-1], log_zoom)
+    pose, correlation, turned = find_shift_and_turn(fixed, moving, log_zoom)
+    assert turned[::2].all()
+    np.testing.assert_array_equal(turned, rotated[1] > upright[1])
+    np.testing.assert_allclose(pose, np.where(turned[:, None], rotated[0], upright[0]), atol=1e-5)
+    np.testing.assert_allclose(correlation, np.maximum(rotated[1], upright[1]), atol=1e-5)

@@ -32,3 +32,16 @@ def test_a_fingerprint_reveals_little_of_the_image(planted: Any) -> None:
     signs = np.unpackbits(binary_codes(rows), axis=1) * 2.0 - 1
     back = signs @ rotation() / 32
     assert 0.75 < np.mean((rows * back).sum(axis=1)) < 0.82
+
+
+def test_the_matched_images_are_those_of_all_pairs(planted: Any) -> None:
+    kept, new = planted.thumbnails[: planted.slices], planted.thumbnails[planted.copies]
+    stored = fingerprints.make_fingerprints(kept)
+    pairs = fingerprints.match_fingerprints(stored, new)
+    matched = fingerprints.matched_queries(stored, fingerprints.Queries.of(new))
+    assert len(pairs) > len(matched)  # some images match several
+    assert matched.keys() == {query for query, _, _ in pairs}
+    correlations = {(query, round(correlation, 5)) for query, _, correlation in pairs}
+    assert all((query, round(correlation, 5)) in correlations for query, correlation in matched.items())
+    assert fingerprints.matched_queries(stored[:0], fingerprints.Queries.of(new)) == {}
+    assert fingerprints.matched_queries(stored, fingerprints.Queries.of(new[:0])) == {}

@@ -50,14 +50,47 @@ def find_shift(fixed: Features, moving: Features, log_zoom: NDArray[np.float32])
     pose[:, 0] = log_zoom
     zoomed = resample(moving, pose)
     correlation = fft.irfft2(fft.rfft2(fixed) * np.conj(fft.rfft2(zoomed)), s=(THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-    middle = np.roll(correlation, (MAX_SHIFT, MAX_SHIFT), axis=(1, 2))[:, : 2 * MAX_SHIFT + 1, : 2 * MAX_SHIFT + 1].reshape(
-        len(fixed), (2 * MAX_SHIFT + 1) ** 2
+    return _best_shift(correlation, 0, pose, _lengths(fixed, zoomed))
+
+
+def find_shift_and_turn(
+    fixed: Features, moving: Features, log_zoom: NDArray[np.float32]
+) -> tuple[Pose, NDArray[np.float32], NDArray[np.bool_]]:
+    """Finds the best shift of each pair of planes as ``find_shift`` does, also of the moving plane rotated by 180°.
+
+    The spectrum of a rotated plane is the complex conjugate, so both cost little more than one.
+
+    Returns:
+        The pose and the correlation of the better of the two, and whether it is the rotated one.
+    """
+    pose = np.zeros((len(fixed), 3), np.float32)
+    pose[:, 0] = log_zoom
+    zoomed = resample(moving, pose)
+    spectrum, zoomed_spectrum, lengths = fft.rfft2(fixed), fft.rfft2(zoomed), _lengths(fixed, zoomed)
+    size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+    upright, value = _best_shift(fft.irfft2(spectrum * np.conj(zoomed_spectrum), s=size), 0, pose, lengths)
+    turned, turned_value = _best_shift(fft.irfft2(spectrum * zoomed_spectrum, s=size), 1, pose, lengths)
+    better = turned_value > value
+    return np.where(better[:, None], turned, upright), np.where(better, turned_value, value), better
+
+
+def _lengths(fixed: Features, zoomed: Features) -> NDArray[np.float32]:
+    return np.asarray(np.sqrt(np.square(fixed).sum((1, 2)) * np.square(zoomed).sum((1, 2))), np.float32)
+
+
+def _best_shift(
+    correlation: Features, start: int, pose: Pose, lengths: NDArray[np.float32]
+) -> tuple[Pose, NDArray[np.float32]]:
+    """Returns pose and correlation of the best shift in (b, 64, 64) cyclic cross-correlations that begin at pixel ``start``."""
+    shift = MAX_SHIFT + start
+    middle = np.roll(correlation, (shift, shift), axis=(1, 2))[:, : 2 * MAX_SHIFT + 1, : 2 * MAX_SHIFT + 1].reshape(
+        len(correlation), (2 * MAX_SHIFT + 1) ** 2
     )
     best = middle.argmax(axis=1)
     down, right = np.divmod(best, 2 * MAX_SHIFT + 1)
-    pose[:, 1:] = (MAX_SHIFT - np.stack([down, right], axis=1)) * np.exp(pose[:, :1])
-    lengths = np.sqrt(np.square(fixed).sum((1, 2)) * np.square(zoomed).sum((1, 2)))
-    return pose, np.asarray(middle[np.arange(len(best)), best] / np.maximum(lengths, 1e-6), np.float32)
+    shifted = pose.copy()
+    shifted[:, 1:] = (MAX_SHIFT - np.stack([down, right], axis=1)) * np.exp(pose[:, :1])
+    return shifted, np.asarray(middle[np.arange(len(best)), best] / np.maximum(lengths, 1e-6), np.float32)
 
 
 def refine_pose(fixed: Features, moving: Features, pose: Pose, steps: int) -> tuple[Pose, NDArray[np.float32]]:
@@ -82,18 +115,18 @@ def _refine_part(fixed: Features, moving: Features, pose: Pose, steps: int) -> t
     gradients, inverse_hessian = _gauss_newton(fixed)
     inside_fixed = (fixed != 0).astype(np.float32)
     pose = pose.copy()
-    best, value = pose.copy(), np.full(len(fixed), -1, np.float32)
+    best, value, best_warped = pose.copy(), np.full(len(fixed), -2, np.float32), np.empty_like(fixed)
     for step in range(steps + 1):
         warped = resample(moving, pose)
         correlation, residual = _correlate(fixed, inside_fixed, warped)
         better = correlation > value
-        best[better], value[better] = pose[better], correlation[better]
+        best[better], value[better], best_warped[better] = pose[better], correlation[better], warped[better]
         if step < steps:
             change = inverse_hessian @ (gradients @ residual)
             pose += np.clip(change[:, :, 0], (-0.05, -2, -2), (0.05, 2, 2)).astype(np.float32)
             np.clip(pose, (-MAX_LOG_ZOOM, -MAX_SHIFT, -MAX_SHIFT), (MAX_LOG_ZOOM, MAX_SHIFT, MAX_SHIFT), out=pose)
     inside = resample((moving != 0).astype(np.float32), best) > 0.99  # pixels interpolated with the background hold no contrast
-    return best, _correlate(fixed, inside_fixed, resample(moving, best) * inside)[0]
+    return best, _correlate(fixed, inside_fixed, best_warped * inside)[0]
 
 
 def resample(planes: Features, pose: Pose) -> Features:

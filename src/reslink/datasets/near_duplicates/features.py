@@ -112,14 +112,17 @@ def spectra(planes: Features, zoom: float = 1.0) -> Features:
 
 
 def _chunk_spectra(planes: Features, zoom: float) -> Features:
-    fourier_rows, (kept, rings) = _fourier_rows(zoom), _rings()
-    half_plane = np.abs(fourier_rows @ planes.astype(np.complex64) @ fourier_rows[MAX_FREQUENCY:].T)
-    spectrum_rows = np.sqrt(np.concatenate([half_plane[:, ::-1, :0:-1], half_plane], axis=2)).reshape(len(planes), -1)
-    spectrum_rows[:, kept] -= (spectrum_rows[:, kept] @ rings) @ (rings > 0).T
-    spectrum_rows[:, ~kept] = 0
-    return unit_rows(spectrum_rows.reshape(len(planes), 2 * MAX_FREQUENCY + 1, -1)).reshape(
-        len(planes), 2 * MAX_FREQUENCY + 1, -1
-    )
+    fourier, (kept, rings) = _fourier_rows(zoom), _rings()
+    size, half = 2 * MAX_FREQUENCY + 1, fourier[MAX_FREQUENCY:]
+    rows, columns = np.concatenate([fourier.real, fourier.imag]), np.concatenate([half.real, half.imag]).T
+    # products of real numbers take half the time of complex ones
+    parts = rows @ (planes.reshape(-1, THUMBNAIL_SIZE) @ columns).reshape(len(planes), THUMBNAIL_SIZE, -1)
+    real = parts[:, :size, : len(half)] - parts[:, size:, len(half) :]
+    imaginary = parts[:, size:, : len(half)] + parts[:, :size, len(half) :]
+    half_plane = np.sqrt(np.sqrt(np.square(real) + np.square(imaginary)))
+    spectrum_rows = np.concatenate([half_plane[:, ::-1, :0:-1], half_plane], axis=2).reshape(len(planes), -1)
+    spectrum_rows = spectrum_rows * kept - (spectrum_rows @ rings) @ (rings > 0).T
+    return unit_rows(spectrum_rows.reshape(len(planes), size, size)).reshape(len(planes), size, size)
 
 
 def half_spectra(spectrum_planes: Features) -> Features:
@@ -190,8 +193,8 @@ def _fourier_rows(zoom: float) -> NDArray[np.complex64]:
 
 @cache
 def _rings() -> tuple[NDArray[np.bool_], Features]:
-    """Returns the mask of the 33×33 frequencies in use, and (used, 17) weights that average each ring."""
+    """Returns the mask of the 33×33 frequencies in use, (1089,), and (1089, 17) weights that average each ring."""
     distance = np.hypot(*np.mgrid[-MAX_FREQUENCY : MAX_FREQUENCY + 1, -MAX_FREQUENCY : MAX_FREQUENCY + 1]).ravel()
     kept = (distance >= 1.5) & (distance <= MAX_FREQUENCY)
-    member = np.rint(distance[kept])[:, None] == np.arange(MAX_FREQUENCY + 1)
+    member = (np.rint(distance)[:, None] == np.arange(MAX_FREQUENCY + 1)) & kept[:, None]
     return kept, np.asarray(member / np.maximum(member.sum(axis=0), 1), np.float32)
