@@ -19,6 +19,7 @@ from reslink.audit.extract import Extracted, FileFeatures, Volume
 from reslink.audit.features.image import ImageFeatures
 from reslink.datasets.near_duplicates.thumbnails import THUMBNAIL_SIZE, Thumbnails
 from reslink.datasets.patient_ids import HeaderPatient
+from reslink.datasets.tables.parquet_writer import ColumnType, ParquetWriter
 from reslink.errors import UsageError
 from reslink.files import optional_import
 
@@ -37,12 +38,12 @@ class _Column:
     """How the values of a field are stored.
 
     Attributes:
-        data_type: Name of the Arrow type.
+        data_type: Its type in the file.
         encode: Turns a value into what Arrow accepts.
         decode: Turns it back.
     """
 
-    data_type: str
+    data_type: ColumnType
     encode: Callable[[Any], Any] = lambda value: value
     decode: Callable[[Any], Any] = lambda value: value
 
@@ -88,31 +89,17 @@ def _columns() -> dict[str, _Column]:
     return columns
 
 
-def _schema() -> pa.Schema:
-    import pyarrow as pa
-
-    types = {
-        **{name: pa.type_for_alias(name) for name in ("string", "int64", "float64", "binary")},
-        **{f"list<{name}>": pa.list_(pa.type_for_alias(name)) for name in ("int64", "string", "float32")},
-    }
-    return pa.schema([(name, types[column.data_type]) for name, column in _columns().items()])
+def _writer(file: Any) -> ParquetWriter:
+    return ParquetWriter(file, {name: column.data_type for name, column in _columns().items()}, GROUP_ROWS)
 
 
-def _table(items: Sequence[Extracted]) -> pa.Table:
-    import pyarrow as pa
-
-    columns: dict[str, list[Any]] = {name: [] for name in _columns()}
-    for item in items:
-        row: dict[str, Any] = {}
-        if isinstance(item, str):
-            row[_MESSAGE] = item
-        elif isinstance(item, Volume):
-            row |= {_MESSAGE: item.message, _VOLUME: item.problem}
-        else:
-            row = {name: column.encode(_value(item, name)) for name, column in list(_columns().items())[2:]}
-        for name, values in columns.items():
-            values.append(row.get(name))
-    return pa.table(columns, _schema())
+def _row(item: Extracted) -> list[Any]:
+    """Returns the cells of a file in the order of the columns."""
+    columns = _columns()
+    if isinstance(item, FileFeatures):
+        return [None, None, *(column.encode(_value(item, name)) for name, column in list(columns.items())[2:])]
+    message, volume = (item, None) if isinstance(item, str) else (item.message, item.problem)
+    return [message, volume, *[None] * (len(columns) - 2)]
 
 
 def _value(item: FileFeatures, name: str) -> Any:
@@ -155,31 +142,6 @@ def _values(array: Any, column: _Column) -> Iterator[Any]:
     return (None if value is None else column.decode(value) for value in array.to_pylist())
 
 
-class _Writer:
-    """Writes features to an open file, in row groups."""
-
-    def __init__(self, file: Any) -> None:
-        parquet = optional_import("pyarrow.parquet", "parquet")
-        texts = [name for name, column in _columns().items() if column.data_type == "string"]
-        self._parquet: Any = parquet.ParquetWriter(file, _schema(), use_dictionary=texts)
-        self._waiting: list[Extracted] = []
-
-    def append(self, item: Extracted) -> None:
-        self._waiting.append(item)
-        if len(self._waiting) == GROUP_ROWS:
-            self._write()
-
-    def _write(self) -> None:
-        if self._waiting:
-            self._parquet.write_table(_table(self._waiting))
-            self._waiting = []
-
-    def close(self) -> None:
-        """Writes what waits, and ends the file; closing it again does nothing."""
-        self._write()
-        self._parquet.close()
-
-
 def features_to_parquet(items: Iterable[Extracted]) -> bytes:
     """Returns a Parquet file with a row per file.
 
@@ -187,10 +149,9 @@ def features_to_parquet(items: Iterable[Extracted]) -> bytes:
         UsageError: If pyarrow is not installed (extra ``parquet``, also part of the extra ``ray``).
     """
     with tempfile.TemporaryFile() as file:
-        writer = _Writer(file)
-        for item in items:
-            writer.append(item)
-        writer.close()
+        with _writer(file) as writer:
+            for item in items:
+                writer.append(_row(item))
         file.seek(0)
         return file.read()
 
@@ -217,7 +178,7 @@ class StoredFeatures(Sequence[FileFeatures]):
         self._parquet: Any = optional_import("pyarrow.parquet", "parquet")
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the object)
         self._pictures: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        self._writer = _Writer(self._file)
+        self._writer = _writer(self._file)
         self._count = 0
         self._reader: Any = None
         self._group = -1
@@ -226,7 +187,7 @@ class StoredFeatures(Sequence[FileFeatures]):
 
     def append(self, item: FileFeatures) -> None:
         """Adds the features of a file."""
-        self._writer.append(item)
+        self._writer.append(_row(item))
         self._pictures.write(item.thumbnail.tobytes())
         self._count += 1
 
@@ -264,7 +225,7 @@ class StoredFeatures(Sequence[FileFeatures]):
         return np.memmap(self._pictures, np.uint8, "r", shape=(self._count, THUMBNAIL_SIZE, THUMBNAIL_SIZE))
 
 
-def _close(*opened: _Writer | IO[bytes]) -> None:
+def _close(*opened: ParquetWriter | IO[bytes]) -> None:
     for one in opened:
         one.close()
 

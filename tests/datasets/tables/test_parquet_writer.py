@@ -10,17 +10,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from reslink.datasets.tables import parquet_writer
 from reslink.datasets.tables.parquet_writer import ParquetWriter, has_columns, is_parquet_name
 from reslink.errors import UsageError
 
 COLUMNS = {"name": "string", "count": "int64", "share": "float64", "inside": "bool"}
 
 
-def test_rows_are_written_in_groups_with_typed_cells_and_nulls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_writer, "GROUP_ROWS", 4)
+def test_rows_are_written_in_groups_with_typed_cells_and_nulls() -> None:
     stream, rows = io.BytesIO(), [[f"a{i}", i, i / 3, i % 2 == 0] for i in range(9)] + [[None] * 4]
-    with ParquetWriter(stream, COLUMNS) as writer:
+    with ParquetWriter(stream, COLUMNS, 4) as writer:
         for row in rows:
             writer.append(row)
             assert len(writer._cells[0]) < 4
