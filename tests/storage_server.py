@@ -26,14 +26,14 @@ class Storage:
         url: Its endpoint.
         requests: Method and path of each request.
         refuse: Whether a request gets the status 503, by its number from 0 and its method and path.
-        forbid: Whether every request gets the status 403, as with wrong credentials.
+        forbid: Whether every request gets the status 403, as with wrong credentials, or those of a method and path.
     """
 
     def __init__(self) -> None:
         self.url = ""
         self.requests: list[tuple[str, str]] = []
         self.refuse: Callable[[int, str, str], bool] = lambda *_: False
-        self.forbid = False
+        self.forbid: bool | Callable[[str, str], bool] = False
         self._app = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
 
@@ -44,7 +44,7 @@ class Storage:
             self.requests.append((method, path))
         if self.refuse(number, method, path):
             return _refusal("503 Slow Down", SLOW_DOWN, method, start)
-        if self.forbid:
+        if self.forbid(method, path) if callable(self.forbid) else self.forbid:
             return _refusal("403 Forbidden", FORBIDDEN, method, start)
         return self._app(request, start)  # type: ignore[no-any-return,no-untyped-call]
 

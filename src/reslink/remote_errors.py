@@ -19,6 +19,8 @@ _CONNECTION_ERRORS: Final = {
 }
 """Names of the base classes of Python, botocore and aiohttp for failures of a connection."""
 
+_NOT_FETCHED: Final = "cannot be fetched"
+
 _PERMANENT: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -86,9 +88,14 @@ def failure_of(path: RemotePath, error: Exception, attempts: int) -> ReslinkErro
         next_step = "Check the path: the bucket and the key"
     else:
         next_step = "Check the credentials in the environment, and that they may read this file"
-    given = f"{path} cannot be fetched{tried}: {_said(path, error)}"
+    given = f"{path} {_NOT_FETCHED}{tried}: {_said(path, error)}"
     kind = RemoteStorageError if transient else RemoteFileError
     return kind(given, f"A remote path names a readable file at {SCHEMES}", next_step)
+
+
+def is_fetch_failure(message: str) -> bool:
+    """Returns whether a message is that of an error of :func:`failure_of`, so that a later run may succeed."""
+    return "://" in message and _NOT_FETCHED in message
 
 
 def _said(path: RemotePath, error: BaseException) -> str:

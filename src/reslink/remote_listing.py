@@ -41,8 +41,8 @@ class RemoteListing:
 
     def folders(self) -> Iterator[int]:
         """Yields the number of each folder with files, sorted by the URL of its first file."""
-        first = "SELECT min(name) FROM files WHERE folder = number"
-        for (number,) in self._database.rows(f"SELECT number FROM folders ORDER BY url || '/' || ({first})"):  # noqa: S608
+        statement = "SELECT number FROM folders ORDER BY url || '/' || (SELECT min(name) FROM files WHERE folder = number)"
+        for (number,) in self._database.rows(statement):
             yield number
 
     def names(self, folder: int) -> Iterator[str]:

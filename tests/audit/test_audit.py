@@ -116,7 +116,7 @@ class TestLargeDataSet:
         monkeypatch.setattr("reslink.audit.audit.similar_rows.INDEX_MIN_IMAGES", 60)
         checks = {entry["check"]: entry["reason"] for entry in audited(planted)["skipped_checks"]}
         assert (
-            "of more than 60 images, an index finds the 8 that are most similar to each"
+            "of more than 60 images, an index finds the 16 that are most similar to each"
             in checks["near_duplicates: less similar pairs"]
         )
         assert "near_duplicates" not in str([entry["check"] for entry in result["skipped_checks"]])

@@ -72,7 +72,7 @@ def make(log: Path, n: int, **more: object) -> list[Shard]:
 
 
 def parts(folder: Path) -> list[str]:
-    return [path.read_text() for path in sorted(folder.iterdir())]
+    return [path.read_text() for path in sorted(folder.glob("*.part"))]
 
 
 def n_calls(log: Path, n: int) -> list[int]:
@@ -137,6 +137,20 @@ def test_a_killed_driver_is_resumed(cluster: Any, folder: Path, tmp_path: Path) 
     assert counts[:3] == [1, 1, 1], "finished parts are not computed again"
     assert counts[5:] == [1, 1, 1]
     assert set(counts[3:5]) <= {1, 2}
+
+
+def test_a_part_without_files_of_a_failing_storage_is_computed_again(connected: Any, folder: Path, tmp_path: Path) -> None:
+    shards, log = make(tmp_path / "log", 3), tmp_path / "log"
+    run_shards(shards, work.needs_storage, folder, SilentProgress(), "Test")
+    assert parts(folder) == ["0 False\n", "1 True\n", "2 True\n"]
+    assert [shard.is_done(folder) for shard in shards] == [False, True, True]
+    (log / "up").touch()
+    progress = Recorded()
+    for _ in range(2):
+        run_shards(shards, work.needs_storage, folder, progress, "Test")
+    assert progress.texts == ["2 of 3 parts are there already", "3 of 3 parts are there already"]
+    assert parts(folder) == ["0 True\n", "1 True\n", "2 True\n"]
+    assert n_calls(log, 3) == [2, 1, 1]
 
 
 def test_errors_of_the_work_reach_the_driver(connected: Any, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -13,6 +13,7 @@ import psutil
 
 from reslink.cluster.cache import fill_part
 from reslink.cluster.evaluation import run_batches
+from reslink.cluster.shards import Part
 from reslink.errors import UsageError
 
 
@@ -41,6 +42,14 @@ def plain(content: dict[str, Any]) -> tuple[bytes, int]:
     while index >= content.get("free", 10**9) and (log / "hold").exists():
         time.sleep(0.05)
     return f"{index}\n".encode(), index % 2
+
+
+def needs_storage(content: dict[str, Any]) -> Part:
+    """Is final once there is a file called up."""
+    log, index = Path(content["log"]), content["index"]
+    (log / f"{index}.{os.getppid()}.{os.getpid()}.{time.monotonic_ns()}").touch()
+    is_up = index > 0 or (log / "up").exists()
+    return Part(f"{index} {is_up}\n".encode(), 1 - is_up, is_up)
 
 
 def dies_once(content: dict[str, Any]) -> tuple[bytes, int]:

@@ -58,3 +58,22 @@ def test_predictions_and_an_audit_of_images_in_a_busy_storage(stored: Path, s3: 
     assert several == one
     assert len(one["files"]["corrupt"]) == 1
     assert len(s3.requests) > refused > 30
+
+
+@pytest.mark.skipif(find_spec("ray") is None and os.environ.get("CI") != "true", reason="ray is not installed")
+def test_files_that_could_not_be_fetched_are_fetched_by_the_same_command(stored: Path, s3: Any, tmp_path: Path) -> None:
+    s3.reset()
+    predict = ("predict", "ct", "s3://heads/stored/", "--series", "each", "--batch-size", "1", "--csv")
+    run(*predict, tmp_path / "one.csv", code=1)
+    with (tmp_path / "one.csv").open(newline="") as stream:
+        last = list(csv.DictReader(stream))[-1]["path"].rpartition("/")[2]
+    s3.forbid = lambda method, path: method == "GET" and path.endswith(last)
+    several = (*predict, tmp_path / "several.csv", "--on", "ray", "--shard-size", "8")
+    run(*several, code=1)
+    assert last in (tmp_path / "several.csv").read_text().splitlines()[-1]
+    assert (tmp_path / "several.csv").read_bytes() != (tmp_path / "one.csv").read_bytes()
+    s3.reset()
+    run(*several, code=1)
+    assert (tmp_path / "several.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    assert len([path for _, path in s3.requests if path.endswith(".png")]) <= 8, "other parts are kept"
+    assert not list(tmp_path.glob(".*.parts"))

@@ -8,6 +8,8 @@ from reslink.imaging.orientation import NOT_STATED
 from reslink.inference.prediction import LabelPrediction, Prediction
 from reslink.inference.prediction_counts import PredictionCounts
 from reslink.inference.series_answers import SeriesAnswer
+from reslink.remote_errors import failure_of
+from reslink.remote_paths import RemotePath
 
 ANSWER = Prediction("a.png", label="Tumor", probability=0.9, probabilities={"Healthy": 0.1, "Tumor": 0.9}, abstain=False)
 UNSURE = LabelPrediction(True, 0.6, 0.5, None, True, ("why",), "no answer")
@@ -37,6 +39,12 @@ def test_slices_without_a_series_are_a_failure_only_if_they_have_no_answers() ->
     refused = SeriesAnswer("d", error="no answer for the series")
     assert counts_of(refused).failed == 0
     assert counts_of(refused, has_slice_answers=False).failed == 1
+
+
+def test_files_that_a_storage_did_not_give_are_counted() -> None:
+    message = str(failure_of(RemotePath("s3://heads/a.png"), TimeoutError("no answer"), 8))
+    counts = counts_of(Prediction("s3://heads/a.png", error=message), Prediction("s3://heads/b.png", error="broken"))
+    assert (counts.failed, counts.not_fetched) == (2, 1)
 
 
 def test_counts_add_up() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -177,8 +179,18 @@ def _summary(plan: _Plan, folder: Path, filled: Filled, decoded: int) -> dict[st
         "decoded": decoded,
         "from_cache": len(plan.manifest) - len(failed) - decoded,
         "failed": {plan.manifest.cases[i].name: reason for i, reason in sorted(failed.items())},
-        "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        "bytes": _size_of(folder),
         "case": plan.case,
         "preprocess": plan.preprocess.model_dump(mode="json"),
         "settings_digest": settings_digest(plan.preprocess),
     }
+
+
+def _size_of(folder: Path) -> int:
+    """Returns the bytes of the files of a folder, in which other processes may add and remove files."""
+    size = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += Path(root, name).stat().st_size
+    return size

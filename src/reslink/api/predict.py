@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reslink.api.predictions.table import open_table
+from reslink.api.predictions.table import check_replacement, open_table
 from reslink.errors import UsageError
 from reslink.files import check_folder_path, write_atomic
 
@@ -110,6 +110,7 @@ def iter_predictions(
 
     Raises:
         UsageError: If the table or the folder cannot be used; raised before the first image is read.
+        InputError: If no image could be predicted, and there is an earlier table.
     """
     from reslink.inference.series_answers import predict_series
 
@@ -126,12 +127,16 @@ def iter_predictions(
         table = None if table_file is None else stack.enter_context(open_table(table_file, classifier.labels))
         options: dict[str, Any] = {"mode": series, "unit": unit, "keep_images": drawer is not None, "workers": workers}
         results = predict_series(classifier, sources, batch_size, **options)
+        answered, first_error = False, ""
         for prediction, image in results:
             if table is not None:
                 table.write(prediction)
+            answered = answered or prediction.error is None
+            first_error = first_error or prediction.error or ""
             if drawer is not None and image is not None and prediction.probabilities is not None:
                 drawer.write(prediction, image)
             yield prediction
+        check_replacement(table_file, answered=answered, error=first_error)
 
 
 class PictureFolder:

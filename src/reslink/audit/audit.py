@@ -29,7 +29,6 @@ from reslink.datasets.cache.decode import check_not_in_worker
 from reslink.datasets.cache.shards import choose_workers
 from reslink.datasets.manifest import Manifest
 from reslink.datasets.near_duplicates import similar_rows
-from reslink.datasets.near_duplicates.hamming_index import load_faiss
 from reslink.datasets.near_duplicates.thumbnails import Thumbnails
 from reslink.datasets.patient_ids import add_header_patients
 from reslink.errors import UsageError, counted
@@ -107,8 +106,7 @@ def run_audit(
     if labels_from is not None:
         check_source(manifest, labels_from)
     progress = progress or SilentProgress()
-    if len(manifest) > similar_rows.INDEX_MIN_IMAGES:
-        load_faiss()  # here rather than after hours of reading
+    similar_rows.check_index(len(manifest))
     files = [CaseFile(case.name, case.path, case.unit) for case in manifest.cases]
     extract = extract or partial(_extract_here, workers=choose_workers(len(files)) if workers is None else workers)
     items, unreadable = _features(manifest, extract(files, progress), progress)

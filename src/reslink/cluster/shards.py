@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from reslink.cluster.nodes import WorkingPlace
 from reslink.cluster.stored import Stored
@@ -18,8 +18,23 @@ from reslink.remote_files import version_state
 from reslink.remote_paths import parse_remote
 from reslink.training.monitoring.progress import Progress, phase
 
-Work: TypeAlias = Callable[[Any], tuple[bytes, int]]
-"""Computes the part of one shard from its content, and how many of its files failed. A function of a module of reslink."""
+
+class Part(NamedTuple):
+    """What a task computes.
+
+    Attributes:
+        content: The content of the file.
+        failed: Number of files that failed.
+        is_final: Whether a later run keeps the part. Otherwise it computes it again, because a storage failed.
+    """
+
+    content: bytes
+    failed: int = 0
+    is_final: bool = True
+
+
+Work: TypeAlias = Callable[[Any], tuple[bytes, int] | Part]
+"""Computes the part of one shard from its content. A function of a module of reslink."""
 
 RETRIES: Final = 4
 """How often a task begins again after its worker or node died."""
@@ -51,6 +66,14 @@ class Shard:
         """Returns the file of its part."""
         return folder / f"{self.digest}.part"
 
+    def is_done(self, folder: Path) -> bool:
+        """Returns whether its part is there, and final."""
+        return self.path(folder).exists() and not self.mark(folder).exists()
+
+    def mark(self, folder: Path) -> Path:
+        """Returns the empty file beside a part that is not final."""
+        return folder / f"{self.digest}.again"
+
 
 def file_state(file: Path) -> list[str | int]:
     """Returns path, size and time of a file, which change with its content; only the path if it cannot be found.
@@ -80,7 +103,7 @@ def file_states(files: Sequence[Path]) -> list[list[str | int]]:
 def run_shards(shards: Iterable[Shard], work: Work, folder: Path, progress: Progress, label: str, noun: str = "file") -> None:
     """Computes the part of each shard on the connected cluster, one task per shard with one core and one thread.
 
-    A part appears under its name once it is complete. Parts that exist are not computed again, and a task that runs twice
+    A part appears under its name once it is complete. Final parts that exist are not computed again, and a task that runs twice
     writes the same part. A task whose worker or node died begins again elsewhere. This process keeps the digests of the missing
     shards, and the content of those that run or wait.
 
@@ -100,7 +123,7 @@ def run_shards(shards: Iterable[Shard], work: Work, folder: Path, progress: Prog
     n_shards = 0
     for one in shards:
         n_shards += 1
-        if not one.path(folder).exists():
+        if not one.is_done(folder):
             missing[one.digest] = one.n_files
     if len(missing) < n_shards:
         progress.message(f"{n_shards - len(missing)} of {n_shards} parts are there already")
@@ -131,7 +154,7 @@ def kept_parts(shards: Collection[Shard] | Stored[Shard], folder: Path, progress
     try:
         yield
     except BaseException:
-        kept = sum(shard.path(folder).exists() for shard in shards)
+        kept = sum(shard.is_done(folder) for shard in shards)
         progress.message(f"{kept} of {len(shards)} parts are kept in {folder}; the same command resumes")
         raise
 
@@ -160,6 +183,11 @@ def _result(ray: Any, finished: Any, shard: Shard) -> int:
 def _run_shard(work: Work, shard: Shard, place: WorkingPlace) -> int:
     """Runs on a node: writes the part of a shard, and returns the number of failed files."""
     with place.enter():
-        part, failed = work(shard.content)
-    write_atomic(shard.path(Path(place.output)), part)
-    return failed
+        part = Part(*work(shard.content))
+    folder = Path(place.output)
+    if not part.is_final:
+        write_atomic(shard.mark(folder), b"")  # first, so that no part is without it
+    write_atomic(shard.path(folder), part.content)
+    if part.is_final:
+        shard.mark(folder).unlink(missing_ok=True)
+    return part.failed

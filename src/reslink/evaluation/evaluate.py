@@ -177,8 +177,8 @@ def evaluate_and_predict(
     write_predictions(out / "predictions.csv", cases, classifier.labels, classifier.bundle.decision)
     if options.parquet:
         write_predictions(out / PREDICTIONS_PARQUET, cases, classifier.labels, classifier.bundle.decision)
-    else:
-        (out / PREDICTIONS_PARQUET).unlink(missing_ok=True)  # of an earlier evaluation in this folder
+    elif (out / "evaluation.json").exists():
+        (out / PREDICTIONS_PARQUET).unlink(missing_ok=True)  # of an earlier evaluation
     write_json(out / "evaluation.json", result)
     return result, cases
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from reslink.imaging.orientation import NOT_STATED
 from reslink.inference.prediction import Prediction
 from reslink.inference.series_answers import SeriesAnswer
+from reslink.remote_errors import is_fetch_failure
 
 
 @dataclass
@@ -22,6 +23,7 @@ class PredictionCounts:
         predicted: Those with a label.
         slices: Those with a label that are not of a series.
         unoriented: Those of files that do not state their orientation.
+        not_fetched: Those that failed because a storage gave no file; a later run may get it.
         first_error: The error of the first failed one; empty if none failed.
     """
 
@@ -33,6 +35,7 @@ class PredictionCounts:
     predicted: int = 0
     slices: int = 0
     unoriented: int = 0
+    not_fetched: int = 0
     first_error: str = ""
 
     def add(self, prediction: Prediction, *, has_slice_answers: bool) -> None:
@@ -46,6 +49,7 @@ class PredictionCounts:
         self.total += 1
         if prediction.error is not None and not (has_slice_answers and of_series):
             self.failed += 1
+            self.not_fetched += is_fetch_failure(prediction.error)
             self.first_error = self.first_error or prediction.error
         self.abstained += prediction.abstain is True and not prediction.is_refused
         self.partial += prediction.abstain is not True and any(one.abstain for one in (prediction.by_label or {}).values())

@@ -93,9 +93,9 @@ def in_shards(job: PredictionJob, paths: Sequence[str], folder: Path, size: int)
     folder.mkdir(exist_ok=True)
     shards = shards_of(job, paths, size)
     for shard in reversed(shards):
-        part, failed = predict_shard(shard.content)
-        shard.path(folder).write_bytes(part)
-        assert failed >= 0
+        part = predict_shard(shard.content)
+        shard.path(folder).write_bytes(part.content)
+        assert part.is_final
     lines: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

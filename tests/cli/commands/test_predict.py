@@ -335,6 +335,7 @@ def test_a_table_of_errors_says_the_first_on_the_terminal(built_zoo: Path, tmp_p
     one = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), "none.png", "--csv", str(table)])
     assert one.exit_code == 1
     assert "none.png does not exist. A path is a file, a folder or a glob" in " ".join(one.stderr.split())
+    table.unlink()
     two = CliRunner().invoke(app, ["predict", str(built_zoo / "ct"), "none.png", "nor.png", "--csv", str(table)])
     assert "The first of 2 errors: none.png does not exist" in " ".join(two.stderr.split())
 
@@ -349,3 +350,20 @@ def test_a_table_is_not_written_to_a_url(
         assert done.exit_code == 2
         assert f"{option} s3://heads/out is a URL" in " ".join(done.stderr.split())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_a_table_is_not_replaced_by_one_without_an_answer(name: str, built_zoo: Path, ring_heads: Path, tmp_path: Path) -> None:
+    words, table = ["predict", str(built_zoo / "ct"), "--csv", str(tmp_path / name)], tmp_path / name
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")
+    first = CliRunner().invoke(app, [*words, str(tmp_path / "broken.png")])
+    assert first.exit_code == 1
+    assert table.exists(), "a first table lists the errors"
+    assert CliRunner().invoke(app, [*words, str(ring_heads)]).exit_code == 0
+    answers = table.read_bytes()
+    second = CliRunner().invoke(app, [*words, str(tmp_path / "broken.png")])
+    assert second.exit_code == 1
+    assert (
+        f"No file could be predicted, so {table} was not replaced. The first error: {tmp_path / 'broken.png'}" in second.stderr
+    )
+    assert table.read_bytes() == answers

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from reslink.datasets.near_duplicates import groups, similar_rows
 from reslink.datasets.near_duplicates.features import Features, unit_rows
 from reslink.datasets.near_duplicates.similar_rows import most_similar, search_rows
+from reslink.errors import UsageError
 
 
 @pytest.fixture(params=["all pairs", "index"])
@@ -79,5 +82,34 @@ def test_many_almost_equal_images_are_one_group_without_all_their_pairs(
     images = np.where(inside, scout + rng.integers(-2, 3, (60, 64, 64)), 0).astype(np.uint8)
     monkeypatch.setattr(similar_rows, "INDEX_MIN_IMAGES", 0)
     monkeypatch.setattr(similar_rows, "MAX_NEIGHBORS", 5)
+    monkeypatch.setattr(similar_rows, "FOUND_NEIGHBORS", 6)
     assert len(set(groups.duplicate_groups(images))) == 1
     assert len(groups.find_duplicates(images)) <= 60 * 5
+
+
+def test_the_slices_of_its_own_scan_hide_no_other_patient(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    """A patient with two IDs: each slice has nine nearer ones of its own."""
+    inside = np.hypot(*(np.mgrid[:64, :64] - 31.5) / np.array([30, 26])[:, None, None]) < 1
+
+    def smooth(count: int, scale: float) -> NDArray[np.float64]:
+        noise: NDArray[np.float64] = ndimage.gaussian_filter(rng.normal(size=(count, 64, 64)), (0, 2, 2))
+        return noise / noise.std() * scale
+
+    head = smooth(1, 25)
+    scans = np.concatenate([head + smooth(1, 5) + smooth(10, 2) for _ in range(2)])
+    images = np.where(inside, np.clip(110 + scans, 20, 200), 0).astype(np.uint8)
+    patients = ["A"] * 10 + ["B"] * 10
+    expected = groups._similar_pairs(images, patients, [None] * 20)
+    assert len(expected) > 50
+    monkeypatch.setattr(similar_rows, "INDEX_MIN_IMAGES", 0)
+    monkeypatch.setattr(similar_rows, "MAX_NEIGHBORS", 2)
+    found = groups._similar_pairs(images, patients, [None] * 20)
+    assert {tuple(pair) for pair in found} <= {tuple(pair) for pair in expected}
+    assert len(found) == 20
+
+
+def test_a_missing_package_is_named_before_images_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    similar_rows.check_index(20_000)
+    with pytest.raises(UsageError, match="'faiss' is not installed"):
+        similar_rows.check_index(20_001)

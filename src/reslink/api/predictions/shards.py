@@ -18,7 +18,7 @@ from reslink import __version__
 from reslink.api.predictions.table import CsvTable, json_row
 from reslink.cluster.connection import ClusterAddress, connect
 from reslink.cluster.nodes import check_files, load_classifier
-from reslink.cluster.shards import Shard, file_states, kept_parts, run_shards
+from reslink.cluster.shards import Part, Shard, file_states, kept_parts, run_shards
 from reslink.cluster.stored import Stored
 from reslink.errors import StorageError, UsageError
 from reslink.files import lock_folder, sha256
@@ -111,8 +111,8 @@ def predict_on_cluster(
         paths: Files, folders and globs.
         write: Receives the lines in order: rows for ``write_rows`` of a table, or JSON lines.
         address: The cluster.
-        folder: The folder for the parts, on storage that all nodes share. It stays, so that the same call resumes; remove it
-            once the output is safe.
+        folder: The folder for the parts, on storage that all nodes share. It stays, so that the same call resumes, and reads
+            the shards again in which files could not be fetched; remove it once the output is safe.
         shard_size: Number of files of a shard; rounded up to whole blocks.
         progress: Receives the progress.
 
@@ -279,12 +279,12 @@ def _shard(files: _ShardFiles) -> Shard:
     return Shard(digest, len(paths), str(paths[0]) if paths else files.listed[0].given, files)
 
 
-def predict_shard(shard: _ShardFiles) -> tuple[bytes, int]:
+def predict_shard(shard: _ShardFiles) -> Part:
     """Predicts the files of a shard in this process.
 
     Returns:
-        The part, and the number of failed predictions. A part is a line of JSON with the counts, the warnings and the bytes
-        of each section, and then the sections.
+        The part: a line of JSON with the counts, the warnings and the bytes of each section, and then the sections. It is not
+        final if a storage gave no file.
 
     Raises:
         UsageError: If this machine has another bundle, or none of the files.
@@ -305,10 +305,10 @@ def predict_shard(shard: _ShardFiles) -> tuple[bytes, int]:
     sections = ["".join(section).encode() for section in lines]
     texts = dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, ImagingWarning))
     head = {"counts": asdict(counts), "warnings": list(texts), "bytes": [len(section) for section in sections]}
-    return b"".join([json.dumps(head).encode(), b"\n", *sections]), counts.failed
+    return Part(b"".join([json.dumps(head).encode(), b"\n", *sections]), counts.failed, is_final=not counts.not_fetched)
 
 
-def _predict_stored(shard: _StoredFiles) -> tuple[bytes, int]:
+def _predict_stored(shard: _StoredFiles) -> Part:
     return predict_shard(_ShardFiles(shard.job, tuple(map(_listed_from_json, json.loads(shard.listed)))))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from reslink.datasets.tables.parquet_writer import ColumnType, ParquetWriter, has_columns, is_parquet_name, parquet_schema
-from reslink.errors import UsageError
+from reslink.errors import InputError, UsageError
 from reslink.files import escape_formula, storage_errors
 from reslink.printable_names import escape_name, printable
 from reslink.remote_paths import check_local
@@ -198,6 +198,25 @@ def open_table(file: Path, labels: Labels) -> Iterator[PredictionTable]:
     finally:
         with suppress(OSError):  # a parent of the path may be a file
             part.unlink(missing_ok=True)
+
+
+def check_replacement(file: Path | None, *, answered: bool, error: str) -> None:
+    """Checks, at the end of the block of :func:`open_table`, that an earlier table is not replaced by one without an answer.
+
+    Args:
+        file: The table; None if there is none.
+        answered: Whether a line of the new table has no error.
+        error: The first error.
+
+    Raises:
+        InputError: If no line has an answer, and there is an earlier table.
+    """
+    if not answered and file is not None and file.is_file() and file.stat().st_size:
+        raise InputError(
+            f"No file could be predicted, so {file} was not replaced. The first error: {error.removesuffix('.')}",
+            "An earlier table of predictions is replaced by one with at least one answer",
+            "Correct the paths or wait for the storage, and run the command again",
+        )
 
 
 def _is_prediction_table(path: Path, labels: Labels) -> bool:

@@ -189,7 +189,7 @@ def _predict_on_cluster(
     shard_size: int,
 ) -> PredictionCounts:
     from reslink.api.predictions.shards import predict_on_cluster
-    from reslink.api.predictions.table import open_table
+    from reslink.api.predictions.table import check_replacement, open_table
 
     name = f".reslink-{sha256(json_text([asdict(job), list(paths)]))[:12]}.parts"  # another job in this folder keeps its own
     folder = Path(name) if table_file is None else table_file.with_name(f".{table_file.name}.parts")
@@ -199,7 +199,14 @@ def _predict_on_cluster(
         )
         progress = console.progress()
         counts = predict_on_cluster(job, paths, write, address=address, folder=folder, shard_size=shard_size, progress=progress)
-    shutil.rmtree(folder)
+        check_replacement(table_file, answered=counts.failed < counts.total, error=counts.first_error)
+    if counts.not_fetched:
+        files = format_count(counts.not_fetched, "file")
+        console.warn(
+            f"{files} could not be fetched; the same command fetches them again, and keeps the other parts in {folder}"
+        )
+    else:
+        shutil.rmtree(folder)
     return counts
 
 

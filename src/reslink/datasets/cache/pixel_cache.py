@@ -108,9 +108,12 @@ class PixelCache:
             verify: Whether to hash all files again, also unchanged ones.
 
         Raises:
-            UsageError: If no image can be read.
+            UsageError: If no image can be read, or their near duplicates cannot be found because faiss is missing.
             StorageError: If the folder cannot be written to.
         """
+        from reslink.datasets.near_duplicates.similar_rows import check_index  # slow to import
+
+        check_index(len(manifest))
         filled = fill_shards(manifest, preprocess, folder, workers, on_progress, case, verify=verify)
         return _open_filled(cls, filled, manifest)
 

@@ -250,8 +250,9 @@ def _find_similar(thumbnails: Thumbnails, patients: Rows) -> Iterator[tuple[Rows
     for start in range(0, count, BLOCK_SIZE):
         later = contrast(slice(start, min(start + BLOCK_SIZE, count)))
         found, correlation = _find_candidates(downsample(later), start, search)
+        of_two = (patients[found[:, 0]] < 0) | (patients[found[:, 0]] != patients[found[:, 1]])
+        found, correlation = found[of_two], correlation[of_two]
         found = found[most_similar(found[:, 1], correlation, count)]
-        found = found[(patients[found[:, 0]] < 0) | (patients[found[:, 0]] != patients[found[:, 1]])]
         for part in np.unique(found[:, 0] // GROUP_SIZE):
             pairs = found[found[:, 0] // GROUP_SIZE == part]
             rows, first = np.unique(pairs[:, 0], return_inverse=True)

@@ -86,8 +86,10 @@ class HammingIndex:
         self._index.hnsw.efConstruction, self._index.hnsw.efSearch = BUILD_DEPTH, SEARCH_DEPTH
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)  # with several threads, the graph depends on which of them is faster
-        self._index.add(codes[self._rows])
-        faiss.omp_set_num_threads(threads)
+        try:
+            self._index.add(codes[self._rows])
+        finally:
+            faiss.omp_set_num_threads(threads)
 
     def nearest(self, queries: Codes, count: int) -> tuple[Numbers, Numbers, Numbers]:
         """Returns the codes that are nearest to each query, as (query, row of the code, number of different bits).

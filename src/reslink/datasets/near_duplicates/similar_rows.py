@@ -9,14 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reslink.datasets.near_duplicates.features import Features
-from reslink.datasets.near_duplicates.hamming_index import HammingIndex, binary_codes, correlation_of
+from reslink.datasets.near_duplicates.hamming_index import HammingIndex, binary_codes, correlation_of, load_faiss
 
 INDEX_MIN_IMAGES: Final = 20_000
 """Number of images above which an index is used instead of all pairs."""
 
-MAX_NEIGHBORS: Final = 8
-"""Number of similar images that the index finds for each image. Among 15,000 slices, the source of each planted copy is one of
-the 8 images with the most similar spectra."""
+FOUND_NEIGHBORS: Final = 32
+"""Number of nearest images that the index finds for each image, also those of its own patient."""
+
+MAX_NEIGHBORS: Final = 16
+"""Number of them that are compared. Among 15,000 slices, the source of each planted copy is one of the 8 images with the most
+similar spectra; but slices of its own scan may be nearer to a slice than those of another scan of the patient."""
 
 PRODUCTS: Final = 1 << 21
 """Number of pairs of rows that are multiplied at once."""
@@ -39,12 +42,22 @@ class RowSearch(Protocol):
         """
 
 
+def check_index(count: int) -> None:
+    """Checks, before many images are read, that near duplicates among them can be found.
+
+    Raises:
+        UsageError: If the search needs an index and faiss is not installed.
+    """
+    if count > INDEX_MIN_IMAGES:
+        load_faiss()
+
+
 def search_rows(chunks: Iterator[Features], count: int, min_correlation: float) -> RowSearch:
     """Returns a search for rows that are similar to others.
 
     Args:
         chunks: The rows, (n, k) in parts; each row has the length 1 or 0.
-        count: Their number. From 20,000, the search is approximate: an index finds the 8 nearest rows of each other row.
+        count: Their number. Above 20,000, the search is approximate: an index finds the 32 nearest rows of each other row.
         min_correlation: Correlation of similar rows.
 
     Raises:
@@ -71,7 +84,7 @@ def _search_index(chunks: Iterator[Features], min_correlation: float) -> RowSear
     index = HammingIndex(np.concatenate([binary_codes(rows) for rows in chunks]))
 
     def search(others: Features, first: int | None = None) -> Iterator[SimilarRows]:
-        j, i, bits = index.nearest(binary_codes(others), MAX_NEIGHBORS)
+        j, i, bits = index.nearest(binary_codes(others), FOUND_NEIGHBORS)
         correlation = correlation_of(bits)
         similar = (correlation > min_correlation) & (True if first is None else i < first + j)
         yield i[similar], j[similar], correlation[similar]
@@ -80,7 +93,7 @@ def _search_index(chunks: Iterator[Features], min_correlation: float) -> RowSear
 
 
 def most_similar(images: NDArray[np.signedinteger], correlation: Values, count: int) -> Numbers:
-    """Returns which pairs to compare: all, or in a large data set the 8 most similar ones of each image.
+    """Returns which pairs to compare: all, or in a large data set the 16 most similar ones of each image.
 
     Args:
         images: (n,) the image of each pair.
