@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from reslink.cli.commands.cache import _next_command
 from reslink.cli.main import app
 from reslink.datasets.cache import decode
 
@@ -64,6 +65,12 @@ def test_a_bundle_gives_the_command_of_an_evaluation(table: Path, built_zoo: Pat
     assert done.exit_code == 0, done.output
     expected = shlex.join(map(str, ("evaluate", built_zoo / "ct", table, "--out", "DIR", "--cache", tmp_path / "decoded")))
     assert f"use it with: reslink {expected}" in done.stderr
+
+
+def test_the_printed_command_has_the_url_that_was_given() -> None:
+    options = {"--root": Path("s3://heads/ct"), "--set": ["preprocess.size=64"], "--unit": None}
+    expected = "reslink train t.csv --out RUN --root s3://heads/ct --set preprocess.size=64 --cache decoded"
+    assert _next_command([Path("t.csv")], Path("decoded"), None, options) == expected
 
 
 def test_torch_is_not_imported(table: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from reslink.cli.options import (
     Set,
     Unit,
 )
+from reslink.remote_paths import parse_remote
 
 EXAMPLES = (
     "reslink cache images/ --out decoded",
@@ -131,5 +132,5 @@ def _next_command(data: Sequence[Path], out: Path, bundle: str | None, options: 
     words = ["train", *names, "--out", "RUN"] if bundle is None else ["evaluate", bundle, *names, "--out", "DIR"]
     for option, value in options.items():
         for one in value if isinstance(value, list) else [value]:
-            words += [] if one is None else [option, str(one)]
+            words += [] if one is None else [option, str(parse_remote(one) or one)]  # a Path joins the slashes of a URL
     return shlex.join(["reslink", *words, "--cache", str(out)])
