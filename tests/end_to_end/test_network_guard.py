@@ -180,6 +180,7 @@ COMMANDS: list[tuple[list[str], int]] = [
     (["phantom", "--out", "series", "--patients", "1", "--set", "slices=4", "--set", "size=128", "--set", "format=dicom"], 0),
     (["audit", "heads", "--out", "audit"], 0),
     (["split", "heads", "--out", "split.csv"], 0),
+    (["cache", "heads", "--out", "decoded", "--set", "preprocess.size=64"], 0),
     (["train", "heads", "--out", "run", *TRACK, *SETS], 0),
     (["runs", "run", "--page", "runs.html"], 0),
     *((["predict", "run/bundle", "heads", "--backend", name], 0) for name in ("torch", "onnxruntime", "openvino")),
