@@ -1,6 +1,6 @@
 """Measures the near-duplicate search: recall of planted copies, time and memory, and the index of fingerprints.
 
-Run: python benchmarks/near_duplicates.py planted [--patients 60] [--seed 0]
+Run: python benchmarks/near_duplicates.py planted [--patients 60] [--seed 0] [--index]
      python benchmarks/near_duplicates.py copies DATA [--images 150] [--seed 1]
      python benchmarks/near_duplicates.py fingerprints DATA [--seed 0]
      python benchmarks/near_duplicates.py series DATA [--seed 0]
@@ -8,7 +8,7 @@ Run: python benchmarks/near_duplicates.py planted [--patients 60] [--seed 0]
      python benchmarks/near_duplicates.py index [--counts 10000 100000 1000000]
 
 - ``planted`` searches slices of phantoms (CT, T1, FLAIR, T2; two neighboring slices per patient, 192×192) and changed
-  copies of them.
+  copies of them. ``--index`` searches as among more than 20,000 images.
 - ``copies`` does the same with images of a data set.
 - ``fingerprints`` splits a data set by group, 30 % held out, and counts the held-out images that the fingerprints of
   the rest flag.
@@ -39,7 +39,7 @@ from scipy import ndimage
 
 from reslink.datasets.cache.pixel_cache import MATCHED_SHARE
 from reslink.datasets.manifest import Manifest
-from reslink.datasets.near_duplicates import fingerprints, hamming_index
+from reslink.datasets.near_duplicates import fingerprints, hamming_index, similar_rows
 from reslink.datasets.near_duplicates.groups import find_duplicates, leakage_groups
 from reslink.datasets.near_duplicates.thumbnails import make_thumbnail
 from reslink.datasets.phantom.cohort import render_patient
@@ -286,8 +286,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=150, help="images to copy")
     parser.add_argument("--patients", type=int, default=60, help="synthetic patients")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--index", action="store_true", help="planted: use the index of large data sets")
     parser.add_argument("--counts", type=int, nargs="+", help="thumbnails of search, or fingerprints of index")
     options = parser.parse_args()
+    if options.index:
+        similar_rows.INDEX_MIN_IMAGES = 0  # type: ignore[misc]  # as if the images were many
     if options.what == "planted":
         print(json.dumps(planted(options.patients, options.seed), indent=2))
     elif options.what in ("copies", "fingerprints", "series"):
