@@ -8,7 +8,7 @@ Run: python benchmarks/near_duplicates.py planted [--patients 60] [--seed 0] [--
      python benchmarks/near_duplicates.py index [--counts 10000 100000 1000000]
 
 - ``planted`` searches slices of phantoms (CT, T1, FLAIR, T2; two neighboring slices per patient, 192×192) and changed
-  copies of them. ``--index`` searches as among more than 20,000 images.
+  copies of them. ``--index`` searches as among more than 50,000 images.
 - ``copies`` does the same with images of a data set.
 - ``fingerprints`` splits a data set by group, 30 % held out, and counts the held-out images that the fingerprints of
   the rest flag.
@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", help="thumbnails of search, or fingerprints of index")
     options = parser.parse_args()
     if options.index:
-        similar_rows.INDEX_MIN_IMAGES = 0  # type: ignore[misc]  # as if the images were many
+        similar_rows.INDEX_MIN_IMAGES = similar_rows.BOUND_MIN_IMAGES = 0  # type: ignore[misc]  # as if the images were many
     if options.what == "planted":
         print(json.dumps(planted(options.patients, options.seed), indent=2))
     elif options.what in ("copies", "fingerprints", "series"):

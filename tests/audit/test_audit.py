@@ -112,13 +112,19 @@ class TestLargeDataSet:
     def test_features_on_disk_give_the_same_audit(self, on_disk: dict[str, Any], result: dict[str, Any]) -> None:
         assert json.dumps(on_disk) == json.dumps(result)
 
-    def test_an_index_is_stated(self, planted: Path, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("reslink.audit.audit.similar_rows.INDEX_MIN_IMAGES", 60)
-        checks = {entry["check"]: entry["reason"] for entry in audited(planted)["skipped_checks"]}
-        assert (
-            "of more than 60 images, an index finds the 16 that are most similar to each"
-            in checks["near_duplicates: less similar pairs"]
+    def test_pairs_that_are_left_out_are_stated(
+        self, planted: Path, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("reslink.audit.audit.similar_rows.BOUND_MIN_IMAGES", 60)
+        name, reasons = "near_duplicates: less similar pairs", []
+        for index_from in (10**6, 60):
+            monkeypatch.setattr("reslink.audit.audit.similar_rows.INDEX_MIN_IMAGES", index_from)
+            reasons.append({entry["check"]: entry["reason"] for entry in audited(planted)["skipped_checks"]}[name])
+        assert reasons[0] == (
+            "each image was compared with the 16 that are most similar to it; "
+            "of many copies of one image, some pairs are not listed"
         )
+        assert reasons[1] == f"{reasons[0]}. Among more than 60 images, an index finds them, and misses some"
         assert "near_duplicates" not in str([entry["check"] for entry in result["skipped_checks"]])
 
     def test_samples_are_stated(self, sampled: dict[str, Any], result: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ def audit(
         one was skipped (see ``skipped_checks``), else ``pass``.
 
     Raises:
-        UsageError: If no image can be read, every file has several slices, or faiss is missing for more than 20,000 images.
+        UsageError: If no image can be read, every file has several slices, or faiss is missing for more than 50,000 images.
         StorageError: If ``out`` cannot be written.
     """
     audited = run_audit(
@@ -130,11 +130,7 @@ def run_audit(
         sources=source_names(readable),
     )
     result.skipped |= {"patients from DICOM headers": patient_notes.unused} if patient_notes.unused else {}
-    if len(items) > similar_rows.INDEX_MIN_IMAGES:
-        result.skipped["near_duplicates: less similar pairs"] = (
-            f"of more than {similar_rows.INDEX_MIN_IMAGES:,} images, an index finds the {similar_rows.MAX_NEIGHBORS} that are "
-            "most similar to each, and misses some"
-        )
+    result.skipped |= _left_out_pairs(len(items))
     _check_labels(result, readable, progress, seed, predictions)
     result.source_check = check_sources(items, readable, near_duplicates.groups, seed)
     result.skipped |= {} if result.source_check is None else result.source_check.skipped
@@ -142,6 +138,17 @@ def run_audit(
         result.label_corrections = LabelCorrections.find(readable.cases, result.sources, near_duplicates.pairs, labels_from)
     _check_files(result, [case.name for case in manifest.cases])
     return result
+
+
+def _left_out_pairs(count: int) -> dict[str, str]:
+    """Returns which similar images of a large data set were not compared, as an entry of ``Audit.skipped``."""
+    if count <= similar_rows.BOUND_MIN_IMAGES:
+        return {}
+    reason = f"each image was compared with the {similar_rows.MAX_NEIGHBORS} that are most similar to it"
+    reason += "; of many copies of one image, some pairs are not listed"
+    if count > similar_rows.INDEX_MIN_IMAGES:
+        reason += f". Among more than {similar_rows.INDEX_MIN_IMAGES:,} images, an index finds them, and misses some"
+    return {"near_duplicates: less similar pairs": reason}
 
 
 def _features(

@@ -171,7 +171,8 @@ def test_the_index_finds_the_same_groups(monkeypatch: pytest.MonkeyPatch) -> Non
     pictures = thumbs([picture for seed in range(6) for picture in (*copies(brain(seed))[::3], brain(seed, neighbour=0.3))])
     everyone = cases(*[None] * len(pictures))
     plain = leakage_groups(everyone, pictures, [])
-    monkeypatch.setattr("reslink.datasets.near_duplicates.similar_rows.INDEX_MIN_IMAGES", 0)
+    for limit in ("INDEX_MIN_IMAGES", "BOUND_MIN_IMAGES"):
+        monkeypatch.setattr(f"reslink.datasets.near_duplicates.similar_rows.{limit}", 0)
     assert leakage_groups(everyone, pictures, []) == plain
     assert len(set(plain)) == 6
 

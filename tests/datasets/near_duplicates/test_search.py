@@ -66,7 +66,8 @@ def test_planes_that_are_not_kept_give_the_same_pairs(planted: Any, tmp_path: Pa
 def test_memory_hardly_grows_with_the_number_of_images(find: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What remains for each image are its code and its rows in the index, not its planes (16 KB each) and spectra."""
     for module, name, size in (
-        *((search, "KEPT_IMAGES", 0), (similar_rows, "INDEX_MIN_IMAGES", 0), (groups, "BLOCK_SIZE", 64)),
+        *((search, "KEPT_IMAGES", 0), (similar_rows, "INDEX_MIN_IMAGES", 0), (similar_rows, "BOUND_MIN_IMAGES", 0)),
+        *((groups, "BLOCK_SIZE", 64),),
         *((search, "GROUP_SIZE", 32), (groups, "GROUP_SIZE", 32)),
         *((search, "CHUNK_SIZE", 64), (groups, "CHUNK_SIZE", 64), (features, "CHUNK_SIZE", 64)),
     ):

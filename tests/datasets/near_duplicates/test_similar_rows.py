@@ -20,6 +20,7 @@ from reslink.errors import UsageError
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "index":
         monkeypatch.setattr(similar_rows, "INDEX_MIN_IMAGES", 0)
+        monkeypatch.setattr(similar_rows, "BOUND_MIN_IMAGES", 0)
     return str(request.param)
 
 
@@ -62,13 +63,17 @@ def test_of_a_large_data_set_the_most_similar_pairs_of_each_image_are_compared(m
     images: NDArray[np.intp] = np.array([4, 2, 4, 4, 2, 7])
     correlation = np.array([0.5, 0.6, 0.9, 0.7, 0.8, 0.1], np.float32)
     monkeypatch.setattr(similar_rows, "MAX_NEIGHBORS", 2)
-    assert most_similar(images, correlation, 20_000).tolist() == [0, 1, 2, 3, 4, 5]
-    assert most_similar(images, correlation, 20_001).tolist() == [1, 2, 3, 4, 5]
+    assert most_similar(images, correlation, 10_000).tolist() == [0, 1, 2, 3, 4, 5]
+    assert most_similar(images, correlation, 10_001).tolist() == [1, 2, 3, 4, 5]
 
 
-def test_the_index_finds_the_planted_duplicates_too(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("index_from", [0, 10**6])
+def test_bounded_comparisons_find_the_planted_duplicates_too(
+    planted: Any, index_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Copies of all 13 kinds, with the recall and precision that all pairs reach."""
-    monkeypatch.setattr(similar_rows, "INDEX_MIN_IMAGES", 0)
+    monkeypatch.setattr(similar_rows, "INDEX_MIN_IMAGES", index_from)
+    monkeypatch.setattr(similar_rows, "BOUND_MIN_IMAGES", 0)
     found = {(pair.first, pair.second) for pair in groups.find_duplicates(planted.thumbnails)}
     assert np.mean([(int(planted.source[copy]), int(copy)) in found for copy in planted.copies]) >= 0.98
     assert np.mean([planted.source[first] == planted.source[second] for first, second in found]) >= 0.98
@@ -81,6 +86,7 @@ def test_many_almost_equal_images_are_one_group_without_all_their_pairs(
     scout = rng.integers(60, 200, (64, 64))
     images = np.where(inside, scout + rng.integers(-2, 3, (60, 64, 64)), 0).astype(np.uint8)
     monkeypatch.setattr(similar_rows, "INDEX_MIN_IMAGES", 0)
+    monkeypatch.setattr(similar_rows, "BOUND_MIN_IMAGES", 0)
     monkeypatch.setattr(similar_rows, "MAX_NEIGHBORS", 5)
     monkeypatch.setattr(similar_rows, "FOUND_NEIGHBORS", 6)
     assert len(set(groups.duplicate_groups(images))) == 1
@@ -102,6 +108,7 @@ def test_the_slices_of_its_own_scan_hide_no_other_patient(monkeypatch: pytest.Mo
     expected = groups._similar_pairs(images, patients, [None] * 20)
     assert len(expected) > 50
     monkeypatch.setattr(similar_rows, "INDEX_MIN_IMAGES", 0)
+    monkeypatch.setattr(similar_rows, "BOUND_MIN_IMAGES", 0)
     monkeypatch.setattr(similar_rows, "MAX_NEIGHBORS", 2)
     found = groups._similar_pairs(images, patients, [None] * 20)
     assert {tuple(pair) for pair in found} <= {tuple(pair) for pair in expected}
@@ -110,6 +117,6 @@ def test_the_slices_of_its_own_scan_hide_no_other_patient(monkeypatch: pytest.Mo
 
 def test_a_missing_package_is_named_before_images_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    similar_rows.check_index(20_000)
+    similar_rows.check_index(50_000)
     with pytest.raises(UsageError, match="'faiss' is not installed"):
-        similar_rows.check_index(20_001)
+        similar_rows.check_index(50_001)

@@ -158,8 +158,8 @@ def find_candidates(textures: Planes, count: int) -> Matches:
         count: Number of images.
 
     Returns:
-        One row per pair and spectrum orientation (0, 1, 4 or 5), with the zoom of the highest correlation. Up to 20,000
-        images, all pairs are compared; of more images, an index finds the 16 most similar ones of each.
+        One row per pair and spectrum orientation (0, 1, 4 or 5), with the zoom of the highest correlation. Up to 10,000
+        images, these are all similar pairs; of more images, the 16 most similar ones of each.
     """
     chunks = [slice(start, min(start + CHUNK_SIZE, count)) for start in range(0, max(count, 1), CHUNK_SIZE)]
     plain = (half_spectra(spectra(textures(chunk))) for chunk in chunks)
