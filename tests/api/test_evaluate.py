@@ -56,6 +56,12 @@ def test_the_predictions_are_also_written_as_parquet(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_table_that_no_evaluation_wrote_is_kept(trained: dict[str, Any], heads: Path, tmp_path: Path) -> None:
+    (tmp_path / "predictions.parquet").write_bytes(b"of another command")
+    reslink.evaluate(trained["bundle"], heads, tmp_path, device="cpu", allow_leakage=True)
+    assert (tmp_path / "predictions.parquet").read_bytes() == b"of another command"
+
+
 def test_the_sequence_of_the_user_refuses_the_images_of_a_model_for_others(
     trained: dict[str, Any], heads: Path, tmp_path: Path
 ) -> None:
