@@ -12,7 +12,9 @@ from reslink.errors import StorageError
 
 
 class TemporaryDatabase:
-    """An SQLite database in a temporary file (``TMPDIR``) without a name, so that nothing remains if the process is killed.
+    """An SQLite database in a temporary file without a name, so that nothing remains if the process is killed.
+
+    The file is in ``TMPDIR``, otherwise in ``/var/tmp``.
 
     At most 2 MB of it are in memory. It may be used by several threads, but not at the same time.
 
