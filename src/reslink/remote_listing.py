@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 
 from reslink.remote_paths import RemotePath
 from reslink.temporary_database import TemporaryDatabase
 
 
-class RemoteListing:
+class RemoteListing(TemporaryDatabase):
     """Remote files by their folders, in a temporary file."""
 
     def __init__(self) -> None:
-        self._database = TemporaryDatabase(
+        super().__init__(
             "CREATE TABLE folders (number INTEGER PRIMARY KEY, url TEXT UNIQUE)",
             "CREATE TABLE files (folder INTEGER, name TEXT, version TEXT, PRIMARY KEY (folder, name)) WITHOUT ROWID",
             "CREATE TABLE skipped (folder TEXT PRIMARY KEY) WITHOUT ROWID",
@@ -25,49 +24,43 @@ class RemoteListing:
         """Adds a file. Files may come in any order; those of one folder are faster one after the other."""
         url, _, name = file.url.rpartition("/")
         if url != self._url:
-            self._database.run("INSERT OR IGNORE INTO folders (url) VALUES (?)", url)
-            [(self._number,)] = self._database.rows("SELECT number FROM folders WHERE url = ?", url)
+            self.run("INSERT OR IGNORE INTO folders (url) VALUES (?)", url)
+            [(self._number,)] = self.rows("SELECT number FROM folders WHERE url = ?", url)
             self._url = url
-        self._database.run("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", self._number, name, file.version)
+        self.run("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", self._number, name, file.version)
 
     def skip(self, folder: str) -> None:
         """Notes a folder that is skipped; it may be noted for each of its files."""
-        self._database.run("INSERT OR IGNORE INTO skipped VALUES (?)", folder)
+        self.run("INSERT OR IGNORE INTO skipped VALUES (?)", folder)
 
     def skipped(self) -> Iterator[str]:
         """Yields each skipped folder once."""
-        for (folder,) in self._database.rows("SELECT folder FROM skipped"):
+        for (folder,) in self.rows("SELECT folder FROM skipped"):
             yield folder
 
     def folders(self) -> Iterator[int]:
         """Yields the number of each folder with files, sorted by the URL of its first file."""
         statement = "SELECT number FROM folders ORDER BY url || '/' || (SELECT min(name) FROM files WHERE folder = number)"
-        for (number,) in self._database.rows(statement):
+        for (number,) in self.rows(statement):
             yield number
 
     def names(self, folder: int) -> Iterator[str]:
         """Yields the names of the files of a folder, sorted."""
-        for (name,) in self._database.rows("SELECT name FROM files WHERE folder = ? ORDER BY name", folder):
+        for (name,) in self.rows("SELECT name FROM files WHERE folder = ? ORDER BY name", folder):
             yield name
 
     def files(self, folder: int) -> Iterator[RemotePath]:
         """Yields the files of a folder with their versions, sorted by name."""
-        [(url,)] = self._database.rows("SELECT url FROM folders WHERE number = ?", folder)
-        for name, version in self._database.rows("SELECT name, version FROM files WHERE folder = ? ORDER BY name", folder):
+        [(url,)] = self.rows("SELECT url FROM folders WHERE number = ?", folder)
+        for name, version in self.rows("SELECT name, version FROM files WHERE folder = ? ORDER BY name", folder):
             yield RemotePath(f"{url}/{name}", version)
 
     def keep_stems(self, stems: Iterable[str]) -> None:
         """Replaces the stems of the images of one folder."""
-        self._database.run("DELETE FROM stems")
+        self.run("DELETE FROM stems")
         for stem in stems:
-            self._database.run("INSERT OR IGNORE INTO stems VALUES (?)", stem)
+            self.run("INSERT OR IGNORE INTO stems VALUES (?)", stem)
 
     def has_stem(self, stem: str) -> bool:
         """Returns whether an image has a stem."""
-        return any(self._database.rows("SELECT 1 FROM stems WHERE stem = ?", stem))
-
-    def __enter__(self) -> RemoteListing:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._database.__exit__(kind, error, traceback)
+        return any(self.rows("SELECT 1 FROM stems WHERE stem = ?", stem))

@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from reslink.errors import StorageError
 
@@ -41,7 +41,7 @@ class TemporaryDatabase:
         with _write_errors():
             self._connection.execute(statement, values)
 
-    def __enter__(self) -> TemporaryDatabase:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,12 +93,11 @@ def cache(
     folder = Path(out)
     check_folder_path(folder)
     in_table = {"columns": columns, "root": root, "unit": unit}
-    in_recipe = {"data.labels": labels and list(label_names(labels)), "init.parent": init, "trainer.case": case}
     if bundle is not None:
         of_recipe = {"recipe": recipe, "set": settings, "labels": labels, "init": init, "case": case}
         plan = _plan_of_bundle(data, bundle, {"map": map, "corrections": corrections, **of_recipe}, in_table)
     else:
-        loaded = _load_recipe(recipe, settings, in_recipe)
+        loaded = _load_recipe(recipe, settings, labels, init, case)
         manifest = open_manifest_of_recipe(data, loaded, map=map, corrections=corrections, **in_table)
         plan = _Plan(manifest, loaded.preprocess, loaded.trainer.case, loaded.trainer.workers)
         verify = verify or loaded.trainer.verify_files
@@ -124,15 +123,22 @@ class _Plan(NamedTuple):
     workers: int | None = None
 
 
-def _load_recipe(recipe: str | Path | None, settings: Mapping[str, Any] | Sequence[str], options: Mapping[str, Any]) -> Recipe:
+def _load_recipe(
+    recipe: str | Path | None,
+    settings: Mapping[str, Any] | Sequence[str],
+    labels: str | Sequence[str] | None,
+    init: str | Path | None,
+    case: CaseKind | None,
+) -> Recipe:
     from reslink.training.recipe.inheritance import parent_setting
-    from reslink.training.recipe.recipe import load_recipe
+    from reslink.training.recipe.recipe import changes_of, load_recipe
 
-    changes: Iterable[str | tuple[str, Any]] = settings.items() if isinstance(settings, Mapping) else settings
-    stated = {key: value for key, value in options.items() if value is not None}
-    if (parent := stated.get("init.parent")) is not None:
-        stated["init.parent"] = parent_setting(parent)
-    return load_recipe(recipe, [*changes, *stated.items()])
+    options = {
+        "data.labels": None if labels is None else list(label_names(labels)),
+        "init.parent": None if init is None else parent_setting(init),
+        "trainer.case": case,
+    }
+    return load_recipe(recipe, changes_of(settings, options))
 
 
 def _plan_of_bundle(data: DataSets, bundle: str | Path, of_training: Mapping[str, Any], in_table: Mapping[str, Any]) -> _Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,12 +150,10 @@ def _load_recipe(
 ) -> Recipe:
     """Returns the recipe with the options of the command, and with folds."""
     from reslink.training.recipe.inheritance import parent_setting
-    from reslink.training.recipe.recipe import load_recipe, network_settings
+    from reslink.training.recipe.recipe import changes_of, load_recipe
 
-    changes: Iterable[str | tuple[str, Any]] = settings.items() if isinstance(settings, Mapping) else settings
     stated = {**options, "init.parent": None if init is None else parent_setting(init)}
-    pairs = [(key, value) for key, value in stated.items() if value is not None]
     default = [] if load_recipe(recipe).data.folds else [("data.folds", DEFAULT_FOLDS)]
-    loaded = load_recipe(recipe, [*default, *changes, *network_settings(network).items(), *pairs])
+    loaded = load_recipe(recipe, [*default, *changes_of(settings, stated, network)])
     loaded.require_one_class_per_slice("reslink cv")
     return loaded.with_builder(as_builder(network)) if network is not None and not isinstance(network, str) else loaded

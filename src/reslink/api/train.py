@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +139,7 @@ def train(
         [Prediction(scan.png: Tumor, probability 0.974)]
     """
     from reslink.training.recipe.inheritance import parent_setting
-    from reslink.training.recipe.recipe import load_recipe, network_settings
+    from reslink.training.recipe.recipe import changes_of, load_recipe
     from reslink.training.tracking.tracking import Tracking
 
     options = {
@@ -154,9 +154,7 @@ def train(
         "data.allow_leakage": allow_leakage or None,
         "data.allow_conflicts": allow_conflicts or None,
     }
-    changes: Iterable[str | tuple[str, Any]] = settings.items() if isinstance(settings, Mapping) else settings
-    stated = [(key, value) for key, value in options.items() if value is not None]
-    loaded = load_recipe(recipe, [*changes, *network_settings(network).items(), *stated])
+    loaded = load_recipe(recipe, changes_of(settings, options, network))
     if network is not None and not isinstance(network, str):
         loaded = loaded.with_builder(as_builder(network))
     if (on is None) != (processes is None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,18 +85,16 @@ def tune(
     from reslink.experiments.tune.options import TuneOptions, check_options
     from reslink.experiments.tune.space import load_space
     from reslink.training.recipe.inheritance import parent_setting
-    from reslink.training.recipe.recipe import load_recipe, network_settings
+    from reslink.training.recipe.recipe import changes_of, load_recipe
 
     check_folder_path(Path(out))
-    changes: Iterable[str | tuple[str, Any]] = settings.items() if isinstance(settings, Mapping) else settings
     stated = {
         "init.parent": None if init is None else parent_setting(init),
         "trainer.epochs": epochs,
         "seed": seed,
         "data.allow_conflicts": allow_conflicts or None,
     }
-    given = [(key, value) for key, value in stated.items() if value is not None]
-    base = load_recipe(recipe, [*changes, *network_settings(network).items(), *given])
+    base = load_recipe(recipe, changes_of(settings, stated, network))
     base.require_one_class_per_slice("reslink tune")
     options = TuneOptions(load_space(space, preset, base), trials, minutes, folds, holdout)
     check_options(options, base)

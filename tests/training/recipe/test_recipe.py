@@ -11,7 +11,7 @@ import yaml
 from reslink.errors import UsageError
 from reslink.networks.external_config import ExternalConfig
 from reslink.training.recipe import schema
-from reslink.training.recipe.recipe import keys, load_recipe, network_settings, recipe_from_dict
+from reslink.training.recipe.recipe import changes_of, keys, load_recipe, network_settings, recipe_from_dict
 
 
 def test_the_defaults_survive_yaml(tmp_path: Path) -> None:
@@ -28,6 +28,14 @@ def test_sets_change_the_file_in_order(tmp_path: Path) -> None:
     recipe = load_recipe(path, ["trainer.epochs=9", "trainer.epochs=11", "model.variant=reslink_paper"])
     assert (recipe.trainer.epochs, recipe.trainer.batch_size, recipe.optimizer.lr) == (11, 16, 0.001)
     assert recipe.network(4).num_classes == 4
+
+
+def test_options_replace_the_network_and_the_network_replaces_settings() -> None:
+    expected = [("seed", 4), ("model.variant", "vit"), ("model.entry_point", None), ("seed", 5)]
+    options = {"seed": 5, "trainer.epochs": None}
+    assert changes_of({"seed": 4}, options, "vit") == expected
+    assert changes_of(["seed=4"], options) == ["seed=4", ("seed", 5)]
+    assert load_recipe(None, changes_of({"seed": 4, "trainer.epochs": 3}, options)).seed == 5
 
 
 @pytest.mark.parametrize(

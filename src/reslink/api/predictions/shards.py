@@ -219,34 +219,28 @@ def _check_together(seen: set[str], series: Collection[str]) -> None:
     seen.update(series)
 
 
-class _SeriesEnds:
+class _SeriesEnds(TemporaryDatabase):
     """Where the series of a folder end, on disk: there may be as many series as files."""
 
     def __init__(self) -> None:
-        self._database = TemporaryDatabase("CREATE TABLE series (uid TEXT PRIMARY KEY, last INTEGER) WITHOUT ROWID")
+        super().__init__("CREATE TABLE series (uid TEXT PRIMARY KEY, last INTEGER) WITHOUT ROWID")
 
     def noted(self, items: Iterable[_Item]) -> Iterator[_Item]:
         """Yields items, and notes the index of the last one of each series."""
         for i, item in enumerate(items):
             if item[0]:
-                self._database.run("INSERT OR REPLACE INTO series VALUES (?, ?)", item[0], i)
+                self.run("INSERT OR REPLACE INTO series VALUES (?, ?)", item[0], i)
             yield item
 
     def uids(self) -> Iterator[str]:
         """Yields the UID of each series."""
-        for (uid,) in self._database.rows("SELECT uid FROM series"):
+        for (uid,) in self.rows("SELECT uid FROM series"):
             yield uid
 
     def last(self, uid: str) -> int:
         """Returns the index of the last item of a series."""
-        [(i,)] = self._database.rows("SELECT last FROM series WHERE uid = ?", uid)
+        [(i,)] = self.rows("SELECT last FROM series WHERE uid = ?", uid)
         return int(i)
-
-    def __enter__(self) -> _SeriesEnds:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._database.__exit__(*error)
 
 
 def _cut(run: Iterable[_Item], last: Callable[[str], int], batch_size: int, size: int) -> Iterator[tuple[ListedFiles, ...]]:

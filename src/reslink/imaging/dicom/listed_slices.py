@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -14,11 +13,11 @@ from reslink.remote_paths import RemotePath
 from reslink.temporary_database import TemporaryDatabase
 
 
-class ListedSlices:
+class ListedSlices(TemporaryDatabase):
     """DICOM files of a remote folder, in a temporary file; in memory are those of one series."""
 
     def __init__(self) -> None:
-        self._database = TemporaryDatabase(
+        super().__init__(
             "CREATE TABLE slices (number INTEGER PRIMARY KEY, series TEXT, url TEXT, version TEXT, plane BLOB)",
             "CREATE INDEX by_series ON slices (series, number)",
         )
@@ -34,26 +33,18 @@ class ListedSlices:
         if positioned is not None:
             series, plane = positioned
             values = np.stack([plane.position, plane.rows, plane.columns]).tobytes()
-        self._database.run(
-            "INSERT INTO slices (series, url, version, plane) VALUES (?, ?, ?, ?)", series, file.url, file.version, values
-        )
+        self.run("INSERT INTO slices (series, url, version, plane) VALUES (?, ?, ?, ?)", series, file.url, file.version, values)
 
     def take_series(self) -> Iterator[list[Path]]:
         """Yields the files of each series in the order of :func:`reslink.imaging.dicom.series.group_files`, and forgets all."""
         first = "SELECT series FROM slices WHERE series != '' GROUP BY series ORDER BY min(number)"
-        for (series,) in self._database.rows(first):
+        for (series,) in self.rows(first):
             yield along_normal(list(self._slices_of(series)))
-        for url, version in self._database.rows("SELECT url, version FROM slices WHERE series = '' ORDER BY number"):
+        for url, version in self.rows("SELECT url, version FROM slices WHERE series = '' ORDER BY number"):
             yield [RemotePath(url, version)]
-        self._database.run("DELETE FROM slices")
+        self.run("DELETE FROM slices")
 
     def _slices_of(self, series: str) -> Iterator[tuple[Path, Plane]]:
         statement = "SELECT url, version, plane FROM slices WHERE series = ? ORDER BY number"
-        for url, version, values in self._database.rows(statement, series):
+        for url, version, values in self.rows(statement, series):
             yield RemotePath(url, version), Plane(*np.frombuffer(values).reshape(3, 3))
-
-    def __enter__(self) -> ListedSlices:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._database.__exit__(kind, error, traceback)

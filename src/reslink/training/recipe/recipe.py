@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -347,6 +347,21 @@ def network_settings(network: str | Builder | nn.Module | None) -> Tree:
         return {"model.variant": network, "model.entry_point": None}
     entry_point = network if isinstance(network, str) else entry_point_of(network)
     return {"model.entry_point": entry_point, "model.variant": entry_point_name(entry_point)}
+
+
+def changes_of(
+    settings: Mapping[str, Any] | Sequence[str], options: Mapping[str, Any], network: str | Builder | nn.Module | None = None
+) -> list[str | tuple[str, Any]]:
+    """Returns what changes a recipe, as :func:`load_recipe` takes it; later changes replace earlier ones.
+
+    Args:
+        settings: Recipe keys and values, or texts such as ``seed=1``.
+        options: Dotted keys and values; None changes nothing.
+        network: As for :func:`network_settings`; it replaces ``settings``, and ``options`` replace it.
+    """
+    pairs = settings.items() if isinstance(settings, Mapping) else settings
+    stated = ((key, value) for key, value in options.items() if value is not None)
+    return [*pairs, *network_settings(network).items(), *stated]
 
 
 def recipe_from_dict(tree: Tree) -> Recipe:
